@@ -1,0 +1,64 @@
+# Everything a person does here. `make` alone says what there is.
+PYTHON ?= python3
+TUFT_PYTHON ?= $(PYTHON)
+VENV := .venv
+TUFT_VENV := .venv-tuft
+BIN := $(VENV)/bin
+
+.PHONY: help install tuft demo up test test-slow check format proto bench clean
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+# torch first: the trainer's tests compare with it, and a bare `torch` would bring CUDA libraries of several GB.
+$(VENV)/stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[embedded]'
+	@touch $@
+$(VENV)/dev-stamp: $(VENV)/stamp
+	scripts/install_cpu_torch.sh $(BIN)/pip
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+## make demo [DATA=my.jsonl]  train a LoRA adapter on a real TuFT server on this CPU, end to end (about 4 minutes)
+demo: $(VENV)/stamp
+	@scripts/install_tuft_cpu.sh $(TUFT_VENV) $(TUFT_PYTHON)
+	@$(BIN)/python -m turnloom.embedded.demo --tuft-python $(TUFT_VENV)/bin/python $(if $(DATA),--data '$(DATA)') $(DEMO_FLAGS)
+
+## make up                    the same stack in the foreground, for `turnloom` from another terminal
+up: $(VENV)/stamp
+	@scripts/install_tuft_cpu.sh $(TUFT_VENV) $(TUFT_PYTHON)
+	@$(BIN)/turnloom up --tuft-python $(TUFT_VENV)/bin/python
+
+## make test                  the tests: real Redis, real gRPC, real TuFT on the CPU (under 10 minutes)
+test: $(VENV)/dev-stamp
+	@scripts/install_tuft_cpu.sh $(TUFT_VENV) $(TUFT_PYTHON)
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+## make test-slow             kill matrix, demo, template sweep
+test-slow: $(VENV)/dev-stamp
+	@scripts/install_tuft_cpu.sh $(TUFT_VENV) $(TUFT_PYTHON)
+	$(BIN)/python -m pytest -q -m slow
+
+## make check                 ruff, mypy --strict, buf lint and breaking, stubs without drift
+check: $(VENV)/dev-stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHON=$(PYTHON) scripts/check_proto.sh
+	$(BIN)/python -m pytest -q tests/unit/test_import_arrows.py
+
+## make format                let ruff format and mend
+format: $(VENV)/dev-stamp
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+## make proto                 write turnloom/v1 from proto/turnloom/v1
+proto:
+	PYTHON=$(PYTHON) scripts/generate_stubs.sh
+
+## make bench                 tables of bench/ with peers beside us, in an environment of their own
+bench: $(VENV)/stamp
+	scripts/run_bench.sh
+
+## make clean                 remove environments and state that make made
+clean:
+	rm -rf $(VENV) $(TUFT_VENV) .venv-proto .venv-bench .turnloom build dist *.egg-info
