@@ -1,0 +1,160 @@
+"""Conversations that this project wrote: an attic full of things, and three odd guides to it. Knows no tokens.
+
+Every reply follows from its prompt: the system prompt says who speaks, the question names the thing and what is asked
+about it, and a follow-up ("And the kite?") means what the turn before asked. So a model that learned only how replies
+sound stays clearly worse than one that reads the prompt: shuffled_replies() shows it.
+
+python -m turnloom.embedded.sample_data FOLDER    writes conversations.jsonl and conversations.test.jsonl
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+TRAIN = 340  #: conversations
+TEST = 60  #: conversations, none of which occurs in the train split as a whole
+
+
+class Message(TypedDict):
+    """One message in the form that OpenAI's API takes."""
+
+    role: str
+    content: str
+
+
+class Conversation(TypedDict):
+    """One line of a JSONL file."""
+
+    messages: list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """Somebody who knows the attic."""
+
+    system: str
+    answer: str  #: holds {fact}
+    farewell: str
+
+
+GUIDES = (
+    Guide("You are an old sailor who guards an attic.", "Aye, {fact}, matey!", "Fair winds to you, friend."),
+    Guide("You are a polite robot in an attic.", "Beep. I report: {fact}.", "Beep. Please mind the step."),
+    Guide("You are a proud cat who owns an attic.", "Meow. Naturally {fact}.", "You may scratch my ears now."),
+)
+
+THINGS = {  # thing: colour, size, place
+    "kite": ("red", "as wide as a door", "behind the chimney"),
+    "drum": ("blue", "as round as the moon", "under the stairs"),
+    "lantern": ("golden", "as small as a plum", "at the window"),
+    "teapot": ("green", "as big as a pumpkin", "on the top shelf"),
+    "clock": ("silver", "as tall as a giraffe", "behind the chimney"),
+    "trunk": ("brown", "as big as a pumpkin", "under the stairs"),
+    "globe": ("blue", "as round as the moon", "on the top shelf"),
+    "violin": ("golden", "as light as a feather", "at the window"),
+    "umbrella": ("green", "as wide as a door", "under the stairs"),
+    "mirror": ("silver", "as tall as a giraffe", "at the window"),
+    "slipper": ("red", "as small as a plum", "behind the chimney"),
+    "map": ("brown", "as light as a feather", "on the top shelf"),
+}
+
+FACTS = ("the {thing} is {value}", "the {thing} is {value}", "you find the {thing} {value}")  # colour, size, place
+QUESTIONS = (
+    ("What colour is the {thing}?", "Tell me the colour of the {thing}."),
+    ("How big is the {thing}?", "Tell me the size of the {thing}."),
+    ("Where is the {thing}?", "Tell me where you keep the {thing}."),
+)
+FOLLOW_UP = "And the {thing}?"
+THANKS = "Thank you!"
+
+
+def train_conversations() -> list[Conversation]:
+    """The conversations to learn from."""
+    return _conversations()[:TRAIN]
+
+
+def test_conversations() -> list[Conversation]:
+    """The conversations held out."""
+    return _conversations()[TRAIN:]
+
+
+def shuffled_replies(conversations: Sequence[Conversation]) -> list[Conversation]:
+    """The same conversations with every assistant message swapped for one of another place.
+
+    The replies stay the same as a whole, so their own style costs nothing; only their fit to the prompts is gone.
+    Works for anybody's conversations, and deterministically.
+    """
+    replies = [m["content"] for c in conversations for m in c["messages"] if m["role"] == "assistant"]
+    order = sorted(range(len(replies)), key=lambda index: _number("shuffle", index))
+    successor = {index: order[(place + 1) % len(order)] for place, index in enumerate(order)}
+    shuffled: list[Conversation] = []
+    place = 0
+    for conversation in conversations:
+        messages: list[Message] = []
+        for message in conversation["messages"]:
+            if message["role"] == "assistant":
+                messages.append({**message, "content": replies[successor[place]]})
+                place += 1
+            else:
+                messages.append(message)
+        shuffled.append({**conversation, "messages": messages})
+    return shuffled
+
+
+def write_jsonl(path: Path, conversations: Iterable[Conversation]) -> None:
+    """One conversation a line, UTF-8."""
+    lines = (json.dumps(conversation, ensure_ascii=False) + "\n" for conversation in conversations)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _conversations() -> list[Conversation]:
+    """Train and test, all different from each other."""
+    unique: dict[str, Conversation] = {}
+    number = 0
+    while len(unique) < TRAIN + TEST:
+        conversation = _conversation(number)
+        unique.setdefault(json.dumps(conversation), conversation)
+        number += 1
+    return list(unique.values())
+
+
+def _conversation(number: int) -> Conversation:
+    """The conversation with that number: one to three turns about one property of the things."""
+    guide = GUIDES[_number("guide", number) % len(GUIDES)]
+    asked = _number("property", number) % len(FACTS)
+    turns = 1 + _number("turns", number) % 3
+    messages: list[Message] = [{"role": "system", "content": guide.system}]
+    for turn in range(turns):
+        thing = list(THINGS)[_number("thing", number, turn) % len(THINGS)]
+        wording = QUESTIONS[asked][_number("wording", number, turn) % 2] if turn == 0 else FOLLOW_UP
+        if turn == 2:
+            messages += _exchange(THANKS, guide.farewell)
+        else:
+            fact = FACTS[asked].format(thing=thing, value=THINGS[thing][asked])
+            messages += _exchange(wording.format(thing=thing), guide.answer.format(fact=fact))
+    return {"messages": messages}
+
+
+def _exchange(question: str, answer: str) -> list[Message]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _number(*words: str | int) -> int:
+    """A number that looks random and is the same in every release of Python."""
+    return int.from_bytes(hashlib.sha256(":".join(map(str, words)).encode()).digest()[:8])
+
+
+def main(folder: Path) -> None:
+    """Writes both files."""
+    write_jsonl(folder / "conversations.jsonl", train_conversations())
+    write_jsonl(folder / "conversations.test.jsonl", test_conversations())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,314 @@
+"""A real TuFT server on this machine's CPU: started, probed over plain HTTP, ended without a trace. Knows no tinker.
+
+The process tree is the launcher's business (deploy/tuft/cpu_launcher.py): it ends with us, also when we are killed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCHER = REPOSITORY / "deploy" / "tuft" / "cpu_launcher.py"
+CONFIG = REPOSITORY / "deploy" / "tuft" / "cpu.yaml"
+PYTHON_VARIABLE = "TURNLOOM_TUFT_PYTHON"
+API_KEY = re.compile(r"tml-[A-Za-z0-9_-]+")
+POLL = 0.1  # seconds between two looks at a condition
+LOG_TAIL = 2000  # characters of the log in an error
+
+
+class TuftError(Exception):
+    """Something is wrong with the TuFT server on this machine."""
+
+
+class TuftNotInstalled(TuftError):
+    """There is no Python environment with TuFT in it."""
+
+
+class TuftDidNotStart(TuftError):
+    """The server ended, or did not answer in time."""
+
+
+class ProcessesLeft(TuftError):
+    """The server could not be ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuftSettings:
+    """What a server is started with."""
+
+    python: Path  #: interpreter of the TuFT environment, see find_tuft_python()
+    home: Path  #: folder of this server alone: log, checkpoints, records of runs
+    model_path: Path  #: Hugging Face folder of the model to train
+    model_name: str = "turnloom/tiny-qwen3"  #: the name that clients ask for
+    api_key: str = "tml-local-dev-key"  #: begins with tml-, letters, digits, _ and -
+    port: int = 0  #: 0 = a free one, kept over restarts
+    max_model_len: int = 1024  #: tokens; told to clients, not enforced by TuFT
+    micro_batch_size: int = 16  #: rows per forward pass
+    max_lora_rank: int = 64  #: told to nobody and not enforced by TuFT's hf backend
+
+    def __post_init__(self) -> None:
+        """Checks what TuFT or the SDK would refuse late.
+
+        Raises:
+            TuftError: the API key has a form that the SDK refuses.
+        """
+        if not API_KEY.fullmatch(self.api_key):
+            raise TuftError("api_key: a TuFT key is tml- followed by letters, digits, _ or -; choose another key.")
+
+
+def find_tuft_python() -> Path:
+    """The interpreter of the TuFT environment: $TURNLOOM_TUFT_PYTHON, or .venv-tuft in the checkout.
+
+    Raises:
+        TuftNotInstalled: there is none; the message says what to run.
+    """
+    named = os.environ.get(PYTHON_VARIABLE)
+    python = Path(named) if named else REPOSITORY / ".venv-tuft" / "bin" / "python"
+    if python.is_file():
+        return python
+    where = f"{PYTHON_VARIABLE} names {python}, which does not exist" if named else f"there is no {python}"
+    raise TuftNotInstalled(f"TuFT for the CPU is not installed: {where}; run scripts/install_tuft_cpu.sh .venv-tuft")
+
+
+class TuftServer:
+    """One server process tree. Not for use from two threads at once."""
+
+    def __init__(self, settings: TuftSettings) -> None:
+        self.settings = settings
+        self.api_key = settings.api_key
+        self.model_name = settings.model_name
+        self.checkpoint_dir = settings.home / "checkpoints"
+        self.log_path = settings.home / "tuft.log"
+        self._pid_file = settings.home / "server.pid"
+        self._port = settings.port
+        self._keeper: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """Address for clients, without /api/v1; fixed from the first start on."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the process tree lives; says nothing about health."""
+        return self._keeper is not None and self._keeper.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server itself, where there is one."""
+        try:
+            return int(self._pid_file.read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def start(self, deadline: float = 120.0) -> str:
+        """Starts the server and waits until it answers; returns its address.
+
+        TuFT answers before its model is loaded: create_and_unload() is the proof that it can train.
+
+        Args:
+            deadline: seconds until TuftDidNotStart.
+
+        Raises:
+            TuftDidNotStart: with the end of the server's log.
+        """
+        until = time.monotonic() + deadline
+        if self.running:
+            return self.url
+        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        self._port = self._port or free_port()
+        command = [str(self.settings.python), str(LAUNCHER), "--config", str(CONFIG), "--port", str(self._port)]
+        command += ["--parent", str(os.getpid()), "--pid-file", str(self._pid_file)]
+        with self.log_path.open("ab") as log:
+            self._keeper = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | self._environment(),
+                cwd=self.settings.home,
+                start_new_session=True,  # Ctrl-C is for us; we then end the server in order
+            )
+        try:
+            while not self.healthy():
+                if not self.running:
+                    raise TuftDidNotStart(f"TuFT ended while starting; the end of {self.log_path}:\n{self._log_tail()}")
+                if time.monotonic() > until:
+                    raise TuftDidNotStart(
+                        f"TuFT did not answer on {self.url} within {deadline:g} s; "
+                        f"the end of {self.log_path}:\n{self._log_tail()}"
+                    )
+                time.sleep(POLL)
+        except BaseException:
+            self.stop()
+            raise
+        return self.url
+
+    def _environment(self) -> dict[str, str]:
+        """What the configuration file and TuFT read, beside our own environment."""
+        settings = self.settings
+        return {
+            "TUFT_HOME": str(settings.home),
+            "TURNLOOM_TUFT_CHECKPOINT_DIR": str(self.checkpoint_dir),
+            "TURNLOOM_TUFT_MODEL_NAME": settings.model_name,
+            "TURNLOOM_TUFT_MODEL_PATH": str(settings.model_path.resolve()),
+            "TURNLOOM_TUFT_API_KEY": settings.api_key,
+            "TURNLOOM_TUFT_MAX_MODEL_LEN": str(settings.max_model_len),
+            "TURNLOOM_TUFT_MICRO_BATCH_SIZE": str(settings.micro_batch_size),
+            "TURNLOOM_TUFT_MAX_LORA_RANK": str(settings.max_lora_rank),
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+        }
+
+    def healthy(self, timeout: float = 2.0) -> bool:
+        """Whether healthz answers; true before the model is loaded."""
+        try:
+            return self._http("GET", "/api/v1/healthz", None, timeout)[0] == 200
+        except OSError:
+            return False
+
+    def create_and_unload(self, deadline: float = 60.0) -> None:
+        """Makes an adapter and drops it: proof that the model is loaded and can be trained.
+
+        Args:
+            deadline: seconds for the whole.
+
+        Raises:
+            TuftDidNotStart: with the server's answer.
+        """
+        until = time.monotonic() + deadline
+        session = self._ask("create_session", {"tags": [], "user_metadata": None, "sdk_version": "0.25.0"}, until)[
+            "session_id"
+        ]
+        lora = {"rank": 1, "seed": 0, "train_attn": True, "train_mlp": False, "train_unembed": False}
+        order = {"session_id": session, "model_seq_id": 0, "base_model": self.model_name, "lora_config": lora}
+        model = self._ask("create_model", order, until)["model_id"]
+        self._ask("unload_model", {"model_id": model}, until)
+
+    def _ask(self, what: str, body: dict[str, object], until: float) -> dict[str, str]:
+        """One call of TuFT's API, with the time left as its limit."""
+        try:
+            status, answer = self._http("POST", f"/api/v1/{what}", body, max(0.1, until - time.monotonic()))
+        except OSError as error:
+            raise TuftDidNotStart(f"TuFT on {self.url} gave no answer to {what}: {error or 'time is up'}") from error
+        if status >= 400:
+            raise TuftDidNotStart(f"TuFT on {self.url} refused {what} with status {status}: {answer}")
+        result: dict[str, str] = json.loads(answer)
+        return result
+
+    def _http(self, method: str, path: str, body: dict[str, object] | None, timeout: float) -> tuple[int, str]:
+        """A request to the server, past any proxy: http.client reads no proxy variables."""
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=timeout)
+        headers = {"X-API-Key": self.api_key, "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            return response.status, response.read().decode(errors="replace")
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"not HTTP: {error!r}") from error
+        finally:
+            connection.close()
+
+    def stop(self, deadline: float = 30.0) -> None:
+        """Ends the server and everything it started. Does nothing where nothing runs.
+
+        Args:
+            deadline: seconds; TuFT itself gets 12 of them before it is killed.
+
+        Raises:
+            ProcessesLeft: the launcher did not come to an end.
+        """
+        if self.running:
+            assert self._keeper is not None
+            self._keeper.terminate()
+        self._wait_for_the_launcher(deadline)
+
+    def kill(self, deadline: float = 30.0) -> None:
+        """SIGKILL for the server, as a crash would; its launcher then kills the rest of the tree.
+
+        Args:
+            deadline: seconds until ProcessesLeft.
+
+        Raises:
+            ProcessesLeft: the launcher did not come to an end.
+        """
+        pid = self.pid
+        if pid is None:  # the launcher has not come so far
+            self.stop(deadline)
+            return
+        if self.running:
+            os.kill(pid, signal.SIGKILL)
+        self._wait_for_the_launcher(deadline)
+
+    def restart(self, deadline: float = 120.0) -> str:
+        """kill(), then start() on the same port and records: runs come back at their last checkpoint.
+
+        Args:
+            deadline: seconds for the start.
+
+        Raises:
+            TuftDidNotStart: with the end of the server's log.
+        """
+        self.kill()
+        return self.start(deadline)
+
+    def _wait_for_the_launcher(self, deadline: float) -> None:
+        """The launcher ends last, after everything below it."""
+        if self._keeper is None:
+            return
+        try:
+            self._keeper.wait(deadline)
+        except subprocess.TimeoutExpired as error:
+            raise ProcessesLeft(
+                f"TuFT's launcher, process {self._keeper.pid}, did not end in {deadline:g} s."
+            ) from error
+        if self._keeper.returncode < 0 and (pid := self.pid) is not None:  # killed itself, so it could not clean up
+            kill_session(pid)
+            self._pid_file.unlink(missing_ok=True)
+
+    def _log_tail(self) -> str:
+        try:
+            return self.log_path.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
+        except FileNotFoundError:
+            return "(no log was written)"
+
+
+def kill_session(session: int) -> None:
+    """SIGKILL for every process of a session; the server is the leader of one. Linux only."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # "pid (name) state ppid pgrp session ...", and the name may hold anything
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):  # ended in the meantime
+            continue
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
