@@ -1,0 +1,412 @@
+"""What the store remembers, as frozen values with unit and shape. Knows no Redis, no file and no protobuf.
+
+Field names and meanings are those of proto/turnloom/v1; `codec` writes and reads them as JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+#: Raised by one when stored values change their meaning; docs/redis.md lists what each version holds.
+SCHEMA_VERSION = 1
+
+
+class JobState(Enum):
+    """Where a job stands."""
+
+    VALIDATING = "validating"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+#: The only ways a job may go. FAILED and CANCELLED are left by ResumeJob alone; SUCCEEDED is final.
+EDGES: Mapping[JobState, frozenset[JobState]] = {
+    JobState.VALIDATING: frozenset({JobState.QUEUED, JobState.FAILED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset(
+        {JobState.QUEUED, JobState.PAUSING, JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}
+    ),
+    JobState.PAUSING: frozenset({JobState.PAUSED}),
+    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
+    JobState.CANCELLING: frozenset({JobState.CANCELLED}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset({JobState.QUEUED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED}),
+}
+
+TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+#: States in which a worker holds the job and renews its lease.
+HELD = frozenset({JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING})
+
+
+class Schedule(Enum):
+    """How the learning rate moves."""
+
+    CONSTANT = "constant"
+    LINEAR = "linear"
+    COSINE = "cosine"
+
+
+class WeightNormalization(Enum):
+    """What a step's weighted loss is divided by before it is sent; reported NLL is never affected."""
+
+    NONE = "none"
+    PER_EXAMPLE = "per_example"
+    PER_BATCH = "per_batch"
+
+
+class Control(Enum):
+    """What the loop is asked to do; every step commit returns it. All but NONE: save a checkpoint, then leave."""
+
+    NONE = "none"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+    PREEMPT = "preempt"
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """How a job trains; every default is the documented one."""
+
+    lora_rank: int = 32  #: >= 1
+    train_mlp: bool = True
+    train_attn: bool = True
+    train_unembed: bool = True
+    learning_rate: float = 1e-4  #: peak, > 0
+    schedule: Schedule = Schedule.CONSTANT
+    warmup_steps: int = 0
+    epochs: int = 1  #: >= 1; without effect where max_steps is set
+    max_steps: int | None = None  #: >= 1; None: as epochs say
+    batch_size: int = 16  #: conversations per step
+    max_length: int | None = None  #: tokens per row; None: the dataset's own
+    seed: int = 0  #: of the order of conversations
+    eval_every: int = 50  #: steps; 0: only at step 0 and at the end
+    checkpoint_every: int = 50  #: steps; 0: only at step 0 and at the end
+    checkpoint_every_seconds: int = 300
+    pipeline_depth: int = 2  #: 1 to 8
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 0.0  #: 0: no clipping
+    weight_normalization: WeightNormalization = WeightNormalization.NONE
+    max_tokens_per_call: int = 0  #: padded tokens; 0: found by growing
+    early_stopping_patience: int = 0  #: evaluations; 0: never
+    early_stopping_min_delta: float = 0.0  #: nats per unit of weight
+    keep_checkpoints: int = 2  #: beside the best and the last
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """Why something failed."""
+
+    code: str  #: UPPER_SNAKE_CASE
+    message: str  #: one sentence
+    param: str = ""  #: the field or setting to blame
+    hint: str = ""  #: what to do
+
+
+@dataclass(frozen=True, slots=True)
+class StartFrom:
+    """Where a job begins instead of at a fresh adapter."""
+
+    job: str
+    checkpoint: str = ""  #: id; empty: the last one
+    weights_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CutReport:
+    """Rows changed by a job's own max_length."""
+
+    cut_rows: int = 0
+    cut_tokens: int = 0
+    emptied_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What was asked for; never changes."""
+
+    model: str  #: name as ListModels has it
+    tuft_model: str  #: TuFT's name of it
+    training_dataset: str  #: dataset id
+    test_dataset: str = ""  #: dataset id; empty: no evaluation
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    owner: str = ""  #: name of the creating token
+    host: str = ""  #: host that was asked for; empty: any that can
+    start_from: StartFrom | None = None
+    sweep: str = ""  #: sweep id
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Totals over steps: of the effective series, or of all work done, replayed steps included."""
+
+    steps: int = 0
+    nll: float = 0.0  #: nats
+    weight: float = 0.0
+    tokens: int = 0
+    loss_tokens: int = 0
+    rows: int = 0
+    conversations: int = 0
+    target_bytes: int = 0
+    test_nll: float = 0.0  #: nats, over all evaluations
+    test_weight: float = 0.0
+    test_target_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """One job as it is now."""
+
+    id: str  #: "job-" and 12 characters
+    spec: JobSpec
+    state: JobState
+    attempt: int = 0  #: of the last claim; 0: none yet. The next ticket carries attempt + 1
+    host: str = ""  #: where it was queued or runs
+    worker: str = ""  #: the process that holds it
+    control: Control = Control.NONE
+    error: ErrorRecord | None = None
+    planned_steps: int = 0
+    step: int = 0  #: last step of the effective series
+    epoch: int = 0  #: of that step, from 1
+    start_step: int = 0  #: step of the checkpoint that the current attempt began from
+    failed_attempts: int = 0  #: attempts in a row that ended without a new committed step
+    learning_rate: float = 0.0  #: of the last step
+    last_train_nll: float | None = None  #: nats per unit of weight, last step
+    test_nll: float | None = None  #: last evaluation
+    test_step: int = 0  #: step of that evaluation
+    test_bits_per_byte: float | None = None
+    best_test_nll: float | None = None  #: lowest of the effective series
+    best_test_step: int = 0
+    tokens_per_second: float = 0.0  #: over up to 20 last steps of this attempt; 0: not known yet
+    effective: Sums = field(default_factory=Sums)
+    work: Sums = field(default_factory=Sums)
+    cut: CutReport = field(default_factory=CutReport)
+    best_checkpoint: str = ""  #: id
+    last_checkpoint: str = ""  #: id; the next attempt begins from it
+    adapter_uri: str = ""
+    adapter_sha256: str = ""
+    archive_uri: str = ""  #: Parquet ledger, once archived
+    create_time: float = 0.0  #: seconds since 1970, as all times
+    queue_time: float = 0.0  #: last time it became QUEUED
+    start_time: float = 0.0  #: first claim; 0: none
+    finish_time: float = 0.0  #: 0: not at a terminal state
+    last_step_time: float = 0.0
+    last_checkpoint_time: float = 0.0
+
+    @property
+    def mean_train_nll(self) -> float | None:
+        """Token-weighted mean of the effective series, nats per unit of weight; None before the first step."""
+        return self.effective.nll / self.effective.weight if self.effective.weight > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one optimizer step did. Step 0 is the evaluation before step 1: only step, attempt, time and test are set."""
+
+    step: int
+    attempt: int
+    epoch: int = 0  #: from 1
+    conversations: int = 0
+    rows: int = 0
+    tokens: int = 0
+    loss_tokens: int = 0
+    target_bytes: int = 0  #: UTF-8 bytes of the trained text
+    nll_sum: float = 0.0  #: nats, sum of -logprob * weight, unnormalized weights
+    weight_sum: float = 0.0  #: > 0 for step >= 1
+    objective: float = 0.0  #: what was minimized
+    learning_rate: float = 0.0
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
+    gpu_utilization: float | None = None  #: percent
+    gpu_memory_bytes: int | None = None
+    time: float = 0.0  #: seconds since 1970
+    test_nll_sum: float | None = None  #: nats over the test dataset
+    test_weight_sum: float | None = None
+    test_target_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would poison every sum: a number that isn't finite."""
+        for name in ("nll_sum", "weight_sum", "objective", "learning_rate", "time", "test_nll_sum", "test_weight_sum"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"step {self.step}: {name} is {value}, only finite numbers enter the ledger")
+        if self.step >= 1 and self.weight_sum <= 0:
+            raise ValueError(f"step {self.step}: weight_sum is {self.weight_sum}, it must be above 0")
+        if (self.test_nll_sum is None) != (self.test_weight_sum is None):
+            raise ValueError(f"step {self.step}: test_nll_sum and test_weight_sum come together")
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something that happened in a job."""
+
+    id: str  #: "milliseconds-sequence", sorts by time within the job
+    time: float
+    level: str  #: "info", "warning", "error"
+    type: str  #: UPPER_SNAKE_CASE
+    message: str  #: one sentence
+    attempt: int = 0
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobNotice:
+    """The job itself changed to this."""
+
+    state: JobState
+    attempt: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """A saved state of exactly `step` steps, and all that is needed to go on from it and to prove it."""
+
+    id: str  #: "<job>-a<attempt>-s<step>": also its name at TuFT
+    path: str  #: TuFT's path of it (tinker://...)
+    step: int
+    attempt: int
+    epoch: int = 1  #: data cursor: epoch of the next batch
+    position: int = 0  #: data cursor: conversations of that epoch already trained
+    schedule_position: int = 0  #: steps that the learning-rate schedule has made
+    probe_nll: float = 0.0  #: nats per unit of weight over the probe rows
+    probe_rows: int = 0  #: rows in the probe
+    test_nll: float | None = None  #: where evaluated at this step
+    stored: bool = False  #: copied to the store
+    uri: str = ""  #: folder in the store
+    sha256: str = ""  #: of the files in the store
+    sampler_path: str = ""  #: TuFT's path of the weights for sampling, where saved
+    time: float = 0.0
+    max_tokens_per_call: int = 0  #: budget of padded tokens that had proved good; 0: unknown
+    superseded: bool = False  #: a later attempt began before it: it isn't part of the effective run
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts by size; bucket i counts values < upper_bounds[i] that no earlier bucket counted, the last is open."""
+
+    upper_bounds: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+
+
+class DatasetState(Enum):
+    """Where a dataset stands."""
+
+    CREATING = "creating"
+    READY = "ready"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class IssueRecord:
+    """What is wrong with one conversation."""
+
+    conversation_index: int
+    code: str
+    message: str
+    field: str = ""
+    message_index: int | None = None
+    conversation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WarningRecord:
+    """A remark on one conversation."""
+
+    conversation_index: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSource:
+    """A named source of conversations."""
+
+    uri: str
+    split: str = ""
+    revision: str = ""
+    config: str = ""
+    format: str = ""
+    column_mapping: Mapping[str, str] = field(default_factory=dict)
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRecord:
+    """One dataset."""
+
+    id: str  #: "ds-" and 12 characters
+    options_json: str  #: canonical JSON of the preprocess options, defaults and date filled in; part of the address
+    state: DatasetState = DatasetState.CREATING
+    display_name: str = ""
+    model: str = ""  #: name of the model in the options
+    sha256: str = ""  #: content address; empty before READY
+    uri: str = ""  #: Arrow file in the store; empty before READY
+    conversations: int = 0
+    examples: int = 0
+    tokens: int = 0
+    loss_tokens: int = 0
+    weight_sum: float = 0.0
+    target_bytes: int = 0
+    truncated_examples: int = 0
+    skipped_conversations: int = 0
+    issues: tuple[IssueRecord, ...] = ()  #: at most 50
+    warnings: tuple[WarningRecord, ...] = ()  #: at most 50
+    error: ErrorRecord | None = None
+    owner: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    create_time: float = 0.0
+    ready_time: float = 0.0
+    template_sha256: str = ""
+    tokenizer_sha256: str = ""
+    length_histogram: Histogram = field(default_factory=Histogram)
+    loss_token_histogram: Histogram = field(default_factory=Histogram)
+    source: DatasetSource | None = None
+    conversations_read: int = 0
+    shards: int = 0
+    shards_done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRecord:
+    """One GPU."""
+
+    name: str
+    uuid: str = ""
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModelRecord:
+    """A model at TuFT."""
+
+    name: str
+    max_lora_rank: int = 0  #: 0: unknown
+    max_model_len: int = 0  #: 0: unknown
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """A GPU host as its probe last saw it."""
+
+    name: str
+    gpus: tuple[GpuRecord, ...] = ()  #: empty: a CPU host
+    driver_version: str = ""
+    models: tuple[ServedModelRecord, ...] = ()
+    backend_up: bool = False
+    tuft_url: str = ""
+    workers: int = 0  #: filled in from the queue when read
+    queued_jobs: int = 0  #: filled in from the queue when read
+    heartbeat_time: float = 0.0
