@@ -68,7 +68,7 @@ def keep(arguments: argparse.Namespace) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)  # they are fetched by sigtimedwait, so none is lost or races
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # what loses its parent below us becomes our child, not init's
     # A Unix socket's path may hold 107 characters and Ray adds 60: short, and not below TMPDIR.
-    ray_folder = tempfile.mkdtemp(prefix="tl-ray-", dir="/tmp")  # noqa: S108
+    ray_folder = tempfile.mkdtemp(prefix="tl-ray-", dir="/tmp")
     command = [sys.executable, __file__, *sys.argv[1:], "--ray-folder", ray_folder]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | ENVIRONMENT
     server = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=die_with_the_keeper)  # noqa: PLW1509
@@ -135,7 +135,7 @@ def kill_descendants() -> None:
 
 
 def prctl(option: int, value: int) -> None:
-    """Linux's prctl(2).
+    """Asks the Linux kernel for something about this process, see prctl(2).
 
     Raises:
         OSError: the kernel refused.

@@ -111,7 +111,7 @@ def make(out: Path, conversations: Sequence[Path], vocabulary: int, seed: int) -
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts(conversations), trainer)
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token=END_OF_TURN, pad_token=END_OF_TEXT, model_max_length=CONTEXT
     )
     fast.chat_template = CHAT_TEMPLATE
@@ -133,7 +133,7 @@ def make(out: Path, conversations: Sequence[Path], vocabulary: int, seed: int) -
         bos_token_id=None,
         dtype="float32",
     )
-    model = Qwen3ForCausalLM(config).to(torch.float32)
+    model = Qwen3ForCausalLM(config)
     out.mkdir(parents=True, exist_ok=True)
     (out / STAMP).unlink(missing_ok=True)
     model.save_pretrained(out)
