@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 TOOLS: Final = -1  #: `Origin.message_index` of text that came from the tool schemas
@@ -15,7 +16,9 @@ class Origin:
     """Where a run of rendered characters came from."""
 
     message_index: int  #: position in the conversation, or TOOLS, or UNKNOWN
-    field: str  #: first key inside the message: "content", "reasoning_content", "tool_calls", ...
+    field: (
+        str  #: first key inside the message: "content", "reasoning_content", "tool_calls", ...; "" where several mixed
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,30 @@ class RenderedText:
     """What the template printed, and of every character where it came from."""
 
     text: str
-    runs: Sequence[tuple[int, Origin | None]]  #: (characters, origin) in order, lengths > 0 summing to len(text); None: the template's own literal
+    #: (characters, origin) in order, lengths > 0 summing to len(text); None: the template's own literal
+    runs: Sequence[tuple[int, Origin | None]]
+    #: [start, end) of every {% generation %} block that printed something, in order; empty without such blocks
+    generation_blocks: Sequence[tuple[int, int]] = ()
+
+
+class Kind(Enum):
+    """What a character of the rendered text is to a reader of a mask."""
+
+    HEADER = "header"  # outside every region: prompts, role headers, what stands between turns
+    CONTENT = "content"
+    REASONING = "reasoning"
+    TOOL_CALL = "tool_call"
+    SCAFFOLD = "scaffold"  # literals of the template between the parts of one region
+    EOT = "eot"  # the end-of-turn literal
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of one kind inside a region."""
+
+    start: int  #: characters from the start of the rendered text
+    end: int  #: > start
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +63,19 @@ class Region:
     end: int  #: character after the end-of-turn literal
     trailing_end: int  #: character after the white space that follows, == end where there is none
     located_by: str  #: how start and end were found: "generation_prompt/eot", "prefix/eot", "generation_block", ...
+    parts: tuple[Part, ...] = ()  #: cover [start, end) without holes, in order
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One example to be: the messages it shows, where their regions lie, and which of them it trains.
+
+    The views of one conversation train disjoint sets of messages. `message_index` counts in the whole conversation:
+    every view shows a prefix of it.
+    """
+
+    rendered: RenderedText
+    regions: tuple[Region, ...]  #: in order of the text, disjoint; those a policy of this request may weigh
+    trained: frozenset[int]  #: message indices whose regions may carry weight in this view
+    messages: int  #: how many messages the view shows: the first `messages` of the conversation
+    warnings: tuple[str, ...] = ()

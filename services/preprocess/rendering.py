@@ -1,0 +1,108 @@
+"""A conversation through its chat template, with the origin of every character. Knows no regions and no tokenizer."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.preprocess.conversation import JSON, Message
+from services.preprocess.errors import TemplateRefused
+from services.preprocess.provenance.messages import traced_messages, traced_tools
+from services.preprocess.provenance.runs import Block, Generated
+from services.preprocess.provenance.strings import plain, runs_of
+from services.preprocess.rendered import Origin, RenderedText
+from services.preprocess.templates import CompiledTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a template sees beside messages and tools."""
+
+    date: datetime.date  #: what strftime_now formats, at midnight
+    special_tokens: Mapping[str, str] = field(
+        default_factory=dict
+    )  #: bos_token, eos_token, ... as tokenizers name them
+    kwargs: Mapping[str, JSON] = field(default_factory=dict)  #: chat_template_kwargs; they win over special tokens
+
+
+def render(
+    messages: Sequence[Message],
+    tools: Sequence[JSON] | None,
+    template: CompiledTemplate,
+    settings: Settings,
+    *,
+    add_generation_prompt: bool = False,
+) -> RenderedText:
+    """What the template prints, equal to plain Jinja character for character.
+
+    Raises:
+        TemplateRefused: the template raised; its own words are in the message.
+    """
+    return _finished(
+        _print(template.traced.render, traced_messages(messages), traced_tools(tools), settings, add_generation_prompt)
+    )
+
+
+def render_plain(
+    messages: Sequence[Message],
+    tools: Sequence[JSON] | None,
+    template: CompiledTemplate,
+    settings: Settings,
+    *,
+    add_generation_prompt: bool = False,
+) -> str:
+    """The same without provenance: the reference, and the text of generation prompts.
+
+    Raises:
+        TemplateRefused: as `render`.
+    """
+    return _print(template.plain.render, list(messages), tools, settings, add_generation_prompt)
+
+
+def _print(
+    print_: Callable[..., str],
+    messages: Sequence[Mapping[str, JSON]],
+    tools: Sequence[JSON] | None,
+    settings: Settings,
+    add_generation_prompt: bool,
+) -> str:
+    midnight = datetime.datetime.combine(settings.date, datetime.time())
+    variables: dict[str, Any] = {**settings.special_tokens, "strftime_now": midnight.strftime, **settings.kwargs}
+    variables |= {
+        "messages": messages,
+        "tools": tools,
+        "documents": settings.kwargs.get("documents"),
+        "add_generation_prompt": add_generation_prompt,
+    }
+    try:
+        return print_(variables)
+    except Exception as error:  # whatever a template raises is the template's refusal
+        words = str(error) or type(error).__name__
+        raise TemplateRefused(f"the chat template refuses this conversation: {words}") from error
+
+
+def _finished(text: str) -> RenderedText:
+    """Runs with equal neighbours joined, and the marks of generation blocks turned into positions."""
+    runs: list[tuple[int, Origin | None]] = []
+    blocks: dict[Block, list[int]] = {}
+    last: Origin | None = None
+    pending = position = 0
+    for length, tag in runs_of(text):
+        if type(tag) is Generated:
+            bounds = blocks.setdefault(tag.block, [position, position])
+            bounds[1] = position + length
+            origin = tag.origin
+        else:
+            origin = tag  # type: ignore[assignment]  # mypy can't narrow by type()
+        if origin is last or origin == last:
+            pending += length
+        else:
+            if pending:
+                runs.append((pending, last))
+            last, pending = origin, length
+        position += length
+    if pending:
+        runs.append((pending, last))
+    return RenderedText(plain(text), tuple(runs), tuple(sorted((start, end) for start, end in blocks.values())))
