@@ -1,0 +1,288 @@
+"""JSONL and JSON files into the contract's Conversation, each error with its line. Knows no server and no template.
+
+A conversation is {"messages": [...], "tools": [...], "id": "..."} or just the list of messages; messages are OpenAI's.
+Keys of a message that have no field of their own go to extra_json, so templates see them; null in an optional key is
+the same as its absence. Further keys beside "messages" are not sent: no template sees them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from google.protobuf import struct_pb2
+
+from turnloom.errors import InvalidInput
+from turnloom.v1 import types_pb2
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+
+#: Keys of a message that are fields of their own; every other key travels in extra_json.
+FIELDS = {"role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name", "trainable", "weight"}
+SHAPE = 'A conversation is {"messages": [{"role": "user", "content": "..."}, ...]}.'
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """A conversation and where it stands."""
+
+    conversation: types_pb2.Conversation
+    place: str  #: for people, for example "chats.jsonl, line 12"
+
+
+def read(path: Path | str) -> list[types_pb2.Conversation]:
+    """All conversations of a file.
+
+    Raises:
+        InvalidInput: names file, line and field of the first mistake.
+    """
+    return [sourced.conversation for sourced in read_sourced(Path(path))]
+
+
+def read_sourced(path: Path) -> Iterator[Sourced]:
+    """Conversations one by one, each with its place. A .json file holds one document, any other file one a line.
+
+    Raises:
+        InvalidInput: names file, line and field of the first mistake.
+    """
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder.", hint="Name a JSONL or JSON file.")
+    found = False
+    for document, place in _documents(path):
+        found = True
+        yield Sourced(from_json(document, place), place)
+    if not found:
+        raise InvalidInput(f"{path} holds no conversation.", hint=SHAPE)
+
+
+def _documents(path: Path) -> Iterator[tuple[JSON, str]]:
+    if path.suffix == ".json":
+        text = "".join(line for _, line in _lines(path))
+        try:
+            yield from _members(_parse(text), path)
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data":  # several documents: JSON lines under another name
+                raise _not_json(error, f"{path}, line {error.lineno}") from error
+        else:
+            return
+    for number, line in _lines(path):
+        if line.strip():
+            try:
+                yield _parse(line), f"{path}, line {number}"
+            except json.JSONDecodeError as error:
+                raise _not_json(error, f"{path}, line {number}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines from 1, as UTF-8 with or without a byte order mark."""
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):  # the handler below reports it
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path}, line {number}: not UTF-8.", hint="Convert the file to UTF-8.") from error
+    except FileNotFoundError as error:
+        raise InvalidInput(f"There is no file {path}.", hint="Look at the spelling and the folder.") from error
+    except OSError as error:
+        raise InvalidInput(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+def _parse(text: str) -> JSON:
+    document: JSON = json.loads(text, parse_constant=_no_constant)
+    return document
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise InvalidInput(f"{name} is no JSON value.", hint="Write null or a finite number.")
+
+
+def _not_json(error: json.JSONDecodeError, place: str) -> InvalidInput:
+    return InvalidInput(
+        f"{place}, column {error.colno}: not JSON ({error.msg}).", hint="Every line is one JSON object."
+    )
+
+
+def _members(document: JSON, path: Path) -> Iterator[tuple[JSON, str]]:
+    """The conversations of one JSON document: a conversation, a list of messages, or a list of conversations."""
+    whole = not isinstance(document, list) or (len(document) > 0 and _is_message(document[0]))
+    members: Sequence[JSON] = [document] if whole else list(document)  # type: ignore[arg-type]
+    for index, member in enumerate(members):
+        yield member, str(path) if whole else f"{path}, item {index}"
+
+
+def _is_message(value: JSON) -> bool:
+    return isinstance(value, dict) and "role" in value
+
+
+def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
+    """One conversation from parsed JSON.
+
+    Raises:
+        InvalidInput: `place`, the field and what it must be.
+    """
+    try:
+        return _conversation(document)
+    except InvalidInput as error:
+        where = ": ".join(part for part in (place, error.field, error.message) if part)
+        raise InvalidInput(where, hint=error.hint, field=error.field) from error
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{place}: half of a surrogate pair (\\ud800 to \\udfff) stands alone, which is no text.",
+            hint="Repair the export that cut a character in two.",
+        ) from error
+
+
+def _conversation(document: JSON) -> types_pb2.Conversation:
+    if isinstance(document, list):
+        document = {"messages": document}
+    if not isinstance(document, dict):
+        raise InvalidInput("a conversation must be an object or a list of messages.", hint=SHAPE)
+    messages = document.get("messages")
+    if messages is None:
+        keys = ", ".join(map(str, document)) or "none"
+        raise InvalidInput(f"there is no key messages (keys: {keys}).", hint=SHAPE)
+    return types_pb2.Conversation(
+        id=_identifier(document.get("id")),
+        messages=[_message(m, f"messages[{i}]") for i, m in enumerate(_list(messages, "messages"))],
+        tools_json=[_dump(tool) for tool in _tools(document.get("tools"))],
+    )
+
+
+def _identifier(value: JSON) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InvalidInput("must be text or a whole number.", field="id")
+    return str(value)
+
+
+def _tools(value: JSON) -> Sequence[JSON]:
+    """A list, or JSON text of one, as some data sets keep it."""
+    if isinstance(value, str):
+        try:
+            value = _parse(value)
+        except json.JSONDecodeError as error:
+            raise InvalidInput("is text, but not JSON text of a list.", field="tools") from error
+    return [] if value is None else _list(value, "tools")
+
+
+def _message(value: JSON, path: str) -> types_pb2.Message:
+    if not isinstance(value, dict):
+        raise InvalidInput("must be an object with role and content.", field=path, hint=SHAPE)
+    if "role" not in value:
+        hint = "ShareGPT data (from, value) needs its keys renamed to role and content." if "from" in value else SHAPE
+        raise InvalidInput("has no role.", field=path, hint=hint)
+    message = types_pb2.Message(role=_text(value["role"], f"{path}.role"))
+    if "content" in value:
+        _fill_content(message, value["content"], f"{path}.content")
+    for key in ("reasoning_content", "tool_call_id", "name"):
+        if value.get(key) is not None:
+            setattr(message, key, _text(value[key], f"{path}.{key}"))
+    if value.get("tool_calls") is not None:
+        calls = _list(value["tool_calls"], f"{path}.tool_calls")
+        message.tool_calls.extend(_tool_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls))
+    _fill_training(message, value, path)
+    extra = {key: item for key, item in value.items() if key not in FIELDS}
+    if extra:
+        message.extra_json = _dump(extra)
+    return message
+
+
+def _fill_content(message: types_pb2.Message, content: JSON, path: str) -> None:
+    if content is None:
+        message.null_content = struct_pb2.NULL_VALUE
+    elif isinstance(content, str):
+        message.text = content
+    elif isinstance(content, list):
+        message.parts.SetInParent()  # an empty list is content too
+        message.parts.parts.extend(_part(part, f"{path}[{index}]") for index, part in enumerate(content))
+    else:
+        raise InvalidInput(f"is {_kind(content)}, but must be text, a list of parts or null.", field=path)
+
+
+def _part(value: JSON, path: str) -> types_pb2.ContentPart:
+    if isinstance(value, str):
+        raise InvalidInput('is text, but must be {"type": "text", "text": "..."}.', field=path)
+    if not isinstance(value, dict):
+        raise InvalidInput(f"is {_kind(value)}, but must be an object with type and text.", field=path)
+    kind = _text(value.get("type"), f"{path}.type")
+    if kind != "text":
+        raise InvalidInput(
+            f"has the type {kind}, but only text can be trained on.", field=path, hint="Remove the part."
+        )
+    _no_others(value, {"type", "text"}, path)
+    return types_pb2.ContentPart(type=kind, text=_text(value.get("text"), f"{path}.text"))
+
+
+def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
+    """OpenAI's form, or the flat one with name and arguments beside each other."""
+    if not isinstance(value, dict):
+        raise InvalidInput(f"is {_kind(value)}, but must be an object.", field=path)
+    function: JSON = value.get("function", {k: v for k, v in value.items() if k in ("name", "arguments")})
+    inner = f"{path}.function" if "function" in value else path
+    if not isinstance(function, dict):
+        raise InvalidInput(f"is {_kind(function)}, but must be an object.", field=inner)
+    _no_others(value, {"id", "type", "function"} if "function" in value else {"id", "type", "name", "arguments"}, path)
+    _no_others(function, {"name", "arguments"}, inner)
+    call = types_pb2.ToolCall(name=_text(function.get("name"), f"{inner}.name"))
+    for key in ("id", "type"):
+        if value.get(key) is not None:
+            setattr(call, key, _text(value[key], f"{path}.{key}"))
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        call.arguments_text = arguments
+    elif isinstance(arguments, dict):
+        call.arguments_json = _dump(arguments)
+    elif arguments is not None:
+        raise InvalidInput(f"is {_kind(arguments)}, but must be an object or text.", field=f"{inner}.arguments")
+    return call
+
+
+def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: str) -> None:
+    """What the sender says about training a message; the server judges the numbers."""
+    trainable, weight = value.get("trainable"), value.get("weight")
+    if trainable is not None:
+        if not isinstance(trainable, bool):
+            raise InvalidInput(f"is {_kind(trainable)}, but must be true or false.", field=f"{path}.trainable")
+        message.trainable = trainable
+    if weight is not None:
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise InvalidInput(f"is {_kind(weight)}, but must be a number.", field=f"{path}.weight")
+        message.weight = weight
+
+
+def _no_others(value: Mapping[str, JSON], known: Iterable[str], path: str) -> None:
+    """The contract has no place for further keys here, and nothing shall get lost silently."""
+    others = [key for key in value if key not in set(known)]
+    if others:
+        raise InvalidInput(f"has the unknown key {others[0]}.", field=path, hint="Remove it: templates don't get it.")
+
+
+def _list(value: JSON, path: str) -> Sequence[JSON]:
+    if not isinstance(value, list):
+        raise InvalidInput(f"is {_kind(value)}, but must be a list.", field=path)
+    return value
+
+
+def _text(value: JSON, path: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"is {_kind(value)}, but must be text.", field=path)
+    return value
+
+
+def _dump(value: JSON) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _kind(value: JSON) -> str:
+    if value is None:
+        return "null or absent"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    return "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"

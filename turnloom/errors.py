@@ -1,0 +1,120 @@
+"""What can go wrong for a user of Turnloom, one class per answer. Knows no gRPC and no exit code.
+
+TurnloomError
+├── InvalidInput          a file, option or value that was refused before anything was sent
+├── ServerUnreachable     nothing answers at the address
+├── DeadlineExceeded      it answers too slowly
+├── DamagedDownload       the bytes that came are not those that were promised
+├── StackError            the embedded stack can't start, or one of its parts ended
+└── Refused               the server answered, and said no
+    ├── InvalidArgument       a field of the request
+    ├── NotFound              no such job, dataset, model, checkpoint
+    ├── AlreadyExists         a request_id that was used with other content
+    ├── FailedPrecondition    not in this state
+    ├── OutOfRange            older than what is kept
+    ├── NotAllowed            no token, a wrong one, or one without this scope
+    ├── ResourceExhausted     too large, or too many
+    ├── Unavailable           loading, draining, or Redis is down
+    ├── Unimplemented         a part of the contract that this server does not have yet
+    └── ServerFault           a fault of the server; it gave an id to look for in its log
+"""
+
+# ruff: noqa: N818 # the tree reads better without "Error" on every branch
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that the server refused."""
+
+    field: str  #: path, for example "conversations[3].messages[0].role"
+    message: str  #: one sentence
+    reason: str = ""  #: lower_snake_case name of the rule, where the server gives one
+
+
+class TurnloomError(Exception):
+    """One sentence that says what is wrong and where, and a hint that says what to do."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        field: str = "",
+        code: str = "",
+        violations: Sequence[Violation] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint  #: what to do; may be empty
+        self.field = field  #: the first field or option to blame; may be empty
+        self.code = code  #: the server's UPPER_SNAKE_CASE or the status; may be empty
+        self.violations = tuple(violations)  #: every field that was refused, at most 50
+
+
+class InvalidInput(TurnloomError):
+    """A file, an option or a value that was refused before anything was sent."""
+
+
+class ServerUnreachable(TurnloomError):
+    """Nothing answers at the address."""
+
+
+class DeadlineExceeded(TurnloomError):
+    """The server did not answer in time."""
+
+
+class DamagedDownload(TurnloomError):
+    """The bytes that came are not those that the server promised."""
+
+
+class StackError(TurnloomError):
+    """The embedded stack can't start, or one of its parts ended."""
+
+
+class Refused(TurnloomError):
+    """The server answered, and said no."""
+
+
+class InvalidArgument(Refused):
+    """A field of the request is wrong."""
+
+
+class NotFound(Refused):
+    """There is no such job, dataset, model or checkpoint."""
+
+
+class AlreadyExists(Refused):
+    """The request_id was used before with other content."""
+
+
+class FailedPrecondition(Refused):
+    """Not possible in the present state."""
+
+
+class OutOfRange(Refused):
+    """Asked for something older than what is kept."""
+
+
+class NotAllowed(Refused):
+    """No token, a wrong one, or one without this scope."""
+
+
+class ResourceExhausted(Refused):
+    """Too large, or too many."""
+
+
+class Unavailable(Refused):
+    """The server is loading, draining, or its Redis is down."""
+
+
+class Unimplemented(Refused):
+    """A part of the contract that this server does not have yet."""
+
+
+class ServerFault(Refused):
+    """A fault of the server itself."""

@@ -1,0 +1,71 @@
+"""Conversations in chunks for a request stream; what goes wrong while reading them reaches the caller. Knows no RPC."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, Generic, TypeVar
+
+from turnloom.conversations import JSON, from_json
+from turnloom.v1 import types_pb2
+
+CHUNK_BYTES: Final = 1024 * 1024  #: a chunk is sent when it has become this large
+CHUNK_CONVERSATIONS: Final = 256  #: or holds this many
+
+T = TypeVar("T")
+
+
+def as_messages(
+    conversations: Iterable[types_pb2.Conversation | Mapping[str, JSON]],
+) -> Iterator[types_pb2.Conversation]:
+    """Plain dictionaries are taken as JSON files are.
+
+    Raises:
+        InvalidInput: names the position and the field.
+    """
+    for index, conversation in enumerate(conversations):
+        if isinstance(conversation, types_pb2.Conversation):
+            yield conversation
+        else:
+            yield from_json(conversation, f"conversations[{index}]")
+
+
+def chunks(conversations: Iterable[types_pb2.Conversation]) -> Iterator[list[types_pb2.Conversation]]:
+    """Up to 256 conversations or about 1 MiB at a time, in order."""
+    chunk: list[types_pb2.Conversation] = []
+    size = 0
+    for conversation in conversations:
+        length = conversation.ByteSize()
+        if chunk and (size + length > CHUNK_BYTES or len(chunk) == CHUNK_CONVERSATIONS):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(conversation)
+        size += length
+    if chunk:
+        yield chunk
+
+
+class Upload(Generic[T]):
+    """A request stream that ends its call when reading fails, so that half a stream is never taken for the whole.
+
+    gRPC reads it in a thread of its own; the caller finds the error in `error`.
+    """
+
+    def __init__(self, requests: Iterable[T]) -> None:
+        self._requests = requests
+        self._cancel: Callable[[], object] = lambda: None
+        self._bound = threading.Event()
+        self.error: Exception | None = None
+
+    def bind(self, cancel: Callable[[], object]) -> None:
+        """Says how the call is ended; the error path waits for it."""
+        self._cancel = cancel
+        self._bound.set()
+
+    def __iter__(self) -> Iterator[T]:
+        try:
+            yield from self._requests
+        except Exception as error:  # raised again in the caller's thread, by calls.py
+            self.error = error
+            self._bound.wait()
+            self._cancel()  # before the iterator ends: then gRPC does not tell the server that this was all

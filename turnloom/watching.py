@@ -1,0 +1,70 @@
+"""A stream that is opened again wherever it broke off, so that nothing is missed or seen twice. Knows no RPC."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol, TypeVar
+
+from turnloom.errors import DeadlineExceeded, ServerUnreachable, TurnloomError, Unavailable
+
+STREAM_SECONDS: Final = 60.0  #: deadline of one stream: a connection that died silently is noticed after this long
+PATIENCE_SECONDS: Final = 300.0  #: how long a server may be away before watching gives up
+BACKOFF: Final = (0.2, 0.5, 1.0, 2.0, 3.0)  #: seconds before each new attempt; the last one repeats
+
+
+class Update(Protocol):
+    """A message of a stream that can be resumed."""
+
+    @property
+    def event_id(self) -> str:
+        """Resumes the stream after this message."""
+        ...
+
+
+U = TypeVar("U", bound=Update)
+
+
+def follow(
+    start: Callable[[str], Iterator[U]],
+    finished: Callable[[], bool],
+    *,
+    after: str = "",
+    patience: float = PATIENCE_SECONDS,
+    on_trouble: Callable[[TurnloomError], None] = lambda error: None,
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[U]:
+    """Every message once and in order, over any number of broken connections, until the server ends a finished stream.
+
+    Args:
+        start: opens the stream after the event id it is given ("" for the beginning).
+        finished: whether nothing more will come; asked when a stream ended or was silent for its deadline.
+        after: event id to begin after.
+        patience: seconds without any answer after which the last error is raised.
+        on_trouble: told of each failed attempt.
+        pause: waits so many seconds.
+        clock: seconds, monotonic.
+
+    Raises:
+        TurnloomError: the server refused, or was away for longer than `patience`.
+    """
+    failures = 0
+    answered = clock()
+    while True:
+        try:
+            try:
+                for update in start(after):
+                    after, failures, answered = update.event_id, 0, clock()
+                    yield update
+            except DeadlineExceeded:
+                pass  # the deadline that we set: nothing happened for so long
+            if finished():
+                return
+            failures, answered = min(failures, 1), clock()
+        except (ServerUnreachable, Unavailable, DeadlineExceeded) as error:
+            if clock() - answered > patience:
+                raise
+            on_trouble(error)
+        pause(BACKOFF[min(failures, len(BACKOFF) - 1)])
+        failures += 1
