@@ -2,7 +2,7 @@
 
     python health.py grpc HOST:PORT [SERVICE]   grpc.health.v1 answers SERVING
     python health.py http URL                   answers 200
-    python health.py worker [SECONDS]           an RQ worker of this container sent a heartbeat in the last SECONDS (120)
+    python health.py worker [SECONDS]           an RQ worker of this container gave a sign in the last SECONDS (120)
     python health.py supervisor                 some supervisor holds the lease
 
 Imports stay inside the checks: each image holds the packages of its own check only.
@@ -15,7 +15,7 @@ import socket
 import sys
 import urllib.request
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 DEADLINE = 4.0  # seconds, below the timeout of every HEALTHCHECK
 
@@ -44,10 +44,10 @@ def worker(seconds: str = "120") -> None:
     from rq import Worker  # noqa: PLC0415
 
     connection = Redis.from_url(os.environ["TURNLOOM_REDIS_URL"], socket_timeout=DEADLINE)
-    oldest = datetime.now(timezone.utc) - timedelta(seconds=float(seconds))
+    oldest = datetime.now(UTC) - timedelta(seconds=float(seconds))
     for found in Worker.all(connection=connection):
         beat = found.last_heartbeat
-        if found.hostname == socket.gethostname() and beat and beat.replace(tzinfo=timezone.utc) >= oldest:
+        if found.hostname == socket.gethostname() and beat and beat.replace(tzinfo=UTC) >= oldest:
             return
     sys.exit(f"no worker of {socket.gethostname()} sent a heartbeat in the last {seconds} s")
 
@@ -55,6 +55,7 @@ def worker(seconds: str = "120") -> None:
 def supervisor() -> None:
     """One of possibly several supervisors holds the lease; the others stand by."""
     from redis import Redis  # noqa: PLC0415
+
     from services.store.keys import SUPERVISOR  # noqa: PLC0415
 
     if not Redis.from_url(os.environ["TURNLOOM_REDIS_URL"], socket_timeout=DEADLINE).exists(SUPERVISOR):

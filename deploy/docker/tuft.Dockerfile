@@ -11,7 +11,8 @@ FROM ${PYTHON_IMAGE} AS cpu-packages
 ARG TORCH_INDEX=
 # The pattern matches the folder where it exists; a missing folder is no error then.
 COPY deploy/requirements/tuft-cpu.txt deploy/requirements/tuft-server.txt deploy/wheel[s] /tmp/wheels/
-# hadolint ignore=DL3013  (torch is pinned; the rule stops at the options before it)
+# DL3013 asks for a pin and overlooks torch's behind the options.
+# hadolint ignore=DL3013
 RUN python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes -r /tmp/wheels/tuft-cpu.txt \
  && pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes -r /tmp/wheels/tuft-server.txt \
