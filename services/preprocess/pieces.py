@@ -1,0 +1,166 @@
+"""A rendered text cut for an encoder: control tokens from trusted text, and pieces of ordinary text between them.
+
+Knows no ids but those of control tokens, and no weights. Two cuts are made and no more: at control tokens, which the
+template's own literals spell (and, for non-special ones such as `<think>`, assistant text), and at the start of every
+assistant region, so that the prompt is tokenized as a sampler's prompt is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.preprocess.added_tokens import ControlTokenTable, Match
+from services.preprocess.errors import ControlTokenRejected
+from services.preprocess.examples import ControlTokenSpan
+from services.preprocess.options import ControlTokens
+from services.preprocess.rendered import RenderedText
+from services.preprocess.tokenizer_json import Prefix
+
+TEXT: Final = -1  #: a slot that an encoder fills, where a control token's slot holds its id
+
+
+@dataclass(slots=True)
+class Pieces:
+    """The slots of one text, in order: a slot is a control token or a piece of ordinary text."""
+
+    whole: str  #: the text
+    starts: list[int] = field(default_factory=list)  #: first character of each slot
+    slots: list[int] = field(default_factory=list)  #: id of a control token, or TEXT
+    texts: list[str] = field(default_factory=list)  #: of the TEXT slots, in order; none is empty
+    prefixed: list[bool] = field(default_factory=list)  #: of the TEXT slots: the stock tokenizer puts a space before it
+    escaped: list[ControlTokenSpan] = field(default_factory=list)  #: control tokens spelled where they don't count
+
+
+@dataclass(frozen=True, slots=True)
+class CutRules:
+    """What of a tokenizer decides where a text is cut."""
+
+    table: ControlTokenTable
+    prefix: Prefix  #: where the stock tokenizer puts a space that is not in the text; never at a boundary of ours
+    prefix_after_normalized: bool  #: after control tokens with `normalized` too
+
+
+def cut(
+    rendered: RenderedText,
+    boundaries: Sequence[int],
+    assistant_messages: AbstractSet[int],
+    rules: CutRules,
+    policy: ControlTokens,
+) -> Pieces:
+    """Cut a rendered text into slots.
+
+    Args:
+        rendered: the text and its provenance.
+        boundaries: ascending first characters of the assistant regions.
+        assistant_messages: indices of the messages whose text may spell non-special control tokens.
+        rules: the tokenizer's control tokens and prefix space.
+        policy: what is done with other text that spells a control token.
+
+    Raises:
+        ControlTokenRejected: text of a message spells a control token and policy is REJECT.
+    """
+    pieces = Pieces(rendered.text)
+    if policy is ControlTokens.ALLOW:
+        matches = rules.table.find(rendered.text, 0, len(rendered.text))
+    else:
+        matches = _trusted(rendered, assistant_messages, rules.table, pieces.escaped)
+        if policy is ControlTokens.REJECT and pieces.escaped:
+            raise rejection(pieces.escaped[0])
+    _fill(pieces, matches, boundaries, rules)
+    return pieces
+
+
+def rejection(span: ControlTokenSpan) -> ControlTokenRejected:
+    """The error that names one spelled control token."""
+    where = "" if span.message_index >= 0 else "text of tools or of unknown origin "
+    return ControlTokenRejected(
+        f"{where}spells the control token {span.text!r} at character {span.offset} of the rendered text; "
+        "remove it, or use control_tokens=escape to encode it as ordinary text",
+        message_index=span.message_index if span.message_index >= 0 else None,
+    )
+
+
+def spelled_by_messages(
+    rendered: RenderedText, assistant_messages: AbstractSet[int], table: ControlTokenTable
+) -> list[ControlTokenSpan]:
+    """The control tokens that text of messages and tools spells without being entitled to."""
+    escaped: list[ControlTokenSpan] = []
+    _trusted(rendered, assistant_messages, table, escaped)
+    return escaped
+
+
+def _trusted(
+    rendered: RenderedText,
+    assistant_messages: AbstractSet[int],
+    table: ControlTokenTable,
+    escaped: list[ControlTokenSpan],
+) -> list[Match]:
+    """Return the control tokens that count; append those that don't to `escaped`.
+
+    Each stretch of one author is searched on its own: no control token is made of two authors' characters.
+    """
+    trusted: list[Match] = []
+    for start, end, author in _stretches(rendered):
+        found = table.find(rendered.text, start, end)
+        if author is None or not found:
+            trusted += found
+            continue
+        entitled = author in assistant_messages
+        for match in found:
+            if entitled and not match.token.special:
+                trusted.append(match)
+            else:
+                escaped.append(ControlTokenSpan(author, match.start, match.token.content))
+    return trusted
+
+
+def _stretches(rendered: RenderedText) -> Iterator[tuple[int, int, int | None]]:
+    """Yield (start, end, message index or None for the template) of the longest stretches of one author."""
+    start = position = 0
+    author: int | None = None
+    for length, origin in rendered.runs:
+        writer = None if origin is None else origin.message_index
+        if writer != author:
+            if position > start:
+                yield start, position, author
+            start, author = position, writer
+        position += length
+    if position > start:
+        yield start, position, author
+
+
+def _fill(pieces: Pieces, matches: Sequence[Match], boundaries: Sequence[int], rules: CutRules) -> None:
+    text, position = pieces.whole, 0
+    prefix = rules.prefix is not Prefix.NEVER
+    for match in matches:
+        start, end = match.start, match.end
+        if match.token.lstrip or match.token.rstrip:
+            before, after = bisect_right(boundaries, start), bisect_left(boundaries, end)
+            floor = max(position, boundaries[before - 1] if before else 0)
+            ceiling = boundaries[after] if after < len(boundaries) else len(text)
+            start, end = match.with_white_space(text, floor, ceiling)
+        start = max(start, position)
+        if start >= end:  # white space that the token before it took, where white space is part of its name
+            continue
+        if start > position:
+            _add_text(pieces, position, start, boundaries, prefix)
+        pieces.starts.append(start)
+        pieces.slots.append(match.token.id)
+        position = end
+        prefix = rules.prefix is Prefix.EVERY and (rules.prefix_after_normalized or not match.token.normalized)
+    if position < len(text):
+        _add_text(pieces, position, len(text), boundaries, prefix)
+
+
+def _add_text(pieces: Pieces, start: int, end: int, boundaries: Sequence[int], prefix: bool) -> None:
+    inner = boundaries[bisect_right(boundaries, start) : bisect_left(boundaries, end)]
+    for stop in (*inner, end):
+        pieces.starts.append(start)
+        pieces.slots.append(TEXT)
+        pieces.texts.append(pieces.whole[start:stop])
+        pieces.prefixed.append(prefix)
+        start, prefix = stop, False

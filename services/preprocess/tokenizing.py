@@ -1,0 +1,205 @@
+"""Cut texts in, token ids with aligned target weights out. Knows no template and no message.
+
+The one shift from tokens to targets is here: `target_runs`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.preprocess.added_tokens import WHITE_SPACE
+from services.preprocess.errors import RoundTripFailed
+from services.preprocess.examples import WeightRuns
+from services.preprocess.pieces import TEXT, Pieces
+from services.preprocess.truncation import Row, TokenSpan
+from services.preprocess.vocabulary import Vocabulary
+from services.preprocess.weights import WeightSpan
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """The ids of one text, and where its slots begin."""
+
+    pieces: Pieces
+    token_ids: NDArray[np.int32]  #: shape (N,)
+    slot_tokens: Sequence[int]  #: index of the first token of each slot, ascending, and N at the end
+    starts: NDArray[np.int64] | None = None  #: character in which each token begins, where an encoder told them all
+
+
+def tokenize(texts: Sequence[Pieces], vocabulary: Vocabulary) -> list[TokenizedText | RoundTripFailed]:
+    """Encode many cut texts with one call of the encoder, and check every one of them.
+
+    Returns:
+        One entry per text, in order: its tokens, or why they can't be trusted.
+    """
+    encoded = vocabulary.encode(
+        list(chain.from_iterable(pieces.texts for pieces in texts)),
+        list(chain.from_iterable(pieces.prefixed for pieces in texts)),
+    )
+    slots = np.fromiter(chain.from_iterable(pieces.slots for pieces in texts), dtype=np.int32)
+    is_text = slots == TEXT
+    lengths = np.ones(len(slots), dtype=np.int64)
+    lengths[is_text] = encoded.lengths
+    bounds = np.concatenate(([0], np.cumsum(lengths)))
+    ids = np.empty(int(bounds[-1]), dtype=np.int32)
+    from_text = np.repeat(is_text, lengths)
+    ids[from_text] = encoded.ids
+    ids[~from_text] = slots[~is_text]
+    rows: list[TokenizedText] = []
+    first_slot = 0
+    for pieces in texts:
+        mine = bounds[first_slot : first_slot + len(pieces.slots) + 1]
+        first_slot += len(pieces.slots)
+        rows.append(TokenizedText(pieces, ids[mine[0] : mine[-1]].copy(), (mine - mine[0]).tolist()))
+    if _clean(ids, encoded.ids, texts, vocabulary):
+        return list(rows)
+    return [_checked(row, vocabulary) for row in rows]
+
+
+def _clean(
+    ids: NDArray[np.int32], from_text: NDArray[np.int32], texts: Sequence[Pieces], vocabulary: Vocabulary
+) -> bool:
+    """Whether no row needs a closer look: all decode to their very texts, and no ordinary text gave a control token."""
+    if not vocabulary.round_trips or vocabulary.reserved(from_text).any():
+        return False
+    return vocabulary.decode(ids) == "".join([pieces.whole for pieces in texts]).encode()
+
+
+def _checked(row: TokenizedText, vocabulary: Vocabulary) -> TokenizedText | RoundTripFailed:
+    expected: list[bytes] = []
+    texts = iter(zip(row.pieces.texts, row.pieces.prefixed, strict=True))
+    for slot, first, end in zip(row.pieces.slots, row.slot_tokens, row.slot_tokens[1:], strict=True):
+        if slot != TEXT:
+            expected.append(vocabulary.table.by_id[slot].content.encode())
+            continue
+        text, prefixed = next(texts)
+        if vocabulary.reserved(row.token_ids[first:end]).any():
+            return RoundTripFailed(f"ordinary text gives a control token in {_excerpt(text)}; report this tokenizer")
+        expected.append(vocabulary.expected(text, prefixed) if vocabulary.round_trips else b"")
+    if not vocabulary.round_trips or vocabulary.parts.unknown_id in row.token_ids:
+        return row
+    wanted, found = b"".join(expected), vocabulary.decode(row.token_ids)
+    if wanted == found:
+        return row
+    at = next(
+        (index for index, pair in enumerate(zip(wanted, found, strict=False)) if pair[0] != pair[1]),
+        min(len(wanted), len(found)),
+    )
+    return RoundTripFailed(
+        f"the token ids decode to other text than was rendered, first at byte {at}: "
+        f"{_excerpt(wanted[at:].decode(errors='replace'))} became {_excerpt(found[at:].decode(errors='replace'))}; "
+        "the tokenizer has no ids for this text, remove it"
+    )
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= 24 else text[:24] + "...")
+
+
+def tokenize_as_stock(text: str, vocabulary: Vocabulary) -> TokenizedText:
+    """Encode a text as the stock tokenizer does: control tokens match wherever they are spelled."""
+    encoding = vocabulary.stock.encode(text, add_special_tokens=False)
+    pieces, slot_tokens = Pieces(text), list[int]()
+    for index, (token, (start, end)) in enumerate(zip(encoding.ids, encoding.offsets, strict=True)):
+        control = vocabulary.table.by_id.get(token)
+        if control is not None and control.content == text[start:end].strip(WHITE_SPACE):
+            pieces.starts.append(start)
+            pieces.slots.append(token)
+        elif not pieces.slots or pieces.slots[-1] != TEXT:
+            pieces.starts.append(start)
+            pieces.slots.append(TEXT)
+        else:
+            continue
+        slot_tokens.append(index)
+    return TokenizedText(
+        pieces,
+        np.array(encoding.ids, dtype=np.int32),
+        [*slot_tokens, len(encoding.ids)],
+        np.array([start for start, _ in encoding.offsets], dtype=np.int64),
+    )
+
+
+def token_starts(row: TokenizedText, vocabulary: Vocabulary) -> NDArray[np.int64]:
+    """The character in which each token begins, shape (N,), ascending."""
+    if row.starts is not None:
+        return row.starts
+    starts = np.empty(len(row.token_ids), dtype=np.int64)
+    texts = iter(zip(row.pieces.texts, row.pieces.prefixed, strict=True))
+    for slot, at, first, end in zip(
+        row.pieces.slots, row.pieces.starts, row.slot_tokens, row.slot_tokens[1:], strict=True
+    ):
+        starts[first:end] = at
+        if slot == TEXT:
+            starts[first:end] += vocabulary.token_starts(*next(texts), row.token_ids[first:end])
+    return starts
+
+
+def token_spans(row: TokenizedText, spans: Sequence[WeightSpan], vocabulary: Vocabulary) -> list[TokenSpan]:
+    """Turn weighted characters into weighted tokens: a token has the weight of its first character."""
+    found = [
+        (_token_at(row, start, vocabulary), _token_at(row, end, vocabulary), weight) for start, end, weight in spans
+    ]
+    return [span for span in found if span[0] < span[1]]
+
+
+def _token_at(row: TokenizedText, character: int, vocabulary: Vocabulary) -> int:
+    """The first token that begins at or after a character; N behind the last one."""
+    if row.starts is not None:
+        return int(np.searchsorted(row.starts, character))
+    starts = row.pieces.starts
+    slot = bisect_left(starts, character)
+    if slot < len(starts) and starts[slot] == character:
+        return row.slot_tokens[slot]
+    slot -= 1  # the character lies inside this slot, or behind its first character
+    if slot < 0 or row.pieces.slots[slot] != TEXT or character >= len(row.pieces.whole):
+        return row.slot_tokens[slot + 1]
+    first, end = row.slot_tokens[slot], row.slot_tokens[slot + 1]
+    text = row.pieces.slots[:slot].count(TEXT)
+    inside = vocabulary.token_starts(row.pieces.texts[text], row.pieces.prefixed[text], row.token_ids[first:end])
+    return first + int(np.searchsorted(inside, character - starts[slot]))
+
+
+def target_runs(spans: Sequence[TokenSpan], tokens: int) -> WeightRuns:
+    """Shift the weights of a row's tokens to its targets: target t is token t + 1, and token 0 is nobody's target.
+
+    Args:
+        spans: weighted tokens, in order and disjoint.
+        tokens: tokens of the row, N >= 2.
+
+    Returns:
+        Runs of equal weight whose lengths sum to N - 1.
+    """
+    runs: list[tuple[int, float]] = []
+    position = 1
+
+    def add(end: int, weight: float) -> None:
+        nonlocal position
+        if end <= position:
+            return
+        length = end - position
+        if runs and runs[-1][1] == weight:
+            length += runs.pop()[0]
+        runs.append((length, weight))
+        position = end
+
+    for start, end, weight in spans:
+        add(start, 0.0)
+        add(end, weight)
+    add(tokens, 0.0)
+    return tuple(runs)
+
+
+def trained_bytes(text: TokenizedText, row: Row, vocabulary: Vocabulary) -> int:
+    """UTF-8 bytes of the text that the targets with weight stand for."""
+    spans = [(max(start, 1), end) for start, end, _ in row.spans]
+    if vocabulary.round_trips:
+        return sum(int(vocabulary.byte_lengths[row.token_ids[start:end]].sum()) for start, end in spans)
+    starts = [*token_starts(text, vocabulary).tolist(), len(text.pieces.whole)]
+    pairs = [(starts[row.first + start], starts[row.first + end]) for start, end in spans]
+    return sum(len(text.pieces.whole[start:end].encode()) for start, end in pairs)

@@ -1,0 +1,184 @@
+"""One tokenizer: pieces to ids, ids to bytes, and where tokens begin. Knows no message and no weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from services.preprocess.added_tokens import ControlTokenTable
+from services.preprocess.encoders import EncodedPieces, Encoder, proved_encoder
+from services.preprocess.errors import ModelNotUsable
+from services.preprocess.pieces import CutRules
+from services.preprocess.tokenizer_json import META_SPACE, Parts, take_apart
+
+#: Texts that a tokenizer must give back unless known to lose text: DeepSeek's, loaded the wrong way, loses spaces.
+ROUND_TRIPS = ("a b", "Hello  world", "a\nb", "x = 1", "it's 3.5")
+
+
+class Vocabulary:
+    """A tokenizer.json, loaded. Safe to share between threads that only encode and decode.
+
+    Raises:
+        ModelNotUsable: it can't be read, ordinary text gives a control token, or decoding loses what it should not.
+    """
+
+    def __init__(self, tokenizer_json: str) -> None:
+        try:
+            self.parts: Parts = take_apart(tokenizer_json)
+            names = [token.content for token in self.parts.control_tokens]
+            probes = [text for name in names for text in (name, f" {name}\n", f"{name}{name}", f"a{name}b")]
+            self.encoder, note = proved_encoder(self.parts.plain, probes)
+            self._prefixed: Encoder | None = None
+            if self.parts.prefixed is not None:
+                self._prefixed, _ = proved_encoder(self.parts.prefixed, probes)
+        # `tokenizers` raises plain Exception for a file that it can't read.
+        except Exception as error:
+            raise ModelNotUsable(f"tokenizer.json can't be used: {error}; prepare the model again") from error
+        self.table = ControlTokenTable(self.parts.control_tokens)
+        self.cut_rules = CutRules(self.table, self.parts.prefix, self.parts.prefix_after_normalized)
+        self.notes: tuple[str, ...] = (note,) if note else ()
+        if self.parts.lossy:
+            self.notes += (f"decoding is not compared with the text: {self.parts.lossy}",)
+        self._stock_json = tokenizer_json
+        self._check_control_tokens(probes)
+        self._check_round_trips()
+
+    def encode(self, pieces: Sequence[str], prefixed: Sequence[bool]) -> EncodedPieces:
+        """Encode every piece, with the stock tokenizer's prefix space where `prefixed` says so."""
+        if self._prefixed is None or not any(prefixed):
+            return self.encoder.encode(pieces)
+        flags = np.array(prefixed, dtype=bool)
+        halves = (
+            self.encoder.encode([piece for piece, flag in zip(pieces, prefixed, strict=True) if not flag]),
+            self._prefixed.encode([piece for piece, flag in zip(pieces, prefixed, strict=True) if flag]),
+        )
+        lengths = np.empty(len(pieces), dtype=np.int64)
+        lengths[~flags], lengths[flags] = halves[0].lengths, halves[1].lengths
+        of_prefixed = np.repeat(flags, lengths)
+        ids = np.empty(int(lengths.sum()), dtype=np.int32)
+        ids[~of_prefixed], ids[of_prefixed] = halves[0].ids, halves[1].ids
+        return EncodedPieces(ids, lengths)
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return self.parts.size
+
+    @property
+    def round_trips(self) -> bool:
+        """Whether decoding gives back the normalized text."""
+        return self.parts.token_bytes is not None
+
+    @cached_property
+    def _bytes_by_id(self) -> dict[int, bytes]:
+        known = dict(enumerate(self.parts.token_bytes or ()))
+        return known | {token.id: token.content.encode() for token in self.parts.control_tokens}
+
+    @cached_property
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """UTF-8 bytes that each id decodes to, shape (largest id + 1,)."""
+        lengths = np.zeros(max(self._bytes_by_id, default=-1) + 1, dtype=np.int64)
+        for index, decoded in self._bytes_by_id.items():
+            lengths[index] = len(decoded)
+        return lengths
+
+    @cached_property
+    def _reserved(self) -> NDArray[np.bool_]:
+        size = (
+            max([*self.table.by_id, len(self.byte_lengths)], default=0) + 2
+        )  # the last entry answers for all larger ids
+        reserved = np.zeros(size, dtype=np.bool_)
+        reserved[[index for index in self.table.by_id if index != self.parts.unknown_id]] = True
+        return reserved
+
+    def reserved(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which of these ids are control tokens, that of unknown text aside; shape of ids."""
+        return self._reserved.take(ids, mode="clip")
+
+    def decode(self, ids: NDArray[np.int32]) -> bytes:
+        """Decode ids to UTF-8 bytes; a control token gives its name. An id of no token raises KeyError."""
+        return b"".join(map(self._bytes_by_id.__getitem__, ids.tolist()))
+
+    def token_text(self, index: int) -> bytes:
+        """What one id decodes to; for a lossy tokenizer its entry in the vocabulary."""
+        if self.round_trips or index in self.table.by_id:
+            return self._bytes_by_id[index]
+        return str(self._plain.id_to_token(index)).encode()
+
+    def expected(self, piece: str, prefixed: bool) -> bytes:
+        """What the ids of a piece must decode to: its text, normalized, with the prefix space."""
+        normalizer = self._prefixed_normalizer if prefixed else self._normalizer
+        text: str = piece if normalizer is None else normalizer.normalize_str(piece)
+        if not self.parts.byte_level:
+            text = text.replace(META_SPACE, " ")
+        if prefixed and self.parts.prefix_after_normalized and not text.startswith(" "):
+            text = " " + text
+        return text.encode()
+
+    def token_starts(self, piece: str, prefixed: bool, ids: NDArray[np.int32]) -> NDArray[np.int64]:
+        """The character of `piece` in which each of its tokens begins, shape (tokens,), ascending."""
+        if (
+            self.parts.byte_level
+            and not prefixed
+            and (piece.isascii() or self.expected(piece, False) == piece.encode())
+        ):
+            lengths = self.byte_lengths[ids]
+            first_bytes = np.cumsum(lengths) - lengths
+            if piece.isascii():
+                return first_bytes
+            leads = (np.frombuffer(piece.encode(), dtype=np.uint8) & 0xC0) != 0x80
+            return np.asarray(np.cumsum(leads)[first_bytes] - 1, dtype=np.int64)
+        encoding = (self._with_prefix if prefixed else self._plain).encode(piece, add_special_tokens=False)
+        return np.array([start for start, _ in encoding.offsets], dtype=np.int64)
+
+    @cached_property
+    def stock(self) -> tokenizers.Tokenizer:
+        """The tokenizer as it came, loaded when first asked for."""
+        tokenizer = tokenizers.Tokenizer.from_str(self._stock_json)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.post_processor = None  # it shifts offsets and adds special tokens, which templates print themselves
+        return tokenizer
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(self.parts.plain)
+
+    @cached_property
+    def _with_prefix(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(self.parts.prefixed)
+
+    @cached_property
+    def _normalizer(self) -> tokenizers.normalizers.Normalizer | None:
+        return tokenizers.Tokenizer.from_str(self.parts.normalizer).normalizer
+
+    @cached_property
+    def _prefixed_normalizer(self) -> tokenizers.normalizers.Normalizer | None:
+        return tokenizers.Tokenizer.from_str(self.parts.prefixed_normalizer).normalizer
+
+    def _check_control_tokens(self, probes: Sequence[str]) -> None:
+        for flag in (False, True) if self._prefixed is not None else (False,):
+            found = set(self.encode(probes, [flag] * len(probes)).ids.tolist()) & set(self.table.by_id)
+            found.discard(-1 if self.parts.unknown_id is None else self.parts.unknown_id)
+            if found:
+                name = self.table.by_id[found.pop()].content
+                raise ModelNotUsable(
+                    f"tokenizer.json: ordinary text gives the control token {name!r}, so users could end a turn; use "
+                    " a tokenizer whose vocabulary keeps control tokens out of reach of text"
+                )
+
+    def _check_round_trips(self) -> None:
+        if not self.round_trips:
+            return
+        for text in ROUND_TRIPS:
+            encoded = self.encode([text], [False])
+            decoded = self.decode(encoded.ids)
+            if decoded != self.expected(text, False) and self.parts.unknown_id not in encoded.ids:
+                raise ModelNotUsable(
+                    f"tokenizer.json: {text!r} decodes to {decoded.decode(errors='replace')!r}, so text would be lost; "
+                    "prepare the model again from its original tokenizer"
+                )
