@@ -1,0 +1,371 @@
+"""The fake TuFT's sockets: routes, API key, call log, and breaking down on order. A process of its own.
+
+python -m tests.fakes.tuft_http --home DIR --api-key KEY --model-name NAME [--port N] [--buckets N] [--forgetful]
+
+Prints its port on the first line. For tests: GET /_state, GET /_calls, POST and DELETE /_faults, POST /_restart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests.fakes.tuft_faults import BadFault, Fault, Faults
+from tests.fakes.tuft_runs import TuftFailure
+from tests.fakes.tuft_service import BREAKS, Json, Service
+from tests.fakes.tuft_wire import BadRequest, decode_forward
+
+PROTOBUF = "application/x-protobuf"
+CLIENT_CONFIG = {
+    "pjwt_auth_enabled": False,
+    "credential_default_source": "api_key",
+    "sample_dispatch_bytes_semaphore_size": 10 * 1024 * 1024,
+    "inflight_response_bytes_semaphore_size": 50 * 1024 * 1024,
+    "parallel_fwdbwd_chunks": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line."""
+
+    home: Path
+    api_key: str
+    model_name: str
+    port: int
+    buckets: int
+    forgetful: bool
+
+
+class Gone(Exception):
+    """The connection ends without an answer."""
+
+
+class FakeServer:
+    """Accepts connections, and can stop to."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.faults = Faults()
+        self.calls: list[Json] = []
+        self.boots = 0
+        self.connections: set[socket.socket] = set()
+        self.port = options.port
+        self._log_lock = threading.Lock()
+        self._restart_lock = threading.Lock()
+        self.service = self._boot()
+        self._listener = self._listen()
+
+    def _boot(self, *, forgetful: bool | None = None) -> Service:
+        self.boots += 1
+        persistence = not (self.options.forgetful if forgetful is None else forgetful)
+        options = self.options
+        return Service(
+            home=options.home,
+            model_name=options.model_name,
+            buckets=options.buckets,
+            persistence=persistence,
+            faults=self.faults,
+            break_down=self.break_down,
+        )
+
+    def _listen(self) -> ThreadingHTTPServer:
+        owner = self
+
+        class Bound(Handler):
+            server_ = owner
+
+        listener = Listener(("127.0.0.1", self.port), Bound)
+        self.port = listener.server_address[1]
+        threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return listener
+
+    def log(self, call: Json) -> None:
+        """Notes a call before anything else is done with it."""
+        with self._log_lock:
+            call["number"] = len(self.calls) + 1
+            self.calls.append(call)
+
+    def break_down(self, fault: Fault) -> None:
+        """Goes away as ordered, and comes back in a thread of its own."""
+        if fault.fault == "crash":
+            os._exit(137)
+        threading.Thread(target=self.restart, args=(fault.fault, fault.seconds), daemon=True).start()
+
+    def restart(self, how: str, seconds: float) -> None:
+        """Breaks all connections, stays away, and comes back with as much memory as `how` allows."""
+        with self._restart_lock:
+            self._listener.shutdown()
+            self._listener.server_close()
+            for connection in list(self.connections):
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:  # closed in the meantime
+                    continue
+            if how in ("restart_rollback", "restart_lost"):
+                self.service.close()
+                self.service = self._boot(forgetful=how == "restart_lost")
+            elif how == "restart_keep":
+                self.boots += 1
+            time.sleep(seconds)
+            self._listener = self._listen()
+
+
+class Listener(ThreadingHTTPServer):
+    """Threads that don't keep the process alive, and an address that can be taken again at once."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server_: FakeServer
+
+    def setup(self) -> None:
+        """Registers the connection, so that a restart can break it."""
+        super().setup()
+        self.server_.connections.add(self.connection)
+
+    def finish(self) -> None:
+        """The connection is over."""
+        self.server_.connections.discard(self.connection)
+        try:
+            super().finish()
+        except OSError:  # the client, or a restart, closed it first
+            return
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet: /_calls is the log."""
+
+    def do_GET(self) -> None:
+        """Any GET."""
+        self._handle()
+
+    def do_POST(self) -> None:
+        """Any POST."""
+        self._handle()
+
+    def do_DELETE(self) -> None:
+        """Any DELETE."""
+        self._handle()
+
+    def _handle(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            status, answer = control(self.server_, self.command, self.path, body) or self._api(body)
+        except Gone:
+            self.close_connection = True
+            return
+        except TuftFailure as failure:
+            status, answer = failure.status, {"detail": failure.detail}
+        except BadRequest as error:
+            status, answer = 422, {"detail": f"Invalid protobuf request: {error}"}
+        except (KeyError, TypeError, ValueError) as error:
+            status, answer = 422, {"detail": [{"type": "invalid", "msg": repr(error)}]}
+        except Exception:  # TuFT's own unhandled errors look like this
+            status, answer = 500, {"detail": "Internal Server Error"}
+        self._answer(status, answer)
+
+    def _answer(self, status: int, answer: Json | list[Json] | bytes | None) -> None:
+        raw = answer if isinstance(answer, bytes) else b"" if answer is None else json.dumps(answer).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", PROTOBUF if isinstance(answer, bytes) else "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            if status == 302 and isinstance(answer, dict):
+                self.send_header("Location", answer["location"])
+            self.end_headers()
+            self.wfile.write(raw)
+        except OSError:  # the client left
+            self.close_connection = True
+
+    def _api(self, body: bytes) -> tuple[int, Json | bytes | None]:
+        kind = self.path.removeprefix("/api/v1/").partition("?")[0]
+        server, service = self.server_, self.server_.service
+        if kind == "healthz":
+            self._break_as_ordered(server.faults.of_call(kind))
+            return 200, {"status": "ok"}
+        key = self.headers.get("X-API-Key")
+        if not key:
+            raise TuftFailure(401, "Missing API key")
+        if key != server.options.api_key:
+            raise TuftFailure(403, "Invalid API key")
+        if kind == "forward_backward" and PROTOBUF not in (self.headers.get("Content-Type") or ""):
+            content_type = self.headers.get("Content-Type") or ""
+            raise TuftFailure(415, f"Unsupported Content-Type {content_type!r}; expected {PROTOBUF}")
+        request = decode_forward(body) if kind == "forward_backward" else None
+        named = "forward" if request is not None and request.forward_only else kind
+        call: Json = {"kind": named, "time": time.time(), "boot": server.boots}
+        if named not in ("retrieve_future", "session_heartbeat"):
+            server.log(call)
+        faults = server.faults.of_call(named)
+        self._break_as_ordered(faults)
+        if "http_500" in faults:
+            raise TuftFailure(500, "Internal Server Error")
+        if "http_429" in faults:
+            raise TuftFailure(429, "Too many requests")
+        if request is not None:
+            return 202, service.forward(request, call, faults)
+        if self.command == "GET" or kind.startswith("training_runs/"):
+            return about_runs(service, server.options.model_name, self.command, kind)
+        return call_with_json(service, kind, json.loads(body or b"{}"), call, faults)
+
+    def _break_as_ordered(self, faults: dict[str, Fault]) -> None:
+        broken = next((faults[name] for name in BREAKS if name in faults and faults[name].when == "before"), None)
+        if broken is not None:
+            self.server_.break_down(broken)
+            raise Gone
+
+
+def call_with_json(
+    service: Service, kind: str, body: Json, call: Json, faults: dict[str, Fault]
+) -> tuple[int, Json | bytes]:
+    """The calls with a JSON body."""
+    runs = service.runs
+    if kind == "retrieve_future":
+        return 200, service.retrieve(body["request_id"])
+    if kind == "create_session":
+        return 201, {"type": "create_session", "session_id": runs.create_session()}
+    if kind == "session_heartbeat":
+        if body["session_id"] not in runs.sessions:
+            raise LookupError(body["session_id"])  # TuFT does not handle this one: a bare 500
+        return 200, {"type": "session_heartbeat"}
+    if kind == "client/config":
+        return 200, dict(CLIENT_CONFIG)
+    if kind == "telemetry":
+        return 200, {"status": "accepted"}
+    if kind == "create_model":
+        try:
+            run = runs.create_run(body["session_id"], body["base_model"], body["lora_config"])
+        except TuftFailure as failure:
+            raise TuftFailure(failure.status, f"Failed to create model: {failure.detail}") from failure
+        call |= {"model_id": run.model_id, "rank": run.rank}
+        return 202, service.ready({"type": "create_model", "model_id": run.model_id}, run.model_id)
+    if kind == "unload_model":
+        call["model_id"] = body["model_id"]
+        try:
+            runs.unload(body["model_id"])
+        except TuftFailure as failure:
+            raise TuftFailure(failure.status, f"Failed to unload model: {failure.detail}") from failure
+        return 202, service.ready({"type": "unload_model", "model_id": body["model_id"]}, body["model_id"])
+    if kind in ("get_info", "weights_info"):
+        model_id = (
+            body["model_id"] if kind == "get_info" else body["tinker_path"].removeprefix("tinker://").split("/")[0]
+        )
+        if model_id not in runs.runs:
+            raise LookupError(model_id)  # a bare 500 as well
+        run = runs.run(model_id)
+        if kind == "weights_info":
+            return 200, {"base_model": run.base_model, "is_lora": True, "lora_rank": run.rank}
+        about = {"arch": "toy-transformer", "model_name": run.base_model, "tokenizer_id": run.base_model}
+        return 200, {
+            "type": "get_info",
+            "model_data": about,
+            "model_id": model_id,
+            "is_lora": True,
+            "lora_rank": run.rank,
+            "model_name": run.base_model,
+        }
+    queued: dict[str, Callable[[], Json]] = {
+        "optim_step": lambda: service.optim_step(body, call, faults),
+        "save_weights": lambda: service.save(body, call, faults, "training"),
+        "save_weights_for_sampler": lambda: service.save(body, call, faults, "sampler"),
+        "load_weights": lambda: service.load(body, call, faults),
+    }
+    if kind not in queued:
+        raise TuftFailure(404, "Not Found")
+    return 202, queued[kind]()
+
+
+def about_runs(service: Service, model_name: str, method: str, kind: str) -> tuple[int, Json | bytes | None]:
+    """The REST calls about runs and their checkpoints."""
+    runs = service.runs
+    if kind == "get_server_capabilities":
+        model = {"model_name": model_name, "max_context_length": 1024, "capabilities": ["training"]}
+        return 200, {"supported_models": [model]}
+    parts = kind.split("/")
+    if parts[0] != "training_runs" or len(parts) < 2:
+        raise TuftFailure(404, "Not Found")
+    if parts[1] not in runs.runs:
+        raise LookupError(parts[1])
+    run = runs.run(parts[1])
+    if parts[2:3] != ["checkpoints"]:
+        raise TuftFailure(404, "Not Found")
+    if len(parts) == 3:
+        listed = [
+            {
+                "checkpoint_id": checkpoint.name,
+                "checkpoint_type": checkpoint.kind,
+                "time": checkpoint.created,
+                "tinker_path": runs.path(run, checkpoint),
+                "size_bytes": 0,
+                "public": False,
+            }
+            for checkpoint in run.checkpoints.values()
+        ]
+        return 200, {"checkpoints": listed, "cursor": {"offset": 0, "limit": 100, "total_count": len(listed)}}
+    name = parts[-2] if parts[-1] == "archive" else parts[-1]
+    if parts[-1] == "archive":
+        return 302, {"location": runs.folder(run.model_id, name).as_uri()}
+    if method != "DELETE":
+        raise TuftFailure(405, "Method Not Allowed")
+    run.checkpoints = {key: value for key, value in run.checkpoints.items() if value.name != name}
+    return 204, None
+
+
+def control(server: FakeServer, method: str, path: str, body: bytes) -> tuple[int, Json | list[Json] | None] | None:
+    """The calls for tests; None where it is none of them."""
+    if path == "/_state":
+        return 200, {"boots": server.boots, **server.service.runs.describe()}
+    if path == "/_calls":
+        return 200, server.calls
+    if path == "/_faults" and method == "DELETE":
+        server.faults.clear()
+        return 204, None
+    if path == "/_faults" and method == "POST":
+        try:
+            server.faults.add(Fault(**json.loads(body)))
+        except (BadFault, TypeError) as error:
+            return 400, {"detail": str(error)}
+        return 204, None
+    if path == "/_faults":
+        return 200, [{"kind": f.kind, "fault": f.fault, "seen": f.seen, "hits": f.hits} for f in server.faults.orders]
+    if path == "/_restart":
+        order = json.loads(body)
+        threading.Thread(target=server.restart, args=(order["how"], order["seconds"]), daemon=True).start()
+        return 204, None
+    return None
+
+
+def main() -> None:
+    """Serves until the process that started it is gone."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--api-key", required=True)
+    parser.add_argument("--model-name", required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--buckets", type=int, default=256)
+    parser.add_argument("--forgetful", action="store_true")
+    parent = os.getppid()
+    server = FakeServer(Options(**vars(parser.parse_args())))
+    print(server.port, flush=True)  # noqa: T201
+    while os.getppid() == parent:
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()
