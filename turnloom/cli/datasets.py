@@ -1,0 +1,227 @@
+"""Commands of `turnloom dataset`: create, import, list, show, delete, download."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from rich.markup import escape
+
+from turnloom.batches import Batch
+from turnloom.cli.inputs import (
+    Loaded,
+    MaxLength,
+    Model,
+    Option,
+    TrainOn,
+    Truncation,
+    choose_model,
+    preprocess_fields,
+    upload,
+)
+from turnloom.cli.jsonable import to_plain
+from turnloom.cli.session import Session, command
+from turnloom.cli.words import ago, coloured, count, dataset_state
+from turnloom.errors import InvalidInput
+from turnloom.v1 import datasets_pb2
+
+File = Annotated[Path, typer.Argument(help="JSONL file, or .json.", show_default=False)]
+Id = Annotated[str, typer.Argument(help="Dataset id.", metavar="DATASET", show_default=False)]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad conversations out instead of failing.")]
+Name = Annotated[str, typer.Option(help="Name for people. Default: the file's.")]
+HEADINGS = ("id", "name", "state", "#conversations", "#examples", "#tokens", "#trained", "#cut", "#left out", "age")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands."""
+    group = typer.Typer(no_args_is_help=True, help="Make and look at datasets.")
+    app.add_typer(group, name="dataset")
+    command(group, "create")(create)
+    command(group, "import")(import_source)
+    command(group, "list")(list_all)
+    command(group, "show")(show)
+    command(group, "delete")(delete)
+    command(group, "cancel")(cancel)
+    command(group, "download")(download)
+
+
+def create(
+    session: Session,
+    file: File,
+    *,
+    name: Name = "",
+    test: Annotated[list[Path] | None, typer.Option(help="Test file: a dataset of its own; may be repeated.")] = None,
+    test_fraction: Annotated[float | None, typer.Option(help="Part of FILE to hold out as a test dataset.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --test-fraction.")] = 0,
+    skip_bad: SkipBad = False,
+    model: Model = "",
+    train_on: TrainOn = "",
+    max_length: MaxLength = None,
+    truncation: Truncation = "",
+    option: Option = None,
+) -> None:
+    """Tokenize a file's conversations into a dataset, or into one for training and others for testing."""
+    if test and test_fraction is not None:
+        raise InvalidInput("--test and --test-fraction exclude each other.", hint="Give one of them.", field="--test")
+    fields = preprocess_fields(train_on, max_length, truncation, option)
+    title = name or file.name
+    parts = {title: Loaded.from_file(file)}
+    if test_fraction is not None:
+        train, held_out = parts[title].split(test_fraction, seed)
+        parts = {f"{title} (train)": train, f"{title} (test)": held_out}
+    parts |= {path.name: Loaded.from_file(path) for path in test or ()}
+    chosen = choose_model(session, model)
+    made = [
+        upload(session, loaded, model=chosen, name=label, skip_bad=skip_bad, fields=fields)
+        for label, loaded in parts.items()
+    ]
+    if session.as_json:
+        session.json([to_plain(dataset) for dataset in made])
+        return
+    _table(session, made)
+    held = f" --test {made[1].id}" if len(made) > 1 else ""
+    session.say(f"Train with: turnloom train {made[0].id}{held}")
+
+
+def import_source(
+    session: Session,
+    uri: Annotated[str, typer.Argument(help="Hub dataset, or a path or URL below the server's roots.")],
+    *,
+    split: Annotated[str, typer.Option(help="Split of a hub dataset.")] = "",
+    revision: Annotated[str, typer.Option(help="Hub revision.")] = "",
+    config: Annotated[str, typer.Option(help="Hub configuration.")] = "",
+    data_format: Annotated[str, typer.Option("--format", help="messages, sharegpt, ... Default: detected.")] = "",
+    limit: Annotated[int, typer.Option(help="Rows to read; 0: all.", min=0)] = 0,
+    name: Name = "",
+    skip_bad: SkipBad = False,
+    model: Model = "",
+    train_on: TrainOn = "",
+    max_length: MaxLength = None,
+    truncation: Truncation = "",
+    option: Option = None,
+) -> None:
+    """Have the server make a dataset of a hub dataset, file or URL, and watch it."""
+    source = datasets_pb2.DatasetSource(
+        uri=uri, split=split, revision=revision, config=config, format=data_format, limit=limit
+    )
+    fields = preprocess_fields(train_on, max_length, truncation, option)
+    dataset = session.client.create_dataset_from(
+        source, model=choose_model(session, model), display_name=name or uri, skip_bad=skip_bad, **fields
+    )
+    session.say(f"Dataset {dataset.id} is being made; Ctrl-C leaves it going.")
+    for state in session.client.watch_dataset(dataset.id):
+        session.say(f"{dataset_state(state)}: {state.conversations_read} conversations read")
+        dataset = state
+    if dataset.state != datasets_pb2.DATASET_STATE_READY:
+        raise InvalidInput(
+            f"{dataset.id} ended {dataset_state(dataset)}: {dataset.error.message}",
+            hint=dataset.error.hint,
+            code=dataset.error.code,
+        )
+    if session.as_json:
+        session.json(to_plain(dataset))
+    else:
+        _table(session, [dataset])
+
+
+def list_all(session: Session) -> None:
+    """List datasets, newest first."""
+    found = list(session.client.datasets())
+    if session.as_json:
+        session.json([to_plain(dataset) for dataset in found])
+    else:
+        _table(session, found)
+
+
+def show(session: Session, dataset: Id) -> None:
+    """Show everything that is known of a dataset."""
+    found = session.client.dataset(dataset)
+    if session.as_json:
+        session.json(to_plain(found))
+        return
+    _table(session, [found])
+    session.out.print(f"sha256 {found.sha256 or '-'}", highlight=False)
+    chosen = {name: value for name, value in to_plain(found.options).items() if value not in (None, "", False)}
+    for name, value in chosen.items():
+        session.out.print(f"  {name} = {escape(str(value))}", highlight=False)
+    for issue in found.issues:
+        session.out.print(
+            f"[yellow]conversation {issue.conversation_index}[/]: {escape(issue.message)}", soft_wrap=True
+        )
+    for warning in found.warnings:
+        session.out.print(f"conversation {warning.conversation_index}: {escape(warning.message)}", soft_wrap=True)
+
+
+def delete(session: Session, dataset: Id) -> None:
+    """Delete a dataset that no unfinished job uses."""
+    session.client.delete_dataset(dataset)
+    _done(session, dataset, "deleted")
+
+
+def cancel(session: Session, dataset: Id) -> None:
+    """Stop making a dataset."""
+    session.client.cancel_dataset(dataset)
+    _done(session, dataset, "cancelled")
+
+
+def download(
+    session: Session,
+    dataset: Id,
+    to: Annotated[
+        Path, typer.Option("--to", help="File to write. Default: DATASET.jsonl.", show_default=False)
+    ] = Path(),
+) -> None:
+    """Write the rows as JSON lines: token_ids, target_weights (one less), conversation, part."""
+    path = to if to != Path() else Path(f"{dataset}.jsonl")
+    part = path.with_name(path.name + ".part")
+    rows = 0
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            for batch in session.client.download_dataset(dataset):
+                rows += _write_rows(batch, file)
+        part.replace(path)
+    except OSError as error:
+        raise InvalidInput(f"{path} can't be written: {error.strerror or error}.", hint="Name another file.") from error
+    finally:
+        part.unlink(missing_ok=True)
+    if session.as_json:
+        session.json({"dataset": dataset, "path": str(path), "rows": rows})
+    else:
+        session.out.print(f"{rows} rows in {escape(str(path))}", highlight=False)
+
+
+def _write_rows(batch: Batch, file: TextIO) -> int:
+    for row in batch:
+        document = {
+            "conversation": row.conversation_index,
+            "part": row.part,
+            "token_ids": row.token_ids.tolist(),
+            "target_weights": row.target_weights.tolist(),
+        }
+        file.write(json.dumps(document) + "\n")
+    return len(batch)
+
+
+def _done(session: Session, dataset: str, what: str) -> None:
+    if session.as_json:
+        session.json({"dataset": dataset, "state": what.upper()})
+    else:
+        session.out.print(f"{dataset} {what}", highlight=False)
+
+
+def _table(session: Session, datasets: list[datasets_pb2.Dataset]) -> None:
+    session.table(
+        HEADINGS,
+        (
+            (
+                *(dataset.id, escape(dataset.display_name), coloured(dataset_state(dataset))),
+                *(count(dataset.conversations), count(dataset.examples), count(dataset.tokens)),
+                *(count(dataset.loss_tokens), count(dataset.truncated_examples), count(dataset.skipped_conversations)),
+                ago(dataset.create_time),
+            )
+            for dataset in datasets
+        ),
+        "There is no dataset; make one with `turnloom dataset create FILE`.",
+    )

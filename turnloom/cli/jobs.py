@@ -1,0 +1,261 @@
+"""Commands that show and steer jobs: jobs, job, steps, events, checkpoints, logs, cancel, pause, resume, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from google.protobuf.message import Message
+from rich.markup import escape
+
+from turnloom.cli.inputs import Labels
+from turnloom.cli.jsonable import Plain, to_plain
+from turnloom.cli.live import test_nll, train_nll
+from turnloom.cli.session import Session, command, pairs
+from turnloom.cli.watching import LEVELS, ending
+from turnloom.cli.words import ago, clock, coloured, job_state, size
+from turnloom.client import TERMINAL
+from turnloom.errors import InvalidInput
+from turnloom.v1 import training_pb2
+
+Id = Annotated[str, typer.Argument(help="Job id.", metavar="JOB", show_default=False)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands."""
+    command(app, "jobs")(list_jobs)
+    job = typer.Typer(no_args_is_help=True, help="Look at one job.")
+    app.add_typer(job, name="job")
+    command(job, "show")(show)
+    command(job, "delete")(delete)
+    for name, body in (("steps", steps), ("events", events), ("checkpoints", checkpoints), ("logs", logs)):
+        command(app, name)(body)
+    for name, steer in (("cancel", cancel), ("pause", pause), ("delete", delete)):
+        command(app, name)(steer)
+    command(app, "resume")(resume)
+    adapter = typer.Typer(no_args_is_help=True, help="Get trained adapters.")
+    app.add_typer(adapter, name="adapter")
+    command(adapter, "download")(download_adapter)
+
+
+def list_jobs(
+    session: Session,
+    state: Annotated[list[str] | None, typer.Option(help="Only this state; may be repeated.")] = None,
+    label: Labels = None,
+) -> None:
+    """List jobs, newest first."""
+    found = list(session.client.jobs([_state(name) for name in state or ()], pairs(label or (), "--label")))
+    if session.as_json:
+        session.json([to_plain(job) for job in found])
+        return
+    session.table(
+        ("id", "model", "state", "#step", "#NLL", "#test NLL", "host", "#attempt", "age"),
+        (
+            (
+                *(job.id, escape(job.model), coloured(job_state(job))),
+                f"{job.progress.step}/{job.progress.planned_steps}",
+                f"{job.progress.last_train_nll:.4f}" if job.progress.HasField("last_train_nll") else "-",
+                f"{job.progress.test_nll:.4f}" if job.progress.HasField("test_nll") else "-",
+                *(escape(job.host), str(job.attempt), ago(job.create_time)),
+            )
+            for job in found
+        ),
+        "There is no job; start one with `turnloom train`.",
+    )
+
+
+def _state(name: str) -> training_pb2.JobState.ValueType:
+    names = {value.removeprefix("JOB_STATE_"): number for value, number in training_pb2.JobState.items()}
+    if name.upper() not in names:
+        known = ", ".join(state for state in names if state != "UNSPECIFIED")
+        raise InvalidInput(f"--state: there is no state {name!r}.", hint=f"Choose from {known}.", field="--state")
+    return names[name.upper()]
+
+
+def show(session: Session, job: Id) -> None:
+    """Show one job with its hyperparameters and progress."""
+    found = session.client.job(job)
+    if session.as_json:
+        session.json(to_plain(found))
+        return
+    for line in ending(found):
+        session.out.print(line, soft_wrap=True, highlight=False)
+    facts: dict[str, object] = {
+        "model": found.model,
+        "training_dataset": found.training_dataset,
+        "test_dataset": found.test_dataset or "-",
+        "host": found.host,
+        "attempt": found.attempt,
+        "owner": found.owner or "-",
+        "created": clock(found.create_time),
+        "best_checkpoint": found.best_checkpoint or "-",
+        "last_checkpoint": found.last_checkpoint or "-",
+        "adapter_sha256": found.adapter_sha256 or "-",
+    }
+    chosen = {name: value for name, value in to_plain(found.hyperparameters).items() if value is not None}
+    for name, value in {**facts, **chosen, **found.metadata}.items():
+        session.out.print(f"  {name} = {escape(str(value))}", soft_wrap=True, highlight=False)
+
+
+def steps(
+    session: Session,
+    job: Id,
+    start: Annotated[int, typer.Option("--from", help="First step; 0: with the evaluation before training.")] = 0,
+) -> None:
+    """List the effective series of steps; with --json one line per step."""
+    found = session.client.steps(job, start)
+    if session.as_json:
+        _json_lines(session, found)
+        return
+    session.table(
+        (
+            "#step",
+            "#epoch",
+            "#attempt",
+            "#NLL",
+            "#test NLL",
+            "#rows",
+            "#tokens",
+            "#trained",
+            "#learning rate",
+            "#seconds",
+        ),
+        (
+            (
+                *(str(step.step), str(step.epoch), str(step.attempt)),
+                *("-" if nll is None else f"{nll:.6f}" for nll in (train_nll(step), test_nll(step))),
+                *(str(step.rows), str(step.tokens), str(step.loss_tokens), f"{step.learning_rate:.3g}"),
+                f"{sum(step.phase_seconds.values()):.3f}",
+            )
+            for step in found
+        ),
+        "No step yet.",
+    )
+
+
+def events(session: Session, job: Id) -> None:
+    """List what happened in a job; with --json one line per event."""
+    found = session.client.events(job)
+    if session.as_json:
+        _json_lines(session, found)
+        return
+    for event in found:
+        session.out.print(_event(event), soft_wrap=True, highlight=False)
+
+
+def checkpoints(session: Session, job: Id) -> None:
+    """List the checkpoints that a job keeps."""
+    found = session.client.checkpoints(job)
+    if session.as_json:
+        session.json([to_plain(checkpoint) for checkpoint in found])
+        return
+    session.table(
+        ("id", "#step", "#epoch", "#attempt", "#test NLL", "#probe NLL", "", "saved"),
+        (
+            (
+                *(point.id, str(point.step), str(point.epoch), str(point.attempt)),
+                f"{point.test_nll:.4f}" if point.HasField("test_nll") else "-",
+                f"{point.probe_nll:.6f}",
+                " ".join(word for word, true in (("best", point.best), ("stored", point.stored)) if true),
+                ago(point.time),
+            )
+            for point in found
+        ),
+        "No checkpoint yet.",
+    )
+
+
+def logs(
+    session: Session,
+    job: Id,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+) -> None:
+    """Print steps and events of a job as lines of a log, in order."""
+    done = session.client.job(job).state in TERMINAL
+    if not follow and not done:
+        for event in session.client.events(job):
+            _log_line(session, training_pb2.WatchJobResponse(event_id=event.id, event=event))
+        return
+    for update in session.client.watch_job(job):
+        _log_line(session, update)
+
+
+def _log_line(session: Session, update: training_pb2.WatchJobResponse) -> None:
+    if session.as_json:
+        session.json(to_plain(update))
+    elif update.HasField("event"):
+        session.out.print(_event(update.event), soft_wrap=True, highlight=False)
+    elif update.HasField("step"):
+        step, nll, held_out = update.step, train_nll(update.step), test_nll(update.step)
+        words = [f"NLL {nll:.6f}"] if nll is not None else []
+        words += [f"test NLL {held_out:.6f}"] if held_out is not None else []
+        words += [f"{step.tokens} tokens, attempt {step.attempt}"]
+        session.out.print(f"{clock(step.time)} STEP {step.step}  {'  '.join(words)}", soft_wrap=True, highlight=False)
+
+
+def _event(event: training_pb2.Event) -> str:
+    colour = LEVELS.get(event.level, "cyan")
+    attempt = f" (attempt {event.attempt})" if event.attempt else ""
+    return f"{clock(event.time)} [{colour}]{event.type}[/] {escape(event.message)}{attempt}"
+
+
+def cancel(session: Session, job: Id) -> None:
+    """Stop a job; a running one saves a checkpoint first."""
+    _steered(session, session.client.cancel_job(job))
+
+
+def pause(session: Session, job: Id) -> None:
+    """Save a checkpoint and free the GPU until `resume`."""
+    _steered(session, session.client.pause_job(job))
+
+
+def resume(
+    session: Session,
+    job: Id,
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint id. Default: the last one.")] = "",
+) -> None:
+    """Queue a paused, failed or cancelled job again."""
+    _steered(session, session.client.resume_job(job, checkpoint))
+
+
+def delete(session: Session, job: Id) -> None:
+    """Delete a finished job, its records and its adapters."""
+    session.client.delete_job(job)
+    if session.as_json:
+        session.json({"job": job, "state": "DELETED"})
+    else:
+        session.out.print(f"{job} deleted", highlight=False)
+
+
+def _steered(session: Session, job: training_pb2.Job) -> None:
+    if session.as_json:
+        session.json(to_plain(job))
+    else:
+        session.out.print(f"{job.id} {coloured(job_state(job))}", highlight=False)
+
+
+def download_adapter(
+    session: Session,
+    job: Id,
+    to: Annotated[Path, typer.Option("--to", help="Folder. Default: JOB.", show_default=False)] = Path(),
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint id. Default: the final one.")] = "",
+) -> None:
+    """Download an adapter (PEFT) and check the sha256 of every file."""
+    folder = to if to != Path() else Path(job)
+    saved = session.client.download_adapter(job, folder, checkpoint)
+    if session.as_json:
+        files: list[Plain] = [{"path": str(file.path), "bytes": file.size, "sha256": file.sha256} for file in saved]
+        session.json({"job": job, "folder": str(folder), "files": files})
+        return
+    session.table(
+        ("file", "#size", "sha256"),
+        ((escape(str(file.path)), size(file.size), file.sha256) for file in saved),
+        "The adapter has no files.",
+    )
+
+
+def _json_lines(session: Session, messages: Iterable[Message]) -> None:
+    for message in messages:
+        session.json(to_plain(message))

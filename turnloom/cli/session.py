@@ -1,0 +1,152 @@
+"""What every command has: a server, a terminal or --json, and one way to end with an error. Knows no single command."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from turnloom.calls import Tls
+from turnloom.cli.exits import Exit, exit_code
+from turnloom.cli.jsonable import Plain
+from turnloom.client import TurnloomClient
+from turnloom.errors import InvalidInput, TurnloomError
+
+Body: TypeAlias = "Callable[..., None]"  # a Session first, then what its command line says
+PIPE_WIDTH = 200  #: characters of a line where the output is no terminal: tables stay whole
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of one command."""
+
+    client: TurnloomClient
+    as_json: bool
+    out: Console = field(default_factory=lambda: _console(stderr=False))
+    err: Console = field(default_factory=lambda: _console(stderr=True))
+
+    def json(self, document: Plain) -> None:
+        """One JSON document on one line of stdout."""
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def say(self, markup: str) -> None:
+        """A remark for people; goes to stderr, and nowhere with --json."""
+        if not self.as_json:
+            self.err.print(markup, soft_wrap=True, highlight=False)
+
+    def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
+        """A table of rich markup; headings that begin with # are numbers. `empty` is said when there is no row."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in headings:
+            number = heading.startswith("#")
+            table.add_column(heading.lstrip("#"), justify="right" if number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        if table.row_count:
+            self.out.print(table, highlight=False)
+        else:
+            self.say(empty)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
+
+
+Address = Annotated[str, typer.Option(help="host:port of the server.", envvar="TURNLOOM_ADDRESS")]
+Token = Annotated[str, typer.Option(help="Bearer token.", envvar="TURNLOOM_TOKEN", show_envvar=True)]
+TlsFlag = Annotated[bool, typer.Option("--tls", help="Encrypt the connection.", envvar="TURNLOOM_TLS")]
+TlsCa = Annotated[Path | None, typer.Option(help="PEM of the server's authority.", envvar="TURNLOOM_TLS_CA")]
+TlsCert = Annotated[Path | None, typer.Option(help="PEM of your certificate (mTLS).", envvar="TURNLOOM_TLS_CERT")]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM of its key.", envvar="TURNLOOM_TLS_KEY")]
+Json = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
+
+
+def _common(
+    *,
+    address: Address = "127.0.0.1:50051",
+    token: Token = "",
+    tls: TlsFlag = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    as_json: Json = False,
+) -> Session:
+    """The session that these options, which every command takes, describe."""
+    files = Tls(tls_ca, tls_cert, tls_key)
+    client = TurnloomClient(address, token or None, tls=files if tls or files != Tls() else None)
+    return Session(client, as_json)
+
+
+COMMON = inspect.signature(_common, eval_str=True).parameters
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Body], None]:
+    """Adds a command that takes a Session first; the options of _common() are added to its own."""
+
+    def decorate(function: Body) -> None:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+
+        def run(**values: object) -> None:
+            common = {key: values.pop(key) for key in COMMON}
+            _run(common, lambda session: function(session, **values))
+
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *COMMON.values())]
+        # Typer reads both of these to make the options.
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__doc__ = function.__doc__
+        app.command(name)(run)
+
+    return decorate
+
+
+def _run(common: dict[str, object], body: Callable[[Session], None]) -> None:
+    """Runs one command; every error of ours becomes one sentence and an exit code."""
+    as_json = bool(common["as_json"])
+    try:
+        session = _common(**common)  # type: ignore[arg-type]
+        with session.client:
+            body(session)
+    except TurnloomError as error:
+        report(error, as_json=as_json)
+        raise typer.Exit(exit_code(error)) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(Exit.INTERRUPTED) from error
+
+
+def report(error: TurnloomError, *, as_json: bool) -> None:
+    """The sentence in red and the hint below it; with --json one document on stderr."""
+    if as_json:
+        document = {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint}
+        sys.stderr.write(json.dumps({"error": document}, ensure_ascii=False) + "\n")
+        return
+    console = _console(stderr=True)
+    console.print(f"[bold red]Error:[/] [red]{escape(error.message)}[/]", soft_wrap=True, highlight=False)
+    for violation in error.violations[1:]:
+        console.print(f"  {escape(f'{violation.field}: {violation.message}')}", soft_wrap=True, highlight=False)
+    if error.hint:
+        console.print(f"{escape(error.hint)}", soft_wrap=True, highlight=False)
+
+
+def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    """NAME=VALUE options as a dictionary.
+
+    Raises:
+        InvalidInput: one has no "=".
+    """
+    split = [text.partition("=") for text in texts]
+    for name, equals, _ in split:
+        if not equals:
+            raise InvalidInput(f"{option} {name}: there is no '='.", hint=f"Write {option} NAME=VALUE.", field=option)
+    return {name.replace("-", "_"): value for name, _, value in split}

@@ -1,0 +1,76 @@
+"""Numbers, times and states as people read them. Knows no terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from turnloom.v1 import datasets_pb2, training_pb2
+
+STATE_COLOURS = {
+    "SUCCEEDED": "green",
+    "READY": "green",
+    "RUNNING": "cyan",
+    "FAILED": "red",
+    "CANCELLED": "yellow",
+    "PAUSED": "yellow",
+    "ok": "green",
+    "warning": "yellow",
+    "failed": "red",
+    "skipped": "dim",
+}
+
+
+def count(number: float) -> str:
+    """1234567 as 1.23M; below 10,000 all digits."""
+    if number < 10_000:
+        return f"{number:.0f}"
+    power = min(3, math.floor(math.log10(number * 1.0005)) // 3)  # 999,500 and more is 1M, not 1e+03k
+    return f"{number / 1000**power:.3g}{' kMG'[power]}"
+
+
+def size(number: float) -> str:
+    """Bytes, decimal."""
+    return f"{count(number)}B"
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3:45, 2:03:45."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def seconds(moment: Timestamp) -> float:
+    """Seconds since 1970; 0 where the field is absent."""
+    return moment.seconds + moment.nanos / 1e9
+
+
+def ago(moment: Timestamp) -> str:
+    """How long since; "-" where the field is absent."""
+    return f"{duration(time.time() - seconds(moment))} ago" if moment.seconds else "-"
+
+
+def clock(moment: Timestamp) -> str:
+    """Local date and time to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds(moment)))
+
+
+def job_state(job: training_pb2.Job) -> str:
+    """RUNNING for JOB_STATE_RUNNING."""
+    return training_pb2.JobState.Name(job.state).removeprefix("JOB_STATE_")
+
+
+def dataset_state(dataset: datasets_pb2.Dataset) -> str:
+    """READY for DATASET_STATE_READY."""
+    return datasets_pb2.DatasetState.Name(dataset.state).removeprefix("DATASET_STATE_")
+
+
+def coloured(state: str) -> str:
+    """The state in its colour, as rich markup."""
+    colour = STATE_COLOURS.get(state)
+    return f"[{colour}]{state}[/]" if colour else state
