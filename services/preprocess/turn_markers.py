@@ -1,0 +1,210 @@
+"""Where the last turn of a render begins and ends, by the inference definition. Knows no caches and no policies.
+
+A reply begins where the prompt that a sampler is given ends: render(messages before it, add_generation_prompt=True).
+It ends with what the template prints after it whatever follows: the common beginning of the render that ends there
+and of one in which another message follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from services.preprocess.control_tokens import ControlTokens
+from services.preprocess.conversation import JSON, Message
+from services.preprocess.errors import Interleaved, TemplateRefused, UnlocatableTurn
+from services.preprocess.options import GenerationPrefill
+from services.preprocess.rendered import RenderedText
+from services.preprocess.rendering import Settings, render_plain
+from services.preprocess.templates import CompiledTemplate
+
+#: Settings by which templates choose between a thinking and a plain generation prompt.
+VARIANTS: Final[tuple[Mapping[str, JSON], ...]] = (
+    {"enable_thinking": True},
+    {"enable_thinking": False},
+    {"thinking": True},
+    {"thinking": False},
+)
+_PROBE: Final[Message] = {"role": "user", "content": "Next question."}
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What is constant while the turns of one conversation are located."""
+
+    template: CompiledTemplate
+    settings: Settings
+    tools: Sequence[JSON] | None
+    control: ControlTokens
+    prefill: GenerationPrefill
+
+    def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str | None:
+        """The plain render, None where the template refuses."""
+        settings = self.settings if not kwargs else replace(self.settings, kwargs={**self.settings.kwargs, **kwargs})
+        try:
+            return render_plain(messages, self.tools, self.template, settings, add_generation_prompt=prompt)
+        except TemplateRefused:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Bounds of one turn, in characters of the text it was found in."""
+
+    start: int  #: after the generation prompt
+    eot_start: int
+    end: int
+    located_by: str
+    prompt: str  #: the literal that ends the prompt: what add_generation_prompt appends, "" where it appends nothing
+    warnings: tuple[str, ...] = field(default=())
+
+
+def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -> Turn:
+    """Bounds of the last message of `messages`, which `rendered` shows in whole.
+
+    Raises:
+        UnlocatableTurn: start or end can't be told.
+    """
+    index = len(messages) - 1
+    before, first, last = _extent(rendered, index)
+    start, how, prompt, warnings = _start(chat, messages, rendered.text, before, first)
+    last = max(last, start)
+    eot_start, end, closed = _end(chat, messages, rendered.text, last)
+    if not closed:
+        warnings += (f"messages[{index}]: the template prints no end-of-turn token after this turn",)
+    return Turn(start, eot_start, end, f"{how}/{'eot' if closed else 'content'}", prompt, warnings)
+
+
+def _extent(rendered: RenderedText, index: int) -> tuple[int, int | None, int]:
+    """(end of other messages' text before it, its first character or None, end of its last character)."""
+    before = last = position = 0
+    first: int | None = None
+    for length, origin in rendered.runs:
+        if origin is not None:
+            if origin.message_index == index:
+                first = position if first is None else first
+                last = position + length
+            elif first is None:
+                before = position + length
+            else:
+                raise Interleaved("text of another message follows inside this turn", message_index=index)
+        position += length
+    return before, first, max(last, before)
+
+
+def _start(
+    chat: Chat, messages: Sequence[Message], text: str, before: int, first: int | None
+) -> tuple[int, str, str, tuple[str, ...]]:
+    index = len(messages) - 1
+    history = messages[:-1]
+    bare, prompt = chat.text(history), chat.text(history, prompt=True)
+    appended = _appended(bare, prompt)
+    if chat.prefill is GenerationPrefill.LONGEST:
+        variants = [chat.text(history, prompt=True, **variant) for variant in VARIANTS]
+        prompts = [p for p in (prompt, *variants) if p is not None and text.startswith(p)]
+        prompt = max(prompts, key=len, default=prompt)
+    elif chat.prefill is GenerationPrefill.NONE and bare is not None and appended:
+        header = appended[: chat.control.floor(appended, _shared_header(chat, history, bare, appended))]
+        if header.strip() and text.startswith(bare + header):
+            return len(bare + header), "role_header", header, ()
+    if prompt is not None and before <= len(prompt) and text.startswith(prompt):
+        return len(prompt), "generation_prompt" if appended.strip() else "prompt", appended, ()
+    if not appended.strip():
+        probe = [_PROBE]
+        appended = _appended(chat.text(probe), chat.text(probe, prompt=True))
+    gap = text[before : len(text) if first is None else first]
+    for length in _cuts(chat.control, appended):
+        at = gap.rfind(appended[:length])
+        if at >= 0 and _whole(chat.control, gap, at + length) and not gap[at + length : at + length + 1].isalnum():
+            warning = ()
+            if prompt is not None:
+                warning = (
+                    f"messages[{index}]: the template does not render this turn after its own generation prompt"
+                    f" {appended!r}; its text counts from {appended[:length]!r} on",
+                )
+            return before + at + length, "header", appended, warning
+    raise UnlocatableTurn(
+        "the template prints nothing before this turn that ends a prompt, so its start can't be told",
+        message_index=index,
+    )
+
+
+def _appended(bare: str | None, prompt: str | None) -> str:
+    """What add_generation_prompt appends."""
+    if bare is None or prompt is None:
+        return ""
+    return prompt[_common(bare, prompt) :]
+
+
+def _shared_header(chat: Chat, history: Sequence[Message], bare: str, appended: str) -> int:
+    """Characters of the generation prompt that all its variants and an earlier plain turn begin with."""
+    shared = len(appended)
+    for variant in VARIANTS:
+        other = chat.text(history, prompt=True, **variant)
+        if other is not None and other.startswith(bare):
+            shared = min(shared, _common(appended, other[len(bare) :]))
+    earlier = chat.text([*history, {"role": "assistant", "content": "Yes."}, _PROBE])
+    if earlier is not None and earlier.startswith(bare):
+        shared = min(shared, _common(appended, earlier[len(bare) :]))
+    return shared
+
+
+def _cuts(control: ControlTokens, header: str) -> Iterator[int]:
+    """Lengths of the beginnings of a header that cut no token and no word, longest first, blank ones left out."""
+    for length in range(len(header), 0, -1):
+        if header[:length].strip() and control.floor(header, length) == length and _telling(control, header[:length]):
+            yield length
+
+
+def _telling(control: ControlTokens, header: str) -> bool:
+    """Whether a beginning names a role: it has a word in it that is no added token, or is an added token in whole."""
+    return control.last(header) is not None or any(character.isalpha() for character in header)
+
+
+def _whole(control: ControlTokens, text: str, at: int) -> bool:
+    return control.floor(text, at) == at
+
+
+def _end(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tuple[int, int, bool]:
+    """(first character of the end-of-turn literal, character after it, whether there is one)."""
+    tail = text[last:]
+    followed = chat.text([*messages, _PROBE])
+    shared = len(tail)
+    if followed is not None and followed.startswith(text[:last]):
+        shared = _common(tail, followed[last:])
+    if shared < len(tail):
+        kept = tail[: chat.control.floor(tail, shared)]
+        token = chat.control.last(kept)
+        if token is not None:
+            return last + token[0], last + token[1], True
+        token = chat.control.last(tail)
+        if kept.strip() == "" and token is not None and tail.strip() == tail[slice(*token)]:
+            return last + token[0], last + token[1], True
+        if not tail.strip():
+            return last, last, False
+        raise UnlocatableTurn(
+            f"the template ends this turn with {tail!r} where it is the last one and otherwise when another message"
+            " follows, so its end can't be told",
+            message_index=len(messages) - 1,
+        )
+    closing = tail.rstrip()
+    if not closing:
+        return last, last, False
+    token = chat.control.last(closing)
+    begin = token[0] if token is not None else len(closing) - len(closing.lstrip())
+    return last + begin, last + len(closing), True
+
+
+def _common(one: str, other: str) -> int:
+    """Length of the common beginning, found by halving: C compares slices, Python would compare characters."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,179 @@
+"""Which prefixes of a conversation become examples, so that every trained turn stands as it was sampled.
+
+Turn k extends to a longer render when that begins with all of turn k's own render up to its end of turn. Knows no
+tokenizer. Decisions are kept by the conversation's shape; a long conversation is decided turn by turn on windows of
+its last messages and verified on real prefixes, so that the cost stays linear in what is emitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from services.preprocess.bounded import BoundedCache
+from services.preprocess.conversation import Message
+from services.preprocess.errors import HistoryDropped
+from services.preprocess.options import OnUnextendable
+from services.preprocess.rendered import RenderedText
+from services.preprocess.signatures import signature
+from services.preprocess.turn_markers import Chat
+
+#: Up to so many messages every prefix is rendered once per shape; beyond, windows decide.
+EXACT_MESSAGES: Final = 40
+#: Messages of a window beside leading system messages.
+WINDOW: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One view: how many messages it shows and which of them it trains."""
+
+    messages: int
+    trained: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixes:
+    """Renders of a conversation's beginnings, and where their last turns end."""
+
+    render: Callable[[Sequence[Message]], RenderedText]
+    end_of_last: Callable[[Sequence[Message], RenderedText], int]  #: characters; raises what locating raises
+
+
+class ViewPlanner:
+    """Decides views for one template under one set of settings; keeps what it decided by shape."""
+
+    def __init__(self) -> None:
+        """Begin with nothing decided."""
+        self._plans: BoundedCache[tuple[object, ...], tuple[Cut, ...]] = BoundedCache(4096)
+        self._extends: BoundedCache[tuple[object, ...], bool] = BoundedCache(4096)
+
+    def plan(
+        self,
+        chat: Chat,
+        messages: Sequence[Message],
+        turns: Sequence[int],
+        prefixes: Prefixes,
+        choice: OnUnextendable,
+        limit: int,
+    ) -> tuple[Cut, ...]:
+        """Views for the trained assistant turns, in order.
+
+        Args:
+            chat: template, settings and tools.
+            messages: the whole conversation.
+            turns: message indices of the trained assistant turns, ascending, not empty.
+            prefixes: how beginnings are rendered and located.
+            choice: what to do where turns don't extend.
+            limit: most views of one conversation.
+
+        Raises:
+            HistoryDropped: turns don't extend and the choice is error, or more than `limit` views would be needed.
+        """
+        whole = len(messages)
+        if choice is OnUnextendable.AS_RENDERED:
+            return (Cut(whole, tuple(turns)),)
+        if choice is OnUnextendable.LAST:
+            turns = turns[-1:]
+        shapes = tuple(signature(message, chat.template.needles) for message in messages)
+        key = (shapes, tuple(turns), chat.tools is None or len(chat.tools), choice)
+        cuts = self._plans.get(key) if whole <= EXACT_MESSAGES else None
+        if cuts is None:
+            extends = self._exact(messages, prefixes) if whole <= EXACT_MESSAGES else self._windowed(
+                chat, messages, shapes, prefixes
+            )
+            cuts = _grouped(turns, whole, extends)
+            if whole > EXACT_MESSAGES:
+                _verify(messages, cuts, prefixes)
+            else:
+                self._plans[key] = cuts
+        if len(cuts) > 1 and choice is OnUnextendable.ERROR:
+            raise HistoryDropped(
+                "the template renders this turn differently once the conversation goes on; use on_unextendable split,"
+                " last or as_rendered",
+                message_index=cuts[0].trained[-1],
+            )
+        if len(cuts) > limit:
+            raise HistoryDropped(
+                f"the template drops history, so this conversation needs {len(cuts)} examples, more than"
+                f" max_examples_per_conversation {limit}; raise it, or use on_unextendable last or as_rendered"
+            )
+        return cuts
+
+    def _exact(self, messages: Sequence[Message], prefixes: Prefixes) -> Callable[[int, int], bool]:
+        """Compares real prefixes; each is rendered once."""
+        texts: dict[int, RenderedText] = {}
+        ends: dict[int, int] = {}
+
+        def text(shown: int) -> RenderedText:
+            if shown not in texts:
+                texts[shown] = prefixes.render(messages[:shown])
+            return texts[shown]
+
+        def extends(turn: int, shown: int) -> bool:
+            own = text(turn + 1)
+            if turn not in ends:
+                ends[turn] = prefixes.end_of_last(messages[: turn + 1], own)
+            return text(shown).text.startswith(own.text[: ends[turn]])
+
+        return extends
+
+    def _windowed(
+        self,
+        chat: Chat,
+        messages: Sequence[Message],
+        shapes: Sequence[tuple[object, ...]],
+        prefixes: Prefixes,
+    ) -> Callable[[int, int], bool]:
+        """Compares prefixes of the last messages alone, with the leading system messages before them."""
+        head = next((at for at, message in enumerate(messages) if message.get("role") not in ("system", "developer")), 0)
+
+        def extends(turn: int, shown: int) -> bool:
+            stop = min(shown, turn + 1 + WINDOW)
+            begin = max(head, turn + 1 - WINDOW)
+            while begin > head and messages[begin].get("role") != "user":
+                begin -= 1
+            keep = [*range(head), *range(begin, stop)]
+            key = (tuple(shapes[at] for at in keep), turn - begin, chat.tools is None)
+            known = self._extends.get(key)
+            if known is None:
+                short = [messages[at] for at in keep]
+                known = self._exact(short, prefixes)(head + turn - begin, len(short))
+                self._extends[key] = known
+            return known
+
+        return extends
+
+
+def _grouped(turns: Sequence[int], whole: int, extends: Callable[[int, int], bool]) -> tuple[Cut, ...]:
+    """Consecutive turns that extend share a view; the last view shows the whole conversation where it can."""
+    cuts: list[Cut] = []
+    group = [turns[0]]
+    for turn in turns[1:]:
+        if extends(group[-1], turn + 1):
+            group.append(turn)
+        else:
+            cuts.append(Cut(group[-1] + 1, tuple(group)))
+            group = [turn]
+    shown = whole if group[-1] + 1 == whole or extends(group[-1], whole) else group[-1] + 1
+    return (*cuts, Cut(shown, tuple(group)))
+
+
+def _verify(messages: Sequence[Message], cuts: Sequence[Cut], prefixes: Prefixes) -> None:
+    """Check real prefixes of half, a quarter, ... of every shared view: twice its length in all."""
+    for cut in cuts:
+        if len(cut.trained) == 1:
+            continue
+        view = prefixes.render(messages[: cut.messages]).text
+        at = len(cut.trained)
+        while at > 1:
+            at //= 2
+            turn = cut.trained[at - 1]
+            own = prefixes.render(messages[: turn + 1])
+            if not view.startswith(own.text[: prefixes.end_of_last(messages[: turn + 1], own)]):
+                raise HistoryDropped(
+                    "the template renders this turn differently once the conversation goes on, in a way that can't be"
+                    " told from neighbouring turns; use on_unextendable last or as_rendered",
+                    message_index=turn,
+                )
