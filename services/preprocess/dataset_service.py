@@ -1,0 +1,196 @@
+"""DatasetService: immutable sets of tokenized examples, made from a stream, listed and handed out."""
+# ruff: noqa: N802  # methods carry the names of their RPCs
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+
+import grpc
+
+from services.preprocess import limits
+from services.preprocess.backing import Backing
+from services.preprocess.batch_wire import batches
+from services.preprocess.conversation_wire import conversations
+from services.preprocess.dataset_build import DatasetBuild
+from services.preprocess.dataset_states import ready
+from services.preprocess.dataset_wire import BadRows, bad_rows, dataset, issue_record, state_filter
+from services.preprocess.errors import PreprocessError
+from services.preprocess.examples import Preprocessed
+from services.preprocess.issue_wire import violation
+from services.preprocess.options_wire import options, options_to_json
+from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation, WrongState
+from services.preprocess.rpc import Rpc
+from services.preprocess.runner import Plan, Result, Runner
+from services.preprocess.streams import Part, check_batch, chunks, header
+from services.store.dataset_files import DatasetReader, DatasetWriter, canonical_json, remove
+from services.store.ids import new_id
+from services.store.records import DatasetRecord, IssueRecord
+from turnloom.v1 import datasets_pb2 as pb
+from turnloom.v1 import types_pb2
+from turnloom.v1.datasets_pb2_grpc import DatasetServiceServicer
+
+NAME = "DatasetService"
+
+
+class DatasetService(DatasetServiceServicer):
+    """Records live in Redis, rows in the store."""
+
+    def __init__(self, rpc: Rpc, backing: Backing, runner: Runner, store_url: str) -> None:
+        self._rpc = rpc
+        self._backing = backing
+        self._runner = runner
+        self._store_url = store_url
+
+    def CreateDataset(
+        self, request_iterator: Iterator[pb.CreateDatasetRequest], context: grpc.ServicerContext
+    ) -> pb.CreateDatasetResponse:
+        """All or nothing: rows go to a temporary file, and record and file appear together at the end of the stream."""
+        with self._rpc.stream(context, NAME, "CreateDataset") as call:
+            asked = header(request_iterator, "header").header
+            on_bad = bad_rows(asked)
+            plan = self._runner.plan(asked.options.model, options(asked.options, "header.options"))
+            if asked.HasField("source"):
+                raise NotBuiltYet("A dataset from a named source", "Send the conversations as a stream.")
+            store = self._backing.store()  # refuse before the upload, not after it
+            options_json = canonical_json(options_to_json(plan.options, plan.name))
+            digest = _header_digest(asked)
+            with DatasetWriter(self._store_url, options_json) as writer:
+                build = DatasetBuild(writer)
+                for part, message in chunks(request_iterator, "header"):
+                    sent = message.chunk.conversations
+                    check_batch(len(sent), part.field("conversations"))
+                    for item in sent:
+                        digest.update(_framed(item))
+                    results = self._runner.run(plan, conversations(sent))
+                    build.add(_judged(build.seen, part, sent, results, on_bad))
+                    call.notes["conversations"] = build.seen
+                content = digest.hexdigest()
+                known = store.datasets.find_request("", asked.request_id, content) if asked.request_id else None
+                if known is not None:
+                    return pb.CreateDatasetResponse(dataset=dataset(known), deduplicated=True)
+                _refuse_empty(build)
+                if not context.is_active():
+                    raise WrongState("The client left before the dataset was complete; nothing was made.")
+                record = build.record(_begun(asked, plan, options_json), writer.commit())
+            created = store.datasets.create(record, request_id=asked.request_id, content_hash=content)
+            return pb.CreateDatasetResponse(dataset=dataset(created.dataset), deduplicated=created.deduplicated)
+
+    def GetDataset(self, request: pb.GetDatasetRequest, context: grpc.ServicerContext) -> pb.GetDatasetResponse:
+        """One record."""
+        with self._rpc.unary(context, NAME, "GetDataset"):
+            return pb.GetDatasetResponse(dataset=dataset(self._backing.store().datasets.get(request.id)))
+
+    def ListDatasets(self, request: pb.ListDatasetsRequest, context: grpc.ServicerContext) -> pb.ListDatasetsResponse:
+        """A page, newest first."""
+        with self._rpc.unary(context, NAME, "ListDatasets"):
+            size = limits.page_size(request.page_size)
+            state = state_filter(request.state)
+            page = self._backing.store().datasets.list(page_size=size, page_token=request.page_token, state=state)
+            return pb.ListDatasetsResponse(
+                datasets=[dataset(record) for record in page.items], next_page_token=page.next_page_token
+            )
+
+    def DeleteDataset(
+        self, request: pb.DeleteDatasetRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteDatasetResponse:
+        """The record first; the file only when no other record has its content."""
+        with self._rpc.unary(context, NAME, "DeleteDataset"):
+            uri = self._backing.store().datasets.delete(request.id)
+            if uri:
+                remove(uri)
+            return pb.DeleteDatasetResponse()
+
+    def DownloadDataset(
+        self, request: pb.DownloadDatasetRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.DownloadDatasetResponse]:
+        """Rows from start_row on, about 1 MiB a message."""
+        with self._rpc.stream(context, NAME, "DownloadDataset") as call:
+            record = ready(self._backing.store().datasets.get(request.id))
+            if request.start_row > record.examples:
+                sentence = f"is {request.start_row}; the dataset has {record.examples} rows."
+                raise InvalidRequest([Violation("start_row", sentence)])
+            reader = DatasetReader(record.uri)
+            try:
+                for batch in batches(reader, request.start_row, limits.CHUNK_BYTES):
+                    yield pb.DownloadDatasetResponse(batch=batch)
+                call.notes["rows"] = record.examples - request.start_row
+            finally:
+                reader.close()
+
+    def WatchDataset(
+        self, request: pb.WatchDatasetRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchDatasetResponse]:
+        """The record whenever it changes; ends with the final one."""
+        with self._rpc.stream(context, NAME, "WatchDataset"), self._rpc.stopping(context) as stop:
+            for record in self._backing.store().datasets.watch(request.id, stop=stop):
+                yield pb.WatchDatasetResponse(dataset=dataset(record))
+            self._rpc.refuse_draining()
+
+    def CancelDataset(
+        self, request: pb.CancelDatasetRequest, context: grpc.ServicerContext
+    ) -> pb.CancelDatasetResponse:
+        """Stop what is still being made."""
+        with self._rpc.unary(context, NAME, "CancelDataset"):
+            datasets = self._backing.store().datasets
+            datasets.cancel(request.id)
+            return pb.CancelDatasetResponse(dataset=dataset(datasets.get(request.id)))
+
+
+def _header_digest(asked: pb.CreateDatasetHeader) -> hashlib._Hash:
+    """What makes two requests the same, apart from the request_id itself; chunk boundaries are not part of it."""
+    same = pb.CreateDatasetHeader()
+    same.CopyFrom(asked)
+    same.ClearField("request_id")
+    return hashlib.sha256(same.SerializeToString(deterministic=True))
+
+
+def _framed(item: types_pb2.Conversation) -> bytes:
+    data = item.SerializeToString(deterministic=True)
+    return len(data).to_bytes(8, "little") + data
+
+
+def _judged(
+    first: int, part: Part, sent: Sequence[types_pb2.Conversation], results: Sequence[Result], on_bad: BadRows
+) -> list[Preprocessed | IssueRecord]:
+    """Results with every error made an issue, unless the first of them ends the dataset.
+
+    Raises:
+        InvalidRequest: a bad conversation and BadRows.FAIL; paths count conversations over the whole stream.
+    """
+    judged: list[Preprocessed | IssueRecord] = []
+    violations: list[Violation] = []
+    for offset, (item, result) in enumerate(zip(sent, results, strict=True)):
+        if not isinstance(result, PreprocessError):
+            judged.append(result)
+        elif on_bad is BadRows.SKIP:
+            judged.append(issue_record(first + offset, item.id, result))
+        else:
+            violations.append(violation(f"conversations[{first + offset}]", result))
+    if violations:
+        raise InvalidRequest(violations)
+    return judged
+
+
+def _refuse_empty(build: DatasetBuild) -> None:
+    if build.seen == build.skipped:
+        said = (
+            f"all {build.seen} conversations are bad, the first: {build.issues[0].message}"
+            if build.seen
+            else "is empty"
+        )
+        raise InvalidRequest([Violation("chunk.conversations", f"{said}; a dataset needs at least one example.")])
+
+
+def _begun(asked: pb.CreateDatasetHeader, plan: Plan, options_json: str) -> DatasetRecord:
+    return DatasetRecord(
+        id=new_id("ds"),
+        options_json=options_json,
+        display_name=asked.display_name,
+        model=plan.name,
+        metadata=dict(asked.metadata),
+        create_time=time.time(),
+        template_sha256=plan.model.template_sha256,
+        tokenizer_sha256=plan.model.tokenizer_sha256,
+    )

@@ -1,0 +1,170 @@
+"""What `turnloom doctor` asks the API: its own checks, then those of every host, by ticket. Knows no protobuf."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import fsspec
+
+from services.preprocess.registry import Registry
+from services.store.errors import NotFound, StoreError
+from services.store.records import HostRecord
+from services.store.store import Store
+from services.store.tickets import queue_name
+
+HOST_DEADLINE: Final = 50.0  #: seconds a host has for its checks; the RPC has 60
+HOST_FUNCTION: Final = "services.trainer.diagnose.run"
+SILENT: Final = 60.0  #: seconds without a heartbeat after which a host is suspect
+SKEW: Final = 5.0  #: seconds that two clocks may differ
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    outcome: str  #: "ok", "warning", "failed", "skipped"
+    message: str  #: what was found, one sentence
+    hint: str = ""  #: what to do; empty when ok
+    host: str = ""  #: empty: the API
+
+
+def diagnose(store: Store, store_url: str, registry: Registry, host: str) -> list[Check]:
+    """All checks in order; `host` narrows the hosts' part to one.
+
+    Raises:
+        NotFound: the named host is not known.
+    """
+    hosts = sorted(store.hosts.list(), key=lambda record: record.name)
+    if host:
+        hosts = [record for record in hosts if record.name == host]
+        if not hosts:
+            raise NotFound(f"There is no host {host!r}; ListHosts names those that were heard of.")
+    checks = [_models(registry), *_redis(store), _store_writable(store_url), *_heartbeats(hosts)]
+    if hosts:
+        with ThreadPoolExecutor(len(hosts)) as pool:
+            for found in pool.map(lambda record: _asked(store, record.name), hosts):
+                checks.extend(found)
+    return checks
+
+
+def _models(registry: Registry) -> Check:
+    loaded = [entry.name for entry, _ in registry.served()]
+    missing = [name for name in registry.entries if name not in loaded]
+    if missing:
+        hint = "The API's log says why; Preprocess with that model names the reason too."
+        return Check("models_loaded", "failed", f"Not loaded: {', '.join(missing)}.", hint)
+    return Check("models_loaded", "ok", f"Loaded: {', '.join(loaded)}.")
+
+
+def _redis(store: Store) -> Iterator[Check]:
+    """Settings without which jobs can be lost, and the clock that leases are measured with."""
+    policy = _setting(store, "maxmemory-policy")
+    if policy == "noeviction":
+        yield Check("redis_policy", "ok", "Redis evicts nothing.")
+    elif policy is None:
+        yield Check(
+            "redis_policy",
+            "skipped",
+            "Redis does not show its configuration.",
+            "Allow CONFIG GET, or check it by hand.",
+        )
+    else:
+        hint = "Set maxmemory-policy noeviction; any other policy may throw jobs away."
+        yield Check("redis_policy", "failed", f"maxmemory-policy is {policy}.", hint)
+    aof = _setting(store, "appendonly")
+    if aof == "yes":
+        yield Check("redis_aof", "ok", "Redis writes its append-only file.")
+    elif aof is None:
+        yield Check(
+            "redis_aof", "skipped", "Redis does not show its configuration.", "Allow CONFIG GET, or check it by hand."
+        )
+    else:
+        hint = "Set appendonly yes and appendfsync everysec, or a restart of Redis loses jobs."
+        yield Check("redis_aof", "warning", f"appendonly is {aof}.", hint)
+    seconds, microseconds = store.redis.time()
+    skew = abs(seconds + microseconds / 1e6 - time.time())
+    if skew <= SKEW:
+        yield Check("redis_clock", "ok", f"The clocks of Redis and the API differ by {skew:.1f} s.")
+    else:
+        yield Check("redis_clock", "warning", f"The clocks of Redis and the API differ by {skew:.0f} s.", "Set up NTP.")
+
+
+def _setting(store: Store, name: str) -> str | None:
+    """A value of Redis's configuration; None where it is not shown, as with managed servers."""
+    try:
+        found = store.redis.config_get(name)
+    except StoreError:
+        raise
+    except Exception:  # an ACL or a renamed command: whatever the server calls it, the check is skipped
+        return None
+    return str(found[name]) if name in found else None
+
+
+def _store_writable(store_url: str) -> Check:
+    """Write a small file, read it back, remove it."""
+    nonce = secrets.token_bytes(16)
+    try:
+        files, folder = fsspec.core.url_to_fs(store_url)
+        path = f"{folder.rstrip('/')}/.probe-{nonce.hex()}"
+        files.makedirs(folder, exist_ok=True)
+        files.pipe_file(path, nonce)
+        found = files.cat_file(path)
+        files.rm_file(path)
+    except (OSError, ValueError, ImportError) as error:
+        hint = "Check TURNLOOM_STORE_URL, its permissions and its free space."
+        return Check("store_writable", "failed", f"The store can't be written: {error}", hint)
+    if found != nonce:
+        return Check(
+            "store_writable", "failed", "The store gives back something else than was written.", "Check its cache."
+        )
+    return Check("store_writable", "ok", "The store takes a file and gives it back.")
+
+
+def _heartbeats(hosts: Iterable[HostRecord]) -> Iterator[Check]:
+    found = False
+    for record in hosts:
+        found = True
+        age = time.time() - record.heartbeat_time
+        if age > SILENT:
+            hint = "See whether its worker runs (python -m services.trainer) and reaches Redis."
+            yield Check("host_heartbeat", "failed", f"Not heard of for {age:.0f} s.", hint, record.name)
+        elif record.workers == 0:
+            yield Check(
+                "host_heartbeat",
+                "warning",
+                "No worker takes jobs there.",
+                "Start python -m services.trainer.",
+                record.name,
+            )
+        elif not record.backend_up:
+            yield Check(
+                "host_heartbeat", "failed", "TuFT does not answer there.", "See TuFT's log on that host.", record.name
+            )
+        else:
+            yield Check("host_heartbeat", "ok", f"Heard of {age:.0f} s ago, {record.workers} workers.", "", record.name)
+    if not found:
+        hint = "Start python -m services.trainer on a GPU host with the same TURNLOOM_REDIS_URL."
+        yield Check("host_heartbeat", "failed", "No host is known, so no job can run.", hint)
+
+
+def _asked(store: Store, host: str) -> list[Check]:
+    """What the host itself finds; a busy worker answers after its job, which is longer than anyone waits."""
+    try:
+        ticket = store.tickets.call(queue_name(host), HOST_FUNCTION, {"host": host}, timeout=HOST_DEADLINE)
+        answer = store.tickets.result(ticket, HOST_DEADLINE)
+    except StoreError as error:
+        hint = "A worker that trains answers after its job; ask again, or start a second worker on that host."
+        return [Check("host_checks", "skipped", f"The host's own checks did not come: {error}", hint, host)]
+    items = answer.get("checks", []) if isinstance(answer, Mapping) else []
+    return [_read(item, host) for item in items if isinstance(item, Mapping)]
+
+
+def _read(item: Mapping[str, object], host: str) -> Check:
+    text = {name: str(item.get(name, "")) for name in ("name", "outcome", "message", "hint")}
+    return Check(host=str(item.get("host") or host), **text)

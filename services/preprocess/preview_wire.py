@@ -1,0 +1,40 @@
+"""What a person wants to see of one conversation, on the wire. Knows no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.preprocess.examples import ControlTokenSpan
+from services.preprocess.preview import Preview, PreviewExample
+from turnloom.v1 import preprocess_pb2 as pb
+
+
+def preview_response(shown: Preview, date: str) -> pb.PreviewConversationResponse:
+    """The whole answer; control tokens that were escaped are named with every example, for they share one render."""
+    return pb.PreviewConversationResponse(
+        examples=[_example(example, shown.escaped) for example in shown.examples], warnings=shown.warnings, date=date
+    )
+
+
+def _example(example: PreviewExample, escaped: Sequence[ControlTokenSpan]) -> pb.PreviewExample:
+    return pb.PreviewExample(
+        rendered_text=example.rendered_text,
+        tokens=[
+            pb.PreviewToken(
+                id=token.id,
+                text=token.text,
+                weight=token.weight,
+                message_index=token.message_index,
+                role=token.role,
+                kind=token.kind,
+            )
+            for token in example.tokens
+        ],
+        escaped=[
+            pb.EscapedControlToken(message_index=span.message_index, offset=span.offset, text=span.text)
+            for span in escaped
+        ],
+        truncated_tokens=example.truncated_tokens,
+        truncated_loss_tokens=example.truncated_loss_tokens,
+        part=example.part,
+    )

@@ -1,0 +1,94 @@
+"""What the API itself refuses, before or beside preprocessing. Knows no status code and no gRPC.
+
+Refusal
+├── InvalidRequest     fields that are missing, out of range or contradict each other
+├── UnknownModel       no model of that name is served
+├── ModelNotServed     the model is configured and could not be loaded, or no host trains it
+├── WrongState         the thing exists and its state forbids the call
+├── TooManyStreams     every slot for long calls is taken
+├── Loading            models are still being loaded
+├── Draining           the server is about to end
+└── NotBuiltYet        the contract has the RPC, this server does not
+
+MalformedConversation is a PreprocessError: one bad conversation of many is an issue, not the end of the call.
+"""
+# ruff: noqa: N818  # names say what is wrong; a suffix would say it twice
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.preprocess.errors import PreprocessError
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that is wrong."""
+
+    field: str  #: path from the request's root: "options.max_length", "conversations[3].messages[0].role"
+    description: str  #: one sentence without message text
+
+
+class Refusal(Exception):
+    """Something that the caller asked for and can't have; `str()` is the sentence that the caller gets."""
+
+
+class InvalidRequest(Refusal):
+    """Fields of the request are wrong."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        first = violations[0]
+        rest = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+        super().__init__(f"{first.field}: {first.description}{rest}")
+        self.violations = tuple(violations)
+
+
+class MalformedConversation(PreprocessError):
+    """One conversation can't be read: bad JSON in a field, a weight that is no number. Others beside it may be fine."""
+
+
+class UnknownModel(Refusal):
+    """No model of that name."""
+
+    def __init__(self, name: str, served: Sequence[str]) -> None:
+        known = ", ".join(served) if served else "none"
+        super().__init__(
+            f"Model {name!r} is not served here; served are: {known}. Add it to models.toml or name another."
+        )
+
+
+class ModelNotServed(Refusal):
+    """The model is known but can't be used now: it failed to load, or no live host trains it with that rank."""
+
+
+class WrongState(Refusal):
+    """The thing exists, but not in a state that allows the call."""
+
+
+class TooManyStreams(Refusal):
+    """Every slot for long calls is taken."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"All {limit} slots for streaming calls are taken; end one, or try again in a few seconds.")
+
+
+class Loading(Refusal):
+    """Models are still being loaded."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is still loading its models; try again in a few seconds.")
+
+
+class Draining(Refusal):
+    """The server is about to end and takes nothing new."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down; try again, another replica or the restarted server will answer.")
+
+
+class NotBuiltYet(Refusal):
+    """The contract names the RPC; this version of the server does not answer it."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(f"{what} is not available in this version of the server. {instead}")

@@ -1,0 +1,135 @@
+"""One context manager that answers for every RPC: status, count, time, one log line, error id. Knows no domain."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import grpc
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from services.preprocess.metrics import RpcMetrics
+from services.preprocess.refusals import Draining, TooManyStreams
+from services.preprocess.status_table import internal_status, rich_status, status_of
+
+LOG = logging.getLogger("turnloom.api")
+
+
+@dataclass(slots=True)
+class Call:
+    """One running RPC; a servicer may add counts to its log line, never text of users."""
+
+    notes: dict[str, str | int | float] = field(default_factory=dict)
+
+
+class Rpc:
+    """Shared by all servicers of one server."""
+
+    def __init__(self, metrics: RpcMetrics, max_streams: int) -> None:
+        self._metrics = metrics
+        self._max_streams = max_streams
+        self._streams = threading.BoundedSemaphore(max_streams)
+        self._draining = threading.Event()
+        self._stops: set[threading.Event] = set()
+        self._lock = threading.Lock()
+
+    def drain(self) -> None:
+        """Refuse new calls from now on, and end what would go on for ever: watches."""
+        self._draining.set()
+        with self._lock:
+            for stop in self._stops:
+                stop.set()
+
+    @contextmanager
+    def stopping(self, context: grpc.ServicerContext) -> Iterator[threading.Event]:
+        """An event that is set when the client leaves or the server drains: what a watch waits with."""
+        stop = threading.Event()
+        with self._lock:
+            self._stops.add(stop)
+        if not context.add_callback(stop.set) or self.draining:
+            stop.set()
+        try:
+            yield stop
+        finally:
+            with self._lock:
+                self._stops.discard(stop)
+
+    def refuse_draining(self) -> None:
+        """End a watch that the drain cut short so that its client comes back elsewhere.
+
+        Raises:
+            Draining
+        """
+        if self.draining:
+            raise Draining
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is about to end."""
+        return self._draining.is_set()
+
+    @contextmanager
+    def unary(self, context: grpc.ServicerContext, service: str, method: str) -> Iterator[Call]:
+        """Answer for one short call."""
+        with self._call(context, "unary", service, method) as call:
+            yield call
+
+    @contextmanager
+    def stream(self, context: grpc.ServicerContext, service: str, method: str) -> Iterator[Call]:
+        """Answer for one long call, which holds a thread: at most max_streams of them run at once."""
+        with self._call(context, "stream", service, method) as call:
+            if not self._streams.acquire(blocking=False):
+                raise TooManyStreams(self._max_streams)
+            try:
+                yield call
+            finally:
+                self._streams.release()
+
+    @contextmanager
+    def _call(self, context: grpc.ServicerContext, kind: str, service: str, method: str) -> Iterator[Call]:
+        labels = (kind, f"turnloom.v1.{service}", method)
+        self._metrics.started.labels(*labels).inc()
+        began = time.perf_counter()
+        call = Call()
+        code = grpc.StatusCode.OK
+        try:
+            if self.draining:
+                raise Draining
+            yield call
+        except GeneratorExit:  # the client left a server stream: gRPC drops the generator
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception as error:
+            code, answer = self._answer(error, context, labels, call)
+            context.abort_with_status(rpc_status.to_status(answer))
+        finally:
+            seconds = time.perf_counter() - began
+            self._metrics.handled.labels(*labels, code.name).inc()
+            self._metrics.seconds.labels(*labels).observe(seconds)
+            LOG.info(
+                "rpc", extra={"service": service, "method": method, "code": code.name, "seconds": seconds, **call.notes}
+            )
+
+    @staticmethod
+    def _answer(
+        error: Exception, context: grpc.ServicerContext, labels: tuple[str, str, str], call: Call
+    ) -> tuple[grpc.StatusCode, Status]:
+        """Status for a foreseen error; anything else is logged whole under an id and answered with that id."""
+        code = status_of(error)
+        if code is not None:
+            call.notes["error"] = type(error).__name__
+            return code, rich_status(error, code)
+        if not context.is_active():  # reading from a client that left raises whatever gRPC raises
+            return grpc.StatusCode.CANCELLED, Status(
+                code=grpc.StatusCode.CANCELLED.value[0], message="The client left."
+            )
+        error_id = secrets.token_hex(6)
+        call.notes["error_id"] = error_id
+        LOG.error("unforeseen error", exc_info=error, extra={"error_id": error_id, "method": labels[2]})
+        return grpc.StatusCode.INTERNAL, internal_status(error_id)

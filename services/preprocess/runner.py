@@ -1,0 +1,67 @@
+"""One batch of conversations through the engine, each by itself, timed and counted. Knows no gRPC and no store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from services.preprocess.conversation import Conversation
+from services.preprocess.errors import PreprocessError
+from services.preprocess.examples import Preprocessed
+from services.preprocess.metrics import PreprocessMetrics
+from services.preprocess.models import Model
+from services.preprocess.options import Options
+from services.preprocess.preprocessing import preprocess_batch
+from services.preprocess.registry import Registry
+from services.preprocess.status_table import code_of
+
+Result = Preprocessed | PreprocessError
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A model and complete options: what a request or a stream is preprocessed with."""
+
+    name: str  #: of the served model
+    model: Model
+    options: Options  #: `date` is filled in
+
+    @property
+    def date(self) -> str:
+        """ISO date that templates see."""
+        assert self.options.date is not None
+        return self.options.date
+
+
+class Runner:
+    """Runs plans; shared by all servicers."""
+
+    def __init__(self, registry: Registry, metrics: PreprocessMetrics) -> None:
+        self._registry = registry
+        self._metrics = metrics
+
+    def plan(self, name: str, options: Options) -> Plan:
+        """Look the model up and fill in today's date (UTC) where none was given.
+
+        Raises:
+            UnknownModel, Loading, ModelNotServed.
+        """
+        model = self._registry.get(name)
+        if options.date is None:
+            options = replace(options, date=datetime.now(UTC).date().isoformat())
+        return Plan(name, model, options)
+
+    def run(self, plan: Plan, read: Sequence[Conversation | PreprocessError]) -> list[Result]:
+        """Examples or an error for each: same order and length as `read`; one bad item never touches another."""
+        began = time.perf_counter()
+        good = [item for item in read if isinstance(item, Conversation)]
+        made = iter(preprocess_batch(good, plan.options, plan.model) if good else ())
+        results: list[Result] = [next(made) if isinstance(item, Conversation) else item for item in read]
+        self._metrics.stage_seconds.labels("preprocess").observe(time.perf_counter() - began)
+        self._metrics.count(plan.name, results)
+        for result in results:
+            if isinstance(result, PreprocessError):
+                self._metrics.issues.labels(code_of(result)).inc()
+        return results

@@ -1,0 +1,139 @@
+"""The gRPC server put together by hand, from settings to a port that answers, and back down without losing a call."""
+# ruff: noqa: N818  # names say what is wrong; a suffix would say it twice
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.preprocess import dataset_service, limits, preprocess_service, training_service
+from services.preprocess.backing import Backing
+from services.preprocess.metrics import ApiMetrics
+from services.preprocess.registry import Registry
+from services.preprocess.rpc import Rpc
+from services.preprocess.runner import Runner
+from services.preprocess.settings import ApiSettings
+from services.store.errors import StoreError
+from services.store.store import open_store
+from turnloom.v1 import datasets_pb2, preprocess_pb2, training_pb2
+from turnloom.v1.datasets_pb2_grpc import add_DatasetServiceServicer_to_server
+from turnloom.v1.preprocess_pb2_grpc import add_PreprocessServiceServicer_to_server
+from turnloom.v1.training_pb2_grpc import add_FineTuningServiceServicer_to_server
+
+LOG = logging.getLogger("turnloom.api")
+STATELESS: Final = f"turnloom.v1.{preprocess_service.NAME}"
+BACKED: Final = (f"turnloom.v1.{dataset_service.NAME}", f"turnloom.v1.{training_service.NAME}")
+HEALTH_SECONDS: Final = 5.0  #: between looks at Redis
+SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a taken port is refused instead of shared with a forgotten server
+    ("grpc.keepalive_time_ms", 30_000),  # a client that vanished without a word frees its thread after 40 s
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+
+class AddressTaken(OSError):
+    """The address can't be listened on."""
+
+
+class ApiServer:
+    """A running API; a context manager that drains at its end."""
+
+    def __init__(self, settings: ApiSettings, registry: Registry, metrics: ApiMetrics) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._backing = Backing(lambda: open_store(settings.redis_url, settings.store_url))
+        self._rpc = Rpc(metrics.rpc, settings.max_streams)
+        self._ended = threading.Event()
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="rpc")
+        self._server = grpc.server(self._pool, options=OPTIONS, maximum_concurrent_rpcs=4 * settings.threads)
+        runner = Runner(registry, metrics.preprocess)
+        add_PreprocessServiceServicer_to_server(
+            preprocess_service.PreprocessService(self._rpc, registry, runner), self._server
+        )
+        add_DatasetServiceServicer_to_server(
+            dataset_service.DatasetService(self._rpc, self._backing, runner, settings.store_url), self._server
+        )
+        add_FineTuningServiceServicer_to_server(
+            training_service.FineTuningService(self._rpc, self._backing, registry, settings.store_url), self._server
+        )
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        for name in (STATELESS, *BACKED):
+            self._health.set(name, NOT_SERVING)
+        if settings.reflection:
+            pools = (preprocess_pb2, datasets_pb2, training_pb2)
+            names = [service.full_name for pool in pools for service in pool.DESCRIPTOR.services_by_name.values()]
+            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME, health.SERVICE_NAME], self._server)
+
+    def start(self) -> str:
+        """Listen, then load models and look after health in threads. Returns host:port as bound.
+
+        Raises:
+            AddressTaken: the address can't be listened on.
+        """
+        host = self._settings.address.rpartition(":")[0]
+        try:
+            port = self._server.add_insecure_port(self._settings.address)
+        except RuntimeError as error:
+            raise AddressTaken(
+                f"TURNLOOM_ADDRESS {self._settings.address} can't be listened on; another process may have it."
+            ) from error
+        self._server.start()
+        threading.Thread(target=self._load, name="load-models", daemon=True).start()
+        threading.Thread(target=self._watch_health, name="health", daemon=True).start()
+        return f"{host}:{port}"
+
+    def _load(self) -> None:
+        self._registry.load()
+        if self._registry.complete and not self._rpc.draining:
+            self._health.set(STATELESS, SERVING)
+        self._look_at_redis()
+
+    def _watch_health(self) -> None:
+        while not self._ended.wait(HEALTH_SECONDS):
+            self._look_at_redis()
+
+    def _look_at_redis(self) -> None:
+        """Datasets and jobs are served while models are loaded and Redis answers."""
+        try:
+            self._backing.store().redis.ping()
+            healthy = self._registry.complete
+        except StoreError as error:
+            LOG.warning("Redis does not answer", extra={"reason": str(error)})
+            healthy = False
+        if not self._rpc.draining:
+            for name in BACKED:
+                self._health.set(name, SERVING if healthy else NOT_SERVING)
+
+    def drain(self) -> None:
+        """Say NOT_SERVING, take nothing new, let running calls end, then stop.
+
+        Calls that are still running after drain_seconds are cancelled.
+        """
+        self._health.enter_graceful_shutdown()
+        self._rpc.drain()
+        self._ended.set()
+        self._server.stop(self._settings.drain_seconds).wait()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._backing.close()
+
+    def __enter__(self) -> str:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.drain()

@@ -1,0 +1,245 @@
+"""FineTuningService: jobs checked, queued, steered, watched. Trains nothing; the truth is in Redis."""
+# ruff: noqa: N802  # methods carry the names of their RPCs
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import grpc
+
+from services.preprocess import job_wire, limits
+from services.preprocess.adapters import adapter_files, adapter_folder
+from services.preprocess.backing import Backing
+from services.preprocess.diagnosis import diagnose
+from services.preprocess.estimate import Cost
+from services.preprocess.job_checks import check
+from services.preprocess.job_request_wire import content_hash, draft, states
+from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation
+from services.preprocess.registry import Registry
+from services.preprocess.rpc import Rpc
+from services.store.events import Entry
+from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobState, StepRecord
+from turnloom.v1 import training_pb2 as pb
+from turnloom.v1.training_pb2_grpc import FineTuningServiceServicer
+
+NAME = "FineTuningService"
+STEPS_DEFAULT = 1_000  #: page of ListSteps
+STEPS_MAX = 10_000
+
+
+class FineTuningService(FineTuningServiceServicer):
+    """Every method reads or writes records; workers do the work."""
+
+    def __init__(self, rpc: Rpc, backing: Backing, registry: Registry, store_url: str) -> None:
+        self._rpc = rpc
+        self._backing = backing
+        self._registry = registry
+        self._store_url = store_url
+
+    def CreateJob(self, request: pb.CreateJobRequest, context: grpc.ServicerContext) -> pb.CreateJobResponse:
+        """Check, estimate, then queue; a known request_id answers with the job made then."""
+        with self._rpc.unary(context, NAME, "CreateJob") as call:
+            asked = draft(request)
+            store = self._backing.store()
+            content = content_hash(request)
+            if request.request_id and not request.validate_only:
+                known = store.jobs.find_request("", request.request_id, content)
+                if known is not None:
+                    return pb.CreateJobResponse(job=job_wire.job(known), deduplicated=True)
+            checked = check(asked, self._registry, store)
+            if request.validate_only:
+                would_be = JobRecord(
+                    id="",
+                    spec=checked.spec,
+                    state=JobState.VALIDATING,
+                    host=checked.host,
+                    planned_steps=checked.cost.steps,
+                    cut=checked.epoch.cut,
+                )
+                return pb.CreateJobResponse(job=job_wire.job(would_be), estimate=_estimate(checked.cost))
+            created = store.jobs.create(
+                checked.spec,
+                request_id=request.request_id,
+                content_hash=content,
+                planned_steps=checked.cost.steps,
+            )
+            if created.deduplicated:
+                return pb.CreateJobResponse(job=job_wire.job(created.job), deduplicated=True)
+            call.notes["job"] = created.job.id
+            queued = store.jobs.queue(
+                created.job.id, host=checked.host, planned_steps=checked.cost.steps, cut=checked.epoch.cut
+            )
+            store.tickets.enqueue(queued)
+            return pb.CreateJobResponse(job=job_wire.job(queued), estimate=_estimate(checked.cost))
+
+    def GetJob(self, request: pb.GetJobRequest, context: grpc.ServicerContext) -> pb.GetJobResponse:
+        """One job."""
+        with self._rpc.unary(context, NAME, "GetJob"):
+            return pb.GetJobResponse(job=job_wire.job(self._backing.store().jobs.get(request.id)))
+
+    def ListJobs(self, request: pb.ListJobsRequest, context: grpc.ServicerContext) -> pb.ListJobsResponse:
+        """A page, newest first."""
+        with self._rpc.unary(context, NAME, "ListJobs"):
+            size = limits.page_size(request.page_size)
+            wanted = states(request)
+            page = self._backing.store().jobs.list(
+                page_size=size, page_token=request.page_token, states=wanted, metadata=dict(request.metadata)
+            )
+            return pb.ListJobsResponse(
+                jobs=[job_wire.job(record) for record in page.items], next_page_token=page.next_page_token
+            )
+
+    def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.CancelJobResponse:
+        """The next commit of a running job learns of it and saves first."""
+        with self._rpc.unary(context, NAME, "CancelJob"):
+            return pb.CancelJobResponse(job=job_wire.job(self._backing.store().jobs.cancel(request.id)))
+
+    def PauseJob(self, request: pb.PauseJobRequest, context: grpc.ServicerContext) -> pb.PauseJobResponse:
+        """Likewise, and the job waits for ResumeJob."""
+        with self._rpc.unary(context, NAME, "PauseJob"):
+            return pb.PauseJobResponse(job=job_wire.job(self._backing.store().jobs.pause(request.id)))
+
+    def ResumeJob(self, request: pb.ResumeJobRequest, context: grpc.ServicerContext) -> pb.ResumeJobResponse:
+        """Back into the queue; refused where no live host can take it."""
+        with self._rpc.unary(context, NAME, "ResumeJob"):
+            store = self._backing.store()
+            record = store.jobs.get(request.id)
+            checkpoint = store.ledger.checkpoint(record.id, request.checkpoint) if request.checkpoint else None
+            pinned = record.host if checkpoint is not None and not checkpoint.stored else record.spec.host
+            rank = record.spec.hyperparameters.lora_rank
+            host = store.hosts.place(record.spec.tuft_model, rank, pinned)
+            resumed = store.jobs.resume(record.id, request.checkpoint, host)
+            store.tickets.enqueue(resumed)
+            return pb.ResumeJobResponse(job=job_wire.job(resumed))
+
+    def DeleteJob(self, request: pb.DeleteJobRequest, context: grpc.ServicerContext) -> pb.DeleteJobResponse:
+        """Records first, so that nobody finds a job whose adapter is gone."""
+        with self._rpc.unary(context, NAME, "DeleteJob"):
+            store = self._backing.store()
+            deleted = store.jobs.delete(request.id)
+            store.objects.delete_job(deleted.id)
+            return pb.DeleteJobResponse()
+
+    def WatchJob(self, request: pb.WatchJobRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchJobResponse]:
+        """Everything after start_event_id, each once, until the terminal state."""
+        with self._rpc.stream(context, NAME, "WatchJob") as call, self._rpc.stopping(context) as stop:
+            store = self._backing.store()
+            call.notes["job"] = request.id
+            for entry in store.events.watch(request.id, request.start_event_id, stop=stop):
+                yield self._update(entry, request.id)
+            self._rpc.refuse_draining()
+
+    def ListEvents(self, request: pb.ListEventsRequest, context: grpc.ServicerContext) -> pb.ListEventsResponse:
+        """A page, oldest first."""
+        with self._rpc.unary(context, NAME, "ListEvents"):
+            size = limits.page_size(request.page_size)
+            page = self._backing.store().events.list(request.job, page_size=size, page_token=request.page_token)
+            return pb.ListEventsResponse(
+                events=[job_wire.event(record) for record in page.items], next_page_token=page.next_page_token
+            )
+
+    def ListSteps(self, request: pb.ListStepsRequest, context: grpc.ServicerContext) -> pb.ListStepsResponse:
+        """A page of the effective series; the token is the next step's number."""
+        with self._rpc.unary(context, NAME, "ListSteps"):
+            size = limits.page_size(request.page_size, STEPS_MAX, STEPS_DEFAULT)
+            position = limits.page_position(request.page_token)
+            if position and not position.isdecimal():
+                raise InvalidRequest([Violation("page_token", "is not a token that this server gave.")])
+            first = int(position) if position else max(request.start_step, 1)
+            store = self._backing.store()
+            store.jobs.get(request.job)
+            found = store.ledger.steps(request.job, first, size + 1)
+            more = limits.page_token(str(found[size].step)) if len(found) > size else ""
+            initial = None if position else store.ledger.initial(request.job)
+            return pb.ListStepsResponse(
+                steps=[job_wire.step(record) for record in found[:size]],
+                next_page_token=more,
+                initial=None if initial is None else job_wire.step(initial),
+            )
+
+    def ListCheckpoints(
+        self, request: pb.ListCheckpointsRequest, context: grpc.ServicerContext
+    ) -> pb.ListCheckpointsResponse:
+        """All that the effective run keeps, oldest first."""
+        with self._rpc.unary(context, NAME, "ListCheckpoints"):
+            store = self._backing.store()
+            best = store.jobs.get(request.job).best_checkpoint
+            found = store.ledger.checkpoints(request.job, superseded=False)
+            return pb.ListCheckpointsResponse(checkpoints=[job_wire.checkpoint(record, best) for record in found])
+
+    def DownloadAdapter(
+        self, request: pb.DownloadAdapterRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.DownloadAdapterResponse]:
+        """File after file, in chunks, as they lie in the store."""
+        with self._rpc.stream(context, NAME, "DownloadAdapter") as call:
+            store = self._backing.store()
+            folder = adapter_folder(store, request.job, request.checkpoint)
+            for file in adapter_files(store.objects, folder):
+                call.notes["file"] = file.name
+                for data in store.objects.open(folder, file.name):
+                    yield pb.DownloadAdapterResponse(
+                        file=file.name, data=data, file_bytes=file.bytes, file_sha256=file.sha256
+                    )
+
+    def ListHosts(self, request: pb.ListHostsRequest, context: grpc.ServicerContext) -> pb.ListHostsResponse:
+        """Hosts that are known now."""
+        with self._rpc.unary(context, NAME, "ListHosts"):
+            found = sorted(self._backing.store().hosts.list(), key=lambda record: record.name)
+            return pb.ListHostsResponse(hosts=[job_wire.host(record) for record in found])
+
+    def Diagnose(self, request: pb.DiagnoseRequest, context: grpc.ServicerContext) -> pb.DiagnoseResponse:
+        """The API's own checks, then what each host finds."""
+        with self._rpc.stream(context, NAME, "Diagnose"):
+            return pb.DiagnoseResponse(
+                checks=[
+                    pb.Check(name=item.name, outcome=item.outcome, message=item.message, hint=item.hint, host=item.host)
+                    for item in diagnose(self._backing.store(), self._store_url, self._registry, request.host)
+                ]
+            )
+
+    def CreateSweep(self, request: pb.CreateSweepRequest, context: grpc.ServicerContext) -> pb.CreateSweepResponse:
+        """A later version."""
+        with self._rpc.unary(context, NAME, "CreateSweep"):
+            raise NotBuiltYet("CreateSweep", "Create one job per combination with CreateJob.")
+
+    def GetSweep(self, request: pb.GetSweepRequest, context: grpc.ServicerContext) -> pb.GetSweepResponse:
+        """A later version."""
+        with self._rpc.unary(context, NAME, "GetSweep"):
+            raise NotBuiltYet("GetSweep", "Find jobs by a label with ListJobs.")
+
+    def ListSweeps(self, request: pb.ListSweepsRequest, context: grpc.ServicerContext) -> pb.ListSweepsResponse:
+        """A later version."""
+        with self._rpc.unary(context, NAME, "ListSweeps"):
+            raise NotBuiltYet("ListSweeps", "Find jobs by a label with ListJobs.")
+
+    def CancelSweep(self, request: pb.CancelSweepRequest, context: grpc.ServicerContext) -> pb.CancelSweepResponse:
+        """A later version."""
+        with self._rpc.unary(context, NAME, "CancelSweep"):
+            raise NotBuiltYet("CancelSweep", "Cancel jobs one by one with CancelJob.")
+
+    def Sample(self, request: pb.SampleRequest, context: grpc.ServicerContext) -> pb.SampleResponse:
+        """A later version."""
+        with self._rpc.unary(context, NAME, "Sample"):
+            raise NotBuiltYet("Sample", "Fetch the adapter with DownloadAdapter and sample with it elsewhere.")
+
+    def _update(self, entry: Entry, job: str) -> pb.WatchJobResponse:
+        """One entry of the job's stream. A notice shows the job as it is now, in the state that it had then."""
+        match entry.value:
+            case EventRecord() as event:
+                return pb.WatchJobResponse(event_id=entry.id, event=job_wire.event(event))
+            case StepRecord() as step:
+                return pb.WatchJobResponse(event_id=entry.id, step=job_wire.step(step))
+            case CheckpointRecord() as checkpoint:
+                best = self._backing.store().jobs.get(job).best_checkpoint
+                return pb.WatchJobResponse(event_id=entry.id, checkpoint=job_wire.checkpoint(checkpoint, best))
+            case JobNotice() as notice:
+                record = self._backing.store().jobs.get(job)
+                then = replace(record, state=notice.state, attempt=notice.attempt, host=notice.host)
+                return pb.WatchJobResponse(event_id=entry.id, job=job_wire.job(then))
+
+
+def _estimate(cost: Cost) -> pb.Estimate:
+    return pb.Estimate(
+        steps=cost.steps, tokens=cost.tokens, trained_tokens=cost.loss_tokens, gpu_seconds=cost.gpu_seconds
+    )
