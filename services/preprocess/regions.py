@@ -226,11 +226,12 @@ def _proof(turn: Turn, text: TextMap, window: Window, index: int) -> Proof | Non
     start, eot_start, end = (_place(text, window, at) for at in (turn.start, turn.eot_start, turn.end))
     if start is None or eot_start is None or end is None:
         return None
-    prefill = ""
-    if text.origin(start[0] + window.first_run) is not None and start[1]:
-        prefill = text.literal(start[0] + window.first_run)[: start[1]]
-    if any(text.origin(place[0] + window.first_run) is not None and place[1] for place in (eot_start, end)):
+    varying = [bool(place[1]) and text.origin(window.first_run + place[0]) is not None for place in (eot_start, end)]
+    if any(varying):
         return None
+    prefill = ""
+    if start[1] and text.origin(window.first_run + start[0]) is not None:
+        prefill = text.literal(window.first_run + start[0])[: start[1]]
     warnings = tuple(warning.replace(f"messages[{index}]", "messages[{}]") for warning in turn.warnings)
     return Proof(start, eot_start, end, prefill, turn.located_by, warnings)
 
