@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,13 @@ def about_runs(service: Service, model_name: str, method: str, kind: str) -> tup
         model = {"model_name": model_name, "max_context_length": 1024, "capabilities": ["training"]}
         return 200, {"supported_models": [model]}
     parts = kind.split("/")
+    if parts == ["training_runs"]:
+        listed = [
+            {"training_run_id": run.model_id, "base_model": run.base_model, "is_lora": True, "lora_rank": run.rank}
+            | {"model_owner": "turnloom", "corrupted": False, "last_request_time": datetime.now(UTC).isoformat()}
+            for run in runs.runs.values()
+        ]
+        return 200, {"training_runs": listed, "cursor": {"offset": 0, "limit": 20, "total_count": len(listed)}}
     if parts[0] != "training_runs" or len(parts) < 2:
         raise TuftFailure(404, "Not Found")
     if parts[1] not in runs.runs:

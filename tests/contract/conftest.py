@@ -1,0 +1,20 @@
+"""One server at a time for the contract: the fake, then the real one."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.fakes.fake_tuft import FakeTuft
+from tests.tuft_fixtures import fake_tuft, real_tuft, tiny_model_dir, tuft_python  # noqa: F401  (fixtures)
+from turnloom.embedded.tuft_server import TuftServer
+
+os.environ["TINKER_TELEMETRY"] = "0"  # the SDK would post the API key to the server on errors
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.tuft)])
+def server(request: pytest.FixtureRequest) -> FakeTuft | TuftServer:
+    """A server with persistence that answers."""
+    found: FakeTuft | TuftServer = request.getfixturevalue(f"{request.param}_tuft")
+    return found

@@ -1,0 +1,56 @@
+"""Fixtures: the fake TuFT (a process per test), the real TuFT on the CPU (one per session), and its tiny model.
+
+Where TuFT is not installed the tests that need it are skipped with the reason, and fail when the variable CI is set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.fake_tuft import FakeTuft
+from turnloom.embedded.sample_data import train_conversations, write_jsonl
+from turnloom.embedded.tiny_model import build
+from turnloom.embedded.tuft_server import TuftNotInstalled, TuftServer, TuftSettings, find_tuft_python
+
+
+@pytest.fixture(scope="session")
+def tuft_python() -> Path:
+    """Interpreter of the TuFT environment."""
+    try:
+        return find_tuft_python()
+    except TuftNotInstalled as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tuft_python: Path, pytestconfig: pytest.Config) -> Path:
+    """The tiny model with the tokenizer of the sample conversations; made once and kept in pytest's cache."""
+    assert pytestconfig.cache is not None
+    folder = pytestconfig.cache.mkdir("tiny_model")
+    conversations = folder / "conversations.jsonl"
+    write_jsonl(conversations, train_conversations())
+    return build(tuft_python, folder / "model", [conversations])
+
+
+@pytest.fixture(scope="session")
+def real_tuft(
+    tuft_python: Path, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TuftServer]:
+    """The real TuFT, ready to train."""
+    settings = TuftSettings(python=tuft_python, home=tmp_path_factory.mktemp("tuft"), model_path=tiny_model_dir)
+    with TuftServer(settings) as server:
+        server.create_and_unload()
+        yield server
+
+
+@pytest.fixture
+def fake_tuft(tmp_path: Path) -> Iterator[FakeTuft]:
+    """The fake TuFT, with persistence."""
+    with FakeTuft(tmp_path / "tuft") as fake:
+        yield fake
