@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,7 @@ def _clean(
 def _checked(row: TokenizedText, vocabulary: Vocabulary) -> TokenizedText | RoundTripFailed:
     expected: list[bytes] = []
     texts = iter(zip(row.pieces.texts, row.pieces.prefixed, strict=True))
-    for slot, first, end in zip(row.pieces.slots, row.slot_tokens, row.slot_tokens[1:], strict=True):
+    for slot, (first, end) in zip(row.pieces.slots, pairwise(row.slot_tokens), strict=True):
         if slot != TEXT:
             expected.append(vocabulary.table.by_id[slot].content.encode())
             continue
@@ -131,9 +131,7 @@ def token_starts(row: TokenizedText, vocabulary: Vocabulary) -> NDArray[np.int64
         return row.starts
     starts = np.empty(len(row.token_ids), dtype=np.int64)
     texts = iter(zip(row.pieces.texts, row.pieces.prefixed, strict=True))
-    for slot, at, first, end in zip(
-        row.pieces.slots, row.pieces.starts, row.slot_tokens, row.slot_tokens[1:], strict=True
-    ):
+    for slot, at, (first, end) in zip(row.pieces.slots, row.pieces.starts, pairwise(row.slot_tokens), strict=True):
         starts[first:end] = at
         if slot == TEXT:
             starts[first:end] += vocabulary.token_starts(*next(texts), row.token_ids[first:end])
@@ -200,6 +198,15 @@ def trained_bytes(text: TokenizedText, row: Row, vocabulary: Vocabulary) -> int:
     spans = [(max(start, 1), end) for start, end, _ in row.spans]
     if vocabulary.round_trips:
         return sum(int(vocabulary.byte_lengths[row.token_ids[start:end]].sum()) for start, end in spans)
-    starts = [*token_starts(text, vocabulary).tolist(), len(text.pieces.whole)]
-    pairs = [(starts[row.first + start], starts[row.first + end]) for start, end in spans]
-    return sum(len(text.pieces.whole[start:end].encode()) for start, end in pairs)
+    starts, ends = token_starts(text, vocabulary), _token_ends(text, vocabulary)
+    shown = [(starts[row.first + start], ends[row.first + end - 1]) for start, end in spans if start < end]
+    return sum(len(text.pieces.whole[start:end].encode()) for start, end in shown)
+
+
+def _token_ends(row: TokenizedText, vocabulary: Vocabulary) -> NDArray[np.int64]:
+    ends = np.append(token_starts(row, vocabulary)[1:], len(row.pieces.whole))
+    slot_ends = [*row.pieces.starts[1:], len(row.pieces.whole)]
+    for (first, end), at in zip(pairwise(row.slot_tokens), slot_ends, strict=True):
+        if first < end:  # what follows may be text that no token shows
+            ends[end - 1] = at
+    return ends

@@ -1,0 +1,134 @@
+"""Examples before they are made to fit: views, cut and weighed, with their tokens. Knows no limit on length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from services.preprocess.conversation import Conversation
+from services.preprocess.errors import InvalidOption, NoAssistantTurn, RoundTripFailed, UnsupportedContent
+from services.preprocess.examples import ControlTokenSpan
+from services.preprocess.final_stop import with_final_stop
+from services.preprocess.layout import lay_out
+from services.preprocess.models import Model
+from services.preprocess.options import ControlTokens, Options, Tokenization, TrainOn
+from services.preprocess.pieces import Pieces, cut, rejection, spelled_by_messages
+from services.preprocess.rendered import RenderedText, View
+from services.preprocess.tokenizing import TokenizedText, token_spans, tokenize, tokenize_as_stock
+from services.preprocess.truncation import Row
+from services.preprocess.weights import ASSISTANT, Plan, WeightSpan, plan_weights, weight_spans
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One view, cut and weighed."""
+
+    view: View
+    spans: Sequence[WeightSpan]
+    pieces: Pieces | None  #: None: the stock tokenizer is given the whole text
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A draft with its tokens."""
+
+    draft: Draft
+    text: TokenizedText
+    row: Row
+
+
+def lay_out_and_weigh(conversation: Conversation, options: Options, model: Model) -> tuple[Plan, list[Draft]]:
+    """Apply the policy, render, find regions, cut and weigh: one draft per example the conversation gives.
+
+    Raises:
+        PreprocessError: whatever is wrong with this conversation under these options.
+    """
+    plan = plan_weights(conversation, options)
+    if conversation.messages and not plan.chosen:
+        raise NoAssistantTurn(
+            f"train_on={options.train_on.value} chooses none of the {len(conversation.messages)} messages; "
+            "choose another policy, or leave the conversation out"
+        )
+    return plan, drafts_of(conversation, plan, options, model)
+
+
+def drafts_of(conversation: Conversation, plan: Plan, options: Options, model: Model) -> list[Draft]:
+    """Lay out, cut and weigh a conversation whose messages' weights are planned."""
+    trained = None if options.train_on is TrainOn.ALL_TOKENS else plan.chosen
+    return [
+        _draft(view, conversation, plan, options, model)
+        for view in lay_out(conversation, options, model.chat_format, trained)
+    ]
+
+
+def _draft(view: View, conversation: Conversation, plan: Plan, options: Options, model: Model) -> Draft:
+    if options.ensure_final_stop:
+        view = with_final_stop(view, _stop_token(model))
+    _check_unicode(view.rendered)
+    assistant = frozenset(
+        index for index, message in enumerate(conversation.messages) if message.get("role") == ASSISTANT
+    )
+    spans = weight_spans(view, plan, options)
+    if options.tokenization is Tokenization.HF:
+        return Draft(view, spans, None, _checked_for_stock(view.rendered, assistant, options, model))
+    boundaries = [region.start for region in view.regions if region.role == ASSISTANT]
+    return Draft(
+        view, spans, cut(view.rendered, boundaries, assistant, model.vocabulary.cut_rules, options.control_tokens)
+    )
+
+
+def _stop_token(model: Model) -> str:
+    if model.stop_token not in model.vocabulary.table.by_content:
+        raise InvalidOption(
+            f"needs the tokenizer's eos_token, but {model.stop_token!r} is no token of {model.name}; leave it out",
+            field="ensure_final_stop",
+        )
+    return model.stop_token
+
+
+def _check_unicode(rendered: RenderedText) -> None:
+    try:
+        rendered.text.encode()
+    except UnicodeEncodeError as error:
+        ends = accumulate(length for length, _ in rendered.runs)
+        origin = next(one for end, (_, one) in zip(ends, rendered.runs, strict=True) if end > error.start)
+        index = origin.message_index if origin is not None and origin.message_index >= 0 else None
+        raise UnsupportedContent(
+            f"holds half of a surrogate pair ({rendered.text[error.start]!a}), which is no character; remove it",
+            message_index=index,
+            field=origin.field if origin is not None else "",
+        ) from error
+
+
+def _checked_for_stock(
+    rendered: RenderedText, assistant: frozenset[int], options: Options, model: Model
+) -> Sequence[str]:
+    """The stock tokenizer matches control tokens wherever they are spelled: refuse them, or say so."""
+    if options.control_tokens is ControlTokens.ALLOW:
+        return ()
+    spelled: list[ControlTokenSpan] = spelled_by_messages(rendered, assistant, model.vocabulary.table)
+    if not spelled:
+        return ()
+    if options.control_tokens is ControlTokens.REJECT:
+        raise rejection(spelled[0])
+    return (
+        f"tokenization=hf takes {len(spelled)} control tokens from text of messages, first {spelled[0].text!r} "
+        f"at character {spelled[0].offset}; tokenization=exact would escape them",
+    )
+
+
+def encode(drafts: Sequence[Draft], model: Model) -> list[Example | RoundTripFailed]:
+    """Give every draft its tokens, with one call of the encoder for all; one entry per draft, in order."""
+    texts = iter(tokenize([draft.pieces for draft in drafts if draft.pieces is not None], model.vocabulary))
+    examples: list[Example | RoundTripFailed] = []
+    for draft in drafts:
+        whole = draft.view.rendered.text
+        text = tokenize_as_stock(whole, model.vocabulary) if draft.pieces is None else next(texts)
+        if isinstance(text, RoundTripFailed):
+            examples.append(text)
+            continue
+        row = Row(text.token_ids, token_spans(text, draft.spans, model.vocabulary))
+        examples.append(Example(draft, text, row))
+    return examples

@@ -1,0 +1,179 @@
+"""From conversations to training rows: the whole pipeline. Knows no protobuf and no file.
+
+lay out (rendering, regions) -> cut into pieces and weigh -> encode -> fit into max_length -> shift to targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import isfinite
+
+import numpy as np
+
+from services.preprocess.conversation import Conversation
+from services.preprocess.drafts import Draft, Example, encode, lay_out_and_weigh
+from services.preprocess.errors import InvalidOption, NothingToTrain, PreprocessError, RoundTripFailed
+from services.preprocess.examples import ControlTokenSpan, Preprocessed, TokenizedExample
+from services.preprocess.fitting import Fitted, fit
+from services.preprocess.models import Model
+from services.preprocess.options import Options
+from services.preprocess.tokenizing import target_runs, trained_bytes
+from services.preprocess.weights import Plan
+
+
+def preprocess(conversation: Conversation, options: Options, model: Model) -> Preprocessed:
+    """Make training rows of one conversation.
+
+    Raises:
+        PreprocessError: why no row can be made that is certainly right.
+    """
+    outcome = preprocess_batch([conversation], options, model)[0]
+    if isinstance(outcome, PreprocessError):
+        raise outcome
+    return outcome
+
+
+def preprocess_batch(
+    conversations: Sequence[Conversation], options: Options, model: Model
+) -> list[Preprocessed | PreprocessError]:
+    """Make training rows of many conversations with one call of the encoder; batches of 64 to 512 are good.
+
+    Returns:
+        One entry per conversation, in order: its rows, or why there are none. One bad conversation harms no other.
+
+    Raises:
+        InvalidOption: the options are wrong whatever the conversation.
+    """
+    return [
+        _assembled(fitted, options, model) if isinstance(fitted, Fits) else fitted
+        for fitted in fitted_batch(conversations, options, model)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """All examples of one conversation, each within max_length."""
+
+    examples: Sequence[Fitted]
+
+
+def fitted_batch(conversations: Sequence[Conversation], options: Options, model: Model) -> list[Fits | PreprocessError]:
+    """The pipeline up to the shift: what rows are made of, and what a preview shows."""
+    check_options(options)
+    laid_out = [_laid_out(conversation, options, model) for conversation in conversations]
+    encoded = iter(
+        encode([draft for one in laid_out if not isinstance(one, PreprocessError) for draft in one[1]], model)
+    )
+    outcomes: list[Fits | PreprocessError] = []
+    for conversation, one in zip(conversations, laid_out, strict=True):
+        if isinstance(one, PreprocessError):
+            outcomes.append(one)
+            continue
+        plan, drafts = one
+        outcomes.append(_fitted(list(islice(encoded, len(drafts))), conversation, plan, options, model))
+    return outcomes
+
+
+def check_options(options: Options) -> None:
+    """Refuse values that mean nothing.
+
+    Raises:
+        InvalidOption: naming the option, its value and what it may be.
+    """
+    if options.max_length is not None and options.max_length < 2:
+        raise InvalidOption(f"max_length is {options.max_length}; a row needs at least 2 tokens", field="max_length")
+    if options.max_examples_per_conversation < 1:
+        raise InvalidOption(
+            f"max_examples_per_conversation is {options.max_examples_per_conversation}; give at least 1",
+            field="max_examples_per_conversation",
+        )
+    for name in ("reasoning", "content", "tool_call"):
+        weight = getattr(options.part_weights, name)
+        if not (isfinite(weight) and weight >= 0):
+            raise InvalidOption(
+                f"part_weights.{name} is {weight}; give a finite number that is not negative", field="part_weights"
+            )
+
+
+def _laid_out(conversation: Conversation, options: Options, model: Model) -> tuple[Plan, list[Draft]] | PreprocessError:
+    try:
+        return lay_out_and_weigh(conversation, options, model)
+    except PreprocessError as error:
+        return error
+
+
+def _fitted(
+    examples: Sequence[Example | RoundTripFailed],
+    conversation: Conversation,
+    plan: Plan,
+    options: Options,
+    model: Model,
+) -> Fits | PreprocessError:
+    fitted: list[Fitted] = []
+    try:
+        for example in examples:
+            if isinstance(example, RoundTripFailed):
+                return example
+            fitted += fit(example, conversation, plan, options, model)
+    except PreprocessError as error:
+        return error
+    return Fits(fitted)
+
+
+def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | NothingToTrain:
+    rows: list[TokenizedExample] = []
+    warnings: list[str] = []
+    for fitted in fits.examples:
+        warnings += [*fitted.example.draft.view.warnings, *fitted.example.draft.warnings, *fitted.warnings]
+        warnings += _unknown(fitted, model)
+        if fitted.row.loss_tokens() == 0:
+            warnings.append(_nothing_left(fitted, options))
+            continue
+        rows.append(
+            TokenizedExample(
+                token_ids=fitted.row.token_ids,
+                weight_runs=target_runs(fitted.row.spans, len(fitted.row.token_ids)),
+                part=len(rows),
+                target_bytes=trained_bytes(fitted.example.text, fitted.row, model.vocabulary),
+                truncated_tokens=fitted.truncated_tokens,
+                truncated_loss_tokens=fitted.truncated_loss_tokens,
+            )
+        )
+    if not rows:
+        return NothingToTrain(warnings[-1])
+    return Preprocessed(rows, tuple(dict.fromkeys(warnings)), escaped_spans(fits.examples))
+
+
+def _nothing_left(fitted: Fitted, options: Options) -> str:
+    if fitted.truncated_loss_tokens:
+        return (
+            f"all {fitted.truncated_loss_tokens} trained tokens lie in the {fitted.truncated_tokens} tokens that "
+            f"truncation={options.truncation.value} cuts to fit max_length={options.max_length}; raise it"
+        )
+    return "every token that the policy chooses has weight 0; look at the weights of messages and parts"
+
+
+def _unknown(fitted: Fitted, model: Model) -> list[str]:
+    unknown = model.vocabulary.parts.unknown_id
+    count = 0 if unknown is None else int(np.count_nonzero(fitted.row.token_ids == unknown))
+    return [f"{count} tokens stand for text that the vocabulary does not have"] if count else []
+
+
+def escaped_spans(examples: Sequence[Fitted]) -> tuple[ControlTokenSpan, ...]:
+    """Control tokens encoded as ordinary text; a message that several examples show is reported of the last one."""
+    spans: list[ControlTokenSpan] = []
+    seen: set[int] = set()
+    for fitted in reversed(examples):
+        pieces = fitted.example.draft.pieces
+        found = [_renumbered(span, fitted) for span in (pieces.escaped if pieces else ())]
+        spans = [*(span for span in found if span.message_index not in seen), *spans]
+        seen.update(span.message_index for span in found)
+    return tuple(spans)
+
+
+def _renumbered(span: ControlTokenSpan, fitted: Fitted) -> ControlTokenSpan:
+    if fitted.messages is None or span.message_index < 0:
+        return span
+    return ControlTokenSpan(fitted.messages[span.message_index], span.offset, span.text)
