@@ -123,27 +123,31 @@ def _fitted(
 
 
 def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | NothingToTrain:
-    rows: list[TokenizedExample] = []
-    warnings: list[str] = []
-    for fitted in fits.examples:
-        warnings += [*fitted.example.draft.view.warnings, *fitted.example.draft.warnings, *fitted.warnings]
-        warnings += _unknown(fitted, model)
-        if fitted.row.loss_tokens() == 0:
-            warnings.append(_nothing_left(fitted, options))
-            continue
-        rows.append(
-            TokenizedExample(
-                token_ids=fitted.row.token_ids,
-                weight_runs=target_runs(fitted.row.spans, len(fitted.row.token_ids)),
-                part=len(rows),
-                target_bytes=trained_bytes(fitted.example.text, fitted.row, model.vocabulary),
-                truncated_tokens=fitted.truncated_tokens,
-                truncated_loss_tokens=fitted.truncated_loss_tokens,
-            )
+    rows = [
+        TokenizedExample(
+            token_ids=fitted.row.token_ids,
+            weight_runs=target_runs(fitted.row.spans, len(fitted.row.token_ids)),
+            part=part,
+            target_bytes=trained_bytes(fitted.example.text, fitted.row, model.vocabulary),
+            truncated_tokens=fitted.truncated_tokens,
+            truncated_loss_tokens=fitted.truncated_loss_tokens,
         )
+        for part, fitted in enumerate(fits.examples)
+        if fitted.row.loss_tokens()
+    ]
+    warnings = tuple(dict.fromkeys(line for fitted in fits.examples for line in warnings_of(fitted, options, model)))
     if not rows:
-        return NothingToTrain(warnings[-1])
-    return Preprocessed(rows, tuple(dict.fromkeys(warnings)), escaped_spans(fits.examples))
+        return NothingToTrain(_nothing_left(fits.examples[-1], options))
+    return Preprocessed(rows, warnings, escaped_spans(fits.examples))
+
+
+def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:
+    """What a person should read of one example."""
+    draft = fitted.example.draft
+    warnings = [*draft.view.warnings, *draft.warnings, *fitted.warnings, *_unknown(fitted, model)]
+    if not fitted.row.loss_tokens():
+        warnings.append(f"one example is left out: {_nothing_left(fitted, options)}")
+    return warnings
 
 
 def _nothing_left(fitted: Fitted, options: Options) -> str:
