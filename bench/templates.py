@@ -111,7 +111,7 @@ class Outcome:
 
     template: str
     shape: str
-    verdict: str  #: exact | refused_by_template | refused | different_text | different_refusal | not_inference
+    verdict: str  #: exact | refused_by_template | refused | different_text | different_refusal | not_inference | silent
     detail: str  #: reason of a refusal, "" otherwise
     warnings: tuple[str, ...] = ()
 
@@ -145,7 +145,7 @@ def outcome(name: str, template: CompiledTemplate, shape: str) -> Outcome:
     for view in views:
         problem = _against_inference(conversation, template, settings, view)
         if problem:
-            return Outcome(name, shape, "not_inference", problem, warnings)
+            return Outcome(name, shape, "not_inference" if view.warnings else "silent", problem, warnings)
     return Outcome(name, shape, "exact", "", warnings)
 
 

@@ -146,7 +146,8 @@ def _window(
     key = (
         pattern,
         shapes[index],
-        messages[index - 1].get("role") if index else None,
+        shapes[index - 1] if index else None,
+        shapes[0] if messages[0].get("role") in ("system", "developer") else None,
         messages[index + 1].get("role") if index + 1 < len(messages) else None,
         chat.tools is None,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.preprocess.conversation import JSON, Message
-from services.preprocess.errors import TemplateRefused
+from services.preprocess.errors import TemplateLimit, TemplateRefused
 from services.preprocess.provenance.messages import traced_messages, traced_tools
 from services.preprocess.provenance.runs import Block, Generated
 from services.preprocess.provenance.strings import plain, runs_of
@@ -78,6 +78,8 @@ def _print(
     }
     try:
         return print_(variables)
+    except MemoryError as error:
+        raise TemplateLimit("the chat template needs more memory than there is") from error
     except Exception as error:  # whatever a template raises is the template's refusal
         words = str(error) or type(error).__name__
         raise TemplateRefused(f"the chat template refuses this conversation: {words}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Final
@@ -19,6 +20,8 @@ _TRACED: Final = TracedEnvironment()
 _TESTING_METHODS: Final = frozenset(
     {"startswith", "endswith", "split", "rsplit", "find", "index", "partition", "count"}
 )
+#: Roles, keys and type names: templates compare them, and look for them in no text.
+_WORD: Final = re.compile(r"[a-z_]+")
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def _needles(tree: nodes.Template) -> tuple[str, ...]:
         if isinstance(called.node, nodes.Getattr) and called.node.attr in _TESTING_METHODS:
             for argument in called.args:
                 found.update(_constants(argument))
-    return tuple(sorted(text for text in found if len(text) > 1))
+    return tuple(sorted(text for text in found if len(text) > 1 and not _WORD.fullmatch(text)))
 
 
 def _constants(node: nodes.Node) -> list[str]:

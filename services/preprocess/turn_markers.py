@@ -27,6 +27,9 @@ VARIANTS: Final[tuple[Mapping[str, JSON], ...]] = (
     {"thinking": False},
 )
 _PROBE: Final[Message] = {"role": "user", "content": "Next question."}
+_PLAIN_REPLY: Final[Message] = {"role": "assistant", "content": "Yes."}
+#: Characters of white space in which a prompt may differ from the render before a role header.
+_SLACK: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,31 +113,51 @@ def _start(
             return len(bare + header), "role_header", header, ()
     if prompt is not None and before <= len(prompt) and text.startswith(prompt):
         return len(prompt), "generation_prompt" if appended.strip() else "prompt", appended, ()
-    if not appended.strip():
-        probe = [_PROBE]
-        appended = _appended(chat.text(probe), chat.text(probe, prompt=True))
-    gap = text[before : len(text) if first is None else first]
-    for length in _cuts(chat.control, appended):
-        at = gap.rfind(appended[:length])
-        if at >= 0 and _whole(chat.control, gap, at + length) and not gap[at + length : at + length + 1].isalnum():
-            warning = ()
-            if prompt is not None:
-                warning = (
-                    f"messages[{index}]: the template does not render this turn after its own generation prompt"
-                    f" {appended!r}; its text counts from {appended[:length]!r} on",
-                )
-            return before + at + length, "header", appended, warning
+    shared = 0 if prompt is None else common_length(prompt, text)
+    if prompt is not None and shared >= before and prompt[shared:].isspace():
+        start, header = shared, prompt[before:shared]
+    else:
+        if not appended.strip():
+            appended = _appended(chat.text([_PROBE]), chat.text([_PROBE], prompt=True))
+        start, header = _header(chat.control, text[before : len(text) if first is None else first], appended)
+        start += before
+    if header and prompt is None:
+        return start, "header", appended, (
+            f"messages[{index}]: the template renders no prompt before this turn; it counts from {header!r} on",
+        )
+    if header and shared >= before - _SLACK:
+        return start, "header", appended, (
+            f"messages[{index}]: the template does not render this turn after its own generation prompt {appended!r};"
+            f" it counts from {header!r} on",
+        )
+    if header or shared < before:
+        raise UnlocatableTurn(
+            "the template renders the messages before this turn differently when it follows, so no prompt ends where it"
+            " begins",
+            message_index=index,
+        )
     raise UnlocatableTurn(
-        "the template prints nothing before this turn that ends a prompt, so its start can't be told",
+        "the template prints no generation prompt or role before this turn, so its start can't be told",
         message_index=index,
     )
+
+
+def _header(control: ControlTokens, gap: str, appended: str) -> tuple[int, str]:
+    """(end of it in the gap, what the gap has of the generation prompt); the latter "" where it has none of it."""
+    for header in (appended, appended.lstrip()):
+        for length in _cuts(control, header):
+            at = gap.rfind(header[:length])
+            after = at + length
+            if at >= 0 and control.floor(gap, after) == after and not gap[after : after + 1].isalnum():
+                return after, header[:length]
+    return 0, ""
 
 
 def _appended(bare: str | None, prompt: str | None) -> str:
     """What add_generation_prompt appends."""
     if bare is None or prompt is None:
         return ""
-    return prompt[_common(bare, prompt) :]
+    return prompt[common_length(bare, prompt) :]
 
 
 def _shared_header(chat: Chat, history: Sequence[Message], bare: str, appended: str) -> int:
@@ -143,10 +166,10 @@ def _shared_header(chat: Chat, history: Sequence[Message], bare: str, appended: 
     for variant in VARIANTS:
         other = chat.text(history, prompt=True, **variant)
         if other is not None and other.startswith(bare):
-            shared = min(shared, _common(appended, other[len(bare) :]))
-    earlier = chat.text([*history, {"role": "assistant", "content": "Yes."}, _PROBE])
+            shared = min(shared, common_length(appended, other[len(bare) :]))
+    earlier = chat.text([*history, _PLAIN_REPLY, _PROBE])
     if earlier is not None and earlier.startswith(bare):
-        shared = min(shared, _common(appended, earlier[len(bare) :]))
+        shared = min(shared, common_length(appended, earlier[len(bare) :]))
     return shared
 
 
@@ -162,17 +185,13 @@ def _telling(control: ControlTokens, header: str) -> bool:
     return control.last(header) is not None or any(character.isalpha() for character in header)
 
 
-def _whole(control: ControlTokens, text: str, at: int) -> bool:
-    return control.floor(text, at) == at
-
-
 def _end(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tuple[int, int, bool]:
     """(first character of the end-of-turn literal, character after it, whether there is one)."""
     tail = text[last:]
     followed = chat.text([*messages, _PROBE])
     shared = len(tail)
     if followed is not None and followed.startswith(text[:last]):
-        shared = _common(tail, followed[last:])
+        shared = common_length(tail, followed[last:])
     if shared < len(tail):
         kept = tail[: chat.control.floor(tail, shared)]
         token = chat.control.last(kept)
@@ -183,6 +202,10 @@ def _end(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tuple
             return last + token[0], last + token[1], True
         if not tail.strip():
             return last, last, False
+        closing = _plain_closing(chat, messages)
+        if closing and tail.count(closing) == 1:
+            at = last + tail.index(closing)
+            return at, at + len(closing), True
         raise UnlocatableTurn(
             f"the template ends this turn with {tail!r} where it is the last one and otherwise when another message"
             " follows, so its end can't be told",
@@ -196,7 +219,23 @@ def _end(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tuple
     return last + begin, last + len(closing), True
 
 
-def _common(one: str, other: str) -> int:
+def _plain_closing(chat: Chat, messages: Sequence[Message]) -> str:
+    """The end-of-turn literal of a plain reply in this place; "" where there is none."""
+    if messages[-1] == _PLAIN_REPLY:
+        return ""
+    plain = [*messages[:-1], _PLAIN_REPLY]
+    text = chat.text(plain)
+    reply = str(_PLAIN_REPLY["content"])
+    if text is None or reply not in text:
+        return ""
+    try:
+        eot_start, end, _ = _end(chat, plain, text, text.rindex(reply) + len(reply))
+    except UnlocatableTurn:
+        return ""
+    return text[eot_start:end]
+
+
+def common_length(one: str, other: str) -> int:
     """Length of the common beginning, found by halving: C compares slices, Python would compare characters."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:

@@ -63,9 +63,11 @@ class Traced(str):
             yield self[at]
 
     def __add__(self, other: str) -> str:
-        if not isinstance(other, str) or hasattr(other, "__html__"):
+        if type(other) is str or type(other) is Traced:
+            return concat((self, other))
+        if hasattr(other, "__html__") or hasattr(other, "__radd__"):
             return NotImplemented
-        return concat((self, other))
+        return concat((self, other)) if isinstance(other, str) else str.__add__(self, other)  # the latter raises
 
     def __radd__(self, other: str) -> str:
         if not isinstance(other, str):
