@@ -68,7 +68,7 @@ def keep(arguments: argparse.Namespace) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)  # they are fetched by sigtimedwait, so none is lost or races
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # what loses its parent below us becomes our child, not init's
     # A Unix socket's path may hold 107 characters and Ray adds 60: short, and not below TMPDIR.
-    ray_folder = tempfile.mkdtemp(prefix="tl-ray-", dir="/tmp")
+    ray_folder = tempfile.mkdtemp(prefix=f"tl-ray-{os.getpid()}-", dir="/tmp")
     command = [sys.executable, __file__, *sys.argv[1:], "--ray-folder", ray_folder]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | ENVIRONMENT
     server = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=die_with_the_keeper)  # noqa: PLW1509

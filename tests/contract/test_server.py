@@ -127,7 +127,7 @@ def test_a_name_used_twice_overwrites_the_first_checkpoint(server: Server) -> No
 
 def test_a_missing_checkpoint_is_404_and_leaves_the_client_in_conflict_for_ever(server: Server) -> None:
     client = client_of(server)
-    with pytest.raises(ValueError, match="404.*Failed to read metadata for checkpoint nowhere"):
+    with pytest.raises(ValueError, match=r"404.*Failed to read metadata for checkpoint nowhere"):
         client.load_state_with_optimizer(f"tinker://{client.model_id}/weights/nowhere").result(DEADLINE)
     for expected_got in (2, 3):
         with pytest.raises(ValueError, match=f"409.*Sequence conflict: expected 1, got {expected_got}"):
@@ -138,7 +138,7 @@ def test_a_loss_function_that_does_not_exist_is_422_and_leaves_the_client_in_con
     client = client_of(server)
     with pytest.raises(Exception, match="422"):
         client.forward(rows(1), "nonsense").result(DEADLINE)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="409.*Sequence conflict"):
+    with pytest.raises(ValueError, match=r"409.*Sequence conflict"):
         client.forward(rows(1), "cross_entropy").result(DEADLINE)
 
 
@@ -177,7 +177,7 @@ def test_an_unloaded_runs_checkpoints_load_no_more_until_their_files_stand_in_fo
     expected = step(client, data)
     kept = folder_of(server, state)
     unload(server, client.model_id)
-    with pytest.raises(ValueError, match="404.*Unknown model"):
+    with pytest.raises(ValueError, match=r"404.*Unknown model"):
         client_of(server).load_state_with_optimizer(state).result(DEADLINE)
     fresh = client_of(server)
     stand_in = save(fresh, "stand-in")

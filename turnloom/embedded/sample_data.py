@@ -79,7 +79,7 @@ def train_conversations() -> list[Conversation]:
     return _conversations()[:TRAIN]
 
 
-def test_conversations() -> list[Conversation]:
+def held_out_conversations() -> list[Conversation]:
     """The conversations held out."""
     return _conversations()[TRAIN:]
 
@@ -153,7 +153,7 @@ def _number(*words: str | int) -> int:
 def main(folder: Path) -> None:
     """Writes both files."""
     write_jsonl(folder / "conversations.jsonl", train_conversations())
-    write_jsonl(folder / "conversations.test.jsonl", test_conversations())
+    write_jsonl(folder / "conversations.test.jsonl", held_out_conversations())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -285,6 +286,8 @@ class TuftServer:
             ) from error
         if self._keeper.returncode < 0 and (pid := self.pid) is not None:  # killed itself, so it could not clean up
             kill_session(pid)
+            for ray_folder in Path("/tmp").glob(f"tl-ray-{self._keeper.pid}-*"):  # noqa: S108  (the launcher's choice)
+                shutil.rmtree(ray_folder, ignore_errors=True)
             self._pid_file.unlink(missing_ok=True)
 
     def _log_tail(self) -> str:
