@@ -1,0 +1,90 @@
+"""python -m services.trainer [worker | probe-host | supervisor | exporter]: reads the settings, starts one of them.
+
+What a command does not need is not imported: the worker is forked for every job and must stay clean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from services.trainer import logs
+from services.trainer.settings import Settings, SettingsError, from_environment
+
+WRONG_SETTINGS = 2  #: exit status
+GPU_CHECK_SECONDS = 30
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__)
+    parser.add_argument("command", nargs="?", default="worker", choices=sorted(COMMANDS))
+    parser.add_argument("--allow-cpu", action="store_true", help="work without an NVIDIA GPU")
+    parser.add_argument("--burst", action="store_true", help="worker: end when the queue is empty")
+    options = parser.parse_args(arguments)
+    if options.allow_cpu:
+        os.environ["TURNLOOM_ALLOW_CPU"] = "1"  # the horse and the probe read it there
+    try:
+        return COMMANDS[options.command](options)
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201  (one sentence for whoever started it)
+        return WRONG_SETTINGS
+
+
+def worker(options: argparse.Namespace) -> int:
+    """The RQ worker of this host."""
+    settings = _settings()
+    if not settings.allow_cpu and not _has_gpu():
+        raise SettingsError(
+            "no NVIDIA GPU was found on this host; start the worker with --allow-cpu to work without one"
+        )
+    importlib.import_module("services.trainer.worker").run(settings, burst=options.burst)
+    return 0
+
+
+def probe_host(_options: argparse.Namespace) -> int:
+    """One look at the host."""
+    return 0 if importlib.import_module("services.trainer.probe_host").run(_settings()) else 1
+
+
+def supervisor(_options: argparse.Namespace) -> int:
+    """Leases, requeueing, archiving, retention."""
+    logs.configure(os.environ.get("TURNLOOM_LOG_LEVEL", "info").upper())
+    module = importlib.import_module("services.trainer.supervisor")
+    module.run(module.from_environment(os.environ))
+    return 0
+
+
+def exporter(_options: argparse.Namespace) -> int:
+    """Prometheus metrics out of Redis."""
+    logs.configure(os.environ.get("TURNLOOM_LOG_LEVEL", "info").upper())
+    module = importlib.import_module("services.trainer.exporter")
+    module.run(module.from_environment(os.environ))
+    return 0
+
+
+def _settings() -> Settings:
+    settings = from_environment(os.environ)
+    logs.configure(settings.log_level)
+    return settings
+
+
+def _has_gpu() -> bool:
+    """Asked in a child: NVML in this process would be forked into every horse."""
+    script = "import sys; from services.trainer.gpu import find; sys.exit(0 if find().gpus else 1)"
+    return subprocess.run([sys.executable, "-c", script], timeout=GPU_CHECK_SECONDS, check=False).returncode == 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "worker": worker,
+    "probe-host": probe_host,
+    "supervisor": supervisor,
+    "exporter": exporter,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""What the trainer needs from a training server. TuFT is one (tuft.py); the loop knows nothing else of it.
+
+Operations are submitted in order and run in order; each returns at once with a Pending. Every failure is a
+BackendError (errors.py). Gradients of forward_backward calls add up until optim_step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.trainer.rows import Row
+from services.trainer.weighting import Weights
+
+Logprobs = NDArray[np.float32]  #: [n - 1] of one row, aligned with its targets
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What is trained."""
+
+    model: str  #: the server's name of the base model
+    rank: int  #: >= 1
+    train_mlp: bool
+    train_attn: bool
+    train_unembed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """One optimizer step."""
+
+    learning_rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float  #: decoupled
+    grad_clip_norm: float  #: 0: no clipping
+
+
+class Pending(Protocol[Result_co]):
+    """An operation under way."""
+
+    def result(self) -> Result_co:
+        """Waits, within the operation's deadline. Raises BackendError."""
+        ...
+
+
+class Backend(Protocol):
+    """One adapter under training on one server."""
+
+    @property
+    def run_id(self) -> str:
+        """The server's name of this adapter's run."""
+        ...
+
+    def forward_backward(self, rows: Sequence[Row], weights: Sequence[Weights]) -> Pending[Sequence[Logprobs]]:
+        """Adds the gradient of sum(-logprob * weight) over all rows; gives the logprobs row by row."""
+        ...
+
+    def forward(self, rows: Sequence[Row]) -> Pending[Sequence[Logprobs]]:
+        """The logprobs row by row; no gradient."""
+        ...
+
+    def optim_step(self, adam: Adam) -> Pending[None]:
+        """Applies the gradients and forgets them."""
+        ...
+
+    def save_state(self, name: str) -> Pending[str]:
+        """Saves weights and optimizer under `name`; gives the path that load takes."""
+        ...
+
+    def save_adapter(self, name: str) -> Pending[str]:
+        """Saves the weights alone, as they are served; gives their path."""
+        ...
+
+    def load(self, path: str, *, optimizer: bool) -> Pending[None]:
+        """Replaces the weights, and the optimizer's state if asked, by saved ones."""
+        ...
+
+    def check_alive(self) -> None:
+        """Raises BackendError SERVER_RESTARTED when the server has been away since the client was made."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the server without a wait; the adapter stays there."""
+        ...

@@ -1,0 +1,114 @@
+"""Which rows each optimizer step sees, and how a step is cut into calls. A pure function of dataset, seed and step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.trainer.rows import Row
+
+SAFE_CALL_TOKENS = 4_096  #: padded tokens of a call at step 1; small enough for any GPU that holds the model
+MOST_CALL_TOKENS = 16_384  #: larger calls were slower on an H200, at 0.6B and at 4B parameters
+STEPS_PER_DOUBLING = 10  #: steps that must succeed before a call may double
+
+
+def order_hash(seed: int, epoch: int, index: int) -> bytes:
+    """The sort key that replaces a library's random stream: sha256 of "seed:epoch:index"."""
+    return hashlib.sha256(f"{seed}:{epoch}:{index}".encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the data: what the next step begins with. It is what a checkpoint stores as its cursor."""
+
+    epoch: int  #: from 1
+    position: int  #: conversations of that epoch already trained
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Everything that one optimizer step trains on."""
+
+    step: int  #: 1 for the first step of the job
+    epoch: int  #: from 1
+    conversations: int  #: whole conversations in it
+    rows: Sequence[Row]  #: longest first, so that neighbours are padded least
+
+
+@dataclass(slots=True)
+class Batches:
+    """All steps of a job over one dataset; any step can be asked for."""
+
+    rows: Sequence[Row]  #: in source order, each with something to train; read when a batch needs them
+    conversation_of: Sequence[int] | NDArray[np.int64]  #: conversation of each row
+    batch_size: int  #: conversations per step, >= 1
+    seed: int  #: of the order
+    _members: dict[int, list[int]] = field(init=False, repr=False)  # conversation -> its row numbers
+    _order: tuple[int, list[int]] = field(init=False, repr=False, default=(0, []))  # epoch and its order
+
+    def __post_init__(self) -> None:
+        self._members = {}
+        for number, conversation in enumerate(self.conversation_of):
+            self._members.setdefault(int(conversation), []).append(number)
+
+    @property
+    def conversations(self) -> int:
+        """Conversations with something to train."""
+        return len(self._members)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass; the last, smaller batch counts."""
+        return -(-self.conversations // self.batch_size)
+
+    def order(self, epoch: int) -> list[int]:
+        """Conversations in the order of `epoch` (from 1). The last epoch asked for is remembered."""
+        if self._order[0] != epoch:
+            self._order = (epoch, sorted(self._members, key=lambda index: order_hash(self.seed, epoch, index)))
+        return self._order[1]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of optimizer step `step` (from 1)."""
+        earlier_epochs, number = divmod(step - 1, self.steps_per_epoch)
+        epoch = earlier_epochs + 1
+        order = self.order(epoch)
+        begin = number * self.batch_size
+        chosen = order[begin : begin + self.batch_size]
+        rows = [self.rows[row] for conversation in chosen for row in self._members[conversation]]
+        return Batch(step, epoch, len(chosen), longest_first(rows))
+
+    def cursor(self, steps: int) -> Position:
+        """Where the data stands after `steps` steps."""
+        epochs, number = divmod(steps, self.steps_per_epoch)
+        return Position(epochs + 1, number * self.batch_size)
+
+
+def longest_first(rows: Iterable[Row]) -> list[Row]:
+    """Rows by falling length; equal lengths keep their order."""
+    return sorted(rows, key=lambda row: -row.length)
+
+
+def calls(rows: Sequence[Row], budget: int) -> Iterator[Sequence[Row]]:
+    """Cuts rows (longest first) into calls of at most `budget` padded tokens: rows times the longest of them.
+
+    Gradients of several calls add up exactly, so the cut never changes what is in a step. A row longer than the budget
+    is a call of its own.
+    """
+    begin = 0
+    while begin < len(rows):
+        count = max(1, budget // rows[begin].length)
+        yield rows[begin : begin + count]
+        begin += count
+
+
+def call_tokens(step: int, ceiling: int) -> int:
+    """Padded tokens per call at `step`: grows from a safe start, never past `ceiling`.
+
+    It depends on the step alone, so that a resumed run cuts its calls as the uninterrupted one did.
+    """
+    doublings = min((step - 1) // STEPS_PER_DOUBLING, 30) if step > 0 else 0
+    return min(SAFE_CALL_TOKENS << doublings, ceiling)

@@ -1,0 +1,187 @@
+"""Saved states: proving them, bringing them back, keeping them in the store. Knows no loop and no ledger of steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from services.store.objects import Stored
+from services.store.records import CheckpointRecord
+from services.trainer.backend import Adapter, Backend
+from services.trainer.batching import longest_first, order_hash
+from services.trainer.errors import BackendError, CheckpointLost, Code, ProbeMismatch, StopRun
+from services.trainer.loop import probe_nll
+from services.trainer.rows import Row, shortened, without_tail
+
+PROBE_ROWS = 8
+PROBE_TOKENS = 4_096
+SAVED_PATH: Final = re.compile(r"tinker://([A-Za-z0-9._:-]+)/(?:weights|sampler_weights)/([A-Za-z0-9_-]+)")
+ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class AdapterUnusable(StopRun):
+    """What the server saved is not the adapter that was trained."""
+
+    code = "STORE_FAILED"
+    hint = "Check that TURNLOOM_TUFT_CHECKPOINT_DIR is the checkpoint folder of the server at TURNLOOM_TUFT_URL."
+
+
+class ObjectStore(Protocol):
+    """The two sides of services.store.objects.Objects that are needed here."""
+
+    def put_folder(self, job_id: str, checkpoint_id: str, folder: Path) -> Stored:
+        """Copies a folder into the store."""
+        ...
+
+    def get_folder(self, uri: str, destination: Path) -> None:
+        """Copies a folder out of the store and checks it."""
+        ...
+
+
+def probe_rows(rows: Sequence[Row], seed: int) -> list[Row]:
+    """The first 8 rows in the order of epoch 0, which is never trained, up to 4,096 padded tokens; longest first.
+
+    A first row that is longer alone is cut; every row keeps something to train.
+    """
+    chosen: list[Row] = []
+    for number in sorted(range(len(rows)), key=lambda number: order_hash(seed, 0, number)):
+        row = rows[number]
+        if not chosen and row.length > PROBE_TOKENS and shortened(row, PROBE_TOKENS).loss_tokens:
+            row = without_tail(shortened(row, PROBE_TOKENS))
+        longest = max([row.length, *(one.length for one in chosen)])
+        if chosen and longest * (len(chosen) + 1) > PROBE_TOKENS:
+            break
+        chosen.append(row)
+        if len(chosen) == PROBE_ROWS:
+            break
+    return longest_first(chosen)
+
+
+def prove(backend: Backend, checkpoint: CheckpointRecord, rows: Sequence[Row], tolerance: float) -> float:
+    """Measures the probe NLL of the weights just loaded.
+
+    Returns:
+        Nats per unit of weight.
+
+    Raises:
+        ProbeMismatch: it differs from the stored one by more than `tolerance`, relative; nothing may go on from it.
+    """
+    measured = probe_nll(rows, backend.forward(rows).result())
+    if not math.isclose(measured, checkpoint.probe_nll, rel_tol=tolerance, abs_tol=tolerance * 1e-3):
+        raise ProbeMismatch(
+            f"checkpoint {checkpoint.id} gave probe NLL {checkpoint.probe_nll!r} when it was saved and gives "
+            f"{measured!r} now that it is loaded (tolerance {tolerance:g})"
+        )
+    return measured
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFolder:
+    """The TuFT server's checkpoint folder, seen from this host."""
+
+    root: Path
+
+    def of(self, path: str) -> Path:
+        """Folder of a saved state, by the path that the server gave it.
+
+        Raises:
+            AdapterUnusable: the path is not one of a TuFT server.
+        """
+        match = SAVED_PATH.fullmatch(path)
+        if match is None:
+            raise AdapterUnusable(f"{path!r} is no path of a TuFT checkpoint")
+        return self.root / match[1] / match[2]
+
+    @staticmethod
+    def run_of(path: str) -> str:
+        """The server's run that a path belongs to; empty when it is no such path."""
+        match = SAVED_PATH.fullmatch(path)
+        return match[1] if match else ""
+
+    def adapter(self, path: str, expected: Adapter) -> Path:
+        """The adapter of a saved state in PEFT's format, checked to be the one that was trained.
+
+        Raises:
+            AdapterUnusable: a file is missing, or the configuration names another type or rank.
+        """
+        folder = self.of(path) / "adapter"
+        missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+        if missing:
+            raise AdapterUnusable(f"{folder} has no {' and no '.join(missing)}")
+        try:
+            config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise AdapterUnusable(f"{folder / ADAPTER_FILES[0]} is no JSON: {error}") from None
+        found = (config.get("peft_type"), config.get("r"))
+        if found != ("LORA", expected.rank):
+            raise AdapterUnusable(f"{folder}: peft_type and r are {found}, not ('LORA', {expected.rank})")
+        return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Restorer:
+    """Brings a checkpoint back into a new client, from wherever it still is."""
+
+    connect: Callable[[], Backend]  #: makes a client with a fresh adapter of the job's rank and flags
+    folder: ServerFolder
+    objects: ObjectStore
+
+    def restore(self, checkpoint: CheckpointRecord, *, optimizer: bool) -> Backend:
+        """A client that holds the checkpoint.
+
+        The server's own record of it comes first. If the server lost that record or released it, the files do: from the
+        server's folder, else from the store.
+
+        Raises:
+            CheckpointLost, BackendError, and what the store raises.
+        """
+        backend = self.connect()
+        try:
+            backend.load(checkpoint.path, optimizer=optimizer).result()
+        except BackendError as error:
+            backend.close()  # a failed load leaves a client in conflict for ever
+            if error.code not in (Code.SERVER_RESTARTED, Code.SEQUENCE_CONFLICT, Code.MODEL_NOT_SERVED):
+                raise
+            return self._from_files(checkpoint, optimizer=optimizer)
+        return backend
+
+    def _from_files(self, checkpoint: CheckpointRecord, *, optimizer: bool) -> Backend:
+        """Saves a state of a fresh client, puts the kept files in its place, and loads it: measured to be bit-equal."""
+        with tempfile.TemporaryDirectory(prefix="turnloom-restore-") as scratch:
+            kept = self.folder.of(checkpoint.path)
+            if not (kept / "adapter").is_dir():
+                if not checkpoint.uri:
+                    raise CheckpointLost(
+                        f"checkpoint {checkpoint.id}: the server does not know {checkpoint.path}, {kept} is not there, "
+                        "and it was never copied to the store"
+                    )
+                kept = Path(scratch) / "kept"
+                self.objects.get_folder(checkpoint.uri, kept)
+            backend = self.connect()
+            try:
+                path = backend.save_state(f"{checkpoint.id}-restored").result()
+                _replace_contents(self.folder.of(path), kept)
+                backend.load(path, optimizer=optimizer).result()
+            except BaseException:
+                backend.close()
+                raise
+            return backend
+
+
+def _replace_contents(target: Path, source: Path) -> None:
+    for part in ("adapter", "optimizer"):
+        if not (source / part).is_dir():
+            raise CheckpointLost(f"{source} has no {part}")
+        if not (target / part).is_dir():
+            raise CheckpointLost(
+                f"{target / part} is not there: TURNLOOM_TUFT_CHECKPOINT_DIR is not the server's folder"
+            )
+        shutil.rmtree(target / part)
+        shutil.copytree(source / part, target / part)

@@ -1,0 +1,74 @@
+"""Masked NLL of rows under the weights that a backend holds, and when training stopped helping. Knows no store."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from services.trainer.backend import Backend, Logprobs, Pending
+from services.trainer.batching import calls, longest_first
+from services.trainer.rows import Row
+from services.trainer.weighting import weighted_nll
+
+CALLS_IN_FLIGHT = 4  #: enough to keep the server busy, few enough to be left quickly
+ROWS_IN_MEMORY = 4_096  #: rows that are sorted and cut together
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """NLL over a set of rows, with unnormalized weights."""
+
+    nll_sum: float  #: nats
+    weight_sum: float
+    target_bytes: int  #: UTF-8 bytes of the trained text
+
+    @property
+    def nll(self) -> float:
+        """Nats per unit of weight."""
+        return self.nll_sum / self.weight_sum
+
+
+def evaluate(
+    backend: Backend, rows: Sequence[Row], budget: int, keep_going: Callable[[], bool] = lambda: True
+) -> Evaluation | None:
+    """Sums the NLL of all rows, in calls of at most `budget` padded tokens.
+
+    Returns:
+        The sums, or None when `keep_going` said no before the end. The sums don't depend on the order of rows.
+    """
+    nlls: list[float] = []
+    in_flight: deque[tuple[Sequence[Row], Pending[Sequence[Logprobs]]]] = deque()
+    for begin in range(0, len(rows), ROWS_IN_MEMORY):
+        for call in calls(longest_first(rows[begin : begin + ROWS_IN_MEMORY]), budget):
+            if not keep_going():
+                return None
+            in_flight.append((call, backend.forward(call)))
+            if len(in_flight) >= CALLS_IN_FLIGHT:
+                nlls.extend(_nlls(*in_flight.popleft()))
+    while in_flight:
+        nlls.extend(_nlls(*in_flight.popleft()))
+    return Evaluation(math.fsum(nlls), math.fsum(row.weight_sum for row in rows), sum(row.target_bytes for row in rows))
+
+
+def _nlls(rows: Sequence[Row], pending: Pending[Sequence[Logprobs]]) -> list[float]:
+    return [weighted_nll(logprobs, row.target_weights) for row, logprobs in zip(rows, pending.result(), strict=True)]
+
+
+@dataclass(slots=True)
+class Patience:
+    """Early stopping: ends a run after `limit` evaluations in a row that gained no more than `min_delta`."""
+
+    limit: int  #: 0: never
+    min_delta: float  #: nats per unit of weight
+    best: float = math.inf  #: lowest NLL seen
+    waited: int = 0  #: evaluations since
+
+    def seen(self, nll: float) -> bool:
+        """Takes one more evaluation; says whether to stop."""
+        if nll < self.best - self.min_delta:
+            self.best, self.waited = nll, 0
+        else:
+            self.waited += 1
+        return 0 < self.limit <= self.waited

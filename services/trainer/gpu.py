@@ -1,0 +1,75 @@
+"""NVIDIA GPUs of this host through NVML: what they are, what they do. Nothing where there is no driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import pynvml
+
+from services.store.records import GpuRecord
+from services.trainer.loop import Gauge
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """What NVML found."""
+
+    gpus: tuple[GpuRecord, ...] = ()
+    driver_version: str = ""
+
+
+@contextmanager
+def _nvml() -> Iterator[list[object]]:
+    """Handles of all GPUs; empty without a driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield []
+        return
+    try:
+        yield [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def find() -> Gpus:
+    """All GPUs of the host."""
+    with _nvml() as handles:
+        if not handles:
+            return Gpus()
+        return Gpus(
+            tuple(
+                GpuRecord(
+                    name=str(pynvml.nvmlDeviceGetName(handle)),
+                    uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
+                    memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+                )
+                for handle in handles
+            ),
+            str(pynvml.nvmlSystemGetDriverVersion()),
+        )
+
+
+class Meter:
+    """Reads the GPUs again and again; call `read` as often as steps are done."""
+
+    def __init__(self) -> None:
+        try:
+            pynvml.nvmlInit()
+            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        except pynvml.NVMLError:
+            self._handles = []
+
+    def read(self) -> Gauge:
+        """Mean utilization and used memory; a GPU that does not answer makes both unknown."""
+        if not self._handles:
+            return Gauge()
+        try:
+            busy = [float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) for handle in self._handles]
+            used = [int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in self._handles]
+        except pynvml.NVMLError:
+            return Gauge()
+        return Gauge(sum(busy) / len(busy), sum(used))

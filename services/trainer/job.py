@@ -1,0 +1,426 @@
+"""One attempt at one job, in the horse: claim, restore, train, keep, finish. `run` is what tickets name.
+
+The only place that knows both the store and the training server. Every way out is written down: the attempt finishes
+the job, releases it for the next attempt, or, fenced or without Redis, ends and leaves the job to the supervisor.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from services.store.connection import retry_for
+from services.store.dataset_files import DatasetReader
+from services.store.errors import Fenced, NotFound, StoreError, StoreUnavailable
+from services.store.jobs import Claim
+from services.store.records import CheckpointRecord, Control, ErrorRecord, JobRecord, JobState
+from services.store.store import Store, open_store
+from services.trainer import logs, preemption
+from services.trainer.backend import Adapter, Backend
+from services.trainer.batching import MOST_CALL_TOKENS, Batches
+from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
+from services.trainer.dataset import TrainedRows, trained_rows
+from services.trainer.errors import (
+    BackendError,
+    CallOutOfMemory,
+    CheckpointLost,
+    Code,
+    DatasetUnusable,
+    StopRun,
+    backend_error,
+)
+from services.trainer.evaluation import Patience
+from services.trainer.gpu import Meter
+from services.trainer.journal import LedgerGap, LedgerJournal, RedisLost
+from services.trainer.keeping import Keeper
+from services.trainer.lease import Lease
+from services.trainer.loop import Plan, Run
+from services.trainer.rows import Row
+from services.trainer.settings import Settings, from_environment
+from services.trainer.tuft import TuftSettings, connect
+from services.trainer.tuft_http import TuftHttp
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+def run(job_id: str, attempt: int) -> None:
+    """The function that tickets name. Ends normally whatever becomes of the job: the record says that."""
+    settings = from_environment(os.environ)
+    logs.about(job_id, attempt)
+    preemption.listen()
+    store = retry_for(
+        lambda: open_store(settings.redis_url, settings.store_url, settings.lease_ttl), settings.redis_patience
+    )
+    worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    claim = retry_for(lambda: store.jobs.claim(job_id, attempt, worker), settings.redis_patience)
+    if claim is None:
+        log.info("the ticket was dropped; an event says why")
+        return
+    with Lease(lambda: store.jobs.renew(job_id, attempt), settings.lease_ttl) as lease:
+        Attempt(settings, store, claim, lease, preemption.wanted).run()
+
+
+class Leave(Exception):  # noqa: N818  (a way out, not an error)
+    """The attempt is asked to leave before it trained anything."""
+
+    def __init__(self, asked: Control) -> None:
+        super().__init__(asked.value)
+        self.asked = asked
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The rows of a job."""
+
+    train: TrainedRows
+    test: Sequence[Row]
+
+
+class Attempt:
+    """One claimed attempt."""
+
+    def __init__(
+        self, settings: Settings, store: Store, claim: Claim, lease: Lease, preempted: threading.Event
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._job: JobRecord = claim.job
+        self._checkpoint: CheckpointRecord | None = claim.checkpoint
+        self._lease = lease
+        hyper = claim.job.spec.hyperparameters
+        self._adapter = Adapter(
+            claim.job.spec.tuft_model, hyper.lora_rank, hyper.train_mlp, hyper.train_attn, hyper.train_unembed
+        )
+        self._http = TuftHttp(settings.tuft_url, settings.tuft_api_key)
+        self._folder = ServerFolder(settings.checkpoint_dir)
+        self._runs: list[str] = []  # runs that this attempt made on the server
+        self._backend: Backend | None = None
+        self._training = False  # from now on it is the loop that hears when the attempt has to leave
+        self._keeper = Keeper(
+            self._job.id,
+            self._job.attempt,
+            hyper.keep_checkpoints,
+            self._best_and_last,
+            store.ledger,
+            self._http,
+            self._folder,
+            store.objects,
+        )
+        self._journal = LedgerJournal(
+            store.ledger,
+            self._job.id,
+            lease=lease,
+            preempted=preempted,
+            patience=settings.redis_patience,
+            clock=time.monotonic,
+            events=self._event,
+            saved=self._saved,
+        )
+
+    def run(self) -> None:
+        """Every way out of an attempt, and what it means for the job."""
+        try:
+            self._train()
+        except Leave as leave:
+            self._leave(leave.asked)
+        except Fenced as error:
+            log.warning("another attempt holds the job: %s", error)
+        except RedisLost as error:
+            log.error("leaving without Redis; the supervisor goes on from the last checkpoint: %s", error)
+        except LedgerGap as error:
+            self._release("ledger_gap", str(error))
+        except CallOutOfMemory as error:
+            self._out_of_memory(error)
+        except BackendError as error:
+            self._backend_failed(error)
+        except StopRun as error:
+            self._fail(ErrorRecord(error.code, str(error), hint=error.hint))
+        except StoreUnavailable as error:
+            self._fail(
+                ErrorRecord("STORE_FAILED", str(error), hint="Make room in the object store, then resume the job.")
+            )
+        except StoreError as error:
+            log.exception("the store refused")
+            self._release("store_error", str(error), ErrorRecord("STORE_FAILED", str(error)))
+        except Exception as error:
+            log.exception("unforeseen")
+            message = f"{type(error).__name__}: {error}"
+            self._release("unforeseen", message, ErrorRecord("UNKNOWN", message, hint="See the worker's log."))
+        finally:
+            if self._backend is not None:
+                self._backend.close()
+
+    # The way through.
+
+    def _train(self) -> None:
+        data = self._read_data()
+        plan = self._plan(data)
+        self._wait_for_server()
+        backend, steps_done = self._begin(plan)
+        patience = self._replayed_patience(steps_done)
+        loop = Run(plan, backend, self._journal, patience, Meter().read, time.monotonic, time.time)
+        first = steps_done == 0 and bool(plan.test_rows) and self._store.ledger.initial(self._job.id) is None
+        self._training = True
+        asked = loop.train(steps_done, save_first=self._checkpoint is None, evaluate_first=first)
+        self._journal.drain()
+        if asked is Control.NONE:
+            self._succeed(backend)
+        else:
+            self._leave(asked)
+
+    def _read_data(self) -> Data:
+        spec = self._job.spec
+        max_length = spec.hyperparameters.max_length
+        train, cut = trained_rows(self._reader(spec.training_dataset), max_length)
+        if not len(train):
+            raise DatasetUnusable(f"dataset {spec.training_dataset} has nothing to train with max_length {max_length}")
+        if cut.cut_rows or cut.emptied_rows:
+            self._journal.event(
+                "warning",
+                "MAX_LENGTH_CUT",
+                f"max_length {max_length} cut {cut.cut_rows} rows by {cut.cut_tokens} tokens; "
+                f"{cut.emptied_rows} have nothing left to train.",
+            )
+        if not spec.test_dataset:
+            return Data(train, ())
+        test, _ = trained_rows(self._reader(spec.test_dataset), max_length)
+        return Data(train, test)
+
+    def _reader(self, dataset_id: str) -> DatasetReader:
+        return DatasetReader(self._store.datasets.get(dataset_id).uri)
+
+    def _plan(self, data: Data) -> Plan:
+        hyper = self._job.spec.hyperparameters
+        batches = Batches(data.train, data.train.conversation_of, hyper.batch_size, hyper.seed)
+        steps = hyper.max_steps or hyper.epochs * batches.steps_per_epoch
+        known = self._checkpoint.max_tokens_per_call if self._checkpoint else 0
+        ceiling = min(known or MOST_CALL_TOKENS, hyper.max_tokens_per_call or MOST_CALL_TOKENS)
+        probe = probe_rows(data.test or data.train, hyper.seed)
+        return Plan(self._job.id, self._job.attempt, hyper, batches, steps, data.test, probe, ceiling)
+
+    def _wait_for_server(self) -> None:
+        """A server that is being restarted gets time to come back."""
+        begun, said = time.monotonic(), False
+        while not self._http.healthy():
+            self._interrupted()
+            if time.monotonic() - begun > self._settings.start_deadline:
+                raise backend_error(
+                    Code.SERVER_UNREACHABLE,
+                    f"{self._settings.tuft_url} did not answer for {self._settings.start_deadline:g} s",
+                )
+            if not said:
+                self._journal.event("warning", "WAITING_FOR_BACKEND", f"{self._settings.tuft_url} does not answer yet.")
+                said = True
+            time.sleep(min(1.0, self._settings.start_deadline / 10))
+
+    def _connect(self) -> Backend:
+        settings = self._settings
+        served = {model.name: model for model in self._http.models()}
+        if self._adapter.model not in served:
+            raise backend_error(
+                Code.MODEL_NOT_SERVED,
+                f"{settings.tuft_url} serves {', '.join(served) or 'no model'}, not {self._adapter.model}",
+            )
+        tuft = TuftSettings(
+            settings.tuft_url,
+            settings.tuft_api_key,
+            settings.call_deadline,
+            min(settings.start_deadline, settings.call_deadline),
+            settings.silence,
+            max_model_len=served[self._adapter.model].max_model_len or None,
+        )
+        if self._backend is not None:
+            self._backend.close()
+        self._backend = connect(tuft, self._adapter, self._interrupted)
+        self._runs.append(self._backend.run_id)
+        return self._backend
+
+    def _interrupted(self) -> None:
+        """Called during every wait: ends the attempt when it is fenced, or has to leave before it trained anything."""
+        self._lease.check()
+        asked = self._journal.control()
+        if asked is not Control.NONE and not self._training:
+            raise Leave(asked)
+
+    def _begin(self, plan: Plan) -> tuple[Backend, int]:
+        """A client that holds what the attempt begins from, proved, and the number of steps in it."""
+        restorer = Restorer(self._connect, self._folder, self._store.objects)
+        if self._checkpoint is not None:
+            backend = restorer.restore(self._checkpoint, optimizer=True)
+            nll = prove(backend, self._checkpoint, plan.probe_rows, self._settings.probe_tolerance)
+            self._journal.event(
+                "info",
+                "RESTORED",
+                f"Checkpoint {self._checkpoint.id} is loaded; its probe NLL is {nll:.6f}, as it was saved.",
+                checkpoint=self._checkpoint.id,
+            )
+            return backend, self._checkpoint.step
+        start = self._job.spec.start_from
+        if start is None:
+            return self._connect(), 0
+        try:
+            source = self._store.ledger.checkpoint(start.job, start.checkpoint)
+        except NotFound as error:
+            raise CheckpointLost(str(error)) from None
+        backend = restorer.restore(source, optimizer=not start.weights_only)
+        kind = "weights" if start.weights_only else "weights and optimizer"
+        self._journal.event("info", "RESTORED", f"Begins from checkpoint {source.id} of job {start.job}: {kind}.")
+        return backend, 0
+
+    def _replayed_patience(self, steps_done: int) -> Patience:
+        """Early stopping as it stood at the checkpoint: a function of the evaluations up to there."""
+        hyper = self._job.spec.hyperparameters
+        patience = Patience(hyper.early_stopping_patience, hyper.early_stopping_min_delta)
+        if not hyper.early_stopping_patience:
+            return patience
+        initial = self._store.ledger.initial(self._job.id)
+        series = self._store.ledger.steps(self._job.id, 1, steps_done) if steps_done else []
+        for record in [*([initial] if initial else []), *series]:
+            if record.test_nll_sum is not None and record.test_weight_sum:
+                patience.seen(record.test_nll_sum / record.test_weight_sum)
+        return patience
+
+    def _saved(self, checkpoint: CheckpointRecord) -> None:
+        """A checkpoint is in the ledger: make room."""
+        self._store.jobs.count("checkpoints", "saved")
+        self._keeper.thin_out()
+
+    # The ways out.
+
+    def _succeed(self, backend: Backend) -> None:
+        name = f"{self._job.id}-a{self._job.attempt}-adapter"
+        path = backend.save_adapter(name).result()
+        folder = self._folder.adapter(path, self._adapter)
+        stored = self._patiently(lambda: self._store.objects.put_folder(self._job.id, "final", folder))
+        self._patiently(self._keeper.copy_out)
+        self._journal.event(
+            "info", "ADAPTER_STORED", f"The adapter is in the store: {stored.uri}", sha256=stored.sha256
+        )
+        self._finish(JobState.SUCCEEDED, adapter=(stored.uri, stored.sha256))
+        self._free()
+
+    def _leave(self, asked: Control) -> None:
+        """What was to be saved is saved; now the job is given back as it was asked."""
+        if asked is Control.PREEMPT:
+            self._release("preempted", "The worker had to leave; the job waits at the front of its queue.")
+            return
+        self._patiently(self._keeper.copy_out)
+        self._finish(JobState.PAUSED if asked is Control.PAUSE else JobState.CANCELLED)
+        self._free()
+
+    def _backend_failed(self, error: BackendError) -> None:
+        log.error("the training server failed: %s", error)
+        self._store_quietly(lambda: self._store.jobs.count("retries", error.code.value))
+        record = ErrorRecord(error.code.value, error.sentence, hint=error.hint)
+        if error.retryable:
+            self._release(
+                error.code.value.lower(), f"{error.sentence} The job goes on from its last checkpoint.", record
+            )
+        else:
+            self._fail(record)
+
+    def _out_of_memory(self, error: CallOutOfMemory) -> None:
+        """Halves the calls for good; gradients add up, so the steps stay the same."""
+        record = ErrorRecord(Code.OUT_OF_MEMORY.value, str(error), hint=error.error.hint)
+        checkpoint = retry_for(self._last_checkpoint, self._settings.redis_patience)
+        lowered = error.budget // 2
+        if error.rows == 1 or lowered < 1 or checkpoint is None:
+            self._fail(record)
+            return
+        self._store_quietly(
+            lambda: self._store.ledger.update_checkpoint(
+                self._job.id, self._job.attempt, checkpoint.id, max_tokens_per_call=lowered
+            )
+        )
+        message = f"{error}. Calls are halved to {lowered} padded tokens; the job goes on from step {checkpoint.step}."
+        self._release("out_of_memory", message, record)
+
+    def _last_checkpoint(self) -> CheckpointRecord | None:
+        try:
+            return self._store.ledger.checkpoint(self._job.id)
+        except NotFound:
+            return None
+
+    def _fail(self, error: ErrorRecord) -> None:
+        log.error("the job has failed: %s: %s", error.code, error.message)
+        try:
+            self._keeper.copy_out()
+            free = True
+        except (StoreError, StopRun, OSError) as problem:
+            log.warning("the kept checkpoints stay on the server: %s", problem)
+            free = False
+        self._finish(JobState.FAILED, error)
+        if free:
+            self._free()
+
+    def _finish(self, state: JobState, error: ErrorRecord | None = None, adapter: tuple[str, str] = ("", "")) -> None:
+        self._lease.ending = True
+        ended = retry_for(
+            lambda: self._store.jobs.finish(
+                self._job.id, self._job.attempt, state, error, adapter_uri=adapter[0], adapter_sha256=adapter[1]
+            ),
+            self._settings.redis_patience,
+        )
+        log.info("the job is %s", ended.state.name)
+
+    def _release(self, reason: str, message: str, error: ErrorRecord | None = None) -> None:
+        """Hands the job to the next attempt. If this does not arrive, the supervisor does it when the lease expires."""
+        self._lease.ending = True
+        try:
+            job = retry_for(
+                lambda: self._store.jobs.release(self._job.id, self._job.attempt, reason, message, error=error),
+                self._settings.redis_patience,
+            )
+            log.warning("the attempt ends (%s): the job is %s", reason, job.state.name)
+            if job.state is JobState.QUEUED:
+                self._store.tickets.enqueue(job, front=True)
+        except StoreError as problem:
+            log.error("the job is left to the supervisor: %s", problem)
+
+    def _free(self) -> None:
+        """Releases what the job holds on the server, now that everything kept is in the store."""
+        runs = [self._folder.run_of(one.path) for one in self._store.ledger.checkpoints(self._job.id)]
+        if not any([*runs, *self._runs]):
+            return
+        freed = self._keeper.release([*runs, *self._runs])
+        self._event("info", "ADAPTER_RELEASED", f"Freed {len(freed)} runs on the server.", {"runs": " ".join(freed)})
+
+    # Small print.
+
+    def _best_and_last(self) -> tuple[str, str]:
+        job = self._store.jobs.get(self._job.id)
+        return job.best_checkpoint, job.last_checkpoint
+
+    def _event(self, level: str, kind: str, message: str, fields: dict[str, str]) -> None:
+        self._store.events.append(self._job.id, level, kind, message, self._job.attempt, fields)
+
+    def _patiently(self, copy: Callable[[], Result]) -> Result:
+        """Copies to the object store; one that is full or away gets time. Raises StoreUnavailable."""
+        begun, pause, waiting = time.monotonic(), 0.5, threading.Event()
+        while True:
+            try:
+                return copy()
+            except StoreUnavailable as error:
+                if time.monotonic() - begun > self._settings.redis_patience:
+                    raise
+                if pause == 0.5:  # the first time
+                    self._journal.event("warning", "STORE_UNAVAILABLE", f"{error}; the copy is tried again.")
+            self._lease.check()
+            waiting.wait(pause)
+            pause = min(pause * 2, 10.0)
+
+    def _store_quietly(self, write: Callable[[], object]) -> None:
+        """A write that is worth having but not worth a job."""
+        try:
+            write()
+        except StoreError as error:
+            log.warning("not written: %s", error)

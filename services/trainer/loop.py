@@ -1,0 +1,348 @@
+"""Batches in, one StepRecord per optimizer step out. Knows no Redis, no gRPC, no Prometheus and no SDK.
+
+Steps are submitted ahead (pipeline_depth) and read in order. A checkpoint of step k is submitted right behind the
+optimizer step k and before anything of step k + 1, so it holds exactly k steps; its probe follows it at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from services.store.records import CheckpointRecord, Control, Hyperparameters, StepRecord
+from services.trainer.backend import Adam, Backend, Logprobs, Pending
+from services.trainer.batching import Batch, Batches, call_tokens, calls
+from services.trainer.errors import BackendError, CallOutOfMemory, Code, NonFiniteLoss
+from services.trainer.evaluation import Evaluation, Patience, evaluate
+from services.trainer.rows import Row
+from services.trainer.schedule import learning_rate
+from services.trainer.weighting import NORMALIZATION, Weights, weighted_nll
+
+EVALUATION_GRACE = 10.0  #: seconds that an evaluation may still take once the run is asked to leave
+
+
+class Journal(Protocol):
+    """Where a run writes what it did; every write may end the run by raising."""
+
+    def step(self, record: StepRecord) -> None:
+        """One optimizer step is done."""
+        ...
+
+    def checkpoint(self, record: CheckpointRecord) -> None:
+        """A state is saved and its probe is known."""
+        ...
+
+    def control(self) -> Control:
+        """What the run is asked to do, as far as is known without a wait."""
+        ...
+
+    def event(self, level: str, kind: str, message: str, **fields: str) -> None:
+        """Something worth telling people."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """What the host's GPUs do just now; None without one."""
+
+    utilization: float | None = None  #: percent, mean
+    memory_bytes: int | None = None  #: in use, sum
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that decides what a run computes."""
+
+    job: str
+    attempt: int
+    hyperparameters: Hyperparameters
+    batches: Batches
+    steps: int  #: of the whole job
+    test_rows: Sequence[Row]  #: empty: no evaluation
+    probe_rows: Sequence[Row]  #: at most 8, longest first
+    ceiling: int  #: padded tokens per call that are not to be passed
+
+    def checkpoint_name(self, step: int) -> str:
+        """Unique in the job, and safe as a folder name."""
+        return f"{self.job}-a{self.attempt}-s{step}"
+
+    def budget(self, step: int) -> int:
+        """Padded tokens per call at `step`."""
+        return self.ceiling if self.hyperparameters.max_tokens_per_call else call_tokens(step, self.ceiling)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the test NLL is taken after `step`."""
+        every = self.hyperparameters.eval_every
+        return bool(self.test_rows) and (step in (0, self.steps) or (every > 0 and step % every == 0))
+
+    def is_saved(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` by its number; early stopping saves wherever it looks."""
+        every = self.hyperparameters.checkpoint_every
+        looks = self.hyperparameters.early_stopping_patience > 0 and self.is_evaluated(step)
+        return step in (0, self.steps) or (every > 0 and step % every == 0) or looks
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """A checkpoint under way."""
+
+    step: int
+    path: Pending[str]
+    probe: Pending[Sequence[Logprobs]]
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A step under way."""
+
+    batch: Batch
+    calls: Sequence[tuple[Sequence[Row], Sequence[Weights], Pending[Sequence[Logprobs]]]]
+    optim: Pending[None]
+    learning_rate: float
+    saving: Saving | None
+
+
+@dataclass(slots=True)
+class Run:
+    """One attempt at a job, from a state that the backend already holds."""
+
+    plan: Plan
+    backend: Backend
+    journal: Journal
+    patience: Patience
+    gauge: Callable[[], Gauge]
+    clock: Callable[[], float]  #: monotonic seconds
+    now: Callable[[], float]  #: seconds since 1970
+    _flight: deque[InFlight] = field(init=False, default_factory=deque)
+    _submitted: int = field(init=False, default=0)  # last step that the server was asked for
+    _saved: int = field(init=False, default=-1)  # step of the last checkpoint asked for
+    _saved_at: float = field(init=False, default=0.0)
+    _read_at: float = field(init=False, default=0.0)  # when the last step was written down
+    _data_seconds: float = field(init=False, default=0.0)  # spent since then on making and submitting steps
+    _recorded: CheckpointRecord | None = field(init=False, default=None)  # last checkpoint written down
+    _tested: tuple[int, Evaluation] | None = field(init=False, default=None)  # last evaluation and its step
+    _stop: bool = field(init=False, default=False)  # early stopping said so
+    _asked_at: float | None = field(init=False, default=None)  # when the run was first asked to leave
+
+    def train(self, steps_done: int, *, save_first: bool, evaluate_first: bool) -> Control:
+        """Trains from step `steps_done` + 1 to the end, or until it is asked to leave; saves what it leaves.
+
+        Args:
+            steps_done: steps that the loaded state holds.
+            save_first: the ledger has no checkpoint of this state yet.
+            evaluate_first: the ledger has no evaluation of step 0 yet, and this is step 0.
+
+        Returns:
+            NONE at the end of the job, else what was asked.
+
+        Raises:
+            NonFiniteLoss, BackendError, CallOutOfMemory, and what the journal raises.
+        """
+        self._submitted = self._saved = steps_done
+        self._saved_at = self._read_at = self.clock()
+        try:
+            return self._train(save_first, evaluate_first)
+        except BackendError as error:
+            if error.code is Code.OUT_OF_MEMORY:
+                raise CallOutOfMemory(self._submitted, 0, self.plan.budget(self._submitted), error) from error
+            raise
+
+    def _train(self, save_first: bool, evaluate_first: bool) -> Control:
+        if save_first:
+            self._record(self._save(self._submitted))
+        if evaluate_first:
+            self._evaluate_first()
+        while True:
+            control = self._asked()
+            if control is Control.NONE:
+                self._fill()
+            if not self._flight:
+                break
+            self._collect(self._flight.popleft())
+        if self._saved < self._submitted:
+            self._record(self._save(self._submitted))
+        return control
+
+    def _asked(self) -> Control:
+        """What the run is asked to do; at the end and after an early stop nothing counts any more."""
+        if not self._flight and (self._submitted >= self.plan.steps or self._stop):
+            return Control.NONE
+        control = self.journal.control()
+        if control is not Control.NONE and self._asked_at is None:
+            self._asked_at = self.clock()
+        return control
+
+    def _evaluate_first(self) -> None:
+        test = self._evaluate(0)
+        if test is None:
+            return
+        self.patience.seen(test.nll)
+        self.journal.step(_with_test(StepRecord(step=0, attempt=self.plan.attempt, time=self.now()), test))
+        if self._recorded is not None:
+            self.journal.checkpoint(replace(self._recorded, test_nll=test.nll))
+
+    def _fill(self) -> None:
+        """Submits steps until the pipeline is full. An evaluated step is a barrier: its weights are looked at."""
+        depth = self.plan.hyperparameters.pipeline_depth
+        while self._submitted < self.plan.steps and len(self._flight) < depth and not self._stop:
+            if self._flight and self.plan.is_evaluated(self._flight[-1].batch.step):
+                return
+            self._flight.append(self._submit(self._submitted + 1))
+
+    def _submit(self, step: int) -> InFlight:
+        begun = self.clock()
+        hyper = self.plan.hyperparameters
+        batch = self.plan.batches.batch(step)
+        weights = NORMALIZATION[hyper.weight_normalization](batch.rows)
+        sent = []
+        first = 0
+        for rows in calls(batch.rows, self.plan.budget(step)):
+            call_weights = weights[first : first + len(rows)]
+            sent.append((rows, call_weights, self.backend.forward_backward(rows, call_weights)))
+            first += len(rows)
+        rate = learning_rate(
+            step,
+            steps=self.plan.steps,
+            peak=hyper.learning_rate,
+            schedule=hyper.schedule,
+            warmup_steps=hyper.warmup_steps,
+        )
+        adam = Adam(rate, hyper.beta1, hyper.beta2, hyper.epsilon, hyper.weight_decay, hyper.grad_clip_norm)
+        optim = self.backend.optim_step(adam)
+        self._submitted = step
+        overdue = self.clock() - self._saved_at >= hyper.checkpoint_every_seconds
+        saving = self._save(step) if self.plan.is_saved(step) or overdue else None
+        self._data_seconds += self.clock() - begun
+        return InFlight(batch, sent, optim, rate, saving)
+
+    def _save(self, step: int) -> Saving:
+        """Asks for a checkpoint of the state that holds `step` steps, and for the NLL that proves it later."""
+        saving = Saving(
+            step, self.backend.save_state(self.plan.checkpoint_name(step)), self.backend.forward(self.plan.probe_rows)
+        )
+        self._saved, self._saved_at = step, self.clock()
+        return saving
+
+    def _collect(self, item: InFlight) -> None:
+        step = item.batch.step
+        nlls: list[float] = []
+        objectives: list[float] = []
+        for rows, weights, pending in item.calls:
+            for row, sent, logprobs in zip(rows, weights, self._logprobs(step, rows, pending), strict=True):
+                nlls.append(weighted_nll(logprobs, row.target_weights))
+                objectives.append(weighted_nll(logprobs, sent))
+        nll = math.fsum(nlls)
+        if not math.isfinite(nll):
+            raise NonFiniteLoss(f"step {step}: the NLL of the batch is {nll}; earlier checkpoints are good")
+        after_calls = self.clock()
+        item.optim.result()
+        after_optim = self.clock()
+        test = self._evaluate(step) if self.plan.is_evaluated(step) else None
+        after_test = self.clock()
+        self.backend.check_alive()
+        seconds = {
+            "data": self._data_seconds,
+            "forward_backward": after_calls - self._read_at - self._data_seconds,
+            "optim_step": after_optim - after_calls,
+        } | ({"evaluate": after_test - after_optim} if test else {})
+        self.journal.step(_with_test(self._step_record(item, nll, math.fsum(objectives), seconds), test))
+        self._read_at, self._data_seconds = self.clock(), 0.0
+        if item.saving is not None:
+            self._record(item.saving)
+        if test is not None and self.patience.seen(test.nll) and step < self.plan.steps:
+            self._stop = True
+            self.journal.event(
+                "info",
+                "EARLY_STOPPED",
+                f"Step {step}: {self.patience.waited} evaluations without improvement on {self.patience.best:.4f}.",
+            )
+
+    def _logprobs(self, step: int, rows: Sequence[Row], pending: Pending[Sequence[Logprobs]]) -> Sequence[Logprobs]:
+        try:
+            return pending.result()
+        except BackendError as error:
+            if error.code is Code.OUT_OF_MEMORY:
+                raise CallOutOfMemory(step, len(rows), self.plan.budget(step), error) from error
+            raise
+
+    def _step_record(self, item: InFlight, nll: float, objective: float, seconds: dict[str, float]) -> StepRecord:
+        batch, gauge = item.batch, self.gauge()
+        return StepRecord(
+            step=batch.step,
+            attempt=self.plan.attempt,
+            epoch=batch.epoch,
+            conversations=batch.conversations,
+            rows=len(batch.rows),
+            tokens=sum(row.length for row in batch.rows),
+            loss_tokens=sum(row.loss_tokens for row in batch.rows),
+            target_bytes=sum(row.target_bytes for row in batch.rows),
+            nll_sum=nll,
+            weight_sum=math.fsum(row.weight_sum for row in batch.rows),
+            objective=objective,
+            learning_rate=item.learning_rate,
+            phase_seconds=seconds,
+            gpu_utilization=gauge.utilization,
+            gpu_memory_bytes=gauge.memory_bytes,
+            time=self.now(),
+        )
+
+    def _evaluate(self, step: int) -> Evaluation | None:
+        if not self.plan.test_rows:
+            return None
+        test = evaluate(self.backend, self.plan.test_rows, self.plan.budget(step), self._may_go_on)
+        if test is None:
+            self.journal.event("warning", "EVALUATION_SKIPPED", f"Step {step}: left before its evaluation was done.")
+        elif not math.isfinite(test.nll_sum):
+            raise NonFiniteLoss(f"step {step}: the NLL of the test dataset is {test.nll_sum}")
+        else:
+            self._tested = (step, test)
+        return test
+
+    def _may_go_on(self) -> bool:
+        if self.journal.control() is Control.NONE:
+            return True
+        if self._asked_at is None:
+            self._asked_at = self.clock()
+        return self.clock() - self._asked_at < EVALUATION_GRACE
+
+    def _record(self, saving: Saving) -> None:
+        """Waits for a checkpoint and writes it down, once its probe says that its weights are finite."""
+        path = saving.path.result()
+        probe = probe_nll(self.plan.probe_rows, saving.probe.result())
+        if not math.isfinite(probe):
+            raise NonFiniteLoss(f"step {saving.step}: the saved weights give an NLL of {probe} on the probe rows")
+        self.backend.check_alive()
+        cursor = self.plan.batches.cursor(saving.step)
+        test = self._tested[1] if self._tested and self._tested[0] == saving.step else None
+        self._recorded = CheckpointRecord(
+            id=self.plan.checkpoint_name(saving.step),
+            path=path,
+            step=saving.step,
+            attempt=self.plan.attempt,
+            epoch=cursor.epoch,
+            position=cursor.position,
+            schedule_position=saving.step,
+            probe_nll=probe,
+            probe_rows=len(self.plan.probe_rows),
+            test_nll=test.nll if test else None,
+            time=self.now(),
+            max_tokens_per_call=self.plan.ceiling,
+        )
+        self.journal.checkpoint(self._recorded)
+
+
+def probe_nll(rows: Sequence[Row], logprobs: Sequence[Logprobs]) -> float:
+    """Nats per unit of weight over the probe rows."""
+    nlls = [weighted_nll(one, row.target_weights) for row, one in zip(rows, logprobs, strict=True)]
+    return math.fsum(nlls) / math.fsum(row.weight_sum for row in rows)
+
+
+def _with_test(record: StepRecord, test: Evaluation | None) -> StepRecord:
+    if test is None:
+        return record
+    return replace(
+        record, test_nll_sum=test.nll_sum, test_weight_sum=test.weight_sum, test_target_bytes=test.target_bytes
+    )

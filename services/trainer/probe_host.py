@@ -1,0 +1,69 @@
+"""A short process that looks at this host and its TuFT server and writes the host record. Knows no SDK."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from services.store.connection import connect
+from services.store.errors import StoreError
+from services.store.hosts import Hosts
+from services.store.records import HostRecord
+from services.trainer import gpu
+from services.trainer.errors import BackendError
+from services.trainer.settings import Settings
+from services.trainer.tuft_http import TuftHttp
+
+RECORD_TTL = 120.0  #: seconds; several probes fit in it
+
+log = logging.getLogger(__name__)
+
+
+def look(settings: Settings) -> HostRecord:
+    """What there is now; a server that does not answer is a host with backend_up false and no models."""
+    found = gpu.find()
+    server = TuftHttp(settings.tuft_url, settings.tuft_api_key)
+    up = server.healthy()
+    try:
+        models = server.models() if up else ()
+    except BackendError as error:
+        log.warning("TuFT answers its health check but not what it serves: %s", error)
+        up, models = False, ()
+    return HostRecord(
+        name=settings.host,
+        gpus=found.gpus,
+        driver_version=found.driver_version,
+        models=models,
+        backend_up=up,
+        tuft_url=settings.tuft_url,
+        heartbeat_time=time.time(),
+    )
+
+
+def run(settings: Settings) -> bool:
+    """Looks once and writes it down; says whether that worked."""
+    record = look(settings)
+    hosts = Hosts(connect(settings.redis_url))
+    try:
+        if not record.backend_up:
+            before = hosts.get(settings.host)  # what a server serves does not change because it restarts
+            record = _with_models_of(record, before)
+        hosts.put(record, RECORD_TTL)
+    except StoreError as error:
+        log.warning("the host record was not written: %s", error)
+        return False
+    return True
+
+
+def _with_models_of(record: HostRecord, before: HostRecord | None) -> HostRecord:
+    if before is None:
+        return record
+    return HostRecord(
+        name=record.name,
+        gpus=record.gpus,
+        driver_version=record.driver_version,
+        models=before.models,
+        backend_up=False,
+        tuft_url=record.tuft_url,
+        heartbeat_time=record.heartbeat_time,
+    )

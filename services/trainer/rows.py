@@ -1,0 +1,64 @@
+"""One training example as the trainer holds it, and what `max_length` makes of it. Knows no file and no server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens with the weight of predicting each next one; the shift is already done (see the dataset contract)."""
+
+    conversation: int  #: position of its conversation in the dataset
+    token_ids: NDArray[np.int32]  #: [n], n >= 2
+    target_weights: NDArray[np.float32]  #: [n - 1]; entry t weighs the prediction of token_ids[t + 1]
+    target_bytes: int  #: UTF-8 bytes of the trained text
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row."""
+        return len(self.token_ids)
+
+    @property
+    def weight_sum(self) -> float:
+        """Sum of its weights, in double precision."""
+        return float(self.target_weights.sum(dtype=np.float64))
+
+    @property
+    def loss_tokens(self) -> int:
+        """Targets with weight > 0."""
+        return int(np.count_nonzero(self.target_weights))
+
+
+def shortened(row: Row, max_length: int) -> Row:
+    """The first `max_length` tokens of a row; weights and bytes go with them.
+
+    The dataset doesn't say which bytes belong to which token; the bytes are taken in proportion to the weight kept.
+    """
+    if row.length <= max_length:
+        return row
+    weights = row.target_weights[: max(max_length - 1, 0)]
+    kept = float(weights.sum(dtype=np.float64))
+    total = row.weight_sum
+    return replace(
+        row,
+        token_ids=row.token_ids[:max_length],
+        target_weights=weights,
+        target_bytes=round(row.target_bytes * kept / total) if total else 0,
+    )
+
+
+def without_tail(row: Row) -> Row:
+    """The row up to its last trained target: what follows has no effect on the loss and costs compute.
+
+    Raises:
+        ValueError: the row has no trained target.
+    """
+    trained = np.flatnonzero(row.target_weights)
+    if not len(trained):
+        raise ValueError(f"conversation {row.conversation}: a row has no token with weight")
+    keep = int(trained[-1]) + 1  # targets kept
+    return replace(row, token_ids=row.token_ids[: keep + 1], target_weights=row.target_weights[:keep])

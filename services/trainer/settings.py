@@ -1,0 +1,131 @@
+"""What the trainer's processes take from the environment, read once into a frozen value. Connects to nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+Value = TypeVar("Value")
+
+#: Largest relative difference between a checkpoint's stored probe NLL and the one measured after loading it.
+PROBE_TOLERANCE: Final = {"fp32": 1e-6, "bf16": 2e-3}
+
+
+class SettingsError(ValueError):
+    """An environment variable is missing or wrong; the message names it and says what it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a worker and its jobs need to know."""
+
+    host: str  #: stable name of this GPU host; names its queue
+    redis_url: str
+    store_url: str  #: empty: the store's own default
+    tuft_url: str  #: without /api/v1 and without a slash at the end
+    tuft_api_key: str
+    checkpoint_dir: Path  #: the TuFT server's checkpoint folder, as seen from here
+    allow_cpu: bool  #: work without an NVIDIA GPU
+    probe_tolerance: float  #: relative
+    lease_ttl: float  #: seconds
+    call_deadline: float  #: seconds for one operation at TuFT
+    start_deadline: float  #: seconds that an attempt waits for TuFT
+    silence: float  #: seconds that TuFT's health check may stay without an answer
+    redis_patience: float  #: seconds of Redis outage that a run survives
+    log_level: str
+
+    @property
+    def queue(self) -> str:
+        """The one queue that this host's workers listen to."""
+        return f"train.{self.host}"
+
+
+def from_environment(environment: Mapping[str, str]) -> Settings:
+    """Reads every setting, and refuses the first one that is wrong.
+
+    Raises:
+        SettingsError: names the variable, its value and what it takes.
+    """
+    allow_cpu = _read(environment, "TURNLOOM_ALLOW_CPU", "0", _flag, "0 or 1")
+    precision = environment.get("TURNLOOM_TUFT_PRECISION") or ("fp32" if allow_cpu else "bf16")
+    if precision not in PROBE_TOLERANCE:
+        raise SettingsError(f"TURNLOOM_TUFT_PRECISION is {precision!r}; it takes {' or '.join(PROBE_TOLERANCE)}")
+    return Settings(
+        host=_read(environment, "TURNLOOM_HOST", None, _host, "letters, digits, dot, - and _, a name that stays"),
+        redis_url=environment.get("TURNLOOM_REDIS_URL") or "redis://127.0.0.1:6379/0",
+        store_url=environment.get("TURNLOOM_STORE_URL", ""),
+        tuft_url=_read(environment, "TURNLOOM_TUFT_URL", "http://127.0.0.1:10610", _url, "http://HOST:PORT"),
+        tuft_api_key=_read(
+            environment, "TURNLOOM_TUFT_API_KEY", None, _key, "a key that starts with tml-", secret=True
+        ),
+        checkpoint_dir=_read(
+            environment, "TURNLOOM_TUFT_CHECKPOINT_DIR", None, Path, "the TuFT server's checkpoint folder"
+        ),
+        allow_cpu=allow_cpu,
+        probe_tolerance=PROBE_TOLERANCE[precision],
+        lease_ttl=_seconds(environment, "TURNLOOM_LEASE_TTL", "15"),
+        call_deadline=_seconds(environment, "TURNLOOM_CALL_DEADLINE", "600"),
+        start_deadline=_seconds(environment, "TURNLOOM_START_DEADLINE", "300"),
+        silence=_seconds(environment, "TURNLOOM_SDK_SILENCE", "30"),
+        redis_patience=_seconds(environment, "TURNLOOM_REDIS_PATIENCE", "300"),
+        log_level=(environment.get("TURNLOOM_LOG_LEVEL") or "info").upper(),
+    )
+
+
+def _read(
+    environment: Mapping[str, str],
+    name: str,
+    default: str | None,
+    parse: Callable[[str], Value],
+    takes: str,
+    *,
+    secret: bool = False,
+) -> Value:
+    text = environment.get(name) or default
+    if text is None:
+        raise SettingsError(f"{name} is not set; it takes {takes}")
+    try:
+        return parse(text)
+    except ValueError:
+        raise SettingsError(f"{name} is {'wrong' if secret else repr(text)}; it takes {takes}") from None
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: str) -> float:
+    return _read(environment, name, default, _positive, "seconds above 0")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(text)
+    return value
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError(text)
+    return text == "1"
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", text):
+        raise ValueError(text)
+    return text
+
+
+def _url(text: str) -> str:
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(text)
+    return text.rstrip("/").removesuffix("/api/v1")
+
+
+def _key(text: str) -> str:
+    if not text.startswith("tml-"):
+        raise ValueError(text)
+    return text

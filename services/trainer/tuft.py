@@ -1,0 +1,319 @@
+"""The training server TuFT behind its SDK. The only module that imports tinker; knows no job and no Redis.
+
+Facts that shape it: the SDK waits for minutes without a word, retries some answers for ever, and is left in conflict by
+some failures. So every wait has a deadline and ends at once when the server's process does (tripwire.py), and after any
+failure the client is thrown away. Nothing is sent that the server would accept and train wrongly.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+import numpy as np
+import tinker
+from tinker import types
+
+from services.trainer.backend import Adam, Adapter, Logprobs
+from services.trainer.errors import BackendError, Code, backend_error, classify
+from services.trainer.rows import Row
+from services.trainer.tripwire import Tripwire
+from services.trainer.weighting import Weights
+
+SDK_VERSION = "0.25.0"  #: the only one that TuFT 0.2.2 trains with
+GLANCE = 0.25  #: seconds between looks at the tripwire while waiting
+
+Answer = TypeVar("Answer")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class TuftSettings:
+    """Where the server is and how long it may take."""
+
+    url: str  #: without /api/v1
+    api_key: str  #: starts with tml-
+    call_deadline: float = 600.0  #: seconds for one operation, the ones before it in the queue included
+    create_deadline: float = 300.0  #: seconds to make a client; the server answers before its model is loaded
+    silence: float = 30.0  #: seconds that the health check may stay without an answer
+    vocabulary: int | None = None  #: tokens of the model, to refuse ids that it does not have; None: unknown
+    max_model_len: int | None = None  #: tokens of a row at most; the server does not enforce its own limit
+
+
+def check_sdk(version: str | None = None) -> None:
+    """Refuses an SDK that would fail later, and worse.
+
+    Raises:
+        BackendError: SDK_MISMATCH.
+    """
+    found = importlib.metadata.version("tinker") if version is None else version
+    if found != SDK_VERSION:
+        raise backend_error(
+            Code.SDK_MISMATCH, f"tinker {found} is installed, TuFT 0.2.2 trains with {SDK_VERSION} only"
+        )
+
+
+def check_key(api_key: str) -> None:
+    """Refuses a key that the SDK would refuse.
+
+    Raises:
+        BackendError: KEY_REJECTED; the key is not in its text.
+    """
+    if not api_key.startswith("tml-"):
+        raise backend_error(Code.KEY_REJECTED, "the TuFT key does not start with tml-")
+
+
+def connect(settings: TuftSettings, adapter: Adapter, interrupted: Callable[[], None] = lambda: None) -> TuftBackend:
+    """Makes a client with a fresh adapter.
+
+    Args:
+        settings: the server.
+        adapter: what to train.
+        interrupted: called during every wait; raises to end it.
+
+    Raises:
+        BackendError: of any code; the server holds nothing that is ours then, except after a timeout.
+    """
+    check_sdk()
+    check_key(settings.api_key)
+    os.environ["TINKER_TELEMETRY"] = "0"  # on fatal errors it posts the API key in clear text
+    _without_proxy(urllib.parse.urlsplit(settings.url).hostname or "")
+    doing = f"making a client for {adapter.model} at {settings.url}"
+    try:
+        wire = Tripwire(settings.url, settings.silence)
+    except OSError as error:
+        raise backend_error(Code.SERVER_UNREACHABLE, f"{doing}: {error}") from None
+    patience = _Patience(wire, settings.create_deadline, interrupted)
+    made = _in_thread(lambda: _create(settings, adapter))
+    try:
+        patience.wait(made, doing)
+        client = made.result()
+    except BackendError:
+        wire.close()
+        raise
+    except Exception as error:
+        wire.close()
+        raise classify(error, doing) from error
+    return TuftBackend(client, settings, wire, _Patience(wire, settings.call_deadline, interrupted))
+
+
+def _create(settings: TuftSettings, adapter: Adapter) -> tinker.TrainingClient:
+    service = tinker.ServiceClient(base_url=settings.url, api_key=settings.api_key)
+    return service.create_lora_training_client(
+        base_model=adapter.model,
+        rank=adapter.rank,
+        train_mlp=adapter.train_mlp,
+        train_attn=adapter.train_attn,
+        train_unembed=adapter.train_unembed,
+    )
+
+
+def _without_proxy(host: str) -> None:
+    """The SDK honours HTTP_PROXY even for 127.0.0.1."""
+    for name in ("NO_PROXY", "no_proxy"):
+        known = [entry for entry in os.environ.get(name, "").split(",") if entry]
+        if host not in known:
+            os.environ[name] = ",".join([*known, host])
+
+
+def _in_thread(work: Callable[[], Value]) -> Future[Value]:
+    """Runs what may hang in a thread that nobody joins: the process can end without it."""
+    future: Future[Value] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # handed to whoever waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="tuft-create", daemon=True).start()
+    return future
+
+
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """How long a wait may be, and what ends it early."""
+
+    wire: Tripwire
+    deadline: float  #: seconds
+    interrupted: Callable[[], None]
+
+    def wait(self, future: Future[Value], doing: str) -> None:
+        """Waits until `future` is done; raises BackendError when there is no point in waiting longer."""
+        begun = time.monotonic()
+        while not wait([future], timeout=GLANCE).done:
+            self.interrupted()
+            if self.wire.fallen is not None:
+                code = Code.SERVER_UNREACHABLE if "answer" in self.wire.fallen else Code.SERVER_RESTARTED
+                raise backend_error(code, f"{doing}: {self.wire.fallen}")
+            if time.monotonic() - begun > self.deadline:
+                raise backend_error(
+                    Code.SERVER_UNREACHABLE, f"{doing}: no answer in {self.deadline:g} s, though the server is up"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class TuftPending(Generic[Answer, Value]):
+    """One operation under way at the server."""
+
+    future: Future[Answer]
+    convert: Callable[[Answer], Value]
+    patience: _Patience
+    doing: str
+
+    def result(self) -> Value:
+        """Waits for the answer. Raises BackendError."""
+        try:
+            self.patience.wait(self.future, self.doing)
+            return self.convert(self.future.result())
+        except BackendError:
+            raise
+        except Exception as error:
+            raise classify(error, self.doing) from error
+
+
+class TuftBackend:
+    """A Backend (backend.py) on one TuFT run."""
+
+    def __init__(
+        self, client: tinker.TrainingClient, settings: TuftSettings, wire: Tripwire, patience: _Patience
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._wire = wire
+        self._patience = patience
+
+    @property
+    def run_id(self) -> str:
+        """TuFT's training run, which is also the folder of its checkpoints."""
+        return str(self._client.model_id)
+
+    def forward_backward(
+        self, rows: Sequence[Row], weights: Sequence[Weights]
+    ) -> TuftPending[types.ForwardBackwardOutput, Sequence[Logprobs]]:
+        """Adds gradients; gives logprobs row by row."""
+        data = [self._datum(row, row_weights) for row, row_weights in zip(rows, weights, strict=True)]
+        doing = f"forward_backward of {len(rows)} rows"
+        return self._pending(lambda: self._client.forward_backward(data, "cross_entropy"), _logprobs(rows), doing)
+
+    def forward(self, rows: Sequence[Row]) -> TuftPending[types.ForwardBackwardOutput, Sequence[Logprobs]]:
+        """Gives logprobs row by row."""
+        data = [self._datum(row, row.target_weights) for row in rows]
+        doing = f"forward of {len(rows)} rows"
+        return self._pending(lambda: self._client.forward(data, "cross_entropy"), _logprobs(rows), doing)
+
+    def optim_step(self, adam: Adam) -> TuftPending[types.OptimStepResponse, None]:
+        """Applies the gradients."""
+        params = types.AdamParams(
+            learning_rate=adam.learning_rate,
+            beta1=adam.beta1,
+            beta2=adam.beta2,
+            eps=adam.epsilon,
+            weight_decay=adam.weight_decay,
+            grad_clip_norm=adam.grad_clip_norm,
+        )
+        return self._pending(lambda: self._client.optim_step(params), _nothing, "optim_step")
+
+    def save_state(self, name: str) -> TuftPending[types.SaveWeightsResponse, str]:
+        """Saves weights and optimizer."""
+        return self._pending(lambda: self._client.save_state(_safe(name)), _path, f"save_state {name}")
+
+    def save_adapter(self, name: str) -> TuftPending[types.SaveWeightsForSamplerResponse, str]:
+        """Saves the weights in PEFT's format."""
+        doing = f"save_weights_for_sampler {name}"
+        return self._pending(lambda: self._client.save_weights_for_sampler(_safe(name)), _path, doing)
+
+    def load(self, path: str, *, optimizer: bool) -> TuftPending[types.LoadWeightsResponse, None]:
+        """Loads a saved state."""
+        load = self._client.load_state_with_optimizer if optimizer else self._client.load_state
+        return self._pending(lambda: load(path), _nothing, f"loading {path}")
+
+    def check_alive(self) -> None:
+        """Raises SERVER_RESTARTED when the server's process is not the one that this client was made on."""
+        if not self._wire.stands():
+            raise backend_error(Code.SERVER_RESTARTED, f"{self._settings.url}: {self._wire.fallen}")
+
+    def close(self) -> None:
+        """Stops watching. The SDK's thread dies with the process; nothing waits for it."""
+        self._wire.close()
+
+    def _pending(
+        self, submit: Callable[[], tinker.APIFuture[Answer]], convert: Callable[[Answer], Value], doing: str
+    ) -> TuftPending[Answer, Value]:
+        try:
+            future = submit()
+        except Exception as error:
+            raise classify(error, doing) from error
+        return TuftPending(_concurrent(future), convert, self._patience, doing)
+
+    def _datum(self, row: Row, weights: Weights) -> types.Datum:
+        """A row as the SDK sends it, once it is certain that the server would train what was meant."""
+        _check(row, weights, self._settings)
+        targets = types.TensorData.from_numpy(row.token_ids[1:].astype(np.int64))
+        sent_weights = types.TensorData.from_numpy(weights.astype(np.float32))
+        return types.Datum(
+            model_input=types.ModelInput.from_ints(row.token_ids[:-1].tolist()),
+            loss_fn_inputs={"target_tokens": targets, "weights": sent_weights},
+        )
+
+
+def _check(row: Row, weights: Weights, settings: TuftSettings) -> None:
+    """The server pads short weights with zeros, trains on NaN and dies of an id out of range; here they are refused."""
+    where = f"a row of conversation {row.conversation}"
+    if len(weights) != row.length - 1:
+        raise backend_error(
+            Code.BAD_REQUEST, f"{where} has {row.length} tokens and {len(weights)} weights, not one less"
+        )
+    if not np.isfinite(weights).all():
+        raise backend_error(Code.BAD_REQUEST, f"{where} has a weight that is not finite")
+    low, high = int(row.token_ids.min()), int(row.token_ids.max())
+    if low < 0 or (settings.vocabulary is not None and high >= settings.vocabulary):
+        limit = "" if settings.vocabulary is None else f"; the model has ids 0 to {settings.vocabulary - 1}"
+        raise backend_error(Code.BAD_REQUEST, f"{where} has token ids from {low} to {high}{limit}")
+    if settings.max_model_len and row.length > settings.max_model_len:
+        raise backend_error(
+            Code.BAD_REQUEST,
+            f"{where} has {row.length} tokens, the server's max_model_len is {settings.max_model_len}",
+            hint=f"Set the job's max_length to {settings.max_model_len} or less.",
+        )
+
+
+def _safe(name: str) -> str:
+    """TuFT writes where a name says, even outside its folder; ours are plain words."""
+    if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
+        raise backend_error(Code.BAD_REQUEST, f"{name!r} is no name for a checkpoint: letters, digits, - and _ only")
+    return name
+
+
+def _logprobs(rows: Sequence[Row]) -> Callable[[types.ForwardBackwardOutput], Sequence[Logprobs]]:
+    def convert(output: types.ForwardBackwardOutput) -> Sequence[Logprobs]:
+        found = [cast(Logprobs, one["logprobs"].to_numpy()) for one in output.loss_fn_outputs]
+        expected = [row.length - 1 for row in rows]
+        if [len(one) for one in found] != expected:
+            raise backend_error(
+                Code.SDK_MISMATCH,
+                f"the server answered logprobs of lengths {[len(one) for one in found]}, not {expected}",
+            )
+        return found
+
+    return convert
+
+
+def _path(answer: types.SaveWeightsResponse | types.SaveWeightsForSamplerResponse) -> str:
+    return str(answer.path)
+
+
+def _nothing(_answer: object) -> None:
+    return None
+
+
+def _concurrent(future: tinker.APIFuture[Answer]) -> Future[Answer]:
+    """The standard future inside the SDK's own: it alone can be waited for with a time limit and looked at again."""
+    return cast("Future[Answer]", future.future())  # type: ignore[attr-defined]

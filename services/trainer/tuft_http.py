@@ -1,0 +1,82 @@
+"""Plain HTTP to a TuFT server, for what needs no SDK: health, models, unloading, deleting. Knows no training."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+
+from services.store.records import ServedModelRecord
+from services.trainer.errors import BackendError, Code, backend_error, classify
+
+#: Proxy variables never apply: the SDK and this module reach the server directly or not at all.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True, slots=True)
+class TuftHttp:
+    """One server and the key for it."""
+
+    url: str  #: without /api/v1 and without a slash at the end
+    api_key: str
+    timeout: float = 5.0  #: seconds for one request
+
+    def healthy(self) -> bool:
+        """Whether healthz answers. It does so before models are loaded."""
+        try:
+            self._call("GET", "healthz")
+        except BackendError:
+            return False
+        return True
+
+    def models(self) -> tuple[ServedModelRecord, ...]:
+        """What the server says that it serves; the rank that a model takes at most is not among it."""
+        answer = self._call("GET", "get_server_capabilities")
+        served = answer.get("supported_models") if isinstance(answer, dict) else None
+        return tuple(
+            ServedModelRecord(name=str(model["model_name"]), max_model_len=int(model.get("max_context_length") or 0))
+            for model in served or ()
+            if model.get("model_name")
+        )
+
+    def unload(self, run_id: str) -> None:
+        """Frees a run's adapter. Its checkpoints load no more. A run that the server does not know is fine."""
+        self._forgiving("POST", "unload_model", {"model_id": run_id})
+
+    def delete_checkpoint(self, run_id: str, name: str) -> None:
+        """Removes a saved state and its files. One that is not there is fine."""
+        self._forgiving("DELETE", f"training_runs/{urllib.parse.quote(run_id)}/checkpoints/{urllib.parse.quote(name)}")
+
+    def training_runs(self) -> tuple[str, ...]:
+        """Names of the runs that the server holds for this key, at most 1000."""
+        answer = self._call("GET", "training_runs?limit=1000")
+        runs = answer.get("training_runs") if isinstance(answer, dict) else None
+        return tuple(str(run["training_run_id"]) for run in runs or ())
+
+    def _forgiving(self, method: str, path: str, body: dict[str, str] | None = None) -> None:
+        try:
+            self._call(method, path, body)
+        except BackendError as error:
+            if error.code is not Code.SERVER_RESTARTED:  # what 404 means elsewhere: it is gone already
+                raise
+
+    def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> object:
+        request = urllib.request.Request(  # noqa: S310  (the scheme is checked where settings are read)
+            f"{self.url}/api/v1/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"X-API-Key": self.api_key, "Content-Type": "application/json"},
+        )
+        doing = f"{method} {self.url}/api/v1/{path}"
+        try:
+            with DIRECT.open(request, timeout=self.timeout) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise classify(
+                RuntimeError(f"HTTP {error.code}: {error.read(1000).decode(errors='replace')}"), doing
+            ) from None
+        except OSError as error:
+            raise backend_error(Code.SERVER_UNREACHABLE, f"{doing}: {error}") from None
+        return json.loads(text) if text else None
