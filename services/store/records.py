@@ -214,7 +214,7 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What one optimizer step did. Step 0 is the evaluation before step 1: only step, attempt, time and test are set."""
+    """What one optimizer step did. Step 0, the evaluation before step 1, sets only step, attempt, time and test."""
 
     step: int
     attempt: int
@@ -410,3 +410,25 @@ class HostRecord:
     workers: int = 0  #: filled in from the queue when read
     queued_jobs: int = 0  #: filled in from the queue when read
     heartbeat_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SweepAxis:
+    """One axis of a grid."""
+
+    hyperparameter: str  #: name of a field of Hyperparameters
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRecord:
+    """A group of jobs."""
+
+    id: str  #: "sweep-" and 12 characters
+    axes: tuple[SweepAxis, ...]
+    display_name: str = ""
+    owner: str = ""
+    create_time: float = 0.0
+    successive_halving: bool = False
+    jobs: tuple[str, ...] = ()  #: job ids, row-major in the axes, as far as they are made
+    cells: int = 0  #: jobs that there shall be

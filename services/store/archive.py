@@ -1,0 +1,90 @@
+"""The ledger of a finished job as a Parquet file in the store. Knows no trainer.
+
+One row per committed step in order of commits, superseded ones included: `effective` marks the series that counts.
+Events lie beside the steps in the file's metadata, as a JSON list.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .codec import plain
+from .events import Events
+from .files import locate, store_errors, whole_file
+from .ledger import Ledger
+from .records import EventRecord, JobRecord, StepRecord
+from .steps import decode_step, encode_step
+
+_TYPES = {"int": pa.int64(), "float": pa.float64()}
+_ROWS_PER_GROUP = 5000
+
+
+def _schema() -> pa.Schema:
+    columns = [pa.field("effective", pa.bool_()), pa.field("record", pa.string())]
+    for item in fields(StepRecord):
+        kind = _TYPES.get(str(item.type).split(" ")[0])
+        if kind is not None:
+            columns.append(pa.field(item.name, kind))
+    return pa.schema(columns)
+
+
+def archive_ledger(ledger: Ledger, events: Events, job: JobRecord, store_url: str) -> str:
+    """Write `<store>/ledgers/<job>.parquet` and answer its URL. Memory: one group of steps, and the events.
+
+    The column `record` is the exact text of the ledger; the others repeat its numbers for whoever reads Parquet.
+    """
+    uri = f"{store_url.rstrip('/')}/ledgers/{job.id}.parquet"
+    effective = {(record.step, record.attempt) for record in _effective(ledger, job)}
+    schema = _schema().with_metadata({"turnloom.events": json.dumps(plain(list(_events(events, job.id))))})
+    with whole_file(uri) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        group: list[StepRecord] = []
+        for record in ledger.all_steps(job.id):
+            group.append(record)
+            if len(group) == _ROWS_PER_GROUP:
+                writer.write_table(_table(group, effective, schema))
+                group = []
+        if group:
+            writer.write_table(_table(group, effective, schema))
+    return uri
+
+
+def read_steps(uri: str, *, effective: bool = True) -> list[StepRecord]:
+    """Steps of an archive, exact; without `effective` every committed one. Raises StoreUnavailable."""
+    system, path = locate(uri)
+    with store_errors(uri), system.open(path, "rb") as file:
+        table = pq.read_table(file, columns=["effective", "record", "step"])
+    rows = zip(table["effective"].to_pylist(), table["record"].to_pylist(), strict=True)
+    return [decode_step(text) for counts, text in rows if counts or not effective]
+
+
+def _effective(ledger: Ledger, job: JobRecord) -> Iterator[StepRecord]:
+    initial = ledger.initial(job.id)
+    if initial is not None:
+        yield initial
+    for start in range(1, job.step + 1, _ROWS_PER_GROUP):
+        yield from ledger.steps(job.id, start, _ROWS_PER_GROUP)
+
+
+def _events(events: Events, job_id: str) -> Iterator[EventRecord]:
+    token = ""
+    while True:
+        page = events.list(job_id, page_size=1000, page_token=token)
+        yield from page.items
+        token = page.next_page_token
+        if not token:
+            return
+
+
+def _table(records: list[StepRecord], effective: set[tuple[int, int]], schema: pa.Schema) -> pa.Table:
+    columns: dict[str, list[object]] = {
+        "effective": [(record.step, record.attempt) in effective for record in records],
+        "record": [encode_step(record) for record in records],
+    }
+    for name in schema.names[2:]:
+        columns[name] = [getattr(record, name) for record in records]
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,133 @@
+"""The connection to Redis: deadlines on every socket, one error class, patience for own writes. Knows no key."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.client import Pipeline
+from redis.retry import Retry
+
+from . import keys
+from .errors import RedisUnavailable, SchemaMismatch
+from .records import SCHEMA_VERSION
+
+Result = TypeVar("Result")
+
+#: Replies by which a reachable Redis says that it can't take writes now.
+_REFUSALS = ("OOM", "MISCONF", "READONLY", "LOADING", "NOREPLICAS", "MASTERDOWN", "BUSY")
+
+
+def _translated(error: redis.RedisError) -> Exception:
+    text = str(error)
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return RedisUnavailable(f"Redis can't be reached ({text}); is it running, and is TURNLOOM_REDIS_URL right?")
+    if text.startswith(_REFUSALS) or isinstance(error, redis.exceptions.OutOfMemoryError):
+        return RedisUnavailable(f"Redis refuses writes ({text}); give it memory or disk, then try again")
+    return error
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Outages of a plain client (RQ's) arrive as RedisUnavailable."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise _translated(error) from error
+
+
+class StorePipeline(Pipeline):
+    """A pipeline whose outages arrive as RedisUnavailable."""
+
+    def execute(self, raise_on_error: bool = True) -> list[object]:
+        """Send all commands in one round trip."""
+        try:
+            return list(super().execute(raise_on_error))
+        except redis.RedisError as error:
+            raise _translated(error) from error
+
+
+class StoreRedis(redis.Redis):
+    """A client whose outages arrive as RedisUnavailable, text in and out."""
+
+    def execute_command(self, *args: object, **options: object) -> object:
+        """Send one command."""
+        try:
+            result: object = super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except redis.RedisError as error:
+            raise _translated(error) from error
+        return result
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> StorePipeline:
+        """Commands sent together, in MULTI/EXEC by default."""
+        return StorePipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+def connect(url: str, socket_timeout: float = 10.0) -> StoreRedis:
+    """A client for the store. Nothing is sent yet, and nothing is retried behind the caller's back.
+
+    A hidden retry after a timeout would run a script twice; each caller knows whether its own may.
+    """
+    client = StoreRedis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=socket_timeout,
+        socket_connect_timeout=min(socket_timeout, 5.0),
+        socket_keepalive=True,
+        health_check_interval=30,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return cast(StoreRedis, client)
+
+
+def connect_rq(url: str, socket_timeout: float | None = None) -> redis.Redis:
+    """A client for RQ's queue and worker classes, which want bytes.
+
+    A worker leaves `socket_timeout` out: RQ then sets it to fit its blocking reads. Everybody else gives one.
+    """
+    return redis.Redis.from_url(url, socket_timeout=socket_timeout, socket_connect_timeout=5.0, socket_keepalive=True)
+
+
+def check_schema(client: StoreRedis) -> None:
+    """Write the schema version into an empty Redis; refuse one that holds another version (SchemaMismatch)."""
+    client.set(keys.SCHEMA, SCHEMA_VERSION, nx=True)
+    found = cast(str | None, client.get(keys.SCHEMA))
+    if found != str(SCHEMA_VERSION):
+        raise SchemaMismatch(
+            f"Redis holds records of schema version {found}, this program writes version {SCHEMA_VERSION}; "
+            "use the matching release or an empty Redis"
+        )
+
+
+def retry_for(
+    call: Callable[[], Result],
+    seconds: float = 300.0,
+    *,
+    stop: threading.Event | None = None,
+    on_retry: Callable[[RedisUnavailable], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Result:
+    """Repeat an own write that may safely come twice while Redis is away; after `seconds` raise its last error.
+
+    `stop` ends the patience early. Waits double from 0.1 s to 5 s, each with up to a half of jitter.
+    """
+    deadline = clock() + seconds
+    pause = 0.1
+    waiting = stop or threading.Event()
+    while True:
+        try:
+            return call()
+        except RedisUnavailable as error:
+            left = deadline - clock()
+            if left <= 0 or waiting.is_set():
+                raise
+            if on_retry is not None:
+                on_retry(error)
+            waiting.wait(min(left, pause * random.uniform(1.0, 1.5)))  # noqa: S311  # jitter, not a secret
+            pause = min(5.0, pause * 2)

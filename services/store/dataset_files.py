@@ -1,0 +1,330 @@
+"""Files of datasets: Arrow IPC, memory-mapped, addressed by the sha256 of their values. Knows no Redis.
+
+The address is taken over the options and every row's little-endian values, never over file bytes, so that writers,
+batch sizes and the number of shards don't change it:
+
+    sha256(b"turnloom-dataset-1\\n" + canonical JSON of the options + b"\\n" + rows)
+    row = conversation u4, part u4, number of tokens u4, number of runs u4, target_bytes u4,
+          token_ids i4[...], run_lengths u4[...], run_values f4[...]
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from .errors import Corrupt
+from .files import CHUNK, is_local, locate, remove, store_errors
+
+__all__ = ["DatasetReader", "DatasetWriter", "Row", "Written", "canonical_json", "merge", "remove", "verify"]
+
+SCHEMA = pa.schema(
+    [
+        pa.field("conversation", pa.uint32(), nullable=False),
+        pa.field("part", pa.uint16(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
+        pa.field("run_lengths", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False),
+        pa.field("run_values", pa.list_(pa.field("item", pa.float32(), nullable=False)), nullable=False),
+        pa.field("target_bytes", pa.uint32(), nullable=False),
+    ]
+)
+
+
+def canonical_json(value: Mapping[str, object]) -> str:
+    """Sorted keys, no spaces, text as it is: the same options always give the same text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training row; `run_lengths` sum to len(token_ids) - 1 targets."""
+
+    conversation: int  #: position in the dataset's source, from 0
+    part: int  #: 0.. where one conversation gives several rows
+    token_ids: NDArray[np.int32]  #: shape (N,), N >= 2
+    run_lengths: NDArray[np.uint32]  #: shape (R,)
+    run_values: NDArray[np.float32]  #: shape (R,), weight of each run, finite, >= 0
+    target_bytes: int  #: UTF-8 bytes of the trained text
+
+    def target_weights(self) -> NDArray[np.float32]:
+        """Expand the runs: shape (N - 1,)."""
+        return np.repeat(self.run_values, self.run_lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A complete file and its totals."""
+
+    sha256: str
+    uri: str
+    rows: int
+    conversations: int  #: that gave at least one row
+    tokens: int
+    loss_tokens: int  #: targets with weight > 0
+    weight_sum: float
+    target_bytes: int
+
+
+class DatasetWriter:
+    """Streams rows to a temporary file beside their place; `commit` gives it its name. Memory: one batch of rows.
+
+    A context manager: leaving it without `commit` removes the temporary file.
+    """
+
+    def __init__(self, store_url: str, options_json: str, rows_per_batch: int = 1024) -> None:
+        self._root = f"{store_url.rstrip('/')}/datasets"
+        self._system, folder = locate(self._root)
+        self._folder = folder
+        self._path = f"{folder}/{secrets.token_hex(8)}.part"
+        self._rows_per_batch = rows_per_batch
+        self._rows: list[Row] = []
+        self._digest = _begin_digest(options_json)
+        self._last_conversation = -1
+        self._count = self._conversations = self._tokens = self._loss_tokens = self._target_bytes = 0
+        self._weight = 0.0
+        self._stack = ExitStack()
+        with store_errors(self._root):
+            self._system.makedirs(folder, exist_ok=True)
+            sink = self._stack.enter_context(self._system.open(self._path, "wb"))
+        self._sink = self._stack.enter_context(pa.ipc.new_file(sink, SCHEMA))
+
+    def __enter__(self) -> DatasetWriter:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove what was not committed."""
+        self._stack.close()
+        if self._system.exists(self._path):
+            self._system.rm(self._path)
+
+    def append(self, row: Row) -> None:
+        """Add a row. Rows come in source order. Raises ValueError for one that breaks the contract."""
+        _check(row, self._count, self._last_conversation)
+        self._digest.update(_row_bytes(row))
+        self._count += 1
+        self._conversations += row.conversation != self._last_conversation
+        self._last_conversation = row.conversation
+        trained = row.run_values > 0
+        self._tokens += len(row.token_ids)
+        self._loss_tokens += int(row.run_lengths[trained].sum())
+        self._weight += float(np.dot(row.run_lengths.astype(np.float64), row.run_values.astype(np.float64)))
+        self._target_bytes += row.target_bytes
+        self._rows.append(row)
+        if len(self._rows) == self._rows_per_batch:
+            self._flush()
+
+    def commit(self) -> Written:
+        """Finish the file under its address. Raises StoreFull, StoreUnavailable; then nothing of it is left."""
+        self._flush()
+        sha256 = self._digest.hexdigest()
+        with store_errors(self._root):
+            self._stack.close()
+            self._system.mv(self._path, f"{self._folder}/{sha256}.arrow")
+        uri = f"{self._root}/{sha256}.arrow"
+        totals = (self._count, self._conversations, self._tokens, self._loss_tokens, self._weight, self._target_bytes)
+        return Written(sha256, uri, *totals)
+
+    def _flush(self) -> None:
+        if self._rows:
+            with store_errors(self._root):
+                self._sink.write_batch(_batch(self._rows))
+            self._rows = []
+
+
+class DatasetReader:
+    """Rows of a file, as views of its memory map. A file that isn't on this machine is copied to a temporary one first.
+
+    Views stay valid as long as they are held, also after `close`. Raises StoreUnavailable, Corrupt.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._stack = ExitStack()
+        path = _local(uri, self._stack)
+        try:
+            with store_errors(uri):
+                self._map = self._stack.enter_context(pa.memory_map(path))
+                file = pa.ipc.open_file(self._map)
+        except pa.ArrowInvalid as error:
+            raise Corrupt(f"{uri} is not a dataset file: {error}") from None
+        if not file.schema.equals(SCHEMA):
+            raise Corrupt(f"{uri} has other columns than a dataset: {', '.join(file.schema.names)}")
+        self._batches = [_Batch(file.get_batch(index)) for index in range(file.num_record_batches)]
+        sizes = [len(batch.conversation) for batch in self._batches]
+        self._starts = [int(start) for start in np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])]
+
+    def __enter__(self) -> DatasetReader:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def __len__(self) -> int:
+        """Rows."""
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Row:
+        """One row; its arrays are views."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = bisect.bisect_right(self._starts, index) - 1
+        return self._batches[number].row(index - self._starts[number])
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+        """Rows from `start` up to, without, `stop`."""
+        for index in range(start, len(self) if stop is None else min(stop, len(self))):
+            yield self[index]
+
+    @property
+    def row_lengths(self) -> NDArray[np.int64]:
+        """Tokens of every row, shape (rows,)."""
+        return self._gather([np.diff(batch.token_offsets).astype(np.int64) for batch in self._batches], np.int64)
+
+    @property
+    def conversation(self) -> NDArray[np.uint32]:
+        """Conversation of every row, shape (rows,)."""
+        return self._gather([batch.conversation for batch in self._batches], np.uint32)
+
+    @property
+    def part(self) -> NDArray[np.uint16]:
+        """Part of every row, shape (rows,)."""
+        return self._gather([batch.part for batch in self._batches], np.uint16)
+
+    @property
+    def target_bytes(self) -> NDArray[np.uint32]:
+        """UTF-8 bytes of every row's trained text, shape (rows,)."""
+        return self._gather([batch.target_bytes for batch in self._batches], np.uint32)
+
+    def close(self) -> None:
+        """Give up the file; rows handed out stay valid."""
+        self._stack.close()
+
+    @staticmethod
+    def _gather(parts: Sequence[NDArray[np.generic]], kind: type) -> NDArray[np.generic]:
+        return np.concatenate(parts) if parts else np.empty(0, dtype=kind)
+
+
+def verify(uri: str, options_json: str) -> str:
+    """The sha256 of the rows that are there, to be compared with the address."""
+    digest = _begin_digest(options_json)
+    with DatasetReader(uri) as reader:
+        for row in reader.rows():
+            digest.update(_row_bytes(row))
+    return digest.hexdigest()
+
+
+def merge(store_url: str, options_json: str, shard_uris: Sequence[str]) -> Written:
+    """One file of the rows of several, in order; its address is that of one writer's file."""
+    with DatasetWriter(store_url, options_json) as writer:
+        for uri in shard_uris:
+            with DatasetReader(uri) as reader:
+                for row in reader.rows():
+                    writer.append(row)
+        return writer.commit()
+
+
+class _Batch:
+    """Columns of one record batch as numpy views of the map."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        def plain(name: str) -> NDArray[np.generic]:
+            return cast(NDArray[np.generic], batch.column(name).to_numpy(zero_copy_only=True))
+
+        def lists(name: str) -> tuple[NDArray[np.int32], NDArray[np.generic]]:
+            column = batch.column(name)
+            return column.offsets.to_numpy(zero_copy_only=True), column.values.to_numpy(zero_copy_only=True)
+
+        self.conversation = cast(NDArray[np.uint32], plain("conversation"))
+        self.part = cast(NDArray[np.uint16], plain("part"))
+        self.target_bytes = cast(NDArray[np.uint32], plain("target_bytes"))
+        self.token_offsets, tokens = lists("token_ids")
+        self.run_offsets, lengths = lists("run_lengths")
+        _, values = lists("run_values")
+        self.tokens = cast(NDArray[np.int32], tokens)
+        self.lengths = cast(NDArray[np.uint32], lengths)
+        self.values = cast(NDArray[np.float32], values)
+
+    def row(self, index: int) -> Row:
+        tokens = slice(self.token_offsets[index], self.token_offsets[index + 1])
+        runs = slice(self.run_offsets[index], self.run_offsets[index + 1])
+        return Row(
+            conversation=int(self.conversation[index]),
+            part=int(self.part[index]),
+            token_ids=self.tokens[tokens],
+            run_lengths=self.lengths[runs],
+            run_values=self.values[runs],
+            target_bytes=int(self.target_bytes[index]),
+        )
+
+
+def _local(uri: str, stack: ExitStack) -> str:
+    system, path = locate(uri)
+    if is_local(system):
+        return path
+    folder = Path(tempfile.mkdtemp(prefix="turnloom-dataset-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    with store_errors(uri), system.open(path, "rb") as source, (folder / "data.arrow").open("wb") as target:
+        shutil.copyfileobj(source, target, CHUNK)
+    return str(folder / "data.arrow")
+
+
+def _begin_digest(options_json: str) -> hashlib._Hash:
+    return hashlib.sha256(b"turnloom-dataset-1\n" + options_json.encode() + b"\n")
+
+
+def _row_bytes(row: Row) -> bytes:
+    head = (row.conversation, row.part, len(row.token_ids), len(row.run_lengths), row.target_bytes)
+    parts = (np.array(head, "<u4"), row.token_ids.astype("<i4", copy=False), row.run_lengths.astype("<u4", copy=False))
+    return b"".join(part.tobytes() for part in parts) + row.run_values.astype("<f4", copy=False).tobytes()
+
+
+def _check(row: Row, index: int, last_conversation: int) -> None:
+    if len(row.token_ids) < 2:
+        raise ValueError(f"row {index}: {len(row.token_ids)} tokens, a row needs at least 2")
+    if int(row.token_ids.min()) < 0:
+        raise ValueError(f"row {index}: token id {int(row.token_ids.min())} is negative")
+    if len(row.run_lengths) != len(row.run_values) or int(row.run_lengths.sum()) != len(row.token_ids) - 1:
+        raise ValueError(
+            f"row {index}: weight runs cover {int(row.run_lengths.sum())} of {len(row.token_ids) - 1} targets"
+        )
+    if not bool(np.isfinite(row.run_values).all()) or bool((row.run_values < 0).any()):
+        raise ValueError(f"row {index}: a weight is negative or not finite")
+    if row.conversation < last_conversation:
+        raise ValueError(f"row {index}: conversation {row.conversation} comes after {last_conversation}")
+
+
+def _batch(rows: Sequence[Row]) -> pa.RecordBatch:
+    def lists(arrays: Sequence[NDArray[np.generic]], field: str, kind: str) -> pa.Array:
+        offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
+        values = pa.array(np.concatenate(arrays).astype(kind, copy=False))
+        return pa.ListArray.from_arrays(offsets, values, type=SCHEMA.field(field).type)
+
+    columns = [
+        pa.array([row.conversation for row in rows], pa.uint32()),
+        pa.array([row.part for row in rows], pa.uint16()),
+        lists([row.token_ids for row in rows], "token_ids", "<i4"),
+        lists([row.run_lengths for row in rows], "run_lengths", "<u4"),
+        lists([row.run_values for row in rows], "run_values", "<f4"),
+        pa.array([row.target_bytes for row in rows], pa.uint32()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)

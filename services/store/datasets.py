@@ -1,0 +1,177 @@
+"""Records of datasets. Knows no file: dataset_files writes and reads those."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from . import keys
+from .codec import decode, encode
+from .connection import StoreRedis
+from .errors import NotFound, RequestMismatch
+from .pages import Page, newest
+from .records import DatasetRecord, DatasetState, ErrorRecord, Histogram, IssueRecord
+from .scripts import Scripts
+
+#: Seconds between two looks at a dataset that is watched.
+_WATCH_INTERVAL = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedDataset:
+    """A dataset, and whether an earlier call with this request_id made it."""
+
+    dataset: DatasetRecord
+    deduplicated: bool
+
+
+class Datasets:
+    """All datasets in one Redis."""
+
+    def __init__(self, client: StoreRedis) -> None:
+        self._client = client
+        self._scripts = Scripts(client)
+
+    def create(self, record: DatasetRecord, *, request_id: str = "", content_hash: str = "") -> CreatedDataset:
+        """Add a dataset, CREATING or already READY; or find the one that this owner's request_id made.
+
+        `content_hash`: digest of the request; empty: of the record without id and times. Raises RequestMismatch.
+        """
+        made = replace(record, create_time=record.create_time or time.time())
+        if made.state is DatasetState.READY:
+            made = replace(made, ready_time=made.ready_time or time.time())
+        digest = content_hash or _digest(replace(record, id="", create_time=0.0, ready_time=0.0))
+        answer = self._scripts.run(
+            "register",
+            keys.dataset(record.id),
+            keys.DATASETS,
+            record.id,
+            encode(made),
+            made.state.value,
+            digest,
+            keys.request("dataset", record.owner, request_id) if request_id else "",
+            int(made.create_time * 1000),
+            keys.content(made.sha256) if made.state is DatasetState.READY else "",
+        )
+        return CreatedDataset(self.get(answer[1]), answer[0] == "known")
+
+    def find_request(self, owner: str, request_id: str, content_hash: str) -> DatasetRecord | None:
+        """The dataset that a request_id made; None: unknown. Raises RequestMismatch for other content."""
+        made = cast(dict[str, str], self._client.hgetall(keys.request("dataset", owner, request_id)))
+        if not made:
+            return None
+        if made["hash"] != content_hash:
+            raise RequestMismatch(f"this request_id made {made['id']} from other content; use a new request_id")
+        return self.get(made["id"])
+
+    def get(self, dataset_id: str) -> DatasetRecord:
+        """One dataset. Raises NotFound."""
+        stored = cast(dict[str, str], self._client.hgetall(keys.dataset(dataset_id)))
+        if not stored:
+            raise NotFound(f"there is no dataset {dataset_id}")
+        return _read(stored)
+
+    def list(
+        self, *, page_size: int = 100, page_token: str = "", state: DatasetState | None = None
+    ) -> Page[DatasetRecord]:
+        """Datasets newest first, without issues, warnings and histograms."""
+        found: list[DatasetRecord] = []
+        token = page_token
+        while True:
+            names = newest(self._client, keys.DATASETS, token, page_size)
+            pipe = self._client.pipeline(transaction=False)
+            for name, _ in names:
+                pipe.hgetall(keys.dataset(name))
+            tables = cast(Sequence[Mapping[str, str]], pipe.execute())
+            for table, (_, position) in zip(tables, names, strict=True):
+                token = position
+                if table and state in (None, _read(table).state):
+                    bare = {"issues": (), "warnings": (), "length_histogram": Histogram()}
+                    found.append(replace(_read(table), **bare, loss_token_histogram=Histogram()))  # type: ignore[arg-type]  # names and types are above
+                if len(found) == page_size:
+                    return Page(found, token if newest(self._client, keys.DATASETS, token, 1) else "")
+            if len(names) < page_size:
+                return Page(found)
+
+    def progress(self, dataset_id: str, *, conversations_read: int, shards: int | None = None) -> None:
+        """Say how far a dataset is. Raises IllegalEdge once it is not CREATING, and then its maker stops."""
+        self._scripts.run("dataset_progress", dataset_id, conversations_read, "" if shards is None else shards, "", "")
+
+    def shard_done(self, dataset_id: str, index: int, shard_json: str) -> int:
+        """Record one shard's result, once per index; answers how many are done. Raises IllegalEdge as `progress`."""
+        return int(self._scripts.run("dataset_progress", dataset_id, "", "", index, shard_json)[1])
+
+    def shards(self, dataset_id: str) -> dict[int, str]:
+        """Results of the shards that are done, by index."""
+        found = cast(dict[str, str], self._client.hgetall(keys.shards(dataset_id)))
+        return {int(index): found[index] for index in sorted(found, key=int)}
+
+    def ready(self, record: DatasetRecord) -> DatasetRecord:
+        """CREATING -> READY, in one transaction and only when all shards are there. Raises IllegalEdge.
+
+        `record` carries sha256, uri and totals. May be repeated with the same record.
+        """
+        made = replace(record, state=DatasetState.READY, ready_time=record.ready_time or time.time())
+        self._end(made, keys.content(made.sha256))
+        return self.get(record.id)
+
+    def fail(self, dataset_id: str, error: ErrorRecord, issues: Sequence[IssueRecord] = ()) -> DatasetRecord:
+        """CREATING -> FAILED."""
+        record = replace(self.get(dataset_id), state=DatasetState.FAILED, error=error, issues=tuple(issues)[:50])
+        self._end(record, "")
+        return self.get(dataset_id)
+
+    def cancel(self, dataset_id: str) -> DatasetRecord:
+        """CREATING -> CANCELLED; its maker learns of it at the next `progress`."""
+        self._end(replace(self.get(dataset_id), state=DatasetState.CANCELLED), "")
+        return self.get(dataset_id)
+
+    def delete(self, dataset_id: str) -> str:
+        """Forget a dataset; answers the uri of its file if no other dataset has the same content, else "".
+
+        Raises InUse while an unfinished job uses it, or while it is made.
+        """
+        record = self.get(dataset_id)
+        content = keys.content(record.sha256) if record.sha256 else ""
+        return record.uri if self._scripts.run("dataset_delete", dataset_id, content)[0] == "orphan" else ""
+
+    def watch(
+        self, dataset_id: str, *, stop: threading.Event | None = None, deadline: float | None = None
+    ) -> Iterator[DatasetRecord]:
+        """The record now and after every change, last the final one; early at `stop` or after `deadline` seconds."""
+        end = time.monotonic() + deadline if deadline is not None else float("inf")
+        waiting = stop or threading.Event()
+        seen = ""
+        while time.monotonic() < end and not waiting.is_set():
+            stored = cast(dict[str, str], self._client.hgetall(keys.dataset(dataset_id)))
+            if not stored:
+                raise NotFound(f"there is no dataset {dataset_id}")
+            if stored["version"] != seen:
+                seen = stored["version"]
+                yield _read(stored)
+            if stored["state"] != DatasetState.CREATING.value:
+                return
+            waiting.wait(min(_WATCH_INTERVAL, max(0.0, end - time.monotonic())))
+
+    def _end(self, record: DatasetRecord, content: str) -> None:
+        self._scripts.run("dataset_end", record.id, record.state.value, encode(record), content)
+
+
+def _read(stored: Mapping[str, str]) -> DatasetRecord:
+    record = decode(DatasetRecord, stored["record"])
+    if record.state is not DatasetState.CREATING:
+        return record
+    return replace(
+        record,
+        conversations_read=int(stored.get("conversations_read", 0)),
+        shards=int(stored.get("shards", 0)),
+        shards_done=int(stored.get("shards_done", 0)),
+    )
+
+
+def _digest(record: DatasetRecord) -> str:
+    return hashlib.sha256(encode(record).encode()).hexdigest()

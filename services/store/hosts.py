@@ -1,0 +1,92 @@
+"""GPU hosts: what their probes report, and where a job goes. Knows no RQ worker class and no TuFT."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+from . import keys
+from .codec import decode, encode
+from .connection import StoreRedis
+from .errors import NoHost
+from .queues import queue_name
+from .records import HostRecord
+
+#: Seconds after which a host that reports nothing is forgotten altogether.
+_FORGET = 86400.0 * 30
+
+
+class Hosts:
+    """Hosts in one Redis."""
+
+    def __init__(self, client: StoreRedis) -> None:
+        self._client = client
+
+    def put(self, record: HostRecord, ttl: float = 60.0) -> None:
+        """Store what a probe saw; without another probe it expires after `ttl` seconds."""
+        seen = record.heartbeat_time or time.time()
+        pipe = self._client.pipeline()
+        pipe.set(keys.host(record.name), encode(replace(record, heartbeat_time=seen)), px=max(1, round(ttl * 1000)))
+        pipe.zadd(keys.HOSTS, {record.name: seen})
+        pipe.zremrangebyscore(keys.HOSTS, "-inf", seen - _FORGET)
+        pipe.execute()
+
+    def list(self) -> Sequence[HostRecord]:
+        """Live hosts by name; workers and queued_jobs are counted now."""
+        names = sorted(cast(list[str], self._client.zrange(keys.HOSTS, 0, -1)))
+        pipe = self._client.pipeline()
+        for name in names:
+            pipe.get(keys.host(name))
+            pipe.scard(f"rq:workers:{queue_name(name)}")
+            pipe.llen(f"rq:queue:{queue_name(name)}")
+        found = pipe.execute()
+        records: list[HostRecord] = []
+        for index in range(0, len(found), 3):
+            text, workers, queued = cast(tuple[str | None, int, int], tuple(found[index : index + 3]))
+            if text is not None:
+                records.append(replace(decode(HostRecord, text), workers=workers, queued_jobs=queued))
+        return records
+
+    def get(self, name: str) -> HostRecord | None:
+        """One live host; None: it has not reported in time."""
+        return next((record for record in self.list() if record.name == name), None)
+
+    def silent(self, name: str) -> float:
+        """Seconds since the last report of a host; infinite if there never was one."""
+        seen = self._client.zscore(keys.HOSTS, name)
+        return max(0.0, time.time() - seen) if seen is not None else float("inf")
+
+    def place(self, tuft_model: str, lora_rank: int, host: str = "") -> str:
+        """Name of the live host for a job: the one asked for, else the one with the shortest queue. Raises NoHost.
+
+        A host can take the job when its TuFT serves the model and its largest rank is unknown or large enough.
+        """
+        live = self.list()
+        if host and all(record.name != host for record in live):
+            raise NoHost(f"host {host} has not reported; {_known(live)}")
+        able = [
+            record
+            for record in live
+            if host in ("", record.name)
+            and any(
+                model.name == tuft_model and (model.max_lora_rank == 0 or model.max_lora_rank >= lora_rank)
+                for model in record.models
+            )
+        ]
+        if not able:
+            wanted = f"model {tuft_model} at LoRA rank {lora_rank}"
+            raise NoHost(f"{f'host {host} does not serve' if host else 'no host serves'} {wanted}; {_known(live)}")
+        return min(able, key=lambda record: (not record.backend_up, record.queued_jobs, record.name)).name
+
+
+def _known(live: Sequence[HostRecord]) -> str:
+    if not live:
+        return "no host reports at all: start a trainer worker (python -m services.trainer)"
+    served = (
+        f"{record.name} serves "
+        + (", ".join(f"{model.name} (rank <= {model.max_lora_rank or 'any'})" for model in record.models) or "nothing")
+        for record in live
+    )
+    return "; ".join(served)

@@ -1,0 +1,75 @@
+"""The hash that the scripts write, read as a JobRecord. Knows no connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from .codec import decode
+from .records import HELD, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState, Sums
+
+
+def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
+    """One job; fields that no script has written yet take their defaults."""
+
+    def number(name: str) -> float:
+        return float(stored.get(name) or 0)
+
+    def measured(name: str) -> float | None:
+        return float(stored[name]) if stored.get(name) else None
+
+    error, cut = stored.get("error"), stored.get("cut")
+    state = JobState(stored["state"])
+    return JobRecord(
+        id=job_id,
+        spec=decode(JobSpec, stored["spec"]),
+        state=state,
+        attempt=int(number("attempt")),
+        host=stored.get("host", ""),
+        worker=stored.get("worker", "") if state in HELD else "",
+        control=_control(state, stored.get("preempt", "")),
+        error=decode(ErrorRecord, error) if error else None,
+        planned_steps=int(number("planned_steps")),
+        step=int(number("step")),
+        epoch=int(number("epoch")),
+        start_step=int(number("start_step")),
+        failed_attempts=int(number("failed_attempts")),
+        learning_rate=number("learning_rate"),
+        last_train_nll=measured("last_train_nll"),
+        test_nll=measured("test_nll"),
+        test_step=int(number("test_step")),
+        test_bits_per_byte=measured("test_bits_per_byte"),
+        best_test_nll=measured("best_test_nll"),
+        best_test_step=int(number("best_test_step")),
+        tokens_per_second=number("tokens_per_second"),
+        effective=_sums("effective", stored),
+        work=_sums("work", stored),
+        cut=decode(CutReport, cut) if cut else CutReport(),
+        best_checkpoint=stored.get("best_checkpoint", ""),
+        last_checkpoint=stored.get("last_checkpoint", ""),
+        adapter_uri=stored.get("adapter_uri", ""),
+        adapter_sha256=stored.get("adapter_sha256", ""),
+        archive_uri=stored.get("archive_uri", ""),
+        create_time=number("create_time"),
+        queue_time=number("queue_time"),
+        start_time=number("start_time"),
+        finish_time=number("finish_time"),
+        last_step_time=number("last_step_time"),
+        last_checkpoint_time=number("last_checkpoint_time"),
+    )
+
+
+def _control(state: JobState, preempt: str) -> Control:
+    if state is JobState.CANCELLING:
+        return Control.CANCEL
+    if state is JobState.PAUSING:
+        return Control.PAUSE
+    return Control.PREEMPT if state is JobState.RUNNING and preempt else Control.NONE
+
+
+_REAL = frozenset({"nll", "weight", "test_nll", "test_weight"})
+
+
+def _sums(prefix: str, stored: Mapping[str, str]) -> Sums:
+    values = {item.name: float(stored.get(f"{prefix}_{item.name}") or 0) for item in fields(Sums)}
+    return Sums(**{name: value if name in _REAL else int(value) for name, value in values.items()})  # type: ignore[arg-type]  # ints by name

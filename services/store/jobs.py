@@ -1,0 +1,259 @@
+"""Jobs: who may change their state, and when. Every change is one script in lua/. Knows no RQ and no trainer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from . import keys
+from .codec import decode, encode
+from .connection import StoreRedis
+from .errors import NotFound, RequestMismatch
+from .ids import new_id
+from .job_record import read_job
+from .pages import Page, newest
+from .records import CheckpointRecord, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState
+from .scripts import Scripts
+
+#: Attempts in a row without a committed step before a job fails.
+MAX_IDLE_ATTEMPTS = 3
+#: Attempts in a row that pass no step reached before: a crash that replayed steps hide from the first limit.
+MAX_STALLED_ATTEMPTS = 20
+#: Seconds after which a validation that nobody renews is lost.
+VALIDATION_LEASE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A job, and whether an earlier call with this request_id made it."""
+
+    job: JobRecord
+    deduplicated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a worker got."""
+
+    job: JobRecord
+    checkpoint: CheckpointRecord | None  #: to go on from; None: begin fresh, or as spec.start_from says
+
+
+class Jobs:
+    """All jobs in one Redis. `lease_ttl`: seconds without a renewal after which a worker counts as dead."""
+
+    def __init__(self, client: StoreRedis, lease_ttl: float = 15.0) -> None:
+        self._client = client
+        self._scripts = Scripts(client)
+        self.lease_ttl = lease_ttl
+
+    # What the API does.
+
+    def create(self, spec: JobSpec, *, request_id: str = "", content_hash: str = "", planned_steps: int = 0) -> Created:
+        """Make a VALIDATING job, or find the one that this owner's request_id made from the same content.
+
+        `content_hash` is any digest of the request; empty: of the spec. Raises RequestMismatch for other content and
+        NotFound or IllegalEdge for a dataset that isn't there or isn't READY.
+        """
+        request = keys.request("job", spec.owner, request_id) if request_id else ""
+        datasets = dict.fromkeys(name for name in (spec.training_dataset, spec.test_dataset) if name)
+        others = [spec.start_from.job] if spec.start_from else []
+        text = encode(spec)
+        digest = content_hash or _digest(text)
+        lease = _milliseconds(VALIDATION_LEASE)
+        answer = self._scripts.run(
+            "create", new_id("job"), text, digest, request, planned_steps, lease, *datasets, "--", *others
+        )
+        return Created(self.get(answer[1]), answer[0] == "known")
+
+    def find_request(self, owner: str, request_id: str, content_hash: str) -> JobRecord | None:
+        """The job that a request_id made; None: unknown. Raises RequestMismatch for other content."""
+        made = cast(dict[str, str], self._client.hgetall(keys.request("job", owner, request_id)))
+        if not made:
+            return None
+        if made["hash"] != content_hash:
+            raise RequestMismatch(f"this request_id made {made['id']} from other content; use a new request_id")
+        return self.get(made["id"])
+
+    def queue(self, job_id: str, *, host: str, planned_steps: int, cut: CutReport | None = None) -> JobRecord:
+        """VALIDATING -> QUEUED. The caller then enqueues the ticket; if it dies in between, the supervisor does."""
+        self._scripts.run("queue", job_id, host, planned_steps, encode(cut or CutReport()))
+        return self.get(job_id)
+
+    def reject(self, job_id: str, error: ErrorRecord) -> JobRecord:
+        """VALIDATING -> FAILED."""
+        self._scripts.run("reject", job_id, encode(error))
+        return self.get(job_id)
+
+    def keep_validating(self, job_id: str) -> None:
+        """Say that the check still runs; wanted every VALIDATION_LEASE / 3 seconds."""
+        self._scripts.run("validating", job_id, _milliseconds(VALIDATION_LEASE))
+
+    def get(self, job_id: str) -> JobRecord:
+        """One job, read atomically. Raises NotFound."""
+        stored = cast(dict[str, str], self._client.hgetall(keys.job(job_id)))
+        if not stored:
+            raise NotFound(f"there is no job {job_id}")
+        return read_job(job_id, stored)
+
+    def list(
+        self,
+        *,
+        page_size: int = 100,
+        page_token: str = "",
+        states: Collection[JobState] = (),
+        metadata: Mapping[str, str] | None = None,
+        owner: str | None = None,
+    ) -> Page[JobRecord]:
+        """Jobs newest first. Empty `states`: all; `metadata`: jobs with all these labels; `owner` None: everybody's."""
+        wanted = dict(metadata or {})
+        found: list[JobRecord] = []
+        token = page_token
+        while True:
+            names = newest(self._client, keys.JOBS, token, page_size)
+            for job, position in zip(self._read([name for name, _ in names]), names, strict=True):
+                token = position[1]
+                if job is None or (states and job.state not in states):
+                    continue
+                if owner in (None, job.spec.owner) and wanted.items() <= dict(job.spec.metadata).items():
+                    found.append(job)
+                if len(found) == page_size:
+                    return Page(found, token if newest(self._client, keys.JOBS, token, 1) else "")
+            if len(names) < page_size:
+                return Page(found)
+
+    def active(self) -> Sequence[JobRecord]:
+        """Every job that isn't at a terminal state, in no order."""
+        names = sorted(cast(set[str], self._client.smembers(keys.ACTIVE)))
+        return [job for job in self._read(names) if job is not None]
+
+    def finished(self, since: float, until: float) -> Sequence[JobRecord]:
+        """Jobs that reached their terminal state between two times (seconds since 1970, both included)."""
+        names = cast(list[str], self._client.zrangebyscore(keys.FINISHED, since, until))
+        return [job for job in self._read(names) if job is not None]
+
+    def cancel(self, job_id: str) -> JobRecord:
+        """Stop a job; one at a terminal state is left as it is. A PAUSING job is cancelled once it has paused."""
+        self._scripts.run("steer", job_id, "cancel")
+        return self.get(job_id)
+
+    def pause(self, job_id: str) -> JobRecord:
+        """RUNNING -> PAUSING."""
+        self._scripts.run("steer", job_id, "pause")
+        return self.get(job_id)
+
+    def resume(self, job_id: str, checkpoint: str = "", host: str = "") -> JobRecord:
+        """PAUSED, FAILED, CANCELLED -> QUEUED, from the last or a chosen checkpoint. The caller enqueues the ticket."""
+        self._scripts.run("resume", job_id, checkpoint, host)
+        return self.get(job_id)
+
+    def move(self, job_id: str, from_host: str, to_host: str, message: str) -> bool:
+        """Give a QUEUED job to another host; False: it is no longer queued on `from_host`."""
+        return self._scripts.run("move", job_id, from_host, to_host, message)[0] == "ok"
+
+    def delete(self, job_id: str) -> JobRecord:
+        """Forget a job at a terminal state; the caller removes its objects. Raises InUse."""
+        job = self.get(job_id)
+        self._scripts.run("delete", job_id)
+        return job
+
+    # What a worker does.
+
+    def claim(self, job_id: str, attempt: int, worker: str) -> Claim | None:
+        """Take a queued job, only as attempt current + 1; None: the ticket is to be dropped, an event says why.
+
+        The same call cuts the effective series at the checkpoint that the attempt goes on from. `worker` names this
+        process and no other: a claim whose answer was lost may be repeated by the same worker.
+        """
+        answer = self._scripts.run("claim", job_id, attempt, worker, _milliseconds(self.lease_ttl))
+        if answer[0] == "dropped":
+            return None
+        checkpoint = cast(str | None, self._client.hget(keys.checkpoints(job_id), answer[1])) if answer[1] else None
+        return Claim(self.get(job_id), decode(CheckpointRecord, checkpoint) if checkpoint else None)
+
+    def renew(self, job_id: str, attempt: int) -> Control:
+        """Keep the lease for another lease_ttl. Raises Fenced."""
+        return Control(self._scripts.run("renew", job_id, attempt, _milliseconds(self.lease_ttl))[1])
+
+    def preempt(self, job_id: str, attempt: int, reason: str) -> None:
+        """Ask the loop to save and leave; its next commit or renewal says so. Raises Fenced."""
+        self._scripts.run("preempt", job_id, attempt, reason)
+
+    def set_adapter(self, job_id: str, attempt: int, uri: str, sha256: str) -> None:
+        """Say where the final adapter lies. Raises Fenced."""
+        self._scripts.run("adapter", job_id, attempt, uri, sha256)
+
+    def finish(
+        self,
+        job_id: str,
+        attempt: int,
+        state: JobState,
+        error: ErrorRecord | None = None,
+        *,
+        adapter_uri: str = "",
+        adapter_sha256: str = "",
+    ) -> JobRecord:
+        """End the attempt and the job. While CANCELLING every end is CANCELLED, while PAUSING every end is PAUSED.
+
+        May be repeated by the same attempt. Raises Fenced, and IllegalEdge for a state that isn't an end.
+        """
+        self._scripts.run(
+            "finish", job_id, attempt, state.value, encode(error) if error else "", adapter_uri, adapter_sha256
+        )
+        return self.get(job_id)
+
+    def release(
+        self, job_id: str, attempt: int, reason: str, message: str, *, error: ErrorRecord | None = None
+    ) -> JobRecord:
+        """End the attempt and let the job go on later: RUNNING -> QUEUED, where the caller enqueues the ticket.
+
+        PAUSING and CANCELLING come to their ends instead, and the third attempt in a row without a committed step
+        makes the job FAILED with the last error; reason "preempted" isn't counted. Raises Fenced.
+        """
+        text = encode(error) if error else ""
+        limits = (MAX_IDLE_ATTEMPTS, MAX_STALLED_ATTEMPTS)
+        self._scripts.run("release", job_id, attempt, reason, message, text, *limits)
+        return self.get(job_id)
+
+    def count(self, name: str, label: str) -> None:
+        """Add one to a worker counter of the exporter: "retries", "resumes" or "checkpoints", and its label."""
+        self._client.hincrby(keys.COUNTERS, f"{name}|{label}", 1)
+
+    # What the supervisor does.
+
+    def expire(self, job_id: str) -> bool:
+        """End the attempt or validation of a job whose lease nobody renewed; False: it is held, or needs no lease."""
+        lost = ErrorRecord(
+            "WORKER_LOST",
+            "The worker stopped renewing its lease: it was killed, or its host or network is down.",
+            hint="A worker killed by signal 9 usually ran out of memory; see the logs of its host.",
+        )
+        check = ErrorRecord(
+            "VALIDATION_LOST", "The API process that checked this job ended first.", hint="Create it again."
+        )
+        limits = (MAX_IDLE_ATTEMPTS, MAX_STALLED_ATTEMPTS)
+        return self._scripts.run("expire", job_id, encode(lost), encode(check), *limits)[0] == "ended"
+
+    def archived(self, job: JobRecord, uri: str, keep_seconds: float) -> bool:
+        """Note the archive and let the ledger's keys expire; False: the job has changed meanwhile."""
+        stored = cast(str | None, self._client.hget(keys.job(job.id), "finish_time")) or ""
+        if stored == "" or float(stored) != job.finish_time:
+            return False
+        return self._scripts.run("archived", job.id, stored, uri, _milliseconds(keep_seconds))[0] == "ok"
+
+    def _read(self, names: Collection[str]) -> Sequence[JobRecord | None]:
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.hgetall(keys.job(name))
+        stored = cast(list[dict[str, str]], pipe.execute())
+        return [read_job(name, table) if table else None for name, table in zip(names, stored, strict=True)]
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

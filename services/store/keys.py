@@ -1,0 +1,95 @@
+"""Every key name in Redis, once. docs/redis.md has the table with contents and lifetimes. Knows no connection.
+
+Lua scripts build the names of a job's keys from the same prefix (lua/common.lua): this needs one Redis, not a cluster.
+"""
+
+from __future__ import annotations
+
+SCHEMA = "tl:schema"
+
+RUN = "tl:run:"
+JOBS = "tl:run:jobs"  # zset: job id by creation, milliseconds
+ACTIVE = "tl:run:active"  # set: jobs that aren't at a terminal state
+FINISHED = "tl:run:finished"  # zset: jobs at a terminal state by finish time, seconds
+HOSTS = "tl:run:hosts"  # zset: host by last heartbeat, seconds
+COUNTERS = "tl:run:counters"  # hash: worker counters of the exporter
+SUPERVISOR = "tl:run:supervisor"  # string: the lease of the one supervisor
+
+API = "tl:api:"
+DATASETS = "tl:api:datasets"  # zset: dataset id by creation, milliseconds
+SWEEPS = "tl:api:sweeps"  # zset: sweep id by creation, milliseconds
+
+
+def job(job_id: str) -> str:
+    """Hash: the job's record."""
+    return f"tl:run:job:{job_id}"
+
+
+def stream(job_id: str) -> str:
+    """Stream: events, steps, notices and checkpoints of a job, in order."""
+    return f"tl:run:stream:{job_id}"
+
+
+def tests(job_id: str) -> str:
+    """Hash: step to the evaluation after it."""
+    return f"tl:run:tests:{job_id}"
+
+
+def series(job_id: str) -> str:
+    """List: the effective series; item k stands for step k."""
+    return f"tl:run:series:{job_id}"
+
+
+def checkpoints(job_id: str) -> str:
+    """Hash: checkpoint id to record."""
+    return f"tl:run:checkpoints:{job_id}"
+
+
+def lineage(job_id: str) -> str:
+    """Zset: checkpoint ids of the effective run by step."""
+    return f"tl:run:lineage:{job_id}"
+
+
+def lease(job_id: str) -> str:
+    """String with a lifetime: the attempt that holds the job."""
+    return f"tl:run:lease:{job_id}"
+
+
+def host(name: str) -> str:
+    """String with a lifetime: a host's record."""
+    return f"tl:run:host:{name}"
+
+
+def uses(used_id: str) -> str:
+    """Set: unfinished jobs that use a dataset, or begin from another job."""
+    return f"tl:run:uses:{used_id}"
+
+
+def request(kind: str, owner: str, request_id: str) -> str:
+    """Hash: what a request_id made, and the hash of its content."""
+    return f"tl:api:request:{kind}:{len(owner)}:{owner}:{request_id}"
+
+
+def dataset(dataset_id: str) -> str:
+    """Hash: a dataset's record."""
+    return f"tl:api:dataset:{dataset_id}"
+
+
+def shards(dataset_id: str) -> str:
+    """Hash: shard index to result, while a dataset is made."""
+    return f"tl:api:shards:{dataset_id}"
+
+
+def content(sha256: str) -> str:
+    """Set: datasets with the same content."""
+    return f"tl:api:content:{sha256}"
+
+
+def sweep(sweep_id: str) -> str:
+    """Hash: a sweep's record."""
+    return f"tl:api:sweep:{sweep_id}"
+
+
+def sweep_jobs(sweep_id: str) -> str:
+    """List: the jobs of a sweep, in order of its cells."""
+    return f"tl:api:sweep-jobs:{sweep_id}"

@@ -1,0 +1,193 @@
+"""Steps and checkpoints of a job, exact at any crash. Knows no trainer; the rules are in lua/commit_*.lua.
+
+Two sums are kept: of the effective series (each step once, as the run that counts trained it) and of all work done
+(steps trained again count again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import cast
+
+from . import keys
+from .codec import decode, encode
+from .connection import StoreRedis
+from .errors import CheckpointNotUsable, NotFound
+from .records import CheckpointRecord, Control, StepRecord
+from .scripts import Scripts
+from .steps import decode_step, encode_step
+
+#: Upper bounds of turnloom_trainer_step_duration_seconds, seconds.
+PHASE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+#: Records read per script call: bounds how long one reader holds up the commits of all runs.
+_STEPS_PER_READ = 500
+
+
+class Outcome(Enum):
+    """What became of a commit."""
+
+    OK = "ok"  #: it is in the ledger, now or since an earlier call
+    GAP = "gap"  #: steps before it are missing: Redis lost its tail; send again from last + 1
+    FENCED = "fenced"  #: another attempt holds the job: end at once
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The answer to a commit."""
+
+    outcome: Outcome
+    last: int  #: last step of the effective series
+    checkpoint_step: int  #: step of the last checkpoint; -1: none
+    control: Control  #: what the loop is asked to do
+
+
+class Ledger:
+    """Steps and checkpoints in one Redis."""
+
+    def __init__(self, client: StoreRedis) -> None:
+        self._client = client
+        self._scripts = Scripts(client)
+
+    def commit_step(self, job_id: str, record: StepRecord) -> Commit:
+        """Append a step, once: the same (attempt, step) again is answered OK and not counted.
+
+        Step 0 is the evaluation before step 1. Raises StepOutOfOrder for a step that the attempt's checkpoint holds.
+        """
+        tested = record.test_nll_sum is not None
+        return _commit(
+            self._scripts.run(
+                "commit_step",
+                job_id,
+                record.attempt,
+                record.step,
+                encode_step(record),
+                record.nll_sum,
+                record.weight_sum,
+                record.tokens,
+                record.loss_tokens,
+                record.rows,
+                record.conversations,
+                record.target_bytes,
+                record.epoch,
+                record.learning_rate,
+                cast(float, record.test_nll_sum) if tested else "",
+                cast(float, record.test_weight_sum) if tested else "",
+                record.test_target_bytes or 0,
+                *_phase_counters(record),
+            )
+        )
+
+    def commit_checkpoint(self, job_id: str, record: CheckpointRecord) -> Commit:
+        """Add a checkpoint of a committed step, or replace the record of the same id."""
+        return _commit(
+            self._scripts.run("commit_checkpoint", job_id, record.attempt, record.id, record.step, encode(record))
+        )
+
+    def update_checkpoint(
+        self,
+        job_id: str,
+        attempt: int,
+        checkpoint_id: str,
+        *,
+        stored: bool | None = None,
+        uri: str | None = None,
+        sha256: str | None = None,
+        sampler_path: str | None = None,
+        test_nll: float | None = None,
+        max_tokens_per_call: int | None = None,
+    ) -> CheckpointRecord:
+        """Change what is given. Raises Fenced, CheckpointNotUsable."""
+        given = {"stored": stored, "uri": uri, "sha256": sha256, "sampler_path": sampler_path, "test_nll": test_nll}
+        given["max_tokens_per_call"] = max_tokens_per_call
+        changes = {name: value for name, value in given.items() if value is not None}
+        while True:  # another writer of the same record: read again, at most a few times in practice
+            before = self._stored_checkpoint(job_id, checkpoint_id)
+            record = replace(decode(CheckpointRecord, before), **changes)  # type: ignore[arg-type]  # names are above
+            arguments = (job_id, attempt, checkpoint_id, before, encode(record))
+            if self._scripts.run("change_checkpoint", *arguments)[0] == "ok":
+                return record
+
+    def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:
+        """Forget a checkpoint whose files are gone. Raises CheckpointNotUsable for the last and the best one."""
+        while True:
+            before = self._stored_checkpoint(job_id, checkpoint_id)
+            if self._scripts.run("change_checkpoint", job_id, attempt, checkpoint_id, before, "")[0] == "ok":
+                return
+
+    def checkpoints(self, job_id: str, *, superseded: bool = True) -> list[CheckpointRecord]:
+        """Checkpoints by step and attempt; without `superseded` only those of the effective run."""
+        pipe = self._client.pipeline()
+        pipe.hvals(keys.checkpoints(job_id))
+        pipe.zrange(keys.lineage(job_id), 0, -1)
+        texts, names = cast(tuple[list[str], list[str]], tuple(pipe.execute()))
+        effective = set(names)
+        records = [decode(CheckpointRecord, text) for text in texts]
+        marked = [replace(record, superseded=record.id not in effective) for record in records]
+        return sorted(
+            (record for record in marked if superseded or not record.superseded),
+            key=lambda record: (record.step, record.attempt),
+        )
+
+    def checkpoint(self, job_id: str, checkpoint_id: str = "") -> CheckpointRecord:
+        """One checkpoint; empty id: the last of the effective run. Raises NotFound."""
+        name = checkpoint_id or cast(str | None, self._client.hget(keys.job(job_id), "last_checkpoint"))
+        if not name:
+            raise NotFound(f"job {job_id} has no checkpoint")
+        for record in self.checkpoints(job_id):
+            if record.id == name:
+                return record
+        raise NotFound(f"job {job_id} has no checkpoint {name}")
+
+    def steps(self, job_id: str, start: int = 1, count: int = 1000) -> list[StepRecord]:
+        """Up to `count` steps of the effective series from step `start` on, each once, in order."""
+        found: list[StepRecord] = []
+        first, end = max(1, start), max(1, start) + count
+        while first < end:
+            stop = min(end, first + _STEPS_PER_READ)
+            texts = self._scripts.run("steps", job_id, first, stop - 1)
+            found += [decode_step(text) for text in texts]
+            if len(texts) < stop - first:
+                break
+            first = stop
+        return found
+
+    def initial(self, job_id: str) -> StepRecord | None:
+        """The evaluation before step 1, where there was one."""
+        texts = self._scripts.run("steps", job_id, 0, 0)
+        return decode_step(texts[0]) if texts else None
+
+    def all_steps(self, job_id: str) -> Iterator[StepRecord]:
+        """Every committed step in order of commits, superseded ones included."""
+        after = "-"
+        while True:
+            entries = cast(
+                list[tuple[str, dict[str, str]]], self._client.xrange(keys.stream(job_id), after, count=_STEPS_PER_READ)
+            )
+            for _, values in entries:
+                if values["k"] == "step":
+                    yield decode_step(values["v"])
+            if len(entries) < _STEPS_PER_READ:
+                return
+            after = "(" + entries[-1][0]
+
+    def _stored_checkpoint(self, job_id: str, checkpoint_id: str) -> str:
+        text = cast(str | None, self._client.hget(keys.checkpoints(job_id), checkpoint_id))
+        if text is None:
+            raise CheckpointNotUsable(f"job {job_id} has no checkpoint {checkpoint_id}")
+        return text
+
+
+def _commit(answer: list[str]) -> Commit:
+    return Commit(Outcome(answer[0]), int(answer[1]), int(float(answer[2])), Control(answer[3]))
+
+
+def _phase_counters(record: StepRecord) -> list[str | float | int]:
+    """What a step adds to the histogram of phase seconds: one bucket, the sum and the count of each phase."""
+    counters: list[str | float | int] = []
+    for phase, seconds in record.phase_seconds.items():
+        bound = next((str(limit) for limit in PHASE_BUCKETS if seconds <= limit), "+Inf")
+        counters += [f"phase|{phase}|{bound}", 1, f"phase|{phase}|count", 1, f"phase|{phase}|sum", float(seconds)]
+    return counters

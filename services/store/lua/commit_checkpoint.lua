@@ -1,0 +1,28 @@
+-- id, attempt, checkpoint, step, record
+local id, attempt, name, step = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local state = field(id, 'state')
+local last = redis.call('LLEN', key('series', id)) - 1
+local newest = field(id, 'last_checkpoint')
+local saved = newest ~= '' and redis.call('ZSCORE', key('lineage', id), newest) or '-1'
+local function answer(outcome) return {outcome, tostring(last), saved, control_of(state, field(id, 'preempt'))} end
+if not HELD[state] or field(id, 'attempt') ~= attempt then
+  redis.call('HINCRBY', 'tl:run:counters', 'fenced', 1)
+  return answer('fenced')
+end
+if step > last then return answer('gap') end
+if step < tonumber(field(id, 'start_step')) then
+  return refused('STEP_ORDER', 'checkpoint ' .. name .. ' of step ' .. step .. ' is older than the one that attempt ' .. attempt .. ' began from')
+end
+local new = redis.call('HSET', key('checkpoints', id), name, ARGV[5]) == 1
+redis.call('ZADD', key('lineage', id), step, name)
+if step >= tonumber(saved) then
+  saved = tostring(step)
+  set(id, 'last_checkpoint', name, 'last_checkpoint_time', now())
+end
+mark_best(id)
+if new then
+  put(id, 'checkpoint', ARGV[5])
+  say(id, 'info', 'CHECKPOINT_SAVED', 'Saved a checkpoint after step ' .. step .. '.', attempt, {checkpoint = name, step = tostring(step)})
+  redis.call('HINCRBY', 'tl:run:counters', 'checkpoints|saved', 1)
+end
+return answer('ok')

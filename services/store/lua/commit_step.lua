@@ -1,0 +1,74 @@
+-- id, attempt, step, record, nll, weight, tokens, loss tokens, rows, conversations, target bytes, epoch, learning rate,
+-- test nll or '', test weight, test bytes, then counters: (name, count or seconds)...
+local id, attempt, step = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local job = redis.call('HMGET', key('job', id), 'state', 'attempt', 'start_step', 'preempt', 'initial_attempt', 'attempt_steps', 'last_checkpoint')
+local state, start = job[1] or '', tonumber(job[3])
+local length = redis.call('LLEN', key('series', id))
+local last = length - 1
+local saved = (job[7] or '') ~= '' and redis.call('ZSCORE', key('lineage', id), job[7]) or '-1'
+local function answer(outcome) return {outcome, tostring(last), saved, control_of(state, job[4] or '')} end
+if not HELD[state] or job[2] ~= attempt then
+  redis.call('HINCRBY', 'tl:run:counters', 'fenced', 1)
+  return answer('fenced')
+end
+if step > last + 1 then return answer('gap') end
+if step == 0 and job[5] == attempt then return answer('ok') end
+if step >= 1 and step <= last and step > start then return answer('ok') end
+if step <= last and not (step == 0 and last == 0) then
+  return refused('STEP_ORDER', 'step ' .. step .. ' of job ' .. id .. ' is part of the checkpoint that attempt ' .. attempt .. ' began from (step ' .. start .. ')')
+end
+
+local entry = redis.call('XADD', key('stream', id), '*', 'k', 'step', 'v', ARGV[4])
+local row = read_row(redis.call('LINDEX', key('series', id), -1))
+local work = redis.call('HMGET', key('job', id), 'work_steps', 'work_nll', 'work_weight', 'work_tokens', 'work_loss_tokens', 'work_rows',
+  'work_conversations', 'work_target_bytes', 'work_test_nll', 'work_test_weight', 'work_test_target_bytes')
+local values = {}
+local function add(name, value) values[#values + 1] = name; values[#values + 1] = value end
+row.entry, row.attempt = entry, tonumber(attempt)
+for index = 3, 9 do
+  local amount = tonumber(ARGV[index + 2])
+  row[ROW[index]] = row[ROW[index]] + amount
+  add('work_' .. ROW[index], exact((tonumber(work[index - 1]) or 0) + amount))
+end
+if step >= 1 then add('work_steps', exact((tonumber(work[1]) or 0) + 1)) end
+if ARGV[14] ~= '' then
+  if step == 0 then row.test_nll, row.test_weight, row.test_target_bytes, row.best_test = 0, 0, 0, -1 end
+  for index = 10, 12 do
+    local amount = tonumber(ARGV[index + 4])
+    row[ROW[index]] = row[ROW[index]] + amount
+    add('work_' .. ROW[index], exact((tonumber(work[index - 1]) or 0) + amount))
+  end
+  redis.call('HSET', key('tests', id), step, ARGV[14] .. ' ' .. ARGV[15] .. ' ' .. ARGV[16])
+  row.last_test = step
+  local best = row.best_test >= 0 and test_of(id, row.best_test)
+  if not best or tonumber(ARGV[14]) / tonumber(ARGV[15]) < best.nll / best.weight then row.best_test = step end
+end
+if step == 0 then
+  redis.call('LSET', key('series', id), 0, write_row(row))
+  add('initial_attempt', attempt)
+else
+  redis.call('RPUSH', key('series', id), write_row(row))
+  last = step
+  add('attempt_steps', tonumber(job[6]) + 1)
+  add('epoch', ARGV[12])
+  add('learning_rate', ARGV[13])
+  add('last_train_nll', exact(tonumber(ARGV[5]) / tonumber(ARGV[6])))
+  add('last_step_time', now())
+  -- Tokens per second between this step and up to 20 steps before it, all of this attempt.
+  local back = math.min(20, step - start - 1)
+  if back > 0 then
+    local before = read_row(redis.call('LINDEX', key('series', id), -1 - back))
+    local seconds = (tonumber(string.match(entry, '^%d+')) - tonumber(string.match(before.entry, '^%d+'))) / 1000
+    if seconds > 0 then add('tokens_per_second', exact((row.tokens - before.tokens) / seconds)) end
+  end
+end
+set(id, unpack(values))
+show_row(id, step, row)
+for index = 17, #ARGV, 2 do
+  if string.sub(ARGV[index], -4) == '|sum' then
+    redis.call('HINCRBYFLOAT', 'tl:run:counters', ARGV[index], ARGV[index + 1])
+  else
+    redis.call('HINCRBY', 'tl:run:counters', ARGV[index], ARGV[index + 1])
+  end
+end
+return answer('ok')

@@ -1,0 +1,35 @@
+-- id, spec, hash of the content, request key or '', planned steps, milliseconds of the validation's lease, datasets to check..., '--', ids used...
+local id, spec, hash, request, planned, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+if request ~= '' then
+  local made = redis.call('HMGET', request, 'id', 'hash')
+  if made[1] then
+    if made[2] == hash then return {'known', made[1]} end
+    return refused('REQUEST_MISMATCH', 'this request_id made ' .. made[1] .. ' from other content; use a new request_id')
+  end
+end
+local used, index = {}, 7
+while ARGV[index] ~= '--' do
+  local state = redis.call('HGET', 'tl:api:dataset:' .. ARGV[index], 'state')
+  if not state then return refused('NOT_FOUND', 'there is no dataset ' .. ARGV[index]) end
+  if state ~= 'ready' then
+    return refused('ILLEGAL_EDGE', 'dataset ' .. ARGV[index] .. ' is ' .. string.upper(state) .. ', a job needs it READY')
+  end
+  used[#used + 1] = ARGV[index]
+  index = index + 1
+end
+for other = index + 1, #ARGV do
+  if redis.call('EXISTS', key('job', ARGV[other])) == 0 then return refused('NOT_FOUND', 'there is no job ' .. ARGV[other]) end
+  used[#used + 1] = ARGV[other]
+end
+local time = now()
+set(id, 'spec', spec, 'state', 'validating', 'attempt', 0, 'planned_steps', planned, 'create_time', time, 'request', request,
+  'uses', table.concat(used, ' '), 'failed_attempts', 0, 'stalled_attempts', 0, 'furthest', 0, 'attempt_steps', 0, 'start_step', 0, 'step', 0)
+if request ~= '' then redis.call('HSET', request, 'id', id, 'hash', hash) end
+redis.call('ZADD', 'tl:run:jobs', math.floor(tonumber(time) * 1000), id)
+redis.call('SADD', 'tl:run:active', id)
+redis.call('RPUSH', key('series', id), EMPTY_ROW)
+redis.call('SET', key('lease', id), 0, 'PX', ttl)
+each_used(id, 'SADD')
+say(id, 'info', 'JOB_CREATED', 'The job was created and is being checked.', 0)
+put(id, 'job', cjson.encode({state = 'validating', attempt = 0, host = ''}))
+return {'made', id}

@@ -1,0 +1,15 @@
+-- id, content key or '': forget a dataset; answers whether another has the same content
+local id, content = ARGV[1], ARGV[2]
+local target = 'tl:api:dataset:' .. id
+local state = redis.call('HGET', target, 'state')
+if not state then return refused('NOT_FOUND', 'there is no dataset ' .. id) end
+local user = redis.call('SRANDMEMBER', key('uses', id))
+if user then return refused('IN_USE', 'job ' .. user .. ' uses dataset ' .. id .. ' and isn\'t finished') end
+if state == 'creating' then return refused('IN_USE', 'dataset ' .. id .. ' is being made; cancel it before it is deleted') end
+local request = redis.call('HGET', target, 'request')
+if request and request ~= '' then redis.call('DEL', request) end
+redis.call('DEL', target, 'tl:api:shards:' .. id, key('uses', id))
+redis.call('ZREM', 'tl:api:datasets', id)
+if content == '' then return {'kept'} end
+redis.call('SREM', content, id)
+return {redis.call('EXISTS', content) == 1 and 'kept' or 'orphan'}

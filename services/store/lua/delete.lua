@@ -1,0 +1,15 @@
+-- id: all that Redis knows of a job at a terminal state
+local id = ARGV[1]
+local state = field(id, 'state')
+if state == '' then return refused('NOT_FOUND', 'there is no job ' .. id) end
+if not TERMINAL[state] then
+  return refused('IN_USE', 'job ' .. id .. ' is ' .. string.upper(state) .. '; cancel it before it is deleted')
+end
+local user = redis.call('SRANDMEMBER', key('uses', id))
+if user then return refused('IN_USE', 'job ' .. user .. ' starts from job ' .. id .. ' and isn\'t finished') end
+local request = field(id, 'request')
+if request ~= '' then redis.call('DEL', request) end
+for _, kind in ipairs({'job', 'stream', 'series', 'tests', 'checkpoints', 'lineage', 'lease', 'uses'}) do redis.call('DEL', key(kind, id)) end
+redis.call('ZREM', 'tl:run:jobs', id)
+redis.call('ZREM', 'tl:run:finished', id)
+return {'ok'}

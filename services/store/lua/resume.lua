@@ -1,0 +1,32 @@
+-- id, checkpoint or '' for the last, host or '' for the same: PAUSED, FAILED, CANCELLED -> QUEUED
+local id, checkpoint, host = ARGV[1], ARGV[2], ARGV[3]
+local state = field(id, 'state')
+if state == 'running' or state == 'validating' then
+  return refused('ILLEGAL_EDGE', 'job ' .. id .. ' is ' .. string.upper(state) .. ', only a PAUSED, FAILED or CANCELLED job is resumed')
+end
+if TERMINAL[state] and state ~= 'succeeded' then
+  if redis.call('EXISTS', key('series', id)) == 0 then
+    return refused('ILLEGAL_EDGE', 'the ledger of job ' .. id .. ' has expired; create a job that starts from its checkpoint')
+  end
+  for used in string.gmatch(field(id, 'uses'), '%S+') do
+    if redis.call('EXISTS', 'tl:api:dataset:' .. used, key('job', used)) == 0 then
+      return refused('NOT_FOUND', 'job ' .. id .. ' needs ' .. used .. ', which was deleted')
+    end
+  end
+  if field(id, 'host') == '' and host == '' then
+    return refused('ILLEGAL_EDGE', 'job ' .. id .. ' was never queued; create it again')
+  end
+end
+if checkpoint ~= '' and not redis.call('ZSCORE', key('lineage', id), checkpoint) then
+  local known = redis.call('HEXISTS', key('checkpoints', id), checkpoint) == 1
+  return refused('CHECKPOINT', known
+    and ('checkpoint ' .. checkpoint .. ' belongs to steps that a later attempt replaced; create a job that starts from it')
+    or ('job ' .. id .. ' has no checkpoint ' .. checkpoint))
+end
+local answer = go(id, 'queued')
+if answer then return answer end
+set(id, 'resume_from', checkpoint, 'failed_attempts', 0, 'stalled_attempts', 0, 'furthest', 0, 'error', '', 'last_error', '', 'cancel_wanted', '')
+if host ~= '' then set(id, 'host', host) end
+say(id, 'info', 'JOB_QUEUED', 'Resumed by request' .. (checkpoint ~= '' and (' from checkpoint ' .. checkpoint) or '') .. '.', field(id, 'attempt'),
+  {host = field(id, 'host')})
+return {'ok'}

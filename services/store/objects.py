@@ -1,0 +1,131 @@
+"""Folders of checkpoints (adapter, optimizer) in the object store, addressed by sha256. Knows no Redis, no tinker.
+
+A folder is there when its manifest.json is: the manifest is written last and names every file with size and sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .codec import decode, encode
+from .errors import Corrupt, NotFound
+from .files import CHUNK, locate, remove, store_errors, whole_file
+
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a folder."""
+
+    name: str  #: path below the folder, with "/"
+    bytes: int
+    sha256: str  #: hex
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A folder in the store."""
+
+    uri: str
+    sha256: str  #: hex, over names, sizes and hashes of all files
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    files: tuple[FileEntry, ...]
+
+
+class Objects:
+    """Kept checkpoints below one fsspec URL."""
+
+    def __init__(self, store_url: str) -> None:
+        self._root = store_url.rstrip("/")
+
+    def put_folder(self, job_id: str, checkpoint_id: str, folder: Path) -> Stored:
+        """Copy all files below a local folder into the store. May be repeated; raises StoreFull, StoreUnavailable."""
+        locate(self._root)
+        files = tuple(_entry(folder, path) for path in sorted(folder.rglob("*")) if path.is_file())
+        if not files:
+            raise NotFound(f"{folder} holds no file to keep for checkpoint {checkpoint_id}")
+        manifest = encode(_Manifest(files))
+        digest = hashlib.sha256(manifest.encode()).hexdigest()
+        uri = f"{self._root}/adapters/{job_id}/{checkpoint_id}/{digest}"
+        system, path = locate(uri)
+        with store_errors(uri):
+            known = system.exists(f"{path}/{_MANIFEST}")
+        if not known:
+            for entry in files:
+                with whole_file(f"{uri}/{entry.name}") as target, (folder / entry.name).open("rb") as source:
+                    shutil.copyfileobj(source, target, CHUNK)
+            with whole_file(f"{uri}/{_MANIFEST}") as target:
+                target.write(manifest.encode())
+        return Stored(uri, digest, files)
+
+    def files(self, uri: str) -> tuple[FileEntry, ...]:
+        """What a folder holds. Raises NotFound, and Corrupt for a manifest that isn't the one of this address."""
+        system, path = locate(uri)
+        with store_errors(uri):
+            if not system.exists(f"{path}/{_MANIFEST}"):
+                raise NotFound(f"there is no complete folder at {uri}")
+            with system.open(f"{path}/{_MANIFEST}", "rb") as file:
+                manifest = file.read()
+        if hashlib.sha256(manifest).hexdigest() != uri.rstrip("/").rsplit("/", 1)[1]:
+            raise Corrupt(f"the manifest of {uri} differs from its address")
+        return decode(_Manifest, manifest.decode()).files
+
+    def open(self, uri: str, name: str) -> Iterator[bytes]:
+        """A file in chunks of at most 1 MiB. Raises NotFound, and Corrupt after the last chunk if the hash differs."""
+        entry = next((item for item in self.files(uri) if item.name == name), None)
+        if entry is None:
+            raise NotFound(f"{uri} holds no file {name}")
+        system, path = locate(uri)
+        digest = hashlib.sha256()
+        with store_errors(f"{uri}/{name}"), system.open(f"{path}/{name}", "rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+                yield chunk
+        if digest.hexdigest() != entry.sha256:
+            raise Corrupt(f"{name} of {uri} differs from its sha256 {entry.sha256}")
+
+    def get_folder(self, uri: str, destination: Path) -> tuple[FileEntry, ...]:
+        """Copy a folder to a local one, which appears only when every hash is right. Raises Corrupt, NotFound."""
+        files = self.files(uri)
+        temporary = destination.with_name(f"{destination.name}.{secrets.token_hex(6)}.part")
+        try:
+            for entry in files:
+                target = temporary / entry.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as file:
+                    for chunk in self.open(uri, entry.name):
+                        file.write(chunk)
+            if destination.exists():
+                shutil.rmtree(destination)
+            temporary.rename(destination)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return files
+
+    def delete(self, uri: str) -> None:
+        """Delete one folder."""
+        remove(uri)
+
+    def delete_job(self, job_id: str) -> None:
+        """Delete everything that is kept of a job, its archived ledger included."""
+        remove(f"{self._root}/adapters/{job_id}")
+        remove(f"{self._root}/ledgers/{job_id}.parquet")
+
+
+def _entry(folder: Path, path: Path) -> FileEntry:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileEntry(path.relative_to(folder).as_posix(), size, digest.hexdigest())

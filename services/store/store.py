@@ -1,0 +1,60 @@
+"""The parts of the store in one value, wired by hand. Knows no service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redis import Redis
+
+from .connection import StoreRedis, check_schema, connect, connect_rq
+from .datasets import Datasets
+from .events import Events
+from .hosts import Hosts
+from .jobs import Jobs
+from .ledger import Ledger
+from .objects import Objects
+from .sweeps import Sweeps
+from .tickets import Tickets
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Everything that is remembered. Safe to share between threads, never over a fork."""
+
+    redis: StoreRedis
+    rq: Redis  #: for RQ's classes: bytes
+    jobs: Jobs
+    ledger: Ledger
+    events: Events
+    hosts: Hosts
+    datasets: Datasets
+    sweeps: Sweeps
+    tickets: Tickets
+    objects: Objects
+
+    def close(self) -> None:
+        """Give up all connections."""
+        self.redis.close()
+        self.rq.close()
+
+
+def open_store(redis_url: str, store_url: str = "", lease_ttl: float = 15.0) -> Store:
+    """Connect and check the schema version. Raises RedisUnavailable, SchemaMismatch.
+
+    `store_url`: the fsspec URL or folder of datasets and adapters; empty for a process that touches no file.
+    """
+    client = connect(redis_url)
+    check_schema(client)
+    queues = connect_rq(redis_url, socket_timeout=10.0)
+    return Store(
+        redis=client,
+        rq=queues,
+        jobs=Jobs(client, lease_ttl),
+        ledger=Ledger(client),
+        events=Events(client),
+        hosts=Hosts(client),
+        datasets=Datasets(client),
+        sweeps=Sweeps(client),
+        tickets=Tickets(queues),
+        objects=Objects(store_url),
+    )

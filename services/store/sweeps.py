@@ -1,0 +1,82 @@
+"""Records of sweeps: which jobs belong together. Knows nothing of what the jobs do."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from . import keys
+from .codec import decode, encode
+from .connection import StoreRedis
+from .errors import NotFound
+from .pages import Page, newest
+from .records import SweepRecord
+from .scripts import Scripts
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedSweep:
+    """A sweep, and whether an earlier call with this request_id made it."""
+
+    sweep: SweepRecord
+    deduplicated: bool
+
+
+class Sweeps:
+    """All sweeps in one Redis."""
+
+    def __init__(self, client: StoreRedis) -> None:
+        self._client = client
+        self._scripts = Scripts(client)
+
+    def create(self, record: SweepRecord, *, request_id: str = "", content_hash: str = "") -> CreatedSweep:
+        """Add a sweep without jobs, or find the one that this owner's request_id made. Raises RequestMismatch."""
+        made = replace(record, create_time=record.create_time or time.time(), jobs=())
+        bare = encode(replace(record, id="", create_time=0.0, jobs=()))
+        answer = self._scripts.run(
+            "register",
+            keys.sweep(record.id),
+            keys.SWEEPS,
+            record.id,
+            encode(made),
+            "",
+            content_hash or hashlib.sha256(bare.encode()).hexdigest(),
+            keys.request("sweep", record.owner, request_id) if request_id else "",
+            int(made.create_time * 1000),
+            "",
+        )
+        return CreatedSweep(self.get(answer[1]), answer[0] == "known")
+
+    def add_job(self, sweep_id: str, job_id: str) -> None:
+        """Append a job, once."""
+        self._scripts.run("sweep_add", keys.sweep(sweep_id), keys.sweep_jobs(sweep_id), job_id)
+
+    def get(self, sweep_id: str) -> SweepRecord:
+        """One sweep with its jobs. Raises NotFound."""
+        found = self._load([sweep_id])
+        if not found:
+            raise NotFound(f"there is no sweep {sweep_id}")
+        return found[0]
+
+    def list(self, *, page_size: int = 100, page_token: str = "") -> Page[SweepRecord]:
+        """Sweeps newest first."""
+        names = newest(self._client, keys.SWEEPS, page_token, page_size + 1)
+        more = names[page_size - 1][1] if len(names) > page_size else ""
+        return Page(self._load([name for name, _ in names[:page_size]]), more)
+
+    def _load(self, names: Sequence[str]) -> Sequence[SweepRecord]:
+        pipe = self._client.pipeline()
+        for name in names:
+            pipe.hgetall(keys.sweep(name))
+            pipe.lrange(keys.sweep_jobs(name), 0, -1)
+        found = pipe.execute()
+        tables = cast(Sequence[Mapping[str, str]], found[0::2])
+        jobs = cast(Sequence[Sequence[str]], found[1::2])
+        return [
+            replace(decode(SweepRecord, table["record"]), jobs=tuple(members))
+            for table, members in zip(tables, jobs, strict=True)
+            if table
+        ]

@@ -1,0 +1,152 @@
+"""Tickets on RQ's queues: a function's name and JSON, never the truth about a job. Knows no function."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import cast
+
+import redis
+from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job as RqJob
+from rq.job import JobStatus
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from .connection import redis_errors
+from .errors import TicketFailed, TicketTimeout
+from .ids import new_id
+from .queues import JOB_FUNCTION, queue_name, ticket_id
+from .records import JobRecord
+
+#: Seconds that RQ keeps the record of a done or failed ticket; the truth is in the job's own record.
+_KEEP = 60
+
+
+class Tickets:
+    """The queues of one Redis. `client`: a connection of `connect_rq` with a socket timeout."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def enqueue(self, job: JobRecord, front: bool = False) -> str:
+        """Put the ticket of a QUEUED job's next attempt on its host's queue; answers RQ's id.
+
+        Enqueuing an attempt twice leaves two tickets of which the claim drops one. RQ's own Retry is never used: it
+        would repeat the attempt's number.
+        """
+        arguments: dict[str, object] = {"job_id": job.id, "attempt": job.attempt + 1}
+        name = ticket_id(job.id, job.attempt + 1)
+        return self._put(queue_name(job.host), JOB_FUNCTION, arguments, name, timeout=-1, keep=_KEEP, front=front)
+
+    def call(
+        self, queue: str, function: str, arguments: Mapping[str, object], *, timeout: float, result_ttl: int = 60
+    ) -> str:
+        """Enqueue any other call with JSON keyword arguments; answers RQ's id. `timeout`: seconds that it may run."""
+        name = new_id("call")
+        return self._put(queue, function, dict(arguments), name, timeout=max(1, round(timeout)), keep=result_ttl)
+
+    def result(self, rq_id: str, timeout: float) -> object:
+        """Wait for a call's JSON result.
+
+        Raises TicketFailed with the other side's last line, and TicketTimeout after `timeout` seconds, when the call
+        is also taken back if no worker has begun it.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            with redis_errors():
+                try:
+                    job = RqJob.fetch(rq_id, connection=self._client, serializer=JSONSerializer)
+                except NoSuchJobError:
+                    raise TicketFailed(f"call {rq_id} is unknown or its result has expired") from None
+                status = job.get_status(refresh=False)
+                latest = job.latest_result(timeout=1)
+            if latest is not None and status in (JobStatus.FINISHED, JobStatus.FAILED):
+                if status is JobStatus.FINISHED:
+                    return cast(object, latest.return_value)
+                raise TicketFailed(_last_line(latest.exc_string) or f"call {rq_id} failed")
+            if time.monotonic() >= end:
+                with redis_errors():
+                    if status is JobStatus.QUEUED:
+                        job.delete()
+                raise TicketTimeout(
+                    f"no worker answered on queue {job.origin} within {timeout:g} s; is one running there, and free?"
+                )
+
+    def waiting(self, host: str) -> list[str]:
+        """RQ ids on a host's queue, front first. What a worker has taken over is no longer there."""
+        with redis_errors():
+            found = cast(list[bytes], self._client.lrange(f"rq:queue:{queue_name(host)}", 0, -1))
+        return [item.decode() for item in found]
+
+    def drop(self, job: JobRecord) -> None:
+        """Take the next attempt's ticket off its queue, for a job that left the queue by itself."""
+        with redis_errors():
+            Queue(queue_name(job.host), connection=self._client, serializer=JSONSerializer).remove(
+                ticket_id(job.id, job.attempt + 1)
+            )
+
+    def reap(self, queue: str) -> None:
+        """Clear tickets of dead workers out of RQ's registries; RQ itself does so only in idle workers."""
+        with redis_errors():
+            for registry in (StartedJobRegistry, FinishedJobRegistry, FailedJobRegistry):
+                registry(queue, connection=self._client, serializer=JSONSerializer).cleanup()
+            started = StartedJobRegistry(queue, connection=self._client, serializer=JSONSerializer)
+            moving = IntermediateQueue(f"rq:queue:{queue}", self._client)
+            for name in moving.get_job_ids():
+                # Between taking over and starting lies a moment in which a worker may die; after a minute it has.
+                if name not in started and not moving.set_first_seen(name) and moving.should_be_cleaned_up(name):
+                    moving.remove(name)
+                    self._client.delete(moving.get_first_seen_key(name))
+
+    def queues(self) -> list[str]:
+        """Names of all queues that were ever used."""
+        with redis_errors():
+            return sorted(queue.name for queue in Queue.all(connection=self._client, serializer=JSONSerializer))
+
+    def depth(self, queue: str) -> int:
+        """Tickets waiting."""
+        with redis_errors():
+            return self._client.llen(f"rq:queue:{queue}")
+
+    def oldest_age(self, queue: str) -> float:
+        """Seconds that the longest waiting ticket has waited; 0: none waits."""
+        with redis_errors():
+            ids = cast(list[bytes], self._client.lrange(f"rq:queue:{queue}", 0, -1))
+            pipe = self._client.pipeline(transaction=False)
+            for item in ids:
+                pipe.hget(f"rq:job:{item.decode()}", "enqueued_at")
+            found = cast(list[bytes | None], pipe.execute())
+        times = [datetime.fromisoformat(text.decode()) for text in found if text]
+        return max((datetime.now(UTC) - moment).total_seconds() for moment in times) if times else 0.0
+
+    def _put(
+        self,
+        queue: str,
+        function: str,
+        arguments: dict[str, object],
+        name: str,
+        *,
+        timeout: int,
+        keep: int,
+        front: bool = False,
+    ) -> str:
+        with redis_errors():
+            Queue(queue, connection=self._client, serializer=JSONSerializer).enqueue_call(
+                function,
+                kwargs=arguments,
+                timeout=timeout,
+                result_ttl=keep,
+                failure_ttl=keep,
+                job_id=name,
+                at_front=front,
+            )
+        return name
+
+
+def _last_line(text: str | None) -> str:
+    lines = (text or "").strip().splitlines()
+    return lines[-1].split(": ", 1)[-1] if lines else ""
