@@ -56,26 +56,31 @@ def lay_out_and_weigh(conversation: Conversation, options: Options, model: Model
 
 def drafts_of(conversation: Conversation, plan: Plan, options: Options, model: Model) -> list[Draft]:
     """Lay out, cut and weigh a conversation whose messages' weights are planned."""
+    return [_draft(view, plan, options, model) for view in _views(conversation, plan, options, model)]
+
+
+def _views(conversation: Conversation, plan: Plan, options: Options, model: Model) -> list[View]:
     trained = None if options.train_on is TrainOn.ALL_TOKENS else plan.chosen
-    return [
-        _draft(view, conversation, plan, options, model)
-        for view in lay_out(conversation, options, model.chat_format, trained)
-    ]
+    chat_format = model.chat_format
+    if options.chat_template is None:
+        return lay_out(conversation, options, chat_format, trained)
+    if model.sandbox is None:
+        raise InvalidOption("can't be rendered here; register the template with a model", field="chat_template")
+    return model.sandbox.lay_out(
+        options.chat_template, conversation, options, chat_format.special_tokens, chat_format.control_tokens, trained
+    )
 
 
-def _draft(view: View, conversation: Conversation, plan: Plan, options: Options, model: Model) -> Draft:
+def _draft(view: View, plan: Plan, options: Options, model: Model) -> Draft:
     if options.ensure_final_stop:
         view = with_final_stop(view, _stop_token(model))
     _check_unicode(view.rendered)
-    assistant = frozenset(
-        index for index, message in enumerate(conversation.messages) if message.get("role") == ASSISTANT
-    )
     spans = weight_spans(view, plan, options)
     if options.tokenization is Tokenization.HF:
-        return Draft(view, spans, None, _checked_for_stock(view.rendered, assistant, options, model))
+        return Draft(view, spans, None, _checked_for_stock(view.rendered, plan, options, model))
     boundaries = [region.start for region in view.regions if region.role == ASSISTANT]
     return Draft(
-        view, spans, cut(view.rendered, boundaries, assistant, model.vocabulary.cut_rules, options.control_tokens)
+        view, spans, cut(view.rendered, boundaries, plan.assistants, model.vocabulary.cut_rules, options.control_tokens)
     )
 
 
@@ -102,13 +107,11 @@ def _check_unicode(rendered: RenderedText) -> None:
         ) from error
 
 
-def _checked_for_stock(
-    rendered: RenderedText, assistant: frozenset[int], options: Options, model: Model
-) -> Sequence[str]:
+def _checked_for_stock(rendered: RenderedText, plan: Plan, options: Options, model: Model) -> Sequence[str]:
     """The stock tokenizer matches control tokens wherever they are spelled: refuse them, or say so."""
     if options.control_tokens is ControlTokens.ALLOW:
         return ()
-    spelled: list[ControlTokenSpan] = spelled_by_messages(rendered, assistant, model.vocabulary.table)
+    spelled: list[ControlTokenSpan] = spelled_by_messages(rendered, plan.assistants, model.vocabulary.table)
     if not spelled:
         return ()
     if options.control_tokens is ControlTokens.REJECT:

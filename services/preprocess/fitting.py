@@ -106,6 +106,7 @@ def _only(
     shorter_plan = Plan(
         chosen=frozenset(position for position, index in enumerate(kept) if index in plan.chosen & trained),
         message_weights=tuple(plan.message_weights[index] for index in kept),
+        assistants=frozenset(position for position, index in enumerate(kept) if index in plan.assistants),
         last=kept.index(plan.last) if plan.last in kept else -1,
     )
     return shorter, shorter_plan

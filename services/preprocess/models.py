@@ -9,12 +9,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from services.preprocess.errors import ModelNotUsable
 from services.preprocess.layout import ChatFormat
+from services.preprocess.sandbox import Sandbox
 from services.preprocess.templates import compile_template
 from services.preprocess.vocabulary import Vocabulary
 
@@ -56,6 +57,7 @@ class Model:
     tokenizer_sha256: str
     template_sha256: str
     notes: tuple[str, ...] = ()
+    sandbox: Sandbox | None = None  #: renders templates sent by clients; None: they are refused
 
     @property
     def special_tokens(self) -> Mapping[str, str]:
@@ -78,12 +80,13 @@ class Model:
         return self.vocabulary.size
 
 
-def load_model(folder: Path, name: str | None = None) -> Model:
+def load_model(folder: Path, name: str | None = None, sandbox: Sandbox | None = None) -> Model:
     """Load a prepared folder.
 
     Args:
         folder: written by `prepare`.
         name: what the model is called here; None: as in the manifest.
+        sandbox: where templates sent by clients are rendered; its owner closes it. None: such templates are refused.
 
     Raises:
         ModelNotUsable: a file is missing or was changed since, or the tokenizer can't be used exactly.
@@ -102,6 +105,7 @@ def load_model(folder: Path, name: str | None = None) -> Model:
         _special_tokens(folder, texts[SPECIAL_TOKENS]),
         notes=manifest.notes,
     )
+    model = replace(model, sandbox=sandbox)
     for note in model.notes:
         LOG.warning("model %s: %s", model.name, note)
     LOG.info("model %s: %s encodes", model.name, model.encoder_name)

@@ -137,7 +137,8 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
     ]
     warnings = tuple(dict.fromkeys(line for fitted in fits.examples for line in warnings_of(fitted, options, model)))
     if not rows:
-        return NothingToTrain(_nothing_left(fits.examples[-1], options))
+        last = fits.examples[-1]
+        return NothingToTrain(_nothing_left(last, options), field="max_length" if last.truncated_loss_tokens else "")
     return Preprocessed(rows, warnings, escaped_spans(fits.examples))
 
 

@@ -18,6 +18,7 @@ from services.preprocess.rendered import Kind, Part, Region, View
 #: Characters [start, end) that share a weight, in order and disjoint; characters in no span weigh 0.
 WeightSpan: TypeAlias = "tuple[int, int, float]"
 ASSISTANT: Final = "assistant"
+_NOTHING_SAID: Final = (Training(),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Plan:
 
     chosen: frozenset[int]  #: indices of the messages that `train_on` chooses
     message_weights: tuple[float, ...]  #: one per message, >= 0
+    assistants: frozenset[int]  #: indices of the assistant messages, chosen or not
     last: int  #: the last chosen assistant message, -1 where there is none
 
 
@@ -36,7 +38,7 @@ def plan_weights(conversation: Conversation, options: Options) -> Plan:
         InvalidTraining: `training` has another length than `messages`, or a weight is negative or not finite.
     """
     roles = [str(message.get("role", "")) for message in conversation.messages]
-    training = conversation.training or [Training()] * len(roles)
+    training = conversation.training or _NOTHING_SAID * len(roles)
     if len(training) != len(roles):
         raise InvalidTraining(
             f"training has {len(training)} entries for {len(roles)} messages; give one per message, or none",
@@ -48,10 +50,12 @@ def plan_weights(conversation: Conversation, options: Options) -> Plan:
                 f"is {entry.weight}; give a finite number that is not negative", message_index=index, field="weight"
             )
     chosen = frozenset(TRAIN_ON[options.train_on](roles, training))
+    assistants = frozenset(index for index, role in enumerate(roles) if role == ASSISTANT)
     return Plan(
         chosen=chosen,
         message_weights=tuple(1.0 if entry.weight is None else entry.weight for entry in training),
-        last=max((index for index in chosen if roles[index] == ASSISTANT), default=-1),
+        assistants=assistants,
+        last=max(chosen & assistants, default=-1),
     )
 
 
@@ -102,7 +106,17 @@ def weight_spans(view: View, plan: Plan, options: Options) -> list[WeightSpan]:
         position = spans[-1][1]
     if options.train_on is TrainOn.ALL_TOKENS:
         spans.append((position, len(view.rendered.text), 1.0))
-    return [span for span in spans if span[0] < span[1] and span[2] > 0]
+    return _merged([span for span in spans if span[0] < span[1] and span[2] > 0])
+
+
+def _merged(spans: Sequence[WeightSpan]) -> list[WeightSpan]:
+    """Join neighbours of one weight, so that no token's place is asked for where nothing changes."""
+    merged: list[WeightSpan] = []
+    for start, end, weight in spans:
+        if merged and merged[-1][1] == start and merged[-1][2] == weight:
+            start = merged.pop()[0]  # noqa: PLW2901 - the joined span begins where its neighbour did
+        merged.append((start, end, weight))
+    return merged
 
 
 def _region_spans(region: Region, plan: Plan, options: Options) -> list[WeightSpan]:
