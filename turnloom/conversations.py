@@ -136,6 +136,46 @@ def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
         ) from error
 
 
+def to_json(conversation: types_pb2.Conversation) -> dict[str, JSON]:
+    """The conversation as from_json() takes it."""
+    document: dict[str, JSON] = {"messages": [_message_json(message) for message in conversation.messages]}
+    if conversation.tools_json:
+        document["tools"] = [_parse(tool) for tool in conversation.tools_json]
+    if conversation.id:
+        document["id"] = conversation.id
+    return document
+
+
+def _message_json(message: types_pb2.Message) -> JSON:
+    plain: dict[str, JSON] = {"role": message.role}
+    kind = message.WhichOneof("content")
+    if kind == "text":
+        plain["content"] = message.text
+    elif kind == "parts":
+        plain["content"] = [{"type": part.type, "text": part.text} for part in message.parts.parts]
+    elif kind == "null_content":
+        plain["content"] = None
+    for key in ("reasoning_content", "tool_call_id", "name", "trainable", "weight"):
+        if message.HasField(key):
+            plain[key] = getattr(message, key)
+    if message.tool_calls:
+        plain["tool_calls"] = [_call_json(call) for call in message.tool_calls]
+    if message.extra_json:
+        extra = _parse(message.extra_json)
+        assert isinstance(extra, dict)  # from_json() wrote it
+        plain |= extra
+    return plain
+
+
+def _call_json(call: types_pb2.ToolCall) -> JSON:
+    function: dict[str, JSON] = {"name": call.name}
+    kind = call.WhichOneof("arguments")
+    if kind is not None:
+        function["arguments"] = call.arguments_text if kind == "arguments_text" else _parse(call.arguments_json)
+    outer: dict[str, JSON] = {key: getattr(call, key) for key in ("id", "type") if getattr(call, key)}
+    return {**outer, "function": function}
+
+
 def _conversation(document: JSON) -> types_pb2.Conversation:
     if isinstance(document, list):
         document = {"messages": document}

@@ -39,7 +39,7 @@ def follow(
 
     Args:
         start: opens the stream after the event id it is given ("" for the beginning).
-        finished: whether nothing more will come; asked when a stream ended or was silent for its deadline.
+        finished: whether nothing more will happen; asked when a stream ended or was silent for its deadline.
         after: event id to begin after.
         patience: seconds without any answer after which the last error is raised.
         on_trouble: told of each failed attempt.
@@ -51,17 +51,21 @@ def follow(
     """
     failures = 0
     answered = clock()
+    over = False  # known before the stream was opened, so that nothing can come after its end
     while True:
         try:
             try:
                 for update in start(after):
                     after, failures, answered = update.event_id, 0, clock()
                     yield update
+                if over:
+                    return
             except DeadlineExceeded:
                 pass  # the deadline that we set: nothing happened for so long
-            if finished():
-                return
-            failures, answered = min(failures, 1), clock()
+            over = finished()
+            failures, answered = 0, clock()
+            if over:
+                continue
         except (ServerUnreachable, Unavailable, DeadlineExceeded) as error:
             if clock() - answered > patience:
                 raise

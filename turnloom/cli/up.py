@@ -1,0 +1,52 @@
+"""The command `turnloom up`: the embedded stack in the foreground."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from turnloom.cli.session import Session, command
+from turnloom.embedded.processes import on_child_death, sigterm_unwinds
+from turnloom.embedded.stack import Stack, StackSettings
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    command(app, "up")(up)
+
+
+def up(
+    session: Session,
+    folder: Annotated[Path, typer.Option(help="Where its state lies, over restarts too.")] = Path(".turnloom"),
+    tuft_python: Annotated[
+        Path | None, typer.Option(help="Interpreter of the TuFT environment.", envvar="TURNLOOM_TUFT_PYTHON")
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="JSONL that the tiny model's tokenizer is made from; may be repeated.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Jobs that run at once.", min=1)] = 1,
+) -> None:
+    """Start everything on this machine, without a GPU, until Ctrl-C. --address says where the API listens."""
+    settings = StackSettings(
+        folder=folder,
+        tuft_python=tuft_python,
+        address=session.client.address,
+        conversations=data or (),
+        workers=workers,
+        say=lambda part: session.say(f"Starting: {part}"),
+    )
+    with sigterm_unwinds(), Stack(settings) as stack, on_child_death(stack.check):
+        if session.as_json:
+            session.json({**stack.describe()})
+        else:
+            for name, value in stack.describe().items():
+                session.out.print(f"{name:>13}  {value}", highlight=False, soft_wrap=True)
+            session.say("[green]Ready.[/] Ctrl-C stops everything.  Try: turnloom preview examples/conversations.jsonl")
+        try:
+            while True:
+                signal.pause()
+        except KeyboardInterrupt:  # the usual end
+            session.say("Stopping.")

@@ -1,0 +1,282 @@
+"""`make demo`: conversations in, a trained LoRA adapter, its curve and honest numbers out, on this machine's CPU.
+
+    python -m turnloom.embedded.demo [--data my.jsonl] [--tuft-python .venv-tuft/bin/python] [--verify]
+
+Starts the embedded stack in a temporary folder, speaks to it only as any client does, and leaves ./turnloom-demo:
+adapter/, steps.csv, nll.png, results.json.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, cast
+
+import numpy as np
+import typer
+from rich.markup import escape
+
+from turnloom.batches import Float32, Int32
+from turnloom.cli.exits import Exit, exit_code
+from turnloom.cli.live import View, test_nll, train_nll
+from turnloom.cli.session import Session, report
+from turnloom.cli.watching import show
+from turnloom.cli.words import count
+from turnloom.client import TurnloomClient
+from turnloom.conversations import read_sourced, to_json
+from turnloom.embedded import sample_data
+from turnloom.embedded.findings import Findings
+from turnloom.embedded.plot import plot_nll
+from turnloom.embedded.processes import on_child_death, sigterm_unwinds
+from turnloom.embedded.sample_data import Conversation
+from turnloom.embedded.stack import MODEL, Stack, StackSettings
+from turnloom.embedded.unigram import unigram_nll
+from turnloom.errors import StackError, TurnloomError
+from turnloom.options import HyperparameterFields
+from turnloom.splitting import split
+from turnloom.v1 import datasets_pb2, training_pb2
+
+MAX_LENGTH: Final = 1024  #: tokens, the tiny model's context
+TEST_FRACTION: Final = 0.15  #: of the user's own conversations
+STEPS: Final = 160
+VERIFY_STEPS: Final = 5
+RECIPE: Final[HyperparameterFields] = {
+    "lora_rank": 16,
+    "learning_rate": 4e-3,
+    "schedule": "linear",
+    "warmup_steps": 5,
+    "batch_size": 16,
+    "eval_every": 20,
+    "checkpoint_every": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Conversations for training, and held out ones."""
+
+    train: Sequence[Conversation]
+    test: Sequence[Conversation]
+
+    @classmethod
+    def of(cls, data: Path | None, seed: int) -> Splits:
+        """The sample's, or those of the user's file.
+
+        Raises:
+            InvalidInput: names the line of the file.
+        """
+        if data is None:
+            return cls(sample_data.train_conversations(), sample_data.held_out_conversations())
+        own = [cast(Conversation, to_json(sourced.conversation)) for sourced in read_sourced(data)]
+        return cls(*split(own, TEST_FRACTION, seed))
+
+
+@dataclass(slots=True)
+class Demo:
+    """One run over a stack that is up."""
+
+    session: Session
+    findings: Findings
+    folder: Path  #: where results go
+    steps: int
+    seed: int
+
+    @property
+    def client(self) -> TurnloomClient:
+        """Speaks to the stack."""
+        return self.session.client
+
+    def run(self, splits: Splits, *, verify: bool) -> None:
+        """Preprocesses, trains, compares, fetches the adapter and plots."""
+        findings = self.findings
+        with self.phase("preprocessing"):
+            train = self.make_dataset("train", splits.train)
+            test = self.make_dataset("test", splits.test)
+            shuffled = self.make_dataset("test, replies shuffled", sample_data.shuffled_replies(splits.test))
+            findings.unigram_nll = self.unigram(train, test)
+        with self.phase("training"):
+            job = self.job(train, test, self.steps)
+            series = list(self.client.steps(job))
+            evaluated = [nll for step in series if (nll := test_nll(step)) is not None]
+            findings.steps = self.steps
+            findings.start_nll, findings.test_nll = evaluated[0], evaluated[-1]
+            findings.train_nll = train_nll(series[-1]) or 0.0
+        with self.phase("test on shuffled replies"):
+            # A job is evaluated before its first step: this one says what the trained adapter makes of these replies.
+            start = training_pb2.StartFrom(job=job, weights_only=True)
+            first = next(self.client.steps(self.job(train, shuffled, 1, start)))
+            findings.shuffled_nll = test_nll(first) or 0.0
+        if verify:
+            with self.phase("verifying"):
+                start = training_pb2.StartFrom(job=job)
+                once, again = (self.job(train, test, VERIFY_STEPS, start) for _ in range(2))
+                findings.verified = self.exact(once) == self.exact(again)
+        with self.phase("adapter and plot"):
+            self.keep(job, series)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Says what happens, and measures it."""
+        self.session.say(f"[bold]{name.capitalize()}[/]")
+        began = time.monotonic()
+        yield
+        self.findings.seconds[name] = time.monotonic() - began
+
+    def make_dataset(self, name: str, conversations: Sequence[Conversation]) -> str:
+        """Sends conversations and returns the dataset's id."""
+        dataset = self.client.create_dataset(
+            cast("Sequence[dict[str, object]]", conversations),  # type: ignore[arg-type]  # a TypedDict is a Mapping too
+            model=MODEL,
+            display_name=name,
+            max_length=MAX_LENGTH,
+        )
+        if dataset.state != datasets_pb2.DATASET_STATE_READY:
+            raise StackError(f"The dataset {name} was not made: {dataset.error.message}", hint=dataset.error.hint)
+        self.session.say(
+            f"  {name}: {dataset.conversations} conversations, {count(dataset.tokens)} tokens,"
+            f" {count(dataset.loss_tokens)} of them trained"
+        )
+        return dataset.id
+
+    def unigram(self, train: str, test: str) -> float:
+        """NLL of the test split under the train split's token frequencies."""
+        (model,) = self.client.models()
+        vocabulary = model.vocabulary_size
+        return unigram_nll(*self.targets(train), *self.targets(test), vocabulary)
+
+    def targets(self, dataset: str) -> tuple[Int32, Float32]:
+        """Targets of all rows end to end, and their weights."""
+        rows = [row for batch in self.client.download_dataset(dataset) for row in batch]
+        return np.concatenate([r.target_ids for r in rows]), np.concatenate([r.target_weights for r in rows])
+
+    def job(self, train: str, test: str, steps: int, start_from: training_pb2.StartFrom | None = None) -> str:
+        """Runs a job to its end and returns its id.
+
+        Raises:
+            StackError: it did not succeed.
+        """
+        fields: HyperparameterFields = {**RECIPE, "max_steps": steps, "seed": self.seed}
+        job = self.client.create_job(
+            model=MODEL, training_dataset=train, test_dataset=test, start_from=start_from, **fields
+        )
+        show(self.session, View(job))
+        done = self.client.job(job.id)
+        if done.state != training_pb2.JOB_STATE_SUCCEEDED:
+            raise StackError(
+                f"{job.id} did not succeed: {done.error.message}", hint=done.error.hint, code=done.error.code
+            )
+        return job.id
+
+    def exact(self, job: str) -> list[tuple[int, float, float]]:
+        """What two runs must agree on to the last bit."""
+        return [(step.step, step.nll_sum, step.test_nll_sum) for step in self.client.steps(job)]
+
+    def keep(self, job: str, series: Sequence[training_pb2.Step]) -> None:
+        """Writes adapter, steps.csv and the plot."""
+        findings = self.findings
+        adapter, plot = self.folder / "adapter", self.folder / "nll.png"
+        self.client.download_adapter(job, adapter)
+        with (self.folder / "steps.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(
+                ("step", "epoch", "train_nll", "test_nll", "tokens", "loss_tokens", "learning_rate", "seconds")
+            )
+            for step in series:
+                spent = sum(step.phase_seconds.values())
+                losses = train_nll(step), test_nll(step)
+                writer.writerow(
+                    (step.step, step.epoch, *losses, step.tokens, step.loss_tokens, step.learning_rate, spent)
+                )
+        levels = {"unigram on test": findings.unigram_nll, "shuffled replies": findings.shuffled_nll}
+        plot_nll(plot, series, levels, f"LoRA rank {RECIPE['lora_rank']} on {MODEL}, {job}")
+        findings.adapter, findings.plot = str(adapter), str(plot)
+
+
+def main(
+    *,
+    data: Annotated[Path | None, typer.Option(help="Your conversations, JSONL. Default: the sample.")] = None,
+    tuft_python: Annotated[Path | None, typer.Option(help="Interpreter of the TuFT environment.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("turnloom-demo"),
+    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = STEPS,
+    seed: Annotated[int, typer.Option(help="Of the order, and of the split of --data.")] = 0,
+    verify: Annotated[bool, typer.Option("--verify", help="Also run twice from one checkpoint and compare.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Results as one JSON document.")] = False,
+) -> None:
+    """Train a LoRA adapter on a real TuFT server on this machine's CPU, end to end."""
+    state = Path(tempfile.mkdtemp(prefix="turnloom-demo-"))
+    findings = Findings()
+    try:
+        splits = Splits.of(data, seed)
+        out.mkdir(parents=True, exist_ok=True)
+        settings = StackSettings(state, tuft_python, conversations=_text_for_the_tokenizer(state, splits))
+        with sigterm_unwinds():
+            _run(settings, splits, findings, out, steps=steps, seed=seed, verify=verify, as_json=as_json)
+    except TurnloomError as error:
+        report(error, as_json=as_json)
+        _keep_logs(state, out)
+        raise typer.Exit(exit_code(error)) from error
+    except KeyboardInterrupt as error:
+        typer.echo("Interrupted; everything was stopped.", err=True)
+        raise typer.Exit(Exit.INTERRUPTED) from error
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
+    shortcomings = list(findings.shortcomings()) if data is None and steps >= STEPS else []
+    for shortcoming in shortcomings:
+        report(StackError(shortcoming), as_json=as_json)
+    if shortcomings:
+        raise typer.Exit(Exit.JOB_FAILED)
+
+
+def _text_for_the_tokenizer(state: Path, splits: Splits) -> list[Path]:
+    """Train and test: the tokenizer may know the words of both, the weights see only one."""
+    path = state / "conversations.jsonl"
+    sample_data.write_jsonl(path, [*splits.train, *splits.test])
+    return [path]
+
+
+def _run(
+    settings: StackSettings,
+    splits: Splits,
+    findings: Findings,
+    out: Path,
+    *,
+    steps: int,
+    seed: int,
+    verify: bool,
+    as_json: bool,
+) -> None:
+    """The demo between the stack's start and its end."""
+    began = time.monotonic()
+    with Stack(settings) as stack, TurnloomClient(stack.address) as client:
+        session = Session(client, as_json)
+        findings.seconds["starting"] = time.monotonic() - began
+        session.say(f"Redis, TuFT, API, worker, supervisor and exporter run; API at {stack.address}.")
+        with on_child_death(stack.check):
+            Demo(session, findings, out, steps, seed).run(splits, verify=verify)
+        stopping = time.monotonic()
+    findings.seconds["stopping"] = time.monotonic() - stopping
+    (out / "results.json").write_text(json.dumps(findings.to_plain(), indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(findings.to_plain()))
+        return
+    session.out.print(findings.numbers(), highlight=False)
+    session.out.print(f"adapter  {escape(findings.adapter)}\nplot     {escape(findings.plot)}", highlight=False)
+    session.out.print(findings.times(), highlight=False, soft_wrap=True)
+
+
+def _keep_logs(state: Path, out: Path) -> None:
+    """The logs outlive the temporary folder where something went wrong."""
+    if (state / "logs").is_dir():
+        shutil.copytree(state / "logs", out / "logs", dirs_exist_ok=True)
+        typer.echo(f"All logs: {out / 'logs'}", err=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,151 @@
+"""Child processes that log to files, end with us, and are waited for with a deadline. Knows nothing of what they do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from turnloom.errors import StackError
+
+TIED = Path(__file__).with_name("tied.py")
+POLL = 0.1  #: seconds between two looks at a condition
+TAIL = 3  #: lines of a log in an error
+
+
+class Child:
+    """One process: started at once, ended by stop() or with us."""
+
+    def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str], cwd: Path) -> None:
+        """Starts it.
+
+        Args:
+            name: for people.
+            command: program and arguments.
+            log: file that its output is appended to.
+            environment: added to our own.
+            cwd: its working folder.
+        """
+        self.name, self.log = name, log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(TIED), str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                cwd=cwd,
+                start_new_session=True,  # Ctrl-C is for us; we then end it in order
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it lives."""
+        return self._process.poll() is None
+
+    def stop(self, deadline: float) -> None:
+        """SIGTERM, and SIGKILL for it and its group after `deadline` seconds."""
+        if self.running:
+            self._process.terminate()
+            try:
+                self._process.wait(deadline)
+            except subprocess.TimeoutExpired:
+                with suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+                self._process.wait()
+
+    def epitaph(self) -> StackError:
+        """The error for a process that ended by itself, with the end of its log."""
+        code = self._process.returncode
+        how = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
+        said = " / ".join(tail(self.log)) or "nothing"
+        return StackError(f"{self.name} ended {how}. It said: {said}", hint=f"Its log: {self.log}")
+
+
+def tail(log: Path, lines: int = TAIL) -> list[str]:
+    """The last lines that hold something."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip()][-lines:]
+
+
+def wait_until(ready: Callable[[], bool], child: Child, what: str, deadline: float) -> None:
+    """Waits for a condition that a child brings about.
+
+    Raises:
+        StackError: the child ended, or `deadline` seconds went by.
+    """
+    until = time.monotonic() + deadline
+    while not ready():
+        if not child.running:
+            raise child.epitaph()
+        if time.monotonic() > until:
+            raise StackError(
+                f"{child.name}: {what} did not come within {deadline:g} s. It said: {' / '.join(tail(child.log))}",
+                hint=f"Its log: {child.log}",
+            )
+        time.sleep(POLL)
+
+
+@contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM runs `finally` blocks like Ctrl-C does, and ends with code 143."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    with _handling(signal.SIGTERM, leave):
+        yield
+
+
+@contextmanager
+def on_child_death(check: Callable[[], None]) -> Iterator[None]:
+    """Calls `check` in the main thread whenever a child ended; what it raises interrupts whatever runs there."""
+
+    def look(number: int, frame: FrameType | None) -> None:
+        check()
+
+    with _handling(signal.SIGCHLD, look):
+        check()
+        yield
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the end: for cleaning up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@contextmanager
+def _handling(number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers; a stack inside a thread is watched by whoever runs it
+        return
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

@@ -1,0 +1,283 @@
+"""All of Turnloom on one machine without a GPU: Redis, TuFT, API, worker, supervisor, exporter. Starts processes only.
+
+    with Stack(StackSettings(Path(".turnloom"))) as stack:
+        client = TurnloomClient(stack.address)
+
+Everything lies in one folder: logs/, redis/, store/, tuft/, model/, models.toml. Every process ends with the stack,
+and, should the stack itself be killed, by the kernel.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from turnloom.client import TurnloomClient
+from turnloom.embedded import sample_data, tiny_model
+from turnloom.embedded.processes import Child, undisturbed, wait_until
+from turnloom.embedded.redis_server import RedisServer
+from turnloom.embedded.tuft_server import (
+    REPOSITORY,
+    TuftError,
+    TuftServer,
+    TuftSettings,
+    find_tuft_python,
+    free_port,
+)
+from turnloom.errors import ServerUnreachable, StackError, Unavailable
+
+MODEL: Final = "turnloom/tiny-qwen3"
+HOST: Final = "embedded"  #: TURNLOOM_HOST of the worker
+NEEDED: Final = ("services.preprocess", "services.trainer", "rq", "redis", "tinker", "transformers", "pyarrow")
+START_SECONDS: Final = 120.0  #: for each part
+STOP_SECONDS: Final = 35.0  #: the worker may take 30 s to save and requeue its job
+
+
+@dataclass(frozen=True, slots=True)
+class StackSettings:
+    """What a stack is started with."""
+
+    folder: Path  #: where its state lies; made where absent
+    tuft_python: Path | None = None  #: interpreter of the TuFT environment; None: find_tuft_python()
+    address: str = "127.0.0.1:0"  #: of the API; port 0: a free one
+    conversations: Sequence[Path] = ()  #: JSONL that the tiny model's tokenizer is made from; (): the sample's
+    workers: int = 1  #: jobs that run at once
+    lease_ttl: float = 15.0  #: seconds after which a dead worker's job is taken over
+    say: Callable[[str], None] = field(default=lambda sentence: None)  #: told of each part that is being started
+
+
+class Stack:
+    """The parts, started in order by `with` and stopped in reverse."""
+
+    def __init__(self, settings: StackSettings) -> None:
+        self.settings = settings
+        self.folder = settings.folder.resolve()
+        self.model = MODEL
+        self.address = ""  #: host:port of the API
+        self.redis_url = ""
+        self.exporter_url = ""  #: metrics of jobs
+        self.metrics_url = ""  #: metrics of the API
+        self.tuft: TuftServer | None = None
+        self._children: list[Child] = []
+        self._parts = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends every part, last started first; signals wait until that is done."""
+        with undisturbed():
+            self._parts.close()
+
+    def check(self) -> None:
+        """Raises StackError where a part has ended."""
+        for child in self._children:
+            if not child.running:
+                raise child.epitaph()
+        if self.tuft is not None and not self.tuft.running:
+            raise StackError("The TuFT server ended.", hint=f"Its log: {self.tuft.log_path}")
+
+    def describe(self) -> dict[str, str | int]:
+        """Addresses, for people and for stack.json."""
+        assert self.tuft is not None
+        return {
+            "address": self.address,
+            "model": self.model,
+            "redis_url": self.redis_url,
+            "tuft_url": self.tuft.url,
+            "metrics_url": self.metrics_url,
+            "exporter_url": self.exporter_url,
+            "folder": str(self.folder),
+            "pid": os.getpid(),
+        }
+
+    def _start(self) -> None:
+        say = self.settings.say
+        python = self._check_parts()
+        self._own_folder()
+        say("Redis")
+        redis = self._parts.enter_context(RedisServer(self.folder / "redis", self._log("redis")))
+        self.redis_url = redis.url
+        if redis.child is not None:
+            self._children.append(redis.child)
+        say("model")
+        model = self._make_model(python)
+        api = self._start_api(model)  # it prepares the tokenizer while TuFT starts
+        say("TuFT server")
+        self._start_tuft(python, model)
+        say("supervisor, exporter, worker")
+        self._start_companions()
+        say("API")
+        self._wait_for_api(api)
+        say("worker's first look at TuFT")
+        self._wait_for_host()
+        (self.folder / "stack.json").write_text(json.dumps(self.describe(), indent=2) + "\n", encoding="utf-8")
+        self._parts.callback((self.folder / "stack.json").unlink, missing_ok=True)
+
+    def _check_parts(self) -> Path:
+        """The TuFT interpreter, after a look at everything that must be installed."""
+        missing = [name for name in NEEDED if not _installed(name)]
+        if missing:
+            raise StackError(
+                f"The embedded stack needs {', '.join(missing)}.",
+                hint="In a checkout of Turnloom: pip install -e '.[embedded]'",
+            )
+        python = self.settings.tuft_python
+        if python is None:
+            try:
+                return find_tuft_python()
+            except TuftError as error:
+                raise StackError(str(error)) from error
+        if not python.is_file():
+            raise StackError(
+                f"There is no TuFT environment at {python}.",
+                hint=f"Make it: scripts/install_tuft_cpu.sh {python.parent.parent}",
+            )
+        return python.absolute()  # not resolved: the link inside the environment is what makes it one
+
+    def _own_folder(self) -> None:
+        """Two stacks in one folder would write each other's files."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = self._parts.enter_context((self.folder / "lock").open("w"))
+        except OSError as error:
+            raise StackError(
+                f"{self.folder} can't be written: {error.strerror or error}.", hint="Name another folder."
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StackError(
+                f"Another stack runs in {self.folder}.", hint="Stop it first, or name another --folder."
+            ) from error
+
+    def _make_model(self, python: Path) -> Path:
+        conversations = list(self.settings.conversations)
+        if not conversations:
+            sample = self.folder / "sample.jsonl"
+            sample_data.write_jsonl(sample, sample_data.train_conversations())
+            conversations = [sample]
+        try:
+            return tiny_model.build(python, self.folder / "model", conversations)
+        except tiny_model.ModelNotMade as error:
+            raise StackError(
+                str(error), hint="Is the TuFT environment whole? Remove it and install it again."
+            ) from error
+
+    def _start_api(self, model: Path) -> Child:
+        models = self.folder / "models.toml"
+        models.write_text(
+            f"[[models]]\nname = {json.dumps(MODEL)}\nsource = {json.dumps(str(model))}\n", encoding="utf-8"
+        )
+        port_file = self.folder / "api.json"
+        port_file.unlink(missing_ok=True)
+        command = ["services.preprocess", "--address", self.settings.address, "--models", str(models)]
+        command += ["--port-file", str(port_file), "--metrics-port", "-1", "--reflection"]
+        return self._child("API", command, {"TURNLOOM_MODEL_CACHE": str(self.folder / "models")})
+
+    def _start_tuft(self, python: Path, model: Path) -> None:
+        home = self.folder / "tuft"
+        home.mkdir(parents=True, exist_ok=True)
+        self.tuft = TuftServer(TuftSettings(python=python, home=home, model_path=model, model_name=MODEL))
+        self._parts.callback(self.tuft.stop)
+        try:
+            self.tuft.start(START_SECONDS)
+        except TuftError as error:
+            raise StackError(str(error)) from error
+
+    def _start_companions(self) -> None:
+        assert self.tuft is not None
+        port = free_port()
+        self.exporter_url = f"http://127.0.0.1:{port}/metrics"
+        self._child("Supervisor", ["services.trainer", "supervisor"], {})
+        self._child(
+            "Exporter",
+            ["services.trainer", "exporter"],
+            {"TURNLOOM_EXPORTER_HOST": "127.0.0.1", "TURNLOOM_EXPORTER_PORT": str(port)},
+        )
+        for number in range(1, self.settings.workers + 1):
+            self._child(
+                "Worker" if self.settings.workers == 1 else f"Worker {number}",
+                ["services.trainer", "worker", "--allow-cpu"],
+                {
+                    "TURNLOOM_HOST": HOST,
+                    "TURNLOOM_TUFT_URL": self.tuft.url,
+                    "TURNLOOM_TUFT_API_KEY": self.tuft.api_key,
+                    "TURNLOOM_TUFT_CHECKPOINT_DIR": str(self.tuft.checkpoint_dir),
+                },
+            )
+
+    def _child(self, name: str, module: Sequence[str], environment: dict[str, str]) -> Child:
+        """Starts one of Turnloom's own processes, which the stack then answers for."""
+        common = {
+            "TURNLOOM_REDIS_URL": self.redis_url,
+            "TURNLOOM_STORE_URL": str(self.folder / "store"),
+            "TURNLOOM_LEASE_TTL": f"{self.settings.lease_ttl:g}",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+            "PYTHONUNBUFFERED": "1",
+        }
+        command = [sys.executable, "-m", *module]
+        child = Child(name, command, self._log(name), {**common, **environment}, REPOSITORY)
+        self._parts.callback(child.stop, STOP_SECONDS)
+        self._children.append(child)
+        return child
+
+    def _wait_for_api(self, api: Child) -> None:
+        port_file = self.folder / "api.json"
+        wait_until(port_file.is_file, api, "its address", START_SECONDS)
+        bound = json.loads(port_file.read_text(encoding="utf-8"))
+        self.address = bound["address"]
+        self.metrics_url = f"http://127.0.0.1:{bound['metrics_port']}/metrics"
+        with TurnloomClient(self.address) as client:
+            wait_until(lambda: _has_models(client), api, "its models", START_SECONDS)
+
+    def _wait_for_host(self) -> None:
+        """Until a worker said that TuFT answers, a job would be refused."""
+        until = time.monotonic() + START_SECONDS
+        with TurnloomClient(self.address) as client:
+            while not any(host.name == HOST and host.backend_up for host in client.hosts()):
+                self.check()
+                if time.monotonic() > until:
+                    raise StackError(
+                        f"The worker did not report a TuFT server within {START_SECONDS:g} s.",
+                        hint=f"Its log: {self._log('Worker')}",
+                    )
+                time.sleep(0.2)
+
+    def _log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name.lower().replace(' ', '-')}.log"
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of a parent package
+        return False
+
+
+def _has_models(client: TurnloomClient) -> bool:
+    try:
+        return bool(client.models())
+    except (ServerUnreachable, Unavailable):
+        return False
