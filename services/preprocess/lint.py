@@ -88,7 +88,7 @@ class LintReport:
 
 
 class Linter:
-    """Looks at conversations in batches; memory grows by 16 bytes of hash for each."""
+    """Looks at conversations in batches; memory grows by a short hash for each."""
 
     def __init__(self, model: Model, options: Options, max_offenders: int = FIRST_OFFENDERS) -> None:
         self._model = model
