@@ -40,7 +40,7 @@ class ObjectStore(Protocol):
         """Copies a folder into the store."""
         ...
 
-    def get_folder(self, uri: str, destination: Path) -> None:
+    def get_folder(self, uri: str, destination: Path) -> object:
         """Copies a folder out of the store and checks it."""
         ...
 

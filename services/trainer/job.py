@@ -289,9 +289,8 @@ class Attempt:
                 patience.seen(record.test_nll_sum / record.test_weight_sum)
         return patience
 
-    def _saved(self, checkpoint: CheckpointRecord) -> None:
+    def _saved(self, _checkpoint: CheckpointRecord) -> None:
         """A checkpoint is in the ledger: make room."""
-        self._store.jobs.count("checkpoints", "saved")
         self._keeper.thin_out()
 
     # The ways out.
@@ -401,7 +400,7 @@ class Attempt:
         return job.best_checkpoint, job.last_checkpoint
 
     def _event(self, level: str, kind: str, message: str, fields: dict[str, str]) -> None:
-        self._store.events.append(self._job.id, level, kind, message, self._job.attempt, fields)
+        self._store.events.append(self._job.id, level, kind, message, self._job.attempt, fields=fields)
 
     def _patiently(self, copy: Callable[[], Result]) -> Result:
         """Copies to the object store; one that is full or away gets time. Raises StoreUnavailable."""

@@ -35,5 +35,5 @@ def learning_rate(step: int, *, steps: int, peak: float, schedule: Schedule, war
     if not 1 <= step <= steps:
         raise ValueError(f"step {step} is outside 1..{steps}")
     if step <= warmup_steps:
-        return peak * step / warmup_steps
+        return peak * (step / warmup_steps)
     return peak * DECAY[schedule]((step - 1 - warmup_steps) / (steps - warmup_steps))

@@ -127,13 +127,13 @@ class TrainerWorker(Worker):
     def set_shutdown_requested_date(self) -> None:
         """A note for RQ's tools; Redis may be away."""
         try:
-            super().set_shutdown_requested_date()
+            super().set_shutdown_requested_date()  # type: ignore[no-untyped-call]  # rq has no types here
         except redis.RedisError as error:
             log.warning("not noted: %s", error)
 
     def setup_work_horse_signals(self) -> None:
         """In the horse, first of all: it ends with its parent, and hears when it has to leave."""
-        super().setup_work_horse_signals()
+        super().setup_work_horse_signals()  # type: ignore[no-untyped-call]  # as above
         preemption.listen()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
