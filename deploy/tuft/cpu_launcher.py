@@ -135,7 +135,7 @@ def kill_descendants() -> None:
 
 
 def prctl(option: int, value: int) -> None:
-    """Asks the Linux kernel for something about this process, see prctl(2).
+    """Asks the Linux kernel for something about this process.
 
     Raises:
         OSError: the kernel refused.

@@ -64,12 +64,12 @@ def loss(client: tinker.TrainingClient, data: list[types.Datum]) -> float:
     return float(client.forward(data, "cross_entropy").result(DEADLINE).metrics["loss:sum"])
 
 
-def step(client: tinker.TrainingClient, *calls: list[types.Datum]) -> list[float]:
+def step(client: tinker.TrainingClient, *calls: list[types.Datum], adam: types.AdamParams | None = None) -> list[float]:
     """One optimizer step on one or several forward_backward calls; their losses."""
     losses = [
         float(client.forward_backward(call, "cross_entropy").result(DEADLINE).metrics["loss:sum"]) for call in calls
     ]
-    client.optim_step(ADAM).result(DEADLINE)
+    client.optim_step(adam or ADAM).result(DEADLINE)
     return losses
 
 

@@ -47,7 +47,7 @@ class Options:
     forgetful: bool
 
 
-class Gone(Exception):
+class Gone(Exception):  # noqa: N818  (it says what happened)
     """The connection ends without an answer."""
 
 

@@ -33,15 +33,15 @@ class TuftError(Exception):
     """Something is wrong with the TuFT server on this machine."""
 
 
-class TuftNotInstalled(TuftError):
+class TuftNotInstalled(TuftError):  # noqa: N818  (it says what happened)
     """There is no Python environment with TuFT in it."""
 
 
-class TuftDidNotStart(TuftError):
+class TuftDidNotStart(TuftError):  # noqa: N818  (it says what happened)
     """The server ended, or did not answer in time."""
 
 
-class ProcessesLeft(TuftError):
+class ProcessesLeft(TuftError):  # noqa: N818  (it says what happened)
     """The server could not be ended."""
 
 
