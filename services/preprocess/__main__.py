@@ -9,12 +9,15 @@ import signal
 import sys
 import tempfile
 import threading
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from services.preprocess.logs import log_to_stderr
 from services.preprocess.metrics import make_metrics, serve_metrics
 from services.preprocess.registry import BadModels, Registry, load_entry, read_models
+from services.preprocess.sandbox import Sandbox
 from services.preprocess.server import AddressTaken, ApiServer
 from services.preprocess.settings import ApiSettings, BadSetting, parse_address, read_settings
 
@@ -37,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 def serve(settings: ApiSettings, port_file: Path | None) -> int:
     """Serve until SIGTERM or SIGINT, then drain."""
-    registry = Registry(read_models(settings.models), settings.model_cache, load_entry)
+    entries = read_models(settings.models)
     metrics = make_metrics()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,13 +52,20 @@ def serve(settings: ApiSettings, port_file: Path | None) -> int:
         except OSError as error:
             place = f"{settings.metrics_address}:{settings.metrics_port}"
             raise AddressTaken(f"TURNLOOM_METRICS_PORT: {place} can't be listened on ({error.strerror}).") from error
-    with ApiServer(settings, registry, metrics) as address:
-        line = json.dumps({"address": address, "metrics_port": exported, "pid": os.getpid()})
-        print(line, flush=True)  # noqa: T201  # whoever asked for port 0 reads it
-        if port_file is not None:
-            _write_whole(port_file, line + "\n")
-        stop.wait()
+    with closing(Sandbox()) as sandbox:
+        registry = Registry(entries, settings.model_cache, partial(load_entry, sandbox=sandbox))
+        with ApiServer(settings, registry, metrics) as address:
+            _announce(address, exported, port_file)
+            stop.wait()
     return 0
+
+
+def _announce(address: str, metrics_port: int, port_file: Path | None) -> None:
+    """Tell whoever asked for port 0 what was bound."""
+    line = json.dumps({"address": address, "metrics_port": metrics_port, "pid": os.getpid()})
+    print(line, flush=True)  # noqa: T201  # this is the command's output
+    if port_file is not None:
+        _write_whole(port_file, line + "\n")
 
 
 def _work(settings: ApiSettings) -> int:

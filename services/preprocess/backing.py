@@ -26,8 +26,14 @@ class Backing:
             RedisUnavailable, SchemaMismatch: from services.store.
         """
         with self._lock:
+            if self._store is not None:
+                return self._store
+        opened = self._open()  # outside of the lock: a Redis that swallows packets must not make callers queue up
+        with self._lock:
             if self._store is None:
-                self._store = self._open()
+                self._store = opened
+            else:
+                opened.close()
             return self._store
 
     def close(self) -> None:

@@ -39,7 +39,6 @@ class DatasetBuild:
     writer: DatasetWriter
     seen: int = 0  #: conversations, bad ones included
     skipped: int = 0
-    truncated: int = 0  #: rows that max_length cut
     issues: list[IssueRecord] = field(default_factory=list)
     warnings: list[WarningRecord] = field(default_factory=list)
     statistics: Statistics = field(default_factory=Statistics)
@@ -56,7 +55,6 @@ class DatasetBuild:
                 continue
             for example in result.examples:
                 self.writer.append(row(index, example))
-                self.truncated += example.truncated_tokens > 0
             self.statistics.add(result)
             room = REMARKS - len(self.warnings)
             self.warnings += [WarningRecord(index, sentence) for sentence in result.warnings[:room]]
@@ -75,7 +73,7 @@ class DatasetBuild:
             loss_tokens=written.loss_tokens,
             weight_sum=written.weight_sum,
             target_bytes=written.target_bytes,
-            truncated_examples=self.truncated,
+            truncated_examples=summary.truncated_examples,
             skipped_conversations=self.skipped,
             issues=tuple(self.issues),
             warnings=tuple(self.warnings),

@@ -109,8 +109,8 @@ def dataset(record: DatasetRecord) -> pb.Dataset:
         ready_time=timestamp(record.ready_time),
         template_sha256=record.template_sha256,
         tokenizer_sha256=record.tokenizer_sha256,
-        length_histogram=_histogram(record.length_histogram),
-        loss_token_histogram=_histogram(record.loss_token_histogram),
+        length_histogram=histogram_message(record.length_histogram),
+        loss_token_histogram=histogram_message(record.loss_token_histogram),
         warnings=_warnings(record.warnings),
         conversations_read=record.conversations_read,
         shards=record.shards,
@@ -147,7 +147,8 @@ def _warnings(records: Sequence[WarningRecord]) -> list[types_pb2.Warning]:
     return [types_pb2.Warning(conversation_index=item.conversation_index, message=item.message) for item in records]
 
 
-def _histogram(record: Histogram) -> types_pb2.Histogram | None:
+def histogram_message(record: Histogram) -> types_pb2.Histogram | None:
+    """Counts by size; None: there are none."""
     if not record.counts:
         return None
     return types_pb2.Histogram(upper_bounds=record.upper_bounds, counts=record.counts)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import fsspec
+import redis
 
 from services.preprocess.registry import Registry
 from services.store.errors import NotFound, StoreError
@@ -99,9 +100,7 @@ def _setting(store: Store, name: str) -> str | None:
     """A value of Redis's configuration; None where it is not shown, as with managed servers."""
     try:
         found = store.redis.config_get(name)
-    except StoreError:
-        raise
-    except Exception:  # an ACL or a renamed command: whatever the server calls it, the check is skipped
+    except redis.ResponseError:  # an ACL, or a managed server without the command
         return None
     return str(found[name]) if name in found else None
 

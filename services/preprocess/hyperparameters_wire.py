@@ -66,7 +66,7 @@ FLAGS: Final = ("train_mlp", "train_attn", "train_unembed")
 
 
 def hyperparameters(message: pb.Hyperparameters, field: str, violations: Violations) -> Hyperparameters:
-    """Read what is set, take documented defaults for what is absent, and add a violation for everything out of range."""
+    """Read what is set, take defaults for what is absent, add a violation for everything out of range."""
     values: dict[str, object] = {}
     for name, allowed in RANGES.items():
         if not message.HasField(name):  # type: ignore[arg-type]  # names are literals to the stubs

@@ -6,15 +6,18 @@ from collections.abc import Iterable, Sequence
 
 from services.preprocess.errors import PreprocessError
 from services.preprocess.examples import Preprocessed
-from services.preprocess.refusals import InvalidRequest, Violation
+from services.preprocess.refusals import InvalidRequest, MalformedConversation, Violation
 from services.preprocess.status_table import MAX_VIOLATIONS, code_of
 from turnloom.v1 import types_pb2 as pb
 
 
 def field_of(error: PreprocessError) -> str:
-    """Path of the field inside its conversation: "messages[3].content"; empty: the whole of it."""
+    """Path of the field inside its conversation: "messages[3].content"; empty: the whole of it.
+
+    Without a message the engine's field may be an option (max_length), which is nothing inside the conversation.
+    """
     if error.message_index is None:
-        return error.field
+        return error.field if isinstance(error, MalformedConversation) else ""
     return f"messages[{error.message_index}]{'.' + error.field if error.field else ''}"
 
 

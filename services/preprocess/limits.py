@@ -7,6 +7,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Final
 
+from services.preprocess import sandbox
 from services.preprocess.refusals import InvalidRequest, Violation
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  #: of one gRPC message, both directions
@@ -14,7 +15,7 @@ MAX_BATCH: Final = 512  #: conversations in one request or chunk
 MAX_LENGTH: Final = 131_072  #: tokens per example
 MAX_EXAMPLES_PER_CONVERSATION: Final = 1_024
 CHUNK_BYTES: Final = 1024 * 1024  #: of one message of a download
-CLIENT_TEMPLATE_SECONDS: Final = 2.0  #: after which a client's own template is stopped
+CLIENT_TEMPLATE_SECONDS: Final = sandbox.Limits().seconds  #: after which a client's own template is stopped
 MAX_CHAT_TEMPLATE_BYTES: Final = 256 * 1024
 MAX_REQUEST_ID_BYTES: Final = 128
 MAX_DISPLAY_NAME_BYTES: Final = 128

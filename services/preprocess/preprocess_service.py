@@ -12,11 +12,14 @@ import grpc
 from services.preprocess import limits
 from services.preprocess.batch_wire import rows_of, token_batch
 from services.preprocess.conversation_wire import conversation, conversations
-from services.preprocess.issue_wire import issues, refuse_bad, warnings
+from services.preprocess.errors import InvalidOption, PreprocessError
+from services.preprocess.issue_wire import issues, refuse_bad, violation, warnings
+from services.preprocess.lint_wire import LintRun
 from services.preprocess.models import Model
 from services.preprocess.options_wire import options
 from services.preprocess.preview import preview
 from services.preprocess.preview_wire import preview_response
+from services.preprocess.refusals import InvalidRequest, Violation
 from services.preprocess.registry import ModelEntry, Registry
 from services.preprocess.rpc import Rpc
 from services.preprocess.runner import Plan, Runner
@@ -26,6 +29,7 @@ from turnloom.v1 import types_pb2
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceServicer
 
 NAME = "PreprocessService"
+MAX_OFFENDERS = 1_000  #: that a lint lists per code
 
 
 class PreprocessService(PreprocessServiceServicer):
@@ -103,7 +107,31 @@ class PreprocessService(PreprocessServiceServicer):
         """One conversation, token by token."""
         with self._rpc.unary(context, NAME, "PreviewConversation"):
             plan = self._plan(request.options)
-            return preview_response(preview(conversation(request.conversation), plan.options, plan.model), plan.date)
+            try:
+                shown = preview(conversation(request.conversation), plan.options, plan.model)
+            except InvalidOption:
+                raise
+            except PreprocessError as error:
+                raise InvalidRequest([violation("conversation", error)]) from error
+            return preview_response(shown, plan.date)
+
+    def LintConversations(
+        self, request_iterator: Iterator[pb.LintConversationsRequest], context: grpc.ServicerContext
+    ) -> pb.LintConversationsResponse:
+        """Counts per code and the first offenders of a whole stream."""
+        with self._rpc.stream(context, NAME, "LintConversations") as call:
+            asked = header(request_iterator, "options").options
+            if asked.max_offenders > MAX_OFFENDERS:
+                sentence = f"is {asked.max_offenders}; at most {MAX_OFFENDERS} are listed."
+                raise InvalidRequest([Violation("options.max_offenders", sentence)])
+            plan = self._runner.plan(asked.options.model, options(asked.options, "options.options"))
+            run = LintRun(plan, asked.max_offenders)
+            for part, message in chunks(request_iterator, "options"):
+                sent = message.test_chunk if part.kind == "test_chunk" else message.chunk
+                check_batch(len(sent.conversations), part.field("conversations"))
+                run.add(sent.conversations, "test" if part.kind == "test_chunk" else "train")
+                call.notes["conversations"] = run.conversations
+            return run.response()
 
     def _plan(self, message: types_pb2.PreprocessOptions) -> Plan:
         return self._runner.plan(message.model, options(message))

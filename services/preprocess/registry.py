@@ -21,6 +21,7 @@ from typing import Final
 from services.preprocess.errors import PreprocessError
 from services.preprocess.models import Model, load_model
 from services.preprocess.refusals import Loading, ModelNotServed, UnknownModel
+from services.preprocess.sandbox import Sandbox
 
 LOG = logging.getLogger("turnloom.registry")
 PREPARE_SECONDS: Final = 900  #: deadline of one preparation, downloads included
@@ -128,6 +129,10 @@ class Registry:
                 LOG.exception("model not loaded", extra={"model": entry.name})
         self._ended.set()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait until every entry was tried; whether it came to that in time."""
+        return self._ended.wait(seconds)
+
     @property
     def complete(self) -> bool:
         """Whether every model of models.toml is loaded."""
@@ -161,15 +166,17 @@ class Registry:
         return [(self.entries[name], self._models[name]) for name in self.entries if name in self._models]
 
 
-def load_entry(entry: ModelEntry, cache: Path) -> Model:
+def load_entry(entry: ModelEntry, cache: Path, sandbox: Sandbox | None = None) -> Model:
     """Load one entry, prepared before if it is not, and hold it to its pins.
+
+    Without a sandbox the templates that clients send are refused.
 
     Raises:
         ModelNotUsable, BadModels: with a sentence.
     """
     source = Path(entry.source)
     folder = source if _prepared(source) and entry.chat_template is None else _prepare(entry, cache)
-    model = load_model(folder, entry.name)
+    model = load_model(folder, entry.name, sandbox)
     for what, pin, found in (
         ("tokenizer_sha256", entry.tokenizer_sha256, model.tokenizer_sha256),
         ("template_sha256", entry.template_sha256, model.template_sha256),

@@ -89,7 +89,11 @@ def code_of(error: Exception) -> str:
 
 def violations_of(error: Exception) -> Sequence[Violation]:
     """The fields that an error names."""
-    return error.violations if isinstance(error, refusals.InvalidRequest) else ()
+    if isinstance(error, refusals.InvalidRequest):
+        return error.violations
+    if isinstance(error, errors.InvalidOption):  # wrong for every conversation, so the whole call ends with it
+        return (Violation(f"options.{error.field}" if error.field else "options", str(error)),)
+    return ()
 
 
 def rich_status(error: Exception, code: grpc.StatusCode) -> Status:

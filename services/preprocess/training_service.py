@@ -93,7 +93,11 @@ class FineTuningService(FineTuningServiceServicer):
     def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.CancelJobResponse:
         """The next commit of a running job learns of it and saves first."""
         with self._rpc.unary(context, NAME, "CancelJob"):
-            return pb.CancelJobResponse(job=job_wire.job(self._backing.store().jobs.cancel(request.id)))
+            store = self._backing.store()
+            cancelled = store.jobs.cancel(request.id)
+            if cancelled.state is JobState.CANCELLED and cancelled.host:
+                store.tickets.drop(cancelled)  # no worker would take it, but it would be counted as waiting
+            return pb.CancelJobResponse(job=job_wire.job(cancelled))
 
     def PauseJob(self, request: pb.PauseJobRequest, context: grpc.ServicerContext) -> pb.PauseJobResponse:
         """Likewise, and the job waits for ResumeJob."""
