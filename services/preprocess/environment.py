@@ -10,16 +10,21 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from services.preprocess.provenance import filters
 from services.preprocess.provenance.markup import TracedMarkup, escaped
 from services.preprocess.provenance.runs import Block, Generated, origin_of
-from services.preprocess.provenance.strings import concat, plain, runs_of, to_text, traced
+from services.preprocess.provenance.strings import Traced, concat, plain, runs_of, to_text, traced
 
 _DICT_ATTRIBUTES: Final = frozenset(dir(dict))
+#: Attributes the sandbox allows on what templates use most; str.format and format_map it wraps, so they are not here.
+_SAFE: Final[dict[type, frozenset[str]]] = {
+    kind: frozenset(name for name in dir(kind) if not name.startswith("_")) - {"format", "format_map"}
+    for kind in (str, Traced, LoopContext)
+}
 
 
 class GenerationBlocks(Extension):
@@ -118,11 +123,19 @@ class TracedEnvironment(PlainEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """`obj.attribute`; most are keys of plain dicts, which need not raise AttributeError first."""
-        if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
+        kind = type(obj)
+        if kind is dict and attribute not in _DICT_ATTRIBUTES:
             try:
                 return obj[attribute]
             except KeyError:
                 return self.undefined(obj=obj, name=attribute)
+        if kind is TemplateNamespace and not attribute.startswith("_"):
+            try:
+                return getattr(obj, attribute)
+            except AttributeError:
+                return self.undefined(obj=obj, name=attribute)
+        if attribute in _SAFE.get(kind, ()):  # what the sandbox would find out again at every access
+            return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # Jinja's own

@@ -7,9 +7,12 @@ so locating is linear in messages.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final
 
 from services.preprocess.bounded import BoundedCache
 from services.preprocess.conversation import JSON, Message
@@ -19,6 +22,10 @@ from services.preprocess.rendered import TOOLS, UNKNOWN, Origin, Region, Rendere
 from services.preprocess.rendering import render
 from services.preprocess.signatures import Signature, signature
 from services.preprocess.turn_markers import Chat, Turn, last_turn
+
+#: One of so many reads of a proof is proved again, for ever.
+RECHECK: Final = 512
+_LOG: Final = logging.getLogger(__name__)
 
 #: A position that does not depend on lengths: (run inside the window, characters from its start).
 Place = tuple[int, int]
@@ -76,6 +83,7 @@ class RegionFinder:
     def __init__(self) -> None:
         """Begin with nothing proved."""
         self._proofs: BoundedCache[tuple[object, ...], Proof] = BoundedCache(4096)
+        self._reads = 0  #: of proofs; approximate where threads race
 
     def locate(
         self, chat: Chat, messages: Sequence[Message], rendered: RenderedText, wanted: Collection[int]
@@ -101,7 +109,7 @@ class RegionFinder:
                 turn = other
             warnings += turn.warnings
             regions.append(_region(chat, messages, text, index, turn))
-        for one, two in zip(regions, regions[1:], strict=False):
+        for one, two in pairwise(regions):
             if two.start < one.end:
                 raise Interleaved("its text lies inside that of another message", message_index=two.message_index)
         return tuple(regions), tuple(dict.fromkeys(warnings))
@@ -114,13 +122,17 @@ class RegionFinder:
         text: TextMap,
         index: int,
     ) -> Turn:
+        turn: Turn | None = None
         window = _window(chat, messages, shapes, text, index)
         if window is not None:
             proof = self._proofs.get(window.key)
             turn = None if proof is None else _applied(proof, text, window, index)
-            if turn is not None:
+            self._reads += 1
+            if turn is not None and self._reads % RECHECK:
                 return turn
-        turn = _prove(chat, messages, text.rendered, index)
+        read, turn = turn, _prove(chat, messages, text.rendered, index)
+        if read is not None and (read.start, read.end) != (turn.start, turn.end):
+            _LOG.error("template %s: a proved pattern did not hold: %s, now %s", chat.template.sha256, read, turn)
         if window is not None:
             proof = _proof(turn, text, window, index)
             if proof is not None:
@@ -131,27 +143,47 @@ class RegionFinder:
 def _window(
     chat: Chat, messages: Sequence[Message], shapes: Sequence[Signature], text: TextMap, index: int
 ) -> Window | None:
-    """The runs of a turn and the literals around it; None where it prints nothing or others print inside it."""
-    own = text.runs_of.get(index)
-    if not own:
+    """The runs of a turn and the literals around it; None where the text of others lies between."""
+    first, stop = _bounds(text, index, len(messages))
+    pattern = []
+    for run in range(first, stop):
+        origin = text.origin(run)
+        if origin is not None and origin.message_index != index:
+            return None
+        pattern.append(text.literal(run) if origin is None else origin.field)
+    if first >= stop:
         return None
-    first = stop = own[0]
-    while first and _is_own(text.origin(first - 1), index):
-        first -= 1
-    while stop < len(text.rendered.runs) and _is_own(text.origin(stop), index):
-        stop += 1
-    pattern = tuple(
-        text.literal(run) if (origin := text.origin(run)) is None else origin.field for run in range(first, stop)
-    )
     key = (
-        pattern,
+        tuple(pattern),
         shapes[index],
         shapes[index - 1] if index else None,
         shapes[0] if messages[0].get("role") in ("system", "developer") else None,
         messages[index + 1].get("role") if index + 1 < len(messages) else None,
         chat.tools is None,
+        _silent_before(text, index),
     )
     return Window(first, stop, key)
+
+
+def _bounds(text: TextMap, index: int, messages: int) -> tuple[int, int]:
+    """First run after the text of the message before, and the run where that of the message after begins."""
+    own = text.runs_of.get(index)
+    if own:
+        first = stop = own[0]
+        while first and _is_own(text.origin(first - 1), index):
+            first -= 1
+        return first, max(stop + 1, _next_foreign(text, stop, index))
+    before = next((text.runs_of[at][-1] for at in range(index - 1, -1, -1) if at in text.runs_of), -1)
+    after = next((text.runs_of[at][0] for at in range(index + 1, messages) if at in text.runs_of), None)
+    return before + 1, len(text.rendered.runs) if after is None else after
+
+
+def _silent_before(text: TextMap, index: int) -> int:
+    """How many messages in a row before this one print no text of their own; they share its literals."""
+    count = 0
+    while index - count > 0 and index - count - 1 not in text.runs_of:
+        count += 1
+    return count
 
 
 def _is_own(origin: Origin | None, index: int) -> bool:

@@ -1,7 +1,7 @@
 """Jinja's filters, calls and operators with provenance. Knows Jinja; knows no chat template.
 
-Every filter is wrapped unless it is known to hand on the very strings it was given: a result that is a fresh str is
-blended with the origin of whatever went in.
+Every filter is wrapped unless it is known to hand on the very strings it was given: what it gives is blended with the
+origin of whatever went in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from jinja2 import pass_context
-from jinja2.defaults import DEFAULT_FILTERS
+from jinja2.filters import FILTERS as DEFAULT_FILTERS
 from jinja2.runtime import BlockReference, Context, LoopContext, Macro
 from jinja2.utils import Cycler, Joiner, _PassArg
 from markupsafe import Markup
@@ -20,10 +20,13 @@ from markupsafe import Markup
 from services.preprocess.provenance.markup import TracedMarkup, escaped, safe
 from services.preprocess.provenance.strings import Traced, blended, concat, plain, runs_of, to_text, traced
 
-#: Filters that give numbers or the very objects inside what they were given. `list` iterates, which Traced follows.
-UNCHANGED: Final = frozenset(
-    "length count list first last default d items selectattr rejectattr select reject map dictsort sort unique int"
-    " float round abs wordcount random batch slice groupby min max sum attr".split()
+#: Filters that give numbers or the very objects inside what they were given (`list` iterates, which Traced follows),
+#: or are one method that Traced follows. All others are blended, also where they give a Traced string: `indent`
+#: adds lines joined in C to a first line that still has its runs.
+FOLLOWED: Final = frozenset(
+    ("length", "count", "list", "first", "last", "default", "d", "items", "selectattr", "rejectattr", "select")
+    + ("reject", "map", "dictsort", "sort", "unique", "int", "float", "round", "abs", "wordcount", "random", "batch")
+    + ("slice", "groupby", "min", "max", "sum", "attr", "upper", "lower", "trim", "capitalize")
 )
 
 #: What hands on an object that was put in, or joins its text with runs.
@@ -126,24 +129,24 @@ def format_filter(value: object, *args: Any, **kwargs: Any) -> str:
     return percent_format(to_text(value) if not isinstance(value, str) else value, kwargs or args)
 
 
-def followed(filter_: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter with its fresh strings blended."""
+def blending(filter_: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter with every string it gives blended from all that went in."""
 
     @functools.wraps(filter_)
     def call(*args: Any, **kwargs: Any) -> Any:
         result = filter_(*args, **kwargs)
-        if type(result) is not str and type(result) is not Markup:
+        if not isinstance(result, str):
             return result
-        # the leading context or environment that Jinja passes is no source of text
-        return carried(result, args[passed:], kwargs)
+        text = blended(plain(result), args[passed:], kwargs)  # the context or environment is no source of text
+        return safe(text) if isinstance(result, Markup) else text
 
     passed = 0 if _PassArg.from_obj(filter_) is None else 1
     return call
 
 
 def traced_filters() -> dict[str, Callable[..., Any]]:
-    """All filters of a Jinja environment, followed."""
-    filters = {name: f if name in UNCHANGED else followed(f) for name, f in DEFAULT_FILTERS.items()}
+    """All filters of a Jinja environment, none of which makes a literal of message text."""
+    filters = {name: f if name in FOLLOWED else blending(f) for name, f in DEFAULT_FILTERS.items()}
     own: dict[str, Callable[..., Any]] = {
         "tojson": tojson,
         "safe": mark_safe,
@@ -161,14 +164,21 @@ def traced_filters() -> dict[str, Callable[..., Any]]:
 def call(context: Context, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`function(*args)` from a template; results of C functions that know no runs are blended."""
     owner = getattr(function, "__self__", None)
+    if type(owner) is Traced:
+        return function(*args, **_given(kwargs))
     if type(owner) is str and function.__name__ in _PROMOTED and args:
-        return context.call(getattr(_promoted(owner), function.__name__), *args, **kwargs)
+        return getattr(_promoted(owner), function.__name__)(*args, **_given(kwargs))
     result = context.call(function, *args, **kwargs)
     if type(result) is not str and type(result) is not Markup:
         return result
     if isinstance(owner, _CARRIERS) or isinstance(function, _CARRIERS):
         return result
-    return carried(result, owner, args, kwargs)
+    return carried(result, owner, args, _given(kwargs))
+
+
+def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What the template itself passed: inside loops and blocks Jinja adds the variables in scope."""
+    return {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
 
 
 def settled(text: str) -> str:

@@ -65,7 +65,7 @@ class Traced(str):
     def __add__(self, other: str) -> str:
         if type(other) is str or type(other) is Traced:
             return concat((self, other))
-        if hasattr(other, "__html__") or hasattr(other, "__radd__"):
+        if hasattr(other, "__html__") or isinstance(other, Undefined):
             return NotImplemented
         return concat((self, other)) if isinstance(other, str) else str.__add__(self, other)  # the latter raises
 
@@ -86,8 +86,9 @@ class Traced(str):
         return self._blended(str.__format__(self, spec), spec)
 
     def strip(self, chars: str | None = None, /) -> str:
+        length = len(str.strip(self, chars))
         start = len(self) - len(str.lstrip(self, chars))
-        return self._part(start, max(start, len(str.rstrip(self, chars))))
+        return self._part(start, start + length)
 
     def lstrip(self, chars: str | None = None, /) -> str:
         return self._part(len(self) - len(str.lstrip(self, chars)), len(self))
