@@ -94,6 +94,12 @@ def connect_rq(url: str, socket_timeout: float | None = None) -> redis.Redis:
     return redis.Redis.from_url(url, socket_timeout=socket_timeout, socket_connect_timeout=5.0, socket_keepalive=True)
 
 
+def redis_time(client: StoreRedis) -> float:
+    """Redis's clock, seconds since 1970: the one that all processes share."""
+    seconds, microseconds = client.time()
+    return seconds + microseconds / 1e6
+
+
 def check_schema(client: StoreRedis) -> None:
     """Write the schema version into an empty Redis; refuse one that holds another version (SchemaMismatch)."""
     client.set(keys.SCHEMA, SCHEMA_VERSION, nx=True)

@@ -1,68 +1,27 @@
-"""Files of datasets: Arrow IPC, memory-mapped, addressed by the sha256 of their values. Knows no Redis.
-
-The address is taken over the options and every row's little-endian values, never over file bytes, so that writers,
-batch sizes and the number of shards don't change it:
-
-    sha256(b"turnloom-dataset-1\\n" + canonical JSON of the options + b"\\n" + rows)
-    row = conversation u4, part u4, number of tokens u4, number of runs u4, target_bytes u4,
-          token_ids i4[...], run_lengths u4[...], run_values f4[...]
-"""
+"""Files of datasets: Arrow IPC, uncompressed, memory-mapped, named by their address. Knows no Redis."""
 
 from __future__ import annotations
 
 import bisect
-import hashlib
-import json
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from .dataset_rows import SCHEMA, Row, begin_digest, canonical_json, check_row, record_batch, row_bytes
 from .errors import Corrupt
 from .files import CHUNK, is_local, locate, remove, store_errors
 
 __all__ = ["DatasetReader", "DatasetWriter", "Row", "Written", "canonical_json", "merge", "remove", "verify"]
-
-SCHEMA = pa.schema(
-    [
-        pa.field("conversation", pa.uint32(), nullable=False),
-        pa.field("part", pa.uint16(), nullable=False),
-        pa.field("token_ids", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
-        pa.field("run_lengths", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False),
-        pa.field("run_values", pa.list_(pa.field("item", pa.float32(), nullable=False)), nullable=False),
-        pa.field("target_bytes", pa.uint32(), nullable=False),
-    ]
-)
-
-
-def canonical_json(value: Mapping[str, object]) -> str:
-    """Sorted keys, no spaces, text as it is: the same options always give the same text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One training row; `run_lengths` sum to len(token_ids) - 1 targets."""
-
-    conversation: int  #: position in the dataset's source, from 0
-    part: int  #: 0.. where one conversation gives several rows
-    token_ids: NDArray[np.int32]  #: shape (N,), N >= 2
-    run_lengths: NDArray[np.uint32]  #: shape (R,)
-    run_values: NDArray[np.float32]  #: shape (R,), weight of each run, finite, >= 0
-    target_bytes: int  #: UTF-8 bytes of the trained text
-
-    def target_weights(self) -> NDArray[np.float32]:
-        """Expand the runs: shape (N - 1,)."""
-        return np.repeat(self.run_values, self.run_lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +38,9 @@ class Written:
     target_bytes: int
 
 
+Number = TypeVar("Number", bound=np.generic)
+
+
 class DatasetWriter:
     """Streams rows to a temporary file beside their place; `commit` gives it its name. Memory: one batch of rows.
 
@@ -92,7 +54,7 @@ class DatasetWriter:
         self._path = f"{folder}/{secrets.token_hex(8)}.part"
         self._rows_per_batch = rows_per_batch
         self._rows: list[Row] = []
-        self._digest = _begin_digest(options_json)
+        self._digest = begin_digest(options_json)
         self._last_conversation = -1
         self._count = self._conversations = self._tokens = self._loss_tokens = self._target_bytes = 0
         self._weight = 0.0
@@ -116,8 +78,8 @@ class DatasetWriter:
 
     def append(self, row: Row) -> None:
         """Add a row. Rows come in source order. Raises ValueError for one that breaks the contract."""
-        _check(row, self._count, self._last_conversation)
-        self._digest.update(_row_bytes(row))
+        check_row(row, self._count, self._last_conversation)
+        self._digest.update(row_bytes(row))
         self._count += 1
         self._conversations += row.conversation != self._last_conversation
         self._last_conversation = row.conversation
@@ -144,7 +106,7 @@ class DatasetWriter:
     def _flush(self) -> None:
         if self._rows:
             with store_errors(self._root):
-                self._sink.write_batch(_batch(self._rows))
+                self._sink.write_batch(record_batch(self._rows))
             self._rows = []
 
 
@@ -198,38 +160,34 @@ class DatasetReader:
     @property
     def row_lengths(self) -> NDArray[np.int64]:
         """Tokens of every row, shape (rows,)."""
-        return self._gather([np.diff(batch.token_offsets).astype(np.int64) for batch in self._batches], np.int64)
+        return _gather([np.diff(batch.token_offsets).astype(np.int64) for batch in self._batches], np.int64)
 
     @property
     def conversation(self) -> NDArray[np.uint32]:
         """Conversation of every row, shape (rows,)."""
-        return self._gather([batch.conversation for batch in self._batches], np.uint32)
+        return _gather([batch.conversation for batch in self._batches], np.uint32)
 
     @property
     def part(self) -> NDArray[np.uint16]:
         """Part of every row, shape (rows,)."""
-        return self._gather([batch.part for batch in self._batches], np.uint16)
+        return _gather([batch.part for batch in self._batches], np.uint16)
 
     @property
     def target_bytes(self) -> NDArray[np.uint32]:
         """UTF-8 bytes of every row's trained text, shape (rows,)."""
-        return self._gather([batch.target_bytes for batch in self._batches], np.uint32)
+        return _gather([batch.target_bytes for batch in self._batches], np.uint32)
 
     def close(self) -> None:
         """Give up the file; rows handed out stay valid."""
         self._stack.close()
 
-    @staticmethod
-    def _gather(parts: Sequence[NDArray[np.generic]], kind: type) -> NDArray[np.generic]:
-        return np.concatenate(parts) if parts else np.empty(0, dtype=kind)
-
 
 def verify(uri: str, options_json: str) -> str:
     """The sha256 of the rows that are there, to be compared with the address."""
-    digest = _begin_digest(options_json)
+    digest = begin_digest(options_json)
     with DatasetReader(uri) as reader:
         for row in reader.rows():
-            digest.update(_row_bytes(row))
+            digest.update(row_bytes(row))
     return digest.hexdigest()
 
 
@@ -277,6 +235,10 @@ class _Batch:
         )
 
 
+def _gather(parts: Sequence[NDArray[Number]], kind: type[Number]) -> NDArray[Number]:
+    return np.concatenate(parts) if parts else np.empty(0, dtype=kind)
+
+
 def _local(uri: str, stack: ExitStack) -> str:
     system, path = locate(uri)
     if is_local(system):
@@ -286,45 +248,3 @@ def _local(uri: str, stack: ExitStack) -> str:
     with store_errors(uri), system.open(path, "rb") as source, (folder / "data.arrow").open("wb") as target:
         shutil.copyfileobj(source, target, CHUNK)
     return str(folder / "data.arrow")
-
-
-def _begin_digest(options_json: str) -> hashlib._Hash:
-    return hashlib.sha256(b"turnloom-dataset-1\n" + options_json.encode() + b"\n")
-
-
-def _row_bytes(row: Row) -> bytes:
-    head = (row.conversation, row.part, len(row.token_ids), len(row.run_lengths), row.target_bytes)
-    parts = (np.array(head, "<u4"), row.token_ids.astype("<i4", copy=False), row.run_lengths.astype("<u4", copy=False))
-    return b"".join(part.tobytes() for part in parts) + row.run_values.astype("<f4", copy=False).tobytes()
-
-
-def _check(row: Row, index: int, last_conversation: int) -> None:
-    if len(row.token_ids) < 2:
-        raise ValueError(f"row {index}: {len(row.token_ids)} tokens, a row needs at least 2")
-    if int(row.token_ids.min()) < 0:
-        raise ValueError(f"row {index}: token id {int(row.token_ids.min())} is negative")
-    if len(row.run_lengths) != len(row.run_values) or int(row.run_lengths.sum()) != len(row.token_ids) - 1:
-        raise ValueError(
-            f"row {index}: weight runs cover {int(row.run_lengths.sum())} of {len(row.token_ids) - 1} targets"
-        )
-    if not bool(np.isfinite(row.run_values).all()) or bool((row.run_values < 0).any()):
-        raise ValueError(f"row {index}: a weight is negative or not finite")
-    if row.conversation < last_conversation:
-        raise ValueError(f"row {index}: conversation {row.conversation} comes after {last_conversation}")
-
-
-def _batch(rows: Sequence[Row]) -> pa.RecordBatch:
-    def lists(arrays: Sequence[NDArray[np.generic]], field: str, kind: str) -> pa.Array:
-        offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
-        values = pa.array(np.concatenate(arrays).astype(kind, copy=False))
-        return pa.ListArray.from_arrays(offsets, values, type=SCHEMA.field(field).type)
-
-    columns = [
-        pa.array([row.conversation for row in rows], pa.uint32()),
-        pa.array([row.part for row in rows], pa.uint16()),
-        lists([row.token_ids for row in rows], "token_ids", "<i4"),
-        lists([row.run_lengths for row in rows], "run_lengths", "<u4"),
-        lists([row.run_values for row in rows], "run_values", "<f4"),
-        pa.array([row.target_bytes for row in rows], pa.uint32()),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
 from . import keys
 from .codec import decode, encode
-from .connection import StoreRedis
+from .connection import StoreRedis, redis_time
 from .errors import NoHost
 from .queues import queue_name
 from .records import HostRecord
@@ -26,7 +25,7 @@ class Hosts:
 
     def put(self, record: HostRecord, ttl: float = 60.0) -> None:
         """Store what a probe saw; without another probe it expires after `ttl` seconds."""
-        seen = record.heartbeat_time or time.time()
+        seen = redis_time(self._client)  # one clock for all hosts
         pipe = self._client.pipeline()
         pipe.set(keys.host(record.name), encode(replace(record, heartbeat_time=seen)), px=max(1, round(ttl * 1000)))
         pipe.zadd(keys.HOSTS, {record.name: seen})
@@ -56,7 +55,7 @@ class Hosts:
     def silent(self, name: str) -> float:
         """Seconds since the last report of a host; infinite if there never was one."""
         seen = self._client.zscore(keys.HOSTS, name)
-        return max(0.0, time.time() - seen) if seen is not None else float("inf")
+        return max(0.0, redis_time(self._client) - seen) if seen is not None else float("inf")
 
     def place(self, tuft_model: str, lora_rank: int, host: str = "") -> str:
         """Name of the live host for a job: the one asked for, else the one with the shortest queue. Raises NoHost.

@@ -14,7 +14,7 @@ from .errors import NotFound, RequestMismatch
 from .ids import new_id
 from .job_record import read_job
 from .pages import Page, newest
-from .records import CheckpointRecord, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState
+from .records import HELD, CheckpointRecord, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState
 from .scripts import Scripts
 
 #: Attempts in a row without a committed step before a job fails.
@@ -134,6 +134,11 @@ class Jobs:
         names = cast(list[str], self._client.zrangebyscore(keys.FINISHED, since, until))
         return [job for job in self._read(names) if job is not None]
 
+    def unarchived(self) -> Sequence[JobRecord]:
+        """Jobs at a terminal state whose ledger is in Redis only."""
+        names = sorted(cast(set[str], self._client.smembers(keys.UNARCHIVED)))
+        return [job for job in self._read(names) if job is not None]
+
     def cancel(self, job_id: str) -> JobRecord:
         """Stop a job; one at a terminal state is left as it is. A PAUSING job is cancelled once it has paused."""
         self._scripts.run("steer", job_id, "cancel")
@@ -235,6 +240,18 @@ class Jobs:
         )
         limits = (MAX_IDLE_ATTEMPTS, MAX_STALLED_ATTEMPTS)
         return self._scripts.run("expire", job_id, encode(lost), encode(check), *limits)[0] == "ended"
+
+    def unheld(self, jobs: Sequence[JobRecord]) -> Sequence[JobRecord]:
+        """Those of `jobs` that need a lease and had none when asked; `expire` looks again before it acts."""
+        needing = [job for job in jobs if job.state in HELD or job.state is JobState.VALIDATING]
+        pipe = self._client.pipeline(transaction=False)
+        for job in needing:
+            pipe.exists(keys.lease(job.id))
+        return [job for job, held in zip(needing, pipe.execute(), strict=True) if not held]
+
+    def host_lost(self, job_id: str, host: str, message: str) -> None:
+        """Say in a queued job's events, once per wait, that its host is silent."""
+        self._scripts.run("host_lost", job_id, host, message)
 
     def archived(self, job: JobRecord, uri: str, keep_seconds: float) -> bool:
         """Note the archive and let the ledger's keys expire; False: the job has changed meanwhile."""

@@ -11,6 +11,7 @@ RUN = "tl:run:"
 JOBS = "tl:run:jobs"  # zset: job id by creation, milliseconds
 ACTIVE = "tl:run:active"  # set: jobs that aren't at a terminal state
 FINISHED = "tl:run:finished"  # zset: jobs at a terminal state by finish time, seconds
+UNARCHIVED = "tl:run:unarchived"  # set: jobs at a terminal state whose ledger isn't archived yet
 HOSTS = "tl:run:hosts"  # zset: host by last heartbeat, seconds
 COUNTERS = "tl:run:counters"  # hash: worker counters of the exporter
 SUPERVISOR = "tl:run:supervisor"  # string: the lease of the one supervisor

@@ -52,15 +52,17 @@ local function go(id, to)
     redis.call('DEL', key('lease', id))
     set(id, 'preempt', '')
   end
-  if to == 'queued' then set(id, 'queue_time', time, 'worker', '') end
+  if to == 'queued' then set(id, 'queue_time', time, 'worker', '', 'told_host', '') end
   if TERMINAL[to] then
     set(id, 'finish_time', time)
     redis.call('SREM', 'tl:run:active', id)
     redis.call('ZADD', 'tl:run:finished', time, id)
+    redis.call('SADD', 'tl:run:unarchived', id)
     each_used(id, 'SREM')
   elseif TERMINAL[from] then
     set(id, 'finish_time', '0', 'archive_uri', '')
     redis.call('ZREM', 'tl:run:finished', id)
+    redis.call('SREM', 'tl:run:unarchived', id)
     redis.call('SADD', 'tl:run:active', id)
     each_used(id, 'SADD')
     for _, kind in ipairs({'stream', 'series', 'tests'}) do redis.call('PERSIST', key(kind, id)) end

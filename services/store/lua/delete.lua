@@ -12,4 +12,5 @@ if request ~= '' then redis.call('DEL', request) end
 for _, kind in ipairs({'job', 'stream', 'series', 'tests', 'checkpoints', 'lineage', 'lease', 'uses'}) do redis.call('DEL', key(kind, id)) end
 redis.call('ZREM', 'tl:run:jobs', id)
 redis.call('ZREM', 'tl:run:finished', id)
+redis.call('SREM', 'tl:run:unarchived', id)
 return {'ok'}

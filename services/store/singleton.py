@@ -1,0 +1,28 @@
+"""A lease that at most one process holds. Knows nothing of what the process does."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+
+from .connection import StoreRedis
+from .scripts import Scripts
+
+
+class Singleton:
+    """The right to be the one; it ends `ttl` seconds after the last `hold`."""
+
+    def __init__(self, client: StoreRedis, key: str, ttl: float) -> None:
+        self._scripts = Scripts(client)
+        self._key = key
+        self._milliseconds = max(1, round(ttl * 1000))
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+    def hold(self) -> bool:
+        """Take or keep it; False: another process holds it."""
+        return self._scripts.run("alone", self._key, self.name, self._milliseconds)[0] == "ok"
+
+    def give_up(self) -> None:
+        """Let the next one have it at once."""
+        self._scripts.run("alone", self._key, self.name, "")

@@ -1,0 +1,99 @@
+"""The exporter process: reads Redis when Prometheus scrapes, writes nothing. Knows no metric's name."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import FrameType
+from typing import cast
+
+from services.store import keys
+from services.store.connection import StoreRedis, connect, connect_rq, redis_time
+from services.store.hosts import Hosts
+from services.store.jobs import Jobs
+from services.store.tickets import Tickets
+
+from .metrics import QueueSnapshot, Snapshot, registry_for, serve
+
+log = logging.getLogger("turnloom.exporter")
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterSettings:
+    """Where the exporter reads and where it answers."""
+
+    redis_url: str  #: may be that of a user with read-only rights
+    host: str = "0.0.0.0"  # noqa: S104  # Prometheus comes from another container
+    port: int = 9465
+    gone_after: float = 900.0  #: seconds after its end at which a run disappears
+
+
+class Source:
+    """Reads one snapshot per scrape, each run by one atomic command."""
+
+    def __init__(self, settings: ExporterSettings) -> None:
+        self._gone_after = settings.gone_after
+        self._client = connect(settings.redis_url, socket_timeout=5.0)
+        self._queues = connect_rq(settings.redis_url, socket_timeout=5.0)
+        self._jobs, self._hosts = Jobs(self._client), Hosts(self._client)
+        self._tickets = Tickets(self._queues)
+
+    def __call__(self) -> Snapshot:
+        """What is there now. Raises RedisUnavailable, which fails the scrape: `up` is 0 then, and an alert fires."""
+        now = redis_time(self._client)
+        active = self._jobs.active()  # first: a run that ends between the two is in both, and in no scrape missing
+        ended = {job.id: job for job in self._jobs.finished(now - self._gone_after, float("inf"))}
+        tickets = self._tickets
+        return Snapshot(
+            runs=[*ended.values(), *(job for job in active if job.id not in ended)],
+            hosts=self._hosts.list(),
+            queues=[
+                QueueSnapshot(name, tickets.depth(name), tickets.oldest_age(name)) for name in sorted(tickets.queues())
+            ],
+            workers=_workers(self._client),
+            counters={name: float(value) for name, value in _hash(self._client, keys.COUNTERS).items()},
+        )
+
+    def close(self) -> None:
+        """Give up the connections."""
+        self._client.close()
+        self._queues.close()
+
+
+def run(settings: ExporterSettings) -> None:
+    """Serve /metrics until SIGTERM or SIGINT."""
+    end = threading.Event()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        end.set()
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    source = Source(settings)
+    port, stop = serve(registry_for(source), settings.host, settings.port)
+    log.info("metrics at http://%s:%d/metrics", settings.host, port)
+    end.wait()
+    stop()
+    source.close()
+
+
+def _hash(client: StoreRedis, key: str) -> Mapping[str, str]:
+    return cast(Mapping[str, str], client.hgetall(key))
+
+
+def _workers(client: StoreRedis) -> Mapping[str, float]:
+    """Last heartbeat of every RQ worker, read from RQ's keys: RQ's own listing writes when it finds a dead one."""
+    names = sorted(cast(set[str], client.smembers("rq:workers")))
+    pipe = client.pipeline(transaction=False)
+    for name in names:
+        pipe.hget(name, "last_heartbeat")
+    found = cast(list[str | None], pipe.execute())
+    return {
+        name.removeprefix("rq:worker:"): datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+        for name, text in zip(names, found, strict=True)
+        if text
+    }

@@ -1,0 +1,214 @@
+"""What the store knows as Prometheus metrics, read at scrape. Counters are work done, gauges the effective run.
+
+Knows no Redis: a source gives it one Snapshot per scrape. docs/monitoring.md explains every name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.store.ledger import PHASE_BUCKETS
+from services.store.queues import queue_name
+from services.store.records import TERMINAL, HostRecord, JobRecord, JobState, Sums
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSnapshot:
+    """One queue."""
+
+    name: str
+    waiting: int  #: tickets
+    oldest_age: float  #: seconds that the longest waiting one has waited; 0: none
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one scrape shows."""
+
+    runs: Sequence[JobRecord]  #: unfinished, or finished not long ago
+    hosts: Sequence[HostRecord]
+    queues: Sequence[QueueSnapshot]
+    workers: Mapping[str, float]  #: name to time of the last heartbeat
+    counters: Mapping[str, float]  #: worker counters, names as the ledger writes them: "phase|data|0.5", "retries|OOM"
+
+
+#: Name without the prefix turnloom_run_ and the suffix _total, help, and the values for the splits train and test.
+_SPLIT_COUNTERS: Sequence[tuple[str, str, Callable[[Sums], tuple[float, float]]]] = (
+    (
+        "nll_nats",
+        "Sum of weighted negative log likelihood of all work done, nats.",
+        lambda work: (work.nll, work.test_nll),
+    ),
+    ("loss_weight", "Sum of target weights of all work done.", lambda work: (work.weight, work.test_weight)),
+    (
+        "target_bytes",
+        "UTF-8 bytes of trained text of all work done.",
+        lambda work: (work.target_bytes, work.test_target_bytes),
+    ),
+)
+
+#: The same without splits.
+_RUN_COUNTERS: Sequence[tuple[str, str, Callable[[Sums], float]]] = (
+    ("steps", "Optimizer steps, replayed ones included.", lambda work: work.steps),
+    ("tokens", "Tokens trained on, replayed ones included.", lambda work: work.tokens),
+    ("loss_tokens", "Targets with weight above 0, replayed ones included.", lambda work: work.loss_tokens),
+    ("examples", "Rows trained on, replayed ones included.", lambda work: work.rows),
+)
+
+#: Name without the prefix turnloom_run_, help, value or None where there is none yet.
+_RUN_GAUGES: Sequence[tuple[str, str, Callable[[JobRecord], float | None]]] = (
+    ("step", "Last step of the effective run.", lambda job: job.step),
+    ("planned_steps", "Steps that the run will have.", lambda job: job.planned_steps),
+    ("epoch", "Epoch of the last step, from 1.", lambda job: job.epoch),
+    ("learning_rate", "Learning rate of the last step.", lambda job: job.learning_rate),
+    ("last_train_nll_nats", "Masked NLL of the last step, nats per unit of weight.", lambda job: job.last_train_nll),
+    ("test_nll_nats", "Masked NLL of the last evaluation.", lambda job: job.test_nll),
+    ("best_test_nll_nats", "Lowest masked NLL of an evaluation.", lambda job: job.best_test_nll),
+    ("last_step_timestamp_seconds", "When the last step was committed.", lambda job: job.last_step_time or None),
+    (
+        "last_checkpoint_timestamp_seconds",
+        "When the last checkpoint was saved.",
+        lambda job: job.last_checkpoint_time or None,
+    ),
+)
+
+#: Name without the prefix turnloom_trainer_ and the suffix _total, help, label, prefix of the stored counter.
+_WORKER_COUNTERS = (
+    ("retries", "Calls that were tried again.", "reason", "retries|"),
+    ("resumes", "Attempts that ended before their job did.", "reason", "resumes|"),
+    ("checkpoints", "Checkpoints by outcome.", "outcome", "checkpoints|"),
+)
+
+
+class RunCollector(Collector):
+    """Turns a fresh snapshot into metrics at every scrape."""
+
+    def __init__(self, source: Callable[[], Snapshot]) -> None:
+        self._source = source
+
+    def describe(self) -> Sequence[Metric]:
+        """Nothing: registering must not read the store."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        snapshot = self._source()
+        yield from _runs(snapshot.runs)
+        yield from _worker(snapshot.counters)
+        yield from _places(snapshot)
+
+
+def registry_for(source: Callable[[], Snapshot]) -> CollectorRegistry:
+    """A registry of its own with the collector in it."""
+    registry = CollectorRegistry()
+    registry.register(RunCollector(source))
+    return registry
+
+
+def serve(registry: CollectorRegistry, host: str, port: int) -> tuple[int, Callable[[], None]]:
+    """Serve /metrics in threads; answers the port (port 0: a free one) and what ends it."""
+    server, thread = start_http_server(port, host, registry)
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+    return server.server_port, stop
+
+
+def _runs(runs: Sequence[JobRecord]) -> Iterator[Metric]:
+    for name, text, both in _SPLIT_COUNTERS:
+        counter = CounterMetricFamily(f"turnloom_run_{name}", text, labels=["run_id", "split"])
+        for job in runs:
+            for split, value in zip(("train", "test"), both(job.work), strict=True):
+                counter.add_metric([job.id, split], value)
+        yield counter
+    for name, text, total in _RUN_COUNTERS:
+        counter = CounterMetricFamily(f"turnloom_run_{name}", text, labels=["run_id"])
+        for job in runs:
+            counter.add_metric([job.id], total(job.work))
+        yield counter
+    for name, text, value_of in _RUN_GAUGES:
+        gauge = GaugeMetricFamily(f"turnloom_run_{name}", text, labels=["run_id"])
+        for job in runs:
+            measured = value_of(job)
+            if measured is not None:
+                gauge.add_metric([job.id], measured)
+        yield gauge
+    state = GaugeMetricFamily("turnloom_run_state", "1 for the state that the run is in.", labels=["run_id", "state"])
+    info = GaugeMetricFamily(
+        "turnloom_run_info",
+        "What the run is; always 1.",
+        labels=["run_id", "base_model", "lora_rank", "learning_rate", "dataset", "host", "attempt"],
+    )
+    for job in runs:
+        for candidate in JobState:
+            state.add_metric([job.id, candidate.value], float(job.state is candidate))
+        chosen = job.spec.hyperparameters
+        about = (chosen.lora_rank, chosen.learning_rate, job.spec.training_dataset, job.host, job.attempt)
+        info.add_metric([job.id, job.spec.model, *map(str, about)], 1)
+    yield state
+    yield info
+
+
+def _worker(counters: Mapping[str, float]) -> Iterator[Metric]:
+    steps = HistogramMetricFamily(
+        "turnloom_trainer_step_duration_seconds", "Seconds of a step by phase, all runs together.", labels=["phase"]
+    )
+    bounds = [*map(str, PHASE_BUCKETS), "+Inf"]
+    for phase in sorted({name.split("|")[1] for name in counters if name.startswith("phase|")}):
+        within = list(accumulate(counters.get(f"phase|{phase}|{bound}", 0.0) for bound in bounds))
+        total = counters.get(f"phase|{phase}|sum", 0.0)
+        steps.add_metric([phase], buckets=list(zip(bounds, within, strict=True)), sum_value=total)
+    yield steps
+    for name, text, label, prefix in _WORKER_COUNTERS:
+        counter = CounterMetricFamily(f"turnloom_trainer_{name}", text, labels=[label])
+        for stored in sorted(counters):
+            if stored.startswith(prefix):
+                counter.add_metric([stored.removeprefix(prefix)], counters[stored])
+        yield counter
+    fenced = counters.get("fenced", 0.0)
+    yield CounterMetricFamily("turnloom_trainer_fenced_commits", "Commits of replaced attempts, refused.", value=fenced)
+
+
+def _places(snapshot: Snapshot) -> Iterator[Metric]:
+    backend = GaugeMetricFamily("turnloom_backend_up", "Whether TuFT answered the host's last probe.", labels=["host"])
+    for host in snapshot.hosts:
+        backend.add_metric([host.name], float(host.backend_up))
+    yield backend
+    yield _jobs(snapshot)
+    age = GaugeMetricFamily(
+        "turnloom_queue_oldest_job_age_seconds", "Seconds that the longest waiting ticket waits.", labels=["queue"]
+    )
+    for queue in snapshot.queues:
+        age.add_metric([queue.name], queue.oldest_age)
+    yield age
+    heartbeat = GaugeMetricFamily(
+        "turnloom_worker_last_heartbeat_timestamp_seconds", "When a worker was last heard of.", labels=["worker"]
+    )
+    for worker, time in sorted(snapshot.workers.items()):
+        heartbeat.add_metric([worker], time)
+    yield heartbeat
+
+
+def _jobs(snapshot: Snapshot) -> Metric:
+    """Jobs of the training queues by their own states, calls of other queues as far as they wait."""
+    jobs = GaugeMetricFamily("turnloom_jobs", "Jobs by queue and state.", labels=["queue", "state"])
+    unfinished = [state for state in JobState if state not in TERMINAL]
+    hosts = {host.name for host in snapshot.hosts} | {job.host for job in snapshot.runs if job.host}
+    for host in sorted(hosts):
+        for state in unfinished:
+            count = sum(job.host == host and job.state is state for job in snapshot.runs)
+            jobs.add_metric([queue_name(host), state.value], count)
+    training = {queue_name(host) for host in hosts}
+    for queue in snapshot.queues:
+        if queue.name not in training:
+            jobs.add_metric([queue.name, JobState.QUEUED.value], queue.waiting)
+    return jobs

@@ -1,0 +1,193 @@
+"""Watches over all jobs: lost workers, lost tickets, lost hosts, finished ledgers. Knows no training and no TuFT.
+
+Every act is one atomic script that looks again before it acts, so a second supervisor by accident does no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import cast
+
+from services.store import keys
+from services.store.archive import archive_ledger
+from services.store.connection import redis_time, retry_for
+from services.store.errors import IllegalEdge, NoHost, NotFound, RedisUnavailable, StoreUnavailable
+from services.store.jobs import VALIDATION_LEASE
+from services.store.queues import ticket_id
+from services.store.records import JobRecord, JobState
+from services.store.singleton import Singleton
+from services.store.store import Store, open_store
+
+log = logging.getLogger("turnloom.supervisor")
+
+DAY = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorSettings:
+    """When the supervisor acts; all times in seconds."""
+
+    redis_url: str
+    store_url: str = ""  #: where ledgers are archived; empty: they stay in Redis
+    lease_ttl: float = 15.0  #: that of the workers
+    interval: float = 1.0  #: between two rounds
+    ticket_grace: float = 15.0  #: a queued job may be without a ticket: a worker has it and is about to claim
+    host_silent: float = 600.0  #: after which a host counts as lost
+    retention: float = 30 * DAY  #: of an archived ledger's keys
+    singleton_ttl: float = 5.0  #: after which another supervisor takes over
+    reap_interval: float = 30.0  #: between two looks at RQ's registries
+    archive_retry: float = 60.0  #: before a ledger that couldn't be archived is tried again
+
+
+class Supervisor:
+    """One round does everything that is due."""
+
+    def __init__(self, store: Store, settings: SupervisorSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._missing: dict[str, float] = {}  # ticket id: when it was first not on its queue
+        self._retry: dict[str, float] = {}  # job id: when its ledger may be archived again
+        self._reaped = float("-inf")
+        self._outage_ended = float("-inf")
+
+    def outage(self) -> None:
+        """Redis could not be reached: workers couldn't renew either, so their leases are judged later."""
+        self._outage_ended = self._clock()
+
+    def round(self) -> None:
+        """Look at every job once. Raises RedisUnavailable; what was done until then holds."""
+        active = self._store.jobs.active()
+        self._lost_workers(active)
+        queued = [job for job in active if job.state is JobState.QUEUED]
+        self._lost_tickets(queued)
+        self._lost_hosts(queued)
+        self._archive()
+        if self._clock() - self._reaped >= self._settings.reap_interval:
+            self._reaped = self._clock()
+            for queue in self._store.tickets.queues():
+                self._store.tickets.reap(queue)
+
+    def _lost_workers(self, active: Sequence[JobRecord]) -> None:
+        """End attempts and validations whose lease nobody renewed, and enqueue the next attempt."""
+        unheld = self._store.jobs.unheld(active)
+        if not unheld:
+            return
+        # A lease also runs out while Redis is away or starts; then its holder gets the time to renew it first.
+        server = cast(dict[str, int], self._store.redis.info("server"))
+        quiet = min(float(server["uptime_in_seconds"]), self._clock() - self._outage_ended)
+        for job in unheld:
+            ttl = VALIDATION_LEASE if job.state is JobState.VALIDATING else self._settings.lease_ttl
+            if quiet < ttl or not self._store.jobs.expire(job.id):
+                continue
+            now = self._store.jobs.get(job.id)
+            log.warning("job %s attempt %d: nobody renewed its lease; it is %s", job.id, job.attempt, now.state.name)
+            if now.state is JobState.QUEUED:
+                self._store.tickets.enqueue(now)
+
+    def _lost_tickets(self, queued: Sequence[JobRecord]) -> None:
+        """Enqueue what should be on a queue and is not: its push was lost, or the worker that took it died."""
+        waiting = {host: set(self._store.tickets.waiting(host)) for host in {job.host for job in queued}}
+        missing = {
+            ticket: job for job in queued if (ticket := ticket_id(job.id, job.attempt + 1)) not in waiting[job.host]
+        }
+        self._missing = {ticket: self._missing.get(ticket, self._clock()) for ticket in missing}
+        for ticket, job in missing.items():
+            if self._clock() - self._missing[ticket] < self._settings.ticket_grace:
+                continue
+            now = self._store.jobs.get(job.id)
+            if now.state is JobState.QUEUED and now.attempt == job.attempt:
+                message = "Its ticket was lost; it is on the queue again."
+                self._store.events.append(job.id, "warning", "TICKET_RENEWED", message, job.attempt)
+                self._store.tickets.enqueue(now)
+            del self._missing[ticket]
+
+    def _lost_hosts(self, queued: Sequence[JobRecord]) -> None:
+        """Move jobs without steps away from silent hosts; say of the others that they wait."""
+        now = redis_time(self._store.redis)
+        for host in {job.host for job in queued}:
+            silent = self._store.hosts.silent(host)
+            for job in queued:
+                if job.host == host and min(silent, now - job.queue_time) >= self._settings.host_silent:
+                    self._leave_host(job)
+
+    def _leave_host(self, job: JobRecord) -> None:
+        lost = f"Host {job.host} has been silent for {self._settings.host_silent:g} s"
+        bound = job.spec.host != "" or job.last_checkpoint != "" or job.step > 0
+        try:
+            if bound:
+                raise NoHost("the job is bound to it")
+            target = self._store.hosts.place(job.spec.tuft_model, job.spec.hyperparameters.lora_rank)
+        except NoHost as error:
+            self._store.jobs.host_lost(job.id, job.host, f"{lost}; {error}.")
+            return
+        if self._store.jobs.move(job.id, job.host, target, f"{lost}; the job goes to host {target}."):
+            self._store.tickets.drop(job)
+            self._store.tickets.enqueue(self._store.jobs.get(job.id))
+
+    def _archive(self) -> None:
+        """Copy finished ledgers to the store, then let their keys expire."""
+        if not self._settings.store_url:
+            return
+        for job in self._store.jobs.unarchived():
+            if self._clock() < self._retry.get(job.id, float("-inf")):
+                continue
+            try:
+                uri = archive_ledger(self._store.ledger, self._store.events, job, self._settings.store_url)
+            except (StoreUnavailable, NotFound) as error:
+                log.warning("job %s: its ledger stays in Redis for now: %s", job.id, error)
+                self._retry[job.id] = self._clock() + self._settings.archive_retry
+                continue
+            self._retry.pop(job.id, None)
+            self._store.jobs.archived(job, uri, self._settings.retention)
+
+
+def supervise(settings: SupervisorSettings, stop: threading.Event) -> None:
+    """Rounds until `stop` is set. Survives outages of Redis; waits while another supervisor is at work."""
+    try:
+        store = retry_for(
+            lambda: open_store(settings.redis_url, settings.store_url, settings.lease_ttl),
+            stop=stop,
+            on_retry=lambda error: log.warning("%s", error),
+        )
+    except RedisUnavailable:
+        if stop.is_set():
+            return
+        raise
+    singleton = Singleton(store.redis, keys.SUPERVISOR, settings.singleton_ttl)
+    supervisor = Supervisor(store, settings)
+    try:
+        while not stop.is_set():
+            try:
+                if singleton.hold():
+                    supervisor.round()
+            except RedisUnavailable as error:
+                supervisor.outage()
+                log.warning("%s", error)
+            except (IllegalEdge, NotFound) as error:  # a job changed or was deleted in the middle of the round
+                log.info("%s", error)
+            stop.wait(settings.interval)
+        singleton.give_up()
+    except RedisUnavailable as error:
+        log.warning("ended without giving up the lease: %s", error)
+    finally:
+        store.close()
+
+
+def run(settings: SupervisorSettings) -> None:
+    """Supervise until SIGTERM or SIGINT."""
+    stop = threading.Event()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        log.info("signal %d: leaving", number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    supervise(settings, stop)
