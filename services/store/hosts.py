@@ -35,7 +35,7 @@ class Hosts:
     def list(self) -> Sequence[HostRecord]:
         """Live hosts by name; workers and queued_jobs are counted now."""
         names = sorted(cast(list[str], self._client.zrange(keys.HOSTS, 0, -1)))
-        pipe = self._client.pipeline()
+        pipe = self._client.pipeline(transaction=False)
         for name in names:
             pipe.get(keys.host(name))
             pipe.scard(f"rq:workers:{queue_name(name)}")
