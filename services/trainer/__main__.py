@@ -13,7 +13,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 from services.trainer import logs
-from services.trainer.settings import Settings, SettingsError, from_environment
+from services.trainer.settings import (
+    CompanionSettings,
+    Settings,
+    SettingsError,
+    companion_from_environment,
+    from_environment,
+)
 
 WRONG_SETTINGS = 2  #: exit status
 GPU_CHECK_SECONDS = 30
@@ -53,18 +59,32 @@ def probe_host(_options: argparse.Namespace) -> int:
 
 def supervisor(_options: argparse.Namespace) -> int:
     """Leases, requeueing, archiving, retention."""
-    logs.configure(os.environ.get("TURNLOOM_LOG_LEVEL", "info").upper())
+    settings = _companion()
     module = importlib.import_module("services.trainer.supervisor")
-    module.run(module.from_environment(os.environ))
+    module.run(
+        module.SupervisorSettings(
+            redis_url=settings.redis_url,
+            store_url=settings.store_url,
+            lease_ttl=settings.lease_ttl,
+            interval=settings.interval,
+            ticket_grace=settings.ticket_grace,
+        )
+    )
     return 0
 
 
 def exporter(_options: argparse.Namespace) -> int:
     """Prometheus metrics out of Redis."""
-    logs.configure(os.environ.get("TURNLOOM_LOG_LEVEL", "info").upper())
+    settings = _companion()
     module = importlib.import_module("services.trainer.exporter")
-    module.run(module.from_environment(os.environ))
+    module.run(module.ExporterSettings(settings.redis_url, settings.exporter_host, settings.exporter_port))
     return 0
+
+
+def _companion() -> CompanionSettings:
+    settings = companion_from_environment(os.environ)
+    logs.configure(settings.log_level)
+    return settings
 
 
 def _settings() -> Settings:

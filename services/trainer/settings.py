@@ -12,6 +12,9 @@ from typing import Final, TypeVar
 
 Value = TypeVar("Value")
 
+REDIS_URL: Final = "redis://127.0.0.1:6379/0"
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
 #: Largest relative difference between a checkpoint's stored probe NLL and the one measured after loading it.
 PROBE_TOLERANCE: Final = {"fp32": 1e-6, "bf16": 2e-3}
 
@@ -57,7 +60,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         raise SettingsError(f"TURNLOOM_TUFT_PRECISION is {precision!r}; it takes {' or '.join(PROBE_TOLERANCE)}")
     return Settings(
         host=_read(environment, "TURNLOOM_HOST", None, _host, "letters, digits, dot, - and _, a name that stays"),
-        redis_url=environment.get("TURNLOOM_REDIS_URL") or "redis://127.0.0.1:6379/0",
+        redis_url=environment.get("TURNLOOM_REDIS_URL") or REDIS_URL,
         store_url=environment.get("TURNLOOM_STORE_URL", ""),
         tuft_url=_read(environment, "TURNLOOM_TUFT_URL", "http://127.0.0.1:10610", _url, "http://HOST:PORT"),
         tuft_api_key=_read(
@@ -73,7 +76,35 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         start_deadline=_seconds(environment, "TURNLOOM_START_DEADLINE", "300"),
         silence=_seconds(environment, "TURNLOOM_SDK_SILENCE", "30"),
         redis_patience=_seconds(environment, "TURNLOOM_REDIS_PATIENCE", "300"),
-        log_level=(environment.get("TURNLOOM_LOG_LEVEL") or "info").upper(),
+        log_level=_level(environment),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CompanionSettings:
+    """What the supervisor and the exporter need: no host, no server, no key."""
+
+    redis_url: str
+    store_url: str
+    lease_ttl: float  #: seconds; the workers' own
+    interval: float  #: seconds between two rounds of the supervisor
+    ticket_grace: float  #: seconds that a queued job may be without a ticket
+    exporter_host: str
+    exporter_port: int
+    log_level: str
+
+
+def companion_from_environment(environment: Mapping[str, str]) -> CompanionSettings:
+    """As from_environment, for the supervisor and the exporter. Raises SettingsError."""
+    return CompanionSettings(
+        redis_url=environment.get("TURNLOOM_REDIS_URL") or REDIS_URL,
+        store_url=environment.get("TURNLOOM_STORE_URL", ""),
+        lease_ttl=_seconds(environment, "TURNLOOM_LEASE_TTL", "15"),
+        interval=_seconds(environment, "TURNLOOM_SUPERVISOR_INTERVAL", "1"),
+        ticket_grace=_seconds(environment, "TURNLOOM_TICKET_GRACE", "15"),
+        exporter_host=environment.get("TURNLOOM_EXPORTER_HOST") or "0.0.0.0",  # noqa: S104  (Prometheus is elsewhere)
+        exporter_port=_read(environment, "TURNLOOM_EXPORTER_PORT", "9465", _port, "a port, 0 to 65535"),
+        log_level=_level(environment),
     )
 
 
@@ -129,3 +160,17 @@ def _key(text: str) -> str:
     if not text.startswith("tml-"):
         raise ValueError(text)
     return text
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise ValueError(text)
+    return value
+
+
+def _level(environment: Mapping[str, str]) -> str:
+    level = (environment.get("TURNLOOM_LOG_LEVEL") or "info").lower()
+    if level not in LOG_LEVELS:
+        raise SettingsError(f"TURNLOOM_LOG_LEVEL is {level!r}; it takes {', '.join(LOG_LEVELS)}")
+    return level.upper()

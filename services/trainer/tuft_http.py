@@ -50,8 +50,8 @@ class TuftHttp:
         self._forgiving("DELETE", f"training_runs/{urllib.parse.quote(run_id)}/checkpoints/{urllib.parse.quote(name)}")
 
     def training_runs(self) -> tuple[str, ...]:
-        """Names of the runs that the server holds for this key, at most 1000."""
-        answer = self._call("GET", "training_runs?limit=1000")
+        """Names of the runs that the server holds for this key, at most 500."""
+        answer = self._call("GET", "training_runs?limit=500")
         runs = answer.get("training_runs") if isinstance(answer, dict) else None
         return tuple(str(run["training_run_id"]) for run in runs or ())
 

@@ -28,7 +28,7 @@ from services.trainer import preemption
 from services.trainer.settings import Settings
 
 #: What a ticket may name. Anything else on the queue is refused before it is imported.
-ALLOWED = frozenset({"services.trainer.job.run", "services.trainer.diagnose.run", "services.trainer.sample.run"})
+ALLOWED = frozenset({"services.trainer.job.run", "services.trainer.diagnose.run"})
 WORKER_TTL = 60  #: seconds; RQ blocks for 15 less on an empty queue
 PROBE_EVERY = 20.0  #: seconds between probes of the host
 PREEMPT_SECONDS = 30  #: in which a horse that has to leave must have saved and requeued its job

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from services.store.objects import Objects
 from services.store.records import Control, Hyperparameters, Schedule, WeightNormalization
 from services.trainer.backend import Adapter, Backend
 from services.trainer.checkpoints import Restorer, ServerFolder, prove
@@ -18,7 +19,6 @@ from services.trainer.evaluation import Patience
 from services.trainer.loop import Plan
 from services.trainer.rows import Row
 from services.trainer.tuft import TuftBackend, check_sdk, connect
-from services.store.objects import Objects
 from tests.fakes.fake_tuft import FakeTuft
 from tests.tuft_fixtures import fake_tuft  # noqa: F401  (fixture)
 from tests.unit.trainer_parts import SMALL, MemoryJournal, conversations, plan, row, run, settings_of
@@ -74,7 +74,8 @@ def test_a_run_writes_every_step_once_with_its_sums(client: Callable[..., TuftBa
         assert record.objective == record.nll_sum
         assert set(record.phase_seconds) >= {"data", "forward_backward", "optim_step"}
     assert [record.learning_rate for record in journal.steps[1:4]] == pytest.approx([0.005, 0.01, 0.01])
-    assert journal.steps[8].nll_sum / journal.steps[8].weight_sum < journal.steps[1].nll_sum / journal.steps[1].weight_sum
+    first, last = journal.steps[1], journal.steps[8]
+    assert last.nll_sum / last.weight_sum < first.nll_sum / first.weight_sum
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(client: Callable[..., TuftBackend]) -> None:
@@ -109,11 +110,8 @@ def test_a_checkpoint_is_saved_behind_its_own_step_and_before_the_next(
 ) -> None:
     fresh(plan(replace(HYPER, pipeline_depth=4)), client())
     kinds = [call["kind"] for call in fake_tuft.calls() if call["kind"] in ("optim_step", "save_weights", "forward")]
-    assert kinds == ["save_weights", "forward", *["optim_step"] * 4, "save_weights", "forward"] + [
-        *["optim_step"] * 4,
-        "save_weights",
-        "forward",
-    ]
+    saving = ["save_weights", "forward"]
+    assert kinds == [*saving, *["optim_step"] * 4, *saving, *["optim_step"] * 4, *saving]
 
 
 def test_time_alone_also_saves_a_checkpoint(client: Callable[..., TuftBackend]) -> None:

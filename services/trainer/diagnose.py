@@ -1,0 +1,152 @@
+"""Checks that only a GPU host can make, as a ticket on its queue: GPU, SDK, key, server, folders, clock, adapters.
+
+`run` is what tickets name. It runs in a horse and answers JSON; every check is one sentence and, unless ok, a hint.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from services.store.connection import StoreRedis, connect, redis_time
+from services.store.errors import StoreError
+from services.store.jobs import Jobs
+from services.store.ledger import Ledger
+from services.store.records import HELD
+from services.trainer import gpu
+from services.trainer.checkpoints import ServerFolder
+from services.trainer.errors import BackendError
+from services.trainer.settings import Settings, from_environment
+from services.trainer.tuft import SDK_VERSION, check_key, check_sdk
+from services.trainer.tuft_http import TuftHttp
+
+CLOCK_SKEW = 5.0  #: seconds that this host and Redis may differ by
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was checked (training.proto: Check)."""
+
+    name: str
+    outcome: str  #: "ok", "warning", "failed", "skipped"
+    message: str  #: one sentence
+    hint: str = ""  #: what to do; empty when ok
+    host: str = ""
+
+
+def run(host: str) -> dict[str, list[dict[str, str]]]:
+    """All checks of the host that the ticket came to; `host` is the one that was asked."""
+    settings = from_environment(os.environ)
+    checks = diagnose(settings)
+    if host and host != settings.host:
+        checks.append(
+            Check("host", "warning", f"host {host} was asked, host {settings.host} answered", "", settings.host)
+        )
+    return {"checks": [asdict(check) for check in checks]}
+
+
+def diagnose(settings: Settings) -> list[Check]:
+    """In the order in which one would look."""
+    server = TuftHttp(settings.tuft_url, settings.tuft_api_key)
+    redis = connect(settings.redis_url, socket_timeout=5.0)
+    found: list[Check] = []
+    for name, look in (
+        ("gpu", lambda: _gpu(settings)),
+        ("sdk_version", _sdk),
+        ("api_key", lambda: _key(settings)),
+        ("proxy", _proxy),
+        ("tuft_reachable", lambda: _server(server)),
+        ("checkpoint_dir", lambda: _folder(settings)),
+        ("clock", lambda: _clock(redis)),
+        ("adapters", lambda: _orphans(server, redis, settings)),
+    ):
+        found.append(_safely(name, look, settings.host))
+    return found
+
+
+Answer = tuple[str, str, str]  # outcome, message, hint
+
+
+def _safely(name: str, look: Callable[[], Answer], host: str) -> Check:
+    try:
+        outcome, message, hint = look()
+    except BackendError as error:
+        outcome, message, hint = "failed", error.sentence, error.hint
+    except (StoreError, OSError) as error:
+        outcome, message, hint = "failed", str(error), ""
+    return Check(name, outcome, message, hint, host)
+
+
+def _gpu(settings: Settings) -> Answer:
+    found = gpu.find()
+    if found.gpus:
+        return "ok", f"{', '.join(one.name for one in found.gpus)}, driver {found.driver_version}", ""
+    if settings.allow_cpu:
+        return "warning", "no NVIDIA GPU; the worker was started with --allow-cpu", "Expect small models only."
+    return "failed", "no NVIDIA GPU answers", "Check nvidia-smi and the container's GPU access."
+
+
+def _sdk() -> Answer:
+    check_sdk()
+    return "ok", f"tinker {importlib.metadata.version('tinker')} is the version that TuFT 0.2.2 trains with", ""
+
+
+def _key(settings: Settings) -> Answer:
+    check_key(settings.tuft_api_key)
+    other = os.environ.get("TINKER_API_KEY")
+    if other and other != settings.tuft_api_key:
+        sentence = (
+            f"TINKER_API_KEY is set to another key; tinker {SDK_VERSION} is given TURNLOOM_TUFT_API_KEY, which wins"
+        )
+        return "warning", sentence, "Unset TINKER_API_KEY on the worker."
+    TuftHttp(settings.tuft_url, settings.tuft_api_key).training_runs()
+    return "ok", "the server takes the key", ""
+
+
+def _proxy() -> Answer:
+    found = [name for name in PROXIES if os.environ.get(name)]
+    if found:
+        return "warning", f"{', '.join(found)} are set; the trainer reaches TuFT without them", ""
+    return "ok", "no proxy variable is set", ""
+
+
+def _server(server: TuftHttp) -> Answer:
+    models = server.models()
+    if not models:
+        return "failed", f"{server.url} serves no model", "Add one to supported_models of the TuFT server."
+    return "ok", f"{server.url} serves {', '.join(model.name for model in models)}", ""
+
+
+def _folder(settings: Settings) -> Answer:
+    folder = settings.checkpoint_dir
+    hint = "Mount the TuFT server's checkpoint folder here and set TURNLOOM_TUFT_CHECKPOINT_DIR to it."
+    if not folder.is_dir():
+        return "failed", f"{folder} is not a folder", hint
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return "failed", f"{folder} can't be read and written by user {os.getuid()}", hint
+    return "ok", f"{folder} is there", ""
+
+
+def _clock(redis: StoreRedis) -> Answer:
+    skew = abs(time.time() - redis_time(redis))
+    if skew > CLOCK_SKEW:
+        return "warning", f"the clock differs from Redis's by {skew:.1f} s", "Synchronize the clocks (chrony, ntp)."
+    return "ok", f"the clock differs from Redis's by {skew:.2f} s", ""
+
+
+def _orphans(server: TuftHttp, redis: StoreRedis, settings: Settings) -> Answer:
+    """Runs on the server that no job of ours holds any more: they take its memory until they are unloaded."""
+    active = Jobs(redis).active()
+    ledger, folder = Ledger(redis), ServerFolder(settings.checkpoint_dir)
+    needed = {folder.run_of(one.path) for job in active for one in ledger.checkpoints(job.id)}
+    loose = [run for run in server.training_runs() if run not in needed]
+    if not loose:
+        return "ok", "the server holds no run without a job", ""
+    sentence = f"the server holds {len(loose)} runs that no unfinished job has saved to: {', '.join(loose[:5])}"
+    if any(job.state in HELD for job in active):
+        return "skipped", f"{sentence}; a job that runs may be about to save its first", ""
+    return "warning", sentence, "Restart the TuFT server when no job runs, or unload them."
