@@ -5,13 +5,7 @@ ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 FROM ${PYTHON_IMAGE} AS api-packages
 COPY deploy/requirements/preprocess.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
- && pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes -r /tmp/preprocess.txt \
- && rm -rf /opt/venv/lib/python3.11/site-packages/pyarrow/include /opt/venv/lib/python3.11/site-packages/pyarrow/tests
-
-FROM ${PYTHON_IMAGE} AS worker-packages
-COPY deploy/requirements/preprocess-worker.txt /tmp/
-RUN python -m venv --without-pip /opt/venv \
- && pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes -r /tmp/preprocess-worker.txt \
+ && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/preprocess.txt \
  && rm -rf /opt/venv/lib/python3.11/site-packages/pyarrow/include /opt/venv/lib/python3.11/site-packages/pyarrow/tests
 
 FROM ${PYTHON_IMAGE} AS runtime
@@ -30,15 +24,22 @@ COPY services/preprocess /app/services/preprocess
 USER 10001:10001
 STOPSIGNAL SIGTERM
 
+FROM runtime AS api
+COPY --from=api-packages /opt/venv /opt/venv
+EXPOSE 50051 9464
+HEALTHCHECK --interval=15s --timeout=5s --start-period=120s CMD ["python", "/app/health.py", "grpc", "127.0.0.1:50051", "turnloom.v1.PreprocessService"]
+CMD ["python", "-m", "services.preprocess"]
+
+# After the API's stages: the classic builder builds every stage above the target.
+FROM ${PYTHON_IMAGE} AS worker-packages
+COPY deploy/requirements/preprocess-worker.txt /tmp/
+RUN python -m venv --without-pip /opt/venv \
+ && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/preprocess-worker.txt \
+ && rm -rf /opt/venv/lib/python3.11/site-packages/pyarrow/include /opt/venv/lib/python3.11/site-packages/pyarrow/tests
+
 FROM runtime AS worker
 COPY --from=worker-packages /opt/venv /opt/venv
 COPY deploy/docker/prepare_models.py /app/
 ENV HF_HOME=/var/lib/turnloom/hub
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "/app/health.py", "worker"]
 CMD ["python", "-m", "services.preprocess", "worker"]
-
-FROM runtime AS api
-COPY --from=api-packages /opt/venv /opt/venv
-EXPOSE 50051 9464
-HEALTHCHECK --interval=15s --timeout=5s --start-period=120s CMD ["python", "/app/health.py", "grpc", "127.0.0.1:50051", "turnloom.v1.PreprocessService"]
-CMD ["python", "-m", "services.preprocess"]

@@ -3,10 +3,13 @@
 ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
+# tinker asks for transformers; its models need torch, so their compiled files only take room.
 COPY deploy/requirements/trainer.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
- && pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes -r /tmp/trainer.txt \
- && rm -rf /opt/venv/lib/python3.11/site-packages/pyarrow/include /opt/venv/lib/python3.11/site-packages/pyarrow/tests
+ && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/trainer.txt \
+ && cd /opt/venv/lib/python3.11/site-packages \
+ && rm -rf pyarrow/include pyarrow/tests \
+ && find transformers/models -name __pycache__ -exec rm -rf {} +
 
 FROM ${PYTHON_IMAGE} AS trainer
 # TINKER_TELEMETRY: on a fatal error the SDK would send the API key in clear text.

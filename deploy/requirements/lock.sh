@@ -22,7 +22,7 @@ lock preprocess.txt pyproject.toml --extra preprocess
 lock preprocess-worker.txt pyproject.toml --extra preprocess-worker
 lock trainer.txt pyproject.toml --extra trainer
 lock tuft-gpu.txt deploy/requirements/tuft.in
-# On a CPU torch comes from a wheel of its own (deploy/docker/tuft.Dockerfile), and CUDA not at all.
+# On a CPU torch comes from a wheel of its own (deploy/docker/tuft-cpu.Dockerfile), and CUDA not at all.
 mapfile -t cuda < <(grep -oE '^(torch|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==' deploy/requirements/tuft-gpu.txt | tr -d = | grep -v '^nvidia-ml-py$')
 lock tuft-cpu.txt deploy/requirements/tuft.in "${cuda[@]/#/--no-emit-package=}"
 # TuFT's own metadata asks for vLLM, which training never imports.

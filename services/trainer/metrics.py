@@ -148,7 +148,10 @@ def _runs(runs: Sequence[JobRecord]) -> Iterator[Metric]:
         "What the run is; always 1.",
         labels=["run_id", "base_model", "lora_rank", "learning_rate", "dataset", "host", "attempt"],
     )
+    failure = GaugeMetricFamily("turnloom_run_failure_info", "Why a run failed; always 1.", labels=["run_id", "code"])
     for job in runs:
+        if job.state is JobState.FAILED and job.error is not None:
+            failure.add_metric([job.id, job.error.code], 1)
         for candidate in JobState:
             state.add_metric([job.id, candidate.value], float(job.state is candidate))
         chosen = job.spec.hyperparameters
@@ -156,6 +159,7 @@ def _runs(runs: Sequence[JobRecord]) -> Iterator[Metric]:
         info.add_metric([job.id, job.spec.model, *map(str, about)], 1)
     yield state
     yield info
+    yield failure
 
 
 def _worker(counters: Mapping[str, float]) -> Iterator[Metric]:

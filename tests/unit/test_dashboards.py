@@ -33,7 +33,9 @@ def rule_expressions() -> list[str]:
 
 
 def test_the_committed_files_are_what_the_script_makes():
-    done = subprocess.run([sys.executable, GRAFANA / "make_dashboards.py", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, GRAFANA / "make_dashboards.py", "--check"], check=False, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 
