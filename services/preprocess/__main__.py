@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import signal
 import sys
-import tempfile
-import threading
-from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from services.preprocess.logs import log_to_stderr
-from services.preprocess.metrics import make_metrics, serve_metrics
-from services.preprocess.registry import BadModels, Registry, load_entry, read_models
-from services.preprocess.sandbox import Sandbox
-from services.preprocess.server import AddressTaken, ApiServer
 from services.preprocess.settings import ApiSettings, BadSetting, parse_address, read_settings
+from services.store.errors import StoreError
 
 USAGE_ERROR = 2  #: exit code: settings, models.toml or an address can't be used
+NO_REDIS = 3  #: exit code: the worker can't begin without Redis
 
 
 def main(arguments: list[str]) -> int:
@@ -32,54 +24,37 @@ def main(arguments: list[str]) -> int:
         log_to_stderr(settings.log_level)
         if options.command == "worker":
             return _work(settings)
-        return serve(settings, options.port_file)
-    except (BadSetting, BadModels, AddressTaken) as error:
-        print(f"services.preprocess: {error}", file=sys.stderr)  # noqa: T201  # the one sentence for the person who starts it
-        return USAGE_ERROR
+        return _serve(settings, options.port_file)
+    except BadSetting as error:
+        return _say(error, USAGE_ERROR)
 
 
-def serve(settings: ApiSettings, port_file: Path | None) -> int:
-    """Serve until SIGTERM or SIGINT, then drain."""
-    entries = read_models(settings.models)
-    metrics = make_metrics()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    exported = 0
-    if settings.metrics_port:
-        try:
-            _, exported = serve_metrics(metrics, settings.metrics_address, max(settings.metrics_port, 0))
-        except OSError as error:
-            place = f"{settings.metrics_address}:{settings.metrics_port}"
-            raise AddressTaken(f"TURNLOOM_METRICS_PORT: {place} can't be listened on ({error.strerror}).") from error
-    with closing(Sandbox()) as sandbox:
-        registry = Registry(entries, settings.model_cache, partial(load_entry, sandbox=sandbox))
-        with ApiServer(settings, registry, metrics) as address:
-            _announce(address, exported, port_file)
-            stop.wait()
-    return 0
+def _serve(settings: ApiSettings, port_file: Path | None) -> int:
+    # Imported here, for the worker is forked for each job and its parent must hold neither gRPC nor models.
+    from services.preprocess.registry import BadModels  # noqa: PLC0415
+    from services.preprocess.server import AddressTaken  # noqa: PLC0415
+    from services.preprocess.serving import serve  # noqa: PLC0415
 
-
-def _announce(address: str, metrics_port: int, port_file: Path | None) -> None:
-    """Tell whoever asked for port 0 what was bound."""
-    line = json.dumps({"address": address, "metrics_port": metrics_port, "pid": os.getpid()})
-    print(line, flush=True)  # noqa: T201  # this is the command's output
-    if port_file is not None:
-        _write_whole(port_file, line + "\n")
+    try:
+        return serve(settings, port_file)
+    except (BadModels, AddressTaken) as error:
+        return _say(error, USAGE_ERROR)
 
 
 def _work(settings: ApiSettings) -> int:
-    # Imported here: the worker's process needs rq and no gRPC server, the server's needs no rq worker.
+    # Imported here, for the server needs no worker.
     from services.preprocess.worker import work  # noqa: PLC0415
 
-    return work(settings)
+    try:
+        return work(settings)
+    except StoreError as error:
+        return _say(error, NO_REDIS)
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """A reader sees the whole line or no file."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)
+def _say(error: Exception, code: int) -> int:
+    """The one sentence for the person who started it."""
+    sys.stderr.write(f"services.preprocess: {error}\n")
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -40,8 +40,8 @@ class BadRows(Enum):
     SKIP = "skip"
 
 
-STATE: Final = EnumTable(pb.DatasetState, "DATASET_STATE", DatasetState)
-BAD_ROWS: Final = EnumTable(pb.BadRows, "BAD_ROWS", BadRows)
+STATE: Final = EnumTable(pb.DatasetState.DESCRIPTOR, "DATASET_STATE", DatasetState)
+BAD_ROWS: Final = EnumTable(pb.BadRows.DESCRIPTOR, "BAD_ROWS", BadRows)
 
 
 def bad_rows(header: pb.CreateDatasetHeader) -> BadRows:

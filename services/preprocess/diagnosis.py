@@ -14,9 +14,9 @@ import redis
 
 from services.preprocess.registry import Registry
 from services.store.errors import NotFound, StoreError
+from services.store.queues import queue_name
 from services.store.records import HostRecord
 from services.store.store import Store
-from services.store.tickets import queue_name
 
 HOST_DEADLINE: Final = 50.0  #: seconds a host has for its checks; the RPC has 60
 HOST_FUNCTION: Final = "services.trainer.diagnose.run"

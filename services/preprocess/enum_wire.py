@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
+
+from google.protobuf.descriptor import EnumDescriptor
 
 from services.preprocess.limits import Violations
 
 E = TypeVar("E", bound=Enum)
 
 
-class _Wrapper(Protocol):
-    """What generated enum types offer."""
-
-    def items(self) -> list[tuple[str, int]]: ...
-
-
 class EnumTable(Generic[E]):
     """One enum, both ways. Proto names are PREFIX_NAME, where NAME is the domain member's."""
 
-    def __init__(self, wrapper: _Wrapper, prefix: str, members: type[E]) -> None:
-        names = {number: name.removeprefix(f"{prefix}_") for name, number in wrapper.items() if number}
+    def __init__(self, descriptor: EnumDescriptor, prefix: str, members: type[E]) -> None:
+        values = descriptor.values
+        names = {value.number: value.name.removeprefix(f"{prefix}_") for value in values if value.number}
         self.prefix = prefix
         self.to_domain: Mapping[int, E] = {number: members[name] for number, name in names.items()}
         self.to_wire: Mapping[E, int] = {member: number for number, member in self.to_domain.items()}

@@ -12,8 +12,8 @@ from services.preprocess.limits import MAX_LENGTH, Violations
 from services.store.records import Hyperparameters, Schedule, WeightNormalization
 from turnloom.v1 import training_pb2 as pb
 
-SCHEDULE: Final = EnumTable(pb.Schedule, "SCHEDULE", Schedule)
-WEIGHT_NORMALIZATION: Final = EnumTable(pb.WeightNormalization, "WEIGHT_NORMALIZATION", WeightNormalization)
+SCHEDULE: Final = EnumTable(pb.Schedule.DESCRIPTOR, "SCHEDULE", Schedule)
+WEIGHT_NORMALIZATION: Final = EnumTable(pb.WeightNormalization.DESCRIPTOR, "WEIGHT_NORMALIZATION", WeightNormalization)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from services.store.records import (
 )
 from turnloom.v1 import training_pb2 as pb
 
-STATE: Final = EnumTable(pb.JobState, "JOB_STATE", JobState)
+STATE: Final = EnumTable(pb.JobState.DESCRIPTOR, "JOB_STATE", JobState)
 
 
 def job(record: JobRecord) -> pb.Job:

@@ -10,6 +10,8 @@ from datetime import date
 from enum import Enum
 from typing import Final
 
+from google.protobuf.message import Message
+
 from services.preprocess.conversation import JSON
 from services.preprocess.conversation_wire import parse_object
 from services.preprocess.enum_wire import EnumTable
@@ -28,16 +30,16 @@ from services.preprocess.options import (
 )
 from turnloom.v1 import types_pb2 as pb
 
-TRAIN_ON: Final = EnumTable(pb.TrainOn, "TRAIN_ON", TrainOn)
+TRAIN_ON: Final = EnumTable(pb.TrainOn.DESCRIPTOR, "TRAIN_ON", TrainOn)
 #: Fields of both, absent on the wire where the default is meant.
 OPTIONAL_ENUMS: Final[Mapping[str, EnumTable[Enum]]] = {
-    "truncation": EnumTable(pb.Truncation, "TRUNCATION", Truncation),
-    "tokenization": EnumTable(pb.Tokenization, "TOKENIZATION", Tokenization),
-    "control_tokens": EnumTable(pb.ControlTokens, "CONTROL_TOKENS", ControlTokens),
-    "on_unextendable": EnumTable(pb.OnUnextendable, "ON_UNEXTENDABLE", OnUnextendable),
-    "train_on_eot": EnumTable(pb.TrainOnEot, "TRAIN_ON_EOT", TrainOnEot),
-    "generation_prefill": EnumTable(pb.GenerationPrefill, "GENERATION_PREFILL", GenerationPrefill),
-    "mask": EnumTable(pb.Mask, "MASK", Mask),
+    "truncation": EnumTable(pb.Truncation.DESCRIPTOR, "TRUNCATION", Truncation),
+    "tokenization": EnumTable(pb.Tokenization.DESCRIPTOR, "TOKENIZATION", Tokenization),
+    "control_tokens": EnumTable(pb.ControlTokens.DESCRIPTOR, "CONTROL_TOKENS", ControlTokens),
+    "on_unextendable": EnumTable(pb.OnUnextendable.DESCRIPTOR, "ON_UNEXTENDABLE", OnUnextendable),
+    "train_on_eot": EnumTable(pb.TrainOnEot.DESCRIPTOR, "TRAIN_ON_EOT", TrainOnEot),
+    "generation_prefill": EnumTable(pb.GenerationPrefill.DESCRIPTOR, "GENERATION_PREFILL", GenerationPrefill),
+    "mask": EnumTable(pb.Mask.DESCRIPTOR, "MASK", Mask),
 }
 DEFAULTS: Final = Options()
 
@@ -52,9 +54,10 @@ def options(message: pb.PreprocessOptions, field: str = "options") -> Options:
     if not message.model:
         violations.add(f"{field}.model", "is not set; ListModels names the models that are served.")
     train_on = TRAIN_ON.required(message.train_on, f"{field}.train_on", violations)
+    plain: Message = message  # the stubs take literal names only
     enums = {
         name: table.optional(
-            message.HasField(name), getattr(message, name), getattr(DEFAULTS, name), f"{field}.{name}", violations
+            plain.HasField(name), getattr(message, name), getattr(DEFAULTS, name), f"{field}.{name}", violations
         )
         for name, table in OPTIONAL_ENUMS.items()
     }

@@ -94,12 +94,18 @@ def _entry(table: object, place: str, folder: Path) -> ModelEntry:
         values["source"] = str(here.resolve())
     elif values["source"].startswith((".", "/", "~")):
         raise BadModels(f"{place}.source is {values['source']!r}, and there is no such folder.")
-    if template is None:
-        return ModelEntry(**values)
-    path = folder / template
-    if not path.is_file():
+    path = None if template is None else (folder / template).resolve()
+    if path is not None and not path.is_file():
         raise BadModels(f"{place}.chat_template is {template!r}, and there is no such file below {folder}.")
-    return ModelEntry(chat_template=path.resolve(), **values)
+    return ModelEntry(
+        name=values["name"],
+        source=values["source"],
+        revision=values.get("revision", ""),
+        chat_template=path,
+        tuft_model_name=values.get("tuft_model_name", ""),
+        tokenizer_sha256=values.get("tokenizer_sha256", ""),
+        template_sha256=values.get("template_sha256", ""),
+    )
 
 
 class Registry:

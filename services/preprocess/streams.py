@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from services.preprocess.limits import MAX_BATCH
 from services.preprocess.refusals import InvalidRequest, Violation
@@ -13,7 +13,7 @@ from services.preprocess.refusals import InvalidRequest, Violation
 class Payload(Protocol):
     """A message with the oneof `payload`."""
 
-    def WhichOneof(self, oneof_group: str, /) -> str | None:  # noqa: N802  # protobuf's name
+    def WhichOneof(self, oneof_group: Literal["payload"], /) -> str | None:  # noqa: N802  # protobuf's name
         """Name of the field that is set."""
         ...
 

@@ -1,0 +1,210 @@
+"""`python -m services.preprocess` as a process: says where it listens, drains on SIGTERM, names what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from tests.api_calls import MODEL, NO_REDIS, chat, first_request, options, read_refusal, refusal, wait_until
+from turnloom.v1 import preprocess_pb2 as pb
+from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
+
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 30  #: seconds that any call here may take
+Run = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, model_folder: Path) -> Iterator[Run]:
+    """Starts the program; all that is left of it at the end is killed."""
+    models = tmp_path / "models.toml"
+    models.write_text(f'[[models]]\nname = "{MODEL}"\nsource = "{model_folder}"\n')
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+        given = {name: value for name, value in os.environ.items() if not name.startswith("TURNLOOM_")}
+        settings = {
+            "TURNLOOM_ADDRESS": "127.0.0.1:0",
+            "TURNLOOM_METRICS_PORT": "-1",
+            "TURNLOOM_MODELS": str(models),
+            "TURNLOOM_REDIS_URL": NO_REDIS,
+            "TURNLOOM_STORE_URL": str(tmp_path / "store"),
+            "TURNLOOM_DRAIN_SECONDS": "10",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.preprocess", *arguments],
+            cwd=ROOT,
+            env={**given, **settings, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def announced(process: subprocess.Popen[str]) -> dict[str, object]:
+    assert process.stdout is not None
+    line: dict[str, object] = json.loads(process.stdout.readline())
+    return line
+
+
+def wait_for_models(channel: grpc.Channel) -> None:
+    health, request = HealthStub(channel), HealthCheckRequest(service="turnloom.v1.PreprocessService")
+    wait_until(lambda: health.Check(request, timeout=LIMIT).status == HealthCheckResponse.SERVING, LIMIT)
+
+
+def test_it_says_where_it_listens_serves_metrics_and_ends_cleanly(run: Run, tmp_path: Path) -> None:
+    process = run("--port-file", str(tmp_path / "port"))
+    said = announced(process)
+    wait_until((tmp_path / "port").exists)
+    assert json.loads((tmp_path / "port").read_text()) == said
+    assert said["pid"] == process.pid
+    with grpc.insecure_channel(str(said["address"])) as channel:
+        wait_for_models(channel)
+        stub = PreprocessServiceStub(channel)
+        stub.Preprocess(
+            pb.PreprocessRequest(options=options(), conversations=[chat("private", "words")]), timeout=LIMIT
+        )
+    with urllib.request.urlopen(f"http://127.0.0.1:{said['metrics_port']}/metrics", timeout=LIMIT) as answer:
+        text = answer.read().decode()
+    assert 'turnloom_preprocess_examples_total{model="small/chat",outcome="made"} 1.0' in text
+    assert "process_resident_memory_bytes" in text
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert {"time", "level", "logger", "message"} <= set(lines[0])
+    assert "private" not in errors
+
+
+def test_sigterm_lets_a_running_stream_end_and_refuses_new_calls(run: Run) -> None:
+    process = run()
+    address = str(announced(process)["address"])
+    more = threading.Event()
+
+    def send() -> Iterator[pb.StreamPreprocessRequest]:
+        yield first_request(options())
+        yield pb.StreamPreprocessRequest(chunk=pb.ConversationChunk(conversations=[chat("a", "b")]))
+        assert more.wait(LIMIT)
+        yield pb.StreamPreprocessRequest(chunk=pb.ConversationChunk(conversations=[chat("c", "d")]))
+
+    with grpc.insecure_channel(address) as channel:
+        wait_for_models(channel)
+        stream = PreprocessServiceStub(channel).StreamPreprocess(send(), timeout=LIMIT)
+        assert list(next(stream).batch.conversation_index) == [0]
+        process.send_signal(signal.SIGTERM)
+
+        def new_call_is_refused() -> bool:
+            with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as other:
+                try:
+                    PreprocessServiceStub(other).GetServerInfo(pb.GetServerInfoRequest(), timeout=LIMIT)
+                except grpc.RpcError as error:
+                    return read_refusal(error).code is grpc.StatusCode.UNAVAILABLE
+            return False
+
+        wait_until(new_call_is_refused)
+        assert process.poll() is None
+        more.set()
+        assert [list(answer.batch.conversation_index) for answer in stream] == [[1]]
+    assert process.wait(LIMIT) == 0
+
+
+def test_a_call_that_outlives_the_drain_is_cut_and_the_process_ends(run: Run) -> None:
+    process = run(TURNLOOM_DRAIN_SECONDS="0.5")
+    done = threading.Event()
+
+    def hold() -> Iterator[pb.StreamPreprocessRequest]:
+        yield first_request(options())
+        yield pb.StreamPreprocessRequest(chunk=pb.ConversationChunk(conversations=[chat("a", "b")]))
+        done.wait(LIMIT)
+
+    with grpc.insecure_channel(str(announced(process)["address"])) as channel:
+        wait_for_models(channel)
+        stream = PreprocessServiceStub(channel).StreamPreprocess(hold(), timeout=LIMIT)
+        next(stream)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 0
+        assert refusal(lambda: next(stream)).code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        done.set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sentence"),
+    [
+        ((), {"TURNLOOM_THREADS": "x"}, "TURNLOOM_THREADS can't be 'x': a number from 4 to 1000 is needed."),
+        (
+            (),
+            {"TURNLOOM_MODELS": "/none.toml"},
+            "/none.toml can't be read (No such file or directory); TURNLOOM_MODELS",
+        ),
+        (("--address", "x"), {}, "'x' is not HOST:PORT"),
+    ],
+)
+def test_wrong_settings_end_with_one_sentence_and_code_2(
+    run: Run, arguments: tuple[str, ...], environment: dict[str, str], sentence: str
+) -> None:
+    process = run(*arguments, **environment)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 2
+    assert sentence in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["TURNLOOM_ADDRESS", "TURNLOOM_METRICS_PORT"])
+def test_an_address_that_is_taken_is_refused(run: Run, name: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = run(**{name: f"127.0.0.1:{port}" if name == "TURNLOOM_ADDRESS" else str(port)})
+        _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 2
+    assert name in errors.splitlines()[-1]
+    assert "can't be listened on" in errors.splitlines()[-1]
+
+
+def test_the_serving_process_never_imports_transformers_datasets_torch_or_tinker() -> None:
+    program = (
+        "import sys, services.preprocess.serving\n"
+        "print([name for name in ('transformers', 'datasets', 'torch', 'tinker') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_workers_parent_holds_neither_grpc_nor_models() -> None:
+    program = (
+        "import sys, threading, services.preprocess.__main__, services.preprocess.worker\n"
+        "heavy = ('grpc', 'transformers', 'datasets', 'tokenizers', 'numpy', 'pyarrow')\n"
+        "print([name for name in heavy if name in sys.modules], threading.active_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] 1"
+
+
+def test_the_worker_without_redis_says_so(run: Run) -> None:
+    process = run("worker")
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 3
+    assert "Redis can't be reached" in errors.splitlines()[-1]
