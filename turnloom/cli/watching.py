@@ -94,7 +94,8 @@ def _lines(session: Session, view: View) -> Callable[[training_pb2.WatchJobRespo
         nonlocal last_line, last_state
         evaluated = update.HasField("step") and test_nll(update.step) is not None
         due = update.HasField("step") and time.monotonic() - last_line > PLAIN_SECONDS
-        if evaluated or due or view.state != last_state:
+        moved = update.HasField("job") and view.state != last_state
+        if evaluated or due or moved:
             last_line, last_state = time.monotonic(), view.state
             session.say(f"{view.state}  {view.line()}")
 
