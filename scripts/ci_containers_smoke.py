@@ -1,0 +1,280 @@
+# ruff: noqa: T201  (it reports to a terminal)
+"""Trains a job in a running compose stack and holds what Prometheus and the engine say against what must be.
+
+    python scripts/ci_containers_smoke.py ENV_FILE API_PORT PROMETHEUS_PORT
+
+Run by scripts/ci_containers.sh, with its engine in the environment and `turnloom` installed beside this interpreter.
+Prints one line per check and a closing count; exit status 1 where a check failed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+TURNLOOM = Path(sys.executable).parent / "turnloom"
+TRAIN = ROOT / "examples/conversations.jsonl"
+TEST = ROOT / "examples/conversations.test.jsonl"
+STEPS, KILL_AT = 30, 8
+HYPERPARAMETERS = f"--rank 8 --lr 5e-3 --steps {STEPS} --batch-size 8 --eval-every 15 --checkpoint-every 5".split()
+#: What this stack can't have: no GPU, no retried call, and no conversation that was refused.
+ABSENT = ["DCGM_", "turnloom_trainer_retries_total", "turnloom_preprocess_issues_total"]
+LEDGER = """
+import json, os
+from services.store.store import open_store
+store = open_store(os.environ["TURNLOOM_REDIS_URL"])
+records = [r for r in store.ledger.all_steps("JOB") if r.step > 0]
+nll, weight = sum(r.nll_sum for r in records), sum(r.weight_sum for r in records)
+print(json.dumps({"steps": len(records), "nll": nll, "weight": weight}))
+"""
+
+
+class Smoke:
+    """The stack, as a person at this host sees it."""
+
+    def __init__(self, env_file: str, api_port: str, prometheus_port: str) -> None:
+        self.secrets = dict(line.split("=", 1) for line in Path(env_file).read_text().splitlines() if "=" in line)
+        self.prometheus = f"http://127.0.0.1:{prometheus_port}"
+        self.environment = {**os.environ, "TURNLOOM_ADDRESS": f"127.0.0.1:{api_port}", "NO_PROXY": "127.0.0.1"}
+        self._compose = [
+            "docker",
+            "compose",
+            "--project-name",
+            "turnloom-ci",
+            "--env-file",
+            env_file,
+            "--profile",
+            "cpu",
+        ]
+        self.job = ""
+
+    def run(self, command: Sequence[str | Path], seconds: float = 60, check: bool = True) -> str:
+        """Output of a command; what it says on stderr comes along where it fails."""
+        done = subprocess.run(
+            command, env=self.environment, cwd=ROOT, timeout=seconds, capture_output=True, text=True, check=False
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(
+                f"{command[0]} {command[1]} ended with {done.returncode}: {(done.stderr or done.stdout)[-1500:]}"
+            )
+        return done.stdout + ("" if check else done.stderr)
+
+    def compose(self, *arguments: str, seconds: float = 120, check: bool = True) -> str:
+        """A command of docker compose."""
+        return self.run([*self._compose, *arguments], seconds, check)
+
+    def turnloom(self, *arguments: str | Path, seconds: float = 60) -> Any:
+        """JSON of a command of ours; JSON lines become a list."""
+        lines = self.run([TURNLOOM, *arguments, "--json"], seconds).strip()
+        try:
+            return json.loads(lines)
+        except json.JSONDecodeError:
+            return [json.loads(line) for line in lines.splitlines()]
+
+    def value(self, expression: str) -> float:
+        """The one value of an instant query; NaN where there is none."""
+        form = urllib.parse.urlencode({"query": expression})
+        with urllib.request.urlopen(f"{self.prometheus}/api/v1/query?{form}", timeout=10) as answer:  # noqa: S310
+            found = json.load(answer)["data"]["result"]
+        return float(found[0]["value"][1]) if len(found) == 1 else math.nan
+
+    def running(self) -> dict[str, Any]:
+        """Name of each running service to what the engine knows of its container."""
+        ids = self.compose("ps", "--quiet").split()
+        found = json.loads(self.run(["docker", "inspect", *ids]))
+        return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in found}
+
+
+def eventually(what: str, met: Callable[[], bool], seconds: float) -> None:
+    """Wait for a condition of another machine's making."""
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.5)
+
+
+# -- checks, in this order -------------------------------------------------------------------------------------------
+
+
+def a_job_survives_the_death_of_its_worker(smoke: Smoke) -> str:
+    """Trains over gRPC from this host, with the trainer's container killed in the middle."""
+    eventually("TuFT is reported", lambda: any(host.get("backend_up") for host in smoke.turnloom("hosts")), 180)
+    made = smoke.turnloom("train", TRAIN, "--test", TEST, *HYPERPARAMETERS, "--detach", seconds=120)
+    smoke.job = made["id"]
+
+    def step() -> int:
+        return int(smoke.turnloom("job", "show", smoke.job)["progress"]["step"])
+
+    eventually(f"step {KILL_AT}", lambda: step() >= KILL_AT, 120)
+    smoke.compose("kill", "--signal", "KILL", "trainer-cpu")
+    smoke.compose("up", "--detach", "--no-build", "--no-deps", "trainer-cpu")
+    smoke.run([TURNLOOM, "watch", smoke.job, "--json"], seconds=300)
+    job = smoke.turnloom("job", "show", smoke.job)
+    assert job["state"] == "JOB_STATE_SUCCEEDED", job
+    assert int(job["attempt"]) >= 2, job["attempt"]
+    first, last = (smoke.turnloom("steps", smoke.job)[index] for index in (1, -1))
+    assert last["step"] == STEPS, last
+    test_nll = job["progress"]["test_nll"]
+    curve = f"step NLL {_nll(first):.3f} -> {_nll(last):.3f}"
+    return f"{smoke.job}: attempt {job['attempt']}, {curve}, test NLL {test_nll:.4f}"
+
+
+def _nll(step: dict[str, Any]) -> float:
+    return float(step["nll_sum"]) / float(step["weight_sum"])
+
+
+def sums_in_prometheus_equal_the_ledgers(smoke: Smoke) -> str:
+    """Work of all attempts, to 1e-9."""
+    script = LEDGER.replace("JOB", smoke.job)
+    ledger = json.loads(smoke.compose("exec", "--no-TTY", "supervisor", "python", "-c", script).splitlines()[-1])
+    assert ledger["steps"] > STEPS, "no step was trained twice, so the worker was not killed in the middle"
+    labels = f'run_id="{smoke.job}"'
+    eventually(
+        "the last step is scraped",
+        lambda: smoke.value(f"turnloom_run_steps_total{{{labels}}}") == ledger["steps"],
+        30,
+    )
+    for name, key in (("nll_nats", "nll"), ("loss_weight", "weight")):
+        seen = smoke.value(f'turnloom_run_{name}_total{{{labels},split="train"}}')
+        assert math.isclose(seen, ledger[key], rel_tol=1e-9), (name, seen, ledger[key])
+    return f"{ledger['steps']} steps, {ledger['nll']!r} nats / {ledger['weight']!r}"
+
+
+def every_panel_finds_data(smoke: Smoke) -> str:
+    """Every query of every dashboard against this Prometheus."""
+    command = [
+        sys.executable,
+        "deploy/grafana/check_dashboards.py",
+        "--prometheus",
+        smoke.prometheus,
+        "--absent",
+        *ABSENT,
+    ]
+    output = smoke.run(command, seconds=120, check=False).strip()
+    assert output.endswith(" 0 problems"), output
+    return output.splitlines()[-1]
+
+
+def no_container_is_root_or_writes_to_its_image(smoke: Smoke) -> str:
+    """User, read-only root, capabilities, privileges of every container."""
+    running = smoke.running()
+    for name, item in running.items():
+        host = item["HostConfig"]
+        assert item["Config"]["User"].split(":")[0] not in ("", "0", "root"), f"{name} runs as root"
+        assert host["ReadonlyRootfs"], f"{name} can write to its root file system"
+        assert host["CapDrop"] == ["ALL"], f"{name} keeps capabilities"
+        assert "no-new-privileges:true" in host["SecurityOpt"], f"{name} may gain privileges"
+    return f"{len(running)} containers"
+
+
+def only_the_api_and_prometheus_are_published_and_on_loopback(smoke: Smoke) -> str:
+    """Grafana would be the third; it isn't started here."""
+    published = {
+        name: [binding["HostIp"] for bindings in item["HostConfig"]["PortBindings"].values() for binding in bindings]
+        for name, item in smoke.running().items()
+        if item["HostConfig"]["PortBindings"]
+    }
+    assert published == {"preprocess": ["127.0.0.1"], "prometheus": ["127.0.0.1"]}, published
+    return "preprocess, prometheus"
+
+
+def redis_lets_each_service_write_its_own_keys_only(smoke: Smoke) -> str:
+    """As redis-cli of the right user, and without one."""
+
+    def redis(user: str, *command: str) -> str:
+        login = (
+            ["--user", user, "-a", smoke.secrets[f"REDIS_PASSWORD_{user.upper()}"], "--no-auth-warning"] if user else []
+        )
+        return smoke.compose("exec", "--no-TTY", "redis", "redis-cli", *login, *command, check=False)
+
+    refused = {
+        "nobody reads": redis("", "GET", "tl:schema"),
+        "the trainer rewrites a dataset": redis("trainer", "HSET", "tl:api:dataset:x", "state", "ready"),
+        "the exporter writes": redis("exporter", "SET", "tl:run:x", "1"),
+        "the trainer asks for the configuration": redis("trainer", "CONFIG", "GET", "*"),
+        "the API flushes": redis("api", "FLUSHALL"),
+        "a wrong password": smoke.compose(
+            "exec",
+            "--no-TTY",
+            "redis",
+            "redis-cli",
+            "--user",
+            "api",
+            "-a",
+            "wrong",
+            "--no-auth-warning",
+            "GET",
+            "x",
+            check=False,
+        ),
+    }
+    for what, answer in refused.items():
+        assert any(word in answer for word in ("NOPERM", "NOAUTH", "WRONGPASS")), f"{what}: {answer.strip()}"
+    assert redis("trainer", "GET", "tl:schema").strip().isdigit()
+    return f"{len(refused)} attempts refused"
+
+
+def no_image_of_ours_but_tuft_holds_torch(smoke: Smoke) -> str:
+    """And each says its size."""
+    script = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
+    limits = {"turnloom/preprocess:0.1.0": 550, "turnloom/trainer:0.1.0": 700, "turnloom/preprocess-worker:0.1.0": 900}
+    sizes = []
+    for image, limit in limits.items():
+        smoke.run(["docker", "run", "--rm", "--network", "none", image, "python", "-c", script])
+        size = int(smoke.run(["docker", "image", "inspect", "--format", "{{.Size}}", image])) / 1e6
+        assert size < limit, f"{image} has {size:.0f} MB, the limit is {limit} MB"
+        sizes.append(f"{image} {size:.0f} MB")
+    return ", ".join(sizes)
+
+
+def no_log_holds_a_secret_or_a_conversation(smoke: Smoke) -> str:
+    """Everything that all containers wrote."""
+    logs = smoke.compose("logs", "--no-color")
+    hidden = [value for name, value in smoke.secrets.items() if "PASSWORD" in name or name.endswith("API_KEY")]
+    messages = [message for line in TRAIN.read_text().splitlines() for message in json.loads(line)["messages"]]
+    hidden += [message["content"] for message in messages if len(message["content"]) > 20]
+    found = [text for text in hidden if text and text in logs]
+    assert not found, f"{len(found)} of {len(hidden)} texts stand in the logs, the first begins {found[0][:12]!r}"
+    return f"{len(logs.splitlines())} lines, {len(hidden)} texts looked for"
+
+
+CHECKS = (
+    a_job_survives_the_death_of_its_worker,
+    sums_in_prometheus_equal_the_ledgers,
+    every_panel_finds_data,
+    no_container_is_root_or_writes_to_its_image,
+    only_the_api_and_prometheus_are_published_and_on_loopback,
+    redis_lets_each_service_write_its_own_keys_only,
+    no_image_of_ours_but_tuft_holds_torch,
+    no_log_holds_a_secret_or_a_conversation,
+)
+
+
+def main() -> int:
+    """Runs every check, also after one that failed."""
+    smoke = Smoke(*sys.argv[1:4])
+    failed = 0
+    for check in CHECKS:
+        name = check.__name__.replace("_", " ")
+        begun = time.monotonic()
+        try:
+            print(f"ok    {name}: {check(smoke)} [{time.monotonic() - begun:.0f} s]", flush=True)
+        except (AssertionError, OSError, subprocess.TimeoutExpired, KeyError, ValueError) as error:
+            failed += 1
+            print(f"FAIL  {name}: {type(error).__name__}: {error}", flush=True)
+    print(f"{len(CHECKS) - failed} passed, {failed} failed")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
