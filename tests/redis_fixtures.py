@@ -64,6 +64,21 @@ class RedisServer:
         """SIGKILL."""
         self._end(signal.SIGKILL)
 
+    @property
+    def log_size(self) -> int:
+        """Bytes of the append-only file."""
+        return self._append_only().stat().st_size
+
+    def lose_tail(self, size: int) -> None:
+        """Cut the append-only file of a killed server, as a machine that lost power does to the last second."""
+        assert not self.running
+        os.truncate(self._append_only(), size)
+
+    def _append_only(self) -> Path:
+        found = [*self.folder.glob("appendonly.aof"), *self.folder.glob("appendonlydir/*.incr.aof")]
+        assert len(found) == 1, found
+        return found[0]
+
     def restart(self) -> None:
         """Stop in order and start again on the same port with the same data."""
         self.stop()

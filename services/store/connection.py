@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,15 +21,15 @@ from .records import SCHEMA_VERSION
 
 Result = TypeVar("Result")
 
-#: Replies by which a reachable Redis says that it can't take writes now.
-_REFUSALS = ("OOM", "MISCONF", "READONLY", "LOADING", "NOREPLICAS", "MASTERDOWN", "BUSY")
+#: Replies by which a reachable Redis says that it can't take writes now; inside a script they come after a dash.
+_REFUSAL = re.compile(r"(^|-)(OOM|MISCONF|READONLY|LOADING|NOREPLICAS|MASTERDOWN|BUSY) ")
 
 
 def _translated(error: redis.RedisError) -> Exception:
     text = str(error)
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return RedisUnavailable(f"Redis can't be reached ({text}); is it running, and is TURNLOOM_REDIS_URL right?")
-    if text.startswith(_REFUSALS) or isinstance(error, redis.exceptions.OutOfMemoryError):
+    if _REFUSAL.search(text) or isinstance(error, redis.OutOfMemoryError | redis.ReadOnlyError):
         return RedisUnavailable(f"Redis refuses writes ({text}); give it memory or disk, then try again")
     return error
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from . import keys
 from .codec import build, decode
@@ -81,23 +81,19 @@ class Events:
         """
         if after and not _ENTRY_ID.fullmatch(after):
             raise BadToken(f"event id {after!r} was not given by this server; give the last one seen, or none")
-        pipe = self._client.pipeline()
-        pipe.exists(keys.job(job_id))
-        pipe.xrange(keys.stream(job_id), count=1)
-        pipe.xrange(keys.stream(job_id), f"({after}" if after else "-", count=count)
-        pipe.xrange(keys.stream(job_id), after or "-", after or "-", count=1)
-        exists, first, rows, same = cast(tuple[int, _Rows, _Rows, _Rows], tuple(pipe.execute()))
-        if not exists:
+        look = self._look(job_id, after, count)
+        if look.state == "":
             raise NotFound(f"there is no job {job_id}")
-        if not first or (after and not same and _order(after) < _order(first[0][0])):
+        if not look.first or (after and not look.same and _order(after) < _order(look.first[0][0])):
             raise OutOfRange(
                 f"events of job {job_id} after {after or 'its beginning'} have expired; its steps are in its archive"
             )
+        rows = [(name, _pairs(values)) for name, values in look.rows]
         if not rows and block > 0:
             waited = self._client.xread(
                 {keys.stream(job_id): after or "0-0"}, count=count, block=max(1, int(min(block, MAX_BLOCK) * 1000))
             )
-            found = cast(list[tuple[str, _Rows]], waited or [])
+            found = cast(list[tuple[str, list[tuple[str, dict[str, str]]]]], waited or [])
             rows = found[0][1] if found else []
         return [_entry(name, values) for name, values in rows]
 
@@ -122,15 +118,26 @@ class Events:
                 return
 
     def _is_over(self, job_id: str, position: str) -> bool:
-        pipe = self._client.pipeline()
-        pipe.hget(keys.job(job_id), "state")
-        pipe.xrevrange(keys.stream(job_id), count=1)
-        state, last = cast(tuple[str | None, _Rows], tuple(pipe.execute()))
-        ended = state is None or JobState(state) in TERMINAL
-        return ended and (not last or (position != "" and _order(last[0][0]) <= _order(position)))
+        look = self._look(job_id, position, 1)
+        return (look.state == "" or JobState(look.state) in TERMINAL) and not look.rows
+
+    def _look(self, job_id: str, after: str, count: int) -> _Look:
+        found = cast(list[object], self._scripts.read("entries", job_id, after, count))
+        return _Look(*found)  # type: ignore[arg-type]  # as lua/entries.lua answers
 
 
-_Rows = list[tuple[str, dict[str, str]]]
+_Rows = Sequence[tuple[str, Sequence[str]]]
+
+
+class _Look(NamedTuple):
+    state: str  #: of the job; empty: there is none
+    first: _Rows
+    same: _Rows  #: the entry that the reader saw last, if it is still there
+    rows: _Rows  #: after it
+
+
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[0::2], flat[1::2], strict=True))
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -119,10 +119,9 @@ class Ledger:
 
     def checkpoints(self, job_id: str, *, superseded: bool = True) -> list[CheckpointRecord]:
         """Checkpoints by step and attempt; without `superseded` only those of the effective run."""
-        pipe = self._client.pipeline()
-        pipe.hvals(keys.checkpoints(job_id))
-        pipe.zrange(keys.lineage(job_id), 0, -1)
-        texts, names = cast(tuple[list[str], list[str]], tuple(pipe.execute()))
+        names, texts = cast(
+            tuple[list[str], list[str]], tuple(cast(list[object], self._scripts.read("checkpoints", job_id)))
+        )
         effective = set(names)
         records = [decode(CheckpointRecord, text) for text in texts]
         marked = [replace(record, superseded=record.id not in effective) for record in records]

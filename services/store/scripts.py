@@ -51,6 +51,13 @@ class Scripts:
 
         Raises the class of errors.BY_CODE for a refusal, RedisUnavailable for an outage.
         """
+        answer = cast(list[str], self.read(name, *arguments))
+        if answer and answer[0] == "refused":
+            raise BY_CODE[answer[1]](answer[2])
+        return answer
+
+    def read(self, name: str, *arguments: str | int | float) -> object:
+        """Run a script that refuses nothing; unlike MULTI it also reads while Redis is full."""
         texts = [repr(item) if isinstance(item, float) else str(item) for item in arguments]
         sha = self._sha.get(name)
         if sha is None:
@@ -59,7 +66,4 @@ class Scripts:
             reply = self._client.evalsha(sha, 0, *texts)
         except NoScriptError:  # Redis was restarted or flushed
             reply = self._client.eval(source(name), 0, *texts)
-        answer = cast(list[str], reply)
-        if answer and answer[0] == "refused":
-            raise BY_CODE[answer[1]](answer[2])
-        return answer
+        return cast(object, reply)

@@ -68,7 +68,7 @@ class Sweeps:
         return Page(self._load([name for name, _ in names[:page_size]]), more)
 
     def _load(self, names: Sequence[str]) -> Sequence[SweepRecord]:
-        pipe = self._client.pipeline()
+        pipe = self._client.pipeline(transaction=False)
         for name in names:
             pipe.hgetall(keys.sweep(name))
             pipe.lrange(keys.sweep_jobs(name), 0, -1)

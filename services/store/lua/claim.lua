@@ -17,6 +17,8 @@ if not chosen then checkpoint = field(id, 'last_checkpoint') end
 local step = checkpoint ~= '' and tonumber(redis.call('ZSCORE', key('lineage', id), checkpoint)) or 0
 local last = redis.call('LLEN', key('series', id)) - 1
 
+set(id, 'worker', worker)  -- first a write that a full Redis refuses: then nothing has changed
+
 -- Steps after the checkpoint leave the effective series for ever; their records stay in the stream, their work stays counted.
 redis.call('LTRIM', key('series', id), 0, step)
 redis.call('ZREMRANGEBYSCORE', key('lineage', id), '(' .. step, '+inf')
@@ -34,7 +36,7 @@ end
 mark_best(id)
 
 local time = now()
-set(id, 'attempt', attempt, 'worker', worker, 'start_step', step, 'start_checkpoint', checkpoint, 'last_checkpoint', checkpoint,
+set(id, 'attempt', attempt, 'start_step', step, 'start_checkpoint', checkpoint, 'last_checkpoint', checkpoint,
   'resume_from', '', 'attempt_steps', 0, 'tokens_per_second', '0')
 if field(id, 'start_time') == '' then set(id, 'start_time', time) end
 set(id, 'furthest', chosen and step or math.max(tonumber(field(id, 'furthest')), last))

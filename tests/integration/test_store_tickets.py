@@ -1,0 +1,132 @@
+"""Tickets on a real Redis with a real RQ worker; hosts and where a job goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from rq import Queue, SimpleWorker
+from rq.job import Job as RqJob
+from rq.serializers import JSONSerializer
+
+from services.store.errors import NoHost, TicketFailed, TicketTimeout
+from services.store.queues import JOB_FUNCTION, queue_name, ticket_id
+from services.store.records import HostRecord, JobRecord, JobSpec, ServedModelRecord
+from services.store.store import Store, open_store
+
+pytest_plugins = ["tests.redis_fixtures"]
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Store]:
+    store = open_store(redis_url)
+    store.redis.hset("tl:api:dataset:ds", "state", "ready")
+    yield store
+    store.close()
+
+
+def queued(store: Store, host: str = "h1") -> JobRecord:
+    return store.jobs.queue(store.jobs.create(JobSpec("m", "tuft/m", "ds")).job.id, host=host, planned_steps=9)
+
+
+def answer(question: str) -> dict[str, object]:
+    """Runs in the worker."""
+    if question == "bad":
+        raise ValueError("the question is bad")
+    return {"answer": question.upper(), "numbers": [1, 2.5, None]}
+
+
+def work(store: Store, queue: str) -> None:
+    queues = [Queue(queue, connection=store.rq, serializer=JSONSerializer)]
+    worker = SimpleWorker(queues, connection=store.rq, serializer=JSONSerializer)
+    worker.work(burst=True, logging_level="ERROR")
+
+
+def test_a_ticket_names_a_function_and_an_attempt_and_nothing_else(store: Store) -> None:
+    job = queued(store)
+    name = store.tickets.enqueue(job)
+    assert name == ticket_id(job.id, 1) == f"{job.id}-a1"
+    ticket = RqJob.fetch(name, connection=store.rq, serializer=JSONSerializer)
+    assert (ticket.func_name, ticket.kwargs, ticket.args) == (JOB_FUNCTION, {"job_id": job.id, "attempt": 1}, [])
+    assert (ticket.origin, ticket.timeout, ticket.result_ttl, ticket.retries_left) == ("train.h1", -1, 60, None)
+
+
+def test_a_preempted_job_goes_to_the_front(store: Store) -> None:
+    first, second = queued(store), queued(store)
+    store.tickets.enqueue(first)
+    store.tickets.enqueue(second, front=True)
+    assert store.tickets.waiting("h1") == [ticket_id(second.id, 1), ticket_id(first.id, 1)]
+    assert store.tickets.depth("train.h1") == 2
+    assert 0 <= store.tickets.oldest_age("train.h1") < 60
+    assert store.tickets.oldest_age("train.none") == 0
+    store.tickets.drop(first)
+    assert store.tickets.waiting("h1") == [ticket_id(second.id, 1)]
+
+
+def test_a_call_brings_its_json_result_or_its_error_back(store: Store) -> None:
+    good = store.tickets.call("q", f"{__name__}.answer", {"question": "why"}, timeout=5)
+    bad = store.tickets.call("q", f"{__name__}.answer", {"question": "bad"}, timeout=5)
+    work(store, "q")
+    assert store.tickets.result(good, 10) == {"answer": "WHY", "numbers": [1, 2.5, None]}
+    with pytest.raises(TicketFailed, match=r"^the question is bad$"):
+        store.tickets.result(bad, 10)
+    with pytest.raises(TicketFailed, match="call call-none is unknown"):
+        store.tickets.result("call-none", 1)
+
+
+def test_a_call_that_nobody_takes_ends_at_its_deadline_and_is_taken_back(store: Store) -> None:
+    name = store.tickets.call("q", f"{__name__}.answer", {"question": "why"}, timeout=5)
+    began = time.monotonic()
+    with pytest.raises(TicketTimeout, match=r"no worker answered on queue q within 0.5 s"):
+        store.tickets.result(name, 0.5)
+    assert time.monotonic() - began < 10
+    assert store.tickets.depth("q") == 0
+
+
+def test_a_ticket_that_a_dead_worker_was_taking_over_is_cleared_after_a_minute(store: Store) -> None:
+    job = queued(store)
+    name = store.tickets.enqueue(job)
+    store.redis.lmove("rq:queue:train.h1", "rq:queue:train.h1:intermediate", "LEFT", "RIGHT")
+    assert store.tickets.waiting("h1") == []
+    store.tickets.reap("train.h1")
+    assert store.redis.llen("rq:queue:train.h1:intermediate") == 1
+    store.redis.set(f"rq:queue:train.h1:intermediate:first_seen:{name}", time.time() - 61)
+    store.tickets.reap("train.h1")
+    assert store.redis.llen("rq:queue:train.h1:intermediate") == 0
+    assert not store.redis.keys("*first_seen*")
+
+
+def test_a_job_goes_to_the_live_host_that_serves_it_with_the_shortest_queue(store: Store) -> None:
+    small, large = ServedModelRecord("tuft/m", 16), ServedModelRecord("tuft/m", 64)
+    store.hosts.put(HostRecord("a", models=(small,), backend_up=True))
+    store.hosts.put(HostRecord("b", models=(large,), backend_up=True))
+    store.hosts.put(HostRecord("c", models=(ServedModelRecord("tuft/m"),), backend_up=True))
+    store.hosts.put(HostRecord("d", models=(large,), backend_up=False))
+    assert store.hosts.place("tuft/m", 8) == "a"
+    assert store.hosts.place("tuft/m", 32) == "b"
+    store.tickets.enqueue(queued(store, "b"))
+    assert store.hosts.place("tuft/m", 32) == "c"
+    assert store.hosts.place("tuft/m", 32, host="d") == "d"
+    with pytest.raises(
+        NoHost, match=r"host a does not serve model tuft/m at LoRA rank 32; a serves tuft/m \(rank <= 16\)"
+    ):
+        store.hosts.place("tuft/m", 32, host="a")
+    with pytest.raises(NoHost, match="no host serves model other at LoRA rank 1"):
+        store.hosts.place("other", 1)
+    with pytest.raises(NoHost, match="host z has not reported"):
+        store.hosts.place("tuft/m", 1, host="z")
+    assert [(host.name, host.queued_jobs) for host in store.hosts.list()] == [("a", 0), ("b", 1), ("c", 0), ("d", 0)]
+
+
+def test_a_host_that_stops_reporting_expires_and_its_silence_is_known(store: Store) -> None:
+    store.hosts.put(HostRecord("a"), ttl=0.05)
+    end = time.monotonic() + 10
+    while store.hosts.get("a") is not None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert 0 <= store.hosts.silent("a") < 60
+    assert store.hosts.silent("never") == float("inf")
+    with pytest.raises(NoHost, match="no host reports at all: start a trainer worker"):
+        store.hosts.place("m", 1)
+    assert queue_name("a") == "train.a"
