@@ -102,6 +102,17 @@ def test_a_saved_state_continues_to_the_bit_with_its_optimizer_and_differently_w
     assert step(cold, data) != expected[1]  # another step
 
 
+def test_loading_leaves_gradients_that_wait_where_they_are(server: Server) -> None:
+    client, data = client_of(server), rows(6)
+    state = save(client, "start")
+    at_start = forward(client, data)
+    client.forward_backward(data, "cross_entropy").result(DEADLINE)
+    client.load_state_with_optimizer(state).result(DEADLINE)
+    np.testing.assert_array_equal(forward(client, data), at_start)
+    client.optim_step(ADAM).result(DEADLINE)
+    assert not np.array_equal(forward(client, data), at_start)
+
+
 def test_a_checkpoint_is_a_folder_with_adapter_optimizer_and_metadata(server: Server) -> None:
     client = client_of(server)
     state = save(client, "layout")

@@ -75,6 +75,7 @@ class Adapter:
     def forget_gradients(self) -> None:
         """As after an optimizer step."""
         self.pending = False
+        self.carried: dict[str, Floats] = {}  #: gradients of weights that a load has replaced since
         self.weight_of = np.zeros(self.base.buckets)  #: s, shape (buckets,)
         self.weight_of_pair = np.zeros((self.base.buckets, self.base.buckets))  #: n, shape (buckets, buckets)
 
@@ -107,7 +108,8 @@ class Adapter:
         of_logits = self.weight_of[seen, None] * np.exp(self._log_softmax(seen)) - self.weight_of_pair[seen]
         a = np.zeros_like(self.parameters["a"])
         a[seen] = SCALE * (of_logits @ self.parameters["b"].T)
-        return {"a": a, "b": SCALE * (self.parameters["a"][seen].T @ of_logits)}
+        gradients = {"a": a, "b": SCALE * (self.parameters["a"][seen].T @ of_logits)}
+        return {name: gradient + self.carried.get(name, 0.0) for name, gradient in gradients.items()}
 
     def optim_step(self, adam: Adam) -> None:
         """AdamW as in torch.optim.AdamW. Without a forward_backward before it nothing happens, as in torch."""
@@ -155,11 +157,14 @@ class Adapter:
             save_file(state, folder / "optimizer" / "optimizer.pt")
 
     def load(self, folder: Path, *, optimizer: bool) -> None:
-        """Takes what save() wrote. Gradients that wait are dropped, as TuFT's new optimizer object drops them."""
+        """Takes what save() wrote. Gradients that wait go on waiting: torch keeps them with the parameters."""
         state = load_file(folder / "adapter" / "adapter_model.safetensors")
+        waiting = self._gradients() if self.pending else None
         self.parameters = {name: state[KEY.format(name.upper())] for name in self.parameters}
         self.forget_optimizer()
         self.forget_gradients()
+        if waiting is not None:
+            self.pending, self.carried = True, waiting
         saved = folder / "optimizer" / "optimizer.pt"
         if optimizer and saved.exists():
             moments = load_file(saved)

@@ -62,6 +62,12 @@ def test_a_line_that_is_no_conversation_is_named(tuft_python: Path, tmp_path: Pa
         build(tuft_python, tmp_path / "model", [bad])
 
 
+def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"messages": [{"role": "user", "content": "a\u2028b\x85c"}]}\n', encoding="utf-8")
+    assert list(texts([odd])) == ["user\n", "a\u2028b\x85c"]
+
+
 def test_contents_that_are_not_text_give_no_text(tmp_path: Path) -> None:
     odd = tmp_path / "odd.jsonl"
     odd.write_text('{"messages": [{"role": "assistant", "content": null}, {"role": "tool", "content": [1]}]}\n\n')

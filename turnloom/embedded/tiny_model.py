@@ -81,16 +81,21 @@ def texts(conversations: Sequence[Path]) -> Iterator[str]:
         ValueError: a line that is not a conversation; names file and line.
     """
     for path in conversations:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
-            try:
-                for message in json.loads(line)["messages"]:
-                    yield f"{message['role']}\n"
-                    if isinstance(message.get("content"), str):
-                        yield message["content"]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path}:{number}: not a conversation with a list 'messages' ({error!r})") from error
+        with path.open(encoding="utf-8", newline="\n") as lines:  # a text may hold U+2028, which ends no line of JSONL
+            for number, line in enumerate(lines, start=1):
+                try:
+                    yield from _texts_of(line)
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise ValueError(
+                        f"{path}:{number}: not a conversation with a list 'messages' ({error!r})"
+                    ) from error
+
+
+def _texts_of(line: str) -> Iterator[str]:
+    for message in json.loads(line)["messages"] if line.strip() else ():
+        yield f"{message['role']}\n"
+        if isinstance(message.get("content"), str):
+            yield message["content"]
 
 
 def make(out: Path, conversations: Sequence[Path], vocabulary: int, seed: int) -> None:
