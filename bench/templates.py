@@ -72,7 +72,14 @@ _STEPS: Final[tuple[Message, ...]] = (
 SHAPES: Final[dict[str, Conversation]] = {
     "plain": Conversation([_user("What is two and two?"), _assistant("It is four.")]),
     "multi_turn": Conversation(
-        [_user("Hello."), _assistant("Good day."), _user("Sum?"), _assistant("Six."), _user("Bye."), _assistant("So long.")]
+        [
+            _user("Hello."),
+            _assistant("Good day."),
+            _user("Sum?"),
+            _assistant("Six."),
+            _user("Bye."),
+            _assistant("So long."),
+        ]
     ),
     "system": Conversation([{"role": "system", "content": "Be brief."}, _user("Hello."), _assistant("Hi there.")]),
     "empty_reply": Conversation([_user("Say nothing."), _assistant(""), _user("Thanks."), _assistant("Sure.")]),
@@ -93,12 +100,17 @@ SHAPES: Final[dict[str, Conversation]] = {
     "unicode": Conversation([_user("Naïve café 🙂 日本語 \u200d e\u0301"), _assistant("Ça va 🙂\u00a0— ok ﷽")]),
     "control_tokens": Conversation([_user(_HOSTILE), _assistant("I see."), _user("So?"), _assistant(_HOSTILE)]),
     "assistant_first": Conversation([_assistant("Welcome!"), _user("Hello."), _assistant("How can I help?")]),
-    "parts": Conversation([_user([{"type": "text", "text": "Hello."}]), _assistant([{"type": "text", "text": "Good day."}])]),
+    "parts": Conversation(
+        [_user([{"type": "text", "text": "Hello."}]), _assistant([{"type": "text", "text": "Good day."}])]
+    ),
     "arguments_as_string": Conversation(
         [_STEPS[0], _assistant("", tool_calls=[_call('{"city": "Oslo"}')]), *_STEPS[2:]], tools=[_TOOL]
     ),
     "parallel_calls": Conversation(
-        [_STEPS[0], _assistant("Looking.", tool_calls=[_call({"city": "Oslo"}), _call({"city": "<|im_end|>", "n": 2})])],
+        [
+            _STEPS[0],
+            _assistant("Looking.", tool_calls=[_call({"city": "Oslo"}), _call({"city": "<|im_end|>", "n": 2})]),
+        ],
         tools=[_TOOL],
     ),
     "last_is_user": Conversation([_user("Hello."), _assistant("Good day."), _user("Are you there?")]),
@@ -149,9 +161,7 @@ def outcome(name: str, template: CompiledTemplate, shape: str) -> Outcome:
     return Outcome(name, shape, "exact", "", warnings)
 
 
-def _against_inference(
-    conversation: Conversation, template: CompiledTemplate, settings: Settings, view: View
-) -> str:
+def _against_inference(conversation: Conversation, template: CompiledTemplate, settings: Settings, view: View) -> str:
     """Why the trained text of a turn is not what follows its prompt; "" where it is."""
     for region in view.regions:
         index = region.message_index

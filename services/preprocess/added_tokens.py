@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 #: Unicode's White_Space, which Rust's `\\s` means; Python's own idea of white space holds four control characters more.
 WHITE_SPACE: Final = (
@@ -34,9 +34,8 @@ class ControlToken:
     single_word: bool = False  #: no letter, digit or underscore may touch it
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One control token spelled in a text."""
+class Match(NamedTuple):
+    """One control token spelled in a text; a tuple, since thousands are made a second."""
 
     start: int  #: characters
     end: int  #: characters
@@ -64,11 +63,13 @@ class ControlTokenTable:
         """Return the control tokens that text[start:end] spells, in order and apart."""
         if self._pattern is None:
             return []
-        return [
-            Match(*found.span(), token)
-            for found in self._pattern.finditer(text, start, end)
-            if not (token := self.by_content[found.group()]).single_word or not _touches_word(text, *found.span())
-        ]
+        matches: list[Match] = []
+        for found in self._pattern.finditer(text, start, end):
+            first, last = found.span()
+            token = self.by_content[found[0]]
+            if not token.single_word or not _touches_word(text, first, last):
+                matches.append(Match(first, last, token))
+        return matches
 
 
 def _touches_word(text: str, start: int, end: int) -> bool:

@@ -46,7 +46,9 @@ def block_regions(
 def _owner(messages: Sequence[Message], text: TextMap, start: int, end: int) -> int:
     """The message whose text the block shows; of an empty reply, the one that stands there."""
     owners = {
-        origin.message_index for _, _, origin in pieces_between(text, start, end) if origin and origin.message_index >= 0
+        origin.message_index
+        for _, _, origin in pieces_between(text, start, end)
+        if origin and origin.message_index >= 0
     }
     if len(owners) > 1:
         raise Interleaved(

@@ -7,6 +7,7 @@ clients.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +16,16 @@ from services.preprocess.bounded import BoundedCache
 from services.preprocess.checks import KNOWN_ROLES, check_messages, check_no_repr
 from services.preprocess.control_tokens import ControlTokens
 from services.preprocess.conversation import Conversation, Message
-from services.preprocess.errors import NoAssistantTurn, PreprocessError, UnknownRole
+from services.preprocess.errors import HistoryDropped, NoAssistantTurn, PreprocessError, UnknownRole
 from services.preprocess.generation_blocks import block_regions
 from services.preprocess.options import Mask, OnUnextendable, Options, TrainOn
 from services.preprocess.regions import RegionFinder, has_text
 from services.preprocess.rendered import Region, RenderedText, View
 from services.preprocess.rendering import Settings, render
+from services.preprocess.signatures import Signature, signature
 from services.preprocess.templates import CompiledTemplate
 from services.preprocess.turn_markers import Chat
-from services.preprocess.views import Cut, Prefixes, ViewPlanner
+from services.preprocess.views import EXACT_MESSAGES, Cut, Prefixes, ViewPlanner
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,17 @@ class ChatFormat:
         engine = self._engines.get(key)
         if engine is None:
             settings = Settings(_date(date), self.special_tokens, options.chat_template_kwargs)
-            engine = _Engine(settings, RegionFinder(), ViewPlanner())
+            engine = _Engine(settings, RegionFinder(), ViewPlanner(), BoundedCache(4096))
             self._engines[key] = engine
         return engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What was decided for one shape of conversation."""
+
+    cuts: tuple[Cut, ...]
+    fresh: frozenset[int]  #: turns whose bounds must be proved anew: their prompt is not what their neighbours tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,7 @@ class _Engine:
     settings: Settings
     regions: RegionFinder
     views: ViewPlanner
+    plans: BoundedCache[tuple[object, ...], _Plan]
 
 
 def _date(text: str) -> datetime.date:
@@ -89,11 +100,33 @@ def lay_out(
     if not turns and not trained:
         raise NoAssistantTurn("no assistant message is to be trained; add a reply or choose another train_on")
     engine = chat_format.engine(options)
-    chat = Chat(chat_format.template, engine.settings, conversation.tools, chat_format._control, options.generation_prefill)
-    work = _Work(chat, engine, options.mask)
-    cuts = _cuts(work, messages, turns, options)
+    chat = Chat(
+        chat_format.template, engine.settings, conversation.tools, chat_format._control, options.generation_prefill
+    )
+    shapes = tuple(signature(message, chat.template.needles) for message in messages)
+    work = _Work(chat, engine, options.mask, _choice(options), shapes, set())
     others = [index for index in trained or () if index not in turns]
-    return [_view(work, messages, cut, others, cuts[at - 1].messages if at else 0) for at, cut in enumerate(cuts)]
+    key = (_short(shapes), tuple(turns), chat.tools is None or len(chat.tools), work.choice)
+    plan = engine.plans.get(key)
+    cuts = _cuts(work, messages, turns) if plan is None else plan.cuts
+    _check_choice(cuts, options)
+    if plan is not None:
+        work.fresh.update(plan.fresh)
+    views = []
+    for at, cut in enumerate(cuts):
+        shown_before = cuts[at - 1].messages if at else 0
+        fresh = tuple(index for index in others if shown_before <= index < cut.messages)
+        view = _view(work, messages, cut, fresh)
+        if plan is None and (doubtful := _doubtful(work, messages, cut, view)):
+            work.fresh.update(doubtful)
+            proved = _view(work, messages, cut, fresh)
+            if proved == view:
+                work.fresh.difference_update(doubtful)
+            view = proved
+        views.append(view)
+    if plan is None:
+        engine.plans[key] = _Plan(cuts, frozenset(work.fresh))
+    return views
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,40 +136,89 @@ class _Work:
     chat: Chat
     engine: _Engine
     mask: Mask
+    choice: OnUnextendable
+    shapes: tuple[Signature, ...]  #: of all messages
+    fresh: set[int]  #: as in _Plan; grows while a plan is made
 
     def rendered(self, messages: Sequence[Message]) -> RenderedText:
         return render(messages, self.chat.tools, self.chat.template, self.chat.settings)
 
     def regions(
-        self, messages: Sequence[Message], rendered: RenderedText, wanted: Collection[int]
+        self, messages: Sequence[Message], shapes: Sequence[Signature], rendered: RenderedText, wanted: Collection[int]
     ) -> tuple[tuple[Region, ...], tuple[str, ...]]:
         if self.mask is Mask.REGIONS:
-            return self.engine.regions.locate(self.chat, messages, rendered, wanted)
+            return self.engine.regions.locate(self.chat, messages, shapes, rendered, wanted, self.fresh)
         return block_regions(messages, rendered, wanted, self.chat.control), ()
 
     def end_of_last(self, messages: Sequence[Message], rendered: RenderedText) -> int:
-        regions, _ = self.regions(messages, rendered, (len(messages) - 1,))
+        last = len(messages) - 1
+        shapes = [signature(message, self.chat.template.needles) for message in messages]
+        regions, _ = self.regions(messages, shapes, rendered, (last,))
         return regions[-1].end
 
 
-def _cuts(work: _Work, messages: Sequence[Message], turns: Sequence[int], options: Options) -> tuple[Cut, ...]:
-    whole = len(messages)
-    if not turns or options.train_on is TrainOn.ALL_TOKENS:
-        return (Cut(whole, tuple(turns)),)
-    if len(turns) == 1 and turns[0] + 1 == whole and options.on_unextendable is not OnUnextendable.ERROR:
-        return (Cut(whole, tuple(turns)),)
-    prefixes = Prefixes(work.rendered, work.end_of_last)
+def _short(shapes: tuple[Signature, ...]) -> object:
+    """A key for a conversation's shape that stays small when the conversation is long."""
+    return shapes if len(shapes) <= EXACT_MESSAGES else hashlib.sha256(repr(shapes).encode()).digest()
+
+
+def _choice(options: Options) -> OnUnextendable:
+    """What to do where turns don't extend; all tokens of a text are trained as it stands."""
+    if options.train_on is TrainOn.ALL_TOKENS:
+        return OnUnextendable.AS_RENDERED
+    return OnUnextendable.SPLIT if options.on_unextendable is OnUnextendable.ERROR else options.on_unextendable
+
+
+def _cuts(work: _Work, messages: Sequence[Message], turns: Sequence[int]) -> tuple[Cut, ...]:
+    if not turns or work.choice is OnUnextendable.AS_RENDERED:
+        return (Cut(len(messages), tuple(turns)),)
+    if work.choice is OnUnextendable.LAST:
+        turns = turns[-1:]
+    return work.engine.views.cuts(work.chat, messages, work.shapes, turns, Prefixes(work.rendered, work.end_of_last))
+
+
+def _check_choice(cuts: Sequence[Cut], options: Options) -> None:
+    if len(cuts) > 1 and options.on_unextendable is OnUnextendable.ERROR:
+        raise HistoryDropped(
+            "the template renders this turn differently once the conversation goes on; use on_unextendable split, last"
+            " or as_rendered",
+            message_index=cuts[0].trained[-1],
+        )
     limit = options.max_examples_per_conversation
-    return work.engine.views.plan(work.chat, messages, turns, prefixes, options.on_unextendable, limit)
+    if len(cuts) > limit:
+        raise HistoryDropped(
+            f"the template drops history, so this conversation needs {len(cuts)} examples, more than"
+            f" max_examples_per_conversation {limit}; raise it, or use on_unextendable last or as_rendered",
+            field="max_examples_per_conversation",
+        )
 
 
-def _view(work: _Work, messages: Sequence[Message], cut: Cut, others: Sequence[int], shown_before: int) -> View:
+def _view(work: _Work, messages: Sequence[Message], cut: Cut, others: Sequence[int]) -> View:
     shown = messages[: cut.messages] if cut.messages < len(messages) else messages
     rendered = work.rendered(shown)
     check_no_repr(shown, rendered)
-    trained = frozenset(cut.trained) | {index for index in others if shown_before <= index < cut.messages}
-    regions, warnings = work.regions(shown, rendered, trained)
+    trained = frozenset((*cut.trained, *others))
+    regions, warnings = work.regions(shown, work.shapes[: cut.messages], rendered, trained)
     return View(rendered, regions, trained, cut.messages, (*_dropped(shown, rendered), *warnings))
+
+
+def _doubtful(work: _Work, messages: Sequence[Message], cut: Cut, view: View) -> set[int]:
+    """The self-check on every new shape: turns that do not begin where the prompt before them ends.
+
+    Such a turn may stand so in every conversation (then it has its warning), or its prompt is not what its
+    neighbours tell; proving it anew shows which.
+    """
+    if work.mask is Mask.TEMPLATE:
+        return set()
+    regions = [region for region in view.regions if region.message_index in cut.trained]
+    if work.choice is OnUnextendable.AS_RENDERED or len(messages) > EXACT_MESSAGES:
+        regions = regions[-1:]
+    doubtful = set()
+    for region in regions:
+        prompt = work.chat.text(messages[: region.message_index], prompt=True)
+        if prompt is None or region.start != len(prompt) or not view.rendered.text.startswith(prompt):
+            doubtful.add(region.message_index)
+    return doubtful
 
 
 def _dropped(messages: Sequence[Message], rendered: RenderedText) -> tuple[str, ...]:

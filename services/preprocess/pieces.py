@@ -101,21 +101,39 @@ def _trusted(
 ) -> list[Match]:
     """Return the control tokens that count; append those that don't to `escaped`.
 
-    Each stretch of one author is searched on its own: no control token is made of two authors' characters.
+    No control token is made of two authors' characters, so each stretch of one author is searched on its own. One
+    search of the whole text finds the same wherever none of its matches lies across a border, which is nearly always.
     """
+    found = table.find(rendered.text, 0, len(rendered.text))
+    if not found:
+        return []
+    stretches = list(_stretches(rendered))
+    owners = _owners(found, stretches)
+    if owners is None:
+        each = [(table.find(rendered.text, start, end), author) for start, end, author in stretches]
+        found = [match for matches, _ in each for match in matches]
+        owners = [author for matches, author in each for _ in matches]
     trusted: list[Match] = []
-    for start, end, author in _stretches(rendered):
-        found = table.find(rendered.text, start, end)
-        if author is None or not found:
-            trusted += found
-            continue
-        entitled = author in assistant_messages
-        for match in found:
-            if entitled and not match.token.special:
-                trusted.append(match)
-            else:
-                escaped.append(ControlTokenSpan(author, match.start, match.token.content))
+    for match, author in zip(found, owners, strict=True):
+        if author is None or (author in assistant_messages and not match.token.special):
+            trusted.append(match)
+        else:
+            escaped.append(ControlTokenSpan(author, match.start, match.token.content))
     return trusted
+
+
+def _owners(found: Sequence[Match], stretches: Sequence[tuple[int, int, int | None]]) -> list[int | None] | None:
+    """Return the author of every match, or None where one lies across a border."""
+    owners: list[int | None] = []
+    ahead = iter(stretches)
+    end, author = 0, None
+    for match in found:
+        while end <= match.start:
+            _, end, author = next(ahead)
+        if match.end > end:
+            return None
+        owners.append(author)
+    return owners
 
 
 def _stretches(rendered: RenderedText) -> Iterator[tuple[int, int, int | None]]:
@@ -135,30 +153,34 @@ def _stretches(rendered: RenderedText) -> Iterator[tuple[int, int, int | None]]:
 
 def _fill(pieces: Pieces, matches: Sequence[Match], boundaries: Sequence[int], rules: CutRules) -> None:
     text, position = pieces.whole, 0
+    every = rules.prefix is Prefix.EVERY
     prefix = rules.prefix is not Prefix.NEVER
     for match in matches:
-        start, end = match.start, match.end
-        if match.token.lstrip or match.token.rstrip:
-            before, after = bisect_right(boundaries, start), bisect_left(boundaries, end)
-            floor = max(position, boundaries[before - 1] if before else 0)
-            ceiling = boundaries[after] if after < len(boundaries) else len(text)
-            start, end = match.with_white_space(text, floor, ceiling)
+        start, end, token = match.start, match.end, match.token
+        if token.lstrip or token.rstrip:
+            start, end = _with_white_space(match, text, position, boundaries)
         start = max(start, position)
         if start >= end:  # white space that the token before it took, where white space is part of its name
             continue
         if start > position:
             _add_text(pieces, position, start, boundaries, prefix)
         pieces.starts.append(start)
-        pieces.slots.append(match.token.id)
+        pieces.slots.append(token.id)
         position = end
-        prefix = rules.prefix is Prefix.EVERY and (rules.prefix_after_normalized or not match.token.normalized)
+        prefix = every and (rules.prefix_after_normalized or not token.normalized)
     if position < len(text):
         _add_text(pieces, position, len(text), boundaries, prefix)
 
 
+def _with_white_space(match: Match, text: str, position: int, boundaries: Sequence[int]) -> tuple[int, int]:
+    """Return start and end with the white space that the token takes, never from across a boundary."""
+    before, after = bisect_right(boundaries, match.start), bisect_left(boundaries, match.end)
+    floor = max(position, boundaries[before - 1] if before else 0)
+    return match.with_white_space(text, floor, boundaries[after] if after < len(boundaries) else len(text))
+
+
 def _add_text(pieces: Pieces, start: int, end: int, boundaries: Sequence[int], prefix: bool) -> None:
-    inner = boundaries[bisect_right(boundaries, start) : bisect_left(boundaries, end)]
-    for stop in (*inner, end):
+    for stop in (*boundaries[bisect_right(boundaries, start) : bisect_left(boundaries, end)], end):
         pieces.starts.append(start)
         pieces.slots.append(TEXT)
         pieces.texts.append(pieces.whole[start:stop])

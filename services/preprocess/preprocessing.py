@@ -157,7 +157,7 @@ def _nothing_left(fitted: Fitted, options: Options) -> str:
             f"all {fitted.truncated_loss_tokens} trained tokens lie in the {fitted.truncated_tokens} tokens that "
             f"truncation={options.truncation.value} cuts to fit max_length={options.max_length}; raise it"
         )
-    return "every token that the policy chooses has weight 0; look at the weights of messages and parts"
+    return "no token has weight: the messages that train_on chooses are empty, or weigh 0"
 
 
 def _unknown(fitted: Fitted, model: Model) -> list[str]:
@@ -168,6 +168,8 @@ def _unknown(fitted: Fitted, model: Model) -> list[str]:
 
 def escaped_spans(examples: Sequence[Fitted]) -> tuple[ControlTokenSpan, ...]:
     """Control tokens encoded as ordinary text; a message that several examples show is reported of the last one."""
+    if not any(fitted.example.draft.pieces and fitted.example.draft.pieces.escaped for fitted in examples):
+        return ()
     spans: list[ControlTokenSpan] = []
     seen: set[int] = set()
     for fitted in reversed(examples):

@@ -20,8 +20,8 @@ from services.preprocess.errors import ContentNotCovered, Interleaved, Unlocatab
 from services.preprocess.kinds import Piece, parts_of
 from services.preprocess.rendered import TOOLS, UNKNOWN, Origin, Region, RenderedText
 from services.preprocess.rendering import render
-from services.preprocess.signatures import Signature, signature
-from services.preprocess.turn_markers import Chat, Turn, last_turn
+from services.preprocess.signatures import Signature
+from services.preprocess.turn_markers import Chat, Turn, common_length, last_turn
 
 #: One of so many reads of a proof is proved again, for ever.
 RECHECK: Final = 512
@@ -83,23 +83,41 @@ class RegionFinder:
     def __init__(self) -> None:
         """Begin with nothing proved."""
         self._proofs: BoundedCache[tuple[object, ...], Proof] = BoundedCache(4096)
+        self._prefills: tuple[str, ...] = ()  #: seen so far; a handful per template
         self._reads = 0  #: of proofs; approximate where threads race
 
     def locate(
-        self, chat: Chat, messages: Sequence[Message], rendered: RenderedText, wanted: Collection[int]
+        self,
+        chat: Chat,
+        messages: Sequence[Message],
+        shapes: Sequence[Signature],
+        rendered: RenderedText,
+        wanted: Collection[int],
+        fresh: Collection[int] = (),
     ) -> tuple[tuple[Region, ...], tuple[str, ...]]:
         """Regions of the wanted messages in order of the text, and warnings.
+
+        Args:
+            chat: template and settings.
+            messages: those that are rendered.
+            shapes: their signatures.
+            rendered: their text.
+            wanted: indices of those to locate.
+            fresh: of these, those to prove anew instead of reading off.
 
         Raises:
             UnlocatableTurn, Interleaved, ContentNotCovered: naming the message.
         """
         text = TextMap(rendered)
-        shapes = [signature(message, chat.template.needles) for message in messages]
         regions: list[Region] = []
         warnings: list[str] = []
         for index in sorted(wanted):
             if messages[index].get("role") == "assistant":
-                turn = self._turn(chat, messages, shapes, text, index)
+                turn = (
+                    _prove(chat, messages, rendered, index)
+                    if index in fresh
+                    else self._turn(chat, messages, shapes, text, index)
+                )
                 _check_region(text, messages, index, turn)
             else:
                 other = _other_role(chat, messages, text, index)
@@ -122,10 +140,12 @@ class RegionFinder:
         text: TextMap,
         index: int,
     ) -> Turn:
+        if index not in text.runs_of and has_text(messages[index].get("content")):
+            raise ContentNotCovered("the template leaves this text out", message_index=index, field="content")
         turn: Turn | None = None
         window = _window(chat, messages, shapes, text, index)
         if window is not None:
-            proof = self._proofs.get(window.key)
+            proof = self._proofs.get(self._key(window, text, index))
             turn = None if proof is None else _applied(proof, text, window, index)
             self._reads += 1
             if turn is not None and self._reads % RECHECK:
@@ -135,9 +155,25 @@ class RegionFinder:
             _LOG.error("template %s: a proved pattern did not hold: %s, now %s", chat.template.sha256, read, turn)
         if window is not None:
             proof = _proof(turn, text, window, index)
-            if proof is not None:
-                self._proofs[window.key] = proof
+            if proof is not None and self._learn(turn.prefills):
+                self._proofs[self._key(window, text, index)] = proof
         return turn
+
+    def _learn(self, prefills: tuple[str, ...]) -> bool:
+        """Take note of prompts that reach into a reply; False where they are too many or too long to be the template's."""
+        known = tuple(sorted({*self._prefills, *prefills}))
+        if len(known) > 32 or any(len(prefill) > 256 for prefill in prefills):
+            return False
+        self._prefills = known
+        return True
+
+    def _key(self, window: Window, text: TextMap, index: int) -> tuple[object, ...]:
+        """The window's pattern, and how far the turn's own text goes along with prompts that reach into it."""
+        own = text.runs_of.get(index)
+        if not own or not self._prefills:
+            return window.key
+        begun = text.literal(own[0])[: len(max(self._prefills, key=len))]
+        return (*window.key, self._prefills, tuple(common_length(prefill, begun) for prefill in self._prefills))
 
 
 def _window(

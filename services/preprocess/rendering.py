@@ -68,8 +68,10 @@ def _print(
     settings: Settings,
     add_generation_prompt: bool,
 ) -> str:
-    midnight = datetime.datetime.combine(settings.date, datetime.time())
-    variables: dict[str, Any] = {**settings.special_tokens, "strftime_now": midnight.strftime, **settings.kwargs}
+    def strftime_now(form: str) -> str:
+        return datetime.datetime.combine(settings.date, datetime.time()).strftime(form)
+
+    variables: dict[str, Any] = {**settings.special_tokens, "strftime_now": strftime_now, **settings.kwargs}
     variables |= {
         "messages": messages,
         "tools": tools,

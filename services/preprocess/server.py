@@ -57,6 +57,7 @@ class ApiServer:
         self._backing = Backing(lambda: open_store(settings.redis_url, settings.store_url))
         self._rpc = Rpc(metrics.rpc, settings.max_streams)
         self._ended = threading.Event()
+        self._looking = threading.Lock()
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="rpc")
         self._server = grpc.server(self._pool, options=OPTIONS, maximum_concurrent_rpcs=4 * settings.threads)
         runner = Runner(registry, metrics.preprocess)
@@ -108,15 +109,19 @@ class ApiServer:
 
     def _look_at_redis(self) -> None:
         """Datasets and jobs are served while models are loaded and Redis answers."""
+        with self._looking:
+            if not self._ended.is_set():
+                self._set_backed_health()
+
+    def _set_backed_health(self) -> None:
         try:
             self._backing.store().redis.ping()
             healthy = self._registry.complete
         except StoreError as error:
             LOG.warning("Redis does not answer", extra={"reason": str(error)})
             healthy = False
-        if not self._rpc.draining:
-            for name in BACKED:
-                self._health.set(name, SERVING if healthy else NOT_SERVING)
+        for name in BACKED:
+            self._health.set(name, SERVING if healthy else NOT_SERVING)
 
     def drain(self) -> None:
         """Say NOT_SERVING, take nothing new, let running calls end, then stop.
@@ -128,7 +133,8 @@ class ApiServer:
         self._ended.set()
         self._server.stop(self._settings.drain_seconds).wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._backing.close()
+        with self._looking:  # a look at Redis in progress ends with its own deadline
+            self._backing.close()
 
     def __enter__(self) -> str:
         return self.start()

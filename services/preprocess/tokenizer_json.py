@@ -63,6 +63,7 @@ def take_apart(tokenizer_json: str) -> Parts:
     root["post_processor"] = None
     root["truncation"] = root["padding"] = None
     _hide(cast(Node, root["model"]), frozenset(str(token["content"]) for token in control))
+    _keep_ids(cast(Node, root["model"]), cast(Sequence[Node], root["added_tokens"]))
     prefixed, prefixed_normalizer = json.dumps(root), _only_normalizer(root)
     prefix, after_normalized = _prefix(root)
     for key in ("normalizer", "pre_tokenizer"):
@@ -131,6 +132,21 @@ def _hide(model: Node, contents: frozenset[str]) -> None:
         model["merges"] = [
             merge for merge in cast("list[str | list[str]]", model["merges"]) if not _touches(merge, contents)
         ]
+
+
+def _keep_ids(model: Node, kept: Sequence[Node]) -> None:
+    """Name the kept added tokens in the model's vocabulary: loading numbers those anew that it does not find there."""
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict):
+        for token in kept:
+            vocabulary.setdefault(str(token["content"]), token["id"])
+    elif isinstance(vocabulary, list):
+        lowest = min((score for _, score in vocabulary), default=0.0)
+        for token in sorted(kept, key=lambda token: cast(int, token["id"])):
+            index = cast(int, token["id"])
+            vocabulary += [[f"{UNREACHABLE}{place}", lowest] for place in range(len(vocabulary), index)]
+            if index == len(vocabulary):
+                vocabulary.append([str(token["content"]), lowest])
 
 
 def _touches(merge: str | list[str], contents: frozenset[str]) -> bool:

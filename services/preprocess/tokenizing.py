@@ -197,7 +197,8 @@ def trained_bytes(text: TokenizedText, row: Row, vocabulary: Vocabulary) -> int:
     """UTF-8 bytes of the text that the targets with weight stand for."""
     spans = [(max(start, 1), end) for start, end, _ in row.spans]
     if vocabulary.round_trips:
-        return sum(int(vocabulary.byte_lengths[row.token_ids[start:end]].sum()) for start, end in spans)
+        lengths = vocabulary.byte_lengths
+        return sum(int(np.add.reduce(lengths.take(row.token_ids[start:end]))) for start, end in spans)
     starts, ends = token_starts(text, vocabulary), _token_ends(text, vocabulary)
     shown = [(starts[row.first + start], ends[row.first + end - 1]) for start, end in spans if start < end]
     return sum(len(text.pieces.whole[start:end].encode()) for start, end in shown)

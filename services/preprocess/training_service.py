@@ -13,13 +13,15 @@ from services.preprocess.adapters import adapter_files, adapter_folder
 from services.preprocess.backing import Backing
 from services.preprocess.diagnosis import diagnose
 from services.preprocess.estimate import Cost
-from services.preprocess.job_checks import check
+from services.preprocess.job_checks import Checked, check
 from services.preprocess.job_request_wire import content_hash, draft, states
 from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation
 from services.preprocess.registry import Registry
 from services.preprocess.rpc import Rpc
+from services.store.errors import IllegalEdge
 from services.store.events import Entry
 from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobState, StepRecord
+from services.store.store import Store
 from turnloom.v1 import training_pb2 as pb
 from turnloom.v1.training_pb2_grpc import FineTuningServiceServicer
 
@@ -43,35 +45,23 @@ class FineTuningService(FineTuningServiceServicer):
             asked = draft(request)
             store = self._backing.store()
             content = content_hash(request)
+            known = None
             if request.request_id and not request.validate_only:
                 known = store.jobs.find_request("", request.request_id, content)
-                if known is not None:
-                    return pb.CreateJobResponse(job=job_wire.job(known), deduplicated=True)
+            if known is not None and known.state is not JobState.VALIDATING:
+                return pb.CreateJobResponse(job=job_wire.job(known), deduplicated=True)
             checked = check(asked, self._registry, store)
             if request.validate_only:
-                would_be = JobRecord(
-                    id="",
-                    spec=checked.spec,
-                    state=JobState.VALIDATING,
-                    host=checked.host,
-                    planned_steps=checked.cost.steps,
-                    cut=checked.epoch.cut,
-                )
-                return pb.CreateJobResponse(job=job_wire.job(would_be), estimate=_estimate(checked.cost))
+                return pb.CreateJobResponse(job=job_wire.job(_would_be(checked)), estimate=_estimate(checked.cost))
             created = store.jobs.create(
-                checked.spec,
-                request_id=request.request_id,
-                content_hash=content,
-                planned_steps=checked.cost.steps,
+                checked.spec, request_id=request.request_id, content_hash=content, planned_steps=checked.cost.steps
             )
-            if created.deduplicated:
-                return pb.CreateJobResponse(job=job_wire.job(created.job), deduplicated=True)
             call.notes["job"] = created.job.id
-            queued = store.jobs.queue(
-                created.job.id, host=checked.host, planned_steps=checked.cost.steps, cut=checked.epoch.cut
+            return pb.CreateJobResponse(
+                job=job_wire.job(_queued(store, created.job, checked)),
+                estimate=_estimate(checked.cost),
+                deduplicated=created.deduplicated,
             )
-            store.tickets.enqueue(queued)
-            return pb.CreateJobResponse(job=job_wire.job(queued), estimate=_estimate(checked.cost))
 
     def GetJob(self, request: pb.GetJobRequest, context: grpc.ServicerContext) -> pb.GetJobResponse:
         """One job."""
@@ -241,6 +231,29 @@ class FineTuningService(FineTuningServiceServicer):
                 record = self._backing.store().jobs.get(job)
                 then = replace(record, state=notice.state, attempt=notice.attempt, host=notice.host)
                 return pb.WatchJobResponse(event_id=entry.id, job=job_wire.job(then))
+
+
+def _would_be(checked: Checked) -> JobRecord:
+    return JobRecord(
+        id="",
+        spec=checked.spec,
+        state=JobState.VALIDATING,
+        host=checked.host,
+        planned_steps=checked.cost.steps,
+        cut=checked.epoch.cut,
+    )
+
+
+def _queued(store: Store, job: JobRecord, checked: Checked) -> JobRecord:
+    """The job in its queue; one that a server left VALIDATING when it died is queued by the retry."""
+    if job.state is not JobState.VALIDATING:
+        return job
+    try:
+        queued = store.jobs.queue(job.id, host=checked.host, planned_steps=checked.cost.steps, cut=checked.epoch.cut)
+    except IllegalEdge:  # the same request, answered by another server at the same time
+        return store.jobs.get(job.id)
+    store.tickets.enqueue(queued)
+    return queued
 
 
 def _estimate(cost: Cost) -> pb.Estimate:

@@ -8,7 +8,7 @@ and of one in which another message follows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from services.preprocess.control_tokens import ControlTokens
@@ -60,7 +60,17 @@ class Turn:
     end: int
     located_by: str
     prompt: str  #: the literal that ends the prompt: what add_generation_prompt appends, "" where it appends nothing
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    #: what candidate prompts go on with after the literals before the turn: bounds depend on whether its text begins so
+    prefills: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    position: int
+    located_by: str
+    prompt: str
+    warnings: tuple[str, ...] = ()
 
 
 def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -> Turn:
@@ -71,12 +81,27 @@ def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -
     """
     index = len(messages) - 1
     before, first, last = _extent(rendered, index)
-    start, how, prompt, warnings = _start(chat, messages, rendered.text, before, first)
-    last = max(last, start)
-    eot_start, end, closed = _end(chat, messages, rendered.text, last)
+    prompts = _prompts(chat, messages[:-1])
+    begin = _begin(chat, messages, rendered.text, before, first, prompts)
+    eot_start, end, closed = _end(chat, messages, rendered.text, max(last, begin.position))
+    warnings = begin.warnings
     if not closed:
         warnings += (f"messages[{index}]: the template prints no end-of-turn token after this turn",)
-    return Turn(start, eot_start, end, f"{how}/{'eot' if closed else 'content'}", prompt, warnings)
+    how = f"{begin.located_by}/{'eot' if closed else 'content'}"
+    prefills: tuple[str, ...] = ()
+    if first is not None:
+        head = rendered.text[:first]
+        prefills = tuple(p[first:] for p in prompts if p is not None and len(p) > first and p.startswith(head))
+    return Turn(begin.position, eot_start, end, how, begin.prompt, warnings, prefills)
+
+
+def _prompts(chat: Chat, history: Sequence[Message]) -> list[str | None]:
+    """The prompt under the settings as given, then under each variant where the longest is asked for."""
+    variants = VARIANTS if chat.prefill is GenerationPrefill.LONGEST else ()
+    return [
+        chat.text(history, prompt=True),
+        *(chat.text(history, prompt=True, **variant) for variant in variants),
+    ]
 
 
 def _extent(rendered: RenderedText, index: int) -> tuple[int, int | None, int]:
@@ -96,50 +121,50 @@ def _extent(rendered: RenderedText, index: int) -> tuple[int, int | None, int]:
     return before, first, max(last, before)
 
 
-def _start(
-    chat: Chat, messages: Sequence[Message], text: str, before: int, first: int | None
-) -> tuple[int, str, str, tuple[str, ...]]:
+def _begin(
+    chat: Chat,
+    messages: Sequence[Message],
+    text: str,
+    before: int,
+    first: int | None,
+    prompts: Sequence[str | None],
+) -> _Begin:
     index = len(messages) - 1
     history = messages[:-1]
-    bare, prompt = chat.text(history), chat.text(history, prompt=True)
+    bare, prompt = chat.text(history), prompts[0]
     appended = _appended(bare, prompt)
     if chat.prefill is GenerationPrefill.LONGEST:
-        variants = [chat.text(history, prompt=True, **variant) for variant in VARIANTS]
-        prompts = [p for p in (prompt, *variants) if p is not None and text.startswith(p)]
-        prompt = max(prompts, key=len, default=prompt)
+        prompt = max((p for p in prompts if p is not None and text.startswith(p)), key=len, default=prompt)
     elif chat.prefill is GenerationPrefill.NONE and bare is not None and appended:
         header = appended[: chat.control.floor(appended, _shared_header(chat, history, bare, appended))]
         if header.strip() and text.startswith(bare + header):
-            return len(bare + header), "role_header", header, ()
+            return _Begin(len(bare + header), "role_header", header)
     if prompt is not None and before <= len(prompt) and text.startswith(prompt):
-        return len(prompt), "generation_prompt" if appended.strip() else "prompt", appended, ()
+        return _Begin(len(prompt), "generation_prompt" if appended.strip() else "prompt", appended)
+    gap_end = len(text) if first is None else first
     shared = 0 if prompt is None else common_length(prompt, text)
-    if prompt is not None and shared >= before and prompt[shared:].isspace():
-        start, header = shared, prompt[before:shared]
+    if prompt is not None and before <= shared <= gap_end and prompt[shared:].isspace():
+        position, header = shared, prompt[before:shared]
     else:
         if not appended.strip():
             appended = _appended(chat.text([_PROBE]), chat.text([_PROBE], prompt=True))
-        start, header = _header(chat.control, text[before : len(text) if first is None else first], appended)
-        start += before
-    if header and prompt is None:
-        return start, "header", appended, (
-            f"messages[{index}]: the template renders no prompt before this turn; it counts from {header!r} on",
-        )
-    if header and shared >= before - _SLACK:
-        return start, "header", appended, (
-            f"messages[{index}]: the template does not render this turn after its own generation prompt {appended!r};"
-            f" it counts from {header!r} on",
-        )
-    if header or shared < before:
+        position, header = _header(chat.control, text[before:gap_end], appended)
+        position += before
+    if not header or (prompt is not None and shared < before - _SLACK):
         raise UnlocatableTurn(
             "the template renders the messages before this turn differently when it follows, so no prompt ends where it"
-            " begins",
+            " begins"
+            if prompt is not None and shared < before
+            else "the template prints no generation prompt or role before this turn, so its start can't be told",
             message_index=index,
         )
-    raise UnlocatableTurn(
-        "the template prints no generation prompt or role before this turn, so its start can't be told",
-        message_index=index,
+    warning = (
+        f"the template renders no prompt before this turn; it counts from {header!r} on"
+        if prompt is None
+        else f"the template does not render this turn after its own generation prompt {appended!r}; it counts from"
+        f" {header!r} on"
     )
+    return _Begin(position, "header", appended, (f"messages[{index}]: {warning}",))
 
 
 def _header(control: ControlTokens, gap: str, appended: str) -> tuple[int, str]:
@@ -193,30 +218,67 @@ def _end(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tuple
     if followed is not None and followed.startswith(text[:last]):
         shared = common_length(tail, followed[last:])
     if shared < len(tail):
-        kept = tail[: chat.control.floor(tail, shared)]
-        token = chat.control.last(kept)
-        if token is not None:
-            return last + token[0], last + token[1], True
-        token = chat.control.last(tail)
-        if kept.strip() == "" and token is not None and tail.strip() == tail[slice(*token)]:
-            return last + token[0], last + token[1], True
-        if not tail.strip():
-            return last, last, False
-        closing = _plain_closing(chat, messages)
-        if closing and tail.count(closing) == 1:
-            at = last + tail.index(closing)
-            return at, at + len(closing), True
-        raise UnlocatableTurn(
-            f"the template ends this turn with {tail!r} where it is the last one and otherwise when another message"
-            " follows, so its end can't be told",
-            message_index=len(messages) - 1,
-        )
+        return _changing_end(chat, messages, text, last, followed[last:] if followed else "", shared)
     closing = tail.rstrip()
     if not closing:
         return last, last, False
     token = chat.control.last(closing)
     begin = token[0] if token is not None else len(closing) - len(closing.lstrip())
     return last + begin, last + len(closing), True
+
+
+def _changing_end(
+    chat: Chat, messages: Sequence[Message], text: str, last: int, followed: str, shared: int
+) -> tuple[int, int, bool]:
+    """`_end` where the text after the turn changes when a message follows: at `shared` characters after `last`.
+
+    Either the turn is over there and the whole text has an ending of its own, which is so where the role header of
+    the next message follows at once; or the last turn is closed otherwise than earlier ones.
+    """
+    tail = text[last:]
+    if not tail.strip():
+        return last, last, False
+    closing = _plain_closing(chat, messages)
+    if not closing:
+        kept = _without_header(chat, tail[: chat.control.floor(tail, shared)])
+        token = chat.control.last(kept)
+        if token is not None and _begins_next(chat, followed[len(kept) :]):
+            return last + token[0], last + token[1], True
+        rest = tail[len(kept) :].strip()
+        closing = rest if chat.control.last(rest) == (0, len(rest)) else ""
+    if closing and tail.count(closing) == 1:
+        at = last + tail.index(closing)
+        return at, at + len(closing), True
+    raise UnlocatableTurn(
+        f"the template ends this turn with {tail!r} where it is the last one and otherwise when another message"
+        " follows, so its end can't be told",
+        message_index=len(messages) - 1,
+    )
+
+
+def _without_header(chat: Chat, kept: str) -> str:
+    """Text after a turn without the tokens that begin the next role header: those that begin a whole render."""
+    alone = chat.text([_PROBE]) or ""
+    opening: set[str] = set()
+    position = 0
+    for start, end in chat.control.spans(alone):
+        if alone[position:start].strip():
+            break
+        opening.add(alone[start:end])
+        position = end
+    token = chat.control.last(kept)
+    while token is not None and kept[slice(*token)] in opening and not kept[token[1] :].strip():
+        kept = kept[: token[0]]
+        token = chat.control.last(kept)
+    return kept
+
+
+def _begins_next(chat: Chat, literal: str) -> bool:
+    """Whether the text before the probe's content is what stands before it where nothing came before."""
+    question = str(_PROBE["content"])
+    alone = chat.text([_PROBE])
+    header = literal[: literal.index(question)] if question in literal else ""
+    return bool(header.strip()) and alone is not None and alone[: alone.find(question)].endswith(header.lstrip())
 
 
 def _plain_closing(chat: Chat, messages: Sequence[Message]) -> str:

@@ -14,9 +14,8 @@ from typing import Final
 from services.preprocess.bounded import BoundedCache
 from services.preprocess.conversation import Message
 from services.preprocess.errors import HistoryDropped
-from services.preprocess.options import OnUnextendable
 from services.preprocess.rendered import RenderedText
-from services.preprocess.signatures import signature
+from services.preprocess.signatures import Signature
 from services.preprocess.turn_markers import Chat
 
 #: Up to so many messages every prefix is rendered once per shape; beyond, windows decide.
@@ -42,63 +41,37 @@ class Prefixes:
 
 
 class ViewPlanner:
-    """Decides views for one template under one set of settings; keeps what it decided by shape."""
+    """Decides views for one template under one set of settings; keeps what neighbouring turns decide."""
 
     def __init__(self) -> None:
         """Begin with nothing decided."""
-        self._plans: BoundedCache[tuple[object, ...], tuple[Cut, ...]] = BoundedCache(4096)
         self._extends: BoundedCache[tuple[object, ...], bool] = BoundedCache(4096)
 
-    def plan(
+    def cuts(
         self,
         chat: Chat,
         messages: Sequence[Message],
+        shapes: Sequence[Signature],
         turns: Sequence[int],
         prefixes: Prefixes,
-        choice: OnUnextendable,
-        limit: int,
     ) -> tuple[Cut, ...]:
-        """Views for the trained assistant turns, in order.
+        """Views that show every turn as it was sampled, as few as that takes, in order.
 
         Args:
             chat: template, settings and tools.
             messages: the whole conversation.
+            shapes: their signatures.
             turns: message indices of the trained assistant turns, ascending, not empty.
             prefixes: how beginnings are rendered and located.
-            choice: what to do where turns don't extend.
-            limit: most views of one conversation.
 
         Raises:
-            HistoryDropped: turns don't extend and the choice is error, or more than `limit` views would be needed.
+            HistoryDropped: a long conversation's turns extend in a way that neighbours do not tell.
         """
         whole = len(messages)
-        if choice is OnUnextendable.AS_RENDERED:
-            return (Cut(whole, tuple(turns)),)
-        if choice is OnUnextendable.LAST:
-            turns = turns[-1:]
-        shapes = tuple(signature(message, chat.template.needles) for message in messages)
-        key = (shapes, tuple(turns), chat.tools is None or len(chat.tools), choice)
-        cuts = self._plans.get(key) if whole <= EXACT_MESSAGES else None
-        if cuts is None:
-            extends = self._exact(messages, prefixes) if whole <= EXACT_MESSAGES else self._windowed(
-                chat, messages, shapes, prefixes
-            )
-            cuts = _grouped(turns, whole, extends)
-            if whole > EXACT_MESSAGES:
-                _verify(messages, cuts, prefixes)
-            else:
-                self._plans[key] = cuts
-        if len(cuts) > 1 and choice is OnUnextendable.ERROR:
-            raise HistoryDropped(
-                "the template renders this turn differently once the conversation goes on; use on_unextendable split,"
-                " last or as_rendered",
-                message_index=cuts[0].trained[-1],
-            )
-        if len(cuts) > limit:
-            raise HistoryDropped(
-                f"the template drops history, so this conversation needs {len(cuts)} examples, more than"
-                f" max_examples_per_conversation {limit}; raise it, or use on_unextendable last or as_rendered"
-            )
+        if whole <= EXACT_MESSAGES:
+            return _grouped(turns, whole, self._exact(messages, prefixes))
+        cuts = _grouped(turns, whole, self._windowed(chat, messages, shapes, prefixes))
+        _verify(messages, cuts, prefixes)
         return cuts
 
     def _exact(self, messages: Sequence[Message], prefixes: Prefixes) -> Callable[[int, int], bool]:
@@ -123,11 +96,13 @@ class ViewPlanner:
         self,
         chat: Chat,
         messages: Sequence[Message],
-        shapes: Sequence[tuple[object, ...]],
+        shapes: Sequence[Signature],
         prefixes: Prefixes,
     ) -> Callable[[int, int], bool]:
         """Compares prefixes of the last messages alone, with the leading system messages before them."""
-        head = next((at for at, message in enumerate(messages) if message.get("role") not in ("system", "developer")), 0)
+        head = next(
+            (at for at, message in enumerate(messages) if message.get("role") not in ("system", "developer")), 0
+        )
 
         def extends(turn: int, shown: int) -> bool:
             stop = min(shown, turn + 1 + WINDOW)
