@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from services.preprocess.conversation import Conversation
-from services.preprocess.errors import PreprocessError
+from services.preprocess.errors import InvalidOption, PreprocessError
 from services.preprocess.examples import Preprocessed
 from services.preprocess.metrics import PreprocessMetrics
 from services.preprocess.models import Model
@@ -54,7 +54,11 @@ class Runner:
         return Plan(name, model, options)
 
     def run(self, plan: Plan, read: Sequence[Conversation | PreprocessError]) -> list[Result]:
-        """Examples or an error for each: same order and length as `read`; one bad item never touches another."""
+        """Examples or an error for each: same order and length as `read`; one bad item never touches another.
+
+        Raises:
+            InvalidOption: an option is wrong whatever the conversation.
+        """
         began = time.perf_counter()
         good = [item for item in read if isinstance(item, Conversation)]
         made = iter(preprocess_batch(good, plan.options, plan.model) if good else ())
@@ -62,6 +66,8 @@ class Runner:
         self._metrics.stage_seconds.labels("preprocess").observe(time.perf_counter() - began)
         self._metrics.count(plan.name, results)
         for result in results:
+            if isinstance(result, InvalidOption):
+                raise result
             if isinstance(result, PreprocessError):
                 self._metrics.issues.labels(code_of(result)).inc()
         return results

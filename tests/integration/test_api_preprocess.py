@@ -6,7 +6,9 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -22,6 +24,7 @@ from services.preprocess.errors import ModelNotUsable
 from services.preprocess.logs import JsonLines
 from services.preprocess.models import Model
 from services.preprocess.registry import ModelEntry, load_entry
+from services.preprocess.sandbox import Sandbox
 from tests.api_calls import MODEL, Start, chat, first_request, options, refusal, wait_until
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import types_pb2
@@ -230,6 +233,90 @@ def test_a_preview_of_a_bad_conversation_names_its_place(start_api: Start) -> No
     assert said.code is grpc.StatusCode.INVALID_ARGUMENT
     assert list(said.fields) == ["conversation"]
     assert said.reason == "INVALID_REQUEST"
+
+
+def lint_stream(*chunks: pb.LintConversationsRequest, **fields: object) -> Iterator[pb.LintConversationsRequest]:
+    yield pb.LintConversationsRequest(options=pb.LintOptions(options=options(), **fields))  # type: ignore[arg-type]
+    yield from chunks
+
+
+def test_a_lint_counts_codes_and_names_offenders_by_their_place_in_the_stream(start_api: Start) -> None:
+    api = start_api()
+    unreadable = types_pb2.Conversation(messages=[types_pb2.Message(role="user", extra_json="{")], id="bad")
+    chunk = [chat("a", "b"), unreadable, chat("a", "b", id="again"), chat("c", "d")]
+    tests = [chat("x", "y"), chat("c", "d")]
+    answer = api.preprocess.LintConversations(
+        lint_stream(
+            pb.LintConversationsRequest(chunk=pb.ConversationChunk(conversations=chunk)),
+            pb.LintConversationsRequest(chunk=pb.ConversationChunk(conversations=[unreadable, chat("e", "")])),
+            pb.LintConversationsRequest(
+                test_chunk=pb.ConversationChunk(conversations=[chat("x", "y"), chat("c", "d")])
+            ),
+        ),
+        timeout=LIMIT,
+    )
+    found = {finding.code: finding for finding in answer.findings}
+    assert found["not_trainable"].count == 2
+    assert [(item.conversation_index, item.conversation_id) for item in found["not_trainable"].offenders] == [
+        (1, "bad"),
+        (4, "bad"),
+    ]
+    (duplicate,) = found["duplicate"].offenders
+    assert (duplicate.conversation_index, duplicate.conversation_id) == (2, "again")
+    assert [item.conversation_index for item in found["empty_assistant"].offenders] == [5]
+    (overlap,) = found["train_test_overlap"].offenders
+    assert overlap.conversation_index == 1
+    assert overlap.message.startswith("In the test set: ")
+    assert all(finding.explanation for finding in answer.findings)
+    assert (answer.conversations, answer.examples) == (6, 4)
+    assert sum(answer.length_histogram.counts) == answer.examples
+
+
+def test_a_lint_lists_as_many_offenders_as_asked(start_api: Start) -> None:
+    api = start_api()
+    chunk = pb.LintConversationsRequest(chunk=pb.ConversationChunk(conversations=[chat("a", "b")] * 10))
+    answer = api.preprocess.LintConversations(lint_stream(chunk, max_offenders=7), timeout=LIMIT)
+    (finding,) = [finding for finding in answer.findings if finding.code == "duplicate"]
+    assert (finding.count, len(finding.offenders)) == (9, 7)
+    said = refusal(lambda: api.preprocess.LintConversations(lint_stream(chunk, max_offenders=1001), timeout=LIMIT))
+    assert said.fields == {"options.max_offenders": "is 1001; at most 1000 are listed."}
+
+
+def test_a_template_of_the_client_runs_in_the_sandbox(start_api: Start) -> None:
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    with closing(Sandbox()) as sandbox:
+        api = start_api(load=partial(load_entry, sandbox=sandbox))
+        assert api.registry.wait(LIMIT)
+        answer = api.preprocess.PreviewConversation(
+            pb.PreviewConversationRequest(options=options(chat_template=template), conversation=chat("hi", "ho")),
+            timeout=LIMIT,
+        )
+        assert answer.examples[0].rendered_text == "<|im_start|>user: hi<|im_end|><|im_start|>assistant: ho<|im_end|>"
+        slow = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+        said = refusal(
+            lambda: api.preprocess.Preprocess(
+                request(chat("a", "b"), options=options(chat_template=slow)), timeout=LIMIT
+            )
+        )
+        assert said.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert said.fields == {"conversations[0]": "the chat template took longer than 4 s"}
+
+
+def test_a_server_without_a_sandbox_refuses_templates_of_clients(start_api: Start) -> None:
+    said = refusal(
+        lambda: start_api().preprocess.Preprocess(
+            request(chat("a", "b"), options=options(chat_template="x")), timeout=LIMIT
+        )
+    )
+    assert said.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert said.fields == {"options.chat_template": "can't be rendered here; register the template with a model"}
+
+
+def test_a_message_above_the_limit_is_refused_by_the_server(start_api: Start) -> None:
+    said = refusal(
+        lambda: start_api().preprocess.Preprocess(request(chat("a", "x" * (64 * 1024 * 1024 + 1))), timeout=LIMIT)
+    )
+    assert said.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_models_are_listed_in_pages(start_api: Start) -> None:

@@ -1,0 +1,616 @@
+"""FineTuningService: jobs are checked before they are queued, steered, and watched without a loss or a repetition."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from services.store.connection import connect_rq
+from services.store.errors import RedisUnavailable
+from services.store.ids import new_id
+from services.store.jobs import Jobs
+from services.store.records import (
+    CheckpointRecord,
+    ErrorRecord,
+    HostRecord,
+    JobState,
+    ServedModelRecord,
+    StepRecord,
+)
+from services.store.store import Store
+from tests.api_calls import (
+    MODEL,
+    TUFT_MODEL,
+    Api,
+    Start,
+    chat,
+    dataset_stream,
+    make_dataset,
+    make_job,
+    options,
+    read_refusal,
+    refusal,
+    wait_until,
+)
+from turnloom.v1 import training_pb2 as pb
+
+if TYPE_CHECKING:  # pytest rewrites the module when it loads it as a plugin, so it may not be imported before
+    from tests.redis_fixtures import RedisServer
+
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+
+LIMIT = 30  #: seconds that any call here may take
+Hyper = pb.Hyperparameters
+
+
+def get(api: Api, job: str) -> pb.Job:
+    return api.jobs.GetJob(pb.GetJobRequest(id=job), timeout=LIMIT).job
+
+
+def running(store: Store, job: str, worker: str = "w1") -> int:
+    """Claim the next attempt as a worker does; answers its number."""
+    attempt = store.jobs.get(job).attempt + 1
+    assert store.jobs.claim(job, attempt, worker) is not None
+    return attempt
+
+
+def commit(store: Store, job: str, attempt: int, step: int, **fields: object) -> None:
+    record = StepRecord(
+        step=step, attempt=attempt, epoch=1, tokens=100, loss_tokens=10, nll_sum=5.0, weight_sum=10.0, time=time.time()
+    )
+    store.ledger.commit_step(job, replace(record, **fields))  # type: ignore[arg-type]
+
+
+def checkpoint(store: Store, job: str, attempt: int, step: int) -> str:
+    name = f"{job}-a{attempt}-s{step}"
+    store.ledger.commit_checkpoint(
+        job, CheckpointRecord(id=name, path=f"tinker://{name}", step=step, attempt=attempt, time=time.time())
+    )
+    return name
+
+
+@pytest.mark.usefixtures("gpu_host")
+class TestCreateJob:
+    """What is checked, and what becomes of a good request."""
+
+    def test_a_good_request_is_queued_on_the_host_with_its_ticket(self, api: Api, store: Store) -> None:
+        dataset, test = make_dataset(api, 10), make_dataset(api, 3)
+        answer = make_job(api, dataset.id, test_dataset=test.id, metadata={"team": "a"})
+        job = answer.job
+        assert job.state == pb.JOB_STATE_QUEUED
+        assert (job.host, job.attempt, job.progress.planned_steps) == ("gpu-a", 0, 3)
+        assert (job.training_dataset, job.test_dataset, job.metadata["team"]) == (dataset.id, test.id, "a")
+        assert (job.hyperparameters.lora_rank, job.hyperparameters.epochs) == (8, 1)
+        assert job.hyperparameters.learning_rate == 1e-4
+        assert answer.estimate.steps == 3
+        assert (answer.estimate.tokens, answer.estimate.trained_tokens) == (dataset.tokens, dataset.loss_tokens)
+        assert not answer.estimate.HasField("gpu_seconds")
+        assert store.tickets.waiting("gpu-a") == [f"{job.id}-a1"]
+        assert get(api, job.id) == job
+
+    def test_a_dry_run_estimates_and_creates_nothing(self, api: Api, store: Store) -> None:
+        dataset = make_dataset(api, 10)
+        answer = make_job(
+            api, dataset.id, validate_only=True, request_id="r", hyperparameters=Hyper(batch_size=4, epochs=3)
+        )
+        assert answer.job.id == ""
+        assert answer.job.host == "gpu-a"
+        assert answer.estimate.steps == 9
+        assert answer.estimate.tokens == 3 * dataset.tokens
+        assert not store.jobs.list().items
+        assert store.tickets.waiting("gpu-a") == []
+
+    def test_the_estimate_knows_gpu_seconds_once_a_job_had_a_rate(self, api: Api, store: Store) -> None:
+        dataset = make_dataset(api, 10)
+        job = make_job(api, dataset.id).job.id
+        attempt = running(store, job)
+        now = time.time()
+        for step in range(1, 4):
+            commit(store, job, attempt, step, time=now + step)
+        rate = store.jobs.get(job).tokens_per_second
+        assert rate > 0
+        answer = make_job(api, dataset.id, validate_only=True)
+        assert answer.estimate.gpu_seconds == pytest.approx(dataset.tokens / rate)
+
+    def test_a_request_id_makes_one_job_and_other_content_is_refused(self, api: Api, store: Store) -> None:
+        dataset = make_dataset(api)
+        first = make_job(api, dataset.id, request_id="r1")
+        again = make_job(api, dataset.id, request_id="r1")
+        assert (first.deduplicated, again.deduplicated, again.job.id) == (False, True, first.job.id)
+        said = refusal(lambda: make_job(api, dataset.id, request_id="r1", metadata={"a": "b"}))
+        assert said.code is grpc.StatusCode.ALREADY_EXISTS
+        assert first.job.id in said.message
+        assert len(store.jobs.list().items) == 1
+        assert store.tickets.waiting("gpu-a") == [f"{first.job.id}-a1"]
+
+    def test_a_retry_queues_the_job_that_a_crashed_server_left_unqueued(
+        self, api: Api, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dataset = make_dataset(api)
+
+        def crash(*_: object, **__: object) -> None:
+            raise RedisUnavailable("gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Jobs, "queue", crash)
+            said = refusal(lambda: make_job(api, dataset.id, request_id="r1"))
+        assert said.code is grpc.StatusCode.UNAVAILABLE
+        (left,) = store.jobs.list().items
+        assert left.state is JobState.VALIDATING
+        again = make_job(api, dataset.id, request_id="r1")
+        assert (again.deduplicated, again.job.id, again.job.state) == (True, left.id, pb.JOB_STATE_QUEUED)
+        assert store.tickets.waiting("gpu-a") == [f"{left.id}-a1"]
+
+    def test_a_request_id_is_answered_after_the_dataset_is_gone(self, api: Api) -> None:
+        dataset = make_dataset(api)
+        first = make_job(api, dataset.id, request_id="r1").job.id
+        api.jobs.CancelJob(pb.CancelJobRequest(id=first), timeout=LIMIT)
+        from turnloom.v1 import datasets_pb2
+
+        api.datasets.DeleteDataset(datasets_pb2.DeleteDatasetRequest(id=dataset.id), timeout=LIMIT)
+        assert make_job(api, dataset.id, request_id="r1").job.id == first
+
+    @pytest.mark.parametrize(
+        ("fields", "field", "sentence"),
+        [
+            ({"hyperparameters": Hyper(lora_rank=0)}, "hyperparameters.lora_rank",
+             "is 0; it must be at least 1 and at most 4096."),
+            ({"hyperparameters": Hyper(learning_rate=0)}, "hyperparameters.learning_rate",
+             "is 0; it must be above 0 and at most 1."),
+            ({"hyperparameters": Hyper(early_stopping_patience=2)}, "hyperparameters.early_stopping_patience",
+             "needs a test_dataset to evaluate on."),
+            ({"model": ""}, "model", "is not set; ListModels names the models that are served."),
+            ({"training_dataset": ""}, "training_dataset", "is not set; it takes the id of a dataset that is READY."),
+            ({"request_id": "x" * 129}, "request_id", "has 129 bytes; at most 128 are taken."),
+            ({"metadata": {"": "x"}}, "metadata", "has a label with an empty key."),
+            ({"start_from": pb.StartFrom()}, "start_from.job",
+             "is not set; it takes the id of the job that saved the checkpoint."),
+        ],
+    )  # fmt: skip
+    def test_bad_fields_are_refused_with_value_and_limit(
+        self, api: Api, store: Store, fields: dict[str, object], field: str, sentence: str
+    ) -> None:
+        dataset = make_dataset(api)
+        said = refusal(lambda: make_job(api, dataset.id, **fields))
+        assert said.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert said.fields == {field: sentence}
+        assert not store.jobs.list().items
+
+    def test_a_dataset_that_does_not_exist_is_not_found(self, api: Api) -> None:
+        said = refusal(lambda: make_job(api, "ds-none"))
+        assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "there is no dataset ds-none")
+        dataset = make_dataset(api).id
+        said = refusal(lambda: make_job(api, dataset, test_dataset="ds-nope"))
+        assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "there is no dataset ds-nope")
+
+    def test_an_unknown_model_is_not_found(self, api: Api) -> None:
+        said = refusal(lambda: make_job(api, make_dataset(api).id, model="gpt"))
+        assert said.code is grpc.StatusCode.NOT_FOUND
+        assert "served are: small/chat" in said.message
+
+    def test_a_dataset_of_another_tokenizer_is_refused(self, api: Api, store: Store) -> None:
+        record = store.datasets.get(make_dataset(api).id)
+        other = replace(record, id=new_id("ds"), tokenizer_sha256="0" * 64, model="other")
+        store.datasets.create(other)
+        said = refusal(lambda: make_job(api, other.id))
+        assert said.fields == {
+            "training_dataset": "was made with the tokenizer of 'other', which is not that of 'small/chat'; "
+            "make the dataset with this model."
+        }
+
+    def test_a_rank_that_no_host_serves_is_refused_at_once_with_what_is_served(self, api: Api, store: Store) -> None:
+        dataset = make_dataset(api)
+        said = refusal(lambda: make_job(api, dataset.id, hyperparameters=Hyper(lora_rank=65)))
+        assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert said.reason == "NO_HOST"
+        assert said.message == (
+            f"no host serves model {TUFT_MODEL} at LoRA rank 65; gpu-a serves {TUFT_MODEL} (rank <= 64)"
+        )
+        assert not store.jobs.list().items
+
+    def test_a_host_that_is_not_alive_is_refused(self, api: Api) -> None:
+        said = refusal(lambda: make_job(api, make_dataset(api).id, host="gpu-z"))
+        assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert said.message.startswith("host gpu-z has not reported; gpu-a serves ")
+
+    def test_a_smaller_max_length_reports_what_it_cuts(self, api: Api) -> None:
+        chats = [chat("a", "b")] * 3 + [chat("a", "word " * 50), chat("long " * 60, "reply")]
+        dataset = api.datasets.CreateDataset(dataset_stream(chats), timeout=LIMIT).dataset
+        answer = make_job(api, dataset.id, validate_only=True, hyperparameters=Hyper(max_length=30, batch_size=1))
+        assert (answer.job.cut.cut_rows, answer.job.cut.emptied_rows) == (2, 1)
+        assert answer.estimate.steps == 4
+        assert answer.estimate.tokens < dataset.tokens
+        assert answer.estimate.trained_tokens < dataset.loss_tokens
+        said = refusal(lambda: make_job(api, dataset.id, hyperparameters=Hyper(max_length=2)))
+        assert said.fields["hyperparameters.max_length"].startswith("is 2; it leaves no row of ")
+
+    def test_a_job_may_begin_from_a_checkpoint_of_the_same_shape_only(self, api: Api, store: Store) -> None:
+        dataset = make_dataset(api)
+        base = make_job(api, dataset.id).job.id
+        attempt = running(store, base)
+        saved = checkpoint(store, base, attempt, 0)
+        job = make_job(api, dataset.id, start_from=pb.StartFrom(job=base, checkpoint=saved)).job
+        assert (job.start_from.job, job.start_from.checkpoint) == (base, saved)
+        said = refusal(
+            lambda: make_job(api, dataset.id, start_from=pb.StartFrom(job=base), hyperparameters=Hyper(lora_rank=16))
+        )
+        assert said.fields == {"hyperparameters.lora_rank": f"is 16, but the checkpoint of {base!r} has 8; set that."}
+        said = refusal(lambda: make_job(api, dataset.id, start_from=pb.StartFrom(job="job-none")))
+        assert said.code is grpc.StatusCode.NOT_FOUND
+        said = refusal(lambda: make_job(api, dataset.id, start_from=pb.StartFrom(job=base, checkpoint="x")))
+        assert said.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)
+
+    def test_a_checkpoint_that_lies_on_one_host_only_keeps_the_job_there(self, api: Api, store: Store) -> None:
+        dataset = make_dataset(api)
+        base = make_job(api, dataset.id).job.id
+        checkpoint(store, base, running(store, base), 0)
+        store.hosts.put(HostRecord(name="gpu-0", models=(ServedModelRecord(TUFT_MODEL, 64),), backend_up=True), ttl=300)
+        assert make_job(api, dataset.id).job.host == "gpu-0"
+        assert make_job(api, dataset.id, start_from=pb.StartFrom(job=base)).job.host == "gpu-a"
+        said = refusal(lambda: make_job(api, dataset.id, start_from=pb.StartFrom(job=base), host="gpu-0"))
+        assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert "lies only on 'gpu-a'" in said.message
+
+
+def test_without_any_host_a_job_is_refused_and_says_what_to_start(api: Api) -> None:
+    said = refusal(lambda: make_job(api, make_dataset(api).id))
+    assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "start a trainer worker (python -m services.trainer)" in said.message
+
+
+@pytest.mark.parametrize("method", ["GetJob", "CancelJob", "PauseJob", "ResumeJob", "DeleteJob", "WatchJob"])
+def test_a_job_that_does_not_exist_is_not_found(api: Api, method: str) -> None:
+    request = getattr(pb, f"{method}Request")(id="job-none")
+
+    def call() -> object:
+        answer = getattr(api.jobs, method)(request, timeout=LIMIT)
+        return list(answer) if method == "WatchJob" else answer
+
+    said = refusal(call)
+    assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "there is no job job-none")
+
+
+@pytest.mark.parametrize("method", ["ListEvents", "ListSteps", "ListCheckpoints", "DownloadAdapter"])
+def test_lists_of_a_job_that_does_not_exist_are_not_found(api: Api, method: str) -> None:
+    request = getattr(pb, f"{method}Request")(job="job-none")
+
+    def call() -> object:
+        answer = getattr(api.jobs, method)(request, timeout=LIMIT)
+        return list(answer) if method == "DownloadAdapter" else answer
+
+    assert refusal(call).code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.usefixtures("gpu_host")
+class TestSteering:
+    """Cancel, pause, resume, delete."""
+
+    def test_a_queued_job_is_cancelled_at_once_and_its_ticket_is_gone(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        assert api.jobs.CancelJob(pb.CancelJobRequest(id=job), timeout=LIMIT).job.state == pb.JOB_STATE_CANCELLED
+        assert store.tickets.waiting("gpu-a") == []
+        assert api.jobs.CancelJob(pb.CancelJobRequest(id=job), timeout=LIMIT).job.state == pb.JOB_STATE_CANCELLED
+
+    def test_a_running_job_is_asked_and_the_next_commit_tells_it(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        attempt = running(store, job)
+        assert api.jobs.PauseJob(pb.PauseJobRequest(id=job), timeout=LIMIT).job.state == pb.JOB_STATE_PAUSING
+        assert store.jobs.renew(job, attempt).value == "pause"
+        store.jobs.finish(job, attempt, JobState.PAUSED)
+        resumed = api.jobs.ResumeJob(pb.ResumeJobRequest(id=job), timeout=LIMIT).job
+        assert resumed.state == pb.JOB_STATE_QUEUED
+        assert f"{job}-a2" in store.tickets.waiting("gpu-a")
+        attempt = running(store, job)
+        assert api.jobs.CancelJob(pb.CancelJobRequest(id=job), timeout=LIMIT).job.state == pb.JOB_STATE_CANCELLING
+
+    def test_a_job_in_the_wrong_state_says_which_it_is_in(self, api: Api) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        said = refusal(lambda: api.jobs.PauseJob(pb.PauseJobRequest(id=job), timeout=LIMIT))
+        assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert "queued" in said.message.lower()
+        said = refusal(lambda: api.jobs.DeleteJob(pb.DeleteJobRequest(id=job), timeout=LIMIT))
+        assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+
+    def test_a_deleted_job_is_gone_with_its_adapter(self, api: Api, store: Store, tmp_path: Path) -> None:
+        job = finished_job(api, store, tmp_path)
+        api.jobs.DeleteJob(pb.DeleteJobRequest(id=job), timeout=LIMIT)
+        assert refusal(lambda: get(api, job)).code is grpc.StatusCode.NOT_FOUND
+        assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file() and job in str(path)]
+
+    def test_a_failed_job_says_why_and_can_be_resumed(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        attempt = running(store, job)
+        store.jobs.finish(
+            job, attempt, JobState.FAILED, ErrorRecord("OUT_OF_MEMORY", "No room.", "max_length", "Less.")
+        )
+        failed = get(api, job)
+        assert (failed.error.code, failed.error.param, failed.error.hint) == ("OUT_OF_MEMORY", "max_length", "Less.")
+        assert failed.HasField("finish_time")
+        assert api.jobs.ResumeJob(pb.ResumeJobRequest(id=job), timeout=LIMIT).job.state == pb.JOB_STATE_QUEUED
+
+
+def begins_and_leaves(api: Api, job: str) -> bool:
+    """Open a watch, see one update and leave; False: all slots were still taken."""
+    watch = api.jobs.WatchJob(pb.WatchJobRequest(id=job), timeout=LIMIT)
+    try:
+        next(watch)
+    except grpc.RpcError as error:
+        refused = read_refusal(error).code
+    else:
+        watch.cancel()
+        return True
+    assert refused is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return False
+
+
+def finished_job(api: Api, store: Store, tmp_path: Path) -> str:
+    """A job that ran three steps and left an adapter."""
+    job = make_job(api, make_dataset(api).id).job.id
+    attempt = running(store, job)
+    for step in range(1, 4):
+        commit(store, job, attempt, step)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"r": 8}')
+    (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 8192)
+    (folder / "optimizer.pt").write_bytes(b"state")
+    stored = store.objects.put_folder(job, "final", folder)
+    store.jobs.finish(job, attempt, JobState.SUCCEEDED, adapter_uri=stored.uri, adapter_sha256=stored.sha256)
+    return job
+
+
+@pytest.mark.usefixtures("gpu_host")
+class TestReading:
+    """Lists, steps, checkpoints, adapters."""
+
+    def test_jobs_are_listed_newest_first_by_state_and_label(self, api: Api) -> None:
+        dataset = make_dataset(api).id
+        jobs = [make_job(api, dataset, metadata={"n": str(i % 2)}).job.id for i in range(5)]
+        api.jobs.CancelJob(pb.CancelJobRequest(id=jobs[0]), timeout=LIMIT)
+
+        def listed(**filters: object) -> list[str]:
+            found, token = [], ""
+            while True:
+                page = api.jobs.ListJobs(
+                    pb.ListJobsRequest(page_size=2, page_token=token, **filters),  # type: ignore[arg-type]
+                    timeout=LIMIT,
+                )
+                found += [job.id for job in page.jobs]
+                token = page.next_page_token
+                if not token:
+                    return found
+
+        assert listed() == jobs[::-1]
+        assert listed(states=[pb.JOB_STATE_CANCELLED]) == [jobs[0]]
+        assert listed(metadata={"n": "0"}) == [jobs[4], jobs[2], jobs[0]]
+        assert listed(metadata={"n": "0"}, states=[pb.JOB_STATE_QUEUED]) == [jobs[4], jobs[2]]
+        said = refusal(lambda: listed(states=[0]))
+        assert said.fields["states[0]"].startswith("is not set; choose one of JOB_STATE_VALIDATING,")
+
+    def test_steps_come_in_pages_each_once_with_the_initial_evaluation_first(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        attempt = running(store, job)
+        store.ledger.commit_step(
+            job, StepRecord(0, attempt, time=time.time(), test_nll_sum=9.0, test_weight_sum=3.0, test_target_bytes=4)
+        )
+        for step in range(1, 8):
+            commit(store, job, attempt, step)
+        pages, token = [], ""
+        while True:
+            page = api.jobs.ListSteps(pb.ListStepsRequest(job=job, page_size=3, page_token=token), timeout=LIMIT)
+            pages.append(page)
+            token = page.next_page_token
+            if not token:
+                break
+        assert [[step.step for step in page.steps] for page in pages] == [[1, 2, 3], [4, 5, 6], [7]]
+        assert [page.HasField("initial") for page in pages] == [True, False, False]
+        assert pages[0].initial.test_nll_sum == 9.0
+        assert pages[0].steps[0].nll_sum == 5.0
+        late = api.jobs.ListSteps(pb.ListStepsRequest(job=job, start_step=6), timeout=LIMIT)
+        assert [step.step for step in late.steps] == [6, 7]
+
+    def test_progress_shows_exact_means_and_an_estimated_finish(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api, 20).id).job.id
+        attempt = running(store, job)
+        now = time.time()
+        commit(store, job, attempt, 1, time=now)
+        commit(store, job, attempt, 2, time=now + 1)
+        commit(store, job, attempt, 3, time=now + 2, nll_sum=20.0)
+        shown = get(api, job).progress
+        assert (shown.step, shown.planned_steps, shown.epoch) == (3, 5, 1)
+        assert (shown.last_train_nll, shown.mean_train_nll) == (2.0, 1.0)
+        assert (shown.tokens, shown.trained_tokens) == (300, 30)
+        assert shown.tokens_per_second > 0
+        assert shown.estimated_finish.ToNanoseconds() / 1e9 == pytest.approx(
+            time.time() + 200 / shown.tokens_per_second, abs=5
+        )
+
+    def test_checkpoints_are_listed_oldest_first(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        attempt = running(store, job)
+        names = [checkpoint(store, job, attempt, 0)]
+        commit(store, job, attempt, 1)
+        names.append(checkpoint(store, job, attempt, 1))
+        found = api.jobs.ListCheckpoints(pb.ListCheckpointsRequest(job=job), timeout=LIMIT).checkpoints
+        assert [(item.id, item.step) for item in found] == [(names[0], 0), (names[1], 1)]
+
+    def test_an_adapter_streams_file_after_file_with_its_hash(self, api: Api, store: Store, tmp_path: Path) -> None:
+        job = finished_job(api, store, tmp_path)
+        files: dict[str, bytes] = {}
+        for part in api.jobs.DownloadAdapter(pb.DownloadAdapterRequest(job=job), timeout=LIMIT):
+            assert len(part.data) <= 1024 * 1024
+            files[part.file] = files.get(part.file, b"") + part.data
+            size, sha256 = part.file_bytes, part.file_sha256
+        assert list(files) == ["adapter_config.json", "adapter_model.safetensors"]
+        assert len(files["adapter_model.safetensors"]) == size == 2 * 1024 * 1024
+        assert hashlib.sha256(files["adapter_model.safetensors"]).hexdigest() == sha256
+        assert get(api, job).adapter_sha256
+
+    def test_a_damaged_adapter_is_data_loss_and_never_passed_on_as_whole(
+        self, api: Api, store: Store, tmp_path: Path
+    ) -> None:
+        job = finished_job(api, store, tmp_path)
+        (file,) = (tmp_path / "store").rglob("adapter_model.safetensors")
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+        said = refusal(lambda: list(api.jobs.DownloadAdapter(pb.DownloadAdapterRequest(job=job), timeout=LIMIT)))
+        assert said.code is grpc.StatusCode.DATA_LOSS
+
+    def test_an_adapter_that_is_not_there_yet_says_so(self, api: Api) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        said = refusal(lambda: list(api.jobs.DownloadAdapter(pb.DownloadAdapterRequest(job=job), timeout=LIMIT)))
+        assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert said.message == (
+            f"Job {job!r} is QUEUED and has no adapter in the store yet; WatchJob shows when it is there."
+        )
+
+    def test_hosts_show_what_they_serve(self, api: Api) -> None:
+        (host,) = api.jobs.ListHosts(pb.ListHostsRequest(), timeout=LIMIT).hosts
+        assert (host.name, host.backend_up, host.queued_jobs) == ("gpu-a", True, 0)
+        assert [(model.name, model.max_lora_rank) for model in host.models] == [(TUFT_MODEL, 64)]
+
+
+@pytest.mark.parametrize("method", ["CreateSweep", "GetSweep", "ListSweeps", "CancelSweep", "Sample"])
+def test_rpcs_of_later_versions_say_what_to_do_instead(api: Api, method: str) -> None:
+    said = refusal(lambda: getattr(api.jobs, method)(getattr(pb, f"{method}Request")(), timeout=LIMIT))
+    assert said.code is grpc.StatusCode.UNIMPLEMENTED
+    assert said.message.startswith(f"{method} is not available in this version of the server. ")
+
+
+@pytest.mark.usefixtures("gpu_host")
+class TestWatchJob:
+    """Everything in order, each once, however often the client comes back."""
+
+    def test_twenty_reconnects_see_everything_once(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        attempt = running(store, job)
+        seen: list[tuple[str, str]] = []
+        position, step = "", 0
+        for _ in range(20):
+            watch = api.jobs.WatchJob(pb.WatchJobRequest(id=job, start_event_id=position), timeout=LIMIT)
+            for _ in range(3):
+                step += 1
+                commit(store, job, attempt, step)
+                update = next(watch)
+                seen.append((update.event_id, update.WhichOneof("update")))
+                position = update.event_id
+            watch.cancel()
+        store.jobs.finish(job, attempt, JobState.SUCCEEDED)
+        rest = list(api.jobs.WatchJob(pb.WatchJobRequest(id=job, start_event_id=position), timeout=LIMIT))
+        seen += [(update.event_id, update.WhichOneof("update")) for update in rest]
+        whole = list(api.jobs.WatchJob(pb.WatchJobRequest(id=job), timeout=LIMIT))
+        assert seen == [(update.event_id, update.WhichOneof("update")) for update in whole]
+        assert [update.step.step for update in whole if update.HasField("step")] == list(range(1, 61))
+        states = [update.job.state for update in whole if update.HasField("job")]
+        assert states[-1] == pb.JOB_STATE_SUCCEEDED
+        assert pb.JOB_STATE_RUNNING in states
+
+    def test_a_watch_ends_after_the_terminal_state_and_frees_its_thread(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        watch = api.jobs.WatchJob(pb.WatchJobRequest(id=job), timeout=LIMIT)
+        next(watch)
+        store.jobs.cancel(job)
+        assert [update.job.state for update in watch if update.HasField("job")][-1] == pb.JOB_STATE_CANCELLED
+
+    def test_clients_that_leave_free_their_slots(self, start_api: Start, store: Store, redis_url: str) -> None:
+        api = start_api(redis_url, threads=4)
+        job = make_job(api, make_dataset(api).id).job.id
+        for _ in range(6):  # with two slots, so those that left must have given theirs back
+            wait_until(lambda: begins_and_leaves(api, job))
+        labels = {"grpc_type": "stream", "grpc_service": "turnloom.v1.FineTuningService", "grpc_method": "WatchJob"}
+        wait_until(lambda: api.sample("grpc_server_handled_total", **labels, grpc_code="CANCELLED") >= 6)
+
+    def test_an_event_id_that_is_none_is_refused(self, api: Api) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        said = refusal(lambda: list(api.jobs.WatchJob(pb.WatchJobRequest(id=job, start_event_id="x"), timeout=LIMIT)))
+        assert said.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert said.reason == "BAD_TOKEN"
+
+    def test_events_that_expired_are_out_of_range(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        (name,) = [key for key in store.redis.scan_iter(f"*{job}*") if store.redis.type(key) == "stream"]
+        store.redis.delete(name)
+        said = refusal(lambda: list(api.jobs.WatchJob(pb.WatchJobRequest(id=job), timeout=LIMIT)))
+        assert said.code is grpc.StatusCode.OUT_OF_RANGE
+
+    def test_events_come_in_pages_without_steps(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        for number in range(5):
+            store.events.append(job, "info", "TEST", f"number {number}", fields={"n": str(number)})
+        found, token = [], ""
+        while True:
+            page = api.jobs.ListEvents(pb.ListEventsRequest(job=job, page_size=2, page_token=token), timeout=LIMIT)
+            found += list(page.events)
+            token = page.next_page_token
+            if not token:
+                break
+        mine = [event for event in found if event.type == "TEST"]
+        assert [event.fields["n"] for event in mine] == list("01234")
+        assert len({event.id for event in found}) == len(found)
+
+
+class TestOutage:
+    """Redis goes away and comes back under a running server."""
+
+    def test_calls_are_unavailable_within_seconds_and_work_again_afterwards(
+        self, start_api: Start, redis_server: RedisServer
+    ) -> None:
+        api = start_api(redis_server.url)
+        dataset = make_dataset(api)
+        redis_server.kill()
+        began = time.monotonic()
+        said = refusal(lambda: make_job(api, dataset.id))
+        assert time.monotonic() - began < 10
+        assert said.code is grpc.StatusCode.UNAVAILABLE
+        assert said.reason == "REDIS_UNAVAILABLE"
+        assert "Redis can't be reached" in said.message
+        redis_server.start()
+        with connect_rq(redis_server.url, socket_timeout=5) as client:
+            assert client.ping()
+        assert refusal(lambda: make_job(api, dataset.id)).reason in ("NO_HOST", "NOT_FOUND")
+
+    def test_a_redis_that_never_answers_is_unavailable_within_ten_seconds(self, start_api: Start) -> None:
+        import socket
+
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            api = start_api(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+            began = time.monotonic()
+            said = refusal(lambda: make_job(api, "ds-x"))
+            assert said.code is grpc.StatusCode.UNAVAILABLE
+            assert time.monotonic() - began < 12
+
+
+@pytest.mark.usefixtures("gpu_host")
+def test_diagnose_names_each_check_and_a_host_without_worker_is_not_waited_for_in_vain(
+    api: Api, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from services.preprocess import diagnosis
+
+    monkeypatch.setattr(diagnosis, "HOST_DEADLINE", 1.0)
+    checks = api.jobs.Diagnose(pb.DiagnoseRequest(), timeout=LIMIT).checks
+    found = {check.name: check for check in checks}
+    assert [found[name].outcome for name in ("models_loaded", "redis_policy", "redis_aof", "store_writable")] == [
+        "ok"
+    ] * 4
+    assert found["redis_clock"].outcome == "ok"
+    assert (found["host_heartbeat"].outcome, found["host_heartbeat"].host) == ("warning", "gpu-a")
+    assert found["host_checks"].outcome == "skipped"
+    assert all(check.hint for check in checks if check.outcome != "ok")
+    said = refusal(lambda: api.jobs.Diagnose(pb.DiagnoseRequest(host="gpu-z"), timeout=LIMIT))
+    assert said.code is grpc.StatusCode.NOT_FOUND
+    store.redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        checks = api.jobs.Diagnose(pb.DiagnoseRequest(), timeout=LIMIT).checks
+        (policy,) = [check for check in checks if check.name == "redis_policy"]
+        assert (policy.outcome, policy.message) == ("failed", "maxmemory-policy is allkeys-lru.")
+    finally:
+        store.redis.config_set("maxmemory-policy", "noeviction")
+    assert MODEL in found["models_loaded"].message
+    assert options().model == MODEL

@@ -1,0 +1,56 @@
+"""The CPU worker on a real queue: it prepares models, and refuses functions that are not on its list."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.store.errors import TicketFailed
+from services.store.queues import PREPROCESS_QUEUE
+from services.store.store import open_store
+
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+
+PROGRAM = """
+import os, sys
+from services.preprocess.settings import read_settings
+from services.preprocess.worker import work
+sys.exit(work(read_settings(os.environ), burst=True))
+"""
+
+
+def test_a_ticket_prepares_a_model_and_any_other_function_is_refused(
+    redis_url: str, model_folder: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models.toml"
+    models.write_text(f'[[models]]\nname = "m"\nsource = "{model_folder}"\n')
+    store = open_store(redis_url)
+    good = store.tickets.call(
+        PREPROCESS_QUEUE, "services.preprocess.worker_jobs.prepare_model", {"name": "m"}, timeout=60
+    )
+    unknown = store.tickets.call(
+        PREPROCESS_QUEUE, "services.preprocess.worker_jobs.prepare_model", {"name": "n"}, timeout=60
+    )
+    evil = store.tickets.call(PREPROCESS_QUEUE, "os.system", {"command": f"touch {tmp_path / 'evil'}"}, timeout=60)
+    environment = {
+        **os.environ,
+        "TURNLOOM_REDIS_URL": redis_url,
+        "TURNLOOM_MODELS": str(models),
+        "TURNLOOM_MODEL_CACHE": str(tmp_path / "cache"),
+    }
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, env=environment, check=True, timeout=120)
+    answer = store.tickets.result(good, timeout=5)
+    assert isinstance(answer, dict)
+    assert answer["name"] == "m"
+    assert len(answer["template_sha256"]) == 64
+    with pytest.raises(TicketFailed, match="has no model 'n'; it has: m"):
+        store.tickets.result(unknown, timeout=5)
+    with pytest.raises(TicketFailed, match=r"os\.system is not a function of the preprocess worker"):
+        store.tickets.result(evil, timeout=5)
+    assert not (tmp_path / "evil").exists()
+    store.close()

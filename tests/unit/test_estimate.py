@@ -1,0 +1,112 @@
+"""What a job costs and what its max_length cuts, against a plain count over the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.preprocess.estimate import cost, epoch, known_rate, planned_steps
+from services.store.dataset_files import DatasetWriter, Row
+from services.store.records import CutReport, DatasetRecord, Hyperparameters, JobRecord, JobSpec, JobState
+
+
+def write(folder: Path, rows: list[tuple[int, list[tuple[int, float]]]]) -> DatasetRecord:
+    """A dataset of rows given as (conversation, runs)."""
+    with DatasetWriter(str(folder), "{}") as writer:
+        for conversation, runs in rows:
+            length = sum(count for count, _ in runs) + 1
+            writer.append(
+                Row(
+                    conversation,
+                    0,
+                    np.zeros(length, dtype=np.int32),
+                    np.array([count for count, _ in runs], dtype=np.uint32),
+                    np.array([weight for _, weight in runs], dtype=np.float32),
+                    0,
+                )
+            )
+        written = writer.commit()
+    return DatasetRecord(
+        id="ds-x",
+        options_json="{}",
+        uri=written.uri,
+        conversations=written.conversations,
+        examples=written.rows,
+        tokens=written.tokens,
+        loss_tokens=written.loss_tokens,
+    )
+
+
+RUNS = st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.0, 0.5, 1.0])), max_size=3).map(
+    lambda runs: [*runs, (1, 1.0)]  # every row of a dataset has something to train
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.tuples(st.booleans(), RUNS), min_size=1, max_size=8), st.integers(2, 70))
+def test_a_cut_counts_what_a_plain_loop_counts(
+    tmp_path: Path, drawn: list[tuple[bool, list[tuple[int, float]]]], max_length: int
+) -> None:
+    rows, conversation = [], 0
+    for new, runs in drawn:
+        conversation += new
+        rows.append((conversation, runs))
+    found = epoch(write(tmp_path, rows), max_length)
+    kept: set[int] = set()
+    tokens = loss_tokens = cut_rows = cut_tokens = emptied = 0
+    for conversation, runs in rows:
+        weights = [weight for count, weight in runs for _ in range(count)]
+        length = len(weights) + 1
+        left = weights[: max_length - 1]
+        cut_rows += length > max_length
+        cut_tokens += max(0, length - max_length)
+        trained = sum(weight > 0 for weight in left)
+        loss_tokens += trained
+        if trained:
+            kept.add(conversation)
+            tokens += len(left) + 1
+        else:
+            emptied += 1
+    assert found.cut == CutReport(cut_rows, cut_tokens, emptied)
+    assert (found.conversations, found.tokens, found.loss_tokens) == (len(kept), tokens, loss_tokens)
+
+
+def test_without_a_max_length_the_file_is_not_read() -> None:
+    record = DatasetRecord(id="x", options_json="{}", uri="/nowhere", conversations=5, tokens=50, loss_tokens=9)
+    found = epoch(record, None)
+    assert (found.conversations, found.tokens, found.loss_tokens, found.cut) == (5, 50, 9, CutReport())
+
+
+@pytest.mark.parametrize(
+    ("conversations", "chosen", "steps"),
+    [
+        (10, Hyperparameters(batch_size=4), 3),
+        (10, Hyperparameters(batch_size=4, epochs=5), 15),
+        (10, Hyperparameters(batch_size=100), 1),
+        (10, Hyperparameters(batch_size=4, max_steps=7), 7),
+    ],
+)
+def test_the_last_smaller_batch_of_an_epoch_is_a_step(conversations: int, chosen: Hyperparameters, steps: int) -> None:
+    assert planned_steps(conversations, chosen) == steps
+
+
+def test_part_of_an_epoch_costs_its_share() -> None:
+    record = DatasetRecord(id="x", options_json="{}", conversations=10, tokens=1000, loss_tokens=100)
+    whole = epoch(record, None)
+    half = cost(whole, Hyperparameters(batch_size=5, max_steps=1), 50.0)
+    assert (half.steps, half.tokens, half.loss_tokens, half.gpu_seconds) == (1, 500, 50, 10.0)
+    assert cost(whole, Hyperparameters(batch_size=5), None).gpu_seconds is None
+
+
+def test_the_rate_is_the_newest_of_that_model_on_that_host() -> None:
+    def job(model: str, host: str, rate: float) -> JobRecord:
+        spec = JobSpec(model=model, tuft_model=model, training_dataset="ds")
+        return JobRecord(id="j", spec=spec, state=JobState.RUNNING, host=host, tokens_per_second=rate)
+
+    jobs = [job("m", "h", 0.0), job("n", "h", 1.0), job("m", "g", 2.0), job("m", "h", 3.0), job("m", "h", 4.0)]
+    assert known_rate(jobs, "m", "h") == 3.0
+    assert known_rate(jobs, "m", "z") is None
