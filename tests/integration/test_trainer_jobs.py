@@ -1,0 +1,386 @@
+"""Whole jobs: ticket, worker, horse, ledger, store, on the fake TuFT and a real Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.store.errors import Fenced
+from services.store.objects import Objects
+from services.store.records import Control, Hyperparameters, JobState, StartFrom, StepRecord
+from tests.fakes.fake_tuft import FakeTuft
+from tests.redis_fixtures import RedisServer, redis_server  # noqa: F401  (fixture)
+from tests.trainer_stack import HOST, REPOSITORY, TrainerStack, horses, kill, wait_for
+from tests.tuft_fixtures import fake_tuft  # noqa: F401  (fixture)
+from tests.unit.trainer_parts import conversations
+
+HYPER = Hyperparameters(max_steps=12, batch_size=4, learning_rate=1e-2, lora_rank=4, eval_every=4, checkpoint_every=4)
+LONG = replace(HYPER, max_steps=100_000, eval_every=0, checkpoint_every=5)
+
+
+@pytest.fixture
+def stack(tmp_path: Path, redis_server: RedisServer, fake_tuft: FakeTuft) -> Iterator[TrainerStack]:  # noqa: F811
+    """Nothing runs yet but Redis and the fake TuFT."""
+    made = TrainerStack(tmp_path, redis_server, fake_tuft)
+    yield made
+    made.close()
+
+
+def test_a_job_trains_evaluates_saves_and_leaves_nothing_on_the_server(stack: TrainerStack) -> None:
+    job_id = stack.submit(HYPER)
+    stack.worker()
+    job = stack.wait(job_id, JobState.SUCCEEDED)
+    assert (job.step, job.test_step, job.attempt) == (12, 12, 1)
+    assert job.test_nll is not None
+    assert [step for step, _ in stack.series(job_id)] == list(range(1, 13))
+    objects = Objects(str(stack.folder / "store"))
+    assert [entry.name for entry in objects.files(job.adapter_uri)] == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    kept = stack.store.ledger.checkpoints(job_id)
+    assert [one.step for one in kept] == [4, 8, 12]  # the best is the last; two more are kept
+    assert all(one.stored and one.sha256 for one in kept)
+    assert job.best_checkpoint == job.last_checkpoint == kept[-1].id
+    wait_for(lambda: "ADAPTER_RELEASED" in stack.events(job_id), "the release")
+    assert stack.tuft.state()["runs"] == {}
+    lines = [json.loads(line) for line in stack.log().splitlines()]
+    assert any(line.get("job") == job_id and line.get("attempt") == 1 for line in lines)
+
+
+def test_a_job_can_begin_from_another_jobs_checkpoint_after_its_release(stack: TrainerStack) -> None:
+    stack.worker()
+    first = stack.submit(HYPER)
+    stack.wait(first, JobState.SUCCEEDED)
+    wait_for(lambda: "ADAPTER_RELEASED" in stack.events(first), "the release")
+    middle = next(one for one in stack.store.ledger.checkpoints(first) if one.step == 8)
+    again = stack.submit(replace(HYPER, max_steps=4), start_from=StartFrom(first, middle.id))
+    plain = stack.submit(replace(HYPER, max_steps=4), start_from=StartFrom(first, middle.id, weights_only=True))
+    stack.wait(again, JobState.SUCCEEDED)
+    stack.wait(plain, JobState.SUCCEEDED)
+    initial = stack.store.ledger.initial(again)
+    assert initial is not None
+    assert initial.test_nll_sum == next(
+        record.test_nll_sum for record in stack.store.ledger.steps(first) if record.step == 8
+    )
+    assert stack.series(again)[0] == stack.series(plain)[0]  # the same weights
+    assert stack.series(again)[3] != stack.series(plain)[3]  # another optimizer
+
+
+def test_a_cancelled_job_saves_first_and_its_series_ends_at_the_checkpoint(stack: TrainerStack) -> None:
+    job_id = stack.submit(LONG)
+    stack.worker()
+    stack.wait_step(job_id, 7)
+    stack.store.jobs.cancel(job_id)
+    job = stack.wait(job_id, JobState.CANCELLED)
+    last = stack.store.ledger.checkpoint(job_id)
+    assert last.step == job.step == len(stack.series(job_id))
+    assert last.stored
+
+
+def test_a_paused_job_goes_on_at_the_exact_step_after_its_adapter_was_released(stack: TrainerStack) -> None:
+    reference = stack.submit(HYPER)
+    stack.worker()
+    stack.wait(reference, JobState.SUCCEEDED)
+    start = StartFrom(reference, stack.store.ledger.checkpoints(reference)[0].id)
+    hyper = replace(HYPER, max_steps=400, checkpoint_every=0, eval_every=0)
+    whole = stack.submit(hyper, start_from=start)
+    paused = stack.submit(hyper, start_from=start)
+    stack.wait(whole, JobState.SUCCEEDED)
+    stack.wait_step(paused, 3)
+    stack.store.jobs.pause(paused)
+    stack.wait(paused, JobState.PAUSED)
+    wait_for(lambda: stack.tuft.state()["runs"] == {}, "the release")
+    at = stack.job(paused).step
+    assert 3 <= at < 400
+    stack.store.tickets.enqueue(stack.store.jobs.resume(paused))
+    stack.wait(paused, JobState.SUCCEEDED)
+    assert stack.series(paused) == stack.series(whole)
+    assert "RESTORED" in stack.events(paused)
+
+
+def test_sigterm_saves_and_requeues_at_the_front_and_the_next_worker_goes_on(stack: TrainerStack) -> None:
+    job_id = stack.submit(LONG)
+    waiting = stack.submit(HYPER)
+    worker = stack.worker()
+    stack.wait_step(job_id, 7)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    job = stack.wait(job_id, JobState.QUEUED)
+    assert stack.store.ledger.checkpoint(job_id).step == job.step
+    assert stack.store.tickets.waiting(HOST) == [f"{job_id}-a2", f"{waiting}-a1"]
+    assert "PREEMPTED" in stack.events(job_id)
+    stack.worker()
+    stack.wait_step(job_id, job.step + 5)
+    stack.store.jobs.cancel(job_id)
+    assert stack.wait(job_id, JobState.CANCELLED).attempt == 2
+    assert [step for step, _ in stack.series(job_id)] == list(range(1, stack.job(job_id).step + 1))
+
+
+def test_sigterm_while_the_server_is_away_gives_the_job_back(stack: TrainerStack) -> None:
+    stack.tuft.kill()
+    job_id = stack.submit(HYPER)
+    worker = stack.worker()
+    wait_for(lambda: "WAITING_FOR_BACKEND" in stack.events(job_id), "the wait")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert stack.wait(job_id, JobState.QUEUED).attempt == 1
+
+
+def test_an_attempt_that_is_replaced_can_commit_nothing(stack: TrainerStack) -> None:
+    job_id = stack.submit(LONG)
+    worker = stack.worker()
+    stack.wait_step(job_id, 7)
+    horse = stack.horse(worker)
+    os.kill(horse, signal.SIGSTOP)  # a host that hangs: its lease runs out, it knows nothing of it
+    wait_for(lambda: stack.store.jobs.expire(job_id), "the end of the lease")
+    worker_two = stack.worker()
+    stack.store.tickets.enqueue(stack.job(job_id))
+    stack.wait(job_id, JobState.RUNNING)
+    stack.wait_step(job_id, stack.job(job_id).step + 3)
+    os.kill(horse, signal.SIGCONT)
+    wait_for(lambda: horse not in horses(worker.pid), "the end of the fenced horse")
+    with pytest.raises(Fenced):
+        stack.store.jobs.renew(job_id, 1)
+    late = stack.store.ledger.commit_step(job_id, StepRecord(step=1, attempt=1, nll_sum=1.0, weight_sum=1.0))
+    assert late.outcome.value == "fenced"
+    stack.store.jobs.cancel(job_id)
+    stack.wait(job_id, JobState.CANCELLED)
+    records = stack.store.ledger.steps(job_id, 1, 100_000)
+    assert [record.step for record in records] == list(range(1, len(records) + 1))
+    assert [record.attempt for record in records] == sorted(record.attempt for record in records)
+    assert worker_two.poll() is None
+
+
+def test_out_of_memory_halves_the_calls_until_they_fit(stack: TrainerStack) -> None:
+    stack.tuft.fault("forward_backward", "oom", above_tokens=60)
+    job_id = stack.submit(HYPER)
+    stack.worker()
+    job = stack.wait(job_id, JobState.SUCCEEDED, deadline=120)
+    assert "OUT_OF_MEMORY" in stack.events(job_id)
+    last = stack.store.ledger.checkpoint(job_id)
+    assert 0 < last.max_tokens_per_call <= 64
+    assert job.attempt > 2
+    assert [step for step, _ in stack.series(job_id)] == list(range(1, 13))
+
+
+def test_one_row_that_does_not_fit_ends_the_job_with_a_hint(stack: TrainerStack) -> None:
+    stack.tuft.fault("forward_backward", "oom", above_tokens=0)
+    job_id = stack.submit(replace(HYPER, max_tokens_per_call=25))
+    stack.worker()
+    job = stack.wait(job_id, JobState.FAILED, deadline=120)
+    assert job.error is not None
+    assert (job.error.code, job.error.hint) == (
+        "OUT_OF_MEMORY",
+        "Lower max_length first, then batch_size, then lora_rank.",
+    )
+
+
+def test_a_loss_that_is_not_a_number_fails_the_job_and_keeps_the_last_good_checkpoint(stack: TrainerStack) -> None:
+    stack.tuft.fault("forward_backward", "nan", at=7)
+    job_id = stack.submit(HYPER)
+    stack.worker()
+    job = stack.wait(job_id, JobState.FAILED)
+    assert job.error is not None
+    assert job.error.code == "NON_FINITE_LOSS"
+    assert "step 7" in job.error.message
+    last = stack.store.ledger.checkpoint(job_id)
+    assert (last.step, last.stored) == (4, True)
+    stack.tuft.clear_faults()
+    stack.store.tickets.enqueue(stack.store.jobs.resume(job_id))
+    stack.wait(job_id, JobState.SUCCEEDED)
+    assert [step for step, _ in stack.series(job_id)] == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("environment", "model", "code"),
+    [
+        ({"TURNLOOM_TUFT_API_KEY": "tml-wrong"}, "", "KEY_REJECTED"),
+        ({}, "no/such-model", "MODEL_NOT_SERVED"),
+    ],
+)
+def test_what_can_not_work_fails_in_seconds_with_a_hint(
+    stack: TrainerStack, environment: dict[str, str], model: str, code: str
+) -> None:
+    stack.environment.update(environment)
+    job_id = stack.submit(HYPER, model=model)
+    stack.worker()
+    job = stack.wait(job_id, JobState.FAILED, deadline=30)
+    assert job.error is not None
+    assert job.error.code == code
+    assert job.error.hint
+    assert "tml-wrong" not in stack.log() + job.error.message
+
+
+def test_rows_that_max_length_empties_are_reported_and_nothing_left_is_an_error(stack: TrainerStack) -> None:
+    cut = stack.submit(replace(HYPER, max_length=10))
+    nothing = stack.submit(replace(HYPER, max_length=2))
+    stack.worker()
+    stack.wait(cut, JobState.SUCCEEDED)
+    assert "MAX_LENGTH_CUT" in stack.events(cut)
+    job = stack.wait(nothing, JobState.FAILED)
+    assert job.error is not None
+    assert job.error.code == "DATASET_UNUSABLE"
+
+
+def test_three_attempts_without_a_step_fail_the_job_with_the_last_error(stack: TrainerStack) -> None:
+    stack.environment["TURNLOOM_CALL_DEADLINE"] = "1"
+    stack.tuft.fault("forward_backward", "dropped")
+    job_id = stack.submit(HYPER)
+    stack.worker()
+    job = stack.wait(job_id, JobState.FAILED)
+    assert job.attempt == 3
+    assert job.error is not None
+    assert job.error.code == "SERVER_UNREACHABLE"
+    assert stack.events(job_id)[-2:] == ["NO_PROGRESS", "JOB_FAILED"] or "NO_PROGRESS" in stack.events(job_id)
+
+
+def test_several_workers_share_one_server_and_each_run_is_right_alone(stack: TrainerStack) -> None:
+    stack.worker()
+    seed = stack.submit(replace(HYPER, max_steps=1))
+    stack.wait(seed, JobState.SUCCEEDED)
+    start = StartFrom(seed, stack.store.ledger.checkpoints(seed)[0].id)
+    stack.worker()
+    hyper = replace(HYPER, max_steps=60)
+    jobs = [stack.submit(hyper, start_from=start) for _ in range(4)]
+    for job_id in jobs:
+        stack.wait(job_id, JobState.SUCCEEDED, deadline=120)
+    assert len({tuple(stack.series(job_id)) for job_id in jobs}) == 1
+
+
+def test_a_forbidden_ticket_is_refused_and_the_worker_goes_on(stack: TrainerStack) -> None:
+    rq_id = stack.store.tickets.call(f"train.{HOST}", "os.system", {"command": "true"}, timeout=10)
+    worker = stack.worker()
+    with pytest.raises(Exception, match=r"os\.system is not a function of the trainer"):
+        stack.store.tickets.result(rq_id, 30)
+    job_id = stack.submit(HYPER)
+    stack.wait(job_id, JobState.SUCCEEDED)
+    assert worker.poll() is None
+
+
+def test_the_workers_own_process_stays_clean(stack: TrainerStack) -> None:
+    job_id = stack.submit(LONG)
+    worker = stack.worker()
+    stack.wait_step(job_id, 2)
+    assert len(os.listdir(f"/proc/{worker.pid}/task")) == 1
+    maps = Path(f"/proc/{worker.pid}/maps").read_text()
+    assert not [name for name in ("_pydantic_core", "pyarrow", "grpc", "torch", "libnvidia-ml") if name in maps]
+    script = (
+        "import sys, services.trainer.worker; "
+        "print([m for m in ('tinker', 'pyarrow', 'grpc', 'transformers', 'pynvml', 'numpy') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_horse_ends_with_its_worker(stack: TrainerStack) -> None:
+    job_id = stack.submit(LONG)
+    worker = stack.worker()
+    stack.wait_step(job_id, 2)
+    horse = stack.horse(worker)
+    kill(worker.pid)
+    wait_for(lambda: not Path(f"/proc/{horse}").exists() or is_zombie(horse), "the end of the horse", 10)
+
+
+def is_zombie(pid: int) -> bool:
+    return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_without_a_gpu_the_worker_says_so_in_one_sentence(stack: TrainerStack) -> None:
+    process = stack.start("worker", log="refused.log")
+    assert process.wait(60) == 2
+    assert stack.log("refused.log").strip() == (
+        "no NVIDIA GPU was found on this host; start the worker with --allow-cpu to work without one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("TURNLOOM_HOST", "", "TURNLOOM_HOST is not set; it takes letters, digits, dot, - and _, a name that stays"),
+        ("TURNLOOM_TUFT_API_KEY", "sk-1", "TURNLOOM_TUFT_API_KEY is wrong; it takes a key that starts with tml-"),
+        ("TURNLOOM_TUFT_CHECKPOINT_DIR", "", "TURNLOOM_TUFT_CHECKPOINT_DIR is not set; it takes the TuFT server's"),
+        ("TURNLOOM_LEASE_TTL", "-1", "TURNLOOM_LEASE_TTL is '-1'; it takes seconds above 0"),
+        ("TURNLOOM_TUFT_URL", "10610", "TURNLOOM_TUFT_URL is '10610'; it takes http://HOST:PORT"),
+        ("TURNLOOM_LOG_LEVEL", "loud", "TURNLOOM_LOG_LEVEL is 'loud'; it takes debug, info, warning, error"),
+    ],
+)
+def test_a_wrong_setting_is_named(stack: TrainerStack, name: str, value: str, sentence: str) -> None:
+    stack.environment[name] = value
+    process = stack.start("worker", "--allow-cpu", log="refused.log")
+    assert process.wait(60) == 2
+    assert sentence in stack.log("refused.log")
+
+
+def test_the_probe_reports_the_host_and_what_its_server_serves(stack: TrainerStack) -> None:
+    assert stack.start("probe-host", "--allow-cpu", log="probe.log").wait(60) == 0
+    record = stack.store.hosts.get(HOST)
+    assert record is not None
+    assert record.backend_up
+    assert [(model.name, model.max_model_len) for model in record.models] == [(stack.tuft.model_name, 1024)]
+    stack.tuft.kill()
+    assert stack.start("probe-host", "--allow-cpu", log="probe.log").wait(60) == 0
+    record = stack.store.hosts.get(HOST)
+    assert record is not None
+    assert not record.backend_up
+    assert [model.name for model in record.models] == [stack.tuft.model_name]
+
+
+def test_diagnosis_comes_back_over_the_queue(stack: TrainerStack) -> None:
+    stack.worker()
+    rq_id = stack.store.tickets.call(f"train.{HOST}", "services.trainer.diagnose.run", {"host": HOST}, timeout=50)
+    answer = stack.store.tickets.result(rq_id, 50)
+    assert isinstance(answer, dict)
+    outcomes = {check["name"]: check["outcome"] for check in answer["checks"]}
+    assert outcomes == {
+        "gpu": "warning",
+        "sdk_version": "ok",
+        "api_key": "ok",
+        "proxy": outcomes["proxy"],
+        "tuft_reachable": "ok",
+        "checkpoint_dir": "ok",
+        "clock": "ok",
+        "adapters": "ok",
+    }
+    assert all(check["hint"] or check["outcome"] in ("ok", "skipped", "warning") for check in answer["checks"])
+
+
+def test_an_adapter_without_a_job_is_found(stack: TrainerStack) -> None:
+    job_id = stack.submit(LONG)
+    worker = stack.worker()
+    stack.wait_step(job_id, 6)
+    kill(worker.pid)
+    wait_for(lambda: stack.store.jobs.expire(job_id), "the end of the lease")
+    stack.store.jobs.cancel(job_id)
+    stack.worker()
+    rq_id = stack.store.tickets.call(f"train.{HOST}", "services.trainer.diagnose.run", {"host": HOST}, timeout=50)
+    answer = stack.store.tickets.result(rq_id, 50)
+    assert isinstance(answer, dict)
+    adapters = next(check for check in answer["checks"] if check["name"] == "adapters")
+    assert adapters["outcome"] == "warning"
+    assert "1 runs that no unfinished job" in adapters["message"]
+
+
+def test_a_pause_of_redis_costs_nothing(stack: TrainerStack) -> None:
+    job_id = stack.submit(replace(HYPER, max_steps=400, eval_every=0, checkpoint_every=50))
+    stack.worker()
+    stack.wait_step(job_id, 10)
+    stack.redis.restart()
+    job = stack.wait(job_id, JobState.SUCCEEDED)
+    assert job.attempt == 1
+    assert [step for step, _ in stack.series(job_id)] == list(range(1, 401))
+    assert job.control is Control.NONE
+
+
+def test_training_data_is_cut_to_conversations_not_rows(stack: TrainerStack) -> None:
+    job_id = stack.submit(replace(HYPER, max_steps=None, epochs=2), train=conversations(10))
+    stack.worker()
+    assert stack.wait(job_id, JobState.SUCCEEDED).step == 6
