@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from .codec import plain
 from .events import Events
-from .files import locate, store_errors, whole_file
+from .files import below, locate, store_errors, whole_file
 from .ledger import Ledger
 from .records import EventRecord, JobRecord, StepRecord
 from .steps import decode_step, encode_step
@@ -38,7 +38,7 @@ def archive_ledger(ledger: Ledger, events: Events, job: JobRecord, store_url: st
 
     The column `record` is the exact text of the ledger; the others repeat its numbers for whoever reads Parquet.
     """
-    uri = f"{store_url.rstrip('/')}/ledgers/{job.id}.parquet"
+    uri = below(store_url, "ledgers", f"{job.id}.parquet")
     effective = {(record.step, record.attempt) for record in _effective(ledger, job)}
     schema = _schema().with_metadata({"turnloom.events": json.dumps(plain(list(_events(events, job.id))))})
     with whole_file(uri) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .dataset_rows import SCHEMA, Row, begin_digest, canonical_json, check_row, record_batch, row_bytes
 from .errors import Corrupt
-from .files import CHUNK, is_local, locate, remove, store_errors
+from .files import CHUNK, below, is_local, locate, remove, store_errors
 
 __all__ = ["DatasetReader", "DatasetWriter", "Row", "Written", "canonical_json", "merge", "remove", "verify"]
 
@@ -48,7 +48,7 @@ class DatasetWriter:
     """
 
     def __init__(self, store_url: str, options_json: str, rows_per_batch: int = 1024) -> None:
-        self._root = f"{store_url.rstrip('/')}/datasets"
+        self._root = below(store_url, "datasets")
         self._system, folder = locate(self._root)
         self._folder = folder
         self._path = f"{folder}/{secrets.token_hex(8)}.part"

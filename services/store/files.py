@@ -31,10 +31,15 @@ class FileSystem(Protocol):
     def get_file(self, source: str, target: str) -> None: ...  # noqa: D102
 
 
-def locate(url: str) -> tuple[FileSystem, str]:
-    """File system and path of a URL. Raises StoreUnavailable for an empty one or an unknown protocol."""
-    if not url:
+def below(store_url: str, *parts: str) -> str:
+    """URL of something in the store. Raises StoreUnavailable where no store is set."""
+    if not store_url:
         raise StoreUnavailable("no object store is set; give TURNLOOM_STORE_URL a folder or an fsspec URL")
+    return "/".join([store_url.rstrip("/"), *parts])
+
+
+def locate(url: str) -> tuple[FileSystem, str]:
+    """File system and path of a URL. Raises StoreUnavailable for an unknown protocol."""
     try:
         system, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:

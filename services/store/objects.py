@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .codec import decode, encode
 from .errors import Corrupt, NotFound
-from .files import CHUNK, locate, remove, store_errors, whole_file
+from .files import CHUNK, below, locate, remove, store_errors, whole_file
 
 _MANIFEST = "manifest.json"
 
@@ -46,17 +46,16 @@ class Objects:
     """Kept checkpoints below one fsspec URL."""
 
     def __init__(self, store_url: str) -> None:
-        self._root = store_url.rstrip("/")
+        self._store_url = store_url
 
     def put_folder(self, job_id: str, checkpoint_id: str, folder: Path) -> Stored:
         """Copy all files below a local folder into the store. May be repeated; raises StoreFull, StoreUnavailable."""
-        locate(self._root)
         files = tuple(_entry(folder, path) for path in sorted(folder.rglob("*")) if path.is_file())
         if not files:
             raise NotFound(f"{folder} holds no file to keep for checkpoint {checkpoint_id}")
         manifest = encode(_Manifest(files))
         digest = hashlib.sha256(manifest.encode()).hexdigest()
-        uri = f"{self._root}/adapters/{job_id}/{checkpoint_id}/{digest}"
+        uri = below(self._store_url, "adapters", job_id, checkpoint_id, digest)
         system, path = locate(uri)
         with store_errors(uri):
             known = system.exists(f"{path}/{_MANIFEST}")
@@ -118,8 +117,8 @@ class Objects:
 
     def delete_job(self, job_id: str) -> None:
         """Delete everything that is kept of a job, its archived ledger included."""
-        remove(f"{self._root}/adapters/{job_id}")
-        remove(f"{self._root}/ledgers/{job_id}.parquet")
+        remove(below(self._store_url, "adapters", job_id))
+        remove(below(self._store_url, "ledgers", f"{job_id}.parquet"))
 
 
 def _entry(folder: Path, path: Path) -> FileEntry:
