@@ -30,6 +30,7 @@ from turnloom.v1.training_pb2_grpc import add_FineTuningServiceServicer_to_serve
 LOG = logging.getLogger("turnloom.api")
 STATELESS: Final = f"turnloom.v1.{preprocess_service.NAME}"
 BACKED: Final = (f"turnloom.v1.{dataset_service.NAME}", f"turnloom.v1.{training_service.NAME}")
+REDIS_SECONDS: Final = 5.0  #: that Redis may take for one answer, so that callers hear of an outage within 10
 HEALTH_SECONDS: Final = 5.0  #: between looks at Redis
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -54,7 +55,9 @@ class ApiServer:
     def __init__(self, settings: ApiSettings, registry: Registry, metrics: ApiMetrics) -> None:
         self._settings = settings
         self._registry = registry
-        self._backing = Backing(lambda: open_store(settings.redis_url, settings.store_url))
+        self._backing = Backing(
+            lambda: open_store(settings.redis_url, settings.store_url, socket_timeout=REDIS_SECONDS)
+        )
         self._rpc = Rpc(metrics.rpc, settings.max_streams)
         self._ended = threading.Event()
         self._looking = threading.Lock()

@@ -38,14 +38,15 @@ class Store:
         self.rq.close()
 
 
-def open_store(redis_url: str, store_url: str = "", lease_ttl: float = 15.0) -> Store:
+def open_store(redis_url: str, store_url: str = "", lease_ttl: float = 15.0, socket_timeout: float = 10.0) -> Store:
     """Connect and check the schema version. Raises RedisUnavailable, SchemaMismatch.
 
     `store_url`: the fsspec URL or folder of datasets and adapters; empty for a process that touches no file.
+    `socket_timeout`: seconds that one answer of Redis may take; a process with callers of its own gives fewer.
     """
-    client = connect(redis_url)
+    client = connect(redis_url, socket_timeout)
     check_schema(client)
-    queues = connect_rq(redis_url, socket_timeout=10.0)
+    queues = connect_rq(redis_url, socket_timeout=socket_timeout)
     return Store(
         redis=client,
         rq=queues,

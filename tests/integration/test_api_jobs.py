@@ -584,7 +584,7 @@ class TestOutage:
             began = time.monotonic()
             said = refusal(lambda: make_job(api, "ds-x"))
             assert said.code is grpc.StatusCode.UNAVAILABLE
-            assert time.monotonic() - began < 12
+            assert time.monotonic() - began < 10
 
 
 @pytest.mark.usefixtures("gpu_host")

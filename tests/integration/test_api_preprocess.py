@@ -249,9 +249,7 @@ def test_a_lint_counts_codes_and_names_offenders_by_their_place_in_the_stream(st
         lint_stream(
             pb.LintConversationsRequest(chunk=pb.ConversationChunk(conversations=chunk)),
             pb.LintConversationsRequest(chunk=pb.ConversationChunk(conversations=[unreadable, chat("e", "")])),
-            pb.LintConversationsRequest(
-                test_chunk=pb.ConversationChunk(conversations=[chat("x", "y"), chat("c", "d")])
-            ),
+            pb.LintConversationsRequest(test_chunk=pb.ConversationChunk(conversations=tests)),
         ),
         timeout=LIMIT,
     )
