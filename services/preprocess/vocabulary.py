@@ -185,7 +185,7 @@ class Vocabulary:
                 name = self.table.by_id[found.pop()].content
                 raise ModelNotUsable(
                     f"tokenizer.json: ordinary text gives the control token {name!r}, so users could end a turn; use "
-                    " a tokenizer whose vocabulary keeps control tokens out of reach of text"
+                    "a tokenizer whose vocabulary keeps control tokens out of reach of text"
                 )
 
     def _check_against_stock(self) -> None:

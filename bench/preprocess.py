@@ -1,0 +1,171 @@
+"""messages -> ids and weights: Turnloom beside its peers, in interleaved rounds of one process.
+
+    taskset -c 0 python -m bench.preprocess [--conversations 2000] [--rounds 5]
+
+Needs the Qwen3 vocabulary and templates (TURNLOOM_TOKENIZERS, TURNLOOM_TEMPLATES). A peer that is not installed is left
+out and named. bench/README.md says how to read the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import transformers
+
+from bench.chats import chats
+from services.preprocess.conversation import Conversation, Message
+from services.preprocess.examples import Preprocessed
+from services.preprocess.models import Model, build_model
+from services.preprocess.options import Options, TrainOn
+from services.preprocess.preprocessing import preprocess_batch
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENIZERS = Path(os.environ.get("TURNLOOM_TOKENIZERS", ROOT.parent / "shared" / "tokenizers"))
+TEMPLATES = Path(os.environ.get("TURNLOOM_TEMPLATES", ROOT.parent / "shared" / "templates"))
+STOCK = "llamacpp__Qwen-Qwen3-0.6B.jinja"
+MARKED = "trl__qwen3_training.jinja"  # the peer's mask needs {% generation %}, which the stock template has not
+BATCH = 500
+
+
+@dataclass(slots=True)
+class Contender:
+    """One way from messages to ids and weights."""
+
+    name: str
+    work: Callable[[Sequence[Conversation]], int]  #: returns how many tokens carry weight
+    cpu: list[float] = field(default_factory=list)  #: seconds per round
+    wall: list[float] = field(default_factory=list)
+    trained: int = 0
+
+
+def turnloom(model: Model, options: Options) -> Callable[[Sequence[Conversation]], int]:
+    def work(conversations: Sequence[Conversation]) -> int:
+        trained = 0
+        for first in range(0, len(conversations), BATCH):
+            for outcome in preprocess_batch(conversations[first : first + BATCH], options, model):
+                assert isinstance(outcome, Preprocessed), outcome
+                for example in outcome.examples:
+                    trained += sum(length for length, weight in example.weight_runs if weight)
+        return trained
+
+    return work
+
+
+def _texts(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return cast("list[dict[str, str]]", list(messages))
+
+
+def transformers_mask(
+    tokenizer: transformers.PreTrainedTokenizerFast, template: str
+) -> Callable[[Sequence[Conversation]], int]:
+    def work(conversations: Sequence[Conversation]) -> int:
+        trained = 0
+        for first in range(0, len(conversations), BATCH):
+            encoded = tokenizer.apply_chat_template(
+                [_texts(conversation.messages) for conversation in conversations[first : first + BATCH]],
+                chat_template=template,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
+            masks = cast("dict[str, list[list[int]]]", encoded)["assistant_masks"]
+            trained += sum(sum(mask) for mask in masks)
+        return trained
+
+    return work
+
+
+def prefix_loop(
+    tokenizer: transformers.PreTrainedTokenizerFast, template: str
+) -> Callable[[Sequence[Conversation]], int]:
+    """Tokenize every prefix and call what is new an assistant's: the loop of many examples, our own writing of it."""
+
+    def ids(messages: Sequence[Message], prompt: bool) -> list[int]:
+        encoded = tokenizer.apply_chat_template(
+            _texts(messages), chat_template=template, add_generation_prompt=prompt, return_dict=False
+        )
+        return list(encoded)
+
+    def work(conversations: Sequence[Conversation]) -> int:
+        trained = 0
+        for conversation in conversations:
+            messages = list(conversation.messages)
+            for index, message in enumerate(messages):
+                if message["role"] == "assistant":
+                    trained += len(ids(messages[: index + 1], False)) - len(ids(messages[:index], True))
+            ids(messages, False)
+        return trained
+
+    return work
+
+
+def contenders() -> list[Contender]:
+    tokenizer_json = (TOKENIZERS / "qwen3" / "tokenizer.json").read_text()
+    special = {"eos_token": "<|im_end|>"}
+    stock = (TEMPLATES / STOCK).read_bytes().decode()
+    marked = (TEMPLATES / MARKED).read_bytes().decode()
+    model = build_model("qwen3", tokenizer_json, stock, special)
+    marked_model = build_model("qwen3", tokenizer_json, marked, special)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(TOKENIZERS / "qwen3")
+    date = "2026-01-01"
+    last = Options(max_length=None, date=date, train_on=TrainOn.LAST_ASSISTANT_MESSAGE)
+    return [
+        Contender("transformers, assistant mask, batched (marked template)", transformers_mask(tokenizer, marked)),
+        Contender(
+            f"turnloom, stock template, {model.encoder_name}", turnloom(model, Options(max_length=None, date=date))
+        ),
+        Contender("turnloom, stock template, last message only", turnloom(model, last)),
+        Contender(
+            "turnloom, marked template, the same work", turnloom(marked_model, Options(max_length=None, date=date))
+        ),
+        Contender("every prefix tokenized (stock template)", prefix_loop(tokenizer, stock)),
+    ]
+
+
+def measure(found: Sequence[Contender], conversations: Sequence[Conversation], rounds: int) -> None:
+    for contender in found:  # caches, compiled templates and traces are warm, for all alike
+        contender.work(conversations[:BATCH])
+    for _ in range(rounds):
+        for contender in found:
+            cpu, wall = time.process_time(), time.perf_counter()
+            contender.trained = contender.work(conversations)
+            contender.cpu.append(time.process_time() - cpu)
+            contender.wall.append(time.perf_counter() - wall)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.preprocess", description=__doc__)
+    parser.add_argument("--conversations", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    for needed in (TOKENIZERS / "qwen3" / "tokenizer.json", TEMPLATES / STOCK, TEMPLATES / MARKED):
+        if not needed.is_file():
+            sys.stderr.write(f"{needed} is missing; set TURNLOOM_TOKENIZERS and TURNLOOM_TEMPLATES\n")
+            return 2
+    conversations = chats(asked.conversations)
+    found = contenders()
+    measure(found, conversations, asked.rounds)
+    peer = found[0]
+    print(
+        f"{asked.conversations} chats, medians of {asked.rounds} interleaved rounds, CPU {sorted(os.sched_getaffinity(0))}"
+    )
+    print(f"{'who':<58} {'conv/s':>8} {'CPU us/conv':>12} {'x peer':>7} {'trained':>9}")
+    for contender in found:
+        cpu = statistics.median(contender.cpu) / len(conversations)
+        ratio = statistics.median(theirs / ours for theirs, ours in zip(peer.cpu, contender.cpu, strict=True))
+        rate = len(conversations) / statistics.median(contender.wall)
+        print(f"{contender.name:<58} {rate:>8.0f} {cpu * 1e6:>12.0f} {ratio:>7.2f} {contender.trained:>9}")
+    print(f"peak memory of the whole process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
