@@ -13,6 +13,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,11 +31,11 @@ from turnloom.cli.session import Session, report
 from turnloom.cli.watching import show
 from turnloom.cli.words import count
 from turnloom.client import TurnloomClient
-from turnloom.conversations import read_sourced, to_json
+from turnloom.conversations import JSON, read_sourced, to_json
 from turnloom.embedded import sample_data
 from turnloom.embedded.findings import Findings
 from turnloom.embedded.plot import plot_nll
-from turnloom.embedded.processes import on_child_death, sigterm_unwinds
+from turnloom.embedded.processes import on_child_death, sigterm_unwinds, undisturbed
 from turnloom.embedded.sample_data import Conversation
 from turnloom.embedded.stack import MODEL, Stack, StackSettings
 from turnloom.embedded.unigram import unigram_nll
@@ -74,8 +75,20 @@ class Splits:
         """
         if data is None:
             return cls(sample_data.train_conversations(), sample_data.held_out_conversations())
-        own = [cast(Conversation, to_json(sourced.conversation)) for sourced in read_sourced(data)]
+        own = [_as_the_tiny_template_prints(to_json(sourced.conversation)) for sourced in read_sourced(data)]
         return cls(*split(own, TEST_FRACTION, seed))
+
+
+def _as_the_tiny_template_prints(conversation: dict[str, JSON]) -> Conversation:
+    """Roles and text of the messages: the small model's template knows no tools, no reasoning and no parts."""
+    messages = cast("list[dict[str, JSON]]", conversation["messages"])
+    return {"messages": [{"role": str(m["role"]), "content": _text(m.get("content"))} for m in messages]}
+
+
+def _text(content: JSON) -> str:
+    if isinstance(content, str) or content is None:
+        return content or ""
+    return "".join(str(part["text"]) for part in cast("list[dict[str, JSON]]", content))
 
 
 @dataclass(slots=True)
@@ -157,7 +170,7 @@ class Demo:
         return np.concatenate([r.target_ids for r in rows]), np.concatenate([r.target_weights for r in rows])
 
     def job(self, train: str, test: str, steps: int, start_from: training_pb2.StartFrom | None = None) -> str:
-        """Runs a job to its end and returns its id.
+        """Runs a job to its end and returns its id; shows the one that starts from nothing.
 
         Raises:
             StackError: it did not succeed.
@@ -166,7 +179,10 @@ class Demo:
         job = self.client.create_job(
             model=MODEL, training_dataset=train, test_dataset=test, start_from=start_from, **fields
         )
-        show(self.session, View(job))
+        if start_from is None and not self.session.as_json:
+            show(self.session, View(job))
+        else:
+            deque(self.client.watch_job(job.id), maxlen=0)  # to the end
         done = self.client.job(job.id)
         if done.state != training_pb2.JOB_STATE_SUCCEEDED:
             raise StackError(
@@ -215,7 +231,12 @@ def main(
     try:
         splits = Splits.of(data, seed)
         out.mkdir(parents=True, exist_ok=True)
-        settings = StackSettings(state, tuft_python, conversations=_text_for_the_tokenizer(state, splits))
+        settings = StackSettings(
+            state,
+            tuft_python,
+            conversations=_text_for_the_tokenizer(state, splits),
+            say=lambda part: None if as_json else typer.echo(f"  {part}", err=True),
+        )
         with sigterm_unwinds():
             _run(settings, splits, findings, out, steps=steps, seed=seed, verify=verify, as_json=as_json)
     except TurnloomError as error:
@@ -226,7 +247,8 @@ def main(
         typer.echo("Interrupted; everything was stopped.", err=True)
         raise typer.Exit(Exit.INTERRUPTED) from error
     finally:
-        shutil.rmtree(state, ignore_errors=True)
+        with undisturbed():
+            shutil.rmtree(state, ignore_errors=True)
     shortcomings = list(findings.shortcomings()) if data is None and steps >= STEPS else []
     for shortcoming in shortcomings:
         report(StackError(shortcoming), as_json=as_json)
@@ -254,10 +276,12 @@ def _run(
 ) -> None:
     """The demo between the stack's start and its end."""
     began = time.monotonic()
+    if not as_json:
+        typer.echo("Starting the stack", err=True)
     with Stack(settings) as stack, TurnloomClient(stack.address) as client:
         session = Session(client, as_json)
         findings.seconds["starting"] = time.monotonic() - began
-        session.say(f"Redis, TuFT, API, worker, supervisor and exporter run; API at {stack.address}.")
+        session.say(f"  all of it runs; the API is at {stack.address}")
         with on_child_death(stack.check):
             Demo(session, findings, out, steps, seed).run(splits, verify=verify)
         stopping = time.monotonic()
