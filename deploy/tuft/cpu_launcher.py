@@ -101,7 +101,8 @@ def wait_for_an_end(server: subprocess.Popen[bytes], parent: int | None) -> bool
             return True
         if parent is not None and os.getppid() != parent:
             return True
-        reap_orphans(server)
+        if received is not None:
+            reap_orphans(server)
         if server.poll() is not None:
             return False
 

@@ -82,6 +82,23 @@ def test_pipelined_calls_give_the_same_bits_as_calls_one_by_one(server: Server) 
     assert [float(call.result(DEADLINE).metrics["loss:sum"]) for call, _ in pending] == expected
 
 
+def test_runs_that_share_the_server_call_by_call_are_each_as_if_alone(server: Server) -> None:
+    start = save(client_of(server), "start")
+    left_data, right_data = rows(6, seed=1), rows(6, seed=2)
+    alone = client_at(server, start)
+    expected = [step(alone, left_data)[0] for _ in range(3)]
+    left, right = client_at(server, start), client_at(server, start)
+    found = []
+    for _ in range(3):
+        ours = left.forward_backward(left_data, "cross_entropy")
+        theirs = right.forward_backward(right_data, "cross_entropy")
+        found.append(float(ours.result(DEADLINE).metrics["loss:sum"]))
+        theirs.result(DEADLINE)
+        for optimized in (left.optim_step(ADAM), right.optim_step(ADAM)):
+            optimized.result(DEADLINE)
+    assert found == expected
+
+
 def test_the_same_seed_gives_two_clients_different_runs(server: Server) -> None:
     first, second, data = client_of(server, seed=1), client_of(server, seed=1), rows(8)
     assert step(first, data) == pytest.approx(step(second, data), rel=1e-5)
