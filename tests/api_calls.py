@@ -60,6 +60,11 @@ class Api:
         """A value of /metrics; 0 where it is not there yet."""
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
+    def handled(self, kind: str, service: str, method: str, code: str) -> float:
+        """How many calls of a method ended with a code."""
+        labels = {"grpc_type": kind, "grpc_service": f"turnloom.v1.{service}", "grpc_method": method}
+        return self.sample("grpc_server_handled_total", **labels, grpc_code=code)
+
 
 Start = Callable[..., Api]
 

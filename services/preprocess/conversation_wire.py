@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from services.preprocess.conversation import JSON, Conversation, Message, Training
@@ -47,27 +47,18 @@ def _message(item: pb.Message, index: int) -> tuple[Message, Training]:
     values: Message = {"role": item.role}
     training = _UNTOLD
     for descriptor, value in item.ListFields():
-        match descriptor.number:
-            case pb.Message.TEXT_FIELD_NUMBER:
-                values["content"] = value
-            case pb.Message.PARTS_FIELD_NUMBER:
-                values["content"] = _parts(value, index)
-            case pb.Message.NULL_CONTENT_FIELD_NUMBER:
-                values["content"] = None
-            case pb.Message.REASONING_CONTENT_FIELD_NUMBER:
-                values["reasoning_content"] = value
-            case pb.Message.TOOL_CALLS_FIELD_NUMBER:
-                values["tool_calls"] = [_tool_call(call, index, position) for position, call in enumerate(value)]
-            case pb.Message.TOOL_CALL_ID_FIELD_NUMBER:
-                values["tool_call_id"] = value
-            case pb.Message.NAME_FIELD_NUMBER:
-                values["name"] = value
-            case pb.Message.TRAINABLE_FIELD_NUMBER:
-                training = Training(trainable=value, weight=training.weight)
-            case pb.Message.WEIGHT_FIELD_NUMBER:
-                training = Training(trainable=training.trainable, weight=_weight(value, index))
-            case pb.Message.EXTRA_JSON_FIELD_NUMBER:
-                values.update(_extra(value, index))
+        number = descriptor.number
+        if number in _PLAIN:
+            values[_PLAIN[number]] = value
+        elif number in _READ:
+            key, read = _READ[number]
+            values[key] = read(value, index)
+        elif number == _TRAINABLE:
+            training = Training(trainable=value)
+        elif number == _WEIGHT:
+            training = Training(trainable=training.trainable, weight=_weight(value, index))
+        else:
+            values.update(_extra(value, index))
     return values, training
 
 
@@ -82,6 +73,14 @@ def _parts(content: pb.ContentParts, index: int) -> list[JSON]:
             )
         parts.append({"type": "text", "text": part.text})
     return parts
+
+
+def _null(_value: int, _index: int) -> JSON:
+    return None
+
+
+def _tool_calls(calls: Sequence[pb.ToolCall], index: int) -> JSON:
+    return [_tool_call(call, index, position) for position, call in enumerate(calls)]
 
 
 def _tool_call(call: pb.ToolCall, index: int, position: int) -> JSON:
@@ -170,3 +169,22 @@ def conversations(messages: Sequence[pb.Conversation]) -> list[Conversation | Pr
         except PreprocessError as error:
             read.append(error)
     return read
+
+
+# Numbers are looked up once: generated classes compute them anew at every access, at ten times the cost of reading.
+#: Fields whose value is the key's value.
+_PLAIN: Final[Mapping[int, str]] = {
+    pb.Message.ROLE_FIELD_NUMBER: "role",
+    pb.Message.TEXT_FIELD_NUMBER: "content",
+    pb.Message.REASONING_CONTENT_FIELD_NUMBER: "reasoning_content",
+    pb.Message.TOOL_CALL_ID_FIELD_NUMBER: "tool_call_id",
+    pb.Message.NAME_FIELD_NUMBER: "name",
+}
+#: Fields whose value has to be read: key, reader of (value, position of the message).
+_READ: Final[Mapping[int, tuple[str, Callable[..., JSON]]]] = {
+    pb.Message.PARTS_FIELD_NUMBER: ("content", _parts),
+    pb.Message.NULL_CONTENT_FIELD_NUMBER: ("content", _null),
+    pb.Message.TOOL_CALLS_FIELD_NUMBER: ("tool_calls", _tool_calls),
+}
+_TRAINABLE: Final = pb.Message.TRAINABLE_FIELD_NUMBER
+_WEIGHT: Final = pb.Message.WEIGHT_FIELD_NUMBER

@@ -21,7 +21,7 @@ from services.preprocess.examples import Preprocessed
 from services.preprocess.issue_wire import violation
 from services.preprocess.options_wire import options, options_to_json
 from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation, WrongState
-from services.preprocess.rpc import Rpc
+from services.preprocess.rpc import Kind, Rpc
 from services.preprocess.runner import Plan, Result, Runner
 from services.preprocess.streams import Part, check_batch, chunks, header
 from services.store.dataset_files import DatasetReader, DatasetWriter, canonical_json, remove
@@ -47,7 +47,7 @@ class DatasetService(DatasetServiceServicer):
         self, request_iterator: Iterator[pb.CreateDatasetRequest], context: grpc.ServicerContext
     ) -> pb.CreateDatasetResponse:
         """All or nothing: rows go to a temporary file, and record and file appear together at the end of the stream."""
-        with self._rpc.stream(context, NAME, "CreateDataset") as call:
+        with self._rpc.stream(context, Kind.CLIENT_STREAM, NAME, "CreateDataset") as call:
             asked = header(request_iterator, "header").header
             on_bad = bad_rows(asked)
             plan = self._runner.plan(asked.options.model, options(asked.options, "header.options"))
@@ -106,7 +106,7 @@ class DatasetService(DatasetServiceServicer):
         self, request: pb.DownloadDatasetRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadDatasetResponse]:
         """Rows from start_row on, about 1 MiB a message."""
-        with self._rpc.stream(context, NAME, "DownloadDataset") as call:
+        with self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "DownloadDataset") as call:
             record = ready(self._backing.store().datasets.get(request.id))
             if request.start_row > record.examples:
                 sentence = f"is {request.start_row}; the dataset has {record.examples} rows."
@@ -123,7 +123,7 @@ class DatasetService(DatasetServiceServicer):
         self, request: pb.WatchDatasetRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WatchDatasetResponse]:
         """The record whenever it changes; ends with the final one."""
-        with self._rpc.stream(context, NAME, "WatchDataset"), self._rpc.stopping(context) as stop:
+        with self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "WatchDataset"), self._rpc.stopping(context) as stop:
             for record in self._backing.store().datasets.watch(request.id, stop=stop):
                 yield pb.WatchDatasetResponse(dataset=dataset(record))
             self._rpc.refuse_draining()

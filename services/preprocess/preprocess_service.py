@@ -21,7 +21,7 @@ from services.preprocess.preview import preview
 from services.preprocess.preview_wire import preview_response
 from services.preprocess.refusals import InvalidRequest, Violation
 from services.preprocess.registry import ModelEntry, Registry
-from services.preprocess.rpc import Rpc
+from services.preprocess.rpc import Kind, Rpc
 from services.preprocess.runner import Plan, Runner
 from services.preprocess.streams import check_batch, chunks, header
 from turnloom.v1 import preprocess_pb2 as pb
@@ -85,7 +85,7 @@ class PreprocessService(PreprocessServiceServicer):
         self, request_iterator: Iterator[pb.StreamPreprocessRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamPreprocessResponse]:
         """One answer per chunk, in order; bad conversations are issues of their chunk."""
-        with self._rpc.stream(context, NAME, "StreamPreprocess") as call:
+        with self._rpc.stream(context, Kind.BIDI_STREAM, NAME, "StreamPreprocess") as call:
             plan = self._plan(header(request_iterator, "options").options)
             seen = 0
             for part, message in chunks(request_iterator, "options"):
@@ -119,7 +119,7 @@ class PreprocessService(PreprocessServiceServicer):
         self, request_iterator: Iterator[pb.LintConversationsRequest], context: grpc.ServicerContext
     ) -> pb.LintConversationsResponse:
         """Counts per code and the first offenders of a whole stream."""
-        with self._rpc.stream(context, NAME, "LintConversations") as call:
+        with self._rpc.stream(context, Kind.CLIENT_STREAM, NAME, "LintConversations") as call:
             asked = header(request_iterator, "options").options
             if asked.max_offenders > MAX_OFFENDERS:
                 sentence = f"is {asked.max_offenders}; at most {MAX_OFFENDERS} are listed."

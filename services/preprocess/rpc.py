@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 
 import grpc
 from google.rpc.status_pb2 import Status
@@ -19,6 +20,15 @@ from services.preprocess.refusals import Draining, TooManyStreams
 from services.preprocess.status_table import internal_status, rich_status, status_of
 
 LOG = logging.getLogger("turnloom.api")
+
+
+class Kind(Enum):
+    """What the ecosystem's label grpc_type says."""
+
+    UNARY = "unary"
+    CLIENT_STREAM = "client_stream"
+    SERVER_STREAM = "server_stream"
+    BIDI_STREAM = "bidi_stream"
 
 
 @dataclass(slots=True)
@@ -77,13 +87,13 @@ class Rpc:
     @contextmanager
     def unary(self, context: grpc.ServicerContext, service: str, method: str) -> Iterator[Call]:
         """Answer for one short call."""
-        with self._call(context, "unary", service, method) as call:
+        with self._call(context, Kind.UNARY, service, method) as call:
             yield call
 
     @contextmanager
-    def stream(self, context: grpc.ServicerContext, service: str, method: str) -> Iterator[Call]:
+    def stream(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[Call]:
         """Answer for one long call, which holds a thread: at most max_streams of them run at once."""
-        with self._call(context, "stream", service, method) as call:
+        with self._call(context, kind, service, method) as call:
             if not self._streams.acquire(blocking=False):
                 raise TooManyStreams(self._max_streams)
             try:
@@ -92,8 +102,8 @@ class Rpc:
                 self._streams.release()
 
     @contextmanager
-    def _call(self, context: grpc.ServicerContext, kind: str, service: str, method: str) -> Iterator[Call]:
-        labels = (kind, f"turnloom.v1.{service}", method)
+    def _call(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[Call]:
+        labels = (kind.value, f"turnloom.v1.{service}", method)
         self._metrics.started.labels(*labels).inc()
         began = time.perf_counter()
         call = Call()

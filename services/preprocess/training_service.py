@@ -17,7 +17,7 @@ from services.preprocess.job_checks import Checked, check
 from services.preprocess.job_request_wire import content_hash, draft, states
 from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation
 from services.preprocess.registry import Registry
-from services.preprocess.rpc import Rpc
+from services.preprocess.rpc import Kind, Rpc
 from services.store.errors import IllegalEdge
 from services.store.events import Entry
 from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobState, StepRecord
@@ -117,7 +117,10 @@ class FineTuningService(FineTuningServiceServicer):
 
     def WatchJob(self, request: pb.WatchJobRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchJobResponse]:
         """Everything after start_event_id, each once, until the terminal state."""
-        with self._rpc.stream(context, NAME, "WatchJob") as call, self._rpc.stopping(context) as stop:
+        with (
+            self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "WatchJob") as call,
+            self._rpc.stopping(context) as stop,
+        ):
             store = self._backing.store()
             call.notes["job"] = request.id
             for entry in store.events.watch(request.id, request.start_event_id, stop=stop):
@@ -166,7 +169,7 @@ class FineTuningService(FineTuningServiceServicer):
         self, request: pb.DownloadAdapterRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadAdapterResponse]:
         """File after file, in chunks, as they lie in the store."""
-        with self._rpc.stream(context, NAME, "DownloadAdapter") as call:
+        with self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "DownloadAdapter") as call:
             store = self._backing.store()
             folder = adapter_folder(store, request.job, request.checkpoint)
             for file in adapter_files(store.objects, folder):
@@ -184,7 +187,7 @@ class FineTuningService(FineTuningServiceServicer):
 
     def Diagnose(self, request: pb.DiagnoseRequest, context: grpc.ServicerContext) -> pb.DiagnoseResponse:
         """The API's own checks, then what each host finds."""
-        with self._rpc.stream(context, NAME, "Diagnose"):
+        with self._rpc.stream(context, Kind.UNARY, NAME, "Diagnose"):
             return pb.DiagnoseResponse(
                 checks=[
                     pb.Check(name=item.name, outcome=item.outcome, message=item.message, hint=item.hint, host=item.host)

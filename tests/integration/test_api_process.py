@@ -18,8 +18,15 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from services.preprocess.options_wire import DEFAULTS, options_to_json
+from services.store.dataset_files import canonical_json
+from services.store.ids import new_id
+from services.store.records import DatasetRecord
+from services.store.store import open_store
 from tests.api_calls import MODEL, NO_REDIS, chat, first_request, options, read_refusal, refusal, wait_until
+from turnloom.v1 import datasets_pb2
 from turnloom.v1 import preprocess_pb2 as pb
+from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
 
 pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
@@ -129,6 +136,22 @@ def test_sigterm_lets_a_running_stream_end_and_refuses_new_calls(run: Run) -> No
         more.set()
         assert [list(answer.batch.conversation_index) for answer in stream] == [[1]]
     assert process.wait(LIMIT) == 0
+
+
+def test_sigterm_sends_watches_elsewhere_instead_of_waiting_for_them(run: Run, redis_url: str) -> None:
+    store = open_store(redis_url)
+    options_json = canonical_json(options_to_json(DEFAULTS, MODEL))
+    dataset = store.datasets.create(DatasetRecord(id=new_id("ds"), options_json=options_json)).dataset.id
+    store.close()
+    process = run(TURNLOOM_REDIS_URL=redis_url)
+    with grpc.insecure_channel(str(announced(process)["address"])) as channel:
+        wait_for_models(channel)
+        watch = DatasetServiceStub(channel).WatchDataset(datasets_pb2.WatchDatasetRequest(id=dataset), timeout=LIMIT)
+        assert next(watch).dataset.id == dataset
+        process.send_signal(signal.SIGTERM)
+        said = refusal(lambda: next(watch))
+        assert (said.code, said.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        assert process.wait(LIMIT) == 0
 
 
 def test_a_call_that_outlives_the_drain_is_cut_and_the_process_ends(run: Run) -> None:
