@@ -4,6 +4,7 @@ Prints, per shape and in all: renders equal to plain Jinja, refusals equal, last
 definition, and what was refused or warned, by reason. Knows no tokenizer: control tokens are a list written here.
 """
 
+# ruff: noqa: RUF001  # some tokens are spelled with a full-width bar
 from __future__ import annotations
 
 import argparse

@@ -64,11 +64,11 @@ def check_no_repr(messages: Sequence[Message], rendered: RenderedText) -> None:
         return
     position = 0
     for length, origin in rendered.runs:
-        if origin is not None and (start := reprs.get(origin.message_index)) is not None:
-            if start in rendered.text[position : position + length]:
-                raise UnsupportedContent(
-                    "the template prints the list of content parts as Python code; send this content as one string",
-                    message_index=origin.message_index,
-                    field="content",
-                )
+        start = None if origin is None else reprs.get(origin.message_index)
+        if origin is not None and start is not None and start in rendered.text[position : position + length]:
+            raise UnsupportedContent(
+                "the template prints the list of content parts as Python code; send this content as one string",
+                message_index=origin.message_index,
+                field="content",
+            )
         position += length

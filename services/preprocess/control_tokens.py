@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 
 
@@ -21,10 +22,7 @@ class ControlTokens:
 
     def last(self, text: str) -> tuple[int, int] | None:
         """The last added token."""
-        found = None
-        for found in self.spans(text):
-            pass
-        return found
+        return next(iter(deque(self.spans(text), maxlen=1)), None)
 
     def floor(self, text: str, at: int) -> int:
         """The nearest position <= at that cuts no added token and no word of this text."""

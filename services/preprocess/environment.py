@@ -66,7 +66,7 @@ class TemplateDict:
 class TemplateNamespace(Namespace):
     """A namespace that takes no underscore names."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805  # so that namespace(self=1) works
+    def __init__(*args: Any, **kwargs: Any) -> None:  # no `self`, so that namespace(self=1) works
         """Take what `dict` takes."""
         attributes = dict(*args[1:], **kwargs)
         for name in attributes:
@@ -114,7 +114,7 @@ class TracedEnvironment(PlainEnvironment):
     """The same with provenance: equal text, and no message text that passes for a literal."""
 
     generation_blocks = TracedGenerationBlocks
-    concat = staticmethod(concat)  # type: ignore[assignment]  # Jinja declares "".join
+    concat = staticmethod(concat)
     intercepted_binops = frozenset({"%"})
 
     def __init__(self) -> None:

@@ -160,7 +160,7 @@ class RegionFinder:
         return turn
 
     def _learn(self, prefills: tuple[str, ...]) -> bool:
-        """Take note of prompts that reach into a reply; False where they are too many or too long to be the template's."""
+        """Note prompts that reach into a reply; False where they are too many or too long to be the template's."""
         known = tuple(sorted({*self._prefills, *prefills}))
         if len(known) > 32 or any(len(prefill) > 256 for prefill in prefills):
             return False

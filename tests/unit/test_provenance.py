@@ -70,7 +70,7 @@ FILTERS_WITH_ARGUMENTS = {
     "default": 'default("d")',
     "d": 'd("d")',
     "center": "center(60)",
-    "indent": 'indent(2, true, true)',
+    "indent": "indent(2, true, true)",
     "format": "format()",
     "round": None,
     "abs": None,
@@ -182,7 +182,7 @@ def test_no_expression_turns_message_text_into_a_literal(expression: str) -> Non
         "{% macro f() %}[{{ caller() }}]{% endmacro %}{% call f() %}{{ messages[0].content }}{% endcall %}",
         "{% filter upper %}{{ messages[0].content }}{% endfilter %}",
         "{% filter indent(2) %}{{ messages[0].content }}{% endfilter %}",
-        "{% set ns = namespace(t='') %}{% for c in messages[0].content %}{% set ns.t = ns.t + c %}{% endfor %}{{ ns.t }}",
+        "{% set ns = namespace(t='') %}{% for c in messages[0].content %}{% set ns.t = ns.t + c %}{% endfor %}{{ ns.t }}",  # noqa: E501
         "{% for k, v in messages[0].keyed.items() %}{{ k }}={{ v | tojson }}{% endfor %}",
         "{% block b %}{{ messages[0].content }}{% endblock %}{{ self.b() }}",
         "{% for p in messages[0].parts recursive %}{{ p }}{% if p is not string %}{{ loop(p) }}{% endif %}{% endfor %}",
@@ -190,7 +190,7 @@ def test_no_expression_turns_message_text_into_a_literal(expression: str) -> Non
 )
 def test_statements_keep_origins(body: str) -> None:
     literal = literal_text(both(body))
-    assert not any(character.isdigit() and character != "6" or character in "<|>" for character in literal)
+    assert not any((character.isdigit() and character != "6") or character in "<|>" for character in literal)
 
 
 def test_every_character_keeps_its_own_field() -> None:

@@ -24,9 +24,9 @@ from services.preprocess.provenance.strings import Traced, blended, concat, plai
 #: or are one method that Traced follows. All others are blended, also where they give a Traced string: `indent`
 #: adds lines joined in C to a first line that still has its runs.
 FOLLOWED: Final = frozenset(
-    ("length", "count", "list", "first", "last", "default", "d", "items", "selectattr", "rejectattr", "select")
-    + ("reject", "map", "dictsort", "sort", "unique", "int", "float", "round", "abs", "wordcount", "random", "batch")
-    + ("slice", "groupby", "min", "max", "sum", "attr", "upper", "lower", "trim", "capitalize")
+    {"length", "count", "list", "first", "last", "default", "d", "items", "selectattr", "rejectattr", "select"}
+    | {"reject", "map", "dictsort", "sort", "unique", "int", "float", "round", "abs", "wordcount", "random", "batch"}
+    | {"slice", "groupby", "min", "max", "sum", "attr", "upper", "lower", "trim", "capitalize"}
 )
 
 #: What hands on an object that was put in, or joins its text with runs.

@@ -3,6 +3,7 @@
 Markup escapes whatever is joined to it, and templates rely on the text that gives; only the runs are added here.
 """
 
+# ruff: noqa: D102, S704  # the methods are those of Markup; what is marked here is compared with Markup, never served
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping

@@ -12,8 +12,9 @@ from services.preprocess.rendered import TOOLS, Origin
 
 #: Names of the message format itself: as dictionary keys they are no one's text, and exact strs are found faster.
 STRUCTURE: Final = frozenset(
-    "role content name type text id function arguments tool_calls tool_call_id reasoning_content parameters description"
-    " properties required items enum default title strict".split()
+    {"role", "content", "name", "type", "text", "id", "function", "arguments", "tool_calls", "tool_call_id"}
+    | {"reasoning_content", "parameters", "description", "properties", "required", "items", "enum", "default"}
+    | {"title", "strict"}
 )
 #: Left as exact strs: templates print them into role headers. Roles are plain words (checked before rendering).
 _UNTRACED: Final = frozenset({"role"})

@@ -4,6 +4,7 @@ Where a result can't be followed character by character it is blended: all of it
 the template's literal.
 """
 
+# ruff: noqa: D102  # the methods are those of str
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set, ValuesView
@@ -54,7 +55,7 @@ class Traced(str):
                 return self._part(start, stop)
             return self._blended(str.__getitem__(self, key))
         text = str.__getitem__(self, key)
-        index = key.__index__()  # type: ignore[union-attr]  # str.__getitem__ has refused what is no index
+        index = key.__index__()
         at = index + len(self) if index < 0 else index
         return traced(text, cut(self._runs, at, at + 1))
 
@@ -110,7 +111,7 @@ class Traced(str):
             out.append(self._part(start, position))
         return out
 
-    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:  # type: ignore[override]
+    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
         pieces = str.split(self, sep, maxsplit)
         if sep is None:
             return self._found(pieces)
@@ -120,7 +121,7 @@ class Traced(str):
             position += len(piece) + len(sep)
         return out
 
-    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:  # type: ignore[override]
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
         pieces = str.rsplit(self, sep, maxsplit)
         if sep is None:
             out, stop = [], len(self)
@@ -135,7 +136,7 @@ class Traced(str):
             position += len(piece) + len(sep)
         return out
 
-    def splitlines(self, keepends: bool = False) -> list[str]:  # type: ignore[override]
+    def splitlines(self, keepends: bool = False) -> list[str]:
         out, position = [], 0
         for line, whole in zip(str.splitlines(self), str.splitlines(self, keepends=True), strict=True):
             out.append(self._part(position, position + len(whole if keepends else line)))
@@ -152,7 +153,7 @@ class Traced(str):
         first, second = len(before), len(before) + len(found)
         return self._part(0, first), self._part(first, second), self._part(second, len(self))
 
-    def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:  # type: ignore[override]
+    def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
         if not old:
             return self._blended(str.replace(self, old, new, count), new)
         return concat(_between(new, self.split(old, count)))
