@@ -103,8 +103,10 @@ def redis_time(client: StoreRedis) -> float:
 
 def check_schema(client: StoreRedis) -> None:
     """Write the schema version into an empty Redis; refuse one that holds another version (SchemaMismatch)."""
-    client.set(keys.SCHEMA, SCHEMA_VERSION, nx=True)
     found = cast(str | None, client.get(keys.SCHEMA))
+    if found is None:  # looked at first: a process may have no right to write it
+        client.set(keys.SCHEMA, SCHEMA_VERSION, nx=True)
+        found = cast(str | None, client.get(keys.SCHEMA))
     if found != str(SCHEMA_VERSION):
         raise SchemaMismatch(
             f"Redis holds records of schema version {found}, this program writes version {SCHEMA_VERSION}; "
