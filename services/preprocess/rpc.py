@@ -112,6 +112,8 @@ class Rpc:
             if self.draining:
                 raise Draining
             yield call
+            if not context.is_active():  # a watch ends in order when its client leaves; nobody got its answer
+                code = grpc.StatusCode.CANCELLED
         except GeneratorExit:  # the client left a server stream: gRPC drops the generator
             code = grpc.StatusCode.CANCELLED
             raise

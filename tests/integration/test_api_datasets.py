@@ -171,12 +171,7 @@ def test_a_client_that_vanishes_leaves_nothing_behind(api: Api, tmp_path: Path) 
     wait_until(lambda: files(tmp_path) != [])
     call.cancel()
     leave.set()
-    labels = {
-        "grpc_type": "client_stream",
-        "grpc_service": "turnloom.v1.DatasetService",
-        "grpc_method": "CreateDataset",
-    }
-    wait_until(lambda: api.sample("grpc_server_handled_total", **labels, grpc_code="CANCELLED") == 1)
+    wait_until(lambda: api.handled("client_stream", "DatasetService", "CreateDataset", "CANCELLED") == 1)
     assert files(tmp_path) == []
     assert not api.datasets.ListDatasets(pb.ListDatasetsRequest(), timeout=LIMIT).datasets
 

@@ -522,12 +522,7 @@ class TestWatchJob:
         job = make_job(api, make_dataset(api).id).job.id
         for _ in range(6):  # with two slots, so those that left must have given theirs back
             wait_until(lambda: begins_and_leaves(api, job))
-        labels = {
-            "grpc_type": "server_stream",
-            "grpc_service": "turnloom.v1.FineTuningService",
-            "grpc_method": "WatchJob",
-        }
-        wait_until(lambda: api.sample("grpc_server_handled_total", **labels, grpc_code="CANCELLED") >= 6)
+        wait_until(lambda: api.handled("server_stream", "FineTuningService", "WatchJob", "CANCELLED") == 6)
 
     def test_an_event_id_that_is_none_is_refused(self, api: Api) -> None:
         job = make_job(api, make_dataset(api).id).job.id

@@ -409,8 +409,8 @@ def test_every_call_is_counted_once_with_its_code_and_logged_without_text(
     refusal(lambda: api.preprocess.Preprocess(request(chat("private words")), timeout=LIMIT))
     api.channel.close()
     labels = {"grpc_type": "unary", "grpc_service": "turnloom.v1.PreprocessService", "grpc_method": "Preprocess"}
-    wait_until(lambda: api.sample("grpc_server_handled_total", **labels, grpc_code="INVALID_ARGUMENT") == 1)
-    assert api.sample("grpc_server_handled_total", **labels, grpc_code="OK") == 1
+    wait_until(lambda: api.handled("unary", "PreprocessService", "Preprocess", "INVALID_ARGUMENT") == 1)
+    assert api.handled("unary", "PreprocessService", "Preprocess", "OK") == 1
     assert api.sample("grpc_server_started_total", **labels) == 2
     assert api.sample("grpc_server_handling_seconds_count", **labels) == 2
     lines = [JsonLines().format(record) for record in caplog.records if record.message == "rpc"]
