@@ -9,6 +9,8 @@ out and named. bench/README.md says how to read the table.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import os
 import resource
 import statistics
@@ -108,16 +110,17 @@ def prefix_loop(
 
 
 def contenders() -> list[Contender]:
-    tokenizer_json = (TOKENIZERS / "qwen3" / "tokenizer.json").read_text()
+    folder = TOKENIZERS / "qwen3"
+    tokenizer_json = (folder / "tokenizer.json").read_text(encoding="utf-8")
     special = {"eos_token": "<|im_end|>"}
     stock = (TEMPLATES / STOCK).read_bytes().decode()
     marked = (TEMPLATES / MARKED).read_bytes().decode()
     model = build_model("qwen3", tokenizer_json, stock, special)
     marked_model = build_model("qwen3", tokenizer_json, marked, special)
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(TOKENIZERS / "qwen3")
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     date = "2026-01-01"
     last = Options(max_length=None, date=date, train_on=TrainOn.LAST_ASSISTANT_MESSAGE)
-    return [
+    found = [
         Contender("transformers, assistant mask, batched (marked template)", transformers_mask(tokenizer, marked)),
         Contender(
             f"turnloom, stock template, {model.encoder_name}", turnloom(model, Options(max_length=None, date=date))
@@ -128,6 +131,12 @@ def contenders() -> list[Contender]:
         ),
         Contender("every prefix tokenized (stock template)", prefix_loop(tokenizer, stock)),
     ]
+    if importlib.util.find_spec("trl") is None:
+        sys.stderr.write("trl is not installed (bench/requirements-peers.txt); its row is left out\n")
+        return found
+    peer = importlib.import_module("bench.peer_trl")
+    name = f"TRL {importlib.metadata.version('trl')} _prepare_dataset (marked template)"
+    return [*found, Contender(name, peer.prepare(transformers.PreTrainedTokenizerFast.from_pretrained(folder), marked))]
 
 
 def measure(found: Sequence[Contender], conversations: Sequence[Conversation], rounds: int) -> None:
@@ -154,9 +163,8 @@ def main() -> int:
     found = contenders()
     measure(found, conversations, asked.rounds)
     peer = found[0]
-    print(
-        f"{asked.conversations} chats, medians of {asked.rounds} interleaved rounds, CPU {sorted(os.sched_getaffinity(0))}"
-    )
+    cores = sorted(os.sched_getaffinity(0))
+    print(f"{asked.conversations} chats, medians of {asked.rounds} interleaved rounds, cores {cores}")
     print(f"{'who':<58} {'conv/s':>8} {'CPU us/conv':>12} {'x peer':>7} {'trained':>9}")
     for contender in found:
         cpu = statistics.median(contender.cpu) / len(conversations)
