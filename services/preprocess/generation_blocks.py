@@ -12,8 +12,8 @@ from services.preprocess.control_tokens import ControlTokens
 from services.preprocess.conversation import Message
 from services.preprocess.errors import Interleaved, UnlocatableTurn
 from services.preprocess.kinds import parts_of
-from services.preprocess.regions import TextMap, pieces_between
 from services.preprocess.rendered import Region, RenderedText
+from services.preprocess.text_map import TextMap, pieces_between
 
 
 def block_regions(

@@ -13,10 +13,10 @@ from typing import Final
 from services.preprocess.conversation import JSON
 from services.preprocess.rendered import Kind, Origin, Part
 
+#: Names a message's reasoning is given under.
+REASONING_FIELDS: Final = ("reasoning_content", "reasoning", "thinking")
 _KIND_OF_FIELD: Final = {
-    "reasoning_content": Kind.REASONING,
-    "reasoning": Kind.REASONING,
-    "thinking": Kind.REASONING,
+    **dict.fromkeys(REASONING_FIELDS, Kind.REASONING),
     "tool_calls": Kind.TOOL_CALL,
     "function_call": Kind.TOOL_CALL,
 }

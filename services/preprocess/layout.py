@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.preprocess.bounded import BoundedCache
+from services.preprocess.chat import Chat
 from services.preprocess.checks import KNOWN_ROLES, check_messages, check_no_repr
 from services.preprocess.control_tokens import ControlTokens
 from services.preprocess.conversation import Conversation, Message
@@ -24,7 +25,6 @@ from services.preprocess.rendered import Region, RenderedText, View
 from services.preprocess.rendering import Settings, render
 from services.preprocess.signatures import Signature, signature
 from services.preprocess.templates import CompiledTemplate
-from services.preprocess.turn_markers import Chat
 from services.preprocess.views import EXACT_MESSAGES, Cut, Prefixes, ViewPlanner
 
 
@@ -104,7 +104,7 @@ def lay_out(
         chat_format.template, engine.settings, conversation.tools, chat_format._control, options.generation_prefill
     )
     shapes = tuple(signature(message, chat.template.needles) for message in messages)
-    work = _Work(chat, engine, options.mask, _choice(options), shapes, set())
+    work = _Work(chat, engine, options.mask, _choice(options), shapes, set(), _undated(options, chat_format))
     others = [index for index in trained or () if index not in turns]
     key = (_short(shapes), tuple(turns), chat.tools is None or len(chat.tools), work.choice)
     plan = engine.plans.get(key)
@@ -139,6 +139,7 @@ class _Work:
     choice: OnUnextendable
     shapes: tuple[Signature, ...]  #: of all messages
     fresh: set[int]  #: as in _Plan; grows while a plan is made
+    warnings: tuple[str, ...]  #: about the request, not about a message
 
     def rendered(self, messages: Sequence[Message]) -> RenderedText:
         return render(messages, self.chat.tools, self.chat.template, self.chat.settings)
@@ -155,6 +156,12 @@ class _Work:
         shapes = [signature(message, self.chat.template.needles) for message in messages]
         regions, _ = self.regions(messages, shapes, rendered, (last,))
         return regions[-1].end
+
+
+def _undated(options: Options, chat_format: ChatFormat) -> tuple[str, ...]:
+    if options.date is not None or not chat_format.template.uses_date:
+        return ()
+    return ("the template prints the date and none was given: the same conversation has other tokens tomorrow",)
 
 
 def _short(shapes: tuple[Signature, ...]) -> object:
@@ -199,7 +206,7 @@ def _view(work: _Work, messages: Sequence[Message], cut: Cut, others: Sequence[i
     check_no_repr(shown, rendered)
     trained = frozenset((*cut.trained, *others))
     regions, warnings = work.regions(shown, work.shapes[: cut.messages], rendered, trained)
-    return View(rendered, regions, trained, cut.messages, (*_dropped(shown, rendered), *warnings))
+    return View(rendered, regions, trained, cut.messages, (*work.warnings, *_dropped(shown, rendered), *warnings))
 
 
 def _doubtful(work: _Work, messages: Sequence[Message], cut: Cut, view: View) -> set[int]:

@@ -7,48 +7,20 @@ and of one in which another message follows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from services.preprocess.chat import PLAIN_REPLY, PROBE, VARIANTS, Chat, common_length
 from services.preprocess.control_tokens import ControlTokens
-from services.preprocess.conversation import JSON, Message
-from services.preprocess.errors import Interleaved, TemplateRefused, UnlocatableTurn
+from services.preprocess.conversation import Message
+from services.preprocess.errors import Interleaved, UnlocatableTurn
 from services.preprocess.options import GenerationPrefill
 from services.preprocess.rendered import RenderedText
-from services.preprocess.rendering import Settings, render_plain
-from services.preprocess.templates import CompiledTemplate
+from services.preprocess.turn_ends import end_of_turn
 
-#: Settings by which templates choose between a thinking and a plain generation prompt.
-VARIANTS: Final[tuple[Mapping[str, JSON], ...]] = (
-    {"enable_thinking": True},
-    {"enable_thinking": False},
-    {"thinking": True},
-    {"thinking": False},
-)
-_PROBE: Final[Message] = {"role": "user", "content": "Next question."}
-_PLAIN_REPLY: Final[Message] = {"role": "assistant", "content": "Yes."}
 #: Characters of white space in which a prompt may differ from the render before a role header.
 _SLACK: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """What is constant while the turns of one conversation are located."""
-
-    template: CompiledTemplate
-    settings: Settings
-    tools: Sequence[JSON] | None
-    control: ControlTokens
-    prefill: GenerationPrefill
-
-    def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str | None:
-        """The plain render, None where the template refuses."""
-        settings = self.settings if not kwargs else replace(self.settings, kwargs={**self.settings.kwargs, **kwargs})
-        try:
-            return render_plain(messages, self.tools, self.template, settings, add_generation_prompt=prompt)
-        except TemplateRefused:
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +55,7 @@ def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -
     before, first, last = _extent(rendered, index)
     prompts = _prompts(chat, messages[:-1])
     begin = _begin(chat, messages, rendered.text, before, first, prompts)
-    eot_start, end, closed = _end(chat, messages, rendered.text, max(last, begin.position))
+    eot_start, end, closed = end_of_turn(chat, messages, rendered.text, max(last, begin.position))
     warnings = begin.warnings
     if not closed:
         warnings += (f"messages[{index}]: the template prints no end-of-turn token after this turn",)
@@ -147,7 +119,7 @@ def _begin(
         position, header = shared, prompt[before:shared]
     else:
         if not appended.strip():
-            appended = _appended(chat.text([_PROBE]), chat.text([_PROBE], prompt=True))
+            appended = _appended(chat.text([PROBE]), chat.text([PROBE], prompt=True))
         position, header = _header(chat.control, text[before:gap_end], appended)
         position += before
     if not header or (prompt is not None and shared < before - _SLACK):
@@ -192,7 +164,7 @@ def _shared_header(chat: Chat, history: Sequence[Message], bare: str, appended: 
         other = chat.text(history, prompt=True, **variant)
         if other is not None and other.startswith(bare):
             shared = min(shared, common_length(appended, other[len(bare) :]))
-    earlier = chat.text([*history, _PLAIN_REPLY, _PROBE])
+    earlier = chat.text([*history, PLAIN_REPLY, PROBE])
     if earlier is not None and earlier.startswith(bare):
         shared = min(shared, common_length(appended, earlier[len(bare) :]))
     return shared
@@ -208,104 +180,3 @@ def _cuts(control: ControlTokens, header: str) -> Iterator[int]:
 def _telling(control: ControlTokens, header: str) -> bool:
     """Whether a beginning names a role: it has a word in it that is no added token, or is an added token in whole."""
     return control.last(header) is not None or any(character.isalpha() for character in header)
-
-
-def _end(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tuple[int, int, bool]:
-    """(first character of the end-of-turn literal, character after it, whether there is one)."""
-    tail = text[last:]
-    followed = chat.text([*messages, _PROBE])
-    shared = len(tail)
-    if followed is not None and followed.startswith(text[:last]):
-        shared = common_length(tail, followed[last:])
-    if shared < len(tail):
-        return _changing_end(chat, messages, text, last, followed[last:] if followed else "", shared)
-    closing = tail.rstrip()
-    if not closing:
-        return last, last, False
-    token = chat.control.last(closing)
-    begin = token[0] if token is not None else len(closing) - len(closing.lstrip())
-    return last + begin, last + len(closing), True
-
-
-def _changing_end(
-    chat: Chat, messages: Sequence[Message], text: str, last: int, followed: str, shared: int
-) -> tuple[int, int, bool]:
-    """`_end` where the text after the turn changes when a message follows: at `shared` characters after `last`.
-
-    Either the turn is over there and the whole text has an ending of its own, which is so where the role header of
-    the next message follows at once; or the last turn is closed otherwise than earlier ones.
-    """
-    tail = text[last:]
-    if not tail.strip():
-        return last, last, False
-    closing = _plain_closing(chat, messages)
-    if not closing:
-        kept = _without_header(chat, tail[: chat.control.floor(tail, shared)])
-        token = chat.control.last(kept)
-        if token is not None and _begins_next(chat, followed[len(kept) :]):
-            return last + token[0], last + token[1], True
-        rest = tail[len(kept) :].strip()
-        closing = rest if chat.control.last(rest) == (0, len(rest)) else ""
-    if closing and tail.count(closing) == 1:
-        at = last + tail.index(closing)
-        return at, at + len(closing), True
-    raise UnlocatableTurn(
-        f"the template ends this turn with {tail!r} where it is the last one and otherwise when another message"
-        " follows, so its end can't be told",
-        message_index=len(messages) - 1,
-    )
-
-
-def _without_header(chat: Chat, kept: str) -> str:
-    """Text after a turn without the tokens that begin the next role header: those that begin a whole render."""
-    alone = chat.text([_PROBE]) or ""
-    opening: set[str] = set()
-    position = 0
-    for start, end in chat.control.spans(alone):
-        if alone[position:start].strip():
-            break
-        opening.add(alone[start:end])
-        position = end
-    token = chat.control.last(kept)
-    while token is not None and kept[slice(*token)] in opening and not kept[token[1] :].strip():
-        kept = kept[: token[0]]
-        token = chat.control.last(kept)
-    return kept
-
-
-def _begins_next(chat: Chat, literal: str) -> bool:
-    """Whether the text before the probe's content is what stands before it where nothing came before."""
-    question = str(_PROBE["content"])
-    alone = chat.text([_PROBE])
-    header = literal[: literal.index(question)] if question in literal else ""
-    return bool(header.strip()) and alone is not None and alone[: alone.find(question)].endswith(header.lstrip())
-
-
-def _plain_closing(chat: Chat, messages: Sequence[Message]) -> str:
-    """The end-of-turn literal of a plain reply in this place; "" where there is none."""
-    if messages[-1] == _PLAIN_REPLY:
-        return ""
-    plain = [*messages[:-1], _PLAIN_REPLY]
-    text = chat.text(plain)
-    reply = str(_PLAIN_REPLY["content"])
-    if text is None or reply not in text:
-        return ""
-    try:
-        eot_start, end, _ = _end(chat, plain, text, text.rindex(reply) + len(reply))
-    except UnlocatableTurn:
-        return ""
-    return text[eot_start:end]
-
-
-def common_length(one: str, other: str) -> int:
-    """Length of the common beginning, found by halving: C compares slices, Python would compare characters."""
-    low, high = 0, min(len(one), len(other))
-    if one[:high] == other[:high]:
-        return high
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

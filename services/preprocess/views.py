@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.preprocess.bounded import BoundedCache
+from services.preprocess.chat import Chat
 from services.preprocess.conversation import Message
 from services.preprocess.errors import HistoryDropped
 from services.preprocess.rendered import RenderedText
 from services.preprocess.signatures import Signature
-from services.preprocess.turn_markers import Chat
 
 #: Up to so many messages every prefix is rendered once per shape; beyond, windows decide.
 EXACT_MESSAGES: Final = 40

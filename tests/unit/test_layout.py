@@ -291,6 +291,17 @@ def test_a_date_is_pinned_and_a_bad_one_refused() -> None:
         lay_out(Conversation(CHAT), Options(date="soon"), chat_format(source))
 
 
+def test_a_template_that_prints_the_date_warns_where_none_is_given() -> None:
+    format_ = chat_format("{{ strftime_now('%d') }}" + templates.CHATML)
+    (view,) = lay_out(Conversation(CHAT), Options(), format_)
+    assert "other tokens tomorrow" in view.warnings[0]
+
+
+def test_reasoning_that_the_template_leaves_out_is_told() -> None:
+    (view,) = views(templates.CHATML, [user("Hi."), assistant("Hello.", reasoning_content="Hm.")])
+    assert view.warnings == ("messages[1].reasoning_content: the template leaves the reasoning of this turn out",)
+
+
 def test_template_kwargs_reach_the_template_and_keep_proofs_apart() -> None:
     format_ = chat_format(templates.THINKING)
     for thinking, expected in ((False, "Hello.<|im_end|>"), (True, "<think>\n\n</think>\n\nHello.<|im_end|>")) * 2:

@@ -125,4 +125,5 @@ def test_every_error_class_passes_through_frames() -> None:
         assert type(back) is kind
         assert back.message == str(back) == "messages[2].content: words"
         assert (back.message_index, back.field) == (2, "content")
-    assert type(error_from({"class": "os", "sentence": "x", "message_index": None, "field": ""})) is errors.PreprocessError
+    strange = error_from({"class": "os", "sentence": "x", "message_index": None, "field": ""})
+    assert type(strange) is errors.PreprocessError

@@ -17,7 +17,8 @@ TOOL_THINKING = (
     "{%- set ns = namespace(last=0) %}"
     "{%- for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
     "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
-    "{%- if m.reasoning_content and loop.index0 > ns.last %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}"
+    "{%- if m.reasoning_content and loop.index0 > ns.last %}"
+    "{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}"
     "{{- m.content + '<|im_end|>\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -46,7 +47,8 @@ def split(source: str, messages: list[Message], **options: object) -> list[View]
 def test_turns_that_extend_share_one_view_however_many(count: int) -> None:
     (view,) = split(templates.CHATML, turns(count))
     assert len(view.regions) == count
-    assert [view.rendered.text[r.start : r.end] for r in view.regions] == [f"reply {at}<|im_end|>" for at in range(count)]
+    found = [view.rendered.text[region.start : region.end] for region in view.regions]
+    assert found == [f"reply {at}<|im_end|>" for at in range(count)]
 
 
 @pytest.mark.parametrize("count", [3, 30])
