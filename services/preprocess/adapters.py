@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from services.preprocess.refusals import WrongState
-from services.store.objects import FileEntry, Objects
+from services.store.objects import Objects
 from services.store.store import Store
 
-#: What PEFT loads. A kept checkpoint's folder also holds the optimizer's state, which no client needs.
+#: What PEFT loads. A kept checkpoint also holds the optimizer's state, which no client needs.
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+#: Where they lie in a folder: a final adapter is only they, a checkpoint has them beside optimizer/.
+PLACES: Final = ("", "adapter/")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """One file to hand out."""
+
+    name: str  #: as PEFT wants it
+    path: str  #: in its folder of the store
+    bytes: int
+    sha256: str  #: hex
 
 
 def adapter_folder(store: Store, job_id: str, checkpoint_id: str) -> str:
@@ -38,13 +51,19 @@ def adapter_folder(store: Store, job_id: str, checkpoint_id: str) -> str:
     return kept[-1].uri
 
 
-def adapter_files(objects: Objects, folder: str) -> Sequence[FileEntry]:
+def adapter_files(objects: Objects, folder: str) -> Sequence[AdapterFile]:
     """The adapter's files in order of their names.
 
     Raises:
         WrongState: the folder is not an adapter in PEFT's format.
     """
-    found = [file for file in objects.files(folder) if file.name in ADAPTER_FILES]
-    if missing := set(ADAPTER_FILES) - {file.name for file in found}:
-        raise WrongState(f"The adapter in the store has no {min(missing)}; resume the job so that it is stored again.")
-    return sorted(found, key=lambda file: file.name)
+    there = {file.name: file for file in objects.files(folder)}
+    for place in PLACES:
+        found = [(name, there.get(place + name)) for name in ADAPTER_FILES]
+        files = [AdapterFile(name, file.name, file.bytes, file.sha256) for name, file in found if file is not None]
+        if len(files) == len(ADAPTER_FILES):
+            return files
+    raise WrongState(
+        f"What is kept in the store is no adapter: {' or '.join(ADAPTER_FILES)} is missing; "
+        "resume the job so that it is saved again."
+    )

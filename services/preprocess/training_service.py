@@ -174,7 +174,7 @@ class FineTuningService(FineTuningServiceServicer):
             folder = adapter_folder(store, request.job, request.checkpoint)
             for file in adapter_files(store.objects, folder):
                 call.notes["file"] = file.name
-                for data in store.objects.open(folder, file.name):
+                for data in store.objects.open(folder, file.path):
                     yield pb.DownloadAdapterResponse(
                         file=file.name, data=data, file_bytes=file.bytes, file_sha256=file.sha256
                     )
