@@ -20,7 +20,7 @@ from .scripts import Scripts
 from .steps import decode_step
 
 #: Longest wait inside Redis, seconds; below every socket timeout.
-MAX_BLOCK = 5.0
+MAX_BLOCK = 2.0
 
 _ENTRY_ID = re.compile(r"\d{1,19}-\d{1,19}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -16,6 +17,8 @@ from .job_record import read_job
 from .pages import Page, newest
 from .records import HELD, CheckpointRecord, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState
 from .scripts import Scripts
+
+log = logging.getLogger("turnloom.store")
 
 #: Attempts in a row without a committed step before a job fails.
 MAX_IDLE_ATTEMPTS = 3
@@ -265,7 +268,16 @@ class Jobs:
         for name in names:
             pipe.hgetall(keys.job(name))
         stored = cast(list[dict[str, str]], pipe.execute())
-        return [read_job(name, table) if table else None for name, table in zip(names, stored, strict=True)]
+        return [_readable(name, table) for name, table in zip(names, stored, strict=True)]
+
+
+def _readable(name: str, table: Mapping[str, str]) -> JobRecord | None:
+    """One of many: a broken record must neither hide the others nor end their recovery. `get` raises for it."""
+    try:
+        return read_job(name, table) if table else None
+    except (ValueError, KeyError) as error:
+        log.error("job %s is left out, its record can't be read: %s", name, error)
+        return None
 
 
 def _milliseconds(seconds: float) -> int:

@@ -17,12 +17,15 @@ class Singleton:
         self._scripts = Scripts(client)
         self._key = key
         self._milliseconds = max(1, round(ttl * 1000))
+        self.held = False  #: as the last `hold` found it
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     def hold(self) -> bool:
         """Take or keep it; False: another process holds it."""
-        return self._scripts.run("alone", self._key, self.name, self._milliseconds)[0] == "ok"
+        self.held = self._scripts.run("alone", self._key, self.name, self._milliseconds)[0] == "ok"
+        return self.held
 
     def give_up(self) -> None:
         """Let the next one have it at once."""
+        self.held = False
         self._scripts.run("alone", self._key, self.name, "")

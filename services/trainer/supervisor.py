@@ -27,6 +27,8 @@ from services.store.store import Store, open_store
 log = logging.getLogger("turnloom.supervisor")
 
 DAY = 86400.0
+#: Seconds that a ledger being archived may take when the process has to leave.
+_LAST_LEDGER = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class SupervisorSettings:
 
 
 class Supervisor:
-    """One round does everything that is due."""
+    """`round` looks after unfinished jobs, `archive` after finished ones."""
 
     def __init__(self, store: Store, settings: SupervisorSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -68,7 +70,6 @@ class Supervisor:
         queued = [job for job in active if job.state is JobState.QUEUED]
         self._lost_tickets(queued)
         self._lost_hosts(queued)
-        self._archive()
         if self._clock() - self._reaped >= self._settings.reap_interval:
             self._reaped = self._clock()
             for queue in self._store.tickets.queues():
@@ -131,8 +132,8 @@ class Supervisor:
             self._store.tickets.drop(job)
             self._store.tickets.enqueue(self._store.jobs.get(job.id))
 
-    def _archive(self) -> None:
-        """Copy finished ledgers to the store, then let their keys expire."""
+    def archive(self) -> None:
+        """Copy finished ledgers to the store, then let their keys expire. May take long, so it has its own thread."""
         if not self._settings.store_url:
             return
         for job in self._store.jobs.unarchived():
@@ -162,22 +163,44 @@ def supervise(settings: SupervisorSettings, stop: threading.Event) -> None:
         raise
     singleton = Singleton(store.redis, keys.SUPERVISOR, settings.singleton_ttl)
     supervisor = Supervisor(store, settings)
+
+    def recover() -> None:
+        try:
+            if singleton.hold():
+                supervisor.round()
+        except RedisUnavailable:
+            supervisor.outage()
+            raise
+
+    def archive() -> None:
+        if singleton.held:
+            supervisor.archive()
+
+    # A large ledger takes longer to archive than a lost worker may stay unnoticed.
+    archiver = threading.Thread(target=_repeat, args=(archive, settings.interval, stop), daemon=True)
+    archiver.start()
     try:
-        while not stop.is_set():
-            try:
-                if singleton.hold():
-                    supervisor.round()
-            except RedisUnavailable as error:
-                supervisor.outage()
-                log.warning("%s", error)
-            except (IllegalEdge, NotFound) as error:  # a job changed or was deleted in the middle of the round
-                log.info("%s", error)
-            stop.wait(settings.interval)
+        _repeat(recover, settings.interval, stop)
+        archiver.join(_LAST_LEDGER)
         singleton.give_up()
     except RedisUnavailable as error:
         log.warning("ended without giving up the lease: %s", error)
     finally:
         store.close()
+
+
+def _repeat(act: Callable[[], None], interval: float, stop: threading.Event) -> None:
+    """Act until `stop` is set; what fails now is tried again after `interval` seconds."""
+    while not stop.is_set():
+        try:
+            act()
+        except RedisUnavailable as error:
+            log.warning("%s", error)
+        except (IllegalEdge, NotFound) as error:  # a job changed or was deleted in the middle of the round
+            log.info("%s", error)
+        except Exception:  # one broken record must not end the recovery of all others
+            log.exception("a round ended early")
+        stop.wait(interval)
 
 
 def run(settings: SupervisorSettings) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from services.store import keys
 from services.store.archive import read_steps
+from services.store.codec import RecordNotReadable
 from services.store.errors import OutOfRange
 from services.store.jobs import MAX_IDLE_ATTEMPTS
 from services.store.queues import ticket_id
@@ -251,7 +252,7 @@ def test_a_finished_ledger_is_archived_exactly_and_its_keys_expire(
     store.jobs.claim(job.id, 2, "w")
     store.ledger.commit_step(job.id, step(1, attempt=2))
     store.jobs.finish(job.id, 2, JobState.SUCCEEDED)
-    watcher.round()
+    watcher.archive()
     found = store.jobs.get(job.id)
     assert found.archive_uri == f"{tmp_path}/ledgers/{job.id}.parquet"
     series = [store.ledger.initial(job.id), *store.ledger.steps(job.id)]
@@ -271,11 +272,11 @@ def test_a_job_resumed_after_its_archive_keeps_its_ledger(store: Store, redis_ur
     take(store, job)
     store.ledger.commit_step(job.id, step(1))
     store.jobs.finish(job.id, 1, JobState.FAILED, ErrorRecord("X", "x"))
-    watcher.round()
+    watcher.archive()
     resumed = store.jobs.resume(job.id)
     assert resumed.archive_uri == ""
     assert store.redis.pttl(keys.stream(job.id)) == -1
-    watcher.round()
+    watcher.archive()
     assert store.jobs.get(job.id).archive_uri == ""
 
 
@@ -289,13 +290,13 @@ def test_a_store_that_is_full_leaves_the_ledger_in_redis_and_is_tried_again(
     take(store, job)
     store.jobs.finish(job.id, 1, JobState.SUCCEEDED)
     with caplog.at_level(logging.WARNING):
-        watcher.round()
-        watcher.round()
+        watcher.archive()
+        watcher.archive()
     assert len(caplog.records) == 1
     assert "its ledger stays in Redis for now: the object store can't serve" in caplog.text
     blocked.unlink()
     clock.now += 61
-    watcher.round()
+    watcher.archive()
     assert store.jobs.get(job.id).archive_uri != ""
 
 
@@ -336,6 +337,51 @@ def test_it_survives_an_outage_of_redis(redis_server: RedisServer, caplog: pytes
     assert not thread.is_alive()
     assert not store.redis.exists(keys.SUPERVISOR)
     store.close()
+
+
+def test_a_ledger_that_takes_long_to_archive_holds_up_no_recovery(
+    store: Store, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archiving, go_on, stop = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(*_: object) -> str:
+        archiving.set()
+        assert go_on.wait(30)
+        return "uri"
+
+    monkeypatch.setattr(module, "archive_ledger", slow)
+    done, lost = queued(store), queued(store)
+    for job in (done, lost):
+        take(store, job)
+    store.jobs.finish(done.id, 1, JobState.SUCCEEDED)
+    settings = SupervisorSettings(redis_url, str(tmp_path), lease_ttl=TTL, interval=0.05)
+    thread = threading.Thread(target=supervise, args=(settings, stop))
+    thread.start()
+    try:
+        assert archiving.wait(20)
+        wait_for(lambda: store.jobs.get(lost.id).state is JobState.QUEUED)
+        assert store.jobs.get(done.id).archive_uri == ""
+    finally:
+        go_on.set()
+        wait_for(lambda: store.jobs.get(done.id).archive_uri == "uri")
+        stop.set()
+        thread.join(20)
+
+
+def test_a_broken_record_does_not_end_the_recovery_of_others(
+    store: Store, watcher: Supervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = queued(store)
+    take(store, job)
+    lose_lease(store, job)
+    store.redis.sadd(keys.ACTIVE, "job-broken")
+    store.redis.hset(keys.job("job-broken"), mapping={"state": "queued", "spec": "{}"})
+    with caplog.at_level(logging.ERROR):
+        watcher.round()
+    assert caplog.messages == ["job job-broken is left out, its record can't be read: JobSpec.model: missing"]
+    assert store.jobs.get(job.id).state is JobState.QUEUED
+    with pytest.raises(RecordNotReadable, match=r"JobSpec\.model: missing"):
+        store.jobs.get("job-broken")
 
 
 def test_the_process_ends_cleanly_on_sigterm(store: Store, redis_url: str) -> None:
