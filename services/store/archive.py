@@ -13,12 +13,12 @@ from dataclasses import fields
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .codec import plain
-from .events import Events
-from .files import below, locate, store_errors, whole_file
-from .ledger import Ledger
-from .records import EventRecord, JobRecord, StepRecord
-from .steps import decode_step, encode_step
+from services.store.codec import plain
+from services.store.events import Events
+from services.store.files import below, locate, store_errors, whole_file
+from services.store.ledger import Ledger
+from services.store.records import EventRecord, JobRecord, StepRecord
+from services.store.steps import decode_step, encode_step
 
 _TYPES = {"int": pa.int64(), "float": pa.float64()}
 _ROWS_PER_GROUP = 5000

@@ -15,9 +15,9 @@ from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.retry import Retry
 
-from . import keys
-from .errors import RedisUnavailable, SchemaMismatch
-from .records import SCHEMA_VERSION
+from services.store import keys
+from services.store.errors import RedisUnavailable, SchemaMismatch
+from services.store.records import SCHEMA_VERSION
 
 Result = TypeVar("Result")
 

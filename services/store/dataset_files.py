@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .dataset_rows import SCHEMA, Row, begin_digest, canonical_json, check_row, record_batch, row_bytes
-from .errors import Corrupt
-from .files import CHUNK, below, is_local, locate, remove, store_errors
+from services.store.dataset_rows import SCHEMA, Row, begin_digest, canonical_json, check_row, record_batch, row_bytes
+from services.store.errors import Corrupt
+from services.store.files import CHUNK, below, is_local, locate, remove, store_errors
 
 __all__ = ["DatasetReader", "DatasetWriter", "Row", "Written", "canonical_json", "merge", "remove", "verify"]
 

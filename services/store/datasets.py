@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from . import keys
-from .codec import decode, encode
-from .connection import StoreRedis
-from .errors import NotFound, RequestMismatch
-from .pages import Page, newest
-from .records import DatasetRecord, DatasetState, ErrorRecord, Histogram, IssueRecord
-from .scripts import Scripts
+from services.store import keys
+from services.store.codec import decode, encode
+from services.store.connection import StoreRedis
+from services.store.errors import NotFound, RequestMismatch
+from services.store.pages import Page, newest
+from services.store.records import DatasetRecord, DatasetState, ErrorRecord, Histogram, IssueRecord
+from services.store.scripts import Scripts
 
 #: Seconds between two looks at a dataset that is watched.
 _WATCH_INTERVAL = 0.25

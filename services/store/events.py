@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-from . import keys
-from .codec import build, decode
-from .connection import StoreRedis
-from .errors import BadToken, NotFound, OutOfRange
-from .pages import Page
-from .records import TERMINAL, CheckpointRecord, EventRecord, JobNotice, JobState, StepRecord
-from .scripts import Scripts
-from .steps import decode_step
+from services.store import keys
+from services.store.codec import build, decode
+from services.store.connection import StoreRedis
+from services.store.errors import BadToken, NotFound, OutOfRange
+from services.store.pages import Page
+from services.store.records import TERMINAL, CheckpointRecord, EventRecord, JobNotice, JobState, StepRecord
+from services.store.scripts import Scripts
+from services.store.steps import decode_step
 
 #: Longest wait inside Redis, seconds; below every socket timeout.
 MAX_BLOCK = 2.0

@@ -11,7 +11,7 @@ from typing import IO, Protocol, cast
 
 import fsspec
 
-from .errors import StoreFull, StoreUnavailable
+from services.store.errors import StoreFull, StoreUnavailable
 
 #: Bytes read or copied at a time.
 CHUNK = 1 << 20

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from . import keys
-from .codec import decode, encode
-from .connection import StoreRedis, redis_time
-from .errors import NoHost
-from .queues import queue_name
-from .records import HostRecord
+from services.store import keys
+from services.store.codec import decode, encode
+from services.store.connection import StoreRedis, redis_time
+from services.store.errors import NoHost
+from services.store.queues import queue_name
+from services.store.records import HostRecord
 
 #: Seconds after which a host that reports nothing is forgotten altogether.
 _FORGET = 86400.0 * 30

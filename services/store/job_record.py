@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
-from .codec import decode
-from .records import HELD, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState, Sums
+from services.store.codec import decode
+from services.store.records import HELD, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState, Sums
 
 
 def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:

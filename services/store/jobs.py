@@ -8,15 +8,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from . import keys
-from .codec import decode, encode
-from .connection import StoreRedis
-from .errors import NotFound, RequestMismatch
-from .ids import new_id
-from .job_record import read_job
-from .pages import Page, newest
-from .records import HELD, CheckpointRecord, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState
-from .scripts import Scripts
+from services.store import keys
+from services.store.codec import decode, encode
+from services.store.connection import StoreRedis
+from services.store.errors import NotFound, RequestMismatch
+from services.store.ids import new_id
+from services.store.job_record import read_job
+from services.store.pages import Page, newest
+from services.store.records import HELD, CheckpointRecord, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState
+from services.store.scripts import Scripts
 
 log = logging.getLogger("turnloom.store")
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import cast
 
-from . import keys
-from .codec import decode, encode
-from .connection import StoreRedis
-from .errors import CheckpointNotUsable, NotFound
-from .records import CheckpointRecord, Control, StepRecord
-from .scripts import Scripts
-from .steps import decode_step, encode_step
+from services.store import keys
+from services.store.codec import decode, encode
+from services.store.connection import StoreRedis
+from services.store.errors import CheckpointNotUsable, NotFound
+from services.store.records import CheckpointRecord, Control, StepRecord
+from services.store.scripts import Scripts
+from services.store.steps import decode_step, encode_step
 
 #: Upper bounds of turnloom_trainer_step_duration_seconds, seconds.
 PHASE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-from .connection import StoreRedis
-from .errors import BadToken
+from services.store.connection import StoreRedis
+from services.store.errors import BadToken
 
 Item = TypeVar("Item")
 

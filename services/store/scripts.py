@@ -10,9 +10,9 @@ from typing import cast
 
 from redis.exceptions import NoScriptError
 
-from .connection import StoreRedis
-from .errors import BY_CODE
-from .records import EDGES, HELD, TERMINAL, JobState, StepRecord
+from services.store.connection import StoreRedis
+from services.store.errors import BY_CODE
+from services.store.records import EDGES, HELD, TERMINAL, JobState, StepRecord
 
 _FOLDER = Path(__file__).parent / "lua"
 

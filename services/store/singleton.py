@@ -6,8 +6,8 @@ import os
 import secrets
 import socket
 
-from .connection import StoreRedis
-from .scripts import Scripts
+from services.store.connection import StoreRedis
+from services.store.scripts import Scripts
 
 
 class Singleton:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 
-from .codec import RecordNotReadable
-from .records import StepRecord
+from services.store.codec import RecordNotReadable
+from services.store.records import StepRecord
 
 _FIELDS = tuple(item.name for item in fields(StepRecord))
 _PHASES = _FIELDS.index("phase_seconds")

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from .connection import StoreRedis, check_schema, connect, connect_rq
-from .datasets import Datasets
-from .events import Events
-from .hosts import Hosts
-from .jobs import Jobs
-from .ledger import Ledger
-from .objects import Objects
-from .sweeps import Sweeps
-from .tickets import Tickets
+from services.store.connection import StoreRedis, check_schema, connect, connect_rq
+from services.store.datasets import Datasets
+from services.store.events import Events
+from services.store.hosts import Hosts
+from services.store.jobs import Jobs
+from services.store.ledger import Ledger
+from services.store.objects import Objects
+from services.store.sweeps import Sweeps
+from services.store.tickets import Tickets
 
 
 @dataclass(frozen=True, slots=True)

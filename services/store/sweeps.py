@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from . import keys
-from .codec import decode, encode
-from .connection import StoreRedis
-from .errors import NotFound
-from .pages import Page, newest
-from .records import SweepRecord
-from .scripts import Scripts
+from services.store import keys
+from services.store.codec import decode, encode
+from services.store.connection import StoreRedis
+from services.store.errors import NotFound
+from services.store.pages import Page, newest
+from services.store.records import SweepRecord
+from services.store.scripts import Scripts
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from rq.job import JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from .connection import redis_errors
-from .errors import TicketFailed, TicketTimeout
-from .ids import new_id
-from .queues import JOB_FUNCTION, queue_name, ticket_id
-from .records import JobRecord
+from services.store.connection import redis_errors
+from services.store.errors import TicketFailed, TicketTimeout
+from services.store.ids import new_id
+from services.store.queues import JOB_FUNCTION, queue_name, ticket_id
+from services.store.records import JobRecord
 
 #: Seconds that RQ keeps the record of a done or failed ticket; the truth is in the job's own record.
 _KEEP = 60

@@ -16,8 +16,7 @@ from services.store.connection import StoreRedis, connect, connect_rq, redis_tim
 from services.store.hosts import Hosts
 from services.store.jobs import Jobs
 from services.store.tickets import Tickets
-
-from .metrics import QueueSnapshot, Snapshot, registry_for, serve
+from services.trainer.metrics import QueueSnapshot, Snapshot, registry_for, serve
 
 log = logging.getLogger("turnloom.exporter")
 
