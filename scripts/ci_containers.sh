@@ -12,7 +12,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly BRIDGE=turnloomci0 POOL=10.213
 work=$(mktemp -d /tmp/turnloom-containers.XXXXXX)
-engine=0 # process id of dockerd
+engine=0     # process id of dockerd
+makers=()    # process ids that make root file systems
 started=$SECONDS
 
 lap() { printf '[%4d s] %s\n' "$((SECONDS - started))" "$*"; }
@@ -45,9 +46,10 @@ cleanup() {
     [[ -f $work/up ]] && compose '*' down --volumes --timeout 5 >/dev/null 2>&1
     stop_engine
   fi
+  ((${#makers[@]})) && { kill "${makers[@]}"; wait "${makers[@]}"; } 2>/dev/null
   remove_network
-  umount -R "$work" 2>/dev/null
-  rm -rf "$work"
+  awk -v below="$work/" 'index($2, below) == 1 {print $2}' /proc/mounts | sort -r | xargs -r -n 1 umount --lazy
+  rm -rf --one-file-system "$work"
   exit "$status"
 }
 trap cleanup EXIT
@@ -67,7 +69,9 @@ remove_network() {
   ip link del "$BRIDGE" 2>/dev/null
   [[ -f $work/first-engine ]] || return 0
   iptables-save | grep -vE "DOCKER|$BRIDGE|$POOL\\." | iptables-restore
-  iptables -P FORWARD "$(cat "$work/first-engine")"
+  { read -r policy && read -r forwarding; } <"$work/first-engine"
+  iptables -P FORWARD "$policy"
+  echo "$forwarding" >/proc/sys/net/ipv4/ip_forward
 }
 
 # -- engine --------------------------------------------------------------------------------------------------------
@@ -88,7 +92,10 @@ lap "engine installed"
 
 export DOCKER_HOST=unix://$work/docker.sock DOCKER_CONFIG=$work/config
 mkdir -p "$DOCKER_CONFIG/cli-plugins"
-iptables -S DOCKER >/dev/null 2>&1 || iptables -S FORWARD | awk '/^-P/ {print $3}' >"$work/first-engine"
+if ! iptables -S DOCKER >/dev/null 2>&1; then # what an engine changes, to be put back at the end
+  { iptables -S FORWARD | awk '/^-P/ {print $3}' && cat /proc/sys/net/ipv4/ip_forward; } >"$work/first-engine" ||
+    not_tested "iptables can't be read."
+fi
 ip link add "$BRIDGE" type bridge && ip addr add "$POOL.0.1/24" dev "$BRIDGE" && ip link set "$BRIDGE" up ||
   not_tested "a network bridge can't be made."
 dockerd --host "$DOCKER_HOST" --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/dockerd.pid" \
@@ -99,7 +106,7 @@ for _ in $(seq 120); do
   kill -0 "$engine" 2>/dev/null || break
   sleep 0.5
 done
-docker info >/dev/null 2>&1 || { tail -n 5 "$work/dockerd.log" >&2; engine=0; not_tested "dockerd did not start (its last lines are above)."; }
+docker info >/dev/null 2>&1 || { tail -n 5 "$work/dockerd.log" >&2; not_tested "dockerd did not start (its last lines are above)."; }
 lap "engine $(docker version --format '{{.Server.Version}}') runs"
 
 # -- stand-ins for images that no registry gives ---------------------------------------------------------------------
@@ -110,7 +117,7 @@ certificates=/etc/ssl/certs/ca-certificates.crt
 
 # root_file_system NAME PACKAGES: a Debian with these packages and this machine's certificates.
 root_file_system() {
-  mmdebstrap --quiet --variant=minbase --include="ca-certificates,$2" \
+  TMPDIR=$work mmdebstrap --quiet --variant=minbase --include="ca-certificates,$2" \
     --customize-hook="upload $certificates $certificates" \
     --customize-hook='rm -rf "$1"/usr/share/doc "$1"/usr/share/man "$1"/usr/share/locale "$1"/var/lib/apt/lists "$1"/var/cache/apt' \
     "${@:3}" bookworm "$work/$1.tar" "$sources"
@@ -125,17 +132,15 @@ import_image() { # TAR TAG CHANGES...
 root_file_system python python3,python3-pip,python3-venv \
   --customize-hook='rm -f "$1"/usr/lib/python3.11/EXTERNALLY-MANAGED' \
   --customize-hook='for name in python python3; do ln -s /usr/bin/python3.11 "$1/usr/local/bin/$name"; done; ln -s /usr/bin/pip3 "$1/usr/local/bin/pip"' &
-python_pid=$!
+makers+=($!)
 root_file_system servers redis-server,prometheus,wget \
   --customize-hook='chroot "$1" usermod -u 999 redis; chroot "$1" groupmod -g 999 redis' \
-  --customize-hook='install -d -o 999 -g 999 "$1/data"; install -d -o 65534 -g 65534 "$1/prometheus"; rm -rf "$1/etc/prometheus"'
-wait "$python_pid"
+  --customize-hook='install -d -o 999 -g 999 "$1/data"; install -d -o 65534 -g 65534 "$1/prometheus"; rm -rf "$1/etc/prometheus"' &
+makers+=($!) # needed when the stack comes up, which is after the build
+wait "${makers[0]}" || fail "the stand-in for Python could not be made."
 import_image python "$(image_of 'PYTHON_IMAGE=.*' deploy/docker/trainer.Dockerfile)" 'CMD ["python3"]' \
   "ENV LANG=C.UTF-8 PIP_CERT=$certificates SSL_CERT_FILE=$certificates REQUESTS_CA_BUNDLE=$certificates PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore"
-cp "$work/servers.tar" "$work/redis.tar"
-import_image redis "$(image_of 'image: redis:.*' docker-compose.yml)" 'VOLUME /data'
-import_image servers "$(image_of 'image: prom/prometheus:.*' docker-compose.yml)" 'ENTRYPOINT ["/usr/bin/prometheus"]' 'VOLUME /prometheus'
-lap "stand-ins: $(docker images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | tr '\n' ',' | sed 's/,$//; s/,/, /g')"
+lap "stand-in for python"
 
 # -- tools ------------------------------------------------------------------------------------------------------------
 
@@ -173,6 +178,12 @@ compose cpu build --quiet \
 lap "images: $(docker images --format '{{.Repository}} {{.Size}}' 'turnloom/*' | tr '\n' ',' | sed 's/,$//; s/,/, /g')"
 
 # -- up, train, look, down -----------------------------------------------------------------------------------------------
+
+wait "${makers[1]}" || fail "the stand-ins for Redis and Prometheus could not be made."
+cp "$work/servers.tar" "$work/redis.tar"
+import_image redis "$(image_of 'image: redis:.*' docker-compose.yml)" 'VOLUME /data'
+import_image servers "$(image_of 'image: prom/prometheus:.*' docker-compose.yml)" 'ENTRYPOINT ["/usr/bin/prometheus"]' 'VOLUME /prometheus'
+lap "stand-ins for redis and prometheus"
 
 touch "$work/up"
 compose cpu up --detach --no-build \

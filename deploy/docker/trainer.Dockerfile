@@ -7,9 +7,9 @@ FROM ${PYTHON_IMAGE} AS packages
 COPY deploy/requirements/trainer.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/trainer.txt \
- && cd /opt/venv/lib/python3.11/site-packages \
- && rm -rf pyarrow/include pyarrow/tests \
- && find transformers/models -name __pycache__ -exec rm -rf {} +
+ && site=/opt/venv/lib/python3.11/site-packages && arrow=$site/pyarrow \
+ && rm -rf "$arrow"/include "$arrow"/tests "$arrow"/*flight* "$arrow"/*substrait* \
+ && find "$site/transformers/models" -name __pycache__ -exec rm -rf {} +
 
 FROM ${PYTHON_IMAGE} AS trainer
 # TINKER_TELEMETRY: on a fatal error the SDK would send the API key in clear text.

@@ -1,0 +1,129 @@
+"""What the container files promise: hardening, few published ports, pinned packages, settings that are all listed."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+SERVICES = yaml.safe_load(COMPOSE)["services"]
+#: NVIDIA's exporter is the one container that is not ours to harden.
+OURS = {name: service for name, service in SERVICES.items() if name != "dcgm-exporter"}
+EXTRAS = {"preprocess.txt": "preprocess", "preprocess-worker.txt": "preprocess-worker", "trainer.txt": "trainer"}
+
+
+def pins(name):
+    """Package to pinned version of a requirement file."""
+    lines = (ROOT / "deploy/requirements" / name).read_text().splitlines()
+    return dict(re.match(r"([\w.-]+)==([^ ]+)", line).groups() for line in lines if line and line[0] not in "# ")
+
+
+def wanted(extra):
+    """Requirements of an extra, those of the extras that it names included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = [Requirement(text) for text in project["dependencies"]]
+    for text in project["optional-dependencies"][extra]:
+        requirement = Requirement(text)
+        found += [requirement] if requirement.name != "turnloom" else []
+        found += [one for name in requirement.extras if requirement.name == "turnloom" for one in wanted(name)]
+    return found
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_container_has_a_read_only_root_no_capabilities_and_no_way_to_gain_privileges(name):
+    service = OURS[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["init"] is True
+    assert "ulimits" not in service
+    assert "privileged" not in service
+
+
+def test_only_the_api_prometheus_and_grafana_are_published_and_on_loopback_by_default():
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert set(published) == {"preprocess", "prometheus", "grafana"}
+    assert all(port.startswith("${TURNLOOM_BIND:-127.0.0.1}:") for ports in published.values() for port in ports)
+
+
+def test_redis_and_tuft_are_in_networks_that_publish_nothing():
+    assert SERVICES["redis"]["networks"] == ["back"]
+    assert {tuple(SERVICES[name]["networks"]) for name in ("tuft", "tuft-cpu")} == {("tuft",)}
+    assert yaml.safe_load(COMPOSE)["networks"]["back"] == {"internal": True}
+
+
+def test_the_trainer_has_time_to_save_and_its_host_a_name():
+    for name in ("trainer", "trainer-cpu"):
+        assert SERVICES[name]["stop_grace_period"] == "5m"
+        assert "TURNLOOM_HOST" in SERVICES[name]["environment"]
+    assert SERVICES["trainer-cpu"]["command"][-1] == "--allow-cpu"
+    devices = SERVICES["trainer"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices == [{"driver": "nvidia", "count": "all", "capabilities": ["utility"]}]
+
+
+def test_every_setting_of_the_compose_file_is_in_the_example_and_no_secret_has_a_value_there():
+    example = dict(
+        line.split("=", 1)
+        for line in (ROOT / ".env.example").read_text().splitlines()
+        if "=" in line[:60] and line[0] != "#"
+    )
+    used = set(re.findall(r"\$\{(\w+)", COMPOSE))
+    assert used <= example.keys()
+    assert example.keys() - used == {"COMPOSE_PROFILES"}
+    assert {name for name in used if "PASSWORD" in name or name.endswith("KEY")} == {
+        name
+        for name, value in example.items()
+        if not value and name not in ("HF_TOKEN", "HF_ENDPOINT", "TURNLOOM_TORCH_INDEX")
+    }
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_pins_satisfy_what_the_project_asks_for(name):
+    pinned = pins(name)
+    for requirement in wanted(EXTRAS[name]):
+        version = pinned[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), (
+            f"{requirement} is pinned to {version}; run deploy/requirements/lock.sh"
+        )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy/requirements").glob("*.txt")), ids=lambda path: path.name)
+def test_every_package_has_a_hash_and_no_index_is_named(path):
+    text = path.read_text()
+    blocks = [block for block in re.split(r"\n(?=\S)", text) if "==" in block.splitlines()[0]]
+    assert blocks
+    assert [block.splitlines()[0] for block in blocks if "--hash=sha256:" not in block] == []
+    assert "://" not in text
+    assert "--index" not in text
+
+
+@pytest.mark.parametrize("name", ["preprocess.txt", "preprocess-worker.txt", "trainer.txt"])
+def test_no_torch_and_no_cuda_comes_into_an_image_of_ours(name):
+    assert not [package for package in pins(name) if re.match(r"torch|triton|cuda-|nvidia-(?!ml-py)", package)]
+
+
+def test_dockerfiles_build_without_buildkit_and_not_as_root():
+    for path in (ROOT / "deploy/docker").glob("*.Dockerfile"):
+        text = path.read_text()
+        assert "# syntax=" not in text, path
+        assert "--mount" not in text, path
+        assert "\nUSER 10001:10001\n" in text, path
+        assert "\nHEALTHCHECK " in text, path
+
+
+def test_only_the_exporter_reads_everything_and_nobody_but_the_api_and_the_supervisor_writes_all_records():
+    users = {
+        line.split()[1]: line.split()
+        for line in (ROOT / "deploy/redis/users.acl").read_text().splitlines()
+        if line.startswith("user ")
+    }
+    assert {name for name, words in users.items() if "~tl:*" in words} == {"api", "supervisor"}
+    assert "%R~tl:api:*" in users["trainer"]
+    assert not [word for word in users["exporter"] if word.startswith(("~", "&", "+@all", "+@write"))]
+    assert "+ping" in users["default"]
+    assert "-@all" in users["default"]
