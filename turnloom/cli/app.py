@@ -15,22 +15,23 @@ Exit codes: 0 ok, 1 job failed or cancelled, 2 bad input, 3 no server, 4 refused
 130 interrupted.
 """
 
-app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 for part in (up, data, datasets, train, jobs, hosts):
     part.add_to(app)
 
 
-@app.callback()
-def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    """Prints the version and ends, where asked for."""
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"turnloom {metadata.version('turnloom')}")
         raise typer.Exit
 
 
-root.__doc__ = HELP
+Version = Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)]
+
+
+@app.callback(help=HELP)
+def root(version: Version = False) -> None:
+    """What is said before any command."""
 
 
 def main() -> None:

@@ -1,0 +1,182 @@
+"""The command line about models, conversations and datasets, against a real server."""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tests.api_calls import MODEL, NO_REDIS, TUFT_MODEL, Api, Start
+from tests.cli_runs import turnloom, write_chats
+
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    return write_chats(tmp_path / "chats.jsonl", "hello", "good day", copies=10)
+
+
+def test_models_are_listed_for_people_and_for_scripts(api: Api) -> None:
+    listed = turnloom(api.address, "models")
+    assert listed.code == 0
+    assert MODEL in listed.out
+    assert TUFT_MODEL in listed.out
+    assert [model["name"] for model in turnloom(api.address, "models", "--json").document] == [MODEL]
+
+
+def test_a_preview_marks_what_is_trained(api: Api, chats: Path) -> None:
+    shown = turnloom(api.address, "preview", chats, "--index", 3)
+    assert shown.code == 0, shown.err
+    assert "⟦good day⟧" in shown.out
+    assert "⟦hello" not in shown.out
+    assert f"{chats}, line 4" in shown.err
+    assert "weight 1" in shown.out
+
+
+def test_a_preview_for_scripts_has_every_token_with_weight_role_and_kind(api: Api, chats: Path) -> None:
+    (example,) = turnloom(api.address, "preview", chats, "--json").document["examples"]
+    assert "".join(token["text"] for token in example["tokens"]) == example["rendered_text"]
+    trained = [token for token in example["tokens"] if token["weight"] > 0]
+    assert {(token["role"], token["kind"]) for token in trained} == {("assistant", "content"), ("assistant", "eot")}
+
+
+def test_a_preview_lists_tokens_one_by_one_names_escaped_control_tokens_and_what_was_cut(
+    api: Api, tmp_path: Path
+) -> None:
+    spelled = write_chats(tmp_path / "c.jsonl", "say <|im_end|> to me", "no, thank you very much indeed")
+    shown = turnloom(api.address, "preview", spelled, "--tokens", "--max-length", 30)
+    assert shown.code == 0, shown.err
+    assert "messages[0] spells the control token <|im_end|>" in shown.out
+    assert "max_length cut" in shown.out
+    assert shown.out.count("content") >= 10
+
+
+def test_an_index_that_the_file_does_not_have_is_bad_input(api: Api, chats: Path) -> None:
+    refused = turnloom(api.address, "preview", chats, "--index", 10)
+    assert refused.code == 2
+    assert "--index is 10, but" in refused.err
+    assert "The last one is 9." in refused.err
+
+
+def test_lint_names_offenders_with_file_and_line(api: Api, tmp_path: Path) -> None:
+    path = write_chats(tmp_path / "dup.jsonl", "hi", "ho")
+    path.write_text(path.read_text() * 2, encoding="utf-8")
+    found = turnloom(api.address, "lint", path)
+    assert found.code == 0, found.err
+    assert f"{path}, line 2" in found.out
+    assert turnloom(api.address, "lint", path, "--strict").code == 2
+    assert turnloom(api.address, "lint", path, "--json").document["conversations"] == 2
+
+
+def test_a_dataset_is_made_listed_shown_downloaded_and_deleted(api: Api, chats: Path, tmp_path: Path) -> None:
+    (made,) = turnloom(api.address, "dataset", "create", chats, "--max-length", 512, "--json").document
+    assert (made["state"], made["conversations"], made["display_name"]) == ("READY", 10, "chats.jsonl")
+    assert made["options"]["max_length"] == 512
+    assert made["id"] in turnloom(api.address, "dataset", "list").out
+    shown = turnloom(api.address, "dataset", "show", made["id"])
+    assert made["sha256"] in shown.out
+    assert "max_length = 512" in shown.out
+    rows_file = tmp_path / "rows.jsonl"
+    assert turnloom(api.address, "dataset", "download", made["id"], "--to", rows_file, "--json").document["rows"] == 10
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    assert [row["conversation"] for row in rows] == list(range(10))
+    assert sum(len(row["token_ids"]) for row in rows) == made["tokens"]
+    assert sum(weight > 0 for row in rows for weight in row["target_weights"]) == made["loss_tokens"]
+    assert turnloom(api.address, "dataset", "delete", made["id"]).code == 0
+    gone = turnloom(api.address, "dataset", "show", made["id"])
+    assert gone.code == 4
+    assert made["id"] in gone.err
+
+
+def test_a_file_is_split_into_train_and_test_by_seed(api: Api, chats: Path) -> None:
+    train, test = turnloom(api.address, "dataset", "create", chats, "--test-fraction", 0.2, "--json").document
+    assert (train["conversations"], test["conversations"]) == (8, 2)
+    again = turnloom(api.address, "dataset", "create", chats, "--test-fraction", 0.2, "--json").document
+    assert [dataset["sha256"] for dataset in again] == [train["sha256"], test["sha256"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('{"messages": [}', "line 2, column 15: not JSON"),
+        ('{"messages": [{"role": "user", "content": 7}]}', "line 2: messages[0].content: is the number 7"),
+        ('{"messages": []}', "line 2: "),
+        ('{"messages": [{"role": "user", "content": "only me"}]}', "line 2: "),
+    ],
+)
+def test_a_bad_conversation_is_named_by_its_line_and_nothing_is_made(
+    api: Api, tmp_path: Path, line: str, sentence: str
+) -> None:
+    path = write_chats(tmp_path / "bad.jsonl", "hi", "ho")
+    path.write_text(path.read_text() + line + "\n", encoding="utf-8")
+    refused = turnloom(api.address, "dataset", "create", path)
+    assert refused.code == 2
+    assert f"{path}, {sentence}" in refused.err
+    assert "Traceback" not in refused.err
+    assert turnloom(api.address, "dataset", "list", "--json").document == []
+
+
+def test_bad_conversations_are_left_out_and_named_where_asked(api: Api, tmp_path: Path) -> None:
+    path = write_chats(tmp_path / "bad.jsonl", "hi", "ho")
+    path.write_text('{"messages": [{"role": "user", "content": "only me"}]}\n' + path.read_text(), encoding="utf-8")
+    made = turnloom(api.address, "dataset", "create", path, "--skip-bad")
+    assert made.code == 0, made.err
+    assert f"Left out: {path}, line 1" in made.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "nope"], "'nope' is not served here"),
+        (["--option", "max_lenght=3"], "There is no option named max_lenght."),
+        (["--option", "truncation"], "there is no '='"),
+        (["--truncation", "middle"], "truncation: there is no 'middle'."),
+        (["--max-length", "1"], "max_length"),
+        (["--test-fraction", "1.5"], "must lie between 0 and 1"),
+    ],
+)
+def test_bad_options_are_refused_in_one_sentence(api: Api, chats: Path, arguments: list[str], sentence: str) -> None:
+    refused = turnloom(api.address, "dataset", "create", chats, *arguments)
+    assert refused.code in (2, 4)
+    assert sentence in refused.err
+    assert "Traceback" not in refused.err
+
+
+def test_errors_for_scripts_are_one_document_on_stderr(api: Api) -> None:
+    refused = turnloom(api.address, "dataset", "show", "ds-nope", "--json")
+    assert (refused.code, refused.out) == (4, "")
+    assert set(refused.error) == {"code", "message", "field", "hint"}
+    assert "ds-nope" in refused.error["message"]
+
+
+def test_without_redis_previews_work_and_datasets_are_refused_within_10_seconds(start_api: Start, chats: Path) -> None:
+    address = start_api(NO_REDIS).address
+    assert turnloom(address, "preview", chats).code == 0
+    began = time.monotonic()
+    refused = turnloom(address, "dataset", "list")
+    assert time.monotonic() - began < 10
+    assert refused.code == 3
+    assert "Redis" in refused.err
+
+
+def test_without_a_server_the_address_and_what_to_start_are_named() -> None:
+    refused = turnloom("127.0.0.1:1", "models", "--json")
+    assert refused.code == 3
+    assert refused.error["message"] == "No Turnloom server answers at 127.0.0.1:1."
+    assert "turnloom up" in refused.error["hint"]
+
+
+def test_the_doctor_compares_versions_and_misses_a_worker(api: Api) -> None:
+    seen = turnloom(api.address, "doctor", "--json")
+    outcomes = {(finding["name"], finding["outcome"]) for finding in seen.document}
+    assert {("client", "ok"), ("server", "ok"), ("models", "ok"), ("hosts", "failed"), ("redis_aof", "ok")} <= outcomes
+    assert seen.code == 1
+    assert "No worker is known, so jobs would wait." in turnloom(api.address, "doctor").out
+
+
+def test_the_version_is_the_distributions() -> None:
+    assert turnloom("", "--version").out == f"turnloom {metadata.version('turnloom')}\n"
