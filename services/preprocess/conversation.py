@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-JSON: TypeAlias = "None | bool | int | float | str | Sequence[JSON] | Mapping[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 #: A message as chat templates see it: `role`, `content`, `reasoning_content`, `tool_calls`, `name`, `tool_call_id`
 #: and any other key the sender gave. Key order is kept: `message | tojson` prints it.
 Message: TypeAlias = "dict[str, JSON]"
