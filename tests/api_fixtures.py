@@ -34,7 +34,10 @@ def start_api(model_folder: Path, tmp_path: Path) -> Iterator[Start]:
     channels: list[grpc.Channel] = []
 
     def start(
-        redis_url: str = NO_REDIS, load: Callable[[ModelEntry, Path], Model] | None = None, threads: int = 16
+        redis_url: str = NO_REDIS,
+        load: Callable[[ModelEntry, Path], Model] | None = None,
+        threads: int = 16,
+        idle_seconds: float = 60.0,
     ) -> Api:
         entry = ModelEntry(name=MODEL, source=str(model_folder), tuft_model_name=TUFT_MODEL)
         registry = Registry([entry], tmp_path / "cache", load or load_entry)
@@ -45,6 +48,7 @@ def start_api(model_folder: Path, tmp_path: Path) -> Iterator[Start]:
             store_url=str(tmp_path / "store"),
             threads=threads,
             drain_seconds=5,
+            idle_seconds=idle_seconds,
             reflection=True,
         )
         server = ApiServer(settings, registry, metrics)

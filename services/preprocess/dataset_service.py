@@ -20,7 +20,7 @@ from services.preprocess.errors import PreprocessError
 from services.preprocess.examples import Preprocessed
 from services.preprocess.issue_wire import violation
 from services.preprocess.options_wire import options, options_to_json
-from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation, WrongState
+from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation
 from services.preprocess.rpc import Kind, Rpc
 from services.preprocess.runner import Plan, Result, Runner
 from services.preprocess.streams import Part, check_batch, chunks, header
@@ -48,7 +48,8 @@ class DatasetService(DatasetServiceServicer):
     ) -> pb.CreateDatasetResponse:
         """All or nothing: rows go to a temporary file, and record and file appear together at the end of the stream."""
         with self._rpc.stream(context, Kind.CLIENT_STREAM, NAME, "CreateDataset") as call:
-            asked = header(request_iterator, "header").header
+            messages = self._rpc.reading(context, request_iterator)
+            asked = header(messages, "header").header
             on_bad = bad_rows(asked)
             plan = self._runner.plan(asked.options.model, options(asked.options, "header.options"))
             if asked.HasField("source"):
@@ -58,7 +59,7 @@ class DatasetService(DatasetServiceServicer):
             digest = _header_digest(asked)
             with DatasetWriter(self._store_url, options_json) as writer:
                 build = DatasetBuild(writer)
-                for part, message in chunks(request_iterator, "header"):
+                for part, message in chunks(messages, "header"):
                     sent = message.chunk.conversations
                     check_batch(len(sent), part.field("conversations"))
                     for item in sent:
@@ -71,8 +72,7 @@ class DatasetService(DatasetServiceServicer):
                 if known is not None:
                     return pb.CreateDatasetResponse(dataset=dataset(known), deduplicated=True)
                 _refuse_empty(build)
-                if not context.is_active():
-                    raise WrongState("The client left before the dataset was complete; nothing was made.")
+                self._rpc.refuse_left(context)
                 record = build.record(_begun(asked, plan, options_json), writer.commit())
             created = store.datasets.create(record, request_id=asked.request_id, content_hash=content)
             return pb.CreateDatasetResponse(dataset=dataset(created.dataset), deduplicated=created.deduplicated)

@@ -86,9 +86,10 @@ class PreprocessService(PreprocessServiceServicer):
     ) -> Iterator[pb.StreamPreprocessResponse]:
         """One answer per chunk, in order; bad conversations are issues of their chunk."""
         with self._rpc.stream(context, Kind.BIDI_STREAM, NAME, "StreamPreprocess") as call:
-            plan = self._plan(header(request_iterator, "options").options)
+            messages = self._rpc.reading(context, request_iterator)
+            plan = self._plan(header(messages, "options").options)
             seen = 0
-            for part, message in chunks(request_iterator, "options"):
+            for part, message in chunks(messages, "options"):
                 sent = message.chunk.conversations
                 check_batch(len(sent), part.field("conversations"))
                 results = self._runner.run(plan, conversations(sent))
@@ -120,13 +121,14 @@ class PreprocessService(PreprocessServiceServicer):
     ) -> pb.LintConversationsResponse:
         """Counts per code and the first offenders of a whole stream."""
         with self._rpc.stream(context, Kind.CLIENT_STREAM, NAME, "LintConversations") as call:
-            asked = header(request_iterator, "options").options
+            messages = self._rpc.reading(context, request_iterator)
+            asked = header(messages, "options").options
             if asked.max_offenders > MAX_OFFENDERS:
                 sentence = f"is {asked.max_offenders}; at most {MAX_OFFENDERS} are listed."
                 raise InvalidRequest([Violation("options.max_offenders", sentence)])
             plan = self._runner.plan(asked.options.model, options(asked.options, "options.options"))
             run = LintRun(plan, asked.max_offenders)
-            for part, message in chunks(request_iterator, "options"):
+            for part, message in chunks(messages, "options"):
                 sent = message.test_chunk if part.kind == "test_chunk" else message.chunk
                 check_batch(len(sent.conversations), part.field("conversations"))
                 run.add(sent.conversations, "test" if part.kind == "test_chunk" else "train")

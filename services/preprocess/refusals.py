@@ -6,13 +6,14 @@ Refusal
 ├── ModelNotServed     the model is configured and could not be loaded, or no host trains it
 ├── WrongState         the thing exists and its state forbids the call
 ├── TooManyStreams     every slot for long calls is taken
+├── Stalled            the client of a stream sent nothing for too long
+├── ClientLeft         the client cancelled its call
 ├── Loading            models are still being loaded
 ├── Draining           the server is about to end
 └── NotBuiltYet        the contract has the RPC, this server does not
 
 MalformedConversation is a PreprocessError: one bad conversation of many is an issue, not the end of the call.
 """
-# ruff: noqa: N818  # names say what is wrong; a suffix would say it twice
 
 from __future__ import annotations
 
@@ -71,6 +72,20 @@ class TooManyStreams(Refusal):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"All {limit} slots for streaming calls are taken; end one, or try again in a few seconds.")
+
+
+class Stalled(Refusal):
+    """The client of a stream sent nothing for too long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"Nothing arrived for {seconds:g} s, so the stream was ended; open a new one.")
+
+
+class ClientLeft(Refusal):
+    """The client cancelled its call."""
+
+    def __init__(self) -> None:
+        super().__init__("The client left before the end of its stream; nothing was made.")
 
 
 class Loading(Refusal):

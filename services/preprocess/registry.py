@@ -2,7 +2,6 @@
 
 A source that `prepare` has not written yet is prepared by a child process, so that this one never imports transformers.
 """
-# ruff: noqa: N818  # names say what is wrong; a suffix would say it twice
 
 from __future__ import annotations
 

@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final, TypeVar
 
 import grpc
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from services.preprocess.metrics import RpcMetrics
-from services.preprocess.refusals import Draining, TooManyStreams
+from services.preprocess.refusals import ClientLeft, Draining, Stalled, TooManyStreams
 from services.preprocess.status_table import internal_status, rich_status, status_of
 
 LOG = logging.getLogger("turnloom.api")
+M = TypeVar("M")
+CANCELLATION_SECONDS: Final = 0.2  #: in which news of a cancellation follow the end of its messages
 
 
 class Kind(Enum):
@@ -41,8 +44,9 @@ class Call:
 class Rpc:
     """Shared by all servicers of one server."""
 
-    def __init__(self, metrics: RpcMetrics, max_streams: int) -> None:
+    def __init__(self, metrics: RpcMetrics, max_streams: int, idle_seconds: float) -> None:
         self._metrics = metrics
+        self._idle_seconds = idle_seconds
         self._max_streams = max_streams
         self._streams = threading.BoundedSemaphore(max_streams)
         self._draining = threading.Event()
@@ -69,6 +73,50 @@ class Rpc:
         finally:
             with self._lock:
                 self._stops.discard(stop)
+
+    def reading(self, context: grpc.ServicerContext, messages: Iterator[M]) -> Iterator[M]:
+        """The messages of a client stream, which is cancelled when nothing comes for idle_seconds.
+
+        Raises:
+            Stalled: so it was; the caller must not take what it has read for the whole.
+        """
+        stalled = threading.Event()
+
+        def give_up() -> None:
+            stalled.set()
+            context.cancel()
+
+        while True:
+            patience = threading.Timer(self._idle_seconds, give_up)
+            patience.daemon = True
+            patience.start()
+            try:
+                message = next(messages, None)
+            except grpc.RpcError:  # how gRPC reports, to the reader, that the call was cancelled
+                message = None
+                if not stalled.is_set():
+                    raise
+            finally:
+                patience.cancel()
+            if stalled.is_set():
+                raise Stalled(self._idle_seconds)
+            if message is None:
+                return
+            yield message
+
+    @staticmethod
+    def refuse_left(context: grpc.ServicerContext) -> None:
+        """Make sure that a stream which seems to have ended was not cancelled; costs CANCELLATION_SECONDS.
+
+        gRPC reports the end of a cancelled stream's messages and its cancellation one after the other, and between
+        the two half a stream looks like a whole one.
+
+        Raises:
+            ClientLeft
+        """
+        left = threading.Event()
+        if not context.add_callback(left.set) or left.wait(CANCELLATION_SECONDS) or not context.is_active():
+            raise ClientLeft
 
     def refuse_draining(self) -> None:
         """End a watch that the drain cut short so that its client comes back elsewhere.

@@ -1,5 +1,4 @@
 """The gRPC server put together by hand, from settings to a port that answers, and back down without losing a call."""
-# ruff: noqa: N818  # names say what is wrong; a suffix would say it twice
 
 from __future__ import annotations
 
@@ -58,7 +57,7 @@ class ApiServer:
         self._backing = Backing(
             lambda: open_store(settings.redis_url, settings.store_url, socket_timeout=REDIS_SECONDS)
         )
-        self._rpc = Rpc(metrics.rpc, settings.max_streams)
+        self._rpc = Rpc(metrics.rpc, settings.max_streams, settings.idle_seconds)
         self._ended = threading.Event()
         self._looking = threading.Lock()
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="rpc")

@@ -1,5 +1,4 @@
 """The API's settings: read once by __main__ into one frozen value that names what is wrong. Connects to nothing."""
-# ruff: noqa: N818  # names say what is wrong; a suffix would say it twice
 
 from __future__ import annotations
 
@@ -30,6 +29,7 @@ class ApiSettings:
     reflection: bool = False
     threads: int = 64  #: handler threads, >= 4; half of them may hold streams
     drain_seconds: float = 20.0  #: what SIGTERM grants to running calls
+    idle_seconds: float = 300.0  #: after which a stream that sends nothing is ended
     log_level: str = "info"
 
     @property
@@ -67,6 +67,7 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
         reflection=value("REFLECTION", default.reflection, {"0": False, "1": True}.__getitem__, "0 or 1"),
         threads=value("THREADS", default.threads, _threads, "a number from 4 to 1000"),
         drain_seconds=value("DRAIN_SECONDS", default.drain_seconds, _seconds, "a number of seconds from 0 to 3600"),
+        idle_seconds=value("IDLE_SECONDS", default.idle_seconds, _idle, "a number of seconds from 1 to 86400"),
         log_level=value("LOG_LEVEL", default.log_level, _level, "debug, info, warning or error"),
     )
 
@@ -103,6 +104,12 @@ def _threads(text: str) -> int:
 
 def _seconds(text: str) -> float:
     if not 0 <= float(text) <= 3600:
+        raise ValueError(text)
+    return float(text)
+
+
+def _idle(text: str) -> float:
+    if not 1 <= float(text) <= 86_400:
         raise ValueError(text)
     return float(text)
 

@@ -33,6 +33,8 @@ STATUS: Final[dict[type[Exception], grpc.StatusCode]] = {
     refusals.ModelNotServed: grpc.StatusCode.FAILED_PRECONDITION,
     refusals.WrongState: grpc.StatusCode.FAILED_PRECONDITION,
     refusals.TooManyStreams: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    refusals.Stalled: grpc.StatusCode.CANCELLED,
+    refusals.ClientLeft: grpc.StatusCode.CANCELLED,
     refusals.Loading: grpc.StatusCode.UNAVAILABLE,
     refusals.Draining: grpc.StatusCode.UNAVAILABLE,
     refusals.NotBuiltYet: grpc.StatusCode.UNIMPLEMENTED,

@@ -2,7 +2,6 @@
 
 The parent imports neither transformers nor datasets: each job runs in a forked horse, which imports what it needs.
 """
-# ruff: noqa: N818  # names say what is wrong; a suffix would say it twice
 
 from __future__ import annotations
 

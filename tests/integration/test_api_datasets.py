@@ -176,6 +176,23 @@ def test_a_client_that_vanishes_leaves_nothing_behind(api: Api, tmp_path: Path) 
     assert not api.datasets.ListDatasets(pb.ListDatasetsRequest(), timeout=LIMIT).datasets
 
 
+def test_a_client_that_stalls_is_ended_and_leaves_nothing_behind(
+    start_api: Start, redis_url: str, tmp_path: Path
+) -> None:
+    api = start_api(redis_url, idle_seconds=0.5)
+    done = threading.Event()
+
+    def stall() -> Iterator[pb.CreateDatasetRequest]:
+        yield from dataset_stream([chat("a", "b")] * 200)
+        done.wait(LIMIT)
+
+    assert refusal(lambda: api.datasets.CreateDataset(stall(), timeout=LIMIT)).code is grpc.StatusCode.CANCELLED
+    done.set()
+    wait_until(lambda: api.handled("client_stream", "DatasetService", "CreateDataset", "CANCELLED") == 1)
+    assert files(tmp_path) == []
+    assert not api.datasets.ListDatasets(pb.ListDatasetsRequest(), timeout=LIMIT).datasets
+
+
 def test_a_named_source_says_what_to_do_instead(api: Api) -> None:
     said = refusal(lambda: create(api, source=pb.DatasetSource(uri="HuggingFaceH4/no_robots")))
     assert said.code is grpc.StatusCode.UNIMPLEMENTED

@@ -425,6 +425,21 @@ def test_reflection_names_the_three_services(start_api: Start) -> None:
     )
 
 
+def test_a_stream_that_sends_nothing_is_ended_and_gives_its_slot_back(start_api: Start) -> None:
+    api = start_api(threads=4, idle_seconds=0.3)
+    done = threading.Event()
+
+    def stall() -> Iterator[pb.StreamPreprocessRequest]:
+        yield first_request(options())
+        done.wait(LIMIT)
+
+    for _ in range(3):
+        said = refusal(lambda: list(api.preprocess.StreamPreprocess(stall(), timeout=LIMIT)))
+        assert said.code is grpc.StatusCode.CANCELLED
+    wait_until(lambda: api.handled("bidi_stream", "PreprocessService", "StreamPreprocess", "CANCELLED") == 3)
+    done.set()
+
+
 def test_streams_beyond_the_limit_are_refused_and_short_calls_go_on(start_api: Start) -> None:
     api = start_api(threads=4)
     done = threading.Event()
