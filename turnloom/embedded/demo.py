@@ -240,8 +240,9 @@ def main(
         with sigterm_unwinds():
             _run(settings, splits, findings, out, steps=steps, seed=seed, verify=verify, as_json=as_json)
     except TurnloomError as error:
-        report(error, as_json=as_json)
         _keep_logs(state, out)
+        error.hint = error.hint.replace(str(state / "logs"), str(out / "logs"))
+        report(error, as_json=as_json)
         raise typer.Exit(exit_code(error)) from error
     except KeyboardInterrupt as error:
         typer.echo("Interrupted; everything was stopped.", err=True)
@@ -297,9 +298,9 @@ def _run(
 
 def _keep_logs(state: Path, out: Path) -> None:
     """The logs outlive the temporary folder where something went wrong."""
-    if (state / "logs").is_dir():
-        shutil.copytree(state / "logs", out / "logs", dirs_exist_ok=True)
-        typer.echo(f"All logs: {out / 'logs'}", err=True)
+    for log in (*(state / "logs").glob("*.log"), *(state / "tuft").glob("*.log")):
+        (out / "logs").mkdir(parents=True, exist_ok=True)
+        shutil.copy(log, out / "logs")
 
 
 if __name__ == "__main__":

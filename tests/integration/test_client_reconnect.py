@@ -1,0 +1,110 @@
+"""The client over a connection that is cut again and again, to a real server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from services.store.records import HostRecord, JobState, StepRecord
+from services.store.store import Store
+from tests.api_calls import MODEL, Api
+from turnloom import TurnloomClient
+from turnloom.conversations import from_json
+
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+CHAT = from_json({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]})
+
+
+class Cuttable:
+    """A TCP relay to an address, whose connections can all be cut."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self.target = (host, int(port))
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.open: list[socket.socket] = []
+        self.accepted = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(self.target)
+            self.open += [near, far]
+            self.accepted += 1
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _copy(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        finally:
+            sink.close()
+
+    def cut(self) -> None:
+        for end in self.open:
+            with suppress(OSError):  # closed by its other end
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self.open.clear()
+
+    def close(self) -> None:
+        self.listener.close()
+        self.cut()
+
+
+@pytest.fixture
+def relay(api: Api) -> Iterator[Cuttable]:
+    relay = Cuttable(api.address)
+    yield relay
+    relay.close()
+
+
+def test_a_watcher_that_is_cut_off_20_times_sees_every_update_once(
+    api: Api, store: Store, gpu_host: HostRecord, relay: Cuttable
+) -> None:
+    troubles: list[str] = []
+    with TurnloomClient(relay.address) as client, TurnloomClient(api.address) as undisturbed:
+        dataset = client.create_dataset([CHAT], model=MODEL)
+        job = client.create_job(model=MODEL, training_dataset=dataset.id, max_steps=60).id
+        assert store.jobs.claim(job, 1, "w") is not None
+        seen = []
+        step = 0
+        for update in client.watch_job(job, on_trouble=lambda error: troubles.append(error.message)):
+            seen.append(update.event_id)
+            if update.HasField("job") and update.job.attempt == 0:
+                continue
+            if step < 60:  # what the watcher waits for happens only after what came before was seen
+                step += 1
+                store.ledger.commit_step(job, StepRecord(step=step, attempt=1, nll_sum=1.0, weight_sum=1.0, tokens=1))
+                if step % 3 == 0:
+                    relay.cut()
+            elif step == 60:
+                step += 1
+                store.jobs.finish(job, 1, JobState.SUCCEEDED)
+        assert seen == [update.event_id for update in undisturbed.watch_job(job)]
+        assert [s.step for s in client.steps(job)] == list(range(1, 61))
+    assert relay.accepted > 20
+    assert len(seen) > 60
+
+
+def test_a_submission_that_is_repeated_after_a_cut_makes_one_job(
+    api: Api, gpu_host: HostRecord, relay: Cuttable
+) -> None:
+    with TurnloomClient(relay.address) as client:
+        dataset = client.create_dataset([CHAT], model=MODEL)
+        relay.cut()
+        job = client.create_job(model=MODEL, training_dataset=dataset.id)
+        assert [found.id for found in client.jobs()] == [job.id]
