@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from typer.main import get_command
+
+from turnloom.cli.app import app
+from turnloom.cli.exits import Exit
+
+DOCS = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+def names(command: object, words: tuple[str, ...] = ()) -> Iterator[str]:
+    children = getattr(command, "commands", None)
+    if children is None:
+        yield " ".join(words)
+    else:
+        for name, child in children.items():
+            yield from names(child, (*words, name))
+
+
+def test_the_guide_describes_every_command() -> None:
+    aliases = {"job delete"}  # `delete JOB` is the same
+    missing = [name for name in names(get_command(app)) if f"`{name}" not in DOCS and name not in aliases]
+    assert not missing
+
+
+def test_the_guide_describes_every_exit_code() -> None:
+    assert [int(line.split("|")[1]) for line in DOCS.splitlines() if line.startswith("| ") and line[2].isdigit()] == [
+        int(code) for code in Exit
+    ]
