@@ -14,7 +14,7 @@ from services.preprocess.conversation import JSON
 from services.preprocess.rendered import Kind, Origin, Part
 
 #: Names a message's reasoning is given under.
-REASONING_FIELDS: Final = ("reasoning_content", "reasoning", "thinking")
+REASONING_FIELDS: Final = ("reasoning_content", "thinking", "reasoning")
 _KIND_OF_FIELD: Final = {
     **dict.fromkeys(REASONING_FIELDS, Kind.REASONING),
     "tool_calls": Kind.TOOL_CALL,

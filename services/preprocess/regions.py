@@ -172,11 +172,10 @@ def _checked(text: TextMap, messages: Sequence[Message], index: int, turn: Turn)
         raise ContentNotCovered("the template leaves this text out", message_index=index, field="content")
     if message.get("tool_calls") and not printed.get("tool_calls") and not blurred:
         raise ContentNotCovered("the template leaves the tool calls out", message_index=index, field="tool_calls")
-    return [
-        f"messages[{index}].{field}: the template leaves the reasoning of this turn out"
-        for field in REASONING_FIELDS
-        if has_text(message.get(field)) and not printed.get(field) and not blurred
-    ]
+    given = next((name for name in REASONING_FIELDS if has_text(message.get(name))), None)
+    if given is None or blurred or any(printed.get(name) for name in REASONING_FIELDS):
+        return []
+    return [f"messages[{index}].{given}: the template leaves the reasoning of this turn out"]
 
 
 def has_text(content: JSON) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from services.preprocess.conversation import JSON, Message
 from services.preprocess.errors import TemplateLimit, TemplateRefused
+from services.preprocess.kinds import REASONING_FIELDS
 from services.preprocess.provenance.messages import traced_messages, traced_tools
 from services.preprocess.provenance.runs import Block, Generated
 from services.preprocess.provenance.strings import plain, runs_of
@@ -40,8 +41,9 @@ def render(
     Raises:
         TemplateRefused: the template raised; its own words are in the message.
     """
+    named = with_reasoning_names(messages)
     return _finished(
-        _print(template.traced.render, traced_messages(messages), traced_tools(tools), settings, add_generation_prompt)
+        _print(template.traced.render, traced_messages(named), traced_tools(tools), settings, add_generation_prompt)
     )
 
 
@@ -58,7 +60,20 @@ def render_plain(
     Raises:
         TemplateRefused: as `render`.
     """
-    return _print(template.plain.render, list(messages), tools, settings, add_generation_prompt)
+    named = with_reasoning_names(messages)
+    return _print(template.plain.render, named, tools, settings, add_generation_prompt)
+
+
+def with_reasoning_names(messages: Sequence[Message]) -> list[Message]:
+    """Messages whose reasoning can be read under the names templates use, as transformers 5 hands them on.
+
+    The first of REASONING_FIELDS that is given becomes `reasoning_content`, and `thinking` where that is not given.
+    """
+    named = []
+    for message in messages:
+        given = next((message[name] for name in REASONING_FIELDS if message.get(name) is not None), None)
+        named.append(message if given is None else {"thinking": given, **message, "reasoning_content": given})
+    return named
 
 
 def _print(

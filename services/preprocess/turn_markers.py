@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from services.preprocess.chat import PLAIN_REPLY, PROBE, VARIANTS, Chat, common_length
 from services.preprocess.control_tokens import ControlTokens
@@ -18,9 +17,6 @@ from services.preprocess.errors import Interleaved, UnlocatableTurn
 from services.preprocess.options import GenerationPrefill
 from services.preprocess.rendered import RenderedText
 from services.preprocess.turn_ends import end_of_turn
-
-#: Characters of white space in which a prompt may differ from the render before a role header.
-_SLACK: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +118,12 @@ def _begin(
             appended = _appended(chat.text([PROBE]), chat.text([PROBE], prompt=True))
         position, header = _header(chat.control, text[before:gap_end], appended)
         position += before
-    if not header or (prompt is not None and shared < before - _SLACK):
+    changed = prompt is not None and not _squeezed(prompt[shared:]).startswith(_squeezed(text[shared:position]))
+    if not header or changed:
         raise UnlocatableTurn(
             "the template renders the messages before this turn differently when it follows, so no prompt ends where it"
             " begins"
-            if prompt is not None and shared < before
+            if changed or (prompt is not None and shared < before)
             else "the template prints no generation prompt or role before this turn, so its start can't be told",
             message_index=index,
         )
@@ -148,6 +145,11 @@ def _header(control: ControlTokens, gap: str, appended: str) -> tuple[int, str]:
             if at >= 0 and control.floor(gap, after) == after and not gap[after : after + 1].isalnum():
                 return after, header[:length]
     return 0, ""
+
+
+def _squeezed(text: str) -> str:
+    """The text without white space, in which alone a prompt may differ from the render that follows it."""
+    return "".join(text.split())
 
 
 def _appended(bare: str | None, prompt: str | None) -> str:

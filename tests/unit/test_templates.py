@@ -105,6 +105,14 @@ def test_messages_that_templates_treat_alike_have_one_signature() -> None:
     assert len(set(map(repr, different))) == len(different)
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_is_read_under_whatever_name_it_was_given(name: str) -> None:
+    template = compile_template("{{ messages[0].thinking }}|{{ messages[0].reasoning_content }}")
+    messages = [{"role": "assistant", "content": "", name: "Hm."}]
+    assert render(messages, None, template, SETTINGS).text == "Hm.|Hm."
+    assert render_plain(messages, None, template, SETTINGS) == "Hm.|Hm."
+
+
 @pytest.mark.parametrize("name", ["CHATML", "THINKING", "INSTRUCT", "OPEN_ENDED", "TWO_CLOSINGS", "EPILOGUE"])
 def test_renders_equal_those_of_transformers(name: str) -> None:
     utils = pytest.importorskip("transformers.utils.chat_template_utils")
