@@ -123,23 +123,28 @@ def _fitted(
 
 
 def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | NothingToTrain:
-    rows = [
-        TokenizedExample(
-            token_ids=fitted.row.token_ids,
-            weight_runs=target_runs(fitted.row.spans, len(fitted.row.token_ids)),
-            part=part,
-            target_bytes=trained_bytes(fitted.example.text, fitted.row, model.vocabulary),
-            truncated_tokens=fitted.truncated_tokens,
-            truncated_loss_tokens=fitted.truncated_loss_tokens,
+    rows: list[TokenizedExample] = []
+    warnings: list[str] = []
+    for part, fitted in enumerate(fits.examples):
+        row = fitted.row
+        warnings += warnings_of(fitted, options, model)
+        if not row.loss_tokens():
+            continue
+        rows.append(
+            TokenizedExample(
+                token_ids=row.token_ids,
+                weight_runs=target_runs(row.spans, len(row.token_ids)),
+                part=part,
+                target_bytes=trained_bytes(fitted.example.text, row, model.vocabulary),
+                truncated_tokens=fitted.truncated_tokens,
+                truncated_loss_tokens=fitted.truncated_loss_tokens,
+            )
         )
-        for part, fitted in enumerate(fits.examples)
-        if fitted.row.loss_tokens()
-    ]
-    warnings = tuple(dict.fromkeys(line for fitted in fits.examples for line in warnings_of(fitted, options, model)))
     if not rows:
         last = fits.examples[-1]
-        return NothingToTrain(_nothing_left(last, options), field="max_length" if last.truncated_loss_tokens else "")
-    return Preprocessed(rows, warnings, escaped_spans(fits.examples))
+        field = "max_length" if last.truncated_loss_tokens else ""
+        return NothingToTrain(_nothing_left(last, options), field=field)
+    return Preprocessed(rows, tuple(dict.fromkeys(warnings)), escaped_spans(fits.examples))
 
 
 def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:

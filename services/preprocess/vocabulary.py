@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
@@ -42,6 +43,7 @@ class Vocabulary:
         except Exception as error:
             raise ModelNotUsable(f"tokenizer.json can't be used: {error}; prepare the model again") from error
         self.table = ControlTokenTable(self.parts.control_tokens)
+        self._keep_bytes()
         self.cut_rules = CutRules(self.table, self.parts.prefix, self.parts.prefix_after_normalized)
         self.notes: tuple[str, ...] = (note,) if note else ()
         if self.parts.lossy:
@@ -50,6 +52,18 @@ class Vocabulary:
         self._check_control_tokens(probes)
         self._check_against_stock()
         self._check_round_trips()
+
+    def _keep_bytes(self) -> None:
+        """Keep what ids decode to as three arrays: 150,000 small objects would slow down every garbage collection."""
+        decoded = [*(self.parts.token_bytes or ())]
+        decoded += [b""] * (self.size - len(decoded))
+        for token in self.parts.control_tokens:
+            decoded[token.id] = token.content.encode()
+        #: UTF-8 bytes that each id decodes to, shape (size,)
+        self.byte_lengths: NDArray[np.int32] = np.array([len(one) for one in decoded], dtype=np.int32)
+        self._byte_starts = np.cumsum(self.byte_lengths, dtype=np.int32) - self.byte_lengths
+        self._all_bytes = np.frombuffer(b"".join(decoded), dtype=np.uint8)
+        self.parts = replace(self.parts, token_bytes=None)
 
     def encode(self, pieces: Sequence[str], prefixed: Sequence[bool]) -> EncodedPieces:
         """Encode every piece, with the stock tokenizer's prefix space where `prefixed` says so."""
@@ -75,28 +89,7 @@ class Vocabulary:
     @property
     def round_trips(self) -> bool:
         """Whether decoding gives back the normalized text."""
-        return self.parts.token_bytes is not None
-
-    @cached_property
-    def _token_bytes(self) -> list[bytes]:
-        decoded = [*(self.parts.token_bytes or ())]
-        decoded += [b""] * (self.size - len(decoded))
-        for token in self.parts.control_tokens:
-            decoded[token.id] = token.content.encode()
-        return decoded
-
-    @cached_property
-    def byte_lengths(self) -> NDArray[np.int32]:
-        """UTF-8 bytes that each id decodes to, shape (size,)."""
-        return np.array([len(decoded) for decoded in self._token_bytes], dtype=np.int32)
-
-    @cached_property
-    def _all_bytes(self) -> NDArray[np.uint8]:
-        return np.frombuffer(b"".join(self._token_bytes), dtype=np.uint8)
-
-    @cached_property
-    def _byte_starts(self) -> NDArray[np.int32]:
-        return np.cumsum(self.byte_lengths, dtype=np.int32) - self.byte_lengths
+        return not self.parts.lossy
 
     @cached_property
     def _reserved(self) -> NDArray[np.bool_]:
@@ -126,7 +119,7 @@ class Vocabulary:
     def token_text(self, index: int) -> bytes:
         """What one id decodes to; for a lossy tokenizer its entry in the vocabulary."""
         if self.round_trips or index in self.table.by_id:
-            return self._token_bytes[index]
+            return self._decoded(np.array([index], dtype=np.int32))
         return str(self._plain.id_to_token(index)).encode()
 
     def expected(self, piece: str, prefixed: bool) -> bytes:
