@@ -213,13 +213,13 @@ class TrainerStack:
 
 
 def horses(worker: int) -> list[int]:
-    """Children of a worker that are its forks."""
-    path = Path(f"/proc/{worker}/task/{worker}/children")
+    """Children of a worker that are its forks. A zombie has no command line; a probe has its own."""
     try:
-        children = [int(pid) for pid in path.read_text().split()]
-        return [pid for pid in children if b"probe-host" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+        lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
     except (FileNotFoundError, ProcessLookupError):
         return []
+    return [pid for pid, line in lines.items() if line and b"probe-host" not in line]
 
 
 def kill(pid: int) -> None:
