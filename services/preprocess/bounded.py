@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -9,24 +10,23 @@ V = TypeVar("V")
 
 
 class BoundedCache(Generic[K, V]):
-    """At most `limit` entries. Safe to share between threads: a race costs a miss."""
+    """At most `limit` entries, safe to share between threads."""
 
     def __init__(self, limit: int) -> None:
         """Begin empty."""
         self._limit = limit
         self._entries: dict[K, V] = {}
+        self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:
         """The value, or None."""
         return self._entries.get(key)
 
     def __setitem__(self, key: K, value: V) -> None:
-        while len(self._entries) >= self._limit:
-            oldest = next(iter(self._entries), None)
-            if oldest is None:
-                break
-            self._entries.pop(oldest, None)
-        self._entries[key] = value
+        with self._lock:
+            if key not in self._entries and len(self._entries) >= self._limit:
+                del self._entries[next(iter(self._entries))]
+            self._entries[key] = value
 
     def __len__(self) -> int:
         return len(self._entries)

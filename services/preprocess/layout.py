@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from services.preprocess.bounded import BoundedCache
 from services.preprocess.chat import Chat
@@ -27,6 +28,11 @@ from services.preprocess.signatures import Signature, signature
 from services.preprocess.templates import CompiledTemplate
 from services.preprocess.views import EXACT_MESSAGES, Cut, Prefixes, ViewPlanner
 
+#: Shapes of conversations remembered under one set of settings, a few kB each.
+PLANS: Final = 1024
+#: Sets of settings (template kwargs, dates, ...) remembered for one model.
+ENGINES: Final = 16
+
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
@@ -40,7 +46,7 @@ class ChatFormat:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_control", ControlTokens(self.control_tokens))
-        object.__setattr__(self, "_engines", BoundedCache(64))
+        object.__setattr__(self, "_engines", BoundedCache(ENGINES))
 
     def engine(self, options: Options) -> _Engine:
         """What has been proved about this template under these options."""
@@ -50,7 +56,7 @@ class ChatFormat:
         engine = self._engines.get(key)
         if engine is None:
             settings = Settings(_date(date), self.special_tokens, options.chat_template_kwargs)
-            engine = _Engine(settings, RegionFinder(), ViewPlanner(), BoundedCache(4096))
+            engine = _Engine(settings, RegionFinder(), ViewPlanner(), BoundedCache(PLANS))
             self._engines[key] = engine
         return engine
 

@@ -25,6 +25,8 @@ from services.preprocess.turn_markers import Turn
 
 #: One of so many reads of a proof is proved again, for ever.
 RECHECK: Final = 512
+#: Patterns remembered under one set of settings, about 1 kB each.
+PROOFS: Final = 2048
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -33,7 +35,7 @@ class RegionFinder:
 
     def __init__(self) -> None:
         """Begin with nothing proved."""
-        self._proofs: BoundedCache[tuple[object, ...], Proof] = BoundedCache(4096)
+        self._proofs: BoundedCache[tuple[object, ...], Proof] = BoundedCache(PROOFS)
         self._prefills: tuple[str, ...] = ()  #: seen so far; a handful per template
         self._reads = 0  #: of proofs; approximate where threads race
 

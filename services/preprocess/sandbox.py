@@ -39,7 +39,7 @@ class Limits:
     workers: int = 2  #: requests at a time
 
 
-class _WorkerLost(Exception):  # noqa: N818  # never leaves this module
+class _WorkerLost(Exception):  # never leaves this module
     """The worker was too slow, said too much, or ended."""
 
 

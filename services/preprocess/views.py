@@ -45,7 +45,7 @@ class ViewPlanner:
 
     def __init__(self) -> None:
         """Begin with nothing decided."""
-        self._extends: BoundedCache[tuple[object, ...], bool] = BoundedCache(4096)
+        self._extends: BoundedCache[tuple[object, ...], bool] = BoundedCache(1024)
 
     def cuts(
         self,

@@ -1,10 +1,14 @@
 """All public templates at hand: equal to plain Jinja, exact or refused or warned, never a silent guess."""
 
+import datetime
 from pathlib import Path
 
 import pytest
 
-from bench.templates import FOLDER, SHAPES, Outcome, markdown, outcomes
+from bench.templates import DATE, FOLDER, SHAPES, SPECIAL_TOKENS, Outcome, markdown, outcomes
+from services.preprocess.errors import TemplateRefused
+from services.preprocess.rendering import Settings, render_plain
+from services.preprocess.templates import compile_template
 
 pytestmark = [
     pytest.mark.shared,
@@ -36,3 +40,31 @@ def test_at_least_as_many_are_exact_as_before(found: list[Outcome]) -> None:
 
 def test_every_exception_to_the_inference_definition_is_listed_in_the_docs(found: list[Outcome]) -> None:
     assert LISTED.read_text(encoding="utf-8") == markdown(found), "python -m bench.templates --markdown " + LISTED.name
+
+
+def test_the_reference_is_what_transformers_renders(monkeypatch: pytest.MonkeyPatch) -> None:
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    date = datetime.date.fromisoformat(DATE)
+
+    class Midnight(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> "Midnight":
+            return cls(date.year, date.month, date.day, tzinfo=tz)
+
+    monkeypatch.setattr(utils, "datetime", Midnight)
+    settings = Settings(date, SPECIAL_TOKENS)
+    for path in sorted(FOLDER.glob("*.jinja")):
+        source = path.read_text(encoding="utf-8")
+        for shape, conversation in SHAPES.items():
+            messages, tools = list(conversation.messages), conversation.tools
+            try:
+                own = render_plain(messages, tools, compile_template(source), settings)
+            except TemplateRefused as refusal:
+                own = refusal.message.split(": ", 1)[1]
+            try:
+                ((theirs,), _) = utils.render_jinja_template(
+                    [messages], tools=tools, chat_template=source, **SPECIAL_TOKENS
+                )
+            except Exception as error:  # whatever a template raises
+                theirs = str(error) or type(error).__name__
+            assert own == theirs, f"{path.stem} {shape}"
