@@ -1,6 +1,7 @@
 """NLL by transformers and PEFT alone, for comparison. Runs in the TuFT environment; knows nothing of this project.
 
-PYTHON reference_nll.py MODEL < {"adapter": folder or null, "rows": [{"tokens": [...], "weights": [...]}]} > {"nll": [...]}
+PYTHON reference_nll.py MODEL, JSON in and out:
+    {"adapter": folder or null, "rows": [{"tokens": [...], "weights": [...]}]} -> {"nll": [...]}
 """
 
 from __future__ import annotations

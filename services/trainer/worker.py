@@ -38,7 +38,7 @@ PR_SET_PDEATHSIG = 1  #: of prctl(2)
 log = logging.getLogger(__name__)
 
 
-class ForbiddenTicket(Exception):  # noqa: N818  (it says what was refused)
+class ForbiddenTicket(Exception):
     """A ticket names a function that is not on the list."""
 
 
@@ -135,7 +135,7 @@ class TrainerWorker(Worker):
         """In the horse, first of all: it ends with its parent, and hears when it has to leave."""
         super().setup_work_horse_signals()  # type: ignore[no-untyped-call]  # as above
         preemption.listen()
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        sys.modules["torch"] = None  # type: ignore[assignment]  # the SDK would load it where it is installed: for nothing
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != self._parent:  # the parent died before prctl took hold
             os._exit(1)

@@ -6,28 +6,28 @@ container runtime does; nobody helps the job.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
-import redis as redis_client
 
 from services.store.records import Hyperparameters, JobState, StartFrom
 from tests.api_calls import write_model
 from tests.fakes.fake_tuft import FakeTuft
 from tests.redis_fixtures import RedisServer, redis_program
-from tests.trainer_stack import REPOSITORY, TrainerStack, kill, wait_for
+from tests.trainer_stack import REPOSITORY, TrainerStack, horses, kill, wait_for
 
 pytestmark = pytest.mark.slow
 
 HYPER = Hyperparameters(max_steps=24, batch_size=4, learning_rate=1e-2, lora_rank=4, eval_every=8, checkpoint_every=8)
 HOLD = 4000.0  #: milliseconds for which the server holds a moment open
+KILLS = int(os.environ.get("TURNLOOM_TEST_KILLS", "50"))
 RECOVERY = 60.0  #: seconds; on a busy machine a horse takes some to start
 
 
@@ -50,8 +50,10 @@ class World:
         folder = self.stack.folder
         with (folder / "api.log").open("ab") as log:
             self.api = subprocess.Popen(
-                [sys.executable, "-m", "services.preprocess", "--address", "127.0.0.1:0", "--metrics-port", "0"]
-                + ["--models", str(folder / "models.toml"), "--port-file", str(folder / "port")],
+                [
+                    *(sys.executable, "-m", "services.preprocess", "--address", "127.0.0.1:0", "--metrics-port", "0"),
+                    *("--models", str(folder / "models.toml"), "--port-file", str(folder / "port")),
+                ],
                 cwd=REPOSITORY,
                 env=os.environ | self.stack.settings(),
                 stdout=log,
@@ -145,12 +147,96 @@ MOMENTS = ("before submit", "between forward_backward and optim_step", "while sa
 def test_the_series_is_exact_whoever_is_killed_whenever(world: World, victim: str, name: str) -> None:
     world.tuft.clear_faults()
     job_id = moment(world, name, world.submit)
-    begun = time.monotonic()
     world.kill(victim)
     world.tuft.clear_faults()
     job = world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
     assert world.stack.series(job_id) == world.series
-    assert job.attempt <= 3
-    if victim == "api":
-        assert job.attempt == 1
-    print(f"{victim}, {name}: attempts {job.attempt}, {time.monotonic() - begun:.1f} s")
+    assert job.attempt == (1 if victim in ("api", "redis") else 2)
+
+
+def keys_of(world: World, job_id: str) -> list[str]:
+    """Keys in Redis that belong to a job: its records, tickets, leases."""
+    return sorted(name.replace(job_id, "JOB") for name in world.stack.store.redis.scan_iter(f"*{job_id}*"))
+
+
+def test_fifty_kills_at_random_moments_change_no_number_and_leave_nothing(world: World) -> None:
+    world.tuft.clear_faults()
+    hyper = replace(HYPER, max_steps=200, eval_every=0, checkpoint_every=3)
+    clean = world.submit(hyper)
+    world.stack.wait(clean, JobState.SUCCEEDED, deadline=RECOVERY)
+    draws = random.Random(0)
+    world.tuft.fault("optim_step", "slow", ms=40.0)  # a step takes long enough to be hit at any of its moments
+    job_id = world.submit(hyper)
+    kills = 0
+    while kills < KILLS and world.stack.job(job_id).state is not JobState.SUCCEEDED:
+        world.stack.wait(job_id, JobState.RUNNING, JobState.SUCCEEDED, deadline=RECOVERY)
+        began = world.stack.job(job_id)
+        # Three attempts in a row without a step fail a job, as they should: every attempt may do at least one.
+        wait_for(
+            lambda began=began: (
+                world.stack.job(job_id).step > began.start_step or world.stack.job(job_id).state is JobState.SUCCEEDED
+            ),
+            "a step",
+            RECOVERY,
+        )
+        threading.Event().wait(draws.uniform(0, 0.25))
+        if world.stack.job(job_id).state is JobState.RUNNING:
+            world.kill(draws.choice(["horse", "horse", "horse", "worker", "tuft", "redis"]))
+            kills += 1
+    world.tuft.clear_faults()
+    world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
+    assert kills == KILLS
+    assert world.stack.series(job_id) == world.stack.series(clean)
+    # RQ forgets a killed worker's ticket when its heartbeat is over, the supervisor's round comes, and its record ends.
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: keys_of(world, job_id) == keys_of(world, clean), "the end of all tickets", 240)
+    assert keys_of(world, job_id) == keys_of(world, clean)
+    assert horses(world.worker.pid) == []
+
+
+def test_recovery_begins_within_twenty_seconds_of_a_kill_with_the_default_lease(world: World) -> None:
+    world.tuft.clear_faults()
+    world.stack.environment["TURNLOOM_LEASE_TTL"] = "15"
+    supervisor = world.stack.processes[0]
+    for process in (supervisor, world.worker):
+        kill(process.pid)
+        process.wait(10)
+    world.stack.supervisor()
+    world.worker = world.stack.worker()
+    there = held(world, "optim_step", 13)
+    job_id = world.submit()
+    wait_for(there, "step 13", RECOVERY)
+    kill(world.stack.horse(world.worker))
+    wait_for(lambda: world.stack.job(job_id).attempt == 2, "the second attempt", 20.0)
+    world.tuft.clear_faults()
+    world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
+    assert world.stack.series(job_id) == world.series
+
+
+def test_a_redis_that_is_full_for_a_while_costs_nothing(world: World) -> None:
+    world.tuft.clear_faults()
+    there = held(world, "optim_step", 13)
+    job_id = world.submit()
+    wait_for(there, "step 13", RECOVERY)
+    world.stack.store.redis.config_set("maxmemory", "1")  # every write is refused
+    world.tuft.clear_faults()
+    wait_for(lambda: len(world.tuft.calls("optim_step")) > 0 and "records wait" in world.stack.log(), "the outage", 30)
+    world.stack.store.redis.config_set("maxmemory", "0")
+    world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
+    assert world.stack.series(job_id) == world.series
+
+
+def test_a_store_without_room_is_waited_for(world: World) -> None:
+    world.tuft.clear_faults()
+    place = world.stack.folder / "store" / "adapters"
+    aside = place.with_name("adapters-aside")
+    place.rename(aside)
+    place.write_text("a file where a folder should be: every copy fails, as on a full disk")
+    job_id = world.submit()
+    wait_for(lambda: "STORE_UNAVAILABLE" in world.stack.events(job_id), "the failed copy", RECOVERY)
+    assert world.stack.job(job_id).state is JobState.RUNNING
+    place.unlink()
+    aside.rename(place)
+    job = world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
+    assert job.adapter_uri
+    assert world.stack.series(job_id) == world.series
