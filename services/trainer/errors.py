@@ -144,7 +144,7 @@ def _one_line(text: str, limit: int = 400) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-class CallOutOfMemory(Exception):  # noqa: N818  (it says what happened)
+class CallOutOfMemory(Exception):
     """The server ran out of memory; smaller calls may still do."""
 
     def __init__(self, step: int, rows: int, budget: int, error: BackendError) -> None:
@@ -163,7 +163,7 @@ class CallOutOfMemory(Exception):  # noqa: N818  (it says what happened)
         self.error = error
 
 
-class StopRun(Exception):  # noqa: N818  (likewise)
+class StopRun(Exception):
     """The run can't go on for a reason of its own; trying again would meet it again."""
 
     code = "UNKNOWN"  #: of the job's error

@@ -69,7 +69,7 @@ def run(job_id: str, attempt: int) -> None:
         Attempt(settings, store, claim, lease, preemption.wanted).run()
 
 
-class Leave(Exception):  # noqa: N818  (a way out, not an error)
+class Leave(Exception):
     """The attempt is asked to leave before it trained anything."""
 
     def __init__(self, asked: Control) -> None:

@@ -24,11 +24,11 @@ DRAIN_PAUSE = 0.2  #: seconds between attempts while nothing else is left to do
 log = logging.getLogger(__name__)
 
 
-class RedisLost(Exception):  # noqa: N818  (it says what happened)
+class RedisLost(Exception):
     """Redis was away for longer than a run may go on without it."""
 
 
-class LedgerGap(Exception):  # noqa: N818  (likewise)
+class LedgerGap(Exception):
     """Redis lost more than the run remembers; only a new attempt can mend it."""
 
 
