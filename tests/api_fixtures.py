@@ -27,8 +27,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "small")
 
 
+@pytest.fixture(scope="session")
+def loaded_model(model_folder: Path) -> Model:
+    """The small model, loaded once: a second of checks that test_model_registry and test_api_process make for real."""
+    return load_entry(ModelEntry(name=MODEL, source=str(model_folder)), model_folder)
+
+
 @pytest.fixture
-def start_api(model_folder: Path, tmp_path: Path) -> Iterator[Start]:
+def start_api(model_folder: Path, loaded_model: Model, tmp_path: Path) -> Iterator[Start]:
     """Starts servers with models loaded; all of them are drained at the end of the test."""
     servers: list[ApiServer] = []
     channels: list[grpc.Channel] = []
@@ -40,7 +46,7 @@ def start_api(model_folder: Path, tmp_path: Path) -> Iterator[Start]:
         idle_seconds: float = 60.0,
     ) -> Api:
         entry = ModelEntry(name=MODEL, source=str(model_folder), tuft_model_name=TUFT_MODEL)
-        registry = Registry([entry], tmp_path / "cache", load or load_entry)
+        registry = Registry([entry], tmp_path / "cache", load or (lambda _entry, _cache: loaded_model))
         metrics = make_metrics()
         settings = ApiSettings(
             address="127.0.0.1:0",
