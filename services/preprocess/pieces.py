@@ -107,9 +107,9 @@ def _trusted(
     found = table.find(rendered.text, 0, len(rendered.text))
     if not found:
         return []
-    stretches = list(_stretches(rendered))
-    owners = _owners(found, stretches)
+    owners = _owners(found, _stretches(rendered))
     if owners is None:
+        stretches = _stretches(rendered)
         each = [(table.find(rendered.text, start, end), author) for start, end, author in stretches]
         found = [match for matches, _ in each for match in matches]
         owners = [author for matches, author in each for _ in matches]
@@ -122,14 +122,13 @@ def _trusted(
     return trusted
 
 
-def _owners(found: Sequence[Match], stretches: Sequence[tuple[int, int, int | None]]) -> list[int | None] | None:
+def _owners(found: Sequence[Match], stretches: Iterator[tuple[int, int, int | None]]) -> list[int | None] | None:
     """Return the author of every match, or None where one lies across a border."""
     owners: list[int | None] = []
-    ahead = iter(stretches)
     end, author = 0, None
     for match in found:
         while end <= match.start:
-            _, end, author = next(ahead)
+            _, end, author = next(stretches)
         if match.end > end:
             return None
         owners.append(author)
@@ -180,9 +179,16 @@ def _with_white_space(match: Match, text: str, position: int, boundaries: Sequen
 
 
 def _add_text(pieces: Pieces, start: int, end: int, boundaries: Sequence[int], prefix: bool) -> None:
-    for stop in (*boundaries[bisect_right(boundaries, start) : bisect_left(boundaries, end)], end):
-        pieces.starts.append(start)
-        pieces.slots.append(TEXT)
-        pieces.texts.append(pieces.whole[start:stop])
-        pieces.prefixed.append(prefix)
-        start, prefix = stop, False
+    first = bisect_right(boundaries, start)
+    while first < len(boundaries) and boundaries[first] < end:
+        _add_piece(pieces, start, boundaries[first], prefix)
+        start, prefix = boundaries[first], False
+        first += 1
+    _add_piece(pieces, start, end, prefix)
+
+
+def _add_piece(pieces: Pieces, start: int, end: int, prefix: bool) -> None:
+    pieces.starts.append(start)
+    pieces.slots.append(TEXT)
+    pieces.texts.append(pieces.whole[start:end])
+    pieces.prefixed.append(prefix)
