@@ -22,7 +22,7 @@ from services.trainer.rows import Row, shortened, without_tail
 
 PROBE_ROWS = 8
 PROBE_TOKENS = 4_096
-SAVED_PATH: Final = re.compile(r"tinker://([A-Za-z0-9._:-]+)/(?:weights|sampler_weights)/([A-Za-z0-9_-]+)")
+SAVED_PATH: Final = re.compile(r"tinker://([A-Za-z0-9][A-Za-z0-9._:-]*)/(?:weights|sampler_weights)/([A-Za-z0-9_-]+)")
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 
 

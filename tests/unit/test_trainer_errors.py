@@ -1,4 +1,4 @@
-"""What the texts of the SDK and of TuFT 0.2.2 mean. The texts are real: each was provoked on the server it names."""
+"""What the texts of tinker 0.25.0 and TuFT 0.2.2 mean; tests/contract provokes them on the real server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class APIConnectionError(Exception):
     """As the SDK names it."""
 
 
-class RetryableException(Exception):  # noqa: N818  (the SDK's name)
+class RetryableException(Exception):
     """As the SDK names it."""
 
 
@@ -52,7 +52,8 @@ TABLE = [
     ),
     (
         Exception(
-            "Error code: 415 - {'detail': \"Unsupported Content-Type 'application/json'; expected application/x-protobuf\"}"
+            "Error code: 415 - {'detail': \"Unsupported Content-Type 'application/json'; "
+            'expected application/x-protobuf"}'
         ),
         Code.SDK_MISMATCH,
     ),
