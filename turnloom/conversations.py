@@ -71,7 +71,7 @@ def _documents(path: Path) -> Iterator[tuple[JSON, str]]:
     for number, line in _lines(path):
         if line.strip():
             try:
-                yield _parse(line), f"{path}, line {number}"
+                yield _parse(line.rstrip()), f"{path}, line {number}"
             except json.JSONDecodeError as error:
                 raise _not_json(error, f"{path}, line {number}") from error
 

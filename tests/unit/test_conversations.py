@@ -96,7 +96,7 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("{", "column 2: not JSON (Expecting property name enclosed in double quotes)."),
+        ("{\n", "column 2: not JSON (Expecting property name enclosed in double quotes)."),
         ("3", "a conversation must be an object or a list of messages."),
         ('{"conversations": []}', "there is no key messages (keys: conversations)."),
         ('{"messages": {}}', "messages: is an object, but must be a list."),
