@@ -42,8 +42,6 @@ def test_each_example_is_in_one_bucket_and_quantiles_are_sizes_that_occur(sizes:
     lengths = statistics.summary().lengths
     assert sum(lengths.counts) == len(sizes)
     bounds = [0, *EDGES, 10**9]
-    assert lengths.counts == [
-        sum(low <= size < high for size in sizes) for low, high in itertools.pairwise(bounds)
-    ]
+    assert lengths.counts == [sum(low <= size < high for size in sizes) for low, high in itertools.pairwise(bounds)]
     assert lengths.p50 == sorted(sizes)[(len(sizes) + 1) // 2 - 1]
     assert lengths.p95 in sizes
