@@ -62,7 +62,7 @@ def _documents(path: Path) -> Iterator[tuple[JSON, str]]:
     if path.suffix == ".json":
         text = "".join(line for _, line in _lines(path))
         try:
-            yield from _members(_parse(text), path)
+            yield from _members(_parse(text, str(path)), path)
         except json.JSONDecodeError as error:
             if error.msg != "Extra data":  # several documents: JSON lines under another name
                 raise _not_json(error, f"{path}, line {error.lineno}") from error
@@ -71,7 +71,7 @@ def _documents(path: Path) -> Iterator[tuple[JSON, str]]:
     for number, line in _lines(path):
         if line.strip():
             try:
-                yield _parse(line.rstrip()), f"{path}, line {number}"
+                yield _parse(line.rstrip(), f"{path}, line {number}"), f"{path}, line {number}"
             except json.JSONDecodeError as error:
                 raise _not_json(error, f"{path}, line {number}") from error
 
@@ -91,13 +91,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InvalidInput(f"{path} can't be read: {error.strerror or error}.") from error
 
 
-def _parse(text: str) -> JSON:
-    document: JSON = json.loads(text, parse_constant=_no_constant)
+def _parse(text: str, place: str) -> JSON:
+    """JSON as the standard has it: Python would take NaN and Infinity as well."""
+
+    def refuse(name: str) -> NoReturn:
+        raise InvalidInput(f"{place}: {name} is no JSON value.", hint="Write null or a finite number.")
+
+    document: JSON = json.loads(text, parse_constant=refuse)
     return document
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise InvalidInput(f"{name} is no JSON value.", hint="Write null or a finite number.")
 
 
 def _not_json(error: json.JSONDecodeError, place: str) -> InvalidInput:
@@ -140,7 +141,7 @@ def to_json(conversation: types_pb2.Conversation) -> dict[str, JSON]:
     """The conversation as from_json() takes it."""
     document: dict[str, JSON] = {"messages": [_message_json(message) for message in conversation.messages]}
     if conversation.tools_json:
-        document["tools"] = [_parse(tool) for tool in conversation.tools_json]
+        document["tools"] = [json.loads(tool) for tool in conversation.tools_json]
     if conversation.id:
         document["id"] = conversation.id
     return document
@@ -161,7 +162,7 @@ def _message_json(message: types_pb2.Message) -> JSON:
     if message.tool_calls:
         plain["tool_calls"] = [_call_json(call) for call in message.tool_calls]
     if message.extra_json:
-        extra = _parse(message.extra_json)
+        extra = json.loads(message.extra_json)
         assert isinstance(extra, dict)  # from_json() wrote it
         plain |= extra
     return plain
@@ -171,7 +172,7 @@ def _call_json(call: types_pb2.ToolCall) -> JSON:
     function: dict[str, JSON] = {"name": call.name}
     kind = call.WhichOneof("arguments")
     if kind is not None:
-        function["arguments"] = call.arguments_text if kind == "arguments_text" else _parse(call.arguments_json)
+        function["arguments"] = call.arguments_text if kind == "arguments_text" else json.loads(call.arguments_json)
     outer: dict[str, JSON] = {key: getattr(call, key) for key in ("id", "type") if getattr(call, key)}
     return {**outer, "function": function}
 
@@ -204,7 +205,7 @@ def _tools(value: JSON) -> Sequence[JSON]:
     """A list, or JSON text of one, as some data sets keep it."""
     if isinstance(value, str):
         try:
-            value = _parse(value)
+            value = _parse(value, "tools")
         except json.JSONDecodeError as error:
             raise InvalidInput("is text, but not JSON text of a list.", field="tools") from error
     return [] if value is None else _list(value, "tools")
