@@ -159,6 +159,7 @@ def keys_of(world: World, job_id: str) -> list[str]:
     return sorted(name.replace(job_id, "JOB") for name in world.stack.store.redis.scan_iter(f"*{job_id}*"))
 
 
+@pytest.mark.timeout(2400)
 def test_fifty_kills_at_random_moments_change_no_number_and_leave_nothing(world: World) -> None:
     world.tuft.clear_faults()
     hyper = replace(HYPER, max_steps=200, eval_every=0, checkpoint_every=3)
