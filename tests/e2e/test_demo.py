@@ -72,7 +72,7 @@ def test_ctrl_c_stops_everything_and_leaves_no_process_and_no_file(tuft_python: 
     demo = start_demo(tuft_python, tmp_path)
     assert demo.stderr is not None
     for line in demo.stderr:
-        if "test NLL" in line:
+        if "NLL" in line:
             break
     demo.send_signal(signal.SIGINT)
     _, err = demo.communicate(timeout=60)

@@ -79,7 +79,7 @@ def test_rate_and_time_left_come_from_the_last_steps() -> None:
         view.take(step(number, 1000 + 2 * number))
     assert view.tokens_per_second() == 50
     assert view.seconds_left() == 12
-    assert view.line() == "step 4/10  NLL 1.0000  50 tokens/s  12 s left"
+    assert view.line() == "step 4/10  NLL 1.0000  50 tok/s  12 s left"
 
 
 def test_after_a_resume_the_view_goes_back_and_measures_anew() -> None:

@@ -81,11 +81,11 @@ class View:
         return amount / elapsed if elapsed > 0 else 0.0
 
     def line(self) -> str:
-        """Everything in one line of plain text."""
+        """Everything in one line of plain text, which fits a terminal of 80 characters beside a state and a bar."""
         parts = [f"step {self.step}/{self.planned or '?'}"]
         parts += [f"NLL {self.train_nll:.4f}"] if self.train_nll is not None else []
-        parts += [f"test NLL {self.test_nll:.4f}"] if self.test_nll is not None else []
+        parts += [f"test {self.test_nll:.4f}"] if self.test_nll is not None else []
         rate, left = self.tokens_per_second(), self.seconds_left()
-        parts += [f"{count(rate)} tokens/s"] if rate else []
+        parts += [f"{count(rate)} tok/s"] if rate else []
         parts += [f"{duration(left)} left"] if left is not None and self.step < self.planned else []
         return "  ".join(parts)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from turnloom.cli.exits import Exit
 from turnloom.cli.jsonable import to_plain
@@ -67,13 +67,7 @@ def _display(session: Session, view: View) -> Iterator[Callable[[training_pb2.Wa
     if not session.err.is_terminal:
         yield _lines(session, view)
         return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[line]}"),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=10), TextColumn("{task.fields[line]}"))
     with Progress(*columns, console=session.err, transient=False) as progress:
         task = progress.add_task(view.state, total=view.planned or None, line=view.line())
 
