@@ -83,13 +83,16 @@ def options(**fields: object) -> types_pb2.PreprocessOptions:
 
 
 def dataset_stream(
-    *chunks: list[types_pb2.Conversation], **header: object
+    *chunks: list[types_pb2.Conversation], end: bool = True, **header: object
 ) -> Iterator[datasets_pb2.CreateDatasetRequest]:
-    """The messages of a CreateDataset call."""
+    """The messages of a CreateDataset call, with or without the last one."""
     fields = {"options": options(), **header}
     yield datasets_pb2.CreateDatasetRequest(header=datasets_pb2.CreateDatasetHeader(**fields))  # type: ignore[arg-type]
     for chunk in chunks:
         yield datasets_pb2.CreateDatasetRequest(chunk=datasets_pb2.DatasetChunk(conversations=chunk))
+    if end:
+        sent = sum(len(chunk) for chunk in chunks)
+        yield datasets_pb2.CreateDatasetRequest(end=datasets_pb2.DatasetEnd(conversations=sent))
 
 
 def make_dataset(api: Api, count: int = 10, **header: object) -> datasets_pb2.Dataset:

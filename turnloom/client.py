@@ -191,8 +191,11 @@ class TurnloomClient:
 
         def requests() -> Iterator[ds.CreateDatasetRequest]:
             yield ds.CreateDatasetRequest(header=header)
+            sent = 0
             for chunk in chunks(as_messages(conversations)):
                 yield ds.CreateDatasetRequest(chunk=ds.DatasetChunk(conversations=chunk))
+                sent += len(chunk)
+            yield ds.CreateDatasetRequest(end=ds.DatasetEnd(conversations=sent))
 
         return self._connection.tell(self._datasets.CreateDataset, requests(), TRANSFER_SECONDS).dataset
 

@@ -23,7 +23,7 @@ from services.preprocess.options_wire import options, options_to_json
 from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation
 from services.preprocess.rpc import Kind, Rpc
 from services.preprocess.runner import Plan, Result, Runner
-from services.preprocess.streams import Part, check_batch, chunks, header
+from services.preprocess.streams import Part, check_batch, chunks, header, refuse_after_end, refuse_endless, refuse_lost
 from services.store.dataset_files import DatasetReader, DatasetWriter, canonical_json, remove
 from services.store.ids import new_id
 from services.store.records import DatasetRecord, IssueRecord
@@ -59,7 +59,13 @@ class DatasetService(DatasetServiceServicer):
             digest = _header_digest(asked)
             with DatasetWriter(self._store_url, options_json) as writer:
                 build = DatasetBuild(writer)
+                ended = False
                 for part, message in chunks(messages, "header"):
+                    refuse_after_end(ended, part)
+                    if message.HasField("end"):
+                        ended = True
+                        refuse_lost(message.end.conversations, build.seen, part)
+                        continue
                     sent = message.chunk.conversations
                     check_batch(len(sent), part.field("conversations"))
                     for item in sent:
@@ -67,12 +73,14 @@ class DatasetService(DatasetServiceServicer):
                     results = self._runner.run(plan, conversations(sent))
                     build.add(_judged(build.seen, part, sent, results, on_bad))
                     call.notes["conversations"] = build.seen
+                if not ended:
+                    self._rpc.refuse_left(context)
+                    refuse_endless()
                 content = digest.hexdigest()
                 known = store.datasets.find_request("", asked.request_id, content) if asked.request_id else None
                 if known is not None:
                     return pb.CreateDatasetResponse(dataset=dataset(known), deduplicated=True)
                 _refuse_empty(build)
-                self._rpc.refuse_left(context)
                 record = build.record(_begun(asked, plan, options_json), writer.commit())
             created = store.datasets.create(record, request_id=asked.request_id, content_hash=content)
             return pb.CreateDatasetResponse(dataset=dataset(created.dataset), deduplicated=created.deduplicated)

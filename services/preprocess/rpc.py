@@ -106,7 +106,7 @@ class Rpc:
 
     @staticmethod
     def refuse_left(context: grpc.ServicerContext) -> None:
-        """Make sure that a stream which seems to have ended was not cancelled; costs CANCELLATION_SECONDS.
+        """Tell a stream that was cancelled from one whose sender forgot its end; costs CANCELLATION_SECONDS.
 
         gRPC reports the end of a cancelled stream's messages and its cancellation one after the other, and between
         the two half a stream looks like a whole one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NoReturn, Protocol, TypeVar
 
 from services.preprocess.limits import MAX_BATCH
 from services.preprocess.refusals import InvalidRequest, Violation
@@ -71,3 +71,33 @@ def check_batch(count: int, field: str) -> None:
     """
     if not 1 <= count <= MAX_BATCH:
         raise InvalidRequest([Violation(field, f"holds {count} conversations; 1 to {MAX_BATCH} are taken at once.")])
+
+
+def refuse_endless() -> NoReturn:
+    """Refuse a stream that stopped before its end marker: gRPC may show a broken stream as one that ended.
+
+    Raises:
+        InvalidRequest
+    """
+    raise InvalidRequest([Violation("end", "the stream stopped without it; send end as the last message.")])
+
+
+def refuse_lost(said: int, seen: int, part: Part) -> None:
+    """Refuse a stream that holds more or fewer conversations than its sender counted.
+
+    Raises:
+        InvalidRequest
+    """
+    if said != seen:
+        sentence = f"is {said}, but {seen} arrived; send all again."
+        raise InvalidRequest([Violation(part.field("conversations"), sentence)])
+
+
+def refuse_after_end(ended: bool, part: Part) -> None:
+    """Refuse anything behind the end marker.
+
+    Raises:
+        InvalidRequest
+    """
+    if ended:
+        raise InvalidRequest([Violation(f"stream[{part.number}].{part.kind}", "comes after end; send end last.")])

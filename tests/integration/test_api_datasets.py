@@ -162,7 +162,7 @@ def test_a_client_that_vanishes_leaves_nothing_behind(api: Api, tmp_path: Path) 
     leave = threading.Event()
 
     def half() -> Iterator[pb.CreateDatasetRequest]:
-        yield from dataset_stream([chat("a", "b")] * 200)
+        yield from dataset_stream([chat("a", "b")] * 200, end=False)
         sent.set()
         assert leave.wait(LIMIT)
 
@@ -183,12 +183,25 @@ def test_a_client_that_stalls_is_ended_and_leaves_nothing_behind(
     done = threading.Event()
 
     def stall() -> Iterator[pb.CreateDatasetRequest]:
-        yield from dataset_stream([chat("a", "b")] * 200)
+        yield from dataset_stream([chat("a", "b")] * 200, end=False)
         done.wait(LIMIT)
 
     assert refusal(lambda: api.datasets.CreateDataset(stall(), timeout=LIMIT)).code is grpc.StatusCode.CANCELLED
     done.set()
     wait_until(lambda: api.handled("client_stream", "DatasetService", "CreateDataset", "CANCELLED") == 1)
+    assert files(tmp_path) == []
+    assert not api.datasets.ListDatasets(pb.ListDatasetsRequest(), timeout=LIMIT).datasets
+
+
+def test_a_stream_without_its_end_or_with_another_count_makes_nothing(api: Api, tmp_path: Path) -> None:
+    whole = list(dataset_stream([chat("a", "b")] * 3))
+    said = refusal(lambda: api.datasets.CreateDataset(iter(whole[:-1]), timeout=LIMIT))
+    assert said.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert said.fields == {"end": "the stream stopped without it; send end as the last message."}
+    said = refusal(lambda: api.datasets.CreateDataset(iter([whole[0], whole[-1]]), timeout=LIMIT))
+    assert said.fields == {"stream[1].end.conversations": "is 3, but 0 arrived; send all again."}
+    said = refusal(lambda: api.datasets.CreateDataset(iter([*whole, whole[1]]), timeout=LIMIT))
+    assert said.fields == {"stream[3].chunk": "comes after end; send end last."}
     assert files(tmp_path) == []
     assert not api.datasets.ListDatasets(pb.ListDatasetsRequest(), timeout=LIMIT).datasets
 

@@ -79,12 +79,13 @@ global___BadRows = BadRows
 
 @typing.final
 class CreateDatasetRequest(google.protobuf.message.Message):
-    """First the header, then conversations unless the header names a source."""
+    """First the header; unless it names a source, then chunks of conversations and last the end."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: builtins.int
     CHUNK_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
     @property
     def header(self) -> global___CreateDatasetHeader:
         """The first message of the stream, and only that."""
@@ -93,17 +94,40 @@ class CreateDatasetRequest(google.protobuf.message.Message):
     def chunk(self) -> global___DatasetChunk:
         """Any number of chunks."""
 
+    @property
+    def end(self) -> global___DatasetEnd:
+        """The last message of the stream: without it nothing is made, for a broken stream can look like one that ended."""
+
     def __init__(
         self,
         *,
         header: global___CreateDatasetHeader | None = ...,
         chunk: global___DatasetChunk | None = ...,
+        end: global___DatasetEnd | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "payload", b"payload"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "payload", b"payload"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["header", "chunk"] | None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "end", b"end", "header", b"header", "payload", b"payload"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "end", b"end", "header", b"header", "payload", b"payload"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["header", "chunk", "end"] | None: ...
 
 global___CreateDatasetRequest = CreateDatasetRequest
+
+@typing.final
+class DatasetEnd(google.protobuf.message.Message):
+    """What was sent, so that half a stream is never taken for a whole one."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATIONS_FIELD_NUMBER: builtins.int
+    conversations: builtins.int
+    """Conversations in all chunks."""
+    def __init__(
+        self,
+        *,
+        conversations: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversations", b"conversations"]) -> None: ...
+
+global___DatasetEnd = DatasetEnd
 
 @typing.final
 class DatasetChunk(google.protobuf.message.Message):
