@@ -67,7 +67,11 @@ def _display(session: Session, view: View) -> Iterator[Callable[[training_pb2.Wa
     if not session.err.is_terminal:
         yield _lines(session, view)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=10), TextColumn("{task.fields[line]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10, complete_style="cyan", finished_style="green"),
+        TextColumn("{task.fields[line]}"),
+    )
     with Progress(*columns, console=session.err, transient=False) as progress:
         task = progress.add_task(view.state, total=view.planned or None, line=view.line())
 
