@@ -18,15 +18,16 @@ from typing import TypeVar
 
 from services.store.connection import retry_for
 from services.store.dataset_files import DatasetReader
-from services.store.errors import Fenced, NotFound, StoreError, StoreUnavailable
+from services.store.errors import Fenced, NotFound, RedisUnavailable, StoreError, StoreUnavailable
 from services.store.jobs import Claim
-from services.store.records import CheckpointRecord, Control, ErrorRecord, JobRecord, JobState
+from services.store.records import CheckpointRecord, Control, ErrorRecord, JobRecord
 from services.store.store import Store, open_store
 from services.trainer import logs, preemption
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batching import MOST_CALL_TOKENS, Batches
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
 from services.trainer.dataset import TrainedRows, trained_rows
+from services.trainer.endings import Endings
 from services.trainer.errors import (
     BackendError,
     CallOutOfMemory,
@@ -48,6 +49,8 @@ from services.trainer.tuft import TuftSettings, connect
 from services.trainer.tuft_http import TuftHttp
 
 Result = TypeVar("Result")
+
+FOLDER_HINT = "Check TURNLOOM_STORE_URL and that TURNLOOM_TUFT_CHECKPOINT_DIR is the TuFT server's own folder."
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +105,6 @@ class Attempt:
         )
         self._http = TuftHttp(settings.tuft_url, settings.tuft_api_key)
         self._folder = ServerFolder(settings.checkpoint_dir)
-        self._runs: list[str] = []  # runs that this attempt made on the server
         self._backend: Backend | None = None
         self._training = False  # from now on it is the loop that hears when the attempt has to leave
         self._keeper = Keeper(
@@ -125,36 +127,39 @@ class Attempt:
             events=self._event,
             saved=self._saved,
         )
+        self._endings = Endings(
+            store, self._job, self._adapter, lease, self._journal, self._keeper, self._folder, settings.redis_patience
+        )
 
     def run(self) -> None:
         """Every way out of an attempt, and what it means for the job."""
         try:
             self._train()
         except Leave as leave:
-            self._leave(leave.asked)
+            self._endings.leave(leave.asked)
         except Fenced as error:
             log.warning("another attempt holds the job: %s", error)
         except RedisLost as error:
             log.error("leaving without Redis; the supervisor goes on from the last checkpoint: %s", error)
         except LedgerGap as error:
-            self._release("ledger_gap", str(error))
+            self._endings.release("ledger_gap", str(error))
         except CallOutOfMemory as error:
-            self._out_of_memory(error)
+            self._endings.out_of_memory(error)
         except BackendError as error:
-            self._backend_failed(error)
+            self._endings.backend_failed(error)
         except StopRun as error:
-            self._fail(ErrorRecord(error.code, str(error), hint=error.hint))
+            self._endings.fail(ErrorRecord(error.code, str(error), hint=error.hint))
         except StoreUnavailable as error:
-            self._fail(
+            self._endings.fail(
                 ErrorRecord("STORE_FAILED", str(error), hint="Make room in the object store, then resume the job.")
             )
         except StoreError as error:
             log.exception("the store refused")
-            self._release("store_error", str(error), ErrorRecord("STORE_FAILED", str(error)))
+            self._endings.release("store_error", str(error), ErrorRecord("STORE_FAILED", str(error), hint=FOLDER_HINT))
         except Exception as error:
             log.exception("unforeseen")
             message = f"{type(error).__name__}: {error}"
-            self._release("unforeseen", message, ErrorRecord("UNKNOWN", message, hint="See the worker's log."))
+            self._endings.release("unforeseen", message, ErrorRecord("UNKNOWN", message, hint="See the worker's log."))
         finally:
             if self._backend is not None:
                 self._backend.close()
@@ -168,14 +173,15 @@ class Attempt:
         backend, steps_done = self._begin(plan)
         patience = self._replayed_patience(steps_done)
         loop = Run(plan, backend, self._journal, patience, Meter().read, time.monotonic, time.time)
-        first = steps_done == 0 and bool(plan.test_rows) and self._store.ledger.initial(self._job.id) is None
+        initial = self._patiently(lambda: self._store.ledger.initial(self._job.id))
+        first = steps_done == 0 and bool(plan.test_rows) and initial is None
         self._training = True
         asked = loop.train(steps_done, save_first=self._checkpoint is None, evaluate_first=first)
         self._journal.drain()
         if asked is Control.NONE:
-            self._succeed(backend)
+            self._endings.succeed(backend)
         else:
-            self._leave(asked)
+            self._endings.leave(asked)
 
     def _read_data(self) -> Data:
         spec = self._job.spec
@@ -196,7 +202,7 @@ class Attempt:
         return Data(train, test)
 
     def _reader(self, dataset_id: str) -> DatasetReader:
-        return DatasetReader(self._store.datasets.get(dataset_id).uri)
+        return DatasetReader(self._patiently(lambda: self._store.datasets.get(dataset_id)).uri)
 
     def _plan(self, data: Data) -> Plan:
         hyper = self._job.spec.hyperparameters
@@ -241,7 +247,7 @@ class Attempt:
         if self._backend is not None:
             self._backend.close()
         self._backend = connect(tuft, self._adapter, self._interrupted)
-        self._runs.append(self._backend.run_id)
+        self._endings.runs.append(self._backend.run_id)
         return self._backend
 
     def _interrupted(self) -> None:
@@ -268,7 +274,7 @@ class Attempt:
         if start is None:
             return self._connect(), 0
         try:
-            source = self._store.ledger.checkpoint(start.job, start.checkpoint)
+            source = self._patiently(lambda: self._store.ledger.checkpoint(start.job, start.checkpoint))
         except NotFound as error:
             raise CheckpointLost(str(error)) from None
         backend = restorer.restore(source, optimizer=not start.weights_only)
@@ -282,118 +288,19 @@ class Attempt:
         patience = Patience(hyper.early_stopping_patience, hyper.early_stopping_min_delta)
         if not hyper.early_stopping_patience:
             return patience
-        initial = self._store.ledger.initial(self._job.id)
-        series = self._store.ledger.steps(self._job.id, 1, steps_done) if steps_done else []
+        initial = self._patiently(lambda: self._store.ledger.initial(self._job.id))
+        series = self._patiently(lambda: self._store.ledger.steps(self._job.id, 1, steps_done)) if steps_done else []
         for record in [*([initial] if initial else []), *series]:
             if record.test_nll_sum is not None and record.test_weight_sum:
                 patience.seen(record.test_nll_sum / record.test_weight_sum)
         return patience
 
     def _saved(self, _checkpoint: CheckpointRecord) -> None:
-        """A checkpoint is in the ledger: make room."""
-        self._keeper.thin_out()
-
-    # The ways out.
-
-    def _succeed(self, backend: Backend) -> None:
-        name = f"{self._job.id}-a{self._job.attempt}-adapter"
-        path = backend.save_adapter(name).result()
-        folder = self._folder.adapter(path, self._adapter)
-        stored = self._patiently(lambda: self._store.objects.put_folder(self._job.id, "final", folder))
-        self._patiently(self._keeper.copy_out)
-        self._journal.event(
-            "info", "ADAPTER_STORED", f"The adapter is in the store: {stored.uri}", sha256=stored.sha256
-        )
-        self._finish(JobState.SUCCEEDED, adapter=(stored.uri, stored.sha256))
-        self._free()
-
-    def _leave(self, asked: Control) -> None:
-        """What was to be saved is saved; now the job is given back as it was asked."""
-        if asked is Control.PREEMPT:
-            self._release("preempted", "The worker had to leave; the job waits at the front of its queue.")
-            return
-        self._patiently(self._keeper.copy_out)
-        self._finish(JobState.PAUSED if asked is Control.PAUSE else JobState.CANCELLED)
-        self._free()
-
-    def _backend_failed(self, error: BackendError) -> None:
-        log.error("the training server failed: %s", error)
-        self._store_quietly(lambda: self._store.jobs.count("retries", error.code.value))
-        record = ErrorRecord(error.code.value, error.sentence, hint=error.hint)
-        if error.retryable:
-            self._release(
-                error.code.value.lower(), f"{error.sentence} The job goes on from its last checkpoint.", record
-            )
-        else:
-            self._fail(record)
-
-    def _out_of_memory(self, error: CallOutOfMemory) -> None:
-        """Halves the calls for good; gradients add up, so the steps stay the same."""
-        record = ErrorRecord(Code.OUT_OF_MEMORY.value, str(error), hint=error.error.hint)
-        checkpoint = retry_for(self._last_checkpoint, self._settings.redis_patience)
-        lowered = error.budget // 2
-        if error.rows == 1 or lowered < 1 or checkpoint is None:
-            self._fail(record)
-            return
-        self._store_quietly(
-            lambda: self._store.ledger.update_checkpoint(
-                self._job.id, self._job.attempt, checkpoint.id, max_tokens_per_call=lowered
-            )
-        )
-        message = f"{error}. Calls are halved to {lowered} padded tokens; the job goes on from step {checkpoint.step}."
-        self._release("out_of_memory", message, record)
-
-    def _last_checkpoint(self) -> CheckpointRecord | None:
+        """A checkpoint is in the ledger: make room, unless Redis has just gone away; then the next one does."""
         try:
-            return self._store.ledger.checkpoint(self._job.id)
-        except NotFound:
-            return None
-
-    def _fail(self, error: ErrorRecord) -> None:
-        log.error("the job has failed: %s: %s", error.code, error.message)
-        try:
-            self._keeper.copy_out()
-            free = True
-        except (StoreError, StopRun, OSError) as problem:
-            log.warning("the kept checkpoints stay on the server: %s", problem)
-            free = False
-        self._finish(JobState.FAILED, error)
-        if free:
-            self._free()
-
-    def _finish(self, state: JobState, error: ErrorRecord | None = None, adapter: tuple[str, str] = ("", "")) -> None:
-        self._lease.ending = True
-        ended = retry_for(
-            lambda: self._store.jobs.finish(
-                self._job.id, self._job.attempt, state, error, adapter_uri=adapter[0], adapter_sha256=adapter[1]
-            ),
-            self._settings.redis_patience,
-        )
-        log.info("the job is %s", ended.state.name)
-
-    def _release(self, reason: str, message: str, error: ErrorRecord | None = None) -> None:
-        """Hands the job to the next attempt. If this does not arrive, the supervisor does it when the lease expires."""
-        self._lease.ending = True
-        try:
-            job = retry_for(
-                lambda: self._store.jobs.release(self._job.id, self._job.attempt, reason, message, error=error),
-                self._settings.redis_patience,
-            )
-            log.warning("the attempt ends (%s): the job is %s", reason, job.state.name)
-            if job.state is JobState.QUEUED:
-                self._store.tickets.enqueue(job, front=True)
-        except StoreError as problem:
-            log.error("the job is left to the supervisor: %s", problem)
-
-    def _free(self) -> None:
-        """Releases what the job holds on the server, now that everything kept is in the store."""
-        runs = [self._folder.run_of(one.path) for one in self._store.ledger.checkpoints(self._job.id)]
-        if not any([*runs, *self._runs]):
-            return
-        freed = self._keeper.release([*runs, *self._runs])
-        self._event("info", "ADAPTER_RELEASED", f"Freed {len(freed)} runs on the server.", {"runs": " ".join(freed)})
-
-    # Small print.
+            self._keeper.thin_out()
+        except RedisUnavailable as error:
+            log.warning("no checkpoint was removed: %s", error)
 
     def _best_and_last(self) -> tuple[str, str]:
         job = self._store.jobs.get(self._job.id)
@@ -402,24 +309,6 @@ class Attempt:
     def _event(self, level: str, kind: str, message: str, fields: dict[str, str]) -> None:
         self._store.events.append(self._job.id, level, kind, message, self._job.attempt, fields=fields)
 
-    def _patiently(self, copy: Callable[[], Result]) -> Result:
-        """Copies to the object store; one that is full or away gets time. Raises StoreUnavailable."""
-        begun, pause, waiting = time.monotonic(), 0.5, threading.Event()
-        while True:
-            try:
-                return copy()
-            except StoreUnavailable as error:
-                if time.monotonic() - begun > self._settings.redis_patience:
-                    raise
-                if pause == 0.5:  # the first time
-                    self._journal.event("warning", "STORE_UNAVAILABLE", f"{error}; the copy is tried again.")
-            self._lease.check()
-            waiting.wait(pause)
-            pause = min(pause * 2, 10.0)
-
-    def _store_quietly(self, write: Callable[[], object]) -> None:
-        """A write that is worth having but not worth a job."""
-        try:
-            write()
-        except StoreError as error:
-            log.warning("not written: %s", error)
+    def _patiently(self, read: Callable[[], Result]) -> Result:
+        """Asks Redis, which may be away for a while."""
+        return retry_for(read, self._settings.redis_patience)

@@ -1,0 +1,167 @@
+"""The ways out of an attempt: what becomes of job, checkpoints, and what it holds on the server. Trains nothing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from services.store.connection import retry_for
+from services.store.errors import NotFound, RedisUnavailable, StoreError, StoreUnavailable
+from services.store.records import CheckpointRecord, Control, ErrorRecord, JobRecord, JobState
+from services.store.store import Store
+from services.trainer.backend import Adapter, Backend
+from services.trainer.checkpoints import ServerFolder
+from services.trainer.errors import BackendError, CallOutOfMemory, Code, StopRun
+from services.trainer.journal import LedgerJournal
+from services.trainer.keeping import Keeper
+from services.trainer.lease import Lease
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Endings:
+    """Each method ends the attempt: it finishes the job or hands it to the next attempt."""
+
+    store: Store
+    job: JobRecord  #: as it was claimed
+    adapter: Adapter
+    lease: Lease
+    journal: LedgerJournal
+    keeper: Keeper
+    folder: ServerFolder
+    patience: float  #: seconds that Redis or the object store may be away
+    runs: list[str] = field(default_factory=list)  #: runs that this attempt made on the server
+
+    def succeed(self, backend: Backend) -> None:
+        """The adapter and the kept checkpoints go to the store, the job is done, the server forgets it."""
+        name = f"{self.job.id}-a{self.job.attempt}-adapter"
+        path = backend.save_adapter(name).result()
+        folder = self.folder.adapter(path, self.adapter)
+        stored = self._patiently(lambda: self.store.objects.put_folder(self.job.id, "final", folder))
+        self._patiently(self.keeper.copy_out)
+        self.journal.event("info", "ADAPTER_STORED", f"The adapter is in the store: {stored.uri}", sha256=stored.sha256)
+        self._finish(JobState.SUCCEEDED, adapter=(stored.uri, stored.sha256))
+        self._free()
+
+    def leave(self, asked: Control) -> None:
+        """What was to be saved is saved; now the job is given back as it was asked."""
+        if asked is Control.PREEMPT:
+            self.release("preempted", "The worker had to leave; the job waits at the front of its queue.")
+            return
+        self._patiently(self.keeper.copy_out)
+        self._finish(JobState.PAUSED if asked is Control.PAUSE else JobState.CANCELLED)
+        self._free()
+
+    def backend_failed(self, error: BackendError) -> None:
+        """Another attempt may do better, or nothing will."""
+        log.error("the training server failed: %s", error)
+        self._store_quietly(lambda: self.store.jobs.count("retries", error.code.value))
+        record = ErrorRecord(error.code.value, error.sentence, hint=error.hint)
+        if error.retryable:
+            self.release(
+                error.code.value.lower(), f"{error.sentence} The job goes on from its last checkpoint.", record
+            )
+        else:
+            self.fail(record)
+
+    def out_of_memory(self, error: CallOutOfMemory) -> None:
+        """Halves the calls for good; gradients add up, so the steps stay the same."""
+        record = ErrorRecord(Code.OUT_OF_MEMORY.value, str(error), hint=error.error.hint)
+        checkpoint = retry_for(self._last_checkpoint, self.patience)
+        lowered = error.budget // 2
+        if error.rows == 1 or lowered < 1 or checkpoint is None:
+            self.fail(record)
+            return
+        self._store_quietly(
+            lambda: self.store.ledger.update_checkpoint(
+                self.job.id, self.job.attempt, checkpoint.id, max_tokens_per_call=lowered
+            )
+        )
+        message = f"{error}. Calls are halved to {lowered} padded tokens; the job goes on from step {checkpoint.step}."
+        self.release("out_of_memory", message, record)
+
+    def fail(self, error: ErrorRecord) -> None:
+        """The job has failed; what it saved can be resumed from, so it is kept: in the store, else on the server."""
+        log.error("the job has failed: %s: %s", error.code, error.message)
+        try:
+            self.keeper.copy_out()
+            free = True
+        except (StoreError, StopRun, OSError) as problem:
+            log.warning("the kept checkpoints stay on the server: %s", problem)
+            free = False
+        self._finish(JobState.FAILED, error)
+        if free:
+            self._free()
+
+    def release(self, reason: str, message: str, error: ErrorRecord | None = None) -> None:
+        """Hands the job to the next attempt. If this does not arrive, the supervisor does it when the lease expires."""
+        self.lease.ending = True
+        try:
+            job = retry_for(
+                lambda: self.store.jobs.release(self.job.id, self.job.attempt, reason, message, error=error),
+                self.patience,
+            )
+            log.warning("the attempt ends (%s): the job is %s", reason, job.state.name)
+            if job.state is JobState.QUEUED:
+                self.store.tickets.enqueue(job, front=True)
+        except StoreError as problem:
+            log.error("the job is left to the supervisor: %s", problem)
+
+    # Small print.
+
+    def _finish(self, state: JobState, error: ErrorRecord | None = None, adapter: tuple[str, str] = ("", "")) -> None:
+        self.lease.ending = True
+        ended = retry_for(
+            lambda: self.store.jobs.finish(
+                self.job.id, self.job.attempt, state, error, adapter_uri=adapter[0], adapter_sha256=adapter[1]
+            ),
+            self.patience,
+        )
+        log.info("the job is %s", ended.state.name)
+
+    def _free(self) -> None:
+        """Releases what the job holds on the server, now that everything kept is in the store."""
+        try:
+            runs = [self.folder.run_of(one.path) for one in self.store.ledger.checkpoints(self.job.id)]
+        except RedisUnavailable as error:
+            log.warning("nothing was released on the server: %s", error)
+            return
+        if not any([*runs, *self.runs]):
+            return
+        freed = self.keeper.release([*runs, *self.runs])
+        self.journal.event("info", "ADAPTER_RELEASED", f"Freed {len(freed)} runs on the server.", runs=" ".join(freed))
+
+    def _last_checkpoint(self) -> CheckpointRecord | None:
+        try:
+            return self.store.ledger.checkpoint(self.job.id)
+        except NotFound:
+            return None
+
+    def _patiently(self, copy: Callable[[], Result]) -> Result:
+        """Copies to the object store; one that is full or away gets time. Raises what it last said."""
+        begun, pause, waiting = time.monotonic(), 0.5, threading.Event()
+        while True:
+            try:
+                return copy()
+            except (StoreUnavailable, RedisUnavailable) as error:
+                if time.monotonic() - begun > self.patience:
+                    raise
+                if pause == 0.5:  # the first time
+                    self.journal.event("warning", "STORE_UNAVAILABLE", f"{error}; the copy is tried again.")
+            self.lease.check()
+            waiting.wait(pause)
+            pause = min(pause * 2, 10.0)
+
+    def _store_quietly(self, write: Callable[[], object]) -> None:
+        """A write that is worth having but not worth a job."""
+        try:
+            write()
+        except StoreError as error:
+            log.warning("not written: %s", error)
