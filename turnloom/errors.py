@@ -19,7 +19,7 @@ TurnloomError
     └── ServerFault           a fault of the server; it gave an id to look for in its log
 """
 
-# ruff: noqa: N818 # the tree reads better without "Error" on every branch
+# the tree reads better without "Error" on every branch
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ FAULTS = {
 TIMES = ("before", "during", "after")  #: during: with files of a checkpoint half written
 
 
-class BadFault(ValueError):  # noqa: N818  (it says what happened)
+class BadFault(ValueError):
     """A fault that does not exist."""
 
 

@@ -39,7 +39,7 @@ class Options:
     forgetful: bool
 
 
-class Gone(Exception):  # noqa: N818  (it says what happened)
+class Gone(Exception):
     """The connection ends without an answer."""
 
 

@@ -20,7 +20,7 @@ from tests.fakes.tuft_model import SCALE, TARGET_MODULES, Adapter, Base
 Result = TypeVar("Result")
 
 
-class TuftFailure(Exception):  # noqa: N818  (it says what happened)
+class TuftFailure(Exception):
     """An answer that is not 2xx: status and detail, as TuFT words them."""
 
     def __init__(self, status: int, detail: str) -> None:

@@ -30,7 +30,7 @@ OUT_OF_MEMORY = (
 Json = dict[str, Any]
 
 
-class Broken(Exception):  # noqa: N818  (it says what happened)
+class Broken(Exception):
     """The server goes away in the middle of a call: `fault` says how."""
 
     def __init__(self, fault: Fault) -> None:

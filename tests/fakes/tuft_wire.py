@@ -39,7 +39,7 @@ NUMPY: dict[int, np.dtype[Any]] = {
 LOSSES = {"cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "trinity_ppo"}
 
 
-class BadRequest(ValueError):  # noqa: N818  (it says what happened)
+class BadRequest(ValueError):
     """A body that TuFT answers with 422 before it queues anything."""
 
 

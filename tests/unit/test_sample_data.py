@@ -4,8 +4,8 @@ from pathlib import Path
 
 from turnloom.embedded.sample_data import (
     Conversation,
-    shuffled_replies,
     held_out_conversations,
+    shuffled_replies,
     train_conversations,
     write_jsonl,
 )

@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
 )
 
 
-class ModelNotMade(Exception):  # noqa: N818  (it says what happened)
+class ModelNotMade(Exception):
     """The script that makes the model failed."""
 
 

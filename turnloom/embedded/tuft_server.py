@@ -33,15 +33,15 @@ class TuftError(Exception):
     """Something is wrong with the TuFT server on this machine."""
 
 
-class TuftNotInstalled(TuftError):  # noqa: N818  (it says what happened)
+class TuftNotInstalled(TuftError):
     """There is no Python environment with TuFT in it."""
 
 
-class TuftDidNotStart(TuftError):  # noqa: N818  (it says what happened)
+class TuftDidNotStart(TuftError):
     """The server ended, or did not answer in time."""
 
 
-class ProcessesLeft(TuftError):  # noqa: N818  (it says what happened)
+class ProcessesLeft(TuftError):
     """The server could not be ended."""
 
 
