@@ -8,8 +8,9 @@ COPY deploy/requirements/trainer.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/trainer.txt \
  && site=/opt/venv/lib/python3.11/site-packages && arrow=$site/pyarrow \
- && rm -rf "$arrow"/include "$arrow"/tests "$arrow"/*flight* "$arrow"/*substrait* \
- && find "$site/transformers/models" -name __pycache__ -exec rm -rf {} +
+ && rm -rf "$arrow"/include "$arrow"/tests "$arrow"/*flight* \
+ && find "$site/transformers/models" -name __pycache__ -exec rm -rf {} + \
+ && /opt/venv/bin/python -c 'import pyarrow.parquet, pyarrow.ipc, pyarrow.dataset, tinker'
 
 FROM ${PYTHON_IMAGE} AS trainer
 # TINKER_TELEMETRY: on a fatal error the SDK would send the API key in clear text.
