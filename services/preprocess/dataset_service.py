@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import grpc
 
@@ -20,13 +21,17 @@ from services.preprocess.errors import PreprocessError
 from services.preprocess.examples import Preprocessed
 from services.preprocess.issue_wire import violation
 from services.preprocess.options_wire import options, options_to_json
-from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation
+from services.preprocess.refusals import InvalidRequest, Violation
 from services.preprocess.rpc import Kind, Rpc
 from services.preprocess.runner import Plan, Result, Runner
+from services.preprocess.settings import ApiSettings
+from services.preprocess.source_wire import source
+from services.preprocess.sources.dispatch import announce, begin
 from services.preprocess.streams import Part, check_batch, chunks, header, refuse_after_end, refuse_endless, refuse_lost
 from services.store.dataset_files import DatasetReader, DatasetWriter, canonical_json, remove
+from services.store.dataset_work import DatasetWork
 from services.store.ids import new_id
-from services.store.records import DatasetRecord, IssueRecord
+from services.store.records import DatasetRecord, DatasetState, IssueRecord
 from turnloom.v1 import datasets_pb2 as pb
 from turnloom.v1 import types_pb2
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceServicer
@@ -37,11 +42,11 @@ NAME = "DatasetService"
 class DatasetService(DatasetServiceServicer):
     """Records live in Redis, rows in the store."""
 
-    def __init__(self, rpc: Rpc, backing: Backing, runner: Runner, store_url: str) -> None:
+    def __init__(self, rpc: Rpc, backing: Backing, runner: Runner, settings: ApiSettings) -> None:
         self._rpc = rpc
         self._backing = backing
         self._runner = runner
-        self._store_url = store_url
+        self._settings = settings
 
     def CreateDataset(
         self, request_iterator: Iterator[pb.CreateDatasetRequest], context: grpc.ServicerContext
@@ -53,11 +58,12 @@ class DatasetService(DatasetServiceServicer):
             on_bad = bad_rows(asked)
             plan = self._runner.plan(asked.options.model, options(asked.options, "header.options"))
             if asked.HasField("source"):
-                raise NotBuiltYet("A dataset from a named source", "Send the conversations as a stream.")
+                _refuse_more(messages)
+                return self._from_source(asked, plan, on_bad)
             store = self._backing.store()  # refuse before the upload, not after it
             options_json = canonical_json(options_to_json(plan.options, plan.name))
             digest = _header_digest(asked)
-            with DatasetWriter(self._store_url, options_json) as writer:
+            with DatasetWriter(self._settings.store_url, options_json) as writer:
                 build = DatasetBuild(writer)
                 ended = False
                 for part, message in chunks(messages, "header"):
@@ -84,6 +90,20 @@ class DatasetService(DatasetServiceServicer):
                 record = build.record(_begun(asked, plan, options_json), writer.commit())
             created = store.datasets.create(record, request_id=asked.request_id, content_hash=content)
             return pb.CreateDatasetResponse(dataset=dataset(created.dataset), deduplicated=created.deduplicated)
+
+    def _from_source(self, asked: pb.CreateDatasetHeader, plan: Plan, on_bad: BadRows) -> pb.CreateDatasetResponse:
+        """CREATING at once; workers do the rest. It is announced before its record, so that no crash loses it."""
+        chosen = source(asked.source, on_bad is BadRows.SKIP, self._settings.source_roots)
+        store = self._backing.store()
+        work = DatasetWork(store.redis, self._settings.shard_lease)
+        options_json = canonical_json(options_to_json(plan.options, plan.name))
+        record = replace(_begun(asked, plan, options_json), source=chosen)
+        announce(work, record.id)
+        content = _header_digest(asked).hexdigest()
+        created = store.datasets.create(record, request_id=asked.request_id, content_hash=content)
+        if created.dataset.state is DatasetState.CREATING:
+            begin(work, store.tickets, created.dataset.id)
+        return pb.CreateDatasetResponse(dataset=dataset(created.dataset), deduplicated=created.deduplicated)
 
     def GetDataset(self, request: pb.GetDatasetRequest, context: grpc.ServicerContext) -> pb.GetDatasetResponse:
         """One record."""
@@ -144,6 +164,12 @@ class DatasetService(DatasetServiceServicer):
             datasets = self._backing.store().datasets
             datasets.cancel(request.id)
             return pb.CancelDatasetResponse(dataset=dataset(datasets.get(request.id)))
+
+
+def _refuse_more(messages: Iterator[pb.CreateDatasetRequest]) -> None:
+    if next(messages, None) is not None:
+        sentence = "comes after a header that names a source; send a source or conversations, not both."
+        raise InvalidRequest([Violation("stream[1]", sentence)])
 
 
 def _header_digest(asked: pb.CreateDatasetHeader) -> hashlib._Hash:

@@ -67,7 +67,7 @@ class ApiServer:
             preprocess_service.PreprocessService(self._rpc, registry, runner), self._server
         )
         add_DatasetServiceServicer_to_server(
-            dataset_service.DatasetService(self._rpc, self._backing, runner, settings.store_url), self._server
+            dataset_service.DatasetService(self._rpc, self._backing, runner, settings), self._server
         )
         add_FineTuningServiceServicer_to_server(
             training_service.FineTuningService(self._rpc, self._backing, registry, settings.store_url), self._server

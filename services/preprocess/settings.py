@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ class ApiSettings:
     threads: int = 64  #: handler threads, >= 4; half of them may hold streams
     drain_seconds: float = 20.0  #: what SIGTERM grants to running calls
     idle_seconds: float = 300.0  #: after which a stream that sends nothing is ended
+    source_roots: tuple[str, ...] = ()  #: absolute folders and fsspec URLs below which named sources may lie
+    shard_lease: float = 15.0  #: seconds after which a silent worker has lost its shard of a dataset
     log_level: str = "info"
 
     @property
@@ -68,6 +71,10 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
         threads=value("THREADS", default.threads, _threads, "a number from 4 to 1000"),
         drain_seconds=value("DRAIN_SECONDS", default.drain_seconds, _seconds, "a number of seconds from 0 to 3600"),
         idle_seconds=value("IDLE_SECONDS", default.idle_seconds, _idle, "a number of seconds from 1 to 86400"),
+        source_roots=value(
+            "SOURCE_ROOTS", default.source_roots, _roots, "absolute folders and URLs separated by commas"
+        ),
+        shard_lease=value("SHARD_LEASE", default.shard_lease, _lease, "a number of seconds from 0.1 to 3600"),
         log_level=value("LOG_LEVEL", default.log_level, _level, "debug, info, warning or error"),
     )
 
@@ -112,6 +119,19 @@ def _idle(text: str) -> float:
     if not 1 <= float(text) <= 86_400:
         raise ValueError(text)
     return float(text)
+
+
+def _lease(text: str) -> float:
+    if not 0.1 <= float(text) <= 3600:
+        raise ValueError(text)
+    return float(text)
+
+
+def _roots(text: str) -> tuple[str, ...]:
+    roots = [root.strip().removeprefix("file://") for root in text.split(",") if root.strip()]
+    if not all("://" in root or Path(root).is_absolute() for root in roots):
+        raise ValueError(text)
+    return tuple(root.rstrip("/") if "://" in root else os.path.normpath(root) for root in roots)
 
 
 def _level(text: str) -> str:

@@ -18,6 +18,7 @@ SUPERVISOR = "tl:run:supervisor"  # string: the lease of the one supervisor
 
 API = "tl:api:"
 DATASETS = "tl:api:datasets"  # zset: dataset id by creation, milliseconds
+MAKING = "tl:api:making"  # set: datasets from a source whose work isn't closed
 SWEEPS = "tl:api:sweeps"  # zset: sweep id by creation, milliseconds
 
 
@@ -79,6 +80,16 @@ def dataset(dataset_id: str) -> str:
 def shards(dataset_id: str) -> str:
     """Hash: shard index to result, while a dataset is made."""
     return f"tl:api:shards:{dataset_id}"
+
+
+def work(dataset_id: str) -> str:
+    """Hash: tasks of a dataset that is being made: argument, holder, attempts, ticket, progress."""
+    return f"tl:api:work:{dataset_id}"
+
+
+def work_due(dataset_id: str) -> str:
+    """Zset: tasks that aren't done, by when they count as lost."""
+    return f"tl:api:work-due:{dataset_id}"
 
 
 def content(sha256: str) -> str:

@@ -341,6 +341,7 @@ class DatasetSource:
     format: str = ""
     column_mapping: Mapping[str, str] = field(default_factory=dict)
     limit: int = 0
+    skip_bad: bool = False  #: leave bad rows out and report them, instead of failing
 
 
 @dataclass(frozen=True, slots=True)

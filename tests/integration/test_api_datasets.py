@@ -206,13 +206,23 @@ def test_a_stream_without_its_end_or_with_another_count_makes_nothing(api: Api, 
     assert not api.datasets.ListDatasets(pb.ListDatasetsRequest(), timeout=LIMIT).datasets
 
 
-def test_a_named_source_says_what_to_do_instead(api: Api) -> None:
-    said = refusal(lambda: create(api, source=pb.DatasetSource(uri="HuggingFaceH4/no_robots")))
-    assert said.code is grpc.StatusCode.UNIMPLEMENTED
-    assert said.message == (
-        "A dataset from a named source is not available in this version of the server. "
-        "Send the conversations as a stream."
+def test_a_source_outside_the_roots_is_refused_before_anything_is_made(api: Api, store: Store) -> None:
+    said = refusal(lambda: api.datasets.CreateDataset(only_header(source=pb.DatasetSource(uri="/etc/passwd"))))
+    assert said.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert said.fields["header.source.uri"] == (
+        "/etc/passwd is not below a source root of this server (roots: none). "
+        "Set TURNLOOM_SOURCE_ROOTS on API and workers, or let the client send the file."
     )
+    assert store.datasets.list().items == []
+
+
+def test_a_source_and_conversations_exclude_each_other(api: Api) -> None:
+    said = refusal(lambda: create(api, [chat("a", "b")], source=pb.DatasetSource(uri="HuggingFaceH4/no_robots")))
+    assert said.fields["stream[1]"].startswith("comes after a header that names a source")
+
+
+def only_header(**header: object) -> Iterator[pb.CreateDatasetRequest]:
+    yield next(dataset_stream(**header))
 
 
 def test_datasets_are_listed_newest_first_in_pages_and_by_state(api: Api, store: Store) -> None:

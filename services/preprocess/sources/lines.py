@@ -1,0 +1,35 @@
+"""Lines of a file with their places, however long a line is: memory stays bounded. Knows no JSON."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+MAX_LINE: Final = 16 << 20  #: bytes; a longer line is no conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that is not blank."""
+
+    start: int  #: byte in the file
+    number: int  #: from 1
+    data: bytes | None  #: None: it is longer than MAX_LINE
+
+
+def lines(file: io.BufferedIOBase, start: int = 0, number: int = 1) -> Iterator[Line]:
+    """Lines from byte `start` on, which is the beginning of line `number`; blank ones are counted and left out."""
+    while data := file.readline(MAX_LINE + 1):
+        length = len(data)
+        whole: bytes | None = data
+        if length > MAX_LINE:
+            whole = None
+            while data and not data.endswith(b"\n"):
+                data = file.readline(MAX_LINE)
+                length += len(data)
+        if whole is None or whole.strip():
+            yield Line(start, number, whole)
+        start += length
+        number += 1

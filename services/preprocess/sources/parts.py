@@ -1,0 +1,37 @@
+"""What every task of a dataset needs, in one value. Knows no format and imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.preprocess.settings import ApiSettings
+from services.store.dataset_work import DatasetWork
+from services.store.datasets import Datasets
+from services.store.files import remove
+from services.store.records import ErrorRecord, IssueRecord
+from services.store.tickets import Tickets
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The store as a task sees it."""
+
+    settings: ApiSettings
+    datasets: Datasets
+    work: DatasetWork
+    tickets: Tickets
+
+    def folder(self, dataset_id: str) -> str:
+        """URL of everything that is kept only while a dataset is made."""
+        return f"{self.settings.store_url.rstrip('/')}/making/{dataset_id}"
+
+    def fail(self, dataset_id: str, error: ErrorRecord, issues: Sequence[IssueRecord] = ()) -> None:
+        """End a dataset with the reason, and remove what was made of it."""
+        self.datasets.fail(dataset_id, error, issues)
+        self.tidy(dataset_id)
+
+    def tidy(self, dataset_id: str) -> None:
+        """Remove shards and staged rows, and close the work."""
+        remove(self.folder(dataset_id))
+        self.work.close(dataset_id)

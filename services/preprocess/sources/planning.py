@@ -1,0 +1,84 @@
+"""A source's name into shards, and the format of its rows. Knows no Redis and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from services.preprocess.sources import hub
+from services.preprocess.sources.errors import SourceEmpty, SourceNotKnown
+from services.preprocess.sources.lease import Lease
+from services.preprocess.sources.locating import files, locate
+from services.preprocess.sources.pieces import Piece, Shard, pack
+from services.preprocess.sources.reading import pieces_of, read
+from services.preprocess.sources.staging import stage
+from services.store.records import DatasetSource, WarningRecord
+from turnloom.conversations import JSON
+from turnloom.errors import InvalidInput
+from turnloom.formats import Format, detect
+
+LOOKED_AT = 100  #: rows that detection looks at
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """How a source is taken."""
+
+    shape: Format
+    shards: tuple[Shard, ...]
+    warnings: tuple[WarningRecord, ...] = ()
+
+
+def plan(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease) -> SourcePlan:
+    """Cut a source into shards.
+
+    Args:
+        source: as it was asked for.
+        roots: below which files may be read.
+        folder: URL in the store for rows that have to be staged.
+        lease: of this task.
+
+    Raises:
+        SourceError, NotWanted, StoreError.
+    """
+    shards = tuple(pack(_counted(_pieces(source, roots, folder, lease), lease), source.limit))
+    if not shards:
+        raise SourceEmpty(f"{source.uri} holds no row.", hint="Look at the file, the split and the limit.")
+    return SourcePlan(_shape(source, shards), shards)
+
+
+def _pieces(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
+    location = locate(source.uri, roots)
+    if location.hub:
+        yield from stage(hub.rows(location.hub, source), f"{folder}/hub", f"{location.hub}[{source.split}]")
+        return
+    for number, name in enumerate(files(location, roots)):
+        lease.check()
+        yield from pieces_of(name, f"{folder}/{number:06d}")
+
+
+def _counted(pieces: Iterator[Piece], lease: Lease) -> Iterator[Piece]:
+    for piece in pieces:
+        lease.check()
+        yield piece
+
+
+def _shape(source: DatasetSource, shards: Sequence[Shard]) -> Format:
+    """The format that was named, or the one that the first rows show."""
+    try:
+        if source.format:
+            return Format(source.format, source.column_mapping)
+        return detect(islice(_first_rows(shards), LOOKED_AT), source.column_mapping)
+    except InvalidInput as error:
+        raise SourceNotKnown(f"{source.uri}: {error.message}", hint=error.hint) from error
+
+
+def _first_rows(shards: Sequence[Shard]) -> Iterator[JSON]:
+    for piece in shards[0].pieces:
+        yield from (row.value for row in read(piece) if not row.mistake)
+
+
+def shown(source: DatasetSource, shape: Format) -> DatasetSource:
+    """The source with the format and the columns that were found."""
+    return replace(source, format=shape.name, column_mapping=dict(shape.columns))

@@ -1,0 +1,127 @@
+"""One shard made into rows, in bounded memory: read, convert, preprocess, write. Knows no Redis but its lease."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from services.preprocess.conversation import Conversation
+from services.preprocess.dataset_build import REMARKS, DatasetBuild
+from services.preprocess.dataset_wire import issue_record
+from services.preprocess.errors import InvalidOption, PreprocessError
+from services.preprocess.examples import Preprocessed
+from services.preprocess.models import Model
+from services.preprocess.options import Options
+from services.preprocess.preprocessing import preprocess_batch
+from services.preprocess.sources.converting import conversation_of
+from services.preprocess.sources.lease import Lease
+from services.preprocess.sources.pieces import Shard
+from services.preprocess.sources.reading import read
+from services.preprocess.sources.rows import RawRow
+from services.store.dataset_files import DatasetWriter
+from services.store.records import Histogram, IssueRecord, WarningRecord
+from turnloom.formats import Format
+
+CHUNK: Final = 128  #: conversations preprocessed at once
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """What one shard gave."""
+
+    uri: str = ""  #: file of its rows; empty: there are none
+    read: int = 0  #: rows that were wanted
+    skipped: int = 0
+    truncated_examples: int = 0
+    issues: tuple[IssueRecord, ...] = ()  #: the first REMARKS
+    warnings: tuple[WarningRecord, ...] = ()  #: likewise
+    lengths: Histogram = field(default_factory=Histogram)
+    loss_lengths: Histogram = field(default_factory=Histogram)
+    bad: IssueRecord | None = None  #: the row that ends the dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How a dataset's conversations become rows: the same for all its shards."""
+
+    shape: Format
+    options: Options
+    options_json: str
+    model: Model
+    skip_bad: bool
+
+
+def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> ShardResult:
+    """Write the shard's rows to a file below `folder`.
+
+    Raises:
+        NotWanted, SourceError, InvalidOption, StoreError; then nothing is left of the file.
+    """
+    with DatasetWriter(folder, making.options_json) as writer:
+        build = DatasetBuild(writer)
+        rows = wanted(shard)
+        while chunk := list(islice(rows, CHUNK)):
+            lease.check()
+            items = [conversation_of(row, making.shape) for _, row in chunk]
+            for (index, row), item, made in zip(chunk, items, _preprocessed(items, making), strict=True):
+                judged = _issue(index, row, item, made) if isinstance(made, PreprocessError) else made
+                if isinstance(judged, IssueRecord) and not making.skip_bad:
+                    return ShardResult(read=lease.read, bad=judged)
+                build.seen = index
+                build.add([judged])
+            lease.read += len(chunk)
+        return _result(build, writer, lease.read)
+
+
+def wanted(shard: Shard) -> Iterator[tuple[int, RawRow]]:
+    """The shard's rows that are to be taken, each with its position in the source."""
+    bits = base64.b64decode(shard.take)
+    position = 0
+    for piece in shard.pieces:
+        for row in read(piece):
+            if not bits or bits[position >> 3] & (128 >> (position & 7)):
+                yield shard.index + position, row
+            position += 1
+
+
+def _preprocessed(
+    items: Sequence[Conversation | PreprocessError], making: Making
+) -> list[Preprocessed | PreprocessError]:
+    good = [item for item in items if isinstance(item, Conversation)]
+    made = iter(preprocess_batch(good, making.options, making.model) if good else ())
+    results = [next(made) if isinstance(item, Conversation) else item for item in items]
+    for result in results:
+        if isinstance(result, InvalidOption):  # wrong for every conversation
+            raise result
+    return results
+
+
+def _issue(index: int, row: RawRow, item: Conversation | PreprocessError, error: PreprocessError) -> IssueRecord:
+    """The issue, its sentence beginning with file and line."""
+    identifier = item.id if isinstance(item, Conversation) else ""
+    issue = issue_record(index, identifier, error)
+    return IssueRecord(
+        issue.conversation_index,
+        issue.code,
+        f"{row.place}: {issue.message}",
+        issue.field,
+        issue.message_index,
+        issue.conversation_id,
+    )
+
+
+def _result(build: DatasetBuild, writer: DatasetWriter, read_rows: int) -> ShardResult:
+    summary = build.statistics.summary()
+    return ShardResult(
+        uri=writer.commit().uri if summary.examples else "",
+        read=read_rows,
+        skipped=build.skipped,
+        truncated_examples=summary.truncated_examples,
+        issues=tuple(build.issues[:REMARKS]),
+        warnings=tuple(build.warnings[:REMARKS]),
+        lengths=Histogram(tuple(summary.lengths.edges), tuple(summary.lengths.counts)),
+        loss_lengths=Histogram(tuple(summary.loss_lengths.edges), tuple(summary.loss_lengths.counts)),
+    )

@@ -1,0 +1,120 @@
+"""Who works on which part of a dataset that is made from a source. Knows no file, no row and no RQ.
+
+A task is a name ("plan", "0", "1", ..., "merge") with JSON. Its lease is a time in Redis's clock after which nobody
+works on it any more. RQ carries tickets only: a task without holder and ticket is found by `lost` and gets a new one.
+Doing a task twice is harmless, so a lease that ends too early costs work and never a wrong row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, cast
+
+from services.store import keys
+from services.store.connection import StoreRedis, redis_time
+from services.store.queues import PREPROCESS_QUEUE
+from services.store.scripts import Scripts
+
+#: Times that one task may be begun.
+MAX_ATTEMPTS: Final = 3
+#: Tickets that one look puts on the queue at most.
+_AT_ONCE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedTask:
+    """A task that this process holds now."""
+
+    argument: str  #: JSON
+    bad_shard: int | None  #: index of the first shard known to end the dataset; later ones are not needed
+
+
+class TaskSpent(Exception):
+    """A task was begun MAX_ATTEMPTS times and never finished."""
+
+
+class DatasetWork:
+    """The work on all datasets of one Redis."""
+
+    def __init__(self, client: StoreRedis, lease_ttl: float = 15.0) -> None:
+        """Args: lease_ttl: seconds after which a silent holder has lost its task."""
+        self._client = client
+        self._scripts = Scripts(client)
+        self.lease_ttl = lease_ttl
+
+    def open(self, dataset_id: str, task: str, seconds: float = 0.0) -> None:
+        """Begin with one task, which is due in `seconds`; nothing if the work has begun."""
+        self._scripts.run("work_open", dataset_id, task, seconds)
+
+    def begin(self, dataset_id: str, task: str) -> None:
+        """Make the first task due now, unless it was begun; its dataset's record is there."""
+        self._scripts.run("work_begin", dataset_id, task)
+
+    def overdue(self, dataset_id: str, task: str) -> bool:
+        """Whether nobody began a task in its time."""
+        due = self._client.zscore(keys.work_due(dataset_id), task)
+        return due is None or due <= redis_time(self._client)
+
+    def replace(self, dataset_id: str, task: str) -> None:
+        """Drop every task for this one."""
+        self._scripts.run("work_replace", dataset_id, task)
+
+    def making(self) -> list[str]:
+        """Datasets whose work has not been closed."""
+        return sorted(cast(set[str], self._client.smembers(keys.MAKING)))
+
+    def claim(self, dataset_id: str, task: str, holder: str) -> ClaimedTask | None:
+        """Take a task; None: it is done, or another process has it.
+
+        Raises IllegalEdge and NotFound once nobody waits for the dataset, TaskSpent with the last error's sentence.
+        """
+        answer = self._scripts.run("work_claim", dataset_id, task, holder, self.lease_ttl, MAX_ATTEMPTS)
+        if answer[0] == "spent":
+            raise TaskSpent(answer[1])
+        return ClaimedTask(answer[1], _index(answer[2])) if answer[0] == "ok" else None
+
+    def renew(self, dataset_id: str, task: str, holder: str, read: int) -> int | None:
+        """Keep a task and publish how many conversations it has read; answers the first bad shard, if any.
+
+        Raises IllegalEdge, NotFound, and Fenced when another process has the task.
+        """
+        return _index(self._scripts.run("work_renew", dataset_id, task, holder, self.lease_ttl, read)[1])
+
+    def release(self, dataset_id: str, task: str, holder: str, why: str) -> None:
+        """Give a task back after an error; it is begun anew one lease_ttl later, when what was away may be back."""
+        self._scripts.run("work_release", dataset_id, task, holder, why, self.lease_ttl)
+
+    def done(
+        self,
+        dataset_id: str,
+        task: str,
+        holder: str,
+        *,
+        bad_shard: int | None = None,
+        following: Mapping[str, str] | None = None,
+    ) -> None:
+        """End a task and begin those that follow (name to JSON, or to "" where `note` kept it). Raises as `renew`."""
+        named = [text for pair in (following or {}).items() for text in pair]
+        self._scripts.run("work_done", dataset_id, task, holder, "" if bad_shard is None else bad_shard, *named)
+
+    def lost(self, dataset_id: str) -> list[str]:
+        """Tasks that are due and have no ticket; each is named once per lease_ttl, to one caller."""
+        queue = f"rq:queue:{PREPROCESS_QUEUE}"
+        return cast(list[str], self._scripts.read("work_lost", dataset_id, self.lease_ttl, queue, _AT_ONCE))
+
+    def note(self, dataset_id: str, task: str, argument: str) -> None:
+        """Keep the argument of a task that follows later, when `done` names it with an empty one."""
+        self._client.hset(keys.work(dataset_id), f"task:{task}", argument)
+
+    def ticketed(self, dataset_id: str, task: str, ticket: str) -> None:
+        """Remember the RQ id under which a task is on the queue."""
+        self._client.hset(keys.work(dataset_id), f"ticket:{task}", ticket)
+
+    def close(self, dataset_id: str) -> None:
+        """Forget all of it."""
+        self._scripts.run("work_close", dataset_id)
+
+
+def _index(text: str) -> int | None:
+    return int(text) if text else None
