@@ -10,7 +10,7 @@
 # address ranges of its own, and is removed at the end, failure included. KEEP=1 leaves it up and says how to look.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-readonly BRIDGE=turnloomci0 POOL=10.213
+readonly BRIDGE=turnloom$$ POOL=10.$((200 + $$ % 50)) # of this run alone
 work=$(mktemp -d /tmp/turnloom-containers.XXXXXX)
 engine=0     # process id of dockerd
 makers=()    # process ids that make root file systems
