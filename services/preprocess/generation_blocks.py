@@ -12,13 +12,13 @@ from services.preprocess.control_tokens import ControlTokens
 from services.preprocess.conversation import Message
 from services.preprocess.errors import Interleaved, UnlocatableTurn
 from services.preprocess.kinds import parts_of
-from services.preprocess.rendered import Region, RenderedText
+from services.preprocess.rendered import Located, Region, RenderedText
 from services.preprocess.text_map import TextMap, pieces_between
 
 
 def block_regions(
     messages: Sequence[Message], rendered: RenderedText, wanted: Collection[int], control: ControlTokens
-) -> tuple[Region, ...]:
+) -> Located:
     """One region per block that printed text of a wanted assistant message, in order of the text.
 
     A block without any message's text belongs to the assistant message between its neighbours.
@@ -29,10 +29,13 @@ def block_regions(
     """
     text = TextMap(rendered)
     regions = []
+    begins = []
     for start, end in rendered.generation_blocks:
         index = _owner(messages, text, start, end)
         if index in wanted:
             regions.append(_region(messages, text, index, start, end, control))
+        if index >= 0 and messages[index].get("role") == "assistant":
+            begins.append((index, start))
     missing = sorted(
         index
         for index in set(wanted) - {region.message_index for region in regions}
@@ -40,7 +43,7 @@ def block_regions(
     )
     if missing:
         raise UnlocatableTurn("no {% generation %} block prints this turn", message_index=missing[0])
-    return tuple(regions)
+    return Located(tuple(regions), (), tuple(begins))
 
 
 def _owner(messages: Sequence[Message], text: TextMap, start: int, end: int) -> int:

@@ -22,7 +22,7 @@ from services.preprocess.errors import HistoryDropped, NoAssistantTurn, Preproce
 from services.preprocess.generation_blocks import block_regions
 from services.preprocess.options import Mask, OnUnextendable, Options, TrainOn
 from services.preprocess.regions import RegionFinder, has_text
-from services.preprocess.rendered import Region, RenderedText, View
+from services.preprocess.rendered import Located, RenderedText, View
 from services.preprocess.rendering import Settings, render
 from services.preprocess.signatures import Signature, signature
 from services.preprocess.templates import CompiledTemplate
@@ -122,10 +122,10 @@ def lay_out(
     for at, cut in enumerate(cuts):
         shown_before = cuts[at - 1].messages if at else 0
         fresh = tuple(index for index in others if shown_before <= index < cut.messages)
-        view = _view(work, messages, cut, fresh)
-        if plan is None and (doubtful := _doubtful(work, messages, cut, view)):
+        view, begins = _view(work, messages, cut, fresh)
+        if plan is None and (doubtful := _doubtful(work, messages, view, begins) - work.fresh):
             work.fresh.update(doubtful)
-            proved = _view(work, messages, cut, fresh)
+            proved, _ = _view(work, messages, cut, fresh)
             if proved == view:
                 work.fresh.difference_update(doubtful)
             view = proved
@@ -150,18 +150,17 @@ class _Work:
     def rendered(self, messages: Sequence[Message]) -> RenderedText:
         return render(messages, self.chat.tools, self.chat.template, self.chat.settings)
 
-    def regions(
+    def located(
         self, messages: Sequence[Message], shapes: Sequence[Signature], rendered: RenderedText, wanted: Collection[int]
-    ) -> tuple[tuple[Region, ...], tuple[str, ...]]:
+    ) -> Located:
         if self.mask is Mask.REGIONS:
             return self.engine.regions.locate(self.chat, messages, shapes, rendered, wanted, self.fresh)
-        return block_regions(messages, rendered, wanted, self.chat.control), ()
+        return block_regions(messages, rendered, wanted, self.chat.control)
 
     def end_of_last(self, messages: Sequence[Message], rendered: RenderedText) -> int:
         last = len(messages) - 1
         shapes = [signature(message, self.chat.template.needles) for message in messages]
-        regions, _ = self.regions(messages, shapes, rendered, (last,))
-        return regions[-1].end
+        return self.located(messages, shapes, rendered, (last,)).regions[-1].end
 
 
 def _undated(options: Options, chat_format: ChatFormat) -> tuple[str, ...]:
@@ -206,16 +205,21 @@ def _check_choice(cuts: Sequence[Cut], options: Options) -> None:
         )
 
 
-def _view(work: _Work, messages: Sequence[Message], cut: Cut, others: Sequence[int]) -> View:
+def _view(
+    work: _Work, messages: Sequence[Message], cut: Cut, others: Sequence[int]
+) -> tuple[View, Sequence[tuple[int, int]]]:
+    """The view, and (message index, first character) of the assistant turns located in it."""
     shown = messages[: cut.messages] if cut.messages < len(messages) else messages
     rendered = work.rendered(shown)
     check_no_repr(shown, rendered)
     trained = frozenset((*cut.trained, *others))
-    regions, warnings = work.regions(shown, work.shapes[: cut.messages], rendered, trained)
-    return View(rendered, regions, trained, cut.messages, (*work.warnings, *_dropped(shown, rendered), *warnings))
+    located = work.located(shown, work.shapes[: cut.messages], rendered, trained)
+    warnings = (*work.warnings, *_dropped(shown, rendered), *located.warnings)
+    boundaries = tuple(begin for _, begin in located.begins)
+    return View(rendered, located.regions, trained, cut.messages, warnings, boundaries), located.begins
 
 
-def _doubtful(work: _Work, messages: Sequence[Message], cut: Cut, view: View) -> set[int]:
+def _doubtful(work: _Work, messages: Sequence[Message], view: View, begins: Sequence[tuple[int, int]]) -> set[int]:
     """The self-check on every new shape: turns that do not begin where the prompt before them ends.
 
     Such a turn may stand so in every conversation (then it has its warning), or its prompt is not what its
@@ -223,14 +227,13 @@ def _doubtful(work: _Work, messages: Sequence[Message], cut: Cut, view: View) ->
     """
     if work.mask is Mask.TEMPLATE:
         return set()
-    regions = [region for region in view.regions if region.message_index in cut.trained]
     if work.choice is OnUnextendable.AS_RENDERED or len(messages) > EXACT_MESSAGES:
-        regions = regions[-1:]
+        begins = begins[-1:]
     doubtful = set()
-    for region in regions:
-        prompt = work.chat.text(messages[: region.message_index], prompt=True)
-        if prompt is None or region.start != len(prompt) or not view.rendered.text.startswith(prompt):
-            doubtful.add(region.message_index)
+    for index, begin in begins:
+        prompt = work.chat.text(messages[:index], prompt=True)
+        if prompt is None or begin != len(prompt) or not view.rendered.text.startswith(prompt):
+            doubtful.add(index)
     return doubtful
 
 

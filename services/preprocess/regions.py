@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from typing import Final
 
 from services.preprocess.bounded import BoundedCache
 from services.preprocess.chat import Chat, common_length
 from services.preprocess.conversation import JSON, Message
-from services.preprocess.errors import ContentNotCovered, Interleaved, UnlocatableTurn
+from services.preprocess.errors import ContentNotCovered, Interleaved, PreprocessError, UnlocatableTurn
 from services.preprocess.kinds import REASONING_FIELDS, parts_of
 from services.preprocess.proofs import Proof, Window, applied, proof_of, window_of
 from services.preprocess.proving import prove
-from services.preprocess.rendered import TOOLS, UNKNOWN, Region, RenderedText
+from services.preprocess.rendered import TOOLS, UNKNOWN, Located, Region, RenderedText
 from services.preprocess.signatures import Signature
 from services.preprocess.text_map import TextMap, next_foreign, own_end, pieces_between, trailing_end
 from services.preprocess.turn_markers import Turn
@@ -36,6 +37,7 @@ class RegionFinder:
     def __init__(self) -> None:
         """Begin with nothing proved."""
         self._proofs: BoundedCache[tuple[object, ...], Proof] = BoundedCache(PROOFS)
+        self._unlocatable: BoundedCache[tuple[object, ...], bool] = BoundedCache(PROOFS)
         self._prefills: tuple[str, ...] = ()  #: seen so far; a handful per template
         self._reads = 0  #: of proofs; approximate where threads race
 
@@ -47,8 +49,8 @@ class RegionFinder:
         rendered: RenderedText,
         wanted: Collection[int],
         fresh: Collection[int] = (),
-    ) -> tuple[tuple[Region, ...], tuple[str, ...]]:
-        """Regions of the wanted messages in order of the text, and warnings.
+    ) -> Located:
+        """Regions of the wanted messages, and where every other assistant turn begins.
 
         Args:
             chat: template and settings.
@@ -56,7 +58,7 @@ class RegionFinder:
             shapes: their signatures.
             rendered: their text.
             wanted: indices of those to locate.
-            fresh: of these, those to prove anew instead of reading off.
+            fresh: turns to prove anew instead of reading off.
 
         Raises:
             UnlocatableTurn, Interleaved, ContentNotCovered: naming the message.
@@ -64,13 +66,17 @@ class RegionFinder:
         text = TextMap(rendered)
         regions: list[Region] = []
         warnings: list[str] = []
-        for index in sorted(wanted):
-            if messages[index].get("role") == "assistant":
-                turn = (
-                    prove(chat, messages, rendered, index)
-                    if index in fresh
-                    else self._turn(chat, messages, shapes, text, index)
-                )
+        begins: list[tuple[int, int]] = []
+        for index, message in enumerate(messages):
+            if index not in wanted:
+                if message.get("role") == "assistant":
+                    begin = self._begin(chat, messages, shapes, text, index, fresh)
+                    if begin is not None:
+                        begins.append((index, begin))
+                continue
+            if message.get("role") == "assistant":
+                turn = self._turn(chat, messages, shapes, text, index, fresh)
+                begins.append((index, turn.start))
                 warnings += _checked(text, messages, index, turn)
             else:
                 other = _other_role(chat, messages, text, index)
@@ -83,7 +89,29 @@ class RegionFinder:
         for one, two in pairwise(regions):
             if two.start < one.end:
                 raise Interleaved("its text lies inside that of another message", message_index=two.message_index)
-        return tuple(regions), tuple(dict.fromkeys(warnings))
+        begins.sort(key=itemgetter(1))
+        return Located(tuple(regions), tuple(dict.fromkeys(warnings)), tuple(begins))
+
+    def _begin(
+        self,
+        chat: Chat,
+        messages: Sequence[Message],
+        shapes: Sequence[Signature],
+        text: TextMap,
+        index: int,
+        fresh: Collection[int],
+    ) -> int | None:
+        """Where a turn begins that is not trained; None where it can't be told, which refuses no one."""
+        window = window_of(chat, messages, shapes, text, index)
+        key = None if window is None else self._key(window, text, index)
+        if key is not None and self._unlocatable.get(key):
+            return None
+        try:
+            return self._turn(chat, messages, shapes, text, index, fresh).start
+        except PreprocessError:
+            if key is not None:
+                self._unlocatable[key] = True
+            return None
 
     def _turn(
         self,
@@ -92,7 +120,10 @@ class RegionFinder:
         shapes: Sequence[Signature],
         text: TextMap,
         index: int,
+        fresh: Collection[int],
     ) -> Turn:
+        if index in fresh:
+            return prove(chat, messages, text.rendered, index)
         if index not in text.runs_of and has_text(messages[index].get("content")):
             raise ContentNotCovered("the template leaves this text out", message_index=index, field="content")
         turn: Turn | None = None

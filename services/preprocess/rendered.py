@@ -67,6 +67,16 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
+class Located:
+    """What was found of the turns of one rendered text."""
+
+    regions: tuple[Region, ...]  #: of the messages asked for, in order of the text
+    warnings: tuple[str, ...]
+    #: (message index, first character) of every assistant turn that could be located, in order of the text
+    begins: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """One example to be: the messages it shows, where their regions lie, and which of them it trains.
 
@@ -79,3 +89,6 @@ class View:
     trained: frozenset[int]  #: message indices whose regions may carry weight in this view
     messages: int  #: how many messages the view shows: the first `messages` of the conversation
     warnings: tuple[str, ...] = ()
+    #: ascending characters at which a token boundary is forced: the start of every assistant message's region that can
+    #: be located, trained or not, so that ids do not depend on what is trained
+    boundaries: tuple[int, ...] = ()

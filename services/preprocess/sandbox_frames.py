@@ -65,6 +65,7 @@ def view_data(view: View) -> dict[str, Any]:
         "trained": sorted(view.trained),
         "messages": view.messages,
         "warnings": list(view.warnings),
+        "boundaries": list(view.boundaries),
     }
 
 
@@ -82,6 +83,7 @@ def view_from(data: Mapping[str, Any]) -> View:
         frozenset(data["trained"]),
         data["messages"],
         tuple(data["warnings"]),
+        tuple(data["boundaries"]),
     )
 
 

@@ -192,6 +192,43 @@ def test_reasoning_inside_content_counts_as_reasoning_where_the_template_splits_
     assert kinds(printed) == [("content", "<think>Hm.</think>Hello."), ("eot", "<|im_end|>")]
 
 
+@pytest.mark.parametrize("name", [*PLAIN_TEMPLATES, "PREFILLED"])
+@pytest.mark.parametrize("reply", ["\n\nHello.", "", "Hello."])
+def test_token_boundaries_do_not_depend_on_what_is_trained(name: str, reply: str) -> None:
+    chat = [user("Hi."), assistant(reply), user("And?"), assistant("\nWell.")]
+    source = getattr(templates, name)
+    every = views(source, chat)[-1]
+    (last,) = views(source, chat, trained=[3])
+    assert last.rendered == every.rendered
+    assert last.boundaries == every.boundaries
+    assert {region.start for region in every.regions} <= set(every.boundaries)
+    assert [region.message_index for region in last.regions] == [3]
+
+
+def test_history_that_a_view_shows_in_another_form_has_its_boundary_too() -> None:
+    first, second = views(templates.THINKING, CHAT)
+    assert len(first.boundaries) == 1
+    text = second.rendered.text
+    assert [text[:at].endswith("<|im_start|>assistant\n") for at in second.boundaries] == [True, True]
+    assert text[second.boundaries[0] :].startswith("Hello.")
+
+
+def test_an_untrained_reply_that_can_not_be_located_refuses_no_one_and_has_no_boundary() -> None:
+    source = templates.CHATML.replace("{{ m.content }}", "{{ '' if m.content == 'Hello.' else m.content }}")
+    format_ = chat_format(source)
+    for _ in range(2):
+        (view,) = lay_out(Conversation(CHAT), Options(date=DATE), format_, [3])
+        assert trained_texts([view]) == [(3, "Well.<|im_end|>")]
+        assert view.boundaries == (view.regions[0].start,)
+
+
+def test_generation_blocks_give_a_boundary_to_every_reply() -> None:
+    source = templates.GENERATION["top level"]
+    (every,) = views(source, CHAT, mask=Mask.TEMPLATE)
+    (last,) = views(source, CHAT, trained=[3], mask=Mask.TEMPLATE)
+    assert last.boundaries == every.boundaries == tuple(region.start for region in every.regions)
+
+
 @pytest.mark.parametrize("name", list(templates.GENERATION))
 def test_generation_blocks_are_regions_wherever_they_stand(name: str) -> None:
     (view,) = views(templates.GENERATION[name], [*CHAT[:3], assistant("")], mask=Mask.TEMPLATE)
