@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, TypedDict, TypeVar
+from typing import Literal, TypeAlias, TypedDict, TypeVar, cast
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from turnloom.errors import InvalidInput
@@ -114,14 +114,14 @@ def hyperparameters(fields: HyperparameterFields | Mapping[str, object]) -> trai
 
 def _filled(message: M, values: dict[str, object]) -> M:
     """`message` with the values set, by protobuf's own JSON rules, after names were made the contract's."""
-    known = message.DESCRIPTOR.fields_by_name
+    known = _fields(message)
     for name, value in values.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(known)}."
             raise InvalidInput(f"There is no option named {name}.", hint=hint, field=name)
         field = known[name]
-        document = {name: _enum_name(field, field.enum_type, value) if field.enum_type else value}
+        document = {name: _enum_name(field, value) if field.enum_type else value}
         try:
             json_format.ParseDict(document, message)
         except json_format.ParseError as error:
@@ -129,8 +129,15 @@ def _filled(message: M, values: dict[str, object]) -> M:
     return message
 
 
-def _enum_name(field: FieldDescriptor, enum: EnumDescriptor, value: object) -> str:
+def _fields(message: Message | type[Message]) -> Mapping[str, FieldDescriptor]:
+    """Fields by name; the stubs name two classes for what is one."""
+    return cast("Mapping[str, FieldDescriptor]", message.DESCRIPTOR.fields_by_name)
+
+
+def _enum_name(field: FieldDescriptor, value: object) -> str:
     """TRUNCATION_LEFT for "left"."""
+    enum = field.enum_type
+    assert enum is not None
     prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
     name = f"{prefix}{value}".upper().replace("-", "_")
     if name not in enum.values_by_name or name == enum.values[0].name:
@@ -157,7 +164,7 @@ def from_text(message: type[Message], name: str, text: str) -> object:
     Raises:
         InvalidInput: the text is no JSON where JSON is needed.
     """
-    field = message.DESCRIPTOR.fields_by_name.get(name)
+    field = _fields(message).get(name)
     if field is None or field.enum_type or field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return text
     try:
