@@ -158,7 +158,7 @@ def serve(arguments: argparse.Namespace) -> int:
     models = [model for model in load_yaml_config(arguments.config).supported_models if model.training_enabled]
     ray.init(
         address="local",  # never a Ray that runs already
-        num_cpus=1,  # Ray starts this many workers in advance; an actor in service takes none
+        num_cpus=max(1, len(models)),  # an actor that asks for a GPU takes a CPU of Ray's as well
         num_gpus=max(1, len(models)),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,

@@ -1,0 +1,397 @@
+"""Turnloom and TuFT's guide loop on one GPU host, side by side; see README.md beside.
+
+    python -m bench.gpu --size 0.6b --phases compare,levers,pair,kill,oom --prepared DIR --out DIR [--seconds 540]
+
+Everything that is found is written to OUT/results.jsonl at once, so that a run that is cut short loses nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from bench.gpu.conversations import chats
+from bench.gpu.figures import largest_relative_difference, series_is_continuous
+from bench.gpu.host import Host, Measured, Scale, record
+from bench.gpu.parts import GPU_CONFIG, GPU_CONFIG_MODEL, Place, Services, Tuft, served_name, several_entries
+from bench.gpu.report import summary
+from services.trainer.gpu import find
+from turnloom.embedded.tuft_server import REPOSITORY
+from turnloom.v1 import training_pb2 as tr
+
+PR_SET_CHILD_SUBREAPER: Final = 36
+MODEL: Final = "bench/qwen3"  #: what clients ask for
+SCALES: Final = {
+    "tiny": Scale(
+        "tiny", batch_size=4, max_length=512, chats=160, budget=256, micro=(1, 4), ours=16, shrink=0.15, shorter=3
+    ),
+    "0.6b": Scale("0.6b", batch_size=32, max_length=2048, chats=1600, budget=16_384, micro=(8, 4, 16, 1)),
+    "4b": Scale("4b", batch_size=32, max_length=2048, chats=1600, budget=8_192, micro=(4, 8, 16, 1)),
+}
+
+
+@dataclass(slots=True)
+class Bench:
+    """The plan, its clock and its results."""
+
+    place: Place
+    scale: Scale
+    out: Path
+    deadline: float  #: time.monotonic() at which nothing new is begun
+    repetitions: int
+
+    def left(self) -> float:
+        """Seconds."""
+        return self.deadline - time.monotonic()
+
+    def steps(self, planned: int) -> int:
+        """Steps of a run; fewer in a rehearsal."""
+        return max(3, planned // self.scale.shorter)
+
+    def note(self, kind: str, **fields: object) -> None:
+        """One line of results, on disk at once."""
+        line = {"kind": kind, "size": self.scale.size, "at": round(time.time(), 2), **fields}
+        with (self.out / "results.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        short = {name: _short(value) for name, value in fields.items() if name not in ("nlls", "job")}
+        print(f"[{self.left():5.0f}] {kind} {json.dumps(short)[:420]}", flush=True)
+
+    def run(self, kind: str, measure: Callable[[], Measured], **fields: object) -> Measured:
+        """Measures and notes."""
+        measured = measure()
+        self.note(kind, **record(measured), **fields)
+        return measured
+
+    # -- phases --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def host(self, name: str, config: Path | None) -> Iterator[Host]:
+        """Everything up, with dataset and start; `config` None: one entry per micro_batch_size."""
+        begun = time.monotonic()
+        micro = [self.scale.ours, *self.scale.micro]
+        served = GPU_CONFIG_MODEL
+        if config is None:
+            config = self.place.folder / f"{name}.yaml"
+            config.write_text(several_entries(self.place, micro))
+            served = served_name(self.scale.ours)
+        tuft = Tuft(self.place, name, config, len(micro))
+        with tuft, Services(self.place, tuft, {MODEL: served}, workers=2) as services:
+            up = time.monotonic() - begun
+            with Host(self.place, self.scale, tuft, services) as host:
+                talk = chats(self.scale.chats, scale=self.scale.shrink)
+                seconds = host.make_dataset(MODEL, talk)
+                lengths = sorted(row.length for row in host.rows)
+                host.make_start(MODEL)
+                self.note(
+                    "host",
+                    name=name,
+                    up_seconds=up,
+                    ready_seconds=time.monotonic() - begun,
+                    dataset_seconds=seconds,
+                    conversations_per_second=len(talk) / seconds,
+                    tokens_mean=sum(lengths) / len(lengths),
+                    tokens_p95=lengths[len(lengths) * 95 // 100],
+                    tokens_max=lengths[-1],
+                )
+                yield host
+                self._keep_metrics(host, name)
+
+    def compare(self, host: Host) -> None:
+        """Losses over 21 steps, then interleaved repetitions of the product and of the guide's loop."""
+        best = self.scale.micro[0]
+        ours = self.run("losses", lambda: host.product("turnloom", MODEL, self.steps(21)))
+        if self.left() > 60:
+            theirs = self.run("losses", lambda: host.loop(f"guide micro {best}", best, self.steps(21)), micro=best)
+            if ours.nlls and theirs.nlls:
+                difference = largest_relative_difference(ours.nlls[:20], theirs.nlls[:20])
+                self.note("loss_difference", largest_relative=difference, steps=min(20, len(ours.nlls)))
+        for repetition in range(self.repetitions):
+            rounds: list[tuple[str, int]] = [("turnloom", self.scale.ours)]
+            rounds += [("guide", micro) for micro in self.scale.micro if micro != 1 or repetition % 2 == 0]
+            rounds = rounds[repetition % 2 :] + rounds[: repetition % 2]
+            for who, micro in rounds:
+                if self.left() < 45:
+                    return
+                if who == "turnloom":
+                    self.run("compare", lambda: host.product("turnloom", MODEL, self.steps(8)), repetition=repetition)
+                else:
+                    steps = self.steps(3 if micro == 1 else 6)
+                    name = f"guide micro {micro}"
+                    self.run(
+                        "compare",
+                        lambda name=name, micro=micro, steps=steps: host.loop(name, micro, steps),  # type: ignore[misc]
+                        repetition=repetition,
+                    )
+        if self.left() > 45:
+            prepared = str(self.place.prepared)
+            self.run(
+                "end_to_end",
+                lambda: host.loop(f"guide micro {best}, tokenizes", best, self.steps(6), tokenize=prepared),
+            )
+
+    def levers(self, host: Host) -> None:
+        """Every idea alone on the guide's best server entry, then together; depths of the product."""
+        best, ours, budget = self.scale.micro[0], self.scale.ours, self.scale.budget
+        alone: list[tuple[str, int, dict[str, object]]] = [
+            ("sequential", best, {}),
+            ("+ tail cut", best, {"cut_tail": True}),
+            ("+ sorted", best, {"sort": True}),
+            ("+ depth 2", best, {"depth": 2}),
+            ("+ sorted, depth 2", best, {"sort": True, "depth": 2}),
+            ("+ budget calls", ours, {"budget": budget}),
+            ("+ budget calls, sorted", ours, {"budget": budget, "sort": True}),
+            ("+ half the budget, sorted, depth 2", ours, {"budget": budget // 2, "sort": True, "depth": 2}),
+            ("+ twice the budget, sorted, depth 2", ours, {"budget": budget * 2, "sort": True, "depth": 2}),
+            ("all, depth 1", ours, {"budget": budget, "sort": True, "cut_tail": True}),
+            ("all, depth 2", ours, {"budget": budget, "sort": True, "cut_tail": True, "depth": 2}),
+            ("all, depth 4", ours, {"budget": budget, "sort": True, "cut_tail": True, "depth": 4}),
+        ]
+        for repetition in range(max(1, self.repetitions - 2)):
+            for name, micro, order in alone:
+                if self.left() < 30:
+                    return
+                self.run(
+                    "lever",
+                    lambda name=name, micro=micro, order=order: host.loop(  # type: ignore[misc]
+                        name, micro, self.steps(8), loop="levers", **order
+                    ),
+                    repetition=repetition,
+                )
+
+    def depths(self, host: Host) -> None:
+        """The product with 1, 2 and 4 steps in flight, with its own growing budget, and while the API is kept busy."""
+        for depth in (1, 2, 4):
+            if self.left() < 30:
+                return
+            self.run(
+                "depth", lambda depth=depth: host.product(f"depth {depth}", MODEL, self.steps(10), pipeline_depth=depth)
+            )  # type: ignore[misc]
+        if self.left() > 60:
+            self.run("growing", lambda: host.product("default budget", MODEL, self.steps(31), max_tokens_per_call=0))
+        if self.left() > 30:
+            with host.preprocessing(MODEL) as rates:
+                measured = host.product("while preprocessing", MODEL, self.steps(10))
+            self.note("overlap", **record(measured), conversations_per_second=max(rates, default=0.0))
+
+    def pair(self, host: Host) -> None:
+        """Two jobs at once on one server, both workers busy."""
+        steps = self.steps(12)
+        begun = time.time()
+        jobs = [host.submit(MODEL, steps) for _ in range(2)]
+        ended = [host.ended(job, max(30, self.left())) for job in jobs]
+        if any(job.state != tr.JOB_STATE_SUCCEEDED for job in ended):
+            self.note("pair", error="; ".join(f"{job.error.code}: {job.error.message}" for job in ended))
+            return
+        both = [host.measured_job(f"job {number} of 2", job, begun) for number, job in enumerate(jobs, 1)]
+        begin = max(one.times[0] for one in both)
+        end = min(one.times[-1] for one in both)
+        tokens = 0.0
+        for one in both:  # each job's tokens in the time in which both trained
+            wall = one.times[-1] - one.times[0]
+            inside = sum(1 for at in one.times if begin < at <= end)
+            tokens += (one.tokens_per_second or 0.0) * wall * inside / (len(one.times) - 1)
+        for one in both:
+            self.note("pair_job", **record(one))
+        self.note("pair", tokens_per_second=tokens / (end - begin), seconds=end - begin)
+
+    def kill(self, host: Host) -> None:
+        """SIGKILL for TuFT in the middle of a run, started again 10 s later."""
+        steps = 30
+        job = host.submit(MODEL, steps, checkpoint_every=5)
+        host.until(job, 12, 120)
+        host.tuft.kill()
+        killed = time.time()
+        time.sleep(10)
+        up = host.tuft.start()
+        ended = host.ended(job, max(60, self.left()))
+        series = list(host.client.steps(job))
+        resumed = next((one.time.ToNanoseconds() / 1e9 for one in series if one.attempt > 1), None)
+        self.note(
+            "kill",
+            state=tr.JobState.Name(ended.state),
+            error=ended.error.message,
+            attempts=ended.attempt,
+            continuous=series_is_continuous([step.step for step in series], steps),
+            attempt_of_step=[step.attempt for step in series],
+            server_up_again_seconds=up,
+            killed_to_next_step_seconds=resumed - killed if resumed else None,
+            nlls=[step.nll_sum for step in series],
+            events=[f"{one.attempt} {one.type}: {one.message}"[:200] for one in host.client.events(job)],
+        )
+        if self.left() > 40:
+            whole = host.product("never killed", MODEL, steps)
+            if whole.nlls:
+                difference = largest_relative_difference([step.nll_sum for step in series], whole.nlls)
+                self.note("kill_difference", largest_relative=difference, against="the same job, never killed")
+
+    def oom(self, host: Host) -> None:
+        """A card that is nearly full: first so that smaller calls fit, then so that nothing does."""
+        if self.place.rehearsal:
+            return
+        peak = max(used for _, used in host.gpu.memory)
+        idle = host.gpu.memory[-1][1]
+        total = float(find().gpus[0].memory_bytes)
+        for name, room in (("half of what a call takes", (peak - idle) * 0.5), ("next to nothing", 0.3e9)):
+            held = total - idle - room
+            with ballast(int(held)):
+                job = host.submit(MODEL, 6, checkpoint_every=2)
+                ended = host.ended(job, max(60, min(150, self.left())))
+                events = [f"{one.attempt} {one.type}: {one.message}"[:260] for one in host.client.events(job)]
+            self.note(
+                "oom",
+                name=name,
+                room_bytes=room,
+                call_bytes=peak - idle,
+                state=tr.JobState.Name(ended.state),
+                code=ended.error.code,
+                error=ended.error.message,
+                hint=ended.error.hint,
+                attempts=ended.attempt,
+                steps=[step.step for step in host.client.steps(job)],
+                events=events,
+            )
+            if self.left() < 60:
+                return
+
+    def _keep_metrics(self, host: Host, name: str) -> None:
+        with urllib.request.urlopen(host.services.exporter_url, timeout=10) as answer:
+            (self.out / f"metrics-{self.scale.size}-{name}.txt").write_bytes(answer.read())
+
+
+@contextmanager
+def ballast(size: int) -> Iterator[None]:
+    """Another tenant of the card that holds this many bytes of it."""
+    code = (
+        "import sys, torch\n"
+        "left, kept = int(sys.argv[1]) - torch.cuda.mem_get_info()[1] * 0 - 600_000_000, []\n"  # a context takes 0.6 GB
+        "while left > 0:\n"
+        "    kept.append(torch.empty(min(left, 1 << 30), dtype=torch.uint8, device='cuda')); left -= 1 << 30\n"
+        "print('held', flush=True); sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "held":
+            raise RuntimeError("the ballast did not fit")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _short(value: object) -> object:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+SHARED: Final = {"compare": Bench.compare, "levers": Bench.levers, "depths": Bench.depths, "pair": Bench.pair}
+FAULTS: Final = {"kill": Bench.kill, "oom": Bench.oom}
+
+
+def make_weights(size: str, folder: Path, python: Path) -> None:
+    """Once per host."""
+    if not (folder / "config.json").is_file():
+        subprocess.run([str(python), "-m", "bench.gpu.make_model", size, str(folder)], check=True, cwd=REPOSITORY)
+
+
+def main() -> int:
+    """Runs the phases; everything started here is ended here."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=sorted(SCALES), required=True)
+    parser.add_argument("--phases", default="compare,levers,depths,pair,kill,oom")
+    parser.add_argument("--prepared", type=Path, required=True, help="folder of services.preprocess.prepare")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/turnloom-bench"))
+    parser.add_argument("--seconds", type=float, default=540)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--tuft-python", type=Path, default=Path(sys.executable))
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU")
+    arguments = parser.parse_args()
+    deadline = time.monotonic() + arguments.seconds
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what loses its parent stays ours to end
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    os.environ.pop("TURNLOOM_REDIS_URL", None)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    folder = arguments.work / f"{arguments.size}-{os.getpid()}"
+    folder.mkdir(parents=True)
+    weights = arguments.work / f"weights-{arguments.size}"
+    make_weights(arguments.size, weights, arguments.tuft_python)
+    place = Place(folder, arguments.prepared.resolve(), weights, arguments.tuft_python, arguments.rehearse)
+    bench = Bench(place, SCALES[arguments.size], arguments.out, deadline, arguments.repetitions)
+    bench.note("machine", **machine(), phases=arguments.phases, command=" ".join(sys.argv))
+    failed = False
+    for name, config, phases in (("shared", None, SHARED), ("faults", GPU_CONFIG, FAULTS)):
+        chosen = [phases[phase] for phase in arguments.phases.split(",") if phase in phases]
+        if not chosen or bench.left() < 60:
+            continue
+        try:
+            with bench.host(name, config) as host:
+                for phase in chosen:
+                    phase(bench, host)
+        except Exception:
+            failed = True
+            bench.note("trouble", host=name, error=traceback.format_exc()[-1500:])
+        finally:
+            keep_logs(folder / name, arguments.out / f"logs-{arguments.size}-{name}.tar.gz")
+    end_children()
+    print(summary(arguments.out / "results.jsonl"))
+    return int(failed)
+
+
+def machine() -> dict[str, object]:
+    """What this is measured on."""
+    gpus = find()
+    names = ["tuft", "tinker", "ray", "torch", "transformers", "peft", "redis", "rq", "grpcio"]
+    versions: dict[str, str] = {}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except ModuleNotFoundError:
+            versions[name] = "in TuFT's environment"
+    return {
+        "gpus": [gpu.name for gpu in gpus.gpus],
+        "driver": gpus.driver_version,
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "versions": versions,
+    }
+
+
+def keep_logs(folder: Path, archive: Path) -> None:
+    """Logs of a host, without weights and stores."""
+    if folder.is_dir():
+        logs = [str(path.relative_to(folder)) for path in folder.rglob("*.log")]
+        subprocess.run(["tar", "czf", str(archive), "-C", str(folder), *logs], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_children() -> None:
+    """Kills whatever is still below this process."""
+    while children := psutil.Process().children(recursive=True):
+        for child in children:
+            try:
+                child.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(children, timeout=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
