@@ -41,7 +41,13 @@ def _changing_end(
     if not closing:
         kept = _without_header(chat, tail[: chat.control.floor(tail, shared)])
         token = chat.control.last(kept)
-        if token is not None and _begins_next(chat, followed[len(kept) :]):
+        if token is not None and (header := _next_header(chat, followed[len(kept) :])):
+            if not _is_header(chat, messages, text[:last], kept, followed, header):
+                raise UnlocatableTurn(
+                    f"the template prints {kept!r} after this turn and then {header!r} where a message follows; whether"
+                    " that still closes the turn can't be told",
+                    message_index=len(messages) - 1,
+                )
             return last + token[0], last + token[1], True
         rest = tail[len(kept) :].strip()
         closing = rest if chat.control.last(rest) == (0, len(rest)) else ""
@@ -72,12 +78,37 @@ def _without_header(chat: Chat, kept: str) -> str:
     return kept
 
 
-def _begins_next(chat: Chat, literal: str) -> bool:
-    """Whether the text before the probe's content is what stands before it where nothing came before."""
+def _next_header(chat: Chat, literal: str) -> str:
+    """The text before the probe's content where that stands before it also where no message came before; else ""."""
     question = str(PROBE["content"])
     alone = chat.text([PROBE])
-    header = literal[: literal.index(question)] if question in literal else ""
-    return bool(header.strip()) and alone is not None and alone[: alone.find(question)].endswith(header.lstrip())
+    header = (literal[: literal.index(question)] if question in literal else "").strip()
+    before = alone[: alone.find(question)].rstrip() if alone is not None else ""
+    return header if before.endswith(header) else ""
+
+
+def _is_header(chat: Chat, messages: Sequence[Message], shown: str, kept: str, followed: str, header: str) -> bool:
+    """Whether what looks like the next role header is no more than that.
+
+    A template with a default system prompt prints that prompt's closing before the first header, so a closing could
+    pass for a part of it. Where a reply can follow a reply, what both followers have in common shows it. Elsewhere the
+    header must begin where a token ends, and not with a token that closes the probe.
+    """
+    reply = str(PLAIN_REPLY["content"])
+    other = chat.text([*messages, PLAIN_REPLY]) or ""
+    rest = other[len(shown) :] if other.startswith(shown) else ""
+    if reply in rest and rest.startswith(kept) and rest[len(kept) : rest.index(reply)].strip():
+        common = _without_header(chat, rest[: chat.control.floor(rest, common_length(rest, followed))])
+        return len(common.rstrip()) <= len(kept.rstrip())
+    question = str(PROBE["content"])
+    alone = chat.text([PROBE]) or ""
+    at = alone.find(question)
+    closing = alone[at + len(question) :]
+    before = alone[:at].rstrip().removesuffix(header).rstrip()
+    token = chat.control.last(before)
+    closers = {closing[start:end] for start, end in chat.control.spans(closing)}
+    first = next((header[start:end] for start, end in chat.control.spans(header)), "")
+    return first not in closers and (not before or (token is not None and token[1] == len(before)))
 
 
 def _plain_closing(chat: Chat, messages: Sequence[Message]) -> str:

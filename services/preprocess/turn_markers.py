@@ -117,6 +117,9 @@ def _begin(
         if not appended.strip():
             appended = _appended(chat.text([PROBE]), chat.text([PROBE], prompt=True))
         position, header = _header(chat.control, text[before:gap_end], appended)
+        if bare is not None and header.strip() != appended.strip():
+            begun = _cut_back(chat, history, bare, appended, header)
+            position, header = position - len(header) + len(begun), begun
         position += before
     changed = prompt is not None and not _squeezed(prompt[shared:]).startswith(_squeezed(text[shared:position]))
     if not header or changed:
@@ -133,7 +136,7 @@ def _begin(
         else f"the template does not render this turn after its own generation prompt {appended!r}; it counts from"
         f" {header!r} on"
     )
-    return _Begin(position, "header", appended, (f"messages[{index}]: {warning}",))
+    return _Begin(position, "header", header, (f"messages[{index}]: {warning}",))
 
 
 def _header(control: ControlTokens, gap: str, appended: str) -> tuple[int, str]:
@@ -145,6 +148,19 @@ def _header(control: ControlTokens, gap: str, appended: str) -> tuple[int, str]:
             if at >= 0 and control.floor(gap, after) == after and not gap[after : after + 1].isalnum():
                 return after, header[:length]
     return 0, ""
+
+
+def _cut_back(chat: Chat, history: Sequence[Message], bare: str, appended: str, header: str) -> str:
+    """The role header alone, where the turn goes along with more of its prompt than that and then leaves it.
+
+    A prompt that opens thinking and closes it at once shares `<think>` with a turn that thinks: a model that was given
+    the one never writes the other, and a start after `<think>` would belong to neither.
+    """
+    role = appended[: chat.control.floor(appended, _shared_header(chat, history, bare, appended))]
+    for begun in (role, role.lstrip()):
+        if begun.strip() and _telling(chat.control, begun) and header.startswith(begun):
+            return begun
+    return header
 
 
 def _squeezed(text: str) -> str:
@@ -163,9 +179,9 @@ def _shared_header(chat: Chat, history: Sequence[Message], bare: str, appended: 
     """Characters of the generation prompt that all its variants and an earlier plain turn begin with."""
     shared = len(appended)
     for variant in VARIANTS:
-        other = chat.text(history, prompt=True, **variant)
-        if other is not None and other.startswith(bare):
-            shared = min(shared, common_length(appended, other[len(bare) :]))
+        other = _appended(chat.text(history, prompt=False, **variant), chat.text(history, prompt=True, **variant))
+        if other:
+            shared = min(shared, common_length(appended, other))
     earlier = chat.text([*history, PLAIN_REPLY, PROBE])
     if earlier is not None and earlier.startswith(bare):
         shared = min(shared, common_length(appended, earlier[len(bare) :]))

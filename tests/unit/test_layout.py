@@ -119,6 +119,44 @@ def test_a_token_that_ends_the_whole_text_is_no_end_of_turn() -> None:
     assert trained_texts(views(templates.EPILOGUE, CHAT))[-1] == (3, "Well.<|im_end|>")
 
 
+def _default_system(system: str, user_: str, reply: str, last: str, earlier: str, alternating: bool) -> str:
+    """A template with a default system prompt, by what it prints after each role's text."""
+    refuse = "{% if loop.previtem and loop.previtem.role == m.role %}{{ raise_exception('alternate') }}{% endif %}"
+    return (
+        f"{{% if messages[0].role != 'system' %}}<|start|>Be kind.{system}{{% endif %}}"
+        f"{{% for m in messages %}}{refuse if alternating else ''}<|{{{{ m.role }}}}|>{{{{ m.content }}}}"
+        f"{{% if m.role == 'assistant' %}}{reply}{{% if loop.last %}}{last}{{% else %}}{earlier}{{% endif %}}"
+        f"{{% elif m.role == 'system' %}}{system}{{% else %}}{user_}{{% endif %}}{{% endfor %}}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("system", "user_", "alternating"),
+    [
+        ("<|end|>", "<|end|>", False),
+        ("<|end|>", "<|end|>", True),
+        ("<|end|>", "</s>", True),
+        ("<|message|><|end|>", "</s>", False),
+        ("<|message|><|end|>", "<|message|><|end|>", True),
+    ],
+)
+def test_a_token_before_the_closing_is_not_taken_for_it_where_a_default_system_prompt_hides_the_header(
+    system: str, user_: str, alternating: bool
+) -> None:
+    source = _default_system(system, user_, "<|message|>", "<|return|>", "<|end|>", alternating)
+    with pytest.raises(errors.UnlocatableTurn, match=r"messages\[1\]: .* whether that still closes the turn"):
+        views(source, CHAT[:2])
+
+
+@pytest.mark.parametrize(("system", "alternating"), [("<|end|>", False), ("<|end|>", True), ("\n", False)])
+def test_a_default_system_prompt_does_not_hide_where_a_turn_ends_before_an_epilogue(
+    system: str, alternating: bool
+) -> None:
+    source = _default_system(system, "</s>", "<|end|>", "<|endoftext|>", "", alternating)
+    assert trained_texts(views(source, CHAT[:2])) == [(1, "Hello.<|end|>")]
+
+
 def test_a_reply_that_is_not_rendered_after_its_own_prompt_is_trained_with_a_warning() -> None:
     (view,) = views(templates.PREFILLED, CHAT)
     assert trained_texts([view]) == [(1, "Hello.<|im_end|>"), (3, "Well.<|im_end|>")]
@@ -147,6 +185,31 @@ def test_prefill_none_begins_after_the_role_also_where_the_prompt_opens_thinking
     (none,) = views(templates.PREFILLED, chat, generation_prefill=GenerationPrefill.NONE)
     assert trained_texts([default]) == [(1, "Hm.\n</think>\nHello.<|im_end|>")]
     assert trained_texts([none]) == [(1, "<think>\nHm.\n</think>\nHello.<|im_end|>")]
+
+
+@pytest.mark.parametrize("history", [[], CHAT[:2]])
+def test_a_reply_that_thinks_after_a_prompt_that_closes_thinking_begins_at_its_role(history: list[Message]) -> None:
+    chat = [*history, user("Hi."), assistant("Hello.", reasoning_content="Hm.")]
+    view = views(templates.THINKING, chat, chat_template_kwargs={"enable_thinking": False})[-1]
+    region = view.regions[-1]
+    assert view.rendered.text[: region.start].endswith("Hi.<|im_end|>\n<|im_start|>assistant\n")
+    assert view.rendered.text[region.start : region.end] == "<think>\nHm.\n</think>\n\nHello.<|im_end|>"
+    assert region.located_by == "header/eot"
+    assert "does not render this turn after its own generation prompt" in view.warnings[0]
+
+
+def test_a_prompt_that_turns_off_thinking_in_the_question_shares_only_the_role_with_its_variants() -> None:
+    source = (
+        "{% for m in messages %}<|{{ m.role }}|>\n{% if m.role == 'assistant' %}"
+        "<think>{{ m.reasoning_content or '' }}</think>\n{% endif %}{{ m.content }}"
+        "{% if m.role == 'user' and enable_thinking is false %}/nothink{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% if enable_thinking is false %}<think></think>\n{% endif %}"
+        "{% endif %}"
+    ).replace("is false", "is defined and enable_thinking is false")
+    chat = [user("Hi."), assistant("Hello.", reasoning_content="Hm.")]
+    (view,) = views(source, chat, chat_template_kwargs={"enable_thinking": False})
+    assert trained_texts([view]) == [(1, "<think>Hm.</think>\nHello.")]
+    assert view.warnings
 
 
 def test_a_proof_about_a_prefilled_reply_is_not_used_for_one_that_begins_otherwise() -> None:
