@@ -47,10 +47,12 @@ def diagnose(store: Store, store_url: str, registry: Registry, host: str) -> lis
         if not hosts:
             raise NotFound(f"There is no host {host!r}; ListHosts names those that were heard of.")
     checks = [_models(registry), *_redis(store), _store_writable(store_url), *_heartbeats(hosts)]
-    if hosts:
-        with ThreadPoolExecutor(len(hosts)) as pool:
-            for found in pool.map(lambda record: _asked(store, record.name), hosts):
+    manned = [record for record in hosts if record.workers]
+    if manned:
+        with ThreadPoolExecutor(len(manned)) as pool:
+            for found in pool.map(lambda record: _asked(store, record.name), manned):
                 checks.extend(found)
+    checks += [_unmanned(record.name) for record in hosts if not record.workers]
     return checks
 
 
@@ -150,6 +152,17 @@ def _heartbeats(hosts: Iterable[HostRecord]) -> Iterator[Check]:
     if not found:
         hint = "Start python -m services.trainer on a GPU host with the same TURNLOOM_REDIS_URL."
         yield Check("host_heartbeat", "failed", "No host is known, so no job can run.", hint)
+
+
+def _unmanned(host: str) -> Check:
+    """Instead of a ticket that nobody would take before the deadline."""
+    return Check(
+        "host_checks",
+        "warning",
+        "The host was not asked for its own checks, for no worker is there to answer.",
+        "Start python -m services.trainer there, then ask again.",
+        host,
+    )
 
 
 def _asked(store: Store, host: str) -> list[Check]:

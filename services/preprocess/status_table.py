@@ -66,6 +66,12 @@ HINTS: Final[dict[type[Exception], str]] = {
     store.StoreFull: "Free space in the store, or delete datasets and jobs.",
     store.SchemaMismatch: "Run services of one version, or give this one a Redis database of its own.",
     store.RequestMismatch: "Use a new request_id for a new request.",
+    store.NotFound: "Look at the spelling; `turnloom jobs`, `dataset list` and `sweep list` show what there is.",
+    store.IllegalEdge: "GetJob or GetDataset (`turnloom job show`, `turnloom dataset show`) tells the present state.",
+    store.InUse: "Wait for what uses it to end, or cancel that first.",
+    store.CheckpointNotUsable: "`turnloom checkpoints JOB` lists those that can be used.",
+    store.BadToken: "Begin again without it.",
+    store.TicketTimeout: "See whether the host's worker is busy or gone: `turnloom hosts`.",
     store.NoHost: "`turnloom doctor` shows the hosts and what they serve.",
     store.Corrupt: "The file in the store was changed or damaged; make it again.",
     store.OutOfRange: "Watch from the beginning with an empty start_event_id.",
@@ -110,10 +116,18 @@ def rich_status(error: Exception, code: grpc.StatusCode) -> Status:
     retry = RETRY_SECONDS.get(type(error))
     if retry is not None:
         details.append(_packed(RetryInfo(retry_delay=Duration(seconds=retry))))
-    sentence = cut(str(error), MAX_SENTENCE_BYTES)
+    said = whole_sentence(str(error)) if isinstance(error, store.StoreError) else str(error)
+    sentence = cut(said, MAX_SENTENCE_BYTES)
     if violations:
         details.append(_packed(_bad_request(violations, MAX_DETAIL_BYTES - len(sentence.encode()))))
     return Status(code=code.value[0], message=sentence, details=details)
+
+
+def whole_sentence(text: str) -> str:
+    """The store's remark, which reads on in logs, as a sentence of its own. Names and addresses keep their case."""
+    first = text.partition(" ")[0]
+    began = text[:1].upper() + text[1:] if re.fullmatch(r"[a-z]+,?", first) else text
+    return began if began.endswith((".", "!", "?")) else f"{began}."
 
 
 def internal_status(error_id: str) -> Status:

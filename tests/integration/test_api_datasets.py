@@ -251,7 +251,7 @@ def test_datasets_are_listed_newest_first_in_pages_and_by_state(api: Api, store:
 def test_a_dataset_that_does_not_exist_is_not_found(api: Api, method: str) -> None:
     said = refusal(lambda: getattr(api.datasets, method)(getattr(pb, f"{method}Request")(id="ds-none"), timeout=LIMIT))
     assert said.code is grpc.StatusCode.NOT_FOUND
-    assert said.message == "there is no dataset ds-none"
+    assert said.message == "There is no dataset ds-none."
     assert said.reason == "NOT_FOUND"
 
 

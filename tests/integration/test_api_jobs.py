@@ -195,10 +195,10 @@ class TestCreateJob:
 
     def test_a_dataset_that_does_not_exist_is_not_found(self, api: Api) -> None:
         said = refusal(lambda: make_job(api, "ds-none"))
-        assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "there is no dataset ds-none")
+        assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "There is no dataset ds-none.")
         dataset = make_dataset(api).id
         said = refusal(lambda: make_job(api, dataset, test_dataset="ds-nope"))
-        assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "there is no dataset ds-nope")
+        assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "There is no dataset ds-nope.")
 
     def test_an_unknown_model_is_not_found(self, api: Api) -> None:
         said = refusal(lambda: make_job(api, make_dataset(api).id, model="gpt"))
@@ -221,14 +221,14 @@ class TestCreateJob:
         assert said.code is grpc.StatusCode.FAILED_PRECONDITION
         assert said.reason == "NO_HOST"
         assert said.message == (
-            f"no host serves model {TUFT_MODEL} at LoRA rank 65; gpu-a serves {TUFT_MODEL} (rank <= 64)"
+            f"No host serves model {TUFT_MODEL} at LoRA rank 65; gpu-a serves {TUFT_MODEL} (rank <= 64)."
         )
         assert not store.jobs.list().items
 
     def test_a_host_that_is_not_alive_is_refused(self, api: Api) -> None:
         said = refusal(lambda: make_job(api, make_dataset(api).id, host="gpu-z"))
         assert said.code is grpc.StatusCode.FAILED_PRECONDITION
-        assert said.message.startswith("host gpu-z has not reported; gpu-a serves ")
+        assert said.message.startswith("Host gpu-z has not reported; gpu-a serves ")
 
     def test_a_smaller_max_length_reports_what_it_cuts(self, api: Api) -> None:
         chats = [chat("a", "b")] * 3 + [chat("a", "word " * 50), chat("long " * 60, "reply")]
@@ -284,7 +284,7 @@ def test_a_job_that_does_not_exist_is_not_found(api: Api, method: str) -> None:
         return list(answer) if method == "WatchJob" else answer
 
     said = refusal(call)
-    assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "there is no job job-none")
+    assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "There is no job job-none.")
 
 
 @pytest.mark.parametrize("method", ["ListEvents", "ListSteps", "ListCheckpoints", "DownloadAdapter"])
@@ -598,12 +598,8 @@ class TestOutage:
 
 
 @pytest.mark.usefixtures("gpu_host")
-def test_diagnose_names_each_check_and_a_host_without_worker_is_not_waited_for_in_vain(
-    api: Api, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from services.preprocess import diagnosis
-
-    monkeypatch.setattr(diagnosis, "HOST_DEADLINE", 1.0)
+def test_diagnose_names_each_check_and_a_host_without_worker_is_not_waited_for_in_vain(api: Api, store: Store) -> None:
+    began = time.monotonic()
     checks = api.jobs.Diagnose(pb.DiagnoseRequest(), timeout=LIMIT).checks
     found = {check.name: check for check in checks}
     assert [found[name].outcome for name in ("models_loaded", "redis_policy", "redis_aof", "store_writable")] == [
@@ -611,7 +607,8 @@ def test_diagnose_names_each_check_and_a_host_without_worker_is_not_waited_for_i
     ] * 4
     assert found["redis_clock"].outcome == "ok"
     assert (found["host_heartbeat"].outcome, found["host_heartbeat"].host) == ("warning", "gpu-a")
-    assert found["host_checks"].outcome == "skipped"
+    assert found["host_checks"].outcome == "warning"
+    assert time.monotonic() - began < 10  # a ticket that nobody takes would be waited for for 50 s
     assert all(check.hint for check in checks if check.outcome != "ok")
     said = refusal(lambda: api.jobs.Diagnose(pb.DiagnoseRequest(host="gpu-z"), timeout=LIMIT))
     assert said.code is grpc.StatusCode.NOT_FOUND

@@ -13,7 +13,15 @@ from google.rpc.status_pb2 import Status
 
 from services.preprocess import errors, refusals
 from services.preprocess.refusals import InvalidRequest, Violation
-from services.preprocess.status_table import HINTS, RETRY_SECONDS, STATUS, internal_status, rich_status, status_of
+from services.preprocess.status_table import (
+    HINTS,
+    RETRY_SECONDS,
+    STATUS,
+    internal_status,
+    rich_status,
+    status_of,
+    whole_sentence,
+)
 from services.store import errors as store
 
 ROOTS = (errors.PreprocessError, refusals.Refusal, store.StoreError)
@@ -92,3 +100,23 @@ def test_no_answer_outgrows_half_of_the_trailers(text: str, count: int, length: 
     assert 1 <= len(bad.field_violations) <= 50
     sent = len(base64.b64encode(status.SerializeToString())) + len(quote(status.message))
     assert sent < 8 * 1024
+
+
+@pytest.mark.parametrize(
+    ("said", "whole"),
+    [
+        ("there is no job job-1", "There is no job job-1."),
+        ("job job-1 is SUCCEEDED and can't become PAUSING", "Job job-1 is SUCCEEDED and can't become PAUSING."),
+        ("page_token 'x' was not given by this server", "page_token 'x' was not given by this server."),
+        ("s3://bucket/x holds no file a", "s3://bucket/x holds no file a."),
+        ("There is no host 'x'; ListHosts names them.", "There is no host 'x'; ListHosts names them."),
+        ("", "."),
+    ],
+)
+def test_remarks_of_the_store_reach_people_as_whole_sentences(said: str, whole: str) -> None:
+    assert whole_sentence(said) == whole
+    status = rich_status(store.NotFound(said), grpc.StatusCode.NOT_FOUND)
+    info = ErrorInfo()
+    assert status.message == whole
+    assert detail(status, info)
+    assert info.metadata["hint"].endswith(".")

@@ -72,3 +72,11 @@ def test_contents_that_are_not_text_give_no_text(tmp_path: Path) -> None:
     odd = tmp_path / "odd.jsonl"
     odd.write_text('{"messages": [{"role": "assistant", "content": null}, {"role": "tool", "content": [1]}]}\n\n')
     assert list(texts([odd])) == ["assistant\n", "tool\n"]
+
+
+def test_the_chat_template_prints_null_as_nothing_and_parts_as_their_text(tiny_model_dir: Path) -> None:  # noqa: F811
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    parts = [{"type": "text", "text": "two "}, {"type": "image"}, {"type": "text", "text": "parts"}]
+    said = [{"role": "user", "content": parts}, {"role": "assistant", "content": None}, {"role": "tool"}]
+    shown = "<|turn|>user\ntwo parts<|end|>\n<|turn|>assistant\n<|end|>\n<|turn|>tool\n<|end|>\n"
+    assert tokenizer.apply_chat_template(said, tokenize=False) == shown

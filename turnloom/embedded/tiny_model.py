@@ -25,10 +25,16 @@ INITIALIZER_RANGE = 0.1  # with the usual 0.02 LoRA learns nothing: its frozen b
 END_OF_TEXT, TURN, END_OF_TURN = "<|endoftext|>", "<|turn|>", "<|end|>"
 
 # Written by us. Rendering a conversation's beginning gives a beginning of its rendering, so that turns can be marked
-# by position; nothing is trimmed, and the role is text, so that any role renders.
+# by position; nothing is trimmed, and the role is text, so that any role renders. Content that is null is empty, and
+# of a list of parts the texts are printed.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
-    "{{ '<|turn|>' + message['role'] + '\\n' + message['content'] + '<|end|>\\n' }}"
+    "{{ '<|turn|>' + message['role'] + '\\n' }}"
+    "{%- if message['content'] is string -%}{{ message['content'] }}"
+    "{%- elif message['content'] -%}"
+    "{%- for part in message['content'] if part['text'] is string -%}{{ part['text'] }}{%- endfor -%}"
+    "{%- endif -%}"
+    "{{ '<|end|>\\n' }}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|turn|>assistant\\n' }}{%- endif -%}"
 )

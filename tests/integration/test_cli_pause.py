@@ -1,0 +1,57 @@
+"""A running job is paused and resumed from the command line, on a real worker and the fake TuFT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.store.records import JobState
+from tests.api_calls import TUFT_MODEL, Start
+from tests.cli_runs import turnloom, write_chats
+from tests.fakes.fake_tuft import FakeTuft
+from tests.trainer_stack import TrainerStack, wait_for
+
+if TYPE_CHECKING:  # the fixture gives it
+    from tests.redis_fixtures import RedisServer
+
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+
+
+@pytest.fixture
+def stack(tmp_path: Path, redis_server: RedisServer) -> Iterator[TrainerStack]:
+    redis_server.flush()
+    with FakeTuft(tmp_path / "tuft", model_name=TUFT_MODEL) as tuft:
+        made = TrainerStack(tmp_path, redis_server, tuft)
+        yield made
+        made.close()
+
+
+def test_a_running_job_is_paused_and_resumed_and_trains_each_step_once(
+    start_api: Start, stack: TrainerStack, tmp_path: Path
+) -> None:
+    address = start_api(stack.redis.url).address
+    stack.tuft.fault("forward_backward", "slow", ms=100)
+    stack.worker()
+    wait_for(lambda: bool(stack.store.hosts.list()), "the host's record")
+    chats = write_chats(tmp_path / "chats.jsonl", "hello", "good day", copies=12)
+    words = ("train", chats, "--steps", 20, "--batch-size", 4, "--rank", 4, "--checkpoint-every", 0)
+    job = turnloom(address, *words, "--detach", "--json").document["id"]
+    stack.wait_step(job, 3)
+    paused = turnloom(address, "pause", job)
+    assert (paused.code, paused.out) == (0, f"{job} PAUSING\n")
+    stack.wait(job, JobState.PAUSED)
+    (shown,) = turnloom(address, "jobs", "--state", "paused", "--json").document
+    at = shown["progress"]["step"]
+    assert 3 <= at < 20
+    stack.tuft.clear_faults()
+    resumed = turnloom(address, "resume", job)
+    assert (resumed.code, resumed.out) == (0, f"{job} QUEUED\n")
+    watched = turnloom(address, "watch", job)
+    assert watched.code == 0, watched.err
+    assert f"SUCCEEDED {job}: 20 of 20 steps" in watched.out
+    steps = turnloom(address, "steps", job, "--json").lines
+    assert [step["step"] for step in steps] == list(range(1, 21))
+    assert [step["attempt"] for step in steps] == [1] * at + [2] * (20 - at)
