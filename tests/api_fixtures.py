@@ -44,7 +44,7 @@ def start_api(model_folder: Path, loaded_model: Model, tmp_path: Path) -> Iterat
         load: Callable[[ModelEntry, Path], Model] | None = None,
         threads: int = 16,
         idle_seconds: float = 60.0,
-        source_roots: tuple[str, ...] = (),
+        **more: object,
     ) -> Api:
         entry = ModelEntry(name=MODEL, source=str(model_folder), tuft_model_name=TUFT_MODEL)
         registry = Registry([entry], tmp_path / "cache", load or (lambda _entry, _cache: loaded_model))
@@ -57,7 +57,7 @@ def start_api(model_folder: Path, loaded_model: Model, tmp_path: Path) -> Iterat
             drain_seconds=5,
             idle_seconds=idle_seconds,
             reflection=True,
-            source_roots=source_roots,
+            **more,  # type: ignore[arg-type]  # fields of ApiSettings
         )
         server = ApiServer(settings, registry, metrics)
         address = server.start()

@@ -18,8 +18,10 @@ NO_REDIS = 3  #: exit code: the worker can't begin without Redis
 
 def main(arguments: list[str]) -> int:
     """Run what the command line names; returns the exit code."""
-    options = _parser().parse_args(arguments)
     try:
+        if arguments[:1] == ["tokens"]:
+            return _tokens(arguments[1:])
+        options = _parser().parse_args(arguments)
         settings = _with_flags(read_settings(os.environ), options)
         log_to_stderr(settings.log_level)
         if options.command == "worker":
@@ -27,6 +29,13 @@ def main(arguments: list[str]) -> int:
         return _serve(settings, options.port_file)
     except BadSetting as error:
         return _say(error, USAGE_ERROR)
+
+
+def _tokens(arguments: list[str]) -> int:
+    # Imported here, for the worker needs no tokens.
+    from services.preprocess.token_commands import main as manage  # noqa: PLC0415
+
+    return manage(arguments)
 
 
 def _serve(settings: ApiSettings, port_file: Path | None) -> int:
@@ -58,7 +67,11 @@ def _say(error: Exception, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m services.preprocess", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m services.preprocess",
+        description=__doc__,
+        epilog="`python -m services.preprocess tokens --help`: bearer tokens.",
+    )
     parser.add_argument("command", nargs="?", choices=("serve", "worker"), default="serve")
     parser.add_argument("--address", type=_address, help="HOST:PORT of gRPC; port 0: a free one")
     parser.add_argument("--port-file", type=Path, help="file that gets one JSON line with the bound address")

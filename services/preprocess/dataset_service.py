@@ -22,7 +22,7 @@ from services.preprocess.examples import Preprocessed
 from services.preprocess.issue_wire import violation
 from services.preprocess.options_wire import options, options_to_json
 from services.preprocess.refusals import InvalidRequest, Violation
-from services.preprocess.rpc import Kind, Rpc
+from services.preprocess.rpc import Call, Kind, Rpc
 from services.preprocess.runner import Plan, Result, Runner
 from services.preprocess.settings import ApiSettings
 from services.preprocess.source_wire import source
@@ -59,12 +59,13 @@ class DatasetService(DatasetServiceServicer):
             plan = self._runner.plan(asked.options.model, options(asked.options, "header.options"))
             if asked.HasField("source"):
                 _refuse_more(messages)
-                return self._from_source(asked, plan, on_bad)
+                return self._from_source(asked, plan, on_bad, call.caller.name)
             store = self._backing.store()  # refuse before the upload, not after it
             options_json = canonical_json(options_to_json(plan.options, plan.name))
             digest = _header_digest(asked)
             with DatasetWriter(self._settings.store_url, options_json) as writer:
                 build = DatasetBuild(writer)
+                size = limits.DatasetSize(self._settings.max_dataset_conversations, self._settings.max_dataset_bytes)
                 ended = False
                 for part, message in chunks(messages, "header"):
                     refuse_after_end(ended, part)
@@ -74,6 +75,8 @@ class DatasetService(DatasetServiceServicer):
                         continue
                     sent = message.chunk.conversations
                     check_batch(len(sent), part.field("conversations"))
+                    size.add(len(sent), message.ByteSize(), part.field("conversations"))
+                    call.spend(len(sent))
                     for item in sent:
                         digest.update(_framed(item))
                     results = self._runner.run(plan, conversations(sent))
@@ -83,21 +86,24 @@ class DatasetService(DatasetServiceServicer):
                     self._rpc.refuse_left(context)
                     refuse_endless()
                 content = digest.hexdigest()
-                known = store.datasets.find_request("", asked.request_id, content) if asked.request_id else None
+                owner = call.caller.name
+                known = store.datasets.find_request(owner, asked.request_id, content) if asked.request_id else None
                 if known is not None:
                     return pb.CreateDatasetResponse(dataset=dataset(known), deduplicated=True)
                 _refuse_empty(build)
-                record = build.record(_begun(asked, plan, options_json), writer.commit())
+                record = build.record(_begun(asked, plan, options_json, owner), writer.commit())
             created = store.datasets.create(record, request_id=asked.request_id, content_hash=content)
             return pb.CreateDatasetResponse(dataset=dataset(created.dataset), deduplicated=created.deduplicated)
 
-    def _from_source(self, asked: pb.CreateDatasetHeader, plan: Plan, on_bad: BadRows) -> pb.CreateDatasetResponse:
+    def _from_source(
+        self, asked: pb.CreateDatasetHeader, plan: Plan, on_bad: BadRows, owner: str
+    ) -> pb.CreateDatasetResponse:
         """CREATING at once; workers do the rest. It is announced before its record, so that no crash loses it."""
         chosen = source(asked.source, on_bad is BadRows.SKIP, self._settings.source_roots)
         store = self._backing.store()
         work = DatasetWork(store.redis, self._settings.shard_lease)
         options_json = canonical_json(options_to_json(plan.options, plan.name))
-        record = replace(_begun(asked, plan, options_json), source=chosen)
+        record = replace(_begun(asked, plan, options_json, owner), source=chosen)
         announce(work, record.id)
         content = _header_digest(asked).hexdigest()
         created = store.datasets.create(record, request_id=asked.request_id, content_hash=content)
@@ -107,15 +113,17 @@ class DatasetService(DatasetServiceServicer):
 
     def GetDataset(self, request: pb.GetDatasetRequest, context: grpc.ServicerContext) -> pb.GetDatasetResponse:
         """One record."""
-        with self._rpc.unary(context, NAME, "GetDataset"):
-            return pb.GetDatasetResponse(dataset=dataset(self._backing.store().datasets.get(request.id)))
+        with self._rpc.unary(context, NAME, "GetDataset") as call:
+            return pb.GetDatasetResponse(dataset=dataset(self._seen(call, request.id)))
 
     def ListDatasets(self, request: pb.ListDatasetsRequest, context: grpc.ServicerContext) -> pb.ListDatasetsResponse:
         """A page, newest first."""
-        with self._rpc.unary(context, NAME, "ListDatasets"):
+        with self._rpc.unary(context, NAME, "ListDatasets") as call:
             size = limits.page_size(request.page_size)
             state = state_filter(request.state)
-            page = self._backing.store().datasets.list(page_size=size, page_token=request.page_token, state=state)
+            page = self._backing.store().datasets.list(
+                page_size=size, page_token=request.page_token, state=state, owner=call.caller.only
+            )
             return pb.ListDatasetsResponse(
                 datasets=[dataset(record) for record in page.items], next_page_token=page.next_page_token
             )
@@ -124,8 +132,8 @@ class DatasetService(DatasetServiceServicer):
         self, request: pb.DeleteDatasetRequest, context: grpc.ServicerContext
     ) -> pb.DeleteDatasetResponse:
         """The record first; the file only when no other record has its content."""
-        with self._rpc.unary(context, NAME, "DeleteDataset"):
-            uri = self._backing.store().datasets.delete(request.id)
+        with self._rpc.unary(context, NAME, "DeleteDataset") as call:
+            uri = self._backing.store().datasets.delete(self._owned(call, request.id))
             if uri:
                 remove(uri)
             return pb.DeleteDatasetResponse()
@@ -135,7 +143,7 @@ class DatasetService(DatasetServiceServicer):
     ) -> Iterator[pb.DownloadDatasetResponse]:
         """Rows from start_row on, about 1 MiB a message."""
         with self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "DownloadDataset") as call:
-            record = ready(self._backing.store().datasets.get(request.id))
+            record = ready(self._seen(call, request.id))
             if request.start_row > record.examples:
                 sentence = f"is {request.start_row}; the dataset has {record.examples} rows."
                 raise InvalidRequest([Violation("start_row", sentence)])
@@ -151,7 +159,11 @@ class DatasetService(DatasetServiceServicer):
         self, request: pb.WatchDatasetRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WatchDatasetResponse]:
         """The record whenever it changes; ends with the final one."""
-        with self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "WatchDataset"), self._rpc.stopping(context) as stop:
+        with (
+            self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "WatchDataset") as call,
+            self._rpc.stopping(context) as stop,
+        ):
+            self._seen(call, request.id)
             for record in self._backing.store().datasets.watch(request.id, stop=stop):
                 yield pb.WatchDatasetResponse(dataset=dataset(record))
             self._rpc.refuse_draining()
@@ -160,10 +172,22 @@ class DatasetService(DatasetServiceServicer):
         self, request: pb.CancelDatasetRequest, context: grpc.ServicerContext
     ) -> pb.CancelDatasetResponse:
         """Stop what is still being made."""
-        with self._rpc.unary(context, NAME, "CancelDataset"):
+        with self._rpc.unary(context, NAME, "CancelDataset") as call:
             datasets = self._backing.store().datasets
-            datasets.cancel(request.id)
+            datasets.cancel(self._owned(call, request.id))
             return pb.CancelDatasetResponse(dataset=dataset(datasets.get(request.id)))
+
+    def _seen(self, call: Call, dataset_id: str) -> DatasetRecord:
+        """The record, if the caller may look at it."""
+        record = self._backing.store().datasets.get(dataset_id)
+        call.caller.check_look(f"Dataset {record.id!r}", record.owner)
+        return record
+
+    def _owned(self, call: Call, dataset_id: str) -> str:
+        """The id, if the caller may change what it names."""
+        record = self._backing.store().datasets.get(dataset_id)
+        call.caller.check_change(f"Dataset {record.id!r}", record.owner)
+        return record.id
 
 
 def _refuse_more(messages: Iterator[pb.CreateDatasetRequest]) -> None:
@@ -217,9 +241,10 @@ def _refuse_empty(build: DatasetBuild) -> None:
         raise InvalidRequest([Violation("chunk.conversations", f"{said}; a dataset needs at least one example.")])
 
 
-def _begun(asked: pb.CreateDatasetHeader, plan: Plan, options_json: str) -> DatasetRecord:
+def _begun(asked: pb.CreateDatasetHeader, plan: Plan, options_json: str, owner: str) -> DatasetRecord:
     return DatasetRecord(
         id=new_id("ds"),
+        owner=owner,
         options_json=options_json,
         display_name=asked.display_name,
         model=plan.name,

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.preprocess.auth import Caller
 from services.preprocess.dataset_states import ready
 from services.preprocess.estimate import Cost, Epoch, cost, epoch, known_rate
 from services.preprocess.limits import Violations
 from services.preprocess.refusals import ModelNotServed
 from services.preprocess.registry import Registry
-from services.store.records import CheckpointRecord, Hyperparameters, JobSpec, StartFrom
+from services.store.records import CheckpointRecord, DatasetRecord, Hyperparameters, JobSpec, StartFrom
 from services.store.store import Store
 
 RATE_JOBS = 100  #: newest jobs looked at for a rate
@@ -43,19 +44,19 @@ class Checked:
     cost: Cost
 
 
-def check(draft: Draft, registry: Registry, store: Store) -> Checked:
+def check(draft: Draft, registry: Registry, store: Store, caller: Caller) -> Checked:
     """Hold a draft against models, datasets, checkpoints and hosts.
 
     Raises:
         UnknownModel, Loading, ModelNotServed: the model.
-        NotFound, WrongState: a dataset, a job or a checkpoint.
+        NotFound, WrongState, NotPermitted: a dataset, a job or a checkpoint.
         InvalidRequest: things that do not fit together.
     """
     model = registry.get(draft.model)
     entry = registry.entries[draft.model]
     chosen = draft.hyperparameters
-    training = ready(store.datasets.get(draft.training_dataset))
-    test = ready(store.datasets.get(draft.test_dataset)) if draft.test_dataset else None
+    training = _dataset(store, draft.training_dataset, caller)
+    test = _dataset(store, draft.test_dataset, caller) if draft.test_dataset else None
     violations = Violations()
     for name, record in (("training_dataset", training), ("test_dataset", test)):
         if record is not None and record.tokenizer_sha256 != model.tokenizer_sha256:
@@ -72,7 +73,7 @@ def check(draft: Draft, registry: Registry, store: Store) -> Checked:
             "hyperparameters.max_length",
             f"is {chosen.max_length}; it leaves no row of {training.id!r} a trained token. Give a larger one.",
         )
-    origin = _origin(draft, entry.tuft_model, store, violations)
+    origin = _origin(draft, entry.tuft_model, store, caller, violations)
     violations.refuse()
     host = _host(draft, entry.tuft_model, origin, store)
     spec = JobSpec(
@@ -84,6 +85,7 @@ def check(draft: Draft, registry: Registry, store: Store) -> Checked:
         metadata=dict(draft.metadata),
         host=draft.host,
         start_from=draft.start_from,
+        owner=caller.name,
     )
     rate = known_rate(store.jobs.list(page_size=RATE_JOBS).items, entry.tuft_model, host)
     return Checked(spec, host, one, cost(one, chosen, rate))
@@ -97,12 +99,20 @@ class _Origin:
     host: str  #: where its files lie if they are not in the store
 
 
-def _origin(draft: Draft, tuft_model: str, store: Store, violations: Violations) -> _Origin | None:
+def _dataset(store: Store, dataset_id: str, caller: Caller) -> DatasetRecord:
+    """A dataset that is READY and that the caller may look at: training on it shows what is in it."""
+    record = store.datasets.get(dataset_id)
+    caller.check_look(f"Dataset {record.id!r}", record.owner)
+    return ready(record)
+
+
+def _origin(draft: Draft, tuft_model: str, store: Store, caller: Caller, violations: Violations) -> _Origin | None:
     """The checkpoint of start_from; its adapter must have the same shape, for it is loaded into the job's own."""
     wanted = draft.start_from
     if wanted is None:
         return None
     job = store.jobs.get(wanted.job)
+    caller.check_look(f"Job {job.id!r}", job.spec.owner)
     checkpoint = store.ledger.checkpoint(wanted.job, wanted.checkpoint)
     if job.spec.tuft_model != tuft_model:
         violations.add("start_from.job", f"trained {job.spec.model!r}; its checkpoints do not fit {draft.model!r}.")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from services.preprocess import sandbox
-from services.preprocess.refusals import InvalidRequest, Violation
+from services.preprocess.refusals import InvalidRequest, TooLarge, Violation
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  #: of one gRPC message, both directions
 MAX_BATCH: Final = 512  #: conversations in one request or chunk
@@ -24,6 +24,28 @@ MAX_LABELS: Final = 32
 MAX_LABEL_BYTES: Final = 256
 MAX_PAGE: Final = 1_000
 DEFAULT_PAGE: Final = 100
+
+
+class DatasetSize:
+    """How large a dataset has become while it arrives."""
+
+    def __init__(self, max_conversations: int, max_bytes: int) -> None:
+        """Begin with nothing. max_bytes: of the messages that bring the conversations."""
+        self._conversations, self._max_conversations = 0, max_conversations
+        self._bytes, self._max_bytes = 0, max_bytes
+
+    def add(self, conversations: int, size: int, field: str) -> None:
+        """Count one chunk of `size` bytes.
+
+        Raises:
+            TooLarge: it is one too many.
+        """
+        self._conversations += conversations
+        self._bytes += size
+        if self._conversations > self._max_conversations:
+            raise TooLarge(field, f"brings more than the {self._max_conversations} conversations that a dataset takes.")
+        if self._bytes > self._max_bytes:
+            raise TooLarge(field, f"brings more than the {self._max_bytes} bytes that a dataset takes.")
 
 
 class Violations:

@@ -70,6 +70,7 @@ class PreprocessService(PreprocessServiceServicer):
         with self._rpc.unary(context, NAME, "Preprocess") as call:
             plan = self._plan(request.options)
             check_batch(len(request.conversations), "conversations")
+            call.spend(len(request.conversations))
             call.notes["conversations"] = len(request.conversations)
             results = self._runner.run(plan, conversations(request.conversations))
             if not request.skip_bad:
@@ -92,6 +93,7 @@ class PreprocessService(PreprocessServiceServicer):
             for part, message in chunks(messages, "options"):
                 sent = message.chunk.conversations
                 check_batch(len(sent), part.field("conversations"))
+                call.spend(len(sent))
                 results = self._runner.run(plan, conversations(sent))
                 yield pb.StreamPreprocessResponse(
                     batch=token_batch(rows_of(seen, results)),
@@ -106,7 +108,8 @@ class PreprocessService(PreprocessServiceServicer):
         self, request: pb.PreviewConversationRequest, context: grpc.ServicerContext
     ) -> pb.PreviewConversationResponse:
         """One conversation, token by token."""
-        with self._rpc.unary(context, NAME, "PreviewConversation"):
+        with self._rpc.unary(context, NAME, "PreviewConversation") as call:
+            call.spend(1)
             plan = self._plan(request.options)
             try:
                 shown = preview(conversation(request.conversation), plan.options, plan.model)
@@ -131,6 +134,7 @@ class PreprocessService(PreprocessServiceServicer):
             for part, message in chunks(messages, "options"):
                 sent = message.test_chunk if part.kind == "test_chunk" else message.chunk
                 check_batch(len(sent.conversations), part.field("conversations"))
+                call.spend(len(sent.conversations))
                 run.add(sent.conversations, "test" if part.kind == "test_chunk" else "train")
                 call.notes["conversations"] = run.conversations
             return run.response()

@@ -5,7 +5,13 @@ Refusal
 ├── UnknownModel       no model of that name is served
 ├── ModelNotServed     the model is configured and could not be loaded, or no host trains it
 ├── WrongState         the thing exists and its state forbids the call
+├── Unauthenticated    no token, or none that is known
+├── NotPermitted       the token has not the scope, or the thing is somebody else's
+├── TokensUnreadable   the file of tokens can't be read, so nobody can be known
+├── TooManyCalls       every place for a call is taken
 ├── TooManyStreams     every slot for long calls is taken
+├── RateExceeded       more conversations a second than one token may send
+├── TooLarge           a batch or dataset is over its limit
 ├── Stalled            the client of a stream sent nothing for too long
 ├── ClientLeft         the client cancelled its call
 ├── Loading            models are still being loaded
@@ -65,6 +71,44 @@ class ModelNotServed(Refusal):
 
 class WrongState(Refusal):
     """The thing exists, but not in a state that allows the call."""
+
+
+class Unauthenticated(Refusal):
+    """Nobody is known by what the call brought; the sentence never repeats it."""
+
+
+class NotPermitted(Refusal):
+    """The caller is known and may not do this."""
+
+
+class TokensUnreadable(Refusal):
+    """The file of tokens was changed into one that can't be read."""
+
+    def __init__(self) -> None:
+        super().__init__("The server can't read its file of tokens; its log says why, and its operator must repair it.")
+
+
+class TooManyCalls(Refusal):
+    """Every place for a call is taken."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"All {limit} places for calls are taken; try again in a moment.")
+
+
+class RateExceeded(Refusal):
+    """More conversations a second than one token may send."""
+
+    def __init__(self, rate: float, wait: float) -> None:
+        super().__init__(f"More than {rate:g} conversations a second came with this token; wait {wait:.1f} s.")
+        self.wait = wait  #: seconds after which the same call passes, if nothing else is sent
+
+
+class TooLarge(Refusal):
+    """A batch or dataset is over its limit: the same again will not pass, less will."""
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}")
+        self.violation = Violation(field, description)
 
 
 class TooManyStreams(Refusal):

@@ -6,22 +6,27 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final, TypeAlias, TypeVar
 
 import grpc
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from services.preprocess.auth import CALLER, Caller
 from services.preprocess.metrics import RpcMetrics
+from services.preprocess.rate import Rates
 from services.preprocess.refusals import ClientLeft, Draining, Stalled, TooManyStreams
 from services.preprocess.status_table import internal_status, rich_status, status_of
 
 LOG = logging.getLogger("turnloom.api")
 M = TypeVar("M")
+Notes: TypeAlias = dict[str, str | int | float]
+PACE_SECONDS: Final = 30.0  #: that a stream is held back at once to keep its caller's rate; unary calls are refused
 CANCELLATION_SECONDS: Final = 0.2  #: in which news of a cancellation follow the end of its messages
 
 
@@ -34,18 +39,30 @@ class Kind(Enum):
     BIDI_STREAM = "bidi_stream"
 
 
+#: Kind by whether the request and the response are streams.
+KINDS: Final = {
+    (False, False): Kind.UNARY,
+    (True, False): Kind.CLIENT_STREAM,
+    (False, True): Kind.SERVER_STREAM,
+    (True, True): Kind.BIDI_STREAM,
+}
+
+
 @dataclass(slots=True)
 class Call:
     """One running RPC; a servicer may add counts to its log line, never text of users."""
 
-    notes: dict[str, str | int | float] = field(default_factory=dict)
+    caller: Caller
+    spend: Callable[[int], None]  #: takes conversations from the caller's rate: waits in streams, else RateExceeded
+    notes: Notes
 
 
 class Rpc:
     """Shared by all servicers of one server."""
 
-    def __init__(self, metrics: RpcMetrics, max_streams: int, idle_seconds: float) -> None:
+    def __init__(self, metrics: RpcMetrics, rates: Rates, max_streams: int, idle_seconds: float) -> None:
         self._metrics = metrics
+        self._rates = rates
         self._idle_seconds = idle_seconds
         self._max_streams = max_streams
         self._streams = threading.BoundedSemaphore(max_streams)
@@ -135,61 +152,86 @@ class Rpc:
     @contextmanager
     def unary(self, context: grpc.ServicerContext, service: str, method: str) -> Iterator[Call]:
         """Answer for one short call."""
-        with self._call(context, Kind.UNARY, service, method) as call:
-            yield call
+        with self._answering(context, Kind.UNARY, f"turnloom.v1.{service}", method) as notes:
+            yield self._call(context, notes, patience=0.0)
+
+    @contextmanager
+    def refusing(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[None]:
+        """Answer for a call that is refused before its servicer is asked; `service` with its package."""
+        with self._answering(context, kind, service, method):
+            yield
 
     @contextmanager
     def stream(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[Call]:
         """Answer for one long call, which holds a thread: at most max_streams of them run at once."""
-        with self._call(context, kind, service, method) as call:
+        with self._answering(context, kind, f"turnloom.v1.{service}", method) as notes:
             if not self._streams.acquire(blocking=False):
                 raise TooManyStreams(self._max_streams)
             try:
-                yield call
+                yield self._call(context, notes, patience=PACE_SECONDS)
             finally:
                 self._streams.release()
 
+    def _call(self, context: grpc.ServicerContext, notes: Notes, patience: float) -> Call:
+        caller = CALLER.get()
+        if caller.name:
+            notes["token"] = caller.name
+        return Call(caller, partial(self._spend, context, caller.name, patience), notes)
+
+    def _spend(self, context: grpc.ServicerContext, caller: str, patience: float, conversations: int) -> None:
+        """Hold a stream back until its caller's rate allows more; gRPC's flow control holds the client back.
+
+        Raises:
+            RateExceeded: it would take longer than `patience` seconds.
+            Draining, ClientLeft: while waiting.
+        """
+        wait = self._rates.take(caller, conversations, patience)
+        if wait:
+            with self.stopping(context) as stop:
+                if stop.wait(wait):
+                    self.refuse_draining()
+                    raise ClientLeft
+
     @contextmanager
-    def _call(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[Call]:
-        labels = (kind.value, f"turnloom.v1.{service}", method)
+    def _answering(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[Notes]:
+        labels = (kind.value, service, method)
         self._metrics.started.labels(*labels).inc()
         began = time.perf_counter()
-        call = Call()
+        notes: Notes = {}
         code = grpc.StatusCode.OK
         try:
             if self.draining:
                 raise Draining
-            yield call
+            yield notes
             if not context.is_active():  # a watch ends in order when its client leaves; nobody got its answer
                 code = grpc.StatusCode.CANCELLED
         except GeneratorExit:  # the client left a server stream: gRPC drops the generator
             code = grpc.StatusCode.CANCELLED
             raise
         except Exception as error:
-            code, answer = self._answer(error, context, labels, call)
+            code, answer = self._answer(error, context, labels, notes)
             context.abort_with_status(rpc_status.to_status(answer))
         finally:
             seconds = time.perf_counter() - began
             self._metrics.handled.labels(*labels, code.name).inc()
             self._metrics.seconds.labels(*labels).observe(seconds)
-            LOG.info(
-                "rpc", extra={"service": service, "method": method, "code": code.name, "seconds": seconds, **call.notes}
-            )
+            short = service.removeprefix("turnloom.v1.")
+            LOG.info("rpc", extra={"service": short, "method": method, "code": code.name, "seconds": seconds, **notes})
 
     @staticmethod
     def _answer(
-        error: Exception, context: grpc.ServicerContext, labels: tuple[str, str, str], call: Call
+        error: Exception, context: grpc.ServicerContext, labels: tuple[str, str, str], notes: Notes
     ) -> tuple[grpc.StatusCode, Status]:
-        """Status for a foreseen error; anything else is logged whole under an id and answered with that id."""
+        """Status for a foreseen error; anything else is logged under an id, which is the answer."""
         code = status_of(error)
         if code is not None:
-            call.notes["error"] = type(error).__name__
+            notes["error"] = type(error).__name__
             return code, rich_status(error, code)
         if not context.is_active():  # reading from a client that left raises whatever gRPC raises
             return grpc.StatusCode.CANCELLED, Status(
                 code=grpc.StatusCode.CANCELLED.value[0], message="The client left."
             )
         error_id = secrets.token_hex(6)
-        call.notes["error_id"] = error_id
+        notes["error_id"] = error_id
         LOG.error("unforeseen error", exc_info=error, extra={"error_id": error_id, "method": labels[2]})
         return grpc.StatusCode.INTERNAL, internal_status(error_id)

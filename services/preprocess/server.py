@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Final
 
@@ -14,11 +13,15 @@ from grpc_reflection.v1alpha import reflection
 
 from services.preprocess import dataset_service, limits, preprocess_service, training_service
 from services.preprocess.backing import Backing
+from services.preprocess.guard import CountedPool, Guard
 from services.preprocess.metrics import ApiMetrics
+from services.preprocess.rate import Rates
 from services.preprocess.registry import Registry
 from services.preprocess.rpc import Rpc
 from services.preprocess.runner import Runner
 from services.preprocess.settings import ApiSettings
+from services.preprocess.tls import server_credentials, tls_files
+from services.preprocess.tokens import TokenBook
 from services.store.errors import StoreError
 from services.store.store import open_store
 from turnloom.v1 import datasets_pb2, preprocess_pb2, training_pb2
@@ -57,11 +60,20 @@ class ApiServer:
         self._backing = Backing(
             lambda: open_store(settings.redis_url, settings.store_url, socket_timeout=REDIS_SECONDS)
         )
-        self._rpc = Rpc(metrics.rpc, settings.max_streams, settings.idle_seconds)
+        self._tls = tls_files(settings)
+        book = None if settings.tokens is None else TokenBook(settings.tokens)
+        rates = Rates(settings.rate if book else 0.0, at_least=limits.MAX_BATCH)
+        self._rpc = Rpc(metrics.rpc, rates, settings.max_streams, settings.idle_seconds)
         self._ended = threading.Event()
         self._looking = threading.Lock()
-        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="rpc")
-        self._server = grpc.server(self._pool, options=OPTIONS, maximum_concurrent_rpcs=4 * settings.threads)
+        self._pool = CountedPool(settings.threads)
+        self._guard = Guard(self._rpc, book, self._pool, settings.max_calls)
+        self._server = grpc.server(
+            self._pool,
+            interceptors=[self._guard],
+            options=OPTIONS,
+            maximum_concurrent_rpcs=2 * settings.max_calls,  # the guard refuses first; here are those being refused
+        )
         runner = Runner(registry, metrics.preprocess)
         add_PreprocessServiceServicer_to_server(
             preprocess_service.PreprocessService(self._rpc, registry, runner), self._server
@@ -89,7 +101,7 @@ class ApiServer:
         """
         host = self._settings.address.rpartition(":")[0]
         try:
-            port = self._server.add_insecure_port(self._settings.address)
+            port = self._listen()
         except RuntimeError as error:
             raise AddressTaken(
                 f"TURNLOOM_ADDRESS {self._settings.address} can't be listened on; another process may have it."
@@ -98,6 +110,22 @@ class ApiServer:
         threading.Thread(target=self._load, name="load-models", daemon=True).start()
         threading.Thread(target=self._watch_health, name="health", daemon=True).start()
         return f"{host}:{port}"
+
+    def _listen(self) -> int:
+        """The bound port, with TLS where there are files for it. What is not protected is said aloud."""
+        if self._settings.tokens is None:
+            LOG.warning(
+                "TURNLOOM_TOKENS is not set: whoever reaches this address may do everything",
+                extra={"address": self._settings.address},
+            )
+        elif self._tls is None:
+            LOG.warning(
+                "TURNLOOM_TLS_CERT is not set: tokens and conversations travel unencrypted",
+                extra={"address": self._settings.address},
+            )
+        if self._tls is None:
+            return int(self._server.add_insecure_port(self._settings.address))
+        return int(self._server.add_secure_port(self._settings.address, server_credentials(self._tls)))
 
     def _load(self) -> None:
         self._registry.load()
@@ -135,6 +163,7 @@ class ApiServer:
         self._ended.set()
         self._server.stop(self._settings.drain_seconds).wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._guard.close()
         with self._looking:  # a look at Redis in progress ends with its own deadline
             self._backing.close()
 

@@ -33,6 +33,14 @@ class ApiSettings:
     idle_seconds: float = 300.0  #: after which a stream that sends nothing is ended
     source_roots: tuple[str, ...] = ()  #: absolute folders and fsspec URLs below which named sources may lie
     shard_lease: float = 15.0  #: seconds after which a silent worker has lost its shard of a dataset
+    tokens: Path | None = None  #: file of bearer tokens; None: everybody may do everything
+    tls_cert: Path | None = None  #: PEM of the server's certificate chain; with tls_key: TLS, else plain text
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None  #: PEM of authorities; clients must show a certificate of one of them (mTLS)
+    max_calls: int = 256  #: that run or wait for a thread at once
+    rate: float = 5_000.0  #: conversations per second and token, 0: no limit; without tokens there is none
+    max_dataset_conversations: int = 10_000_000  #: of one dataset
+    max_dataset_bytes: int = 64 * 2**30  #: of the messages that bring one dataset
     log_level: str = "info"
 
     @property
@@ -75,6 +83,16 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
             "SOURCE_ROOTS", default.source_roots, _roots, "absolute folders and URLs separated by commas"
         ),
         shard_lease=value("SHARD_LEASE", default.shard_lease, _lease, "a number of seconds from 0.1 to 3600"),
+        tokens=value("TOKENS", default.tokens, Path, "a path"),
+        tls_cert=value("TLS_CERT", default.tls_cert, Path, "a path"),
+        tls_key=value("TLS_KEY", default.tls_key, Path, "a path"),
+        tls_client_ca=value("TLS_CLIENT_CA", default.tls_client_ca, Path, "a path"),
+        max_calls=value("MAX_CALLS", default.max_calls, _calls, "a number from 4 to 10000"),
+        rate=value("RATE", default.rate, _rate, "a number of conversations a second, 0 for no limit"),
+        max_dataset_conversations=value(
+            "MAX_DATASET_CONVERSATIONS", default.max_dataset_conversations, _count, "a number from 1 to 4294967295"
+        ),
+        max_dataset_bytes=value("MAX_DATASET_BYTES", default.max_dataset_bytes, _size, "a number of bytes, 1 or more"),
         log_level=value("LOG_LEVEL", default.log_level, _level, "debug, info, warning or error"),
     )
 
@@ -105,6 +123,30 @@ def _metrics_port(text: str) -> int:
 
 def _threads(text: str) -> int:
     if not 4 <= int(text) <= 1000:
+        raise ValueError(text)
+    return int(text)
+
+
+def _calls(text: str) -> int:
+    if not 4 <= int(text) <= 10_000:
+        raise ValueError(text)
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    if not 0 <= float(text) < float("inf"):
+        raise ValueError(text)
+    return float(text)
+
+
+def _count(text: str) -> int:
+    if not 1 <= int(text) < 2**32:  # rows name their conversation in 32 bits
+        raise ValueError(text)
+    return int(text)
+
+
+def _size(text: str) -> int:
+    if int(text) < 1:
         raise ValueError(text)
     return int(text)
 

@@ -6,6 +6,7 @@ trying again helps, google.rpc.RetryInfo. Trailers hold 16 KiB, and gRPC begins 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -32,7 +33,13 @@ STATUS: Final[dict[type[Exception], grpc.StatusCode]] = {
     refusals.UnknownModel: grpc.StatusCode.NOT_FOUND,
     refusals.ModelNotServed: grpc.StatusCode.FAILED_PRECONDITION,
     refusals.WrongState: grpc.StatusCode.FAILED_PRECONDITION,
+    refusals.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    refusals.NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
+    refusals.TokensUnreadable: grpc.StatusCode.UNAVAILABLE,
+    refusals.TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
     refusals.TooManyStreams: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    refusals.RateExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    refusals.TooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     refusals.Stalled: grpc.StatusCode.CANCELLED,
     refusals.ClientLeft: grpc.StatusCode.CANCELLED,
     refusals.Loading: grpc.StatusCode.UNAVAILABLE,
@@ -61,6 +68,8 @@ HINTS: Final[dict[type[Exception], str]] = {
     refusals.Loading: "Wait until grpc.health.v1 says SERVING for turnloom.v1.PreprocessService.",
     refusals.NotBuiltYet: "See the CHANGELOG for what each version answers.",
     refusals.UnknownModel: "List the served models with `turnloom models`.",
+    refusals.Unauthenticated: "Tokens are made with `python -m services.preprocess tokens create` on the server.",
+    refusals.TooLarge: "Send less at once; GetServerInfo has the limits of messages and batches.",
     store.RedisUnavailable: "Check that Redis runs and is what TURNLOOM_REDIS_URL names; nothing needs to be undone.",
     store.StoreUnavailable: "Check TURNLOOM_STORE_URL and its credentials.",
     store.StoreFull: "Free space in the store, or delete datasets and jobs.",
@@ -76,12 +85,16 @@ HINTS: Final[dict[type[Exception], str]] = {
     store.Corrupt: "The file in the store was changed or damaged; make it again.",
     store.OutOfRange: "Watch from the beginning with an empty start_event_id.",
 }
+#: When to try again. 0: at once, but with less. RateExceeded says it itself.
 RETRY_SECONDS: Final[dict[type[Exception], int]] = {
     refusals.Loading: 2,
     refusals.Draining: 2,
     store.RedisUnavailable: 5,
     store.StoreUnavailable: 5,
+    refusals.TokensUnreadable: 5,
+    refusals.TooManyCalls: 1,
     refusals.TooManyStreams: 5,
+    refusals.TooLarge: 0,
 }
 
 
@@ -99,6 +112,8 @@ def violations_of(error: Exception) -> Sequence[Violation]:
     """The fields that an error names."""
     if isinstance(error, refusals.InvalidRequest):
         return error.violations
+    if isinstance(error, refusals.TooLarge):
+        return (error.violation,)
     if isinstance(error, errors.InvalidOption):  # wrong for every conversation, so the whole call ends with it
         return (Violation(f"options.{error.field}" if error.field else "options", str(error)),)
     return ()
@@ -113,7 +128,7 @@ def rich_status(error: Exception, code: grpc.StatusCode) -> Status:
     if hint := HINTS.get(type(error)):
         info.metadata["hint"] = hint
     details: list[AnyMessage] = [_packed(info)]
-    retry = RETRY_SECONDS.get(type(error))
+    retry = math.ceil(error.wait) if isinstance(error, refusals.RateExceeded) else RETRY_SECONDS.get(type(error))
     if retry is not None:
         details.append(_packed(RetryInfo(retry_delay=Duration(seconds=retry))))
     said = whole_sentence(str(error)) if isinstance(error, store.StoreError) else str(error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn, Protocol, TypeVar
 
 from services.preprocess.limits import MAX_BATCH
-from services.preprocess.refusals import InvalidRequest, Violation
+from services.preprocess.refusals import InvalidRequest, TooLarge, Violation
 
 
 class Payload(Protocol):
@@ -67,10 +67,14 @@ def check_batch(count: int, field: str) -> None:
     """Refuse a request or chunk without conversations or with too many.
 
     Raises:
-        InvalidRequest
+        InvalidRequest: none.
+        TooLarge: too many.
     """
-    if not 1 <= count <= MAX_BATCH:
-        raise InvalidRequest([Violation(field, f"holds {count} conversations; 1 to {MAX_BATCH} are taken at once.")])
+    sentence = f"holds {count} conversations; 1 to {MAX_BATCH} are taken at once."
+    if count > MAX_BATCH:
+        raise TooLarge(field, sentence)
+    if not count:
+        raise InvalidRequest([Violation(field, sentence)])
 
 
 def refuse_endless() -> NoReturn:

@@ -17,7 +17,7 @@ from services.preprocess.job_checks import Checked, check
 from services.preprocess.job_request_wire import content_hash, draft, states
 from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation
 from services.preprocess.registry import Registry
-from services.preprocess.rpc import Kind, Rpc
+from services.preprocess.rpc import Call, Kind, Rpc
 from services.store.errors import IllegalEdge
 from services.store.events import Entry
 from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobState, StepRecord
@@ -47,10 +47,10 @@ class FineTuningService(FineTuningServiceServicer):
             content = content_hash(request)
             known = None
             if request.request_id and not request.validate_only:
-                known = store.jobs.find_request("", request.request_id, content)
+                known = store.jobs.find_request(call.caller.name, request.request_id, content)
             if known is not None and known.state is not JobState.VALIDATING:
                 return pb.CreateJobResponse(job=job_wire.job(known), deduplicated=True)
-            checked = check(asked, self._registry, store)
+            checked = check(asked, self._registry, store, call.caller)
             if request.validate_only:
                 return pb.CreateJobResponse(job=job_wire.job(_would_be(checked)), estimate=_estimate(checked.cost))
             created = store.jobs.create(
@@ -65,16 +65,20 @@ class FineTuningService(FineTuningServiceServicer):
 
     def GetJob(self, request: pb.GetJobRequest, context: grpc.ServicerContext) -> pb.GetJobResponse:
         """One job."""
-        with self._rpc.unary(context, NAME, "GetJob"):
-            return pb.GetJobResponse(job=job_wire.job(self._backing.store().jobs.get(request.id)))
+        with self._rpc.unary(context, NAME, "GetJob") as call:
+            return pb.GetJobResponse(job=job_wire.job(self._seen(call, request.id)))
 
     def ListJobs(self, request: pb.ListJobsRequest, context: grpc.ServicerContext) -> pb.ListJobsResponse:
         """A page, newest first."""
-        with self._rpc.unary(context, NAME, "ListJobs"):
+        with self._rpc.unary(context, NAME, "ListJobs") as call:
             size = limits.page_size(request.page_size)
             wanted = states(request)
             page = self._backing.store().jobs.list(
-                page_size=size, page_token=request.page_token, states=wanted, metadata=dict(request.metadata)
+                page_size=size,
+                page_token=request.page_token,
+                states=wanted,
+                metadata=dict(request.metadata),
+                owner=call.caller.only,
             )
             return pb.ListJobsResponse(
                 jobs=[job_wire.job(record) for record in page.items], next_page_token=page.next_page_token
@@ -82,23 +86,24 @@ class FineTuningService(FineTuningServiceServicer):
 
     def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.CancelJobResponse:
         """The next commit of a running job learns of it and saves first."""
-        with self._rpc.unary(context, NAME, "CancelJob"):
+        with self._rpc.unary(context, NAME, "CancelJob") as call:
             store = self._backing.store()
-            cancelled = store.jobs.cancel(request.id)
+            cancelled = store.jobs.cancel(self._owned(call, request.id).id)
             if cancelled.state is JobState.CANCELLED and cancelled.host:
                 store.tickets.drop(cancelled)  # no worker would take it, but it would be counted as waiting
             return pb.CancelJobResponse(job=job_wire.job(cancelled))
 
     def PauseJob(self, request: pb.PauseJobRequest, context: grpc.ServicerContext) -> pb.PauseJobResponse:
         """Likewise, and the job waits for ResumeJob."""
-        with self._rpc.unary(context, NAME, "PauseJob"):
-            return pb.PauseJobResponse(job=job_wire.job(self._backing.store().jobs.pause(request.id)))
+        with self._rpc.unary(context, NAME, "PauseJob") as call:
+            owned = self._owned(call, request.id)
+            return pb.PauseJobResponse(job=job_wire.job(self._backing.store().jobs.pause(owned.id)))
 
     def ResumeJob(self, request: pb.ResumeJobRequest, context: grpc.ServicerContext) -> pb.ResumeJobResponse:
         """Back into the queue; refused where no live host can take it."""
-        with self._rpc.unary(context, NAME, "ResumeJob"):
+        with self._rpc.unary(context, NAME, "ResumeJob") as call:
             store = self._backing.store()
-            record = store.jobs.get(request.id)
+            record = self._owned(call, request.id)
             checkpoint = store.ledger.checkpoint(record.id, request.checkpoint) if request.checkpoint else None
             pinned = record.host if checkpoint is not None and not checkpoint.stored else record.spec.host
             rank = record.spec.hyperparameters.lora_rank
@@ -109,9 +114,9 @@ class FineTuningService(FineTuningServiceServicer):
 
     def DeleteJob(self, request: pb.DeleteJobRequest, context: grpc.ServicerContext) -> pb.DeleteJobResponse:
         """Records first, so that nobody finds a job whose adapter is gone."""
-        with self._rpc.unary(context, NAME, "DeleteJob"):
+        with self._rpc.unary(context, NAME, "DeleteJob") as call:
             store = self._backing.store()
-            deleted = store.jobs.delete(request.id)
+            deleted = store.jobs.delete(self._owned(call, request.id).id)
             store.objects.delete_job(deleted.id)
             return pb.DeleteJobResponse()
 
@@ -122,30 +127,31 @@ class FineTuningService(FineTuningServiceServicer):
             self._rpc.stopping(context) as stop,
         ):
             store = self._backing.store()
-            call.notes["job"] = request.id
+            call.notes["job"] = self._seen(call, request.id).id
             for entry in store.events.watch(request.id, request.start_event_id, stop=stop):
                 yield self._update(entry, request.id)
             self._rpc.refuse_draining()
 
     def ListEvents(self, request: pb.ListEventsRequest, context: grpc.ServicerContext) -> pb.ListEventsResponse:
         """A page, oldest first."""
-        with self._rpc.unary(context, NAME, "ListEvents"):
+        with self._rpc.unary(context, NAME, "ListEvents") as call:
             size = limits.page_size(request.page_size)
-            page = self._backing.store().events.list(request.job, page_size=size, page_token=request.page_token)
+            job = self._seen(call, request.job)
+            page = self._backing.store().events.list(job.id, page_size=size, page_token=request.page_token)
             return pb.ListEventsResponse(
                 events=[job_wire.event(record) for record in page.items], next_page_token=page.next_page_token
             )
 
     def ListSteps(self, request: pb.ListStepsRequest, context: grpc.ServicerContext) -> pb.ListStepsResponse:
         """A page of the effective series; the token is the next step's number."""
-        with self._rpc.unary(context, NAME, "ListSteps"):
+        with self._rpc.unary(context, NAME, "ListSteps") as call:
             size = limits.page_size(request.page_size, STEPS_MAX, STEPS_DEFAULT)
             position = limits.page_position(request.page_token)
             if position and not position.isdecimal():
                 raise InvalidRequest([Violation("page_token", "is not a token that this server gave.")])
             first = int(position) if position else max(request.start_step, 1)
             store = self._backing.store()
-            store.jobs.get(request.job)
+            self._seen(call, request.job)
             found = store.ledger.steps(request.job, first, size + 1)
             more = limits.page_token(str(found[size].step)) if len(found) > size else ""
             initial = None if position else store.ledger.initial(request.job)
@@ -159,9 +165,9 @@ class FineTuningService(FineTuningServiceServicer):
         self, request: pb.ListCheckpointsRequest, context: grpc.ServicerContext
     ) -> pb.ListCheckpointsResponse:
         """All that the effective run keeps, oldest first."""
-        with self._rpc.unary(context, NAME, "ListCheckpoints"):
+        with self._rpc.unary(context, NAME, "ListCheckpoints") as call:
             store = self._backing.store()
-            best = store.jobs.get(request.job).best_checkpoint
+            best = self._seen(call, request.job).best_checkpoint
             found = store.ledger.checkpoints(request.job, superseded=False)
             return pb.ListCheckpointsResponse(checkpoints=[job_wire.checkpoint(record, best) for record in found])
 
@@ -171,7 +177,7 @@ class FineTuningService(FineTuningServiceServicer):
         """File after file, in chunks, as they lie in the store."""
         with self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "DownloadAdapter") as call:
             store = self._backing.store()
-            folder = adapter_folder(store, request.job, request.checkpoint)
+            folder = adapter_folder(store, self._seen(call, request.job).id, request.checkpoint)
             for file in adapter_files(store.objects, folder):
                 call.notes["file"] = file.name
                 for data in store.objects.open(folder, file.path):
@@ -219,6 +225,18 @@ class FineTuningService(FineTuningServiceServicer):
         """A later version."""
         with self._rpc.unary(context, NAME, "Sample"):
             raise NotBuiltYet("Sample", "Fetch the adapter with DownloadAdapter and sample with it elsewhere.")
+
+    def _seen(self, call: Call, job_id: str) -> JobRecord:
+        """The record, if the caller may look at it."""
+        record = self._backing.store().jobs.get(job_id)
+        call.caller.check_look(f"Job {record.id!r}", record.spec.owner)
+        return record
+
+    def _owned(self, call: Call, job_id: str) -> JobRecord:
+        """The record, if the caller may change it."""
+        record = self._backing.store().jobs.get(job_id)
+        call.caller.check_change(f"Job {record.id!r}", record.spec.owner)
+        return record
 
     def _update(self, entry: Entry, job: str) -> pb.WatchJobResponse:
         """One entry of the job's stream. A notice shows the job as it is now, in the state that it had then."""

@@ -76,9 +76,14 @@ class Datasets:
         return _read(stored)
 
     def list(
-        self, *, page_size: int = 100, page_token: str = "", state: DatasetState | None = None
+        self,
+        *,
+        page_size: int = 100,
+        page_token: str = "",
+        state: DatasetState | None = None,
+        owner: str | None = None,
     ) -> Page[DatasetRecord]:
-        """Datasets newest first, without issues, warnings and histograms."""
+        """Datasets newest first, without issues, warnings and histograms. `owner` None: everybody's."""
         found: list[DatasetRecord] = []
         token = page_token
         while True:
@@ -89,9 +94,10 @@ class Datasets:
             tables = cast(Sequence[Mapping[str, str]], pipe.execute())
             for table, (_, position) in zip(tables, names, strict=True):
                 token = position
-                if table and state in (None, _read(table).state):
+                record = _read(table) if table else None
+                if record and state in (None, record.state) and owner in (None, record.owner):
                     bare = {"issues": (), "warnings": (), "length_histogram": Histogram()}
-                    found.append(replace(_read(table), **bare, loss_token_histogram=Histogram()))  # type: ignore[arg-type]  # names and types are above
+                    found.append(replace(record, **bare, loss_token_histogram=Histogram()))  # type: ignore[arg-type]  # names and types are above
                 if len(found) == page_size:
                     return Page(found, token if newest(self._client, keys.DATASETS, token, 1) else "")
             if len(names) < page_size:
