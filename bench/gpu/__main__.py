@@ -279,7 +279,7 @@ def ballast(size: int) -> Iterator[None]:
     """Another tenant of the card that holds this many bytes of it."""
     code = (
         "import sys, torch\n"
-        "left, kept = int(sys.argv[1]) - torch.cuda.mem_get_info()[1] * 0 - 600_000_000, []\n"  # a context takes 0.6 GB
+        "left, kept = int(sys.argv[1]) - 600_000_000, []\n"  # what CUDA itself takes in this process
         "while left > 0:\n"
         "    kept.append(torch.empty(min(left, 1 << 30), dtype=torch.uint8, device='cuda')); left -= 1 << 30\n"
         "print('held', flush=True); sys.stdin.read()\n"
