@@ -11,12 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
+from services.preprocess.bounded import BoundedCache
+
 #: Unicode's White_Space, which Rust's `\\s` means; Python's own idea of white space holds four control characters more.
 WHITE_SPACE: Final = (
     "\t\n\v\f\r \u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
 Trie: TypeAlias = "dict[str, Trie]"
+#: Literals of templates whose matches are remembered, and the longest that is: 4 MB at worst, some kB usually.
+LITERALS: Final = 4096
+LITERAL_CHARACTERS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,19 @@ class ControlTokenTable:
         self.by_content = {token.content: token for token in tokens}
         self.by_id = {token.id: token for token in tokens}
         self._pattern = _pattern(tokens)
+        #: whether a match depends on nothing but its own characters
+        self.plain = not any(token.single_word or token.lstrip or token.rstrip for token in tokens)
+        self._literals: BoundedCache[str, Sequence[Match]] = BoundedCache(LITERALS)
+
+    def find_in_literal(self, text: str, start: int, end: int) -> tuple[int, Sequence[Match]]:
+        """Return an offset and the matches behind it; a template has few literals, so they are searched once each."""
+        if not self.plain or end - start > LITERAL_CHARACTERS:
+            return 0, self.find(text, start, end)
+        literal = text[start:end]
+        found = self._literals.get(literal)
+        if found is None:
+            found = self._literals[literal] = self.find(literal, 0, len(literal))
+        return start, found
 
     def find(self, text: str, start: int, end: int) -> list[Match]:
         """Return the control tokens that text[start:end] spells, in order and apart."""

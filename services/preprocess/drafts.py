@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from typing import NamedTuple
 
 from services.preprocess.conversation import Conversation
-from services.preprocess.errors import InvalidOption, NoAssistantTurn, RoundTripFailed, UnsupportedContent
+from services.preprocess.errors import InvalidOption, NoAssistantTurn, RoundTripFailed
 from services.preprocess.examples import ControlTokenSpan
 from services.preprocess.final_stop import with_final_stop
 from services.preprocess.layout import lay_out
 from services.preprocess.models import Model
 from services.preprocess.options import ControlTokens, Options, Tokenization, TrainOn
-from services.preprocess.pieces import Pieces, cut, rejection, spelled_by_messages
+from services.preprocess.pieces import Pieces, cut, rejection, spelled_by_messages, utf8_of
 from services.preprocess.rendered import RenderedText, View
 from services.preprocess.tokenizing import TokenizedText, token_spans, tokenize, tokenize_as_stock
 from services.preprocess.truncation import Row
 from services.preprocess.weights import ASSISTANT, Plan, WeightSpan, plan_weights, weight_spans
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """One view, cut and weighed."""
+class Draft(NamedTuple):
+    """One view, cut and weighed; a tuple, as all that is made once an example, since thousands are made a second."""
 
     view: View
     spans: Sequence[WeightSpan]
@@ -30,8 +28,7 @@ class Draft:
     warnings: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """A draft with its tokens."""
 
     draft: Draft
@@ -74,14 +71,13 @@ def _views(conversation: Conversation, plan: Plan, options: Options, model: Mode
 def _draft(view: View, plan: Plan, options: Options, model: Model) -> Draft:
     if options.ensure_final_stop:
         view = with_final_stop(view, _stop_token(model))
-    _check_unicode(view.rendered)
     spans = weight_spans(view, plan, options)
     if options.tokenization is Tokenization.HF:
+        utf8_of(view.rendered)
         return Draft(view, spans, None, _checked_for_stock(view.rendered, plan, options, model))
+    rules = model.vocabulary.cut_rules
     boundaries = [region.start for region in view.regions if region.role == ASSISTANT]
-    return Draft(
-        view, spans, cut(view.rendered, boundaries, plan.assistants, model.vocabulary.cut_rules, options.control_tokens)
-    )
+    return Draft(view, spans, cut(view.rendered, boundaries, plan.assistants, rules, options.control_tokens))
 
 
 def _stop_token(model: Model) -> str:
@@ -91,20 +87,6 @@ def _stop_token(model: Model) -> str:
             field="ensure_final_stop",
         )
     return model.stop_token
-
-
-def _check_unicode(rendered: RenderedText) -> None:
-    try:
-        rendered.text.encode()
-    except UnicodeEncodeError as error:
-        ends = accumulate(length for length, _ in rendered.runs)
-        origin = next(one for end, (_, one) in zip(ends, rendered.runs, strict=True) if end > error.start)
-        index = origin.message_index if origin is not None and origin.message_index >= 0 else None
-        raise UnsupportedContent(
-            f"holds half of a surrogate pair ({rendered.text[error.start]!a}), which is no character; remove it",
-            message_index=index,
-            field=origin.field if origin is not None else "",
-        ) from error
 
 
 def _checked_for_stock(rendered: RenderedText, plan: Plan, options: Options, model: Model) -> Sequence[str]:

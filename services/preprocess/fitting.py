@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from services.preprocess.conversation import Conversation
 from services.preprocess.drafts import Example, drafts_of, encode
@@ -15,8 +16,7 @@ from services.preprocess.truncation import CUTS, Row
 from services.preprocess.weights import Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
+class Fitted(NamedTuple):
     """One example that fits, and what it lost."""
 
     example: Example
@@ -85,7 +85,10 @@ def _drop_turns(
         f"of which {lost_loss} trained, to fit max_length={limit}"
     )
     first, *others = [Fitted(one, one.row, messages=kept) for one in found]
-    return [replace(first, truncated_tokens=lost_tokens, truncated_loss_tokens=lost_loss, warnings=(warning,)), *others]
+    return [
+        first._replace(truncated_tokens=lost_tokens, truncated_loss_tokens=lost_loss, warnings=(warning,)),
+        *others,
+    ]
 
 
 def _turn_starts(roles: Sequence[str]) -> list[int]:

@@ -11,15 +11,18 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import accumulate
+from typing import Final, TypeAlias
 
 from services.preprocess.added_tokens import ControlTokenTable, Match
-from services.preprocess.errors import ControlTokenRejected
+from services.preprocess.errors import ControlTokenRejected, UnsupportedContent
 from services.preprocess.examples import ControlTokenSpan
 from services.preprocess.options import ControlTokens
 from services.preprocess.rendered import RenderedText
 from services.preprocess.tokenizer_json import Prefix
 
+#: An offset, and matches whose characters count from it.
+Found: TypeAlias = "tuple[int, Sequence[Match]]"
 TEXT: Final = -1  #: a slot that an encoder fills, where a control token's slot holds its id
 
 
@@ -28,6 +31,7 @@ class Pieces:
     """The slots of one text, in order: a slot is a control token or a piece of ordinary text."""
 
     whole: str  #: the text
+    utf8: bytes = b""  #: the same in UTF-8, which the ids must decode to; empty where that is not asked
     starts: list[int] = field(default_factory=list)  #: first character of each slot
     slots: list[int] = field(default_factory=list)  #: id of a control token, or TEXT
     texts: list[str] = field(default_factory=list)  #: of the TEXT slots, in order; none is empty
@@ -62,16 +66,36 @@ def cut(
 
     Raises:
         ControlTokenRejected: text of a message spells a control token and policy is REJECT.
+        UnsupportedContent: a message holds half of a surrogate pair.
     """
-    pieces = Pieces(rendered.text)
+    pieces = Pieces(rendered.text, utf8_of(rendered))
     if policy is ControlTokens.ALLOW:
-        matches = rules.table.find(rendered.text, 0, len(rendered.text))
+        found: list[Found] = [(0, rules.table.find(rendered.text, 0, len(rendered.text)))]
     else:
-        matches = _trusted(rendered, assistant_messages, rules.table, pieces.escaped)
+        found = _trusted(rendered, assistant_messages, rules.table, pieces.escaped)
         if policy is ControlTokens.REJECT and pieces.escaped:
             raise rejection(pieces.escaped[0])
-    _fill(pieces, matches, boundaries, rules)
+    _fill(pieces, found, boundaries, rules)
     return pieces
+
+
+def utf8_of(rendered: RenderedText) -> bytes:
+    """Encode a rendered text.
+
+    Raises:
+        UnsupportedContent: a message holds half of a surrogate pair.
+    """
+    try:
+        return rendered.text.encode()
+    except UnicodeEncodeError as error:
+        ends = accumulate(length for length, _ in rendered.runs)
+        origin = next(one for end, (_, one) in zip(ends, rendered.runs, strict=True) if end > error.start)
+        index = origin.message_index if origin is not None and origin.message_index >= 0 else None
+        raise UnsupportedContent(
+            f"holds half of a surrogate pair ({rendered.text[error.start]!a}), which is no character; remove it",
+            message_index=index,
+            field=origin.field if origin is not None else "",
+        ) from error
 
 
 def rejection(span: ControlTokenSpan) -> ControlTokenRejected:
@@ -98,41 +122,24 @@ def _trusted(
     assistant_messages: AbstractSet[int],
     table: ControlTokenTable,
     escaped: list[ControlTokenSpan],
-) -> list[Match]:
+) -> list[Found]:
     """Return the control tokens that count; append those that don't to `escaped`.
 
-    No control token is made of two authors' characters, so each stretch of one author is searched on its own. One
-    search of the whole text finds the same wherever none of its matches lies across a border, which is nearly always.
+    No control token is made of two authors' characters, so each stretch of one author is searched on its own.
     """
-    found = table.find(rendered.text, 0, len(rendered.text))
-    if not found:
-        return []
-    owners = _owners(found, _stretches(rendered))
-    if owners is None:
-        stretches = _stretches(rendered)
-        each = [(table.find(rendered.text, start, end), author) for start, end, author in stretches]
-        found = [match for matches, _ in each for match in matches]
-        owners = [author for matches, author in each for _ in matches]
-    trusted: list[Match] = []
-    for match, author in zip(found, owners, strict=True):
-        if author is None or (author in assistant_messages and not match.token.special):
-            trusted.append(match)
-        else:
-            escaped.append(ControlTokenSpan(author, match.start, match.token.content))
+    trusted: list[Found] = []
+    for start, end, author in _stretches(rendered):
+        if author is None:
+            trusted.append(table.find_in_literal(rendered.text, start, end))
+        elif matches := table.find(rendered.text, start, end):
+            counts = author in assistant_messages
+            trusted.append((0, [match for match in matches if counts and not match.token.special]))
+            escaped += [
+                ControlTokenSpan(author, match.start, match.token.content)
+                for match in matches
+                if not counts or match.token.special
+            ]
     return trusted
-
-
-def _owners(found: Sequence[Match], stretches: Iterator[tuple[int, int, int | None]]) -> list[int | None] | None:
-    """Return the author of every match, or None where one lies across a border."""
-    owners: list[int | None] = []
-    end, author = 0, None
-    for match in found:
-        while end <= match.start:
-            _, end, author = next(stretches)
-        if match.end > end:
-            return None
-        owners.append(author)
-    return owners
 
 
 def _stretches(rendered: RenderedText) -> Iterator[tuple[int, int, int | None]]:
@@ -150,23 +157,27 @@ def _stretches(rendered: RenderedText) -> Iterator[tuple[int, int, int | None]]:
         yield start, position, author
 
 
-def _fill(pieces: Pieces, matches: Sequence[Match], boundaries: Sequence[int], rules: CutRules) -> None:
+def _fill(pieces: Pieces, found: Sequence[Found], boundaries: Sequence[int], rules: CutRules) -> None:
     text, position = pieces.whole, 0
     every = rules.prefix is Prefix.EVERY
     prefix = rules.prefix is not Prefix.NEVER
-    for match in matches:
-        start, end, token = match.start, match.end, match.token
-        if token.lstrip or token.rstrip:
-            start, end = _with_white_space(match, text, position, boundaries)
-        start = max(start, position)
-        if start >= end:  # white space that the token before it took, where white space is part of its name
-            continue
-        if start > position:
-            _add_text(pieces, position, start, boundaries, prefix)
-        pieces.starts.append(start)
-        pieces.slots.append(token.id)
-        position = end
-        prefix = every and (rules.prefix_after_normalized or not token.normalized)
+    starts, slots, plain = pieces.starts, pieces.slots, rules.table.plain
+    for offset, matches in found:
+        for match in matches:
+            start, end, token = match
+            if plain:
+                start, end = start + offset, end + offset
+            else:
+                start, end = _with_white_space(match, text, position, boundaries)
+                start = max(start, position)
+                if start >= end:  # white space that the token before it took, where white space is part of its name
+                    continue
+            if start > position:
+                _add_text(pieces, position, start, boundaries, prefix)
+            starts.append(start)
+            slots.append(token.id)
+            position = end
+            prefix = every and (rules.prefix_after_normalized or not token.normalized)
     if position < len(text):
         _add_text(pieces, position, len(text), boundaries, prefix)
 
@@ -179,16 +190,11 @@ def _with_white_space(match: Match, text: str, position: int, boundaries: Sequen
 
 
 def _add_text(pieces: Pieces, start: int, end: int, boundaries: Sequence[int], prefix: bool) -> None:
-    first = bisect_right(boundaries, start)
-    while first < len(boundaries) and boundaries[first] < end:
-        _add_piece(pieces, start, boundaries[first], prefix)
-        start, prefix = boundaries[first], False
-        first += 1
-    _add_piece(pieces, start, end, prefix)
-
-
-def _add_piece(pieces: Pieces, start: int, end: int, prefix: bool) -> None:
-    pieces.starts.append(start)
-    pieces.slots.append(TEXT)
-    pieces.texts.append(pieces.whole[start:end])
-    pieces.prefixed.append(prefix)
+    """Add the pieces of text[start:end], which holds no control token; only the first may have the prefix space."""
+    inner = boundaries[bisect_right(boundaries, start) : bisect_left(boundaries, end)]
+    for stop in (*inner, end):
+        pieces.starts.append(start)
+        pieces.slots.append(TEXT)
+        pieces.texts.append(pieces.whole[start:stop])
+        pieces.prefixed.append(prefix)
+        start, prefix = stop, False

@@ -6,9 +6,9 @@ lay out (rendering, regions) -> cut into pieces and weigh -> encode -> fit into 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from services.preprocess.drafts import Draft, Example, encode, lay_out_and_weigh
 from services.preprocess.errors import InvalidOption, NothingToTrain, PreprocessError, RoundTripFailed
 from services.preprocess.examples import ControlTokenSpan, Preprocessed, TokenizedExample
 from services.preprocess.fitting import Fitted, fit
+from services.preprocess.garbage import collections_paused
 from services.preprocess.models import Model
 from services.preprocess.options import Options
 from services.preprocess.tokenizing import target_runs, trained_bytes
@@ -46,14 +47,14 @@ def preprocess_batch(
     Raises:
         InvalidOption: the options are wrong whatever the conversation.
     """
-    return [
-        _assembled(fitted, options, model) if isinstance(fitted, Fits) else fitted
-        for fitted in fitted_batch(conversations, options, model)
-    ]
+    with collections_paused():
+        return [
+            _assembled(fitted, options, model) if isinstance(fitted, Fits) else fitted
+            for fitted in fitted_batch(conversations, options, model)
+        ]
 
 
-@dataclass(frozen=True, slots=True)
-class Fits:
+class Fits(NamedTuple):
     """All examples of one conversation, each within max_length."""
 
     examples: Sequence[Fitted]
@@ -128,7 +129,7 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
     for part, fitted in enumerate(fits.examples):
         row = fitted.row
         warnings += warnings_of(fitted, options, model)
-        if not row.loss_tokens():
+        if not row.spans or not row.loss_tokens():
             continue
         rows.append(
             TokenizedExample(

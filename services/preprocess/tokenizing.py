@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain, pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,14 @@ from services.preprocess.vocabulary import Vocabulary
 from services.preprocess.weights import WeightSpan
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedText:
-    """The ids of one text, and where its slots begin."""
+class TokenizedText(NamedTuple):
+    """The ids of one text, and where its slots begin; arrays are views of those of the whole batch."""
 
     pieces: Pieces
     token_ids: NDArray[np.int32]  #: shape (N,)
     slot_tokens: Sequence[int]  #: index of the first token of each slot, ascending, and N at the end
+    #: where each token's bytes end, counted from anywhere before the text; None where not known. Shape (N,)
+    byte_ends: NDArray[np.int64] | None = None
     starts: NDArray[np.int64] | None = None  #: character in which each token begins, where an encoder told them all
 
 
@@ -51,24 +52,29 @@ def tokenize(texts: Sequence[Pieces], vocabulary: Vocabulary) -> list[TokenizedT
     from_text = np.repeat(is_text, lengths)
     ids[from_text] = encoded.ids
     ids[~from_text] = slots[~is_text]
+    counts = [len(pieces.slots) for pieces in texts]
+    first_slots = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+    firsts = bounds[first_slots]  # of the texts, and the end
+    slot_tokens: list[int] = (bounds[:-1] - np.repeat(firsts[:-1], counts)).tolist()
+    byte_ends = _byte_ends(ids, encoded.ids, texts, vocabulary)
     rows: list[TokenizedText] = []
-    first_slot = 0
-    for pieces in texts:
-        mine = bounds[first_slot : first_slot + len(pieces.slots) + 1]
-        first_slot += len(pieces.slots)
-        rows.append(TokenizedText(pieces, ids[mine[0] : mine[-1]].copy(), (mine - mine[0]).tolist()))
-    if _clean(ids, encoded.ids, texts, vocabulary):
-        return list(rows)
-    return [_checked(row, vocabulary) for row in rows]
+    places = zip(pairwise(first_slots.tolist()), pairwise(firsts.tolist()), strict=True)
+    for pieces, ((slot, next_slot), (first, end)) in zip(texts, places, strict=True):
+        ends = None if byte_ends is None else byte_ends[first:end]
+        rows.append(TokenizedText(pieces, ids[first:end], [*slot_tokens[slot:next_slot], end - first], ends))
+    return list(rows) if byte_ends is not None else [_checked(row, vocabulary) for row in rows]
 
 
-def _clean(
+def _byte_ends(
     ids: NDArray[np.int32], from_text: NDArray[np.int32], texts: Sequence[Pieces], vocabulary: Vocabulary
-) -> bool:
-    """Whether no row needs a closer look: all decode to their very texts, and no ordinary text gave a control token."""
+) -> NDArray[np.int64] | None:
+    """Where each token's bytes end, if all texts decode to themselves and no ordinary text gave a control token.
+
+    None means that every text needs a closer look: most are right all the same, by a normalizer's account.
+    """
     if not vocabulary.round_trips or vocabulary.reserved(from_text).any():
-        return False
-    return vocabulary.decode(ids) == "".join([pieces.whole for pieces in texts]).encode()
+        return None
+    return vocabulary.byte_ends(ids, b"".join([pieces.utf8 for pieces in texts]))
 
 
 def _checked(row: TokenizedText, vocabulary: Vocabulary) -> TokenizedText | RoundTripFailed:
@@ -121,7 +127,7 @@ def tokenize_as_stock(text: str, vocabulary: Vocabulary) -> TokenizedText:
         pieces,
         np.array(encoding.ids, dtype=np.int32),
         [*slot_tokens, len(encoding.ids)],
-        np.array([start for start, _ in encoding.offsets], dtype=np.int64),
+        starts=np.array([start for start, _ in encoding.offsets], dtype=np.int64),
     )
 
 
@@ -175,27 +181,25 @@ def target_runs(spans: Sequence[TokenSpan], tokens: int) -> WeightRuns:
     """
     runs: list[tuple[int, float]] = []
     position = 1
-
-    def add(end: int, weight: float) -> None:
-        nonlocal position
-        if end <= position:
-            return
-        length = end - position
-        if runs and runs[-1][1] == weight:
-            length += runs.pop()[0]
-        runs.append((length, weight))
-        position = end
-
-    for start, end, weight in spans:
-        add(start, 0.0)
-        add(end, weight)
-    add(tokens, 0.0)
+    for start, end, weight in (*spans, (tokens, tokens, 0.0)):
+        if start > position:
+            runs.append((start - position, 0.0))
+            position = start
+        if end > position:
+            length = end - position
+            if runs and runs[-1][1] == weight:
+                length += runs.pop()[0]
+            runs.append((length, weight))
+            position = end
     return tuple(runs)
 
 
 def trained_bytes(text: TokenizedText, row: Row, vocabulary: Vocabulary) -> int:
     """UTF-8 bytes of the text that the targets with weight stand for."""
     spans = [(max(start, 1), end) for start, end, _ in row.spans]
+    if text.byte_ends is not None:
+        ends, behind = text.byte_ends, row.first - 1  # nothing is trained before token 1, so no index is negative
+        return sum(int(ends[behind + end]) - int(ends[behind + start]) for start, end in spans if start < end)
     if vocabulary.round_trips:
         lengths = vocabulary.byte_lengths
         return sum(int(np.add.reduce(lengths.take(row.token_ids[start:end]))) for start, end in spans)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +14,7 @@ from services.preprocess.options import Truncation
 TokenSpan: TypeAlias = "tuple[int, int, float]"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of tokens with the weights of its own tokens, not yet shifted to targets."""
 
     token_ids: NDArray[np.int32]  #: shape (N,)
@@ -25,7 +23,7 @@ class Row:
 
     def loss_tokens(self) -> int:
         """How many targets carry weight; the first token is nobody's target."""
-        return sum(end - max(start, 1) for start, end, _ in self.spans if end > max(start, 1))
+        return sum([end - max(start, 1) for start, end, _ in self.spans if end > 1])
 
 
 def cut_right(row: Row, max_length: int) -> Row:

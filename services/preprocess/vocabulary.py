@@ -19,7 +19,7 @@ from services.preprocess.probes import probe_corpus
 from services.preprocess.tokenizer_json import META_SPACE, Parts, Prefix, take_apart
 
 #: Texts that a tokenizer must give back unless known to lose text: DeepSeek's, loaded the wrong way, loses spaces.
-BLOCK: Final = 8192  #: tokens decoded at a time
+WORD: Final = 8  #: bytes compared at a time; 98 % of the tokens of a text have no more
 ROUND_TRIPS: Final = ("a b", "Hello  world", "a\nb", "x = 1", "it's 3.5")
 
 
@@ -63,6 +63,11 @@ class Vocabulary:
         self.byte_lengths: NDArray[np.int32] = np.array([len(one) for one in decoded], dtype=np.int32)
         self._byte_starts = np.cumsum(self.byte_lengths, dtype=np.int32) - self.byte_lengths
         self._all_bytes = np.frombuffer(b"".join(decoded), dtype=np.uint8)
+        #: the first WORD bytes of each id as one integer, the missing ones 0, shape (size,)
+        self._words = np.frombuffer(b"".join([one[:WORD].ljust(WORD, b"\0") for one in decoded]), dtype="<u8")
+        longest = max(WORD, int(self.byte_lengths.max(initial=0)))
+        #: by length: which bits of a word a token of that many bytes fills
+        self._masks = np.array([(1 << 8 * min(size, WORD)) - 1 for size in range(longest + 1)], dtype=np.uint64)
         self.parts = replace(self.parts, token_bytes=None)
 
     def encode(self, pieces: Sequence[str], prefixed: Sequence[bool]) -> EncodedPieces:
@@ -102,24 +107,39 @@ class Vocabulary:
 
     def reserved(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which of these ids are control tokens, that of unknown text aside; shape of ids."""
-        return self._reserved[ids]
+        return self._reserved.take(ids)
 
     def decode(self, ids: NDArray[np.int32]) -> bytes:
         """Decode ids to UTF-8 bytes; a control token gives its name. An id of no token raises IndexError."""
-        # Byte k of a token lies k behind its first one, so that a block is one gather. Blocks stay in the cache.
-        return b"".join(self._decoded(ids[first : first + BLOCK]) for first in range(0, len(ids), BLOCK))
+        return bytes(_gathered(self._all_bytes, self._byte_starts.take(ids), self.byte_lengths.take(ids)))
 
-    def _decoded(self, ids: NDArray[np.int32]) -> bytes:
-        lengths = self.byte_lengths[ids]
-        ends = np.cumsum(lengths, dtype=np.int32)
-        where = np.repeat(self._byte_starts[ids] - (ends - lengths), lengths)
-        where += np.arange(len(where), dtype=np.int32)
-        return bytes(self._all_bytes[where])
+    def byte_ends(self, ids: NDArray[np.int32], utf8: bytes) -> NDArray[np.int64] | None:
+        """Compare what ids decode to with a text, without decoding.
+
+        Returns:
+            Where each id's bytes end in `utf8`, shape of ids; None where the ids decode to another text.
+        """
+        lengths = self.byte_lengths.take(ids)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        if (int(ends[-1]) if len(ends) else 0) != len(utf8):
+            return None
+        text = np.frombuffer(utf8 + bytes(WORD), dtype=np.uint8)
+        # A word begins at every byte, so that the start of each token is one load and one comparison.
+        words: NDArray[np.uint64] = np.ndarray((len(utf8) + 1,), dtype="<u8", buffer=text, strides=(1,))
+        starts = ends - lengths
+        found = words.take(starts)
+        found &= self._masks.take(lengths)
+        long = np.flatnonzero(lengths > WORD)
+        if not np.array_equal(found, self._words.take(ids)) or (
+            len(long) and bytes(_gathered(text, starts[long], lengths[long])) != self.decode(ids[long])
+        ):
+            return None
+        return ends
 
     def token_text(self, index: int) -> bytes:
         """What one id decodes to; for a lossy tokenizer its entry in the vocabulary."""
         if self.round_trips or index in self.table.by_id:
-            return self._decoded(np.array([index], dtype=np.int32))
+            return self.decode(np.array([index], dtype=np.int32))
         return str(self._plain.id_to_token(index)).encode()
 
     def expected(self, piece: str, prefixed: bool) -> bytes:
@@ -205,6 +225,12 @@ class Vocabulary:
                     f"tokenizer.json: {text!r} decodes to {decoded.decode(errors='replace')!r}, so text would be lost; "
                     "prepare the model again from its original tokenizer"
                 )
+
+
+def _gathered(source: NDArray[np.uint8], starts: NDArray[np.integer], lengths: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Return source[start : start + length] of every pair, end to end."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return source.take(np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0))
 
 
 def _stock(tokenizer_json: str) -> tokenizers.Tokenizer:

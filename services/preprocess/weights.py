@@ -6,23 +6,22 @@ weight = policy (`train_on`) x weight of the message x weight of the part; only 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import isfinite
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from services.preprocess.conversation import Conversation, Training
 from services.preprocess.errors import InvalidTraining
-from services.preprocess.options import Options, TrainOn, TrainOnEot
+from services.preprocess.options import Options, PartWeights, TrainOn, TrainOnEot
 from services.preprocess.rendered import Kind, Part, Region, View
 
 #: Characters [start, end) that share a weight, in order and disjoint; characters in no span weigh 0.
 WeightSpan: TypeAlias = "tuple[int, int, float]"
 ASSISTANT: Final = "assistant"
 _NOTHING_SAID: Final = (Training(),)
+EVEN: Final = PartWeights()  #: no part weighs otherwise than its message
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What the options and the sender say of each message, whatever the template makes of it."""
 
     chosen: frozenset[int]  #: indices of the messages that `train_on` chooses
@@ -39,9 +38,22 @@ def plan_weights(conversation: Conversation, options: Options) -> Plan:
     """
     roles = [str(message.get("role", "")) for message in conversation.messages]
     training = conversation.training or _NOTHING_SAID * len(roles)
-    if len(training) != len(roles):
+    chosen = frozenset(TRAIN_ON[options.train_on](roles, training))
+    assistants = frozenset([index for index, role in enumerate(roles) if role == ASSISTANT])
+    return Plan(
+        chosen=chosen,
+        message_weights=_message_weights(conversation.training, len(roles)),
+        assistants=assistants,
+        last=max(chosen & assistants, default=-1),
+    )
+
+
+def _message_weights(training: Sequence[Training], messages: int) -> tuple[float, ...]:
+    if not training:
+        return (1.0,) * messages
+    if len(training) != messages:
         raise InvalidTraining(
-            f"training has {len(training)} entries for {len(roles)} messages; give one per message, or none",
+            f"training has {len(training)} entries for {messages} messages; give one per message, or none",
             field="training",
         )
     for index, entry in enumerate(training):
@@ -49,14 +61,7 @@ def plan_weights(conversation: Conversation, options: Options) -> Plan:
             raise InvalidTraining(
                 f"is {entry.weight}; give a finite number that is not negative", message_index=index, field="weight"
             )
-    chosen = frozenset(TRAIN_ON[options.train_on](roles, training))
-    assistants = frozenset(index for index, role in enumerate(roles) if role == ASSISTANT)
-    return Plan(
-        chosen=chosen,
-        message_weights=tuple(1.0 if entry.weight is None else entry.weight for entry in training),
-        assistants=assistants,
-        last=max(chosen & assistants, default=-1),
-    )
+    return tuple([1.0 if entry.weight is None else entry.weight for entry in training])
 
 
 def _with_roles(*wanted: str) -> Callable[[Sequence[str], Sequence[Training]], Sequence[int]]:
@@ -106,13 +111,15 @@ def weight_spans(view: View, plan: Plan, options: Options) -> list[WeightSpan]:
         position = spans[-1][1]
     if options.train_on is TrainOn.ALL_TOKENS:
         spans.append((position, len(view.rendered.text), 1.0))
-    return _merged([span for span in spans if span[0] < span[1] and span[2] > 0])
+    return _merged(spans)
 
 
 def _merged(spans: Sequence[WeightSpan]) -> list[WeightSpan]:
-    """Join neighbours of one weight, so that no token's place is asked for where nothing changes."""
+    """Join neighbours of one weight, so that no token's place is asked for where nothing changes; drop weightless."""
     merged: list[WeightSpan] = []
     for start, end, weight in spans:
+        if start >= end or weight <= 0:
+            continue
         if merged and merged[-1][1] == start and merged[-1][2] == weight:
             start = merged.pop()[0]  # noqa: PLW2901 - the joined span begins where its neighbour did
         merged.append((start, end, weight))
@@ -124,6 +131,8 @@ def _region_spans(region: Region, plan: Plan, options: Options) -> list[WeightSp
     if region.role != ASSISTANT:
         return [(region.start, region.end, weight)]
     eot = weight * _EOT[options.train_on_eot](region.message_index, plan.last)
+    if options.part_weights == EVEN and eot == weight:
+        return [(region.start, region.trailing_end if options.include_trailing_whitespace else region.end, weight)]
     factor = {
         Kind.REASONING: weight * options.part_weights.reasoning,
         Kind.CONTENT: weight * options.part_weights.content,

@@ -1,0 +1,25 @@
+"""A pause of the cyclic garbage collector. Knows nothing of what is done meanwhile."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def collections_paused() -> Iterator[None]:
+    """Collect no cyclic garbage inside: for short work that makes many objects, hardly any cycles, and keeps them.
+
+    A batch of 500 makes 30,000 objects that live until it ends, so every collection on the way walks them in vain:
+    8 to 12 % of the batch. Of several threads in here, the one that paused the collector resumes it, so that it runs
+    between batches even where some batch is always under way.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
