@@ -13,10 +13,10 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
 import redis
-from rq import Queue, Worker
+from rq import Queue
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -28,6 +28,7 @@ from services.store.dataset_work import DatasetWork
 from services.store.datasets import Datasets
 from services.store.errors import RedisUnavailable
 from services.store.queues import PREPROCESS_QUEUE
+from services.store.ticket_jobs import TicketJob, TicketWorker
 from services.store.tickets import Tickets
 
 LOG = logging.getLogger("turnloom.worker")
@@ -39,29 +40,17 @@ RECONNECT_SECONDS: Final = 1.0
 PR_SET_PDEATHSIG: Final = 1  #: of prctl(2)
 
 
-class ForbiddenTicket(Exception):
-    """A ticket names a function that is not on the list."""
-
-
-class TicketJob(Job):
+class PreprocessTicket(TicketJob):
     """A ticket as this worker reads it."""
 
-    @property
-    def func(self) -> Callable[..., object]:
-        """The function to call.
-
-        Raises:
-            ForbiddenTicket: before anything is imported.
-        """
-        if self.func_name not in ALLOWED:
-            raise ForbiddenTicket(f"{self.func_name} is not a function of the preprocess worker; the ticket is refused")
-        return cast(Callable[..., object], super().func)
+    allowed = ALLOWED
+    whose = "the preprocess worker"
 
 
-class PreprocessWorker(Worker):
+class PreprocessWorker(TicketWorker):
     """rq.Worker on exactly one queue: only that one has the hand-over that loses no ticket."""
 
-    job_class = TicketJob
+    job_class = PreprocessTicket
 
     def __init__(self, connection: redis.Redis, look: Callable[[], None], look_every: float) -> None:
         """Says hello to Redis.
@@ -71,7 +60,7 @@ class PreprocessWorker(Worker):
             look: finds tasks whose worker died.
             look_every: seconds between two looks.
         """
-        queue = Queue(PREPROCESS_QUEUE, connection=connection, serializer=JSONSerializer, job_class=TicketJob)
+        queue = Queue(PREPROCESS_QUEUE, connection=connection, serializer=JSONSerializer, job_class=PreprocessTicket)
         self._look = look
         self._look_every = look_every
         self._looked_at = float("-inf")

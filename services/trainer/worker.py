@@ -19,11 +19,12 @@ from types import FrameType
 from typing import Any
 
 import redis
-from rq import Queue, Worker
+from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from services.store.connection import connect_rq
+from services.store.ticket_jobs import TicketJob, TicketWorker
 from services.trainer import preemption
 from services.trainer.settings import Settings
 
@@ -38,25 +39,17 @@ PR_SET_PDEATHSIG = 1  #: of prctl(2)
 log = logging.getLogger(__name__)
 
 
-class ForbiddenTicket(Exception):
-    """A ticket names a function that is not on the list."""
+class TrainerTicket(TicketJob):
+    """A ticket as this worker reads it."""
+
+    allowed = ALLOWED
+    whose = "the trainer"
 
 
-class TicketJob(Job):
-    """A ticket as the worker reads it."""
-
-    @property
-    def func(self) -> Callable[..., Any]:
-        """The function to call. Raises ForbiddenTicket before anything is imported."""
-        if self.func_name not in ALLOWED:
-            raise ForbiddenTicket(f"{self.func_name} is not a function of the trainer; the ticket is refused")
-        return super().func  # type: ignore[no-any-return]
-
-
-class TrainerWorker(Worker):
+class TrainerWorker(TicketWorker):
     """rq.Worker on exactly one queue: only that one has the hand-over that loses no ticket."""
 
-    job_class = TicketJob
+    job_class = TrainerTicket
 
     def __init__(
         self, settings: Settings, connection: redis.Redis, probe: Callable[[], subprocess.Popen[bytes]]
@@ -68,7 +61,7 @@ class TrainerWorker(Worker):
             connection: to Redis, for RQ.
             probe: starts a short process that writes the host record.
         """
-        queue = Queue(settings.queue, connection=connection, serializer=JSONSerializer, job_class=TicketJob)
+        queue = Queue(settings.queue, connection=connection, serializer=JSONSerializer, job_class=TrainerTicket)
         super().__init__(
             [queue],
             name=f"{settings.host}.{os.getpid()}.{secrets.token_hex(4)}",
