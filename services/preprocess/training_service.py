@@ -15,13 +15,13 @@ from services.preprocess.diagnosis import diagnose
 from services.preprocess.estimate import Cost
 from services.preprocess.job_checks import Checked, check
 from services.preprocess.job_request_wire import content_hash, draft, states
+from services.preprocess.queueing import queued
 from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation
 from services.preprocess.registry import Registry
 from services.preprocess.rpc import Call, Kind, Rpc
-from services.store.errors import IllegalEdge
+from services.preprocess.sweep_service import SweepRpcs
 from services.store.events import Entry
 from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobState, StepRecord
-from services.store.store import Store
 from turnloom.v1 import training_pb2 as pb
 from turnloom.v1.training_pb2_grpc import FineTuningServiceServicer
 
@@ -30,7 +30,7 @@ STEPS_DEFAULT = 1_000  #: page of ListSteps
 STEPS_MAX = 10_000
 
 
-class FineTuningService(FineTuningServiceServicer):
+class FineTuningService(SweepRpcs, FineTuningServiceServicer):
     """Every method reads or writes records; workers do the work."""
 
     def __init__(self, rpc: Rpc, backing: Backing, registry: Registry, store_url: str) -> None:
@@ -58,7 +58,7 @@ class FineTuningService(FineTuningServiceServicer):
             )
             call.notes["job"] = created.job.id
             return pb.CreateJobResponse(
-                job=job_wire.job(_queued(store, created.job, checked)),
+                job=job_wire.job(queued(store, created.job, checked)),
                 estimate=_estimate(checked.cost),
                 deduplicated=created.deduplicated,
             )
@@ -201,26 +201,6 @@ class FineTuningService(FineTuningServiceServicer):
                 ]
             )
 
-    def CreateSweep(self, request: pb.CreateSweepRequest, context: grpc.ServicerContext) -> pb.CreateSweepResponse:
-        """A later version."""
-        with self._rpc.unary(context, NAME, "CreateSweep"):
-            raise NotBuiltYet("CreateSweep", "Create one job per combination with CreateJob.")
-
-    def GetSweep(self, request: pb.GetSweepRequest, context: grpc.ServicerContext) -> pb.GetSweepResponse:
-        """A later version."""
-        with self._rpc.unary(context, NAME, "GetSweep"):
-            raise NotBuiltYet("GetSweep", "Find jobs by a label with ListJobs.")
-
-    def ListSweeps(self, request: pb.ListSweepsRequest, context: grpc.ServicerContext) -> pb.ListSweepsResponse:
-        """A later version."""
-        with self._rpc.unary(context, NAME, "ListSweeps"):
-            raise NotBuiltYet("ListSweeps", "Find jobs by a label with ListJobs.")
-
-    def CancelSweep(self, request: pb.CancelSweepRequest, context: grpc.ServicerContext) -> pb.CancelSweepResponse:
-        """A later version."""
-        with self._rpc.unary(context, NAME, "CancelSweep"):
-            raise NotBuiltYet("CancelSweep", "Cancel jobs one by one with CancelJob.")
-
     def Sample(self, request: pb.SampleRequest, context: grpc.ServicerContext) -> pb.SampleResponse:
         """A later version."""
         with self._rpc.unary(context, NAME, "Sample"):
@@ -263,18 +243,6 @@ def _would_be(checked: Checked) -> JobRecord:
         planned_steps=checked.cost.steps,
         cut=checked.epoch.cut,
     )
-
-
-def _queued(store: Store, job: JobRecord, checked: Checked) -> JobRecord:
-    """The job in its queue; one that a server left VALIDATING when it died is queued by the retry."""
-    if job.state is not JobState.VALIDATING:
-        return job
-    try:
-        queued = store.jobs.queue(job.id, host=checked.host, planned_steps=checked.cost.steps, cut=checked.epoch.cut)
-    except IllegalEdge:  # the same request, answered by another server at the same time
-        return store.jobs.get(job.id)
-    store.tickets.enqueue(queued)
-    return queued
 
 
 def _estimate(cost: Cost) -> pb.Estimate:

@@ -11,7 +11,7 @@ from typing import cast
 from services.store import keys
 from services.store.codec import decode, encode
 from services.store.connection import StoreRedis
-from services.store.errors import NotFound
+from services.store.errors import NotFound, RequestMismatch
 from services.store.pages import Page, newest
 from services.store.records import SweepRecord
 from services.store.scripts import Scripts
@@ -49,6 +49,15 @@ class Sweeps:
             "",
         )
         return CreatedSweep(self.get(answer[1]), answer[0] == "known")
+
+    def find_request(self, owner: str, request_id: str, content_hash: str) -> SweepRecord | None:
+        """The sweep that a request_id made; None: unknown. Raises RequestMismatch for other content."""
+        made = cast(dict[str, str], self._client.hgetall(keys.request("sweep", owner, request_id)))
+        if not made:
+            return None
+        if made["hash"] != content_hash:
+            raise RequestMismatch(f"this request_id made {made['id']} from other content; use a new request_id")
+        return self.get(made["id"])
 
     def add_job(self, sweep_id: str, job_id: str) -> None:
         """Append a job, once."""

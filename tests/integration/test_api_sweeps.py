@@ -1,0 +1,160 @@
+"""Sweeps over gRPC: checked as a whole, made as a whole, in order of cells."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from services.store.records import JobState
+from services.store.store import Store
+from tests.api_calls import MODEL, Api, make_dataset, refusal
+from turnloom.v1 import training_pb2 as pb
+
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+pytestmark = pytest.mark.usefixtures("gpu_host")
+LIMIT = 30  #: seconds that any call here may take
+GRID = {"lora_rank": (8, 16), "learning_rate": (1e-4, 1e-3, 1e-2)}
+
+
+def request_of(dataset: str, axes: dict[str, tuple[float, ...]], **fields: object) -> pb.CreateSweepRequest:
+    base = {"hyperparameters": pb.Hyperparameters(batch_size=4), **fields.pop("base", {})}
+    return pb.CreateSweepRequest(
+        base=pb.CreateJobRequest(model=MODEL, training_dataset=dataset, **base),
+        axes=[pb.SweepAxis(hyperparameter=name, values=values) for name, values in axes.items()],
+        **fields,
+    )
+
+
+def create(api: Api, asked: pb.CreateSweepRequest) -> pb.CreateSweepResponse:
+    return api.jobs.CreateSweep(asked, timeout=LIMIT)
+
+
+def test_a_sweep_makes_one_queued_job_per_cell_in_row_major_order(api: Api, store: Store) -> None:
+    made = create(api, request_of(make_dataset(api).id, GRID, display_name="grid")).sweep
+    assert made.id.startswith("sweep-")
+    shapes = [(job.hyperparameters.lora_rank, job.hyperparameters.learning_rate) for job in made.jobs]
+    assert shapes == [(rank, rate) for rank in GRID["lora_rank"] for rate in GRID["learning_rate"]]
+    assert {(job.sweep, job.state, job.host) for job in made.jobs} == {(made.id, pb.JOB_STATE_QUEUED, "gpu-a")}
+    assert all(job.hyperparameters.batch_size == 4 for job in made.jobs)
+    tickets = store.redis.lrange("rq:queue:train.gpu-a", 0, -1)
+    assert tickets == [f"{job.id}-a1" for job in made.jobs]
+    assert api.jobs.GetSweep(pb.GetSweepRequest(id=made.id), timeout=LIMIT).sweep == made
+    (listed,) = api.jobs.ListSweeps(pb.ListSweepsRequest(), timeout=LIMIT).sweeps
+    assert (listed.id, listed.display_name, len(listed.jobs)) == (made.id, "grid", 6)
+    assert [axis.hyperparameter for axis in listed.axes] == list(GRID)
+
+
+def test_the_same_request_id_makes_one_sweep_and_other_content_is_refused(api: Api, store: Store) -> None:
+    dataset = make_dataset(api).id
+    first = create(api, request_of(dataset, GRID, request_id="r"))
+    again = create(api, request_of(dataset, GRID, request_id="r"))
+    assert (first.deduplicated, again.deduplicated) == (False, True)
+    assert [job.id for job in again.sweep.jobs] == [job.id for job in first.sweep.jobs]
+    assert len(store.jobs.list().items) == 6
+    said = refusal(lambda: create(api, request_of(dataset, {"lora_rank": (8,)}, request_id="r")))
+    assert said.code is grpc.StatusCode.ALREADY_EXISTS
+
+
+def test_a_sweep_that_broke_off_is_finished_by_the_same_request(
+    api: Api, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from services.preprocess import sweep_service
+    from services.store.errors import RedisUnavailable
+
+    dataset = make_dataset(api).id
+
+    def break_off(*_: object) -> None:
+        raise RedisUnavailable("Redis went away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(sweep_service, "_queue", break_off)
+        said = refusal(lambda: create(api, request_of(dataset, GRID, request_id="r")))
+    assert said.code is grpc.StatusCode.UNAVAILABLE
+    assert {job.state for job in store.jobs.list().items} == {JobState.VALIDATING}
+    made = create(api, request_of(dataset, GRID, request_id="r"))
+    assert made.deduplicated
+    assert [job.state for job in made.sweep.jobs] == [pb.JOB_STATE_QUEUED] * 6
+    assert len(store.jobs.list().items) == 6
+
+
+def test_one_cell_that_no_host_can_train_refuses_the_whole_sweep(api: Api, store: Store) -> None:
+    said = refusal(lambda: create(api, request_of(make_dataset(api).id, {"lora_rank": (8, 65)})))
+    assert (said.code, said.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NO_HOST")
+    assert "LoRA rank 65" in said.message
+    assert store.jobs.list().items == []
+    assert store.sweeps.list().items == []
+
+
+@pytest.mark.parametrize(
+    ("axes", "fields", "field", "sentence"),
+    [
+        ({}, {}, "axes", "is empty; give one axis at least, such as lora_rank with 8 and 32."),
+        (
+            {"lora_rnk": (8,)},
+            {},
+            "axes[0].hyperparameter",
+            "is 'lora_rnk', no numeric hyperparameter; did you mean lora_rank?",
+        ),
+        ({"lora_rank": ()}, {}, "axes[0].values", "is empty; give lora_rank one value at least."),
+        (
+            {"lora_rank": (8, 8.5)},
+            {},
+            "axes[0].values[1]",
+            "is 8.5; lora_rank takes whole numbers.",
+        ),
+        (
+            {"learning_rate": (0,)},
+            {},
+            "axes[0].values[0]",
+            "is 0; learning_rate must be above 0 and at most 1.",
+        ),
+        ({"learning_rate": (float("nan"),)}, {}, "axes[0].values[0]", "is nan; learning_rate must be above 0"),
+        ({"learning_rate": (0.1, 0.1)}, {}, "axes[0].values[1]", "is 0.1, which stands there twice."),
+        (
+            {"lora_rank": tuple(range(1, 12)), "seed": tuple(range(10))},
+            {},
+            "axes",
+            "make 110 cells; at most 100 are taken. Give fewer values.",
+        ),
+        ({"batch_size": (4,)}, {}, "axes[0].hyperparameter", "is batch_size, which base sets too; leave it out there."),
+        (
+            {"epochs": (1, 2)},
+            {"base": {"hyperparameters": pb.Hyperparameters(max_steps=3)}},
+            "base.hyperparameters.max_steps",
+            "is set together with epochs; set one of them.",
+        ),
+        ({"seed": (1,)}, {"successive_halving": True}, "successive_halving", "is not available: cells wait in one"),
+        ({"seed": (1,)}, {"base": {"request_id": "x"}}, "base.request_id", "is set; a sweep has a request_id of its"),
+    ],
+)
+def test_a_wrong_grid_is_refused_by_field_and_makes_nothing(
+    api: Api, store: Store, axes: dict[str, tuple[float, ...]], fields: dict[str, object], field: str, sentence: str
+) -> None:
+    said = refusal(lambda: create(api, request_of("ds-x", axes, **fields)))
+    assert said.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert said.fields[field].startswith(sentence)
+    assert store.jobs.list().items == []
+
+
+def test_cancelling_a_sweep_ends_what_is_not_at_an_end(api: Api, store: Store) -> None:
+    made = create(api, request_of(make_dataset(api).id, {"lora_rank": (2, 4, 8)})).sweep
+    store.jobs.claim(made.jobs[0].id, 1, "w")
+    store.jobs.finish(made.jobs[0].id, 1, JobState.SUCCEEDED)
+    store.jobs.claim(made.jobs[1].id, 1, "w")
+    cancelled = api.jobs.CancelSweep(pb.CancelSweepRequest(id=made.id), timeout=LIMIT).sweep
+    assert [job.state for job in cancelled.jobs] == [
+        pb.JOB_STATE_SUCCEEDED,
+        pb.JOB_STATE_CANCELLING,
+        pb.JOB_STATE_CANCELLED,
+    ]
+    assert f"{made.jobs[2].id}-a1" not in store.redis.lrange("rq:queue:train.gpu-a", 0, -1)
+    api.jobs.DeleteJob(pb.DeleteJobRequest(id=made.jobs[2].id), timeout=LIMIT)
+    left = api.jobs.GetSweep(pb.GetSweepRequest(id=made.id), timeout=LIMIT).sweep
+    assert [job.id for job in left.jobs] == [job.id for job in made.jobs[:2]]
+
+
+def test_a_sweep_that_is_not_there_says_so(api: Api) -> None:
+    for call in (api.jobs.GetSweep, api.jobs.CancelSweep):
+        kind = pb.GetSweepRequest if call == api.jobs.GetSweep else pb.CancelSweepRequest
+        said = refusal(lambda call=call, kind=kind: call(kind(id="sweep-none"), timeout=LIMIT))
+        assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "There is no sweep sweep-none.")
