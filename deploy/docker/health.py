@@ -54,7 +54,7 @@ def worker(seconds: str = "120") -> None:
 
 def supervisor() -> None:
     """One of possibly several supervisors holds the lease; the others stand by."""
-    from redis import Redis
+    from redis import Redis  # noqa: PLC0415
 
     from services.store.keys import SUPERVISOR  # noqa: PLC0415
 

@@ -100,7 +100,7 @@ def _id_problems(panels: Sequence[Board]) -> list[str]:
 def _grid_problems(panels: Sequence[Board]) -> Iterator[str]:
     owner: dict[tuple[int, int], str] = {}
     for panel in panels:
-        grid, title = panel["gridPos"], panel["title"]
+        grid, title = panel["gridPos"], str(panel["title"])
         if min(grid["w"], grid["h"]) < 1 or grid["x"] < 0 or grid["x"] + grid["w"] > COLUMNS:
             yield f"panel {title!r} leaves the grid of {COLUMNS} columns: {grid}"
         cells = {

@@ -4,6 +4,7 @@
 set -eu
 umask 077
 hashed() { printf %s "$1" | sha256sum | cut -d' ' -f1; }
+password=
 for name in API PREPROCESS_WORKER TRAINER SUPERVISOR EXPORTER; do
   eval "password=\${REDIS_PASSWORD_$name:?redis: REDIS_PASSWORD_$name is empty; scripts/make_env.sh writes one into .env}"
   script="${script:-/^#/d;/^\$/d};s/@$name@/$(hashed "$password")/"
