@@ -12,11 +12,11 @@ from services.preprocess.final_stop import with_final_stop
 from services.preprocess.layout import lay_out
 from services.preprocess.models import Model
 from services.preprocess.options import ControlTokens, Options, Tokenization, TrainOn
-from services.preprocess.pieces import Pieces, cut, rejection, spelled_by_messages, utf8_of
+from services.preprocess.pieces import Pieces, cut, origin_at, rejection, spelled_by_messages, utf8_of
 from services.preprocess.rendered import RenderedText, View
-from services.preprocess.tokenizing import TokenizedText, token_spans, tokenize, tokenize_as_stock
+from services.preprocess.tokenizing import Mistaken, TokenizedText, token_spans, tokenize, tokenize_as_stock
 from services.preprocess.truncation import Row
-from services.preprocess.weights import ASSISTANT, Plan, WeightSpan, plan_weights, weight_spans
+from services.preprocess.weights import Plan, WeightSpan, plan_weights, weight_spans
 
 
 class Draft(NamedTuple):
@@ -76,8 +76,7 @@ def _draft(view: View, plan: Plan, options: Options, model: Model) -> Draft:
         utf8_of(view.rendered)
         return Draft(view, spans, None, _checked_for_stock(view.rendered, plan, options, model))
     rules = model.vocabulary.cut_rules
-    boundaries = [region.start for region in view.regions if region.role == ASSISTANT]
-    return Draft(view, spans, cut(view.rendered, boundaries, plan.assistants, rules, options.control_tokens))
+    return Draft(view, spans, cut(view.rendered, view.boundaries, plan.assistants, rules, options.control_tokens))
 
 
 def _stop_token(model: Model) -> str:
@@ -111,9 +110,18 @@ def encode(drafts: Sequence[Draft], model: Model) -> list[Example | RoundTripFai
     for draft in drafts:
         whole = draft.view.rendered.text
         text = tokenize_as_stock(whole, model.vocabulary) if draft.pieces is None else next(texts)
-        if isinstance(text, RoundTripFailed):
-            examples.append(text)
+        if isinstance(text, Mistaken):
+            examples.append(_round_trip_failed(draft.view.rendered, text))
             continue
         row = Row(text.token_ids, token_spans(text, draft.spans, model.vocabulary))
         examples.append(Example(draft, text, row))
     return examples
+
+
+def _round_trip_failed(rendered: RenderedText, mistaken: Mistaken) -> RoundTripFailed:
+    origin = origin_at(rendered, mistaken.character)
+    return RoundTripFailed(
+        f"the text at character {mistaken.character} of the rendered text {mistaken.reason}",
+        message_index=origin.message_index if origin is not None and origin.message_index >= 0 else None,
+        field=origin.field if origin is not None else "",
+    )

@@ -2,7 +2,8 @@
 
 Knows no ids but those of control tokens, and no weights. Two cuts are made and no more: at control tokens, which the
 template's own literals spell (and, for non-special ones such as `<think>`, assistant text), and at the start of every
-assistant region, so that the prompt is tokenized as a sampler's prompt is.
+assistant turn, trained or not, so that the prompt is tokenized as a sampler's prompt is and the ids are the same
+whatever is trained.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from services.preprocess.added_tokens import ControlTokenTable, Match
 from services.preprocess.errors import ControlTokenRejected, UnsupportedContent
 from services.preprocess.examples import ControlTokenSpan
 from services.preprocess.options import ControlTokens
-from services.preprocess.rendered import RenderedText
+from services.preprocess.rendered import Origin, RenderedText
 from services.preprocess.tokenizer_json import Prefix
 
 #: An offset, and matches whose characters count from it.
@@ -59,7 +60,7 @@ def cut(
 
     Args:
         rendered: the text and its provenance.
-        boundaries: ascending first characters of the assistant regions.
+        boundaries: ascending first characters of the assistant turns, trained or not.
         assistant_messages: indices of the messages whose text may spell non-special control tokens.
         rules: the tokenizer's control tokens and prefix space.
         policy: what is done with other text that spells a control token.
@@ -88,14 +89,19 @@ def utf8_of(rendered: RenderedText) -> bytes:
     try:
         return rendered.text.encode()
     except UnicodeEncodeError as error:
-        ends = accumulate(length for length, _ in rendered.runs)
-        origin = next(one for end, (_, one) in zip(ends, rendered.runs, strict=True) if end > error.start)
+        origin = origin_at(rendered, error.start)
         index = origin.message_index if origin is not None and origin.message_index >= 0 else None
         raise UnsupportedContent(
             f"holds half of a surrogate pair ({rendered.text[error.start]!a}), which is no character; remove it",
             message_index=index,
             field=origin.field if origin is not None else "",
         ) from error
+
+
+def origin_at(rendered: RenderedText, character: int) -> Origin | None:
+    """Return where a character came from; None: it is the template's own."""
+    ends = accumulate(length for length, _ in rendered.runs)
+    return next((one for end, (_, one) in zip(ends, rendered.runs, strict=True) if end > character), None)
 
 
 def rejection(span: ControlTokenSpan) -> ControlTokenRejected:

@@ -5,16 +5,15 @@ The one shift from tokens to targets is here: `target_runs`.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.preprocess.added_tokens import WHITE_SPACE
-from services.preprocess.errors import RoundTripFailed
 from services.preprocess.examples import WeightRuns
 from services.preprocess.pieces import TEXT, Pieces
 from services.preprocess.truncation import Row, TokenSpan
@@ -33,7 +32,14 @@ class TokenizedText(NamedTuple):
     starts: NDArray[np.int64] | None = None  #: character in which each token begins, where an encoder told them all
 
 
-def tokenize(texts: Sequence[Pieces], vocabulary: Vocabulary) -> list[TokenizedText | RoundTripFailed]:
+class Mistaken(NamedTuple):
+    """Why the ids of one text can't be trusted."""
+
+    character: int  #: of the text, where it begins
+    reason: str  #: what its ids do there, and what to do; quotes no text
+
+
+def tokenize(texts: Sequence[Pieces], vocabulary: Vocabulary) -> list[TokenizedText | Mistaken]:
     """Encode many cut texts with one call of the encoder, and check every one of them.
 
     Returns:
@@ -77,35 +83,35 @@ def _byte_ends(
     return vocabulary.byte_ends(ids, b"".join([pieces.utf8 for pieces in texts]))
 
 
-def _checked(row: TokenizedText, vocabulary: Vocabulary) -> TokenizedText | RoundTripFailed:
+def _checked(row: TokenizedText, vocabulary: Vocabulary) -> TokenizedText | Mistaken:
+    """Look at one text closely: normalized as the tokenizer normalizes it, its ids must decode to it."""
+    pieces = row.pieces
     expected: list[bytes] = []
-    texts = iter(zip(row.pieces.texts, row.pieces.prefixed, strict=True))
-    for slot, (first, end) in zip(row.pieces.slots, pairwise(row.slot_tokens), strict=True):
+    texts = iter(zip(pieces.texts, pieces.prefixed, strict=True))
+    for slot, start, (first, end) in zip(pieces.slots, pieces.starts, pairwise(row.slot_tokens), strict=True):
         if slot != TEXT:
             expected.append(vocabulary.table.by_id[slot].content.encode())
             continue
         text, prefixed = next(texts)
         if vocabulary.reserved(row.token_ids[first:end]).any():
-            return RoundTripFailed(f"ordinary text gives a control token in {_excerpt(text)}; report this tokenizer")
+            return Mistaken(start, "gives a control token; report this tokenizer")
         expected.append(vocabulary.expected(text, prefixed) if vocabulary.round_trips else b"")
     if not vocabulary.round_trips or vocabulary.parts.unknown_id in row.token_ids:
         return row
     wanted, found = b"".join(expected), vocabulary.decode(row.token_ids)
     if wanted == found:
         return row
-    at = next(
-        (index for index, pair in enumerate(zip(wanted, found, strict=False)) if pair[0] != pair[1]),
-        min(len(wanted), len(found)),
+    differences = (at for at, pair in enumerate(zip(wanted, found, strict=False)) if pair[0] != pair[1])
+    same = next(differences, min(len(wanted), len(found)))
+    slot_ends = list(accumulate(len(one) for one in expected))
+    slot = min(bisect_right(slot_ends, same), len(slot_ends) - 1)
+    inside = expected[slot][: max(0, same - slot_ends[slot] + len(expected[slot]))].decode(errors="ignore")
+    start, end = pieces.starts[slot], [*pieces.starts[1:], len(pieces.whole)][slot]
+    unchanged = pieces.whole[start:end].startswith(inside)  # else the normalizer moved characters
+    return Mistaken(
+        min(start + len(inside), end - 1) if unchanged else start,
+        "decodes to other text; the tokenizer has no ids for it, remove it",
     )
-    return RoundTripFailed(
-        f"the token ids decode to other text than was rendered, first at byte {at}: "
-        f"{_excerpt(wanted[at:].decode(errors='replace'))} became {_excerpt(found[at:].decode(errors='replace'))}; "
-        "the tokenizer has no ids for this text, remove it"
-    )
-
-
-def _excerpt(text: str) -> str:
-    return repr(text if len(text) <= 24 else text[:24] + "...")
 
 
 def tokenize_as_stock(text: str, vocabulary: Vocabulary) -> TokenizedText:

@@ -19,6 +19,7 @@ from services.preprocess.errors import (
     NoAssistantTurn,
     NothingToTrain,
     PreprocessError,
+    RoundTripFailed,
     TooLong,
     UnsupportedContent,
 )
@@ -34,7 +35,7 @@ from services.preprocess.options import (
     TrainOnEot,
     Truncation,
 )
-from services.preprocess.preprocessing import preprocess, preprocess_batch
+from services.preprocess.preprocessing import fitted_batch, preprocess, preprocess_batch
 from tests.unit.small_tokenizers import byte_level, families
 
 CHATML = (
@@ -241,6 +242,24 @@ def test_a_conversation_without_messages_or_without_a_chosen_one_is_refused() ->
         preprocess(said(("user", "hi")), Options(), model())
 
 
+def test_ids_that_decode_to_other_text_are_refused_by_message_and_place_and_quote_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = build_model("wrong", byte_level(), CHATML, {})
+    good = small.vocabulary.encode
+    monkeypatch.setattr(
+        small.vocabulary, "encode", lambda texts, prefixed: good([text.replace("o?", "o!") for text in texts], prefixed)
+    )
+    shown = preprocess_batch([said(("user", "Secret Zürich, hello?"), ("assistant", "fine"))], Options(), small)[0]
+    assert isinstance(shown, RoundTripFailed)
+    at = len("<|im_start|>user\nSecret Zürich, hello")
+    assert str(shown) == (
+        f"messages[0].content: the text at character {at} of the rendered text decodes to other text; "
+        "the tokenizer has no ids for it, remove it"
+    )
+    assert (shown.message_index, shown.field) == (0, "content")
+
+
 def test_half_a_surrogate_pair_is_refused_by_message() -> None:
     with pytest.raises(UnsupportedContent, match=r"^messages\[1\]\.content: .*\\ud83d"):
         preprocess(said(("user", "hi"), ("assistant", "x\ud83d")), Options(), model())
@@ -360,6 +379,43 @@ def test_no_token_outside_assistant_turns_carries_weight(family: str, pairs: lis
         if token == end:
             assert weight == float(pairs[turn][0] == "assistant")
     assert turn == len(pairs) - 1
+
+
+def ids_by_text(conversation: Conversation, options: Options, small: Model) -> dict[str, list[int]]:
+    """The ids of every rendered text that the conversation gives under these options."""
+    fits = fitted_batch([conversation], options, small)[0]
+    if isinstance(fits, PreprocessError):
+        return {}
+    return {one.example.text.pieces.whole: one.example.text.token_ids.tolist() for one in fits.examples}
+
+
+@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("template", [CHATML, FORGETS])
+@settings(max_examples=30, deadline=None)
+@given(pairs=MESSAGES, trainable=st.lists(st.booleans(), min_size=6, max_size=6))
+def test_what_is_trained_never_changes_the_ids(
+    template: str, family: str, pairs: list[tuple[str, str]], trainable: list[bool]
+) -> None:
+    marked = said(*pairs, training=tuple(Training(one) for one in trainable[: len(pairs)]))
+    choice = Options(max_length=None, on_unextendable=OnUnextendable.AS_RENDERED)
+    expected = ids_by_text(marked, choice, model(template, family))
+    for policy in TrainOn:
+        for after in (OnUnextendable.AS_RENDERED, OnUnextendable.SPLIT):
+            options = replace(choice, train_on=policy, on_unextendable=after)
+            for text, ids in ids_by_text(marked, options, model(template, family)).items():
+                assert ids == expected.setdefault(text, ids)
+
+
+def test_a_reply_that_is_not_trained_begins_with_its_own_token_too() -> None:
+    chat = said(("user", "a"), ("assistant", "\n\nso"), ("user", "b"), ("assistant", "\nso"))
+    everything, last = (
+        preprocess(chat, Options(train_on=policy), model()).examples[0].token_ids.tolist()
+        for policy in (TrainOn.ALL_ASSISTANT_MESSAGES, TrainOn.LAST_ASSISTANT_MESSAGE)
+    )
+    assert everything == last
+    prompt = model().vocabulary.encode(["assistant\n"], [False]).ids.tolist()
+    joined = model().vocabulary.encode(["assistant\n\n\nso"], [False]).ids.tolist()
+    assert joined[: len(prompt)] != prompt  # without a boundary the prompt would have other ids
 
 
 @pytest.mark.parametrize("family", SOME)
