@@ -15,6 +15,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from turnloom import errors
+from turnloom.handshake import with_tls, without_tls
 from turnloom.uploads import Upload
 
 MAX_MESSAGE: Final = 64 * 1024 * 1024  #: bytes, both directions (the contract's limit)
@@ -105,6 +106,7 @@ class Connection:
             if tls
             else grpc.insecure_channel(address, arguments)
         )
+        self._tls = tls
         self._ready = threading.Event()
 
     def close(self) -> None:
@@ -115,7 +117,7 @@ class Connection:
         """Waits until the server answers, at the first call only.
 
         Raises:
-            ServerUnreachable: the connection is refused, or not made within 8 seconds.
+            ServerUnreachable: the connection is refused, or not made within 8 seconds; TLS where it is at fault.
         """
         if self._ready.is_set():
             return
@@ -136,6 +138,10 @@ class Connection:
         finally:
             self.channel.unsubscribe(listen)
         if not self._ready.is_set():
+            tls = self._tls
+            found = with_tls(self.address, tls.ca, tls.certificate, tls.key) if tls else without_tls(self.address)
+            if found is not None:
+                raise errors.ServerUnreachable(found.sentence, hint=found.hint)
             raise unreachable(self.address, "" if failed.is_set() else f" within {CONNECT_SECONDS:g} s")
 
     @contextmanager
@@ -243,6 +249,8 @@ def translate(error: grpc.RpcError, address: str) -> errors.TurnloomError:
         return errors.DeadlineExceeded(
             f"The server at {address} did not answer in time.", hint="Try again, or look at its log.", code=code.name
         )
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not reason:  # gRPC's own limit on messages
+        hint = f"A message holds at most {MAX_MESSAGE // 2**20} MiB; send fewer or shorter conversations at once."
     if not sentence:
         sentence = f"The server at {address} answered {code.name} without a sentence."
     if code is grpc.StatusCode.UNIMPLEMENTED and sentence.lower() in ("method not found!", "unknown method"):

@@ -1,19 +1,29 @@
-"""One JSON object per log line on stderr. Knows no service; nobody hands it conversation text."""
+"""One JSON object per log line on stderr. Knows no service; nobody hands it conversation text.
+
+An exception may quote whatever it failed on, so its words are never written: only its class and where it came from.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+import threading
+import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Final
 
 #: What every LogRecord has; anything else was given as `extra` and is a field of the line.
 _PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+#: Loggers whose messages are written by us, and RQ's, which never hold text.
+OURS: Final = ("turnloom", "services", "rq")
+LOG = logging.getLogger("turnloom.process")
 
 
 class JsonLines(logging.Formatter):
-    """time, level, logger, message, then the extra fields, then the traceback where there is one."""
+    """time, level, logger, message, then the extra fields, then where an exception came from, if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line without line breaks."""
@@ -21,16 +31,52 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         fields.update({name: value for name, value in vars(record).items() if name not in _PLAIN})
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, default=str)
+        if isinstance(record.exc_info, tuple) and record.exc_info[1] is not None:
+            fields["raised"] = list(raised(record.exc_info[1]))
+        return json.dumps(fields, ensure_ascii=False, default=lambda value: type(value).__name__)
+
+
+def raised(error: BaseException) -> Iterator[dict[str, object]]:
+    """An exception and what led to it, the last first: class and frames, without a word of any of them."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        frames = traceback.extract_tb(one.__traceback__)
+        name = f"{type(one).__module__}.{type(one).__qualname__}".removeprefix("builtins.")
+        yield {"error": name, "at": [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]}
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """A library that reports an exception likes to put its words into the message."""
+    if record.exc_info and record.name.partition(".")[0] not in OURS:
+        return f"an exception in {record.name} ({record.funcName}:{record.lineno})"
+    return record.getMessage()
 
 
 def log_to_stderr(level: str) -> None:
-    """Send all records of this process to stderr as JSON lines."""
+    """Send all records of this process to stderr as JSON lines, and exceptions that nobody caught with them.
+
+    Libraries are heard from warnings on: their debug lines hold what they were given.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    chosen = logging.getLevelNamesMapping()[level.upper()]
+    for name in OURS:
+        logging.getLogger(name).setLevel(max(chosen, logging.INFO) if name == "rq" else chosen)
+    sys.excepthook = _uncaught
+    threading.excepthook = _ended
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    LOG.critical("the process ends", exc_info=(kind, error, trace))
+
+
+def _ended(arguments: threading.ExceptHookArgs) -> None:
+    if arguments.exc_value is not None and arguments.exc_type is not SystemExit:
+        LOG.critical("a thread ended", exc_info=(arguments.exc_type, arguments.exc_value, arguments.exc_traceback))

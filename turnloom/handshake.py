@@ -1,0 +1,81 @@
+"""Why no connection comes about: asks the address itself, in TLS, once gRPC has given up. Knows no gRPC."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+SECONDS: Final = 2.0  #: for each step of the look
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong, and what to do."""
+
+    sentence: str
+    hint: str
+
+
+def without_tls(address: str) -> Finding | None:
+    """Whether a server that can't be reached in plain text speaks TLS; None: it does not, or is not there."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # nothing is sent; only whether it answers is asked
+    context.set_alpn_protocols(["h2"])
+    try:
+        with _connected(address) as plain, context.wrap_socket(plain):
+            pass
+    except ssl.SSLError as error:
+        if "ALERT" not in (error.reason or ""):  # an alert is TLS too
+            return None
+    except (OSError, ValueError):
+        return None
+    return Finding(
+        f"The server at {address} speaks TLS, and was called without.",
+        "Give --tls, and --tls-ca with the authority's file if it is not one that the system knows.",
+    )
+
+
+def with_tls(address: str, ca: Path | None, certificate: Path | None, key: Path | None) -> Finding | None:
+    """What is wrong with a TLS connection; None: nothing that this look finds, or nobody is there."""
+    context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(["h2"])
+    try:
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+        host = address.rpartition(":")[0].strip("[]")
+        with _connected(address) as plain, context.wrap_socket(plain, server_hostname=host) as secured:
+            secured.recv(1)  # a server that wants a certificate says so after the handshake
+    except ssl.SSLCertVerificationError as error:
+        said = error.verify_message.rstrip(".")
+        return Finding(
+            f"The certificate of the server at {address} is not trusted: {said}.",
+            "Give the file of its authority with --tls-ca, and call it by a name that is in the certificate.",
+        )
+    except ssl.SSLError as error:
+        return _refused(address, error.reason or "", shown=certificate is not None)
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def _refused(address: str, reason: str, *, shown: bool) -> Finding | None:
+    if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
+        return Finding(f"The server at {address} does not speak TLS.", "Leave --tls and --tls-* out.")
+    if "ALERT" not in reason:
+        return None
+    if shown:
+        return Finding(
+            f"The server at {address} refuses this client's certificate.",
+            "Give one of an authority that the server knows, with --tls-cert and --tls-key.",
+        )
+    return Finding(f"The server at {address} wants a client's certificate.", "Give --tls-cert and --tls-key.")
+
+
+def _connected(address: str) -> socket.socket:
+    """A connection. Raises OSError, or ValueError for an address that is no HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS)
