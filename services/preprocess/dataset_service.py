@@ -28,7 +28,7 @@ from services.preprocess.settings import ApiSettings
 from services.preprocess.source_wire import source
 from services.preprocess.sources.dispatch import announce, begin
 from services.preprocess.streams import Part, check_batch, chunks, header, refuse_after_end, refuse_endless, refuse_lost
-from services.store.dataset_files import DatasetReader, DatasetWriter, canonical_json, remove
+from services.store.dataset_files import DatasetReader, DatasetWriter, canonical_json
 from services.store.dataset_work import DatasetWork
 from services.store.ids import new_id
 from services.store.records import DatasetRecord, DatasetState, IssueRecord
@@ -131,11 +131,9 @@ class DatasetService(DatasetServiceServicer):
     def DeleteDataset(
         self, request: pb.DeleteDatasetRequest, context: grpc.ServicerContext
     ) -> pb.DeleteDatasetResponse:
-        """The record first; the file only when no other record has its content."""
+        """The record; the supervisor removes the file, after a grace, when no other record has its content."""
         with self._rpc.unary(context, NAME, "DeleteDataset") as call:
-            uri = self._backing.store().datasets.delete(self._owned(call, request.id))
-            if uri:
-                remove(uri)
+            self._backing.store().datasets.delete(self._owned(call, request.id))
             return pb.DeleteDatasetResponse()
 
     def DownloadDataset(

@@ -16,6 +16,7 @@ from services.store.errors import NotFound, RequestMismatch
 from services.store.pages import Page, newest
 from services.store.records import DatasetRecord, DatasetState, ErrorRecord, Histogram, IssueRecord
 from services.store.scripts import Scripts
+from services.store.unwanted import UnwantedFile
 
 #: Seconds between two looks at a dataset that is watched.
 _WATCH_INTERVAL = 0.25
@@ -136,14 +137,14 @@ class Datasets:
         self._end(replace(self.get(dataset_id), state=DatasetState.CANCELLED), "")
         return self.get(dataset_id)
 
-    def delete(self, dataset_id: str) -> str:
-        """Forget a dataset; answers the uri of its file if no other dataset has the same content, else "".
+    def delete(self, dataset_id: str) -> None:
+        """Forget a dataset. A file that no other dataset has goes on the list of unwanted ones (unwanted.py).
 
         Raises InUse while an unfinished job uses it, or while it is made.
         """
         record = self.get(dataset_id)
         content = keys.content(record.sha256) if record.sha256 else ""
-        return record.uri if self._scripts.run("dataset_delete", dataset_id, content)[0] == "orphan" else ""
+        self._scripts.run("dataset_delete", dataset_id, content, UnwantedFile(record.sha256, record.uri).member)
 
     def watch(
         self, dataset_id: str, *, stop: threading.Event | None = None, deadline: float | None = None

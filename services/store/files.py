@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import IO, Protocol, cast
 
 import fsspec
@@ -28,6 +29,7 @@ class FileSystem(Protocol):
     def mv(self, source: str, target: str) -> None: ...  # noqa: D102
     def rm(self, path: str, recursive: bool = ...) -> None: ...  # noqa: D102
     def find(self, path: str) -> list[str]: ...  # noqa: D102
+    def modified(self, path: str) -> datetime: ...  # noqa: D102
     def get_file(self, source: str, target: str) -> None: ...  # noqa: D102
 
 

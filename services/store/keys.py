@@ -19,6 +19,7 @@ SUPERVISOR = "tl:run:supervisor"  # string: the lease of the one supervisor
 API = "tl:api:"
 DATASETS = "tl:api:datasets"  # zset: dataset id by creation, milliseconds
 MAKING = "tl:api:making"  # set: datasets from a source whose work isn't closed
+UNWANTED = "tl:api:unwanted"  # zset: "sha256 uri" of files that no dataset names, by when the last was deleted, seconds
 SWEEPS = "tl:api:sweeps"  # zset: sweep id by creation, milliseconds
 
 

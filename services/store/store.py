@@ -15,6 +15,7 @@ from services.store.ledger import Ledger
 from services.store.objects import Objects
 from services.store.sweeps import Sweeps
 from services.store.tickets import Tickets
+from services.store.unwanted import Unwanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Store:
     events: Events
     hosts: Hosts
     datasets: Datasets
+    unwanted: Unwanted
     sweeps: Sweeps
     tickets: Tickets
     objects: Objects
@@ -55,6 +57,7 @@ def open_store(redis_url: str, store_url: str = "", lease_ttl: float = 15.0, soc
         events=Events(client),
         hosts=Hosts(client),
         datasets=Datasets(client),
+        unwanted=Unwanted(client),
         sweeps=Sweeps(client),
         tickets=Tickets(queues),
         objects=Objects(store_url),

@@ -68,6 +68,9 @@ def supervisor(_options: argparse.Namespace) -> int:
             lease_ttl=settings.lease_ttl,
             interval=settings.interval,
             ticket_grace=settings.ticket_grace,
+            host_silent=settings.host_silent,
+            retention=settings.retention,
+            file_grace=settings.file_grace,
         )
     )
     return 0

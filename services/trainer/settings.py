@@ -15,6 +15,8 @@ Value = TypeVar("Value")
 REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
+DAY: Final = 86400.0  #: seconds
+
 #: Largest relative difference between a checkpoint's stored probe NLL and the one measured after loading it.
 PROBE_TOLERANCE: Final = {"fp32": 1e-6, "bf16": 2e-3}
 
@@ -89,6 +91,9 @@ class CompanionSettings:
     lease_ttl: float  #: seconds; the workers' own
     interval: float  #: seconds between two rounds of the supervisor
     ticket_grace: float  #: seconds that a queued job may be without a ticket
+    host_silent: float  #: seconds after which a host counts as lost
+    retention: float  #: seconds that the keys of an archived ledger stay
+    file_grace: float  #: seconds that the file of a deleted dataset stays
     exporter_host: str
     exporter_port: int
     log_level: str
@@ -102,6 +107,9 @@ def companion_from_environment(environment: Mapping[str, str]) -> CompanionSetti
         lease_ttl=_seconds(environment, "TURNLOOM_LEASE_TTL", "15"),
         interval=_seconds(environment, "TURNLOOM_SUPERVISOR_INTERVAL", "1"),
         ticket_grace=_seconds(environment, "TURNLOOM_TICKET_GRACE", "15"),
+        host_silent=_seconds(environment, "TURNLOOM_HOST_SILENT", "600"),
+        retention=_read(environment, "TURNLOOM_LEDGER_DAYS", "30", _positive, "days above 0") * DAY,
+        file_grace=_seconds(environment, "TURNLOOM_DATASET_GRACE", "600"),
         exporter_host=environment.get("TURNLOOM_EXPORTER_HOST") or "0.0.0.0",  # noqa: S104  (Prometheus is elsewhere)
         exporter_port=_read(environment, "TURNLOOM_EXPORTER_PORT", "9465", _port, "a port, 0 to 65535"),
         log_level=_level(environment),

@@ -23,6 +23,7 @@ from services.store.queues import ticket_id
 from services.store.records import JobRecord, JobState
 from services.store.singleton import Singleton
 from services.store.store import Store, open_store
+from services.store.unwanted import remove_unwanted
 
 log = logging.getLogger("turnloom.supervisor")
 
@@ -42,13 +43,14 @@ class SupervisorSettings:
     ticket_grace: float = 15.0  #: a queued job may be without a ticket: a worker has it and is about to claim
     host_silent: float = 600.0  #: after which a host counts as lost
     retention: float = 30 * DAY  #: of an archived ledger's keys
+    file_grace: float = 600.0  #: that the file of a deleted dataset stays; longer than its maker needs to register it
     singleton_ttl: float = 5.0  #: after which another supervisor takes over
     reap_interval: float = 30.0  #: between two looks at RQ's registries
     archive_retry: float = 60.0  #: before a ledger that couldn't be archived is tried again
 
 
 class Supervisor:
-    """`round` looks after unfinished jobs, `archive` after finished ones."""
+    """`round` looks after unfinished jobs, `archive` after finished ones, `tidy_files` after deleted datasets."""
 
     def __init__(self, store: Store, settings: SupervisorSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -148,6 +150,13 @@ class Supervisor:
             self._retry.pop(job.id, None)
             self._store.jobs.archived(job, uri, self._settings.retention)
 
+    def tidy_files(self) -> None:
+        """Remove files of deleted datasets; a store that is away leaves them for the next round."""
+        try:
+            remove_unwanted(self._store.unwanted, self._settings.file_grace)
+        except StoreUnavailable as error:
+            log.warning("files of deleted datasets stay for now: %s", error)
+
 
 def supervise(settings: SupervisorSettings, stop: threading.Event) -> None:
     """Rounds until `stop` is set. Survives outages of Redis; waits while another supervisor is at work."""
@@ -175,6 +184,7 @@ def supervise(settings: SupervisorSettings, stop: threading.Event) -> None:
     def archive() -> None:
         if singleton.held:
             supervisor.archive()
+            supervisor.tidy_files()
 
     # A large ledger takes longer to archive than a lost worker may stay unnoticed.
     archiver = threading.Thread(target=_repeat, args=(archive, settings.interval, stop), daemon=True)

@@ -53,6 +53,7 @@ def test_a_trainer_does_all_its_work_and_cannot_touch_what_the_api_writes(owner:
         trainer.tickets.enqueue(trainer.jobs.release(job.id, 1, "preempted", "x"), front=True)
         supervisor = Supervisor(trainer, SupervisorSettings(redis_url, lease_ttl=0.01))
         supervisor.round()
+        supervisor.tidy_files()
         assert trainer.jobs.claim(job.id, 2, "w") is not None
         trainer.jobs.finish(job.id, 2, JobState.SUCCEEDED)
         queues = [Queue("train.h", connection=trainer.rq, serializer=JSONSerializer)]

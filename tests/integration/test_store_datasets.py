@@ -97,17 +97,21 @@ def test_a_failed_dataset_names_the_offender_and_a_cancelled_one_stops_its_maker
         store.datasets.progress("ds-2", conversations_read=1)
 
 
-def test_the_file_goes_with_the_last_record_of_its_content(store: Store) -> None:
+def test_the_file_is_unwanted_with_the_last_record_of_its_content(store: Store) -> None:
     empty = set(store.redis.keys("*"))
     store.datasets.create(READY, request_id="r")
     store.datasets.create(replace(READY, id="ds-2"))
     job = store.jobs.create(JobSpec("m", "m", "ds-2")).job
     with pytest.raises(InUse, match=f"job {job.id} uses dataset ds-2 and isn't finished"):
         store.datasets.delete("ds-2")
-    assert store.datasets.delete("ds-1") == ""
+    store.datasets.delete("ds-1")
+    assert not store.unwanted.due(grace=0.0)
     store.jobs.reject(job.id, ErrorRecord("X", "x"))
-    assert store.datasets.delete("ds-2") == "/s/abc.arrow"
+    store.datasets.delete("ds-2")
+    (file,) = store.unwanted.due(grace=0.0)
+    assert file.uri == "/s/abc.arrow"
     store.jobs.delete(job.id)
+    store.unwanted.forget(file)
     assert set(store.redis.keys("*")) == empty
     store.datasets.create(RECORD)
     with pytest.raises(InUse, match="dataset ds-1 is being made; cancel it before it is deleted"):

@@ -1,4 +1,4 @@
--- id, content key or '': forget a dataset; answers whether another has the same content
+-- id, content key or '', what names the file among those that nobody needs: forget a dataset
 local id, content = ARGV[1], ARGV[2]
 local target = 'tl:api:dataset:' .. id
 local state = redis.call('HGET', target, 'state')
@@ -10,6 +10,8 @@ local request = redis.call('HGET', target, 'request')
 if request and request ~= '' then redis.call('DEL', request) end
 redis.call('DEL', target, 'tl:api:shards:' .. id, key('uses', id))
 redis.call('ZREM', 'tl:api:datasets', id)
-if content == '' then return {'kept'} end
-redis.call('SREM', content, id)
-return {redis.call('EXISTS', content) == 1 and 'kept' or 'orphan'}
+if content ~= '' then
+  redis.call('SREM', content, id)
+  if redis.call('EXISTS', content) == 0 then redis.call('ZADD', 'tl:api:unwanted', now(), ARGV[3]) end
+end
+return {'ok'}

@@ -1,0 +1,106 @@
+"""Files of datasets that no record names any more, and their removal. Knows no trainer and no row.
+
+A file is named by its content, so another dataset may be about to need the very file whose last record was just
+deleted: it has written it, or found it there, and is registered a moment later. Therefore a file goes only after a
+grace, counted from the deletion and from its last writing, in which every maker has registered what it wrote.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from services.store import keys
+from services.store.connection import StoreRedis, redis_time
+from services.store.files import FileSystem, locate, store_errors
+from services.store.scripts import Scripts
+
+log = logging.getLogger("turnloom.store")
+
+_ASIDE = ".unwanted"  # suffix of a file that is about to go: nobody opens it by its address any more
+
+
+@dataclass(frozen=True, slots=True)
+class UnwantedFile:
+    """A file whose last dataset was deleted."""
+
+    sha256: str
+    uri: str
+
+    @property
+    def member(self) -> str:
+        """How the list names it."""
+        return f"{self.sha256} {self.uri}"
+
+
+class Unwanted:
+    """The list of such files; Datasets.delete writes it."""
+
+    def __init__(self, client: StoreRedis) -> None:
+        self._client = client
+        self._scripts = Scripts(client)
+
+    def due(self, grace: float) -> Sequence[UnwantedFile]:
+        """Files on the list for `grace` seconds, oldest first."""
+        until = redis_time(self._client) - grace
+        members = cast(list[str], self._client.zrangebyscore(keys.UNWANTED, "-inf", until))
+        return [UnwantedFile(*member.split(" ", 1)) for member in members]
+
+    def is_wanted(self, file: UnwantedFile) -> bool:
+        """Whether a dataset needs it again; then it is off the list."""
+        return self._scripts.run("unwanted", keys.content(file.sha256), file.member)[0] == "wanted"
+
+    def forget(self, file: UnwantedFile) -> None:
+        """Take it off the list."""
+        self._client.zrem(keys.UNWANTED, file.member)
+
+
+def remove_unwanted(unwanted: Unwanted, grace: float) -> int:
+    """Remove the files that nobody has needed for `grace` seconds.
+
+    Each is set aside under another name first and looked at again: one that came to be needed meanwhile goes back. A
+    process that dies in between leaves it on the list, and the next call goes on.
+
+    Returns:
+        How many files it removed.
+
+    Raises:
+        StoreUnavailable, RedisUnavailable: what was done until then holds.
+    """
+    removed = 0
+    for file in unwanted.due(grace):
+        system, path = locate(file.uri)
+        with store_errors(file.uri):
+            if unwanted.is_wanted(file):
+                _put_back(system, path)
+                continue
+            if system.exists(path):
+                if _age(system, path) < grace:  # written again since: its maker may be about to register it
+                    continue
+                system.mv(path, path + _ASIDE)
+            if unwanted.is_wanted(file):
+                _put_back(system, path)
+                continue
+            if system.exists(path + _ASIDE):
+                system.rm(path + _ASIDE)
+                removed += 1
+                log.info("removed %s, no dataset has this content", file.uri)
+        unwanted.forget(file)
+    return removed
+
+
+def _put_back(system: FileSystem, path: str) -> None:
+    if not system.exists(path + _ASIDE):
+        return
+    if system.exists(path):  # somebody wrote it anew
+        system.rm(path + _ASIDE)
+    else:
+        system.mv(path + _ASIDE, path)
+
+
+def _age(system: FileSystem, path: str) -> float:
+    """Seconds since it was last written."""
+    return time.time() - system.modified(path).timestamp()
