@@ -44,6 +44,7 @@ class PreviewExample:
     truncated_tokens: int
     truncated_loss_tokens: int
     target_bytes: int  #: UTF-8 bytes of the trained text
+    escaped: Sequence[ControlTokenSpan]  #: offsets into this example's rendered_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,6 @@ class Preview:
 
     examples: Sequence[PreviewExample]
     warnings: Sequence[str]
-    escaped: Sequence[ControlTokenSpan]
 
 
 def preview(conversation: Conversation, options: Options, model: Model) -> Preview:
@@ -68,7 +68,6 @@ def preview(conversation: Conversation, options: Options, model: Model) -> Previ
     return Preview(
         examples=[_example(part, fitted, roles, model) for part, fitted in enumerate(fits.examples)],
         warnings=tuple(dict.fromkeys(line for fitted in fits.examples for line in warnings_of(fitted, options, model))),
-        escaped=escaped_spans(fits.examples),
     )
 
 
@@ -90,6 +89,7 @@ def _example(part: int, fitted: Fitted, roles: Sequence[str], model: Model) -> P
         truncated_tokens=fitted.truncated_tokens,
         truncated_loss_tokens=fitted.truncated_loss_tokens,
         target_bytes=trained_bytes(text, row, model.vocabulary),
+        escaped=escaped_spans([fitted]),
     )
 
 

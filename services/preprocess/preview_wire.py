@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from services.preprocess.examples import ControlTokenSpan
 from services.preprocess.preview import Preview, PreviewExample
 from turnloom.v1 import preprocess_pb2 as pb
 
 
 def preview_response(shown: Preview, date: str) -> pb.PreviewConversationResponse:
-    """The whole answer; control tokens that were escaped are named with every example, for they share one render."""
+    """The whole answer."""
     return pb.PreviewConversationResponse(
-        examples=[_example(example, shown.escaped) for example in shown.examples], warnings=shown.warnings, date=date
+        examples=[_example(example) for example in shown.examples], warnings=shown.warnings, date=date
     )
 
 
-def _example(example: PreviewExample, escaped: Sequence[ControlTokenSpan]) -> pb.PreviewExample:
+def _example(example: PreviewExample) -> pb.PreviewExample:
     return pb.PreviewExample(
         rendered_text=example.rendered_text,
         tokens=[
@@ -32,7 +29,7 @@ def _example(example: PreviewExample, escaped: Sequence[ControlTokenSpan]) -> pb
         ],
         escaped=[
             pb.EscapedControlToken(message_index=span.message_index, offset=span.offset, text=span.text)
-            for span in escaped
+            for span in example.escaped
         ],
         truncated_tokens=example.truncated_tokens,
         truncated_loss_tokens=example.truncated_loss_tokens,

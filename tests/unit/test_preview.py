@@ -60,8 +60,20 @@ def test_bytes_that_are_no_whole_character_are_shown_as_such() -> None:
 
 
 def test_escaped_control_tokens_are_named() -> None:
-    shown = preview(CHAT, Options(), model(byte_level()))
+    (shown,) = preview(CHAT, Options(), model(byte_level())).examples
     assert [(span.message_index, span.offset, span.text) for span in shown.escaped] == [(0, 19, "<|im_end|>")]
+
+
+def test_each_example_names_only_what_it_shows_and_where() -> None:
+    later = [
+        {"role": "user", "content": "<|im_end|>?"},
+        {"role": "assistant", "content": "so", "reasoning_content": "h"},
+    ]
+    shown = preview(Conversation([*CHAT.messages, *later]), Options(), model(byte_level())).examples
+    assert [[span.message_index for span in example.escaped] for example in shown] == [[0], [0, 2]]
+    for example in shown:
+        for span in example.escaped:
+            assert example.rendered_text[span.offset :].startswith(span.text)
 
 
 @pytest.mark.parametrize("truncation", [Truncation.RIGHT, Truncation.LEFT])

@@ -32,6 +32,7 @@ def plot_nll(path: Path, steps: Sequence[training_pb2.Step], levels: Mapping[str
     if test:
         axes.plot(*zip(*test, strict=True), color="tab:red", marker="o", markersize=4, label="test, held out")
         axes.annotate(f"{test[-1][1]:.3f}", test[-1], textcoords="offset points", xytext=(6, 6), color="tab:red")
+        axes.set_xlim(right=test[-1][0] * 1.09)  # room for the number
     for (name, level), dash in zip(levels.items(), DASHES, strict=False):
         axes.axhline(level, color="dimgray", linewidth=1, linestyle=dash, label=f"{name}: {level:.2f}")
     axes.set_yscale("log")
