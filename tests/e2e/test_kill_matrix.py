@@ -21,13 +21,15 @@ from services.store.records import Hyperparameters, JobState, StartFrom
 from tests.api_calls import write_model
 from tests.fakes.fake_tuft import FakeTuft
 from tests.redis_fixtures import RedisServer, redis_program
+from tests.small_disk import SmallDisk, small_disk
 from tests.trainer_stack import REPOSITORY, TrainerStack, horses, kill, wait_for
 
 pytestmark = pytest.mark.slow
 
 HYPER = Hyperparameters(max_steps=24, batch_size=4, learning_rate=1e-2, lora_rank=4, eval_every=8, checkpoint_every=8)
-HOLD = 4000.0  #: milliseconds for which the server holds a moment open
+HOLD = 60_000.0  #: milliseconds for which the server holds a moment open, unless the test lets go earlier
 KILLS = int(os.environ.get("TURNLOOM_TEST_KILLS", "50"))
+LEASE = 2.0  #: seconds
 RECOVERY = 60.0  #: seconds; on a busy machine a horse takes some to start
 
 
@@ -37,10 +39,12 @@ class World:
 
     stack: TrainerStack
     tuft: FakeTuft
+    supervisor: subprocess.Popen[bytes]
     worker: subprocess.Popen[bytes]
     api: subprocess.Popen[bytes]
     start: StartFrom
     series: list[tuple[int, float]]
+    redis_disk: SmallDisk | None  #: None: this user may mount none
 
     def submit(self, hyperparameters: Hyperparameters = HYPER) -> str:
         return self.stack.submit(hyperparameters, start_from=self.start)
@@ -61,8 +65,8 @@ class World:
             )
         self.stack.processes.append(self.api)
 
-    def kill(self, victim: str) -> None:
-        """SIGKILL, and what a container runtime does next."""
+    def kill(self, victim: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """SIGKILL, and what a container runtime does next; `meanwhile` happens while Redis is away."""
         if victim == "horse":
             kill(self.stack.horse(self.worker))
         elif victim in ("worker", "both"):
@@ -74,6 +78,7 @@ class World:
             self.worker = self.stack.worker()
         elif victim == "redis":
             self.stack.redis.kill()
+            meanwhile()
             self.stack.redis.start()
         elif victim == "tuft":
             self.tuft.kill()
@@ -83,6 +88,20 @@ class World:
             self.api.wait(10)
             self.start_api()
 
+    def let_go(self) -> None:
+        """The server goes on with what it holds; returns when the run has noticed that Redis is not there."""
+        begin = len(self.stack.log())
+        self.tuft.clear_faults()
+        wait_for(lambda: "records wait" in self.stack.log()[begin:], "a record that waits for Redis", RECOVERY)
+
+    def with_lease(self, seconds: float) -> None:
+        """Ends supervisor and worker and starts them with another lease."""
+        self.stack.environment["TURNLOOM_LEASE_TTL"] = str(seconds)
+        for process in (self.supervisor, self.worker):
+            kill(process.pid)
+            process.wait(10)
+        self.supervisor, self.worker = self.stack.supervisor(), self.stack.worker()
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
@@ -90,20 +109,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     assert program is not None
     folder = tmp_path_factory.mktemp("matrix")
     (folder / "redis").mkdir()
-    server = RedisServer(program, folder / "redis", fsync="always")
-    server.start()
-    with FakeTuft(folder / "tuft") as fake:
-        environment = {"TURNLOOM_TICKET_GRACE": "3", "TURNLOOM_SUPERVISOR_INTERVAL": "0.5"}
-        stack = TrainerStack(folder, server, fake, lease_ttl=2.0, environment=environment)
-        write_model(folder / "model")
-        (folder / "models.toml").write_text(f'[[models]]\nname = "small"\nsource = "{folder / "model"}"\n')
+    environment = {"TURNLOOM_TICKET_GRACE": "3", "TURNLOOM_SUPERVISOR_INTERVAL": "0.5"}
+    write_model(folder / "model")
+    (folder / "models.toml").write_text(f'[[models]]\nname = "small"\nsource = "{folder / "model"}"\n')
+    with small_disk(folder / "redis", 64) as disk, FakeTuft(folder / "tuft") as fake:
+        server = RedisServer(program, folder / "redis", fsync="always")
+        server.start()
+        stack = TrainerStack(folder, server, fake, lease_ttl=LEASE, environment=environment)
         try:
-            stack.supervisor()
-            worker = stack.worker()
+            supervisor, worker = stack.supervisor(), stack.worker()
             seed = stack.submit(replace(HYPER, max_steps=1))
             stack.wait(seed, JobState.SUCCEEDED)
             start = StartFrom(seed, stack.store.ledger.checkpoints(seed)[0].id)
-            made = World(stack, fake, worker, worker, start, [])
+            made = World(stack, fake, supervisor, worker, worker, start, [], disk)
             made.start_api()
             reference = made.submit()
             stack.wait(reference, JobState.SUCCEEDED)
@@ -124,6 +142,7 @@ def held(world: World, kind: str, at: int) -> Callable[[], bool]:
 
 def moment(world: World, name: str, job: Callable[[], str]) -> str:
     """Submits a job and returns its id at that moment of its life."""
+    world.tuft.clear_faults()
     if name == "before submit":  # the evaluation after step 8 is under way, step 9 is not sent yet
         there = held(world, "forward", 5)  # probe and evaluation of step 0; probe of step 8, then its evaluation
     elif name == "between forward_backward and optim_step":
@@ -145,9 +164,8 @@ MOMENTS = ("before submit", "between forward_backward and optim_step", "while sa
 @pytest.mark.parametrize("name", MOMENTS)
 @pytest.mark.parametrize("victim", ["horse", "worker", "both", "redis", "tuft", "api"])
 def test_the_series_is_exact_whoever_is_killed_whenever(world: World, victim: str, name: str) -> None:
-    world.tuft.clear_faults()
     job_id = moment(world, name, world.submit)
-    world.kill(victim)
+    world.kill(victim, meanwhile=world.let_go)
     world.tuft.clear_faults()
     job = world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
     assert world.stack.series(job_id) == world.series
@@ -163,11 +181,13 @@ def keys_of(world: World, job_id: str) -> list[str]:
 @pytest.mark.timeout(2400)
 def test_fifty_kills_at_random_moments_change_no_number_and_leave_nothing(world: World) -> None:
     world.tuft.clear_faults()
+    world.with_lease(1.0)
     hyper = replace(HYPER, max_steps=200, eval_every=0, checkpoint_every=3)
     clean = world.submit(hyper)
     world.stack.wait(clean, JobState.SUCCEEDED, deadline=RECOVERY)
     draws = random.Random(0)
-    world.tuft.fault("optim_step", "slow", ms=40.0)  # a step takes long enough to be hit at any of its moments
+    # A step takes long enough to be hit at any of its moments, and 200 of them longer than fifty kills.
+    world.tuft.fault("optim_step", "slow", ms=150.0)
     job_id = world.submit(hyper)
     kills = 0
     while kills < KILLS and world.stack.job(job_id).state is not JobState.SUCCEEDED:
@@ -198,13 +218,7 @@ def test_fifty_kills_at_random_moments_change_no_number_and_leave_nothing(world:
 
 def test_recovery_begins_within_twenty_seconds_of_a_kill_with_the_default_lease(world: World) -> None:
     world.tuft.clear_faults()
-    world.stack.environment["TURNLOOM_LEASE_TTL"] = "15"
-    supervisor = world.stack.processes[0]
-    for process in (supervisor, world.worker):
-        kill(process.pid)
-        process.wait(10)
-    world.stack.supervisor()
-    world.worker = world.stack.worker()
+    world.with_lease(15.0)
     there = held(world, "optim_step", 13)
     job_id = world.submit()
     wait_for(there, "step 13", RECOVERY)
@@ -213,27 +227,66 @@ def test_recovery_begins_within_twenty_seconds_of_a_kill_with_the_default_lease(
     world.tuft.clear_faults()
     world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
     assert world.stack.series(job_id) == world.series
+    world.with_lease(LEASE)
 
 
-def test_a_redis_that_is_full_for_a_while_costs_nothing(world: World) -> None:
-    world.tuft.clear_faults()
-    there = held(world, "optim_step", 13)
-    job_id = world.submit()
-    wait_for(there, "step 13", RECOVERY)
+def test_a_redis_without_memory_for_a_while_costs_nothing(world: World) -> None:
+    job_id = moment(world, MOMENTS[1], world.submit)
     world.stack.store.redis.config_set("maxmemory", "1")  # every write is refused
-    world.tuft.clear_faults()
-    wait_for(lambda: len(world.tuft.calls("optim_step")) > 0 and "records wait" in world.stack.log(), "the outage", 30)
+    world.let_go()
     world.stack.store.redis.config_set("maxmemory", "0")
-    world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
+    assert world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY).attempt == 1
     assert world.stack.series(job_id) == world.series
 
 
-def test_a_store_without_room_is_waited_for(world: World) -> None:
+def test_a_full_disk_of_redis_costs_nothing(world: World) -> None:
+    if world.redis_disk is None:
+        pytest.skip("a disk of its own has to be mounted for this, which needs root")
+    job_id = moment(world, MOMENTS[1], world.submit)
+    world.stack.store.redis.config_set("appendfsync", "everysec")  # as in production; with "always" Redis ends itself
+    world.redis_disk.fill()
+    world.let_go()
+    log = world.stack.log()
+    world.redis_disk.empty()
+    job = world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
+    world.stack.store.redis.config_set("appendfsync", "always")
+    assert "MISCONF" in log
+    assert job.attempt == 1
+    assert world.stack.series(job_id) == world.series
+    world.stack.redis.kill()
+    world.stack.redis.start()  # what it wrote around the full disk can be read
+    assert world.stack.series(job_id) == world.series
+
+
+def test_a_full_disk_of_the_store_is_waited_for(world: World) -> None:
+    job_id = moment(world, MOMENTS[1], world.submit)
+    place = world.stack.folder / "store" / "adapters" / job_id
+    place.mkdir()
+    with small_disk(place, 1) as disk:
+        if disk is None:
+            world.tuft.clear_faults()
+            pytest.skip("a disk of its own has to be mounted for this, which needs root")
+        disk.fill()
+        world.tuft.clear_faults()
+        wait_for(lambda: "STORE_UNAVAILABLE" in world.stack.events(job_id), "the failed copy", RECOVERY)
+        events = world.stack.store.events.list(job_id, page_size=1000).items
+        assert any("has no room for" in event.message for event in events)
+        assert world.stack.job(job_id).state is JobState.RUNNING
+        disk.empty()
+        job = world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
+        assert {entry.name for entry in world.stack.store.objects.files(job.adapter_uri)} == {
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        }
+    assert world.stack.series(job_id) == world.series
+
+
+def test_a_store_that_is_away_is_waited_for(world: World) -> None:
     world.tuft.clear_faults()
     place = world.stack.folder / "store" / "adapters"
     aside = place.with_name("adapters-aside")
     place.rename(aside)
-    place.write_text("a file where a folder should be: every copy fails, as on a full disk")
+    place.write_text("a file where a folder should be")
     job_id = world.submit()
     wait_for(lambda: "STORE_UNAVAILABLE" in world.stack.events(job_id), "the failed copy", RECOVERY)
     assert world.stack.job(job_id).state is JobState.RUNNING

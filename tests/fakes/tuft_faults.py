@@ -13,7 +13,7 @@ FAULTS = {
     "oom": "the operation fails with torch.OutOfMemoryError where it has more than `above_tokens` padded tokens",
     "nan": "log probabilities and loss are NaN",
     "dropped": "the operation runs, but its result never comes",
-    "slow": "the operation takes `ms` longer",
+    "slow": "the operation takes `ms` longer, or until faults are cleared",
     "refuse": "all connections break and none is accepted for `seconds`",
     "restart_rollback": "restart with persistence: every run is back at its last checkpoint",
     "restart_keep": "restart in which nothing was lost",
@@ -41,6 +41,7 @@ class Fault:
     above_tokens: int = 0
     seen: int = field(default=0, init=False)
     hits: int = field(default=0, init=False)
+    cleared: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.fault not in FAULTS:
@@ -74,6 +75,8 @@ class Faults:
     def clear(self) -> None:
         """Forgets all orders."""
         with self._lock:
+            for order in self.orders:
+                order.cleared.set()
             self.orders.clear()
 
     def of_call(self, kind: str) -> dict[str, Fault]:

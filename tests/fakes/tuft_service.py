@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +92,7 @@ class Service:
         def task() -> None:
             try:
                 if "slow" in faults:
-                    time.sleep(faults["slow"].ms / 1000)
+                    faults["slow"].cleared.wait(faults["slow"].ms / 1000)
                 result, failure = operation(), None
             except TuftFailure as error:
                 result, failure = None, error
