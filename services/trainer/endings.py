@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from services.store.connection import retry_for
 from services.store.errors import NotFound, RedisUnavailable, StoreError, StoreUnavailable
+from services.store.jobs import MAX_IDLE_ATTEMPTS
 from services.store.records import CheckpointRecord, Control, ErrorRecord, JobRecord, JobState
 from services.store.store import Store
 from services.trainer.backend import Adapter, Backend
@@ -90,18 +91,19 @@ class Endings:
     def fail(self, error: ErrorRecord) -> None:
         """The job has failed; what it saved can be resumed from, so it is kept: in the store, else on the server."""
         log.error("the job has failed: %s: %s", error.code, error.message)
-        try:
-            self.keeper.copy_out()
-            free = True
-        except (StoreError, StopRun, OSError) as problem:
-            log.warning("the kept checkpoints stay on the server: %s", problem)
-            free = False
+        safe = self._copied_out()
         self._finish(JobState.FAILED, error)
-        if free:
+        if safe:
             self._free()
 
     def release(self, reason: str, message: str, error: ErrorRecord | None = None) -> None:
-        """Hands the job to the next attempt. If this does not arrive, the supervisor does it when the lease expires."""
+        """Hands the job to the next attempt. If this does not arrive, the supervisor does it when the lease expires.
+
+        The third attempt in a row without a step ends the job instead, and so does a wish to pause or cancel; what it
+        holds on the server then goes as at any other end.
+        """
+        self._free_unsaved()
+        safe = self._ends_the_job() and self._copied_out()
         self.lease.ending = True
         try:
             job = retry_for(
@@ -111,10 +113,37 @@ class Endings:
             log.warning("the attempt ends (%s): the job is %s", reason, job.state.name)
             if job.state is JobState.QUEUED:
                 self.store.tickets.enqueue(job, front=True)
+            elif safe:
+                self._free()
         except StoreError as problem:
             log.error("the job is left to the supervisor: %s", problem)
 
     # Small print.
+
+    def _ends_the_job(self) -> bool:
+        """Whether a release now may be the job's end; it may also turn out not to be."""
+        return self.job.failed_attempts + 1 >= MAX_IDLE_ATTEMPTS or self.lease.control in (
+            Control.PAUSE,
+            Control.CANCEL,
+        )
+
+    def _copied_out(self) -> bool:
+        """One try to copy what is kept to the store; without it the server has to keep it."""
+        try:
+            self.keeper.copy_out()
+        except (StoreError, StopRun, OSError) as problem:
+            log.warning("the kept checkpoints stay on the server: %s", problem)
+            return False
+        return True
+
+    def _free_unsaved(self) -> None:
+        """Releases runs of this attempt that hold no checkpoint: the next attempt makes its own and needs the room."""
+        try:
+            saved = {self.folder.run_of(one.path) for one in self.store.ledger.checkpoints(self.job.id)}
+        except RedisUnavailable as error:
+            log.warning("nothing was released on the server: %s", error)
+            return
+        self.keeper.release([run for run in self.runs if run not in saved])
 
     def _finish(self, state: JobState, error: ErrorRecord | None = None, adapter: tuple[str, str] = ("", "")) -> None:
         self.lease.ending = True

@@ -73,14 +73,22 @@ class Keeper:
     objects: ObjectStore
 
     def thin_out(self) -> None:
-        """Removes what need not be kept, on the server first. A server that does not answer leaves it for next time."""
-        _, go = superfluous(self.ledger.checkpoints(self.job), *self.named(), self.keep)
+        """Removes what need not be kept, on the server first. A server that does not answer leaves it for next time.
+
+        Every attempt trains in a run of its own; the run of an earlier one goes with the last checkpoint in it.
+        """
+        known = self.ledger.checkpoints(self.job)
+        _, go = superfluous(known, *self.named(), self.keep)
+        gone: set[str] = set()
         for checkpoint in go:
             try:
                 self.server.delete_checkpoint(self.folder.run_of(checkpoint.path), checkpoint.id)
                 self.ledger.remove_checkpoint(self.job, self.attempt, checkpoint.id)
+                gone.add(checkpoint.id)
             except (BackendError, CheckpointNotUsable) as error:
                 log.info("checkpoint %s stays for now: %s", checkpoint.id, error)
+        needed = {self.folder.run_of(one.path) for one in known if one.id not in gone}
+        self.release(sorted({self.folder.run_of(one.path) for one in known if one.id in gone} - needed))
 
     def copy_out(self) -> int:
         """Copies every kept checkpoint to the store, once; returns how many are there."""

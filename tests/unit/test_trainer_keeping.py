@@ -101,6 +101,17 @@ def test_what_need_not_be_kept_goes_on_the_server_and_in_the_ledger() -> None:
     assert [one.step for one in parts.records] == [0, 3, 4]
 
 
+def test_the_run_of_an_earlier_attempt_goes_with_its_last_checkpoint() -> None:
+    def of_run(step: int, run: str) -> CheckpointRecord:
+        return replace(saved(step), path=f"tinker://{run}/weights/job-s{step}")
+
+    runs = ("best", "one", "one", "two", "two", "three")
+    parts = MemoryParts([of_run(step, run) for step, run in enumerate(runs)])
+    parts.keeper(keep=1).thin_out()
+    assert [one.step for one in parts.records] == [0, 4, 5]
+    assert parts.unloaded == ["one"]  # run two still holds the checkpoint of step 4
+
+
 def test_a_server_that_is_away_leaves_the_checkpoints_for_next_time() -> None:
     parts = MemoryParts([saved(step) for step in range(5)], away=True)
     parts.keeper().thin_out()
