@@ -48,7 +48,8 @@ def with_tls(address: str, ca: Path | None, certificate: Path | None, key: Path 
             context.load_cert_chain(certificate, key)
         host = address.rpartition(":")[0].strip("[]")
         with _connected(address) as plain, context.wrap_socket(plain, server_hostname=host) as secured:
-            secured.recv(1)  # a server that wants a certificate says so after the handshake
+            if secured.recv(1):  # the server's first words; one that wants a certificate hangs up instead
+                return None
     except ssl.SSLCertVerificationError as error:
         said = error.verify_message.rstrip(".")
         return Finding(
@@ -56,17 +57,17 @@ def with_tls(address: str, ca: Path | None, certificate: Path | None, key: Path 
             "Give the file of its authority with --tls-ca, and call it by a name that is in the certificate.",
         )
     except ssl.SSLError as error:
-        return _refused(address, error.reason or "", shown=certificate is not None)
+        reason = error.reason or ""
+        if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
+            return Finding(f"The server at {address} does not speak TLS.", "Leave --tls and --tls-* out.")
+        if "ALERT" not in reason:
+            return None
     except (OSError, ValueError):
         return None
-    return None
+    return _turned_away(address, shown=certificate is not None)
 
 
-def _refused(address: str, reason: str, *, shown: bool) -> Finding | None:
-    if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
-        return Finding(f"The server at {address} does not speak TLS.", "Leave --tls and --tls-* out.")
-    if "ALERT" not in reason:
-        return None
+def _turned_away(address: str, *, shown: bool) -> Finding:
     if shown:
         return Finding(
             f"The server at {address} refuses this client's certificate.",
