@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from services.store.secret_settings import REDIS_URL_TAKES, redis_url, secret
+
 T = TypeVar("T")
 
 
@@ -50,7 +52,7 @@ class ApiSettings:
 
 
 def read_settings(environment: Mapping[str, str]) -> ApiSettings:
-    """Settings from TURNLOOM_* variables; an unset or empty one takes its default.
+    """Settings from TURNLOOM_* variables; an unset or empty one takes its default, NAME_FILE names a file with it.
 
     Raises:
         BadSetting: the first variable that can't be used.
@@ -58,7 +60,10 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
     default = ApiSettings()
 
     def value(name: str, fallback: T, parse: Callable[[str], T], needed: str) -> T:
-        text = environment.get(f"TURNLOOM_{name}", "")
+        try:
+            text = secret(environment, f"TURNLOOM_{name}")
+        except ValueError as error:
+            raise BadSetting(f"{error}.") from error
         if not text:
             return fallback
         try:
@@ -71,7 +76,7 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
         address=value("ADDRESS", default.address, parse_address, "HOST:PORT"),
         models=value("MODELS", default.models, Path, "a path"),
         model_cache=value("MODEL_CACHE", default.model_cache, Path, "a path"),
-        redis_url=value("REDIS_URL", default.redis_url, _redis_url, "redis://HOST:PORT/DB, rediss:// or unix://"),
+        redis_url=value("REDIS_URL", default.redis_url, redis_url, REDIS_URL_TAKES),
         store_url=value("STORE_URL", str(Path(default.store_url).resolve()), _store_url, "a folder or an fsspec URL"),
         metrics_address=value("METRICS_ADDRESS", default.metrics_address, str, "an address"),
         metrics_port=value("METRICS_PORT", default.metrics_port, _metrics_port, "a port, 0 (off) or -1 (a free one)"),
@@ -106,12 +111,6 @@ def parse_address(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not host or not 0 <= int(port) <= 65535:
         raise ValueError(text)
-    return text
-
-
-def _redis_url(text: str) -> str:
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("scheme")
     return text
 
 

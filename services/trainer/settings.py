@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from services.store.secret_settings import REDIS_URL_TAKES, redis_url
+from services.store.secret_settings import secret as secret_setting
+
 Value = TypeVar("Value")
 
 REDIS_URL: Final = "redis://127.0.0.1:6379/0"
@@ -62,7 +65,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         raise SettingsError(f"TURNLOOM_TUFT_PRECISION is {precision!r}; it takes {' or '.join(PROBE_TOLERANCE)}")
     return Settings(
         host=_read(environment, "TURNLOOM_HOST", None, _host, "letters, digits, dot, - and _, a name that stays"),
-        redis_url=environment.get("TURNLOOM_REDIS_URL") or REDIS_URL,
+        redis_url=_read(environment, "TURNLOOM_REDIS_URL", REDIS_URL, redis_url, REDIS_URL_TAKES, secret=True),
         store_url=environment.get("TURNLOOM_STORE_URL", ""),
         tuft_url=_read(environment, "TURNLOOM_TUFT_URL", "http://127.0.0.1:10610", _url, "http://HOST:PORT"),
         tuft_api_key=_read(
@@ -102,7 +105,7 @@ class CompanionSettings:
 def companion_from_environment(environment: Mapping[str, str]) -> CompanionSettings:
     """As from_environment, for the supervisor and the exporter. Raises SettingsError."""
     return CompanionSettings(
-        redis_url=environment.get("TURNLOOM_REDIS_URL") or REDIS_URL,
+        redis_url=_read(environment, "TURNLOOM_REDIS_URL", REDIS_URL, redis_url, REDIS_URL_TAKES, secret=True),
         store_url=environment.get("TURNLOOM_STORE_URL", ""),
         lease_ttl=_seconds(environment, "TURNLOOM_LEASE_TTL", "15"),
         interval=_seconds(environment, "TURNLOOM_SUPERVISOR_INTERVAL", "1"),
@@ -125,7 +128,10 @@ def _read(
     *,
     secret: bool = False,
 ) -> Value:
-    text = environment.get(name) or default
+    try:
+        text = secret_setting(environment, name) or default
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     if text is None:
         raise SettingsError(f"{name} is not set; it takes {takes}")
     try:

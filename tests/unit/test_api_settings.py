@@ -66,4 +66,4 @@ def test_a_bad_redis_url_is_refused_without_showing_its_password() -> None:
     with pytest.raises(BadSetting) as caught:
         read_settings({"TURNLOOM_REDIS_URL": "http://user:secret@h"})
     assert "secret" not in str(caught.value)
-    assert str(caught.value).startswith("TURNLOOM_REDIS_URL can't be its value: redis://HOST:PORT/DB")
+    assert str(caught.value).startswith("TURNLOOM_REDIS_URL can't be its value: redis://USER:PASSWORD@HOST:PORT/DB")
