@@ -568,7 +568,7 @@ global___DeleteDatasetRequest = DeleteDatasetRequest
 
 @typing.final
 class DeleteDatasetResponse(google.protobuf.message.Message):
-    """Done."""
+    """Done: nobody finds the dataset any more. Its file goes about ten minutes later, unless another dataset has its content."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -84,9 +84,9 @@ class _ScheduleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     SCHEDULE_CONSTANT: _Schedule.ValueType  # 1
     """Stays (default)."""
     SCHEDULE_LINEAR: _Schedule.ValueType  # 2
-    """Falls linearly to 0 at the last step."""
+    """Falls linearly after the warm-up. It would reach 0 one step after the last, so that no step is spent at rate 0."""
     SCHEDULE_COSINE: _Schedule.ValueType  # 3
-    """Falls to 0 along half a cosine."""
+    """Falls along half a cosine after the warm-up, likewise to 0 one step after the last."""
 
 class Schedule(_Schedule, metaclass=_ScheduleEnumTypeWrapper):
     """How the learning rate moves from step to step."""
@@ -96,9 +96,9 @@ SCHEDULE_UNSPECIFIED: Schedule.ValueType  # 0
 SCHEDULE_CONSTANT: Schedule.ValueType  # 1
 """Stays (default)."""
 SCHEDULE_LINEAR: Schedule.ValueType  # 2
-"""Falls linearly to 0 at the last step."""
+"""Falls linearly after the warm-up. It would reach 0 one step after the last, so that no step is spent at rate 0."""
 SCHEDULE_COSINE: Schedule.ValueType  # 3
-"""Falls to 0 along half a cosine."""
+"""Falls along half a cosine after the warm-up, likewise to 0 one step after the last."""
 global___Schedule = Schedule
 
 class _WeightNormalization:
@@ -174,7 +174,7 @@ class Hyperparameters(google.protobuf.message.Message):
     schedule: global___Schedule.ValueType
     """Absent: CONSTANT."""
     warmup_steps: builtins.int
-    """Steps over which the rate rises linearly from 0. Absent: 0."""
+    """Steps over which the rate rises linearly; the last of them has the whole rate, none has rate 0. Absent: 0."""
     epochs: builtins.int
     """Passes over the training dataset, >= 1. Absent: 1. Not together with max_steps."""
     max_steps: builtins.int
@@ -641,7 +641,7 @@ class Step(google.protobuf.message.Message):
     """UTF-8 bytes of the trained text of the test dataset."""
     @property
     def phase_seconds(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
-        """Seconds by phase: "data", "forward_backward", "optim_step", "evaluate", "save"."""
+        """Seconds by phase: "data", "forward_backward", "optim_step"; where evaluated "evaluate"."""
 
     @property
     def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
