@@ -21,7 +21,7 @@ _KIND_OF_FIELD: Final = {
     "function_call": Kind.TOOL_CALL,
 }
 #: What closes reasoning inside content, as the templates at hand spell it.
-_CLOSERS: Final = ("</think>", "[/THINK]", "</seed:think>", "<|end_thinking|>", "<|END_THINKING|>", "</thinking>")
+CLOSERS: Final = ("</think>", "[/THINK]", "</seed:think>", "<|end_thinking|>", "<|END_THINKING|>", "</thinking>")
 
 #: (start, text, origin) of a run inside a region.
 Piece = tuple[int, str, "Origin | None"]
@@ -59,7 +59,7 @@ def _split(pieces: Sequence[Piece], content: JSON) -> int:
     """Where the template closes reasoning that it split off the content; 0 where it splits nothing."""
     if not isinstance(content, str):
         return 0
-    closers = [closer for closer in _CLOSERS if closer in content]
+    closers = [closer for closer in CLOSERS if closer in content]
     for start, text, origin in pieces if closers else ():
         if origin is None and any(closer in text for closer in closers):
             return start

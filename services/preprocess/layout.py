@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from services.preprocess.bounded import BoundedCache
@@ -18,12 +19,16 @@ from services.preprocess.chat import Chat
 from services.preprocess.checks import KNOWN_ROLES, check_messages, check_no_repr
 from services.preprocess.control_tokens import ControlTokens
 from services.preprocess.conversation import Conversation, Message
-from services.preprocess.errors import HistoryDropped, NoAssistantTurn, PreprocessError, UnknownRole
+from services.preprocess.errors import HistoryDropped, NoAssistantTurn, PreprocessError, TemplateRefused, UnknownRole
 from services.preprocess.generation_blocks import block_regions
 from services.preprocess.options import Mask, OnUnextendable, Options, TrainOn
 from services.preprocess.regions import RegionFinder, has_text
 from services.preprocess.rendered import Located, RenderedText, View
 from services.preprocess.rendering import Settings, render
+from services.preprocess.replay.compiling import Replay, compile_view
+from services.preprocess.replay.recording import record
+from services.preprocess.replay.store import Replays
+from services.preprocess.replay.symbols import RefusedError, Tape
 from services.preprocess.signatures import Signature, signature
 from services.preprocess.templates import CompiledTemplate
 from services.preprocess.views import EXACT_MESSAGES, Cut, Prefixes, ViewPlanner
@@ -32,6 +37,8 @@ from services.preprocess.views import EXACT_MESSAGES, Cut, Prefixes, ViewPlanner
 PLANS: Final = 1024
 #: Sets of settings (template kwargs, dates, ...) remembered for one model.
 ENGINES: Final = 16
+#: The day of templates that ask for none.
+_NO_DATE: Final = datetime.date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +57,19 @@ class ChatFormat:
 
     def engine(self, options: Options) -> _Engine:
         """What has been proved about this template under these options."""
-        date = options.date or datetime.datetime.now(datetime.UTC).date().isoformat()
+        date = _date(options.date) if options.date else None
+        if not self.template.uses_date:
+            date = _NO_DATE
+        elif date is None:
+            date = datetime.datetime.now(datetime.UTC).date()
         kwargs = json.dumps(options.chat_template_kwargs, sort_keys=True) if options.chat_template_kwargs else ""
-        key = (date if self.template.uses_date else "", kwargs, options.generation_prefill, options.mask)
+        key = (date, kwargs, options.generation_prefill, options.mask)
         engine = self._engines.get(key)
         if engine is None:
-            settings = Settings(_date(date), self.special_tokens, options.chat_template_kwargs)
-            engine = _Engine(settings, RegionFinder(), ViewPlanner(), BoundedCache(PLANS))
+            settings = Settings(date, self.special_tokens, options.chat_template_kwargs)
+            replayable = options.mask is Mask.REGIONS and not self.template.generation_blocks
+            plans: BoundedCache[tuple[object, ...], _Plan] = BoundedCache(PLANS)
+            engine = _Engine(settings, RegionFinder(), ViewPlanner(), plans, Replays(), replayable)
             self._engines[key] = engine
         return engine
 
@@ -75,6 +88,8 @@ class _Engine:
     regions: RegionFinder
     views: ViewPlanner
     plans: BoundedCache[tuple[object, ...], _Plan]
+    replays: Replays
+    replayable: bool  #: no blocks are marked in its text, which replays do not follow
 
 
 def _date(text: str) -> datetime.date:
@@ -98,22 +113,57 @@ def lay_out(
     Raises:
         PreprocessError: one of the tree in errors.py, naming the message.
     """
-    messages = conversation.messages
+    messages, tools = conversation.messages, conversation.tools
     check_messages(messages)
     turns = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
+    others: list[int] = []
     if trained is not None:
+        others = [index for index in trained if index not in turns]
         turns = [index for index in turns if index in trained]
     if not turns and not trained:
         raise NoAssistantTurn("no assistant message is to be trained; add a reply or choose another train_on")
-    engine = chat_format.engine(options)
-    chat = Chat(
-        chat_format.template, engine.settings, conversation.tools, chat_format._control, options.generation_prefill
-    )
-    shapes = tuple(signature(message, chat.template.needles) for message in messages)
-    work = _Work(chat, engine, options.mask, _choice(options), shapes, set(), _undated(options, chat_format))
-    others = [index for index in trained or () if index not in turns]
-    key = (_short(shapes), tuple(turns), chat.tools is None or len(chat.tools), work.choice)
+    template, engine = chat_format.template, chat_format.engine(options)
+    shapes = tuple([signature(message, template.needles) for message in messages])
+    choice, undated = _choice(options), _undated(options, chat_format)
+    key = (_short(shapes), tuple(turns), tools is None or len(tools), choice)
     plan = engine.plans.get(key)
+    replayable = plan is not None and not (plan.fresh or others or tools is not None) and engine.replayable
+    replay_key = (key, undated, engine.regions.prefills)
+    if plan is not None and replayable:
+        _check_choice(plan.cuts, options)
+        replayed = engine.replays.views(replay_key, messages)
+        if replayed is not None:
+            return replayed
+    chat = Chat(template, engine.settings, tools, chat_format._control, options.generation_prefill)
+    work = _Work(chat, engine, options.mask, choice, shapes, set(), undated)
+    proved = engine.regions.proved
+    views = _laid_out(work, messages, turns, others, options, key)
+    if replayable and engine.regions.proved == proved:  # else texts may have decided what a replay takes for constant
+        engine.replays.learn(replay_key, messages, views, partial(_replay, chat, messages, engine.regions.prefills))
+    return views
+
+
+def _replay(chat: Chat, messages: Sequence[Message], prefills: Sequence[str], view: View) -> Replay:
+    """The view as a function of texts, where a trial run of the template can be followed."""
+    shown, tape = messages[: view.messages], Tape()
+    if chat.text(shown) != view.rendered.text:
+        raise RefusedError("the render differs from plain Jinja's")
+    try:
+        return compile_view(tape, record(chat.template.source, shown, chat.settings, tape), view, messages, prefills)
+    except TemplateRefused as refusal:
+        raise RefusedError(refusal.message) from refusal
+
+
+def _laid_out(
+    work: _Work,
+    messages: Sequence[Message],
+    turns: Sequence[int],
+    others: Sequence[int],
+    options: Options,
+    key: tuple[object, ...],
+) -> list[View]:
+    """Render and locate; what is decided for this shape of conversation is kept under the key."""
+    plan = work.engine.plans.get(key)
     cuts = _cuts(work, messages, turns) if plan is None else plan.cuts
     _check_choice(cuts, options)
     if plan is not None:
@@ -131,7 +181,7 @@ def lay_out(
             view = proved
         views.append(view)
     if plan is None:
-        engine.plans[key] = _Plan(cuts, frozenset(work.fresh))
+        work.engine.plans[key] = _Plan(cuts, frozenset(work.fresh))
     return views
 
 

@@ -38,8 +38,9 @@ class RegionFinder:
         """Begin with nothing proved."""
         self._proofs: BoundedCache[tuple[object, ...], Proof] = BoundedCache(PROOFS)
         self._unlocatable: BoundedCache[tuple[object, ...], bool] = BoundedCache(PROOFS)
-        self._prefills: tuple[str, ...] = ()  #: seen so far; a handful per template
+        self.prefills: tuple[str, ...] = ()  #: seen so far; a handful per template
         self._reads = 0  #: of proofs; approximate where threads race
+        self.proved = 0  #: turns that were proved by renders so far, and not read off
 
     def locate(
         self,
@@ -123,6 +124,7 @@ class RegionFinder:
         fresh: Collection[int],
     ) -> Turn:
         if index in fresh:
+            self.proved += 1
             return prove(chat, messages, text.rendered, index)
         if index not in text.runs_of and has_text(messages[index].get("content")):
             raise ContentNotCovered("the template leaves this text out", message_index=index, field="content")
@@ -134,6 +136,7 @@ class RegionFinder:
             self._reads += 1
             if turn is not None and self._reads % RECHECK:
                 return turn
+        self.proved += 1
         read, turn = turn, prove(chat, messages, text.rendered, index)
         if read is not None and (read.start, read.end) != (turn.start, turn.end):
             _LOG.error("template %s: a proved pattern did not hold: %s, now %s", chat.template.sha256, read, turn)
@@ -145,19 +148,19 @@ class RegionFinder:
 
     def _learn(self, prefills: tuple[str, ...]) -> bool:
         """Note prompts that reach into a reply; False where they are too many or too long to be the template's."""
-        known = tuple(sorted({*self._prefills, *prefills}))
+        known = tuple(sorted({*self.prefills, *prefills}))
         if len(known) > 32 or any(len(prefill) > 256 for prefill in prefills):
             return False
-        self._prefills = known
+        self.prefills = known
         return True
 
     def _key(self, window: Window, text: TextMap, index: int) -> tuple[object, ...]:
         """The window's pattern, and how far the turn's own text goes along with prompts that reach into it."""
         own = text.runs_of.get(index)
-        if not own or not self._prefills:
+        if not own or not self.prefills:
             return window.key
-        begun = text.literal(own[0])[: len(max(self._prefills, key=len))]
-        return (*window.key, self._prefills, tuple(common_length(prefill, begun) for prefill in self._prefills))
+        begun = text.literal(own[0])[: len(max(self.prefills, key=len))]
+        return (*window.key, self.prefills, tuple(common_length(prefill, begun) for prefill in self.prefills))
 
 
 def _other_role(chat: Chat, messages: Sequence[Message], text: TextMap, index: int) -> Turn | None:

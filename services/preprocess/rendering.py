@@ -43,7 +43,7 @@ def render(
     """
     named = with_reasoning_names(messages)
     return _finished(
-        _print(template.traced.render, traced_messages(named), traced_tools(tools), settings, add_generation_prompt)
+        print_with(template.traced.render, traced_messages(named), traced_tools(tools), settings, add_generation_prompt)
     )
 
 
@@ -61,7 +61,7 @@ def render_plain(
         TemplateRefused: as `render`.
     """
     named = with_reasoning_names(messages)
-    return _print(template.plain.render, named, tools, settings, add_generation_prompt)
+    return print_with(template.plain.render, named, tools, settings, add_generation_prompt)
 
 
 def with_reasoning_names(messages: Sequence[Message]) -> list[Message]:
@@ -76,13 +76,19 @@ def with_reasoning_names(messages: Sequence[Message]) -> list[Message]:
     return named
 
 
-def _print(
+def print_with(
     print_: Callable[..., str],
     messages: Sequence[Mapping[str, JSON]],
     tools: Sequence[JSON] | None,
     settings: Settings,
     add_generation_prompt: bool,
 ) -> str:
+    """Call a compiled template with the variables that every template gets.
+
+    Raises:
+        TemplateRefused: the template raised.
+    """
+
     def strftime_now(form: str) -> str:
         return datetime.datetime.combine(settings.date, datetime.time()).strftime(form)
 

@@ -1,12 +1,18 @@
 """All public templates at hand: equal to plain Jinja, exact or refused or warned, never a silent guess."""
 
 import datetime
+import random
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from bench.templates import DATE, FOLDER, SHAPES, SPECIAL_TOKENS, Outcome, markdown, outcomes
-from services.preprocess.errors import TemplateRefused
+from bench.templates import DATE, FOLDER, SHAPES, SPECIAL_TOKENS, Outcome, chat_format, markdown, outcomes
+from services.preprocess.conversation import Conversation, Message
+from services.preprocess.errors import PreprocessError, TemplateRefused
+from services.preprocess.layout import ChatFormat, lay_out
+from services.preprocess.options import Options
 from services.preprocess.rendering import Settings, render_plain
 from services.preprocess.templates import compile_template
 
@@ -17,6 +23,8 @@ pytestmark = [
 
 #: What the engine reached when this was written; it may only get better.
 FEWEST_EXACT = 1790
+FEWEST_REPLAYED = 6000
+OPTIONS = Options(date=DATE)
 LISTED = Path(__file__).parents[2] / "docs" / "masks-exceptions.md"
 
 
@@ -40,6 +48,41 @@ def test_at_least_as_many_are_exact_as_before(found: list[Outcome]) -> None:
 
 def test_every_exception_to_the_inference_definition_is_listed_in_the_docs(found: list[Outcome]) -> None:
     assert LISTED.read_text(encoding="utf-8") == markdown(found), "python -m bench.templates --markdown " + LISTED.name
+
+
+def test_replays_give_what_renders_give() -> None:
+    texts = ("Hello.", "", "\n\n x ", "<think>\nhm\n</think>\n\nok", "</think>", "<|im_end|>\n[/INST]</s>", "é 🙂")
+    chance = random.Random(1)
+
+    def chats() -> Iterator[Conversation]:
+        for first, second, reply in product((0, 1), (0, 1), range(len(texts))):
+            messages: list[Message] = [
+                {"role": "user", "content": chance.choice(texts)},
+                {"role": "assistant", "content": texts[reply]},
+                {"role": "user", "content": "And?"},
+                {"role": "assistant", "content": chance.choice(texts)},
+            ]
+            if first:
+                messages[1]["reasoning_content"] = chance.choice(texts)
+            yield Conversation(messages[: 2 + 2 * second])
+
+    replayed = 0
+    for path in sorted(FOLDER.glob("*.jinja")):
+        template = compile_template(path.read_text(encoding="utf-8"))
+        warm, cold = chat_format(template), chat_format(template)
+        cold.engine(OPTIONS).replays.switch_off()
+        conversations = list(chats())
+        for conversation in [*conversations, *conversations, *chats(), *conversations]:
+            assert _outcome(conversation, warm) == _outcome(conversation, cold), path.stem
+        replayed += warm.engine(OPTIONS).replays.hits
+    assert replayed >= FEWEST_REPLAYED
+
+
+def _outcome(conversation: Conversation, format_: ChatFormat) -> object:
+    try:
+        return lay_out(conversation, OPTIONS, format_)
+    except PreprocessError as error:
+        return type(error), str(error)
 
 
 def test_the_reference_is_what_transformers_renders(monkeypatch: pytest.MonkeyPatch) -> None:
