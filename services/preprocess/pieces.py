@@ -197,10 +197,16 @@ def _with_white_space(match: Match, text: str, position: int, boundaries: Sequen
 
 def _add_text(pieces: Pieces, start: int, end: int, boundaries: Sequence[int], prefix: bool) -> None:
     """Add the pieces of text[start:end], which holds no control token; only the first may have the prefix space."""
-    inner = boundaries[bisect_right(boundaries, start) : bisect_left(boundaries, end)]
-    for stop in (*inner, end):
-        pieces.starts.append(start)
-        pieces.slots.append(TEXT)
-        pieces.texts.append(pieces.whole[start:stop])
-        pieces.prefixed.append(prefix)
-        start, prefix = stop, False
+    inner = bisect_right(boundaries, start)
+    while inner < len(boundaries) and boundaries[inner] < end:
+        stop = boundaries[inner]
+        _add_piece(pieces, start, stop, prefix)
+        start, prefix, inner = stop, False, inner + 1
+    _add_piece(pieces, start, end, prefix)
+
+
+def _add_piece(pieces: Pieces, start: int, end: int, prefix: bool) -> None:
+    pieces.starts.append(start)
+    pieces.slots.append(TEXT)
+    pieces.texts.append(pieces.whole[start:end])
+    pieces.prefixed.append(prefix)

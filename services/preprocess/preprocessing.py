@@ -129,16 +129,16 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
     for part, fitted in enumerate(fits.examples):
         row = fitted.row
         warnings += warnings_of(fitted, options, model)
-        if not row.spans or not row.loss_tokens():
+        if not row.loss_tokens():
             continue
         rows.append(
             TokenizedExample(
-                token_ids=row.token_ids,
-                weight_runs=target_runs(row.spans, len(row.token_ids)),
-                part=part,
-                target_bytes=trained_bytes(fitted.example.text, row, model.vocabulary),
-                truncated_tokens=fitted.truncated_tokens,
-                truncated_loss_tokens=fitted.truncated_loss_tokens,
+                row.token_ids,
+                target_runs(row.spans, len(row.token_ids)),
+                part,
+                trained_bytes(fitted.example.text, row, model.vocabulary),
+                fitted.truncated_tokens,
+                fitted.truncated_loss_tokens,
             )
         )
     if not rows:
@@ -151,7 +151,9 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
 def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:
     """What a person should read of one example."""
     draft = fitted.example.draft
-    warnings = [*draft.view.warnings, *draft.warnings, *fitted.warnings, *_unknown(fitted, model)]
+    warnings = [*draft.view.warnings, *draft.warnings, *fitted.warnings]
+    if model.vocabulary.parts.unknown_id is not None:
+        warnings += _unknown(fitted, model.vocabulary.parts.unknown_id)
     if not fitted.row.loss_tokens():
         warnings.append(f"one example is left out: {_nothing_left(fitted, options)}")
     return warnings
@@ -166,21 +168,20 @@ def _nothing_left(fitted: Fitted, options: Options) -> str:
     return "no token has weight: the messages that train_on chooses are empty, or weigh 0"
 
 
-def _unknown(fitted: Fitted, model: Model) -> list[str]:
-    unknown = model.vocabulary.parts.unknown_id
-    count = 0 if unknown is None else int(np.count_nonzero(fitted.row.token_ids == unknown))
+def _unknown(fitted: Fitted, unknown: int) -> list[str]:
+    count = int(np.count_nonzero(fitted.row.token_ids == unknown))
     return [f"{count} tokens stand for text that the vocabulary does not have"] if count else []
 
 
 def escaped_spans(examples: Sequence[Fitted]) -> tuple[ControlTokenSpan, ...]:
     """Control tokens encoded as ordinary text; a message that several examples show is reported of the last one."""
-    if not any(fitted.example.draft.pieces and fitted.example.draft.pieces.escaped for fitted in examples):
-        return ()
     spans: list[ControlTokenSpan] = []
     seen: set[int] = set()
     for fitted in reversed(examples):
         pieces = fitted.example.draft.pieces
-        found = [_renumbered(span, fitted) for span in (pieces.escaped if pieces else ())]
+        if pieces is None or not pieces.escaped:
+            continue
+        found = [_renumbered(span, fitted) for span in pieces.escaped]
         spans = [*(span for span in found if span.message_index not in seen), *spans]
         seen.update(span.message_index for span in found)
     return tuple(spans)

@@ -127,12 +127,12 @@ class Vocabulary:
         # A word begins at every byte, so that the start of each token is one load and one comparison.
         words: NDArray[np.uint64] = np.ndarray((len(utf8) + 1,), dtype="<u8", buffer=text, strides=(1,))
         starts = ends - lengths
-        found = words.take(starts)
+        found = words[starts]  # take() would copy all of an unaligned array
         found &= self._masks.take(lengths)
+        if not np.array_equal(found, self._words.take(ids)):
+            return None
         long = np.flatnonzero(lengths > WORD)
-        if not np.array_equal(found, self._words.take(ids)) or (
-            len(long) and bytes(_gathered(text, starts[long], lengths[long])) != self.decode(ids[long])
-        ):
+        if len(long) and bytes(_gathered(text, starts[long], lengths[long])) != self.decode(ids[long]):
             return None
         return ends
 
