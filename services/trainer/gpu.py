@@ -64,12 +64,20 @@ class Meter:
             self._handles = []
 
     def read(self) -> Gauge:
-        """Mean utilization and used memory; a GPU that does not answer makes both unknown."""
+        """Mean utilization and used memory of all GPUs; what one of them does not say (a MIG slice) is unknown."""
         if not self._handles:
             return Gauge()
+        return Gauge(self._utilization(), self._memory())
+
+    def _utilization(self) -> float | None:
         try:
             busy = [float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) for handle in self._handles]
-            used = [int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in self._handles]
         except pynvml.NVMLError:
-            return Gauge()
-        return Gauge(sum(busy) / len(busy), sum(used))
+            return None
+        return sum(busy) / len(busy)
+
+    def _memory(self) -> int | None:
+        try:
+            return sum(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in self._handles)
+        except pynvml.NVMLError:
+            return None

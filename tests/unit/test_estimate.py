@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.preprocess.estimate import cost, epoch, known_rate, planned_steps
-from services.store.dataset_files import DatasetWriter, Row
+from services.store.dataset_files import DatasetReader, DatasetWriter, Row
 from services.store.records import CutReport, DatasetRecord, Hyperparameters, JobRecord, JobSpec, JobState
+from services.trainer.batching import Batches
+from services.trainer.dataset import trained_rows
 
 
 def write(folder: Path, rows: list[tuple[int, list[tuple[int, float]]]]) -> DatasetRecord:
@@ -73,6 +75,40 @@ def test_a_cut_counts_what_a_plain_loop_counts(
             emptied += 1
     assert found.cut == CutReport(cut_rows, cut_tokens, emptied)
     assert (found.conversations, found.tokens, found.loss_tokens) == (len(kept), tokens, loss_tokens)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    drawn=st.lists(st.tuples(st.booleans(), RUNS), min_size=1, max_size=12),
+    max_length=st.none() | st.integers(2, 70),
+    batch_size=st.integers(1, 5),
+    epochs=st.integers(1, 3),
+)
+def test_what_is_planned_is_what_the_trainer_trains(
+    tmp_path: Path,
+    drawn: list[tuple[bool, list[tuple[int, float]]]],
+    max_length: int | None,
+    batch_size: int,
+    epochs: int,
+) -> None:
+    rows, conversation = [], 0
+    for new, runs in drawn:
+        conversation += new
+        rows.append((conversation, runs))
+    record = write(tmp_path, rows)
+    found = epoch(record, max_length)
+    with DatasetReader(record.uri) as reader:
+        trained, cut = trained_rows(reader, max_length)
+        assert cut == found.cut
+        assert found.loss_tokens == sum(row.loss_tokens for row in trained)
+        if not len(trained):
+            assert found.conversations == 0  # refused by the API, DATASET_UNUSABLE for the trainer
+            return
+        batches = Batches(trained, trained.conversation_of, batch_size, seed=0)
+        assert found.conversations == batches.conversations
+        chosen = Hyperparameters(batch_size=batch_size, epochs=epochs, max_length=max_length)
+        assert planned_steps(found.conversations, chosen) == epochs * batches.steps_per_epoch
+        assert cost(found, chosen, None).tokens >= epochs * sum(row.length for row in trained)
 
 
 def test_without_a_max_length_the_file_is_not_read() -> None:
