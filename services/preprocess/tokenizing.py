@@ -204,8 +204,8 @@ def trained_bytes(text: TokenizedText, row: Row, vocabulary: Vocabulary) -> int:
     """UTF-8 bytes of the text that the targets with weight stand for."""
     spans = [(max(start, 1), end) for start, end, _ in row.spans]
     if text.byte_ends is not None:
-        ends, behind = text.byte_ends.item, row.first - 1  # nothing is trained before token 1: no index is negative
-        return sum([ends(behind + end) - ends(behind + start) for start, end in spans if start < end])
+        at, behind = text.byte_ends.item, row.first - 1  # nothing is trained before token 1: no index is negative
+        return sum([at(behind + end) - at(behind + start) for start, end in spans if start < end])
     if vocabulary.round_trips:
         lengths = vocabulary.byte_lengths
         return sum(int(np.add.reduce(lengths.take(row.token_ids[start:end]))) for start, end in spans)
