@@ -83,11 +83,12 @@ class Tickets:
         return [item.decode() for item in found]
 
     def drop(self, job: JobRecord) -> None:
-        """Take the next attempt's ticket off its queue, for a job that left the queue by itself."""
+        """Take the next attempt's ticket off its queue, for a job that left the queue by itself; no key of it stays."""
+        ticket = ticket_id(job.id, job.attempt + 1)
         with redis_errors():
-            Queue(queue_name(job.host), connection=self._client, serializer=JSONSerializer).remove(
-                ticket_id(job.id, job.attempt + 1)
-            )
+            # Whoever takes the id off the queue owns the ticket: a worker that was faster reads it still.
+            if self._client.lrem(f"rq:queue:{queue_name(job.host)}", 0, ticket):
+                RqJob(ticket, connection=self._client, serializer=JSONSerializer).delete(remove_from_queue=False)
 
     def reap(self, queue: str) -> None:
         """Clear tickets of dead workers out of RQ's registries; RQ itself does so only in idle workers."""

@@ -165,7 +165,9 @@ class Endings:
         if not any([*runs, *self.runs]):
             return
         freed = self.keeper.release([*runs, *self.runs])
-        self.journal.event("info", "ADAPTER_RELEASED", f"Freed {len(freed)} runs on the server.", runs=" ".join(freed))
+        message = f"Freed {len(freed)} runs on the server."
+        # The job is over: it may be deleted by now.
+        self._store_quietly(lambda: self.journal.event("info", "ADAPTER_RELEASED", message, runs=" ".join(freed)))
 
     def _last_checkpoint(self) -> CheckpointRecord | None:
         try:

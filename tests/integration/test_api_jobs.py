@@ -24,6 +24,7 @@ from services.store.records import (
     StepRecord,
 )
 from services.store.store import Store
+from services.trainer.supervisor import Supervisor, SupervisorSettings
 from tests.api_calls import (
     MODEL,
     TUFT_MODEL,
@@ -334,6 +335,41 @@ class TestSteering:
         assert refusal(lambda: get(api, job)).code is grpc.StatusCode.NOT_FOUND
         assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file() and job in str(path)]
 
+    def test_a_deleted_job_leaves_no_key_and_no_object(self, api: Api, store: Store, tmp_path: Path) -> None:
+        dataset = make_dataset(api).id
+        adapter = tmp_path / "adapter"
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text("{}")
+
+        def life() -> set[str]:
+            """Everything that a job can leave, then DeleteJob; answers all keys."""
+            job = make_job(api, dataset, request_id="one", metadata={"a": "b"}).job.id
+            store.tickets.drop(store.jobs.get(job))  # no worker is here to take it
+            store.ledger.commit_step(job, StepRecord(0, running(store, job), test_nll_sum=1.0, test_weight_sum=2.0))
+            checkpoint(store, job, 1, 0)
+            commit(store, job, 1, 1, test_nll_sum=1.0, test_weight_sum=2.0)
+            store.tickets.enqueue(store.jobs.release(job, 1, "crash", "It crashed."))
+            store.tickets.drop(store.jobs.get(job))
+            attempt = running(store, job)
+            commit(store, job, attempt, 1)
+            checkpoint(store, job, attempt, 1)
+            store.objects.put_folder(job, "final", adapter)
+            store.jobs.finish(job, attempt, JobState.FAILED, ErrorRecord("X", "x"))
+            Supervisor(store, SupervisorSettings("", str(tmp_path / "store"))).archive()
+            assert store.jobs.get(job).archive_uri
+            api.jobs.DeleteJob(pb.DeleteJobRequest(id=job), timeout=LIMIT)
+            assert not [key for key in store.redis.scan_iter() if job in key]
+            assert not [path for path in (tmp_path / "store").rglob("*") if job in path.name]
+            return set(store.redis.scan_iter())
+
+        assert life() == life()
+
+    def test_a_job_cancelled_in_its_queue_leaves_no_ticket(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        assert [key for key in store.redis.scan_iter("rq:*") if job in key]
+        api.jobs.CancelJob(pb.CancelJobRequest(id=job), timeout=LIMIT)
+        assert not [key for key in store.redis.scan_iter("rq:*") if job in key]
+
     def test_a_failed_job_says_why_and_can_be_resumed(self, api: Api, store: Store) -> None:
         job = make_job(api, make_dataset(api).id).job.id
         attempt = running(store, job)
@@ -463,6 +499,25 @@ class TestReading:
         assert hashlib.sha256(files["adapter_model.safetensors"]).hexdigest() == sha256
         assert get(api, job).adapter_sha256
 
+    def test_of_a_kept_checkpoint_only_the_adapter_is_streamed(self, api: Api, store: Store, tmp_path: Path) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        attempt = running(store, job)
+        name = checkpoint(store, job, attempt, 0)
+        for part in ("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "optimizer/0.pt", "meta.json"):
+            file = tmp_path / "saved" / part
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(part)
+        asked = pb.DownloadAdapterRequest(job=job, checkpoint=name)
+        said = refusal(lambda: list(api.jobs.DownloadAdapter(asked, timeout=LIMIT)))
+        assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+        stored = store.objects.put_folder(job, name, tmp_path / "saved")
+        store.ledger.update_checkpoint(job, attempt, name, stored=True, uri=stored.uri, sha256=stored.sha256)
+        parts = list(api.jobs.DownloadAdapter(asked, timeout=LIMIT))
+        assert [(part.file, part.data) for part in parts] == [
+            ("adapter_config.json", b"adapter/adapter_config.json"),
+            ("adapter_model.safetensors", b"adapter/adapter_model.safetensors"),
+        ]
+
     def test_a_damaged_adapter_is_data_loss_and_never_passed_on_as_whole(
         self, api: Api, store: Store, tmp_path: Path
     ) -> None:
@@ -527,6 +582,17 @@ class TestWatchJob:
         next(watch)
         store.jobs.cancel(job)
         assert [update.job.state for update in watch if update.HasField("job")][-1] == pb.JOB_STATE_CANCELLED
+
+    def test_what_is_said_after_the_end_neither_keeps_a_watch_open_nor_is_lost(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        store.jobs.finish(job, running(store, job), JobState.SUCCEEDED)
+        first = list(api.jobs.WatchJob(pb.WatchJobRequest(id=job), timeout=LIMIT))
+        assert first[-1].job.state == pb.JOB_STATE_SUCCEEDED
+        store.events.append(job, "info", "ADAPTER_RELEASED", "Freed 1 runs on the server.", 1)
+        asked = pb.WatchJobRequest(id=job, start_event_id=first[-1].event_id)
+        (late,) = api.jobs.WatchJob(asked, timeout=LIMIT)
+        assert late.event.type == "ADAPTER_RELEASED"
+        assert not list(api.jobs.WatchJob(pb.WatchJobRequest(id=job, start_event_id=late.event_id), timeout=LIMIT))
 
     def test_clients_that_leave_free_their_slots(self, start_api: Start, store: Store, redis_url: str) -> None:
         api = start_api(redis_url, threads=4)
