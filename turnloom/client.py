@@ -456,7 +456,7 @@ class TurnloomClient:
             display_name=display_name,
             successive_halving=successive_halving,
         )
-        return self._connection.ask(self._training.CreateSweep, request, CALL_SECONDS).sweep
+        return self._connection.ask(self._training.CreateSweep, request, WORK_SECONDS).sweep
 
     def sweep(self, sweep: str) -> tr.Sweep:
         """One sweep with its jobs."""
@@ -474,7 +474,7 @@ class TurnloomClient:
 
     def cancel_sweep(self, sweep: str) -> tr.Sweep:
         """Cancels every unfinished job of a sweep."""
-        return self._connection.ask(self._training.CancelSweep, tr.CancelSweepRequest(id=sweep), CALL_SECONDS).sweep
+        return self._connection.ask(self._training.CancelSweep, tr.CancelSweepRequest(id=sweep), WORK_SECONDS).sweep
 
     # Hosts
 

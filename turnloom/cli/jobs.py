@@ -201,9 +201,19 @@ def _event(event: training_pb2.Event) -> str:
     return f"{clock(event.time)} [{colour}]{event.type}[/] {escape(event.message)}{attempt}"
 
 
-def cancel(session: Session, job: Id) -> None:
-    """Stop a job; a running one saves a checkpoint first."""
-    _steered(session, session.client.cancel_job(job))
+def cancel(
+    session: Session, job: Annotated[str, typer.Argument(help="Job id, or the id of a sweep.", metavar="JOB")]
+) -> None:
+    """Stop a job, or every job of a sweep; those that run save a checkpoint first."""
+    if not job.startswith("sweep-"):
+        _steered(session, session.client.cancel_job(job))
+        return
+    cancelled = session.client.cancel_sweep(job)
+    if session.as_json:
+        session.json(to_plain(cancelled))
+        return
+    for one in cancelled.jobs:
+        _steered(session, one)
 
 
 def pause(session: Session, job: Id) -> None:

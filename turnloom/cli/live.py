@@ -7,19 +7,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from turnloom.cli.words import count, duration, job_state, seconds
+from turnloom.results.runs import test_nll, train_nll
 from turnloom.v1 import training_pb2
 
+__all__ = ["View", "test_nll", "train_nll"]
 WINDOW: Final = 20  #: steps that a rate is taken over
-
-
-def train_nll(step: training_pb2.Step) -> float | None:
-    """Masked NLL of the step's batch, nats per unit of weight; None for step 0."""
-    return step.nll_sum / step.weight_sum if step.weight_sum > 0 else None
-
-
-def test_nll(step: training_pb2.Step) -> float | None:
-    """NLL on the test dataset after the step, where evaluated."""
-    return step.test_nll_sum / step.test_weight_sum if step.test_weight_sum > 0 else None
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
 
 from turnloom.calls import Tls
 from turnloom.cli.exits import Exit, exit_code
@@ -91,7 +92,7 @@ def _common(
 COMMON = inspect.signature(_common, eval_str=True).parameters
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Body], None]:
+def command(app: typer.Typer, name: str, kind: type[TyperCommand] = TyperCommand) -> Callable[[Body], None]:
     """Adds a command that takes a Session first; the options of _common() are added to its own."""
 
     def decorate(function: Body) -> None:
@@ -106,7 +107,7 @@ def command(app: typer.Typer, name: str) -> Callable[[Body], None]:
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__doc__ = function.__doc__
-        app.command(name)(run)
+        app.command(name, cls=kind)(run)
 
     return decorate
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.markup import escape
@@ -11,7 +11,6 @@ from rich.markup import escape
 from turnloom.cli.exits import Exit
 from turnloom.cli.inputs import (
     Labels,
-    Loaded,
     MaxLength,
     Model,
     Option,
@@ -20,10 +19,11 @@ from turnloom.cli.inputs import (
     choose_model,
     hyperparameter_fields,
     preprocess_fields,
-    upload,
 )
+from turnloom.cli.jobfile import JobFile
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command, pairs
+from turnloom.cli.splits import is_dataset, training_and_test
 from turnloom.cli.watching import conclude, watch_to_the_end
 from turnloom.cli.words import count, duration
 from turnloom.errors import InvalidInput
@@ -41,8 +41,9 @@ def add_to(app: typer.Typer) -> None:
 
 def train(
     session: Session,
-    data: Annotated[str, typer.Argument(help="Dataset id, or a file of conversations.", show_default=False)],
+    data: Annotated[str, typer.Argument(help="Dataset id, or a file of conversations.", show_default=False)] = "",
     *,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Job file (`turnloom init`); options win.")] = None,
     test: Annotated[str, typer.Option(help="Dataset id or file to evaluate on.")] = "",
     test_fraction: Annotated[float | None, typer.Option(help="Part of the file to hold out instead.")] = None,
     model: Model = "",
@@ -77,7 +78,15 @@ def train(
     option: Option = None,
 ) -> None:
     """Train a LoRA adapter on a dataset or a file, and watch it. Ctrl-C detaches; the job goes on."""
-    options = preprocess_fields(train_on, max_length, truncation, option)
+    asked = JobFile.read(file) if file is not None else JobFile()
+    data = data or asked.data
+    if not data:
+        raise InvalidInput("There is nothing to train on.", hint="Name a file or a dataset, or a job file with -f.")
+    if not test and test_fraction is None:
+        test, test_fraction = asked.test, asked.test_fraction
+    options = cast(
+        PreprocessFields, {**asked.preprocess, **preprocess_fields(train_on, max_length, truncation, option)}
+    )
     given: dict[str, object] = {
         "lora_rank": rank,
         "learning_rate": learning_rate,
@@ -93,14 +102,16 @@ def train(
         "train_attn": train_attn,
         "train_unembed": train_unembed,
     }
-    fields = hyperparameter_fields(given, others)
-    labels = pairs(label or (), "--label")
-    start = _start_from(start_from, weights_only=weights_only)
-    chosen = choose_model(session, model)
-    training, held_out = _datasets(
-        session, data, test, test_fraction, seed or 0, model=chosen, options=options, skip_bad=skip_bad
-    )
-    if _is_dataset(data) and max_length is not None:
+    fields = asked.with_options(hyperparameter_fields(given, others))
+    labels = {**asked.labels, **pairs(label or (), "--label")}
+    host = host or asked.host
+    start = _start_from(start_from or asked.start_from, weights_only=weights_only or asked.weights_only)
+    chosen = choose_model(session, model or asked.model)
+    training, held_out = training_and_test(
+        session, data, test, test_fraction, fields.get("seed", 0), model=chosen, options=options,
+        skip_bad=skip_bad or asked.skip_bad,
+    )  # fmt: skip
+    if is_dataset(data) and max_length is not None:
         fields["max_length"] = max_length
     if dry_run:
         answer = session.client.validate_job(
@@ -130,43 +141,6 @@ def watch(
 ) -> None:
     """Watch a job until it ends. Ctrl-C detaches; with --json one line per update."""
     conclude(session, watch_to_the_end(session, job, start_event_id))
-
-
-def _is_dataset(name: str) -> bool:
-    return name.startswith("ds-") and not Path(name).exists()
-
-
-def _datasets(
-    session: Session,
-    data: str,
-    test: str,
-    fraction: float | None,
-    seed: int,
-    *,
-    model: str,
-    options: PreprocessFields,
-    skip_bad: bool,
-) -> tuple[str, str]:
-    """Ids of the training and the test dataset ("": none); files become datasets, all read before any is made."""
-    if test and fraction is not None:
-        raise InvalidInput("--test and --test-fraction exclude each other.", hint="Give one of them.", field="--test")
-    if _is_dataset(data) and fraction is not None:
-        raise InvalidInput(
-            "--test-fraction needs a file, not a dataset.", hint="Split when making it: `turnloom dataset create`."
-        )
-    loaded = {name: Loaded.from_file(Path(name)) for name in (data, test) if name and not _is_dataset(name)}
-    if fraction is not None:
-        test = f"{data} (test)"
-        loaded[data], loaded[test] = loaded[data].split(fraction, seed)
-    ids = {}
-    for name, part in loaded.items():
-        made = upload(session, part, model=model, name=Path(name).name, skip_bad=skip_bad, fields=options)
-        session.say(
-            f"{escape(name)} is dataset [bold]{made.id}[/]: {made.conversations} conversations,"
-            f" {count(made.tokens)} tokens, {count(made.loss_tokens)} trained"
-        )
-        ids[name] = made.id
-    return ids.get(data, data), ids.get(test, test)
 
 
 def _start_from(text: str, *, weights_only: bool) -> training_pb2.StartFrom | None:

@@ -1,0 +1,183 @@
+"""Sweeps, plots, exports and job files from the command line, on real workers and the fake TuFT."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.preprocess.options import Options
+from services.store.records import HostRecord, Hyperparameters
+from services.store.store import Store
+from tests.api_calls import TUFT_MODEL, Api, Start
+from tests.cli_runs import turnloom, write_chats
+from tests.fakes.fake_tuft import FakeTuft
+from tests.trainer_stack import TrainerStack, wait_for
+from turnloom.cli import export as export_module
+from turnloom.cli.numbers import spread
+
+if TYPE_CHECKING:  # the fixture gives it
+    from tests.redis_fixtures import RedisServer
+
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+FIGURES = {f"{name}.{kind}" for name in ("figure-1-test-nll", "figure-2-train-nll") for kind in ("png", "svg")}
+
+
+@pytest.fixture
+def stack(tmp_path: Path, redis_server: RedisServer) -> Iterator[TrainerStack]:
+    redis_server.flush()
+    with FakeTuft(tmp_path / "tuft", model_name=TUFT_MODEL) as tuft:
+        made = TrainerStack(tmp_path, redis_server, tuft)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    return write_chats(tmp_path / "chats.jsonl", "hello", "good day", copies=12)
+
+
+def test_one_command_makes_a_grid_figures_table_and_verdict_and_its_results_go_elsewhere(
+    start_api: Start, stack: TrainerStack, chats: Path, tmp_path: Path
+) -> None:
+    address = start_api(stack.redis.url).address
+    stack.worker()
+    wait_for(lambda: bool(stack.store.hosts.list()), "the host's record")
+    words = ("--test", chats, "--rank", 2, 4, "--lr", "1e-3", "1e-1", "--steps", 10, "--batch-size", 4)
+    to = tmp_path / "report"
+    ran = turnloom(address, "sweep", chats, *words, "--set", "checkpoint_every=0", "--to", to)
+    assert ran.code == 0, ran.err
+    assert {path.name for path in to.iterdir()} == {*FIGURES, "steps.csv", "steps.parquet", "verdict.json"}
+    assert "Best: rank " in ran.out
+    assert "rate 1e-3" in ran.out
+    assert "rank 4, rate 1e-1  SUCCEEDED  10/10" in ran.err or "rank 4, rate 0.1  SUCCEEDED  10/10" in ran.err
+    with (to / "steps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 11
+    assert [row["step"] for row in rows if row["test_nll"]] == [str(step) for step in range(11)] * 4
+
+    (listed,) = turnloom(address, "sweeps", "--json").document
+    again = turnloom(address, "sweep", listed["id"], "--to", tmp_path / "again", "--json").document
+    assert (tmp_path / "again" / "steps.csv").read_bytes() == (to / "steps.csv").read_bytes()
+    assert again["verdict"]["best"] == json.loads((to / "verdict.json").read_text())["best"]
+    jobs = [job["id"] for job in listed["jobs"]]
+
+    plotted = turnloom(address, "plot", *jobs[:2], "--to", tmp_path / "two")
+    assert plotted.code == 0, plotted.err
+    assert {path.name for path in (tmp_path / "two").iterdir()} > FIGURES
+
+    out = tmp_path / "all.csv"
+    assert turnloom(address, "export", listed["id"], "--out", out).out == f"44 steps in {out}\n"
+    assert out.read_bytes() == (to / "steps.csv").read_bytes()
+
+
+def test_a_sweep_is_detached_and_cancelled_as_a_whole(api: Api, gpu_host: HostRecord, chats: Path) -> None:
+    made = turnloom(api.address, "sweep", chats, "--test-fraction", 0.25, "--rank", 2, 4, "--detach", "--json").document
+    assert [axis["hyperparameter"] for axis in made["axes"]] == ["lora_rank"]
+    cancelled = turnloom(api.address, "cancel", made["id"])
+    assert cancelled.out == "".join(f"{job['id']} CANCELLED\n" for job in made["jobs"])
+    ended = turnloom(api.address, "sweep", made["id"], "--to", chats.parent / "r")
+    assert ended.code == 1
+    assert "No cell came to a sound end" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "--test is missing; cells are compared by it."),
+        (("--test-fraction", "0.25", "--axis", "beta1=high"), "--axis beta1: 'high' is no list of numbers."),
+        (("--test-fraction", "0.25", "--axis", "bta1=0.9"), "no numeric hyperparameter; did you mean beta1?"),
+        (("--test-fraction", "0.25", "--axis", "lora_rank=2,2.5"), "is 2.5; lora_rank takes whole numbers."),
+    ],
+)
+def test_a_wrong_grid_is_refused_in_one_sentence(
+    api: Api, gpu_host: HostRecord, chats: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    refused = turnloom(api.address, "sweep", chats, *words)
+    assert refused.code == 2
+    assert sentence in refused.err
+    assert turnloom(api.address, "jobs", "--json").document == []
+
+
+def test_options_of_numbers_take_all_that_follow() -> None:
+    words = ["a.jsonl", "--rank", "8", "32", "--lr", "1e-5", ".1", "--steps", "30", "b"]
+    assert list(spread(words)) == [
+        *("a.jsonl", "--rank", "8", "--rank", "32", "--lr", "1e-5", "--lr", ".1", "--steps", "30", "b"),
+    ]
+
+
+def test_an_export_without_its_library_says_how_to_get_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "missing", lambda module: True)
+    refused = turnloom(api.address, "export", "job-1", "--to", "tensorboard")
+    assert refused.code == 2
+    assert "--to tensorboard needs tensorboardX, which is not installed." in refused.err
+    assert "pip install tensorboardX" in refused.err
+    unknown = turnloom(api.address, "export", "job-1", "--to", "excel")
+    assert "--to: there is no 'excel'." in unknown.err
+
+
+def test_sampling_where_the_server_does_not_says_what_to_do(api: Api, gpu_host: HostRecord, chats: Path) -> None:
+    refused = turnloom(api.address, "sample", "job-1", "hello")
+    assert refused.code == 4
+    assert "Sample is not available in this version of the server." in refused.err
+
+
+def test_init_writes_every_default_as_the_server_has_it(api: Api, tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    assert turnloom(api.address, "init", path).code == 0
+    text = path.read_text()
+    document = tomllib.loads(text)
+    for section, defaults in (("hyperparameters", Hyperparameters()), ("preprocess", Options())):
+        for field in fields(defaults):
+            value = getattr(defaults, field.name)
+            if field.name in document[section]:
+                plain = value.value if isinstance(value, Enum) else value
+                if field.name == "part_weights":
+                    plain = {part.name: getattr(value, part.name) for part in fields(value)}
+                assert document[section].pop(field.name) == plain, field.name
+            else:
+                assert f"\n# {field.name} = " in text, field.name
+        assert document[section] == {}
+    again = turnloom(api.address, "init", path)
+    assert (again.code, again.err.splitlines()[0]) == (2, f"Error: {path} is there already.")
+    assert turnloom(api.address, "init", path, "--force").code == 0
+
+
+def test_a_job_file_trains_and_options_win(api: Api, gpu_host: HostRecord, chats: Path, store: Store) -> None:
+    path = chats.parent / "job.toml"
+    turnloom(api.address, "init", path, "--train", chats.name, "--test", chats.name)
+    path.write_text(path.read_text().replace("# team", "team"))
+    made = turnloom(api.address, "train", "-f", path, "--rank", 4, "--steps", 3, "--detach", "--json")
+    assert made.code == 0, made.err
+    job = store.jobs.get(made.document["id"])
+    assert (job.spec.hyperparameters.lora_rank, job.spec.hyperparameters.max_steps) == (4, 3)
+    assert job.spec.hyperparameters.learning_rate == 1e-4
+    assert dict(job.spec.metadata) == {"team": "support"}
+    assert job.spec.test_dataset
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[data", "is no TOML file"),
+        ("[dta]\n", "there is no section [dta]."),
+        ("[data]\ntrian = 'x'\n", "[data] has no key 'trian'."),
+        ("[data]\ntest_fraction = 'x'\n", "[data] test_fraction is 'x'; it takes a number."),
+        ("[hyperparameters]\nlora_rnk = 3\n", "[hyperparameters] There is no option named lora_rnk."),
+        ("[preprocess]\nmax_length = 'long'\n", "[preprocess] max_length: 'long' is not a whole number"),
+        ("", "There is nothing to train on."),
+    ],
+)
+def test_a_wrong_job_file_is_refused_by_section_and_key(api: Api, tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(text)
+    refused = turnloom(api.address, "train", "-f", path)
+    assert refused.code == 2
+    assert sentence in refused.err

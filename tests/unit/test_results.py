@@ -1,0 +1,210 @@
+"""What curves say about a grid of runs, from steps made by hand."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnloom.results import figures
+from turnloom.results.files import rows, write_csv
+from turnloom.results.parquet import write_parquet
+from turnloom.results.runs import Run, differing, label, written
+from turnloom.results.trouble import Kind, trouble_of
+from turnloom.results.verdict import judge, noise
+from turnloom.v1 import training_pb2 as pb
+
+STEPS = 30
+EVERY = 3
+AXES = ["lora_rank", "learning_rate"]
+
+
+def made(
+    test: Callable[[int], float],
+    rank: int = 8,
+    rate: float = 1e-4,
+    train: Callable[[int], float] | None = None,
+    name: str = "",
+    **job: object,
+) -> Run:
+    """A run of 30 steps, evaluated every third; weights of 4 a batch and 10 a test set."""
+    steps = [pb.Step(step=0, attempt=1, test_nll_sum=10 * test(0), test_weight_sum=10, test_target_bytes=20)]
+    for number in range(1, STEPS + 1):
+        step = pb.Step(step=number, attempt=1, epoch=1, tokens=9, weight_sum=4, nll_sum=4 * (train or test)(number))
+        if number % EVERY == 0:
+            step.test_nll_sum, step.test_weight_sum, step.test_target_bytes = 10 * test(number), 10, 20
+        steps.append(step)
+    facts = {"state": pb.JOB_STATE_SUCCEEDED, **job}
+    hyper = pb.Hyperparameters(lora_rank=rank, learning_rate=rate, batch_size=16)
+    return Run(pb.Job(id=name or f"job-{rank}-{rate:g}", model="m", hyperparameters=hyper, **facts), steps)
+
+
+def falling(to: float, speed: float = 0.2) -> Callable[[int], float]:
+    return lambda step: to + (4 - to) * math.exp(-speed * step)
+
+
+def said(runs: list[Run], axes: list[str] = AXES) -> str:
+    return "\n".join(judge(runs, axes).sentences)
+
+
+def test_the_best_cell_is_the_lowest_final_test_nll_and_the_next_is_named_with_its_distance() -> None:
+    runs = [made(falling(2.0), 8), made(falling(1.0), 32), made(falling(0.9), 128)]
+    verdict = judge(runs, ["lora_rank"])
+    assert verdict.best == "job-128-0.0001"
+    assert verdict.ties == ()
+    assert verdict.sentences[0].startswith("Best: rank 128, test NLL 0.9077 after step 30 (4.0000 before training;")
+    assert verdict.sentences[1].startswith("No other cell is within noise: the next, rank 32, is 0.0998 above")
+    assert "Rank: 8 to 32 gains 0.9975, 32 to 128 gains 0.0998." in verdict.sentences
+    assert "each step up gains less than half of the one before" in said(runs, ["lora_rank"])
+
+
+def test_cells_whose_difference_jumps_more_than_it_measures_are_ties() -> None:
+    smooth = made(falling(1.0), 8)
+    shaky = made(lambda step: falling(1.01)(step) + (0.05 if step % 2 else -0.05), 32)
+    verdict = judge([smooth, shaky], ["lora_rank"])
+    assert {verdict.best, *verdict.ties} == {smooth.job.id, shaky.job.id}
+    assert "Within noise of it:" in verdict.sentences[1]
+    assert noise(smooth, shaky) == pytest.approx(0.05 * math.sqrt(16 / 6), rel=0.05)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=STEPS + 1, max_size=STEPS + 1), st.floats(-1, 1), st.floats(-0.1, 0.1))
+def test_what_moves_two_cells_alike_or_in_a_straight_line_is_no_noise(
+    common: list[float], offset: float, slope: float
+) -> None:
+    one = made(lambda step: 5 + common[step])
+    other = made(lambda step: 5 + common[step] + offset + slope * step)
+    measured = noise(one, other)
+    assert measured == pytest.approx(0, abs=1e-9)
+
+
+def test_fewer_than_three_evaluations_give_no_noise_and_say_so() -> None:
+    runs = [Run(run.job, [step for step in run.steps if step.step in (0, 29, 30)]) for run in
+            (made(falling(1.0), 8), made(falling(2.0), 32))]  # fmt: skip
+    assert noise(*runs) is None
+    assert "can't be said: that takes 3 evaluations at least; lower eval_every." in said(runs)
+
+
+def test_divergence_is_named_with_its_step_and_brings_the_advice() -> None:
+    runs = [made(falling(1.0), 8), made(lambda step: 4 if step < 12 else 4 + step, 32)]
+    trouble = trouble_of(runs[1])
+    assert trouble is not None
+    assert (trouble.kind, trouble.step) == (Kind.DIVERGED, 12)
+    assert "Rank 32, rate 1e-4 diverged at step 12" in said(runs)
+    assert "lower the learning rate first, then the rank." in said(runs)
+    assert judge(runs, AXES).best == runs[0].job.id
+
+
+def test_a_loss_that_is_not_finite_is_divergence_at_the_step_after_the_last() -> None:
+    error = pb.Job(error={"code": "NON_FINITE_LOSS", "message": "The loss was NaN."}).error
+    run = made(falling(1.0), state=pb.JOB_STATE_FAILED, error=error, progress=pb.Progress(step=7))
+    assert trouble_of(run).step == 8
+    assert judge([run], AXES).best == ""
+    assert "rank 8, rate 1e-4 is FAILED at step 7: The loss was NaN." in said([run])
+
+
+@pytest.mark.parametrize("at", [3, 15])
+def test_a_rise_on_the_way_is_instability(at: int) -> None:
+    run = made(lambda step: falling(1.0)(step) + (3 if at <= step < at + 6 else 0))
+    trouble = trouble_of(run)
+    assert (trouble.kind, trouble.step) == (Kind.UNSTABLE, at)
+
+
+def test_a_best_rate_at_the_end_of_the_grid_is_said_unless_it_is_unstable_there() -> None:
+    good, best = made(falling(2.0)), made(falling(1.0), rate=1e-3)
+    assert "largest of the grid: a larger one may be better still." in said([good, best])
+    assert "smallest of the grid" in said([made(falling(1.0)), made(falling(2.0), rate=1e-3)])
+    shaky = made(lambda step: falling(1.5)(step) + (3 if step == 3 else 0), 32, 1e-3)
+    assert "and large enough: rank 32, rate 1e-3 is unstable at it." in said([good, best, shaky])
+
+
+def test_over_fitting_is_told_from_instability_by_the_train_nll() -> None:
+    run = made(lambda step: falling(1.0)(step) + max(0, step - 12) * 0.1, train=falling(0.5))
+    trouble = trouble_of(run)
+    assert (trouble.kind, trouble.step) == (Kind.OVERFITTED, 12)
+    assert "take fewer steps (or the best checkpoint)" in said([run])
+
+
+def test_a_smooth_run_has_no_trouble_and_a_running_one_is_not_judged() -> None:
+    assert trouble_of(made(falling(1.0))) is None
+    running = made(lambda step: 4 + step, state=pb.JOB_STATE_RUNNING)
+    assert trouble_of(running) is None
+    assert "Not judged: rank 8, rate 1e-4 is RUNNING" in said([made(falling(1.0), 32), running])
+
+
+def test_a_slow_rate_is_named_with_its_share() -> None:
+    runs = [made(falling(3.5), 8, 1e-5), made(falling(1.0), 8, 1e-4), made(falling(1.2), 8, 1e-3)]
+    assert "Rate 1e-5 is slow: in 30 steps it made 17% of the best cell's improvement." in said(runs)
+
+
+def test_runs_are_told_apart_by_what_differs_and_by_job_where_nothing_does() -> None:
+    assert differing([made(falling(1), 8, 1e-3), made(falling(1), 32, 1e-4)]) == AXES
+    assert differing([made(falling(1), name="a"), made(falling(1), name="b")]) == ["job"]
+    assert label(AXES, (8, 1e-4)) == "rank 8, rate 1e-4"
+    assert [written(value) for value in (0.0002, 0.05, 3e-3, 128, 1.0)] == ["2e-4", "0.05", "3e-3", "128", "1"]
+
+
+def test_csv_and_parquet_hold_every_step_exactly(tmp_path: Path) -> None:
+    runs = [made(falling(1.0), 8), made(falling(1.2), 32)]
+    table = rows(runs, AXES)
+    write_csv(tmp_path / "steps.csv", table)
+    write_parquet(tmp_path / "steps.parquet", table)
+    with (tmp_path / "steps.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert len(read) == len(table) == 2 * (STEPS + 1)
+    assert [float(row["train_nll"]) for row in read[1:31]] == [falling(1.0)(step) for step in range(1, 31)]
+    assert read[0]["train_nll"] == ""
+    assert float(read[0]["test_bits_per_byte"]) == pytest.approx(10 * 4.0 / math.log(2) / 20)
+    assert pq.read_table(tmp_path / "steps.parquet").to_pylist() == table
+
+
+def test_figures_have_a_colour_per_rate_a_style_per_rank_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+    runs = [made(falling(rank / 100 + rate), rank, rate) for rank in (8, 32, 128) for rate in (1e-5, 1e-4, 1e-3)]
+    for name in ("one", "two"):
+        drawn = figures.draw(tmp_path / name, "figure", runs, AXES, test=True, title="T")
+    assert [path.name for path in drawn] == ["figure.png", "figure.svg"]
+    assert (tmp_path / "one/figure.svg").read_bytes() == (tmp_path / "two/figure.svg").read_bytes()
+    text = (tmp_path / "one/figure.svg").read_text()
+    words = {node.text for node in ElementTree.fromstring(text).iter() if node.text and node.text.strip()}
+    assert {"1e-5", "1e-4", "1e-3", "8", "32", "128", "learning rate", "lora rank", "optimizer step"} <= words
+    lines = [style for style in text.split('style="')[1:] if "stroke-width: 1.6" in style.partition('"')[0]]
+    pairs = {tuple(style.partition('"')[0].split("; ")) for style in lines}
+    assert len(pairs) >= 9
+
+
+def test_a_curve_that_explodes_does_not_flatten_the_others() -> None:
+    runs = [made(falling(1.0), 8), made(lambda step: 4.0 * 3**step, 32)]
+    figure = figures._figure(runs, ["lora_rank"], test=True, title="")
+    low, high = figure.axes[0].get_ylim()
+    assert high == pytest.approx(6.0)
+    assert low < 1.1
+
+
+def test_tensorboard_gets_every_step_with_the_time_of_the_ledger_and_a_second_export_replaces_the_first(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("tensorboardX", reason="optional: pip install tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    from turnloom.results.tensorboard import write_events
+
+    run = made(falling(1.0))
+    for step in run.steps:
+        step.time.FromSeconds(1_000_000 + step.step)
+    write_events(tmp_path, run)
+    (path,) = write_events(tmp_path, run)
+    assert path.parent == tmp_path / run.job.id
+    data, found = path.read_bytes(), []
+    while data:  # records: length, its checksum, event, its checksum
+        size = int.from_bytes(data[:8], "little")
+        event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+        found += [(value.tag, event.step, value.simple_value, event.wall_time) for value in event.summary.value]
+    train = [(step, nll, time) for tag, step, nll, time in found if tag == "nll/train"]
+    assert train == [(k, pytest.approx(falling(1.0)(k), rel=1e-6), 1_000_000 + k) for k in range(1, STEPS + 1)]
+    assert [step for tag, step, _, _ in found if tag == "nll/test"] == list(range(0, STEPS + 1, EVERY))

@@ -1,0 +1,143 @@
+"""The job file (TOML): what `init` writes and `train -f` takes. Knows no server."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Final, cast
+
+import typer
+
+from turnloom.cli.session import Session, command
+from turnloom.errors import InvalidInput
+from turnloom.options import HyperparameterFields, PreprocessFields, hyperparameters, preprocess_options
+
+TEMPLATE: Final = "job_template.toml"
+#: Keys of the sections whose fields are not those of a message, and what each must be.
+KEYS: Final[Mapping[str, Mapping[str, type]]] = {
+    "data": {"train": str, "test": str, "test_fraction": float, "model": str, "skip_bad": bool},
+    "job": {"host": str, "start_from": str, "weights_only": bool, "labels": dict},
+}
+KINDS: Final = {str: "text in quotes", float: "a number", bool: "true or false", dict: "a table"}
+
+
+@dataclass(frozen=True, slots=True)
+class JobFile:
+    """What a file says; absent: nothing."""
+
+    data: str = ""  #: path or dataset id
+    test: str = ""
+    test_fraction: float | None = None
+    model: str = ""
+    skip_bad: bool = False
+    host: str = ""
+    start_from: str = ""
+    weights_only: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    preprocess: PreprocessFields = field(default_factory=PreprocessFields)
+    hyperparameters: HyperparameterFields = field(default_factory=HyperparameterFields)
+
+    @classmethod
+    def read(cls, path: Path) -> JobFile:
+        """Reads and checks a file; paths in it are relative to it.
+
+        Raises:
+            InvalidInput: names the section and the key that is unknown or wrong.
+        """
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InvalidInput(f"There is no file {path}.", hint="`turnloom init` writes one.") from error
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InvalidInput(f"{path}: is no TOML file: {error}.") from error
+        _check(path, document)
+        data, job = document.get("data", {}), document.get("job", {})
+        chosen, options = document.get("hyperparameters", {}), document.get("preprocess", {})
+        for section, check in (
+            ("hyperparameters", hyperparameters),
+            ("preprocess", lambda o: preprocess_options("", o)),
+        ):
+            try:
+                check(document.get(section, {}))
+            except InvalidInput as error:
+                raise InvalidInput(
+                    f"{path}: [{section}] {error.message}", hint=error.hint, field=error.field
+                ) from error
+        return cls(
+            data=_place(path, data.get("train", "")),
+            test=_place(path, data.get("test", "")),
+            test_fraction=data.get("test_fraction"),
+            model=data.get("model", ""),
+            skip_bad=data.get("skip_bad", False),
+            host=job.get("host", ""),
+            start_from=job.get("start_from", ""),
+            weights_only=job.get("weights_only", False),
+            labels={name: str(value) for name, value in job.get("labels", {}).items()},
+            preprocess=cast(PreprocessFields, options),
+            hyperparameters=cast(HyperparameterFields, chosen),
+        )
+
+    def with_options(self, given: HyperparameterFields) -> HyperparameterFields:
+        """The file's hyperparameters with those of the command line, which win."""
+        merged = {**self.hyperparameters, **given}
+        # These two exclude each other, so that the file's must go where the command line has the other one.
+        for one, other in (("epochs", "max_steps"), ("max_steps", "epochs")):
+            if one in given and other not in given:
+                merged.pop(other, None)
+        return cast(HyperparameterFields, merged)
+
+
+def _check(path: Path, document: Mapping[str, object]) -> None:
+    sections = (*KEYS, "preprocess", "hyperparameters")
+    for section, content in document.items():
+        if section not in sections or not isinstance(content, dict):
+            raise InvalidInput(f"{path}: there is no section [{section}].", hint=f"There are: {', '.join(sections)}.")
+        for key, value in content.items():
+            if section not in KEYS:
+                continue
+            kind = KEYS[section].get(key)
+            if kind is None:
+                raise InvalidInput(
+                    f"{path}: [{section}] has no key {key!r}.",
+                    hint=f"There are: {', '.join(KEYS[section])}.",
+                    field=key,
+                )
+            if not isinstance(value, (int, float) if kind is float else kind) or (kind is float and value is True):
+                raise InvalidInput(f"{path}: [{section}] {key} is {value!r}; it takes {KINDS[kind]}.", field=key)
+
+
+def _place(path: Path, name: str) -> str:
+    """A path as seen from here; dataset ids and nothing stay."""
+    return name if not name or name.startswith("ds-") else str(path.parent / name)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    command(app, "init")(init)
+
+
+def init(
+    session: Session,
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("job.toml"),
+    train: Annotated[str, typer.Option(help="Training file or dataset id to put in.")] = "",
+    test: Annotated[str, typer.Option(help="Test file or dataset id to put in.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented job file with every default, for `turnloom train -f`."""
+    if path.exists() and not force:
+        raise InvalidInput(f"{path} is there already.", hint="Name another file, or use --force.")
+    text = (resources.files("turnloom.cli") / TEMPLATE).read_text(encoding="utf-8")
+    for given, shown in ((train, "examples/conversations.jsonl"), (test, "examples/conversations.test.jsonl")):
+        if given:
+            text = text.replace(f'"{shown}"', f'"{given}"')
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"{path} can't be written: {error.strerror or error}.") from error
+    if session.as_json:
+        session.json({"file": str(path)})
+    else:
+        session.out.print(f"{path} written.  Edit it, then: turnloom train -f {path}", highlight=False, soft_wrap=True)

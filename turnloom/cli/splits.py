@@ -1,0 +1,51 @@
+"""What a command trains on and evaluates on: dataset ids as they are, files made datasets. Knows no job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.markup import escape
+
+from turnloom.cli.inputs import Loaded, upload
+from turnloom.cli.session import Session
+from turnloom.cli.words import count
+from turnloom.errors import InvalidInput
+from turnloom.options import PreprocessFields
+
+
+def is_dataset(name: str) -> bool:
+    """Whether the word names a dataset and not a file."""
+    return name.startswith("ds-") and not Path(name).exists()
+
+
+def training_and_test(
+    session: Session,
+    data: str,
+    test: str,
+    fraction: float | None,
+    seed: int,
+    *,
+    model: str,
+    options: PreprocessFields,
+    skip_bad: bool,
+) -> tuple[str, str]:
+    """Ids of the training and the test dataset ("": none); files become datasets, all read before any is made."""
+    if test and fraction is not None:
+        raise InvalidInput("--test and --test-fraction exclude each other.", hint="Give one of them.", field="--test")
+    if is_dataset(data) and fraction is not None:
+        raise InvalidInput(
+            "--test-fraction needs a file, not a dataset.", hint="Split when making it: `turnloom dataset create`."
+        )
+    loaded = {name: Loaded.from_file(Path(name)) for name in (data, test) if name and not is_dataset(name)}
+    if fraction is not None:
+        test = f"{data} (test)"
+        loaded[data], loaded[test] = loaded[data].split(fraction, seed)
+    ids = {}
+    for name, part in loaded.items():
+        made = upload(session, part, model=model, name=Path(name).name, skip_bad=skip_bad, fields=options)
+        session.say(
+            f"{escape(name)} is dataset [bold]{made.id}[/]: {made.conversations} conversations,"
+            f" {count(made.tokens)} tokens, {count(made.loss_tokens)} trained"
+        )
+        ids[name] = made.id
+    return ids.get(data, data), ids.get(test, test)

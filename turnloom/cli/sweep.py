@@ -1,0 +1,267 @@
+"""Commands that run and compare many jobs: sweep, sweeps, plot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from turnloom.cli import comparing, numbers
+from turnloom.cli.exits import Exit
+from turnloom.cli.inputs import (
+    Labels,
+    MaxLength,
+    Model,
+    Option,
+    TrainOn,
+    Truncation,
+    choose_model,
+    hyperparameter_fields,
+    preprocess_fields,
+)
+from turnloom.cli.jsonable import Plain, to_plain
+from turnloom.cli.session import Session, command, pairs
+from turnloom.cli.splits import is_dataset, training_and_test
+from turnloom.cli.words import ago, coloured, duration, job_state, seconds
+from turnloom.client import TERMINAL
+from turnloom.errors import InvalidInput, ServerUnreachable, Unavailable
+from turnloom.results.runs import differing, label
+from turnloom.results.verdict import Verdict, judge
+from turnloom.v1 import training_pb2
+from turnloom.watching import PATIENCE_SECONDS
+
+LOOK_SECONDS: Final = 1.0  #: between two looks at a sweep
+RANKS: Final = (8, 32, 128)  #: the guide's grid, where no axis is given
+RATES: Final = (1e-5, 1e-4, 1e-3)
+EVALUATIONS: Final = 10  #: of a cell, where --steps is given and --eval-every is not
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands."""
+    command(app, "sweep", numbers.ManyNumbers)(sweep)
+    command(app, "sweeps")(list_sweeps)
+    command(app, "plot")(plot)
+
+
+def sweep(
+    session: Session,
+    data: Annotated[str, typer.Argument(help="Dataset id or file; or the id of a sweep to come back to.")],
+    *,
+    test: Annotated[str, typer.Option(help="Dataset id or file to evaluate on.")] = "",
+    test_fraction: Annotated[float | None, typer.Option(help="Part of the file to hold out instead.")] = None,
+    model: Model = "",
+    rank: Annotated[list[int] | None, typer.Option("--rank", "--lora-rank", help="LoRA ranks: 8 32 128.")] = None,
+    learning_rate: Annotated[
+        list[float] | None, typer.Option("--lr", "--learning-rate", help="Learning rates: 1e-5 1e-4 1e-3.")
+    ] = None,
+    axis: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=V,V", help="Any other hyperparameter; may be repeated.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 1.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", "--max-steps", help="Instead of --epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Conversations per step. Default: 16.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Order of the data; split of --test-fraction. Default: 0.")] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(help="Steps between evaluations. Default: a tenth of --steps, else 50.")
+    ] = None,
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other hyperparameter of all cells; may be repeated."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="GPU host. Default: those that serve the model.")] = "",
+    name: Annotated[str, typer.Option(help="A name for people.")] = "",
+    label: Labels = None,
+    request_id: Annotated[str, typer.Option(help="Makes the command repeatable: the same id, the same sweep.")] = "",
+    to: Annotated[Path | None, typer.Option(help="Folder of figures and files. Default: the sweep's id.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Submit and return.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad conversations of files out.")] = False,
+    train_on: TrainOn = "",
+    max_length: MaxLength = None,
+    truncation: Truncation = "",
+    option: Option = None,
+) -> None:
+    """Train a grid of ranks and rates, watch it, compare: figures, table, verdict. Ctrl-C detaches; it goes on."""
+    if data.startswith("sweep-") and not Path(data).exists():
+        made = session.client.sweep(data)
+    else:
+        if not test and test_fraction is None:
+            raise InvalidInput("--test is missing; cells are compared by it.", hint="Or --test-fraction 0.1.")
+        grid = numbers.axes(rank or (), learning_rate or (), axis or ())
+        grid = grid or numbers.axes(RANKS, RATES, ())
+        if eval_every is None and steps is not None:
+            eval_every = max(1, steps // EVALUATIONS)
+        given: dict[str, object] = {
+            "epochs": epochs,
+            "max_steps": steps,
+            "batch_size": batch_size,
+            "seed": seed,
+            "eval_every": eval_every,
+        }
+        fields = hyperparameter_fields({key: value for key, value in given.items() if key not in grid}, others)
+        options = preprocess_fields(train_on, max_length, truncation, option)
+        labels = pairs(label or (), "--label")
+        chosen = choose_model(session, model)
+        training, held_out = training_and_test(
+            session, data, test, test_fraction, seed or 0, model=chosen, options=options, skip_bad=skip_bad
+        )
+        if is_dataset(data) and max_length is not None:
+            fields["max_length"] = max_length
+        made = session.client.create_sweep(
+            grid, model=chosen, training_dataset=training, test_dataset=held_out, display_name=name,
+            request_id=request_id, metadata=labels, host=host, **fields,
+        )  # fmt: skip
+    if detach:
+        if session.as_json:
+            session.json(to_plain(made))
+        else:
+            session.out.print(f"{made.id} submitted.  Come back: turnloom sweep {made.id}", highlight=False)
+        return
+    session.say(f"[bold]{made.id}[/]: {len(made.jobs)} jobs; Ctrl-C detaches, they go on.")
+    _conclude(session, _watch(session, made), to or Path(made.id))
+
+
+def _watch(session: Session, made: training_pb2.Sweep) -> training_pb2.Sweep:
+    """Shows the sweep until every job is at an end or paused. Ctrl-C detaches: exit code 130.
+
+    Raises:
+        TurnloomError: the server is away for too long.
+    """
+    axes = [axis.hyperparameter for axis in made.axes]
+    answered = time.monotonic()
+    try:
+        with _display(session, axes) as refresh:
+            while True:
+                refresh(made)
+                if all(job.state in (*TERMINAL, training_pb2.JOB_STATE_PAUSED) for job in made.jobs):
+                    return made
+                time.sleep(LOOK_SECONDS)
+                try:
+                    made = session.client.sweep(made.id)
+                    answered = time.monotonic()
+                except (ServerUnreachable, Unavailable):
+                    if time.monotonic() - answered > PATIENCE_SECONDS:
+                        raise
+    except KeyboardInterrupt:
+        session.err.print(
+            f"\nDetached: {made.id} goes on.  Come back: turnloom sweep {made.id}   Stop it: turnloom cancel {made.id}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+@contextmanager
+def _display(session: Session, axes: Sequence[str]) -> Iterator[Callable[[training_pb2.Sweep], None]]:
+    """A live table in a terminal; elsewhere a line whenever a cell changes its state."""
+    if session.as_json:
+        yield lambda made: None
+    elif session.err.is_terminal:
+        with Live(console=session.err, auto_refresh=False) as live:
+            yield lambda made: live.update(_table(made, axes), refresh=True)
+    else:
+        said: dict[str, str] = {}
+
+        def refresh(made: training_pb2.Sweep) -> None:
+            for job in made.jobs:
+                if said.get(job.id) != job_state(job):
+                    said[job.id] = job_state(job)
+                    session.say("  ".join(_cells(job, axes)))
+
+        yield refresh
+
+
+def _table(made: training_pb2.Sweep, axes: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("job", "cell", "state", "step", "train NLL", "test NLL", "best", "time"):
+        table.add_column(heading, justify="left" if heading in {"job", "cell", "state"} else "right")
+    for job in made.jobs:
+        table.add_row(*_cells(job, axes))
+    return table
+
+
+def _cells(job: training_pb2.Job, axes: Sequence[str]) -> tuple[str, ...]:
+    progress = job.progress
+    values = [getattr(job.hyperparameters, axis) for axis in axes]
+    end = seconds(job.finish_time) or time.time()
+    return (
+        *(job.id, escape(label(axes, values)), coloured(job_state(job))),
+        f"{progress.step}/{progress.planned_steps}",
+        f"{progress.last_train_nll:.4f}" if progress.HasField("last_train_nll") else "-",
+        f"{progress.test_nll:.4f}" if progress.HasField("test_nll") else "-",
+        f"{progress.best_test_nll:.4f}" if progress.HasField("best_test_nll") else "-",
+        duration(end - seconds(job.start_time)) if job.start_time.seconds else "-",
+    )
+
+
+def _conclude(session: Session, made: training_pb2.Sweep, folder: Path) -> None:
+    """Table, verdict and files; exit code 1 where not every cell SUCCEEDED."""
+    axes = [axis.hyperparameter for axis in made.axes]
+    _compare(session, made.jobs, axes, folder, {"sweep": to_plain(made)})
+    if any(job.state != training_pb2.JOB_STATE_SUCCEEDED for job in made.jobs):
+        raise typer.Exit(Exit.JOB_FAILED)
+
+
+def _compare(
+    session: Session, jobs: Sequence[training_pb2.Job], axes: Sequence[str], folder: Path, document: dict[str, Plain]
+) -> None:
+    runs = comparing.fetch(session.client, jobs)
+    axes = axes or differing(runs)
+    verdict = judge(runs, axes)
+    files = comparing.keep(session, folder, runs, axes, verdict)
+    if session.as_json:
+        session.json({**document, "verdict": _plain(verdict), "files": [str(path) for path in files]})
+        return
+    comparing.show(session, runs, axes, verdict)
+    session.out.print(f"Kept in {folder}: {', '.join(path.name for path in files)}", highlight=False, soft_wrap=True)
+
+
+def _plain(verdict: Verdict) -> Plain:
+    troubles: dict[str, Plain] = {
+        job: {"kind": found.kind.value, "step": found.step, "reason": found.reason}
+        for job, found in verdict.trouble.items()
+    }
+    return {
+        "best": verdict.best,
+        "ties": list(verdict.ties),
+        "trouble": troubles,
+        "sentences": list(verdict.sentences),
+    }
+
+
+def list_sweeps(session: Session) -> None:
+    """List sweeps, newest first."""
+    found = list(session.client.sweeps())
+    if session.as_json:
+        session.json([to_plain(made) for made in found])
+        return
+    session.table(
+        ("id", "name", "axes", "#jobs", "#ended", "age"),
+        (
+            (
+                *(made.id, escape(made.display_name)),
+                " x ".join(f"{axis.hyperparameter} ({len(axis.values)})" for axis in made.axes),
+                str(len(made.jobs)),
+                str(sum(job.state in TERMINAL for job in made.jobs)),
+                ago(made.create_time),
+            )
+            for made in found
+        ),
+        "There is no sweep; start one with `turnloom sweep`.",
+    )
+
+
+def plot(
+    session: Session,
+    names: Annotated[list[str], typer.Argument(help="Job ids, or ids of sweeps.", metavar="JOB...")],
+    to: Annotated[Path, typer.Option(help="Folder of figures and files.")] = Path("turnloom-plot"),
+) -> None:
+    """Compare any jobs: figures, steps, verdict."""
+    jobs = comparing.jobs_of(session.client, names)
+    _compare(session, jobs, (), to, {"jobs": [to_plain(job) for job in jobs]})

@@ -1,0 +1,17 @@
+"""Rows of steps as a Parquet file. Needs pyarrow; knows no server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from turnloom.results.files import Cell
+
+
+def write_parquet(path: Path, table: Sequence[dict[str, Cell]]) -> None:
+    """One row group; None is null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(table)), path)

@@ -1,0 +1,91 @@
+"""A job and its steps as numbers to compare: curves, axes, keys of cells. Knows no server, file or terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from turnloom.v1 import training_pb2
+
+Curve: TypeAlias = "Sequence[tuple[int, float]]"  # (step, nats per unit of weight), steps ascending
+Value: TypeAlias = "int | float | str | bool"
+JOB: Final = "job"  #: the axis of runs that differ in no hyperparameter
+
+
+def train_nll(step: training_pb2.Step) -> float | None:
+    """Masked NLL of the step's batch, nats per unit of weight; None for step 0."""
+    return step.nll_sum / step.weight_sum if step.weight_sum > 0 else None
+
+
+def test_nll(step: training_pb2.Step) -> float | None:
+    """NLL on the test dataset after the step, where evaluated."""
+    return step.test_nll_sum / step.test_weight_sum if step.test_weight_sum > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One job with the effective series of its steps."""
+
+    job: training_pb2.Job
+    steps: Sequence[training_pb2.Step]  #: ascending; step 0, with an evaluation only, where there is one
+
+    @property
+    def test(self) -> Curve:
+        """Test NLL at every evaluation."""
+        return [(step.step, nll) for step in self.steps if (nll := test_nll(step)) is not None]
+
+    @property
+    def train(self) -> Curve:
+        """Mean NLL over the trained tokens of each step's batch."""
+        return [(step.step, nll) for step in self.steps if (nll := train_nll(step)) is not None]
+
+    def mean_train(self, after: int, until: int) -> float | None:
+        """Token-weighted mean of train NLL over the steps after one and up to another; None: there is none."""
+        inside = [step for step in self.steps if after < step.step <= until]
+        weight = sum(step.weight_sum for step in inside)
+        return sum(step.nll_sum for step in inside) / weight if weight > 0 else None
+
+    def value(self, axis: str) -> Value:
+        """The hyperparameter of that name, enums by number; for "job" the id."""
+        found = self.job.id if axis == JOB else getattr(self.job.hyperparameters, axis)
+        assert isinstance(found, int | float | str)
+        return found
+
+    def values(self, axes: Sequence[str]) -> tuple[Value, ...]:
+        """The run's place in a grid."""
+        return tuple(self.value(axis) for axis in axes)
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Hyperparameters that tell the runs apart, rank and rate first; with "job" where these do not."""
+    first = ("lora_rank", "learning_rate")
+    names = [
+        *first,
+        *(field.name for field in training_pb2.Hyperparameters.DESCRIPTOR.fields if field.name not in first),
+    ]
+    axes = [name for name in names if len({run.value(name) for run in runs}) > 1]
+    if len({run.values(axes) for run in runs}) < len(runs):
+        axes.append(JOB)
+    return axes
+
+
+SHORT: Final[Mapping[str, str]] = {"lora_rank": "rank", "learning_rate": "rate"}
+
+
+def written(value: Value) -> str:
+    """1e-4 for 0.0001; whole numbers with all digits."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and not isinstance(value, bool):
+        short = f"{value:g}"
+        if value != 0 and abs(value) <= 0.01:
+            mantissa, _, exponent = f"{value:.6e}".partition("e")
+            short = f"{float(mantissa):g}e{int(exponent)}"
+        return short
+    return str(value)
+
+
+def label(axes: Sequence[str], values: Sequence[Value]) -> str:
+    """Rank 8, rate 1e-4."""
+    return ", ".join(f"{SHORT.get(axis, axis)} {written(value)}" for axis, value in zip(axes, values, strict=True))
