@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
-from tests.api_calls import MODEL, Api, Start, dataset_stream
+from tests.api_calls import Api, dataset_stream
 from turnloom.v1 import datasets_pb2 as pb
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,24 +105,3 @@ def poll(condition: Callable[[], bool], seconds: float = LIMIT) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come true"
         time.sleep(0.02)
-
-
-@pytest.fixture
-def sources(start_api: Start, redis_url: str, model_folder: Path, tmp_path: Path) -> Iterator[Sources]:
-    """An API and the settings of its workers; a test starts as many as it needs."""
-    roots = tmp_path / "sources"
-    roots.mkdir()
-    models = tmp_path / "models.toml"
-    models.write_text(f'[[models]]\nname = "{MODEL}"\nsource = "{model_folder}"\n')
-    workers = Workers(
-        {
-            "TURNLOOM_REDIS_URL": redis_url,
-            "TURNLOOM_STORE_URL": str(tmp_path / "store"),
-            "TURNLOOM_MODELS": str(models),
-            "TURNLOOM_SOURCE_ROOTS": str(roots),
-            "TURNLOOM_SHARD_LEASE": "2",
-            "TURNLOOM_LOG_LEVEL": "warning",
-        }
-    )
-    yield Sources(start_api(redis_url, source_roots=(str(roots),)), roots, workers)
-    workers.end()

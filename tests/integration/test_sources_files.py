@@ -10,7 +10,7 @@ from tests.source_runs import Sources, write_lines
 from turnloom import conversations
 from turnloom.v1 import datasets_pb2 as pb
 
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.source_runs"]
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.source_fixtures"]
 
 
 def test_a_file_gives_the_dataset_that_streaming_it_gives(sources: Sources, store: Store, tmp_path: Path) -> None:

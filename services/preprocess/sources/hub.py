@@ -1,18 +1,94 @@
 """Datasets of the Hugging Face hub, or of any server that speaks its protocol, row by row. Knows no conversation.
 
 HF_ENDPOINT names another server, HF_TOKEN opens private datasets, HF_HUB_OFFLINE reads only what was downloaded before.
-Code that a dataset brings along is never run.
+Code that a dataset brings along is never run. The hub is asked once, with a deadline, before anything is downloaded:
+left alone, the libraries below try for minutes.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
+import datasets
+import httpx
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from services.preprocess.sources.columnar import column_row
+from services.preprocess.sources.errors import HubRefused, HubUnreachable, SourceNotReadable
 from services.preprocess.sources.rows import RawRow
 from services.store.records import DatasetSource
 
+ANSWER_SECONDS: Final = 8.0  #: for the hub's first answer, name resolution included
+MIRROR: Final = (
+    "Check the network of the preprocess worker; where the hub is blocked set HF_ENDPOINT to a mirror, or copy the "
+    "dataset to a folder below TURNLOOM_SOURCE_ROOTS and name that."
+)
+DEFAULT_SPLIT: Final = "train"
+
 
 def rows(name: str, source: DatasetSource) -> Iterator[RawRow]:
-    """Rows of one split, in order."""
-    raise NotImplementedError(name)
-    yield RawRow(source.uri)
+    """Rows of one split, in order, as they come over the network or from what was downloaded before.
+
+    Args:
+        name: owner/name at the hub, or an absolute folder that is laid out like a hub dataset.
+        source: split (default "train"), revision and configuration.
+
+    Raises:
+        HubUnreachable, HubRefused, SourceNotReadable.
+    """
+    split = source.split or DEFAULT_SPLIT
+    revision = source.revision or None
+    local = name.startswith("/")
+    if not local and not constants.is_offline_mode():
+        revision = _asked(name, revision)
+    with _hub_errors(name, source.revision):
+        table = datasets.load_dataset(
+            name, source.config or None, split=split, revision=None if local else revision, streaming=True
+        )
+        for index, values in enumerate(table):
+            yield column_row(f"{name}[{split}], row {index}", values)
+
+
+def _asked(name: str, revision: str | None) -> str | None:
+    """The commit that a revision means now, so that every file is of one commit."""
+    pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="hub")
+    try:
+        info = pool.submit(HfApi().dataset_info, name, revision=revision, timeout=ANSWER_SECONDS)
+        with _hub_errors(name, revision or ""):
+            return info.result(ANSWER_SECONDS + 1).sha
+    finally:
+        pool.shutdown(wait=False)  # a name that does not resolve may hang for longer
+
+
+@contextmanager
+def _hub_errors(name: str, revision: str) -> Iterator[None]:
+    """What the libraries raise, as one sentence of ours."""
+    endpoint = constants.ENDPOINT
+    try:
+        yield
+    except GatedRepoError as error:
+        raise HubRefused(f"{name} is gated at {endpoint}.", "Accept its terms there, and set HF_TOKEN.") from error
+    except RevisionNotFoundError as error:
+        raise HubRefused(f"{name} has no revision {revision!r} at {endpoint}.", "Look at its branches.") from error
+    except RepositoryNotFoundError as error:
+        hint = "Look at the spelling; a private dataset needs HF_TOKEN on the preprocess worker."
+        raise HubRefused(f"There is no dataset {name} at {endpoint}, or it is private.", hint) from error
+    except (httpx.TransportError, concurrent.futures.TimeoutError, ConnectionError) as error:
+        raise HubUnreachable(f"The hub at {endpoint} can't be reached for {name}.", MIRROR) from error
+    except HfHubHTTPError as error:
+        raise HubRefused(f"The hub at {endpoint} refuses {name}: {error.server_message or error}.", MIRROR) from error
+    except (ValueError, RuntimeError, OSError) as error:  # no such split or configuration, a script, a damaged file
+        raise SourceNotReadable(f"{name} can't be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

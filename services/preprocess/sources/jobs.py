@@ -16,6 +16,7 @@ import socket
 from services.preprocess.settings import read_settings
 from services.preprocess.sources.dispatch import MERGE, PLAN, TIDY, dispatch
 from services.preprocess.sources.lease import Lease, NotWanted
+from services.preprocess.sources.memory import stay_small
 from services.preprocess.sources.parts import Parts
 from services.store.connection import connect, connect_rq
 from services.store.dataset_work import MAX_ATTEMPTS, ClaimedTask, DatasetWork, TaskSpent
@@ -57,6 +58,7 @@ def _claimed(parts: Parts, dataset_id: str, task: str) -> str:
 
 
 def _done(parts: Parts, dataset_id: str, claimed: ClaimedTask, lease: Lease) -> str:
+    stay_small()
     # Imported here, after the claim: they take a second, and the parent of this process must stay without them.
     from services.preprocess.sources import tasks  # noqa: PLC0415
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from services.preprocess.sources import hub
 from services.preprocess.sources.errors import SourceEmpty, SourceNotKnown
 from services.preprocess.sources.lease import Lease
-from services.preprocess.sources.locating import files, locate
+from services.preprocess.sources.locating import Location, files, locate
 from services.preprocess.sources.pieces import Piece, Shard, pack
 from services.preprocess.sources.reading import pieces_of, read
+from services.preprocess.sources.rows import RawRow
 from services.preprocess.sources.staging import stage
 from services.store.records import DatasetSource, WarningRecord
 from turnloom.conversations import JSON
@@ -50,12 +51,26 @@ def plan(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease)
 
 def _pieces(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
     location = locate(source.uri, roots)
-    if location.hub:
-        yield from stage(hub.rows(location.hub, source), f"{folder}/hub", f"{location.hub}[{source.split}]")
+    name = location.hub or _hub_folder(source, location)
+    if name:
+        yield from stage(_hub_rows(name, source), f"{folder}/hub", name)
         return
     for number, name in enumerate(files(location, roots)):
         lease.check()
         yield from pieces_of(name, f"{folder}/{number:06d}")
+
+
+def _hub_rows(name: str, source: DatasetSource) -> Iterator[RawRow]:
+    # Imported here: `datasets` takes 70 MB and two seconds that no other source needs.
+    from services.preprocess.sources.hub import rows  # noqa: PLC0415
+
+    return islice(rows(name, source), source.limit or None)
+
+
+def _hub_folder(source: DatasetSource, location: Location) -> str:
+    """A local folder is read as the hub's own where a split or a configuration is named; empty: it is not."""
+    folders = [place for place in location.places if "://" not in place and os.path.isdir(place)]
+    return folders[0] if folders and (source.split or source.config) else ""
 
 
 def _counted(pieces: Iterator[Piece], lease: Lease) -> Iterator[Piece]:

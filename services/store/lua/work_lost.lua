@@ -3,6 +3,7 @@ local id = ARGV[1]
 local due, work = 'tl:api:work-due:' .. id, 'tl:api:work:' .. id
 local lost = {}
 for _, task in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now(), 'LIMIT', 0, ARGV[4])) do
+  redis.call('HDEL', work, 'holder:' .. task)  -- its lease has ended, and the new time is nobody's lease
   redis.call('ZADD', due, tonumber(now()) + tonumber(ARGV[2]), task)
   local ticket = redis.call('HGET', work, 'ticket:' .. task)
   if not ticket or not redis.call('LPOS', ARGV[3], ticket) then lost[#lost + 1] = task end

@@ -1,0 +1,185 @@
+"""A large JSONL made into a dataset by workers, one of them killed in the middle: time, memory, and the address.
+
+    python -m bench.sources [--conversations 100000] [--folder FOLDER]
+
+Starts a Redis, the API and the workers as processes of their own, with the Qwen3 vocabulary and template
+(TURNLOOM_TOKENIZERS, TURNLOOM_TEMPLATES). The first run has one worker, the second has two and loses one to SIGKILL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.chats import chats
+from turnloom import TurnloomClient
+from turnloom.embedded.redis_server import RedisServer
+from turnloom.errors import Unavailable
+from turnloom.v1 import datasets_pb2 as pb
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENIZER = Path(os.environ.get("TURNLOOM_TOKENIZERS", ROOT.parent / "shared" / "tokenizers")) / "qwen3"
+TEMPLATE = Path(os.environ.get("TURNLOOM_TEMPLATES", ROOT.parent / "shared" / "templates"))
+STOCK = "llamacpp__Qwen-Qwen3-0.6B.jinja"
+MODEL = "qwen3"
+PART = 5_000  #: chats made at once
+DEADLINE = 1_800.0  #: seconds of one run
+
+
+@dataclass(slots=True)
+class Peaks:
+    """Largest resident memory of every process that was seen, from /proc: parents, and the horses they fork."""
+
+    parents: dict[str, int]  #: name to pid
+    megabytes: dict[str, float] = field(default_factory=dict)
+
+    def look(self) -> None:
+        for name, pid in self.parents.items():
+            self._note(name, pid)
+            for child in _children(pid):
+                self._note(f"{name}: its jobs", child)
+
+    def _note(self, name: str, pid: int) -> None:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+        except OSError:
+            return
+        peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+        self.megabytes[name] = max(self.megabytes.get(name, 0.0), *(int(peak) * 1024 / 1e6 for peak in peaks), 0.0)
+
+
+def _children(pid: int) -> Sequence[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    except OSError:
+        return []
+
+
+@contextmanager
+def watched(peaks: Peaks) -> Iterator[None]:
+    """Looks at memory every 50 ms."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.05):
+            peaks.look()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def write(path: Path, count: int) -> None:
+    """A JSONL of so many different chats."""
+    with path.open("w", encoding="utf-8") as file:
+        for seed, first in enumerate(range(0, count, PART)):
+            for chat in chats(min(PART, count - first), seed):
+                file.write(json.dumps({"messages": chat.messages}, ensure_ascii=False) + "\n")
+
+
+def make(client: TurnloomClient, path: Path, workers: int, environment: dict[str, str], api: int) -> list[str]:
+    """One row of the table."""
+    command = [sys.executable, "-m", "services.preprocess", "worker"]
+    running = [subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}) for _ in range(workers)]
+    peaks = Peaks({"API": api, **{f"worker {number}": process.pid for number, process in enumerate(running, 1)}})
+    killed = ""
+    began = time.monotonic()
+    source = pb.DatasetSource(uri=str(path))
+    asked = client.create_dataset_from(source, model=MODEL, date="2026-01-01")
+    last = asked
+    try:
+        with watched(peaks):
+            for last in client.watch_dataset(asked.id, DEADLINE):
+                if workers > 1 and not killed and last.shards and 3 * last.shards_done >= last.shards:
+                    running[0].send_signal(signal.SIGKILL)
+                    killed = f"worker 1 killed at {last.conversations_read} conversations"
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait(60)
+    seconds = time.monotonic() - began
+    memory = ", ".join(f"{name} {size:.0f} MB" for name, size in peaks.megabytes.items())
+    assert last.state == pb.DATASET_STATE_READY, last.error
+    return [
+        f"{workers} worker(s){'; ' + killed if killed else ''}",
+        f"{last.conversations} conversations, {last.tokens} tokens, {last.shards} shards in {seconds:.0f} s",
+        f"sha256 {last.sha256}",
+        f"peak resident memory: {memory}",
+    ]
+
+
+def main() -> None:
+    """Print both runs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--conversations", type=int, default=100_000)
+    parser.add_argument("--folder", type=Path, default=None, help="where everything is written; default: a new one")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "chats.jsonl"
+        write(path, options.conversations)
+        print(f"{path.stat().st_size / 1e6:.0f} MB of JSON lines")
+        with RedisServer(folder / "redis", folder / "redis.log") as redis:
+            for row in both(folder, path, redis.url):
+                print("\n".join(row), flush=True)
+
+
+def both(folder: Path, path: Path, redis_url: str) -> Iterator[list[str]]:
+    """The run with one worker, then that with two."""
+    models = folder / "models.toml"
+    template = TEMPLATE / STOCK
+    models.write_text(f'[[models]]\nname = "{MODEL}"\nsource = "{TOKENIZER}"\nchat_template = "{template}"\n')
+    environment = {
+        "TURNLOOM_REDIS_URL": redis_url,
+        "TURNLOOM_STORE_URL": str(folder / "store"),
+        "TURNLOOM_MODELS": str(models),
+        "TURNLOOM_MODEL_CACHE": str(folder / "models"),
+        "TURNLOOM_SOURCE_ROOTS": str(folder),
+        "TURNLOOM_ADDRESS": "127.0.0.1:0",
+        "TURNLOOM_METRICS_PORT": "0",
+        "TURNLOOM_LOG_LEVEL": "warning",
+    }
+    ports = folder / "ports.json"
+    ports.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "services.preprocess", "--port-file", str(ports)]
+    api = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment})
+    try:
+        client = reached(ports)
+        yield make(client, path, 1, environment, api.pid)
+        yield make(client, path, 2, environment, api.pid)
+    finally:
+        api.terminate()
+        api.wait(60)
+
+
+def reached(ports: Path) -> TurnloomClient:
+    """A client of the API once its model is loaded."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if ports.exists():
+            client = TurnloomClient(json.loads(ports.read_text(encoding="utf-8"))["address"])
+            with suppress(Unavailable):
+                if any(client.models()):
+                    return client
+        time.sleep(0.2)
+    raise SystemExit("the API did not load its model in 120 s")
+
+
+if __name__ == "__main__":
+    main()
