@@ -37,6 +37,26 @@ def _chat(chance: random.Random) -> Conversation:
     return Conversation(messages)
 
 
+def unique_chats(count: int, seed: int) -> list[Conversation]:
+    """Return chats of one turn whose every word is new, so that no cache of an encoder can know it."""
+    chance = random.Random(seed)
+    return [
+        Conversation(
+            [
+                {"role": "user", "content": _made_up(chance, chance.randint(10, 80))},
+                {"role": "assistant", "content": _made_up(chance, chance.randint(30, 200))},
+            ]
+        )
+        for _ in range(count)
+    ]
+
+
+def _made_up(chance: random.Random, words: int) -> str:
+    return " ".join(
+        "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=chance.randint(3, 10))) for _ in range(words)
+    )
+
+
 def _text(chance: random.Random, least: int, most: int) -> str:
     words = chance.choices(WORDS, k=chance.randint(least, most))
     for place in range(12, len(words), 13):

@@ -18,11 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 import transformers
 
+from bench import material
 from bench.chats import chats
 from services.preprocess.conversation import Conversation, Message
 from services.preprocess.examples import Preprocessed
@@ -30,11 +30,6 @@ from services.preprocess.models import Model, build_model
 from services.preprocess.options import Options, TrainOn
 from services.preprocess.preprocessing import preprocess_batch
 
-ROOT = Path(__file__).resolve().parents[1]
-TOKENIZERS = Path(os.environ.get("TURNLOOM_TOKENIZERS", ROOT.parent / "shared" / "tokenizers"))
-TEMPLATES = Path(os.environ.get("TURNLOOM_TEMPLATES", ROOT.parent / "shared" / "templates"))
-STOCK = "llamacpp__Qwen-Qwen3-0.6B.jinja"
-MARKED = "trl__qwen3_training.jinja"  # the peer's mask needs {% generation %}, which the stock template has not
 BATCH = 500
 
 
@@ -110,14 +105,10 @@ def prefix_loop(
 
 
 def contenders() -> list[Contender]:
-    folder = TOKENIZERS / "qwen3"
-    tokenizer_json = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    special = {"eos_token": "<|im_end|>"}
-    stock = (TEMPLATES / STOCK).read_bytes().decode()
-    marked = (TEMPLATES / MARKED).read_bytes().decode()
-    model = build_model("qwen3", tokenizer_json, stock, special)
-    marked_model = build_model("qwen3", tokenizer_json, marked, special)
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    stock, marked = material.template(), material.template(material.MARKED)
+    model = build_model("qwen3", material.tokenizer_json(), stock, material.SPECIAL)
+    marked_model = build_model("qwen3", material.tokenizer_json(), marked, material.SPECIAL)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(material.QWEN3)
     date = "2026-01-01"
     last = Options(max_length=None, date=date, train_on=TrainOn.LAST_ASSISTANT_MESSAGE)
     found = [
@@ -136,7 +127,10 @@ def contenders() -> list[Contender]:
         return found
     peer = importlib.import_module("bench.peer_trl")
     name = f"TRL {importlib.metadata.version('trl')} _prepare_dataset (marked template)"
-    return [*found, Contender(name, peer.prepare(transformers.PreTrainedTokenizerFast.from_pretrained(folder), marked))]
+    return [
+        *found,
+        Contender(name, peer.prepare(transformers.PreTrainedTokenizerFast.from_pretrained(material.QWEN3), marked)),
+    ]
 
 
 def measure(found: Sequence[Contender], conversations: Sequence[Conversation], rounds: int) -> None:
@@ -155,10 +149,8 @@ def main() -> int:
     parser.add_argument("--conversations", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
-    for needed in (TOKENIZERS / "qwen3" / "tokenizer.json", TEMPLATES / STOCK, TEMPLATES / MARKED):
-        if not needed.is_file():
-            sys.stderr.write(f"{needed} is missing; set TURNLOOM_TOKENIZERS and TURNLOOM_TEMPLATES\n")
-            return 2
+    if material.missing():
+        return 2
     conversations = chats(asked.conversations)
     found = contenders()
     measure(found, conversations, asked.rounds)

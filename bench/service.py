@@ -1,0 +1,193 @@
+"""The whole service over loopback gRPC beside the best peer: streams of chunks against one server process.
+
+    python -m bench.service [--conversations 4000] [--rounds 5] [--unique 100000]
+
+The server is a process of its own on the first core, this client and the peer are on the second. CPU time is what the
+table compares: the machine's other work moves the wall clock. Ends with the server's memory under text it never saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from bench import material
+from bench.chats import chats, unique_chats
+from services.preprocess.conversation import Conversation
+from services.preprocess.limits import MAX_MESSAGE_BYTES
+from turnloom.v1 import preprocess_pb2 as pb
+from turnloom.v1 import types_pb2
+from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
+
+CHUNK: Final = 64
+START_SECONDS: Final = 120.0
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server process."""
+
+    pid: int
+    stub: PreprocessServiceStub
+
+    def cpu(self) -> float:
+        """Seconds of CPU time so far, all threads."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def memory(self, key: str = "VmRSS") -> float:
+        """MB held now (VmRSS) or at most so far (VmHWM)."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+@contextmanager
+def server(folder: Path, cores: Sequence[int]) -> Iterator[Server]:
+    """Start a server with Qwen3 on these cores and wait until it answers."""
+    material.prepared(folder / "qwen3")
+    models, port = folder / "models.toml", folder / "port.json"
+    models.write_text('[[models]]\nname = "qwen3"\nsource = "./qwen3"\n')
+    command = [sys.executable, "-m", "services.preprocess", "--address", "127.0.0.1:0", "--metrics-port", "0"]
+    environment = {**os.environ, "TURNLOOM_STORE_URL": str(folder / "store"), "TURNLOOM_MODEL_CACHE": str(folder)}
+    with subprocess.Popen(
+        [*command, "--models", str(models), "--port-file", str(port)],
+        env={**environment, "TURNLOOM_LOG_LEVEL": "error"},
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        try:
+            os.sched_setaffinity(process.pid, cores)
+            channel = grpc.insecure_channel(
+                _address(port, process), options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+            )
+            _until_loaded(channel)
+            yield Server(process.pid, PreprocessServiceStub(channel))
+            channel.close()
+        finally:
+            process.terminate()
+
+
+def _address(port: Path, process: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while not port.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("the server did not start; run python -m services.preprocess to see why")
+        time.sleep(0.05)
+    address: str = json.loads(port.read_text())["address"]
+    return address
+
+
+def _until_loaded(channel: grpc.Channel) -> None:
+    health, asked = HealthStub(channel), HealthCheckRequest(service="turnloom.v1.PreprocessService")
+    deadline = time.monotonic() + START_SECONDS
+    while health.Check(asked, timeout=START_SECONDS).status != HealthCheckResponse.SERVING:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"Qwen3 was not loaded within {START_SECONDS:.0f} s")
+        time.sleep(0.1)
+
+
+def requests(conversations: Sequence[Conversation]) -> list[pb.StreamPreprocessRequest]:
+    """The messages of one stream; made before the clock runs, as a client reads its file."""
+    options = types_pb2.PreprocessOptions(
+        model="qwen3", train_on=types_pb2.TRAIN_ON_ALL_ASSISTANT_MESSAGES, date="2026-01-01"
+    )
+    made = [pb.StreamPreprocessRequest(options=options)]
+    for first in range(0, len(conversations), CHUNK):
+        some = [_message(one) for one in conversations[first : first + CHUNK]]
+        made.append(pb.StreamPreprocessRequest(chunk=pb.ConversationChunk(conversations=some)))
+    return made
+
+
+def _message(conversation: Conversation) -> types_pb2.Conversation:
+    messages = [
+        types_pb2.Message(role=str(message["role"]), text=str(message["content"])) for message in conversation.messages
+    ]
+    return types_pb2.Conversation(messages=messages)
+
+
+def stream(running: Server, messages: Sequence[pb.StreamPreprocessRequest]) -> int:
+    """Send one stream; returns how many rows came back."""
+    rows = 0
+    for answer in running.stub.StreamPreprocess(iter(messages), timeout=600):
+        if answer.issues:
+            raise RuntimeError(f"a chat was refused: {answer.issues[0].message}")
+        rows += len(answer.batch.row_lengths)
+    return rows
+
+
+def throughput(running: Server, count: int, rounds: int) -> None:
+    """Print the table: peer and service in interleaved rounds."""
+    # Imported here, for transformers takes seconds that the memory table alone does not need.
+    import transformers  # noqa: PLC0415
+
+    from bench.preprocess import transformers_mask  # noqa: PLC0415
+
+    conversations = chats(count)
+    messages = requests(conversations)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(material.QWEN3)
+    peer = transformers_mask(tokenizer, material.template(material.MARKED))
+    peer(conversations[:500])
+    stream(running, messages)
+    theirs, ours, clients, walls = list[float](), list[float](), list[float](), list[float]()
+    for _ in range(rounds):
+        before = time.process_time()
+        peer(conversations)
+        theirs.append(time.process_time() - before)
+        before, server_before, wall = time.process_time(), running.cpu(), time.perf_counter()
+        stream(running, messages)
+        walls.append(time.perf_counter() - wall)
+        ours.append(running.cpu() - server_before)
+        clients.append(time.process_time() - before)
+    print(f"{count} chats in chunks of {CHUNK}, medians of {rounds} interleaved rounds")
+    rows = (("transformers, batched mask, in process", theirs), ("turnloom server", ours), ("its client", clients))
+    for name, seconds in rows:
+        ratio = statistics.median(one / two for one, two in zip(theirs, seconds, strict=True))
+        print(f"{name:<42} {statistics.median(seconds) / count * 1e6:>8.0f} CPU us/conv {ratio:>8.2f} x peer")
+    print(f"{'wall clock, both cores':<42} {count / statistics.median(walls):>8.0f} conv/s")
+
+
+def memory(running: Server, count: int) -> None:
+    """Print the server's memory while it reads text whose words are all new."""
+    print(f"memory of the server: {running.memory():.0f} MB before")
+    step = max(CHUNK, count // 10)
+    for done in range(0, count, step):
+        for first in range(done, min(done + step, count), 2000):
+            stream(running, requests(unique_chats(min(2000, count - first), seed=first + 1)))
+        shown = min(done + step, count)
+        print(f"  {shown:>8} unique chats: {running.memory():.0f} MB, at most {running.memory('VmHWM'):.0f}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.service", description=__doc__)
+    parser.add_argument("--conversations", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--unique", type=int, default=100_000, help="chats of new words; 0: no memory table")
+    asked = parser.parse_args()
+    if material.missing():
+        return 2
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder, server(Path(folder), cores[:1]) as running:
+        os.sched_setaffinity(0, cores[1:] or cores)
+        if asked.rounds:
+            throughput(running, asked.conversations, asked.rounds)
+        memory(running, asked.unique)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
