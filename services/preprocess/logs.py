@@ -69,6 +69,7 @@ def log_to_stderr(level: str) -> None:
     chosen = logging.getLevelNamesMapping()[level.upper()]
     for name in OURS:
         logging.getLogger(name).setLevel(max(chosen, logging.INFO) if name == "rq" else chosen)
+    logging.raiseExceptions = False  # a line that can't be written would be told with the exception's words
     sys.excepthook = _uncaught
     threading.excepthook = _ended
 

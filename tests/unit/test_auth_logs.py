@@ -56,6 +56,7 @@ def test_debug_lines_of_libraries_and_uncaught_exceptions_carry_no_words(
     before = (root.level, list(root.handlers), {name: logging.getLogger(name).level for name in ("turnloom", "rq")})
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(logging, "raiseExceptions", True)
     try:
         log_to_stderr("debug")
         logging.getLogger("httpx").debug(MARK)
