@@ -67,9 +67,8 @@ class ChatFormat:
         engine = self._engines.get(key)
         if engine is None:
             settings = Settings(date, self.special_tokens, options.chat_template_kwargs)
-            replayable = options.mask is Mask.REGIONS and not self.template.generation_blocks
             plans: BoundedCache[tuple[object, ...], _Plan] = BoundedCache(PLANS)
-            engine = _Engine(settings, RegionFinder(), ViewPlanner(), plans, Replays(), replayable)
+            engine = _Engine(settings, RegionFinder(), ViewPlanner(), plans, Replays())
             self._engines[key] = engine
         return engine
 
@@ -89,7 +88,6 @@ class _Engine:
     views: ViewPlanner
     plans: BoundedCache[tuple[object, ...], _Plan]
     replays: Replays
-    replayable: bool  #: no blocks are marked in its text, which replays do not follow
 
 
 def _date(text: str) -> datetime.date:
@@ -127,7 +125,7 @@ def lay_out(
     choice, undated = _choice(options), _undated(options, chat_format)
     key = (_short(shapes), tuple(turns), tools is None or len(tools), choice)
     plan = engine.plans.get(key)
-    replayable = plan is not None and not (plan.fresh or others or tools is not None) and engine.replayable
+    replayable = plan is not None and not (plan.fresh or others or tools is not None) and options.mask is Mask.REGIONS
     replay_key = (key, undated, engine.regions.prefills)
     if plan is not None and replayable:
         _check_choice(plan.cuts, options)

@@ -62,6 +62,18 @@ def warmed(source: str, *conversations: Conversation, options: Options = OPTIONS
     return format_
 
 
+@pytest.mark.parametrize("name", list(templates.GENERATION))
+def test_generation_blocks_keep_their_places(name: str) -> None:
+    source = templates.GENERATION[name]
+    format_ = warmed(source, chat("Hi.", "Hello.", "And?", ""), chat("Hi.", "Hello."))
+    for other in (chat("a", "bc", "def", ""), chat("", "Hello\n"), chat("a", "b")):
+        assert outcome(other, OPTIONS, format_) == rendered(source, other)
+    assert hits(format_) == 2
+    (view,) = lay_out(chat("a", "bc"), OPTIONS, format_)
+    ((start, end),) = view.rendered.generation_blocks
+    assert view.rendered.text[start:end] == "bc<|im_end|>"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_third_conversation_of_a_shape_is_replayed_with_its_own_texts(name: str) -> None:
     source = getattr(templates, name)
@@ -130,6 +142,9 @@ ASKING = {
     "a macro": "{% macro show(x) %}{{ x | trim }}{% endmacro %}{{ show(m.content) }}",
     "a set block": "{% set x %}{{ m.content }}{% endset %}{{ x }}",
     "selected messages": "{{ (messages | selectattr('content', 'equalto', 'a b') | list | length) }}{{ m.content }}",
+    "a length": "{% if m.content | length > 2 %}!{% endif %}{{ m.content }}",
+    "a join": "{{ ['x', m.content, m.content.split('b')[0]] | join('-') }}",
+    "a joined split": "{{ m.content.split('b') | join('B') }}",
     "a replacement": "{{ m.content | replace('b', '!') }}",
 }
 
@@ -151,7 +166,9 @@ UNKNOWN = (
     "{% for c in m.content %}{{ c }}{% endfor %}",
     "{{ m.content }}{{ m.content | int }}",
     "{{ m.content }}{{ m.content | length }}",
-    "{{ [m.content] | join }}",
+    "{{ m.content }}{{ (m.content | length) * 2 }}",
+    "{{ m.content }}{{ 'aaa' | random }}",
+    "{{ messages | map(attribute='content') | join('', attribute='x') }}",
     "{{ m.content | tojson }}",
     "{{ '%s' % m.content }}",
     "{{ {'a': m.content}.a }}{{ {m.content: 1} | length }}",

@@ -54,10 +54,14 @@ def compile_view(
     if layout.runs() != tuple(view.rendered.runs):
         raise RefusedError("other runs than those of the render")
     pieces = "".join(f"{name or tape.constant(text)}, " for name, text, _ in shown)
+    blocks = "".join(
+        f"({layout.place(start)}, {layout.place(end)}), " for start, end in view.rendered.generation_blocks
+    )
     body = [
         *tape.lines,
         *layout.lines,
-        f"return View(RenderedText(''.join(({pieces})), ({layout.runs_source()}), ()), ({_regions(layout, view)}),"
+        f"return View(RenderedText(''.join(({pieces})), ({layout.runs_source()}), ({blocks})),"
+        f" ({_regions(layout, view)}),"
         f" {tape.constant(view.trained)}, {view.messages}, {tape.constant(view.warnings)},"
         f" ({''.join(f'{layout.place(at)}, ' for at in view.boundaries)}))",
     ]

@@ -19,6 +19,7 @@ from services.preprocess.replay.symbols import (
     Atom,
     RefusedError,
     Symbol,
+    SymbolLength,
     SymbolParts,
     Tape,
     atoms_of,
@@ -33,6 +34,8 @@ _MOVING: Final = frozenset({"length", "count", "list", "first", "last", "items",
 #: Filters that hand on a string they are given.
 _HANDING: Final = frozenset({"default", "d"})
 _FILTERS: Final[dict[str, Callable[..., object]]] = {
+    "length": SymbolLength,
+    "count": SymbolLength,
     "trim": lambda text, chars=None: text.strip(chars),
     "string": lambda text: text,
     "replace": lambda text, old, new, count=None: text.replace(old, new, -1 if count is None else count),
@@ -55,6 +58,8 @@ class RecordingEnvironment(PlainEnvironment):
         super().__init__()
         for name, filter_ in list(self.filters.items()):
             self.filters[name] = _recorded_filter(name, filter_)
+        self.filters["join"] = _join
+        self.filters["random"] = self.globals["lipsum"] = _chance
         for name, test in list(self.tests.items()):
             self.tests[name] = _recorded_test(name, cast("Callable[..., Any]", test))
 
@@ -134,6 +139,21 @@ def _printed(value: object) -> Symbol | str:
     if not _is_plain(value):
         raise RefusedError(f"print {type(value).__name__}")
     return str(value)
+
+
+def _chance(*_: object, **__: object) -> object:
+    """What prints something else next time."""
+    raise RefusedError("chance")
+
+
+def _join(value: Iterable[object], d: object = "", attribute: object = None) -> Symbol | str:
+    """Jinja's join."""
+    if attribute is not None:
+        raise RefusedError("join by attribute")
+    pieces: list[object] = []
+    for item in value:
+        pieces += (d, item) if pieces else ("", item)
+    return _str_join(pieces)
 
 
 def _str_join(items: Iterable[object]) -> Symbol | str:

@@ -13,7 +13,7 @@ from services.preprocess.replay.compiling import Replay
 from services.preprocess.replay.symbols import RefusedError
 
 #: Shapes of conversations whose replays are kept, some kB each.
-SHAPES: Final = 1024
+SHAPES: Final = 512
 #: Replays of one shape: conversations of one shape may take so many ways through the template.
 WAYS: Final = 8
 #: Conversations longer than this have rarely the shape of another.

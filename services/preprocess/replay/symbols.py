@@ -9,6 +9,7 @@ whose guards all answer the same takes the same way through the template, so it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import eq, ge, gt, le, lt, ne
 from typing import Final, NoReturn, TypeAlias
 
 from jinja2 import Undefined
@@ -201,6 +202,50 @@ class Symbol(Opaque):
 
     def __radd__(self, other: object) -> Symbol | str:
         return joined((other, self))
+
+
+class SymbolLength(Opaque):
+    """The length of a symbol: it can be compared with a number."""
+
+    __slots__ = ("_count", "_name", "_tape")
+
+    def __init__(self, symbol: Symbol) -> None:
+        self._tape = symbol._tape
+        names = [name or str(len(text)) for name, text, _ in symbol._atoms]
+        self._name = " + ".join(name if name.isdecimal() else f"len({name})" for name in names) or "0"
+        self._count = sum(len(text) for _, text, _ in symbol._atoms)
+
+    @property  # type: ignore[misc]  # as in Symbol
+    def __class__(self) -> type[int]:  # type: ignore[override]
+        return int
+
+    def _compared(self, operator: str, other: object, answer: Callable[[int, int], bool]) -> bool:
+        if type(other) is not int:
+            raise RefusedError("a length and no number")
+        return self._tape.guard(f"{self._name} {operator} {other}", answer(self._count, other))
+
+    def __bool__(self) -> bool:
+        return self._compared(">", 0, gt)
+
+    def __eq__(self, other: object) -> bool:
+        return self._compared("==", other, eq)
+
+    def __ne__(self, other: object) -> bool:
+        return self._compared("!=", other, ne)
+
+    def __lt__(self, other: object) -> bool:
+        return self._compared("<", other, lt)
+
+    def __le__(self, other: object) -> bool:
+        return self._compared("<=", other, le)
+
+    def __gt__(self, other: object) -> bool:
+        return self._compared(">", other, gt)
+
+    def __ge__(self, other: object) -> bool:
+        return self._compared(">=", other, ge)
+
+    __hash__ = Opaque.__hash__
 
 
 class SymbolParts(Opaque):
