@@ -159,7 +159,7 @@ local function end_attempt(id, reason, message, error, counted, limit, far_limit
   local why = idle >= limit and (limit .. ' attempts in a row ended without a new step')
     or (far_limit .. ' attempts in a row got no further than step ' .. furthest)
   local last = field(id, 'last_error')
-  if last == '' then last = cjson.encode({code = 'NO_PROGRESS', message = why}) end
+  if last == '' then last = cjson.encode({code = 'NO_PROGRESS', message = why, hint = 'See the logs of the host.'}) end
   set(id, 'error', last)
   say(id, 'error', 'NO_PROGRESS', why .. '; the job has failed', attempt, {reason = reason})
   return go(id, 'failed')
