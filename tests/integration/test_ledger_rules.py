@@ -389,7 +389,7 @@ def test_twenty_attempts_that_pass_no_earlier_step_fail_the_job(store: Store) ->
     found = store.jobs.get(job.id)
     assert (found.state, found.error) == (
         JobState.FAILED,
-        ErrorRecord("NO_PROGRESS", "20 attempts in a row got no further than step 4"),
+        ErrorRecord("NO_PROGRESS", "20 attempts in a row got no further than step 4", hint="See the logs of the host."),
     )
 
 
