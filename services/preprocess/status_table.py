@@ -148,7 +148,7 @@ def whole_sentence(text: str) -> str:
 def internal_status(error_id: str) -> Status:
     """The answer for what nobody foresaw: a fixed sentence, for the error's own may hold anything."""
     info = ErrorInfo(reason="INTERNAL", domain="turnloom", metadata={"error_id": error_id})
-    sentence = f"The server met an error that it did not foresee (error id {error_id}); its log holds the whole of it."
+    sentence = f"The server met an error that it did not foresee (error id {error_id}); its log says where."
     return Status(code=grpc.StatusCode.INTERNAL.value[0], message=sentence, details=[_packed(info)])
 
 

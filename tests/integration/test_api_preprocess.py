@@ -383,7 +383,7 @@ def test_a_model_that_cannot_be_loaded_is_refused_with_its_reason(start_api: Sta
     assert health.status == HealthCheckResponse.NOT_SERVING
 
 
-def test_an_unforeseen_error_is_answered_with_an_id_and_logged_whole(
+def test_an_unforeseen_error_is_answered_with_an_id_and_logged_under_it(
     start_api: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     api = start_api()
