@@ -1,0 +1,96 @@
+"""What longer conversations and longer messages cost: linear in messages, in emitted tokens and in bytes.
+
+    taskset -c 0 python -m bench.growth [--rounds 7]
+
+Medians of CPU time, the sizes of a row interleaved. `x first` is the cost of one unit beside that of the first size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench import material
+from bench.chats import chats
+from services.preprocess.conversation import Conversation, Message
+from services.preprocess.models import Model, build_model
+from services.preprocess.options import OnUnextendable, Options
+from services.preprocess.preprocessing import preprocess
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """One row of the table: the same conversation in several sizes."""
+
+    name: str
+    unit: str
+    sizes: Sequence[int]  #: ascending
+    make: Callable[[int], Conversation]
+    options: Options
+    #: units of work in a size; by default the size itself
+    units: Callable[[int], int] = int
+
+
+def turns(count: int) -> Conversation:
+    """A conversation of `count` messages, as long as those of chats."""
+    found: list[Message] = []
+    for one in chats(count):
+        found += [message for message in one.messages if message["role"] != "system"][:2]
+    return Conversation(found[:count])
+
+
+def long_reply(size: int) -> Conversation:
+    """Two messages, the second of `size` kB."""
+    words = " ".join(str(message["content"]) for one in chats(2 * size + 50) for message in one.messages)
+    return Conversation([{"role": "user", "content": "Go on."}, {"role": "assistant", "content": words[: size * 1000]}])
+
+
+def rows() -> list[Growth]:
+    whole = Options(max_length=None, date="2026-01-01", on_unextendable=OnUnextendable.AS_RENDERED)
+    split = Options(max_length=None, date="2026-01-01", max_examples_per_conversation=1000)
+    return [
+        Growth("as_rendered", "message", (10, 100, 1000), turns, whole),
+        Growth("split", "message emitted", (10, 40, 160), turns, split, lambda size: size * (size + 2) // 4),
+        Growth("one long reply", "kB", (10, 100, 1000), long_reply, whole),
+    ]
+
+
+def measure(row: Growth, model: Model, rounds: int) -> list[tuple[int, float]]:
+    """Size and CPU seconds per unit; each size is repeated until a round of it takes some milliseconds."""
+    made = {size: row.make(size) for size in row.sizes}
+    spent: dict[int, list[float]] = {size: [] for size in row.sizes}
+    for conversation in [*made.values()] * 4:  # what can be learned of a shape is learned
+        preprocess(conversation, row.options, model)
+    for _ in range(rounds):
+        for size, conversation in made.items():
+            times = max(1, row.units(row.sizes[-1]) // row.units(size) // 4)
+            before = time.process_time()
+            for _ in range(times):
+                preprocess(conversation, row.options, model)
+            spent[size].append((time.process_time() - before) / times / row.units(size))
+    return [(size, statistics.median(seconds)) for size, seconds in spent.items()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    asked = parser.parse_args()
+    if material.missing():
+        return 2
+    model = build_model("qwen3", material.tokenizer_json(), material.template(), material.SPECIAL)
+    for row in rows():
+        found = measure(row, model, asked.rounds)
+        for size, seconds in found:
+            ratio = seconds / found[0][1]
+            print(
+                f"{row.name:<16} size {size:>5}: {seconds * 1e6:>8.1f} CPU us per {row.unit:<16} {ratio:>6.2f} x first"
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
