@@ -42,7 +42,7 @@ SCALES: Final = {
         "tiny", batch_size=4, max_length=512, chats=160, budget=256, micro=(1, 4), ours=16, shrink=0.15, shorter=3
     ),
     "0.6b": Scale("0.6b", batch_size=32, max_length=2048, chats=1600, budget=16_384, micro=(8, 4, 16, 1)),
-    "4b": Scale("4b", batch_size=32, max_length=2048, chats=1600, budget=8_192, micro=(4, 8, 16, 1)),
+    "4b": Scale("4b", batch_size=32, max_length=2048, chats=1600, budget=8_192, micro=(4, 8, 16, 1), run_steps=(6, 5)),
 }
 
 
@@ -121,23 +121,32 @@ class Bench:
             if ours.nlls and theirs.nlls:
                 difference = largest_relative_difference(ours.nlls[:20], theirs.nlls[:20])
                 self.note("loss_difference", largest_relative=difference, steps=min(20, len(ours.nlls)))
+        ours_steps, guide_steps = self.scale.run_steps
+        rates: dict[int, float] = {}  # of the guide's loop in the first repetition, by micro_batch_size
         for repetition in range(self.repetitions):
+            going = sorted(rates, key=lambda micro: -rates[micro])[:2] if rates else list(self.scale.micro)
             rounds: list[tuple[str, int]] = [("turnloom", self.scale.ours)]
-            rounds += [("guide", micro) for micro in self.scale.micro if micro != 1 or repetition % 2 == 0]
+            rounds += [("guide", micro) for micro in going]
             rounds = rounds[repetition % 2 :] + rounds[: repetition % 2]
             for who, micro in rounds:
                 if self.left() < 45:
                     return
                 if who == "turnloom":
-                    self.run("compare", lambda: host.product("turnloom", MODEL, self.steps(8)), repetition=repetition)
-                else:
-                    steps = self.steps(3 if micro == 1 else 6)
-                    name = f"guide micro {micro}"
                     self.run(
+                        "compare",
+                        lambda: host.product("turnloom", MODEL, self.steps(ours_steps)),
+                        repetition=repetition,
+                    )
+                else:
+                    steps = self.steps(3 if micro == 1 else guide_steps)
+                    name = f"guide micro {micro}"
+                    measured = self.run(
                         "compare",
                         lambda name=name, micro=micro, steps=steps: host.loop(name, micro, steps),  # type: ignore[misc]
                         repetition=repetition,
                     )
+                    if repetition == 0:
+                        rates[micro] = measured.tokens_per_second or 0.0
         if self.left() > 45:
             prepared = str(self.place.prepared)
             self.run(

@@ -54,6 +54,7 @@ class Scale:
     ours: int = 64  #: micro_batch_size of the entry that the product uses
     shrink: float = 1.0  #: factor on the lengths of chats
     shorter: int = 1  #: divisor of the numbers of steps
+    run_steps: tuple[int, int] = (8, 6)  #: of a run of the product, and of the guide's loop
 
 
 @dataclass(slots=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.trainer.batching import (
+    CALL_OVERHEAD,
     MOST_CALL_TOKENS,
     SAFE_CALL_TOKENS,
     STEPS_PER_DOUBLING,
@@ -82,6 +85,27 @@ def test_calls_keep_every_row_in_order_and_within_the_budget(lengths: list[int],
     assert [one.conversation for call in cut for one in call] == [one.conversation for one in rows]
     for call in cut:
         assert len(call) == 1 or len(call) * max(one.length for one in call) <= budget
+
+
+@given(lengths=st.lists(st.integers(2, 9_000), min_size=1, max_size=7), budget=st.integers(1_000, 20_000))
+def test_no_other_cut_within_the_budget_is_cheaper(lengths: list[int], budget: int) -> None:
+    def cost(cut: Iterable[Sequence[int]]) -> int:
+        return sum(CALL_OVERHEAD + len(call) * call[0] for call in cut)
+
+    falling = sorted(lengths, reverse=True)
+    rows = longest_first([row(n, range(length), [1.0] * (length - 1)) for n, length in enumerate(lengths)])
+    cheapest = cost([one.length for one in call] for call in calls(rows, budget))
+    for inner in itertools.chain.from_iterable(
+        itertools.combinations(range(1, len(falling)), count) for count in range(len(falling))
+    ):
+        cut = [falling[begin:end] for begin, end in itertools.pairwise([0, *inner, len(falling)])]
+        if all(len(call) == 1 or len(call) * call[0] <= budget for call in cut):
+            assert cheapest <= cost(cut)
+
+
+def test_short_rows_are_not_padded_to_the_length_of_long_ones() -> None:
+    rows = [row(n, range(length), [1.0] * (length - 1)) for n, length in enumerate([2000] * 4 + [100] * 20)]
+    assert [len(call) for call in calls(rows, 16_384)] == [4, 20]
 
 
 @given(lengths=lengths)
