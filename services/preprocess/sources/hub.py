@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Final
 
 import datasets
-import httpx
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -82,12 +81,24 @@ def _hub_errors(name: str, revision: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         hint = "Look at the spelling; a private dataset needs HF_TOKEN on the preprocess worker."
         raise HubRefused(f"There is no dataset {name} at {endpoint}, or it is private.", hint) from error
-    except (httpx.TransportError, concurrent.futures.TimeoutError, ConnectionError) as error:
-        raise HubUnreachable(f"The hub at {endpoint} can't be reached for {name}.", MIRROR) from error
     except HfHubHTTPError as error:
-        raise HubRefused(f"The hub at {endpoint} refuses {name}: {error.server_message or error}.", MIRROR) from error
-    except (ValueError, RuntimeError, OSError) as error:  # no such split or configuration, a script, a damaged file
-        raise SourceNotReadable(f"{name} can't be read: {_first_line(error)}") from error
+        raise HubRefused(f"The hub at {endpoint} refuses {name}: {_first_line(error)}", MIRROR) from error
+    except Exception as error:  # the libraries below raise whatever their own libraries do
+        if _is_of_the_network(error):
+            raise HubUnreachable(f"The hub at {endpoint} can't be reached for {name}.", MIRROR) from error
+        if isinstance(error, ValueError | RuntimeError | OSError):  # no such split, a script, a damaged file
+            raise SourceNotReadable(f"{name} can't be read: {_first_line(error)}") from error
+        raise
+
+
+def _is_of_the_network(error: BaseException | None) -> bool:
+    """By the modules of the error and its causes, for releases of the hub's client use different HTTP libraries."""
+    while error is not None:
+        library = type(error).__module__.partition(".")[0].rstrip("0123456789")
+        if isinstance(error, ConnectionError | TimeoutError) or library in ("httpx", "httpcore", "requests", "aiohttp"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _first_line(error: Exception) -> str:

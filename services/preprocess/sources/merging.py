@@ -52,7 +52,7 @@ def merge(
     issues = tuple(islice(chain.from_iterable(result.issues for result in results), REMARKS))
     if read == skipped:
         first = f", the first: {issues[0].message}" if issues else ""
-        raise SourceEmpty(f"All {read} rows of {begun.source and begun.source.uri} are bad{first}")
+        raise SourceEmpty(f"All {read} rows are bad{first}", hint="Look at the format and the columns.")
     with DatasetWriter(store_url, begun.options_json) as writer:
         for result in results:
             lease.check()

@@ -50,7 +50,7 @@ def pack(pieces: Iterable[Piece], limit: int = 0) -> Iterator[Shard]:
     held: list[Piece] = []
     for whole in pieces:
         left = limit - index - rows if limit else whole.count
-        if left <= 0:
+        if limit and left <= 0:
             break
         piece = replace(whole, count=min(left, whole.count))
         if piece.count == 0:
