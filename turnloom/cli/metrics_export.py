@@ -1,0 +1,156 @@
+"""The steps of a job as OpenMetrics text with the time of each step. Knows neither Prometheus nor its library.
+
+`promtool tsdb create-blocks-from openmetrics` turns the text into blocks, so a run can be looked at in any Prometheus,
+also one that never scraped it. Format: OpenMetrics 1.0 (a family's samples stand together, times never go back).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from turnloom.cli.session import Session, command
+from turnloom.errors import InvalidInput
+from turnloom.results.runs import test_nll, train_nll
+from turnloom.v1.training_pb2 import Step
+
+SOURCE: Final = (
+    "turnloom-export"  #: label `job`: tells imported series, the effective run, from scraped ones, work done
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: how a step's value is read from it. Names are those of docs/monitoring.md."""
+
+    name: str  #: without _total
+    help: str
+    value: Callable[[Step], float | None]  #: None: this step has no sample
+    split: str = ""  #: label, where the metric has one
+    counter: bool = False  #: the sample is the sum of all values up to this step
+
+
+def _trained(value: Callable[[Step], float]) -> Callable[[Step], float | None]:
+    """Step 0 trains nothing: its sample is the counter's zero."""
+    return lambda step: value(step) if step.step else 0.0
+
+
+def _tested(value: Callable[[Step], float]) -> Callable[[Step], float | None]:
+    return lambda step: value(step) if step.HasField("test_nll_sum") else None
+
+
+def _learned(value: Callable[[Step], float | None]) -> Callable[[Step], float | None]:
+    return lambda step: value(step) if step.step else None
+
+
+NLL: Final = ("turnloom_run_nll_nats", "Nats: sum of -logprob times weight, unnormalized weights.")
+WEIGHT: Final = ("turnloom_run_loss_weight", "Sum of target weights.")
+BYTES: Final = ("turnloom_run_target_bytes", "UTF-8 bytes of the trained text.")
+FAMILIES: Final[Sequence[Family]] = (
+    Family(*NLL, _trained(lambda step: step.nll_sum), "train", counter=True),
+    Family(*NLL, _tested(lambda step: step.test_nll_sum), "test", counter=True),
+    Family(*WEIGHT, _trained(lambda step: step.weight_sum), "train", counter=True),
+    Family(*WEIGHT, _tested(lambda step: step.test_weight_sum), "test", counter=True),
+    Family(*BYTES, _trained(lambda step: step.target_bytes), "train", counter=True),
+    Family(*BYTES, _tested(lambda step: step.test_target_bytes), "test", counter=True),
+    Family("turnloom_run_steps", "Optimizer steps.", _trained(lambda step: 1), counter=True),
+    Family("turnloom_run_tokens", "Tokens of trained rows.", _trained(lambda step: step.tokens), counter=True),
+    Family("turnloom_run_loss_tokens", "Targets with weight.", _trained(lambda step: step.loss_tokens), counter=True),
+    Family("turnloom_run_examples", "Rows.", _trained(lambda step: step.rows), counter=True),
+    Family("turnloom_run_step", "Step of the run.", lambda step: step.step),
+    Family("turnloom_run_epoch", "Epoch of the step, from 1.", _learned(lambda step: step.epoch)),
+    Family("turnloom_run_learning_rate", "Of the step.", _learned(lambda step: step.learning_rate)),
+    Family("turnloom_run_last_train_nll_nats", "Nats per unit of weight, of the step.", _learned(train_nll)),
+    Family("turnloom_run_test_nll_nats", "Nats per unit of weight, where evaluated.", test_nll),
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands."""
+    metrics = typer.Typer(no_args_is_help=True, help="Steps for Prometheus.")
+    app.add_typer(metrics, name="metrics")
+    metrics.callback()(lambda: None)  # else Typer makes a group of one command that command itself
+    command(metrics, "export")(export)
+
+
+def export(
+    session: Session,
+    job: Annotated[str, typer.Argument(help="Job id.", metavar="JOB", show_default=False)],
+    output: Annotated[Path | None, typer.Option(help="File. Default: standard output.", show_default=False)] = None,
+) -> None:
+    """Write the effective steps of a job as OpenMetrics text, for `promtool tsdb create-blocks-from openmetrics`."""
+    if session.as_json and output is None:
+        raise InvalidInput("--json: the text is OpenMetrics, not JSON.", hint="Add --output FILE.", field="--json")
+    steps = list(session.client.steps(job))
+    text = openmetrics(job, steps)
+    if output is None:
+        sys.stdout.writelines(text)
+        return
+    try:
+        with output.open("w", encoding="utf-8") as file:
+            file.writelines(text)
+    except OSError as error:
+        raise InvalidInput(
+            f"--output: {output} can't be written ({error.strerror}).", hint="Name another file.", field="--output"
+        ) from error
+    if session.as_json:
+        session.json({"job": job, "file": str(output), "steps": len(steps)})
+    else:
+        session.out.print(f"{len(steps)} steps in {output}", highlight=False, soft_wrap=True)
+
+
+def openmetrics(run_id: str, steps: Sequence[Step]) -> Iterator[str]:
+    """Lines of the text.
+
+    Args:
+        run_id: the job's id.
+        steps: the effective series as ListSteps gives it, ascending; step 0 may come first.
+    """
+    times = list(_milliseconds(steps))
+    before = ""
+    for family in FAMILIES:
+        if family.name != before:
+            yield f"# HELP {family.name} {family.help}\n# TYPE {family.name} {_type(family)}\n"
+        before = family.name
+        split = f',split="{family.split}"' if family.split else ""
+        head = f'{family.name}{"_total" if family.counter else ""}{{job="{SOURCE}",run_id="{_escaped(run_id)}"{split}}}'
+        found = [
+            (time, value) for time, step in zip(times, steps, strict=True) if (value := family.value(step)) is not None
+        ]
+        values: Iterable[float] = (value for _, value in found)
+        for (time, _), value in zip(found, accumulate(values) if family.counter else values, strict=True):
+            yield f"{head} {_number(value)} {time // 1000}.{time % 1000:03d}\n"
+    yield "# EOF\n"
+
+
+def _type(family: Family) -> str:
+    return "counter" if family.counter else "gauge"
+
+
+def _milliseconds(steps: Iterable[Step]) -> Iterator[int]:
+    """Times of the steps since 1970 in Prometheus' resolution, each after the one before it.
+
+    Steps may take less than a millisecond, and the clocks of two workers of one run may differ.
+    """
+    last = 0
+    for step in steps:
+        last = max(last + 1, step.time.ToMilliseconds())
+        yield last
+
+
+def _number(value: float) -> str:
+    """All digits: what is read back is the same float."""
+    if math.isfinite(value):
+        return repr(value)
+    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
