@@ -358,7 +358,7 @@ PREPROCESS_DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Conversations refused per second",
-                    [Query(rate("turnloom_preprocess_issues_total", "", "code"), "{{code}}")],
+                    [Query(f"{rate('turnloom_preprocess_issues_total', '', 'code')} > 0", "{{code}}")],
                     minimum=0,
                 ),
                 Panel(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
@@ -13,6 +13,7 @@ from services.preprocess.examples import Preprocessed
 _RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _RPC_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600)  #: seconds
 _STAGE_BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)  #: seconds per batch
+PREPROCESS = "preprocess"  #: the stage that a batch goes through in the API
 
 
 class RpcMetrics:
@@ -51,6 +52,16 @@ class PreprocessMetrics:
             buckets=_STAGE_BUCKETS,
             registry=registry,
         )
+        self.stage_seconds.labels(PREPROCESS)
+
+    def begin(self, model: str, codes: Iterable[str]) -> None:
+        """Publish zeros for a model and for codes of refusals, so that rate() sees the first batch."""
+        for outcome in ("made", "refused"):
+            self.examples.labels(model, outcome)
+        for counter in (self.tokens, self.loss_tokens, self.truncated):
+            counter.labels(model)
+        for code in codes:
+            self.issues.labels(code)
 
     def count(self, model: str, results: Sequence[Preprocessed | Exception]) -> None:
         """Count one batch: sums first, one increment per series, for a batch has hundreds of rows."""

@@ -6,18 +6,28 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Final
 
+from services.preprocess import errors
 from services.preprocess.conversation import Conversation
 from services.preprocess.errors import InvalidOption, PreprocessError
 from services.preprocess.examples import Preprocessed
-from services.preprocess.metrics import PreprocessMetrics
+from services.preprocess.metrics import PREPROCESS, PreprocessMetrics
 from services.preprocess.models import Model
 from services.preprocess.options import Options
 from services.preprocess.preprocessing import preprocess_batch
 from services.preprocess.registry import Registry
-from services.preprocess.status_table import code_of
+from services.preprocess.status_table import code_of, code_of_class
 
 Result = Preprocessed | PreprocessError
+#: What a conversation can be refused for; a wrong option or model ends the call instead.
+CODES: Final = tuple(
+    code_of_class(kind)
+    for kind in vars(errors).values()
+    if isinstance(kind, type)
+    and issubclass(kind, PreprocessError)
+    and kind not in (PreprocessError, InvalidOption, errors.ModelNotUsable)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,8 @@ class Runner:
     def __init__(self, registry: Registry, metrics: PreprocessMetrics) -> None:
         self._registry = registry
         self._metrics = metrics
+        for name in registry.entries:
+            metrics.begin(name, CODES)
 
     def plan(self, name: str, options: Options) -> Plan:
         """Look the model up and fill in today's date (UTC) where none was given.
@@ -63,7 +75,7 @@ class Runner:
         good = [item for item in read if isinstance(item, Conversation)]
         made = iter(preprocess_batch(good, plan.options, plan.model) if good else ())
         results: list[Result] = [next(made) if isinstance(item, Conversation) else item for item in read]
-        self._metrics.stage_seconds.labels("preprocess").observe(time.perf_counter() - began)
+        self._metrics.stage_seconds.labels(PREPROCESS).observe(time.perf_counter() - began)
         self._metrics.count(plan.name, results)
         for result in results:
             if isinstance(result, InvalidOption):

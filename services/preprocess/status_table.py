@@ -105,7 +105,12 @@ def status_of(error: Exception) -> grpc.StatusCode | None:
 
 def code_of(error: Exception) -> str:
     """Stable lower_snake_case name of the error's class, as issues and metrics use it."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+    return code_of_class(type(error))
+
+
+def code_of_class(kind: type[Exception]) -> str:
+    """The same, of a class."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
 def violations_of(error: Exception) -> Sequence[Violation]:

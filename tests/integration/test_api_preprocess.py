@@ -460,3 +460,17 @@ def test_streams_beyond_the_limit_are_refused_and_short_calls_go_on(start_api: S
     for stream in held:
         assert list(stream) == []
     assert next(api.preprocess.StreamPreprocess(hold(), timeout=LIMIT)).batch.row_lengths
+
+
+def test_counters_of_a_served_model_are_there_at_zero_before_its_first_batch(api):
+    def value(name, **labels):
+        return api.metrics.registry.get_sample_value(name, labels)
+
+    for outcome in ("made", "refused"):
+        assert value("turnloom_preprocess_examples_total", model=MODEL, outcome=outcome) == 0
+    for name in ("tokens", "loss_tokens", "truncated"):
+        assert value(f"turnloom_preprocess_{name}_total", model=MODEL) == 0
+    for code in ("no_assistant_turn", "too_long", "round_trip_failed"):
+        assert value("turnloom_preprocess_issues_total", code=code) == 0
+    assert value("turnloom_preprocess_issues_total", code="invalid_option") is None
+    assert value("turnloom_preprocess_stage_duration_seconds_count", stage="preprocess") == 0
