@@ -233,6 +233,6 @@ def test_the_model_would_see_a_step_that_is_counted_twice(store: Store) -> None:
             return records + records[-1:]
 
     Broken.store = replace(store, ledger=Twice())  # type: ignore[arg-type]
+    first_found = settings(max_examples=30, deadline=None, database=None, phases=[Phase.generate])  # not shrunk
     with pytest.raises(AssertionError):
-        first_found = settings(max_examples=30, deadline=None, database=None, phases=[Phase.generate])  # not shrunk
         run_state_machine_as_test(Broken, settings=first_found)
