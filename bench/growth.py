@@ -24,28 +24,28 @@ from services.preprocess.preprocessing import preprocess
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """One row of the table: the same conversation in several sizes."""
+    """One row of the table: conversations in several sizes."""
 
     name: str
     unit: str
     sizes: Sequence[int]  #: ascending
-    make: Callable[[int], Conversation]
+    make: Callable[[int, int], Conversation]  #: of a size and a seed
     options: Options
     #: units of work in a size; by default the size itself
     units: Callable[[int], int] = int
 
 
-def turns(count: int) -> Conversation:
+def turns(count: int, seed: int) -> Conversation:
     """A conversation of `count` messages, as long as those of chats."""
     found: list[Message] = []
-    for one in chats(count):
+    for one in chats(count, seed):
         found += [message for message in one.messages if message["role"] != "system"][:2]
     return Conversation(found[:count])
 
 
-def long_reply(size: int) -> Conversation:
+def long_reply(size: int, seed: int) -> Conversation:
     """Two messages, the second of `size` kB."""
-    words = " ".join(str(message["content"]) for one in chats(2 * size + 50) for message in one.messages)
+    words = " ".join(str(message["content"]) for one in chats(size + 20, seed) for message in one.messages)
     return Conversation([{"role": "user", "content": "Go on."}, {"role": "assistant", "content": words[: size * 1000]}])
 
 
@@ -60,18 +60,19 @@ def rows() -> list[Growth]:
 
 
 def measure(row: Growth, model: Model, rounds: int) -> list[tuple[int, float]]:
-    """Size and CPU seconds per unit; each size is repeated until a round of it takes some milliseconds."""
-    made = {size: row.make(size) for size in row.sizes}
+    """Size and CPU seconds per unit; every size has other text, as much as the largest."""
+    made = {size: [row.make(size, seed) for seed in range(row.sizes[-1] // size)] for size in row.sizes}
     spent: dict[int, list[float]] = {size: [] for size in row.sizes}
-    for conversation in [*made.values()] * 4:  # what can be learned of a shape is learned
+    for conversation in [
+        one for some in made.values() for one in some[:10] * 4
+    ]:  # learn what can be learned of a shape
         preprocess(conversation, row.options, model)
     for _ in range(rounds):
-        for size, conversation in made.items():
-            times = max(1, row.units(row.sizes[-1]) // row.units(size) // 4)
+        for size, conversations in made.items():
             before = time.process_time()
-            for _ in range(times):
+            for conversation in conversations:
                 preprocess(conversation, row.options, model)
-            spent[size].append((time.process_time() - before) / times / row.units(size))
+            spent[size].append((time.process_time() - before) / len(conversations) / row.units(size))
     return [(size, statistics.median(seconds)) for size, seconds in spent.items()]
 
 
