@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc
 import pytest
 
+from services.preprocess.auth import Scope
+from services.preprocess.tokens import create as create_token
 from services.store.records import JobState
 from services.store.store import Store
-from tests.api_calls import MODEL, Api, make_dataset, refusal
+from tests.api_calls import MODEL, Api, Start, make_dataset, refusal
+from turnloom.client import TurnloomClient
+from turnloom.errors import NotAllowed
 from turnloom.v1 import training_pb2 as pb
 
 pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
@@ -158,3 +164,30 @@ def test_a_sweep_that_is_not_there_says_so(api: Api) -> None:
         kind = pb.GetSweepRequest if call == api.jobs.GetSweep else pb.CancelSweepRequest
         said = refusal(lambda call=call, kind=kind: call(kind(id="sweep-none"), timeout=LIMIT))
         assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "There is no sweep sweep-none.")
+
+
+def test_a_sweep_belongs_to_the_token_that_made_it(start_api: Start, redis_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    ann, bob, rita = (
+        create_token(path, name, frozenset({scope}))
+        for name, scope in (("ann", Scope.SUBMIT), ("bob", Scope.SUBMIT), ("rita", Scope.READ))
+    )
+    address = start_api(redis_url, tokens=path).address
+    with (
+        TurnloomClient(address, ann) as hers,
+        TurnloomClient(address, bob) as his,
+        TurnloomClient(address, rita) as reader,
+    ):
+        chat = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "you"}]}
+        dataset = hers.create_dataset([chat] * 4, model=MODEL).id
+        made = hers.create_sweep({"lora_rank": [2, 4]}, model=MODEL, training_dataset=dataset)
+        assert {made.owner, *(job.owner for job in made.jobs)} == {"ann"}
+        assert [sweep.id for sweep in hers.sweeps()] == [sweep.id for sweep in reader.sweeps()] == [made.id]
+        assert list(his.sweeps()) == []
+        for refused in (his.sweep, his.cancel_sweep, reader.cancel_sweep):
+            with pytest.raises(NotAllowed):
+                refused(made.id)
+        with pytest.raises(NotAllowed):
+            his.create_sweep({"lora_rank": [2, 4]}, model=MODEL, training_dataset=dataset)
+        assert reader.sweep(made.id) == made
+        assert {job.state for job in hers.cancel_sweep(made.id).jobs} == {pb.JOB_STATE_CANCELLED}
