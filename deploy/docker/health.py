@@ -12,24 +12,53 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import sys
 import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from grpc import Channel
 
 DEADLINE = 4.0  # seconds, below the timeout of every HEALTHCHECK
 
 
 def grpc(address: str, service: str = "") -> None:
-    """Asks the standard health service, without the credentials that other calls need."""
-    from grpc import insecure_channel  # noqa: PLC0415
+    """Asks the standard health service, without the token that other calls need.
+
+    With mTLS a container holds no client's certificate: there its metrics must be served, which says that it lives.
+    """
     from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse  # noqa: PLC0415
     from grpc_health.v1.health_pb2_grpc import HealthStub  # noqa: PLC0415
 
-    with insecure_channel(address) as channel:
+    if os.environ.get("TURNLOOM_TLS_CLIENT_CA"):
+        http("http://127.0.0.1:9464/metrics")
+        return
+    with channel_to(address, os.environ.get("TURNLOOM_TLS_CERT")) as channel:
         answer = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=DEADLINE)
     if answer.status != HealthCheckResponse.SERVING:
         sys.exit(f"{service or 'the server'} is {HealthCheckResponse.ServingStatus.Name(answer.status)}")
+
+
+def channel_to(address: str, certificate: str | None) -> Channel:
+    """Plain text, or TLS that trusts exactly the server's own certificate and goes by the first name in it."""
+    from grpc import insecure_channel, secure_channel, ssl_channel_credentials  # noqa: PLC0415
+
+    if not certificate:
+        return insecure_channel(address)
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False  # certificates name the host as clients call it, never 127.0.0.1
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.set_alpn_protocols(["h2"])
+    host, port = address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), DEADLINE) as plain, context.wrap_socket(plain) as encrypted:
+        names = (encrypted.getpeercert() or {}).get("subjectAltName", ())
+    name = str(names[0][1]).replace("*", "health") if names else host
+    credentials = ssl_channel_credentials(Path(certificate).read_bytes())
+    return secure_channel(address, credentials, options=[("grpc.ssl_target_name_override", name)])
 
 
 def http(url: str) -> None:

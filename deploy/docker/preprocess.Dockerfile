@@ -16,7 +16,8 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEB
     TURNLOOM_MODEL_CACHE=/var/lib/turnloom/models/cache TURNLOOM_MODELS=/var/lib/turnloom/models/models.toml
 # A named volume takes the owner of the folder that it covers first.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin turnloom \
- && install -d -o turnloom -g turnloom /var/lib/turnloom/store /var/lib/turnloom/models /var/lib/turnloom/hub
+ && install -d -o turnloom -g turnloom /var/lib/turnloom/store /var/lib/turnloom/models /var/lib/turnloom/hub \
+    /var/lib/turnloom/tokens
 WORKDIR /app
 COPY deploy/docker/health.py /app/
 COPY turnloom /app/turnloom

@@ -2,12 +2,15 @@
 
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from services.preprocess.settings import ApiSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
@@ -53,7 +56,7 @@ def test_only_the_api_prometheus_and_grafana_are_published_and_on_loopback_by_de
 
 def test_redis_and_tuft_are_in_networks_that_publish_nothing():
     assert SERVICES["redis"]["networks"] == ["back"]
-    assert {tuple(SERVICES[name]["networks"]) for name in ("tuft", "tuft-cpu")} == {("tuft",)}
+    assert {tuple(SERVICES[name]["networks"]) for name in ("tuft", "tuft-cpu")} == {("tuft", "records"), ("tuft",)}
     assert yaml.safe_load(COMPOSE)["networks"]["back"] == {"internal": True}
 
 
@@ -75,11 +78,43 @@ def test_every_setting_of_the_compose_file_is_in_the_example_and_no_secret_has_a
     used = set(re.findall(r"\$\{(\w+)", COMPOSE))
     assert used <= example.keys()
     assert example.keys() - used == {"COMPOSE_PROFILES"}
-    assert {name for name in used if "PASSWORD" in name or name.endswith("KEY")} == {
-        name
-        for name, value in example.items()
-        if not value and name not in ("HF_TOKEN", "HF_ENDPOINT", "TURNLOOM_TORCH_INDEX")
+    secrets = {name for name in used if "PASSWORD" in name or name.endswith("API_KEY")}
+    assert {name for name in secrets if example[name]} == set()
+    made = (ROOT / "scripts/make_env.sh").read_text()
+    assert [name for name in secrets if name.startswith("REDIS_PASSWORD_") or f"{name}=" in made] == list(secrets)
+
+
+def test_what_the_api_and_its_worker_read_of_a_source_is_decided_alike():
+    api, worker = (SERVICES[name]["environment"] for name in ("preprocess", "preprocess-worker"))
+    for name in ("SOURCE_ROOTS", "MAX_DATASET_CONVERSATIONS", "MAX_DATASET_BYTES", "STORE_URL"):
+        assert api[f"TURNLOOM_{name}"] == worker[f"TURNLOOM_{name}"]
+    known = {f"TURNLOOM_{field.name.upper()}" for field in fields(ApiSettings)}
+    for service in ("preprocess", "preprocess-worker", "tokens"):
+        names = {name for name in SERVICES[service]["environment"] if name.startswith("TURNLOOM_")}
+        assert names <= known, "a setting that no process reads"
+
+
+def test_only_the_tokens_command_may_write_the_tokens():
+    mounts = {
+        name: [mount for mount in service.get("volumes", ()) if mount.startswith("tokens:")]
+        for name, service in SERVICES.items()
     }
+    assert {name for name, found in mounts.items() if found} == {"preprocess", "tokens"}
+    assert mounts["preprocess"] == ["tokens:/var/lib/turnloom/tokens:ro"]
+
+
+def test_tuft_on_a_gpu_host_keeps_its_records_in_a_redis_that_nobody_else_reaches():
+    served = yaml.safe_load((ROOT / "deploy/models/tuft-gpu.yaml").read_text())
+    example = yaml.safe_load((ROOT / "deploy/tuft/gpu.yaml").read_text())
+    for name in ("micro_batch_size", "max_lora_rank", "max_model_len", "capabilities"):
+        assert served["supported_models"][0][name] == example["supported_models"][0][name]
+    assert served["persistence"]["mode"] == "REDIS"
+    assert {name for name, service in SERVICES.items() if "records" in service.get("networks", ())} == {
+        "tuft",
+        "tuft-records",
+    }
+    assert SERVICES["tuft-records"]["networks"] == ["records"]
+    assert yaml.safe_load(COMPOSE)["networks"]["records"] == {"internal": True}
 
 
 @pytest.mark.parametrize("name", EXTRAS)
