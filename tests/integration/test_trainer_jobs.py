@@ -160,9 +160,9 @@ def test_an_attempt_that_is_replaced_can_commit_nothing(stack: TrainerStack) -> 
     assert worker_two.poll() is None
 
 
-def test_out_of_memory_halves_the_calls_until_they_fit(stack: TrainerStack) -> None:
+def test_out_of_memory_halves_the_calls_until_they_fit_and_each_attempt_leaves_the_server(stack: TrainerStack) -> None:
     stack.tuft.fault("forward_backward", "oom", above_tokens=60)
-    job_id = stack.submit(HYPER)
+    job_id = stack.submit(replace(HYPER, max_tokens_per_call=256))
     stack.worker()
     job = stack.wait(job_id, JobState.SUCCEEDED, deadline=120)
     assert "OUT_OF_MEMORY" in stack.events(job_id)
@@ -170,6 +170,7 @@ def test_out_of_memory_halves_the_calls_until_they_fit(stack: TrainerStack) -> N
     assert 0 < last.max_tokens_per_call <= 64
     assert job.attempt > 2
     assert [step for step, _ in stack.series(job_id)] == list(range(1, 13))
+    wait_for(lambda: stack.tuft.state()["runs"] == {}, "the release of every attempt's run")
 
 
 def test_one_row_that_does_not_fit_ends_the_job_with_a_hint(stack: TrainerStack) -> None:
