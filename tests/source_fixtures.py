@@ -24,7 +24,7 @@ def sources(start_api: Start, redis_url: str, model_folder: Path, tmp_path: Path
             "TURNLOOM_STORE_URL": str(tmp_path / "store"),
             "TURNLOOM_MODELS": str(models),
             "TURNLOOM_SOURCE_ROOTS": str(roots),
-            "TURNLOOM_SHARD_LEASE": "2",
+            "TURNLOOM_SHARD_LEASE": "6",
             "TURNLOOM_LOG_LEVEL": "warning",
         }
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from services.preprocess.sources.pieces import SHARD_ROWS
 from services.store.store import Store
 from tests.api_calls import dataset_stream, options
@@ -35,6 +37,7 @@ def test_a_file_gives_the_dataset_that_streaming_it_gives(sources: Sources, stor
     assert store.redis.keys("tl:api:work*") == []
 
 
+@pytest.mark.slow
 def test_a_folder_of_several_kinds_is_one_dataset_whose_first_bad_row_is_named(sources: Sources) -> None:
     folder = sources.roots / "folder"
     folder.mkdir()

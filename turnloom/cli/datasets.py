@@ -23,6 +23,7 @@ from turnloom.cli.inputs import (
 )
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command
+from turnloom.cli.sources import columns, is_hub_name
 from turnloom.cli.words import ago, coloured, count, dataset_state
 from turnloom.errors import InvalidInput
 from turnloom.v1 import datasets_pb2
@@ -62,9 +63,25 @@ def create(
     truncation: Truncation = "",
     option: Option = None,
 ) -> None:
-    """Tokenize a file's conversations into a dataset, or into one for training and others for testing."""
+    """Tokenize a file's conversations into a dataset, or into one for training and others for testing.
+
+    A name like owner/name that is no file is a hub dataset, which the server reads (see `dataset import`).
+    """
     if test and test_fraction is not None:
         raise InvalidInput("--test and --test-fraction exclude each other.", hint="Give one of them.", field="--test")
+    if is_hub_name(file) and not test and test_fraction is None:
+        import_source(
+            session,
+            file.as_posix(),
+            name=name,
+            skip_bad=skip_bad,
+            model=model,
+            train_on=train_on,
+            max_length=max_length,
+            truncation=truncation,
+            option=option,
+        )
+        return
     fields = preprocess_fields(train_on, max_length, truncation, option)
     title = name or file.name
     parts = {title: Loaded.from_file(file)}
@@ -93,6 +110,9 @@ def import_source(
     revision: Annotated[str, typer.Option(help="Hub revision.")] = "",
     config: Annotated[str, typer.Option(help="Hub configuration.")] = "",
     data_format: Annotated[str, typer.Option("--format", help="messages, sharegpt, ... Default: detected.")] = "",
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="PART=COLUMN", help="Column that plays a part; may be repeated.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="Rows to read; 0: all.", min=0)] = 0,
     name: Name = "",
     skip_bad: SkipBad = False,
@@ -104,7 +124,13 @@ def import_source(
 ) -> None:
     """Have the server make a dataset of a hub dataset, file or URL, and watch it."""
     source = datasets_pb2.DatasetSource(
-        uri=uri, split=split, revision=revision, config=config, format=data_format, limit=limit
+        uri=uri,
+        split=split,
+        revision=revision,
+        config=config,
+        format=data_format,
+        column_mapping=columns(column),
+        limit=limit,
     )
     fields = preprocess_fields(train_on, max_length, truncation, option)
     dataset = session.client.create_dataset_from(
@@ -112,7 +138,8 @@ def import_source(
     )
     session.say(f"Dataset {dataset.id} is being made; Ctrl-C leaves it going.")
     for state in session.client.watch_dataset(dataset.id):
-        session.say(f"{dataset_state(state)}: {state.conversations_read} conversations read")
+        shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
+        session.say(f"{dataset_state(state)}: {state.conversations_read} conversations read{shards}")
         dataset = state
     if dataset.state != datasets_pb2.DATASET_STATE_READY:
         raise InvalidInput(
@@ -120,6 +147,9 @@ def import_source(
             hint=dataset.error.hint,
             code=dataset.error.code,
         )
+    session.say(f"Read as {dataset.source.format}.")
+    for issue in dataset.issues:
+        session.say(f"[yellow]Left out:[/] {escape(issue.message)}")
     if session.as_json:
         session.json(to_plain(dataset))
     else:

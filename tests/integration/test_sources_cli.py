@@ -1,0 +1,36 @@
+"""`turnloom dataset import` and the hub names that `dataset create` takes, against a real server and worker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli_runs import turnloom
+from tests.source_runs import Sources
+
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.source_fixtures"]
+
+
+def test_a_server_side_file_is_imported_and_watched(sources: Sources, tmp_path: Path) -> None:
+    path = sources.roots / "chats.jsonl"
+    rows = [{"ask": f"q{n}", "say": f"a{n}"} for n in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "oops\n")
+    sources.workers.start(HF_ENDPOINT="http://127.0.0.1:1", HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="0")
+    words = ("--column", "prompt=ask", "--column", "completion=say", "--skip-bad")
+    ran = turnloom(sources.api.address, "dataset", "import", path, *words)
+    assert ran.code == 0, ran.err
+    assert "Read as prompt_completion." in ran.err
+    assert f"Left out: {path}, line 4: is not JSON" in ran.err
+    assert "READY: 4 conversations read, 1 of 1 shards done" in ran.err
+
+    refused = turnloom(sources.api.address, "dataset", "create", "HuggingFaceH4/no_robots", "--json")
+    assert refused.code == 2
+    assert refused.error["code"] == "HUB_UNREACHABLE"
+    assert "can't be reached for HuggingFaceH4/no_robots" in refused.error["message"]
+    assert "set HF_ENDPOINT to a mirror" in refused.error["hint"]
+
+
+def test_a_mistyped_file_is_no_hub_name(sources: Sources) -> None:
+    missing = turnloom(sources.api.address, "dataset", "create", "chats.jsonl")
+    assert missing.code == 2
+    assert "There is no file chats.jsonl" in missing.err

@@ -1,0 +1,102 @@
+"""Hub datasets through the real `datasets` library: a hub on loopback, a folder like the hub's, and no network."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.fakes.hub import COMMIT, Hub
+from tests.source_runs import Sources
+from turnloom.v1 import datasets_pb2 as pb
+
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.source_fixtures"]
+NAME = "HuggingFaceH4/no_robots"
+
+
+def parquet(first: int, count: int) -> bytes:
+    chats = [
+        [{"role": "user", "content": f"ask {i}"}, {"role": "assistant", "content": f"say {i}"}]
+        for i in range(first, first + count)
+    ]
+    file = io.BytesIO()
+    pq.write_table(pa.table({"messages": chats, "category": ["Chat"] * count}), file)
+    return file.getvalue()
+
+
+def files() -> dict[str, bytes]:
+    return {
+        "README.md": b"---\nlicense: other\n---\n# chats\n",
+        "data/train-00000-of-00002.parquet": parquet(0, 5),
+        "data/train-00001-of-00002.parquet": parquet(5, 4),
+        "data/test-00000-of-00001.parquet": parquet(100, 3),
+    }
+
+
+def environment(tmp_path: Path, endpoint: str) -> dict[str, str]:
+    return {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "hf_secret", "HF_HUB_OFFLINE": "0"}
+
+
+def test_a_split_of_a_hub_dataset_is_read_from_the_endpoint_that_is_named(sources: Sources, tmp_path: Path) -> None:
+    with Hub(NAME, files()) as hub:
+        sources.workers.start(**environment(tmp_path, hub.url))
+        train = sources.ready(NAME)
+        test = sources.ready(NAME, split="test", revision="main")
+        assert (train.conversations, test.conversations) == (9, 3)
+        assert (train.source.format, train.shards) == ("messages", 1)
+        assert "Bearer hf_secret" in hub.tokens
+        assert any(f"/resolve/{COMMIT}/data/train" in asked for asked in hub.asked), (
+            "read from the commit that was asked for"
+        )
+        for source, code, sentence in (
+            ({"split": "validation"}, "SOURCE_NOT_READABLE", f"{NAME} can't be read: Bad split: validation."),
+            ({"revision": "v9"}, "HUB_REFUSED", f"{NAME} has no revision 'v9' at {hub.url}."),
+        ):
+            failed = sources.failed(sources.create(NAME, **source))
+            assert failed.error.code == code
+            assert failed.error.message.startswith(sentence)
+        failed = sources.failed(sources.create("HuggingFaceH4/nothing"))
+        assert failed.error.message == f"There is no dataset HuggingFaceH4/nothing at {hub.url}, or it is private."
+        assert "HF_TOKEN" in failed.error.hint
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "http://hub.invalid"])
+def test_without_a_network_the_sentence_comes_within_15_seconds_with_what_to_do(
+    sources: Sources, tmp_path: Path, endpoint: str
+) -> None:
+    sources.workers.start(**environment(tmp_path, endpoint))
+    sources.failed(sources.create("/".join((str(sources.roots), "none.jsonl"))))  # the worker runs
+    began = time.monotonic()
+    failed = sources.failed(sources.create(NAME))
+    assert time.monotonic() - began < 15
+    assert failed.error.code == "HUB_UNREACHABLE"
+    assert failed.error.message == f"The hub at {endpoint} can't be reached for {NAME}."
+    assert "HF_ENDPOINT to a mirror" in failed.error.hint
+
+
+def test_a_folder_laid_out_like_a_hub_dataset_is_read_by_the_same_code_without_a_network(
+    sources: Sources, tmp_path: Path
+) -> None:
+    for name, data in files().items():
+        path = sources.roots / "no_robots" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    sources.workers.start(**environment(tmp_path, "http://127.0.0.1:1"))
+    assert sources.ready(sources.roots / "no_robots", split="test").conversations == 3
+    assert sources.ready(sources.roots / "no_robots", split="train", limit=7).conversations == 7
+
+
+def test_code_that_a_dataset_brings_along_is_never_run(sources: Sources, tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    script = f"open({json.dumps(str(evil))}, 'w')\n".encode()
+    with Hub("org/scripted", {"scripted.py": script, "README.md": b"# x\n"}) as hub:
+        sources.workers.start(**environment(tmp_path, hub.url))
+        failed = sources.failed(sources.create("org/scripted"))
+    assert failed.state == pb.DATASET_STATE_FAILED
+    assert failed.error.code == "SOURCE_NOT_READABLE"
+    assert not evil.exists()
