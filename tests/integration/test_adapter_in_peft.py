@@ -1,0 +1,63 @@
+"""A real adapter, loaded and merged by the example for users in PEFT, gives the test NLL of its job."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.store.objects import Objects
+from services.store.records import Hyperparameters, JobState
+from tests.redis_fixtures import RedisServer, redis_server  # noqa: F401  (fixture)
+from tests.trainer_stack import REPOSITORY, TrainerStack
+from tests.tuft_fixtures import real_tuft, tiny_model_dir, tuft_python  # noqa: F401  (fixtures)
+from tests.unit.trainer_parts import conversations
+from turnloom.embedded.tuft_server import TuftServer
+
+pytestmark = [pytest.mark.tuft, pytest.mark.slow]
+HYPER = Hyperparameters(max_steps=8, batch_size=4, learning_rate=5e-3, lora_rank=8, eval_every=0, checkpoint_every=0)
+ROWS = conversations(12, vocabulary=500)  # evaluated on what it learns: tokens are random, others would not improve
+
+
+@pytest.fixture
+def stack(tmp_path: Path, redis_server: RedisServer, real_tuft: TuftServer) -> Iterator[TrainerStack]:  # noqa: F811
+    made = TrainerStack(tmp_path, redis_server, real_tuft, lease_ttl=3.0)
+    made.environment |= {"TURNLOOM_CALL_DEADLINE": "60", "TURNLOOM_START_DEADLINE": "120"}
+    yield made
+    made.close()
+
+
+def test_peft_and_the_merged_model_give_the_test_nll_of_the_job(
+    stack: TrainerStack,
+    tuft_python: Path,  # noqa: F811
+    tiny_model_dir: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    job_id = stack.submit(HYPER, train=ROWS, test=ROWS)
+    stack.worker()
+    job = stack.wait(job_id, JobState.SUCCEEDED, deadline=240)
+    Objects(str(stack.folder / "store")).get_folder(job.adapter_uri, tmp_path / "adapter")
+    rows = tmp_path / "rows.jsonl"
+    lines = [{"token_ids": row.token_ids.tolist(), "target_weights": row.target_weights.tolist()} for row in ROWS]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    script = REPOSITORY / "examples" / "adapter.py"
+    command = [
+        tuft_python,
+        script,
+        tiny_model_dir,
+        tmp_path / "adapter",
+        "--rows",
+        rows,
+        "--merge",
+        tmp_path / "merged",
+    ]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["base_nll"] > found["adapter_nll"] + 0.1  # far more than the tolerances below
+    assert found["adapter_nll"] == pytest.approx(job.test_nll, rel=1e-5)
+    assert found["merged_nll"] == pytest.approx(job.test_nll, rel=1e-4)
+    assert (tmp_path / "merged" / "tokenizer.json").is_file()
