@@ -20,6 +20,7 @@ from services.preprocess.limits import (
     check_labels,
 )
 from services.preprocess.options_wire import options_from_json
+from services.preprocess.source_wire import source_message
 from services.preprocess.status_table import code_of
 from services.store.records import (
     DatasetRecord,
@@ -117,18 +118,7 @@ def dataset(record: DatasetRecord) -> pb.Dataset:
         shards_done=record.shards_done,
     )
     if record.source is not None:
-        source = record.source
-        message.source.CopyFrom(
-            pb.DatasetSource(
-                uri=source.uri,
-                split=source.split,
-                revision=source.revision,
-                config=source.config,
-                format=source.format,
-                column_mapping=source.column_mapping,
-                limit=source.limit,
-            )
-        )
+        message.source.CopyFrom(source_message(record.source))
     return message
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
+from services.preprocess.enum_wire import EnumTable
 from services.preprocess.limits import Violations, check_bytes
 from services.preprocess.refusals import InvalidRequest, Violation
 from services.preprocess.sources.errors import SourceError
@@ -11,6 +14,15 @@ from turnloom.errors import InvalidInput
 from turnloom.formats import Format
 from turnloom.v1 import datasets_pb2 as pb
 
+
+class Deduplicate(Enum):
+    """When two conversations are the same: names of sources.dedup.FORMS."""
+
+    EXACT = "exact"
+    NORMALIZED = "normalized"
+
+
+DEDUPLICATE = EnumTable(pb.Deduplicate.DESCRIPTOR, "DEDUPLICATE", Deduplicate)
 MAX_URI_BYTES = 4_096
 MAX_NAME_BYTES = 256  #: of split, revision, configuration and columns
 MAX_COLUMNS = 16
@@ -32,6 +44,11 @@ def source(message: pb.DatasetSource, skip_bad: bool, roots: tuple[str, ...]) ->
         violations.add(
             "header.source.column_mapping", f"has {len(message.column_mapping)} entries; {MAX_COLUMNS} are taken."
         )
+    if not 0 <= message.test_fraction < 1:
+        violations.add("header.source.test_fraction", f"is {message.test_fraction}; 0 <= test_fraction < 1 is needed.")
+    same = None
+    if message.HasField("deduplicate"):
+        same = DEDUPLICATE.required(message.deduplicate, "header.source.deduplicate", violations)
     violations.refuse()
     try:
         locate(message.uri, roots)
@@ -50,5 +67,28 @@ def source(message: pb.DatasetSource, skip_bad: bool, roots: tuple[str, ...]) ->
         format=message.format,
         column_mapping=dict(message.column_mapping),
         limit=message.limit,
+        deduplicate=same.value if same else "",
+        test_fraction=message.test_fraction,
+        split_seed=message.split_seed,
+        take_test=message.take_test,
         skip_bad=skip_bad,
     )
+
+
+def source_message(record: DatasetSource) -> pb.DatasetSource:
+    """The source as clients see it."""
+    message = pb.DatasetSource(
+        uri=record.uri,
+        split=record.split,
+        revision=record.revision,
+        config=record.config,
+        format=record.format,
+        column_mapping=record.column_mapping,
+        limit=record.limit,
+        test_fraction=record.test_fraction,
+        split_seed=record.split_seed,
+        take_test=record.take_test,
+    )
+    if record.deduplicate:
+        message.deduplicate = DEDUPLICATE.to_wire[Deduplicate(record.deduplicate)]  # type: ignore[assignment]
+    return message

@@ -341,6 +341,10 @@ class DatasetSource:
     format: str = ""
     column_mapping: Mapping[str, str] = field(default_factory=dict)
     limit: int = 0
+    deduplicate: str = ""  #: "exact", "normalized"; empty: keep all
+    test_fraction: float = 0.0  #: part that is held out, >= 0 and < 1; 0: no split
+    split_seed: int = 0
+    take_test: bool = False  #: take what is held out, not the rest
     skip_bad: bool = False  #: leave bad rows out and report them, instead of failing
 
 

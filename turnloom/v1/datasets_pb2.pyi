@@ -77,6 +77,30 @@ BAD_ROWS_SKIP: BadRows.ValueType  # 2
 """It is counted, reported in `issues`, and left out."""
 global___BadRows = BadRows
 
+class _Deduplicate:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DeduplicateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Deduplicate.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    DEDUPLICATE_UNSPECIFIED: _Deduplicate.ValueType  # 0
+    """Refused: leave the field absent to keep all."""
+    DEDUPLICATE_EXACT: _Deduplicate.ValueType  # 1
+    """Character by character."""
+    DEDUPLICATE_NORMALIZED: _Deduplicate.ValueType  # 2
+    """But for case, white space and Unicode form (NFKC)."""
+
+class Deduplicate(_Deduplicate, metaclass=_DeduplicateEnumTypeWrapper):
+    """When two conversations are the same."""
+
+DEDUPLICATE_UNSPECIFIED: Deduplicate.ValueType  # 0
+"""Refused: leave the field absent to keep all."""
+DEDUPLICATE_EXACT: Deduplicate.ValueType  # 1
+"""Character by character."""
+DEDUPLICATE_NORMALIZED: Deduplicate.ValueType  # 2
+"""But for case, white space and Unicode form (NFKC)."""
+global___Deduplicate = Deduplicate
+
 @typing.final
 class CreateDatasetRequest(google.protobuf.message.Message):
     """First the header; unless it names a source, then chunks of conversations and last the end."""
@@ -240,6 +264,10 @@ class DatasetSource(google.protobuf.message.Message):
     FORMAT_FIELD_NUMBER: builtins.int
     COLUMN_MAPPING_FIELD_NUMBER: builtins.int
     LIMIT_FIELD_NUMBER: builtins.int
+    DEDUPLICATE_FIELD_NUMBER: builtins.int
+    TEST_FRACTION_FIELD_NUMBER: builtins.int
+    SPLIT_SEED_FIELD_NUMBER: builtins.int
+    TAKE_TEST_FIELD_NUMBER: builtins.int
     uri: builtins.str
     """Hub dataset ("HuggingFaceH4/no_robots"), or a path or URL below the server's source roots."""
     split: builtins.str
@@ -252,6 +280,14 @@ class DatasetSource(google.protobuf.message.Message):
     """"messages", "sharegpt", "prompt_completion", "alpaca". Empty: detected, and the record says which."""
     limit: builtins.int
     """Rows to read. 0: all."""
+    deduplicate: global___Deduplicate.ValueType
+    """Leave out conversations whose messages and tools came before. Absent: keep all."""
+    test_fraction: builtins.float
+    """Part of the conversations, after deduplication, that is held out for testing; 0 <= test_fraction < 1. 0: no split."""
+    split_seed: builtins.int
+    """Seed of the split; one seed always holds out the same positions."""
+    take_test: builtins.bool
+    """With test_fraction: true takes what is held out, false the rest."""
     @property
     def column_mapping(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Column that plays each part, for example {"messages": "conversation"}."""
@@ -266,8 +302,14 @@ class DatasetSource(google.protobuf.message.Message):
         format: builtins.str = ...,
         column_mapping: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         limit: builtins.int = ...,
+        deduplicate: global___Deduplicate.ValueType | None = ...,
+        test_fraction: builtins.float = ...,
+        split_seed: builtins.int = ...,
+        take_test: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["column_mapping", b"column_mapping", "config", b"config", "format", b"format", "limit", b"limit", "revision", b"revision", "split", b"split", "uri", b"uri"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_deduplicate", b"_deduplicate", "deduplicate", b"deduplicate"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_deduplicate", b"_deduplicate", "column_mapping", b"column_mapping", "config", b"config", "deduplicate", b"deduplicate", "format", b"format", "limit", b"limit", "revision", b"revision", "split", b"split", "split_seed", b"split_seed", "take_test", b"take_test", "test_fraction", b"test_fraction", "uri", b"uri"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_deduplicate", b"_deduplicate"]) -> typing.Literal["deduplicate"] | None: ...
 
 global___DatasetSource = DatasetSource
 

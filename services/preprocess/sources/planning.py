@@ -13,6 +13,7 @@ from services.preprocess.sources.locating import Location, files, locate
 from services.preprocess.sources.pieces import Piece, Shard, pack
 from services.preprocess.sources.reading import pieces_of, read
 from services.preprocess.sources.rows import RawRow
+from services.preprocess.sources.selecting import select
 from services.preprocess.sources.staging import stage
 from services.store.records import DatasetSource, WarningRecord
 from turnloom.conversations import JSON
@@ -46,7 +47,8 @@ def plan(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease)
     shards = tuple(pack(_counted(_pieces(source, roots, folder, lease), lease), source.limit))
     if not shards:
         raise SourceEmpty(f"{source.uri} holds no row.", hint="Look at the file, the split and the limit.")
-    return SourcePlan(_shape(source, shards), shards)
+    shape = _shape(source, shards)
+    return SourcePlan(shape, *select(source, shards, shape, lease))
 
 
 def _pieces(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
