@@ -30,6 +30,22 @@ def test_a_server_side_file_is_imported_and_watched(sources: Sources, tmp_path: 
     assert "set HF_ENDPOINT to a mirror" in refused.error["hint"]
 
 
+def test_a_source_is_split_and_deduplicated_by_the_server(sources: Sources) -> None:
+    path = sources.roots / "chats.jsonl"
+    rows = [{"prompt": f"q{n % 8}", "completion": "a"} for n in range(10)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources.workers.start()
+    words = ("--deduplicate", "exact", "--test-fraction", "0.25", "--seed", "3", "--json")
+    train, test = turnloom(sources.api.address, "dataset", "import", path, *words).document
+    assert (train["conversations"], test["conversations"]) == (6, 2)
+    assert (train["display_name"], test["display_name"]) == (f"{path} (train)", f"{path} (test)")
+    assert test["source"]["deduplicate"] == "EXACT"
+    assert test["source"]["take_test"]
+    assert train["warnings"][0]["message"] == "2 of 10 conversations came before (exact) and are left out."
+    wrong = turnloom(sources.api.address, "dataset", "import", path, "--deduplicate", "fuzzy")
+    assert (wrong.code, "Choose from exact, normalized." in wrong.err) == (2, True)
+
+
 def test_a_mistyped_file_is_no_hub_name(sources: Sources) -> None:
     missing = turnloom(sources.api.address, "dataset", "create", "chats.jsonl")
     assert missing.code == 2

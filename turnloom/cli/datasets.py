@@ -23,7 +23,7 @@ from turnloom.cli.inputs import (
 )
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command
-from turnloom.cli.sources import columns, is_hub_name
+from turnloom.cli.sources import choose_deduplication, columns, is_hub_name, parts, watched
 from turnloom.cli.words import ago, coloured, count, dataset_state
 from turnloom.errors import InvalidInput
 from turnloom.v1 import datasets_pb2
@@ -114,6 +114,9 @@ def import_source(
         list[str] | None, typer.Option(metavar="PART=COLUMN", help="Column that plays a part; may be repeated.")
     ] = None,
     limit: Annotated[int, typer.Option(help="Rows to read; 0: all.", min=0)] = 0,
+    deduplicate: Annotated[str, typer.Option(help="exact or normalized: leave out what came before.")] = "",
+    test_fraction: Annotated[float, typer.Option(help="Part to hold out as a test dataset of its own.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of --test-fraction.", min=0)] = 0,
     name: Name = "",
     skip_bad: SkipBad = False,
     model: Model = "",
@@ -131,29 +134,23 @@ def import_source(
         format=data_format,
         column_mapping=columns(column),
         limit=limit,
+        test_fraction=test_fraction,
+        split_seed=seed,
     )
+    choose_deduplication(source, deduplicate)
     fields = preprocess_fields(train_on, max_length, truncation, option)
-    dataset = session.client.create_dataset_from(
-        source, model=choose_model(session, model), display_name=name or uri, skip_bad=skip_bad, **fields
-    )
-    session.say(f"Dataset {dataset.id} is being made; Ctrl-C leaves it going.")
-    for state in session.client.watch_dataset(dataset.id):
-        shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
-        session.say(f"{dataset_state(state)}: {state.conversations_read} conversations read{shards}")
-        dataset = state
-    if dataset.state != datasets_pb2.DATASET_STATE_READY:
-        raise InvalidInput(
-            f"{dataset.id} ended {dataset_state(dataset)}: {dataset.error.message}",
-            hint=dataset.error.hint,
-            code=dataset.error.code,
+    chosen = choose_model(session, model)
+    asked = [
+        session.client.create_dataset_from(
+            part, model=chosen, display_name=f"{name or uri}{suffix}", skip_bad=skip_bad, **fields
         )
-    session.say(f"Read as {dataset.source.format}.")
-    for issue in dataset.issues:
-        session.say(f"[yellow]Left out:[/] {escape(issue.message)}")
+        for part, suffix in parts(source)
+    ]
+    made = [watched(session, dataset) for dataset in asked]
     if session.as_json:
-        session.json(to_plain(dataset))
+        session.json(to_plain(made[0]) if len(made) == 1 else [to_plain(dataset) for dataset in made])
     else:
-        _table(session, [dataset])
+        _table(session, made)
 
 
 def list_all(session: Session) -> None:
