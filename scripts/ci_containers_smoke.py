@@ -47,6 +47,7 @@ class Smoke:
     """The stack, as a person at this host sees it."""
 
     def __init__(self, env_file: str, api_port: str, prometheus_port: str) -> None:
+        self.env_file = env_file
         self.secrets = dict(line.split("=", 1) for line in Path(env_file).read_text().splitlines() if "=" in line)
         self.prometheus = f"http://127.0.0.1:{prometheus_port}"
         self.environment = {**os.environ, "TURNLOOM_ADDRESS": f"127.0.0.1:{api_port}", "NO_PROXY": "127.0.0.1"}
@@ -178,6 +179,19 @@ def every_panel_finds_data(smoke: Smoke) -> str:
     return output.splitlines()[-1]
 
 
+def files_of_the_server_become_a_dataset(smoke: Smoke) -> str:
+    """In shards, by the preprocess worker, from the folder that is mounted there and below no other."""
+    made = smoke.turnloom("dataset", "import", "/srv/sources/conversations.jsonl", seconds=120)
+    made = made[-1] if isinstance(made, list) else made
+    eventually("READY", lambda: smoke.turnloom("dataset", "show", made["id"])["state"] != "CREATING", 120)
+    ready = smoke.turnloom("dataset", "show", made["id"])
+    lines = len(TRAIN.read_text().splitlines())
+    assert (ready["state"], int(ready["conversations"])) == ("READY", lines), ready
+    refused = smoke.run([TURNLOOM, "dataset", "import", "/etc/passwd.jsonl"], check=False)
+    assert "below" in refused or "root" in refused, refused
+    return f"{lines} conversations"
+
+
 def no_container_is_root_or_writes_to_its_image(smoke: Smoke) -> str:
     """User, read-only root, capabilities, privileges of every container."""
     running = smoke.running()
@@ -250,6 +264,36 @@ def no_image_of_ours_but_tuft_holds_torch(smoke: Smoke) -> str:
     return ", ".join(sizes)
 
 
+def with_tokens_and_tls_the_api_serves_who_has_both(smoke: Smoke) -> str:
+    """Begun anew with the settings that .env.example names; its health check follows."""
+    folder = Path(smoke.env_file).parent / "tls"
+    folder.mkdir()
+    smoke.run(
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=api "
+        f"-addext subjectAltName=DNS:api.example,IP:127.0.0.1 -keyout {folder}/api.key -out {folder}/api.pem".split()
+    )
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755)
+    token = smoke.compose("run", "--rm", "--no-TTY", "tokens", "create", "ci", "--scopes", "read,submit").strip()
+    assert token.startswith("tl_"), "tokens create prints no token"
+    smoke.secrets["API_PASSWORD"] = token
+    smoke.environment |= {
+        "TURNLOOM_API_TOKENS": "/var/lib/turnloom/tokens/tokens.json",
+        "TURNLOOM_API_TLS_FOLDER": str(folder),
+        "TURNLOOM_API_TLS_CERT": "/etc/turnloom/tls/api.pem",
+        "TURNLOOM_API_TLS_KEY": "/etc/turnloom/tls/api.key",
+    }
+    smoke.compose("up", "--detach", "--no-build", "--no-deps", "--wait", "--wait-timeout", "90", "preprocess")
+    plain = smoke.run([TURNLOOM, "jobs", "--json"], check=False)
+    assert '"error"' in plain, plain
+    smoke.environment["TURNLOOM_TLS_CA"] = str(folder / "api.pem")
+    nameless = smoke.run([TURNLOOM, "jobs", "--json"], check=False)
+    assert "token" in nameless, nameless
+    smoke.environment["TURNLOOM_TOKEN"] = token
+    assert smoke.job in [job["id"] for job in smoke.turnloom("jobs")]
+    return "plain text and no token are refused, both together are served, healthy"
+
+
 def no_log_holds_a_secret_or_a_conversation(smoke: Smoke) -> str:
     """Everything that all containers wrote."""
     logs = smoke.compose("logs", "--no-color")
@@ -265,10 +309,12 @@ CHECKS = (
     a_job_survives_the_death_of_its_worker,
     sums_in_prometheus_equal_the_ledgers,
     every_panel_finds_data,
+    files_of_the_server_become_a_dataset,
     no_container_is_root_or_writes_to_its_image,
     only_the_api_and_prometheus_are_published_and_on_loopback,
     redis_lets_each_service_write_its_own_keys_only,
     no_image_of_ours_but_tuft_holds_torch,
+    with_tokens_and_tls_the_api_serves_who_has_both,
     no_log_holds_a_secret_or_a_conversation,
 )
 

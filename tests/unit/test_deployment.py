@@ -86,7 +86,7 @@ def test_every_setting_of_the_compose_file_is_in_the_example_and_no_secret_has_a
 
 def test_what_the_api_and_its_worker_read_of_a_source_is_decided_alike():
     api, worker = (SERVICES[name]["environment"] for name in ("preprocess", "preprocess-worker"))
-    for name in ("SOURCE_ROOTS", "MAX_DATASET_CONVERSATIONS", "MAX_DATASET_BYTES", "STORE_URL"):
+    for name in ("SOURCE_ROOTS", "STORE_URL"):
         assert api[f"TURNLOOM_{name}"] == worker[f"TURNLOOM_{name}"]
     known = {f"TURNLOOM_{field.name.upper()}" for field in fields(ApiSettings)}
     for service in ("preprocess", "preprocess-worker", "tokens"):
