@@ -51,14 +51,19 @@ def read_sourced(path: Path) -> Iterator[Sourced]:
     if path.is_dir():
         raise InvalidInput(f"{path} is a folder.", hint="Name a JSONL or JSON file.")
     found = False
-    for document, place in _documents(path):
+    for document, place in documents(path):
         found = True
         yield Sourced(from_json(document, place), place)
     if not found:
         raise InvalidInput(f"{path} holds no conversation.", hint=SHAPE)
 
 
-def _documents(path: Path) -> Iterator[tuple[JSON, str]]:
+def documents(path: Path) -> Iterator[tuple[JSON, str]]:
+    """The JSON documents of a file, each with its place.
+
+    Raises:
+        InvalidInput: names file and line.
+    """
     if path.suffix == ".json":
         text = "".join(line for _, line in _lines(path))
         try:

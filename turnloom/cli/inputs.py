@@ -13,7 +13,7 @@ import typer
 
 from turnloom import errors
 from turnloom.cli.session import Session, pairs
-from turnloom.conversations import read_sourced
+from turnloom.local_files import read_local
 from turnloom.options import HyperparameterFields, PreprocessFields, from_text
 from turnloom.splitting import split
 from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
@@ -49,7 +49,7 @@ class Loaded:
         Raises:
             InvalidInput: names the line.
         """
-        sourced = list(read_sourced(path))
+        sourced = list(read_local(path))
         return cls([s.conversation for s in sourced], [s.place for s in sourced])
 
     def split(self, fraction: float, seed: int) -> tuple[Loaded, Loaded]:
