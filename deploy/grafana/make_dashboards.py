@@ -47,9 +47,9 @@ def bits_per_byte(split: str) -> str:
     return quotient(f"{nats} / {NATS_PER_BIT}", rate("turnloom_run_target_bytes_total", labels, "run_id"))
 
 
-def stat(title: str, expr: str, unit: str = "short", legend: str = "", decimals: int | None = None) -> Panel:
+def stat(title: str, expr: str, unit: str = "short", decimals: int | None = None, no_value: str = "") -> Panel:
     """One number, four columns wide."""
-    return Panel(title, [Query(expr, legend)], unit, kind="stat", width=4, height=4, decimals=decimals)
+    return Panel(title, [Query(expr)], unit, kind="stat", width=4, height=4, decimals=decimals, no_value=no_value)
 
 
 def for_run(metric: str) -> str:
@@ -57,6 +57,8 @@ def for_run(metric: str) -> str:
     return f"max by (run_id) ({metric}{{{RUN}}})"
 
 
+UNTESTED = "not evaluated"
+NO_GPU = "No DCGM exporter is scraped: docker compose --profile gpu --profile gpu-metrics up -d"
 STEP_SECONDS = "turnloom_trainer_step_duration_seconds"
 
 RUN_DASHBOARD = Dashboard(
@@ -83,7 +85,14 @@ RUN_DASHBOARD = Dashboard(
         Row(
             "Now",
             [
-                stat("State", f"max by (state) (turnloom_run_state{{{RUN}}}) == 1", legend="{{state}}"),
+                Panel(
+                    "State",
+                    [Query(f"max by (state) (turnloom_run_state{{{RUN}}}) == 1", "{{state}}")],
+                    kind="stat",
+                    width=4,
+                    height=4,
+                    text="name",
+                ),
                 stat(
                     "Progress",
                     f"{for_run('turnloom_run_step')} / ({for_run('turnloom_run_planned_steps')} > 0)",
@@ -91,8 +100,8 @@ RUN_DASHBOARD = Dashboard(
                 ),
                 stat("Time left", f"run:turnloom_run_eta_seconds:rate5m{{{RUN}}}", "s"),
                 stat("Train NLL, last step", for_run("turnloom_run_last_train_nll_nats"), decimals=4),
-                stat("Test NLL, last evaluation", for_run("turnloom_run_test_nll_nats"), decimals=4),
-                stat("Test NLL, best", for_run("turnloom_run_best_test_nll_nats"), decimals=4),
+                stat("Test NLL, last evaluation", for_run("turnloom_run_test_nll_nats"), decimals=4, no_value=UNTESTED),
+                stat("Test NLL, best", for_run("turnloom_run_best_test_nll_nats"), decimals=4, no_value=UNTESTED),
             ],
         ),
         Row(
@@ -106,7 +115,7 @@ RUN_DASHBOARD = Dashboard(
                     ],
                     width=16,
                     height=10,
-                    decimals=4,
+                    decimals=3,
                     description="Nats per unit of target weight. Train: sum over sum of all steps in each interval.",
                 ),
                 Panel(
@@ -114,10 +123,15 @@ RUN_DASHBOARD = Dashboard(
                     [Query(bits_per_byte("train"), "train"), Query(bits_per_byte("test"), "test")],
                     width=8,
                     height=10,
-                    decimals=4,
+                    decimals=3,
                     description="Bits per UTF-8 byte of the trained text: comparable between tokenizers.",
                 ),
-                Panel("Learning rate", [Query(for_run("turnloom_run_learning_rate"), "learning rate")], "sci", width=8),
+                Panel(
+                    "Learning rate",
+                    [Query(f"{for_run('turnloom_run_learning_rate')} > 0", "learning rate")],
+                    "sci",
+                    width=8,
+                ),
                 Panel(
                     "Steps",
                     [
@@ -127,7 +141,7 @@ RUN_DASHBOARD = Dashboard(
                     width=8,
                     minimum=0,
                 ),
-                Panel("Epoch", [Query(for_run("turnloom_run_epoch"), "epoch")], width=8, minimum=0),
+                Panel("Epoch", [Query(f"{for_run('turnloom_run_epoch')} > 0", "epoch")], width=8, minimum=0),
             ],
         ),
         Row(
@@ -176,13 +190,18 @@ RUN_DASHBOARD = Dashboard(
             "GPU",
             [
                 Panel(
-                    "GPU utilization", [Query("DCGM_FI_DEV_GPU_UTIL", "{{Hostname}} GPU {{gpu}}")], "percent", minimum=0
+                    "GPU utilization",
+                    [Query("DCGM_FI_DEV_GPU_UTIL", "{{Hostname}} GPU {{gpu}}")],
+                    "percent",
+                    minimum=0,
+                    no_value=NO_GPU,
                 ),
                 Panel(
                     "GPU memory in use",
                     [Query("DCGM_FI_DEV_FB_USED * 1048576", "{{Hostname}} GPU {{gpu}}")],
                     "bytes",
                     minimum=0,
+                    no_value=NO_GPU,
                     description="DCGM exporter (profile gpu-metrics) counts MiB.",
                 ),
             ],

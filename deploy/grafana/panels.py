@@ -9,6 +9,7 @@ Json = Mapping[str, object]
 
 SCHEMA_VERSION = 39  # of Grafana 11; newer ones migrate it when they load it
 COLUMNS = 24
+TALL = 10  # rows of the grid from which a table of all curves leaves room for the curves
 SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 
 
@@ -35,6 +36,8 @@ class Panel:
     decimals: int | None = None
     minimum: float | None = None  #: of the axis
     logarithmic: bool = False
+    no_value: str = ""  #: said where there is no data; empty: Grafana's own words
+    text: str = "auto"  #: what a stat shows: auto, value, name
     mappings: Sequence[Json] = ()
     transformations: Sequence[Json] = ()
 
@@ -134,7 +137,7 @@ def _panel(panel: Panel, number: int, left: int, top: int) -> Json:
         "gridPos": {"h": panel.height, "w": panel.width, "x": left, "y": top},
         "targets": [_target(query, index) for index, query in enumerate(panel.queries)],
         "fieldConfig": {"defaults": _defaults(panel), "overrides": []},
-        "options": _OPTIONS[panel.kind],
+        "options": _options(panel),
         "transformations": list(panel.transformations),
     }
 
@@ -152,8 +155,19 @@ def _target(query: Query, index: int) -> Json:
     }
 
 
+def _options(panel: Panel) -> Json:
+    if panel.kind == "stat":
+        return {**_OPTIONS["stat"], "textMode": panel.text}
+    if panel.kind == "timeseries" and panel.height < TALL:
+        legend = {"displayMode": "list", "placement": "bottom", "calcs": ["lastNotNull"], "showLegend": True}
+        return {**_OPTIONS["timeseries"], "legend": legend}
+    return _OPTIONS[panel.kind]
+
+
 def _defaults(panel: Panel) -> Json:
     values: dict[str, object] = {"unit": panel.unit, "mappings": list(panel.mappings)}
+    if panel.no_value:
+        values["noValue"] = panel.no_value
     if panel.decimals is not None:
         values["decimals"] = panel.decimals
     if panel.minimum is not None:
