@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from services.preprocess.conversation import JSON, Message
@@ -17,8 +17,12 @@ KNOWN_ROLES: Final = frozenset({"system", "developer", "user", "assistant", "too
 _PART_TYPES: Final = frozenset({"text", "thinking"})
 
 
-def check_messages(messages: Sequence[Message]) -> None:
-    """Refuse what no template can render rightly.
+def check_messages(messages: Sequence[Message], named: Collection[str]) -> None:
+    """Refuse what no template can render rightly, and roles that this one prints without knowing them.
+
+    Args:
+        messages: as sent.
+        named: words that the template spells; a role of its own is among them.
 
     Raises:
         EmptyConversation, UnknownRole, UnsupportedContent: naming the message.
@@ -29,6 +33,12 @@ def check_messages(messages: Sequence[Message]) -> None:
         role = message.get("role")
         if not isinstance(role, str) or _ROLE.fullmatch(role) is None:
             raise UnknownRole(f"{role!r} is no role; a role is a word", message_index=index, field="role")
+        if role not in KNOWN_ROLES and role not in named:
+            raise UnknownRole(
+                f"{role!r} is no role that this chat template knows; use system, developer, user, assistant or tool",
+                message_index=index,
+                field="role",
+            )
         content = message.get("content")
         if content is not None and not isinstance(content, str):
             _check_parts(content, index)

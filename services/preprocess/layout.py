@@ -111,8 +111,8 @@ def lay_out(
     Raises:
         PreprocessError: one of the tree in errors.py, naming the message.
     """
-    messages, tools = conversation.messages, conversation.tools
-    check_messages(messages)
+    messages, tools, template = conversation.messages, conversation.tools, chat_format.template
+    check_messages(messages, template.words)
     turns = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
     others: list[int] = []
     if trained is not None:
@@ -120,7 +120,7 @@ def lay_out(
         turns = [index for index in turns if index in trained]
     if not turns and not trained:
         raise NoAssistantTurn("no assistant message is to be trained; add a reply or choose another train_on")
-    template, engine = chat_format.template, chat_format.engine(options)
+    engine = chat_format.engine(options)
     shapes = tuple([signature(message, template.needles) for message in messages])
     choice, undated = _choice(options), _undated(options, chat_format)
     key = (_short(shapes), tuple(turns), tools is None or len(tools), choice)

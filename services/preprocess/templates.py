@@ -32,6 +32,7 @@ class CompiledTemplate:
     sha256: str  #: hex digest of the source in UTF-8
     traced: Template  #: prints Traced strings
     needles: tuple[str, ...]  #: literals that the template looks for in texts; what it does depends on them
+    words: frozenset[str]  #: every string that its code spells; roles that it knows are among them
     uses_date: bool  #: it may call strftime_now
     generation_blocks: bool  #: it has {% generation %}
 
@@ -67,6 +68,7 @@ def compile_template(source: str) -> CompiledTemplate:
         sha256=hashlib.sha256(source.encode()).hexdigest(),
         traced=traced,
         needles=_needles(tree),
+        words=frozenset(node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)),
         uses_date="strftime_now" in source,
         generation_blocks="generation" in source and "endgeneration" in source,
     )

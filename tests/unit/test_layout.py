@@ -370,6 +370,12 @@ REFUSED = [
         errors.UnknownRole,
         r"messages\[0\].role: the template prints nothing of role 'bot'",
     ),
+    (
+        templates.CHATML,
+        [{"role": "usr", "content": "x"}, *CHAT],
+        errors.UnknownRole,
+        r"messages\[0\].role: 'usr' is no role that this chat template knows; use system, developer, user",
+    ),
 ]
 
 
@@ -379,6 +385,12 @@ def test_what_can_not_be_proved_is_refused_by_name(
 ) -> None:
     with pytest.raises(kind, match=words):
         views(source, messages)
+
+
+def test_a_role_that_only_this_template_knows_is_taken() -> None:
+    source = templates.CHATML + "{% if messages[0].role == 'critic' %}{% endif %}"
+    (view,) = views(source, [{"role": "critic", "content": "Be brief."}, *CHAT])
+    assert "Be brief." in view.rendered.text
 
 
 def test_a_dropped_system_message_is_told() -> None:
