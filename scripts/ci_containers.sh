@@ -136,8 +136,9 @@ root_file_system() {
     --customize-hook='rm -rf "$1"/usr/share/doc "$1"/usr/share/man "$1"/usr/share/locale "$1"/var/lib/apt/lists "$1"/var/cache/apt' \
     "${@:3}" bookworm "$work/$1.tar" "$sources"
 }
-image_of() { grep -m1 -oE "$1" "$2" | sed 's/.*[=] *//; s/.*image: //'; }
+image_of() { grep -m1 -oE "$1" "$2" | sed 's/.*[ =]//'; } # PATTERN FILE: the last word of the first match
 import_image() { # TAR TAG CHANGES...
+  [[ $2 == *:* ]] || fail "no tag for the stand-in $1 was found."
   local changes=()
   for change in "${@:3}"; do changes+=(--change "$change"); done
   docker import "${changes[@]}" "$work/$1.tar" "$2" >/dev/null
@@ -197,8 +198,8 @@ lap "images: $(docker images --format '{{.Repository}} {{.Size}}' 'turnloom/*' |
 
 wait "${makers[1]}" || fail "the stand-ins for Redis and Prometheus could not be made."
 cp "$work/servers.tar" "$work/redis.tar"
-import_image redis "$(image_of 'image: redis:.*' docker-compose.yml)" 'VOLUME /data'
-import_image servers "$(image_of 'image: prom/prometheus:.*' docker-compose.yml)" 'ENTRYPOINT ["/usr/bin/prometheus"]' 'VOLUME /prometheus'
+import_image redis "$(image_of 'image:.* redis:.*' docker-compose.yml)" 'VOLUME /data'
+import_image servers "$(image_of 'image:.* prom/prometheus:.*' docker-compose.yml)" 'ENTRYPOINT ["/usr/bin/prometheus"]' 'VOLUME /prometheus'
 lap "stand-ins for redis and prometheus"
 
 touch "$work/up"

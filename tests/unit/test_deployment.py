@@ -1,6 +1,7 @@
 """What the container files promise: hardening, few published ports, pinned packages, settings that are all listed."""
 
 import re
+import subprocess
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -162,3 +163,19 @@ def test_only_the_exporter_reads_everything_and_nobody_but_the_api_and_the_super
     assert not [word for word in users["exporter"] if word.startswith(("~", "&", "+@all", "+@write"))]
     assert "+ping" in users["default"]
     assert "-@all" in users["default"]
+
+
+def test_the_container_stage_finds_the_tags_that_its_stand_ins_get():
+    script = (ROOT / "scripts/ci_containers.sh").read_text()
+    function = re.search(r"^image_of\(\) .*$", script, re.MULTILINE).group()
+    calls = re.findall(r"\$\((image_of [^)]*)\)", script)
+    tags = [
+        subprocess.run(
+            ["bash", "-c", f"{function}\n{call}"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for call in calls
+    ]
+    images = {service["image"] for service in SERVICES.values()}
+    assert tags[0] == re.search(r"PYTHON_IMAGE=(.*)", (ROOT / "deploy/docker/trainer.Dockerfile").read_text()).group(1)
+    assert len(tags) == 3
+    assert set(tags[1:]) <= images
