@@ -18,6 +18,7 @@ from services.store.dataset_files import verify
 from services.store.ids import new_id
 from services.store.records import DatasetRecord, DatasetState, ErrorRecord
 from services.store.store import Store
+from services.store.unwanted import remove_unwanted
 from tests.api_calls import (
     MODEL,
     Api,
@@ -268,13 +269,16 @@ def test_a_download_resumes_at_a_row_and_stays_below_a_mebibyte_a_message(api: A
     assert said.fields == {"start_row": "is 301; the dataset has 300 rows."}
 
 
-def test_the_file_goes_with_the_last_dataset_of_its_content(api: Api, tmp_path: Path) -> None:
+def test_the_file_goes_after_the_last_dataset_of_its_content(api: Api, store: Store, tmp_path: Path) -> None:
     chats = [chat("a", "b")]
     first = create(api, chats, options=options(date="2026-01-02")).dataset
     second = create(api, chats, options=options(date="2026-01-02")).dataset
     api.datasets.DeleteDataset(pb.DeleteDatasetRequest(id=first.id), timeout=LIMIT)
     assert len(download(api, second.id)) == 1
+    remove_unwanted(store.unwanted, grace=0.0)
+    assert len(files(tmp_path)) == 1
     api.datasets.DeleteDataset(pb.DeleteDatasetRequest(id=second.id), timeout=LIMIT)
+    remove_unwanted(store.unwanted, grace=0.0)
     assert files(tmp_path) == []
 
 

@@ -195,7 +195,7 @@ def test_a_request_id_makes_one_job(api: Api, chats: Path) -> None:
         (["{chats}", "--weights-only"], 2, "--weights-only says nothing without --start-from."),
     ],
 )
-def test_bad_requests_are_refused_in_one_sentence_and_make_no_job(
+def test_bad_requests_are_refused_in_one_sentence_and_make_nothing(
     api: Api, chats: Path, arguments: list[str], code: int, sentence: str
 ) -> None:
     refused = turnloom(api.address, "train", *(word.format(chats=chats) for word in arguments))
@@ -203,6 +203,7 @@ def test_bad_requests_are_refused_in_one_sentence_and_make_no_job(
     assert sentence in refused.err
     assert "Traceback" not in refused.err
     assert turnloom(api.address, "jobs", "--json").document == []
+    assert turnloom(api.address, "dataset", "list", "--json").document == []
 
 
 def test_ctrl_c_detaches_says_how_to_come_back_and_the_job_goes_on(api: Api, chats: Path, store: Store) -> None:

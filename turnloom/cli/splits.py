@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.markup import escape
@@ -9,13 +11,31 @@ from rich.markup import escape
 from turnloom.cli.inputs import Loaded, upload
 from turnloom.cli.session import Session
 from turnloom.cli.words import count
-from turnloom.errors import InvalidInput
+from turnloom.errors import InvalidInput, Refused, TurnloomError
 from turnloom.options import PreprocessFields
 
 
 def is_dataset(name: str) -> bool:
     """Whether the word names a dataset and not a file."""
     return name.startswith("ds-") and not Path(name).exists()
+
+
+@contextmanager
+def leaving_nothing(session: Session, made: Mapping[str, str]) -> Iterator[None]:
+    """Deletes datasets that files became, where what they were made for is refused.
+
+    Args:
+        session: to delete with.
+        made: what was named -> dataset id; names that are ids themselves stay.
+    """
+    try:
+        yield
+    except Refused:
+        for name, dataset in made.items():
+            if dataset and dataset != name:
+                with suppress(TurnloomError):  # the refusal is what the user has to read
+                    session.client.delete_dataset(dataset)
+        raise
 
 
 def training_and_test(
@@ -40,9 +60,10 @@ def training_and_test(
     if fraction is not None:
         test = f"{data} (test)"
         loaded[data], loaded[test] = loaded[data].split(fraction, seed)
-    ids = {}
+    ids: dict[str, str] = {}
     for name, part in loaded.items():
-        made = upload(session, part, model=model, name=Path(name).name, skip_bad=skip_bad, fields=options)
+        with leaving_nothing(session, ids):
+            made = upload(session, part, model=model, name=Path(name).name, skip_bad=skip_bad, fields=options)
         session.say(
             f"{escape(name)} is dataset [bold]{made.id}[/]: {made.conversations} conversations,"
             f" {count(made.tokens)} tokens, {count(made.loss_tokens)} trained"

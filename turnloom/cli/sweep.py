@@ -28,7 +28,7 @@ from turnloom.cli.inputs import (
 )
 from turnloom.cli.jsonable import Plain, to_plain
 from turnloom.cli.session import Session, command, pairs
-from turnloom.cli.splits import is_dataset, training_and_test
+from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.cli.words import ago, coloured, duration, job_state, seconds
 from turnloom.client import TERMINAL
 from turnloom.errors import InvalidInput, ServerUnreachable, Unavailable
@@ -113,10 +113,11 @@ def sweep(
         )
         if is_dataset(data) and max_length is not None:
             fields["max_length"] = max_length
-        made = session.client.create_sweep(
-            grid, model=chosen, training_dataset=training, test_dataset=held_out, display_name=name,
-            request_id=request_id, metadata=labels, host=host, **fields,
-        )  # fmt: skip
+        with leaving_nothing(session, {data: training, test: held_out}):
+            made = session.client.create_sweep(
+                grid, model=chosen, training_dataset=training, test_dataset=held_out, display_name=name,
+                request_id=request_id, metadata=labels, host=host, **fields,
+            )  # fmt: skip
     if detach:
         if session.as_json:
             session.json(to_plain(made))

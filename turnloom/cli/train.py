@@ -23,7 +23,7 @@ from turnloom.cli.inputs import (
 from turnloom.cli.jobfile import JobFile
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command, pairs
-from turnloom.cli.splits import is_dataset, training_and_test
+from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.cli.watching import conclude, watch_to_the_end
 from turnloom.cli.words import count, duration
 from turnloom.errors import InvalidInput
@@ -113,17 +113,20 @@ def train(
     )  # fmt: skip
     if is_dataset(data) and max_length is not None:
         fields["max_length"] = max_length
+    made = {data: training, test: held_out}
     if dry_run:
-        answer = session.client.validate_job(
-            model=chosen, training_dataset=training, test_dataset=held_out, metadata=labels, host=host,
-            start_from=start, **fields,
-        )  # fmt: skip
+        with leaving_nothing(session, made):
+            answer = session.client.validate_job(
+                model=chosen, training_dataset=training, test_dataset=held_out, metadata=labels, host=host,
+                start_from=start, **fields,
+            )  # fmt: skip
         _show_estimate(session, answer)
         return
-    job = session.client.create_job(
-        model=chosen, training_dataset=training, test_dataset=held_out, request_id=request_id, metadata=labels,
-        host=host, start_from=start, **fields,
-    )  # fmt: skip
+    with leaving_nothing(session, made):
+        job = session.client.create_job(
+            model=chosen, training_dataset=training, test_dataset=held_out, request_id=request_id, metadata=labels,
+            host=host, start_from=start, **fields,
+        )  # fmt: skip
     if detach:
         if session.as_json:
             session.json(to_plain(job))
