@@ -130,6 +130,7 @@ RUN_DASHBOARD = Dashboard(
                     "Learning rate",
                     [Query(f"{for_run('turnloom_run_learning_rate')} > 0", "learning rate")],
                     "sci",
+                    decimals=2,
                     width=8,
                 ),
                 Panel(
@@ -238,7 +239,12 @@ SWEEP_DASHBOARD = Dashboard(
                     height=11,
                     decimals=4,
                 ),
-                Panel("Learning rate", [Query(for_run("turnloom_run_learning_rate"), "{{run_id}}")], "sci"),
+                Panel(
+                    "Learning rate",
+                    [Query(f"{for_run('turnloom_run_learning_rate')} > 0", "{{run_id}}")],
+                    "sci",
+                    decimals=2,
+                ),
                 Panel(
                     "Tokens per second",
                     [Query(rate("turnloom_run_tokens_total", RUN, "run_id"), "{{run_id}}")],
