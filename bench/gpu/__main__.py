@@ -18,8 +18,9 @@ import time
 import traceback
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,7 @@ from bench.gpu.parts import GPU_CONFIG, GPU_CONFIG_MODEL, Place, Services, Tuft,
 from bench.gpu.report import summary
 from services.trainer.gpu import find
 from turnloom.embedded.tuft_server import REPOSITORY
+from turnloom.errors import StackError
 from turnloom.v1 import training_pb2 as tr
 
 PR_SET_CHILD_SUBREAPER: Final = 36
@@ -55,6 +57,7 @@ class Bench:
     out: Path
     deadline: float  #: time.monotonic() at which nothing new is begun
     repetitions: int
+    losses: bool  #: compare the first 20 steps' losses as well
 
     def left(self) -> float:
         """Seconds."""
@@ -115,12 +118,21 @@ class Bench:
     def compare(self, host: Host) -> None:
         """Losses over 21 steps, then interleaved repetitions of the product and of the guide's loop."""
         best = self.scale.micro[0]
+        if self.losses:
+            self.same_losses(host, best)
+        self.repeat(host, best)
+
+    def same_losses(self, host: Host, best: int) -> None:
+        """20 losses of both, from one checkpoint."""
         ours = self.run("losses", lambda: host.product("turnloom", MODEL, self.steps(21)))
         if self.left() > 60:
             theirs = self.run("losses", lambda: host.loop(f"guide micro {best}", best, self.steps(21)), micro=best)
             if ours.nlls and theirs.nlls:
                 difference = largest_relative_difference(ours.nlls[:20], theirs.nlls[:20])
                 self.note("loss_difference", largest_relative=difference, steps=min(20, len(ours.nlls)))
+
+    def repeat(self, host: Host, best: int) -> None:
+        """The product and the guide's loop by turns; after the first turn with the two best micro_batch_sizes."""
         ours_steps, guide_steps = self.scale.run_steps
         rates: dict[int, float] = {}  # of the guide's loop in the first repetition, by micro_batch_size
         for repetition in range(self.repetitions):
@@ -129,7 +141,7 @@ class Bench:
             rounds += [("guide", micro) for micro in going]
             rounds = rounds[repetition % 2 :] + rounds[: repetition % 2]
             for who, micro in rounds:
-                if self.left() < 45:
+                if self.left() < 25:
                     return
                 if who == "turnloom":
                     self.run(
@@ -147,7 +159,7 @@ class Bench:
                     )
                     if repetition == 0:
                         rates[micro] = measured.tokens_per_second or 0.0
-        if self.left() > 45:
+        if self.losses and self.left() > 45:
             prepared = str(self.place.prepared)
             self.run(
                 "end_to_end",
@@ -157,23 +169,23 @@ class Bench:
     def levers(self, host: Host) -> None:
         """Every idea alone on the guide's best server entry, then together; depths of the product."""
         best, ours, budget = self.scale.micro[0], self.scale.ours, self.scale.budget
+        sorted_ahead = {"sort": True, "cut_tail": True, "depth": 2}
         alone: list[tuple[str, int, dict[str, object]]] = [
             ("sequential", best, {}),
-            ("+ tail cut", best, {"cut_tail": True}),
             ("+ sorted", best, {"sort": True}),
+            ("+ tail cut", best, {"cut_tail": True}),
             ("+ depth 2", best, {"depth": 2}),
-            ("+ sorted, depth 2", best, {"sort": True, "depth": 2}),
             ("+ budget calls", ours, {"budget": budget}),
             ("+ budget calls, sorted", ours, {"budget": budget, "sort": True}),
-            ("+ half the budget, sorted, depth 2", ours, {"budget": budget // 2, "sort": True, "depth": 2}),
-            ("+ twice the budget, sorted, depth 2", ours, {"budget": budget * 2, "sort": True, "depth": 2}),
-            ("all, depth 1", ours, {"budget": budget, "sort": True, "cut_tail": True}),
-            ("all, depth 2", ours, {"budget": budget, "sort": True, "cut_tail": True, "depth": 2}),
-            ("all, depth 4", ours, {"budget": budget, "sort": True, "cut_tail": True, "depth": 4}),
+            ("calls filled to the budget, all", ours, {"budget": budget, **sorted_ahead}),
+            ("calls filled to half the budget, all", ours, {"budget": budget // 2, **sorted_ahead}),
+            ("cheapest cut, all", ours, {"budget": budget, "cheapest": True, **sorted_ahead}),
+            ("cheapest cut, depth 1", ours, {"budget": budget, "cheapest": True, **sorted_ahead, "depth": 1}),
+            ("cheapest cut, depth 4", ours, {"budget": budget, "cheapest": True, **sorted_ahead, "depth": 4}),
         ]
         for repetition in range(max(1, self.repetitions - 2)):
             for name, micro, order in alone:
-                if self.left() < 30:
+                if self.left() < 15:
                     return
                 self.run(
                     "lever",
@@ -184,19 +196,20 @@ class Bench:
                 )
 
     def depths(self, host: Host) -> None:
-        """The product with 1, 2 and 4 steps in flight, with its own growing budget, and while the API is kept busy."""
+        """The product with 1, 2 and 4 steps in flight, and with its own growing budget."""
         for depth in (1, 2, 4):
             if self.left() < 30:
                 return
-            self.run(
-                "depth", lambda depth=depth: host.product(f"depth {depth}", MODEL, self.steps(10), pipeline_depth=depth)
-            )  # type: ignore[misc]
+            job = partial(host.product, f"depth {depth}", MODEL, self.steps(10), pipeline_depth=depth)
+            self.run("depth", job)
         if self.left() > 60:
             self.run("growing", lambda: host.product("default budget", MODEL, self.steps(31), max_tokens_per_call=0))
-        if self.left() > 30:
-            with host.preprocessing(MODEL) as rates:
-                measured = host.product("while preprocessing", MODEL, self.steps(10))
-            self.note("overlap", **record(measured), conversations_per_second=max(rates, default=0.0))
+
+    def overlap(self, host: Host) -> None:
+        """The product while the API is kept busy with preprocessing."""
+        with host.preprocessing(MODEL) as rates:
+            measured = host.product("while preprocessing", MODEL, self.steps(8))
+        self.note("overlap", **record(measured), conversations_per_second=max(rates, default=0.0))
 
     def pair(self, host: Host) -> None:
         """Two jobs at once on one server, both workers busy."""
@@ -243,7 +256,7 @@ class Bench:
             nlls=[step.nll_sum for step in series],
             events=[f"{one.attempt} {one.type}: {one.message}"[:200] for one in host.client.events(job)],
         )
-        if self.left() > 40:
+        if self.left() > 130:
             whole = host.product("never killed", MODEL, steps)
             if whole.nlls:
                 difference = largest_relative_difference([step.nll_sum for step in series], whole.nlls)
@@ -254,19 +267,23 @@ class Bench:
         if self.place.rehearsal:
             return
         peak = max(used for _, used in host.gpu.memory)
-        idle = host.gpu.memory[-1][1]
+        first_idle = host.gpu.memory[-1][1]
         total = float(find().gpus[0].memory_bytes)
-        for name, room in (("half of what a call takes", (peak - idle) * 0.5), ("next to nothing", 0.3e9)):
+        for name, share in (("half of what a call takes", 0.5), ("next to nothing", 0.01)):
+            idle = host.gpu.memory[-1][1]  # a server that ran out of memory keeps some of it
+            room = (peak - first_idle) * share
             held = total - idle - room
             with ballast(int(held)):
                 job = host.submit(MODEL, 6, checkpoint_every=2)
-                ended = host.ended(job, max(60, min(150, self.left())))
+                with suppress(StackError):  # one that did not end in time is a result, too
+                    host.ended(job, max(40, min(150, self.left())))
+                ended = host.client.job(job)
                 events = [f"{one.attempt} {one.type}: {one.message}"[:260] for one in host.client.events(job)]
             self.note(
                 "oom",
                 name=name,
                 room_bytes=room,
-                call_bytes=peak - idle,
+                call_bytes=peak - first_idle,
                 state=tr.JobState.Name(ended.state),
                 code=ended.error.code,
                 error=ended.error.message,
@@ -310,7 +327,13 @@ def _short(value: object) -> object:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-SHARED: Final = {"compare": Bench.compare, "levers": Bench.levers, "depths": Bench.depths, "pair": Bench.pair}
+SHARED: Final = {
+    "compare": Bench.compare,
+    "pair": Bench.pair,
+    "overlap": Bench.overlap,
+    "depths": Bench.depths,
+    "levers": Bench.levers,
+}
 FAULTS: Final = {"kill": Bench.kill, "oom": Bench.oom}
 
 
@@ -324,13 +347,15 @@ def main() -> int:
     """Runs the phases; everything started here is ended here."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=sorted(SCALES), required=True)
-    parser.add_argument("--phases", default="compare,levers,depths,pair,kill,oom")
+    parser.add_argument("--phases", default="compare,pair,overlap,depths,levers,kill,oom")
     parser.add_argument("--prepared", type=Path, required=True, help="folder of services.preprocess.prepare")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("/tmp/turnloom-bench"))
     parser.add_argument("--seconds", type=float, default=540)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--tuft-python", type=Path, default=Path(sys.executable))
+    parser.add_argument("--micro", help="micro_batch_size of the guide's entries, the best first; default: the size's")
+    parser.add_argument("--no-losses", action="store_true", help="leave out the comparison over 21 steps")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
@@ -343,7 +368,10 @@ def main() -> int:
     weights = arguments.work / f"weights-{arguments.size}"
     make_weights(arguments.size, weights, arguments.tuft_python)
     place = Place(folder, arguments.prepared.resolve(), weights, arguments.tuft_python, arguments.rehearse)
-    bench = Bench(place, SCALES[arguments.size], arguments.out, deadline, arguments.repetitions)
+    scale = SCALES[arguments.size]
+    if arguments.micro:
+        scale = replace(scale, micro=tuple(int(size) for size in arguments.micro.split(",")))
+    bench = Bench(place, scale, arguments.out, deadline, arguments.repetitions, not arguments.no_losses)
     bench.note("machine", **machine(), phases=arguments.phases, command=" ".join(sys.argv))
     failed = False
     for name, config, phases in (("shared", None, SHARED), ("faults", GPU_CONFIG, FAULTS)):

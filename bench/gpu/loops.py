@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bench.gpu.rows_file import loaded_rows
 from services.trainer.backend import Adam, Adapter, Backend, Logprobs, Pending
-from services.trainer.batching import Batches, longest_first
+from services.trainer.batching import Batches, calls, longest_first
 from services.trainer.rows import Row, without_tail
 from services.trainer.tuft import TuftSettings, connect
 from services.trainer.tuft_http import TuftHttp
@@ -57,6 +57,7 @@ class Order:
     sort: bool = False
     cut_tail: bool = False
     budget: int = 0  #: padded tokens a call; 0: a step is one call
+    cheapest: bool = False  #: cut as the product does; else every call is filled to the budget
     depth: int = 1  #: steps in flight
 
 
@@ -76,7 +77,7 @@ def drawn(batches: Batches, step: int) -> list[int]:
 
 
 def cut(rows: Sequence[Row], budget: int) -> Iterator[Sequence[Row]]:
-    """As services.trainer.batching.calls, for rows in any order."""
+    """Calls of at most `budget` padded tokens, each filled as far as it goes, of rows in any order."""
     begin = 0
     for end in range(1, len(rows) + 1):
         longest = max(row.length for row in rows[begin : end + 1])
@@ -193,7 +194,7 @@ def levers(order: Order, rows: Sequence[Row]) -> Answer:
             members = longest_first(members)
         sent = [
             (call, backend.forward_backward(call, [row.target_weights for row in call]))
-            for call in cut(members, order.budget)
+            for call in (calls(members, order.budget) if order.cheapest else cut(members, order.budget))
         ]
         if (
             order.depth == 1

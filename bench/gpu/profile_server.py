@@ -97,7 +97,7 @@ def main() -> None:
         kept = timed(call)
         padded = len(lengths) * max(lengths)
         peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
-        line = {
+        line: dict[str, object] = {
             "rows": len(lengths),
             "longest": max(lengths),
             "padded": padded,
@@ -107,7 +107,7 @@ def main() -> None:
             "peak_gb": peak,
         }
         found.append(line)
-        print(json.dumps({key: round(value, 2) for key, value in line.items()}), flush=True)
+        print(json.dumps(line), flush=True)
         empty_cache()
     activity = torch.profiler.ProfilerActivity
     rows = data([512] * 32 if torch.cuda.is_available() else [32] * 2)

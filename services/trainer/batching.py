@@ -15,7 +15,7 @@ from services.trainer.rows import Row
 
 SAFE_CALL_TOKENS = 4_096  #: padded tokens of a call at step 1; small enough for any GPU that holds the model
 MOST_CALL_TOKENS = 16_384  #: larger calls were slower on an H200, at 0.6B and at 4B parameters
-CALL_OVERHEAD = 4_000  #: padded tokens that take as long as a call of none does: 0.1 s of launches on an H200 at 0.6B
+CALL_OVERHEAD = 10_000  #: padded tokens that take as long as an empty call of a new shape: 0.3 s on an H200 at 0.6B
 STEPS_PER_DOUBLING = 10  #: steps that must succeed before a call may double
 
 
