@@ -30,7 +30,7 @@ def leaving_nothing(session: Session, made: Mapping[str, str]) -> Iterator[None]
     """
     try:
         yield
-    except Refused:
+    except (Refused, InvalidInput):
         for name, dataset in made.items():
             if dataset and dataset != name:
                 with suppress(TurnloomError):  # the refusal is what the user has to read
