@@ -51,8 +51,13 @@ def test_what_is_installed_already_is_left_alone(tuft_python: Path) -> None:  # 
 
 
 @pytest.mark.tuft
-@pytest.mark.parametrize(("name", "micro_batch_size"), [("cpu", 16), ("gpu", 64)])
-def test_tuft_accepts_the_configurations(tuft_python: Path, name: str, micro_batch_size: int) -> None:  # noqa: F811
+@pytest.mark.parametrize(("name", "micro_batch_size", "records"), [("cpu", 16, "FILE"), ("gpu", 64, "REDIS")])
+def test_tuft_accepts_the_configurations(
+    tuft_python: Path,  # noqa: F811
+    name: str,
+    micro_batch_size: int,
+    records: str,
+) -> None:
     environment = os.environ | {
         "TURNLOOM_TUFT_CHECKPOINT_DIR": "/checkpoints",
         "TURNLOOM_TUFT_MODEL_PATH": "/model",
@@ -62,7 +67,7 @@ def test_tuft_accepts_the_configurations(tuft_python: Path, name: str, micro_bat
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     config = json.loads(done.stdout)
     assert config["authorized_users"] == {"tml-a_key-1": "turnloom"}
-    assert config["persistence"]["mode"] == "FILE"
+    assert config["persistence"]["mode"] == records
     assert config["persistence"]["file_path"] == "/checkpoints/records.json"
     [model] = config["supported_models"]
     assert model["capabilities"] == ["training"]
