@@ -128,9 +128,7 @@ class Registry:
                 self._failures[entry.name] = str(error)
                 LOG.error("model not loaded", extra={"model": entry.name, "reason": str(error)})
             except Exception as error:  # a bug in a model's files must not take the other models away
-                self._failures[entry.name] = (
-                    f"unforeseen {type(error).__name__}; the server's log says where"
-                )
+                self._failures[entry.name] = f"unforeseen {type(error).__name__}; the server's log says where"
                 LOG.exception("model not loaded", extra={"model": entry.name})
         self._ended.set()
 

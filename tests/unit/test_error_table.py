@@ -60,9 +60,7 @@ def test_the_table_names_only_classes_that_can_be_raised() -> None:
 def test_an_unforeseen_error_has_no_status_and_a_fixed_sentence() -> None:
     assert status_of(KeyError("conversation text")) is None
     status = internal_status("abc")
-    assert status.message == (
-        "The server met an error that it did not foresee (error id abc); its log says where."
-    )
+    assert status.message == ("The server met an error that it did not foresee (error id abc); its log says where.")
     info = ErrorInfo()
     assert detail(status, info)
     assert info.metadata["error_id"] == "abc"
