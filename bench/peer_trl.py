@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import datasets
 import transformers
-import trl  # type: ignore[import-not-found]  # lives in the bench environment only
+import trl
 
 from services.preprocess.conversation import Conversation
 

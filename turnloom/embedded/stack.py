@@ -193,7 +193,15 @@ class Stack:
         port_file.unlink(missing_ok=True)
         command = ["services.preprocess", "--address", self.settings.address, "--models", str(models)]
         command += ["--port-file", str(port_file), "--metrics-port", "-1", "--reflection"]
-        return self._child("API", command, {"TURNLOOM_MODEL_CACHE": str(self.folder / "models")})
+        return self._child("API", command, self._preprocessing())
+
+    def _preprocessing(self) -> dict[str, str]:
+        """What the API and the worker of its queue must agree on; files below the user's folder may be sources."""
+        return {
+            "TURNLOOM_MODELS": str(self.folder / "models.toml"),
+            "TURNLOOM_MODEL_CACHE": str(self.folder / "models"),
+            "TURNLOOM_SOURCE_ROOTS": os.environ.get("TURNLOOM_SOURCE_ROOTS") or str(Path.cwd()),
+        }
 
     def _start_tuft(self, python: Path, model: Path) -> None:
         home = self.folder / "tuft"
@@ -210,6 +218,7 @@ class Stack:
         port = free_port()
         self.exporter_url = f"http://127.0.0.1:{port}/metrics"
         self._child("Supervisor", ["services.trainer", "supervisor"], {})
+        self._child("Preprocess worker", ["services.preprocess", "worker"], self._preprocessing())
         self._child(
             "Exporter",
             ["services.trainer", "exporter"],

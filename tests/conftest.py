@@ -1,0 +1,17 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers_are_left_as_found() -> Iterator[None]:
+    """RQ's workers and our own processes install handlers; a test that runs one in this process must not keep them."""
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in found.items():
+        signal.signal(number, handler)
