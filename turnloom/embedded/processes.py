@@ -128,15 +128,19 @@ def on_child_death(check: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the end: for cleaning up."""
-    if threading.current_thread() is not threading.main_thread():
+    """Ctrl-C and SIGTERM wait until the end: for cleaning up.
+
+    By handlers and not by a signal mask, for a mask holds in one thread only and gRPC's threads take signals too.
+    """
+    kept: list[int] = []
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        kept.append(number)
+
+    with _handling(signal.SIGINT, keep), _handling(signal.SIGTERM, keep):
         yield
-        return
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    if kept:
+        signal.raise_signal(kept[0])
 
 
 @contextmanager
