@@ -32,12 +32,12 @@ up: $(VENV)/stamp
 ## make test                  the tests: real Redis, real gRPC, real TuFT on the CPU (under 10 minutes)
 test: $(VENV)/dev-stamp
 	@scripts/install_tuft_cpu.sh $(TUFT_VENV) $(TUFT_PYTHON)
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -m 'not slow' --durations=15
 
 ## make test-slow             kill matrix, demo, template sweep
 test-slow: $(VENV)/dev-stamp
 	@scripts/install_tuft_cpu.sh $(TUFT_VENV) $(TUFT_PYTHON)
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --durations=15
 
 ## make check                 ruff, mypy --strict, buf lint and breaking, stubs without drift
 check: $(VENV)/dev-stamp

@@ -72,6 +72,7 @@ def test_two_servers_run_side_by_side_and_end_without_a_trace(settings: TuftSett
         assert not session_members(second)
 
 
+@pytest.mark.slow
 @pytest.mark.tuft
 def test_nothing_is_left_when_the_process_that_started_it_is_killed(settings: TuftSettings) -> None:
     command = [sys.executable, "-c", PARENT, str(settings.python), str(settings.home), str(settings.model_path)]

@@ -50,6 +50,7 @@ def test_every_exception_to_the_inference_definition_is_listed_in_the_docs(found
     assert LISTED.read_text(encoding="utf-8") == markdown(found), "python -m bench.templates --markdown " + LISTED.name
 
 
+@pytest.mark.slow
 def test_replays_give_what_renders_give() -> None:
     texts = ("Hello.", "", "\n\n x ", "<think>\nhm\n</think>\n\nok", "</think>", "<|im_end|>\n[/INST]</s>", "é 🙂")
     chance = random.Random(1)
@@ -85,6 +86,7 @@ def _outcome(conversation: Conversation, format_: ChatFormat) -> object:
         return type(error), str(error)
 
 
+@pytest.mark.slow
 def test_the_reference_is_what_transformers_renders(monkeypatch: pytest.MonkeyPatch) -> None:
     utils = pytest.importorskip("transformers.utils.chat_template_utils")
     date = datetime.date.fromisoformat(DATE)
