@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -146,7 +147,8 @@ class FakeTuft:
         """
         how = "restart_lost" if lose_everything else "restart_rollback" if rollback else "restart_keep"
         boots = self.state()["boots"]
-        self._control("POST", "/_restart", {"how": how, "seconds": seconds})
+        with suppress(http.client.RemoteDisconnected, ConnectionResetError):  # it may cut the call that asked for it
+            self._control("POST", "/_restart", {"how": how, "seconds": seconds})
         self.wait_for(lambda: self.state()["boots"] > boots, seconds + 10)
 
     def wait_for(self, condition: Any, deadline: float = 10.0) -> None:

@@ -76,7 +76,9 @@ def test_debug_lines_of_libraries_and_uncaught_exceptions_carry_no_words(
             logging.getLogger(name).setLevel(level)
     written = capsys.readouterr().err
     assert MARK not in written
-    assert [json.loads(line)["message"] for line in written.splitlines()] == [
+    lines = [json.loads(line) for line in written.splitlines()]
+    # An SDK session that an earlier test left in this process may complain of its server's end meanwhile.
+    assert [line["message"] for line in lines if not line["logger"].startswith("tinker")] == [
         "said",
         "a thread ended",
         "the process ends",
