@@ -35,7 +35,7 @@ time.sleep(600)
 
 def session_members(session: int) -> list[str]:
     """Command lines of the living processes of a session; the server and all of its Ray are in one."""
-    listed = subprocess.run(["ps", "-eo", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-eww", "-o", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
     rows = (line.split(None, 2) for line in listed.splitlines())
     return [row[2] for row in rows if int(row[0]) == session and not row[1].startswith("Z")]
 
