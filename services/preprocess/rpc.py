@@ -69,13 +69,20 @@ class Rpc:
         self._draining = threading.Event()
         self._stops: set[threading.Event] = set()
         self._lock = threading.Lock()
+        self._running = 0
+        self._idle = threading.Condition(self._lock)
 
-    def drain(self) -> None:
-        """Refuse new calls from now on, and end what would go on for ever: watches."""
-        self._draining.set()
+    def drain(self, seconds: float) -> None:
+        """Refuse new calls from now on, end what would go on for ever (watches), and wait for the calls that run.
+
+        Args:
+            seconds: to wait at most.
+        """
         with self._lock:
+            self._draining.set()
             for stop in self._stops:
                 stop.set()
+            self._idle.wait_for(lambda: not self._running, seconds)
 
     @contextmanager
     def stopping(self, context: grpc.ServicerContext) -> Iterator[threading.Event]:
@@ -192,6 +199,22 @@ class Rpc:
                     self.refuse_draining()
                     raise ClientLeft
 
+    def _begin(self) -> None:
+        """Count a call that runs; those that come while the server drains do not run.
+
+        Raises:
+            Draining
+        """
+        with self._lock:
+            if self.draining:
+                raise Draining
+            self._running += 1
+
+    def _end(self) -> None:
+        with self._lock:
+            self._running -= 1
+            self._idle.notify_all()
+
     @contextmanager
     def _answering(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[Notes]:
         labels = (kind.value, service, method)
@@ -200,9 +223,11 @@ class Rpc:
         notes: Notes = {}
         code = grpc.StatusCode.OK
         try:
-            if self.draining:
-                raise Draining
-            yield notes
+            self._begin()
+            try:
+                yield notes
+            finally:
+                self._end()
             if not context.is_active():  # a watch ends in order when its client leaves; nobody got its answer
                 code = grpc.StatusCode.CANCELLED
         except GeneratorExit:  # the client left a server stream: gRPC drops the generator

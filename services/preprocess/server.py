@@ -33,6 +33,7 @@ LOG = logging.getLogger("turnloom.api")
 STATELESS: Final = f"turnloom.v1.{preprocess_service.NAME}"
 BACKED: Final = (f"turnloom.v1.{dataset_service.NAME}", f"turnloom.v1.{training_service.NAME}")
 REDIS_SECONDS: Final = 5.0  #: that Redis may take for one answer, so that callers hear of an outage within 10
+LAST_ANSWERS_SECONDS: Final = 1.0  #: in which the answers of ended calls leave the process
 HEALTH_SECONDS: Final = 5.0  #: between looks at Redis
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -154,14 +155,16 @@ class ApiServer:
             self._health.set(name, SERVING if healthy else NOT_SERVING)
 
     def drain(self) -> None:
-        """Say NOT_SERVING, take nothing new, let running calls end, then stop.
+        """Say NOT_SERVING, refuse what is new, let running calls end, then stop.
 
-        Calls that are still running after drain_seconds are cancelled.
+        Calls that are still running after drain_seconds are cancelled. The port stays open until then, so that new
+        calls hear at once that the server drains: gRPC's own stop leaves a call that arrives in its first moments
+        without any answer until the caller's deadline, or tells it CANCELLED, which nobody sends again.
         """
         self._health.enter_graceful_shutdown()
-        self._rpc.drain()
         self._ended.set()
-        self._server.stop(self._settings.drain_seconds).wait()
+        self._rpc.drain(self._settings.drain_seconds)
+        self._server.stop(min(self._settings.drain_seconds, LAST_ANSWERS_SECONDS)).wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._guard.close()
         with self._looking:  # a look at Redis in progress ends with its own deadline

@@ -241,8 +241,12 @@ class TuftBackend:
             raise backend_error(Code.SERVER_RESTARTED, f"{self._settings.url}: {self._wire.fallen}")
 
     def close(self) -> None:
-        """Stops watching. The SDK's thread dies with the process; nothing waits for it."""
+        """Stops watching and the SDK's heartbeats, which would go on, and complain, for as long as the process lives.
+
+        Nothing is waited for: the SDK's thread dies with the process.
+        """
         self._wire.close()
+        self._client.holder.close()  # type: ignore[no-untyped-call]
 
     def _pending(
         self, submit: Callable[[], tinker.APIFuture[Answer]], convert: Callable[[Answer], Value], doing: str

@@ -11,6 +11,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -23,7 +24,7 @@ from services.store.dataset_files import canonical_json
 from services.store.ids import new_id
 from services.store.records import DatasetRecord
 from services.store.store import open_store
-from tests.api_calls import MODEL, NO_REDIS, chat, first_request, options, read_refusal, refusal, wait_until
+from tests.api_calls import MODEL, NO_REDIS, Refused, chat, first_request, options, read_refusal, refusal, wait_until
 from turnloom.v1 import datasets_pb2
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
@@ -33,6 +34,7 @@ pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 30  #: seconds that any call here may take
+CALLERS = 4  #: that call while a server drains
 Run = Callable[..., subprocess.Popen[str]]
 
 
@@ -123,15 +125,24 @@ def test_sigterm_lets_a_running_stream_end_and_refuses_new_calls(run: Run) -> No
         assert list(next(stream).batch.conversation_index) == [0]
         process.send_signal(signal.SIGTERM)
 
-        def new_call_is_refused() -> bool:
-            with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as other:
-                try:
-                    PreprocessServiceStub(other).GetServerInfo(pb.GetServerInfoRequest(), timeout=LIMIT)
-                except grpc.RpcError as error:
-                    return read_refusal(error).code is grpc.StatusCode.UNAVAILABLE
-            return False
+        refused = threading.Barrier(CALLERS + 1, timeout=LIMIT)
 
-        wait_until(new_call_is_refused)
+        def call_until_refused() -> Refused:
+            """What a client hears first that keeps calling, each time over a new connection."""
+            while True:
+                with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as other:
+                    try:
+                        PreprocessServiceStub(other).GetServerInfo(pb.GetServerInfoRequest(), timeout=LIMIT)
+                    except grpc.RpcError as error:
+                        refused.wait()
+                        return read_refusal(error)
+
+        with ThreadPoolExecutor(CALLERS) as callers:
+            heard = [callers.submit(call_until_refused) for _ in range(CALLERS)]
+            refused.wait()
+            assert {(answer.result().code, answer.result().reason) for answer in heard} == {
+                (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+            }
         assert process.poll() is None
         more.set()
         assert [list(answer.batch.conversation_index) for answer in stream] == [[1]]
