@@ -1,6 +1,9 @@
 # Everything a person does here. `make` alone says what there is.
 PYTHON ?= python3
 TUFT_PYTHON ?= $(PYTHON)
+# Test processes side by side; a file stays in one, for its servers are started once a file.
+JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=15
 VENV := .venv
 TUFT_VENV := .venv-tuft
 BIN := $(VENV)/bin
@@ -32,12 +35,12 @@ up: $(VENV)/stamp
 ## make test                  the tests: real Redis, real gRPC, real TuFT on the CPU (under 10 minutes)
 test: $(VENV)/dev-stamp
 	@scripts/install_tuft_cpu.sh $(TUFT_VENV) $(TUFT_PYTHON)
-	$(BIN)/python -m pytest -q -m 'not slow' --durations=15
+	$(PYTEST) -m 'not slow'
 
 ## make test-slow             kill matrix, demo, template sweep
 test-slow: $(VENV)/dev-stamp
 	@scripts/install_tuft_cpu.sh $(TUFT_VENV) $(TUFT_PYTHON)
-	$(BIN)/python -m pytest -q -m slow --durations=15
+	$(PYTEST) -m slow
 
 ## make check                 ruff, mypy --strict, buf lint and breaking, stubs without drift
 check: $(VENV)/dev-stamp

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
+from tests.contract.driving import close_sessions
 from tests.fakes.fake_tuft import FakeTuft
 from tests.tuft_fixtures import fake_tuft, real_tuft, tiny_model_dir, tuft_python  # noqa: F401  (fixtures)
 from turnloom.embedded.tuft_server import TuftServer
@@ -18,3 +20,9 @@ def server(request: pytest.FixtureRequest) -> FakeTuft | TuftServer:
     """A server with persistence that answers."""
     found: FakeTuft | TuftServer = request.getfixturevalue(f"{request.param}_tuft")
     return found
+
+
+@pytest.fixture(autouse=True)
+def sessions_end_with_their_test() -> Iterator[None]:
+    yield
+    close_sessions()

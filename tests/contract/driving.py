@@ -15,11 +15,24 @@ from turnloom.embedded.tuft_server import TuftServer
 Server = FakeTuft | TuftServer
 DEADLINE = 60.0  # seconds for one operation
 RANK = 4
+OPEN: list[tinker.ServiceClient] = []
+
+
+def service_of(server: Server, api_key: str | None = None) -> tinker.ServiceClient:
+    """A session of the SDK; its heartbeats go on, and complain of a server that ended, until close_sessions()."""
+    service = tinker.ServiceClient(base_url=server.url, api_key=api_key or server.api_key)
+    OPEN.append(service)
+    return service
+
+
+def close_sessions() -> None:
+    while OPEN:
+        OPEN.pop().holder.close()
 
 
 def client_of(server: Server, *, rank: int = RANK, seed: int | None = None) -> tinker.TrainingClient:
     """A client with a fresh adapter."""
-    service = tinker.ServiceClient(base_url=server.url, api_key=server.api_key)
+    service = service_of(server)
     return service.create_lora_training_client(server.model_name, rank=rank, seed=seed)
 
 

@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 import tinker
 
-from tests.contract.driving import ADAM, DEADLINE, RANK, Server, client_at, client_of, datum, forward, loss, rows, step
+from tests.contract.driving import (
+    ADAM,
+    DEADLINE,
+    RANK,
+    Server,
+    client_at,
+    client_of,
+    datum,
+    forward,
+    loss,
+    rows,
+    service_of,
+    step,
+)
 
 
 def save(client: tinker.TrainingClient, name: str) -> str:
@@ -191,11 +204,11 @@ def test_a_checkpoint_of_another_rank_is_refused(server: Server) -> None:
 
 
 def test_an_unknown_model_and_a_wrong_key_are_refused_at_once(server: Server) -> None:
-    service = tinker.ServiceClient(base_url=server.url, api_key=server.api_key)
+    service = service_of(server)
     with pytest.raises(tinker.NotFoundError, match="Unknown model: nobody/nothing"):
         service.create_lora_training_client("nobody/nothing", rank=RANK)
     with pytest.raises(tinker.PermissionDeniedError, match="Invalid API key"):
-        tinker.ServiceClient(base_url=server.url, api_key="tml-wrong").create_lora_training_client(server.model_name)
+        service_of(server, "tml-wrong").create_lora_training_client(server.model_name)
 
 
 def test_an_unloaded_runs_checkpoints_load_no_more_until_their_files_stand_in_for_another_runs(server: Server) -> None:
@@ -215,7 +228,7 @@ def test_an_unloaded_runs_checkpoints_load_no_more_until_their_files_stand_in_fo
 
 
 def unload(server: Server, model_id: str) -> None:
-    service = tinker.ServiceClient(base_url=server.url, api_key=server.api_key)
+    service = service_of(server)
 
     async def ask() -> None:
         with service.holder.aclient(tinker.lib.client_connection_pool_type.ClientConnectionPoolType.TRAIN) as aclient:
