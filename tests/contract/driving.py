@@ -27,7 +27,9 @@ def service_of(server: Server, api_key: str | None = None) -> tinker.ServiceClie
 
 def close_sessions() -> None:
     while OPEN:
-        OPEN.pop().holder.close()
+        service = OPEN.pop()
+        if service._session_holder is not None:  # asking for it would open a session
+            service._session_holder.close()
 
 
 def client_of(server: Server, *, rank: int = RANK, seed: int | None = None) -> tinker.TrainingClient:
