@@ -16,6 +16,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from services.preprocess.memory import return_freed_memory
 from services.preprocess.probes import probe_corpus
 
 
@@ -76,35 +77,45 @@ def proved_encoder(tokenizer_json: str, extra_probes: Sequence[str] = ()) -> tup
     Returns:
         The encoder, and a sentence for the log: "" where the fast one is used.
     """
-    reference = HuggingFaceEncoder(tokenizer_json)
+    probes = [*probe_corpus(), *extra_probes]
+    name, expected = _expected(tokenizer_json, probes)
+    return_freed_memory()
     try:
         fast = FastEncoder(tokenizer_json)
-        difference = _first_difference(fast, reference, [*probe_corpus(), *extra_probes])
+        return_freed_memory()
+        proved = _gives(fast, probes, expected)
     # A vocabulary that the library does not support may panic in Rust, which is no Exception.
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
-        return reference, f"fastokens does not support this tokenizer ({_first_line(error)}); {reference.name} encodes"
-    if difference is not None:
-        return (
-            reference,
-            f"{fast.name} gives other ids than {reference.name} for {difference!r}; {reference.name} encodes",
-        )
-    return fast, ""
+        why = f"fastokens does not support this tokenizer ({_first_line(error)}); {name} encodes"
+        return HuggingFaceEncoder(tokenizer_json), why
+    if proved:
+        return fast, ""
+    reference = HuggingFaceEncoder(tokenizer_json)
+    different = _first_difference(fast, reference, probes)
+    return reference, f"{fast.name} gives other ids than {name} for {different!r}; {name} encodes"
+
+
+def _expected(tokenizer_json: str, probes: Sequence[str]) -> tuple[str, EncodedPieces]:
+    """The reference's name and its ids; it is gone before the fast encoder is loaded: Qwen3's takes 100 MB."""
+    reference = HuggingFaceEncoder(tokenizer_json)
+    return reference.name, reference.encode(probes)
+
+
+def _gives(fast: Encoder, probes: Sequence[str], expected: EncodedPieces) -> bool:
+    rounds = (fast.encode(probes) for _ in range(2))  # the second is answered from the fast encoder's cache
+    return all(
+        np.array_equal(found.ids, expected.ids) and np.array_equal(found.lengths, expected.lengths) for found in rounds
+    )
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _first_difference(fast: Encoder, reference: Encoder, probes: Sequence[str]) -> str | None:
-    expected = reference.encode(probes)
-    for _ in range(2):  # the second round is answered from the fast encoder's cache
-        found = fast.encode(probes)
-        if np.array_equal(found.ids, expected.ids) and np.array_equal(found.lengths, expected.lengths):
-            continue
-        for probe in probes:
-            if not np.array_equal(fast.encode([probe]).ids, reference.encode([probe]).ids):
-                return probe if len(probe) <= 80 else probe[:80] + "..."
-        return "the probes as one batch"
-    return None
+def _first_difference(fast: Encoder, reference: Encoder, probes: Sequence[str]) -> str:
+    for probe in probes:
+        if not np.array_equal(fast.encode([probe]).ids, reference.encode([probe]).ids):
+            return probe if len(probe) <= 80 else probe[:80] + "..."
+    return "the probes as one batch"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import logging
@@ -16,6 +15,7 @@ from typing import Final
 
 from services.preprocess.errors import ModelNotUsable
 from services.preprocess.layout import ChatFormat
+from services.preprocess.memory import return_freed_memory
 from services.preprocess.sandbox import Sandbox
 from services.preprocess.templates import compile_template
 from services.preprocess.vocabulary import Vocabulary
@@ -107,7 +107,7 @@ def load_model(folder: Path, name: str | None = None, sandbox: Sandbox | None = 
         notes=manifest.notes,
     )
     model = replace(model, sandbox=sandbox)
-    _return_freed_memory()
+    return_freed_memory()
     for note in model.notes:
         LOG.warning("model %s: %s", model.name, note)
     LOG.info("model %s: %s encodes", model.name, model.encoder_name)
@@ -133,13 +133,6 @@ def build_model(
         template_sha256=_sha256(template),
         notes=(*notes, *vocabulary.notes),
     )
-
-
-def _return_freed_memory() -> None:
-    """Proving an encoder loads the tokenizer three times over; glibc keeps the 140 MB of Qwen3's until it is told."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none and keep less
-    if trim is not None:
-        trim(0)
 
 
 def _sha256(text: str) -> str:

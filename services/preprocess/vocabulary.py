@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from services.preprocess.added_tokens import ControlTokenTable
 from services.preprocess.encoders import EncodedPieces, Encoder, proved_encoder
 from services.preprocess.errors import ModelNotUsable
+from services.preprocess.memory import return_freed_memory
 from services.preprocess.pieces import CutRules
 from services.preprocess.probes import probe_corpus
 from services.preprocess.tokenizer_json import META_SPACE, Parts, Prefix, take_apart
@@ -44,6 +45,7 @@ class Vocabulary:
             raise ModelNotUsable(f"tokenizer.json can't be used: {error}; prepare the model again") from error
         self.table = ControlTokenTable(self.parts.control_tokens)
         self._keep_bytes()
+        return_freed_memory()
         self.cut_rules = CutRules(self.table, self.parts.prefix, self.parts.prefix_after_normalized)
         self.notes: tuple[str, ...] = (note,) if note else ()
         if self.parts.lossy:
