@@ -27,8 +27,8 @@ REPEATABLE: Final = {
     "PreprocessService": ("GetServerInfo", "ListModels", "Preprocess", "PreviewConversation"),
     "DatasetService": ("GetDataset", "ListDatasets"),
     "FineTuningService": (
-        *("CreateJob", "GetJob", "ListJobs", "ListEvents", "ListSteps", "ListCheckpoints"),
-        *("CreateSweep", "GetSweep", "ListSweeps", "ListHosts"),
+        *("CreateJob", "GetJob", "ListJobs", "ListEvents", "ListSteps", "GetEvaluation"),
+        *("ListCheckpoints", "CreateSweep", "GetSweep", "ListSweeps", "ListHosts"),
     ),
 }
 

@@ -101,6 +101,7 @@ _TRAINING: Final = {
     "WatchJob": Need.LOOK,
     "ListEvents": Need.LOOK,
     "ListSteps": Need.LOOK,
+    "GetEvaluation": Need.LOOK,
     "ListCheckpoints": Need.LOOK,
     "DownloadAdapter": Need.LOOK,
     "CancelJob": Need.WORK,

@@ -344,6 +344,7 @@ class Job(google.protobuf.message.Message):
     ADAPTER_URI_FIELD_NUMBER: builtins.int
     ADAPTER_SHA256_FIELD_NUMBER: builtins.int
     CUT_FIELD_NUMBER: builtins.int
+    HALVING_FIELD_NUMBER: builtins.int
     id: builtins.str
     """"job-" and 12 characters."""
     model: builtins.str
@@ -406,6 +407,10 @@ class Job(google.protobuf.message.Message):
     def cut(self) -> global___CutReport:
         """Rows that max_length cut or emptied while VALIDATING."""
 
+    @property
+    def halving(self) -> global___Halving:
+        """Where it stands in its sweep's successive halving; absent where it takes no part (any more)."""
+
     def __init__(
         self,
         *,
@@ -431,11 +436,56 @@ class Job(google.protobuf.message.Message):
         adapter_uri: builtins.str = ...,
         adapter_sha256: builtins.str = ...,
         cut: global___CutReport | None = ...,
+        halving: global___Halving | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "hyperparameters", b"hyperparameters", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adapter_sha256", b"adapter_sha256", "adapter_uri", b"adapter_uri", "attempt", b"attempt", "best_checkpoint", b"best_checkpoint", "create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "host", b"host", "hyperparameters", b"hyperparameters", "id", b"id", "last_checkpoint", b"last_checkpoint", "metadata", b"metadata", "model", b"model", "owner", b"owner", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time", "state", b"state", "sweep", b"sweep", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "hyperparameters", b"hyperparameters", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["adapter_sha256", b"adapter_sha256", "adapter_uri", b"adapter_uri", "attempt", b"attempt", "best_checkpoint", b"best_checkpoint", "create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "host", b"host", "hyperparameters", b"hyperparameters", "id", b"id", "last_checkpoint", b"last_checkpoint", "metadata", b"metadata", "model", b"model", "owner", b"owner", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time", "state", b"state", "sweep", b"sweep", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset"]) -> None: ...
 
 global___Job = Job
+
+@typing.final
+class Halving(google.protobuf.message.Message):
+    """A job's part in successive halving: it is PAUSED at every rung until the other cells are there, then it is QUEUED
+    again or, stopped, CANCELLED. ResumeJob takes a waiting or stopped job out of it: that job trains to its end.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WAITING_STEP_FIELD_NUMBER: builtins.int
+    COMPARED_STEP_FIELD_NUMBER: builtins.int
+    STOPPED_FIELD_NUMBER: builtins.int
+    RANK_FIELD_NUMBER: builtins.int
+    COMPARED_FIELD_NUMBER: builtins.int
+    TEST_NLL_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    waiting_step: builtins.int
+    """Step of the rung at which it waits for the other cells; 0: it does not wait."""
+    compared_step: builtins.int
+    """Step of the last rung at which it was compared; 0: none yet."""
+    stopped: builtins.bool
+    """It was stopped there."""
+    rank: builtins.int
+    """Its place there by test NLL, 1 for the lowest."""
+    compared: builtins.int
+    """Cells that were compared there."""
+    test_nll: builtins.float
+    """Its test NLL there, nats per unit of weight."""
+    reason: builtins.str
+    """One sentence for people: why it waits, goes on or was stopped."""
+    def __init__(
+        self,
+        *,
+        waiting_step: builtins.int = ...,
+        compared_step: builtins.int = ...,
+        stopped: builtins.bool = ...,
+        rank: builtins.int = ...,
+        compared: builtins.int = ...,
+        test_nll: builtins.float = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compared", b"compared", "compared_step", b"compared_step", "rank", b"rank", "reason", b"reason", "stopped", b"stopped", "test_nll", b"test_nll", "waiting_step", b"waiting_step"]) -> None: ...
+
+global___Halving = Halving
 
 @typing.final
 class Progress(google.protobuf.message.Message):
@@ -684,6 +734,62 @@ class Step(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_test_weight_sum", b"_test_weight_sum"]) -> typing.Literal["test_weight_sum"] | None: ...
 
 global___Step = Step
+
+@typing.final
+class GetEvaluationRequest(google.protobuf.message.Message):
+    """Which."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    job: builtins.str
+    """Job id."""
+    step: builtins.int
+    """Step that was evaluated; absent: the last one."""
+    def __init__(
+        self,
+        *,
+        job: builtins.str = ...,
+        step: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_step", b"_step", "step", b"step"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_step", b"_step", "job", b"job", "step", b"step"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_step", b"_step"]) -> typing.Literal["step"] | None: ...
+
+global___GetEvaluationRequest = GetEvaluationRequest
+
+@typing.final
+class GetEvaluationResponse(google.protobuf.message.Message):
+    """One evaluation by example: columns of equal length, rows in the order of the test dataset. The three columns of bytes
+    are little-endian.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: builtins.int
+    CONVERSATION_FIELD_NUMBER: builtins.int
+    NLL_SUM_FIELD_NUMBER: builtins.int
+    WEIGHT_SUM_FIELD_NUMBER: builtins.int
+    step: builtins.int
+    """Step that was evaluated."""
+    conversation: builtins.bytes
+    """uint32: position of the row's conversation in the test dataset."""
+    nll_sum: builtins.bytes
+    """float32: nats, sum of -logprob * weight over the row."""
+    weight_sum: builtins.bytes
+    """float32: sum of the row's weights, > 0."""
+    def __init__(
+        self,
+        *,
+        step: builtins.int = ...,
+        conversation: builtins.bytes = ...,
+        nll_sum: builtins.bytes = ...,
+        weight_sum: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation", b"conversation", "nll_sum", b"nll_sum", "step", b"step", "weight_sum", b"weight_sum"]) -> None: ...
+
+global___GetEvaluationResponse = GetEvaluationResponse
 
 @typing.final
 class Event(google.protobuf.message.Message):
@@ -1512,12 +1618,18 @@ class CreateSweepRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     DISPLAY_NAME_FIELD_NUMBER: builtins.int
     SUCCESSIVE_HALVING_FIELD_NUMBER: builtins.int
+    HALVING_ETA_FIELD_NUMBER: builtins.int
+    HALVING_RUNGS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Makes the call idempotent."""
     display_name: builtins.str
     """A name for people."""
     successive_halving: builtins.bool
-    """Stop the worse half of the cells at a half, a quarter, ... of the steps."""
+    """Stop hopeless cells: at each rung (a step) the cells with the lowest test NLL go on, the others are CANCELLED with
+    their reason in Job.halving. Needs base.test_dataset, and the same number of steps in all cells.
+    """
+    halving_eta: builtins.int
+    """One cell in this many goes on at each rung, >= 2. Absent: 2. Only with successive_halving."""
     @property
     def base(self) -> global___CreateJobRequest:
         """Every cell's job, apart from the axes."""
@@ -1525,6 +1637,12 @@ class CreateSweepRequest(google.protobuf.message.Message):
     @property
     def axes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SweepAxis]:
         """One or more; a job for every combination, at most 100."""
+
+    @property
+    def halving_rungs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Steps of the rungs, ascending, each below the last step and evaluated in every cell. Empty: steps / eta,
+        steps / eta^2, ..., as many as the cells allow, each moved to the next step that is evaluated.
+        """
 
     def __init__(
         self,
@@ -1534,9 +1652,12 @@ class CreateSweepRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         display_name: builtins.str = ...,
         successive_halving: builtins.bool = ...,
+        halving_eta: builtins.int | None = ...,
+        halving_rungs: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["base", b"base"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["axes", b"axes", "base", b"base", "display_name", b"display_name", "request_id", b"request_id", "successive_halving", b"successive_halving"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_halving_eta", b"_halving_eta", "base", b"base", "halving_eta", b"halving_eta"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_halving_eta", b"_halving_eta", "axes", b"axes", "base", b"base", "display_name", b"display_name", "halving_eta", b"halving_eta", "halving_rungs", b"halving_rungs", "request_id", b"request_id", "successive_halving", b"successive_halving"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_halving_eta", b"_halving_eta"]) -> typing.Literal["halving_eta"] | None: ...
 
 global___CreateSweepRequest = CreateSweepRequest
 
@@ -1577,6 +1698,7 @@ class Sweep(google.protobuf.message.Message):
     JOBS_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     OWNER_FIELD_NUMBER: builtins.int
+    RUNGS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """"sweep-" and 12 characters."""
     display_name: builtins.str
@@ -1595,6 +1717,10 @@ class Sweep(google.protobuf.message.Message):
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was asked for."""
 
+    @property
+    def rungs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Rung]:
+        """Rungs of successive halving, ascending; empty: every cell trains to its end."""
+
     def __init__(
         self,
         *,
@@ -1604,11 +1730,34 @@ class Sweep(google.protobuf.message.Message):
         jobs: collections.abc.Iterable[global___Job] | None = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         owner: builtins.str = ...,
+        rungs: collections.abc.Iterable[global___Rung] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["axes", b"axes", "create_time", b"create_time", "display_name", b"display_name", "id", b"id", "jobs", b"jobs", "owner", b"owner"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["axes", b"axes", "create_time", b"create_time", "display_name", b"display_name", "id", b"id", "jobs", b"jobs", "owner", b"owner", "rungs", b"rungs"]) -> None: ...
 
 global___Sweep = Sweep
+
+@typing.final
+class Rung(google.protobuf.message.Message):
+    """A step at which the cells of a sweep are compared."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: builtins.int
+    KEPT_FIELD_NUMBER: builtins.int
+    step: builtins.int
+    """The step, the same in every cell."""
+    kept: builtins.int
+    """Cells that go on from here, those with the lowest test NLL."""
+    def __init__(
+        self,
+        *,
+        step: builtins.int = ...,
+        kept: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kept", b"kept", "step", b"step"]) -> None: ...
+
+global___Rung = Rung
 
 @typing.final
 class GetSweepRequest(google.protobuf.message.Message):

@@ -85,6 +85,11 @@ class FineTuningServiceStub(object):
                 request_serializer=turnloom_dot_v1_dot_training__pb2.ListStepsRequest.SerializeToString,
                 response_deserializer=turnloom_dot_v1_dot_training__pb2.ListStepsResponse.FromString,
                 _registered_method=True)
+        self.GetEvaluation = channel.unary_unary(
+                '/turnloom.v1.FineTuningService/GetEvaluation',
+                request_serializer=turnloom_dot_v1_dot_training__pb2.GetEvaluationRequest.SerializeToString,
+                response_deserializer=turnloom_dot_v1_dot_training__pb2.GetEvaluationResponse.FromString,
+                _registered_method=True)
         self.ListCheckpoints = channel.unary_unary(
                 '/turnloom.v1.FineTuningService/ListCheckpoints',
                 request_serializer=turnloom_dot_v1_dot_training__pb2.ListCheckpointsRequest.SerializeToString,
@@ -206,6 +211,13 @@ class FineTuningServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetEvaluation(self, request, context):
+        """What each example of the test dataset lost in one evaluation. NOT_FOUND where nothing was recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCheckpoints(self, request, context):
         """Checkpoints, oldest first.
         """
@@ -321,6 +333,11 @@ def add_FineTuningServiceServicer_to_server(servicer, server):
                     servicer.ListSteps,
                     request_deserializer=turnloom_dot_v1_dot_training__pb2.ListStepsRequest.FromString,
                     response_serializer=turnloom_dot_v1_dot_training__pb2.ListStepsResponse.SerializeToString,
+            ),
+            'GetEvaluation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvaluation,
+                    request_deserializer=turnloom_dot_v1_dot_training__pb2.GetEvaluationRequest.FromString,
+                    response_serializer=turnloom_dot_v1_dot_training__pb2.GetEvaluationResponse.SerializeToString,
             ),
             'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCheckpoints,
@@ -639,6 +656,33 @@ class FineTuningService(object):
             '/turnloom.v1.FineTuningService/ListSteps',
             turnloom_dot_v1_dot_training__pb2.ListStepsRequest.SerializeToString,
             turnloom_dot_v1_dot_training__pb2.ListStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvaluation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnloom.v1.FineTuningService/GetEvaluation',
+            turnloom_dot_v1_dot_training__pb2.GetEvaluationRequest.SerializeToString,
+            turnloom_dot_v1_dot_training__pb2.GetEvaluationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,6 +81,12 @@ class FineTuningServiceStub:
     ]
     """The effective series of steps: each step once, as the run that counts trained it."""
 
+    GetEvaluation: grpc.UnaryUnaryMultiCallable[
+        turnloom.v1.training_pb2.GetEvaluationRequest,
+        turnloom.v1.training_pb2.GetEvaluationResponse,
+    ]
+    """What each example of the test dataset lost in one evaluation. NOT_FOUND where nothing was recorded."""
+
     ListCheckpoints: grpc.UnaryUnaryMultiCallable[
         turnloom.v1.training_pb2.ListCheckpointsRequest,
         turnloom.v1.training_pb2.ListCheckpointsResponse,
@@ -197,6 +203,12 @@ class FineTuningServiceAsyncStub:
         turnloom.v1.training_pb2.ListStepsResponse,
     ]
     """The effective series of steps: each step once, as the run that counts trained it."""
+
+    GetEvaluation: grpc.aio.UnaryUnaryMultiCallable[
+        turnloom.v1.training_pb2.GetEvaluationRequest,
+        turnloom.v1.training_pb2.GetEvaluationResponse,
+    ]
+    """What each example of the test dataset lost in one evaluation. NOT_FOUND where nothing was recorded."""
 
     ListCheckpoints: grpc.aio.UnaryUnaryMultiCallable[
         turnloom.v1.training_pb2.ListCheckpointsRequest,
@@ -334,6 +346,14 @@ class FineTuningServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[turnloom.v1.training_pb2.ListStepsResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.ListStepsResponse]]:
         """The effective series of steps: each step once, as the run that counts trained it."""
+
+    @abc.abstractmethod
+    def GetEvaluation(
+        self,
+        request: turnloom.v1.training_pb2.GetEvaluationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[turnloom.v1.training_pb2.GetEvaluationResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.GetEvaluationResponse]]:
+        """What each example of the test dataset lost in one evaluation. NOT_FOUND where nothing was recorded."""
 
     @abc.abstractmethod
     def ListCheckpoints(
