@@ -142,16 +142,53 @@ class DatasetEnd(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CONVERSATIONS_FIELD_NUMBER: builtins.int
+    LEFT_OUT_FIELD_NUMBER: builtins.int
     conversations: builtins.int
     """Conversations in all chunks."""
+    @property
+    def left_out(self) -> global___LeftOut:
+        """What the sender left out of its files, for the record."""
+
     def __init__(
         self,
         *,
         conversations: builtins.int = ...,
+        left_out: global___LeftOut | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversations", b"conversations"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["left_out", b"left_out"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["conversations", b"conversations", "left_out", b"left_out"]) -> None: ...
 
 global___DatasetEnd = DatasetEnd
+
+@typing.final
+class LeftOut(google.protobuf.message.Message):
+    """What a choice among the rows of a source left out, and what it found."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FILTERED_FIELD_NUMBER: builtins.int
+    DUPLICATES_FIELD_NUMBER: builtins.int
+    OVERLAPPING_FIELD_NUMBER: builtins.int
+    UNREADABLE_FIELD_NUMBER: builtins.int
+    filtered: builtins.int
+    """Rows that the filter does not want."""
+    duplicates: builtins.int
+    """Conversations that came before."""
+    overlapping: builtins.int
+    """Of a split: conversations of the test part that are in the training part too. They are not left out."""
+    unreadable: builtins.int
+    """Of a stream: rows that its sender could not read and did not send."""
+    def __init__(
+        self,
+        *,
+        filtered: builtins.int = ...,
+        duplicates: builtins.int = ...,
+        overlapping: builtins.int = ...,
+        unreadable: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "filtered", b"filtered", "overlapping", b"overlapping", "unreadable", b"unreadable"]) -> None: ...
+
+global___LeftOut = LeftOut
 
 @typing.final
 class DatasetChunk(google.protobuf.message.Message):
@@ -201,6 +238,7 @@ class CreateDatasetHeader(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     SOURCE_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
+    SENT_FROM_FIELD_NUMBER: builtins.int
     display_name: builtins.str
     """A name for people; need not be unique. At most 128 bytes."""
     bad_rows: global___BadRows.ValueType
@@ -219,6 +257,10 @@ class CreateDatasetHeader(google.protobuf.message.Message):
     def metadata(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Free labels, at most 32 of at most 256 bytes."""
 
+    @property
+    def sent_from(self) -> global___DatasetSource:
+        """With chunks: what the sender read and how it chose, for the record. The server reads nothing of it."""
+
     def __init__(
         self,
         *,
@@ -228,9 +270,10 @@ class CreateDatasetHeader(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         source: global___DatasetSource | None = ...,
         metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        sent_from: global___DatasetSource | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_bad_rows", b"_bad_rows", "bad_rows", b"bad_rows", "options", b"options", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_bad_rows", b"_bad_rows", "bad_rows", b"bad_rows", "display_name", b"display_name", "metadata", b"metadata", "options", b"options", "request_id", b"request_id", "source", b"source"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_bad_rows", b"_bad_rows", "bad_rows", b"bad_rows", "options", b"options", "sent_from", b"sent_from", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_bad_rows", b"_bad_rows", "bad_rows", b"bad_rows", "display_name", b"display_name", "metadata", b"metadata", "options", b"options", "request_id", b"request_id", "sent_from", b"sent_from", "source", b"source"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_bad_rows", b"_bad_rows"]) -> typing.Literal["bad_rows"] | None: ...
 
 global___CreateDatasetHeader = CreateDatasetHeader
@@ -268,6 +311,8 @@ class DatasetSource(google.protobuf.message.Message):
     TEST_FRACTION_FIELD_NUMBER: builtins.int
     SPLIT_SEED_FIELD_NUMBER: builtins.int
     TAKE_TEST_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    STREAMING_FIELD_NUMBER: builtins.int
     uri: builtins.str
     """Hub dataset ("HuggingFaceH4/no_robots"), or a path or URL below the server's source roots."""
     split: builtins.str
@@ -288,9 +333,15 @@ class DatasetSource(google.protobuf.message.Message):
     """Seed of the split; one seed always holds out the same positions."""
     take_test: builtins.bool
     """With test_fraction: true takes what is held out, false the rest."""
+    streaming: builtins.bool
+    """Of a hub dataset: read it as it comes over the network, instead of downloading all files first. Absent: true."""
     @property
     def column_mapping(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Column that plays each part, for example {"messages": "conversation"}."""
+
+    @property
+    def filter(self) -> global___RowFilter:
+        """Rows that are wanted; before deduplication and split. Absent: all."""
 
     def __init__(
         self,
@@ -306,12 +357,57 @@ class DatasetSource(google.protobuf.message.Message):
         test_fraction: builtins.float = ...,
         split_seed: builtins.int = ...,
         take_test: builtins.bool = ...,
+        filter: global___RowFilter | None = ...,
+        streaming: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_deduplicate", b"_deduplicate", "deduplicate", b"deduplicate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_deduplicate", b"_deduplicate", "column_mapping", b"column_mapping", "config", b"config", "deduplicate", b"deduplicate", "format", b"format", "limit", b"limit", "revision", b"revision", "split", b"split", "split_seed", b"split_seed", "take_test", b"take_test", "test_fraction", b"test_fraction", "uri", b"uri"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_deduplicate", b"_deduplicate", "_streaming", b"_streaming", "deduplicate", b"deduplicate", "filter", b"filter", "streaming", b"streaming"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_deduplicate", b"_deduplicate", "_streaming", b"_streaming", "column_mapping", b"column_mapping", "config", b"config", "deduplicate", b"deduplicate", "filter", b"filter", "format", b"format", "limit", b"limit", "revision", b"revision", "split", b"split", "split_seed", b"split_seed", "streaming", b"streaming", "take_test", b"take_test", "test_fraction", b"test_fraction", "uri", b"uri"]) -> None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_deduplicate", b"_deduplicate"]) -> typing.Literal["deduplicate"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_streaming", b"_streaming"]) -> typing.Literal["streaming"] | None: ...
 
 global___DatasetSource = DatasetSource
+
+@typing.final
+class RowFilter(google.protobuf.message.Message):
+    """Which rows of a source are wanted: those for which all that is set here holds. A row that can't be read is wanted, so
+    that it is reported.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WHERE_FIELD_NUMBER: builtins.int
+    MIN_MESSAGES_FIELD_NUMBER: builtins.int
+    MAX_MESSAGES_FIELD_NUMBER: builtins.int
+    MIN_CHARACTERS_FIELD_NUMBER: builtins.int
+    MAX_CHARACTERS_FIELD_NUMBER: builtins.int
+    min_messages: builtins.int
+    """Fewest messages of a conversation. 0: any number."""
+    max_messages: builtins.int
+    """Most messages of a conversation. 0: any number."""
+    min_characters: builtins.int
+    """Fewest characters (Unicode code points) of the content of all messages together. 0: any number."""
+    max_characters: builtins.int
+    """Most characters likewise. 0: any number."""
+    @property
+    def where(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Conditions on columns, "COLUMN OPERATOR VALUE" with = != < <= > >= or ~ (contains), for example "meta.lang = en" or
+        "score >= 4"; docs/datasets.md has the rules. At most 32 of at most 1,024 bytes.
+        """
+
+    def __init__(
+        self,
+        *,
+        where: collections.abc.Iterable[builtins.str] | None = ...,
+        min_messages: builtins.int = ...,
+        max_messages: builtins.int = ...,
+        min_characters: builtins.int = ...,
+        max_characters: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_characters", b"max_characters", "max_messages", b"max_messages", "min_characters", b"min_characters", "min_messages", b"min_messages", "where", b"where"]) -> None: ...
+
+global___RowFilter = RowFilter
 
 @typing.final
 class CreateDatasetResponse(google.protobuf.message.Message):
@@ -388,6 +484,7 @@ class Dataset(google.protobuf.message.Message):
     CONVERSATIONS_READ_FIELD_NUMBER: builtins.int
     SHARDS_FIELD_NUMBER: builtins.int
     SHARDS_DONE_FIELD_NUMBER: builtins.int
+    LEFT_OUT_FIELD_NUMBER: builtins.int
     id: builtins.str
     """"ds-" and 12 characters."""
     display_name: builtins.str
@@ -462,7 +559,11 @@ class Dataset(google.protobuf.message.Message):
 
     @property
     def source(self) -> global___DatasetSource:
-        """Where the conversations came from, for a named source."""
+        """Where the conversations came from: a named source, or what the sender of a stream said."""
+
+    @property
+    def left_out(self) -> global___LeftOut:
+        """What the choice among the source's rows left out."""
 
     def __init__(
         self,
@@ -495,9 +596,10 @@ class Dataset(google.protobuf.message.Message):
         conversations_read: builtins.int = ...,
         shards: builtins.int = ...,
         shards_done: builtins.int = ...,
+        left_out: global___LeftOut | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "error", b"error", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "options", b"options", "ready_time", b"ready_time", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["conversations", b"conversations", "conversations_read", b"conversations_read", "create_time", b"create_time", "display_name", b"display_name", "error", b"error", "examples", b"examples", "id", b"id", "issues", b"issues", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "loss_tokens", b"loss_tokens", "metadata", b"metadata", "options", b"options", "owner", b"owner", "ready_time", b"ready_time", "sha256", b"sha256", "shards", b"shards", "shards_done", b"shards_done", "skipped_conversations", b"skipped_conversations", "source", b"source", "state", b"state", "target_bytes", b"target_bytes", "template_sha256", b"template_sha256", "tokenizer_sha256", b"tokenizer_sha256", "tokens", b"tokens", "truncated_examples", b"truncated_examples", "warnings", b"warnings", "weight_sum", b"weight_sum"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "error", b"error", "left_out", b"left_out", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "options", b"options", "ready_time", b"ready_time", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["conversations", b"conversations", "conversations_read", b"conversations_read", "create_time", b"create_time", "display_name", b"display_name", "error", b"error", "examples", b"examples", "id", b"id", "issues", b"issues", "left_out", b"left_out", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "loss_tokens", b"loss_tokens", "metadata", b"metadata", "options", b"options", "owner", b"owner", "ready_time", b"ready_time", "sha256", b"sha256", "shards", b"shards", "shards_done", b"shards_done", "skipped_conversations", b"skipped_conversations", "source", b"source", "state", b"state", "target_bytes", b"target_bytes", "template_sha256", b"template_sha256", "tokenizer_sha256", b"tokenizer_sha256", "tokens", b"tokens", "truncated_examples", b"truncated_examples", "warnings", b"warnings", "weight_sum", b"weight_sum"]) -> None: ...
 
 global___Dataset = Dataset
 
