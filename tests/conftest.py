@@ -8,6 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_is_not_ignored() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and every child process would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def signal_handlers_are_left_as_found() -> Iterator[None]:
     """RQ's workers and our own processes install handlers; a test that runs one in this process must not keep them."""
