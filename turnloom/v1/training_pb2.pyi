@@ -2103,17 +2103,23 @@ class SampleRequest(google.protobuf.message.Message):
     CONVERSATION_FIELD_NUMBER: builtins.int
     MAX_TOKENS_FIELD_NUMBER: builtins.int
     TEMPERATURE_FIELD_NUMBER: builtins.int
+    TOP_P_FIELD_NUMBER: builtins.int
+    SEED_FIELD_NUMBER: builtins.int
     job: builtins.str
     """Job id."""
     checkpoint: builtins.str
-    """Checkpoint id; empty: the final one."""
+    """Checkpoint id; empty: the last one of the run, which holds the weights of the final adapter."""
     max_tokens: builtins.int
-    """At least 1; 0: 256."""
+    """Tokens of the reply at most, its end-of-turn token included; 1 to 4096. 0: 256."""
     temperature: builtins.float
-    """>= 0. Absent: 1."""
+    """0 to 10; 0 takes the likeliest token each time. Absent: 1."""
+    top_p: builtins.float
+    """Draw from the likeliest tokens that together have this probability; > 0 and <= 1. Absent: 1."""
+    seed: builtins.int
+    """The same seed draws the same reply on the same server, as far as that is deterministic. Absent: another each time."""
     @property
     def conversation(self) -> turnloom.v1.types_pb2.Conversation:
-        """The conversation to answer."""
+        """The conversation to answer, rendered as the job's training dataset was. Its last message is not the assistant's."""
 
     def __init__(
         self,
@@ -2123,10 +2129,17 @@ class SampleRequest(google.protobuf.message.Message):
         conversation: turnloom.v1.types_pb2.Conversation | None = ...,
         max_tokens: builtins.int = ...,
         temperature: builtins.float | None = ...,
+        top_p: builtins.float | None = ...,
+        seed: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_temperature", b"_temperature", "conversation", b"conversation", "temperature", b"temperature"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_temperature", b"_temperature", "checkpoint", b"checkpoint", "conversation", b"conversation", "job", b"job", "max_tokens", b"max_tokens", "temperature", b"temperature"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "conversation", b"conversation", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "checkpoint", b"checkpoint", "conversation", b"conversation", "job", b"job", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_temperature", b"_temperature"]) -> typing.Literal["temperature"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_top_p", b"_top_p"]) -> typing.Literal["top_p"] | None: ...
 
 global___SampleRequest = SampleRequest
 
@@ -2139,19 +2152,27 @@ class SampleResponse(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     TOKENS_FIELD_NUMBER: builtins.int
     FINISH_REASON_FIELD_NUMBER: builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+    CHECKPOINT_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """The reply."""
+    """The reply, without its end-of-turn token. Bytes that are no whole character come as U+FFFD."""
     tokens: builtins.int
-    """Its tokens."""
+    """Tokens that were generated, the end-of-turn token included."""
     finish_reason: builtins.str
-    """"stop" or "length"."""
+    """"stop": the reply ended by itself; "length": max_tokens ended it."""
+    prompt_tokens: builtins.int
+    """Tokens of the prompt."""
+    checkpoint: builtins.str
+    """Id of the checkpoint that answered."""
     def __init__(
         self,
         *,
         text: builtins.str = ...,
         tokens: builtins.int = ...,
         finish_reason: builtins.str = ...,
+        prompt_tokens: builtins.int = ...,
+        checkpoint: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["finish_reason", b"finish_reason", "text", b"text", "tokens", b"tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "finish_reason", b"finish_reason", "prompt_tokens", b"prompt_tokens", "text", b"text", "tokens", b"tokens"]) -> None: ...
 
 global___SampleResponse = SampleResponse

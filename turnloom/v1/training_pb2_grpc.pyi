@@ -139,7 +139,9 @@ class FineTuningServiceStub:
         turnloom.v1.training_pb2.SampleRequest,
         turnloom.v1.training_pb2.SampleResponse,
     ]
-    """Text from a job's adapter, where its TuFT server samples. Deadline 60 s."""
+    """Text from a job's adapter, where its TuFT server samples; FAILED_PRECONDITION where it trains only. Deadline 60 s,
+    the wait for a worker of the host included.
+    """
 
 class FineTuningServiceAsyncStub:
     """Creates, steers and shows fine-tuning jobs."""
@@ -262,7 +264,9 @@ class FineTuningServiceAsyncStub:
         turnloom.v1.training_pb2.SampleRequest,
         turnloom.v1.training_pb2.SampleResponse,
     ]
-    """Text from a job's adapter, where its TuFT server samples. Deadline 60 s."""
+    """Text from a job's adapter, where its TuFT server samples; FAILED_PRECONDITION where it trains only. Deadline 60 s,
+    the wait for a worker of the host included.
+    """
 
 class FineTuningServiceServicer(metaclass=abc.ABCMeta):
     """Creates, steers and shows fine-tuning jobs."""
@@ -425,6 +429,8 @@ class FineTuningServiceServicer(metaclass=abc.ABCMeta):
         request: turnloom.v1.training_pb2.SampleRequest,
         context: _ServicerContext,
     ) -> typing.Union[turnloom.v1.training_pb2.SampleResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.SampleResponse]]:
-        """Text from a job's adapter, where its TuFT server samples. Deadline 60 s."""
+        """Text from a job's adapter, where its TuFT server samples; FAILED_PRECONDITION where it trains only. Deadline 60 s,
+        the wait for a worker of the host included.
+        """
 
 def add_FineTuningServiceServicer_to_server(servicer: FineTuningServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
