@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from services.store.codec import decode
-from services.store.records import HELD, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState, Sums
+from services.store.records import HELD, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState, Standing, Sums
 
 
 def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
@@ -45,6 +45,10 @@ def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
         effective=_sums("effective", stored),
         work=_sums("work", stored),
         cut=decode(CutReport, cut) if cut else CutReport(),
+        rungs=tuple(int(word) for word in stored.get("rungs", "").split()),
+        rung=int(number("rung")),
+        passed_rung=int(number("passed_rung")),
+        standing=decode(Standing, stored["standing"]) if stored.get("standing") else None,
         best_checkpoint=stored.get("best_checkpoint", ""),
         last_checkpoint=stored.get("last_checkpoint", ""),
         adapter_uri=stored.get("adapter_uri", ""),

@@ -58,6 +58,11 @@ def lease(job_id: str) -> str:
     return f"tl:run:lease:{job_id}"
 
 
+def halving(sweep_id: str) -> str:
+    """Hash: step of a rung to the standings of the cells compared there."""
+    return f"tl:run:halving:{sweep_id}"
+
+
 def host(name: str) -> str:
     """String with a lifetime: a host's record."""
     return f"tl:run:host:{name}"

@@ -153,6 +153,14 @@ class Ledger:
             first = stop
         return found
 
+    def test_nll(self, job_id: str, step: int) -> float | None:
+        """Test NLL of the evaluation after one step, nats per unit of weight; None: there was none."""
+        text = cast(str | None, self._client.hget(keys.tests(job_id), str(step)))
+        if not text:
+            return None
+        nll, weight, _ = text.split()
+        return float(nll) / float(weight)
+
     def initial(self, job_id: str) -> StepRecord | None:
         """The evaluation before step 1, where there was one."""
         texts = self._scripts.run("steps", job_id, 0, 0)

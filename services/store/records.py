@@ -147,6 +147,20 @@ class JobSpec:
     host: str = ""  #: host that was asked for; empty: any that can
     start_from: StartFrom | None = None
     sweep: str = ""  #: sweep id
+    rungs: tuple[int, ...] = ()  #: steps after which it waits for the sweep's other cells; empty: it never does
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A cell at a rung of successive halving."""
+
+    job: str
+    step: int  #: of the rung
+    test_nll: float  #: there, nats per unit of weight
+    rank: int  #: 1 for the lowest test NLL
+    compared: int  #: cells that were compared
+    kept: bool  #: it goes on
+    reason: str  #: one sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +208,10 @@ class JobRecord:
     effective: Sums = field(default_factory=Sums)
     work: Sums = field(default_factory=Sums)
     cut: CutReport = field(default_factory=CutReport)
+    rungs: tuple[int, ...] = ()  #: spec.rungs while it takes part in successive halving; empty once it was taken out
+    rung: int = 0  #: step of the rung where it waits, or is about to, for the sweep's other cells; 0: it does not
+    passed_rung: int = 0  #: last rung that it was compared at
+    standing: Standing | None = None  #: there
     best_checkpoint: str = ""  #: id
     last_checkpoint: str = ""  #: id; the next attempt begins from it
     adapter_uri: str = ""
@@ -426,6 +444,14 @@ class SweepAxis:
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """A step at which the cells of a sweep are compared."""
+
+    step: int
+    kept: int  #: cells that go on, >= 1
+
+
+@dataclass(frozen=True, slots=True)
 class SweepRecord:
     """A group of jobs."""
 
@@ -434,6 +460,6 @@ class SweepRecord:
     display_name: str = ""
     owner: str = ""
     create_time: float = 0.0
-    successive_halving: bool = False
+    rungs: tuple[Rung, ...] = ()  #: of successive halving, ascending; empty: every cell trains to its end
     jobs: tuple[str, ...] = ()  #: job ids, row-major in the axes, as far as they are made
     cells: int = 0  #: jobs that there shall be

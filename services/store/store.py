@@ -9,6 +9,7 @@ from redis import Redis
 from services.store.connection import StoreRedis, check_schema, connect, connect_rq
 from services.store.datasets import Datasets
 from services.store.events import Events
+from services.store.halving import Halvings
 from services.store.hosts import Hosts
 from services.store.jobs import Jobs
 from services.store.ledger import Ledger
@@ -31,6 +32,7 @@ class Store:
     datasets: Datasets
     unwanted: Unwanted
     sweeps: Sweeps
+    halvings: Halvings
     tickets: Tickets
     objects: Objects
 
@@ -59,6 +61,7 @@ def open_store(redis_url: str, store_url: str = "", lease_ttl: float = 15.0, soc
         datasets=Datasets(client),
         unwanted=Unwanted(client),
         sweeps=Sweeps(client),
+        halvings=Halvings(client),
         tickets=Tickets(queues),
         objects=Objects(store_url),
     )

@@ -1,4 +1,4 @@
-"""Watches over all jobs: lost workers, lost tickets, lost hosts, finished ledgers. Knows no training and no TuFT.
+"""Watches over all jobs: lost workers, tickets, hosts; cells at rungs; finished ledgers. Knows no training and no TuFT.
 
 Every act is one atomic script that looks again before it acts, so a second supervisor by accident does no harm.
 """
@@ -24,6 +24,7 @@ from services.store.records import JobRecord, JobState
 from services.store.singleton import Singleton
 from services.store.store import Store, open_store
 from services.store.unwanted import remove_unwanted
+from services.trainer.halving import settle_rungs
 
 log = logging.getLogger("turnloom.supervisor")
 
@@ -72,6 +73,7 @@ class Supervisor:
         queued = [job for job in active if job.state is JobState.QUEUED]
         self._lost_tickets(queued)
         self._lost_hosts(queued)
+        settle_rungs(self._store, active)
         if self._clock() - self._reaped >= self._settings.reap_interval:
             self._reaped = self._clock()
             for queue in self._store.tickets.queues():

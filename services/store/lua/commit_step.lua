@@ -1,7 +1,8 @@
 -- id, attempt, step, record, nll, weight, tokens, loss tokens, rows, conversations, target bytes, epoch, learning rate,
 -- test nll or '', test weight, test bytes, then counters: (name, count or seconds)...
 local id, attempt, step = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local job = redis.call('HMGET', key('job', id), 'state', 'attempt', 'start_step', 'preempt', 'initial_attempt', 'attempt_steps', 'last_checkpoint')
+local job = redis.call('HMGET', key('job', id), 'state', 'attempt', 'start_step', 'preempt', 'initial_attempt', 'attempt_steps', 'last_checkpoint',
+  'rungs', 'passed_rung')
 local state, start = job[1] or '', tonumber(job[3])
 local length = redis.call('LLEN', key('series', id))
 local last = length - 1
@@ -64,6 +65,22 @@ else
 end
 set(id, unpack(values))
 show_row(id, step, row)
+-- At a rung of successive halving the run leaves the worker until the other cells are there too. Evaluations of the
+-- ledger count, so the first rung that was evaluated and not passed yet is taken, also when a later step brings it up.
+if state == 'running' and (job[8] or '') ~= '' then
+  local passed = tonumber(job[9] or '') or 0
+  for word in string.gmatch(job[8], '%S+') do
+    local rung = tonumber(word)
+    if rung > passed and rung <= step and redis.call('HEXISTS', key('tests', id), word) == 1 then
+      set(id, 'rung', word)
+      go(id, 'pausing')
+      state = 'pausing'
+      say(id, 'info', 'RUNG_REACHED', 'Waits for the other cells of its sweep at step ' .. word .. ', where they are compared.',
+        attempt, {step = word})
+      break
+    end
+  end
+end
 for index = 17, #ARGV, 2 do
   if string.sub(ARGV[index], -4) == '|sum' then
     redis.call('HINCRBYFLOAT', 'tl:run:counters', ARGV[index], ARGV[index + 1])

@@ -24,6 +24,8 @@ end
 local time = now()
 set(id, 'spec', spec, 'state', 'validating', 'attempt', 0, 'planned_steps', planned, 'create_time', time, 'request', request,
   'uses', table.concat(used, ' '), 'failed_attempts', 0, 'stalled_attempts', 0, 'furthest', 0, 'attempt_steps', 0, 'start_step', 0, 'step', 0)
+local rungs = cjson.decode(spec).rungs
+if rungs and #rungs > 0 then set(id, 'rungs', table.concat(rungs, ' ')) end
 if request ~= '' then redis.call('HSET', request, 'id', id, 'hash', hash) end
 redis.call('ZADD', 'tl:run:jobs', math.floor(tonumber(time) * 1000), id)
 redis.call('SADD', 'tl:run:active', id)

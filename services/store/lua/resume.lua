@@ -27,6 +27,8 @@ local answer = go(id, 'queued')
 if answer then return answer end
 set(id, 'resume_from', checkpoint, 'failed_attempts', 0, 'stalled_attempts', 0, 'furthest', 0, 'error', '', 'last_error', '', 'cancel_wanted', '')
 if host ~= '' then set(id, 'host', host) end
+-- Whoever resumes a cell that waits at a rung, or was stopped there, wants it to go on whatever the others do.
+if field(id, 'rung') ~= '' then set(id, 'rungs', '', 'rung', '', 'standing', '') end
 say(id, 'info', 'JOB_QUEUED', 'Resumed by request' .. (checkpoint ~= '' and (' from checkpoint ' .. checkpoint) or '') .. '.', field(id, 'attempt'),
   {host = field(id, 'host')})
 return {'ok'}

@@ -1,0 +1,120 @@
+"""Which cells of a sweep go on at a rung, and the supervisor's round over cells that wait. Knows no training.
+
+Successive halving (Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
+AISTATS 2016), synchronous: every cell waits, PAUSED, at the rung until no other one can still arrive; then those with
+the lowest test NLL at that very step go on. The evaluations are those of the ledger; nothing is asked of a trainer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.store.errors import NoHost, NotFound
+from services.store.records import JobRecord, JobState, Rung, Standing
+from services.store.store import Store
+
+log = logging.getLogger("turnloom.supervisor")
+
+#: States from which a cell still gets to a rung by itself.
+MOVING = frozenset({JobState.VALIDATING, JobState.QUEUED, JobState.RUNNING})
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A cell that waits at a rung."""
+
+    job: str
+    test_nll: float  #: at the rung's step, nats per unit of weight
+
+
+def compare(arrivals: Sequence[Arrival], known: Sequence[Standing], rung: Rung) -> list[Standing]:
+    """Ranks the cells that wait at a rung; of equal test NLLs the earlier one of `arrivals` is better.
+
+    Args:
+        arrivals: cells that wait, in the order of the sweep's cells.
+        known: cells compared at this rung before. They keep what they got; a cell that comes after them (its owner had
+            paused it, say) goes on if it would have been among the kept.
+        rung: the step, and how many go on.
+
+    Returns:
+        One standing per arrival, in the same order.
+    """
+    nlls = sorted([*(one.test_nll for one in arrivals), *(one.test_nll for one in known)])
+    first = {one.job: place for place, one in enumerate(sorted(arrivals, key=lambda one: one.test_nll))}
+    standings = []
+    for one in arrivals:
+        before = sum(other.test_nll <= one.test_nll for other in known)
+        rank = first[one.job] + before + 1
+        kept = rank <= rung.kept
+        place = f"rank {rank} of {len(nlls)}, test NLL {one.test_nll:.4f}"
+        limit = nlls[min(rung.kept, len(nlls)) - 1]
+        reason = (
+            f"Goes on after the comparison at step {rung.step}: {place}."
+            if kept
+            else f"Stopped by successive halving at step {rung.step}: {place}; {_kept(rung.kept)} {limit:.4f} or less."
+        )
+        standings.append(Standing(one.job, rung.step, one.test_nll, rank, len(nlls), kept, reason))
+    return standings
+
+
+def _kept(count: int) -> str:
+    return "the one that goes on has" if count == 1 else f"the {count} that go on have"
+
+
+def is_coming(job: JobRecord, step: int) -> bool:
+    """Whether a cell will still arrive at a rung by itself; one that its owner paused does not hold up the others."""
+    if step not in job.rungs or job.passed_rung >= step:
+        return False
+    return (job.state in MOVING and job.step < step) or (job.state is JobState.PAUSING and job.rung == step)
+
+
+def is_waiting(job: JobRecord) -> bool:
+    """Whether a cell stands at a rung."""
+    return job.state is JobState.PAUSED and job.rung > 0
+
+
+def settle_rungs(store: Store, active: Sequence[JobRecord]) -> None:
+    """Compares the cells of every rung that no other cell still comes to. May be repeated at any point.
+
+    Args:
+        store: where the decisions are written; each is one atomic step that looks again first.
+        active: all jobs that are not at a terminal state.
+    """
+    for sweep_id in dict.fromkeys(job.spec.sweep for job in active if is_waiting(job)):
+        cells = [job for job in active if job.spec.sweep == sweep_id]
+        for step in sorted({job.rung for job in cells if is_waiting(job)}):
+            if not any(is_coming(job, step) for job in cells):
+                _settle(store, sweep_id, step, [job for job in cells if is_waiting(job) and job.rung == step])
+
+
+def _settle(store: Store, sweep_id: str, step: int, waiting: Sequence[JobRecord]) -> None:
+    try:
+        sweep = store.sweeps.get(sweep_id)
+        rung = next(one for one in sweep.rungs if one.step == step)
+    except (NotFound, StopIteration):
+        log.error("sweep %s has no rung at step %d; its cells wait there until they are resumed", sweep_id, step)
+        return
+    places = {job: place for place, job in enumerate(sweep.jobs)}
+    jobs = {job.id: job for job in sorted(waiting, key=lambda job: places.get(job.id, len(places)))}
+    nlls = {name: store.ledger.test_nll(name, step) for name in jobs}
+    known = store.halvings.standings(sweep_id, step)
+    new = compare([Arrival(name, nll) for name, nll in nlls.items() if nll is not None], known, rung)
+    hosts = {one.job: _host(store, jobs[one.job]) for one in new if one.kept}
+    if not store.halvings.settle(sweep_id, step, known, new, hosts):
+        return  # a cell was cancelled or resumed meanwhile: the next round sees it
+    kept = [one for one in new if one.kept]
+    log.info("sweep %s at step %d: %d of %d cells go on", sweep_id, step, len(kept), len(new))
+    for one in kept:
+        store.tickets.enqueue(store.jobs.get(one.job))
+
+
+def _host(store: Store, job: JobRecord) -> str:
+    """Where a cell goes on: the shortest queue, if what it goes on from is in the store; else its own host."""
+    try:
+        if store.ledger.checkpoint(job.id).stored:
+            return store.hosts.place(job.spec.tuft_model, job.spec.hyperparameters.lora_rank, job.spec.host)
+    except (NoHost, NotFound) as error:
+        log.info("job %s stays on host %s: %s", job.id, job.host, error)
+    return job.host
