@@ -19,7 +19,7 @@ from services.preprocess.sources.errors import SourceError, SourceNotAllowed, So
 from services.preprocess.sources.locating import Location, files, locate
 from services.preprocess.sources.pieces import SHARD_BYTES, SHARD_ROWS, Piece, pack
 from services.preprocess.sources.reading import pieces_of, read
-from services.preprocess.sources.rows import RawRow
+from turnloom.rows import RawRow
 
 ROWS = [{"messages": [{"role": "user", "content": f"q{i}"}], "id": str(i)} for i in range(5)]
 
@@ -70,7 +70,7 @@ def test_a_csv_row_of_another_width_is_bad_by_itself(tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_costs_no_memory_and_is_bad_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.preprocess.sources.lines.MAX_LINE", 20)
+    monkeypatch.setattr("turnloom.lines.MAX_LINE", 20)
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": "' + "x" * 100 + '"}\n{"a": 2}\n')
     long, good = rows_of(path, tmp_path)

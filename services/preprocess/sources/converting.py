@@ -6,10 +6,10 @@ from services.preprocess.conversation import Conversation
 from services.preprocess.conversation_wire import conversation
 from services.preprocess.errors import PreprocessError
 from services.preprocess.refusals import MalformedConversation
-from services.preprocess.sources.rows import RawRow
 from turnloom.conversations import JSON, from_json
 from turnloom.errors import InvalidInput
 from turnloom.formats import Format
+from turnloom.rows import RawRow
 
 
 def document_of(row: RawRow, shape: Format) -> dict[str, JSON]:

@@ -21,10 +21,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from services.preprocess.sources.columnar import column_row
 from services.preprocess.sources.errors import HubRefused, HubUnreachable, SourceNotReadable
-from services.preprocess.sources.rows import RawRow
 from services.store.records import DatasetSource
+from turnloom.columnar import column_row
+from turnloom.rows import RawRow
 
 ANSWER_SECONDS: Final = 8.0  #: for the hub's first answer, name resolution included
 MIRROR: Final = (

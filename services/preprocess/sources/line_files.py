@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from services.preprocess.sources.lines import MAX_LINE, Line, lines
 from services.preprocess.sources.opening import opened
 from services.preprocess.sources.pieces import SHARD_BYTES, SHARD_ROWS, Piece
-from services.preprocess.sources.rows import RawRow, parsed
+from turnloom.documents import is_lines, line_row
+from turnloom.lines import MAX_LINE, Line, lines
+from turnloom.rows import RawRow
 
 
 def cut_lines(url: str) -> Iterator[Piece]:
@@ -34,16 +35,7 @@ def read_lines(piece: Piece) -> Iterator[RawRow]:
             yield line_row(piece.place, line)
 
 
-def line_row(place: str, line: Line) -> RawRow:
-    """One line as a row."""
-    where = f"{place}, line {line.number}"
-    if line.data is None:
-        return RawRow(where, mistake=f"is longer than {MAX_LINE >> 20} MB.")
-    return parsed(where, line.data)
-
-
 def holds_lines(url: str) -> bool:
-    """Whether a .json file is JSON lines under another name: its first line is a whole object."""
+    """Whether a .json file is JSON lines under another name."""
     with opened(url) as file:
-        first = next(lines(file), None)
-    return first is not None and first.data is not None and isinstance(parsed("", first.data).value, dict)
+        return is_lines(file)

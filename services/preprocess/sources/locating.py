@@ -21,20 +21,8 @@ from typing import Final, Protocol, cast
 import fsspec
 
 from services.preprocess.sources.errors import SourceNotAllowed, SourceNotFound, SourceNotKnown, SourceNotReadable
+from turnloom.file_kinds import KINDS, is_data, kind_of
 
-#: What files are read as, by their last suffix but compression.
-KINDS: Final = {
-    ".jsonl": "lines",
-    ".ndjson": "lines",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
-COMPRESSED: Final = (".gz", ".bz2", ".xz")
-#: Files that data tools leave beside the data.
-_BESIDE: Final = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"})
 _HUB: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _MAGIC: Final = re.compile(r"[*?\[]")
 
@@ -55,20 +43,6 @@ class Location:
 
     hub: str = ""  #: name of a hub dataset; empty: files
     places: tuple[str, ...] = ()  #: absolute paths, or one URL; the first that exists is meant
-
-
-def kind_of(name: str) -> str:
-    """What a file is read as; empty: not a data file."""
-    plain = name.lower()
-    for suffix in COMPRESSED:
-        plain = plain.removesuffix(suffix)
-    kind = KINDS.get(posixpath.splitext(plain)[1], "")
-    return "" if plain != name.lower() and kind in ("parquet", "arrow") else kind
-
-
-def is_compressed(name: str) -> bool:
-    """Whether a file's bytes can't be cut at lines."""
-    return name.lower().endswith(COMPRESSED)
 
 
 def locate(uri: str, roots: Sequence[str]) -> Location:
@@ -136,7 +110,7 @@ def files(location: Location, roots: Sequence[str]) -> list[str]:
     else:
         raise SourceNotFound(f"There is nothing at {location.places[0]}.", hint="Look at the spelling and the host.")
     named = len(found) == 1 and found[0] == place
-    data = [name for name in found if kind_of(name) and posixpath.basename(name) not in _BESIDE]
+    data = [name for name in found if is_data(name)]
     if not data and named:
         raise SourceNotKnown(f"{place} is no data file.", hint=f"Known are: {', '.join(KINDS)}.")
     if not data:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
 import lzma
 import zlib
@@ -14,6 +12,8 @@ from typing import IO, Final, Protocol, cast
 import fsspec
 
 from services.preprocess.sources.errors import SourceNotReadable
+from turnloom.errors import InvalidInput
+from turnloom.file_kinds import decompressed
 
 BUFFER: Final = 1 << 20  #: bytes read at once
 
@@ -33,9 +33,11 @@ def opened(url: str) -> Iterator[io.BufferedIOBase]:
     """
     try:
         with _raw(url) as raw:
-            yield _plain(url, raw)
+            yield decompressed(url, raw)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, ImportError) as error:
         raise SourceNotReadable(f"{url} can't be read: {error}") from error
+    except InvalidInput as error:  # its words begin with the place
+        raise SourceNotReadable(error.message, error.hint) from error
 
 
 @contextmanager
@@ -48,12 +50,3 @@ def _raw(url: str) -> Iterator[io.BufferedIOBase]:
     with cast(Files, found).open(path, "rb") as remote:
         # fsspec's files read lines without a bound; a buffer of our own has one.
         yield remote if isinstance(remote, io.BytesIO) else io.BufferedReader(cast(io.RawIOBase, remote), BUFFER)
-
-
-def _plain(url: str, raw: io.BufferedIOBase) -> io.BufferedIOBase:
-    name = url.lower()
-    if name.endswith(".gz"):
-        return gzip.GzipFile(fileobj=raw)
-    if name.endswith(".bz2"):
-        return bz2.BZ2File(cast(IO[bytes], raw))
-    return cast(io.BufferedIOBase, lzma.LZMAFile(cast(IO[bytes], raw))) if name.endswith(".xz") else raw

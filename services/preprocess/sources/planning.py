@@ -12,13 +12,13 @@ from services.preprocess.sources.lease import Lease
 from services.preprocess.sources.locating import Location, files, locate
 from services.preprocess.sources.pieces import Piece, Shard, pack
 from services.preprocess.sources.reading import pieces_of, read
-from services.preprocess.sources.rows import RawRow
 from services.preprocess.sources.selecting import select
 from services.preprocess.sources.staging import stage
 from services.store.records import DatasetSource, WarningRecord
 from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
 from turnloom.formats import Format, detect
+from turnloom.rows import RawRow
 
 LOOKED_AT = 100  #: rows that detection looks at
 

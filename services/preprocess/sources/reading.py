@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from services.preprocess.sources.columnar import cut_arrow, cut_parquet, read_arrow, read_parquet
-from services.preprocess.sources.documents import rows_of
 from services.preprocess.sources.errors import SourceNotReadable
 from services.preprocess.sources.line_files import cut_lines, holds_lines, read_lines
-from services.preprocess.sources.locating import is_compressed, kind_of
+from services.preprocess.sources.opening import opened
 from services.preprocess.sources.pieces import Piece
-from services.preprocess.sources.rows import RawRow
 from services.preprocess.sources.staging import read_staged, stage
+from turnloom.documents import rows_of
+from turnloom.file_kinds import is_compressed, kind_of
+from turnloom.rows import RawRow
 
 #: Kinds of files that any worker enters where its shard begins.
 CUTTERS: Final[Mapping[str, Callable[[str], Iterator[Piece]]]] = {
@@ -40,7 +41,12 @@ def pieces_of(url: str, staging_folder: str) -> Iterator[Piece]:
     if kind in CUTTERS and not is_compressed(url):
         yield from CUTTERS[kind](url)
     else:
-        yield from stage(rows_of(url), staging_folder, url)
+        yield from stage(_whole(url), staging_folder, url)
+
+
+def _whole(url: str) -> Iterator[RawRow]:
+    with opened(url) as file:
+        yield from rows_of(url, file)
 
 
 def read(piece: Piece) -> Iterator[RawRow]:

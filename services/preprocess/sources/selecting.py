@@ -18,11 +18,11 @@ from services.preprocess.sources.dedup import DIGEST, digest, first_of_each
 from services.preprocess.sources.errors import SourceEmpty
 from services.preprocess.sources.lease import Lease
 from services.preprocess.sources.pieces import Shard
-from services.preprocess.sources.rows import RawRow
 from services.preprocess.sources.shards import wanted
 from services.preprocess.sources.splitting import held_out
 from services.store.records import DatasetSource, WarningRecord
 from turnloom.formats import Format
+from turnloom.rows import RawRow
 
 
 def select(

@@ -20,10 +20,10 @@ from services.preprocess.sources.converting import conversation_of
 from services.preprocess.sources.lease import Lease
 from services.preprocess.sources.pieces import Shard
 from services.preprocess.sources.reading import read
-from services.preprocess.sources.rows import RawRow
 from services.store.dataset_files import DatasetWriter
 from services.store.records import Histogram, IssueRecord, WarningRecord
 from turnloom.formats import Format
+from turnloom.rows import RawRow
 
 CHUNK: Final = 128  #: conversations preprocessed at once
 

@@ -11,8 +11,8 @@ from itertools import chain, islice
 
 from services.preprocess.sources.opening import opened
 from services.preprocess.sources.pieces import SHARD_BYTES, SHARD_ROWS, Piece
-from services.preprocess.sources.rows import RawRow
 from services.store.files import whole_file
+from turnloom.rows import RawRow
 
 
 def stage(rows: Iterable[RawRow], folder: str, place: str) -> Iterator[Piece]:

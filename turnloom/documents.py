@@ -1,0 +1,119 @@
+"""Open files as rows, from the first on: JSON lines, a JSON document, CSV. Knows no conversation and no server."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from turnloom.conversations import JSON
+from turnloom.errors import InvalidInput
+from turnloom.file_kinds import kind_of
+from turnloom.lines import MAX_LINE, Line, lines
+from turnloom.rows import RawRow, parse, parsed, why_not_json
+
+MAX_DOCUMENT: Final = 32 << 20  #: bytes of a JSON document, which is read as a whole
+
+
+def rows_of(name: str, file: io.BufferedIOBase, max_document: int = MAX_DOCUMENT) -> Iterator[RawRow]:
+    """All rows of a file, in order.
+
+    Args:
+        name: of the file, which says what it is read as; JSON lines where it does not.
+        file: open and decompressed.
+        max_document: bytes of a JSON document.
+
+    Raises:
+        InvalidInput: what is wrong with the whole file; also a JSON document that is too long.
+        OSError, ValueError: the file can't be read.
+    """
+    kind = kind_of(name)
+    if kind == "csv":
+        yield from _csv_rows(name, file)
+    elif kind == "json" and not (file.seekable() and is_lines(file)):
+        yield from _document_rows(name, file, max_document)
+    else:
+        yield from (line_row(name, line) for line in lines(file))
+
+
+def line_row(place: str, line: Line) -> RawRow:
+    """One line as a row."""
+    where = f"{place}, line {line.number}"
+    if line.data is None:
+        return RawRow(where, mistake=f"is longer than {MAX_LINE >> 20} MB.")
+    return parsed(where, line.data)
+
+
+def is_lines(file: io.BufferedIOBase) -> bool:
+    """Whether a .json file is JSON lines under another name: its first line is a whole object, and there are more.
+
+    The file stands at its beginning afterwards.
+    """
+    found = lines(file)
+    first = next(found, None)
+    whole = first is not None and first.data is not None and isinstance(parsed("", first.data).value, dict)
+    more = whole and next(found, None) is not None
+    file.seek(0)
+    return more
+
+
+def _document_rows(name: str, file: io.BufferedIOBase, limit: int) -> Iterator[RawRow]:
+    data = file.read(limit + 1)
+    if len(data) > limit:
+        raise InvalidInput(
+            f"{name} is longer than {limit >> 20} MB, and a JSON document is read as a whole.",
+            hint="Write JSON lines: one row a line, in a file that ends in .jsonl.",
+        )
+    try:
+        document = parse(data.decode("utf-8-sig"))
+    except ValueError as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":  # lines, in a file without a middle
+            yield from (line_row(name, line) for line in lines(io.BytesIO(data)))
+            return
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InvalidInput(f"{name}{line} {why_not_json(error)}") from error
+    del data
+    if isinstance(document, list) and not _is_messages(document):
+        yield from (RawRow(f"{name}, item {index}", member) for index, member in enumerate(document))
+    else:
+        yield RawRow(name, document)
+
+
+def _is_messages(members: Sequence[JSON]) -> bool:
+    return bool(members) and isinstance(members[0], dict) and "role" in members[0]
+
+
+def _csv_rows(url: str, file: io.BufferedIOBase) -> Iterator[RawRow]:
+    csv.field_size_limit(MAX_LINE)
+    text = codecs.getreader("utf-8-sig")(file)
+    reader = csv.reader(text, delimiter="\t" if ".tsv" in url.lower() else ",", strict=True)
+    head: Sequence[str] | None = None
+    try:
+        for cells in reader:
+            if head is None:
+                head = cells
+            elif cells:
+                yield _csv_row(f"{url}, line {reader.line_num}", head, cells)
+    except (csv.Error, UnicodeDecodeError) as error:
+        why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        hint = "Where the next row begins can't be told, so no bad row can be left out here."
+        raise InvalidInput(f"{url}, line {reader.line_num}: {why}.", hint=hint) from error
+
+
+def _csv_row(place: str, head: Sequence[str], cells: Sequence[str]) -> RawRow:
+    if len(cells) != len(head):
+        return RawRow(place, mistake=f"has {len(cells)} cells, but there are {len(head)} columns.")
+    return RawRow(place, {name: _cell(cell) for name, cell in zip(head, cells, strict=True)})
+
+
+def _cell(text: str) -> JSON:
+    """Text; where it is the JSON of a list of objects it is that list, for messages come in cells so."""
+    if text.startswith("[{"):
+        try:
+            return parse(text)
+        except ValueError:
+            return text
+    return text

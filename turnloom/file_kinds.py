@@ -1,0 +1,102 @@
+"""What a file is read as, by its name, and its bytes without compression. Knows no row."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import posixpath
+from collections.abc import Callable
+from importlib import import_module
+from typing import IO, Final, cast
+
+from turnloom.errors import InvalidInput
+
+#: What files are read as, by their last suffix but compression.
+KINDS: Final = {
+    ".jsonl": "lines",
+    ".ndjson": "lines",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+#: Kinds that are tables of columns, which are never compressed as files and need pyarrow.
+COLUMNAR: Final = ("parquet", "arrow")
+#: Files that data tools leave beside the data.
+BESIDE: Final = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"})
+
+
+def kind_of(name: str) -> str:
+    """What a file is read as; empty: not a data file."""
+    plain = name.lower()
+    for suffix in COMPRESSED:
+        plain = plain.removesuffix(suffix)
+    kind = KINDS.get(posixpath.splitext(plain)[1], "")
+    return "" if plain != name.lower() and kind in COLUMNAR else kind
+
+
+def is_compressed(name: str) -> bool:
+    """Whether a file's bytes can't be cut at lines."""
+    return name.lower().endswith(tuple(COMPRESSED))
+
+
+def needs_pyarrow(name: str) -> bool:
+    """Whether a file can be read with pyarrow only, which the client may lack."""
+    return kind_of(name) in COLUMNAR or name.lower().endswith(".zst")
+
+
+def is_data(name: str) -> bool:
+    """Whether a folder's file is taken when the folder is named."""
+    return bool(kind_of(name)) and posixpath.basename(name) not in BESIDE
+
+
+def decompressed(name: str, raw: io.BufferedIOBase) -> io.BufferedIOBase:
+    """The bytes of an open file, decompressed where its name says so; what is wrong shows when they are read.
+
+    Raises:
+        InvalidInput: .zst without pyarrow.
+    """
+    opener = next((opener for suffix, opener in COMPRESSED.items() if name.lower().endswith(suffix)), None)
+    return raw if opener is None else opener(raw)
+
+
+def without_pyarrow(name: str) -> InvalidInput:
+    """What is said where it is missing."""
+    return InvalidInput(
+        f"{name} can be read with pyarrow only, which is not installed here.",
+        hint="Install it (pip install pyarrow), let the server read the file (`turnloom dataset import`), or write JSON"
+        " lines.",
+    )
+
+
+def _gzip(raw: io.BufferedIOBase) -> io.BufferedIOBase:
+    return gzip.GzipFile(fileobj=raw)
+
+
+def _bzip2(raw: io.BufferedIOBase) -> io.BufferedIOBase:
+    return bz2.BZ2File(cast(IO[bytes], raw))
+
+
+def _xz(raw: io.BufferedIOBase) -> io.BufferedIOBase:
+    return cast(io.BufferedIOBase, lzma.LZMAFile(cast(IO[bytes], raw)))
+
+
+def _zstd(raw: io.BufferedIOBase) -> io.BufferedIOBase:
+    try:
+        pyarrow = import_module("pyarrow")  # an extra of the client, and slow to import
+    except ImportError as error:
+        raise without_pyarrow("A .zst file") from error
+    stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd")
+    return io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)
+
+
+#: How a compressed file is read, by its last suffix.
+COMPRESSED: Final[dict[str, Callable[[io.BufferedIOBase], io.BufferedIOBase]]] = {
+    ".gz": _gzip,
+    ".bz2": _bzip2,
+    ".xz": _xz,
+    ".zst": _zstd,
+}
