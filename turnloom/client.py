@@ -438,9 +438,15 @@ class TurnloomClient:
         metadata: Mapping[str, str] | None = None,
         host: str = "",
         successive_halving: bool = False,
+        halving_eta: int | None = None,
+        halving_rungs: Sequence[int] = (),
         **fields: Unpack[HyperparameterFields],
     ) -> tr.Sweep:
-        """A job for every combination of the axes, for example {"lora_rank": [8, 16], "learning_rate": [1e-4]}."""
+        """A job for every combination of the axes, for example {"lora_rank": [8, 16], "learning_rate": [1e-4]}.
+
+        With `successive_halving` one cell in `halving_eta` (2) goes on at each of `halving_rungs` (steps; as many as
+        fit): those with the lowest test NLL.
+        """
         request = tr.CreateSweepRequest(
             base=_job_request(
                 model=model,
@@ -455,6 +461,8 @@ class TurnloomClient:
             request_id=request_id or str(uuid.uuid4()),
             display_name=display_name,
             successive_halving=successive_halving,
+            halving_eta=halving_eta,
+            halving_rungs=halving_rungs,
         )
         return self._connection.ask(self._training.CreateSweep, request, WORK_SECONDS).sweep
 

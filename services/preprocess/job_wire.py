@@ -50,7 +50,24 @@ def job(record: JobRecord) -> pb.Job:
         cut=pb.CutReport(
             cut_rows=record.cut.cut_rows, cut_tokens=record.cut.cut_tokens, emptied_rows=record.cut.emptied_rows
         ),
+        halving=halving(record),
     )
+
+
+def halving(record: JobRecord) -> pb.Halving | None:
+    """The job's part in successive halving; None: it takes none, or was taken out by ResumeJob."""
+    if not record.rungs:
+        return None
+    waits = record.rung if record.state in (JobState.PAUSING, JobState.PAUSED) else 0
+    standing = record.standing
+    shown = pb.Halving(waiting_step=waits)
+    if standing is not None:
+        shown.compared_step, shown.stopped = standing.step, not standing.kept
+        shown.rank, shown.compared = standing.rank, standing.compared
+        shown.test_nll, shown.reason = standing.test_nll, standing.reason
+    if waits:
+        shown.reason = f"Waits for the other cells of its sweep at step {waits}, where they are compared."
+    return shown
 
 
 def progress(record: JobRecord, now: float) -> pb.Progress:

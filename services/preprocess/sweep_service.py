@@ -6,6 +6,7 @@ ends them as VALIDATION_LOST.
 
 Cells stand in the queue of their host behind each other, in row-major order, and behind whatever was there before;
 whoever comes later waits behind them. Where several hosts serve the model, each cell goes to the shortest queue.
+With successive halving a cell gives its place up at each rung; the supervisor compares and queues (docs/decisions.md).
 """
 # ruff: noqa: N802  # methods carry the names of their RPCs
 
@@ -22,6 +23,7 @@ from services.preprocess.job_checks import Checked, check
 from services.preprocess.queueing import queued
 from services.preprocess.registry import Registry
 from services.preprocess.rpc import Call, Rpc
+from services.preprocess.rungs import rungs
 from services.store.errors import IllegalEdge, NotFound, RedisUnavailable, StoreError
 from services.store.ids import new_id
 from services.store.records import TERMINAL, ErrorRecord, JobRecord, JobState, SweepRecord
@@ -48,11 +50,13 @@ class SweepRpcs:
             if known is not None and _settled(store, known):
                 return pb.CreateSweepResponse(sweep=_shown(store, known), deduplicated=True)
             checked = [check(one, self._registry, store, call.caller) for one in drafts]
+            stops = rungs(request, [one.hyperparameters for one in drafts], [one.cost.steps for one in checked])
             record = SweepRecord(
                 id=new_id("sweep"),
                 axes=sweep_wire.axes(request),
                 display_name=request.display_name,
                 owner=owner,
+                rungs=stops,
                 cells=len(checked),
             )
             created = store.sweeps.create(record, request_id=request.request_id, content_hash=content)
@@ -98,7 +102,7 @@ def _make(store: Store, record: SweepRecord, checked: Sequence[Checked]) -> list
     try:
         for position, one in enumerate(checked):
             cell = f"{record.id}:{position}"
-            spec = replace(one.spec, sweep=record.id)
+            spec = replace(one.spec, sweep=record.id, rungs=tuple(rung.step for rung in record.rungs))
             created = store.jobs.create(spec, request_id=cell, content_hash=cell, planned_steps=one.cost.steps)
             store.sweeps.add_job(record.id, created.job.id)
             made.append(created.job)

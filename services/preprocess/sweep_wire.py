@@ -16,6 +16,7 @@ from services.preprocess.job_checks import Draft
 from services.preprocess.job_request_wire import draft
 from services.preprocess.limits import MAX_DISPLAY_NAME_BYTES, MAX_REQUEST_ID_BYTES, Violations, check_bytes
 from services.preprocess.refusals import InvalidRequest, Violation
+from services.preprocess.rungs import check_halving
 from services.store.records import JobRecord, SweepAxis, SweepRecord
 from turnloom.v1 import training_pb2 as pb
 
@@ -38,12 +39,7 @@ def cells(request: pb.CreateSweepRequest) -> list[Draft]:
         violations.add("base.request_id", "is set; a sweep has a request_id of its own, beside base.")
     if request.base.validate_only:
         violations.add("base.validate_only", "is set; check a single cell with CreateJob instead.")
-    if request.successive_halving:
-        violations.add(
-            "successive_halving",
-            "is not available: cells wait in one queue, so most of them have no step that others could be compared at. "
-            "Set early_stopping_patience in base.hyperparameters to end hopeless cells early.",
-        )
+    check_halving(request, violations)
     _check_axes(request, violations)
     violations.refuse()
     made = []
@@ -120,4 +116,5 @@ def sweep(record: SweepRecord, jobs: Sequence[JobRecord]) -> pb.Sweep:
         jobs=[job_wire.job(job) for job in jobs],
         create_time=timestamp(record.create_time),
         owner=record.owner,
+        rungs=[pb.Rung(step=rung.step, kept=rung.kept) for rung in record.rungs],
     )

@@ -9,8 +9,9 @@ import pytest
 
 from services.preprocess.auth import Scope
 from services.preprocess.tokens import create as create_token
-from services.store.records import JobState
+from services.store.records import JobState, StepRecord
 from services.store.store import Store
+from services.trainer.halving import settle_rungs
 from tests.api_calls import MODEL, Api, Start, make_dataset, refusal
 from turnloom.client import TurnloomClient
 from turnloom.errors import NotAllowed
@@ -129,7 +130,27 @@ def test_one_cell_that_no_host_can_train_refuses_the_whole_sweep(api: Api, store
             "base.hyperparameters.max_steps",
             "is set together with epochs; set one of them.",
         ),
-        ({"seed": (1,)}, {"successive_halving": True}, "successive_halving", "is not available: cells wait in one"),
+        ({"seed": (1, 2)}, {"successive_halving": True}, "base.test_dataset", "is empty; successive halving compares"),
+        ({"seed": (1, 2)}, {"halving_eta": 2}, "halving_eta", "is set without successive_halving; set that too."),
+        ({"seed": (1, 2)}, {"halving_rungs": [2]}, "halving_rungs", "is set without successive_halving; set that too."),
+        (
+            {"seed": (1, 2)},
+            {"successive_halving": True, "halving_eta": 1},
+            "halving_eta",
+            "is 1; one cell in 2 goes on at most, so it is at least 2.",
+        ),
+        (
+            {"seed": (1, 2)},
+            {"successive_halving": True, "halving_rungs": [4, 4]},
+            "halving_rungs[1]",
+            "is 4, not above 4; rungs are steps from 1 on, ascending.",
+        ),
+        (
+            {"seed": (1, 2)},
+            {"successive_halving": True, "halving_rungs": [0]},
+            "halving_rungs[0]",
+            "is 0; rungs are steps from 1 on, ascending.",
+        ),
         ({"seed": (1,)}, {"base": {"request_id": "x"}}, "base.request_id", "is set; a sweep has a request_id of its"),
     ],
 )
@@ -137,6 +158,79 @@ def test_a_wrong_grid_is_refused_by_field_and_makes_nothing(
     api: Api, store: Store, axes: dict[str, tuple[float, ...]], fields: dict[str, object], field: str, sentence: str
 ) -> None:
     said = refusal(lambda: create(api, request_of("ds-x", axes, **fields)))
+    assert said.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert said.fields[field].startswith(sentence)
+    assert store.jobs.list().items == []
+
+
+def test_a_halved_sweep_shows_its_rungs_and_what_became_of_each_cell(api: Api, store: Store) -> None:
+    dataset = make_dataset(api).id
+    base = {"test_dataset": dataset, "hyperparameters": pb.Hyperparameters(batch_size=4, max_steps=8, eval_every=2)}
+    made = create(api, request_of(dataset, {"lora_rank": (2, 4)}, base=base, successive_halving=True)).sweep
+    assert [(rung.step, rung.kept) for rung in made.rungs] == [(4, 1)]
+    assert all(job.HasField("halving") and job.halving.reason == "" for job in made.jobs)
+    for job, nll in zip(made.jobs, (1.0, 2.0), strict=True):
+        assert store.jobs.claim(job.id, 1, "w") is not None
+        for number in range(1, 5):
+            test = {"test_nll_sum": nll, "test_weight_sum": 1.0} if number % 2 == 0 else {}
+            store.ledger.commit_step(job.id, StepRecord(number, 1, nll_sum=1.0, weight_sum=1.0, **test))
+        store.jobs.finish(job.id, 1, JobState.PAUSED)
+    waiting = api.jobs.GetSweep(pb.GetSweepRequest(id=made.id), timeout=LIMIT).sweep.jobs[0]
+    assert (waiting.state, waiting.halving.waiting_step) == (pb.JOB_STATE_PAUSED, 4)
+    assert waiting.halving.reason == "Waits for the other cells of its sweep at step 4, where they are compared."
+    settle_rungs(store, store.jobs.active())
+    best, other = api.jobs.GetSweep(pb.GetSweepRequest(id=made.id), timeout=LIMIT).sweep.jobs
+    assert (best.state, best.halving.stopped, best.halving.rank) == (pb.JOB_STATE_QUEUED, False, 1)
+    assert (other.state, other.halving.stopped) == (pb.JOB_STATE_CANCELLED, True)
+    assert other.halving.reason == (
+        "Stopped by successive halving at step 4: rank 2 of 2, test NLL 2.0000; "
+        "the one that goes on has 1.0000 or less."
+    )
+    resumed = api.jobs.ResumeJob(pb.ResumeJobRequest(id=other.id), timeout=LIMIT).job
+    assert not resumed.HasField("halving")
+
+
+@pytest.mark.parametrize(
+    ("axes", "fields", "field", "sentence"),
+    [
+        ({"lora_rank": (2, 4)}, {"halving_rungs": [8]}, "halving_rungs[0]", "is 8; the cells have 8 steps, so a rung"),
+        (
+            {"lora_rank": (2, 4)},
+            {"halving_rungs": [3]},
+            "halving_rungs[0]",
+            "is 3; cells are evaluated every 2 steps, so that none is known there. Give 2, or another",
+        ),
+        (
+            {"lora_rank": (2, 4)},
+            {"halving_rungs": [2, 4]},
+            "halving_rungs[1]",
+            "is one too many: after the 1 before it a single cell is left of 2.",
+        ),
+        ({"lora_rank": (2, 4)}, {"halving_eta": 3}, "axes", "make 2 cells, of which one in 3 would go on; give 3"),
+        ({"max_steps": (8, 16)}, {}, "axes", "make cells of 8 and of 16 steps; successive halving compares cells"),
+        ({"eval_every": (2, 0)}, {}, "base.hyperparameters.eval_every", "is 0; successive halving compares cells at"),
+        (
+            {"eval_every": (8, 16)},
+            {},
+            "base.hyperparameters.eval_every",
+            "is 16, and the cells have 8 steps: none is evaluated before its end",
+        ),
+        (
+            {"early_stopping_patience": (0, 1)},
+            {},
+            "base.hyperparameters.early_stopping_patience",
+            "is set together with successive_halving; a cell that ends early comes to no rung.",
+        ),
+    ],
+)
+def test_a_halving_that_the_cells_do_not_allow_is_refused_by_field(
+    api: Api, store: Store, axes: dict[str, tuple[float, ...]], fields: dict[str, object], field: str, sentence: str
+) -> None:
+    dataset = make_dataset(api).id
+    given = {"max_steps": 8, "eval_every": 2}
+    hyper = pb.Hyperparameters(**{name: value for name, value in given.items() if name not in axes})
+    base = {"test_dataset": dataset, "hyperparameters": hyper}
+    said = refusal(lambda: create(api, request_of(dataset, axes, base=base, successive_halving=True, **fields)))
     assert said.code is grpc.StatusCode.INVALID_ARGUMENT
     assert said.fields[field].startswith(sentence)
     assert store.jobs.list().items == []
