@@ -1,4 +1,4 @@
-"""A ticket as a worker reads it: one function of a short list, called once. Knows no function and no service.
+"""A ticket as a worker reads it, and that worker: one function of a short list, called once. Knows no function.
 
 RQ would do more for whoever can write to a queue: import any function, call any function as a callback, post the
 outcome to any URL, and begin again as often as asked. All of that is taken off a ticket before it is looked at.
@@ -6,16 +6,28 @@ outcome to any URL, and begin again as often as asked. All of that is taken off 
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 import secrets
+import signal
+import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import ClassVar, cast
+from typing import ClassVar, Final, cast
 
-from rq import Worker
+import redis
+from rq import Queue, Worker
+from rq.executions import Execution
 from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from services.store.connection import connect_rq
 
 LOG = logging.getLogger("turnloom.worker")
+WORKER_TTL: Final = 60  #: seconds after which a silent worker is given up; RQ blocks for 15 less on an empty queue
+RECONNECT_SECONDS: Final = 1.0
+PR_SET_PDEATHSIG: Final = 1  #: of prctl(2)
 
 
 class ForbiddenTicket(Exception):
@@ -72,12 +84,88 @@ def _frames(error: Exception) -> traceback.StackSummary:
 
 
 class TicketWorker(Worker):
-    """rq.Worker without RQ's own words on failed tickets, which hold arguments and whole tracebacks."""
+    """rq.Worker on exactly one queue, for only that one has the hand-over that loses no ticket.
+
+    Without RQ's own words on failed tickets, which hold arguments and whole tracebacks, and without its commands.
+    """
 
     job_class = TicketJob
+
+    def __init__(self, queue: str, connection: redis.Redis, *, look_every: int, name: str | None = None) -> None:
+        """Says hello to Redis.
+
+        Args:
+            queue: its name.
+            connection: to Redis, for RQ.
+            look_every: seconds between two heartbeats while a horse works.
+            name: of the worker; None: RQ makes one.
+        """
+        self._parent = os.getpid()
+        self.stopping = False  #: asked to stop, by a signal
+        super().__init__(
+            [Queue(queue, connection=connection, serializer=JSONSerializer, job_class=self.job_class)],
+            name=name,
+            connection=connection,
+            serializer=JSONSerializer,
+            worker_ttl=WORKER_TTL,
+            job_monitoring_interval=look_every,
+            log_job_description=False,  # a description holds arguments
+        )
+
+    def subscribe(self) -> None:
+        """RQ's commands are not wanted: they take a thread of the parent, and work is steered by its record."""
+
+    def unsubscribe(self) -> None:
+        """Nothing was subscribed to."""
+
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        """RQ calls this while a horse works. Redis may be away: the horse goes on or waits, so its parent must."""
+        try:
+            super().maintain_heartbeats(job, execution)
+        except redis.RedisError as error:
+            LOG.warning("no heartbeat: %s", error)
+
+    def set_shutdown_requested_date(self) -> None:
+        """A note for RQ's tools; Redis may be away."""
+        try:
+            super().set_shutdown_requested_date()  # type: ignore[no-untyped-call]  # rq has no types here
+        except redis.RedisError as error:
+            LOG.warning("not noted: %s", error)
+
+    def setup_work_horse_signals(self) -> None:
+        """In the horse, first of all: it ends with its parent, so that a killed worker leaves nothing behind."""
+        super().setup_work_horse_signals()  # type: ignore[no-untyped-call]  # as above
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self._parent:  # the parent died before prctl took hold
+            os._exit(1)
 
     def handle_exception(self, job: Job, *exc_info: object) -> None:
         """Say that a ticket failed; its result has the sentence."""
         kind = getattr(exc_info[0], "__name__", "")
         said = str(exc_info[1]) if isinstance(exc_info[1], ForbiddenTicket) else ""
         LOG.error("ticket %s failed: %s", job.id, said or kind)
+
+
+def work_until_stopped(
+    redis_url: str, make: Callable[[redis.Redis], TicketWorker], *, burst: bool, log_level: str
+) -> None:
+    """Work until SIGTERM, or with `burst` until the queue is empty. Waits for a Redis that is away.
+
+    Args:
+        redis_url: where the queue is.
+        make: the worker, once for each connection.
+        burst: end when the queue is empty.
+        log_level: of RQ's own lines, as logging names it.
+    """
+    while True:
+        connection = connect_rq(redis_url)
+        try:
+            connection.ping()
+            worker = make(connection)
+            worker.work(burst=burst, logging_level=log_level)
+            if worker.stopping or burst:
+                return
+            LOG.warning("RQ's worker left its loop; it is begun again")
+        except redis.RedisError as error:
+            LOG.warning("Redis can't be used (%s); trying again", error)
+        time.sleep(RECONNECT_SECONDS)
