@@ -1,5 +1,11 @@
 """The `turnloom` command line."""
 
-from turnloom.cli.app import main
+
+def main() -> None:
+    """The console script. Imported here, so that who needs one module of this package does not load every command."""
+    from turnloom.cli.app import main as run  # noqa: PLC0415
+
+    run()
+
 
 __all__ = ["main"]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 
 from turnloom.cli import comparing, numbers
 from turnloom.cli.exits import Exit
@@ -29,15 +25,14 @@ from turnloom.cli.inputs import (
 from turnloom.cli.jsonable import Plain, to_plain
 from turnloom.cli.session import Session, command, pairs
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
-from turnloom.cli.words import ago, coloured, duration, job_state, seconds
+from turnloom.cli.words import ago
 from turnloom.client import TERMINAL
-from turnloom.errors import InvalidInput, ServerUnreachable, Unavailable
-from turnloom.results.runs import differing, label
+from turnloom.errors import InvalidInput
+from turnloom.progress import follow_sweep, sweep_display
+from turnloom.results.runs import differing
 from turnloom.results.verdict import Verdict, judge
 from turnloom.v1 import training_pb2
-from turnloom.watching import PATIENCE_SECONDS
 
-LOOK_SECONDS: Final = 1.0  #: between two looks at a sweep
 RANKS: Final = (8, 32, 128)  #: the guide's grid, where no axis is given
 RATES: Final = (1e-5, 1e-4, 1e-3)
 EVALUATIONS: Final = 10  #: of a cell, where --steps is given and --eval-every is not
@@ -135,20 +130,11 @@ def _watch(session: Session, made: training_pb2.Sweep) -> training_pb2.Sweep:
         TurnloomError: the server is away for too long.
     """
     axes = [axis.hyperparameter for axis in made.axes]
-    answered = time.monotonic()
     try:
-        with _display(session, axes) as refresh:
-            while True:
-                refresh(made)
-                if all(job.state in (*TERMINAL, training_pb2.JOB_STATE_PAUSED) for job in made.jobs):
-                    return made
-                time.sleep(LOOK_SECONDS)
-                try:
-                    made = session.client.sweep(made.id)
-                    answered = time.monotonic()
-                except (ServerUnreachable, Unavailable):
-                    if time.monotonic() - answered > PATIENCE_SECONDS:
-                        raise
+        if session.as_json:
+            return follow_sweep(session.client, made, lambda made: None)
+        with sweep_display(axes, session.err) as refresh:
+            return follow_sweep(session.client, made, refresh)
     except KeyboardInterrupt:
         session.err.print(
             f"\nDetached: {made.id} goes on.  Come back: turnloom sweep {made.id}   Stop it: turnloom cancel {made.id}",
@@ -156,49 +142,6 @@ def _watch(session: Session, made: training_pb2.Sweep) -> training_pb2.Sweep:
             highlight=False,
         )
         raise typer.Exit(Exit.INTERRUPTED) from None
-
-
-@contextmanager
-def _display(session: Session, axes: Sequence[str]) -> Iterator[Callable[[training_pb2.Sweep], None]]:
-    """A live table in a terminal; elsewhere a line whenever a cell changes its state."""
-    if session.as_json:
-        yield lambda made: None
-    elif session.err.is_terminal:
-        with Live(console=session.err, auto_refresh=False) as live:
-            yield lambda made: live.update(_table(made, axes), refresh=True)
-    else:
-        said: dict[str, str] = {}
-
-        def refresh(made: training_pb2.Sweep) -> None:
-            for job in made.jobs:
-                if said.get(job.id) != job_state(job):
-                    said[job.id] = job_state(job)
-                    session.say("  ".join(_cells(job, axes)))
-
-        yield refresh
-
-
-def _table(made: training_pb2.Sweep, axes: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("job", "cell", "state", "step", "train NLL", "test NLL", "best", "time"):
-        table.add_column(heading, justify="left" if heading in {"job", "cell", "state"} else "right")
-    for job in made.jobs:
-        table.add_row(*_cells(job, axes))
-    return table
-
-
-def _cells(job: training_pb2.Job, axes: Sequence[str]) -> tuple[str, ...]:
-    progress = job.progress
-    values = [getattr(job.hyperparameters, axis) for axis in axes]
-    end = seconds(job.finish_time) or time.time()
-    return (
-        *(job.id, escape(label(axes, values)), coloured(job_state(job))),
-        f"{progress.step}/{progress.planned_steps}",
-        f"{progress.last_train_nll:.4f}" if progress.HasField("last_train_nll") else "-",
-        f"{progress.test_nll:.4f}" if progress.HasField("test_nll") else "-",
-        f"{progress.best_test_nll:.4f}" if progress.HasField("best_test_nll") else "-",
-        duration(end - seconds(job.start_time)) if job.start_time.seconds else "-",
-    )
 
 
 def _conclude(session: Session, made: training_pb2.Sweep, folder: Path) -> None:

@@ -1,26 +1,22 @@
-"""Watches a job in the terminal: a progress bar, plain lines where there is no terminal, or JSON lines."""
+"""Watches a job for a command: turnloom.progress where people look, JSON lines for scripts; says how it ended."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
 
 from turnloom.cli.exits import Exit
 from turnloom.cli.jsonable import to_plain
-from turnloom.cli.live import View, test_nll
+from turnloom.cli.live import View
 from turnloom.cli.session import Session
 from turnloom.cli.words import coloured, duration, seconds
 from turnloom.client import TERMINAL
-from turnloom.errors import TurnloomError
+from turnloom.progress import LEVELS, show_job
 from turnloom.v1 import training_pb2
 
-PLAIN_SECONDS = 5.0  #: between two lines of progress where there is no terminal
-LEVELS = {"warning": "yellow", "error": "red"}
+__all__ = ["LEVELS", "conclude", "ending", "show", "watch_to_the_end"]
 
 
 def watch_to_the_end(session: Session, job: str, start_event_id: str = "") -> training_pb2.Job:
@@ -49,55 +45,7 @@ def watch_to_the_end(session: Session, job: str, start_event_id: str = "") -> tr
 
 def show(session: Session, view: View, start_event_id: str = "") -> None:
     """Shows updates for people until there are no more."""
-
-    def trouble(error: TurnloomError) -> None:
-        session.say(f"[yellow]{escape(error.message)} Trying again.[/]")
-
-    with _display(session, view) as refresh:
-        for update in session.client.watch_job(view.job.id, start_event_id, on_trouble=trouble):
-            view.take(update)
-            if update.HasField("event") and update.event.level in LEVELS:
-                event = update.event
-                session.say(f"[{LEVELS[event.level]}]{event.type}[/] {escape(event.message)}")
-            refresh(update)
-
-
-@contextmanager
-def _display(session: Session, view: View) -> Iterator[Callable[[training_pb2.WatchJobResponse], None]]:
-    if not session.err.is_terminal:
-        yield _lines(session, view)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=10, complete_style="cyan", finished_style="green"),
-        TextColumn("{task.fields[line]}"),
-    )
-    with Progress(*columns, console=session.err, transient=False) as progress:
-        task = progress.add_task(view.state, total=view.planned or None, line=view.line())
-
-        def refresh(update: training_pb2.WatchJobResponse) -> None:
-            progress.update(
-                task, description=view.state, completed=view.step, total=view.planned or None, line=view.line()
-            )
-
-        yield refresh
-
-
-def _lines(session: Session, view: View) -> Callable[[training_pb2.WatchJobResponse], None]:
-    """A line for each change of state, each evaluation, and now and then."""
-    last_line = 0.0
-    last_state = ""
-
-    def refresh(update: training_pb2.WatchJobResponse) -> None:
-        nonlocal last_line, last_state
-        evaluated = update.HasField("step") and test_nll(update.step) is not None
-        due = update.HasField("step") and time.monotonic() - last_line > PLAIN_SECONDS
-        moved = update.HasField("job") and view.state != last_state
-        if evaluated or due or moved:
-            last_line, last_state = time.monotonic(), view.state
-            session.say(f"{view.state}  {view.line()}")
-
-    return refresh
+    show_job(session.client, view, session.err, session.say, start_event_id)
 
 
 def conclude(session: Session, job: training_pb2.Job) -> None:

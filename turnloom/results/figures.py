@@ -29,8 +29,10 @@ HEADROOM: Final = 1.5  #: times the NLL before training; what diverged further l
 FORMATS: Final = (".png", ".svg")
 
 
-def draw(folder: Path, name: str, runs: Sequence[Run], axes: Sequence[str], *, test: bool, title: str) -> list[Path]:
-    """Writes NAME.png and NAME.svg.
+def draw(
+    folder: Path, name: str, runs: Sequence[Run], axes: Sequence[str], *, test: bool, title: str, dpi: int = 150
+) -> list[Path]:
+    """Writes NAME.png and NAME.svg, and returns them in this order.
 
     Args:
         folder: where to; is made.
@@ -39,6 +41,7 @@ def draw(folder: Path, name: str, runs: Sequence[Run], axes: Sequence[str], *, t
         axes: what tells the runs apart; learning_rate (else the last one) gives the colour, the others the style.
         test: test NLL at every evaluation; else mean train NLL of every step.
         title: above the picture.
+        dpi: pixels per inch of the PNG, which is 8.5 x 5 inches.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # svg.hashsalt and no date: the same runs give the same bytes.
@@ -47,7 +50,7 @@ def draw(folder: Path, name: str, runs: Sequence[Run], axes: Sequence[str], *, t
         paths = [folder / f"{name}{suffix}" for suffix in FORMATS]
         for path in paths:
             metadata = {"Date": None} if path.suffix == ".svg" else {}
-            figure.savefig(path, dpi=150, metadata=metadata)
+            figure.savefig(path, dpi=dpi, metadata=metadata)
     return paths
 
 

@@ -1,0 +1,286 @@
+"""Progress of jobs, sweeps and datasets where it is looked at: a notebook, a terminal, a log. Knows no command.
+
+    from turnloom import TurnloomClient, progress
+
+    job = progress.watch_job(client, job.id)
+
+In a notebook one output is redrawn in place, as plain text: no widget library is needed, and the last state is what a
+saved notebook keeps. In a terminal it is a bar or a table. Anywhere else (a pipe, a log, CI) it is a line now and then.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from turnloom.cli.live import View, test_nll
+from turnloom.cli.words import coloured, count, dataset_state, duration, job_state, seconds
+from turnloom.client import TERMINAL, TurnloomClient
+from turnloom.errors import InvalidInput, ServerUnreachable, TurnloomError, Unavailable
+from turnloom.results.runs import label
+from turnloom.v1 import datasets_pb2, training_pb2
+from turnloom.watching import PATIENCE_SECONDS
+
+LINE_SECONDS: Final = 5.0  #: between two lines of progress in a log
+REDRAW_SECONDS: Final = 0.2  #: between two pictures in a notebook
+LOOK_SECONDS: Final = 1.0  #: between two looks at a sweep
+BAR: Final = 20  #: characters of the bar in a notebook
+WIDTH: Final = 110  #: characters of a table in a notebook
+LEVELS: Final = {"warning": "yellow", "error": "red"}  #: levels of events that are told, and their colours
+RESTING: Final = (*TERMINAL, training_pb2.JOB_STATE_PAUSED)  #: states that a sweep is not waited for in
+
+Refresh: TypeAlias = "Callable[[training_pb2.WatchJobResponse], None]"
+Say: TypeAlias = "Callable[[str], None]"  # takes rich markup
+
+
+def watch_job(client: TurnloomClient, job: str, *, console: Console | None = None) -> training_pb2.Job:
+    """Shows a job until it ends, and returns it.
+
+    Args:
+        client: speaks to the server.
+        job: job id.
+        console: where to, outside notebooks; None: standard error.
+
+    Raises:
+        TurnloomError: there is no such job, or the server was away for five minutes.
+    """
+    console = console or Console(stderr=True)
+    view = View(client.job(job))
+    show_job(client, view, console, lambda markup: console.print(markup, soft_wrap=True, highlight=False))
+    return client.job(job)
+
+
+def show_job(client: TurnloomClient, view: View, console: Console, say: Say, start_event_id: str = "") -> None:
+    """Shows updates, warnings and errors until there are no more; `view` is kept up to date."""
+
+    def trouble(error: TurnloomError) -> None:
+        say(f"[yellow]{escape(error.message)} Trying again.[/]")
+
+    with _job_display(view, console, say) as refresh:
+        for update in client.watch_job(view.job.id, start_event_id, on_trouble=trouble):
+            view.take(update)
+            if update.HasField("event") and update.event.level in LEVELS:
+                event = update.event
+                say(f"[{LEVELS[event.level]}]{event.type}[/] {escape(event.message)}")
+            refresh(update)
+
+
+def watch_sweep(client: TurnloomClient, sweep: str, *, console: Console | None = None) -> training_pb2.Sweep:
+    """Shows a sweep until each of its jobs has ended or paused, and returns it.
+
+    Args:
+        client: speaks to the server.
+        sweep: sweep id.
+        console: where to, outside notebooks; None: standard error.
+
+    Raises:
+        TurnloomError: there is no such sweep, or the server was away for five minutes.
+    """
+    console = console or Console(stderr=True)
+    made = client.sweep(sweep)
+    with sweep_display([axis.hyperparameter for axis in made.axes], console) as refresh:
+        return follow_sweep(client, made, refresh)
+
+
+def follow_sweep(
+    client: TurnloomClient, made: training_pb2.Sweep, refresh: Callable[[training_pb2.Sweep], None]
+) -> training_pb2.Sweep:
+    """Looks at a sweep every second until each of its jobs has ended or paused.
+
+    Raises:
+        TurnloomError: the server was away for five minutes.
+    """
+    answered = time.monotonic()
+    while True:
+        refresh(made)
+        if all(job.state in RESTING for job in made.jobs):
+            return made
+        time.sleep(LOOK_SECONDS)
+        try:
+            made = client.sweep(made.id)
+            answered = time.monotonic()
+        except (ServerUnreachable, Unavailable):
+            if time.monotonic() - answered > PATIENCE_SECONDS:
+                raise
+
+
+def watch_dataset(client: TurnloomClient, dataset: str, *, console: Console | None = None) -> datasets_pb2.Dataset:
+    """Shows a dataset that the server makes, and returns it when it is READY.
+
+    Args:
+        client: speaks to the server.
+        dataset: dataset id.
+        console: where to, outside notebooks; None: standard error.
+
+    Raises:
+        InvalidInput: it ended FAILED or CANCELLED; message and hint are the server's.
+    """
+    console = console or Console(stderr=True)
+    state = client.dataset(dataset)
+    with _redrawn(console) as draw:
+        for state in client.watch_dataset(dataset):  # the last one is looked at below
+            shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
+            made = f", {count(state.tokens)} tokens" if state.tokens else ""
+            draw(f"{state.id} {dataset_state(state)}: {state.conversations_read} conversations read{shards}{made}")
+    if state.state != datasets_pb2.DATASET_STATE_READY:
+        raise InvalidInput(
+            f"{state.id} ended {dataset_state(state)}: {state.error.message}",
+            hint=state.error.hint,
+            code=state.error.code,
+        )
+    return state
+
+
+def in_notebook() -> bool:
+    """Whether a kernel runs this process, so that outputs can be redrawn in place."""
+    return hasattr(_shell(), "kernel")
+
+
+def _shell() -> Any:  # IPython's own, which may not be installed
+    """The IPython shell; None: there is none. IPython is never imported here: a kernel has done so."""
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None else None
+
+
+class _Output:
+    """One output of a notebook's cell, redrawn in place at most five times a second."""
+
+    def __init__(self) -> None:
+        self._id = uuid.uuid4().hex
+        self._shown = ""
+        self._drawn_at = float("-inf")
+
+    def draw(self, picture: RenderableType, *, now: bool = False) -> None:
+        """Shows it as text; `now`: although the last one is only just there."""
+        if not now and time.monotonic() - self._drawn_at < REDRAW_SECONDS:
+            return
+        text = as_text(picture)
+        if text != self._shown:
+            publish = _shell().display_pub.publish
+            publish({"text/plain": text}, transient={"display_id": self._id}, update=bool(self._shown))
+            self._shown, self._drawn_at = text, time.monotonic()
+
+
+def as_text(picture: RenderableType) -> str:
+    """What rich would print, without colours."""
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, force_jupyter=False)
+    console.print(picture, highlight=False, soft_wrap=isinstance(picture, str), end="")
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+@contextmanager
+def _redrawn(console: Console) -> Iterator[Callable[[str], None]]:
+    """A line that replaces the one before it; in a log each follows the other."""
+    if in_notebook():
+        output = _Output()
+        yield lambda line: output.draw(escape(line), now=True)
+    elif console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda line: live.update(escape(line), refresh=True)
+    else:
+        yield lambda line: console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _job_display(view: View, console: Console, say: Say) -> Iterator[Refresh]:
+    if in_notebook():
+        output = _Output()
+        yield lambda update: output.draw(job_picture(view))
+        output.draw(job_picture(view), now=True)
+        return
+    if not console.is_terminal:
+        yield _lines(view, say)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10, complete_style="cyan", finished_style="green"),
+        TextColumn("{task.fields[line]}"),
+    )
+    with Progress(*columns, console=console, transient=False) as progress:
+        task = progress.add_task(view.state, total=view.planned or None, line=view.line())
+
+        def refresh(update: training_pb2.WatchJobResponse) -> None:
+            progress.update(
+                task, description=view.state, completed=view.step, total=view.planned or None, line=view.line()
+            )
+
+        yield refresh
+
+
+def job_picture(view: View) -> str:
+    """State, bar and numbers in one line of rich markup."""
+    done = round(BAR * min(1.0, view.step / view.planned)) if view.planned else 0
+    return escape(f"{view.job.id} {view.state}  {'━' * done}{'╌' * (BAR - done)}  {view.line()}")
+
+
+def _lines(view: View, say: Say) -> Refresh:
+    """A line for each change of state, each evaluation, and now and then."""
+    last_line = 0.0
+    last_state = ""
+
+    def refresh(update: training_pb2.WatchJobResponse) -> None:
+        nonlocal last_line, last_state
+        evaluated = update.HasField("step") and test_nll(update.step) is not None
+        due = update.HasField("step") and time.monotonic() - last_line > LINE_SECONDS
+        moved = update.HasField("job") and view.state != last_state
+        if evaluated or due or moved:
+            last_line, last_state = time.monotonic(), view.state
+            say(f"{view.state}  {view.line()}")
+
+    return refresh
+
+
+@contextmanager
+def sweep_display(axes: Sequence[str], console: Console) -> Iterator[Callable[[training_pb2.Sweep], None]]:
+    """A table that is redrawn, in a notebook or a terminal; elsewhere a line whenever a cell changes its state."""
+    if in_notebook():
+        output = _Output()
+        yield lambda made: output.draw(_table(made, axes), now=True)
+    elif console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda made: live.update(_table(made, axes), refresh=True)
+    else:
+        said: dict[str, str] = {}
+
+        def refresh(made: training_pb2.Sweep) -> None:
+            for job in made.jobs:
+                if said.get(job.id) != job_state(job):
+                    said[job.id] = job_state(job)
+                    console.print("  ".join(_cells(job, axes)), soft_wrap=True, highlight=False)
+
+        yield refresh
+
+
+def _table(made: training_pb2.Sweep, axes: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("job", "cell", "state", "step", "train NLL", "test NLL", "best", "time"):
+        table.add_column(heading, justify="left" if heading in {"job", "cell", "state"} else "right")
+    for job in made.jobs:
+        table.add_row(*_cells(job, axes))
+    return table
+
+
+def _cells(job: training_pb2.Job, axes: Sequence[str]) -> tuple[str, ...]:
+    progress = job.progress
+    values = [getattr(job.hyperparameters, axis) for axis in axes]
+    end = seconds(job.finish_time) or time.time()
+    return (
+        *(escape(job.id), escape(label(axes, values)), coloured(job_state(job))),
+        f"{progress.step}/{progress.planned_steps}",
+        f"{progress.last_train_nll:.4f}" if progress.HasField("last_train_nll") else "-",
+        f"{progress.test_nll:.4f}" if progress.HasField("test_nll") else "-",
+        f"{progress.best_test_nll:.4f}" if progress.HasField("best_test_nll") else "-",
+        duration(end - seconds(job.start_time)) if job.start_time.seconds else "-",
+    )
