@@ -8,9 +8,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from services.preprocess.logs import log_to_stderr
 from services.preprocess.settings import ApiSettings, BadSetting, parse_address, read_settings
 from services.store.errors import StoreError
+from services.store.logs import log_to_stderr
 
 USAGE_ERROR = 2  #: exit code: settings, models.toml or an address can't be used
 NO_REDIS = 3  #: exit code: the worker can't begin without Redis

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from services.trainer import logs
+from services.store.logs import log_to_stderr
 from services.trainer.settings import (
     CompanionSettings,
     Settings,
@@ -86,13 +86,13 @@ def exporter(_options: argparse.Namespace) -> int:
 
 def _companion() -> CompanionSettings:
     settings = companion_from_environment(os.environ)
-    logs.configure(settings.log_level)
+    log_to_stderr(settings.log_level, rq_level="WARNING")
     return settings
 
 
 def _settings() -> Settings:
     settings = from_environment(os.environ)
-    logs.configure(settings.log_level)
+    log_to_stderr(settings.log_level, rq_level="WARNING")
     return settings
 
 

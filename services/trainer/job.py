@@ -19,10 +19,12 @@ from typing import TypeVar
 from services.store.connection import retry_for
 from services.store.dataset_files import DatasetReader
 from services.store.errors import Fenced, NotFound, RedisUnavailable, StoreError, StoreUnavailable
+from services.store.evaluations import RowLosses
 from services.store.jobs import Claim
+from services.store.logs import about
 from services.store.records import CheckpointRecord, Control, ErrorRecord, JobRecord
 from services.store.store import Store, open_store
-from services.trainer import logs, preemption
+from services.trainer import preemption
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batching import MOST_CALL_TOKENS, Batches
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
@@ -58,7 +60,7 @@ log = logging.getLogger(__name__)
 def run(job_id: str, attempt: int) -> None:
     """The function that tickets name. Ends normally whatever becomes of the job: the record says that."""
     settings = from_environment(os.environ)
-    logs.about(job_id, attempt)
+    about(job_id, attempt)
     preemption.listen()
     store = retry_for(
         lambda: open_store(settings.redis_url, settings.store_url, settings.lease_ttl), settings.redis_patience
@@ -172,7 +174,9 @@ class Attempt:
         self._wait_for_server()
         backend, steps_done = self._begin(plan)
         patience = self._replayed_patience(steps_done)
-        loop = Run(plan, backend, self._journal, patience, Meter().read, time.monotonic, time.time)
+        loop = Run(
+            plan, backend, self._journal, patience, Meter().read, time.monotonic, time.time, self._keep_losses
+        )
         initial = self._patiently(lambda: self._store.ledger.initial(self._job.id))
         first = steps_done == 0 and bool(plan.test_rows) and initial is None
         self._training = True
@@ -301,6 +305,13 @@ class Attempt:
             self._keeper.thin_out()
         except RedisUnavailable as error:
             log.warning("no checkpoint was removed: %s", error)
+
+    def _keep_losses(self, step: int, losses: RowLosses) -> None:
+        """The loss of each test row into the store. Worth having for comparisons, not worth a job."""
+        try:
+            self._store.evaluations.put(self._job.id, step, losses)
+        except StoreError as error:
+            log.warning("step %d: the loss of each test example is not kept: %s", step, error)
 
     def _best_and_last(self) -> tuple[str, str]:
         job = self._store.jobs.get(self._job.id)

@@ -21,10 +21,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from services.preprocess import preprocess_service
 from services.preprocess.batch_wire import examples
 from services.preprocess.errors import ModelNotUsable
-from services.preprocess.logs import JsonLines
 from services.preprocess.models import Model
 from services.preprocess.registry import ModelEntry, load_entry
 from services.preprocess.sandbox import Sandbox
+from services.store.logs import JsonLines
 from tests.api_calls import MODEL, Start, chat, first_request, options, refusal, wait_until
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import types_pb2

@@ -19,9 +19,9 @@ import pytest
 from services.preprocess import dataset_service, preprocess_service, training_service
 from services.preprocess.auth import NEEDS
 from services.preprocess.limits import MAX_MESSAGE_BYTES
-from services.preprocess.logs import log_to_stderr
 from services.preprocess.registry import load_entry
 from services.preprocess.sandbox import Limits, Sandbox
+from services.store.logs import log_to_stderr
 from services.store.records import HostRecord
 from tests.api_calls import MODEL, Api, Start, dataset_stream, first_request, options
 from tests.source_runs import Sources

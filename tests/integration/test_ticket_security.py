@@ -36,7 +36,7 @@ PASSWORD = "s3cret-pa%2Fss"
 PLAIN = "s3cret-pa/ss"
 BURST = """
 import os, sys
-from services.preprocess.logs import log_to_stderr
+from services.store.logs import log_to_stderr
 from services.preprocess.settings import read_settings
 from services.preprocess.worker import work
 log_to_stderr("debug")

@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from services.preprocess.logs import JsonLines, log_to_stderr
+from services.store import logs
+from services.store.logs import JsonLines, about, log_to_stderr
 
 MARK = "my own private words"
 
@@ -42,6 +43,13 @@ def test_a_library_that_puts_the_exception_into_its_message_is_not_repeated() ->
     line = JsonLines().format(record("grpc._server", f"Exception calling application: {MARK}"))
     assert MARK not in line
     assert json.loads(line)["message"] == "an exception in grpc._server (function:1)"
+
+
+def test_every_line_says_the_job_and_attempt_that_its_process_works_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_about", {})
+    about("job-1", 2)
+    found = json.loads(JsonLines().format(record("services.trainer.job", "unforeseen")))
+    assert (found["job"], found["attempt"]) == ("job-1", 2)
 
 
 def test_an_extra_that_is_an_object_is_told_by_its_class() -> None:

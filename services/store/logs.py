@@ -20,10 +20,12 @@ _PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctim
 #: Loggers whose messages are written by us, and RQ's, which never hold text.
 OURS: Final = ("turnloom", "services", "rq")
 LOG = logging.getLogger("turnloom.process")
+#: What this process works on; a field of every line.
+_about: dict[str, str | int] = {}
 
 
 class JsonLines(logging.Formatter):
-    """time, level, logger, message, then the extra fields, then where an exception came from, if there is one."""
+    """Time, level, logger, message, what the process works on, the extra fields, and where an exception came from."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line without line breaks."""
@@ -32,6 +34,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": _message(record),
+            **_about,
         }
         fields.update({name: value for name, value in vars(record).items() if name not in _PLAIN})
         if isinstance(record.exc_info, tuple) and record.exc_info[1] is not None:
@@ -58,17 +61,27 @@ def _message(record: logging.LogRecord) -> str:
     return record.getMessage()
 
 
-def log_to_stderr(level: str) -> None:
+def about(job: str, attempt: int) -> None:
+    """From now on every line says that it is about this; a horse works on one job and says so once."""
+    _about.update(job=job, attempt=attempt)
+
+
+def log_to_stderr(level: str, rq_level: str = "INFO") -> None:
     """Send all records of this process to stderr as JSON lines, and exceptions that nobody caught with them.
 
     Libraries are heard from warnings on: their debug lines hold what they were given.
+
+    Args:
+        level: of our own lines, as logging names it; any case.
+        rq_level: of RQ's, unless `level` is higher.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    chosen = logging.getLevelNamesMapping()[level.upper()]
+    levels = logging.getLevelNamesMapping()
+    chosen = levels[level.upper()]
     for name in OURS:
-        logging.getLogger(name).setLevel(max(chosen, logging.INFO) if name == "rq" else chosen)
+        logging.getLogger(name).setLevel(max(chosen, levels[rq_level]) if name == "rq" else chosen)
     logging.raiseExceptions = False  # a line that can't be written would be told with the exception's words
     sys.excepthook = _uncaught
     threading.excepthook = _ended
