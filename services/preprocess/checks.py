@@ -12,7 +12,7 @@ from services.preprocess.rendered import RenderedText
 
 #: Roles are printed into headers as literals, so they are words and can spell no control token.
 _ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_ -]{0,63}")
-#: Roles whose text a template may leave out with no more than a warning: the same is left out at inference.
+#: Roles that templates know. The text of one may be left out with no more than a warning: so it is at inference.
 KNOWN_ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function", "ipython", "model"})
 _PART_TYPES: Final = frozenset({"text", "thinking"})
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
+from services.preprocess.checks import KNOWN_ROLES
 from services.preprocess.conversation import JSON, Conversation, Message
 from services.preprocess.errors import (
     HistoryDropped,
@@ -59,7 +60,6 @@ ERROR_CODES: Final[Mapping[type[PreprocessError], str]] = {
     TooLong: "too_long",
     HistoryDropped: "history_dropped",
 }
-KNOWN_ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
 #: How printed content parts begin, in Python and in JSON.
 PARTS_PRINTED: Final = ("[{'type': 'text'", '[{"type": "text"', "[{'type':'text'", '[{"type":"text"')
 FIRST_OFFENDERS: Final = 5
