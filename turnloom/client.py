@@ -23,6 +23,7 @@ from turnloom.batches import Batch
 from turnloom.calls import Connection, Tls
 from turnloom.conversations import JSON
 from turnloom.downloads import SavedFile, save_files
+from turnloom.evaluations import Evaluation
 from turnloom.options import HyperparameterFields, PreprocessFields, hyperparameters, preprocess_options
 from turnloom.uploads import as_messages, chunks
 from turnloom.v1 import datasets_pb2 as ds
@@ -410,6 +411,15 @@ class TurnloomClient:
 
         return _pages(page)
 
+    def evaluation(self, job: str, step: int | None = None) -> Evaluation:
+        """What each example of the test dataset lost after a step (None: at the last evaluation).
+
+        Raises:
+            NotFound: nothing was recorded; the job is older than that, or the object store was away.
+        """
+        request = tr.GetEvaluationRequest(job=job, step=step)
+        return Evaluation.read(self._connection.ask(self._training.GetEvaluation, request, CALL_SECONDS))
+
     def checkpoints(self, job: str) -> list[tr.Checkpoint]:
         """Checkpoints that are kept, oldest first."""
         request = tr.ListCheckpointsRequest(job=job)
@@ -503,14 +513,33 @@ class TurnloomClient:
         checkpoint: str = "",
         max_tokens: int = 0,
         temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
     ) -> tr.SampleResponse:
-        """A reply by a job's adapter, where its TuFT server samples. max_tokens 0: 256."""
+        """A reply by a job's adapter, where its TuFT server samples.
+
+        Args:
+            job: job id.
+            conversation: whose last message is to be answered.
+            checkpoint: checkpoint id; "": the last one.
+            max_tokens: of the reply; 0: 256.
+            temperature: 0 takes the likeliest token each time; None: 1.
+            top_p: draws from the likeliest tokens that together have this probability; None: 1.
+            seed: the same one draws the same reply; None: another each time.
+
+        Raises:
+            FailedPrecondition: the server trains only, or the job has no checkpoint yet.
+            Unavailable: every worker of the host trains, or its TuFT server does not answer.
+            DeadlineExceeded: no worker answered within 50 s; none will do so later.
+        """
         request = tr.SampleRequest(
             job=job,
             checkpoint=checkpoint,
             conversation=next(as_messages([conversation])),
             max_tokens=max_tokens,
             temperature=temperature,
+            top_p=top_p,
+            seed=seed,
         )
         return self._connection.ask(self._training.Sample, request, WORK_SECONDS)
 

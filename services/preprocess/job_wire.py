@@ -8,6 +8,7 @@ from typing import Final
 from services.preprocess.dataset_wire import error, timestamp
 from services.preprocess.enum_wire import EnumTable
 from services.preprocess.hyperparameters_wire import hyperparameters_message
+from services.store.evaluations import RowLosses
 from services.store.records import (
     CheckpointRecord,
     EventRecord,
@@ -125,6 +126,16 @@ def step(record: StepRecord) -> pb.Step:
         test_nll_sum=record.test_nll_sum,
         test_weight_sum=record.test_weight_sum,
         test_target_bytes=record.test_target_bytes,
+    )
+
+
+def evaluation(step: int, losses: RowLosses) -> pb.GetEvaluationResponse:
+    """One evaluation by row; the columns are little-endian on every machine."""
+    return pb.GetEvaluationResponse(
+        step=step,
+        conversation=losses.conversation.astype("<u4").tobytes(),
+        nll_sum=losses.nll_sum.astype("<f4").tobytes(),
+        weight_sum=losses.weight_sum.astype("<f4").tobytes(),
     )
 
 

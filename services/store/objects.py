@@ -116,8 +116,9 @@ class Objects:
         remove(uri)
 
     def delete_job(self, job_id: str) -> None:
-        """Delete everything that is kept of a job, its archived ledger included."""
+        """Delete everything that is kept of a job, its evaluations and its archived ledger included."""
         remove(below(self._store_url, "adapters", job_id))
+        remove(below(self._store_url, "evaluations", job_id))
         remove(below(self._store_url, "ledgers", f"{job_id}.parquet"))
 
 

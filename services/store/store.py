@@ -8,6 +8,7 @@ from redis import Redis
 
 from services.store.connection import StoreRedis, check_schema, connect, connect_rq
 from services.store.datasets import Datasets
+from services.store.evaluations import Evaluations
 from services.store.events import Events
 from services.store.halving import Halvings
 from services.store.hosts import Hosts
@@ -35,6 +36,7 @@ class Store:
     halvings: Halvings
     tickets: Tickets
     objects: Objects
+    evaluations: Evaluations
 
     def close(self) -> None:
         """Give up all connections."""
@@ -64,4 +66,5 @@ def open_store(redis_url: str, store_url: str = "", lease_ttl: float = 15.0, soc
         halvings=Halvings(client),
         tickets=Tickets(queues),
         objects=Objects(store_url),
+        evaluations=Evaluations(store_url),
     )

@@ -7,6 +7,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from services.store.evaluations import RowLosses
 from services.trainer.backend import Backend, Logprobs, Pending
 from services.trainer.batching import calls, longest_first
 from services.trainer.rows import Row
@@ -23,6 +26,7 @@ class Evaluation:
     nll_sum: float  #: nats
     weight_sum: float
     target_bytes: int  #: UTF-8 bytes of the trained text
+    losses: RowLosses  #: of each row
 
     @property
     def nll(self) -> float:
@@ -38,10 +42,17 @@ def evaluate(
     Returns:
         The sums, or None when `keep_going` said no before the end. The sums don't depend on the order of rows.
     """
-    nlls: list[float] = []
+    nlls: list[float] = []  # in the order of calls, as the next two
+    places: list[int] = []  # of the row in `rows`
+    seen: list[tuple[int, float, int]] = []  # conversation, weight, bytes: a row is read from its file once
     in_flight: deque[tuple[Sequence[Row], Pending[Sequence[Logprobs]]]] = deque()
     for begin in range(0, len(rows), ROWS_IN_MEMORY):
-        for call in calls(longest_first(rows[begin : begin + ROWS_IN_MEMORY]), budget):
+        chunk = rows[begin : begin + ROWS_IN_MEMORY]
+        # As longest_first: stable, so places and rows agree.
+        places += [begin + place for place in sorted(range(len(chunk)), key=lambda place: -chunk[place].length)]
+        ordered = longest_first(chunk)
+        seen += [(row.conversation, row.weight_sum, row.target_bytes) for row in ordered]
+        for call in calls(ordered, budget):
             if not keep_going():
                 return None
             in_flight.append((call, backend.forward(call)))
@@ -49,7 +60,14 @@ def evaluate(
                 nlls.extend(_nlls(*in_flight.popleft()))
     while in_flight:
         nlls.extend(_nlls(*in_flight.popleft()))
-    return Evaluation(math.fsum(nlls), math.fsum(row.weight_sum for row in rows), sum(row.target_bytes for row in rows))
+    sorting = np.argsort(np.array(places, np.int64))
+    losses = RowLosses(
+        np.array([conversation for conversation, _, _ in seen], np.uint32)[sorting],
+        np.array(nlls, np.float32)[sorting],
+        np.array([weight for _, weight, _ in seen], np.float32)[sorting],
+    )
+    weight = math.fsum(weight for _, weight, _ in seen)
+    return Evaluation(math.fsum(nlls), weight, sum(size for _, _, size in seen), losses)
 
 
 def _nlls(rows: Sequence[Row], pending: Pending[Sequence[Logprobs]]) -> list[float]:

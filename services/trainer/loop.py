@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from services.store.evaluations import RowLosses
 from services.store.records import CheckpointRecord, Control, Hyperparameters, StepRecord
 from services.trainer.backend import Adam, Backend, Logprobs, Pending
 from services.trainer.batching import Batch, Batches, call_tokens, calls
@@ -116,6 +117,7 @@ class Run:
     gauge: Callable[[], Gauge]
     clock: Callable[[], float]  #: monotonic seconds
     now: Callable[[], float]  #: seconds since 1970
+    keep_losses: Callable[[int, RowLosses], None] = lambda _step, _losses: None  #: takes every evaluation by row
     _flight: deque[InFlight] = field(init=False, default_factory=deque)
     _submitted: int = field(init=False, default=0)  # last step that the server was asked for
     _saved: int = field(init=False, default=-1)  # step of the last checkpoint asked for
@@ -298,6 +300,7 @@ class Run:
         elif not math.isfinite(test.nll_sum):
             raise NonFiniteLoss(f"step {step}: the NLL of the test dataset is {test.nll_sum}")
         else:
+            self.keep_losses(step, test.losses)  # before the ledger says that there was an evaluation
             self._tested = (step, test)
         return test
 
