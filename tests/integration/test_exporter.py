@@ -28,7 +28,7 @@ from services.store.records import (
     ServedModelRecord,
     StepRecord,
 )
-from services.store.store import Store, open_store
+from services.store.store import Store
 from services.trainer import exporter
 from services.trainer.exporter import ExporterSettings, Source
 from services.trainer.metrics import registry_for, serve
@@ -36,15 +36,7 @@ from services.trainer.metrics import registry_for, serve
 if TYPE_CHECKING:
     from tests.redis_fixtures import RedisServer
 
-pytest_plugins = ["tests.redis_fixtures"]
-
-
-@pytest.fixture
-def store(redis_url: str) -> Iterator[Store]:
-    store = open_store(redis_url)
-    store.redis.hset("tl:api:dataset:ds", "state", "ready")
-    yield store
-    store.close()
+pytest_plugins = ["tests.store_fixtures"]
 
 
 def read_only(store: Store, redis_url: str) -> str:

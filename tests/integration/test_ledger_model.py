@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -13,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from services.store.errors import Fenced, IllegalEdge, StepOutOfOrder
 from services.store.ledger import Outcome
 from services.store.records import EDGES, HELD, TERMINAL, CheckpointRecord, JobSpec, JobState, StepRecord
-from services.store.store import Store, open_store
+from services.store.store import Store
 
-pytest_plugins = ["tests.redis_fixtures"]
+pytest_plugins = ["tests.store_fixtures"]
 
 
 @dataclass
@@ -195,14 +194,6 @@ def in_order(records: list[StepRecord]) -> float:
     for record in records:
         total += record.nll_sum
     return total
-
-
-@pytest.fixture
-def store(redis_url: str) -> Iterator[Store]:
-    store = open_store(redis_url)
-    store.redis.hset("tl:api:dataset:ds", "state", "ready")
-    yield store
-    store.close()
 
 
 def test_random_histories_agree_with_the_model(store: Store) -> None:

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from services.store.errors import BadToken, NotFound, OutOfRange
 from services.store.events import Entry
 from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobSpec, JobState, StepRecord
-from services.store.store import Store, open_store
+from services.store.store import Store
 
-pytest_plugins = ["tests.redis_fixtures"]
-
-
-@pytest.fixture
-def store(redis_url: str) -> Iterator[Store]:
-    store = open_store(redis_url)
-    store.redis.hset("tl:api:dataset:ds", "state", "ready")
-    yield store
-    store.close()
+pytest_plugins = ["tests.store_fixtures"]
 
 
 def running(store: Store) -> JobRecord:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 from rq import Queue, SimpleWorker
@@ -13,17 +12,9 @@ from rq.serializers import JSONSerializer
 from services.store.errors import NoHost, TicketFailed, TicketTimeout
 from services.store.queues import JOB_FUNCTION, queue_name, ticket_id
 from services.store.records import HostRecord, JobRecord, JobSpec, ServedModelRecord
-from services.store.store import Store, open_store
+from services.store.store import Store
 
-pytest_plugins = ["tests.redis_fixtures"]
-
-
-@pytest.fixture
-def store(redis_url: str) -> Iterator[Store]:
-    store = open_store(redis_url)
-    store.redis.hset("tl:api:dataset:ds", "state", "ready")
-    yield store
-    store.close()
+pytest_plugins = ["tests.store_fixtures"]
 
 
 def queued(store: Store, host: str = "h1") -> JobRecord:
