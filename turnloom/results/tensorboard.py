@@ -6,21 +6,9 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from turnloom.results.files import Cell, rows
+from turnloom.results.files import rows
 from turnloom.results.runs import Run
-
-#: Column of the rows to the name in TensorBoard.
-TAGS = {
-    "train_nll": "nll/train",
-    "test_nll": "nll/test",
-    "test_bits_per_byte": "bits_per_byte/test",
-    "objective": "train/objective",
-    "step_learning_rate": "train/learning_rate",
-    "tokens": "train/tokens",
-    "seconds": "train/seconds",
-    "gpu_utilization": "gpu/utilization",
-    "gpu_memory_bytes": "gpu/memory_bytes",
-}
+from turnloom.results.scalars import scalars
 
 
 def write_events(folder: Path, run: Run) -> list[Path]:
@@ -30,13 +18,6 @@ def write_events(folder: Path, run: Run) -> list[Path]:
         old.unlink()
     with SummaryWriter(str(place)) as writer:
         for row in rows([run]):
-            _add(writer, row)
+            for tag, value in scalars(row).items():
+                writer.add_scalar(tag, value, row["step"], walltime=row["time"])
     return sorted(place.glob("events.out.tfevents.*"))
-
-
-def _add(writer: SummaryWriter, row: dict[str, Cell]) -> None:
-    trained = row["step"] != 0
-    for column, tag in TAGS.items():
-        value = row[column]
-        if value is not None and (trained or column.startswith("test_")):
-            writer.add_scalar(tag, value, row["step"], walltime=row["time"])

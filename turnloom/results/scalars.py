@@ -1,0 +1,31 @@
+"""The numbers of a step under the names that dashboards of runs show them by. Knows no server and no such dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from turnloom.results.files import Cell
+
+#: Column of the rows (files.py) to the name in TensorBoard and Weights & Biases.
+TAGS: Final[Mapping[str, str]] = {
+    "train_nll": "nll/train",
+    "test_nll": "nll/test",
+    "test_bits_per_byte": "bits_per_byte/test",
+    "objective": "train/objective",
+    "step_learning_rate": "train/learning_rate",
+    "tokens": "train/tokens",
+    "seconds": "train/seconds",
+    "gpu_utilization": "gpu/utilization",
+    "gpu_memory_bytes": "gpu/memory_bytes",
+}
+
+
+def scalars(row: Mapping[str, Cell]) -> dict[str, Cell]:
+    """What the step of a row has, by name; of step 0, which trained nothing, the evaluation only."""
+    trained = row["step"] != 0
+    return {
+        tag: row[column]
+        for column, tag in TAGS.items()
+        if row[column] is not None and (trained or column.startswith("test_"))
+    }
