@@ -1,15 +1,20 @@
-"""One row as a source has it, as plain JSON values with its place. Knows no file and no format of conversations."""
+"""One row as a source has it, as plain JSON values with its place. Knows no file."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import islice
 
 from turnloom.conversations import JSON
+from turnloom.errors import InvalidInput
+from turnloom.formats import Format, detect
+
+LOOKED_AT = 100  #: rows that detection looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,24 @@ class RawRow:
     place: str  #: for people: "chats.jsonl, line 12"
     value: JSON = None
     mistake: str = ""  #: why it can't be read; then there is no value
+
+
+def shape_of(rows: Iterable[RawRow], name: str = "", columns: Mapping[str, str] | None = None) -> Format:
+    """The format that was named, or the one that the first LOOKED_AT rows show.
+
+    Raises:
+        InvalidInput: an unknown format or part, or none is shown; the sentence names the columns that there are.
+    """
+    if name:
+        return Format(name, dict(columns or {}))
+    looked_at = list(islice(rows, LOOKED_AT))
+    good = [row.value for row in looked_at if not row.mistake]
+    if looked_at and not good:
+        first = looked_at[0]
+        raise InvalidInput(
+            f"None of the first {len(looked_at)} rows can be read; {first.place} {first.mistake}", field="format"
+        )
+    return detect(good, columns)
 
 
 def parse(text: str) -> JSON:

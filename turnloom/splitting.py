@@ -6,25 +6,47 @@ import hashlib
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from turnloom.errors import InvalidInput
 
 T = TypeVar("T")
+
+
+def held_out(count: int, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which of `count` positions are the test part, shape (count,); at least one is on either side.
+
+    Those with the smallest sha256 of "{seed}:split:{position}".
+
+    Raises:
+        InvalidInput: the fraction is not between 0 and 1, or there are fewer than two.
+    """
+    if not 0 < fraction < 1:
+        raise InvalidInput(
+            f"The test fraction is {fraction:g}, but must lie between 0 and 1.",
+            hint="Try 0.1.",
+            field="test_fraction",
+        )
+    if count < 2:
+        raise InvalidInput(
+            f"{count} conversation can't be split into train and test.",
+            hint="Give at least two, or no fraction.",
+            field="test_fraction",
+        )
+    size = min(count - 1, max(1, round(count * fraction)))
+    ranks = b"".join(hashlib.sha256(f"{seed}:split:{index}".encode()).digest() for index in range(count))
+    test = np.zeros(count, dtype=np.bool_)
+    test[np.argsort(np.frombuffer(ranks, dtype="S32"), kind="stable")[:size]] = True
+    return test
 
 
 def split(items: Sequence[T], test_fraction: float, seed: int = 0) -> tuple[list[T], list[T]]:
     """Train and test, each in the order given; at least one item on either side.
 
     Raises:
-        InvalidInput: the fraction is not between 0 and 1, or there are fewer than two items.
+        InvalidInput: as held_out().
     """
-    if not 0 < test_fraction < 1:
-        raise InvalidInput(f"The test fraction is {test_fraction:g}, but must lie between 0 and 1.", hint="Try 0.1.")
-    if len(items) < 2:
-        raise InvalidInput(
-            f"{len(items)} conversation can't be split into train and test.", hint="Give at least two, or no fraction."
-        )
-    size = min(len(items) - 1, max(1, round(len(items) * test_fraction)))
-    ranked = sorted(range(len(items)), key=lambda index: hashlib.sha256(f"{seed}:split:{index}".encode()).digest())
-    held_out = set(ranked[:size])
-    train = [item for index, item in enumerate(items) if index not in held_out]
-    return train, [items[index] for index in sorted(held_out)]
+    test = held_out(len(items), test_fraction, seed)
+    chosen = list(zip(items, test, strict=True))
+    return [item for item, apart in chosen if not apart], [item for item, apart in chosen if apart]

@@ -14,7 +14,7 @@ from services.preprocess import limits
 from services.preprocess.backing import Backing
 from services.preprocess.batch_wire import batches
 from services.preprocess.conversation_wire import conversations
-from services.preprocess.dataset_build import DatasetBuild
+from services.preprocess.dataset_build import DatasetBuild, finished
 from services.preprocess.dataset_states import ready
 from services.preprocess.dataset_wire import BadRows, bad_rows, dataset, issue_record, state_filter
 from services.preprocess.errors import PreprocessError
@@ -25,13 +25,13 @@ from services.preprocess.refusals import InvalidRequest, Violation
 from services.preprocess.rpc import Call, Kind, Rpc
 from services.preprocess.runner import Plan, Result, Runner
 from services.preprocess.settings import ApiSettings
-from services.preprocess.source_wire import source
+from services.preprocess.source_wire import described, left_out_record, source
 from services.preprocess.sources.dispatch import announce, begin
 from services.preprocess.streams import Part, check_batch, chunks, header, refuse_after_end, refuse_endless, refuse_lost
 from services.store.dataset_files import DatasetReader, DatasetWriter, canonical_json
 from services.store.dataset_work import DatasetWork
 from services.store.ids import new_id
-from services.store.records import DatasetRecord, DatasetState, IssueRecord
+from services.store.records import DatasetRecord, DatasetState, IssueRecord, LeftOutRecord
 from turnloom.v1 import datasets_pb2 as pb
 from turnloom.v1 import types_pb2
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceServicer
@@ -56,6 +56,7 @@ class DatasetService(DatasetServiceServicer):
             messages = self._rpc.reading(context, request_iterator)
             asked = header(messages, "header").header
             on_bad = bad_rows(asked)
+            sent_from = described(asked.sent_from, on_bad is BadRows.SKIP) if asked.HasField("sent_from") else None
             plan = self._runner.plan(asked.options.model, options(asked.options, "header.options"))
             if asked.HasField("source"):
                 _refuse_more(messages)
@@ -66,22 +67,27 @@ class DatasetService(DatasetServiceServicer):
             with DatasetWriter(self._settings.store_url, options_json) as writer:
                 build = DatasetBuild(writer)
                 size = limits.DatasetSize(self._settings.max_dataset_conversations, self._settings.max_dataset_bytes)
-                ended = False
+                ended, arrived, left_out = False, 0, LeftOutRecord()
                 for part, message in chunks(messages, "header"):
                     refuse_after_end(ended, part)
                     if message.HasField("end"):
                         ended = True
-                        refuse_lost(message.end.conversations, build.seen, part)
+                        refuse_lost(message.end.conversations, arrived, part)
+                        left_out = left_out_record(message.end.left_out)
                         continue
                     sent = message.chunk.conversations
                     check_batch(len(sent), part.field("conversations"))
                     size.add(len(sent), message.ByteSize(), part.field("conversations"))
                     call.spend(len(sent))
+                    if message.chunk.HasField("first"):
+                        build.seen = _numbered(message.chunk.first, build.seen, part, self._settings)
+                        digest.update(build.seen.to_bytes(8, "little"))
                     for item in sent:
                         digest.update(_framed(item))
                     results = self._runner.run(plan, conversations(sent))
                     build.add(_judged(build.seen, part, sent, results, on_bad))
-                    call.notes["conversations"] = build.seen
+                    arrived += len(sent)
+                    call.notes["conversations"] = arrived
                 if not ended:
                     self._rpc.refuse_left(context)
                     refuse_endless()
@@ -90,8 +96,11 @@ class DatasetService(DatasetServiceServicer):
                 known = store.datasets.find_request(owner, asked.request_id, content) if asked.request_id else None
                 if known is not None:
                     return pb.CreateDatasetResponse(dataset=dataset(known), deduplicated=True)
-                _refuse_empty(build)
-                record = build.record(_begun(asked, plan, options_json, owner), writer.commit())
+                _refuse_empty(build, arrived)
+                begun = replace(_begun(asked, plan, options_json, owner), source=sent_from)
+                totals = build.totals()
+                totals = replace(totals, skipped=totals.skipped + left_out.unreadable)
+                record = finished(begun, writer.commit(), totals, left_out)
             created = store.datasets.create(record, request_id=asked.request_id, content_hash=content)
             return pb.CreateDatasetResponse(dataset=dataset(created.dataset), deduplicated=created.deduplicated)
 
@@ -229,11 +238,19 @@ def _judged(
     return judged
 
 
-def _refuse_empty(build: DatasetBuild) -> None:
-    if build.seen == build.skipped:
+def _numbered(first: int, seen: int, part: Part, settings: ApiSettings) -> int:
+    """The number of a chunk's first conversation, where its sender could not read rows before it."""
+    if not seen <= first <= settings.max_dataset_conversations:
+        sentence = f"is {first}; it must be at least {seen} and at most {settings.max_dataset_conversations}."
+        raise InvalidRequest([Violation(part.field("first"), sentence)])
+    return first
+
+
+def _refuse_empty(build: DatasetBuild, arrived: int) -> None:
+    if arrived == build.skipped:
         said = (
-            f"all {build.seen} conversations are bad, the first: {build.issues[0].message}"
-            if build.seen
+            f"all {arrived} conversations are bad, the first: {build.issues[0].message}"
+            if arrived
             else "is empty"
         )
         raise InvalidRequest([Violation("chunk.conversations", f"{said}; a dataset needs at least one example.")])

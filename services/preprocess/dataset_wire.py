@@ -20,7 +20,7 @@ from services.preprocess.limits import (
     check_labels,
 )
 from services.preprocess.options_wire import options_from_json
-from services.preprocess.source_wire import source_message
+from services.preprocess.source_wire import left_out_message, source_message
 from services.preprocess.status_table import code_of
 from services.store.records import (
     DatasetRecord,
@@ -28,6 +28,7 @@ from services.store.records import (
     ErrorRecord,
     Histogram,
     IssueRecord,
+    LeftOutRecord,
     WarningRecord,
 )
 from turnloom.v1 import datasets_pb2 as pb
@@ -119,6 +120,8 @@ def dataset(record: DatasetRecord) -> pb.Dataset:
     )
     if record.source is not None:
         message.source.CopyFrom(source_message(record.source))
+    if record.source is not None or record.left_out != LeftOutRecord():
+        message.left_out.CopyFrom(left_out_message(record.left_out))
     return message
 
 

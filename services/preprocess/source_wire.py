@@ -9,14 +9,15 @@ from services.preprocess.limits import Violations, check_bytes
 from services.preprocess.refusals import InvalidRequest, Violation
 from services.preprocess.sources.errors import SourceError
 from services.preprocess.sources.locating import locate
-from services.store.records import DatasetSource
+from services.store.records import DatasetSource, LeftOutRecord, RowFilterRecord
 from turnloom.errors import InvalidInput
+from turnloom.filters import RowFilter
 from turnloom.formats import Format
 from turnloom.v1 import datasets_pb2 as pb
 
 
 class Deduplicate(Enum):
-    """When two conversations are the same: names of sources.dedup.FORMS."""
+    """When two conversations are the same: names of turnloom.duplicates.FORMS."""
 
     EXACT = "exact"
     NORMALIZED = "normalized"
@@ -37,28 +38,45 @@ def source(message: pb.DatasetSource, skip_bad: bool, roots: tuple[str, ...]) ->
     violations = Violations()
     if not message.uri:
         violations.add("header.source.uri", "is not set; name a hub dataset, or a path or URL below a source root.")
-    check_bytes(message.uri, "header.source.uri", MAX_URI_BYTES, violations)
-    for name in ("split", "revision", "config"):
-        check_bytes(getattr(message, name), f"header.source.{name}", MAX_NAME_BYTES, violations)
-    if len(message.column_mapping) > MAX_COLUMNS:
-        violations.add(
-            "header.source.column_mapping", f"has {len(message.column_mapping)} entries; {MAX_COLUMNS} are taken."
-        )
-    if not 0 <= message.test_fraction < 1:
-        violations.add("header.source.test_fraction", f"is {message.test_fraction}; 0 <= test_fraction < 1 is needed.")
-    same = None
-    if message.HasField("deduplicate"):
-        same = DEDUPLICATE.required(message.deduplicate, "header.source.deduplicate", violations)
-    violations.refuse()
+    record = _checked(message, "header.source", skip_bad, violations)
     try:
         locate(message.uri, roots)
-        if message.format:
-            Format(message.format, dict(message.column_mapping))
     except SourceError as error:
         raise InvalidRequest([Violation("header.source.uri", f"{error} {error.hint}".strip())]) from error
+    return record
+
+
+def described(message: pb.DatasetSource, skip_bad: bool) -> DatasetSource:
+    """Read what the sender of a stream says of its files; nothing of it is looked for.
+
+    Raises:
+        InvalidRequest: with paths below header.sent_from.
+    """
+    return _checked(message, "header.sent_from", skip_bad, Violations())
+
+
+def _checked(message: pb.DatasetSource, path: str, skip_bad: bool, violations: Violations) -> DatasetSource:
+    """The record of a source in which nothing contradicts itself."""
+    check_bytes(message.uri, f"{path}.uri", MAX_URI_BYTES, violations)
+    for name in ("split", "revision", "config"):
+        check_bytes(getattr(message, name), f"{path}.{name}", MAX_NAME_BYTES, violations)
+    if len(message.column_mapping) > MAX_COLUMNS:
+        violations.add(f"{path}.column_mapping", f"has {len(message.column_mapping)} entries; {MAX_COLUMNS} are taken.")
+    if not 0 <= message.test_fraction < 1:
+        violations.add(f"{path}.test_fraction", f"is {message.test_fraction}; 0 <= test_fraction < 1 is needed.")
+    same = None
+    if message.HasField("deduplicate"):
+        same = DEDUPLICATE.required(message.deduplicate, f"{path}.deduplicate", violations)
+    violations.refuse()
+    asked = _filter(message.filter)
+    try:
+        asked.check(f"{path}.filter")
+        if message.format:
+            Format(message.format, dict(message.column_mapping))
     except InvalidInput as error:
         sentence = f"{error.message} {error.hint}".strip()
-        raise InvalidRequest([Violation(f"header.source.{error.field}", sentence)]) from error
+        field = error.field if error.field.startswith(path) else f"{path}.{error.field}"
+        raise InvalidRequest([Violation(field, sentence)]) from error
     return DatasetSource(
         uri=message.uri,
         split=message.split,
@@ -72,6 +90,20 @@ def source(message: pb.DatasetSource, skip_bad: bool, roots: tuple[str, ...]) ->
         split_seed=message.split_seed,
         take_test=message.take_test,
         skip_bad=skip_bad,
+        filter=RowFilterRecord(
+            asked.where, asked.min_messages, asked.max_messages, asked.min_characters, asked.max_characters
+        ),
+        streaming=message.streaming if message.HasField("streaming") else True,
+    )
+
+
+def _filter(message: pb.RowFilter) -> RowFilter:
+    return RowFilter(
+        tuple(message.where),
+        message.min_messages,
+        message.max_messages,
+        message.min_characters,
+        message.max_characters,
     )
 
 
@@ -91,4 +123,32 @@ def source_message(record: DatasetSource) -> pb.DatasetSource:
     )
     if record.deduplicate:
         message.deduplicate = DEDUPLICATE.to_wire[Deduplicate(record.deduplicate)]  # type: ignore[assignment]
+    if not record.streaming:
+        message.streaming = False
+    asked = record.filter
+    if asked != RowFilterRecord():
+        message.filter.CopyFrom(
+            pb.RowFilter(
+                where=asked.where,
+                min_messages=asked.min_messages,
+                max_messages=asked.max_messages,
+                min_characters=asked.min_characters,
+                max_characters=asked.max_characters,
+            )
+        )
     return message
+
+
+def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
+    """What the sender of a stream says that it left out."""
+    return LeftOutRecord(message.filtered, message.duplicates, message.overlapping, message.unreadable)
+
+
+def left_out_message(record: LeftOutRecord) -> pb.LeftOut:
+    """What was left out, as clients see it."""
+    return pb.LeftOut(
+        filtered=record.filtered,
+        duplicates=record.duplicates,
+        overlapping=record.overlapping,
+        unreadable=record.unreadable,
+    )

@@ -40,7 +40,7 @@ def canonical_json(value: Mapping[str, object]) -> str:
 class Row:
     """One training row; `run_lengths` sum to len(token_ids) - 1 targets."""
 
-    conversation: int  #: position in the dataset's source, from 0
+    conversation: int  #: position among the rows that were wanted of the dataset's source, from 0
     part: int  #: 0.. where one conversation gives several rows
     token_ids: NDArray[np.int32]  #: shape (N,), N >= 2
     run_lengths: NDArray[np.uint32]  #: shape (R,)

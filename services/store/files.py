@@ -87,6 +87,13 @@ def whole_file(url: str) -> Iterator[IO[bytes]]:
                 system.rm(temporary)
 
 
+def exists(url: str) -> bool:
+    """Whether there is a file or folder."""
+    system, path = locate(url)
+    with store_errors(url):
+        return system.exists(path)
+
+
 def remove(url: str) -> None:
     """Delete a file or folder; one that isn't there is no error."""
     system, path = locate(url)

@@ -349,8 +349,29 @@ class WarningRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RowFilterRecord:
+    """Which rows of a source are wanted: all of this has to hold."""
+
+    where: tuple[str, ...] = ()  #: conditions on columns
+    min_messages: int = 0  #: 0, here and below: any number
+    max_messages: int = 0
+    min_characters: int = 0  #: code points of the content of all messages
+    max_characters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOutRecord:
+    """What a choice among the rows of a source left out, and what it found."""
+
+    filtered: int = 0  #: rows that the filter does not want
+    duplicates: int = 0  #: conversations that came before
+    overlapping: int = 0  #: conversations of the test part that are in the training part too; not left out
+    unreadable: int = 0  #: rows that the sender of a stream could not read
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetSource:
-    """A named source of conversations."""
+    """A named source of conversations, or what the sender of a stream said of its files."""
 
     uri: str
     split: str = ""
@@ -364,6 +385,8 @@ class DatasetSource:
     split_seed: int = 0
     take_test: bool = False  #: take what is held out, not the rest
     skip_bad: bool = False  #: leave bad rows out and report them, instead of failing
+    filter: RowFilterRecord = field(default_factory=RowFilterRecord)
+    streaming: bool = True  #: read a hub dataset as it comes, instead of downloading all of it first
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +423,7 @@ class DatasetRecord:
     conversations_read: int = 0
     shards: int = 0
     shards_done: int = 0
+    left_out: LeftOutRecord = field(default_factory=LeftOutRecord)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.preprocess.sources.dedup import DIGEST, digest, first_of_each
 from services.preprocess.sources.errors import SourceEmpty
 from services.preprocess.sources.lease import Lease
 from services.preprocess.sources.pieces import Shard
 from services.preprocess.sources.reading import pieces_of
 from services.preprocess.sources.selecting import select
 from services.preprocess.sources.shards import wanted
-from services.preprocess.sources.splitting import held_out
 from services.store.records import DatasetSource
+from turnloom.duplicates import DIGEST, digest, first_of_each
 from turnloom.formats import Format
-from turnloom.splitting import split
+from turnloom.splitting import held_out, split
 
 
 class Unhurried(Lease):
@@ -48,7 +47,16 @@ def shards_of(path: Path, texts: Sequence[str]) -> list[Shard]:
 def taken(path: Path, texts: Sequence[str], **asked: object) -> tuple[list[int], list[str]]:
     source = DatasetSource("x", **asked)  # type: ignore[arg-type]
     shards, remarks = select(source, shards_of(path, texts), Format("prompt_completion"), Unhurried())
-    return [index for shard in shards for index, _ in wanted(shard)], [remark.message for remark in remarks]
+    rows = [found for shard in shards for found in wanted(shard)]
+    assert [number for number, _ in rows] == list(range(len(rows))), "what is left out counts for no position"
+    assert [shard.wanted for shard in shards] == [sum(1 for _ in wanted(shard)) for shard in shards]
+    return [position(row.place) for _, row in rows], [warning.message for warning in remarks.warnings]
+
+
+def position(place: str) -> int:
+    """Where a row of shards_of() stands in the whole."""
+    file, line = place.rsplit(", line ", 1)
+    return 3 * int(Path(file).stem) + int(line) - 1
 
 
 TEXTS = ["Hello", "b", "c", "hello ", "Hello", "", "d", ""]

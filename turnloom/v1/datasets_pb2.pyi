@@ -197,6 +197,11 @@ class DatasetChunk(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CONVERSATIONS_FIELD_NUMBER: builtins.int
+    FIRST_FIELD_NUMBER: builtins.int
+    first: builtins.int
+    """Number of the first of them, where the sender could not read rows before it. Absent: the chunk goes on where the one
+    before it ended. Never smaller than that.
+    """
     @property
     def conversations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[turnloom.v1.types_pb2.Conversation]:
         """In order."""
@@ -205,8 +210,11 @@ class DatasetChunk(google.protobuf.message.Message):
         self,
         *,
         conversations: collections.abc.Iterable[turnloom.v1.types_pb2.Conversation] | None = ...,
+        first: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversations", b"conversations"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_first", b"_first", "first", b"first"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_first", b"_first", "conversations", b"conversations", "first", b"first"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_first", b"_first"]) -> typing.Literal["first"] | None: ...
 
 global___DatasetChunk = DatasetChunk
 

@@ -6,34 +6,25 @@ from services.preprocess.conversation import Conversation
 from services.preprocess.conversation_wire import conversation
 from services.preprocess.errors import PreprocessError
 from services.preprocess.refusals import MalformedConversation
-from turnloom.conversations import JSON, from_json
+from turnloom.conversations import from_json
 from turnloom.errors import InvalidInput
 from turnloom.formats import Format
 from turnloom.rows import RawRow
+from turnloom.selecting import document_of
 
 
-def document_of(row: RawRow, shape: Format) -> dict[str, JSON]:
-    """The row as {"messages": [...], ...}.
-
-    Raises:
-        MalformedConversation: without its place.
-    """
-    if row.mistake:
-        raise MalformedConversation(row.mistake)
+def conversation_of(row: RawRow, shape: Format) -> tuple[Conversation | PreprocessError, int]:
+    """The conversation, read as if its sender had streamed it, or what is wrong with it; and its bytes as a message."""
+    document = document_of(row, shape)
+    if isinstance(document, InvalidInput):
+        return MalformedConversation(_sentence(document)), 0
     try:
-        return shape.document(row.value)
+        message = from_json(document)
+        return conversation(message), message.ByteSize()
     except InvalidInput as error:
-        raise MalformedConversation(_sentence(error)) from error
-
-
-def conversation_of(row: RawRow, shape: Format) -> Conversation | PreprocessError:
-    """The conversation, read as if its sender had streamed it; or what is wrong with it."""
-    try:
-        return conversation(from_json(document_of(row, shape)))
-    except InvalidInput as error:
-        return MalformedConversation(error.message)
+        return MalformedConversation(error.message), 0
     except PreprocessError as error:
-        return error
+        return error, 0
 
 
 def _sentence(error: InvalidInput) -> str:

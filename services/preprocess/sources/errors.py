@@ -5,6 +5,7 @@ SourceError
 ├── SourceNotFound      nothing is there
 ├── SourceNotReadable   it is there and can't be read
 ├── SourceEmpty         it holds no conversation
+├── SourceTooLarge      it holds more than a dataset may
 ├── SourceNotKnown      its columns are of no known format, or its files of no known kind
 ├── HubUnreachable      the hub did not answer in time
 ├── HubRefused          the hub has no such dataset, revision, split or configuration, or wants a token
@@ -44,6 +45,10 @@ class SourceNotReadable(SourceError):
 
 class SourceEmpty(SourceError):
     """There is nothing to make a dataset of."""
+
+
+class SourceTooLarge(SourceError):
+    """It is over a limit of this server."""
 
 
 class SourceNotKnown(SourceError):

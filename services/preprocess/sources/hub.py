@@ -34,36 +34,43 @@ MIRROR: Final = (
 DEFAULT_SPLIT: Final = "train"
 
 
-def rows(name: str, source: DatasetSource) -> Iterator[RawRow]:
+def rows(name: str, source: DatasetSource, commit: str, skip: int = 0) -> Iterator[RawRow]:
     """Rows of one split, in order, as they come over the network or from what was downloaded before.
 
     Args:
         name: owner/name at the hub, or an absolute folder that is laid out like a hub dataset.
-        source: split (default "train"), revision and configuration.
+        source: split (default "train"), configuration, and whether to read it as it comes.
+        commit: of the hub; empty: of a folder, or whatever was downloaded before.
+        skip: rows that are not needed again.
 
     Raises:
         HubUnreachable, HubRefused, SourceNotReadable.
     """
     split = source.split or DEFAULT_SPLIT
-    revision = source.revision or None
-    local = name.startswith("/")
-    if not local and not constants.is_offline_mode():
-        revision = _asked(name, revision)
     with _hub_errors(name, source.revision):
         table = datasets.load_dataset(
-            name, source.config or None, split=split, revision=None if local else revision, streaming=True
+            name, source.config or None, split=split, revision=commit or None, streaming=source.streaming
         )
-        for index, values in enumerate(table):
+        for index, values in enumerate(table.skip(skip) if skip else table, start=skip):
             yield column_row(f"{name}[{split}], row {index}", values)
 
 
-def _asked(name: str, revision: str | None) -> str | None:
-    """The commit that a revision means now, so that every file is of one commit."""
+def commit_of(name: str, revision: str) -> str:
+    """The commit that a revision means now, so that every file is of one commit; empty: there is none to ask for.
+
+    Raises:
+        HubUnreachable: also where the hub does not answer within ANSWER_SECONDS.
+        HubRefused: it has no such dataset or revision.
+    """
+    if name.startswith("/"):
+        return ""
+    if constants.is_offline_mode():
+        return revision
     pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="hub")
     try:
-        info = pool.submit(HfApi().dataset_info, name, revision=revision, timeout=ANSWER_SECONDS)
-        with _hub_errors(name, revision or ""):
-            return info.result(ANSWER_SECONDS + 1).sha
+        info = pool.submit(HfApi().dataset_info, name, revision=revision or None, timeout=ANSWER_SECONDS)
+        with _hub_errors(name, revision):
+            return info.result(ANSWER_SECONDS + 1).sha or revision
     finally:
         pool.shutdown(wait=False)  # a name that does not resolve may hang for longer
 

@@ -12,6 +12,9 @@ import logging
 import os
 import secrets
 import socket
+import traceback
+from pathlib import Path
+from typing import Final
 
 from services.preprocess.settings import read_settings
 from services.preprocess.sources.dispatch import MERGE, PLAN, TIDY, dispatch
@@ -26,6 +29,7 @@ from services.store.records import ErrorRecord
 from services.store.tickets import Tickets
 
 LOG = logging.getLogger("turnloom.sources")
+ROOT: Final = Path(__file__).resolve().parents[3]  #: of our own code
 
 
 def run(dataset_id: str, task: str) -> str:
@@ -71,12 +75,20 @@ def _done(parts: Parts, dataset_id: str, claimed: ClaimedTask, lease: Lease) -> 
         record = tasks.failure(error)
         if record is None:  # nobody foresaw it, or the store is away: once more, and after some times no more
             LOG.exception("task failed", extra={"dataset": dataset_id, "task": lease.task})
-            parts.work.release(dataset_id, lease.task, lease.holder, f"{type(error).__name__}: {error}"[:500])
+            parts.work.release(dataset_id, lease.task, lease.holder, _without_words(error))
         else:
             parts.fail(dataset_id, record, tasks.issues_of(error))
         return f"{type(error).__name__}"
     dispatch(parts.work, parts.tickets, dataset_id)
     return "done"
+
+
+def _without_words(error: Exception) -> str:
+    """Class of an error that nobody foresaw and where it came from; its words may quote what users wrote."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(ROOT)]
+    last = ours[-1] if ours else frames[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno} in {last.name}"
 
 
 def _given_up(task: str, last: str) -> ErrorRecord:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
+from typing import Final
 
 from services.store.dataset_work import DatasetWork
 from services.store.errors import Fenced, IllegalEdge, NotFound, RedisUnavailable
 
 LOG = logging.getLogger("turnloom.sources")
+BREAK_EVERY: Final = 0.5  #: seconds between signals to a block that nobody waits for, while it does not end
+BREAKS: Final = signal.SIGUSR1  #: RQ uses others
 
 
 class NotWanted(Exception):
@@ -28,6 +34,8 @@ class Lease:
         self._ended = threading.Event()
         self._why = ""
         self.behind_bad_shard = False  #: an earlier shard holds a row that ends the dataset
+        self._breakable: int | None = None  #: thread that runs a block of breaking()
+        self._guard = threading.Lock()
         self._note(bad_shard)
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
@@ -48,6 +56,22 @@ class Lease:
         if self._why:
             raise NotWanted(self._why)
 
+    @contextmanager
+    def breaking(self) -> Iterator[None]:
+        """Raise NotWanted in the block as soon as nobody waits for it, even where it waits for a network itself.
+
+        For the main thread only, which alone runs handlers of signals.
+        """
+        before = signal.signal(BREAKS, lambda _number, _frame: self.check())
+        with self._guard:
+            self._breakable = threading.get_ident()
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._breakable = None
+            signal.signal(BREAKS, before)
+
     def renew(self) -> None:
         """Renew now, publishing `read`; afterwards `check` says what came of it."""
         try:
@@ -61,6 +85,10 @@ class Lease:
                 self.renew()
             except RedisUnavailable as error:  # the lease may end; doing a task twice is harmless
                 LOG.warning("lease not renewed", extra={"task": self.task, "reason": str(error)})
+        while not self._ended.wait(BREAK_EVERY):
+            with self._guard:
+                if self._breakable is not None:
+                    signal.pthread_kill(self._breakable, BREAKS)
 
     def _note(self, bad_shard: int | None) -> None:
         if bad_shard is not None and self.task.isdigit() and bad_shard < int(self.task):

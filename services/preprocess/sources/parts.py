@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from services.preprocess.settings import ApiSettings
 from services.store.dataset_work import DatasetWork
 from services.store.datasets import Datasets
+from services.store.errors import NotFound
 from services.store.files import remove
-from services.store.records import ErrorRecord, IssueRecord
+from services.store.records import DatasetState, ErrorRecord, IssueRecord
 from services.store.tickets import Tickets
 
 
@@ -25,6 +26,13 @@ class Parts:
     def folder(self, dataset_id: str) -> str:
         """URL of everything that is kept only while a dataset is made."""
         return f"{self.settings.store_url.rstrip('/')}/making/{dataset_id}"
+
+    def ended(self, dataset_id: str) -> bool:
+        """Whether a dataset is no longer made, or is gone."""
+        try:
+            return self.datasets.get(dataset_id).state is not DatasetState.CREATING
+        except NotFound:
+            return True
 
     def fail(self, dataset_id: str, error: ErrorRecord, issues: Sequence[IssueRecord] = ()) -> None:
         """End a dataset with the reason, and remove what was made of it."""

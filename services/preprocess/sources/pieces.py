@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -29,7 +30,7 @@ class Piece:
 class Shard:
     """What one job makes rows of."""
 
-    index: int  #: position in the source of the first row
+    index: int  #: position of the first row among those of the source that are wanted
     pieces: tuple[Piece, ...]
     take: str = ""  #: base64 of one bit per row, first row in the highest bit: which are wanted; empty: all
 
@@ -37,6 +38,11 @@ class Shard:
     def count(self) -> int:
         """Rows."""
         return sum(piece.count for piece in self.pieces)
+
+    @property
+    def wanted(self) -> int:
+        """Rows that are to be taken."""
+        return int.from_bytes(base64.b64decode(self.take), "big").bit_count() if self.take else self.count
 
 
 def pack(pieces: Iterable[Piece], limit: int = 0) -> Iterator[Shard]:

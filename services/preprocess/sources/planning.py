@@ -10,17 +10,16 @@ from itertools import islice
 from services.preprocess.sources.errors import SourceEmpty, SourceNotKnown
 from services.preprocess.sources.lease import Lease
 from services.preprocess.sources.locating import Location, files, locate
+from services.preprocess.sources.merging import SourceRemarks
 from services.preprocess.sources.pieces import Piece, Shard, pack
 from services.preprocess.sources.reading import pieces_of, read
 from services.preprocess.sources.selecting import select
-from services.preprocess.sources.staging import stage
-from services.store.records import DatasetSource, WarningRecord
-from turnloom.conversations import JSON
+from services.preprocess.sources.sizes import SizeLimit, refuse_larger
+from services.preprocess.sources.staging import noted, stage, staged
+from services.store.records import DatasetSource
 from turnloom.errors import InvalidInput
-from turnloom.formats import Format, detect
-from turnloom.rows import RawRow
-
-LOOKED_AT = 100  #: rows that detection looks at
+from turnloom.formats import Format
+from turnloom.rows import RawRow, shape_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,44 +28,59 @@ class SourcePlan:
 
     shape: Format
     shards: tuple[Shard, ...]
-    warnings: tuple[WarningRecord, ...] = ()
+    remarks: SourceRemarks
 
 
-def plan(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease) -> SourcePlan:
+def plan(source: DatasetSource, roots: Sequence[str], folder: str, limit: SizeLimit, lease: Lease) -> SourcePlan:
     """Cut a source into shards.
 
     Args:
         source: as it was asked for.
         roots: below which files may be read.
         folder: URL in the store for rows that have to be staged.
+        limit: of the dataset's size.
         lease: of this task.
 
     Raises:
         SourceError, NotWanted, StoreError.
     """
-    shards = tuple(pack(_counted(_pieces(source, roots, folder, lease), lease), source.limit))
+    shards = tuple(pack(_counted(_pieces(source, roots, folder, lease), limit, lease), source.limit))
     if not shards:
         raise SourceEmpty(f"{source.uri} holds no row.", hint="Look at the file, the split and the limit.")
     shape = _shape(source, shards)
-    return SourcePlan(shape, *select(source, shards, shape, lease))
+    chosen, remarks = select(source, shards, shape, lease)
+    refuse_larger(sum(shard.wanted for shard in chosen), 0, limit)
+    return SourcePlan(shape, chosen, remarks)
 
 
 def _pieces(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
     location = locate(source.uri, roots)
     name = location.hub or _hub_folder(source, location)
     if name:
-        yield from stage(_hub_rows(name, source), f"{folder}/hub", name)
+        yield from _hub_pieces(name, source, f"{folder}/hub", lease)
         return
     for number, name in enumerate(files(location, roots)):
         lease.check()
         yield from pieces_of(name, f"{folder}/{number:06d}")
 
 
-def _hub_rows(name: str, source: DatasetSource) -> Iterator[RawRow]:
+def _hub_pieces(name: str, source: DatasetSource, folder: str, lease: Lease) -> Iterator[Piece]:
+    """Rows of the hub, from where an attempt before this one ended."""
     # Imported here: `datasets` takes 70 MB and two seconds that no other source needs.
-    from services.preprocess.sources.hub import rows  # noqa: PLC0415
+    from services.preprocess.sources import hub  # noqa: PLC0415
 
-    return islice(rows(name, source), source.limit or None)
+    commit = noted(folder, lambda: hub.commit_of(name, source.revision))
+    begun = list(staged(folder, name))
+    yield from begun
+    read = sum(piece.count for piece in begun)
+    rows = islice(hub.rows(name, source, commit, read), max(0, source.limit - read) if source.limit else None)
+    yield from stage(_checked(rows, lease), folder, name, len(begun))
+
+
+def _checked(rows: Iterator[RawRow], lease: Lease) -> Iterator[RawRow]:
+    for row in rows:
+        lease.check()
+        yield row
 
 
 def _hub_folder(source: DatasetSource, location: Location) -> str:
@@ -75,25 +89,27 @@ def _hub_folder(source: DatasetSource, location: Location) -> str:
     return folders[0] if folders and (source.split or source.config) else ""
 
 
-def _counted(pieces: Iterator[Piece], lease: Lease) -> Iterator[Piece]:
+def _counted(pieces: Iterator[Piece], limit: SizeLimit, lease: Lease) -> Iterator[Piece]:
+    """The pieces; what is copied to the store is bounded, whatever is chosen of it afterwards."""
+    copied = 0
     for piece in pieces:
         lease.check()
+        copied += piece.size if piece.kind == "staged" else 0
+        refuse_larger(0, copied, limit)
         yield piece
 
 
 def _shape(source: DatasetSource, shards: Sequence[Shard]) -> Format:
     """The format that was named, or the one that the first rows show."""
     try:
-        if source.format:
-            return Format(source.format, source.column_mapping)
-        return detect(islice(_first_rows(shards), LOOKED_AT), source.column_mapping)
+        return shape_of(_first_rows(shards), source.format, source.column_mapping)
     except InvalidInput as error:
         raise SourceNotKnown(f"{source.uri}: {error.message}", hint=error.hint) from error
 
 
-def _first_rows(shards: Sequence[Shard]) -> Iterator[JSON]:
+def _first_rows(shards: Sequence[Shard]) -> Iterator[RawRow]:
     for piece in shards[0].pieces:
-        yield from (row.value for row in read(piece) if not row.mistake)
+        yield from read(piece)
 
 
 def shown(source: DatasetSource, shape: Format) -> DatasetSource:

@@ -1,91 +1,88 @@
-"""Which rows of a source are wanted: no duplicates, one part of a split. One pass, 16 bytes a row. Knows no file.
+"""The choice among a source's rows, made once before its shards begin, so that no worker has to know another's rows.
 
-The choice is made once, before the shards begin, so that no worker has to know of another's rows.
+Which rows are wanted is asked of turnloom.selecting, as the client does for its files. Knows no file.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from services.preprocess.refusals import MalformedConversation
-from services.preprocess.sources.converting import document_of
-from services.preprocess.sources.dedup import DIGEST, digest, first_of_each
 from services.preprocess.sources.errors import SourceEmpty
 from services.preprocess.sources.lease import Lease
+from services.preprocess.sources.merging import SourceRemarks
 from services.preprocess.sources.pieces import Shard
 from services.preprocess.sources.shards import wanted
-from services.preprocess.sources.splitting import held_out
-from services.store.records import DatasetSource, WarningRecord
+from services.store.records import DatasetSource, LeftOutRecord, WarningRecord
+from turnloom.errors import InvalidInput
+from turnloom.filters import RowFilter
 from turnloom.formats import Format
-from turnloom.rows import RawRow
+from turnloom.selecting import Choice, Looking, Mask, Selected
+
+ROWS_A_CHECK = 256  #: rows looked at between two questions whether anybody still waits
+
+
+def choice_of(source: DatasetSource) -> Choice:
+    """What a record asks for."""
+    asked = source.filter
+    return Choice(
+        RowFilter(asked.where, asked.min_messages, asked.max_messages, asked.min_characters, asked.max_characters),
+        source.deduplicate,
+        source.test_fraction,
+        source.split_seed,
+    )
 
 
 def select(
     source: DatasetSource, shards: Sequence[Shard], shape: Format, lease: Lease
-) -> tuple[tuple[Shard, ...], tuple[WarningRecord, ...]]:
-    """The shards with the rows that are wanted, and remarks on the others.
+) -> tuple[tuple[Shard, ...], SourceRemarks]:
+    """The shards with the rows that are wanted, and what is said of the others.
 
     Raises:
-        SourceEmpty: there are too few rows for two parts.
+        SourceEmpty: no row passes the filter, or there are too few for two parts.
         NotWanted, SourceNotReadable.
     """
-    if not (source.deduplicate or source.test_fraction):
-        return tuple(shards), ()
-    digests = _digests(shards, shape, source.deduplicate or "exact", lease)
-    first = first_of_each(digests)
-    keep = first.copy() if source.deduplicate else np.ones(len(digests), dtype=np.bool_)
-    remarks = []
-    left_out = np.flatnonzero(~keep)
-    if len(left_out):
-        share = f"{len(left_out)} of {len(digests)} conversations"
-        sentence = f"{share} came before ({source.deduplicate}) and are left out."
-        remarks.append(WarningRecord(int(left_out[0]), sentence))
-    if source.test_fraction:
-        keep, remark = _part(source, digests, keep)
-        remarks += remark
-    return tuple(_taking(shard, keep) for shard in shards), tuple(remarks)
-
-
-def _digests(shards: Sequence[Shard], shape: Format, form: str, lease: Lease) -> NDArray[np.bytes_]:
-    """Shape (rows,). A row that can't be read equals no other, so that it is reported."""
-    found = bytearray()
+    choice = choice_of(source)
+    if not choice:
+        return tuple(shards), SourceRemarks()
+    looking = Looking(choice, shape)
     for shard in shards:
-        lease.check()
         for index, row in wanted(shard):
-            found += _digest(index, row, shape, form)
-    return np.frombuffer(bytes(found), dtype=f"S{DIGEST}")
-
-
-def _digest(index: int, row: RawRow, shape: Format, form: str) -> bytes:
+            if index % ROWS_A_CHECK == 0:
+                lease.check()
+            looking.add(row)
     try:
-        return digest(document_of(row, shape), form)
-    except MalformedConversation:
-        return index.to_bytes(DIGEST, "big")
+        selected = looking.selected()
+    except InvalidInput as error:
+        raise SourceEmpty(error.message, error.hint) from error
+    keep = selected.test if source.take_test else selected.train
+    counts = LeftOutRecord(selected.filtered, selected.duplicates, selected.overlapping)
+    remarks = SourceRemarks(counts, tuple(_warnings(source, selected)))
+    return tuple(_taking(shards, keep)), remarks
 
 
-def _part(
-    source: DatasetSource, digests: NDArray[np.bytes_], keep: NDArray[np.bool_]
-) -> tuple[NDArray[np.bool_], list[WarningRecord]]:
-    """One side of the split, and how many test conversations are in the training part too."""
-    chosen = np.flatnonzero(keep)
-    if len(chosen) < 2:
-        raise SourceEmpty(f"{len(chosen)} conversation can't be split into train and test.", "Give at least two.")
-    test = np.zeros(len(keep), dtype=np.bool_)
-    test[chosen[held_out(len(chosen), source.test_fraction, source.split_seed)]] = True
-    train = keep & ~test
-    both = np.flatnonzero(test)[np.isin(digests[test], digests[train])]
-    remarks = []
-    if len(both):
-        sentence = f"{len(both)} of {int(test.sum())} test conversations are in the training part too; deduplicate."
-        remarks.append(WarningRecord(int(both[0]), sentence))
-    return (test if source.take_test else train), remarks
+def _warnings(source: DatasetSource, selected: Selected) -> list[WarningRecord]:
+    """Sentences for people who read the record; they are about the source, not about one conversation."""
+    rows = len(selected.train)
+    said = []
+    if selected.duplicates:
+        compared = rows - selected.filtered
+        how = f"({source.deduplicate}) and are left out."
+        said.append(f"{selected.duplicates} of {compared} conversations came before {how}")
+    if selected.overlapping:
+        held = int(selected.test.sum())
+        said.append(f"{selected.overlapping} of {held} test conversations are in the training part too; deduplicate.")
+    return [WarningRecord(0, sentence) for sentence in said]
 
 
-def _taking(shard: Shard, keep: NDArray[np.bool_]) -> Shard:
-    bits = np.packbits(keep[shard.index : shard.index + shard.count])
-    return replace(shard, take=base64.b64encode(bits.tobytes()).decode())
+def _taking(shards: Sequence[Shard], keep: Mask) -> Iterator[Shard]:
+    """The shards of which anything is wanted; positions count what is wanted only, as a client counts what it sends."""
+    before = 0
+    for shard in shards:
+        bits = keep[shard.index : shard.index + shard.count]
+        if bits.any():
+            yield replace(shard, index=before, take=base64.b64encode(np.packbits(bits).tobytes()).decode())
+        before += int(bits.sum())

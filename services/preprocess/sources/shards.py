@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 
 from services.preprocess.conversation import Conversation
-from services.preprocess.dataset_build import REMARKS, DatasetBuild
+from services.preprocess.dataset_build import DatasetBuild, Totals
 from services.preprocess.dataset_wire import issue_record
 from services.preprocess.errors import InvalidOption, PreprocessError
 from services.preprocess.examples import Preprocessed
@@ -20,8 +20,9 @@ from services.preprocess.sources.converting import conversation_of
 from services.preprocess.sources.lease import Lease
 from services.preprocess.sources.pieces import Shard
 from services.preprocess.sources.reading import read
+from services.preprocess.sources.sizes import SizeLimit, refuse_larger
 from services.store.dataset_files import DatasetWriter
-from services.store.records import Histogram, IssueRecord, WarningRecord
+from services.store.records import IssueRecord
 from turnloom.formats import Format
 from turnloom.rows import RawRow
 
@@ -34,12 +35,8 @@ class ShardResult:
 
     uri: str = ""  #: file of its rows; empty: there are none
     read: int = 0  #: rows that were wanted
-    skipped: int = 0
-    truncated_examples: int = 0
-    issues: tuple[IssueRecord, ...] = ()  #: the first REMARKS
-    warnings: tuple[WarningRecord, ...] = ()  #: likewise
-    lengths: Histogram = field(default_factory=Histogram)
-    loss_lengths: Histogram = field(default_factory=Histogram)
+    size: int = 0  #: bytes of these as messages of the contract
+    totals: Totals = field(default_factory=Totals)
     bad: IssueRecord | None = None  #: the row that ends the dataset
 
 
@@ -52,6 +49,7 @@ class Making:
     options_json: str
     model: Model
     skip_bad: bool
+    size: SizeLimit  #: of the whole dataset
 
 
 def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> ShardResult:
@@ -60,12 +58,16 @@ def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> Shard
     Raises:
         NotWanted, SourceError, InvalidOption, StoreError; then nothing is left of the file.
     """
+    size = 0
     with DatasetWriter(folder, making.options_json) as writer:
         build = DatasetBuild(writer)
         rows = wanted(shard)
         while chunk := list(islice(rows, CHUNK)):
             lease.check()
-            items = [conversation_of(row, making.shape) for _, row in chunk]
+            converted = [conversation_of(row, making.shape) for _, row in chunk]
+            items = [item for item, _ in converted]
+            size += sum(bytes_of for _, bytes_of in converted)
+            refuse_larger(lease.read + len(chunk), size, making.size)
             for (index, row), item, made in zip(chunk, items, _preprocessed(items, making), strict=True):
                 judged = _issue(index, row, item, made) if isinstance(made, PreprocessError) else made
                 if isinstance(judged, IssueRecord) and not making.skip_bad:
@@ -73,18 +75,17 @@ def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> Shard
                 build.seen = index
                 build.add([judged])
             lease.read += len(chunk)
-        return _result(build, writer, lease.read)
+        totals = build.totals()
+        uri = writer.commit().uri if sum(totals.lengths.counts) else ""
+        return ShardResult(uri, lease.read, size, totals)
 
 
 def wanted(shard: Shard) -> Iterator[tuple[int, RawRow]]:
-    """The shard's rows that are to be taken, each with its position in the source."""
+    """The shard's rows that are to be taken, each with its position among all that are."""
     bits = base64.b64decode(shard.take)
-    position = 0
-    for piece in shard.pieces:
-        for row in read(piece):
-            if not bits or bits[position >> 3] & (128 >> (position & 7)):
-                yield shard.index + position, row
-            position += 1
+    rows = (row for piece in shard.pieces for row in read(piece))
+    taken = (row for at, row in enumerate(rows) if not bits or bits[at >> 3] & (128 >> (at & 7)))
+    yield from enumerate(taken, start=shard.index)
 
 
 def _preprocessed(
@@ -110,18 +111,4 @@ def _issue(index: int, row: RawRow, item: Conversation | PreprocessError, error:
         issue.field,
         issue.message_index,
         issue.conversation_id,
-    )
-
-
-def _result(build: DatasetBuild, writer: DatasetWriter, read_rows: int) -> ShardResult:
-    summary = build.statistics.summary()
-    return ShardResult(
-        uri=writer.commit().uri if summary.examples else "",
-        read=read_rows,
-        skipped=build.skipped,
-        truncated_examples=summary.truncated_examples,
-        issues=tuple(build.issues[:REMARKS]),
-        warnings=tuple(build.warnings[:REMARKS]),
-        lengths=Histogram(tuple(summary.lengths.edges), tuple(summary.lengths.counts)),
-        loss_lengths=Histogram(tuple(summary.loss_lengths.edges), tuple(summary.loss_lengths.counts)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from services.preprocess.errors import InvalidOption, ModelNotUsable, TemplateError
@@ -11,18 +11,19 @@ from services.preprocess.registry import BadModels
 from services.preprocess.sources.dispatch import MERGE, PLAN
 from services.preprocess.sources.errors import SourceError
 from services.preprocess.sources.lease import Lease, NotWanted
-from services.preprocess.sources.merging import BadRowFound, merge
+from services.preprocess.sources.merging import BadRowFound, SourceRemarks, merge
 from services.preprocess.sources.models import model_of, options_of
 from services.preprocess.sources.parts import Parts
 from services.preprocess.sources.pieces import Shard
 from services.preprocess.sources.planning import plan, shown
 from services.preprocess.sources.shards import Making, ShardResult, make_shard
+from services.preprocess.sources.sizes import SizeLimit
 from services.preprocess.status_table import code_of
 from services.store.codec import decode, encode
 from services.store.connection import retry_for
 from services.store.dataset_work import ClaimedTask
 from services.store.files import remove
-from services.store.records import DatasetRecord, ErrorRecord, IssueRecord, WarningRecord
+from services.store.records import DatasetRecord, ErrorRecord, IssueRecord
 from turnloom.errors import TurnloomError
 from turnloom.formats import Format
 
@@ -44,16 +45,23 @@ class MergeTask:
 
     format: str
     columns: Mapping[str, str]
-    warnings: tuple[WarningRecord, ...] = field(default=())  #: of the source as a whole
+    remarks: SourceRemarks
 
 
 def plan_source(parts: Parts, record: DatasetRecord, _claimed: ClaimedTask, lease: Lease) -> None:
     """Find the source, cut it, and begin its shards."""
     assert record.source is not None
-    made = plan(record.source, parts.settings.source_roots, f"{parts.folder(record.id)}/staged", lease)
+    folder = f"{parts.folder(record.id)}/staged"
+    try:
+        with lease.breaking():
+            made = plan(record.source, parts.settings.source_roots, folder, limit_of(parts), lease)
+    except NotWanted:
+        if parts.ended(record.id):  # what was staged meanwhile is nobody's
+            remove(parts.folder(record.id))
+        raise
     name, columns = made.shape.name, made.shape.columns
     shards = {str(n): encode(ShardTask(name, columns, shard)) for n, shard in enumerate(made.shards)}
-    parts.work.note(record.id, MERGE, encode(MergeTask(name, columns, made.warnings)))
+    parts.work.note(record.id, MERGE, encode(MergeTask(name, columns, made.remarks)))
     parts.datasets.progress(record.id, conversations_read=0, shards=len(shards))
     parts.work.done(record.id, PLAN, lease.holder, following=shards)
 
@@ -89,6 +97,7 @@ def _made(parts: Parts, record: DatasetRecord, task: ShardTask, folder: str, lea
             options_json=record.options_json,
             model=model,
             skip_bad=record.source.skip_bad,
+            size=limit_of(parts),
         )
         return make_shard(making, task.shard, folder, lease)
 
@@ -99,9 +108,14 @@ def merge_shards(parts: Parts, record: DatasetRecord, claimed: ClaimedTask, leas
     assert record.source is not None
     results = [decode(ShardResult, text) for text in parts.datasets.shards(record.id).values()]
     begun = replace(record, source=shown(record.source, Format(task.format, task.columns)))
-    made = merge(begun, results, task.warnings, parts.settings.store_url, lease)
+    made = merge(begun, results, task.remarks, parts.settings.store_url, limit_of(parts), lease)
     retry_for(lambda: parts.datasets.ready(made), 60.0)
     parts.tidy(record.id)
+
+
+def limit_of(parts: Parts) -> SizeLimit:
+    """How large a dataset may be."""
+    return SizeLimit(parts.settings.max_dataset_conversations, parts.settings.max_dataset_bytes)
 
 
 #: Tasks by name; every other name is the number of a shard.

@@ -1,4 +1,4 @@
-"""Which conversations of a source came before: exactly, or but for case, white space and Unicode form."""
+"""Which conversations are the same: exactly, or but for case, white space and Unicode form. Knows no file."""
 
 from __future__ import annotations
 

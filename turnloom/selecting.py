@@ -1,0 +1,144 @@
+"""Which rows of a source are wanted: a filter, then no duplicates, then the parts of a split. Knows no file.
+
+The client asks this of local files and the preprocess worker of every other source, so that both choose the same rows.
+One pass, 17 bytes a row. A row that can't be read is wanted and equals no other, so that it is reported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnloom.conversations import JSON
+from turnloom.duplicates import DIGEST, FORMS, digest, first_of_each
+from turnloom.errors import InvalidInput
+from turnloom.filters import RowFilter, Wanted
+from turnloom.formats import Format
+from turnloom.rows import RawRow
+from turnloom.splitting import held_out
+
+Mask = NDArray[np.bool_]  # shape (rows of the source,)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is asked for."""
+
+    row_filter: RowFilter = field(default_factory=RowFilter)
+    deduplicate: str = ""  #: "exact", "normalized"; empty: keep all
+    test_fraction: float = 0.0  #: part that is held out, >= 0 and < 1; 0: no split
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown name.
+
+        Raises:
+            InvalidInput
+        """
+        if self.deduplicate and self.deduplicate not in FORMS:
+            raise InvalidInput(
+                f"There is no way {self.deduplicate!r} to compare conversations.",
+                hint=f"Choose from {', '.join(FORMS)}.",
+                field="deduplicate",
+            )
+
+    @property
+    def compares(self) -> bool:
+        """Whether rows are compared with each other, which takes a pass over all of them first."""
+        return bool(self.deduplicate or self.test_fraction)
+
+    def __bool__(self) -> bool:
+        """Whether anything could be left out."""
+        return self.compares or bool(self.row_filter)
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """What was chosen."""
+
+    train: Mask  #: everything that is wanted, where there is no split
+    test: Mask  #: what is held out; nothing where there is no split
+    filtered: int  #: rows that the filter does not want
+    duplicates: int  #: conversations that came before
+    overlapping: int  #: conversations of `test` that are in `train` too
+
+
+class Looking:
+    """Looks at the rows of one source, from the first on."""
+
+    def __init__(self, choice: Choice, shape: Format) -> None:
+        """Begin.
+
+        Args:
+            choice: what is asked for.
+            shape: format of the rows.
+
+        Raises:
+            InvalidInput: the filter can't be read.
+        """
+        self._choice = choice
+        self._shape = shape
+        self._wanted = choice.row_filter.check()
+        self._digests = bytearray()
+        self._passed = bytearray()
+
+    def add(self, row: RawRow) -> None:
+        """One more row."""
+        document = document_of(row, self._shape)
+        wanted = passes(row, document, self._wanted)
+        self._passed.append(wanted)
+        if self._choice.compares:
+            known = wanted and isinstance(document, dict)
+            position = len(self._passed) - 1
+            same = digest(document, self._choice.deduplicate or "exact") if known else position.to_bytes(DIGEST, "big")  # type: ignore[arg-type]  # known
+            self._digests += same
+
+    def selected(self) -> Selected:
+        """What is wanted of the rows so far.
+
+        Raises:
+            InvalidInput: nothing passes the filter, or too little for two parts.
+        """
+        passed = np.frombuffer(bytes(self._passed), dtype=np.bool_)
+        filtered = int(len(passed) - passed.sum())
+        if filtered and filtered == len(passed):
+            raise InvalidInput(
+                f"The filter wants none of the {filtered} rows.", hint="Look at its columns and values.", field="filter"
+            )
+        nothing = np.zeros(len(passed), dtype=np.bool_)
+        if not self._choice.compares:
+            return Selected(passed, nothing, filtered, 0, 0)
+        digests = np.frombuffer(bytes(self._digests), dtype=f"S{DIGEST}")
+        keep = passed & first_of_each(digests) if self._choice.deduplicate else passed
+        duplicates = int(passed.sum() - keep.sum())
+        if not self._choice.test_fraction:
+            return Selected(keep, nothing, filtered, duplicates, 0)
+        test = nothing.copy()
+        positions = np.flatnonzero(keep)
+        test[positions[held_out(len(positions), self._choice.test_fraction, self._choice.split_seed)]] = True
+        train = keep & ~test
+        return Selected(train, test, filtered, duplicates, overlap(digests[train], digests[test]))
+
+
+def overlap(train: NDArray[np.bytes_], test: NDArray[np.bytes_]) -> int:
+    """How many of the test part's conversations are in the training part too."""
+    return int(np.isin(test, train).sum())
+
+
+def document_of(row: RawRow, shape: Format) -> dict[str, JSON] | InvalidInput:
+    """The row as {"messages": [...], ...}, or why it can't be read; without its place."""
+    if row.mistake:
+        return InvalidInput(row.mistake)
+    try:
+        return shape.document(row.value)
+    except InvalidInput as error:
+        return error
+
+
+def passes(row: RawRow, document: dict[str, JSON] | InvalidInput, wanted: Wanted) -> bool:
+    """Whether a filter wants a row; what can't be read is wanted."""
+    if row.mistake:
+        return True
+    return wanted.row(row.value) and (isinstance(document, InvalidInput) or wanted.document(document))
