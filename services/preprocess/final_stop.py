@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from services.preprocess.rendered import Kind, Origin, Part, RenderedText, View
+from services.preprocess.rendered import Kind, Part, RenderedText, View, first_runs
 
 
 def with_final_stop(view: View, stop: str) -> View:
@@ -24,17 +23,7 @@ def with_final_stop(view: View, stop: str) -> View:
     )
     rendered = RenderedText(
         text=view.rendered.text[: last.end] + stop,
-        runs=(*_first(view.rendered.runs, last.end), (len(stop), None)),
+        runs=(*first_runs(view.rendered.runs, last.end), (len(stop), None)),
         generation_blocks=view.rendered.generation_blocks,
     )
     return replace(view, rendered=rendered, regions=(*view.regions[:-1], closed))
-
-
-def _first(runs: Sequence[tuple[int, Origin | None]], characters: int) -> list[tuple[int, Origin | None]]:
-    kept: list[tuple[int, Origin | None]] = []
-    for length, origin in runs:
-        taken = min(length, characters)
-        if taken:
-            kept.append((taken, origin))
-        characters -= taken
-    return kept

@@ -16,7 +16,9 @@ Refusal
 ├── ClientLeft         the client cancelled its call
 ├── Loading            models are still being loaded
 ├── Draining           the server is about to end
-└── NotBuiltYet        the contract has the RPC, this server does not
+├── SamplingDisabled   the host's training server trains only
+├── HostBusy           every worker of the host trains
+└── SampleFailed       the host took the prompt and could not answer it
 
 MalformedConversation is a PreprocessError: one bad conversation of many is an issue, not the end of the call.
 """
@@ -146,8 +148,33 @@ class Draining(Refusal):
         super().__init__("The server is shutting down; try again, another replica or the restarted server will answer.")
 
 
-class NotBuiltYet(Refusal):
-    """The contract names the RPC; this version of the server does not answer it."""
+class SamplingDisabled(Refusal):
+    """The training server that holds the adapter writes no text."""
 
-    def __init__(self, what: str, instead: str) -> None:
-        super().__init__(f"{what} is not available in this version of the server. {instead}")
+    def __init__(self, host: str, model: str, job: str) -> None:
+        super().__init__(
+            f"The TuFT server of host {host!r} trains {model!r} and does not sample it; fetch the adapter of {job!r} "
+            "and load it in PEFT or vLLM instead."
+        )
+
+
+class HostBusy(Refusal):
+    """Every worker of the host that holds the adapter trains."""
+
+    def __init__(self, host: str, jobs: Sequence[str]) -> None:
+        what = f"its only worker trains {jobs[0]}" if len(jobs) == 1 else f"its {len(jobs)} workers train {_some(jobs)}"
+        super().__init__(
+            f"Host {host!r} is busy: {what}. Ask again when a job has ended or is paused, "
+            "or start another worker there."
+        )
+
+
+class SampleFailed(Refusal):
+    """The host could not answer the prompt."""
+
+    def __init__(self, host: str, reason: str, hint: str) -> None:
+        super().__init__(f"Host {host!r} gave no reply: {reason.rstrip('.')}.{f' {hint}' if hint else ''}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")

@@ -32,6 +32,17 @@ class RenderedText:
     generation_blocks: Sequence[tuple[int, int]] = ()
 
 
+def first_runs(runs: Sequence[tuple[int, Origin | None]], characters: int) -> list[tuple[int, Origin | None]]:
+    """The runs of the first so many characters."""
+    kept: list[tuple[int, Origin | None]] = []
+    for length, origin in runs:
+        taken = min(length, characters)
+        if taken:
+            kept.append((taken, origin))
+        characters -= taken
+    return kept
+
+
 class Kind(Enum):
     """What a character of the rendered text is to a reader of a mask."""
 

@@ -44,7 +44,9 @@ STATUS: Final[dict[type[Exception], grpc.StatusCode]] = {
     refusals.ClientLeft: grpc.StatusCode.CANCELLED,
     refusals.Loading: grpc.StatusCode.UNAVAILABLE,
     refusals.Draining: grpc.StatusCode.UNAVAILABLE,
-    refusals.NotBuiltYet: grpc.StatusCode.UNIMPLEMENTED,
+    refusals.SamplingDisabled: grpc.StatusCode.FAILED_PRECONDITION,
+    refusals.HostBusy: grpc.StatusCode.UNAVAILABLE,
+    refusals.SampleFailed: grpc.StatusCode.UNAVAILABLE,
     store.RedisUnavailable: grpc.StatusCode.UNAVAILABLE,
     store.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
     store.StoreFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -66,7 +68,7 @@ STATUS: Final[dict[type[Exception], grpc.StatusCode]] = {
 #: What to do about errors whose sentence, made far from any user, says only what happened.
 HINTS: Final[dict[type[Exception], str]] = {
     refusals.Loading: "Wait until grpc.health.v1 says SERVING for turnloom.v1.PreprocessService.",
-    refusals.NotBuiltYet: "See the CHANGELOG for what each version answers.",
+    refusals.SamplingDisabled: "`turnloom adapter download JOB` fetches it; docs/guide.md shows how to load it.",
     refusals.UnknownModel: "List the served models with `turnloom models`.",
     refusals.Unauthenticated: "Tokens are made with `python -m services.preprocess tokens create` on the server.",
     refusals.TooLarge: "Send less at once; GetServerInfo has the limits of messages and batches.",
@@ -94,6 +96,8 @@ RETRY_SECONDS: Final[dict[type[Exception], int]] = {
     refusals.TokensUnreadable: 5,
     refusals.TooManyCalls: 1,
     refusals.TooManyStreams: 5,
+    refusals.HostBusy: 30,
+    refusals.SampleFailed: 10,
     refusals.TooLarge: 0,
 }
 

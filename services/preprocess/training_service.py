@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import grpc
 
-from services.preprocess import job_wire, limits
+from services.preprocess import job_wire, limits, sample_wire
 from services.preprocess.adapters import adapter_files, adapter_folder
 from services.preprocess.backing import Backing
 from services.preprocess.diagnosis import diagnose
@@ -16,10 +16,12 @@ from services.preprocess.estimate import Cost
 from services.preprocess.job_checks import Checked, check
 from services.preprocess.job_request_wire import content_hash, draft, states
 from services.preprocess.queueing import queued
-from services.preprocess.refusals import InvalidRequest, NotBuiltYet, Violation
+from services.preprocess.refusals import InvalidRequest, Violation, WrongState
 from services.preprocess.registry import Registry
 from services.preprocess.rpc import Call, Kind, Rpc
+from services.preprocess.sampling import Sampler
 from services.preprocess.sweep_service import SweepRpcs
+from services.store.errors import TicketTimeout
 from services.store.events import Entry
 from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobState, StepRecord
 from turnloom.v1 import training_pb2 as pb
@@ -28,6 +30,8 @@ from turnloom.v1.training_pb2_grpc import FineTuningServiceServicer
 NAME = "FineTuningService"
 STEPS_DEFAULT = 1_000  #: page of ListSteps
 STEPS_MAX = 10_000
+SAMPLE_SECONDS = 60.0  #: deadline of Sample where its caller names none
+ANSWER_SECONDS = 1.0  #: of a caller's deadline in which the answer travels
 
 
 class FineTuningService(SweepRpcs, FineTuningServiceServicer):
@@ -161,6 +165,17 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
                 initial=None if initial is None else job_wire.step(initial),
             )
 
+    def GetEvaluation(
+        self, request: pb.GetEvaluationRequest, context: grpc.ServicerContext
+    ) -> pb.GetEvaluationResponse:
+        """The losses of one evaluation by row; the last one where no step is named."""
+        with self._rpc.unary(context, NAME, "GetEvaluation") as call:
+            job = self._seen(call, request.job)
+            if not request.HasField("step") and job.test_nll is None:
+                raise WrongState(f"Job {job.id!r} has no evaluation yet.")
+            step = request.step if request.HasField("step") else job.test_step
+            return job_wire.evaluation(step, self._backing.store().evaluations.get(job.id, step))
+
     def ListCheckpoints(
         self, request: pb.ListCheckpointsRequest, context: grpc.ServicerContext
     ) -> pb.ListCheckpointsResponse:
@@ -202,9 +217,21 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             )
 
     def Sample(self, request: pb.SampleRequest, context: grpc.ServicerContext) -> pb.SampleResponse:
-        """A later version."""
-        with self._rpc.unary(context, NAME, "Sample"):
-            raise NotBuiltYet("Sample", "Fetch the adapter with DownloadAdapter and sample with it elsewhere.")
+        """A worker of the job's host asks its TuFT server."""
+        with self._rpc.stream(context, Kind.UNARY, NAME, "Sample") as call, self._rpc.stopping(context) as stop:
+            asked = sample_wire.asked(request)
+            job = self._seen(call, request.job)
+            call.notes["job"] = job.id
+            call.spend(1)
+            left = context.time_remaining() or SAMPLE_SECONDS
+            sampler = Sampler(self._backing.store(), self._registry, max(0.0, left - ANSWER_SECONDS), stop)
+            try:
+                reply = sampler.reply(job, asked)
+            except TicketTimeout:
+                self._rpc.refuse_draining()
+                raise
+            call.notes |= {"prompt_tokens": reply.prompt_tokens, "tokens": reply.tokens}
+            return sample_wire.response(reply)
 
     def _seen(self, call: Call, job_id: str) -> JobRecord:
         """The record, if the caller may look at it."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import cast
 
@@ -17,13 +20,15 @@ from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegist
 from rq.serializers import JSONSerializer
 
 from services.store.connection import redis_errors
-from services.store.errors import TicketFailed, TicketTimeout
+from services.store.errors import RedisUnavailable, TicketFailed, TicketTimeout
 from services.store.ids import new_id
 from services.store.queues import JOB_FUNCTION, queue_name, ticket_id
 from services.store.records import JobRecord
 
 #: Seconds that RQ keeps the record of a done or failed ticket; the truth is in the job's own record.
 _KEEP = 60
+#: The same for a ticket that nobody may read later, should its caller not be there to delete it.
+_FORGET = 10
 
 
 class Tickets:
@@ -49,8 +54,37 @@ class Tickets:
         name = new_id("call")
         return self._put(queue, function, dict(arguments), name, timeout=max(1, round(timeout)), keep=result_ttl)
 
-    def result(self, rq_id: str, timeout: float) -> object:
-        """Wait for a call's JSON result.
+    def ask(
+        self,
+        queue: str,
+        function: str,
+        arguments: Mapping[str, object],
+        *,
+        timeout: float,
+        stop: threading.Event | None = None,
+    ) -> object:
+        """Make a call at the front of its queue, wait for its JSON result, and leave nothing of either in Redis.
+
+        The call expires by itself if the caller's process dies before a worker takes it. Raises as `result`.
+        """
+        name, seconds = new_id("call"), max(1, math.ceil(timeout))
+        try:
+            self._put(
+                queue, function, dict(arguments), name, timeout=seconds, keep=_FORGET, front=True, expires=seconds
+            )
+            return self.result(name, timeout, stop)
+        finally:
+            self._forget(name)
+
+    def _forget(self, rq_id: str) -> None:
+        """Delete a call unless a worker is at it: what it answers then expires."""
+        with suppress(RedisUnavailable, NoSuchJobError), redis_errors():
+            job = RqJob.fetch(rq_id, connection=self._client, serializer=JSONSerializer)
+            if job.get_status(refresh=False) is not JobStatus.STARTED:
+                job.delete()
+
+    def result(self, rq_id: str, timeout: float, stop: threading.Event | None = None) -> object:
+        """Wait for a call's JSON result; `stop` ends the wait early.
 
         Raises TicketFailed with the other side's last line, and TicketTimeout after `timeout` seconds, when the call
         is also taken back if no worker has begun it.
@@ -68,7 +102,7 @@ class Tickets:
                 if status is JobStatus.FINISHED:
                     return cast(object, latest.return_value)
                 raise TicketFailed(_last_line(latest.exc_string) or f"call {rq_id} failed")
-            if time.monotonic() >= end:
+            if time.monotonic() >= end or (stop is not None and stop.is_set()):
                 with redis_errors():
                     if status is JobStatus.QUEUED:
                         job.delete()
@@ -134,7 +168,9 @@ class Tickets:
         timeout: int,
         keep: int,
         front: bool = False,
+        expires: int | None = None,
     ) -> str:
+        """`timeout`: seconds to run, -1 for any; `keep`: seconds after its end; `expires`: seconds in the queue."""
         with redis_errors():
             Queue(queue, connection=self._client, serializer=JSONSerializer).enqueue_call(
                 function,
@@ -142,6 +178,7 @@ class Tickets:
                 timeout=timeout,
                 result_ttl=keep,
                 failure_ttl=keep,
+                ttl=expires,
                 job_id=name,
                 at_front=front,
             )

@@ -20,9 +20,10 @@ from typing import Generic, TypeVar, cast
 import numpy as np
 import tinker
 from tinker import types
+from tinker.lib.retry_handler import RetryConfig
 
 from services.trainer.backend import Adam, Adapter, Logprobs
-from services.trainer.errors import BackendError, Code, backend_error, classify
+from services.trainer.errors import BackendError, CheckpointLost, Code, backend_error, classify
 from services.trainer.rows import Row
 from services.trainer.tripwire import Tripwire
 from services.trainer.weighting import Weights
@@ -45,6 +46,25 @@ class TuftSettings:
     silence: float = 30.0  #: seconds that the health check may stay without an answer
     vocabulary: int | None = None  #: tokens of the model, to refuse ids that it does not have; None: unknown
     max_model_len: int | None = None  #: tokens of a row at most; the server does not enforce its own limit
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a reply is drawn."""
+
+    max_tokens: int  #: >= 1, the stop token included
+    temperature: float  #: >= 0; 0: the likeliest token each time
+    top_p: float  #: > 0 and <= 1
+    seed: int | None  #: None: another reply each time
+    stop: tuple[int, ...]  #: token ids that end the reply
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A reply."""
+
+    token_ids: tuple[int, ...]  #: the stop token, where there is one, is the last
+    finish_reason: str  #: "stop" or "length"
 
 
 def check_sdk(version: str | None = None) -> None:
@@ -83,8 +103,7 @@ def connect(settings: TuftSettings, adapter: Adapter, interrupted: Callable[[], 
     """
     check_sdk()
     check_key(settings.api_key)
-    os.environ["TINKER_TELEMETRY"] = "0"  # on fatal errors it posts the API key in clear text
-    _without_proxy(urllib.parse.urlsplit(settings.url).hostname or "")
+    _prepare_environment(settings)
     doing = f"making a client for {adapter.model} at {settings.url}"
     try:
         wire = Tripwire(settings.url, settings.silence)
@@ -113,6 +132,76 @@ def _create(settings: TuftSettings, adapter: Adapter) -> tinker.TrainingClient:
         train_attn=adapter.train_attn,
         train_unembed=adapter.train_unembed,
     )
+
+
+def sample(
+    settings: TuftSettings,
+    path: str,
+    prompt: Sequence[int],
+    how: Sampling,
+    interrupted: Callable[[], None] = lambda: None,
+) -> Sampled:
+    """Lets the server write a reply with a saved adapter; a run that was unloaded samples as well, from its files.
+
+    Args:
+        settings: the server; call_deadline is for all of this.
+        path: of the saved state or adapter, as the server gave it.
+        prompt: token ids.
+        how: the reply is drawn.
+        interrupted: called during the wait; raises to end it.
+
+    Raises:
+        CheckpointLost: the server has no files of it.
+        BackendError: CAPABILITY_DISABLED where the server trains only, which it says at once; or any other code.
+    """
+    check_sdk()
+    check_key(settings.api_key)
+    _prepare_environment(settings)
+    doing = f"sampling with {path} at {settings.url}"
+    try:
+        wire = Tripwire(settings.url, settings.silence)
+    except OSError as error:
+        raise backend_error(Code.SERVER_UNREACHABLE, f"{doing}: {error}") from None
+    opened: list[tinker.ServiceClient] = []
+    answered = _in_thread(lambda: _sampled(settings, path, prompt, how, opened))
+    try:
+        _Patience(wire, settings.call_deadline, interrupted).wait(answered, doing)
+        return answered.result()
+    except (BackendError, CheckpointLost):
+        raise
+    except Exception as error:
+        raise classify(error, doing) from error
+    finally:
+        wire.close()
+        for service in opened:
+            service.holder.close()  # type: ignore[no-untyped-call]
+
+
+def _sampled(
+    settings: TuftSettings, path: str, prompt: Sequence[int], how: Sampling, opened: list[tinker.ServiceClient]
+) -> Sampled:
+    service = tinker.ServiceClient(base_url=settings.url, api_key=settings.api_key)
+    assert service.holder is not None  # asking for it opens a session, whose 404 is not the checkpoint's
+    opened.append(service)
+    try:
+        client = service.create_sampling_client(model_path=path, retry_config=RetryConfig(enable_retry_logic=False))
+    except tinker.NotFoundError as error:
+        raise CheckpointLost(f"the server has no files of {path}") from error
+    params = types.SamplingParams(
+        max_tokens=how.max_tokens,
+        temperature=how.temperature,
+        top_p=how.top_p,
+        seed=how.seed,
+        stop=list(how.stop) or None,
+    )
+    given = client.sample(types.ModelInput.from_ints(list(prompt)), 1, params).result()
+    sequence = given.sequences[0]
+    return Sampled(tuple(sequence.tokens), sequence.stop_reason)
+
+
+def _prepare_environment(settings: TuftSettings) -> None:
+    os.environ["TINKER_TELEMETRY"] = "0"  # on fatal errors it posts the API key in clear text
+    _without_proxy(urllib.parse.urlsplit(settings.url).hostname or "")
 
 
 def _without_proxy(host: str) -> None:

@@ -34,6 +34,7 @@ class FakeTuft:
         model_name: str = "turnloom/fake",
         buckets: int = 256,
         persistence: bool = True,
+        samples: bool = False,
     ) -> None:
         self.home = home
         self.api_key = api_key
@@ -41,6 +42,7 @@ class FakeTuft:
         self.checkpoint_dir = home / "checkpoints"
         self._buckets = buckets
         self._persistence = persistence
+        self.samples = samples
         self._port = 0
         self._process: subprocess.Popen[str] | None = None
 
@@ -75,6 +77,8 @@ class FakeTuft:
         command += ["--model-name", self.model_name, "--port", str(self._port), "--buckets", str(self._buckets)]
         if not self._persistence:
             command.append("--forgetful")
+        if self.samples:
+            command.append("--samples")
         self.home.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
             command,
@@ -113,6 +117,7 @@ class FakeTuft:
 
         Args:
             kind: forward_backward, forward, optim_step, save_weights, save_weights_for_sampler, load_weights,
+                create_sampling_session, asample,
                 create_session, create_model, unload_model, retrieve_future, session_heartbeat, healthz, or * for any.
             fault: what shall happen.
             at: from the n-th call of that kind on, counted from now.

@@ -1,6 +1,7 @@
 """The fake TuFT's sockets: routes, API key, call log, and breaking down on order. A process of its own.
 
 python -m tests.fakes.tuft_http --home DIR --api-key KEY --model-name NAME [--port N] [--buckets N] [--forgetful]
+    [--samples]
 
 Prints its port on the first line. For tests: GET /_state, GET /_calls, POST and DELETE /_faults, POST /_restart.
 """
@@ -37,6 +38,7 @@ class Options:
     port: int
     buckets: int
     forgetful: bool
+    samples: bool
 
 
 class Gone(Exception):
@@ -69,6 +71,7 @@ class FakeServer:
             persistence=persistence,
             faults=self.faults,
             break_down=self.break_down,
+            samples=options.samples,
         )
 
     def _listen(self) -> ThreadingHTTPServer:
@@ -257,6 +260,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--buckets", type=int, default=256)
     parser.add_argument("--forgetful", action="store_true")
+    parser.add_argument("--samples", action="store_true", help="else it trains only, as TuFT does without a GPU")
     parent = os.getppid()
     server = FakeServer(Options(**vars(parser.parse_args())))
     print(server.port, flush=True)  # noqa: T201

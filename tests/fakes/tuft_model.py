@@ -86,6 +86,11 @@ class Adapter:
         shifted: Floats = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return shifted
 
+    def after(self, token: int) -> Floats:
+        """Log probabilities of what follows a token: shape (buckets,)."""
+        logprobs: Floats = self._log_softmax(np.array([token % self.base.buckets]))[0]
+        return logprobs
+
     def forward(self, rows: list[Row]) -> tuple[list[Floats], float]:
         """Log probabilities of the targets row by row, and the sum of -logprob * weight in nats."""
         tokens = np.concatenate([row.tokens for row in rows]) % self.base.buckets

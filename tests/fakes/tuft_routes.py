@@ -67,11 +67,19 @@ def call_with_json(
             "lora_rank": run.rank,
             "model_name": run.base_model,
         }
+    if kind == "create_sampling_session":
+        call["path"] = body["model_path"]
+        try:
+            session = service.samplers.create(body["model_path"])
+        except TuftFailure as failure:
+            raise TuftFailure(failure.status, f"Failed to create sampling session: {failure.detail}") from failure
+        return 201, {"type": "create_sampling_session", "sampling_session_id": session}
     queued: dict[str, Callable[[], Json]] = {
         "optim_step": lambda: service.optim_step(body, call, faults),
         "save_weights": lambda: service.save(body, call, faults, "training"),
         "save_weights_for_sampler": lambda: service.save(body, call, faults, "sampler"),
         "load_weights": lambda: service.load(body, call, faults),
+        "asample": lambda: service.sample(body, call, faults),
     }
     if kind not in queued:
         raise TuftFailure(404, "Not Found")
@@ -82,7 +90,7 @@ def about_runs(service: Service, model_name: str, method: str, kind: str) -> tup
     """The REST calls about runs and their checkpoints."""
     runs = service.runs
     if kind == "get_server_capabilities":
-        model = {"model_name": model_name, "max_context_length": 1024, "capabilities": ["training"]}
+        model = {"model_name": model_name, "max_context_length": 1024, "capabilities": service.samplers.capabilities}
         return 200, {"supported_models": [model]}
     parts = kind.split("/")
     if parts == ["training_runs"]:

@@ -17,6 +17,7 @@ import numpy as np
 from tests.fakes.tuft_faults import Fault, Faults
 from tests.fakes.tuft_model import Adam, Row
 from tests.fakes.tuft_runs import Run, Runs, TuftFailure, server_error
+from tests.fakes.tuft_sampling import Samplers
 from tests.fakes.tuft_wire import ForwardRequest, encode_output
 
 LONG_POLL = 120.0  #: seconds that retrieve_future waits before it answers try_again
@@ -42,7 +43,7 @@ class Future:
     """An operation's result to be."""
 
     done: threading.Event = field(default_factory=threading.Event)
-    result: Json | bytes | None = None  #: bytes: a ForwardBackwardOutput
+    result: Json | bytes | None = None  #: bytes: a ForwardBackwardOutput or a SampleResponse
     failure: TuftFailure | None = None
 
 
@@ -58,8 +59,10 @@ class Service:
         persistence: bool,
         faults: Faults,
         break_down: Callable[[Fault], None],
+        samples: bool = False,
     ) -> None:
         self.runs = Runs(home, model_name, buckets, persistence)
+        self.samplers = Samplers(self.runs, samples)
         self.faults = faults
         self.break_down = break_down  # ends this service from one of its own threads
         self.futures: dict[str, Future] = {}
@@ -200,11 +203,7 @@ class Service:
             return self.runs.guarded(run, body["seq_id"], work)
 
         if kind == "sampler" and body.get("sampling_session_seq_id") is not None:
-            detail = (
-                f"Capability disabled: model {self.runs.model_name} does not have the 'sampling' capability enabled on "
-                "this server (enabled capabilities: ['training'])."
-            )
-            return self.submit(call, faults, lambda: _refuse(TuftFailure(400, detail)))
+            return self.submit(call, faults, lambda: _refuse(self.samplers.disabled()))
         return self.submit(call, faults, operation)
 
     def load(self, body: Json, call: Json, faults: dict[str, Fault]) -> Json:
@@ -216,6 +215,17 @@ class Service:
             fail_as_ordered(faults, run, body["seq_id"])
             self.runs.load(run, body["path"], optimizer=bool(body["optimizer"]), seq_id=body["seq_id"])
             return {"type": "load_weights", "path": body["path"]}
+
+        return self.submit(call, faults, operation)
+
+    def sample(self, body: Json, call: Json, faults: dict[str, Fault]) -> Json:
+        """asample: a reply by the adapter of a sampling session."""
+        call |= {"prompt": body["prompt"]["chunks"][0]["tokens"], "how": body["sampling_params"]}
+
+        def operation() -> bytes:
+            if "fail_422" in faults:
+                raise server_error("ordered by a test")
+            return self.samplers.sample(body)
 
         return self.submit(call, faults, operation)
 

@@ -1,4 +1,4 @@
-"""The two protobuf bodies of the Tinker wire format. Knows no HTTP and no model."""
+"""The protobuf bodies of the Tinker wire format. Knows no HTTP and no model."""
 
 from __future__ import annotations
 
@@ -89,6 +89,16 @@ def encode_output(logprobs: list[Floats], loss: float) -> bytes:
     field.data = np.concatenate(logprobs).astype(np.float32).tobytes()
     field.offsets = np.cumsum([0, *(4 * len(row) for row in logprobs)], dtype=np.int64).tobytes()
     field.dtype = pb.DTYPE_FLOAT32
+    return bytes(message.SerializeToString())
+
+
+def encode_sample(tokens: list[int], stop_reason: str) -> bytes:
+    """Writes a SampleResponse with one sequence; stop_reason is "stop" or "length"."""
+    message = pb.SampleResponse()
+    sequence = message.sequences.add()
+    sequence.stop_reason = pb.STOP_REASON_LENGTH if stop_reason == "length" else pb.STOP_REASON_STOP
+    sequence.tokens = np.array(tokens, dtype=np.int32).tobytes()
+    sequence.logprobs = np.zeros(len(tokens), dtype=np.float32).tobytes()
     return bytes(message.SerializeToString())
 
 

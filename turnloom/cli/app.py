@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from turnloom.cli import data, datasets, export, hosts, jobfile, jobs, metrics_export, sweep, train, up
+from turnloom.cli import data, datasets, export, hosts, jobfile, jobs, metrics_export, sample, sweep, train, up
 
 HELP = """Chat conversations into token-exact training batches, and LoRA adapters trained with them.
 
@@ -16,7 +16,7 @@ Exit codes: 0 ok, 1 job failed or cancelled, 2 bad input, 3 no server, 4 refused
 """
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-for part in (up, data, datasets, jobfile, train, sweep, jobs, export, metrics_export, hosts):
+for part in (up, data, datasets, jobfile, train, sweep, jobs, export, sample, metrics_export, hosts):
     part.add_to(app)
 
 

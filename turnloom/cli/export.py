@@ -1,4 +1,4 @@
-"""Commands that take results elsewhere: export, sample."""
+"""Commands that take results elsewhere: export."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.markup import escape
 
 from turnloom.cli import comparing
-from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command
 from turnloom.errors import InvalidInput
 from turnloom.results.files import rows, write_csv
@@ -20,24 +18,25 @@ from turnloom.results.runs import Run, differing
 NEEDS: Final[Mapping[str, tuple[str, str]]] = {
     "parquet": ("pyarrow", "pip install pyarrow"),
     "tensorboard": ("tensorboardX", "pip install tensorboardX"),
+    "wandb": ("wandb", "pip install 'turnloom[wandb]'"),
 }  #: format to module, and how to get it
 
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
     command(app, "export")(export)
-    command(app, "sample")(sample)
 
 
 def export(
     session: Session,
     names: Annotated[list[str], typer.Argument(help="Job ids, or ids of sweeps.", metavar="JOB...")],
-    kind: Annotated[str, typer.Option("--to", help="csv (default), parquet or tensorboard.")] = "csv",
+    kind: Annotated[str, typer.Option("--to", help="csv (default), parquet, tensorboard or wandb.")] = "csv",
     out: Annotated[
-        Path | None, typer.Option(help="File; for tensorboard a folder. Default: steps.csv, steps.parquet, runs.")
+        Path | None,
+        typer.Option(help="File; for tensorboard and wandb a folder. Default: steps.csv, steps.parquet, runs, here."),
     ] = None,
 ) -> None:
-    """Write the steps of jobs to a file, or as TensorBoard events. Reads the ledger, so it never slows training."""
+    """Write steps of jobs to a file, TensorBoard or Weights & Biases. Reads the ledger; training is not slowed."""
     if kind not in WRITERS:
         raise InvalidInput(f"--to: there is no {kind!r}.", hint=f"Choose from {', '.join(WRITERS)}.", field="--to")
     if kind in NEEDS and missing(NEEDS[kind][0]):
@@ -72,30 +71,15 @@ def _tensorboard(out: Path | None, runs: Sequence[Run]) -> list[Path]:
     return [path for run in runs for path in write_events(out or Path("runs"), run)]
 
 
-WRITERS: Final[Mapping[str, Callable[[Path | None, Sequence[Run]], list[Path]]]] = {
+def _wandb(out: Path | None, runs: Sequence[Run]) -> list[str]:
+    from turnloom.results.weights_and_biases import mirror  # noqa: PLC0415  # wandb is optional
+
+    return mirror(out or Path(), runs)
+
+
+WRITERS: Final[Mapping[str, Callable[[Path | None, Sequence[Run]], Sequence[Path | str]]]] = {
     "csv": _csv,
     "parquet": _parquet,
     "tensorboard": _tensorboard,
+    "wandb": _wandb,
 }
-
-
-def sample(
-    session: Session,
-    job: Annotated[str, typer.Argument(help="Job id.", metavar="JOB")],
-    prompt: Annotated[str, typer.Argument(help="What the user says.")],
-    system: Annotated[str, typer.Option(help="System message before it.")] = "",
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint id. Default: the final adapter.")] = "",
-    max_tokens: Annotated[int, typer.Option(help="Of the reply. Default: 256.", min=0)] = 0,
-    temperature: Annotated[float | None, typer.Option(help="Default: 1.")] = None,
-) -> None:
-    """Ask a job's adapter, where its TuFT server samples; a CPU server does not."""
-    said = [{"role": "system", "content": system}] if system else []
-    messages = [*said, {"role": "user", "content": prompt}]
-    answer = session.client.sample(
-        job, {"messages": [dict(message) for message in messages]}, checkpoint=checkpoint, max_tokens=max_tokens,
-        temperature=temperature,
-    )  # fmt: skip
-    if session.as_json:
-        session.json(to_plain(answer))
-    else:
-        session.out.print(escape(answer.text), highlight=False, soft_wrap=True)

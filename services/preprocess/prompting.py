@@ -1,0 +1,115 @@
+"""A conversation as the prompt that the trained turn was trained on, and a reply's ids as text. Knows no host.
+
+The prompt is not rendered anew: a reply is put after the conversation, all of it goes through the training pipeline,
+and what stands before the reply's region is the prompt, id for id what training put there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.preprocess.control_tokens import ControlTokens
+from services.preprocess.conversation import Conversation, Message
+from services.preprocess.drafts import Draft, drafts_of, encode
+from services.preprocess.errors import RoundTripFailed, TemplateRefused
+from services.preprocess.models import Model
+from services.preprocess.options import GenerationPrefill, OnUnextendable, Options, Tokenization, TrainOn
+from services.preprocess.pieces import cut
+from services.preprocess.rendered import Region, RenderedText, View, first_runs
+from services.preprocess.rendering import render_plain
+from services.preprocess.weights import plan_weights
+
+REPLY: Final[Message] = {"role": "assistant", "content": "Certainly."}  #: stands in for the one that is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a sampler is given."""
+
+    token_ids: NDArray[np.int32]  #: shape (N,), N >= 1
+    stop_ids: tuple[int, ...]  #: tokens that end the reply: those that training put there
+
+
+def prompt_of(conversation: Conversation, options: Options, model: Model) -> Prompt:
+    """The prompt for a reply to a conversation.
+
+    Args:
+        conversation: whose last message is not the assistant's.
+        options: of the dataset that the model was trained on; how long and how heavy rows are does not matter.
+        model: that it was made with.
+
+    Raises:
+        PreprocessError: whatever training would refuse this conversation for, were it answered.
+    """
+    asked = Conversation([*conversation.messages, REPLY], conversation.tools)
+    chosen = replace(
+        options,
+        train_on=TrainOn.LAST_ASSISTANT_MESSAGE,
+        on_unextendable=OnUnextendable.LAST,
+        ensure_final_stop=False,
+        max_length=None,
+    )
+    plan = plan_weights(asked, chosen)
+    view = drafts_of(asked, plan, chosen, model)[-1].view
+    reply = view.regions[-1]
+    prompt = _before(view, reply, _generation_prompt(conversation, chosen, model))
+    pieces = None
+    if chosen.tokenization is not Tokenization.HF:
+        rules = model.vocabulary.cut_rules
+        pieces = cut(prompt.rendered, prompt.boundaries, plan.assistants, rules, chosen.control_tokens)
+    example = encode([Draft(prompt, (), pieces)], model)[0]
+    if isinstance(example, RoundTripFailed):
+        raise example
+    return Prompt(example.row.token_ids, _stop_ids(view.rendered.text[reply.eot_start : reply.end], model))
+
+
+def _generation_prompt(conversation: Conversation, options: Options, model: Model) -> str:
+    """What the template prints for a reply to come; "" where that is not what counts as prompt, or is not known.
+
+    A client's own template is rendered in the sandbox, which knows whole conversations only.
+    """
+    if options.chat_template is not None or options.generation_prefill is not GenerationPrefill.DEFAULT:
+        return ""
+    chat_format = model.chat_format
+    settings = chat_format.engine(options).settings
+    try:
+        return render_plain(
+            conversation.messages, conversation.tools, chat_format.template, settings, add_generation_prompt=True
+        )
+    except TemplateRefused:  # it takes whole conversations only
+        return ""
+
+
+def _before(view: View, reply: Region, generation_prompt: str) -> View:
+    """What stands before a reply, and what the template's own prompt gives beyond it, such as an opened `<think>`."""
+    head = view.rendered.text[: reply.start]
+    more = generation_prompt[len(head) :] if generation_prompt.startswith(head) else ""
+    runs = first_runs(view.rendered.runs, reply.start)
+    rendered = RenderedText(head + more, (*runs, (len(more), None)) if more else tuple(runs))
+    return replace(
+        view, rendered=rendered, regions=(), boundaries=tuple(at for at in view.boundaries if at < reply.start)
+    )
+
+
+def _stop_ids(end_of_turn: str, model: Model) -> tuple[int, ...]:
+    """The control token that closes a turn, and the tokenizer's own end of text."""
+    tokens = model.vocabulary.table.by_content
+    first = next(ControlTokens(model.chat_format.control_tokens).spans(end_of_turn), (0, 0))
+    names = dict.fromkeys((end_of_turn[slice(*first)], model.stop_token))
+    return tuple(tokens[name].id for name in names if name in tokens)
+
+
+def reply_text(token_ids: Sequence[int], stop_ids: Sequence[int], model: Model) -> str:
+    """The text of a reply without the stop token that ended it; what is no whole character becomes U+FFFD."""
+    end = len(token_ids) - (len(token_ids) > 0 and token_ids[-1] in stop_ids)
+    vocabulary = model.vocabulary
+    # A model may have more ids than its tokenizer: its matrix is padded.
+    known = [index for index in token_ids[:end] if 0 <= index < vocabulary.size]
+    if vocabulary.round_trips:
+        return vocabulary.decode(np.array(known, dtype=np.int32)).decode(errors="replace")
+    return str(vocabulary.stock.decode(known, skip_special_tokens=False))

@@ -1,0 +1,96 @@
+"""A reply by a job's adapter, as a ticket on its host's queue: token ids in, token ids out. Knows no text.
+
+`run` is what tickets name. It runs in a horse, writes no token into any log, and never works for a caller who has left.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from services.store.connection import connect, redis_time
+from services.trainer import preemption
+from services.trainer.errors import BackendError, CheckpointLost
+from services.trainer.settings import Settings, from_environment
+from services.trainer.tuft import Sampling, TuftSettings, sample
+
+log = logging.getLogger(__name__)
+
+LEAST: Final = 2.0  #: seconds that must be left to begin at all
+MARGIN: Final = 1.0  #: seconds before the caller's deadline in which the answer travels
+#: A list of numbers in a server's words may be a prompt that it quotes.
+NUMBERS: Final = re.compile(r"\[\s*\d+(?:\s*,\s*\d+){2,}[^\]]*\]?")
+
+Answer: TypeAlias = "Mapping[str, str | Sequence[int]]"
+
+
+class TooLate(Exception):
+    """The caller's deadline is over, or the worker has to leave before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a ticket brings."""
+
+    path: str  #: TuFT's path of the checkpoint
+    prompt: Sequence[int]  #: token ids
+    how: Sampling
+    until: float  #: seconds since 1970 by the clock of Redis, after which nobody waits any more
+
+
+def run(
+    *,
+    path: str,
+    prompt: Sequence[int],
+    stop: Sequence[int],
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+    until: float,
+) -> Answer:
+    """The ticket's arguments are the fields of Order and Sampling.
+
+    Returns:
+        token_ids and finish_reason; else code, message and hint of what went wrong.
+    """
+    settings = from_environment(os.environ)
+    order = Order(path, prompt, Sampling(max_tokens, temperature, top_p, seed, tuple(stop)), until)
+    try:
+        answer = _sampled(order, settings)
+    except TooLate as error:
+        answer = _failed("TOO_LATE", str(error))
+    except CheckpointLost as error:
+        answer = _failed(error.code, str(error))
+    except BackendError as error:
+        answer = _failed(error.code, error.sentence, error.hint)
+    log.info("a sample from %s: %s", path, answer.get("code") or f"{len(answer['token_ids'])} tokens")
+    return answer
+
+
+def _sampled(order: Order, settings: Settings) -> Answer:
+    with connect(settings.redis_url, socket_timeout=5.0) as redis:
+        left = order.until - redis_time(redis)
+    if left < LEAST:
+        raise TooLate("the worker came to this sample when nobody waited for it any more")
+    server = TuftSettings(
+        url=settings.tuft_url,
+        api_key=settings.tuft_api_key,
+        call_deadline=left - MARGIN,
+        silence=min(settings.silence, left - MARGIN),
+    )
+    found = sample(server, order.path, order.prompt, order.how, _leave_if_asked)
+    return {"token_ids": list(found.token_ids), "finish_reason": found.finish_reason}
+
+
+def _leave_if_asked() -> None:
+    if preemption.wanted.is_set():
+        raise TooLate("the worker has to leave before the sample is done")
+
+
+def _failed(code: str, message: str, hint: str = "") -> Answer:
+    return {"code": str(code), "message": NUMBERS.sub("[...]", message), "hint": hint}

@@ -1,0 +1,264 @@
+"""`turnloom sample` all the way: command line, API, Redis, worker, the SDK, a fake TuFT that samples."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from services.preprocess.metrics import make_metrics
+from services.preprocess.models import Model
+from services.preprocess.registry import ModelEntry, Registry
+from services.preprocess.server import ApiServer
+from services.preprocess.settings import ApiSettings
+from services.store.records import CheckpointRecord, JobState
+from services.trainer.checkpoints import ServerFolder
+from tests.api_calls import MODEL, TUFT_MODEL, chat, dataset_stream, refusal
+from tests.cli_runs import turnloom
+from tests.fakes.fake_tuft import FakeTuft
+from tests.redis_fixtures import RedisServer
+from tests.trainer_stack import HOST, TrainerStack, wait_for
+from turnloom.client import TurnloomClient
+from turnloom.v1 import datasets_pb2 as ds
+from turnloom.v1 import training_pb2 as tr
+from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
+from turnloom.v1.training_pb2_grpc import FineTuningServiceStub
+
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+
+LIMIT = 60
+QUESTION, REPLY = "How are you?", "fine thanks"
+HYPER = {"lora_rank": 16, "batch_size": 8, "learning_rate": 0.3, "eval_every": 0}
+
+
+@dataclass
+class Whole:
+    """Everything that answers a prompt, and a job that has learned one reply."""
+
+    stack: TrainerStack
+    fake: FakeTuft
+    model: Model
+    address: str
+    datasets: DatasetServiceStub
+    jobs: FineTuningServiceStub
+    dataset: str
+    job: str = ""
+
+    def sample(self, question: str = QUESTION, timeout: float = LIMIT, **fields: object) -> tr.SampleResponse:
+        request = tr.SampleRequest(**{"job": self.job, "conversation": chat(question), **fields})  # type: ignore[arg-type]
+        return self.jobs.Sample(request, timeout=timeout)
+
+    def submit(self, steps: int) -> str:
+        asked = tr.CreateJobRequest(
+            model=MODEL, training_dataset=self.dataset, hyperparameters=tr.Hyperparameters(max_steps=steps, **HYPER)
+        )
+        return self.jobs.CreateJob(asked, timeout=LIMIT).job.id
+
+    @property
+    def untrained(self) -> CheckpointRecord:
+        """Checkpoint 0."""
+        return self.stack.store.ledger.checkpoints(self.job)[0]
+
+    @property
+    def last(self) -> CheckpointRecord:
+        return self.stack.store.ledger.checkpoint(self.job)
+
+    def calls_in_redis(self) -> set[str]:
+        """Keys of calls, and their ids in RQ's lists and sets."""
+        redis = self.stack.store.rq
+        found = {key.decode() for key in redis.keys("*call-*")}
+        lists = [key for key in redis.keys("rq:queue:*") if redis.type(key) == b"list"]
+        sets = [key for key in redis.keys("rq:*") if redis.type(key) == b"zset"]
+        inside = [item for key in lists for item in redis.lrange(key, 0, -1)]
+        inside += [item for key in sets for item in redis.zrange(key, 0, -1)]
+        return found | {item.decode() for item in inside if b"call-" in item}
+
+
+@pytest.fixture(scope="module")
+def whole(
+    shared_redis: RedisServer, model_folder: Path, loaded_model: Model, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Whole]:
+    """A trained job whose runs are released on the server; every test leaves it so."""
+    folder = tmp_path_factory.mktemp("sample")
+    shared_redis.flush()
+    entry = ModelEntry(name=MODEL, source=str(model_folder), tuft_model_name=TUFT_MODEL)
+    registry = Registry([entry], folder / "cache", lambda _entry, _cache: loaded_model)
+    settings = ApiSettings(
+        address="127.0.0.1:0", redis_url=shared_redis.url, store_url=str(folder / "store"), drain_seconds=5
+    )
+    server = ApiServer(settings, registry, make_metrics())
+    address = server.start()
+    assert registry.wait(60)
+    with (
+        FakeTuft(folder / "tuft", model_name=TUFT_MODEL, buckets=1024, samples=True) as fake,
+        grpc.insecure_channel(address) as channel,
+    ):
+        stack = TrainerStack(folder, shared_redis, fake, environment={"TURNLOOM_LOG_LEVEL": "debug"})
+        stack.worker()
+        wait_for(lambda: any(host.workers for host in stack.store.hosts.list()), "a worker")
+        datasets, jobs = DatasetServiceStub(channel), FineTuningServiceStub(channel)
+        made = datasets.CreateDataset(dataset_stream([chat(QUESTION, REPLY)] * 8), timeout=LIMIT).dataset
+        ready = Whole(stack, fake, loaded_model, address, datasets, jobs, made.id)
+        ready.job = ready.submit(40)
+        stack.wait(ready.job, JobState.SUCCEEDED)
+        wait_for(lambda: "ADAPTER_RELEASED" in stack.events(ready.job), "the release")
+        yield ready
+        stack.close()
+    server.drain()
+
+
+def test_a_greedy_reply_is_what_the_job_was_trained_to_say(whole: Whole) -> None:
+    first, second = whole.sample(temperature=0), whole.sample(temperature=0)
+    assert first == second
+    assert (first.text, first.finish_reason, first.checkpoint) == (REPLY, "stop", whole.last.id)
+    assert whole.last.step == 40
+    asked = whole.fake.calls("asample")[-1]
+    assert first.prompt_tokens == len(asked["prompt"])
+    assert asked["how"]["stop"] == [whole.model.vocabulary.table.by_content["<|im_end|>"].id]
+
+
+def test_the_prompt_is_the_training_row_up_to_its_first_trained_token(whole: Whole) -> None:
+    row = next(iter(whole.datasets.DownloadDataset(ds.DownloadDatasetRequest(id=whole.dataset), timeout=LIMIT))).batch
+    token_ids = np.frombuffer(row.token_ids, "<i4")[: row.row_lengths[0]].tolist()
+    untrained = row.weight_run_lengths[0]
+    assert row.weight_run_values[0] == 0
+    reply = whole.sample(temperature=0)
+    assert whole.fake.calls("asample")[-1]["prompt"] == token_ids[: untrained + 1]
+    assert reply.tokens == row.weight_run_lengths[1]
+
+
+def test_max_tokens_ends_a_reply_and_says_so(whole: Whole) -> None:
+    reply = whole.sample(temperature=0, max_tokens=1)
+    assert (reply.tokens, reply.finish_reason) == (1, "length")
+    assert reply.text
+    assert REPLY.startswith(reply.text)
+
+
+def test_a_seed_draws_the_same_reply_again(whole: Whole) -> None:
+    hot = {"checkpoint": whole.untrained.id, "temperature": 2.0, "max_tokens": 12, "top_p": 0.9}
+    drawn = [whole.sample(seed=seed, **hot) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert whole.fake.calls("asample")[-1]["how"]["top_p"] == pytest.approx(0.9)
+
+
+def test_another_checkpoint_can_be_asked_and_one_whose_files_are_gone_can_not(whole: Whole) -> None:
+    asked = whole.untrained
+    reply = whole.sample(checkpoint=asked.id, temperature=0)
+    assert (asked.step, reply.checkpoint, reply.finish_reason) == (0, asked.id, "length")
+    assert reply.text != REPLY
+    folder = ServerFolder(whole.fake.checkpoint_dir).of(asked.path)
+    shutil.move(folder, folder.with_name("away"))
+    try:
+        refused = refusal(lambda: whole.sample(checkpoint=asked.id))
+    finally:
+        shutil.move(folder.with_name("away"), folder)
+    assert refused.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert refused.message == (
+        f"Checkpoint '{asked.id}' is no longer on the TuFT server of host '{HOST}'; it is kept in the store: fetch it "
+        "with DownloadAdapter (`turnloom adapter download`) and load it in PEFT or vLLM."
+    )
+
+
+def test_nothing_of_prompt_and_reply_stays_in_redis_or_is_logged(whole: Whole) -> None:
+    assert whole.sample(temperature=0).text == REPLY
+    assert whole.calls_in_redis() == set()
+    log = whole.stack.log()
+    assert f"a sample from {whole.last.path}: 5 tokens" in log
+    prompt = whole.fake.calls("asample")[-1]["prompt"]
+    assert str(prompt[:4])[1:-1] not in log
+    assert str(prompt[-4:])[1:-1] not in log
+
+
+def test_the_command_line_prints_the_reply_or_a_document(whole: Whole) -> None:
+    ran = turnloom(whole.address, "sample", whole.job, QUESTION, "--temperature", "0")
+    assert (ran.code, ran.out, ran.err) == (0, f"{REPLY}\n", "")
+    document = turnloom(whole.address, "sample", whole.job, QUESTION, "--temperature", "0", "--json").document
+    assert document["text"] == REPLY
+    assert set(document) == {"text", "tokens", "finish_reason", "prompt_tokens", "checkpoint"}
+    cut = turnloom(whole.address, "sample", whole.job, QUESTION, "--temperature", "0", "--max-tokens", "1")
+    assert "Ended by --max-tokens, after 1 tokens." in cut.err
+    wrong = turnloom(whole.address, "sample", whole.job, QUESTION, "--temperature", "11")
+    assert wrong.code == 2
+    assert "temperature: is 11; a number from 0 to 10 is needed." in wrong.err
+    with TurnloomClient(whole.address) as client:
+        asked = {"messages": [{"role": "user", "content": QUESTION}]}
+        assert client.sample(whole.job, asked, temperature=0).text == REPLY
+
+
+def test_a_prompt_and_a_reply_that_do_not_fit_the_model_are_refused_by_field(whole: Whole) -> None:
+    long = refusal(lambda: whole.sample(question="word " * 2000))
+    assert long.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert long.fields["conversation"].endswith("tokens; the server's model takes 1024.")
+    much = refusal(lambda: whole.sample(max_tokens=1020))
+    assert much.fields["max_tokens"].startswith("is 1020; the prompt's ")
+    assert much.fields["max_tokens"].endswith(" of the model's 1024.")
+
+
+def test_a_server_that_fails_at_the_prompt_is_told_without_the_prompt(whole: Whole) -> None:
+    whole.fake.fault("asample", "fail_422")
+    refused = refusal(whole.sample)
+    whole.fake.clear_faults()
+    assert refused.code is grpc.StatusCode.UNAVAILABLE
+    assert refused.reason == "SAMPLE_FAILED"
+    assert refused.message.startswith(f"Host '{HOST}' gave no reply: sampling with tinker://")
+    assert "ordered by a test" in refused.message
+
+
+def test_a_server_that_never_answers_ends_with_a_sentence_before_the_callers_deadline(whole: Whole) -> None:
+    whole.fake.fault("asample", "dropped")
+    refused = refusal(lambda: whole.sample(timeout=9))
+    whole.fake.clear_faults()
+    assert refused.code is grpc.StatusCode.UNAVAILABLE
+    assert "no answer in" in refused.message
+    assert "though the server is up" in refused.message
+
+
+def test_a_host_whose_workers_all_train_says_so_at_once(whole: Whole) -> None:
+    busy = whole.submit(100_000)
+    whole.stack.wait_step(busy, 1)
+    refused = refusal(lambda: whole.sample(timeout=LIMIT))
+    ran = turnloom(whole.address, "sample", whole.job, QUESTION)
+    whole.jobs.CancelJob(tr.CancelJobRequest(id=busy), timeout=LIMIT)
+    wait_for(lambda: whole.stack.job(busy).state is JobState.CANCELLED, "the end of the job")
+    assert refused.code is grpc.StatusCode.UNAVAILABLE
+    assert refused.message == (
+        f"Host '{HOST}' is busy: its only worker trains {busy}. Ask again when a job has ended or is paused, "
+        "or start another worker there."
+    )
+    assert ran.code == 3
+    assert whole.sample(temperature=0).text == REPLY
+
+
+def test_a_server_that_trains_only_is_told_with_what_to_do(whole: Whole) -> None:
+    whole.fake.kill()
+    whole.fake.samples = False
+    whole.fake.start()
+    try:
+        refused = refusal(whole.sample)
+        ran = turnloom(whole.address, "sample", whole.job, QUESTION)
+    finally:
+        whole.fake.kill()
+        whole.fake.samples = True
+        whole.fake.start()
+    assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SAMPLING_DISABLED")
+    assert refused.message == (
+        f"The TuFT server of host '{HOST}' trains '{TUFT_MODEL}' and does not sample it; fetch the adapter of "
+        f"'{whole.job}' and load it in PEFT or vLLM instead."
+    )
+    assert "turnloom adapter download" in refused.metadata["hint"]
+    assert ran.code == 4
+
+
+def test_a_server_that_is_down_is_told(whole: Whole) -> None:
+    whole.fake.kill()
+    try:
+        refused = refusal(whole.sample)
+    finally:
+        whole.fake.start()
+    assert refused.code is grpc.StatusCode.UNAVAILABLE
+    assert f"Host '{HOST}' gave no reply: " in refused.message
