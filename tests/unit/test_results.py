@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from turnloom.results import figures
 from turnloom.results.files import rows, write_csv
+from turnloom.results.noise import by_evaluations
 from turnloom.results.parquet import write_parquet
 from turnloom.results.runs import Run, differing, label, written
 from turnloom.results.trouble import Kind, trouble_of
-from turnloom.results.verdict import judge, noise
+from turnloom.results.verdict import judge
 from turnloom.v1 import training_pb2 as pb
 
 STEPS = 30
@@ -71,7 +72,7 @@ def test_cells_whose_difference_jumps_more_than_it_measures_are_ties() -> None:
     verdict = judge([smooth, shaky], ["lora_rank"])
     assert {verdict.best, *verdict.ties} == {smooth.job.id, shaky.job.id}
     assert "Within noise of it:" in verdict.sentences[1]
-    assert noise(smooth, shaky) == pytest.approx(0.05 * math.sqrt(16 / 6), rel=0.05)
+    assert by_evaluations(smooth, shaky) == pytest.approx(0.05 * math.sqrt(16 / 6), rel=0.05)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=STEPS + 1, max_size=STEPS + 1), st.floats(-1, 1), st.floats(-0.1, 0.1))
@@ -80,15 +81,16 @@ def test_what_moves_two_cells_alike_or_in_a_straight_line_is_no_noise(
 ) -> None:
     one = made(lambda step: 5 + common[step])
     other = made(lambda step: 5 + common[step] + offset + slope * step)
-    measured = noise(one, other)
+    measured = by_evaluations(one, other)
     assert measured == pytest.approx(0, abs=1e-9)
 
 
 def test_fewer_than_three_evaluations_give_no_noise_and_say_so() -> None:
     runs = [Run(run.job, [step for step in run.steps if step.step in (0, 29, 30)]) for run in
             (made(falling(1.0), 8), made(falling(2.0), 32))]  # fmt: skip
-    assert noise(*runs) is None
-    assert "can't be said: that takes 3 evaluations at least; lower eval_every." in said(runs)
+    assert by_evaluations(*runs) is None
+    assert "can't be said: these jobs have no record of what each test example lost, and without it that" in said(runs)
+    assert "takes 3 evaluations at least; lower eval_every." in said(runs)
 
 
 def test_divergence_is_named_with_its_step_and_brings_the_advice() -> None:
@@ -97,7 +99,10 @@ def test_divergence_is_named_with_its_step_and_brings_the_advice() -> None:
     assert trouble is not None
     assert (trouble.kind, trouble.step) == (Kind.DIVERGED, 12)
     assert "Rank 32, rate 1e-4 diverged at step 12" in said(runs)
-    assert "lower the learning rate first, then the rank." in said(runs)
+    assert (
+        "lower the learning rate first, then the rank: rank 32, rate 1e-4 is unstable, rank 8, rate 1e-4 is not"
+        " (test NLL 1.0074 at step 30)." in said(runs)
+    )
     assert judge(runs, AXES).best == runs[0].job.id
 
 
@@ -122,6 +127,91 @@ def test_a_best_rate_at_the_end_of_the_grid_is_said_unless_it_is_unstable_there(
     assert "smallest of the grid" in said([made(falling(1.0)), made(falling(2.0), rate=1e-3)])
     shaky = made(lambda step: falling(1.5)(step) + (3 if step == 3 else 0), 32, 1e-3)
     assert "and large enough: rank 32, rate 1e-3 is unstable at it." in said([good, best, shaky])
+
+
+def test_the_advice_for_an_unstable_cell_names_the_next_lower_rate_of_the_grid_before_a_lower_rank() -> None:
+    shaky = made(lambda step: falling(1.5)(step) + (3 if step == 3 else 0), 32, 1e-2)
+    lower_rank, far, near = made(falling(1.0), 8, 1e-2), made(falling(2.0), 32, 1e-4), made(falling(1.2), 32, 1e-3)
+    found = said([lower_rank, far, near, shaky])
+    assert "rank 32, rate 1e-2 is unstable, rank 32, rate 1e-3 is not (test NLL 1.2069 at step 30)." in found
+    assert "lower the learning rate first, then the rank." in said([shaky]), "nothing to compare with"
+    assert "unstable" not in said([lower_rank, near])
+
+
+def test_rank_says_what_each_step_up_gained_and_which_rank_is_enough_and_why() -> None:
+    worse = [made(falling(1.0), 8), made(falling(1.1), 32), made(falling(1.2), 128)]
+    assert "Rank at rate 1e-4: 8 to 32 loses 0.0998, 32 to 128 loses 0.0998." in said(worse)
+    assert "Rank has diminishing returns here: 8 is enough, no higher one was better." in said(worse)
+    jumpy = made(lambda step: falling(0.99)(step) + (0.05 if step % 2 else -0.05) - 0.05, 128)
+    assert "8 is enough, no higher one is better by more than the noise." in said([made(falling(1.0), 8), jumpy])
+    steady = [made(falling(3.0), 8), made(falling(2.0), 32), made(falling(1.0), 128)]
+    assert "diminishing" not in said(steady)
+
+
+def test_a_best_cell_that_still_improves_asks_for_more_steps_with_the_numbers() -> None:
+    slow = made(lambda step: 4 - 0.05 * step)
+    assert (
+        "The best cell was still improving: its test NLL fell by 0.1500 between steps 27 and 30, 10% of all that it"
+        " gained. Try more steps before more rank." in said([slow])
+    )
+    assert "still improving" not in said([made(falling(1.0, speed=1.0))])
+
+
+def halved(
+    test: Callable[[int], float], rank: int, *, step: int = 0, place: int = 0, rate: float = 1e-4, until: int = STEPS
+) -> Run:
+    """A run of a halved sweep; with `step` it was stopped there as `place` of 4."""
+    run = made(test, rank, rate)
+    job = run.job
+    job.halving.SetInParent()
+    if step:
+        job.state = pb.JOB_STATE_CANCELLED
+        job.halving.MergeFrom(
+            pb.Halving(compared_step=step, stopped=True, rank=place, compared=4, test_nll=test(step), reason="Stopped.")
+        )
+        until = step
+    return run.until(until)
+
+
+def test_cells_that_were_stopped_are_named_with_step_and_place_and_not_as_failures() -> None:
+    runs = [
+        halved(falling(3.0), 8, step=6, place=4),
+        halved(falling(2.0), 16, step=6, place=3),
+        halved(falling(1.5), 32, step=15, place=2),
+        halved(falling(1.0), 64),
+    ]
+    verdict = judge(runs, ["lora_rank"])
+    assert verdict.best == runs[3].job.id
+    assert set(verdict.stopped) == {run.job.id for run in runs[:3]}
+    text = "\n".join(verdict.sentences)
+    assert (
+        "Stopped by successive halving at step 6: rank 16 (test NLL 2.6024, place 3 of 4); rank 8 (test NLL 3.3012,"
+        " place 4 of 4)." in text
+    )
+    assert "Stopped by successive halving at step 15: rank 32 (test NLL 1.6245, place 2 of 4)." in text
+    assert "A stopped cell may have come closer later" in text
+    assert "Not judged" not in text
+    assert "At step 6, where all cells were compared, rank 64 was lowest (1.9036). There:" in verdict.sentences
+    assert "Rank: 8 to 16 gains 0.6988, 16 to 32 gains 0.3494, 32 to 64 gains 0.3494." in verdict.sentences
+
+
+def test_a_sweep_that_is_not_halved_says_nothing_of_halving_and_a_waiting_cell_says_what_it_waits_for() -> None:
+    runs = [made(falling(1.0), 8), made(falling(2.0), 32)]
+    assert "halving" not in said(runs)
+    waiting = halved(falling(1.0), 8, until=6)
+    waiting.job.state, waiting.job.halving.waiting_step = pb.JOB_STATE_PAUSED, 6
+    waiting.job.halving.reason = "Waits for the other cells of its sweep at step 6, where they are compared."
+    waiting.job.progress.step = 6
+    assert (
+        "Not judged: rank 8, rate 1e-4 is PAUSED at step 6: Waits for the other cells of its sweep at step 6, where"
+        in said([waiting])
+    )
+
+
+def test_figures_draw_what_exists_of_stopped_cells(tmp_path: Path) -> None:
+    runs = [halved(falling(3.0), 8, step=6, place=2), halved(falling(1.0), 32)]
+    figure = figures._figure(runs, ["lora_rank"], test=True, title="")
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [3, 11]
 
 
 def test_over_fitting_is_told_from_instability_by_the_train_nll() -> None:

@@ -11,6 +11,8 @@ from rich.markup import escape
 from turnloom.cli.session import Session
 from turnloom.cli.words import job_state
 from turnloom.client import TurnloomClient
+from turnloom.errors import NotFound, ServerUnreachable, Unavailable, Unimplemented
+from turnloom.evaluations import Evaluation
 from turnloom.results.report import missing, write_figures, write_steps, write_verdict
 from turnloom.results.runs import SHORT, Run, Value, label, written
 from turnloom.results.verdict import Verdict
@@ -29,8 +31,17 @@ def jobs_of(client: TurnloomClient, names: Sequence[str]) -> list[training_pb2.J
 
 
 def fetch(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> list[Run]:
-    """The jobs with all their steps."""
-    return [Run(job, list(client.steps(job.id))) for job in jobs]
+    """The jobs with all their steps, and the losses by example of their last evaluation where they were recorded."""
+    return [Run(job, list(client.steps(job.id)), _losses(client, job)) for job in jobs]
+
+
+def _losses(client: TurnloomClient, job: training_pb2.Job) -> Evaluation | None:
+    if not job.progress.HasField("test_nll"):
+        return None
+    try:
+        return client.evaluation(job.id)
+    except (NotFound, Unimplemented, ServerUnreachable, Unavailable):  # an older job or server, or no object store
+        return None
 
 
 def keep(session: Session, folder: Path, runs: Sequence[Run], axes: Sequence[str], verdict: Verdict) -> list[Path]:
@@ -91,6 +102,8 @@ def _entry(run: Run, verdict: Verdict) -> str:
     job = run.job.id
     if job == verdict.best:
         return f"[bold green]{nll} best[/]"
+    if job in verdict.stopped:
+        return f"[yellow]{nll} stopped at {run.job.halving.compared_step}[/]"
     if job in verdict.trouble:
         return f"[red]{nll} {verdict.trouble[job].kind.value}[/]"
     if run.job.state != training_pb2.JOB_STATE_SUCCEEDED:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
+from turnloom.evaluations import Evaluation
 from turnloom.v1 import training_pb2
 
 Curve: TypeAlias = "Sequence[tuple[int, float]]"  # (step, nats per unit of weight), steps ascending
@@ -29,11 +30,16 @@ class Run:
 
     job: training_pb2.Job
     steps: Sequence[training_pb2.Step]  #: ascending; step 0, with an evaluation only, where there is one
+    losses: Evaluation | None = None  #: the last evaluation by example; None: not recorded
 
     @property
     def test(self) -> Curve:
         """Test NLL at every evaluation."""
         return [(step.step, nll) for step in self.steps if (nll := test_nll(step)) is not None]
+
+    def until(self, step: int) -> Run:
+        """The run as it stood after a step."""
+        return replace(self, steps=[one for one in self.steps if one.step <= step])
 
     @property
     def train(self) -> Curve:
