@@ -24,7 +24,7 @@ from services.preprocess.rendered import Region, RenderedText, View, first_runs
 from services.preprocess.rendering import render_plain
 from services.preprocess.weights import plan_weights
 
-REPLY: Final[Message] = {"role": "assistant", "content": "Certainly."}  #: stands in for the one that is asked for
+REPLY: Final = "Certainly."  #: stands in for the one that is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def prompt_of(conversation: Conversation, options: Options, model: Model) -> Pro
     Raises:
         PreprocessError: whatever training would refuse this conversation for, were it answered.
     """
-    asked = Conversation([*conversation.messages, REPLY], conversation.tools)
+    asked = Conversation([*conversation.messages, _reply(conversation.messages)], conversation.tools)
     chosen = replace(
         options,
         train_on=TrainOn.LAST_ASSISTANT_MESSAGE,
@@ -66,6 +66,12 @@ def prompt_of(conversation: Conversation, options: Options, model: Model) -> Pro
     if isinstance(example, RoundTripFailed):
         raise example
     return Prompt(example.row.token_ids, _stop_ids(view.rendered.text[reply.eot_start : reply.end], model))
+
+
+def _reply(messages: Sequence[Message]) -> Message:
+    """In parts where the conversation is in parts: some templates read nothing else."""
+    parts = any(isinstance(message.get("content"), (list, tuple)) for message in messages)
+    return {"role": "assistant", "content": [{"type": "text", "text": REPLY}] if parts else REPLY}
 
 
 def _generation_prompt(conversation: Conversation, options: Options, model: Model) -> str:

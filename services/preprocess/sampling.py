@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
+from services.preprocess.conversation import Conversation
 from services.preprocess.errors import InvalidOption, PreprocessError
 from services.preprocess.issue_wire import violation
 from services.preprocess.models import Model
@@ -100,7 +101,7 @@ class Sampler:
         except InvalidOption as error:  # nothing of this request, which has no options
             raise WrongState(f"Dataset {dataset.id!r} can't be read here: {error}.") from error
         except PreprocessError as error:
-            raise InvalidRequest([violation("conversation", error)]) from error
+            raise InvalidRequest([_blamed(error, asked.conversation)]) from error
 
     def _host(self, job: JobRecord) -> HostRecord:
         """The host that trained the job, for its server has the files; while it is unheard of, another of the model."""
@@ -147,6 +148,14 @@ class Sampler:
                 "its workers train or are gone (`turnloom hosts`)"
             ) from None
         return cast(Mapping[str, "str | Sequence[int]"], found)
+
+
+def _blamed(error: PreprocessError, conversation: Conversation) -> Violation:
+    """The field at fault; the reply to come, which nobody sent, is blamed on the conversation."""
+    if error.message_index is None or error.message_index < len(conversation.messages):
+        return violation("conversation", error)
+    reason = violation("conversation", error).description
+    return Violation("conversation", f"no place for a reply is found as training would find it: {reason}")
 
 
 def _check_same_model(dataset: DatasetRecord, chosen: Options, model: Model) -> None:
