@@ -38,7 +38,6 @@ LOOK_SECONDS: Final = 1.0  #: between two looks at a sweep
 BAR: Final = 20  #: characters of the bar in a notebook
 WIDTH: Final = 110  #: characters of a table in a notebook
 LEVELS: Final = {"warning": "yellow", "error": "red"}  #: levels of events that are told, and their colours
-RESTING: Final = (*TERMINAL, training_pb2.JOB_STATE_PAUSED)  #: states that a sweep is not waited for in
 
 Refresh: TypeAlias = "Callable[[training_pb2.WatchJobResponse], None]"
 Say: TypeAlias = "Callable[[str], None]"  # takes rich markup
@@ -77,7 +76,7 @@ def show_job(client: TurnloomClient, view: View, console: Console, say: Say, sta
 
 
 def watch_sweep(client: TurnloomClient, sweep: str, *, console: Console | None = None) -> training_pb2.Sweep:
-    """Shows a sweep until each of its jobs has ended or paused, and returns it.
+    """Shows a sweep until each of its jobs has ended or was paused, and returns it.
 
     Args:
         client: speaks to the server.
@@ -96,7 +95,7 @@ def watch_sweep(client: TurnloomClient, sweep: str, *, console: Console | None =
 def follow_sweep(
     client: TurnloomClient, made: training_pb2.Sweep, refresh: Callable[[training_pb2.Sweep], None]
 ) -> training_pb2.Sweep:
-    """Looks at a sweep every second until each of its jobs has ended or paused.
+    """Looks at a sweep every second until each of its jobs has ended or was paused by somebody.
 
     Raises:
         TurnloomError: the server was away for five minutes.
@@ -104,7 +103,7 @@ def follow_sweep(
     answered = time.monotonic()
     while True:
         refresh(made)
-        if all(job.state in RESTING for job in made.jobs):
+        if all(_rests(job) for job in made.jobs):
             return made
         time.sleep(LOOK_SECONDS)
         try:
@@ -113,6 +112,11 @@ def follow_sweep(
         except (ServerUnreachable, Unavailable):
             if time.monotonic() - answered > PATIENCE_SECONDS:
                 raise
+
+
+def _rests(job: training_pb2.Job) -> bool:
+    """Whether a job of a sweep is not waited for; one that is PAUSED at a rung goes on by itself."""
+    return job.state in TERMINAL or (job.state == training_pb2.JOB_STATE_PAUSED and not job.halving.waiting_step)
 
 
 def watch_dataset(client: TurnloomClient, dataset: str, *, console: Console | None = None) -> datasets_pb2.Dataset:
@@ -256,8 +260,8 @@ def sweep_display(axes: Sequence[str], console: Console) -> Iterator[Callable[[t
 
         def refresh(made: training_pb2.Sweep) -> None:
             for job in made.jobs:
-                if said.get(job.id) != job_state(job):
-                    said[job.id] = job_state(job)
+                if said.get(job.id) != cell_state(job):
+                    said[job.id] = cell_state(job)
                     console.print("  ".join(_cells(job, axes)), soft_wrap=True, highlight=False)
 
         yield refresh
@@ -272,12 +276,22 @@ def _table(made: training_pb2.Sweep, axes: Sequence[str]) -> Table:
     return table
 
 
+def cell_state(job: training_pb2.Job) -> str:
+    """The state as rich markup; of a cell at a rung, or stopped there, with the step and its place."""
+    halving = job.halving
+    if job.state == training_pb2.JOB_STATE_PAUSED and halving.waiting_step:
+        return f"[cyan]waits at {halving.waiting_step}[/]"
+    if job.state == training_pb2.JOB_STATE_CANCELLED and halving.stopped:
+        return f"[yellow]stopped at {halving.compared_step}: {halving.rank} of {halving.compared}[/]"
+    return coloured(job_state(job))
+
+
 def _cells(job: training_pb2.Job, axes: Sequence[str]) -> tuple[str, ...]:
     progress = job.progress
     values = [getattr(job.hyperparameters, axis) for axis in axes]
     end = seconds(job.finish_time) or time.time()
     return (
-        *(escape(job.id), escape(label(axes, values)), coloured(job_state(job))),
+        *(escape(job.id), escape(label(axes, values)), cell_state(job)),
         f"{progress.step}/{progress.planned_steps}",
         f"{progress.last_train_nll:.4f}" if progress.HasField("last_train_nll") else "-",
         f"{progress.test_nll:.4f}" if progress.HasField("test_nll") else "-",

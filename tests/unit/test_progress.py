@@ -151,6 +151,33 @@ def test_a_sweep_in_a_log_is_a_line_for_each_change(monkeypatch: pytest.MonkeyPa
     assert [line.split()[3] for line in written(log).splitlines()] == ["RUNNING", "SUCCEEDED"]
 
 
+class Halved(Story):
+    """A sweep of two cells that meet at a rung."""
+
+    def sweep(self, sweep: str) -> tr.Sweep:
+        self.looks = getattr(self, "looks", 0) + 1
+        done = tr.JOB_STATE_SUCCEEDED if self.looks > 2 else tr.JOB_STATE_PAUSED
+        waits = 0 if self.looks > 2 else 10
+        kept = tr.Job(id="job-1", state=done, halving=tr.Halving(waiting_step=waits))
+        other = tr.Job(id="job-2", state=tr.JOB_STATE_PAUSED, halving=tr.Halving(waiting_step=10))
+        if self.looks > 2:
+            stop = tr.Halving(compared_step=10, stopped=True, rank=2, compared=2)
+            other = tr.Job(id="job-2", state=tr.JOB_STATE_CANCELLED, halving=stop)
+        return tr.Sweep(id=sweep, jobs=[kept, other])
+
+
+@pytest.mark.usefixtures("outside")
+def test_cells_that_wait_at_a_rung_are_waited_for_and_a_stopped_one_shows_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0.0)
+    log = console(terminal=False)
+    made = progress.watch_sweep(Halved(), "sweep-1", console=log)
+    assert [job.state for job in made.jobs] == [tr.JOB_STATE_SUCCEEDED, tr.JOB_STATE_CANCELLED]
+    states = [line.split("  ")[2] for line in written(log).splitlines()]
+    assert states == ["waits at 10", "waits at 10", "SUCCEEDED", "stopped at 10: 2 of 2"]
+
+
 def test_a_dataset_is_shown_while_it_is_made(published: list[dict]) -> None:
     going = ds.Dataset(id="ds-1", state=ds.DATASET_STATE_CREATING, conversations_read=5, shards=2, shards_done=1)
     ready = ds.Dataset(id="ds-1", state=ds.DATASET_STATE_READY, conversations_read=9, tokens=100)

@@ -1,4 +1,4 @@
-"""Runs fetched, compared and shown: table, verdict, files. Knows no sweep."""
+"""Runs compared and shown: table, verdict, files. Knows no sweep."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from rich.markup import escape
 from turnloom.cli.session import Session
 from turnloom.cli.words import job_state
 from turnloom.client import TurnloomClient
-from turnloom.errors import NotFound, ServerUnreachable, Unavailable, Unimplemented
-from turnloom.evaluations import Evaluation
 from turnloom.results.report import missing, write_figures, write_steps, write_verdict
 from turnloom.results.runs import SHORT, Run, Value, label, written
 from turnloom.results.verdict import Verdict
@@ -28,20 +26,6 @@ def jobs_of(client: TurnloomClient, names: Sequence[str]) -> list[training_pb2.J
         found = client.sweep(name).jobs if name.startswith("sweep-") else [client.job(name)]
         jobs.update({job.id: job for job in found})
     return list(jobs.values())
-
-
-def fetch(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> list[Run]:
-    """The jobs with all their steps, and the losses by example of their last evaluation where they were recorded."""
-    return [Run(job, list(client.steps(job.id)), _losses(client, job)) for job in jobs]
-
-
-def _losses(client: TurnloomClient, job: training_pb2.Job) -> Evaluation | None:
-    if not job.progress.HasField("test_nll"):
-        return None
-    try:
-        return client.evaluation(job.id)
-    except (NotFound, Unimplemented, ServerUnreachable, Unavailable):  # an older job or server, or no object store
-        return None
 
 
 def keep(session: Session, folder: Path, runs: Sequence[Run], axes: Sequence[str], verdict: Verdict) -> list[Path]:

@@ -11,6 +11,7 @@ import typer
 from turnloom.cli import comparing
 from turnloom.cli.session import Session, command
 from turnloom.errors import InvalidInput
+from turnloom.results.fetching import fetch
 from turnloom.results.files import rows, write_csv
 from turnloom.results.report import missing
 from turnloom.results.runs import Run, differing
@@ -42,7 +43,7 @@ def export(
     if kind in NEEDS and missing(NEEDS[kind][0]):
         module, how = NEEDS[kind]
         raise InvalidInput(f"--to {kind} needs {module}, which is not installed.", hint=f"Get it with: {how}")
-    runs = comparing.fetch(session.client, comparing.jobs_of(session.client, names))
+    runs = fetch(session.client, comparing.jobs_of(session.client, names))
     files = WRITERS[kind](out, runs)
     if session.as_json:
         session.json({"format": kind, "files": [str(path) for path in files]})

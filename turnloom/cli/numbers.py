@@ -12,7 +12,7 @@ from turnloom.cli.session import pairs
 from turnloom.errors import InvalidInput
 
 NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
-SPREAD: Final = ("--rank", "--lora-rank", "--lr", "--learning-rate")
+SPREAD: Final = ("--rank", "--lora-rank", "--lr", "--learning-rate", "--rungs")
 
 
 class ManyNumbers(TyperCommand):

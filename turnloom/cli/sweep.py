@@ -29,6 +29,7 @@ from turnloom.cli.words import ago
 from turnloom.client import TERMINAL
 from turnloom.errors import InvalidInput
 from turnloom.progress import follow_sweep, sweep_display
+from turnloom.results.fetching import fetch
 from turnloom.results.runs import differing
 from turnloom.results.verdict import Verdict, judge
 from turnloom.v1 import training_pb2
@@ -66,6 +67,14 @@ def sweep(
     eval_every: Annotated[
         int | None, typer.Option(help="Steps between evaluations. Default: a tenth of --steps, else 50.")
     ] = None,
+    halving: Annotated[
+        bool, typer.Option("--halving", help="Stop the worse cells on the way: successive halving by test NLL.")
+    ] = False,
+    eta: Annotated[int | None, typer.Option(help="With --halving: one cell in this many goes on. Default: 2.")] = None,
+    rungs: Annotated[
+        list[int] | None,
+        typer.Option("--rungs", help="With --halving: steps at which cells are compared. Default: as many as fit."),
+    ] = None,
     others: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other hyperparameter of all cells; may be repeated."),
@@ -86,6 +95,8 @@ def sweep(
     if data.startswith("sweep-") and not Path(data).exists():
         made = session.client.sweep(data)
     else:
+        if not halving and (eta is not None or rungs):
+            raise InvalidInput("--eta and --rungs belong to --halving.", hint="Add --halving.", field="--halving")
         if not test and test_fraction is None:
             raise InvalidInput("--test is missing; cells are compared by it.", hint="Or --test-fraction 0.1.")
         grid = numbers.axes(rank or (), learning_rate or (), axis or ())
@@ -111,7 +122,8 @@ def sweep(
         with leaving_nothing(session, {data: training, test: held_out}):
             made = session.client.create_sweep(
                 grid, model=chosen, training_dataset=training, test_dataset=held_out, display_name=name,
-                request_id=request_id, metadata=labels, host=host, **fields,
+                request_id=request_id, metadata=labels, host=host, successive_halving=halving, halving_eta=eta,
+                halving_rungs=rungs or (), **fields,
             )  # fmt: skip
     if detach:
         if session.as_json:
@@ -119,7 +131,7 @@ def sweep(
         else:
             session.out.print(f"{made.id} submitted.  Come back: turnloom sweep {made.id}", highlight=False)
         return
-    session.say(f"[bold]{made.id}[/]: {len(made.jobs)} jobs; Ctrl-C detaches, they go on.")
+    session.say(f"[bold]{made.id}[/]: {len(made.jobs)} jobs{_plan(made)}; Ctrl-C detaches, they go on.")
     _conclude(session, _watch(session, made), to or Path(made.id))
 
 
@@ -144,18 +156,24 @@ def _watch(session: Session, made: training_pb2.Sweep) -> training_pb2.Sweep:
         raise typer.Exit(Exit.INTERRUPTED) from None
 
 
+def _plan(made: training_pb2.Sweep) -> str:
+    """What halving will do: ", of which 4 go on after step 10, 2 after step 20"; empty where there is none."""
+    kept = [f"{rung.kept} {'goes' if rung.kept == 1 else 'go'} on after step {rung.step}" for rung in made.rungs]
+    return f", of which {', '.join(kept)}" if kept else ""
+
+
 def _conclude(session: Session, made: training_pb2.Sweep, folder: Path) -> None:
-    """Table, verdict and files; exit code 1 where not every cell SUCCEEDED."""
+    """Table, verdict and files; exit code 1 where a cell neither SUCCEEDED nor was stopped by halving."""
     axes = [axis.hyperparameter for axis in made.axes]
     _compare(session, made.jobs, axes, folder, {"sweep": to_plain(made)})
-    if any(job.state != training_pb2.JOB_STATE_SUCCEEDED for job in made.jobs):
+    if any(job.state != training_pb2.JOB_STATE_SUCCEEDED and not job.halving.stopped for job in made.jobs):
         raise typer.Exit(Exit.JOB_FAILED)
 
 
 def _compare(
     session: Session, jobs: Sequence[training_pb2.Job], axes: Sequence[str], folder: Path, document: dict[str, Plain]
 ) -> None:
-    runs = comparing.fetch(session.client, jobs)
+    runs = fetch(session.client, jobs)
     axes = axes or differing(runs)
     verdict = judge(runs, axes)
     files = comparing.keep(session, folder, runs, axes, verdict)
@@ -174,6 +192,7 @@ def _plain(verdict: Verdict) -> Plain:
     return {
         "best": verdict.best,
         "ties": list(verdict.ties),
+        "stopped": dict(verdict.stopped),
         "trouble": troubles,
         "sentences": list(verdict.sentences),
     }

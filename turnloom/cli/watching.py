@@ -70,6 +70,8 @@ def ending(job: training_pb2.Job) -> Iterator[str]:
         yield f"  test NLL  {progress.test_nll:.4f} (last), {progress.best_test_nll:.4f} (best)"
     if job.error.code:
         yield f"  [red]{job.error.code}: {escape(job.error.message)}[/]"
+    if job.halving.stopped:
+        yield f"  {escape(job.halving.reason)}"
     if job.error.hint:
         yield f"  {escape(job.error.hint)}"
     if job.adapter_uri:
