@@ -23,7 +23,7 @@ from services.preprocess.job_checks import Checked, check
 from services.preprocess.queueing import queued
 from services.preprocess.registry import Registry
 from services.preprocess.rpc import Call, Rpc
-from services.preprocess.rungs import rungs
+from services.preprocess.rungs_wire import rungs
 from services.store.errors import IllegalEdge, NotFound, RedisUnavailable, StoreError
 from services.store.ids import new_id
 from services.store.records import TERMINAL, ErrorRecord, JobRecord, JobState, SweepRecord

@@ -16,7 +16,7 @@ from services.preprocess.job_checks import Draft
 from services.preprocess.job_request_wire import draft
 from services.preprocess.limits import MAX_DISPLAY_NAME_BYTES, MAX_REQUEST_ID_BYTES, Violations, check_bytes
 from services.preprocess.refusals import InvalidRequest, Violation
-from services.preprocess.rungs import check_halving
+from services.preprocess.rungs_wire import check_halving
 from services.store.records import JobRecord, SweepAxis, SweepRecord
 from turnloom.v1 import training_pb2 as pb
 

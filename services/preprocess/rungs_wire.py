@@ -1,4 +1,4 @@
-"""Where the cells of a sweep are compared and how many go on: the rungs of successive halving. Knows no store, no job.
+"""CreateSweepRequest to the rungs of successive halving: where cells are compared and how many go on. Knows no store.
 
 Jamieson & Talwalkar (AISTATS 2016): with eta, of n cells n / eta, n / eta^2, ... go on, until one is left, and each
 round trains eta times as far as the one before it. A rung has to be a step at which every cell is evaluated.
