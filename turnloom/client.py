@@ -24,8 +24,9 @@ from turnloom.calls import Connection, Tls
 from turnloom.conversations import JSON
 from turnloom.downloads import SavedFile, save_files
 from turnloom.evaluations import Evaluation
+from turnloom.local_sources import LocalPart
 from turnloom.options import HyperparameterFields, PreprocessFields, hyperparameters, preprocess_options
-from turnloom.uploads import as_messages, chunks
+from turnloom.uploads import as_messages, chunks, numbered_chunks
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import preprocess_pb2 as pp
 from turnloom.v1 import training_pb2 as tr
@@ -190,13 +191,58 @@ class TurnloomClient:
             options=options,
         )
 
+        numbered = enumerate(as_messages(conversations))
+        return self._send_dataset(header, numbered, ds.LeftOut)
+
+    def create_dataset_from_files(
+        self,
+        part: LocalPart,
+        *,
+        model: str,
+        display_name: str = "",
+        request_id: str = "",
+        metadata: Mapping[str, str] | None = None,
+        on_sent: Callable[[int], None] = lambda _sent: None,
+        **options: Unpack[PreprocessFields],
+    ) -> ds.Dataset:
+        """Sends a part of local files, in bounded memory, and returns the dataset, READY; it knows what was left out.
+
+        Args:
+            part: of LocalSource.parts(); its `skip_bad` says what happens to bad rows, here and at the server.
+            model: name from models().
+            display_name: for people.
+            request_id: the same id again gives the same dataset. Empty: a new one is made up.
+            metadata: free labels.
+            on_sent: told after every chunk how many conversations were sent.
+            options: fields of PreprocessOptions.
+        """
+        header = _header(
+            model=model,
+            display_name=display_name,
+            skip_bad=part.skip_bad,
+            request_id=request_id,
+            metadata=metadata,
+            options=options,
+        )
+        header.sent_from.CopyFrom(part.description())
+        return self._send_dataset(header, part.numbered(), lambda: part.counts, on_sent)
+
+    def _send_dataset(
+        self,
+        header: ds.CreateDatasetHeader,
+        numbered: Iterable[tuple[int, ty.Conversation]],
+        left_out: Callable[[], ds.LeftOut],
+        on_sent: Callable[[int], None] = lambda _sent: None,
+    ) -> ds.Dataset:
         def requests() -> Iterator[ds.CreateDatasetRequest]:
             yield ds.CreateDatasetRequest(header=header)
-            sent = 0
-            for chunk in chunks(as_messages(conversations)):
-                yield ds.CreateDatasetRequest(chunk=ds.DatasetChunk(conversations=chunk))
-                sent += len(chunk)
-            yield ds.CreateDatasetRequest(end=ds.DatasetEnd(conversations=sent))
+            sent = due = 0
+            for first, chunk in numbered_chunks(numbered):
+                gap = {"first": first} if first != due else {}
+                yield ds.CreateDatasetRequest(chunk=ds.DatasetChunk(conversations=chunk, **gap))
+                sent, due = sent + len(chunk), first + len(chunk)
+                on_sent(sent)
+            yield ds.CreateDatasetRequest(end=ds.DatasetEnd(conversations=sent, left_out=left_out()))
 
         return self._connection.tell(self._datasets.CreateDataset, requests(), TRANSFER_SECONDS).dataset
 

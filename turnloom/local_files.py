@@ -1,69 +1,83 @@
-"""Files of this machine as conversations, in any of the formats. Knows no server.
-
-What a server-side source takes beyond this (Parquet, Arrow, compressed files, URLs) needs libraries that the client
-lacks; `turnloom dataset import` has the server read them.
-"""
+"""Files of this machine as rows: files, folders and globs, of every kind that the server reads. Knows no server."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+import glob
+import lzma
+import os
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from turnloom.conversations import JSON, Sourced, documents, from_json, read_sourced
+from turnloom.documents import rows_of
 from turnloom.errors import InvalidInput
-from turnloom.formats import Format, detect
+from turnloom.file_kinds import COLUMNAR, KINDS, decompressed, is_data, kind_of, needs_pyarrow, without_pyarrow
+from turnloom.rows import RawRow
 
-SERVER_SIDE: Final = (".parquet", ".arrow", ".gz", ".bz2", ".xz")
+MAX_DOCUMENT: Final = 256 << 20  #: bytes of a .json file that is one document, which is read as a whole
 
 
-def read_local(path: Path) -> Iterator[Sourced]:
-    """Conversations one by one, each with its place; the first row decides on the format.
+def find(words: Sequence[str | Path]) -> list[Path]:
+    """The files that are meant: those that are named, all data files of a folder, or what a glob matches.
+
+    Args:
+        words: in order; files of a folder and of a glob come in the order of their names.
 
     Raises:
-        InvalidInput: names file, line and field of the first mistake.
+        InvalidInput: one of them is nothing.
     """
-    if path.suffix.lower() in SERVER_SIDE:
+    return [path for word in words for path in _meant(str(word))]
+
+
+def rows(path: Path) -> Iterator[RawRow]:
+    """All rows of a file, in bounded memory but for a .json document.
+
+    Raises:
+        InvalidInput: it can't be read, or needs pyarrow.
+    """
+    name = str(path)
+    try:
+        with path.open("rb") as raw:
+            if kind_of(name) not in COLUMNAR:
+                yield from rows_of(name, decompressed(name, raw), MAX_DOCUMENT)
+                return
+            # Imported here: pyarrow is no dependency of the client.
+            from turnloom.columnar import arrow_rows, parquet_rows  # noqa: PLC0415
+
+            yield from (parquet_rows if kind_of(name) == "parquet" else arrow_rows)(name, raw)
+    except ImportError as error:
+        raise without_pyarrow(name) if needs_pyarrow(name) else error from error
+    except FileNotFoundError as error:
+        raise _nothing(name) from error
+    except OSError as error:
+        raise InvalidInput(f"{name} can't be read: {error.strerror or error}.") from error
+    except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise InvalidInput(
-            f"{path} is read by the server only.", hint=f"Use `turnloom dataset import {path}`, or write JSON lines."
-        )
-    rows = _csv_rows(path) if path.suffix.lower() in (".csv", ".tsv") else documents(path)
-    first = next(rows, None) if not path.is_dir() else None
-    shape = None if first is None else _shape(first[0])
-    if first is None or shape is None:  # its own words fit better than those of a format that was guessed
-        yield from read_sourced(path)
-        return
-    yield _converted(*first, shape)
-    for row, place in rows:
-        yield _converted(row, place, shape)
+            f"{name} can't be read: {error}.", hint="It is damaged, or not what its name says."
+        ) from error
 
 
-def _shape(row: JSON) -> Format | None:
-    """The format that a row shows; None: messages, or nothing."""
-    try:
-        found = detect([row])
-    except InvalidInput:
-        return None
-    return None if found == Format("messages") else found
+def _meant(word: str) -> Sequence[Path]:
+    if os.path.isdir(word):
+        found = sorted(path for path in Path(word).rglob("*") if path.is_file() and not _is_hidden(path, Path(word)))
+        data = [path for path in found if is_data(path.name)]
+        if not data:
+            raise InvalidInput(f"There is no data file in the folder {word}.", hint=f"Known are: {', '.join(KINDS)}.")
+        return data
+    if os.path.exists(word) or not glob.has_magic(word):
+        if not os.path.exists(word):
+            raise _nothing(word)
+        return [Path(word)]
+    matched = sorted(Path(name) for name in glob.glob(word, recursive=True) if os.path.isfile(name))
+    if not matched:
+        raise InvalidInput(f"No file is named like {word}.", hint="Look at the spelling and the folder.")
+    return matched
 
 
-def _converted(row: JSON, place: str, shape: Format) -> Sourced:
-    try:
-        document = shape.document(row)
-    except InvalidInput as error:
-        where = ": ".join(part for part in (place, error.field, error.message) if part)
-        raise InvalidInput(where, hint=error.hint, field=error.field) from error
-    return Sourced(from_json(document, place), place)
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[JSON, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-            for row in reader:
-                if None in row or None in row.values():
-                    raise InvalidInput(f"{path}, line {reader.line_num}: has not as many cells as there are columns.")
-                yield dict(row), f"{path}, line {reader.line_num}"
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput(f"{path} can't be read as CSV: {error}.") from error
+def _nothing(name: str) -> InvalidInput:
+    return InvalidInput(f"There is no file {name}.", hint="Look at the spelling and the folder.")

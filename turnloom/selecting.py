@@ -32,7 +32,7 @@ class Choice:
     split_seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse an unknown name.
+        """Refuse an unknown name and an impossible fraction.
 
         Raises:
             InvalidInput
@@ -42,6 +42,12 @@ class Choice:
                 f"There is no way {self.deduplicate!r} to compare conversations.",
                 hint=f"Choose from {', '.join(FORMS)}.",
                 field="deduplicate",
+            )
+        if not 0 <= self.test_fraction < 1:
+            raise InvalidInput(
+                f"The test fraction is {self.test_fraction:g}, but must lie between 0 and 1.",
+                hint="Try 0.1.",
+                field="test_fraction",
             )
 
     @property

@@ -32,17 +32,26 @@ def as_messages(
 
 def chunks(conversations: Iterable[types_pb2.Conversation]) -> Iterator[list[types_pb2.Conversation]]:
     """Up to 256 conversations or about 1 MiB at a time, in order."""
+    return (chunk for _, chunk in numbered_chunks(enumerate(conversations)))
+
+
+def numbered_chunks(
+    conversations: Iterable[tuple[int, types_pb2.Conversation]],
+) -> Iterator[tuple[int, list[types_pb2.Conversation]]]:
+    """Chunks as above, each with the number of its first; a chunk ends where a number is left out."""
     chunk: list[types_pb2.Conversation] = []
-    size = 0
-    for conversation in conversations:
+    first = size = 0
+    for number, conversation in conversations:
         length = conversation.ByteSize()
-        if chunk and (size + length > CHUNK_BYTES or len(chunk) == CHUNK_CONVERSATIONS):
-            yield chunk
+        full = size + length > CHUNK_BYTES or len(chunk) == CHUNK_CONVERSATIONS
+        if chunk and (full or number != first + len(chunk)):
+            yield first, chunk
             chunk, size = [], 0
+        first = first if chunk else number
         chunk.append(conversation)
         size += length
     if chunk:
-        yield chunk
+        yield first, chunk
 
 
 class Upload(Generic[T]):

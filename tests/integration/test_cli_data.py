@@ -102,7 +102,7 @@ def test_a_file_is_split_into_train_and_test_by_seed(api: Api, chats: Path) -> N
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ('{"messages": [}', "line 2, column 15: not JSON"),
+        ('{"messages": [}', "line 2: is not JSON (Expecting value in column 15)."),
         ('{"messages": [{"role": "user", "content": 7}]}', "line 2: messages[0].content: is the number 7"),
         ('{"messages": []}', "line 2: "),
         ('{"messages": [{"role": "user", "content": "only me"}]}', "line 2: "),

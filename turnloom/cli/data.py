@@ -16,7 +16,9 @@ from turnloom.cli.tokens import show
 from turnloom.cli.words import count
 from turnloom.errors import InvalidInput
 
-File = Annotated[Path, typer.Argument(help="JSONL file, or .json.", show_default=False)]
+File = Annotated[
+    Path, typer.Argument(help="JSONL, JSON, CSV, Parquet or Arrow file, folder or glob.", show_default=False)
+]
 
 
 def add_to(app: typer.Typer) -> None:

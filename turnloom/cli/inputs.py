@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias, cast
 
 import typer
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from turnloom import errors
 from turnloom.cli.session import Session, pairs
-from turnloom.local_files import read_local
+from turnloom.local_sources import LocalPart, read_local
 from turnloom.options import HyperparameterFields, PreprocessFields, from_text
-from turnloom.splitting import split
 from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
 
 INDEX = re.compile(r"conversations?\[(\d+)\]")
@@ -37,7 +38,7 @@ Labels: TypeAlias = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Conversations of a file, and where each of them stands."""
+    """Conversations of a file in memory, and where each of them stands."""
 
     conversations: Sequence[types_pb2.Conversation]
     places: Sequence[str]
@@ -52,12 +53,6 @@ class Loaded:
         sourced = list(read_local(path))
         return cls([s.conversation for s in sourced], [s.place for s in sourced])
 
-    def split(self, fraction: float, seed: int) -> tuple[Loaded, Loaded]:
-        """Train and test."""
-        pairs_of = list(zip(self.conversations, self.places, strict=True))
-        train, test = split(pairs_of, fraction, seed)
-        return Loaded(*map(list, zip(*train, strict=True))), Loaded(*map(list, zip(*test, strict=True)))
-
     def place(self, index: int) -> str:
         """Where a conversation stands."""
         return self.places[index] if index < len(self.places) else f"conversation {index}"
@@ -65,13 +60,19 @@ class Loaded:
     @contextmanager
     def located(self) -> Iterator[None]:
         """Puts file and line before what the server says of a conversation."""
-        try:
+        with _located(self.place):
             yield
-        except errors.Refused as error:
-            index = INDEX.search(error.field) or INDEX.search(error.message)
-            if index is not None:
-                error.message = f"{self.place(int(index[1]))}: {error.message}"
-            raise
+
+
+@contextmanager
+def _located(place: Callable[[int], str]) -> Iterator[None]:
+    try:
+        yield
+    except errors.Refused as error:
+        index = INDEX.search(error.field) or INDEX.search(error.message)
+        if index is not None:
+            error.message = f"{place(int(index[1]))}: {error.message}"
+        raise
 
 
 def choose_model(session: Session, name: str) -> str:
@@ -112,20 +113,47 @@ def hyperparameter_fields(given: dict[str, object], others: Sequence[str] | None
 
 
 def upload(
-    session: Session, loaded: Loaded, *, model: str, name: str, skip_bad: bool, fields: PreprocessFields
+    session: Session, part: LocalPart, *, model: str, name: str, fields: PreprocessFields
 ) -> datasets_pb2.Dataset:
-    """Makes a dataset of the conversations; it is READY.
+    """Makes a dataset of a part of local files; it is READY, and what was left out is said.
 
     Raises:
+        InvalidInput: names file, line and field.
         Refused: with file and line of the conversation to blame.
     """
-    with loaded.located():
-        dataset = session.client.create_dataset(
-            loaded.conversations, model=model, display_name=name, skip_bad=skip_bad, **fields
-        )
+    with _counting(session, name) as sent, _located(part.place):
+        dataset = session.client.create_dataset_from_files(part, model=model, display_name=name, on_sent=sent, **fields)
+    for sentence in part.bad:
+        session.say(f"[yellow]Left out:[/] {escape(sentence)}")
     for issue in dataset.issues:
-        session.say(f"[yellow]Left out:[/] {loaded.place(issue.conversation_index)}: {issue.message}")
+        session.say(f"[yellow]Left out:[/] {escape(f'{part.place(issue.conversation_index)}: {issue.message}')}")
     if dataset.state == datasets_pb2.DATASET_STATE_FAILED:
-        place = f"{loaded.place(dataset.issues[0].conversation_index)}: " if dataset.issues else ""
+        place = f"{part.place(dataset.issues[0].conversation_index)}: " if dataset.issues else ""
         raise errors.InvalidInput(f"{place}{dataset.error.message}", hint=dataset.error.hint, code=dataset.error.code)
+    say_left_out(session, dataset)
     return dataset
+
+
+@contextmanager
+def _counting(session: Session, name: str) -> Iterator[Callable[[int], None]]:
+    """Shows on a terminal how many conversations were sent."""
+    if session.as_json or not session.err.is_terminal:
+        yield lambda _sent: None
+        return
+    columns = (TextColumn(escape(name)), SpinnerColumn(), TextColumn("{task.completed} conversations sent"))
+    with Progress(*columns, TimeElapsedColumn(), console=session.err, transient=True) as shown:
+        task = shown.add_task("")
+        yield lambda sent: shown.update(task, completed=sent)
+
+
+def say_left_out(session: Session, dataset: datasets_pb2.Dataset) -> None:
+    """What a choice among rows left out, as counts."""
+    counts = dataset.left_out
+    for number, sentence in (
+        (counts.filtered, "rows left out by the filter (filtered: {})"),
+        (counts.duplicates, "conversations came before and are left out (duplicates: {})"),
+        (dataset.skipped_conversations, "bad rows left out (skipped: {})"),
+        (counts.overlapping, "test conversations are in the training part too (overlapping: {}); deduplicate"),
+    ):
+        if number:
+            session.say(f"{escape(dataset.display_name)}: {number} {sentence.format(number)}")

@@ -1,22 +1,77 @@
-"""Sources on a command line: hub names, the parts of a split, and a dataset watched while it is made."""
+"""Sources on a command line: hub names, which rows are wanted, the parts of a split, a dataset watched while made."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
+import typer
+from google.protobuf.message import Message
 from rich.markup import escape
 
+from turnloom.cli.inputs import say_left_out
 from turnloom.cli.session import Session, pairs
 from turnloom.cli.words import dataset_state
+from turnloom.duplicates import FORMS
 from turnloom.errors import InvalidInput
+from turnloom.file_kinds import COMPRESSED, KINDS
+from turnloom.filters import RowFilter
 from turnloom.v1 import datasets_pb2
 
 #: owner/name; a single word is taken for a file, for that is what people mistype.
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-FILES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt")
+FILES: Final = (*KINDS, *COMPRESSED, ".txt")
+
+DataFormat: TypeAlias = Annotated[
+    str, typer.Option("--format", help="messages, sharegpt, prompt_completion or alpaca. Default: detected.")
+]
+Column: TypeAlias = Annotated[
+    list[str] | None, typer.Option(metavar="PART=COLUMN", help="Column that plays a part; may be repeated.")
+]
+Limit: TypeAlias = Annotated[int, typer.Option(help="Rows to read, wanted or not; 0: all.", min=0)]
+Deduplicate: TypeAlias = Annotated[str, typer.Option(help="exact or normalized: leave out what came before.")]
+Where: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITION", help="Rows to take, such as 'lang = en' or 'score >= 4'; repeated: all have to hold."
+    ),
+]
+MinMessages: TypeAlias = Annotated[int, typer.Option(help="Fewest messages of a conversation.", min=0)]
+MaxMessages: TypeAlias = Annotated[int, typer.Option(help="Most messages; 0: any number.", min=0)]
+MinCharacters: TypeAlias = Annotated[int, typer.Option(help="Fewest characters of all messages together.", min=0)]
+MaxCharacters: TypeAlias = Annotated[int, typer.Option(help="Most characters; 0: any number.", min=0)]
+
+
+def row_filter(
+    where: list[str] | None, min_messages: int, max_messages: int, min_characters: int, max_characters: int
+) -> RowFilter:
+    """The options above as a filter that can be read.
+
+    Raises:
+        InvalidInput: naming the option.
+    """
+    asked = RowFilter(tuple(where or ()), min_messages, max_messages, min_characters, max_characters)
+    try:
+        asked.check()
+    except InvalidInput as error:
+        name = error.field.removeprefix("filter.").partition("[")[0].replace("_", "-")
+        raise InvalidInput(f"--{name}: {error.message}", hint=error.hint, field=f"--{name}") from error
+    return asked
+
+
+def filter_message(asked: RowFilter) -> datasets_pb2.RowFilter | None:
+    """The filter as the server takes it; None: there is none."""
+    if not asked:
+        return None
+    return datasets_pb2.RowFilter(
+        where=asked.where,
+        min_messages=asked.min_messages,
+        max_messages=asked.max_messages,
+        min_characters=asked.min_characters,
+        max_characters=asked.max_characters,
+    )
 
 
 def is_hub_name(argument: Path) -> bool:
@@ -45,25 +100,53 @@ def choose_deduplication(source: datasets_pb2.DatasetSource, name: str) -> None:
     Raises:
         InvalidInput: an unknown name.
     """
-    known = {"exact": datasets_pb2.DEDUPLICATE_EXACT, "normalized": datasets_pb2.DEDUPLICATE_NORMALIZED}
+    check_deduplication(name)
     if name:
-        if name not in known:
-            raise InvalidInput(
-                f"--deduplicate: there is no {name!r}.", hint=f"Choose from {', '.join(known)}.", field="--deduplicate"
-            )
-        source.deduplicate = known[name]
+        source.deduplicate = datasets_pb2.Deduplicate.Value(f"DEDUPLICATE_{name.upper()}")
 
 
-def parts(source: datasets_pb2.DatasetSource) -> Iterator[tuple[datasets_pb2.DatasetSource, str]]:
-    """The source, or with a test fraction its two parts; each with what is added to the dataset's name."""
-    if not source.test_fraction:
+def check_deduplication(name: str) -> None:
+    """Refuse a way to compare that there is not.
+
+    Raises:
+        InvalidInput
+    """
+    if name and name not in FORMS:
+        raise InvalidInput(
+            f"--deduplicate: there is no {name!r}.", hint=f"Choose from {', '.join(FORMS)}.", field="--deduplicate"
+        )
+
+
+def parts(source: datasets_pb2.DatasetSource, test_split: str = "") -> Iterator[tuple[datasets_pb2.DatasetSource, str]]:
+    """The source, or its training and its test part; each with what is added to the dataset's name."""
+    if not (source.test_fraction or test_split):
         yield source, ""
         return
-    for take_test, suffix in ((False, " (train)"), (True, " (test)")):
-        part = datasets_pb2.DatasetSource()
-        part.CopyFrom(source)
-        part.take_test = take_test
-        yield part, suffix
+    training, held_out = datasets_pb2.DatasetSource(), datasets_pb2.DatasetSource()
+    training.CopyFrom(source)
+    held_out.CopyFrom(source)
+    if test_split:
+        held_out.split = test_split
+    else:
+        held_out.take_test = True
+    yield training, " (train)"
+    yield held_out, " (test)"
+
+
+def named_fields(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
+    """What is set of a message, one line each."""
+    for descriptor, value in message.ListFields():
+        name = f"{prefix} {descriptor.name}"
+        if isinstance(value, Message):
+            yield from named_fields(value, name)
+        elif isinstance(value, Mapping):
+            yield name, ", ".join(f"{key}={item}" for key, item in value.items())
+        elif descriptor.enum_type is not None:
+            yield name, descriptor.enum_type.values_by_number[value].name.rpartition("_")[2].lower()
+        elif isinstance(value, str | int | float):
+            yield name, f"{value}"
+        else:
+            yield name, " and ".join(map(str, value))
 
 
 def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dataset:
@@ -87,5 +170,6 @@ def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dat
     for issue in dataset.issues:
         session.say(f"[yellow]Left out:[/] {escape(issue.message)}")
     for warning in dataset.warnings:
-        session.say(f"Conversation {warning.conversation_index}: {escape(warning.message)}")
+        session.say(escape(warning.message))
+    say_left_out(session, dataset)
     return dataset

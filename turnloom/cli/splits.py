@@ -8,11 +8,13 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from turnloom.cli.inputs import Loaded, upload
+from turnloom.cli.inputs import upload
 from turnloom.cli.session import Session
 from turnloom.cli.words import count
 from turnloom.errors import InvalidInput, Refused, TurnloomError
+from turnloom.local_sources import LocalPart, LocalSource
 from turnloom.options import PreprocessFields
+from turnloom.selecting import Choice
 
 
 def is_dataset(name: str) -> bool:
@@ -38,6 +40,37 @@ def leaving_nothing(session: Session, made: Mapping[str, str]) -> Iterator[None]
         raise
 
 
+def split_of(fraction: float, seed: int) -> Choice:
+    """A choice that holds out a part.
+
+    Raises:
+        InvalidInput: the fraction is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise InvalidInput(
+            f"The test fraction is {fraction:g}, but must lie between 0 and 1.",
+            hint="Try 0.1.",
+            field="--test-fraction",
+        )
+    return Choice(test_fraction=fraction, split_seed=seed)
+
+
+def checked_parts(parts: Mapping[str, LocalPart], *, skip_bad: bool) -> Mapping[str, LocalPart]:
+    """The parts, the first of which is for training; several are read through before any becomes a dataset.
+
+    Raises:
+        InvalidInput: names file, line and field of a mistake.
+    """
+    for part in parts.values():
+        part.skip_bad = skip_bad
+    if len(parts) > 1:
+        training, *tests = parts.values()
+        seen = training.check()
+        for test in tests:
+            test.note_overlap(seen, test.check())
+    return parts
+
+
 def training_and_test(
     session: Session,
     data: str,
@@ -56,14 +89,15 @@ def training_and_test(
         raise InvalidInput(
             "--test-fraction needs a file, not a dataset.", hint="Split when making it: `turnloom dataset create`."
         )
-    loaded = {name: Loaded.from_file(Path(name)) for name in (data, test) if name and not is_dataset(name)}
+    parts = {name: LocalSource.open([name]).whole() for name in (data, test) if name and not is_dataset(name)}
     if fraction is not None:
         test = f"{data} (test)"
-        loaded[data], loaded[test] = loaded[data].split(fraction, seed)
+        parts[data], parts[test] = LocalSource.open([data], choice=split_of(fraction, seed)).parts()
+    checked = checked_parts(parts, skip_bad=skip_bad)
     ids: dict[str, str] = {}
-    for name, part in loaded.items():
+    for name, part in checked.items():
         with leaving_nothing(session, ids):
-            made = upload(session, part, model=model, name=Path(name).name, skip_bad=skip_bad, fields=options)
+            made = upload(session, part, model=model, name=Path(name).name, fields=options)
         session.say(
             f"{escape(name)} is dataset [bold]{made.id}[/]: {made.conversations} conversations,"
             f" {count(made.tokens)} tokens, {count(made.loss_tokens)} trained"

@@ -1,0 +1,244 @@
+"""Files of this machine as conversations: their format, which rows are wanted, and parts to send. Knows no server.
+
+At most 17 bytes a row are held, so a file may be larger than the memory: it is read anew for whatever has to be known
+of all rows before the first is sent, and to find the place of a row that the server refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnloom.conversations import JSON, SHAPE, Sourced, from_json
+from turnloom.duplicates import DIGEST, digest
+from turnloom.errors import InvalidInput
+from turnloom.formats import Format
+from turnloom.local_files import find, rows
+from turnloom.rows import RawRow, shape_of
+from turnloom.selecting import Choice, Looking, Mask, document_of, overlap, passes
+from turnloom.v1 import datasets_pb2, types_pb2
+
+REMARKS: Final = 50  #: rows that are left out and told of
+Document = dict[str, JSON] | InvalidInput
+
+
+def read_local(path: Path) -> Iterator[Sourced]:
+    """The conversations of a file, a folder or a glob one by one, each with its place; the first rows show the format.
+
+    Raises:
+        InvalidInput: names file, line and field of the first mistake.
+    """
+    for row, document in LocalSource.open([path]).whole().wanted():
+        yield Sourced(_conversation(row, document), row.place)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """Files in order, and what is asked of them."""
+
+    files: tuple[Path, ...]
+    shape: Format
+    choice: Choice = field(default_factory=Choice)
+    limit: int = 0  #: rows to read; 0: all
+
+    @classmethod
+    def open(
+        cls,
+        words: Sequence[str | Path],
+        *,
+        format_name: str = "",
+        columns: Mapping[str, str] | None = None,
+        choice: Choice | None = None,
+        limit: int = 0,
+    ) -> LocalSource:
+        """Find the files and their format.
+
+        Args:
+            words: files, folders and globs.
+            format_name: empty: what the first rows show.
+            columns: part of the format to column.
+            choice: which rows are wanted.
+            limit: rows to read, wanted or not; 0: all.
+
+        Raises:
+            InvalidInput: there is no file, no row, no format that is known, or the filter can't be read.
+        """
+        chosen = choice or Choice()
+        chosen.row_filter.check()
+        files = tuple(find(words))
+        first = chain.from_iterable(rows(path) for path in files)
+        begun = next(first, None)
+        if begun is None:
+            raise InvalidInput(f"{_names(files)} holds no conversation.", hint=SHAPE)
+        try:
+            shape = shape_of(chain([begun], first), format_name, columns)
+        except InvalidInput as error:
+            raise InvalidInput(f"{files[0]}: {error.message}", hint=error.hint, field=error.field) from error
+        return cls(files, shape, chosen, limit)
+
+    @property
+    def name(self) -> str:
+        """For people: the first file's, and how many there are more."""
+        return _names(self.files)
+
+    def rows(self) -> Iterator[RawRow]:
+        """All of them, wanted or not, from the first on."""
+        return islice(chain.from_iterable(rows(path) for path in self.files), self.limit or None)
+
+    def whole(self) -> LocalPart:
+        """Everything that is wanted, as it comes; only for a choice that compares no rows."""
+        assert not self.choice.compares
+        return LocalPart(self)
+
+    def parts(self) -> list[LocalPart]:
+        """Everything that is wanted, or the training and the test part of a split; reads the files where it has to.
+
+        Raises:
+            InvalidInput: a file can't be read, the filter wants nothing, or there is too little for two parts.
+        """
+        if not self.choice.compares:
+            return [self.whole()]
+        looking = Looking(self.choice, self.shape)
+        for row in self.rows():
+            looking.add(row)
+        found = looking.selected()
+        counts = datasets_pb2.LeftOut(
+            filtered=found.filtered, duplicates=found.duplicates, overlapping=found.overlapping
+        )
+        masks = [found.train, found.test] if self.choice.test_fraction else [found.train]
+        return [LocalPart(self, mask, _copied(counts), is_test=mask is found.test) for mask in masks]
+
+
+@dataclass(slots=True)
+class LocalPart:
+    """Rows of a source that become one dataset."""
+
+    source: LocalSource
+    take: Mask | None = None  #: which rows; None: what the filter wants
+    counts: datasets_pb2.LeftOut = field(default_factory=datasets_pb2.LeftOut)  #: complete once all rows were read
+    skip_bad: bool = False  #: leave rows out that can't be read, and tell of them
+    is_test: bool = False  #: what a split holds out
+    bad: list[str] = field(default_factory=list)  #: the first REMARKS rows that can't be read, each with its place
+
+    def wanted(self) -> Iterator[tuple[RawRow, Document]]:
+        """The rows that are taken, each as {"messages": [...], ...} or with what is wrong with it."""
+        chosen = self.source.choice.row_filter.check() if self.take is None else None
+        if chosen is not None:
+            self.counts.filtered = 0
+        for index, row in enumerate(self.source.rows()):
+            if self.take is not None and not self.take[index]:
+                continue
+            document = document_of(row, self.source.shape)
+            if chosen is not None and not passes(row, document, chosen):
+                self.counts.filtered += 1
+                continue
+            yield row, document
+
+    def numbered(self) -> Iterator[tuple[int, types_pb2.Conversation]]:
+        """The conversations, each with its number among the rows that are taken; gaps are rows that can't be read.
+
+        Raises:
+            InvalidInput: names file, line and field of a mistake, unless bad rows are left out; or nothing is wanted.
+        """
+        return ((number, conversation) for number, conversation, _ in self._good())
+
+    def check(self) -> NDArray[np.bytes_]:
+        """Reads all of it, so that a mistake is known before any dataset is made.
+
+        Returns:
+            A digest of each conversation, shape (conversations,), for note_overlap().
+
+        Raises:
+            InvalidInput: as numbered().
+        """
+        form = self.source.choice.deduplicate or "exact"
+        found = b"".join(digest(document, form) for _, _, document in self._good())
+        return np.frombuffer(found, dtype=f"S{DIGEST}")
+
+    def _good(self) -> Iterator[tuple[int, types_pb2.Conversation, Mapping[str, JSON]]]:
+        self.counts.unreadable = 0
+        self.bad.clear()
+        read = 0
+        for number, (row, document) in enumerate(self.wanted()):
+            read += 1
+            try:
+                conversation = _conversation(row, document)
+            except InvalidInput as error:
+                if not self.skip_bad:
+                    raise
+                self.counts.unreadable += 1
+                if len(self.bad) < REMARKS:
+                    self.bad.append(error.message)
+                continue
+            assert not isinstance(document, InvalidInput)  # it was read
+            yield number, conversation, document
+        if read == self.counts.unreadable:
+            raise self._nothing()
+
+    def note_overlap(self, training: NDArray[np.bytes_], own: NDArray[np.bytes_]) -> None:
+        """Count the conversations of this test part that a training part has too; both as check() gives them."""
+        self.is_test = True
+        self.counts.overlapping = overlap(training, own)
+
+    def place(self, number: int) -> str:
+        """Where a row that is taken stands, for people."""
+        found = next(islice(self.wanted(), number, None), None)
+        return f"conversation {number}" if found is None else found[0].place
+
+    def description(self) -> datasets_pb2.DatasetSource:
+        """What was read and how it was chosen, for the dataset's record."""
+        choice, shape = self.source.choice, self.source.shape
+        asked = choice.row_filter
+        message = datasets_pb2.DatasetSource(
+            uri=self.source.name,
+            format=shape.name,
+            column_mapping=shape.columns,
+            limit=self.source.limit,
+            test_fraction=choice.test_fraction,
+            split_seed=choice.split_seed,
+            take_test=self.is_test and bool(choice.test_fraction),
+        )
+        if choice.deduplicate:
+            message.deduplicate = datasets_pb2.Deduplicate.Value(f"DEDUPLICATE_{choice.deduplicate.upper()}")
+        if asked:
+            message.filter.where.extend(asked.where)
+            for name in ("min_messages", "max_messages", "min_characters", "max_characters"):
+                setattr(message.filter, name, getattr(asked, name))
+        return message
+
+    def _nothing(self) -> InvalidInput:
+        if self.counts.unreadable:
+            return InvalidInput(
+                f"All {self.counts.unreadable} rows are bad, the first: {self.bad[0]}",
+                hint="Look at the format and the columns.",
+            )
+        return InvalidInput(
+            f"The filter wants none of the {self.counts.filtered} rows.",
+            hint="Look at its columns and values.",
+            field="filter",
+        )
+
+
+def _conversation(row: RawRow, document: Document) -> types_pb2.Conversation:
+    """Raises InvalidInput with place, field and sentence."""
+    if not isinstance(document, InvalidInput):
+        return from_json(document, row.place)
+    where = ": ".join(part for part in (row.place, document.field, document.message) if part)
+    raise InvalidInput(where, hint=document.hint, field=document.field)
+
+
+def _copied(counts: datasets_pb2.LeftOut) -> datasets_pb2.LeftOut:
+    copy = datasets_pb2.LeftOut()
+    copy.CopyFrom(counts)
+    return copy
+
+
+def _names(files: Sequence[Path]) -> str:
+    more = len(files) - 1
+    return files[0].name[:1024] + (f" and {more} more" if more else "")
