@@ -1,4 +1,4 @@
-"""What `turnloom doctor` asks the API: its own checks, then those of every host, by ticket. Knows no protobuf."""
+"""What `turnloom doctor` asks the API: its own checks, then by ticket those of its workers. Knows no protobuf."""
 
 from __future__ import annotations
 
@@ -6,33 +6,26 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import fsspec
 import redis
 
+from services.preprocess.check import Check, from_answer
 from services.preprocess.registry import Registry
+from services.store import keys
 from services.store.errors import NotFound, StoreError
-from services.store.queues import queue_name
+from services.store.queues import PREPROCESS_QUEUE, queue_name
 from services.store.records import HostRecord
 from services.store.store import Store
 
 HOST_DEADLINE: Final = 50.0  #: seconds a host has for its checks; the RPC has 60
 HOST_FUNCTION: Final = "services.trainer.diagnose.run"
+WORKER_DEADLINE: Final = 20.0  #: seconds that a preprocess worker has
+WORKER_FUNCTION: Final = "services.preprocess.worker_jobs.diagnose"
 SILENT: Final = 60.0  #: seconds without a heartbeat after which a host is suspect
 SKEW: Final = 5.0  #: seconds that two clocks may differ
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    outcome: str  #: "ok", "warning", "failed", "skipped"
-    message: str  #: what was found, one sentence
-    hint: str = ""  #: what to do; empty when ok
-    host: str = ""  #: empty: the API
 
 
 def diagnose(store: Store, store_url: str, registry: Registry, host: str) -> list[Check]:
@@ -46,12 +39,14 @@ def diagnose(store: Store, store_url: str, registry: Registry, host: str) -> lis
         hosts = [record for record in hosts if record.name == host]
         if not hosts:
             raise NotFound(f"There is no host {host!r}; ListHosts names those that were heard of.")
-    checks = [_models(registry), *_redis(store), _store_writable(store_url), *_heartbeats(hosts)]
-    manned = [record for record in hosts if record.workers]
-    if manned:
-        with ThreadPoolExecutor(len(manned)) as pool:
-            for found in pool.map(lambda record: _asked(store, record.name), manned):
-                checks.extend(found)
+    with _probe(store_url) as (probe, stored):
+        checks = [_models(registry), *_redis(store), stored, _supervisor(store), *_heartbeats(hosts)]
+        manned = [record for record in hosts if record.workers]
+        with ThreadPoolExecutor(len(manned) + 1) as pool:
+            worker = pool.submit(_preprocess_worker, store, registry)
+            found = list(pool.map(lambda record: _asked(store, record.name, probe), manned))
+        checks += worker.result()
+        checks += [check for answered in found for check in answered]
     checks += [_unmanned(record.name) for record in hosts if not record.workers]
     return checks
 
@@ -107,24 +102,62 @@ def _setting(store: Store, name: str) -> str | None:
     return str(found[name]) if name in found else None
 
 
-def _store_writable(store_url: str) -> Check:
-    """Write a small file, read it back, remove it."""
+@contextmanager
+def _probe(store_url: str) -> Iterator[tuple[str, Check]]:
+    """The name of a small file that is in the store while the block runs, empty where it can't be; and what came of it.
+
+    Hosts look for it, for a host with another store trains on datasets that it can't find.
+    """
     nonce = secrets.token_bytes(16)
+    name = f".probe-{nonce.hex()}"
     try:
         files, folder = fsspec.core.url_to_fs(store_url)
-        path = f"{folder.rstrip('/')}/.probe-{nonce.hex()}"
+        path = f"{folder.rstrip('/')}/{name}"
         files.makedirs(folder, exist_ok=True)
         files.pipe_file(path, nonce)
         found = files.cat_file(path)
-        files.rm_file(path)
     except (OSError, ValueError, ImportError) as error:
         hint = "Check TURNLOOM_STORE_URL, its permissions and its free space."
-        return Check("store_writable", "failed", f"The store can't be written: {error}", hint)
-    if found != nonce:
-        return Check(
-            "store_writable", "failed", "The store gives back something else than was written.", "Check its cache."
-        )
-    return Check("store_writable", "ok", "The store takes a file and gives it back.")
+        yield "", Check("store_writable", "failed", f"The store can't be written: {error}", hint)
+        return
+    sentence = "The store gives back something else than was written."
+    good = Check("store_writable", "ok", "The store takes a file and gives it back.")
+    try:
+        yield name, good if found == nonce else Check("store_writable", "failed", sentence, "Check its cache.")
+    finally:
+        with suppress(OSError):
+            files.rm_file(path)
+
+
+def _supervisor(store: Store) -> Check:
+    """Whether anybody would give the job of a lost worker to another one."""
+    if store.redis.exists(keys.SUPERVISOR):
+        return Check("supervisor", "ok", "A supervisor is at work.")
+    hint = "Start python -m services.trainer supervisor with the same TURNLOOM_REDIS_URL."
+    return Check("supervisor", "failed", "No supervisor runs, so the job of a lost worker would not go on.", hint)
+
+
+def _preprocess_worker(store: Store, registry: Registry) -> list[Check]:
+    """Whether one is there, and what it finds."""
+    workers = store.redis.scard(f"rq:workers:{PREPROCESS_QUEUE}")
+    if not workers:
+        sentence = "No preprocess worker runs, so datasets of hub names, paths and URLs would wait."
+        hint = "Start python -m services.preprocess worker; files that a client sends need none."
+        return [Check("preprocess_worker", "warning", sentence, hint)]
+    there = Check("preprocess_worker", "ok", f"{workers} take datasets of hub names, paths and URLs.")
+    models = {
+        entry.name: {"tokenizer_sha256": model.tokenizer_sha256, "template_sha256": model.template_sha256}
+        for entry, model in registry.served()
+    }
+    try:
+        answer = _answer(store, PREPROCESS_QUEUE, WORKER_FUNCTION, {"models": models}, WORKER_DEADLINE)
+    except StoreError as error:
+        hint = "A worker that makes a dataset answers after its part of it; ask again."
+        return [
+            there,
+            Check("worker_checks", "skipped", f"The preprocess worker's own checks did not come: {error}", hint),
+        ]
+    return [there, *from_answer(answer)]
 
 
 def _heartbeats(hosts: Iterable[HostRecord]) -> Iterator[Check]:
@@ -165,18 +198,16 @@ def _unmanned(host: str) -> Check:
     )
 
 
-def _asked(store: Store, host: str) -> list[Check]:
+def _asked(store: Store, host: str, probe: str) -> list[Check]:
     """What the host itself finds; a busy worker answers after its job, which is longer than anyone waits."""
     try:
-        ticket = store.tickets.call(queue_name(host), HOST_FUNCTION, {"host": host}, timeout=HOST_DEADLINE)
-        answer = store.tickets.result(ticket, HOST_DEADLINE)
+        answer = _answer(store, queue_name(host), HOST_FUNCTION, {"host": host, "probe": probe}, HOST_DEADLINE)
     except StoreError as error:
         hint = "A worker that trains answers after its job; ask again, or start a second worker on that host."
         return [Check("host_checks", "skipped", f"The host's own checks did not come: {error}", hint, host)]
-    items = answer.get("checks", []) if isinstance(answer, Mapping) else []
-    return [_read(item, host) for item in items if isinstance(item, Mapping)]
+    return from_answer(answer, host)
 
 
-def _read(item: Mapping[str, object], host: str) -> Check:
-    text = {name: str(item.get(name, "")) for name in ("name", "outcome", "message", "hint")}
-    return Check(host=str(item.get("host") or host), **text)
+def _answer(store: Store, queue: str, function: str, arguments: Mapping[str, object], seconds: float) -> object:
+    ticket = store.tickets.call(queue, function, arguments, timeout=seconds)
+    return store.tickets.result(ticket, seconds)

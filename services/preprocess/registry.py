@@ -189,16 +189,28 @@ def load_entry(entry: ModelEntry, cache: Path, sandbox: Sandbox | None = None) -
     return model
 
 
+def prepared_folder(entry: ModelEntry, cache: Path) -> Path | None:
+    """Where the entry's prepared files are; None: nothing has prepared it yet."""
+    source = Path(entry.source)
+    folder = source if _prepared(source) and entry.chat_template is None else _cached(entry, cache)
+    return folder if _prepared(folder) else None
+
+
 def _prepared(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
 
 
-def _prepare(entry: ModelEntry, cache: Path) -> Path:
-    """Run `prepare` in a child process, once per source, revision and template."""
+def _cached(entry: ModelEntry, cache: Path) -> Path:
+    """The folder of the cache for this source, revision and template."""
     template = entry.chat_template.read_bytes() if entry.chat_template else b""
     identity = hashlib.sha256("\0".join((entry.source, entry.revision, _stamp(entry))).encode() + b"\0" + template)
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", entry.name).strip("-")
-    folder = cache.resolve() / f"{slug}-{identity.hexdigest()[:12]}"
+    return cache.resolve() / f"{slug}-{identity.hexdigest()[:12]}"
+
+
+def _prepare(entry: ModelEntry, cache: Path) -> Path:
+    """Run `prepare` in a child process, once per source, revision and template."""
+    folder = _cached(entry, cache)
     if _prepared(folder):
         return folder
     command = [sys.executable, "-m", "services.preprocess.prepare", entry.source, str(folder), "--name", entry.name]

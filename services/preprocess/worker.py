@@ -25,7 +25,9 @@ from services.store.tickets import Tickets
 
 LOG = logging.getLogger("turnloom.worker")
 #: What a ticket may name, and nothing else: a queue is no place to send code through.
-ALLOWED: Final = frozenset({"services.preprocess.worker_jobs.prepare_model", FUNCTION})
+ALLOWED: Final = frozenset(
+    {"services.preprocess.worker_jobs.prepare_model", "services.preprocess.worker_jobs.diagnose", FUNCTION}
+)
 LOOK_EVERY: Final = 5  #: seconds between looks for lost tasks, at most
 
 

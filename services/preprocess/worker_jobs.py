@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import asdict
 
 from services.preprocess.registry import BadModels, load_entry, read_models
 from services.preprocess.settings import read_settings
+from services.preprocess.worker_checks import examine
 
 
 def prepare_model(name: str) -> dict[str, str]:
@@ -25,3 +28,8 @@ def prepare_model(name: str) -> dict[str, str]:
         "template_sha256": model.template_sha256,
         "encoder": model.encoder_name,
     }
+
+
+def diagnose(models: Mapping[str, Mapping[str, str]]) -> dict[str, list[dict[str, str]]]:
+    """What only this worker can check; `models`: tokenizer_sha256 and template_sha256 at the API, by name."""
+    return {"checks": [asdict(check) for check in examine(read_settings(os.environ), os.environ, models)]}

@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass
 
 from services.store.connection import StoreRedis, connect, redis_time
 from services.store.errors import StoreError
+from services.store.files import below, exists
 from services.store.jobs import Jobs
 from services.store.ledger import Ledger
 from services.store.records import HELD
 from services.trainer import gpu
 from services.trainer.checkpoints import ServerFolder
-from services.trainer.errors import BackendError
+from services.trainer.errors import BackendError, Code
+from services.trainer.readiness import RANK, make_adapters
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import SDK_VERSION, check_key, check_sdk
 from services.trainer.tuft_http import TuftHttp
@@ -38,10 +40,13 @@ class Check:
     host: str = ""
 
 
-def run(host: str) -> dict[str, list[dict[str, str]]]:
-    """All checks of the host that the ticket came to; `host` is the one that was asked."""
+def run(host: str, probe: str = "") -> dict[str, list[dict[str, str]]]:
+    """All checks of the host that the ticket came to.
+
+    `host` is the one that was asked, `probe` a file that the asking API has just put into its store.
+    """
     settings = from_environment(os.environ)
-    checks = diagnose(settings)
+    checks = diagnose(settings, probe)
     if host and host != settings.host:
         checks.append(
             Check("host", "warning", f"host {host} was asked, host {settings.host} answered", "", settings.host)
@@ -49,8 +54,8 @@ def run(host: str) -> dict[str, list[dict[str, str]]]:
     return {"checks": [asdict(check) for check in checks]}
 
 
-def diagnose(settings: Settings) -> list[Check]:
-    """In the order in which one would look."""
+def diagnose(settings: Settings, probe: str = "") -> list[Check]:
+    """In the order in which one would look; `probe`: a file that must be in the store, empty: none is known."""
     server = TuftHttp(settings.tuft_url, settings.tuft_api_key)
     redis = connect(settings.redis_url, socket_timeout=5.0)
     found: list[Check] = []
@@ -60,7 +65,9 @@ def diagnose(settings: Settings) -> list[Check]:
         ("api_key", lambda: _key(settings)),
         ("proxy", _proxy),
         ("tuft_reachable", lambda: _server(server)),
+        ("tuft_ready", lambda: _ready(server, redis, settings)),
         ("checkpoint_dir", lambda: _folder(settings)),
+        ("store", lambda: _store(settings, probe)),
         ("clock", lambda: _clock(redis)),
         ("adapters", lambda: _orphans(server, redis, settings)),
     ):
@@ -121,6 +128,20 @@ def _server(server: TuftHttp) -> Answer:
     return "ok", f"{server.url} serves {', '.join(model.name for model in models)}", ""
 
 
+def _ready(server: TuftHttp, redis: StoreRedis, settings: Settings) -> Answer:
+    """The only proof that there is: an adapter on each model. Not while a job trains, which may need the memory."""
+    if any(job.state in HELD and job.host == settings.host for job in Jobs(redis).active()):
+        return "skipped", "a job trains here, so the server does; no adapter was made for a test", ""
+    try:
+        made = make_adapters(server)
+    except BackendError as error:
+        if error.code is not Code.RANK_NOT_CONFIGURED:
+            raise
+        return "warning", f"the default lora_rank {RANK} can't be trained: {error.sentence}", error.hint
+    told = ", ".join(f"{name} in {seconds:.1f} s" for name, seconds in made.items()) or "none, for it serves no model"
+    return "ok", f"an adapter of rank {RANK} was made and dropped on {told}", ""
+
+
 def _folder(settings: Settings) -> Answer:
     folder = settings.checkpoint_dir
     hint = "Mount the TuFT server's checkpoint folder here and set TURNLOOM_TUFT_CHECKPOINT_DIR to it."
@@ -129,6 +150,17 @@ def _folder(settings: Settings) -> Answer:
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         return "failed", f"{folder} can't be read and written by user {os.getuid()}", hint
     return "ok", f"{folder} is there", ""
+
+
+def _store(settings: Settings, probe: str) -> Answer:
+    """Datasets come from there and adapters go there, so it must be the API's."""
+    hint = "Give the API and the workers the same TURNLOOM_STORE_URL, mounted at the same place."
+    url = below(settings.store_url, probe)
+    if not probe:
+        return "skipped", "the object store is not compared, for the API put no file there to look for", ""
+    if not exists(url):
+        return "failed", "the object store is not the API's: a file that the API put there is missing", hint
+    return "ok", "the object store is the one of the API", ""
 
 
 def _clock(redis: StoreRedis) -> Answer:

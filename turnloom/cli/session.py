@@ -32,6 +32,8 @@ class Session:
 
     client: TurnloomClient
     as_json: bool
+    tls: Tls | None = None  #: how the client encrypts; None: it does not
+    has_token: bool = False  #: whether the client sends one
     out: Console = field(default_factory=lambda: _console(stderr=False))
     err: Console = field(default_factory=lambda: _console(stderr=True))
 
@@ -85,8 +87,9 @@ def _common(
 ) -> Session:
     """The session that these options, which every command takes, describe."""
     files = Tls(tls_ca, tls_cert, tls_key)
-    client = TurnloomClient(address, token or None, tls=files if tls or files != Tls() else None)
-    return Session(client, as_json)
+    chosen = files if tls or files != Tls() else None
+    client = TurnloomClient(address, token or None, tls=chosen)
+    return Session(client, as_json, chosen, bool(token))
 
 
 COMMON = inspect.signature(_common, eval_str=True).parameters

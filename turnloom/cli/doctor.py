@@ -1,0 +1,178 @@
+"""The command `turnloom doctor`: this client, the way to the server, then what the server and its hosts find."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+
+import typer
+from rich.markup import escape
+
+from turnloom.cli.exits import Exit
+from turnloom.cli.session import Session
+from turnloom.cli.words import ago, coloured, seconds
+from turnloom.errors import DeadlineExceeded, NotAllowed, Refused, ServerUnreachable, Unavailable, Unimplemented
+from turnloom.reaching import steps
+from turnloom.v1 import training_pb2
+
+PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy", "ALL_PROXY")
+SKEW_SECONDS = 60.0  #: a heartbeat from further in the future means that clocks differ
+UNREACHED = "server"  #: name of the finding that no server can be asked
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that the doctor looked at."""
+
+    name: str
+    outcome: str  #: "ok", "warning", "failed", "skipped"
+    message: str
+    hint: str = ""
+    host: str = ""  #: empty: this machine or the API
+
+
+def doctor(session: Session) -> None:
+    """Check client, server, models and GPU hosts; exit code 1 where a check failed, 3 where no server answers."""
+    findings = list(examine(session))
+    if session.as_json:
+        session.json([asdict(finding) for finding in findings])
+    else:
+        session.table(
+            ("check", "outcome", "host", "found"),
+            (
+                (
+                    *(escape(finding.name), coloured(finding.outcome), escape(finding.host)),
+                    escape(f"{finding.message} {finding.hint}".strip()),
+                )
+                for finding in findings
+            ),
+            "",
+        )
+    failed = [finding.name for finding in findings if finding.outcome == "failed"]
+    if failed:
+        raise typer.Exit(Exit.UNREACHABLE if UNREACHED in failed else Exit.JOB_FAILED)
+
+
+def examine(session: Session) -> Iterator[Finding]:
+    """All checks in order; those behind one that ends the way to the server are left out."""
+    client = metadata.version("turnloom")
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("client", "ok", f"turnloom {client} on Python {python}.")
+    yield _proxies()
+    began = time.monotonic()
+    try:
+        version = session.client.server_info().version
+    except NotAllowed as error:
+        sent = "A token was sent" if session.has_token else "No token was sent"
+        yield Finding("token", "failed", f"{sent}: {error.message}", error.hint or "Give --token or TURNLOOM_TOKEN.")
+        return
+    except ServerUnreachable as error:
+        yield from _way(session)
+        yield Finding(UNREACHED, "failed", error.message, error.hint)
+        return
+    except (DeadlineExceeded, Unavailable) as error:
+        yield Finding(UNREACHED, "failed", error.message, error.hint or "Wait until it has loaded, or see its log.")
+        return
+    yield Finding("token", "ok", _token(session))
+    yield _versions(
+        client, version, f"answers at {session.client.address} in {(time.monotonic() - began) * 1000:.0f} ms"
+    )
+    yield from _asked("models", lambda: _models(session))
+    yield from _asked("hosts", lambda: _hosts(session))
+    yield from _asked("diagnose", lambda: _diagnosis(session))
+
+
+def _proxies() -> Finding:
+    found = [name for name in PROXIES if os.environ.get(name)]
+    if not found:
+        return Finding("proxies", "ok", "No proxy variable is set.")
+    message = f"{', '.join(found)} set; calls to other hosts go through it."
+    return Finding("proxies", "warning", message, "Name the server in NO_PROXY if it is inside your network.")
+
+
+def _way(session: Session) -> Iterator[Finding]:
+    """Where the way to a server that can't be reached ends."""
+    named = "TURNLOOM_ADDRESS" if os.environ.get("TURNLOOM_ADDRESS") == session.client.address else ""
+    for step in steps(session.client.address, session.tls):
+        source = f" It comes from {named}." if named and step.name == "address" else ""
+        yield Finding(step.name, "failed" if step.wrong else "ok", step.sentence + source, step.hint)
+
+
+def _token(session: Session) -> str:
+    return "The server takes the token." if session.has_token else "None was sent, and none was asked for."
+
+
+def _versions(client: str, server: str, answers: str) -> Finding:
+    if server == client:
+        return Finding("server", "ok", f"turnloom {server} {answers}.")
+    hint = f"This client is {client}; install the same version on both sides."
+    return Finding("server", "warning", f"turnloom {server} {answers}.", hint)
+
+
+def _asked(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except Unimplemented as error:
+        yield Finding(name, "skipped", error.message)
+    except (Refused, DeadlineExceeded) as error:
+        yield Finding(name, "failed", error.message, error.hint)
+
+
+def _models(session: Session) -> Iterator[Finding]:
+    names = [model.name for model in session.client.models()]
+    if names:
+        yield Finding("models", "ok", f"{len(names)}: {', '.join(names)}.")
+    else:
+        yield Finding("models", "failed", "The server has no model.", "Add one to its models.toml.")
+
+
+def _hosts(session: Session) -> Iterator[Finding]:
+    found = session.client.hosts()
+    if not found:
+        yield Finding(
+            "hosts",
+            "failed",
+            "No worker is known, so jobs would wait.",
+            "Start one on the GPU host: python -m services.trainer",
+        )
+    for host in found:
+        yield _host(host)
+    trained = {model.name for host in found for model in host.models}
+    for model in session.client.models():
+        if found and model.tuft_model_name not in trained:
+            yield Finding(
+                "models",
+                "warning",
+                f"{model.name}: no host trains {model.tuft_model_name}.",
+                "Add it to a TuFT server's configuration, or correct tuft_model_name in models.toml.",
+            )
+
+
+def _host(host: training_pb2.Host) -> Finding:
+    ahead = seconds(host.heartbeat_time) - time.time()
+    if ahead > SKEW_SECONDS:
+        message = f"Its clock is {ahead:.0f} s ahead of this one."
+        return Finding("host", "warning", message, "Synchronize the clocks.", host.name)
+    if not host.backend_up:
+        return Finding(
+            "host", "failed", "Its TuFT server does not answer.", "Start TuFT there, or correct its URL.", host.name
+        )
+    if not host.workers:
+        return Finding("host", "failed", "No worker takes jobs there.", "Start python -m services.trainer.", host.name)
+    models = ", ".join(model.name for model in host.models) or "no model"
+    return Finding(
+        "host",
+        "ok",
+        f"TuFT is up with {models}; {host.workers} worker, heard of {ago(host.heartbeat_time)}.",
+        "",
+        host.name,
+    )
+
+
+def _diagnosis(session: Session) -> Iterator[Finding]:
+    for check in session.client.diagnose():
+        yield Finding(check.name, check.outcome, check.message, check.hint, check.host)

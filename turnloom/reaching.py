@@ -1,0 +1,74 @@
+"""Why an address can't be reached: its form, name, port or TLS, in the order in which they fail. Knows no RPC."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TimedOut
+from dataclasses import dataclass
+from typing import Final
+
+from turnloom.calls import Tls
+from turnloom.handshake import with_tls, without_tls
+
+SECONDS: Final = 5.0  #: for the name, and again for the port
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step on the way to a server."""
+
+    name: str  #: "address", "name", "port", "tls"
+    wrong: bool
+    sentence: str
+    hint: str = ""  #: what to do; empty where nothing is wrong
+
+
+def steps(address: str, tls: Tls | None) -> Iterator[Step]:
+    """The steps until the first that fails. Nothing is sent but, where the port answers, the first words of TLS."""
+    host, colon, port = address.rpartition(":")
+    host = host.strip("[]")
+    if "/" in host or not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+        hint = "Write --address or TURNLOOM_ADDRESS as HOST:PORT, without http://."
+        yield Step("address", True, f"{address!r} is not HOST:PORT.", hint)
+        return
+    yield Step("address", False, f"{host}, port {port}.")
+    found, why = _resolved(host, int(port))
+    if not found:
+        hint = "Look at the spelling, or give the number of the address."
+        yield Step("name", True, f"The name {host} means nothing here: {why}.", hint)
+        return
+    yield Step("name", False, f"{host} is {', '.join(found)}.")
+    try:
+        with socket.create_connection((host, int(port)), timeout=SECONDS):
+            pass
+    except TimeoutError:
+        hint = "A firewall that drops, or the wrong host. Is the port open from here?"
+        yield Step("port", True, f"Port {port} of {host} does not answer within {SECONDS:g} s.", hint)
+        return
+    except OSError as error:
+        hint = "Start the server there (`turnloom up`, or python -m services.preprocess), or correct the port."
+        yield Step("port", True, f"Nobody listens at port {port} of {host}: {error.strerror or error}.", hint)
+        return
+    yield Step("port", False, f"Port {port} of {host} is open.")
+    wrong = with_tls(address, tls.ca, tls.certificate, tls.key) if tls else without_tls(address)
+    if wrong is not None:
+        yield Step("tls", True, wrong.sentence, wrong.hint)
+        return
+    hint = "See whose port it is, and the log of the Turnloom API."
+    yield Step("tls", True, f"Something listens at {address} and does not speak Turnloom's protocol.", hint)
+
+
+def _resolved(host: str, port: int) -> tuple[list[str], str]:
+    """Addresses of a name, and why there is none."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="name")
+    try:
+        found = pool.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM).result(SECONDS)
+    except TimedOut:
+        return [], f"no answer within {SECONDS:g} s"
+    except OSError as error:
+        return [], str(error.strerror or error)
+    finally:
+        pool.shutdown(wait=False)  # a resolver has no deadline of its own
+    return sorted({str(one[4][0]) for one in found}), ""
