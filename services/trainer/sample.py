@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from services.store.connection import connect, redis_time
 from services.trainer import preemption
-from services.trainer.errors import BackendError, CheckpointLost
+from services.trainer.errors import BackendError, CheckpointLost, Code
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import Sampling, TuftSettings, sample
 
@@ -24,6 +24,12 @@ LEAST: Final = 2.0  #: seconds that must be left to begin at all
 MARGIN: Final = 1.0  #: seconds before the caller's deadline in which the answer travels
 #: A list of numbers in a server's words may be a prompt that it quotes.
 NUMBERS: Final = re.compile(r"\[\s*\d+(?:\s*,\s*\d+){2,}[^\]]*\]?")
+#: What to do where the code's own hint is about training.
+HINTS: Final = {
+    Code.SERVER_RESTARTED: "Ask again.",
+    Code.SEQUENCE_CONFLICT: "Ask again.",
+    Code.OUT_OF_MEMORY: "Ask for fewer tokens, or when less runs on the server.",
+}
 
 Answer: TypeAlias = "Mapping[str, str | Sequence[int]]"
 
@@ -67,7 +73,7 @@ def run(
     except CheckpointLost as error:
         answer = _failed(error.code, str(error))
     except BackendError as error:
-        answer = _failed(error.code, error.sentence, error.hint)
+        answer = _failed(error.code, error.sentence, HINTS.get(error.code, error.hint))
     log.info("a sample from %s: %s", path, answer.get("code") or f"{len(answer['token_ids'])} tokens")
     return answer
 

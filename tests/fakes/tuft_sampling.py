@@ -63,7 +63,7 @@ class Samplers:
         how = body["sampling_params"]
         if len(prompt) >= MAX_MODEL_LEN:
             raise server_error(
-                f"The decoder prompt {prompt} is longer than the maximum model length of {MAX_MODEL_LEN}."
+                f"The decoder prompt (length {len(prompt)}) is longer than the maximum model length of {MAX_MODEL_LEN}."
             )
         draws = np.random.default_rng(how.get("seed"))
         tokens: list[int] = []
