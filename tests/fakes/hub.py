@@ -20,6 +20,8 @@ class Hub:
         self.name, self.files = name, dict(files)
         self.asked: list[str] = []
         self.tokens: set[str] = set()
+        self.held: set[str] = set()  #: files whose bytes come after `released`
+        self.released = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -29,6 +31,7 @@ class Hub:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.released.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -57,6 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith(resolve):
             revision, _, name = path.removeprefix(resolve).partition("/")
             known = revision in (COMMIT, "main") and name in hub.files
+            if name in hub.held and self.command == "GET":
+                hub.released.wait(120)
             return self._file(hub.files[name]) if known else self._missing("EntryNotFound")
         if path != api and not path.startswith(f"{api}/"):
             return self._missing("RepoNotFound")

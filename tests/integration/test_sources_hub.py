@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -11,12 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from services.preprocess.sources.pieces import SHARD_ROWS
+from services.store import keys
+from services.store.store import Store
+from tests.api_calls import options
 from tests.fakes.hub import COMMIT, Hub
-from tests.source_runs import Sources
+from tests.source_runs import Sources, poll, write_lines
 from turnloom.v1 import datasets_pb2 as pb
 
 pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.source_fixtures"]
 NAME = "HuggingFaceH4/no_robots"
+DATED = options(date="2026-01-02")
 
 
 def parquet(first: int, count: int) -> bytes:
@@ -89,6 +95,64 @@ def test_a_folder_laid_out_like_a_hub_dataset_is_read_by_the_same_code_without_a
     sources.workers.start(**environment(tmp_path, "http://127.0.0.1:1"))
     assert sources.ready(sources.roots / "no_robots", split="test").conversations == 3
     assert sources.ready(sources.roots / "no_robots", split="train", limit=7).conversations == 7
+
+
+def test_a_hub_dataset_can_be_downloaded_first(sources: Sources, tmp_path: Path) -> None:
+    with Hub(NAME, files()) as hub:
+        sources.workers.start(**environment(tmp_path, hub.url))
+        streamed = sources.ended(sources.create(NAME, options=DATED))
+        downloaded = sources.ended(sources.create(NAME, options=DATED, streaming=False))
+        assert downloaded.state == pb.DATASET_STATE_READY, downloaded.error
+        assert downloaded.sha256 == streamed.sha256
+        assert downloaded.source.HasField("streaming")
+        assert not downloaded.source.streaming
+        assert not streamed.source.HasField("streaming")
+        assert list((tmp_path / "hf").rglob("*.parquet")), "the files were kept"
+
+
+def test_a_worker_that_dies_in_a_hub_stream_loses_nothing_that_it_had_read(
+    sources: Sources, tmp_path: Path, store: Store
+) -> None:
+    last = "data/train-00001-of-00002.parquet"
+    parts = {"data/train-00000-of-00002.parquet": parquet(0, SHARD_ROWS), last: parquet(SHARD_ROWS, 5)}
+    with Hub(NAME, parts) as hub:
+        hub.held.add(last)
+        worker = sources.workers.start(**environment(tmp_path, hub.url))
+        asked = sources.create(NAME, filter=pb.RowFilter(where=["category = Chat"], max_characters=14))
+        staged = tmp_path / "store" / "making" / asked.id / "staged" / "hub"
+        poll((staged / "000000.jsonl").exists)
+        before = (staged / "000000.jsonl").stat().st_mtime_ns
+        worker.send_signal(signal.SIGKILL)
+        worker.wait(20)
+        assert (staged / "word").read_text() == COMMIT
+        kept = [(staged / "000000.jsonl").stat().st_mtime_ns]
+        hub.released.set()
+        sources.workers.start(**environment(tmp_path, hub.url))
+        poll(lambda: store.datasets.get(asked.id).shards > 0)
+        kept.append((staged / "000000.jsonl").stat().st_mtime_ns)
+        made = sources.ended(asked)
+    assert kept == [before, before], "what was read was read again"
+    assert made.state == pb.DATASET_STATE_READY, made.error
+    assert (made.conversations, made.left_out.filtered) == (1000, SHARD_ROWS + 5 - 1000), '"ask 999" and "say 999"'
+
+
+def test_a_hub_that_sends_nothing_is_left_within_seconds_of_a_cancel(
+    sources: Sources, tmp_path: Path, store: Store
+) -> None:
+    held = "data/train-00000-of-00002.parquet"
+    with Hub(NAME, files()) as hub:
+        hub.held.add(held)
+        sources.workers.start(**environment(tmp_path, hub.url))
+        asked = sources.create(NAME)
+        poll(lambda: any(line.startswith("GET") and line.endswith(held) for line in hub.asked))
+        sources.api.datasets.CancelDataset(pb.CancelDatasetRequest(id=asked.id), timeout=30)
+        began = time.monotonic()
+        after = sources.create(write_lines(sources.roots / "next.jsonl", 2))
+        assert sources.ended(after).state == pb.DATASET_STATE_READY, "the worker is free for others"
+        assert time.monotonic() - began < 20
+        poll(lambda: store.redis.smembers(keys.MAKING) == set())
+        assert not hub.released.is_set()
+        assert not (tmp_path / "store" / "making" / asked.id).exists()
 
 
 def test_code_that_a_dataset_brings_along_is_never_run(sources: Sources, tmp_path: Path) -> None:
