@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from services.preprocess.check import Check, from_answer
+from services.preprocess.models import load_model
 from services.preprocess.settings import ApiSettings
 from services.preprocess.worker_checks import check_hub, check_models
 from tests.api_calls import MODEL, write_model
@@ -14,15 +14,27 @@ ANY = {"tokenizer_sha256": "", "template_sha256": ""}
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Iterator[ApiSettings]:
-    """A worker whose models.toml names one model that nothing has prepared."""
+def settings(tmp_path: Path) -> ApiSettings:
+    """A worker whose models.toml names one prepared model."""
     source = write_model(tmp_path / "source")
     models = tmp_path / "models.toml"
     models.write_text(f'[[models]]\nname = "{MODEL}"\nsource = "{source}"\n')
     return ApiSettings(models=models, model_cache=tmp_path / "cache")
 
 
+def test_a_tokenizer_or_template_that_is_not_the_apis_is_named_with_both_hashes(settings: ApiSettings) -> None:
+    model = load_model(settings.models.parent / "source", MODEL)
+    same = {"tokenizer_sha256": model.tokenizer_sha256, "template_sha256": model.template_sha256}
+    assert check_models(settings, {MODEL: same}).outcome == "ok"
+    for what in ("tokenizer", "template"):
+        found = check_models(settings, {MODEL: same | {f"{what}_sha256": "f" * 64}})
+        here = same[f"{what}_sha256"][:12]
+        assert found.outcome == "failed"
+        assert found.message == f"The {what} of {MODEL} is {here} on the preprocess worker, ffffffffffff at the API."
+
+
 def test_a_model_that_is_not_prepared_yet_is_no_fault_and_is_not_prepared_for_the_doctor(settings: ApiSettings) -> None:
+    (settings.models.parent / "source" / "manifest.json").unlink()
     found = check_models(settings, {MODEL: ANY})
     assert found.outcome == "ok"
     assert found.message == f"Not prepared on the preprocess worker yet: {MODEL}; the first dataset does it."
