@@ -191,8 +191,14 @@ def test_cells_that_were_stopped_are_named_with_step_and_place_and_not_as_failur
     assert "Stopped by successive halving at step 15: rank 32 (test NLL 1.6245, place 2 of 4)." in text
     assert "A stopped cell may have come closer later" in text
     assert "Not judged" not in text
-    assert "At step 6, where all cells were compared, rank 64 was lowest (1.9036). There:" in verdict.sentences
-    assert "Rank: 8 to 16 gains 0.6988, 16 to 32 gains 0.3494, 32 to 64 gains 0.3494." in verdict.sentences
+    assert "At step 6, where all cells were compared, rank 64 was lowest (1.9036)." in verdict.sentences
+    assert "At step 6: rank: 8 to 16 gains 0.6988, 16 to 32 gains 0.3494, 32 to 64 gains 0.3494." in verdict.sentences
+
+
+def test_a_stopped_cell_whose_steps_have_expired_is_named_all_the_same() -> None:
+    gone = halved(falling(3.0), 8, step=6, place=2)
+    runs = [Run(gone.job, []), halved(falling(1.0), 32)]
+    assert "Stopped by successive halving at step 6: rank 8 (test NLL" in said(runs, ["lora_rank"])
 
 
 def test_a_sweep_that_is_not_halved_says_nothing_of_halving_and_a_waiting_cell_says_what_it_waits_for() -> None:

@@ -44,7 +44,7 @@ def run(found: Evaluation | None, rank: int = 8, final: float | None = None, dat
         test_dataset=dataset,
         hyperparameters=pb.Hyperparameters(lora_rank=rank),
     )
-    return Run(job, steps, found)
+    return Run(job, steps, {} if found is None else {LAST: found})
 
 
 def sums(examples: Sequence[tuple[float, int]], more: float = 0.0) -> list[float]:
@@ -156,11 +156,10 @@ def test_the_verdict_says_over_how_many_conversations_and_that_few_are_rough() -
 
 def test_a_record_of_another_evaluation_or_another_dataset_is_not_used() -> None:
     found = losses([2.0] * 40, [1.0] * 40)
-    other = Evaluation(20, found.conversation, found.nll_sum, found.weight_sum)
     assert between(run(found), run(found)).conversations == 40
-    assert between(run(found), Run(run(found).job, run(found).steps, other)) is None, "of step 20"
+    assert between(run(found), Run(run(found).job, run(found).steps, {20: found})) is None, "of step 20"
     assert between(run(found), run(found, dataset="ds-2")) is None
-    wrong = Run(run(found).job, run(None, final=2.1).steps, found)
+    wrong = Run(run(found).job, run(None, final=2.1).steps, {LAST: found})
     assert between(run(found), wrong) is None, "its sums are not those of the ledger"
 
 
@@ -168,3 +167,23 @@ def test_jobs_without_the_record_say_so() -> None:
     verdict = judge([run(None, 8, 2.0), run(None, 32, 2.1)], AXES)
     assert "can't be said: these jobs have no record of what each test example lost" in said(verdict)
     assert verdict.ties == ()
+
+
+def test_a_cell_that_was_stopped_within_noise_of_the_lowest_one_is_named() -> None:
+    base, rung = [1.0, 3.0] * 20, 6
+    cells = []
+    for rank, more in ((8, 0.0), (32, 0.001), (64, 1.0)):
+        wobble = [more + (0.1 if place % 4 < 2 else -0.1) * (rank > 8) for place in range(40)]
+        found = losses([nll + one for nll, one in zip(base, wobble, strict=True)], [1.0] * 40)
+        made = run(found, rank)
+        made.steps[1].step = rung
+        if rank > 8:
+            made.job.state = pb.JOB_STATE_CANCELLED
+            stop = pb.Halving(compared_step=rung, stopped=True, rank=2, compared=3, test_nll=made.test[-1][1])
+            made.job.halving.MergeFrom(stop)
+        cells.append(Run(made.job, made.steps, {rung: found}))
+    last = pb.Step(step=LAST, attempt=1, nll_sum=1, weight_sum=1, test_nll_sum=9, test_weight_sum=10)
+    best = Run(cells[0].job, [*cells[0].steps, last], cells[0].losses)
+    assert "Stopped although within noise of the lowest cell at that step: rank 32." in said(
+        judge([best, *cells[1:]], AXES)
+    )

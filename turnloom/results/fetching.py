@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import replace
 
 from turnloom.client import TurnloomClient
-from turnloom.errors import FailedPrecondition, NotFound, ServerUnreachable, Unavailable, Unimplemented
+from turnloom.errors import NotFound, ServerUnreachable, Unavailable, Unimplemented
 from turnloom.evaluations import Evaluation
 from turnloom.results.runs import Run
 from turnloom.v1 import training_pb2
 
 
 def fetch(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> list[Run]:
-    """The jobs with all their steps, and the losses by example of their last evaluation where they were recorded."""
-    return [Run(job, list(client.steps(job.id)), _losses(client, job)) for job in jobs]
+    """The jobs with all their steps, and by example, where that was recorded, the evaluations that are compared.
+
+    These are the last one of each job, and those at the steps where successive halving stopped one of them.
+    """
+    rungs = {job.halving.compared_step for job in jobs if job.halving.stopped}
+    runs = [Run(job, list(client.steps(job.id))) for job in jobs]
+    return [replace(run, losses=_losses(client, run, rungs)) for run in runs]
 
 
-def _losses(client: TurnloomClient, job: training_pb2.Job) -> Evaluation | None:
-    if not job.progress.HasField("test_nll"):
-        return None
-    try:
-        return client.evaluation(job.id)
-    except (NotFound, FailedPrecondition, Unimplemented, ServerUnreachable, Unavailable):
-        return None  # an older job or server, or no object store: the verdict says what it does without
+def _losses(client: TurnloomClient, run: Run, rungs: Set[int]) -> dict[int, Evaluation]:
+    evaluated = [step for step, _ in run.test]
+    found = {}
+    for step in (step for step in evaluated if step in rungs or step == evaluated[-1]):
+        try:
+            found[step] = client.evaluation(run.job.id, step)
+        except (NotFound, Unimplemented, ServerUnreachable, Unavailable):
+            continue  # an older job or server, or no object store: the verdict says what it does without
+    return found

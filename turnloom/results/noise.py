@@ -59,9 +59,10 @@ def between(one: Run, other: Run) -> Noise | None:
 
 
 def _known(run: Run) -> Evaluation | None:
-    """The run's losses by example, if they are those of its last evaluation."""
-    losses, test = run.losses, run.test
-    if losses is None or not test or losses.step != test[-1][0] or not len(losses.nll_sum):
+    """The run's losses by example at its last evaluation, if they are those that the ledger has the sums of."""
+    test = run.test
+    losses = run.losses.get(test[-1][0]) if test else None
+    if losses is None or not len(losses.nll_sum):
         return None
     nll = losses.nll_sum.sum(dtype=np.float64) / losses.weight_sum.sum(dtype=np.float64)
     return losses if math.isclose(nll, test[-1][1], rel_tol=SAME) else None

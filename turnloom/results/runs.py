@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from turnloom.evaluations import Evaluation
@@ -30,7 +30,7 @@ class Run:
 
     job: training_pb2.Job
     steps: Sequence[training_pb2.Step]  #: ascending; step 0, with an evaluation only, where there is one
-    losses: Evaluation | None = None  #: the last evaluation by example; None: not recorded
+    losses: Mapping[int, Evaluation] = field(default_factory=dict)  #: evaluations by example that were fetched, by step
 
     @property
     def test(self) -> Curve:

@@ -111,16 +111,23 @@ def _explained(known: Sequence[Noise]) -> Iterator[str]:
 def _halved(runs: Sequence[Run], axes: Sequence[str]) -> Iterator[str]:
     """Cells that successive halving stopped, a sentence per rung, the best of them first."""
     stopped = [run for run in runs if run.job.halving.stopped]
+    close: list[str] = []
     for step in sorted({run.job.halving.compared_step for run in stopped}):
         there = sorted(
             (run for run in stopped if run.job.halving.compared_step == step), key=lambda run: run.job.halving.rank
         )
         named = "; ".join(
-            f"{label(axes, run.values(axes)) or run.job.id} (test NLL {run.job.halving.test_nll:.4f}, place"
-            f" {run.job.halving.rank} of {run.job.halving.compared})"
+            f"{_name(run, axes)} (test NLL {run.job.halving.test_nll:.4f}, place {run.job.halving.rank} of"
+            f" {run.job.halving.compared})"
             for run in there
         )
         yield f"Stopped by successive halving at step {step}: {named}."
+        cut = sorted((cell_of(run.until(step), axes) for run in runs if _came_to(run, step)), key=lowest_first)
+        ids = {run.job.id for run in there}
+        ended = [cell for cell in cut if cell.run.job.id in ids]
+        close += [cell.name for cell in ended if is_tie(cell, cut[0], between(cell.run, cut[0].run))]
+    if close:
+        yield f"Stopped although within noise of the lowest cell at that step: {'; '.join(close)}."
     if stopped:
         yield (
             "A stopped cell may have come closer later, a low rate above all; turnloom resume JOB trains one to its"
@@ -128,19 +135,28 @@ def _halved(runs: Sequence[Run], axes: Sequence[str]) -> Iterator[str]:
         )
 
 
+def _name(run: Run, axes: Sequence[str]) -> str:
+    return label(axes, run.values(axes)) or run.job.id
+
+
+def _came_to(run: Run, step: int) -> bool:
+    """Whether the run was evaluated at that very step."""
+    return any(at == step for at, _ in run.test)
+
+
 def _alike(runs: Sequence[Run], cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
     """Rank and rate at the first rung, the last step that all cells were trained to."""
     step = min(run.job.halving.compared_step for run in runs if run.job.halving.stopped)
-    cut = [cell_of(run.until(step), axes) for run in runs if run.until(step).test]
-    there = [cell for cell in cut if cell.run.test[-1][0] == step]
+    there = [cell_of(run.until(step), axes) for run in runs if _came_to(run, step)]
     sound = [cell for cell in there if cell.trouble is None or cell.trouble.kind is not Kind.DIVERGED]
     if len(sound) < 2:
         return
     best = min(sound, key=lowest_first)
     said = [*on_ranks(best, sound, axes), *on_rates(best, sound, cells, axes)]
     if said:
-        yield f"At step {step}, where all cells were compared, {best.name} was lowest ({best.final:.4f}). There:"
-        yield from said
+        yield f"At step {step}, where all cells were compared, {best.name} was lowest ({best.final:.4f})."
+    for sentence in said:
+        yield f"At step {step}: {sentence[0].lower()}{sentence[1:]}"
 
 
 def _unfinished(runs: Sequence[Run], axes: Sequence[str]) -> Iterator[str]:
@@ -151,8 +167,7 @@ def _unfinished(runs: Sequence[Run], axes: Sequence[str]) -> Iterator[str]:
         if run.job.state != training_pb2.JOB_STATE_SUCCEEDED:
             reason = run.job.error.message or run.job.halving.reason
             why = f": {reason}" if reason else "."
-            name = label(axes, run.values(axes)) or run.job.id
-            yield f"Not judged: {name} is {state} at step {run.job.progress.step}{why}"
+            yield f"Not judged: {_name(run, axes)} is {state} at step {run.job.progress.step}{why}"
         elif not run.test:
             yield f"Not judged: {run.job.id} was not evaluated; give it a test dataset."
 
