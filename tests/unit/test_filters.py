@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,10 @@ from hypothesis import strategies as st
 from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
 from turnloom.filters import Condition, RowFilter, characters
+from turnloom.formats import Format
+from turnloom.rows import RawRow
+from turnloom.selecting import Choice, Looking
+from turnloom.splitting import split
 
 ROW: JSON = {
     "lang": "en",
@@ -133,3 +138,43 @@ def test_any_column_and_any_text_can_be_named_in_quotes(column: str, value: str)
 def test_no_text_raises_anything_but_a_refusal(text: str) -> None:
     with contextlib.suppress(InvalidInput):
         Condition.parse(text).holds(ROW)
+
+
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"lang": st.sampled_from(["en", "de", None]), "score": st.integers(0, 3), "prompt": st.sampled_from("abcd")}
+    ),
+    max_size=40,
+)
+
+
+@given(
+    rows=ROWS,
+    bad=st.sets(st.integers(0, 39)),
+    least=st.integers(0, 3),
+    deduplicate=st.booleans(),
+    fraction=st.sampled_from([0.0, 0.3]),
+)
+def test_a_choice_loses_repeats_and_counts_as_plain_python_does(
+    rows: list[dict[str, JSON]], bad: set[int], least: int, deduplicate: bool, fraction: float
+) -> None:
+    asked = Choice(
+        RowFilter(where=("lang = en", f"score >= {least}")), "exact" if deduplicate else "", fraction, split_seed=7
+    )
+    looking = Looking(asked, Format("prompt_completion"))
+    for index, row in enumerate(rows):
+        whole = {**row, "completion": "x"}
+        looking.add(RawRow(f"line {index}", mistake="is not JSON.") if index in bad else RawRow(f"line {index}", whole))
+    passed = [n for n, row in enumerate(rows) if n in bad or (row["lang"] == "en" and row["score"] >= least)]
+    said = [("bad", n) if n in bad else ("good", rows[n]["prompt"]) for n in range(len(rows))]
+    kept = [n for n in passed if not deduplicate or said[n] not in [said[m] for m in passed if m < n]]
+    if (rows and not passed) or (fraction and len(kept) < 2):
+        with pytest.raises(InvalidInput, match=r"wants none of the|can't be split into train and test"):
+            looking.selected()
+        return
+    found = looking.selected()
+    train, test = np.flatnonzero(found.train).tolist(), np.flatnonzero(found.test).tolist()
+    assert sorted(train + test) == kept
+    assert (found.filtered, found.duplicates) == (len(rows) - len(passed), len(passed) - len(kept))
+    assert (train, test) == (split(kept, fraction, 7) if fraction else (kept, []))
+    assert found.overlapping == sum(said[n] in [said[m] for m in train] for n in test)
