@@ -62,7 +62,7 @@ class ControlTokenTable:
     def __init__(self, tokens: Sequence[ControlToken]) -> None:
         self.by_content = {token.content: token for token in tokens}
         self.by_id = {token.id: token for token in tokens}
-        self._pattern = _pattern(tokens)
+        self.pattern = _pattern(tokens)  #: any of them, neighbours not looked at; None without control tokens
         #: whether a match depends on nothing but its own characters
         self.plain = not any(token.single_word or token.lstrip or token.rstrip for token in tokens)
         self._literals: BoundedCache[str, Sequence[Match]] = BoundedCache(LITERALS)
@@ -79,10 +79,10 @@ class ControlTokenTable:
 
     def find(self, text: str, start: int, end: int) -> list[Match]:
         """Return the control tokens that text[start:end] spells, in order and apart."""
-        if self._pattern is None:
+        if self.pattern is None:
             return []
         matches: list[Match] = []
-        for found in self._pattern.finditer(text, start, end):
+        for found in self.pattern.finditer(text, start, end):
             first, last = found.span()
             token = self.by_content[found[0]]
             if not token.single_word or not _touches_word(text, first, last):

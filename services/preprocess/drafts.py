@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from services.preprocess.conversation import Conversation
@@ -15,17 +16,32 @@ from services.preprocess.options import ControlTokens, Options, Tokenization, Tr
 from services.preprocess.pieces import Pieces, cut, origin_at, rejection, spelled_by_messages, utf8_of
 from services.preprocess.rendered import RenderedText, View
 from services.preprocess.tokenizing import Mistaken, TokenizedText, token_spans, tokenize, tokenize_as_stock
-from services.preprocess.truncation import Row
+from services.preprocess.truncation import Row, TokenSpan
 from services.preprocess.weights import Plan, WeightSpan, plan_weights, weight_spans
 
 
-class Draft(NamedTuple):
+class Draft(NamedTuple):  # noqa: PLW1641  # nobody keeps drafts in sets
     """One view, cut and weighed; a tuple, as all that is made once an example, since thousands are made a second."""
 
-    view: View
+    made: View | Callable[[], View | None]  #: the view, or what makes it: rows need none
     spans: Sequence[WeightSpan]
     pieces: Pieces | None  #: None: the stock tokenizer is given the whole text
-    warnings: Sequence[str] = ()
+    warnings: Sequence[str] = ()  #: of the view and of the draft
+    slots: Sequence[tuple[int, int, float]] | None = None  #: the spans in slots of the pieces; None: not known
+
+    @property
+    def view(self) -> View:
+        """What is shown, and where its regions lie."""
+        view = self.made if isinstance(self.made, View) else self.made()
+        assert view is not None, "its guards are among those that let the draft through"
+        return view
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same rows, previews and warnings come of it."""
+        if not isinstance(other, Draft):
+            return NotImplemented
+        mine, others = self[1:4], other[1:4]
+        return mine == others and self.view == other.view
 
 
 class Example(NamedTuple):
@@ -36,11 +52,12 @@ class Example(NamedTuple):
     row: Row
 
 
-def lay_out_and_weigh(conversation: Conversation, options: Options, model: Model) -> tuple[Plan, list[Draft]]:
-    """Apply the policy, render, find regions, cut and weigh: one draft per example the conversation gives.
+def planned(conversation: Conversation, options: Options) -> Plan:
+    """Apply the policy.
 
     Raises:
-        PreprocessError: whatever is wrong with this conversation under these options.
+        NoAssistantTurn: it chooses no message.
+        InvalidTraining: what the sender said of the messages can't be used.
     """
     plan = plan_weights(conversation, options)
     if conversation.messages and not plan.chosen:
@@ -48,17 +65,20 @@ def lay_out_and_weigh(conversation: Conversation, options: Options, model: Model
             f"train_on={options.train_on.value} chooses none of the {len(conversation.messages)} messages; "
             "choose another policy, or leave the conversation out"
         )
-    return plan, drafts_of(conversation, plan, options, model)
+    return plan
 
 
 def drafts_of(conversation: Conversation, plan: Plan, options: Options, model: Model) -> list[Draft]:
-    """Lay out, cut and weigh a conversation whose messages' weights are planned."""
-    return [_draft(view, plan, options, model) for view in _views(conversation, plan, options, model)]
+    """Lay out, cut and weigh a conversation whose messages' weights are planned: one draft per example it gives.
+
+    Raises:
+        PreprocessError: whatever is wrong with this conversation under these options.
+    """
+    return [draft_of(view, plan, options, model) for view in _views(conversation, plan, options, model)]
 
 
 def _views(conversation: Conversation, plan: Plan, options: Options, model: Model) -> list[View]:
-    trained = None if options.train_on is TrainOn.ALL_TOKENS else plan.chosen
-    chat_format = model.chat_format
+    trained, chat_format = trained_of(plan, options), model.chat_format
     if options.chat_template is None:
         return lay_out(conversation, options, chat_format, trained)
     if model.sandbox is None:
@@ -68,15 +88,26 @@ def _views(conversation: Conversation, plan: Plan, options: Options, model: Mode
     )
 
 
-def _draft(view: View, plan: Plan, options: Options, model: Model) -> Draft:
+def trained_of(plan: Plan, options: Options) -> AbstractSet[int] | None:
+    """The messages whose regions are to be found; None: those of all assistant messages."""
+    return None if options.train_on is TrainOn.ALL_TOKENS else plan.chosen
+
+
+def draft_of(view: View, plan: Plan, options: Options, model: Model) -> Draft:
+    """Cut and weigh one view.
+
+    Raises:
+        PreprocessError: whatever is wrong with it.
+    """
     if options.ensure_final_stop:
         view = with_final_stop(view, _stop_token(model))
     spans = weight_spans(view, plan, options)
     if options.tokenization is Tokenization.HF:
         utf8_of(view.rendered)
-        return Draft(view, spans, None, _checked_for_stock(view.rendered, plan, options, model))
+        return Draft(view, spans, None, (*view.warnings, *_checked_for_stock(view.rendered, plan, options, model)))
     rules = model.vocabulary.cut_rules
-    return Draft(view, spans, cut(view.rendered, view.boundaries, plan.assistants, rules, options.control_tokens))
+    pieces = cut(view.rendered, view.boundaries, plan.assistants, rules, options.control_tokens)
+    return Draft(view, spans, pieces, view.warnings)
 
 
 def _stop_token(model: Model) -> str:
@@ -108,14 +139,22 @@ def encode(drafts: Sequence[Draft], model: Model) -> list[Example | RoundTripFai
     texts = iter(tokenize([draft.pieces for draft in drafts if draft.pieces is not None], model.vocabulary))
     examples: list[Example | RoundTripFailed] = []
     for draft in drafts:
-        whole = draft.view.rendered.text
-        text = tokenize_as_stock(whole, model.vocabulary) if draft.pieces is None else next(texts)
+        if draft.pieces is None:
+            text: TokenizedText | Mistaken = tokenize_as_stock(draft.view.rendered.text, model.vocabulary)
+        else:
+            text = next(texts)
         if isinstance(text, Mistaken):
             examples.append(_round_trip_failed(draft.view.rendered, text))
             continue
-        row = Row(text.token_ids, token_spans(text, draft.spans, model.vocabulary))
-        examples.append(Example(draft, text, row))
+        examples.append(Example(draft, text, Row(text.token_ids, _token_spans(draft, text, model))))
     return examples
+
+
+def _token_spans(draft: Draft, text: TokenizedText, model: Model) -> list[TokenSpan]:
+    if draft.slots is None:
+        return token_spans(text, draft.spans, model.vocabulary)
+    first = text.slot_tokens
+    return [(first[start], first[end], weight) for start, end, weight in draft.slots if first[start] < first[end]]
 
 
 def _round_trip_failed(rendered: RenderedText, mistaken: Mistaken) -> RoundTripFailed:

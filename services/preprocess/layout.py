@@ -9,10 +9,10 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from services.preprocess.bounded import BoundedCache
 from services.preprocess.chat import Chat
@@ -25,13 +25,16 @@ from services.preprocess.options import Mask, OnUnextendable, Options, TrainOn
 from services.preprocess.regions import RegionFinder, has_text
 from services.preprocess.rendered import Located, RenderedText, View
 from services.preprocess.rendering import Settings, render
-from services.preprocess.replay.compiling import Replay, compile_view
+from services.preprocess.replay.compiling import compile_view
 from services.preprocess.replay.recording import record
 from services.preprocess.replay.store import Replays
-from services.preprocess.replay.symbols import RefusedError, Tape
+from services.preprocess.replay.symbols import Atom, RefusedError, Tape
 from services.preprocess.signatures import Signature, signature
 from services.preprocess.templates import CompiledTemplate
 from services.preprocess.views import EXACT_MESSAGES, Cut, Prefixes, ViewPlanner
+
+if TYPE_CHECKING:
+    from services.preprocess.lanes import Lane
 
 #: Shapes of conversations remembered under one set of settings, a few kB each.
 PLANS: Final = 1024
@@ -49,13 +52,13 @@ class ChatFormat:
     special_tokens: Mapping[str, str]  #: bos_token, eos_token, ...: the variables a template gets
     control_tokens: Mapping[str, bool]  #: every added token's text -> whether the tokenizer calls it special
     _control: ControlTokens = field(init=False, compare=False, repr=False)
-    _engines: BoundedCache[tuple[object, ...], _Engine] = field(init=False, compare=False, repr=False)
+    _engines: BoundedCache[tuple[object, ...], Engine] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_control", ControlTokens(self.control_tokens))
         object.__setattr__(self, "_engines", BoundedCache(ENGINES))
 
-    def engine(self, options: Options) -> _Engine:
+    def engine(self, options: Options) -> Engine:
         """What has been proved about this template under these options."""
         date = _date(options.date) if options.date else None
         if not self.template.uses_date:
@@ -68,7 +71,7 @@ class ChatFormat:
         if engine is None:
             settings = Settings(date, self.special_tokens, options.chat_template_kwargs)
             plans: BoundedCache[tuple[object, ...], _Plan] = BoundedCache(PLANS)
-            engine = _Engine(settings, RegionFinder(), ViewPlanner(), plans, Replays())
+            engine = Engine(settings, RegionFinder(), ViewPlanner(), plans, Replays(), BoundedCache(ENGINES))
             self._engines[key] = engine
         return engine
 
@@ -82,12 +85,33 @@ class _Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Engine:
+class Engine:
+    """What has been proved about one template under one set of settings."""
+
     settings: Settings
     regions: RegionFinder
     views: ViewPlanner
     plans: BoundedCache[tuple[object, ...], _Plan]
-    replays: Replays
+    replays: Replays[View]
+    lanes: BoundedCache[object, Lane]  #: by the options that decide about drafts; filled in lanes.py
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A conversation laid out."""
+
+    views: list[View]
+    #: runs the template of a view on symbols; None where texts decided what a replay takes for constant
+    trial: Callable[[View], Trial] | None
+
+
+class Trial(NamedTuple):
+    """A view's render followed: what a replay is compiled of."""
+
+    tape: Tape
+    atoms: Sequence[Atom]
+    messages: Sequence[Message]  #: that the view shows
+    prefills: Sequence[str]
 
 
 def _date(text: str) -> datetime.date:
@@ -111,6 +135,29 @@ def lay_out(
     Raises:
         PreprocessError: one of the tree in errors.py, naming the message.
     """
+    return lay_out_to_replay(conversation, options, chat_format, trained).views
+
+
+def lay_out_to_replay(
+    conversation: Conversation,
+    options: Options,
+    chat_format: ChatFormat,
+    trained: Collection[int] | None = None,
+    *,
+    anew: bool = False,
+) -> Laid:
+    """The same, with what a replay of more than the views can be made of.
+
+    Args:
+        conversation: as for lay_out, and so the next three.
+        options: see there.
+        chat_format: see there.
+        trained: see there.
+        anew: render, even where the views could be replayed.
+
+    Raises:
+        PreprocessError: one of the tree in errors.py, naming the message.
+    """
     messages, tools, template = conversation.messages, conversation.tools, chat_format.template
     check_messages(messages, template.words)
     turns = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
@@ -121,33 +168,43 @@ def lay_out(
     if not turns and not trained:
         raise NoAssistantTurn("no assistant message is to be trained; add a reply or choose another train_on")
     engine = chat_format.engine(options)
-    shapes = tuple([signature(message, template.needles) for message in messages])
+    shapes = tuple([signature(message, template.needles, template.mark) for message in messages])
     choice, undated = _choice(options), _undated(options, chat_format)
     key = (_short(shapes), tuple(turns), tools is None or len(tools), choice)
     plan = engine.plans.get(key)
     replayable = plan is not None and not (plan.fresh or others or tools is not None) and options.mask is Mask.REGIONS
     replay_key = (key, undated, engine.regions.prefills)
-    if plan is not None and replayable:
-        _check_choice(plan.cuts, options)
-        replayed = engine.replays.views(replay_key, messages)
-        if replayed is not None:
-            return replayed
     chat = Chat(template, engine.settings, tools, chat_format._control, options.generation_prefill)
+    trial = partial(_trial, chat, messages, engine.regions.prefills)
+    if plan is not None and replayable and not anew:
+        _check_choice(plan.cuts, options)
+        replayed = engine.replays.replayed(replay_key, messages)
+        if isinstance(replayed, list):
+            return Laid(replayed, trial)
     work = _Work(chat, engine, options.mask, choice, shapes, set(), undated)
     proved = engine.regions.proved
     views = _laid_out(work, messages, turns, others, options, key)
-    if replayable and engine.regions.proved == proved:  # else texts may have decided what a replay takes for constant
-        engine.replays.learn(replay_key, messages, views, partial(_replay, chat, messages, engine.regions.prefills))
-    return views
+    if not replayable or engine.regions.proved != proved:  # texts may have decided what a replay takes for constant
+        return Laid(views, None)
+    engine.replays.learn(replay_key, messages, views, lambda view: compile_view(*_parts(trial(view), view)))
+    return Laid(views, trial)
 
 
-def _replay(chat: Chat, messages: Sequence[Message], prefills: Sequence[str], view: View) -> Replay:
-    """The view as a function of texts, where a trial run of the template can be followed."""
+def _parts(trial: Trial, view: View) -> tuple[Tape, Sequence[Atom], View, Sequence[Message], Sequence[str]]:
+    return trial.tape, trial.atoms, view, trial.messages, trial.prefills
+
+
+def _trial(chat: Chat, messages: Sequence[Message], prefills: Sequence[str], view: View) -> Trial:
+    """The view's render with symbols in the place of texts, where the template can be followed.
+
+    Raises:
+        RefusedError: it can't.
+    """
     shown, tape = messages[: view.messages], Tape()
     if chat.text(shown) != view.rendered.text:
         raise RefusedError("the render differs from plain Jinja's")
     try:
-        return compile_view(tape, record(chat.template.source, shown, chat.settings, tape), view, messages, prefills)
+        return Trial(tape, record(chat.template.source, shown, chat.settings, tape), messages, prefills)
     except TemplateRefused as refusal:
         raise RefusedError(refusal.message) from refusal
 
@@ -188,7 +245,7 @@ class _Work:
     """One conversation in progress."""
 
     chat: Chat
-    engine: _Engine
+    engine: Engine
     mask: Mask
     choice: OnUnextendable
     shapes: tuple[Signature, ...]  #: of all messages
@@ -207,7 +264,8 @@ class _Work:
 
     def end_of_last(self, messages: Sequence[Message], rendered: RenderedText) -> int:
         last = len(messages) - 1
-        shapes = [signature(message, self.chat.template.needles) for message in messages]
+        template = self.chat.template
+        shapes = [signature(message, template.needles, template.mark) for message in messages]
         return self.located(messages, shapes, rendered, (last,)).regions[-1].end
 
 

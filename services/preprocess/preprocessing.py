@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from services.preprocess.conversation import Conversation
-from services.preprocess.drafts import Draft, Example, encode, lay_out_and_weigh
+from services.preprocess.drafts import Draft, Example, encode
 from services.preprocess.errors import InvalidOption, NothingToTrain, PreprocessError, RoundTripFailed
 from services.preprocess.examples import ControlTokenSpan, Preprocessed, TokenizedExample
 from services.preprocess.fitting import Fitted, fit
 from services.preprocess.garbage import collections_paused
+from services.preprocess.lanes import Lane, lane_of, lay_out_and_weigh
 from services.preprocess.models import Model
 from services.preprocess.options import Options
 from services.preprocess.tokenizing import target_runs, trained_bytes
@@ -63,7 +64,8 @@ class Fits(NamedTuple):
 def fitted_batch(conversations: Sequence[Conversation], options: Options, model: Model) -> list[Fits | PreprocessError]:
     """The pipeline up to the shift: what rows are made of, and what a preview shows."""
     check_options(options)
-    laid_out = [_laid_out(conversation, options, model) for conversation in conversations]
+    lane = lane_of(options, model)
+    laid_out = [_laid_out(conversation, options, model, lane) for conversation in conversations]
     encoded = iter(
         encode([draft for one in laid_out if not isinstance(one, PreprocessError) for draft in one[1]], model)
     )
@@ -98,9 +100,11 @@ def check_options(options: Options) -> None:
             )
 
 
-def _laid_out(conversation: Conversation, options: Options, model: Model) -> tuple[Plan, list[Draft]] | PreprocessError:
+def _laid_out(
+    conversation: Conversation, options: Options, model: Model, lane: Lane | None
+) -> tuple[Plan, list[Draft]] | PreprocessError:
     try:
-        return lay_out_and_weigh(conversation, options, model)
+        return lay_out_and_weigh(conversation, options, model, lane)
     except PreprocessError as error:
         return error
 
@@ -127,9 +131,10 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
     rows: list[TokenizedExample] = []
     warnings: list[str] = []
     for part, fitted in enumerate(fits.examples):
-        row = fitted.row
-        warnings += warnings_of(fitted, options, model)
-        if not row.loss_tokens():
+        row, loss_tokens = fitted.row, fitted.row.loss_tokens()
+        if not loss_tokens or fitted.example.draft.warnings or fitted.warnings or fitted.example.text.unknown:
+            warnings += warnings_of(fitted, options, model)
+        if not loss_tokens:
             continue
         rows.append(
             TokenizedExample(
@@ -145,14 +150,14 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
         last = fits.examples[-1]
         field = "max_length" if last.truncated_loss_tokens else ""
         return NothingToTrain(_nothing_left(last, options), field=field)
-    return Preprocessed(rows, tuple(dict.fromkeys(warnings)), escaped_spans(fits.examples))
+    return Preprocessed(rows, tuple(dict.fromkeys(warnings)) if warnings else (), escaped_spans(fits.examples))
 
 
 def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:
     """What a person should read of one example."""
     draft = fitted.example.draft
-    warnings = [*draft.view.warnings, *draft.warnings, *fitted.warnings]
-    if model.vocabulary.parts.unknown_id is not None:
+    warnings = [*draft.warnings, *fitted.warnings]
+    if model.vocabulary.parts.unknown_id is not None and fitted.example.text.unknown:
         warnings += _unknown(fitted, model.vocabulary.parts.unknown_id)
     if not fitted.row.loss_tokens():
         warnings.append(f"one example is left out: {_nothing_left(fitted, options)}")

@@ -37,6 +37,12 @@ class CompiledTemplate:
     generation_blocks: bool  #: it has {% generation %}
 
     @cached_property
+    def mark(self) -> str:
+        """A character that every needle holds, "" where there is none."""
+        shared = set(self.needles[0]).intersection(*self.needles) if self.needles else set()
+        return min(shared, default="")
+
+    @cached_property
     def plain(self) -> Template:
         """The reference without provenance; compiled when first asked for."""
         return _PLAIN.from_string(self.source)

@@ -30,6 +30,7 @@ class TokenizedText(NamedTuple):
     #: where each token's bytes end, counted from anywhere before the text; None where not known. Shape (N,)
     byte_ends: NDArray[np.int64] | None = None
     starts: NDArray[np.int64] | None = None  #: character in which each token begins, where an encoder told them all
+    unknown: bool = True  #: whether the token of unknown text may be among them
 
 
 class Mistaken(NamedTuple):
@@ -63,11 +64,13 @@ def tokenize(texts: Sequence[Pieces], vocabulary: Vocabulary) -> list[TokenizedT
     firsts = bounds[first_slots]  # of the texts, and the end
     slot_tokens: list[int] = (bounds[:-1] - np.repeat(firsts[:-1], counts)).tolist()
     byte_ends = _byte_ends(ids, encoded.ids, texts, vocabulary)
+    unknown = vocabulary.parts.unknown_id is not None and bool((ids == vocabulary.parts.unknown_id).any())
     rows: list[TokenizedText] = []
     places = zip(pairwise(first_slots.tolist()), pairwise(firsts.tolist()), strict=True)
     for pieces, ((slot, next_slot), (first, end)) in zip(texts, places, strict=True):
         ends = None if byte_ends is None else byte_ends[first:end]
-        rows.append(TokenizedText(pieces, ids[first:end], [*slot_tokens[slot:next_slot], end - first], ends))
+        slots_of_text = [*slot_tokens[slot:next_slot], end - first]
+        rows.append(TokenizedText(pieces, ids[first:end], slots_of_text, ends, None, unknown))
     return list(rows) if byte_ends is not None else [_checked(row, vocabulary) for row in rows]
 
 

@@ -276,7 +276,7 @@ def test_a_template_that_can_rarely_be_replayed_is_left_alone(monkeypatch: pytes
     format_ = chat_format(source)
     for _ in range(12):
         lay_out(chat("Hi.", "Hello."), OPTIONS, format_)
-    assert format_.engine(OPTIONS).replays.views("any", chat("Hi.", "Hello.").messages) is None
+    assert format_.engine(OPTIONS).replays.replayed("any", chat("Hi.", "Hello.").messages) is store.Miss.UNKNOWN
     assert format_.engine(OPTIONS).replays._off
 
 

@@ -7,9 +7,9 @@ was decided about the literals around a turn holds. What was decided by looking 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Final, cast
+from typing import Final, TypeAlias, TypeVar, cast
 
 from services.preprocess.chat import common_length
 from services.preprocess.conversation import Message
@@ -17,9 +17,11 @@ from services.preprocess.kinds import CLOSERS
 from services.preprocess.rendered import Origin, Part, Region, RenderedText, View
 from services.preprocess.replay.symbols import Atom, RefusedError, Tape
 
-#: Gives the view of these messages, or None where a guard answers otherwise.
-Replay = Callable[[Sequence[Message]], "View | None"]
+Result = TypeVar("Result")
+#: Gives what a conversation of these messages comes to, or None where a guard answers otherwise.
+Replay: TypeAlias = "Callable[[Sequence[Message]], Result | None]"
 
+#: What the lines of every replay may name.
 _CLASSES: Final[dict[str, object]] = {
     kind.__name__: kind for kind in (View, RenderedText, Region, Part, Exception, len, common_length)
 }
@@ -27,11 +29,11 @@ _CLASSES: Final[dict[str, object]] = {
 
 def compile_view(
     tape: Tape, atoms: Sequence[Atom], view: View, messages: Sequence[Message], prefills: Sequence[str]
-) -> Replay:
+) -> Replay[View]:
     """The view as a function.
 
     Args:
-        tape: the trial run.
+        tape: the trial run; used up.
         atoms: what it printed.
         view: what laying out the conversation gave.
         messages: the conversation.
@@ -39,6 +41,27 @@ def compile_view(
 
     Raises:
         RefusedError: a position lies inside a variable, or the runs are not those of the trial run.
+    """
+    layout = guarded_layout(tape, atoms, view, messages, prefills)
+    blocks = "".join(
+        f"({layout.place(start)}, {layout.place(end)}), " for start, end in view.rendered.generation_blocks
+    )
+    result = (
+        f"View(RenderedText({layout.text_source()}, ({layout.runs_source()}), ({blocks})),"
+        f" ({_regions(layout, view)}),"
+        f" {tape.constant(view.trained)}, {view.messages}, {tape.constant(view.warnings)},"
+        f" ({''.join(f'{layout.place(at)}, ' for at in view.boundaries)}))"
+    )
+    return cast("Replay[View]", compiled([*tape.lines, *layout.lines], result, tape.constants))
+
+
+def guarded_layout(
+    tape: Tape, atoms: Sequence[Atom], view: View, messages: Sequence[Message], prefills: Sequence[str]
+) -> Layout:
+    """Where the pieces of a view's text lie, with guards for all that was decided by looking at texts.
+
+    Raises:
+        RefusedError: as compile_view.
     """
     for name, text, _ in atoms:
         if name:
@@ -48,27 +71,22 @@ def compile_view(
         if name:
             tape.guard(f"{name}.isspace()", text.isspace())
     _guard_closers(tape, shown, view, messages)
-    layout = _Layout(tape, shown)
+    layout = Layout(tape, shown)
     if prefills:
         _guard_prefills(tape, layout, prefills)
     if layout.runs() != tuple(view.rendered.runs):
         raise RefusedError("other runs than those of the render")
-    pieces = "".join(f"{name or tape.constant(text)}, " for name, text, _ in shown)
-    blocks = "".join(
-        f"({layout.place(start)}, {layout.place(end)}), " for start, end in view.rendered.generation_blocks
+    return layout
+
+
+def compiled(lines: Sequence[str], result: str, names: Mapping[str, object]) -> Replay[object]:
+    """A function of messages M: the lines, then the result; None where a guard or an exception ends it."""
+    source = (
+        "def replay(M):\n try:\n  " + "\n  ".join([*lines, f"return {result}"]) + "\n except Exception: return None\n"
     )
-    body = [
-        *tape.lines,
-        *layout.lines,
-        f"return View(RenderedText(''.join(({pieces})), ({layout.runs_source()}), ({blocks})),"
-        f" ({_regions(layout, view)}),"
-        f" {tape.constant(view.trained)}, {view.messages}, {tape.constant(view.warnings)},"
-        f" ({''.join(f'{layout.place(at)}, ' for at in view.boundaries)}))",
-    ]
-    source = "def replay(M):\n try:\n  " + "\n  ".join(body) + "\n except Exception: return None\n"
-    names: dict[str, object] = {**_CLASSES, **tape.constants}
-    exec(compile(source, "<replay>", "exec"), names)  # noqa: S102  # our own lines; texts are constants beside them
-    return cast("Replay", names["replay"])
+    scope = {**_CLASSES, **names}
+    exec(compile(source, "<replay>", "exec"), scope)  # noqa: S102  # our own lines; texts are constants beside them
+    return cast("Replay[object]", scope["replay"])
 
 
 def _guard_closers(tape: Tape, shown: Sequence[Atom], view: View, messages: Sequence[Message]) -> None:
@@ -82,7 +100,7 @@ def _guard_closers(tape: Tape, shown: Sequence[Atom], view: View, messages: Sequ
             tape.guard(f"{tape.constant(closer)} in {tape.name(place)}", closer in str(content))
 
 
-def _guard_prefills(tape: Tape, layout: _Layout, prefills: Sequence[str]) -> None:
+def _guard_prefills(tape: Tape, layout: Layout, prefills: Sequence[str]) -> None:
     begun = set()
     for group in layout.groups():
         name, text, origin = group[0]
@@ -96,7 +114,7 @@ def _guard_prefills(tape: Tape, layout: _Layout, prefills: Sequence[str]) -> Non
             tape.guard(f"common_length({tape.constant(prefill)}, {name}) == {shared}", True)
 
 
-def _regions(layout: _Layout, view: View) -> str:
+def _regions(layout: Layout, view: View) -> str:
     sources = []
     for region in view.regions:
         parts = "".join(
@@ -111,13 +129,13 @@ def _regions(layout: _Layout, view: View) -> str:
     return "".join(sources)
 
 
-class _Layout:
+class Layout:
     """Where the pieces of a text lie, now and in the replay."""
 
     def __init__(self, tape: Tape, shown: Sequence[Atom]) -> None:
         self.tape = tape
         self.lines: list[str] = []  #: lengths, and positions after each variable
-        self._shown = shown
+        self.shown = shown  #: what is printed and not empty
         self._starts = list(accumulate((len(text) for _, text, _ in shown), initial=0))
         self._sources: list[tuple[str, int]] = []  #: of each piece's start: a variable's name or "", and characters
         base, constant, count = "", 0, 0
@@ -136,9 +154,22 @@ class _Layout:
         piece = bisect_right(self._starts, position) - 1
         base, constant = self._sources[piece]
         offset = position - self._starts[piece]
-        if offset and self._shown[piece][0]:
+        if offset and self.shown[piece][0]:
             raise RefusedError("a position inside a variable")
         return _sum(base, constant + offset)
+
+    def text_source(self) -> str:
+        """The whole text as an expression."""
+        pieces = "".join(f"{name or self.tape.constant(text)}, " for name, text, _ in self.shown)
+        return f"''.join(({pieces}))"
+
+    def slice_source(self, whole: str, start: int, end: int) -> str:
+        """A stretch of the text as an expression; `whole` is the name of the text."""
+        piece = bisect_right(self._starts, start) - 1
+        name, text, _ = self.shown[piece]
+        if not name and end <= self._starts[piece + 1]:
+            return self.tape.constant(text[start - self._starts[piece] : end - self._starts[piece]])
+        return f"{whole}[{self.place(start)}:{self.place(end)}]"
 
     def runs(self) -> tuple[tuple[int, Origin | None], ...]:
         """The runs of this text, neighbours of one origin joined."""
@@ -147,8 +178,8 @@ class _Layout:
     def runs_source(self) -> str:
         """The runs as source."""
         lengths: dict[int, str] = {}
-        for at, (name, text, _) in enumerate(self._shown):
-            lengths[at] = f"n{sum(bool(one[0]) for one in self._shown[:at])}" if name else str(len(text))
+        for at, (name, text, _) in enumerate(self.shown):
+            lengths[at] = f"n{sum(bool(one[0]) for one in self.shown[:at])}" if name else str(len(text))
         sources, at = [], 0
         for group in self.groups():
             length = " + ".join(lengths[at + offset] for offset in range(len(group)))
@@ -159,7 +190,7 @@ class _Layout:
     def groups(self) -> list[list[Atom]]:
         """Pieces that make up one run each."""
         groups: list[list[Atom]] = []
-        for atom in self._shown:
+        for atom in self.shown:
             if groups and groups[-1][0][2] == atom[2]:
                 groups[-1].append(atom)
             else:

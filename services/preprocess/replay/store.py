@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final
+from enum import Enum
+from typing import Final, Generic
 
 from services.preprocess.bounded import BoundedCache
 from services.preprocess.conversation import Message
-from services.preprocess.rendered import View
-from services.preprocess.replay.compiling import Replay
+from services.preprocess.replay.compiling import Replay, Result
 from services.preprocess.replay.symbols import RefusedError
 
 #: Shapes of conversations whose replays are kept, some kB each.
@@ -25,12 +25,19 @@ TRIAL: Final = 2048
 _LOG: Final = logging.getLogger(__name__)
 
 
-class Replays:
+class Miss(Enum):
+    """Why nothing was replayed."""
+
+    UNKNOWN = "unknown"  # no replay of this conversation, or none yet
+    CHECK = "check"  # there is one, and this time it is to be compared with a render
+
+
+class Replays(Generic[Result]):
     """Replays of conversations under one set of settings. Threads may share it: counts are approximate then."""
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._ways: BoundedCache[object, tuple[tuple[Replay, ...], ...]] = BoundedCache(SHAPES)
+        self._ways: BoundedCache[object, tuple[tuple[Replay[Result], ...], ...]] = BoundedCache(SHAPES)
         self._closed: BoundedCache[object, bool] = BoundedCache(SHAPES)  #: shapes of which no more replays are made
         self._asked = self._given = 0
         self._off = False
@@ -40,37 +47,41 @@ class Replays:
         """Render everything from now on."""
         self._off = True
 
-    def views(self, key: object, messages: Sequence[Message]) -> list[View] | None:
-        """The views of a conversation of this shape, or None where it must be rendered."""
+    def replayed(self, key: object, messages: Sequence[Message]) -> list[Result] | Miss:
+        """What a conversation of this shape comes to, or why it must be rendered."""
         if self._off or len(messages) > LONGEST:
-            return None
+            return Miss.UNKNOWN
         self._asked += 1
         for way in self._ways.get(key) or ():
-            views = []
+            results = []
             for replay in way:
-                view = replay(messages)
-                if view is None:
+                result = replay(messages)
+                if result is None:
                     break
-                views.append(view)
+                results.append(result)
             else:
                 self._given += 1
                 self.hits += 1
-                return None if self.hits % SHADOW == 0 else views
+                return Miss.CHECK if self.hits % SHADOW == 0 else results
         if self._asked >= TRIAL:
             self._off = self._given * 2 < self._asked
             self._asked = self._given = 0
-        return None
+        return Miss.UNKNOWN
 
     def learn(
-        self, key: object, messages: Sequence[Message], views: Sequence[View], make: Callable[[View], Replay]
+        self,
+        key: object,
+        messages: Sequence[Message],
+        results: Sequence[Result],
+        make: Callable[[Result], Replay[Result]],
     ) -> None:
-        """Compare what is known of this shape with views that were rendered, or make a replay of them.
+        """Compare what is known of this shape with what was made without it, or make a replay of that.
 
         Args:
             key: the shape.
             messages: the conversation.
-            views: what laying it out gave.
-            make: a replay of one of the views; raises RefusedError where there can be none.
+            results: what it came to, by rendering.
+            make: a replay of one of the results; raises RefusedError where there can be none.
         """
         if self._off or len(messages) > LONGEST:
             return
@@ -79,19 +90,19 @@ class Replays:
             replayed = [replay(messages) for replay in way]
             if None in replayed:
                 continue
-            if replayed != list(views):
+            if replayed != list(results):
                 _LOG.error("a replay differs from the render; replays are off for this template")
                 self.switch_off()
             return
         if len(ways) >= WAYS or self._closed.get(key):
             return
         try:
-            way = tuple(make(view) for view in views)
+            way = tuple(make(result) for result in results)
         except RefusedError as refusal:
             _LOG.debug("no replay: %s", refusal)
             self._closed[key] = True
             return
-        if [replay(messages) for replay in way] != list(views):
+        if [replay(messages) for replay in way] != list(results):
             _LOG.error("a replay differs from the render it was made of; it is not kept")
             self._closed[key] = True
             return
