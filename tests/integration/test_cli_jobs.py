@@ -96,6 +96,7 @@ def test_train_makes_datasets_submits_watches_and_reports_the_end(api: Api, chat
     assert f"step {STEPS}/{STEPS}" in ran.err
     assert f"{STEPS} of {STEPS} steps" in ran.out
     assert "test NLL  1.0000 (last), 1.0000 (best)" in ran.out
+    assert "rank 8, rate 2e-3 at batch size 16." in ran.err
 
 
 def test_a_job_that_fails_ends_with_code_1_its_sentence_and_its_hint(api: Api, chats: Path, worker: Worker) -> None:

@@ -21,6 +21,7 @@ from tests.cli_runs import turnloom, write_chats
 from tests.fakes.fake_tuft import FakeTuft
 from tests.trainer_stack import TrainerStack, wait_for
 from turnloom.cli import export as export_module
+from turnloom.cli.jobfile import JobFile
 from turnloom.cli.numbers import spread
 
 if TYPE_CHECKING:  # the fixture gives it
@@ -45,7 +46,7 @@ def chats(tmp_path: Path) -> Path:
 
 
 def test_one_command_makes_a_grid_figures_table_and_verdict_and_its_results_go_elsewhere(
-    start_api: Start, stack: TrainerStack, chats: Path, tmp_path: Path
+    start_api: Start, stack: TrainerStack, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = start_api(stack.redis.url).address
     stack.worker()
@@ -76,6 +77,15 @@ def test_one_command_makes_a_grid_figures_table_and_verdict_and_its_results_go_e
     out = tmp_path / "all.csv"
     assert turnloom(address, "export", listed["id"], "--out", out).out == f"44 steps in {out}\n"
     assert out.read_bytes() == (to / "steps.csv").read_bytes()
+
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_ERROR_REPORTING", "false"), ("WANDB_SILENT", "true")):
+        monkeypatch.setenv(name, value)
+    sent = turnloom(address, "export", *jobs[:2], "--to", "wandb", "--out", tmp_path / "wb", "--json")
+    assert sent.code == 0, sent.err
+    assert sent.document["format"] == "wandb"
+    assert [Path(place).name.endswith(job) for place, job in zip(sent.document["files"], jobs, strict=False)] == [
+        True
+    ] * 2
 
 
 def test_a_sweep_is_detached_and_cancelled_as_a_whole(api: Api, gpu_host: HostRecord, chats: Path) -> None:
@@ -113,12 +123,18 @@ def test_options_of_numbers_take_all_that_follow() -> None:
     ]
 
 
-def test_an_export_without_its_library_says_how_to_get_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "module", "get"),
+    [("tensorboard", "tensorboardX", "pip install tensorboardX"), ("wandb", "wandb", "pip install 'turnloom[wandb]'")],
+)
+def test_an_export_without_its_library_says_how_to_get_it(
+    api: Api, monkeypatch: pytest.MonkeyPatch, kind: str, module: str, get: str
+) -> None:
     monkeypatch.setattr(export_module, "missing", lambda module: True)
-    refused = turnloom(api.address, "export", "job-1", "--to", "tensorboard")
+    refused = turnloom(api.address, "export", "job-1", "--to", kind)
     assert refused.code == 2
-    assert "--to tensorboard needs tensorboardX, which is not installed." in refused.err
-    assert "pip install tensorboardX" in refused.err
+    assert f"--to {kind} needs {module}, which is not installed." in refused.err
+    assert get in refused.err
     unknown = turnloom(api.address, "export", "job-1", "--to", "excel")
     assert "--to: there is no 'excel'." in unknown.err
 
@@ -150,9 +166,19 @@ def test_init_writes_every_default_as_the_server_has_it(api: Api, tmp_path: Path
     assert turnloom(api.address, "init", path, "--force").code == 0
 
 
+def test_init_names_files_as_the_job_file_sees_them(api: Api, chats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(chats.parent)
+    (chats.parent / "jobs").mkdir()
+    ran = turnloom(api.address, "init", "jobs/job.toml", "--train", chats.name, "--test", "ds-1")
+    assert ran.code == 0, ran.err
+    written = tomllib.loads(Path("jobs/job.toml").read_text())["data"]
+    assert (written["train"], written["test"]) == (f"../{chats.name}", "ds-1")
+    assert JobFile.read(Path("jobs/job.toml")).data == f"jobs/../{chats.name}"
+
+
 def test_a_job_file_trains_and_options_win(api: Api, gpu_host: HostRecord, chats: Path, store: Store) -> None:
     path = chats.parent / "job.toml"
-    turnloom(api.address, "init", path, "--train", chats.name, "--test", chats.name)
+    turnloom(api.address, "init", path, "--train", chats, "--test", chats)
     path.write_text(path.read_text().replace("# team", "team"))
     made = turnloom(api.address, "train", "-f", path, "--rank", 4, "--steps", 3, "--detach", "--json")
     assert made.code == 0, made.err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -114,6 +116,11 @@ def _place(path: Path, name: str) -> str:
     return name if not name or name.startswith("ds-") else str(path.parent / name)
 
 
+def _seen_from(path: Path, name: str) -> str:
+    """A file's name as the job file must write it, the inverse of _place(); dataset ids stay."""
+    return name if name.startswith("ds-") else os.path.relpath(name, path.parent)
+
+
 def add_to(app: typer.Typer) -> None:
     """Adds the command."""
     command(app, "init")(init)
@@ -132,7 +139,7 @@ def init(
     text = (resources.files("turnloom.cli") / TEMPLATE).read_text(encoding="utf-8")
     for given, shown in ((train, "examples/conversations.jsonl"), (test, "examples/conversations.test.jsonl")):
         if given:
-            text = text.replace(f'"{shown}"', f'"{given}"')
+            text = text.replace(f'"{shown}"', json.dumps(_seen_from(path, given), ensure_ascii=False))
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -18,6 +18,7 @@ from turnloom.cli.watching import LEVELS, ending
 from turnloom.cli.words import ago, clock, coloured, job_state, size
 from turnloom.client import TERMINAL
 from turnloom.errors import InvalidInput
+from turnloom.results.files import bits_per_byte
 from turnloom.v1 import training_pb2
 
 Id = Annotated[str, typer.Argument(help="Job id.", metavar="JOB", show_default=False)]
@@ -116,6 +117,7 @@ def steps(
             "#attempt",
             "#NLL",
             "#test NLL",
+            "#bits/byte",
             "#rows",
             "#tokens",
             "#trained",
@@ -126,6 +128,7 @@ def steps(
             (
                 *(str(step.step), str(step.epoch), str(step.attempt)),
                 *("-" if nll is None else f"{nll:.6f}" for nll in (train_nll(step), test_nll(step))),
+                "-" if (bits := bits_per_byte(step.test_nll_sum, step.test_target_bytes)) is None else f"{bits:.4f}",
                 *(str(step.rows), str(step.tokens), str(step.loss_tokens), f"{step.learning_rate:.3g}"),
                 f"{sum(step.phase_seconds.values()):.3f}",
             )

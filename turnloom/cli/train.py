@@ -28,6 +28,7 @@ from turnloom.cli.watching import conclude, watch_to_the_end
 from turnloom.cli.words import count, duration
 from turnloom.errors import InvalidInput
 from turnloom.options import PreprocessFields
+from turnloom.results.runs import written
 from turnloom.v1 import training_pb2
 
 Flag = Annotated[bool | None, typer.Option()]
@@ -48,7 +49,9 @@ def train(
     test_fraction: Annotated[float | None, typer.Option(help="Part of the file to hold out instead.")] = None,
     model: Model = "",
     rank: Annotated[int | None, typer.Option("--rank", "--lora-rank", help="LoRA rank. Default: 32.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--lr", "--learning-rate", help="Default: 1e-4.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--lr", "--learning-rate", help="Default: 1e-4, for batch size 16.")
+    ] = None,
     schedule: Annotated[str | None, typer.Option(help="constant (default), linear or cosine.")] = None,
     warmup_steps: Annotated[int | None, typer.Option(help="Default: 0.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 1.")] = None,
@@ -133,7 +136,11 @@ def train(
         else:
             session.out.print(f"{job.id} submitted.  Watch it: turnloom watch {job.id}", highlight=False)
         return
-    session.say(f"[bold]{job.id}[/] on {escape(chosen)}; Ctrl-C detaches, the job goes on.")
+    asked_for = job.hyperparameters  # a rate says little without its batch size
+    session.say(
+        f"[bold]{job.id}[/] on {escape(chosen)}: rank {asked_for.lora_rank}, rate {written(asked_for.learning_rate)} at"
+        f" batch size {asked_for.batch_size}. Ctrl-C detaches, the job goes on."
+    )
     conclude(session, watch_to_the_end(session, job.id))
 
 

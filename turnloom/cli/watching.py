@@ -67,7 +67,8 @@ def ending(job: training_pb2.Job) -> Iterator[str]:
     if progress.HasField("last_train_nll"):
         yield f"  train NLL {progress.last_train_nll:.4f} (last step), {progress.mean_train_nll:.4f} (mean)"
     if progress.HasField("test_nll"):
-        yield f"  test NLL  {progress.test_nll:.4f} (last), {progress.best_test_nll:.4f} (best)"
+        bits = f"; {progress.test_bits_per_byte:.4f} bits per byte" if progress.HasField("test_bits_per_byte") else ""
+        yield f"  test NLL  {progress.test_nll:.4f} (last), {progress.best_test_nll:.4f} (best){bits}"
     if job.error.code:
         yield f"  [red]{job.error.code}: {escape(job.error.message)}[/]"
     if job.halving.stopped:

@@ -20,8 +20,8 @@ WHOLE: Final = ("epoch", "attempt", "conversations", "rows", "tokens", "loss_tok
 def rows(runs: Sequence[Run], axes: Sequence[str] = ()) -> list[dict[str, Cell]]:
     """One row a step, runs one after the other; every row has the same columns.
 
-    NLLs are nats per unit of weight, `test_bits_per_byte` is bits per UTF-8 byte of the trained text, `time` seconds
-    since 1970. `learning_rate` is the job's peak, `step_learning_rate` that of the step. Values that a step does not
+    NLLs are nats per unit of weight, bits per byte count the UTF-8 bytes of the trained text, `time` is seconds since
+    1970. `learning_rate` is the job's peak, `step_learning_rate` that of the step. Values that a step does not
     have are None.
     """
     named = [*ALWAYS, *(axis for axis in axes if axis not in (*ALWAYS, JOB))]
@@ -32,21 +32,29 @@ def rows(runs: Sequence[Run], axes: Sequence[str] = ()) -> list[dict[str, Cell]]
     ]
 
 
+def bits_per_byte(nll_sum: float, target_bytes: int) -> float | None:
+    """Bits per UTF-8 byte of the trained text, comparable between tokenizers; None: the bytes are not known.
+
+    `nll_sum` is in nats.
+    """
+    return nll_sum / math.log(2) / target_bytes if target_bytes > 0 else None
+
+
 def _numbers(step: training_pb2.Step) -> dict[str, Cell]:
     trained, tested = step.step > 0, step.HasField("test_nll_sum")
-    measured = tested and step.test_target_bytes > 0
     return {
         "step": step.step,
         **{name: getattr(step, name) for name in WHOLE},
         "nll_sum": step.nll_sum if trained else None,
         "weight_sum": step.weight_sum if trained else None,
         "train_nll": train_nll(step),
+        "train_bits_per_byte": bits_per_byte(step.nll_sum, step.target_bytes) if trained else None,
         "objective": step.objective if trained else None,
         "step_learning_rate": step.learning_rate if trained else None,
         "test_nll_sum": step.test_nll_sum if tested else None,
         "test_weight_sum": step.test_weight_sum if tested else None,
         "test_nll": test_nll(step),
-        "test_bits_per_byte": step.test_nll_sum / math.log(2) / step.test_target_bytes if measured else None,
+        "test_bits_per_byte": bits_per_byte(step.test_nll_sum, step.test_target_bytes) if tested else None,
         "seconds": sum(step.phase_seconds.values()),
         "gpu_utilization": step.gpu_utilization if step.HasField("gpu_utilization") else None,
         "gpu_memory_bytes": step.gpu_memory_bytes if step.HasField("gpu_memory_bytes") else None,

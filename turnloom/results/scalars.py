@@ -11,6 +11,7 @@ from turnloom.results.files import Cell
 TAGS: Final[Mapping[str, str]] = {
     "train_nll": "nll/train",
     "test_nll": "nll/test",
+    "train_bits_per_byte": "bits_per_byte/train",
     "test_bits_per_byte": "bits_per_byte/test",
     "objective": "train/objective",
     "step_learning_rate": "train/learning_rate",
