@@ -11,7 +11,7 @@ from turnloom.results.noise import between
 from turnloom.results.runs import label, written
 
 SLOW: Final = 0.5  #: share of the best cell's improvement below which a rate counts as slow
-STILL: Final = 0.02  #: share of its improvement in its last evaluation from which the best cell counts as improving
+STILL: Final = 0.1  #: of its mean pace; the best cell counts as improving if its last evaluation fell faster
 
 
 def on_ranks(best: Cell, sound: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
@@ -70,11 +70,13 @@ def on_steps(best: Cell) -> Iterator[str]:
     if len(test) < 3:
         return
     (earlier, before), (step, last) = test[-2:]
-    improved = best.start - min(nll for _, nll in test)
-    if last == min(nll for _, nll in test) and before - last > STILL * improved:
+    if last >= min(nll for _, nll in test[:-1]):
+        return
+    pace = (before - last) / (step - earlier) / ((best.start - last) / (step - test[0][0]))
+    if pace > STILL:
         yield (
             f"The best cell was still improving: its test NLL fell by {before - last:.4f} between steps {earlier} and"
-            f" {step}, {(before - last) / improved:.0%} of all that it gained. Try more steps before more rank."
+            f" {step}, at {pace:.0%} of its mean pace. Try more steps before more rank."
         )
 
 
