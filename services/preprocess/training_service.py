@@ -31,7 +31,7 @@ NAME = "FineTuningService"
 STEPS_DEFAULT = 1_000  #: page of ListSteps
 STEPS_MAX = 10_000
 SAMPLE_SECONDS = 60.0  #: deadline of Sample where its caller names none
-ANSWER_SECONDS = 1.0  #: of a caller's deadline in which the answer travels
+ANSWER_SECONDS = 2.0  #: of a caller's deadline in which its prompt is withdrawn and the answer travels
 
 
 class FineTuningService(SweepRpcs, FineTuningServiceServicer):

@@ -12,7 +12,7 @@ from typing import cast
 
 import redis
 from rq import Queue
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job as RqJob
 from rq.job import JobStatus
@@ -68,17 +68,16 @@ class Tickets:
         The call expires by itself if the caller's process dies before a worker takes it. Raises as `result`.
         """
         name, seconds = new_id("call"), max(1, math.ceil(timeout))
+        gone = seconds + _FORGET  # later than the caller gives up, who then sees a call and takes it back
         try:
-            self._put(
-                queue, function, dict(arguments), name, timeout=seconds, keep=_FORGET, front=True, expires=seconds
-            )
+            self._put(queue, function, dict(arguments), name, timeout=seconds, keep=_FORGET, front=True, expires=gone)
             return self.result(name, timeout, stop)
         finally:
             self._forget(name)
 
     def _forget(self, rq_id: str) -> None:
         """Delete a call unless a worker is at it: what it answers then expires."""
-        with suppress(RedisUnavailable, NoSuchJobError), redis_errors():
+        with suppress(RedisUnavailable, NoSuchJobError, InvalidJobOperation), redis_errors():
             job = RqJob.fetch(rq_id, connection=self._client, serializer=JSONSerializer)
             if job.get_status(refresh=False) is not JobStatus.STARTED:
                 job.delete()

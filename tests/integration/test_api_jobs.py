@@ -541,13 +541,6 @@ class TestReading:
         assert [(model.name, model.max_lora_rank) for model in host.models] == [(TUFT_MODEL, 64)]
 
 
-@pytest.mark.parametrize("method", ["Sample"])
-def test_rpcs_of_later_versions_say_what_to_do_instead(api: Api, method: str) -> None:
-    said = refusal(lambda: getattr(api.jobs, method)(getattr(pb, f"{method}Request")(), timeout=LIMIT))
-    assert said.code is grpc.StatusCode.UNIMPLEMENTED
-    assert said.message.startswith(f"{method} is not available in this version of the server. ")
-
-
 @pytest.mark.usefixtures("gpu_host")
 class TestWatchJob:
     """Everything in order, each once, however often the client comes back."""

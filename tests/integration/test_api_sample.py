@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
-from rq import Queue, SimpleWorker
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
@@ -15,10 +15,11 @@ from services.preprocess.models import build_model
 from services.preprocess.registry import ModelEntry
 from services.store.connection import redis_time
 from services.store.queues import queue_name
-from services.store.records import CheckpointRecord, HostRecord, JobRecord, JobState
+from services.store.records import HostRecord, JobRecord
 from services.store.store import Store
 from services.trainer import sample as trainer
 from tests.api_calls import CHATML, MODEL, Api, Start, chat, make_dataset, make_job, refusal, wait_until
+from tests.sample_runs import LIMIT, Played, ended, man, waiting
 from tests.unit.small_tokenizers import byte_level
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import training_pb2 as tr
@@ -26,7 +27,6 @@ from turnloom.v1 import types_pb2 as ty
 
 pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 
-LIMIT = 30
 WORD = "Xylophonbauerin"
 REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML
 
@@ -37,59 +37,15 @@ def job(api: Api, store: Store, gpu_host: HostRecord) -> JobRecord:
     return ended(store, make_job(api, make_dataset(api).id).job.id)
 
 
-def ended(store: Store, job: str) -> JobRecord:
-    store.tickets.drop(store.jobs.get(job))
-    assert store.jobs.claim(job, 1, "w") is not None
-    checkpoint = CheckpointRecord(id=f"{job}-a1-s0", path="tinker://run/weights/x", step=0, attempt=1)
-    store.ledger.commit_checkpoint(job, checkpoint)
-    return store.jobs.finish(job, 1, JobState.FAILED)
-
-
-def man(store: Store, workers: int = 1) -> None:
-    """Workers that are registered and take nothing."""
-    for index in range(workers):
-        store.rq.sadd(f"rq:workers:{queue_name('gpu-a')}", f"rq:worker:gpu-a.{index}")
-
-
 def sample(api: Api, job: str, timeout: float = LIMIT, **fields: object) -> tr.SampleResponse:
     asked = {"conversation": chat(WORD), **fields}
     return api.jobs.Sample(tr.SampleRequest(job=job, **asked), timeout=timeout)  # type: ignore[arg-type]
-
-
-def waiting(store: Store) -> list[str]:
-    return store.tickets.waiting("gpu-a")
-
-
-@dataclass
-class Played:
-    """A worker in this thread that answers every prompt alike; `orders` is what it was given."""
-
-    api: Api
-    store: Store
-    orders: list[dict[str, object]] = field(default_factory=list)
-    answer: object = None
-
-    def run(self, **order: object) -> object:
-        self.orders.append(order)
-        return self.answer
-
-    def sample(self, job: str, answer: object, **fields: object) -> tr.SampleResponse:
-        self.answer = answer
-        request = tr.SampleRequest(job=job, conversation=chat(WORD), **fields)  # type: ignore[arg-type]
-        asked = self.api.jobs.Sample.future(request, timeout=LIMIT)
-        wait_until(lambda: bool(waiting(self.store)))
-        queue = Queue(queue_name("gpu-a"), connection=self.store.rq, serializer=JSONSerializer)
-        worker = SimpleWorker([queue], connection=self.store.rq, serializer=JSONSerializer)
-        worker.work(burst=True, logging_level="ERROR")
-        found: tr.SampleResponse = asked.result()
-        return found
 
 
 @pytest.fixture
 def played(api: Api, store: Store, monkeypatch: pytest.MonkeyPatch) -> Played:
     played = Played(api, store)
     monkeypatch.setattr(trainer, "run", played.run)
-    man(store)
     return played
 
 
@@ -160,7 +116,7 @@ def test_another_host_of_the_model_is_asked_while_the_jobs_own_is_unheard_of(
     store.redis.delete("tl:run:host:gpu-a")
     store.hosts.put(replace(gpu_host, name="gpu-b"), ttl=300)
     store.rq.sadd(f"rq:workers:{queue_name('gpu-b')}", "rq:worker:gpu-b.1")
-    refused = refusal(lambda: sample(api, job.id, timeout=3))
+    refused = refusal(lambda: sample(api, job.id, timeout=4))
     assert refused.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "no worker of host gpu-b answered" in refused.message.lower()
 
@@ -169,9 +125,10 @@ def test_a_prompt_that_no_worker_takes_is_withdrawn_at_the_deadline(api: Api, st
     man(store)
     refused = refusal(lambda: sample(api, job.id, timeout=4))
     assert refused.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert refused.message == (
-        "No worker of host gpu-a answered within 3 s, and none will answer this later; "
-        "its workers train or are gone (`turnloom hosts`)."
+    assert re.fullmatch(
+        r"No worker of host gpu-a answered within \d s, and none will answer this later; "
+        r"its workers train or are gone \(`turnloom hosts`\)\.",
+        refused.message,
     )
     assert waiting(store) == []
     assert not store.rq.keys("*call-*")
@@ -190,7 +147,7 @@ def test_a_ticket_expires_by_itself_should_the_api_die(api: Api, store: Store, j
     asked = api.jobs.Sample.future(tr.SampleRequest(job=job.id, conversation=chat(WORD)), timeout=LIMIT)
     wait_until(lambda: bool(waiting(store)))
     (ticket,) = waiting(store)
-    assert 0 < store.rq.ttl(f"rq:job:{ticket}") <= LIMIT
+    assert 0 < store.rq.ttl(f"rq:job:{ticket}") <= LIMIT + 10
     kept = RqJob.fetch(ticket, connection=store.rq, serializer=JSONSerializer)
     assert kept.func_name == "services.trainer.sample.run"
     assert (kept.result_ttl, kept.failure_ttl) == (10, 10)
@@ -212,7 +169,7 @@ def test_what_the_worker_is_given_are_ids_and_what_it_gives_is_text(job: JobReco
     model = played.api.registry.get(MODEL).vocabulary
     stop = model.table.by_content["<|im_end|>"].id
     answer = {"token_ids": [*model.encode(["very well"], [False]).ids.tolist(), stop], "finish_reason": "stop"}
-    reply = played.sample(job.id, answer, seed=7)
+    reply = played.sample(job.id, chat(WORD), answer, seed=7)
     assert (reply.text, reply.finish_reason, reply.checkpoint) == ("very well", "stop", f"{job.id}-a1-s0")
     (order,) = played.orders
     assert set(order) == {"path", "prompt", "stop", "max_tokens", "temperature", "top_p", "seed", "until"}
@@ -245,7 +202,7 @@ def test_what_the_worker_is_given_are_ids_and_what_it_gives_is_text(job: JobReco
 def test_what_goes_wrong_at_the_host_is_said_in_its_words(
     job: JobRecord, played: Played, answer: dict[str, str], code: grpc.StatusCode, sentence: str
 ) -> None:
-    refused = refusal(lambda: played.sample(job.id, answer))
+    refused = refusal(lambda: played.sample(job.id, chat(WORD), answer))
     assert refused.code is code
     assert sentence in refused.message
 

@@ -23,7 +23,10 @@ from services.preprocess.registry import load_entry
 from services.preprocess.sandbox import Limits, Sandbox
 from services.store.logs import log_to_stderr
 from services.store.records import HostRecord
+from services.store.store import Store
+from services.trainer import sample as trainer
 from tests.api_calls import MODEL, Api, Start, dataset_stream, first_request, options
+from tests.sample_runs import Played, ended, man
 from tests.source_runs import Sources
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import preprocess_pb2 as pb
@@ -174,6 +177,39 @@ def test_good_and_bad_conversations_leave_no_word_in_any_log(
     job = api.jobs.CreateJob(request, timeout=LIMIT).job
     every_other_rpc(api, made.id, job.id)
     unmarked(capfd, at_least=8 * 10 + 30)
+
+
+def test_a_prompt_and_its_reply_leave_no_word_in_any_log_and_no_id_in_redis(
+    keep_logging: None,
+    start_api: Start,
+    store: Store,
+    redis_url: str,
+    gpu_host: HostRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    log_to_stderr("debug")
+    api = start_api(redis_url)
+    made = api.datasets.CreateDataset(dataset_stream([good()] * 4), timeout=LIMIT).dataset
+    request = tr.CreateJobRequest(model=MODEL, training_dataset=made.id)
+    job = ended(store, api.jobs.CreateJob(request, timeout=LIMIT).job.id).id
+    played = Played(api, store)
+    monkeypatch.setattr(trainer, "run", played.run)
+    asked = ty.Conversation(messages=[message("user", f"{MARK}?")])
+    said = api.registry.get(MODEL).vocabulary.encode([f"{MARK}!"], [False]).ids.tolist()
+    assert played.sample(job, asked, {"token_ids": said, "finish_reason": "stop"}).text == f"{MARK}!"
+    assert refused(lambda: played.sample(job, asked, {"code": "UNKNOWN", "message": "x", "hint": ""}))
+    man(store)
+    assert refused(lambda: api.jobs.Sample(tr.SampleRequest(job=job, conversation=asked), timeout=3))
+    assert len(played.orders) == 2
+    prompt = json.dumps(played.orders[0]["prompt"])[1:-1]
+    everything = [store.redis.dump(key) or b"" for key in store.redis.keys("rq:*")]
+    assert not [key for key in store.redis.keys("rq:*") if "call-" in key]
+    assert not any(json.dumps(said)[1:-1].encode() in one or prompt.encode() in one for one in everything)
+    out, err = capfd.readouterr()
+    assert MARK not in out + err
+    assert prompt not in err
+    assert '"prompt_tokens": ' in err
 
 
 def test_hostile_templates_leave_no_word_in_any_log(

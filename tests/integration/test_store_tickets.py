@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from rq import Queue, SimpleWorker
@@ -73,6 +75,70 @@ def test_a_call_that_nobody_takes_ends_at_its_deadline_and_is_taken_back(store: 
         store.tickets.result(name, 0.5)
     assert time.monotonic() - began < 10
     assert store.tickets.depth("q") == 0
+
+
+def asking(store: Store, question: str, **more: object) -> Future[object]:
+    """`ask` in a thread; the call is in the queue when this returns."""
+    pool = ThreadPoolExecutor(1)
+    function = f"{__name__}.answer"
+    asked = pool.submit(lambda: store.tickets.ask("q", function, {"question": question}, timeout=5, **more))  # type: ignore[arg-type]
+    pool.shutdown(wait=False)
+    end = time.monotonic() + 5
+    while not store.tickets.depth("q"):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return asked
+
+
+def left(store: Store) -> list[str]:
+    """Keys that hold, or name, a call."""
+    keys = store.redis.keys("rq:*")
+    return [key for key in keys if "call-" in key or "call-" in str(store.rq.dump(key))]
+
+
+@pytest.mark.parametrize("question", ["why", "bad"])
+def test_of_a_question_nothing_stays_in_redis_once_it_is_answered_well_or_badly(store: Store, question: str) -> None:
+    asked = asking(store, question)
+    assert left(store)
+    work(store, "q")
+    if question == "bad":
+        with pytest.raises(TicketFailed, match=r"^the question is bad$"):
+            asked.result(10)
+    else:
+        assert asked.result(10) == {"answer": "WHY", "numbers": [1, 2.5, None]}
+    assert left(store) == []
+
+
+def test_a_question_that_nobody_takes_is_gone_at_its_deadline_or_when_its_caller_stops(store: Store) -> None:
+    with pytest.raises(TicketTimeout, match=r"no worker answered on queue q within 0.3 s"):
+        store.tickets.ask("q", f"{__name__}.answer", {"question": "why"}, timeout=0.3)
+    assert left(store) == []
+    stop = threading.Event()
+    asked = asking(store, "why", stop=stop)
+    began = time.monotonic()
+    stop.set()
+    with pytest.raises(TicketTimeout):
+        asked.result(10)
+    assert time.monotonic() - began < 3
+    assert left(store) == []
+    work(store, "q")  # nothing is done later
+
+
+def test_a_question_is_asked_before_what_waits_and_expires_if_its_caller_dies(store: Store) -> None:
+    job = store.tickets.enqueue(queued(store, "q"))
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        function, arguments = f"{__name__}.answer", {"question": "why"}
+        asked = pool.submit(lambda: store.tickets.ask("train.q", function, arguments, timeout=5, stop=stop))
+        end = time.monotonic() + 5
+        while store.tickets.depth("train.q") < 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        first, second = store.tickets.waiting("q")
+        assert (first.startswith("call-"), second) == (True, job)
+        assert 0 < store.redis.ttl(f"rq:job:{first}") <= 15
+        stop.set()
+        assert isinstance(asked.exception(10), TicketTimeout)
 
 
 def test_a_ticket_that_a_dead_worker_was_taking_over_is_cleared_after_a_minute(store: Store) -> None:
