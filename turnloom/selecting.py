@@ -74,12 +74,13 @@ class Selected:
 class Looking:
     """Looks at the rows of one source, from the first on."""
 
-    def __init__(self, choice: Choice, shape: Format) -> None:
+    def __init__(self, choice: Choice, shape: Format, *, compare: bool = False) -> None:
         """Begin.
 
         Args:
             choice: what is asked for.
             shape: format of the rows.
+            compare: digests are wanted, whatever is asked for.
 
         Raises:
             InvalidInput: the filter can't be read.
@@ -87,6 +88,7 @@ class Looking:
         self._choice = choice
         self._shape = shape
         self._wanted = choice.row_filter.check()
+        self._compare = compare or choice.compares
         self._digests = bytearray()
         self._passed = bytearray()
 
@@ -95,11 +97,16 @@ class Looking:
         document = document_of(row, self._shape)
         wanted = passes(row, document, self._wanted)
         self._passed.append(wanted)
-        if self._choice.compares:
+        if self._compare:
             known = wanted and isinstance(document, dict)
             position = len(self._passed) - 1
             same = digest(document, self._choice.deduplicate or "exact") if known else position.to_bytes(DIGEST, "big")  # type: ignore[arg-type]  # known
             self._digests += same
+
+    @property
+    def digests(self) -> NDArray[np.bytes_]:
+        """Of the rows so far, shape (rows,); of a row that can't be read or is not wanted one that is no other's."""
+        return np.frombuffer(bytes(self._digests), dtype=f"S{DIGEST}")
 
     def selected(self) -> Selected:
         """What is wanted of the rows so far.
@@ -116,7 +123,7 @@ class Looking:
         nothing = np.zeros(len(passed), dtype=np.bool_)
         if not self._choice.compares:
             return Selected(passed, nothing, filtered, 0, 0)
-        digests = np.frombuffer(bytes(self._digests), dtype=f"S{DIGEST}")
+        digests = self.digests
         keep = passed & first_of_each(digests) if self._choice.deduplicate else passed
         duplicates = int(passed.sum() - keep.sum())
         if not self._choice.test_fraction:

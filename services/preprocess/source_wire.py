@@ -58,10 +58,12 @@ def described(message: pb.DatasetSource, skip_bad: bool) -> DatasetSource:
 def _checked(message: pb.DatasetSource, path: str, skip_bad: bool, violations: Violations) -> DatasetSource:
     """The record of a source in which nothing contradicts itself."""
     check_bytes(message.uri, f"{path}.uri", MAX_URI_BYTES, violations)
-    for name in ("split", "revision", "config"):
+    for name in ("split", "revision", "config", "overlap_split"):
         check_bytes(getattr(message, name), f"{path}.{name}", MAX_NAME_BYTES, violations)
     if len(message.column_mapping) > MAX_COLUMNS:
         violations.add(f"{path}.column_mapping", f"has {len(message.column_mapping)} entries; {MAX_COLUMNS} are taken.")
+    if message.overlap_split and message.test_fraction:
+        violations.add(f"{path}.overlap_split", "and test_fraction exclude each other; leave one out.")
     if not 0 <= message.test_fraction < 1:
         violations.add(f"{path}.test_fraction", f"is {message.test_fraction}; 0 <= test_fraction < 1 is needed.")
     same = None
@@ -89,6 +91,7 @@ def _checked(message: pb.DatasetSource, path: str, skip_bad: bool, violations: V
         test_fraction=message.test_fraction,
         split_seed=message.split_seed,
         take_test=message.take_test,
+        overlap_split=message.overlap_split,
         skip_bad=skip_bad,
         filter=RowFilterRecord(
             asked.where, asked.min_messages, asked.max_messages, asked.min_characters, asked.max_characters
@@ -120,6 +123,7 @@ def source_message(record: DatasetSource) -> pb.DatasetSource:
         test_fraction=record.test_fraction,
         split_seed=record.split_seed,
         take_test=record.take_test,
+        overlap_split=record.overlap_split,
     )
     if record.deduplicate:
         message.deduplicate = DEDUPLICATE.to_wire[Deduplicate(record.deduplicate)]  # type: ignore[assignment]

@@ -386,6 +386,7 @@ class DatasetSource:
     take_test: bool = False  #: take what is held out, not the rest
     skip_bad: bool = False  #: leave bad rows out and report them, instead of failing
     filter: RowFilterRecord = field(default_factory=RowFilterRecord)
+    overlap_split: str = ""  #: another split of a hub dataset, in which this dataset's conversations are looked for
     streaming: bool = True  #: read a hub dataset as it comes, instead of downloading all of it first
 
 

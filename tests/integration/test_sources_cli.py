@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tests.cli_runs import turnloom
+from tests.fakes.hub import Hub
 from tests.source_runs import Sources
 
 pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.source_fixtures"]
@@ -44,6 +45,29 @@ def test_a_source_is_split_and_deduplicated_by_the_server(sources: Sources) -> N
     assert train["warnings"][0]["message"] == "2 of 10 conversations came before (exact) and are left out."
     wrong = turnloom(sources.api.address, "dataset", "import", path, "--deduplicate", "fuzzy")
     assert (wrong.code, "Choose from exact, normalized." in wrong.err) == (2, True)
+
+
+def test_two_splits_of_a_hub_dataset_become_two_datasets_and_their_overlap_is_counted(
+    sources: Sources, tmp_path: Path
+) -> None:
+    def split(*texts: str) -> bytes:
+        return "".join(json.dumps({"prompt": text, "completion": "a"}) + "\n" for text in texts).encode()
+
+    files = {"train.jsonl": split("a", "b", "c"), "test.jsonl": split("c", "d")}
+    with Hub("org/chats", files) as hub:
+        sources.workers.start(HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="0")
+        made = turnloom(sources.api.address, "dataset", "import", "org/chats", "--test-split", "test")
+        assert made.code == 0, made.err
+        assert "1 of 2 conversations are in the split train too." in made.err
+        assert "org/chats (test): 1 test conversations are in the training part too (overlapping: 1)" in made.err
+        words = ("--test-split", "test", "--deduplicate", "exact", "--no-streaming", "--json")
+        train, test = turnloom(sources.api.address, "dataset", "import", "org/chats", *words).document
+        assert (train["conversations"], test["conversations"], test["left_out"]["overlapping"]) == (3, 2, 1)
+        wanted = ("--where", "prompt != c", "--json")
+        chosen = turnloom(sources.api.address, "dataset", "create", "org/chats", *wanted).document
+        assert (chosen["conversations"], chosen["left_out"]["filtered"]) == (2, 1)
+    both = turnloom(sources.api.address, "dataset", "import", "x", "--test-split", "test", "--test-fraction", "0.1")
+    assert (both.code, "exclude each other" in both.err) == (2, True)
 
 
 def test_a_mistyped_file_is_no_hub_name(sources: Sources) -> None:

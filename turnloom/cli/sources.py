@@ -126,7 +126,7 @@ def parts(source: datasets_pb2.DatasetSource, test_split: str = "") -> Iterator[
     training.CopyFrom(source)
     held_out.CopyFrom(source)
     if test_split:
-        held_out.split = test_split
+        held_out.split, held_out.overlap_split = test_split, source.split or "train"
     else:
         held_out.take_test = True
     yield training, " (train)"

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from turnloom.v1 import types_pb2 as turnloom_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aturnloom/v1/datasets.proto\x12\x0bturnloom.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17turnloom/v1/types.proto\"\xa9\x01\n\x14\x43reateDatasetRequest\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32 .turnloom.v1.CreateDatasetHeaderH\x00\x12*\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x19.turnloom.v1.DatasetChunkH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.turnloom.v1.DatasetEndH\x00\x42\t\n\x07payload\"K\n\nDatasetEnd\x12\x15\n\rconversations\x18\x01 \x01(\x04\x12&\n\x08left_out\x18\x02 \x01(\x0b\x32\x14.turnloom.v1.LeftOut\"X\n\x07LeftOut\x12\x10\n\x08\x66iltered\x18\x01 \x01(\x04\x12\x12\n\nduplicates\x18\x02 \x01(\x04\x12\x13\n\x0boverlapping\x18\x03 \x01(\x04\x12\x12\n\nunreadable\x18\x04 \x01(\x04\"^\n\x0c\x44\x61tasetChunk\x12\x30\n\rconversations\x18\x01 \x03(\x0b\x32\x19.turnloom.v1.Conversation\x12\x12\n\x05\x66irst\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_first\"\xf8\x02\n\x13\x43reateDatasetHeader\x12\x14\n\x0c\x64isplay_name\x18\x01 \x01(\t\x12/\n\x07options\x18\x02 \x01(\x0b\x32\x1e.turnloom.v1.PreprocessOptions\x12+\n\x08\x62\x61\x64_rows\x18\x03 \x01(\x0e\x32\x14.turnloom.v1.BadRowsH\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12*\n\x06source\x18\x05 \x01(\x0b\x32\x1a.turnloom.v1.DatasetSource\x12@\n\x08metadata\x18\x06 \x03(\x0b\x32..turnloom.v1.CreateDatasetHeader.MetadataEntry\x12-\n\tsent_from\x18\x07 \x01(\x0b\x32\x1a.turnloom.v1.DatasetSource\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_bad_rows\"\xb9\x03\n\rDatasetSource\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x04 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\t\x12\x45\n\x0e\x63olumn_mapping\x18\x06 \x03(\x0b\x32-.turnloom.v1.DatasetSource.ColumnMappingEntry\x12\r\n\x05limit\x18\x07 \x01(\x04\x12\x32\n\x0b\x64\x65\x64uplicate\x18\x08 \x01(\x0e\x32\x18.turnloom.v1.DeduplicateH\x00\x88\x01\x01\x12\x15\n\rtest_fraction\x18\t \x01(\x01\x12\x12\n\nsplit_seed\x18\n \x01(\x04\x12\x11\n\ttake_test\x18\x0b \x01(\x08\x12&\n\x06\x66ilter\x18\x0c \x01(\x0b\x32\x16.turnloom.v1.RowFilter\x12\x16\n\tstreaming\x18\r \x01(\x08H\x01\x88\x01\x01\x1a\x34\n\x12\x43olumnMappingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_deduplicateB\x0c\n\n_streaming\"v\n\tRowFilter\x12\r\n\x05where\x18\x01 \x03(\t\x12\x14\n\x0cmin_messages\x18\x02 \x01(\r\x12\x14\n\x0cmax_messages\x18\x03 \x01(\r\x12\x16\n\x0emin_characters\x18\x04 \x01(\x04\x12\x16\n\x0emax_characters\x18\x05 \x01(\x04\"T\n\x15\x43reateDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.turnloom.v1.Dataset\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x02 \x01(\x08\"\xbf\x07\n\x07\x44\x61taset\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.turnloom.v1.DatasetState\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12/\n\x07options\x18\x05 \x01(\x0b\x32\x1e.turnloom.v1.PreprocessOptions\x12\x15\n\rconversations\x18\x06 \x01(\x04\x12\x10\n\x08\x65xamples\x18\x07 \x01(\x04\x12\x0e\n\x06tokens\x18\x08 \x01(\x04\x12\x13\n\x0bloss_tokens\x18\t \x01(\x04\x12\x12\n\nweight_sum\x18\n \x01(\x01\x12\x14\n\x0ctarget_bytes\x18\x0b \x01(\x04\x12\x1a\n\x12truncated_examples\x18\x0c \x01(\x04\x12\x1d\n\x15skipped_conversations\x18\r \x01(\x04\x12\"\n\x06issues\x18\x0e \x03(\x0b\x32\x12.turnloom.v1.Issue\x12!\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x12.turnloom.v1.Error\x12\r\n\x05owner\x18\x10 \x01(\t\x12\x34\n\x08metadata\x18\x11 \x03(\x0b\x32\".turnloom.v1.Dataset.MetadataEntry\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nready_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0ftemplate_sha256\x18\x14 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x15 \x01(\t\x12\x30\n\x10length_histogram\x18\x16 \x01(\x0b\x32\x16.turnloom.v1.Histogram\x12\x34\n\x14loss_token_histogram\x18\x17 \x01(\x0b\x32\x16.turnloom.v1.Histogram\x12&\n\x08warnings\x18\x18 \x03(\x0b\x32\x14.turnloom.v1.Warning\x12*\n\x06source\x18\x19 \x01(\x0b\x32\x1a.turnloom.v1.DatasetSource\x12\x1a\n\x12\x63onversations_read\x18\x1a \x01(\x04\x12\x0e\n\x06shards\x18\x1b \x01(\r\x12\x13\n\x0bshards_done\x18\x1c \x01(\r\x12&\n\x08left_out\x18\x1d \x01(\x0b\x32\x14.turnloom.v1.LeftOut\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\x11GetDatasetRequest\x12\n\n\x02id\x18\x01 \x01(\t\";\n\x12GetDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.turnloom.v1.Dataset\"f\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.turnloom.v1.DatasetState\"W\n\x14ListDatasetsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.turnloom.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x14\x44\x65leteDatasetRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteDatasetResponse\"7\n\x16\x44ownloadDatasetRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tstart_row\x18\x02 \x01(\x04\"A\n\x17\x44ownloadDatasetResponse\x12&\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x17.turnloom.v1.TokenBatch\"!\n\x13WatchDatasetRequest\x12\n\n\x02id\x18\x01 \x01(\t\"=\n\x14WatchDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.turnloom.v1.Dataset\"\"\n\x14\x43\x61ncelDatasetRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x15\x43\x61ncelDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.turnloom.v1.Dataset*\x99\x01\n\x0c\x44\x61tasetState\x12\x1d\n\x19\x44\x41TASET_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x41TASET_STATE_CREATING\x10\x01\x12\x17\n\x13\x44\x41TASET_STATE_READY\x10\x02\x12\x18\n\x14\x44\x41TASET_STATE_FAILED\x10\x03\x12\x1b\n\x17\x44\x41TASET_STATE_CANCELLED\x10\x04*I\n\x07\x42\x61\x64Rows\x12\x18\n\x14\x42\x41\x44_ROWS_UNSPECIFIED\x10\x00\x12\x11\n\rBAD_ROWS_FAIL\x10\x01\x12\x11\n\rBAD_ROWS_SKIP\x10\x02*]\n\x0b\x44\x65\x64uplicate\x12\x1b\n\x17\x44\x45\x44UPLICATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x45\x44UPLICATE_EXACT\x10\x01\x12\x1a\n\x16\x44\x45\x44UPLICATE_NORMALIZED\x10\x02\x32\xf5\x04\n\x0e\x44\x61tasetService\x12X\n\rCreateDataset\x12!.turnloom.v1.CreateDatasetRequest\x1a\".turnloom.v1.CreateDatasetResponse(\x01\x12M\n\nGetDataset\x12\x1e.turnloom.v1.GetDatasetRequest\x1a\x1f.turnloom.v1.GetDatasetResponse\x12S\n\x0cListDatasets\x12 .turnloom.v1.ListDatasetsRequest\x1a!.turnloom.v1.ListDatasetsResponse\x12V\n\rDeleteDataset\x12!.turnloom.v1.DeleteDatasetRequest\x1a\".turnloom.v1.DeleteDatasetResponse\x12^\n\x0f\x44ownloadDataset\x12#.turnloom.v1.DownloadDatasetRequest\x1a$.turnloom.v1.DownloadDatasetResponse0\x01\x12U\n\x0cWatchDataset\x12 .turnloom.v1.WatchDatasetRequest\x1a!.turnloom.v1.WatchDatasetResponse0\x01\x12V\n\rCancelDataset\x12!.turnloom.v1.CancelDatasetRequest\x1a\".turnloom.v1.CancelDatasetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aturnloom/v1/datasets.proto\x12\x0bturnloom.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17turnloom/v1/types.proto\"\xa9\x01\n\x14\x43reateDatasetRequest\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32 .turnloom.v1.CreateDatasetHeaderH\x00\x12*\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x19.turnloom.v1.DatasetChunkH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.turnloom.v1.DatasetEndH\x00\x42\t\n\x07payload\"K\n\nDatasetEnd\x12\x15\n\rconversations\x18\x01 \x01(\x04\x12&\n\x08left_out\x18\x02 \x01(\x0b\x32\x14.turnloom.v1.LeftOut\"X\n\x07LeftOut\x12\x10\n\x08\x66iltered\x18\x01 \x01(\x04\x12\x12\n\nduplicates\x18\x02 \x01(\x04\x12\x13\n\x0boverlapping\x18\x03 \x01(\x04\x12\x12\n\nunreadable\x18\x04 \x01(\x04\"^\n\x0c\x44\x61tasetChunk\x12\x30\n\rconversations\x18\x01 \x03(\x0b\x32\x19.turnloom.v1.Conversation\x12\x12\n\x05\x66irst\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_first\"\xf8\x02\n\x13\x43reateDatasetHeader\x12\x14\n\x0c\x64isplay_name\x18\x01 \x01(\t\x12/\n\x07options\x18\x02 \x01(\x0b\x32\x1e.turnloom.v1.PreprocessOptions\x12+\n\x08\x62\x61\x64_rows\x18\x03 \x01(\x0e\x32\x14.turnloom.v1.BadRowsH\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12*\n\x06source\x18\x05 \x01(\x0b\x32\x1a.turnloom.v1.DatasetSource\x12@\n\x08metadata\x18\x06 \x03(\x0b\x32..turnloom.v1.CreateDatasetHeader.MetadataEntry\x12-\n\tsent_from\x18\x07 \x01(\x0b\x32\x1a.turnloom.v1.DatasetSource\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_bad_rows\"\xd0\x03\n\rDatasetSource\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x04 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\t\x12\x45\n\x0e\x63olumn_mapping\x18\x06 \x03(\x0b\x32-.turnloom.v1.DatasetSource.ColumnMappingEntry\x12\r\n\x05limit\x18\x07 \x01(\x04\x12\x32\n\x0b\x64\x65\x64uplicate\x18\x08 \x01(\x0e\x32\x18.turnloom.v1.DeduplicateH\x00\x88\x01\x01\x12\x15\n\rtest_fraction\x18\t \x01(\x01\x12\x12\n\nsplit_seed\x18\n \x01(\x04\x12\x11\n\ttake_test\x18\x0b \x01(\x08\x12&\n\x06\x66ilter\x18\x0c \x01(\x0b\x32\x16.turnloom.v1.RowFilter\x12\x16\n\tstreaming\x18\r \x01(\x08H\x01\x88\x01\x01\x12\x15\n\roverlap_split\x18\x0e \x01(\t\x1a\x34\n\x12\x43olumnMappingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_deduplicateB\x0c\n\n_streaming\"v\n\tRowFilter\x12\r\n\x05where\x18\x01 \x03(\t\x12\x14\n\x0cmin_messages\x18\x02 \x01(\r\x12\x14\n\x0cmax_messages\x18\x03 \x01(\r\x12\x16\n\x0emin_characters\x18\x04 \x01(\x04\x12\x16\n\x0emax_characters\x18\x05 \x01(\x04\"T\n\x15\x43reateDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.turnloom.v1.Dataset\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x02 \x01(\x08\"\xbf\x07\n\x07\x44\x61taset\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.turnloom.v1.DatasetState\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12/\n\x07options\x18\x05 \x01(\x0b\x32\x1e.turnloom.v1.PreprocessOptions\x12\x15\n\rconversations\x18\x06 \x01(\x04\x12\x10\n\x08\x65xamples\x18\x07 \x01(\x04\x12\x0e\n\x06tokens\x18\x08 \x01(\x04\x12\x13\n\x0bloss_tokens\x18\t \x01(\x04\x12\x12\n\nweight_sum\x18\n \x01(\x01\x12\x14\n\x0ctarget_bytes\x18\x0b \x01(\x04\x12\x1a\n\x12truncated_examples\x18\x0c \x01(\x04\x12\x1d\n\x15skipped_conversations\x18\r \x01(\x04\x12\"\n\x06issues\x18\x0e \x03(\x0b\x32\x12.turnloom.v1.Issue\x12!\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x12.turnloom.v1.Error\x12\r\n\x05owner\x18\x10 \x01(\t\x12\x34\n\x08metadata\x18\x11 \x03(\x0b\x32\".turnloom.v1.Dataset.MetadataEntry\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nready_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0ftemplate_sha256\x18\x14 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x15 \x01(\t\x12\x30\n\x10length_histogram\x18\x16 \x01(\x0b\x32\x16.turnloom.v1.Histogram\x12\x34\n\x14loss_token_histogram\x18\x17 \x01(\x0b\x32\x16.turnloom.v1.Histogram\x12&\n\x08warnings\x18\x18 \x03(\x0b\x32\x14.turnloom.v1.Warning\x12*\n\x06source\x18\x19 \x01(\x0b\x32\x1a.turnloom.v1.DatasetSource\x12\x1a\n\x12\x63onversations_read\x18\x1a \x01(\x04\x12\x0e\n\x06shards\x18\x1b \x01(\r\x12\x13\n\x0bshards_done\x18\x1c \x01(\r\x12&\n\x08left_out\x18\x1d \x01(\x0b\x32\x14.turnloom.v1.LeftOut\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\x11GetDatasetRequest\x12\n\n\x02id\x18\x01 \x01(\t\";\n\x12GetDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.turnloom.v1.Dataset\"f\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.turnloom.v1.DatasetState\"W\n\x14ListDatasetsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.turnloom.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x14\x44\x65leteDatasetRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteDatasetResponse\"7\n\x16\x44ownloadDatasetRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tstart_row\x18\x02 \x01(\x04\"A\n\x17\x44ownloadDatasetResponse\x12&\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x17.turnloom.v1.TokenBatch\"!\n\x13WatchDatasetRequest\x12\n\n\x02id\x18\x01 \x01(\t\"=\n\x14WatchDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.turnloom.v1.Dataset\"\"\n\x14\x43\x61ncelDatasetRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x15\x43\x61ncelDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.turnloom.v1.Dataset*\x99\x01\n\x0c\x44\x61tasetState\x12\x1d\n\x19\x44\x41TASET_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x41TASET_STATE_CREATING\x10\x01\x12\x17\n\x13\x44\x41TASET_STATE_READY\x10\x02\x12\x18\n\x14\x44\x41TASET_STATE_FAILED\x10\x03\x12\x1b\n\x17\x44\x41TASET_STATE_CANCELLED\x10\x04*I\n\x07\x42\x61\x64Rows\x12\x18\n\x14\x42\x41\x44_ROWS_UNSPECIFIED\x10\x00\x12\x11\n\rBAD_ROWS_FAIL\x10\x01\x12\x11\n\rBAD_ROWS_SKIP\x10\x02*]\n\x0b\x44\x65\x64uplicate\x12\x1b\n\x17\x44\x45\x44UPLICATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x45\x44UPLICATE_EXACT\x10\x01\x12\x1a\n\x16\x44\x45\x44UPLICATE_NORMALIZED\x10\x02\x32\xf5\x04\n\x0e\x44\x61tasetService\x12X\n\rCreateDataset\x12!.turnloom.v1.CreateDatasetRequest\x1a\".turnloom.v1.CreateDatasetResponse(\x01\x12M\n\nGetDataset\x12\x1e.turnloom.v1.GetDatasetRequest\x1a\x1f.turnloom.v1.GetDatasetResponse\x12S\n\x0cListDatasets\x12 .turnloom.v1.ListDatasetsRequest\x1a!.turnloom.v1.ListDatasetsResponse\x12V\n\rDeleteDataset\x12!.turnloom.v1.DeleteDatasetRequest\x1a\".turnloom.v1.DeleteDatasetResponse\x12^\n\x0f\x44ownloadDataset\x12#.turnloom.v1.DownloadDatasetRequest\x1a$.turnloom.v1.DownloadDatasetResponse0\x01\x12U\n\x0cWatchDataset\x12 .turnloom.v1.WatchDatasetRequest\x1a!.turnloom.v1.WatchDatasetResponse0\x01\x12V\n\rCancelDataset\x12!.turnloom.v1.CancelDatasetRequest\x1a\".turnloom.v1.CancelDatasetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,12 +39,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASETSOURCE_COLUMNMAPPINGENTRY']._serialized_options = b'8\001'
   _globals['_DATASET_METADATAENTRY']._loaded_options = None
   _globals['_DATASET_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_DATASETSTATE']._serialized_start=3198
-  _globals['_DATASETSTATE']._serialized_end=3351
-  _globals['_BADROWS']._serialized_start=3353
-  _globals['_BADROWS']._serialized_end=3426
-  _globals['_DEDUPLICATE']._serialized_start=3428
-  _globals['_DEDUPLICATE']._serialized_end=3521
+  _globals['_DATASETSTATE']._serialized_start=3221
+  _globals['_DATASETSTATE']._serialized_end=3374
+  _globals['_BADROWS']._serialized_start=3376
+  _globals['_BADROWS']._serialized_end=3449
+  _globals['_DEDUPLICATE']._serialized_start=3451
+  _globals['_DEDUPLICATE']._serialized_end=3544
   _globals['_CREATEDATASETREQUEST']._serialized_start=102
   _globals['_CREATEDATASETREQUEST']._serialized_end=271
   _globals['_DATASETEND']._serialized_start=273
@@ -58,41 +58,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEDATASETHEADER_METADATAENTRY']._serialized_start=853
   _globals['_CREATEDATASETHEADER_METADATAENTRY']._serialized_end=900
   _globals['_DATASETSOURCE']._serialized_start=916
-  _globals['_DATASETSOURCE']._serialized_end=1357
-  _globals['_DATASETSOURCE_COLUMNMAPPINGENTRY']._serialized_start=1275
-  _globals['_DATASETSOURCE_COLUMNMAPPINGENTRY']._serialized_end=1327
-  _globals['_ROWFILTER']._serialized_start=1359
-  _globals['_ROWFILTER']._serialized_end=1477
-  _globals['_CREATEDATASETRESPONSE']._serialized_start=1479
-  _globals['_CREATEDATASETRESPONSE']._serialized_end=1563
-  _globals['_DATASET']._serialized_start=1566
-  _globals['_DATASET']._serialized_end=2525
+  _globals['_DATASETSOURCE']._serialized_end=1380
+  _globals['_DATASETSOURCE_COLUMNMAPPINGENTRY']._serialized_start=1298
+  _globals['_DATASETSOURCE_COLUMNMAPPINGENTRY']._serialized_end=1350
+  _globals['_ROWFILTER']._serialized_start=1382
+  _globals['_ROWFILTER']._serialized_end=1500
+  _globals['_CREATEDATASETRESPONSE']._serialized_start=1502
+  _globals['_CREATEDATASETRESPONSE']._serialized_end=1586
+  _globals['_DATASET']._serialized_start=1589
+  _globals['_DATASET']._serialized_end=2548
   _globals['_DATASET_METADATAENTRY']._serialized_start=853
   _globals['_DATASET_METADATAENTRY']._serialized_end=900
-  _globals['_GETDATASETREQUEST']._serialized_start=2527
-  _globals['_GETDATASETREQUEST']._serialized_end=2558
-  _globals['_GETDATASETRESPONSE']._serialized_start=2560
-  _globals['_GETDATASETRESPONSE']._serialized_end=2619
-  _globals['_LISTDATASETSREQUEST']._serialized_start=2621
-  _globals['_LISTDATASETSREQUEST']._serialized_end=2723
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=2725
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=2812
-  _globals['_DELETEDATASETREQUEST']._serialized_start=2814
-  _globals['_DELETEDATASETREQUEST']._serialized_end=2848
-  _globals['_DELETEDATASETRESPONSE']._serialized_start=2850
-  _globals['_DELETEDATASETRESPONSE']._serialized_end=2873
-  _globals['_DOWNLOADDATASETREQUEST']._serialized_start=2875
-  _globals['_DOWNLOADDATASETREQUEST']._serialized_end=2930
-  _globals['_DOWNLOADDATASETRESPONSE']._serialized_start=2932
-  _globals['_DOWNLOADDATASETRESPONSE']._serialized_end=2997
-  _globals['_WATCHDATASETREQUEST']._serialized_start=2999
-  _globals['_WATCHDATASETREQUEST']._serialized_end=3032
-  _globals['_WATCHDATASETRESPONSE']._serialized_start=3034
-  _globals['_WATCHDATASETRESPONSE']._serialized_end=3095
-  _globals['_CANCELDATASETREQUEST']._serialized_start=3097
-  _globals['_CANCELDATASETREQUEST']._serialized_end=3131
-  _globals['_CANCELDATASETRESPONSE']._serialized_start=3133
-  _globals['_CANCELDATASETRESPONSE']._serialized_end=3195
-  _globals['_DATASETSERVICE']._serialized_start=3524
-  _globals['_DATASETSERVICE']._serialized_end=4153
+  _globals['_GETDATASETREQUEST']._serialized_start=2550
+  _globals['_GETDATASETREQUEST']._serialized_end=2581
+  _globals['_GETDATASETRESPONSE']._serialized_start=2583
+  _globals['_GETDATASETRESPONSE']._serialized_end=2642
+  _globals['_LISTDATASETSREQUEST']._serialized_start=2644
+  _globals['_LISTDATASETSREQUEST']._serialized_end=2746
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=2748
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=2835
+  _globals['_DELETEDATASETREQUEST']._serialized_start=2837
+  _globals['_DELETEDATASETREQUEST']._serialized_end=2871
+  _globals['_DELETEDATASETRESPONSE']._serialized_start=2873
+  _globals['_DELETEDATASETRESPONSE']._serialized_end=2896
+  _globals['_DOWNLOADDATASETREQUEST']._serialized_start=2898
+  _globals['_DOWNLOADDATASETREQUEST']._serialized_end=2953
+  _globals['_DOWNLOADDATASETRESPONSE']._serialized_start=2955
+  _globals['_DOWNLOADDATASETRESPONSE']._serialized_end=3020
+  _globals['_WATCHDATASETREQUEST']._serialized_start=3022
+  _globals['_WATCHDATASETREQUEST']._serialized_end=3055
+  _globals['_WATCHDATASETRESPONSE']._serialized_start=3057
+  _globals['_WATCHDATASETRESPONSE']._serialized_end=3118
+  _globals['_CANCELDATASETREQUEST']._serialized_start=3120
+  _globals['_CANCELDATASETREQUEST']._serialized_end=3154
+  _globals['_CANCELDATASETRESPONSE']._serialized_start=3156
+  _globals['_CANCELDATASETRESPONSE']._serialized_end=3218
+  _globals['_DATASETSERVICE']._serialized_start=3547
+  _globals['_DATASETSERVICE']._serialized_end=4176
 # @@protoc_insertion_point(module_scope)

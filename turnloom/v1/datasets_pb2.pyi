@@ -175,7 +175,9 @@ class LeftOut(google.protobuf.message.Message):
     duplicates: builtins.int
     """Conversations that came before."""
     overlapping: builtins.int
-    """Of a split: conversations of the test part that are in the training part too. They are not left out."""
+    """Of a split: conversations of the test part that are in the training part too, or in overlap_split. They are not left
+    out.
+    """
     unreadable: builtins.int
     """Of a stream: rows that its sender could not read and did not send."""
     def __init__(
@@ -321,6 +323,7 @@ class DatasetSource(google.protobuf.message.Message):
     TAKE_TEST_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     STREAMING_FIELD_NUMBER: builtins.int
+    OVERLAP_SPLIT_FIELD_NUMBER: builtins.int
     uri: builtins.str
     """Hub dataset ("HuggingFaceH4/no_robots"), or a path or URL below the server's source roots."""
     split: builtins.str
@@ -343,6 +346,10 @@ class DatasetSource(google.protobuf.message.Message):
     """With test_fraction: true takes what is held out, false the rest."""
     streaming: builtins.bool
     """Of a hub dataset: read it as it comes over the network, instead of downloading all files first. Absent: true."""
+    overlap_split: builtins.str
+    """Of a hub dataset: another split, for example "train" beside "test". It is read too, to count the conversations of
+    this dataset that it holds (LeftOut.overlapping). Empty: none.
+    """
     @property
     def column_mapping(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Column that plays each part, for example {"messages": "conversation"}."""
@@ -367,9 +374,10 @@ class DatasetSource(google.protobuf.message.Message):
         take_test: builtins.bool = ...,
         filter: global___RowFilter | None = ...,
         streaming: builtins.bool | None = ...,
+        overlap_split: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_deduplicate", b"_deduplicate", "_streaming", b"_streaming", "deduplicate", b"deduplicate", "filter", b"filter", "streaming", b"streaming"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_deduplicate", b"_deduplicate", "_streaming", b"_streaming", "column_mapping", b"column_mapping", "config", b"config", "deduplicate", b"deduplicate", "filter", b"filter", "format", b"format", "limit", b"limit", "revision", b"revision", "split", b"split", "split_seed", b"split_seed", "streaming", b"streaming", "take_test", b"take_test", "test_fraction", b"test_fraction", "uri", b"uri"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_deduplicate", b"_deduplicate", "_streaming", b"_streaming", "column_mapping", b"column_mapping", "config", b"config", "deduplicate", b"deduplicate", "filter", b"filter", "format", b"format", "limit", b"limit", "overlap_split", b"overlap_split", "revision", b"revision", "split", b"split", "split_seed", b"split_seed", "streaming", b"streaming", "take_test", b"take_test", "test_fraction", b"test_fraction", "uri", b"uri"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_deduplicate", b"_deduplicate"]) -> typing.Literal["deduplicate"] | None: ...
     @typing.overload

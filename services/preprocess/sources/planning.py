@@ -48,7 +48,8 @@ def plan(source: DatasetSource, roots: Sequence[str], folder: str, limit: SizeLi
     if not shards:
         raise SourceEmpty(f"{source.uri} holds no row.", hint="Look at the file, the split and the limit.")
     shape = _shape(source, shards)
-    chosen, remarks = select(source, shards, shape, lease)
+    others = _checked(_other_split(source, roots, folder), lease) if source.overlap_split else ()
+    chosen, remarks = select(source, shards, shape, lease, others)
     refuse_larger(sum(shard.wanted for shard in chosen), 0, limit)
     return SourcePlan(shape, chosen, remarks)
 
@@ -77,6 +78,20 @@ def _hub_pieces(name: str, source: DatasetSource, folder: str, lease: Lease) -> 
     yield from stage(_checked(rows, lease), folder, name, len(begun))
 
 
+def _other_split(source: DatasetSource, roots: Sequence[str], folder: str) -> Iterator[RawRow]:
+    """The split in which conversations of this one are looked for; it is read as it comes and kept nowhere."""
+    from services.preprocess.sources import hub  # noqa: PLC0415  # as above
+
+    location = locate(source.uri, roots)
+    name = location.hub or _hub_folder(source, location)
+    if not name:
+        raise SourceNotKnown(
+            f"{source.uri} has no splits.", "overlap_split is for hub datasets and folders like these."
+        )
+    commit = noted(f"{folder}/hub", lambda: hub.commit_of(name, source.revision))
+    yield from hub.rows(name, replace(source, split=source.overlap_split), commit)
+
+
 def _checked(rows: Iterator[RawRow], lease: Lease) -> Iterator[RawRow]:
     for row in rows:
         lease.check()
@@ -84,9 +99,9 @@ def _checked(rows: Iterator[RawRow], lease: Lease) -> Iterator[RawRow]:
 
 
 def _hub_folder(source: DatasetSource, location: Location) -> str:
-    """A local folder is read as the hub's own where a split or a configuration is named; empty: it is not."""
+    """A local folder is read as the hub's own where splits or a configuration are named; empty: it is not."""
     folders = [place for place in location.places if "://" not in place and os.path.isdir(place)]
-    return folders[0] if folders and (source.split or source.config) else ""
+    return folders[0] if folders and (source.split or source.config or source.overlap_split) else ""
 
 
 def _counted(pieces: Iterator[Piece], limit: SizeLimit, lease: Lease) -> Iterator[Piece]:

@@ -6,10 +6,11 @@ Which rows are wanted is asked of turnloom.selecting, as the client does for its
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.preprocess.sources.errors import SourceEmpty
 from services.preprocess.sources.lease import Lease
@@ -20,7 +21,8 @@ from services.store.records import DatasetSource, LeftOutRecord, WarningRecord
 from turnloom.errors import InvalidInput
 from turnloom.filters import RowFilter
 from turnloom.formats import Format
-from turnloom.selecting import Choice, Looking, Mask, Selected
+from turnloom.rows import RawRow
+from turnloom.selecting import Choice, Looking, Mask, Selected, document_of, overlap
 
 ROWS_A_CHECK = 256  #: rows looked at between two questions whether anybody still waits
 
@@ -37,18 +39,25 @@ def choice_of(source: DatasetSource) -> Choice:
 
 
 def select(
-    source: DatasetSource, shards: Sequence[Shard], shape: Format, lease: Lease
+    source: DatasetSource, shards: Sequence[Shard], shape: Format, lease: Lease, others: Iterable[RawRow] = ()
 ) -> tuple[tuple[Shard, ...], SourceRemarks]:
     """The shards with the rows that are wanted, and what is said of the others.
+
+    Args:
+        source: as it was asked for.
+        shards: all rows of the source.
+        shape: format of the rows.
+        lease: of this task.
+        others: rows of source.overlap_split.
 
     Raises:
         SourceEmpty: no row passes the filter, or there are too few for two parts.
         NotWanted, SourceNotReadable.
     """
     choice = choice_of(source)
-    if not choice:
+    if not (choice or source.overlap_split):
         return tuple(shards), SourceRemarks()
-    looking = Looking(choice, shape)
+    looking = Looking(choice, shape, compare=bool(source.overlap_split))
     for shard in shards:
         for index, row in wanted(shard):
             if index % ROWS_A_CHECK == 0:
@@ -58,10 +67,22 @@ def select(
         selected = looking.selected()
     except InvalidInput as error:
         raise SourceEmpty(error.message, error.hint) from error
+    if source.overlap_split:
+        selected = replace(selected, overlapping=_overlap(source, shape, others, looking.digests[selected.train]))
     keep = selected.test if source.take_test else selected.train
     counts = LeftOutRecord(selected.filtered, selected.duplicates, selected.overlapping)
     remarks = SourceRemarks(counts, tuple(_warnings(source, selected)))
     return tuple(_taking(shards, keep)), remarks
+
+
+def _overlap(source: DatasetSource, shape: Format, others: Iterable[RawRow], own: NDArray[np.bytes_]) -> int:
+    """How many of the chosen conversations another split holds; rows of it that can't be read are no conversation."""
+    looking = Looking(Choice(deduplicate=source.deduplicate), shape, compare=True)
+    known = []
+    for row in others:
+        looking.add(row)
+        known.append(isinstance(document_of(row, shape), dict))
+    return overlap(looking.digests[np.array(known, dtype=np.bool_)], own)
 
 
 def _warnings(source: DatasetSource, selected: Selected) -> list[WarningRecord]:
@@ -72,7 +93,10 @@ def _warnings(source: DatasetSource, selected: Selected) -> list[WarningRecord]:
         compared = rows - selected.filtered
         how = f"({source.deduplicate}) and are left out."
         said.append(f"{selected.duplicates} of {compared} conversations came before {how}")
-    if selected.overlapping:
+    if source.overlap_split and selected.overlapping:
+        own = int(selected.train.sum())
+        said.append(f"{selected.overlapping} of {own} conversations are in the split {source.overlap_split} too.")
+    elif selected.overlapping:
         held = int(selected.test.sum())
         said.append(f"{selected.overlapping} of {held} test conversations are in the training part too; deduplicate.")
     return [WarningRecord(0, sentence) for sentence in said]
