@@ -151,7 +151,7 @@ def test_the_verdict_says_over_how_many_conversations_and_that_few_are_rough() -
             verdict
         )
         assert (f"With {count} conversations it is rough itself." in said(verdict)) == (count == 12)
-        assert "What another seed would change is not in it." in said(verdict)
+        assert "What another seed of training would change is not in it, and may be more." in said(verdict)
 
 
 def test_a_record_of_another_evaluation_or_another_dataset_is_not_used() -> None:
