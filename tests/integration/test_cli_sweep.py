@@ -139,12 +139,6 @@ def test_an_export_without_its_library_says_how_to_get_it(
     assert "--to: there is no 'excel'." in unknown.err
 
 
-def test_sampling_where_the_server_does_not_says_what_to_do(api: Api, gpu_host: HostRecord, chats: Path) -> None:
-    refused = turnloom(api.address, "sample", "job-1", "hello")
-    assert refused.code == 4
-    assert "Sample is not available in this version of the server." in refused.err
-
-
 def test_init_writes_every_default_as_the_server_has_it(api: Api, tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     assert turnloom(api.address, "init", path).code == 0
