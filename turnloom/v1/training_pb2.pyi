@@ -38,7 +38,7 @@ class _JobStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     JOB_STATE_PAUSING: _JobState.ValueType  # 4
     """Saves, then PAUSED."""
     JOB_STATE_PAUSED: _JobState.ValueType  # 5
-    """Waits for ResumeJob."""
+    """Waits for ResumeJob; a cell of a halved sweep may wait for the other cells instead (Job.halving.waiting_step)."""
     JOB_STATE_CANCELLING: _JobState.ValueType  # 6
     """Saves, then CANCELLED."""
     JOB_STATE_SUCCEEDED: _JobState.ValueType  # 7
@@ -46,7 +46,7 @@ class _JobStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     JOB_STATE_FAILED: _JobState.ValueType  # 8
     """`error` says why."""
     JOB_STATE_CANCELLED: _JobState.ValueType  # 9
-    """Stopped by CancelJob."""
+    """Stopped by CancelJob, or by successive halving (Job.halving.stopped)."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """Where a job stands. SUCCEEDED, FAILED and CANCELLED are terminal."""
@@ -62,7 +62,7 @@ JOB_STATE_RUNNING: JobState.ValueType  # 3
 JOB_STATE_PAUSING: JobState.ValueType  # 4
 """Saves, then PAUSED."""
 JOB_STATE_PAUSED: JobState.ValueType  # 5
-"""Waits for ResumeJob."""
+"""Waits for ResumeJob; a cell of a halved sweep may wait for the other cells instead (Job.halving.waiting_step)."""
 JOB_STATE_CANCELLING: JobState.ValueType  # 6
 """Saves, then CANCELLED."""
 JOB_STATE_SUCCEEDED: JobState.ValueType  # 7
@@ -70,7 +70,7 @@ JOB_STATE_SUCCEEDED: JobState.ValueType  # 7
 JOB_STATE_FAILED: JobState.ValueType  # 8
 """`error` says why."""
 JOB_STATE_CANCELLED: JobState.ValueType  # 9
-"""Stopped by CancelJob."""
+"""Stopped by CancelJob, or by successive halving (Job.halving.stopped)."""
 global___JobState = JobState
 
 class _Schedule:
