@@ -81,7 +81,7 @@ def test_the_notebook_runs_as_it_is_and_shows_what_it_promises(stack: Stack, tmp
     interpreter, widgets, test, best, jobs = json.loads(text(ran, "asked"))
     assert interpreter == sys.executable
     assert not widgets
-    assert [step for step, _ in test] == list(range(0, 61, 6))
+    assert [step for step, _ in test] == list(range(0, 61, 10))
     assert test[-1][1] < test[0][1] / 4
     assert f"test NLL {test[0][1]:.4f} before training, {test[-1][1]:.4f} after 60 steps" in text(ran, "result")
     assert re.search(r"SUCCEEDED  ━{20}  step 60/60  NLL ", text(ran, "train"))

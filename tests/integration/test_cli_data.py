@@ -66,6 +66,7 @@ def test_lint_names_offenders_with_file_and_line(api: Api, tmp_path: Path) -> No
     path = write_chats(tmp_path / "dup.jsonl", "hi", "ho")
     path.write_text(path.read_text() * 2, encoding="utf-8")
     found = turnloom(api.address, "lint", path)
+    assert "\nTokens per example: " in found.out
     assert found.code == 0, found.err
     assert f"{path}, line 2" in found.out
     assert turnloom(api.address, "lint", path, "--strict").code == 2

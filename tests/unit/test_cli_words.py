@@ -7,10 +7,10 @@ from turnloom import errors
 from turnloom.cli.exits import CODES, Exit, exit_code
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.live import View
-from turnloom.cli.words import count, duration
+from turnloom.cli.words import buckets, count, duration
 from turnloom.errors import InvalidInput
 from turnloom.splitting import split
-from turnloom.v1 import datasets_pb2, training_pb2
+from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,13 @@ def test_json_shows_the_member_of_a_oneof_that_is_set_and_absent_numbers_as_null
     assert set(plain) == {"event_id", "step"}
     assert plain["step"]["step"] == 3  # type: ignore[index,call-overload]
     assert plain["step"]["gpu_utilization"] is None  # type: ignore[index,call-overload]
+
+
+def test_lengths_are_told_by_the_buckets_that_hold_something() -> None:
+    histogram = types_pb2.Histogram(upper_bounds=[16, 32, 64], counts=[0, 3, 120, 7])
+    assert buckets(histogram) == "3 below 32, 120 below 64, 7 of 64 and more"
+    assert buckets(types_pb2.Histogram(upper_bounds=[16], counts=[0, 0])) == "none"
+    assert buckets(types_pb2.Histogram()) == "none"
 
 
 def step(number: int, second: int, nll: float = 1.0) -> training_pb2.WatchJobResponse:

@@ -13,7 +13,7 @@ from turnloom.cli.inputs import Loaded, MaxLength, Model, Option, TrainOn, Trunc
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command
 from turnloom.cli.tokens import show
-from turnloom.cli.words import count
+from turnloom.cli.words import buckets, count
 from turnloom.errors import InvalidInput
 
 File = Annotated[
@@ -111,6 +111,7 @@ def lint(
             f" {count(report.loss_tokens)} trained",
             highlight=False,
         )
+        session.out.print(f"Tokens per example: {buckets(report.length_histogram)}", highlight=False)
         for finding in report.findings:
             session.out.print(
                 f"[yellow]{finding.count} x {finding.code}[/]: {escape(finding.explanation)}", soft_wrap=True

@@ -7,7 +7,7 @@ import time
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from turnloom.v1 import datasets_pb2, training_pb2
+from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
 
 STATE_COLOURS = {
     "SUCCEEDED": "green",
@@ -48,6 +48,15 @@ def duration(seconds: float) -> str:
 def seconds(moment: Timestamp) -> float:
     """Seconds since 1970; 0 where the field is absent."""
     return moment.seconds + moment.nanos / 1e9
+
+
+def buckets(histogram: types_pb2.Histogram) -> str:
+    """The buckets that hold something: "120 below 64, 7 of 4096 and more"."""
+    bounds = list(histogram.upper_bounds)
+    words = [f"{number} below {bound}" for number, bound in zip(histogram.counts, bounds, strict=False) if number]
+    if bounds and histogram.counts[-1]:
+        words.append(f"{histogram.counts[-1]} of {bounds[-1]} and more")
+    return ", ".join(words) or "none"
 
 
 def ago(moment: Timestamp) -> str:
