@@ -16,14 +16,17 @@ from services.preprocess.models import Model
 from services.preprocess.registry import ModelEntry, Registry
 from services.preprocess.server import ApiServer
 from services.preprocess.settings import ApiSettings
-from services.store.records import CheckpointRecord, JobState
+from services.store.connection import redis_time
+from services.store.records import CheckpointRecord, Hyperparameters, JobState
 from services.trainer.checkpoints import ServerFolder
 from tests.api_calls import MODEL, TUFT_MODEL, chat, dataset_stream, refusal
 from tests.cli_runs import turnloom
 from tests.fakes.fake_tuft import FakeTuft
 from tests.redis_fixtures import RedisServer
 from tests.trainer_stack import HOST, TrainerStack, wait_for
+from tests.tuft_fixtures import real_tuft, tiny_model_dir, tuft_python  # noqa: F401  (fixtures)
 from turnloom.client import TurnloomClient
+from turnloom.embedded.tuft_server import TuftServer
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
@@ -262,3 +265,32 @@ def test_a_server_that_is_down_is_told(whole: Whole) -> None:
         whole.fake.start()
     assert refused.code is grpc.StatusCode.UNAVAILABLE
     assert f"Host '{HOST}' gave no reply: " in refused.message
+
+
+@pytest.mark.tuft
+def test_the_real_server_on_a_cpu_says_over_the_queue_that_it_trains_only(
+    tmp_path: Path,
+    redis_server: RedisServer,
+    real_tuft: TuftServer,  # noqa: F811
+) -> None:
+    stack = TrainerStack(tmp_path, redis_server, real_tuft)
+    try:
+        job = stack.submit(Hyperparameters(max_steps=1, batch_size=4, lora_rank=4, eval_every=0), test=())
+        stack.worker()
+        stack.wait(job, JobState.SUCCEEDED, deadline=120)
+        order = {
+            "path": stack.store.ledger.checkpoint(job).path,
+            "prompt": [5, 6, 7],
+            "stop": [2],
+            "max_tokens": 8,
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "seed": None,
+            "until": redis_time(stack.store.redis) + 50,
+        }
+        answer = stack.store.tickets.ask(f"train.{HOST}", "services.trainer.sample.run", order, timeout=50)
+    finally:
+        stack.close()
+    assert isinstance(answer, dict)
+    assert answer["code"] == "CAPABILITY_DISABLED"
+    assert f"model {real_tuft.model_name} does not have the 'sampling' capability" in str(answer["message"])
