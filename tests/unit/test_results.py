@@ -119,6 +119,7 @@ def test_a_rise_on_the_way_is_instability(at: int) -> None:
     run = made(lambda step: falling(1.0)(step) + (3 if at <= step < at + 6 else 0))
     trouble = trouble_of(run)
     assert (trouble.kind, trouble.step) == (Kind.UNSTABLE, at)
+    assert f"Rank 8, rate 1e-4 was unstable at step {at}: " in said([run])
 
 
 def test_a_best_rate_at_the_end_of_the_grid_is_said_unless_it_is_unstable_there() -> None:
@@ -226,6 +227,9 @@ def test_over_fitting_is_told_from_instability_by_the_train_nll() -> None:
     trouble = trouble_of(run)
     assert (trouble.kind, trouble.step) == (Kind.OVERFITTED, 12)
     assert "take fewer steps (or the best checkpoint)" in said([run])
+    assert "Rank 8, rate 1e-4 over-fitted after step 12: its test NLL was lowest at step 12 (1.2722) and is" in said(
+        [run]
+    )
 
 
 def test_a_smooth_run_has_no_trouble_and_a_running_one_is_not_judged() -> None:

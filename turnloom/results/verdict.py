@@ -17,6 +17,11 @@ from turnloom.results.runs import Run, label
 from turnloom.results.trouble import Kind, Trouble
 from turnloom.v1 import training_pb2
 
+HAPPENED: Final = {
+    Kind.DIVERGED: "diverged at",
+    Kind.UNSTABLE: "was unstable at",
+    Kind.OVERFITTED: "over-fitted after",
+}
 FEW: Final = 30  #: test conversations below which a standard error is rough itself
 
 
@@ -175,7 +180,7 @@ def _unfinished(runs: Sequence[Run], axes: Sequence[str]) -> Iterator[str]:
 def _told(cells: Sequence[Cell]) -> Iterator[str]:
     for cell in cells:
         if cell.trouble is not None:
-            what = f"{cell.trouble.kind.value} at step {cell.trouble.step}"
+            what = f"{HAPPENED[cell.trouble.kind]} step {cell.trouble.step}"
             yield f"{cell.name[:1].upper()}{cell.name[1:]} {what}: {cell.trouble.reason}."
 
 
