@@ -16,7 +16,7 @@ from services.preprocess.estimate import Cost
 from services.preprocess.job_checks import Checked, check
 from services.preprocess.job_request_wire import content_hash, draft, states
 from services.preprocess.queueing import queued
-from services.preprocess.refusals import InvalidRequest, Violation, WrongState
+from services.preprocess.refusals import ClientLeft, InvalidRequest, Violation, WrongState
 from services.preprocess.registry import Registry
 from services.preprocess.rpc import Call, Kind, Rpc
 from services.preprocess.sampling import Sampler
@@ -229,6 +229,8 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
                 reply = sampler.reply(job, asked)
             except TicketTimeout:
                 self._rpc.refuse_draining()
+                if stop.is_set():
+                    raise ClientLeft from None
                 raise
             call.notes |= {"prompt_tokens": reply.prompt_tokens, "tokens": reply.tokens}
             return sample_wire.response(reply)

@@ -140,6 +140,7 @@ def test_a_prompt_whose_caller_leaves_is_withdrawn(api: Api, store: Store, job: 
     wait_until(lambda: bool(waiting(store)))
     asked.cancel()
     wait_until(lambda: not waiting(store) and not store.rq.keys("*call-*"))
+    wait_until(lambda: api.handled("unary", "FineTuningService", "Sample", "CANCELLED") == 1)
 
 
 def test_a_ticket_expires_by_itself_should_the_api_die(api: Api, store: Store, job: JobRecord) -> None:
