@@ -144,7 +144,8 @@ def _preprocess_worker(store: Store, registry: Registry) -> list[Check]:
         sentence = "No preprocess worker runs, so datasets of hub names, paths and URLs would wait."
         hint = "Start python -m services.preprocess worker; files that a client sends need none."
         return [Check("preprocess_worker", "warning", sentence, hint)]
-    there = Check("preprocess_worker", "ok", f"{workers} take datasets of hub names, paths and URLs.")
+    many = "1 worker makes" if workers == 1 else f"{workers} workers make"
+    there = Check("preprocess_worker", "ok", f"{many} datasets of hub names, paths and URLs.")
     models = {
         entry.name: {"tokenizer_sha256": model.tokenizer_sha256, "template_sha256": model.template_sha256}
         for entry, model in registry.served()
@@ -181,7 +182,9 @@ def _heartbeats(hosts: Iterable[HostRecord]) -> Iterator[Check]:
                 "host_heartbeat", "failed", "TuFT does not answer there.", "See TuFT's log on that host.", record.name
             )
         else:
-            yield Check("host_heartbeat", "ok", f"Heard of {age:.0f} s ago, {record.workers} workers.", "", record.name)
+            yield Check(
+                "host_heartbeat", "ok", f"Heard of {age:.0f} s ago; workers: {record.workers}.", "", record.name
+            )
     if not found:
         hint = "Start python -m services.trainer on a GPU host with the same TURNLOOM_REDIS_URL."
         yield Check("host_heartbeat", "failed", "No host is known, so no job can run.", hint)

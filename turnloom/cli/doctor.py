@@ -46,7 +46,7 @@ def doctor(session: Session) -> None:
             (
                 (
                     *(escape(finding.name), coloured(finding.outcome), escape(finding.host)),
-                    escape(f"{finding.message} {finding.hint}".strip()),
+                    escape(f"{_ended(finding.message)} {finding.hint}".strip()),
                 )
                 for finding in findings
             ),
@@ -55,6 +55,11 @@ def doctor(session: Session) -> None:
     failed = [finding.name for finding in findings if finding.outcome == "failed"]
     if failed:
         raise typer.Exit(Exit.UNREACHABLE if UNREACHED in failed else Exit.JOB_FAILED)
+
+
+def _ended(sentence: str) -> str:
+    """With a full stop, so that the hint can follow."""
+    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 
 def examine(session: Session) -> Iterator[Finding]:
@@ -167,7 +172,7 @@ def _host(host: training_pb2.Host) -> Finding:
     return Finding(
         "host",
         "ok",
-        f"TuFT is up with {models}; {host.workers} worker, heard of {ago(host.heartbeat_time)}.",
+        f"TuFT is up with {models}; workers: {host.workers}; heard of {ago(host.heartbeat_time)}.",
         "",
         host.name,
     )
