@@ -23,7 +23,7 @@ from services.preprocess.weights import Plan, WeightSpan, plan_weights, weight_s
 class Draft(NamedTuple):  # noqa: PLW1641  # nobody keeps drafts in sets
     """One view, cut and weighed; a tuple, as all that is made once an example, since thousands are made a second."""
 
-    made: View | Callable[[], View | None]  #: the view, or what makes it: rows need none
+    made: View | Callable[[], View]  #: the view, or what makes it: rows need none
     spans: Sequence[WeightSpan]
     pieces: Pieces | None  #: None: the stock tokenizer is given the whole text
     warnings: Sequence[str] = ()  #: of the view and of the draft
@@ -32,9 +32,7 @@ class Draft(NamedTuple):  # noqa: PLW1641  # nobody keeps drafts in sets
     @property
     def view(self) -> View:
         """What is shown, and where its regions lie."""
-        view = self.made if isinstance(self.made, View) else self.made()
-        assert view is not None, "its guards are among those that let the draft through"
-        return view
+        return self.made if isinstance(self.made, View) else self.made()
 
     def __eq__(self, other: object) -> bool:
         """Whether the same rows, previews and warnings come of it."""

@@ -6,7 +6,7 @@ cut and every weighted span lies at a constant plus lengths of texts. Anything e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -15,16 +15,19 @@ from typing import Final, cast
 from services.preprocess.bounded import BoundedCache
 from services.preprocess.conversation import Conversation, Message
 from services.preprocess.drafts import Draft, draft_of, drafts_of, planned, trained_of
-from services.preprocess.layout import Engine, Laid, lay_out_to_replay
+from services.preprocess.layout import Engine, Laid, lay_out, lay_out_to_replay
 from services.preprocess.models import Model
 from services.preprocess.options import ControlTokens, Mask, Options, Tokenization
 from services.preprocess.pieces import TEXT, Pieces
-from services.preprocess.replay.compiling import Layout, Replay, compile_view, compiled, guarded_layout
-from services.preprocess.replay.store import LONGEST, SHAPES, Miss, Replays
+from services.preprocess.rendered import View
+from services.preprocess.replay.compiling import Layout, Replay, compiled, guarded_layout
+from services.preprocess.replay.store import LONGEST, Miss, Replays
 from services.preprocess.replay.symbols import RefusedError
 from services.preprocess.signatures import signature
 from services.preprocess.weights import Plan
 
+#: Shapes of conversations whose drafts are replayed, some 10 kB each.
+SHAPES: Final = 256
 _NAMES: Final[dict[str, object]] = {kind.__name__: kind for kind in (Draft, Pieces, partial)}
 
 
@@ -58,7 +61,8 @@ class Lane:
         drafts = [draft_of(view, plan, options, model) for view in laid.views]
         if laid.trial is not None and not _spell_control_tokens(messages, model):
             self.plans[key] = plan
-            self.replays.learn(key, messages, drafts, partial(_replay, laid, messages, model))
+            again = partial(_views_again, options, model, plan)
+            self.replays.learn(key, messages, drafts, partial(_replay, laid, messages, again, model))
         return plan, drafts
 
 
@@ -102,12 +106,26 @@ def lane_of(options: Options, model: Model) -> Lane | None:
     key = replace(options, max_length=None, chat_template_kwargs=cast("dict[str, str]", ()))  # the engine's own
     lane = engine.lanes.get(key)
     if lane is None:
-        lane = engine.lanes[key] = Lane(engine, Replays(), BoundedCache(SHAPES))
+        lane = engine.lanes[key] = Lane(engine, Replays(SHAPES), BoundedCache(SHAPES))
     return lane
 
 
-def _replay(laid: Laid, messages: Sequence[Message], model: Model, draft: Draft) -> Replay[Draft]:
+def _views_again(options: Options, model: Model, plan: Plan, part: int, messages: Sequence[Message]) -> View:
+    """The view of a draft that came without one."""
+    return lay_out(Conversation(messages), options, model.chat_format, trained_of(plan, options))[part]
+
+
+def _replay(
+    laid: Laid, messages: Sequence[Message], again: Callable[[int, Sequence[Message]], View], model: Model, draft: Draft
+) -> Replay[Draft]:
     """The draft as a function of texts.
+
+    Args:
+        laid: the conversation that it is made of, laid out.
+        messages: its messages.
+        again: gives the view of a position among the drafts, where somebody wants to see it.
+        model: the model.
+        draft: one of the drafts.
 
     Raises:
         RefusedError: where it is none.
@@ -115,8 +133,6 @@ def _replay(laid: Laid, messages: Sequence[Message], model: Model, draft: Draft)
     view, pieces = draft.view, draft.pieces
     assert laid.trial is not None, "asked for only where there is one"
     assert pieces is not None, "lanes are for exact tokenization"
-    trial = laid.trial(view)
-    make_view = compile_view(trial.tape, trial.atoms, view, trial.messages, trial.prefills)
     trial = laid.trial(view)
     tape, layout = trial.tape, guarded_layout(trial.tape, trial.atoms, view, trial.messages, trial.prefills)
     lines = [*tape.lines, *layout.lines]
@@ -129,11 +145,10 @@ def _replay(laid: Laid, messages: Sequence[Message], model: Model, draft: Draft)
         f"({layout.place(start)}, {layout.place(end)}, {tape.constant(weight)}), " for start, end, weight in draft.spans
     )
     fixed = {"SLOTS": pieces.slots, "PREFIXED": pieces.prefixed, "NONE": [], "SPANS": _in_slots(draft, pieces)}
-    result = (
-        f"Draft(partial(VIEW, M), [{spans}], Pieces(t, t.encode(), [{starts}], SLOTS, [{_texts(layout, pieces)}],"
-        f" PREFIXED, NONE), {tape.constant(tuple(draft.warnings))}, SPANS)"
-    )
-    replay = cast("Replay[Draft]", compiled(lines, result, {**_NAMES, **tape.constants, **fixed, "VIEW": make_view}))
+    part = laid.views.index(view)
+    cut = f"Pieces(t, t.encode(), [{starts}], SLOTS, [{_texts(layout, pieces)}], PREFIXED, NONE)"
+    result = f"Draft(partial(VIEW, {part}, M), [{spans}], {cut}, {tape.constant(tuple(draft.warnings))}, SPANS)"
+    replay = cast("Replay[Draft]", compiled(lines, result, {**_NAMES, **tape.constants, **fixed, "VIEW": again}))
     if replay(messages) is None:
         raise RefusedError("texts of one message spell a control token together")
     return replay

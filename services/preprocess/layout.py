@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 PLANS: Final = 1024
 #: Sets of settings (template kwargs, dates, ...) remembered for one model.
 ENGINES: Final = 16
+#: Sets of options remembered under one set of settings.
+LANES: Final = 4
 #: The day of templates that ask for none.
 _NO_DATE: Final = datetime.date(1970, 1, 1)
 
@@ -71,7 +73,7 @@ class ChatFormat:
         if engine is None:
             settings = Settings(date, self.special_tokens, options.chat_template_kwargs)
             plans: BoundedCache[tuple[object, ...], _Plan] = BoundedCache(PLANS)
-            engine = Engine(settings, RegionFinder(), ViewPlanner(), plans, Replays(), BoundedCache(ENGINES))
+            engine = Engine(settings, RegionFinder(), ViewPlanner(), plans, Replays(), BoundedCache(LANES))
             self._engines[key] = engine
         return engine
 

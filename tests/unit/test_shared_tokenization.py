@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.preprocess.conversation import Conversation
+from services.preprocess import preprocessing
+from services.preprocess.conversation import Conversation, Message
 from services.preprocess.errors import LayoutError, PreprocessError, TemplateError, TokenizingError
+from services.preprocess.examples import Preprocessed
 from services.preprocess.layout import ChatFormat
 from services.preprocess.models import Model, build_model
 from services.preprocess.options import Options, Tokenization
-from services.preprocess.preprocessing import fitted_batch
+from services.preprocess.preprocessing import fitted_batch, preprocess_batch
 from services.preprocess.templates import compile_template
 from tests.unit.small_tokenizers import families
 
@@ -88,6 +91,64 @@ def test_hf_mode_gives_the_stock_ids_on_every_template(family: str) -> None:
                 assert fitted.row.token_ids.tolist() == stock.ids, file.name
                 compared += 1
     assert compared > len(FILES)
+
+
+#: What texts may do to a template, a cut or a span; each conversation below is made of them.
+TEXTS = (
+    *(
+        "Hi.",
+        "",
+        " ",
+        "\n\nso",
+        "a b ",
+        "e\u0301 你好 👍🏽",
+        "</think>",
+        "<think>\nhm\n</think>\n\nyes",
+        "x<|im_end|>\n",
+    ),
+    *("</s>", "[/INST]", "<", "\u2581", "no </think> end", "[{'type': 'text'", "\ud800", "tool_call", "\r\n", "<thi"),
+)
+
+
+def shaped(draws: random.Random) -> Conversation:
+    def text() -> str:
+        return "".join(draws.choice(TEXTS) for _ in range(draws.randint(1, 2)))
+
+    messages: list[Message] = [{"role": "system", "content": text()}] if draws.random() < 0.3 else []
+    for _ in range(draws.randint(1, 2)):
+        messages.append({"role": "user", "content": text()})
+        messages.append({"role": "assistant", "content": text()})
+        if draws.random() < 0.2:
+            messages[-1]["reasoning_content"] = text()
+    return Conversation(messages)
+
+
+def told(outcome: Preprocessed | PreprocessError) -> object:
+    if isinstance(outcome, PreprocessError):
+        return type(outcome), str(outcome), outcome.message_index
+    rows = [(row.token_ids.tolist(), row.weight_runs, row.target_bytes) for row in outcome.examples]
+    return rows, list(outcome.warnings), list(outcome.escaped)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "byte_level"])
+def test_lanes_give_the_rows_of_the_long_way_on_every_template(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws, options, hits, compared = random.Random(7), Options(max_length=None, date="2026-01-31"), 0, 0
+    for file in FILES:
+        try:
+            known, fresh = (model(family, file.read_bytes().decode()) for _ in range(2))
+        except TemplateError:
+            continue
+        chats = [shaped(draws) for _ in range(40)]
+        for _ in range(2):
+            preprocess_batch(chats[:20], options, known)
+        found = preprocess_batch(chats, options, known)
+        with monkeypatch.context() as patch:
+            patch.setattr(preprocessing, "lane_of", lambda *_: None)
+            expected = preprocess_batch(chats, options, fresh)
+        assert [told(one) for one in found] == [told(one) for one in expected], file.name
+        lane = preprocessing.lane_of(options, known)
+        hits, compared = hits + (lane.replays.hits if lane else 0), compared + len(chats)
+    assert hits > compared / 10
 
 
 @pytest.mark.parametrize("family", ["qwen3", *sorted(families())])

@@ -35,10 +35,14 @@ class Miss(Enum):
 class Replays(Generic[Result]):
     """Replays of conversations under one set of settings. Threads may share it: counts are approximate then."""
 
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._ways: BoundedCache[object, tuple[tuple[Replay[Result], ...], ...]] = BoundedCache(SHAPES)
-        self._closed: BoundedCache[object, bool] = BoundedCache(SHAPES)  #: shapes of which no more replays are made
+    def __init__(self, shapes: int = SHAPES) -> None:
+        """Begin with none.
+
+        Args:
+            shapes: whose replays are kept.
+        """
+        self._ways: BoundedCache[object, tuple[tuple[Replay[Result], ...], ...]] = BoundedCache(shapes)
+        self._closed: BoundedCache[object, bool] = BoundedCache(shapes)  #: shapes of which no more replays are made
         self._asked = self._given = 0
         self._off = False
         self.hits = 0  #: conversations replayed so far
