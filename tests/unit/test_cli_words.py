@@ -7,6 +7,7 @@ from turnloom import errors
 from turnloom.cli.exits import CODES, Exit, exit_code
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.live import View
+from turnloom.cli.watching import ending
 from turnloom.cli.words import buckets, count, duration
 from turnloom.errors import InvalidInput
 from turnloom.splitting import split
@@ -72,6 +73,14 @@ def test_lengths_are_told_by_the_buckets_that_hold_something() -> None:
     assert buckets(histogram) == "3 below 32, 120 below 64, 7 of 64 and more"
     assert buckets(types_pb2.Histogram(upper_bounds=[16], counts=[0, 0])) == "none"
     assert buckets(types_pb2.Histogram()) == "none"
+
+
+def test_the_end_of_a_job_says_bits_per_byte_beside_the_nll_where_they_are_known() -> None:
+    progress = training_pb2.Progress(step=5, planned_steps=5, test_nll=2.0, best_test_nll=1.5)
+    job = training_pb2.Job(id="job-1", state=training_pb2.JOB_STATE_SUCCEEDED, progress=progress)
+    assert "  test NLL  2.0000 (last), 1.5000 (best)" in list(ending(job))
+    job.progress.test_bits_per_byte = 0.25
+    assert "  test NLL  2.0000 (last), 1.5000 (best); 0.2500 bits per byte" in list(ending(job))
 
 
 def step(number: int, second: int, nll: float = 1.0) -> training_pb2.WatchJobResponse:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnloom.results import figures
-from turnloom.results.files import rows, write_csv
+from turnloom.results.files import bits_per_byte, rows, write_csv
 from turnloom.results.noise import by_evaluations
 from turnloom.results.parquet import write_parquet
 from turnloom.results.runs import Run, differing, label, written
@@ -263,6 +263,15 @@ def test_csv_and_parquet_hold_every_step_exactly(tmp_path: Path) -> None:
     assert read[0]["train_nll"] == ""
     assert float(read[0]["test_bits_per_byte"]) == pytest.approx(10 * 4.0 / math.log(2) / 20)
     assert pq.read_table(tmp_path / "steps.parquet").to_pylist() == table
+
+
+def test_bits_per_byte_stand_beside_both_nlls_where_the_bytes_are_known() -> None:
+    run = made(falling(1.0), 8)
+    run.steps[3].target_bytes = 7
+    table = rows([run])
+    assert table[3]["train_bits_per_byte"] == pytest.approx(run.steps[3].nll_sum / math.log(2) / 7)
+    assert table[0]["train_bits_per_byte"] is table[1]["train_bits_per_byte"] is None  # not trained; bytes unknown
+    assert table[3]["test_bits_per_byte"] == bits_per_byte(10 * falling(1.0)(3), 20)
 
 
 def test_figures_have_a_colour_per_rate_a_style_per_rank_and_the_same_bytes_each_time(tmp_path: Path) -> None:
