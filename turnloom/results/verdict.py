@@ -102,8 +102,8 @@ def _explained(known: Sequence[Noise]) -> Iterator[str]:
         rough = f" With {min(counts)} conversations it is rough itself." if min(counts) < FEW else ""
         yield (
             f"Noise is the standard error of the difference over the {min(counts)} test conversations, compared one by"
-            f" one; a difference of at most twice that is a tie.{rough} What another seed of training would change is not in it,"
-            " and may be more."
+            f" one; a difference of at most twice that is a tie.{rough} What another seed of"
+            " training would change is not in it, and may be more."
         )
     if len(counts) < len(known):
         whose = "Some of these jobs" if counts else "These jobs"
