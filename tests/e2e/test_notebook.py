@@ -22,7 +22,7 @@ from turnloom.embedded.sample_data import held_out_conversations, train_conversa
 from turnloom.embedded.stack import Stack, StackSettings
 
 pytest_plugins = ["tests.tuft_fixtures"]
-pytestmark = [pytest.mark.tuft, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.tuft, pytest.mark.slow, pytest.mark.timeout(900)]
 HUB = "HuggingFaceH4/no_robots"
 
 
