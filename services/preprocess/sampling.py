@@ -112,9 +112,12 @@ class Sampler:
         ]
         if not found:
             raise NoHost(f"no live host serves model {model}, so nobody can answer; start a trainer worker there")
-        manned = [host for host in found if host.workers]
+        sampling = [host for host in found if _samples(host, model)]
+        if not sampling:
+            raise SamplingDisabled(found[0].name, model, job.id)
+        manned = [host for host in sampling if host.workers]
         if not manned:
-            raise NoHost(f"no worker runs on host {found[0].name}; start python -m services.trainer there")
+            raise NoHost(f"no worker runs on host {sampling[0].name}; start python -m services.trainer there")
         up = [host for host in manned if host.backend_up]
         if not up:
             raise SampleFailed(manned[0].name, "its TuFT server does not answer", "See that server's log.")
@@ -148,6 +151,11 @@ class Sampler:
                 "its workers train or are gone (`turnloom hosts`)"
             ) from None
         return cast(Mapping[str, "str | Sequence[int]"], found)
+
+
+def _samples(host: HostRecord, model: str) -> bool:
+    """Whether the host's server may write replies, as far as its last probe told."""
+    return all(served.samples is not False for served in host.models if served.name == model)
 
 
 def _blamed(error: PreprocessError, conversation: Conversation) -> Violation:

@@ -443,6 +443,7 @@ class ServedModelRecord:
     name: str
     max_lora_rank: int = 0  #: 0: unknown
     max_model_len: int = 0  #: 0: unknown
+    samples: bool | None = None  #: whether it writes replies, too; None: unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,11 @@ class TuftHttp:
         answer = self._call("GET", "get_server_capabilities")
         served = answer.get("supported_models") if isinstance(answer, dict) else None
         return tuple(
-            ServedModelRecord(name=str(model["model_name"]), max_model_len=int(model.get("max_context_length") or 0))
+            ServedModelRecord(
+                name=str(model["model_name"]),
+                max_model_len=int(model.get("max_context_length") or 0),
+                samples="sampling" in model["capabilities"] if "capabilities" in model else None,
+            )
             for model in served or ()
             if model.get("model_name")
         )

@@ -10,6 +10,7 @@ import pytest
 
 from services.trainer.errors import BackendError, CheckpointLost, Code
 from services.trainer.tuft import Sampling, TuftSettings, sample
+from services.trainer.tuft_http import TuftHttp
 from tests.contract.driving import ADAM, DEADLINE, Server, client_of, rows, step
 from tests.contract.test_server import save, unload
 from tests.fakes.fake_tuft import FakeTuft
@@ -39,6 +40,11 @@ def test_a_server_that_trains_only_refuses_to_sample_at_once_and_says_which_mode
     assert f"model {server.model_name} does not have the 'sampling' capability" in error.sentence
 
 
+def test_a_server_lists_whether_it_samples(server: Server) -> None:
+    (served,) = TuftHttp(server.url, server.api_key).models()
+    assert (served.name, served.samples) == (server.model_name, False)
+
+
 def test_files_are_looked_for_first_and_need_no_run_on_the_server(server: Server) -> None:
     client = client_of(server)
     state, adapter = save(client, "kept"), client.save_weights_for_sampler("served").result(DEADLINE).path
@@ -64,6 +70,7 @@ def sampling_tuft(tmp_path: Path) -> Iterator[FakeTuft]:
 
 
 def test_a_server_that_samples_gives_the_saved_adapters_tokens(sampling_tuft: FakeTuft) -> None:
+    assert TuftHttp(sampling_tuft.url, sampling_tuft.api_key).models()[0].samples is True
     client, data = client_of(sampling_tuft), rows(8)
     before = save(client, "before")
     for _ in range(30):

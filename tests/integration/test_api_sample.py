@@ -110,6 +110,17 @@ def test_hosts_that_are_gone_without_workers_or_without_tuft_are_told_apart(
     assert gone.message.startswith("No live host serves model tuft/small, so nobody can answer")
 
 
+def test_a_host_whose_server_trains_only_is_known_before_any_worker_is_asked(
+    api: Api, store: Store, job: JobRecord, gpu_host: HostRecord
+) -> None:
+    man(store)
+    trains_only = replace(gpu_host, models=(replace(gpu_host.models[0], samples=False),))
+    store.hosts.put(trains_only, ttl=300)
+    refused = refusal(lambda: sample(api, job.id))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SAMPLING_DISABLED")
+    assert waiting(store) == []
+
+
 def test_another_host_of_the_model_is_asked_while_the_jobs_own_is_unheard_of(
     api: Api, store: Store, job: JobRecord, gpu_host: HostRecord
 ) -> None:

@@ -62,6 +62,16 @@ class Whole:
         )
         return self.jobs.CreateJob(asked, timeout=LIMIT).job.id
 
+    def probe(self) -> None:
+        """The host as it is now."""
+
+        def seen() -> bool:
+            host = self.stack.store.hosts.get(HOST)
+            return host is not None and [one.samples for one in host.models] == [self.fake.samples]
+
+        assert self.stack.start("probe-host", "--allow-cpu", log="probe.log").wait(LIMIT) == 0
+        wait_for(seen, "the host as probed")
+
     @property
     def untrained(self) -> CheckpointRecord:
         """Checkpoint 0."""
@@ -242,12 +252,17 @@ def test_a_server_that_trains_only_is_told_with_what_to_do(whole: Whole) -> None
     whole.fake.samples = False
     whole.fake.start()
     try:
-        refused = refusal(whole.sample)
+        refused = refusal(whole.sample)  # the worker says it, for the host was probed before
+        whole.probe()
+        calls = len(whole.fake.calls())
         ran = turnloom(whole.address, "sample", whole.job, QUESTION)
+        assert len(whole.fake.calls("create_sampling_session")) == 1
+        assert len(whole.fake.calls()) == calls  # the API knows it
     finally:
         whole.fake.kill()
         whole.fake.samples = True
         whole.fake.start()
+        whole.probe()
     assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SAMPLING_DISABLED")
     assert refused.message == (
         f"The TuFT server of host '{HOST}' trains '{TUFT_MODEL}' and does not sample it; fetch the adapter of "
@@ -263,6 +278,7 @@ def test_a_server_that_is_down_is_told(whole: Whole) -> None:
         refused = refusal(whole.sample)
     finally:
         whole.fake.start()
+        whole.probe()
     assert refused.code is grpc.StatusCode.UNAVAILABLE
     assert f"Host '{HOST}' gave no reply: " in refused.message
 
