@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
@@ -156,10 +157,11 @@ def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dat
         InvalidInput: it failed or was cancelled.
     """
     session.say(f"Dataset {dataset.id} is being made; Ctrl-C leaves it going.")
-    for state in session.client.watch_dataset(dataset.id):
-        shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
-        session.say(f"{dataset_state(state)}: {state.conversations_read} conversations read{shards}")
-        dataset = state
+    with _told(session) as tell:
+        for state in session.client.watch_dataset(dataset.id):
+            shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
+            tell(f"{dataset_state(state)}: {state.conversations_read} conversations read{shards}")
+            dataset = state
     if dataset.state != datasets_pb2.DATASET_STATE_READY:
         raise InvalidInput(
             f"{dataset.id} ended {dataset_state(dataset)}: {dataset.error.message}",
@@ -173,3 +175,13 @@ def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dat
         session.say(escape(warning.message))
     say_left_out(session, dataset)
     return dataset
+
+
+@contextmanager
+def _told(session: Session) -> Iterator[Callable[[str], None]]:
+    """One line that changes in a terminal, lines elsewhere."""
+    if session.as_json or not session.err.is_terminal:
+        yield session.say
+        return
+    with session.err.status("") as status:
+        yield status.update

@@ -47,6 +47,7 @@ def rows(name: str, source: DatasetSource, commit: str, skip: int = 0) -> Iterat
         HubUnreachable, HubRefused, SourceNotReadable.
     """
     split = source.split or DEFAULT_SPLIT
+    datasets.disable_progress_bars()  # nobody looks at a worker's terminal
     with _hub_errors(name, source.revision):
         table = datasets.load_dataset(
             name, source.config or None, split=split, revision=commit or None, streaming=source.streaming
