@@ -28,8 +28,8 @@ LARGE: Final = 64 << 10  #: bytes; larger blocks are pages of their own
 
 def stay_small() -> None:
     """Call it first in the process; does nothing where the C library has no mallopt."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    for name, text in ENVIRONMENT.items():
+        os.environ.setdefault(name, text)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, LARGE)):
