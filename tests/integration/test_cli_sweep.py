@@ -78,8 +78,10 @@ def test_one_command_makes_a_grid_figures_table_and_verdict_and_its_results_go_e
     assert turnloom(address, "export", listed["id"], "--out", out).out == f"44 steps in {out}\n"
     assert out.read_bytes() == (to / "steps.csv").read_bytes()
 
-    for name, value in (("WANDB_MODE", "offline"), ("WANDB_ERROR_REPORTING", "false"), ("WANDB_SILENT", "true")):
-        monkeypatch.setenv(name, value)
+    for name, value in (("MODE", "offline"), ("ERROR_REPORTING", "false"), ("SILENT", "true")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    for name in ("CONFIG_DIR", "CACHE_DIR", "DATA_DIR"):
+        monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "wandb-own"))
     sent = turnloom(address, "export", *jobs[:2], "--to", "wandb", "--out", tmp_path / "wb", "--json")
     assert sent.code == 0, sent.err
     assert sent.document["format"] == "wandb"
