@@ -22,9 +22,9 @@ EVAL_EVERY: Final = "base.hyperparameters.eval_every"
 def check_halving(request: pb.CreateSweepRequest, violations: Violations) -> None:
     """What can be said of the request's own fields."""
     if not request.successive_halving:
-        for name in ("halving_eta", "halving_rungs"):
-            if request.HasField("halving_eta") if name == "halving_eta" else request.halving_rungs:
-                violations.add(name, "is set without successive_halving; set that too.")
+        given = {"halving_eta": request.HasField("halving_eta"), "halving_rungs": bool(request.halving_rungs)}
+        for name in (name for name, is_set in given.items() if is_set):
+            violations.add(name, "is set without successive_halving; set that too.")
         return
     if request.HasField("halving_eta") and request.halving_eta < 2:
         violations.add("halving_eta", f"is {request.halving_eta}; one cell in 2 goes on at most, so it is at least 2.")

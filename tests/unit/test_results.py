@@ -216,6 +216,13 @@ def test_a_sweep_that_is_not_halved_says_nothing_of_halving_and_a_waiting_cell_s
     )
 
 
+def test_a_cell_that_was_cancelled_after_a_rung_is_not_explained_by_having_passed_it() -> None:
+    cancelled = halved(falling(1.0), 8, until=9)
+    cancelled.job.state, cancelled.job.progress.step = pb.JOB_STATE_CANCELLED, 9
+    cancelled.job.halving.compared_step, cancelled.job.halving.reason = 6, "Goes on after the comparison at step 6."
+    assert "Not judged: rank 8, rate 1e-4 is CANCELLED at step 9." in judge([cancelled], AXES).sentences
+
+
 def test_figures_draw_what_exists_of_stopped_cells(tmp_path: Path) -> None:
     runs = [halved(falling(3.0), 8, step=6, place=2), halved(falling(1.0), 32)]
     figure = figures._figure(runs, ["lora_rank"], test=True, title="")

@@ -171,7 +171,8 @@ def _unfinished(runs: Sequence[Run], axes: Sequence[str]) -> Iterator[str]:
             continue
         state = training_pb2.JobState.Name(run.job.state).removeprefix("JOB_STATE_")
         if run.job.state != training_pb2.JOB_STATE_SUCCEEDED:
-            reason = run.job.error.message or run.job.halving.reason
+            waits = run.job.halving.reason if run.job.halving.waiting_step else ""
+            reason = run.job.error.message or waits
             why = f": {reason}" if reason else "."
             yield f"Not judged: {_name(run, axes)} is {state} at step {run.job.progress.step}{why}"
         elif not run.test:
