@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, cast
@@ -16,20 +15,14 @@ from services.preprocess.models import Model
 from services.preprocess.options import Options
 from services.preprocess.options_wire import options, options_from_json
 from services.preprocess.prompting import Prompt, prompt_of, reply_text
-from services.preprocess.refusals import (
-    HostBusy,
-    InvalidRequest,
-    SampleFailed,
-    SamplingDisabled,
-    Violation,
-    WrongState,
-)
+from services.preprocess.refusals import InvalidRequest, SampleFailed, SamplingDisabled, Violation, WrongState
 from services.preprocess.registry import Registry
 from services.preprocess.sample_wire import DEFAULT_TOKENS, Asked, Reply
+from services.preprocess.sampling_hosts import sampling_host
 from services.store.connection import redis_time
-from services.store.errors import NoHost, NotFound, TicketTimeout
+from services.store.errors import NotFound, TicketTimeout
 from services.store.queues import queue_name
-from services.store.records import HELD, CheckpointRecord, DatasetRecord, HostRecord, JobRecord
+from services.store.records import CheckpointRecord, DatasetRecord, HostRecord, JobRecord
 from services.store.store import Store
 
 HOST_SECONDS: Final = 50.0  #: that a host has for a reply, the wait for a worker included; the RPC has 60
@@ -60,7 +53,7 @@ class Sampler:
         """
         checkpoint = self._checkpoint(job, asked.checkpoint)
         prompt, model = self._prompt(job, asked)
-        host = self._host(job)
+        host = sampling_host(self.store, job)
         room = _room(prompt, asked, host, job.spec.tuft_model)
         answer = self._answer(host.name, checkpoint, prompt, replace(asked, max_tokens=room))
         if "code" in answer:
@@ -103,32 +96,6 @@ class Sampler:
         except PreprocessError as error:
             raise InvalidRequest([_blamed(error, asked.conversation)]) from error
 
-    def _host(self, job: JobRecord) -> HostRecord:
-        """The host that trained the job, for its server has the files; while it is unheard of, another of the model."""
-        live = self.store.hosts.list()
-        model = job.spec.tuft_model
-        found = [host for host in live if host.name == job.host] or [
-            host for host in live if any(served.name == model for served in host.models)
-        ]
-        if not found:
-            raise NoHost(f"no live host serves model {model}, so nobody can answer; start a trainer worker there")
-        sampling = [host for host in found if _samples(host, model)]
-        if not sampling:
-            raise SamplingDisabled(found[0].name, model, job.id)
-        manned = [host for host in sampling if host.workers]
-        if not manned:
-            raise NoHost(f"no worker runs on host {sampling[0].name}; start python -m services.trainer there")
-        up = [host for host in manned if host.backend_up]
-        if not up:
-            raise SampleFailed(manned[0].name, "its TuFT server does not answer", "See that server's log.")
-        training: Counter[str] = Counter()
-        held = [other for other in self.store.jobs.active() if other.state in HELD]
-        training.update(other.host for other in held)
-        free = [host for host in up if training[host.name] < host.workers]
-        if not free:
-            raise HostBusy(up[0].name, [other.id for other in held if other.host == up[0].name])
-        return min(free, key=lambda host: (host.queued_jobs, host.name))
-
     def _answer(
         self, host: str, checkpoint: CheckpointRecord, prompt: Prompt, asked: Asked
     ) -> Mapping[str, str | Sequence[int]]:
@@ -151,11 +118,6 @@ class Sampler:
                 "its workers train or are gone (`turnloom hosts`)"
             ) from None
         return cast(Mapping[str, "str | Sequence[int]"], found)
-
-
-def _samples(host: HostRecord, model: str) -> bool:
-    """Whether the host's server may write replies, as far as its last probe told."""
-    return all(served.samples is not False for served in host.models if served.name == model)
 
 
 def _blamed(error: PreprocessError, conversation: Conversation) -> Violation:
