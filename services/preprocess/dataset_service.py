@@ -248,11 +248,7 @@ def _numbered(first: int, seen: int, part: Part, settings: ApiSettings) -> int:
 
 def _refuse_empty(build: DatasetBuild, arrived: int) -> None:
     if arrived == build.skipped:
-        said = (
-            f"all {arrived} conversations are bad, the first: {build.issues[0].message}"
-            if arrived
-            else "is empty"
-        )
+        said = f"all {arrived} conversations are bad, the first: {build.issues[0].message}" if arrived else "is empty"
         raise InvalidRequest([Violation("chunk.conversations", f"{said}; a dataset needs at least one example.")])
 
 

@@ -27,6 +27,7 @@ DEDUPLICATE = EnumTable(pb.Deduplicate.DESCRIPTOR, "DEDUPLICATE", Deduplicate)
 MAX_URI_BYTES = 4_096
 MAX_NAME_BYTES = 256  #: of split, revision, configuration and columns
 MAX_COLUMNS = 16
+MAX_ROWS = 2**53  #: that a sender may say it left out: more is no number of JSON readers
 
 
 def source(message: pb.DatasetSource, skip_bad: bool, roots: tuple[str, ...]) -> DatasetSource:
@@ -144,7 +145,16 @@ def source_message(record: DatasetSource) -> pb.DatasetSource:
 
 
 def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
-    """What the sender of a stream says that it left out."""
+    """What the sender of a stream says that it left out.
+
+    Raises:
+        InvalidRequest: a number that is none of rows.
+    """
+    violations = Violations()
+    for descriptor, number in message.ListFields():
+        if number > MAX_ROWS:
+            violations.add(f"end.left_out.{descriptor.name}", f"is {number}; no source has so many rows.")
+    violations.refuse()
     return LeftOutRecord(message.filtered, message.duplicates, message.overlapping, message.unreadable)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from services.preprocess.sources import jobs, tasks
 from services.preprocess.sources.parts import Parts
 from services.store.dataset_work import DatasetWork
 from services.store.store import Store
-from tests.api_calls import refusal
+from tests.api_calls import chat, dataset_stream, refusal
 from tests.cli_runs import turnloom
 from tests.source_runs import Sources, poll, write_lines
 from turnloom.v1 import datasets_pb2 as pb
@@ -181,3 +182,35 @@ def test_an_error_that_nobody_foresaw_leaves_its_class_and_place_in_redis_and_no
     assert "was begun 3 times and never finished: KeyError at test_sources_choosing.py:" in failed.error.message
     everything = [store.redis.dump(key) for key in store.redis.keys("*")]
     assert not any(b"what a user wrote" in dumped for dumped in everything if dumped)
+
+
+def test_a_sender_may_leave_gaps_between_numbers_and_never_go_back(sources: Sources) -> None:
+    head = next(dataset_stream())
+
+    def stream(first: int, filtered: int = 4) -> Iterator[pb.CreateDatasetRequest]:
+        yield head
+        yield pb.CreateDatasetRequest(chunk=pb.DatasetChunk(conversations=[chat("a", "b")] * 2))
+        yield pb.CreateDatasetRequest(chunk=pb.DatasetChunk(conversations=[chat("c", "d")], first=first))
+        counts = pb.LeftOut(unreadable=3, filtered=filtered)
+        yield pb.CreateDatasetRequest(end=pb.DatasetEnd(conversations=3, left_out=counts))
+
+    made = sources.api.datasets.CreateDataset(stream(5), timeout=30).dataset
+    assert (made.conversations, made.skipped_conversations, made.left_out.filtered) == (3, 3, 4)
+    batches = sources.api.datasets.DownloadDataset(pb.DownloadDatasetRequest(id=made.id), timeout=30)
+    assert [number for answer in batches for number in answer.batch.conversation_index] == [0, 1, 5]
+    said = refusal(lambda: sources.api.datasets.CreateDataset(stream(1), timeout=30))
+    assert said.fields == {"stream[2].chunk.first": "is 1; it must be at least 2 and at most 10000000."}
+    said = refusal(lambda: sources.api.datasets.CreateDataset(stream(5, 2**60), timeout=30))
+    assert said.fields == {"end.left_out.filtered": f"is {2**60}; no source has so many rows."}
+
+
+def test_what_a_sender_says_of_its_files_is_checked_and_kept(sources: Sources) -> None:
+    said = refusal(
+        lambda: sources.api.datasets.CreateDataset(
+            dataset_stream([chat("a", "b")], sent_from=pb.DatasetSource(format="nonsense")), timeout=30
+        )
+    )
+    assert list(said.fields) == ["header.sent_from.format"]
+    origin = pb.DatasetSource(uri="../chats.jsonl", format="messages", filter=pb.RowFilter(min_messages=2))
+    made = sources.api.datasets.CreateDataset(dataset_stream([chat("a", "b")], sent_from=origin), timeout=30).dataset
+    assert made.source == origin, "it is never opened, so it may lie anywhere"
