@@ -44,9 +44,12 @@ def conversation(message: pb.Conversation) -> Conversation:
 
 def _message(item: pb.Message, index: int) -> tuple[Message, Training]:
     """One message. ListFields yields what is set in field order, which is also the key order that templates print."""
+    given = item.ListFields()
+    if len(given) == 2 and given[0][0] is _ROLE and given[1][0] is _TEXT:  # most messages, in half the time
+        return {"role": given[0][1], "content": given[1][1]}, _UNTOLD
     values: Message = {"role": item.role}
     training = _UNTOLD
-    for descriptor, value in item.ListFields():
+    for descriptor, value in given:
         number = descriptor.number
         if number in _PLAIN:
             values[_PLAIN[number]] = value
@@ -186,5 +189,7 @@ _READ: Final[Mapping[int, tuple[str, Callable[..., JSON]]]] = {
     pb.Message.NULL_CONTENT_FIELD_NUMBER: ("content", _null),
     pb.Message.TOOL_CALLS_FIELD_NUMBER: ("tool_calls", _tool_calls),
 }
+_ROLE: Final = pb.Message.DESCRIPTOR.fields_by_name["role"]
+_TEXT: Final = pb.Message.DESCRIPTOR.fields_by_name["text"]
 _TRAINABLE: Final = pb.Message.TRAINABLE_FIELD_NUMBER
 _WEIGHT: Final = pb.Message.WEIGHT_FIELD_NUMBER
