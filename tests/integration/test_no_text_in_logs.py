@@ -250,7 +250,8 @@ def test_faults_of_the_server_leave_no_word_in_any_log(
         (preprocess_service.LintRun, "add"),
         (dataset_service, "conversations"),
         (dataset_service.DatasetBuild, "add"),
-        (dataset_service.DatasetBuild, "record"),
+        (dataset_service.DatasetBuild, "totals"),
+        (dataset_service, "finished"),
         (training_service, "draft"),
     ]
     for owner, name in places:
