@@ -99,7 +99,7 @@ def test_a_folder_laid_out_like_a_hub_dataset_is_read_by_the_same_code_without_a
 
 def test_a_hub_dataset_can_be_downloaded_first(sources: Sources, tmp_path: Path) -> None:
     with Hub(NAME, files()) as hub:
-        sources.workers.start(**environment(tmp_path, hub.url))
+        worker = sources.workers.start(**environment(tmp_path, hub.url))
         streamed = sources.ended(sources.create(NAME, options=DATED))
         downloaded = sources.ended(sources.create(NAME, options=DATED, streaming=False))
         assert downloaded.state == pb.DATASET_STATE_READY, downloaded.error
@@ -107,7 +107,13 @@ def test_a_hub_dataset_can_be_downloaded_first(sources: Sources, tmp_path: Path)
         assert downloaded.source.HasField("streaming")
         assert not downloaded.source.streaming
         assert not streamed.source.HasField("streaming")
-        assert list((tmp_path / "hf").rglob("*.parquet")), "the files were kept"
+    worker.terminate()
+    worker.wait(20)
+    offline = {**environment(tmp_path, "http://127.0.0.1:1"), "HF_HUB_OFFLINE": "1"}
+    sources.workers.start(**offline)
+    again = sources.ended(sources.create(NAME, options=DATED, streaming=False))
+    assert again.state == pb.DATASET_STATE_READY, again.error
+    assert again.sha256 == streamed.sha256, "what was downloaded needs no network any more"
 
 
 def test_a_worker_that_dies_in_a_hub_stream_loses_nothing_that_it_had_read(
