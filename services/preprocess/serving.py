@@ -11,6 +11,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from services.preprocess.memory import one_heap
 from services.preprocess.metrics import make_metrics, serve_metrics
 from services.preprocess.registry import Registry, load_entry, read_models
 from services.preprocess.sandbox import Sandbox
@@ -20,6 +21,7 @@ from services.preprocess.settings import ApiSettings
 
 def serve(settings: ApiSettings, port_file: Path | None) -> int:
     """Serve until SIGTERM or SIGINT, then drain."""
+    one_heap()
     entries = read_models(settings.models)
     metrics = make_metrics()
     stop = threading.Event()

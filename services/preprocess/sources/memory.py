@@ -7,13 +7,11 @@ chats of a hub dataset are read: 505 MB without, 254 MB with it, for `datasets` 
 
 from __future__ import annotations
 
-import ctypes
 import os
 from typing import Final
 
-M_TRIM_THRESHOLD: Final = -1  #: of mallopt(3)
-M_MMAP_THRESHOLD: Final = -3
-M_ARENA_MAX: Final = -8
+from services.preprocess.memory import M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, set_malloc
+
 #: Read by libraries when they are imported: one worker is one core, so more threads would only add heaps; pyarrow shall
 #: use the heap that is trimmed here, not one of its own; no row is ever made a tensor.
 ENVIRONMENT: Final = {
@@ -27,10 +25,7 @@ LARGE: Final = 64 << 10  #: bytes; larger blocks are pages of their own
 
 
 def stay_small() -> None:
-    """Call it first in the process; does nothing where the C library has no mallopt."""
+    """Call it first in the process."""
     for name, text in ENVIRONMENT.items():
         os.environ.setdefault(name, text)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, LARGE)):
-            mallopt(parameter, value)
+    set_malloc((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, LARGE))
