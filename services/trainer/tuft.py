@@ -101,14 +101,8 @@ def connect(settings: TuftSettings, adapter: Adapter, interrupted: Callable[[], 
     Raises:
         BackendError: of any code; the server holds nothing that is ours then, except after a timeout.
     """
-    check_sdk()
-    check_key(settings.api_key)
-    _prepare_environment(settings)
     doing = f"making a client for {adapter.model} at {settings.url}"
-    try:
-        wire = Tripwire(settings.url, settings.silence)
-    except OSError as error:
-        raise backend_error(Code.SERVER_UNREACHABLE, f"{doing}: {error}") from None
+    wire = _watched(settings, doing)
     patience = _Patience(wire, settings.create_deadline, interrupted)
     made = _in_thread(lambda: _create(settings, adapter))
     try:
@@ -154,14 +148,8 @@ def sample(
         CheckpointLost: the server has no files of it.
         BackendError: CAPABILITY_DISABLED where the server trains only, which it says at once; or any other code.
     """
-    check_sdk()
-    check_key(settings.api_key)
-    _prepare_environment(settings)
     doing = f"sampling with {path} at {settings.url}"
-    try:
-        wire = Tripwire(settings.url, settings.silence)
-    except OSError as error:
-        raise backend_error(Code.SERVER_UNREACHABLE, f"{doing}: {error}") from None
+    wire = _watched(settings, doing)
     opened: list[tinker.ServiceClient] = []
     answered = _in_thread(lambda: _sampled(settings, path, prompt, how, opened))
     try:
@@ -199,9 +187,20 @@ def _sampled(
     return Sampled(tuple(sequence.tokens), sequence.stop_reason)
 
 
-def _prepare_environment(settings: TuftSettings) -> None:
+def _watched(settings: TuftSettings, doing: str) -> Tripwire:
+    """Makes ready for the SDK, and begins to watch the server's process.
+
+    Raises:
+        BackendError: SDK_MISMATCH, KEY_REJECTED, SERVER_UNREACHABLE.
+    """
+    check_sdk()
+    check_key(settings.api_key)
     os.environ["TINKER_TELEMETRY"] = "0"  # on fatal errors it posts the API key in clear text
     _without_proxy(urllib.parse.urlsplit(settings.url).hostname or "")
+    try:
+        return Tripwire(settings.url, settings.silence)
+    except OSError as error:
+        raise backend_error(Code.SERVER_UNREACHABLE, f"{doing}: {error}") from None
 
 
 def _without_proxy(host: str) -> None:

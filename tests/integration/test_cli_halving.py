@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from services.store.records import HostRecord, JobState
-from tests.api_calls import TUFT_MODEL, Api, Start
-from tests.cli_runs import turnloom, write_chats
-from tests.fakes.fake_tuft import FakeTuft
+from tests.api_calls import Api, Start
+from tests.cli_runs import turnloom
 from tests.trainer_stack import TrainerStack, wait_for
 
-if TYPE_CHECKING:  # the fixture gives it
-    from tests.redis_fixtures import RedisServer
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
-
-
-@pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer) -> Iterator[TrainerStack]:
-    redis_server.flush()
-    with FakeTuft(tmp_path / "tuft", model_name=TUFT_MODEL) as tuft:
-        made = TrainerStack(tmp_path, redis_server, tuft)
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def chats(tmp_path: Path) -> Path:
-    return write_chats(tmp_path / "chats.jsonl", "hello", "good day", copies=12)
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.stack_fixtures"]
 
 
 def test_one_command_halves_a_grid_and_says_what_was_stopped_where_and_what_is_within_noise(

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import pytest
 
 from services.store.records import JobState
-from tests.api_calls import TUFT_MODEL, Start
+from tests.api_calls import Start
 from tests.cli_runs import turnloom, write_chats
-from tests.fakes.fake_tuft import FakeTuft
 from tests.trainer_stack import TrainerStack, wait_for
 
-if TYPE_CHECKING:  # the fixture gives it
-    from tests.redis_fixtures import RedisServer
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
-
-
-@pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer) -> Iterator[TrainerStack]:
-    redis_server.flush()
-    with FakeTuft(tmp_path / "tuft", model_name=TUFT_MODEL) as tuft:
-        made = TrainerStack(tmp_path, redis_server, tuft)
-        yield made
-        made.close()
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.stack_fixtures"]
 
 
 def test_a_running_job_is_paused_and_resumed_and_trains_each_step_once(

@@ -5,44 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import tomllib
-from collections.abc import Iterator
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from services.preprocess.options import Options
 from services.store.records import HostRecord, Hyperparameters
 from services.store.store import Store
-from tests.api_calls import TUFT_MODEL, Api, Start
-from tests.cli_runs import turnloom, write_chats
-from tests.fakes.fake_tuft import FakeTuft
+from tests.api_calls import Api, Start
+from tests.cli_runs import turnloom
 from tests.trainer_stack import TrainerStack, wait_for
 from turnloom.cli import export as export_module
 from turnloom.cli.jobfile import JobFile
 from turnloom.cli.numbers import spread
 
-if TYPE_CHECKING:  # the fixture gives it
-    from tests.redis_fixtures import RedisServer
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.stack_fixtures"]
 FIGURES = {f"{name}.{kind}" for name in ("figure-1-test-nll", "figure-2-train-nll") for kind in ("png", "svg")}
-
-
-@pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer) -> Iterator[TrainerStack]:
-    redis_server.flush()
-    with FakeTuft(tmp_path / "tuft", model_name=TUFT_MODEL) as tuft:
-        made = TrainerStack(tmp_path, redis_server, tuft)
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def chats(tmp_path: Path) -> Path:
-    return write_chats(tmp_path / "chats.jsonl", "hello", "good day", copies=12)
 
 
 def test_one_command_makes_a_grid_figures_table_and_verdict_and_its_results_go_elsewhere(

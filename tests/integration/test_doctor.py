@@ -6,34 +6,20 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from services.preprocess.auth import Scope
 from services.preprocess.tokens import create
 from services.trainer.tuft_http import TuftHttp
-from tests.api_calls import MODEL, NO_REDIS, TUFT_MODEL, Start
+from tests.api_calls import MODEL, NO_REDIS, Start
 from tests.cli_runs import Ran, turnloom
-from tests.fakes.fake_tuft import FakeTuft
 from tests.fakes.hub import Hub
 from tests.source_runs import Workers
 from tests.trainer_stack import HOST, TrainerStack, wait_for
 from turnloom.cli import doctor
 
-if TYPE_CHECKING:  # the fixture gives it
-    from tests.redis_fixtures import RedisServer
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
-
-
-@pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer) -> Iterator[TrainerStack]:
-    redis_server.flush()
-    with FakeTuft(tmp_path / "tuft", model_name=TUFT_MODEL) as tuft:
-        made = TrainerStack(tmp_path, redis_server, tuft)
-        yield made
-        made.close()
+pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.stack_fixtures"]
 
 
 @pytest.fixture
