@@ -174,9 +174,7 @@ class Attempt:
         self._wait_for_server()
         backend, steps_done = self._begin(plan)
         patience = self._replayed_patience(steps_done)
-        loop = Run(
-            plan, backend, self._journal, patience, Meter().read, time.monotonic, time.time, self._keep_losses
-        )
+        loop = Run(plan, backend, self._journal, patience, Meter().read, time.monotonic, time.time, self._keep_losses)
         initial = self._patiently(lambda: self._store.ledger.initial(self._job.id))
         first = steps_done == 0 and bool(plan.test_rows) and initial is None
         self._training = True
