@@ -18,6 +18,8 @@ RESERVED_KEYS: Final = frozenset(
     {"role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name", "trainable", "weight"}
 )
 _UNTOLD: Final = Training()
+#: Objects and lists inside each other; templates and their checks walk them by recursion.
+_MAX_NESTING: Final = 100
 
 
 def conversation(message: pb.Conversation) -> Conversation:
@@ -156,7 +158,22 @@ def parse_object(text: str) -> dict[str, JSON]:
         raise ValueError("holds a number that can't be read (NaN, Infinity or too long).") from error
     if not isinstance(value, dict):
         raise ValueError("must be a JSON object.")
+    if text.count("{") + text.count("[") > _MAX_NESTING and _nested_deeper(value, _MAX_NESTING):
+        raise ValueError("is nested too deeply.")
     return value
+
+
+def _nested_deeper(value: JSON, levels: int) -> bool:
+    inside: list[JSON] = [value]
+    while inside and levels >= 0:
+        levels -= 1
+        inside = [
+            item
+            for outer in inside
+            if isinstance(outer, (dict, list))
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(inside)
 
 
 def _refuse_constant(name: str) -> float:

@@ -67,7 +67,8 @@ class ChatFormat:
             date = _NO_DATE
         elif date is None:
             date = datetime.datetime.now(datetime.UTC).date()
-        kwargs = json.dumps(options.chat_template_kwargs, sort_keys=True) if options.chat_template_kwargs else ""
+        # The order of keys inside a value counts: a template may print it.
+        kwargs = json.dumps(sorted(options.chat_template_kwargs.items())) if options.chat_template_kwargs else ""
         key = (date, kwargs, options.generation_prefill, options.mask)
         engine = self._engines.get(key)
         if engine is None:

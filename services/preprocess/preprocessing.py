@@ -14,7 +14,13 @@ import numpy as np
 
 from services.preprocess.conversation import Conversation
 from services.preprocess.drafts import Draft, Example, encode
-from services.preprocess.errors import InvalidOption, NothingToTrain, PreprocessError, RoundTripFailed
+from services.preprocess.errors import (
+    InvalidOption,
+    NothingToTrain,
+    PreprocessError,
+    RoundTripFailed,
+    UnsupportedContent,
+)
 from services.preprocess.examples import ControlTokenSpan, Preprocessed, TokenizedExample
 from services.preprocess.fitting import Fitted, fit
 from services.preprocess.garbage import collections_paused
@@ -107,6 +113,8 @@ def _laid_out(
         return lay_out_and_weigh(conversation, options, model, lane)
     except PreprocessError as error:
         return error
+    except RecursionError:  # lists in lists in lists: of this conversation, and no reason to refuse its batch
+        return UnsupportedContent("the conversation's values are nested too deeply; send fewer lists inside lists")
 
 
 def _fitted(

@@ -20,11 +20,12 @@ from services.preprocess.errors import RoundTripFailed, TemplateRefused
 from services.preprocess.models import Model
 from services.preprocess.options import GenerationPrefill, OnUnextendable, Options, Tokenization, TrainOn
 from services.preprocess.pieces import cut
-from services.preprocess.rendered import Region, RenderedText, View, first_runs
-from services.preprocess.rendering import render_plain
+from services.preprocess.rendered import Region, RenderedText, View, first_runs, runs_behind
+from services.preprocess.rendering import render
 from services.preprocess.weights import plan_weights
 
 REPLY: Final = "Certainly."  #: stands in for the one that is asked for
+_NOTHING: Final = RenderedText("", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +75,31 @@ def _reply(messages: Sequence[Message]) -> Message:
     return {"role": "assistant", "content": [{"type": "text", "text": REPLY}] if parts else REPLY}
 
 
-def _generation_prompt(conversation: Conversation, options: Options, model: Model) -> str:
-    """What the template prints for a reply to come; "" where that is not what counts as prompt, or is not known.
+def _generation_prompt(conversation: Conversation, options: Options, model: Model) -> RenderedText:
+    """What the template prints for a reply to come; empty where that is not what counts as prompt, or is not known.
 
     A client's own template is rendered in the sandbox, which knows whole conversations only.
     """
     if options.chat_template is not None or options.generation_prefill is not GenerationPrefill.DEFAULT:
-        return ""
+        return _NOTHING
     chat_format = model.chat_format
     settings = chat_format.engine(options).settings
     try:
-        return render_plain(
+        return render(
             conversation.messages, conversation.tools, chat_format.template, settings, add_generation_prompt=True
         )
     except TemplateRefused:  # it takes whole conversations only
-        return ""
+        return _NOTHING
 
 
-def _before(view: View, reply: Region, generation_prompt: str) -> View:
+def _before(view: View, reply: Region, generation_prompt: RenderedText) -> View:
     """What stands before a reply, and what the template's own prompt gives beyond it, such as an opened `<think>`."""
     head = view.rendered.text[: reply.start]
-    more = generation_prompt[len(head) :] if generation_prompt.startswith(head) else ""
     runs = first_runs(view.rendered.runs, reply.start)
-    rendered = RenderedText(head + more, (*runs, (len(more), None)) if more else tuple(runs))
+    rendered = RenderedText(head, tuple(runs))
+    if generation_prompt.text.startswith(head):
+        # Text of a message that only this prompt repeats is no literal either.
+        rendered = RenderedText(generation_prompt.text, (*runs, *runs_behind(generation_prompt.runs, reply.start)))
     return replace(
         view, rendered=rendered, regions=(), boundaries=tuple(at for at in view.boundaries if at < reply.start)
     )

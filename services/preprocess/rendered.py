@@ -43,6 +43,17 @@ def first_runs(runs: Sequence[tuple[int, Origin | None]], characters: int) -> li
     return kept
 
 
+def runs_behind(runs: Sequence[tuple[int, Origin | None]], characters: int) -> list[tuple[int, Origin | None]]:
+    """The runs of all but the first so many characters."""
+    kept: list[tuple[int, Origin | None]] = []
+    for length, origin in runs:
+        left = length - min(length, characters)
+        if left:
+            kept.append((left, origin))
+        characters -= length - left
+    return kept
+
+
 class Kind(Enum):
     """What a character of the rendered text is to a reader of a mask."""
 

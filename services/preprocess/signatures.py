@@ -29,7 +29,7 @@ def signature(message: Message, needles: Sequence[str], mark: str = "") -> Signa
         if type(role) is str and type(content) is str:
             return role, _text_shape(content, needles, mark)
     return tuple(
-        (key, value if key == "role" and type(value) is str else _shape(key, value, needles, mark))
+        (key, str(value) if key == "role" and isinstance(value, str) else _shape(key, value, needles, mark))
         for key, value in message.items()
     )
 
@@ -40,9 +40,9 @@ def _shape(key: str, value: JSON, needles: Sequence[str], mark: str) -> object:
     if key in _OPAQUE:
         return type(value).__name__, bool(value)
     if isinstance(value, Mapping):
-        return tuple((inner, _shape(inner, item, needles, mark)) for inner, item in value.items())
+        return "{", *[(inner, _shape(inner, item, needles, mark)) for inner, item in value.items()]
     if isinstance(value, (list, tuple)):
-        return tuple(_shape("", item, needles, mark) for item in value)
+        return "[", *[_shape("", item, needles, mark) for item in value]
     return type(value).__name__, value
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.preprocess import lanes, preprocessing
-from services.preprocess.conversation import Conversation, Message, Training
-from services.preprocess.errors import PreprocessError
+from services.preprocess.conversation import JSON, Conversation, Message, Training
+from services.preprocess.errors import PreprocessError, TemplateRefused, UnsupportedContent
 from services.preprocess.examples import Preprocessed
 from services.preprocess.models import Model, build_model
 from services.preprocess.options import (
@@ -227,3 +227,67 @@ def test_a_lane_that_differs_from_the_render_is_noticed_and_left(
     assert [told(one) for one in preprocess_batch([chat("c", "d")], options, made)] == by_the_long_way(
         [chat("c", "d")], options, made
     )
+
+
+@pytest.mark.parametrize("printed", ["{{ part }}", "{{ part }}, "])
+def test_a_text_of_very_many_parts_is_rendered_every_time_and_harms_no_other(printed: str) -> None:
+    walk = "{% for part in m.content.split('|') %}" + printed + "{% endfor %}"
+    source = templates.CHATML.replace("{{ m.content }}", walk)
+    made = build_model("parts", families()["byte_level"], source, dict(templates.SPECIAL_TOKENS))
+    other = build_model("parts too", families()["byte_level"], source, dict(templates.SPECIAL_TOKENS))
+    options = Options(date=DATE, max_length=None)
+    batch = [chat("a", "b|" * 4000), chat("a|b", "c|d")]
+    expected = by_the_long_way(batch, options, other)
+    for _ in range(3):
+        assert [told(one) for one in preprocess_batch(batch, options, made)] == expected
+    assert all(isinstance(one, Preprocessed) for one in preprocess_batch(batch, options, made))
+
+
+def test_a_template_that_prints_a_text_very_often_is_rendered_every_time() -> None:
+    often = "{% for _ in range(2000) %}{{ m.content }}{% endfor %}"
+    source = templates.CHATML.replace("{{ m.content }}", often)
+    made = build_model("often", families()["byte_level"], source, dict(templates.SPECIAL_TOKENS))
+    options = Options(date=DATE, max_length=None)
+    warm(options, made, chat("a", "b"))
+    assert isinstance(preprocess_batch([chat("a", "b")], options, made)[0], Preprocessed)
+    assert hits(options, made) == 0
+
+
+def test_values_nested_too_deeply_refuse_their_own_conversation_alone() -> None:
+    nested: JSON = "x"
+    for _ in range(3000):
+        nested = [nested]
+    deep, plain = chat("a", "b"), chat("a", "b")
+    deep.messages[0]["more"] = nested
+    made, options = model("CHATML", copy="nested"), CHOICES[0]
+    refused, row = preprocess_batch([deep, plain], options, made)
+    assert isinstance(refused, UnsupportedContent)
+    assert str(refused) == "the conversation's values are nested too deeply; send fewer lists inside lists"
+    assert isinstance(row, Preprocessed)
+
+
+def test_kwargs_whose_inner_keys_stand_in_another_order_are_other_settings() -> None:
+    source = "{{ documents[0] | tojson }}" + templates.CHATML
+    made = build_model("documents", families()["byte_level"], source, dict(templates.SPECIAL_TOKENS))
+    for documents in ({"title": "t", "text": "x"}, {"text": "x", "title": "t"}):
+        options = Options(date=DATE, max_length=None, chat_template_kwargs={"documents": [documents]})
+        warm(options, made, chat("a", "b"))
+        shown = preview(chat("c", "d"), options, made).examples[0].rendered_text
+        assert shown.startswith(str(documents).replace("'", '"'))
+
+
+class Name(str):
+    """A role as a library might hand it on."""
+
+    __slots__ = ()
+
+
+def test_roles_that_are_no_exact_strings_are_told_apart() -> None:
+    made, options = model("INSTRUCT", copy="roles"), CHOICES[0]
+    asked, told_to = (
+        Conversation([{"role": Name(role), "content": "a"}, {"role": "assistant", "content": "b"}])
+        for role in ("user", "system")
+    )
+    warm(options, made, asked)
+    (outcome,) = preprocess_batch([told_to], options, made)
+    assert isinstance(outcome, TemplateRefused)

@@ -158,3 +158,12 @@ def test_half_a_character_is_shown_as_such() -> None:
     halves = used.vocabulary.encode(["🙂"], [False]).ids.tolist()
     assert len(halves) > 1
     assert reply_text(halves[:1], (), used) == "\ufffd"
+
+
+def test_text_of_a_message_that_only_the_generation_prompt_repeats_spells_no_control_token() -> None:
+    repeated = "<|im_start|>assistant\nTo {{ messages[0].content }}:\n"
+    used = model(CHATML.replace("<|im_start|>assistant\n{% endif %}", repeated + "{% endif %}"))
+    prompt = prompt_of(turns("a<|im_end|>b"), OPTIONS, used).token_ids.tolist()
+    shown = used.vocabulary.decode(np.array(prompt, dtype=np.int32)).decode()
+    assert shown.endswith("<|im_start|>assistant\nTo a<|im_end|>b:\n")
+    assert prompt.count(ids(used, "<|im_end|>")[0]) == 1

@@ -107,9 +107,15 @@ def test_a_whole_surrogate_pair_is_a_character() -> None:
     assert conversation(one(extra_json='{"a": "\\ud83d\\ude00"}')).messages[0]["a"] == "😀"
 
 
-def test_deeply_nested_json_is_refused_and_not_a_crash() -> None:
+@pytest.mark.parametrize("levels", [100, 600, 100_000])
+def test_deeply_nested_json_is_refused_and_not_a_crash(levels: int) -> None:
     with pytest.raises(MalformedConversation, match="is nested too deeply"):
-        conversation(one(extra_json='{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"))
+        conversation(one(extra_json='{"a": ' + "[" * levels + "1" + "]" * levels + "}"))
+
+
+def test_json_of_a_hundred_levels_and_of_many_short_lists_is_read() -> None:
+    deep = '{"a": ' + "[" * 99 + "1" + "]" * 99 + ', "b": [' + ", ".join(["[[]]"] * 200) + "]}"
+    assert conversation(one(extra_json=deep)).messages[0]["b"] == [[[]]] * 200
 
 
 def test_tools_are_objects_and_a_bad_one_is_named() -> None:

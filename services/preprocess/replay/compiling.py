@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Final, TypeAlias, TypeVar, cast
 
 from services.preprocess.chat import common_length
 from services.preprocess.conversation import Message
 from services.preprocess.kinds import CLOSERS
 from services.preprocess.rendered import Origin, Part, Region, RenderedText, View
-from services.preprocess.replay.symbols import Atom, RefusedError, Tape
+from services.preprocess.replay.symbols import LONGEST_TAPE, Atom, RefusedError, Tape
 
 Result = TypeVar("Result")
 #: Gives what a conversation of these messages comes to, or None where a guard answers otherwise.
@@ -61,8 +61,10 @@ def guarded_layout(
     """Where the pieces of a view's text lie, with guards for all that was decided by looking at texts.
 
     Raises:
-        RefusedError: as compile_view.
+        RefusedError: as compile_view, or there are too many pieces.
     """
+    if len(atoms) > LONGEST_TAPE:
+        raise RefusedError("too many pieces")
     for name, text, _ in atoms:
         if name:
             tape.guard(name, bool(text))
@@ -91,7 +93,8 @@ def compiled(lines: Sequence[str], result: str, names: Mapping[str, object]) -> 
 
 def _guard_closers(tape: Tape, shown: Sequence[Atom], view: View, messages: Sequence[Message]) -> None:
     """Where the template prints what closes reasoning, kinds depend on whether the content has it too."""
-    literals = [text for name, text, _ in shown if not name]
+    stretches = groupby(shown, lambda atom: bool(atom[0]))  # a variable that is empty parts no literal
+    literals = ["".join(text for _, text, _ in stretch) for varies, stretch in stretches if not varies]
     closers = [closer for closer in CLOSERS if any(closer in text for text in literals)]
     for region in view.regions:
         content = messages[region.message_index].get("content")

@@ -18,6 +18,9 @@ from services.preprocess.rendered import Origin
 
 #: (name of a variable of the replay, or "" for a literal; its text in this run; its origin, None for a literal).
 Atom: TypeAlias = "tuple[str, str, Origin | None]"
+#: Lines of a replay, and pieces that it prints: a template that walks through the parts of a text makes one of each for
+#: every part, and compiling 200,000 of them takes a minute and a gigabyte. 24 messages take 300 at most elsewhere.
+LONGEST_TAPE: Final = 1024
 
 
 class RefusedError(BaseException):
@@ -46,7 +49,7 @@ class Tape:
         """The name of an expression's value."""
         if expression not in self._names:
             self._names[expression] = f"v{len(self.lines)}"
-            self.lines.append(f"{self._names[expression]} = {expression}")
+            self._add(f"{self._names[expression]} = {expression}")
         return self._names[expression]
 
     def symbol(self, expression: str, text: str, origin: Origin) -> Symbol:
@@ -57,8 +60,13 @@ class Tape:
         """Note what an expression answered; the replay gives up where it answers otherwise."""
         if expression not in self._guards:
             self._guards[expression] = answer
-            self.lines.append(f"if {'not ' if answer else ''}({expression}): return None")
+            self._add(f"if {'not ' if answer else ''}({expression}): return None")
         return answer
+
+    def _add(self, line: str) -> None:
+        if len(self.lines) >= LONGEST_TAPE:
+            raise RefusedError("too many lines")
+        self.lines.append(line)
 
     def arguments(self, values: Iterable[object]) -> str:
         """Constants as they stand in a call."""
