@@ -20,6 +20,7 @@ from turnloom.uploads import Upload
 
 MAX_MESSAGE: Final = 64 * 1024 * 1024  #: bytes, both directions (the contract's limit)
 CONNECT_SECONDS: Final = 8.0  #: how long a first connection may take before we say that nobody is there
+WRITE_ADDRESS: Final = "Write --address or TURNLOOM_ADDRESS as HOST:PORT, without http://."
 DETAILS_KEY: Final = "grpc-status-details-bin"
 
 #: RPCs that may be sent twice: they change nothing, or carry a request_id.
@@ -232,10 +233,21 @@ def _loopback(address: str) -> bool:
 
 def unreachable(address: str, when: str = "") -> errors.ServerUnreachable:
     """The one sentence for a server that is not there."""
+    known = "Start one with `turnloom up`, or name another with --address or TURNLOOM_ADDRESS."
     return errors.ServerUnreachable(
         f"No Turnloom server answers at {address}{when}.",
-        hint="Start one with `turnloom up`, or name another with --address or TURNLOOM_ADDRESS.",
+        hint=known if host_and_port(address) else WRITE_ADDRESS,
+        code=grpc.StatusCode.UNAVAILABLE.name,
     )
+
+
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """The parts of HOST:PORT; None where it is not of this form."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if "/" in host or not (host and port.isdecimal() and 0 < int(port) < 65536):
+        return None
+    return host, int(port)
 
 
 def translate(error: grpc.RpcError, address: str) -> errors.TurnloomError:

@@ -9,7 +9,7 @@ from concurrent.futures import TimeoutError as TimedOut
 from dataclasses import dataclass
 from typing import Final
 
-from turnloom.calls import Tls
+from turnloom.calls import WRITE_ADDRESS, Tls, host_and_port
 from turnloom.handshake import with_tls, without_tls
 
 SECONDS: Final = 5.0  #: for the name, and again for the port
@@ -27,14 +27,13 @@ class Step:
 
 def steps(address: str, tls: Tls | None) -> Iterator[Step]:
     """The steps until the first that fails. Nothing is sent but, where the port answers, the first words of TLS."""
-    host, colon, port = address.rpartition(":")
-    host = host.strip("[]")
-    if "/" in host or not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        hint = "Write --address or TURNLOOM_ADDRESS as HOST:PORT, without http://."
-        yield Step("address", True, f"{address!r} is not HOST:PORT.", hint)
+    parts = host_and_port(address)
+    if parts is None:
+        yield Step("address", True, f"{address!r} is not HOST:PORT.", WRITE_ADDRESS)
         return
+    host, port = parts
     yield Step("address", False, f"{host}, port {port}.")
-    found, why = _resolved(host, int(port))
+    found, why = _resolved(host, port)
     if not found:
         hint = "Look at the spelling, or give the number of the address."
         yield Step("name", True, f"The name {host} means nothing here: {why}.", hint)

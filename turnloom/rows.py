@@ -38,9 +38,8 @@ def shape_of(rows: Iterable[RawRow], name: str = "", columns: Mapping[str, str] 
     good = [row.value for row in looked_at if not row.mistake]
     if looked_at and not good:
         first = looked_at[0]
-        raise InvalidInput(
-            f"None of the first {len(looked_at)} rows can be read; {first.place} {first.mistake}", field="format"
-        )
+        none = f"None of the first {len(looked_at)} rows can be read" if len(looked_at) > 1 else "No row can be read"
+        raise InvalidInput(f"{none}; {first.place} {first.mistake}", field="format")
     return detect(good, columns)
 
 
@@ -60,7 +59,7 @@ def parse(text: str) -> JSON:
 def parsed(place: str, data: bytes) -> RawRow:
     """A row of UTF-8 JSON, with or without a byte order mark."""
     try:
-        return RawRow(place, parse(data.decode("utf-8-sig")))
+        return RawRow(place, parse(data.decode("utf-8-sig").rstrip()))  # a mistake is in the line, not after it
     except ValueError as error:
         return RawRow(place, mistake=why_not_json(error))
 

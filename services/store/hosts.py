@@ -85,7 +85,11 @@ def _known(live: Sequence[HostRecord]) -> str:
         return "no host reports at all: start a trainer worker (python -m services.trainer)"
     served = (
         f"{record.name} serves "
-        + (", ".join(f"{model.name} (rank <= {model.max_lora_rank or 'any'})" for model in record.models) or "nothing")
+        + (", ".join(f"{model.name} ({_ranks(model.max_lora_rank)})" for model in record.models) or "nothing")
         for record in live
     )
     return "; ".join(served)
+
+
+def _ranks(largest: int) -> str:
+    return f"rank <= {largest}" if largest else "any rank"

@@ -165,7 +165,7 @@ class Endings:
         if not any([*runs, *self.runs]):
             return
         freed = self.keeper.release([*runs, *self.runs])
-        message = f"Freed {len(freed)} runs on the server."
+        message = f"Freed {len(freed)} run{'' if len(freed) == 1 else 's'} on the server."
         # The job is over: it may be deleted by now.
         self._store_quietly(lambda: self.journal.event("info", "ADAPTER_RELEASED", message, runs=" ".join(freed)))
 

@@ -146,7 +146,9 @@ def test_every_illegal_edge_is_refused_with_a_sentence(store: Store) -> None:
     with pytest.raises(IllegalEdge, match="RUNNING and can't become PAUSED"):
         store.jobs.finish(job.id, 1, JobState.PAUSED)
     store.jobs.finish(job.id, 1, JobState.SUCCEEDED)
-    with pytest.raises(IllegalEdge, match="SUCCEEDED and can't become QUEUED"):
+    with pytest.raises(
+        IllegalEdge, match="is SUCCEEDED, only a PAUSED, FAILED or CANCELLED job is resumed; create a job that"
+    ):
         store.jobs.resume(job.id)
     with pytest.raises(NotFound, match="there is no job job-0"):
         store.jobs.cancel("job-0")

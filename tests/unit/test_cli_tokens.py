@@ -67,3 +67,10 @@ def test_examples_of_a_split_are_numbered() -> None:
 def test_tokens_one_by_one_show_position_id_and_weight() -> None:
     lines = [line.split() for line in shown(EXAMPLE, each_token=True).splitlines()]
     assert ["3", "7", "0.5", "day", "1", "assistant", "content"] in lines
+
+
+def test_a_character_that_several_tokens_share_is_shown_whole_and_what_a_message_spells_stays() -> None:
+    shared = [token(piece, 1, 1, "assistant", "content") for piece in ("gr\\xc3", "\\xbc", "n \\xe4\\xb8")]
+    assert "⟦grün \\xe4\\xb8⟧" in shown(PreviewExample(rendered_text="grün 世", tokens=shared))
+    assert "⟦gr\\xc3\\xbcn" in shown(PreviewExample(rendered_text="gr\\xc3\\xbcn", tokens=shared))
+    assert "\\xc3" in shown(PreviewExample(rendered_text="grün", tokens=shared), each_token=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 from turnloom.embedded.processes import Child, on_child_death, sigterm_unwinds, undisturbed, wait_until
 from turnloom.embedded.redis_server import RedisServer
 from turnloom.embedded.stack import Stack, StackSettings
-from turnloom.errors import StackError
+from turnloom.errors import InvalidInput, StackError
 
 
 def python(tmp_path: Path, code: str, name: str = "Part") -> Child:
@@ -147,3 +148,15 @@ def test_two_stacks_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytes
     first.stop()
     with pytest.raises(StackError, match="TURNLOOM_REDIS_URL names"):
         Stack(StackSettings(tmp_path, tuft_python=Path(sys.executable))).__enter__()
+
+
+def test_a_stack_says_at_once_that_its_port_is_taken_or_its_data_is_not_there(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        settings = StackSettings(tmp_path / "stack", tuft_python=Path(sys.executable), address=address)
+        with pytest.raises(StackError, match=f"{address} can't be listened on: Address already in use"):
+            Stack(settings).__enter__()
+    assert not (tmp_path / "stack").exists()
+    settings = StackSettings(tmp_path / "s", tuft_python=Path(sys.executable), conversations=[tmp_path / "no.jsonl"])
+    with pytest.raises(InvalidInput, match=r"There is no file .*no\.jsonl\."):
+        Stack(settings).__enter__()

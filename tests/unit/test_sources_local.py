@@ -131,6 +131,9 @@ def test_damaged_and_empty_files_are_one_sentence(tmp_path: Path) -> None:
     path = lines(tmp_path / "broken.jsonl", ["{", "["])
     with pytest.raises(InvalidInput, match=r"None of the first 2 rows can be read; .*line 1 is not JSON"):
         list(read_local(path))
+    (tmp_path / "one.jsonl").write_text('{"messages": [{"role": "user"}\n')
+    with pytest.raises(InvalidInput, match=r"No row can be read; .*line 1 is not JSON \(Expecting ',' .* column 31\)"):
+        list(read_local(tmp_path / "one.jsonl"))
     path = lines(tmp_path / "other.jsonl", [{"text": "x"}])
     with pytest.raises(InvalidInput, match=r"other.jsonl: No known format has these columns: text\."):
         list(read_local(path))

@@ -9,7 +9,17 @@ import typer
 from rich.markup import escape
 
 from turnloom.cli.exits import Exit
-from turnloom.cli.inputs import Loaded, MaxLength, Model, Option, TrainOn, Truncation, choose_model, preprocess_fields
+from turnloom.cli.inputs import (
+    LARGEST,
+    Loaded,
+    MaxLength,
+    Model,
+    Option,
+    TrainOn,
+    Truncation,
+    choose_model,
+    preprocess_fields,
+)
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command
 from turnloom.cli.tokens import show
@@ -35,7 +45,7 @@ def models(session: Session) -> None:
         session.json([to_plain(model) for model in served])
         return
     session.table(
-        ("name", "TuFT model", "#vocabulary", "encoder", "template", "tokenizer"),
+        ("name", "?TuFT model", "#vocabulary", "?encoder", "template", "tokenizer"),
         (
             (
                 *(escape(model.name), escape(model.tuft_model_name), f"{model.vocabulary_size}", escape(model.encoder)),
@@ -83,7 +93,7 @@ def lint(
     file: File,
     *,
     test: Annotated[list[Path] | None, typer.Option(help="Test file, to find overlaps.")] = None,
-    offenders: Annotated[int, typer.Option(help="Offenders listed per finding.", min=1)] = 5,
+    offenders: Annotated[int, typer.Option(help="Offenders listed per finding.", min=1, max=LARGEST)] = 5,
     strict: Annotated[bool, typer.Option("--strict", help="End with code 2 where anything was found.")] = False,
     model: Model = "",
     train_on: TrainOn = "",

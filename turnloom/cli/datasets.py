@@ -59,7 +59,7 @@ Files = Annotated[
 Id = Annotated[str, typer.Argument(help="Dataset id.", metavar="DATASET", show_default=False)]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad conversations out instead of failing.")]
 Name = Annotated[str, typer.Option(help="Name for people. Default: the file's.")]
-HEADINGS = ("id", "name", "state", "#conversations", "#examples", "#tokens", "#trained", "#cut", "#left out", "age")
+HEADINGS = ("id", "name", "state", "#conversations", "?#examples", "?#tokens", "?#trained", "?#cut", "#left out", "age")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias, cast
+from typing import Annotated, Final, TypeAlias, cast
 
 import typer
 from rich.markup import escape
@@ -19,6 +19,7 @@ from turnloom.local_sources import LocalPart, read_local
 from turnloom.options import HyperparameterFields, PreprocessFields, from_text
 from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
 
+LARGEST: Final = 2**32 - 1  #: whole number of an option that the contract has as uint32
 INDEX = re.compile(r"conversations?\[(\d+)\]")
 
 Model: TypeAlias = Annotated[

@@ -10,7 +10,7 @@ import typer
 from google.protobuf.message import Message
 from rich.markup import escape
 
-from turnloom.cli.inputs import Labels
+from turnloom.cli.inputs import LARGEST, Labels
 from turnloom.cli.jsonable import Plain, to_plain
 from turnloom.cli.live import test_nll, train_nll
 from turnloom.cli.session import Session, command, pairs
@@ -52,7 +52,7 @@ def list_jobs(
         session.json([to_plain(job) for job in found])
         return
     session.table(
-        ("id", "model", "state", "#step", "#NLL", "#test NLL", "host", "#attempt", "age"),
+        ("id", "?model", "state", "#step", "#NLL", "#test NLL", "host", "?#attempt", "age"),
         (
             (
                 *(job.id, escape(job.model), coloured(job_state(job))),
@@ -103,7 +103,9 @@ def show(session: Session, job: Id) -> None:
 def steps(
     session: Session,
     job: Id,
-    start: Annotated[int, typer.Option("--from", help="First step; 0: with the evaluation before training.")] = 0,
+    start: Annotated[
+        int, typer.Option("--from", help="First step; 0: with the evaluation before training.", min=0, max=LARGEST)
+    ] = 0,
 ) -> None:
     """List the effective series of steps; with --json one line per step."""
     found = session.client.steps(job, start)
@@ -113,11 +115,11 @@ def steps(
     session.table(
         (
             "#step",
-            "#epoch",
-            "#attempt",
+            "?#epoch",
+            "?#attempt",
             "#NLL",
             "#test NLL",
-            "#bits/byte",
+            "?#bits/byte",
             "#rows",
             "#tokens",
             "#trained",
@@ -134,7 +136,7 @@ def steps(
             )
             for step in found
         ),
-        "No step yet.",
+        f"No step from {start} on." if start else "No step yet.",
     )
 
 
@@ -155,7 +157,7 @@ def checkpoints(session: Session, job: Id) -> None:
         session.json([to_plain(checkpoint) for checkpoint in found])
         return
     session.table(
-        ("id", "#step", "#epoch", "#attempt", "#test NLL", "#probe NLL", "", "saved"),
+        ("id", "#step", "?#epoch", "?#attempt", "#test NLL", "#probe NLL", "", "saved"),
         (
             (
                 *(point.id, str(point.step), str(point.epoch), str(point.attempt)),

@@ -6,20 +6,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from typer.core import TyperCommand
-
-from turnloom.cli.session import pairs
+from turnloom.cli.session import Command, pairs
 from turnloom.errors import InvalidInput
 
 NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 SPREAD: Final = ("--rank", "--lora-rank", "--lr", "--learning-rate", "--rungs")
 
 
-class ManyNumbers(TyperCommand):
+class ManyNumbers(Command):
     """A command whose options of SPREAD take all numbers that follow them."""
 
     def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D102  # as click has it
-        return super().parse_args(ctx, list(spread(args)))
+        return super().parse_args(ctx, list(spread(args)))  # type: ignore[no-untyped-call]
 
 
 def spread(words: Sequence[str]) -> Iterator[str]:

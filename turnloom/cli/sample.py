@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from turnloom.cli.inputs import LARGEST
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command
 
@@ -25,7 +26,7 @@ def sample(
     max_tokens: Annotated[int, typer.Option(help="Of the reply, 1 to 4096. Default: 256.", min=0)] = 0,
     temperature: Annotated[float | None, typer.Option(help="0 to 10; 0: the likeliest reply. Default: 1.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Above 0, at most 1. Default: 1.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed, the same reply.", min=0, max=2**32 - 1)] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same reply.", min=0, max=LARGEST)] = None,
 ) -> None:
     """Ask a job's adapter, where its TuFT server samples; one without a GPU does not."""
     said = [{"role": "system", "content": system}] if system else []

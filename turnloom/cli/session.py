@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperCommand
 
 from turnloom.calls import Tls
@@ -23,6 +24,8 @@ from turnloom.client import TurnloomClient
 from turnloom.errors import InvalidInput, TurnloomError
 
 Body: TypeAlias = "Callable[..., None]"  # a Session first, then what its command line says
+GAP = 2  #: blanks between the columns of a table
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])  # the base, which Typer does not export
 PIPE_WIDTH = 200  #: characters of a line where the output is no terminal: tables stay whole
 
 
@@ -48,17 +51,43 @@ class Session:
             self.err.print(markup, soft_wrap=True, highlight=False)
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
-        """A table of rich markup; headings that begin with # are numbers. `empty` is said when there is no row."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in headings:
-            number = heading.startswith("#")
-            table.add_column(heading.lstrip("#"), justify="right" if number else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        if table.row_count:
-            self.out.print(table, highlight=False)
-        else:
+        """A table of rich markup.
+
+        Args:
+            headings: one that begins with # is of numbers; one that begins with ? (before the #) is left out of a
+                terminal that is too narrow, the first of them first.
+            rows: an entry for each heading.
+            empty: said when there is no row.
+        """
+        lines = list(rows)
+        if not lines:
             self.say(empty)
+            return
+        shown, hidden = _fitting(headings, lines, self.out.width)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for index in shown:
+            heading = headings[index].lstrip("?")
+            table.add_column(
+                heading.lstrip("#"), justify="right" if heading.startswith("#") else "left", overflow="fold"
+            )
+        for line in lines:
+            table.add_row(*(line[index] for index in shown))
+        self.out.print(table, highlight=False)
+        if hidden:
+            self.say(f"[dim]A wider terminal also shows: {', '.join(hidden)}. --json has everything.[/]")
+
+
+def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> tuple[list[int], list[str]]:
+    """Indices of the columns that fit into a width, and the headings of those that had to go."""
+    cells = [[heading.lstrip("?#"), *(row[index] for row in rows)] for index, heading in enumerate(headings)]
+    widths = [max(Text.from_markup(cell).cell_len for cell in column) for column in cells]
+    shown = list(range(len(headings)))
+    hidden: list[str] = []
+    for index, heading in enumerate(headings):
+        if heading.startswith("?") and sum(widths[i] for i in shown) + GAP * (len(shown) - 1) > width:
+            shown.remove(index)
+            hidden.append(heading.lstrip("?#"))
+    return shown, hidden
 
 
 def _console(*, stderr: bool) -> Console:
@@ -95,7 +124,21 @@ def _common(
 COMMON = inspect.signature(_common, eval_str=True).parameters
 
 
-def command(app: typer.Typer, name: str, kind: type[TyperCommand] = TyperCommand) -> Callable[[Body], None]:
+class Command(TyperCommand):
+    """A command whose mistakes of the command line are JSON with --json, as every other error."""
+
+    def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D102  # as click has it
+        as_json = "--json" in args  # taken away while it parses
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            if not as_json:
+                raise
+            report(InvalidInput(error.format_message(), hint=f"See {ctx.command_path} --help."), as_json=True)
+            raise typer.Exit(Exit.BAD_INPUT) from error
+
+
+def command(app: typer.Typer, name: str, kind: type[TyperCommand] = Command) -> Callable[[Body], None]:
     """Adds a command that takes a Session first; the options of _common() are added to its own."""
 
     def decorate(function: Body) -> None:
@@ -125,8 +168,21 @@ def _run(common: dict[str, object], body: Callable[[Session], None]) -> None:
     except TurnloomError as error:
         report(error, as_json=as_json)
         raise typer.Exit(exit_code(error)) from error
+    except BrokenPipeError:
+        raise  # whoever read the output has seen enough; click ends quietly
+    except OSError as error:
+        refused = InvalidInput(_why(error), hint="Name another file or folder.")
+        report(refused, as_json=as_json)
+        raise typer.Exit(exit_code(refused)) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(Exit.INTERRUPTED) from error
+
+
+def _why(error: OSError) -> str:
+    """One sentence with the path, where the error knows it."""
+    if error.filename is None:
+        return f"{error}."
+    return f"{error.filename} can't be used: {error.strerror or type(error).__name__}."
 
 
 def report(error: TurnloomError, *, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from turnloom.cli import comparing, numbers
 from turnloom.cli.exits import Exit
 from turnloom.cli.inputs import (
+    LARGEST,
     Labels,
     MaxLength,
     Model,
@@ -70,10 +71,17 @@ def sweep(
     halving: Annotated[
         bool, typer.Option("--halving", help="Stop the worse cells on the way: successive halving by test NLL.")
     ] = False,
-    eta: Annotated[int | None, typer.Option(help="With --halving: one cell in this many goes on. Default: 2.")] = None,
+    eta: Annotated[
+        int | None, typer.Option(help="With --halving: one cell in this many goes on. Default: 2.", min=0, max=LARGEST)
+    ] = None,
     rungs: Annotated[
         list[int] | None,
-        typer.Option("--rungs", help="With --halving: steps at which cells are compared. Default: as many as fit."),
+        typer.Option(
+            "--rungs",
+            help="With --halving: steps at which cells are compared. Default: as many as fit.",
+            min=0,
+            max=LARGEST,
+        ),
     ] = None,
     others: Annotated[
         list[str] | None,
@@ -98,7 +106,10 @@ def sweep(
         if not halving and (eta is not None or rungs):
             raise InvalidInput("--eta and --rungs belong to --halving.", hint="Add --halving.", field="--halving")
         if not test and test_fraction is None:
-            raise InvalidInput("--test is missing; cells are compared by it.", hint="Or --test-fraction 0.1.")
+            raise InvalidInput(
+                "--test is missing; cells are compared by it.",
+                hint="Or --test-fraction 0.1. To come back to a sweep give its id, sweep-...",
+            )
         grid = numbers.axes(rank or (), learning_rate or (), axis or ())
         grid = grid or numbers.axes(RANKS, RATES, ())
         if eval_every is None and steps is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from turnloom.v1 import preprocess_pb2
 
+BYTES = re.compile(r"(?:\\x[89a-f][0-9a-f])+")  # as the server writes tokens that are parts of characters
 VISIBLE = str.maketrans({"\n": "↵", "\t": "→", "\r": "␍"})
 
 
@@ -63,10 +65,24 @@ def _running(example: preprocess_pb2.PreviewExample, *, brackets: bool) -> Table
     for (index, role, kind), stretch in _stretches(example.tokens):
         text = Text()
         for weight, same in groupby(stretch, key=lambda token: token.weight):
-            piece = "".join(token.text for token in same).translate(VISIBLE)
+            piece = _whole("".join(token.text for token in same), example.rendered_text).translate(VISIBLE)
             text.append(f"⟦{piece}⟧" if brackets and weight > 0 else piece, style=style(weight))
         table.add_row(index, role, kind, text)
     return table
+
+
+def _whole(text: str, rendered: str) -> str:
+    """Characters whose bytes were spread over tokens, put together; what a message spells like bytes itself stays."""
+
+    def character(found: re.Match[str]) -> str:
+        if found[0] in rendered:
+            return found[0]
+        try:
+            return bytes.fromhex(found[0].replace("\\x", "")).decode()
+        except UnicodeDecodeError:
+            return found[0]
+
+    return BYTES.sub(character, text)
 
 
 def _stretches(

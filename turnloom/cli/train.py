@@ -141,6 +141,11 @@ def train(
         f"[bold]{job.id}[/] on {escape(chosen)}: rank {asked_for.lora_rank}, rate {written(asked_for.learning_rate)} at"
         f" batch size {asked_for.batch_size}. Ctrl-C detaches, the job goes on."
     )
+    if 0 < job.progress.planned_steps < asked_for.warmup_steps:
+        session.say(
+            f"[yellow]warmup_steps is {asked_for.warmup_steps} and the job has {job.progress.planned_steps} steps:"
+            f" the rate never reaches {written(asked_for.learning_rate)}.[/]"
+        )
     conclude(session, watch_to_the_end(session, job.id))
 
 

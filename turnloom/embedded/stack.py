@@ -13,6 +13,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from turnloom.calls import host_and_port
 from turnloom.client import TurnloomClient
 from turnloom.embedded import sample_data, tiny_model
 from turnloom.embedded.processes import Child, undisturbed, wait_until
@@ -34,7 +36,7 @@ from turnloom.embedded.tuft_server import (
     find_tuft_python,
     free_port,
 )
-from turnloom.errors import ServerUnreachable, StackError, Unavailable
+from turnloom.errors import InvalidInput, ServerUnreachable, StackError, Unavailable
 
 MODEL: Final = "turnloom/tiny-qwen3"
 HOST: Final = "embedded"  #: TURNLOOM_HOST of the worker
@@ -114,6 +116,7 @@ class Stack:
     def _start(self) -> None:
         say = self.settings.say
         python = self._check_parts()
+        self._check_address()
         self._own_folder()
         say("Redis")
         redis = self._parts.enter_context(RedisServer(self.folder / "redis", self._log("redis")))
@@ -155,6 +158,20 @@ class Stack:
             )
         return python.absolute()  # not resolved: the link inside the environment is what makes it one
 
+    def _check_address(self) -> None:
+        """A taken port is said at once, not when everything else runs."""
+        parts = host_and_port(self.settings.address)
+        if parts is None:
+            return  # port 0, or something that the API refuses
+        host, port = parts
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        except OSError as error:
+            raise StackError(
+                f"{self.settings.address} can't be listened on: {error.strerror or error}.",
+                hint="Stop what has it, or name another address with --address.",
+            ) from error
+
     def _own_folder(self) -> None:
         """Two stacks in one folder would write each other's files."""
         try:
@@ -173,6 +190,9 @@ class Stack:
 
     def _make_model(self, python: Path) -> Path:
         conversations = list(self.settings.conversations)
+        for path in conversations:
+            if not path.is_file():
+                raise InvalidInput(f"There is no file {path}.", hint="Look at the spelling and the folder.")
         if not conversations:
             sample = self.folder / "sample.jsonl"
             sample_data.write_jsonl(sample, sample_data.train_conversations())

@@ -13,7 +13,7 @@ from typing import Final
 
 import wandb
 
-from turnloom.errors import TurnloomError
+from turnloom.errors import Refused
 from turnloom.results.files import rows
 from turnloom.results.runs import Run
 from turnloom.results.scalars import scalars
@@ -37,7 +37,7 @@ def mirror(folder: Path, runs: Sequence[Run]) -> list[str]:
         Address of each run's page; offline its folder.
 
     Raises:
-        TurnloomError: W&B refused, or could not be reached in time.
+        Refused: W&B refused, or could not be reached in time.
     """
     try:
         return [_mirror(folder, run) for run in runs]
@@ -67,7 +67,7 @@ def _mirror(folder: Path, run: Run) -> str:
             return str(Path(sink.dir).parent) if sink.offline else str(sink.url)
     except (wandb.Error, TimeoutError, OSError) as error:
         said = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise TurnloomError(
+        raise Refused(
             f"Weights & Biases did not take {run.job.id}: {said}.",
             hint="Log in with `wandb login` or WANDB_API_KEY; WANDB_MODE=offline writes a folder for `wandb sync`.",
         ) from error

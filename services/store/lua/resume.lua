@@ -4,7 +4,10 @@ local state = field(id, 'state')
 if state == 'running' or state == 'validating' then
   return refused('ILLEGAL_EDGE', 'job ' .. id .. ' is ' .. string.upper(state) .. ', only a PAUSED, FAILED or CANCELLED job is resumed')
 end
-if TERMINAL[state] and state ~= 'succeeded' then
+if state == 'succeeded' then
+  return refused('ILLEGAL_EDGE', 'job ' .. id .. ' is SUCCEEDED, only a PAUSED, FAILED or CANCELLED job is resumed; create a job that starts from it')
+end
+if TERMINAL[state] then
   if redis.call('EXISTS', key('series', id)) == 0 then
     return refused('ILLEGAL_EDGE', 'the ledger of job ' .. id .. ' has expired; create a job that starts from its checkpoint')
   end
