@@ -77,7 +77,7 @@ HINTS: Final[dict[type[Exception], str]] = {
     store.StoreFull: "Free space in the store, or delete datasets and jobs.",
     store.SchemaMismatch: "Run services of one version, or give this one a Redis database of its own.",
     store.RequestMismatch: "Use a new request_id for a new request.",
-    store.NotFound: "Look at the spelling; `turnloom jobs`, `checkpoints`, `dataset list` and `sweeps` show what there is.",
+    store.NotFound: "Look at the spelling; `turnloom jobs`, `checkpoints`, `dataset list`, `sweeps` show what exists.",
     store.IllegalEdge: "`turnloom job show` or `turnloom dataset show` (GetJob, GetDataset) tells the present state.",
     store.InUse: "Wait for what uses it to end, or cancel that first.",
     store.CheckpointNotUsable: "`turnloom checkpoints JOB` lists those that can be used.",

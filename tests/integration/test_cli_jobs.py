@@ -170,6 +170,15 @@ def test_a_dry_run_estimates_and_makes_no_job(api: Api, chats: Path) -> None:
     assert turnloom(api.address, "jobs", "--json").document == []
 
 
+@pytest.mark.parametrize("way", ["--dry-run", "--detach"])
+def test_a_warm_up_longer_than_the_job_is_said(api: Api, chats: Path, way: str) -> None:
+    longer = turnloom(api.address, "train", chats, "--steps", 3, "--warmup-steps", 4, "--lr", "2e-4", way)
+    assert longer.code == 0, longer.err
+    assert "warmup_steps is 4 and the job has 3 steps: the rate never reaches 2e-4." in longer.err
+    fits = turnloom(api.address, "train", chats, "--steps", 3, "--warmup-steps", 3, way)
+    assert "warmup_steps" not in fits.err
+
+
 def test_a_request_id_makes_one_job(api: Api, chats: Path) -> None:
     (dataset,) = turnloom(api.address, "dataset", "create", chats, "--json").document
     first, again = (

@@ -27,7 +27,8 @@ from turnloom.cli.words import buckets, count
 from turnloom.errors import InvalidInput
 
 File = Annotated[
-    Path, typer.Argument(help="JSONL, JSON, CSV, Parquet or Arrow file, folder or glob.", show_default=False)
+    Path,
+    typer.Argument(help="JSONL, JSON, CSV, Parquet or Arrow file, folder or glob.", metavar="FILE", show_default=False),
 ]
 
 

@@ -52,9 +52,7 @@ from turnloom.v1 import datasets_pb2
 
 Files = Annotated[
     list[Path],
-    typer.Argument(
-        metavar="FILE...", help="JSONL, JSON, CSV, Parquet, Arrow; folders and globs too.", show_default=False
-    ),
+    typer.Argument(metavar="FILE", help="JSONL, JSON, CSV, Parquet, Arrow; folders and globs too.", show_default=False),
 ]
 Id = Annotated[str, typer.Argument(help="Dataset id.", metavar="DATASET", show_default=False)]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad conversations out instead of failing.")]
@@ -138,7 +136,7 @@ def create(
 
 def import_source(
     session: Session,
-    uri: Annotated[str, typer.Argument(help="Hub dataset, or a path or URL below the server's roots.")],
+    uri: Annotated[str, typer.Argument(help="Hub dataset, or a path or URL below the server's roots.", metavar="URI")],
     *,
     split: Annotated[str, typer.Option(help="Split of a hub dataset. Default: train.")] = "",
     test_split: Annotated[str, typer.Option(help="Split that becomes a test dataset of its own.")] = "",

@@ -30,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 def export(
     session: Session,
-    names: Annotated[list[str], typer.Argument(help="Job ids, or ids of sweeps.", metavar="JOB...")],
+    names: Annotated[list[str], typer.Argument(help="Job ids, or ids of sweeps.", metavar="JOB")],
     kind: Annotated[str, typer.Option("--to", help="csv (default), parquet, tensorboard or wandb.")] = "csv",
     out: Annotated[
         Path | None,

@@ -128,7 +128,7 @@ def add_to(app: typer.Typer) -> None:
 
 def init(
     session: Session,
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("job.toml"),
+    path: Annotated[Path, typer.Argument(help="File to write.", metavar="FILE")] = Path("job.toml"),
     train: Annotated[str, typer.Option(help="Training file or dataset id to put in.")] = "",
     test: Annotated[str, typer.Option(help="Test file or dataset id to put in.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,

@@ -20,10 +20,12 @@ def add_to(app: typer.Typer) -> None:
 def sample(
     session: Session,
     job: Annotated[str, typer.Argument(help="Job id.", metavar="JOB")],
-    prompt: Annotated[str, typer.Argument(help="What the user says.")],
+    prompt: Annotated[str, typer.Argument(help="What the user says.", metavar="PROMPT")],
     system: Annotated[str, typer.Option(help="System message before it.")] = "",
     checkpoint: Annotated[str, typer.Option(help="Checkpoint id. Default: the last one, as the final adapter.")] = "",
-    max_tokens: Annotated[int, typer.Option(help="Of the reply, 1 to 4096. Default: 256.", min=0)] = 0,
+    max_tokens: Annotated[
+        int, typer.Option(help="Of the reply, 1 to 4096. Default: 256.", min=0, max=LARGEST, show_default=False)
+    ] = 0,
     temperature: Annotated[float | None, typer.Option(help="0 to 10; 0: the likeliest reply. Default: 1.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Above 0, at most 1. Default: 1.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same reply.", min=0, max=LARGEST)] = None,

@@ -49,7 +49,9 @@ def add_to(app: typer.Typer) -> None:
 
 def sweep(
     session: Session,
-    data: Annotated[str, typer.Argument(help="Dataset id or file; or the id of a sweep to come back to.")],
+    data: Annotated[
+        str, typer.Argument(help="Dataset id or file; or the id of a sweep to come back to.", metavar="DATA")
+    ],
     *,
     test: Annotated[str, typer.Option(help="Dataset id or file to evaluate on.")] = "",
     test_fraction: Annotated[float | None, typer.Option(help="Part of the file to hold out instead.")] = None,
@@ -233,7 +235,7 @@ def list_sweeps(session: Session) -> None:
 
 def plot(
     session: Session,
-    names: Annotated[list[str], typer.Argument(help="Job ids, or ids of sweeps.", metavar="JOB...")],
+    names: Annotated[list[str], typer.Argument(help="Job ids, or ids of sweeps.", metavar="JOB")],
     to: Annotated[Path, typer.Option(help="Folder of figures and files.")] = Path("turnloom-plot"),
 ) -> None:
     """Compare any jobs: figures, steps, verdict."""

@@ -31,8 +31,6 @@ from turnloom.options import PreprocessFields
 from turnloom.results.runs import written
 from turnloom.v1 import training_pb2
 
-Flag = Annotated[bool | None, typer.Option()]
-
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
@@ -42,7 +40,9 @@ def add_to(app: typer.Typer) -> None:
 
 def train(
     session: Session,
-    data: Annotated[str, typer.Argument(help="Dataset id, or a file of conversations.", show_default=False)] = "",
+    data: Annotated[
+        str, typer.Argument(help="Dataset id, or a file of conversations.", metavar="DATA", show_default=False)
+    ] = "",
     *,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Job file (`turnloom init`); options win.")] = None,
     test: Annotated[str, typer.Option(help="Dataset id or file to evaluate on.")] = "",
@@ -60,9 +60,11 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Order of the data; split of --test-fraction. Default: 0.")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations. Default: 50.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints. Default: 50.")] = None,
-    train_mlp: Flag = None,
-    train_attn: Flag = None,
-    train_unembed: Flag = None,
+    train_mlp: Annotated[bool | None, typer.Option(help="Adapters in MLP layers. Default: yes.")] = None,
+    train_attn: Annotated[bool | None, typer.Option(help="Adapters in attention. Default: yes.")] = None,
+    train_unembed: Annotated[
+        bool | None, typer.Option(help="An adapter in the output layer, where the model takes one. Default: yes.")
+    ] = None,
     others: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other hyperparameter; may be repeated."),
@@ -123,6 +125,7 @@ def train(
                 model=chosen, training_dataset=training, test_dataset=held_out, metadata=labels, host=host,
                 start_from=start, **fields,
             )  # fmt: skip
+        _warn_of_warmup(session, answer.job)
         _show_estimate(session, answer)
         return
     with leaving_nothing(session, made):
@@ -130,6 +133,7 @@ def train(
             model=chosen, training_dataset=training, test_dataset=held_out, request_id=request_id, metadata=labels,
             host=host, start_from=start, **fields,
         )  # fmt: skip
+    _warn_of_warmup(session, job)
     if detach:
         if session.as_json:
             session.json(to_plain(job))
@@ -141,11 +145,6 @@ def train(
         f"[bold]{job.id}[/] on {escape(chosen)}: rank {asked_for.lora_rank}, rate {written(asked_for.learning_rate)} at"
         f" batch size {asked_for.batch_size}. Ctrl-C detaches, the job goes on."
     )
-    if 0 < job.progress.planned_steps < asked_for.warmup_steps:
-        session.say(
-            f"[yellow]warmup_steps is {asked_for.warmup_steps} and the job has {job.progress.planned_steps} steps:"
-            f" the rate never reaches {written(asked_for.learning_rate)}.[/]"
-        )
     conclude(session, watch_to_the_end(session, job.id))
 
 
@@ -165,6 +164,15 @@ def _start_from(text: str, *, weights_only: bool) -> training_pb2.StartFrom | No
         return None
     job, _, checkpoint = text.partition(":")
     return training_pb2.StartFrom(job=job, checkpoint=checkpoint, weights_only=weights_only)
+
+
+def _warn_of_warmup(session: Session, job: training_pb2.Job) -> None:
+    asked, steps = job.hyperparameters, job.progress.planned_steps
+    if 0 < steps < asked.warmup_steps:
+        session.say(
+            f"[yellow]warmup_steps is {asked.warmup_steps} and the job has {steps} steps: the rate never reaches"
+            f" {written(asked.learning_rate)}.[/]"
+        )
 
 
 def _show_estimate(session: Session, answer: training_pb2.CreateJobResponse) -> None:
