@@ -55,6 +55,21 @@ def test_a_preview_lists_tokens_one_by_one_names_escaped_control_tokens_and_what
     assert shown.out.count("content") >= 10
 
 
+def test_a_preview_reads_no_further_than_its_conversation(api: Api, chats: Path) -> None:
+    chats.write_text(chats.read_text() + "{broken\n")
+    shown = turnloom(api.address, "preview", chats, "--index", 9)
+    assert shown.code == 0, shown.err
+    assert f"{chats}, line 10" in shown.err
+    assert "line 11: is not JSON" in turnloom(api.address, "preview", chats, "--index", 10).err
+
+
+def test_what_the_server_refuses_has_its_line_once(api: Api, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text('{"messages": [{"role": "user", "content": "x"}]}\n')
+    refused = turnloom(api.address, "dataset", "create", tmp_path / "c.jsonl", "--json")
+    assert refused.code == 2
+    assert refused.error["message"].startswith(f"{tmp_path / 'c.jsonl'}, line 1: train_on=all_assistant")
+
+
 def test_an_index_that_the_file_does_not_have_is_bad_input(api: Api, chats: Path) -> None:
     refused = turnloom(api.address, "preview", chats, "--index", 10)
     assert refused.code == 2

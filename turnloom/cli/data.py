@@ -24,7 +24,6 @@ from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command
 from turnloom.cli.tokens import show
 from turnloom.cli.words import buckets, count
-from turnloom.errors import InvalidInput
 
 File = Annotated[
     Path,
@@ -72,14 +71,7 @@ def preview(
 ) -> None:
     """Show one conversation as the model will see it, trained tokens in colour."""
     fields = preprocess_fields(train_on, max_length, truncation, option)
-    loaded = Loaded.from_file(file)
-    if index >= len(loaded.conversations):
-        raise InvalidInput(
-            f"--index is {index}, but {file} holds {len(loaded.conversations)} conversations.",
-            hint=f"The last one is {len(loaded.conversations) - 1}.",
-            field="--index",
-        )
-    chosen = Loaded([loaded.conversations[index]], [loaded.places[index]])
+    chosen = Loaded.one(file, index)
     with chosen.located():
         answer = session.client.preview(chosen.conversations[0], model=choose_model(session, model), **fields)
     if session.as_json:

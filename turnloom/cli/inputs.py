@@ -21,6 +21,7 @@ from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
 
 LARGEST: Final = 2**32 - 1  #: whole number of an option that the contract has as uint32
 INDEX = re.compile(r"conversations?\[(\d+)\]")
+LEADING = re.compile(r"conversations?\[\d+\][.:] ?")
 
 Model: TypeAlias = Annotated[
     str, typer.Option("--model", "-m", help="Model (`turnloom models`); may be left out where there is just one.")
@@ -54,6 +55,24 @@ class Loaded:
         sourced = list(read_local(path))
         return cls([s.conversation for s in sourced], [s.place for s in sourced])
 
+    @classmethod
+    def one(cls, path: Path, index: int) -> Loaded:
+        """Reads no further than the conversation of this number, from 0.
+
+        Raises:
+            InvalidInput: a row before it can't be read, or there are fewer conversations.
+        """
+        found = 0
+        for sourced in read_local(path):
+            if found == index:
+                return cls([sourced.conversation], [sourced.place])
+            found += 1
+        raise errors.InvalidInput(
+            f"--index is {index}, but {path} holds {found} conversations.",
+            hint=f"The last one is {found - 1}.",
+            field="--index",
+        )
+
     def place(self, index: int) -> str:
         """Where a conversation stands."""
         return self.places[index] if index < len(self.places) else f"conversation {index}"
@@ -72,7 +91,9 @@ def _located(place: Callable[[int], str]) -> Iterator[None]:
     except errors.Refused as error:
         index = INDEX.search(error.field) or INDEX.search(error.message)
         if index is not None:
-            error.message = f"{place(int(index[1]))}: {error.message}"
+            start = LEADING.match(error.message)  # the line says which one
+            said = error.message[start.end() :] if start else error.message
+            error.message = f"{place(int(index[1]))}: {said}"
         raise
 
 
