@@ -70,11 +70,15 @@ def test_one_command_makes_a_grid_figures_table_and_verdict_and_its_results_go_e
     ] * 2
 
 
-def test_a_sweep_is_detached_and_cancelled_as_a_whole(api: Api, gpu_host: HostRecord, chats: Path) -> None:
+def test_a_sweep_is_detached_and_cancelled_as_a_whole(
+    api: Api, gpu_host: HostRecord, chats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = turnloom(api.address, "sweep", chats, "--test-fraction", 0.25, "--rank", 2, 4, "--detach", "--json").document
     assert [axis["hyperparameter"] for axis in made["axes"]] == ["lora_rank"]
     cancelled = turnloom(api.address, "cancel", made["id"])
     assert cancelled.out == "".join(f"{job['id']} CANCELLED\n" for job in made["jobs"])
+    monkeypatch.chdir(chats.parent)
+    Path(made["id"]).mkdir()  # where an earlier run of the command kept its figures
     ended = turnloom(api.address, "sweep", made["id"], "--to", chats.parent / "r")
     assert ended.code == 1
     assert "No cell came to a sound end" in ended.out

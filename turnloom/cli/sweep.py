@@ -102,7 +102,7 @@ def sweep(
     option: Option = None,
 ) -> None:
     """Train a grid of ranks and rates, watch it, compare: figures, table, verdict. Ctrl-C detaches; it goes on."""
-    if data.startswith("sweep-") and not Path(data).exists():
+    if data.startswith("sweep-") and not Path(data).is_file():  # a folder of this name holds its figures
         made = session.client.sweep(data)
     else:
         if not halving and (eta is not None or rungs):
