@@ -28,5 +28,10 @@ class BoundedCache(Generic[K, V]):
                 del self._entries[next(iter(self._entries))]
             self._entries[key] = value
 
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._entries.clear()
+
     def __len__(self) -> int:
         return len(self._entries)

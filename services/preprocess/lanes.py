@@ -106,7 +106,7 @@ def lane_of(options: Options, model: Model) -> Lane | None:
     key = replace(options, max_length=None, chat_template_kwargs=cast("dict[str, str]", ()))  # the engine's own
     lane = engine.lanes.get(key)
     if lane is None:
-        lane = engine.lanes[key] = Lane(engine, Replays(SHAPES), BoundedCache(SHAPES))
+        lane = engine.lanes[key] = Lane(engine, Replays(engine.budget, SHAPES), BoundedCache(SHAPES))
     return lane
 
 

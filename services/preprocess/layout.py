@@ -27,7 +27,7 @@ from services.preprocess.rendered import Located, RenderedText, View
 from services.preprocess.rendering import Settings, render
 from services.preprocess.replay.compiling import compile_view
 from services.preprocess.replay.recording import record
-from services.preprocess.replay.store import Replays
+from services.preprocess.replay.store import Budget, Replays
 from services.preprocess.replay.symbols import Atom, RefusedError, Tape
 from services.preprocess.signatures import Signature, signature
 from services.preprocess.templates import CompiledTemplate
@@ -55,10 +55,12 @@ class ChatFormat:
     control_tokens: Mapping[str, bool]  #: every added token's text -> whether the tokenizer calls it special
     _control: ControlTokens = field(init=False, compare=False, repr=False)
     _engines: BoundedCache[tuple[object, ...], Engine] = field(init=False, compare=False, repr=False)
+    _budget: Budget = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_control", ControlTokens(self.control_tokens))
         object.__setattr__(self, "_engines", BoundedCache(ENGINES))
+        object.__setattr__(self, "_budget", Budget(self._engines.clear))
 
     def engine(self, options: Options) -> Engine:
         """What has been proved about this template under these options."""
@@ -74,7 +76,9 @@ class ChatFormat:
         if engine is None:
             settings = Settings(date, self.special_tokens, options.chat_template_kwargs)
             plans: BoundedCache[tuple[object, ...], _Plan] = BoundedCache(PLANS)
-            engine = Engine(settings, RegionFinder(), ViewPlanner(), plans, Replays(), BoundedCache(LANES))
+            replays: Replays[View] = Replays(self._budget)
+            lanes: BoundedCache[object, Lane] = BoundedCache(LANES)
+            engine = Engine(settings, RegionFinder(), ViewPlanner(), plans, replays, lanes, self._budget)
             self._engines[key] = engine
         return engine
 
@@ -97,6 +101,7 @@ class Engine:
     plans: BoundedCache[tuple[object, ...], _Plan]
     replays: Replays[View]
     lanes: BoundedCache[object, Lane]  #: by the options that decide about drafts; filled in lanes.py
+    budget: Budget  #: of the model's replays
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -207,6 +208,22 @@ def test_a_preview_of_a_lanes_draft_shows_what_the_long_way_shows(monkeypatch: p
 )
 def test_options_that_look_into_texts_have_no_lane(options: Options) -> None:
     assert lanes.lane_of(options, model("CHATML")) is None
+
+
+def test_shapes_and_options_that_cost_too_much_together_are_forgotten_and_learned_anew() -> None:
+    made = model("CHATML", copy="budget")
+    budget = made.chat_format._budget
+    budget._most, spent = 20_000, [0]
+    for turns in range(1, 12):
+        options = Options(date=DATE, max_examples_per_conversation=turns)
+        warm(options, made, chat(*["a", "b"] * turns))
+        spent.append(budget._spent)
+    assert max(spent) <= 20_000
+    assert any(after < before for before, after in pairwise(spent))
+    fresh = [chat("c", "d e", "f", "g")]
+    warm(options, made, *fresh)
+    assert hits(options, made) > 0
+    assert [told(one) for one in preprocess_batch(fresh, options, made)] == by_the_long_way(fresh, options, made)
 
 
 def test_a_lane_that_differs_from_the_render_is_noticed_and_left(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from enum import Enum
+from types import FunctionType
 from typing import Final, Generic
 
 from services.preprocess.bounded import BoundedCache
@@ -20,6 +21,8 @@ WAYS: Final = 8
 LONGEST: Final = 24
 #: One of so many replays is compared with a render, for ever.
 SHADOW: Final = 512
+#: Bytes of byte code that all replays of a model may have; with names and constants they take five times as much.
+MOST_CODE: Final = 12 << 20
 #: After so many attempts a template of which less than half could be replayed is left alone.
 TRIAL: Final = 2048
 _LOG: Final = logging.getLogger(__name__)
@@ -32,15 +35,42 @@ class Miss(Enum):
     CHECK = "check"  # there is one, and this time it is to be compared with a render
 
 
+class Budget:
+    """What all replays of one model may take together.
+
+    Shapes and options are the senders' to choose. When all is spent, all is forgotten and learned anew.
+    """
+
+    def __init__(self, forget: Callable[[], None], most: int = MOST_CODE) -> None:
+        """Begin with nothing spent.
+
+        Args:
+            forget: drops all replays.
+            most: bytes of byte code.
+        """
+        self._forget = forget
+        self._most = most
+        self._spent = 0
+
+    def spend(self, replays: Sequence[Replay[Result]]) -> None:
+        """Count new replays, or forget all, these included."""
+        self._spent += sum(len(replay.__code__.co_code) for replay in replays if isinstance(replay, FunctionType))
+        if self._spent > self._most:
+            self._spent = 0
+            self._forget()
+
+
 class Replays(Generic[Result]):
     """Replays of conversations under one set of settings. Threads may share it: counts are approximate then."""
 
-    def __init__(self, shapes: int = SHAPES) -> None:
+    def __init__(self, budget: Budget, shapes: int = SHAPES) -> None:
         """Begin with none.
 
         Args:
+            budget: of the model.
             shapes: whose replays are kept.
         """
+        self._budget = budget
         self._ways: BoundedCache[object, tuple[tuple[Replay[Result], ...], ...]] = BoundedCache(shapes)
         self._closed: BoundedCache[object, bool] = BoundedCache(shapes)  #: shapes of which no more replays are made
         self._asked = self._given = 0
@@ -111,3 +141,4 @@ class Replays(Generic[Result]):
             self._closed[key] = True
             return
         self._ways[key] = (*ways, way)
+        self._budget.spend(way)
