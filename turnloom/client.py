@@ -447,7 +447,13 @@ class TurnloomClient:
         return _pages(page)
 
     def steps(self, job: str, start_step: int = 0) -> Iterator[tr.Step]:
-        """The effective series, each step once. From 0: first the evaluation before training, where there is one."""
+        """The effective series, each step once. From 0: first the evaluation before training, where there is one.
+
+        Raises:
+            InvalidInput: start_step is negative.
+        """
+        if start_step < 0:
+            raise InvalidInput(f"start_step is {start_step}.", hint="Give 0 or more.", field="start_step")
 
         def page(token: str) -> tuple[Iterable[tr.Step], str]:
             request = tr.ListStepsRequest(job=job, start_step=start_step, page_token=token)

@@ -248,7 +248,10 @@ def _numbered(first: int, seen: int, part: Part, settings: ApiSettings) -> int:
 
 def _refuse_empty(build: DatasetBuild, arrived: int) -> None:
     if arrived == build.skipped:
-        said = f"all {arrived} conversations are bad, the first: {build.issues[0].message}" if arrived else "is empty"
+        said = "is empty"
+        if arrived:
+            which = f"all {arrived} conversations are bad, the first" if arrived > 1 else "its only conversation is bad"
+            said = f"{which}: {build.issues[0].message}"
         raise InvalidRequest([Violation("chunk.conversations", f"{said}; a dataset needs at least one example.")])
 
 

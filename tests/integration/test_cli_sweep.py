@@ -55,7 +55,7 @@ def test_one_command_makes_a_grid_figures_table_and_verdict_and_its_results_go_e
     assert {path.name for path in (tmp_path / "two").iterdir()} > FIGURES
 
     out = tmp_path / "all.csv"
-    assert turnloom(address, "export", listed["id"], "--out", out).out == f"44 steps in {out}\n"
+    assert turnloom(address, "export", listed["id"], "--out", out).out == f"44 rows in {out}\n"
     assert out.read_bytes() == (to / "steps.csv").read_bytes()
 
     for name, value in (("MODE", "offline"), ("ERROR_REPORTING", "false"), ("SILENT", "true")):

@@ -48,8 +48,8 @@ def export(
     if session.as_json:
         session.json({"format": kind, "files": [str(path) for path in files]})
         return
-    steps = sum(len(run.steps) for run in runs)
-    session.out.print(f"{steps} steps in {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
+    steps = sum(len(run.steps) for run in runs)  # and a row for what was evaluated before training
+    session.out.print(f"{steps} rows in {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
 
 
 def _csv(out: Path | None, runs: Sequence[Run]) -> list[Path]:

@@ -422,7 +422,7 @@ class PreviewToken(google.protobuf.message.Message):
     id: builtins.int
     """Its id."""
     text: builtins.str
-    """Its text; a token that is part of a character shows the replacement character."""
+    """Its text; bytes that are no whole character stand as \\xNN."""
     weight: builtins.float
     """Weight of predicting this token; the first token has none and shows 0."""
     message_index: builtins.int
