@@ -453,7 +453,7 @@ class TurnloomClient:
             InvalidInput: start_step is negative.
         """
         if start_step < 0:
-            raise InvalidInput(f"start_step is {start_step}.", hint="Give 0 or more.", field="start_step")
+            raise errors.InvalidInput(f"start_step is {start_step}.", hint="Give 0 or more.", field="start_step")
 
         def page(token: str) -> tuple[Iterable[tr.Step], str]:
             request = tr.ListStepsRequest(job=job, start_step=start_step, page_token=token)
