@@ -72,10 +72,11 @@ def drafts_of(conversation: Conversation, plan: Plan, options: Options, model: M
     Raises:
         PreprocessError: whatever is wrong with this conversation under these options.
     """
-    return [draft_of(view, plan, options, model) for view in _views(conversation, plan, options, model)]
+    return [draft_of(view, plan, options, model) for view in views_of(conversation, plan, options, model)]
 
 
-def _views(conversation: Conversation, plan: Plan, options: Options, model: Model) -> list[View]:
+def views_of(conversation: Conversation, plan: Plan, options: Options, model: Model) -> list[View]:
+    """Lay out a conversation whose messages' weights are planned; raises PreprocessError."""
     trained, chat_format = trained_of(plan, options), model.chat_format
     if options.chat_template is None:
         return lay_out(conversation, options, chat_format, trained)

@@ -14,8 +14,8 @@ from typing import Final, cast
 
 from services.preprocess.bounded import BoundedCache
 from services.preprocess.conversation import Conversation, Message
-from services.preprocess.drafts import Draft, draft_of, drafts_of, planned, trained_of
-from services.preprocess.layout import Engine, Laid, lay_out, lay_out_to_replay
+from services.preprocess.drafts import Draft, draft_of, drafts_of, planned, trained_of, views_of
+from services.preprocess.layout import Engine, Laid, lay_out_to_replay
 from services.preprocess.models import Model
 from services.preprocess.options import ControlTokens, Mask, Options, Tokenization
 from services.preprocess.pieces import TEXT, Pieces
@@ -61,7 +61,7 @@ class Lane:
         drafts = [draft_of(view, plan, options, model) for view in laid.views]
         if laid.trial is not None and not _spell_control_tokens(messages, model):
             self.plans[key] = plan
-            again = partial(_views_again, options, model, plan)
+            again = partial(_view_again, options, model, plan)
             self.replays.learn(key, messages, drafts, partial(_replay, laid, messages, again, model))
         return plan, drafts
 
@@ -110,9 +110,9 @@ def lane_of(options: Options, model: Model) -> Lane | None:
     return lane
 
 
-def _views_again(options: Options, model: Model, plan: Plan, part: int, messages: Sequence[Message]) -> View:
+def _view_again(options: Options, model: Model, plan: Plan, part: int, messages: Sequence[Message]) -> View:
     """The view of a draft that came without one."""
-    return lay_out(Conversation(messages), options, model.chat_format, trained_of(plan, options))[part]
+    return views_of(Conversation(messages), plan, options, model)[part]
 
 
 def _replay(
@@ -134,7 +134,7 @@ def _replay(
     assert laid.trial is not None, "asked for only where there is one"
     assert pieces is not None, "lanes are for exact tokenization"
     trial = laid.trial(view)
-    tape, layout = trial.tape, guarded_layout(trial.tape, trial.atoms, view, trial.messages, trial.prefills)
+    tape, layout = trial.tape, guarded_layout(trial, view)
     lines = [*tape.lines, *layout.lines]
     if model.vocabulary.table.pattern is not None:
         search = tape.constant(model.vocabulary.table.pattern.search)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from services.preprocess.bounded import BoundedCache
 from services.preprocess.chat import Chat
@@ -25,10 +25,10 @@ from services.preprocess.options import Mask, OnUnextendable, Options, TrainOn
 from services.preprocess.regions import RegionFinder, has_text
 from services.preprocess.rendered import Located, RenderedText, View
 from services.preprocess.rendering import Settings, render
-from services.preprocess.replay.compiling import compile_view
+from services.preprocess.replay.compiling import Trial, compile_view
 from services.preprocess.replay.recording import record
 from services.preprocess.replay.store import Budget, Replays
-from services.preprocess.replay.symbols import Atom, RefusedError, Tape
+from services.preprocess.replay.symbols import RefusedError, Tape
 from services.preprocess.signatures import Signature, signature
 from services.preprocess.templates import CompiledTemplate
 from services.preprocess.views import EXACT_MESSAGES, Cut, Prefixes, ViewPlanner
@@ -113,15 +113,6 @@ class Laid:
     trial: Callable[[View], Trial] | None
 
 
-class Trial(NamedTuple):
-    """A view's render followed: what a replay is compiled of."""
-
-    tape: Tape
-    atoms: Sequence[Atom]
-    messages: Sequence[Message]  #: that the view shows
-    prefills: Sequence[str]
-
-
 def _date(text: str) -> datetime.date:
     try:
         return datetime.date.fromisoformat(text)
@@ -194,12 +185,8 @@ def lay_out_to_replay(
     views = _laid_out(work, messages, turns, others, options, key)
     if not replayable or engine.regions.proved != proved:  # texts may have decided what a replay takes for constant
         return Laid(views, None)
-    engine.replays.learn(replay_key, messages, views, lambda view: compile_view(*_parts(trial(view), view)))
+    engine.replays.learn(replay_key, messages, views, lambda view: compile_view(trial(view), view))
     return Laid(views, trial)
-
-
-def _parts(trial: Trial, view: View) -> tuple[Tape, Sequence[Atom], View, Sequence[Message], Sequence[str]]:
-    return trial.tape, trial.atoms, view, trial.messages, trial.prefills
 
 
 def _trial(chat: Chat, messages: Sequence[Message], prefills: Sequence[str], view: View) -> Trial:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.preprocess import lanes, preprocessing
 from services.preprocess.conversation import JSON, Conversation, Message, Training
-from services.preprocess.errors import PreprocessError, TemplateRefused, UnsupportedContent
+from services.preprocess.errors import TemplateRefused, UnsupportedContent
 from services.preprocess.examples import Preprocessed
 from services.preprocess.models import Model, build_model
 from services.preprocess.options import (
@@ -31,6 +31,7 @@ from services.preprocess.preprocessing import preprocess_batch
 from services.preprocess.preview import preview
 from services.preprocess.replay import store
 from tests.unit import chat_templates as templates
+from tests.unit.long_way import by_the_long_way, told
 from tests.unit.small_tokenizers import families
 
 DATE = "2026-01-02"
@@ -66,23 +67,6 @@ def chat(*texts: str, training: Sequence[Training] = (), **more: str) -> Convers
         {"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)
     ]
     return Conversation([*messages[:-1], {**messages[-1], **more}], training=training)
-
-
-def told(outcome: Preprocessed | PreprocessError) -> object:
-    """All that can be seen of an outcome."""
-    if isinstance(outcome, PreprocessError):
-        return type(outcome), str(outcome), outcome.message_index, outcome.field
-    rows = [
-        (row.token_ids.tolist(), row.weight_runs, row.part, row.target_bytes, row.truncated_tokens)
-        for row in outcome.examples
-    ]
-    return rows, list(outcome.warnings), list(outcome.escaped), [row.truncated_loss_tokens for row in outcome.examples]
-
-
-def by_the_long_way(conversations: Sequence[Conversation], options: Options, made: Model) -> list[object]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preprocessing, "lane_of", lambda *_: None)
-        return [told(outcome) for outcome in preprocess_batch(conversations, options, made)]
 
 
 def hits(options: Options, made: Model) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, groupby
-from typing import Final, TypeAlias, TypeVar, cast
+from typing import Final, NamedTuple, TypeAlias, TypeVar, cast
 
 from services.preprocess.chat import common_length
 from services.preprocess.conversation import Message
@@ -27,22 +27,28 @@ _CLASSES: Final[dict[str, object]] = {
 }
 
 
-def compile_view(
-    tape: Tape, atoms: Sequence[Atom], view: View, messages: Sequence[Message], prefills: Sequence[str]
-) -> Replay[View]:
+class Trial(NamedTuple):
+    """A view's render followed, with symbols in the place of texts: what one replay is compiled of."""
+
+    tape: Tape  #: used up by compiling
+    atoms: Sequence[Atom]  #: what was printed
+    messages: Sequence[Message]  #: the conversation
+    prefills: Sequence[
+        str
+    ]  #: prompts that reach into replies; how far texts go along with them decides where turns begin
+
+
+def compile_view(trial: Trial, view: View) -> Replay[View]:
     """The view as a function.
 
     Args:
-        tape: the trial run; used up.
-        atoms: what it printed.
+        trial: of the view.
         view: what laying out the conversation gave.
-        messages: the conversation.
-        prefills: prompts that reach into replies; where turns begin depends on how far texts go along with them.
 
     Raises:
         RefusedError: a position lies inside a variable, or the runs are not those of the trial run.
     """
-    layout = guarded_layout(tape, atoms, view, messages, prefills)
+    layout, tape = guarded_layout(trial, view), trial.tape
     blocks = "".join(
         f"({layout.place(start)}, {layout.place(end)}), " for start, end in view.rendered.generation_blocks
     )
@@ -55,14 +61,13 @@ def compile_view(
     return cast("Replay[View]", compiled([*tape.lines, *layout.lines], result, tape.constants))
 
 
-def guarded_layout(
-    tape: Tape, atoms: Sequence[Atom], view: View, messages: Sequence[Message], prefills: Sequence[str]
-) -> Layout:
+def guarded_layout(trial: Trial, view: View) -> Layout:
     """Where the pieces of a view's text lie, with guards for all that was decided by looking at texts.
 
     Raises:
         RefusedError: as compile_view, or there are too many pieces.
     """
+    tape, atoms, messages, prefills = trial
     if len(atoms) > LONGEST_TAPE:
         raise RefusedError("too many pieces")
     for name, text, _ in atoms:
