@@ -21,7 +21,7 @@ from turnloom.errors import InvalidInput
 from turnloom.formats import Format
 from turnloom.local_files import find, rows
 from turnloom.rows import RawRow, shape_of
-from turnloom.selecting import Choice, Looking, Mask, document_of, overlap, passes
+from turnloom.selecting import Choice, Looking, Mask, Selected, document_of, nothing_passes, overlap, passes
 from turnloom.v1 import datasets_pb2, types_pb2
 
 REMARKS: Final = 50  #: rows that are left out and told of
@@ -108,11 +108,8 @@ class LocalSource:
         for row in self.rows():
             looking.add(row)
         found = looking.selected()
-        counts = datasets_pb2.LeftOut(
-            filtered=found.filtered, duplicates=found.duplicates, overlapping=found.overlapping
-        )
         masks = [found.train, found.test] if self.choice.test_fraction else [found.train]
-        return [LocalPart(self, mask, _copied(counts), is_test=mask is found.test) for mask in masks]
+        return [LocalPart(self, mask, _left_out(found), is_test=mask is found.test) for mask in masks]
 
 
 @dataclass(slots=True)
@@ -218,11 +215,7 @@ class LocalPart:
                 f"All {self.counts.unreadable} rows are bad, the first: {self.bad[0]}",
                 hint="Look at the format and the columns.",
             )
-        return InvalidInput(
-            f"The filter wants none of the {self.counts.filtered} rows.",
-            hint="Look at its columns and values.",
-            field="filter",
-        )
+        return nothing_passes(self.counts.filtered)
 
 
 def _conversation(row: RawRow, document: Document) -> types_pb2.Conversation:
@@ -233,10 +226,9 @@ def _conversation(row: RawRow, document: Document) -> types_pb2.Conversation:
     raise InvalidInput(where, hint=document.hint, field=document.field)
 
 
-def _copied(counts: datasets_pb2.LeftOut) -> datasets_pb2.LeftOut:
-    copy = datasets_pb2.LeftOut()
-    copy.CopyFrom(counts)
-    return copy
+def _left_out(found: Selected) -> datasets_pb2.LeftOut:
+    """Counts of its own for each part: a part adds what it can't read."""
+    return datasets_pb2.LeftOut(filtered=found.filtered, duplicates=found.duplicates, overlapping=found.overlapping)
 
 
 def _names(files: Sequence[Path]) -> str:

@@ -117,9 +117,7 @@ class Looking:
         passed = np.frombuffer(bytes(self._passed), dtype=np.bool_)
         filtered = int(len(passed) - passed.sum())
         if filtered and filtered == len(passed):
-            raise InvalidInput(
-                f"The filter wants none of the {filtered} rows.", hint="Look at its columns and values.", field="filter"
-            )
+            raise nothing_passes(filtered)
         nothing = np.zeros(len(passed), dtype=np.bool_)
         if not self._choice.compares:
             return Selected(passed, nothing, filtered, 0, 0)
@@ -138,6 +136,12 @@ class Looking:
 def overlap(train: NDArray[np.bytes_], test: NDArray[np.bytes_]) -> int:
     """How many of the test part's conversations are in the training part too."""
     return int(np.isin(test, train).sum())
+
+
+def nothing_passes(rows: int) -> InvalidInput:
+    """What is said of a filter that left all of so many rows out."""
+    sentence = f"The filter wants none of the {rows} rows."
+    return InvalidInput(sentence, hint="Look at its columns and values.", field="filter")
 
 
 def document_of(row: RawRow, shape: Format) -> dict[str, JSON] | InvalidInput:
