@@ -53,7 +53,7 @@ def stored(rows: Iterable[Row]) -> Iterable[StoredRow]:
         )
 
 
-def wait_for(condition: Callable[[], bool], what: str, deadline: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], what: str, deadline: float = 120.0) -> None:
     """Waits until it is so; fails with `what` after the deadline."""
     end = time.monotonic() + deadline
     while not condition():

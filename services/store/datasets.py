@@ -55,7 +55,7 @@ class Datasets:
             made.state.value,
             digest,
             keys.request("dataset", record.owner, request_id) if request_id else "",
-            int(made.create_time * 1000),
+            round(made.create_time * 1_000_000),
             keys.content(made.sha256) if made.state is DatasetState.READY else "",
         )
         return CreatedDataset(self.get(answer[1]), answer[0] == "known")

@@ -8,7 +8,7 @@ from __future__ import annotations
 SCHEMA = "tl:schema"
 
 RUN = "tl:run:"
-JOBS = "tl:run:jobs"  # zset: job id by creation, milliseconds
+JOBS = "tl:run:jobs"  # zset: job id by creation, microseconds
 ACTIVE = "tl:run:active"  # set: jobs that aren't at a terminal state
 FINISHED = "tl:run:finished"  # zset: jobs at a terminal state by finish time, seconds
 UNARCHIVED = "tl:run:unarchived"  # set: jobs at a terminal state whose ledger isn't archived yet
@@ -17,10 +17,10 @@ COUNTERS = "tl:run:counters"  # hash: worker counters of the exporter
 SUPERVISOR = "tl:run:supervisor"  # string: the lease of the one supervisor
 
 API = "tl:api:"
-DATASETS = "tl:api:datasets"  # zset: dataset id by creation, milliseconds
+DATASETS = "tl:api:datasets"  # zset: dataset id by creation, microseconds
 MAKING = "tl:api:making"  # set: datasets from a source whose work isn't closed
 UNWANTED = "tl:api:unwanted"  # zset: "sha256 uri" of files that no dataset names, by when the last was deleted, seconds
-SWEEPS = "tl:api:sweeps"  # zset: sweep id by creation, milliseconds
+SWEEPS = "tl:api:sweeps"  # zset: sweep id by creation, microseconds
 
 
 def job(job_id: str) -> str:

@@ -21,9 +21,9 @@ class Page(Generic[Item]):
 
 
 def newest(client: StoreRedis, index: str, token: str, count: int) -> list[tuple[str, str]]:
-    """Up to `count` (id, token of the position after it) that follow `token` in a zset by milliseconds, newest first.
+    """Up to `count` (id, token of the position after it) that follow `token` in a zset by microseconds, newest first.
 
-    Within a millisecond ids go backwards, as ZREVRANGEBYSCORE has them; the token names time and id, so nothing is
+    Within a microsecond ids go backwards, as ZREVRANGEBYSCORE has them; the token names time and id, so nothing is
     shown twice or left out when items come or go between pages.
     """
     highest, last = "+inf", ""

@@ -45,7 +45,7 @@ class Sweeps:
             "",
             content_hash or hashlib.sha256(bare.encode()).hexdigest(),
             keys.request("sweep", record.owner, request_id) if request_id else "",
-            int(made.create_time * 1000),
+            round(made.create_time * 1_000_000),
             "",
         )
         return CreatedSweep(self.get(answer[1]), answer[0] == "known")

@@ -104,21 +104,22 @@ def connect(settings: TuftSettings, adapter: Adapter, interrupted: Callable[[], 
     doing = f"making a client for {adapter.model} at {settings.url}"
     wire = _watched(settings, doing)
     patience = _Patience(wire, settings.create_deadline, interrupted)
-    made = _in_thread(lambda: _create(settings, adapter))
+    opened: list[tinker.ServiceClient] = []
+    made = _in_thread(lambda: _create(settings, adapter, opened))
     try:
         patience.wait(made, doing)
         client = made.result()
     except BackendError:
-        wire.close()
+        _close(wire, opened)
         raise
     except Exception as error:
-        wire.close()
+        _close(wire, opened)
         raise classify(error, doing) from error
     return TuftBackend(client, settings, wire, _Patience(wire, settings.call_deadline, interrupted))
 
 
-def _create(settings: TuftSettings, adapter: Adapter) -> tinker.TrainingClient:
-    service = tinker.ServiceClient(base_url=settings.url, api_key=settings.api_key)
+def _create(settings: TuftSettings, adapter: Adapter, opened: list[tinker.ServiceClient]) -> tinker.TrainingClient:
+    service = _open(settings, opened)
     return service.create_lora_training_client(
         base_model=adapter.model,
         rank=adapter.rank,
@@ -160,17 +161,13 @@ def sample(
     except Exception as error:
         raise classify(error, doing) from error
     finally:
-        wire.close()
-        for service in opened:
-            service.holder.close()  # type: ignore[no-untyped-call]
+        _close(wire, opened)
 
 
 def _sampled(
     settings: TuftSettings, path: str, prompt: Sequence[int], how: Sampling, opened: list[tinker.ServiceClient]
 ) -> Sampled:
-    service = tinker.ServiceClient(base_url=settings.url, api_key=settings.api_key)
-    assert service.holder is not None  # asking for it opens a session, whose 404 is not the checkpoint's
-    opened.append(service)
+    service = _open(settings, opened)
     try:
         client = service.create_sampling_client(model_path=path, retry_config=RetryConfig(enable_retry_logic=False))
     except tinker.NotFoundError as error:
@@ -185,6 +182,21 @@ def _sampled(
     given = client.sample(types.ModelInput.from_ints(list(prompt)), 1, params).result()
     sequence = given.sequences[0]
     return Sampled(tuple(sequence.tokens), sequence.stop_reason)
+
+
+def _open(settings: TuftSettings, opened: list[tinker.ServiceClient]) -> tinker.ServiceClient:
+    """A service with a session, which goes into `opened` for whoever has to close it."""
+    service = tinker.ServiceClient(base_url=settings.url, api_key=settings.api_key)
+    assert service.holder is not None  # asking for it opens a session, whose 404 is not the checkpoint's
+    opened.append(service)
+    return service
+
+
+def _close(wire: Tripwire, opened: list[tinker.ServiceClient]) -> None:
+    """Ends the watch and the heartbeats of every session; waits for nothing."""
+    wire.close()
+    for service in opened:
+        service.holder.close()  # type: ignore[no-untyped-call]
 
 
 def _watched(settings: TuftSettings, doing: str) -> Tripwire:

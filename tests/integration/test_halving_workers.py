@@ -62,9 +62,8 @@ def test_a_halved_sweep_survives_a_worker_killed_at_a_rung_and_a_killed_supervis
         kill(stack.horse(worker))
     first = stack.supervisor()
     wait_for(lambda: stack.job(jobs[1]).rung == 2, "the second cell at the rung")
-    kill(first.pid)
+    kill(first.pid)  # before or after it brought the first cell back: the next one finds it either way
     first.wait(20)
-    wait_for(lambda: all(stack.job(job).state is JobState.PAUSED for job in jobs), "all cells at the rung")
     stack.supervisor()
     wait_for(lambda: ended(stack, jobs), "the end of every cell", 120)
     found = [stack.job(job) for job in jobs]

@@ -470,9 +470,8 @@ def test_jobs_are_listed_newest_first_page_by_page_and_filtered(store: Store) ->
         if not token:
             break
     assert sorted(seen) == sorted(made)
-    assert len(set(seen)) == 7
     times = [store.jobs.get(name).create_time for name in seen]
-    assert times == sorted(times, reverse=True) or max(times) - min(times) < 0.01
+    assert times == sorted(times, reverse=True)
     assert {job.id for job in store.jobs.list(states={JobState.QUEUED}).items} == set(made[:3])
     assert {job.id for job in store.jobs.list(metadata={"n": "1"}, owner="anna").items} == set(made[1::2])
     assert not store.jobs.list(owner="ben").items

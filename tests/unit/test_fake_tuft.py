@@ -12,7 +12,7 @@ import pytest
 import tinker
 from tinker import types
 
-from tests.contract.driving import ADAM, DEADLINE, client_at, client_of, forward, loss, rows, step
+from tests.contract.driving import ADAM, DEADLINE, client_at, client_of, close_sessions, forward, loss, rows, step
 from tests.fakes.fake_tuft import FakeTuft
 from tests.tuft_fixtures import fake_tuft  # noqa: F401  (a fixture)
 
@@ -23,6 +23,7 @@ os.environ["TINKER_TELEMETRY"] = "0"
 def fake(fake_tuft: FakeTuft) -> Iterator[FakeTuft]:  # noqa: F811
     yield fake_tuft
     fake_tuft.clear_faults()  # so that no SDK thread goes on retrying
+    close_sessions()
 
 
 def checkpoint(client: tinker.TrainingClient, name: str) -> str:

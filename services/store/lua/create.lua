@@ -27,7 +27,7 @@ set(id, 'spec', spec, 'state', 'validating', 'attempt', 0, 'planned_steps', plan
 local rungs = cjson.decode(spec).rungs
 if rungs and #rungs > 0 then set(id, 'rungs', table.concat(rungs, ' ')) end
 if request ~= '' then redis.call('HSET', request, 'id', id, 'hash', hash) end
-redis.call('ZADD', 'tl:run:jobs', math.floor(tonumber(time) * 1000), id)
+redis.call('ZADD', 'tl:run:jobs', string.format('%.0f', tonumber(time) * 1000000), id)
 redis.call('SADD', 'tl:run:active', id)
 redis.call('RPUSH', key('series', id), EMPTY_ROW)
 redis.call('SET', key('lease', id), 0, 'PX', ttl)
