@@ -102,13 +102,16 @@ def make(client: TurnloomClient, path: Path, workers: int, environment: dict[str
     source = pb.DatasetSource(uri=str(path))
     asked = client.create_dataset_from(source, model=MODEL, date="2026-01-01")
     last = asked
+    limit = threading.Timer(DEADLINE, client.cancel_dataset, [asked.id])
+    limit.start()
     try:
         with watched(peaks):
-            for last in client.watch_dataset(asked.id, DEADLINE):
+            for last in client.watch_dataset(asked.id):
                 if workers > 1 and not killed and last.shards and 3 * last.shards_done >= last.shards:
                     running[0].send_signal(signal.SIGKILL)
                     killed = f"worker 1 killed at {last.conversations_read} conversations"
     finally:
+        limit.cancel()
         for process in running:
             process.terminate()
             process.wait(60)

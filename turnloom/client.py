@@ -40,6 +40,7 @@ ADDRESS: Final = "127.0.0.1:50051"
 CALL_SECONDS: Final = 30.0  #: deadline of a question with a short answer
 WORK_SECONDS: Final = 120.0  #: deadline of a call that computes, or that a GPU host answers (it gets 60 s itself)
 TRANSFER_SECONDS: Final = 3600.0  #: deadline of a stream of data
+MADE: Final = (ds.DATASET_STATE_READY, ds.DATASET_STATE_FAILED, ds.DATASET_STATE_CANCELLED)
 TERMINAL: Final = (tr.JOB_STATE_SUCCEEDED, tr.JOB_STATE_FAILED, tr.JOB_STATE_CANCELLED)
 
 Conversations: TypeAlias = Iterable[ty.Conversation | Mapping[str, JSON]]
@@ -300,11 +301,41 @@ class TurnloomClient:
         for answer in self._connection.listen(self._datasets.DownloadDataset, request, TRANSFER_SECONDS):
             yield Batch(answer.batch)
 
-    def watch_dataset(self, dataset: str, seconds: float = TRANSFER_SECONDS) -> Iterator[ds.Dataset]:
-        """The record whenever it changes, the last one READY, FAILED or CANCELLED; each begins with the present one."""
-        request = ds.WatchDatasetRequest(id=dataset)
-        for answer in self._connection.listen(self._datasets.WatchDataset, request, seconds):
-            yield answer.dataset
+    def watch_dataset(
+        self,
+        dataset: str,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        on_trouble: Callable[[errors.TurnloomError], None] = lambda error: None,
+    ) -> Iterator[ds.Dataset]:
+        """The record now and whenever it changes, until it is READY, FAILED or CANCELLED; survives broken connections.
+
+        Args:
+            dataset: dataset id.
+            patience: seconds without any answer after which to give up.
+            on_trouble: told of each attempt that failed.
+
+        Raises:
+            NotFound: at once.
+        """
+        state: ds.Dataset | None = None
+
+        def start(_: str) -> Iterator[ds.WatchDatasetResponse]:
+            request = ds.WatchDatasetRequest(id=dataset)
+            return self._connection.listen(self._datasets.WatchDataset, request, STREAM_SECONDS)
+
+        for answer in follow(
+            start,
+            lambda: self.dataset(dataset).state in MADE,
+            lambda _: "",  # every stream begins with the record as it is
+            patience=patience,
+            on_trouble=on_trouble,
+        ):
+            if answer.dataset != state:
+                state = answer.dataset
+                yield state
+            if state.state in MADE:
+                return
 
     # Jobs
 
@@ -431,6 +462,7 @@ class TurnloomClient:
         return follow(
             start,
             lambda: self.job(job).state in TERMINAL,
+            lambda update: update.event_id,
             after=start_event_id,
             patience=patience,
             on_trouble=on_trouble,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from turnloom.errors import DeadlineExceeded, ServerUnreachable, TurnloomError, Unavailable
 
@@ -13,21 +13,13 @@ PATIENCE_SECONDS: Final = 300.0  #: how long a server may be away before watchin
 BACKOFF: Final = (0.2, 0.5, 1.0, 2.0, 3.0)  #: seconds before each new attempt; the last one repeats
 
 
-class Update(Protocol):
-    """A message of a stream that can be resumed."""
-
-    @property
-    def event_id(self) -> str:
-        """Resumes the stream after this message."""
-        ...
-
-
-U = TypeVar("U", bound=Update)
+U = TypeVar("U")
 
 
 def follow(
     start: Callable[[str], Iterator[U]],
     finished: Callable[[], bool],
+    position: Callable[[U], str],
     *,
     after: str = "",
     patience: float = PATIENCE_SECONDS,
@@ -38,9 +30,10 @@ def follow(
     """Every message once and in order, over any number of broken connections, until the server ends a finished stream.
 
     Args:
-        start: opens the stream after the event id it is given ("" for the beginning).
+        start: opens the stream after the position it is given ("" for the beginning).
         finished: whether nothing more will happen; asked when a stream ended or was silent for its deadline.
-        after: event id to begin after.
+        position: of a message, from which the stream can be resumed after it; "" where it can only begin again.
+        after: position to begin after.
         patience: seconds without any answer after which the last error is raised.
         on_trouble: told of each failed attempt.
         pause: waits so many seconds.
@@ -56,7 +49,7 @@ def follow(
         try:
             try:
                 for update in start(after):
-                    after, failures, answered = update.event_id, 0, clock()
+                    after, failures, answered = position(update), 0, clock()
                     yield update
                 if over:
                     return

@@ -9,11 +9,14 @@ from contextlib import suppress
 
 import pytest
 
-from services.store.records import HostRecord, JobState, StepRecord
+from services.store.records import DatasetRecord, HostRecord, JobState, StepRecord
 from services.store.store import Store
 from tests.api_calls import MODEL, Api
 from turnloom import TurnloomClient
 from turnloom.conversations import from_json
+from turnloom.errors import NotFound
+from turnloom.v1.datasets_pb2 import DATASET_STATE_CANCELLED as CANCELLED
+from turnloom.v1.datasets_pb2 import DATASET_STATE_CREATING as CREATING
 
 pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 CHAT = from_json({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]})
@@ -99,6 +102,29 @@ def test_a_watcher_that_is_cut_off_20_times_sees_every_update_once(
         assert [s.step for s in client.steps(job)] == list(range(1, 61))
     assert cuts == 20
     assert len(seen) > 60
+
+
+def test_a_watcher_of_a_dataset_that_is_cut_off_sees_no_state_twice_and_the_last_one(
+    api: Api, store: Store, relay: Cuttable
+) -> None:
+    with TurnloomClient(api.address) as client:
+        options = store.datasets.get(client.create_dataset([CHAT], model=MODEL).id).options_json
+    record = store.datasets.create(DatasetRecord("dataset-1", options, model=MODEL)).dataset
+    seen: list[tuple[int, int]] = []
+    cuts = 0
+    with TurnloomClient(relay.address) as client:
+        for state in client.watch_dataset(record.id):
+            seen.append((state.state, state.conversations_read))
+            if len(seen) <= 10:
+                cuts += relay.cut()
+                store.datasets.progress(record.id, conversations_read=len(seen))
+            elif len(seen) == 11:
+                cuts += relay.cut()
+                store.datasets.cancel(record.id)
+        with pytest.raises(NotFound, match="dataset-2"):
+            next(client.watch_dataset("dataset-2"))
+    assert seen == [(CREATING, read) for read in range(11)] + [(CANCELLED, 10)]
+    assert cuts > 5
 
 
 def test_a_submission_that_is_repeated_after_a_cut_makes_one_job(

@@ -16,6 +16,10 @@ class Update:
     event_id: str
 
 
+def position(update: Update) -> str:
+    return update.event_id
+
+
 class Server:
     """A stream of numbered updates that breaks off after as many as each entry of `breaks` says."""
 
@@ -46,7 +50,10 @@ ERRORS = st.sampled_from([ServerUnreachable("gone"), Unavailable("draining"), De
 @given(st.integers(0, 30), st.lists(st.tuples(st.integers(0, 5), ERRORS), max_size=30))
 def test_every_update_comes_once_and_in_order_whatever_breaks(total: int, breaks: list) -> None:
     server = Server(total, breaks)
-    seen = [u.event_id for u in follow(server.start, server.finished, pause=server.pause, clock=lambda: server.now)]
+    seen = [
+        u.event_id
+        for u in follow(server.start, server.finished, position, pause=server.pause, clock=lambda: server.now)
+    ]
     assert seen == [str(number) for number in range(1, total + 1)]
 
 
@@ -58,6 +65,7 @@ def test_a_server_that_stays_away_is_given_up_with_its_last_error() -> None:
     updates = follow(
         server.start,
         server.finished,
+        position,
         patience=60,
         pause=server.pause,
         clock=lambda: server.now,
@@ -73,11 +81,11 @@ def test_a_server_that_stays_away_is_given_up_with_its_last_error() -> None:
 def test_a_refusal_is_raised_at_once() -> None:
     server = Server(5, [(2, NotFound("There is no job j."))])
     with pytest.raises(NotFound, match="There is no job j"):
-        list(follow(server.start, server.finished, pause=server.pause))
+        list(follow(server.start, server.finished, position, pause=server.pause))
     assert server.opened == [""]
 
 
 def test_a_silent_server_that_still_answers_is_watched_on() -> None:
     server = Server(1, [(0, DeadlineExceeded("silent"))] * 500)
-    list(follow(server.start, server.finished, patience=10, pause=server.pause, clock=lambda: server.now))
+    list(follow(server.start, server.finished, position, patience=10, pause=server.pause, clock=lambda: server.now))
     assert len(server.opened) == 501

@@ -56,7 +56,7 @@ class Story(TurnloomClient):
     def dataset(self, dataset: str) -> ds.Dataset:
         return self.told[0]
 
-    def watch_dataset(self, dataset: str, seconds: float = 0) -> Iterator[ds.Dataset]:
+    def watch_dataset(self, dataset: str) -> Iterator[ds.Dataset]:
         yield from self.told
 
 
