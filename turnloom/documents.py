@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 from turnloom.conversations import JSON
@@ -89,9 +90,12 @@ def _is_messages(members: Sequence[JSON]) -> bool:
 def _csv_rows(url: str, file: io.BufferedIOBase) -> Iterator[RawRow]:
     csv.field_size_limit(MAX_LINE)
     text = codecs.getreader("utf-8-sig")(file)
-    reader = csv.reader(text, delimiter="\t" if ".tsv" in url.lower() else ",", strict=True)
+    reader = csv.reader(text, strict=True)
     head: Sequence[str] | None = None
     try:
+        first = next(text, "")
+        delimiter = "\t" if ".tsv" in url.lower() else _delimiter(first)
+        reader = csv.reader(chain([first], text), delimiter=delimiter, strict=True)
         for cells in reader:
             if head is None:
                 head = cells
@@ -101,6 +105,12 @@ def _csv_rows(url: str, file: io.BufferedIOBase) -> Iterator[RawRow]:
         why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         hint = "Where the next row begins can't be told, so no bad row can be left out here."
         raise InvalidInput(f"{url}, line {reader.line_num}: {why}.", hint=hint) from error
+
+
+def _delimiter(head: str) -> str:
+    """What parts the columns: a comma, if it parts any; else what spreadsheets of other languages write."""
+    parts = {delimiter: len(next(csv.reader([head], delimiter=delimiter), [])) for delimiter in ",;\t|"}
+    return "," if parts[","] > 1 else max(parts, key=lambda delimiter: parts[delimiter])
 
 
 def _csv_row(place: str, head: Sequence[str], cells: Sequence[str]) -> RawRow:

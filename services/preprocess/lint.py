@@ -42,6 +42,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "zero_weight": "no token would carry weight; look at roles, train_on and weights",
     "truncated_answer": "trained tokens are cut away by max_length; raise it, or shorten the conversation",
     "empty_assistant": "an assistant message has neither text nor tool calls; leave it out",
+    "empty_user": "a user message has no text, so the reply answers nothing; look at the source's columns",
     "last_not_assistant": "the last message is not the assistant's and teaches nothing; leave it out or add the reply",
     "unknown_role": "the role is none that chat templates know; use system, developer, user, assistant or tool",
     "history_dropped": "the template renders earlier turns differently later on, so it is split into several examples",
@@ -194,6 +195,8 @@ def _of_text(conversation: Conversation) -> Iterator[Finding]:
             yield _finding("unknown_role", index, f"messages[{index}].role is {role!r}")
         if role == ASSISTANT and not _says_something(message):
             yield _finding("empty_assistant", index, f"messages[{index}] has neither text nor tool calls")
+        if role == "user" and not _says_something(message):
+            yield _finding("empty_user", index, f"messages[{index}] has no text")
         texts = list(_texts(message))
         if any(text.lstrip().startswith(PARTS_PRINTED) for text in texts):
             yield _finding(

@@ -58,6 +58,7 @@ def test_good_conversations_have_no_findings_and_enter_the_statistics() -> None:
         ("too_long", GOOD, Options(max_length=10)),
         ("too_long", GOOD, Options(max_length=3, truncation=Truncation.ERROR)),
         ("empty_assistant", said(("user", "a"), ("assistant", " ")), Options()),
+        ("empty_user", said(("user", ""), ("assistant", "a")), Options()),
         ("last_not_assistant", said(("user", "a"), ("assistant", "b"), ("user", "c")), Options()),
         ("unknown_role", said(("nobody", "a"), ("user", "q"), ("assistant", "b")), Options()),
         ("unknown_role", said(("poet", "a"), ("assistant", "b")), Options()),

@@ -36,6 +36,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     (tmp_path / "lines.json").write_bytes(lines)
     (tmp_path / "a.json").write_text(json.dumps(ROWS, indent=1))
     (tmp_path / "a.csv").write_text("messages,id\n" + cells)
+    (tmp_path / "semicolon.csv").write_text("messages;id\n" + cells.replace('}]",', '}]";'))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
     (tmp_path / "a.ndjson.bz2").write_bytes(bz2.compress(lines))
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
@@ -59,6 +60,15 @@ def test_bad_lines_keep_their_places_and_harm_no_other(tmp_path: Path) -> None:
         RawRow(f"{path}, line 5", None, "is not UTF-8."),
         RawRow(f"{path}, line 6", {"a": 2}),
     ]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_head_of_a_csv_tells_what_parts_its_columns(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"prompt{delimiter}completion\na, b; c{delimiter}d\n".replace("a, b; c", '"a, b; c"'))
+    assert [row.value for row in rows_of(path, tmp_path)] == [{"prompt": "a, b; c", "completion": "d"}]
+    path.write_text("text\nabc\n")
+    assert [row.value for row in rows_of(path, tmp_path)] == [{"text": "abc"}]
 
 
 def test_a_csv_row_of_another_width_is_bad_by_itself(tmp_path: Path) -> None:
