@@ -24,13 +24,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from turnloom.cli.live import View, test_nll
-from turnloom.cli.words import coloured, count, dataset_state, duration, job_state, seconds
 from turnloom.client import TERMINAL, TurnloomClient
 from turnloom.errors import InvalidInput, ServerUnreachable, TurnloomError, Unavailable
+from turnloom.live import View, test_nll
 from turnloom.results.runs import label
 from turnloom.v1 import datasets_pb2, training_pb2
 from turnloom.watching import PATIENCE_SECONDS
+from turnloom.words import coloured, count, dataset_state, duration, job_state, seconds
 
 LINE_SECONDS: Final = 5.0  #: between two lines of progress in a log
 REDRAW_SECONDS: Final = 0.2  #: between two pictures in a notebook
@@ -128,7 +128,7 @@ def watch_dataset(client: TurnloomClient, dataset: str, *, console: Console | No
         console: where to, outside notebooks; None: standard error.
 
     Raises:
-        InvalidInput: it ended FAILED or CANCELLED; message and hint are the server's.
+        Unavailable, InvalidInput: as checked() says.
     """
     console = console or Console(stderr=True)
     state = client.dataset(dataset)
@@ -137,13 +137,21 @@ def watch_dataset(client: TurnloomClient, dataset: str, *, console: Console | No
             shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
             made = f", {count(state.tokens)} tokens" if state.tokens else ""
             draw(f"{state.id} {dataset_state(state)}: {state.conversations_read} conversations read{shards}{made}")
-    if state.state != datasets_pb2.DATASET_STATE_READY:
-        raise InvalidInput(
-            f"{state.id} ended {dataset_state(state)}: {state.error.message}",
-            hint=state.error.hint,
-            code=state.error.code,
-        )
-    return state
+    return checked(state)
+
+
+def checked(dataset: datasets_pb2.Dataset) -> datasets_pb2.Dataset:
+    """A dataset that is no longer being made, if it is READY.
+
+    Raises:
+        Unavailable: it ended FAILED because its hub can't be reached; message and hint are the server's.
+        InvalidInput: it ended FAILED for another reason, or CANCELLED.
+    """
+    if dataset.state == datasets_pb2.DATASET_STATE_READY:
+        return dataset
+    kind = Unavailable if dataset.error.code == "HUB_UNREACHABLE" else InvalidInput
+    sentence = f"{dataset.id} ended {dataset_state(dataset)}: {dataset.error.message}"
+    raise kind(sentence, hint=dataset.error.hint, code=dataset.error.code)
 
 
 def in_notebook() -> bool:

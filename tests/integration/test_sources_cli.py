@@ -25,7 +25,7 @@ def test_a_server_side_file_is_imported_and_watched(sources: Sources, tmp_path: 
     assert "READY: 4 conversations read, 1 of 1 shards done" in ran.err
 
     refused = turnloom(sources.api.address, "dataset", "create", "HuggingFaceH4/no_robots", "--json")
-    assert refused.code == 2
+    assert refused.code == 3
     assert refused.error["code"] == "HUB_UNREACHABLE"
     assert "can't be reached for HuggingFaceH4/no_robots" in refused.error["message"]
     assert "set HF_ENDPOINT to a mirror" in refused.error["hint"]

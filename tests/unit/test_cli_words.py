@@ -6,12 +6,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from turnloom import errors
 from turnloom.cli.exits import CODES, Exit, exit_code
 from turnloom.cli.jsonable import to_plain
-from turnloom.cli.live import View
 from turnloom.cli.watching import ending
-from turnloom.cli.words import buckets, count, duration
 from turnloom.errors import InvalidInput
+from turnloom.live import View
 from turnloom.splitting import split
 from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
+from turnloom.words import buckets, count, duration
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ def test_imports_point_downward(package: str, may_not_import: list[str]) -> None
             assert not uses(path, *may_not_import), f"{path} imports {uses(path, *may_not_import)}"
 
 
+def test_the_client_library_does_not_need_its_command_line() -> None:
+    library = [p for p in SOURCES if p.parent == ROOT / "turnloom"]
+    assert not [p for p in library if uses(p, "turnloom.cli", "turnloom.embedded", "typer")]
+
+
 def test_only_one_module_knows_the_tinker_sdk() -> None:
     assert {p.relative_to(ROOT).as_posix() for p in SOURCES if uses(p, "tinker")} <= {"services/trainer/tuft.py"}
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from turnloom import progress
 from turnloom.client import TurnloomClient
-from turnloom.errors import InvalidInput, Unavailable
+from turnloom.errors import InvalidInput, TurnloomError, Unavailable
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import training_pb2 as tr
 
@@ -190,9 +190,10 @@ def test_a_dataset_is_shown_while_it_is_made(published: list[dict]) -> None:
 
 
 @pytest.mark.usefixtures("outside")
-def test_a_dataset_that_fails_says_why() -> None:
+@pytest.mark.parametrize(("code", "kind"), [("HUB_UNREACHABLE", Unavailable), ("SOURCE_EMPTY", InvalidInput)])
+def test_a_dataset_that_fails_says_why(code: str, kind: type[TurnloomError]) -> None:
     failed = ds.Dataset(id="ds-1", state=ds.DATASET_STATE_FAILED)
-    failed.error.code, failed.error.message, failed.error.hint = "HUB_UNREACHABLE", "no hub", "set HF_ENDPOINT"
-    with pytest.raises(InvalidInput, match="ds-1 ended FAILED: no hub") as caught:
+    failed.error.code, failed.error.message, failed.error.hint = code, "no hub", "set HF_ENDPOINT"
+    with pytest.raises(kind, match="ds-1 ended FAILED: no hub") as caught:
         progress.watch_dataset(Story(failed), "ds-1", console=console(terminal=False))
     assert caught.value.hint == "set HF_ENDPOINT"

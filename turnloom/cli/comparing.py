@@ -9,12 +9,12 @@ from typing import Final
 from rich.markup import escape
 
 from turnloom.cli.session import Session
-from turnloom.cli.words import job_state
 from turnloom.client import TurnloomClient
 from turnloom.results.report import missing, write_figures, write_steps, write_verdict
 from turnloom.results.runs import SHORT, Run, Value, label, written
 from turnloom.results.verdict import Verdict
 from turnloom.v1 import training_pb2
+from turnloom.words import job_state
 
 NO_FIGURES: Final = "No figures: matplotlib is not installed. Get them with: pip install 'turnloom[plot]'"
 

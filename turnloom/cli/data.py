@@ -23,7 +23,7 @@ from turnloom.cli.inputs import (
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command
 from turnloom.cli.tokens import show
-from turnloom.cli.words import buckets, count
+from turnloom.words import buckets, count
 
 File = Annotated[
     Path,

@@ -44,11 +44,11 @@ from turnloom.cli.sources import (
     watched,
 )
 from turnloom.cli.splits import checked_parts, leaving_nothing, split_of
-from turnloom.cli.words import ago, coloured, count, dataset_state
 from turnloom.errors import InvalidInput
 from turnloom.local_sources import LocalSource
 from turnloom.selecting import Choice
 from turnloom.v1 import datasets_pb2
+from turnloom.words import ago, coloured, count, dataset_state
 
 Files = Annotated[
     list[Path],

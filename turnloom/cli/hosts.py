@@ -8,7 +8,7 @@ from rich.markup import escape
 from turnloom.cli.doctor import doctor
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command
-from turnloom.cli.words import ago, size
+from turnloom.words import ago, size
 
 
 def add_to(app: typer.Typer) -> None:

@@ -12,14 +12,14 @@ from rich.markup import escape
 
 from turnloom.cli.inputs import LARGEST, Labels
 from turnloom.cli.jsonable import Plain, to_plain
-from turnloom.cli.live import test_nll, train_nll
 from turnloom.cli.session import Session, command, pairs
 from turnloom.cli.watching import LEVELS, ending
-from turnloom.cli.words import ago, clock, coloured, job_state, size
 from turnloom.client import TERMINAL
 from turnloom.errors import InvalidInput
+from turnloom.live import test_nll, train_nll
 from turnloom.results.files import bits_per_byte
 from turnloom.v1 import training_pb2
+from turnloom.words import ago, clock, coloured, job_state, size
 
 Id = Annotated[str, typer.Argument(help="Job id.", metavar="JOB", show_default=False)]
 

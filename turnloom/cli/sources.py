@@ -14,12 +14,13 @@ from rich.markup import escape
 
 from turnloom.cli.inputs import say_left_out
 from turnloom.cli.session import Session, pairs
-from turnloom.cli.words import dataset_state
 from turnloom.duplicates import FORMS
 from turnloom.errors import InvalidInput
 from turnloom.file_kinds import COMPRESSED, KINDS
 from turnloom.filters import RowFilter
+from turnloom.progress import checked
 from turnloom.v1 import datasets_pb2
+from turnloom.words import dataset_state
 
 #: owner/name; a single word is taken for a file, for that is what people mistype.
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -154,7 +155,8 @@ def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dat
     """The dataset when it is READY; what is left out or odd is said.
 
     Raises:
-        InvalidInput: it failed or was cancelled.
+        Unavailable: its hub can't be reached.
+        InvalidInput: it failed otherwise, or was cancelled.
     """
     session.say(f"Dataset {dataset.id} is being made; Ctrl-C leaves it going.")
     with _told(session) as tell:
@@ -162,12 +164,7 @@ def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dat
             shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
             tell(f"{dataset_state(state)}: {state.conversations_read} conversations read{shards}")
             dataset = state
-    if dataset.state != datasets_pb2.DATASET_STATE_READY:
-        raise InvalidInput(
-            f"{dataset.id} ended {dataset_state(dataset)}: {dataset.error.message}",
-            hint=dataset.error.hint,
-            code=dataset.error.code,
-        )
+    checked(dataset)
     session.say(f"Read as {dataset.source.format}.")
     for issue in dataset.issues:
         session.say(f"[yellow]Left out:[/] {escape(issue.message)}")

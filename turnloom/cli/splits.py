@@ -10,11 +10,11 @@ from rich.markup import escape
 
 from turnloom.cli.inputs import upload
 from turnloom.cli.session import Session
-from turnloom.cli.words import count
 from turnloom.errors import InvalidInput, Refused, TurnloomError
 from turnloom.local_sources import LocalPart, LocalSource
 from turnloom.options import PreprocessFields
 from turnloom.selecting import Choice
+from turnloom.words import count
 
 
 def is_dataset(name: str) -> bool:

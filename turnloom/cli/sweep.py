@@ -26,7 +26,6 @@ from turnloom.cli.inputs import (
 from turnloom.cli.jsonable import Plain, to_plain
 from turnloom.cli.session import Session, command, pairs
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
-from turnloom.cli.words import ago
 from turnloom.client import TERMINAL
 from turnloom.errors import InvalidInput
 from turnloom.progress import follow_sweep, sweep_display
@@ -34,6 +33,7 @@ from turnloom.results.fetching import fetch
 from turnloom.results.runs import differing
 from turnloom.results.verdict import Verdict, judge
 from turnloom.v1 import training_pb2
+from turnloom.words import ago
 
 RANKS: Final = (8, 32, 128)  #: the guide's grid, where no axis is given
 RATES: Final = (1e-5, 1e-4, 1e-3)

@@ -25,11 +25,11 @@ from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command, pairs
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.cli.watching import conclude, watch_to_the_end
-from turnloom.cli.words import count, duration
 from turnloom.errors import InvalidInput
 from turnloom.options import PreprocessFields
 from turnloom.results.runs import written
 from turnloom.v1 import training_pb2
+from turnloom.words import count, duration
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,12 +9,12 @@ from rich.markup import escape
 
 from turnloom.cli.exits import Exit
 from turnloom.cli.jsonable import to_plain
-from turnloom.cli.live import View
 from turnloom.cli.session import Session
-from turnloom.cli.words import coloured, duration, seconds
 from turnloom.client import TERMINAL
+from turnloom.live import View
 from turnloom.progress import LEVELS, show_job
 from turnloom.v1 import training_pb2
+from turnloom.words import coloured, duration, seconds
 
 __all__ = ["LEVELS", "conclude", "ending", "show", "watch_to_the_end"]
 

@@ -26,10 +26,8 @@ from rich.markup import escape
 
 from turnloom.batches import Float32, Int32
 from turnloom.cli.exits import Exit, exit_code
-from turnloom.cli.live import View, test_nll, train_nll
 from turnloom.cli.session import Session, report
 from turnloom.cli.watching import show
-from turnloom.cli.words import count
 from turnloom.client import TurnloomClient
 from turnloom.conversations import JSON, read_sourced, to_json
 from turnloom.embedded import sample_data
@@ -40,9 +38,11 @@ from turnloom.embedded.sample_data import Conversation
 from turnloom.embedded.stack import MODEL, Stack, StackSettings
 from turnloom.embedded.unigram import unigram_nll
 from turnloom.errors import StackError, TurnloomError
+from turnloom.live import View, test_nll, train_nll
 from turnloom.options import HyperparameterFields
 from turnloom.splitting import split
 from turnloom.v1 import datasets_pb2, training_pb2
+from turnloom.words import count
 
 MAX_LENGTH: Final = 1024  #: tokens, the tiny model's context
 TEST_FRACTION: Final = 0.15  #: of the user's own conversations
