@@ -32,6 +32,7 @@ from bench.gpu.figures import largest_relative_difference, series_is_continuous
 from bench.gpu.host import Host, Measured, Scale, record
 from bench.gpu.parts import GPU_CONFIG, GPU_CONFIG_MODEL, Place, Services, Tuft, served_name, several_entries
 from bench.gpu.report import summary
+from services.trainer.batching import CALL_OVERHEAD
 from services.trainer.gpu import find
 from turnloom.embedded.tuft_server import REPOSITORY
 from turnloom.errors import StackError
@@ -39,6 +40,7 @@ from turnloom.v1 import training_pb2 as tr
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 MODEL: Final = "bench/qwen3"  #: what clients ask for
+OVERHEADS: Final = (1_000, 2_700, 5_000, 10_000)  #: padded tokens that a call may cost, for `levers`
 SCALES: Final = {
     "tiny": Scale(
         "tiny", batch_size=4, max_length=512, chats=160, budget=256, micro=(1, 4), ours=16, shrink=0.15, shorter=3
@@ -179,10 +181,12 @@ class Bench:
             ("+ budget calls, sorted", ours, {"budget": budget, "sort": True}),
             ("calls filled to the budget, all", ours, {"budget": budget, **sorted_ahead}),
             ("calls filled to half the budget, all", ours, {"budget": budget // 2, **sorted_ahead}),
-            ("cheapest cut, all", ours, {"budget": budget, "cheapest": True, **sorted_ahead}),
-            ("cheapest cut, depth 1", ours, {"budget": budget, "cheapest": True, **sorted_ahead, "depth": 1}),
-            ("cheapest cut, depth 4", ours, {"budget": budget, "cheapest": True, **sorted_ahead, "depth": 4}),
+            ("cheapest cut, depth 1", ours, {"budget": budget, "overhead": CALL_OVERHEAD, **sorted_ahead, "depth": 1}),
+            ("cheapest cut, depth 4", ours, {"budget": budget, "overhead": CALL_OVERHEAD, **sorted_ahead, "depth": 4}),
         ]
+        for overhead in OVERHEADS:
+            together: dict[str, object] = {"budget": budget, "overhead": overhead, **sorted_ahead}
+            alone.append((f"cheapest cut at {overhead}, all", ours, together))
         for repetition in range(max(1, self.repetitions - 2)):
             for name, micro, order in alone:
                 if self.left() < 15:

@@ -57,7 +57,7 @@ class Order:
     sort: bool = False
     cut_tail: bool = False
     budget: int = 0  #: padded tokens a call; 0: a step is one call
-    cheapest: bool = False  #: cut as the product does; else every call is filled to the budget
+    overhead: int = 0  #: padded tokens that a call costs, for the product's cheapest cut; 0: every call is filled
     depth: int = 1  #: steps in flight
 
 
@@ -194,11 +194,9 @@ def levers(order: Order, rows: Sequence[Row]) -> Answer:
             members = longest_first(members)
         sent = [
             (call, backend.forward_backward(call, [row.target_weights for row in call]))
-            for call in (calls(members, order.budget) if order.cheapest else cut(members, order.budget))
+            for call in _cut(members, order)
         ]
-        if (
-            order.depth == 1
-        ):  # as sequential code would: the optimizer step only once the gradients are known to be there
+        if order.depth == 1:  # as sequential code: the optimizer step only once the gradients are known to be there
             for _, pending in sent:
                 pending.result()
         flight.append((sent, backend.optim_step(adam)))
@@ -209,6 +207,10 @@ def levers(order: Order, rows: Sequence[Row]) -> Answer:
     _unload(order, backend.run_id)
     backend.close()
     return _finished(answer)
+
+
+def _cut(rows: Sequence[Row], order: Order) -> Iterator[Sequence[Row]]:
+    return calls(rows, order.budget, order.overhead) if order.overhead else cut(rows, order.budget)
 
 
 # -- common ------------------------------------------------------------------------------------------------------------

@@ -157,6 +157,8 @@ class Tuft:
             # Each entry takes a GPU of Ray's; here they share the one that there is.
             "RAY_OVERRIDE_RESOURCES": json.dumps({"GPU": self._entries}),
             "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+            # As in docker-compose.yml; deploy/tuft/README.md says why.
+            "TORCH_CUDNN_SDPA_DEPRIORITIZED": os.environ.get("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1"),
         }
 
     def kill(self) -> None:

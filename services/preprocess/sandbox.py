@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import selectors
 import subprocess
@@ -56,7 +57,7 @@ class _Worker:
                 "-m",
                 "services.preprocess.sandbox_worker",
                 str(limits.memory_bytes),
-                str(max(1, round(limits.seconds + 0.5))),
+                str(math.ceil(limits.seconds) + 1),  # later than the wall clock, whose sentence says more
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

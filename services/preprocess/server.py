@@ -73,7 +73,8 @@ class ApiServer:
             self._pool,
             interceptors=[self._guard],
             options=OPTIONS,
-            maximum_concurrent_rpcs=2 * settings.max_calls,  # the guard refuses first; here are those being refused
+            # The guard refuses first, with a sentence and a time to wait; this bounds how many are being refused.
+            maximum_concurrent_rpcs=16 * settings.max_calls,
         )
         runner = Runner(registry, metrics.preprocess)
         add_PreprocessServiceServicer_to_server(

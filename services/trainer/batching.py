@@ -95,10 +95,10 @@ def longest_first(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: -row.length)
 
 
-def calls(rows: Sequence[Row], budget: int) -> Iterator[Sequence[Row]]:
+def calls(rows: Sequence[Row], budget: int, overhead: int = CALL_OVERHEAD) -> Iterator[Sequence[Row]]:
     """Cuts rows (longest first) into calls of at most `budget` padded tokens: rows times the longest of them.
 
-    Of all such cuts it is the cheapest one, where a call costs its padded tokens and CALL_OVERHEAD more: filling every
+    Of all such cuts it is the cheapest one, where a call costs its padded tokens and `overhead` more: filling every
     call to the budget would pad short rows to the length of long ones. Gradients of several calls add up exactly, so
     the cut never changes what is in a step. A row longer than the budget is a call of its own.
     """
@@ -108,7 +108,7 @@ def calls(rows: Sequence[Row], budget: int) -> Iterator[Sequence[Row]]:
         longest = row.length
         most = max(1, budget // longest)
         for end in range(begin + 1, min(begin + most, len(rows)) + 1):
-            cost = costs[begin] + CALL_OVERHEAD + (end - begin) * longest
+            cost = costs[begin] + overhead + (end - begin) * longest
             if cost < costs[end]:
                 costs[end], begins[end] = cost, begin
     ends = [len(rows)]
