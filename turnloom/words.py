@@ -25,15 +25,21 @@ STATE_COLOURS = {
 
 def count(number: float) -> str:
     """1234567 as 1.23M; below 10,000 all digits."""
-    if number < 10_000:
-        return f"{number:.0f}"
-    power = min(3, math.floor(math.log10(number * 1.0005)) // 3)  # 999,500 and more is 1M, not 1e+03k
-    return f"{number / 1000**power:.3g}{' kMG'[power]}"
+    return f"{number:.0f}" if number < 10_000 else "".join(_scaled(number))
 
 
 def size(number: float) -> str:
-    """Bytes, decimal."""
-    return f"{count(number)}B"
+    """Bytes with decimal prefixes: 512 B, 1.27 kB, 35 MB."""
+    if number < 1000:
+        return f"{number:.0f} B"
+    figure, prefix = _scaled(number)
+    return f"{figure} {prefix}B"
+
+
+def _scaled(number: float) -> tuple[str, str]:
+    """Three digits and the prefix of 1000 or more."""
+    power = min(3, math.floor(math.log10(number * 1.0005)) // 3)  # 999,500 and more is 1M, not 1e+03k
+    return f"{number / 1000**power:.3g}", " kMG"[power]
 
 
 def duration(seconds: float) -> str:

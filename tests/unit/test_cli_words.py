@@ -11,7 +11,7 @@ from turnloom.errors import InvalidInput
 from turnloom.live import View
 from turnloom.splitting import split
 from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
-from turnloom.words import buckets, count, duration
+from turnloom.words import buckets, count, duration, size
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,13 @@ from turnloom.words import buckets, count, duration
 )
 def test_counts_are_short(number: float, text: str) -> None:
     assert count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 B"), (999, "999 B"), (1265, "1.27 kB"), (35_000_000, "35 MB"), (140e9, "140 GB")]
+)
+def test_sizes_have_a_unit(number: float, text: str) -> None:
+    assert size(number) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (3661, "1:01:01")])
