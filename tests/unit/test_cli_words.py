@@ -31,7 +31,7 @@ def test_counts_are_short(number: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0, "0 B"), (999, "999 B"), (1265, "1.27 kB"), (35_000_000, "35 MB"), (140e9, "140 GB")]
+    ("number", "text"), [(0, "0 B"), (999, "999 B"), (1268, "1.27 kB"), (35_000_000, "35 MB"), (140e9, "140 GB")]
 )
 def test_sizes_have_a_unit(number: float, text: str) -> None:
     assert size(number) == text
