@@ -26,6 +26,7 @@ def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
         state=state,
         attempt=int(number("attempt")),
         host=stored.get("host", ""),
+        host_lost=state is JobState.QUEUED and stored.get("told_host", "") == stored.get("host") != "",
         worker=stored.get("worker", "") if state in HELD else "",
         control=_control(state, stored.get("preempt", "")),
         error=decode(ErrorRecord, error) if error else None,

@@ -189,6 +189,7 @@ class JobRecord:
     state: JobState
     attempt: int = 0  #: of the last claim; 0: none yet. The next ticket carries attempt + 1
     host: str = ""  #: where it was queued or runs
+    host_lost: bool = False  #: it is QUEUED there and waits for that host, which is silent
     worker: str = ""  #: the process that holds it
     control: Control = Control.NONE
     error: ErrorRecord | None = None

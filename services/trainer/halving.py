@@ -78,6 +78,8 @@ def is_waiting(job: JobRecord) -> bool:
 def settle_rungs(store: Store, active: Sequence[JobRecord]) -> None:
     """Compares the cells of every rung that no other cell still comes to. May be repeated at any point.
 
+    A cell that waits for a lost host holds up nobody who could train meanwhile; it is compared when it comes.
+
     Args:
         store: where the decisions are written; each is one atomic step that looks again first.
         active: all jobs that are not at a terminal state.
@@ -85,8 +87,18 @@ def settle_rungs(store: Store, active: Sequence[JobRecord]) -> None:
     for sweep_id in dict.fromkeys(job.spec.sweep for job in active if is_waiting(job)):
         cells = [job for job in active if job.spec.sweep == sweep_id]
         for step in sorted({job.rung for job in cells if is_waiting(job)}):
-            if not any(is_coming(job, step) for job in cells):
-                _settle(store, sweep_id, step, [job for job in cells if is_waiting(job) and job.rung == step])
+            waiting = [job for job in cells if is_waiting(job) and job.rung == step]
+            coming = [job for job in cells if is_coming(job, step)]
+            if not coming or _are_stranded(store, coming, waiting):
+                _settle(store, sweep_id, step, waiting)
+
+
+def _are_stranded(store: Store, coming: Sequence[JobRecord], waiting: Sequence[JobRecord]) -> bool:
+    """Whether all that still come wait for lost hosts, while a cell at the rung could train on a live one."""
+    if not all(job.host_lost for job in coming):
+        return False
+    live = {host.name for host in store.hosts.list()}
+    return all(job.host not in live for job in coming) and any(_host(store, job) in live for job in waiting)
 
 
 def _settle(store: Store, sweep_id: str, step: int, waiting: Sequence[JobRecord]) -> None:

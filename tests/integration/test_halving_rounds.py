@@ -233,13 +233,37 @@ def test_a_rung_whose_evaluation_was_left_out_is_passed_by_and_the_next_one_coun
     assert commit(store, jobs[0], 1, 4, 1.0) is Control.PAUSE
 
 
+def keep_in_store(store: Store, job: str) -> None:
+    """The last checkpoint as one that any host can begin from."""
+    name = store.jobs.get(job).last_checkpoint
+    store.redis.hset(keys.checkpoints(job), name, encode(replace(store.ledger.checkpoint(job), stored=True)))
+
+
+def test_a_cell_on_a_lost_host_holds_up_no_cell_that_could_go_on_and_is_compared_when_it_comes(store: Store) -> None:
+    jobs = sweep(store, 3)
+    store.jobs.host_lost(jobs[0], "h1", "Host h1 has been silent for 600 s; the job is bound to it.")
+    for job, nll in zip(jobs[1:], (2.0, 1.0), strict=True):
+        train(store, job, nll)
+        keep_in_store(store, job)
+    settle(store)
+    assert states(store, jobs) == ["QUEUED", "PAUSED", "PAUSED"], "no host is live, so nobody could go on"
+    store.hosts.put(HostRecord("h1", models=(ServedModelRecord("tuft/m"),), backend_up=True))
+    settle(store)
+    assert states(store, jobs) == ["QUEUED", "PAUSED", "PAUSED"], "its host is back, and so will be the cell"
+    store.redis.delete(keys.host("h1"))
+    store.hosts.put(HostRecord("h2", models=(ServedModelRecord("tuft/m"),), backend_up=True))
+    settle(store)
+    assert [store.jobs.get(job).host for job in jobs] == ["h1", "h2", "h2"]
+    train(store, jobs[0], 3.0)
+    settle(store)
+    assert states(store, jobs) == ["CANCELLED", "QUEUED", "QUEUED"], "two of three go on, and it is the third"
+
+
 def test_a_cell_whose_checkpoint_is_stored_goes_on_where_the_queue_is_shortest(store: Store) -> None:
     jobs = sweep(store, 1)
     train(store, jobs[0], 1.0)
     store.hosts.put(HostRecord("h2", models=(ServedModelRecord("tuft/m"),), backend_up=True))
-    name = store.jobs.get(jobs[0]).last_checkpoint
-    record = replace(store.ledger.checkpoint(jobs[0]), stored=True)
-    store.redis.hset(keys.checkpoints(jobs[0]), name, encode(record))
+    keep_in_store(store, jobs[0])
     settle(store)
     assert store.jobs.get(jobs[0]).host == "h2"
     assert store.tickets.waiting("h2") == [f"{jobs[0]}-a2"]
