@@ -115,7 +115,7 @@ mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=1,nodiscard "$work/disk" 2>/dev
 dockerd --host "$DOCKER_HOST" --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/dockerd.pid" \
   --bridge "$BRIDGE" --default-address-pool "base=$POOL.128.0/17,size=24" >"$work/dockerd.log" 2>&1 &
 engine=$!
-for _ in $(seq 120); do
+for _ in $(seq 480); do
   docker info >/dev/null 2>&1 && break
   kill -0 "$engine" 2>/dev/null || break
   sleep 0.5
@@ -181,8 +181,13 @@ lap "stand-in for python"
 
 export TURNLOOM_BIND=127.0.0.1
 read -r TURNLOOM_PORT TURNLOOM_PROMETHEUS_PORT TURNLOOM_GRAFANA_PORT < <(python3 - <<'PY'
-import socket
-probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+import secrets, socket
+probes = []
+while len(probes) < 3:
+    try:  # below the ports that the system gives by itself: they are taken minutes later
+        probes.append(socket.create_server(("127.0.0.1", 10_000 + secrets.randbelow(20_000))))
+    except OSError:
+        continue
 print(*(probe.getsockname()[1] for probe in probes))
 PY
 )
@@ -204,7 +209,7 @@ lap "stand-ins for redis and prometheus"
 
 touch "$work/up"
 compose cpu up --detach --no-build \
-  --quiet-pull --wait --wait-timeout 360 \
+  --quiet-pull --wait --wait-timeout 900 \
   redis preprocess preprocess-worker trainer-cpu supervisor exporter tuft-cpu prometheus >"$work/up.log" 2>&1 ||
   { tail -n 30 "$work/up.log" >&2; fail "the stack did not become healthy."; }
 lap "up and healthy: $(compose cpu ps --services | tr '\n' ' ')(Grafana is not started: there is no image of it)"

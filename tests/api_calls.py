@@ -146,7 +146,7 @@ def first_request(options_: types_pb2.PreprocessOptions) -> preprocess_pb2.Strea
     return preprocess_pb2.StreamPreprocessRequest(options=options_)
 
 
-def wait_until(condition: Callable[[], bool], deadline: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], deadline: float = 120.0) -> None:
     """Wait for something that another thread does."""
     end = time.monotonic() + deadline
     while not condition():

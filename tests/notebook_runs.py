@@ -75,6 +75,7 @@ def run(notebook: NotebookNode, address: str, folder: Path) -> NotebookNode:
         client = NotebookClient(
             notebook,
             timeout=CELL_SECONDS,
+            startup_timeout=CELL_SECONDS,
             kernel_name=KERNEL,
             coalesce_streams=True,
             resources={"metadata": {"path": str(work)}},

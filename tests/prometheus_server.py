@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -20,6 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,13 +35,7 @@ def program(name: str = "prometheus") -> str:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def eventually(what: str, met: Callable[[], bool], deadline: float = 60.0) -> None:
+def eventually(what: str, met: Callable[[], bool], deadline: float = 120.0) -> None:
     """Wait until the condition holds."""
     end = time.monotonic() + deadline
     while not met():
@@ -50,7 +44,7 @@ def eventually(what: str, met: Callable[[], bool], deadline: float = 60.0) -> No
 
 
 def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         text: str = answer.read().decode()
     return text
 
@@ -92,13 +86,13 @@ class Prometheus:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(60)
 
     def _ready(self) -> bool:
         assert self._process.poll() is None, (self._folder / "prometheus.log").read_text()
         try:
             return bool(read(f"{self.url}/-/ready"))
-        except urllib.error.URLError:
+        except OSError:  # not only refused: an answer may also break off
             return False
 
     def query(self, expression: str) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,13 +17,15 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.ports import free_port
+
 
 class RedisServer:
     """One server process and its folder. `kill` is SIGKILL: what the last second wrote may be gone after `start`."""
 
     def __init__(self, program: str, folder: Path, fsync: str = "everysec", maxmemory: str = "0") -> None:
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self._command = [
             *(program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)),
             *("--appendonly", "yes", "--appendfsync", fsync, "--save", "", "--daemonize", "no"),
@@ -41,7 +42,7 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, deadline: float = 20.0) -> None:
+    def start(self, deadline: float = 60.0) -> None:
         """Start and wait until it answers with its data loaded."""
         with (self.folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
@@ -97,7 +98,7 @@ class RedisServer:
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
-            self._process.wait(20)
+            self._process.wait(60)
 
 
 def redis_program() -> str | None:
@@ -122,12 +123,6 @@ def _program() -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return program
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

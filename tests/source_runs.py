@@ -16,7 +16,7 @@ from tests.api_calls import Api, dataset_stream
 from turnloom.v1 import datasets_pb2 as pb
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 90  #: seconds that a small dataset may take on a busy machine
+LIMIT = 200  #: seconds that a small dataset may take on a busy machine
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Workers:
         for process in self.running:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
-            process.wait(20)
+            process.wait(60)
 
 
 @dataclass

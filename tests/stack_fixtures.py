@@ -18,7 +18,7 @@ from tests.trainer_stack import TrainerStack
 def stack(tmp_path: Path, redis_server: RedisServer) -> Iterator[TrainerStack]:
     redis_server.flush()
     with FakeTuft(tmp_path / "tuft", model_name=TUFT_MODEL) as tuft:
-        made = TrainerStack(tmp_path, redis_server, tuft)
+        made = TrainerStack(tmp_path, redis_server, tuft, lease_ttl=15.0)  # no worker is killed
         yield made
         made.close()
 

@@ -23,6 +23,7 @@ from services.store.dataset_files import Row as StoredRow
 from services.store.ids import new_id
 from services.store.records import DatasetRecord, DatasetState, Hyperparameters, JobRecord, JobSpec, JobState, StartFrom
 from services.store.store import Store, open_store
+from services.trainer import preemption
 from services.trainer.rows import Row
 from tests.fakes.fake_tuft import FakeTuft
 from tests.redis_fixtures import RedisServer
@@ -84,7 +85,7 @@ class TrainerStack:
             if process.poll() is None:
                 process.kill()
         for process in self.processes:
-            process.wait(20)
+            process.wait(60)
         if self._store is not None:
             self._store.close()
 
@@ -186,7 +187,7 @@ class TrainerStack:
     def job(self, job_id: str) -> JobRecord:
         return retry_for(lambda: self.store.jobs.get(job_id), 30.0)
 
-    def wait(self, job_id: str, *states: JobState, deadline: float = 60.0) -> JobRecord:
+    def wait(self, job_id: str, *states: JobState, deadline: float = 120.0) -> JobRecord:
         """Waits for one of these states (none given: the end); fails early when it ended otherwise."""
         wanted = frozenset(states) or ENDED
         end = time.monotonic() + deadline
@@ -198,7 +199,7 @@ class TrainerStack:
             assert time.monotonic() < end, f"{job.state} at step {job.step}\n{self.log()[-4000:]}"
             time.sleep(LOOK)
 
-    def wait_step(self, job_id: str, step: int, deadline: float = 60.0) -> None:
+    def wait_step(self, job_id: str, step: int, deadline: float = 120.0) -> None:
         wait_for(lambda: self.job(job_id).step >= step, f"{job_id} at step {step}", deadline)
 
     def series(self, job_id: str) -> list[tuple[int, float]]:
@@ -213,13 +214,22 @@ class TrainerStack:
 
 
 def horses(worker: int) -> list[int]:
-    """Children of a worker that are its forks. A zombie has no command line; a probe has its own."""
+    """Children of a worker that are its forks and hear its signal, as neither a probe nor a zombie does."""
     try:
         children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
-        lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
     except (FileNotFoundError, ProcessLookupError):
         return []
-    return [pid for pid, line in lines.items() if line and b"probe-host" not in line]
+    return [int(pid) for pid in children if _hears(pid)]
+
+
+def _hears(pid: str) -> bool:
+    """Whether a process lives and has a handler for the wish that it leaves; a probe never has, not before its exec."""
+    try:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    caught = int(status["SigCgt"], 16) >> (preemption.SIGNAL - 1) & 1
+    return bool(caught) and not status["State"].strip().startswith(("Z", "X"))
 
 
 def kill(pid: int) -> None:

@@ -10,6 +10,7 @@ import threading
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from services.preprocess.memory import one_heap
 from services.preprocess.metrics import make_metrics, serve_metrics
@@ -17,6 +18,9 @@ from services.preprocess.registry import Registry, load_entry, read_models
 from services.preprocess.sandbox import Sandbox
 from services.preprocess.server import AddressTaken, ApiServer
 from services.preprocess.settings import ApiSettings
+
+#: Between looks for a signal, which does not wake this thread where another one of the process received it.
+SIGNAL_SECONDS: Final = 0.5
 
 
 def serve(settings: ApiSettings, port_file: Path | None) -> int:
@@ -38,7 +42,8 @@ def serve(settings: ApiSettings, port_file: Path | None) -> int:
         registry = Registry(entries, settings.model_cache, partial(load_entry, sandbox=sandbox))
         with ApiServer(settings, registry, metrics) as address:
             _announce(address, exported, port_file)
-            stop.wait()
+            while not stop.wait(SIGNAL_SECONDS):
+                pass
     return 0
 
 

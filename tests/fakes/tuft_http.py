@@ -122,6 +122,11 @@ class Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Registers the connection before anything else runs, so that a restart can break it."""
+        self.RequestHandlerClass.server_.connections.add(request)
+        super().process_request(request, client_address)
+
 
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
@@ -130,11 +135,6 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1
     server_: FakeServer
-
-    def setup(self) -> None:
-        """Registers the connection, so that a restart can break it."""
-        super().setup()
-        self.server_.connections.add(self.connection)
 
     def finish(self) -> None:
         """The connection is over."""

@@ -11,6 +11,7 @@ import pytest
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
+from services.preprocess import training_service
 from services.preprocess.models import build_model
 from services.preprocess.registry import ModelEntry
 from services.store.connection import redis_time
@@ -40,6 +41,12 @@ def job(api: Api, store: Store, gpu_host: HostRecord) -> JobRecord:
 def sample(api: Api, job: str, timeout: float = LIMIT, **fields: object) -> tr.SampleResponse:
     asked = {"conversation": chat(WORD), **fields}
     return api.jobs.Sample(tr.SampleRequest(job=job, **asked), timeout=timeout)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API gives a prompt up after 2 s, of the LIMIT that its caller gives; the rest is for its answer."""
+    monkeypatch.setattr(training_service, "ANSWER_SECONDS", LIMIT - 2.0)
 
 
 @pytest.fixture
@@ -121,20 +128,22 @@ def test_a_host_whose_server_trains_only_is_known_before_any_worker_is_asked(
     assert waiting(store) == []
 
 
+@pytest.mark.usefixtures("impatient")
 def test_another_host_of_the_model_is_asked_while_the_jobs_own_is_unheard_of(
     api: Api, store: Store, job: JobRecord, gpu_host: HostRecord
 ) -> None:
     store.redis.delete("tl:run:host:gpu-a")
     store.hosts.put(replace(gpu_host, name="gpu-b"), ttl=300)
     store.rq.sadd(f"rq:workers:{queue_name('gpu-b')}", "rq:worker:gpu-b.1")
-    refused = refusal(lambda: sample(api, job.id, timeout=4))
+    refused = refusal(lambda: sample(api, job.id))
     assert refused.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "no worker of host gpu-b answered" in refused.message.lower()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_prompt_that_no_worker_takes_is_withdrawn_at_the_deadline(api: Api, store: Store, job: JobRecord) -> None:
     man(store)
-    refused = refusal(lambda: sample(api, job.id, timeout=4))
+    refused = refusal(lambda: sample(api, job.id))
     assert refused.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert re.fullmatch(
         r"No worker of host gpu-a answered within \d s, and none will answer this later; "

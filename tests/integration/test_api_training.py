@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the fixture gives it
 
 pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 
-LIMIT = 60  #: seconds that any call here may take
+LIMIT = 120  #: seconds that any call here may take
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_conversations_become_an_adapter(start_api: Start, stack: TrainerStack) 
     train = api.datasets.CreateDataset(dataset_stream(chats), timeout=LIMIT).dataset
     test = api.datasets.CreateDataset(dataset_stream(chats[:3]), timeout=LIMIT).dataset
     stack.worker()
-    wait_until(lambda: bool(api.jobs.ListHosts(pb.ListHostsRequest(), timeout=LIMIT).hosts), LIMIT)
+    wait_until(lambda: any(host.backend_up for host in api.jobs.ListHosts(pb.ListHostsRequest(), timeout=LIMIT).hosts))
     created = make_job(
         api,
         train.id,

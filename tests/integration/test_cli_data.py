@@ -109,9 +109,10 @@ def test_a_dataset_is_made_listed_shown_downloaded_and_deleted(api: Api, chats: 
 
 
 def test_a_file_is_split_into_train_and_test_by_seed(api: Api, chats: Path) -> None:
-    train, test = turnloom(api.address, "dataset", "create", chats, "--test-fraction", 0.2, "--json").document
+    words = ("dataset", "create", chats, "--test-fraction", 0.2, "--option", "date=2026-01-02", "--json")
+    train, test = turnloom(api.address, *words).document
     assert (train["conversations"], test["conversations"]) == (8, 2)
-    again = turnloom(api.address, "dataset", "create", chats, "--test-fraction", 0.2, "--json").document
+    again = turnloom(api.address, *words).document
     assert [dataset["sha256"] for dataset in again] == [train["sha256"], test["sha256"]]
 
 

@@ -21,7 +21,7 @@ def test_one_command_halves_a_grid_and_says_what_was_stopped_where_and_what_is_w
     address = start_api(stack.redis.url).address
     stack.worker()
     stack.supervisor()
-    wait_for(lambda: bool(stack.store.hosts.list()), "the host's record")
+    wait_for(lambda: any(host.backend_up for host in stack.store.hosts.list()), "the host's record")
     words = ("--test", chats, "--rank", 2, "--lr", "1e-4", "1e-3", "1e-2", "1e-1", "--steps", 8, "--eval-every", 2)
     to = tmp_path / "report"
     ran = turnloom(address, "sweep", chats, *words, "--batch-size", 4, "--halving", "--to", to)

@@ -16,20 +16,20 @@ def test_a_running_job_is_paused_and_resumed_and_trains_each_step_once(
     start_api: Start, stack: TrainerStack, tmp_path: Path
 ) -> None:
     address = start_api(stack.redis.url).address
-    stack.tuft.fault("forward_backward", "slow", ms=100)
+    stack.tuft.fault("forward_backward", "slow", at=8, ms=120_000)  # or until it is cleared
     stack.worker()
-    wait_for(lambda: bool(stack.store.hosts.list()), "the host's record")
+    wait_for(lambda: any(host.backend_up for host in stack.store.hosts.list()), "the host's record")
     chats = write_chats(tmp_path / "chats.jsonl", "hello", "good day", copies=12)
     words = ("train", chats, "--steps", 20, "--batch-size", 4, "--rank", 4, "--checkpoint-every", 0)
     job = turnloom(address, *words, "--detach", "--json").document["id"]
     stack.wait_step(job, 3)
     paused = turnloom(address, "pause", job)
     assert (paused.code, paused.out) == (0, f"{job} PAUSING\n")
+    stack.tuft.clear_faults()
     stack.wait(job, JobState.PAUSED)
     (shown,) = turnloom(address, "jobs", "--state", "paused", "--json").document
     at = shown["progress"]["step"]
     assert 3 <= at < 20
-    stack.tuft.clear_faults()
     resumed = turnloom(address, "resume", job)
     assert (resumed.code, resumed.out) == (0, f"{job} QUEUED\n")
     watched = turnloom(address, "watch", job)

@@ -19,6 +19,7 @@ from turnloom.v1.datasets_pb2 import DATASET_STATE_CANCELLED as CANCELLED
 from turnloom.v1.datasets_pb2 import DATASET_STATE_CREATING as CREATING
 
 pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+STEPS = 200  #: commits, at every second of which the connection may be cut
 CHAT = from_json({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]})
 
 
@@ -82,7 +83,7 @@ def test_a_watcher_that_is_cut_off_20_times_sees_every_update_once(
     troubles: list[str] = []
     with TurnloomClient(relay.address) as client, TurnloomClient(api.address) as undisturbed:
         dataset = client.create_dataset([CHAT], model=MODEL)
-        job = client.create_job(model=MODEL, training_dataset=dataset.id, max_steps=60).id
+        job = client.create_job(model=MODEL, training_dataset=dataset.id, max_steps=STEPS).id
         assert store.jobs.claim(job, 1, "w") is not None
         seen = []
         step = cuts = 0
@@ -90,18 +91,18 @@ def test_a_watcher_that_is_cut_off_20_times_sees_every_update_once(
             seen.append(update.event_id)
             if update.HasField("job") and update.job.attempt == 0:
                 continue
-            if step < 60:  # what the watcher waits for happens only after what came before was seen
+            if step < STEPS:  # what the watcher waits for happens only after what came before was seen
                 step += 1
                 store.ledger.commit_step(job, StepRecord(step=step, attempt=1, nll_sum=1.0, weight_sum=1.0, tokens=1))
                 if step % 2 == 0 and cuts < 20:  # one between two connections cuts nothing
                     cuts += relay.cut()
-            elif step == 60:
+            elif step == STEPS:
                 step += 1
                 store.jobs.finish(job, 1, JobState.SUCCEEDED)
         assert seen == [update.event_id for update in undisturbed.watch_job(job)]
-        assert [s.step for s in client.steps(job)] == list(range(1, 61))
+        assert [s.step for s in client.steps(job)] == list(range(1, STEPS + 1))
     assert cuts == 20
-    assert len(seen) > 60
+    assert len(seen) > STEPS
 
 
 def test_a_watcher_of_a_dataset_that_is_cut_off_sees_no_state_twice_and_the_last_one(

@@ -24,7 +24,7 @@ def test_the_key_of_the_worker_beats_the_variable_of_the_sdk(
 ) -> None:
     assert "`api_key=` beats the variable `TINKER_API_KEY` in 0.18.2 and newer" in GUIDE
     monkeypatch.setenv("TINKER_API_KEY", "tml-of-somebody-else")
-    backend = connect(TuftSettings(fake_tuft.url, fake_tuft.api_key, 30, 30, 5), adapter(fake_tuft))
+    backend = connect(TuftSettings(fake_tuft.url, fake_tuft.api_key, 60, 60), adapter(fake_tuft))
     try:
         assert backend.run_id
     finally:
@@ -36,7 +36,7 @@ def test_a_wrong_key_of_the_worker_is_rejected_though_the_variable_is_right(
 ) -> None:
     monkeypatch.setenv("TINKER_API_KEY", fake_tuft.api_key)
     with pytest.raises(BackendError) as caught:
-        connect(TuftSettings(fake_tuft.url, "tml-wrong", 30, 30, 5), adapter(fake_tuft))
+        connect(TuftSettings(fake_tuft.url, "tml-wrong", 60, 60), adapter(fake_tuft))
     assert caught.value.code is Code.KEY_REJECTED
     assert "TURNLOOM_TUFT_API_KEY" in caught.value.hint
     assert "tml-wrong" not in str(caught.value)

@@ -224,6 +224,12 @@ def test_the_model_would_see_a_step_that_is_counted_twice(store: Store) -> None:
             return records + records[-1:]
 
     Broken.store = replace(store, ledger=Twice())  # type: ignore[arg-type]
-    first_found = settings(max_examples=30, deadline=None, database=None, phases=[Phase.generate])  # not shrunk
+    first_found = settings(  # not shrunk
+        max_examples=30,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     with pytest.raises(AssertionError):
         run_state_machine_as_test(Broken, settings=first_found)

@@ -18,9 +18,8 @@ from tests.prometheus_server import Prometheus, program
 pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 
 
-def train(store: Store, job: str, attempt: int, first: int, last: int) -> None:
-    """Steps a second apart, in the past, with sums that no float holds exactly."""
-    begun = time.time() - 600
+def train(store: Store, job: str, attempt: int, first: int, last: int, begun: float) -> None:
+    """Steps a second apart, 100 s and more after `begun`, with sums that no float holds exactly."""
     for number in range(first, last + 1):
         test = {"test_nll_sum": 7.7 / (number + 1), "test_weight_sum": 3.3} if number % 3 == 0 else {}
         record = StepRecord(
@@ -37,13 +36,13 @@ def train(store: Store, job: str, attempt: int, first: int, last: int) -> None:
 @pytest.fixture
 def resumed(api: Api, store: Store, gpu_host: HostRecord) -> str:
     """Id of a job whose first attempt was lost after step 5, with its last checkpoint at step 4."""
-    job = make_job(api, make_dataset(api, 40).id).job.id
+    job, begun = make_job(api, make_dataset(api, 40).id).job.id, time.time() - 600
     assert store.jobs.claim(job, 1, "w:1") is not None
-    train(store, job, 1, 0, 5)
+    train(store, job, 1, 0, 5, begun)
     store.redis.delete(f"tl:run:lease:{job}")
     assert store.jobs.expire(job)
     assert store.jobs.claim(job, 2, "w:2") is not None
-    train(store, job, 2, 5, 10)
+    train(store, job, 2, 5, 10, begun)
     return job
 
 

@@ -29,13 +29,13 @@ def test_a_ticket_prepares_a_model_and_any_other_function_is_refused(
     models = tmp_path / "models.toml"
     models.write_text(f'[[models]]\nname = "m"\nsource = "{model_folder}"\n')
     store = open_store(redis_url)
-    good = store.tickets.call(
-        PREPROCESS_QUEUE, "services.preprocess.worker_jobs.prepare_model", {"name": "m"}, timeout=60
-    )
-    unknown = store.tickets.call(
-        PREPROCESS_QUEUE, "services.preprocess.worker_jobs.prepare_model", {"name": "n"}, timeout=60
-    )
-    evil = store.tickets.call(PREPROCESS_QUEUE, "os.system", {"command": f"touch {tmp_path / 'evil'}"}, timeout=60)
+
+    def call(function: str, **arguments: str) -> str:
+        return store.tickets.call(PREPROCESS_QUEUE, function, arguments, timeout=120, result_ttl=600)
+
+    good = call("services.preprocess.worker_jobs.prepare_model", name="m")
+    unknown = call("services.preprocess.worker_jobs.prepare_model", name="n")
+    evil = call("os.system", command=f"touch {tmp_path / 'evil'}")
     environment = {
         **os.environ,
         "TURNLOOM_REDIS_URL": redis_url,
@@ -43,7 +43,7 @@ def test_a_ticket_prepares_a_model_and_any_other_function_is_refused(
         "TURNLOOM_MODEL_CACHE": str(tmp_path / "cache"),
     }
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, env=environment, check=True, timeout=250)
     answer = store.tickets.result(good, timeout=5)
     assert isinstance(answer, dict)
     assert answer["name"] == "m"

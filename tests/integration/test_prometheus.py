@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def exporter(redis_url: str) -> Iterator[int]:
     process = subprocess.Popen([sys.executable, "-m", "services.trainer", "exporter"], env=environment, cwd=ROOT)
     yield port
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
 
 
 def step(number: int, attempt: int) -> StepRecord:
@@ -150,17 +151,21 @@ def test_sums_in_prometheus_equal_the_ledgers_work_done_with_a_worker_lost_in_th
 
         expected = work_done(store, run.job_id)
         assert expected["turnloom_run_steps_total"] == 12 + 3  # three steps were trained twice
-        eventually("the last step is scraped", lambda: prometheus.value("turnloom_run_steps_total") == 15)
-        for series, total in expected.items():
-            assert prometheus.value(series) == pytest.approx(total, rel=1e-9), series
         mean = f"sum({train}) / sum(turnloom_run_loss_weight_total{{split='train'}})"
         exact = expected[train] / expected['turnloom_run_loss_weight_total{split="train"}']
-        assert prometheus.value(mean) == pytest.approx(exact, rel=1e-9)
+        states = {"turnloom_run_step": 12, 'turnloom_run_state{state="succeeded"}': 1}
+        last = {"turnloom_run_last_train_nll_nats": step(12, 2).nll_sum / 4.0}
+        for series, total in {**expected, mean: exact, **states, **last}.items():
+            # A scrape that came too late ends every series until the next.
+            eventually(
+                f"{series} is {total}",
+                lambda series=series, total=total: prometheus.value(series) == pytest.approx(total, rel=1e-9),  # type: ignore[misc]
+            )
         assert prometheus.value(f"resets({train}[10m])") == 0, "a counter of work done never falls"
-        assert prometheus.value("turnloom_run_step") == 12
-        assert prometheus.value("turnloom_run_last_train_nll_nats") == pytest.approx(step(12, 2).nll_sum / 4.0)
-        assert prometheus.value('turnloom_run_state{state="succeeded"}') == 1
-        assert [series["metric"]["attempt"] for series in prometheus.query("turnloom_run_info")] == ["2"]
+        eventually(
+            "the second attempt alone is told of",
+            lambda: [series["metric"]["attempt"] for series in prometheus.query("turnloom_run_info")] == ["2"],
+        )
 
 
 def test_every_query_of_every_dashboard_finds_series_and_every_rule_is_well(
@@ -201,10 +206,11 @@ def test_every_query_of_every_dashboard_finds_series_and_every_rule_is_well(
         with Prometheus(tmp_path, targets, 1.0) as prometheus:
 
             def scraped() -> float:
-                return prometheus.value("count_over_time(up{job='turnloom-exporter'}[10m])")
+                seen = prometheus.value("count_over_time(up{job='turnloom-exporter'}[10m])")
+                return 0.0 if math.isnan(seen) else seen
 
             for first in (1, 4, 7, 10):
-                before = scraped() if prometheus.query("up") else 0.0
+                before = scraped()
                 call_the_api()
                 stand_in_for_trouble()
                 run.train(first, first + 2, 1)
@@ -219,7 +225,7 @@ def test_every_query_of_every_dashboard_finds_series_and_every_rule_is_well(
                     for text in check_dashboards.query_problems(expression, prometheus.url, ["DCGM_"])
                 ]
 
-            eventually("recording rules have seen the counters move", lambda: not problems(), deadline=30)
+            eventually("recording rules have seen the counters move", lambda: not problems())
             assert sum(len(check_dashboards.expressions(board)) for board in boards.values()) > 50
             eventually("rules are evaluated", lambda: all(rule["health"] != "unknown" for rule in prometheus.rules()))
             assert {

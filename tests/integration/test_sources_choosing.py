@@ -174,7 +174,7 @@ def test_an_error_that_nobody_foresaw_leaves_its_class_and_place_in_redis_and_no
     answers = []
     for _ in range(4):
         answers.append(jobs._claimed(parts, asked.id, "plan"))
-        poll(lambda: work.overdue(asked.id, "plan"), 5)
+        poll(lambda: work.overdue(asked.id, "plan"))
     assert answers == ["KeyError", "KeyError", "KeyError", "given up"]
     failed = store.datasets.get(asked.id)
     assert failed.error is not None

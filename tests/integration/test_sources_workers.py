@@ -9,6 +9,7 @@ import pytest
 
 from services.preprocess.sources.pieces import SHARD_ROWS
 from services.store import keys
+from services.store.dataset_work import DatasetWork
 from services.store.store import Store
 from tests.api_calls import options
 from tests.source_runs import Sources, poll, write_lines
@@ -58,7 +59,7 @@ def test_two_workers_of_which_one_is_killed_make_the_dataset_of_one_worker(sourc
 
 
 def test_a_cancelled_dataset_is_given_up_and_leaves_nothing(sources: Sources, store: Store, tmp_path: Path) -> None:
-    path = write_lines(sources.roots / "chats.jsonl", SHARD_ROWS)
+    path = write_lines(sources.roots / "chats.jsonl", 4 * SHARD_ROWS)  # so that it is not READY before it is cancelled
     sources.workers.start()
     asked = sources.create(path)
     poll(lambda: "0" in holders(store, asked.id))
@@ -70,8 +71,6 @@ def test_a_cancelled_dataset_is_given_up_and_leaves_nothing(sources: Sources, st
 
 
 def test_a_task_whose_worker_dies_each_time_ends_the_dataset(sources: Sources, store: Store) -> None:
-    from services.store.dataset_work import DatasetWork
-
     asked = sources.create(write_lines(sources.roots / "chats.jsonl", 3))
     work = DatasetWork(store.redis, lease_ttl=0.1)
     for attempt in range(3):
@@ -85,3 +84,12 @@ def test_a_task_whose_worker_dies_each_time_ends_the_dataset(sources: Sources, s
         "Cutting the source into shards was begun 3 times and never finished: "
         "its worker died each time without a word: it was killed, or had too little memory"
     )
+
+
+def test_a_renewal_that_comes_behind_the_end_of_a_task_does_not_bring_it_back(sources: Sources, store: Store) -> None:
+    asked = sources.create(write_lines(sources.roots / "chats.jsonl", 3))
+    work = DatasetWork(store.redis)
+    assert work.claim(asked.id, "plan", "host:1:a") is not None
+    work.done(asked.id, "plan", "host:1:a", following={"0": "{}"})
+    work.renew(asked.id, "plan", "host:1:a", 0)
+    assert store.redis.zrange(keys.work_due(asked.id), 0, -1) == ["0"]

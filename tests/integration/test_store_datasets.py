@@ -152,19 +152,19 @@ def test_watching_a_dataset_shows_changes_and_ends_with_the_final_record(store: 
     changed = threading.Event()
 
     def watch() -> None:
-        for record in store.datasets.watch("ds-1", deadline=30):
+        for record in store.datasets.watch("ds-1", deadline=250):
             seen.append(record)
             changed.set()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     for number in (5, 6):
-        assert changed.wait(20)
+        assert changed.wait(60)
         changed.clear()
         store.datasets.progress("ds-1", conversations_read=number)
-    assert changed.wait(20)
+    assert changed.wait(60)
     store.datasets.ready(READY)
-    watcher.join(20)
+    watcher.join(60)
     assert [(item.state, item.conversations_read) for item in seen] == [
         (DatasetState.CREATING, 0), (DatasetState.CREATING, 5), (DatasetState.CREATING, 6), (DatasetState.READY, 0),
     ]  # fmt: skip

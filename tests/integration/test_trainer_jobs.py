@@ -23,6 +23,7 @@ from tests.tuft_fixtures import fake_tuft  # noqa: F401  (fixture)
 from tests.unit.trainer_parts import conversations
 
 HYPER = Hyperparameters(max_steps=12, batch_size=4, learning_rate=1e-2, lora_rank=4, eval_every=4, checkpoint_every=4)
+HOLD = 120_000.0  #: milliseconds; the test lets go earlier
 LONG = replace(HYPER, max_steps=100_000, eval_every=0, checkpoint_every=5)
 
 
@@ -93,10 +94,12 @@ def test_a_paused_job_goes_on_at_the_exact_step_after_its_adapter_was_released(s
     start = StartFrom(reference, stack.store.ledger.checkpoints(reference)[0].id)
     hyper = replace(HYPER, max_steps=400, checkpoint_every=0, eval_every=0)
     whole = stack.submit(hyper, start_from=start)
-    paused = stack.submit(hyper, start_from=start)
     stack.wait(whole, JobState.SUCCEEDED)
+    stack.tuft.fault("optim_step", "slow", at=50, times=1, ms=HOLD)  # so that it can't end before it is paused
+    paused = stack.submit(hyper, start_from=start)
     stack.wait_step(paused, 3)
     stack.store.jobs.pause(paused)
+    stack.tuft.clear_faults()
     stack.wait(paused, JobState.PAUSED)
     wait_for(lambda: stack.tuft.state()["runs"] == {}, "the release")
     at = stack.job(paused).step
@@ -113,7 +116,7 @@ def test_sigterm_saves_and_requeues_at_the_front_and_the_next_worker_goes_on(sta
     worker = stack.worker()
     stack.wait_step(job_id, 7)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
+    assert worker.wait(120) == 0
     job = stack.wait(job_id, JobState.QUEUED)
     assert stack.store.ledger.checkpoint(job_id).step == job.step
     assert stack.store.tickets.waiting(HOST) == [f"{job_id}-a2", f"{waiting}-a1"]
@@ -131,7 +134,7 @@ def test_sigterm_while_the_server_is_away_gives_the_job_back(stack: TrainerStack
     worker = stack.worker()
     wait_for(lambda: "WAITING_FOR_BACKEND" in stack.events(job_id), "the wait")
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
+    assert worker.wait(120) == 0
     assert stack.wait(job_id, JobState.QUEUED).attempt == 1
 
 
@@ -214,8 +217,9 @@ def test_what_can_not_work_fails_in_seconds_with_a_hint(
     stack.environment.update(environment)
     job_id = stack.submit(HYPER, model=model)
     stack.worker()
-    job = stack.wait(job_id, JobState.FAILED, deadline=30)
+    job = stack.wait(job_id, JobState.FAILED)
     assert job.error is not None
+    assert job.attempt == 1
     assert job.error.code == code
     assert job.error.hint
     assert "tml-wrong" not in stack.log() + job.error.message
@@ -235,7 +239,7 @@ def test_rows_that_max_length_empties_are_reported_and_nothing_left_is_an_error(
 def test_three_attempts_without_a_step_fail_the_job_with_the_last_error_and_free_the_server(
     stack: TrainerStack,
 ) -> None:
-    stack.environment["TURNLOOM_CALL_DEADLINE"] = "1"
+    stack.environment["TURNLOOM_CALL_DEADLINE"] = "4"
     stack.tuft.fault("forward_backward", "dropped")
     job_id = stack.submit(HYPER)
     stack.worker()
@@ -260,7 +264,8 @@ def test_several_workers_share_one_server_and_each_run_is_right_alone(stack: Tra
     for job_id in alone:
         stack.wait(job_id, JobState.SUCCEEDED, deadline=120)
     stack.worker()
-    stack.tuft.fault("optim_step", "slow", ms=20.0)  # long enough for two to run at once
+    wait_for(lambda: stack.store.redis.scard(f"rq:workers:train.{HOST}") == 2, "the second worker")
+    stack.tuft.fault("optim_step", "slow", ms=500.0)  # none ends while another begins
     together = [stack.submit(hyper, start_from=start) for hyper in different]
     wait_for(lambda: sum(stack.job(job_id).state is JobState.RUNNING for job_id in together) == 2, "two at once")
     stack.wait_step(together[1], 3)
@@ -273,10 +278,10 @@ def test_several_workers_share_one_server_and_each_run_is_right_alone(stack: Tra
 
 
 def test_a_forbidden_ticket_is_refused_and_the_worker_goes_on(stack: TrainerStack) -> None:
-    rq_id = stack.store.tickets.call(f"train.{HOST}", "os.system", {"command": "true"}, timeout=10)
+    rq_id = stack.store.tickets.call(f"train.{HOST}", "os.system", {"command": "true"}, timeout=60)
     worker = stack.worker()
     with pytest.raises(Exception, match=r"os\.system is not a function of the trainer"):
-        stack.store.tickets.result(rq_id, 30)
+        stack.store.tickets.result(rq_id, 120)
     job_id = stack.submit(HYPER)
     stack.wait(job_id, JobState.SUCCEEDED)
     assert worker.poll() is None
@@ -303,16 +308,19 @@ def test_a_horse_ends_with_its_worker(stack: TrainerStack) -> None:
     stack.wait_step(job_id, 2)
     horse = stack.horse(worker)
     kill(worker.pid)
-    wait_for(lambda: not Path(f"/proc/{horse}").exists() or is_zombie(horse), "the end of the horse", 10)
+    wait_for(lambda: not Path(f"/proc/{horse}").exists() or is_zombie(horse), "the end of the horse")
 
 
 def is_zombie(pid: int) -> bool:
-    return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # reaped since
+        return True
 
 
 def test_without_a_gpu_the_worker_says_so_in_one_sentence(stack: TrainerStack) -> None:
     process = stack.start("worker", log="refused.log")
-    assert process.wait(60) == 2
+    assert process.wait(120) == 2
     assert stack.log("refused.log").strip() == (
         "no NVIDIA GPU was found on this host; start the worker with --allow-cpu to work without one"
     )
@@ -332,18 +340,18 @@ def test_without_a_gpu_the_worker_says_so_in_one_sentence(stack: TrainerStack) -
 def test_a_wrong_setting_is_named(stack: TrainerStack, name: str, value: str, sentence: str) -> None:
     stack.environment[name] = value
     process = stack.start("worker", "--allow-cpu", log="refused.log")
-    assert process.wait(60) == 2
+    assert process.wait(120) == 2
     assert sentence in stack.log("refused.log")
 
 
 def test_the_probe_reports_the_host_and_what_its_server_serves(stack: TrainerStack) -> None:
-    assert stack.start("probe-host", "--allow-cpu", log="probe.log").wait(60) == 0
+    assert stack.start("probe-host", "--allow-cpu", log="probe.log").wait(120) == 0
     record = stack.store.hosts.get(HOST)
     assert record is not None
     assert record.backend_up
     assert [(model.name, model.max_model_len) for model in record.models] == [(stack.tuft.model_name, 1024)]
     stack.tuft.kill()
-    assert stack.start("probe-host", "--allow-cpu", log="probe.log").wait(60) == 0
+    assert stack.start("probe-host", "--allow-cpu", log="probe.log").wait(120) == 0
     record = stack.store.hosts.get(HOST)
     assert record is not None
     assert not record.backend_up
@@ -352,8 +360,8 @@ def test_the_probe_reports_the_host_and_what_its_server_serves(stack: TrainerSta
 
 def test_diagnosis_comes_back_over_the_queue(stack: TrainerStack) -> None:
     stack.worker()
-    rq_id = stack.store.tickets.call(f"train.{HOST}", "services.trainer.diagnose.run", {"host": HOST}, timeout=50)
-    answer = stack.store.tickets.result(rq_id, 50)
+    rq_id = stack.store.tickets.call(f"train.{HOST}", "services.trainer.diagnose.run", {"host": HOST}, timeout=120)
+    answer = stack.store.tickets.result(rq_id, 120)
     assert isinstance(answer, dict)
     outcomes = {check["name"]: check["outcome"] for check in answer["checks"]}
     assert outcomes == {
@@ -379,8 +387,8 @@ def test_an_adapter_without_a_job_is_found(stack: TrainerStack) -> None:
     wait_for(lambda: stack.store.jobs.expire(job_id), "the end of the lease")
     stack.store.jobs.cancel(job_id)
     stack.worker()
-    rq_id = stack.store.tickets.call(f"train.{HOST}", "services.trainer.diagnose.run", {"host": HOST}, timeout=50)
-    answer = stack.store.tickets.result(rq_id, 50)
+    rq_id = stack.store.tickets.call(f"train.{HOST}", "services.trainer.diagnose.run", {"host": HOST}, timeout=120)
+    answer = stack.store.tickets.result(rq_id, 120)
     assert isinstance(answer, dict)
     adapters = next(check for check in answer["checks"] if check["name"] == "adapters")
     assert adapters["outcome"] == "warning"

@@ -40,7 +40,7 @@ def session_members(session: int) -> list[str]:
     return [row[2] for row in rows if int(row[0]) == session and not row[1].startswith("Z")]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "the condition did not come true"
@@ -112,7 +112,7 @@ def test_a_model_that_does_not_exist_is_told_by_creating_not_by_health(settings:
 def test_a_server_that_ends_while_starting_says_why(tmp_path: Path) -> None:
     settings = TuftSettings(python=Path(sys.executable), home=tmp_path / "tuft", model_path=tmp_path)
     with pytest.raises(TuftDidNotStart, match=r"TuFT ended while starting; the end of .*tuft\.log:"):
-        TuftServer(settings).start(30)
+        TuftServer(settings).start(120)
 
 
 def test_a_key_that_the_sdk_would_refuse_is_refused_here(tmp_path: Path) -> None:

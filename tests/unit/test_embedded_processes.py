@@ -21,7 +21,7 @@ def python(tmp_path: Path, code: str, name: str = "Part") -> Child:
     return Child(name, [sys.executable, "-c", code], tmp_path / "part.log", {"WORD": "spoken"}, tmp_path)
 
 
-def until(condition: Callable[[], bool], deadline: float = 20.0) -> None:
+def until(condition: Callable[[], bool], deadline: float = 60.0) -> None:
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end
@@ -73,7 +73,7 @@ def test_a_child_dies_with_a_parent_that_was_killed(tmp_path: Path) -> None:
 def test_a_child_that_ends_while_it_is_waited_for_is_quoted(tmp_path: Path) -> None:
     child = python(tmp_path, "print('the port is taken'); raise SystemExit(3)", "API")
     with pytest.raises(StackError, match=r"API ended with code 3. It said: the port is taken") as caught:
-        wait_until(lambda: False, child, "its address", 20)
+        wait_until(lambda: False, child, "its address", 60)
     assert caught.value.hint == f"Its log: {tmp_path / 'part.log'}"
 
 

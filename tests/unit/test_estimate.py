@@ -48,7 +48,9 @@ RUNS = st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.0, 0.5, 1.0])),
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(st.lists(st.tuples(st.booleans(), RUNS), min_size=1, max_size=8), st.integers(2, 70))
 def test_a_cut_counts_what_a_plain_loop_counts(
     tmp_path: Path, drawn: list[tuple[bool, list[tuple[int, float]]]], max_length: int
@@ -77,7 +79,9 @@ def test_a_cut_counts_what_a_plain_loop_counts(
     assert (found.conversations, found.tokens, found.loss_tokens) == (len(kept), tokens, loss_tokens)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(
     drawn=st.lists(st.tuples(st.booleans(), RUNS), min_size=1, max_size=12),
     max_length=st.none() | st.integers(2, 70),

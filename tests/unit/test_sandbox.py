@@ -82,6 +82,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", list(HOSTILE))
 def test_a_hostile_template_gets_a_typed_error_within_five_seconds(sandbox: Sandbox, name: str) -> None:
+    assert in_sandbox(sandbox, templates.CHATML)  # its worker has started
     begun = time.monotonic()
     with pytest.raises(errors.PreprocessError):
         in_sandbox(sandbox, HOSTILE[name])

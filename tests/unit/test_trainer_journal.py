@@ -168,11 +168,11 @@ def test_a_wish_is_heard_from_commits_and_from_the_host() -> None:
 
 def until(condition: Callable[[], bool]) -> None:
     done = threading.Event()
-    for _ in range(1000):
+    for _ in range(12_000):
         if condition():
             return
         done.wait(0.005)
-    raise AssertionError("not in 5 s")
+    raise AssertionError("not in a minute")
 
 
 def test_the_lease_is_renewed_every_third_of_its_life() -> None:
@@ -184,7 +184,7 @@ def test_the_lease_is_renewed_every_third_of_its_life() -> None:
 
     with Lease(renew, 0.03) as lease:
         for _ in range(3):
-            assert renewals.acquire(timeout=5)
+            assert renewals.acquire(timeout=60)
         until(lambda: lease.control is Control.PAUSE)
         lease.check()
 
@@ -215,8 +215,8 @@ def test_a_lease_that_is_given_back_is_no_reason_to_leave() -> None:
     lease = Lease(renew, 0.03, leave=left.append)
     lease.ending = True
     with lease:
-        assert asked.wait(5)
-        lease._thread.join(5)
+        assert asked.wait(60)
+        lease._thread.join(60)
         lease.check()
     assert left == []
 

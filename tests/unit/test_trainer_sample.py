@@ -59,8 +59,8 @@ def run(redis_url: str, seconds: float = 30.0) -> object:
 
 
 def test_a_reply_comes_as_ids_and_leaves_time_to_travel(server: Server, redis_url: str) -> None:
-    assert run(redis_url) == {"token_ids": [7, 8], "finish_reason": "length"}
-    assert 25 < server.deadline < 29.1
+    assert run(redis_url, seconds=300.0) == {"token_ids": [7, 8], "finish_reason": "length"}
+    assert 200 < server.deadline < 299.1
 
 
 def test_nothing_is_done_for_a_caller_who_has_left(server: Server, redis_url: str) -> None:

@@ -92,5 +92,5 @@ def run(made: Plan, backend: Backend, journal: MemoryJournal, patience: Patience
     return Run(made, backend, journal, patience, Gauge, time.monotonic, time.time)
 
 
-def settings_of(fake: FakeTuft, *, call_deadline: float = 20.0, silence: float = 10.0) -> TuftSettings:
-    return TuftSettings(fake.url, fake.api_key, call_deadline=call_deadline, create_deadline=20.0, silence=silence)
+def settings_of(fake: FakeTuft, *, call_deadline: float = 120.0, silence: float = 60.0) -> TuftSettings:
+    return TuftSettings(fake.url, fake.api_key, call_deadline=call_deadline, create_deadline=120.0, silence=silence)

@@ -161,10 +161,10 @@ def _watch(session: Session, made: training_pb2.Sweep) -> training_pb2.Sweep:
         with sweep_display(axes, session.err) as refresh:
             return follow_sweep(session.client, made, refresh)
     except KeyboardInterrupt:
-        session.err.print(
+        # Not by the console, as in watching.py.
+        typer.echo(
             f"\nDetached: {made.id} goes on.  Come back: turnloom sweep {made.id}   Stop it: turnloom cancel {made.id}",
-            soft_wrap=True,
-            highlight=False,
+            err=True,
         )
         raise typer.Exit(Exit.INTERRUPTED) from None
 

@@ -63,22 +63,22 @@ def _claimed(parts: Parts, dataset_id: str, task: str) -> str:
 
 def _done(parts: Parts, dataset_id: str, claimed: ClaimedTask, lease: Lease) -> str:
     stay_small()
-    # Imported here, after the claim: they take a second, and the parent of this process must stay without them.
-    from services.preprocess.sources import tasks  # noqa: PLC0415
+    with lease:
+        # Imported here, after the claim: they take seconds, and the parent of this process must stay without them.
+        from services.preprocess.sources import tasks  # noqa: PLC0415
 
-    try:
-        with lease:
+        try:
             tasks.TASKS.get(lease.task, tasks.shard)(parts, parts.datasets.get(dataset_id), claimed, lease)
-    except (IllegalEdge, NotFound, Fenced, NotWanted, RedisUnavailable):
-        raise
-    except Exception as error:
-        record = tasks.failure(error)
-        if record is None:  # nobody foresaw it, or the store is away: once more, and after some times no more
-            LOG.exception("task failed", extra={"dataset": dataset_id, "task": lease.task})
-            parts.work.release(dataset_id, lease.task, lease.holder, _without_words(error))
-        else:
-            parts.fail(dataset_id, record, tasks.issues_of(error))
-        return f"{type(error).__name__}"
+        except (IllegalEdge, NotFound, Fenced, NotWanted, RedisUnavailable):
+            raise
+        except Exception as error:
+            record = tasks.failure(error)
+            if record is None:  # nobody foresaw it, or the store is away: once more, and after some times no more
+                LOG.exception("task failed", extra={"dataset": dataset_id, "task": lease.task})
+                parts.work.release(dataset_id, lease.task, lease.holder, _without_words(error))
+            else:
+                parts.fail(dataset_id, record, tasks.issues_of(error))
+            return f"{type(error).__name__}"
     dispatch(parts.work, parts.tickets, dataset_id)
     return "done"
 

@@ -1,4 +1,4 @@
--- id, task, holder, lease seconds, conversations read by this task: keep a task, and say how far it is
+-- id, task, holder, lease seconds, conversations read by this task: keep a task unless it is over, and say how far it is
 local id, task = ARGV[1], ARGV[2]
 local target, work = 'tl:api:dataset:' .. id, 'tl:api:work:' .. id
 local state = redis.call('HGET', target, 'state')
@@ -9,7 +9,7 @@ end
 if redis.call('HGET', work, 'holder:' .. task) ~= ARGV[3] then
   return refused('FENCED', 'another worker has task ' .. task .. ' of dataset ' .. id)
 end
-redis.call('ZADD', 'tl:api:work-due:' .. id, tonumber(now()) + tonumber(ARGV[4]), task)
+redis.call('ZADD', 'tl:api:work-due:' .. id, 'XX', tonumber(now()) + tonumber(ARGV[4]), task)
 local more = tonumber(ARGV[5]) - tonumber(redis.call('HGET', work, 'read:' .. task) or 0)
 if more ~= 0 then
   redis.call('HSET', work, 'read:' .. task, ARGV[5])
