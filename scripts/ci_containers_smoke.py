@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 TURNLOOM = Path(sys.executable).parent / "turnloom"
 TRAIN = ROOT / "examples/conversations.jsonl"
 TEST = ROOT / "examples/conversations.test.jsonl"
-STEPS, SAVE_EVERY, KILL_AT = 40, 10, 13  # the worker dies a few steps after a checkpoint: those are trained again
+STEPS, SAVE_EVERY, KILL_AT = 60, 20, 23  # the worker dies some steps after a checkpoint: those are trained again
 HYPERPARAMETERS = (
     f"--rank 8 --lr 5e-3 --steps {STEPS} --batch-size 8 --eval-every 20 --checkpoint-every {SAVE_EVERY}".split()
 )

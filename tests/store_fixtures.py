@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pytest
-
 from services.store.store import Store, open_store
 
-pytest_plugins = ["tests.redis_fixtures"]
 
-
-@pytest.fixture
-def store(redis_url: str) -> Iterator[Store]:
+def store_of_a_ledger(redis_url: str) -> Iterator[Store]:
+    """What a module makes its fixture `store` of, for other modules mean another store by that name."""
     store = open_store(redis_url)
     store.redis.hset("tl:api:dataset:ds", "state", "ready")
     yield store

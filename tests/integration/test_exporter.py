@@ -35,8 +35,10 @@ from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.redis_fixtures import RedisServer
+from tests.store_fixtures import store_of_a_ledger
 
-pytest_plugins = ["tests.store_fixtures"]
+pytest_plugins = ["tests.redis_fixtures"]
+store = pytest.fixture(store_of_a_ledger)
 
 
 def read_only(store: Store, redis_url: str) -> str:
