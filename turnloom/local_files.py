@@ -53,9 +53,8 @@ def rows(path: Path) -> Iterator[RawRow]:
     except OSError as error:
         raise InvalidInput(f"{name} can't be read: {error.strerror or error}.") from error
     except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise InvalidInput(
-            f"{name} can't be read: {error}.", hint="It is damaged, or not what its name says."
-        ) from error
+        why = str(error).rstrip(".")
+        raise InvalidInput(f"{name} can't be read: {why}.", hint="It is damaged, or not what its name says.") from error
 
 
 def _meant(word: str) -> Sequence[Path]:

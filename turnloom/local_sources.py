@@ -20,7 +20,7 @@ from turnloom.duplicates import DIGEST, digest
 from turnloom.errors import InvalidInput
 from turnloom.formats import Format
 from turnloom.local_files import find, rows
-from turnloom.rows import RawRow, shape_of
+from turnloom.rows import LOOKED_AT, RawRow, shape_of
 from turnloom.selecting import Choice, Looking, Mask, Selected, document_of, nothing_passes, overlap, passes
 from turnloom.v1 import datasets_pb2, types_pb2
 
@@ -72,12 +72,12 @@ class LocalSource:
         chosen = choice or Choice()
         chosen.row_filter.check()
         files = tuple(find(words))
-        first = chain.from_iterable(rows(path) for path in files)
-        begun = next(first, None)
-        if begun is None:
+        # Read before the format is looked for: what is wrong with a file already says which one it is.
+        first = list(islice(chain.from_iterable(rows(path) for path in files), 1 if format_name else LOOKED_AT))
+        if not first:
             raise InvalidInput(f"{_names(files)} holds no conversation.", hint=SHAPE)
         try:
-            shape = shape_of(chain([begun], first), format_name, columns)
+            shape = shape_of(first, format_name, columns)
         except InvalidInput as error:
             raise InvalidInput(f"{files[0]}: {error.message}", hint=error.hint, field=error.field) from error
         return cls(files, shape, chosen, limit)

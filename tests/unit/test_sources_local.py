@@ -139,6 +139,15 @@ def test_damaged_and_empty_files_are_one_sentence(tmp_path: Path) -> None:
         list(read_local(path))
 
 
+def test_a_damaged_file_of_a_folder_is_the_one_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (tmp_path / "b.parquet").write_bytes(b"nonsense")
+    with pytest.raises(InvalidInput) as caught:
+        list(read_local(tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path}/b.parquet can't be read: ")
+    assert not str(caught.value).endswith("..")
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.jsonl.zst"])
 def test_without_pyarrow_a_sentence_says_how_to_get_it(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
