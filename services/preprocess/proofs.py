@@ -95,8 +95,14 @@ def proof_of(turn: Turn, text: TextMap, window: Window, index: int) -> Proof | N
     if any(varying):
         return None
     prefill = ""
-    if start[1] and text.origin(window.first_run + start[0]) is not None:
-        prefill = text.literal(window.first_run + start[0])[: start[1]]
+    own = text.runs_of.get(index)
+    if own and turn.start > text.starts[own[0]]:
+        # The prompt reaches into the turn's own text. Where it takes all of it, the next run's start is the same
+        # position and would be another one for a text that goes on.
+        if turn.start > text.starts[own[0] + 1]:
+            return None
+        start = own[0] - window.first_run, turn.start - text.starts[own[0]]
+        prefill = text.literal(own[0])[: start[1]]
     warnings = tuple(warning.replace(f"messages[{index}]", "messages[{}]") for warning in turn.warnings)
     return Proof(start, eot_start, end, prefill, turn.located_by, warnings)
 
@@ -114,8 +120,10 @@ def applied(proof: Proof, text: TextMap, window: Window, index: int) -> Turn | N
     """The turn's bounds read off; None where its own text does not begin as the proof wants."""
     starts, first = text.starts, window.first_run
     start = starts[first + proof.start[0]] + proof.start[1]
-    if proof.prefill and not text.rendered.text.startswith(proof.prefill, start - len(proof.prefill)):
-        return None
+    if proof.prefill:
+        taken = text.literal(first + proof.start[0])[: len(proof.prefill)]  # a shorter text differs
+        if taken != proof.prefill:
+            return None
     return Turn(
         start,
         starts[first + proof.eot_start[0]] + proof.eot_start[1],

@@ -155,11 +155,12 @@ class RegionFinder:
         return True
 
     def _key(self, window: Window, text: TextMap, index: int) -> tuple[object, ...]:
-        """The window's pattern, and how far the turn's own text goes along with prompts that reach into it."""
+        """The window's pattern, and how far the text goes along with prompts that reach into the turn's own."""
         own = text.runs_of.get(index)
         if not own or not self.prefills:
             return window.key
-        begun = text.literal(own[0])[: len(max(self.prefills, key=len))]
+        first = text.starts[own[0]]  # a short text of its own ends there, and what follows it may go along, too
+        begun = text.rendered.text[first : first + len(max(self.prefills, key=len))]
         return (*window.key, self.prefills, tuple(common_length(prefill, begun) for prefill in self.prefills))
 
 

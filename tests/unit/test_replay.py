@@ -132,6 +132,22 @@ def test_a_format_with_replays_gives_what_one_without_gives(
         assert outcome(conversation, options, warm) == rendered(source, conversation, options)
 
 
+@pytest.mark.parametrize("taken", ["<think>\n", "<think>"])
+@pytest.mark.parametrize("reasons", [False, True])
+@pytest.mark.parametrize("after", ["", "\n"])
+def test_a_reply_that_the_prompt_takes_whole_is_no_pattern_for_one_that_goes_on(
+    taken: str, reasons: bool, after: str
+) -> None:
+    """A later reply begins where the prompt ends, not where its text of the same origin does."""
+    shown = "{{ m.reasoning_content }}{{ m.content }}" if reasons else "{{ m.content }}"
+    source = templates.PREFILLED.replace("{{ m.content }}", shown + after)
+    format_ = chat_format(source)
+    for text in (taken, f"{taken}a", f"{taken}\n", f"{taken}a{taken}", taken, "b", f"{taken}\nc"):
+        conversation = chat("Hi.", "Hello." if reasons else text, **({"reasoning_content": text} if reasons else {}))
+        for _ in range(4):
+            assert outcome(conversation, OPTIONS, format_) == rendered(source, conversation), text
+
+
 ASKING = {
     "equality": "{% if m.content == 'a b' %}!{% endif %}{{ m.content }}",
     "containment": "{% if 'b' in m.content %}!{% endif %}{{ m.content }}",

@@ -119,7 +119,9 @@ def _guard_prefills(tape: Tape, layout: Layout, prefills: Sequence[str]) -> None
             raise RefusedError("a text in pieces where prompts reach into replies")
         for prefill in prefills:
             shared = common_length(prefill, text)
-            tape.guard(f"common_length({tape.constant(prefill)}, {name}) == {shared}", True)
+            if shared == len(text):
+                raise RefusedError("a text that a prompt may take whole, with what follows it")
+            tape.guard(f"len({name}) > common_length({tape.constant(prefill)}, {name}) == {shared}", True)
 
 
 def _regions(layout: Layout, view: View) -> str:
