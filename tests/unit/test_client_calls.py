@@ -40,7 +40,7 @@ class Preprocess(preprocess_pb2_grpc.PreprocessServiceServicer):
 
 
 class Datasets(datasets_pb2_grpc.DatasetServiceServicer):
-    """Remembers whether it saw the end of a stream."""
+    """Remembers whether it was told the end of a stream; one that is cancelled can look as if it just ended."""
 
     def __init__(self) -> None:
         self.conversations = 0
@@ -51,7 +51,7 @@ class Datasets(datasets_pb2_grpc.DatasetServiceServicer):
         try:
             for request in request_iterator:
                 self.conversations += len(request.chunk.conversations)
-            self.complete = True
+                self.complete = request.HasField("end")
         finally:
             self.ended.set()
         return datasets_pb2.CreateDatasetResponse(dataset=datasets_pb2.Dataset(id="ds-1"))
@@ -171,7 +171,7 @@ def test_large_uploads_go_in_chunks_and_arrive_whole(server) -> None:
     address, _, datasets = server
     with TurnloomClient(address) as client:
         assert client.create_dataset([CONVERSATION] * 1000, model="m").id == "ds-1"
-    assert datasets.conversations == 1000
+    assert (datasets.conversations, datasets.complete) == (1000, True)
 
 
 def test_a_conversation_stream_answers_chunk_by_chunk(server) -> None:
