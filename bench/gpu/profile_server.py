@@ -138,13 +138,13 @@ class Profile:
             shapes = [(2, 20 + number) for number in range(4)]
         for rows, length in shapes[:2]:
             timed(self._call([length] * rows))
-        found: list[dict[str, object]] = []
+        found: list[dict[str, float]] = []
         for rows, length in shapes[2:]:
             call = self._call([length] * rows)
             first = once(call)
             found.append({"rows": rows, "longest": length, "ms_first": first, "ms": timed(call)})
             print(json.dumps(found[-1]), flush=True)
-        more = statistics.median(float(str(one["ms_first"])) - float(str(one["ms"])) for one in found)
+        more = statistics.median(one["ms_first"] - one["ms"] for one in found)
         self.found |= {"new_shapes": found, "ms_more_for_a_new_shape": more}
         print(f"a new shape costs {more:.0f} ms more (median)", flush=True)
 

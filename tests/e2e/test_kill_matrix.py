@@ -186,12 +186,12 @@ def keys_of(world: World, job_id: str) -> list[str]:
 def test_fifty_kills_at_random_moments_change_no_number_and_leave_nothing(world: World) -> None:
     world.tuft.clear_faults()
     world.with_lease(1.0)
-    hyper = replace(HYPER, max_steps=600, eval_every=0, checkpoint_every=3)
+    hyper = replace(HYPER, max_steps=200, eval_every=0, checkpoint_every=3)
     clean = world.submit(hyper)
     world.stack.wait(clean, JobState.SUCCEEDED, deadline=RECOVERY)
     draws = random.Random(0)
-    # A step takes long enough to be hit at any of its moments, and 600 of them longer than fifty kills.
-    slow = partial(world.tuft.fault, "optim_step", "slow", ms=150.0)
+    # A step takes long enough to be hit at any of its moments, and 200 of them longer than fifty kills.
+    slow = partial(world.tuft.fault, "optim_step", "slow", ms=300.0)
     slow()
     job_id = world.submit(hyper)
     kills = 0
@@ -206,7 +206,7 @@ def test_fifty_kills_at_random_moments_change_no_number_and_leave_nothing(world:
             "a step",
             RECOVERY,
         )
-        threading.Event().wait(draws.uniform(0, 0.25))
+        threading.Event().wait(draws.uniform(0, 0.4))
         if world.stack.job(job_id).state is JobState.RUNNING:
             victim = draws.choice(["horse", "horse", "horse", "worker", "tuft", "redis"])
             world.kill(victim)

@@ -74,14 +74,14 @@ def test_a_split_of_a_hub_dataset_is_read_from_the_endpoint_that_is_named(source
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "http://hub.invalid"])
-def test_without_a_network_the_sentence_comes_in_seconds_with_what_to_do(
+def test_without_a_network_the_sentence_comes_within_15_seconds_with_what_to_do(
     sources: Sources, tmp_path: Path, endpoint: str
 ) -> None:
     sources.workers.start(**environment(tmp_path, endpoint))
     sources.failed(sources.create("/".join((str(sources.roots), "none.jsonl"))))  # the worker runs
     began = time.monotonic()
     failed = sources.failed(sources.create(NAME))
-    assert time.monotonic() - began < 60  # 9 of them for the hub, the rest for a process that imports `datasets`
+    assert time.monotonic() - began < 15
     assert failed.error.code == "HUB_UNREACHABLE"
     assert failed.error.message == f"The hub at {endpoint} can't be reached for {NAME}."
     assert "HF_ENDPOINT to a mirror" in failed.error.hint
@@ -163,7 +163,7 @@ def test_a_hub_that_sends_nothing_is_left_within_seconds_of_a_cancel(
         began = time.monotonic()
         after = sources.create(write_lines(sources.roots / "next.jsonl", 2))
         assert sources.ended(after).state == pb.DATASET_STATE_READY, "the worker is free for others"
-        assert time.monotonic() - began < 100  # the hub would be silent for 120 s
+        assert time.monotonic() - began < 20  # the hub would be silent for 120 s
         poll(lambda: store.redis.smembers(keys.MAKING) == set())
         assert not hub.released.is_set()
         assert not (tmp_path / "store" / "making" / asked.id).exists()

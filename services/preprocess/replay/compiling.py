@@ -33,9 +33,8 @@ class Trial(NamedTuple):
     tape: Tape  #: used up by compiling
     atoms: Sequence[Atom]  #: what was printed
     messages: Sequence[Message]  #: the conversation
-    prefills: Sequence[
-        str
-    ]  #: prompts that reach into replies; how far texts go along with them decides where turns begin
+    #: prompts that reach into replies; how far texts go along with them decides where turns begin
+    prefills: Sequence[str]
 
 
 def compile_view(trial: Trial, view: View) -> Replay[View]:
