@@ -46,8 +46,7 @@ class InstantServer(TuftBackend):
         self._settings = TuftSettings("http://nowhere", "tml-none")
 
     def forward_backward(self, rows: Sequence[Row], weights: Sequence[Weights]) -> Done[Sequence[Logprobs]]:  # type: ignore[override]
-        for one, row_weights in zip(rows, weights, strict=True):
-            self._datum(one, row_weights)
+        self._data(rows, weights)
         return self.forward(rows)
 
     def forward(self, rows: Sequence[Row]) -> Done[Sequence[Logprobs]]:  # type: ignore[override]

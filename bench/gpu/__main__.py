@@ -40,13 +40,16 @@ from turnloom.v1 import training_pb2 as tr
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 MODEL: Final = "bench/qwen3"  #: what clients ask for
-OVERHEADS: Final = (1_000, 2_700, 5_000, 10_000)  #: padded tokens that a call may cost, for `levers`
+OVERHEADS: Final = (2_000, 8_000)  #: padded tokens that a call may cost, for `levers`, beside CALL_OVERHEAD
+LEVERS_SEED: Final = 100  #: every lever has batches of its own, so that the server has not seen their shapes
 SCALES: Final = {
     "tiny": Scale(
         "tiny", batch_size=4, max_length=512, chats=160, budget=256, micro=(1, 4), ours=16, shrink=0.15, shorter=3
     ),
-    "0.6b": Scale("0.6b", batch_size=32, max_length=2048, chats=1600, budget=16_384, micro=(8, 4, 16, 1)),
-    "4b": Scale("4b", batch_size=32, max_length=2048, chats=1600, budget=8_192, micro=(4, 8, 16, 1), run_steps=(6, 5)),
+    "0.6b": Scale("0.6b", batch_size=32, max_length=2048, chats=1600, budget=16_384, micro=(16, 8, 4, 1)),
+    "4b": Scale(
+        "4b", batch_size=32, max_length=2048, chats=1600, budget=8_192, micro=(4, 1), last=(8,), run_steps=(6, 5)
+    ),
 }
 
 
@@ -89,7 +92,7 @@ class Bench:
     def host(self, name: str, config: Path | None) -> Iterator[Host]:
         """Everything up, with dataset and start; `config` None: one entry per micro_batch_size."""
         begun = time.monotonic()
-        micro = [self.scale.ours, *self.scale.micro]
+        micro = [self.scale.ours, *self.scale.micro, *self.scale.last]
         served = GPU_CONFIG_MODEL
         if config is None:
             config = self.place.folder / f"{name}.yaml"
@@ -134,11 +137,16 @@ class Bench:
                 self.note("loss_difference", largest_relative=difference, steps=min(20, len(ours.nlls)))
 
     def repeat(self, host: Host, best: int) -> None:
-        """The product and the guide's loop by turns; after the first turn with the two best micro_batch_sizes."""
+        """The product and the guide's loop by turns; after the first turn with the two best micro_batch_sizes only.
+
+        Each turn has steps of its own, the same for all, as a real run never sees a step twice.
+        """
         ours_steps, guide_steps = self.scale.run_steps
         rates: dict[int, float] = {}  # of the guide's loop in the first repetition, by micro_batch_size
         for repetition in range(self.repetitions):
-            going = sorted(rates, key=lambda micro: -rates[micro])[:2] if rates else list(self.scale.micro)
+            fastest = max(rates.values(), default=0.0)
+            near = sorted((micro for micro in rates if rates[micro] > fastest / 2), key=lambda micro: -rates[micro])
+            going = near[:2] or list(self.scale.micro)
             rounds: list[tuple[str, int]] = [("turnloom", self.scale.ours)]
             rounds += [("guide", micro) for micro in going]
             rounds = rounds[repetition % 2 :] + rounds[: repetition % 2]
@@ -146,21 +154,17 @@ class Bench:
                 if self.left() < 25:
                     return
                 if who == "turnloom":
-                    self.run(
-                        "compare",
-                        lambda: host.product("turnloom", MODEL, self.steps(ours_steps)),
-                        repetition=repetition,
-                    )
+                    job = partial(host.product, "turnloom", MODEL, self.steps(ours_steps), seed=repetition + 1)
+                    self.run("compare", job, repetition=repetition)
                 else:
                     steps = self.steps(3 if micro == 1 else guide_steps)
-                    name = f"guide micro {micro}"
-                    measured = self.run(
-                        "compare",
-                        lambda name=name, micro=micro, steps=steps: host.loop(name, micro, steps),  # type: ignore[misc]
-                        repetition=repetition,
-                    )
+                    loop = partial(host.loop, f"guide micro {micro}", micro, steps, seed=repetition + 1)
+                    measured = self.run("compare", loop, repetition=repetition)
                     if repetition == 0:
                         rates[micro] = measured.tokens_per_second or 0.0
+        for micro in self.scale.last:
+            if self.left() > 40:
+                self.run("compare", partial(host.loop, f"guide micro {micro}", micro, self.steps(guide_steps), seed=1))
         if self.losses and self.left() > 45:
             prepared = str(self.place.prepared)
             self.run(
@@ -169,35 +173,35 @@ class Bench:
             )
 
     def levers(self, host: Host) -> None:
-        """Every idea alone on the guide's best server entry, then together; depths of the product."""
+        """Every idea alone on the guide's best server entry, then one on top of the other; depths of the product."""
         best, ours, budget = self.scale.micro[0], self.scale.ours, self.scale.budget
-        sorted_ahead = {"sort": True, "cut_tail": True, "depth": 2}
-        alone: list[tuple[str, int, dict[str, object]]] = [
+        cheapest: dict[str, object] = {"budget": budget, "overhead": CALL_OVERHEAD, "sort": True}
+        together: dict[str, object] = {**cheapest, "even": True, "few_shapes": True, "depth": 2}
+        orders: list[tuple[str, int, dict[str, object]]] = [
             ("sequential", best, {}),
             ("+ sorted", best, {"sort": True}),
             ("+ tail cut", best, {"cut_tail": True}),
             ("+ depth 2", best, {"depth": 2}),
-            ("+ budget calls", ours, {"budget": budget}),
-            ("+ budget calls, sorted", ours, {"budget": budget, "sort": True}),
-            ("calls filled to the budget, all", ours, {"budget": budget, **sorted_ahead}),
-            ("calls filled to half the budget, all", ours, {"budget": budget // 2, **sorted_ahead}),
-            ("cheapest cut, depth 1", ours, {"budget": budget, "overhead": CALL_OVERHEAD, **sorted_ahead, "depth": 1}),
-            ("cheapest cut, depth 4", ours, {"budget": budget, "overhead": CALL_OVERHEAD, **sorted_ahead, "depth": 4}),
+            ("+ calls filled to the budget", ours, {"budget": budget}),
+            ("+ calls filled to the budget, sorted", ours, {"budget": budget, "sort": True}),
+            ("cheapest calls", ours, cheapest),
+            ("cheapest calls, even", ours, {**cheapest, "even": True}),
+            ("cheapest calls, even, few shapes", ours, {**together, "depth": 1}),
+            ("all, two in flight", ours, together),
+            ("all, four in flight", ours, {**together, "depth": 4}),
+            ("all, but any shape", ours, {**together, "few_shapes": False}),
+            ("all, but half the budget", ours, {**together, "budget": budget // 2}),
         ]
-        for overhead in OVERHEADS:
-            together: dict[str, object] = {"budget": budget, "overhead": overhead, **sorted_ahead}
-            alone.append((f"cheapest cut at {overhead}, all", ours, together))
-        for repetition in range(max(1, self.repetitions - 2)):
-            for name, micro, order in alone:
+        orders += [
+            (f"all, a call costs {overhead}", ours, {**together, "overhead": overhead}) for overhead in OVERHEADS
+        ]
+        for repetition in range(max(1, self.repetitions - 4)):
+            for number, (name, micro, order) in enumerate(orders):
                 if self.left() < 15:
                     return
-                self.run(
-                    "lever",
-                    lambda name=name, micro=micro, order=order: host.loop(  # type: ignore[misc]
-                        name, micro, self.steps(8), loop="levers", **order
-                    ),
-                    repetition=repetition,
-                )
+                seed = LEVERS_SEED + len(orders) * repetition + number
+                lever = partial(host.loop, name, micro, self.steps(8), seed=seed, loop="levers", **order)  # type: ignore[arg-type]
+                self.run("lever", lever, repetition=repetition)
 
     def depths(self, host: Host) -> None:
         """The product with 1, 2 and 4 steps in flight, and with its own growing budget."""

@@ -51,6 +51,7 @@ class Scale:
     chats: int  #: conversations of the dataset
     budget: int  #: padded tokens a call, the best known for this size
     micro: Sequence[int]  #: micro_batch_size of the server's entries that the guide's loop is tried on
+    last: Sequence[int] = ()  #: the same, tried once at the end: a server that runs out of memory keeps some of it
     ours: int = 64  #: micro_batch_size of the entry that the product uses
     shrink: float = 1.0  #: factor on the lengths of chats
     shorter: int = 1  #: divisor of the numbers of steps
@@ -182,15 +183,17 @@ class Host:
         finally:
             store.close()
 
-    def product(self, name: str, model: str, steps: int, seconds: float = 240, **fields: object) -> Measured:
-        """A job through gRPC, measured."""
+    def product(
+        self, name: str, model: str, steps: int, seconds: float = 240, seed: int = SEED, **fields: object
+    ) -> Measured:
+        """A job through gRPC, measured; another seed gives it other batches."""
         begun = time.time()
-        job = self.submit(model, steps, **fields)
+        job = self.submit(model, steps, seed=seed, **fields)
         ended = self._until_ended(job, seconds, must_succeed=False)
         if ended.state != tr.JOB_STATE_SUCCEEDED:
             state = tr.JobState.Name(ended.state)
             return Measured(name, job=job, error=f"{state}: {ended.error.code}: {ended.error.message}"[:400])
-        return self.measured_job(name, job, begun)
+        return self.measured_job(name, job, begun, seed)
 
     def submit(self, model: str, steps: int, **fields: object) -> str:
         """A job from the common start; returns its id."""
@@ -198,18 +201,20 @@ class Host:
             model=model, training_dataset=self.dataset, start_from=self.start, **self._fields(steps=steps, **fields)
         ).id
 
-    def measured_job(self, name: str, job: str, begun: float) -> Measured:
+    def measured_job(self, name: str, job: str, begun: float, seed: int = SEED) -> Measured:
         """What a finished job did."""
         steps = list(self.client.steps(job))
         times = [step.time.ToNanoseconds() / 1e9 for step in steps]
-        measured = self._measured(name, begun, times, [step.nll_sum for step in steps])
+        measured = self._measured(name, begun, times, [step.nll_sum for step in steps], seed)
         cpu = self.horses.between(times[0], times[-1])
         if cpu is not None and len(times) > 1:
             measured.cpu_ms_per_step = 1e3 * cpu / (len(times) - 1)
         measured.job = job
         return measured
 
-    def loop(self, name: str, micro: int, steps: int, seconds: float = 240, **order: object) -> Measured:
+    def loop(
+        self, name: str, micro: int, steps: int, seconds: float = 240, seed: int = SEED, **order: object
+    ) -> Measured:
         """One of the loops of bench.gpu.loops on the entry with this micro_batch_size, measured."""
         begun = time.time()
         answer = self.loops.run(
@@ -223,7 +228,7 @@ class Host:
                 "start": str(self._file("start")),
                 "checkpoints": str(self.tuft.checkpoints),
                 "batch_size": self.scale.batch_size,
-                "seed": SEED,
+                "seed": seed,
                 "steps": steps,
                 "chats": str(self._file("chats.jsonl")),
                 **order,
@@ -233,18 +238,18 @@ class Host:
         times, nlls = _floats(answer["times"]), _floats(answer["nlls"])
         if answer["error"] or len(times) < 2:
             return Measured(name, error=str(answer["error"]) or "too few steps")
-        measured = self._measured(name, begun, times, nlls)
+        measured = self._measured(name, begun, times, nlls, seed)
         (cpu,) = _floats([answer["cpu_seconds"]])
         measured.cpu_ms_per_step = 1e3 * cpu / (len(times) - 1)
         return measured
 
-    def _measured(self, name: str, begun: float, times: list[float], nlls: list[float]) -> Measured:
+    def _measured(self, name: str, begun: float, times: list[float], nlls: list[float], seed: int) -> Measured:
         begin, end = times[0], times[-1]
         wall = end - begin
         measured = Measured(name, len(times), nlls=nlls, times=times, to_first_step=begin - begun)
         if len(times) < 2:
             return measured
-        batches = Batches(self.rows, [row.conversation for row in self.rows], self.scale.batch_size, SEED)
+        batches = Batches(self.rows, [row.conversation for row in self.rows], self.scale.batch_size, seed)
         by_conversation = {row.conversation: row for row in self.rows}
         drawn = batches.order(1)[self.scale.batch_size : len(times) * self.scale.batch_size]
         rows = [by_conversation[conversation] for conversation in drawn]

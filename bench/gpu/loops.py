@@ -58,6 +58,8 @@ class Order:
     cut_tail: bool = False
     budget: int = 0  #: padded tokens a call; 0: a step is one call
     overhead: int = 0  #: padded tokens that a call costs, for the product's cheapest cut; 0: every call is filled
+    few_shapes: bool = False  #: calls of few numbers of rows and lengths
+    even: bool = False  #: rows of a call filled up to one length by the client
     depth: int = 1  #: steps in flight
 
 
@@ -167,7 +169,7 @@ def _prefix_by_prefix(
 def levers(order: Order, rows: Sequence[Row]) -> Answer:
     """Trains with the product's backend and the ideas that the order asks for, from the common start."""
     adapter = Adapter(order.model, order.rank, train_mlp=True, train_attn=True, train_unembed=True)
-    backend: Backend = connect(TuftSettings(order.url, order.key), adapter)
+    backend: Backend = connect(TuftSettings(order.url, order.key, even=order.even), adapter)
     path = backend.save_state("start").result()
     replace_by_start(order, path)
     backend.load(path, optimizer=True).result()
@@ -210,7 +212,9 @@ def levers(order: Order, rows: Sequence[Row]) -> Answer:
 
 
 def _cut(rows: Sequence[Row], order: Order) -> Iterator[Sequence[Row]]:
-    return calls(rows, order.budget, order.overhead) if order.overhead else cut(rows, order.budget)
+    if not order.overhead:
+        return cut(rows, order.budget)
+    return calls(rows, order.budget, order.overhead, few_shapes=order.few_shapes)
 
 
 # -- common ------------------------------------------------------------------------------------------------------------

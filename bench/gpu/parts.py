@@ -31,6 +31,7 @@ from turnloom.errors import ServerUnreachable, StackError, Unavailable
 
 KEY: Final = "tml-bench-key"
 HOST: Final = "gpu-bench"  #: TURNLOOM_HOST of the workers
+ALLOCATOR: Final = "expandable_segments:True,large_segment_size_mb:512"
 START_SECONDS: Final = 150.0  #: for each part
 GPU_CONFIG: Final = REPOSITORY / "deploy" / "tuft" / "gpu.yaml"
 GPU_CONFIG_MODEL: Final = "Qwen/Qwen3-4B-Instruct-2507"  #: the name in it
@@ -158,7 +159,7 @@ class Tuft:
             "RAY_OVERRIDE_RESOURCES": json.dumps({"GPU": self._entries}),
             "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
             # As in docker-compose.yml; deploy/tuft/README.md says why.
-            "TORCH_CUDNN_SDPA_DEPRIORITIZED": os.environ.get("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1"),
+            "PYTORCH_CUDA_ALLOC_CONF": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ALLOCATOR),
         }
 
     def kill(self) -> None:

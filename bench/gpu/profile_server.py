@@ -1,30 +1,36 @@
 """What one forward_backward call costs inside TuFT, by its shape: its own model class, without HTTP, Ray and Turnloom.
 
-    python -m bench.gpu.profile_server WEIGHTS OUT.json [calls,shapes,kernels]
+    python -m bench.gpu.profile_server WEIGHTS OUT.json [calls,parts,shapes,steps,kernels] [--wait]
 
 Says where a call's time goes: per padded token, per call, for giving memory back to the driver (TuFT empties PyTorch's
-cache after every call), for a shape that is new to the process, and in which kernels. It is what the budget of padded
-tokens is chosen by. What PyTorch reads from the environment (TORCH_CUDNN_SDPA_DEPRIORITIZED, PYTORCH_CUDA_ALLOC_CONF)
-is written down with it: one process each.
+cache after every call), for a shape that is new to the process, and in which kernels; and what whole steps take, cut as
+the guide does and as the trainer does. It is what the trainer's constants are chosen by. What PyTorch reads from the
+environment (TORCH_CUDNN_SDPA_DEPRIORITIZED, PYTORCH_CUDA_ALLOC_CONF) is written down with it: one process each.
+With --wait it loads the model, prints "loaded" and waits for a line before it measures.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
 import statistics
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from tinker import types
 from tuft.backends.hf_training_model import HFTrainingModel
 from tuft.config import ModelConfig
+
+from services.trainer.batching import calls, longest_first
+from services.trainer.rows import Row
 
 #: Rows and their length; the last ones are padded: lengths from the first number up to the second.
 SHAPES: Final = (
@@ -43,6 +49,10 @@ ROUNDS: Final = 4
 NEW_SHAPES: Final = 16
 MOST_PADDED: Final = 16_384  #: tokens of a call of a new shape
 VARIABLES: Final = ("TORCH_CUDNN_SDPA_DEPRIORITIZED", "PYTORCH_CUDA_ALLOC_CONF")
+STEP_ROWS: Final = 32
+STEPS: Final = 3
+OVERHEAD: Final = 4_000  #: padded tokens that a call is taken to cost
+PART_SHAPES: Final = ((16, 64), (16, 256), (16, 512))  #: rows and their length
 RANK: Final = 16
 
 
@@ -60,6 +70,18 @@ def data(lengths: Sequence[int]) -> list[types.Datum]:
         )
         for row in rows
     ]
+
+
+def step_lengths(number: int) -> list[int]:
+    """Lengths of a step's rows, in random order: as of no_robots, mean about 400, p95 about 1,090, at most 2,047."""
+    chance = np.random.default_rng(100 + number)
+    return [int(length) for length in np.minimum(2_047, np.exp(chance.normal(5.75, 0.72, STEP_ROWS)))]
+
+
+def cut(lengths: Sequence[int], overhead: int) -> list[list[int]]:
+    """The calls that the trainer would make of them."""
+    rows = [Row(0, np.zeros(length, np.int32), np.ones(length - 1, np.float32), 0) for length in lengths]
+    return [[row.length for row in call] for call in calls(longest_first(rows), MOST_PADDED, overhead)]
 
 
 def once(call: Callable[[], None]) -> float:
@@ -148,6 +170,99 @@ class Profile:
         self.found |= {"new_shapes": found, "ms_more_for_a_new_shape": more}
         print(f"a new shape costs {more:.0f} ms more (median)", flush=True)
 
+    def parts(self) -> None:
+        """Where the wall time of a call goes: its inputs, launching, waiting, its answer, giving memory back."""
+        found: list[dict[str, float]] = []
+        for rows, length in PART_SHAPES if self._on_gpu else ((2, 8),):
+            call = self._call([length] * rows)
+            once(call)
+            with self._watched() as spent:
+                for _ in range(ROUNDS):
+                    spent["all"] += once(call)
+            found.append({"rows": rows, "longest": length, **{name: ms / ROUNDS for name, ms in spent.items()}})
+            print(json.dumps({name: round(value, 1) for name, value in found[-1].items()}), flush=True)
+        self.found["parts"] = found
+
+    @contextmanager
+    def _watched(self) -> Iterator[defaultdict[str, float]]:
+        """Adds up the milliseconds that the steps of a call take in Python; work on the GPU goes on meanwhile."""
+        spent: defaultdict[str, float] = defaultdict(float)
+
+        def timed_as(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            def timed_call(*args: object, **kwargs: object) -> object:
+                begun = time.perf_counter()
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    spent[name] += 1e3 * (time.perf_counter() - begun)
+
+            return timed_call
+
+        model: Any = self._model
+        watched: list[tuple[Any, str]] = [
+            (model, "_activate_adapter"),
+            (model, "_prepare_loss_fn_inputs"),
+            (model, "_compute_logprobs_from_target_tokens"),
+            (model, "_unpad_tensor"),
+            (model.model, "forward"),
+            (torch.Tensor, "item"),
+            (torch.Tensor, "backward"),
+            (torch.Tensor, "cpu"),
+            (types.TensorData, "from_torch"),
+            (torch.cuda, "empty_cache"),
+        ]
+        kept = [(owner, name, owner.__dict__.get(name)) for owner, name in watched]
+        for owner, name in watched:
+            setattr(owner, name, timed_as(name, getattr(owner, name)))
+        try:
+            yield spent
+        finally:
+            for owner, name, function in kept:
+                if function is None:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, function)
+
+    def steps(self, micro_batch_sizes: Sequence[int]) -> None:
+        """Whole steps, each of rows that no step before had, and again: the guide's loop and the trainer's calls."""
+        takes: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for number in range(STEPS + 1 if self._on_gpu else 2):  # the first one only warms up
+            lengths = step_lengths(number)
+            if not self._on_gpu:
+                lengths = [2 + length // 64 for length in lengths]
+            contenders: list[tuple[str, int, list[list[int]]]] = [
+                (f"guide micro {micro}", micro, [lengths]) for micro in micro_batch_sizes
+            ]
+            sent = cut(lengths, OVERHEAD)
+            contenders.append(("turnloom, uneven", 64, sent))
+            contenders.append(("turnloom", 64, [[max(call)] * len(call) for call in sent]))
+            for name, micro, sent in contenders:
+                try:
+                    first = self._step(micro, sent)
+                    again = self._step(micro, sent) if number else first
+                except torch.OutOfMemoryError as error:
+                    print(f"{name}: {str(error)[:120]}", flush=True)
+                    continue
+                if number:
+                    takes[name].append((first, again))
+        found = []
+        for name, times in takes.items():
+            first, again = (statistics.median(one[which] for one in times) for which in (0, 1))
+            found.append({"name": name, "ms_first": first, "ms_again": again, "all": times})
+            print(f"{name:18} {first:7.0f} ms, again {again:7.0f} ms", flush=True)
+        self.found["steps"] = found
+
+    def _step(self, micro_batch_size: int, sent: Sequence[Sequence[int]]) -> float:
+        self._model.config.micro_batch_size = micro_batch_size
+        data_of_calls = [data(lengths) for lengths in sent]
+
+        def step() -> None:
+            for rows in data_of_calls:
+                asyncio.run(self._model.forward(rows, "a", "cross_entropy", None, backward=True))
+            asyncio.run(self._model.optim_step(types.AdamParams(learning_rate=1e-5), "a"))
+
+        return once(step)
+
     def kernels(self) -> None:
         """The kernels of one call that take the most time."""
         activity = torch.profiler.ProfilerActivity
@@ -165,12 +280,28 @@ class Profile:
 
 
 def main() -> None:
-    """Measures what the third argument names; everything without one."""
-    weights, out = sys.argv[1:3]
-    profile = Profile(Path(weights))
-    for name in sys.argv[3].split(",") if len(sys.argv) > 3 else ("calls", "shapes", "kernels"):
-        {"calls": profile.calls, "shapes": profile.shapes, "kernels": profile.kernels}[name]()
-        Path(out).write_text(json.dumps(profile.found, indent=1))
+    """Measures what is named; everything without a name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("phases", nargs="?", default="calls,parts,shapes,steps,kernels")
+    parser.add_argument("--micro", default="4,8,16", help="micro_batch_sizes of the guide's loop")
+    parser.add_argument("--wait", action="store_true", help="load, then wait for a line on stdin")
+    arguments = parser.parse_args()
+    profile = Profile(arguments.weights)
+    if arguments.wait:
+        print("loaded", flush=True)
+        input()
+    phases: dict[str, Callable[[], None]] = {
+        "calls": profile.calls,
+        "parts": profile.parts,
+        "shapes": profile.shapes,
+        "steps": lambda: profile.steps([int(size) for size in arguments.micro.split(",")]),
+        "kernels": profile.kernels,
+    }
+    for name in arguments.phases.split(","):
+        phases[name]()
+        arguments.out.write_text(json.dumps(profile.found, indent=1))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,11 @@ from services.trainer.rows import Row
 
 SAFE_CALL_TOKENS = 4_096  #: padded tokens of a call at step 1; small enough for any GPU that holds the model
 MOST_CALL_TOKENS = 16_384  #: larger calls were slower on an H200, at 0.6B and at 4B parameters
-CALL_OVERHEAD = 10_000  #: padded tokens that take as long as an empty call of a new shape: 0.3 s on an H200 at 0.6B
+CALL_OVERHEAD = 4_000  #: padded tokens that take as long as what a call costs by itself: on an H200, 0.6B and 4B alike
+LENGTH_BITS = (
+    3  #: leading binary digits of a call's length, after the first: 8 lengths from one power of two to the next
+)
+COUNT_BITS = 1  #: the same of its number of rows: 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
 STEPS_PER_DOUBLING = 10  #: steps that must succeed before a call may double
 
 
@@ -95,20 +99,39 @@ def longest_first(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: -row.length)
 
 
-def calls(rows: Sequence[Row], budget: int, overhead: int = CALL_OVERHEAD) -> Iterator[Sequence[Row]]:
-    """Cuts rows (longest first) into calls of at most `budget` padded tokens: rows times the longest of them.
+def filled(targets: int) -> int:
+    """Targets to which the rows of a call are filled up when its longest has so many: the next number of few digits.
+
+    1 to 16 as they are, then 18, 20, ..., 32, 36, ..., 64, 72, ...: at most an eighth more.
+    """
+    return _of_few_digits(targets, LENGTH_BITS)
+
+
+def calls(
+    rows: Sequence[Row], budget: int, overhead: int = CALL_OVERHEAD, *, few_shapes: bool = True
+) -> Iterator[Sequence[Row]]:
+    """Cuts rows (longest first) into calls of at most `budget` padded tokens: rows times the targets of the longest.
 
     Of all such cuts it is the cheapest one, where a call costs its padded tokens and `overhead` more: filling every
     call to the budget would pad short rows to the length of long ones. Gradients of several calls add up exactly, so
     the cut never changes what is in a step. A row longer than the budget is a call of its own.
+
+    With `few_shapes` a call has `filled` targets and 1, 2, 3, 4, 6, 8, 12, ... rows, or all there are: what a GPU
+    library plans anew for every shape that it has not seen (cuDNN's attention does) is then planned for some dozen
+    shapes, and not at every step for ever.
     """
     costs = [0.0] + [math.inf] * len(rows)  # of the first rows, cut best
     begins = [0] * (len(rows) + 1)  # where the last call of that cut begins
+    counts: Sequence[int] = range(1, len(rows) + 1)
+    if few_shapes:
+        counts = [count for count in counts if count in (_of_few_digits(count, COUNT_BITS), len(rows))]
     for begin, row in enumerate(rows):
-        longest = row.length
-        most = max(1, budget // longest)
-        for end in range(begin + 1, min(begin + most, len(rows)) + 1):
-            cost = costs[begin] + overhead + (end - begin) * longest
+        longest = filled(row.length - 1) if few_shapes else row.length - 1
+        for count in counts:
+            end = begin + count
+            if end > len(rows) or (count > 1 and count * longest > budget):
+                break
+            cost = costs[begin] + overhead + count * longest
             if cost < costs[end]:
                 costs[end], begins[end] = cost, begin
     ends = [len(rows)]
@@ -116,6 +139,12 @@ def calls(rows: Sequence[Row], budget: int, overhead: int = CALL_OVERHEAD) -> It
         ends.append(begins[ends[-1]])
     for begin, end in itertools.pairwise(reversed(ends)):
         yield rows[begin:end]
+
+
+def _of_few_digits(number: int, bits: int) -> int:
+    """The smallest number from `number` up with at most 1 + `bits` binary digits before its zeros."""
+    unit = 1 << max(0, (number - 1).bit_length() - bits - 1)
+    return -(-number // unit) * unit
 
 
 def call_tokens(step: int, ceiling: int) -> int:

@@ -86,6 +86,15 @@ PATTERNS: Final[tuple[tuple[Code, re.Pattern[str]], ...]] = tuple(
 )
 
 
+#: For tracebacks as answers quote them: a terminal's colours as themselves or spelled out, the begin of a last line,
+#: and what follows a text in a dictionary that is written out.
+COLOUR: Final = re.compile(r"(?:\x1b|\\x1b)\[[0-9;]*m")
+EXCEPTION: Final = re.compile(
+    r"[\w.]*(?:Error|Exception|Interrupt)\b(?:\(.*?\))?: "
+)  #: begins the last line of a traceback
+QUOTED_END: Final = re.compile(r"'(?:, '\w+': .*)?\}[^}]*$")
+
+
 class BackendError(Exception):
     """The training server, or the way to it, failed."""
 
@@ -136,7 +145,14 @@ def classify(error: BaseException, doing: str) -> BackendError:
     code = next(
         (code for source in (text, whole) for code, pattern in PATTERNS if pattern.search(source)), Code.UNKNOWN
     )
-    return backend_error(code, f"{doing}: {_one_line(text)}")
+    return backend_error(code, f"{doing}: {_one_line(_raised_there(text))}")
+
+
+def _raised_there(text: str) -> str:
+    """Of an answer that quotes the server's traceback the line that says why; any other text as it is."""
+    lines = COLOUR.sub("", text).replace("\\n", "\n").splitlines()
+    raised = [line for line in lines[1:] if EXCEPTION.match(line)]
+    return f"the server: {QUOTED_END.sub('', raised[-1])}" if raised and "Server error" in text else text
 
 
 def _one_line(text: str, limit: int = 400) -> str:

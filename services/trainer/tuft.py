@@ -8,6 +8,7 @@ failure the client is thrown away. Nothing is sent that the server would accept 
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ from tinker import types
 from tinker.lib.retry_handler import RetryConfig
 
 from services.trainer.backend import Adam, Adapter, Logprobs
+from services.trainer.batching import filled
 from services.trainer.errors import BackendError, CheckpointLost, Code, backend_error, classify
 from services.trainer.rows import Row
 from services.trainer.tripwire import Tripwire
@@ -46,6 +48,7 @@ class TuftSettings:
     silence: float = 30.0  #: seconds that the health check may stay without an answer
     vocabulary: int | None = None  #: tokens of the model, to refuse ids that it does not have; None: unknown
     max_model_len: int | None = None  #: tokens of a row at most; the server does not enforce its own limit
+    even: bool = True  #: the rows of a call are filled up to one length here, instead of by the server
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,15 +302,15 @@ class TuftBackend:
         self, rows: Sequence[Row], weights: Sequence[Weights]
     ) -> TuftPending[types.ForwardBackwardOutput, Sequence[Logprobs]]:
         """Adds gradients; gives logprobs row by row."""
-        data = [self._datum(row, row_weights) for row, row_weights in zip(rows, weights, strict=True)]
+        data = self._data(rows, weights)
         doing = f"forward_backward of {len(rows)} rows"
-        return self._pending(lambda: self._client.forward_backward(data, "cross_entropy"), _logprobs(rows), doing)
+        return self._pending(lambda: self._client.forward_backward(data, "cross_entropy"), _logprobs(rows, data), doing)
 
     def forward(self, rows: Sequence[Row]) -> TuftPending[types.ForwardBackwardOutput, Sequence[Logprobs]]:
         """Gives logprobs row by row."""
-        data = [self._datum(row, row.target_weights) for row in rows]
+        data = self._data(rows, [row.target_weights for row in rows])
         doing = f"forward of {len(rows)} rows"
-        return self._pending(lambda: self._client.forward(data, "cross_entropy"), _logprobs(rows), doing)
+        return self._pending(lambda: self._client.forward(data, "cross_entropy"), _logprobs(rows, data), doing)
 
     def optim_step(self, adam: Adam) -> TuftPending[types.OptimStepResponse, None]:
         """Applies the gradients."""
@@ -357,15 +360,36 @@ class TuftBackend:
             raise classify(error, doing) from error
         return TuftPending(_concurrent(future), convert, self._patience, doing)
 
-    def _datum(self, row: Row, weights: Weights) -> types.Datum:
-        """A row as the SDK sends it, once it is certain that the server would train what was meant."""
-        _check(row, weights, self._settings)
-        targets = types.TensorData.from_numpy(row.token_ids[1:].astype(np.int64))
-        sent_weights = types.TensorData.from_numpy(weights.astype(np.float32))
-        return types.Datum(
-            model_input=types.ModelInput.from_ints(row.token_ids[:-1].tolist()),
-            loss_fn_inputs={"target_tokens": targets, "weights": sent_weights},
-        )
+    def _data(self, rows: Sequence[Row], weights: Sequence[Weights]) -> list[types.Datum]:
+        """Rows as the SDK sends them, once it is certain that the server would train what was meant.
+
+        The server computes on rows of one length anyway, and fills them up itself. But then it masks what it filled
+        in, and attention with a mask is slower than causal attention without one. What is filled in here comes after
+        everything that is trained, which cannot see it, and has weight 0.
+        """
+        for row, row_weights in zip(rows, weights, strict=True):
+            _check(row, row_weights, self._settings)
+        longest = max((row.length - 1 for row in rows), default=0)
+        even = max(longest, min(filled(longest), self._settings.max_model_len or math.inf))
+        return [
+            _datum(row, row_weights, int(even) if self._settings.even else row.length - 1)
+            for row, row_weights in zip(rows, weights, strict=True)
+        ]
+
+
+def _datum(row: Row, weights: Weights, targets: int) -> types.Datum:
+    """A row, filled up to so many targets with its own last token."""
+    ids = np.full(targets + 1, row.token_ids[-1], np.int64)
+    ids[: row.length] = row.token_ids
+    sent_weights = np.zeros(targets, np.float32)
+    sent_weights[: len(weights)] = weights
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(ids[:-1].tolist()),
+        loss_fn_inputs={
+            "target_tokens": types.TensorData.from_numpy(ids[1:]),
+            "weights": types.TensorData.from_numpy(sent_weights),
+        },
+    )
 
 
 def _check(row: Row, weights: Weights, settings: TuftSettings) -> None:
@@ -396,16 +420,20 @@ def _safe(name: str) -> str:
     return name
 
 
-def _logprobs(rows: Sequence[Row]) -> Callable[[types.ForwardBackwardOutput], Sequence[Logprobs]]:
+def _logprobs(
+    rows: Sequence[Row], data: Sequence[types.Datum]
+) -> Callable[[types.ForwardBackwardOutput], Sequence[Logprobs]]:
+    """Of the rows as they are, from an answer to the rows as they were sent."""
+
     def convert(output: types.ForwardBackwardOutput) -> Sequence[Logprobs]:
         found = [cast(Logprobs, one["logprobs"].to_numpy()) for one in output.loss_fn_outputs]
-        expected = [row.length - 1 for row in rows]
+        expected = [datum.model_input.length for datum in data]
         if [len(one) for one in found] != expected:
             raise backend_error(
                 Code.SDK_MISMATCH,
                 f"the server answered logprobs of lengths {[len(one) for one in found]}, not {expected}",
             )
-        return found
+        return [one[: row.length - 1] for one, row in zip(found, rows, strict=True)]
 
     return convert
 

@@ -83,6 +83,17 @@ def test_forward_leaves_no_gradient(connected: Callable[..., TuftBackend]) -> No
     assert [row.tobytes() for row in backend.forward(ROWS).result()] == before
 
 
+def test_rows_filled_up_to_one_length_train_as_they_are(connected: Callable[..., TuftBackend]) -> None:
+    even = connected()
+    start = even.save_state("c0").result()
+    uneven = connected(even=False)
+    uneven.load(start, optimizer=True).result()
+    filled, alone = ([np.frombuffer(row, np.float32) for row in train(backend, 3)[2]] for backend in (even, uneven))
+    assert [len(row) for row in filled] == [row.length - 1 for row in ROWS]
+    for ours, theirs in zip(filled, alone, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [

@@ -101,7 +101,19 @@ def test_cutting_a_step_into_calls_changes_no_number(client: Callable[..., TuftB
     assert again.series == whole.series
     calls = fake_tuft.calls("forward_backward")[calls_before:]
     assert len(calls) > 2 * 8
-    assert all(call["padded_tokens"] <= 30 for call in calls)
+    assert all(call["tokens"] == call["padded_tokens"] <= 30 for call in calls)
+
+
+def test_rows_reach_the_server_filled_up_to_one_length_within_its_limit(
+    fake_tuft: FakeTuft,  # noqa: F811
+) -> None:
+    rows = [row(0, range(3, 38), [1.0] * 34), row(1, range(3, 12), [1.0] * 8)]
+    backend = connect(replace(settings_of(fake_tuft), max_model_len=35), SMALL)
+    for answer in (backend.forward_backward(rows, [one.target_weights for one in rows]), backend.forward(rows)):
+        assert [len(logprobs) for logprobs in answer.result()] == [34, 8]
+    for call in fake_tuft.calls("forward_backward") + fake_tuft.calls("forward"):
+        assert (call["rows"], call["tokens"]) == (2, 2 * 35)  # 36, if the server's limit were not in the way
+    backend.close()
 
 
 def test_a_checkpoint_is_saved_behind_its_own_step_and_before_the_next(

@@ -20,6 +20,7 @@ from services.trainer.batching import (
     Batches,
     call_tokens,
     calls,
+    filled,
     longest_first,
 )
 from services.trainer.checkpoints import PROBE_TOKENS, probe_rows
@@ -78,34 +79,74 @@ def test_the_cursor_says_where_the_next_batch_begins(count: int, batch_size: int
     assert made.batch(steps + 1).epoch == cursor.epoch
 
 
-@given(lengths=lengths, budget=st.integers(1, 200))
-def test_calls_keep_every_row_in_order_and_within_the_budget(lengths: list[int], budget: int) -> None:
-    rows = longest_first([row(n, range(length), [1.0] * (length - 1)) for n, length in enumerate(lengths)])
-    cut = list(calls(rows, budget))
+def rows_of(falling: Iterable[int]) -> list[Row]:
+    return longest_first([row(n, range(length), [1.0] * (length - 1)) for n, length in enumerate(falling)])
+
+
+@given(lengths=lengths, budget=st.integers(1, 200), few_shapes=st.booleans())
+def test_calls_keep_every_row_in_order_and_within_the_budget(lengths: list[int], budget: int, few_shapes: bool) -> None:
+    rows = rows_of(lengths)
+    cut = list(calls(rows, budget, few_shapes=few_shapes))
     assert [one.conversation for call in cut for one in call] == [one.conversation for one in rows]
     for call in cut:
-        assert len(call) == 1 or len(call) * max(one.length for one in call) <= budget
+        longest = call[0].length - 1
+        assert len(call) == 1 or len(call) * (filled(longest) if few_shapes else longest) <= budget
 
 
-@given(lengths=st.lists(st.integers(2, 9_000), min_size=1, max_size=7), budget=st.integers(1_000, 20_000))
-def test_no_other_cut_within_the_budget_is_cheaper(lengths: list[int], budget: int) -> None:
+FEW_COUNTS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
+
+
+@given(lengths=lengths, budget=st.integers(1, 400))
+def test_calls_have_few_numbers_of_rows_or_all(lengths: list[int], budget: int) -> None:
+    cut = list(calls(rows_of(lengths), budget))
+    assert all(len(call) in FEW_COUNTS for call in cut) or len(cut) == 1
+
+
+@given(
+    lengths=st.lists(st.integers(2, 9_000), min_size=1, max_size=7),
+    budget=st.integers(1_000, 20_000),
+    few_shapes=st.booleans(),
+)
+def test_no_other_cut_within_the_budget_is_cheaper(lengths: list[int], budget: int, few_shapes: bool) -> None:
+    def padded(call: Sequence[int]) -> int:
+        return len(call) * (filled(call[0] - 1) if few_shapes else call[0] - 1)
+
     def cost(cut: Iterable[Sequence[int]]) -> int:
-        return sum(CALL_OVERHEAD + len(call) * call[0] for call in cut)
+        return sum(CALL_OVERHEAD + padded(call) for call in cut)
+
+    def allowed(call: Sequence[int]) -> bool:
+        few = not few_shapes or len(call) in {*FEW_COUNTS, len(lengths)}
+        return few and (len(call) == 1 or padded(call) <= budget)
 
     falling = sorted(lengths, reverse=True)
-    rows = longest_first([row(n, range(length), [1.0] * (length - 1)) for n, length in enumerate(lengths)])
-    cheapest = cost([one.length for one in call] for call in calls(rows, budget))
+    cheapest = cost([one.length for one in call] for call in calls(rows_of(lengths), budget, few_shapes=few_shapes))
     for inner in itertools.chain.from_iterable(
         itertools.combinations(range(1, len(falling)), count) for count in range(len(falling))
     ):
         cut = [falling[begin:end] for begin, end in itertools.pairwise([0, *inner, len(falling)])]
-        if all(len(call) == 1 or len(call) * call[0] <= budget for call in cut):
+        if all(map(allowed, cut)):
             assert cheapest <= cost(cut)
 
 
 def test_short_rows_are_not_padded_to_the_length_of_long_ones() -> None:
-    rows = [row(n, range(length), [1.0] * (length - 1)) for n, length in enumerate([2000] * 4 + [100] * 20)]
-    assert [len(call) for call in calls(rows, 16_384)] == [4, 20]
+    assert [len(call) for call in calls(rows_of([2000] * 4 + [100] * 16), 16_384)] == [4, 16]
+
+
+@given(count=st.integers(1, 60))
+def test_a_batch_that_fits_is_one_call_whatever_its_number_of_rows(count: int) -> None:
+    assert [len(call) for call in calls(rows_of([20] * count), 16_384)] == [count]
+
+
+@given(targets=st.integers(1, 1 << 20))
+def test_rows_are_filled_up_to_few_lengths_at_most_an_eighth_longer(targets: int) -> None:
+    assert targets <= filled(targets) <= targets * 9 / 8
+    assert filled(filled(targets)) == filled(targets)
+    assert filled(targets) <= filled(targets + 1)
+
+
+def test_there_are_eight_lengths_between_powers_of_two() -> None:
+    assert sorted({filled(targets) for targets in range(513, 1025)}) == list(range(576, 1025, 64))
+    assert [filled(targets) for targets in range(1, 17)] == list(range(1, 17))
 
 
 @given(lengths=lengths)

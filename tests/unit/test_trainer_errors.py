@@ -115,6 +115,34 @@ def test_a_text_has_one_meaning(error: Exception, code: Code) -> None:
     assert "\n" not in found.sentence
 
 
+def test_of_a_traceback_in_the_server_only_the_line_that_says_why_is_told() -> None:
+    error = ValueError(
+        r"Error retrieving result: Error code: 422 - {'detail': 'Future failed: Server error: "
+        r"\x1b[36mray::HFTrainingModel.forward()\x1b[39m (pid=63, ip=192.0.2.2, actor_id=49, repr=<Model object>)\n"
+        r'  File "/usr/lib/python3.12/concurrent/futures/_base.py", line 456, in result\n    return self.__get_result()'
+        r"\n           ^^^^^^^^^^^^^\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 120.00 MiB.'}"
+        " with status 422"
+    )
+    found = classify(error, "forward_backward of 8 rows")
+    assert found.code is Code.OUT_OF_MEMORY
+    assert found.sentence == (
+        "forward_backward of 8 rows: the server: torch.OutOfMemoryError: CUDA out of memory. "
+        "Tried to allocate 120.00 MiB."
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Error retrieving result: Error code: 422 - {'detail': 'Future failed: Server error: ActorDiedError'}",
+        "Error code: 400 - {'detail': 'Bad rank'}",
+        "CUDA error: an illegal memory access was encountered",
+    ],
+)
+def test_a_text_without_a_traceback_is_told_as_it_is(text: str) -> None:
+    assert classify(ValueError(text), "optim_step").sentence == f"optim_step: ValueError: {text}"
+
+
 def test_every_code_is_in_the_table_and_has_a_hint() -> None:
     assert {code for _, code in TABLE} == set(Code) == set(HINTS)
 
