@@ -86,13 +86,10 @@ PATTERNS: Final[tuple[tuple[Code, re.Pattern[str]], ...]] = tuple(
 )
 
 
-#: For tracebacks as answers quote them: a terminal's colours as themselves or spelled out, the begin of a last line,
-#: and what follows a text in a dictionary that is written out.
-COLOUR: Final = re.compile(r"(?:\x1b|\\x1b)\[[0-9;]*m")
-EXCEPTION: Final = re.compile(
-    r"[\w.]*(?:Error|Exception|Interrupt)\b(?:\(.*?\))?: "
-)  #: begins the last line of a traceback
-QUOTED_END: Final = re.compile(r"'(?:, '\w+': .*)?\}[^}]*$")
+# Of tracebacks as answers quote them.
+COLOUR: Final = re.compile(r"(?:\x1b|\\x1b)\[[0-9;]*m")  #: of a terminal, as itself or spelled out
+RAISED: Final = re.compile(r"[\w.]*(?:Error|Exception|Interrupt)\b(?:\(.*?\))?: ")  #: how the last line begins
+QUOTED_END: Final = re.compile(r"'(?:, '\w+': .*)?\}[^}]*$")  #: what follows a text in a dictionary written out
 
 
 class BackendError(Exception):
@@ -151,7 +148,7 @@ def classify(error: BaseException, doing: str) -> BackendError:
 def _raised_there(text: str) -> str:
     """Of an answer that quotes the server's traceback the line that says why; any other text as it is."""
     lines = COLOUR.sub("", text).replace("\\n", "\n").splitlines()
-    raised = [line for line in lines[1:] if EXCEPTION.match(line)]
+    raised = [line for line in lines[1:] if RAISED.match(line)]
     return f"the server: {QUOTED_END.sub('', raised[-1])}" if raised and "Server error" in text else text
 
 
