@@ -29,7 +29,7 @@ from tinker import types
 from tuft.backends.hf_training_model import HFTrainingModel
 from tuft.config import ModelConfig
 
-from services.trainer.batching import calls, longest_first
+from services.trainer.batching import calls, filled, longest_first
 from services.trainer.rows import Row
 
 #: Rows and their length; the last ones are padded: lengths from the first number up to the second.
@@ -51,7 +51,6 @@ MOST_PADDED: Final = 16_384  #: tokens of a call of a new shape
 VARIABLES: Final = ("TORCH_CUDNN_SDPA_DEPRIORITIZED", "PYTORCH_CUDA_ALLOC_CONF")
 STEP_ROWS: Final = 32
 STEPS: Final = 3
-OVERHEAD: Final = 4_000  #: padded tokens that a call is taken to cost
 PART_SHAPES: Final = ((16, 64), (16, 256), (16, 512))  #: rows and their length
 RANK: Final = 16
 
@@ -78,10 +77,11 @@ def step_lengths(number: int) -> list[int]:
     return [int(length) for length in np.minimum(2_047, np.exp(chance.normal(5.75, 0.72, STEP_ROWS)))]
 
 
-def cut(lengths: Sequence[int], overhead: int) -> list[list[int]]:
-    """The calls that the trainer would make of them."""
-    rows = [Row(0, np.zeros(length, np.int32), np.ones(length - 1, np.float32), 0) for length in lengths]
-    return [[row.length for row in call] for call in calls(longest_first(rows), MOST_PADDED, overhead)]
+def cut(lengths: Sequence[int], *, few_shapes: bool) -> list[list[int]]:
+    """The calls that the trainer would make of rows with so many targets; of few shapes: filled up as it does."""
+    rows = [Row(0, np.zeros(length + 1, np.int32), np.ones(length, np.float32), 0) for length in lengths]
+    made = [[row.length - 1 for row in call] for call in calls(longest_first(rows), MOST_PADDED, few_shapes=few_shapes)]
+    return [[filled(call[0])] * len(call) for call in made] if few_shapes else made
 
 
 def once(call: Callable[[], None]) -> float:
@@ -233,9 +233,10 @@ class Profile:
             contenders: list[tuple[str, int, list[list[int]]]] = [
                 (f"guide micro {micro}", micro, [lengths]) for micro in micro_batch_sizes
             ]
-            sent = cut(lengths, OVERHEAD)
-            contenders.append(("turnloom, uneven", 64, sent))
-            contenders.append(("turnloom", 64, [[max(call)] * len(call) for call in sent]))
+            bare = cut(lengths, few_shapes=False)
+            contenders.append(("cheapest calls", 64, bare))
+            contenders.append(("cheapest calls, even", 64, [[max(call)] * len(call) for call in bare]))
+            contenders.append(("turnloom", 64, cut(lengths, few_shapes=True)))
             for name, micro, sent in contenders:
                 try:
                     first = self._step(micro, sent)
