@@ -19,9 +19,10 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -114,7 +115,6 @@ class Profile:
         )
         self._model = HFTrainingModel(config)
         asyncio.run(self._model.create_adapter("a", types.LoraConfig(rank=RANK)))
-        self._empty_cache = torch.cuda.empty_cache
         self.found: dict[str, object] = {name: os.environ.get(name, "") for name in VARIABLES}
 
     def _call(self, lengths: Sequence[int]) -> Callable[[], None]:
@@ -132,9 +132,8 @@ class Profile:
         for lengths in shapes if self._on_gpu else shapes[:2]:
             call = self._call(lengths)
             with_cache_emptied = timed(call)
-            torch.cuda.empty_cache = lambda: None
-            kept = timed(call)
-            torch.cuda.empty_cache = self._empty_cache
+            with patch.object(torch.cuda, "empty_cache", lambda: None):
+                kept = timed(call)
             padded = len(lengths) * max(lengths)
             found.append(
                 {
@@ -148,7 +147,7 @@ class Profile:
                 }
             )
             print(json.dumps(found[-1]), flush=True)
-            self._empty_cache()
+            torch.cuda.empty_cache()
         self.found["calls"] = found
 
     def shapes(self) -> None:
@@ -211,17 +210,10 @@ class Profile:
             (types.TensorData, "from_torch"),
             (torch.cuda, "empty_cache"),
         ]
-        kept = [(owner, name, owner.__dict__.get(name)) for owner, name in watched]
-        for owner, name in watched:
-            setattr(owner, name, timed_as(name, getattr(owner, name)))
-        try:
+        with ExitStack() as patches:
+            for owner, name in watched:
+                patches.enter_context(patch.object(owner, name, timed_as(name, getattr(owner, name))))
             yield spent
-        finally:
-            for owner, name, function in kept:
-                if function is None:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, function)
 
     def steps(self, micro_batch_sizes: Sequence[int]) -> None:
         """Whole steps, each of rows that no step before had, and again: the guide's loop and the trainer's calls."""
@@ -255,11 +247,11 @@ class Profile:
 
     def _step(self, micro_batch_size: int, sent: Sequence[Sequence[int]]) -> float:
         self._model.config.micro_batch_size = micro_batch_size
-        data_of_calls = [data(lengths) for lengths in sent]
+        calls_of_step = [self._call(lengths) for lengths in sent]
 
         def step() -> None:
-            for rows in data_of_calls:
-                asyncio.run(self._model.forward(rows, "a", "cross_entropy", None, backward=True))
+            for call in calls_of_step:
+                call()
             asyncio.run(self._model.optim_step(types.AdamParams(learning_rate=1e-5), "a"))
 
         return once(step)

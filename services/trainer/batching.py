@@ -15,10 +15,8 @@ from services.trainer.rows import Row
 
 SAFE_CALL_TOKENS = 4_096  #: padded tokens of a call at step 1; small enough for any GPU that holds the model
 MOST_CALL_TOKENS = 16_384  #: larger calls were slower on an H200, at 0.6B and at 4B parameters
-CALL_OVERHEAD = 4_000  #: padded tokens that take as long as what a call costs by itself: on an H200, 0.6B and 4B alike
-LENGTH_BITS = (
-    3  #: leading binary digits of a call's length, after the first: 8 lengths from one power of two to the next
-)
+CALL_OVERHEAD = 4_000  #: padded tokens that take as long as an empty call: on an H200 at 0.6B parameters; 2,600 at 4B
+LENGTH_BITS = 3  #: binary digits of a call's length after the first: 8 lengths between powers of two
 COUNT_BITS = 1  #: the same of its number of rows: 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
 STEPS_PER_DOUBLING = 10  #: steps that must succeed before a call may double
 

@@ -147,9 +147,11 @@ def classify(error: BaseException, doing: str) -> BackendError:
 
 def _raised_there(text: str) -> str:
     """Of an answer that quotes the server's traceback the line that says why; any other text as it is."""
+    if "Server error" not in text:
+        return text
     lines = COLOUR.sub("", text).replace("\\n", "\n").splitlines()
     raised = [line for line in lines[1:] if RAISED.match(line)]
-    return f"the server: {QUOTED_END.sub('', raised[-1])}" if raised and "Server error" in text else text
+    return f"the server: {QUOTED_END.sub('', raised[-1])}" if raised else text
 
 
 def _one_line(text: str, limit: int = 400) -> str:

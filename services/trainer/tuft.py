@@ -8,7 +8,6 @@ failure the client is thrown away. Nothing is sent that the server would accept 
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import threading
 import time
@@ -369,12 +368,11 @@ class TuftBackend:
         """
         for row, row_weights in zip(rows, weights, strict=True):
             _check(row, row_weights, self._settings)
-        longest = max((row.length - 1 for row in rows), default=0)
-        even = max(longest, min(filled(longest), self._settings.max_model_len or math.inf))
-        return [
-            _datum(row, row_weights, int(even) if self._settings.even else row.length - 1)
-            for row, row_weights in zip(rows, weights, strict=True)
-        ]
+        targets = [row.length - 1 for row in rows]
+        if self._settings.even and rows:
+            even = filled(max(targets))
+            targets = [min(even, self._settings.max_model_len or even)] * len(rows)
+        return [_datum(*each) for each in zip(rows, weights, targets, strict=True)]
 
 
 def _datum(row: Row, weights: Weights, targets: int) -> types.Datum:

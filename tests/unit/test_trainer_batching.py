@@ -129,7 +129,9 @@ def test_no_other_cut_within_the_budget_is_cheaper(lengths: list[int], budget: i
 
 
 def test_short_rows_are_not_padded_to_the_length_of_long_ones() -> None:
-    assert [len(call) for call in calls(rows_of([2000] * 4 + [100] * 16), 16_384)] == [4, 16]
+    rows = rows_of([2000] * 4 + [100] * 20)
+    assert [len(call) for call in calls(rows, 16_384, few_shapes=False)] == [4, 20]
+    assert [len(call) for call in calls(rows, 16_384)] == [4, 4, 16]  # 20 is none of the few numbers of rows
 
 
 @given(count=st.integers(1, 60))
