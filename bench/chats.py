@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from services.preprocess.conversation import Conversation, Message
+from turnloom.masks.domain.conversation import Conversation, Message
 
 TEXT = """
 the of and to in a is that for it as was with be by on not he this are or his from at which but have an had

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from bench import material
 from bench.chats import chats
-from services.preprocess.conversation import Conversation, Message
-from services.preprocess.models import Model, build_model
-from services.preprocess.options import OnUnextendable, Options
-from services.preprocess.preprocessing import preprocess
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.options import OnUnextendable, Options
+from turnloom.masks.model import Model, build_model
+from turnloom.masks.pipeline import preprocess
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import datasets
 import transformers
 import trl
 
-from services.preprocess.conversation import Conversation
+from turnloom.masks.domain.conversation import Conversation
 
 
 def prepare(tokenizer: transformers.PreTrainedTokenizerFast, template: str) -> Callable[[Sequence[Conversation]], int]:

@@ -24,11 +24,11 @@ import transformers
 
 from bench import material
 from bench.chats import chats
-from services.preprocess.conversation import Conversation, Message
-from services.preprocess.examples import Preprocessed
-from services.preprocess.models import Model, build_model
-from services.preprocess.options import Options, TrainOn
-from services.preprocess.preprocessing import preprocess_batch
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.options import Options, TrainOn
+from turnloom.masks.model import Model, build_model
+from turnloom.masks.pipeline import preprocess_batch
 
 BATCH = 500
 

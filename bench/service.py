@@ -28,8 +28,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from bench import material
 from bench.chats import chats, unique_chats
-from services.preprocess.conversation import Conversation
-from services.preprocess.limits import MAX_MESSAGE_BYTES
+from services.preprocess.domain.limits import MAX_MESSAGE_BYTES
+from turnloom.masks.domain.conversation import Conversation
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import types_pb2
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.preprocess.conversation import JSON, Conversation, Message
-from services.preprocess.errors import PreprocessError, TemplateRefused
-from services.preprocess.layout import ChatFormat, lay_out
-from services.preprocess.options import OnUnextendable, Options
-from services.preprocess.rendered import View
-from services.preprocess.rendering import Settings, render, render_plain
-from services.preprocess.templates import CompiledTemplate, compile_template
+from turnloom.masks.domain.conversation import JSON, Conversation, Message
+from turnloom.masks.domain.errors import PreprocessError, TemplateRefused
+from turnloom.masks.domain.options import OnUnextendable, Options
+from turnloom.masks.domain.rendered_text import View
+from turnloom.masks.template.compiled import CompiledTemplate, compile_template
+from turnloom.masks.template.render import Settings, render, render_plain
+from turnloom.masks.turns.views import ChatFormat, render_views
 
 FOLDER: Final = Path(os.environ.get("TURNLOOM_TEMPLATES", Path(__file__).parents[2] / "shared" / "templates"))
 DATE: Final = "2026-01-02"
@@ -151,7 +151,7 @@ def outcome(name: str, template: CompiledTemplate, shape: str) -> Outcome:
         return Outcome(name, shape, "refused_by_template", texts[0][1])
     options = Options(date=DATE, on_unextendable=OnUnextendable.SPLIT)
     try:
-        views = lay_out(conversation, options, chat_format(template))
+        views = render_views(conversation, options, chat_format(template))
     except PreprocessError as error:
         return Outcome(name, shape, "refused", f"{type(error).__name__}: {error.message}")
     warnings = tuple(warning for view in views for warning in view.warnings)

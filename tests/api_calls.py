@@ -13,10 +13,10 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
 
-from services.preprocess.metrics import ApiMetrics
-from services.preprocess.models import MANIFEST, MANIFEST_VERSION, SPECIAL_TOKENS, TEMPLATE, TOKENIZER, Manifest
-from services.preprocess.registry import Registry
+from services.preprocess.api.metrics import ApiMetrics
+from services.preprocess.models.registry import Registry
 from tests.unit.small_tokenizers import byte_level
+from turnloom.masks.model import MANIFEST, MANIFEST_VERSION, SPECIAL_TOKENS, TEMPLATE, TOKENIZER, Manifest
 from turnloom.v1 import datasets_pb2, preprocess_pb2, training_pb2, types_pb2
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub

@@ -356,7 +356,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=sorted(SCALES), required=True)
     parser.add_argument("--phases", default="compare,pair,overlap,depths,levers,kill,oom")
-    parser.add_argument("--prepared", type=Path, required=True, help="folder of services.preprocess.prepare")
+    parser.add_argument("--prepared", type=Path, required=True, help="folder of turnloom.masks.prepare")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("/tmp/turnloom-bench"))
     parser.add_argument("--seconds", type=float, default=540)

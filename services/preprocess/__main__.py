@@ -33,16 +33,16 @@ def main(arguments: list[str]) -> int:
 
 def _tokens(arguments: list[str]) -> int:
     # Imported here, for the worker needs no tokens.
-    from services.preprocess.token_commands import main as manage  # noqa: PLC0415
+    from services.preprocess.api.auth.token_commands import main as manage  # noqa: PLC0415
 
     return manage(arguments)
 
 
 def _serve(settings: ApiSettings, port_file: Path | None) -> int:
     # Imported here, for the worker is forked for each job and its parent must hold neither gRPC nor models.
-    from services.preprocess.registry import BadModels  # noqa: PLC0415
-    from services.preprocess.server import AddressTaken  # noqa: PLC0415
-    from services.preprocess.serving import serve  # noqa: PLC0415
+    from services.preprocess.api.process import serve  # noqa: PLC0415
+    from services.preprocess.api.server import AddressTaken  # noqa: PLC0415
+    from services.preprocess.models.registry import BadModels  # noqa: PLC0415
 
     try:
         return serve(settings, port_file)
@@ -52,7 +52,7 @@ def _serve(settings: ApiSettings, port_file: Path | None) -> int:
 
 def _work(settings: ApiSettings) -> int:
     # Imported here, for the server needs no worker.
-    from services.preprocess.worker import work  # noqa: PLC0415
+    from services.preprocess.datasets.worker.process import work  # noqa: PLC0415
 
     try:
         return work(settings)

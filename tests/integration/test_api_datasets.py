@@ -12,8 +12,8 @@ import grpc
 import numpy as np
 import pytest
 
-from services.preprocess.batch_wire import examples
-from services.preprocess.limits import CHUNK_BYTES
+from services.preprocess.domain.limits import CHUNK_BYTES
+from services.preprocess.wire.batch import examples
 from services.store.dataset_files import verify
 from services.store.ids import new_id
 from services.store.records import DatasetRecord, DatasetState, ErrorRecord

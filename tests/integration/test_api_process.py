@@ -19,7 +19,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from services.preprocess.options_wire import DEFAULTS, options_to_json
+from services.preprocess.wire.options import DEFAULTS, options_to_json
 from services.store.dataset_files import canonical_json
 from services.store.ids import new_id
 from services.store.records import DatasetRecord
@@ -221,7 +221,7 @@ def test_an_address_that_is_taken_is_refused(run: Run, name: str) -> None:
 
 def test_the_serving_process_never_imports_transformers_datasets_torch_or_tinker() -> None:
     program = (
-        "import sys, services.preprocess.serving\n"
+        "import sys, services.preprocess.api.process\n"
         "print([name for name in ('transformers', 'datasets', 'torch', 'tinker') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -230,7 +230,7 @@ def test_the_serving_process_never_imports_transformers_datasets_torch_or_tinker
 
 def test_the_workers_parent_holds_neither_grpc_nor_models() -> None:
     program = (
-        "import sys, threading, services.preprocess.__main__, services.preprocess.worker\n"
+        "import sys, threading, services.preprocess.__main__, services.preprocess.datasets.worker\n"
         "heavy = ('grpc', 'transformers', 'datasets', 'tokenizers', 'numpy', 'pyarrow')\n"
         "print([name for name in heavy if name in sys.modules], threading.active_count())"
     )

@@ -11,9 +11,8 @@ import pytest
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from services.preprocess import training_service
-from services.preprocess.models import build_model
-from services.preprocess.registry import ModelEntry
+from services.preprocess.api import training_service
+from services.preprocess.models.registry import ModelEntry
 from services.store.connection import redis_time
 from services.store.queues import queue_name
 from services.store.records import HostRecord, JobRecord
@@ -22,6 +21,7 @@ from services.trainer import sample as trainer
 from tests.api_calls import CHATML, MODEL, Api, Start, chat, make_dataset, make_job, refusal, wait_until
 from tests.sample_runs import LIMIT, Played, ended, man, waiting
 from tests.unit.small_tokenizers import byte_level
+from turnloom.masks.model import build_model
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1 import types_pb2 as ty

@@ -16,12 +16,13 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_status import rpc_status
 
-from services.preprocess import preprocess_service
-from services.preprocess.auth import NEEDS, Need, Scope
-from services.preprocess.limits import MAX_MESSAGE_BYTES
+from services.preprocess.api import preprocess_service
+from services.preprocess.api.auth.bearer_tokens import create, revoke
+from services.preprocess.api.auth.scopes import NEEDS, Need
+from services.preprocess.api.auth.tls import tls_files
+from services.preprocess.domain.caller import Scope
+from services.preprocess.domain.limits import MAX_MESSAGE_BYTES
 from services.preprocess.settings import ApiSettings, BadSetting
-from services.preprocess.tls import tls_files
-from services.preprocess.tokens import create, revoke
 from services.store.records import HostRecord
 from services.store.store import Store
 from tests.api_calls import MODEL, Api, Start, chat, dataset_stream, first_request, options, refusal

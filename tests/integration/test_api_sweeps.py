@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from services.preprocess.auth import Scope
-from services.preprocess.tokens import create as create_token
+from services.preprocess.api.auth.bearer_tokens import create as create_token
+from services.preprocess.domain.caller import Scope
 from services.store.records import JobState, StepRecord
 from services.store.store import Store
 from services.trainer.halving import settle_rungs
@@ -65,7 +65,7 @@ def test_the_same_request_id_makes_one_sweep_and_other_content_is_refused(api: A
 def test_a_sweep_that_broke_off_is_finished_by_the_same_request(
     api: Api, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.preprocess import sweep_service
+    from services.preprocess.api import sweep_service
     from services.store.errors import RedisUnavailable
 
     dataset = make_dataset(api).id

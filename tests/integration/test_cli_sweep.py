@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess.options import Options
 from services.store.records import HostRecord, Hyperparameters
 from services.store.store import Store
 from tests.api_calls import Api, Start
@@ -20,6 +19,7 @@ from tests.trainer_stack import TrainerStack, wait_for
 from turnloom.cli import export as export_module
 from turnloom.cli.jobfile import JobFile
 from turnloom.cli.numbers import spread
+from turnloom.masks.domain.options import Options
 
 pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.stack_fixtures"]
 FIGURES = {f"{name}.{kind}" for name in ("figure-1-test-nll", "figure-2-train-nll") for kind in ("png", "svg")}

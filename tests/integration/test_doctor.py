@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess import diagnosis
-from services.preprocess.auth import Scope
-from services.preprocess.tokens import create
+from services.preprocess.api.auth.bearer_tokens import create
+from services.preprocess.domain.caller import Scope
+from services.preprocess.jobs import diagnosis
 from services.trainer.tuft_http import TuftHttp
 from tests.api_calls import MODEL, NO_REDIS, Start
 from tests.cli_runs import Ran, turnloom

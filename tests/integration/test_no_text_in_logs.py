@@ -16,11 +16,10 @@ from functools import partial
 import grpc
 import pytest
 
-from services.preprocess import dataset_service, preprocess_service, training_service
-from services.preprocess.auth import NEEDS
-from services.preprocess.limits import MAX_MESSAGE_BYTES
-from services.preprocess.registry import load_entry
-from services.preprocess.sandbox import Limits, Sandbox
+from services.preprocess.api import dataset_service, preprocess_service, training_service
+from services.preprocess.api.auth.scopes import NEEDS
+from services.preprocess.domain.limits import MAX_MESSAGE_BYTES
+from services.preprocess.models.registry import load_entry
 from services.store.logs import log_to_stderr
 from services.store.records import HostRecord
 from services.store.store import Store
@@ -28,6 +27,7 @@ from services.trainer import sample as trainer
 from tests.api_calls import MODEL, Api, Start, dataset_stream, first_request, options, wait_until
 from tests.sample_runs import Played, ended, man
 from tests.source_runs import Sources
+from turnloom.masks.sandbox.pool import Limits, Sandbox
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import training_pb2 as tr

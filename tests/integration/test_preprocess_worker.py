@@ -18,7 +18,7 @@ pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 PROGRAM = """
 import os, sys
 from services.preprocess.settings import read_settings
-from services.preprocess.worker import work
+from services.preprocess.datasets.worker.process import work
 sys.exit(work(read_settings(os.environ), burst=True))
 """
 
@@ -33,8 +33,8 @@ def test_a_ticket_prepares_a_model_and_any_other_function_is_refused(
     def call(function: str, **arguments: str) -> str:
         return store.tickets.call(PREPROCESS_QUEUE, function, arguments, timeout=120, result_ttl=600)
 
-    good = call("services.preprocess.worker_jobs.prepare_model", name="m")
-    unknown = call("services.preprocess.worker_jobs.prepare_model", name="n")
+    good = call("services.preprocess.datasets.worker.tasks.prepare_model", name="m")
+    unknown = call("services.preprocess.datasets.worker.tasks.prepare_model", name="n")
     evil = call("os.system", command=f"touch {tmp_path / 'evil'}")
     environment = {
         **os.environ,

@@ -15,7 +15,7 @@ import pytest
 from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
-from services.preprocess.metrics import make_metrics, serve_metrics
+from services.preprocess.api.metrics import make_metrics, serve_metrics
 from services.store.connection import connect_rq
 from services.store.ledger import Outcome
 from services.store.queues import queue_name

@@ -11,10 +11,9 @@ import grpc
 import numpy as np
 import pytest
 
-from services.preprocess.metrics import make_metrics
-from services.preprocess.models import Model
-from services.preprocess.registry import ModelEntry, Registry
-from services.preprocess.server import ApiServer
+from services.preprocess.api.metrics import make_metrics
+from services.preprocess.api.server import ApiServer
+from services.preprocess.models.registry import ModelEntry, Registry
 from services.preprocess.settings import ApiSettings
 from services.store.connection import redis_time
 from services.store.records import CheckpointRecord, Hyperparameters, JobState
@@ -27,6 +26,7 @@ from tests.trainer_stack import HOST, TrainerStack, wait_for
 from tests.tuft_fixtures import real_tuft, tiny_model_dir, tuft_python  # noqa: F401  (fixtures)
 from turnloom.client import TurnloomClient
 from turnloom.embedded.tuft_server import TuftServer
+from turnloom.masks.model import Model
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from services.preprocess.datasets.sources import jobs, tasks
+from services.preprocess.datasets.sources.parts import Parts
 from services.preprocess.settings import ApiSettings
-from services.preprocess.sources import jobs, tasks
-from services.preprocess.sources.parts import Parts
 from services.store.dataset_work import DatasetWork
 from services.store.store import Store
 from tests.api_calls import chat, dataset_stream, refusal

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess.sources.pieces import SHARD_ROWS
+from services.preprocess.datasets.sources.pieces import SHARD_ROWS
 from services.store.store import Store
 from tests.api_calls import dataset_stream, options
 from tests.source_runs import Sources, chat_lines, poll, write_lines

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from services.preprocess.sources.pieces import SHARD_ROWS
+from services.preprocess.datasets.sources.pieces import SHARD_ROWS
 from services.store import keys
 from services.store.records import DatasetState
 from services.store.store import Store

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess.sources.pieces import SHARD_ROWS
+from services.preprocess.datasets.sources.pieces import SHARD_ROWS
 from services.store import keys
 from services.store.dataset_work import DatasetWork
 from services.store.store import Store

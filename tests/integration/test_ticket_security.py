@@ -38,7 +38,7 @@ BURST = """
 import os, sys
 from services.store.logs import log_to_stderr
 from services.preprocess.settings import read_settings
-from services.preprocess.worker import work
+from services.preprocess.datasets.worker.process import work
 log_to_stderr("debug")
 sys.exit(work(read_settings(os.environ), burst=True))
 """

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.preprocess import preprocessing
-from services.preprocess.conversation import Conversation
-from services.preprocess.errors import PreprocessError
-from services.preprocess.examples import Preprocessed
-from services.preprocess.models import Model
-from services.preprocess.options import Options
-from services.preprocess.preprocessing import preprocess_batch
+from turnloom.masks import pipeline as preprocessing
+from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.errors import PreprocessError
+from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.options import Options
+from turnloom.masks.model import Model
+from turnloom.masks.pipeline import preprocess_batch
 
 
 def told(outcome: Preprocessed | PreprocessError) -> object:
@@ -28,5 +28,5 @@ def told(outcome: Preprocessed | PreprocessError) -> object:
 
 def by_the_long_way(conversations: Sequence[Conversation], options: Options, made: Model) -> list[object]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preprocessing, "lane_of", lambda *_: None)
+        patch.setattr(preprocessing, "fast_path_of", lambda *_: None)
         return [told(outcome) for outcome in preprocess_batch(conversations, options, made)]

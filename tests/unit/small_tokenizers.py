@@ -8,7 +8,7 @@ from functools import cache
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from services.preprocess.rendered import Kind, Origin, Part, Region, RenderedText, View
+from turnloom.masks.domain.rendered_text import Kind, Origin, Part, Region, RenderedText, View
 
 CORPUS = (
     "Hello world, how are you today? I am fine, thank you very much.",

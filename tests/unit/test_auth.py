@@ -10,8 +10,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.preprocess.auth import ANYBODY, NEEDS, Caller, Need, Scope, authenticate, check_scope
-from services.preprocess.refusals import NotPermitted, Unauthenticated
+from services.preprocess.api.auth.scopes import NEEDS, Need, authenticate, check_scope
+from services.preprocess.domain.caller import ANYBODY, Caller, Scope
+from services.preprocess.domain.refusals import NotPermitted, Unauthenticated
 from turnloom.v1 import datasets_pb2, preprocess_pb2, training_pb2
 
 READ, SUBMIT, ADMIN = Scope.READ, Scope.SUBMIT, Scope.ADMIN

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.preprocess.rate import BURST_SECONDS, Rates
-from services.preprocess.refusals import RateExceeded
+from services.preprocess.api.auth.rate_limit import BURST_SECONDS, Rates
+from services.preprocess.domain.refusals import RateExceeded
 
 STEPS = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 512)), max_size=60)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess import token_commands
 from services.preprocess.__main__ import main
-from services.preprocess.auth import Caller, Scope
-from services.preprocess.refusals import TokensUnreadable
-from services.preprocess.tokens import BadTokens, TokenBook, create, read, revoke
+from services.preprocess.api.auth import token_commands
+from services.preprocess.api.auth.bearer_tokens import BadTokens, TokenBook, create, read, revoke
+from services.preprocess.domain.caller import Caller, Scope
+from services.preprocess.domain.refusals import TokensUnreadable
 
 SUBMIT = frozenset({Scope.SUBMIT})
 

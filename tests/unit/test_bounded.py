@@ -1,6 +1,6 @@
 """The cache that forgets."""
 
-from services.preprocess.bounded import BoundedCache
+from turnloom.masks.domain.bounded_cache import BoundedCache
 
 
 def test_the_oldest_entry_makes_room_and_a_known_one_needs_none() -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from services.preprocess import encoders
-from services.preprocess.encoders import EncodedPieces, FastEncoder, HuggingFaceEncoder, proved_encoder
-from services.preprocess.probes import probe_corpus
-from services.preprocess.tokenizer_json import take_apart
 from tests.unit.small_tokenizers import byte_level, unigram
+from turnloom.masks.tokenizer import encoders
+from turnloom.masks.tokenizer.encoders import EncodedPieces, FastEncoder, HuggingFaceEncoder, proved_encoder
+from turnloom.masks.tokenizer.probe_texts import probe_corpus
+from turnloom.masks.tokenizer.tokenizer_json import take_apart
 
 
 def test_the_fast_encoder_is_used_where_it_is_identical_on_all_probes() -> None:

@@ -11,9 +11,7 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from services.preprocess import errors, refusals
-from services.preprocess.refusals import InvalidRequest, Violation
-from services.preprocess.status_table import (
+from services.preprocess.api.status_table import (
     HINTS,
     RETRY_SECONDS,
     STATUS,
@@ -22,7 +20,10 @@ from services.preprocess.status_table import (
     status_of,
     whole_sentence,
 )
+from services.preprocess.domain import refusals
+from services.preprocess.domain.refusals import InvalidRequest, Violation
 from services.store import errors as store
+from turnloom.masks.domain import errors
 
 ROOTS = (errors.PreprocessError, refusals.Refusal, store.StoreError)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.preprocess.estimate import cost, epoch, known_rate, planned_steps
+from services.preprocess.jobs.estimate import cost, epoch, known_rate, planned_steps
 from services.store.dataset_files import DatasetReader, DatasetWriter, Row
 from services.store.records import CutReport, DatasetRecord, Hyperparameters, JobRecord, JobSpec, JobState
 from services.trainer.batching import Batches

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.preprocess.final_stop import with_final_stop
-from services.preprocess.rendered import Kind, Origin, Part, Region, View
 from tests.unit.small_tokenizers import chatml, rendered
+from turnloom.masks.domain.rendered_text import Kind, Origin, Part, Region, View
+from turnloom.masks.rows.final_stop import with_final_stop
 
 
 def open_ended(tail: str = "\n") -> View:

@@ -7,11 +7,11 @@ from types import FrameType
 
 import pytest
 
-from services.preprocess.conversation import Conversation, Message
-from services.preprocess.errors import HistoryDropped
-from services.preprocess.options import OnUnextendable, Options
-from services.preprocess.preprocessing import preprocess
 from tests.unit.test_preprocessing import CHATML, DATE, FORGETS, model
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.errors import HistoryDropped
+from turnloom.masks.domain.options import OnUnextendable, Options
+from turnloom.masks.pipeline import preprocess
 
 WHOLE = Options(max_length=None, date=DATE, on_unextendable=OnUnextendable.AS_RENDERED)
 SPLIT = Options(max_length=None, date=DATE, max_examples_per_conversation=1000)

@@ -1,17 +1,66 @@
-"""The import arrows of the tree, proved from the source: preprocess -> store <- trainer; the client imports neither."""
+"""The import arrows of the tree, proved from the source: a line for each package, and no circle anywhere.
+
+A module in the root of a tree (`turnloom/masks/model.py`, `services/preprocess/settings.py`) is a place of its own;
+every other module belongs to its folder. `pytest -s` prints the graph.
+"""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(p for top in ("services", "turnloom") for p in (ROOT / top).rglob("*.py") if "v1" not in p.parts)
-#: Modules at the edges, which may touch the generated stubs.
-STUB_USERS = ("wire", "server", "client")
+ROOTS = ("services.preprocess", "services.trainer", "services.store", "turnloom.masks")
+MASKS, SERVICE = "turnloom.masks", "services.preprocess"
+
+#: What each package of the engine and of the preprocessing service may import of these two trees.
+ARROWS: dict[str, set[str]] = {
+    f"{MASKS}.domain": set(),
+    f"{MASKS}.template.provenance": {f"{MASKS}.domain"},
+    f"{MASKS}.template": {f"{MASKS}.domain", f"{MASKS}.template.provenance"},
+    f"{MASKS}.turns": {f"{MASKS}.domain", f"{MASKS}.template"},
+    f"{MASKS}.tokenizer": {f"{MASKS}.domain"},
+    f"{MASKS}.sandbox": {f"{MASKS}.domain", f"{MASKS}.template", f"{MASKS}.turns"},
+    f"{MASKS}.model": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "sandbox")},
+    f"{MASKS}.rows": {f"{MASKS}.{name}" for name in ("domain", "turns", "tokenizer", "model")},
+    f"{MASKS}.replay": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "model", "rows")},
+    f"{MASKS}.pipeline": {f"{MASKS}.{name}" for name in ("domain", "tokenizer", "model", "rows", "replay")},
+    f"{MASKS}.inspect": {
+        f"{MASKS}.{name}" for name in ("domain", "template", "tokenizer", "model", "rows", "pipeline")
+    },
+    f"{MASKS}.prepare": {f"{MASKS}.{name}" for name in ("domain", "tokenizer", "model")},
+    f"{SERVICE}.settings": set(),
+    f"{SERVICE}.domain": {f"{MASKS}.domain", f"{MASKS}.model", f"{MASKS}.sandbox"},
+    f"{SERVICE}.wire": {f"{SERVICE}.domain", f"{MASKS}.domain", f"{MASKS}.inspect"},
+    f"{SERVICE}.models": {f"{SERVICE}.domain", f"{MASKS}.domain", f"{MASKS}.model", f"{MASKS}.sandbox"},
+    f"{SERVICE}.datasets": {f"{SERVICE}.domain", f"{SERVICE}.models", f"{MASKS}.domain", f"{MASKS}.pipeline"},
+    f"{SERVICE}.datasets.sources": {
+        *(f"{SERVICE}.{name}" for name in ("settings", "domain", "wire", "models", "datasets")),
+        *(f"{MASKS}.{name}" for name in ("domain", "model", "pipeline", "sandbox")),
+    },
+    f"{SERVICE}.datasets.worker": {
+        *(f"{SERVICE}.{name}" for name in ("settings", "domain", "models", "datasets", "datasets.sources")),
+        *(f"{MASKS}.{name}" for name in ("domain", "model")),
+    },
+    f"{SERVICE}.jobs": {
+        *(f"{SERVICE}.{name}" for name in ("domain", "wire", "models", "datasets")),
+        *(f"{MASKS}.{name}" for name in ("domain", "model", "template", "tokenizer", "rows")),
+    },
+    f"{SERVICE}.api.auth": {f"{SERVICE}.settings", f"{SERVICE}.domain"},
+    f"{SERVICE}.api": {
+        *(f"{SERVICE}.{name}" for name in ("settings", "domain", "wire", "models", "jobs", "api.auth")),
+        *(f"{SERVICE}.{name}" for name in ("datasets", "datasets.sources")),
+        *(f"{MASKS}.{name}" for name in ("domain", "model", "pipeline", "inspect", "sandbox")),
+    },
+    f"{SERVICE}.__main__": {
+        f"{SERVICE}.{name}" for name in ("settings", "domain", "models", "api", "api.auth", "datasets.worker")
+    },
+}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -28,6 +77,36 @@ def uses(path: Path, *packages: str) -> list[str]:
     return [name for name in imported(path) if any(name == p or name.startswith(p + ".") for p in packages)]
 
 
+def module_of(name: str) -> str | None:
+    """The dotted name of the module or package that an imported name lies in; None: it is not of this project."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:end])
+        if path.with_suffix(".py").exists() or (path / "__init__.py").exists():
+            return ".".join(parts[:end])
+    return None
+
+
+def package_of(module: str) -> str:
+    """The package that a module counts to; modules in the root of a tree are places of their own."""
+    parent = module.rpartition(".")[0]
+    is_folder = (ROOT.joinpath(*module.split(".")) / "__init__.py").exists()
+    return module if is_folder or parent in ROOTS else parent
+
+
+def graph(*trees: str) -> dict[str, set[str]]:
+    """Each package of the trees -> the packages of them that it imports."""
+    arrows: dict[str, set[str]] = {}
+    for path in SOURCES:
+        dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if not dotted.startswith(trees):
+            continue
+        here = package_of(dotted)
+        targets = {package_of(found) for name in imported(path) if (found := module_of(name))}
+        arrows.setdefault(here, set()).update(t for t in targets - {here} if t.startswith(trees))
+    return arrows
+
+
 @pytest.mark.parametrize(
     ("package", "may_not_import"),
     [
@@ -35,6 +114,7 @@ def uses(path: Path, *packages: str) -> list[str]:
         ("services/trainer", ["services.preprocess"]),
         ("services/store", ["services.preprocess", "services.trainer", "turnloom", "grpc"]),
         ("turnloom", ["services"]),
+        ("turnloom/masks", ["grpc", "google", "redis", "rq", "pyarrow", "fsspec", "datasets", "prometheus_client"]),
     ],
 )
 def test_imports_point_downward(package: str, may_not_import: list[str]) -> None:
@@ -43,8 +123,43 @@ def test_imports_point_downward(package: str, may_not_import: list[str]) -> None
             assert not uses(path, *may_not_import), f"{path} imports {uses(path, *may_not_import)}"
 
 
+def test_every_package_imports_what_its_line_allows() -> None:
+    found = graph(MASKS, SERVICE)
+    for package in sorted(found):
+        print(f"{package:40} -> {', '.join(sorted(found[package])) or '-'}")  # noqa: T201  # what the test shows
+    unlisted = sorted(set(found) - set(ARROWS) - {MASKS, SERVICE})
+    assert not unlisted, f"packages without a line in ARROWS: {unlisted}"
+    extra = {name: sorted(found[name] - ARROWS[name]) for name in ARROWS if found.get(name, set()) - ARROWS[name]}
+    assert not extra, f"imports that no line allows: {extra}"
+
+
+def test_the_lines_themselves_hold_no_circle() -> None:
+    assert list(TopologicalSorter(ARROWS).static_order())
+
+
+@pytest.mark.parametrize("tree", [(MASKS, SERVICE), ("services.store",), ("services.trainer",)])
+def test_no_package_imports_one_that_imports_it(tree: tuple[str, ...]) -> None:
+    found = graph(*tree)
+    try:
+        TopologicalSorter(found).prepare()
+    except CycleError as circle:
+        pytest.fail(f"a circle of imports: {' -> '.join(circle.args[1])}")
+
+
+def test_the_engine_knows_only_itself() -> None:
+    for path in SOURCES:
+        if path.is_relative_to(ROOT / "turnloom/masks"):
+            outside = [name for name in uses(path, "turnloom") if not name.startswith(MASKS)]
+            assert not outside, f"{path} imports {outside}"
+
+
+def test_only_preparation_knows_transformers_in_the_engine() -> None:
+    users = {p.name for p in SOURCES if p.is_relative_to(ROOT / "turnloom/masks") and uses(p, "transformers")}
+    assert users <= {"prepare.py"}
+
+
 def test_the_client_library_does_not_need_its_command_line() -> None:
-    library = [p for p in SOURCES if p.parent == ROOT / "turnloom"]
+    library = [p for p in SOURCES if p.parent == ROOT / "turnloom" or p.is_relative_to(ROOT / "turnloom/client")]
     assert not [p for p in library if uses(p, "turnloom.cli", "turnloom.embedded", "typer")]
 
 
@@ -57,18 +172,26 @@ def test_only_metrics_modules_know_prometheus() -> None:
 
 
 def test_generated_stubs_stop_at_the_edges() -> None:
+    edges = (ROOT / "services/preprocess/wire", ROOT / "services/preprocess/api")
     core = [p for p in SOURCES if p.is_relative_to(ROOT / "services") and uses(p, "turnloom.v1")]
-    inside = [p for p in core if p.parent.name != "preprocess" or not _is_edge(p)]
+    inside = [p for p in core if p.parent not in edges]
     assert not inside, f"generated messages are used inside the core: {inside}"
-
-
-def _is_edge(path: Path) -> bool:
-    return path.stem in STUB_USERS or path.stem.endswith(("_service", "_wire"))
 
 
 def test_the_serving_process_imports_neither_transformers_nor_datasets() -> None:
     heavy = [
         p for p in SOURCES if p.is_relative_to(ROOT / "services/preprocess") and uses(p, "transformers", "datasets")
     ]
-    inside = [p for p in heavy if p.name not in {"prepare.py", "worker.py"} and p.parent.name != "sources"]
+    inside = [p for p in heavy if p.parent.name not in {"sources", "worker"}]
     assert not inside, f"what the API may import pulls in 220 MB: {inside}"
+
+
+def test_no_folder_grows_flat() -> None:
+    folders = {path.parent for path in SOURCES}
+    sizes = {folder.relative_to(ROOT).as_posix(): len(list(folder.glob("*.py"))) for folder in folders}
+    large = {folder: count for folder, count in sizes.items() if count > FLAT.get(folder, 25)}
+    assert not large, f"folders with more than 25 modules: {large}"
+
+
+#: Folders that hold more, until they are parted.
+FLAT = {"services/store": 33, "services/trainer": 32, "turnloom": 29}

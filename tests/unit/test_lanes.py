@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.preprocess import lanes, preprocessing
-from services.preprocess.conversation import JSON, Conversation, Message, Training
-from services.preprocess.errors import TemplateRefused, UnsupportedContent
-from services.preprocess.examples import Preprocessed
-from services.preprocess.models import Model, build_model
-from services.preprocess.options import (
+from tests.unit import chat_templates as templates
+from tests.unit.long_way import by_the_long_way, told
+from tests.unit.small_tokenizers import families
+from turnloom.masks import pipeline as preprocessing
+from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
+from turnloom.masks.domain.errors import TemplateRefused, UnsupportedContent
+from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.options import (
     ControlTokens,
     Mask,
     OnUnextendable,
@@ -27,12 +29,11 @@ from services.preprocess.options import (
     TrainOnEot,
     Truncation,
 )
-from services.preprocess.preprocessing import preprocess_batch
-from services.preprocess.preview import preview
-from services.preprocess.replay import store
-from tests.unit import chat_templates as templates
-from tests.unit.long_way import by_the_long_way, told
-from tests.unit.small_tokenizers import families
+from turnloom.masks.inspect.preview import preview
+from turnloom.masks.model import Model, build_model
+from turnloom.masks.pipeline import preprocess_batch
+from turnloom.masks.replay import cache as store
+from turnloom.masks.replay import fast_path
 
 DATE = "2026-01-02"
 NAMES = ("CHATML", "THINKING", "INSTRUCT", "OPEN_ENDED", "TWO_CLOSINGS", "EPILOGUE", "PREFILLED")
@@ -70,8 +71,9 @@ def chat(*texts: str, training: Sequence[Training] = (), **more: str) -> Convers
 
 
 def hits(options: Options, made: Model) -> int:
-    lane = lanes.lane_of(options, made)
+    lane = fast_path.fast_path_of(options, made)
     assert lane is not None
+    assert lane.replays is not None
     return lane.replays.hits
 
 
@@ -176,7 +178,7 @@ def test_a_preview_of_a_lanes_draft_shows_what_the_long_way_shows(monkeypatch: p
     before = hits(options, made)
     shown = preview(chat("What", "is it", "then", "é"), options, made)
     assert hits(options, made) > before
-    monkeypatch.setattr(preprocessing, "lane_of", lambda *_: None)
+    monkeypatch.setattr(preprocessing, "fast_path_of", lambda *_: None)
     assert str(preview(chat("What", "is it", "then", "é"), options, made)) == str(shown)
 
 
@@ -191,12 +193,13 @@ def test_a_preview_of_a_lanes_draft_shows_what_the_long_way_shows(monkeypatch: p
     ],
 )
 def test_options_that_look_into_texts_have_no_lane(options: Options) -> None:
-    assert lanes.lane_of(options, model("CHATML")) is None
+    path = fast_path.fast_path_of(options, model("CHATML"))
+    assert path is None or path.replays is None
 
 
 def test_shapes_and_options_that_cost_too_much_together_are_forgotten_and_learned_anew() -> None:
     made = model("CHATML", copy="budget")
-    budget = made.chat_format._budget
+    budget = fast_path.memory_of(made.chat_format).budget
     budget._most, spent = 20_000, [0]
     for turns in range(1, 12):
         options = Options(date=DATE, max_examples_per_conversation=turns)
@@ -215,8 +218,9 @@ def test_a_lane_that_differs_from_the_render_is_noticed_and_left(
 ) -> None:
     made, options = model("CHATML", copy="wrong"), CHOICES[0]
     warm(options, made, chat("a", "b"))
-    lane = lanes.lane_of(options, made)
+    lane = fast_path.fast_path_of(options, made)
     assert lane is not None
+    assert lane.replays is not None
     (key, (way,)) = next(iter(lane.replays._ways._entries.items()))
     wrong = way[0](chat("x", "y").messages)
     assert wrong is not None

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.preprocess import errors
-from services.preprocess.conversation import Conversation, Message
-from services.preprocess.layout import ChatFormat, lay_out
-from services.preprocess.options import GenerationPrefill, Mask, OnUnextendable, Options, TrainOn
-from services.preprocess.rendered import Kind, Origin, View
-from services.preprocess.rendering import Settings, render_plain
-from services.preprocess.templates import compile_template
 from tests.unit import chat_templates as templates
+from turnloom.masks.domain import errors
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.options import GenerationPrefill, Mask, OnUnextendable, Options, TrainOn
+from turnloom.masks.domain.rendered_text import Kind, Origin, View
+from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.template.render import Settings, render_plain
+from turnloom.masks.turns.views import ChatFormat, render_views
 
 DATE = "2026-01-02"
 PLAIN_TEMPLATES = ("CHATML", "THINKING", "INSTRUCT", "OPEN_ENDED", "TWO_CLOSINGS", "EPILOGUE")
@@ -35,7 +35,7 @@ def assistant(text: object, **more: object) -> Message:
 def views(
     source: str, messages: Sequence[Message], trained: Sequence[int] | None = None, **options: object
 ) -> list[View]:
-    return lay_out(Conversation(messages), Options(date=DATE, **options), chat_format(source), trained)  # type: ignore[arg-type]
+    return render_views(Conversation(messages), Options(date=DATE, **options), chat_format(source), trained)  # type: ignore[arg-type]
 
 
 def trained_texts(found: Sequence[View]) -> list[tuple[int, str]]:
@@ -215,7 +215,7 @@ def test_a_prompt_that_turns_off_thinking_in_the_question_shares_only_the_role_w
 def test_a_proof_about_a_prefilled_reply_is_not_used_for_one_that_begins_otherwise() -> None:
     format_ = chat_format(templates.PREFILLED)
     for text, expected in (("<think>\nHm.", "Hm.<|im_end|>"), ("<think>Hm.", "<think>Hm.<|im_end|>")) * 2:
-        found = lay_out(Conversation([user("Hi."), assistant(text)]), Options(date=DATE), format_)
+        found = render_views(Conversation([user("Hi."), assistant(text)]), Options(date=DATE), format_)
         assert trained_texts(found) == [(1, expected)]
 
 
@@ -280,7 +280,7 @@ def test_an_untrained_reply_that_can_not_be_located_refuses_no_one_and_has_no_bo
     source = templates.CHATML.replace("{{ m.content }}", "{{ '' if m.content == 'Hello.' else m.content }}")
     format_ = chat_format(source)
     for _ in range(2):
-        (view,) = lay_out(Conversation(CHAT), Options(date=DATE), format_, [3])
+        (view,) = render_views(Conversation(CHAT), Options(date=DATE), format_, [3])
         assert trained_texts([view]) == [(3, "Well.<|im_end|>")]
         assert view.boundaries == (view.regions[0].start,)
 
@@ -415,12 +415,12 @@ def test_a_date_is_pinned_and_a_bad_one_refused() -> None:
     assert view.rendered.text.startswith("02 January 2026<|im_start|>")
     assert view.rendered.runs[0][1] is None
     with pytest.raises(errors.PreprocessError, match="date 'soon' is no ISO date"):
-        lay_out(Conversation(CHAT), Options(date="soon"), chat_format(source))
+        render_views(Conversation(CHAT), Options(date="soon"), chat_format(source))
 
 
 def test_a_template_that_prints_the_date_warns_where_none_is_given() -> None:
     format_ = chat_format("{{ strftime_now('%d') }}" + templates.CHATML)
-    (view,) = lay_out(Conversation(CHAT), Options(), format_)
+    (view,) = render_views(Conversation(CHAT), Options(), format_)
     assert "other tokens tomorrow" in view.warnings[0]
 
 
@@ -433,7 +433,7 @@ def test_template_kwargs_reach_the_template_and_keep_proofs_apart() -> None:
     format_ = chat_format(templates.THINKING)
     for thinking, expected in ((False, "Hello.<|im_end|>"), (True, "<think>\n\n</think>\n\nHello.<|im_end|>")) * 2:
         options = Options(date=DATE, chat_template_kwargs={"enable_thinking": thinking})
-        assert trained_texts(lay_out(Conversation(CHAT[:2]), options, format_)) == [(1, expected)]
+        assert trained_texts(render_views(Conversation(CHAT[:2]), options, format_)) == [(1, expected)]
 
 
 TEXTS = st.text(alphabet="ab\n <|im_end|>é", max_size=8)
@@ -472,8 +472,8 @@ def test_cached_proofs_give_what_fresh_ones_give(name: str, messages: list[Messa
     source = getattr(templates, name)
     warm = _WARM.setdefault(name, chat_format(source))
     options = Options(date=DATE)
-    cold = lay_out(Conversation(messages), options, chat_format(source))
-    assert lay_out(Conversation(messages), options, warm) == cold
+    cold = render_views(Conversation(messages), options, chat_format(source))
+    assert render_views(Conversation(messages), options, warm) == cold
 
 
 _WARM: dict[str, ChatFormat] = {}
@@ -481,6 +481,6 @@ _WARM: dict[str, ChatFormat] = {}
 
 def test_origins_of_tools_and_messages_are_kept_apart() -> None:
     source = "{{ tools | tojson }}" + templates.CHATML
-    (view,) = lay_out(Conversation(CHAT, tools=[{"name": "<|im_end|>"}]), Options(date=DATE), chat_format(source))
+    (view,) = render_views(Conversation(CHAT, tools=[{"name": "<|im_end|>"}]), Options(date=DATE), chat_format(source))
     assert view.rendered.runs[0] == (24, Origin(-1, "tools"))
     assert Kind.HEADER not in {part.kind for region in view.regions for part in region.parts}

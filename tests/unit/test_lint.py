@@ -4,11 +4,11 @@ from functools import cache
 
 import pytest
 
-from services.preprocess.conversation import Conversation, Message
-from services.preprocess.lint import EXPLANATIONS, Linter, LintReport, Severity, lint
-from services.preprocess.models import Model, build_model
-from services.preprocess.options import ControlTokens, OnUnextendable, Options, Truncation
 from tests.unit.small_tokenizers import byte_level
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.options import ControlTokens, OnUnextendable, Options, Truncation
+from turnloom.masks.inspect.lint import EXPLANATIONS, Linter, LintReport, Severity, lint
+from turnloom.masks.model import Model, build_model
 
 CHATML = (
     "{% for message in messages %}{% if message.role != 'nobody' %}<|im_start|>{{ message.role }}\n"

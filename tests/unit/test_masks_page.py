@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess.conversation import Conversation, Training
-from services.preprocess.errors import PreprocessError
-from services.preprocess.models import Model, build_model
-from services.preprocess.options import Options, PartWeights
-from services.preprocess.preprocessing import preprocess
-from services.preprocess.preview import preview
 from tests.unit.small_tokenizers import byte_level
+from turnloom.masks.domain.conversation import Conversation, Training
+from turnloom.masks.domain.errors import PreprocessError
+from turnloom.masks.domain.options import Options, PartWeights
+from turnloom.masks.inspect.preview import preview
+from turnloom.masks.model import Model, build_model
+from turnloom.masks.pipeline import preprocess
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "masks.md"
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)

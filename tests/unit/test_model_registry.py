@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess.errors import ModelNotUsable
-from services.preprocess.models import Model
-from services.preprocess.refusals import Loading, ModelNotServed, UnknownModel
-from services.preprocess.registry import BadModels, ModelEntry, Registry, load_entry, read_models
+from services.preprocess.domain.refusals import Loading, ModelNotServed, UnknownModel
+from services.preprocess.models.registry import BadModels, ModelEntry, Registry, load_entry, read_models
 from tests.api_calls import write_model
+from turnloom.masks.domain.errors import ModelNotUsable
+from turnloom.masks.model import Model
 
 pytest_plugins = ["tests.api_fixtures"]
 

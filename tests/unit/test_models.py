@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess import prepare as preparing
-from services.preprocess.conversation import Conversation
-from services.preprocess.errors import ModelNotUsable, TemplateError
-from services.preprocess.models import Model, load_model
-from services.preprocess.options import Options
-from services.preprocess.prepare import main, prepare
-from services.preprocess.preprocessing import preprocess
 from tests.unit.small_tokenizers import byte_level, unigram, word_piece
+from turnloom.masks import prepare as preparing
+from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.errors import ModelNotUsable, TemplateError
+from turnloom.masks.domain.options import Options
+from turnloom.masks.model import Model, load_model
+from turnloom.masks.pipeline import preprocess
+from turnloom.masks.prepare import main, prepare
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -93,7 +93,9 @@ def test_a_missing_file_is_named(prepared: Path, file: str) -> None:
 
 
 def test_a_folder_without_manifest_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotUsable, match=r"is no prepared model .*; write it with python -m services\.preprocess"):
+    with pytest.raises(
+        ModelNotUsable, match=r"is no prepared model .*; write it with python -m turnloom\.masks\.prepare"
+    ):
         load_model(tmp_path)
 
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from services.preprocess.added_tokens import ControlToken, ControlTokenTable
-from services.preprocess.errors import ControlTokenRejected
-from services.preprocess.options import ControlTokens
-from services.preprocess.pieces import TEXT, CutRules, Pieces, cut
-from services.preprocess.rendered import TOOLS, UNKNOWN, RenderedText
-from services.preprocess.tokenizer_json import Prefix
 from tests.unit.small_tokenizers import rendered
+from turnloom.masks.domain.errors import ControlTokenRejected
+from turnloom.masks.domain.options import ControlTokens
+from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, RenderedText
+from turnloom.masks.tokenizer.control_tokens import ControlToken, ControlTokenTable
+from turnloom.masks.tokenizer.segments import TEXT, CutRules, Pieces, cut
+from turnloom.masks.tokenizer.tokenizer_json import Prefix
 
 START = ControlToken(1, "<|im_start|>", special=True)
 END = ControlToken(2, "<|im_end|>", special=True)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.preprocess import layout
-from services.preprocess.conversation import Conversation, Message, Training
-from services.preprocess.errors import (
+from tests.unit.small_tokenizers import byte_level, families
+from turnloom.masks.domain.conversation import Conversation, Message, Training
+from turnloom.masks.domain.errors import (
     ControlTokenRejected,
     EmptyConversation,
     InvalidOption,
@@ -23,9 +23,8 @@ from services.preprocess.errors import (
     TooLong,
     UnsupportedContent,
 )
-from services.preprocess.examples import Preprocessed, TokenizedExample
-from services.preprocess.models import Model, build_model
-from services.preprocess.options import (
+from turnloom.masks.domain.example import Preprocessed, TokenizedExample
+from turnloom.masks.domain.options import (
     ControlTokens,
     OnUnextendable,
     Options,
@@ -35,8 +34,9 @@ from services.preprocess.options import (
     TrainOnEot,
     Truncation,
 )
-from services.preprocess.preprocessing import fitted_batch, preprocess, preprocess_batch
-from tests.unit.small_tokenizers import byte_level, families
+from turnloom.masks.model import Model, build_model
+from turnloom.masks.pipeline import fitted_batch, preprocess, preprocess_batch
+from turnloom.masks.turns import views as layout
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

@@ -4,13 +4,13 @@ from functools import cache
 
 import pytest
 
-from services.preprocess.conversation import Conversation, Training
-from services.preprocess.errors import EmptyConversation
-from services.preprocess.models import Model, build_model
-from services.preprocess.options import Options, TrainOn, Truncation
-from services.preprocess.preprocessing import preprocess
-from services.preprocess.preview import PreviewExample, preview
 from tests.unit.small_tokenizers import byte_level, word_piece
+from turnloom.masks.domain.conversation import Conversation, Training
+from turnloom.masks.domain.errors import EmptyConversation
+from turnloom.masks.domain.options import Options, TrainOn, Truncation
+from turnloom.masks.inspect.preview import PreviewExample, preview
+from turnloom.masks.model import Model, build_model
+from turnloom.masks.pipeline import preprocess
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"

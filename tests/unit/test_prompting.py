@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.preprocess.conversation import Conversation
-from services.preprocess.errors import ControlTokenRejected, PreprocessError, TemplateRefused
-from services.preprocess.models import Model, build_model
-from services.preprocess.options import ControlTokens, GenerationPrefill, Mask, Options, Tokenization
-from services.preprocess.preprocessing import preprocess
-from services.preprocess.prompting import prompt_of, reply_text
-from services.preprocess.sandbox import Limits, Sandbox
+from services.preprocess.jobs.prompt import prompt_of, reply_text
 from tests.unit.chat_templates import CHATML, GENERATION, INSTRUCT, OPEN_ENDED, PREFILLED, THINKING
 from tests.unit.small_tokenizers import families
+from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.errors import ControlTokenRejected, PreprocessError, TemplateRefused
+from turnloom.masks.domain.options import ControlTokens, GenerationPrefill, Mask, Options, Tokenization
+from turnloom.masks.model import Model, build_model
+from turnloom.masks.pipeline import preprocess
+from turnloom.masks.sandbox.pool import Limits, Sandbox
 
 EOS = "<|im_end|>"
 TEMPLATES = {"chatml": CHATML, "thinking": THINKING, "open-ended": OPEN_ENDED, "instruct": INSTRUCT}

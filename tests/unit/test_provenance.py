@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.preprocess.environment import PlainEnvironment, TracedEnvironment
-from services.preprocess.errors import TemplateRefused
-from services.preprocess.provenance.runs import UNKNOWN_ORIGIN, Tag
-from services.preprocess.provenance.strings import Traced, concat, plain, runs_of, to_text, traced
-from services.preprocess.rendered import UNKNOWN, Origin, RenderedText
-from services.preprocess.rendering import Settings, render, render_plain
-from services.preprocess.templates import compile_template
+from turnloom.masks.domain.errors import TemplateRefused
+from turnloom.masks.domain.rendered_text import UNKNOWN, Origin, RenderedText
+from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.template.environment import PlainEnvironment, TracedEnvironment
+from turnloom.masks.template.provenance.runs import UNKNOWN_ORIGIN, Tag
+from turnloom.masks.template.provenance.strings import Traced, concat, plain, runs_of, to_text, traced
+from turnloom.masks.template.render import Settings, render, render_plain
 
 SETTINGS = Settings(datetime.date(2026, 1, 2), {"bos_token": "[B]"})
 #: Digits are no template's own text in these tests: wherever one is printed, it came from the message.

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from bench.templates import DATE, FOLDER, SHAPES, SPECIAL_TOKENS, Outcome, chat_format, markdown, outcomes
-from services.preprocess.conversation import Conversation, Message
-from services.preprocess.errors import PreprocessError, TemplateRefused
-from services.preprocess.layout import ChatFormat, lay_out
-from services.preprocess.options import Options
-from services.preprocess.rendering import Settings, render_plain
-from services.preprocess.templates import compile_template
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.errors import PreprocessError, TemplateRefused
+from turnloom.masks.domain.options import Options
+from turnloom.masks.replay.fast_path import replayed_views, view_replays
+from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.template.render import Settings, render_plain
+from turnloom.masks.turns.views import ChatFormat
 
 pytestmark = [
     pytest.mark.shared,
@@ -71,17 +72,17 @@ def test_replays_give_what_renders_give() -> None:
     for path in sorted(FOLDER.glob("*.jinja")):
         template = compile_template(path.read_text(encoding="utf-8"))
         warm, cold = chat_format(template), chat_format(template)
-        cold.engine(OPTIONS).replays.switch_off()
+        view_replays(cold, OPTIONS).switch_off()
         conversations = list(chats())
         for conversation in [*conversations, *conversations, *chats(), *conversations]:
             assert _outcome(conversation, warm) == _outcome(conversation, cold), path.stem
-        replayed += warm.engine(OPTIONS).replays.hits
+        replayed += view_replays(warm, OPTIONS).hits
     assert replayed >= FEWEST_REPLAYED
 
 
 def _outcome(conversation: Conversation, format_: ChatFormat) -> object:
     try:
-        return lay_out(conversation, OPTIONS, format_)
+        return replayed_views(conversation, OPTIONS, format_)
     except PreprocessError as error:
         return type(error), str(error)
 

@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.preprocess.conversation import Conversation, Message
-from services.preprocess.errors import HistoryDropped, PreprocessError
-from services.preprocess.layout import ChatFormat, lay_out
-from services.preprocess.options import GenerationPrefill, OnUnextendable, Options
-from services.preprocess.rendered import Origin, View
-from services.preprocess.replay import store
-from services.preprocess.replay.symbols import RefusedError, Tape, joined
-from services.preprocess.templates import compile_template
 from tests.unit import chat_templates as templates
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.errors import HistoryDropped, PreprocessError
+from turnloom.masks.domain.options import GenerationPrefill, OnUnextendable, Options
+from turnloom.masks.domain.rendered_text import Origin, View
+from turnloom.masks.replay import cache as store
+from turnloom.masks.replay.fast_path import replayed_views, view_replays
+from turnloom.masks.replay.symbols import RefusedError, Tape, joined
+from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.turns.views import ChatFormat
 
 OPTIONS = Options(date="2026-01-02")
 NAMES = ("CHATML", "THINKING", "INSTRUCT", "OPEN_ENDED", "TWO_CLOSINGS", "EPILOGUE", "PREFILLED")
@@ -37,19 +38,19 @@ def chat(*texts: str, **more: str) -> Conversation:
 
 
 def hits(format_: ChatFormat, options: Options = OPTIONS) -> int:
-    return format_.engine(options).replays.hits
+    return view_replays(format_, options).hits
 
 
 def rendered(source: str, conversation: Conversation, options: Options = OPTIONS) -> list[View] | tuple[type, str]:
     """What a format without replays gives."""
     format_ = chat_format(source)
-    format_.engine(options).replays.switch_off()
+    view_replays(format_, options).switch_off()
     return outcome(conversation, options, format_)
 
 
 def outcome(conversation: Conversation, options: Options, format_: ChatFormat) -> list[View] | tuple[type, str]:
     try:
-        return lay_out(conversation, options, format_)
+        return replayed_views(conversation, options, format_)
     except PreprocessError as error:
         return type(error), str(error)
 
@@ -69,7 +70,7 @@ def test_generation_blocks_keep_their_places(name: str) -> None:
     for other in (chat("a", "bc", "def", ""), chat("", "Hello\n"), chat("a", "b")):
         assert outcome(other, OPTIONS, format_) == rendered(source, other)
     assert hits(format_) == 2
-    (view,) = lay_out(chat("a", "bc"), OPTIONS, format_)
+    (view,) = replayed_views(chat("a", "bc"), OPTIONS, format_)
     ((start, end),) = view.rendered.generation_blocks
     assert view.rendered.text[start:end] == "bc<|im_end|>"
 
@@ -241,12 +242,12 @@ def test_options_are_checked_on_replays_too() -> None:
     conversation = chat("Hi.", "Hello.", "And?", "Well.")
     format_ = warmed(templates.THINKING, conversation)
     assert hits(format_) == 0
-    lay_out(conversation, OPTIONS, format_)
+    replayed_views(conversation, OPTIONS, format_)
     assert hits(format_) == 1
     with pytest.raises(HistoryDropped, match="more than max_examples_per_conversation 1"):
-        lay_out(conversation, Options(date="2026-01-02", max_examples_per_conversation=1), format_)
+        replayed_views(conversation, Options(date="2026-01-02", max_examples_per_conversation=1), format_)
     with pytest.raises(HistoryDropped, match="renders this turn differently"):
-        lay_out(conversation, Options(date="2026-01-02", on_unextendable=OnUnextendable.ERROR), format_)
+        replayed_views(conversation, Options(date="2026-01-02", on_unextendable=OnUnextendable.ERROR), format_)
 
 
 def test_the_warning_about_the_date_is_kept_apart() -> None:
@@ -255,7 +256,7 @@ def test_the_warning_about_the_date_is_kept_apart() -> None:
     format_ = chat_format(source)
     today = Options(date=datetime.datetime.now(datetime.UTC).date().isoformat())
     for options in (today, Options()) * 3:
-        (view,) = lay_out(conversation, options, format_)
+        (view,) = replayed_views(conversation, options, format_)
         assert bool(view.warnings) == (options.date is None)
 
 
@@ -273,16 +274,16 @@ def test_a_replay_that_differs_from_the_render_turns_replays_off(
 ) -> None:
     conversation = chat("Hi.", "Hello.")
     format_ = warmed(templates.CHATML, conversation)
-    replays = format_.engine(OPTIONS).replays
+    replays = view_replays(format_, OPTIONS)
     (key,) = replays._ways._entries
-    wrong = lay_out(chat("Hi.", "Other."), OPTIONS, chat_format(templates.CHATML))[0]
+    wrong = replayed_views(chat("Hi.", "Other."), OPTIONS, chat_format(templates.CHATML))[0]
     replays._ways[key] = ((lambda _: wrong,),)
     monkeypatch.setattr(store, "SHADOW", 1)
     with caplog.at_level(logging.ERROR):
-        assert lay_out(conversation, OPTIONS, format_) == rendered(templates.CHATML, conversation)
+        assert replayed_views(conversation, OPTIONS, format_) == rendered(templates.CHATML, conversation)
     assert "a replay differs from the render" in caplog.text
     monkeypatch.setattr(store, "SHADOW", 512)
-    assert lay_out(conversation, OPTIONS, format_) == rendered(templates.CHATML, conversation)
+    assert replayed_views(conversation, OPTIONS, format_) == rendered(templates.CHATML, conversation)
     assert hits(format_) == 1
 
 
@@ -291,9 +292,9 @@ def test_a_template_that_can_rarely_be_replayed_is_left_alone(monkeypatch: pytes
     source = templates.CHATML.replace("{{ m.content }}", "{{ m.content | upper }}")
     format_ = chat_format(source)
     for _ in range(12):
-        lay_out(chat("Hi.", "Hello."), OPTIONS, format_)
-    assert format_.engine(OPTIONS).replays.replayed("any", chat("Hi.", "Hello.").messages) is store.Miss.UNKNOWN
-    assert format_.engine(OPTIONS).replays._off
+        replayed_views(chat("Hi.", "Hello."), OPTIONS, format_)
+    assert view_replays(format_, OPTIONS).replayed("any", chat("Hi.", "Hello.").messages) is store.Miss.UNKNOWN
+    assert view_replays(format_, OPTIONS)._off
 
 
 def test_ways_of_one_shape_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +302,6 @@ def test_ways_of_one_shape_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     asks = "".join(f"{{% if '{letter}' in m.content %}}{letter}{{% endif %}}" for letter in "abcd")
     format_ = chat_format(templates.CHATML.replace("{{ m.content }}", asks + "{{ m.content }}"))
     for text in ("xx", "xa", "xb", "xc", "xd") * 3:
-        lay_out(chat("x", text), OPTIONS, format_)
-    (ways,) = format_.engine(OPTIONS).replays._ways._entries.values()
+        replayed_views(chat("x", text), OPTIONS, format_)
+    (ways,) = view_replays(format_, OPTIONS)._ways._entries.values()
     assert len(ways) == 2

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.preprocess import errors
-from services.preprocess.conversation import Conversation
-from services.preprocess.layout import ChatFormat, lay_out
-from services.preprocess.options import GenerationPrefill, Mask, OnUnextendable, Options, TrainOn
-from services.preprocess.sandbox import Limits, Sandbox
-from services.preprocess.sandbox_frames import error_data, error_from, options_data, options_from
-from services.preprocess.templates import compile_template
 from tests.unit import chat_templates as templates
+from turnloom.masks.domain import errors
+from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.options import GenerationPrefill, Mask, OnUnextendable, Options, TrainOn
+from turnloom.masks.sandbox.frames import error_data, error_from, options_data, options_from
+from turnloom.masks.sandbox.pool import Limits, Sandbox
+from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.turns.views import ChatFormat, render_views
 
 OPTIONS = Options(date="2026-01-02")
 CHAT = Conversation(
@@ -35,7 +35,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def in_sandbox(sandbox: Sandbox, source: str, options: Options = OPTIONS) -> object:
-    return sandbox.lay_out(source, CHAT, options, templates.SPECIAL_TOKENS, templates.CONTROL_TOKENS)
+    return sandbox.render_views(source, CHAT, options, templates.SPECIAL_TOKENS, templates.CONTROL_TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def in_sandbox(sandbox: Sandbox, source: str, options: Options = OPTIONS) -> obj
 )
 def test_a_worker_gives_what_the_process_itself_gives(sandbox: Sandbox, source: str, options: Options) -> None:
     chat_format = ChatFormat(compile_template(source), templates.SPECIAL_TOKENS, templates.CONTROL_TOKENS)
-    expected = lay_out(CHAT, options, chat_format)
+    expected = render_views(CHAT, options, chat_format)
     assert in_sandbox(sandbox, source, options) == expected
     assert in_sandbox(sandbox, source, options) == expected
 

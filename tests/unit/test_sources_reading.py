@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.preprocess.sources.errors import SourceError, SourceNotAllowed, SourceNotFound, SourceNotReadable
-from services.preprocess.sources.locating import Location, files, locate
-from services.preprocess.sources.pieces import SHARD_BYTES, SHARD_ROWS, Piece, pack
-from services.preprocess.sources.reading import pieces_of, read
+from services.preprocess.datasets.sources.listing import files
+from services.preprocess.datasets.sources.pieces import SHARD_BYTES, SHARD_ROWS, Piece, pack
+from services.preprocess.datasets.sources.reading import pieces_of, read
+from services.preprocess.domain.source_errors import SourceError, SourceNotAllowed, SourceNotFound, SourceNotReadable
+from services.preprocess.domain.source_location import Location, locate
 from turnloom.rows import RawRow
 
 ROWS = [{"messages": [{"role": "user", "content": f"q{i}"}], "id": str(i)} for i in range(5)]

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.preprocess.sources.errors import SourceEmpty
-from services.preprocess.sources.lease import Lease
-from services.preprocess.sources.pieces import Shard
-from services.preprocess.sources.reading import pieces_of
-from services.preprocess.sources.selecting import select
-from services.preprocess.sources.shards import wanted
+from services.preprocess.datasets.sources.lease import Lease
+from services.preprocess.datasets.sources.pieces import Shard
+from services.preprocess.datasets.sources.reading import pieces_of
+from services.preprocess.datasets.sources.selecting import select
+from services.preprocess.datasets.sources.shards import wanted
+from services.preprocess.domain.source_errors import SourceEmpty
 from services.store.records import DatasetSource
 from turnloom.duplicates import DIGEST, digest, first_of_each
 from turnloom.formats import Format

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.preprocess.examples import Preprocessed, TokenizedExample
-from services.preprocess.statistics import EDGES, Statistics
+from turnloom.masks.domain.example import Preprocessed, TokenizedExample
+from turnloom.masks.domain.length_statistics import EDGES, Statistics
 
 
 def example(tokens: int, trained: int, cut: int = 0) -> TokenizedExample:

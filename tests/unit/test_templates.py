@@ -4,11 +4,11 @@ import datetime
 
 import pytest
 
-from services.preprocess.errors import TemplateError, TemplateRefused
-from services.preprocess.rendering import Settings, render, render_plain
-from services.preprocess.signatures import signature
-from services.preprocess.templates import compile_template
 from tests.unit import chat_templates as templates
+from turnloom.masks.domain.errors import TemplateError, TemplateRefused
+from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.template.render import Settings, render, render_plain
+from turnloom.masks.template.shape import signature
 
 SETTINGS = Settings(datetime.date(2026, 1, 2), {"bos_token": "<s>", "eos_token": "</s>"}, {"eos_token": "<own>"})
 MESSAGES = [

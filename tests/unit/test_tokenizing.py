@@ -9,21 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from services.preprocess.options import ControlTokens
-from services.preprocess.pieces import cut
-from services.preprocess.rendered import View
-from services.preprocess.tokenizing import (
-    Mistaken,
-    TokenizedText,
-    target_runs,
-    token_spans,
-    token_starts,
-    tokenize,
-    tokenize_as_stock,
-    trained_bytes,
-)
-from services.preprocess.truncation import Row
-from services.preprocess.vocabulary import Vocabulary
 from tests.unit.small_tokenizers import (
     SPECIAL,
     byte_level,
@@ -34,6 +19,21 @@ from tests.unit.small_tokenizers import (
     with_flags,
     word_piece,
 )
+from turnloom.masks.domain.example import Row
+from turnloom.masks.domain.options import ControlTokens
+from turnloom.masks.domain.rendered_text import View
+from turnloom.masks.tokenizer.encode import (
+    Mistaken,
+    TokenizedText,
+    target_runs,
+    token_spans,
+    token_starts,
+    tokenize,
+    tokenize_as_stock,
+    trained_bytes,
+)
+from turnloom.masks.tokenizer.segments import cut
+from turnloom.masks.tokenizer.vocabulary import Vocabulary
 
 FAMILIES = [
     "byte_level",

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.preprocess.truncation import Row, cut_left, cut_right
+from turnloom.masks.domain.example import Row
+from turnloom.masks.rows.truncate import cut_left, cut_right
 
 
 def row(size: int, spans: list[tuple[int, int, float]]) -> Row:

@@ -2,15 +2,16 @@
 
 import pytest
 
-from services.preprocess import errors, layout
-from services.preprocess.conversation import Conversation, Message
-from services.preprocess.layout import ChatFormat, lay_out
-from services.preprocess.options import OnUnextendable, Options
-from services.preprocess.rendered import View
-from services.preprocess.rendering import render
-from services.preprocess.templates import compile_template
-from services.preprocess.views import EXACT_MESSAGES
 from tests.unit import chat_templates as templates
+from turnloom.masks.domain import errors
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.options import OnUnextendable, Options
+from turnloom.masks.domain.rendered_text import View
+from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.template.render import render
+from turnloom.masks.turns import views as layout
+from turnloom.masks.turns.prefixes import EXACT_MESSAGES
+from turnloom.masks.turns.views import ChatFormat, render_views
 
 #: Drops the reasoning of turns before the last question, and of those only.
 TOOL_THINKING = (
@@ -40,7 +41,7 @@ def turns(count: int, **more: str) -> list[Message]:
 
 
 def split(source: str, messages: list[Message], **options: object) -> list[View]:
-    return lay_out(Conversation(messages), Options(date="2026-01-02", **options), chat_format(source))  # type: ignore[arg-type]
+    return render_views(Conversation(messages), Options(date="2026-01-02", **options), chat_format(source))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [3, EXACT_MESSAGES // 2, EXACT_MESSAGES, 300])
@@ -93,11 +94,11 @@ def test_a_thousand_messages_that_extend_cost_a_few_renders(monkeypatch: pytest.
     monkeypatch.setattr(layout, "render", lambda m, *a, **k: rendered.append(len(m)) or render(m, *a, **k))
     format_ = chat_format(templates.CHATML)
     conversation, options = Conversation(turns(500)), Options(date="2026-01-02")
-    lay_out(conversation, options, format_)
+    render_views(conversation, options, format_)
     first = sum(rendered)
     assert first < 4000
     rendered.clear()
-    lay_out(conversation, options, format_)
+    render_views(conversation, options, format_)
     assert rendered == [1000]
 
 

@@ -5,11 +5,11 @@ import json
 import pytest
 from tokenizers import Tokenizer
 
-from services.preprocess import tokenizer_json
-from services.preprocess.errors import ModelNotUsable
-from services.preprocess.tokenizer_json import Prefix, take_apart
-from services.preprocess.vocabulary import Vocabulary
 from tests.unit.small_tokenizers import byte_level, sentence_piece, unigram, word_piece
+from turnloom.masks.domain.errors import ModelNotUsable
+from turnloom.masks.tokenizer import tokenizer_json
+from turnloom.masks.tokenizer.tokenizer_json import Prefix, take_apart
+from turnloom.masks.tokenizer.vocabulary import Vocabulary
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from services.preprocess.conversation import Conversation, Training
-from services.preprocess.errors import InvalidTraining
-from services.preprocess.options import Options, PartWeights, TrainOn, TrainOnEot
-from services.preprocess.rendered import Kind, Part, View
-from services.preprocess.weights import WeightSpan, plan_weights, weight_spans
 from tests.unit.small_tokenizers import chatml
+from turnloom.masks.domain.conversation import Conversation, Training
+from turnloom.masks.domain.errors import InvalidTraining
+from turnloom.masks.domain.options import Options, PartWeights, TrainOn, TrainOnEot
+from turnloom.masks.domain.rendered_text import Kind, Part, View, WeightSpan
+from turnloom.masks.rows.weights import plan_weights, weight_spans
 
 ROLES = ("system", "user", "assistant", "tool", "assistant", "user", "assistant")
 

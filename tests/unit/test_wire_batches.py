@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.preprocess.batch_wire import examples, rows_of, token_batch
-from services.preprocess.errors import PreprocessError
-from services.preprocess.examples import Preprocessed, TokenizedExample
+from services.preprocess.wire.batch import examples, rows_of, token_batch
+from turnloom.masks.domain.errors import PreprocessError
+from turnloom.masks.domain.example import Preprocessed, TokenizedExample
 from turnloom.v1 import types_pb2 as pb
 
 RUNS = st.lists(

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from services.preprocess.conversation import Training
-from services.preprocess.conversation_wire import conversation, conversations
-from services.preprocess.errors import PreprocessError, UnsupportedContent
-from services.preprocess.refusals import MalformedConversation
+from services.preprocess.domain.refusals import MalformedConversation
+from services.preprocess.wire.conversation import conversation, conversations
+from turnloom.masks.domain.conversation import Training
+from turnloom.masks.domain.errors import PreprocessError, UnsupportedContent
 from turnloom.v1 import types_pb2 as pb
 
 

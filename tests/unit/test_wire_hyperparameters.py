@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.preprocess.hyperparameters_wire import FLAGS, RANGES, hyperparameters, hyperparameters_message
-from services.preprocess.limits import Violations
-from services.preprocess.refusals import InvalidRequest
+from services.preprocess.domain.limits import Violations
+from services.preprocess.domain.refusals import InvalidRequest
+from services.preprocess.wire.hyperparameters import FLAGS, RANGES, hyperparameters, hyperparameters_message
 from services.store.records import Hyperparameters, Schedule, WeightNormalization
 from turnloom.v1 import training_pb2 as pb
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.preprocess.limits import MAX_LENGTH
-from services.preprocess.options import Options, PartWeights, TrainOn
-from services.preprocess.options_wire import (
+from services.preprocess.domain.limits import MAX_LENGTH
+from services.preprocess.domain.refusals import InvalidRequest
+from services.preprocess.wire.options import (
     DEFAULTS,
     OPTIONAL_ENUMS,
     TRAIN_ON,
@@ -19,7 +19,7 @@ from services.preprocess.options_wire import (
     options_from_json,
     options_to_json,
 )
-from services.preprocess.refusals import InvalidRequest
+from turnloom.masks.domain.options import Options, PartWeights, TrainOn
 from turnloom.v1 import types_pb2 as pb
 
 

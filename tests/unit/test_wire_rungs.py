@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.preprocess.refusals import InvalidRequest
-from services.preprocess.rungs_wire import rungs
+from services.preprocess.domain.refusals import InvalidRequest
+from services.preprocess.wire.rungs import rungs
 from services.store.records import Hyperparameters, Rung
 from turnloom.v1 import training_pb2 as pb
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess.check import Check, from_answer
-from services.preprocess.models import load_model
+from services.preprocess.datasets.worker.checks import check_hub, check_models
+from services.preprocess.domain.doctor_check import Check, from_answer
 from services.preprocess.settings import ApiSettings
-from services.preprocess.worker_checks import check_hub, check_models
 from tests.api_calls import MODEL, write_model
+from turnloom.masks.model import load_model
 
 ANY = {"tokenizer_sha256": "", "template_sha256": ""}
 

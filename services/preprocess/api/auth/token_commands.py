@@ -1,0 +1,56 @@
+"""`python -m services.preprocess tokens create | list | revoke`: the operator's side of the file of tokens."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.preprocess.api.auth.bearer_tokens import create, read, revoke
+from services.preprocess.domain.caller import Scope
+from services.preprocess.settings import BadSetting
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code.
+
+    Raises:
+        BadSetting: what is wrong, in one sentence.
+    """
+    options = _parser().parse_args(arguments)
+    path: Path | None = options.file
+    if path is None:
+        raise BadSetting("Which file? Set TURNLOOM_TOKENS, or give --file.")
+    if options.command == "create":
+        print(create(path, options.name, options.scopes))  # noqa: T201  # shown this once
+        print(f"Written to {path}. The token is shown this once and kept nowhere.", file=sys.stderr)  # noqa: T201
+    elif options.command == "revoke":
+        revoke(path, options.name)
+        print(f"{options.name} is revoked; servers refuse it from the next call on.", file=sys.stderr)  # noqa: T201
+    else:
+        for token in read(path):
+            print(token.name, ",".join(sorted(token.scopes)), token.created, sep="\t")  # noqa: T201
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m services.preprocess tokens", description=__doc__)
+    default = os.environ.get("TURNLOOM_TOKENS")
+    parser.add_argument("--file", type=Path, default=Path(default) if default else None, help="default TURNLOOM_TOKENS")
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("create", help="add a token and print it")
+    making.add_argument("name", help="who or what it is for; owner of what is made with it")
+    making.add_argument("--scopes", type=_scopes, required=True, help="of read, submit, admin; with commas between")
+    commands.add_parser("list", help="names, scopes and times of creation")
+    ending = commands.add_parser("revoke", help="take a token out")
+    ending.add_argument("name")
+    return parser
+
+
+def _scopes(text: str) -> frozenset[Scope]:
+    try:
+        return frozenset(Scope(word.strip()) for word in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: scopes are {', '.join(Scope)}") from error

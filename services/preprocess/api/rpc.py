@@ -1,0 +1,262 @@
+"""One context manager that answers for every RPC: status, count, time, one log line, error id. Knows no domain."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Final, TypeAlias, TypeVar
+
+import grpc
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from services.preprocess.api.auth.rate_limit import Rates
+from services.preprocess.api.metrics import RpcMetrics
+from services.preprocess.api.status_table import internal_status, rich_status, status_of
+from services.preprocess.domain.caller import CALLER, Caller
+from services.preprocess.domain.refusals import ClientLeft, Draining, Stalled, TooManyStreams
+
+LOG = logging.getLogger("turnloom.api")
+M = TypeVar("M")
+Notes: TypeAlias = dict[str, str | int | float]
+PACE_SECONDS: Final = 30.0  #: that a stream is held back at once to keep its caller's rate; unary calls are refused
+CANCELLATION_SECONDS: Final = 0.2  #: in which news of a cancellation follow the end of its messages
+
+
+class Kind(Enum):
+    """What the ecosystem's label grpc_type says."""
+
+    UNARY = "unary"
+    CLIENT_STREAM = "client_stream"
+    SERVER_STREAM = "server_stream"
+    BIDI_STREAM = "bidi_stream"
+
+
+#: Kind by whether the request and the response are streams.
+KINDS: Final = {
+    (False, False): Kind.UNARY,
+    (True, False): Kind.CLIENT_STREAM,
+    (False, True): Kind.SERVER_STREAM,
+    (True, True): Kind.BIDI_STREAM,
+}
+
+
+@dataclass(slots=True)
+class Call:
+    """One running RPC; a servicer may add counts to its log line, never text of users."""
+
+    caller: Caller
+    spend: Callable[[int], None]  #: takes conversations from the caller's rate: waits in streams, else RateExceeded
+    notes: Notes
+
+
+class Rpc:
+    """Shared by all servicers of one server."""
+
+    def __init__(self, metrics: RpcMetrics, rates: Rates, max_streams: int, idle_seconds: float) -> None:
+        self._metrics = metrics
+        self._rates = rates
+        self._idle_seconds = idle_seconds
+        self._max_streams = max_streams
+        self._streams = threading.BoundedSemaphore(max_streams)
+        self._draining = threading.Event()
+        self._stops: set[threading.Event] = set()
+        self._lock = threading.Lock()
+        self._running = 0
+        self._idle = threading.Condition(self._lock)
+
+    def drain(self, seconds: float) -> None:
+        """Refuse new calls from now on, end what would go on for ever (watches), and wait for the calls that run.
+
+        Args:
+            seconds: to wait at most.
+        """
+        with self._lock:
+            self._draining.set()
+            for stop in self._stops:
+                stop.set()
+            self._idle.wait_for(lambda: not self._running, seconds)
+
+    @contextmanager
+    def stopping(self, context: grpc.ServicerContext) -> Iterator[threading.Event]:
+        """An event that is set when the client leaves or the server drains: what a watch waits with."""
+        stop = threading.Event()
+        with self._lock:
+            self._stops.add(stop)
+        if not context.add_callback(stop.set) or self.draining:
+            stop.set()
+        try:
+            yield stop
+        finally:
+            with self._lock:
+                self._stops.discard(stop)
+
+    def reading(self, context: grpc.ServicerContext, messages: Iterator[M]) -> Iterator[M]:
+        """The messages of a client stream, which is cancelled when nothing comes for idle_seconds.
+
+        Raises:
+            Stalled: so it was; the caller must not take what it has read for the whole.
+        """
+        stalled = threading.Event()
+
+        def give_up() -> None:
+            stalled.set()
+            context.cancel()
+
+        while True:
+            patience = threading.Timer(self._idle_seconds, give_up)
+            patience.daemon = True
+            patience.start()
+            try:
+                message = next(messages, None)
+            except grpc.RpcError:  # how gRPC reports, to the reader, that the call was cancelled
+                message = None
+                if not stalled.is_set():
+                    raise
+            finally:
+                patience.cancel()
+            if stalled.is_set():
+                raise Stalled(self._idle_seconds)
+            if message is None:
+                return
+            yield message
+
+    @staticmethod
+    def refuse_left(context: grpc.ServicerContext) -> None:
+        """Tell a stream that was cancelled from one whose sender forgot its end; costs CANCELLATION_SECONDS.
+
+        gRPC reports the end of a cancelled stream's messages and its cancellation one after the other, and between
+        the two half a stream looks like a whole one.
+
+        Raises:
+            ClientLeft
+        """
+        left = threading.Event()
+        if not context.add_callback(left.set) or left.wait(CANCELLATION_SECONDS) or not context.is_active():
+            raise ClientLeft
+
+    def refuse_draining(self) -> None:
+        """End a watch that the drain cut short so that its client comes back elsewhere.
+
+        Raises:
+            Draining
+        """
+        if self.draining:
+            raise Draining
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is about to end."""
+        return self._draining.is_set()
+
+    @contextmanager
+    def unary(self, context: grpc.ServicerContext, service: str, method: str) -> Iterator[Call]:
+        """Answer for one short call."""
+        with self._answering(context, Kind.UNARY, f"turnloom.v1.{service}", method) as notes:
+            yield self._call(context, notes, patience=0.0)
+
+    @contextmanager
+    def refusing(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[None]:
+        """Answer for a call that is refused before its servicer is asked; `service` with its package."""
+        with self._answering(context, kind, service, method):
+            yield
+
+    @contextmanager
+    def stream(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[Call]:
+        """Answer for one long call, which holds a thread: at most max_streams of them run at once."""
+        with self._answering(context, kind, f"turnloom.v1.{service}", method) as notes:
+            if not self._streams.acquire(blocking=False):
+                raise TooManyStreams(self._max_streams)
+            try:
+                yield self._call(context, notes, patience=PACE_SECONDS)
+            finally:
+                self._streams.release()
+
+    def _call(self, context: grpc.ServicerContext, notes: Notes, patience: float) -> Call:
+        caller = CALLER.get()
+        if caller.name:
+            notes["token"] = caller.name
+        return Call(caller, partial(self._spend, context, caller.name, patience), notes)
+
+    def _spend(self, context: grpc.ServicerContext, caller: str, patience: float, conversations: int) -> None:
+        """Hold a stream back until its caller's rate allows more; gRPC's flow control holds the client back.
+
+        Raises:
+            RateExceeded: it would take longer than `patience` seconds.
+            Draining, ClientLeft: while waiting.
+        """
+        wait = self._rates.take(caller, conversations, patience)
+        if wait:
+            with self.stopping(context) as stop:
+                if stop.wait(wait):
+                    self.refuse_draining()
+                    raise ClientLeft
+
+    def _begin(self) -> None:
+        """Count a call that runs; those that come while the server drains do not run.
+
+        Raises:
+            Draining
+        """
+        with self._lock:
+            if self.draining:
+                raise Draining
+            self._running += 1
+
+    def _end(self) -> None:
+        with self._lock:
+            self._running -= 1
+            self._idle.notify_all()
+
+    @contextmanager
+    def _answering(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[Notes]:
+        labels = (kind.value, service, method)
+        self._metrics.started.labels(*labels).inc()
+        began = time.perf_counter()
+        notes: Notes = {}
+        code = grpc.StatusCode.OK
+        try:
+            self._begin()
+            try:
+                yield notes
+            finally:
+                self._end()
+            if not context.is_active():  # a watch ends in order when its client leaves; nobody got its answer
+                code = grpc.StatusCode.CANCELLED
+        except GeneratorExit:  # the client left a server stream: gRPC drops the generator
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception as error:
+            code, answer = self._answer(error, context, labels, notes)
+            context.abort_with_status(rpc_status.to_status(answer))
+        finally:
+            seconds = time.perf_counter() - began
+            self._metrics.handled.labels(*labels, code.name).inc()
+            self._metrics.seconds.labels(*labels).observe(seconds)
+            short = service.removeprefix("turnloom.v1.")
+            LOG.info("rpc", extra={"service": short, "method": method, "code": code.name, "seconds": seconds, **notes})
+
+    @staticmethod
+    def _answer(
+        error: Exception, context: grpc.ServicerContext, labels: tuple[str, str, str], notes: Notes
+    ) -> tuple[grpc.StatusCode, Status]:
+        """Status for a foreseen error; anything else is logged under an id, which is the answer."""
+        code = status_of(error)
+        if code is not None:
+            notes["error"] = type(error).__name__
+            return code, rich_status(error, code)
+        if not context.is_active():  # reading from a client that left raises whatever gRPC raises
+            return grpc.StatusCode.CANCELLED, Status(
+                code=grpc.StatusCode.CANCELLED.value[0], message="The client left."
+            )
+        error_id = secrets.token_hex(6)
+        notes["error_id"] = error_id
+        LOG.error("unforeseen error", exc_info=error, extra={"error_id": error_id, "method": labels[2]})
+        return grpc.StatusCode.INTERNAL, internal_status(error_id)

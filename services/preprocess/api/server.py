@@ -1,0 +1,181 @@
+"""The gRPC server put together by hand, from settings to a port that answers, and back down without losing a call."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.preprocess.api import dataset_service, preprocess_service, training_service
+from services.preprocess.api.auth.bearer_tokens import TokenBook
+from services.preprocess.api.auth.rate_limit import Rates
+from services.preprocess.api.auth.tls import server_credentials, tls_files
+from services.preprocess.api.backing import Backing
+from services.preprocess.api.guard import CountedPool, Guard
+from services.preprocess.api.metrics import ApiMetrics
+from services.preprocess.api.rpc import Rpc
+from services.preprocess.api.runner import Runner
+from services.preprocess.domain import limits
+from services.preprocess.models.registry import Registry
+from services.preprocess.settings import ApiSettings
+from services.store.errors import StoreError
+from services.store.store import open_store
+from turnloom.v1 import datasets_pb2, preprocess_pb2, training_pb2
+from turnloom.v1.datasets_pb2_grpc import add_DatasetServiceServicer_to_server
+from turnloom.v1.preprocess_pb2_grpc import add_PreprocessServiceServicer_to_server
+from turnloom.v1.training_pb2_grpc import add_FineTuningServiceServicer_to_server
+
+LOG = logging.getLogger("turnloom.api")
+STATELESS: Final = f"turnloom.v1.{preprocess_service.NAME}"
+BACKED: Final = (f"turnloom.v1.{dataset_service.NAME}", f"turnloom.v1.{training_service.NAME}")
+REDIS_SECONDS: Final = 5.0  #: that Redis may take for one answer, so that callers hear of an outage within 10
+LAST_ANSWERS_SECONDS: Final = 1.0  #: in which the answers of ended calls leave the process
+HEALTH_SECONDS: Final = 5.0  #: between looks at Redis
+SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a taken port is refused instead of shared with a forgotten server
+    ("grpc.keepalive_time_ms", 30_000),  # a client that vanished without a word frees its thread after 40 s
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+
+class AddressTaken(OSError):
+    """The address can't be listened on."""
+
+
+class ApiServer:
+    """A running API; a context manager that drains at its end."""
+
+    def __init__(self, settings: ApiSettings, registry: Registry, metrics: ApiMetrics) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._backing = Backing(
+            lambda: open_store(settings.redis_url, settings.store_url, socket_timeout=REDIS_SECONDS)
+        )
+        self._tls = tls_files(settings)
+        book = None if settings.tokens is None else TokenBook(settings.tokens)
+        rates = Rates(settings.rate if book else 0.0, at_least=limits.MAX_BATCH)
+        self._rpc = Rpc(metrics.rpc, rates, settings.max_streams, settings.idle_seconds)
+        self._ended = threading.Event()
+        self._looking = threading.Lock()
+        self._pool = CountedPool(settings.threads)
+        self._guard = Guard(self._rpc, book, self._pool, settings.max_calls)
+        self._server = grpc.server(
+            self._pool,
+            interceptors=[self._guard],
+            options=OPTIONS,
+            # The guard refuses first, with a sentence and a time to wait; this bounds how many are being refused.
+            maximum_concurrent_rpcs=16 * settings.max_calls,
+        )
+        runner = Runner(registry, metrics.preprocess)
+        add_PreprocessServiceServicer_to_server(
+            preprocess_service.PreprocessService(self._rpc, registry, runner), self._server
+        )
+        add_DatasetServiceServicer_to_server(
+            dataset_service.DatasetService(self._rpc, self._backing, runner, settings), self._server
+        )
+        add_FineTuningServiceServicer_to_server(
+            training_service.FineTuningService(self._rpc, self._backing, registry, settings.store_url), self._server
+        )
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        for name in (STATELESS, *BACKED):
+            self._health.set(name, NOT_SERVING)
+        if settings.reflection:
+            pools = (preprocess_pb2, datasets_pb2, training_pb2)
+            names = [service.full_name for pool in pools for service in pool.DESCRIPTOR.services_by_name.values()]
+            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME, health.SERVICE_NAME], self._server)
+
+    def start(self) -> str:
+        """Listen, then load models and look after health in threads. Returns host:port as bound.
+
+        Raises:
+            AddressTaken: the address can't be listened on.
+        """
+        host = self._settings.address.rpartition(":")[0]
+        try:
+            port = self._listen()
+        except RuntimeError as error:
+            raise AddressTaken(
+                f"TURNLOOM_ADDRESS {self._settings.address} can't be listened on; another process may have it."
+            ) from error
+        self._server.start()
+        threading.Thread(target=self._load, name="load-models", daemon=True).start()
+        threading.Thread(target=self._watch_health, name="health", daemon=True).start()
+        return f"{host}:{port}"
+
+    def _listen(self) -> int:
+        """The bound port, with TLS where there are files for it. What is not protected is said aloud."""
+        if self._settings.tokens is None:
+            LOG.warning(
+                "TURNLOOM_TOKENS is not set: whoever reaches this address may do everything",
+                extra={"address": self._settings.address},
+            )
+        elif self._tls is None:
+            LOG.warning(
+                "TURNLOOM_TLS_CERT is not set: tokens and conversations travel unencrypted",
+                extra={"address": self._settings.address},
+            )
+        if self._tls is None:
+            return int(self._server.add_insecure_port(self._settings.address))
+        return int(self._server.add_secure_port(self._settings.address, server_credentials(self._tls)))
+
+    def _load(self) -> None:
+        self._registry.load()
+        if self._registry.complete and not self._rpc.draining:
+            self._health.set(STATELESS, SERVING)
+        self._look_at_redis()
+
+    def _watch_health(self) -> None:
+        while not self._ended.wait(HEALTH_SECONDS):
+            self._look_at_redis()
+
+    def _look_at_redis(self) -> None:
+        """Datasets and jobs are served while models are loaded and Redis answers."""
+        with self._looking:
+            if not self._ended.is_set():
+                self._set_backed_health()
+
+    def _set_backed_health(self) -> None:
+        try:
+            self._backing.store().redis.ping()
+            healthy = self._registry.complete
+        except StoreError as error:
+            LOG.warning("Redis does not answer", extra={"reason": str(error)})
+            healthy = False
+        for name in BACKED:
+            self._health.set(name, SERVING if healthy else NOT_SERVING)
+
+    def drain(self) -> None:
+        """Say NOT_SERVING, refuse what is new, let running calls end, then stop.
+
+        Calls that are still running after drain_seconds are cancelled. The port stays open until then, so that new
+        calls hear at once that the server drains: gRPC's own stop leaves a call that arrives in its first moments
+        without any answer until the caller's deadline, or tells it CANCELLED, which nobody sends again.
+        """
+        self._health.enter_graceful_shutdown()
+        self._ended.set()
+        self._rpc.drain(self._settings.drain_seconds)
+        self._server.stop(min(self._settings.drain_seconds, LAST_ANSWERS_SECONDS)).wait()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._guard.close()
+        with self._looking:  # a look at Redis in progress ends with its own deadline
+            self._backing.close()
+
+    def __enter__(self) -> str:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.drain()

@@ -1,0 +1,171 @@
+"""The four RPCs about sweeps: a grid checked as a whole, then one job per cell. Trains nothing and compares nothing.
+
+All or nothing: no job is made before every cell has passed its check, and none is queued before all are made. A server
+that dies in between leaves cells VALIDATING: the same request, sent again, finishes them; otherwise the supervisor
+ends them as VALIDATION_LOST.
+
+Cells stand in the queue of their host behind each other, in row-major order, and behind whatever was there before;
+whoever comes later waits behind them. Where several hosts serve the model, each cell goes to the shortest queue.
+With successive halving a cell gives its place up at each rung; the supervisor compares and queues (docs/decisions.md).
+"""
+# ruff: noqa: N802  # methods carry the names of their RPCs
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import grpc
+
+from services.preprocess.api.backing import Backing
+from services.preprocess.api.rpc import Call, Rpc
+from services.preprocess.domain import limits
+from services.preprocess.jobs.enqueue import queued
+from services.preprocess.jobs.validate import Checked, check
+from services.preprocess.models.registry import Registry
+from services.preprocess.wire import sweep as sweep_wire
+from services.preprocess.wire.rungs import rungs
+from services.store.errors import IllegalEdge, NotFound, RedisUnavailable, StoreError
+from services.store.ids import new_id
+from services.store.records import TERMINAL, ErrorRecord, JobRecord, JobState, SweepRecord
+from services.store.store import Store
+from turnloom.v1 import training_pb2 as pb
+
+NAME = "FineTuningService"
+
+
+class SweepRpcs:
+    """The part of FineTuningService that knows of sweeps."""
+
+    _rpc: Rpc
+    _backing: Backing
+    _registry: Registry
+
+    def CreateSweep(self, request: pb.CreateSweepRequest, context: grpc.ServicerContext) -> pb.CreateSweepResponse:
+        """Check every cell, make every job, then queue them."""
+        with self._rpc.unary(context, NAME, "CreateSweep") as call:
+            drafts = sweep_wire.cells(request)
+            store = self._backing.store()
+            owner, content = call.caller.name, sweep_wire.content_hash(request)
+            known = store.sweeps.find_request(owner, request.request_id, content) if request.request_id else None
+            if known is not None and _settled(store, known):
+                return pb.CreateSweepResponse(sweep=_shown(store, known), deduplicated=True)
+            checked = [check(one, self._registry, store, call.caller) for one in drafts]
+            stops = rungs(request, [one.hyperparameters for one in drafts], [one.cost.steps for one in checked])
+            record = SweepRecord(
+                id=new_id("sweep"),
+                axes=sweep_wire.axes(request),
+                display_name=request.display_name,
+                owner=owner,
+                rungs=stops,
+                cells=len(checked),
+            )
+            created = store.sweeps.create(record, request_id=request.request_id, content_hash=content)
+            call.notes["sweep"] = created.sweep.id
+            _queue(store, _make(store, created.sweep, checked), checked)
+            made = store.sweeps.get(created.sweep.id)
+            return pb.CreateSweepResponse(sweep=_shown(store, made), deduplicated=created.deduplicated)
+
+    def GetSweep(self, request: pb.GetSweepRequest, context: grpc.ServicerContext) -> pb.GetSweepResponse:
+        """One sweep with its jobs."""
+        with self._rpc.unary(context, NAME, "GetSweep") as call:
+            store = self._backing.store()
+            return pb.GetSweepResponse(sweep=_shown(store, _seen(call, store.sweeps.get(request.id))))
+
+    def ListSweeps(self, request: pb.ListSweepsRequest, context: grpc.ServicerContext) -> pb.ListSweepsResponse:
+        """A page, newest first; sweeps that the caller may not see are left out of it."""
+        with self._rpc.unary(context, NAME, "ListSweeps") as call:
+            store = self._backing.store()
+            page = store.sweeps.list(page_size=limits.page_size(request.page_size), page_token=request.page_token)
+            return pb.ListSweepsResponse(
+                sweeps=[_shown(store, item) for item in page.items if call.caller.only in (None, item.owner)],
+                next_page_token=page.next_page_token,
+            )
+
+    def CancelSweep(self, request: pb.CancelSweepRequest, context: grpc.ServicerContext) -> pb.CancelSweepResponse:
+        """Cancel what is not at an end; jobs that a worker holds save first."""
+        with self._rpc.unary(context, NAME, "CancelSweep") as call:
+            store = self._backing.store()
+            record = store.sweeps.get(request.id)
+            call.caller.check_change(f"Sweep {record.id!r}", record.owner)
+            for job in reversed(_jobs(store, record)):  # from the end of the queue, so that none starts meanwhile
+                _cancel(store, job)
+            return pb.CancelSweepResponse(sweep=_shown(store, record))
+
+
+def _make(store: Store, record: SweepRecord, checked: Sequence[Checked]) -> list[JobRecord]:
+    """A VALIDATING job per cell; those that an earlier try made are found by their request_id.
+
+    Raises:
+        StoreError: a job could not be made; those before it are FAILED then.
+    """
+    made: list[JobRecord] = []
+    try:
+        for position, one in enumerate(checked):
+            cell = f"{record.id}:{position}"
+            spec = replace(one.spec, sweep=record.id, rungs=tuple(rung.step for rung in record.rungs))
+            created = store.jobs.create(spec, request_id=cell, content_hash=cell, planned_steps=one.cost.steps)
+            store.sweeps.add_job(record.id, created.job.id)
+            made.append(created.job)
+    except RedisUnavailable:  # the caller's next try goes on here
+        raise
+    except StoreError as error:  # a dataset was deleted since the check
+        for job in made:
+            _reject(store, job, "SWEEP_NOT_MADE", f"Another cell of {record.id} could not be made: {error}")
+        raise
+    return made
+
+
+def _queue(store: Store, jobs: Sequence[JobRecord], checked: Sequence[Checked]) -> None:
+    """Every cell to the host that was asked for, or to the one with the shortest queue now."""
+    for job, one in zip(jobs, checked, strict=True):
+        free = not one.spec.host and one.spec.start_from is None
+        rank = one.spec.hyperparameters.lora_rank
+        queued(store, job, one, store.hosts.place(one.spec.tuft_model, rank) if free else one.host)
+
+
+def _settled(store: Store, record: SweepRecord) -> bool:
+    """Whether all cells were made and left VALIDATING."""
+    jobs = _jobs(store, record)
+    return len(record.jobs) == record.cells and all(job.state is not JobState.VALIDATING for job in jobs)
+
+
+def _cancel(store: Store, job: JobRecord) -> None:
+    if job.state in TERMINAL:
+        return
+    if job.state is JobState.VALIDATING:
+        _reject(store, job, "SWEEP_CANCELLED", "The sweep was cancelled before this cell was queued.")
+        return
+    try:
+        cancelled = store.jobs.cancel(job.id)
+    except (IllegalEdge, NotFound):  # it ended, or was deleted, meanwhile
+        return
+    if cancelled.state is JobState.CANCELLED and cancelled.host:
+        store.tickets.drop(cancelled)
+
+
+def _reject(store: Store, job: JobRecord, code: str, message: str) -> None:
+    try:
+        store.jobs.reject(job.id, ErrorRecord(code, message, hint="Create the sweep again."))
+    except (IllegalEdge, NotFound):  # queued by the same request on another server, or gone
+        return
+
+
+def _seen(call: Call, record: SweepRecord) -> SweepRecord:
+    call.caller.check_look(f"Sweep {record.id!r}", record.owner)
+    return record
+
+
+def _jobs(store: Store, record: SweepRecord) -> list[JobRecord]:
+    """The jobs that are still kept, in order of cells."""
+    found = []
+    for name in record.jobs:
+        try:
+            found.append(store.jobs.get(name))
+        except NotFound:  # deleted since
+            continue
+    return found
+
+
+def _shown(store: Store, record: SweepRecord) -> pb.Sweep:
+    return sweep_wire.sweep(record, _jobs(store, record))

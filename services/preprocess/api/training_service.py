@@ -1,0 +1,282 @@
+"""FineTuningService: jobs checked, queued, steered, watched. Trains nothing; the truth is in Redis."""
+# ruff: noqa: N802  # methods carry the names of their RPCs
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import grpc
+
+from services.preprocess.api.backing import Backing
+from services.preprocess.api.rpc import Call, Kind, Rpc
+from services.preprocess.api.sweep_service import SweepRpcs
+from services.preprocess.domain import limits
+from services.preprocess.domain.refusals import ClientLeft, InvalidRequest, Violation, WrongState
+from services.preprocess.jobs.adapters import adapter_files, adapter_folder
+from services.preprocess.jobs.diagnosis import diagnose
+from services.preprocess.jobs.enqueue import queued
+from services.preprocess.jobs.estimate import Cost
+from services.preprocess.jobs.sampling import Sampler
+from services.preprocess.jobs.validate import Checked, check
+from services.preprocess.models.registry import Registry
+from services.preprocess.wire import job as job_wire
+from services.preprocess.wire import sample as sample_wire
+from services.preprocess.wire.job_request import content_hash, draft, states
+from services.store.errors import TicketTimeout
+from services.store.events import Entry
+from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobState, StepRecord
+from turnloom.v1 import training_pb2 as pb
+from turnloom.v1.training_pb2_grpc import FineTuningServiceServicer
+
+NAME = "FineTuningService"
+STEPS_DEFAULT = 1_000  #: page of ListSteps
+STEPS_MAX = 10_000
+SAMPLE_SECONDS = 60.0  #: deadline of Sample where its caller names none
+ANSWER_SECONDS = 2.0  #: of a caller's deadline in which its prompt is withdrawn and the answer travels
+
+
+class FineTuningService(SweepRpcs, FineTuningServiceServicer):
+    """Every method reads or writes records; workers do the work."""
+
+    def __init__(self, rpc: Rpc, backing: Backing, registry: Registry, store_url: str) -> None:
+        self._rpc = rpc
+        self._backing = backing
+        self._registry = registry
+        self._store_url = store_url
+
+    def CreateJob(self, request: pb.CreateJobRequest, context: grpc.ServicerContext) -> pb.CreateJobResponse:
+        """Check, estimate, then queue; a known request_id answers with the job made then."""
+        with self._rpc.unary(context, NAME, "CreateJob") as call:
+            asked = draft(request)
+            store = self._backing.store()
+            content = content_hash(request)
+            known = None
+            if request.request_id and not request.validate_only:
+                known = store.jobs.find_request(call.caller.name, request.request_id, content)
+            if known is not None and known.state is not JobState.VALIDATING:
+                return pb.CreateJobResponse(job=job_wire.job(known), deduplicated=True)
+            checked = check(asked, self._registry, store, call.caller)
+            if request.validate_only:
+                return pb.CreateJobResponse(job=job_wire.job(_would_be(checked)), estimate=_estimate(checked.cost))
+            created = store.jobs.create(
+                checked.spec, request_id=request.request_id, content_hash=content, planned_steps=checked.cost.steps
+            )
+            call.notes["job"] = created.job.id
+            return pb.CreateJobResponse(
+                job=job_wire.job(queued(store, created.job, checked)),
+                estimate=_estimate(checked.cost),
+                deduplicated=created.deduplicated,
+            )
+
+    def GetJob(self, request: pb.GetJobRequest, context: grpc.ServicerContext) -> pb.GetJobResponse:
+        """One job."""
+        with self._rpc.unary(context, NAME, "GetJob") as call:
+            return pb.GetJobResponse(job=job_wire.job(self._seen(call, request.id)))
+
+    def ListJobs(self, request: pb.ListJobsRequest, context: grpc.ServicerContext) -> pb.ListJobsResponse:
+        """A page, newest first."""
+        with self._rpc.unary(context, NAME, "ListJobs") as call:
+            size = limits.page_size(request.page_size)
+            wanted = states(request)
+            page = self._backing.store().jobs.list(
+                page_size=size,
+                page_token=request.page_token,
+                states=wanted,
+                metadata=dict(request.metadata),
+                owner=call.caller.only,
+            )
+            return pb.ListJobsResponse(
+                jobs=[job_wire.job(record) for record in page.items], next_page_token=page.next_page_token
+            )
+
+    def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.CancelJobResponse:
+        """The next commit of a running job learns of it and saves first."""
+        with self._rpc.unary(context, NAME, "CancelJob") as call:
+            store = self._backing.store()
+            cancelled = store.jobs.cancel(self._owned(call, request.id).id)
+            if cancelled.state is JobState.CANCELLED and cancelled.host:
+                store.tickets.drop(cancelled)  # no worker would take it, but it would be counted as waiting
+            return pb.CancelJobResponse(job=job_wire.job(cancelled))
+
+    def PauseJob(self, request: pb.PauseJobRequest, context: grpc.ServicerContext) -> pb.PauseJobResponse:
+        """Likewise, and the job waits for ResumeJob."""
+        with self._rpc.unary(context, NAME, "PauseJob") as call:
+            owned = self._owned(call, request.id)
+            return pb.PauseJobResponse(job=job_wire.job(self._backing.store().jobs.pause(owned.id)))
+
+    def ResumeJob(self, request: pb.ResumeJobRequest, context: grpc.ServicerContext) -> pb.ResumeJobResponse:
+        """Back into the queue; refused where no live host can take it."""
+        with self._rpc.unary(context, NAME, "ResumeJob") as call:
+            store = self._backing.store()
+            record = self._owned(call, request.id)
+            checkpoint = store.ledger.checkpoint(record.id, request.checkpoint) if request.checkpoint else None
+            pinned = record.host if checkpoint is not None and not checkpoint.stored else record.spec.host
+            rank = record.spec.hyperparameters.lora_rank
+            host = store.hosts.place(record.spec.tuft_model, rank, pinned)
+            resumed = store.jobs.resume(record.id, request.checkpoint, host)
+            store.tickets.enqueue(resumed)
+            return pb.ResumeJobResponse(job=job_wire.job(resumed))
+
+    def DeleteJob(self, request: pb.DeleteJobRequest, context: grpc.ServicerContext) -> pb.DeleteJobResponse:
+        """Records first, so that nobody finds a job whose adapter is gone."""
+        with self._rpc.unary(context, NAME, "DeleteJob") as call:
+            store = self._backing.store()
+            deleted = store.jobs.delete(self._owned(call, request.id).id)
+            store.objects.delete_job(deleted.id)
+            return pb.DeleteJobResponse()
+
+    def WatchJob(self, request: pb.WatchJobRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchJobResponse]:
+        """Everything after start_event_id, each once, until the terminal state."""
+        with (
+            self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "WatchJob") as call,
+            self._rpc.stopping(context) as stop,
+        ):
+            store = self._backing.store()
+            call.notes["job"] = self._seen(call, request.id).id
+            for entry in store.events.watch(request.id, request.start_event_id, stop=stop):
+                yield self._update(entry, request.id)
+            self._rpc.refuse_draining()
+
+    def ListEvents(self, request: pb.ListEventsRequest, context: grpc.ServicerContext) -> pb.ListEventsResponse:
+        """A page, oldest first."""
+        with self._rpc.unary(context, NAME, "ListEvents") as call:
+            size = limits.page_size(request.page_size)
+            job = self._seen(call, request.job)
+            page = self._backing.store().events.list(job.id, page_size=size, page_token=request.page_token)
+            return pb.ListEventsResponse(
+                events=[job_wire.event(record) for record in page.items], next_page_token=page.next_page_token
+            )
+
+    def ListSteps(self, request: pb.ListStepsRequest, context: grpc.ServicerContext) -> pb.ListStepsResponse:
+        """A page of the effective series; the token is the next step's number."""
+        with self._rpc.unary(context, NAME, "ListSteps") as call:
+            size = limits.page_size(request.page_size, STEPS_MAX, STEPS_DEFAULT)
+            position = limits.page_position(request.page_token)
+            if position and not position.isdecimal():
+                raise InvalidRequest([Violation("page_token", "is not a token that this server gave.")])
+            first = int(position) if position else max(request.start_step, 1)
+            store = self._backing.store()
+            self._seen(call, request.job)
+            found = store.ledger.steps(request.job, first, size + 1)
+            more = limits.page_token(str(found[size].step)) if len(found) > size else ""
+            initial = None if position else store.ledger.initial(request.job)
+            return pb.ListStepsResponse(
+                steps=[job_wire.step(record) for record in found[:size]],
+                next_page_token=more,
+                initial=None if initial is None else job_wire.step(initial),
+            )
+
+    def GetEvaluation(
+        self, request: pb.GetEvaluationRequest, context: grpc.ServicerContext
+    ) -> pb.GetEvaluationResponse:
+        """The losses of one evaluation by row; the last one where no step is named."""
+        with self._rpc.unary(context, NAME, "GetEvaluation") as call:
+            job = self._seen(call, request.job)
+            if not request.HasField("step") and job.test_nll is None:
+                raise WrongState(f"Job {job.id!r} has no evaluation yet.")
+            step = request.step if request.HasField("step") else job.test_step
+            return job_wire.evaluation(step, self._backing.store().evaluations.get(job.id, step))
+
+    def ListCheckpoints(
+        self, request: pb.ListCheckpointsRequest, context: grpc.ServicerContext
+    ) -> pb.ListCheckpointsResponse:
+        """All that the effective run keeps, oldest first."""
+        with self._rpc.unary(context, NAME, "ListCheckpoints") as call:
+            store = self._backing.store()
+            best = self._seen(call, request.job).best_checkpoint
+            found = store.ledger.checkpoints(request.job, superseded=False)
+            return pb.ListCheckpointsResponse(checkpoints=[job_wire.checkpoint(record, best) for record in found])
+
+    def DownloadAdapter(
+        self, request: pb.DownloadAdapterRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.DownloadAdapterResponse]:
+        """File after file, in chunks, as they lie in the store."""
+        with self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "DownloadAdapter") as call:
+            store = self._backing.store()
+            folder = adapter_folder(store, self._seen(call, request.job).id, request.checkpoint)
+            for file in adapter_files(store.objects, folder):
+                call.notes["file"] = file.name
+                for data in store.objects.open(folder, file.path):
+                    yield pb.DownloadAdapterResponse(
+                        file=file.name, data=data, file_bytes=file.bytes, file_sha256=file.sha256
+                    )
+
+    def ListHosts(self, request: pb.ListHostsRequest, context: grpc.ServicerContext) -> pb.ListHostsResponse:
+        """Hosts that are known now."""
+        with self._rpc.unary(context, NAME, "ListHosts"):
+            found = sorted(self._backing.store().hosts.list(), key=lambda record: record.name)
+            return pb.ListHostsResponse(hosts=[job_wire.host(record) for record in found])
+
+    def Diagnose(self, request: pb.DiagnoseRequest, context: grpc.ServicerContext) -> pb.DiagnoseResponse:
+        """The API's own checks, then what each host finds."""
+        with self._rpc.stream(context, Kind.UNARY, NAME, "Diagnose"):
+            return pb.DiagnoseResponse(
+                checks=[
+                    pb.Check(name=item.name, outcome=item.outcome, message=item.message, hint=item.hint, host=item.host)
+                    for item in diagnose(self._backing.store(), self._store_url, self._registry, request.host)
+                ]
+            )
+
+    def Sample(self, request: pb.SampleRequest, context: grpc.ServicerContext) -> pb.SampleResponse:
+        """A worker of the job's host asks its TuFT server."""
+        with self._rpc.stream(context, Kind.UNARY, NAME, "Sample") as call, self._rpc.stopping(context) as stop:
+            asked = sample_wire.asked(request)
+            job = self._seen(call, request.job)
+            call.notes["job"] = job.id
+            call.spend(1)
+            left = context.time_remaining() or SAMPLE_SECONDS
+            sampler = Sampler(self._backing.store(), self._registry, max(0.0, left - ANSWER_SECONDS), stop)
+            try:
+                reply = sampler.reply(job, asked)
+            except TicketTimeout:
+                self._rpc.refuse_draining()
+                if stop.is_set():
+                    raise ClientLeft from None
+                raise
+            call.notes |= {"prompt_tokens": reply.prompt_tokens, "tokens": reply.tokens}
+            return sample_wire.response(reply)
+
+    def _seen(self, call: Call, job_id: str) -> JobRecord:
+        """The record, if the caller may look at it."""
+        record = self._backing.store().jobs.get(job_id)
+        call.caller.check_look(f"Job {record.id!r}", record.spec.owner)
+        return record
+
+    def _owned(self, call: Call, job_id: str) -> JobRecord:
+        """The record, if the caller may change it."""
+        record = self._backing.store().jobs.get(job_id)
+        call.caller.check_change(f"Job {record.id!r}", record.spec.owner)
+        return record
+
+    def _update(self, entry: Entry, job: str) -> pb.WatchJobResponse:
+        """One entry of the job's stream. A notice shows the job as it is now, in the state that it had then."""
+        match entry.value:
+            case EventRecord() as event:
+                return pb.WatchJobResponse(event_id=entry.id, event=job_wire.event(event))
+            case StepRecord() as step:
+                return pb.WatchJobResponse(event_id=entry.id, step=job_wire.step(step))
+            case CheckpointRecord() as checkpoint:
+                best = self._backing.store().jobs.get(job).best_checkpoint
+                return pb.WatchJobResponse(event_id=entry.id, checkpoint=job_wire.checkpoint(checkpoint, best))
+            case JobNotice() as notice:
+                record = self._backing.store().jobs.get(job)
+                then = replace(record, state=notice.state, attempt=notice.attempt, host=notice.host)
+                return pb.WatchJobResponse(event_id=entry.id, job=job_wire.job(then))
+
+
+def _would_be(checked: Checked) -> JobRecord:
+    return JobRecord(
+        id="",
+        spec=checked.spec,
+        state=JobState.VALIDATING,
+        host=checked.host,
+        planned_steps=checked.cost.steps,
+        cut=checked.epoch.cut,
+    )
+
+
+def _estimate(cost: Cost) -> pb.Estimate:
+    return pb.Estimate(
+        steps=cost.steps, tokens=cost.tokens, trained_tokens=cost.loss_tokens, gpu_seconds=cost.gpu_seconds
+    )

@@ -1,0 +1,140 @@
+"""A dataset from conversations as they come: rows to the file, totals to the record. Knows no protobuf and no Redis.
+
+Memory is bounded: nothing but counts, the first remarks and one chunk is held.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+
+import numpy as np
+
+from services.store.dataset_files import DatasetWriter, Row, Written
+from services.store.records import DatasetRecord, DatasetState, Histogram, IssueRecord, LeftOutRecord, WarningRecord
+from turnloom.masks.domain.example import Preprocessed, TokenizedExample
+from turnloom.masks.domain.length_statistics import Histogram as Lengths
+from turnloom.masks.domain.length_statistics import Statistics
+
+REMARKS = 50  #: issues and warnings that a record keeps
+
+
+def row(conversation: int, example: TokenizedExample) -> Row:
+    """One example as the file holds it."""
+    return Row(
+        conversation=conversation,
+        part=example.part,
+        token_ids=example.token_ids,
+        run_lengths=np.array([length for length, _ in example.weight_runs], dtype=np.uint32),
+        run_values=np.array([weight for _, weight in example.weight_runs], dtype=np.float32),
+        target_bytes=example.target_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What is known of a dataset's conversations, or a shard's, beside their rows."""
+
+    skipped: int = 0  #: bad conversations that were left out
+    truncated_examples: int = 0
+    issues: tuple[IssueRecord, ...] = ()  #: the first REMARKS
+    warnings: tuple[WarningRecord, ...] = ()  #: likewise
+    lengths: Histogram = field(default_factory=Histogram)
+    loss_lengths: Histogram = field(default_factory=Histogram)
+
+    @classmethod
+    def of_all(cls, parts: Sequence[Totals]) -> Totals:
+        """Of the shards of one dataset, in order."""
+        return cls(
+            skipped=sum(part.skipped for part in parts),
+            truncated_examples=sum(part.truncated_examples for part in parts),
+            issues=tuple(islice(chain.from_iterable(part.issues for part in parts), REMARKS)),
+            warnings=tuple(islice(chain.from_iterable(part.warnings for part in parts), REMARKS)),
+            lengths=_sum([part.lengths for part in parts]),
+            loss_lengths=_sum([part.loss_lengths for part in parts]),
+        )
+
+
+@dataclass(slots=True)
+class DatasetBuild:
+    """What is known of a dataset while its rows are written."""
+
+    writer: DatasetWriter
+    seen: int = 0  #: conversations, bad ones included: the number of the next
+    skipped: int = 0
+    issues: list[IssueRecord] = field(default_factory=list)
+    warnings: list[WarningRecord] = field(default_factory=list)
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def add(self, results: Sequence[Preprocessed | IssueRecord]) -> None:
+        """Write the rows of the good ones and remember what is wrong with the others."""
+        for result in results:
+            index = self.seen
+            self.seen += 1
+            if isinstance(result, IssueRecord):
+                self.skipped += 1
+                if len(self.issues) < REMARKS:
+                    self.issues.append(result)
+                continue
+            for example in result.examples:
+                self.writer.append(row(index, example))
+            self.statistics.add(result)
+            room = REMARKS - len(self.warnings)
+            self.warnings += [WarningRecord(index, sentence) for sentence in result.warnings[:room]]
+
+    def totals(self) -> Totals:
+        """What is known so far."""
+        summary = self.statistics.summary()
+        return Totals(
+            skipped=self.skipped,
+            truncated_examples=summary.truncated_examples,
+            issues=tuple(self.issues[:REMARKS]),
+            warnings=tuple(self.warnings[:REMARKS]),
+            lengths=histogram(summary.lengths),
+            loss_lengths=histogram(summary.loss_lengths),
+        )
+
+
+def finished(begun: DatasetRecord, written: Written, totals: Totals, left_out: LeftOutRecord) -> DatasetRecord:
+    """The record of a finished dataset, whoever made it.
+
+    Args:
+        begun: the record as it was while the dataset was made.
+        written: its file in the store.
+        totals: of all its conversations.
+        left_out: what a choice among the rows of its source left out.
+    """
+    return replace(
+        begun,
+        state=DatasetState.READY,
+        sha256=written.sha256,
+        uri=written.uri,
+        conversations=written.conversations,
+        examples=written.rows,
+        tokens=written.tokens,
+        loss_tokens=written.loss_tokens,
+        weight_sum=written.weight_sum,
+        target_bytes=written.target_bytes,
+        truncated_examples=totals.truncated_examples,
+        skipped_conversations=totals.skipped,
+        issues=totals.issues,
+        warnings=totals.warnings,
+        length_histogram=totals.lengths,
+        loss_token_histogram=totals.loss_lengths,
+        left_out=left_out,
+        ready_time=time.time(),
+    )
+
+
+def histogram(lengths: Lengths) -> Histogram:
+    """Statistics' histogram as the record keeps it."""
+    return Histogram(upper_bounds=tuple(lengths.edges), counts=tuple(lengths.counts))
+
+
+def _sum(histograms: Sequence[Histogram]) -> Histogram:
+    """Histograms of equal bounds added up; of a shard that was not made there is none."""
+    made = [histogram for histogram in histograms if histogram.counts]
+    columns = zip(*(histogram.counts for histogram in made), strict=True)
+    return Histogram(made[0].upper_bounds, tuple(sum(counts) for counts in columns)) if made else Histogram()

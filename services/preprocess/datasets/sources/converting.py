@@ -1,0 +1,31 @@
+"""Rows of a known format as conversations, each by itself. Knows no file and no model."""
+
+from __future__ import annotations
+
+from services.preprocess.domain.refusals import MalformedConversation
+from services.preprocess.wire.conversation import conversation
+from turnloom.conversations import from_json
+from turnloom.errors import InvalidInput
+from turnloom.formats import Format
+from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.errors import PreprocessError
+from turnloom.rows import RawRow
+from turnloom.selecting import document_of
+
+
+def conversation_of(row: RawRow, shape: Format) -> tuple[Conversation | PreprocessError, int]:
+    """The conversation, read as if its sender had streamed it, or what is wrong with it; and its bytes as a message."""
+    document = document_of(row, shape)
+    if isinstance(document, InvalidInput):
+        return MalformedConversation(_sentence(document)), 0
+    try:
+        message = from_json(document)
+        return conversation(message), message.ByteSize()
+    except InvalidInput as error:
+        return MalformedConversation(error.message), 0
+    except PreprocessError as error:
+        return error, 0
+
+
+def _sentence(error: InvalidInput) -> str:
+    return f"{error.field}: {error.message}" if "[" in error.field else error.message

@@ -1,0 +1,113 @@
+"""Datasets of the Hugging Face hub, or of any server that speaks its protocol, row by row. Knows no conversation.
+
+HF_ENDPOINT names another server, HF_TOKEN opens private datasets, HF_HUB_OFFLINE reads only what was downloaded before.
+Code that a dataset brings along is never run. The hub is asked once, with a deadline, before anything is downloaded:
+left alone, the libraries below try for minutes.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import datasets
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from services.preprocess.domain.source_errors import HubRefused, HubUnreachable, SourceNotReadable
+from services.store.records import DatasetSource
+from turnloom.columnar import column_row
+from turnloom.rows import RawRow
+
+ANSWER_SECONDS: Final = 8.0  #: for the hub's first answer, name resolution included
+MIRROR: Final = (
+    "Check the network of the preprocess worker; where the hub is blocked set HF_ENDPOINT to a mirror, or copy the "
+    "dataset to a folder below TURNLOOM_SOURCE_ROOTS and name that."
+)
+DEFAULT_SPLIT: Final = "train"
+
+
+def rows(name: str, source: DatasetSource, commit: str, skip: int = 0) -> Iterator[RawRow]:
+    """Rows of one split, in order, as they come over the network or from what was downloaded before.
+
+    Args:
+        name: owner/name at the hub, or an absolute folder that is laid out like a hub dataset.
+        source: split (default "train"), configuration, and whether to read it as it comes.
+        commit: of the hub; empty: of a folder, or whatever was downloaded before.
+        skip: rows that are not needed again.
+
+    Raises:
+        HubUnreachable, HubRefused, SourceNotReadable.
+    """
+    split = source.split or DEFAULT_SPLIT
+    datasets.disable_progress_bars()  # nobody looks at a worker's terminal
+    with _hub_errors(name, source.revision):
+        table = datasets.load_dataset(
+            name, source.config or None, split=split, revision=commit or None, streaming=source.streaming
+        )
+        for index, values in enumerate(table.skip(skip) if skip else table, start=skip):
+            yield column_row(f"{name}[{split}], row {index}", values)
+
+
+def commit_of(name: str, revision: str) -> str:
+    """The commit that a revision means now, so that every file is of one commit; empty: there is none to ask for.
+
+    Raises:
+        HubUnreachable: also where the hub does not answer within ANSWER_SECONDS.
+        HubRefused: it has no such dataset or revision.
+    """
+    if name.startswith("/"):
+        return ""
+    if constants.is_offline_mode():
+        return revision
+    pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="hub")
+    try:
+        info = pool.submit(HfApi().dataset_info, name, revision=revision or None, timeout=ANSWER_SECONDS)
+        with _hub_errors(name, revision):
+            return info.result(ANSWER_SECONDS + 1).sha or revision
+    finally:
+        pool.shutdown(wait=False)  # a name that does not resolve may hang for longer
+
+
+@contextmanager
+def _hub_errors(name: str, revision: str) -> Iterator[None]:
+    """What the libraries raise, as one sentence of ours."""
+    endpoint = constants.ENDPOINT
+    try:
+        yield
+    except GatedRepoError as error:
+        raise HubRefused(f"{name} is gated at {endpoint}.", "Accept its terms there, and set HF_TOKEN.") from error
+    except RevisionNotFoundError as error:
+        raise HubRefused(f"{name} has no revision {revision!r} at {endpoint}.", "Look at its branches.") from error
+    except RepositoryNotFoundError as error:
+        hint = "Look at the spelling; a private dataset needs HF_TOKEN on the preprocess worker."
+        raise HubRefused(f"There is no dataset {name} at {endpoint}, or it is private.", hint) from error
+    except HfHubHTTPError as error:
+        raise HubRefused(f"The hub at {endpoint} refuses {name}: {_first_line(error)}", MIRROR) from error
+    except Exception as error:  # the libraries below raise whatever their own libraries do
+        if _is_of_the_network(error):
+            raise HubUnreachable(f"The hub at {endpoint} can't be reached for {name}.", MIRROR) from error
+        if isinstance(error, ValueError | RuntimeError | OSError):  # no such split, a script, a damaged file
+            raise SourceNotReadable(f"{name} can't be read: {_first_line(error)}") from error
+        raise
+
+
+def _is_of_the_network(error: BaseException | None) -> bool:
+    """By the modules of the error and its causes, for releases of the hub's client use different HTTP libraries."""
+    while error is not None:
+        library = type(error).__module__.partition(".")[0].rstrip("0123456789")
+        if isinstance(error, ConnectionError | TimeoutError) or library in ("httpx", "httpcore", "requests", "aiohttp"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,101 @@
+"""What a ticket of a source runs: claim one task of a dataset, do it, say what came of it. Knows no format.
+
+    plan ──> 0, 1, 2, ... (shards, in any order, on any worker) ──> merge ──> READY
+
+The claim comes before the heavy imports, so that a ticket that is no longer needed costs nothing and one that is
+needed has its lease at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import traceback
+from pathlib import Path
+from typing import Final
+
+from services.preprocess.datasets.sources.dispatch import MERGE, PLAN, TIDY, dispatch
+from services.preprocess.datasets.sources.lease import Lease, NotWanted
+from services.preprocess.datasets.sources.memory import stay_small
+from services.preprocess.datasets.sources.parts import Parts
+from services.preprocess.settings import read_settings
+from services.store.connection import connect, connect_rq
+from services.store.dataset_work import MAX_ATTEMPTS, ClaimedTask, DatasetWork, TaskSpent
+from services.store.datasets import Datasets
+from services.store.errors import Fenced, IllegalEdge, NotFound, RedisUnavailable
+from services.store.records import ErrorRecord
+from services.store.tickets import Tickets
+
+LOG = logging.getLogger("turnloom.sources")
+ROOT: Final = Path(__file__).resolve().parents[3]  #: of our own code
+
+
+def run(dataset_id: str, task: str) -> str:
+    """Do one task; answers, for people who look at RQ, what became of it."""
+    settings = read_settings(os.environ)  # the horse has its parent's
+    client, queues = connect(settings.redis_url), connect_rq(settings.redis_url, socket_timeout=10.0)
+    try:
+        work = DatasetWork(client, settings.shard_lease)
+        return _claimed(Parts(settings, Datasets(client), work, Tickets(queues)), dataset_id, task)
+    finally:
+        client.close()
+        queues.close()
+
+
+def _claimed(parts: Parts, dataset_id: str, task: str) -> str:
+    holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    try:
+        if task == TIDY:
+            parts.tidy(dataset_id)
+            return "tidied"
+        claimed = parts.work.claim(dataset_id, task, holder)
+        if claimed is None:
+            return "not needed"
+        return _done(parts, dataset_id, claimed, Lease(parts.work, dataset_id, task, holder, claimed.bad_shard))
+    except TaskSpent as spent:
+        parts.fail(dataset_id, _given_up(task, str(spent)))
+        return "given up"
+    except (IllegalEdge, NotFound, Fenced, NotWanted) as error:
+        return str(error)
+
+
+def _done(parts: Parts, dataset_id: str, claimed: ClaimedTask, lease: Lease) -> str:
+    stay_small()
+    with lease:
+        # Imported here, after the claim: they take seconds, and the parent of this process must stay without them.
+        from services.preprocess.datasets.sources import tasks  # noqa: PLC0415
+
+        try:
+            tasks.TASKS.get(lease.task, tasks.shard)(parts, parts.datasets.get(dataset_id), claimed, lease)
+        except (IllegalEdge, NotFound, Fenced, NotWanted, RedisUnavailable):
+            raise
+        except Exception as error:
+            record = tasks.failure(error)
+            if record is None:  # nobody foresaw it, or the store is away: once more, and after some times no more
+                LOG.exception("task failed", extra={"dataset": dataset_id, "task": lease.task})
+                parts.work.release(dataset_id, lease.task, lease.holder, _without_words(error))
+            else:
+                parts.fail(dataset_id, record, tasks.issues_of(error))
+            return f"{type(error).__name__}"
+    dispatch(parts.work, parts.tickets, dataset_id)
+    return "done"
+
+
+def _without_words(error: Exception) -> str:
+    """Class of an error that nobody foresaw and where it came from; its words may quote what users wrote."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(ROOT)]
+    last = ours[-1] if ours else frames[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno} in {last.name}"
+
+
+def _given_up(task: str, last: str) -> ErrorRecord:
+    what = {PLAN: "Cutting the source into shards", MERGE: "Putting the shards together"}.get(task, f"Shard {task}")
+    why = last or "its worker died each time without a word: it was killed, or had too little memory"
+    return ErrorRecord(
+        "TASK_GIVEN_UP",
+        f"{what} was begun {MAX_ATTEMPTS} times and never finished: {why}",
+        hint="The preprocess workers' logs hold the whole of it; then make the dataset again.",
+    )

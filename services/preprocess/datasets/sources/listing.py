@@ -1,0 +1,77 @@
+"""Find the data files of a location, in order of their names."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import fsspec
+
+from services.preprocess.domain.source_errors import SourceNotAllowed, SourceNotFound, SourceNotKnown, SourceNotReadable
+from services.preprocess.domain.source_location import Location, below
+from turnloom.file_kinds import KINDS, is_data
+
+
+class Folders(Protocol):
+    """What is used of an fsspec file system to find files."""
+
+    def isdir(self, path: str) -> bool: ...  # noqa: D102  # fsspec's
+    def isfile(self, path: str) -> bool: ...  # noqa: D102
+    def find(self, path: str) -> list[str]: ...  # noqa: D102
+    def glob(self, path: str) -> list[str]: ...  # noqa: D102
+    def unstrip_protocol(self, path: str) -> str: ...  # noqa: D102
+
+
+def files(location: Location, roots: Sequence[str]) -> list[str]:
+    """Data files of a location in order of their names: one file, all of a folder, or what a glob matches.
+
+    Raises:
+        SourceNotFound: nothing is there, or no data file.
+        SourceNotAllowed: a link leads out of the roots.
+        SourceNotKnown: the one file that is named is no data file.
+    """
+    for place in location.places:
+        found = _url_files(place) if "://" in place else _local_files(place, roots)
+        if found is not None:
+            break
+    else:
+        raise SourceNotFound(f"There is nothing at {location.places[0]}.", hint="Look at the spelling and the host.")
+    named = len(found) == 1 and found[0] == place
+    data = [name for name in found if is_data(name)]
+    if not data and named:
+        raise SourceNotKnown(f"{place} is no data file.", hint=f"Known are: {', '.join(KINDS)}.")
+    if not data:
+        raise SourceNotFound(f"There is no data file at {place}.", hint=f"Known are: {', '.join(KINDS)}.")
+    return data
+
+
+def _local_files(place: str, roots: Sequence[str]) -> list[str] | None:
+    """None: there is nothing."""
+    if os.path.isdir(place):
+        found = [os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names]
+        found = [path for path in found if not any(part.startswith(".") for part in path[len(place) :].split(os.sep))]
+    elif os.path.exists(place):
+        found = [place]
+    else:
+        found = [path for path in glob.glob(place, recursive=True) if os.path.isfile(path)]
+    real_roots = [os.path.realpath(root) for root in roots if "://" not in root]
+    for path in found:
+        if not any(below(os.path.realpath(path), root) for root in real_roots):
+            raise SourceNotAllowed(f"{path} leads out of the source roots.", hint="Put the file itself below a root.")
+    return sorted(found) or None
+
+
+def _url_files(url: str) -> list[str] | None:
+    try:
+        found, path = fsspec.core.url_to_fs(url)
+        system = cast(Folders, found)
+        if system.isfile(path):
+            return [url]
+        names = system.find(path) if system.isdir(path) else system.glob(path)
+        return sorted(str(system.unstrip_protocol(name)) for name in names if system.isfile(name)) or None
+    except (OSError, ValueError, ImportError) as error:
+        raise SourceNotReadable(
+            f"{url} can't be looked at: {error}", hint="Check the URL and its credentials."
+        ) from error

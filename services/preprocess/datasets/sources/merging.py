@@ -1,0 +1,76 @@
+"""The results of all shards put together to one dataset, which is the same however they were made. Knows no source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from services.preprocess.datasets.build import REMARKS, Totals, finished
+from services.preprocess.datasets.sources.lease import Lease
+from services.preprocess.datasets.sources.shards import ShardResult
+from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
+from services.preprocess.domain.source_errors import BadRow, SourceEmpty
+from services.store.dataset_files import DatasetReader, DatasetWriter
+from services.store.records import DatasetRecord, IssueRecord, LeftOutRecord, WarningRecord
+
+
+class BadRowFound(BadRow):
+    """The first row that can't be used, of a dataset that was to be made whole."""
+
+    def __init__(self, issue: IssueRecord) -> None:
+        super().__init__(issue.message, hint="Repair the row, or leave bad rows out (skip).")
+        self.issue = issue
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRemarks:
+    """What is said of a source as a whole."""
+
+    left_out: LeftOutRecord = field(default_factory=LeftOutRecord)
+    warnings: tuple[WarningRecord, ...] = ()  #: they come before those of the rows
+
+
+def merge(
+    begun: DatasetRecord,
+    results: Sequence[ShardResult],
+    remarks: SourceRemarks,
+    store_url: str,
+    limit: SizeLimit,
+    lease: Lease,
+) -> DatasetRecord:
+    """The record of the finished dataset, whose file is in the store.
+
+    Args:
+        begun: the record as it is while the dataset is made.
+        results: of all shards in order.
+        remarks: of the whole source.
+        store_url: where datasets lie.
+        limit: of the dataset's size.
+        lease: of this task.
+
+    Raises:
+        BadRowFound: the first bad row of the first shard that has one.
+        SourceEmpty: no row gave an example.
+        SourceTooLarge, NotWanted, StoreError.
+    """
+    bad = next((result.bad for result in results if result.bad), None)
+    if bad is not None:
+        raise BadRowFound(bad)
+    read = sum(result.read for result in results)
+    refuse_larger(read, sum(result.size for result in results), limit)
+    totals = Totals.of_all([result.totals for result in results])
+    if read == totals.skipped:
+        first = f", the first: {totals.issues[0].message}" if totals.issues else ""
+        raise SourceEmpty(f"All {read} rows are bad{first}", hint="Look at the format and the columns.")
+    with DatasetWriter(store_url, begun.options_json) as writer:
+        for result in results:
+            lease.check()
+            if result.uri:
+                with DatasetReader(result.uri) as reader:
+                    for row in reader.rows():
+                        writer.append(row)
+        lease.check()
+        written = writer.commit()
+    totals = replace(totals, warnings=(*remarks.warnings, *totals.warnings)[:REMARKS])
+    made = replace(begun, conversations_read=read, shards=len(results), shards_done=len(results))
+    return finished(made, written, totals, remarks.left_out)

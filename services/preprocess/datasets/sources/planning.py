@@ -1,0 +1,133 @@
+"""A source's name into shards, and the format of its rows. Knows no Redis and no model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from services.preprocess.datasets.sources.lease import Lease
+from services.preprocess.datasets.sources.listing import files
+from services.preprocess.datasets.sources.merging import SourceRemarks
+from services.preprocess.datasets.sources.pieces import Piece, Shard, pack
+from services.preprocess.datasets.sources.reading import pieces_of, read
+from services.preprocess.datasets.sources.selecting import select
+from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
+from services.preprocess.datasets.sources.staging import noted, stage, staged
+from services.preprocess.domain.source_errors import SourceEmpty, SourceNotKnown
+from services.preprocess.domain.source_location import Location, locate
+from services.store.records import DatasetSource
+from turnloom.errors import InvalidInput
+from turnloom.formats import Format
+from turnloom.rows import RawRow, shape_of
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """How a source is taken."""
+
+    shape: Format
+    shards: tuple[Shard, ...]
+    remarks: SourceRemarks
+
+
+def plan(source: DatasetSource, roots: Sequence[str], folder: str, limit: SizeLimit, lease: Lease) -> SourcePlan:
+    """Cut a source into shards.
+
+    Args:
+        source: as it was asked for.
+        roots: below which files may be read.
+        folder: URL in the store for rows that have to be staged.
+        limit: of the dataset's size.
+        lease: of this task.
+
+    Raises:
+        SourceError, NotWanted, StoreError.
+    """
+    shards = tuple(pack(_counted(_pieces(source, roots, folder, lease), limit, lease), source.limit))
+    if not shards:
+        raise SourceEmpty(f"{source.uri} holds no row.", hint="Look at the file, the split and the limit.")
+    shape = _shape(source, shards)
+    others = _checked(_other_split(source, roots, folder), lease) if source.overlap_split else ()
+    chosen, remarks = select(source, shards, shape, lease, others)
+    refuse_larger(sum(shard.wanted for shard in chosen), 0, limit)
+    return SourcePlan(shape, chosen, remarks)
+
+
+def _pieces(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
+    location = locate(source.uri, roots)
+    name = location.hub or _hub_folder(source, location)
+    if name:
+        yield from _hub_pieces(name, source, f"{folder}/hub", lease)
+        return
+    for number, name in enumerate(files(location, roots)):
+        lease.check()
+        yield from pieces_of(name, f"{folder}/{number:06d}")
+
+
+def _hub_pieces(name: str, source: DatasetSource, folder: str, lease: Lease) -> Iterator[Piece]:
+    """Rows of the hub, from where an attempt before this one ended."""
+    # Imported here: `datasets` takes 70 MB and two seconds that no other source needs.
+    from services.preprocess.datasets.sources import hub  # noqa: PLC0415
+
+    commit = noted(folder, lambda: hub.commit_of(name, source.revision))
+    begun = list(staged(folder, name))
+    yield from begun
+    read = sum(piece.count for piece in begun)
+    rows = islice(hub.rows(name, source, commit, read), max(0, source.limit - read) if source.limit else None)
+    yield from stage(_checked(rows, lease), folder, name, len(begun))
+
+
+def _other_split(source: DatasetSource, roots: Sequence[str], folder: str) -> Iterator[RawRow]:
+    """The split in which conversations of this one are looked for; it is read as it comes and kept nowhere."""
+    from services.preprocess.datasets.sources import hub  # noqa: PLC0415  # as above
+
+    location = locate(source.uri, roots)
+    name = location.hub or _hub_folder(source, location)
+    if not name:
+        raise SourceNotKnown(
+            f"{source.uri} has no splits.", "overlap_split is for hub datasets and folders like these."
+        )
+    commit = noted(f"{folder}/hub", lambda: hub.commit_of(name, source.revision))
+    yield from hub.rows(name, replace(source, split=source.overlap_split), commit)
+
+
+def _checked(rows: Iterator[RawRow], lease: Lease) -> Iterator[RawRow]:
+    for row in rows:
+        lease.check()
+        yield row
+
+
+def _hub_folder(source: DatasetSource, location: Location) -> str:
+    """A local folder is read as the hub's own where splits or a configuration are named; empty: it is not."""
+    folders = [place for place in location.places if "://" not in place and os.path.isdir(place)]
+    return folders[0] if folders and (source.split or source.config or source.overlap_split) else ""
+
+
+def _counted(pieces: Iterator[Piece], limit: SizeLimit, lease: Lease) -> Iterator[Piece]:
+    """The pieces; what is copied to the store is bounded, whatever is chosen of it afterwards."""
+    copied = 0
+    for piece in pieces:
+        lease.check()
+        copied += piece.size if piece.kind == "staged" else 0
+        refuse_larger(0, copied, limit)
+        yield piece
+
+
+def _shape(source: DatasetSource, shards: Sequence[Shard]) -> Format:
+    """The format that was named, or the one that the first rows show."""
+    try:
+        return shape_of(_first_rows(shards), source.format, source.column_mapping)
+    except InvalidInput as error:
+        raise SourceNotKnown(f"{source.uri}: {error.message}", hint=error.hint) from error
+
+
+def _first_rows(shards: Sequence[Shard]) -> Iterator[RawRow]:
+    for piece in shards[0].pieces:
+        yield from read(piece)
+
+
+def shown(source: DatasetSource, shape: Format) -> DatasetSource:
+    """The source with the format and the columns that were found."""
+    return replace(source, format=shape.name, column_mapping=dict(shape.columns))

@@ -1,0 +1,67 @@
+"""Which reader reads which kind of file. Knows no format of conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from services.preprocess.datasets.sources.columnar import cut_arrow, cut_parquet, read_arrow, read_parquet
+from services.preprocess.datasets.sources.line_files import cut_lines, holds_lines, read_lines
+from services.preprocess.datasets.sources.opening import opened
+from services.preprocess.datasets.sources.pieces import Piece
+from services.preprocess.datasets.sources.staging import read_staged, stage
+from services.preprocess.domain.source_errors import SourceNotReadable
+from turnloom.documents import rows_of
+from turnloom.file_kinds import is_compressed, kind_of
+from turnloom.rows import RawRow
+
+#: Kinds of files that any worker enters where its shard begins.
+CUTTERS: Final[Mapping[str, Callable[[str], Iterator[Piece]]]] = {
+    "lines": cut_lines,
+    "parquet": cut_parquet,
+    "arrow": cut_arrow,
+}
+READERS: Final[Mapping[str, Callable[[Piece], Iterator[RawRow]]]] = {
+    "lines": read_lines,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+    "staged": read_staged,
+}
+
+
+def pieces_of(url: str, staging_folder: str) -> Iterator[Piece]:
+    """Pieces of one file in order; a file that can't be entered in the middle is staged below `staging_folder`.
+
+    Raises:
+        SourceNotReadable, StoreError.
+    """
+    kind = kind_of(url)
+    if kind == "json" and not is_compressed(url) and holds_lines(url):
+        kind = "lines"
+    if kind in CUTTERS and not is_compressed(url):
+        yield from CUTTERS[kind](url)
+    else:
+        yield from stage(_whole(url), staging_folder, url)
+
+
+def _whole(url: str) -> Iterator[RawRow]:
+    with opened(url) as file:
+        yield from rows_of(url, file)
+
+
+def read(piece: Piece) -> Iterator[RawRow]:
+    """The rows of a piece, in order.
+
+    Raises:
+        SourceNotReadable: the file is gone, damaged, or shorter than it was when it was cut.
+    """
+    found = 0
+    for row in READERS[piece.kind](piece):
+        yield row
+        found += 1
+        if found == piece.count:
+            return
+    raise SourceNotReadable(
+        f"{piece.place} gave {found} of {piece.count} rows: it was changed while it was read.",
+        hint="Make the dataset anew of a file that stays as it is.",
+    )

@@ -1,0 +1,112 @@
+"""The choice among a source's rows, made once before its shards begin, so that no worker has to know another's rows.
+
+Which rows are wanted is asked of turnloom.selecting, as the client does for its files. Knows no file.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.preprocess.datasets.sources.lease import Lease
+from services.preprocess.datasets.sources.merging import SourceRemarks
+from services.preprocess.datasets.sources.pieces import Shard
+from services.preprocess.datasets.sources.shards import wanted
+from services.preprocess.domain.source_errors import SourceEmpty
+from services.store.records import DatasetSource, LeftOutRecord, WarningRecord
+from turnloom.errors import InvalidInput
+from turnloom.filters import RowFilter
+from turnloom.formats import Format
+from turnloom.rows import RawRow
+from turnloom.selecting import Choice, Looking, Mask, Selected, document_of, overlap
+
+ROWS_A_CHECK = 256  #: rows looked at between two questions whether anybody still waits
+
+
+def choice_of(source: DatasetSource) -> Choice:
+    """What a record asks for."""
+    asked = source.filter
+    return Choice(
+        RowFilter(asked.where, asked.min_messages, asked.max_messages, asked.min_characters, asked.max_characters),
+        source.deduplicate,
+        source.test_fraction,
+        source.split_seed,
+    )
+
+
+def select(
+    source: DatasetSource, shards: Sequence[Shard], shape: Format, lease: Lease, others: Iterable[RawRow] = ()
+) -> tuple[tuple[Shard, ...], SourceRemarks]:
+    """The shards with the rows that are wanted, and what is said of the others.
+
+    Args:
+        source: as it was asked for.
+        shards: all rows of the source.
+        shape: format of the rows.
+        lease: of this task.
+        others: rows of source.overlap_split.
+
+    Raises:
+        SourceEmpty: no row passes the filter, or there are too few for two parts.
+        NotWanted, SourceNotReadable.
+    """
+    choice = choice_of(source)
+    if not (choice or source.overlap_split):
+        return tuple(shards), SourceRemarks()
+    looking = Looking(choice, shape, compare=bool(source.overlap_split))
+    for shard in shards:
+        for index, row in wanted(shard):
+            if index % ROWS_A_CHECK == 0:
+                lease.check()
+            looking.add(row)
+    try:
+        selected = looking.selected()
+    except InvalidInput as error:
+        raise SourceEmpty(error.message, error.hint) from error
+    if source.overlap_split:
+        selected = replace(selected, overlapping=_overlap(source, shape, others, looking.digests[selected.train]))
+    keep = selected.test if source.take_test else selected.train
+    counts = LeftOutRecord(selected.filtered, selected.duplicates, selected.overlapping)
+    remarks = SourceRemarks(counts, tuple(_warnings(source, selected)))
+    return tuple(_taking(shards, keep)), remarks
+
+
+def _overlap(source: DatasetSource, shape: Format, others: Iterable[RawRow], own: NDArray[np.bytes_]) -> int:
+    """How many of the chosen conversations another split holds; rows of it that can't be read are no conversation."""
+    looking = Looking(Choice(deduplicate=source.deduplicate), shape, compare=True)
+    known = []
+    for row in others:
+        looking.add(row)
+        known.append(isinstance(document_of(row, shape), dict))
+    return overlap(looking.digests[np.array(known, dtype=np.bool_)], own)
+
+
+def _warnings(source: DatasetSource, selected: Selected) -> list[WarningRecord]:
+    """Sentences for people who read the record; they are about the source, not about one conversation."""
+    rows = len(selected.train)
+    said = []
+    if selected.duplicates:
+        compared = rows - selected.filtered
+        how = f"({source.deduplicate}) and are left out."
+        said.append(f"{selected.duplicates} of {compared} conversations came before {how}")
+    if source.overlap_split and selected.overlapping:
+        own = int(selected.train.sum())
+        said.append(f"{selected.overlapping} of {own} conversations are in the split {source.overlap_split} too.")
+    elif selected.overlapping:
+        held = int(selected.test.sum())
+        said.append(f"{selected.overlapping} of {held} test conversations are in the training part too; deduplicate.")
+    return [WarningRecord(0, sentence) for sentence in said]
+
+
+def _taking(shards: Sequence[Shard], keep: Mask) -> Iterator[Shard]:
+    """The shards of which anything is wanted; positions count what is wanted only, as a client counts what it sends."""
+    before = 0
+    for shard in shards:
+        bits = keep[shard.index : shard.index + shard.count]
+        if bits.any():
+            yield replace(shard, index=before, take=base64.b64encode(np.packbits(bits).tobytes()).decode())
+        before += int(bits.sum())

@@ -1,0 +1,114 @@
+"""One shard made into rows, in bounded memory: read, convert, preprocess, write. Knows no Redis but its lease."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from services.preprocess.datasets.build import DatasetBuild, Totals
+from services.preprocess.datasets.sources.converting import conversation_of
+from services.preprocess.datasets.sources.lease import Lease
+from services.preprocess.datasets.sources.pieces import Shard
+from services.preprocess.datasets.sources.reading import read
+from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
+from services.preprocess.wire.dataset import issue_record
+from services.store.dataset_files import DatasetWriter
+from services.store.records import IssueRecord
+from turnloom.formats import Format
+from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.errors import InvalidOption, PreprocessError
+from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.options import Options
+from turnloom.masks.model import Model
+from turnloom.masks.pipeline import preprocess_batch
+from turnloom.rows import RawRow
+
+CHUNK: Final = 128  #: conversations preprocessed at once
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """What one shard gave."""
+
+    uri: str = ""  #: file of its rows; empty: there are none
+    read: int = 0  #: rows that were wanted
+    size: int = 0  #: bytes of these as messages of the contract
+    totals: Totals = field(default_factory=Totals)
+    bad: IssueRecord | None = None  #: the row that ends the dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How a dataset's conversations become rows: the same for all its shards."""
+
+    shape: Format
+    options: Options
+    options_json: str
+    model: Model
+    skip_bad: bool
+    size: SizeLimit  #: of the whole dataset
+
+
+def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> ShardResult:
+    """Write the shard's rows to a file below `folder`.
+
+    Raises:
+        NotWanted, SourceError, InvalidOption, StoreError; then nothing is left of the file.
+    """
+    size = 0
+    with DatasetWriter(folder, making.options_json) as writer:
+        build = DatasetBuild(writer)
+        rows = wanted(shard)
+        while chunk := list(islice(rows, CHUNK)):
+            lease.check()
+            converted = [conversation_of(row, making.shape) for _, row in chunk]
+            items = [item for item, _ in converted]
+            size += sum(bytes_of for _, bytes_of in converted)
+            refuse_larger(lease.read + len(chunk), size, making.size)
+            for (index, row), item, made in zip(chunk, items, _preprocessed(items, making), strict=True):
+                judged = _issue(index, row, item, made) if isinstance(made, PreprocessError) else made
+                if isinstance(judged, IssueRecord) and not making.skip_bad:
+                    return ShardResult(read=lease.read, bad=judged)
+                build.seen = index
+                build.add([judged])
+            lease.read += len(chunk)
+        totals = build.totals()
+        uri = writer.commit().uri if sum(totals.lengths.counts) else ""
+        return ShardResult(uri, lease.read, size, totals)
+
+
+def wanted(shard: Shard) -> Iterator[tuple[int, RawRow]]:
+    """The shard's rows that are to be taken, each with its position among all that are."""
+    bits = base64.b64decode(shard.take)
+    rows = (row for piece in shard.pieces for row in read(piece))
+    taken = (row for at, row in enumerate(rows) if not bits or bits[at >> 3] & (128 >> (at & 7)))
+    yield from enumerate(taken, start=shard.index)
+
+
+def _preprocessed(
+    items: Sequence[Conversation | PreprocessError], making: Making
+) -> list[Preprocessed | PreprocessError]:
+    good = [item for item in items if isinstance(item, Conversation)]
+    made = iter(preprocess_batch(good, making.options, making.model) if good else ())
+    results = [next(made) if isinstance(item, Conversation) else item for item in items]
+    for result in results:
+        if isinstance(result, InvalidOption):  # wrong for every conversation
+            raise result
+    return results
+
+
+def _issue(index: int, row: RawRow, item: Conversation | PreprocessError, error: PreprocessError) -> IssueRecord:
+    """The issue, its sentence beginning with file and line."""
+    identifier = item.id if isinstance(item, Conversation) else ""
+    issue = issue_record(index, identifier, error)
+    return IssueRecord(
+        issue.conversation_index,
+        issue.code,
+        f"{row.place}: {issue.message}",
+        issue.field,
+        issue.message_index,
+        issue.conversation_id,
+    )

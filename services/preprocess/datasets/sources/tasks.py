@@ -1,0 +1,140 @@
+"""The three kinds of tasks: plan, a shard, merge. Knows no queue and no claim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from services.preprocess.datasets.sources.dispatch import MERGE, PLAN
+from services.preprocess.datasets.sources.lease import Lease, NotWanted
+from services.preprocess.datasets.sources.merging import BadRowFound, SourceRemarks, merge
+from services.preprocess.datasets.sources.models import model_of, options_of
+from services.preprocess.datasets.sources.parts import Parts
+from services.preprocess.datasets.sources.pieces import Shard
+from services.preprocess.datasets.sources.planning import plan, shown
+from services.preprocess.datasets.sources.shards import Making, ShardResult, make_shard
+from services.preprocess.datasets.sources.sizes import SizeLimit
+from services.preprocess.domain.error_codes import code_of
+from services.preprocess.domain.source_errors import SourceError
+from services.preprocess.models.registry import BadModels
+from services.store.codec import decode, encode
+from services.store.connection import retry_for
+from services.store.dataset_work import ClaimedTask
+from services.store.files import remove
+from services.store.records import DatasetRecord, ErrorRecord, IssueRecord
+from turnloom.errors import TurnloomError
+from turnloom.formats import Format
+from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
+
+Task: TypeAlias = Callable[[Parts, DatasetRecord, ClaimedTask, Lease], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """Argument of a shard's task."""
+
+    format: str
+    columns: Mapping[str, str]
+    shard: Shard
+
+
+@dataclass(frozen=True, slots=True)
+class MergeTask:
+    """Argument of the last task."""
+
+    format: str
+    columns: Mapping[str, str]
+    remarks: SourceRemarks
+
+
+def plan_source(parts: Parts, record: DatasetRecord, _claimed: ClaimedTask, lease: Lease) -> None:
+    """Find the source, cut it, and begin its shards."""
+    assert record.source is not None
+    folder = f"{parts.folder(record.id)}/staged"
+    try:
+        with lease.breaking():
+            made = plan(record.source, parts.settings.source_roots, folder, limit_of(parts), lease)
+    except NotWanted:
+        if parts.ended(record.id):  # what was staged meanwhile is nobody's
+            remove(parts.folder(record.id))
+        raise
+    name, columns = made.shape.name, made.shape.columns
+    shards = {str(n): encode(ShardTask(name, columns, shard)) for n, shard in enumerate(made.shards)}
+    parts.work.note(record.id, MERGE, encode(MergeTask(name, columns, made.remarks)))
+    parts.datasets.progress(record.id, conversations_read=0, shards=len(shards))
+    parts.work.done(record.id, PLAN, lease.holder, following=shards)
+
+
+def shard(parts: Parts, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:
+    """Make one shard; the last of them begins the merge."""
+    task = decode(ShardTask, claimed.argument)
+    folder = f"{parts.folder(record.id)}/{lease.task}"
+    try:
+        result = _made(parts, record, task, folder, lease)
+    except NotWanted:
+        if not lease.behind_bad_shard:
+            raise
+        result = ShardResult()  # nobody will look at its rows, but all shards have to be there
+    lease.renew()
+    index = int(lease.task)
+    try:
+        done = retry_for(lambda: parts.datasets.shard_done(record.id, index, encode(result)), 60.0)
+    except BaseException:
+        remove(folder)  # the dataset may have ended, and its folder be gone already
+        raise
+    following = {MERGE: ""} if done == parts.datasets.get(record.id).shards else {}
+    parts.work.done(record.id, lease.task, lease.holder, bad_shard=index if result.bad else None, following=following)
+
+
+def _made(parts: Parts, record: DatasetRecord, task: ShardTask, folder: str, lease: Lease) -> ShardResult:
+    assert record.source is not None
+    lease.check()
+    with model_of(record, parts.settings) as model:
+        making = Making(
+            shape=Format(task.format, task.columns),
+            options=options_of(record),
+            options_json=record.options_json,
+            model=model,
+            skip_bad=record.source.skip_bad,
+            size=limit_of(parts),
+        )
+        return make_shard(making, task.shard, folder, lease)
+
+
+def merge_shards(parts: Parts, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:
+    """Put all shards together and make the dataset READY."""
+    task = decode(MergeTask, claimed.argument)
+    assert record.source is not None
+    results = [decode(ShardResult, text) for text in parts.datasets.shards(record.id).values()]
+    begun = replace(record, source=shown(record.source, Format(task.format, task.columns)))
+    made = merge(begun, results, task.remarks, parts.settings.store_url, limit_of(parts), lease)
+    retry_for(lambda: parts.datasets.ready(made), 60.0)
+    parts.tidy(record.id)
+
+
+def limit_of(parts: Parts) -> SizeLimit:
+    """How large a dataset may be."""
+    return SizeLimit(parts.settings.max_dataset_conversations, parts.settings.max_dataset_bytes)
+
+
+#: Tasks by name; every other name is the number of a shard.
+TASKS: Final[Mapping[str, Task]] = {PLAN: plan_source, MERGE: merge_shards}
+
+
+def failure(error: Exception) -> ErrorRecord | None:
+    """Why the dataset fails; None: trying again may help."""
+    if isinstance(error, SourceError):
+        return ErrorRecord(error.code, str(error), hint=error.hint)
+    if isinstance(error, InvalidOption | ModelNotUsable | TemplateError):
+        return ErrorRecord(code_of(error).upper(), str(error), param="options")
+    if isinstance(error, BadModels):
+        return ErrorRecord("BAD_MODELS", str(error), hint="Repair models.toml of the preprocess worker.")
+    if isinstance(error, TurnloomError):
+        return ErrorRecord("INVALID_INPUT", error.message, hint=error.hint)
+    return None
+
+
+def issues_of(error: Exception) -> Sequence[IssueRecord]:
+    """The offender, where a row is to blame."""
+    return (error.issue,) if isinstance(error, BadRowFound) else ()

@@ -1,0 +1,100 @@
+"""The CPU worker: an RQ worker on queue `preprocess` that runs named functions only. Knows no dataset and no template.
+
+The parent imports neither transformers nor datasets: each job runs in a forked horse, which imports what it needs.
+Every few seconds the parent looks for tasks whose worker died, here or on any other host, and queues them again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+import redis
+
+from services.preprocess.datasets.sources.dispatch import FUNCTION, sweep
+from services.preprocess.settings import ApiSettings
+from services.store.connection import check_schema, connect, connect_rq
+from services.store.dataset_work import DatasetWork
+from services.store.datasets import Datasets
+from services.store.errors import RedisUnavailable
+from services.store.queues import PREPROCESS_QUEUE
+from services.store.ticket_jobs import TicketJob, TicketWorker, work_until_stopped
+from services.store.tickets import Tickets
+
+LOG = logging.getLogger("turnloom.worker")
+#: What a ticket may name, and nothing else: a queue is no place to send code through.
+ALLOWED: Final = frozenset(
+    {
+        "services.preprocess.datasets.worker.tasks.prepare_model",
+        "services.preprocess.datasets.worker.tasks.diagnose",
+        FUNCTION,
+    }
+)
+LOOK_EVERY: Final = 5  #: seconds between looks for lost tasks, at most
+
+
+class PreprocessTicket(TicketJob):
+    """A ticket as this worker reads it."""
+
+    allowed = ALLOWED
+    whose = "the preprocess worker"
+
+
+class PreprocessWorker(TicketWorker):
+    """Between and in tickets, the parent looks for tasks whose worker died."""
+
+    job_class = PreprocessTicket
+
+    def __init__(self, connection: redis.Redis, look: Callable[[], None], look_every: float) -> None:
+        """Says hello to Redis.
+
+        Args:
+            connection: to Redis, for RQ.
+            look: finds tasks whose worker died.
+            look_every: seconds between two looks.
+        """
+        self._look = look
+        self._look_every = look_every
+        self._looked_at = float("-inf")
+        super().__init__(PREPROCESS_QUEUE, connection, look_every=max(1, round(look_every)))
+
+    @property
+    def dequeue_timeout(self) -> int:
+        """Seconds that an empty queue is waited for."""
+        return max(1, round(self._look_every))
+
+    def heartbeat(self, timeout: int | None = None, pipeline: redis.client.Pipeline | None = None) -> None:
+        """RQ calls this between jobs, on an empty queue, and every few seconds in jobs."""
+        super().heartbeat(timeout, pipeline)
+        if not self._is_horse and time.monotonic() - self._looked_at >= self._look_every:
+            self._looked_at = time.monotonic()
+            try:
+                self._look()
+            except RedisUnavailable as error:
+                LOG.warning("not looked for lost tasks: %s", error)
+
+    def handle_warm_shutdown_request(self) -> None:
+        """On SIGTERM: the job at hand is done first; a second SIGTERM ends it, and its task is begun anew elsewhere."""
+        LOG.info("asked to stop")
+        self.stopping = True
+
+
+def work(settings: ApiSettings, burst: bool = False) -> int:
+    """Work until SIGTERM (or, with `burst`, until the queue is empty); returns the exit code.
+
+    Waits for a Redis that goes away later. Raises RedisUnavailable and SchemaMismatch at the start.
+    """
+    client = connect(settings.redis_url)
+    check_schema(client)
+    datasets, tasks = Datasets(client), DatasetWork(client, settings.shard_lease)
+    tickets = Tickets(connect_rq(settings.redis_url, socket_timeout=10.0))
+    look_every = min(LOOK_EVERY, settings.shard_lease)
+    work_until_stopped(
+        settings.redis_url,
+        lambda connection: PreprocessWorker(connection, lambda: sweep(datasets, tasks, tickets), look_every),
+        burst=burst,
+        log_level=settings.log_level.upper(),
+    )
+    return 0

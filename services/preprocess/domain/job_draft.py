@@ -1,0 +1,21 @@
+"""A job as a caller asks for it, before it is held against the world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.store.records import Hyperparameters, StartFrom
+
+
+@dataclass(frozen=True, slots=True)
+class JobDraft:
+    """A job as asked for, fields in range."""
+
+    model: str
+    training_dataset: str
+    test_dataset: str
+    hyperparameters: Hyperparameters
+    metadata: Mapping[str, str]
+    host: str
+    start_from: StartFrom | None

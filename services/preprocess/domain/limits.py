@@ -1,0 +1,109 @@
+"""How much of anything the API takes, and checks of it. Knows no gRPC; GetServerInfo publishes what clients need."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Final
+
+from services.preprocess.domain.refusals import InvalidRequest, TooLarge, Violation
+from turnloom.masks.sandbox import pool as sandbox
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  #: of one gRPC message, both directions
+MAX_BATCH: Final = 512  #: conversations in one request or chunk
+MAX_LENGTH: Final = 131_072  #: tokens per example
+MAX_EXAMPLES_PER_CONVERSATION: Final = 1_024
+CHUNK_BYTES: Final = 1024 * 1024  #: of one message of a download
+CLIENT_TEMPLATE_SECONDS: Final = sandbox.Limits().seconds  #: after which a client's own template is stopped
+MAX_CHAT_TEMPLATE_BYTES: Final = 256 * 1024
+MAX_REQUEST_ID_BYTES: Final = 128
+MAX_DISPLAY_NAME_BYTES: Final = 128
+MAX_CONVERSATION_ID_BYTES: Final = 256
+MAX_LABELS: Final = 32
+MAX_LABEL_BYTES: Final = 256
+MAX_PAGE: Final = 1_000
+DEFAULT_PAGE: Final = 100
+
+
+class DatasetSize:
+    """How large a dataset has become while it arrives."""
+
+    def __init__(self, max_conversations: int, max_bytes: int) -> None:
+        """Begin with nothing. max_bytes: of the messages that bring the conversations."""
+        self._conversations, self._max_conversations = 0, max_conversations
+        self._bytes, self._max_bytes = 0, max_bytes
+
+    def add(self, conversations: int, size: int, field: str) -> None:
+        """Count one chunk of `size` bytes.
+
+        Raises:
+            TooLarge: it is one too many.
+        """
+        self._conversations += conversations
+        self._bytes += size
+        if self._conversations > self._max_conversations:
+            raise TooLarge(field, f"brings more than the {self._max_conversations} conversations that a dataset takes.")
+        if self._bytes > self._max_bytes:
+            raise TooLarge(field, f"brings more than the {self._max_bytes} bytes that a dataset takes.")
+
+
+class Violations:
+    """Collects what is wrong with a request, so that the caller hears of all of it at once."""
+
+    def __init__(self) -> None:
+        self._found: list[Violation] = []
+
+    def add(self, field: str, description: str) -> None:
+        """Remember one."""
+        self._found.append(Violation(field, description))
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def refuse(self) -> None:
+        """Raise InvalidRequest if there is anything."""
+        if self._found:
+            raise InvalidRequest(self._found)
+
+
+def check_bytes(text: str, field: str, limit: int, violations: Violations) -> None:
+    """Refuse text of more than `limit` bytes of UTF-8."""
+    size = len(text.encode())
+    if size > limit:
+        violations.add(field, f"has {size} bytes; at most {limit} are taken.")
+
+
+def check_labels(labels: Mapping[str, str], field: str, violations: Violations) -> None:
+    """Refuse too many or too long labels; an empty key is refused too."""
+    if len(labels) > MAX_LABELS:
+        violations.add(field, f"has {len(labels)} labels; at most {MAX_LABELS} are taken.")
+    for key, value in list(labels.items())[:MAX_LABELS]:
+        if not key:
+            violations.add(field, "has a label with an empty key.")
+        check_bytes(key, f"{field}[{key[:32]!r}] (key)", MAX_LABEL_BYTES, violations)
+        check_bytes(value, f"{field}[{key[:32]!r}]", MAX_LABEL_BYTES, violations)
+
+
+def page_size(asked: int, maximum: int = MAX_PAGE, default: int = DEFAULT_PAGE) -> int:
+    """Size of a page: 0 is the default; more than the maximum is refused, for it would be cut silently."""
+    if asked > maximum:
+        raise InvalidRequest([Violation("page_size", f"is {asked}; at most {maximum} are sent at once.")])
+    return asked or default
+
+
+def page_token(position: str) -> str:
+    """Opaque form of a position; empty stays empty."""
+    return base64.urlsafe_b64encode(position.encode()).decode() if position else ""
+
+
+def page_position(token: str) -> str:
+    """The position in a token that page_token made.
+
+    Raises:
+        InvalidRequest: the token is not one of ours.
+    """
+    try:
+        return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest([Violation("page_token", "is not a token that this server gave.")]) from error

@@ -1,0 +1,180 @@
+"""What the API itself refuses, before or beside preprocessing. Knows no status code and no gRPC.
+
+Refusal
+├── InvalidRequest     fields that are missing, out of range or contradict each other
+├── UnknownModel       no model of that name is served
+├── ModelNotServed     the model is configured and could not be loaded, or no host trains it
+├── WrongState         the thing exists and its state forbids the call
+├── Unauthenticated    no token, or none that is known
+├── NotPermitted       the token has not the scope, or the thing is somebody else's
+├── TokensUnreadable   the file of tokens can't be read, so nobody can be known
+├── TooManyCalls       every place for a call is taken
+├── TooManyStreams     every slot for long calls is taken
+├── RateExceeded       more conversations a second than one token may send
+├── TooLarge           a batch or dataset is over its limit
+├── Stalled            the client of a stream sent nothing for too long
+├── ClientLeft         the client cancelled its call
+├── Loading            models are still being loaded
+├── Draining           the server is about to end
+├── SamplingDisabled   the host's training server trains only
+├── HostBusy           every worker of the host trains
+└── SampleFailed       the host took the prompt and could not answer it
+
+MalformedConversation is a PreprocessError: one bad conversation of many is an issue, not the end of the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from turnloom.masks.domain.errors import PreprocessError
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that is wrong."""
+
+    field: str  #: path from the request's root: "options.max_length", "conversations[3].messages[0].role"
+    description: str  #: one sentence without message text
+
+
+class Refusal(Exception):
+    """Something that the caller asked for and can't have; `str()` is the sentence that the caller gets."""
+
+
+class InvalidRequest(Refusal):
+    """Fields of the request are wrong."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        first = violations[0]
+        rest = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+        super().__init__(f"{first.field}: {first.description}{rest}")
+        self.violations = tuple(violations)
+
+
+class MalformedConversation(PreprocessError):
+    """One conversation can't be read: bad JSON in a field, a weight that is no number. Others beside it may be fine."""
+
+
+class UnknownModel(Refusal):
+    """No model of that name."""
+
+    def __init__(self, name: str, served: Sequence[str]) -> None:
+        known = ", ".join(served) if served else "none"
+        super().__init__(
+            f"Model {name!r} is not served here; served are: {known}. Add it to models.toml or name another."
+        )
+
+
+class ModelNotServed(Refusal):
+    """The model is known but can't be used now: it failed to load, or no live host trains it with that rank."""
+
+
+class WrongState(Refusal):
+    """The thing exists, but not in a state that allows the call."""
+
+
+class Unauthenticated(Refusal):
+    """Nobody is known by what the call brought; the sentence never repeats it."""
+
+
+class NotPermitted(Refusal):
+    """The caller is known and may not do this."""
+
+
+class TokensUnreadable(Refusal):
+    """The file of tokens was changed into one that can't be read."""
+
+    def __init__(self) -> None:
+        super().__init__("The server can't read its file of tokens; its log says why, and its operator must repair it.")
+
+
+class TooManyCalls(Refusal):
+    """Every place for a call is taken."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"All {limit} places for calls are taken; try again in a moment.")
+
+
+class RateExceeded(Refusal):
+    """More conversations a second than one token may send."""
+
+    def __init__(self, rate: float, wait: float) -> None:
+        super().__init__(f"More than {rate:g} conversations a second came with this token; wait {wait:.1f} s.")
+        self.wait = wait  #: seconds after which the same call passes, if nothing else is sent
+
+
+class TooLarge(Refusal):
+    """A batch or dataset is over its limit: the same again will not pass, less will."""
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}")
+        self.violation = Violation(field, description)
+
+
+class TooManyStreams(Refusal):
+    """Every slot for long calls is taken."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"All {limit} slots for streaming calls are taken; end one, or try again in a few seconds.")
+
+
+class Stalled(Refusal):
+    """The client of a stream sent nothing for too long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"Nothing arrived for {seconds:g} s, so the stream was ended; open a new one.")
+
+
+class ClientLeft(Refusal):
+    """The client cancelled its call."""
+
+    def __init__(self) -> None:
+        super().__init__("The client left before the end of its stream; nothing was made.")
+
+
+class Loading(Refusal):
+    """Models are still being loaded."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is still loading its models; try again in a few seconds.")
+
+
+class Draining(Refusal):
+    """The server is about to end and takes nothing new."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down; try again, another replica or the restarted server will answer.")
+
+
+class SamplingDisabled(Refusal):
+    """The training server that holds the adapter writes no text."""
+
+    def __init__(self, host: str, model: str, job: str) -> None:
+        super().__init__(
+            f"The TuFT server of host {host!r} trains {model!r} and does not sample it; fetch the adapter of {job!r} "
+            "and load it in PEFT or vLLM instead."
+        )
+
+
+class HostBusy(Refusal):
+    """Every worker of the host that holds the adapter trains."""
+
+    def __init__(self, host: str, jobs: Sequence[str]) -> None:
+        what = f"its only worker trains {jobs[0]}" if len(jobs) == 1 else f"its {len(jobs)} workers train {_some(jobs)}"
+        super().__init__(
+            f"Host {host!r} is busy: {what}. Ask again when a job has ended or is paused, "
+            "or start another worker there."
+        )
+
+
+class SampleFailed(Refusal):
+    """The host could not answer the prompt."""
+
+    def __init__(self, host: str, reason: str, hint: str) -> None:
+        super().__init__(f"Host {host!r} gave no reply: {reason.rstrip('.')}.{f' {hint}' if hint else ''}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")

@@ -1,0 +1,216 @@
+"""What `turnloom doctor` asks the API: its own checks, then by ticket those of its workers. Knows no protobuf."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import fsspec
+import redis
+
+from services.preprocess.domain.doctor_check import Check, from_answer
+from services.preprocess.models.registry import Registry
+from services.store import keys
+from services.store.errors import NotFound, StoreError
+from services.store.queues import PREPROCESS_QUEUE, queue_name
+from services.store.records import HostRecord
+from services.store.store import Store
+
+HOST_DEADLINE: Final = 50.0  #: seconds a host has for its checks; the RPC has 60
+HOST_FUNCTION: Final = "services.trainer.diagnose.run"
+WORKER_DEADLINE: Final = 20.0  #: seconds that a preprocess worker has
+WORKER_FUNCTION: Final = "services.preprocess.datasets.worker.tasks.diagnose"
+SILENT: Final = 60.0  #: seconds without a heartbeat after which a host is suspect
+SKEW: Final = 5.0  #: seconds that two clocks may differ
+
+
+def diagnose(store: Store, store_url: str, registry: Registry, host: str) -> list[Check]:
+    """All checks in order; `host` narrows the hosts' part to one.
+
+    Raises:
+        NotFound: the named host is not known.
+    """
+    hosts = sorted(store.hosts.list(), key=lambda record: record.name)
+    if host:
+        hosts = [record for record in hosts if record.name == host]
+        if not hosts:
+            raise NotFound(f"There is no host {host!r}; ListHosts names those that were heard of.")
+    with _probe(store_url) as (probe, stored):
+        checks = [_models(registry), *_redis(store), stored, _supervisor(store), *_heartbeats(hosts)]
+        manned = [record for record in hosts if record.workers]
+        with ThreadPoolExecutor(len(manned) + 1) as pool:
+            worker = pool.submit(_preprocess_worker, store, registry)
+            found = list(pool.map(lambda record: _asked(store, record.name, probe), manned))
+        checks += worker.result()
+        checks += [check for answered in found for check in answered]
+    checks += [_unmanned(record.name) for record in hosts if not record.workers]
+    return checks
+
+
+def _models(registry: Registry) -> Check:
+    loaded = [entry.name for entry, _ in registry.served()]
+    missing = [name for name in registry.entries if name not in loaded]
+    if missing:
+        hint = "The API's log says why; Preprocess with that model names the reason too."
+        return Check("models_loaded", "failed", f"Not loaded: {', '.join(missing)}.", hint)
+    return Check("models_loaded", "ok", f"Loaded: {', '.join(loaded)}.")
+
+
+def _redis(store: Store) -> Iterator[Check]:
+    """Settings without which jobs can be lost, and the clock that leases are measured with."""
+    policy = _setting(store, "maxmemory-policy")
+    if policy == "noeviction":
+        yield Check("redis_policy", "ok", "Redis evicts nothing.")
+    elif policy is None:
+        yield Check(
+            "redis_policy",
+            "skipped",
+            "Redis does not show its configuration.",
+            "Allow CONFIG GET, or check it by hand.",
+        )
+    else:
+        hint = "Set maxmemory-policy noeviction; any other policy may throw jobs away."
+        yield Check("redis_policy", "failed", f"maxmemory-policy is {policy}.", hint)
+    aof = _setting(store, "appendonly")
+    if aof == "yes":
+        yield Check("redis_aof", "ok", "Redis writes its append-only file.")
+    elif aof is None:
+        yield Check(
+            "redis_aof", "skipped", "Redis does not show its configuration.", "Allow CONFIG GET, or check it by hand."
+        )
+    else:
+        hint = "Set appendonly yes and appendfsync everysec, or a restart of Redis loses jobs."
+        yield Check("redis_aof", "warning", f"appendonly is {aof}.", hint)
+    seconds, microseconds = store.redis.time()
+    skew = abs(seconds + microseconds / 1e6 - time.time())
+    if skew <= SKEW:
+        yield Check("redis_clock", "ok", f"The clocks of Redis and the API differ by {skew:.1f} s.")
+    else:
+        yield Check("redis_clock", "warning", f"The clocks of Redis and the API differ by {skew:.0f} s.", "Set up NTP.")
+
+
+def _setting(store: Store, name: str) -> str | None:
+    """A value of Redis's configuration; None where it is not shown, as with managed servers."""
+    try:
+        found = store.redis.config_get(name)
+    except redis.ResponseError:  # an ACL, or a managed server without the command
+        return None
+    return str(found[name]) if name in found else None
+
+
+@contextmanager
+def _probe(store_url: str) -> Iterator[tuple[str, Check]]:
+    """The name of a small file that is in the store while the block runs, empty where it can't be; and what came of it.
+
+    Hosts look for it, for a host with another store trains on datasets that it can't find.
+    """
+    nonce = secrets.token_bytes(16)
+    name = f".probe-{nonce.hex()}"
+    try:
+        files, folder = fsspec.core.url_to_fs(store_url)
+        path = f"{folder.rstrip('/')}/{name}"
+        files.makedirs(folder, exist_ok=True)
+        files.pipe_file(path, nonce)
+        found = files.cat_file(path)
+    except (OSError, ValueError, ImportError) as error:
+        hint = "Check TURNLOOM_STORE_URL, its permissions and its free space."
+        yield "", Check("store_writable", "failed", f"The store can't be written: {error}", hint)
+        return
+    sentence = "The store gives back something else than was written."
+    good = Check("store_writable", "ok", "The store takes a file and gives it back.")
+    try:
+        yield name, good if found == nonce else Check("store_writable", "failed", sentence, "Check its cache.")
+    finally:
+        with suppress(OSError):
+            files.rm_file(path)
+
+
+def _supervisor(store: Store) -> Check:
+    """Whether anybody would give the job of a lost worker to another one."""
+    if store.redis.exists(keys.SUPERVISOR):
+        return Check("supervisor", "ok", "A supervisor is at work.")
+    hint = "Start python -m services.trainer supervisor with the same TURNLOOM_REDIS_URL."
+    return Check("supervisor", "failed", "No supervisor runs, so the job of a lost worker would not go on.", hint)
+
+
+def _preprocess_worker(store: Store, registry: Registry) -> list[Check]:
+    """Whether one is there, and what it finds."""
+    workers = store.redis.scard(f"rq:workers:{PREPROCESS_QUEUE}")
+    if not workers:
+        sentence = "No preprocess worker runs, so datasets of hub names, paths and URLs would wait."
+        hint = "Start python -m services.preprocess worker; files that a client sends need none."
+        return [Check("preprocess_worker", "warning", sentence, hint)]
+    many = "1 worker makes" if workers == 1 else f"{workers} workers make"
+    there = Check("preprocess_worker", "ok", f"{many} datasets of hub names, paths and URLs.")
+    models = {
+        entry.name: {"tokenizer_sha256": model.tokenizer_sha256, "template_sha256": model.template_sha256}
+        for entry, model in registry.served()
+    }
+    try:
+        answer = _answer(store, PREPROCESS_QUEUE, WORKER_FUNCTION, {"models": models}, WORKER_DEADLINE)
+    except StoreError as error:
+        hint = "A worker that makes a dataset answers after its part of it; ask again."
+        return [
+            there,
+            Check("worker_checks", "skipped", f"The preprocess worker's own checks did not come: {error}", hint),
+        ]
+    return [there, *from_answer(answer)]
+
+
+def _heartbeats(hosts: Iterable[HostRecord]) -> Iterator[Check]:
+    found = False
+    for record in hosts:
+        found = True
+        age = time.time() - record.heartbeat_time
+        if age > SILENT:
+            hint = "See whether its worker runs (python -m services.trainer) and reaches Redis."
+            yield Check("host_heartbeat", "failed", f"Not heard of for {age:.0f} s.", hint, record.name)
+        elif record.workers == 0:
+            yield Check(
+                "host_heartbeat",
+                "warning",
+                "No worker takes jobs there.",
+                "Start python -m services.trainer.",
+                record.name,
+            )
+        elif not record.backend_up:
+            yield Check(
+                "host_heartbeat", "failed", "TuFT does not answer there.", "See TuFT's log on that host.", record.name
+            )
+        else:
+            yield Check(
+                "host_heartbeat", "ok", f"Heard of {age:.0f} s ago; workers: {record.workers}.", "", record.name
+            )
+    if not found:
+        hint = "Start python -m services.trainer on a GPU host with the same TURNLOOM_REDIS_URL."
+        yield Check("host_heartbeat", "failed", "No host is known, so no job can run.", hint)
+
+
+def _unmanned(host: str) -> Check:
+    """Instead of a ticket that nobody would take before the deadline."""
+    return Check(
+        "host_checks",
+        "warning",
+        "The host was not asked for its own checks, for no worker is there to answer.",
+        "Start python -m services.trainer there, then ask again.",
+        host,
+    )
+
+
+def _asked(store: Store, host: str, probe: str) -> list[Check]:
+    """What the host itself finds; a busy worker answers after its job, which is longer than anyone waits."""
+    try:
+        answer = _answer(store, queue_name(host), HOST_FUNCTION, {"host": host, "probe": probe}, HOST_DEADLINE)
+    except StoreError as error:
+        hint = "A worker that trains answers after its job; ask again, or start a second worker on that host."
+        return [Check("host_checks", "skipped", f"The host's own checks did not come: {error}", hint, host)]
+    return from_answer(answer, host)
+
+
+def _answer(store: Store, queue: str, function: str, arguments: Mapping[str, object], seconds: float) -> object:
+    ticket = store.tickets.call(queue, function, arguments, timeout=seconds)
+    return store.tickets.result(ticket, seconds)

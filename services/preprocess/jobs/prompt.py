@@ -1,0 +1,124 @@
+"""A conversation as the prompt that the trained turn was trained on, and a reply's ids as text. Knows no host.
+
+The prompt is not rendered anew: a reply is put after the conversation, all of it goes through the training pipeline,
+and what stands before the reply's region is the prompt, id for id what training put there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.errors import RoundTripFailed, TemplateRefused
+from turnloom.masks.domain.options import GenerationPrefill, OnUnextendable, Options, Tokenization, TrainOn
+from turnloom.masks.domain.rendered_text import Region, RenderedText, View, first_runs, runs_behind
+from turnloom.masks.model import Model
+from turnloom.masks.rows.weigh import Draft, drafts_of, encode
+from turnloom.masks.rows.weights import plan_weights
+from turnloom.masks.template.added_token_text import AddedTokenFinder
+from turnloom.masks.template.render import render
+from turnloom.masks.tokenizer.segments import cut
+
+REPLY: Final = "Certainly."  #: stands in for the one that is asked for
+_NOTHING: Final = RenderedText("", ())
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a sampler is given."""
+
+    token_ids: NDArray[np.int32]  #: shape (N,), N >= 1
+    stop_ids: tuple[int, ...]  #: tokens that end the reply: those that training put there
+
+
+def prompt_of(conversation: Conversation, options: Options, model: Model) -> Prompt:
+    """The prompt for a reply to a conversation.
+
+    Args:
+        conversation: whose last message is not the assistant's.
+        options: of the dataset that the model was trained on; how long and how heavy rows are does not matter.
+        model: that it was made with.
+
+    Raises:
+        PreprocessError: whatever training would refuse this conversation for, were it answered.
+    """
+    asked = Conversation([*conversation.messages, _reply(conversation.messages)], conversation.tools)
+    chosen = replace(
+        options,
+        train_on=TrainOn.LAST_ASSISTANT_MESSAGE,
+        on_unextendable=OnUnextendable.LAST,
+        ensure_final_stop=False,
+        max_length=None,
+    )
+    plan = plan_weights(asked, chosen)
+    view = drafts_of(asked, plan, chosen, model)[-1].view
+    reply = view.regions[-1]
+    prompt = _before(view, reply, _generation_prompt(conversation, chosen, model))
+    pieces = None
+    if chosen.tokenization is not Tokenization.HF:
+        rules = model.vocabulary.cut_rules
+        pieces = cut(prompt.rendered, prompt.boundaries, plan.assistants, rules, chosen.control_tokens)
+    example = encode([Draft(prompt, (), pieces)], model)[0]
+    if isinstance(example, RoundTripFailed):
+        raise example
+    return Prompt(example.row.token_ids, _stop_ids(view.rendered.text[reply.eot_start : reply.end], model))
+
+
+def _reply(messages: Sequence[Message]) -> Message:
+    """In parts where the conversation is in parts: some templates read nothing else."""
+    parts = any(isinstance(message.get("content"), (list, tuple)) for message in messages)
+    return {"role": "assistant", "content": [{"type": "text", "text": REPLY}] if parts else REPLY}
+
+
+def _generation_prompt(conversation: Conversation, options: Options, model: Model) -> RenderedText:
+    """What the template prints for a reply to come; empty where that is not what counts as prompt, or is not known.
+
+    A client's own template is rendered in the sandbox, which knows whole conversations only.
+    """
+    if options.chat_template is not None or options.generation_prefill is not GenerationPrefill.DEFAULT:
+        return _NOTHING
+    chat_format = model.chat_format
+    settings = chat_format.engine(options).settings
+    try:
+        return render(
+            conversation.messages, conversation.tools, chat_format.template, settings, add_generation_prompt=True
+        )
+    except TemplateRefused:  # it takes whole conversations only
+        return _NOTHING
+
+
+def _before(view: View, reply: Region, generation_prompt: RenderedText) -> View:
+    """What stands before a reply, and what the template's own prompt gives beyond it, such as an opened `<think>`."""
+    head = view.rendered.text[: reply.start]
+    runs = first_runs(view.rendered.runs, reply.start)
+    rendered = RenderedText(head, tuple(runs))
+    if generation_prompt.text.startswith(head):
+        # Text of a message that only this prompt repeats is no literal either.
+        rendered = RenderedText(generation_prompt.text, (*runs, *runs_behind(generation_prompt.runs, reply.start)))
+    return replace(
+        view, rendered=rendered, regions=(), boundaries=tuple(at for at in view.boundaries if at < reply.start)
+    )
+
+
+def _stop_ids(end_of_turn: str, model: Model) -> tuple[int, ...]:
+    """The control token that closes a turn, and the tokenizer's own end of text."""
+    tokens = model.vocabulary.table.by_content
+    first = next(AddedTokenFinder(model.chat_format.control_tokens).spans(end_of_turn), (0, 0))
+    names = dict.fromkeys((end_of_turn[slice(*first)], model.stop_token))
+    return tuple(tokens[name].id for name in names if name in tokens)
+
+
+def reply_text(token_ids: Sequence[int], stop_ids: Sequence[int], model: Model) -> str:
+    """The text of a reply without the stop token that ended it; what is no whole character becomes U+FFFD."""
+    end = len(token_ids) - (len(token_ids) > 0 and token_ids[-1] in stop_ids)
+    vocabulary = model.vocabulary
+    # A model may have more ids than its tokenizer: its matrix is padded.
+    known = [index for index in token_ids[:end] if 0 <= index < vocabulary.size]
+    if vocabulary.round_trips:
+        return vocabulary.decode(np.array(known, dtype=np.int32)).decode(errors="replace")
+    return str(vocabulary.stock.decode(known, skip_special_tokens=False))

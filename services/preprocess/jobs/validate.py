@@ -1,0 +1,123 @@
+"""Everything that can be checked of a job before it is queued. Knows no protobuf; asks records, files and the registry.
+
+What is wrong with the request's fields is collected, so that the caller hears of all of it at once; what the world
+lacks (a dataset, a host) ends the check with its own error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.preprocess.datasets.states import ready
+from services.preprocess.domain.caller import Caller
+from services.preprocess.domain.job_draft import JobDraft
+from services.preprocess.domain.limits import Violations
+from services.preprocess.domain.refusals import ModelNotServed
+from services.preprocess.jobs.estimate import Cost, Epoch, cost, epoch, known_rate
+from services.preprocess.models.registry import Registry
+from services.store.records import CheckpointRecord, DatasetRecord, JobSpec
+from services.store.store import Store
+
+RATE_JOBS = 100  #: newest jobs looked at for a rate
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A job that can be queued."""
+
+    spec: JobSpec
+    host: str  #: where it will run
+    epoch: Epoch
+    cost: Cost
+
+
+def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> Checked:
+    """Hold a draft against models, datasets, checkpoints and hosts.
+
+    Raises:
+        UnknownModel, Loading, ModelNotServed: the model.
+        NotFound, WrongState, NotPermitted: a dataset, a job or a checkpoint.
+        InvalidRequest: things that do not fit together.
+    """
+    model = registry.get(draft.model)
+    entry = registry.entries[draft.model]
+    chosen = draft.hyperparameters
+    training = _dataset(store, draft.training_dataset, caller)
+    test = _dataset(store, draft.test_dataset, caller) if draft.test_dataset else None
+    violations = Violations()
+    for name, record in (("training_dataset", training), ("test_dataset", test)):
+        if record is not None and record.tokenizer_sha256 != model.tokenizer_sha256:
+            violations.add(
+                name,
+                f"was made with the tokenizer of {record.model!r}, which is not that of {draft.model!r}; "
+                "make the dataset with this model.",
+            )
+    if test is None and chosen.early_stopping_patience:
+        violations.add("hyperparameters.early_stopping_patience", "needs a test_dataset to evaluate on.")
+    one = epoch(training, chosen.max_length)
+    if one.conversations == 0:
+        violations.add(
+            "hyperparameters.max_length",
+            f"is {chosen.max_length}; it leaves no row of {training.id!r} a trained token. Give a larger one.",
+        )
+    origin = _origin(draft, entry.tuft_model, store, caller, violations)
+    violations.refuse()
+    host = _host(draft, entry.tuft_model, origin, store)
+    spec = JobSpec(
+        model=draft.model,
+        tuft_model=entry.tuft_model,
+        training_dataset=training.id,
+        test_dataset=test.id if test else "",
+        hyperparameters=chosen,
+        metadata=dict(draft.metadata),
+        host=draft.host,
+        start_from=draft.start_from,
+        owner=caller.name,
+    )
+    rate = known_rate(store.jobs.list(page_size=RATE_JOBS).items, entry.tuft_model, host)
+    return Checked(spec, host, one, cost(one, chosen, rate))
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """The checkpoint that a job begins from."""
+
+    checkpoint: CheckpointRecord
+    host: str  #: where its files lie if they are not in the store
+
+
+def _dataset(store: Store, dataset_id: str, caller: Caller) -> DatasetRecord:
+    """A dataset that is READY and that the caller may look at: training on it shows what is in it."""
+    record = store.datasets.get(dataset_id)
+    caller.check_look(f"Dataset {record.id!r}", record.owner)
+    return ready(record)
+
+
+def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, violations: Violations) -> _Origin | None:
+    """The checkpoint of start_from; its adapter must have the same shape, for it is loaded into the job's own."""
+    wanted = draft.start_from
+    if wanted is None:
+        return None
+    job = store.jobs.get(wanted.job)
+    caller.check_look(f"Job {job.id!r}", job.spec.owner)
+    checkpoint = store.ledger.checkpoint(wanted.job, wanted.checkpoint)
+    if job.spec.tuft_model != tuft_model:
+        violations.add("start_from.job", f"trained {job.spec.model!r}; its checkpoints do not fit {draft.model!r}.")
+    for name in ("lora_rank", "train_mlp", "train_attn", "train_unembed"):
+        here, there = getattr(draft.hyperparameters, name), getattr(job.spec.hyperparameters, name)
+        if here != there:
+            violations.add(
+                f"hyperparameters.{name}", f"is {here}, but the checkpoint of {job.id!r} has {there}; set that."
+            )
+    return _Origin(checkpoint, job.host)
+
+
+def _host(draft: JobDraft, tuft_model: str, origin: _Origin | None, store: Store) -> str:
+    """A live host that serves the model and rank; the checkpoint's own where its files lie only there."""
+    pinned = origin.host if origin is not None and not origin.checkpoint.stored else ""
+    if pinned and draft.host and draft.host != pinned:
+        raise ModelNotServed(
+            f"host is {draft.host!r}, but checkpoint {origin.checkpoint.id!r} lies only on {pinned!r}; "  # type: ignore[union-attr]
+            "leave host empty or name that one."
+        )
+    return store.hosts.place(tuft_model, draft.hyperparameters.lora_rank, draft.host or pinned)

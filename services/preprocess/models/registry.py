@@ -1,0 +1,240 @@
+"""models.toml to served models: which there are, where each comes from, and whether it is loaded. Knows no gRPC.
+
+A source that `prepare` has not written yet is prepared by a child process, so that this one never imports transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+from services.preprocess.domain.refusals import Loading, ModelNotServed, UnknownModel
+from turnloom.masks.domain.errors import PreprocessError
+from turnloom.masks.model import Model, load_model
+from turnloom.masks.sandbox.pool import Sandbox
+
+LOG = logging.getLogger("turnloom.registry")
+PREPARE_SECONDS: Final = 900  #: deadline of one preparation, downloads included
+
+
+class BadModels(ValueError):
+    """models.toml can't be used; the sentence names the entry and the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One [[models]] table."""
+
+    name: str  #: what options.model takes
+    source: str  #: prepared folder, any tokenizer folder, or hub name
+    revision: str = ""  #: of a hub name
+    chat_template: Path | None = None  #: used instead of the source's
+    tuft_model_name: str = ""  #: empty: the name
+    tokenizer_sha256: str = ""  #: pin, hex; empty: any
+    template_sha256: str = ""  #: pin, hex; empty: any
+
+    @property
+    def tuft_model(self) -> str:
+        """TuFT's name of the model."""
+        return self.tuft_model_name or self.name
+
+
+def read_models(path: Path) -> list[ModelEntry]:
+    """The entries of models.toml in order of their names; relative paths are taken from its folder.
+
+    Raises:
+        BadModels: the file can't be read, has an unknown key, a missing value, no entry, or a name twice.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise BadModels(
+            f"{path} can't be read ({error.strerror}); TURNLOOM_MODELS names the file of models."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadModels(f"{path} is not TOML: {error}.") from error
+    if unknown := table.keys() - {"models"}:
+        raise BadModels(f"{path} has {min(unknown)!r}; only [[models]] tables are known.")
+    tables = table.get("models")
+    if not isinstance(tables, list) or not tables:
+        raise BadModels(f"{path} has no [[models]] table; at least one model is needed.")
+    entries = [_entry(item, f"{path}: models[{index}]", path.parent) for index, item in enumerate(tables)]
+    names = [entry.name for entry in entries]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise BadModels(f"{path} has the model {min(twice)!r} twice; names must be unique.")
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _entry(table: object, place: str, folder: Path) -> ModelEntry:
+    if not isinstance(table, dict):
+        raise BadModels(f"{place} is not a table.")
+    known = {item.name for item in fields(ModelEntry)}
+    if unknown := table.keys() - known:
+        raise BadModels(f"{place} has the unknown key {min(unknown)!r}; known are: {', '.join(sorted(known))}.")
+    for key, value in table.items():
+        if not isinstance(value, str) or not value:
+            raise BadModels(f"{place}.{key} must be a string that is not empty.")
+    for key in ("name", "source"):
+        if key not in table:
+            raise BadModels(f"{place} has no {key!r}.")
+    values: dict[str, str] = dict(table)
+    template = values.pop("chat_template", None)
+    here = folder / Path(values["source"]).expanduser()
+    if here.is_dir():
+        values["source"] = str(here.resolve())
+    elif values["source"].startswith((".", "/", "~")):
+        raise BadModels(f"{place}.source is {values['source']!r}, and there is no such folder.")
+    path = None if template is None else (folder / template).resolve()
+    if path is not None and not path.is_file():
+        raise BadModels(f"{place}.chat_template is {template!r}, and there is no such file below {folder}.")
+    return ModelEntry(
+        name=values["name"],
+        source=values["source"],
+        revision=values.get("revision", ""),
+        chat_template=path,
+        tuft_model_name=values.get("tuft_model_name", ""),
+        tokenizer_sha256=values.get("tokenizer_sha256", ""),
+        template_sha256=values.get("template_sha256", ""),
+    )
+
+
+class Registry:
+    """The served models. `load` runs in a thread of its own while the server already answers."""
+
+    def __init__(self, entries: Sequence[ModelEntry], cache: Path, load: Callable[[ModelEntry, Path], Model]) -> None:
+        self.entries: Mapping[str, ModelEntry] = {entry.name: entry for entry in entries}
+        self._cache = cache
+        self._load = load
+        self._models: dict[str, Model] = {}
+        self._failures: dict[str, str] = {}
+        self._ended = threading.Event()
+
+    def load(self) -> None:
+        """Load every entry; one that fails stays out with its sentence, and the rest is served."""
+        for entry in self.entries.values():
+            try:
+                self._models[entry.name] = self._load(entry, self._cache)
+                LOG.info("model loaded", extra={"model": entry.name, "encoder": self._models[entry.name].encoder_name})
+            except (PreprocessError, BadModels, OSError) as error:
+                self._failures[entry.name] = str(error)
+                LOG.error("model not loaded", extra={"model": entry.name, "reason": str(error)})
+            except Exception as error:  # a bug in a model's files must not take the other models away
+                self._failures[entry.name] = f"unforeseen {type(error).__name__}; the server's log says where"
+                LOG.exception("model not loaded", extra={"model": entry.name})
+        self._ended.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until every entry was tried; whether it came to that in time."""
+        return self._ended.wait(seconds)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every model of models.toml is loaded."""
+        return self._ended.is_set() and not self._failures
+
+    def get(self, name: str) -> Model:
+        """The loaded model.
+
+        Raises:
+            UnknownModel: models.toml does not name it.
+            Loading: not yet.
+            ModelNotServed: it could not be loaded.
+        """
+        model = self._models.get(name)
+        if model is not None:
+            return model
+        if name not in self.entries:
+            raise UnknownModel(name, list(self.entries))
+        if name in self._failures:
+            raise ModelNotServed(f"Model {name!r} could not be loaded: {self._failures[name]}")
+        raise Loading
+
+    def served(self) -> list[tuple[ModelEntry, Model]]:
+        """Entries with their models in order of names.
+
+        Raises:
+            Loading: not all were tried yet.
+        """
+        if not self._ended.is_set():
+            raise Loading
+        return [(self.entries[name], self._models[name]) for name in self.entries if name in self._models]
+
+
+def load_entry(entry: ModelEntry, cache: Path, sandbox: Sandbox | None = None) -> Model:
+    """Load one entry, prepared before if it is not, and hold it to its pins.
+
+    Without a sandbox the templates that clients send are refused.
+
+    Raises:
+        ModelNotUsable, BadModels: with a sentence.
+    """
+    source = Path(entry.source)
+    folder = source if _prepared(source) and entry.chat_template is None else _prepare(entry, cache)
+    model = load_model(folder, entry.name, sandbox)
+    for what, pin, found in (
+        ("tokenizer_sha256", entry.tokenizer_sha256, model.tokenizer_sha256),
+        ("template_sha256", entry.template_sha256, model.template_sha256),
+    ):
+        if pin and pin != found:
+            raise BadModels(f"{what} is {found}, but models.toml pins {pin}; the source has changed.")
+    return model
+
+
+def prepared_folder(entry: ModelEntry, cache: Path) -> Path | None:
+    """Where the entry's prepared files are; None: nothing has prepared it yet."""
+    source = Path(entry.source)
+    folder = source if _prepared(source) and entry.chat_template is None else _cached(entry, cache)
+    return folder if _prepared(folder) else None
+
+
+def _prepared(folder: Path) -> bool:
+    return (folder / "manifest.json").is_file()
+
+
+def _cached(entry: ModelEntry, cache: Path) -> Path:
+    """The folder of the cache for this source, revision and template."""
+    template = entry.chat_template.read_bytes() if entry.chat_template else b""
+    identity = hashlib.sha256("\0".join((entry.source, entry.revision, _stamp(entry))).encode() + b"\0" + template)
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", entry.name).strip("-")
+    return cache.resolve() / f"{slug}-{identity.hexdigest()[:12]}"
+
+
+def _prepare(entry: ModelEntry, cache: Path) -> Path:
+    """Run `prepare` in a child process, once per source, revision and template."""
+    folder = _cached(entry, cache)
+    if _prepared(folder):
+        return folder
+    command = [sys.executable, "-m", "turnloom.masks.prepare", entry.source, str(folder), "--name", entry.name]
+    if entry.revision:
+        command += ["--revision", entry.revision]
+    if entry.chat_template:
+        command += ["--chat-template", str(entry.chat_template)]
+    LOG.info("preparing model", extra={"model": entry.name, "folder": str(folder)})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=PREPARE_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise BadModels(f"preparing {entry.source!r} took more than {PREPARE_SECONDS} s.") from error
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip() or "no output").splitlines()[-1]
+        raise BadModels(f"preparing {entry.source!r} failed: {last}") from error
+    return folder
+
+
+def _stamp(entry: ModelEntry) -> str:
+    """For a local folder, what its tokenizer files are now: a changed folder is prepared anew."""
+    source = Path(entry.source)
+    if not source.is_dir():
+        return ""
+    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+    present = [source / name for name in names if (source / name).is_file()]
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in present)).hexdigest()

@@ -1,0 +1,186 @@
+"""Jobs, steps, events, checkpoints and hosts as clients see them. Knows no Redis and no engine."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from services.preprocess.wire.dataset import error, timestamp
+from services.preprocess.wire.enums import EnumTable
+from services.preprocess.wire.hyperparameters import hyperparameters_message
+from services.store.evaluations import RowLosses
+from services.store.records import (
+    CheckpointRecord,
+    EventRecord,
+    HostRecord,
+    JobRecord,
+    JobState,
+    StartFrom,
+    StepRecord,
+)
+from turnloom.v1 import training_pb2 as pb
+
+STATE: Final = EnumTable(pb.JobState.DESCRIPTOR, "JOB_STATE", JobState)
+
+
+def job(record: JobRecord) -> pb.Job:
+    """The job as it is now."""
+    spec = record.spec
+    return pb.Job(
+        id=record.id,
+        model=spec.model,
+        training_dataset=spec.training_dataset,
+        test_dataset=spec.test_dataset,
+        hyperparameters=hyperparameters_message(spec.hyperparameters),
+        state=STATE.to_wire[record.state],  # type: ignore[arg-type]  # mypy-protobuf types enum values apart from int
+        progress=progress(record, time.time()),
+        error=error(record.error),
+        metadata=spec.metadata,
+        owner=spec.owner,
+        host=record.host,
+        attempt=record.attempt,
+        start_from=start_from(spec.start_from),
+        sweep=spec.sweep,
+        create_time=timestamp(record.create_time),
+        start_time=timestamp(record.start_time),
+        finish_time=timestamp(record.finish_time),
+        best_checkpoint=record.best_checkpoint,
+        last_checkpoint=record.last_checkpoint,
+        adapter_uri=record.adapter_uri,
+        adapter_sha256=record.adapter_sha256,
+        cut=pb.CutReport(
+            cut_rows=record.cut.cut_rows, cut_tokens=record.cut.cut_tokens, emptied_rows=record.cut.emptied_rows
+        ),
+        halving=halving(record),
+    )
+
+
+def halving(record: JobRecord) -> pb.Halving | None:
+    """The job's part in successive halving; None: it takes none, or was taken out by ResumeJob."""
+    if not record.rungs:
+        return None
+    waits = record.rung if record.state in (JobState.PAUSING, JobState.PAUSED) else 0
+    standing = record.standing
+    shown = pb.Halving(waiting_step=waits)
+    if standing is not None:
+        shown.compared_step, shown.stopped = standing.step, not standing.kept
+        shown.rank, shown.compared = standing.rank, standing.compared
+        shown.test_nll, shown.reason = standing.test_nll, standing.reason
+    if waits:
+        shown.reason = f"Waits for the other cells of its sweep at step {waits}, where they are compared."
+    return shown
+
+
+def progress(record: JobRecord, now: float) -> pb.Progress:
+    """How far it is; `estimated_finish` only while it runs at a known rate.
+
+    Tokens per step of the effective series, times the steps that are left, over the rate of the last steps.
+    """
+    done = record.effective
+    finish = 0.0
+    if record.state is JobState.RUNNING and record.tokens_per_second > 0 and done.steps:
+        left = max(record.planned_steps - record.step, 0) * done.tokens / done.steps
+        finish = now + left / record.tokens_per_second
+    return pb.Progress(
+        step=record.step,
+        planned_steps=record.planned_steps,
+        epoch=record.epoch,
+        last_train_nll=record.last_train_nll,
+        mean_train_nll=record.mean_train_nll,
+        test_nll=record.test_nll,
+        best_test_nll=record.best_test_nll,
+        tokens=done.tokens,
+        trained_tokens=done.loss_tokens,
+        tokens_per_second=record.tokens_per_second,
+        estimated_finish=timestamp(finish),
+        test_bits_per_byte=record.test_bits_per_byte,
+    )
+
+
+def start_from(value: StartFrom | None) -> pb.StartFrom | None:
+    """Where a job begins; None: at a fresh adapter."""
+    if value is None:
+        return None
+    return pb.StartFrom(job=value.job, checkpoint=value.checkpoint, weights_only=value.weights_only)
+
+
+def step(record: StepRecord) -> pb.Step:
+    """What one optimizer step did."""
+    return pb.Step(
+        step=record.step,
+        epoch=record.epoch,
+        attempt=record.attempt,
+        conversations=record.conversations,
+        rows=record.rows,
+        tokens=record.tokens,
+        loss_tokens=record.loss_tokens,
+        target_bytes=record.target_bytes,
+        nll_sum=record.nll_sum,
+        weight_sum=record.weight_sum,
+        objective=record.objective,
+        learning_rate=record.learning_rate,
+        phase_seconds=record.phase_seconds,
+        gpu_utilization=record.gpu_utilization,
+        gpu_memory_bytes=record.gpu_memory_bytes,
+        time=timestamp(record.time),
+        test_nll_sum=record.test_nll_sum,
+        test_weight_sum=record.test_weight_sum,
+        test_target_bytes=record.test_target_bytes,
+    )
+
+
+def evaluation(step: int, losses: RowLosses) -> pb.GetEvaluationResponse:
+    """One evaluation by row; the columns are little-endian on every machine."""
+    return pb.GetEvaluationResponse(
+        step=step,
+        conversation=losses.conversation.astype("<u4").tobytes(),
+        nll_sum=losses.nll_sum.astype("<f4").tobytes(),
+        weight_sum=losses.weight_sum.astype("<f4").tobytes(),
+    )
+
+
+def event(record: EventRecord) -> pb.Event:
+    """Something that happened."""
+    return pb.Event(
+        id=record.id,
+        time=timestamp(record.time),
+        level=record.level,
+        type=record.type,
+        message=record.message,
+        attempt=record.attempt,
+        fields=record.fields,
+    )
+
+
+def checkpoint(record: CheckpointRecord, best: str) -> pb.Checkpoint:
+    """A saved state; `best` is the id of the job's best one. Its places at TuFT and in the store stay inside."""
+    return pb.Checkpoint(
+        id=record.id,
+        step=record.step,
+        epoch=record.epoch,
+        position=record.position,
+        attempt=record.attempt,
+        probe_nll=record.probe_nll,
+        test_nll=record.test_nll,
+        best=record.id == best,
+        stored=record.stored,
+        sha256=record.sha256,
+        time=timestamp(record.time),
+    )
+
+
+def host(record: HostRecord) -> pb.Host:
+    """A GPU host as its probe last saw it."""
+    return pb.Host(
+        name=record.name,
+        gpus=[pb.Gpu(name=gpu.name, uuid=gpu.uuid, memory_bytes=gpu.memory_bytes) for gpu in record.gpus],
+        driver_version=record.driver_version,
+        models=[
+            pb.ServedModel(name=model.name, max_lora_rank=model.max_lora_rank, max_model_len=model.max_model_len)
+            for model in record.models
+        ],
+        backend_up=record.backend_up,
+        workers=record.workers,
+        heartbeat_time=timestamp(record.heartbeat_time),
+        queued_jobs=record.queued_jobs,
+    )

@@ -1,0 +1,72 @@
+"""CreateJobRequest to a draft whose fields are in range. Knows no record and no host."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from services.preprocess.domain.job_draft import JobDraft
+from services.preprocess.domain.limits import MAX_REQUEST_ID_BYTES, Violations, check_bytes, check_labels
+from services.preprocess.wire.hyperparameters import hyperparameters
+from services.preprocess.wire.job import STATE
+from services.store.records import JobState, StartFrom
+from turnloom.v1 import training_pb2 as pb
+
+MAX_NAME_BYTES: Final = 256  #: of an id or host name in a request
+
+
+def draft(request: pb.CreateJobRequest) -> JobDraft:
+    """Read a request.
+
+    Raises:
+        InvalidRequest: every field that is missing or out of range.
+    """
+    violations = Violations()
+    if not request.model:
+        violations.add("model", "is not set; ListModels names the models that are served.")
+    if not request.training_dataset:
+        violations.add("training_dataset", "is not set; it takes the id of a dataset that is READY.")
+    for name in ("model", "training_dataset", "test_dataset", "host"):
+        check_bytes(getattr(request, name), name, MAX_NAME_BYTES, violations)
+    chosen = hyperparameters(request.hyperparameters, "hyperparameters", violations)
+    check_bytes(request.request_id, "request_id", MAX_REQUEST_ID_BYTES, violations)
+    check_labels(request.metadata, "metadata", violations)
+    origin = None
+    if request.HasField("start_from"):
+        if not request.start_from.job:
+            violations.add("start_from.job", "is not set; it takes the id of the job that saved the checkpoint.")
+        origin = StartFrom(
+            job=request.start_from.job,
+            checkpoint=request.start_from.checkpoint,
+            weights_only=request.start_from.weights_only,
+        )
+    violations.refuse()
+    return JobDraft(
+        model=request.model,
+        training_dataset=request.training_dataset,
+        test_dataset=request.test_dataset,
+        hyperparameters=chosen,
+        metadata=dict(request.metadata),
+        host=request.host,
+        start_from=origin,
+    )
+
+
+def content_hash(request: pb.CreateJobRequest) -> str:
+    """What makes two requests the same, apart from the request_id itself: hex sha256."""
+    same = pb.CreateJobRequest()
+    same.CopyFrom(request)
+    same.ClearField("request_id")
+    return hashlib.sha256(same.SerializeToString(deterministic=True)).hexdigest()
+
+
+def states(request: pb.ListJobsRequest) -> frozenset[JobState]:
+    """The states that a list is narrowed to; empty: all.
+
+    Raises:
+        InvalidRequest: UNSPECIFIED or an unknown number among them.
+    """
+    violations = Violations()
+    found = [STATE.required(number, f"states[{i}]", violations) for i, number in enumerate(request.states)]
+    violations.refuse()
+    return frozenset(state for state in found if state is not None)

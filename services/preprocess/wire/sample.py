@@ -1,0 +1,84 @@
+"""SampleRequest to what is asked, each field within its bounds, and a reply to SampleResponse. Knows no store."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from services.preprocess.domain.limits import Violations
+from services.preprocess.domain.refusals import InvalidRequest
+from services.preprocess.wire.conversation import conversation
+from services.preprocess.wire.issues import violation
+from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.errors import PreprocessError
+from turnloom.v1 import training_pb2 as pb
+
+DEFAULT_TOKENS: Final = 256
+MAX_TOKENS: Final = 4_096  #: more would rarely be ready within the call's deadline
+MAX_TEMPERATURE: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt for an adapter, and how its reply is drawn."""
+
+    checkpoint: str  #: id; empty: the last one
+    conversation: Conversation  #: its last message is not the assistant's
+    max_tokens: int | None  #: 1 to MAX_TOKENS; None: DEFAULT_TOKENS, or what the model has room for
+    temperature: float  #: 0 to MAX_TEMPERATURE
+    top_p: float  #: > 0 and <= 1
+    seed: int | None  #: None: another reply each time
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an adapter said."""
+
+    text: str
+    tokens: int  #: the end-of-turn token included
+    finish_reason: str  #: "stop" or "length"
+    prompt_tokens: int
+    checkpoint: str  #: id of the one that answered
+
+
+def asked(request: pb.SampleRequest) -> Asked:
+    """Read a request.
+
+    Raises:
+        InvalidRequest: every field that is wrong.
+    """
+    violations = Violations()
+    if request.max_tokens > MAX_TOKENS:
+        violations.add("max_tokens", f"is {request.max_tokens}; 1 to {MAX_TOKENS} are possible.")
+    temperature = request.temperature if request.HasField("temperature") else 1.0
+    if not (math.isfinite(temperature) and 0 <= temperature <= MAX_TEMPERATURE):
+        violations.add("temperature", f"is {temperature:g}; a number from 0 to {MAX_TEMPERATURE:g} is needed.")
+    top_p = request.top_p if request.HasField("top_p") else 1.0
+    if not (math.isfinite(top_p) and 0 < top_p <= 1):
+        violations.add("top_p", f"is {top_p:g}; a number above 0 and at most 1 is needed.")
+    last = len(request.conversation.messages) - 1
+    if last < 0:
+        violations.add("conversation.messages", "is empty; give at least the message that is to be answered.")
+    elif request.conversation.messages[last].role == "assistant":
+        violations.add(
+            f"conversation.messages[{last}].role", "is 'assistant'; the last message is the one that is to be answered."
+        )
+    violations.refuse()
+    try:
+        said = conversation(request.conversation)
+    except PreprocessError as error:
+        raise InvalidRequest([violation("conversation", error)]) from error
+    seed = request.seed if request.HasField("seed") else None
+    return Asked(request.checkpoint, said, request.max_tokens or None, temperature, top_p, seed)
+
+
+def response(reply: Reply) -> pb.SampleResponse:
+    """The message for a reply."""
+    return pb.SampleResponse(
+        text=reply.text,
+        tokens=reply.tokens,
+        finish_reason=reply.finish_reason,
+        prompt_tokens=reply.prompt_tokens,
+        checkpoint=reply.checkpoint,
+    )

@@ -1,0 +1,32 @@
+"""What a user sends: a conversation, as plain values. Knows no protobuf, no template, no tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+#: A message as chat templates see it: `role`, `content`, `reasoning_content`, `tool_calls`, `name`, `tool_call_id`
+#: and any other key the sender gave. Key order is kept: `message | tojson` prints it.
+Message: TypeAlias = "dict[str, JSON]"
+#: Names a message's reasoning is given under.
+REASONING_FIELDS: Final = ("reasoning_content", "thinking", "reasoning")
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What the sender said of one message beside its text. Templates never see it."""
+
+    trainable: bool | None = None  #: None: the policy decides. Read only by TrainOn.CUSTOMIZED.
+    weight: float | None = None  #: factor on the target weights of this message's tokens, >= 0 and finite; None is 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages in order, with the tools offered to the model."""
+
+    messages: Sequence[Message]
+    tools: Sequence[JSON] | None = None  #: JSON schemas as given; None: the template gets no tools
+    training: Sequence[Training] = field(default=())  #: empty, or one entry per message
+    id: str = ""  #: the sender's name for it; reported back, never rendered

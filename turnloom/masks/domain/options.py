@@ -1,0 +1,108 @@
+"""What a user may choose about masks. One frozen value; names and defaults are those of docs/masks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from turnloom.masks.domain.conversation import JSON
+
+
+class TrainOn(Enum):
+    """Which messages carry weight. Names are tinker-cookbook's where it has one."""
+
+    ALL_ASSISTANT_MESSAGES = "all_assistant_messages"
+    LAST_ASSISTANT_MESSAGE = "last_assistant_message"
+    LAST_ASSISTANT_TURN = "last_assistant_turn"  # from the last user message on, tool steps included
+    ALL_MESSAGES = "all_messages"
+    ALL_TOKENS = "all_tokens"
+    ALL_USER_AND_SYSTEM_MESSAGES = "all_user_and_system_messages"
+    CUSTOMIZED = "customized"  # only messages with `trainable`
+
+
+class Truncation(Enum):
+    """What happens to an example longer than max_length."""
+
+    RIGHT = "right"
+    LEFT = "left"
+    DROP_TURNS = "drop_turns"  # whole oldest turns after the system prompt
+    ERROR = "error"
+
+
+class Tokenization(Enum):
+    """EXACT forces a token boundary at the start of every assistant region; HF is `tokenizer(rendered)` id for id."""
+
+    EXACT = "exact"
+    HF = "hf"
+
+
+class ControlTokens(Enum):
+    """What is done with message text that spells a control token of the tokenizer."""
+
+    ESCAPE = "escape"
+    REJECT = "reject"
+    ALLOW = "allow"
+
+
+class OnUnextendable(Enum):
+    """What is done where an earlier turn, as sampled, is not a prefix of the full render."""
+
+    SPLIT = "split"
+    LAST = "last"
+    AS_RENDERED = "as_rendered"
+    ERROR = "error"
+
+
+class TrainOnEot(Enum):
+    """Whose end-of-turn tokens carry weight."""
+
+    ALL = "all"
+    LAST = "last"
+    NONE = "none"
+
+
+class GenerationPrefill(Enum):
+    """How much of what the template puts before a reply counts as prompt."""
+
+    DEFAULT = "default"
+    LONGEST = "longest"
+    NONE = "none"
+
+
+class Mask(Enum):
+    """Where regions come from: proved from provenance, or the template's own {% generation %} blocks."""
+
+    REGIONS = "regions"
+    TEMPLATE = "template"
+
+
+@dataclass(frozen=True, slots=True)
+class PartWeights:
+    """Factors on the target weights of the kinds of text inside an assistant region, each >= 0 and finite."""
+
+    reasoning: float = 1.0
+    content: float = 1.0
+    tool_call: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How conversations become examples. Every default is the documented one."""
+
+    train_on: TrainOn = TrainOn.ALL_ASSISTANT_MESSAGES
+    max_length: int | None = 2048  #: tokens; None: no limit
+    truncation: Truncation = Truncation.RIGHT
+    tokenization: Tokenization = Tokenization.EXACT
+    control_tokens: ControlTokens = ControlTokens.ESCAPE
+    on_unextendable: OnUnextendable = OnUnextendable.SPLIT
+    max_examples_per_conversation: int = 64  #: bounds what a split can make of one conversation
+    train_on_eot: TrainOnEot = TrainOnEot.ALL
+    include_trailing_whitespace: bool = False  #: train the white space that the template prints after the end of turn
+    ensure_final_stop: bool = False  #: append the stop token to a last turn that the template leaves open
+    generation_prefill: GenerationPrefill = GenerationPrefill.DEFAULT
+    mask: Mask = Mask.REGIONS
+    part_weights: PartWeights = field(default_factory=PartWeights)
+    chat_template: str | None = None  #: a client's own template: rendered in the sandbox process
+    chat_template_kwargs: Mapping[str, JSON] = field(default_factory=dict)
+    date: str | None = None  #: ISO date that strftime_now sees; None: services fill in the request's date and report it

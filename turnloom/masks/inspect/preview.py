@@ -1,0 +1,136 @@
+"""One conversation, token by token, for a person: what is trained, whose text it is, what was cut. Knows no wire."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.errors import PreprocessError
+from turnloom.masks.domain.example import ControlTokenSpan
+from turnloom.masks.domain.options import Options
+from turnloom.masks.domain.rendered_text import TOOLS, Kind, Origin, Region, View
+from turnloom.masks.model import Model
+from turnloom.masks.pipeline import escaped_spans, fitted_batch, warnings_of
+from turnloom.masks.rows.fit import Fitted
+from turnloom.masks.tokenizer.encode import token_starts, trained_bytes
+
+#: What text of a message outside every region is, by the field it came from; all others are content.
+FIELD_KINDS: Final = {"reasoning_content": Kind.REASONING, "reasoning": Kind.REASONING, "tool_calls": Kind.TOOL_CALL}
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewToken:
+    """One token of a row."""
+
+    id: int
+    text: str  #: what it decodes to; bytes that are no whole character as \\xNN
+    weight: float  #: of predicting this token, 0.0 for the first of a row
+    message_index: int | None  #: None for what the template prints between turns
+    role: str  #: of that message, "tools" for tool schemas, "" for what the template prints between turns
+    kind: str  #: a Kind: header, content, reasoning, tool_call, scaffold, eot
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewExample:
+    """One row as it would be trained."""
+
+    part: int  #: 0.. when one conversation gives several
+    rendered_text: str  #: before truncation
+    tokens: Sequence[PreviewToken]  #: after truncation
+    truncated_tokens: int
+    truncated_loss_tokens: int
+    target_bytes: int  #: UTF-8 bytes of the trained text
+    escaped: Sequence[ControlTokenSpan]  #: offsets into this example's rendered_text
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """All rows that one conversation gives."""
+
+    examples: Sequence[PreviewExample]
+    warnings: Sequence[str]
+
+
+def preview(conversation: Conversation, options: Options, model: Model) -> Preview:
+    """Show what preprocess() would make of a conversation; a row without any weight is shown too, with its warning.
+
+    Raises:
+        PreprocessError: why no row can be made.
+    """
+    fits = fitted_batch([conversation], options, model)[0]
+    if isinstance(fits, PreprocessError):
+        raise fits
+    roles = [str(message.get("role", "")) for message in conversation.messages]
+    return Preview(
+        examples=[_example(part, fitted, roles, model) for part, fitted in enumerate(fits.examples)],
+        warnings=tuple(dict.fromkeys(line for fitted in fits.examples for line in warnings_of(fitted, options, model))),
+    )
+
+
+def _example(part: int, fitted: Fitted, roles: Sequence[str], model: Model) -> PreviewExample:
+    text, row = fitted.example.text, fitted.row
+    starts = token_starts(text, model.vocabulary)[row.first : row.first + len(row.token_ids)]
+    weights = [0.0] * len(row.token_ids)
+    for start, end, weight in row.spans:
+        weights[max(start, 1) : end] = [weight] * (end - max(start, 1))
+    authors = _Authors(fitted.example.draft.view, fitted.messages, roles)
+    tokens = [
+        PreviewToken(index, _shown(model.vocabulary.token_text(index)), weight, *authors.of(character))
+        for index, weight, character in zip(row.token_ids.tolist(), weights, starts.tolist(), strict=True)
+    ]
+    return PreviewExample(
+        part=part,
+        rendered_text=text.pieces.whole,
+        tokens=tokens,
+        truncated_tokens=fitted.truncated_tokens,
+        truncated_loss_tokens=fitted.truncated_loss_tokens,
+        target_bytes=trained_bytes(text, row, model.vocabulary),
+        escaped=escaped_spans([fitted]),
+    )
+
+
+def _shown(decoded: bytes) -> str:
+    return decoded.decode(errors="backslashreplace")
+
+
+class _Authors:
+    """Whose each character of one view is."""
+
+    def __init__(self, view: View, messages: Sequence[int] | None, roles: Sequence[str]) -> None:
+        self._regions = view.regions
+        self._region_starts = [region.start for region in view.regions]
+        self._run_ends = list(accumulate(length for length, _ in view.rendered.runs))
+        self._origins = [origin for _, origin in view.rendered.runs]
+        self._messages = messages
+        self._roles = roles
+
+    def of(self, character: int) -> tuple[int | None, str, str]:
+        """Return message index, role and kind."""
+        before = bisect_right(self._region_starts, character) - 1
+        if before >= 0 and character < self._regions[before].end:
+            region = self._regions[before]
+            return self._index(region.message_index), region.role, _kind(region, character).value
+        run = bisect_right(self._run_ends, character)
+        origin = self._origins[run] if run < len(self._origins) else None
+        return self._of_origin(origin)
+
+    def _of_origin(self, origin: Origin | None) -> tuple[int | None, str, str]:
+        if origin is None:
+            return None, "", Kind.HEADER.value
+        kind = FIELD_KINDS.get(origin.field, Kind.CONTENT).value
+        if origin.message_index < 0:
+            return None, "tools" if origin.message_index == TOOLS else "", kind
+        index = self._index(origin.message_index)
+        return index, self._roles[index], kind
+
+    def _index(self, shown: int) -> int:
+        return shown if self._messages is None else self._messages[shown]
+
+
+def _kind(region: Region, character: int) -> Kind:
+    inside = (part.kind for part in region.parts if part.start <= character < part.end)
+    return next(inside, Kind.CONTENT if character < region.eot_start else Kind.EOT)

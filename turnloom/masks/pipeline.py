@@ -1,0 +1,209 @@
+"""From conversations to training rows: the whole pipeline. Knows no protobuf and no file.
+
+lay out (rendering, regions) -> cut into pieces and weigh -> encode -> fit into max_length -> shift to targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from math import isfinite
+from typing import NamedTuple
+
+import numpy as np
+
+from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.errors import (
+    InvalidOption,
+    NothingToTrain,
+    PreprocessError,
+    RoundTripFailed,
+    UnsupportedContent,
+)
+from turnloom.masks.domain.example import ControlTokenSpan, Preprocessed, TokenizedExample
+from turnloom.masks.domain.gc_pause import collections_paused
+from turnloom.masks.domain.options import Options
+from turnloom.masks.model import Model
+from turnloom.masks.replay.fast_path import FastPath, fast_path_of
+from turnloom.masks.rows.fit import Fitted, fit
+from turnloom.masks.rows.weigh import Draft, Example, drafts_of, encode, planned
+from turnloom.masks.rows.weights import Plan
+from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
+
+
+def preprocess(conversation: Conversation, options: Options, model: Model) -> Preprocessed:
+    """Make training rows of one conversation.
+
+    Raises:
+        PreprocessError: why no row can be made that is certainly right.
+    """
+    outcome = preprocess_batch([conversation], options, model)[0]
+    if isinstance(outcome, PreprocessError):
+        raise outcome
+    return outcome
+
+
+def preprocess_batch(
+    conversations: Sequence[Conversation], options: Options, model: Model
+) -> list[Preprocessed | PreprocessError]:
+    """Make training rows of many conversations with one call of the encoder; batches of 64 to 512 are good.
+
+    Returns:
+        One entry per conversation, in order: its rows, or why there are none. One bad conversation harms no other.
+
+    Raises:
+        InvalidOption: the options are wrong whatever the conversation.
+    """
+    with collections_paused():
+        return [
+            _assembled(fitted, options, model) if isinstance(fitted, Fits) else fitted
+            for fitted in fitted_batch(conversations, options, model)
+        ]
+
+
+class Fits(NamedTuple):
+    """All examples of one conversation, each within max_length."""
+
+    examples: Sequence[Fitted]
+
+
+def fitted_batch(conversations: Sequence[Conversation], options: Options, model: Model) -> list[Fits | PreprocessError]:
+    """The pipeline up to the shift: what rows are made of, and what a preview shows."""
+    check_options(options)
+    path = fast_path_of(options, model)
+    laid_out = [_laid_out(conversation, options, model, path) for conversation in conversations]
+    encoded = iter(
+        encode([draft for one in laid_out if not isinstance(one, PreprocessError) for draft in one[1]], model)
+    )
+    outcomes: list[Fits | PreprocessError] = []
+    for conversation, one in zip(conversations, laid_out, strict=True):
+        if isinstance(one, PreprocessError):
+            outcomes.append(one)
+            continue
+        plan, drafts = one
+        outcomes.append(_fitted(list(islice(encoded, len(drafts))), conversation, plan, options, model))
+    return outcomes
+
+
+def check_options(options: Options) -> None:
+    """Refuse values that mean nothing.
+
+    Raises:
+        InvalidOption: naming the option, its value and what it may be.
+    """
+    if options.max_length is not None and options.max_length < 2:
+        raise InvalidOption(f"max_length is {options.max_length}; a row needs at least 2 tokens", field="max_length")
+    if options.max_examples_per_conversation < 1:
+        raise InvalidOption(
+            f"max_examples_per_conversation is {options.max_examples_per_conversation}; give at least 1",
+            field="max_examples_per_conversation",
+        )
+    for name in ("reasoning", "content", "tool_call"):
+        weight = getattr(options.part_weights, name)
+        if not (isfinite(weight) and weight >= 0):
+            raise InvalidOption(
+                f"part_weights.{name} is {weight}; give a finite number that is not negative", field="part_weights"
+            )
+
+
+def _laid_out(
+    conversation: Conversation, options: Options, model: Model, path: FastPath | None
+) -> tuple[Plan, list[Draft]] | PreprocessError:
+    try:
+        if path is not None:
+            return path.drafts(conversation, options, model)
+        plan = planned(conversation, options)
+        return plan, drafts_of(conversation, plan, options, model)
+    except PreprocessError as error:
+        return error
+    except RecursionError:  # lists in lists in lists: of this conversation, and no reason to refuse its batch
+        return UnsupportedContent("the conversation's values are nested too deeply; send fewer lists inside lists")
+
+
+def _fitted(
+    examples: Sequence[Example | RoundTripFailed],
+    conversation: Conversation,
+    plan: Plan,
+    options: Options,
+    model: Model,
+) -> Fits | PreprocessError:
+    fitted: list[Fitted] = []
+    try:
+        for example in examples:
+            if isinstance(example, RoundTripFailed):
+                return example
+            fitted += fit(example, conversation, plan, options, model)
+    except PreprocessError as error:
+        return error
+    return Fits(fitted)
+
+
+def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | NothingToTrain:
+    rows: list[TokenizedExample] = []
+    warnings: list[str] = []
+    for part, fitted in enumerate(fits.examples):
+        row, loss_tokens = fitted.row, fitted.row.loss_tokens()
+        if not loss_tokens or fitted.example.draft.warnings or fitted.warnings or fitted.example.text.unknown:
+            warnings += warnings_of(fitted, options, model)
+        if not loss_tokens:
+            continue
+        rows.append(
+            TokenizedExample(
+                row.token_ids,
+                target_runs(row.spans, len(row.token_ids)),
+                part,
+                trained_bytes(fitted.example.text, row, model.vocabulary),
+                fitted.truncated_tokens,
+                fitted.truncated_loss_tokens,
+            )
+        )
+    if not rows:
+        last = fits.examples[-1]
+        field = "max_length" if last.truncated_loss_tokens else ""
+        return NothingToTrain(_nothing_left(last, options), field=field)
+    return Preprocessed(rows, tuple(dict.fromkeys(warnings)) if warnings else (), escaped_spans(fits.examples))
+
+
+def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:
+    """What a person should read of one example."""
+    draft = fitted.example.draft
+    warnings = [*draft.warnings, *fitted.warnings]
+    if model.vocabulary.parts.unknown_id is not None and fitted.example.text.unknown:
+        warnings += _unknown(fitted, model.vocabulary.parts.unknown_id)
+    if not fitted.row.loss_tokens():
+        warnings.append(f"one example is left out: {_nothing_left(fitted, options)}")
+    return warnings
+
+
+def _nothing_left(fitted: Fitted, options: Options) -> str:
+    if fitted.truncated_loss_tokens:
+        return (
+            f"all {fitted.truncated_loss_tokens} trained tokens lie in the {fitted.truncated_tokens} tokens that "
+            f"truncation={options.truncation.value} cuts to fit max_length={options.max_length}; raise it"
+        )
+    return "no token has weight: the messages that train_on chooses are empty, or weigh 0"
+
+
+def _unknown(fitted: Fitted, unknown: int) -> list[str]:
+    count = int(np.count_nonzero(fitted.row.token_ids == unknown))
+    return [f"{count} tokens stand for text that the vocabulary does not have"] if count else []
+
+
+def escaped_spans(examples: Sequence[Fitted]) -> tuple[ControlTokenSpan, ...]:
+    """Control tokens encoded as ordinary text; a message that several examples show is reported of the last one."""
+    spans: list[ControlTokenSpan] = []
+    seen: set[int] = set()
+    for fitted in reversed(examples):
+        pieces = fitted.example.draft.pieces
+        if pieces is None or not pieces.escaped:
+            continue
+        found = [_renumbered(span, fitted) for span in pieces.escaped]
+        spans = [*(span for span in found if span.message_index not in seen), *spans]
+        seen.update(span.message_index for span in found)
+    return tuple(spans)
+
+
+def _renumbered(span: ControlTokenSpan, fitted: Fitted) -> ControlTokenSpan:
+    if fitted.messages is None or span.message_index < 0:
+        return span
+    return ControlTokenSpan(fitted.messages[span.message_index], span.offset, span.text)

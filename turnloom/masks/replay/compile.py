@@ -1,0 +1,211 @@
+"""One view as a function of a conversation's texts, made from a trial run and the view it must equal. Knows no Jinja.
+
+The runs of such a view are those of the trial run, so every position is a constant plus lengths of variables, and what
+was decided about the literals around a turn holds. What was decided by looking at texts becomes a guard.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, groupby
+from typing import Final, NamedTuple, TypeAlias, TypeVar, cast
+
+from turnloom.masks.domain.conversation import Message
+from turnloom.masks.domain.rendered_text import Origin, Part, Region, RenderedText, View
+from turnloom.masks.replay.symbols import LONGEST_TAPE, Atom, RefusedError, Tape
+from turnloom.masks.template.prompts import common_length
+from turnloom.masks.turns.region_parts import CLOSERS
+
+Result = TypeVar("Result")
+#: Gives what a conversation of these messages comes to, or None where a guard answers otherwise.
+Replay: TypeAlias = "Callable[[Sequence[Message]], Result | None]"
+
+#: What the lines of every replay may name.
+_CLASSES: Final[dict[str, object]] = {
+    kind.__name__: kind for kind in (View, RenderedText, Region, Part, Exception, len, common_length)
+}
+
+
+class Trial(NamedTuple):
+    """A view's render followed, with symbols in the place of texts: what one replay is compiled of."""
+
+    tape: Tape  #: used up by compiling
+    atoms: Sequence[Atom]  #: what was printed
+    messages: Sequence[Message]  #: the conversation
+    #: prompts that reach into replies; how far texts go along with them decides where turns begin
+    prefills: Sequence[str]
+
+
+def compile_view(trial: Trial, view: View) -> Replay[View]:
+    """The view as a function.
+
+    Args:
+        trial: of the view.
+        view: what laying out the conversation gave.
+
+    Raises:
+        RefusedError: a position lies inside a variable, or the runs are not those of the trial run.
+    """
+    layout, tape = guarded_layout(trial, view), trial.tape
+    blocks = "".join(
+        f"({layout.place(start)}, {layout.place(end)}), " for start, end in view.rendered.generation_blocks
+    )
+    result = (
+        f"View(RenderedText({layout.text_source()}, ({layout.runs_source()}), ({blocks})),"
+        f" ({_regions(layout, view)}),"
+        f" {tape.constant(view.trained)}, {view.messages}, {tape.constant(view.warnings)},"
+        f" ({''.join(f'{layout.place(at)}, ' for at in view.boundaries)}))"
+    )
+    return cast("Replay[View]", compiled([*tape.lines, *layout.lines], result, tape.constants))
+
+
+def guarded_layout(trial: Trial, view: View) -> Layout:
+    """Where the pieces of a view's text lie, with guards for all that was decided by looking at texts.
+
+    Raises:
+        RefusedError: as compile_view, or there are too many pieces.
+    """
+    tape, atoms, messages, prefills = trial
+    if len(atoms) > LONGEST_TAPE:
+        raise RefusedError("too many pieces")
+    for name, text, _ in atoms:
+        if name:
+            tape.guard(name, bool(text))
+    shown = [atom for atom in atoms if atom[1]]
+    for name, text, _ in shown:
+        if name:
+            tape.guard(f"{name}.isspace()", text.isspace())
+    _guard_closers(tape, shown, view, messages)
+    layout = Layout(tape, shown)
+    if prefills:
+        _guard_prefills(tape, layout, prefills)
+    if layout.runs() != tuple(view.rendered.runs):
+        raise RefusedError("other runs than those of the render")
+    return layout
+
+
+def compiled(lines: Sequence[str], result: str, names: Mapping[str, object]) -> Replay[object]:
+    """A function of messages M: the lines, then the result; None where a guard or an exception ends it."""
+    source = (
+        "def replay(M):\n try:\n  " + "\n  ".join([*lines, f"return {result}"]) + "\n except Exception: return None\n"
+    )
+    scope = {**_CLASSES, **names}
+    exec(compile(source, "<replay>", "exec"), scope)  # noqa: S102  # our own lines; texts are constants beside them
+    return cast("Replay[object]", scope["replay"])
+
+
+def _guard_closers(tape: Tape, shown: Sequence[Atom], view: View, messages: Sequence[Message]) -> None:
+    """Where the template prints what closes reasoning, kinds depend on whether the content has it too."""
+    stretches = groupby(shown, lambda atom: bool(atom[0]))  # a variable that is empty parts no literal
+    literals = ["".join(text for _, text, _ in stretch) for varies, stretch in stretches if not varies]
+    closers = [closer for closer in CLOSERS if any(closer in text for text in literals)]
+    for region in view.regions:
+        content = messages[region.message_index].get("content")
+        for closer in closers if isinstance(content, str) else ():
+            place = f"M[{region.message_index}][{tape.constant('content')}]"
+            tape.guard(f"{tape.constant(closer)} in {tape.name(place)}", closer in str(content))
+
+
+def _guard_prefills(tape: Tape, layout: Layout, prefills: Sequence[str]) -> None:
+    begun = set()
+    for group in layout.groups():
+        name, text, origin = group[0]
+        if origin is None or origin.message_index in begun:
+            continue
+        begun.add(origin.message_index)
+        if len(group) > 1:
+            raise RefusedError("a text in pieces where prompts reach into replies")
+        for prefill in prefills:
+            shared = common_length(prefill, text)
+            if shared == len(text):
+                raise RefusedError("a text that a prompt may take whole, with what follows it")
+            tape.guard(f"len({name}) > common_length({tape.constant(prefill)}, {name}) == {shared}", True)
+
+
+def _regions(layout: Layout, view: View) -> str:
+    sources = []
+    for region in view.regions:
+        parts = "".join(
+            f"Part({layout.place(part.start)}, {layout.place(part.end)}, {layout.tape.constant(part.kind)}), "
+            for part in region.parts
+        )
+        places = (region.start, region.eot_start, region.end, region.trailing_end)
+        sources.append(
+            f"Region({region.message_index}, {layout.tape.constant(region.role)},"
+            f" {', '.join(map(layout.place, places))}, {layout.tape.constant(region.located_by)}, ({parts})), "
+        )
+    return "".join(sources)
+
+
+class Layout:
+    """Where the pieces of a text lie, now and in the replay."""
+
+    def __init__(self, tape: Tape, shown: Sequence[Atom]) -> None:
+        self.tape = tape
+        self.lines: list[str] = []  #: lengths, and positions after each variable
+        self.shown = shown  #: what is printed and not empty
+        self._starts = list(accumulate((len(text) for _, text, _ in shown), initial=0))
+        self._sources: list[tuple[str, int]] = []  #: of each piece's start: a variable's name or "", and characters
+        base, constant, count = "", 0, 0
+        for name, text, _ in shown:
+            self._sources.append((base, constant))
+            if name:
+                self.lines.append(f"n{count} = len({name})")
+                self.lines.append(f"p{count} = {_sum(base, constant)} + n{count}")
+                base, constant, count = f"p{count}", 0, count + 1
+            else:
+                constant += len(text)
+        self._sources.append((base, constant))
+
+    def place(self, position: int) -> str:
+        """A position of the text as an expression."""
+        piece = bisect_right(self._starts, position) - 1
+        base, constant = self._sources[piece]
+        offset = position - self._starts[piece]
+        if offset and self.shown[piece][0]:
+            raise RefusedError("a position inside a variable")
+        return _sum(base, constant + offset)
+
+    def text_source(self) -> str:
+        """The whole text as an expression."""
+        pieces = "".join(f"{name or self.tape.constant(text)}, " for name, text, _ in self.shown)
+        return f"''.join(({pieces}))"
+
+    def slice_source(self, whole: str, start: int, end: int) -> str:
+        """A stretch of the text as an expression; `whole` is the name of the text."""
+        piece = bisect_right(self._starts, start) - 1
+        name, text, _ = self.shown[piece]
+        if not name and end <= self._starts[piece + 1]:
+            return self.tape.constant(text[start - self._starts[piece] : end - self._starts[piece]])
+        return f"{whole}[{self.place(start)}:{self.place(end)}]"
+
+    def runs(self) -> tuple[tuple[int, Origin | None], ...]:
+        """The runs of this text, neighbours of one origin joined."""
+        return tuple((sum(len(text) for _, text, _ in group), group[0][2]) for group in self.groups())
+
+    def runs_source(self) -> str:
+        """The runs as source."""
+        lengths: dict[int, str] = {}
+        for at, (name, text, _) in enumerate(self.shown):
+            lengths[at] = f"n{sum(bool(one[0]) for one in self.shown[:at])}" if name else str(len(text))
+        sources, at = [], 0
+        for group in self.groups():
+            length = " + ".join(lengths[at + offset] for offset in range(len(group)))
+            sources.append(f"({length}, {self.tape.constant(group[0][2])}), ")
+            at += len(group)
+        return "".join(sources)
+
+    def groups(self) -> list[list[Atom]]:
+        """Pieces that make up one run each."""
+        groups: list[list[Atom]] = []
+        for atom in self.shown:
+            if groups and groups[-1][0][2] == atom[2]:
+                groups[-1].append(atom)
+            else:
+                groups.append([atom])
+        return groups
+
+
+def _sum(base: str, constant: int) -> str:
+    return f"{base} + {constant}" if base and constant else base or str(constant)

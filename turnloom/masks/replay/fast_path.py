@@ -1,0 +1,280 @@
+"""The fast path: weighted texts of conversations whose shape is known, in one step from their texts.
+
+The reference path (turns, rows) knows nothing of it. A replay takes positions for constants plus lengths of texts,
+with a guard for whatever was decided by looking at a text; where a guard answers otherwise, the reference is asked.
+Views are replayed for every set of options; cuts and weights as well, where no message spells a control token.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from typing import Final, NamedTuple, cast
+
+from turnloom.masks.domain.bounded_cache import BoundedCache
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.errors import TemplateRefused
+from turnloom.masks.domain.options import ControlTokens, Mask, Options, Tokenization
+from turnloom.masks.domain.rendered_text import View
+from turnloom.masks.model import Model
+from turnloom.masks.replay.cache import LONGEST, Budget, Miss, Replays
+from turnloom.masks.replay.compile import Layout, Replay, Trial, compile_view, compiled, guarded_layout
+from turnloom.masks.replay.record import record
+from turnloom.masks.replay.symbols import RefusedError, Tape
+from turnloom.masks.rows.weigh import Draft, draft_of, planned, trained_of
+from turnloom.masks.rows.weights import Plan
+from turnloom.masks.template.prompts import Chat
+from turnloom.masks.template.shape import signature
+from turnloom.masks.tokenizer.segments import TEXT, Pieces
+from turnloom.masks.turns.views import ENGINES, ChatFormat, Engine, rendered, request_for
+
+#: Sets of options remembered under one set of settings.
+PATHS: Final = 4
+#: Shapes of conversations whose drafts are replayed, some 10 kB each.
+SHAPES: Final = 256
+_NAMES: Final[dict[str, object]] = {kind.__name__: kind for kind in (Draft, Pieces, partial)}
+
+
+class _Memory:
+    """What replays of one chat format are kept, and what they may take together; threads may share it."""
+
+    def __init__(self) -> None:
+        self.views: BoundedCache[Engine, Replays[View]] = BoundedCache(ENGINES)
+        self.paths: BoundedCache[object, FastPath] = BoundedCache(ENGINES * PATHS)
+        self.budget = Budget(self._forget)
+
+    def _forget(self) -> None:
+        self.views.clear()
+        self.paths.clear()
+
+
+_MEMORIES: Final[weakref.WeakKeyDictionary[ChatFormat, _Memory]] = weakref.WeakKeyDictionary()
+_MEMORIES_LOCK: Final = threading.Lock()
+
+
+def memory_of(chat_format: ChatFormat) -> _Memory:
+    """Return the replays of a chat format; they go when it goes."""
+    with _MEMORIES_LOCK:
+        return _MEMORIES.setdefault(chat_format, _Memory())
+
+
+def view_replays(chat_format: ChatFormat, options: Options) -> Replays[View]:
+    """Return the replays of views under one set of options."""
+    memory, engine = memory_of(chat_format), chat_format.engine(options)
+    replays = memory.views.get(engine)
+    if replays is None:
+        replays = memory.views[engine] = Replays(memory.budget)
+    return replays
+
+
+class Views(NamedTuple):
+    """The views of one conversation, and how to follow the template through one of them."""
+
+    views: list[View]
+    #: runs the template of a view on symbols; None where texts decided what a replay takes for constant
+    trial: Callable[[View], Trial] | None
+
+
+def replayed_views(
+    conversation: Conversation, options: Options, chat_format: ChatFormat, trained: Collection[int] | None = None
+) -> list[View]:
+    """Give what `render_views` gives, from a replay where there is one; arguments and errors as there."""
+    return _views(conversation, options, chat_format, trained).views
+
+
+def _views(
+    conversation: Conversation,
+    options: Options,
+    chat_format: ChatFormat,
+    trained: Collection[int] | None,
+    *,
+    check: bool = False,
+) -> Views:
+    """Replay the views, or render them; with `check`, render even where there is a replay."""
+    request = request_for(conversation, options, chat_format, trained)
+    if not request.settled:
+        return Views(rendered(request), None)
+    regions, messages = request.engine.regions, request.messages
+    replays = view_replays(chat_format, options)
+    key = (request.key, request.undated, regions.prefills)
+    trial = partial(_trial, request.chat, messages, regions.prefills)
+    request.check()
+    if not check:
+        found = replays.replayed(key, messages)
+        if isinstance(found, list):
+            return Views(found, trial)
+    proved = regions.proved
+    views = rendered(request)
+    if regions.proved != proved:  # texts may have decided what a replay takes for constant
+        return Views(views, None)
+    replays.learn(key, messages, views, lambda view: compile_view(trial(view), view))
+    return Views(views, trial)
+
+
+def _trial(chat: Chat, messages: Sequence[Message], prefills: Sequence[str], view: View) -> Trial:
+    """Render a view with symbols in the place of texts, where the template can be followed.
+
+    Raises:
+        RefusedError: it can't.
+    """
+    shown, tape = messages[: view.messages], Tape()
+    if chat.text(shown) != view.rendered.text:
+        raise RefusedError("the render differs from plain Jinja's")
+    try:
+        return Trial(tape, record(chat.template.source, shown, chat.settings, tape), messages, prefills)
+    except TemplateRefused as refusal:
+        raise RefusedError(refusal.message) from refusal
+
+
+@dataclass(frozen=True, slots=True)
+class FastPath:
+    """Weighted texts under one set of options: from a replay where there is one, else from the reference.
+
+    One in SHADOW replays is compared with the reference, for as long as the process lives.
+    """
+
+    engine: Engine
+    replays: Replays[Draft] | None  #: None: these options leave too much to each text
+    plans: BoundedCache[object, Plan]  #: by the key of replays
+
+    def drafts(self, conversation: Conversation, options: Options, model: Model) -> tuple[Plan, list[Draft]]:
+        """Give what `planned` and `drafts_of` give.
+
+        Raises:
+            PreprocessError: whatever is wrong with this conversation under these options.
+        """
+        messages, replays = conversation.messages, self.replays
+        if replays is None or conversation.tools is not None or not 0 < len(messages) <= LONGEST:
+            plan, views = _planned_views(conversation, options, model)
+            return plan, [draft_of(view, plan, options, model) for view in views.views]
+        template = model.chat_format.template
+        needles, mark = template.needles, template.mark
+        shapes = tuple([signature(message, needles, mark) for message in messages])
+        key = (shapes, tuple(conversation.training), self.engine.regions.prefills)
+        known = self.plans.get(key)
+        found: list[Draft] | Miss = Miss.UNKNOWN
+        if known is not None:
+            found = replays.replayed(key, messages)
+            if isinstance(found, list):
+                return known, found
+        plan, views = _planned_views(conversation, options, model, check=found is Miss.CHECK)
+        drafts = [draft_of(view, plan, options, model) for view in views.views]
+        if views.trial is not None and not _spell_control_tokens(messages, model):
+            self.plans[key] = plan
+            again = partial(_view_again, options, model, plan)
+            replays.learn(key, messages, drafts, partial(_replay, views, messages, again, model))
+        return plan, drafts
+
+
+def _planned_views(
+    conversation: Conversation, options: Options, model: Model, *, check: bool = False
+) -> tuple[Plan, Views]:
+    plan = planned(conversation, options)
+    return plan, _views(conversation, options, model.chat_format, trained_of(plan, options), check=check)
+
+
+def fast_path_of(options: Options, model: Model) -> FastPath | None:
+    """Return the fast path of these options, None for a client's own template; ask once for a batch."""
+    if options.chat_template is not None:
+        return None
+    memory, engine = memory_of(model.chat_format), model.chat_format.engine(options)
+    # The engine stands for what it was made of.
+    key = (engine, replace(options, max_length=None, chat_template_kwargs=cast("dict[str, str]", ())))
+    path = memory.paths.get(key)
+    if path is None:
+        replays = Replays[Draft](memory.budget, SHAPES) if _weights_follow_shape(options, model) else None
+        path = memory.paths[key] = FastPath(engine, replays, BoundedCache(SHAPES))
+    return path
+
+
+def _weights_follow_shape(options: Options, model: Model) -> bool:
+    """Whether cuts and weights lie at a constant plus lengths of texts, whatever the texts."""
+    return (
+        options.tokenization is Tokenization.EXACT
+        and options.control_tokens is not ControlTokens.ALLOW
+        and options.mask is Mask.REGIONS
+        and not options.ensure_final_stop
+        and model.vocabulary.table.plain  # else what is a control token may depend on its neighbours
+    )
+
+
+def _spell_control_tokens(messages: Sequence[Message], model: Model) -> bool:
+    """Whether a text does; the shape of such a conversation is learned of another."""
+    pattern = model.vocabulary.table.pattern
+    texts = (value for message in messages for value in message.values() if isinstance(value, str))
+    return pattern is not None and any(pattern.search(text) for text in texts)
+
+
+def _view_again(options: Options, model: Model, plan: Plan, part: int, messages: Sequence[Message]) -> View:
+    """Make the view of a draft that came without one."""
+    return _views(Conversation(messages), options, model.chat_format, trained_of(plan, options)).views[part]
+
+
+def _replay(
+    views: Views,
+    messages: Sequence[Message],
+    again: Callable[[int, Sequence[Message]], View],
+    model: Model,
+    draft: Draft,
+) -> Replay[Draft]:
+    """The draft as a function of texts.
+
+    Args:
+        views: of the conversation that it is made of.
+        messages: its messages.
+        again: gives the view of a position among the drafts, where somebody wants to see it.
+        model: the model.
+        draft: one of the drafts.
+
+    Raises:
+        RefusedError: where it is none.
+    """
+    view, pieces = draft.view, draft.pieces
+    assert views.trial is not None, "asked for only where there is one"
+    assert pieces is not None, "replayed under exact tokenization only"
+    trial = views.trial(view)
+    tape, layout = trial.tape, guarded_layout(trial, view)
+    lines = [*tape.lines, *layout.lines]
+    if model.vocabulary.table.pattern is not None:
+        search = tape.constant(model.vocabulary.table.pattern.search)
+        lines += [f"if {search}({author}) is not None: return None" for author in _authors(layout)]
+    lines.append(f"t = {layout.text_source()}")
+    starts = "".join(f"{layout.place(start)}, " for start in pieces.starts)
+    spans = "".join(
+        f"({layout.place(start)}, {layout.place(end)}, {tape.constant(weight)}), " for start, end, weight in draft.spans
+    )
+    fixed = {"SLOTS": pieces.slots, "PREFIXED": pieces.prefixed, "NONE": [], "SPANS": _in_slots(draft, pieces)}
+    part = views.views.index(view)
+    cut = f"Pieces(t, t.encode(), [{starts}], SLOTS, [{_texts(layout, pieces)}], PREFIXED, NONE)"
+    result = f"Draft(partial(VIEW, {part}, M), [{spans}], {cut}, {tape.constant(tuple(draft.warnings))}, SPANS)"
+    replay = cast("Replay[Draft]", compiled(lines, result, {**_NAMES, **tape.constants, **fixed, "VIEW": again}))
+    if replay(messages) is None:
+        raise RefusedError("texts of one message spell a control token together")
+    return replay
+
+
+def _authors(layout: Layout) -> list[str]:
+    """Each stretch of one message's text as an expression: no control token is made of two authors' characters."""
+    stretches = []
+    for author, atoms in groupby(layout.shown, lambda atom: None if atom[2] is None else atom[2].message_index):
+        if author is not None:
+            stretches.append(" + ".join(name or layout.tape.constant(text) for name, text, _ in atoms))
+    return stretches
+
+
+def _texts(layout: Layout, pieces: Pieces) -> str:
+    ends = [*pieces.starts[1:], len(pieces.whole)]
+    bounds = zip(pieces.slots, pieces.starts, ends, strict=True)
+    return "".join(f"{layout.slice_source('t', start, end)}, " for slot, start, end in bounds if slot == TEXT)
+
+
+def _in_slots(draft: Draft, pieces: Pieces) -> Sequence[tuple[int, int, float]] | None:
+    """The weighted spans, counted in slots; None where one ends inside a piece, so that its tokens decide."""
+    slot_at = {start: slot for slot, start in enumerate(pieces.starts)} | {len(pieces.whole): len(pieces.starts)}
+    if not all(start in slot_at and end in slot_at for start, end, _ in draft.spans):
+        return None
+    return [(slot_at[start], slot_at[end], weight) for start, end, weight in draft.spans]

@@ -1,0 +1,319 @@
+"""Strings of a template's trial run: not str, so whatever is not recorded here refuses. Knows no Jinja and no regions.
+
+A symbol stands for a string that is another one in the next conversation. Methods that give strings become lines of the
+replay; whatever gives anything else (truth, equality, `in`) becomes a guard with the answer it had. A conversation
+whose guards all answer the same takes the same way through the template, so it prints the same expressions.
+"""
+
+# ruff: noqa: D102  # the methods are those of str
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from operator import eq, ge, gt, le, lt, ne
+from typing import Final, NoReturn, TypeAlias
+
+from jinja2 import Undefined
+
+from turnloom.masks.domain.rendered_text import Origin
+
+#: (name of a variable of the replay, or "" for a literal; its text in this run; its origin, None for a literal).
+Atom: TypeAlias = "tuple[str, str, Origin | None]"
+#: Lines of a replay, and pieces that it prints: a template that walks through the parts of a text makes one of each for
+#: every part, and compiling 200,000 of them takes a minute and a gigabyte. 24 messages take 300 at most elsewhere.
+LONGEST_TAPE: Final = 1024
+
+
+class RefusedError(BaseException):
+    """The template did something that is not modelled. No Exception, because Jinja swallows some of those."""
+
+
+class Tape:
+    """The lines of a replay, in the order in which the template asked."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.lines: list[str] = []
+        self.constants: dict[str, object] = {}  #: name -> value; texts never become source
+        self._names: dict[object, str] = {}  #: expression, or constant -> name
+        self._guards: dict[str, bool] = {}
+
+    def constant(self, value: object) -> str:
+        """The name of a constant."""
+        key = (type(value), value)
+        if key not in self._names:
+            self._names[key] = f"K{len(self.constants)}"
+            self.constants[self._names[key]] = value
+        return self._names[key]
+
+    def name(self, expression: str) -> str:
+        """The name of an expression's value."""
+        if expression not in self._names:
+            self._names[expression] = f"v{len(self.lines)}"
+            self._add(f"{self._names[expression]} = {expression}")
+        return self._names[expression]
+
+    def symbol(self, expression: str, text: str, origin: Origin) -> Symbol:
+        """The symbol of an expression that gives a string."""
+        return Symbol(((self.name(expression), text, origin),), self)
+
+    def guard(self, expression: str, answer: bool) -> bool:
+        """Note what an expression answered; the replay gives up where it answers otherwise."""
+        if expression not in self._guards:
+            self._guards[expression] = answer
+            self._add(f"if {'not ' if answer else ''}({expression}): return None")
+        return answer
+
+    def _add(self, line: str) -> None:
+        if len(self.lines) >= LONGEST_TAPE:
+            raise RefusedError("too many lines")
+        self.lines.append(line)
+
+    def arguments(self, values: Iterable[object]) -> str:
+        """Constants as they stand in a call."""
+        names = []
+        for value in values:
+            if value is not None and type(value) not in (str, int):
+                raise RefusedError("an argument that is no constant")
+            names.append(self.constant(value))
+        return ", ".join(names)
+
+
+def _refusing(name: str) -> Callable[..., NoReturn]:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise RefusedError(name)
+
+    return refuse
+
+
+_SPECIAL: Final = (
+    "str repr format hash int float index complex iter len reversed bool contains getitem call add radd sub rsub mul"
+    " rmul mod rmod truediv rtruediv floordiv rfloordiv pow rpow neg pos abs eq ne lt le gt ge and or xor invert round"
+    " trunc copy deepcopy reduce reduce_ex fspath bytes enter exit next"
+)
+
+
+class Opaque:
+    """What answers nothing unless a subclass says how."""
+
+    __slots__ = ()
+
+
+for _name in _SPECIAL.split():
+    setattr(Opaque, f"__{_name}__", _refusing(_name))
+
+
+#: How questions that are operators stand in a replay.
+_OPERATORS: Final = {"__contains__": "{arguments} in {name}", "__eq__": "{name} == {arguments}"}
+
+
+class Symbol(Opaque):
+    """A string of the trial run: literals and variables in a row."""
+
+    __slots__ = ("_atoms", "_tape")
+
+    def __init__(self, atoms: tuple[Atom, ...], tape: Tape) -> None:
+        self._atoms = atoms
+        self._tape = tape
+
+    @property  # type: ignore[misc]  # templates and Jinja ask isinstance(x, str); C code looks at the type instead
+    def __class__(self) -> type[str]:  # type: ignore[override]
+        return str
+
+    def _one(self) -> tuple[str, str, Origin] | str:
+        """The only variable of which this consists now, or the literal where it has none."""
+        atoms = [atom for atom in self._atoms if atom[1]] if len(self._atoms) > 1 else list(self._atoms)
+        if len(atoms) < len(self._atoms):
+            for name, text, _ in self._atoms:
+                if name and not text:
+                    self._tape.guard(name, False)
+        if not any(name for name, _, _ in atoms):
+            return "".join(text for _, text, _ in atoms)
+        name, text, origin = atoms[0]
+        if len(atoms) > 1 or origin is None:
+            raise RefusedError("a method of a joined string")
+        return name, text, origin
+
+    def _derived(self, method: str, *arguments: object) -> Symbol | str:
+        one = self._one()
+        if isinstance(one, str):
+            return str(getattr(one, method)(*arguments))
+        name, text, origin = one
+        expression = f"{name}.{method}({self._tape.arguments(arguments)})"
+        return self._tape.symbol(expression, getattr(text, method)(*arguments), origin)
+
+    def _answer(self, method: str, *arguments: object) -> bool:
+        one = self._one()
+        if isinstance(one, str):
+            return bool(getattr(one, method)(*arguments))
+        name, text, _ = one
+        form = _OPERATORS.get(method, "{name}.{method}({arguments})")
+        expression = form.format(name=name, method=method, arguments=self._tape.arguments(arguments))
+        return self._tape.guard(expression, getattr(text, method)(*arguments))
+
+    def _parts(self, method: str, *arguments: object) -> SymbolParts | list[str]:
+        one = self._one()
+        if isinstance(one, str):
+            return list(getattr(one, method)(*arguments))
+        name, text, origin = one
+        expression = self._tape.name(f"{name}.{method}({self._tape.arguments(arguments)})")
+        return SymbolParts(expression, getattr(text, method)(*arguments), origin, self._tape)
+
+    def strip(self, chars: str | None = None) -> Symbol | str:
+        return self._derived("strip", chars)
+
+    def lstrip(self, chars: str | None = None) -> Symbol | str:
+        return self._derived("lstrip", chars)
+
+    def rstrip(self, chars: str | None = None) -> Symbol | str:
+        return self._derived("rstrip", chars)
+
+    def split(self, sep: str | None = None, maxsplit: int = -1) -> SymbolParts | list[str]:
+        return self._parts("split", sep, maxsplit)
+
+    def rsplit(self, sep: str | None = None, maxsplit: int = -1) -> SymbolParts | list[str]:
+        return self._parts("rsplit", sep, maxsplit)
+
+    def startswith(self, prefix: object) -> bool:
+        return self._answer("startswith", prefix)
+
+    def endswith(self, suffix: object) -> bool:
+        return self._answer("endswith", suffix)
+
+    def replace(self, old: str, new: str, count: int = -1) -> Symbol | str:
+        """Only where there is nothing to replace: what is put in would be the template's own text."""
+        if type(old) is not str or not old or old in self:
+            raise RefusedError("replace")
+        return self
+
+    def __contains__(self, item: object) -> bool:
+        return self._answer("__contains__", item)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is str:
+            return self._answer("__eq__", other)
+        if other is None or type(other) in (bool, int, float, list, dict, tuple) or isinstance(other, Undefined):
+            return False
+        raise RefusedError("==")
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = Opaque.__hash__
+
+    def __bool__(self) -> bool:
+        if any(text and not name for name, text, _ in self._atoms):
+            return True
+        return any(self._tape.guard(name, bool(text)) for name, text, _ in self._atoms if name)
+
+    def __add__(self, other: object) -> Symbol | str:
+        return joined((self, other))
+
+    def __radd__(self, other: object) -> Symbol | str:
+        return joined((other, self))
+
+
+class SymbolLength(Opaque):
+    """The length of a symbol: it can be compared with a number."""
+
+    __slots__ = ("_count", "_name", "_tape")
+
+    def __init__(self, symbol: Symbol) -> None:
+        self._tape = symbol._tape
+        names = [name or str(len(text)) for name, text, _ in symbol._atoms]
+        self._name = " + ".join(name if name.isdecimal() else f"len({name})" for name in names) or "0"
+        self._count = sum(len(text) for _, text, _ in symbol._atoms)
+
+    @property  # type: ignore[misc]  # as in Symbol
+    def __class__(self) -> type[int]:  # type: ignore[override]
+        return int
+
+    def _compared(self, operator: str, other: object, answer: Callable[[int, int], bool]) -> bool:
+        if type(other) is not int:
+            raise RefusedError("a length and no number")
+        return self._tape.guard(f"{self._name} {operator} {other}", answer(self._count, other))
+
+    def __bool__(self) -> bool:
+        return self._compared(">", 0, gt)
+
+    def __eq__(self, other: object) -> bool:
+        return self._compared("==", other, eq)
+
+    def __ne__(self, other: object) -> bool:
+        return self._compared("!=", other, ne)
+
+    def __lt__(self, other: object) -> bool:
+        return self._compared("<", other, lt)
+
+    def __le__(self, other: object) -> bool:
+        return self._compared("<=", other, le)
+
+    def __gt__(self, other: object) -> bool:
+        return self._compared(">", other, gt)
+
+    def __ge__(self, other: object) -> bool:
+        return self._compared(">=", other, ge)
+
+    __hash__ = Opaque.__hash__
+
+
+class SymbolParts(Opaque):
+    """What a split gives: a list whose length is a guard where it matters."""
+
+    __slots__ = ("_name", "_origin", "_tape", "_texts")
+
+    def __init__(self, name: str, texts: list[str], origin: Origin, tape: Tape) -> None:
+        self._name, self._texts, self._origin, self._tape = name, texts, origin, tape
+
+    @property  # type: ignore[misc]  # as in Symbol
+    def __class__(self) -> type[list[str]]:  # type: ignore[override]
+        return list
+
+    def __len__(self) -> int:
+        count = len(self._texts)
+        self._tape.guard(f"len({self._name}) == {count}", True)
+        return count
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+    def __getitem__(self, key: object) -> Symbol:
+        if type(key) is not int:
+            raise RefusedError("a slice of parts")
+        if not -len(self) <= key < len(self._texts):
+            raise IndexError(key)
+        return self._tape.symbol(f"{self._name}[{key}]", self._texts[key], self._origin)
+
+    def __iter__(self) -> Iterator[Symbol]:
+        return iter([self[at] for at in range(len(self))])
+
+    __hash__ = Opaque.__hash__
+
+
+def joined(pieces: Iterable[object]) -> Symbol | str:
+    """Join; an exact str where nothing but literals came in."""
+    atoms: list[Atom] = []
+    tape: Tape | None = None
+    for piece in pieces:
+        if type(piece) is Symbol:
+            tape = piece._tape
+            added: tuple[Atom, ...] = piece._atoms
+        elif type(piece) is str:
+            added = (("", piece, None),)
+        else:
+            raise RefusedError(f"text of type {type(piece).__name__}")
+        for atom in added:
+            if not atom[0] and atoms and not atoms[-1][0]:
+                atoms[-1] = ("", atoms[-1][1] + atom[1], None)
+            elif atom[0] or atom[1]:
+                atoms.append(atom)
+    return "".join(text for _, text, _ in atoms) if tape is None else Symbol(tuple(atoms), tape)
+
+
+def atoms_of(text: Symbol | str) -> tuple[Atom, ...]:
+    """The literals and variables of a text."""
+    return text._atoms if type(text) is Symbol else (("", str(text), None),)
+
+
+def is_symbolic(value: object) -> bool:
+    """Whether a value is no plain one."""
+    return issubclass(type(value), Opaque)

@@ -1,0 +1,156 @@
+"""Which characters of a view carry which weight. Knows no tokens: spans are in characters of the rendered text.
+
+weight = policy (`train_on`) x weight of the message x weight of the part; only assistant turns have parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+from typing import Final, NamedTuple
+
+from turnloom.masks.domain.conversation import Conversation, Training
+from turnloom.masks.domain.errors import InvalidTraining
+from turnloom.masks.domain.options import Options, PartWeights, TrainOn, TrainOnEot
+from turnloom.masks.domain.rendered_text import Kind, Part, Region, View, WeightSpan
+
+ASSISTANT: Final = "assistant"
+_NOTHING_SAID: Final = (Training(),)
+EVEN: Final = PartWeights()  #: no part weighs otherwise than its message
+
+
+class Plan(NamedTuple):
+    """What the options and the sender say of each message, whatever the template makes of it."""
+
+    chosen: frozenset[int]  #: indices of the messages that `train_on` chooses
+    message_weights: tuple[float, ...]  #: one per message, >= 0
+    assistants: frozenset[int]  #: indices of the assistant messages, chosen or not
+    last: int  #: the last chosen assistant message, -1 where there is none
+
+
+def plan_weights(conversation: Conversation, options: Options) -> Plan:
+    """Apply the policy to the roles, and read what the sender said of each message.
+
+    Raises:
+        InvalidTraining: `training` has another length than `messages`, or a weight is negative or not finite.
+    """
+    roles = [str(message.get("role", "")) for message in conversation.messages]
+    training = conversation.training or _NOTHING_SAID * len(roles)
+    chosen = frozenset(TRAIN_ON[options.train_on](roles, training))
+    assistants = frozenset([index for index, role in enumerate(roles) if role == ASSISTANT])
+    return Plan(
+        chosen=chosen,
+        message_weights=_message_weights(conversation.training, len(roles)),
+        assistants=assistants,
+        last=max(chosen & assistants, default=-1),
+    )
+
+
+def _message_weights(training: Sequence[Training], messages: int) -> tuple[float, ...]:
+    if not training:
+        return (1.0,) * messages
+    if len(training) != messages:
+        raise InvalidTraining(
+            f"training has {len(training)} entries for {messages} messages; give one per message, or none",
+            field="training",
+        )
+    for index, entry in enumerate(training):
+        if entry.weight is not None and not (isfinite(entry.weight) and entry.weight >= 0):
+            raise InvalidTraining(
+                f"is {entry.weight}; give a finite number that is not negative", message_index=index, field="weight"
+            )
+    return tuple([1.0 if entry.weight is None else entry.weight for entry in training])
+
+
+def _with_roles(*wanted: str) -> Callable[[Sequence[str], Sequence[Training]], Sequence[int]]:
+    return lambda roles, _: [index for index, role in enumerate(roles) if role in wanted]
+
+
+def _last_assistant_message(roles: Sequence[str], _: Sequence[Training]) -> Sequence[int]:
+    return [index for index, role in enumerate(roles) if role == ASSISTANT][-1:]
+
+
+def _last_assistant_turn(roles: Sequence[str], training: Sequence[Training]) -> Sequence[int]:
+    last = max(_last_assistant_message(roles, training), default=-1)
+    asked = max((index for index, role in enumerate(roles[:last]) if role == "user"), default=-1)
+    return [index for index in range(asked + 1, last + 1) if roles[index] == ASSISTANT]
+
+
+def _every_message(roles: Sequence[str], _: Sequence[Training]) -> Sequence[int]:
+    return range(len(roles))
+
+
+def _customized(_: Sequence[str], training: Sequence[Training]) -> Sequence[int]:
+    return [index for index, entry in enumerate(training) if entry.trainable]
+
+
+#: Roles and what the sender said, one of each per message -> indices of the messages that carry weight.
+TRAIN_ON: Final[dict[TrainOn, Callable[[Sequence[str], Sequence[Training]], Sequence[int]]]] = {
+    TrainOn.ALL_ASSISTANT_MESSAGES: _with_roles(ASSISTANT),
+    TrainOn.LAST_ASSISTANT_MESSAGE: _last_assistant_message,
+    TrainOn.LAST_ASSISTANT_TURN: _last_assistant_turn,
+    TrainOn.ALL_MESSAGES: _every_message,
+    TrainOn.ALL_TOKENS: _every_message,
+    TrainOn.ALL_USER_AND_SYSTEM_MESSAGES: _with_roles("user", "system", "developer"),
+    TrainOn.CUSTOMIZED: _customized,
+}
+
+
+def weight_spans(view: View, plan: Plan, options: Options) -> list[WeightSpan]:
+    """Return the weighted characters of one view, in order; spans of weight 0 are left out."""
+    spans: list[WeightSpan] = []
+    position = 0  # end of the last weighted region: under ALL_TOKENS the text between regions counts too
+    for region in view.regions:
+        if region.message_index not in plan.chosen or region.message_index not in view.trained:
+            continue
+        if options.train_on is TrainOn.ALL_TOKENS:
+            spans.append((position, region.start, 1.0))
+        spans += _region_spans(region, plan, options)
+        position = spans[-1][1]
+    if options.train_on is TrainOn.ALL_TOKENS:
+        spans.append((position, len(view.rendered.text), 1.0))
+    return _merged(spans)
+
+
+def _merged(spans: Sequence[WeightSpan]) -> list[WeightSpan]:
+    """Join neighbours of one weight, so that no token's place is asked for where nothing changes; drop weightless."""
+    merged: list[WeightSpan] = []
+    for start, end, weight in spans:
+        if start >= end or weight <= 0:
+            continue
+        if merged and merged[-1][1] == start and merged[-1][2] == weight:
+            start = merged.pop()[0]  # noqa: PLW2901 - the joined span begins where its neighbour did
+        merged.append((start, end, weight))
+    return merged
+
+
+def _region_spans(region: Region, plan: Plan, options: Options) -> list[WeightSpan]:
+    weight = plan.message_weights[region.message_index]
+    if region.role != ASSISTANT:
+        return [(region.start, region.end, weight)]
+    eot = weight * _EOT[options.train_on_eot](region.message_index, plan.last)
+    if options.part_weights == EVEN and eot == weight:
+        return [(region.start, region.trailing_end if options.include_trailing_whitespace else region.end, weight)]
+    factor = {
+        Kind.REASONING: weight * options.part_weights.reasoning,
+        Kind.CONTENT: weight * options.part_weights.content,
+        Kind.TOOL_CALL: weight * options.part_weights.tool_call,
+        Kind.EOT: eot,
+    }
+    parts = region.parts or _two_parts(region)
+    spans = [(part.start, part.end, factor.get(part.kind, weight)) for part in parts]
+    if options.include_trailing_whitespace:
+        spans.append((region.end, region.trailing_end, eot))
+    return spans or [(region.start, region.end, weight)]
+
+
+def _two_parts(region: Region) -> tuple[Part, ...]:
+    parts = (Part(region.start, region.eot_start, Kind.CONTENT), Part(region.eot_start, region.end, Kind.EOT))
+    return tuple(part for part in parts if part.start < part.end)
+
+
+_EOT: Final[dict[TrainOnEot, Callable[[int, int], float]]] = {
+    TrainOnEot.ALL: lambda index, last: 1.0,
+    TrainOnEot.LAST: lambda index, last: float(index == last),
+    TrainOnEot.NONE: lambda index, last: 0.0,
+}

@@ -1,0 +1,107 @@
+"""What passes between the server and its template workers: JSON frames, and views as plain data. Knows no processes.
+
+JSON both ways: a worker runs strangers' templates, so nothing it says may be more than data.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from turnloom.masks.domain import errors
+from turnloom.masks.domain.errors import PreprocessError
+from turnloom.masks.domain.options import GenerationPrefill, Mask, OnUnextendable, Options, TrainOn
+from turnloom.masks.domain.rendered_text import Kind, Origin, Part, Region, RenderedText, View
+
+#: A frame is its length in bytes (4, little-endian) and that many bytes of JSON.
+HEADER: Final = struct.Struct("<I")
+
+
+def frame(value: Mapping[str, Any]) -> bytes:
+    """One frame."""
+    body = json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
+    return HEADER.pack(len(body)) + body
+
+
+def options_data(options: Options) -> dict[str, Any]:
+    """The options that laying out reads."""
+    return {
+        "train_on": options.train_on.value,
+        "on_unextendable": options.on_unextendable.value,
+        "max_examples_per_conversation": options.max_examples_per_conversation,
+        "generation_prefill": options.generation_prefill.value,
+        "mask": options.mask.value,
+        "chat_template_kwargs": dict(options.chat_template_kwargs),
+        "date": options.date,
+    }
+
+
+def options_from(data: Mapping[str, Any]) -> Options:
+    """Inverse of `options_data`."""
+    return Options(
+        train_on=TrainOn(data["train_on"]),
+        on_unextendable=OnUnextendable(data["on_unextendable"]),
+        max_examples_per_conversation=data["max_examples_per_conversation"],
+        generation_prefill=GenerationPrefill(data["generation_prefill"]),
+        mask=Mask(data["mask"]),
+        chat_template_kwargs=data["chat_template_kwargs"],
+        date=data["date"],
+    )
+
+
+def view_data(view: View) -> dict[str, Any]:
+    """A view as lists and numbers."""
+    return {
+        "text": view.rendered.text,
+        "runs": [[n, None] if o is None else [n, o.message_index, o.field] for n, o in view.rendered.runs],
+        "blocks": list(view.rendered.generation_blocks),
+        "regions": [
+            asdict(region) | {"parts": [[part.start, part.end, part.kind.value] for part in region.parts]}
+            for region in view.regions
+        ],
+        "trained": sorted(view.trained),
+        "messages": view.messages,
+        "warnings": list(view.warnings),
+        "boundaries": list(view.boundaries),
+    }
+
+
+def view_from(data: Mapping[str, Any]) -> View:
+    """Inverse of `view_data`."""
+    runs = tuple((run[0], None if run[1] is None else Origin(run[1], run[2])) for run in data["runs"])
+    blocks = tuple((start, end) for start, end in data["blocks"])
+    regions = tuple(
+        Region(**{**region, "parts": tuple(Part(start, end, Kind(kind)) for start, end, kind in region["parts"])})
+        for region in data["regions"]
+    )
+    return View(
+        RenderedText(data["text"], runs, blocks),
+        regions,
+        frozenset(data["trained"]),
+        data["messages"],
+        tuple(data["warnings"]),
+        tuple(data["boundaries"]),
+    )
+
+
+def error_data(error: PreprocessError) -> dict[str, Any]:
+    """An error of the tree as data."""
+    return {
+        "class": type(error).__name__,
+        "sentence": error.message,
+        "message_index": error.message_index,
+        "field": error.field,
+    }
+
+
+def error_from(data: Mapping[str, Any]) -> PreprocessError:
+    """Inverse of `error_data`; a class that is not in the tree becomes the tree's root."""
+    found = getattr(errors, str(data["class"]), PreprocessError)
+    kind = found if isinstance(found, type) and issubclass(found, PreprocessError) else PreprocessError
+    error = kind.__new__(kind)
+    Exception.__init__(error, data["sentence"])
+    error.message, error.message_index, error.field = data["sentence"], data["message_index"], data["field"]
+    return error

@@ -1,0 +1,36 @@
+"""The tokenizer's added tokens as text: where they stand in a literal. Knows no ids."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+
+class AddedTokenFinder:
+    """Finds added tokens in literals, longest first, as tokenizers do."""
+
+    def __init__(self, tokens: Mapping[str, bool]) -> None:
+        """Take every added token's text -> whether the tokenizer calls it special."""
+        longest_first = sorted((token for token in tokens if token), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """[start, end) of every added token, in order."""
+        for match in self._pattern.finditer(text):
+            yield match.span()
+
+    def last(self, text: str) -> tuple[int, int] | None:
+        """The last added token."""
+        return next(iter(deque(self.spans(text), maxlen=1)), None)
+
+    def floor(self, text: str, at: int) -> int:
+        """The nearest position <= at that cuts no added token and no word of this text."""
+        for start, end in self.spans(text):
+            if start < at < end:
+                return start
+            if start >= at:
+                break
+        while 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum():
+            at -= 1
+        return at

@@ -1,0 +1,84 @@
+"""What a conversation must be before it is rendered, and what its text must not show afterwards. Knows no template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from turnloom.masks.domain.conversation import JSON, Message
+from turnloom.masks.domain.errors import EmptyConversation, UnknownRole, UnsupportedContent
+from turnloom.masks.domain.rendered_text import RenderedText
+
+#: Roles are printed into headers as literals, so they are words and can spell no control token.
+_ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_ -]{0,63}")
+#: Roles that templates know. The text of one may be left out with no more than a warning: so it is at inference.
+KNOWN_ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function", "ipython", "model"})
+_PART_TYPES: Final = frozenset({"text", "thinking"})
+
+
+def check_messages(messages: Sequence[Message], named: Collection[str]) -> None:
+    """Refuse what no template can render rightly, and roles that this one prints without knowing them.
+
+    Args:
+        messages: as sent.
+        named: words that the template spells; a role of its own is among them.
+
+    Raises:
+        EmptyConversation, UnknownRole, UnsupportedContent: naming the message.
+    """
+    if not messages:
+        raise EmptyConversation("the conversation has no messages")
+    for index, message in enumerate(messages):
+        role = message.get("role")
+        if not isinstance(role, str) or _ROLE.fullmatch(role) is None:
+            raise UnknownRole(f"{role!r} is no role; a role is a word", message_index=index, field="role")
+        if role not in KNOWN_ROLES and role not in named:
+            raise UnknownRole(
+                f"{role!r} is no role that this chat template knows; use system, developer, user, assistant or tool",
+                message_index=index,
+                field="role",
+            )
+        content = message.get("content")
+        if content is not None and not isinstance(content, str):
+            _check_parts(content, index)
+
+
+def _check_parts(content: JSON, index: int) -> None:
+    if not isinstance(content, (list, tuple)):
+        raise UnsupportedContent(
+            f"content is {type(content).__name__}; give a string, null, or a list of parts of type text",
+            message_index=index,
+            field="content",
+        )
+    for at, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        if kind not in _PART_TYPES:
+            raise UnsupportedContent(
+                f"part {at} is of type {kind!r}; only text can be trained on", message_index=index, field="content"
+            )
+
+
+def check_no_repr(messages: Sequence[Message], rendered: RenderedText) -> None:
+    """Refuse text in which the template printed a list of content parts as Python writes it.
+
+    Raises:
+        UnsupportedContent: naming the message.
+    """
+    reprs = {
+        index: repr(list(content))[:16]
+        for index, message in enumerate(messages)
+        if isinstance(content := message.get("content"), (list, tuple)) and content
+    }
+    if not reprs:
+        return
+    position = 0
+    for length, origin in rendered.runs:
+        start = None if origin is None else reprs.get(origin.message_index)
+        if origin is not None and start is not None and start in rendered.text[position : position + length]:
+            raise UnsupportedContent(
+                "the template prints the list of content parts as Python code; send this content as one string",
+                message_index=origin.message_index,
+                field="content",
+            )
+        position += length

@@ -1,0 +1,57 @@
+"""A template with its settings, asked for probes and prompts. Knows no regions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from turnloom.masks.domain.conversation import JSON, Message
+from turnloom.masks.domain.errors import TemplateRefused
+from turnloom.masks.domain.options import GenerationPrefill
+from turnloom.masks.template.added_token_text import AddedTokenFinder
+from turnloom.masks.template.compiled import CompiledTemplate
+from turnloom.masks.template.render import Settings, render_plain
+
+#: Settings by which templates choose between a thinking and a plain generation prompt.
+VARIANTS: Final[tuple[Mapping[str, JSON], ...]] = (
+    {"enable_thinking": True},
+    {"enable_thinking": False},
+    {"thinking": True},
+    {"thinking": False},
+)
+PROBE: Final[Message] = {"role": "user", "content": "Next question."}
+PLAIN_REPLY: Final[Message] = {"role": "assistant", "content": "Yes."}
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What is constant while the turns of one conversation are located."""
+
+    template: CompiledTemplate
+    settings: Settings
+    tools: Sequence[JSON] | None
+    control: AddedTokenFinder
+    prefill: GenerationPrefill
+
+    def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str | None:
+        """The plain render, None where the template refuses."""
+        settings = self.settings if not kwargs else replace(self.settings, kwargs={**self.settings.kwargs, **kwargs})
+        try:
+            return render_plain(messages, self.tools, self.template, settings, add_generation_prompt=prompt)
+        except TemplateRefused:
+            return None
+
+
+def common_length(one: str, other: str) -> int:
+    """Length of the common beginning, found by halving: C compares slices, Python would compare characters."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

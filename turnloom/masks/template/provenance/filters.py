@@ -1,0 +1,190 @@
+"""Jinja's filters, calls and operators with provenance. Knows Jinja; knows no chat template.
+
+Every filter is wrapped unless it is known to hand on the very strings it was given: what it gives is blended with the
+origin of whatever went in.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from jinja2 import pass_context
+from jinja2.filters import FILTERS as DEFAULT_FILTERS
+from jinja2.runtime import BlockReference, Context, LoopContext, Macro
+from jinja2.utils import Cycler, Joiner, _PassArg
+from markupsafe import Markup
+
+from turnloom.masks.template.provenance.markup import TracedMarkup, escaped, safe
+from turnloom.masks.template.provenance.strings import Traced, blended, concat, plain, runs_of, to_text, traced
+
+#: Filters that give numbers or the very objects inside what they were given (`list` iterates, which Traced follows),
+#: or are one method that Traced follows. All others are blended, also where they give a Traced string: `indent`
+#: adds lines joined in C to a first line that still has its runs.
+FOLLOWED: Final = frozenset(
+    {"length", "count", "list", "first", "last", "default", "d", "items", "selectattr", "rejectattr", "select"}
+    | {"reject", "map", "dictsort", "sort", "unique", "int", "float", "round", "abs", "wordcount", "random", "batch"}
+    | {"slice", "groupby", "min", "max", "sum", "attr", "upper", "lower", "trim", "capitalize"}
+)
+
+#: What hands on an object that was put in, or joins its text with runs.
+_CARRIERS: Final = (dict, list, tuple, Traced, TracedMarkup, Macro, LoopContext, BlockReference, Cycler, Joiner)
+
+#: Methods of a literal str that a promoted (traced) str of the same characters follows exactly.
+_PROMOTED: Final = frozenset({"join", "replace"})
+
+
+def carried(result: object, *sources: object) -> object:
+    """A fresh str or Markup gets the blended origin of what it was made from; anything else is handed on."""
+    if type(result) is str:
+        return blended(result, *sources)
+    if type(result) is Markup:
+        return safe(blended(plain(result), *sources))
+    return result
+
+
+def tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Hugging Face's tojson: no HTML escapes. The whole text has the origin of what it prints, punctuation included."""
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return blended(text, value)
+
+
+@pass_context
+def mark_safe(_: Context, value: object) -> TracedMarkup:
+    """`|safe`; takes the context so that Jinja folds no constant into a Markup without runs."""
+    return safe(value)
+
+
+@pass_context
+def escape_html(_: Context, value: object) -> TracedMarkup:
+    """`|escape` and `|forceescape`."""
+    return escaped(value)
+
+
+@pass_context
+def join(context: Context, value: Iterable[object], d: object = "", attribute: str | int | None = None) -> str:
+    """Jinja's join."""
+    if attribute is not None:
+        value = context.environment.call_filter("map", value, kwargs={"attribute": attribute}, context=context)
+    separator = to_text(d)
+    pieces: list[str] = []
+    for item in value:
+        if pieces:
+            pieces.append(separator)
+            pieces.append(to_text(item))
+        else:
+            pieces = ["", to_text(item)]
+    return concat(pieces)
+
+
+def replace(s: object, old: object, new: object, count: int | None = None) -> str:
+    """Jinja's replace where autoescape is off, as it always is here."""
+    text, old_text, new_text = to_text(s), to_text(old), to_text(new)
+    return settled(_promoted(text).replace(old_text, new_text, -1 if count is None else count))
+
+
+def string(value: object) -> str:
+    """`|string`: a str as it is, anything else as it prints."""
+    return value if isinstance(value, str) else to_text(value)
+
+
+def modulo(left: Any, right: Any) -> Any:
+    """The % operator."""
+    return percent_format(left, right) if isinstance(left, str) else left % right
+
+
+def percent_format(pattern: str, values: Any) -> str:
+    """`pattern % values`; plain %s are followed exactly, other conversions blend the whole text."""
+    text = str.__mod__(pattern, values) if not isinstance(pattern, Markup) else pattern % values
+    arguments = values if type(values) is tuple else (values,)
+    literals = plain(pattern).split("%s")
+    if (
+        isinstance(pattern, Markup)
+        or any("%" in literal for literal in literals)
+        or len(literals) != len(arguments) + 1
+    ):
+        result = carried(text, pattern, values)
+        return result if isinstance(result, str) else str(result)
+    pieces: list[str] = [_promoted(pattern)[: len(literals[0])]]
+    position = len(literals[0])
+    for argument, literal in zip(arguments, literals[1:], strict=True):
+        position += 2
+        pieces += (to_text(argument), _promoted(pattern)[position : position + len(literal)])
+        position += len(literal)
+    return concat(pieces)
+
+
+def format_filter(value: object, *args: Any, **kwargs: Any) -> str:
+    """Jinja's |format, which is %-formatting."""
+    if args and kwargs:
+        raise TypeError("can't handle positional and keyword arguments at the same time")
+    return percent_format(to_text(value) if not isinstance(value, str) else value, kwargs or args)
+
+
+def blending(filter_: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter with every string it gives blended from all that went in."""
+
+    @functools.wraps(filter_)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = filter_(*args, **kwargs)
+        if not isinstance(result, str):
+            return result
+        text = blended(plain(result), args[passed:], kwargs)  # the context or environment is no source of text
+        return safe(text) if isinstance(result, Markup) else text
+
+    passed = 0 if _PassArg.from_obj(filter_) is None else 1
+    return call
+
+
+def traced_filters() -> dict[str, Callable[..., Any]]:
+    """All filters of a Jinja environment, none of which makes a literal of message text."""
+    filters = {name: f if name in FOLLOWED else blending(f) for name, f in DEFAULT_FILTERS.items()}
+    own: dict[str, Callable[..., Any]] = {
+        "tojson": tojson,
+        "safe": mark_safe,
+        "escape": escape_html,
+        "e": escape_html,
+        "forceescape": escape_html,
+        "join": join,
+        "replace": replace,
+        "string": string,
+        "format": format_filter,
+    }
+    return filters | own
+
+
+def call(context: Context, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`function(*args)` from a template; results of C functions that know no runs are blended."""
+    owner = getattr(function, "__self__", None)
+    if type(owner) is Traced:
+        return function(*args, **_given(kwargs))
+    if type(owner) is str and function.__name__ in _PROMOTED and args:
+        return getattr(_promoted(owner), function.__name__)(*args, **_given(kwargs))
+    result = context.call(function, *args, **kwargs)
+    if type(result) is not str and type(result) is not Markup:
+        return result
+    if isinstance(owner, _CARRIERS) or isinstance(function, _CARRIERS):
+        return result
+    return carried(result, owner, args, _given(kwargs))
+
+
+def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What the template itself passed: inside loops and blocks Jinja adds the variables in scope."""
+    return {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
+
+
+def settled(text: str) -> str:
+    """An exact str where nothing but literals is left, so that Jinja can fold constants."""
+    return text if any(tag is not None for _, tag in runs_of(text)) else plain(text)
+
+
+def _promoted(text: str) -> Traced:
+    return text if type(text) is Traced else traced(plain(text), runs_of(text))

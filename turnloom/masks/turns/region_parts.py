@@ -1,0 +1,64 @@
+"""What the characters inside a region are: reasoning, content, tool calls, scaffold, end of turn. Knows no template.
+
+The origin tells: a character of `reasoning_content` is reasoning, one of `tool_calls` a tool call. Reasoning given
+inside `content` as `<think>...</think>` counts as reasoning where the template splits it off, that is where it prints
+the closing marker itself between two stretches of the content; printed as it stands it is content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS
+from turnloom.masks.domain.rendered_text import Kind, Origin, Part
+
+_KIND_OF_FIELD: Final = {
+    **dict.fromkeys(REASONING_FIELDS, Kind.REASONING),
+    "tool_calls": Kind.TOOL_CALL,
+    "function_call": Kind.TOOL_CALL,
+}
+#: What closes reasoning inside content, as the templates at hand spell it.
+CLOSERS: Final = ("</think>", "[/THINK]", "</seed:think>", "<|end_thinking|>", "<|END_THINKING|>", "</thinking>")
+
+#: (start, text, origin) of a run inside a region.
+Piece = tuple[int, str, "Origin | None"]
+
+
+def parts_of(pieces: Sequence[Piece], eot_start: int, end: int, content: JSON) -> tuple[Part, ...]:
+    """Parts that cover the region without holes, neighbours of one kind joined.
+
+    Args:
+        pieces: the region's runs up to eot_start, cut to it.
+        eot_start: first character of the end-of-turn literal.
+        end: end of the region.
+        content: the message's content, to tell reasoning that the template split off.
+    """
+    split_at = _split(pieces, content)
+    parts: list[Part] = []
+    for start, text, origin in pieces:
+        kind = Kind.SCAFFOLD if origin is None else _KIND_OF_FIELD.get(origin.field, Kind.CONTENT)
+        if kind is Kind.CONTENT and start < split_at:
+            kind = Kind.REASONING
+        _append(parts, start, start + len(text), kind)
+    if end > eot_start:
+        _append(parts, eot_start, end, Kind.EOT)
+    return tuple(parts)
+
+
+def _append(parts: list[Part], start: int, end: int, kind: Kind) -> None:
+    if parts and parts[-1].kind is kind:
+        parts[-1] = Part(parts[-1].start, end, kind)
+    elif end > start:
+        parts.append(Part(start, end, kind))
+
+
+def _split(pieces: Sequence[Piece], content: JSON) -> int:
+    """Where the template closes reasoning that it split off the content; 0 where it splits nothing."""
+    if not isinstance(content, str):
+        return 0
+    closers = [closer for closer in CLOSERS if closer in content]
+    for start, text, origin in pieces if closers else ():
+        if origin is None and any(closer in text for closer in closers):
+            return start
+    return 0
