@@ -20,7 +20,7 @@ from services.store.ids import new_id
 from services.store.ledger import Outcome
 from services.store.records import CheckpointRecord, DatasetRecord, DatasetState, JobSpec, JobState, StepRecord
 from services.store.store import Store, open_store
-from tests.redis_fixtures import RedisServer, redis_program
+from tests.support.redis_fixtures import RedisServer, redis_program
 
 
 def step(number: int, attempt: int = 1) -> StepRecord:

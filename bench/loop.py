@@ -19,7 +19,7 @@ from services.trainer.backend import Adam, Logprobs
 from services.trainer.rows import Row
 from services.trainer.tuft import TuftBackend, TuftSettings
 from services.trainer.weighting import Weights
-from tests.unit.trainer_parts import MemoryJournal, plan, row, run
+from tests.support.trainer_parts import MemoryJournal, plan, row, run
 
 Value = TypeVar("Value")
 

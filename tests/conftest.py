@@ -8,6 +8,14 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = [
+    "tests.support.api_fixtures",
+    "tests.support.redis_fixtures",
+    "tests.support.source_fixtures",
+    "tests.support.stack_fixtures",
+    "tests.support.tuft_fixtures",
+]
+
 # An example that waits for a core is no slow one.
 settings.register_profile("any pace", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any pace")

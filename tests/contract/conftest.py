@@ -9,7 +9,6 @@ import pytest
 
 from tests.contract.driving import close_sessions
 from tests.fakes.fake_tuft import FakeTuft
-from tests.tuft_fixtures import fake_tuft, real_tuft, tiny_model_dir, tuft_python  # noqa: F401  (fixtures)
 from turnloom.embedded.tuft_server import TuftServer
 
 os.environ["TINKER_TELEMETRY"] = "0"  # the SDK would post the API key to the server on errors

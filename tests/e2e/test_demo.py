@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli_runs import write_chats
+from tests.support.cli_runs import write_chats
 
-pytest_plugins = ["tests.tuft_fixtures"]
 pytestmark = [pytest.mark.tuft, pytest.mark.slow, pytest.mark.timeout(900)]
 
 

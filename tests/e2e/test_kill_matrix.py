@@ -20,11 +20,11 @@ import pytest
 
 from services.store.connection import redis_time
 from services.store.records import Hyperparameters, JobState, StartFrom
-from tests.api_calls import write_model
 from tests.fakes.fake_tuft import FakeTuft
-from tests.redis_fixtures import RedisServer, redis_program
-from tests.small_disk import SmallDisk, small_disk
-from tests.trainer_stack import REPOSITORY, TrainerStack, horses, kill, wait_for
+from tests.support.api_calls import write_model
+from tests.support.redis_fixtures import RedisServer, redis_program
+from tests.support.small_disk import SmallDisk, small_disk
+from tests.support.trainer_stack import REPOSITORY, TrainerStack, horses, kill, wait_for
 
 pytestmark = pytest.mark.slow
 

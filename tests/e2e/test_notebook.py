@@ -16,12 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from nbformat import NotebookNode
 
-from tests import notebook_runs
 from tests.fakes.hub import Hub
+from tests.support import notebook_runs
 from turnloom.embedded.sample_data import held_out_conversations, train_conversations
 from turnloom.embedded.stack import Stack, StackSettings
 
-pytest_plugins = ["tests.tuft_fixtures"]
 pytestmark = [pytest.mark.tuft, pytest.mark.slow, pytest.mark.timeout(900)]
 HUB = "HuggingFaceH4/no_robots"
 

@@ -11,10 +11,9 @@ import pytest
 
 from services.store.objects import Objects
 from services.store.records import Hyperparameters, JobState
-from tests.redis_fixtures import RedisServer, redis_server  # noqa: F401  (fixture)
-from tests.trainer_stack import REPOSITORY, TrainerStack
-from tests.tuft_fixtures import real_tuft, tiny_model_dir, tuft_python  # noqa: F401  (fixtures)
-from tests.unit.trainer_parts import conversations
+from tests.support.redis_fixtures import RedisServer
+from tests.support.trainer_parts import conversations
+from tests.support.trainer_stack import REPOSITORY, TrainerStack
 from turnloom.embedded.tuft_server import TuftServer
 
 pytestmark = [pytest.mark.tuft, pytest.mark.slow]
@@ -23,7 +22,7 @@ ROWS = conversations(12, vocabulary=500)  # evaluated on what it learns: tokens 
 
 
 @pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer, real_tuft: TuftServer) -> Iterator[TrainerStack]:  # noqa: F811
+def stack(tmp_path: Path, redis_server: RedisServer, real_tuft: TuftServer) -> Iterator[TrainerStack]:
     made = TrainerStack(tmp_path, redis_server, real_tuft, lease_ttl=3.0)
     made.environment |= {"TURNLOOM_CALL_DEADLINE": "60", "TURNLOOM_START_DEADLINE": "120"}
     yield made
@@ -32,8 +31,8 @@ def stack(tmp_path: Path, redis_server: RedisServer, real_tuft: TuftServer) -> I
 
 def test_peft_and_the_merged_model_give_the_test_nll_of_the_job(
     stack: TrainerStack,
-    tuft_python: Path,  # noqa: F811
-    tiny_model_dir: Path,  # noqa: F811
+    tuft_python: Path,
+    tiny_model_dir: Path,
     tmp_path: Path,
 ) -> None:
     job_id = stack.submit(HYPER, train=ROWS, test=ROWS)

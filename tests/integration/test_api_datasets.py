@@ -19,7 +19,7 @@ from services.store.ids import new_id
 from services.store.records import DatasetRecord, DatasetState, ErrorRecord
 from services.store.store import Store
 from services.store.unwanted import remove_unwanted
-from tests.api_calls import (
+from tests.support.api_calls import (
     MODEL,
     Api,
     Start,
@@ -33,8 +33,6 @@ from tests.api_calls import (
 )
 from turnloom.v1 import datasets_pb2 as pb
 from turnloom.v1 import types_pb2
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 
 LIMIT = 30  #: seconds that any call here may take
 

@@ -9,13 +9,12 @@ from services.store.errors import NotFound as Missing
 from services.store.evaluations import RowLosses
 from services.store.records import JobState, StepRecord
 from services.store.store import Store
-from tests.api_calls import MODEL, Api, make_dataset
+from tests.support.api_calls import MODEL, Api, make_dataset
 from turnloom.client import TurnloomClient
 from turnloom.errors import FailedPrecondition, NotFound
 from turnloom.results.fetching import fetch
 from turnloom.v1 import training_pb2 as pb
 
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 pytestmark = pytest.mark.usefixtures("gpu_host")
 LOSSES = RowLosses(
     np.array([0, 0, 70_000], np.uint32), np.array([1.5, 2.5, 4], np.float32), np.array([1, 2, 0.5], np.float32)

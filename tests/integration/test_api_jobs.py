@@ -25,7 +25,7 @@ from services.store.records import (
 )
 from services.store.store import Store
 from services.trainer.supervisor import Supervisor, SupervisorSettings
-from tests.api_calls import (
+from tests.support.api_calls import (
     MODEL,
     TUFT_MODEL,
     Api,
@@ -42,9 +42,7 @@ from tests.api_calls import (
 from turnloom.v1 import training_pb2 as pb
 
 if TYPE_CHECKING:  # pytest rewrites the module when it loads it as a plugin, so it may not be imported before
-    from tests.redis_fixtures import RedisServer
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+    from tests.support.redis_fixtures import RedisServer
 
 LIMIT = 30  #: seconds that any call here may take
 Hyper = pb.Hyperparameters

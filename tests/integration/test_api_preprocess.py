@@ -22,14 +22,12 @@ from services.preprocess.api import preprocess_service
 from services.preprocess.models.registry import ModelEntry, load_entry
 from services.preprocess.wire.batch import examples
 from services.store.logs import JsonLines
-from tests.api_calls import MODEL, Start, chat, first_request, options, refusal, wait_until
+from tests.support.api_calls import MODEL, Start, chat, first_request, options, refusal, wait_until
 from turnloom.masks.domain.errors import ModelNotUsable
 from turnloom.masks.model import Model
 from turnloom.masks.sandbox.pool import Sandbox
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import types_pb2
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 
 LIMIT = 30  #: seconds that any call here may take
 

@@ -24,13 +24,21 @@ from services.store.dataset_files import canonical_json
 from services.store.ids import new_id
 from services.store.records import DatasetRecord
 from services.store.store import open_store
-from tests.api_calls import MODEL, NO_REDIS, Refused, chat, first_request, options, read_refusal, refusal, wait_until
+from tests.support.api_calls import (
+    MODEL,
+    NO_REDIS,
+    Refused,
+    chat,
+    first_request,
+    options,
+    read_refusal,
+    refusal,
+    wait_until,
+)
 from turnloom.v1 import datasets_pb2
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 90  #: seconds that a process may take to start, or any call

@@ -18,15 +18,13 @@ from services.store.queues import queue_name
 from services.store.records import HostRecord, JobRecord
 from services.store.store import Store
 from services.trainer import sample as trainer
-from tests.api_calls import CHATML, MODEL, Api, Start, chat, make_dataset, make_job, refusal, wait_until
-from tests.sample_runs import LIMIT, Played, ended, man, waiting
-from tests.unit.small_tokenizers import byte_level
+from tests.support.api_calls import CHATML, MODEL, Api, Start, chat, make_dataset, make_job, refusal, wait_until
+from tests.support.sample_runs import LIMIT, Played, ended, man, waiting
+from tests.support.small_tokenizers import byte_level
 from turnloom.masks.model import build_model
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1 import types_pb2 as ty
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 
 WORD = "Xylophonbauerin"
 REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML

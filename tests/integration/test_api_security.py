@@ -25,17 +25,15 @@ from services.preprocess.domain.limits import MAX_MESSAGE_BYTES
 from services.preprocess.settings import ApiSettings, BadSetting
 from services.store.records import HostRecord
 from services.store.store import Store
-from tests.api_calls import MODEL, Api, Start, chat, dataset_stream, first_request, options, refusal
-from tests.certificates import Pair, authority, signed
-from tests.cli_runs import turnloom
+from tests.support.api_calls import MODEL, Api, Start, chat, dataset_stream, first_request, options, refusal
+from tests.support.certificates import Pair, authority, signed
+from tests.support.cli_runs import turnloom
 from turnloom import handshake
 from turnloom.calls import Tls
 from turnloom.client import TurnloomClient
 from turnloom.errors import NotAllowed, ResourceExhausted, ServerUnreachable
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import training_pb2 as tr
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 
 LIMIT = 30  #: seconds that any call here may take
 CHAT = {"messages": [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]}

@@ -12,12 +12,11 @@ from services.preprocess.domain.caller import Scope
 from services.store.records import JobState, StepRecord
 from services.store.store import Store
 from services.trainer.halving import settle_rungs
-from tests.api_calls import MODEL, Api, Start, make_dataset, refusal
+from tests.support.api_calls import MODEL, Api, Start, make_dataset, refusal
 from turnloom.client import TurnloomClient
 from turnloom.errors import NotAllowed
 from turnloom.v1 import training_pb2 as pb
 
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 pytestmark = pytest.mark.usefixtures("gpu_host")
 LIMIT = 30  #: seconds that any call here may take
 GRID = {"lora_rank": (8, 16), "learning_rate": (1e-4, 1e-3, 1e-2)}

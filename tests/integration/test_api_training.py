@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.api_calls import TUFT_MODEL, Start, chat, dataset_stream, make_job, wait_until
 from tests.fakes.fake_tuft import FakeTuft
-from tests.trainer_stack import HOST, TrainerStack
+from tests.support.api_calls import TUFT_MODEL, Start, chat, dataset_stream, make_job, wait_until
+from tests.support.trainer_stack import HOST, TrainerStack
 from turnloom.v1 import training_pb2 as pb
 
 if TYPE_CHECKING:  # the fixture gives it
-    from tests.redis_fixtures import RedisServer
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+    from tests.support.redis_fixtures import RedisServer
 
 LIMIT = 120  #: seconds that any call here may take
 

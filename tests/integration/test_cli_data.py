@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.api_calls import MODEL, NO_REDIS, TUFT_MODEL, Api, Start
-from tests.cli_runs import turnloom, write_chats
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+from tests.support.api_calls import MODEL, NO_REDIS, TUFT_MODEL, Api, Start
+from tests.support.cli_runs import turnloom, write_chats
 
 
 @pytest.fixture

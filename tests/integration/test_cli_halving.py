@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from services.store.records import HostRecord, JobState
-from tests.api_calls import Api, Start
-from tests.cli_runs import turnloom
-from tests.trainer_stack import TrainerStack, wait_for
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.stack_fixtures"]
+from tests.support.api_calls import Api, Start
+from tests.support.cli_runs import turnloom
+from tests.support.trainer_stack import TrainerStack, wait_for
 
 
 def test_one_command_halves_a_grid_and_says_what_was_stopped_where_and_what_is_within_noise(

@@ -15,10 +15,9 @@ import pytest
 
 from services.store.records import CheckpointRecord, ErrorRecord, HostRecord, JobState, StepRecord
 from services.store.store import Store
-from tests.api_calls import Api, wait_until
-from tests.cli_runs import turnloom, write_chats
+from tests.support.api_calls import Api, wait_until
+from tests.support.cli_runs import turnloom, write_chats
 
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 STEPS = 6
 
 

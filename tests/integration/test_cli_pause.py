@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from services.store.records import JobState
-from tests.api_calls import Start
-from tests.cli_runs import turnloom, write_chats
-from tests.trainer_stack import TrainerStack, wait_for
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.stack_fixtures"]
+from tests.support.api_calls import Start
+from tests.support.cli_runs import turnloom, write_chats
+from tests.support.trainer_stack import TrainerStack, wait_for
 
 
 def test_a_running_job_is_paused_and_resumed_and_trains_each_step_once(

@@ -13,15 +13,14 @@ import pytest
 
 from services.store.records import HostRecord, Hyperparameters
 from services.store.store import Store
-from tests.api_calls import Api, Start
-from tests.cli_runs import turnloom
-from tests.trainer_stack import TrainerStack, wait_for
+from tests.support.api_calls import Api, Start
+from tests.support.cli_runs import turnloom
+from tests.support.trainer_stack import TrainerStack, wait_for
 from turnloom.cli import export as export_module
 from turnloom.cli.jobfile import JobFile
 from turnloom.cli.numbers import spread
 from turnloom.masks.domain.options import Options
 
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.stack_fixtures"]
 FIGURES = {f"{name}.{kind}" for name in ("figure-1-test-nll", "figure-2-train-nll") for kind in ("png", "svg")}
 
 

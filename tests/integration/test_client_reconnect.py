@@ -11,14 +11,13 @@ import pytest
 
 from services.store.records import DatasetRecord, HostRecord, JobState, StepRecord
 from services.store.store import Store
-from tests.api_calls import MODEL, Api
+from tests.support.api_calls import MODEL, Api
 from turnloom import TurnloomClient
 from turnloom.conversations import from_json
 from turnloom.errors import NotFound
 from turnloom.v1.datasets_pb2 import DATASET_STATE_CANCELLED as CANCELLED
 from turnloom.v1.datasets_pb2 import DATASET_STATE_CREATING as CREATING
 
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 STEPS = 200  #: commits, at every second of which the connection may be cut
 CHAT = from_json({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]})
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.api_calls import Start
-from tests.certificates import authority, signed
+from tests.support.api_calls import Start
+from tests.support.certificates import authority, signed
 
-pytest_plugins = ["tests.api_fixtures"]
 HEALTH = Path(__file__).parents[2] / "deploy/docker/health.py"
 SERVICE = "turnloom.v1.PreprocessService"
 

@@ -13,14 +13,12 @@ from services.preprocess.api.auth.bearer_tokens import create
 from services.preprocess.domain.caller import Scope
 from services.preprocess.jobs import diagnosis
 from services.trainer.tuft_http import TuftHttp
-from tests.api_calls import MODEL, NO_REDIS, Start
-from tests.cli_runs import Ran, turnloom
 from tests.fakes.hub import Hub
-from tests.source_runs import Workers
-from tests.trainer_stack import HOST, TrainerStack, wait_for
+from tests.support.api_calls import MODEL, NO_REDIS, Start
+from tests.support.cli_runs import Ran, turnloom
+from tests.support.source_runs import Workers
+from tests.support.trainer_stack import HOST, TrainerStack, wait_for
 from turnloom.cli import doctor
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.stack_fixtures"]
 
 
 @pytest.fixture

@@ -31,13 +31,12 @@ from services.store.store import Store
 from services.trainer import exporter
 from services.trainer.exporter import ExporterSettings, Source
 from services.trainer.metrics import registry_for, serve
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
-    from tests.redis_fixtures import RedisServer
-from tests.store_fixtures import store_of_a_ledger
+    from tests.support.redis_fixtures import RedisServer
+from tests.support.store_fixtures import store_of_a_ledger
 
-pytest_plugins = ["tests.redis_fixtures"]
 store = pytest.fixture(store_of_a_ledger)
 
 

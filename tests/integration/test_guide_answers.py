@@ -11,7 +11,6 @@ from services.trainer.errors import BackendError, Code
 from services.trainer.tuft import TuftSettings, connect
 from tests.fakes.fake_tuft import FakeTuft
 
-pytest_plugins = ["tests.tuft_fixtures"]
 GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
 
 

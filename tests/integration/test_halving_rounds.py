@@ -28,8 +28,6 @@ from services.store.records import (
 from services.store.store import Store, open_store
 from services.trainer.halving import settle_rungs
 
-pytest_plugins = ["tests.redis_fixtures"]
-
 RUNGS = (Rung(2, 2), Rung(4, 1))
 STEPS = 6
 

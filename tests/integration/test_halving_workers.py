@@ -12,13 +12,12 @@ import pytest
 from services.store.ids import new_id
 from services.store.records import Hyperparameters, JobSpec, JobState, Rung, StartFrom, SweepAxis, SweepRecord
 from tests.fakes.fake_tuft import FakeTuft
-from tests.trainer_stack import HOST, TrainerStack, kill, wait_for
-from tests.unit.trainer_parts import conversations
+from tests.support.trainer_parts import conversations
+from tests.support.trainer_stack import HOST, TrainerStack, kill, wait_for
 
 if TYPE_CHECKING:
-    from tests.redis_fixtures import RedisServer
+    from tests.support.redis_fixtures import RedisServer
 
-pytest_plugins = ["tests.redis_fixtures"]
 RATES = (1e-3, 1e-1, 1e-2)
 STEPS, RUNGS = 8, (Rung(2, 2), Rung(4, 1))
 

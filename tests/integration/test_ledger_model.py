@@ -13,9 +13,8 @@ from services.store.errors import Fenced, IllegalEdge, StepOutOfOrder
 from services.store.ledger import Outcome
 from services.store.records import EDGES, HELD, TERMINAL, CheckpointRecord, JobSpec, JobState, StepRecord
 from services.store.store import Store
-from tests.store_fixtures import store_of_a_ledger
+from tests.support.store_fixtures import store_of_a_ledger
 
-pytest_plugins = ["tests.redis_fixtures"]
 store = pytest.fixture(store_of_a_ledger)
 
 

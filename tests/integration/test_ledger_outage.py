@@ -16,9 +16,7 @@ from services.store.records import CheckpointRecord, JobRecord, JobSpec, JobStat
 from services.store.store import Store, open_store
 
 if TYPE_CHECKING:
-    from tests.redis_fixtures import RedisServer
-
-pytest_plugins = ["tests.redis_fixtures"]
+    from tests.support.redis_fixtures import RedisServer
 
 
 @pytest.fixture

@@ -35,8 +35,6 @@ from services.store.records import (
 )
 from services.store.store import Store, open_store
 
-pytest_plugins = ["tests.redis_fixtures"]
-
 SPEC = JobSpec(
     "tiny", "turnloom/tiny", "ds-train", "ds-test", Hyperparameters(learning_rate=0.1 + 0.2), {"run": "é"}, "anna"
 )

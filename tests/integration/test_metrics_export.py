@@ -11,11 +11,9 @@ import pytest
 
 from services.store.records import CheckpointRecord, HostRecord, StepRecord
 from services.store.store import Store
-from tests.api_calls import Api, make_dataset, make_job
-from tests.cli_runs import turnloom
-from tests.prometheus_server import Prometheus, program
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
+from tests.support.api_calls import Api, make_dataset, make_job
+from tests.support.cli_runs import turnloom
+from tests.support.prometheus_server import Prometheus, program
 
 
 def train(store: Store, job: str, attempt: int, first: int, last: int, begun: float) -> None:

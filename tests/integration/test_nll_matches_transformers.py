@@ -14,10 +14,9 @@ import pytest
 from services.store.objects import Objects
 from services.store.records import CheckpointRecord, Hyperparameters, JobState, StartFrom, StepRecord
 from services.trainer.rows import Row
-from tests.redis_fixtures import RedisServer, redis_server  # noqa: F401  (fixture)
-from tests.trainer_stack import REPOSITORY, TrainerStack, kill
-from tests.tuft_fixtures import real_tuft, tiny_model_dir, tuft_python  # noqa: F401  (fixtures)
-from tests.unit.trainer_parts import batches, conversations
+from tests.support.redis_fixtures import RedisServer
+from tests.support.trainer_parts import batches, conversations
+from tests.support.trainer_stack import REPOSITORY, TrainerStack, kill
 from turnloom.embedded.tuft_server import TuftServer
 
 pytestmark = pytest.mark.tuft
@@ -58,7 +57,7 @@ class Reference:
 
 
 @pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer, real_tuft: TuftServer) -> Iterator[TrainerStack]:  # noqa: F811
+def stack(tmp_path: Path, redis_server: RedisServer, real_tuft: TuftServer) -> Iterator[TrainerStack]:
     made = TrainerStack(tmp_path, redis_server, real_tuft, lease_ttl=3.0)
     made.environment |= {"TURNLOOM_CALL_DEADLINE": "60", "TURNLOOM_START_DEADLINE": "120"}
     yield made
@@ -76,8 +75,8 @@ def step_of(stack: TrainerStack, job_id: str, step: int) -> StepRecord:
 
 def test_the_ledger_says_what_transformers_computes(
     stack: TrainerStack,
-    tuft_python: Path,  # noqa: F811
-    tiny_model_dir: Path,  # noqa: F811
+    tuft_python: Path,
+    tiny_model_dir: Path,
     tmp_path: Path,
 ) -> None:
     reference = Reference(tuft_python, tiny_model_dir)
@@ -121,7 +120,7 @@ def test_two_runs_from_one_checkpoint_give_the_same_numbers_also_after_its_relea
 @pytest.mark.slow
 def test_killed_horse_worker_and_server_leave_no_trace_in_the_numbers(
     stack: TrainerStack,
-    real_tuft: TuftServer,  # noqa: F811
+    real_tuft: TuftServer,
 ) -> None:
     stack.supervisor()
     worker = stack.worker()

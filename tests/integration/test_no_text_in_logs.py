@@ -24,16 +24,14 @@ from services.store.logs import log_to_stderr
 from services.store.records import HostRecord
 from services.store.store import Store
 from services.trainer import sample as trainer
-from tests.api_calls import MODEL, Api, Start, dataset_stream, first_request, options, wait_until
-from tests.sample_runs import Played, ended, man
-from tests.source_runs import Sources
+from tests.support.api_calls import MODEL, Api, Start, dataset_stream, first_request, options, wait_until
+from tests.support.sample_runs import Played, ended, man
+from tests.support.source_runs import Sources
 from turnloom.masks.sandbox.pool import Limits, Sandbox
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1 import types_pb2 as ty
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.source_fixtures"]
 
 LIMIT = 30
 MARK = "Xylophonbauerin"  #: in every text, role, name and key of the conversations below

@@ -13,8 +13,6 @@ from services.store.errors import TicketFailed
 from services.store.queues import PREPROCESS_QUEUE
 from services.store.store import open_store
 
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
-
 PROGRAM = """
 import os, sys
 from services.preprocess.settings import read_settings

@@ -29,9 +29,7 @@ from services.store.records import (
     StepRecord,
 )
 from services.store.store import Store, open_store
-from tests.prometheus_server import Prometheus, eventually, free_port, program, read
-
-pytest_plugins = ["tests.redis_fixtures"]
+from tests.support.prometheus_server import Prometheus, eventually, free_port, program, read
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "deploy/grafana"))

@@ -18,12 +18,11 @@ from services.preprocess.settings import ApiSettings
 from services.store.connection import redis_time
 from services.store.records import CheckpointRecord, Hyperparameters, JobState
 from services.trainer.checkpoints import ServerFolder
-from tests.api_calls import MODEL, TUFT_MODEL, chat, dataset_stream, refusal
-from tests.cli_runs import turnloom
 from tests.fakes.fake_tuft import FakeTuft
-from tests.redis_fixtures import RedisServer
-from tests.trainer_stack import HOST, TrainerStack, wait_for
-from tests.tuft_fixtures import real_tuft, tiny_model_dir, tuft_python  # noqa: F401  (fixtures)
+from tests.support.api_calls import MODEL, TUFT_MODEL, chat, dataset_stream, refusal
+from tests.support.cli_runs import turnloom
+from tests.support.redis_fixtures import RedisServer
+from tests.support.trainer_stack import HOST, TrainerStack, wait_for
 from turnloom.client import TurnloomClient
 from turnloom.embedded.tuft_server import TuftServer
 from turnloom.masks.model import Model
@@ -31,8 +30,6 @@ from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
 from turnloom.v1.training_pb2_grpc import FineTuningServiceStub
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures"]
 
 LIMIT = 60
 QUESTION, REPLY = "How are you?", "fine thanks"
@@ -288,7 +285,7 @@ def test_a_server_that_is_down_is_told(whole: Whole) -> None:
 def test_the_real_server_on_a_cpu_says_over_the_queue_that_it_trains_only(
     tmp_path: Path,
     redis_server: RedisServer,
-    real_tuft: TuftServer,  # noqa: F811
+    real_tuft: TuftServer,
 ) -> None:
     stack = TrainerStack(tmp_path, redis_server, real_tuft)
     try:

@@ -13,12 +13,10 @@ from services.preprocess.datasets.sources.parts import Parts
 from services.preprocess.settings import ApiSettings
 from services.store.dataset_work import DatasetWork
 from services.store.store import Store
-from tests.api_calls import chat, dataset_stream, refusal
-from tests.cli_runs import turnloom
-from tests.source_runs import Sources, poll, write_lines
+from tests.support.api_calls import chat, dataset_stream, refusal
+from tests.support.cli_runs import turnloom
+from tests.support.source_runs import Sources, poll, write_lines
 from turnloom.v1 import datasets_pb2 as pb
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.source_fixtures"]
 
 DATE = ("--option", "date=2026-01-02")
 CHOICE = ("--where", "lang = en", "--where", "score >= 2", "--max-characters", "20")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.cli_runs import turnloom
 from tests.fakes.hub import Hub
-from tests.source_runs import Sources
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.source_fixtures"]
+from tests.support.cli_runs import turnloom
+from tests.support.source_runs import Sources
 
 
 def test_a_server_side_file_is_imported_and_watched(sources: Sources, tmp_path: Path) -> None:

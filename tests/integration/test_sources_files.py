@@ -8,12 +8,10 @@ import pytest
 
 from services.preprocess.datasets.sources.pieces import SHARD_ROWS
 from services.store.store import Store
-from tests.api_calls import dataset_stream, options
-from tests.source_runs import Sources, chat_lines, poll, write_lines
+from tests.support.api_calls import dataset_stream, options
+from tests.support.source_runs import Sources, chat_lines, poll, write_lines
 from turnloom import conversations
 from turnloom.v1 import datasets_pb2 as pb
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.source_fixtures"]
 
 
 def test_a_file_gives_the_dataset_that_streaming_it_gives(sources: Sources, store: Store, tmp_path: Path) -> None:

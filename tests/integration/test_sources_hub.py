@@ -17,12 +17,11 @@ from services.preprocess.datasets.sources.pieces import SHARD_ROWS
 from services.store import keys
 from services.store.records import DatasetState
 from services.store.store import Store
-from tests.api_calls import options
 from tests.fakes.hub import COMMIT, Hub
-from tests.source_runs import Sources, poll, write_lines
+from tests.support.api_calls import options
+from tests.support.source_runs import Sources, poll, write_lines
 from turnloom.v1 import datasets_pb2 as pb
 
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.source_fixtures"]
 NAME = "HuggingFaceH4/no_robots"
 DATED = options(date="2026-01-02")
 

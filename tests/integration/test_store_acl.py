@@ -16,8 +16,6 @@ from services.store.store import Store, open_store
 from services.trainer.exporter import ExporterSettings, Source
 from services.trainer.supervisor import Supervisor, SupervisorSettings
 
-pytest_plugins = ["tests.redis_fixtures"]
-
 DOCUMENT = Path(__file__).parents[2] / "docs" / "redis.md"
 
 

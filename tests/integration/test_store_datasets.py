@@ -21,8 +21,6 @@ from services.store.records import (
 )
 from services.store.store import Store, open_store
 
-pytest_plugins = ["tests.redis_fixtures"]
-
 RECORD = DatasetRecord(
     "ds-1", '{"model":"m"}', owner="anna", model="m", metadata={"a": "b"}, length_histogram=Histogram((8,), (1, 2))
 )

@@ -12,9 +12,8 @@ from services.store.errors import BadToken, NotFound, OutOfRange
 from services.store.events import Entry
 from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobSpec, JobState, StepRecord
 from services.store.store import Store
-from tests.store_fixtures import store_of_a_ledger
+from tests.support.store_fixtures import store_of_a_ledger
 
-pytest_plugins = ["tests.redis_fixtures"]
 store = pytest.fixture(store_of_a_ledger)
 
 

@@ -15,9 +15,8 @@ from services.store.errors import NoHost, TicketFailed, TicketTimeout
 from services.store.queues import JOB_FUNCTION, queue_name, ticket_id
 from services.store.records import HostRecord, JobRecord, JobSpec, ServedModelRecord
 from services.store.store import Store
-from tests.store_fixtures import store_of_a_ledger
+from tests.support.store_fixtures import store_of_a_ledger
 
-pytest_plugins = ["tests.redis_fixtures"]
 store = pytest.fixture(store_of_a_ledger)
 
 

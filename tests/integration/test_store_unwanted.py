@@ -16,8 +16,6 @@ from services.store.records import DatasetRecord, DatasetState
 from services.store.store import Store, open_store
 from services.store.unwanted import Unwanted, UnwantedFile, remove_unwanted
 
-pytest_plugins = ["tests.redis_fixtures"]
-
 GRACE = 600.0
 
 

@@ -37,9 +37,7 @@ from services.trainer import supervisor as module
 from services.trainer.supervisor import Supervisor, SupervisorSettings, supervise
 
 if TYPE_CHECKING:
-    from tests.redis_fixtures import RedisServer
-
-pytest_plugins = ["tests.redis_fixtures"]
+    from tests.support.redis_fixtures import RedisServer
 
 TTL = 0.2  #: seconds that the supervisor waits after an outage
 LEASE = 600.0  #: seconds; a test takes a lease away when it has to end

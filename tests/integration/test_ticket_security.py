@@ -26,9 +26,7 @@ from rq.webhook import Webhook
 from services.store.connection import connect_rq
 from services.store.queues import PREPROCESS_QUEUE
 from services.store.ticket_jobs import TicketFault, TicketJob
-from tests.redis_fixtures import RedisServer
-
-pytest_plugins = ["tests.redis_fixtures"]
+from tests.support.redis_fixtures import RedisServer
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 200  #: seconds

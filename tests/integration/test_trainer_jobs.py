@@ -17,10 +17,9 @@ from services.store.errors import Fenced
 from services.store.objects import Objects
 from services.store.records import Control, Hyperparameters, JobState, StartFrom, StepRecord
 from tests.fakes.fake_tuft import FakeTuft
-from tests.redis_fixtures import RedisServer, redis_server  # noqa: F401  (fixture)
-from tests.trainer_stack import HOST, REPOSITORY, TrainerStack, horses, kill, wait_for
-from tests.tuft_fixtures import fake_tuft  # noqa: F401  (fixture)
-from tests.unit.trainer_parts import conversations
+from tests.support.redis_fixtures import RedisServer
+from tests.support.trainer_parts import conversations
+from tests.support.trainer_stack import HOST, REPOSITORY, TrainerStack, horses, kill, wait_for
 
 HYPER = Hyperparameters(max_steps=12, batch_size=4, learning_rate=1e-2, lora_rank=4, eval_every=4, checkpoint_every=4)
 HOLD = 120_000.0  #: milliseconds; the test lets go earlier
@@ -28,7 +27,7 @@ LONG = replace(HYPER, max_steps=100_000, eval_every=0, checkpoint_every=5)
 
 
 @pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer, fake_tuft: FakeTuft) -> Iterator[TrainerStack]:  # noqa: F811
+def stack(tmp_path: Path, redis_server: RedisServer, fake_tuft: FakeTuft) -> Iterator[TrainerStack]:
     """Nothing runs yet but Redis and the fake TuFT."""
     made = TrainerStack(tmp_path, redis_server, fake_tuft)
     yield made

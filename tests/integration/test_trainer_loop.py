@@ -20,8 +20,7 @@ from services.trainer.loop import Plan
 from services.trainer.rows import Row
 from services.trainer.tuft import TuftBackend, check_sdk, connect
 from tests.fakes.fake_tuft import FakeTuft
-from tests.tuft_fixtures import fake_tuft  # noqa: F401  (fixture)
-from tests.unit.trainer_parts import SMALL, MemoryJournal, conversations, plan, row, run, settings_of
+from tests.support.trainer_parts import SMALL, MemoryJournal, conversations, plan, row, run, settings_of
 
 HYPER = Hyperparameters(
     max_steps=8, batch_size=4, learning_rate=1e-2, lora_rank=4, eval_every=4, checkpoint_every=4, warmup_steps=2
@@ -30,7 +29,7 @@ TEST = conversations(5, seed=1)
 
 
 @pytest.fixture
-def client(fake_tuft: FakeTuft) -> Iterator[Callable[..., TuftBackend]]:  # noqa: F811
+def client(fake_tuft: FakeTuft) -> Iterator[Callable[..., TuftBackend]]:
     """Makes clients of the fake and closes them."""
     made: list[TuftBackend] = []
 
@@ -94,7 +93,7 @@ def test_the_pipeline_depth_changes_no_number(client: Callable[..., TuftBackend]
     assert resumed(deeper, client(), whole, 0).series == whole.series
 
 
-def test_cutting_a_step_into_calls_changes_no_number(client: Callable[..., TuftBackend], fake_tuft: FakeTuft) -> None:  # noqa: F811
+def test_cutting_a_step_into_calls_changes_no_number(client: Callable[..., TuftBackend], fake_tuft: FakeTuft) -> None:
     whole = fresh(plan(HYPER), client())
     calls_before = len(fake_tuft.calls("forward_backward"))
     again = resumed(plan(replace(HYPER, max_tokens_per_call=30), ceiling=30), client(), whole, 0)
@@ -105,7 +104,7 @@ def test_cutting_a_step_into_calls_changes_no_number(client: Callable[..., TuftB
 
 
 def test_rows_reach_the_server_filled_up_to_one_length_within_its_limit(
-    fake_tuft: FakeTuft,  # noqa: F811
+    fake_tuft: FakeTuft,
 ) -> None:
     rows = [row(0, range(3, 38), [1.0] * 34), row(1, range(3, 12), [1.0] * 8)]
     backend = connect(replace(settings_of(fake_tuft), max_model_len=35), SMALL)
@@ -118,7 +117,7 @@ def test_rows_reach_the_server_filled_up_to_one_length_within_its_limit(
 
 def test_a_checkpoint_is_saved_behind_its_own_step_and_before_the_next(
     client: Callable[..., TuftBackend],
-    fake_tuft: FakeTuft,  # noqa: F811
+    fake_tuft: FakeTuft,
 ) -> None:
     fresh(plan(replace(HYPER, pipeline_depth=4)), client())
     kinds = [call["kind"] for call in fake_tuft.calls() if call["kind"] in ("optim_step", "save_weights", "forward")]
@@ -186,7 +185,7 @@ def test_early_stopping_ends_at_the_evaluation_and_remembers_over_a_resume(
 
 def test_a_loss_that_is_not_a_number_stops_the_run_at_the_last_good_checkpoint(
     client: Callable[..., TuftBackend],
-    fake_tuft: FakeTuft,  # noqa: F811
+    fake_tuft: FakeTuft,
 ) -> None:
     journal = MemoryJournal()
     fake_tuft.fault("forward_backward", "nan", at=6)
@@ -200,7 +199,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_at_the_last_good_checkpoint(
 
 def test_saved_weights_that_give_no_number_are_no_checkpoint(
     client: Callable[..., TuftBackend],
-    fake_tuft: FakeTuft,  # noqa: F811
+    fake_tuft: FakeTuft,
 ) -> None:
     journal = MemoryJournal()
     fake_tuft.fault("forward", "nan", at=2)
@@ -209,7 +208,7 @@ def test_saved_weights_that_give_no_number_are_no_checkpoint(
     assert [one.step for one in journal.checkpoints] == [0]
 
 
-def test_out_of_memory_says_which_call_and_budget(client: Callable[..., TuftBackend], fake_tuft: FakeTuft) -> None:  # noqa: F811
+def test_out_of_memory_says_which_call_and_budget(client: Callable[..., TuftBackend], fake_tuft: FakeTuft) -> None:
     fake_tuft.fault("forward_backward", "oom", above_tokens=40)
     with pytest.raises(CallOutOfMemory) as caught:
         fresh(plan(HYPER), client())
@@ -221,7 +220,7 @@ def test_out_of_memory_says_which_call_and_budget(client: Callable[..., TuftBack
 @pytest.mark.parametrize("lose_everything", [False, True])
 def test_a_restart_between_two_steps_is_never_believed(
     client: Callable[..., TuftBackend],
-    fake_tuft: FakeTuft,  # noqa: F811
+    fake_tuft: FakeTuft,
     lose_everything: bool,
 ) -> None:
     class Restarting(MemoryJournal):
@@ -239,7 +238,7 @@ def test_a_restart_between_two_steps_is_never_believed(
 
 
 @pytest.mark.parametrize("fault", ["http_500", "dropped", "http_429"])
-def test_every_wait_has_an_end(client: Callable[..., TuftBackend], fake_tuft: FakeTuft, fault: str) -> None:  # noqa: F811
+def test_every_wait_has_an_end(client: Callable[..., TuftBackend], fake_tuft: FakeTuft, fault: str) -> None:
     fake_tuft.fault("optim_step" if fault == "dropped" else "retrieve_future", fault, at=8)
     begun = time.monotonic()
     with pytest.raises(BackendError, match=r"no answer in 1\.5 s, though the server is up") as caught:
@@ -248,7 +247,7 @@ def test_every_wait_has_an_end(client: Callable[..., TuftBackend], fake_tuft: Fa
     assert caught.value.code is Code.SERVER_UNREACHABLE
 
 
-def test_a_server_that_dies_ends_the_wait_at_once(client: Callable[..., TuftBackend], fake_tuft: FakeTuft) -> None:  # noqa: F811
+def test_a_server_that_dies_ends_the_wait_at_once(client: Callable[..., TuftBackend], fake_tuft: FakeTuft) -> None:
     fake_tuft.fault("optim_step", "crash", at=3)
     backend = client()
     begun = time.monotonic()
@@ -258,7 +257,7 @@ def test_a_server_that_dies_ends_the_wait_at_once(client: Callable[..., TuftBack
     assert caught.value.retryable
 
 
-def test_a_connection_that_is_refused_is_said_at_once(fake_tuft: FakeTuft) -> None:  # noqa: F811
+def test_a_connection_that_is_refused_is_said_at_once(fake_tuft: FakeTuft) -> None:
     settings = settings_of(fake_tuft)
     fake_tuft.kill()
     with pytest.raises(BackendError, match="refused") as caught:
@@ -275,7 +274,7 @@ def test_a_connection_that_is_refused_is_said_at_once(fake_tuft: FakeTuft) -> No
     ],
 )
 def test_what_the_server_refuses_is_said_in_seconds(
-    fake_tuft: FakeTuft,  # noqa: F811
+    fake_tuft: FakeTuft,
     changed: dict[str, str],
     adapter: Adapter,
     code: Code,
@@ -307,7 +306,7 @@ def test_another_sdk_is_refused_before_it_does_harm() -> None:
     ],
 )
 def test_what_the_server_would_train_wrongly_is_never_sent(
-    fake_tuft: FakeTuft,  # noqa: F811
+    fake_tuft: FakeTuft,
     bad: Row,
     sentence: str,
 ) -> None:
@@ -338,7 +337,7 @@ def test_weights_that_are_not_those_that_were_saved_are_refused(client: Callable
 @pytest.mark.parametrize("source", ["server", "files", "store"])
 def test_a_checkpoint_comes_back_from_wherever_it_still_is(
     client: Callable[..., TuftBackend],
-    fake_tuft: FakeTuft,  # noqa: F811
+    fake_tuft: FakeTuft,
     tmp_path,  # type: ignore[no-untyped-def]
     source: str,
 ) -> None:
@@ -363,7 +362,7 @@ def test_a_checkpoint_comes_back_from_wherever_it_still_is(
 
 def test_a_checkpoint_that_is_nowhere_is_said_to_be_lost(
     client: Callable[..., TuftBackend],
-    fake_tuft: FakeTuft,  # noqa: F811
+    fake_tuft: FakeTuft,
     tmp_path,  # type: ignore[no-untyped-def]
 ) -> None:
     checkpoint = fresh(plan(HYPER), client()).checkpoints[1]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuft_fixtures import tiny_model_dir, tuft_python  # noqa: F401  (fixtures)
 from turnloom.embedded.tuft_server import (
     TuftDidNotStart,
     TuftError,
@@ -48,7 +47,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
 
 
 @pytest.fixture
-def settings(tuft_python: Path, tiny_model_dir: Path, tmp_path: Path) -> TuftSettings:  # noqa: F811
+def settings(tuft_python: Path, tiny_model_dir: Path, tmp_path: Path) -> TuftSettings:
     return TuftSettings(python=tuft_python, home=tmp_path / "tuft", model_path=tiny_model_dir)
 
 

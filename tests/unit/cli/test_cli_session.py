@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.support.cli_runs import turnloom
+from turnloom.cli.session import Session
+from turnloom.client import TurnloomClient
+
+NOBODY = "127.0.0.1:1"
+HEADINGS = ("id", "?model", "state", "?#attempt", "age")
+ROW = ("job-0123456789ab", "[b]some/long-model[/]", "SUCCEEDED", "1", "3:20 ago")
+
+
+def table(width: int) -> tuple[str, str]:
+    """What goes to stdout and to stderr at this width of a terminal."""
+    out, err = (Console(file=io.StringIO(), width=width, color_system=None) for _ in range(2))
+    with TurnloomClient(NOBODY) as client:
+        Session(client, False, out=out, err=err).table(HEADINGS, [ROW], "none")
+    return out.file.getvalue(), err.file.getvalue()  # type: ignore[attr-defined]  # both are StringIO
+
+
+def test_a_table_that_fits_is_whole() -> None:
+    out, err = table(63)
+    assert out.splitlines()[0].split() == ["id", "model", "state", "attempt", "age"]
+    assert err == ""
+
+
+@pytest.mark.parametrize(("width", "left", "gone"), [(62, "attempt", "model"), (44, "age", "model, attempt")])
+def test_a_narrow_terminal_leaves_columns_out_and_says_which_but_cuts_no_id_in_two(
+    width: int, left: str, gone: str
+) -> None:
+    out, err = table(width)
+    assert left in out
+    assert ROW[0] in out
+    assert ROW[2] in out
+    assert "some/long-model" not in out
+    assert f"A wider terminal also shows: {gone}. --json has everything." in err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("jobs", "--bogus"), "No such option: --bogus"),
+        (("job", "show"), "Missing argument 'JOB'."),
+        (("train", "x.jsonl", "--lr", "abc"), "Invalid value for '--lr' / '--learning-rate'"),
+        (("sweep",), "Missing argument 'DATA'."),
+        (("steps", "job-1", "--from", "-1"), "Invalid value for '--from'"),
+        (("steps", "job-1", "--from", "4294967296"), "Invalid value for '--from'"),
+        (("lint", "x.jsonl", "--offenders", "4294967296"), "Invalid value for '--offenders'"),
+        (("sweep", "x.jsonl", "--eta", "-1"), "Invalid value for '--eta'"),
+        (("sweep", "x.jsonl", "--rungs", "4", "-1"), "Invalid value for '--rungs'"),
+    ],
+)
+def test_a_mistake_of_the_command_line_is_one_json_document_with_json(words: tuple[str, ...], sentence: str) -> None:
+    refused = turnloom(NOBODY, *words, "--json")
+    assert refused.code == 2
+    assert len(refused.err.splitlines()) == 1
+    assert refused.error["message"].startswith(sentence)
+    assert "--help" in refused.error["hint"]
+    assert "Usage: turnloom" in turnloom(NOBODY, *words).err
+
+
+def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device", "steps.csv")
+
+    monkeypatch.setattr("turnloom.cli.export.fetch", full)
+    monkeypatch.setattr("turnloom.cli.comparing.jobs_of", lambda *_: [])
+    refused = turnloom(NOBODY, "export", "job-1")
+    assert refused.code == 2
+    assert refused.err == "Error: steps.csv can't be used: No space left on device.\nName another file or folder.\n"
+
+
+def test_an_address_of_the_wrong_form_says_how_to_write_it() -> None:
+    for address in ("127.0.0.1", "http://127.0.0.1:50051", "127.0.0.1:99999"):
+        refused = turnloom(address, "jobs", "--json")
+        assert refused.code == 3
+        assert refused.error["code"] == "UNAVAILABLE"
+        assert refused.error["hint"] == "Write --address or TURNLOOM_ADDRESS as HOST:PORT, without http://."

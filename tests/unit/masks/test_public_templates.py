@@ -1,0 +1,116 @@
+"""All public templates at hand: equal to plain Jinja, exact or refused or warned, never a silent guess."""
+
+import datetime
+import random
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from bench.templates import DATE, FOLDER, SHAPES, SPECIAL_TOKENS, Outcome, chat_format, markdown, outcomes
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.errors import PreprocessError, TemplateRefused
+from turnloom.masks.domain.options import Options
+from turnloom.masks.replay.fast_path import replayed_views, view_replays
+from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.template.render import Settings, render_plain
+from turnloom.masks.turns.views import ChatFormat
+
+pytestmark = [
+    pytest.mark.shared,
+    pytest.mark.skipif(not FOLDER.is_dir(), reason="no folder of public templates (TURNLOOM_TEMPLATES)"),
+]
+
+#: What the engine reached when this was written; it may only get better.
+FEWEST_EXACT = 1790
+FEWEST_REPLAYED = 6000
+OPTIONS = Options(date=DATE)
+LISTED = Path(__file__).parents[3] / "docs" / "masks-exceptions.md"
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Outcome]:
+    return list(outcomes())
+
+
+def test_every_render_and_every_refusal_equals_plain_jinja(found: list[Outcome]) -> None:
+    assert [one for one in found if one.verdict.startswith("different")] == []
+
+
+def test_no_turn_is_guessed_in_silence(found: list[Outcome]) -> None:
+    assert [one for one in found if one.verdict == "silent"] == []
+
+
+def test_at_least_as_many_are_exact_as_before(found: list[Outcome]) -> None:
+    assert len(found) == len({one.template for one in found}) * len(SHAPES)
+    assert sum(one.verdict == "exact" for one in found) >= FEWEST_EXACT
+
+
+def test_every_exception_to_the_inference_definition_is_listed_in_the_docs(found: list[Outcome]) -> None:
+    assert LISTED.read_text(encoding="utf-8") == markdown(found), "python -m bench.templates --markdown " + LISTED.name
+
+
+@pytest.mark.slow
+def test_replays_give_what_renders_give() -> None:
+    texts = ("Hello.", "", "\n\n x ", "<think>\nhm\n</think>\n\nok", "</think>", "<|im_end|>\n[/INST]</s>", "é 🙂")
+    chance = random.Random(1)
+
+    def chats() -> Iterator[Conversation]:
+        for first, second, reply in product((0, 1), (0, 1), range(len(texts))):
+            messages: list[Message] = [
+                {"role": "user", "content": chance.choice(texts)},
+                {"role": "assistant", "content": texts[reply]},
+                {"role": "user", "content": "And?"},
+                {"role": "assistant", "content": chance.choice(texts)},
+            ]
+            if first:
+                messages[1]["reasoning_content"] = chance.choice(texts)
+            yield Conversation(messages[: 2 + 2 * second])
+
+    replayed = 0
+    for path in sorted(FOLDER.glob("*.jinja")):
+        template = compile_template(path.read_text(encoding="utf-8"))
+        warm, cold = chat_format(template), chat_format(template)
+        view_replays(cold, OPTIONS).switch_off()
+        conversations = list(chats())
+        for conversation in [*conversations, *conversations, *chats(), *conversations]:
+            assert _outcome(conversation, warm) == _outcome(conversation, cold), path.stem
+        replayed += view_replays(warm, OPTIONS).hits
+    assert replayed >= FEWEST_REPLAYED
+
+
+def _outcome(conversation: Conversation, format_: ChatFormat) -> object:
+    try:
+        return replayed_views(conversation, OPTIONS, format_)
+    except PreprocessError as error:
+        return type(error), str(error)
+
+
+@pytest.mark.slow
+def test_the_reference_is_what_transformers_renders(monkeypatch: pytest.MonkeyPatch) -> None:
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    date = datetime.date.fromisoformat(DATE)
+
+    class Midnight(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> "Midnight":
+            return cls(date.year, date.month, date.day, tzinfo=tz)
+
+    monkeypatch.setattr(utils, "datetime", Midnight)
+    settings = Settings(date, SPECIAL_TOKENS)
+    for path in sorted(FOLDER.glob("*.jinja")):
+        source = path.read_text(encoding="utf-8")
+        for shape, conversation in SHAPES.items():
+            messages, tools = list(conversation.messages), conversation.tools
+            try:
+                own = render_plain(messages, tools, compile_template(source), settings)
+            except TemplateRefused as refusal:
+                own = refusal.message.split(": ", 1)[1]
+            try:
+                ((theirs,), _) = utils.render_jinja_template(
+                    [messages], tools=tools, chat_template=source, **SPECIAL_TOKENS
+                )
+            except Exception as error:  # whatever a template raises
+                theirs = str(error) or type(error).__name__
+            assert own == theirs, f"{path.stem} {shape}"
