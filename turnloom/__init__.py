@@ -1,9 +1,38 @@
 """Turnloom's client library: chat conversations into token-exact batches, and LoRA adapters trained with them."""
 
-from turnloom.batches import Batch, Row
-from turnloom.calls import Tls
-from turnloom.client import Preprocessed, TurnloomClient
-from turnloom.conversations import read
-from turnloom.errors import TurnloomError
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from turnloom.batches import Batch, Row
+    from turnloom.calls import Tls
+    from turnloom.client import Preprocessed, TurnloomClient
+    from turnloom.conversations import read
+    from turnloom.errors import TurnloomError
 
 __all__ = ["Batch", "Preprocessed", "Row", "Tls", "TurnloomClient", "TurnloomError", "read"]
+
+#: Name -> the module that has it, imported when the name is first used: parts of the package need no grpc and no numpy.
+_MODULES: Final = {
+    "Batch": "turnloom.batches",
+    "Preprocessed": "turnloom.client",
+    "Row": "turnloom.batches",
+    "Tls": "turnloom.calls",
+    "TurnloomClient": "turnloom.client",
+    "TurnloomError": "turnloom.errors",
+    "read": "turnloom.conversations",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
