@@ -100,13 +100,13 @@ def make(client: TurnloomClient, path: Path, workers: int, environment: dict[str
     killed = ""
     began = time.monotonic()
     source = pb.DatasetSource(uri=str(path))
-    asked = client.create_dataset_from(source, model=MODEL, date="2026-01-01")
+    asked = client.datasets.create_from_source(source, model=MODEL, date="2026-01-01")
     last = asked
-    limit = threading.Timer(DEADLINE, client.cancel_dataset, [asked.id])
+    limit = threading.Timer(DEADLINE, client.datasets.cancel, [asked.id])
     limit.start()
     try:
         with watched(peaks):
-            for last in client.watch_dataset(asked.id):
+            for last in client.datasets.watch(asked.id):
                 if workers > 1 and not killed and last.shards and 3 * last.shards_done >= last.shards:
                     running[0].send_signal(signal.SIGKILL)
                     killed = f"worker 1 killed at {last.conversations_read} conversations"
@@ -178,7 +178,7 @@ def reached(ports: Path) -> TurnloomClient:
         if ports.exists():
             client = TurnloomClient(json.loads(ports.read_text(encoding="utf-8"))["address"])
             with suppress(Unavailable):
-                if any(client.models()):
+                if any(client.models.list()):
                     return client
         time.sleep(0.2)
     raise SystemExit("the API did not load its model in 120 s")

@@ -119,7 +119,7 @@ def a_job_survives_the_death_of_its_worker(smoke: Smoke) -> str:
 
     worker = smoke.running()["trainer-cpu"]["Id"]
     with TurnloomClient(smoke.environment["TURNLOOM_ADDRESS"]) as client:
-        eventually(f"step {KILL_AT}", lambda: client.job(smoke.job).progress.step >= KILL_AT, 300)
+        eventually(f"step {KILL_AT}", lambda: client.jobs.retrieve(smoke.job).progress.step >= KILL_AT, 300)
         smoke.run(["docker", "kill", "--signal", "KILL", worker])
     smoke.compose("up", "--detach", "--no-build", "--no-deps", "trainer-cpu")
     smoke.run([TURNLOOM, "watch", smoke.job, "--json"], seconds=600)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from turnloom.conversations import read
     from turnloom.errors import TurnloomError
 
-_HOME: Final = {
+__all__ = ["Batch", "Preprocessed", "Row", "Tls", "TurnloomClient", "TurnloomError", "read"]
+
+#: Name -> the module that has it, imported when the name is first used: parts of the package need no grpc and no numpy.
+_MODULES: Final = {
     "Batch": "turnloom.batches",
     "Preprocessed": "turnloom.client",
     "Row": "turnloom.batches",
@@ -26,15 +29,14 @@ _HOME: Final = {
     "read": "turnloom.conversations",
 }
 
-__all__ = ["Batch", "Preprocessed", "Row", "Tls", "TurnloomClient", "TurnloomError", "read"]
-
 
 def __getattr__(name: str) -> object:
-    """Load a public name on first use."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'turnloom' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*globals(), *__all__})

@@ -55,9 +55,9 @@ def watch_job(client: TurnloomClient, job: str, *, console: Console | None = Non
         TurnloomError: there is no such job, or the server was away for five minutes.
     """
     console = console or Console(stderr=True)
-    view = View(client.job(job))
+    view = View(client.jobs.retrieve(job))
     show_job(client, view, console, lambda markup: console.print(markup, soft_wrap=True, highlight=False))
-    return client.job(job)
+    return client.jobs.retrieve(job)
 
 
 def show_job(client: TurnloomClient, view: View, console: Console, say: Say, start_event_id: str = "") -> None:
@@ -67,7 +67,7 @@ def show_job(client: TurnloomClient, view: View, console: Console, say: Say, sta
         say(f"[yellow]{escape(error.message)} Trying again.[/]")
 
     with _job_display(view, console, say) as refresh:
-        for update in client.watch_job(view.job.id, start_event_id, on_trouble=trouble):
+        for update in client.jobs.watch(view.job.id, start_event_id, on_trouble=trouble):
             view.take(update)
             if update.HasField("event") and update.event.level in LEVELS:
                 event = update.event
@@ -87,7 +87,7 @@ def watch_sweep(client: TurnloomClient, sweep: str, *, console: Console | None =
         TurnloomError: there is no such sweep, or the server was away for five minutes.
     """
     console = console or Console(stderr=True)
-    made = client.sweep(sweep)
+    made = client.sweeps.retrieve(sweep)
     with sweep_display([axis.hyperparameter for axis in made.axes], console) as refresh:
         return follow_sweep(client, made, refresh)
 
@@ -107,7 +107,7 @@ def follow_sweep(
             return made
         time.sleep(LOOK_SECONDS)
         try:
-            made = client.sweep(made.id)
+            made = client.sweeps.retrieve(made.id)
             answered = time.monotonic()
         except (ServerUnreachable, Unavailable):
             if time.monotonic() - answered > PATIENCE_SECONDS:
@@ -131,9 +131,9 @@ def watch_dataset(client: TurnloomClient, dataset: str, *, console: Console | No
         Unavailable, InvalidInput: as checked() says.
     """
     console = console or Console(stderr=True)
-    state = client.dataset(dataset)
+    state = client.datasets.retrieve(dataset)
     with _redrawn(console) as draw:
-        for state in client.watch_dataset(dataset):  # the last one is looked at below
+        for state in client.datasets.watch(dataset):  # the last one is looked at below
             shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
             made = f", {count(state.tokens)} tokens" if state.tokens else ""
             draw(f"{state.id} {dataset_state(state)}: {state.conversations_read} conversations read{shards}{made}")

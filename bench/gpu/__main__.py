@@ -250,7 +250,7 @@ class Bench:
         time.sleep(10)
         up = host.tuft.start()
         ended = host.ended(job, max(60, self.left()))
-        series = list(host.client.steps(job))
+        series = list(host.client.jobs.steps(job))
         resumed = next((one.time.ToNanoseconds() / 1e9 for one in series if one.attempt > 1), None)
         self.note(
             "kill",
@@ -262,7 +262,7 @@ class Bench:
             server_up_again_seconds=up,
             killed_to_next_step_seconds=resumed - killed if resumed else None,
             nlls=[step.nll_sum for step in series],
-            events=[f"{one.attempt} {one.type}: {one.message}"[:200] for one in host.client.events(job)],
+            events=[f"{one.attempt} {one.type}: {one.message}"[:200] for one in host.client.jobs.events(job)],
         )
         if self.left() > 130:
             whole = host.product("never killed", MODEL, steps)
@@ -285,8 +285,8 @@ class Bench:
                 job = host.submit(MODEL, 6, checkpoint_every=2)
                 with suppress(StackError):  # one that did not end in time is a result, too
                     host.ended(job, max(40, min(150, self.left())))
-                ended = host.client.job(job)
-                events = [f"{one.attempt} {one.type}: {one.message}"[:260] for one in host.client.events(job)]
+                ended = host.client.jobs.retrieve(job)
+                events = [f"{one.attempt} {one.type}: {one.message}"[:260] for one in host.client.jobs.events(job)]
             self.note(
                 "oom",
                 name=name,
@@ -297,7 +297,7 @@ class Bench:
                 error=ended.error.message,
                 hint=ended.error.hint,
                 attempts=ended.attempt,
-                steps=[step.step for step in host.client.steps(job)],
+                steps=[step.step for step in host.client.jobs.steps(job)],
                 events=events,
             )
             if self.left() < 60:

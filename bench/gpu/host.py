@@ -154,12 +154,12 @@ class Host:
     def make_dataset(self, model: str, chats: Sequence[Chat]) -> float:
         """Sends the chats, fetches the rows back for the other loops, and returns the seconds until READY."""
         begun = time.monotonic()
-        dataset = self.client.create_dataset(chats, model=model, max_length=self.scale.max_length)  # type: ignore[arg-type]
+        dataset = self.client.datasets.create(chats, model=model, max_length=self.scale.max_length)  # type: ignore[arg-type]
         seconds = time.monotonic() - begun
         self.dataset, self._chats = dataset.id, chats
         fetched = [
             (row.conversation_index, row.token_ids, row.target_weights)
-            for batch in self.client.download_dataset(dataset.id)
+            for batch in self.client.datasets.download(dataset.id)
             for row in batch
         ]
         if len(fetched) != len(chats):
@@ -171,11 +171,11 @@ class Host:
 
     def make_start(self, model: str) -> None:
         """A job of one step: its checkpoint 0 is what every run begins from."""
-        job = self.client.create_job(
+        job = self.client.jobs.create(
             model=model, training_dataset=self.dataset, **self._fields(steps=1, keep_checkpoints=5)
         )
         self._until_ended(job.id, 120)
-        first = next(one for one in self.client.checkpoints(job.id) if one.step == 0)
+        first = next(one for one in self.client.jobs.checkpoints(job.id) if one.step == 0)
         self.start = tr.StartFrom(job=job.id, checkpoint=first.id)
         store = open_store(self.services.redis_url, self.services.store)
         try:
@@ -197,13 +197,13 @@ class Host:
 
     def submit(self, model: str, steps: int, **fields: object) -> str:
         """A job from the common start; returns its id."""
-        return self.client.create_job(
+        return self.client.jobs.create(
             model=model, training_dataset=self.dataset, start_from=self.start, **self._fields(steps=steps, **fields)
         ).id
 
     def measured_job(self, name: str, job: str, begun: float, seed: int = SEED) -> Measured:
         """What a finished job did."""
-        steps = list(self.client.steps(job))
+        steps = list(self.client.jobs.steps(job))
         times = [step.time.ToNanoseconds() / 1e9 for step in steps]
         measured = self._measured(name, begun, times, [step.nll_sum for step in steps], seed)
         cpu = self.horses.between(times[0], times[-1])
@@ -289,7 +289,7 @@ class Host:
     def until(self, job: str, step: int, seconds: float) -> None:
         """Waits until a job has done a step."""
         until = time.monotonic() + seconds
-        while self.client.job(job).progress.step < step:
+        while self.client.jobs.retrieve(job).progress.step < step:
             if time.monotonic() > until:
                 raise StackError(f"{job} did not reach step {step} within {seconds:g} s")
             time.sleep(POLL)
@@ -297,11 +297,11 @@ class Host:
     def _until_ended(self, job: str, seconds: float, *, must_succeed: bool = True) -> tr.Job:
         until = time.monotonic() + seconds
         while True:
-            found = self.client.job(job)
+            found = self.client.jobs.retrieve(job)
             if found.state in TERMINAL:
                 break
             if time.monotonic() > until:
-                self.client.cancel_job(job)
+                self.client.jobs.cancel(job)
                 raise StackError(f"{job} did not end within {seconds:g} s: {tr.JobState.Name(found.state)}")
             time.sleep(POLL)
         if must_succeed and found.state != tr.JOB_STATE_SUCCEEDED:

@@ -252,7 +252,7 @@ class Services:
             self.workers.append(self._child(f"worker-{number}", ["services.trainer", "worker", *flags], training))
         wait_until(port_file.is_file, api, "its address", START_SECONDS)
         self.address = json.loads(port_file.read_text())["address"]
-        wait_until(lambda: self._ask(lambda client: bool(client.models())), api, "its models", START_SECONDS)
+        wait_until(lambda: self._ask(lambda client: bool(client.models.list())), api, "its models", START_SECONDS)
         host = self.workers[0]
         wait_until(lambda: self._ask(_has_host), host, "its first look at TuFT", START_SECONDS)
 
@@ -278,7 +278,7 @@ class Services:
 
 
 def _has_host(client: TurnloomClient) -> bool:
-    return any(host.backend_up for host in client.hosts())
+    return any(host.backend_up for host in client.hosts.list())
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

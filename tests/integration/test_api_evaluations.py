@@ -40,13 +40,13 @@ def job(api: Api, store: Store) -> str:
 def test_the_last_evaluation_comes_back_by_row_and_an_earlier_one_by_its_step(api: Api, store: Store, job: str) -> None:
     store.evaluations.put(job, 1, LOSSES)
     with TurnloomClient(api.address) as client:
-        for found in (client.evaluation(job), client.evaluation(job, 1)):
+        for found in (client.jobs.evaluation(job), client.jobs.evaluation(job, 1)):
             assert found.step == 1
             for name in ("conversation", "nll_sum", "weight_sum"):
                 assert getattr(found, name).tolist() == getattr(LOSSES, name).tolist()
         with pytest.raises(NotFound, match=r"the loss of each test example at step 0 was not kept"):
-            client.evaluation(job, 0)
-        (run,) = fetch(client, [client.job(job)])
+            client.jobs.evaluation(job, 0)
+        (run,) = fetch(client, [client.jobs.retrieve(job)])
     assert list(run.losses) == [1]
 
 
@@ -56,10 +56,10 @@ def test_a_job_without_the_record_is_compared_without_and_one_without_an_evaluat
     dataset = make_dataset(api).id
     bare = api.jobs.CreateJob(pb.CreateJobRequest(model=MODEL, training_dataset=dataset), timeout=30).job.id
     with TurnloomClient(api.address) as client:
-        (run,) = fetch(client, [client.job(job)])
+        (run,) = fetch(client, [client.jobs.retrieve(job)])
         assert dict(run.losses) == {}
         with pytest.raises(FailedPrecondition, match="has no evaluation yet"):
-            client.evaluation(bare)
+            client.jobs.evaluation(bare)
 
 
 def test_deleting_a_job_deletes_its_evaluations(api: Api, store: Store, job: str) -> None:

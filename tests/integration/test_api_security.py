@@ -159,13 +159,13 @@ class TestTokens:
 class TestScopes:
     def test_a_reader_reads_all_and_changes_nothing(self, guarded: Api, people: People) -> None:
         with people.client(guarded, "ann") as ann, people.client(guarded, "rita") as rita:
-            made = ann.create_dataset([CHAT], model=MODEL)
+            made = ann.datasets.create([CHAT], model=MODEL)
             assert made.owner == "ann"
-            assert rita.dataset(made.id).id == made.id
-            assert [one.id for one in rita.datasets()] == [made.id]
+            assert rita.datasets.retrieve(made.id).id == made.id
+            assert [one.id for one in rita.datasets.list()] == [made.id]
             for change in (
-                lambda: rita.delete_dataset(made.id),
-                lambda: rita.create_dataset([CHAT], model=MODEL),
+                lambda: rita.datasets.delete(made.id),
+                lambda: rita.datasets.create([CHAT], model=MODEL),
                 lambda: rita.preprocess([CHAT], model=MODEL),
             ):
                 with pytest.raises(NotAllowed, match="needs the scope submit; token 'rita' has read"):
@@ -173,73 +173,73 @@ class TestScopes:
 
     def test_submit_sees_and_changes_only_what_it_made(self, guarded: Api, people: People) -> None:
         with people.client(guarded, "ann") as ann, people.client(guarded, "bob") as bob:
-            hers, his = (who.create_dataset([CHAT], model=MODEL, date="2026-01-02") for who in (ann, bob))
+            hers, his = (who.datasets.create([CHAT], model=MODEL, date="2026-01-02") for who in (ann, bob))
             assert hers.sha256 == his.sha256  # the same content, and still two things
-            assert [one.id for one in ann.datasets()] == [hers.id]
+            assert [one.id for one in ann.datasets.list()] == [hers.id]
             for look in (
-                lambda: bob.dataset(hers.id),
-                lambda: list(bob.download_dataset(hers.id)),
-                lambda: list(bob.watch_dataset(hers.id)),
+                lambda: bob.datasets.retrieve(hers.id),
+                lambda: list(bob.datasets.download(hers.id)),
+                lambda: list(bob.datasets.watch(hers.id)),
             ):
                 with pytest.raises(NotAllowed, match=f"Dataset '{hers.id}' was made with another token"):
                     look()
-            for change in (lambda: bob.delete_dataset(hers.id), lambda: bob.cancel_dataset(hers.id)):
+            for change in (lambda: bob.datasets.delete(hers.id), lambda: bob.datasets.cancel(hers.id)):
                 with pytest.raises(NotAllowed, match="token 'bob' changes only what it made"):
                     change()
-            bob.delete_dataset(his.id)
-            assert ann.dataset(hers.id).examples == 1
-            assert len(list(ann.download_dataset(hers.id))) == 1
+            bob.datasets.delete(his.id)
+            assert ann.datasets.retrieve(hers.id).examples == 1
+            assert len(list(ann.datasets.download(hers.id))) == 1
 
     def test_admin_changes_what_others_made(self, guarded: Api, people: People) -> None:
         with people.client(guarded, "ann") as ann, people.client(guarded, "root") as root:
-            made = ann.create_dataset([CHAT], model=MODEL)
-            root.delete_dataset(made.id)
-            assert list(ann.datasets()) == []
+            made = ann.datasets.create([CHAT], model=MODEL)
+            root.datasets.delete(made.id)
+            assert list(ann.datasets.list()) == []
 
     def test_jobs_belong_to_the_token_that_made_them(self, guarded: Api, people: People, gpu_host: HostRecord) -> None:
         with people.client(guarded, "ann") as ann, people.client(guarded, "bob") as bob:
-            dataset = ann.create_dataset([CHAT] * 4, model=MODEL)
-            job = ann.create_job(model=MODEL, training_dataset=dataset.id, lora_rank=8)
+            dataset = ann.datasets.create([CHAT] * 4, model=MODEL)
+            job = ann.jobs.create(model=MODEL, training_dataset=dataset.id, lora_rank=8)
             assert job.owner == "ann"
             with pytest.raises(NotAllowed, match=f"Dataset '{dataset.id}' was made with another token"):
-                bob.create_job(model=MODEL, training_dataset=dataset.id, lora_rank=8)
-            own = bob.create_dataset([CHAT] * 4, model=MODEL)
+                bob.jobs.create(model=MODEL, training_dataset=dataset.id, lora_rank=8)
+            own = bob.datasets.create([CHAT] * 4, model=MODEL)
             with pytest.raises(NotAllowed, match=f"Job '{job.id}' was made with another token"):
-                bob.create_job(model=MODEL, training_dataset=own.id, lora_rank=8, start_from=tr.StartFrom(job=job.id))
+                bob.jobs.create(model=MODEL, training_dataset=own.id, lora_rank=8, start_from=tr.StartFrom(job=job.id))
             for call in (
-                lambda: bob.job(job.id),
-                lambda: list(bob.events(job.id)),
-                lambda: list(bob.steps(job.id)),
-                lambda: list(bob.checkpoints(job.id)),
-                lambda: next(iter(bob.watch_job(job.id))),
-                lambda: bob.download_adapter(job.id, people.path.parent),
-                lambda: bob.cancel_job(job.id),
-                lambda: bob.pause_job(job.id),
-                lambda: bob.resume_job(job.id),
-                lambda: bob.delete_job(job.id),
+                lambda: bob.jobs.retrieve(job.id),
+                lambda: list(bob.jobs.events(job.id)),
+                lambda: list(bob.jobs.steps(job.id)),
+                lambda: list(bob.jobs.checkpoints(job.id)),
+                lambda: next(iter(bob.jobs.watch(job.id))),
+                lambda: bob.jobs.download_adapter(job.id, people.path.parent),
+                lambda: bob.jobs.cancel(job.id),
+                lambda: bob.jobs.pause(job.id),
+                lambda: bob.jobs.resume(job.id),
+                lambda: bob.jobs.delete(job.id),
             ):
                 with pytest.raises(NotAllowed, match=f"Job '{job.id}' was made with another token"):
                     call()
-            assert list(bob.jobs()) == []
-            assert [one.id for one in ann.jobs()] == [job.id]
-            assert ann.cancel_job(job.id).state == tr.JOB_STATE_CANCELLED
+            assert list(bob.jobs.list()) == []
+            assert [one.id for one in ann.jobs.list()] == [job.id]
+            assert ann.jobs.cancel(job.id).state == tr.JOB_STATE_CANCELLED
             assert guarded.handled("unary", "FineTuningService", "CancelJob", "PERMISSION_DENIED") == 1
 
     def test_a_request_id_is_its_owners_alone(self, guarded: Api, people: People) -> None:
         with people.client(guarded, "ann") as ann, people.client(guarded, "bob") as bob:
-            first = ann.create_dataset([CHAT], model=MODEL, request_id="r1")
-            assert ann.create_dataset([CHAT], model=MODEL, request_id="r1").id == first.id
-            assert bob.create_dataset([CHAT], model=MODEL, request_id="r1").id != first.id
+            first = ann.datasets.create([CHAT], model=MODEL, request_id="r1")
+            assert ann.datasets.create([CHAT], model=MODEL, request_id="r1").id == first.id
+            assert bob.datasets.create([CHAT], model=MODEL, request_id="r1").id != first.id
 
     def test_a_thing_that_an_open_server_made_belongs_to_admin(
         self, guarded: Api, start_api: Start, people: People, redis_url: str
     ) -> None:
         with TurnloomClient(start_api(redis_url).address) as anybody:
-            made = anybody.create_dataset([CHAT], model=MODEL)
+            made = anybody.datasets.create([CHAT], model=MODEL)
         with people.client(guarded, "ann") as ann, people.client(guarded, "root") as root:
             with pytest.raises(NotAllowed, match="was made with another token"):
-                ann.delete_dataset(made.id)
-            root.delete_dataset(made.id)
+                ann.datasets.delete(made.id)
+            root.datasets.delete(made.id)
 
 
 class TestTls:
@@ -271,7 +271,7 @@ class TestTls:
     def test_a_call_without_tls_is_refused_with_what_to_do(self, start_api: Start, server: Pair) -> None:
         api = start_api(tls_cert=server.certificate, tls_key=server.key)
         with TurnloomClient(api.address) as client, pytest.raises(ServerUnreachable) as caught:
-            client.models()
+            client.models.list()
         assert str(caught.value) == f"The server at {api.address} speaks TLS, and was called without."
         assert caught.value.hint.startswith("Give --tls, and --tls-ca with the authority's file")
 
@@ -280,14 +280,14 @@ class TestTls:
         stranger = authority(tmp_path, "stranger")
         tls = Tls(stranger.certificate)
         with TurnloomClient(api.address, tls=tls) as client, pytest.raises(ServerUnreachable) as caught:
-            client.models()
+            client.models.list()
         assert str(caught.value).startswith(f"The certificate of the server at {api.address} is not trusted: ")
 
     def test_tls_where_the_server_has_none_is_named(self, start_api: Start, ca: Pair) -> None:
         api = start_api()
         tls = Tls(ca.certificate)
         with TurnloomClient(api.address, tls=tls) as client, pytest.raises(ServerUnreachable) as caught:
-            client.models()
+            client.models.list()
         assert str(caught.value) == f"The server at {api.address} does not speak TLS."
 
     def test_mtls_serves_only_clients_with_a_certificate_of_the_authority(
@@ -296,18 +296,18 @@ class TestTls:
         api = start_api(tls_cert=server.certificate, tls_key=server.key, tls_client_ca=ca.certificate)
         own = signed(tmp_path, "client", ca)
         with TurnloomClient(api.address, tls=Tls(ca.certificate, own.certificate, own.key)) as client:
-            assert [model.name for model in client.models()] == [MODEL]
+            assert [model.name for model in client.models.list()] == [MODEL]
         with (
             TurnloomClient(api.address, tls=Tls(ca.certificate)) as client,
             pytest.raises(ServerUnreachable, match=f"The server at {api.address} wants a client's certificate"),
         ):
-            client.models()
+            client.models.list()
         forged = signed(tmp_path, "forged", authority(tmp_path, "stranger"))
         with (
             TurnloomClient(api.address, tls=Tls(ca.certificate, forged.certificate, forged.key)) as client,
             pytest.raises(ServerUnreachable, match=f"The server at {api.address} refuses this client's certificate"),
         ):
-            client.models()
+            client.models.list()
 
     def test_a_renewed_certificate_is_used_without_a_restart_and_a_broken_one_is_not(
         self, start_api: Start, ca: Pair, server: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -318,10 +318,10 @@ class TestTls:
         shutil.copy(new.key, server.key)
         shutil.copy(new.certificate, server.certificate)
         with TurnloomClient(api.address, tls=Tls(new_ca.certificate)) as client:
-            client.models()
+            client.models.list()
         server.certificate.write_text("broken")
         with TurnloomClient(api.address, tls=Tls(new_ca.certificate)) as client:
-            client.models()
+            client.models.list()
         assert "renewed TLS files can't be used; the old ones stay" in caplog.messages
 
     def test_settings_that_do_not_fit_together_are_named(self, ca: Pair, server: Pair, tmp_path: Path) -> None:

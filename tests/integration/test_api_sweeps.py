@@ -272,15 +272,15 @@ def test_a_sweep_belongs_to_the_token_that_made_it(start_api: Start, redis_url: 
         TurnloomClient(address, rita) as reader,
     ):
         chat = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "you"}]}
-        dataset = hers.create_dataset([chat] * 4, model=MODEL).id
-        made = hers.create_sweep({"lora_rank": [2, 4]}, model=MODEL, training_dataset=dataset)
+        dataset = hers.datasets.create([chat] * 4, model=MODEL).id
+        made = hers.sweeps.create({"lora_rank": [2, 4]}, model=MODEL, training_dataset=dataset)
         assert {made.owner, *(job.owner for job in made.jobs)} == {"ann"}
-        assert [sweep.id for sweep in hers.sweeps()] == [sweep.id for sweep in reader.sweeps()] == [made.id]
-        assert list(his.sweeps()) == []
-        for refused in (his.sweep, his.cancel_sweep, reader.cancel_sweep):
+        assert [sweep.id for sweep in hers.sweeps.list()] == [sweep.id for sweep in reader.sweeps.list()] == [made.id]
+        assert list(his.sweeps.list()) == []
+        for refused in (his.sweeps.retrieve, his.sweeps.cancel, reader.sweeps.cancel):
             with pytest.raises(NotAllowed):
                 refused(made.id)
         with pytest.raises(NotAllowed):
-            his.create_sweep({"lora_rank": [2, 4]}, model=MODEL, training_dataset=dataset)
-        assert reader.sweep(made.id) == made
-        assert {job.state for job in hers.cancel_sweep(made.id).jobs} == {pb.JOB_STATE_CANCELLED}
+            his.sweeps.create({"lora_rank": [2, 4]}, model=MODEL, training_dataset=dataset)
+        assert reader.sweeps.retrieve(made.id) == made
+        assert {job.state for job in hers.sweeps.cancel(made.id).jobs} == {pb.JOB_STATE_CANCELLED}

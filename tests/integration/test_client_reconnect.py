@@ -81,12 +81,12 @@ def test_a_watcher_that_is_cut_off_20_times_sees_every_update_once(
 ) -> None:
     troubles: list[str] = []
     with TurnloomClient(relay.address) as client, TurnloomClient(api.address) as undisturbed:
-        dataset = client.create_dataset([CHAT], model=MODEL)
-        job = client.create_job(model=MODEL, training_dataset=dataset.id, max_steps=STEPS).id
+        dataset = client.datasets.create([CHAT], model=MODEL)
+        job = client.jobs.create(model=MODEL, training_dataset=dataset.id, max_steps=STEPS).id
         assert store.jobs.claim(job, 1, "w") is not None
         seen = []
         step = cuts = 0
-        for update in client.watch_job(job, on_trouble=lambda error: troubles.append(error.message)):
+        for update in client.jobs.watch(job, on_trouble=lambda error: troubles.append(error.message)):
             seen.append(update.event_id)
             if update.HasField("job") and update.job.attempt == 0:
                 continue
@@ -98,8 +98,8 @@ def test_a_watcher_that_is_cut_off_20_times_sees_every_update_once(
             elif step == STEPS:
                 step += 1
                 store.jobs.finish(job, 1, JobState.SUCCEEDED)
-        assert seen == [update.event_id for update in undisturbed.watch_job(job)]
-        assert [s.step for s in client.steps(job)] == list(range(1, STEPS + 1))
+        assert seen == [update.event_id for update in undisturbed.jobs.watch(job)]
+        assert [s.step for s in client.jobs.steps(job)] == list(range(1, STEPS + 1))
     assert cuts == 20
     assert len(seen) > STEPS
 
@@ -108,12 +108,12 @@ def test_a_watcher_of_a_dataset_that_is_cut_off_sees_no_state_twice_and_the_last
     api: Api, store: Store, relay: Cuttable
 ) -> None:
     with TurnloomClient(api.address) as client:
-        options = store.datasets.get(client.create_dataset([CHAT], model=MODEL).id).options_json
+        options = store.datasets.get(client.datasets.create([CHAT], model=MODEL).id).options_json
     record = store.datasets.create(DatasetRecord("dataset-1", options, model=MODEL)).dataset
     seen: list[tuple[int, int]] = []
     cuts = 0
     with TurnloomClient(relay.address) as client:
-        for state in client.watch_dataset(record.id):
+        for state in client.datasets.watch(record.id):
             seen.append((state.state, state.conversations_read))
             if len(seen) <= 10:
                 cuts += relay.cut()
@@ -122,7 +122,7 @@ def test_a_watcher_of_a_dataset_that_is_cut_off_sees_no_state_twice_and_the_last
                 cuts += relay.cut()
                 store.datasets.cancel(record.id)
         with pytest.raises(NotFound, match="dataset-2"):
-            next(client.watch_dataset("dataset-2"))
+            next(client.datasets.watch("dataset-2"))
     assert seen == [(CREATING, read) for read in range(11)] + [(CANCELLED, 10)]
     assert cuts > 5
 
@@ -131,7 +131,7 @@ def test_a_submission_that_is_repeated_after_a_cut_makes_one_job(
     api: Api, gpu_host: HostRecord, relay: Cuttable
 ) -> None:
     with TurnloomClient(relay.address) as client:
-        dataset = client.create_dataset([CHAT], model=MODEL)
+        dataset = client.datasets.create([CHAT], model=MODEL)
         relay.cut()
-        job = client.create_job(model=MODEL, training_dataset=dataset.id)
-        assert [found.id for found in client.jobs()] == [job.id]
+        job = client.jobs.create(model=MODEL, training_dataset=dataset.id)
+        assert [found.id for found in client.jobs.list()] == [job.id]

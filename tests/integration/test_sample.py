@@ -197,7 +197,7 @@ def test_the_command_line_prints_the_reply_or_a_document(whole: Whole) -> None:
     assert "temperature: is 11; a number from 0 to 10 is needed." in wrong.err
     with TurnloomClient(whole.address) as client:
         asked = {"messages": [{"role": "user", "content": QUESTION}]}
-        assert client.sample(whole.job, asked, temperature=0).text == REPLY
+        assert client.jobs.sample(whole.job, asked, temperature=0).text == REPLY
 
 
 def test_a_prompt_and_a_reply_that_do_not_fit_the_model_are_refused_by_field(whole: Whole) -> None:

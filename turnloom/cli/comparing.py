@@ -23,7 +23,7 @@ def jobs_of(client: TurnloomClient, names: Sequence[str]) -> list[training_pb2.J
     """The jobs named by their ids or by that of their sweep, each once."""
     jobs: dict[str, training_pb2.Job] = {}
     for name in names:
-        found = client.sweep(name).jobs if name.startswith("sweep-") else [client.job(name)]
+        found = client.sweeps.retrieve(name).jobs if name.startswith("sweep-") else [client.jobs.retrieve(name)]
         jobs.update({job.id: job for job in found})
     return list(jobs.values())
 

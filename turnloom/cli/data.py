@@ -40,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
 
 def models(session: Session) -> None:
     """List the models that conversations can be preprocessed for."""
-    served = session.client.models()
+    served = session.client.models.list()
     if session.as_json:
         session.json([to_plain(model) for model in served])
         return

@@ -186,7 +186,7 @@ def import_source(
     fields = preprocess_fields(train_on, max_length, truncation, option)
     chosen = choose_model(session, model)
     asked = [
-        session.client.create_dataset_from(
+        session.client.datasets.create_from_source(
             part, model=chosen, display_name=f"{name or uri}{suffix}", skip_bad=skip_bad, **fields
         )
         for part, suffix in parts(source, test_split)
@@ -196,7 +196,7 @@ def import_source(
 
 def list_all(session: Session) -> None:
     """List datasets, newest first."""
-    found = list(session.client.datasets())
+    found = list(session.client.datasets.list())
     if session.as_json:
         session.json([to_plain(dataset) for dataset in found])
     else:
@@ -205,7 +205,7 @@ def list_all(session: Session) -> None:
 
 def show(session: Session, dataset: Id) -> None:
     """Show everything that is known of a dataset."""
-    found = session.client.dataset(dataset)
+    found = session.client.datasets.retrieve(dataset)
     if session.as_json:
         session.json(to_plain(found))
         return
@@ -226,13 +226,13 @@ def show(session: Session, dataset: Id) -> None:
 
 def delete(session: Session, dataset: Id) -> None:
     """Delete a dataset that no unfinished job uses."""
-    session.client.delete_dataset(dataset)
+    session.client.datasets.delete(dataset)
     _done(session, dataset, "deleted")
 
 
 def cancel(session: Session, dataset: Id) -> None:
     """Stop making a dataset."""
-    session.client.cancel_dataset(dataset)
+    session.client.datasets.cancel(dataset)
     _done(session, dataset, "cancelled")
 
 
@@ -249,7 +249,7 @@ def download(
     rows = 0
     try:
         with part.open("w", encoding="utf-8") as file:
-            for batch in session.client.download_dataset(dataset):
+            for batch in session.client.datasets.download(dataset):
                 rows += _write_rows(batch, file)
         part.replace(path)
     except OSError as error:

@@ -128,7 +128,7 @@ def _asked(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Findin
 
 
 def _models(session: Session) -> Iterator[Finding]:
-    names = [model.name for model in session.client.models()]
+    names = [model.name for model in session.client.models.list()]
     if names:
         yield Finding("models", "ok", f"{len(names)}: {', '.join(names)}.")
     else:
@@ -136,7 +136,7 @@ def _models(session: Session) -> Iterator[Finding]:
 
 
 def _hosts(session: Session) -> Iterator[Finding]:
-    found = session.client.hosts()
+    found = session.client.hosts.list()
     if not found:
         yield Finding(
             "hosts",
@@ -147,7 +147,7 @@ def _hosts(session: Session) -> Iterator[Finding]:
     for host in found:
         yield _host(host)
     trained = {model.name for host in found for model in host.models}
-    for model in session.client.models():
+    for model in session.client.models.list():
         if found and model.tuft_model_name not in trained:
             yield Finding(
                 "models",
@@ -179,5 +179,5 @@ def _host(host: training_pb2.Host) -> Finding:
 
 
 def _diagnosis(session: Session) -> Iterator[Finding]:
-    for check in session.client.diagnose():
+    for check in session.client.hosts.diagnose():
         yield Finding(check.name, check.outcome, check.message, check.hint, check.host)

@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
 
 def hosts(session: Session) -> None:
     """List GPU hosts, what they serve and when they were last heard of."""
-    found = session.client.hosts()
+    found = session.client.hosts.list()
     if session.as_json:
         session.json([to_plain(host) for host in found])
         return

@@ -105,7 +105,7 @@ def choose_model(session: Session, name: str) -> str:
     """
     if name:
         return name
-    served = [model.name for model in session.client.models()]
+    served = [model.name for model in session.client.models.list()]
     if len(served) == 1:
         return served[0]
     have = ", ".join(served) or "no model"
@@ -144,7 +144,9 @@ def upload(
         Refused: with file and line of the conversation to blame.
     """
     with _counting(session, name) as sent, _located(part.place):
-        dataset = session.client.create_dataset_from_files(part, model=model, display_name=name, on_sent=sent, **fields)
+        dataset = session.client.datasets.create_from_files(
+            part, model=model, display_name=name, on_sent=sent, **fields
+        )
     for sentence in part.bad:
         session.say(f"[yellow]Left out:[/] {escape(sentence)}")
     for issue in dataset.issues:

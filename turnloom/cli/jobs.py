@@ -47,7 +47,7 @@ def list_jobs(
     label: Labels = None,
 ) -> None:
     """List jobs, newest first."""
-    found = list(session.client.jobs([_state(name) for name in state or ()], pairs(label or (), "--label")))
+    found = list(session.client.jobs.list([_state(name) for name in state or ()], pairs(label or (), "--label")))
     if session.as_json:
         session.json([to_plain(job) for job in found])
         return
@@ -77,7 +77,7 @@ def _state(name: str) -> training_pb2.JobState.ValueType:
 
 def show(session: Session, job: Id) -> None:
     """Show one job with its hyperparameters and progress."""
-    found = session.client.job(job)
+    found = session.client.jobs.retrieve(job)
     if session.as_json:
         session.json(to_plain(found))
         return
@@ -108,7 +108,7 @@ def steps(
     ] = 0,
 ) -> None:
     """List the effective series of steps; with --json one line per step."""
-    found = session.client.steps(job, start)
+    found = session.client.jobs.steps(job, start)
     if session.as_json:
         _json_lines(session, found)
         return
@@ -142,7 +142,7 @@ def steps(
 
 def events(session: Session, job: Id) -> None:
     """List what happened in a job; with --json one line per event."""
-    found = session.client.events(job)
+    found = session.client.jobs.events(job)
     if session.as_json:
         _json_lines(session, found)
         return
@@ -152,7 +152,7 @@ def events(session: Session, job: Id) -> None:
 
 def checkpoints(session: Session, job: Id) -> None:
     """List the checkpoints that a job keeps."""
-    found = session.client.checkpoints(job)
+    found = session.client.jobs.checkpoints(job)
     if session.as_json:
         session.json([to_plain(checkpoint) for checkpoint in found])
         return
@@ -178,12 +178,12 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print steps and events of a job as lines of a log, in order."""
-    done = session.client.job(job).state in TERMINAL
+    done = session.client.jobs.retrieve(job).state in TERMINAL
     if not follow and not done:
-        for event in session.client.events(job):
+        for event in session.client.jobs.events(job):
             _log_line(session, training_pb2.WatchJobResponse(event_id=event.id, event=event))
         return
-    for update in session.client.watch_job(job):
+    for update in session.client.jobs.watch(job):
         _log_line(session, update)
 
 
@@ -211,9 +211,9 @@ def cancel(
 ) -> None:
     """Stop a job, or every job of a sweep; those that run save a checkpoint first."""
     if not job.startswith("sweep-"):
-        _steered(session, session.client.cancel_job(job))
+        _steered(session, session.client.jobs.cancel(job))
         return
-    cancelled = session.client.cancel_sweep(job)
+    cancelled = session.client.sweeps.cancel(job)
     if session.as_json:
         session.json(to_plain(cancelled))
         return
@@ -223,7 +223,7 @@ def cancel(
 
 def pause(session: Session, job: Id) -> None:
     """Save a checkpoint and free the GPU until `resume`."""
-    _steered(session, session.client.pause_job(job))
+    _steered(session, session.client.jobs.pause(job))
 
 
 def resume(
@@ -232,12 +232,12 @@ def resume(
     checkpoint: Annotated[str, typer.Option(help="Checkpoint id. Default: the last one.")] = "",
 ) -> None:
     """Queue a paused, failed or cancelled job again."""
-    _steered(session, session.client.resume_job(job, checkpoint))
+    _steered(session, session.client.jobs.resume(job, checkpoint))
 
 
 def delete(session: Session, job: Id) -> None:
     """Delete a finished job, its records and its adapters."""
-    session.client.delete_job(job)
+    session.client.jobs.delete(job)
     if session.as_json:
         session.json({"job": job, "state": "DELETED"})
     else:
@@ -259,7 +259,7 @@ def download_adapter(
 ) -> None:
     """Download an adapter (PEFT) and check the sha256 of every file."""
     folder = to if to != Path() else Path(job)
-    saved = session.client.download_adapter(job, folder, checkpoint)
+    saved = session.client.jobs.download_adapter(job, folder, checkpoint)
     if session.as_json:
         files: list[Plain] = [{"path": str(file.path), "bytes": file.size, "sha256": file.sha256} for file in saved]
         session.json({"job": job, "folder": str(folder), "files": files})

@@ -88,7 +88,7 @@ def export(
     """Write the effective steps of a job as OpenMetrics text, for `promtool tsdb create-blocks-from openmetrics`."""
     if session.as_json and output is None:
         raise InvalidInput("--json: the text is OpenMetrics, not JSON.", hint="Add --output FILE.", field="--json")
-    steps = list(session.client.steps(job))
+    steps = list(session.client.jobs.steps(job))
     text = openmetrics(job, steps)
     if output is None:
         sys.stdout.writelines(text)

@@ -33,7 +33,7 @@ def sample(
     """Ask a job's adapter, where its TuFT server samples; one without a GPU does not."""
     said = [{"role": "system", "content": system}] if system else []
     messages = [*said, {"role": "user", "content": prompt}]
-    answer = session.client.sample(
+    answer = session.client.jobs.sample(
         job,
         {"messages": [dict(message) for message in messages]},
         checkpoint=checkpoint,

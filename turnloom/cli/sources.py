@@ -160,7 +160,7 @@ def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dat
     """
     session.say(f"Dataset {dataset.id} is being made; Ctrl-C leaves it going.")
     with _told(session) as tell:
-        for state in session.client.watch_dataset(dataset.id):
+        for state in session.client.datasets.watch(dataset.id):
             shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
             tell(f"{dataset_state(state)}: {state.conversations_read} conversations read{shards}")
             dataset = state

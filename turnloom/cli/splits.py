@@ -36,7 +36,7 @@ def leaving_nothing(session: Session, made: Mapping[str, str]) -> Iterator[None]
         for name, dataset in made.items():
             if dataset and dataset != name:
                 with suppress(TurnloomError):  # the refusal is what the user has to read
-                    session.client.delete_dataset(dataset)
+                    session.client.datasets.delete(dataset)
         raise
 
 

@@ -103,7 +103,7 @@ def sweep(
 ) -> None:
     """Train a grid of ranks and rates, watch it, compare: figures, table, verdict. Ctrl-C detaches; it goes on."""
     if data.startswith("sweep-") and not Path(data).is_file():  # a folder of this name holds its figures
-        made = session.client.sweep(data)
+        made = session.client.sweeps.retrieve(data)
     else:
         if not halving and (eta is not None or rungs):
             raise InvalidInput("--eta and --rungs belong to --halving.", hint="Add --halving.", field="--halving")
@@ -133,7 +133,7 @@ def sweep(
         if is_dataset(data) and max_length is not None:
             fields["max_length"] = max_length
         with leaving_nothing(session, {data: training, test: held_out}):
-            made = session.client.create_sweep(
+            made = session.client.sweeps.create(
                 grid, model=chosen, training_dataset=training, test_dataset=held_out, display_name=name,
                 request_id=request_id, metadata=labels, host=host, successive_halving=halving, halving_eta=eta,
                 halving_rungs=rungs or (), **fields,
@@ -213,7 +213,7 @@ def _plain(verdict: Verdict) -> Plain:
 
 def list_sweeps(session: Session) -> None:
     """List sweeps, newest first."""
-    found = list(session.client.sweeps())
+    found = list(session.client.sweeps.list())
     if session.as_json:
         session.json([to_plain(made) for made in found])
         return

@@ -121,7 +121,7 @@ def train(
     made = {data: training, test: held_out}
     if dry_run:
         with leaving_nothing(session, made):
-            answer = session.client.validate_job(
+            answer = session.client.jobs.validate(
                 model=chosen, training_dataset=training, test_dataset=held_out, metadata=labels, host=host,
                 start_from=start, **fields,
             )  # fmt: skip
@@ -129,7 +129,7 @@ def train(
         _show_estimate(session, answer)
         return
     with leaving_nothing(session, made):
-        job = session.client.create_job(
+        job = session.client.jobs.create(
             model=chosen, training_dataset=training, test_dataset=held_out, request_id=request_id, metadata=labels,
             host=host, start_from=start, **fields,
         )  # fmt: skip

@@ -25,10 +25,10 @@ def watch_to_the_end(session: Session, job: str, start_event_id: str = "") -> tr
     Raises:
         TurnloomError: no such job, or the server is away for too long.
     """
-    view = View(session.client.job(job))
+    view = View(session.client.jobs.retrieve(job))
     try:
         if session.as_json:
-            for update in session.client.watch_job(job, start_event_id):
+            for update in session.client.jobs.watch(job, start_event_id):
                 session.json(to_plain(update))
                 view.take(update)
         else:
@@ -39,7 +39,7 @@ def watch_to_the_end(session: Session, job: str, start_event_id: str = "") -> tr
             f"\nDetached: {job} goes on.  Come back: turnloom watch {job}   Stop it: turnloom cancel {job}", err=True
         )
         raise typer.Exit(Exit.INTERRUPTED) from None
-    return session.client.job(job)
+    return session.client.jobs.retrieve(job)
 
 
 def show(session: Session, view: View, start_event_id: str = "") -> None:

@@ -116,7 +116,7 @@ class Demo:
             findings.unigram_nll = self.unigram(train, test)
         with self.phase("training"):
             job = self.job(train, test, self.steps)
-            series = list(self.client.steps(job))
+            series = list(self.client.jobs.steps(job))
             evaluated = [nll for step in series if (nll := test_nll(step)) is not None]
             findings.steps = self.steps
             findings.start_nll, findings.test_nll = evaluated[0], evaluated[-1]
@@ -124,7 +124,7 @@ class Demo:
         with self.phase("test on shuffled replies"):
             # A job is evaluated before its first step: this one says what the trained adapter makes of these replies.
             start = training_pb2.StartFrom(job=job, weights_only=True)
-            first = next(self.client.steps(self.job(train, shuffled, 1, start)))
+            first = next(self.client.jobs.steps(self.job(train, shuffled, 1, start)))
             findings.shuffled_nll = test_nll(first) or 0.0
         if verify:
             with self.phase("verifying"):
@@ -144,7 +144,7 @@ class Demo:
 
     def make_dataset(self, name: str, conversations: Sequence[Conversation]) -> str:
         """Sends conversations and returns the dataset's id."""
-        dataset = self.client.create_dataset(
+        dataset = self.client.datasets.create(
             cast("Sequence[dict[str, object]]", conversations),  # type: ignore[arg-type]  # a TypedDict is a Mapping too
             model=MODEL,
             display_name=name,
@@ -160,13 +160,13 @@ class Demo:
 
     def unigram(self, train: str, test: str) -> float:
         """NLL of the test split under the train split's token frequencies."""
-        (model,) = self.client.models()
+        (model,) = self.client.models.list()
         vocabulary = model.vocabulary_size
         return unigram_nll(*self.targets(train), *self.targets(test), vocabulary)
 
     def targets(self, dataset: str) -> tuple[Int32, Float32]:
         """Targets of all rows end to end, and their weights."""
-        rows = [row for batch in self.client.download_dataset(dataset) for row in batch]
+        rows = [row for batch in self.client.datasets.download(dataset) for row in batch]
         return np.concatenate([r.target_ids for r in rows]), np.concatenate([r.target_weights for r in rows])
 
     def job(self, train: str, test: str, steps: int, start_from: training_pb2.StartFrom | None = None) -> str:
@@ -176,14 +176,14 @@ class Demo:
             StackError: it did not succeed.
         """
         fields: HyperparameterFields = {**RECIPE, "max_steps": steps, "seed": self.seed}
-        job = self.client.create_job(
+        job = self.client.jobs.create(
             model=MODEL, training_dataset=train, test_dataset=test, start_from=start_from, **fields
         )
         if start_from is None and not self.session.as_json:
             show(self.session, View(job))
         else:
-            deque(self.client.watch_job(job.id), maxlen=0)  # to the end
-        done = self.client.job(job.id)
+            deque(self.client.jobs.watch(job.id), maxlen=0)  # to the end
+        done = self.client.jobs.retrieve(job.id)
         if done.state != training_pb2.JOB_STATE_SUCCEEDED:
             raise StackError(
                 f"{job.id} did not succeed: {done.error.message}", hint=done.error.hint, code=done.error.code
@@ -192,13 +192,13 @@ class Demo:
 
     def exact(self, job: str) -> list[tuple[int, float, float]]:
         """What two runs must agree on to the last bit."""
-        return [(step.step, step.nll_sum, step.test_nll_sum) for step in self.client.steps(job)]
+        return [(step.step, step.nll_sum, step.test_nll_sum) for step in self.client.jobs.steps(job)]
 
     def keep(self, job: str, series: Sequence[training_pb2.Step]) -> None:
         """Writes adapter, steps.csv and the plot."""
         findings = self.findings
         adapter, plot = self.folder / "adapter", self.folder / "nll.png"
-        self.client.download_adapter(job, adapter)
+        self.client.jobs.download_adapter(job, adapter)
         with (self.folder / "steps.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(

@@ -285,7 +285,7 @@ class Stack:
         """Until a worker said that TuFT answers, a job would be refused."""
         until = time.monotonic() + START_SECONDS
         with TurnloomClient(self.address) as client:
-            while not any(host.name == HOST and host.backend_up for host in client.hosts()):
+            while not any(host.name == HOST and host.backend_up for host in client.hosts.list()):
                 self.check()
                 if time.monotonic() > until:
                     raise StackError(
@@ -307,6 +307,6 @@ def _installed(name: str) -> bool:
 
 def _has_models(client: TurnloomClient) -> bool:
     try:
-        return bool(client.models())
+        return bool(client.models.list())
     except (ServerUnreachable, Unavailable):
         return False

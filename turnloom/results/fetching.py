@@ -18,7 +18,7 @@ def fetch(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> list[Run]
     These are the last one of each job, and those at the steps where successive halving stopped one of them.
     """
     rungs = {job.halving.compared_step for job in jobs if job.halving.stopped}
-    runs = [Run(job, list(client.steps(job.id))) for job in jobs]
+    runs = [Run(job, list(client.jobs.steps(job.id))) for job in jobs]
     return [replace(run, losses=_losses(client, run, rungs)) for run in runs]
 
 
@@ -27,7 +27,7 @@ def _losses(client: TurnloomClient, run: Run, rungs: Set[int]) -> dict[int, Eval
     found = {}
     for step in (step for step in evaluated if step in rungs or step == evaluated[-1]):
         try:
-            found[step] = client.evaluation(run.job.id, step)
+            found[step] = client.jobs.evaluation(run.job.id, step)
         except (NotFound, Unimplemented, ServerUnreachable, Unavailable):
             continue  # an older job or server, or no object store: the verdict says what it does without
     return found

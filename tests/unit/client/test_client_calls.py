@@ -118,7 +118,7 @@ def test_a_call_that_this_server_does_not_know_points_to_the_versions(server) ->
         TurnloomClient(address) as client,
         pytest.raises(errors.Unimplemented, match="does not know this call") as caught,
     ):
-        client.jobs().__next__()
+        client.jobs.list().__next__()
     assert "turnloom doctor" in caught.value.hint
 
 
@@ -128,7 +128,7 @@ def test_a_refused_connection_is_one_sentence_with_the_address_and_what_to_start
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     began = time.monotonic()
     with TurnloomClient(address) as client, pytest.raises(errors.ServerUnreachable) as caught:
-        client.models()
+        client.models.list()
     assert time.monotonic() - began < 20
     assert caught.value.message == f"No Turnloom server answers at {address}."
     assert "turnloom up" in caught.value.hint
@@ -139,7 +139,7 @@ def test_a_port_that_takes_connections_and_says_nothing_is_given_up_within_10_se
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         began = time.monotonic()
         with TurnloomClient(address) as client, pytest.raises(errors.ServerUnreachable, match=address):
-            client.models()
+            client.models.list()
         assert time.monotonic() - began < 25  # a call gets 30
 
 
@@ -152,7 +152,7 @@ def test_what_goes_wrong_while_reading_reaches_the_caller_and_the_server_never_s
 
     with TurnloomClient(address) as client:
         with pytest.raises(errors.InvalidInput, match="line 601"):
-            client.create_dataset(conversations(), model="m")
+            client.datasets.create(conversations(), model="m")
         assert datasets.ended.wait(60)
     assert not datasets.complete
 
@@ -163,14 +163,14 @@ def test_a_dictionary_that_is_no_conversation_is_named_with_its_position(server)
         TurnloomClient(address) as client,
         pytest.raises(errors.InvalidInput, match=r"conversations\[1\]: .*no key messages"),
     ):
-        client.create_dataset([CONVERSATION, {"mesages": []}], model="m")
+        client.datasets.create([CONVERSATION, {"mesages": []}], model="m")
     assert not datasets.complete
 
 
 def test_large_uploads_go_in_chunks_and_arrive_whole(server) -> None:
     address, _, datasets = server
     with TurnloomClient(address) as client:
-        assert client.create_dataset([CONVERSATION] * 1000, model="m").id == "ds-1"
+        assert client.datasets.create([CONVERSATION] * 1000, model="m").id == "ds-1"
     assert (datasets.conversations, datasets.complete) == (1000, True)
 
 

@@ -10,6 +10,9 @@ from rich.console import Console
 
 from turnloom import progress
 from turnloom.client import TurnloomClient
+from turnloom.client.datasets import Datasets
+from turnloom.client.jobs import Jobs
+from turnloom.client.sweeps import Sweeps
 from turnloom.errors import InvalidInput, TurnloomError, Unavailable
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import training_pb2 as tr
@@ -28,12 +31,20 @@ class Story(TurnloomClient):
     def __init__(self, *datasets: ds.Dataset) -> None:
         self.looks = 0
         self.told = datasets
+        self.jobs = StoryJobs(self)
+        self.sweeps = StorySweeps(self)
+        self.datasets = StoryDatasets(self)
 
-    def job(self, job: str) -> tr.Job:
-        self.looks += 1
-        return ended() if self.looks > 1 else tr.Job(id=JOB, state=tr.JOB_STATE_QUEUED)
 
-    def watch_job(self, job, start_event_id="", *, patience=0, on_trouble=lambda error: None):
+class StoryJobs(Jobs):
+    def __init__(self, story: Story) -> None:
+        self.story = story
+
+    def retrieve(self, job: str) -> tr.Job:
+        self.story.looks += 1
+        return ended() if self.story.looks > 1 else tr.Job(id=JOB, state=tr.JOB_STATE_QUEUED)
+
+    def watch(self, job, start_event_id="", *, patience=0, on_trouble=lambda error: None):
         progress = tr.Progress(planned_steps=STEPS)
         yield tr.WatchJobResponse(job=tr.Job(id=JOB, state=tr.JOB_STATE_RUNNING, progress=progress))
         for number in range(1, STEPS + 1):
@@ -44,20 +55,30 @@ class Story(TurnloomClient):
         yield tr.WatchJobResponse(event=tr.Event(level="warning", type="SLOW", message="so [slow]"))
         yield tr.WatchJobResponse(job=ended())
 
-    def sweep(self, sweep: str) -> tr.Sweep:
-        self.looks += 1
-        if self.looks == 2:
+
+class StorySweeps(Sweeps):
+    def __init__(self, story: Story) -> None:
+        self.story = story
+
+    def retrieve(self, sweep: str) -> tr.Sweep:
+        self.story.looks += 1
+        if self.story.looks == 2:
             raise Unavailable("draining")
-        state = tr.JOB_STATE_SUCCEEDED if self.looks > 2 else tr.JOB_STATE_RUNNING
+        state = tr.JOB_STATE_SUCCEEDED if self.story.looks > 2 else tr.JOB_STATE_RUNNING
         job = ended(state)
         job.hyperparameters.lora_rank = 8
         return tr.Sweep(id=sweep, jobs=[job], axes=[tr.SweepAxis(hyperparameter="lora_rank", values=[8])])
 
-    def dataset(self, dataset: str) -> ds.Dataset:
-        return self.told[0]
 
-    def watch_dataset(self, dataset: str) -> Iterator[ds.Dataset]:
-        yield from self.told
+class StoryDatasets(Datasets):
+    def __init__(self, story: Story) -> None:
+        self.story = story
+
+    def retrieve(self, dataset: str) -> ds.Dataset:
+        return self.story.told[0]
+
+    def watch(self, dataset: str) -> Iterator[ds.Dataset]:
+        yield from self.story.told
 
 
 @pytest.fixture
@@ -154,13 +175,19 @@ def test_a_sweep_in_a_log_is_a_line_for_each_change(monkeypatch: pytest.MonkeyPa
 class Halved(Story):
     """A sweep of two cells that meet at a rung."""
 
-    def sweep(self, sweep: str) -> tr.Sweep:
-        self.looks = getattr(self, "looks", 0) + 1
-        done = tr.JOB_STATE_SUCCEEDED if self.looks > 2 else tr.JOB_STATE_PAUSED
-        waits = 0 if self.looks > 2 else 10
+    def __init__(self) -> None:
+        super().__init__()
+        self.sweeps = HalvedSweeps(self)
+
+
+class HalvedSweeps(StorySweeps):
+    def retrieve(self, sweep: str) -> tr.Sweep:
+        self.story.looks += 1
+        done = tr.JOB_STATE_SUCCEEDED if self.story.looks > 2 else tr.JOB_STATE_PAUSED
+        waits = 0 if self.story.looks > 2 else 10
         kept = tr.Job(id="job-1", state=done, halving=tr.Halving(waiting_step=waits))
         other = tr.Job(id="job-2", state=tr.JOB_STATE_PAUSED, halving=tr.Halving(waiting_step=10))
-        if self.looks > 2:
+        if self.story.looks > 2:
             stop = tr.Halving(compared_step=10, stopped=True, rank=2, compared=2)
             other = tr.Job(id="job-2", state=tr.JOB_STATE_CANCELLED, halving=stop)
         return tr.Sweep(id=sweep, jobs=[kept, other])

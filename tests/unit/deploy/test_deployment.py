@@ -1,5 +1,6 @@
 """What the container files promise: hardening, few published ports, pinned packages, settings that are all listed."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -116,6 +117,20 @@ def test_tuft_on_a_gpu_host_keeps_its_records_in_a_redis_that_nobody_else_reache
     }
     assert SERVICES["tuft-records"]["networks"] == ["records"]
     assert yaml.safe_load(COMPOSE)["networks"]["records"] == {"internal": True}
+
+
+def test_the_gpu_model_has_one_name_wherever_a_person_meets_it():
+    (configured,) = tomllib.loads((ROOT / "deploy/models/gpu.toml").read_text())["models"]
+    served = [
+        yaml.safe_load((ROOT / path).read_text()) for path in ("deploy/models/tuft-gpu.yaml", "deploy/tuft/gpu.yaml")
+    ]
+    notebook = json.loads((ROOT / "examples/chat_sft.ipynb").read_text())
+    (cell,) = ["".join(cell["source"]) for cell in notebook["cells"] if cell.get("id") == "settings"]
+    settings: dict[str, dict[str, str]] = {}
+    exec(cell, settings)
+    names = {configured["name"], settings["GPU_HOST"]["model"]}
+    names |= {model["model_name"] for file in served for model in file["supported_models"]}
+    assert len(names) == 1, names
 
 
 @pytest.mark.parametrize("name", EXTRAS)

@@ -126,3 +126,12 @@ def test_the_client_needs_neither_torch_nor_the_hub_nor_a_widget(tmp_path: Path)
     code = f"import sys; from turnloom import TurnloomClient, progress; print([n for n in {heavy} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "[]\n"
+
+
+def test_importing_the_package_loads_neither_grpc_nor_numpy_and_every_public_name_is_there(tmp_path: Path) -> None:
+    code = (
+        "import sys, turnloom; print([n for n in ('grpc', 'numpy', 'google') if n in sys.modules]);"
+        "[getattr(turnloom, name) for name in turnloom.__all__]; print(set(turnloom.__all__) <= set(dir(turnloom)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "[]\nTrue\n"
