@@ -1,14 +1,11 @@
-"""The connection to Redis: deadlines on every socket, one error class, patience for own writes. Knows no key."""
+"""Connect to Redis: deadlines on every socket, outages as one error class."""
 
 from __future__ import annotations
 
-import random
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from typing import cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -18,8 +15,18 @@ from redis.retry import Retry
 from services.store import keys
 from services.store.errors import RedisUnavailable, SchemaMismatch
 from services.store.records import SCHEMA_VERSION
+from services.store.retries import retry_redis as retry_for  # the name that services.preprocess still uses
 
-Result = TypeVar("Result")
+__all__ = [
+    "StorePipeline",
+    "StoreRedis",
+    "check_schema",
+    "connect",
+    "connect_rq",
+    "redis_errors",
+    "redis_time",
+    "retry_for",
+]
 
 #: Replies by which a reachable Redis says that it can't take writes now; inside a script they come after a dash.
 _REFUSAL = re.compile(r"(^|-)(OOM|MISCONF|READONLY|LOADING|NOREPLICAS|MASTERDOWN|BUSY) ")
@@ -112,31 +119,3 @@ def check_schema(client: StoreRedis) -> None:
             f"Redis holds records of schema version {found}, this program writes version {SCHEMA_VERSION}; "
             "use the matching release or an empty Redis"
         )
-
-
-def retry_for(
-    call: Callable[[], Result],
-    seconds: float = 300.0,
-    *,
-    stop: threading.Event | None = None,
-    on_retry: Callable[[RedisUnavailable], None] | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Result:
-    """Repeat an own write that may safely come twice while Redis is away; after `seconds` raise its last error.
-
-    `stop` ends the patience early. Waits double from 0.1 s to 5 s, each with up to a half of jitter.
-    """
-    deadline = clock() + seconds
-    pause = 0.1
-    waiting = stop or threading.Event()
-    while True:
-        try:
-            return call()
-        except RedisUnavailable as error:
-            left = deadline - clock()
-            if left <= 0 or waiting.is_set():
-                raise
-            if on_retry is not None:
-                on_retry(error)
-            waiting.wait(min(left, pause * random.uniform(1.0, 1.5)))  # noqa: S311  # jitter, not a secret
-            pause = min(5.0, pause * 2)

@@ -45,11 +45,11 @@ class DatasetWork:
 
     def open(self, dataset_id: str, task: str, seconds: float = 0.0) -> None:
         """Begin with one task, which is due in `seconds`; nothing if the work has begun."""
-        self._scripts.run("work_open", dataset_id, task, seconds)
+        self._scripts.run("work_open", dataset=dataset_id, task=task, seconds=seconds)
 
     def begin(self, dataset_id: str, task: str) -> None:
         """Make the first task due now, unless it was begun; its dataset's record is there."""
-        self._scripts.run("work_begin", dataset_id, task)
+        self._scripts.run("work_begin", dataset=dataset_id, task=task)
 
     def overdue(self, dataset_id: str, task: str) -> bool:
         """Whether nobody began a task in its time."""
@@ -58,7 +58,7 @@ class DatasetWork:
 
     def replace(self, dataset_id: str, task: str) -> None:
         """Drop every task for this one."""
-        self._scripts.run("work_replace", dataset_id, task)
+        self._scripts.run("work_replace", dataset=dataset_id, task=task)
 
     def making(self) -> list[str]:
         """Datasets whose work has not been closed."""
@@ -69,7 +69,9 @@ class DatasetWork:
 
         Raises IllegalEdge and NotFound once nobody waits for the dataset, TaskSpent with the last error's sentence.
         """
-        answer = self._scripts.run("work_claim", dataset_id, task, holder, self.lease_ttl, MAX_ATTEMPTS)
+        answer = self._scripts.run(
+            "work_claim", dataset=dataset_id, task=task, holder=holder, lease=self.lease_ttl, most=MAX_ATTEMPTS
+        )
         if answer[0] == "spent":
             raise TaskSpent(answer[1])
         return ClaimedTask(answer[1], _index(answer[2])) if answer[0] == "ok" else None
@@ -79,11 +81,14 @@ class DatasetWork:
 
         Raises IllegalEdge, NotFound, and Fenced when another process has the task.
         """
-        return _index(self._scripts.run("work_renew", dataset_id, task, holder, self.lease_ttl, read)[1])
+        answer = self._scripts.run(
+            "work_renew", dataset=dataset_id, task=task, holder=holder, lease=self.lease_ttl, read=read
+        )
+        return _index(answer[1])
 
     def release(self, dataset_id: str, task: str, holder: str, why: str) -> None:
         """Give a task back after an error; it is begun anew one lease_ttl later, when what was away may be back."""
-        self._scripts.run("work_release", dataset_id, task, holder, why, self.lease_ttl)
+        self._scripts.run("work_release", dataset=dataset_id, task=task, holder=holder, why=why, seconds=self.lease_ttl)
 
     def done(
         self,
@@ -95,13 +100,15 @@ class DatasetWork:
         following: Mapping[str, str] | None = None,
     ) -> None:
         """End a task and begin those that follow (name to JSON, or to "" where `note` kept it). Raises as `renew`."""
-        named = [text for pair in (following or {}).items() for text in pair]
-        self._scripts.run("work_done", dataset_id, task, holder, "" if bad_shard is None else bad_shard, *named)
+        self._scripts.run(
+            "work_done", dataset=dataset_id, task=task, holder=holder, bad_shard=bad_shard, following=following or {}
+        )
 
     def lost(self, dataset_id: str) -> list[str]:
         """Tasks that are due and have no ticket; each is named once per lease_ttl, to one caller."""
         queue = f"rq:queue:{PREPROCESS_QUEUE}"
-        return cast(list[str], self._scripts.read("work_lost", dataset_id, self.lease_ttl, queue, _AT_ONCE))
+        answer = self._scripts.read("work_lost", dataset=dataset_id, seconds=self.lease_ttl, queue=queue, most=_AT_ONCE)
+        return cast(list[str], answer)
 
     def note(self, dataset_id: str, task: str, argument: str) -> None:
         """Keep the argument of a task that follows later, when `done` names it with an empty one."""
@@ -113,7 +120,7 @@ class DatasetWork:
 
     def close(self, dataset_id: str) -> None:
         """Forget all of it."""
-        self._scripts.run("work_close", dataset_id)
+        self._scripts.run("work_close", dataset=dataset_id)
 
 
 def _index(text: str) -> int | None:

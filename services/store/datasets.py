@@ -48,15 +48,15 @@ class Datasets:
         digest = content_hash or _digest(replace(record, id="", create_time=0.0, ready_time=0.0))
         answer = self._scripts.run(
             "register",
-            keys.dataset(record.id),
-            keys.DATASETS,
-            record.id,
-            encode(made),
-            made.state.value,
-            digest,
-            keys.request("dataset", record.owner, request_id) if request_id else "",
-            round(made.create_time * 1_000_000),
-            keys.content(made.sha256) if made.state is DatasetState.READY else "",
+            key=keys.dataset(record.id),
+            index=keys.DATASETS,
+            id=record.id,
+            record=encode(made),
+            state=made.state.value,
+            hash=digest,
+            request=keys.request("dataset", record.owner, request_id) if request_id else "",
+            time=round(made.create_time * 1_000_000),
+            content=keys.content(made.sha256) if made.state is DatasetState.READY else "",
         )
         return CreatedDataset(self.get(answer[1]), answer[0] == "known")
 
@@ -106,11 +106,11 @@ class Datasets:
 
     def progress(self, dataset_id: str, *, conversations_read: int, shards: int | None = None) -> None:
         """Say how far a dataset is. Raises IllegalEdge once it is not CREATING, and then its maker stops."""
-        self._scripts.run("dataset_progress", dataset_id, conversations_read, "" if shards is None else shards, "", "")
+        self._scripts.run("dataset_progress", dataset=dataset_id, read=conversations_read, shards=shards)
 
     def shard_done(self, dataset_id: str, index: int, shard_json: str) -> int:
         """Record one shard's result, once per index; answers how many are done. Raises IllegalEdge as `progress`."""
-        return int(self._scripts.run("dataset_progress", dataset_id, "", "", index, shard_json)[1])
+        return int(self._scripts.run("dataset_progress", dataset=dataset_id, shard=index, result=shard_json)[1])
 
     def shards(self, dataset_id: str) -> dict[int, str]:
         """Results of the shards that are done, by index."""
@@ -144,7 +144,8 @@ class Datasets:
         """
         record = self.get(dataset_id)
         content = keys.content(record.sha256) if record.sha256 else ""
-        self._scripts.run("dataset_delete", dataset_id, content, UnwantedFile(record.sha256, record.uri).member)
+        file = UnwantedFile(record.sha256, record.uri).member
+        self._scripts.run("dataset_delete", dataset=dataset_id, content=content, file=file)
 
     def watch(
         self, dataset_id: str, *, stop: threading.Event | None = None, deadline: float | None = None
@@ -165,7 +166,9 @@ class Datasets:
             waiting.wait(min(_WATCH_INTERVAL, max(0.0, end - time.monotonic())))
 
     def _end(self, record: DatasetRecord, content: str) -> None:
-        self._scripts.run("dataset_end", record.id, record.state.value, encode(record), content)
+        self._scripts.run(
+            "dataset_end", dataset=record.id, state=record.state.value, record=encode(record), content=content
+        )
 
 
 def _read(stored: Mapping[str, str]) -> DatasetRecord:

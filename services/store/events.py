@@ -54,8 +54,11 @@ class Events:
         fields: Mapping[str, str] | None = None,
     ) -> str:
         """Add an event; answers its id. Raises NotFound for a job that is not there or whose events have expired."""
-        table = json.dumps({str(key): str(value) for key, value in (fields or {}).items()})
-        return self._scripts.run("say", job_id, level, type, message, attempt, table)[1]
+        table = {str(key): str(value) for key, value in (fields or {}).items()}
+        answer = self._scripts.run(
+            "say", job=job_id, level=level, type=type, message=message, attempt=attempt, fields=table
+        )
+        return answer[1]
 
     def list(self, job_id: str, *, page_size: int = 100, page_token: str = "") -> Page[EventRecord]:
         """Events oldest first, without steps and notices."""
@@ -122,7 +125,7 @@ class Events:
         return (look.state == "" or JobState(look.state) in TERMINAL) and not look.rows
 
     def _look(self, job_id: str, after: str, count: int) -> _Look:
-        found = cast(list[object], self._scripts.read("entries", job_id, after, count))
+        found = cast(list[object], self._scripts.read("entries", job=job_id, after=after, count=count))
         return _Look(*found)  # type: ignore[arg-type]  # as lua/entries.lua answers
 
 

@@ -42,14 +42,24 @@ class Halvings:
         Returns:
             False: something changed since the reading, and nothing was written; look again.
         """
-        cells = [
-            word
-            for one in new
-            for word in (one.job, "on" if one.kept else "stop", encode(one), one.reason, hosts.get(one.job, ""))
-        ]
-        shall = _write([*known, *new])
-        before = _write(known) if known else ""
-        return self._scripts.run("halve", keys.halving(sweep_id), step, before, shall, *cells)[0] == "ok"
+        answer = self._scripts.run(
+            "halve",
+            key=keys.halving(sweep_id),
+            step=step,
+            known=_write(known) if known else "",
+            shall=_write([*known, *new]),
+            cells=[
+                {
+                    "job": one.job,
+                    "kept": one.kept,
+                    "standing": encode(one),
+                    "reason": one.reason,
+                    "host": hosts.get(one.job, ""),
+                }
+                for one in new
+            ],
+        )
+        return answer[0] == "ok"
 
 
 def _write(standings: Sequence[Standing]) -> str:

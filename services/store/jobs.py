@@ -67,7 +67,15 @@ class Jobs:
         digest = content_hash or _digest(text)
         lease = _milliseconds(VALIDATION_LEASE)
         answer = self._scripts.run(
-            "create", new_id("job"), text, digest, request, planned_steps, lease, *datasets, "--", *others
+            "create",
+            job=new_id("job"),
+            spec=text,
+            hash=digest,
+            request=request,
+            planned_steps=planned_steps,
+            lease=lease,
+            datasets=list(datasets),
+            jobs=others,
         )
         return Created(self.get(answer[1]), answer[0] == "known")
 
@@ -82,17 +90,17 @@ class Jobs:
 
     def queue(self, job_id: str, *, host: str, planned_steps: int, cut: CutReport | None = None) -> JobRecord:
         """VALIDATING -> QUEUED. The caller then enqueues the ticket; if it dies in between, the supervisor does."""
-        self._scripts.run("queue", job_id, host, planned_steps, encode(cut or CutReport()))
+        self._scripts.run("queue", job=job_id, host=host, planned_steps=planned_steps, cut=encode(cut or CutReport()))
         return self.get(job_id)
 
     def reject(self, job_id: str, error: ErrorRecord) -> JobRecord:
         """VALIDATING -> FAILED."""
-        self._scripts.run("reject", job_id, encode(error))
+        self._scripts.run("reject", job=job_id, error=encode(error))
         return self.get(job_id)
 
     def keep_validating(self, job_id: str) -> None:
         """Say that the check still runs; wanted every VALIDATION_LEASE / 3 seconds."""
-        self._scripts.run("validating", job_id, _milliseconds(VALIDATION_LEASE))
+        self._scripts.run("validating", job=job_id, lease=_milliseconds(VALIDATION_LEASE))
 
     def get(self, job_id: str) -> JobRecord:
         """One job, read atomically. Raises NotFound."""
@@ -144,27 +152,28 @@ class Jobs:
 
     def cancel(self, job_id: str) -> JobRecord:
         """Stop a job; one at a terminal state is left as it is. A PAUSING job is cancelled once it has paused."""
-        self._scripts.run("steer", job_id, "cancel")
+        self._scripts.run("steer", job=job_id, wish="cancel")
         return self.get(job_id)
 
     def pause(self, job_id: str) -> JobRecord:
         """RUNNING -> PAUSING."""
-        self._scripts.run("steer", job_id, "pause")
+        self._scripts.run("steer", job=job_id, wish="pause")
         return self.get(job_id)
 
     def resume(self, job_id: str, checkpoint: str = "", host: str = "") -> JobRecord:
         """PAUSED, FAILED, CANCELLED -> QUEUED, from the last or a chosen checkpoint. The caller enqueues the ticket."""
-        self._scripts.run("resume", job_id, checkpoint, host)
+        self._scripts.run("resume", job=job_id, checkpoint=checkpoint, host=host)
         return self.get(job_id)
 
     def move(self, job_id: str, from_host: str, to_host: str, message: str) -> bool:
         """Give a QUEUED job to another host; False: it is no longer queued on `from_host`."""
-        return self._scripts.run("move", job_id, from_host, to_host, message)[0] == "ok"
+        moved = {"from": from_host, "to": to_host, "message": message}
+        return self._scripts.run("move", job=job_id, **moved)[0] == "ok"
 
     def delete(self, job_id: str) -> JobRecord:
         """Forget a job at a terminal state; the caller removes its objects. Raises InUse."""
         job = self.get(job_id)
-        self._scripts.run("delete", job_id)
+        self._scripts.run("delete", job=job_id)
         return job
 
     # What a worker does.
@@ -175,7 +184,9 @@ class Jobs:
         The same call cuts the effective series at the checkpoint that the attempt goes on from. `worker` names this
         process and no other: a claim whose answer was lost may be repeated by the same worker.
         """
-        answer = self._scripts.run("claim", job_id, attempt, worker, _milliseconds(self.lease_ttl))
+        answer = self._scripts.run(
+            "claim", job=job_id, attempt=attempt, worker=worker, lease=_milliseconds(self.lease_ttl)
+        )
         if answer[0] == "dropped":
             return None
         checkpoint = cast(str | None, self._client.hget(keys.checkpoints(job_id), answer[1])) if answer[1] else None
@@ -183,15 +194,16 @@ class Jobs:
 
     def renew(self, job_id: str, attempt: int) -> Control:
         """Keep the lease for another lease_ttl. Raises Fenced."""
-        return Control(self._scripts.run("renew", job_id, attempt, _milliseconds(self.lease_ttl))[1])
+        lease = _milliseconds(self.lease_ttl)
+        return Control(self._scripts.run("renew", job=job_id, attempt=attempt, lease=lease)[1])
 
     def preempt(self, job_id: str, attempt: int, reason: str) -> None:
         """Ask the loop to save and leave; its next commit or renewal says so. Raises Fenced."""
-        self._scripts.run("preempt", job_id, attempt, reason)
+        self._scripts.run("preempt", job=job_id, attempt=attempt, reason=reason)
 
     def set_adapter(self, job_id: str, attempt: int, uri: str, sha256: str) -> None:
         """Say where the final adapter lies. Raises Fenced."""
-        self._scripts.run("adapter", job_id, attempt, uri, sha256)
+        self._scripts.run("adapter", job=job_id, attempt=attempt, uri=uri, sha256=sha256)
 
     def finish(
         self,
@@ -208,7 +220,13 @@ class Jobs:
         May be repeated by the same attempt. Raises Fenced, and IllegalEdge for a state that isn't an end.
         """
         self._scripts.run(
-            "finish", job_id, attempt, state.value, encode(error) if error else "", adapter_uri, adapter_sha256
+            "finish",
+            job=job_id,
+            attempt=attempt,
+            state=state.value,
+            error=encode(error) if error else "",
+            adapter_uri=adapter_uri,
+            adapter_sha256=adapter_sha256,
         )
         return self.get(job_id)
 
@@ -220,9 +238,16 @@ class Jobs:
         PAUSING and CANCELLING come to their ends instead, and the third attempt in a row without a committed step
         makes the job FAILED with the last error; reason "preempted" isn't counted. Raises Fenced.
         """
-        text = encode(error) if error else ""
-        limits = (MAX_IDLE_ATTEMPTS, MAX_STALLED_ATTEMPTS)
-        self._scripts.run("release", job_id, attempt, reason, message, text, *limits)
+        self._scripts.run(
+            "release",
+            job=job_id,
+            attempt=attempt,
+            reason=reason,
+            message=message,
+            error=encode(error) if error else "",
+            idle_limit=MAX_IDLE_ATTEMPTS,
+            stalled_limit=MAX_STALLED_ATTEMPTS,
+        )
         return self.get(job_id)
 
     def count(self, name: str, label: str) -> None:
@@ -241,8 +266,15 @@ class Jobs:
         check = ErrorRecord(
             "VALIDATION_LOST", "The API process that checked this job ended first.", hint="Create it again."
         )
-        limits = (MAX_IDLE_ATTEMPTS, MAX_STALLED_ATTEMPTS)
-        return self._scripts.run("expire", job_id, encode(lost), encode(check), *limits)[0] == "ended"
+        answer = self._scripts.run(
+            "expire",
+            job=job_id,
+            lost=encode(lost),
+            unchecked=encode(check),
+            idle_limit=MAX_IDLE_ATTEMPTS,
+            stalled_limit=MAX_STALLED_ATTEMPTS,
+        )
+        return answer[0] == "ended"
 
     def unheld(self, jobs: Sequence[JobRecord]) -> Sequence[JobRecord]:
         """Those of `jobs` that need a lease and had none when asked; `expire` looks again before it acts."""
@@ -254,14 +286,17 @@ class Jobs:
 
     def host_lost(self, job_id: str, host: str, message: str) -> None:
         """Say in a queued job's events, once per wait, that its host is silent."""
-        self._scripts.run("host_lost", job_id, host, message)
+        self._scripts.run("host_lost", job=job_id, host=host, message=message)
 
     def archived(self, job: JobRecord, uri: str, keep_seconds: float) -> bool:
         """Note the archive and let the ledger's keys expire; False: the job has changed meanwhile."""
         stored = cast(str | None, self._client.hget(keys.job(job.id), "finish_time")) or ""
         if stored == "" or float(stored) != job.finish_time:
             return False
-        return self._scripts.run("archived", job.id, stored, uri, _milliseconds(keep_seconds))[0] == "ok"
+        answer = self._scripts.run(
+            "archived", job=job.id, finish_time=stored, uri=uri, milliseconds=_milliseconds(keep_seconds)
+        )
+        return answer[0] == "ok"
 
     def _read(self, names: Collection[str]) -> Sequence[JobRecord | None]:
         pipe = self._client.pipeline(transaction=False)

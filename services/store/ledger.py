@@ -56,34 +56,20 @@ class Ledger:
 
         Step 0 is the evaluation before step 1. Raises StepOutOfOrder for a step that the attempt's checkpoint holds.
         """
-        tested = record.test_nll_sum is not None
-        return _commit(
-            self._scripts.run(
-                "commit_step",
-                job_id,
-                record.attempt,
-                record.step,
-                encode_step(record),
-                record.nll_sum,
-                record.weight_sum,
-                record.tokens,
-                record.loss_tokens,
-                record.rows,
-                record.conversations,
-                record.target_bytes,
-                record.epoch,
-                record.learning_rate,
-                cast(float, record.test_nll_sum) if tested else "",
-                cast(float, record.test_weight_sum) if tested else "",
-                record.test_target_bytes or 0,
-                *_phase_counters(record),
-            )
-        )
+        counters = _phase_counters(record)
+        return _commit(self._scripts.run("commit_step", job=job_id, record=encode_step(record), counters=counters))
 
     def commit_checkpoint(self, job_id: str, record: CheckpointRecord) -> Commit:
         """Add a checkpoint of a committed step, or replace the record of the same id."""
         return _commit(
-            self._scripts.run("commit_checkpoint", job_id, record.attempt, record.id, record.step, encode(record))
+            self._scripts.run(
+                "commit_checkpoint",
+                job=job_id,
+                attempt=record.attempt,
+                checkpoint=record.id,
+                step=record.step,
+                record=encode(record),
+            )
         )
 
     def update_checkpoint(
@@ -106,21 +92,20 @@ class Ledger:
         while True:  # another writer of the same record: read again, at most a few times in practice
             before = self._stored_checkpoint(job_id, checkpoint_id)
             record = replace(decode(CheckpointRecord, before), **changes)  # type: ignore[arg-type]  # names are above
-            arguments = (job_id, attempt, checkpoint_id, before, encode(record))
-            if self._scripts.run("change_checkpoint", *arguments)[0] == "ok":
+            if self._change(job_id, attempt, checkpoint_id, before, encode(record)):
                 return record
 
     def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:
         """Forget a checkpoint whose files are gone. Raises CheckpointNotUsable for the last and the best one."""
         while True:
             before = self._stored_checkpoint(job_id, checkpoint_id)
-            if self._scripts.run("change_checkpoint", job_id, attempt, checkpoint_id, before, "")[0] == "ok":
+            if self._change(job_id, attempt, checkpoint_id, before, ""):
                 return
 
     def checkpoints(self, job_id: str, *, superseded: bool = True) -> list[CheckpointRecord]:
         """Checkpoints by step and attempt; without `superseded` only those of the effective run."""
         names, texts = cast(
-            tuple[list[str], list[str]], tuple(cast(list[object], self._scripts.read("checkpoints", job_id)))
+            tuple[list[str], list[str]], tuple(cast(list[object], self._scripts.read("checkpoints", job=job_id)))
         )
         effective = set(names)
         records = [decode(CheckpointRecord, text) for text in texts]
@@ -146,7 +131,7 @@ class Ledger:
         first, end = max(1, start), max(1, start) + count
         while first < end:
             stop = min(end, first + _STEPS_PER_READ)
-            texts = self._scripts.run("steps", job_id, first, stop - 1)
+            texts = self._scripts.run("steps", job=job_id, first=first, last=stop - 1)
             found += [decode_step(text) for text in texts]
             if len(texts) < stop - first:
                 break
@@ -163,7 +148,7 @@ class Ledger:
 
     def initial(self, job_id: str) -> StepRecord | None:
         """The evaluation before step 1, where there was one."""
-        texts = self._scripts.run("steps", job_id, 0, 0)
+        texts = self._scripts.run("steps", job=job_id, first=0, last=0)
         return decode_step(texts[0]) if texts else None
 
     def all_steps(self, job_id: str) -> Iterator[StepRecord]:
@@ -180,6 +165,12 @@ class Ledger:
                 return
             after = "(" + entries[-1][0]
 
+    def _change(self, job_id: str, attempt: int, checkpoint_id: str, before: str, after: str) -> bool:
+        answer = self._scripts.run(
+            "change_checkpoint", job=job_id, attempt=attempt, checkpoint=checkpoint_id, before=before, after=after
+        )
+        return answer[0] == "ok"
+
     def _stored_checkpoint(self, job_id: str, checkpoint_id: str) -> str:
         text = cast(str | None, self._client.hget(keys.checkpoints(job_id), checkpoint_id))
         if text is None:
@@ -191,10 +182,10 @@ def _commit(answer: list[str]) -> Commit:
     return Commit(Outcome(answer[0]), int(answer[1]), int(float(answer[2])), Control(answer[3]))
 
 
-def _phase_counters(record: StepRecord) -> list[str | float | int]:
-    """What a step adds to the histogram of phase seconds: one bucket, the sum and the count of each phase."""
-    counters: list[str | float | int] = []
+def _phase_counters(record: StepRecord) -> dict[str, float | int]:
+    """Return what a step adds to the histogram of phase seconds: one bucket, the sum and the count of each phase."""
+    counters: dict[str, float | int] = {}
     for phase, seconds in record.phase_seconds.items():
         bound = next((str(limit) for limit in PHASE_BUCKETS if seconds <= limit), "+Inf")
-        counters += [f"phase|{phase}|{bound}", 1, f"phase|{phase}|count", 1, f"phase|{phase}|sum", float(seconds)]
+        counters |= {f"phase|{phase}|{bound}": 1, f"phase|{phase}|count": 1, f"phase|{phase}|sum": float(seconds)}
     return counters

@@ -1,18 +1,22 @@
-"""Loads lua/*.lua and runs them; a refusal arrives as its error class. Knows no record's meaning."""
+"""Load lua/*.lua and run them with named fields as one JSON argument; raise a refusal as its error class."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 from redis.exceptions import NoScriptError
 
 from services.store.connection import StoreRedis
 from services.store.errors import BY_CODE
 from services.store.records import EDGES, HELD, TERMINAL, JobState, StepRecord
+
+#: What a script may be given: what JSON can say.
+Field: TypeAlias = "str | int | float | Sequence[Field] | Mapping[str, Field] | None"
 
 _FOLDER = Path(__file__).parent / "lua"
 
@@ -46,24 +50,25 @@ class Scripts:
         self._client = client
         self._sha: dict[str, str] = {}
 
-    def run(self, name: str, *arguments: str | int | float) -> list[str]:
-        """Run lua/`name`.lua. Floats are sent as Python writes them, so they arrive exactly.
+    def run(self, script: str, /, **fields: Field) -> list[str]:
+        """Run lua/`script`.lua with these fields, `arg.NAME` there; None is left out. Floats arrive exactly.
 
         Raises the class of errors.BY_CODE for a refusal, RedisUnavailable for an outage.
         """
-        answer = cast(list[str], self.read(name, *arguments))
+        answer = cast(list[str], self.read(script, **fields))
         if answer and answer[0] == "refused":
             raise BY_CODE[answer[1]](answer[2])
         return answer
 
-    def read(self, name: str, *arguments: str | int | float) -> object:
+    def read(self, script: str, /, **fields: Field) -> object:
         """Run a script that refuses nothing; unlike MULTI it also reads while Redis is full."""
-        texts = [repr(item) if isinstance(item, float) else str(item) for item in arguments]
-        sha = self._sha.get(name)
+        given = {key: value for key, value in fields.items() if value is not None}
+        text = json.dumps(given, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        sha = self._sha.get(script)
         if sha is None:
-            sha = self._sha[name] = self._client.script_load(source(name))
+            sha = self._sha[script] = self._client.script_load(source(script))
         try:
-            reply = self._client.evalsha(sha, 0, *texts)
+            reply = self._client.evalsha(sha, 0, text)
         except NoScriptError:  # Redis was restarted or flushed
-            reply = self._client.eval(source(name), 0, *texts)
+            reply = self._client.eval(source(script), 0, text)
         return cast(object, reply)

@@ -22,10 +22,11 @@ class Singleton:
 
     def hold(self) -> bool:
         """Take or keep it; False: another process holds it."""
-        self.held = self._scripts.run("alone", self._key, self.name, self._milliseconds)[0] == "ok"
+        answer = self._scripts.run("alone", key=self._key, holder=self.name, milliseconds=self._milliseconds)
+        self.held = answer[0] == "ok"
         return self.held
 
     def give_up(self) -> None:
         """Let the next one have it at once."""
         self.held = False
-        self._scripts.run("alone", self._key, self.name, "")
+        self._scripts.run("alone", key=self._key, holder=self.name, milliseconds=None)

@@ -38,15 +38,15 @@ class Sweeps:
         bare = encode(replace(record, id="", create_time=0.0, jobs=()))
         answer = self._scripts.run(
             "register",
-            keys.sweep(record.id),
-            keys.SWEEPS,
-            record.id,
-            encode(made),
-            "",
-            content_hash or hashlib.sha256(bare.encode()).hexdigest(),
-            keys.request("sweep", record.owner, request_id) if request_id else "",
-            round(made.create_time * 1_000_000),
-            "",
+            key=keys.sweep(record.id),
+            index=keys.SWEEPS,
+            id=record.id,
+            record=encode(made),
+            state="",
+            hash=content_hash or hashlib.sha256(bare.encode()).hexdigest(),
+            request=keys.request("sweep", record.owner, request_id) if request_id else "",
+            time=round(made.create_time * 1_000_000),
+            content="",
         )
         return CreatedSweep(self.get(answer[1]), answer[0] == "known")
 
@@ -61,7 +61,7 @@ class Sweeps:
 
     def add_job(self, sweep_id: str, job_id: str) -> None:
         """Append a job, once."""
-        self._scripts.run("sweep_add", keys.sweep(sweep_id), keys.sweep_jobs(sweep_id), job_id)
+        self._scripts.run("sweep_add", key=keys.sweep(sweep_id), list=keys.sweep_jobs(sweep_id), job=job_id)
 
     def get(self, sweep_id: str) -> SweepRecord:
         """One sweep with its jobs. Raises NotFound."""

@@ -51,7 +51,8 @@ class Unwanted:
 
     def is_wanted(self, file: UnwantedFile) -> bool:
         """Whether a dataset needs it again; then it is off the list."""
-        return self._scripts.run("unwanted", keys.content(file.sha256), file.member)[0] == "wanted"
+        answer = self._scripts.run("unwanted", content=keys.content(file.sha256), file=file.member)
+        return answer[0] == "wanted"
 
     def forget(self, file: UnwantedFile) -> None:
         """Take it off the list."""

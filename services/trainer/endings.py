@@ -1,29 +1,43 @@
-"""The ways out of an attempt: what becomes of job, checkpoints, and what it holds on the server. Trains nothing."""
+"""End an attempt: say what becomes of the job, its checkpoints, and what it holds on the server.
+
+ENDINGS maps each exception that may leave the training to its way out: finish the job, release it for the next
+attempt, or, fenced or without Redis, leave it to the supervisor.
+"""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
-from services.store.connection import retry_for
-from services.store.errors import NotFound, RedisUnavailable, StoreError, StoreUnavailable
+from services.store.errors import Fenced, NotFound, RedisUnavailable, StoreError, StoreUnavailable
 from services.store.jobs import MAX_IDLE_ATTEMPTS
 from services.store.records import CheckpointRecord, Control, ErrorRecord, JobRecord, JobState
+from services.store.retries import retry_copy, retry_redis
 from services.store.store import Store
 from services.trainer.backend import Adapter, Backend
 from services.trainer.checkpoints import ServerFolder
 from services.trainer.errors import BackendError, CallOutOfMemory, Code, StopRun
-from services.trainer.journal import LedgerJournal
+from services.trainer.journal import LedgerGap, LedgerJournal, RedisLost
 from services.trainer.keeping import Keeper
 from services.trainer.lease import Lease
 
 Result = TypeVar("Result")
 
+FULL_HINT: Final = "Make room in the object store, then resume the job."
+FOLDER_HINT: Final = "Check TURNLOOM_STORE_URL and that TURNLOOM_TUFT_CHECKPOINT_DIR is the TuFT server's own folder."
+LOG_HINT: Final = "See the worker's log."
+
 log = logging.getLogger(__name__)
+
+
+class Leave(Exception):
+    """The attempt is asked to leave before it trained anything."""
+
+    def __init__(self, asked: Control) -> None:
+        super().__init__(asked.value)
+        self.asked = asked
 
 
 @dataclass(slots=True)
@@ -40,13 +54,17 @@ class Endings:
     patience: float  #: seconds that Redis or the object store may be away
     runs: list[str] = field(default_factory=list)  #: runs that this attempt made on the server
 
+    def end(self, error: Exception) -> None:
+        """End as ENDINGS says for the class of `error`, or for the nearest class above it."""
+        ENDINGS[next(kind for kind in type(error).__mro__ if kind in ENDINGS)](self, error)
+
     def succeed(self, backend: Backend) -> None:
         """The adapter and the kept checkpoints go to the store, the job is done, the server forgets it."""
         name = f"{self.job.id}-a{self.job.attempt}-adapter"
         path = backend.save_adapter(name).result()
         folder = self.folder.adapter(path, self.adapter)
-        stored = self._patiently(lambda: self.store.objects.put_folder(self.job.id, "final", folder))
-        self._patiently(self.keeper.copy_out)
+        stored = self._copy(lambda: self.store.objects.put_folder(self.job.id, "final", folder))
+        self._copy(self.keeper.copy_out)
         self.journal.event("info", "ADAPTER_STORED", f"The adapter is in the store: {stored.uri}", sha256=stored.sha256)
         self._finish(JobState.SUCCEEDED, adapter=(stored.uri, stored.sha256))
         self._free()
@@ -56,7 +74,7 @@ class Endings:
         if asked is Control.PREEMPT:
             self.release("preempted", "The worker had to leave; the job waits at the front of its queue.")
             return
-        self._patiently(self.keeper.copy_out)
+        self._copy(self.keeper.copy_out)
         self._finish(JobState.PAUSED if asked is Control.PAUSE else JobState.CANCELLED)
         self._free()
 
@@ -75,7 +93,7 @@ class Endings:
     def out_of_memory(self, error: CallOutOfMemory) -> None:
         """Halves the calls for good; gradients add up, so the steps stay the same."""
         record = ErrorRecord(Code.OUT_OF_MEMORY.value, str(error), hint=error.error.hint)
-        checkpoint = retry_for(self._last_checkpoint, self.patience)
+        checkpoint = retry_redis(self._last_checkpoint, self.patience)
         lowered = error.budget // 2
         if error.rows == 1 or lowered < 1 or checkpoint is None:
             self.fail(record)
@@ -106,7 +124,7 @@ class Endings:
         safe = self._ends_the_job() and self._copied_out()
         self.lease.ending = True
         try:
-            job = retry_for(
+            job = retry_redis(
                 lambda: self.store.jobs.release(self.job.id, self.job.attempt, reason, message, error=error),
                 self.patience,
             )
@@ -118,7 +136,7 @@ class Endings:
         except StoreError as problem:
             log.error("the job is left to the supervisor: %s", problem)
 
-    # Small print.
+    # What the ways out share.
 
     def _ends_the_job(self) -> bool:
         """Whether a release now may be the job's end; it may also turn out not to be."""
@@ -147,7 +165,7 @@ class Endings:
 
     def _finish(self, state: JobState, error: ErrorRecord | None = None, adapter: tuple[str, str] = ("", "")) -> None:
         self.lease.ending = True
-        ended = retry_for(
+        ended = retry_redis(
             lambda: self.store.jobs.finish(
                 self.job.id, self.job.attempt, state, error, adapter_uri=adapter[0], adapter_sha256=adapter[1]
             ),
@@ -175,20 +193,18 @@ class Endings:
         except NotFound:
             return None
 
-    def _patiently(self, copy: Callable[[], Result]) -> Result:
-        """Copies to the object store; one that is full or away gets time. Raises what it last said."""
-        begun, pause, waiting = time.monotonic(), 0.5, threading.Event()
-        while True:
-            try:
-                return copy()
-            except (StoreUnavailable, RedisUnavailable) as error:
-                if time.monotonic() - begun > self.patience:
-                    raise
-                if pause == 0.5:  # the first time
-                    self.journal.event("warning", "STORE_UNAVAILABLE", f"{error}; the copy is tried again.")
+    def _copy(self, copy: Callable[[], Result]) -> Result:
+        """Copy to the object store, which may be full or away for `patience` seconds. Raises Fenced."""
+        said = False
+
+        def retry(error: StoreError) -> None:
+            nonlocal said
+            if not said:
+                self.journal.event("warning", "STORE_UNAVAILABLE", f"{error}; the copy is tried again.")
+            said = True
             self.lease.check()
-            waiting.wait(pause)
-            pause = min(pause * 2, 10.0)
+
+        return retry_copy(copy, self.patience, on_retry=retry)
 
     def _store_quietly(self, write: Callable[[], object]) -> None:
         """A write that is worth having but not worth a job."""
@@ -196,3 +212,37 @@ class Endings:
             write()
         except StoreError as error:
             log.warning("not written: %s", error)
+
+
+def _fenced(_endings: Endings, error: Fenced) -> None:
+    log.warning("another attempt holds the job: %s", error)
+
+
+def _without_redis(_endings: Endings, error: RedisLost) -> None:
+    log.error("leaving without Redis; the supervisor goes on from the last checkpoint: %s", error)
+
+
+def _store_refused(endings: Endings, error: StoreError) -> None:
+    log.error("the store refused", exc_info=error)
+    endings.release("store_error", str(error), ErrorRecord("STORE_FAILED", str(error), hint=FOLDER_HINT))
+
+
+def _unforeseen(endings: Endings, error: Exception) -> None:
+    log.error("unforeseen", exc_info=error)
+    message = f"{type(error).__name__}: {error}"
+    endings.release("unforeseen", message, ErrorRecord("UNKNOWN", message, hint=LOG_HINT))
+
+
+#: What an exception does to the job; the nearest class above an exception's own counts.
+ENDINGS: Final[Mapping[type[Exception], Callable[[Endings, Any], None]]] = {
+    Leave: lambda endings, error: endings.leave(error.asked),
+    Fenced: _fenced,
+    RedisLost: _without_redis,
+    LedgerGap: lambda endings, error: endings.release("ledger_gap", str(error)),
+    CallOutOfMemory: Endings.out_of_memory,
+    BackendError: Endings.backend_failed,
+    StopRun: lambda endings, error: endings.fail(ErrorRecord(error.code, str(error), hint=error.hint)),
+    StoreUnavailable: lambda endings, error: endings.fail(ErrorRecord("STORE_FAILED", str(error), hint=FULL_HINT)),
+    StoreError: _store_refused,
+    Exception: _unforeseen,
+}

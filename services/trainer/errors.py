@@ -146,7 +146,7 @@ def classify(error: BaseException, doing: str) -> BackendError:
 
 
 def _raised_there(text: str) -> str:
-    """Of an answer that quotes the server's traceback the line that says why; any other text as it is."""
+    """Return the last line of a quoted traceback, or the text unchanged."""
     if "Server error" not in text:
         return text
     lines = COLOUR.sub("", text).replace("\\n", "\n").splitlines()

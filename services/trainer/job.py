@@ -1,7 +1,6 @@
 """One attempt at one job, in the horse: claim, restore, train, keep, finish. `run` is what tickets name.
 
-The only place that knows both the store and the training server. Every way out is written down: the attempt finishes
-the job, releases it for the next attempt, or, fenced or without Redis, ends and leaves the job to the supervisor.
+The only place that knows both the store and the training server; endings.py has the ways out.
 """
 
 from __future__ import annotations
@@ -16,32 +15,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from services.store.connection import retry_for
 from services.store.dataset_files import DatasetReader
-from services.store.errors import Fenced, NotFound, RedisUnavailable, StoreError, StoreUnavailable
+from services.store.errors import NotFound, RedisUnavailable, StoreError
 from services.store.evaluations import RowLosses
 from services.store.jobs import Claim
 from services.store.logs import about
-from services.store.records import CheckpointRecord, Control, ErrorRecord, JobRecord
+from services.store.records import CheckpointRecord, Control, JobRecord
+from services.store.retries import retry_redis
 from services.store.store import Store, open_store
 from services.trainer import preemption
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batching import MOST_CALL_TOKENS, Batches
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
 from services.trainer.dataset import TrainedRows, trained_rows
-from services.trainer.endings import Endings
-from services.trainer.errors import (
-    BackendError,
-    CallOutOfMemory,
-    CheckpointLost,
-    Code,
-    DatasetUnusable,
-    StopRun,
-    backend_error,
-)
+from services.trainer.endings import Endings, Leave
+from services.trainer.errors import CheckpointLost, Code, DatasetUnusable, backend_error
 from services.trainer.evaluation import Patience
 from services.trainer.gpu import Meter
-from services.trainer.journal import LedgerGap, LedgerJournal, RedisLost
+from services.trainer.journal import LedgerJournal
 from services.trainer.keeping import Keeper
 from services.trainer.lease import Lease
 from services.trainer.loop import Plan, Run
@@ -52,8 +43,6 @@ from services.trainer.tuft_http import TuftHttp
 
 Result = TypeVar("Result")
 
-FOLDER_HINT = "Check TURNLOOM_STORE_URL and that TURNLOOM_TUFT_CHECKPOINT_DIR is the TuFT server's own folder."
-
 log = logging.getLogger(__name__)
 
 
@@ -62,24 +51,16 @@ def run(job_id: str, attempt: int) -> None:
     settings = from_environment(os.environ)
     about(job_id, attempt)
     preemption.listen()
-    store = retry_for(
+    store = retry_redis(
         lambda: open_store(settings.redis_url, settings.store_url, settings.lease_ttl), settings.redis_patience
     )
     worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    claim = retry_for(lambda: store.jobs.claim(job_id, attempt, worker), settings.redis_patience)
+    claim = retry_redis(lambda: store.jobs.claim(job_id, attempt, worker), settings.redis_patience)
     if claim is None:
         log.info("the ticket was dropped; an event says why")
         return
     with Lease(lambda: store.jobs.renew(job_id, attempt), settings.lease_ttl) as lease:
         Attempt(settings, store, claim, lease, preemption.wanted).run()
-
-
-class Leave(Exception):
-    """The attempt is asked to leave before it trained anything."""
-
-    def __init__(self, asked: Control) -> None:
-        super().__init__(asked.value)
-        self.asked = asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,34 +115,11 @@ class Attempt:
         )
 
     def run(self) -> None:
-        """Every way out of an attempt, and what it means for the job."""
+        """Train, and end the attempt whatever happens (endings.py)."""
         try:
             self._train()
-        except Leave as leave:
-            self._endings.leave(leave.asked)
-        except Fenced as error:
-            log.warning("another attempt holds the job: %s", error)
-        except RedisLost as error:
-            log.error("leaving without Redis; the supervisor goes on from the last checkpoint: %s", error)
-        except LedgerGap as error:
-            self._endings.release("ledger_gap", str(error))
-        except CallOutOfMemory as error:
-            self._endings.out_of_memory(error)
-        except BackendError as error:
-            self._endings.backend_failed(error)
-        except StopRun as error:
-            self._endings.fail(ErrorRecord(error.code, str(error), hint=error.hint))
-        except StoreUnavailable as error:
-            self._endings.fail(
-                ErrorRecord("STORE_FAILED", str(error), hint="Make room in the object store, then resume the job.")
-            )
-        except StoreError as error:
-            log.exception("the store refused")
-            self._endings.release("store_error", str(error), ErrorRecord("STORE_FAILED", str(error), hint=FOLDER_HINT))
         except Exception as error:
-            log.exception("unforeseen")
-            message = f"{type(error).__name__}: {error}"
-            self._endings.release("unforeseen", message, ErrorRecord("UNKNOWN", message, hint="See the worker's log."))
+            self._endings.end(error)
         finally:
             if self._backend is not None:
                 self._backend.close()
@@ -175,7 +133,7 @@ class Attempt:
         backend, steps_done = self._begin(plan)
         patience = self._replayed_patience(steps_done)
         loop = Run(plan, backend, self._journal, patience, Meter().read, time.monotonic, time.time, self._keep_losses)
-        initial = self._patiently(lambda: self._store.ledger.initial(self._job.id))
+        initial = self._read(lambda: self._store.ledger.initial(self._job.id))
         first = steps_done == 0 and bool(plan.test_rows) and initial is None
         self._training = True
         asked = loop.train(steps_done, save_first=self._checkpoint is None, evaluate_first=first)
@@ -204,7 +162,7 @@ class Attempt:
         return Data(train, test)
 
     def _reader(self, dataset_id: str) -> DatasetReader:
-        return DatasetReader(self._patiently(lambda: self._store.datasets.get(dataset_id)).uri)
+        return DatasetReader(self._read(lambda: self._store.datasets.get(dataset_id)).uri)
 
     def _plan(self, data: Data) -> Plan:
         hyper = self._job.spec.hyperparameters
@@ -276,7 +234,7 @@ class Attempt:
         if start is None:
             return self._connect(), 0
         try:
-            source = self._patiently(lambda: self._store.ledger.checkpoint(start.job, start.checkpoint))
+            source = self._read(lambda: self._store.ledger.checkpoint(start.job, start.checkpoint))
         except NotFound as error:
             raise CheckpointLost(str(error)) from None
         backend = restorer.restore(source, optimizer=not start.weights_only)
@@ -290,8 +248,8 @@ class Attempt:
         patience = Patience(hyper.early_stopping_patience, hyper.early_stopping_min_delta)
         if not hyper.early_stopping_patience:
             return patience
-        initial = self._patiently(lambda: self._store.ledger.initial(self._job.id))
-        series = self._patiently(lambda: self._store.ledger.steps(self._job.id, 1, steps_done)) if steps_done else []
+        initial = self._read(lambda: self._store.ledger.initial(self._job.id))
+        series = self._read(lambda: self._store.ledger.steps(self._job.id, 1, steps_done)) if steps_done else []
         for record in [*([initial] if initial else []), *series]:
             if record.test_nll_sum is not None and record.test_weight_sum:
                 patience.seen(record.test_nll_sum / record.test_weight_sum)
@@ -318,6 +276,6 @@ class Attempt:
     def _event(self, level: str, kind: str, message: str, fields: dict[str, str]) -> None:
         self._store.events.append(self._job.id, level, kind, message, self._job.attempt, fields=fields)
 
-    def _patiently(self, read: Callable[[], Result]) -> Result:
-        """Asks Redis, which may be away for a while."""
-        return retry_for(read, self._settings.redis_patience)
+    def _read(self, read: Callable[[], Result]) -> Result:
+        """Ask Redis, which may be away for a while."""
+        return retry_redis(read, self._settings.redis_patience)

@@ -16,11 +16,12 @@ from typing import cast
 
 from services.store import keys
 from services.store.archive import archive_ledger
-from services.store.connection import redis_time, retry_for
+from services.store.connection import redis_time
 from services.store.errors import IllegalEdge, NoHost, NotFound, RedisUnavailable, StoreUnavailable
 from services.store.jobs import VALIDATION_LEASE
 from services.store.queues import ticket_id
 from services.store.records import JobRecord, JobState
+from services.store.retries import retry_redis
 from services.store.singleton import Singleton
 from services.store.store import Store, open_store
 from services.store.unwanted import remove_unwanted
@@ -163,7 +164,7 @@ class Supervisor:
 def supervise(settings: SupervisorSettings, stop: threading.Event) -> None:
     """Rounds until `stop` is set. Survives outages of Redis; waits while another supervisor is at work."""
     try:
-        store = retry_for(
+        store = retry_redis(
             lambda: open_store(settings.redis_url, settings.store_url, settings.lease_ttl),
             stop=stop,
             on_retry=lambda error: log.warning("%s", error),

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.store.connection import check_schema, connect, retry_for
+from services.store.connection import check_schema, connect
 from services.store.errors import Fenced, RedisUnavailable, SchemaMismatch
 from services.store.ledger import Outcome
 from services.store.records import CheckpointRecord, JobRecord, JobSpec, JobState, StepRecord
+from services.store.retries import retry_redis
 from services.store.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def test_own_writes_are_repeated_until_redis_is_back(store: Store, redis_server:
     tries: list[str] = []
     starter = threading.Thread(target=lambda: (wait_until(lambda: len(tries) >= 2), redis_server.start()))
     starter.start()
-    answer = retry_for(
+    answer = retry_redis(
         lambda: store.ledger.commit_step(job.id, step(1)), seconds=60, on_retry=lambda error: tries.append(str(error))
     )
     starter.join()
@@ -151,11 +152,11 @@ def test_patience_ends_with_the_last_error() -> None:
 
     stop = threading.Event()
     with pytest.raises(RedisUnavailable, match="away"):
-        retry_for(fail, seconds=3.0, stop=stop, clock=lambda: next(moments))
+        retry_redis(fail, seconds=3.0, stop=stop, clock=lambda: next(moments))
     assert len(calls) == 3
     stop.set()
     with pytest.raises(RedisUnavailable):
-        retry_for(fail, seconds=300.0, stop=stop)
+        retry_redis(fail, seconds=300.0, stop=stop)
     assert len(calls) == 4
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from services.store.connection import retry_for
 from services.store.dataset_files import DatasetReader, DatasetWriter
 from services.store.dataset_files import Row as StoredRow
 from services.store.ids import new_id
 from services.store.records import DatasetRecord, DatasetState, Hyperparameters, JobRecord, JobSpec, JobState, StartFrom
+from services.store.retries import retry_redis
 from services.store.store import Store, open_store
 from services.trainer import preemption
 from services.trainer.rows import Row
@@ -185,7 +185,7 @@ class TrainerStack:
         return job.id
 
     def job(self, job_id: str) -> JobRecord:
-        return retry_for(lambda: self.store.jobs.get(job_id), 30.0)
+        return retry_redis(lambda: self.store.jobs.get(job_id), 30.0)
 
     def wait(self, job_id: str, *states: JobState, deadline: float = 120.0) -> JobRecord:
         """Waits for one of these states (none given: the end); fails early when it ended otherwise."""

@@ -1,6 +1,6 @@
--- id, attempt, uri, sha256
-if not HELD[field(ARGV[1], 'state')] or field(ARGV[1], 'attempt') ~= ARGV[2] then
-  return refused('FENCED', 'attempt ' .. ARGV[2] .. ' no longer holds job ' .. ARGV[1])
+-- job, attempt, uri, sha256: where the final adapter lies
+if not holds(arg.job, arg.attempt) then
+  return fenced(arg.job, arg.attempt)
 end
-set(ARGV[1], 'adapter_uri', ARGV[3], 'adapter_sha256', ARGV[4])
+set(arg.job, 'adapter_uri', arg.uri, 'adapter_sha256', arg.sha256)
 return {'ok'}

@@ -1,9 +1,9 @@
--- key, token, milliseconds: hold or take the lease of a process that there shall be one of; '' milliseconds gives it back
-local holder = redis.call('GET', ARGV[1])
-if holder and holder ~= ARGV[2] then return {'other', holder} end
-if ARGV[3] == '' then
-  redis.call('DEL', ARGV[1])
+-- key, holder, milliseconds: hold or take the lease of a process that there shall be one of; no milliseconds give it back
+local holder = redis.call('GET', arg.key)
+if holder and holder ~= arg.holder then return {'other', holder} end
+if arg.milliseconds then
+  redis.call('SET', arg.key, arg.holder, 'PX', arg.milliseconds)
 else
-  redis.call('SET', ARGV[1], ARGV[2], 'PX', ARGV[3])
+  redis.call('DEL', arg.key)
 end
 return {'ok'}

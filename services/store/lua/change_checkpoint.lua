@@ -1,11 +1,11 @@
--- id, attempt, checkpoint, record as it was, record as it shall be or '' to remove it
-local id, attempt, name = ARGV[1], ARGV[2], ARGV[3]
-if not HELD[field(id, 'state')] or field(id, 'attempt') ~= attempt then
-  return refused('FENCED', 'attempt ' .. attempt .. ' no longer holds job ' .. id)
+-- job, attempt, checkpoint, before (its record as it was read), after (as it shall be; '' removes it)
+local id, attempt, name = arg.job, arg.attempt, arg.checkpoint
+if not holds(id, attempt) then
+  return fenced(id, attempt)
 end
-if redis.call('HGET', key('checkpoints', id), name) ~= ARGV[4] then return {'changed'} end
-if ARGV[5] ~= '' then
-  redis.call('HSET', key('checkpoints', id), name, ARGV[5])
+if redis.call('HGET', key('checkpoints', id), name) ~= arg.before then return {'changed'} end
+if arg.after ~= '' then
+  redis.call('HSET', key('checkpoints', id), name, arg.after)
 else
   if name == field(id, 'last_checkpoint') then return refused('CHECKPOINT', 'checkpoint ' .. name .. ' is the last one and has to stay') end
   if name == field(id, 'best_checkpoint') then return refused('CHECKPOINT', 'checkpoint ' .. name .. ' is the best one and has to stay') end

@@ -1,2 +1,2 @@
--- id: names of the effective run, and all records
-return {redis.call('ZRANGE', key('lineage', ARGV[1]), 0, -1), redis.call('HVALS', key('checkpoints', ARGV[1]))}
+-- job: names of the effective run, and all records
+return {redis.call('ZRANGE', key('lineage', arg.job), 0, -1), redis.call('HVALS', key('checkpoints', arg.job))}

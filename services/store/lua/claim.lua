@@ -1,5 +1,5 @@
--- id, attempt, worker, milliseconds of the lease: QUEUED -> RUNNING, or the ticket is dropped
-local id, attempt, worker, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+-- job, attempt, worker, lease (milliseconds): QUEUED -> RUNNING, or the ticket is dropped
+local id, attempt, worker, ttl = arg.job, arg.attempt, arg.worker, arg.lease
 local state, current = field(id, 'state'), tonumber(field(id, 'attempt'))
 if state == '' then return {'dropped', 'there is no such job'} end
 if HELD[state] and attempt == current and field(id, 'worker') == worker then

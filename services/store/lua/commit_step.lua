@@ -1,6 +1,7 @@
--- id, attempt, step, record, nll, weight, tokens, loss tokens, rows, conversations, target bytes, epoch, learning rate,
--- test nll or '', test weight, test bytes, then counters: (name, count or seconds)...
-local id, attempt, step = ARGV[1], ARGV[2], tonumber(ARGV[3])
+-- job, record (text of steps.py), counters (name to count; to seconds where it ends with |sum)
+local id, record = arg.job, cjson.decode(arg.record)
+local function value(name) return record[STEP_FIELD[name]] end
+local attempt, step, tested = value('attempt'), value('step'), value('test_nll_sum') ~= cjson.null
 local job = redis.call('HMGET', key('job', id), 'state', 'attempt', 'start_step', 'preempt', 'initial_attempt', 'attempt_steps', 'last_checkpoint',
   'rungs', 'passed_rung')
 local state, start = job[1] or '', tonumber(job[3])
@@ -8,41 +9,40 @@ local length = redis.call('LLEN', key('series', id))
 local last = length - 1
 local saved = (job[7] or '') ~= '' and redis.call('ZSCORE', key('lineage', id), job[7]) or '-1'
 local function answer(outcome) return {outcome, tostring(last), saved, control_of(state, job[4] or '')} end
-if not HELD[state] or job[2] ~= attempt then
+if not HELD[state] or job[2] ~= tostring(attempt) then
   redis.call('HINCRBY', 'tl:run:counters', 'fenced', 1)
   return answer('fenced')
 end
 if step > last + 1 then return answer('gap') end
-if step == 0 and job[5] == attempt then return answer('ok') end
+if step == 0 and job[5] == tostring(attempt) then return answer('ok') end
 if step >= 1 and step <= last and step > start then return answer('ok') end
 if step <= last and not (step == 0 and last == 0) then
   return refused('STEP_ORDER', 'step ' .. step .. ' of job ' .. id .. ' is part of the checkpoint that attempt ' .. attempt .. ' began from (step ' .. start .. ')')
 end
 
-local entry = redis.call('XADD', key('stream', id), '*', 'k', 'step', 'v', ARGV[4])
+local entry = redis.call('XADD', key('stream', id), '*', 'k', 'step', 'v', arg.record)
 local row = read_row(redis.call('LINDEX', key('series', id), -1))
 local work = redis.call('HMGET', key('job', id), 'work_steps', 'work_nll', 'work_weight', 'work_tokens', 'work_loss_tokens', 'work_rows',
   'work_conversations', 'work_target_bytes', 'work_test_nll', 'work_test_weight', 'work_test_target_bytes')
 local values = {}
-local function add(name, value) values[#values + 1] = name; values[#values + 1] = value end
-row.entry, row.attempt = entry, tonumber(attempt)
-for index = 3, 9 do
-  local amount = tonumber(ARGV[index + 2])
-  row[ROW[index]] = row[ROW[index]] + amount
-  add('work_' .. ROW[index], exact((tonumber(work[index - 1]) or 0) + amount))
+local function add(name, content) values[#values + 1] = name; values[#values + 1] = content end
+row.entry, row.attempt = entry, attempt
+if tested and step == 0 then row.test_nll, row.test_weight, row.test_target_bytes, row.best_test = 0, 0, 0, -1 end
+for index = FIRST_SUM, tested and LAST_SUM or LAST_TRAIN_SUM do
+  local name = ROW[index]
+  local amount = value(SUMMED[name])
+  if amount == cjson.null then amount = 0 end  -- target bytes of an evaluation may be unknown
+  row[name] = row[name] + amount
+  add('work_' .. name, exact((tonumber(work[index - 1]) or 0) + amount))
 end
 if step >= 1 then add('work_steps', exact((tonumber(work[1]) or 0) + 1)) end
-if ARGV[14] ~= '' then
-  if step == 0 then row.test_nll, row.test_weight, row.test_target_bytes, row.best_test = 0, 0, 0, -1 end
-  for index = 10, 12 do
-    local amount = tonumber(ARGV[index + 4])
-    row[ROW[index]] = row[ROW[index]] + amount
-    add('work_' .. ROW[index], exact((tonumber(work[index - 1]) or 0) + amount))
-  end
-  redis.call('HSET', key('tests', id), step, ARGV[14] .. ' ' .. ARGV[15] .. ' ' .. ARGV[16])
+if tested then
+  local nll, weight, bytes = value('test_nll_sum'), value('test_weight_sum'), value('test_target_bytes')
+  if bytes == cjson.null then bytes = 0 end
+  redis.call('HSET', key('tests', id), step, exact(nll) .. ' ' .. exact(weight) .. ' ' .. exact(bytes))
   row.last_test = step
   local best = row.best_test >= 0 and test_of(id, row.best_test)
-  if not best or tonumber(ARGV[14]) / tonumber(ARGV[15]) < best.nll / best.weight then row.best_test = step end
+  if not best or nll / weight < best.nll / best.weight then row.best_test = step end
 end
 if step == 0 then
   redis.call('LSET', key('series', id), 0, write_row(row))
@@ -51,9 +51,9 @@ else
   redis.call('RPUSH', key('series', id), write_row(row))
   last = step
   add('attempt_steps', tonumber(job[6]) + 1)
-  add('epoch', ARGV[12])
-  add('learning_rate', ARGV[13])
-  add('last_train_nll', exact(tonumber(ARGV[5]) / tonumber(ARGV[6])))
+  add('epoch', value('epoch'))
+  add('learning_rate', exact(value('learning_rate')))
+  add('last_train_nll', exact(value('nll_sum') / value('weight_sum')))
   add('last_step_time', now())
   -- Tokens per second between this step and up to 20 steps before it, all of this attempt.
   local back = math.min(20, step - start - 1)
@@ -81,11 +81,7 @@ if state == 'running' and (job[8] or '') ~= '' then
     end
   end
 end
-for index = 17, #ARGV, 2 do
-  if string.sub(ARGV[index], -4) == '|sum' then
-    redis.call('HINCRBYFLOAT', 'tl:run:counters', ARGV[index], ARGV[index + 1])
-  else
-    redis.call('HINCRBY', 'tl:run:counters', ARGV[index], ARGV[index + 1])
-  end
+for name, amount in pairs(arg.counters) do
+  redis.call(string.sub(name, -4) == '|sum' and 'HINCRBYFLOAT' or 'HINCRBY', 'tl:run:counters', name, amount)
 end
 return answer('ok')

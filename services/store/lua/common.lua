@@ -1,5 +1,8 @@
--- Put before every script: key names, exact numbers, refusals, and the one way in which a job changes its state.
+-- Put before every script: its arguments, key names, exact numbers, refusals, and the one way in which a job changes its state.
 -- EDGES, TERMINAL, HELD and STEP_FIELD are written above this by scripts.py, from records.py.
+
+-- One JSON object; numbers arrive as the doubles that were sent, and what Python calls None is absent.
+local arg = cjson.decode(ARGV[1])
 
 local function key(kind, id) return 'tl:run:' .. kind .. ':' .. id end
 
@@ -14,6 +17,13 @@ local function now()
 end
 
 local function field(id, name) return redis.call('HGET', key('job', id), name) or '' end
+
+-- Whether this attempt still has the job.
+local function holds(id, attempt)
+  return HELD[field(id, 'state')] and field(id, 'attempt') == tostring(attempt)
+end
+
+local function fenced(id, attempt) return refused('FENCED', 'attempt ' .. attempt .. ' no longer holds job ' .. id) end
 
 local function set(id, ...) redis.call('HSET', key('job', id), ...) end
 
@@ -85,7 +95,11 @@ end
 -- sums from step 1 to this one; last_test and best_test are the steps of the last and the lowest evaluation, or -1.
 local ROW = {'entry', 'attempt', 'nll', 'weight', 'tokens', 'loss_tokens', 'rows', 'conversations', 'target_bytes',
   'test_nll', 'test_weight', 'test_target_bytes', 'last_test', 'best_test'}
-local FIRST_SUM, LAST_SUM = 3, 12
+local FIRST_SUM, LAST_TRAIN_SUM, LAST_SUM = 3, 9, 12
+-- Which field of a step's record each sum adds up.
+local SUMMED = {nll = 'nll_sum', weight = 'weight_sum', tokens = 'tokens', loss_tokens = 'loss_tokens', rows = 'rows',
+  conversations = 'conversations', target_bytes = 'target_bytes', test_nll = 'test_nll_sum', test_weight = 'test_weight_sum',
+  test_target_bytes = 'test_target_bytes'}
 
 local function read_row(text)
   local row, index = {}, 1

@@ -1,5 +1,5 @@
--- id, spec, hash of the content, request key or '', planned steps, milliseconds of the validation's lease, datasets to check..., '--', ids used...
-local id, spec, hash, request, planned, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+-- job, spec, hash (of the content), request (key, or ''), planned_steps, lease (milliseconds of the validation), datasets and jobs (lists of what it needs)
+local id, spec, hash, request, planned, ttl = arg.job, arg.spec, arg.hash, arg.request, arg.planned_steps, arg.lease
 if request ~= '' then
   local made = redis.call('HMGET', request, 'id', 'hash')
   if made[1] then
@@ -7,19 +7,18 @@ if request ~= '' then
     return refused('REQUEST_MISMATCH', 'this request_id made ' .. made[1] .. ' from other content; use a new request_id')
   end
 end
-local used, index = {}, 7
-while ARGV[index] ~= '--' do
-  local state = redis.call('HGET', 'tl:api:dataset:' .. ARGV[index], 'state')
-  if not state then return refused('NOT_FOUND', 'there is no dataset ' .. ARGV[index]) end
+local used = {}
+for _, dataset in ipairs(arg.datasets) do
+  local state = redis.call('HGET', 'tl:api:dataset:' .. dataset, 'state')
+  if not state then return refused('NOT_FOUND', 'there is no dataset ' .. dataset) end
   if state ~= 'ready' then
-    return refused('ILLEGAL_EDGE', 'dataset ' .. ARGV[index] .. ' is ' .. string.upper(state) .. ', a job needs it READY')
+    return refused('ILLEGAL_EDGE', 'dataset ' .. dataset .. ' is ' .. string.upper(state) .. ', a job needs it READY')
   end
-  used[#used + 1] = ARGV[index]
-  index = index + 1
+  used[#used + 1] = dataset
 end
-for other = index + 1, #ARGV do
-  if redis.call('EXISTS', key('job', ARGV[other])) == 0 then return refused('NOT_FOUND', 'there is no job ' .. ARGV[other]) end
-  used[#used + 1] = ARGV[other]
+for _, other in ipairs(arg.jobs) do
+  if redis.call('EXISTS', key('job', other)) == 0 then return refused('NOT_FOUND', 'there is no job ' .. other) end
+  used[#used + 1] = other
 end
 local time = now()
 set(id, 'spec', spec, 'state', 'validating', 'attempt', 0, 'planned_steps', planned, 'create_time', time, 'request', request,

@@ -1,5 +1,5 @@
--- id, content key or '', what names the file among those that nobody needs: forget a dataset
-local id, content = ARGV[1], ARGV[2]
+-- dataset, content (key, or ''), file (its name among those that nobody needs): forget a dataset
+local id, content = arg.dataset, arg.content
 local target = 'tl:api:dataset:' .. id
 local state = redis.call('HGET', target, 'state')
 if not state then return refused('NOT_FOUND', 'there is no dataset ' .. id) end
@@ -12,6 +12,6 @@ redis.call('DEL', target, 'tl:api:shards:' .. id, key('uses', id))
 redis.call('ZREM', 'tl:api:datasets', id)
 if content ~= '' then
   redis.call('SREM', content, id)
-  if redis.call('EXISTS', content) == 0 then redis.call('ZADD', 'tl:api:unwanted', now(), ARGV[3]) end
+  if redis.call('EXISTS', content) == 0 then redis.call('ZADD', 'tl:api:unwanted', now(), arg.file) end
 end
 return {'ok'}

@@ -1,9 +1,9 @@
--- id, state, record, content key or '': CREATING -> READY, FAILED or CANCELLED, once, and READY only with all shards there
-local id, to = ARGV[1], ARGV[2]
+-- dataset, state, record, content (key, or ''): CREATING -> READY, FAILED or CANCELLED, once, and READY only with all shards there
+local id, to = arg.dataset, arg.state
 local target, shards = 'tl:api:dataset:' .. id, 'tl:api:shards:' .. id
 local state = redis.call('HGET', target, 'state')
 if not state then return refused('NOT_FOUND', 'there is no dataset ' .. id) end
-if state == to and redis.call('HGET', target, 'record') == ARGV[3] then return {'ok'} end
+if state == to and redis.call('HGET', target, 'record') == arg.record then return {'ok'} end
 if state ~= 'creating' then
   return refused('ILLEGAL_EDGE', 'dataset ' .. id .. ' is ' .. string.upper(state) .. ' and can\'t become ' .. string.upper(to))
 end
@@ -13,8 +13,8 @@ if to == 'ready' then
     return refused('ILLEGAL_EDGE', 'dataset ' .. id .. ' has ' .. done .. ' of ' .. wanted .. ' shards and can\'t become READY')
   end
 end
-redis.call('HSET', target, 'state', to, 'record', ARGV[3])
+redis.call('HSET', target, 'state', to, 'record', arg.record)
 redis.call('HINCRBY', target, 'version', 1)
-if ARGV[4] ~= '' then redis.call('SADD', ARGV[4], id) end
+if arg.content ~= '' then redis.call('SADD', arg.content, id) end
 redis.call('DEL', shards)
 return {'ok'}

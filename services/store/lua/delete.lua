@@ -1,5 +1,5 @@
--- id: all that Redis knows of a job at a terminal state
-local id = ARGV[1]
+-- job: forget all that Redis knows of a job at a terminal state
+local id = arg.job
 local state = field(id, 'state')
 if state == '' then return refused('NOT_FOUND', 'there is no job ' .. id) end
 if not TERMINAL[state] then

@@ -1,10 +1,10 @@
--- id, error of a lost worker, error of a lost validation, limit, far limit: what the supervisor does when nobody renews a lease
-local id = ARGV[1]
+-- job, lost (error of a lost worker), unchecked (error of a lost validation), idle_limit, stalled_limit: what the supervisor does when nobody renews a lease
+local id = arg.job
 local state = field(id, 'state')
 if redis.call('EXISTS', key('lease', id)) == 1 then return {'held'} end
 if state == 'validating' then
-  set(id, 'error', ARGV[3])
-  say(id, 'error', 'VALIDATION_LOST', cjson.decode(ARGV[3]).message, 0)
+  set(id, 'error', arg.unchecked)
+  say(id, 'error', 'VALIDATION_LOST', cjson.decode(arg.unchecked).message, 0)
   go(id, 'failed')
   return {'ended'}
 end
@@ -12,6 +12,6 @@ if not HELD[state] then return {'held'} end
 local worker = field(id, 'worker')
 local answer = end_attempt(id, 'worker_lost', 'Worker ' .. worker .. ' stopped renewing its lease at step ' .. field(id, 'step')
   .. '; the last checkpoint is ' .. (field(id, 'last_checkpoint') ~= '' and field(id, 'last_checkpoint') or 'none') .. '.',
-  ARGV[2], true, tonumber(ARGV[4]), tonumber(ARGV[5]))
+  arg.lost, true, arg.idle_limit, arg.stalled_limit)
 if answer then return answer end
 return {'ended'}

@@ -1,15 +1,15 @@
--- id, attempt, state, error or '', adapter uri, adapter sha256: the attempt and the job end
-local id, attempt, to, error = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- job, attempt, state, error (or ''), adapter_uri (or ''), adapter_sha256: the attempt and the job end
+local id, attempt, to, error = arg.job, arg.attempt, arg.state, arg.error
 local state = field(id, 'state')
-if field(id, 'attempt') == attempt and field(id, 'finished_attempt') == attempt then return {'ok'} end
-if not HELD[state] or field(id, 'attempt') ~= attempt then
+if field(id, 'attempt') == tostring(attempt) and field(id, 'finished_attempt') == tostring(attempt) then return {'ok'} end
+if not holds(id, attempt) then
   redis.call('HINCRBY', 'tl:run:counters', 'fenced', 1)
-  return refused('FENCED', 'attempt ' .. attempt .. ' no longer holds job ' .. id)
+  return fenced(id, attempt)
 end
 if state == 'cancelling' then to = 'cancelled' elseif state == 'pausing' then to = 'paused' end
 if not EDGES[state][to] then return go(id, to) end
 set(id, 'finished_attempt', attempt)
-if ARGV[5] ~= '' then set(id, 'adapter_uri', ARGV[5], 'adapter_sha256', ARGV[6]) end
+if arg.adapter_uri ~= '' then set(id, 'adapter_uri', arg.adapter_uri, 'adapter_sha256', arg.adapter_sha256) end
 local message = 'The job is ' .. string.upper(to) .. ' after step ' .. field(id, 'step') .. '.'
 if error ~= '' then
   set(id, 'error', error)

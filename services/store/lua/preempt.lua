@@ -1,10 +1,10 @@
--- id, attempt, reason: the next commit answers "preempt"
-local id, attempt = ARGV[1], ARGV[2]
-if not HELD[field(id, 'state')] or field(id, 'attempt') ~= attempt then
-  return refused('FENCED', 'attempt ' .. attempt .. ' no longer holds job ' .. id)
+-- job, attempt, reason: the next commit answers "preempt"
+local id, attempt = arg.job, arg.attempt
+if not holds(id, attempt) then
+  return fenced(id, attempt)
 end
 if field(id, 'preempt') == '' then
-  set(id, 'preempt', ARGV[3])
-  say(id, 'info', 'PREEMPTING', 'The worker has to leave (' .. ARGV[3] .. '): it saves a checkpoint first.', attempt)
+  set(id, 'preempt', arg.reason)
+  say(id, 'info', 'PREEMPTING', 'The worker has to leave (' .. arg.reason .. '): it saves a checkpoint first.', attempt)
 end
 return {'ok'}

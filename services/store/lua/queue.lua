@@ -1,11 +1,11 @@
--- id, host, planned steps, cut report: VALIDATING -> QUEUED
-local id = ARGV[1]
+-- job, host, planned_steps, cut (report): VALIDATING -> QUEUED
+local id = arg.job
 local state = field(id, 'state')
 if state ~= 'validating' and state ~= '' then
   return refused('ILLEGAL_EDGE', 'job ' .. id .. ' is ' .. string.upper(state) .. ', only a VALIDATING job is queued so')
 end
-if state == 'validating' then set(id, 'host', ARGV[2], 'planned_steps', ARGV[3], 'cut', ARGV[4]) end
+if state == 'validating' then set(id, 'host', arg.host, 'planned_steps', arg.planned_steps, 'cut', arg.cut) end
 local answer = go(id, 'queued')
 if answer then return answer end
-say(id, 'info', 'JOB_QUEUED', 'Queued for host ' .. ARGV[2] .. '.', 0, {host = ARGV[2]})
+say(id, 'info', 'JOB_QUEUED', 'Queued for host ' .. arg.host .. '.', 0, {host = arg.host})
 return {'ok'}

@@ -1,11 +1,11 @@
--- id, attempt, reason, message, error or '', limit, far limit: the attempt ends, the job goes on
-local id, attempt = ARGV[1], ARGV[2]
-if not HELD[field(id, 'state')] or field(id, 'attempt') ~= attempt then
+-- job, attempt, reason, message, error (or ''), idle_limit, stalled_limit: the attempt ends, the job goes on
+local id, attempt = arg.job, arg.attempt
+if not holds(id, attempt) then
   redis.call('HINCRBY', 'tl:run:counters', 'fenced', 1)
-  return refused('FENCED', 'attempt ' .. attempt .. ' no longer holds job ' .. id)
+  return fenced(id, attempt)
 end
 -- Leaving for others, and halving the calls after an out-of-memory (it ends at one row), say nothing against the job.
-local counted = ARGV[3] ~= 'preempted' and ARGV[3] ~= 'out_of_memory'
-local answer = end_attempt(id, ARGV[3], ARGV[4], ARGV[5], counted, tonumber(ARGV[6]), tonumber(ARGV[7]))
+local counted = arg.reason ~= 'preempted' and arg.reason ~= 'out_of_memory'
+local answer = end_attempt(id, arg.reason, arg.message, arg.error, counted, arg.idle_limit, arg.stalled_limit)
 if answer then return answer end
 return {'ok'}

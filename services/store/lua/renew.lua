@@ -1,9 +1,9 @@
--- id, attempt, milliseconds of the lease
-local id, attempt = ARGV[1], ARGV[2]
+-- job, attempt, lease (milliseconds)
+local id, attempt = arg.job, arg.attempt
 local state = field(id, 'state')
-if not HELD[state] or field(id, 'attempt') ~= attempt then
+if not holds(id, attempt) then
   redis.call('HINCRBY', 'tl:run:counters', 'fenced', 1)
-  return refused('FENCED', 'attempt ' .. attempt .. ' no longer holds job ' .. id)
+  return fenced(id, attempt)
 end
-redis.call('SET', key('lease', id), attempt, 'PX', ARGV[3])
+redis.call('SET', key('lease', id), attempt, 'PX', arg.lease)
 return {'ok', control_of(state, field(id, 'preempt'))}

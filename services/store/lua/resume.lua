@@ -1,5 +1,5 @@
--- id, checkpoint or '' for the last, host or '' for the same: PAUSED, FAILED, CANCELLED -> QUEUED
-local id, checkpoint, host = ARGV[1], ARGV[2], ARGV[3]
+-- job, checkpoint ('' for the last), host ('' for the same): PAUSED, FAILED, CANCELLED -> QUEUED
+local id, checkpoint, host = arg.job, arg.checkpoint, arg.host
 local state = field(id, 'state')
 if state == 'running' or state == 'validating' then
   return refused('ILLEGAL_EDGE', 'job ' .. id .. ' is ' .. string.upper(state) .. ', only a PAUSED, FAILED or CANCELLED job is resumed')

@@ -1,5 +1,5 @@
--- id, "cancel" or "pause"
-local id, wish = ARGV[1], ARGV[2]
+-- job, wish ("cancel" or "pause")
+local id, wish = arg.job, arg.wish
 local state = field(id, 'state')
 if wish == 'cancel' then
   if TERMINAL[state] or state == 'cancelling' then return {'ok'} end

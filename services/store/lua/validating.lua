@@ -1,6 +1,6 @@
--- id, milliseconds: the API is still checking this job
-if field(ARGV[1], 'state') ~= 'validating' then
-  return refused('ILLEGAL_EDGE', 'job ' .. ARGV[1] .. ' is no longer VALIDATING')
+-- job, lease (milliseconds): the API is still checking this job
+if field(arg.job, 'state') ~= 'validating' then
+  return refused('ILLEGAL_EDGE', 'job ' .. arg.job .. ' is no longer VALIDATING')
 end
-redis.call('SET', key('lease', ARGV[1]), 0, 'PX', ARGV[2])
+redis.call('SET', key('lease', arg.job), 0, 'PX', arg.lease)
 return {'ok'}

@@ -1,5 +1,5 @@
--- id, task, holder, lease seconds, most attempts: take a task of a dataset that is being made
-local id, task, holder = ARGV[1], ARGV[2], ARGV[3]
+-- dataset, task, holder, lease (seconds), most (attempts): take a task of a dataset that is being made
+local id, task, holder = arg.dataset, arg.task, arg.holder
 local due, work = 'tl:api:work-due:' .. id, 'tl:api:work:' .. id
 local state = redis.call('HGET', 'tl:api:dataset:' .. id, 'state')
 if not state then return refused('NOT_FOUND', 'there is no dataset ' .. id) end
@@ -12,8 +12,8 @@ local other = redis.call('HGET', work, 'holder:' .. task)
 if other and other ~= holder and tonumber(score) > tonumber(now()) then return {'taken'} end
 if other ~= holder then
   local attempts = redis.call('HINCRBY', work, 'attempts:' .. task, 1)
-  if attempts > tonumber(ARGV[5]) then return {'spent', redis.call('HGET', work, 'error:' .. task) or ''} end
+  if attempts > arg.most then return {'spent', redis.call('HGET', work, 'error:' .. task) or ''} end
 end
 redis.call('HSET', work, 'holder:' .. task, holder)
-redis.call('ZADD', due, tonumber(now()) + tonumber(ARGV[4]), task)
+redis.call('ZADD', due, tonumber(now()) + arg.lease, task)
 return {'ok', redis.call('HGET', work, 'task:' .. task) or '{}', redis.call('HGET', work, 'bad') or ''}

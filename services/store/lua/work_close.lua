@@ -1,4 +1,4 @@
--- id: forget the work on a dataset
-redis.call('DEL', 'tl:api:work-due:' .. ARGV[1], 'tl:api:work:' .. ARGV[1])
-redis.call('SREM', 'tl:api:making', ARGV[1])
+-- dataset: forget the work on it
+redis.call('DEL', 'tl:api:work-due:' .. arg.dataset, 'tl:api:work:' .. arg.dataset)
+redis.call('SREM', 'tl:api:making', arg.dataset)
 return {'ok'}

@@ -1,7 +1,7 @@
--- id, task, seconds: begin the work on a dataset from a source, unless it has begun
-local id, due, work = ARGV[1], 'tl:api:work-due:' .. ARGV[1], 'tl:api:work:' .. ARGV[1]
+-- dataset, task, seconds: begin the work on a dataset from a source, unless it has begun
+local id, due, work = arg.dataset, 'tl:api:work-due:' .. arg.dataset, 'tl:api:work:' .. arg.dataset
 redis.call('SADD', 'tl:api:making', id)
 if redis.call('EXISTS', work) == 1 then return {'known'} end
-redis.call('HSET', work, 'task:' .. ARGV[2], '{}')
-redis.call('ZADD', due, tonumber(now()) + tonumber(ARGV[3]), ARGV[2])
+redis.call('HSET', work, 'task:' .. arg.task, '{}')
+redis.call('ZADD', due, tonumber(now()) + arg.seconds, arg.task)
 return {'ok'}

@@ -1,18 +1,18 @@
--- id, task, holder, lease seconds, conversations read by this task: keep a task unless it is over, and say how far it is
-local id, task = ARGV[1], ARGV[2]
+-- dataset, task, holder, lease (seconds), read (conversations, by this task): keep a task unless it is over, and say how far it is
+local id, task = arg.dataset, arg.task
 local target, work = 'tl:api:dataset:' .. id, 'tl:api:work:' .. id
 local state = redis.call('HGET', target, 'state')
 if not state then return refused('NOT_FOUND', 'there is no dataset ' .. id) end
 if state ~= 'creating' then
   return refused('ILLEGAL_EDGE', 'dataset ' .. id .. ' is ' .. string.upper(state) .. ', nobody waits for its rows any more')
 end
-if redis.call('HGET', work, 'holder:' .. task) ~= ARGV[3] then
+if redis.call('HGET', work, 'holder:' .. task) ~= arg.holder then
   return refused('FENCED', 'another worker has task ' .. task .. ' of dataset ' .. id)
 end
-redis.call('ZADD', 'tl:api:work-due:' .. id, 'XX', tonumber(now()) + tonumber(ARGV[4]), task)
-local more = tonumber(ARGV[5]) - tonumber(redis.call('HGET', work, 'read:' .. task) or 0)
+redis.call('ZADD', 'tl:api:work-due:' .. id, 'XX', tonumber(now()) + arg.lease, task)
+local more = arg.read - tonumber(redis.call('HGET', work, 'read:' .. task) or 0)
 if more ~= 0 then
-  redis.call('HSET', work, 'read:' .. task, ARGV[5])
+  redis.call('HSET', work, 'read:' .. task, arg.read)
   redis.call('HINCRBY', target, 'conversations_read', more)
   redis.call('HINCRBY', target, 'version', 1)
 end
