@@ -164,8 +164,8 @@ def outcome(name: str, template: CompiledTemplate, shape: str) -> Outcome:
 
 def _against_inference(conversation: Conversation, template: CompiledTemplate, settings: Settings, view: View) -> str:
     """Why the trained text of a turn is not what follows its prompt; "" where it is."""
-    for region in view.regions:
-        index = region.message_index
+    for span in view.message_spans:
+        index = span.message_index
         try:
             prompt = render_plain(
                 conversation.messages[:index], conversation.tools, template, settings, add_generation_prompt=True
@@ -175,10 +175,10 @@ def _against_inference(conversation: Conversation, template: CompiledTemplate, s
         text = view.rendered.text
         if not text.startswith(prompt):
             return f"messages[{index}]: the render does not begin with the prompt"
-        if region.start != len(prompt):
-            return f"messages[{index}]: start {region.start}, prompt has {len(prompt)}"
+        if span.start != len(prompt):
+            return f"messages[{index}]: start {span.start}, prompt has {len(prompt)}"
         sampled = render_plain(conversation.messages[: index + 1], conversation.tools, template, settings)
-        if sampled[len(prompt) :][: region.end - region.start] != text[region.start : region.end]:
+        if sampled[len(prompt) :][: span.end - span.start] != text[span.start : span.end]:
             return f"messages[{index}]: trained text is not what follows the prompt"
     return ""
 

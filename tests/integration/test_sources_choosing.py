@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.preprocess.datasets.sources import jobs, tasks
-from services.preprocess.datasets.sources.parts import Parts
+from services.preprocess.datasets.sources.task_context import Parts
 from services.preprocess.settings import ApiSettings
 from services.store.dataset_work import DatasetWork
 from services.store.store import Store

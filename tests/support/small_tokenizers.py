@@ -8,7 +8,7 @@ from functools import cache
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from turnloom.masks.domain.rendered_text import Kind, Origin, Part, Region, RenderedText, View
+from turnloom.masks.domain.rendered_text import Kind, MessageSpan, Origin, Part, RenderedText, View
 
 CORPUS = (
     "Hello world, how are you today? I am fine, thank you very much.",
@@ -138,9 +138,9 @@ def rendered(*runs: str | tuple[str, int, str]) -> RenderedText:
 
 
 def chatml(messages: Sequence[tuple[str, str]], trained: Sequence[int] | None = None) -> View:
-    """The ChatML view of (role, content) pairs, with a region for every message."""
+    """The ChatML view of (role, content) pairs, with a message span for every message."""
     runs: list[str | tuple[str, int, str]] = []
-    regions = []
+    message_spans = []
     position = 0
     for index, (role, text) in enumerate(messages):
         header, eot = f"<|im_start|>{role}\n", "<|im_end|>"
@@ -149,8 +149,10 @@ def chatml(messages: Sequence[tuple[str, str]], trained: Sequence[int] | None = 
         end = eot_start + len(eot)
         content = (Part(start, eot_start, Kind.CONTENT),) if text else ()
         parts = (*content, Part(eot_start, end, Kind.EOT))
-        regions.append(Region(index, role, start, eot_start, end, end + 1, "by hand", parts))
+        message_spans.append(MessageSpan(index, role, start, eot_start, end, end + 1, "by hand", parts))
         runs += [header, (text, index, "content"), eot + "\n"]
         position = end + 1
     assistants = [index for index, (role, _) in enumerate(messages) if role == "assistant"]
-    return View(rendered(*runs), tuple(regions), frozenset(assistants if trained is None else trained), len(messages))
+    return View(
+        rendered(*runs), tuple(message_spans), frozenset(assistants if trained is None else trained), len(messages)
+    )

@@ -1,6 +1,6 @@
 """From conversations to training rows: the whole pipeline. Knows no protobuf and no file.
 
-lay out (rendering, regions) -> cut into pieces and weigh -> encode -> fit into max_length -> shift to targets.
+lay out (rendering, message spans) -> cut into segments and weigh -> encode -> fit into max_length -> shift to targets.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from turnloom.masks.domain.options import Options
 from turnloom.masks.model import Model
 from turnloom.masks.replay.fast_path import FastPath, fast_path_of
 from turnloom.masks.rows.fit import Fitted, fit
-from turnloom.masks.rows.weigh import Draft, Example, drafts_of, encode, planned
-from turnloom.masks.rows.weights import Plan
+from turnloom.masks.rows.weigh import Example, WeightedText, encode, planned, weighted_texts_of
+from turnloom.masks.rows.weights import MessageWeights
 from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
 
 
@@ -73,15 +73,15 @@ def fitted_batch(conversations: Sequence[Conversation], options: Options, model:
     path = fast_path_of(options, model)
     laid_out = [_laid_out(conversation, options, model, path) for conversation in conversations]
     encoded = iter(
-        encode([draft for one in laid_out if not isinstance(one, PreprocessError) for draft in one[1]], model)
+        encode([weighted for one in laid_out if not isinstance(one, PreprocessError) for weighted in one[1]], model)
     )
     outcomes: list[Fits | PreprocessError] = []
     for conversation, one in zip(conversations, laid_out, strict=True):
         if isinstance(one, PreprocessError):
             outcomes.append(one)
             continue
-        plan, drafts = one
-        outcomes.append(_fitted(list(islice(encoded, len(drafts))), conversation, plan, options, model))
+        plan, weighted_texts = one
+        outcomes.append(_fitted(list(islice(encoded, len(weighted_texts))), conversation, plan, options, model))
     return outcomes
 
 
@@ -108,12 +108,12 @@ def check_options(options: Options) -> None:
 
 def _laid_out(
     conversation: Conversation, options: Options, model: Model, path: FastPath | None
-) -> tuple[Plan, list[Draft]] | PreprocessError:
+) -> tuple[MessageWeights, list[WeightedText]] | PreprocessError:
     try:
         if path is not None:
-            return path.drafts(conversation, options, model)
+            return path.weighted_texts(conversation, options, model)
         plan = planned(conversation, options)
-        return plan, drafts_of(conversation, plan, options, model)
+        return plan, weighted_texts_of(conversation, plan, options, model)
     except PreprocessError as error:
         return error
     except RecursionError:  # lists in lists in lists: of this conversation, and no reason to refuse its batch
@@ -123,7 +123,7 @@ def _laid_out(
 def _fitted(
     examples: Sequence[Example | RoundTripFailed],
     conversation: Conversation,
-    plan: Plan,
+    plan: MessageWeights,
     options: Options,
     model: Model,
 ) -> Fits | PreprocessError:
@@ -143,7 +143,7 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
     warnings: list[str] = []
     for part, fitted in enumerate(fits.examples):
         row, loss_tokens = fitted.row, fitted.row.loss_tokens()
-        if not loss_tokens or fitted.example.draft.warnings or fitted.warnings or fitted.example.text.unknown:
+        if not loss_tokens or fitted.example.weighted.warnings or fitted.warnings or fitted.example.text.unknown:
             warnings += warnings_of(fitted, options, model)
         if not loss_tokens:
             continue
@@ -166,8 +166,8 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
 
 def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:
     """What a person should read of one example."""
-    draft = fitted.example.draft
-    warnings = [*draft.warnings, *fitted.warnings]
+    weighted = fitted.example.weighted
+    warnings = [*weighted.warnings, *fitted.warnings]
     if model.vocabulary.parts.unknown_id is not None and fitted.example.text.unknown:
         warnings += _unknown(fitted, model.vocabulary.parts.unknown_id)
     if not fitted.row.loss_tokens():
@@ -194,10 +194,10 @@ def escaped_spans(examples: Sequence[Fitted]) -> tuple[ControlTokenSpan, ...]:
     spans: list[ControlTokenSpan] = []
     seen: set[int] = set()
     for fitted in reversed(examples):
-        pieces = fitted.example.draft.pieces
-        if pieces is None or not pieces.escaped:
+        segments = fitted.example.weighted.segments
+        if segments is None or not segments.escaped:
             continue
-        found = [_renumbered(span, fitted) for span in pieces.escaped]
+        found = [_renumbered(span, fitted) for span in segments.escaped]
         spans = [*(span for span in found if span.message_index not in seen), *spans]
         seen.update(span.message_index for span in found)
     return tuple(spans)

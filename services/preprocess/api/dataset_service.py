@@ -11,7 +11,7 @@ from dataclasses import replace
 import grpc
 
 from services.preprocess.api.backing import Backing
-from services.preprocess.api.rpc import Call, Kind, Rpc
+from services.preprocess.api.rpc import Call, CallType, Rpc
 from services.preprocess.api.runner import Plan, Result, Runner
 from services.preprocess.api.streams import (
     Part,
@@ -60,7 +60,7 @@ class DatasetService(DatasetServiceServicer):
         self, request_iterator: Iterator[pb.CreateDatasetRequest], context: grpc.ServicerContext
     ) -> pb.CreateDatasetResponse:
         """All or nothing: rows go to a temporary file, and record and file appear together at the end of the stream."""
-        with self._rpc.stream(context, Kind.CLIENT_STREAM, NAME, "CreateDataset") as call:
+        with self._rpc.stream(context, CallType.CLIENT_STREAM, NAME, "CreateDataset") as call:
             messages = self._rpc.reading(context, request_iterator)
             asked = header(messages, "header").header
             on_bad = bad_rows(asked)
@@ -157,7 +157,7 @@ class DatasetService(DatasetServiceServicer):
         self, request: pb.DownloadDatasetRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadDatasetResponse]:
         """Rows from start_row on, about 1 MiB a message."""
-        with self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "DownloadDataset") as call:
+        with self._rpc.stream(context, CallType.SERVER_STREAM, NAME, "DownloadDataset") as call:
             record = ready(self._seen(call, request.id))
             if request.start_row > record.examples:
                 sentence = f"is {request.start_row}; the dataset has {record.examples} rows."
@@ -175,7 +175,7 @@ class DatasetService(DatasetServiceServicer):
     ) -> Iterator[pb.WatchDatasetResponse]:
         """The record whenever it changes; ends with the final one."""
         with (
-            self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "WatchDataset") as call,
+            self._rpc.stream(context, CallType.SERVER_STREAM, NAME, "WatchDataset") as call,
             self._rpc.stopping(context) as stop,
         ):
             self._seen(call, request.id)

@@ -15,7 +15,7 @@ import grpc
 
 from services.preprocess.api.auth.bearer_tokens import TokenBook
 from services.preprocess.api.auth.scopes import NEEDS, Need, authenticate, check_scope
-from services.preprocess.api.rpc import KINDS, Rpc
+from services.preprocess.api.rpc import CALL_TYPES, Rpc
 from services.preprocess.domain.caller import ANYBODY, CALLER, Caller
 from services.preprocess.domain.refusals import TooManyCalls
 
@@ -101,7 +101,7 @@ class Guard(grpc.ServerInterceptor):
     def _refusal(self, path: str, handler: Handler[Q, A], error: Exception) -> Handler[Q, A]:
         """A handler for any kind of call that reads nothing and answers with the error."""
         _, service, method = path.rsplit("/", 2)
-        kind = KINDS[handler.request_streaming, handler.response_streaming]
+        kind = CALL_TYPES[handler.request_streaming, handler.response_streaming]
 
         def refuse(_messages: object, context: grpc.ServicerContext) -> None:
             with self._rpc.refusing(context, kind, service, method):

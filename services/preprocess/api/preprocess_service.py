@@ -10,7 +10,7 @@ from itertools import islice
 import grpc
 
 from services.preprocess.api.lint_run import LintRun
-from services.preprocess.api.rpc import Kind, Rpc
+from services.preprocess.api.rpc import CallType, Rpc
 from services.preprocess.api.runner import Plan, Runner
 from services.preprocess.api.streams import check_batch, chunks, header
 from services.preprocess.domain import limits
@@ -86,7 +86,7 @@ class PreprocessService(PreprocessServiceServicer):
         self, request_iterator: Iterator[pb.StreamPreprocessRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamPreprocessResponse]:
         """One answer per chunk, in order; bad conversations are issues of their chunk."""
-        with self._rpc.stream(context, Kind.BIDI_STREAM, NAME, "StreamPreprocess") as call:
+        with self._rpc.stream(context, CallType.BIDI_STREAM, NAME, "StreamPreprocess") as call:
             messages = self._rpc.reading(context, request_iterator)
             plan = self._plan(header(messages, "options").options)
             seen = 0
@@ -123,7 +123,7 @@ class PreprocessService(PreprocessServiceServicer):
         self, request_iterator: Iterator[pb.LintConversationsRequest], context: grpc.ServicerContext
     ) -> pb.LintConversationsResponse:
         """Counts per code and the first offenders of a whole stream."""
-        with self._rpc.stream(context, Kind.CLIENT_STREAM, NAME, "LintConversations") as call:
+        with self._rpc.stream(context, CallType.CLIENT_STREAM, NAME, "LintConversations") as call:
             messages = self._rpc.reading(context, request_iterator)
             asked = header(messages, "options").options
             if asked.max_offenders > MAX_OFFENDERS:

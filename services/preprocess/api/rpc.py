@@ -30,7 +30,7 @@ PACE_SECONDS: Final = 30.0  #: that a stream is held back at once to keep its ca
 CANCELLATION_SECONDS: Final = 0.2  #: in which news of a cancellation follow the end of its messages
 
 
-class Kind(Enum):
+class CallType(Enum):
     """What the ecosystem's label grpc_type says."""
 
     UNARY = "unary"
@@ -40,11 +40,11 @@ class Kind(Enum):
 
 
 #: Kind by whether the request and the response are streams.
-KINDS: Final = {
-    (False, False): Kind.UNARY,
-    (True, False): Kind.CLIENT_STREAM,
-    (False, True): Kind.SERVER_STREAM,
-    (True, True): Kind.BIDI_STREAM,
+CALL_TYPES: Final = {
+    (False, False): CallType.UNARY,
+    (True, False): CallType.CLIENT_STREAM,
+    (False, True): CallType.SERVER_STREAM,
+    (True, True): CallType.BIDI_STREAM,
 }
 
 
@@ -159,17 +159,17 @@ class Rpc:
     @contextmanager
     def unary(self, context: grpc.ServicerContext, service: str, method: str) -> Iterator[Call]:
         """Answer for one short call."""
-        with self._answering(context, Kind.UNARY, f"turnloom.v1.{service}", method) as notes:
+        with self._answering(context, CallType.UNARY, f"turnloom.v1.{service}", method) as notes:
             yield self._call(context, notes, patience=0.0)
 
     @contextmanager
-    def refusing(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[None]:
+    def refusing(self, context: grpc.ServicerContext, kind: CallType, service: str, method: str) -> Iterator[None]:
         """Answer for a call that is refused before its servicer is asked; `service` with its package."""
         with self._answering(context, kind, service, method):
             yield
 
     @contextmanager
-    def stream(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[Call]:
+    def stream(self, context: grpc.ServicerContext, kind: CallType, service: str, method: str) -> Iterator[Call]:
         """Answer for one long call, which holds a thread: at most max_streams of them run at once."""
         with self._answering(context, kind, f"turnloom.v1.{service}", method) as notes:
             if not self._streams.acquire(blocking=False):
@@ -216,7 +216,7 @@ class Rpc:
             self._idle.notify_all()
 
     @contextmanager
-    def _answering(self, context: grpc.ServicerContext, kind: Kind, service: str, method: str) -> Iterator[Notes]:
+    def _answering(self, context: grpc.ServicerContext, kind: CallType, service: str, method: str) -> Iterator[Notes]:
         labels = (kind.value, service, method)
         self._metrics.started.labels(*labels).inc()
         began = time.perf_counter()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import grpc
 
 from services.preprocess.api.backing import Backing
-from services.preprocess.api.rpc import Call, Kind, Rpc
+from services.preprocess.api.rpc import Call, CallType, Rpc
 from services.preprocess.api.sweep_service import SweepRpcs
 from services.preprocess.domain import limits
 from services.preprocess.domain.refusals import ClientLeft, InvalidRequest, Violation, WrongState
@@ -129,7 +129,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
     def WatchJob(self, request: pb.WatchJobRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchJobResponse]:
         """Everything after start_event_id, each once, until the terminal state."""
         with (
-            self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "WatchJob") as call,
+            self._rpc.stream(context, CallType.SERVER_STREAM, NAME, "WatchJob") as call,
             self._rpc.stopping(context) as stop,
         ):
             store = self._backing.store()
@@ -192,7 +192,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
         self, request: pb.DownloadAdapterRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadAdapterResponse]:
         """File after file, in chunks, as they lie in the store."""
-        with self._rpc.stream(context, Kind.SERVER_STREAM, NAME, "DownloadAdapter") as call:
+        with self._rpc.stream(context, CallType.SERVER_STREAM, NAME, "DownloadAdapter") as call:
             store = self._backing.store()
             folder = adapter_folder(store, self._seen(call, request.job).id, request.checkpoint)
             for file in adapter_files(store.objects, folder):
@@ -210,7 +210,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
 
     def Diagnose(self, request: pb.DiagnoseRequest, context: grpc.ServicerContext) -> pb.DiagnoseResponse:
         """The API's own checks, then what each host finds."""
-        with self._rpc.stream(context, Kind.UNARY, NAME, "Diagnose"):
+        with self._rpc.stream(context, CallType.UNARY, NAME, "Diagnose"):
             return pb.DiagnoseResponse(
                 checks=[
                     pb.Check(name=item.name, outcome=item.outcome, message=item.message, hint=item.hint, host=item.host)
@@ -220,7 +220,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
 
     def Sample(self, request: pb.SampleRequest, context: grpc.ServicerContext) -> pb.SampleResponse:
         """A worker of the job's host asks its TuFT server."""
-        with self._rpc.stream(context, Kind.UNARY, NAME, "Sample") as call, self._rpc.stopping(context) as stop:
+        with self._rpc.stream(context, CallType.UNARY, NAME, "Sample") as call, self._rpc.stopping(context) as stop:
             asked = sample_wire.asked(request)
             job = self._seen(call, request.job)
             call.notes["job"] = job.id

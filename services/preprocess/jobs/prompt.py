@@ -1,7 +1,7 @@
 """A conversation as the prompt that the trained turn was trained on, and a reply's ids as text. Knows no host.
 
 The prompt is not rendered anew: a reply is put after the conversation, all of it goes through the training pipeline,
-and what stands before the reply's region is the prompt, id for id what training put there.
+and what stands before the reply's message span is the prompt, id for id what training put there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from turnloom.masks.domain.conversation import Conversation, Message
 from turnloom.masks.domain.errors import RoundTripFailed, TemplateRefused
 from turnloom.masks.domain.options import GenerationPrefill, OnUnextendable, Options, Tokenization, TrainOn
-from turnloom.masks.domain.rendered_text import Region, RenderedText, View, first_runs, runs_behind
+from turnloom.masks.domain.rendered_text import MessageSpan, RenderedText, View, first_runs, runs_behind
 from turnloom.masks.model import Model
-from turnloom.masks.rows.weigh import Draft, drafts_of, encode
+from turnloom.masks.rows.weigh import WeightedText, encode, weighted_texts_of
 from turnloom.masks.rows.weights import plan_weights
 from turnloom.masks.template.added_token_text import AddedTokenFinder
 from turnloom.masks.template.render import render
@@ -56,14 +56,14 @@ def prompt_of(conversation: Conversation, options: Options, model: Model) -> Pro
         max_length=None,
     )
     plan = plan_weights(asked, chosen)
-    view = drafts_of(asked, plan, chosen, model)[-1].view
-    reply = view.regions[-1]
+    view = weighted_texts_of(asked, plan, chosen, model)[-1].view
+    reply = view.message_spans[-1]
     prompt = _before(view, reply, _generation_prompt(conversation, chosen, model))
-    pieces = None
+    segments = None
     if chosen.tokenization is not Tokenization.HF:
         rules = model.vocabulary.cut_rules
-        pieces = cut(prompt.rendered, prompt.boundaries, plan.assistants, rules, chosen.control_tokens)
-    example = encode([Draft(prompt, (), pieces)], model)[0]
+        segments = cut(prompt.rendered, prompt.boundaries, plan.assistants, rules, chosen.control_tokens)
+    example = encode([WeightedText(prompt, (), segments)], model)[0]
     if isinstance(example, RoundTripFailed):
         raise example
     return Prompt(example.row.token_ids, _stop_ids(view.rendered.text[reply.eot_start : reply.end], model))
@@ -92,7 +92,7 @@ def _generation_prompt(conversation: Conversation, options: Options, model: Mode
         return _NOTHING
 
 
-def _before(view: View, reply: Region, generation_prompt: RenderedText) -> View:
+def _before(view: View, reply: MessageSpan, generation_prompt: RenderedText) -> View:
     """What stands before a reply, and what the template's own prompt gives beyond it, such as an opened `<think>`."""
     head = view.rendered.text[: reply.start]
     runs = first_runs(view.rendered.runs, reply.start)
@@ -101,7 +101,7 @@ def _before(view: View, reply: Region, generation_prompt: RenderedText) -> View:
         # Text of a message that only this prompt repeats is no literal either.
         rendered = RenderedText(generation_prompt.text, (*runs, *runs_behind(generation_prompt.runs, reply.start)))
     return replace(
-        view, rendered=rendered, regions=(), boundaries=tuple(at for at in view.boundaries if at < reply.start)
+        view, rendered=rendered, message_spans=(), boundaries=tuple(at for at in view.boundaries if at < reply.start)
     )
 
 

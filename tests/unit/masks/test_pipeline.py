@@ -386,7 +386,7 @@ def ids_by_text(conversation: Conversation, options: Options, small: Model) -> d
     fits = fitted_batch([conversation], options, small)[0]
     if isinstance(fits, PreprocessError):
         return {}
-    return {one.example.text.pieces.whole: one.example.text.token_ids.tolist() for one in fits.examples}
+    return {one.example.text.segments.whole: one.example.text.token_ids.tolist() for one in fits.examples}
 
 
 @pytest.mark.parametrize("family", SOME)

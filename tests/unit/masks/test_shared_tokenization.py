@@ -87,7 +87,9 @@ def test_hf_mode_gives_the_stock_ids_on_every_template(family: str) -> None:
                 assert isinstance(fits, (TemplateError, LayoutError)), (file.name, fits)
                 continue
             for fitted in fits.examples:
-                stock = small.vocabulary.stock.encode(fitted.example.draft.view.rendered.text, add_special_tokens=False)
+                stock = small.vocabulary.stock.encode(
+                    fitted.example.weighted.view.rendered.text, add_special_tokens=False
+                )
                 assert fitted.row.token_ids.tolist() == stock.ids, file.name
                 compared += 1
     assert compared > len(FILES)
@@ -155,7 +157,7 @@ def test_exact_mode_takes_special_tokens_from_literals_only_on_every_template(fa
                 assert not isinstance(fits, TokenizingError), (file.name, fits)
                 continue
             for fitted in fits.examples:
-                rendered = fitted.example.draft.view.rendered
+                rendered = fitted.example.weighted.view.rendered
                 spelled, position = 0, 0
                 for length, origin in rendered.runs:
                     if origin is None:

@@ -31,7 +31,7 @@ class Truncation(Enum):
 
 
 class Tokenization(Enum):
-    """EXACT forces a token boundary at the start of every assistant region; HF is `tokenizer(rendered)` id for id."""
+    """EXACT forces a token boundary at the start of every assistant span; HF is `tokenizer(rendered)` id for id."""
 
     EXACT = "exact"
     HF = "hf"
@@ -71,7 +71,7 @@ class GenerationPrefill(Enum):
 
 
 class Mask(Enum):
-    """Where regions come from: proved from provenance, or the template's own {% generation %} blocks."""
+    """Where message spans come from: proved from provenance, or the template's own {% generation %} blocks."""
 
     REGIONS = "regions"
     TEMPLATE = "template"
@@ -79,7 +79,7 @@ class Mask(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PartWeights:
-    """Factors on the target weights of the kinds of text inside an assistant region, each >= 0 and finite."""
+    """Factors on the target weights of the kinds of text inside an assistant message span, each >= 0 and finite."""
 
     reasoning: float = 1.0
     content: float = 1.0

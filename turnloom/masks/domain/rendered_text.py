@@ -1,4 +1,4 @@
-"""The values that pass from rendering to regions to tokenizing. Knows no Jinja and no tokenizer."""
+"""The values that pass from rendering to message spans to tokenizing. Knows no Jinja and no tokenizer."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ def runs_behind(runs: Sequence[tuple[int, Origin | None]], characters: int) -> l
 class Kind(Enum):
     """What a character of the rendered text is to a reader of a mask."""
 
-    HEADER = "header"  # outside every region: prompts, role headers, what stands between turns
+    HEADER = "header"  # outside every message span: prompts, role headers, what stands between turns
     CONTENT = "content"
     REASONING = "reasoning"
     TOOL_CALL = "tool_call"
-    SCAFFOLD = "scaffold"  # literals of the template between the parts of one region
+    SCAFFOLD = "scaffold"  # literals of the template between the parts of one message span
     EOT = "eot"  # the end-of-turn literal
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stretch of one kind inside a region."""
+    """A stretch of one kind inside a message span."""
 
     start: int  #: characters from the start of the rendered text
     end: int  #: > start
@@ -77,7 +77,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class MessageSpan:
     """The characters of one message that the model itself would have to emit (for other roles: the message's turn)."""
 
     message_index: int
@@ -94,7 +94,7 @@ class Region:
 class Located:
     """What was found of the turns of one rendered text."""
 
-    regions: tuple[Region, ...]  #: of the messages asked for, in order of the text
+    message_spans: tuple[MessageSpan, ...]  #: of the messages asked for, in order of the text
     warnings: tuple[str, ...]
     #: (message index, first character) of every assistant turn that could be located, in order of the text
     begins: tuple[tuple[int, int], ...]
@@ -102,17 +102,17 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One example to be: the messages it shows, where their regions lie, and which of them it trains.
+    """One example to be: the messages it shows, where their message spans lie, and which of them it trains.
 
     The views of one conversation train disjoint sets of messages. `message_index` counts in the whole conversation:
     every view shows a prefix of it.
     """
 
     rendered: RenderedText
-    regions: tuple[Region, ...]  #: in order of the text, disjoint; those a policy of this request may weigh
-    trained: frozenset[int]  #: message indices whose regions may carry weight in this view
+    message_spans: tuple[MessageSpan, ...]  #: in order of the text, disjoint; those a policy of this request may weigh
+    trained: frozenset[int]  #: message indices whose message spans may carry weight in this view
     messages: int  #: how many messages the view shows: the first `messages` of the conversation
     warnings: tuple[str, ...] = ()
-    #: ascending characters at which a token boundary is forced: the start of every assistant message's region that can
+    #: ascending characters at which a token boundary is forced: the start of every assistant span that can
     #: be located, trained or not, so that ids do not depend on what is trained
     boundaries: tuple[int, ...] = ()

@@ -12,13 +12,13 @@ from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.domain.example import ControlTokenSpan
 from turnloom.masks.domain.options import Options
-from turnloom.masks.domain.rendered_text import TOOLS, Kind, Origin, Region, View
+from turnloom.masks.domain.rendered_text import TOOLS, Kind, MessageSpan, Origin, View
 from turnloom.masks.model import Model
 from turnloom.masks.pipeline import escaped_spans, fitted_batch, warnings_of
 from turnloom.masks.rows.fit import Fitted
 from turnloom.masks.tokenizer.encode import token_starts, trained_bytes
 
-#: What text of a message outside every region is, by the field it came from; all others are content.
+#: What text of a message outside every message span is, by the field it came from; all others are content.
 FIELD_KINDS: Final = {"reasoning_content": Kind.REASONING, "reasoning": Kind.REASONING, "tool_calls": Kind.TOOL_CALL}
 
 
@@ -77,14 +77,14 @@ def _example(part: int, fitted: Fitted, roles: Sequence[str], model: Model) -> P
     weights = [0.0] * len(row.token_ids)
     for start, end, weight in row.spans:
         weights[max(start, 1) : end] = [weight] * (end - max(start, 1))
-    authors = _Authors(fitted.example.draft.view, fitted.messages, roles)
+    authors = _Authors(fitted.example.weighted.view, fitted.messages, roles)
     tokens = [
         PreviewToken(index, _shown(model.vocabulary.token_text(index)), weight, *authors.of(character))
         for index, weight, character in zip(row.token_ids.tolist(), weights, starts.tolist(), strict=True)
     ]
     return PreviewExample(
         part=part,
-        rendered_text=text.pieces.whole,
+        rendered_text=text.segments.whole,
         tokens=tokens,
         truncated_tokens=fitted.truncated_tokens,
         truncated_loss_tokens=fitted.truncated_loss_tokens,
@@ -101,8 +101,8 @@ class _Authors:
     """Whose each character of one view is."""
 
     def __init__(self, view: View, messages: Sequence[int] | None, roles: Sequence[str]) -> None:
-        self._regions = view.regions
-        self._region_starts = [region.start for region in view.regions]
+        self._regions = view.message_spans
+        self._region_starts = [span.start for span in view.message_spans]
         self._run_ends = list(accumulate(length for length, _ in view.rendered.runs))
         self._origins = [origin for _, origin in view.rendered.runs]
         self._messages = messages
@@ -112,8 +112,8 @@ class _Authors:
         """Return message index, role and kind."""
         before = bisect_right(self._region_starts, character) - 1
         if before >= 0 and character < self._regions[before].end:
-            region = self._regions[before]
-            return self._index(region.message_index), region.role, _kind(region, character).value
+            span = self._regions[before]
+            return self._index(span.message_index), span.role, _kind(span, character).value
         run = bisect_right(self._run_ends, character)
         origin = self._origins[run] if run < len(self._origins) else None
         return self._of_origin(origin)
@@ -131,6 +131,6 @@ class _Authors:
         return shown if self._messages is None else self._messages[shown]
 
 
-def _kind(region: Region, character: int) -> Kind:
-    inside = (part.kind for part in region.parts if part.start <= character < part.end)
-    return next(inside, Kind.CONTENT if character < region.eot_start else Kind.EOT)
+def _kind(span: MessageSpan, character: int) -> Kind:
+    inside = (part.kind for part in span.parts if part.start <= character < part.end)
+    return next(inside, Kind.CONTENT if character < span.eot_start else Kind.EOT)

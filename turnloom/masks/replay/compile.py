@@ -12,10 +12,10 @@ from itertools import accumulate, groupby
 from typing import Final, NamedTuple, TypeAlias, TypeVar, cast
 
 from turnloom.masks.domain.conversation import Message
-from turnloom.masks.domain.rendered_text import Origin, Part, Region, RenderedText, View
-from turnloom.masks.replay.symbols import LONGEST_TAPE, Atom, RefusedError, Tape
+from turnloom.masks.domain.rendered_text import MessageSpan, Origin, Part, RenderedText, View
+from turnloom.masks.replay.symbols import LONGEST_RECORDING, Atom, Recording, RefusedError
 from turnloom.masks.template.prompts import common_length
-from turnloom.masks.turns.region_parts import CLOSERS
+from turnloom.masks.turns.span_parts import CLOSERS
 
 Result = TypeVar("Result")
 #: Gives what a conversation of these messages comes to, or None where a guard answers otherwise.
@@ -23,14 +23,14 @@ Replay: TypeAlias = "Callable[[Sequence[Message]], Result | None]"
 
 #: What the lines of every replay may name.
 _CLASSES: Final[dict[str, object]] = {
-    kind.__name__: kind for kind in (View, RenderedText, Region, Part, Exception, len, common_length)
+    kind.__name__: kind for kind in (View, RenderedText, MessageSpan, Part, Exception, len, common_length)
 }
 
 
 class Trial(NamedTuple):
     """A view's render followed, with symbols in the place of texts: what one replay is compiled of."""
 
-    tape: Tape  #: used up by compiling
+    recording: Recording  #: used up by compiling
     atoms: Sequence[Atom]  #: what was printed
     messages: Sequence[Message]  #: the conversation
     #: prompts that reach into replies; how far texts go along with them decides where turns begin
@@ -47,17 +47,17 @@ def compile_view(trial: Trial, view: View) -> Replay[View]:
     Raises:
         RefusedError: a position lies inside a variable, or the runs are not those of the trial run.
     """
-    layout, tape = guarded_layout(trial, view), trial.tape
+    layout, recording = guarded_layout(trial, view), trial.recording
     blocks = "".join(
         f"({layout.place(start)}, {layout.place(end)}), " for start, end in view.rendered.generation_blocks
     )
     result = (
         f"View(RenderedText({layout.text_source()}, ({layout.runs_source()}), ({blocks})),"
         f" ({_regions(layout, view)}),"
-        f" {tape.constant(view.trained)}, {view.messages}, {tape.constant(view.warnings)},"
+        f" {recording.constant(view.trained)}, {view.messages}, {recording.constant(view.warnings)},"
         f" ({''.join(f'{layout.place(at)}, ' for at in view.boundaries)}))"
     )
-    return cast("Replay[View]", compiled([*tape.lines, *layout.lines], result, tape.constants))
+    return cast("Replay[View]", compiled([*recording.lines, *layout.lines], result, recording.constants))
 
 
 def guarded_layout(trial: Trial, view: View) -> Layout:
@@ -66,20 +66,20 @@ def guarded_layout(trial: Trial, view: View) -> Layout:
     Raises:
         RefusedError: as compile_view, or there are too many pieces.
     """
-    tape, atoms, messages, prefills = trial
-    if len(atoms) > LONGEST_TAPE:
+    recording, atoms, messages, prefills = trial
+    if len(atoms) > LONGEST_RECORDING:
         raise RefusedError("too many pieces")
     for name, text, _ in atoms:
         if name:
-            tape.guard(name, bool(text))
+            recording.guard(name, bool(text))
     shown = [atom for atom in atoms if atom[1]]
     for name, text, _ in shown:
         if name:
-            tape.guard(f"{name}.isspace()", text.isspace())
-    _guard_closers(tape, shown, view, messages)
-    layout = Layout(tape, shown)
+            recording.guard(f"{name}.isspace()", text.isspace())
+    _guard_closers(recording, shown, view, messages)
+    layout = Layout(recording, shown)
     if prefills:
-        _guard_prefills(tape, layout, prefills)
+        _guard_prefills(recording, layout, prefills)
     if layout.runs() != tuple(view.rendered.runs):
         raise RefusedError("other runs than those of the render")
     return layout
@@ -95,19 +95,19 @@ def compiled(lines: Sequence[str], result: str, names: Mapping[str, object]) -> 
     return cast("Replay[object]", scope["replay"])
 
 
-def _guard_closers(tape: Tape, shown: Sequence[Atom], view: View, messages: Sequence[Message]) -> None:
+def _guard_closers(recording: Recording, shown: Sequence[Atom], view: View, messages: Sequence[Message]) -> None:
     """Where the template prints what closes reasoning, kinds depend on whether the content has it too."""
     stretches = groupby(shown, lambda atom: bool(atom[0]))  # a variable that is empty parts no literal
     literals = ["".join(text for _, text, _ in stretch) for varies, stretch in stretches if not varies]
     closers = [closer for closer in CLOSERS if any(closer in text for text in literals)]
-    for region in view.regions:
-        content = messages[region.message_index].get("content")
+    for span in view.message_spans:
+        content = messages[span.message_index].get("content")
         for closer in closers if isinstance(content, str) else ():
-            place = f"M[{region.message_index}][{tape.constant('content')}]"
-            tape.guard(f"{tape.constant(closer)} in {tape.name(place)}", closer in str(content))
+            place = f"M[{span.message_index}][{recording.constant('content')}]"
+            recording.guard(f"{recording.constant(closer)} in {recording.name(place)}", closer in str(content))
 
 
-def _guard_prefills(tape: Tape, layout: Layout, prefills: Sequence[str]) -> None:
+def _guard_prefills(recording: Recording, layout: Layout, prefills: Sequence[str]) -> None:
     begun = set()
     for group in layout.groups():
         name, text, origin = group[0]
@@ -120,20 +120,20 @@ def _guard_prefills(tape: Tape, layout: Layout, prefills: Sequence[str]) -> None
             shared = common_length(prefill, text)
             if shared == len(text):
                 raise RefusedError("a text that a prompt may take whole, with what follows it")
-            tape.guard(f"len({name}) > common_length({tape.constant(prefill)}, {name}) == {shared}", True)
+            recording.guard(f"len({name}) > common_length({recording.constant(prefill)}, {name}) == {shared}", True)
 
 
 def _regions(layout: Layout, view: View) -> str:
     sources = []
-    for region in view.regions:
+    for span in view.message_spans:
         parts = "".join(
-            f"Part({layout.place(part.start)}, {layout.place(part.end)}, {layout.tape.constant(part.kind)}), "
-            for part in region.parts
+            f"Part({layout.place(part.start)}, {layout.place(part.end)}, {layout.recording.constant(part.kind)}), "
+            for part in span.parts
         )
-        places = (region.start, region.eot_start, region.end, region.trailing_end)
+        places = (span.start, span.eot_start, span.end, span.trailing_end)
         sources.append(
-            f"Region({region.message_index}, {layout.tape.constant(region.role)},"
-            f" {', '.join(map(layout.place, places))}, {layout.tape.constant(region.located_by)}, ({parts})), "
+            f"MessageSpan({span.message_index}, {layout.recording.constant(span.role)},"
+            f" {', '.join(map(layout.place, places))}, {layout.recording.constant(span.located_by)}, ({parts})), "
         )
     return "".join(sources)
 
@@ -141,8 +141,8 @@ def _regions(layout: Layout, view: View) -> str:
 class Layout:
     """Where the pieces of a text lie, now and in the replay."""
 
-    def __init__(self, tape: Tape, shown: Sequence[Atom]) -> None:
-        self.tape = tape
+    def __init__(self, recording: Recording, shown: Sequence[Atom]) -> None:
+        self.recording = recording
         self.lines: list[str] = []  #: lengths, and positions after each variable
         self.shown = shown  #: what is printed and not empty
         self._starts = list(accumulate((len(text) for _, text, _ in shown), initial=0))
@@ -169,7 +169,7 @@ class Layout:
 
     def text_source(self) -> str:
         """The whole text as an expression."""
-        pieces = "".join(f"{name or self.tape.constant(text)}, " for name, text, _ in self.shown)
+        pieces = "".join(f"{name or self.recording.constant(text)}, " for name, text, _ in self.shown)
         return f"''.join(({pieces}))"
 
     def slice_source(self, whole: str, start: int, end: int) -> str:
@@ -177,7 +177,7 @@ class Layout:
         piece = bisect_right(self._starts, start) - 1
         name, text, _ = self.shown[piece]
         if not name and end <= self._starts[piece + 1]:
-            return self.tape.constant(text[start - self._starts[piece] : end - self._starts[piece]])
+            return self.recording.constant(text[start - self._starts[piece] : end - self._starts[piece]])
         return f"{whole}[{self.place(start)}:{self.place(end)}]"
 
     def runs(self) -> tuple[tuple[int, Origin | None], ...]:
@@ -192,7 +192,7 @@ class Layout:
         sources, at = [], 0
         for group in self.groups():
             length = " + ".join(lengths[at + offset] for offset in range(len(group)))
-            sources.append(f"({length}, {self.tape.constant(group[0][2])}), ")
+            sources.append(f"({length}, {self.recording.constant(group[0][2])}), ")
             at += len(group)
         return "".join(sources)
 

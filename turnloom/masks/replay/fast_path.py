@@ -24,19 +24,19 @@ from turnloom.masks.model import Model
 from turnloom.masks.replay.cache import LONGEST, Budget, Miss, Replays
 from turnloom.masks.replay.compile import Layout, Replay, Trial, compile_view, compiled, guarded_layout
 from turnloom.masks.replay.record import record
-from turnloom.masks.replay.symbols import RefusedError, Tape
-from turnloom.masks.rows.weigh import Draft, draft_of, planned, trained_of
-from turnloom.masks.rows.weights import Plan
+from turnloom.masks.replay.symbols import Recording, RefusedError
+from turnloom.masks.rows.weigh import WeightedText, planned, trained_of, weighted_text_of
+from turnloom.masks.rows.weights import MessageWeights
 from turnloom.masks.template.prompts import Chat
 from turnloom.masks.template.shape import signature
-from turnloom.masks.tokenizer.segments import TEXT, Pieces
+from turnloom.masks.tokenizer.segments import TEXT, Segments
 from turnloom.masks.turns.views import ENGINES, ChatFormat, Engine, rendered, request_for
 
 #: Sets of options remembered under one set of settings.
 PATHS: Final = 4
-#: Shapes of conversations whose drafts are replayed, some 10 kB each.
+#: Shapes of conversations whose weighted texts are replayed, some 10 kB each.
 SHAPES: Final = 256
-_NAMES: Final[dict[str, object]] = {kind.__name__: kind for kind in (Draft, Pieces, partial)}
+_NAMES: Final[dict[str, object]] = {kind.__name__: kind for kind in (WeightedText, Segments, partial)}
 
 
 class _Memory:
@@ -98,18 +98,18 @@ def _views(
     request = request_for(conversation, options, chat_format, trained)
     if not request.settled:
         return Views(rendered(request), None)
-    regions, messages = request.engine.regions, request.messages
+    message_spans, messages = request.engine.message_spans, request.messages
     replays = view_replays(chat_format, options)
-    key = (request.key, request.undated, regions.prefills)
-    trial = partial(_trial, request.chat, messages, regions.prefills)
+    key = (request.key, request.undated, message_spans.prefills)
+    trial = partial(_trial, request.chat, messages, message_spans.prefills)
     request.check()
     if not check:
         found = replays.replayed(key, messages)
         if isinstance(found, list):
             return Views(found, trial)
-    proved = regions.proved
+    proved = message_spans.proved
     views = rendered(request)
-    if regions.proved != proved:  # texts may have decided what a replay takes for constant
+    if message_spans.proved != proved:  # texts may have decided what a replay takes for constant
         return Views(views, None)
     replays.learn(key, messages, views, lambda view: compile_view(trial(view), view))
     return Views(views, trial)
@@ -121,11 +121,11 @@ def _trial(chat: Chat, messages: Sequence[Message], prefills: Sequence[str], vie
     Raises:
         RefusedError: it can't.
     """
-    shown, tape = messages[: view.messages], Tape()
+    shown, recording = messages[: view.messages], Recording()
     if chat.text(shown) != view.rendered.text:
         raise RefusedError("the render differs from plain Jinja's")
     try:
-        return Trial(tape, record(chat.template.source, shown, chat.settings, tape), messages, prefills)
+        return Trial(recording, record(chat.template.source, shown, chat.settings, recording), messages, prefills)
     except TemplateRefused as refusal:
         raise RefusedError(refusal.message) from refusal
 
@@ -138,11 +138,13 @@ class FastPath:
     """
 
     engine: Engine
-    replays: Replays[Draft] | None  #: None: these options leave too much to each text
-    plans: BoundedCache[object, Plan]  #: by the key of replays
+    replays: Replays[WeightedText] | None  #: None: these options leave too much to each text
+    plans: BoundedCache[object, MessageWeights]  #: by the key of replays
 
-    def drafts(self, conversation: Conversation, options: Options, model: Model) -> tuple[Plan, list[Draft]]:
-        """Give what `planned` and `drafts_of` give.
+    def weighted_texts(
+        self, conversation: Conversation, options: Options, model: Model
+    ) -> tuple[MessageWeights, list[WeightedText]]:
+        """Give what `planned` and `weighted_texts_of` give.
 
         Raises:
             PreprocessError: whatever is wrong with this conversation under these options.
@@ -150,29 +152,29 @@ class FastPath:
         messages, replays = conversation.messages, self.replays
         if replays is None or conversation.tools is not None or not 0 < len(messages) <= LONGEST:
             plan, views = _planned_views(conversation, options, model)
-            return plan, [draft_of(view, plan, options, model) for view in views.views]
+            return plan, [weighted_text_of(view, plan, options, model) for view in views.views]
         template = model.chat_format.template
         needles, mark = template.needles, template.mark
         shapes = tuple([signature(message, needles, mark) for message in messages])
-        key = (shapes, tuple(conversation.training), self.engine.regions.prefills)
+        key = (shapes, tuple(conversation.training), self.engine.message_spans.prefills)
         known = self.plans.get(key)
-        found: list[Draft] | Miss = Miss.UNKNOWN
+        found: list[WeightedText] | Miss = Miss.UNKNOWN
         if known is not None:
             found = replays.replayed(key, messages)
             if isinstance(found, list):
                 return known, found
         plan, views = _planned_views(conversation, options, model, check=found is Miss.CHECK)
-        drafts = [draft_of(view, plan, options, model) for view in views.views]
+        weighted_texts = [weighted_text_of(view, plan, options, model) for view in views.views]
         if views.trial is not None and not _spell_control_tokens(messages, model):
             self.plans[key] = plan
             again = partial(_view_again, options, model, plan)
-            replays.learn(key, messages, drafts, partial(_replay, views, messages, again, model))
-        return plan, drafts
+            replays.learn(key, messages, weighted_texts, partial(_replay, views, messages, again, model))
+        return plan, weighted_texts
 
 
 def _planned_views(
     conversation: Conversation, options: Options, model: Model, *, check: bool = False
-) -> tuple[Plan, Views]:
+) -> tuple[MessageWeights, Views]:
     plan = planned(conversation, options)
     return plan, _views(conversation, options, model.chat_format, trained_of(plan, options), check=check)
 
@@ -186,7 +188,7 @@ def fast_path_of(options: Options, model: Model) -> FastPath | None:
     key = (engine, replace(options, max_length=None, chat_template_kwargs=cast("dict[str, str]", ())))
     path = memory.paths.get(key)
     if path is None:
-        replays = Replays[Draft](memory.budget, SHAPES) if _weights_follow_shape(options, model) else None
+        replays = Replays[WeightedText](memory.budget, SHAPES) if _weights_follow_shape(options, model) else None
         path = memory.paths[key] = FastPath(engine, replays, BoundedCache(SHAPES))
     return path
 
@@ -209,8 +211,8 @@ def _spell_control_tokens(messages: Sequence[Message], model: Model) -> bool:
     return pattern is not None and any(pattern.search(text) for text in texts)
 
 
-def _view_again(options: Options, model: Model, plan: Plan, part: int, messages: Sequence[Message]) -> View:
-    """Make the view of a draft that came without one."""
+def _view_again(options: Options, model: Model, plan: MessageWeights, part: int, messages: Sequence[Message]) -> View:
+    """Make the view of a weighted text that came without one."""
     return _views(Conversation(messages), options, model.chat_format, trained_of(plan, options)).views[part]
 
 
@@ -219,39 +221,43 @@ def _replay(
     messages: Sequence[Message],
     again: Callable[[int, Sequence[Message]], View],
     model: Model,
-    draft: Draft,
-) -> Replay[Draft]:
-    """The draft as a function of texts.
+    weighted: WeightedText,
+) -> Replay[WeightedText]:
+    """The weighted text as a function of texts.
 
     Args:
         views: of the conversation that it is made of.
         messages: its messages.
-        again: gives the view of a position among the drafts, where somebody wants to see it.
+        again: gives the view of a position among the weighted texts, where somebody wants to see it.
         model: the model.
-        draft: one of the drafts.
+        weighted: one of the weighted texts.
 
     Raises:
         RefusedError: where it is none.
     """
-    view, pieces = draft.view, draft.pieces
+    view, segments = weighted.view, weighted.segments
     assert views.trial is not None, "asked for only where there is one"
-    assert pieces is not None, "replayed under exact tokenization only"
+    assert segments is not None, "replayed under exact tokenization only"
     trial = views.trial(view)
-    tape, layout = trial.tape, guarded_layout(trial, view)
-    lines = [*tape.lines, *layout.lines]
+    recording, layout = trial.recording, guarded_layout(trial, view)
+    lines = [*recording.lines, *layout.lines]
     if model.vocabulary.table.pattern is not None:
-        search = tape.constant(model.vocabulary.table.pattern.search)
+        search = recording.constant(model.vocabulary.table.pattern.search)
         lines += [f"if {search}({author}) is not None: return None" for author in _authors(layout)]
     lines.append(f"t = {layout.text_source()}")
-    starts = "".join(f"{layout.place(start)}, " for start in pieces.starts)
+    starts = "".join(f"{layout.place(start)}, " for start in segments.starts)
     spans = "".join(
-        f"({layout.place(start)}, {layout.place(end)}, {tape.constant(weight)}), " for start, end, weight in draft.spans
+        f"({layout.place(start)}, {layout.place(end)}, {recording.constant(weight)}), "
+        for start, end, weight in weighted.spans
     )
-    fixed = {"SLOTS": pieces.slots, "PREFIXED": pieces.prefixed, "NONE": [], "SPANS": _in_slots(draft, pieces)}
+    fixed = {"SLOTS": segments.slots, "PREFIXED": segments.prefixed, "NONE": [], "SPANS": _in_slots(weighted, segments)}
     part = views.views.index(view)
-    cut = f"Pieces(t, t.encode(), [{starts}], SLOTS, [{_texts(layout, pieces)}], PREFIXED, NONE)"
-    result = f"Draft(partial(VIEW, {part}, M), [{spans}], {cut}, {tape.constant(tuple(draft.warnings))}, SPANS)"
-    replay = cast("Replay[Draft]", compiled(lines, result, {**_NAMES, **tape.constants, **fixed, "VIEW": again}))
+    cut = f"Segments(t, t.encode(), [{starts}], SLOTS, [{_texts(layout, segments)}], PREFIXED, NONE)"
+    warnings = recording.constant(tuple(weighted.warnings))
+    result = f"WeightedText(partial(VIEW, {part}, M), [{spans}], {cut}, {warnings}, SPANS)"
+    replay = cast(
+        "Replay[WeightedText]", compiled(lines, result, {**_NAMES, **recording.constants, **fixed, "VIEW": again})
+    )
     if replay(messages) is None:
         raise RefusedError("texts of one message spell a control token together")
     return replay
@@ -262,19 +268,19 @@ def _authors(layout: Layout) -> list[str]:
     stretches = []
     for author, atoms in groupby(layout.shown, lambda atom: None if atom[2] is None else atom[2].message_index):
         if author is not None:
-            stretches.append(" + ".join(name or layout.tape.constant(text) for name, text, _ in atoms))
+            stretches.append(" + ".join(name or layout.recording.constant(text) for name, text, _ in atoms))
     return stretches
 
 
-def _texts(layout: Layout, pieces: Pieces) -> str:
-    ends = [*pieces.starts[1:], len(pieces.whole)]
-    bounds = zip(pieces.slots, pieces.starts, ends, strict=True)
+def _texts(layout: Layout, segments: Segments) -> str:
+    ends = [*segments.starts[1:], len(segments.whole)]
+    bounds = zip(segments.slots, segments.starts, ends, strict=True)
     return "".join(f"{layout.slice_source('t', start, end)}, " for slot, start, end in bounds if slot == TEXT)
 
 
-def _in_slots(draft: Draft, pieces: Pieces) -> Sequence[tuple[int, int, float]] | None:
+def _in_slots(weighted: WeightedText, segments: Segments) -> Sequence[tuple[int, int, float]] | None:
     """The weighted spans, counted in slots; None where one ends inside a piece, so that its tokens decide."""
-    slot_at = {start: slot for slot, start in enumerate(pieces.starts)} | {len(pieces.whole): len(pieces.starts)}
-    if not all(start in slot_at and end in slot_at for start, end, _ in draft.spans):
+    slot_at = {start: slot for slot, start in enumerate(segments.starts)} | {len(segments.whole): len(segments.starts)}
+    if not all(start in slot_at and end in slot_at for start, end, _ in weighted.spans):
         return None
-    return [(slot_at[start], slot_at[end], weight) for start, end, weight in draft.spans]
+    return [(slot_at[start], slot_at[end], weight) for start, end, weight in weighted.spans]

@@ -1,4 +1,4 @@
-"""The Jinja environment of a trial run: what it can record runs, everything else refuses. Knows no regions."""
+"""The Jinja environment of a trial run: what it can record runs, everything else refuses. Knows no message spans."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from turnloom.masks.domain.conversation import REASONING_FIELDS, Message
 from turnloom.masks.domain.rendered_text import Origin
 from turnloom.masks.replay.symbols import (
     Atom,
+    Recording,
     RefusedError,
     Symbol,
     SymbolLength,
     SymbolParts,
-    Tape,
     atoms_of,
     is_symbolic,
     joined,
@@ -179,31 +179,31 @@ def compile_recording(source: str) -> Template:
     return template
 
 
-def record(source: str, messages: Sequence[Message], settings: Settings, tape: Tape) -> tuple[Atom, ...]:
+def record(source: str, messages: Sequence[Message], settings: Settings, recording: Recording) -> tuple[Atom, ...]:
     """Run the template with symbols for all texts of these messages: what it prints, as literals and variables.
 
     Raises:
         RefusedError: the template does what is not modelled, or a field of a message is neither text nor null.
         TemplateRefused: the template raised.
     """
-    symbols = [_symbolic(message, index, tape) for index, message in enumerate(messages)]
+    symbols = [_symbolic(message, index, recording) for index, message in enumerate(messages)]
     template = compile_recording(source)
     return atoms_of(print_with(template.render, symbols, None, settings, add_generation_prompt=False))
 
 
-def _symbolic(message: Message, index: int, tape: Tape) -> dict[str, Any]:
+def _symbolic(message: Message, index: int, recording: Recording) -> dict[str, Any]:
     """The message as `rendering.with_reasoning_names` hands it on, with symbols for its texts."""
     given = next((name for name in REASONING_FIELDS if message.get(name) is not None), None)
     sources = {name: name for name in message}
     if given is not None:
         sources = {"thinking": given} | sources | {"reasoning_content": given}
-    return {name: _symbol(message, index, name, source, tape) for name, source in sources.items()}
+    return {name: _symbol(message, index, name, source, recording) for name, source in sources.items()}
 
 
-def _symbol(message: Message, index: int, name: str, source: str, tape: Tape) -> Symbol | str | None:
+def _symbol(message: Message, index: int, name: str, source: str, recording: Recording) -> Symbol | str | None:
     value = message[source]
     if value is None or value == "" or name == "role":
         return cast("str | None", value)
     if type(value) is not str:
         raise RefusedError(f"messages[{index}].{source} is no text")
-    return tape.symbol(f"M[{index}][{tape.constant(source)}]", value, Origin(index, name))
+    return recording.symbol(f"M[{index}][{recording.constant(source)}]", value, Origin(index, name))

@@ -1,4 +1,4 @@
-"""Strings of a template's trial run: not str, so whatever is not recorded here refuses. Knows no Jinja and no regions.
+"""Strings of a template's trial run: not str, so whatever is not recorded here refuses.
 
 A symbol stands for a string that is another one in the next conversation. Methods that give strings become lines of the
 replay; whatever gives anything else (truth, equality, `in`) becomes a guard with the answer it had. A conversation
@@ -20,14 +20,14 @@ from turnloom.masks.domain.rendered_text import Origin
 Atom: TypeAlias = "tuple[str, str, Origin | None]"
 #: Lines of a replay, and pieces that it prints: a template that walks through the parts of a text makes one of each for
 #: every part, and compiling 200,000 of them takes a minute and a gigabyte. 24 messages take 300 at most elsewhere.
-LONGEST_TAPE: Final = 1024
+LONGEST_RECORDING: Final = 1024
 
 
 class RefusedError(BaseException):
     """The template did something that is not modelled. No Exception, because Jinja swallows some of those."""
 
 
-class Tape:
+class Recording:
     """The lines of a replay, in the order in which the template asked."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Tape:
         return answer
 
     def _add(self, line: str) -> None:
-        if len(self.lines) >= LONGEST_TAPE:
+        if len(self.lines) >= LONGEST_RECORDING:
             raise RefusedError("too many lines")
         self.lines.append(line)
 
@@ -111,9 +111,9 @@ class Symbol(Opaque):
 
     __slots__ = ("_atoms", "_tape")
 
-    def __init__(self, atoms: tuple[Atom, ...], tape: Tape) -> None:
+    def __init__(self, atoms: tuple[Atom, ...], recording: Recording) -> None:
         self._atoms = atoms
-        self._tape = tape
+        self._tape = recording
 
     @property  # type: ignore[misc]  # templates and Jinja ask isinstance(x, str); C code looks at the type instead
     def __class__(self) -> type[str]:  # type: ignore[override]
@@ -261,8 +261,8 @@ class SymbolParts(Opaque):
 
     __slots__ = ("_name", "_origin", "_tape", "_texts")
 
-    def __init__(self, name: str, texts: list[str], origin: Origin, tape: Tape) -> None:
-        self._name, self._texts, self._origin, self._tape = name, texts, origin, tape
+    def __init__(self, name: str, texts: list[str], origin: Origin, recording: Recording) -> None:
+        self._name, self._texts, self._origin, self._tape = name, texts, origin, recording
 
     @property  # type: ignore[misc]  # as in Symbol
     def __class__(self) -> type[list[str]]:  # type: ignore[override]
@@ -292,10 +292,10 @@ class SymbolParts(Opaque):
 def joined(pieces: Iterable[object]) -> Symbol | str:
     """Join; an exact str where nothing but literals came in."""
     atoms: list[Atom] = []
-    tape: Tape | None = None
+    recording: Recording | None = None
     for piece in pieces:
         if type(piece) is Symbol:
-            tape = piece._tape
+            recording = piece._tape
             added: tuple[Atom, ...] = piece._atoms
         elif type(piece) is str:
             added = (("", piece, None),)
@@ -306,7 +306,7 @@ def joined(pieces: Iterable[object]) -> Symbol | str:
                 atoms[-1] = ("", atoms[-1][1] + atom[1], None)
             elif atom[0] or atom[1]:
                 atoms.append(atom)
-    return "".join(text for _, text, _ in atoms) if tape is None else Symbol(tuple(atoms), tape)
+    return "".join(text for _, text, _ in atoms) if recording is None else Symbol(tuple(atoms), recording)
 
 
 def atoms_of(text: Symbol | str) -> tuple[Atom, ...]:

@@ -12,7 +12,7 @@ def with_final_stop(view: View, stop: str) -> View:
 
     Nothing changes where the last turn has an end-of-turn literal, or where more than white space follows it.
     """
-    last = view.regions[-1] if view.regions else None
+    last = view.message_spans[-1] if view.message_spans else None
     if last is None or last.role != "assistant" or last.eot_start != last.end:
         return view
     if view.rendered.text[last.end :].strip():
@@ -26,4 +26,4 @@ def with_final_stop(view: View, stop: str) -> View:
         runs=(*first_runs(view.rendered.runs, last.end), (len(stop), None)),
         generation_blocks=view.rendered.generation_blocks,
     )
-    return replace(view, rendered=rendered, regions=(*view.regions[:-1], closed))
+    return replace(view, rendered=rendered, message_spans=(*view.message_spans[:-1], closed))

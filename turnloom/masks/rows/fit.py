@@ -13,8 +13,8 @@ from turnloom.masks.domain.example import Row
 from turnloom.masks.domain.options import Options, Truncation
 from turnloom.masks.model import Model
 from turnloom.masks.rows.truncate import CUTS
-from turnloom.masks.rows.weigh import Example, drafts_of, encode
-from turnloom.masks.rows.weights import Plan
+from turnloom.masks.rows.weigh import Example, encode, weighted_texts_of
+from turnloom.masks.rows.weights import MessageWeights
 
 
 class Fitted(NamedTuple):
@@ -28,7 +28,9 @@ class Fitted(NamedTuple):
     warnings: Sequence[str] = ()
 
 
-def fit(example: Example, conversation: Conversation, plan: Plan, options: Options, model: Model) -> list[Fitted]:
+def fit(
+    example: Example, conversation: Conversation, plan: MessageWeights, options: Options, model: Model
+) -> list[Fitted]:
     """Fit one example into options.max_length; dropping turns may make several of it.
 
     Raises:
@@ -50,18 +52,18 @@ def fit(example: Example, conversation: Conversation, plan: Plan, options: Optio
 
 
 def _drop_turns(
-    example: Example, conversation: Conversation, plan: Plan, options: Options, model: Model
+    example: Example, conversation: Conversation, plan: MessageWeights, options: Options, model: Model
 ) -> list[Fitted]:
     """Drop the fewest oldest turns after the system prompt that make it fit; each try renders what is left."""
     limit = options.max_length
     assert limit is not None, "fit() has compared it"
-    messages = conversation.messages[: example.draft.view.messages]
+    messages = conversation.messages[: example.weighted.view.messages]
     starts = _turn_starts([str(message.get("role", "")) for message in messages])
     tries: dict[int, list[Example]] = {}
 
     def fits(dropped: int) -> bool:
         kept = [*range(starts[0]), *range(starts[dropped], len(messages))]
-        shorter, shorter_plan = _only(kept, example.draft.view.trained, conversation, plan)
+        shorter, shorter_plan = _only(kept, example.weighted.view.trained, conversation, plan)
         tries[dropped] = _examples_of(shorter, shorter_plan, options, model)
         return all(len(one.row.token_ids) <= limit for one in tries[dropped])
 
@@ -99,15 +101,15 @@ def _turn_starts(roles: Sequence[str]) -> list[int]:
 
 
 def _only(
-    kept: Sequence[int], trained: AbstractSet[int], conversation: Conversation, plan: Plan
-) -> tuple[Conversation, Plan]:
+    kept: Sequence[int], trained: AbstractSet[int], conversation: Conversation, plan: MessageWeights
+) -> tuple[Conversation, MessageWeights]:
     """Return the conversation of the kept messages, planned to train what `trained` names of them."""
     shorter = replace(
         conversation,
         messages=[conversation.messages[index] for index in kept],
         training=[conversation.training[index] for index in kept] if conversation.training else (),
     )
-    shorter_plan = Plan(
+    shorter_plan = MessageWeights(
         chosen=frozenset(position for position, index in enumerate(kept) if index in plan.chosen & trained),
         message_weights=tuple(plan.message_weights[index] for index in kept),
         assistants=frozenset(position for position, index in enumerate(kept) if index in plan.assistants),
@@ -116,9 +118,9 @@ def _only(
     return shorter, shorter_plan
 
 
-def _examples_of(conversation: Conversation, plan: Plan, options: Options, model: Model) -> list[Example]:
+def _examples_of(conversation: Conversation, plan: MessageWeights, options: Options, model: Model) -> list[Example]:
     examples: list[Example] = []
-    for one in encode(drafts_of(conversation, plan, options, model), model):
+    for one in encode(weighted_texts_of(conversation, plan, options, model), model):
         if isinstance(one, PreprocessError):
             raise one
         examples.append(one)

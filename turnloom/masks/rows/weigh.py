@@ -13,43 +13,43 @@ from turnloom.masks.domain.options import ControlTokens, Options, Tokenization, 
 from turnloom.masks.domain.rendered_text import RenderedText, View, WeightSpan
 from turnloom.masks.model import Model
 from turnloom.masks.rows.final_stop import with_final_stop
-from turnloom.masks.rows.weights import Plan, plan_weights, weight_spans
-from turnloom.masks.tokenizer.encode import Mistaken, TokenizedText, token_spans, tokenize, tokenize_as_stock
-from turnloom.masks.tokenizer.segments import Pieces, cut, origin_at, rejection, spelled_by_messages, utf8_of
+from turnloom.masks.rows.weights import MessageWeights, plan_weights, weight_spans
+from turnloom.masks.tokenizer.encode import RoundTripMismatch, TokenizedText, token_spans, tokenize, tokenize_as_stock
+from turnloom.masks.tokenizer.segments import Segments, cut, origin_at, rejection, spelled_by_messages, utf8_of
 from turnloom.masks.turns.views import render_views
 
 
-class Draft(NamedTuple):  # noqa: PLW1641  # nobody keeps drafts in sets
+class WeightedText(NamedTuple):  # noqa: PLW1641  # nobody keeps weighted texts in sets
     """One view, cut and weighed; a tuple, as all that is made once an example, since thousands are made a second."""
 
     made: View | Callable[[], View]  #: the view, or what makes it: rows need none
     spans: Sequence[WeightSpan]
-    pieces: Pieces | None  #: None: the stock tokenizer is given the whole text
-    warnings: Sequence[str] = ()  #: of the view and of the draft
-    slots: Sequence[tuple[int, int, float]] | None = None  #: the spans in slots of the pieces; None: not known
+    segments: Segments | None  #: None: the stock tokenizer is given the whole text
+    warnings: Sequence[str] = ()  #: of the view and of the weighted text
+    slots: Sequence[tuple[int, int, float]] | None = None  #: the spans in slots of the segments; None: not known
 
     @property
     def view(self) -> View:
-        """What is shown, and where its regions lie."""
+        """What is shown, and where its message spans lie."""
         return self.made if isinstance(self.made, View) else self.made()
 
     def __eq__(self, other: object) -> bool:
         """Whether the same rows, previews and warnings come of it."""
-        if not isinstance(other, Draft):
+        if not isinstance(other, WeightedText):
             return NotImplemented
         mine, others = self[1:4], other[1:4]
         return mine == others and self.view == other.view
 
 
 class Example(NamedTuple):
-    """A draft with its tokens."""
+    """A weighted text with its tokens."""
 
-    draft: Draft
+    weighted: WeightedText
     text: TokenizedText
     row: Row
 
 
-def planned(conversation: Conversation, options: Options) -> Plan:
+def planned(conversation: Conversation, options: Options) -> MessageWeights:
     """Apply the policy.
 
     Raises:
@@ -65,16 +65,18 @@ def planned(conversation: Conversation, options: Options) -> Plan:
     return plan
 
 
-def drafts_of(conversation: Conversation, plan: Plan, options: Options, model: Model) -> list[Draft]:
-    """Lay out, cut and weigh a conversation whose messages' weights are planned: one draft per example it gives.
+def weighted_texts_of(
+    conversation: Conversation, plan: MessageWeights, options: Options, model: Model
+) -> list[WeightedText]:
+    """Render, cut and weigh a conversation whose messages' weights are planned: one weighted text per example.
 
     Raises:
         PreprocessError: whatever is wrong with this conversation under these options.
     """
-    return [draft_of(view, plan, options, model) for view in views_of(conversation, plan, options, model)]
+    return [weighted_text_of(view, plan, options, model) for view in views_of(conversation, plan, options, model)]
 
 
-def views_of(conversation: Conversation, plan: Plan, options: Options, model: Model) -> list[View]:
+def views_of(conversation: Conversation, plan: MessageWeights, options: Options, model: Model) -> list[View]:
     """Lay out a conversation whose messages' weights are planned; raises PreprocessError."""
     trained, chat_format = trained_of(plan, options), model.chat_format
     if options.chat_template is None:
@@ -86,12 +88,12 @@ def views_of(conversation: Conversation, plan: Plan, options: Options, model: Mo
     )
 
 
-def trained_of(plan: Plan, options: Options) -> AbstractSet[int] | None:
-    """The messages whose regions are to be found; None: those of all assistant messages."""
+def trained_of(plan: MessageWeights, options: Options) -> AbstractSet[int] | None:
+    """The messages whose message spans are to be found; None: those of all assistant messages."""
     return None if options.train_on is TrainOn.ALL_TOKENS else plan.chosen
 
 
-def draft_of(view: View, plan: Plan, options: Options, model: Model) -> Draft:
+def weighted_text_of(view: View, plan: MessageWeights, options: Options, model: Model) -> WeightedText:
     """Cut and weigh one view.
 
     Raises:
@@ -102,10 +104,12 @@ def draft_of(view: View, plan: Plan, options: Options, model: Model) -> Draft:
     spans = weight_spans(view, plan, options)
     if options.tokenization is Tokenization.HF:
         utf8_of(view.rendered)
-        return Draft(view, spans, None, (*view.warnings, *_checked_for_stock(view.rendered, plan, options, model)))
+        return WeightedText(
+            view, spans, None, (*view.warnings, *_checked_for_stock(view.rendered, plan, options, model))
+        )
     rules = model.vocabulary.cut_rules
-    pieces = cut(view.rendered, view.boundaries, plan.assistants, rules, options.control_tokens)
-    return Draft(view, spans, pieces, view.warnings)
+    segments = cut(view.rendered, view.boundaries, plan.assistants, rules, options.control_tokens)
+    return WeightedText(view, spans, segments, view.warnings)
 
 
 def _stop_token(model: Model) -> str:
@@ -117,7 +121,7 @@ def _stop_token(model: Model) -> str:
     return model.stop_token
 
 
-def _checked_for_stock(rendered: RenderedText, plan: Plan, options: Options, model: Model) -> Sequence[str]:
+def _checked_for_stock(rendered: RenderedText, plan: MessageWeights, options: Options, model: Model) -> Sequence[str]:
     """The stock tokenizer matches control tokens wherever they are spelled: refuse them, or say so."""
     if options.control_tokens is ControlTokens.ALLOW:
         return ()
@@ -132,30 +136,32 @@ def _checked_for_stock(rendered: RenderedText, plan: Plan, options: Options, mod
     )
 
 
-def encode(drafts: Sequence[Draft], model: Model) -> list[Example | RoundTripFailed]:
-    """Give every draft its tokens, with one call of the encoder for all; one entry per draft, in order."""
-    texts = iter(tokenize([draft.pieces for draft in drafts if draft.pieces is not None], model.vocabulary))
+def encode(weighted_texts: Sequence[WeightedText], model: Model) -> list[Example | RoundTripFailed]:
+    """Give every weighted text its tokens with one call of the encoder; one entry per text, in order."""
+    texts = iter(
+        tokenize([weighted.segments for weighted in weighted_texts if weighted.segments is not None], model.vocabulary)
+    )
     examples: list[Example | RoundTripFailed] = []
-    for draft in drafts:
-        if draft.pieces is None:
-            text: TokenizedText | Mistaken = tokenize_as_stock(draft.view.rendered.text, model.vocabulary)
+    for weighted in weighted_texts:
+        if weighted.segments is None:
+            text: TokenizedText | RoundTripMismatch = tokenize_as_stock(weighted.view.rendered.text, model.vocabulary)
         else:
             text = next(texts)
-        if isinstance(text, Mistaken):
-            examples.append(_round_trip_failed(draft.view.rendered, text))
+        if isinstance(text, RoundTripMismatch):
+            examples.append(_round_trip_failed(weighted.view.rendered, text))
             continue
-        examples.append(Example(draft, text, Row(text.token_ids, _token_spans(draft, text, model))))
+        examples.append(Example(weighted, text, Row(text.token_ids, _token_spans(weighted, text, model))))
     return examples
 
 
-def _token_spans(draft: Draft, text: TokenizedText, model: Model) -> list[TokenSpan]:
-    if draft.slots is None:
-        return token_spans(text, draft.spans, model.vocabulary)
+def _token_spans(weighted: WeightedText, text: TokenizedText, model: Model) -> list[TokenSpan]:
+    if weighted.slots is None:
+        return token_spans(text, weighted.spans, model.vocabulary)
     first = text.slot_tokens
-    return [(first[start], first[end], weight) for start, end, weight in draft.slots if first[start] < first[end]]
+    return [(first[start], first[end], weight) for start, end, weight in weighted.slots if first[start] < first[end]]
 
 
-def _round_trip_failed(rendered: RenderedText, mistaken: Mistaken) -> RoundTripFailed:
+def _round_trip_failed(rendered: RenderedText, mistaken: RoundTripMismatch) -> RoundTripFailed:
     origin = origin_at(rendered, mistaken.character)
     return RoundTripFailed(
         f"the text at character {mistaken.character} of the rendered text {mistaken.reason}",

@@ -12,14 +12,14 @@ from typing import Final, NamedTuple
 from turnloom.masks.domain.conversation import Conversation, Training
 from turnloom.masks.domain.errors import InvalidTraining
 from turnloom.masks.domain.options import Options, PartWeights, TrainOn, TrainOnEot
-from turnloom.masks.domain.rendered_text import Kind, Part, Region, View, WeightSpan
+from turnloom.masks.domain.rendered_text import Kind, MessageSpan, Part, View, WeightSpan
 
 ASSISTANT: Final = "assistant"
 _NOTHING_SAID: Final = (Training(),)
 EVEN: Final = PartWeights()  #: no part weighs otherwise than its message
 
 
-class Plan(NamedTuple):
+class MessageWeights(NamedTuple):
     """What the options and the sender say of each message, whatever the template makes of it."""
 
     chosen: frozenset[int]  #: indices of the messages that `train_on` chooses
@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     last: int  #: the last chosen assistant message, -1 where there is none
 
 
-def plan_weights(conversation: Conversation, options: Options) -> Plan:
+def plan_weights(conversation: Conversation, options: Options) -> MessageWeights:
     """Apply the policy to the roles, and read what the sender said of each message.
 
     Raises:
@@ -38,7 +38,7 @@ def plan_weights(conversation: Conversation, options: Options) -> Plan:
     training = conversation.training or _NOTHING_SAID * len(roles)
     chosen = frozenset(TRAIN_ON[options.train_on](roles, training))
     assistants = frozenset([index for index, role in enumerate(roles) if role == ASSISTANT])
-    return Plan(
+    return MessageWeights(
         chosen=chosen,
         message_weights=_message_weights(conversation.training, len(roles)),
         assistants=assistants,
@@ -96,16 +96,16 @@ TRAIN_ON: Final[dict[TrainOn, Callable[[Sequence[str], Sequence[Training]], Sequ
 }
 
 
-def weight_spans(view: View, plan: Plan, options: Options) -> list[WeightSpan]:
+def weight_spans(view: View, plan: MessageWeights, options: Options) -> list[WeightSpan]:
     """Return the weighted characters of one view, in order; spans of weight 0 are left out."""
     spans: list[WeightSpan] = []
-    position = 0  # end of the last weighted region: under ALL_TOKENS the text between regions counts too
-    for region in view.regions:
-        if region.message_index not in plan.chosen or region.message_index not in view.trained:
+    position = 0  # end of the last weighted message span: under ALL_TOKENS the text between message spans counts too
+    for message_span in view.message_spans:
+        if message_span.message_index not in plan.chosen or message_span.message_index not in view.trained:
             continue
         if options.train_on is TrainOn.ALL_TOKENS:
-            spans.append((position, region.start, 1.0))
-        spans += _region_spans(region, plan, options)
+            spans.append((position, message_span.start, 1.0))
+        spans += _region_spans(message_span, plan, options)
         position = spans[-1][1]
     if options.train_on is TrainOn.ALL_TOKENS:
         spans.append((position, len(view.rendered.text), 1.0))
@@ -124,28 +124,37 @@ def _merged(spans: Sequence[WeightSpan]) -> list[WeightSpan]:
     return merged
 
 
-def _region_spans(region: Region, plan: Plan, options: Options) -> list[WeightSpan]:
-    weight = plan.message_weights[region.message_index]
-    if region.role != ASSISTANT:
-        return [(region.start, region.end, weight)]
-    eot = weight * _EOT[options.train_on_eot](region.message_index, plan.last)
+def _region_spans(message_span: MessageSpan, plan: MessageWeights, options: Options) -> list[WeightSpan]:
+    weight = plan.message_weights[message_span.message_index]
+    if message_span.role != ASSISTANT:
+        return [(message_span.start, message_span.end, weight)]
+    eot = weight * _EOT[options.train_on_eot](message_span.message_index, plan.last)
     if options.part_weights == EVEN and eot == weight:
-        return [(region.start, region.trailing_end if options.include_trailing_whitespace else region.end, weight)]
+        return [
+            (
+                message_span.start,
+                message_span.trailing_end if options.include_trailing_whitespace else message_span.end,
+                weight,
+            )
+        ]
     factor = {
         Kind.REASONING: weight * options.part_weights.reasoning,
         Kind.CONTENT: weight * options.part_weights.content,
         Kind.TOOL_CALL: weight * options.part_weights.tool_call,
         Kind.EOT: eot,
     }
-    parts = region.parts or _two_parts(region)
+    parts = message_span.parts or _two_parts(message_span)
     spans = [(part.start, part.end, factor.get(part.kind, weight)) for part in parts]
     if options.include_trailing_whitespace:
-        spans.append((region.end, region.trailing_end, eot))
-    return spans or [(region.start, region.end, weight)]
+        spans.append((message_span.end, message_span.trailing_end, eot))
+    return spans or [(message_span.start, message_span.end, weight)]
 
 
-def _two_parts(region: Region) -> tuple[Part, ...]:
-    parts = (Part(region.start, region.eot_start, Kind.CONTENT), Part(region.eot_start, region.end, Kind.EOT))
+def _two_parts(message_span: MessageSpan) -> tuple[Part, ...]:
+    parts = (
+        Part(message_span.start, message_span.eot_start, Kind.CONTENT),
+        Part(message_span.eot_start, message_span.end, Kind.EOT),
+    )
     return tuple(part for part in parts if part.start < part.end)
 
 

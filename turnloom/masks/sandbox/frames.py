@@ -14,7 +14,7 @@ from typing import Any, Final
 from turnloom.masks.domain import errors
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.domain.options import GenerationPrefill, Mask, OnUnextendable, Options, TrainOn
-from turnloom.masks.domain.rendered_text import Kind, Origin, Part, Region, RenderedText, View
+from turnloom.masks.domain.rendered_text import Kind, MessageSpan, Origin, Part, RenderedText, View
 
 #: A frame is its length in bytes (4, little-endian) and that many bytes of JSON.
 HEADER: Final = struct.Struct("<I")
@@ -59,8 +59,8 @@ def view_data(view: View) -> dict[str, Any]:
         "runs": [[n, None] if o is None else [n, o.message_index, o.field] for n, o in view.rendered.runs],
         "blocks": list(view.rendered.generation_blocks),
         "regions": [
-            asdict(region) | {"parts": [[part.start, part.end, part.kind.value] for part in region.parts]}
-            for region in view.regions
+            asdict(span) | {"parts": [[part.start, part.end, part.kind.value] for part in span.parts]}
+            for span in view.message_spans
         ],
         "trained": sorted(view.trained),
         "messages": view.messages,
@@ -73,13 +73,18 @@ def view_from(data: Mapping[str, Any]) -> View:
     """Inverse of `view_data`."""
     runs = tuple((run[0], None if run[1] is None else Origin(run[1], run[2])) for run in data["runs"])
     blocks = tuple((start, end) for start, end in data["blocks"])
-    regions = tuple(
-        Region(**{**region, "parts": tuple(Part(start, end, Kind(kind)) for start, end, kind in region["parts"])})
-        for region in data["regions"]
+    message_spans = tuple(
+        MessageSpan(
+            **{
+                **span,
+                "parts": tuple(Part(start, end, Kind(kind)) for start, end, kind in span["parts"]),
+            }
+        )
+        for span in data["regions"]
     )
     return View(
         RenderedText(data["text"], runs, blocks),
-        regions,
+        message_spans,
         frozenset(data["trained"]),
         data["messages"],
         tuple(data["warnings"]),

@@ -1,4 +1,4 @@
-"""A template with its settings, asked for probes and prompts. Knows no regions."""
+"""A template with its settings, asked for probes and prompts. Knows no message spans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversation through its chat template, with the origin of every character. Knows no regions and no tokenizer."""
+"""A conversation through its chat template, with the origin of every character. Imports no tokenizer."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from turnloom.masks.domain.example import Row, TokenSpan, WeightRuns
 from turnloom.masks.domain.rendered_text import WeightSpan
 from turnloom.masks.tokenizer.control_tokens import WHITE_SPACE
-from turnloom.masks.tokenizer.segments import TEXT, Pieces
+from turnloom.masks.tokenizer.segments import TEXT, Segments
 from turnloom.masks.tokenizer.vocabulary import Vocabulary
 
 
 class TokenizedText(NamedTuple):
     """The ids of one text, and where its slots begin; arrays are views of those of the whole batch."""
 
-    pieces: Pieces
+    segments: Segments
     token_ids: NDArray[np.int32]  #: shape (N,)
     slot_tokens: Sequence[int]  #: index of the first token of each slot, ascending, and N at the end
     #: where each token's bytes end, counted from anywhere before the text; None where not known. Shape (N,)
@@ -32,24 +32,24 @@ class TokenizedText(NamedTuple):
     unknown: bool = True  #: whether the token of unknown text may be among them
 
 
-class Mistaken(NamedTuple):
+class RoundTripMismatch(NamedTuple):
     """Why the ids of one text can't be trusted."""
 
     character: int  #: of the text, where it begins
     reason: str  #: what its ids do there, and what to do; quotes no text
 
 
-def tokenize(texts: Sequence[Pieces], vocabulary: Vocabulary) -> list[TokenizedText | Mistaken]:
+def tokenize(texts: Sequence[Segments], vocabulary: Vocabulary) -> list[TokenizedText | RoundTripMismatch]:
     """Encode many cut texts with one call of the encoder, and check every one of them.
 
     Returns:
         One entry per text, in order: its tokens, or why they can't be trusted.
     """
     encoded = vocabulary.encode(
-        list(chain.from_iterable(pieces.texts for pieces in texts)),
-        list(chain.from_iterable(pieces.prefixed for pieces in texts)),
+        list(chain.from_iterable(segments.texts for segments in texts)),
+        list(chain.from_iterable(segments.prefixed for segments in texts)),
     )
-    slots = np.fromiter(chain.from_iterable(pieces.slots for pieces in texts), dtype=np.int32)
+    slots = np.fromiter(chain.from_iterable(segments.slots for segments in texts), dtype=np.int32)
     is_text = slots == TEXT
     lengths = np.ones(len(slots), dtype=np.int64)
     lengths[is_text] = encoded.lengths
@@ -58,7 +58,7 @@ def tokenize(texts: Sequence[Pieces], vocabulary: Vocabulary) -> list[TokenizedT
     from_text = np.repeat(is_text, lengths)
     ids[from_text] = encoded.ids
     ids[~from_text] = slots[~is_text]
-    counts = [len(pieces.slots) for pieces in texts]
+    counts = [len(segments.slots) for segments in texts]
     first_slots = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
     firsts = bounds[first_slots]  # of the texts, and the end
     slot_tokens: list[int] = (bounds[:-1] - np.repeat(firsts[:-1], counts)).tolist()
@@ -66,15 +66,15 @@ def tokenize(texts: Sequence[Pieces], vocabulary: Vocabulary) -> list[TokenizedT
     unknown = vocabulary.parts.unknown_id is not None and bool((ids == vocabulary.parts.unknown_id).any())
     rows: list[TokenizedText] = []
     places = zip(pairwise(first_slots.tolist()), pairwise(firsts.tolist()), strict=True)
-    for pieces, ((slot, next_slot), (first, end)) in zip(texts, places, strict=True):
+    for segments, ((slot, next_slot), (first, end)) in zip(texts, places, strict=True):
         ends = None if byte_ends is None else byte_ends[first:end]
         slots_of_text = [*slot_tokens[slot:next_slot], end - first]
-        rows.append(TokenizedText(pieces, ids[first:end], slots_of_text, ends, None, unknown))
+        rows.append(TokenizedText(segments, ids[first:end], slots_of_text, ends, None, unknown))
     return list(rows) if byte_ends is not None else [_checked(row, vocabulary) for row in rows]
 
 
 def _byte_ends(
-    ids: NDArray[np.int32], from_text: NDArray[np.int32], texts: Sequence[Pieces], vocabulary: Vocabulary
+    ids: NDArray[np.int32], from_text: NDArray[np.int32], texts: Sequence[Segments], vocabulary: Vocabulary
 ) -> NDArray[np.int64] | None:
     """Where each token's bytes end, if all texts decode to themselves and no ordinary text gave a control token.
 
@@ -82,21 +82,21 @@ def _byte_ends(
     """
     if not vocabulary.round_trips or vocabulary.reserved(from_text).any():
         return None
-    return vocabulary.byte_ends(ids, b"".join([pieces.utf8 for pieces in texts]))
+    return vocabulary.byte_ends(ids, b"".join([segments.utf8 for segments in texts]))
 
 
-def _checked(row: TokenizedText, vocabulary: Vocabulary) -> TokenizedText | Mistaken:
+def _checked(row: TokenizedText, vocabulary: Vocabulary) -> TokenizedText | RoundTripMismatch:
     """Look at one text closely: normalized as the tokenizer normalizes it, its ids must decode to it."""
-    pieces = row.pieces
+    segments = row.segments
     expected: list[bytes] = []
-    texts = iter(zip(pieces.texts, pieces.prefixed, strict=True))
-    for slot, start, (first, end) in zip(pieces.slots, pieces.starts, pairwise(row.slot_tokens), strict=True):
+    texts = iter(zip(segments.texts, segments.prefixed, strict=True))
+    for slot, start, (first, end) in zip(segments.slots, segments.starts, pairwise(row.slot_tokens), strict=True):
         if slot != TEXT:
             expected.append(vocabulary.table.by_id[slot].content.encode())
             continue
         text, prefixed = next(texts)
         if vocabulary.reserved(row.token_ids[first:end]).any():
-            return Mistaken(start, "gives a control token; report this tokenizer")
+            return RoundTripMismatch(start, "gives a control token; report this tokenizer")
         expected.append(vocabulary.expected(text, prefixed) if vocabulary.round_trips else b"")
     if not vocabulary.round_trips or vocabulary.parts.unknown_id in row.token_ids:
         return row
@@ -108,9 +108,9 @@ def _checked(row: TokenizedText, vocabulary: Vocabulary) -> TokenizedText | Mist
     slot_ends = list(accumulate(len(one) for one in expected))
     slot = min(bisect_right(slot_ends, same), len(slot_ends) - 1)
     inside = expected[slot][: max(0, same - slot_ends[slot] + len(expected[slot]))].decode(errors="ignore")
-    start, end = pieces.starts[slot], [*pieces.starts[1:], len(pieces.whole)][slot]
-    unchanged = pieces.whole[start:end].startswith(inside)  # else the normalizer moved characters
-    return Mistaken(
+    start, end = segments.starts[slot], [*segments.starts[1:], len(segments.whole)][slot]
+    unchanged = segments.whole[start:end].startswith(inside)  # else the normalizer moved characters
+    return RoundTripMismatch(
         min(start + len(inside), end - 1) if unchanged else start,
         "decodes to other text; the tokenizer has no ids for it, remove it",
     )
@@ -119,20 +119,20 @@ def _checked(row: TokenizedText, vocabulary: Vocabulary) -> TokenizedText | Mist
 def tokenize_as_stock(text: str, vocabulary: Vocabulary) -> TokenizedText:
     """Encode a text as the stock tokenizer does: control tokens match wherever they are spelled."""
     encoding = vocabulary.stock.encode(text, add_special_tokens=False)
-    pieces, slot_tokens = Pieces(text), list[int]()
+    segments, slot_tokens = Segments(text), list[int]()
     for index, (token, (start, end)) in enumerate(zip(encoding.ids, encoding.offsets, strict=True)):
         control = vocabulary.table.by_id.get(token)
         if control is not None and control.content == text[start:end].strip(WHITE_SPACE):
-            pieces.starts.append(start)
-            pieces.slots.append(token)
-        elif not pieces.slots or pieces.slots[-1] != TEXT:
-            pieces.starts.append(start)
-            pieces.slots.append(TEXT)
+            segments.starts.append(start)
+            segments.slots.append(token)
+        elif not segments.slots or segments.slots[-1] != TEXT:
+            segments.starts.append(start)
+            segments.slots.append(TEXT)
         else:
             continue
         slot_tokens.append(index)
     return TokenizedText(
-        pieces,
+        segments,
         np.array(encoding.ids, dtype=np.int32),
         [*slot_tokens, len(encoding.ids)],
         starts=np.array([start for start, _ in encoding.offsets], dtype=np.int64),
@@ -144,8 +144,8 @@ def token_starts(row: TokenizedText, vocabulary: Vocabulary) -> NDArray[np.int64
     if row.starts is not None:
         return row.starts
     starts = np.empty(len(row.token_ids), dtype=np.int64)
-    texts = iter(zip(row.pieces.texts, row.pieces.prefixed, strict=True))
-    for slot, at, (first, end) in zip(row.pieces.slots, row.pieces.starts, pairwise(row.slot_tokens), strict=True):
+    texts = iter(zip(row.segments.texts, row.segments.prefixed, strict=True))
+    for slot, at, (first, end) in zip(row.segments.slots, row.segments.starts, pairwise(row.slot_tokens), strict=True):
         starts[first:end] = at
         if slot == TEXT:
             starts[first:end] += vocabulary.token_starts(*next(texts), row.token_ids[first:end])
@@ -164,16 +164,16 @@ def _token_at(row: TokenizedText, character: int, vocabulary: Vocabulary) -> int
     """The first token that begins at or after a character; N behind the last one."""
     if row.starts is not None:
         return int(np.searchsorted(row.starts, character))
-    starts = row.pieces.starts
+    starts = row.segments.starts
     slot = bisect_left(starts, character)
     if slot < len(starts) and starts[slot] == character:
         return row.slot_tokens[slot]
     slot -= 1  # the character lies inside this slot, or behind its first character
-    if slot < 0 or row.pieces.slots[slot] != TEXT or character >= len(row.pieces.whole):
+    if slot < 0 or row.segments.slots[slot] != TEXT or character >= len(row.segments.whole):
         return row.slot_tokens[slot + 1]
     first, end = row.slot_tokens[slot], row.slot_tokens[slot + 1]
-    text = row.pieces.slots[:slot].count(TEXT)
-    inside = vocabulary.token_starts(row.pieces.texts[text], row.pieces.prefixed[text], row.token_ids[first:end])
+    text = row.segments.slots[:slot].count(TEXT)
+    inside = vocabulary.token_starts(row.segments.texts[text], row.segments.prefixed[text], row.token_ids[first:end])
     return first + int(np.searchsorted(inside, character - starts[slot]))
 
 
@@ -213,12 +213,12 @@ def trained_bytes(text: TokenizedText, row: Row, vocabulary: Vocabulary) -> int:
         return sum(int(np.add.reduce(lengths.take(row.token_ids[start:end]))) for start, end in spans)
     starts, ends = token_starts(text, vocabulary), _token_ends(text, vocabulary)
     shown = [(starts[row.first + start], ends[row.first + end - 1]) for start, end in spans if start < end]
-    return sum(len(text.pieces.whole[start:end].encode()) for start, end in shown)
+    return sum(len(text.segments.whole[start:end].encode()) for start, end in shown)
 
 
 def _token_ends(row: TokenizedText, vocabulary: Vocabulary) -> NDArray[np.int64]:
-    ends = np.append(token_starts(row, vocabulary)[1:], len(row.pieces.whole))
-    slot_ends = [*row.pieces.starts[1:], len(row.pieces.whole)]
+    ends = np.append(token_starts(row, vocabulary)[1:], len(row.segments.whole))
+    slot_ends = [*row.segments.starts[1:], len(row.segments.whole)]
     for (first, end), at in zip(pairwise(row.slot_tokens), slot_ends, strict=True):
         if first < end:  # what follows may be text that no token shows
             ends[end - 1] = at

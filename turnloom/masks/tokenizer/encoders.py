@@ -22,10 +22,10 @@ from turnloom.masks.tokenizer.probe_texts import probe_corpus
 
 @dataclass(frozen=True, slots=True)
 class EncodedPieces:
-    """The ids of many pieces, end to end."""
+    """The ids of many segments, end to end."""
 
     ids: NDArray[np.int32]  #: shape (sum of lengths,)
-    lengths: NDArray[np.int64]  #: shape (pieces,), tokens of each piece
+    lengths: NDArray[np.int64]  #: shape (segments,), tokens of each piece
 
 
 class Encoder(Protocol):
@@ -35,7 +35,7 @@ class Encoder(Protocol):
     def name(self) -> str:
         """Library and version, for people."""
 
-    def encode(self, pieces: Sequence[str]) -> EncodedPieces:
+    def encode(self, segments: Sequence[str]) -> EncodedPieces:
         """Encode every piece; an empty piece gives no ids."""
 
 
@@ -46,9 +46,9 @@ class HuggingFaceEncoder:
         self.name = f"tokenizers {version('tokenizers')}"
         self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
 
-    def encode(self, pieces: Sequence[str]) -> EncodedPieces:
+    def encode(self, segments: Sequence[str]) -> EncodedPieces:
         """Encode every piece; an empty piece gives no ids."""
-        rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(pieces), add_special_tokens=False)]
+        rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(segments), add_special_tokens=False)]
         flat = [index for row in rows for index in row]
         return EncodedPieces(np.array(flat, dtype=np.int32), np.array([len(row) for row in rows], dtype=np.int64))
 
@@ -60,9 +60,9 @@ class FastEncoder:
         self.name = f"fastokens {version('fastokens')}"
         self._tokenizer = fastokens.Tokenizer.from_json_str(tokenizer_json)
 
-    def encode(self, pieces: Sequence[str]) -> EncodedPieces:
+    def encode(self, segments: Sequence[str]) -> EncodedPieces:
         """Encode every piece; an empty piece gives no ids."""
-        flat, offsets = self._tokenizer.encode_batch_flat(list(pieces))
+        flat, offsets = self._tokenizer.encode_batch_flat(list(segments))
         bounds = np.frombuffer(offsets, dtype="<u8").astype(np.int64)
         return EncodedPieces(np.frombuffer(flat, dtype="<u4").astype(np.int32), np.diff(bounds))
 

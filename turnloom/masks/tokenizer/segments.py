@@ -1,4 +1,4 @@
-"""A rendered text cut for an encoder: control tokens from trusted text, and pieces of ordinary text between them.
+"""A rendered text cut for an encoder: control tokens from trusted text, and segments of ordinary text between them.
 
 Knows no ids but those of control tokens, and no weights. Two cuts are made and no more: at control tokens, which the
 template's own literals spell (and, for non-special ones such as `<think>`, assistant text), and at the start of every
@@ -28,7 +28,7 @@ TEXT: Final = -1  #: a slot that an encoder fills, where a control token's slot 
 
 
 @dataclass(slots=True)
-class Pieces:
+class Segments:
     """The slots of one text, in order: a slot is a control token or a piece of ordinary text."""
 
     whole: str  #: the text
@@ -55,7 +55,7 @@ def cut(
     assistant_messages: AbstractSet[int],
     rules: CutRules,
     policy: ControlTokens,
-) -> Pieces:
+) -> Segments:
     """Cut a rendered text into slots.
 
     Args:
@@ -69,15 +69,15 @@ def cut(
         ControlTokenRejected: text of a message spells a control token and policy is REJECT.
         UnsupportedContent: a message holds half of a surrogate pair.
     """
-    pieces = Pieces(rendered.text, utf8_of(rendered))
+    segments = Segments(rendered.text, utf8_of(rendered))
     if policy is ControlTokens.ALLOW:
         found: list[Found] = [(0, rules.table.find(rendered.text, 0, len(rendered.text)))]
     else:
-        found = _trusted(rendered, assistant_messages, rules.table, pieces.escaped)
-        if policy is ControlTokens.REJECT and pieces.escaped:
-            raise rejection(pieces.escaped[0])
-    _fill(pieces, found, boundaries, rules)
-    return pieces
+        found = _trusted(rendered, assistant_messages, rules.table, segments.escaped)
+        if policy is ControlTokens.REJECT and segments.escaped:
+            raise rejection(segments.escaped[0])
+    _fill(segments, found, boundaries, rules)
+    return segments
 
 
 def utf8_of(rendered: RenderedText) -> bytes:
@@ -163,11 +163,11 @@ def _stretches(rendered: RenderedText) -> Iterator[tuple[int, int, int | None]]:
         yield start, position, author
 
 
-def _fill(pieces: Pieces, found: Sequence[Found], boundaries: Sequence[int], rules: CutRules) -> None:
-    text, position = pieces.whole, 0
+def _fill(segments: Segments, found: Sequence[Found], boundaries: Sequence[int], rules: CutRules) -> None:
+    text, position = segments.whole, 0
     every = rules.prefix is Prefix.EVERY
     prefix = rules.prefix is not Prefix.NEVER
-    starts, slots, plain = pieces.starts, pieces.slots, rules.table.plain
+    starts, slots, plain = segments.starts, segments.slots, rules.table.plain
     for offset, matches in found:
         for match in matches:
             start, end, token = match
@@ -179,13 +179,13 @@ def _fill(pieces: Pieces, found: Sequence[Found], boundaries: Sequence[int], rul
                 if start >= end:  # white space that the token before it took, where white space is part of its name
                     continue
             if start > position:
-                _add_text(pieces, position, start, boundaries, prefix)
+                _add_text(segments, position, start, boundaries, prefix)
             starts.append(start)
             slots.append(token.id)
             position = end
             prefix = every and (rules.prefix_after_normalized or not token.normalized)
     if position < len(text):
-        _add_text(pieces, position, len(text), boundaries, prefix)
+        _add_text(segments, position, len(text), boundaries, prefix)
 
 
 def _with_white_space(match: Match, text: str, position: int, boundaries: Sequence[int]) -> tuple[int, int]:
@@ -195,18 +195,18 @@ def _with_white_space(match: Match, text: str, position: int, boundaries: Sequen
     return match.with_white_space(text, floor, boundaries[after] if after < len(boundaries) else len(text))
 
 
-def _add_text(pieces: Pieces, start: int, end: int, boundaries: Sequence[int], prefix: bool) -> None:
-    """Add the pieces of text[start:end], which holds no control token; only the first may have the prefix space."""
+def _add_text(segments: Segments, start: int, end: int, boundaries: Sequence[int], prefix: bool) -> None:
+    """Add the segments of text[start:end], which holds no control token; only the first may have the prefix space."""
     inner = bisect_right(boundaries, start)
     while inner < len(boundaries) and boundaries[inner] < end:
         stop = boundaries[inner]
-        _add_piece(pieces, start, stop, prefix)
+        _add_piece(segments, start, stop, prefix)
         start, prefix, inner = stop, False, inner + 1
-    _add_piece(pieces, start, end, prefix)
+    _add_piece(segments, start, end, prefix)
 
 
-def _add_piece(pieces: Pieces, start: int, end: int, prefix: bool) -> None:
-    pieces.starts.append(start)
-    pieces.slots.append(TEXT)
-    pieces.texts.append(pieces.whole[start:end])
-    pieces.prefixed.append(prefix)
+def _add_piece(segments: Segments, start: int, end: int, prefix: bool) -> None:
+    segments.starts.append(start)
+    segments.slots.append(TEXT)
+    segments.texts.append(segments.whole[start:end])
+    segments.prefixed.append(prefix)

@@ -1,4 +1,4 @@
-"""A `tokenizer.json` taken apart for encoding pieces of text. Knows no template and no message, and encodes nothing.
+"""A `tokenizer.json` taken apart for encoding segments of text. Knows no template and no message, and encodes nothing.
 
 Three things that a stock tokenizer does to a whole text must not happen to a piece: matching control tokens, adding the
 space that some vocabularies want before the first word, and wrapping the ids in special tokens. `take_apart` writes the

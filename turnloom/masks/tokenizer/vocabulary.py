@@ -1,4 +1,4 @@
-"""One tokenizer: pieces to ids, ids to bytes, and where tokens begin. Knows no message and no weight."""
+"""One tokenizer: segments to ids, ids to bytes, and where tokens begin. Knows no message and no weight."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ class Vocabulary:
         self._masks = np.array([(1 << 8 * min(size, WORD)) - 1 for size in range(longest + 1)], dtype=np.uint64)
         self.parts = replace(self.parts, token_bytes=None)
 
-    def encode(self, pieces: Sequence[str], prefixed: Sequence[bool]) -> EncodedPieces:
+    def encode(self, segments: Sequence[str], prefixed: Sequence[bool]) -> EncodedPieces:
         """Encode every piece, with the stock tokenizer's prefix space where `prefixed` says so."""
         if self._prefixed is None or not any(prefixed):
-            return self.encoder.encode(pieces)
+            return self.encoder.encode(segments)
         flags = np.array(prefixed, dtype=bool)
         halves = (
-            self.encoder.encode([piece for piece, flag in zip(pieces, prefixed, strict=True) if not flag]),
-            self._prefixed.encode([piece for piece, flag in zip(pieces, prefixed, strict=True) if flag]),
+            self.encoder.encode([piece for piece, flag in zip(segments, prefixed, strict=True) if not flag]),
+            self._prefixed.encode([piece for piece, flag in zip(segments, prefixed, strict=True) if flag]),
         )
-        lengths = np.empty(len(pieces), dtype=np.int64)
+        lengths = np.empty(len(segments), dtype=np.int64)
         lengths[~flags], lengths[flags] = halves[0].lengths, halves[1].lengths
         of_prefixed = np.repeat(flags, lengths)
         ids = np.empty(int(lengths.sum()), dtype=np.int32)
@@ -183,7 +183,7 @@ class Vocabulary:
 
     @cached_property
     def _with_prefix(self) -> tokenizers.Tokenizer:
-        assert self.parts.prefixed is not None, "asked for only where pieces have a prefix"
+        assert self.parts.prefixed is not None, "asked for only where segments have a prefix"
         return tokenizers.Tokenizer.from_str(self.parts.prefixed)
 
     @cached_property

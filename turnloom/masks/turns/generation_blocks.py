@@ -1,6 +1,6 @@
-"""Regions from the template's own {% generation %} blocks (mask=template). Knows no prompts.
+"""Message spans from the template's own {% generation %} blocks (mask=template).
 
-A block is honoured as it stands: what it printed is the region, also where it printed inside a macro or a set block.
+A block is honoured as it stands: what it printed is the span, also where it printed inside a macro or a set block.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Collection, Sequence
 
 from turnloom.masks.domain.conversation import Message
 from turnloom.masks.domain.errors import Interleaved, UnlocatableTurn
-from turnloom.masks.domain.rendered_text import Located, Region, RenderedText
+from turnloom.masks.domain.rendered_text import Located, MessageSpan, RenderedText
 from turnloom.masks.template.added_token_text import AddedTokenFinder
-from turnloom.masks.turns.region_parts import parts_of
+from turnloom.masks.turns.span_parts import parts_of
 from turnloom.masks.turns.text_map import TextMap, pieces_between
 
 
-def block_regions(
+def block_spans(
     messages: Sequence[Message], rendered: RenderedText, wanted: Collection[int], control: AddedTokenFinder
 ) -> Located:
-    """One region per block that printed text of a wanted assistant message, in order of the text.
+    """One message span per block that printed text of a wanted assistant message, in order of the text.
 
     A block without any message's text belongs to the assistant message between its neighbours.
 
@@ -28,22 +28,22 @@ def block_regions(
         Interleaved: a block shows text of two messages.
     """
     text = TextMap(rendered)
-    regions = []
+    message_spans = []
     begins = []
     for start, end in rendered.generation_blocks:
         index = _owner(messages, text, start, end)
         if index in wanted:
-            regions.append(_region(messages, text, index, start, end, control))
+            message_spans.append(_region(messages, text, index, start, end, control))
         if index >= 0 and messages[index].get("role") == "assistant":
             begins.append((index, start))
     missing = sorted(
         index
-        for index in set(wanted) - {region.message_index for region in regions}
+        for index in set(wanted) - {span.message_index for span in message_spans}
         if messages[index].get("role") == "assistant"
     )
     if missing:
         raise UnlocatableTurn("no {% generation %} block prints this turn", message_index=missing[0])
-    return Located(tuple(regions), (), tuple(begins))
+    return Located(tuple(message_spans), (), tuple(begins))
 
 
 def _owner(messages: Sequence[Message], text: TextMap, start: int, end: int) -> int:
@@ -73,13 +73,13 @@ def _owner(messages: Sequence[Message], text: TextMap, start: int, end: int) -> 
 
 def _region(
     messages: Sequence[Message], text: TextMap, index: int, start: int, end: int, control: AddedTokenFinder
-) -> Region:
+) -> MessageSpan:
     literal = text.rendered.text[start:end]
     token = control.last(literal)
     closed = token is not None and not literal[token[1] :].strip() and _is_literal(text, start + token[0])
     eot_start = start + token[0] if closed and token else end
     parts = parts_of(list(pieces_between(text, start, eot_start)), eot_start, end, messages[index].get("content"))
-    return Region(index, str(messages[index]["role"]), start, eot_start, end, end, "generation_block", parts)
+    return MessageSpan(index, str(messages[index]["role"]), start, eot_start, end, end, "generation_block", parts)
 
 
 def _is_literal(text: TextMap, position: int) -> bool:

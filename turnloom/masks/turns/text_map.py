@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from turnloom.masks.domain.rendered_text import Origin, RenderedText
-from turnloom.masks.turns.region_parts import Piece
+from turnloom.masks.turns.span_parts import Piece
 
 
 class TextMap:

@@ -1,4 +1,4 @@
-"""From a conversation to views: rendered text, regions, kinds, and which turns each view trains. Knows no tokenizer.
+"""From a conversation to views: rendered text, message spans, kinds, and which turns each view trains.
 
 This is the one door of the mask engine's rendering half; `sandbox.pool.Sandbox.render_views` is the same for templates
 sent by clients. It is the reference: `replay` may answer in its place, and is checked against it.
@@ -24,9 +24,9 @@ from turnloom.masks.template.message_checks import KNOWN_ROLES, check_messages, 
 from turnloom.masks.template.prompts import Chat
 from turnloom.masks.template.render import Settings, render
 from turnloom.masks.template.shape import Signature, signature
-from turnloom.masks.turns.generation_blocks import block_regions
+from turnloom.masks.turns.generation_blocks import block_spans
+from turnloom.masks.turns.message_spans import MessageSpanFinder, has_text
 from turnloom.masks.turns.prefixes import EXACT_MESSAGES, Cut, Prefixes, ViewPlanner
-from turnloom.masks.turns.regions import RegionFinder, has_text
 
 #: Shapes of conversations remembered under one set of settings, a few kB each.
 PLANS: Final = 1024
@@ -73,7 +73,7 @@ class ChatFormat:
         engine = self._engines.get(key)
         if engine is None:
             settings = Settings(date, self.special_tokens, options.chat_template_kwargs)
-            engine = self._engines[key] = Engine(settings, RegionFinder(), ViewPlanner(), BoundedCache(PLANS))
+            engine = self._engines[key] = Engine(settings, MessageSpanFinder(), ViewPlanner(), BoundedCache(PLANS))
         return engine
 
     def forget(self) -> None:
@@ -94,7 +94,7 @@ class Engine:
     """What has been proved about one template under one set of settings."""
 
     settings: Settings
-    regions: RegionFinder
+    message_spans: MessageSpanFinder
     views: ViewPlanner
     plans: BoundedCache[tuple[object, ...], _Plan]
 
@@ -235,14 +235,14 @@ class _Work:
         self, messages: Sequence[Message], shapes: Sequence[Signature], rendered: RenderedText, wanted: Collection[int]
     ) -> Located:
         if self.mask is Mask.REGIONS:
-            return self.engine.regions.locate(self.chat, messages, shapes, rendered, wanted, self.fresh)
-        return block_regions(messages, rendered, wanted, self.chat.control)
+            return self.engine.message_spans.locate(self.chat, messages, shapes, rendered, wanted, self.fresh)
+        return block_spans(messages, rendered, wanted, self.chat.control)
 
     def end_of_last(self, messages: Sequence[Message], rendered: RenderedText) -> int:
         last = len(messages) - 1
         template = self.chat.template
         shapes = [signature(message, template.needles, template.mark) for message in messages]
-        return self.located(messages, shapes, rendered, (last,)).regions[-1].end
+        return self.located(messages, shapes, rendered, (last,)).message_spans[-1].end
 
 
 def _undated(options: Options, chat_format: ChatFormat) -> tuple[str, ...]:
@@ -298,7 +298,7 @@ def _view(
     located = work.located(shown, work.shapes[: cut.messages], rendered, trained)
     warnings = (*work.warnings, *_dropped(shown, rendered), *located.warnings)
     boundaries = tuple(begin for _, begin in located.begins)
-    return View(rendered, located.regions, trained, cut.messages, warnings, boundaries), located.begins
+    return View(rendered, located.message_spans, trained, cut.messages, warnings, boundaries), located.begins
 
 
 def _doubtful(work: _Work, messages: Sequence[Message], view: View, begins: Sequence[tuple[int, int]]) -> set[int]:

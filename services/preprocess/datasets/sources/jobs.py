@@ -19,7 +19,7 @@ from typing import Final
 from services.preprocess.datasets.sources.dispatch import MERGE, PLAN, TIDY, dispatch
 from services.preprocess.datasets.sources.lease import Lease, NotWanted
 from services.preprocess.datasets.sources.memory import stay_small
-from services.preprocess.datasets.sources.parts import Parts
+from services.preprocess.datasets.sources.task_context import TaskContext
 from services.preprocess.settings import read_settings
 from services.store.connection import connect, connect_rq
 from services.store.dataset_work import MAX_ATTEMPTS, ClaimedTask, DatasetWork, TaskSpent
@@ -38,13 +38,13 @@ def run(dataset_id: str, task: str) -> str:
     client, queues = connect(settings.redis_url), connect_rq(settings.redis_url, socket_timeout=10.0)
     try:
         work = DatasetWork(client, settings.shard_lease)
-        return _claimed(Parts(settings, Datasets(client), work, Tickets(queues)), dataset_id, task)
+        return _claimed(TaskContext(settings, Datasets(client), work, Tickets(queues)), dataset_id, task)
     finally:
         client.close()
         queues.close()
 
 
-def _claimed(parts: Parts, dataset_id: str, task: str) -> str:
+def _claimed(parts: TaskContext, dataset_id: str, task: str) -> str:
     holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     try:
         if task == TIDY:
@@ -61,7 +61,7 @@ def _claimed(parts: Parts, dataset_id: str, task: str) -> str:
         return str(error)
 
 
-def _done(parts: Parts, dataset_id: str, claimed: ClaimedTask, lease: Lease) -> str:
+def _done(parts: TaskContext, dataset_id: str, claimed: ClaimedTask, lease: Lease) -> str:
     stay_small()
     with lease:
         # Imported here, after the claim: they take seconds, and the parent of this process must stay without them.

@@ -10,11 +10,11 @@ from services.preprocess.datasets.sources.dispatch import MERGE, PLAN
 from services.preprocess.datasets.sources.lease import Lease, NotWanted
 from services.preprocess.datasets.sources.merging import BadRowFound, SourceRemarks, merge
 from services.preprocess.datasets.sources.models import model_of, options_of
-from services.preprocess.datasets.sources.parts import Parts
 from services.preprocess.datasets.sources.pieces import Shard
 from services.preprocess.datasets.sources.planning import plan, shown
 from services.preprocess.datasets.sources.shards import Making, ShardResult, make_shard
 from services.preprocess.datasets.sources.sizes import SizeLimit
+from services.preprocess.datasets.sources.task_context import TaskContext
 from services.preprocess.domain.error_codes import code_of
 from services.preprocess.domain.source_errors import SourceError
 from services.preprocess.models.registry import BadModels
@@ -27,7 +27,7 @@ from turnloom.errors import TurnloomError
 from turnloom.formats import Format
 from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
 
-Task: TypeAlias = Callable[[Parts, DatasetRecord, ClaimedTask, Lease], None]
+Task: TypeAlias = Callable[[TaskContext, DatasetRecord, ClaimedTask, Lease], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class MergeTask:
     remarks: SourceRemarks
 
 
-def plan_source(parts: Parts, record: DatasetRecord, _claimed: ClaimedTask, lease: Lease) -> None:
+def plan_source(parts: TaskContext, record: DatasetRecord, _claimed: ClaimedTask, lease: Lease) -> None:
     """Find the source, cut it, and begin its shards."""
     assert record.source is not None
     folder = f"{parts.folder(record.id)}/staged"
@@ -66,7 +66,7 @@ def plan_source(parts: Parts, record: DatasetRecord, _claimed: ClaimedTask, leas
     parts.work.done(record.id, PLAN, lease.holder, following=shards)
 
 
-def shard(parts: Parts, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:
+def shard(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:
     """Make one shard; the last of them begins the merge."""
     task = decode(ShardTask, claimed.argument)
     folder = f"{parts.folder(record.id)}/{lease.task}"
@@ -87,7 +87,7 @@ def shard(parts: Parts, record: DatasetRecord, claimed: ClaimedTask, lease: Leas
     parts.work.done(record.id, lease.task, lease.holder, bad_shard=index if result.bad else None, following=following)
 
 
-def _made(parts: Parts, record: DatasetRecord, task: ShardTask, folder: str, lease: Lease) -> ShardResult:
+def _made(parts: TaskContext, record: DatasetRecord, task: ShardTask, folder: str, lease: Lease) -> ShardResult:
     assert record.source is not None
     lease.check()
     with model_of(record, parts.settings) as model:
@@ -102,7 +102,7 @@ def _made(parts: Parts, record: DatasetRecord, task: ShardTask, folder: str, lea
         return make_shard(making, task.shard, folder, lease)
 
 
-def merge_shards(parts: Parts, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:
+def merge_shards(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:
     """Put all shards together and make the dataset READY."""
     task = decode(MergeTask, claimed.argument)
     assert record.source is not None
@@ -113,7 +113,7 @@ def merge_shards(parts: Parts, record: DatasetRecord, claimed: ClaimedTask, leas
     parts.tidy(record.id)
 
 
-def limit_of(parts: Parts) -> SizeLimit:
+def limit_of(parts: TaskContext) -> SizeLimit:
     """How large a dataset may be."""
     return SizeLimit(parts.settings.max_dataset_conversations, parts.settings.max_dataset_bytes)
 

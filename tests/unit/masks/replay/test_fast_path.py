@@ -78,7 +78,7 @@ def hits(options: Options, made: Model) -> int:
 
 
 def warm(options: Options, made: Model, *conversations: Conversation) -> None:
-    """Planned, its views replayed, its drafts replayed."""
+    """Planned, its views replayed, its weighted texts replayed."""
     for _ in range(3):
         preprocess_batch(conversations, options, made)
 

@@ -17,7 +17,7 @@ from turnloom.masks.domain.options import GenerationPrefill, OnUnextendable, Opt
 from turnloom.masks.domain.rendered_text import Origin, View
 from turnloom.masks.replay import cache as store
 from turnloom.masks.replay.fast_path import replayed_views, view_replays
-from turnloom.masks.replay.symbols import RefusedError, Tape, joined
+from turnloom.masks.replay.symbols import Recording, RefusedError, joined
 from turnloom.masks.template.compiled import compile_template
 from turnloom.masks.turns.views import ChatFormat
 
@@ -206,7 +206,7 @@ def test_what_is_not_modelled_is_never_replayed(expression: str) -> None:
 
 
 def test_a_symbol_can_not_be_read_by_code_that_records_nothing() -> None:
-    symbol = Tape().symbol("M", "text", Origin(0, "content"))
+    symbol = Recording().symbol("M", "text", Origin(0, "content"))
     assert isinstance(symbol, str)
     readers: list[Callable[..., object]] = [str, repr, len, hash, int, iter, bytes, "{}".format, sorted]
     readers += [

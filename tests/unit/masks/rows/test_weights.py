@@ -73,11 +73,18 @@ def test_message_weights_multiply_and_zero_leaves_a_message_out() -> None:
 
 def test_part_weights_multiply_inside_assistant_turns() -> None:
     view = chatml([("user", "q"), ("assistant", "hm yes f()")])
-    region = view.regions[1]
-    edges = [region.start, region.start + 2, region.start + 3, region.start + 6, region.eot_start, region.end]
+    span = view.message_spans[1]
+    edges = [
+        span.start,
+        span.start + 2,
+        span.start + 3,
+        span.start + 6,
+        span.eot_start,
+        span.end,
+    ]
     kinds = [Kind.REASONING, Kind.SCAFFOLD, Kind.CONTENT, Kind.TOOL_CALL, Kind.EOT]
     parts = tuple(Part(edges[i], edges[i + 1], kind) for i, kind in enumerate(kinds))
-    view = replace(view, regions=(view.regions[0], replace(region, parts=parts)))
+    view = replace(view, message_spans=(view.message_spans[0], replace(span, parts=parts)))
     options = Options(part_weights=PartWeights(reasoning=0.0, content=0.5, tool_call=2.0))
     plan = plan_weights(conversation(roles=("user", "assistant")), options)
     whole = view.rendered.text
@@ -99,7 +106,7 @@ def test_all_tokens_with_a_message_weight_keeps_the_rest() -> None:
 def test_a_message_trained_in_another_view_weighs_nothing_here() -> None:
     view = chatml([(role, f"m{index}") for index, role in enumerate(ROLES)], trained=[6])
     ((start, _, _),) = spans_of(Options(), view=view)
-    assert start == view.regions[6].start
+    assert start == view.message_spans[6].start
 
 
 def test_training_of_another_length_is_refused() -> None:

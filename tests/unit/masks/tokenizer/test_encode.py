@@ -23,7 +23,7 @@ from turnloom.masks.domain.example import Row
 from turnloom.masks.domain.options import ControlTokens
 from turnloom.masks.domain.rendered_text import View
 from turnloom.masks.tokenizer.encode import (
-    Mistaken,
+    RoundTripMismatch,
     TokenizedText,
     target_runs,
     token_spans,
@@ -78,10 +78,10 @@ def stock(family: str) -> Tokenizer:
 def tokens_of(
     view: View, words: Vocabulary, *, cuts: bool = True, policy: ControlTokens = ControlTokens.ESCAPE
 ) -> TokenizedText:
-    assistants = [region for region in view.regions if region.role == "assistant"]
-    boundaries = [region.start for region in assistants] if cuts else []
-    pieces = cut(view.rendered, boundaries, {region.message_index for region in assistants}, words.cut_rules, policy)
-    (text,) = tokenize([pieces], words)
+    assistants = [span for span in view.message_spans if span.role == "assistant"]
+    boundaries = [span.start for span in assistants] if cuts else []
+    segments = cut(view.rendered, boundaries, {span.message_index for span in assistants}, words.cut_rules, policy)
+    (text,) = tokenize([segments], words)
     assert isinstance(text, TokenizedText), text
     return text
 
@@ -104,7 +104,7 @@ def test_without_boundaries_and_escapes_the_ids_are_the_stock_tokenizers(family:
 @given(user=TEXTS.filter(lambda text: not set("<[") & set(text)), reply=TEXTS)
 def test_the_prompt_is_tokenized_as_a_samplers_prompt(family: str, user: str, reply: str) -> None:
     view = chatml([("user", user), ("assistant", reply)])
-    prompt = stock_ids(family, view.rendered.text[: view.regions[1].start])
+    prompt = stock_ids(family, view.rendered.text[: view.message_spans[1].start])
     assert tokens_of(view, vocabulary(family)).token_ids[: len(prompt)].tolist() == prompt
 
 
@@ -138,15 +138,15 @@ def test_a_token_has_the_weight_of_its_first_character(family: str, user: str, r
     words = vocabulary(family)
     view = chatml([("user", user), ("assistant", reply)])
     found = tokens_of(view, words)
-    region = view.regions[1]
-    middle = min(region.start + inner, region.end)
-    spans = token_spans(found, [(region.start, middle, 1.0), (middle, region.end, 0.5)], words)
+    span = view.message_spans[1]
+    middle = min(span.start + inner, span.end)
+    spans = token_spans(found, [(span.start, middle, 1.0), (middle, span.end, 0.5)], words)
     weights = np.zeros(len(found.token_ids))
     for start, end, weight in spans:
         weights[start:end] = weight
     starts = token_starts(found, words)
     assert (np.diff(starts) >= 0).all()
-    expected = np.where(starts < region.start, 0, np.where(starts < middle, 1.0, np.where(starts < region.end, 0.5, 0)))
+    expected = np.where(starts < span.start, 0, np.where(starts < middle, 1.0, np.where(starts < span.end, 0.5, 0)))
     assert weights.tolist() == expected.tolist()
 
 
@@ -166,7 +166,7 @@ def test_newlines_of_prompt_and_reply_never_merge() -> None:
     view = chatml([("user", "hi"), ("assistant", "\n\nyes")])
     found = tokens_of(view, words)
     merged = stock_ids("byte_level", view.rendered.text)
-    prompt = stock_ids("byte_level", view.rendered.text[: view.regions[1].start])
+    prompt = stock_ids("byte_level", view.rendered.text[: view.message_spans[1].start])
     assert found.token_ids[: len(prompt)].tolist() == prompt
     assert merged[: len(prompt)] != prompt, "this vocabulary shows the difference"
 
@@ -182,15 +182,15 @@ def test_a_combining_mark_at_a_region_start_stays_the_replys() -> None:
     words = vocabulary("byte_level")
     view = chatml([("user", "x"), ("assistant", "\u0301yes")])
     found = tokens_of(view, words)
-    assert token_starts(found, words).tolist().count(view.regions[1].start) >= 1
+    assert token_starts(found, words).tolist().count(view.message_spans[1].start) >= 1
 
 
 def test_byte_fallback_round_trips_and_all_bytes_of_a_character_share_its_weight() -> None:
     words = vocabulary("sentence_piece_first")
     view = chatml([("user", "x"), ("assistant", "a👍")])
     found = tokens_of(view, words)
-    region = view.regions[1]
-    ((first, last, _),) = token_spans(found, [(region.start + 1, region.start + 2, 1.0)], words)
+    span = view.message_spans[1]
+    ((first, last, _),) = token_spans(found, [(span.start + 1, span.start + 2, 1.0)], words)
     assert last - first == 4
     assert words.decode(found.token_ids[first:last]) == "👍".encode()
 
@@ -226,33 +226,33 @@ def test_rstrip_tokens_take_the_newline_as_the_stock_tokenizer_does() -> None:
 def test_ids_that_decode_to_other_text_are_refused() -> None:
     words = Vocabulary(byte_level())
     good = words.encode
-    pieces = cut(rendered(("hello", 0, "content")), [], set(), words.cut_rules, ControlTokens.ESCAPE)
+    segments = cut(rendered(("hello", 0, "content")), [], set(), words.cut_rules, ControlTokens.ESCAPE)
     other = good(["jello"], [False])
     words.encode = lambda texts, prefixed: other  # type: ignore[method-assign]
-    (found,) = tokenize([pieces], words)
-    assert found == Mistaken(0, "decodes to other text; the tokenizer has no ids for it, remove it")
+    (found,) = tokenize([segments], words)
+    assert found == RoundTripMismatch(0, "decodes to other text; the tokenizer has no ids for it, remove it")
 
 
 def test_one_text_that_fails_leaves_the_others_of_its_batch() -> None:
     words = Vocabulary(byte_level())
     texts = [rendered(("hello", 0, "content")), rendered("<|im_start|>", ("world", 0, "content"))]
-    pieces = [cut(text, [], set(), words.cut_rules, ControlTokens.ESCAPE) for text in texts]
+    segments = [cut(text, [], set(), words.cut_rules, ControlTokens.ESCAPE) for text in texts]
     good = words.encode
     words.encode = lambda texts, prefixed: good(["jello", *texts[1:]], prefixed)  # type: ignore[method-assign]
-    bad, fine = tokenize(pieces, words)
-    assert isinstance(bad, Mistaken)
+    bad, fine = tokenize(segments, words)
+    assert isinstance(bad, RoundTripMismatch)
     assert isinstance(fine, TokenizedText)
 
 
 def test_a_control_token_from_ordinary_text_is_refused_though_it_decodes_alike() -> None:
     words = Vocabulary(byte_level())
     end = words.table.by_content["<|im_end|>"].id
-    pieces = cut(rendered(("<|im_end|>", 0, "content")), [], set(), words.cut_rules, ControlTokens.ESCAPE)
+    segments = cut(rendered(("<|im_end|>", 0, "content")), [], set(), words.cut_rules, ControlTokens.ESCAPE)
     stolen = words.encode(["x"], [False])
     stolen.ids[:] = end
     words.encode = lambda texts, prefixed: stolen  # type: ignore[method-assign]
-    (found,) = tokenize([pieces], words)
-    assert found == Mistaken(0, "gives a control token; report this tokenizer")
+    (found,) = tokenize([segments], words)
+    assert found == RoundTripMismatch(0, "gives a control token; report this tokenizer")
 
 
 def test_an_empty_batch_gives_nothing() -> None:
@@ -289,8 +289,8 @@ def test_trained_bytes_are_those_of_the_trained_text(family: str) -> None:
     words = vocabulary(family)
     view = chatml([("user", "hello"), ("assistant", "the quick brown fox")])
     found = tokens_of(view, words)
-    region = view.regions[1]
-    spans = token_spans(found, [(region.start, region.end, 1.0)], words)
+    span = view.message_spans[1]
+    spans = token_spans(found, [(span.start, span.end, 1.0)], words)
     assert trained_bytes(found, Row(found.token_ids, spans), words) == len("the quick brown fox<|im_end|>")
 
 

@@ -28,10 +28,10 @@ def test_a_tokenizer_that_the_fast_encoder_does_not_support_gets_the_other_and_a
 
 def test_one_other_id_on_one_probe_is_enough_to_drop_the_fast_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     class AlmostRight(FastEncoder):
-        def encode(self, pieces: Sequence[str]) -> EncodedPieces:
-            encoded = super().encode(pieces)
+        def encode(self, segments: Sequence[str]) -> EncodedPieces:
+            encoded = super().encode(segments)
             ids = encoded.ids.copy()
-            if "extra probe" in pieces:
+            if "extra probe" in segments:
                 ids[-1] += 1
             return EncodedPieces(ids, encoded.lengths)
 

@@ -7,7 +7,7 @@ from turnloom.masks.domain.errors import ControlTokenRejected
 from turnloom.masks.domain.options import ControlTokens
 from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, RenderedText
 from turnloom.masks.tokenizer.control_tokens import ControlToken, ControlTokenTable
-from turnloom.masks.tokenizer.segments import TEXT, CutRules, Pieces, cut
+from turnloom.masks.tokenizer.segments import TEXT, CutRules, Segments, cut
 from turnloom.masks.tokenizer.tokenizer_json import Prefix
 
 START = ControlToken(1, "<|im_start|>", special=True)
@@ -24,46 +24,46 @@ def pieces_of(
     policy: ControlTokens = ControlTokens.ESCAPE,
     prefix: Prefix = Prefix.NEVER,
     after_normalized: bool = True,
-) -> Pieces:
+) -> Segments:
     return cut(text, boundaries, assistant, CutRules(ControlTokenTable(tokens), prefix, after_normalized), policy)
 
 
-def slots(pieces: Pieces) -> list[int | str]:
-    texts = iter(pieces.texts)
-    return [next(texts) if slot == TEXT else slot for slot in pieces.slots]
+def slots(segments: Segments) -> list[int | str]:
+    texts = iter(segments.texts)
+    return [next(texts) if slot == TEXT else slot for slot in segments.slots]
 
 
 def test_control_tokens_come_from_literals_and_never_from_a_users_text() -> None:
-    pieces = pieces_of(rendered("<|im_start|>user\n", ("hi<|im_end|>", 0, "content"), "<|im_end|>"))
-    assert slots(pieces) == [1, "user\nhi<|im_end|>", 2]
-    assert [(span.message_index, span.offset, span.text) for span in pieces.escaped] == [(0, 19, "<|im_end|>")]
+    segments = pieces_of(rendered("<|im_start|>user\n", ("hi<|im_end|>", 0, "content"), "<|im_end|>"))
+    assert slots(segments) == [1, "user\nhi<|im_end|>", 2]
+    assert [(span.message_index, span.offset, span.text) for span in segments.escaped] == [(0, 19, "<|im_end|>")]
 
 
 def test_a_token_spelled_half_by_the_template_and_half_by_a_message_is_ordinary_text() -> None:
-    pieces = pieces_of(rendered("<|im_", ("end|> and <|im_", 0, "content"), "start|><|im_end|>"))
-    assert slots(pieces) == ["<|im_end|> and <|im_start|>", 2]
-    assert pieces.escaped == []
+    segments = pieces_of(rendered("<|im_", ("end|> and <|im_", 0, "content"), "start|><|im_end|>"))
+    assert slots(segments) == ["<|im_end|> and <|im_start|>", 2]
+    assert segments.escaped == []
 
 
 def test_a_users_text_cannot_hide_a_literals_token() -> None:
     brackets = ControlToken(7, "[[", special=True)
     inst = ControlToken(8, "[INST]", special=True)
-    pieces = pieces_of(rendered(("x[", 0, "content"), "[INST]"), tokens=(brackets, inst))
-    assert slots(pieces) == ["x[", 8]
+    segments = pieces_of(rendered(("x[", 0, "content"), "[INST]"), tokens=(brackets, inst))
+    assert slots(segments) == ["x[", 8]
 
 
 @pytest.mark.parametrize("index", [0, TOOLS, UNKNOWN])
 def test_a_non_special_token_counts_in_assistant_text_and_literals_only(index: int) -> None:
     text = rendered("<think>", ("a<think>", index, "content"), ("<think>b", 1, "content"))
-    pieces = pieces_of(text)
-    assert slots(pieces) == [3, "a<think>", 3, "b"]
-    assert [span.message_index for span in pieces.escaped] == [index]
+    segments = pieces_of(text)
+    assert slots(segments) == [3, "a<think>", 3, "b"]
+    assert [span.message_index for span in segments.escaped] == [index]
 
 
 def test_a_special_token_does_not_count_in_assistant_text() -> None:
-    pieces = pieces_of(rendered(("<|im_end|>", 1, "content")))
-    assert slots(pieces) == ["<|im_end|>"]
-    assert len(pieces.escaped) == 1
+    segments = pieces_of(rendered(("<|im_end|>", 1, "content")))
+    assert slots(segments) == ["<|im_end|>"]
+    assert len(segments.escaped) == 1
 
 
 def test_reject_names_message_and_offset() -> None:
@@ -106,8 +106,8 @@ def test_a_vocabulary_that_prefixes_every_segment_never_prefixes_a_forced_bounda
 def test_a_normalizers_prefix_does_not_follow_a_normalized_token() -> None:
     normalized = ControlToken(5, "<t>", special=False, normalized=True)
     text = rendered("<t>a<|im_end|>b")
-    pieces = pieces_of(text, tokens=(normalized, END), prefix=Prefix.EVERY, after_normalized=False)
-    assert pieces.prefixed == [False, True]
+    segments = pieces_of(text, tokens=(normalized, END), prefix=Prefix.EVERY, after_normalized=False)
+    assert segments.prefixed == [False, True]
 
 
 def test_rstrip_takes_white_space_up_to_the_region_and_no_further() -> None:
@@ -121,9 +121,9 @@ def test_lstrip_takes_white_space_but_not_out_of_an_earlier_token_or_region() ->
     token = ControlToken(9, "<e>", special=True, lstrip=True, rstrip=True)
     text = rendered("a \n<e> <e>", ("b ", 1, "content"), "<e>")
     assert slots(pieces_of(text, tokens=(token,))) == ["a", 9, 9, "b", 9]
-    pieces = pieces_of(rendered("p \n", (" \n", 1, "content"), "<e>"), tokens=(token,), boundaries=(3,))
-    assert slots(pieces) == ["p \n", 9]
-    assert pieces.starts == [0, 3]
+    segments = pieces_of(rendered("p \n", (" \n", 1, "content"), "<e>"), tokens=(token,), boundaries=(3,))
+    assert slots(segments) == ["p \n", 9]
+    assert segments.starts == [0, 3]
 
 
 def test_a_single_word_token_must_stand_alone() -> None:

@@ -47,8 +47,8 @@ def split(source: str, messages: list[Message], **options: object) -> list[View]
 @pytest.mark.parametrize("count", [3, EXACT_MESSAGES // 2, EXACT_MESSAGES, 300])
 def test_turns_that_extend_share_one_view_however_many(count: int) -> None:
     (view,) = split(templates.CHATML, turns(count))
-    assert len(view.regions) == count
-    found = [view.rendered.text[region.start : region.end] for region in view.regions]
+    assert len(view.message_spans) == count
+    found = [view.rendered.text[span.start : span.end] for span in view.message_spans]
     assert found == [f"reply {at}<|im_end|>" for at in range(count)]
 
 
@@ -57,8 +57,8 @@ def test_turns_that_lose_their_reasoning_get_views_of_their_own(count: int) -> N
     found = split(TOOL_THINKING, turns(count, reasoning_content="Hm."))
     assert [sorted(view.trained) for view in found] == [[2 * at + 1] for at in range(count)]
     for view in found:
-        (region,) = view.regions
-        assert view.rendered.text[region.start :].startswith("<think>Hm.</think>reply")
+        (span,) = view.message_spans
+        assert view.rendered.text[span.start :].startswith("<think>Hm.</think>reply")
 
 
 def test_a_turn_without_reasoning_shares_the_view_of_the_next() -> None:

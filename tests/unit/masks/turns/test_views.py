@@ -1,4 +1,4 @@
-"""From conversations to regions: what is trained is what a model sampled from the prompt would have to emit."""
+"""From conversations to message spans: what is trained is what a model sampled from the prompt would have to emit."""
 
 import datetime
 from collections.abc import Sequence
@@ -39,11 +39,11 @@ def views(
 
 
 def trained_texts(found: Sequence[View]) -> list[tuple[int, str]]:
-    return [(r.message_index, v.rendered.text[r.start : r.end]) for v in found for r in v.regions]
+    return [(r.message_index, v.rendered.text[r.start : r.end]) for v in found for r in v.message_spans]
 
 
-def kinds(view: View, region: int = 0) -> list[tuple[str, str]]:
-    return [(part.kind.value, view.rendered.text[part.start : part.end]) for part in view.regions[region].parts]
+def kinds(view: View, span: int = 0) -> list[tuple[str, str]]:
+    return [(part.kind.value, view.rendered.text[part.start : part.end]) for part in view.message_spans[span].parts]
 
 
 CHAT = [user("Hi."), assistant("Hello."), user("And?"), assistant("Well.")]
@@ -53,10 +53,10 @@ def test_a_template_that_keeps_history_gives_one_view_with_every_reply() -> None
     (view,) = views(templates.CHATML, CHAT)
     assert trained_texts([view]) == [(1, "Hello.<|im_end|>"), (3, "Well.<|im_end|>")]
     assert view.trained == {1, 3}
-    assert view.regions[0].located_by == "generation_prompt/eot"
-    region = view.regions[0]
-    assert view.rendered.text[region.eot_start : region.end] == "<|im_end|>"
-    assert view.rendered.text[region.end : region.trailing_end] == "\n"
+    assert view.message_spans[0].located_by == "generation_prompt/eot"
+    span = view.message_spans[0]
+    assert view.rendered.text[span.eot_start : span.end] == "<|im_end|>"
+    assert view.rendered.text[span.end : span.trailing_end] == "\n"
     assert view.warnings == ()
 
 
@@ -98,13 +98,13 @@ def test_views_train_disjoint_messages_and_only_those_asked_for() -> None:
 def test_without_generation_prompt_the_reply_begins_after_the_users_close() -> None:
     (view,) = views(templates.INSTRUCT, CHAT)
     assert trained_texts([view]) == [(1, " Hello.</s>"), (3, " Well.</s>")]
-    assert view.regions[0].located_by == "prompt/eot"
+    assert view.message_spans[0].located_by == "prompt/eot"
 
 
 def test_a_turn_that_the_next_role_closes_has_no_end_of_turn_and_says_so() -> None:
     (view,) = views(templates.OPEN_ENDED, CHAT)
     assert trained_texts([view]) == [(1, "Hello."), (3, "Well.")]
-    assert all(region.eot_start == region.end for region in view.regions)
+    assert all(span.eot_start == span.end for span in view.message_spans)
     assert view.warnings[0] == "messages[1]: the template prints no end-of-turn token after this turn"
 
 
@@ -160,7 +160,7 @@ def test_a_default_system_prompt_does_not_hide_where_a_turn_ends_before_an_epilo
 def test_a_reply_that_is_not_rendered_after_its_own_prompt_is_trained_with_a_warning() -> None:
     (view,) = views(templates.PREFILLED, CHAT)
     assert trained_texts([view]) == [(1, "Hello.<|im_end|>"), (3, "Well.<|im_end|>")]
-    assert view.regions[0].located_by == "header/eot"
+    assert view.message_spans[0].located_by == "header/eot"
     assert (
         "does not render this turn after its own generation prompt '<|im_start|>assistant\\n<think>\\n'"
         in view.warnings[0]
@@ -191,10 +191,10 @@ def test_prefill_none_begins_after_the_role_also_where_the_prompt_opens_thinking
 def test_a_reply_that_thinks_after_a_prompt_that_closes_thinking_begins_at_its_role(history: list[Message]) -> None:
     chat = [*history, user("Hi."), assistant("Hello.", reasoning_content="Hm.")]
     view = views(templates.THINKING, chat, chat_template_kwargs={"enable_thinking": False})[-1]
-    region = view.regions[-1]
-    assert view.rendered.text[: region.start].endswith("Hi.<|im_end|>\n<|im_start|>assistant\n")
-    assert view.rendered.text[region.start : region.end] == "<think>\nHm.\n</think>\n\nHello.<|im_end|>"
-    assert region.located_by == "header/eot"
+    span = view.message_spans[-1]
+    assert view.rendered.text[: span.start].endswith("Hi.<|im_end|>\n<|im_start|>assistant\n")
+    assert view.rendered.text[span.start : span.end] == "<think>\nHm.\n</think>\n\nHello.<|im_end|>"
+    assert span.located_by == "header/eot"
     assert "does not render this turn after its own generation prompt" in view.warnings[0]
 
 
@@ -227,8 +227,8 @@ def test_the_last_turn_is_what_follows_the_prompt(name: str, reply: str) -> None
     (view,) = views(source, messages)
     setup = Settings(datetime.date.fromisoformat(DATE), templates.SPECIAL_TOKENS)
     prompt = render_plain(messages[:1], None, compile_template(source), setup, add_generation_prompt=True)
-    assert view.rendered.text[: view.regions[0].start] == prompt
-    assert view.rendered.text[view.regions[0].end :].strip() in ("", "<|endoftext|>")
+    assert view.rendered.text[: view.message_spans[0].start] == prompt
+    assert view.rendered.text[view.message_spans[0].end :].strip() in ("", "<|endoftext|>")
 
 
 def test_kinds_follow_the_field_a_character_came_from() -> None:
@@ -264,8 +264,8 @@ def test_token_boundaries_do_not_depend_on_what_is_trained(name: str, reply: str
     (last,) = views(source, chat, trained=[3])
     assert last.rendered == every.rendered
     assert last.boundaries == every.boundaries
-    assert {region.start for region in every.regions} <= set(every.boundaries)
-    assert [region.message_index for region in last.regions] == [3]
+    assert {span.start for span in every.message_spans} <= set(every.boundaries)
+    assert [span.message_index for span in last.message_spans] == [3]
 
 
 def test_history_that_a_view_shows_in_another_form_has_its_boundary_too() -> None:
@@ -282,22 +282,22 @@ def test_an_untrained_reply_that_can_not_be_located_refuses_no_one_and_has_no_bo
     for _ in range(2):
         (view,) = render_views(Conversation(CHAT), Options(date=DATE), format_, [3])
         assert trained_texts([view]) == [(3, "Well.<|im_end|>")]
-        assert view.boundaries == (view.regions[0].start,)
+        assert view.boundaries == (view.message_spans[0].start,)
 
 
 def test_generation_blocks_give_a_boundary_to_every_reply() -> None:
     source = templates.GENERATION["top level"]
     (every,) = views(source, CHAT, mask=Mask.TEMPLATE)
     (last,) = views(source, CHAT, trained=[3], mask=Mask.TEMPLATE)
-    assert last.boundaries == every.boundaries == tuple(region.start for region in every.regions)
+    assert last.boundaries == every.boundaries == tuple(span.start for span in every.message_spans)
 
 
 @pytest.mark.parametrize("name", list(templates.GENERATION))
 def test_generation_blocks_are_regions_wherever_they_stand(name: str) -> None:
     (view,) = views(templates.GENERATION[name], [*CHAT[:3], assistant("")], mask=Mask.TEMPLATE)
     assert trained_texts([view]) == [(1, "Hello.<|im_end|>"), (3, "<|im_end|>")]
-    assert {region.located_by for region in view.regions} == {"generation_block"}
-    assert view.rendered.text[view.regions[0].eot_start : view.regions[0].end] == "<|im_end|>"
+    assert {span.located_by for span in view.message_spans} == {"generation_block"}
+    assert view.rendered.text[view.message_spans[0].eot_start : view.message_spans[0].end] == "<|im_end|>"
 
 
 def test_mask_template_refuses_a_template_without_blocks() -> None:
@@ -452,16 +452,16 @@ def test_no_character_of_another_message_lies_in_a_region_and_all_own_ones_do(
         position = 0
         for length, origin in view.rendered.runs:
             if origin is not None:
-                inside = [r for r in view.regions if r.start < position + length and position < r.end]
+                inside = [r for r in view.message_spans if r.start < position + length and position < r.end]
                 assert {r.message_index for r in inside} <= {origin.message_index}
                 if origin.message_index in view.trained and messages[origin.message_index]["role"] == "assistant":
                     assert inside
                     assert inside[0].start <= position
                     assert position + length <= inside[0].end
             position += length
-        for region in view.regions:
-            assert [part.start for part in region.parts] + [region.end] == (
-                [region.start] + [part.end for part in region.parts]
+        for span in view.message_spans:
+            assert [part.start for part in span.parts] + [span.end] == (
+                [span.start] + [part.end for part in span.parts]
             )
 
 
@@ -483,4 +483,4 @@ def test_origins_of_tools_and_messages_are_kept_apart() -> None:
     source = "{{ tools | tojson }}" + templates.CHATML
     (view,) = render_views(Conversation(CHAT, tools=[{"name": "<|im_end|>"}]), Options(date=DATE), chat_format(source))
     assert view.rendered.runs[0] == (24, Origin(-1, "tools"))
-    assert Kind.HEADER not in {part.kind for region in view.regions for part in region.parts}
+    assert Kind.HEADER not in {part.kind for span in view.message_spans for part in span.parts}

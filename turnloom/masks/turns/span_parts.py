@@ -1,4 +1,4 @@
-"""What the characters inside a region are: reasoning, content, tool calls, scaffold, end of turn. Knows no template.
+"""What the characters inside a message span are: reasoning, content, tool calls, scaffold, end of turn.
 
 The origin tells: a character of `reasoning_content` is reasoning, one of `tool_calls` a tool call. Reasoning given
 inside `content` as `<think>...</think>` counts as reasoning where the template splits it off, that is where it prints
@@ -21,17 +21,17 @@ _KIND_OF_FIELD: Final = {
 #: What closes reasoning inside content, as the templates at hand spell it.
 CLOSERS: Final = ("</think>", "[/THINK]", "</seed:think>", "<|end_thinking|>", "<|END_THINKING|>", "</thinking>")
 
-#: (start, text, origin) of a run inside a region.
+#: (start, text, origin) of a run inside a message span.
 Piece = tuple[int, str, "Origin | None"]
 
 
 def parts_of(pieces: Sequence[Piece], eot_start: int, end: int, content: JSON) -> tuple[Part, ...]:
-    """Parts that cover the region without holes, neighbours of one kind joined.
+    """Parts that cover the message span without holes, neighbours of one kind joined.
 
     Args:
-        pieces: the region's runs up to eot_start, cut to it.
+        pieces: the message span's runs up to eot_start, cut to it.
         eot_start: first character of the end-of-turn literal.
-        end: end of the region.
+        end: end of the message span.
         content: the message's content, to tell reasoning that the template split off.
     """
     split_at = _split(pieces, content)

@@ -15,7 +15,7 @@ from services.store.tickets import Tickets
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class TaskContext:
     """The store as a task sees it."""
 
     settings: ApiSettings

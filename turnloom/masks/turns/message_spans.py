@@ -1,4 +1,4 @@
-"""Regions of messages in a rendered text, found by origin and proved once per pattern of literals. Knows no policies.
+"""Message spans in a rendered text, found by origin and proved once per pattern of literals.
 
 Where a turn with one pattern and shape begins and ends is proved with renders the first time it is seen, and read off
 afterwards; so locating is linear in messages.
@@ -15,13 +15,13 @@ from typing import Final
 from turnloom.masks.domain.bounded_cache import BoundedCache
 from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS, Message
 from turnloom.masks.domain.errors import ContentNotCovered, Interleaved, PreprocessError, UnlocatableTurn
-from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, Located, Region, RenderedText
+from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, Located, MessageSpan, RenderedText
 from turnloom.masks.template.prompts import Chat, common_length
 from turnloom.masks.template.shape import Signature
 from turnloom.masks.turns.bounds_by_render import prove
 from turnloom.masks.turns.bounds_cache import Proof, Window, applied, proof_of, window_of
 from turnloom.masks.turns.last_turn import Turn
-from turnloom.masks.turns.region_parts import parts_of
+from turnloom.masks.turns.span_parts import parts_of
 from turnloom.masks.turns.text_map import TextMap, next_foreign, own_end, pieces_between, trailing_end
 
 #: One of so many reads of a proof is proved again, for ever.
@@ -31,8 +31,8 @@ PROOFS: Final = 2048
 _LOG: Final = logging.getLogger(__name__)
 
 
-class RegionFinder:
-    """Finds regions for one template under one set of settings; keeps what it has proved."""
+class MessageSpanFinder:
+    """Finds message spans for one template under one set of settings; keeps what it has proved."""
 
     def __init__(self) -> None:
         """Begin with nothing proved."""
@@ -51,7 +51,7 @@ class RegionFinder:
         wanted: Collection[int],
         fresh: Collection[int] = (),
     ) -> Located:
-        """Regions of the wanted messages, and where every other assistant turn begins.
+        """Message spans of the wanted messages, and where every other assistant turn begins.
 
         Args:
             chat: template and settings.
@@ -65,7 +65,7 @@ class RegionFinder:
             UnlocatableTurn, Interleaved, ContentNotCovered: naming the message.
         """
         text = TextMap(rendered)
-        regions: list[Region] = []
+        message_spans: list[MessageSpan] = []
         warnings: list[str] = []
         begins: list[tuple[int, int]] = []
         for index, message in enumerate(messages):
@@ -86,12 +86,12 @@ class RegionFinder:
                     continue
                 turn = other
             warnings += turn.warnings
-            regions.append(_region(chat, messages, text, index, turn))
-        for one, two in pairwise(regions):
+            message_spans.append(_region(chat, messages, text, index, turn))
+        for one, two in pairwise(message_spans):
             if two.start < one.end:
                 raise Interleaved("its text lies inside that of another message", message_index=two.message_index)
         begins.sort(key=itemgetter(1))
-        return Located(tuple(regions), tuple(dict.fromkeys(warnings)), tuple(begins))
+        return Located(tuple(message_spans), tuple(dict.fromkeys(warnings)), tuple(begins))
 
     def _begin(
         self,
@@ -177,10 +177,10 @@ def _other_role(chat: Chat, messages: Sequence[Message], text: TextMap, index: i
     return Turn(start, last + token[0], last + token[1], "content/eot", "")
 
 
-def _region(chat: Chat, messages: Sequence[Message], text: TextMap, index: int, turn: Turn) -> Region:
+def _region(chat: Chat, messages: Sequence[Message], text: TextMap, index: int, turn: Turn) -> MessageSpan:
     message = messages[index]
     pieces = list(pieces_between(text, turn.start, turn.eot_start))
-    return Region(
+    return MessageSpan(
         message_index=index,
         role=str(message.get("role")),
         start=turn.start,
