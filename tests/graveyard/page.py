@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.graveyard.case import Case, Either, Expectation, Refused, Rows, Trained
+from tests.graveyard.case import Case, Expectation, Rows, Trained
 from tests.graveyard.kinds import CASES, KINDS
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "graveyard.md"
@@ -46,23 +46,19 @@ def _entry(case: Case) -> str:
     lines = [f"**{_link(case.report)}** {case.said}{also}", f"*Turnloom:* {case.does}"]
     if case.wrong_today:
         lines.append(f"**Not right yet:** {case.wrong_today}.")
-    shown = list(_shown(case.expect, case))
+    shown = list(_shown(case.expect))
     if shown:
         lines.append("```text\n" + "\n".join(shown) + "\n```")
     return "\n\n".join(line if line.startswith("```") else _wrapped(line) for line in lines)
 
 
-def _shown(expectation: Expectation, case: Case) -> Iterator[str]:
-    """The rows, or the stretches that are trained; nothing for a refusal, which `does` says."""
-    if isinstance(expectation, Either):
-        yield from _shown(expectation.choices[0], case)
-    elif isinstance(expectation, Rows):
+def _shown(expectation: Expectation) -> Iterator[str]:
+    """The rows, or the stretches that are trained; nothing for a refusal or a choice, which `does` says."""
+    if isinstance(expectation, Rows):
         yield from expectation.lines
     elif isinstance(expectation, Trained):
         for stretch in expectation.stretches:
             yield "… ⟦" + stretch.replace("\n", "↵") + "⟧ …"
-    else:
-        assert isinstance(expectation, Refused)
 
 
 def _link(report: str) -> str:

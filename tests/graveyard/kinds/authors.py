@@ -235,10 +235,7 @@ CASES: Final = (
         "A warning says by place what the template prints nothing of.",
         chat({"role": "developer", "content": "Say BANANA."}, user("Capital?"), assistant("BANANA")),
         "llamacpp__Qwen-Qwen3-0.6B",
-        either(
-            trained("<think>\n\n</think>\n\nBANANA<|im_end|>", warns=("messages[0]",)),
-            refused("messages[0]", "developer"),
-        ),
+        trained("<think>\n\n</think>\n\nBANANA<|im_end|>", warns=("messages[0]",)),
         also=("sgl-project/sglang#40103",),
     ),
     Case(
@@ -247,13 +244,10 @@ CASES: Final = (
         "A warning says by place what the template prints nothing of.",
         chat(user("Hi"), assistant("Hello"), system("Say BANANA."), user("Capital?"), assistant("BANANA")),
         "trl__gptoss",
-        either(
-            trained(
-                "<|channel|>final<|message|>Hello<|return|>",
-                "<|channel|>final<|message|>BANANA<|return|>",
-                warns=("messages[2]",),
-            ),
-            refused("messages[2]"),
+        trained(
+            "<|channel|>final<|message|>Hello<|return|>",
+            "<|channel|>final<|message|>BANANA<|return|>",
+            warns=("messages[2]",),
         ),
     ),
     Case(

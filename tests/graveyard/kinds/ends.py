@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.graveyard.case import Case, assistant, call, chat, either, jsonl, refused, rows, tool, trained, user
+from tests.graveyard.case import Case, assistant, call, chat, jsonl, refused, rows, tool, trained, user
 
 CASES: Final = (
     Case(
@@ -197,9 +197,7 @@ CASES: Final = (
         "Only the end of the turn is trained, and `turnloom lint` names the row.",
         jsonl({"instruction": "Be silent.", "input": "", "output": ""}),
         "CHATML",
-        either(
-            rows("<|im_start|>user↵Be silent.<|im_end|>↵<|im_start|>assistant↵⟦<|im_end|>⟧↵"), refused("messages[1]")
-        ),
+        rows("<|im_start|>user↵Be silent.<|im_end|>↵<|im_start|>assistant↵⟦<|im_end|>⟧↵"),
         lints=("empty_assistant",),
     ),
 )

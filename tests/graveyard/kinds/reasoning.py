@@ -87,11 +87,7 @@ CASES: Final = (
         "A warning says that the text does not begin with the prompt that the model would get.",
         chat(user("2+2?"), assistant("4", reasoning_content="easy")),
         "THINKING",
-        either(
-            trained("<think>\neasy\n</think>\n\n4<|im_end|>", warns=("messages[1]",)),
-            trained("easy\n</think>\n\n4<|im_end|>", warns=("messages[1]",)),
-            refused("messages[1]"),
-        ),
+        trained("<think>\neasy\n</think>\n\n4<|im_end|>", warns=("messages[1]",)),
         options={"chat_template_kwargs": {"enable_thinking": False}},
     ),
     Case(
