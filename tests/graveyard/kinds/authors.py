@@ -127,6 +127,18 @@ CASES: Final = (
         ),
     ),
     Case(
+        "unslothai/unsloth#2095",
+        "With markers that did not fit Llama 3.1's template, every label of a longer chat was masked.",
+        "No markers are asked for: all replies are found.",
+        chat(user("one"), assistant("1"), user("two"), assistant("2")),
+        "trl__llama3",
+        rows(
+            "<s><|start_header_id|>user<|end_header_id|>↵↵one<|eot_id|><|start_header_id|>assistant<|end_header_id|>↵↵"
+            "⟦1<|eot_id|>⟧<|start_header_id|>user<|end_header_id|>↵↵two<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>↵↵⟦2<|eot_id|>⟧"
+        ),
+    ),
+    Case(
         "Blaizzy/mlx-vlm#970",
         "Only what stands before the first reply was masked: later questions of the user were trained.",
         "Every question is prompt.",

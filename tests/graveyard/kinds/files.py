@@ -71,7 +71,7 @@ CASES: Final = (
         jsonl({"instruction": "Translate.", "input": "Hallo", "output": "Hello"}),
         "CHATML",
         rows("<|im_start|>user↵Translate.↵↵Hallo<|im_end|>↵<|im_start|>assistant↵⟦Hello<|im_end|>⟧↵"),
-        also=("tloen/alpaca-lora#362", "hiyouga/LlamaFactory#2686"),
+        also=("tloen/alpaca-lora#362",),
     ),
     Case(
         "johnsmith0031/alpaca_lora_4bit#149",
@@ -127,7 +127,6 @@ CASES: Final = (
         ),
         "TOOLS",
         trained('<tool_call>{"name": "now", "arguments": {}}</tool_call><|im_end|>', shows=('"name": "now"',)),
-        also=("huggingface/datasets#8069",),
     ),
     Case(
         "huggingface/trl#5311",

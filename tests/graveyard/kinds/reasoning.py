@@ -191,13 +191,13 @@ CASES: Final = (
         trained("<think>\neasy\n</think>\n\n4<|im_end|>", never=("<think>\n\n</think>",)),
     ),
     Case(
-        "QwenLM/Qwen3#1618",
-        "A model that never thinks learned empty thoughts from another model's template.",
+        "hiyouga/LlamaFactory#8832",
+        "A model that never thinks learned empty thoughts from its thinking siblings' template.",
         "With the model's own template no thought is trained.",
         chat(user("2+2?"), assistant("4")),
         "trl__qwen3_instruct_2507",
         rows("<|im_start|>user↵2+2?<|im_end|>↵<|im_start|>assistant↵⟦4<|im_end|>⟧↵"),
-        also=("unslothai/unsloth#3383", "hiyouga/LlamaFactory#8832", "hiyouga/LlamaFactory#9392"),
+        also=("unslothai/unsloth#3383", "QwenLM/Qwen3#1618", "hiyouga/LlamaFactory#9392"),
     ),
     Case(
         "huggingface/open-r1#585",

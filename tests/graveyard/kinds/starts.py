@@ -151,7 +151,7 @@ CASES: Final = (
         chat(user("Hello, how are you?"), assistant("I am fine."), user("Good."), assistant("Yes.")),
         "INSTRUCT",
         rows("<s>[INST] Hello, how are you? [/INST]⟦ I am fine.</s>⟧[INST] Good. [/INST]⟦ Yes.</s>⟧"),
-        also=("unslothai/unsloth#1290", "unslothai/unsloth#1229", "unslothai/unsloth#2095"),
+        also=("unslothai/unsloth#1290", "unslothai/unsloth#1229"),
     ),
     Case(
         "axolotl-ai-cloud/axolotl#2089",

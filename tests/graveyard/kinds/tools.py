@@ -224,7 +224,7 @@ CASES: Final = (
             "\n<think></think>\n<tool_call>get_time\n<arg_key>zone</arg_key>\n<arg_value>Oslo</arg_value>\n</tool_call>",
             never=("None",),
         ),
-        also=("huggingface/transformers#45422", "vllm-project/vllm#54368", "bojieli/ai-agent-book#739"),
+        also=("huggingface/transformers#45422", "vllm-project/vllm#54368"),
         wrong_today="null reaches the template, which prints None",
     ),
     Case(
