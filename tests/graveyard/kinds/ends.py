@@ -177,7 +177,7 @@ CASES: Final = (
     Case(
         "pytorch/torchtitan#3130",
         "The end of a document was a label but never an input, so packed documents saw each other.",
-        "The end stands in the row's tokens and is its last target; rows are never joined.",
+        "The end stands in the row's tokens and is its last target; a conversation is a row of its own.",
         chat(user("Hi"), assistant("Hello")),
         "INSTRUCT",
         rows("<s>[INST] Hi [/INST]⟦ Hello</s>⟧"),
