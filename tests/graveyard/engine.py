@@ -89,6 +89,11 @@ class Outcome:
         return "\n".join([self.refusal or "trained", *rows, *(f"warning: {warning}" for warning in self.warnings)])
 
 
+def is_shared(case: Case) -> bool:
+    """Whether the case needs what is not in this repository."""
+    return case.tokenizer == "qwen3" or not hasattr(templates, case.template)
+
+
 def lacks(case: Case) -> str:
     """What the case needs and is not there; "" where nothing is missing."""
     if not hasattr(templates, case.template) and not (TEMPLATES / f"{case.template}.jinja").is_file():

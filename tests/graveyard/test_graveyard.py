@@ -9,22 +9,23 @@ from pathlib import Path
 import pytest
 
 from tests.graveyard.case import Case
-from tests.graveyard.engine import lacks, outcome
+from tests.graveyard.engine import is_shared, lacks, outcome
 from tests.graveyard.kinds import CASES
 from tests.graveyard.page import PAGE, page
 from tests.graveyard.verdicts import complaint
 
-PARAMETERS = [
-    pytest.param(
-        case,
-        id=case.report,
-        marks=[pytest.mark.xfail(reason=case.wrong_today, strict=True)] if case.wrong_today else [],
+
+def marks(case: Case) -> list[pytest.MarkDecorator]:
+    """What pytest is told of a case."""
+    found = [pytest.mark.shared] if is_shared(case) else []
+    return (
+        [*found, pytest.mark.xfail(reason=case.wrong_today, raises=AssertionError, strict=True)]
+        if case.wrong_today
+        else found
     )
-    for case in CASES
-]
 
 
-@pytest.mark.parametrize("case", PARAMETERS)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.report, marks=marks(case)) for case in CASES])
 def test_what_was_reported_elsewhere_is_right_here(case: Case, tmp_path: Path) -> None:
     missing = lacks(case)
     if missing:
