@@ -1,0 +1,1 @@
+"""Bugs of masks and data that users of other trainers reported, each tried on Turnloom."""

@@ -1,0 +1,90 @@
+"""Keys of other tools for what is trained."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.graveyard.case import Case, assistant, call, chat, either, jsonl, refused, rows, tool, trained, user
+
+_WITHOUT_BAD: Final = (
+    "<|im_start|>user↵a<|im_end|>↵<|im_start|>assistant↵0⟦bad<|im_end|>⟧↵"
+    "<|im_start|>user↵b<|im_end|>↵<|im_start|>assistant↵⟦good<|im_end|>⟧↵"
+)
+
+CASES: Final = (
+    Case(
+        "verl-project/verl#5316",
+        "There was no key that keeps a reply as context only; `loss_mask` of a message is the one that was proposed.",
+        "loss_mask is read as what it means, or refused or warned of; never passed over.",
+        chat(user("a"), assistant("bad", loss_mask=0), user("b"), assistant("good", loss_mask=1)),
+        "CHATML",
+        either(
+            rows(_WITHOUT_BAD), refused("messages[1]", "loss_mask"), trained("good<|im_end|>", warns=("loss_mask",))
+        ),
+        also=("baidu-baige/LoongForge#89", "verl-project/verl#3507"),
+        wrong_today="the key is passed over and the reply trained",
+    ),
+    Case(
+        "hiyouga/LlamaFactory#10471",
+        "`loss: false` at a turn of ShareGPT's data is how people mark replies that are not to be learned.",
+        "loss is read as what it means, or refused or warned of; never passed over.",
+        jsonl(
+            {
+                "conversations": [
+                    {"from": "human", "value": "a"},
+                    {"from": "gpt", "value": "bad", "loss": False},
+                    {"from": "human", "value": "b"},
+                    {"from": "gpt", "value": "good", "loss": True},
+                ]
+            }
+        ),
+        "CHATML",
+        either(rows(_WITHOUT_BAD), refused("loss"), trained("good<|im_end|>", warns=("loss",))),
+        also=("hiyouga/LlamaFactory#2305", "modelscope/ms-swift#5215"),
+        wrong_today="the key is passed over and the reply trained",
+    ),
+    Case(
+        "modelscope/ms-swift#9263",
+        "`loss: false` was obeyed at replies, but not at tool calls.",
+        "What holds for a reply holds for one that only calls.",
+        chat(
+            user("t?"),
+            assistant("", tool_calls=[call("now", {})], loss=False),
+            tool("12"),
+            assistant("Noon."),
+        ),
+        "TOOLS",
+        either(trained("Noon.<|im_end|>"), refused("messages[1]", "loss")),
+        wrong_today="the key is passed over and the call trained",
+    ),
+    Case(
+        "verl-project/verl#5472",
+        "`trainable: false` was the other key that was proposed, and was not read either.",
+        "A message with trainable=false is not trained, whatever train_on says.",
+        chat(user("a"), assistant("bad", trainable=False), user("b"), assistant("good")),
+        "CHATML",
+        rows(_WITHOUT_BAD),
+        wrong_today="trainable is read under train_on=customized only",
+    ),
+    Case(
+        "hiyouga/LlamaFactory#9630",
+        "A list `loss_mask` beside the turns lost its alignment where results of tools were merged.",
+        "Such a list is refused or warned of; weights stand at the messages themselves.",
+        jsonl(
+            {
+                "conversations": [
+                    {"from": "human", "value": "a"},
+                    {"from": "gpt", "value": "bad"},
+                    {"from": "human", "value": "b"},
+                    {"from": "gpt", "value": "good"},
+                ],
+                "loss_mask": [0, 0, 0, 1],
+            }
+        ),
+        "CHATML",
+        either(
+            rows(_WITHOUT_BAD), refused("loss_mask"), trained("bad<|im_end|>", "good<|im_end|>", warns=("loss_mask",))
+        ),
+        wrong_today="the column is passed over without a word",
+    ),
+)
