@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from turnloom.masks.model import MANIFEST, MANIFEST_VERSION, SPECIAL_TOKENS, TEMPLATE, TOKENIZER, Manifest
+from turnloom.masks.domain.model_files import SPECIAL_TOKENS, TEMPLATE, TOKENIZER
+from turnloom.masks.model import MANIFEST, MANIFEST_VERSION, Manifest
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 TOKENIZERS: Final = Path(os.environ.get("TURNLOOM_TOKENIZERS", ROOT.parent / "shared" / "tokenizers"))

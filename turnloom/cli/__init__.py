@@ -1,11 +1,32 @@
 """The `turnloom` command line."""
 
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from typing import Final
+
+NEEDED: Final = ("grpc", "google.protobuf", "numpy", "typer", "rich")
+
+__all__ = ["main"]
+
 
 def main() -> None:
-    """The console script. Imported here, so that who needs one module of this package does not load every command."""
+    """Run the console script, or say what to install where the client's libraries are missing.
+
+    Commands are imported here, so that who needs one module of this package does not load them all.
+    """
+    missing = [name for name in NEEDED if not _is_installed(name)]
+    if missing:
+        sys.exit(f"turnloom: {missing[0]} is not installed; run pip install 'turnloom[client]' for the command line")
     from turnloom.cli.app import main as run  # noqa: PLC0415
 
     run()
 
 
-__all__ = ["main"]
+def _is_installed(name: str) -> bool:
+    """Whether a module can be imported, without the cost of importing it."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent package is missing
+        return False

@@ -1,6 +1,7 @@
-"""A prepared model folder, loaded: template, tokenizer, hashes. Knows no conversation; imports no transformers.
+"""Load a model folder: template, tokenizer, hashes. Imports no transformers.
 
-`prepare` writes the folder: tokenizer.json, chat_template.jinja, special_tokens_map.json, manifest.json.
+`prepare` writes a folder with tokenizer.json, chat_template.jinja, special_tokens_map.json and manifest.json, whose
+hashes prove that nothing changed since. A folder of the hub has no manifest and is read as `model_files` says.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from turnloom.masks.domain.bounded_cache import BoundedCache
 from turnloom.masks.domain.errors import ModelNotUsable
 from turnloom.masks.domain.memory import return_freed_memory
+from turnloom.masks.domain.model_files import SPECIAL_TOKENS, TEMPLATE, TOKENIZER, ModelFiles, read_folder
 from turnloom.masks.sandbox.pool import Sandbox
 from turnloom.masks.template.compiled import compile_template
 from turnloom.masks.tokenizer.vocabulary import Vocabulary
@@ -22,9 +25,6 @@ from turnloom.masks.turns.views import ChatFormat
 
 LOG = logging.getLogger("turnloom.models")
 
-TOKENIZER: Final = "tokenizer.json"
-TEMPLATE: Final = "chat_template.jinja"
-SPECIAL_TOKENS: Final = "special_tokens_map.json"
 MANIFEST: Final = "manifest.json"
 MANIFEST_VERSION: Final = 1
 
@@ -59,6 +59,14 @@ class Model:
     template_sha256: str
     notes: tuple[str, ...] = ()
     sandbox: Sandbox | None = None  #: renders templates sent by clients; None: they are refused
+    folder: Path | None = None  #: what it was loaded from; None: built from texts
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the model as its folder, or as its texts where it has none; the sandbox stays behind."""
+        if self.folder is not None:
+            return _from_folder, (self.folder, self.name, self.tokenizer_sha256, self.template_sha256)
+        texts = (self.vocabulary.stock_json, self.chat_format.template.source, dict(self.special_tokens))
+        return _from_texts, (self.name, *texts, self.tokenizer_sha256, self.template_sha256)
 
     @property
     def special_tokens(self) -> Mapping[str, str]:
@@ -81,36 +89,72 @@ class Model:
         return self.vocabulary.size
 
 
-def load_model(folder: Path, name: str | None = None, sandbox: Sandbox | None = None) -> Model:
-    """Load a prepared folder.
+def load_model(folder: Path | str, name: str | None = None, sandbox: Sandbox | None = None) -> Model:
+    """Load a folder: a prepared one, or a Hugging Face folder with tokenizer.json and a chat template.
 
     Args:
-        folder: written by `prepare`.
-        name: what the model is called here; None: as in the manifest.
+        folder: written by `prepare_model`, or downloaded from the hub.
+        name: what the model is called here; None: as in the manifest, or the folder's name.
         sandbox: where templates sent by clients are rendered; its owner closes it. None: such templates are refused.
 
     Raises:
-        ModelNotUsable: a file is missing or was changed since, or the tokenizer can't be used exactly.
+        ModelNotUsable: a file is missing or was changed since it was prepared, or the tokenizer can't be used exactly.
         TemplateError: the chat template can't be compiled.
     """
-    manifest = _read_manifest(folder)
-    texts = {
-        TOKENIZER: _read(folder, TOKENIZER, manifest.tokenizer_sha256),
-        TEMPLATE: _read(folder, TEMPLATE, manifest.template_sha256),
-        SPECIAL_TOKENS: _read(folder, SPECIAL_TOKENS, manifest.special_tokens_sha256),
-    }
-    model = build_model(
-        name or manifest.name,
-        texts[TOKENIZER],
-        texts[TEMPLATE],
-        _special_tokens(folder, texts[SPECIAL_TOKENS]),
-        notes=manifest.notes,
-    )
-    model = replace(model, sandbox=sandbox)
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise ModelNotUsable(
+            f"{folder}: there is no such folder; fetch a model of the hub with turnloom.masks.prepare_model"
+        )
+    files = _prepared(folder) if (folder / MANIFEST).exists() else read_folder(folder)
+    model = build_model(name or files.name, files.tokenizer, files.template, files.special_tokens, notes=files.notes)
+    model = replace(model, sandbox=sandbox, folder=folder)
     return_freed_memory()
     for note in model.notes:
         LOG.warning("model %s: %s", model.name, note)
     LOG.info("model %s: %s encodes", model.name, model.encoder_name)
+    return model
+
+
+def _prepared(folder: Path) -> ModelFiles:
+    manifest = _read_manifest(folder)
+    special_tokens = _read(folder, SPECIAL_TOKENS, manifest.special_tokens_sha256)
+    return ModelFiles(
+        manifest.name,
+        _read(folder, TOKENIZER, manifest.tokenizer_sha256),
+        _read(folder, TEMPLATE, manifest.template_sha256),
+        _special_tokens(folder, special_tokens),
+        manifest.notes,
+    )
+
+
+#: Models that came by pickle, so that the tasks of one process load each only once.
+_UNPICKLED: Final[BoundedCache[tuple[str, str, str], Model]] = BoundedCache(8)
+
+
+def _from_folder(folder: Path, name: str, tokenizer_sha256: str, template_sha256: str) -> Model:
+    key = (name, tokenizer_sha256, template_sha256)
+    model = _UNPICKLED.get(key)
+    if model is None:
+        model = load_model(folder, name)
+        if (model.tokenizer_sha256, model.template_sha256) != key[1:]:
+            raise ModelNotUsable(f"{folder}: differs here from what it was where the model was pickled; copy it again")
+        _UNPICKLED[key] = model
+    return model
+
+
+def _from_texts(
+    name: str,
+    tokenizer_json: str,
+    template: str,
+    special_tokens: Mapping[str, str],
+    tokenizer_sha256: str,
+    template_sha256: str,
+) -> Model:
+    key = (name, tokenizer_sha256, template_sha256)
+    model = _UNPICKLED.get(key)
+    if model is None:
+        model = _UNPICKLED[key] = build_model(name, tokenizer_json, template, special_tokens)
     return model
 
 

@@ -21,15 +21,8 @@ import tokenizers
 import transformers
 
 from turnloom.masks.domain.errors import ModelNotUsable, PreprocessError
-from turnloom.masks.model import (
-    MANIFEST,
-    MANIFEST_VERSION,
-    SPECIAL_TOKENS,
-    TEMPLATE,
-    TOKENIZER,
-    Manifest,
-    build_model,
-)
+from turnloom.masks.domain.model_files import SPECIAL_TOKENS, TEMPLATE, TOKENIZER
+from turnloom.masks.model import MANIFEST, MANIFEST_VERSION, Manifest, build_model
 from turnloom.masks.tokenizer.probe_texts import probe_corpus
 
 #: What a tokenizer may consist of; weights are never fetched.

@@ -19,16 +19,12 @@ Refusal
 ├── SamplingDisabled   the host's training server trains only
 ├── HostBusy           every worker of the host trains
 └── SampleFailed       the host took the prompt and could not answer it
-
-MalformedConversation is a PreprocessError: one bad conversation of many is an issue, not the end of the call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from turnloom.masks.domain.errors import PreprocessError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +47,6 @@ class InvalidRequest(Refusal):
         rest = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
         super().__init__(f"{first.field}: {first.description}{rest}")
         self.violations = tuple(violations)
-
-
-class MalformedConversation(PreprocessError):
-    """One conversation can't be read: bad JSON in a field, a weight that is no number. Others beside it may be fine."""
 
 
 class UnknownModel(Refusal):

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from services.preprocess.domain.limits import MAX_CONVERSATION_ID_BYTES
-from services.preprocess.domain.refusals import MalformedConversation
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
-from turnloom.masks.domain.errors import PreprocessError, UnsupportedContent
+from turnloom.masks.domain.errors import MalformedConversation, PreprocessError, UnsupportedContent
 from turnloom.v1 import types_pb2 as pb
 
 #: Keys of a message that have a field of their own, so extra_json may not name them.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from services.preprocess.domain.error_codes import MAX_VIOLATIONS, code_of
-from services.preprocess.domain.refusals import InvalidRequest, MalformedConversation, Violation
-from turnloom.masks.domain.errors import PreprocessError
+from services.preprocess.domain.refusals import InvalidRequest, Violation
+from turnloom.masks.domain.errors import MalformedConversation, PreprocessError
 from turnloom.masks.domain.example import Preprocessed
 from turnloom.v1 import types_pb2 as pb
 

@@ -92,11 +92,17 @@ def test_a_missing_file_is_named(prepared: Path, file: str) -> None:
         load_model(prepared)
 
 
-def test_a_folder_without_manifest_says_how_to_make_one(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotUsable, match=r"has no tokenizer\.json; turnloom\.masks\.prepare_model"):
+        load_model(tmp_path)
+
+
+def test_a_manifest_that_is_no_manifest_says_how_to_make_one(prepared: Path) -> None:
+    (prepared / "manifest.json").write_text("[]")
     with pytest.raises(
         ModelNotUsable, match=r"is no prepared model .*; write it with python -m turnloom\.masks\.prepare"
     ):
-        load_model(tmp_path)
+        load_model(prepared)
 
 
 def test_a_manifest_of_another_version_is_refused(prepared: Path) -> None:

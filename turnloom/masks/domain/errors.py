@@ -1,18 +1,27 @@
-"""What can be wrong with a conversation or its template, one sentence a class. Knows no protocol and no status code.
+"""What can be wrong with a conversation, its template or a model: one sentence a class. Imports no protocol.
 
 PreprocessError
 ├── EmptyConversation
+├── MalformedConversation
 ├── UnknownRole
 ├── NoAssistantTurn
 ├── UnsupportedContent
 ├── TemplateError
 │   ├── TemplateRefused
 │   └── TemplateLimit
-└── LayoutError
-    ├── UnlocatableTurn
-    ├── Interleaved
-    ├── ContentNotCovered
-    └── HistoryDropped
+├── LayoutError
+│   ├── UnlocatableTurn
+│   ├── Interleaved
+│   ├── ContentNotCovered
+│   └── HistoryDropped
+├── TokenizingError
+│   ├── ControlTokenRejected
+│   ├── TooLong
+│   ├── NothingToTrain
+│   ├── RoundTripFailed
+│   └── InvalidTraining
+├── InvalidOption
+└── ModelNotUsable
 """
 
 from __future__ import annotations
@@ -35,9 +44,23 @@ class PreprocessError(Exception):
         self.message_index = message_index
         self.field = field
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the sentence with its place; workers send refusals to each other."""
+        return _unpickled, (type(self), self.message, self.message_index, self.field)
+
+
+def _unpickled(kind: type[PreprocessError], message: str, message_index: int | None, field: str) -> PreprocessError:
+    error = kind(message)
+    error.message_index, error.field = message_index, field
+    return error
+
 
 class EmptyConversation(PreprocessError):
     """There are no messages."""
+
+
+class MalformedConversation(PreprocessError):
+    """One conversation can't be read: bad JSON in a field, a weight that is no number. Others beside it may be fine."""
 
 
 class UnknownRole(PreprocessError):

@@ -52,7 +52,7 @@ class Vocabulary:
         self.notes: tuple[str, ...] = (note,) if note else ()
         if self.parts.lossy:
             self.notes += (f"decoding is not compared with the text: {self.parts.lossy}",)
-        self._stock_json = tokenizer_json
+        self.stock_json = tokenizer_json  #: as it was given
         self._check_control_tokens(probes)
         self._check_against_stock(stock_rows)
         self._check_round_trips()
@@ -175,7 +175,7 @@ class Vocabulary:
     @cached_property
     def stock(self) -> tokenizers.Tokenizer:
         """The tokenizer as it came, loaded when first asked for."""
-        return _stock(self._stock_json)
+        return _stock(self.stock_json)
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:

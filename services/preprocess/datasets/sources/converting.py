@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from services.preprocess.domain.refusals import MalformedConversation
 from services.preprocess.wire.conversation import conversation
 from turnloom.conversations import from_json
 from turnloom.errors import InvalidInput
 from turnloom.formats import Format
 from turnloom.masks.domain.conversation import Conversation
-from turnloom.masks.domain.errors import PreprocessError
+from turnloom.masks.domain.errors import MalformedConversation, PreprocessError
 from turnloom.rows import RawRow
 from turnloom.selecting import document_of
 

@@ -6,10 +6,9 @@ import math
 
 import pytest
 
-from services.preprocess.domain.refusals import MalformedConversation
 from services.preprocess.wire.conversation import conversation, conversations
 from turnloom.masks.domain.conversation import Training
-from turnloom.masks.domain.errors import PreprocessError, UnsupportedContent
+from turnloom.masks.domain.errors import MalformedConversation, PreprocessError, UnsupportedContent
 from turnloom.v1 import types_pb2 as pb
 
 

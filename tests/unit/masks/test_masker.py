@@ -1,0 +1,250 @@
+"""The engine as a function: any folder of the hub, any iterable, any worker; and nothing but the engine's libraries."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.masks.test_model import source
+from turnloom.masks import Masker, ModelNotUsable, Options, PreprocessError, TrainOn, Truncation, load_model
+from turnloom.masks.domain import errors
+from turnloom.masks.domain.errors import InvalidOption, MalformedConversation, TooLong
+from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.reading import conversation_from
+from turnloom.masks.pipeline import preprocess_batch
+from turnloom.masks.prepare import prepare
+
+CHATS = [
+    {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]},
+    [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "no"}, {"role": "user", "content": "?"}],
+    {"messages": [{"role": "user", "content": "alone"}]},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return source(tmp_path_factory.mktemp("hub") / "model")
+
+
+@pytest.fixture(scope="module")
+def masker(folder: Path) -> Masker:
+    return Masker(load_model(folder))
+
+
+def test_rows_are_those_of_the_pipeline(masker: Masker) -> None:
+    expected = preprocess_batch([conversation_from(chat) for chat in CHATS], masker.options, masker.model)
+    for got, wanted in zip(masker(CHATS), expected, strict=True):
+        if isinstance(wanted, Preprocessed):
+            assert [row.token_ids.tolist() for row in got.rows] == [one.token_ids.tolist() for one in wanted.examples]
+            assert [row.target_weights.tolist() for row in got.rows] == [
+                one.target_weights().tolist() for one in wanted.examples
+            ]
+        else:
+            assert str(got.error) == str(wanted)
+
+
+def test_a_row_has_one_weight_for_each_prediction(masker: Masker) -> None:
+    (row,) = masker(CHATS[:1])[0].rows
+    assert (row.token_ids.dtype, row.target_weights.dtype) == (np.int32, np.float32)
+    assert row.token_ids.shape == (row.target_weights.shape[0] + 1,)
+    trained = masker.model.vocabulary.decode(row.token_ids[1:][row.target_weights > 0])
+    assert trained.decode() == "yes<|im_end|>"
+
+
+def test_a_bad_conversation_harms_no_other(masker: Masker) -> None:
+    found = masker([CHATS[0], {"messages": "x"}, {"text": "x"}, 3, CHATS[0]])
+    assert [bool(one.rows) for one in found] == [True, False, False, False, True]
+    assert [str(one.error) for one in found[1:4]] == [
+        "messages: is text; send a list",
+        "messages: missing (keys: text); send the list under this key",
+        "messages: is the number 3; send a list",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("x", "messages[1]: is text; send an object with role and content"),
+        ({"content": "x"}, "messages[1].role: is null or absent; send text such as 'user'"),
+        ({"role": "assistant", "weight": -1}, "messages[1].weight: is the number -1; send a finite number >= 0"),
+        ({"role": "assistant", "weight": True}, "messages[1].weight: is true or false; send a finite number >= 0"),
+        ({"role": "assistant", "trainable": 1}, "messages[1].trainable: is the number 1; send true or false"),
+    ],
+)
+def test_what_can_not_be_read_is_named(message: object, sentence: str) -> None:
+    with pytest.raises(MalformedConversation) as caught:
+        conversation_from([{"role": "user", "content": "x"}, message])
+    assert str(caught.value) == sentence
+
+
+def test_the_senders_weights_reach_the_rows(folder: Path) -> None:
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes", "weight": 0.5}]
+    (row,) = Masker(load_model(folder))([chat])[0].rows
+    assert set(row.target_weights.tolist()) == {0.0, 0.5}
+
+
+def test_a_column_of_arrow_is_taken_as_it_is(masker: Masker) -> None:
+    column = pa.chunked_array([[CHATS[0]], [CHATS[0]]])
+    assert [len(one.rows) for one in masker(column)] == [1, 1]
+
+
+def test_threads_may_share_a_masker(masker: Masker) -> None:
+    expected = [row.token_ids.tolist() for one in masker(CHATS) for row in one.rows]
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: masker(CHATS), range(16)):
+            assert [row.token_ids.tolist() for one in found for row in one.rows] == expected
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_a_pickled_masker_gives_the_same_rows(masker: Masker, folder: Path, built: bool) -> None:
+    if built:
+        masker = Masker(load_model(folder))
+        object.__setattr__(masker.model, "folder", None)
+    again = pickle.loads(pickle.dumps(masker))
+    assert pickle.loads(pickle.dumps(masker)).model is again.model  # loaded once in a process
+    assert [row.token_ids.tolist() for row in again(CHATS)[0].rows] == [
+        row.token_ids.tolist() for row in masker(CHATS)[0].rows
+    ]
+
+
+def test_a_folder_that_changed_since_it_was_pickled_is_refused(tmp_path: Path) -> None:
+    changed = source(tmp_path / "model", template="{# of its own #}{% for m in messages %}{{ m.content }}{% endfor %}")
+    pickled = pickle.dumps(load_model(changed, "changed"))
+    (changed / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}.{% endfor %}")
+    with pytest.raises(ModelNotUsable, match="differs here from what it was where the model was pickled"):
+        pickle.loads(pickled)
+
+
+ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PreprocessError)]
+
+
+@given(kind=st.sampled_from(ERRORS), index=st.none() | st.integers(0, 9), field=st.sampled_from(["", "content"]))
+def test_refusals_can_be_pickled(kind: type[PreprocessError], index: int | None, field: str) -> None:
+    error = kind("is wrong; mend it", message_index=index, field=field)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.message_index, again.field) == (kind, str(error), index, field)
+
+
+def test_options_are_checked_before_any_conversation(folder: Path) -> None:
+    with pytest.raises(InvalidOption, match="max_length is 1; a row needs at least 2 tokens"):
+        Masker(load_model(folder), Options(max_length=1))
+
+
+def test_options_are_honoured(folder: Path) -> None:
+    model = load_model(folder)
+    strict = Masker(model, Options(max_length=4, truncation=Truncation.ERROR))
+    assert isinstance(strict(CHATS)[0].error, TooLong)
+    everything = Masker(model, Options(train_on=TrainOn.ALL_TOKENS))
+    assert everything(CHATS)[0].rows[0].target_weights.min() == 1.0
+
+
+def test_a_folder_of_the_hub_gives_what_its_preparation_gives(folder: Path, masker: Masker, tmp_path: Path) -> None:
+    prepare(str(folder), tmp_path / "prepared")
+    prepared = Masker(load_model(tmp_path / "prepared"))
+    assert dict(prepared.model.special_tokens) == dict(masker.model.special_tokens)
+    for one, other in zip(prepared(CHATS), masker(CHATS), strict=True):
+        assert [row.token_ids.tolist() for row in one.rows] == [row.token_ids.tolist() for row in other.rows]
+
+
+def test_a_template_of_the_configuration_is_found(tmp_path: Path) -> None:
+    named = {"tool_use": "{{ 1 }}", "default": "{% for m in messages %}{{ m.content }}{% endfor %}"}
+    model = load_model(source(tmp_path / "model", template=named))
+    assert model.chat_format.template.source == named["default"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"chat_template": None}, "has no chat template; add chat_template.jinja"),
+        (
+            {"chat_template": "x", "added_tokens_decoder": {"9": {"content": "<new>"}}},
+            "names the token '<new>', which tokenizer.json lacks; turnloom.masks.prepare_model",
+        ),
+    ],
+)
+def test_a_folder_that_transformers_would_change_is_refused(
+    tmp_path: Path, change: dict[str, object], sentence: str
+) -> None:
+    model = source(tmp_path / "model", template=None)
+    (model / "tokenizer_config.json").write_text(json.dumps(change))
+    with pytest.raises(ModelNotUsable, match=sentence):
+        load_model(model)
+
+
+def test_a_name_of_the_hub_is_told_apart_from_a_folder() -> None:
+    with pytest.raises(ModelNotUsable, match=r"there is no such folder; fetch .* turnloom\.masks\.prepare_model"):
+        load_model("nobody/no-model")
+
+
+#: What the engine must not need; an import of one of these ends the script.
+FORBIDDEN = ("grpc", "google", "redis", "rq", "pyarrow", "fsspec", "transformers", "typer", "rich", "services")
+SCRIPT = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {forbidden!r}:
+            raise ImportError("the engine imported " + name)
+
+sys.meta_path.insert(0, Refuse())
+import json
+from turnloom.masks import Masker, load_model
+masker = Masker(load_model(sys.argv[1]))
+chats = [json.loads(line) for line in open(sys.argv[2])]
+print(sum(len(one.rows) for one in masker(chats)))
+"""
+
+
+def test_the_engine_needs_none_of_the_clients_or_services_libraries(folder: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "chats.jsonl"
+    lines.write_text("".join(json.dumps(chat) + "\n" for chat in CHATS))
+    script = SCRIPT.format(forbidden=set(FORBIDDEN))
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder), str(lines)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_with_the_extra_masks_masks_in_an_environment_of_its_own(folder: Path, tmp_path: Path) -> None:
+    root, venv = Path(__file__).resolve().parents[3], tmp_path / "venv"
+    lines = tmp_path / "chats.jsonl"
+    lines.write_text("".join(json.dumps(chat) + "\n" for chat in CHATS))
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, timeout=120)
+    python = str(venv / "bin/python")
+    quiet = ["install", "-q", "--disable-pip-version-check"]
+    subprocess.run([python, "-m", "pip", *quiet, f"{root}[masks]"], check=True, timeout=600, cwd=tmp_path)
+    listed = subprocess.run(
+        [python, "-m", "pip", "list"], check=True, timeout=60, capture_output=True, text=True
+    ).stdout
+    assert not [
+        name for name in ("grpcio", "redis", "rq", "pyarrow", "transformers", "typer") if f"\n{name} " in listed
+    ]
+    script = SCRIPT.format(forbidden=set(FORBIDDEN))
+    done = subprocess.run(
+        [python, "-c", script, str(folder), str(lines)],
+        capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
+    command = subprocess.run(
+        [str(venv / "bin/turnloom")], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert command.returncode == 1
+    assert "is not installed; run pip install 'turnloom[client]'" in command.stderr

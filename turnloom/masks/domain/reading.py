@@ -1,0 +1,99 @@
+"""Read a conversation as OpenAI's chat format has it: plain dictionaries, as JSON gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Final, cast
+
+from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
+from turnloom.masks.domain.errors import MalformedConversation
+
+#: Keys of a message whose null is the same as their absence. The content's null is content: templates print it.
+_OPTIONAL: Final = frozenset({"reasoning_content", "tool_calls", "tool_call_id", "name"})
+_NOTHING_SAID: Final = Training()
+
+
+def conversation_from(document: object) -> Conversation:
+    """Read one conversation.
+
+    Args:
+        document: a Conversation, {"messages": [...], "tools": [...], "id": "..."}, or the list of messages. A message
+            may carry `trainable` (bool) and `weight` (number >= 0) beside OpenAI's keys; other keys reach the template.
+
+    Raises:
+        MalformedConversation: naming the field, what it holds and what it must hold.
+    """
+    if isinstance(document, Conversation):
+        return document
+    if not isinstance(document, Mapping):
+        document = {"messages": document}
+    if "messages" not in document:
+        raise MalformedConversation(
+            f"messages: missing (keys: {', '.join(map(str, document)) or 'none'}); send the list under this key",
+            field="messages",
+        )
+    messages, training = [], []
+    for index, item in enumerate(_list(document["messages"], "messages")):
+        message, said = _message(item, index)
+        messages.append(message)
+        training.append(said)
+    tools = document.get("tools")
+    told = any(said is not _NOTHING_SAID for said in training)
+    return Conversation(
+        messages=messages,
+        tools=(_list(tools, "tools") or None) if tools is not None else None,
+        training=training if told else (),
+        id=str(document.get("id") or ""),
+    )
+
+
+def _message(item: object, index: int) -> tuple[Message, Training]:
+    if not isinstance(item, Mapping):
+        raise MalformedConversation(
+            f"is {_kind(item)}; send an object with role and content", message_index=index, field=""
+        )
+    if not isinstance(item.get("role"), str):
+        raise MalformedConversation(
+            f"is {_kind(item.get('role'))}; send text such as 'user'", message_index=index, field="role"
+        )
+    message = {
+        str(key): cast(JSON, value)
+        for key, value in item.items()
+        if key not in {"trainable", "weight"} and (value is not None or key not in _OPTIONAL)
+    }
+    return message, _training(item.get("trainable"), item.get("weight"), index)
+
+
+def _training(trainable: object, weight: object, index: int) -> Training:
+    if trainable is None and weight is None:
+        return _NOTHING_SAID
+    if trainable is not None and not isinstance(trainable, bool):
+        raise MalformedConversation(
+            f"is {_kind(trainable)}; send true or false", message_index=index, field="trainable"
+        )
+    if weight is not None and (
+        isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight) or weight < 0
+    ):
+        raise MalformedConversation(
+            f"is {weight if isinstance(weight, float) else _kind(weight)}; send a finite number >= 0",
+            message_index=index,
+            field="weight",
+        )
+    return Training(trainable, None if weight is None else float(weight))
+
+
+def _list(value: object, field: str) -> Sequence[JSON]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        raise MalformedConversation(f"{field}: is {_kind(value)}; send a list", field=field)
+    return value
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null or absent"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    return "text" if isinstance(value, str) else "an object" if isinstance(value, Mapping) else "a list"

@@ -1,0 +1,103 @@
+"""The engine as a function: conversations in, training rows out. Needs no server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnloom.masks.domain.errors import PreprocessError
+from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.options import Options
+from turnloom.masks.domain.reading import conversation_from
+from turnloom.masks.model import Model
+from turnloom.masks.pipeline import check_options, preprocess_batch
+
+#: Conversations given to the encoder at once.
+BATCH: Final = 256
+
+
+@runtime_checkable
+class Column(Protocol):
+    """A column of Arrow: pyarrow's Array and ChunkedArray."""
+
+    def to_pylist(self) -> list[object]:
+        """Give its values as Python objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training row: a token sequence and the weight of each prediction."""
+
+    token_ids: NDArray[np.int32]  #: shape (N,), N >= 2
+    target_weights: NDArray[np.float32]  #: shape (N - 1,): entry t weighs the prediction of token_ids[t + 1]
+    part: int  #: 0, 1, ... where one conversation gives several rows
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """What one conversation comes to: its rows, or the reason why there are none."""
+
+    rows: tuple[Row, ...]  #: empty where `error` says why
+    error: PreprocessError | None = None
+    warnings: tuple[str, ...] = ()  #: what a person should read, one sentence each
+
+
+class Masker:
+    """Masks conversations for one model under one set of options.
+
+    An instance can be pickled, so that `datasets.map` and Ray send it to their workers, and shared between threads.
+    """
+
+    def __init__(self, model: Model, options: Options | None = None) -> None:
+        """Check the options.
+
+        Args:
+            model: from `load_model` or `prepare_model`.
+            options: None: every default.
+
+        Raises:
+            InvalidOption: naming the option, its value and what it may be.
+        """
+        self.model = model
+        self.options = options if options is not None else Options()
+        check_options(self.options)
+
+    def __call__(self, conversations: Iterable[object] | Column) -> list[Masked]:
+        """Mask conversations.
+
+        Args:
+            conversations: a list, another iterable, or a column of Arrow. Each is
+                {"messages": [...], "tools": [...]}, or the list of messages, in OpenAI's chat format.
+
+        Returns:
+            One entry for each conversation, in order. A bad conversation harms no other.
+        """
+        return list(self.iterate(conversations))
+
+    def iterate(self, conversations: Iterable[object] | Column) -> Iterator[Masked]:
+        """Give the same one by one; holds BATCH conversations at a time."""
+        items = iter(conversations.to_pylist() if isinstance(conversations, Column) else conversations)
+        while batch := list(islice(items, BATCH)):
+            yield from self._batch(batch)
+
+    def _batch(self, documents: Sequence[object]) -> list[Masked]:
+        read, refused = [], {}
+        for at, document in enumerate(documents):
+            try:
+                read.append(conversation_from(document))
+            except PreprocessError as error:
+                refused[at] = error
+        made = iter(preprocess_batch(read, self.options, self.model))
+        return [_masked(refused[at] if at in refused else next(made)) for at in range(len(documents))]
+
+
+def _masked(outcome: Preprocessed | PreprocessError) -> Masked:
+    if isinstance(outcome, PreprocessError):
+        return Masked((), outcome)
+    rows = tuple(Row(one.token_ids, one.target_weights(), one.part) for one in outcome.examples)
+    return Masked(rows, warnings=tuple(outcome.warnings))
