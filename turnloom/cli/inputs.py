@@ -7,35 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias, cast
+from typing import Final
 
-import typer
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from turnloom import errors
-from turnloom.cli.session import Session, pairs
+from turnloom.cli.session import Session
 from turnloom.local_sources import LocalPart, read_local
-from turnloom.options import HyperparameterFields, PreprocessFields, from_text
-from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
+from turnloom.options import PreprocessFields
+from turnloom.v1 import datasets_pb2, types_pb2
 
 LARGEST: Final = 2**32 - 1  #: whole number of an option that the contract has as uint32
 INDEX = re.compile(r"conversations?\[(\d+)\]")
 LEADING = re.compile(r"conversations?\[\d+\][.:] ?")
-
-Model: TypeAlias = Annotated[
-    str, typer.Option("--model", "-m", help="Model (`turnloom models`); may be left out where there is just one.")
-]
-TrainOn: TypeAlias = Annotated[str, typer.Option(help="Which messages are trained: all_assistant_messages, ...")]
-MaxLength: TypeAlias = Annotated[int | None, typer.Option(help="Tokens per example. Default: 2048.")]
-Truncation: TypeAlias = Annotated[str, typer.Option(help="right (default), left, drop_turns or error.")]
-Option: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--option", "-o", metavar="NAME=VALUE", help="Any other field of PreprocessOptions; may be repeated."),
-]
-Labels: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Free label; may be repeated.")
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,28 +95,6 @@ def choose_model(session: Session, name: str) -> str:
         return served[0]
     have = ", ".join(served) or "no model"
     raise errors.InvalidInput(f"--model is missing; the server has {have}.", hint="Name one.", field="--model")
-
-
-def preprocess_fields(
-    train_on: str, max_length: int | None, truncation: str, others: Sequence[str] | None
-) -> PreprocessFields:
-    """The options that were given, and only these."""
-    fields: dict[str, object] = {
-        name: from_text(types_pb2.PreprocessOptions, name, text)
-        for name, text in pairs(others or (), "--option").items()
-    }
-    given = {"train_on": train_on or None, "max_length": max_length, "truncation": truncation or None}
-    fields.update({name: value for name, value in given.items() if value is not None})
-    return cast(PreprocessFields, fields)
-
-
-def hyperparameter_fields(given: dict[str, object], others: Sequence[str] | None) -> HyperparameterFields:
-    """The hyperparameters that were given, and only these."""
-    fields: dict[str, object] = {
-        name: from_text(training_pb2.Hyperparameters, name, text) for name, text in pairs(others or (), "--set").items()
-    }
-    fields.update({name: value for name, value in given.items() if value is not None})
-    return cast(HyperparameterFields, fields)
 
 
 def upload(
