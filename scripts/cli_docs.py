@@ -16,7 +16,7 @@ from typing import Any, Final
 from typer.main import get_command
 
 from turnloom.cli.app import app
-from turnloom.cli.groups import Budget, Preprocessing, RowChoice, Submission
+from turnloom.cli.options.groups import Budget, Preprocessing, RowChoice, Submission
 from turnloom.cli.session import COMMON
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs/cli.md"

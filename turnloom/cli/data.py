@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 
 from turnloom.cli.exits import Exit
-from turnloom.cli.groups import File, Preprocessing
 from turnloom.cli.inputs import LARGEST, Loaded, choose_model
 from turnloom.cli.jsonable import to_plain
+from turnloom.cli.options.groups import File, Preprocessing
 from turnloom.cli.session import Session, command
 from turnloom.cli.tokens import show
 from turnloom.v1 import preprocess_pb2

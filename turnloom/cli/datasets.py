@@ -12,9 +12,9 @@ import typer
 from rich.markup import escape
 
 from turnloom.batches import Batch
-from turnloom.cli.groups import Preprocessing, RowChoice, SkipBad, TestPart
 from turnloom.cli.inputs import choose_model, upload
 from turnloom.cli.jsonable import to_plain
+from turnloom.cli.options.groups import Preprocessing, RowChoice, SkipBad, TestPart
 from turnloom.cli.session import Session, command
 from turnloom.cli.sources import (
     check_deduplication,

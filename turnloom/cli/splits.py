@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from turnloom.cli.groups import HeldOut
 from turnloom.cli.inputs import upload
+from turnloom.cli.options.groups import HeldOut
 from turnloom.cli.session import Session
 from turnloom.errors import InvalidInput, Refused, TurnloomError
 from turnloom.local_sources import LocalPart, LocalSource
