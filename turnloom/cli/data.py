@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 
 from turnloom.cli.exits import Exit
-from turnloom.cli.inputs import LARGEST, Loaded, choose_model
+from turnloom.cli.inputs import Loaded
 from turnloom.cli.jsonable import to_plain
-from turnloom.cli.options.groups import File, Preprocessing
+from turnloom.cli.options.groups import LARGEST, File, Preprocessing, choose_model
 from turnloom.cli.session import Session, command
 from turnloom.cli.tokens import show
 from turnloom.v1 import preprocess_pb2

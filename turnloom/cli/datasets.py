@@ -6,15 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 from rich.markup import escape
 
-from turnloom.batches import Batch
-from turnloom.cli.inputs import choose_model, upload
+from turnloom.cli.inputs import upload
 from turnloom.cli.jsonable import to_plain
-from turnloom.cli.options.groups import Preprocessing, RowChoice, SkipBad, TestPart
+from turnloom.cli.options.groups import Preprocessing, RowChoice, SkipBad, TestPart, choose_model
 from turnloom.cli.session import Session, command
 from turnloom.cli.sources import (
     check_deduplication,
@@ -27,10 +26,12 @@ from turnloom.cli.sources import (
 )
 from turnloom.cli.splits import checked_parts, leaving_nothing, split_of
 from turnloom.errors import InvalidInput
-from turnloom.local_sources import LocalPart, LocalSource
-from turnloom.selecting import Choice
 from turnloom.v1 import datasets_pb2
 from turnloom.words import ago, coloured, count, dataset_state
+
+if TYPE_CHECKING:
+    from turnloom.batches import Batch
+    from turnloom.local_sources import LocalPart
 
 Files = Annotated[
     list[Path],
@@ -96,6 +97,9 @@ def _local_parts(
     session: Session, files: Sequence[Path], tests: Sequence[Path], name: str, part: TestPart, rows: RowChoice
 ) -> dict[str, LocalPart]:
     """Return the parts of local files, each by the name of its dataset; the training part comes first."""
+    from turnloom.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
+    from turnloom.selecting import Choice  # noqa: PLC0415
+
     split = Choice() if part.test_fraction is None else split_of(part.test_fraction, part.seed)
     choice = replace(split, row_filter=rows.row_filter(), deduplicate=rows.deduplicate)
     mapping = rows.columns()

@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from turnloom import errors
 from turnloom.cli.session import Session
-from turnloom.local_sources import LocalPart, read_local
 from turnloom.options import PreprocessFields
 from turnloom.v1 import datasets_pb2, types_pb2
 
-LARGEST: Final = 2**32 - 1  #: whole number of an option that the contract has as uint32
+if TYPE_CHECKING:
+    from turnloom.conversations import Sourced
+    from turnloom.local_sources import LocalPart
+
 INDEX = re.compile(r"conversations?\[(\d+)\]")
 LEADING = re.compile(r"conversations?\[\d+\][.:] ?")
 
@@ -37,7 +38,7 @@ class Loaded:
         Raises:
             InvalidInput: names the line.
         """
-        sourced = list(read_local(path))
+        sourced = list(_rows(path))
         return cls([s.conversation for s in sourced], [s.place for s in sourced])
 
     @classmethod
@@ -48,7 +49,7 @@ class Loaded:
             InvalidInput: a row before it can't be read, or there are fewer conversations.
         """
         found = 0
-        for sourced in read_local(path):
+        for sourced in _rows(path):
             if found == index:
                 return cls([sourced.conversation], [sourced.place])
             found += 1
@@ -69,6 +70,12 @@ class Loaded:
             yield
 
 
+def _rows(path: Path) -> Iterator[Sourced]:
+    from turnloom.local_sources import read_local  # noqa: PLC0415  # needs numpy, which small commands do without
+
+    return read_local(path)
+
+
 @contextmanager
 def _located(place: Callable[[int], str]) -> Iterator[None]:
     try:
@@ -80,21 +87,6 @@ def _located(place: Callable[[int], str]) -> Iterator[None]:
             said = error.message[start.end() :] if start else error.message
             error.message = f"{place(int(index[1]))}: {said}"
         raise
-
-
-def choose_model(session: Session, name: str) -> str:
-    """The model that was named, or the only one that there is.
-
-    Raises:
-        InvalidInput: none was named and the server has none, or several.
-    """
-    if name:
-        return name
-    served = [model.name for model in session.client.models.list()]
-    if len(served) == 1:
-        return served[0]
-    have = ", ".join(served) or "no model"
-    raise errors.InvalidInput(f"--model is missing; the server has {have}.", hint="Name one.", field="--model")
 
 
 def upload(
@@ -127,6 +119,8 @@ def _counting(session: Session, name: str) -> Iterator[Callable[[int], None]]:
     if session.as_json or not session.err.is_terminal:
         yield lambda _sent: None
         return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415  # 20 ms
+
     columns = (TextColumn(escape(name)), SpinnerColumn(), TextColumn("{task.completed} conversations sent"))
     with Progress(*columns, TimeElapsedColumn(), console=session.err, transient=True) as shown:
         task = shown.add_task("")

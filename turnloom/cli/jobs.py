@@ -10,9 +10,8 @@ import typer
 from google.protobuf.message import Message
 from rich.markup import escape
 
-from turnloom.cli.inputs import LARGEST
 from turnloom.cli.jsonable import Plain, to_plain
-from turnloom.cli.options.groups import Labels
+from turnloom.cli.options.groups import LARGEST, Labels
 from turnloom.cli.session import Session, command, pairs
 from turnloom.cli.watching import LEVELS, ending
 from turnloom.client import TERMINAL

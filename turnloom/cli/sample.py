@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from turnloom.cli.inputs import LARGEST
 from turnloom.cli.jsonable import to_plain
+from turnloom.cli.options.groups import LARGEST
 from turnloom.cli.session import Session, command
 
 

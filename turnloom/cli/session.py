@@ -18,10 +18,13 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from turnloom.calls import Tls
+from turnloom.cli import begin
 from turnloom.cli.exits import Exit, exit_code
 from turnloom.cli.jsonable import Plain
 from turnloom.client import TurnloomClient
 from turnloom.errors import InvalidInput, TurnloomError
+from turnloom.terminal import SafeConsole
+from turnloom.visible import visible_json
 
 Body: TypeAlias = "Callable[..., None]"  # a Session first, then what its command line says
 GAP = 2  #: blanks between the columns of a table
@@ -42,7 +45,7 @@ class Session:
 
     def json(self, document: Plain) -> None:
         """One JSON document on one line of stdout."""
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        sys.stdout.write(visible_json(json.dumps(document, ensure_ascii=False)) + "\n")
         sys.stdout.flush()
 
     def say(self, markup: str) -> None:
@@ -91,8 +94,8 @@ def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int)
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
+    console = SafeConsole(stderr=stderr)
+    return console if console.is_terminal else SafeConsole(stderr=stderr, width=PIPE_WIDTH)
 
 
 Address = Annotated[str, typer.Option(help="host:port of the server.", envvar="TURNLOOM_ADDRESS")]
@@ -183,6 +186,7 @@ def _run(common: dict[str, object], body: Callable[[Session], None]) -> None:
     """Runs one command; every error of ours becomes one sentence and an exit code."""
     as_json = bool(common["as_json"])
     try:
+        begin()
         session = _common(**common)  # type: ignore[arg-type]
         with session.client:
             body(session)
@@ -210,7 +214,7 @@ def report(error: TurnloomError, *, as_json: bool) -> None:
     """The sentence in red and the hint below it; with --json one document on stderr."""
     if as_json:
         document = {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint}
-        sys.stderr.write(json.dumps({"error": document}, ensure_ascii=False) + "\n")
+        sys.stderr.write(visible_json(json.dumps({"error": document}, ensure_ascii=False)) + "\n")
         return
     console = _console(stderr=True)
     console.print(f"[bold red]Error:[/] [red]{escape(error.message)}[/]", soft_wrap=True, highlight=False)

@@ -13,7 +13,6 @@ from rich.markup import escape
 
 from turnloom.cli.inputs import say_left_out
 from turnloom.cli.session import Session
-from turnloom.duplicates import FORMS
 from turnloom.errors import InvalidInput
 from turnloom.file_kinds import COMPRESSED, KINDS
 from turnloom.filters import RowFilter
@@ -67,6 +66,8 @@ def check_deduplication(name: str) -> None:
     Raises:
         InvalidInput
     """
+    from turnloom.duplicates import FORMS  # noqa: PLC0415  # needs numpy
+
     if name and name not in FORMS:
         raise InvalidInput(
             f"--deduplicate: there is no {name!r}.", hint=f"Choose from {', '.join(FORMS)}.", field="--deduplicate"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -13,10 +14,12 @@ from turnloom.cli.inputs import upload
 from turnloom.cli.options.groups import HeldOut
 from turnloom.cli.session import Session
 from turnloom.errors import InvalidInput, Refused, TurnloomError
-from turnloom.local_sources import LocalPart, LocalSource
 from turnloom.options import PreprocessFields
-from turnloom.selecting import Choice
 from turnloom.words import count
+
+if TYPE_CHECKING:
+    from turnloom.local_sources import LocalPart
+    from turnloom.selecting import Choice
 
 
 def is_dataset(name: str) -> bool:
@@ -48,6 +51,8 @@ def split_of(fraction: float, seed: int) -> Choice:
             hint="Try 0.1.",
             field="--test-fraction",
         )
+    from turnloom.selecting import Choice  # noqa: PLC0415  # needs numpy
+
     return Choice(test_fraction=fraction, split_seed=seed)
 
 
@@ -94,6 +99,8 @@ def training_and_test(
         raise InvalidInput(
             "--test-fraction needs a file, not a dataset.", hint="Split when making it: `turnloom dataset create`."
         )
+    from turnloom.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
+
     parts = {name: LocalSource.open([name]).whole() for name in (data, test) if name and not is_dataset(name)}
     if fraction is not None:
         test = f"{data} (test)"

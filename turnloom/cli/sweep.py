@@ -12,10 +12,9 @@ from rich.markup import escape
 
 from turnloom.cli import comparing
 from turnloom.cli.exits import Exit
-from turnloom.cli.inputs import LARGEST, choose_model
 from turnloom.cli.jsonable import Plain, to_plain
 from turnloom.cli.options import numbers
-from turnloom.cli.options.groups import Budget, HeldOut, Preprocessing, SkipBad, Submission
+from turnloom.cli.options.groups import LARGEST, Budget, HeldOut, Preprocessing, SkipBad, Submission, choose_model
 from turnloom.cli.session import Session, command
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.client import TERMINAL

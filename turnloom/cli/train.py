@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from turnloom.cli.inputs import choose_model
 from turnloom.cli.jobfile import JobFile
 from turnloom.cli.jsonable import to_plain
-from turnloom.cli.options.groups import HeldOut, Preprocessing, SkipBad, Start, Submission, Training
+from turnloom.cli.options.groups import HeldOut, Preprocessing, SkipBad, Start, Submission, Training, choose_model
 from turnloom.cli.session import Session, command
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.cli.watching import conclude, watch_to_the_end

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, TypeAlias, cast
+from typing import Annotated, Final, TypeAlias, cast
 
 import typer
 
-from turnloom.cli.session import pairs
+from turnloom.cli.session import Session, pairs
 from turnloom.errors import InvalidInput
 from turnloom.filters import RowFilter
 from turnloom.options import HyperparameterFields, PreprocessFields, from_text
 from turnloom.v1 import training_pb2, types_pb2
 
+LARGEST: Final = 2**32 - 1  #: whole number of an option that the contract has as uint32
 Labels: TypeAlias = Annotated[
     list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Free label; may be repeated.")
 ]
@@ -235,3 +236,18 @@ File: TypeAlias = Annotated[
     Path,
     typer.Argument(help="JSONL, JSON, CSV, Parquet or Arrow file, folder or glob.", metavar="FILE", show_default=False),
 ]
+
+
+def choose_model(session: Session, name: str) -> str:
+    """The model that was named, or the only one that there is.
+
+    Raises:
+        InvalidInput: none was named and the server has none, or several.
+    """
+    if name:
+        return name
+    served = [model.name for model in session.client.models.list()]
+    if len(served) == 1:
+        return served[0]
+    have = ", ".join(served) or "no model"
+    raise InvalidInput(f"--model is missing; the server has {have}.", hint="Name one.", field="--model")
