@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from turnloom.cli.inputs import upload
 from turnloom.cli.jsonable import to_plain
-from turnloom.cli.options.groups import Preprocessing, RowChoice, SkipBad, TestPart, choose_model
+from turnloom.cli.options.groups import BadConversations, Preprocessing, RowChoice, TestPart, choose_model
 from turnloom.cli.session import Session, command
 from turnloom.cli.sources import (
     check_deduplication,
@@ -67,7 +67,7 @@ def create(
     test: Annotated[list[Path] | None, typer.Option(help="Test file: a dataset of its own; may be repeated.")] = None,
     part: TestPart,
     rows: RowChoice,
-    skip_bad: SkipBad = False,
+    bad: BadConversations,
     preprocessing: Preprocessing,
 ) -> None:
     """Tokenize files, folders or globs into a dataset, or into one for training and others for testing.
@@ -76,10 +76,11 @@ def create(
     """
     if test and part.test_fraction is not None:
         raise InvalidInput("--test and --test-fraction exclude each other.", hint="Give one of them.", field="--test")
+    bad.check()
     check_deduplication(rows.deduplicate)
     if len(file) == 1 and is_hub_name(file[0]) and not test:
         import_source(
-            session, file[0].as_posix(), hub=Hub(), rows=rows, part=part, name=name, skip_bad=skip_bad,
+            session, file[0].as_posix(), hub=Hub(), rows=rows, part=part, name=name, bad=bad,
             preprocessing=preprocessing,
         )  # fmt: skip
         return
@@ -87,9 +88,9 @@ def create(
     found = _local_parts(session, file, test or (), name, part, rows)
     chosen = choose_model(session, preprocessing.model)
     made: dict[str, datasets_pb2.Dataset] = {}
-    for label, one in checked_parts(found, skip_bad=skip_bad).items():
+    for label, one in checked_parts(found, skip_bad=bad.skip_bad).items():
         with leaving_nothing(session, [dataset.id for dataset in made.values()]):
-            made[label] = upload(session, one, model=chosen, name=label, fields=fields)
+            made[label] = upload(session, one, model=chosen, name=label, fields=fields, strict=bad.strict)
     _report(session, list(made.values()))
 
 
@@ -136,7 +137,7 @@ def import_source(
     rows: RowChoice,
     part: TestPart,
     name: Name = "",
-    skip_bad: SkipBad = False,
+    bad: BadConversations,
     preprocessing: Preprocessing,
 ) -> None:
     """Have the server make a dataset of a hub dataset, file or URL, and watch it. Ctrl-C leaves it going."""
@@ -144,6 +145,7 @@ def import_source(
         raise InvalidInput(
             "--test-split and --test-fraction exclude each other.", hint="Give one of them.", field="--test-split"
         )
+    bad.check()
     source = datasets_pb2.DatasetSource(
         uri=uri,
         split=hub.split,
@@ -162,7 +164,12 @@ def import_source(
     chosen = choose_model(session, preprocessing.model)
     asked = [
         session.client.datasets.create_from_source(
-            one, model=chosen, display_name=f"{name or uri}{suffix}", skip_bad=skip_bad, **fields
+            one,
+            model=chosen,
+            display_name=f"{name or uri}{suffix}",
+            skip_bad=bad.skip_bad,
+            skip_too_long=not bad.strict,
+            **fields,
         )
         for one, suffix in parts(source, hub.test_split)
     ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from turnloom.cli.inputs import upload
-from turnloom.cli.options.groups import HeldOut
+from turnloom.cli.options.groups import BadConversations, HeldOut
 from turnloom.cli.session import Session
 from turnloom.errors import InvalidInput, Refused, TurnloomError
 from turnloom.options import PreprocessFields
@@ -89,9 +89,10 @@ def training_and_test(
     *,
     model: str,
     options: PreprocessFields,
-    skip_bad: bool,
+    bad: BadConversations,
 ) -> Chosen:
     """Return the training and the test dataset; files become datasets, all read before any is made."""
+    bad.check()
     test, fraction = held_out.test, held_out.test_fraction
     if test and fraction is not None:
         raise InvalidInput("--test and --test-fraction exclude each other.", hint="Give one of them.", field="--test")
@@ -105,11 +106,11 @@ def training_and_test(
     if fraction is not None:
         test = f"{data} (test)"
         parts[data], parts[test] = LocalSource.open([data], choice=split_of(fraction, seed)).parts()
-    checked = checked_parts(parts, skip_bad=skip_bad)
+    checked = checked_parts(parts, skip_bad=bad.skip_bad)
     ids: dict[str, str] = {}
     for name, part in checked.items():
         with leaving_nothing(session, list(ids.values())):
-            made = upload(session, part, model=model, name=Path(name).name, fields=options)
+            made = upload(session, part, model=model, name=Path(name).name, fields=options, strict=bad.strict)
         session.say(
             f"{escape(name)} is dataset [bold]{made.id}[/]: {made.conversations} conversations,"
             f" {count(made.tokens)} tokens, {count(made.loss_tokens)} trained"

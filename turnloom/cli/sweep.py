@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final
@@ -10,19 +9,23 @@ from typing import Annotated, Final
 import typer
 from rich.markup import escape
 
-from turnloom.cli import comparing
 from turnloom.cli.exits import Exit
-from turnloom.cli.jsonable import Plain, to_plain
+from turnloom.cli.jsonable import to_plain
 from turnloom.cli.options import numbers
-from turnloom.cli.options.groups import LARGEST, Budget, HeldOut, Preprocessing, SkipBad, Submission, choose_model
+from turnloom.cli.options.groups import (
+    LARGEST,
+    BadConversations,
+    Budget,
+    HeldOut,
+    Preprocessing,
+    Submission,
+    choose_model,
+)
 from turnloom.cli.session import Session, command
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.client import TERMINAL
 from turnloom.errors import InvalidInput
 from turnloom.progress import follow_sweep, sweep_display
-from turnloom.results.fetching import fetch
-from turnloom.results.runs import differing
-from turnloom.results.verdict import Verdict, judge
 from turnloom.v1 import training_pb2
 from turnloom.words import ago
 
@@ -108,7 +111,7 @@ def sweep(
     budget: Budget,
     halving: Halving,
     submission: SweepSubmission,
-    skip_bad: SkipBad = False,
+    bad: BadConversations,
     preprocessing: Preprocessing,
 ) -> None:
     """Train a grid of ranks and rates, watch it, compare: figures, table, verdict. Ctrl-C detaches; it goes on.
@@ -131,7 +134,7 @@ def sweep(
         fields = budget.fields(without=grid)
         model = choose_model(session, preprocessing.model)
         chosen = training_and_test(
-            session, data, held_out, budget.seed or 0, model=model, options=preprocessing.fields(), skip_bad=skip_bad
+            session, data, held_out, budget.seed or 0, model=model, options=preprocessing.fields(), bad=bad
         )
         if is_dataset(data) and preprocessing.max_length is not None:
             fields["max_length"] = preprocessing.max_length
@@ -185,38 +188,12 @@ def _plan(made: training_pb2.Sweep) -> str:
 
 def _conclude(session: Session, made: training_pb2.Sweep, folder: Path) -> None:
     """Table, verdict and files; exit code 1 where a cell neither SUCCEEDED nor was stopped by halving."""
+    from turnloom.cli.comparing import compare  # noqa: PLC0415  # needs numpy
+
     axes = [axis.hyperparameter for axis in made.axes]
-    _compare(session, made.jobs, axes, folder, {"sweep": to_plain(made)})
+    compare(session, made.jobs, axes, folder, {"sweep": to_plain(made)})
     if any(job.state != training_pb2.JOB_STATE_SUCCEEDED and not job.halving.stopped for job in made.jobs):
         raise typer.Exit(Exit.JOB_FAILED)
-
-
-def _compare(
-    session: Session, jobs: Sequence[training_pb2.Job], axes: Sequence[str], folder: Path, document: dict[str, Plain]
-) -> None:
-    runs = fetch(session.client, jobs)
-    axes = axes or differing(runs)
-    verdict = judge(runs, axes)
-    files = comparing.keep(session, folder, runs, axes, verdict)
-    if session.as_json:
-        session.json({**document, "verdict": _plain(verdict), "files": [str(path) for path in files]})
-        return
-    comparing.show(session, runs, axes, verdict)
-    session.out.print(f"Kept in {folder}: {', '.join(path.name for path in files)}", highlight=False, soft_wrap=True)
-
-
-def _plain(verdict: Verdict) -> Plain:
-    troubles: dict[str, Plain] = {
-        job: {"kind": found.kind.value, "step": found.step, "reason": found.reason}
-        for job, found in verdict.trouble.items()
-    }
-    return {
-        "best": verdict.best,
-        "ties": list(verdict.ties),
-        "stopped": dict(verdict.stopped),
-        "trouble": troubles,
-        "sentences": list(verdict.sentences),
-    }
 
 
 def list_sweeps(session: Session) -> None:
@@ -247,5 +224,7 @@ def plot(
     to: Annotated[Path, typer.Option(help="Folder of figures and files.")] = Path("turnloom-plot"),
 ) -> None:
     """Compare any jobs: figures, steps, verdict."""
-    jobs = comparing.jobs_of(session.client, names)
-    _compare(session, jobs, (), to, {"jobs": [to_plain(job) for job in jobs]})
+    from turnloom.cli.comparing import compare, jobs_of  # noqa: PLC0415  # needs numpy
+
+    jobs = jobs_of(session.client, names)
+    compare(session, jobs, (), to, {"jobs": [to_plain(job) for job in jobs]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,15 @@ from rich.markup import escape
 
 from turnloom.cli.jobfile import JobFile
 from turnloom.cli.jsonable import to_plain
-from turnloom.cli.options.groups import HeldOut, Preprocessing, SkipBad, Start, Submission, Training, choose_model
+from turnloom.cli.options.groups import (
+    BadConversations,
+    HeldOut,
+    Preprocessing,
+    Start,
+    Submission,
+    Training,
+    choose_model,
+)
 from turnloom.cli.session import Session, command
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.cli.watching import conclude, watch_to_the_end
@@ -39,7 +48,7 @@ def train(
     start: Start,
     submission: Submission,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate; make no job.")] = False,
-    skip_bad: SkipBad = False,
+    bad: BadConversations,
     preprocessing: Preprocessing,
 ) -> None:
     """Train a LoRA adapter on a dataset or a file, and watch it. Ctrl-C detaches; the job goes on.
@@ -57,7 +66,8 @@ def train(
     model = choose_model(session, preprocessing.model or asked.model)
     made = training_and_test(
         session, data, tests, fields.get("seed", 0), model=model,
-        options={**asked.preprocess, **preprocessing.fields()}, skip_bad=skip_bad or asked.skip_bad,
+        options={**asked.preprocess, **preprocessing.fields()},
+        bad=replace(bad, skip_bad=bad.skip_bad or asked.skip_bad),
     )  # fmt: skip
     if is_dataset(data) and preprocessing.max_length is not None:
         fields["max_length"] = preprocessing.max_length

@@ -29,6 +29,7 @@ class DatasetFields(PreprocessFields, total=False):
     display_name: str  #: for people
     request_id: str  #: the same id again gives the same dataset; absent: a new one is made up
     metadata: Mapping[str, str]  #: free labels
+    skip_too_long: bool  #: leave out, and count, conversations that max_length leaves nothing to train
 
 
 class Datasets(Resource):
@@ -179,11 +180,12 @@ class Datasets(Resource):
 
 
 def _header(model: str, fields: DatasetFields, *, skip_bad: bool) -> ds.CreateDatasetHeader:
-    own = ("display_name", "request_id", "metadata")
+    own = ("display_name", "request_id", "metadata", "skip_too_long")
+    bad_rows = ds.BAD_ROWS_SKIP_TOO_LONG if fields.get("skip_too_long") else ds.BAD_ROWS_FAIL
     return ds.CreateDatasetHeader(
         display_name=fields.get("display_name", ""),
         options=preprocess_options(model, {name: value for name, value in fields.items() if name not in own}),
-        bad_rows=ds.BAD_ROWS_SKIP if skip_bad else ds.BAD_ROWS_FAIL,
+        bad_rows=ds.BAD_ROWS_SKIP if skip_bad else bad_rows,
         request_id=fields.get("request_id") or str(uuid.uuid4()),
         metadata=fields.get("metadata") or {},
     )

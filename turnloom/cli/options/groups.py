@@ -25,7 +25,6 @@ Labels: TypeAlias = Annotated[
 Model: TypeAlias = Annotated[
     str, typer.Option("--model", "-m", help="Model (`turnloom models`); may be left out where there is just one.")
 ]
-SkipBad: TypeAlias = Annotated[bool, typer.Option("--skip-bad", help="Leave bad conversations out and list them.")]
 RequestId: TypeAlias = Annotated[
     str, typer.Option(help="Makes the command repeatable: the same id gives the same job or sweep.")
 ]
@@ -62,6 +61,27 @@ class Preprocessing:
             "truncation": self.truncation or None,
         }
         return cast(PreprocessFields, named | {name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class BadConversations:
+    """What happens to conversations that no example can be made of."""
+
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave all bad conversations out and list them.")] = False
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at one that is too long, too, instead of leaving it out.")
+    ] = False
+
+    def check(self) -> None:
+        """Refuse both.
+
+        Raises:
+            InvalidInput
+        """
+        if self.skip_bad and self.strict:
+            raise InvalidInput(
+                "--skip-bad and --strict exclude each other.", hint="Give one of them.", field="--strict"
+            )
 
 
 @dataclass(frozen=True, slots=True)
