@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from turnloom.batches import Batch, Row
     from turnloom.calls import Tls
     from turnloom.client import Preprocessed, TurnloomClient
-    from turnloom.conversations import read
     from turnloom.errors import TurnloomError
+    from turnloom.local_sources import read
 
 __all__ = ["Batch", "Preprocessed", "Row", "Tls", "TurnloomClient", "TurnloomError", "read"]
 
@@ -26,7 +26,7 @@ _MODULES: Final = {
     "Tls": "turnloom.calls",
     "TurnloomClient": "turnloom.client",
     "TurnloomError": "turnloom.errors",
-    "read": "turnloom.conversations",
+    "read": "turnloom.local_sources",
 }
 
 

@@ -1,4 +1,4 @@
-"""JSONL and JSON files into the contract's Conversation, each error with its line. Knows no server and no template.
+"""Plain JSON values into the contract's Conversation, each error with its place. Knows no file and no server.
 
 A conversation is {"messages": [...], "tools": [...], "id": "..."} or just the list of messages; messages are OpenAI's.
 Keys of a message that have no field of their own go to extra_json, so templates see them; null in an optional key is
@@ -8,9 +8,8 @@ the same as its absence. Further keys beside "messages" are not sent: no templat
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from google.protobuf import struct_pb2
@@ -31,97 +30,6 @@ class Sourced:
 
     conversation: types_pb2.Conversation
     place: str  #: for people, for example "chats.jsonl, line 12"
-
-
-def read(path: Path | str) -> list[types_pb2.Conversation]:
-    """All conversations of a file.
-
-    Raises:
-        InvalidInput: names file, line and field of the first mistake.
-    """
-    return [sourced.conversation for sourced in read_sourced(Path(path))]
-
-
-def read_sourced(path: Path) -> Iterator[Sourced]:
-    """Conversations one by one, each with its place. A .json file holds one document, any other file one a line.
-
-    Raises:
-        InvalidInput: names file, line and field of the first mistake.
-    """
-    if path.is_dir():
-        raise InvalidInput(f"{path} is a folder.", hint="Name a JSONL or JSON file.")
-    found = False
-    for document, place in documents(path):
-        found = True
-        yield Sourced(from_json(document, place), place)
-    if not found:
-        raise InvalidInput(f"{path} holds no conversation.", hint=SHAPE)
-
-
-def documents(path: Path) -> Iterator[tuple[JSON, str]]:
-    """The JSON documents of a file, each with its place.
-
-    Raises:
-        InvalidInput: names file and line.
-    """
-    if path.suffix == ".json":
-        text = "".join(line for _, line in _lines(path))
-        try:
-            yield from _members(_parse(text, str(path)), path)
-        except json.JSONDecodeError as error:
-            if error.msg != "Extra data":  # several documents: JSON lines under another name
-                raise _not_json(error, f"{path}, line {error.lineno}") from error
-        else:
-            return
-    for number, line in _lines(path):
-        if line.strip():
-            try:
-                yield _parse(line.rstrip(), f"{path}, line {number}"), f"{path}, line {number}"
-            except json.JSONDecodeError as error:
-                raise _not_json(error, f"{path}, line {number}") from error
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines from 1, as UTF-8 with or without a byte order mark."""
-    number = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):  # the handler below reports it
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path}, line {number}: not UTF-8.", hint="Convert the file to UTF-8.") from error
-    except FileNotFoundError as error:
-        raise InvalidInput(f"There is no file {path}.", hint="Look at the spelling and the folder.") from error
-    except OSError as error:
-        raise InvalidInput(f"{path} can't be read: {error.strerror or error}.") from error
-
-
-def _parse(text: str, place: str) -> JSON:
-    """JSON as the standard has it: Python would take NaN and Infinity as well."""
-
-    def refuse(name: str) -> NoReturn:
-        raise InvalidInput(f"{place}: {name} is no JSON value.", hint="Write null or a finite number.")
-
-    document: JSON = json.loads(text, parse_constant=refuse)
-    return document
-
-
-def _not_json(error: json.JSONDecodeError, place: str) -> InvalidInput:
-    return InvalidInput(
-        f"{place}, column {error.colno}: not JSON ({error.msg}).", hint="Every line is one JSON object."
-    )
-
-
-def _members(document: JSON, path: Path) -> Iterator[tuple[JSON, str]]:
-    """The conversations of one JSON document: a conversation, a list of messages, or a list of conversations."""
-    whole = not isinstance(document, list) or (len(document) > 0 and _is_message(document[0]))
-    members: Sequence[JSON] = [document] if whole else list(document)  # type: ignore[arg-type]
-    for index, member in enumerate(members):
-        yield member, str(path) if whole else f"{path}, item {index}"
-
-
-def _is_message(value: JSON) -> bool:
-    return isinstance(value, dict) and "role" in value
 
 
 def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
@@ -210,8 +118,8 @@ def _tools(value: JSON) -> Sequence[JSON]:
     """A list, or JSON text of one, as some data sets keep it."""
     if isinstance(value, str):
         try:
-            value = _parse(value, "tools")
-        except json.JSONDecodeError as error:
+            value = json.loads(value, parse_constant=_no_constant)
+        except ValueError as error:
             raise InvalidInput("is text, but not JSON text of a list.", field="tools") from error
     return [] if value is None else _list(value, "tools")
 
@@ -322,6 +230,10 @@ def _text(value: JSON, path: str) -> str:
 
 def _dump(value: JSON) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
 
 
 def _kind(value: JSON) -> str:

@@ -10,7 +10,8 @@ from turnloom.results.runs import test_nll, train_nll
 from turnloom.v1 import training_pb2
 from turnloom.words import count, duration, job_state, seconds
 
-__all__ = ["View", "test_nll", "train_nll"]
+__all__ = ["LEVELS", "View", "test_nll", "train_nll"]
+LEVELS: Final = {"warning": "yellow", "error": "red"}  #: levels of events that are told, and their colours
 WINDOW: Final = 20  #: steps that a rate is taken over
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from turnloom.conversations import JSON, SHAPE, Sourced, from_json
 from turnloom.duplicates import DIGEST, digest
 from turnloom.errors import InvalidInput
+from turnloom.filters import RowFilter
 from turnloom.formats import Format
 from turnloom.local_files import find, rows
 from turnloom.rows import LOOKED_AT, RawRow, shape_of
@@ -28,14 +29,30 @@ REMARKS: Final = 50  #: rows that are left out and told of
 Document = dict[str, JSON] | InvalidInput
 
 
-def read_local(path: Path) -> Iterator[Sourced]:
-    """The conversations of a file, a folder or a glob one by one, each with its place; the first rows show the format.
+def read(
+    path: Path | str,
+    *,
+    format_name: str = "",
+    columns: Mapping[str, str] | None = None,
+    where: Sequence[str] = (),
+    skip_bad: bool = False,
+) -> list[types_pb2.Conversation]:
+    """Return all conversations of a file, a folder or a glob: every kind and format that the command line reads.
+
+    Args:
+        path: JSONL, JSON, CSV, Parquet or Arrow, compressed or not; a folder or a glob of them.
+        format_name: messages, sharegpt, prompt_completion or alpaca; empty: what the first rows show.
+        columns: part of the format -> column that plays it.
+        where: conditions of rows to take, such as "lang = en"; all have to hold.
+        skip_bad: leave rows out that can't be read.
 
     Raises:
         InvalidInput: names file, line and field of the first mistake.
     """
-    for row, document in LocalSource.open([path]).whole().wanted():
-        yield Sourced(_conversation(row, document), row.place)
+    choice = Choice(RowFilter(tuple(where)))
+    part = LocalSource.open([path], format_name=format_name, columns=columns, choice=choice).whole()
+    part.skip_bad = skip_bad
+    return [sourced.conversation for sourced in part.sourced()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +160,15 @@ class LocalPart:
         Raises:
             InvalidInput: names file, line and field of a mistake, unless bad rows are left out; or nothing is wanted.
         """
-        return ((number, conversation) for number, conversation, _ in self._good())
+        return ((number, conversation) for number, _, conversation, _ in self._good())
+
+    def sourced(self) -> Iterator[Sourced]:
+        """Yield the conversations, each with its place.
+
+        Raises:
+            InvalidInput: as numbered().
+        """
+        return (Sourced(conversation, row.place) for _, row, conversation, _ in self._good())
 
     def check(self) -> NDArray[np.bytes_]:
         """Reads all of it, so that a mistake is known before any dataset is made.
@@ -155,10 +180,10 @@ class LocalPart:
             InvalidInput: as numbered().
         """
         form = self.source.choice.deduplicate or "exact"
-        found = b"".join(digest(document, form) for _, _, document in self._good())
+        found = b"".join(digest(document, form) for _, _, _, document in self._good())
         return np.frombuffer(found, dtype=f"S{DIGEST}")
 
-    def _good(self) -> Iterator[tuple[int, types_pb2.Conversation, Mapping[str, JSON]]]:
+    def _good(self) -> Iterator[tuple[int, RawRow, types_pb2.Conversation, Mapping[str, JSON]]]:
         self.counts.unreadable = 0
         self.bad.clear()
         read = 0
@@ -174,7 +199,7 @@ class LocalPart:
                     self.bad.append(error.message)
                 continue
             assert not isinstance(document, InvalidInput)  # it was read
-            yield number, conversation, document
+            yield number, row, conversation, document
         if read == self.counts.unreadable:
             raise self._nothing()
 

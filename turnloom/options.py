@@ -92,12 +92,12 @@ class HyperparameterFields(TypedDict, total=False):
 
 
 def preprocess_options(model: str, fields: PreprocessFields | Mapping[str, object]) -> types_pb2.PreprocessOptions:
-    """Options with train_on = all_assistant_messages where nothing else is said.
+    """Options with only the given fields set.
 
     Raises:
         InvalidInput: an unknown name, or a value that the field can't hold.
     """
-    values: dict[str, object] = {"train_on": "all_assistant_messages", **fields}
+    values: dict[str, object] = dict(fields)
     if "chat_template_kwargs" in values:
         values["chat_template_kwargs_json"] = json.dumps(values.pop("chat_template_kwargs"), ensure_ascii=False)
     return _filled(types_pb2.PreprocessOptions(model=model), values)

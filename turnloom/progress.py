@@ -26,8 +26,9 @@ from rich.table import Table
 
 from turnloom.client import TERMINAL, TurnloomClient
 from turnloom.errors import InvalidInput, ServerUnreachable, TurnloomError, Unavailable
-from turnloom.live import View, test_nll
+from turnloom.live import LEVELS, View, test_nll
 from turnloom.results.runs import label
+from turnloom.terminal import SafeConsole
 from turnloom.v1 import datasets_pb2, training_pb2
 from turnloom.watching import PATIENCE_SECONDS
 from turnloom.words import coloured, count, dataset_state, duration, job_state, seconds
@@ -37,7 +38,6 @@ REDRAW_SECONDS: Final = 0.2  #: between two pictures in a notebook
 LOOK_SECONDS: Final = 1.0  #: between two looks at a sweep
 BAR: Final = 20  #: characters of the bar in a notebook
 WIDTH: Final = 110  #: characters of a table in a notebook
-LEVELS: Final = {"warning": "yellow", "error": "red"}  #: levels of events that are told, and their colours
 
 Refresh: TypeAlias = "Callable[[training_pb2.WatchJobResponse], None]"
 Say: TypeAlias = "Callable[[str], None]"  # takes rich markup
@@ -54,7 +54,7 @@ def watch_job(client: TurnloomClient, job: str, *, console: Console | None = Non
     Raises:
         TurnloomError: there is no such job, or the server was away for five minutes.
     """
-    console = console or Console(stderr=True)
+    console = console or SafeConsole(stderr=True)
     view = View(client.jobs.retrieve(job))
     show_job(client, view, console, lambda markup: console.print(markup, soft_wrap=True, highlight=False))
     return client.jobs.retrieve(job)
@@ -86,7 +86,7 @@ def watch_sweep(client: TurnloomClient, sweep: str, *, console: Console | None =
     Raises:
         TurnloomError: there is no such sweep, or the server was away for five minutes.
     """
-    console = console or Console(stderr=True)
+    console = console or SafeConsole(stderr=True)
     made = client.sweeps.retrieve(sweep)
     with sweep_display([axis.hyperparameter for axis in made.axes], console) as refresh:
         return follow_sweep(client, made, refresh)
@@ -130,7 +130,7 @@ def watch_dataset(client: TurnloomClient, dataset: str, *, console: Console | No
     Raises:
         Unavailable, InvalidInput: as checked() says.
     """
-    console = console or Console(stderr=True)
+    console = console or SafeConsole(stderr=True)
     state = client.datasets.retrieve(dataset)
     with _redrawn(console) as draw:
         for state in client.datasets.watch(dataset):  # the last one is looked at below
@@ -186,7 +186,7 @@ class _Output:
 
 def as_text(picture: RenderableType) -> str:
     """What rich would print, without colours."""
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, force_jupyter=False)
+    console = SafeConsole(file=io.StringIO(), width=WIDTH, color_system=None, force_jupyter=False)
     console.print(picture, highlight=False, soft_wrap=isinstance(picture, str), end="")
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())

@@ -386,6 +386,7 @@ class DatasetSource:
     split_seed: int = 0
     take_test: bool = False  #: take what is held out, not the rest
     skip_bad: bool = False  #: leave bad rows out and report them, instead of failing
+    skip_too_long: bool = False  #: likewise, but only those that max_length leaves nothing to train
     filter: RowFilterRecord = field(default_factory=RowFilterRecord)
     overlap_split: str = ""  #: another split of a hub dataset, in which this dataset's conversations are looked for
     streaming: bool = True  #: read a hub dataset as it comes, instead of downloading all of it first
@@ -410,6 +411,7 @@ class DatasetRecord:
     target_bytes: int = 0
     truncated_examples: int = 0
     skipped_conversations: int = 0
+    too_long_conversations: int = 0  #: of these
     issues: tuple[IssueRecord, ...] = ()  #: at most 50
     warnings: tuple[WarningRecord, ...] = ()  #: at most 50
     error: ErrorRecord | None = None

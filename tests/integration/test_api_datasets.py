@@ -111,6 +111,21 @@ def test_bad_rows_are_skipped_counted_and_named_where_asked(api: Api) -> None:
     assert [index for index, _ in download(api, made.id)] == [0, 2]
 
 
+def test_conversations_that_are_too_long_are_left_out_and_counted_where_asked_and_others_still_end_it(api: Api) -> None:
+    long = "word " * 200
+    chats = [chat("a", "b"), chat(long, "cut away"), chat("c", "d")]
+    asked = {"bad_rows": pb.BAD_ROWS_SKIP_TOO_LONG}
+    made = create(api, chats, options=options(max_length=64), **asked).dataset
+    assert (made.conversations, made.skipped_conversations, made.too_long_conversations) == (2, 1, 1)
+    assert [(issue.conversation_index, issue.code) for issue in made.issues] == [(1, "too_long")]
+    forbidden = options(max_length=64, truncation=types_pb2.TRUNCATION_ERROR)
+    assert create(api, chats, options=forbidden, **asked).dataset.too_long_conversations == 1
+    said = refusal(lambda: create(api, [*chats, chat("no reply")], options=options(max_length=64), **asked))
+    assert list(said.fields) == ["conversations[3]"]
+    both = create(api, [*chats, chat("no reply")], options=options(max_length=64), bad_rows=pb.BAD_ROWS_SKIP).dataset
+    assert (both.skipped_conversations, both.too_long_conversations) == (2, 1)
+
+
 def test_a_dataset_keeps_the_first_fifty_issues(api: Api) -> None:
     chats = [chat("no reply") for _ in range(80)] + [chat("a", "b")]
     made = create(api, chats, bad_rows=pb.BAD_ROWS_SKIP).dataset
@@ -129,8 +144,18 @@ def test_a_dataset_without_a_good_conversation_is_refused(api: Api, tmp_path: Pa
 @pytest.mark.parametrize(
     ("header", "field", "sentence"),
     [
-        ({"bad_rows": 0}, "header.bad_rows", "is not set; choose one of BAD_ROWS_FAIL, BAD_ROWS_SKIP."),
+        (
+            {"bad_rows": 0},
+            "header.bad_rows",
+            "is not set; choose one of BAD_ROWS_FAIL, BAD_ROWS_SKIP, BAD_ROWS_SKIP_TOO_LONG.",
+        ),
         ({"display_name": "x" * 129}, "header.display_name", "has 129 bytes; at most 128 are taken."),
+        ({"display_name": "a\x1b[2Jb"}, "header.display_name", "holds control characters (U+001B); take them out."),
+        (
+            {"metadata": {"a\u202e": "x"}},
+            "header.metadata['a\\u202e'] (key)",
+            "holds control characters (U+202E); take them out.",
+        ),
         ({"request_id": "ü" * 65}, "header.request_id", "has 130 bytes; at most 128 are taken."),
         ({"metadata": {str(i): "" for i in range(33)}}, "header.metadata", "has 33 labels; at most 32 are taken."),
         ({"metadata": {"a": "x" * 257}}, "header.metadata['a']", "has 257 bytes; at most 256 are taken."),

@@ -18,6 +18,7 @@ from services.store.jobs import Jobs
 from services.store.records import (
     CheckpointRecord,
     ErrorRecord,
+    GpuRecord,
     HostRecord,
     JobState,
     ServedModelRecord,
@@ -116,17 +117,28 @@ class TestCreateJob:
         assert not store.jobs.list().items
         assert store.tickets.waiting("gpu-a") == []
 
-    def test_the_estimate_knows_gpu_seconds_once_a_job_had_a_rate(self, api: Api, store: Store) -> None:
+    def test_the_estimate_knows_the_time_once_a_job_had_a_rate_and_calls_it_gpu_time_where_there_is_one(
+        self, api: Api, store: Store, gpu_host: HostRecord
+    ) -> None:
         dataset = make_dataset(api, 10)
         job = make_job(api, dataset.id).job.id
         attempt = running(store, job)
-        for step in range(1, 4):
+        for step in range(1, 7):
             commit(store, job, attempt, step)
             later(store)
         rate = store.jobs.get(job).tokens_per_second
         assert rate > 0
         answer = make_job(api, dataset.id, validate_only=True)
-        assert answer.estimate.gpu_seconds == pytest.approx(dataset.tokens / rate)
+        assert answer.estimate.seconds == pytest.approx(dataset.tokens / rate)
+        assert not answer.estimate.HasField("gpu_seconds")
+        assert (answer.estimate.seconds_low, answer.estimate.seconds_high, answer.estimate.rate_jobs) == (
+            pytest.approx(answer.estimate.seconds / 2),
+            pytest.approx(answer.estimate.seconds * 2),
+            1,
+        )
+        store.hosts.put(replace(gpu_host, gpus=(GpuRecord("H200", "GPU-1", 1),)), ttl=300)
+        answer = make_job(api, dataset.id, validate_only=True)
+        assert answer.estimate.gpu_seconds == answer.estimate.seconds
 
     def test_a_request_id_makes_one_job_and_other_content_is_refused(self, api: Api, store: Store) -> None:
         dataset = make_dataset(api)
@@ -250,7 +262,11 @@ class TestCreateJob:
         said = refusal(
             lambda: make_job(api, dataset.id, start_from=pb.StartFrom(job=base), hyperparameters=Hyper(lora_rank=16))
         )
-        assert said.fields == {"hyperparameters.lora_rank": f"is 16, but the checkpoint of {base!r} has 8; set that."}
+        assert said.fields == {
+            "hyperparameters.lora_rank": f"is 16, but the checkpoint of {base!r} has 8; set that, or leave it out."
+        }
+        chosen = make_job(api, dataset.id, start_from=pb.StartFrom(job=base), hyperparameters=Hyper()).job
+        assert chosen.hyperparameters.lora_rank == 8
         said = refusal(lambda: make_job(api, dataset.id, start_from=pb.StartFrom(job="job-none")))
         assert said.code is grpc.StatusCode.NOT_FOUND
         said = refusal(lambda: make_job(api, dataset.id, start_from=pb.StartFrom(job=base, checkpoint="x")))

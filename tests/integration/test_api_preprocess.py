@@ -140,10 +140,10 @@ def test_an_unknown_model_is_not_found_and_the_served_ones_are_named(start_api: 
     assert said.reason == "UNKNOWN_MODEL"
 
 
-def test_unset_options_are_refused_with_every_field(start_api: Start) -> None:
+def test_a_missing_model_is_refused_with_its_field(start_api: Start) -> None:
     said = refusal(lambda: start_api().preprocess.Preprocess(pb.PreprocessRequest(), timeout=LIMIT))
     assert said.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert set(said.fields) == {"options.model", "options.train_on"}
+    assert set(said.fields) == {"options.model"}
     assert said.metadata["param"] == "options.model"
 
 

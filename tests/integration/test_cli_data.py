@@ -86,6 +86,55 @@ def test_lint_names_offenders_with_file_and_line(api: Api, tmp_path: Path) -> No
     assert turnloom(api.address, "lint", path, "--json").document["conversations"] == 2
 
 
+def test_lint_goes_on_past_rows_that_cannot_be_read_and_lists_them(api: Api, tmp_path: Path) -> None:
+    path = write_chats(tmp_path / "c.jsonl", "hi", "ho", copies=2)
+    path.write_text('{"messages": 3}\n' + path.read_text() + "{broken\n", encoding="utf-8")
+    found = turnloom(api.address, "lint", path)
+    assert found.code == 0, found.err
+    assert "2 x unreadable" in found.out
+    assert f"{path}, line 1: messages" in found.out
+    assert f"{path}, line 4: is not JSON" in found.out
+    assert found.out.startswith("2 conversations, 2 examples")
+    assert turnloom(api.address, "lint", path, "--strict").code == 2
+    assert turnloom(api.address, "lint", path, "--strict", "--skip-bad").code == 0
+    document = turnloom(api.address, "lint", path, "--json").document
+    assert (document["conversations"], document["unreadable_rows"], len(document["unreadable"])) == (2, 2, 2)
+
+
+def test_lint_and_preview_read_rows_as_dataset_create_does(api: Api, tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text("ask,say,lang\nwie,so,de\n,,en\nhow,this way,en\n", encoding="utf-8")
+    words = (path, "--format", "prompt_completion", "--column", "prompt=ask", "--column", "completion=say")
+    words = (*words, "--where", "lang = en", "--where", "ask != null")
+    assert turnloom(api.address, "lint", *words, "--json").document["conversations"] == 2
+    shown = turnloom(api.address, "preview", *words, "--where", "say ~ way")
+    assert shown.code == 0, shown.err
+    assert "⟦this way⟧" in shown.out
+    broken = tmp_path / "d.jsonl"
+    write_chats(broken, "hi", "ho")
+    broken.write_text("{\n" + broken.read_text(), encoding="utf-8")
+    assert turnloom(api.address, "preview", broken).code == 2
+    assert turnloom(api.address, "preview", broken, "--skip-bad").code == 0
+
+
+def test_conversations_that_are_too_long_are_left_out_and_counted_unless_strict(api: Api, tmp_path: Path) -> None:
+    path = write_chats(tmp_path / "c.jsonl", "hi", "ho", copies=3)
+    long = write_chats(tmp_path / "long.jsonl", "word " * 99, "cut away", copies=5)
+    path.write_text(path.read_text() + long.read_text(), encoding="utf-8")
+    made = turnloom(api.address, "dataset", "create", path, "--max-length", 40)
+    assert made.code == 0, made.err
+    assert "c.jsonl: 5 conversations are too long and left out (too long: 5); raise --max-length" in made.err
+    assert made.err.count("Left out:") == 3
+    (document,) = turnloom(api.address, "dataset", "create", path, "--max-length", 40, "--json").document
+    assert (document["conversations"], document["too_long_conversations"]) == (3, 5)
+    refused = turnloom(api.address, "dataset", "create", path, "--max-length", 40, "--strict", "--json")
+    assert refused.code == 2
+    assert refused.error["message"].startswith(f"{path}, line 4: ")
+    assert refused.error["hint"].startswith("Raise --max-length, or leave --strict out")
+    both = turnloom(api.address, "dataset", "create", path, "--strict", "--skip-bad")
+    assert (both.code, "exclude each other" in both.err) == (2, True)
+
+
 def test_a_dataset_is_made_listed_shown_downloaded_and_deleted(api: Api, chats: Path, tmp_path: Path) -> None:
     (made,) = turnloom(api.address, "dataset", "create", chats, "--max-length", 512, "--json").document
     assert (made["state"], made["conversations"], made["display_name"]) == ("READY", 10, "chats.jsonl")

@@ -18,7 +18,7 @@ from tests.support.cli_runs import turnloom
 from tests.support.trainer_stack import TrainerStack, wait_for
 from turnloom.cli import export as export_module
 from turnloom.cli.jobfile import JobFile
-from turnloom.cli.numbers import spread
+from turnloom.cli.options.numbers import spread
 from turnloom.masks.domain.options import Options
 
 FIGURES = {f"{name}.{kind}" for name in ("figure-1-test-nll", "figure-2-train-nll") for kind in ("png", "svg")}

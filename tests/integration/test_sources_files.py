@@ -10,7 +10,7 @@ from services.preprocess.datasets.sources.pieces import SHARD_ROWS
 from services.store.store import Store
 from tests.support.api_calls import dataset_stream, options
 from tests.support.source_runs import Sources, chat_lines, poll, write_lines
-from turnloom import conversations
+from turnloom import read
 from turnloom.v1 import datasets_pb2 as pb
 
 
@@ -22,7 +22,7 @@ def test_a_file_gives_the_dataset_that_streaming_it_gives(sources: Sources, stor
     made = sources.ended(asked)
     assert made.state == pb.DATASET_STATE_READY, made.error
     streamed = sources.api.datasets.CreateDataset(
-        dataset_stream(conversations.read(path), options=options(date="2026-01-02")), timeout=30
+        dataset_stream(read(path), options=options(date="2026-01-02")), timeout=30
     ).dataset
     assert made.sha256 == streamed.sha256
     for field in ("conversations", "examples", "tokens", "loss_tokens", "weight_sum", "target_bytes"):

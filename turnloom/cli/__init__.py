@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from importlib.util import find_spec
+from types import FrameType
 from typing import Final
 
+INTERRUPTED: Final = 130  #: exit code after Ctrl-C; a test holds it against exits.py
 NEEDED: Final = ("grpc", "google.protobuf", "numpy", "typer", "rich")
 
-__all__ = ["main"]
+__all__ = ["begin", "main"]
 
 
 def main() -> None:
-    """Run the console script, or say what to install where the client's libraries are missing.
+    """Run the console script. Ctrl-C before the command begins ends it at once, without a word.
 
-    Commands are imported here, so that who needs one module of this package does not load them all.
+    The application is imported here, so that who needs one module of this package does not load it. Where the client's
+    libraries are missing, one sentence says what to install.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
     missing = [name for name in NEEDED if not _is_installed(name)]
     if missing:
         sys.exit(f"turnloom: {missing[0]} is not installed; run pip install 'turnloom[client]' for the command line")
     from turnloom.cli.app import main as run  # noqa: PLC0415
 
     run()
+
+
+def begin() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt from now on: there is something to end in order."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
 
 
 def _is_installed(name: str) -> bool:

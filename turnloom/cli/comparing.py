@@ -8,11 +8,13 @@ from typing import Final
 
 from rich.markup import escape
 
+from turnloom.cli.jsonable import Plain
 from turnloom.cli.session import Session
 from turnloom.client import TurnloomClient
+from turnloom.results.fetching import fetch
 from turnloom.results.report import missing, write_figures, write_steps, write_verdict
-from turnloom.results.runs import SHORT, Run, Value, label, written
-from turnloom.results.verdict import Verdict
+from turnloom.results.runs import SHORT, Run, Value, differing, label, written
+from turnloom.results.verdict import Verdict, judge
 from turnloom.v1 import training_pb2
 from turnloom.words import job_state
 
@@ -93,3 +95,32 @@ def _entry(run: Run, verdict: Verdict) -> str:
     if run.job.state != training_pb2.JOB_STATE_SUCCEEDED:
         return f"[yellow]{nll} {job_state(run.job)}[/]"
     return f"[green]{nll} tie[/]" if job in verdict.ties else nll
+
+
+def compare(
+    session: Session, jobs: Sequence[training_pb2.Job], axes: Sequence[str], folder: Path, document: dict[str, Plain]
+) -> None:
+    """Fetch the jobs' steps, judge them, keep the files and show table and verdict."""
+    runs = fetch(session.client, jobs)
+    axes = axes or differing(runs)
+    verdict = judge(runs, axes)
+    files = keep(session, folder, runs, axes, verdict)
+    if session.as_json:
+        session.json({**document, "verdict": _plain(verdict), "files": [str(path) for path in files]})
+        return
+    show(session, runs, axes, verdict)
+    session.out.print(f"Kept in {folder}: {', '.join(path.name for path in files)}", highlight=False, soft_wrap=True)
+
+
+def _plain(verdict: Verdict) -> Plain:
+    troubles: dict[str, Plain] = {
+        job: {"kind": found.kind.value, "step": found.step, "reason": found.reason}
+        for job, found in verdict.trouble.items()
+    }
+    return {
+        "best": verdict.best,
+        "ties": list(verdict.ties),
+        "stopped": dict(verdict.stopped),
+        "trouble": troubles,
+        "sentences": list(verdict.sentences),
+    }

@@ -3,59 +3,41 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 from rich.markup import escape
 
-from turnloom.batches import Batch
-from turnloom.cli.inputs import (
-    MaxLength,
-    Model,
-    Option,
-    TrainOn,
-    Truncation,
-    choose_model,
-    preprocess_fields,
-    upload,
-)
+from turnloom.cli.inputs import upload
 from turnloom.cli.jsonable import to_plain
+from turnloom.cli.options.groups import BadConversations, Preprocessing, RowChoice, TestPart, choose_model
 from turnloom.cli.session import Session, command
 from turnloom.cli.sources import (
-    Column,
-    DataFormat,
-    Deduplicate,
-    Limit,
-    MaxCharacters,
-    MaxMessages,
-    MinCharacters,
-    MinMessages,
-    Where,
     check_deduplication,
     choose_deduplication,
-    columns,
     filter_message,
     is_hub_name,
     named_fields,
     parts,
-    row_filter,
     watched,
 )
 from turnloom.cli.splits import checked_parts, leaving_nothing, split_of
 from turnloom.errors import InvalidInput
-from turnloom.local_sources import LocalSource
-from turnloom.selecting import Choice
 from turnloom.v1 import datasets_pb2
 from turnloom.words import ago, coloured, count, dataset_state
+
+if TYPE_CHECKING:
+    from turnloom.batches import Batch
+    from turnloom.local_sources import LocalPart
 
 Files = Annotated[
     list[Path],
     typer.Argument(metavar="FILE", help="JSONL, JSON, CSV, Parquet, Arrow; folders and globs too.", show_default=False),
 ]
 Id = Annotated[str, typer.Argument(help="Dataset id.", metavar="DATASET", show_default=False)]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad conversations out instead of failing.")]
 Name = Annotated[str, typer.Option(help="Name for people. Default: the file's.")]
 HEADINGS = ("id", "name", "state", "#conversations", "?#examples", "?#tokens", "?#trained", "?#cut", "#left out", "age")
 
@@ -64,13 +46,17 @@ def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
     group = typer.Typer(no_args_is_help=True, help="Make and look at datasets.")
     app.add_typer(group, name="dataset")
-    command(group, "create")(create)
-    command(group, "import")(import_source)
-    command(group, "list")(list_all)
-    command(group, "show")(show)
-    command(group, "delete")(delete)
-    command(group, "cancel")(cancel)
-    command(group, "download")(download)
+    command(group, "create", "dataset create chats.jsonl --test-fraction 0.1 --where 'lang = en' --deduplicate exact")(
+        create
+    )
+    command(group, "import", "dataset import HuggingFaceH4/no_robots --test-split test --max-length 2048")(
+        import_source
+    )
+    command(group, "list", "dataset list")(list_all)
+    command(group, "show", "dataset show ds-0123456789ab")(show)
+    command(group, "delete", "dataset delete ds-0123456789ab")(delete)
+    command(group, "cancel", "dataset cancel ds-0123456789ab")(cancel)
+    command(group, "download", "dataset download ds-0123456789ab --to rows.jsonl")(download)
 
 
 def create(
@@ -79,117 +65,113 @@ def create(
     *,
     name: Name = "",
     test: Annotated[list[Path] | None, typer.Option(help="Test file: a dataset of its own; may be repeated.")] = None,
-    test_fraction: Annotated[float | None, typer.Option(help="Part to hold out as a test dataset.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --test-fraction.", min=0)] = 0,
-    where: Where = None,
-    min_messages: MinMessages = 0,
-    max_messages: MaxMessages = 0,
-    min_characters: MinCharacters = 0,
-    max_characters: MaxCharacters = 0,
-    deduplicate: Deduplicate = "",
-    data_format: DataFormat = "",
-    column: Column = None,
-    limit: Limit = 0,
-    skip_bad: SkipBad = False,
-    model: Model = "",
-    train_on: TrainOn = "",
-    max_length: MaxLength = None,
-    truncation: Truncation = "",
-    option: Option = None,
+    part: TestPart,
+    rows: RowChoice,
+    bad: BadConversations,
+    preprocessing: Preprocessing,
 ) -> None:
     """Tokenize files, folders or globs into a dataset, or into one for training and others for testing.
 
     A name like owner/name that is no file is a hub dataset, which the server reads (see `dataset import`).
     """
-    if test and test_fraction is not None:
+    if test and part.test_fraction is not None:
         raise InvalidInput("--test and --test-fraction exclude each other.", hint="Give one of them.", field="--test")
-    check_deduplication(deduplicate)
-    rows = row_filter(where, min_messages, max_messages, min_characters, max_characters)
+    bad.check()
+    check_deduplication(rows.deduplicate)
     if len(file) == 1 and is_hub_name(file[0]) and not test:
         import_source(
-            session, file[0].as_posix(), data_format=data_format, column=column, limit=limit, where=where,
-            min_messages=min_messages, max_messages=max_messages, min_characters=min_characters,
-            max_characters=max_characters, deduplicate=deduplicate, test_fraction=test_fraction or 0.0, seed=seed,
-            name=name, skip_bad=skip_bad, model=model, train_on=train_on, max_length=max_length,
-            truncation=truncation, option=option,
+            session, file[0].as_posix(), hub=Hub(), rows=rows, part=part, name=name, bad=bad,
+            preprocessing=preprocessing,
         )  # fmt: skip
         return
-    fields = preprocess_fields(train_on, max_length, truncation, option)
-    split = Choice() if test_fraction is None else split_of(test_fraction, seed)
-    choice = replace(split, row_filter=rows, deduplicate=deduplicate)
-    mapping = columns(column)
-    source = LocalSource.open(file, format_name=data_format, columns=mapping, choice=choice, limit=limit)
+    fields = preprocessing.fields()
+    found = _local_parts(session, file, test or (), name, part, rows)
+    chosen = choose_model(session, preprocessing.model)
+    made: dict[str, datasets_pb2.Dataset] = {}
+    for label, one in checked_parts(found, skip_bad=bad.skip_bad).items():
+        with leaving_nothing(session, [dataset.id for dataset in made.values()]):
+            made[label] = upload(session, one, model=chosen, name=label, fields=fields, strict=bad.strict)
+    _report(session, list(made.values()))
+
+
+def _local_parts(
+    session: Session, files: Sequence[Path], tests: Sequence[Path], name: str, part: TestPart, rows: RowChoice
+) -> dict[str, LocalPart]:
+    """Return the parts of local files, each by the name of its dataset; the training part comes first."""
+    from turnloom.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
+    from turnloom.selecting import Choice  # noqa: PLC0415
+
+    split = Choice() if part.test_fraction is None else split_of(part.test_fraction, part.seed)
+    choice = replace(split, row_filter=rows.row_filter(), deduplicate=rows.deduplicate)
+    mapping = rows.columns()
+    source = LocalSource.open(files, format_name=rows.data_format, columns=mapping, choice=choice, limit=rows.limit)
     session.say(f"{escape(source.name)}: read as {source.shape.name}.")
     title = name or source.name
-    endings = ("",) if test_fraction is None else (" (train)", " (test)")
-    parts = {f"{title}{ending}": part for ending, part in zip(endings, source.parts(), strict=True)}
-    tests = replace(choice, test_fraction=0.0)
-    for path in test or ():
-        (parts[path.name],) = LocalSource.open([path], format_name=data_format, columns=mapping, choice=tests).parts()
-    chosen = choose_model(session, model)
-    made: dict[str, datasets_pb2.Dataset] = {}
-    for label, part in checked_parts(parts, skip_bad=skip_bad).items():
-        with leaving_nothing(session, {label: dataset.id for label, dataset in made.items()}):
-            made[label] = upload(session, part, model=chosen, name=label, fields=fields)
-    _report(session, list(made.values()))
+    endings = ("",) if part.test_fraction is None else (" (train)", " (test)")
+    found = {f"{title}{ending}": one for ending, one in zip(endings, source.parts(), strict=True)}
+    whole = replace(choice, test_fraction=0.0)
+    for path in tests:
+        opened = LocalSource.open([path], format_name=rows.data_format, columns=mapping, choice=whole)
+        (found[path.name],) = opened.parts()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """What of a hub dataset is read."""
+
+    split: Annotated[str, typer.Option(help="Split of a hub dataset. Default: train.")] = ""
+    test_split: Annotated[str, typer.Option(help="Split that becomes a test dataset of its own.")] = ""
+    revision: Annotated[str, typer.Option(help="Hub revision: a branch, tag or commit.")] = ""
+    config: Annotated[str, typer.Option(help="Hub configuration.")] = ""
+    streaming: Annotated[
+        bool, typer.Option("--streaming/--no-streaming", help="Read the hub as it comes, or download all files first.")
+    ] = True
 
 
 def import_source(
     session: Session,
     uri: Annotated[str, typer.Argument(help="Hub dataset, or a path or URL below the server's roots.", metavar="URI")],
     *,
-    split: Annotated[str, typer.Option(help="Split of a hub dataset. Default: train.")] = "",
-    test_split: Annotated[str, typer.Option(help="Split that becomes a test dataset of its own.")] = "",
-    revision: Annotated[str, typer.Option(help="Hub revision: a branch, tag or commit.")] = "",
-    config: Annotated[str, typer.Option(help="Hub configuration.")] = "",
-    streaming: Annotated[
-        bool, typer.Option("--streaming/--no-streaming", help="Read the hub as it comes, or download all files first.")
-    ] = True,
-    data_format: DataFormat = "",
-    column: Column = None,
-    limit: Limit = 0,
-    where: Where = None,
-    min_messages: MinMessages = 0,
-    max_messages: MaxMessages = 0,
-    min_characters: MinCharacters = 0,
-    max_characters: MaxCharacters = 0,
-    deduplicate: Deduplicate = "",
-    test_fraction: Annotated[float, typer.Option(help="Part to hold out as a test dataset of its own.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of --test-fraction.", min=0)] = 0,
+    hub: Hub,
+    rows: RowChoice,
+    part: TestPart,
     name: Name = "",
-    skip_bad: SkipBad = False,
-    model: Model = "",
-    train_on: TrainOn = "",
-    max_length: MaxLength = None,
-    truncation: Truncation = "",
-    option: Option = None,
+    bad: BadConversations,
+    preprocessing: Preprocessing,
 ) -> None:
-    """Have the server make a dataset of a hub dataset, file or URL, and watch it."""
-    if test_split and test_fraction:
+    """Have the server make a dataset of a hub dataset, file or URL, and watch it. Ctrl-C leaves it going."""
+    if hub.test_split and part.test_fraction:
         raise InvalidInput(
             "--test-split and --test-fraction exclude each other.", hint="Give one of them.", field="--test-split"
         )
+    bad.check()
     source = datasets_pb2.DatasetSource(
         uri=uri,
-        split=split,
-        revision=revision,
-        config=config,
-        format=data_format,
-        column_mapping=columns(column),
-        limit=limit,
-        test_fraction=test_fraction,
-        split_seed=seed,
-        filter=filter_message(row_filter(where, min_messages, max_messages, min_characters, max_characters)),
-        streaming=None if streaming else False,
+        split=hub.split,
+        revision=hub.revision,
+        config=hub.config,
+        format=rows.data_format,
+        column_mapping=rows.columns(),
+        limit=rows.limit,
+        test_fraction=part.test_fraction or 0.0,
+        split_seed=part.seed,
+        filter=filter_message(rows.row_filter()),
+        streaming=None if hub.streaming else False,
     )
-    choose_deduplication(source, deduplicate)
-    fields = preprocess_fields(train_on, max_length, truncation, option)
-    chosen = choose_model(session, model)
+    choose_deduplication(source, rows.deduplicate)
+    fields = preprocessing.fields()
+    chosen = choose_model(session, preprocessing.model)
     asked = [
         session.client.datasets.create_from_source(
-            part, model=chosen, display_name=f"{name or uri}{suffix}", skip_bad=skip_bad, **fields
+            one,
+            model=chosen,
+            display_name=f"{name or uri}{suffix}",
+            skip_bad=bad.skip_bad,
+            skip_too_long=not bad.strict,
+            **fields,
         )
-        for part, suffix in parts(source, test_split)
+        for one, suffix in parts(source, hub.test_split)
     ]
     _report(session, [watched(session, dataset) for dataset in asked], bare=True)
 

@@ -25,7 +25,7 @@ NEEDS: Final[Mapping[str, tuple[str, str]]] = {
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
-    command(app, "export")(export)
+    command(app, "export", "export sweep-0123456789ab --to wandb")(export)
 
 
 def export(
@@ -37,7 +37,11 @@ def export(
         typer.Option(help="File; for tensorboard and wandb a folder. Default: steps.csv, steps.parquet, runs, here."),
     ] = None,
 ) -> None:
-    """Write steps of jobs to a file, TensorBoard or Weights & Biases. Reads the ledger; training is not slowed."""
+    """Write steps of jobs to a file, TensorBoard or Weights & Biases. Reads the ledger; training is not slowed.
+
+    One row a step, NLLs in nats per trained token. wandb gets one run a job, named JOB, in the project `turnloom`
+    (WANDB_PROJECT names another); a second export adds only later steps. WANDB_MODE=offline needs no account.
+    """
     if kind not in WRITERS:
         raise InvalidInput(f"--to: there is no {kind!r}.", hint=f"Choose from {', '.join(WRITERS)}.", field="--to")
     if kind in NEEDS and missing(NEEDS[kind][0]):

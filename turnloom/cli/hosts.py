@@ -13,8 +13,8 @@ from turnloom.words import ago, size
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
-    command(app, "hosts")(hosts)
-    command(app, "doctor")(doctor)
+    command(app, "hosts", "hosts")(hosts)
+    command(app, "doctor", "doctor --address gpu-host:50051")(doctor)
 
 
 def hosts(session: Session) -> None:

@@ -7,35 +7,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final
 
-import typer
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from turnloom import errors
-from turnloom.cli.session import Session, pairs
-from turnloom.local_sources import LocalPart, read_local
-from turnloom.options import HyperparameterFields, PreprocessFields, from_text
-from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
+from turnloom.cli.options.groups import Reading
+from turnloom.cli.session import Session
+from turnloom.options import PreprocessFields
+from turnloom.v1 import datasets_pb2, types_pb2
 
-LARGEST: Final = 2**32 - 1  #: whole number of an option that the contract has as uint32
+if TYPE_CHECKING:
+    from turnloom.local_sources import LocalPart
+
 INDEX = re.compile(r"conversations?\[(\d+)\]")
 LEADING = re.compile(r"conversations?\[\d+\][.:] ?")
 
-Model: TypeAlias = Annotated[
-    str, typer.Option("--model", "-m", help="Model (`turnloom models`); may be left out where there is just one.")
-]
-TrainOn: TypeAlias = Annotated[str, typer.Option(help="Which messages are trained: all_assistant_messages, ...")]
-MaxLength: TypeAlias = Annotated[int | None, typer.Option(help="Tokens per example. Default: 2048.")]
-Truncation: TypeAlias = Annotated[str, typer.Option(help="right (default), left, drop_turns or error.")]
-Option: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--option", "-o", metavar="NAME=VALUE", help="Any other field of PreprocessOptions; may be repeated."),
-]
-Labels: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Free label; may be repeated.")
-]
+
+TOO_LONG: Final = "too_long"  #: code of an issue that a larger max_length would help
+TOLD_LONG: Final = 3  #: of these, conversations that are named; all are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +34,29 @@ class Loaded:
 
     conversations: Sequence[types_pb2.Conversation]
     places: Sequence[str]
+    bad: Sequence[str] = ()  #: the first rows that can't be read, each with its place
+    bad_rows: int = 0  #: how many there are
 
     @classmethod
-    def from_file(cls, path: Path) -> Loaded:
-        """Reads all of them.
+    def from_file(cls, path: Path, reading: Reading) -> Loaded:
+        """Read all that can be read.
 
         Raises:
-            InvalidInput: names the line.
+            InvalidInput: there is no such file, or no row of it can be read.
         """
-        sourced = list(read_local(path))
-        return cls([s.conversation for s in sourced], [s.place for s in sourced])
+        part = _opened(path, reading, skip_bad=True)
+        sourced = list(part.sourced())
+        return cls([s.conversation for s in sourced], [s.place for s in sourced], part.bad, part.counts.unreadable)
 
     @classmethod
-    def one(cls, path: Path, index: int) -> Loaded:
-        """Reads no further than the conversation of this number, from 0.
+    def one(cls, path: Path, index: int, reading: Reading, *, skip_bad: bool) -> Loaded:
+        """Read no further than the conversation of this number, from 0.
 
         Raises:
-            InvalidInput: a row before it can't be read, or there are fewer conversations.
+            InvalidInput: a row before it can't be read and bad rows are not skipped, or there are fewer conversations.
         """
         found = 0
-        for sourced in read_local(path):
+        for sourced in _opened(path, reading, skip_bad=skip_bad).sourced():
             if found == index:
                 return cls([sourced.conversation], [sourced.place])
             found += 1
@@ -84,6 +77,21 @@ class Loaded:
             yield
 
 
+def _opened(path: Path, reading: Reading, *, skip_bad: bool) -> LocalPart:
+    from turnloom.local_sources import LocalSource  # noqa: PLC0415  # needs numpy, which small commands do without
+    from turnloom.selecting import Choice  # noqa: PLC0415
+
+    source = LocalSource.open(
+        [path],
+        format_name=reading.data_format,
+        columns=reading.columns(),
+        choice=Choice(reading.row_filter()),
+    )
+    part = source.whole()
+    part.skip_bad = skip_bad
+    return part
+
+
 @contextmanager
 def _located(place: Callable[[int], str]) -> Iterator[None]:
     try:
@@ -97,60 +105,28 @@ def _located(place: Callable[[int], str]) -> Iterator[None]:
         raise
 
 
-def choose_model(session: Session, name: str) -> str:
-    """The model that was named, or the only one that there is.
-
-    Raises:
-        InvalidInput: none was named and the server has none, or several.
-    """
-    if name:
-        return name
-    served = [model.name for model in session.client.models.list()]
-    if len(served) == 1:
-        return served[0]
-    have = ", ".join(served) or "no model"
-    raise errors.InvalidInput(f"--model is missing; the server has {have}.", hint="Name one.", field="--model")
-
-
-def preprocess_fields(
-    train_on: str, max_length: int | None, truncation: str, others: Sequence[str] | None
-) -> PreprocessFields:
-    """The options that were given, and only these."""
-    fields: dict[str, object] = {
-        name: from_text(types_pb2.PreprocessOptions, name, text)
-        for name, text in pairs(others or (), "--option").items()
-    }
-    given = {"train_on": train_on or None, "max_length": max_length, "truncation": truncation or None}
-    fields.update({name: value for name, value in given.items() if value is not None})
-    return cast(PreprocessFields, fields)
-
-
-def hyperparameter_fields(given: dict[str, object], others: Sequence[str] | None) -> HyperparameterFields:
-    """The hyperparameters that were given, and only these."""
-    fields: dict[str, object] = {
-        name: from_text(training_pb2.Hyperparameters, name, text) for name, text in pairs(others or (), "--set").items()
-    }
-    fields.update({name: value for name, value in given.items() if value is not None})
-    return cast(HyperparameterFields, fields)
-
-
 def upload(
-    session: Session, part: LocalPart, *, model: str, name: str, fields: PreprocessFields
+    session: Session, part: LocalPart, *, model: str, name: str, fields: PreprocessFields, strict: bool
 ) -> datasets_pb2.Dataset:
-    """Makes a dataset of a part of local files; it is READY, and what was left out is said.
+    """Make a dataset of a part of local files; it is READY, and what was left out is said.
+
+    A conversation that is too long is left out, unless `strict`.
 
     Raises:
         InvalidInput: names file, line and field.
         Refused: with file and line of the conversation to blame.
     """
-    with _counting(session, name) as sent, _located(part.place):
+    with _counting(session, name) as sent, _hinting(), _located(part.place):
         dataset = session.client.datasets.create_from_files(
-            part, model=model, display_name=name, on_sent=sent, **fields
+            part, model=model, display_name=name, on_sent=sent, skip_too_long=not strict, **fields
         )
     for sentence in part.bad:
         session.say(f"[yellow]Left out:[/] {escape(sentence)}")
+    told_long = 0
     for issue in dataset.issues:
-        session.say(f"[yellow]Left out:[/] {escape(f'{part.place(issue.conversation_index)}: {issue.message}')}")
+        told_long += issue.code == TOO_LONG
+        if issue.code != TOO_LONG or told_long <= TOLD_LONG:
+            session.say(f"[yellow]Left out:[/] {escape(f'{part.place(issue.conversation_index)}: {issue.message}')}")
     if dataset.state == datasets_pb2.DATASET_STATE_FAILED:
         place = f"{part.place(dataset.issues[0].conversation_index)}: " if dataset.issues else ""
         raise errors.InvalidInput(f"{place}{dataset.error.message}", hint=dataset.error.hint, code=dataset.error.code)
@@ -159,11 +135,24 @@ def upload(
 
 
 @contextmanager
+def _hinting() -> Iterator[None]:
+    """Name the options that help where a conversation is too long."""
+    try:
+        yield
+    except errors.Refused as error:
+        if "max_length" in error.message:
+            error.hint = f"Raise --max-length, or leave --strict out: then such conversations are. {error.hint}".strip()
+        raise
+
+
+@contextmanager
 def _counting(session: Session, name: str) -> Iterator[Callable[[int], None]]:
     """Shows on a terminal how many conversations were sent."""
     if session.as_json or not session.err.is_terminal:
         yield lambda _sent: None
         return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415  # 20 ms
+
     columns = (TextColumn(escape(name)), SpinnerColumn(), TextColumn("{task.completed} conversations sent"))
     with Progress(*columns, TimeElapsedColumn(), console=session.err, transient=True) as shown:
         task = shown.add_task("")
@@ -172,11 +161,12 @@ def _counting(session: Session, name: str) -> Iterator[Callable[[int], None]]:
 
 def say_left_out(session: Session, dataset: datasets_pb2.Dataset) -> None:
     """What a choice among rows left out, as counts."""
-    counts = dataset.left_out
+    counts, too_long = dataset.left_out, dataset.too_long_conversations
     for number, sentence in (
         (counts.filtered, "rows left out by the filter (filtered: {})"),
         (counts.duplicates, "conversations came before and are left out (duplicates: {})"),
-        (dataset.skipped_conversations, "bad rows left out (skipped: {})"),
+        (too_long, "conversations are too long and left out (too long: {}); raise --max-length, or stop with --strict"),
+        (dataset.skipped_conversations - too_long, "bad rows left out (skipped: {})"),
         (counts.overlapping, "test conversations are in the training part too (overlapping: {}); deduplicate"),
     ):
         if number:

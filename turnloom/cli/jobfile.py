@@ -123,7 +123,7 @@ def _seen_from(path: Path, name: str) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command."""
-    command(app, "init")(init)
+    command(app, "init", "init job.toml --train chats.jsonl")(init)
 
 
 def init(

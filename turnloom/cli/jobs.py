@@ -10,8 +10,8 @@ import typer
 from google.protobuf.message import Message
 from rich.markup import escape
 
-from turnloom.cli.inputs import LARGEST, Labels
 from turnloom.cli.jsonable import Plain, to_plain
+from turnloom.cli.options.groups import LARGEST, Labels
 from turnloom.cli.session import Session, command, pairs
 from turnloom.cli.watching import LEVELS, ending
 from turnloom.client import TERMINAL
@@ -26,19 +26,22 @@ Id = Annotated[str, typer.Argument(help="Job id.", metavar="JOB", show_default=F
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
-    command(app, "jobs")(list_jobs)
+    command(app, "jobs", "jobs --state RUNNING --label team=red")(list_jobs)
     job = typer.Typer(no_args_is_help=True, help="Look at one job.")
     app.add_typer(job, name="job")
-    command(job, "show")(show)
-    command(job, "delete")(delete)
-    for name, body in (("steps", steps), ("events", events), ("checkpoints", checkpoints), ("logs", logs)):
-        command(app, name)(body)
-    for name, steer in (("cancel", cancel), ("pause", pause), ("delete", delete)):
-        command(app, name)(steer)
-    command(app, "resume")(resume)
+    command(job, "show", "job show job-0123456789ab")(show)
+    command(job, "delete", "job delete job-0123456789ab")(delete)
+    command(app, "steps", "steps job-0123456789ab --from 100")(steps)
+    command(app, "events", "events job-0123456789ab")(events)
+    command(app, "checkpoints", "checkpoints job-0123456789ab")(checkpoints)
+    command(app, "logs", "logs job-0123456789ab --follow")(logs)
+    command(app, "cancel", "cancel sweep-0123456789ab")(cancel)
+    command(app, "pause", "pause job-0123456789ab")(pause)
+    command(app, "delete", "delete job-0123456789ab")(delete)
+    command(app, "resume", "resume job-0123456789ab --checkpoint step-000100")(resume)
     adapter = typer.Typer(no_args_is_help=True, help="Get trained adapters.")
     app.add_typer(adapter, name="adapter")
-    command(adapter, "download")(download_adapter)
+    command(adapter, "download", "adapter download job-0123456789ab --to my-adapter")(download_adapter)
 
 
 def list_jobs(

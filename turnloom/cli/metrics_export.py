@@ -77,7 +77,7 @@ def add_to(app: typer.Typer) -> None:
     metrics = typer.Typer(no_args_is_help=True, help="Steps for Prometheus.")
     app.add_typer(metrics, name="metrics")
     metrics.callback()(lambda: None)  # else Typer makes a group of one command that command itself
-    command(metrics, "export")(export)
+    command(metrics, "export", "metrics export job-0123456789ab --output steps.om")(export)
 
 
 def export(

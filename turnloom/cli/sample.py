@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from turnloom.cli.inputs import LARGEST
 from turnloom.cli.jsonable import to_plain
+from turnloom.cli.options.groups import LARGEST
 from turnloom.cli.session import Session, command
 
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command."""
-    command(app, "sample")(sample)
+    command(app, "sample", "sample job-0123456789ab 'What is LoRA?' --temperature 0")(sample)
 
 
 def sample(
@@ -30,7 +30,10 @@ def sample(
     top_p: Annotated[float | None, typer.Option(help="Above 0, at most 1. Default: 1.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same reply.", min=0, max=LARGEST)] = None,
 ) -> None:
-    """Ask a job's adapter, where its TuFT server samples; one without a GPU does not."""
+    """Ask a job's adapter, where its TuFT server samples; one without a GPU does not.
+
+    Exit code 4: the server trains only. 3: every worker of the host trains, or its TuFT server does not answer.
+    """
     said = [{"role": "system", "content": system}] if system else []
     messages = [*said, {"role": "user", "content": prompt}]
     answer = session.client.jobs.sample(

@@ -6,9 +6,9 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias, cast
+from typing import Annotated, TypeAlias, cast, get_type_hints
 
 import typer
 from rich.console import Console
@@ -18,10 +18,13 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from turnloom.calls import Tls
+from turnloom.cli import begin
 from turnloom.cli.exits import Exit, exit_code
 from turnloom.cli.jsonable import Plain
 from turnloom.client import TurnloomClient
 from turnloom.errors import InvalidInput, TurnloomError
+from turnloom.terminal import SafeConsole
+from turnloom.visible import visible_json
 
 Body: TypeAlias = "Callable[..., None]"  # a Session first, then what its command line says
 GAP = 2  #: blanks between the columns of a table
@@ -42,7 +45,7 @@ class Session:
 
     def json(self, document: Plain) -> None:
         """One JSON document on one line of stdout."""
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        sys.stdout.write(visible_json(json.dumps(document, ensure_ascii=False)) + "\n")
         sys.stdout.flush()
 
     def say(self, markup: str) -> None:
@@ -91,8 +94,8 @@ def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int)
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
+    console = SafeConsole(stderr=stderr)
+    return console if console.is_terminal else SafeConsole(stderr=stderr, width=PIPE_WIDTH)
 
 
 Address = Annotated[str, typer.Option(help="host:port of the server.", envvar="TURNLOOM_ADDRESS")]
@@ -138,30 +141,52 @@ class Command(TyperCommand):
             raise typer.Exit(Exit.BAD_INPUT) from error
 
 
-def command(app: typer.Typer, name: str, kind: type[TyperCommand] = Command) -> Callable[[Body], None]:
-    """Adds a command that takes a Session first; the options of _common() are added to its own."""
+def command(app: typer.Typer, name: str, example: str, kind: type[TyperCommand] = Command) -> Callable[[Body], None]:
+    """Add a command that takes a Session first.
+
+    A parameter whose type is a dataclass is a group: its fields are options, and the command gets the group. The
+    options of _common() are added to every command.
+
+    Args:
+        app: the group that gets it.
+        name: its word.
+        example: words after `turnloom` that show it; the last line of its help, and of docs/cli.md.
+        kind: how its command line is read.
+    """
 
     def decorate(function: Body) -> None:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        groups = {p.name: cast("type", p.annotation) for p in own if is_dataclass(p.annotation)}
+        spread = [option for p in own for option in (_options(p.annotation) if p.name in groups else (p,))]
 
         def run(**values: object) -> None:
             common = {key: values.pop(key) for key in COMMON}
+            for key, group in groups.items():
+                values[key] = group(**{option.name: values.pop(option.name) for option in fields(group)})
             _run(common, lambda session: function(session, **values))
 
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *COMMON.values())]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*spread, *COMMON.values())]
         # Typer reads both of these to make the options.
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__doc__ = function.__doc__
-        app.command(name, cls=kind)(run)
+        app.command(name, cls=kind, epilog=f"Example: turnloom {example}")(run)
 
     return decorate
+
+
+def _options(group: type) -> list[inspect.Parameter]:
+    """Return the fields of a group as parameters, inherited ones first."""
+    hints = get_type_hints(group, include_extras=True)  # of each class by the names of its own module
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [inspect.Parameter(f.name, kind, default=f.default, annotation=hints[f.name]) for f in fields(group)]
 
 
 def _run(common: dict[str, object], body: Callable[[Session], None]) -> None:
     """Runs one command; every error of ours becomes one sentence and an exit code."""
     as_json = bool(common["as_json"])
     try:
+        begin()
         session = _common(**common)  # type: ignore[arg-type]
         with session.client:
             body(session)
@@ -189,7 +214,7 @@ def report(error: TurnloomError, *, as_json: bool) -> None:
     """The sentence in red and the hint below it; with --json one document on stderr."""
     if as_json:
         document = {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint}
-        sys.stderr.write(json.dumps({"error": document}, ensure_ascii=False) + "\n")
+        sys.stderr.write(visible_json(json.dumps({"error": document}, ensure_ascii=False)) + "\n")
         return
     console = _console(stderr=True)
     console.print(f"[bold red]Error:[/] [red]{escape(error.message)}[/]", soft_wrap=True, highlight=False)

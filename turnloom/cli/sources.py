@@ -6,15 +6,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Final
 
-import typer
 from google.protobuf.message import Message
 from rich.markup import escape
 
 from turnloom.cli.inputs import say_left_out
-from turnloom.cli.session import Session, pairs
-from turnloom.duplicates import FORMS
+from turnloom.cli.session import Session
 from turnloom.errors import InvalidInput
 from turnloom.file_kinds import COMPRESSED, KINDS
 from turnloom.filters import RowFilter
@@ -25,42 +23,6 @@ from turnloom.words import dataset_state
 #: owner/name; a single word is taken for a file, for that is what people mistype.
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES: Final = (*KINDS, *COMPRESSED, ".txt")
-
-DataFormat: TypeAlias = Annotated[
-    str, typer.Option("--format", help="messages, sharegpt, prompt_completion or alpaca. Default: detected.")
-]
-Column: TypeAlias = Annotated[
-    list[str] | None, typer.Option(metavar="PART=COLUMN", help="Column that plays a part; may be repeated.")
-]
-Limit: TypeAlias = Annotated[int, typer.Option(help="Rows to read, wanted or not; 0: all.", min=0)]
-Deduplicate: TypeAlias = Annotated[str, typer.Option(help="exact or normalized: leave out what came before.")]
-Where: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="CONDITION", help="Rows to take, such as 'lang = en' or 'score >= 4'; repeated: all have to hold."
-    ),
-]
-MinMessages: TypeAlias = Annotated[int, typer.Option(help="Fewest messages of a conversation.", min=0)]
-MaxMessages: TypeAlias = Annotated[int, typer.Option(help="Most messages; 0: any number.", min=0)]
-MinCharacters: TypeAlias = Annotated[int, typer.Option(help="Fewest characters of all messages together.", min=0)]
-MaxCharacters: TypeAlias = Annotated[int, typer.Option(help="Most characters; 0: any number.", min=0)]
-
-
-def row_filter(
-    where: list[str] | None, min_messages: int, max_messages: int, min_characters: int, max_characters: int
-) -> RowFilter:
-    """The options above as a filter that can be read.
-
-    Raises:
-        InvalidInput: naming the option.
-    """
-    asked = RowFilter(tuple(where or ()), min_messages, max_messages, min_characters, max_characters)
-    try:
-        asked.check()
-    except InvalidInput as error:
-        name = error.field.removeprefix("filter.").partition("[")[0].replace("_", "-")
-        raise InvalidInput(f"--{name}: {error.message}", hint=error.hint, field=f"--{name}") from error
-    return asked
 
 
 def filter_message(asked: RowFilter) -> datasets_pb2.RowFilter | None:
@@ -87,15 +49,6 @@ def is_hub_name(argument: Path) -> bool:
     )
 
 
-def columns(texts: list[str] | None) -> dict[str, str]:
-    """PART=COLUMN options.
-
-    Raises:
-        InvalidInput: one has no "=".
-    """
-    return pairs(texts or (), "--column")
-
-
 def choose_deduplication(source: datasets_pb2.DatasetSource, name: str) -> None:
     """Set the source's `deduplicate`; an empty name leaves it absent.
 
@@ -113,6 +66,8 @@ def check_deduplication(name: str) -> None:
     Raises:
         InvalidInput
     """
+    from turnloom.duplicates import FORMS  # noqa: PLC0415  # needs numpy
+
     if name and name not in FORMS:
         raise InvalidInput(
             f"--deduplicate: there is no {name!r}.", hint=f"Choose from {', '.join(FORMS)}.", field="--deduplicate"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from turnloom.cli.inputs import upload
+from turnloom.cli.options.groups import BadConversations, HeldOut
 from turnloom.cli.session import Session
 from turnloom.errors import InvalidInput, Refused, TurnloomError
-from turnloom.local_sources import LocalPart, LocalSource
 from turnloom.options import PreprocessFields
-from turnloom.selecting import Choice
 from turnloom.words import count
+
+if TYPE_CHECKING:
+    from turnloom.local_sources import LocalPart
+    from turnloom.selecting import Choice
 
 
 def is_dataset(name: str) -> bool:
@@ -23,20 +28,14 @@ def is_dataset(name: str) -> bool:
 
 
 @contextmanager
-def leaving_nothing(session: Session, made: Mapping[str, str]) -> Iterator[None]:
-    """Deletes datasets that files became, where what they were made for is refused.
-
-    Args:
-        session: to delete with.
-        made: what was named -> dataset id; names that are ids themselves stay.
-    """
+def leaving_nothing(session: Session, datasets: Sequence[str]) -> Iterator[None]:
+    """Delete datasets that files became, where what they were made for is refused."""
     try:
         yield
     except (Refused, InvalidInput):
-        for name, dataset in made.items():
-            if dataset and dataset != name:
-                with suppress(TurnloomError):  # the refusal is what the user has to read
-                    session.client.datasets.delete(dataset)
+        for dataset in datasets:
+            with suppress(TurnloomError):  # the refusal is what the user has to read
+                session.client.datasets.delete(dataset)
         raise
 
 
@@ -52,6 +51,8 @@ def split_of(fraction: float, seed: int) -> Choice:
             hint="Try 0.1.",
             field="--test-fraction",
         )
+    from turnloom.selecting import Choice  # noqa: PLC0415  # needs numpy
+
     return Choice(test_fraction=fraction, split_seed=seed)
 
 
@@ -71,36 +72,48 @@ def checked_parts(parts: Mapping[str, LocalPart], *, skip_bad: bool) -> Mapping[
     return parts
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The datasets of a job."""
+
+    training: str
+    test: str  #: "": none
+    uploaded: Sequence[str]  #: those of the two that files became
+
+
 def training_and_test(
     session: Session,
     data: str,
-    test: str,
-    fraction: float | None,
+    held_out: HeldOut,
     seed: int,
     *,
     model: str,
     options: PreprocessFields,
-    skip_bad: bool,
-) -> tuple[str, str]:
-    """Ids of the training and the test dataset ("": none); files become datasets, all read before any is made."""
+    bad: BadConversations,
+) -> Chosen:
+    """Return the training and the test dataset; files become datasets, all read before any is made."""
+    bad.check()
+    test, fraction = held_out.test, held_out.test_fraction
     if test and fraction is not None:
         raise InvalidInput("--test and --test-fraction exclude each other.", hint="Give one of them.", field="--test")
     if is_dataset(data) and fraction is not None:
         raise InvalidInput(
             "--test-fraction needs a file, not a dataset.", hint="Split when making it: `turnloom dataset create`."
         )
+    from turnloom.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
+
     parts = {name: LocalSource.open([name]).whole() for name in (data, test) if name and not is_dataset(name)}
     if fraction is not None:
         test = f"{data} (test)"
         parts[data], parts[test] = LocalSource.open([data], choice=split_of(fraction, seed)).parts()
-    checked = checked_parts(parts, skip_bad=skip_bad)
+    checked = checked_parts(parts, skip_bad=bad.skip_bad)
     ids: dict[str, str] = {}
     for name, part in checked.items():
-        with leaving_nothing(session, ids):
-            made = upload(session, part, model=model, name=Path(name).name, fields=options)
+        with leaving_nothing(session, list(ids.values())):
+            made = upload(session, part, model=model, name=Path(name).name, fields=options, strict=bad.strict)
         session.say(
             f"{escape(name)} is dataset [bold]{made.id}[/]: {made.conversations} conversations,"
             f" {count(made.tokens)} tokens, {count(made.loss_tokens)} trained"
         )
         ids[name] = made.id
-    return ids.get(data, data), ids.get(test, test)
+    return Chosen(ids.get(data, data), ids.get(test, test), list(ids.values()))

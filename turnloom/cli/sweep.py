@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
 
-from turnloom.cli import comparing, numbers
 from turnloom.cli.exits import Exit
-from turnloom.cli.inputs import (
+from turnloom.cli.jsonable import to_plain
+from turnloom.cli.options import numbers
+from turnloom.cli.options.groups import (
     LARGEST,
-    Labels,
-    MaxLength,
-    Model,
-    Option,
-    TrainOn,
-    Truncation,
+    BadConversations,
+    Budget,
+    HeldOut,
+    Preprocessing,
+    Submission,
     choose_model,
-    hyperparameter_fields,
-    preprocess_fields,
 )
-from turnloom.cli.jsonable import Plain, to_plain
-from turnloom.cli.session import Session, command, pairs
+from turnloom.cli.session import Session, command
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.client import TERMINAL
 from turnloom.errors import InvalidInput
 from turnloom.progress import follow_sweep, sweep_display
-from turnloom.results.fetching import fetch
-from turnloom.results.runs import differing
-from turnloom.results.verdict import Verdict, judge
 from turnloom.v1 import training_pb2
 from turnloom.words import ago
 
@@ -42,9 +36,68 @@ EVALUATIONS: Final = 10  #: of a cell, where --steps is given and --eval-every i
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
-    command(app, "sweep", numbers.ManyNumbers)(sweep)
-    command(app, "sweeps")(list_sweeps)
-    command(app, "plot")(plot)
+    command(
+        app,
+        "sweep",
+        "sweep chats.jsonl --test test.jsonl --rank 8 32 --lr 1e-4 1e-3 --steps 100 --halving",
+        numbers.ManyNumbers,
+    )(sweep)
+    command(app, "sweeps", "sweeps")(list_sweeps)
+    command(app, "plot", "plot job-0123456789ab job-ba9876543210 --to figures")(plot)
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """The grid."""
+
+    rank: Annotated[list[int] | None, typer.Option("--rank", "--lora-rank", help="LoRA ranks: 8 32 128.")] = None
+    learning_rate: Annotated[
+        list[float] | None, typer.Option("--lr", "--learning-rate", help="Learning rates: 1e-5 1e-4 1e-3.")
+    ] = None
+    axis: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=V,V", help="Any other hyperparameter; may be repeated.")
+    ] = None
+
+    def grid(self) -> dict[str, list[float]]:
+        """Return the axes by hyperparameter; the guide's grid where none is given."""
+        return numbers.axes(self.rank or (), self.learning_rate or (), self.axis or ()) or numbers.axes(
+            RANKS, RATES, ()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Halving:
+    """Whether worse cells are stopped on the way."""
+
+    halving: Annotated[
+        bool, typer.Option("--halving", help="Stop the worse cells on the way: successive halving by test NLL.")
+    ] = False
+    eta: Annotated[
+        int | None, typer.Option(help="With --halving: one cell in this many goes on. Default: 2.", min=0, max=LARGEST)
+    ] = None
+    rungs: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="With --halving: steps at which cells are compared. Default: as many as fit.", min=0, max=LARGEST
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse options that mean nothing.
+
+        Raises:
+            InvalidInput
+        """
+        if not self.halving and (self.eta is not None or self.rungs):
+            raise InvalidInput("--eta and --rungs belong to --halving.", hint="Add --halving.", field="--halving")
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSubmission(Submission):
+    """Where a sweep runs, and what it is called."""
+
+    name: Annotated[str, typer.Option(help="A name for people.")] = ""
+    to: Annotated[Path | None, typer.Option(help="Folder of figures and files. Default: the sweep's id.")] = None
 
 
 def sweep(
@@ -53,99 +106,57 @@ def sweep(
         str, typer.Argument(help="Dataset id or file; or the id of a sweep to come back to.", metavar="DATA")
     ],
     *,
-    test: Annotated[str, typer.Option(help="Dataset id or file to evaluate on.")] = "",
-    test_fraction: Annotated[float | None, typer.Option(help="Part of the file to hold out instead.")] = None,
-    model: Model = "",
-    rank: Annotated[list[int] | None, typer.Option("--rank", "--lora-rank", help="LoRA ranks: 8 32 128.")] = None,
-    learning_rate: Annotated[
-        list[float] | None, typer.Option("--lr", "--learning-rate", help="Learning rates: 1e-5 1e-4 1e-3.")
-    ] = None,
-    axis: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=V,V", help="Any other hyperparameter; may be repeated.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 1.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "--max-steps", help="Instead of --epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Conversations per step. Default: 16.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Order of the data; split of --test-fraction. Default: 0.")] = None,
-    eval_every: Annotated[
-        int | None, typer.Option(help="Steps between evaluations. Default: a tenth of --steps, else 50.")
-    ] = None,
-    halving: Annotated[
-        bool, typer.Option("--halving", help="Stop the worse cells on the way: successive halving by test NLL.")
-    ] = False,
-    eta: Annotated[
-        int | None, typer.Option(help="With --halving: one cell in this many goes on. Default: 2.", min=0, max=LARGEST)
-    ] = None,
-    rungs: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--rungs",
-            help="With --halving: steps at which cells are compared. Default: as many as fit.",
-            min=0,
-            max=LARGEST,
-        ),
-    ] = None,
-    others: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other hyperparameter of all cells; may be repeated."),
-    ] = None,
-    host: Annotated[str, typer.Option(help="GPU host. Default: those that serve the model.")] = "",
-    name: Annotated[str, typer.Option(help="A name for people.")] = "",
-    label: Labels = None,
-    request_id: Annotated[str, typer.Option(help="Makes the command repeatable: the same id, the same sweep.")] = "",
-    to: Annotated[Path | None, typer.Option(help="Folder of figures and files. Default: the sweep's id.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Submit and return.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad conversations of files out.")] = False,
-    train_on: TrainOn = "",
-    max_length: MaxLength = None,
-    truncation: Truncation = "",
-    option: Option = None,
+    held_out: HeldOut,
+    axes: Axes,
+    budget: Budget,
+    halving: Halving,
+    submission: SweepSubmission,
+    bad: BadConversations,
+    preprocessing: Preprocessing,
 ) -> None:
-    """Train a grid of ranks and rates, watch it, compare: figures, table, verdict. Ctrl-C detaches; it goes on."""
+    """Train a grid of ranks and rates, watch it, compare: figures, table, verdict. Ctrl-C detaches; it goes on.
+
+    One job for every combination, 100 at most, all on the same data in the same order. The folder gets figures, steps
+    and the verdict (docs/sweeps.md). The id of a sweep in place of DATA comes back to it.
+    """
     if data.startswith("sweep-") and not Path(data).is_file():  # a folder of this name holds its figures
         made = session.client.sweeps.retrieve(data)
     else:
-        if not halving and (eta is not None or rungs):
-            raise InvalidInput("--eta and --rungs belong to --halving.", hint="Add --halving.", field="--halving")
-        if not test and test_fraction is None:
+        halving.check()
+        if not held_out:
             raise InvalidInput(
                 "--test is missing; cells are compared by it.",
                 hint="Or --test-fraction 0.1. To come back to a sweep give its id, sweep-...",
             )
-        grid = numbers.axes(rank or (), learning_rate or (), axis or ())
-        grid = grid or numbers.axes(RANKS, RATES, ())
-        if eval_every is None and steps is not None:
-            eval_every = max(1, steps // EVALUATIONS)
-        given: dict[str, object] = {
-            "epochs": epochs,
-            "max_steps": steps,
-            "batch_size": batch_size,
-            "seed": seed,
-            "eval_every": eval_every,
-        }
-        fields = hyperparameter_fields({key: value for key, value in given.items() if key not in grid}, others)
-        options = preprocess_fields(train_on, max_length, truncation, option)
-        labels = pairs(label or (), "--label")
-        chosen = choose_model(session, model)
-        training, held_out = training_and_test(
-            session, data, test, test_fraction, seed or 0, model=chosen, options=options, skip_bad=skip_bad
+        grid = axes.grid()
+        if budget.eval_every is None and budget.max_steps is not None:
+            budget = replace(budget, eval_every=max(1, budget.max_steps // EVALUATIONS))
+        fields = budget.fields(without=grid)
+        model = choose_model(session, preprocessing.model)
+        chosen = training_and_test(
+            session, data, held_out, budget.seed or 0, model=model, options=preprocessing.fields(), bad=bad
         )
-        if is_dataset(data) and max_length is not None:
-            fields["max_length"] = max_length
-        with leaving_nothing(session, {data: training, test: held_out}):
+        if is_dataset(data) and preprocessing.max_length is not None:
+            fields["max_length"] = preprocessing.max_length
+        with leaving_nothing(session, chosen.uploaded):
             made = session.client.sweeps.create(
-                grid, model=chosen, training_dataset=training, test_dataset=held_out, display_name=name,
-                request_id=request_id, metadata=labels, host=host, successive_halving=halving, halving_eta=eta,
-                halving_rungs=rungs or (), **fields,
+                grid, model=model, training_dataset=chosen.training, test_dataset=chosen.test,
+                display_name=submission.name, request_id=submission.request_id, metadata=submission.labels(),
+                host=submission.host, successive_halving=halving.halving, halving_eta=halving.eta,
+                halving_rungs=halving.rungs or (), **fields,
             )  # fmt: skip
-    if detach:
-        if session.as_json:
-            session.json(to_plain(made))
-        else:
-            session.out.print(f"{made.id} submitted.  Come back: turnloom sweep {made.id}", highlight=False)
+    if submission.detach:
+        _show_submitted(session, made)
         return
     session.say(f"[bold]{made.id}[/]: {len(made.jobs)} jobs{_plan(made)}; Ctrl-C detaches, they go on.")
-    _conclude(session, _watch(session, made), to or Path(made.id))
+    _conclude(session, _watch(session, made), submission.to or Path(made.id))
+
+
+def _show_submitted(session: Session, made: training_pb2.Sweep) -> None:
+    if session.as_json:
+        session.json(to_plain(made))
+    else:
+        session.out.print(f"{made.id} submitted.  Come back: turnloom sweep {made.id}", highlight=False)
 
 
 def _watch(session: Session, made: training_pb2.Sweep) -> training_pb2.Sweep:
@@ -177,38 +188,12 @@ def _plan(made: training_pb2.Sweep) -> str:
 
 def _conclude(session: Session, made: training_pb2.Sweep, folder: Path) -> None:
     """Table, verdict and files; exit code 1 where a cell neither SUCCEEDED nor was stopped by halving."""
+    from turnloom.cli.comparing import compare  # noqa: PLC0415  # needs numpy
+
     axes = [axis.hyperparameter for axis in made.axes]
-    _compare(session, made.jobs, axes, folder, {"sweep": to_plain(made)})
+    compare(session, made.jobs, axes, folder, {"sweep": to_plain(made)})
     if any(job.state != training_pb2.JOB_STATE_SUCCEEDED and not job.halving.stopped for job in made.jobs):
         raise typer.Exit(Exit.JOB_FAILED)
-
-
-def _compare(
-    session: Session, jobs: Sequence[training_pb2.Job], axes: Sequence[str], folder: Path, document: dict[str, Plain]
-) -> None:
-    runs = fetch(session.client, jobs)
-    axes = axes or differing(runs)
-    verdict = judge(runs, axes)
-    files = comparing.keep(session, folder, runs, axes, verdict)
-    if session.as_json:
-        session.json({**document, "verdict": _plain(verdict), "files": [str(path) for path in files]})
-        return
-    comparing.show(session, runs, axes, verdict)
-    session.out.print(f"Kept in {folder}: {', '.join(path.name for path in files)}", highlight=False, soft_wrap=True)
-
-
-def _plain(verdict: Verdict) -> Plain:
-    troubles: dict[str, Plain] = {
-        job: {"kind": found.kind.value, "step": found.step, "reason": found.reason}
-        for job, found in verdict.trouble.items()
-    }
-    return {
-        "best": verdict.best,
-        "ties": list(verdict.ties),
-        "stopped": dict(verdict.stopped),
-        "trouble": troubles,
-        "sentences": list(verdict.sentences),
-    }
 
 
 def list_sweeps(session: Session) -> None:
@@ -239,5 +224,7 @@ def plot(
     to: Annotated[Path, typer.Option(help="Folder of figures and files.")] = Path("turnloom-plot"),
 ) -> None:
     """Compare any jobs: figures, steps, verdict."""
-    jobs = comparing.jobs_of(session.client, names)
-    _compare(session, jobs, (), to, {"jobs": [to_plain(job) for job in jobs]})
+    from turnloom.cli.comparing import compare, jobs_of  # noqa: PLC0415  # needs numpy
+
+    jobs = jobs_of(session.client, names)
+    compare(session, jobs, (), to, {"jobs": [to_plain(job) for job in jobs]})

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from turnloom.cli.exits import Exit
-from turnloom.cli.inputs import (
-    Labels,
-    MaxLength,
-    Model,
-    Option,
-    TrainOn,
-    Truncation,
-    choose_model,
-    hyperparameter_fields,
-    preprocess_fields,
-)
 from turnloom.cli.jobfile import JobFile
 from turnloom.cli.jsonable import to_plain
-from turnloom.cli.session import Session, command, pairs
+from turnloom.cli.options.groups import (
+    BadConversations,
+    HeldOut,
+    Preprocessing,
+    Start,
+    Submission,
+    Training,
+    choose_model,
+)
+from turnloom.cli.session import Session, command
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.cli.watching import conclude, watch_to_the_end
+from turnloom.client.jobs import JobFields
 from turnloom.errors import InvalidInput
-from turnloom.options import PreprocessFields
 from turnloom.results.runs import written
 from turnloom.v1 import training_pb2
 from turnloom.words import count, duration
@@ -34,8 +32,8 @@ from turnloom.words import count, duration
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
-    command(app, "train")(train)
-    command(app, "watch")(watch)
+    command(app, "train", "train chats.jsonl --test-fraction 0.1 --rank 16 --lr 1e-4 --epochs 2")(train)
+    command(app, "watch", "watch job-0123456789ab")(watch)
 
 
 def train(
@@ -45,107 +43,72 @@ def train(
     ] = "",
     *,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Job file (`turnloom init`); options win.")] = None,
-    test: Annotated[str, typer.Option(help="Dataset id or file to evaluate on.")] = "",
-    test_fraction: Annotated[float | None, typer.Option(help="Part of the file to hold out instead.")] = None,
-    model: Model = "",
-    rank: Annotated[int | None, typer.Option("--rank", "--lora-rank", help="LoRA rank. Default: 32.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--lr", "--learning-rate", help="Default: 1e-4, for batch size 16.")
-    ] = None,
-    schedule: Annotated[str | None, typer.Option(help="constant (default), linear or cosine.")] = None,
-    warmup_steps: Annotated[int | None, typer.Option(help="Default: 0.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 1.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "--max-steps", help="Instead of --epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Conversations per step. Default: 16.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Order of the data; split of --test-fraction. Default: 0.")] = None,
-    eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations. Default: 50.")] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints. Default: 50.")] = None,
-    train_mlp: Annotated[bool | None, typer.Option(help="Adapters in MLP layers. Default: yes.")] = None,
-    train_attn: Annotated[bool | None, typer.Option(help="Adapters in attention. Default: yes.")] = None,
-    train_unembed: Annotated[
-        bool | None, typer.Option(help="An adapter in the output layer, where the model takes one. Default: yes.")
-    ] = None,
-    others: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other hyperparameter; may be repeated."),
-    ] = None,
-    start_from: Annotated[str, typer.Option(metavar="JOB[:CHECKPOINT]", help="Begin from a checkpoint.")] = "",
-    weights_only: Annotated[bool, typer.Option("--weights-only", help="Leave its optimizer state behind.")] = False,
-    host: Annotated[str, typer.Option(help="GPU host. Default: one that serves the model.")] = "",
-    label: Labels = None,
-    request_id: Annotated[str, typer.Option(help="Makes the command repeatable: the same id, the same job.")] = "",
+    held_out: HeldOut,
+    training: Training,
+    start: Start,
+    submission: Submission,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate; make no job.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Submit and return.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad conversations of files out.")] = False,
-    train_on: TrainOn = "",
-    max_length: MaxLength = None,
-    truncation: Truncation = "",
-    option: Option = None,
+    bad: BadConversations,
+    preprocessing: Preprocessing,
 ) -> None:
-    """Train a LoRA adapter on a dataset or a file, and watch it. Ctrl-C detaches; the job goes on."""
+    """Train a LoRA adapter on a dataset or a file, and watch it. Ctrl-C detaches; the job goes on.
+
+    A file becomes a dataset first. A job file (-f) has all options; those of the command line win.
+    """
     asked = JobFile.read(file) if file is not None else JobFile()
     data = data or asked.data
     if not data:
         raise InvalidInput("There is nothing to train on.", hint="Name a file or a dataset, or a job file with -f.")
-    if not test and test_fraction is None:
-        test, test_fraction = asked.test, asked.test_fraction
-    options = cast(
-        PreprocessFields, {**asked.preprocess, **preprocess_fields(train_on, max_length, truncation, option)}
-    )
-    given: dict[str, object] = {
-        "lora_rank": rank,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "warmup_steps": warmup_steps,
-        "epochs": epochs,
-        "max_steps": steps,
-        "batch_size": batch_size,
-        "seed": seed,
-        "eval_every": eval_every,
-        "checkpoint_every": checkpoint_every,
-        "train_mlp": train_mlp,
-        "train_attn": train_attn,
-        "train_unembed": train_unembed,
-    }
-    fields = asked.with_options(hyperparameter_fields(given, others))
-    labels = {**asked.labels, **pairs(label or (), "--label")}
-    host = host or asked.host
-    start = _start_from(start_from or asked.start_from, weights_only=weights_only or asked.weights_only)
-    chosen = choose_model(session, model or asked.model)
-    training, held_out = training_and_test(
-        session, data, test, test_fraction, fields.get("seed", 0), model=chosen, options=options,
-        skip_bad=skip_bad or asked.skip_bad,
+    fields = asked.with_options(training.fields())
+    tests = held_out or HeldOut(asked.test, asked.test_fraction)
+    begin = Start(start.start_from or asked.start_from, start.weights_only or asked.weights_only).message()
+    labels = {**asked.labels, **submission.labels()}
+    model = choose_model(session, preprocessing.model or asked.model)
+    made = training_and_test(
+        session, data, tests, fields.get("seed", 0), model=model,
+        options={**asked.preprocess, **preprocessing.fields()},
+        bad=replace(bad, skip_bad=bad.skip_bad or asked.skip_bad),
     )  # fmt: skip
-    if is_dataset(data) and max_length is not None:
-        fields["max_length"] = max_length
-    made = {data: training, test: held_out}
+    if is_dataset(data) and preprocessing.max_length is not None:
+        fields["max_length"] = preprocessing.max_length
+    job: JobFields = {
+        **fields,
+        "test_dataset": made.test,
+        "metadata": labels,
+        "host": submission.host or asked.host,
+        "start_from": begin,
+    }
     if dry_run:
-        with leaving_nothing(session, made):
-            answer = session.client.jobs.validate(
-                model=chosen, training_dataset=training, test_dataset=held_out, metadata=labels, host=host,
-                start_from=start, **fields,
-            )  # fmt: skip
+        with leaving_nothing(session, made.uploaded):
+            answer = session.client.jobs.validate(model=model, training_dataset=made.training, **job)
         _warn_of_warmup(session, answer.job)
         _show_estimate(session, answer)
         return
-    with leaving_nothing(session, made):
-        job = session.client.jobs.create(
-            model=chosen, training_dataset=training, test_dataset=held_out, request_id=request_id, metadata=labels,
-            host=host, start_from=start, **fields,
-        )  # fmt: skip
-    _warn_of_warmup(session, job)
-    if detach:
-        if session.as_json:
-            session.json(to_plain(job))
-        else:
-            session.out.print(f"{job.id} submitted.  Watch it: turnloom watch {job.id}", highlight=False)
-        return
-    asked_for = job.hyperparameters  # a rate says little without its batch size
+    with leaving_nothing(session, made.uploaded):
+        queued = session.client.jobs.create(
+            model=model, training_dataset=made.training, request_id=submission.request_id, **job
+        )
+    _warn_of_warmup(session, queued)
+    if submission.detach:
+        _show_submitted(session, queued)
+    else:
+        _say_begun(session, queued)
+        conclude(session, watch_to_the_end(session, queued.id))
+
+
+def _show_submitted(session: Session, job: training_pb2.Job) -> None:
+    if session.as_json:
+        session.json(to_plain(job))
+    else:
+        session.out.print(f"{job.id} submitted.  Watch it: turnloom watch {job.id}", highlight=False)
+
+
+def _say_begun(session: Session, job: training_pb2.Job) -> None:
+    asked = job.hyperparameters  # a rate says little without its batch size
     session.say(
-        f"[bold]{job.id}[/] on {escape(chosen)}: rank {asked_for.lora_rank}, rate {written(asked_for.learning_rate)} at"
-        f" batch size {asked_for.batch_size}. Ctrl-C detaches, the job goes on."
+        f"[bold]{job.id}[/] on {escape(job.model)}: rank {asked.lora_rank}, rate {written(asked.learning_rate)} at"
+        f" batch size {asked.batch_size}. Ctrl-C detaches, the job goes on."
     )
-    conclude(session, watch_to_the_end(session, job.id))
 
 
 def watch(
@@ -155,15 +118,6 @@ def watch(
 ) -> None:
     """Watch a job until it ends. Ctrl-C detaches; with --json one line per update."""
     conclude(session, watch_to_the_end(session, job, start_event_id))
-
-
-def _start_from(text: str, *, weights_only: bool) -> training_pb2.StartFrom | None:
-    if not text:
-        if weights_only:
-            raise InvalidInput("--weights-only says nothing without --start-from.", hint="Add --start-from JOB.")
-        return None
-    job, _, checkpoint = text.partition(":")
-    return training_pb2.StartFrom(job=job, checkpoint=checkpoint, weights_only=weights_only)
 
 
 def _warn_of_warmup(session: Session, job: training_pb2.Job) -> None:
@@ -192,4 +146,3 @@ def _show_estimate(session: Session, answer: training_pb2.CreateJobResponse) -> 
             " without a trained token.",
             highlight=False,
         )
-    raise typer.Exit(Exit.OK)

@@ -15,7 +15,7 @@ from turnloom.embedded.stack import Stack, StackSettings
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command."""
-    command(app, "up")(up)
+    command(app, "up", "up --workers 2 --data chats.jsonl")(up)
 
 
 def up(
@@ -29,7 +29,11 @@ def up(
     ] = None,
     workers: Annotated[int, typer.Option(help="Jobs that run at once.", min=1)] = 1,
 ) -> None:
-    """Start everything on this machine, without a GPU, until Ctrl-C. --address says where the API listens."""
+    """Start everything on this machine, without a GPU, until Ctrl-C. --address says where the API listens.
+
+    Datasets, jobs, adapters and logs stay in the folder; FOLDER/stack.json has the addresses. TURNLOOM_REDIS_URL
+    names a Redis of your own. Ends with 0 after Ctrl-C, with 143 after SIGTERM.
+    """
     settings = StackSettings(
         folder=folder,
         tuft_python=tuft_python,

@@ -11,8 +11,7 @@ from turnloom.cli.exits import Exit
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session
 from turnloom.client import TERMINAL
-from turnloom.live import View
-from turnloom.progress import LEVELS, show_job
+from turnloom.live import LEVELS, View
 from turnloom.v1 import training_pb2
 from turnloom.words import coloured, duration, seconds
 
@@ -44,6 +43,8 @@ def watch_to_the_end(session: Session, job: str, start_event_id: str = "") -> tr
 
 def show(session: Session, view: View, start_event_id: str = "") -> None:
     """Shows updates for people until there are no more."""
+    from turnloom.progress import show_job  # noqa: PLC0415  # brings rich's live displays, 20 ms
+
     show_job(session.client, view, session.err, session.say, start_event_id)
 
 

@@ -6,15 +6,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self, Unpack
+from typing import TYPE_CHECKING, Final, Self, Unpack
 
-from turnloom.batches import Batch
 from turnloom.calls import Connection, Tls
 from turnloom.client.datasets import Datasets
 from turnloom.client.hosts import Hosts
 from turnloom.client.jobs import Jobs
 from turnloom.client.models import Models
-from turnloom.client.resource import CALL_SECONDS, TRANSFER_SECONDS, WORK_SECONDS, Conversations, Renamed
+from turnloom.client.resource import CALL_SECONDS, TRANSFER_SECONDS, WORK_SECONDS, Conversations, Renamed, batch_of
 from turnloom.client.sweeps import Sweeps
 from turnloom.conversations import JSON
 from turnloom.options import PreprocessFields, preprocess_options
@@ -22,6 +21,9 @@ from turnloom.uploads import as_messages, chunks
 from turnloom.v1 import preprocess_pb2 as pp
 from turnloom.v1 import types_pb2 as ty
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
+
+if TYPE_CHECKING:
+    from turnloom.batches import Batch
 
 ADDRESS: Final = "127.0.0.1:50051"
 
@@ -84,7 +86,7 @@ class TurnloomClient:
             options=preprocess_options(model, options), conversations=as_messages(conversations), skip_bad=skip_bad
         )
         answer = self._connection.ask(self._service.Preprocess, request, WORK_SECONDS)
-        return Preprocessed(Batch(answer.batch), answer.issues, answer.warnings, answer.date)
+        return Preprocessed(batch_of(answer.batch), answer.issues, answer.warnings, answer.date)
 
     def stream_preprocess(
         self, conversations: Conversations, *, model: str, **options: Unpack[PreprocessFields]
@@ -97,7 +99,7 @@ class TurnloomClient:
                 yield pp.StreamPreprocessRequest(chunk=pp.ConversationChunk(conversations=chunk))
 
         for answer in self._connection.converse(self._service.StreamPreprocess, requests(), TRANSFER_SECONDS):
-            yield Preprocessed(Batch(answer.batch), answer.issues, answer.warnings, answer.date)
+            yield Preprocessed(batch_of(answer.batch), answer.issues, answer.warnings, answer.date)
 
     def preview(
         self, conversation: ty.Conversation | Mapping[str, JSON], *, model: str, **options: Unpack[PreprocessFields]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, Unpack
+from typing import TYPE_CHECKING, Final, Unpack
 
 from turnloom import errors
-from turnloom.batches import Batch
 from turnloom.calls import Connection
-from turnloom.client.resource import CALL_SECONDS, TRANSFER_SECONDS, Conversations, Renamed, Resource, pages
-from turnloom.local_sources import LocalPart
+from turnloom.client.resource import CALL_SECONDS, TRANSFER_SECONDS, Conversations, Renamed, Resource, batch_of, pages
 from turnloom.options import PreprocessFields, preprocess_options
 from turnloom.uploads import as_messages, numbered_chunks
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import types_pb2 as ty
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
 from turnloom.watching import PATIENCE_SECONDS, STREAM_SECONDS, follow
+
+if TYPE_CHECKING:
+    from turnloom.batches import Batch
+    from turnloom.local_sources import LocalPart
 
 MADE: Final = (ds.DATASET_STATE_READY, ds.DATASET_STATE_FAILED, ds.DATASET_STATE_CANCELLED)
 
@@ -27,6 +29,7 @@ class DatasetFields(PreprocessFields, total=False):
     display_name: str  #: for people
     request_id: str  #: the same id again gives the same dataset; absent: a new one is made up
     metadata: Mapping[str, str]  #: free labels
+    skip_too_long: bool  #: leave out, and count, conversations that max_length leaves nothing to train
 
 
 class Datasets(Resource):
@@ -133,7 +136,7 @@ class Datasets(Resource):
         """Yield the rows in order, about 1 MiB at a time."""
         request = ds.DownloadDatasetRequest(id=dataset, start_row=start_row)
         for answer in self._connection.listen(self._service.DownloadDataset, request, TRANSFER_SECONDS):
-            yield Batch(answer.batch)
+            yield batch_of(answer.batch)
 
     def watch(
         self,
@@ -177,11 +180,12 @@ class Datasets(Resource):
 
 
 def _header(model: str, fields: DatasetFields, *, skip_bad: bool) -> ds.CreateDatasetHeader:
-    own = ("display_name", "request_id", "metadata")
+    own = ("display_name", "request_id", "metadata", "skip_too_long")
+    bad_rows = ds.BAD_ROWS_SKIP_TOO_LONG if fields.get("skip_too_long") else ds.BAD_ROWS_FAIL
     return ds.CreateDatasetHeader(
         display_name=fields.get("display_name", ""),
         options=preprocess_options(model, {name: value for name, value in fields.items() if name not in own}),
-        bad_rows=ds.BAD_ROWS_SKIP if skip_bad else ds.BAD_ROWS_FAIL,
+        bad_rows=ds.BAD_ROWS_SKIP if skip_bad else bad_rows,
         request_id=fields.get("request_id") or str(uuid.uuid4()),
         metadata=fields.get("metadata") or {},
     )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from turnloom.calls import Connection
 from turnloom.conversations import JSON
 from turnloom.v1 import types_pb2 as ty
+
+if TYPE_CHECKING:
+    from turnloom.batches import Batch
 
 CALL_SECONDS: Final = 30.0  #: deadline of a question with a short answer
 WORK_SECONDS: Final = 120.0  #: deadline of a call that computes, or that a GPU host answers (it gets 60 s itself)
@@ -70,6 +73,13 @@ class Resource:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+
+def batch_of(message: ty.TokenBatch) -> Batch:
+    """Return the rows of an answer. numpy, which takes 0.1 s to import, is loaded with the first of them."""
+    from turnloom.batches import Batch as Rows  # noqa: PLC0415
+
+    return Rows(message)
 
 
 def pages(page: Callable[[str], tuple[Iterable[T], str]]) -> Iterator[T]:

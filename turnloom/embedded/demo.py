@@ -29,7 +29,7 @@ from turnloom.cli.exits import Exit, exit_code
 from turnloom.cli.session import Session, report
 from turnloom.cli.watching import show
 from turnloom.client import TurnloomClient
-from turnloom.conversations import JSON, read_sourced, to_json
+from turnloom.conversations import JSON, to_json
 from turnloom.embedded import sample_data
 from turnloom.embedded.findings import Findings
 from turnloom.embedded.plot import plot_nll
@@ -39,6 +39,7 @@ from turnloom.embedded.stack import MODEL, Stack, StackSettings
 from turnloom.embedded.unigram import unigram_nll
 from turnloom.errors import StackError, TurnloomError
 from turnloom.live import View, test_nll, train_nll
+from turnloom.local_sources import read
 from turnloom.options import HyperparameterFields
 from turnloom.splitting import split
 from turnloom.v1 import datasets_pb2, training_pb2
@@ -75,7 +76,7 @@ class Splits:
         """
         if data is None:
             return cls(sample_data.train_conversations(), sample_data.held_out_conversations())
-        own = [_as_the_tiny_template_prints(to_json(sourced.conversation)) for sourced in read_sourced(data)]
+        own = [_as_the_tiny_template_prints(to_json(conversation)) for conversation in read(data)]
         return cls(*split(own, TEST_FRACTION, seed))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from turnloom.evaluations import Evaluation
 from turnloom.v1 import training_pb2
+
+if TYPE_CHECKING:
+    from turnloom.evaluations import Evaluation
 
 Curve: TypeAlias = "Sequence[tuple[int, float]]"  # (step, nats per unit of weight), steps ascending
 Value: TypeAlias = "int | float | str | bool"

@@ -65,6 +65,8 @@ class _BadRowsEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTy
     """The dataset fails and the error names the first (default)."""
     BAD_ROWS_SKIP: _BadRows.ValueType  # 2
     """It is counted, reported in `issues`, and left out."""
+    BAD_ROWS_SKIP_TOO_LONG: _BadRows.ValueType  # 3
+    """As SKIP where max_length leaves the conversation no trained token or forbids to cut it, as FAIL for any other reason."""
 
 class BadRows(_BadRows, metaclass=_BadRowsEnumTypeWrapper):
     """What happens to a conversation that can't be preprocessed."""
@@ -75,6 +77,8 @@ BAD_ROWS_FAIL: BadRows.ValueType  # 1
 """The dataset fails and the error names the first (default)."""
 BAD_ROWS_SKIP: BadRows.ValueType  # 2
 """It is counted, reported in `issues`, and left out."""
+BAD_ROWS_SKIP_TOO_LONG: BadRows.ValueType  # 3
+"""As SKIP where max_length leaves the conversation no trained token or forbids to cut it, as FAIL for any other reason."""
 global___BadRows = BadRows
 
 class _Deduplicate:
@@ -501,6 +505,7 @@ class Dataset(google.protobuf.message.Message):
     SHARDS_FIELD_NUMBER: builtins.int
     SHARDS_DONE_FIELD_NUMBER: builtins.int
     LEFT_OUT_FIELD_NUMBER: builtins.int
+    TOO_LONG_CONVERSATIONS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """"ds-" and 12 characters."""
     display_name: builtins.str
@@ -524,7 +529,7 @@ class Dataset(google.protobuf.message.Message):
     truncated_examples: builtins.int
     """Rows that max_length cut."""
     skipped_conversations: builtins.int
-    """Conversations left out (BAD_ROWS_SKIP)."""
+    """Conversations left out (BAD_ROWS_SKIP, BAD_ROWS_SKIP_TOO_LONG)."""
     owner: builtins.str
     """Name of the token that created it; empty where the server has no tokens."""
     template_sha256: builtins.str
@@ -537,6 +542,8 @@ class Dataset(google.protobuf.message.Message):
     """While CREATING from a source: shards there are, 0 before they are known."""
     shards_done: builtins.int
     """While CREATING from a source: shards that are done."""
+    too_long_conversations: builtins.int
+    """Of skipped_conversations: those that max_length leaves no trained token, or forbids to cut."""
     @property
     def options(self) -> turnloom.v1.types_pb2.PreprocessOptions:
         """How it was made, defaults and date filled in."""
@@ -613,9 +620,10 @@ class Dataset(google.protobuf.message.Message):
         shards: builtins.int = ...,
         shards_done: builtins.int = ...,
         left_out: global___LeftOut | None = ...,
+        too_long_conversations: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "error", b"error", "left_out", b"left_out", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "options", b"options", "ready_time", b"ready_time", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["conversations", b"conversations", "conversations_read", b"conversations_read", "create_time", b"create_time", "display_name", b"display_name", "error", b"error", "examples", b"examples", "id", b"id", "issues", b"issues", "left_out", b"left_out", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "loss_tokens", b"loss_tokens", "metadata", b"metadata", "options", b"options", "owner", b"owner", "ready_time", b"ready_time", "sha256", b"sha256", "shards", b"shards", "shards_done", b"shards_done", "skipped_conversations", b"skipped_conversations", "source", b"source", "state", b"state", "target_bytes", b"target_bytes", "template_sha256", b"template_sha256", "tokenizer_sha256", b"tokenizer_sha256", "tokens", b"tokens", "truncated_examples", b"truncated_examples", "warnings", b"warnings", "weight_sum", b"weight_sum"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversations", b"conversations", "conversations_read", b"conversations_read", "create_time", b"create_time", "display_name", b"display_name", "error", b"error", "examples", b"examples", "id", b"id", "issues", b"issues", "left_out", b"left_out", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "loss_tokens", b"loss_tokens", "metadata", b"metadata", "options", b"options", "owner", b"owner", "ready_time", b"ready_time", "sha256", b"sha256", "shards", b"shards", "shards_done", b"shards_done", "skipped_conversations", b"skipped_conversations", "source", b"source", "state", b"state", "target_bytes", b"target_bytes", "template_sha256", b"template_sha256", "tokenizer_sha256", b"tokenizer_sha256", "tokens", b"tokens", "too_long_conversations", b"too_long_conversations", "truncated_examples", b"truncated_examples", "warnings", b"warnings", "weight_sum", b"weight_sum"]) -> None: ...
 
 global___Dataset = Dataset
 

@@ -1030,6 +1030,10 @@ class Estimate(google.protobuf.message.Message):
     TOKENS_FIELD_NUMBER: builtins.int
     TRAINED_TOKENS_FIELD_NUMBER: builtins.int
     GPU_SECONDS_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    SECONDS_LOW_FIELD_NUMBER: builtins.int
+    SECONDS_HIGH_FIELD_NUMBER: builtins.int
+    RATE_JOBS_FIELD_NUMBER: builtins.int
     steps: builtins.int
     """Optimizer steps."""
     tokens: builtins.int
@@ -1037,7 +1041,17 @@ class Estimate(google.protobuf.message.Message):
     trained_tokens: builtins.int
     """Of these, targets with weight > 0."""
     gpu_seconds: builtins.float
-    """GPU seconds by the rate of earlier jobs on that host; absent before one is known."""
+    """`seconds`, where the host has a GPU."""
+    seconds: builtins.float
+    """Seconds of training by the median rate of the jobs on that host that are most like this one; absent before there is
+    one.
+    """
+    seconds_low: builtins.float
+    """The same by the highest of their rates; by twice the only one."""
+    seconds_high: builtins.float
+    """The same by the lowest of their rates; by half the only one."""
+    rate_jobs: builtins.int
+    """How many jobs these are."""
     def __init__(
         self,
         *,
@@ -1045,10 +1059,21 @@ class Estimate(google.protobuf.message.Message):
         tokens: builtins.int = ...,
         trained_tokens: builtins.int = ...,
         gpu_seconds: builtins.float | None = ...,
+        seconds: builtins.float | None = ...,
+        seconds_low: builtins.float | None = ...,
+        seconds_high: builtins.float | None = ...,
+        rate_jobs: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_gpu_seconds", b"_gpu_seconds", "gpu_seconds", b"gpu_seconds"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_gpu_seconds", b"_gpu_seconds", "gpu_seconds", b"gpu_seconds", "steps", b"steps", "tokens", b"tokens", "trained_tokens", b"trained_tokens"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_gpu_seconds", b"_gpu_seconds", "_seconds", b"_seconds", "_seconds_high", b"_seconds_high", "_seconds_low", b"_seconds_low", "gpu_seconds", b"gpu_seconds", "seconds", b"seconds", "seconds_high", b"seconds_high", "seconds_low", b"seconds_low"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_gpu_seconds", b"_gpu_seconds", "_seconds", b"_seconds", "_seconds_high", b"_seconds_high", "_seconds_low", b"_seconds_low", "gpu_seconds", b"gpu_seconds", "rate_jobs", b"rate_jobs", "seconds", b"seconds", "seconds_high", b"seconds_high", "seconds_low", b"seconds_low", "steps", b"steps", "tokens", b"tokens", "trained_tokens", b"trained_tokens"]) -> None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_gpu_seconds", b"_gpu_seconds"]) -> typing.Literal["gpu_seconds"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_seconds", b"_seconds"]) -> typing.Literal["seconds"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_seconds_high", b"_seconds_high"]) -> typing.Literal["seconds_high"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_seconds_low", b"_seconds_low"]) -> typing.Literal["seconds_low"] | None: ...
 
 global___Estimate = Estimate
 

@@ -27,7 +27,7 @@ class _TrainOn:
 class _TrainOnEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TrainOn.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     TRAIN_ON_UNSPECIFIED: _TrainOn.ValueType  # 0
-    """Refused: say which."""
+    """The default: ALL_ASSISTANT_MESSAGES."""
     TRAIN_ON_ALL_ASSISTANT_MESSAGES: _TrainOn.ValueType  # 1
     """Every assistant message."""
     TRAIN_ON_LAST_ASSISTANT_MESSAGE: _TrainOn.ValueType  # 2
@@ -47,7 +47,7 @@ class TrainOn(_TrainOn, metaclass=_TrainOnEnumTypeWrapper):
     """Which messages carry weight."""
 
 TRAIN_ON_UNSPECIFIED: TrainOn.ValueType  # 0
-"""Refused: say which."""
+"""The default: ALL_ASSISTANT_MESSAGES."""
 TRAIN_ON_ALL_ASSISTANT_MESSAGES: TrainOn.ValueType  # 1
 """Every assistant message."""
 TRAIN_ON_LAST_ASSISTANT_MESSAGE: TrainOn.ValueType  # 2
@@ -502,7 +502,7 @@ class PreprocessOptions(google.protobuf.message.Message):
     model: builtins.str
     """Name of a served model (ListModels)."""
     train_on: global___TrainOn.ValueType
-    """Required."""
+    """Unset: ALL_ASSISTANT_MESSAGES."""
     max_length: builtins.int
     """Tokens per example, >= 2. Absent: 2048."""
     truncation: global___Truncation.ValueType

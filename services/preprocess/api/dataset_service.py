@@ -26,11 +26,12 @@ from services.preprocess.datasets.build import DatasetBuild, finished
 from services.preprocess.datasets.sources.dispatch import announce, begin
 from services.preprocess.datasets.states import ready
 from services.preprocess.domain import limits
+from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.domain.refusals import InvalidRequest, Violation
 from services.preprocess.settings import ApiSettings
 from services.preprocess.wire.batch import batches
 from services.preprocess.wire.conversation import conversations
-from services.preprocess.wire.dataset import BadRows, bad_rows, dataset, issue_record, state_filter
+from services.preprocess.wire.dataset import bad_rows, dataset, issue_record, state_filter
 from services.preprocess.wire.issues import violation
 from services.preprocess.wire.options import options, options_to_json
 from services.preprocess.wire.source import described, left_out_record, source
@@ -64,7 +65,7 @@ class DatasetService(DatasetServiceServicer):
             messages = self._rpc.reading(context, request_iterator)
             asked = header(messages, "header").header
             on_bad = bad_rows(asked)
-            sent_from = described(asked.sent_from, on_bad is BadRows.SKIP) if asked.HasField("sent_from") else None
+            sent_from = described(asked.sent_from, on_bad) if asked.HasField("sent_from") else None
             plan = self._runner.plan(asked.options.model, options(asked.options, "header.options"))
             if asked.HasField("source"):
                 _refuse_more(messages)
@@ -116,7 +117,7 @@ class DatasetService(DatasetServiceServicer):
         self, asked: pb.CreateDatasetHeader, plan: Plan, on_bad: BadRows, owner: str
     ) -> pb.CreateDatasetResponse:
         """CREATING at once; workers do the rest. It is announced before its record, so that no crash loses it."""
-        chosen = source(asked.source, on_bad is BadRows.SKIP, self._settings.source_roots)
+        chosen = source(asked.source, on_bad, self._settings.source_roots)
         store = self._backing.store()
         work = DatasetWork(store.redis, self._settings.shard_lease)
         options_json = canonical_json(options_to_json(plan.options, plan.name))
@@ -230,14 +231,14 @@ def _judged(
     """Results with every error made an issue, unless the first of them ends the dataset.
 
     Raises:
-        InvalidRequest: a bad conversation and BadRows.FAIL; paths count conversations over the whole stream.
+        InvalidRequest: a bad conversation that is not left out; paths count conversations over the whole stream.
     """
     judged: list[Preprocessed | IssueRecord] = []
     violations: list[Violation] = []
     for offset, (item, result) in enumerate(zip(sent, results, strict=True)):
         if not isinstance(result, PreprocessError):
             judged.append(result)
-        elif on_bad is BadRows.SKIP:
+        elif on_bad.leaves_out(result):
             judged.append(issue_record(first + offset, item.id, result))
         else:
             violations.append(violation(f"conversations[{first + offset}]", result))

@@ -277,6 +277,11 @@ def _would_be(checked: Checked) -> JobRecord:
 
 
 def _estimate(cost: Cost) -> pb.Estimate:
-    return pb.Estimate(
-        steps=cost.steps, tokens=cost.tokens, trained_tokens=cost.loss_tokens, gpu_seconds=cost.gpu_seconds
-    )
+    estimate = pb.Estimate(steps=cost.steps, tokens=cost.tokens, trained_tokens=cost.loss_tokens)
+    if cost.time is not None:
+        time = cost.time
+        estimate.seconds, estimate.seconds_low, estimate.seconds_high = time.seconds, time.low, time.high
+        estimate.rate_jobs = time.jobs
+        if time.gpu:
+            estimate.gpu_seconds = time.seconds
+    return estimate

@@ -12,6 +12,7 @@ from itertools import chain, islice
 
 import numpy as np
 
+from services.preprocess.domain.error_codes import TOO_LONG
 from services.store.dataset_files import DatasetWriter, Row, Written
 from services.store.records import DatasetRecord, DatasetState, Histogram, IssueRecord, LeftOutRecord, WarningRecord
 from turnloom.masks.domain.example import Preprocessed, TokenizedExample
@@ -38,6 +39,7 @@ class Totals:
     """What is known of a dataset's conversations, or a shard's, beside their rows."""
 
     skipped: int = 0  #: bad conversations that were left out
+    too_long: int = 0  #: of these, those that max_length leaves nothing to train
     truncated_examples: int = 0
     issues: tuple[IssueRecord, ...] = ()  #: the first REMARKS
     warnings: tuple[WarningRecord, ...] = ()  #: likewise
@@ -49,6 +51,7 @@ class Totals:
         """Of the shards of one dataset, in order."""
         return cls(
             skipped=sum(part.skipped for part in parts),
+            too_long=sum(part.too_long for part in parts),
             truncated_examples=sum(part.truncated_examples for part in parts),
             issues=tuple(islice(chain.from_iterable(part.issues for part in parts), REMARKS)),
             warnings=tuple(islice(chain.from_iterable(part.warnings for part in parts), REMARKS)),
@@ -64,6 +67,7 @@ class DatasetBuild:
     writer: DatasetWriter
     seen: int = 0  #: conversations, bad ones included: the number of the next
     skipped: int = 0
+    too_long: int = 0
     issues: list[IssueRecord] = field(default_factory=list)
     warnings: list[WarningRecord] = field(default_factory=list)
     statistics: Statistics = field(default_factory=Statistics)
@@ -75,6 +79,7 @@ class DatasetBuild:
             self.seen += 1
             if isinstance(result, IssueRecord):
                 self.skipped += 1
+                self.too_long += result.code == TOO_LONG
                 if len(self.issues) < REMARKS:
                     self.issues.append(result)
                 continue
@@ -89,6 +94,7 @@ class DatasetBuild:
         summary = self.statistics.summary()
         return Totals(
             skipped=self.skipped,
+            too_long=self.too_long,
             truncated_examples=summary.truncated_examples,
             issues=tuple(self.issues[:REMARKS]),
             warnings=tuple(self.warnings[:REMARKS]),
@@ -119,6 +125,7 @@ def finished(begun: DatasetRecord, written: Written, totals: Totals, left_out: L
         target_bytes=written.target_bytes,
         truncated_examples=totals.truncated_examples,
         skipped_conversations=totals.skipped,
+        too_long_conversations=totals.too_long,
         issues=totals.issues,
         warnings=totals.warnings,
         length_histogram=totals.lengths,

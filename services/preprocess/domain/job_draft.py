@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.store.records import Hyperparameters, StartFrom
 
@@ -19,3 +19,4 @@ class JobDraft:
     metadata: Mapping[str, str]
     host: str
     start_from: StartFrom | None
+    given: frozenset[str] = field(default_factory=frozenset)  #: hyperparameters that the caller named

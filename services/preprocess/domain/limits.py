@@ -9,6 +9,7 @@ from typing import Final
 
 from services.preprocess.domain.refusals import InvalidRequest, TooLarge, Violation
 from turnloom.masks.sandbox import pool as sandbox
+from turnloom.visible import controls
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  #: of one gRPC message, both directions
 MAX_BATCH: Final = 512  #: conversations in one request or chunk
@@ -74,6 +75,13 @@ def check_bytes(text: str, field: str, limit: int, violations: Violations) -> No
         violations.add(field, f"has {size} bytes; at most {limit} are taken.")
 
 
+def check_name(text: str, field: str, limit: int, violations: Violations) -> None:
+    """Refuse a name that is too long or holds control characters: it is shown in terminals and dashboards."""
+    check_bytes(text, field, limit, violations)
+    if found := controls(text):
+        violations.add(field, f"holds control characters ({', '.join(found[:5])}); take them out.")
+
+
 def check_labels(labels: Mapping[str, str], field: str, violations: Violations) -> None:
     """Refuse too many or too long labels; an empty key is refused too."""
     if len(labels) > MAX_LABELS:
@@ -81,7 +89,7 @@ def check_labels(labels: Mapping[str, str], field: str, violations: Violations) 
     for key, value in list(labels.items())[:MAX_LABELS]:
         if not key:
             violations.add(field, "has a label with an empty key.")
-        check_bytes(key, f"{field}[{key[:32]!r}] (key)", MAX_LABEL_BYTES, violations)
+        check_name(key, f"{field}[{key[:32]!r}] (key)", MAX_LABEL_BYTES, violations)
         check_bytes(value, f"{field}[{key[:32]!r}]", MAX_LABEL_BYTES, violations)
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
+from typing import Final
 
 import numpy as np
 
 from services.store.dataset_files import DatasetReader
 from services.store.records import CutReport, DatasetRecord, Hyperparameters, JobRecord
+
+ENOUGH_STEPS: Final = 5  #: of an attempt whose rate counts: the first steps warm the backend up
+LIKE: Final = 9  #: jobs that a rate is taken over
+ALONE: Final = 2.0  #: how far off the rate of a single job may be, either way
+#: Hyperparameters in which a job must be like the one to estimate, closest first.
+CLOSENESS: Final = (("lora_rank", "batch_size", "train_mlp", "train_attn", "train_unembed"), ("batch_size",), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +30,24 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
+class Time:
+    """How long the steps will take, by jobs like it."""
+
+    seconds: float  #: at their median rate
+    low: float  #: at their highest rate
+    high: float  #: at their lowest rate
+    jobs: int  #: how many they are
+    gpu: bool  #: whether it is time of a GPU
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """All steps of a job."""
 
     steps: int
     tokens: int  #: at most: the trainer also leaves out what follows a row's last trained target
     loss_tokens: int
-    gpu_seconds: float | None  #: None: no rate is known yet
+    time: Time | None  #: None: no rate is known yet
 
 
 def epoch(record: DatasetRecord, max_length: int | None) -> Epoch:
@@ -73,26 +92,47 @@ def planned_steps(conversations: int, chosen: Hyperparameters) -> int:
     return chosen.epochs * -(-conversations // chosen.batch_size)
 
 
-def cost(one: Epoch, chosen: Hyperparameters, rate: float | None) -> Cost:
+def cost(one: Epoch, chosen: Hyperparameters, rates: Sequence[float], *, has_gpu: bool) -> Cost:
     """The whole job; part of an epoch counts by its share of steps.
 
     Args:
         one: totals of one epoch.
         chosen: steps, epochs and batch size.
-        rate: tokens per second of earlier jobs on that host; None where none is known.
+        rates: tokens per second of jobs like this one on its host; () where none is known.
+        has_gpu: whether that host has a GPU.
     """
     steps = planned_steps(one.conversations, chosen)
     per_epoch = planned_steps(one.conversations, Hyperparameters(batch_size=chosen.batch_size))
     tokens = round(one.tokens * steps / per_epoch)
     loss_tokens = round(one.loss_tokens * steps / per_epoch)
-    return Cost(steps, tokens, loss_tokens, tokens / rate if rate else None)
+    return Cost(steps, tokens, loss_tokens, _time(tokens, rates, has_gpu=has_gpu) if rates else None)
 
 
-def known_rate(jobs: Iterable[JobRecord], tuft_model: str, host: str) -> float | None:
-    """Tokens per second of the newest job with that model on that host that has a rate."""
-    rates = (
-        job.tokens_per_second
+def _time(tokens: int, rates: Sequence[float], *, has_gpu: bool) -> Time:
+    low, high = (rates[0] / ALONE, rates[0] * ALONE) if len(rates) == 1 else (min(rates), max(rates))
+    return Time(tokens / median(rates), tokens / high, tokens / low, len(rates), has_gpu)
+
+
+def known_rates(jobs: Iterable[JobRecord], tuft_model: str, host: str, chosen: Hyperparameters) -> list[float]:
+    """Tokens per second of the jobs on that host that are most like this one, newest first, at most LIKE.
+
+    A job's rate is that of its last steps, without its first. Jobs of the same rank, batch size and adapter come before
+    those of the same batch size, and these before all others of the model.
+    """
+    known = [
+        job
         for job in jobs
-        if job.spec.tuft_model == tuft_model and job.host == host and job.tokens_per_second > 0
-    )
-    return next(rates, None)
+        if job.spec.tuft_model == tuft_model
+        and job.host == host
+        and job.tokens_per_second > 0
+        and job.step - job.start_step >= ENOUGH_STEPS
+    ]
+    for names in CLOSENESS:
+        like = [job for job in known if all(_same(job, chosen, name) for name in names)]
+        if like:
+            return [job.tokens_per_second for job in like[:LIKE]]
+    return []
+
+
+def _same(job: JobRecord, chosen: Hyperparameters, name: str) -> bool:
+    return bool(getattr(job.spec.hyperparameters, name) == getattr(chosen, name))

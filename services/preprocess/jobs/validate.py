@@ -6,19 +6,22 @@ lacks (a dataset, a host) ends the check with its own error.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from services.preprocess.datasets.states import ready
 from services.preprocess.domain.caller import Caller
 from services.preprocess.domain.job_draft import JobDraft
 from services.preprocess.domain.limits import Violations
 from services.preprocess.domain.refusals import ModelNotServed
-from services.preprocess.jobs.estimate import Cost, Epoch, cost, epoch, known_rate
+from services.preprocess.jobs.estimate import Cost, Epoch, cost, epoch, known_rates
 from services.preprocess.models.registry import Registry
 from services.store.records import CheckpointRecord, DatasetRecord, JobSpec
 from services.store.store import Store
 
-RATE_JOBS = 100  #: newest jobs looked at for a rate
+RATE_JOBS: Final = 100  #: newest jobs looked at for a rate
+SHAPE: Final = ("lora_rank", "train_mlp", "train_attn", "train_unembed")  #: hyperparameters that shape an adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,6 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
     """
     model = registry.get(draft.model)
     entry = registry.entries[draft.model]
-    chosen = draft.hyperparameters
     training = _dataset(store, draft.training_dataset, caller)
     test = _dataset(store, draft.test_dataset, caller) if draft.test_dataset else None
     violations = Violations()
@@ -52,6 +54,8 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
                 f"was made with the tokenizer of {record.model!r}, which is not that of {draft.model!r}; "
                 "make the dataset with this model.",
             )
+    origin = _origin(draft, entry.tuft_model, store, caller, violations)
+    chosen = draft.hyperparameters if origin is None else replace(draft.hyperparameters, **origin.shape)
     if test is None and chosen.early_stopping_patience:
         violations.add("hyperparameters.early_stopping_patience", "needs a test_dataset to evaluate on.")
     one = epoch(training, chosen.max_length)
@@ -60,9 +64,8 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
             "hyperparameters.max_length",
             f"is {chosen.max_length}; it leaves no row of {training.id!r} a trained token. Give a larger one.",
         )
-    origin = _origin(draft, entry.tuft_model, store, caller, violations)
     violations.refuse()
-    host = _host(draft, entry.tuft_model, origin, store)
+    host = _host(draft, entry.tuft_model, chosen.lora_rank, origin, store)
     spec = JobSpec(
         model=draft.model,
         tuft_model=entry.tuft_model,
@@ -74,8 +77,9 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
         start_from=draft.start_from,
         owner=caller.name,
     )
-    rate = known_rate(store.jobs.list(page_size=RATE_JOBS).items, entry.tuft_model, host)
-    return Checked(spec, host, one, cost(one, chosen, rate))
+    rates = known_rates(store.jobs.list(page_size=RATE_JOBS).items, entry.tuft_model, host, chosen)
+    has_gpu = any(record.gpus for record in store.hosts.list() if record.name == host)
+    return Checked(spec, host, one, cost(one, chosen, rates, has_gpu=has_gpu))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class _Origin:
 
     checkpoint: CheckpointRecord
     host: str  #: where its files lie if they are not in the store
+    shape: Mapping[str, Any]  #: hyperparameters of the adapter that the caller did not name
 
 
 def _dataset(store: Store, dataset_id: str, caller: Caller) -> DatasetRecord:
@@ -94,7 +99,7 @@ def _dataset(store: Store, dataset_id: str, caller: Caller) -> DatasetRecord:
 
 
 def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, violations: Violations) -> _Origin | None:
-    """The checkpoint of start_from; its adapter must have the same shape, for it is loaded into the job's own."""
+    """The checkpoint of start_from. Its adapter is loaded into the job's own, which takes its shape from it."""
     wanted = draft.start_from
     if wanted is None:
         return None
@@ -103,16 +108,18 @@ def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, viol
     checkpoint = store.ledger.checkpoint(wanted.job, wanted.checkpoint)
     if job.spec.tuft_model != tuft_model:
         violations.add("start_from.job", f"trained {job.spec.model!r}; its checkpoints do not fit {draft.model!r}.")
-    for name in ("lora_rank", "train_mlp", "train_attn", "train_unembed"):
-        here, there = getattr(draft.hyperparameters, name), getattr(job.spec.hyperparameters, name)
-        if here != there:
+    shape = {name: getattr(job.spec.hyperparameters, name) for name in SHAPE}
+    for name in SHAPE:
+        here = getattr(draft.hyperparameters, name)
+        if name in draft.given and here != shape[name]:
             violations.add(
-                f"hyperparameters.{name}", f"is {here}, but the checkpoint of {job.id!r} has {there}; set that."
+                f"hyperparameters.{name}",
+                f"is {here}, but the checkpoint of {job.id!r} has {shape[name]}; set that, or leave it out.",
             )
-    return _Origin(checkpoint, job.host)
+    return _Origin(checkpoint, job.host, {name: value for name, value in shape.items() if name not in draft.given})
 
 
-def _host(draft: JobDraft, tuft_model: str, origin: _Origin | None, store: Store) -> str:
+def _host(draft: JobDraft, tuft_model: str, rank: int, origin: _Origin | None, store: Store) -> str:
     """A live host that serves the model and rank; the checkpoint's own where its files lie only there."""
     pinned = origin.host if origin is not None and not origin.checkpoint.stored else ""
     if pinned and draft.host and draft.host != pinned:
@@ -120,4 +127,4 @@ def _host(draft: JobDraft, tuft_model: str, origin: _Origin | None, store: Store
             f"host is {draft.host!r}, but checkpoint {origin.checkpoint.id!r} lies only on {pinned!r}; "  # type: ignore[union-attr]
             "leave host empty or name that one."
         )
-    return store.hosts.place(tuft_model, draft.hyperparameters.lora_rank, draft.host or pinned)
+    return store.hosts.place(tuft_model, rank, draft.host or pinned)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from enum import Enum
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.domain.error_codes import code_of
 from services.preprocess.domain.limits import (
     MAX_DISPLAY_NAME_BYTES,
@@ -16,6 +16,7 @@ from services.preprocess.domain.limits import (
     Violations,
     check_bytes,
     check_labels,
+    check_name,
 )
 from services.preprocess.wire.enums import EnumTable
 from services.preprocess.wire.issues import field_of
@@ -34,14 +35,6 @@ from turnloom.masks.domain.errors import PreprocessError
 from turnloom.v1 import datasets_pb2 as pb
 from turnloom.v1 import types_pb2
 
-
-class BadRows(Enum):
-    """What happens to a conversation that can't be preprocessed."""
-
-    FAIL = "fail"
-    SKIP = "skip"
-
-
 STATE: Final = EnumTable(pb.DatasetState.DESCRIPTOR, "DATASET_STATE", DatasetState)
 BAD_ROWS: Final = EnumTable(pb.BadRows.DESCRIPTOR, "BAD_ROWS", BadRows)
 
@@ -53,7 +46,7 @@ def bad_rows(header: pb.CreateDatasetHeader) -> BadRows:
         InvalidRequest
     """
     violations = Violations()
-    check_bytes(header.display_name, "header.display_name", MAX_DISPLAY_NAME_BYTES, violations)
+    check_name(header.display_name, "header.display_name", MAX_DISPLAY_NAME_BYTES, violations)
     check_bytes(header.request_id, "header.request_id", MAX_REQUEST_ID_BYTES, violations)
     check_labels(header.metadata, "header.metadata", violations)
     chosen = BAD_ROWS.optional(
@@ -103,6 +96,7 @@ def dataset(record: DatasetRecord) -> pb.Dataset:
         target_bytes=record.target_bytes,
         truncated_examples=record.truncated_examples,
         skipped_conversations=record.skipped_conversations,
+        too_long_conversations=record.too_long_conversations,
         issues=[_issue(item) for item in record.issues],
         error=error(record.error),
         owner=record.owner,

@@ -49,6 +49,7 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
         metadata=dict(request.metadata),
         host=request.host,
         start_from=origin,
+        given=frozenset(descriptor.name for descriptor, _ in request.hyperparameters.ListFields()),
     )
 
 

@@ -58,7 +58,9 @@ def options(message: pb.PreprocessOptions, field: str = "options") -> Options:
     violations = Violations()
     if not message.model:
         violations.add(f"{field}.model", "is not set; ListModels names the models that are served.")
-    train_on = TRAIN_ON.required(message.train_on, f"{field}.train_on", violations)
+    train_on = TRAIN_ON.optional(
+        message.train_on != 0, message.train_on, DEFAULTS.train_on, f"{field}.train_on", violations
+    )
     plain: Message = message  # the stubs take literal names only
     enums = {
         name: table.optional(
@@ -91,7 +93,6 @@ def options(message: pb.PreprocessOptions, field: str = "options") -> Options:
     if day is not None and not _is_date(day):
         violations.add(f"{field}.date", "is not a date of the form YYYY-MM-DD.")
     violations.refuse()
-    assert train_on is not None  # else refused above
     return Options(
         train_on=train_on,
         max_length=max_length,

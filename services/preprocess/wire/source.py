@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.domain.limits import Violations, check_bytes
 from services.preprocess.domain.refusals import InvalidRequest, Violation
 from services.preprocess.domain.source_errors import SourceError
@@ -30,7 +31,7 @@ MAX_COLUMNS = 16
 MAX_ROWS = 2**53  #: that a sender may say it left out: more is no number of JSON readers
 
 
-def source(message: pb.DatasetSource, skip_bad: bool, roots: tuple[str, ...]) -> DatasetSource:
+def source(message: pb.DatasetSource, on_bad: BadRows, roots: tuple[str, ...]) -> DatasetSource:
     """Read a source; that it exists is found out by the worker.
 
     Raises:
@@ -39,7 +40,7 @@ def source(message: pb.DatasetSource, skip_bad: bool, roots: tuple[str, ...]) ->
     violations = Violations()
     if not message.uri:
         violations.add("header.source.uri", "is not set; name a hub dataset, or a path or URL below a source root.")
-    record = _checked(message, "header.source", skip_bad, violations)
+    record = _checked(message, "header.source", on_bad, violations)
     try:
         locate(message.uri, roots)
     except SourceError as error:
@@ -47,16 +48,16 @@ def source(message: pb.DatasetSource, skip_bad: bool, roots: tuple[str, ...]) ->
     return record
 
 
-def described(message: pb.DatasetSource, skip_bad: bool) -> DatasetSource:
+def described(message: pb.DatasetSource, on_bad: BadRows) -> DatasetSource:
     """Read what the sender of a stream says of its files; nothing of it is looked for.
 
     Raises:
         InvalidRequest: with paths below header.sent_from.
     """
-    return _checked(message, "header.sent_from", skip_bad, Violations())
+    return _checked(message, "header.sent_from", on_bad, Violations())
 
 
-def _checked(message: pb.DatasetSource, path: str, skip_bad: bool, violations: Violations) -> DatasetSource:
+def _checked(message: pb.DatasetSource, path: str, on_bad: BadRows, violations: Violations) -> DatasetSource:
     """The record of a source in which nothing contradicts itself."""
     check_bytes(message.uri, f"{path}.uri", MAX_URI_BYTES, violations)
     for name in ("split", "revision", "config", "overlap_split"):
@@ -93,7 +94,8 @@ def _checked(message: pb.DatasetSource, path: str, skip_bad: bool, violations: V
         split_seed=message.split_seed,
         take_test=message.take_test,
         overlap_split=message.overlap_split,
-        skip_bad=skip_bad,
+        skip_bad=on_bad is BadRows.SKIP,
+        skip_too_long=on_bad is BadRows.SKIP_TOO_LONG,
         filter=RowFilterRecord(
             asked.where, asked.min_messages, asked.max_messages, asked.min_characters, asked.max_characters
         ),

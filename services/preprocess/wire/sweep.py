@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.preprocess.domain.job_draft import JobDraft
-from services.preprocess.domain.limits import MAX_DISPLAY_NAME_BYTES, MAX_REQUEST_ID_BYTES, Violations, check_bytes
+from services.preprocess.domain.limits import (
+    MAX_DISPLAY_NAME_BYTES,
+    MAX_REQUEST_ID_BYTES,
+    Violations,
+    check_bytes,
+    check_name,
+)
 from services.preprocess.domain.refusals import InvalidRequest, Violation
 from services.preprocess.wire import job as job_wire
 from services.preprocess.wire.dataset import timestamp
@@ -34,7 +40,7 @@ def cells(request: pb.CreateSweepRequest) -> list[JobDraft]:
     """
     violations = Violations()
     check_bytes(request.request_id, "request_id", MAX_REQUEST_ID_BYTES, violations)
-    check_bytes(request.display_name, "display_name", MAX_DISPLAY_NAME_BYTES, violations)
+    check_name(request.display_name, "display_name", MAX_DISPLAY_NAME_BYTES, violations)
     if request.base.request_id:
         violations.add("base.request_id", "is set; a sweep has a request_id of its own, beside base.")
     if request.base.validate_only:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shlex
 from pathlib import Path
 
+import pytest
 from typer.main import get_command
 
+from scripts import cli_docs
 from turnloom.cli.app import app
 from turnloom.cli.exits import Exit
 
@@ -14,19 +16,19 @@ DOCS = (FOLDER / "cli.md").read_text(encoding="utf-8")
 GUIDE = (FOLDER / "guide.md").read_text(encoding="utf-8")
 
 
-def names(command: object, words: tuple[str, ...] = ()) -> Iterator[str]:
-    children = getattr(command, "commands", None)
-    if children is None:
-        yield " ".join(words)
-    else:
-        for name, child in children.items():
-            yield from names(child, (*words, name))
+COMMANDS = dict(cli_docs.commands(get_command(app)))
 
 
-def test_the_guide_describes_every_command() -> None:
-    aliases = {"job delete"}  # `delete JOB` is the same
-    missing = [name for name in names(get_command(app)) if f"`{name}" not in DOCS and name not in aliases]
-    assert not missing
+def test_the_page_of_the_command_line_is_what_the_command_line_says() -> None:
+    assert cli_docs.written(DOCS) == DOCS, "run: python scripts/cli_docs.py"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_every_command_is_one_that_it_takes(name: str) -> None:
+    head = f"Example: turnloom {name}"
+    assert COMMANDS[name].epilog.startswith(head)
+    words = shlex.split(COMMANDS[name].epilog.removeprefix(head))
+    COMMANDS[name].make_context(name, words)  # raises where it would refuse them
 
 
 def test_the_guide_describes_every_exit_code() -> None:
@@ -36,7 +38,7 @@ def test_the_guide_describes_every_exit_code() -> None:
 
 
 def test_every_command_of_the_step_by_step_guide_exists_and_every_picture_is_there() -> None:
-    known = {words for name in names(get_command(app)) for words in (name, name.split()[0])}
+    known = {words for name in COMMANDS for words in (name, name.split()[0])}
     used = set(re.findall(r"(?:^|`)turnloom ([a-z]+)", GUIDE, re.MULTILINE))
     assert {"train", "sweep", "init", "export", "sample"} <= used <= known
     pictures = re.findall(r"]\(((?:images|\.\.)/[^)]+)\)", GUIDE)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
 from tests.support.cli_runs import turnloom
-from turnloom.cli.session import Session
+from turnloom.cli.session import Session, command
 from turnloom.client import TurnloomClient
 
 NOBODY = "127.0.0.1:1"
@@ -81,3 +85,29 @@ def test_an_address_of_the_wrong_form_says_how_to_write_it() -> None:
         assert refused.code == 3
         assert refused.error["code"] == "UNAVAILABLE"
         assert refused.error["hint"] == "Write --address or TURNLOOM_ADDRESS as HOST:PORT, without http://."
+
+
+@dataclass(frozen=True, slots=True)
+class Fruit:
+    apples: Annotated[int, typer.Option(help="How many.")] = 1
+    pears: Annotated[list[str] | None, typer.Option()] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Basket(Fruit):
+    lid: Annotated[bool, typer.Option("--lid")] = False
+
+
+def test_a_group_of_options_is_spliced_into_the_command_and_comes_as_one_value() -> None:
+    app = typer.Typer()
+    seen: list[tuple[str, Basket]] = []
+
+    def pick(session: Session, tree: Annotated[str, typer.Argument()], *, basket: Basket) -> None:
+        seen.append((tree, basket))
+
+    command(app, "pick", "pick oak")(pick)
+    app.callback()(lambda: None)
+    for words in (["oak"], ["elm", "--apples", "3", "--pears", "a", "--pears", "b", "--lid"]):
+        assert CliRunner().invoke(app, ["pick", *words], catch_exceptions=False).exit_code == 0
+    assert seen == [("oak", Basket()), ("elm", Basket(3, ["a", "b"], True))]
+    assert "Example: turnloom pick oak" in CliRunner().invoke(app, ["pick", "--help"]).output

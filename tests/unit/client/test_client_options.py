@@ -41,10 +41,9 @@ def test_every_short_name_of_an_enum_is_accepted(fields: type, message: type) ->
                 assert getattr(made, name) == number
 
 
-def test_nothing_is_set_that_was_not_given_but_what_is_trained() -> None:
+def test_nothing_is_set_that_was_not_given() -> None:
     made = preprocess_options("m", {})
-    assert [field.name for field, _ in made.ListFields()] == ["model", "train_on"]
-    assert made.train_on == types_pb2.TRAIN_ON_ALL_ASSISTANT_MESSAGES
+    assert [field.name for field, _ in made.ListFields()] == ["model"]
     assert hyperparameters({}) == training_pb2.Hyperparameters()
     assert hyperparameters({"train_mlp": False}).HasField("train_mlp")
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnloom.conversations import from_json, read, read_sourced, to_json
+from turnloom.conversations import from_json, to_json
 from turnloom.errors import InvalidInput
+from turnloom.local_sources import LocalSource, read
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SCALARS = (
@@ -68,7 +69,7 @@ LINE = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "
 
 def test_empty_lines_are_skipped_and_still_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", LINE, "", LINE)
-    assert [s.place for s in read_sourced(path)] == [f"{path}, line 1", f"{path}, line 3"]
+    assert [s.place for s in LocalSource.open([path]).whole().sourced()] == [f"{path}, line 1", f"{path}, line 3"]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
@@ -90,15 +91,17 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
     tmp_path: Path, document: str, places: list[str]
 ) -> None:
     path = write(tmp_path / "a.json", document)
-    assert [s.place for s in read_sourced(path)] == [place.format(path=path) for place in places]
+    assert [s.place for s in LocalSource.open([path]).whole().sourced()] == [
+        place.format(path=path) for place in places
+    ]
 
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("{\n", "column 2: not JSON (Expecting property name enclosed in double quotes)."),
-        ("3", "a conversation must be an object or a list of messages."),
-        ('{"conversations": []}', "there is no key messages (keys: conversations)."),
+        ("{\n", "is not JSON (Expecting property name enclosed in double quotes in column 2)."),
+        ("3", "a row must be an object with columns, not a number."),
+        ('{"conversations": []}', "messages: there is no column messages (columns: conversations)."),
         ('{"messages": {}}', "messages: is an object, but must be a list."),
         ('{"messages": ["x"]}', "messages[0]: must be an object with role and content."),
         ('{"messages": [{"content": "x"}]}', "messages[0]: has no role."),
@@ -125,7 +128,7 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
         ('{"messages": [], "id": []}', "id: must be text or a whole number."),
         ('{"messages": [], "tools": "x"}', "tools: is text, but not JSON text of a list."),
         ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "half of a surrogate pair"),
-        ('{"messages": [{"role": "user", "weight": NaN}]}', "NaN is no JSON value."),
+        ('{"messages": [{"role": "user", "weight": NaN}]}', "holds NaN, which is no JSON value."),
     ],
 )
 def test_a_mistake_is_named_with_file_line_and_field(tmp_path: Path, line: str, sentence: str) -> None:
@@ -145,14 +148,14 @@ def test_share_gpt_data_gets_a_hint() -> None:
 def test_bytes_that_are_not_utf_8_are_named_with_their_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(LINE.encode() + b"\n\xff\xfe")
-    with pytest.raises(InvalidInput, match=r"line 2: not UTF-8\."):
+    with pytest.raises(InvalidInput, match=r"line 2: is not UTF-8\."):
         read(path)
 
 
 def test_a_file_that_is_not_there_a_folder_and_an_empty_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="There is no file"):
         read(tmp_path / "none.jsonl")
-    with pytest.raises(InvalidInput, match="is a folder"):
+    with pytest.raises(InvalidInput, match="There is no data file in the folder"):
         read(tmp_path)
     with pytest.raises(InvalidInput, match="holds no conversation"):
         read(write(tmp_path / "empty.jsonl", "", " "))

@@ -8,22 +8,27 @@ import json
 import lzma
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from turnloom.conversations import from_json
+from turnloom.conversations import Sourced, from_json
 from turnloom.errors import InvalidInput
 from turnloom.filters import RowFilter
 from turnloom.local_files import find
-from turnloom.local_sources import LocalPart, LocalSource, read_local
+from turnloom.local_sources import LocalPart, LocalSource, read
 from turnloom.selecting import Choice
 from turnloom.uploads import numbered_chunks
 
 CHAT = from_json([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
 ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+
+
+def sourced(path: Path) -> Iterator[Sourced]:
+    return LocalSource.open([path]).whole().sourced()
 
 
 def lines(path: Path, rows: list[object]) -> Path:
@@ -50,7 +55,7 @@ def prompts(part: LocalPart) -> list[tuple[int, str]]:
 )
 def test_every_format_is_read_from_json_lines(tmp_path: Path, row: object) -> None:
     path = lines(tmp_path / "a.jsonl", [row, row])
-    assert [(s.conversation, s.place) for s in read_local(path)] == [(CHAT, f"{path}, line {n}") for n in (1, 2)]
+    assert [(s.conversation, s.place) for s in sourced(path)] == [(CHAT, f"{path}, line {n}") for n in (1, 2)]
 
 
 def test_every_kind_of_file_gives_the_same_conversations(tmp_path: Path) -> None:
@@ -75,9 +80,9 @@ def test_every_kind_of_file_gives_the_same_conversations(tmp_path: Path) -> None
     paths = sorted(tmp_path.iterdir())
     assert len(paths) == 14
     for path in paths:
-        found = list(read_local(path))
-        assert [sourced.conversation for sourced in found] == [CHAT] * 3, path
-        assert all(sourced.place.startswith(f"{path}, ") for sourced in found)
+        found = list(sourced(path))
+        assert [one.conversation for one in found] == [CHAT] * 3, path
+        assert all(one.place.startswith(f"{path}, ") for one in found)
 
 
 def test_folders_globs_and_several_files_are_one_source_in_order(tmp_path: Path) -> None:
@@ -108,7 +113,7 @@ def test_folders_globs_and_several_files_are_one_source_in_order(tmp_path: Path)
 def test_csv_is_read_and_a_short_row_named(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("prompt,completion\nq,a\nq\n")
-    rows = read_local(path)
+    rows = sourced(path)
     assert next(rows).conversation == CHAT
     with pytest.raises(InvalidInput, match="line 3: has 1 cells, but there are 2 columns"):
         next(rows)
@@ -117,33 +122,33 @@ def test_csv_is_read_and_a_short_row_named(tmp_path: Path) -> None:
 def test_a_later_row_of_another_format_says_file_line_and_column(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [{"prompt": "q", "completion": "a"}, {"text": "x"}])
     with pytest.raises(InvalidInput, match="line 2: prompt: there is no column prompt"):
-        list(read_local(path))
+        list(sourced(path))
 
 
 def test_damaged_and_empty_files_are_one_sentence(tmp_path: Path) -> None:
     for name in ("a.parquet", "a.arrow", "a.jsonl.gz", "a.jsonl.xz", "a.jsonl.zst"):
         (tmp_path / name).write_bytes(b"not what its name says")
         with pytest.raises(InvalidInput, match=f"{name} can't be read: "):
-            list(read_local(tmp_path / name))
+            list(sourced(tmp_path / name))
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(InvalidInput, match=r"empty\.jsonl holds no conversation"):
-        list(read_local(tmp_path / "empty.jsonl"))
+        list(sourced(tmp_path / "empty.jsonl"))
     path = lines(tmp_path / "broken.jsonl", ["{", "["])
     with pytest.raises(InvalidInput, match=r"None of the first 2 rows can be read; .*line 1 is not JSON"):
-        list(read_local(path))
+        list(sourced(path))
     (tmp_path / "one.jsonl").write_text('{"messages": [{"role": "user"}\n')
     with pytest.raises(InvalidInput, match=r"No row can be read; .*line 1 is not JSON \(Expecting ',' .* column 31\)"):
-        list(read_local(tmp_path / "one.jsonl"))
+        list(sourced(tmp_path / "one.jsonl"))
     path = lines(tmp_path / "other.jsonl", [{"text": "x"}])
     with pytest.raises(InvalidInput, match=r"other.jsonl: No known format has these columns: text\."):
-        list(read_local(path))
+        list(sourced(path))
 
 
 def test_a_damaged_file_of_a_folder_is_the_one_that_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     (tmp_path / "b.parquet").write_bytes(b"nonsense")
     with pytest.raises(InvalidInput) as caught:
-        list(read_local(tmp_path))
+        list(sourced(tmp_path))
     assert str(caught.value).startswith(f"{tmp_path}/b.parquet can't be read: ")
     assert not str(caught.value).endswith("..")
 
@@ -156,7 +161,7 @@ def test_without_pyarrow_a_sentence_says_how_to_get_it(
     monkeypatch.delitem(sys.modules, "turnloom.columnar", raising=False)
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InvalidInput, match="can be read with pyarrow only, which is not installed here") as caught:
-        list(read_local(tmp_path / name))
+        list(sourced(tmp_path / name))
     assert "pip install pyarrow" in caught.value.hint
     assert "turnloom dataset import" in caught.value.hint
 
@@ -228,3 +233,17 @@ def test_a_large_file_is_read_in_bounded_memory(tmp_path: Path) -> None:
     assert sent == 8000
     assert path.stat().st_size > 32e6
     assert peak < 8 << 20
+
+
+def test_the_library_reads_what_the_command_line_reads(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer,lang\nq,a,en\nr,b,de\n,,en\n")
+    columns = {"prompt": "question", "completion": "answer"}
+    asked = {"format_name": "prompt_completion", "columns": columns, "where": ["lang = en", "question != null"]}
+    assert read(path, where=["lang = en"], columns=columns, format_name="prompt_completion", skip_bad=True)[0] == CHAT
+    lines(tmp_path / "b.jsonl", [ROW, "no conversation", ROW])
+    assert read(tmp_path / "b*", skip_bad=True) == [CHAT, CHAT]
+    with pytest.raises(InvalidInput, match="line 2"):
+        read(str(tmp_path / "b.jsonl"))
+    with pytest.raises(InvalidInput, match="is no condition"):
+        read(path, **{**asked, "where": ["lang"]})

@@ -10,12 +10,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
+from scripts.cli_docs import commands
 from services.trainer import settings as trainer_settings
 from services.trainer.errors import Code, backend_error
 from tests.support.notebook_runs import EXAMPLES, KERNEL, register_kernel
@@ -33,14 +33,6 @@ def answer(question: str) -> str:
     return next(part for part in QUESTIONS.split("\n### ") if part.startswith(question))
 
 
-def options(command: object) -> Iterator[str]:
-    """Every option of every command."""
-    for child in getattr(command, "commands", {}).values():
-        yield from options(child)
-    for parameter in getattr(command, "params", []):
-        yield from parameter.opts
-
-
 def test_every_question_of_the_guide_has_its_answer() -> None:
     assert re.findall(r"^### (.+)$", QUESTIONS, re.MULTILINE) == [
         "The Hugging Face hub is not reachable",
@@ -55,7 +47,7 @@ def test_every_question_of_the_guide_has_its_answer() -> None:
 def test_answers_name_options_and_variables_that_exist() -> None:
     named = set(re.findall(r"(--[a-z][a-z-]*)", QUESTIONS)) - {"--user", "--name"}  # ipykernel's
     assert named
-    assert named <= set(options(get_command(app)))
+    assert named <= {word for _, command in commands(get_command(app)) for one in command.params for word in one.opts}
     sources = "".join(path.read_text() for top in ("turnloom", "services") for path in (ROOT / top).rglob("*.py"))
     for variable in set(re.findall(r"\b((?:TURNLOOM|HF|TINKER)_[A-Z_]+)\b", QUESTIONS)):
         short = variable.removeprefix("TURNLOOM_")

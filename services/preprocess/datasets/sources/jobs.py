@@ -29,7 +29,7 @@ from services.store.records import ErrorRecord
 from services.store.tickets import Tickets
 
 LOG = logging.getLogger("turnloom.sources")
-ROOT: Final = Path(__file__).resolve().parents[3]  #: of our own code
+ROOT: Final = Path(__file__).resolve().parents[4]  #: of our own code
 
 
 def run(dataset_id: str, task: str) -> str:

@@ -14,6 +14,7 @@ from services.preprocess.datasets.sources.lease import Lease
 from services.preprocess.datasets.sources.pieces import Shard
 from services.preprocess.datasets.sources.reading import read
 from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
+from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.wire.dataset import issue_record
 from services.store.dataset_files import DatasetWriter
 from services.store.records import IssueRecord
@@ -48,7 +49,7 @@ class Making:
     options: Options
     options_json: str
     model: Model
-    skip_bad: bool
+    bad_rows: BadRows
     size: SizeLimit  #: of the whole dataset
 
 
@@ -69,11 +70,14 @@ def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> Shard
             size += sum(bytes_of for _, bytes_of in converted)
             refuse_larger(lease.read + len(chunk), size, making.size)
             for (index, row), item, made in zip(chunk, items, _preprocessed(items, making), strict=True):
-                judged = _issue(index, row, item, made) if isinstance(made, PreprocessError) else made
-                if isinstance(judged, IssueRecord) and not making.skip_bad:
-                    return ShardResult(read=lease.read, bad=judged)
                 build.seen = index
-                build.add([judged])
+                if not isinstance(made, PreprocessError):
+                    build.add([made])
+                    continue
+                issue = _issue(index, row, item, made)
+                if not making.bad_rows.leaves_out(made):
+                    return ShardResult(read=lease.read, bad=issue)
+                build.add([issue])
             lease.read += len(chunk)
         totals = build.totals()
         uri = writer.commit().uri if sum(totals.lengths.counts) else ""

@@ -15,6 +15,7 @@ from services.preprocess.datasets.sources.planning import plan, shown
 from services.preprocess.datasets.sources.shards import Making, ShardResult, make_shard
 from services.preprocess.datasets.sources.sizes import SizeLimit
 from services.preprocess.datasets.sources.task_context import TaskContext
+from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.domain.error_codes import code_of
 from services.preprocess.domain.source_errors import SourceError
 from services.preprocess.models.registry import BadModels
@@ -22,7 +23,7 @@ from services.store.codec import decode, encode
 from services.store.connection import retry_for
 from services.store.dataset_work import ClaimedTask
 from services.store.files import remove
-from services.store.records import DatasetRecord, ErrorRecord, IssueRecord
+from services.store.records import DatasetRecord, DatasetSource, ErrorRecord, IssueRecord
 from turnloom.errors import TurnloomError
 from turnloom.formats import Format
 from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
@@ -96,10 +97,16 @@ def _made(parts: TaskContext, record: DatasetRecord, task: ShardTask, folder: st
             options=options_of(record),
             options_json=record.options_json,
             model=model,
-            skip_bad=record.source.skip_bad,
+            bad_rows=_bad_rows(record.source),
             size=limit_of(parts),
         )
         return make_shard(making, task.shard, folder, lease)
+
+
+def _bad_rows(source: DatasetSource) -> BadRows:
+    if source.skip_bad:
+        return BadRows.SKIP
+    return BadRows.SKIP_TOO_LONG if source.skip_too_long else BadRows.FAIL
 
 
 def merge_shards(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.preprocess.jobs.estimate import cost, epoch, known_rate, planned_steps
+from services.preprocess.jobs.estimate import Time, cost, epoch, known_rates, planned_steps
 from services.store.dataset_files import DatasetReader, DatasetWriter, Row
 from services.store.records import CutReport, DatasetRecord, Hyperparameters, JobRecord, JobSpec, JobState
 from services.trainer.batching import Batches
@@ -112,7 +113,7 @@ def test_what_is_planned_is_what_the_trainer_trains(
         assert found.conversations == batches.conversations
         chosen = Hyperparameters(batch_size=batch_size, epochs=epochs, max_length=max_length)
         assert planned_steps(found.conversations, chosen) == epochs * batches.steps_per_epoch
-        assert cost(found, chosen, None).tokens >= epochs * sum(row.length for row in trained)
+        assert cost(found, chosen, [], has_gpu=True).tokens >= epochs * sum(row.length for row in trained)
 
 
 def test_without_a_max_length_the_file_is_not_read() -> None:
@@ -137,16 +138,31 @@ def test_the_last_smaller_batch_of_an_epoch_is_a_step(conversations: int, chosen
 def test_part_of_an_epoch_costs_its_share() -> None:
     record = DatasetRecord(id="x", options_json="{}", conversations=10, tokens=1000, loss_tokens=100)
     whole = epoch(record, None)
-    half = cost(whole, Hyperparameters(batch_size=5, max_steps=1), 50.0)
-    assert (half.steps, half.tokens, half.loss_tokens, half.gpu_seconds) == (1, 500, 50, 10.0)
-    assert cost(whole, Hyperparameters(batch_size=5), None).gpu_seconds is None
+    half = cost(whole, Hyperparameters(batch_size=5, max_steps=1), [50.0], has_gpu=True)
+    assert (half.steps, half.tokens, half.loss_tokens) == (1, 500, 50)
+    assert half.time == Time(seconds=10.0, low=5.0, high=20.0, jobs=1, gpu=True)
+    assert cost(whole, Hyperparameters(batch_size=5), [], has_gpu=True).time is None
 
 
-def test_the_rate_is_the_newest_of_that_model_on_that_host() -> None:
-    def job(model: str, host: str, rate: float) -> JobRecord:
-        spec = JobSpec(model=model, tuft_model=model, training_dataset="ds")
-        return JobRecord(id="j", spec=spec, state=JobState.RUNNING, host=host, tokens_per_second=rate)
+@given(st.lists(st.floats(1, 1e6), min_size=2, max_size=9))
+def test_the_time_is_that_of_the_median_rate_between_those_of_the_fastest_and_the_slowest(rates: list[float]) -> None:
+    whole = epoch(DatasetRecord(id="x", options_json="{}", conversations=10, tokens=1000, loss_tokens=100), None)
+    time = cost(whole, Hyperparameters(), rates, has_gpu=False).time
+    assert time is not None
+    assert time.low <= time.seconds <= time.high
+    assert time.seconds * median(rates) == pytest.approx(1000)
+    assert (time.jobs, time.gpu) == (len(rates), False)
 
-    jobs = [job("m", "h", 0.0), job("n", "h", 1.0), job("m", "g", 2.0), job("m", "h", 3.0), job("m", "h", 4.0)]
-    assert known_rate(jobs, "m", "h") == 3.0
-    assert known_rate(jobs, "m", "z") is None
+
+def test_rates_are_of_the_jobs_most_like_this_one_on_that_host_and_not_of_their_first_steps() -> None:
+    def job(rate: float, batch_size: int = 16, rank: int = 32, step: int = 9, host: str = "h") -> JobRecord:
+        chosen = Hyperparameters(lora_rank=rank, batch_size=batch_size)
+        spec = JobSpec(model="m", tuft_model="m", training_dataset="ds", hyperparameters=chosen)
+        return JobRecord(id="j", spec=spec, state=JobState.RUNNING, host=host, tokens_per_second=rate, step=step)
+
+    jobs = [job(1, batch_size=4), job(2, rank=8), job(3), job(4, step=4), job(5), job(0), job(6, host="g")]
+    assert known_rates(jobs, "m", "h", Hyperparameters()) == [3, 5]
+    assert known_rates(jobs, "m", "h", Hyperparameters(lora_rank=16)) == [2, 3, 5]
+    assert known_rates(jobs, "m", "h", Hyperparameters(batch_size=64)) == [1, 2, 3, 5]
+    assert known_rates(jobs, "m", "z", Hyperparameters()) == known_rates(jobs, "n", "h", Hyperparameters()) == []
+    assert len(known_rates([job(1)] * 50, "m", "h", Hyperparameters())) == 9

@@ -38,9 +38,10 @@ def test_absent_fields_take_the_documented_defaults() -> None:
     assert options(message()) == Options()
 
 
-def test_an_unset_train_on_is_refused_and_the_choices_are_named() -> None:
-    said = refused(train_on=0)
-    assert said["options.train_on"].startswith("is not set; choose one of TRAIN_ON_ALL_ASSISTANT_MESSAGES,")
+def test_an_unset_train_on_is_the_default_and_an_unknown_one_is_refused_with_the_choices() -> None:
+    assert options(message(train_on=0)).train_on is TrainOn.ALL_ASSISTANT_MESSAGES
+    said = refused(train_on=99)
+    assert said["options.train_on"].startswith("is 99, which this server does not know; choose one of TRAIN_ON_ALL_")
 
 
 @pytest.mark.parametrize("name", OPTIONAL_ENUMS)
@@ -83,7 +84,7 @@ def test_what_is_out_of_range_names_field_value_and_limit(
 
 
 def test_everything_wrong_is_said_at_once() -> None:
-    assert set(refused(model="", train_on=0, max_length=0)) == {
+    assert set(refused(model="", train_on=99, max_length=0)) == {
         "options.model",
         "options.train_on",
         "options.max_length",

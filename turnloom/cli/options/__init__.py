@@ -1,0 +1,1 @@
+"""Options of the command line: groups that commands share, and lists of numbers."""
