@@ -18,9 +18,9 @@ lock() {
   echo "$file: $(grep -c '==' "$file") packages"
 }
 
-lock preprocess.txt pyproject.toml --extra preprocess
-lock preprocess-worker.txt pyproject.toml --extra preprocess-worker
-lock trainer.txt pyproject.toml --extra trainer
+lock preprocess.txt pyproject.toml --extra preprocess --extra s3
+lock preprocess-worker.txt pyproject.toml --extra preprocess-worker --extra s3
+lock trainer.txt pyproject.toml --extra trainer --extra s3
 lock tuft-gpu.txt deploy/requirements/tuft.in
 # On a CPU torch comes from a wheel of its own (deploy/docker/tuft-cpu.Dockerfile), and CUDA not at all.
 mapfile -t cuda < <(grep -oE '^(torch|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==' deploy/requirements/tuft-gpu.txt | tr -d = | grep -v '^nvidia-ml-py$')

@@ -15,18 +15,6 @@ from redis.retry import Retry
 from services.store import keys
 from services.store.errors import RedisUnavailable, SchemaMismatch
 from services.store.records import SCHEMA_VERSION
-from services.store.retries import retry_redis as retry_for  # the name that services.preprocess still uses
-
-__all__ = [
-    "StorePipeline",
-    "StoreRedis",
-    "check_schema",
-    "connect",
-    "connect_rq",
-    "redis_errors",
-    "redis_time",
-    "retry_for",
-]
 
 #: Replies by which a reachable Redis says that it can't take writes now; inside a script they come after a dash.
 _REFUSAL = re.compile(r"(^|-)(OOM|MISCONF|READONLY|LOADING|NOREPLICAS|MASTERDOWN|BUSY) ")

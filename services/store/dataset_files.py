@@ -1,9 +1,8 @@
-"""Files of datasets: Arrow IPC, uncompressed, memory-mapped, named by their address. Knows no Redis."""
+"""Write and read the files of datasets: Arrow IPC, uncompressed, memory-mapped, named by their address."""
 
 from __future__ import annotations
 
 import bisect
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from services.store.cache import FileCache
 from services.store.dataset_rows import SCHEMA, Row, begin_digest, canonical_json, check_row, record_batch, row_bytes
 from services.store.errors import Corrupt
-from services.store.files import CHUNK, below, is_local, locate, remove, store_errors
+from services.store.files import NewFile, below, is_local, locate, remove, store_errors
 
 __all__ = ["DatasetReader", "DatasetWriter", "Row", "Written", "canonical_json", "merge", "remove", "verify"]
 
@@ -49,20 +49,14 @@ class DatasetWriter:
 
     def __init__(self, store_url: str, options_json: str, rows_per_batch: int = 1024) -> None:
         self._root = below(store_url, "datasets")
-        self._system, folder = locate(self._root)
-        self._folder = folder
-        self._path = f"{folder}/{secrets.token_hex(8)}.part"
+        self._new = NewFile(self._root)
         self._rows_per_batch = rows_per_batch
         self._rows: list[Row] = []
         self._digest = begin_digest(options_json)
         self._last_conversation = -1
         self._count = self._conversations = self._tokens = self._loss_tokens = self._target_bytes = 0
         self._weight = 0.0
-        self._stack = ExitStack()
-        with store_errors(self._root):
-            self._system.makedirs(folder, exist_ok=True)
-            sink = self._stack.enter_context(self._system.open(self._path, "wb"))
-        self._sink = self._stack.enter_context(pa.ipc.new_file(sink, SCHEMA))
+        self._sink = pa.ipc.new_file(self._new.file, SCHEMA)
 
     def __enter__(self) -> DatasetWriter:
         """Itself."""
@@ -72,9 +66,7 @@ class DatasetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what was not committed."""
-        self._stack.close()
-        if self._system.exists(self._path):
-            self._system.rm(self._path)
+        self._new.close()
 
     def append(self, row: Row) -> None:
         """Add a row. Rows come in source order. Raises ValueError for one that breaks the contract."""
@@ -97,9 +89,8 @@ class DatasetWriter:
         self._flush()
         sha256 = self._digest.hexdigest()
         with store_errors(self._root):
-            self._stack.close()
-            self._system.mv(self._path, f"{self._folder}/{sha256}.arrow")
-        uri = f"{self._root}/{sha256}.arrow"
+            self._sink.close()
+        uri = self._new.publish(f"{sha256}.arrow")
         totals = (self._count, self._conversations, self._tokens, self._loss_tokens, self._weight, self._target_bytes)
         return Written(sha256, uri, *totals)
 
@@ -111,14 +102,15 @@ class DatasetWriter:
 
 
 class DatasetReader:
-    """Rows of a file, as views of its memory map. A file that isn't on this machine is copied to a temporary one first.
+    """Rows of a file, as views of its memory map. A file of an object store is copied to this machine first.
 
-    Views stay valid as long as they are held, also after `close`. Raises StoreUnavailable, Corrupt.
+    The copy lies in `cache`, or without one in a temporary folder until `close`. Views stay valid as long as they are
+    held, also after `close`. Raises StoreUnavailable, Corrupt.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, cache: FileCache | None = None) -> None:
         self._stack = ExitStack()
-        path = _local(uri, self._stack)
+        path = _local(uri, self._stack, cache)
         try:
             with store_errors(uri):
                 self._map = self._stack.enter_context(pa.memory_map(path))
@@ -239,12 +231,15 @@ def _gather(parts: Sequence[NDArray[Number]], kind: type[Number]) -> NDArray[Num
     return np.concatenate(parts) if parts else np.empty(0, dtype=kind)
 
 
-def _local(uri: str, stack: ExitStack) -> str:
+def _local(uri: str, stack: ExitStack, cache: FileCache | None) -> str:
     system, path = locate(uri)
     if is_local(system):
         return path
+    cached = cache.fetch(uri) if cache is not None else None
+    if cached is not None:
+        return str(cached)
     folder = Path(tempfile.mkdtemp(prefix="turnloom-dataset-"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    with store_errors(uri), system.open(path, "rb") as source, (folder / "data.arrow").open("wb") as target:
-        shutil.copyfileobj(source, target, CHUNK)
+    with store_errors(uri):
+        system.get_file(path, str(folder / "data.arrow"))
     return str(folder / "data.arrow")

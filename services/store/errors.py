@@ -3,7 +3,8 @@
 StoreError
 ├── RedisUnavailable      Redis isn't reachable, loads, or refuses writes: try again
 ├── StoreUnavailable      the object store isn't reachable: try again
-│   └── StoreFull         the object store has no room left
+│   ├── StoreFull         the object store has no room left
+│   └── StoreRefused      the object store does not take our key
 ├── SchemaMismatch        Redis holds another version's records
 ├── NotFound              no such job, dataset, checkpoint, host
 ├── IllegalEdge           the state refuses it
@@ -37,6 +38,10 @@ class StoreUnavailable(StoreError):
 
 class StoreFull(StoreUnavailable):
     """The object store has no room left."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The object store does not take our key, or the key may not do this."""
 
 
 class SchemaMismatch(StoreError):

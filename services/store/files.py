@@ -1,21 +1,51 @@
-"""The object store behind one fsspec URL: whole files appear at once or not at all. Knows no file's content."""
+"""Read and write the object store behind one fsspec URL: whole files appear at once or not at all.
+
+A local file is written beside its place and renamed. Object stores have no atomic rename: there a file is written on
+this machine first, and one final PUT makes it visible.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import IO, Protocol, cast
+from pathlib import Path
+from typing import IO, Final, Protocol, cast
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 
-from services.store.errors import StoreFull, StoreUnavailable
+from services.store.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
 
 #: Bytes read or copied at a time.
 CHUNK = 1 << 20
+
+#: How file systems are opened, by protocol; FSSPEC_S3 and its kin (fsspec's own configuration) go before.
+OPTIONS: Final[Mapping[str, Mapping[str, object]]] = {
+    "s3": {
+        # Seconds. A mute server is given up after read_timeout * max_attempts * _RETRIES.
+        "config_kwargs": {
+            "connect_timeout": 5,
+            "read_timeout": 30,
+            "retries": {"mode": "standard", "max_attempts": 2},
+        },
+        "use_listings_cache": False,  # other machines write there, too
+    },
+}
+MUTE_SECONDS = 120.0  #: that an upload may take in addition to its bytes
+SLOWEST: Final = 1 << 19  #: bytes per second of the slowest upload that is waited for
+_RETRIES: Final = 2  # of s3fs, for answers that break off in the middle
+
+#: What stores call their refusals, beside errno and HTTP status.
+_FULL_CODES: Final = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "StorageFull"})
+_DENIED_CODES: Final = frozenset({"AuthorizationHeaderMalformed", "InvalidToken", "Unauthorized", "Forbidden"})
+_INSUFFICIENT_STORAGE: Final = 507  # HTTP
+#: Packages below fsspec that raise errors of their own.
+_CLIENTS: Final = frozenset({"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs", "azure", "google"})
 
 
 class FileSystem(Protocol):
@@ -27,68 +57,157 @@ class FileSystem(Protocol):
     def exists(self, path: str) -> bool: ...  # noqa: D102
     def makedirs(self, path: str, exist_ok: bool) -> None: ...  # noqa: D102
     def mv(self, source: str, target: str) -> None: ...  # noqa: D102
+    def copy(self, source: str, target: str) -> None: ...  # noqa: D102
     def rm(self, path: str, recursive: bool = ...) -> None: ...  # noqa: D102
     def find(self, path: str) -> list[str]: ...  # noqa: D102
+    def size(self, path: str) -> int: ...  # noqa: D102
     def modified(self, path: str) -> datetime: ...  # noqa: D102
     def get_file(self, source: str, target: str) -> None: ...  # noqa: D102
+    def put_file(self, source: str, target: str) -> None: ...  # noqa: D102
 
 
 def below(store_url: str, *parts: str) -> str:
-    """URL of something in the store. Raises StoreUnavailable where no store is set."""
+    """Return the URL of something in the store. Raises StoreUnavailable where no store is set."""
     if not store_url:
         raise StoreUnavailable("no object store is set; give TURNLOOM_STORE_URL a folder or an fsspec URL")
     return "/".join([store_url.rstrip("/"), *parts])
 
 
 def locate(url: str) -> tuple[FileSystem, str]:
-    """File system and path of a URL. Raises StoreUnavailable for an unknown protocol."""
+    """Return file system and path of a URL. Raises StoreUnavailable for an unknown protocol."""
+    protocol = url.partition("://")[0] if "://" in url else "file"
+    options = {**OPTIONS.get(protocol, {}), **fsspec.config.conf.get(protocol, {})}
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        system, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
         raise StoreUnavailable(f"the object store {url} can't be opened: {error}") from None
+    if protocol == "s3":
+        system.retries = _RETRIES
     return cast(FileSystem, system), str(path)
 
 
 def is_local(system: FileSystem) -> bool:
-    """Whether paths are paths of this machine."""
+    """Say whether paths are paths of this machine."""
     names = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
     return "file" in names
 
 
 @contextmanager
 def store_errors(url: str) -> Iterator[None]:
-    """Failures of the file system arrive as StoreFull or StoreUnavailable, FileNotFoundError too."""
+    """Raise failures of the file system as StoreFull, StoreRefused or StoreUnavailable, FileNotFoundError too."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreFull(f"the object store has no room for {url}; free some, then try again") from error
-        raise StoreUnavailable(f"the object store can't serve {url}: {error}") from error
+    except StoreError:
+        raise
+    except Exception as error:
+        translated = _translated(url, error)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translated(url: str, error: Exception) -> StoreError | None:
+    code, status = _answer(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if code in _FULL_CODES or status == _INSUFFICIENT_STORAGE:
+        return StoreFull(f"the object store has no room for {url}; free some, then try again")
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        if "://" in url and not url.startswith(("file://", "memory://")):
+            return StoreFull(f"{tempfile.gettempdir()} has no room for a copy on its way to {url}; free some there")
+        return StoreFull(f"the object store has no room for {url}; free some, then try again")
+    if isinstance(error, PermissionError) or code in _DENIED_CODES or type(error).__name__ == "NoCredentialsError":
+        return StoreRefused(f"the object store refuses {url}: {error}; check its key and what that key may do")
+    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS:
+        return StoreUnavailable(f"the object store can't serve {url}: {error}")
+    return None
+
+
+def _answer(error: BaseException) -> tuple[str, int]:
+    """Return code and HTTP status that an S3 client noted on an error or on what led to it."""
+    link: BaseException | None = error
+    while link is not None:
+        response = getattr(link, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return str(response.get("Error", {}).get("Code", "")), int(status or 0)
+        link = link.__cause__
+    return "", 0
+
+
+class NewFile:
+    """A file under way; others see it once `publish` gives it its name. `close` removes what was not published."""
+
+    def __init__(self, folder_url: str) -> None:
+        """Begin a file for a folder of the store. Raises StoreFull, StoreRefused, StoreUnavailable."""
+        self._url = folder_url
+        self._system, self._folder = locate(folder_url)
+        self._local = is_local(self._system)
+        with store_errors(folder_url):
+            if self._local:
+                Path(self._folder).mkdir(parents=True, exist_ok=True)
+                self._path = Path(self._folder) / f"{secrets.token_hex(8)}.part"
+                self.file: IO[bytes] = self._path.open("w+b")
+            else:
+                handle, path = tempfile.mkstemp(prefix="turnloom-upload-")
+                self._path, self.file = Path(path), os.fdopen(handle, "w+b")
+
+    def publish(self, name: str) -> str:
+        """Make it visible as `name` and answer its URL; a file of that name is replaced."""
+        url = f"{self._url}/{name}"
+        with store_errors(url):
+            self.file.flush()
+            if self._local:
+                os.fsync(self.file.fileno())
+                self.file.close()
+                self._path.replace(Path(self._folder) / name)
+            else:
+                self.file.close()
+                _put(self._system, self._path, f"{self._folder}/{name}")
+        return url
+
+    def close(self) -> None:
+        """Remove what was not published; may be repeated."""
+        with suppress(OSError):  # what a full disk could not take need not be flushed
+            self.file.close()
+        self._path.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_file(url: str) -> Iterator[IO[bytes]]:
-    """A file that gets its name only when the block ends well; after an error nothing of it is left."""
-    system, path = locate(url)
-    temporary = f"{path}.{secrets.token_hex(6)}.part"
+    """Open a file that gets its name only when the block ends well; after an error nothing of it is left."""
+    folder, name = url.rsplit("/", 1)
     with store_errors(url):
-        system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        done = False
+        new = NewFile(folder)
         try:
-            with system.open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                if is_local(system):
-                    os.fsync(file.fileno())
-            system.mv(temporary, path)
-            done = True
+            yield new.file
+            new.publish(name)
         finally:
-            if not done and system.exists(temporary):
-                system.rm(temporary)
+            new.close()
+
+
+def copy_in(source: Path, url: str) -> None:
+    """Copy a local file into the store. Raises StoreFull, StoreRefused, StoreUnavailable."""
+    system, path = locate(url)
+    if not is_local(system):
+        with store_errors(url):
+            _put(system, source, path)
+        return
+    with whole_file(url) as target, source.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            target.write(chunk)
+
+
+def _put(system: FileSystem, source: Path, path: str) -> None:
+    """Upload by one final request, within a deadline: read_timeout misses a store that is mute after 100 Continue."""
+    if isinstance(system, AsyncFileSystem):
+        seconds = MUTE_SECONDS + source.stat().st_size / SLOWEST
+        system.put_file(str(source), path, timeout=seconds)
+    else:
+        system.put_file(str(source), path)
 
 
 def exists(url: str) -> bool:
-    """Whether there is a file or folder."""
+    """Say whether there is a file or folder."""
     system, path = locate(url)
     with store_errors(url):
         return system.exists(path)
@@ -100,3 +219,23 @@ def remove(url: str) -> None:
     with store_errors(url):
         if system.exists(path):
             system.rm(path, recursive=True)
+
+
+def try_store(store_url: str) -> None:
+    """Write, read, list and delete a small file. Raises what store_errors raises, with a sentence that says which."""
+    folder, content = below(store_url, f".trial-{secrets.token_hex(8)}"), secrets.token_bytes(16)
+    url = f"{folder}/file"
+    system, path = locate(url)
+    with whole_file(url) as file:
+        file.write(content)
+    try:
+        with store_errors(url):
+            with system.open(path, "rb") as back:
+                if back.read() != content:
+                    raise StoreUnavailable(f"the object store {store_url} gives back something else than was written")
+            if len(system.find(path.rsplit("/", 1)[0])) != 1:
+                raise StoreUnavailable(f"the object store {store_url} does not list a file that was just written")
+    finally:
+        remove(folder)
+    if exists(url):
+        raise StoreUnavailable(f"the object store {store_url} keeps a file that was deleted")

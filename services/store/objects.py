@@ -14,7 +14,7 @@ from pathlib import Path
 
 from services.store.codec import decode, encode
 from services.store.errors import Corrupt, NotFound
-from services.store.files import CHUNK, below, locate, remove, store_errors, whole_file
+from services.store.files import CHUNK, below, copy_in, locate, remove, store_errors, whole_file
 
 _MANIFEST = "manifest.json"
 
@@ -61,8 +61,7 @@ class Objects:
             known = system.exists(f"{path}/{_MANIFEST}")
         if not known:
             for entry in files:
-                with whole_file(f"{uri}/{entry.name}") as target, (folder / entry.name).open("rb") as source:
-                    shutil.copyfileobj(source, target, CHUNK)
+                copy_in(folder / entry.name, f"{uri}/{entry.name}")
             with whole_file(f"{uri}/{_MANIFEST}") as target:
                 target.write(manifest.encode())
         return Stored(uri, digest, files)

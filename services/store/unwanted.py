@@ -15,7 +15,7 @@ from typing import cast
 
 from services.store import keys
 from services.store.connection import StoreRedis, redis_time
-from services.store.files import FileSystem, locate, store_errors
+from services.store.files import FileSystem, is_local, locate, store_errors
 from services.store.scripts import Scripts
 
 log = logging.getLogger("turnloom.store")
@@ -62,8 +62,9 @@ class Unwanted:
 def remove_unwanted(unwanted: Unwanted, grace: float) -> int:
     """Remove the files that nobody has needed for `grace` seconds.
 
-    Each is set aside under another name first and looked at again: one that came to be needed meanwhile goes back. A
-    process that dies in between leaves it on the list, and the next call goes on.
+    Each is set aside under another name first and looked at again: one that came to be needed meanwhile goes back. In
+    an object store that takes a copy and a deletion, between which its maker may write it again: there the second look
+    comes `grace` seconds later. A process that dies in between leaves it on the list, and the next call goes on.
 
     Returns:
         How many files it removed.
@@ -82,6 +83,8 @@ def remove_unwanted(unwanted: Unwanted, grace: float) -> int:
                 if _age(system, path) < grace:  # written again since: its maker may be about to register it
                     continue
                 system.mv(path, path + _ASIDE)
+            if not is_local(system) and system.exists(path + _ASIDE) and _age(system, path + _ASIDE) < grace:
+                continue
             if unwanted.is_wanted(file):
                 _put_back(system, path)
                 continue

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from services.store.connection import StoreRedis, connect, redis_time
 from services.store.errors import StoreError
-from services.store.files import below, exists
+from services.store.files import below, exists, try_store
 from services.store.jobs import Jobs
 from services.store.ledger import Ledger
 from services.store.records import HELD
@@ -160,7 +160,8 @@ def _store(settings: Settings, probe: str) -> Answer:
         return "skipped", "the object store is not compared, for the API put no file there to look for", ""
     if not exists(url):
         return "failed", "the object store is not the API's: a file that the API put there is missing", hint
-    return "ok", "the object store is the one of the API", ""
+    try_store(settings.store_url)
+    return "ok", "the object store is the one of the API; it writes, reads, lists and deletes", ""
 
 
 def _clock(redis: StoreRedis) -> Answer:

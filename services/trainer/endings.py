@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from services.store.errors import Fenced, NotFound, RedisUnavailable, StoreError, StoreUnavailable
+from services.store.errors import (
+    Fenced,
+    NotFound,
+    RedisUnavailable,
+    StoreError,
+    StoreFull,
+    StoreRefused,
+    StoreUnavailable,
+)
 from services.store.jobs import MAX_IDLE_ATTEMPTS
 from services.store.records import CheckpointRecord, Control, ErrorRecord, JobRecord, JobState
 from services.store.retries import retry_copy, retry_redis
@@ -25,7 +33,11 @@ from services.trainer.lease import Lease
 
 Result = TypeVar("Result")
 
-FULL_HINT: Final = "Make room in the object store, then resume the job."
+STORE_HINTS: Final[Mapping[type[StoreUnavailable], str]] = {
+    StoreFull: "Make room in the object store, then resume the job.",
+    StoreRefused: "Give the worker a key of the object store that may write there, then resume the job.",
+    StoreUnavailable: "See that the object store answers (turnloom doctor), then resume the job.",
+}
 FOLDER_HINT: Final = "Check TURNLOOM_STORE_URL and that TURNLOOM_TUFT_CHECKPOINT_DIR is the TuFT server's own folder."
 LOG_HINT: Final = "See the worker's log."
 
@@ -242,7 +254,9 @@ ENDINGS: Final[Mapping[type[Exception], Callable[[Endings, Any], None]]] = {
     CallOutOfMemory: Endings.out_of_memory,
     BackendError: Endings.backend_failed,
     StopRun: lambda endings, error: endings.fail(ErrorRecord(error.code, str(error), hint=error.hint)),
-    StoreUnavailable: lambda endings, error: endings.fail(ErrorRecord("STORE_FAILED", str(error), hint=FULL_HINT)),
+    StoreUnavailable: lambda endings, error: endings.fail(
+        ErrorRecord("STORE_FAILED", str(error), hint=STORE_HINTS[type(error)])
+    ),
     StoreError: _store_refused,
     Exception: _unforeseen,
 }

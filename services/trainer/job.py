@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from services.store.cache import FileCache
 from services.store.dataset_files import DatasetReader
 from services.store.errors import NotFound, RedisUnavailable, StoreError
 from services.store.evaluations import RowLosses
@@ -162,7 +163,8 @@ class Attempt:
         return Data(train, test)
 
     def _reader(self, dataset_id: str) -> DatasetReader:
-        return DatasetReader(self._read(lambda: self._store.datasets.get(dataset_id)).uri)
+        cache = FileCache(self._settings.cache_dir, self._settings.cache_bytes)
+        return DatasetReader(self._read(lambda: self._store.datasets.get(dataset_id)).uri, cache)
 
     def _plan(self, data: Data) -> Plan:
         hyper = self._job.spec.hyperparameters

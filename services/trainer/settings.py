@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Settings:
     start_deadline: float  #: seconds that an attempt waits for TuFT
     silence: float  #: seconds that TuFT's health check may stay without an answer
     redis_patience: float  #: seconds of Redis outage that a run survives
+    cache_dir: Path  #: where copies of dataset files of an object store are kept
+    cache_bytes: int  #: of all copies together
     log_level: str
 
     @property
@@ -81,6 +84,8 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         start_deadline=_seconds(environment, "TURNLOOM_START_DEADLINE", "300"),
         silence=_seconds(environment, "TURNLOOM_SDK_SILENCE", "30"),
         redis_patience=_seconds(environment, "TURNLOOM_REDIS_PATIENCE", "300"),
+        cache_dir=Path(environment.get("TURNLOOM_STORE_CACHE") or Path(tempfile.gettempdir()) / "turnloom-store"),
+        cache_bytes=int(_read(environment, "TURNLOOM_STORE_CACHE_GB", "20", _positive, "GB above 0") * 1e9),
         log_level=_level(environment),
     )
 

@@ -80,10 +80,10 @@ def test_a_sound_stack_passes_every_check_and_the_proof_leaves_no_adapter(
         said = found(ran)
         assert said["hub"]["message"] == f"{hub.url} (HF_ENDPOINT) answers; HF_TOKEN is set."
         assert said["tuft_ready"]["message"].startswith("an adapter of rank 32 was made and dropped on tuft/small in ")
-        assert said["store"]["message"] == "the object store is the one of the API"
+        assert said["store"]["message"] == "the object store is the one of the API; it writes, reads, lists and deletes"
         assert "hf_secret" not in ran.out
         assert TuftHttp(stack.tuft.url, stack.tuft.api_key).training_runs() == ()
-        assert not list((tmp_path / "store").glob(".probe-*"))
+        assert not list((tmp_path / "store").glob(".*"))
 
 
 def test_a_host_with_another_store_another_key_and_a_dead_server_is_told_so(

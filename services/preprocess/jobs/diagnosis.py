@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Final
 
-import fsspec
 import redis
 
 from services.preprocess.domain.doctor_check import Check, from_answer
 from services.preprocess.models.registry import Registry
 from services.store import keys
 from services.store.errors import NotFound, StoreError
+from services.store.files import below, remove, try_store, whole_file
 from services.store.queues import PREPROCESS_QUEUE, queue_name
 from services.store.records import HostRecord
 from services.store.store import Store
@@ -108,25 +108,20 @@ def _probe(store_url: str) -> Iterator[tuple[str, Check]]:
 
     Hosts look for it, for a host with another store trains on datasets that it can't find.
     """
-    nonce = secrets.token_bytes(16)
-    name = f".probe-{nonce.hex()}"
+    name = f".probe-{secrets.token_hex(16)}"
     try:
-        files, folder = fsspec.core.url_to_fs(store_url)
-        path = f"{folder.rstrip('/')}/{name}"
-        files.makedirs(folder, exist_ok=True)
-        files.pipe_file(path, nonce)
-        found = files.cat_file(path)
-    except (OSError, ValueError, ImportError) as error:
-        hint = "Check TURNLOOM_STORE_URL, its permissions and its free space."
-        yield "", Check("store_writable", "failed", f"The store can't be written: {error}", hint)
+        try_store(store_url)
+        with whole_file(below(store_url, name)) as file:
+            file.write(b"probe")
+    except StoreError as error:
+        hint = "Check TURNLOOM_STORE_URL, its key, its permissions and its free space."
+        yield "", Check("store_writable", "failed", f"The store can't be used: {error}.", hint)
         return
-    sentence = "The store gives back something else than was written."
-    good = Check("store_writable", "ok", "The store takes a file and gives it back.")
     try:
-        yield name, good if found == nonce else Check("store_writable", "failed", sentence, "Check its cache.")
+        yield name, Check("store_writable", "ok", "The store takes a file, gives it back, lists it and deletes it.")
     finally:
-        with suppress(OSError):
-            files.rm_file(path)
+        with suppress(StoreError):
+            remove(below(store_url, name))
 
 
 def _supervisor(store: Store) -> Check:

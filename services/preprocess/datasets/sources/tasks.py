@@ -20,10 +20,10 @@ from services.preprocess.domain.error_codes import code_of
 from services.preprocess.domain.source_errors import SourceError
 from services.preprocess.models.registry import BadModels
 from services.store.codec import decode, encode
-from services.store.connection import retry_for
 from services.store.dataset_work import ClaimedTask
 from services.store.files import remove
 from services.store.records import DatasetRecord, DatasetSource, ErrorRecord, IssueRecord
+from services.store.retries import retry_redis
 from turnloom.errors import TurnloomError
 from turnloom.formats import Format
 from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
@@ -80,7 +80,7 @@ def shard(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask, lease
     lease.renew()
     index = int(lease.task)
     try:
-        done = retry_for(lambda: parts.datasets.shard_done(record.id, index, encode(result)), 60.0)
+        done = retry_redis(lambda: parts.datasets.shard_done(record.id, index, encode(result)), 60.0)
     except BaseException:
         remove(folder)  # the dataset may have ended, and its folder be gone already
         raise
@@ -116,7 +116,7 @@ def merge_shards(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask
     results = [decode(ShardResult, text) for text in parts.datasets.shards(record.id).values()]
     begun = replace(record, source=shown(record.source, Format(task.format, task.columns)))
     made = merge(begun, results, task.remarks, parts.settings.store_url, limit_of(parts), lease)
-    retry_for(lambda: parts.datasets.ready(made), 60.0)
+    retry_redis(lambda: parts.datasets.ready(made), 60.0)
     parts.tidy(record.id)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-STORE = Path(__file__).parents[2] / "services" / "store"
+STORE = Path(__file__).parents[3] / "services" / "store"
 SCRIPTS = sorted(path.stem for path in (STORE / "lua").glob("*.lua") if path.stem != "common")
 
 
