@@ -1,7 +1,7 @@
 """Start TuFT: `launch` on a GPU host, `launch-cpu` without one. Runs in TuFT's environment, by name or by path.
 
-    python -m services.tuft launch --config gpu.yaml --port 10610            (options of `tuft launch`)
-    python -m services.tuft launch-cpu --config cpu.yaml --port 10610 [--parent PID] [--pid-file FILE]
+python -m services.tuft launch --config gpu.yaml --port 10610            (options of `tuft launch`)
+python -m services.tuft launch-cpu --config cpu.yaml --port 10610 [--parent PID] [--pid-file FILE]
 """
 
 from __future__ import annotations

@@ -67,13 +67,15 @@ class Layout:
         """
         modules = list(_linear_modules(causal_lm))
         known = set(map(id, modules))
-        elsewhere = [m for m in causal_lm.modules() if isinstance(m, LoraLayer) and id(m) not in known and _has(m, name)]
+        elsewhere = [
+            m for m in causal_lm.modules() if isinstance(m, LoraLayer) and id(m) not in known and _has(m, name)
+        ]
         if elsewhere:
             raise Odd(f"an adapter on {type(elsewhere[0]).__name__}")
         return cls(tuple(_place(module, name) for module in modules))
 
     @property
-    def masters(self) -> list[nn.Parameter]:
+    def masters(self) -> list[Tensor]:
         """A, B, A, B, ... of the places that have them."""
         return [one for place in self.places if place.a is not None for one in (place.a, place.b) if one is not None]
 
@@ -90,7 +92,7 @@ class Layout:
         """
         masters = self.masters
         with torch.no_grad():
-            scaled = torch._foreach_mul(masters, self._scales) if masters else []
+            scaled = list(torch._foreach_mul(masters, self._scales)) if masters else []
             his = [torch.empty_like(one, dtype=dtype) for one in scaled]
             rests: Sequence[Tensor | None] = [None] * len(his)
             if his:
@@ -109,7 +111,7 @@ class Layout:
         return Operands(linears, his, self._scales)
 
 
-def _rests(exact: Sequence[Tensor], rounded: Sequence[Tensor]) -> list[Tensor]:
+def _rests(exact: list[Tensor], rounded: list[Tensor]) -> list[Tensor]:
     """What rounding took, in the rounded dtype. Overwrites `exact`."""
     back = [torch.empty_like(one) for one in exact]
     torch._foreach_copy_(back, rounded)
@@ -153,7 +155,7 @@ class Accumulator:
         else:
             self._total = gradients
 
-    def commit(self, masters: Sequence[nn.Parameter]) -> None:
+    def commit(self, masters: Sequence[Tensor]) -> None:
         """Add the sum to the parameters' gradients, as backward() does."""
         missing = [(one, new) for one, new in zip(masters, self._total, strict=True) if one.grad is None]
         present = [(one.grad, new) for one, new in zip(masters, self._total, strict=True) if one.grad is not None]
@@ -178,7 +180,7 @@ def _has(module: Any, name: str) -> bool:
 def _place(module: Any, name: str) -> _Place:
     if not isinstance(module, LoraLayer):
         return _Place(module.weight, module.bias, None, None, 1.0)
-    weight, bias = module.base_layer.weight, module.base_layer.bias  # type: ignore[attr-defined]
+    weight, bias = module.base_layer.weight, module.base_layer.bias
     if not _has(module, name):
         return _Place(weight, bias, None, None, 1.0)
     if type(module) is not LoraLinear or not _plain(module, name):

@@ -1,7 +1,8 @@
-"""Causal attention within rows that lie end to end. On a GPU FlashAttention's variable-length kernel, else row by row."""
+"""Causal attention within rows that lie end to end: FlashAttention's kernel on a GPU, else row by row."""
 
 from __future__ import annotations
 
+import itertools
 from typing import cast
 
 import torch
@@ -31,11 +32,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: i
     ends = starts.tolist()
     rows = [
         scaled_dot_product_attention(
-            *(part[begin:end].transpose(0, 1)[None] for part in (query, key, value)),
+            query[begin:end].transpose(0, 1)[None],
+            key[begin:end].transpose(0, 1)[None],
+            value[begin:end].transpose(0, 1)[None],
             is_causal=True,
             scale=scale,
             enable_gqa=True,
         )
-        for begin, end in zip(ends, ends[1:], strict=False)
+        for begin, end in itertools.pairwise(ends)
     ]
     return torch.cat([row[0].transpose(0, 1) for row in rows])

@@ -147,9 +147,7 @@ class _TargetLogprobs(torch.autograd.Function):
         normalizers = torch.empty_like(logprobs)
         for begin, end in _chunks(len(hidden)):
             logits = _logits(hidden[begin:end], head, scale)
-            read_logits(
-                logits, targets[begin:end], logprobs[begin:end], normalizers[begin:end], None, normalized=False
-            )
+            read_logits(logits, targets[begin:end], logprobs[begin:end], normalizers[begin:end], None, normalized=False)
             del logits
         ctx.save_for_backward(hidden, targets, normalizers)
         ctx.head, ctx.scale = head, scale
@@ -190,11 +188,11 @@ def cross_entropy(
     """
     _, _, a, b = head
     leaves = (None if a is None else a[0], None if b is None else b[0])
-    return cast(tuple[Tensor, Tensor], _CrossEntropy.apply(hidden, *leaves, head, targets, weights, scale))
+    return cast(tuple[Tensor, Tensor], _CrossEntropy.apply(hidden, *leaves, head, targets, weights, scale))  # type: ignore[no-untyped-call]
 
 
 def target_logprobs(hidden: Tensor, head: Linear, targets: Tensor, scale: float = 1.0) -> Tensor:
     """Compute log p(target), fp32 [n], with a gradient where the inputs have one. Arguments as cross_entropy."""
     _, _, a, b = head
     leaves = (None if a is None else a[0], None if b is None else b[0])
-    return cast(Tensor, _TargetLogprobs.apply(hidden, *leaves, head, targets, scale))
+    return cast(Tensor, _TargetLogprobs.apply(hidden, *leaves, head, targets, scale))  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Triton kernel of the head: one program a row of logits. head.py has the same in plain torch, and tests compare them."""
+"""Triton kernel of the head: one program a row of logits. Tests compare it with head.py's plain torch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 BLOCK = 8192  #: logits that a program reads at once
 
 
-@triton.jit
-def _kernel(  # noqa: PLR0917
+@triton.jit  # type: ignore[untyped-decorator]
+def _kernel(
     logits: Any, stride: Any, targets: Any, factors: Any, logprobs: Any, normalizers: Any, size: Any,
-    NORMALIZED: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+    normalized: tl.constexpr, with_gradient: tl.constexpr, block: tl.constexpr,
 ) -> None:  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     begin = logits + row * stride
     target = tl.load(targets + row)
-    if NORMALIZED:
+    if normalized:
         normalizer = tl.load(normalizers + row)
     else:
         largest = float("-inf")
         total = 0.0
-        for first in range(0, size, BLOCK):
-            columns = first + tl.arange(0, BLOCK)
+        for first in range(0, size, block):
+            columns = first + tl.arange(0, block)
             values = tl.load(begin + columns, mask=columns < size, other=float("-inf")).to(tl.float32)
             larger = tl.maximum(largest, tl.max(values, 0))
             total = total * tl.exp(largest - larger) + tl.sum(tl.exp(values - larger), 0)
@@ -33,10 +33,10 @@ def _kernel(  # noqa: PLR0917
         normalizer = largest + tl.log(total)
         tl.store(normalizers + row, normalizer)
         tl.store(logprobs + row, tl.load(begin + target).to(tl.float32) - normalizer)
-    if GRADIENT:
+    if with_gradient:
         factor = tl.load(factors + row)
-        for first in range(0, size, BLOCK):
-            columns = first + tl.arange(0, BLOCK)
+        for first in range(0, size, block):
+            columns = first + tl.arange(0, block)
             values = tl.load(begin + columns, mask=columns < size, other=float("-inf")).to(tl.float32)
             gradient = -factor * tl.exp(values - normalizer)
             gradient = tl.where(columns == target, gradient + factor, gradient)
@@ -49,5 +49,5 @@ def read_logits(
     """As head.read_logits, on a GPU."""
     _kernel[(len(logits),)](
         logits, logits.stride(0), targets, normalizers if factors is None else factors, logprobs, normalizers,
-        logits.shape[1], NORMALIZED=normalized, GRADIENT=factors is not None, BLOCK=BLOCK, num_warps=16,
+        logits.shape[1], normalized=normalized, with_gradient=factors is not None, block=BLOCK, num_warps=16,
     )  # fmt: skip

@@ -40,10 +40,12 @@ def install(environment: Mapping[str, str], folder: Path) -> None:
 
 def _replace_model(environment: Mapping[str, str], known: dict[str, status.ModelStatus]) -> None:
     """Let Ray make an AcceleratedModel; it is imported only once versions and files are known to be right."""
-    from services.tuft.model import AcceleratedModel, stock  # noqa: PLC0415
+    from tuft.backends.hf_training_model import HFTrainingModel  # noqa: PLC0415
+
+    from services.tuft.model import AcceleratedModel  # noqa: PLC0415
 
     waiting: list[Any] = []  # a reference that is dropped would cancel the call
-    made_by_tuft: Callable[..., Any] = stock.HFTrainingModel.get_actor.__func__
+    made_by_tuft: Callable[..., Any] = HFTrainingModel.get_actor.__func__
 
     def get_actor(cls: type, config: Any) -> Any:
         reason = checks.config_reason(config, environment)
@@ -54,7 +56,7 @@ def _replace_model(environment: Mapping[str, str], known: dict[str, status.Model
         known[config.model_name] = _stock(config.model_name, reason)
         return made_by_tuft(cls, config)
 
-    stock.HFTrainingModel.get_actor = classmethod(get_actor)
+    HFTrainingModel.get_actor = classmethod(get_actor)
 
 
 def _add_route(folder: Path, known: Mapping[str, status.ModelStatus], reason: str) -> None:
@@ -68,7 +70,7 @@ def _add_route(folder: Path, known: Mapping[str, status.ModelStatus], reason: st
     def create_root_app(config: Any) -> Any:
         app = created(config)
 
-        @app.get(ROUTE, dependencies=[authorized])
+        @app.get(ROUTE, dependencies=[authorized])  # type: ignore[untyped-decorator]
         async def acceleration() -> dict[str, object]:
             return status.answer(folder, (_of(model, known, reason) for model in config.supported_models))
 

@@ -41,7 +41,7 @@ def keep(command: Sequence[str], environment: Mapping[str, str], parent: int | N
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # what loses its parent below us becomes our child, not init's
     # A Unix socket's path may hold 107 characters and Ray adds 60: short, and not below TMPDIR.
     folder = tempfile.mkdtemp(prefix=f"tl-ray-{os.getpid()}-", dir="/tmp")
-    server = subprocess.Popen(  # noqa: PLW1509
+    server = subprocess.Popen(
         [*command, folder], env=dict(environment), start_new_session=True, preexec_fn=die_with_the_keeper
     )
     try:
@@ -95,7 +95,6 @@ def woken() -> signal.Signals | None:
     if received is None or received.si_signo not in WAKING:
         return None
     return signal.Signals(received.si_signo)
-
 
 
 def reap_orphans(server: subprocess.Popen[bytes]) -> None:

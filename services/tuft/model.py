@@ -174,7 +174,9 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         """As TuFT: log-probabilities of every target, metrics, and with `backward` gradients that add up."""
         await self._settled()
         if not self.status.accelerated:
-            return await self._stock(self.status.reason, data, lora_id, loss_fn, loss_fn_config, backward, trace_context)
+            return await self._stock(
+                self.status.reason, data, lora_id, loss_fn, loss_fn_config, backward, trace_context
+            )
         try:
             return await self._accelerated(data, lora_id, loss_fn, loss_fn_config or {}, backward, trace_context)
         except Odd as odd:

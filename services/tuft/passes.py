@@ -100,7 +100,7 @@ def run(
     found = torch.cat((logprobs.detach(), value.detach().float().reshape(1))).cpu()  # the only wait for the GPU
     return Answer(
         rows=packed.rows,
-        logprobs=tuple(found[:-1].split(list(packed.lengths))),
+        logprobs=torch.split(found[:-1], list(packed.lengths)),
         metrics={"loss:sum": float(found[-1])} if metrics is None else metrics,
         gradients=operands.gradients() if backward else [],
     )
@@ -128,18 +128,27 @@ def _cross_entropy(
     return loss, logprobs
 
 
-def _any_loss(
-    logprobs: Tensor, rows: Sequence[Row], packed: PackedPass, loss: Loss
-) -> tuple[Tensor, dict[str, float]]:
-    """Let TuFT's own function see what it expects: [rows, longest], filled up with zeros."""
+def _any_loss(logprobs: Tensor, rows: Sequence[Row], packed: PackedPass, loss: Loss) -> tuple[Tensor, dict[str, float]]:
+    """Let TuFT's own function see what it expects: [rows, longest], filled up with zeros.
+
+    Raises:
+        Odd: the function refuses; TuFT then says so in its own way.
+    """
     lengths = list(packed.lengths)
     names = rows[packed.rows[0]].inputs
     inputs = {
-        name: _moved(pad_sequence([rows[number].inputs[name] for number in packed.rows], batch_first=True), logprobs.device)
+        name: _moved(
+            pad_sequence([rows[number].inputs[name] for number in packed.rows], batch_first=True), logprobs.device
+        )
         for name in names
     }
-    inputs["target_logprobs"] = pad_sequence(list(logprobs.split(lengths)), batch_first=True)
-    value, metrics = get_loss_fn(loss.name)(inputs, dict(loss.config))
+    inputs["target_logprobs"] = pad_sequence(list(torch.split(logprobs, lengths)), batch_first=True)
+    try:
+        value, metrics = get_loss_fn(loss.name)(inputs, dict(loss.config))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise Odd(f"{loss.name} refuses its inputs") from error
     return value, metrics
 
 
