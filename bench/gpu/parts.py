@@ -1,7 +1,7 @@
 """The processes of a GPU host: Redis, TuFT and a Redis of its own, API, workers, supervisor, exporter. Only starts.
 
-The same as on a real host, with TuFT started by its own command line and deploy/tuft/gpu.yaml or a configuration made
-here; in a rehearsal TuFT runs on the CPU through deploy/tuft/cpu_launcher.py.
+The same as on a real host: services.tuft starts TuFT with deploy/tuft/gpu.yaml or a configuration made here, on the CPU
+in a rehearsal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from services.trainer.tuft_http import TuftHttp
 from turnloom.client import TurnloomClient
 from turnloom.embedded.processes import Child, tail, wait_until
 from turnloom.embedded.redis_server import RedisServer
-from turnloom.embedded.tuft_server import REPOSITORY, free_port
+from turnloom.embedded.tuft_server import LAUNCHER, REPOSITORY, free_port
 from turnloom.errors import ServerUnreachable, StackError, Unavailable
 
 KEY: Final = "tml-bench-key"
@@ -120,9 +120,9 @@ class Tuft:
         begun = time.monotonic()
         arguments = ["--config", str(self._config), "--host", "127.0.0.1", "--port", str(self.port)]
         if self.place.rehearsal:
-            command = [str(REPOSITORY / "deploy" / "tuft" / "cpu_launcher.py"), *arguments]
+            command = [str(LAUNCHER), "launch-cpu", *arguments]
         else:
-            command = ["-m", "tuft", "launch", *arguments]
+            command = [str(LAUNCHER), "launch", *arguments]
         self._process = subprocess.Popen(
             [str(self.place.tuft_python), *command],
             stdin=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """A real TuFT server on this machine's CPU: started, probed over plain HTTP, ended without a trace. Knows no tinker.
 
-The process tree is the launcher's business (deploy/tuft/cpu_launcher.py): it ends with us, also when we are killed.
+The process tree is the launcher's business (services/tuft): it ends with us, also when we are killed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LAUNCHER = REPOSITORY / "deploy" / "tuft" / "cpu_launcher.py"
+LAUNCHER = REPOSITORY / "services" / "tuft" / "__main__.py"  # by path: TuFT's Python has no turnloom
 CONFIG = REPOSITORY / "deploy" / "tuft" / "cpu.yaml"
 PYTHON_VARIABLE = "TURNLOOM_TUFT_PYTHON"
 API_KEY = re.compile(r"tml-[A-Za-z0-9_-]+")
@@ -139,7 +139,8 @@ class TuftServer:
             return self.url
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         self._port = self._port or free_port()
-        command = [str(self.settings.python), str(LAUNCHER), "--config", str(CONFIG), "--port", str(self._port)]
+        command = [str(self.settings.python), str(LAUNCHER), "launch-cpu"]
+        command += ["--config", str(CONFIG), "--port", str(self._port)]
         command += ["--parent", str(os.getpid()), "--pid-file", str(self._pid_file)]
         with self.log_path.open("ab") as log:
             self._keeper = subprocess.Popen(

@@ -1,0 +1,7 @@
+"""What the accelerated model answers with instead of a result."""
+
+from __future__ import annotations
+
+
+class Odd(Exception):
+    """This request or adapter is for TuFT's own code; the message completes "served by stock TuFT because of ..."."""

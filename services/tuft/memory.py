@@ -1,0 +1,68 @@
+"""How many tokens a pass may have: what a token takes is measured, and what is free is asked."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+SMALLEST: Final = 1024  #: tokens; less makes every pass a matter of launching kernels
+LARGEST: Final = 32_768  #: tokens; larger passes were not faster on an H200, even at 0.6B
+STEADY: Final = 8_192  #: tokens that no pass needs less of, however large the model is
+WORK: Final = 4e13  #: parameters times tokens after which the GPU, not launching, is what a pass waits for
+MARGIN: Final = 0.85  #: of free memory; the rest is for fragmentation and other tenants' adapters
+PROBES: Final = (512, 2_048)  #: tokens of the two passes that are measured
+ON_A_CPU: Final = 8_192  #: tokens of a pass there
+
+
+def useful(parameters: int) -> int:
+    """Tokens after which a larger pass gains nothing: a small model needs more of them to keep a GPU busy."""
+    return _whole(min(LARGEST, max(STEADY, WORK / max(1, parameters))))
+
+
+def fitting(run: Callable[[int], None], device: torch.device, parameters: int) -> int:
+    """Find the tokens of a pass.
+
+    Args:
+        run: does a forward and backward pass of so many tokens in one row.
+        device: where the model is.
+        parameters: of the model.
+    """
+    if device.type != "cuda":
+        return ON_A_CPU
+    taken = [_peak(run, tokens, device) for tokens in PROBES]
+    each = max(1.0, (taken[1] - taken[0]) / (PROBES[1] - PROBES[0]))  # bytes a token
+    fixed = max(0.0, taken[0] - each * PROBES[0])  # the head's chunk
+    room = MARGIN * available(device) - fixed
+    return min(useful(parameters), max(SMALLEST, _whole(room / each)))
+
+
+def available(device: torch.device) -> float:
+    """Bytes that this process may still take: what the card has free, or a limit on the process, and its own cache."""
+    free, total = torch.cuda.mem_get_info(device)
+    reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    allowed = torch.cuda.get_per_process_memory_fraction(device) * total - reserved
+    return float(max(0.0, min(float(free), allowed)) + reserved - allocated)
+
+
+def release() -> None:
+    """Give back what failed work left; only for after an OutOfMemoryError."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _peak(run: Callable[[int], None], tokens: int, device: torch.device) -> float:
+    run(tokens)  # compiles, plans and allocates what lasts
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run(tokens)
+    torch.cuda.synchronize(device)
+    return float(torch.cuda.max_memory_allocated(device) - before)
+
+
+def _whole(tokens: float) -> int:
+    return int(tokens) // SMALLEST * SMALLEST

@@ -1,0 +1,334 @@
+"""TuFT's training model with its forward and backward pass replaced; saving, loading and Adam stay TuFT's.
+
+Whatever is not known to give what TuFT gives goes to TuFT's own code: single calls, single adapters or the whole model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tinker import types
+from tuft.backends import hf_training_model as stock
+from tuft.backends.loss_inputs import (
+    MODEL_DERIVED_LOSS_INPUTS,
+    validate_client_loss_fn_inputs,
+    validate_trinity_ppo_loss_fn_inputs,
+)
+from tuft.checkpoints import CheckpointRecord
+from tuft.config import ModelConfig
+from tuft.loss_fn import metrics_reduction
+from tuft.telemetry.tracing import extract_context, get_tracer
+
+from services.tuft import checks, memory, passes, status
+from services.tuft.adapters import Accumulator, Layout
+from services.tuft.errors import Odd
+from services.tuft.layers import Decoder
+from services.tuft.packing import Row, balanced, read_rows
+from services.tuft.self_test import ADAPTER, Tolerance, compare
+
+log = logging.getLogger("turnloom.tuft")
+
+GROW_AFTER = 200  #: passes without running out of memory after which a shrunk limit doubles
+
+
+class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT carries no types
+    """What Ray runs instead of HFTrainingModel."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.status = status.ModelStatus(config.model_name)
+        self._file = status.StatusFile(status.folder(os.environ), self.status)
+        self._layouts: dict[str, Layout] = {}
+        self._decoder: Decoder | None = None
+        self._settling = asyncio.Lock()
+        self._most = 0  #: tokens of a pass that the card took at the start
+        self._since_shrunk = 0  #: passes
+        self._flush: asyncio.TimerHandle | None = None
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model below peft's."""
+        return self.model.base_model.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        found: torch.device = self.causal_lm.model.embed_tokens.weight.device
+        return found
+
+    # -- start ---------------------------------------------------------------------------------------------------------
+
+    async def async_init(self) -> None:
+        """Decide whether this model is accelerated. The hook calls it as soon as the model is there."""
+        await super().async_init()
+        await self._settled()
+
+    async def _settled(self) -> None:
+        """Wait for that decision; whoever comes first makes it."""
+        async with self._settling:
+            if self.status.state == "ready":
+                return
+            try:
+                reason = checks.model_reason(self.causal_lm, checks.mode(os.environ)) or await self._prepare()
+            except Exception as error:  # any doubt means TuFT's own code
+                log.exception("the self-test failed")
+                reason = f"the self-test failed: {_sentence(error)}"
+            self._decide(reason)
+
+    async def _prepare(self) -> str:
+        """Compile, compare with TuFT's own pass and size the passes; returns a reason not to accelerate."""
+        self._decoder = Decoder(self.causal_lm, "inductor" if self.device.type == "cuda" else None)
+        self.status.max_tokens_per_pass = memory.STEADY
+        with _same_randomness(self.device):
+            try:
+                self.status.self_test = found = await compare(self, super().forward, self._accelerated)
+                reason = Tolerance().reason(found)
+                if not reason:
+                    parameters = sum(one.numel() for one in self.causal_lm.parameters())
+                    self._most = memory.fitting(self._probe, self.device, parameters)
+                    self.status.max_tokens_per_pass = self._most
+            finally:
+                self._layouts.pop(ADAPTER, None)
+                await super().remove_adapter(ADAPTER)
+                self.status.forget_counters()
+        return reason
+
+    def _probe(self, tokens: int) -> None:
+        ids = torch.arange(tokens) % self.causal_lm.config.vocab_size
+        row = Row(ids, {"target_tokens": ids, "weights": torch.ones(tokens)})
+        self._run(self._layout(ADAPTER), [row], [0], passes.Loss("cross_entropy", {}), backward=True)
+
+    def _decide(self, reason: str) -> None:
+        now = self.status
+        now.state, now.accelerated, now.reason = "ready", not reason, reason
+        if reason:
+            now.max_tokens_per_pass = 0
+            self._decoder = None
+            log.warning("turnloom: %s is served by stock TuFT: %s", now.model_name, reason)
+        else:
+            log.warning(  # a warning, so that it is in every log
+                "turnloom: %s is served accelerated: passes of %d tokens, %s", now.model_name, self._most, now.self_test
+            )
+        self._file.write()
+
+    # -- adapters ------------------------------------------------------------------------------------------------------
+
+    async def create_adapter(
+        self, lora_id: str, lora_config: types.LoraConfig, trace_context: dict[str, str] | None = None
+    ) -> None:
+        """As TuFT."""
+        await self._settled()
+        self._layouts.pop(lora_id, None)
+        await super().create_adapter(lora_id, lora_config, trace_context)
+
+    async def load_state(
+        self,
+        lora_id: str,
+        checkpoint_record: CheckpointRecord,
+        optimizer: bool,
+        trace_context: dict[str, str] | None = None,
+    ) -> None:
+        """As TuFT."""
+        await self._settled()
+        try:
+            await super().load_state(lora_id, checkpoint_record, optimizer, trace_context)
+        finally:
+            self._layouts.pop(lora_id, None)
+
+    async def remove_adapter(self, lora_id: str) -> None:
+        """As TuFT."""
+        self._layouts.pop(lora_id, None)
+        await super().remove_adapter(lora_id)
+
+    def _layout(self, lora_id: str) -> Layout:
+        if lora_id not in self._layouts:
+            self._layouts[lora_id] = Layout.of(self.causal_lm, lora_id)
+        return self._layouts[lora_id]
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    async def optim_step(
+        self, adam_params: types.AdamParams, lora_id: str, trace_context: dict[str, str] | None = None
+    ) -> types.OptimStepResponse:
+        """As TuFT, but the memory stays with this process."""
+        if not self.status.accelerated:
+            return await super().optim_step(adam_params, lora_id, trace_context)
+        with _cache_kept():  # TuFT's step has no await in it, so nobody else runs meanwhile
+            return await super().optim_step(adam_params, lora_id, trace_context)
+
+    async def forward(
+        self,
+        data: list[types.Datum],
+        lora_id: str,
+        loss_fn: types.LossFnType,
+        loss_fn_config: dict[str, float] | None,
+        backward: bool = False,
+        trace_context: dict[str, str] | None = None,
+    ) -> types.ForwardBackwardOutput:
+        """As TuFT: log-probabilities of every target, metrics, and with `backward` gradients that add up."""
+        await self._settled()
+        if not self.status.accelerated:
+            return await self._stock(
+                self.status.reason, data, lora_id, loss_fn, loss_fn_config, backward, trace_context
+            )
+        try:
+            return await self._accelerated(data, lora_id, loss_fn, loss_fn_config or {}, backward, trace_context)
+        except Odd as odd:
+            reason = str(odd)
+        except (torch.OutOfMemoryError, ValueError):  # the client's business, as with TuFT
+            raise
+        except Exception as error:
+            log.exception("an accelerated pass failed")
+            reason = f"a pass failed: {_sentence(error)}"
+            self._decide(reason)
+        return await self._stock(reason, data, lora_id, loss_fn, loss_fn_config, backward, trace_context)
+
+    async def _stock(self, reason: str, *arguments: Any) -> types.ForwardBackwardOutput:
+        self.status.calls["stock"] += 1
+        if self.status.accelerated:
+            self.status.fallbacks[reason] += 1
+        try:
+            return await super().forward(*arguments)
+        finally:
+            self._counted()
+
+    async def _accelerated(
+        self,
+        data: list[types.Datum],
+        lora_id: str,
+        loss_fn: types.LossFnType,
+        config: dict[str, float],
+        backward: bool,
+        trace_context: dict[str, str] | None = None,
+    ) -> types.ForwardBackwardOutput:
+        if not data or lora_id not in self.adapter_optimizer:
+            raise Odd("a request without rows or adapter")
+        context = extract_context(trace_context or {})
+        name = "hf_model.forward_backward" if backward else "hf_model.forward"
+        with get_tracer("tuft.hf_training_model").start_as_current_span(name, context=context) as span:
+            span.set_attribute("tuft.lora_id", lora_id)
+            span.set_attribute("tuft.backward", backward)
+            span.set_attribute("tuft.data_count", len(data))
+            span.set_attribute("turnloom.accelerated", True)
+            _validate(data, loss_fn)
+            rows = read_rows(data, self.causal_lm.config.vocab_size)
+            loss = passes.Loss(loss_fn, config)
+            passes.check(loss, rows)
+            async with self._lock:
+                layout = self._layout(lora_id)
+                answers = self._all(layout, rows, loss, backward=backward)
+                if backward:
+                    total = Accumulator()
+                    for answer in answers:
+                        total.add(answer.gradients)
+                    total.commit(layout.masters)
+        self.status.calls["accelerated"] += 1
+        self.status.passes += len(answers)
+        self.status.tokens += sum(row.length for row in rows)
+        self._counted()
+        logprobs = {number: one for answer in answers for number, one in zip(answer.rows, answer.logprobs, strict=True)}
+        return types.ForwardBackwardOutput(
+            loss_fn_output_type=loss_fn,
+            loss_fn_outputs=[{"logprobs": types.TensorData.from_torch(logprobs[n])} for n in range(len(rows))],
+            metrics=metrics_reduction([one.metrics for one in answers], [len(one.rows) for one in answers]),
+        )
+
+    def _all(self, layout: Layout, rows: Sequence[Row], loss: passes.Loss, *, backward: bool) -> list[passes.Answer]:
+        """Run all rows; a pass that runs out of memory is cut in two and run again."""
+        lengths = [row.length for row in rows]
+        waiting = balanced(lengths, self.status.max_tokens_per_pass)[::-1]
+        answers = []
+        while waiting:
+            numbers = waiting.pop()
+            answer = self._tried(layout, rows, numbers, loss, backward=backward)
+            if answer is not None:
+                answers.append(answer)
+                continue
+            self._shrink(sum(lengths[number] for number in numbers))
+            halves = balanced([lengths[number] for number in numbers], -(-sum(lengths[n] for n in numbers) // 2))
+            waiting += [[numbers[place] for place in half] for half in halves[::-1]]
+        self._grow(len(answers))
+        return answers
+
+    def _tried(
+        self, layout: Layout, rows: Sequence[Row], numbers: Sequence[int], loss: passes.Loss, *, backward: bool
+    ) -> passes.Answer | None:
+        """Run one pass; None: it did not fit and can be cut. A row alone is run layer by layer before it fails."""
+        try:
+            return self._run(layout, rows, numbers, loss, backward=backward)
+        except torch.OutOfMemoryError:
+            log.warning("out of memory with %d rows in a pass; it is cut and run again", len(numbers))
+        memory.release()  # out of the except block: its traceback held what the pass had allocated
+        self.status.out_of_memory_splits += 1
+        if len(numbers) > 1:
+            return None
+        try:
+            return self._run(layout, rows, numbers, loss, backward=backward, recompute=backward)
+        except torch.OutOfMemoryError:
+            memory.release()
+            raise
+
+    def _run(
+        self, layout: Layout, rows: Sequence[Row], numbers: Sequence[int], loss: passes.Loss, *, backward: bool,
+        recompute: bool = False,
+    ) -> passes.Answer:  # fmt: skip
+        assert self._decoder is not None
+        return passes.run(self._decoder, layout, rows, numbers, loss, backward=backward, recompute=recompute)
+
+    # -- limits and counters -------------------------------------------------------------------------------------------
+
+    def _shrink(self, failed: int) -> None:
+        self.status.max_tokens_per_pass = max(memory.SMALLEST, min(self.status.max_tokens_per_pass, failed) // 2)
+        self._since_shrunk = 0
+
+    def _grow(self, passed: int) -> None:
+        self._since_shrunk += passed
+        if self._since_shrunk >= GROW_AFTER and self.status.max_tokens_per_pass < self._most:
+            self.status.max_tokens_per_pass = min(self._most, 2 * self.status.max_tokens_per_pass)
+            self._since_shrunk = 0
+
+    def _counted(self) -> None:
+        """Write the counters now, or once, a second after they were last written."""
+        due = self._file.due()
+        if due <= 0:
+            self._file.write()
+        elif self._flush is None or self._flush.when() <= asyncio.get_running_loop().time():
+            self._flush = asyncio.get_running_loop().call_later(due, self._file.write)
+
+
+def _validate(data: list[types.Datum], loss_fn: str) -> None:
+    """Raise TuFT's own errors for what TuFT refuses."""
+    if loss_fn == "trinity_ppo":
+        validate_trinity_ppo_loss_fn_inputs(data)
+    else:
+        validate_client_loss_fn_inputs(
+            data, ignored_keys=MODEL_DERIVED_LOSS_INPUTS, required_keys=frozenset({"target_tokens"})
+        )
+
+
+@contextmanager
+def _cache_kept() -> Iterator[None]:
+    """Keep PyTorch's free memory: TuFT gives it to the driver after every call and must ask for it again."""
+    emptied = torch.cuda.empty_cache
+    torch.cuda.empty_cache = lambda: None
+    try:
+        yield
+    finally:
+        torch.cuda.empty_cache = emptied
+
+
+@contextmanager
+def _same_randomness(device: torch.device) -> Iterator[None]:
+    """Leave the random streams as they were, so that adapters begin as they would without a self-test."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _sentence(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

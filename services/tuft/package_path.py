@@ -1,0 +1,22 @@
+"""Let Ray's workers import services.tuft, and nothing else of what lies beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+
+def expose(folder: Path, environment: MutableMapping[str, str]) -> None:
+    """Put a folder on PYTHONPATH that holds this package only.
+
+    TuFT's Python is not ours: with the folder above `services` on its path it would find our environment's packages
+    beside its own, where turnloom is installed from a wheel.
+
+    Args:
+        folder: an empty one, which stays as long as the server.
+        environment: of the processes to come.
+    """
+    (folder / "services").mkdir()
+    (folder / "services" / "tuft").symlink_to(Path(__file__).resolve().parent, target_is_directory=True)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), environment.get("PYTHONPATH", ""))))

@@ -1,0 +1,159 @@
+"""One forward and backward pass over packed rows: decoder, head, loss, and what the client gets of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tuft.loss_fn import get_loss_fn
+
+from services.tuft import head
+from services.tuft.adapters import Layout, Operands
+from services.tuft.errors import Odd
+from services.tuft.layers import Decoder
+from services.tuft.packing import PackedPass, Row, pack
+
+#: Losses of TuFT that give the same whether rows are padded or not: what they multiply padding with is 0.
+LOSSES: Final = ("cross_entropy", "importance_sampling", "ppo", "cispo", "trinity_ppo")
+#: Losses that count the positions with which TuFT fills rows up; only rows of one length give the same.
+PADDING_COUNTS: Final = ("dro",)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What to compute of the log-probabilities."""
+
+    name: str  #: of TuFT
+    config: Mapping[str, float]
+
+    @property
+    def scale(self) -> float:
+        """Of the logits."""
+        return 1.0 / float(self.config.get("temperature", 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a pass found."""
+
+    rows: tuple[int, ...]  #: numbers of the rows
+    logprobs: tuple[Tensor, ...]  #: fp32 on the host, one a target, row by row
+    metrics: dict[str, float]  #: as TuFT's loss gives them
+    gradients: list[Tensor]  #: of Layout.masters; empty without a backward pass
+
+
+def check(loss: Loss, rows: Sequence[Row]) -> None:
+    """Refuse what only TuFT's own code answers as TuFT does.
+
+    Raises:
+        Odd: with the reason.
+    """
+    temperature = loss.config.get("temperature", 1.0)
+    if not isinstance(temperature, int | float) or not 0.0 < temperature < float("inf"):
+        raise Odd("a temperature that is not above 0")
+    if loss.name in PADDING_COUNTS and len({row.length for row in rows}) > 1:
+        raise Odd(f"{loss.name} over rows of several lengths, whose padding TuFT counts")
+    if loss.name not in LOSSES + PADDING_COUNTS:
+        raise Odd(f"the loss {loss.name}")
+    if loss.name == "cross_entropy" and any("weights" not in row.inputs for row in rows):
+        raise Odd("rows without weights")
+
+
+def run(
+    decoder: Decoder, layout: Layout, rows: Sequence[Row], numbers: Sequence[int], loss: Loss, *, backward: bool,
+    recompute: bool = False,
+) -> Answer:  # fmt: skip
+    """Run the rows of these numbers through the model.
+
+    Args:
+        decoder: the model.
+        layout: the adapter.
+        rows: of the whole request.
+        numbers: the rows of this pass.
+        loss: what to compute.
+        backward: gradients as well.
+        recompute: as Decoder.
+    """
+    packed = pack(rows, numbers)
+    device = layout.places[0].weight.device
+    tokens, positions, targets, starts = (
+        _moved(one, device) for one in (packed.tokens, packed.positions, packed.targets, packed.starts)
+    )
+    operands = layout.operands(decoder.dtype, gradient=backward)
+    with nullcontext() if backward else torch.no_grad():
+        hidden = decoder(
+            tokens, positions, starts, max(packed.lengths), operands.linears, gradient=backward, recompute=recompute
+        )
+        if loss.name == "cross_entropy":
+            value, logprobs = _cross_entropy(hidden, targets, operands, rows, packed, loss.scale, backward=backward)
+            metrics = None
+        else:
+            logprobs = head.target_logprobs(hidden, operands.linears[-1], targets, loss.scale)
+            value, metrics = _any_loss(logprobs, rows, packed, loss)
+        if backward and value.requires_grad:
+            value.backward()  # type: ignore[no-untyped-call]
+    found = torch.cat((logprobs.detach(), value.detach().float().reshape(1))).cpu()  # the only wait for the GPU
+    return Answer(
+        rows=packed.rows,
+        logprobs=torch.split(found[:-1], list(packed.lengths)),
+        metrics={"loss:sum": float(found[-1])} if metrics is None else metrics,
+        gradients=operands.gradients() if backward else [],
+    )
+
+
+def _cross_entropy(
+    hidden: Tensor, targets: Tensor, operands: Operands, rows: Sequence[Row], packed: PackedPass, scale: float, *,
+    backward: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Compute loss and log-probabilities of all targets; only those with a weight go through the backward pass."""
+    weights = torch.cat([rows[number].inputs["weights"] for number in packed.rows]).float()
+    linear = operands.linears[-1]
+    if not backward:
+        logprobs = head.target_logprobs(hidden, linear, targets, scale)
+        return -(logprobs * _moved(weights, hidden.device)).sum(), logprobs
+    trained = weights != 0
+    chosen, others = (_moved(which.nonzero()[:, 0], hidden.device) for which in (trained, ~trained))
+    logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    with torch.no_grad():
+        logprobs[others] = head.target_logprobs(hidden.index_select(0, others), linear, targets[others], scale)
+    loss, of_trained = head.cross_entropy(
+        hidden.index_select(0, chosen), linear, targets[chosen], _moved(weights[trained], hidden.device), scale
+    )
+    logprobs[chosen] = of_trained
+    return loss, logprobs
+
+
+def _any_loss(logprobs: Tensor, rows: Sequence[Row], packed: PackedPass, loss: Loss) -> tuple[Tensor, dict[str, float]]:
+    """Let TuFT's own function see what it expects: [rows, longest], filled up with zeros.
+
+    Raises:
+        Odd: the function refuses; TuFT then says so in its own way.
+    """
+    lengths = list(packed.lengths)
+    names = rows[packed.rows[0]].inputs
+    inputs = {
+        name: _moved(
+            pad_sequence([rows[number].inputs[name] for number in packed.rows], batch_first=True), logprobs.device
+        )
+        for name in names
+    }
+    inputs["target_logprobs"] = pad_sequence(list(torch.split(logprobs, lengths)), batch_first=True)
+    try:
+        value, metrics = get_loss_fn(loss.name)(inputs, dict(loss.config))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise Odd(f"{loss.name} refuses its inputs") from error
+    return value, metrics
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to the GPU without waiting for it."""
+    if device.type != "cuda":
+        return tensor
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,35 @@
+"""The accelerated model, tested inside TuFT's own environment, which has torch, peft and TuFT but no pytest.
+
+Each test here runs one file of inside/ with that interpreter. pytest comes from this environment, last on its path.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.tuft_fixtures import tuft_python  # noqa: F401  (a fixture)
+
+ROOT = Path(__file__).resolve().parents[3]
+INSIDE = Path(__file__).parent / "inside"
+START = """
+import sys
+sys.path.append(sys.argv.pop(1))
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.tuft
+@pytest.mark.parametrize("name", sorted(path.name for path in INSIDE.glob("test_*.py")))
+def test_inside_the_tuft_environment(tuft_python: Path, name: str) -> None:  # noqa: F811
+    options = ["-q", "--rootdir", str(ROOT), "-c", os.devnull, "--confcutdir", str(INSIDE), "-p", "no:cacheprovider"]
+    command = [str(tuft_python), "-c", START, sysconfig.get_path("purelib"), *options, str(INSIDE / name)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
