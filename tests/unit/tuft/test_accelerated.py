@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuft_fixtures import tuft_python  # noqa: F401  (a fixture)
+from tests.support.tuft_fixtures import tuft_python  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).resolve().parents[3]
 INSIDE = Path(__file__).parent / "inside"

@@ -1,0 +1,36 @@
+"""The trees of errors that docstrings print are those of the classes."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+
+import pytest
+
+import turnloom.masks.domain.errors as mask_errors
+from services.preprocess.domain import refusals, source_errors
+
+
+def printed(module: ModuleType) -> dict[str, str]:
+    """Each class of the printed tree -> the class it hangs from."""
+    found: dict[str, str] = {}
+    above: list[str] = []
+    for line in (module.__doc__ or "").splitlines():
+        match = re.match(r"^((?:[│├└─ ]{4})*)([A-Z]\w+)\b", line)
+        if match and (above or re.fullmatch(r"[A-Z]\w+", line.strip())):
+            depth = len(match[1]) // 4
+            above[depth:] = [match[2]]
+            if depth:
+                found[match[2]] = above[depth - 1]
+    return found
+
+
+def defined(module: ModuleType) -> dict[str, str]:
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
+    errors = [kind for kind in kinds if issubclass(kind, Exception)]
+    return {kind.__name__: kind.__mro__[1].__name__ for kind in errors if kind.__mro__[1] in errors}
+
+
+@pytest.mark.parametrize("module", [mask_errors, refusals, source_errors], ids=lambda m: m.__name__)
+def test_the_printed_tree_is_that_of_the_classes(module: ModuleType) -> None:
+    assert printed(module) == defined(module)
