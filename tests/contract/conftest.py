@@ -21,6 +21,13 @@ def server(request: pytest.FixtureRequest) -> FakeTuft | TuftServer:
     return found
 
 
+@pytest.fixture(params=["fake", "packing", pytest.param("real", marks=pytest.mark.tuft)])
+def any_server(request: pytest.FixtureRequest) -> FakeTuft | TuftServer:
+    """As server, and the fake as one that packs rows."""
+    found: FakeTuft | TuftServer = request.getfixturevalue(f"{request.param}_tuft")
+    return found
+
+
 @pytest.fixture(autouse=True)
 def sessions_end_with_their_test() -> Iterator[None]:
     yield

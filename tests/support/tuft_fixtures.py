@@ -54,3 +54,10 @@ def fake_tuft(tmp_path: Path) -> Iterator[FakeTuft]:
     """The fake TuFT, with persistence."""
     with FakeTuft(tmp_path / "tuft") as fake:
         yield fake
+
+
+@pytest.fixture
+def packing_tuft(tmp_path: Path) -> Iterator[FakeTuft]:
+    """The fake TuFT as an accelerated server, which packs up to 64 tokens into a pass."""
+    with FakeTuft(tmp_path / "tuft", packs=64) as fake:
+        yield fake
