@@ -237,7 +237,7 @@ class Run:
         for rows, weights, pending in item.calls:
             for row, sent, logprobs in zip(rows, weights, self._logprobs(step, rows, pending), strict=True):
                 nlls.append(weighted_nll(logprobs, row.target_weights))
-                objectives.append(weighted_nll(logprobs, sent))
+                objectives.append(nlls[-1] if sent is row.target_weights else weighted_nll(logprobs, sent))
         nll = math.fsum(nlls)
         if not math.isfinite(nll):
             raise NonFiniteLoss(f"step {step}: the NLL of the batch is {nll}; earlier checkpoints are good")
