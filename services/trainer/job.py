@@ -25,7 +25,6 @@ from services.store.records import CheckpointRecord, Control, JobRecord, ServedM
 from services.store.retries import retry_redis
 from services.store.store import Store, open_store
 from services.trainer import preemption
-from services.trainer.acceleration import accelerated_event, ready_model
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batching import MOST_CALL_TOKENS, Batches
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
@@ -38,6 +37,7 @@ from services.trainer.journal import LedgerJournal
 from services.trainer.keeping import Keeper
 from services.trainer.lease import Lease
 from services.trainer.loop import Plan, Run
+from services.trainer.readiness import accelerated_event, ready_model
 from services.trainer.rows import Row
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import TuftSettings, connect

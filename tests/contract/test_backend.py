@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.trainer.acceleration import ready_model
 from services.trainer.backend import Adam, Adapter
 from services.trainer.batching import cut, longest_first
 from services.trainer.errors import BackendError, Code
+from services.trainer.readiness import ready_model
 from services.trainer.rows import Row
 from services.trainer.tuft import TuftBackend, TuftSettings, connect
 from services.trainer.tuft_http import TuftHttp

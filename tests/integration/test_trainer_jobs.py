@@ -36,7 +36,7 @@ def stack(tmp_path: Path, redis_server: RedisServer, fake_tuft: FakeTuft) -> Ite
 
 
 @pytest.fixture
-def packing(tmp_path: Path, redis_server: RedisServer, packing_tuft: FakeTuft) -> Iterator[TrainerStack]:  # noqa: F811
+def packing(tmp_path: Path, redis_server: RedisServer, packing_tuft: FakeTuft) -> Iterator[TrainerStack]:
     """The same with a TuFT that packs."""
     made = TrainerStack(tmp_path, redis_server, packing_tuft)
     yield made

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.store.records import Hyperparameters, ServedModelRecord, WeightNormalization
-from services.trainer.acceleration import accelerated_event
 from services.trainer.backend import Logprobs
 from services.trainer.batching import SAFE_CALL_TOKENS, call_tokens, cut, longest_first, packed
 from services.trainer.errors import Code, backend_error
 from services.trainer.evaluation import evaluate
+from services.trainer.readiness import accelerated_event
 from services.trainer.rows import Row
 from services.trainer.weighting import NORMALIZATION, Weights
 from tests.support.trainer_parts import MemoryJournal, conversations, plan, row, run
