@@ -244,20 +244,28 @@ class Host:
         return measured
 
     def loop(
-        self, name: str, micro: int, steps: int, seconds: float = 240, seed: int = SEED, **order: object
+        self,
+        name: str,
+        micro: int,
+        steps: int,
+        seconds: float = 240,
+        seed: int = SEED,
+        tuft: Tuft | None = None,
+        **order: object,
     ) -> Measured:
         """One of the loops of bench.gpu.loops on the entry with this micro_batch_size, measured."""
         begun = time.time()
+        tuft = tuft or self.tuft
         answer = self.loops.run(
             {
                 "loop": "guide",
-                "url": self.tuft.url,
+                "url": tuft.url,
                 "key": KEY,
                 "model": served_name(micro),
                 "rank": RANK,
                 "rows": str(self._file("rows.npz")),
                 "start": str(self._file("start")),
-                "checkpoints": str(self.tuft.checkpoints),
+                "checkpoints": str(tuft.checkpoints),
                 "batch_size": self.scale.batch_size,
                 "seed": seed,
                 "steps": steps,
@@ -269,7 +277,7 @@ class Host:
         times, nlls = _floats(answer["times"]), _floats(answer["nlls"])
         if answer["error"] or len(times) < 2:
             return Measured(name, error=str(answer["error"]) or "too few steps")
-        measured = self._measured(name, begun, times, nlls, seed, self.tuft)
+        measured = self._measured(name, begun, times, nlls, seed, tuft)
         (cpu,) = _floats([answer["cpu_seconds"]])
         measured.cpu_ms_per_step = 1e3 * cpu / (len(times) - 1)
         return measured
@@ -282,8 +290,7 @@ class Host:
         measured = Measured(name, len(times), nlls=nlls, times=times, to_first_step=begin - begun)
         if len(times) < 2:
             return measured
-        batches = Batches(self.rows, [row.conversation for row in self.rows], self.scale.batch_size, seed)
-        rows = [row for step in range(2, len(times) + 1) for row in batches.batch(step).rows]
+        rows = [row for step in self.batches(seed, len(times))[1:] for row in step]
         flops = lora_flops(GEOMETRY[self.scale.size], [row.length for row in rows])
         spans = paired(list(tuft.events), time.time())
         before = [used for at, used in self.gpu.memory if at <= begun]
@@ -359,6 +366,11 @@ class Host:
             **fields,
         }
         return cast(HyperparameterFields, chosen)  # names are the fields'
+
+    def batches(self, seed: int, steps: int) -> list[Sequence[Row]]:
+        """Rows of steps 1 to `steps`, tails included."""
+        batches = Batches(self.rows, [row.conversation for row in self.rows], self.scale.batch_size, seed)
+        return [batches.batch(step).rows for step in range(1, steps + 1)]
 
     def _name(self, tuft: Tuft) -> str:
         return next(name for name, one in self.tufts.items() if one is tuft)

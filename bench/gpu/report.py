@@ -24,7 +24,10 @@ COLUMNS: Final = (
     ("cpu_ms_per_step", "CPU ms/step", 1.0, "{:.1f}"),
     ("calls_per_step", "calls/step", 1.0, "{:.1f}"),
 )
-TABLES: Final = ("compare", "losses", "guide_sized", "end_to_end", "lever", "depth", "growing", "overlap", "pair_job")
+TABLES: Final = (
+    *("compare", "losses", "guide_sized", "fsdp", "pair_alone", "end_to_end"),
+    *("lever", "depth", "growing", "overlap", "pair_job"),
+)
 LISTS: Final = (
     "machine",
     "host",
@@ -34,6 +37,10 @@ LISTS: Final = (
     "pair",
     "kill",
     "kill_difference",
+    "fsdp_kill",
+    "fsdp_difference",
+    "fsdp_memory",
+    "server_lost",
     "oom",
     "trouble",
 )
