@@ -438,6 +438,7 @@ def test_diagnosis_comes_back_over_the_queue(stack: TrainerStack) -> None:
         "proxy": outcomes["proxy"],
         "tuft_reachable": "ok",
         "tuft_ready": "ok",
+        "acceleration": "skipped",  # a stock TuFT, and no GPU
         "checkpoint_dir": "ok",
         "store": "skipped",  # nobody put a file there to look for
         "clock": "ok",
