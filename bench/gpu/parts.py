@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -181,12 +180,12 @@ class Tuft:
         return time.monotonic() - begun
 
     def acceleration(self) -> list[dict[str, object]]:
-        """What the server says of the accelerated model, of each entry; empty where it is stock TuFT."""
+        """What the server says of the accelerated model, of each entry; empty for stock TuFT, and one that is down."""
         request = urllib.request.Request(f"{self.url}/api/v1/turnloom/acceleration", headers={"X-API-Key": KEY})
         try:
             with DIRECT.open(request, timeout=10) as answer:
                 return list(json.load(answer)["models"])
-        except urllib.error.HTTPError:
+        except OSError:
             return []
 
     def _environment(self) -> dict[str, str]:
