@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -28,7 +29,8 @@ from turnloom.v1 import training_pb2 as tr
 
 FSDP_CONFIG: Final = REPOSITORY / "deploy" / "tuft" / "gpu-fsdp.yaml"
 STEPS: Final = 20
-KILLED_AT: Final = 12
+KILLED_STEPS: Final = 14  #: of the job whose server is killed
+KILLED_AT: Final = 8
 PAIR_STEPS: Final = 12
 PAIR_ROUNDS: Final = 3
 BOTH: Final = "both"  #: TURNLOOM_HOST of the worker at the server over two GPUs
@@ -75,13 +77,14 @@ class TwoGpus(Plan):
                 "fsdp", lambda: host.product("FSDP over two GPUs", MODEL, STEPS, max_tokens_per_call=budget)
             )
             self._note_memory(host)
-            self._killed(host, whole, budget)
-            fsdp.stop()
-            self._on_one_gpu(host, whole)
+            with ThreadPoolExecutor(1) as beside:  # the killed server leaves the GPUs idle for a minute
+                stock = beside.submit(self._on_one_gpu, host, whole)
+                self._killed(host, whole, budget)
+                stock.result()
 
     def _killed(self, host: Host, whole: Measured, budget: int) -> None:
         begun = time.time()
-        job = host.submit(MODEL, STEPS, checkpoint_every=5, max_tokens_per_call=budget)
+        job = host.submit(MODEL, KILLED_STEPS, checkpoint_every=5, max_tokens_per_call=budget)
         host.until(job, KILLED_AT, max(40, self.left()))
         host.tuft.kill()
         killed = time.time()
@@ -96,7 +99,7 @@ class TwoGpus(Plan):
             state=tr.JobState.Name(ended.state),
             error=ended.error.message,
             attempts=ended.attempt,
-            continuous=series_is_continuous([step.step for step in series], STEPS),
+            continuous=series_is_continuous([step.step for step in series], KILLED_STEPS),
             server_up_again_seconds=up,
             killed_to_next_step_seconds=resumed.time.ToNanoseconds() / 1e9 - killed if resumed else None,
             seconds=time.time() - begun,
@@ -152,8 +155,9 @@ class TwoGpus(Plan):
         models = {MODEL: served_name(self.scale.ours)}
         with self.up("pair", tufts, models, self.place) as host:
             host.make_start(MODEL)
-            for name in tufts:  # both have compiled and seen a step
-                self.run("pair_warm", lambda name=name: self._fast(host, name, seed=90))  # type: ignore[misc]
+            warm = [host.submit(MODEL, 4, host=name, max_tokens_per_call=self.scale.packed) for name in tufts]
+            for job in warm:  # both have compiled and seen a step
+                host.ended(job, max(60, self.left()))
             for turn in range(PAIR_ROUNDS):
                 if self.left() < 40:
                     break

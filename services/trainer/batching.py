@@ -19,6 +19,7 @@ CALL_OVERHEAD = 4_000  #: padded tokens that take as long as an empty call: on a
 LENGTH_BITS = 3  #: binary digits of a call's length after the first: 8 lengths between powers of two
 COUNT_BITS = 1  #: the same of its number of rows: 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
 STEPS_PER_DOUBLING = 10  #: steps that must succeed before a call may double
+PASSES_PER_CALL = 4  #: of a server that packs: it parts a call into passes that fit, so that a step can be one call
 PACKED_STEPS_PER_DOUBLING = 2  #: the same where the server packs: a pass that does not fit it halves itself
 
 

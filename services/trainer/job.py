@@ -26,7 +26,7 @@ from services.store.retries import retry_redis
 from services.store.store import Store, open_store
 from services.trainer import preemption
 from services.trainer.backend import Adapter, Backend
-from services.trainer.batching import MOST_CALL_TOKENS, Batches
+from services.trainer.batching import MOST_CALL_TOKENS, PASSES_PER_CALL, Batches
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
 from services.trainer.dataset import TrainedRows, trained_rows
 from services.trainer.endings import Endings, Leave
@@ -175,7 +175,7 @@ class Attempt:
         batches = Batches(data.train, data.train.conversation_of, hyper.batch_size, hyper.seed)
         steps = hyper.max_steps or hyper.epochs * batches.steps_per_epoch
         packs = bool(self._served.accelerated)
-        most = self._served.max_tokens_per_pass if packs else MOST_CALL_TOKENS
+        most = PASSES_PER_CALL * self._served.max_tokens_per_pass if packs else MOST_CALL_TOKENS
         saved = self._checkpoint
         known = saved.max_tokens_per_call if saved and saved.packed == packs else 0  # else it counts other tokens
         ceiling = min(known or most, hyper.max_tokens_per_call or most)

@@ -201,7 +201,7 @@ def test_a_server_that_packs_gets_real_tokens_and_its_job_says_so(packing: Train
 
     def known() -> bool:
         host = packing.store.hosts.get(HOST)
-        return host is not None and [(one.accelerated, one.max_tokens_per_pass) for one in host.models] == [(True, 64)]
+        return host is not None and [(one.accelerated, one.max_tokens_per_pass) for one in host.models] == [(True, 16)]
 
     wait_for(known, "the host's record")
 

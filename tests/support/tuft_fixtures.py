@@ -58,6 +58,6 @@ def fake_tuft(tmp_path: Path) -> Iterator[FakeTuft]:
 
 @pytest.fixture
 def packing_tuft(tmp_path: Path) -> Iterator[FakeTuft]:
-    """The fake TuFT as an accelerated server, which packs up to 64 tokens into a pass."""
-    with FakeTuft(tmp_path / "tuft", packs=64) as fake:
+    """The fake TuFT as an accelerated server, which packs up to 16 tokens into a pass, so that a call may have 64."""
+    with FakeTuft(tmp_path / "tuft", packs=16) as fake:
         yield fake
