@@ -21,9 +21,12 @@ def server(request: pytest.FixtureRequest) -> FakeTuft | TuftServer:
     return found
 
 
-@pytest.fixture(params=["fake", "packing", pytest.param("real", marks=pytest.mark.tuft)])
+TUFT = pytest.mark.tuft
+
+
+@pytest.fixture(params=["fake", "packing", pytest.param("real", marks=TUFT), pytest.param("accelerated", marks=TUFT)])
 def any_server(request: pytest.FixtureRequest) -> FakeTuft | TuftServer:
-    """As server, and the fake as one that packs rows."""
+    """As server, and both as one that is accelerated and packs rows."""
     found: FakeTuft | TuftServer = request.getfixturevalue(f"{request.param}_tuft")
     return found
 
