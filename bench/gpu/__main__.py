@@ -1,107 +1,73 @@
 """Turnloom and TuFT's guide loop on one GPU host, side by side; see README.md beside.
 
-    python -m bench.gpu --size 0.6b --phases compare,levers,pair,kill,oom --prepared DIR --out DIR [--seconds 540]
+    python -m bench.gpu --size 0.6b --phases compare,guide_sized,kill,oom --prepared DIR --out DIR [--seconds 540]
 
 Everything that is found is written to OUT/results.jsonl at once, so that a run that is cut short loses nothing.
 """
 
 from __future__ import annotations
 
-import argparse
-import ctypes
-import json
-import os
-import shutil
 import subprocess
 import sys
 import time
 import traceback
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import Final
-
-import psutil
 
 from bench.gpu.conversations import chats
 from bench.gpu.figures import largest_relative_difference, series_is_continuous
-from bench.gpu.host import Host, Measured, Scale, record
-from bench.gpu.parts import GPU_CONFIG, GPU_CONFIG_MODEL, Place, Services, Tuft, served_name, several_entries
+from bench.gpu.host import Host, Measured, record
+from bench.gpu.parts import GPU_CONFIG, GPU_CONFIG_MODEL, Services, Tuft, served_name, several_entries, started
+from bench.gpu.plan import MODEL, Plan, begun, end_children, keep_logs, machine, options
 from bench.gpu.report import summary
 from services.trainer.batching import CALL_OVERHEAD
 from services.trainer.gpu import find
-from turnloom.embedded.tuft_server import REPOSITORY
 from turnloom.errors import StackError
 from turnloom.v1 import training_pb2 as tr
 
-PR_SET_CHILD_SUBREAPER: Final = 36
-MODEL: Final = "bench/qwen3"  #: what clients ask for
+FAST: Final = "accelerated"  #: TURNLOOM_HOST of the workers at the accelerated server
+STOCK: Final = "stock"  #: the same at stock TuFT
+NAMES: Final = {FAST: "turnloom, accelerated", STOCK: "turnloom, stock TuFT"}
+GUIDE_CONVERSATIONS: Final = 9_500  #: of the run in TuFT's guide
+GUIDE_EPOCHS: Final = 3
 OVERHEADS: Final = (2_000, 8_000)  #: padded tokens that a call may cost, for `levers`, beside CALL_OVERHEAD
 LEVERS_SEED: Final = 100  #: every lever has batches of its own, so that the server has not seen their shapes
-SCALES: Final = {
-    "tiny": Scale(
-        "tiny", batch_size=4, max_length=512, chats=160, budget=256, micro=(1, 4), ours=16, shrink=0.15, shorter=3
-    ),
-    "0.6b": Scale("0.6b", batch_size=32, max_length=2048, chats=1600, budget=16_384, micro=(16, 8, 4, 1)),
-    "4b": Scale(
-        "4b", batch_size=32, max_length=2048, chats=1600, budget=8_192, micro=(4, 1), last=(8,), run_steps=(6, 5)
-    ),
-}
 
 
-@dataclass(slots=True)
-class Bench:
-    """The plan, its clock and its results."""
+class Bench(Plan):
+    """The phases."""
 
-    place: Place
-    scale: Scale
-    out: Path
-    deadline: float  #: time.monotonic() at which nothing new is begun
-    repetitions: int
-    losses: bool  #: compare the first 20 steps' losses as well
+    def both(self) -> Mapping[str, Tuft]:
+        """One GPU, two servers: the accelerated one, and stock TuFT with an entry per micro_batch_size."""
+        return {FAST: self._entries(FAST, [self.scale.ours], accelerated=True), STOCK: self.stock()[STOCK]}
 
-    def left(self) -> float:
-        """Seconds."""
-        return self.deadline - time.monotonic()
+    def stock(self) -> Mapping[str, Tuft]:
+        """Stock TuFT alone, with an entry per micro_batch_size."""
+        micro = [self.scale.ours, *self.scale.micro, *self.scale.last]
+        return {STOCK: self._entries(STOCK, micro, accelerated=False)}
 
-    def steps(self, planned: int) -> int:
-        """Steps of a run; fewer in a rehearsal."""
-        return max(3, planned // self.scale.shorter)
+    def as_delivered(self) -> Mapping[str, Tuft]:
+        """deploy/tuft/gpu.yaml, accelerated."""
+        return {FAST: Tuft(self.place, "faults", GPU_CONFIG, 1)}
 
-    def note(self, kind: str, **fields: object) -> None:
-        """One line of results, on disk at once."""
-        line = {"kind": kind, "size": self.scale.size, "at": round(time.time(), 2), **fields}
-        with (self.out / "results.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        short = {name: _short(value) for name, value in fields.items() if name not in ("nlls", "job")}
-        print(f"[{self.left():5.0f}] {kind} {json.dumps(short)[:420]}", flush=True)
-
-    def run(self, kind: str, measure: Callable[[], Measured], **fields: object) -> Measured:
-        """Measures and notes."""
-        measured = measure()
-        self.note(kind, **record(measured), **fields)
-        return measured
-
-    # -- phases --------------------------------------------------------------------------------------------------------
+    def _entries(self, name: str, micro: Sequence[int], *, accelerated: bool) -> Tuft:
+        config = self.place.folder / f"{name}.yaml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(several_entries(self.place, micro))
+        return Tuft(self.place, name, config, len(micro), accelerated=accelerated)
 
     @contextmanager
-    def host(self, name: str, config: Path | None) -> Iterator[Host]:
-        """Everything up, with dataset and start; `config` None: one entry per micro_batch_size."""
+    def host(self, name: str, tufts: Mapping[str, Tuft], served: str) -> Iterator[Host]:
+        """Everything up, with dataset and start."""
         begun = time.monotonic()
-        micro = [self.scale.ours, *self.scale.micro, *self.scale.last]
-        served = GPU_CONFIG_MODEL
-        if config is None:
-            config = self.place.folder / f"{name}.yaml"
-            config.write_text(several_entries(self.place, micro))
-            served = served_name(self.scale.ours)
-        tuft = Tuft(self.place, name, config, len(micro))
-        with tuft, Services(self.place, tuft, {MODEL: served}, workers=2) as services:
+        folder = self.place.folder / f"{name}-turnloom"
+        services = Services(self.place, folder, tufts, {MODEL: served}, workers=2)
+        with started(list(tufts.values())), services:
             up = time.monotonic() - begun
-            with Host(self.place, self.scale, tuft, services) as host:
+            with Host(self.place, self.scale, services) as host:
                 talk = chats(self.scale.chats, scale=self.scale.shrink)
                 seconds = host.make_dataset(MODEL, talk)
                 lengths = sorted(row.length for row in host.rows)
@@ -118,59 +84,98 @@ class Bench:
                     tokens_max=lengths[-1],
                 )
                 yield host
+                self.note("acceleration", servers={key: tuft.acceleration() for key, tuft in tufts.items()})
                 self._keep_metrics(host, name)
 
     def compare(self, host: Host) -> None:
-        """Losses over 21 steps, then interleaved repetitions of the product and of the guide's loop."""
-        best = self.scale.micro[0]
+        """Losses over 21 steps, then interleaved repetitions: the product accelerated and on stock TuFT, the guide."""
         if self.losses:
-            self.same_losses(host, best)
-        self.repeat(host, best)
+            self.same_losses(host)
+        self.repeat(host)
 
-    def same_losses(self, host: Host, best: int) -> None:
-        """20 losses of both, from one checkpoint."""
-        ours = self.run("losses", lambda: host.product("turnloom", MODEL, self.steps(21)))
-        if self.left() > 60:
-            theirs = self.run("losses", lambda: host.loop(f"guide micro {best}", best, self.steps(21)), micro=best)
-            if ours.nlls and theirs.nlls:
-                difference = largest_relative_difference(ours.nlls[:20], theirs.nlls[:20])
-                self.note("loss_difference", largest_relative=difference, steps=min(20, len(ours.nlls)))
+    def product(self, host: Host, where: str, steps: int, **fields: object) -> Measured:
+        """The product on one of the servers, with the calls that are best there."""
+        budget = self.scale.packed if where == FAST else self.scale.budget
+        chosen = {"max_tokens_per_call": budget, **fields}
+        return host.product(NAMES[where], MODEL, self.steps(steps), host=where, **chosen)  # type: ignore[arg-type]
 
-    def repeat(self, host: Host, best: int) -> None:
-        """The product and the guide's loop by turns; after the first turn with the two best micro_batch_sizes only.
+    def same_losses(self, host: Host) -> None:
+        """20 losses of the product on both servers and of the guide's loop, from one checkpoint."""
+        best = self.scale.micro[0]
+        fast = self.run("losses", lambda: self.product(host, FAST, 21))
+        others = [
+            lambda: self.product(host, STOCK, 21),
+            lambda: host.loop(f"guide micro {best}", best, self.steps(21)),
+        ]
+        for other in others:
+            if self.left() < 60:
+                return
+            measured = self.run("losses", other)
+            if fast.nlls and measured.nlls:
+                difference = largest_relative_difference(fast.nlls[:20], measured.nlls[:20])
+                self.note("loss_difference", against=measured.name, largest_relative=difference)
+
+    def repeat(self, host: Host) -> None:
+        """All by turns; after the first turn the guide with its two best micro_batch_sizes only.
 
         Each turn has steps of its own, the same for all, as a real run never sees a step twice.
         """
-        ours_steps, guide_steps = self.scale.run_steps
         rates: dict[int, float] = {}  # of the guide's loop in the first repetition, by micro_batch_size
         for repetition in range(self.repetitions):
             fastest = max(rates.values(), default=0.0)
             near = sorted((micro for micro in rates if rates[micro] > fastest / 2), key=lambda micro: -rates[micro])
-            going = near[:2] or list(self.scale.micro)
-            rounds: list[tuple[str, int]] = [("turnloom", self.scale.ours)]
-            rounds += [("guide", micro) for micro in going]
-            rounds = rounds[repetition % 2 :] + rounds[: repetition % 2]
-            for who, micro in rounds:
+            turns: list[str | int] = [FAST, STOCK, *(near[:2] or self.scale.micro)]
+            shift = repetition % len(turns)
+            for who in turns[shift:] + turns[:shift]:
                 if self.left() < 25:
                     return
-                if who == "turnloom":
-                    job = partial(host.product, "turnloom", MODEL, self.steps(ours_steps), seed=repetition + 1)
-                    self.run("compare", job, repetition=repetition)
-                else:
-                    steps = self.steps(3 if micro == 1 else guide_steps)
-                    loop = partial(host.loop, f"guide micro {micro}", micro, steps, seed=repetition + 1)
-                    measured = self.run("compare", loop, repetition=repetition)
-                    if repetition == 0:
-                        rates[micro] = measured.tokens_per_second or 0.0
+                measured = self._turn(host, who, repetition)
+                if repetition == 0 and not isinstance(who, str):
+                    rates[who] = measured.tokens_per_second or 0.0
         for micro in self.scale.last:
             if self.left() > 40:
-                self.run("compare", partial(host.loop, f"guide micro {micro}", micro, self.steps(guide_steps), seed=1))
+                self._turn(host, micro, 0)
+        best = self.scale.micro[0]
         if self.losses and self.left() > 45:
             prepared = str(self.place.prepared)
             self.run(
                 "end_to_end",
                 lambda: host.loop(f"guide micro {best}, tokenizes", best, self.steps(6), tokenize=prepared),
             )
+
+    def _turn(self, host: Host, who: str | int, repetition: int) -> Measured:
+        """`who`: a server for the product, or the guide's micro_batch_size."""
+        ours_steps, guide_steps = self.scale.run_steps
+        seed = repetition + 1
+        if isinstance(who, str):
+            steps = self.scale.fast_steps if who == FAST else ours_steps
+            return self.run("compare", lambda: self.product(host, who, steps, seed=seed), repetition=repetition)
+        steps = self.steps(3 if who == 1 else guide_steps)
+        loop = partial(host.loop, f"guide micro {who}", who, steps, seed=seed)
+        return self.run("compare", loop, repetition=repetition)
+
+    def guide_sized(self, host: Host) -> None:
+        """What the guide's run would take, from 200 steps of the product and a few of the guide's loop."""
+        planned = -(-GUIDE_CONVERSATIONS // self.scale.batch_size) * GUIDE_EPOCHS
+        ours = self.run(
+            "guide_sized",
+            lambda: self.product(
+                host, FAST, 201 if not self.place.rehearsal else 12, seconds=max(60, self.left()), checkpoint_every=50
+            ),
+        )
+        best = self.scale.micro[0]
+        theirs = self.run("guide_sized", lambda: host.loop(f"guide micro {best}", best, self.steps(6), seed=7))
+        for measured in (ours, theirs):
+            if measured.steps > 1:
+                mean = (measured.times[-1] - measured.times[0]) / (measured.steps - 1)
+                self.note(
+                    "extrapolation",
+                    name=measured.name,
+                    measured_steps=measured.steps,
+                    seconds_a_step=mean,
+                    planned_steps=planned,
+                    hours=(mean * planned + (measured.to_first_step or 0.0)) / 3600,
+                )
 
     def levers(self, host: Host) -> None:
         """Every idea alone on the guide's best server entry, then one on top of the other; depths of the product."""
@@ -277,10 +282,16 @@ class Bench:
         peak = max(used for _, used in host.gpu.memory)
         first_idle = host.gpu.memory[-1][1]
         total = float(find().gpus[0].memory_bytes)
-        for name, share in (("half of what a call takes", 0.5), ("next to nothing", 0.01)):
+        step = peak - first_idle  # what the largest step so far took beside weights
+        neighbours = (
+            ("half of the card", total / 2),
+            ("half of what a step takes", step / 2),
+            ("next to nothing", step / 100),
+        )
+        for name, left in neighbours:
             idle = host.gpu.memory[-1][1]  # a server that ran out of memory keeps some of it
-            room = (peak - first_idle) * share
-            held = total - idle - room
+            held = left if name == "half of the card" else total - idle - left
+            room = total - idle - held
             with ballast(int(held)):
                 job = host.submit(MODEL, 6, checkpoint_every=2)
                 with suppress(StackError):  # one that did not end in time is a result, too
@@ -291,7 +302,8 @@ class Bench:
                 "oom",
                 name=name,
                 room_bytes=room,
-                call_bytes=peak - first_idle,
+                step_bytes=step,
+                servers=host.tuft.acceleration(),
                 state=tr.JobState.Name(ended.state),
                 code=ended.error.code,
                 error=ended.error.message,
@@ -331,12 +343,8 @@ def ballast(size: int) -> Iterator[None]:
         process.wait()
 
 
-def _short(value: object) -> object:
-    return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
+BOTH: Final = {"compare": Bench.compare, "guide_sized": Bench.guide_sized}
 SHARED: Final = {
-    "compare": Bench.compare,
     "pair": Bench.pair,
     "overlap": Bench.overlap,
     "depths": Bench.depths,
@@ -345,97 +353,36 @@ SHARED: Final = {
 FAULTS: Final = {"kill": Bench.kill, "oom": Bench.oom}
 
 
-def make_weights(size: str, folder: Path, python: Path) -> None:
-    """Once per host."""
-    if not (folder / "config.json").is_file():
-        subprocess.run([str(python), "-m", "bench.gpu.make_model", size, str(folder)], check=True, cwd=REPOSITORY)
-
-
 def main() -> int:
-    """Runs the phases; everything started here is ended here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=sorted(SCALES), required=True)
-    parser.add_argument("--phases", default="compare,pair,overlap,depths,levers,kill,oom")
-    parser.add_argument("--prepared", type=Path, required=True, help="folder of turnloom.masks.prepare")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/turnloom-bench"))
-    parser.add_argument("--seconds", type=float, default=540)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--tuft-python", type=Path, default=Path(sys.executable))
-    parser.add_argument("--micro", help="micro_batch_size of the guide's entries, the best first; default: the size's")
-    parser.add_argument("--no-losses", action="store_true", help="leave out the comparison over 21 steps")
-    parser.add_argument("--rehearse", action="store_true", help="on the CPU")
+    """Run the phases; everything started here is ended here."""
+    parser = options(__doc__)
+    parser.add_argument("--phases", default="compare,guide_sized,pair,overlap,depths,levers,kill,oom")
     arguments = parser.parse_args()
-    deadline = time.monotonic() + arguments.seconds
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what loses its parent stays ours to end
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    os.environ.pop("TURNLOOM_REDIS_URL", None)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    folder = arguments.work / f"{arguments.size}-{os.getpid()}"
-    folder.mkdir(parents=True)
-    weights = arguments.work / f"weights-{arguments.size}"
-    make_weights(arguments.size, weights, arguments.tuft_python)
-    place = Place(folder, arguments.prepared.resolve(), weights, arguments.tuft_python, arguments.rehearse)
-    scale = SCALES[arguments.size]
-    if arguments.micro:
-        scale = replace(scale, micro=tuple(int(size) for size in arguments.micro.split(",")))
+    place, scale, deadline = begun(arguments)
     bench = Bench(place, scale, arguments.out, deadline, arguments.repetitions, not arguments.no_losses)
     bench.note("machine", **machine(), phases=arguments.phases, command=" ".join(sys.argv))
     failed = False
-    for name, config, phases in (("shared", None, SHARED), ("faults", GPU_CONFIG, FAULTS)):
+    ours = served_name(scale.ours)
+    for name, tufts, served, phases in (
+        ("both", bench.both, ours, BOTH),
+        ("shared", bench.stock, ours, SHARED),
+        ("faults", bench.as_delivered, GPU_CONFIG_MODEL, FAULTS),
+    ):
         chosen = [phases[phase] for phase in arguments.phases.split(",") if phase in phases]
         if not chosen or bench.left() < 60:
             continue
         try:
-            with bench.host(name, config) as host:
+            with bench.host(name, tufts(), served) as host:
                 for phase in chosen:
                     phase(bench, host)
         except Exception:
             failed = True
             bench.note("trouble", host=name, error=traceback.format_exc()[-1500:])
         finally:
-            keep_logs(folder / name, arguments.out / f"logs-{arguments.size}-{name}.tar.gz")
+            keep_logs(place.folder, arguments.out / f"logs-{arguments.size}-{name}.tar.gz")
     end_children()
     print(summary(arguments.out / "results.jsonl"))
     return int(failed)
-
-
-def machine() -> dict[str, object]:
-    """What this is measured on."""
-    gpus = find()
-    names = ["tuft", "tinker", "ray", "torch", "transformers", "peft", "redis", "rq", "grpcio"]
-    versions: dict[str, str] = {}
-    for name in names:
-        try:
-            versions[name] = version(name)
-        except ModuleNotFoundError:
-            versions[name] = "in TuFT's environment"
-    return {
-        "gpus": [gpu.name for gpu in gpus.gpus],
-        "driver": gpus.driver_version,
-        "cores": os.cpu_count(),
-        "python": sys.version.split()[0],
-        "versions": versions,
-    }
-
-
-def keep_logs(folder: Path, archive: Path) -> None:
-    """Logs of a host, without weights and stores."""
-    if folder.is_dir():
-        logs = [str(path.relative_to(folder)) for path in folder.rglob("*.log")]
-        subprocess.run(["tar", "czf", str(archive), "-C", str(folder), *logs], check=False)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def end_children() -> None:
-    """Kills whatever is still below this process."""
-    while children := psutil.Process().children(recursive=True):
-        for child in children:
-            try:
-                child.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(children, timeout=2)
 
 
 if __name__ == "__main__":

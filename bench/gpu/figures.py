@@ -33,6 +33,7 @@ GEOMETRY: Final = {
     "tiny": Geometry(layers=2, hidden=64, intermediate=128, heads=4, kv_heads=2, head_dim=16),
     "0.6b": Geometry(layers=28, hidden=1024, intermediate=3072, heads=16, kv_heads=8, head_dim=128),
     "4b": Geometry(layers=36, hidden=2560, intermediate=9728, heads=32, kv_heads=8, head_dim=128),
+    "8b": Geometry(layers=36, hidden=4096, intermediate=12288, heads=32, kv_heads=8, head_dim=128),
 }
 
 
@@ -81,6 +82,28 @@ def mean_between(samples: Iterable[tuple[float, float]], begin: float, end: floa
 def largest_relative_difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Of two series, step by step, over the steps that both have."""
     return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=False))
+
+
+def together_rate(times: Sequence[Sequence[float]], tokens: Sequence[Sequence[int]]) -> float:
+    """Tokens a second of several runs in the time in which all of them trained.
+
+    Args:
+        times: of each run the ends of its steps, ascending.
+        tokens: of each run the tokens of those steps.
+
+    Raises:
+        ValueError: there was no such time.
+    """
+    begin, end = max(run[0] for run in times), min(run[-1] for run in times)
+    if end <= begin:
+        raise ValueError("the runs did not train at the same time")
+    inside = [
+        size
+        for run, sizes in zip(times, tokens, strict=True)
+        for at, size in zip(run, sizes, strict=True)
+        if begin < at <= end
+    ]
+    return sum(inside) / (end - begin)
 
 
 def series_is_continuous(steps: Sequence[int], planned: int) -> bool:

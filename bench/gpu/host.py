@@ -1,4 +1,4 @@
-"""One training run at a time on a GPU host that is up, and what was measured while it ran. Knows no plan."""
+"""Training runs on servers that are up, and what was measured while they ran. Knows no plan."""
 
 from __future__ import annotations
 
@@ -49,13 +49,15 @@ class Scale:
     batch_size: int  #: conversations a step
     max_length: int  #: tokens
     chats: int  #: conversations of the dataset
-    budget: int  #: padded tokens a call, the best known for this size
+    budget: int  #: padded tokens a call of stock TuFT, the best known for this size
     micro: Sequence[int]  #: micro_batch_size of the server's entries that the guide's loop is tried on
     last: Sequence[int] = ()  #: the same, tried once at the end: a server that runs out of memory keeps some of it
     ours: int = 64  #: micro_batch_size of the entry that the product uses
     shrink: float = 1.0  #: factor on the lengths of chats
     shorter: int = 1  #: divisor of the numbers of steps
     run_steps: tuple[int, int] = (8, 6)  #: of a run of the product, and of the guide's loop
+    packed: int = 32_768  #: real tokens a call of the accelerated server; it takes fewer where its passes are smaller
+    fast_steps: int = 20  #: of a run of the product on the accelerated server
 
 
 @dataclass(slots=True)
@@ -74,6 +76,9 @@ class Measured:
     to_first_step: float | None = None  #: seconds from the order to the end of step 1
     nlls: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    gpu_memory_before: float | None = None  #: bytes in use on the card when the run began
+    calls_per_step: float | None = None
+    accelerated: bool | None = None  #: as the steps of the job say; None: another loop
     job: str = ""
     error: str = ""
 
@@ -125,14 +130,23 @@ class Loops:
 
 
 class Host:
-    """A host that is up: server, services, dataset and the checkpoint that every run begins from."""
+    """Servers that are up, services, dataset and the checkpoint that every run begins from."""
 
-    def __init__(self, place: Place, scale: Scale, tuft: Tuft, services: Services) -> None:
-        self.place, self.scale, self.tuft, self.services = place, scale, tuft, services
+    def __init__(self, place: Place, scale: Scale, services: Services) -> None:
+        """Take what is up.
+
+        Args:
+            place: where.
+            scale: how much of everything.
+            services: with the servers; loops that are not the product run on the last one.
+        """
+        self.place, self.scale, self.services = place, scale, services
+        self.tufts = services.tufts
+        self.tuft = list(services.tufts.values())[-1]
         self.client = TurnloomClient(services.address)
         self.gpu = GpuSamples()
         self.horses = HorseSamples([worker.pid for worker in services.workers])
-        self.loops = Loops(tuft.home / "loops.log")
+        self.loops = Loops(services.folder / "loops.log")
         self.dataset = ""
         self.rows: list[Row] = []
         self.start: tr.StartFrom | None = None
@@ -172,7 +186,10 @@ class Host:
     def make_start(self, model: str) -> None:
         """A job of one step: its checkpoint 0 is what every run begins from."""
         job = self.client.jobs.create(
-            model=model, training_dataset=self.dataset, **self._fields(steps=1, keep_checkpoints=5)
+            model=model,
+            training_dataset=self.dataset,
+            host=self._name(self.tuft),
+            **self._fields(steps=1, keep_checkpoints=5),
         )
         self._until_ended(job.id, 120)
         first = next(one for one in self.client.jobs.checkpoints(job.id) if one.step == 0)
@@ -184,28 +201,42 @@ class Host:
             store.close()
 
     def product(
-        self, name: str, model: str, steps: int, seconds: float = 240, seed: int = SEED, **fields: object
+        self,
+        name: str,
+        model: str,
+        steps: int,
+        seconds: float = 240,
+        seed: int = SEED,
+        host: str = "",
+        **fields: object,
     ) -> Measured:
-        """A job through gRPC, measured; another seed gives it other batches."""
+        """A job through gRPC, measured; another seed gives it other batches. `host`: TURNLOOM_HOST; empty: any."""
         begun = time.time()
-        job = self.submit(model, steps, seed=seed, **fields)
+        job = self.submit(model, steps, host=host, seed=seed, **fields)
         ended = self._until_ended(job, seconds, must_succeed=False)
         if ended.state != tr.JOB_STATE_SUCCEEDED:
             state = tr.JobState.Name(ended.state)
             return Measured(name, job=job, error=f"{state}: {ended.error.code}: {ended.error.message}"[:400])
         return self.measured_job(name, job, begun, seed)
 
-    def submit(self, model: str, steps: int, **fields: object) -> str:
+    def submit(self, model: str, steps: int, host: str = "", **fields: object) -> str:
         """A job from the common start; returns its id."""
         return self.client.jobs.create(
-            model=model, training_dataset=self.dataset, start_from=self.start, **self._fields(steps=steps, **fields)
+            model=model,
+            training_dataset=self.dataset,
+            start_from=self.start,
+            host=host,
+            **self._fields(steps=steps, **fields),
         ).id
 
     def measured_job(self, name: str, job: str, begun: float, seed: int = SEED) -> Measured:
         """What a finished job did."""
         steps = list(self.client.jobs.steps(job))
         times = [step.time.ToNanoseconds() / 1e9 for step in steps]
-        measured = self._measured(name, begun, times, [step.nll_sum for step in steps], seed)
+        tuft = self.tufts[self.client.jobs.retrieve(job).host]
+        measured = self._measured(name, begun, times, [step.nll_sum for step in steps], seed, tuft)
+        measured.calls_per_step = statistics.mean(step.calls for step in steps)
+        measured.accelerated = all(step.accelerated for step in steps)
         cpu = self.horses.between(times[0], times[-1])
         if cpu is not None and len(times) > 1:
             measured.cpu_ms_per_step = 1e3 * cpu / (len(times) - 1)
@@ -213,20 +244,28 @@ class Host:
         return measured
 
     def loop(
-        self, name: str, micro: int, steps: int, seconds: float = 240, seed: int = SEED, **order: object
+        self,
+        name: str,
+        micro: int,
+        steps: int,
+        seconds: float = 240,
+        seed: int = SEED,
+        tuft: Tuft | None = None,
+        **order: object,
     ) -> Measured:
         """One of the loops of bench.gpu.loops on the entry with this micro_batch_size, measured."""
         begun = time.time()
+        tuft = tuft or self.tuft
         answer = self.loops.run(
             {
                 "loop": "guide",
-                "url": self.tuft.url,
+                "url": tuft.url,
                 "key": KEY,
                 "model": served_name(micro),
                 "rank": RANK,
                 "rows": str(self._file("rows.npz")),
                 "start": str(self._file("start")),
-                "checkpoints": str(self.tuft.checkpoints),
+                "checkpoints": str(tuft.checkpoints),
                 "batch_size": self.scale.batch_size,
                 "seed": seed,
                 "steps": steps,
@@ -238,23 +277,23 @@ class Host:
         times, nlls = _floats(answer["times"]), _floats(answer["nlls"])
         if answer["error"] or len(times) < 2:
             return Measured(name, error=str(answer["error"]) or "too few steps")
-        measured = self._measured(name, begun, times, nlls, seed)
+        measured = self._measured(name, begun, times, nlls, seed, tuft)
         (cpu,) = _floats([answer["cpu_seconds"]])
         measured.cpu_ms_per_step = 1e3 * cpu / (len(times) - 1)
         return measured
 
-    def _measured(self, name: str, begun: float, times: list[float], nlls: list[float], seed: int) -> Measured:
+    def _measured(
+        self, name: str, begun: float, times: list[float], nlls: list[float], seed: int, tuft: Tuft
+    ) -> Measured:
         begin, end = times[0], times[-1]
         wall = end - begin
         measured = Measured(name, len(times), nlls=nlls, times=times, to_first_step=begin - begun)
         if len(times) < 2:
             return measured
-        batches = Batches(self.rows, [row.conversation for row in self.rows], self.scale.batch_size, seed)
-        by_conversation = {row.conversation: row for row in self.rows}
-        drawn = batches.order(1)[self.scale.batch_size : len(times) * self.scale.batch_size]
-        rows = [by_conversation[conversation] for conversation in drawn]
+        rows = [row for step in self.batches(seed, len(times))[1:] for row in step]
         flops = lora_flops(GEOMETRY[self.scale.size], [row.length for row in rows])
-        spans = paired(list(self.tuft.events), time.time())
+        spans = paired(list(tuft.events), time.time())
+        before = [used for at, used in self.gpu.memory if at <= begun]
         peaks = [used for at, used in self.gpu.memory if begin <= at <= end]
         return replace(
             measured,
@@ -263,6 +302,7 @@ class Host:
             idle_share=1 - busy_seconds(spans, begin, end) / wall,
             gpu_utilization=mean_between(self.gpu.utilization, begin, end),
             gpu_memory_peak=max(peaks) if peaks else None,
+            gpu_memory_before=before[-1] if before else None,
             mfu=None if self.place.rehearsal else flops / wall / H200_BF16_FLOPS,
         )
 
@@ -327,8 +367,16 @@ class Host:
         }
         return cast(HyperparameterFields, chosen)  # names are the fields'
 
+    def batches(self, seed: int, steps: int) -> list[Sequence[Row]]:
+        """Rows of steps 1 to `steps`, tails included."""
+        batches = Batches(self.rows, [row.conversation for row in self.rows], self.scale.batch_size, seed)
+        return [batches.batch(step).rows for step in range(1, steps + 1)]
+
+    def _name(self, tuft: Tuft) -> str:
+        return next(name for name, one in self.tufts.items() if one is tuft)
+
     def _file(self, name: str) -> Path:
-        return self.tuft.home / name
+        return self.services.folder / name
 
 
 def _floats(values: object) -> list[float]:

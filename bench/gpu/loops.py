@@ -22,6 +22,7 @@ from typing import Final, cast
 import numpy as np
 import tinker
 import torch
+from safetensors.torch import load_file, save_file
 from tinker import types
 from transformers import PreTrainedTokenizerFast
 
@@ -61,6 +62,7 @@ class Order:
     few_shapes: bool = False  #: calls of few numbers of rows and lengths
     even: bool = False  #: rows of a call filled up to one length by the client
     depth: int = 1  #: steps in flight
+    adapter_only: bool = False  #: of `start` only the adapter's matrices are taken, as fp32: another backend saved it
 
 
 @dataclass(slots=True)
@@ -92,6 +94,13 @@ def replace_by_start(order: Order, path: str) -> None:
     """Puts the common start into a checkpoint that the server has just saved."""
     run, _, name = path.removeprefix("tinker://").split("/")
     folder = Path(order.checkpoints) / run / name
+    if order.adapter_only:
+        weights = Path("adapter") / "adapter_model.safetensors"
+        theirs, ours = load_file(Path(order.start) / weights), load_file(folder / weights)
+        if theirs.keys() != ours.keys():
+            raise ValueError(f"{order.start}: {len(theirs)} matrices, of other names than the server's {len(ours)}")
+        save_file({key: value.float().contiguous() for key, value in theirs.items()}, folder / weights)
+        return
     for part in ("adapter", "optimizer"):
         shutil.rmtree(folder / part)
         shutil.copytree(Path(order.start) / part, folder / part)

@@ -1,6 +1,6 @@
 """Writes a Qwen3 geometry with random bf16 weights as a Hugging Face folder: nothing can be downloaded on the host.
 
-python -m bench.gpu.make_model tiny|0.6b|4b DIR
+python -m bench.gpu.make_model tiny|0.6b|4b|8b DIR
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The processes of a GPU host: Redis, TuFT and a Redis of its own, API, workers, supervisor, exporter. Only starts.
+"""The processes of GPU hosts: Redis, TuFT and a Redis of its own, API, workers, supervisor, exporter. Only starts.
 
-The same as on a real host: services.tuft starts TuFT with deploy/tuft/gpu.yaml or a configuration made here, on the CPU
-in a rehearsal.
+The same as on a real host, with deploy/tuft/gpu.yaml or a configuration made here. services.tuft starts TuFT, or TuFT's
+own command line where the stock one is measured; in a rehearsal it runs on the CPU.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +24,7 @@ from typing import Final, Self
 import psutil
 
 from bench.gpu.watching import StampedLog
-from services.trainer.tuft_http import TuftHttp
+from services.trainer.tuft_http import DIRECT, TuftHttp
 from turnloom.client import TurnloomClient
 from turnloom.embedded.processes import Child, tail, wait_until
 from turnloom.embedded.redis_server import RedisServer
@@ -30,7 +32,7 @@ from turnloom.embedded.tuft_server import LAUNCHER, REPOSITORY, free_port
 from turnloom.errors import ServerUnreachable, StackError, Unavailable
 
 KEY: Final = "tml-bench-key"
-HOST: Final = "gpu-bench"  #: TURNLOOM_HOST of the workers
+HOST: Final = "gpu-bench"  #: TURNLOOM_HOST of the workers where there is one server
 ALLOCATOR: Final = "expandable_segments:True,large_segment_size_mb:512"
 START_SECONDS: Final = 150.0  #: for each part
 GPU_CONFIG: Final = REPOSITORY / "deploy" / "tuft" / "gpu.yaml"
@@ -51,6 +53,19 @@ class Place:
 def served_name(micro_batch_size: int) -> str:
     """The name under which a server with several entries serves the one model with this micro_batch_size."""
     return f"bench/micro-{micro_batch_size}"
+
+
+@contextmanager
+def started(tufts: Sequence[Tuft]) -> Iterator[None]:
+    """Start servers side by side, and stop them all at the end."""
+    with ExitStack() as stack, ThreadPoolExecutor(len(tufts)) as pool:
+        starts = [pool.submit(tuft.__enter__) for tuft in tufts]
+        for tuft, start in zip(tufts, starts, strict=True):
+            if start.exception() is None:
+                stack.push(tuft)
+        for start in starts:
+            start.result()
+        yield
 
 
 def several_entries(place: Place, micro_batch_sizes: Sequence[int]) -> str:
@@ -84,8 +99,28 @@ def several_entries(place: Place, micro_batch_sizes: Sequence[int]) -> str:
 class Tuft:
     """One TuFT server; its log carries the time of each line."""
 
-    def __init__(self, place: Place, name: str, config: Path, entries: int) -> None:
+    def __init__(
+        self,
+        place: Place,
+        name: str,
+        config: Path,
+        entries: int,
+        *,
+        accelerated: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            place: where.
+            name: of its folder.
+            config: TuFT's configuration.
+            entries: models in it that share the one GPU; 0: each takes the GPUs that Ray finds for it.
+            accelerated: started by services.tuft, which accelerates what it can; else by TuFT itself.
+            environment: over what it is started with, CUDA_VISIBLE_DEVICES for example.
+        """
         self.place, self.name, self._config, self._entries = place, name, config, entries
+        self._accelerated, self._more = accelerated, dict(environment or {})
         self.home = place.folder / name
         self.checkpoints = self.home / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -121,8 +156,10 @@ class Tuft:
         arguments = ["--config", str(self._config), "--host", "127.0.0.1", "--port", str(self.port)]
         if self.place.rehearsal:
             command = [str(LAUNCHER), "launch-cpu", *arguments]
-        else:
+        elif self._accelerated:
             command = [str(LAUNCHER), "launch", *arguments]
+        else:
+            command = ["-m", "tuft", "launch", *arguments]
         self._process = subprocess.Popen(
             [str(self.place.tuft_python), *command],
             stdin=subprocess.DEVNULL,
@@ -142,8 +179,24 @@ class Tuft:
             time.sleep(0.1)
         return time.monotonic() - begun
 
+    def acceleration(self) -> list[dict[str, object]]:
+        """What the server says of the accelerated model, of each entry; empty for stock TuFT, and one that is down."""
+        request = urllib.request.Request(f"{self.url}/api/v1/turnloom/acceleration", headers={"X-API-Key": KEY})
+        try:
+            with DIRECT.open(request, timeout=10) as answer:
+                return list(json.load(answer)["models"])
+        except OSError:
+            return []
+
     def _environment(self) -> dict[str, str]:
+        sharing = {  # each entry takes a GPU of Ray's; here they share the one that there is
+            "RAY_OVERRIDE_RESOURCES": json.dumps({"GPU": self._entries}),
+            "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+        }
+        rehearsed = {"TURNLOOM_TUFT_ACCELERATE": "always" if self._accelerated else "0"}
         return {
+            **(sharing if self._entries else {}),
+            **(rehearsed if self.place.rehearsal else {}),
             "TUFT_HOME": str(self.home),
             "TURNLOOM_TUFT_CHECKPOINT_DIR": str(self.checkpoints),
             "TURNLOOM_TUFT_API_KEY": KEY,
@@ -155,11 +208,9 @@ class Tuft:
             "RAY_AUTH_MODE": "disabled",
             "HF_HUB_OFFLINE": "1",
             "PYTHONUNBUFFERED": "1",
-            # Each entry takes a GPU of Ray's; here they share the one that there is.
-            "RAY_OVERRIDE_RESOURCES": json.dumps({"GPU": self._entries}),
-            "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
             # As in docker-compose.yml; deploy/tuft/README.md says why.
             "PYTORCH_CUDA_ALLOC_CONF": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ALLOCATOR),
+            **self._more,
         }
 
     def kill(self) -> None:
@@ -185,19 +236,21 @@ class Tuft:
 
 
 class Services:
-    """Turnloom itself on one host: Redis, API, workers, supervisor, exporter."""
+    """Turnloom itself: Redis, API, supervisor, exporter, and workers for each host."""
 
-    def __init__(self, place: Place, tuft: Tuft, models: Mapping[str, str], workers: int = 1) -> None:
+    def __init__(
+        self, place: Place, folder: Path, tufts: Mapping[str, Tuft], models: Mapping[str, str], workers: int = 1
+    ) -> None:
         """Nothing is started yet.
 
         Args:
             place: where.
-            tuft: the server that workers train on.
+            folder: of logs and state.
+            tufts: TURNLOOM_HOST -> the server that its workers train on.
             models: name for clients -> tuft_model_name.
-            workers: jobs at once.
+            workers: jobs at once on each host.
         """
-        self.place, self.tuft = place, tuft
-        self.folder = tuft.home / "turnloom"
+        self.place, self.tufts, self.folder = place, tufts, folder
         self.address = self.redis_url = self.exporter_url = ""
         self.workers: list[Child] = []
         self._models, self._count = models, workers
@@ -241,20 +294,22 @@ class Services:
         self.exporter_url = f"http://127.0.0.1:{port}/metrics"
         exporter = {"TURNLOOM_EXPORTER_HOST": "127.0.0.1", "TURNLOOM_EXPORTER_PORT": str(port)}
         self._child("exporter", ["services.trainer", "exporter"], exporter)
-        training = {
-            "TURNLOOM_HOST": HOST,
-            "TURNLOOM_TUFT_URL": self.tuft.url,
-            "TURNLOOM_TUFT_API_KEY": KEY,
-            "TURNLOOM_TUFT_CHECKPOINT_DIR": str(self.tuft.checkpoints),
-        }
         flags = ["--allow-cpu"] if self.place.rehearsal else []
-        for number in range(self._count):
-            self.workers.append(self._child(f"worker-{number}", ["services.trainer", "worker", *flags], training))
+        for host, tuft in self.tufts.items():
+            training = {
+                "TURNLOOM_HOST": host,
+                "TURNLOOM_TUFT_URL": tuft.url,
+                "TURNLOOM_TUFT_API_KEY": KEY,
+                "TURNLOOM_TUFT_CHECKPOINT_DIR": str(tuft.checkpoints),
+            }
+            for number in range(self._count):
+                command = ["services.trainer", "worker", *flags]
+                self.workers.append(self._child(f"worker-{host}-{number}", command, training))
         wait_until(port_file.is_file, api, "its address", START_SECONDS)
         self.address = json.loads(port_file.read_text())["address"]
         wait_until(lambda: self._ask(lambda client: bool(client.models.list())), api, "its models", START_SECONDS)
-        host = self.workers[0]
-        wait_until(lambda: self._ask(_has_host), host, "its first look at TuFT", START_SECONDS)
+        for worker in self.workers:
+            wait_until(lambda: self._ask(self._has_hosts), worker, "its first look at TuFT", START_SECONDS)
 
     def _ask(self, question: Callable[[TurnloomClient], bool]) -> bool:
         try:
@@ -262,6 +317,9 @@ class Services:
                 return question(client)
         except (ServerUnreachable, Unavailable):
             return False
+
+    def _has_hosts(self, client: TurnloomClient) -> bool:
+        return {host.name for host in client.hosts.list() if host.backend_up} >= set(self.tufts)
 
     def _child(self, name: str, module: Sequence[str], environment: Mapping[str, str]) -> Child:
         common = {
@@ -275,10 +333,6 @@ class Services:
         child = Child(name, [sys.executable, "-m", *module], log, {**common, **environment}, REPOSITORY)
         self._parts.callback(child.stop, 10.0)
         return child
-
-
-def _has_host(client: TurnloomClient) -> bool:
-    return any(host.backend_up for host in client.hosts.list())
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

@@ -22,9 +22,28 @@ COLUMNS: Final = (
     ("mfu", "MFU %", 100.0, "{:.1f}"),
     ("gpu_memory_peak", "peak GB", 1e-9, "{:.1f}"),
     ("cpu_ms_per_step", "CPU ms/step", 1.0, "{:.1f}"),
+    ("calls_per_step", "calls/step", 1.0, "{:.1f}"),
 )
-TABLES: Final = ("compare", "losses", "end_to_end", "lever", "depth", "growing", "overlap", "pair_job")
-LISTS: Final = ("machine", "host", "loss_difference", "pair", "kill", "kill_difference", "oom", "trouble")
+TABLES: Final = (
+    *("compare", "losses", "guide_sized", "fsdp", "pair_alone", "end_to_end"),
+    *("lever", "depth", "growing", "overlap", "pair_job"),
+)
+LISTS: Final = (
+    "machine",
+    "host",
+    "loss_difference",
+    "extrapolation",
+    "acceleration",
+    "pair",
+    "kill",
+    "kill_difference",
+    "fsdp_kill",
+    "fsdp_difference",
+    "fsdp_memory",
+    "server_lost",
+    "oom",
+    "trouble",
+)
 
 
 def summary(path: Path) -> str:

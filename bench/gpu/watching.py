@@ -68,7 +68,8 @@ class GpuSamples:
 
     def __init__(self) -> None:
         self.utilization: list[tuple[float, float]] = []  #: (time, percent)
-        self.memory: list[tuple[float, float]] = []  #: (time, bytes)
+        self.memory: list[tuple[float, float]] = []  #: (time, bytes), of all GPUs together
+        self.memory_of_each: list[tuple[float, list[int]]] = []  #: (time, bytes of each GPU)
         self._meter = Meter()
 
     def take(self, now: float) -> None:
@@ -77,6 +78,7 @@ class GpuSamples:
         if gauge.utilization is not None and gauge.memory_bytes is not None:
             self.utilization.append((now, gauge.utilization))
             self.memory.append((now, float(gauge.memory_bytes)))
+            self.memory_of_each.append((now, self._meter.memory_of_each()))
 
 
 class HorseSamples:

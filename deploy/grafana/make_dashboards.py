@@ -61,6 +61,15 @@ UNTESTED = "not evaluated"
 NO_GPU = "No DCGM exporter is scraped: docker compose --profile gpu --profile gpu-metrics up -d"
 STEP_SECONDS = "turnloom_trainer_step_duration_seconds"
 
+#: What the values of turnloom_run_accelerated mean.
+TRAINED_BY = {
+    "type": "value",
+    "options": {
+        "0": {"text": "stock TuFT", "color": "yellow", "index": 0},
+        "1": {"text": "accelerated", "color": "green", "index": 1},
+    },
+}
+
 RUN_DASHBOARD = Dashboard(
     uid="turnloom-run",
     title="Turnloom run",
@@ -184,6 +193,17 @@ RUN_DASHBOARD = Dashboard(
                     [Query(f"run:turnloom_run_loss_token_share:ratio2m{{{RUN}}}", "share")],
                     "percentunit",
                     minimum=0,
+                ),
+                Panel(
+                    "Trained by",
+                    [Query(f"max by (run_id, reason) (turnloom_run_accelerated{{{RUN}}})", "{{reason}}")],
+                    kind="stat",
+                    width=24,
+                    height=4,
+                    text="value_and_name",
+                    mappings=[TRAINED_BY],
+                    no_value="not known: the host is silent, or its model is still loading",
+                    description="Whether the host's TuFT uses Turnloom's accelerated model, and why not.",
                 ),
             ],
         ),

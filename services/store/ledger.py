@@ -84,10 +84,11 @@ class Ledger:
         sampler_path: str | None = None,
         test_nll: float | None = None,
         max_tokens_per_call: int | None = None,
+        packed: bool | None = None,
     ) -> CheckpointRecord:
         """Change what is given. Raises Fenced, CheckpointNotUsable."""
         given = {"stored": stored, "uri": uri, "sha256": sha256, "sampler_path": sampler_path, "test_nll": test_nll}
-        given["max_tokens_per_call"] = max_tokens_per_call
+        given |= {"max_tokens_per_call": max_tokens_per_call, "packed": packed}
         changes = {name: value for name, value in given.items() if value is not None}
         while True:  # another writer of the same record: read again, at most a few times in practice
             before = self._stored_checkpoint(job_id, checkpoint_id)

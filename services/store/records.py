@@ -99,7 +99,7 @@ class Hyperparameters:
     weight_decay: float = 0.0
     grad_clip_norm: float = 0.0  #: 0: no clipping
     weight_normalization: WeightNormalization = WeightNormalization.NONE
-    max_tokens_per_call: int = 0  #: padded tokens; 0: found by growing
+    max_tokens_per_call: int = 0  #: padded tokens, on a server that packs real ones; 0: found by growing
     early_stopping_patience: int = 0  #: evaluations; 0: never
     early_stopping_min_delta: float = 0.0  #: nats per unit of weight
     keep_checkpoints: int = 2  #: beside the best and the last
@@ -254,6 +254,8 @@ class StepRecord:
     test_nll_sum: float | None = None  #: nats over the test dataset
     test_weight_sum: float | None = None
     test_target_bytes: int | None = None
+    calls: int = 0  #: forward_backward calls that the step was cut into; 0: not recorded
+    accelerated: bool | None = None  #: whether the accelerated model trained it; None: not recorded
 
     def __post_init__(self) -> None:
         """Refuse what would poison every sum: a number that isn't finite."""
@@ -308,8 +310,9 @@ class CheckpointRecord:
     sha256: str = ""  #: of the files in the store
     sampler_path: str = ""  #: TuFT's path of the weights for sampling, where saved
     time: float = 0.0
-    max_tokens_per_call: int = 0  #: budget of padded tokens that had proved good; 0: unknown
+    max_tokens_per_call: int = 0  #: budget of tokens that had proved good; 0: unknown
     superseded: bool = False  #: a later attempt began before it: it isn't part of the effective run
+    packed: bool = False  #: that budget counts real tokens, for the server packed them; else padded ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,6 +450,9 @@ class ServedModelRecord:
     max_lora_rank: int = 0  #: 0: unknown
     max_model_len: int = 0  #: 0: unknown
     samples: bool | None = None  #: whether it writes replies, too; None: unknown
+    accelerated: bool | None = None  #: whether the accelerated model trains it; None: unknown, or it is still loading
+    max_tokens_per_pass: int = 0  #: real tokens of one pass of the accelerated model, which packs rows; 0: it does not
+    not_accelerated: str = ""  #: one sentence why not
 
 
 @dataclass(frozen=True, slots=True)

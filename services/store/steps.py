@@ -17,6 +17,7 @@ _PHASES = _FIELDS.index("phase_seconds")
 _REAL = frozenset({"nll_sum", "weight_sum", "objective", "learning_rate", "time"})
 _OPTIONAL_REAL = frozenset({"gpu_utilization", "test_nll_sum", "test_weight_sum"})
 _OPTIONAL_WHOLE = frozenset({"gpu_memory_bytes", "test_target_bytes"})
+_OPTIONAL_TRUTH = frozenset({"accelerated"})
 
 
 def encode_step(record: StepRecord) -> str:
@@ -39,8 +40,11 @@ def _value(name: str, value: object) -> object:
         if isinstance(value, dict):
             return {str(phase): _real(f"{name}.{phase}", seconds) for phase, seconds in value.items()}
     elif value is None:
-        if name in _OPTIONAL_REAL or name in _OPTIONAL_WHOLE:
+        if name in _OPTIONAL_REAL or name in _OPTIONAL_WHOLE or name in _OPTIONAL_TRUTH:
             return None
+    elif name in _OPTIONAL_TRUTH:
+        if isinstance(value, bool):
+            return value
     elif name in _REAL or name in _OPTIONAL_REAL:
         return _real(name, value)
     elif type(value) is int:

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from services.trainer.rows import Row
 
-SAFE_CALL_TOKENS = 4_096  #: padded tokens of a call at step 1; small enough for any GPU that holds the model
-MOST_CALL_TOKENS = 16_384  #: larger calls were slower on an H200, at 0.6B and at 4B parameters
+SAFE_CALL_TOKENS = 4_096  #: tokens of a call at step 1; small enough for any GPU that holds the model
+MOST_CALL_TOKENS = 16_384  #: padded tokens; larger calls were slower on an H200, at 0.6B and at 4B parameters
 CALL_OVERHEAD = 4_000  #: padded tokens that take as long as an empty call: on an H200 at 0.6B parameters; 2,600 at 4B
 LENGTH_BITS = 3  #: binary digits of a call's length after the first: 8 lengths between powers of two
 COUNT_BITS = 1  #: the same of its number of rows: 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
 STEPS_PER_DOUBLING = 10  #: steps that must succeed before a call may double
+PASSES_PER_CALL = 4  #: of a server that packs: it parts a call into passes that fit, so that a step can be one call
+PACKED_STEPS_PER_DOUBLING = 2  #: the same where the server packs: a pass that does not fit it halves itself
 
 
 def order_hash(seed: int, epoch: int, index: int) -> bytes:
@@ -139,16 +141,50 @@ def calls(
         yield rows[begin:end]
 
 
+def packed(rows: Sequence[Row], budget: int) -> list[list[int]]:
+    """Cut rows (longest first) into few calls of at most `budget` real targets, for a server that pads nothing.
+
+    Each row goes into the first call that still has room for it. A row longer than the budget is a call of its own.
+
+    Returns:
+        Places in `rows`, call by call.
+    """
+    members: list[list[int]] = []
+    room: list[int] = []
+    for place, row in enumerate(rows):
+        targets = row.length - 1
+        call = next((call for call, left in enumerate(room) if targets <= left), len(room))
+        if call == len(room):
+            members.append([])
+            room.append(budget)
+        members[call].append(place)
+        room[call] -= targets
+    return members
+
+
+def cut(rows: Sequence[Row], budget: int, *, packs: bool) -> list[Sequence[int]]:
+    """Cut rows (longest first) into calls as the server computes them: end to end if it `packs`, else padded.
+
+    Returns:
+        Places in `rows`, call by call; each place once.
+    """
+    if packs:
+        return list(packed(rows, budget))
+    ends = itertools.accumulate((len(call) for call in calls(rows, budget)), initial=0)
+    return [range(begin, end) for begin, end in itertools.pairwise(ends)]
+
+
 def _of_few_digits(number: int, bits: int) -> int:
     """The smallest number from `number` up with at most 1 + `bits` binary digits before its zeros."""
     unit = 1 << max(0, (number - 1).bit_length() - bits - 1)
     return -(-number // unit) * unit
 
 
-def call_tokens(step: int, ceiling: int) -> int:
-    """Padded tokens per call at `step`: grows from a safe start, never past `ceiling`.
+def call_tokens(step: int, ceiling: int, *, packs: bool = False) -> int:
+    """Tokens per call at `step`: grows from a safe start, never past `ceiling`. Padded ones, unless the server packs.
 
     It depends on the step alone, so that a resumed run cuts its calls as the uninterrupted one did.
     """
-    doublings = min((step - 1) // STEPS_PER_DOUBLING, 30) if step > 0 else 0
+    steps_per_doubling = PACKED_STEPS_PER_DOUBLING if packs else STEPS_PER_DOUBLING
+    doublings = min((step - 1) // steps_per_doubling, 30) if step > 0 else 0
     return min(SAFE_CALL_TOKENS << doublings, ceiling)

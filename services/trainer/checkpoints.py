@@ -176,12 +176,22 @@ class Restorer:
 
 
 def _replace_contents(target: Path, source: Path) -> None:
-    for part in ("adapter", "optimizer"):
-        if not (source / part).is_dir():
-            raise CheckpointLost(f"{source} has no {part}")
-        if not (target / part).is_dir():
-            raise CheckpointLost(
-                f"{target / part} is not there: TURNLOOM_TUFT_CHECKPOINT_DIR is not the server's folder"
-            )
+    """Put a kept state in the place of one just saved.
+
+    TuFT's hf backend keeps the folders adapter and optimizer, its fsdp backend all in adapter: both must agree.
+    """
+    kept, saved = ([part for part in ("adapter", "optimizer") if (root / part).is_dir()] for root in (source, target))
+    if "adapter" not in kept:
+        raise CheckpointLost(f"{source} has no adapter")
+    if "adapter" not in saved:
+        raise CheckpointLost(
+            f"{target / 'adapter'} is not there: TURNLOOM_TUFT_CHECKPOINT_DIR is not the server's folder"
+        )
+    if kept != saved:
+        raise CheckpointLost(
+            f"{source} holds {' and '.join(kept)}, what the server saves {' and '.join(saved)}: "
+            "it was saved by another training_backend of TuFT"
+        )
+    for part in kept:
         shutil.rmtree(target / part)
         shutil.copytree(source / part, target / part)

@@ -66,6 +66,7 @@ def diagnose(settings: Settings, probe: str = "") -> list[Check]:
         ("proxy", _proxy),
         ("tuft_reachable", lambda: _server(server)),
         ("tuft_ready", lambda: _ready(server, redis, settings)),
+        ("acceleration", lambda: _acceleration(server, settings)),
         ("checkpoint_dir", lambda: _folder(settings)),
         ("store", lambda: _store(settings, probe)),
         ("clock", lambda: _clock(redis)),
@@ -140,6 +141,27 @@ def _ready(server: TuftHttp, redis: StoreRedis, settings: Settings) -> Answer:
         return "warning", f"the default lora_rank {RANK} can't be trained: {error.sentence}", error.hint
     told = ", ".join(f"{name} in {seconds:.1f} s" for name, seconds in made.items()) or "none, for it serves no model"
     return "ok", f"an adapter of rank {RANK} was made and dropped on {told}", ""
+
+
+def _acceleration(server: TuftHttp, settings: Settings) -> Answer:
+    """Whether models train at the speed of the GPU. Behind _ready, so that an adapter has been made on each."""
+    models = server.models()
+    loading = [model.name for model in models if model.accelerated is None]
+    slow = [f"{model.name}: {model.not_accelerated}" for model in models if model.accelerated is False]
+    told = [
+        f"{model.name} is accelerated, up to {model.max_tokens_per_pass} tokens a pass"
+        for model in models
+        if model.accelerated
+    ]
+    if slow:
+        sentence = "; ".join([*(f"stock TuFT trains {one}" for one in slow), *told])
+        if settings.allow_cpu:
+            return "skipped", sentence, ""
+        hint = "Start TuFT with `python -m services.tuft launch` and without TURNLOOM_TUFT_ACCELERATE=0; see its log."
+        return "warning", sentence, hint
+    if loading:
+        return "skipped", f"{', '.join(loading)}: the server has not loaded it yet", ""
+    return "ok", "; ".join(told) or "the server serves no model", ""
 
 
 def _folder(settings: Settings) -> Answer:

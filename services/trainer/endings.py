@@ -112,10 +112,10 @@ class Endings:
             return
         self._store_quietly(
             lambda: self.store.ledger.update_checkpoint(
-                self.job.id, self.job.attempt, checkpoint.id, max_tokens_per_call=lowered
+                self.job.id, self.job.attempt, checkpoint.id, max_tokens_per_call=lowered, packed=error.packed
             )
         )
-        message = f"{error}. Calls are halved to {lowered} padded tokens; the job goes on from step {checkpoint.step}."
+        message = f"{error}. Calls are halved to {lowered} {error.unit}; the job goes on from step {checkpoint.step}."
         self.release("out_of_memory", message, record)
 
     def fail(self, error: ErrorRecord) -> None:

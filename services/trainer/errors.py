@@ -162,16 +162,19 @@ def _one_line(text: str, limit: int = 400) -> str:
 class CallOutOfMemory(Exception):
     """The server ran out of memory; smaller calls may still do."""
 
-    def __init__(self, step: int, rows: int, budget: int, error: BackendError) -> None:
+    def __init__(self, step: int, rows: int, budget: int, error: BackendError, *, packed: bool = False) -> None:
         """Where it happened.
 
         Args:
             step: the step that was under way.
             rows: rows of the call that failed; 1: it can't be cut further; 0: not known which call.
-            budget: padded tokens that calls were allowed.
+            budget: tokens that calls were allowed.
             error: what the server said.
+            packed: they are real tokens, for the server packs rows; else padded ones.
         """
-        super().__init__(f"step {step}, calls of at most {budget} padded tokens: {error.sentence}")
+        self.unit = "tokens" if packed else "padded tokens"
+        super().__init__(f"step {step}, calls of at most {budget} {self.unit}: {error.sentence}")
+        self.packed = packed
         self.step = step
         self.rows = rows
         self.budget = budget

@@ -11,7 +11,7 @@ import numpy as np
 
 from services.store.evaluations import RowLosses
 from services.trainer.backend import Backend, Logprobs, Pending
-from services.trainer.batching import calls, longest_first
+from services.trainer.batching import cut
 from services.trainer.rows import Row
 from services.trainer.weighting import weighted_nll
 
@@ -35,9 +35,14 @@ class Evaluation:
 
 
 def evaluate(
-    backend: Backend, rows: Sequence[Row], budget: int, keep_going: Callable[[], bool] = lambda: True
+    backend: Backend,
+    rows: Sequence[Row],
+    budget: int,
+    keep_going: Callable[[], bool] = lambda: True,
+    *,
+    packs: bool = False,
 ) -> Evaluation | None:
-    """Sums the NLL of all rows, in calls of at most `budget` padded tokens.
+    """Sums the NLL of all rows, in calls of at most `budget` tokens: padded ones, unless the server `packs`.
 
     Returns:
         The sums, or None when `keep_going` said no before the end. The sums don't depend on the order of rows.
@@ -48,13 +53,14 @@ def evaluate(
     in_flight: deque[tuple[Sequence[Row], Pending[Sequence[Logprobs]]]] = deque()
     for begin in range(0, len(rows), ROWS_IN_MEMORY):
         chunk = rows[begin : begin + ROWS_IN_MEMORY]
-        # As longest_first: stable, so places and rows agree.
-        places += [begin + place for place in sorted(range(len(chunk)), key=lambda place: -chunk[place].length)]
-        ordered = longest_first(chunk)
-        seen += [(row.conversation, row.weight_sum, row.target_bytes) for row in ordered]
-        for call in calls(ordered, budget):
+        order = sorted(range(len(chunk)), key=[-row.length for row in chunk].__getitem__)
+        ordered = [chunk[place] for place in order]
+        for members in cut(ordered, budget, packs=packs):
             if not keep_going():
                 return None
+            call = [ordered[member] for member in members]
+            places += [begin + order[member] for member in members]
+            seen += [(row.conversation, row.weight_sum, row.target_bytes) for row in call]
             in_flight.append((call, backend.forward(call)))
             if len(in_flight) >= CALLS_IN_FLIGHT:
                 nlls.extend(_nlls(*in_flight.popleft()))

@@ -76,8 +76,12 @@ class Meter:
             return None
         return sum(busy) / len(busy)
 
+    def memory_of_each(self) -> list[int]:
+        """Bytes in use of each GPU. Raises pynvml.NVMLError where one does not say."""
+        return [int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in self._handles]
+
     def _memory(self) -> int | None:
         try:
-            return sum(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in self._handles)
+            return sum(self.memory_of_each())
         except pynvml.NVMLError:
             return None

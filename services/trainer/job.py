@@ -21,12 +21,12 @@ from services.store.errors import NotFound, RedisUnavailable, StoreError
 from services.store.evaluations import RowLosses
 from services.store.jobs import Claim
 from services.store.logs import about
-from services.store.records import CheckpointRecord, Control, JobRecord
+from services.store.records import CheckpointRecord, Control, JobRecord, ServedModelRecord
 from services.store.retries import retry_redis
 from services.store.store import Store, open_store
 from services.trainer import preemption
 from services.trainer.backend import Adapter, Backend
-from services.trainer.batching import MOST_CALL_TOKENS, Batches
+from services.trainer.batching import MOST_CALL_TOKENS, PASSES_PER_CALL, Batches
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
 from services.trainer.dataset import TrainedRows, trained_rows
 from services.trainer.endings import Endings, Leave
@@ -37,6 +37,7 @@ from services.trainer.journal import LedgerJournal
 from services.trainer.keeping import Keeper
 from services.trainer.lease import Lease
 from services.trainer.loop import Plan, Run
+from services.trainer.readiness import accelerated_event, ready_model
 from services.trainer.rows import Row
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import TuftSettings, connect
@@ -90,6 +91,7 @@ class Attempt:
         self._http = TuftHttp(settings.tuft_url, settings.tuft_api_key)
         self._folder = ServerFolder(settings.checkpoint_dir)
         self._backend: Backend | None = None
+        self._served = ServedModelRecord(self._adapter.model)  # known once there is a client
         self._training = False  # from now on it is the loop that hears when the attempt has to leave
         self._keeper = Keeper(
             self._job.id,
@@ -129,13 +131,15 @@ class Attempt:
 
     def _train(self) -> None:
         data = self._read_data()
-        plan = self._plan(data)
+        probe = probe_rows(data.test or data.train, self._job.spec.hyperparameters.seed)
         self._wait_for_server()
-        backend, steps_done = self._begin(plan)
+        backend, steps_done = self._begin(probe)
+        plan = self._plan(data, probe)
         patience = self._replayed_patience(steps_done)
         loop = Run(plan, backend, self._journal, patience, Meter().read, time.monotonic, time.time, self._keep_losses)
         initial = self._read(lambda: self._store.ledger.initial(self._job.id))
         first = steps_done == 0 and bool(plan.test_rows) and initial is None
+        self._journal.event(*accelerated_event(self._served))
         self._training = True
         asked = loop.train(steps_done, save_first=self._checkpoint is None, evaluate_first=first)
         self._journal.drain()
@@ -166,14 +170,16 @@ class Attempt:
         cache = FileCache(self._settings.cache_dir, self._settings.cache_bytes)
         return DatasetReader(self._read(lambda: self._store.datasets.get(dataset_id)).uri, cache)
 
-    def _plan(self, data: Data) -> Plan:
+    def _plan(self, data: Data, probe: Sequence[Row]) -> Plan:
         hyper = self._job.spec.hyperparameters
         batches = Batches(data.train, data.train.conversation_of, hyper.batch_size, hyper.seed)
         steps = hyper.max_steps or hyper.epochs * batches.steps_per_epoch
-        known = self._checkpoint.max_tokens_per_call if self._checkpoint else 0
-        ceiling = min(known or MOST_CALL_TOKENS, hyper.max_tokens_per_call or MOST_CALL_TOKENS)
-        probe = probe_rows(data.test or data.train, hyper.seed)
-        return Plan(self._job.id, self._job.attempt, hyper, batches, steps, data.test, probe, ceiling)
+        packs = bool(self._served.accelerated)
+        most = PASSES_PER_CALL * self._served.max_tokens_per_pass if packs else MOST_CALL_TOKENS
+        saved = self._checkpoint
+        known = saved.max_tokens_per_call if saved and saved.packed == packs else 0  # else it counts other tokens
+        ceiling = min(known or most, hyper.max_tokens_per_call or most)
+        return Plan(self._job.id, self._job.attempt, hyper, batches, steps, data.test, probe, ceiling, packs)
 
     def _wait_for_server(self) -> None:
         """A server that is being restarted gets time to come back."""
@@ -208,9 +214,11 @@ class Attempt:
         )
         if self._backend is not None:
             self._backend.close()
-        self._backend = connect(tuft, self._adapter, self._interrupted)
-        self._endings.runs.append(self._backend.run_id)
-        return self._backend
+        self._backend = backend = connect(tuft, self._adapter, self._interrupted)
+        self._endings.runs.append(backend.run_id)
+        self._served = ready_model(self._http, self._adapter.model, self._interrupted)
+        backend.even = not self._served.accelerated
+        return backend
 
     def _interrupted(self) -> None:
         """Called during every wait: ends the attempt when it is fenced, or has to leave before it trained anything."""
@@ -219,12 +227,12 @@ class Attempt:
         if asked is not Control.NONE and not self._training:
             raise Leave(asked)
 
-    def _begin(self, plan: Plan) -> tuple[Backend, int]:
+    def _begin(self, probe: Sequence[Row]) -> tuple[Backend, int]:
         """A client that holds what the attempt begins from, proved, and the number of steps in it."""
         restorer = Restorer(self._connect, self._folder, self._store.objects)
         if self._checkpoint is not None:
             backend = restorer.restore(self._checkpoint, optimizer=True)
-            nll = prove(backend, self._checkpoint, plan.probe_rows, self._settings.probe_tolerance)
+            nll = prove(backend, self._checkpoint, probe, self._settings.probe_tolerance)
             self._journal.event(
                 "info",
                 "RESTORED",

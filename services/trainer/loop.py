@@ -15,7 +15,7 @@ from typing import Protocol
 from services.store.evaluations import RowLosses
 from services.store.records import CheckpointRecord, Control, Hyperparameters, StepRecord
 from services.trainer.backend import Adam, Backend, Logprobs, Pending
-from services.trainer.batching import Batch, Batches, call_tokens, calls
+from services.trainer.batching import Batch, Batches, call_tokens, cut
 from services.trainer.errors import BackendError, CallOutOfMemory, Code, NonFiniteLoss
 from services.trainer.evaluation import Evaluation, Patience, evaluate
 from services.trainer.rows import Row
@@ -64,15 +64,18 @@ class Plan:
     steps: int  #: of the whole job
     test_rows: Sequence[Row]  #: empty: no evaluation
     probe_rows: Sequence[Row]  #: at most 8, longest first
-    ceiling: int  #: padded tokens per call that are not to be passed
+    ceiling: int  #: tokens per call that are not to be passed
+    packs: bool = False  #: they are real tokens, and the server computes no others; else padded ones
 
     def checkpoint_name(self, step: int) -> str:
         """Unique in the job, and safe as a folder name."""
         return f"{self.job}-a{self.attempt}-s{step}"
 
     def budget(self, step: int) -> int:
-        """Padded tokens per call at `step`."""
-        return self.ceiling if self.hyperparameters.max_tokens_per_call else call_tokens(step, self.ceiling)
+        """Tokens per call at `step`."""
+        if self.hyperparameters.max_tokens_per_call:
+            return self.ceiling
+        return call_tokens(step, self.ceiling, packs=self.packs)
 
     def is_evaluated(self, step: int) -> bool:
         """Whether the test NLL is taken after `step`."""
@@ -149,7 +152,7 @@ class Run:
             return self._train(save_first, evaluate_first)
         except BackendError as error:
             if error.code is Code.OUT_OF_MEMORY:
-                raise CallOutOfMemory(self._submitted, 0, self.plan.budget(self._submitted), error) from error
+                raise self._out_of_memory(self._submitted, 0, error) from error
             raise
 
     def _train(self, save_first: bool, evaluate_first: bool) -> Control:
@@ -200,11 +203,10 @@ class Run:
         batch = self.plan.batches.batch(step)
         weights = NORMALIZATION[hyper.weight_normalization](batch.rows)
         sent = []
-        first = 0
-        for rows in calls(batch.rows, self.plan.budget(step)):
-            call_weights = weights[first : first + len(rows)]
+        for places in cut(batch.rows, self.plan.budget(step), packs=self.plan.packs):
+            rows = [batch.rows[place] for place in places]
+            call_weights = [weights[place] for place in places]
             sent.append((rows, call_weights, self.backend.forward_backward(rows, call_weights)))
-            first += len(rows)
         rate = learning_rate(
             step,
             steps=self.plan.steps,
@@ -235,7 +237,7 @@ class Run:
         for rows, weights, pending in item.calls:
             for row, sent, logprobs in zip(rows, weights, self._logprobs(step, rows, pending), strict=True):
                 nlls.append(weighted_nll(logprobs, row.target_weights))
-                objectives.append(weighted_nll(logprobs, sent))
+                objectives.append(nlls[-1] if sent is row.target_weights else weighted_nll(logprobs, sent))
         nll = math.fsum(nlls)
         if not math.isfinite(nll):
             raise NonFiniteLoss(f"step {step}: the NLL of the batch is {nll}; earlier checkpoints are good")
@@ -267,8 +269,11 @@ class Run:
             return pending.result()
         except BackendError as error:
             if error.code is Code.OUT_OF_MEMORY:
-                raise CallOutOfMemory(step, len(rows), self.plan.budget(step), error) from error
+                raise self._out_of_memory(step, len(rows), error) from error
             raise
+
+    def _out_of_memory(self, step: int, rows: int, error: BackendError) -> CallOutOfMemory:
+        return CallOutOfMemory(step, rows, self.plan.budget(step), error, packed=self.plan.packs)
 
     def _step_record(self, item: InFlight, nll: float, objective: float, seconds: dict[str, float]) -> StepRecord:
         batch, gauge = item.batch, self.gauge()
@@ -289,12 +294,15 @@ class Run:
             gpu_utilization=gauge.utilization,
             gpu_memory_bytes=gauge.memory_bytes,
             time=self.now(),
+            calls=len(item.calls),
+            accelerated=self.plan.packs,
         )
 
     def _evaluate(self, step: int) -> Evaluation | None:
         if not self.plan.test_rows:
             return None
-        test = evaluate(self.backend, self.plan.test_rows, self.plan.budget(step), self._may_go_on)
+        budget, packs = self.plan.budget(step), self.plan.packs
+        test = evaluate(self.backend, self.plan.test_rows, budget, self._may_go_on, packs=packs)
         if test is None:
             self.journal.event("warning", "EVALUATION_SKIPPED", f"Step {step}: left before its evaluation was done.")
         elif not math.isfinite(test.nll_sum):
@@ -333,6 +341,7 @@ class Run:
             test_nll=test.nll if test else None,
             time=self.now(),
             max_tokens_per_call=self.plan.ceiling,
+            packed=self.plan.packs,
         )
         self.journal.checkpoint(self._recorded)
 

@@ -100,6 +100,7 @@ class RunCollector(Collector):
         """All families."""
         snapshot = self._source()
         yield from _runs(snapshot.runs)
+        yield _accelerated(snapshot)
         yield from _worker(snapshot.counters)
         yield from _places(snapshot)
 
@@ -160,6 +161,21 @@ def _runs(runs: Sequence[JobRecord]) -> Iterator[Metric]:
     yield state
     yield info
     yield failure
+
+
+def _accelerated(snapshot: Snapshot) -> Metric:
+    """Of each run, as its host says now of the model that it trains; none while the host is silent or still loading."""
+    served = {(host.name, model.name): model for host in snapshot.hosts for model in host.models}
+    gauge = GaugeMetricFamily(
+        "turnloom_run_accelerated",
+        "1 where the run's host trains its model accelerated, 0 where stock TuFT does, for the reason given.",
+        labels=["run_id", "reason"],
+    )
+    for job in snapshot.runs:
+        model = served.get((job.host, job.spec.tuft_model))
+        if model is not None and model.accelerated is not None:
+            gauge.add_metric([job.id, model.not_accelerated], float(model.accelerated))
+    return gauge
 
 
 def _worker(counters: Mapping[str, float]) -> Iterator[Metric]:

@@ -47,7 +47,7 @@ class TuftSettings:
     silence: float = 30.0  #: seconds that the health check may stay without an answer
     vocabulary: int | None = None  #: tokens of the model, to refuse ids that it does not have; None: unknown
     max_model_len: int | None = None  #: tokens of a row at most; the server does not enforce its own limit
-    even: bool = True  #: the rows of a call are filled up to one length here, instead of by the server
+    even: bool = True  #: the rows of a call are filled up to one length here; needless where the server packs
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +289,7 @@ class TuftBackend:
     ) -> None:
         self._client = client
         self._settings = settings
+        self.even = settings.even  #: may change: whether the server packs is known once the client is made
         self._wire = wire
         self._patience = patience
 
@@ -369,7 +370,7 @@ class TuftBackend:
         for row, row_weights in zip(rows, weights, strict=True):
             _check(row, row_weights, self._settings)
         targets = [row.length - 1 for row in rows]
-        if self._settings.even and rows:
+        if self.even and rows:
             even = filled(max(targets))
             targets = [min(even, self._settings.max_model_len or even)] * len(rows)
         return [_datum(*each) for each in zip(rows, weights, targets, strict=True)]

@@ -7,11 +7,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from typing import Any, Final, TypedDict
 
 from services.store.records import ServedModelRecord
 from services.trainer.errors import BackendError, Code, backend_error, classify
 
 #: Proxy variables never apply: the SDK and this module reach the server directly or not at all.
+#: What a TuFT says for itself that does not know the route of services/tuft.
+NOT_OURS: Final = "TuFT was not started through services.tuft"
+
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -35,15 +39,28 @@ class TuftHttp:
         """What the server says that it serves; the rank that a model takes at most is not among it."""
         answer = self._call("GET", "get_server_capabilities")
         served = answer.get("supported_models") if isinstance(answer, dict) else None
+        accelerations = self._accelerations()
         return tuple(
             ServedModelRecord(
                 name=str(model["model_name"]),
                 max_model_len=int(model.get("max_context_length") or 0),
                 samples="sampling" in model["capabilities"] if "capabilities" in model else None,
+                **_acceleration(accelerations, str(model["model_name"])),
             )
             for model in served or ()
             if model.get("model_name")
         )
+
+    def _accelerations(self) -> dict[str, dict[str, Any]] | str:
+        """What the accelerated server says of each model, by name; a sentence where there is nothing to be had."""
+        try:
+            answer = self._call("GET", "turnloom/acceleration")
+            models = answer["models"] if isinstance(answer, dict) else []
+            return {str(model["model_name"]): model for model in models}
+        except BackendError as error:
+            return NOT_OURS if error.code is Code.SERVER_RESTARTED else error.sentence  # what 404 means elsewhere
+        except (KeyError, TypeError) as error:
+            return f"its acceleration status could not be read: {type(error).__name__}: {error}"
 
     def unload(self, run_id: str) -> None:
         """Frees a run's adapter. Its checkpoints load no more. A run that the server does not know is fine."""
@@ -84,3 +101,29 @@ class TuftHttp:
         except OSError as error:
             raise backend_error(Code.SERVER_UNREACHABLE, f"{doing}: {error}") from None
         return json.loads(text) if text else None
+
+
+class _AccelerationFields(TypedDict):
+    """Those fields of a ServedModelRecord."""
+
+    accelerated: bool | None
+    max_tokens_per_pass: int
+    not_accelerated: str
+
+
+def _acceleration(found: dict[str, dict[str, Any]] | str, model: str) -> _AccelerationFields:
+    if isinstance(found, str):
+        return {"accelerated": False, "max_tokens_per_pass": 0, "not_accelerated": found}
+    status = found.get(model)
+    if status is None:
+        return {"accelerated": False, "max_tokens_per_pass": 0, "not_accelerated": "its server says nothing of it"}
+    if status.get("state") != "ready":
+        return {"accelerated": None, "max_tokens_per_pass": 0, "not_accelerated": "the model is still loading"}
+    most = int(status.get("max_tokens_per_pass") or 0)
+    accelerated = bool(status.get("accelerated")) and most > 0
+    reason = "" if accelerated else str(status.get("reason") or "its server gives no reason")
+    return {
+        "accelerated": accelerated,
+        "max_tokens_per_pass": most if accelerated else 0,
+        "not_accelerated": reason,
+    }

@@ -21,6 +21,16 @@ def server(request: pytest.FixtureRequest) -> FakeTuft | TuftServer:
     return found
 
 
+TUFT = pytest.mark.tuft
+
+
+@pytest.fixture(params=["fake", "packing", pytest.param("real", marks=TUFT), pytest.param("accelerated", marks=TUFT)])
+def any_server(request: pytest.FixtureRequest) -> FakeTuft | TuftServer:
+    """As server, and both as one that is accelerated and packs rows."""
+    found: FakeTuft | TuftServer = request.getfixturevalue(f"{request.param}_tuft")
+    return found
+
+
 @pytest.fixture(autouse=True)
 def sessions_end_with_their_test() -> Iterator[None]:
     yield

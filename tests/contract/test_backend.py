@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from services.trainer.backend import Adam, Adapter
+from services.trainer.batching import cut, longest_first
 from services.trainer.errors import BackendError, Code
+from services.trainer.readiness import ready_model
 from services.trainer.rows import Row
 from services.trainer.tuft import TuftBackend, TuftSettings, connect
+from services.trainer.tuft_http import TuftHttp
 from tests.contract.driving import RANK, Server
 
 ADAM = Adam(learning_rate=5e-3, beta1=0.9, beta2=0.95, epsilon=1e-12, weight_decay=0.0, grad_clip_norm=0.0)
@@ -34,13 +37,13 @@ WEIGHTS = [row.target_weights for row in ROWS]
 
 
 @pytest.fixture
-def connected(server: Server) -> Iterator[Callable[..., TuftBackend]]:
+def connected(any_server: Server) -> Iterator[Callable[..., TuftBackend]]:
     """Makes backends on the server; lets go of them at the end."""
     made: list[TuftBackend] = []
 
     def make(**changes: Any) -> TuftBackend:
-        settings = TuftSettings(url=server.url, api_key=server.api_key, call_deadline=60, create_deadline=60)
-        adapter = Adapter(server.model_name, RANK, train_mlp=True, train_attn=True, train_unembed=True)
+        settings = TuftSettings(url=any_server.url, api_key=any_server.api_key, call_deadline=60, create_deadline=60)
+        adapter = Adapter(any_server.model_name, RANK, train_mlp=True, train_attn=True, train_unembed=True)
         adapter = replace(adapter, **{key: changes.pop(key) for key in ("model", "rank") if key in changes})
         backend = connect(replace(settings, **changes), adapter)
         made.append(backend)
@@ -94,6 +97,35 @@ def test_rows_filled_up_to_one_length_train_as_they_are(connected: Callable[...,
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_what_a_server_says_of_packing_is_true_once_there_is_an_adapter(
+    any_server: Server, connected: Callable[..., TuftBackend]
+) -> None:
+    connected()
+    served = ready_model(TuftHttp(any_server.url, any_server.api_key), any_server.model_name)
+    assert served.accelerated == bool(served.max_tokens_per_pass)
+    assert served.accelerated != bool(served.not_accelerated)
+    assert served.max_model_len == 1024
+
+
+def test_a_step_packed_into_calls_trains_as_one_call_does(connected: Callable[..., TuftBackend]) -> None:
+    rows = longest_first(ROWS)
+    whole = connected(even=False)
+    start = whole.save_state("c0").result()
+    packed = connected(even=False)
+    packed.load(start, optimizer=True).result()
+    found = {}
+    for _ in range(2):
+        whole.forward_backward(rows, [row.target_weights for row in rows])
+        whole.optim_step(ADAM).result()
+        for places in cut(rows, 30, packs=True):
+            call = [rows[place] for place in places]
+            packed.forward_backward(call, [row.target_weights for row in call])
+        packed.optim_step(ADAM).result()
+    for backend in (whole, packed):
+        found[backend] = np.concatenate(backend.forward(rows).result())
+    np.testing.assert_allclose(found[packed], found[whole], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -125,13 +157,13 @@ def test_a_checkpoint_that_is_not_there_is_known_as_such_and_the_client_is_spent
 
 @pytest.mark.slow
 def test_a_restart_is_noticed_though_the_server_answers_as_if_nothing_had_been(
-    server: Server, connected: Callable[..., TuftBackend]
+    any_server: Server, connected: Callable[..., TuftBackend]
 ) -> None:
     backend = connected()
     train(backend, 1)
     backend.check_alive()
-    server.kill()
-    server.start()
+    any_server.kill()
+    any_server.start()
     with pytest.raises(BackendError) as noticed:
         backend.check_alive()
     assert noticed.value.code == Code.SERVER_RESTARTED

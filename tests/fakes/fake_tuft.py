@@ -37,7 +37,19 @@ class FakeTuft:
         buckets: int = 256,
         persistence: bool = True,
         samples: bool = False,
+        packs: int = 0,
     ) -> None:
+        """A server that is not started yet.
+
+        Args:
+            home: its folder.
+            api_key: the one that it takes.
+            model_name: the one model that it serves.
+            buckets: ids of its model.
+            persistence: it comes back with its records.
+            samples: it writes replies, too.
+            packs: real tokens of one pass, as the accelerated server of services/tuft; 0: it is a stock TuFT.
+        """
         self.home = home
         self.api_key = api_key
         self.model_name = model_name
@@ -45,6 +57,7 @@ class FakeTuft:
         self._buckets = buckets
         self._persistence = persistence
         self.samples = samples
+        self.packs = packs
         self._port = free_port()
         self._process: subprocess.Popen[str] | None = None
 
@@ -81,6 +94,8 @@ class FakeTuft:
             command.append("--forgetful")
         if self.samples:
             command.append("--samples")
+        if self.packs:
+            command += ["--packs", str(self.packs)]
         self.home.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
             command,

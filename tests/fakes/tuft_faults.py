@@ -10,7 +10,9 @@ FAULTS = {
     "http_429": "the call is answered 429",
     "conflict_409": "the operation fails with a sequence conflict",
     "fail_422": "the operation fails with a server error",
-    "oom": "the operation fails with torch.OutOfMemoryError where it has more than `above_tokens` padded tokens",
+    "oom": "the operation fails with torch.OutOfMemoryError where it has more than `above_tokens` padded tokens"
+    " (real ones where the server packs)",
+    "starting": "the acceleration status says that the model is still loading",
     "nan": "log probabilities and loss are NaN",
     "dropped": "the operation runs, but its result never comes",
     "slow": "the operation takes `ms` longer, or until faults are cleared",

@@ -1,7 +1,7 @@
 """The fake TuFT's sockets: routes, API key, call log, and breaking down on order. A process of its own.
 
 python -m tests.fakes.tuft_http --home DIR --api-key KEY --model-name NAME [--port N] [--buckets N] [--forgetful]
-    [--samples]
+    [--samples] [--packs TOKENS]
 
 Prints its port on the first line. For tests: GET /_state, GET /_calls, POST and DELETE /_faults, POST /_restart.
 """
@@ -39,6 +39,7 @@ class Options:
     buckets: int
     forgetful: bool
     samples: bool
+    packs: int
 
 
 class Gone(Exception):
@@ -72,6 +73,7 @@ class FakeServer:
             faults=self.faults,
             break_down=self.break_down,
             samples=options.samples,
+            packs=options.packs,
         )
 
     def _listen(self) -> ThreadingHTTPServer:
@@ -216,6 +218,8 @@ class Handler(BaseHTTPRequestHandler):
             raise TuftFailure(429, "Too many requests")
         if request is not None:
             return 202, service.forward(request, call, faults)
+        if kind == "turnloom/acceleration":
+            return 200, service.acceleration(server.options.model_name, faults)
         if self.command == "GET" or kind.startswith("training_runs/"):
             return about_runs(service, server.options.model_name, self.command, kind)
         return call_with_json(service, kind, json.loads(body or b"{}"), call, faults)
@@ -261,6 +265,7 @@ def main() -> None:
     parser.add_argument("--buckets", type=int, default=256)
     parser.add_argument("--forgetful", action="store_true")
     parser.add_argument("--samples", action="store_true", help="else it trains only, as TuFT does without a GPU")
+    parser.add_argument("--packs", type=int, default=0, help="real tokens of a pass; 0: a TuFT that is not accelerated")
     parent = os.getppid()
     server = FakeServer(Options(**vars(parser.parse_args())))
     print(server.port, flush=True)  # noqa: T201

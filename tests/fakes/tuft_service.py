@@ -60,9 +60,11 @@ class Service:
         faults: Faults,
         break_down: Callable[[Fault], None],
         samples: bool = False,
+        packs: int = 0,
     ) -> None:
         self.runs = Runs(home, model_name, buckets, persistence)
         self.samplers = Samplers(self.runs, samples)
+        self.packs = packs
         self.faults = faults
         self.break_down = break_down  # ends this service from one of its own threads
         self.futures: dict[str, Future] = {}
@@ -138,6 +140,14 @@ class Service:
         assert future.result is not None
         return future.result
 
+    def acceleration(self, model_name: str, faults: dict[str, Fault]) -> Json:
+        """What services/tuft says of its models; a stock TuFT has no such route."""
+        if not self.packs:
+            raise TuftFailure(404, "Not Found")
+        state = "starting" if "starting" in faults else "ready"
+        status = {"model_name": model_name, "state": state, "accelerated": True, "reason": ""}
+        return {"version": 1, "models": [status | {"max_tokens_per_pass": self.packs}]}
+
     # -- the operations ---------------------------------------------------------------------------------------------
 
     def forward(self, request: ForwardRequest, call: Json, faults: dict[str, Fault]) -> Json:
@@ -153,7 +163,7 @@ class Service:
         def work(run: Run) -> bytes:
             fail_as_ordered(faults, run, request.seq_id)
             check_lengths(request.rows, request.weight_lengths)
-            if "oom" in faults and call["padded_tokens"] > faults["oom"].above_tokens:
+            if "oom" in faults and call["tokens" if self.packs else "padded_tokens"] > faults["oom"].above_tokens:
                 if not request.forward_only:  # the micro-batches before the one that did not fit
                     run.adapter.backward(request.rows[: len(request.rows) // 2])
                 raise server_error(OUT_OF_MEMORY)

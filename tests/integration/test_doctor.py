@@ -76,10 +76,14 @@ def test_a_sound_stack_passes_every_check_and_the_proof_leaves_no_adapter(
             **dict.fromkeys(("sdk_version", "api_key", "proxy", "tuft_reachable", "tuft_ready", "store"), "ok"),
             **dict.fromkeys(("checkpoint_dir", "clock", "adapters"), "ok"),
             "gpu": "warning",  # it was started with --allow-cpu
+            "acceleration": "skipped",  # a stock TuFT, and no GPU
         }
         said = found(ran)
         assert said["hub"]["message"] == f"{hub.url} (HF_ENDPOINT) answers; HF_TOKEN is set."
         assert said["tuft_ready"]["message"].startswith("an adapter of rank 32 was made and dropped on tuft/small in ")
+        assert said["acceleration"]["message"] == (
+            "stock TuFT trains tuft/small: TuFT was not started through services.tuft"
+        )
         assert said["store"]["message"] == "the object store is the one of the API; it writes, reads, lists and deletes"
         assert "hf_secret" not in ran.out
         assert TuftHttp(stack.tuft.url, stack.tuft.api_key).training_runs() == ()

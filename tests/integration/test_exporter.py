@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -185,6 +186,16 @@ def test_hosts_queues_and_workers(store: Store, page: Page) -> None:
     assert page.value("turnloom_jobs", queue="preprocess", state="queued") == 1
     assert 0 <= (page.value("turnloom_queue_oldest_job_age_seconds", queue="train.h1") or -1) < 60
     assert page.value("turnloom_worker_last_heartbeat_timestamp_seconds", worker="one") == 1767323045.5
+
+
+def test_runs_say_whether_they_are_accelerated_and_why_not(store: Store, page: Page) -> None:
+    job = running(store)
+    assert page.value("turnloom_run_accelerated", run_id=job.id, reason="") is None  # the host is silent
+    served = ServedModelRecord(job.spec.tuft_model, accelerated=False, not_accelerated="there is no CUDA GPU")
+    store.hosts.put(HostRecord(job.host, models=(served,)))
+    assert page.value("turnloom_run_accelerated", run_id=job.id, reason="there is no CUDA GPU") == 0
+    store.hosts.put(HostRecord(job.host, models=(replace(served, accelerated=True, not_accelerated=""),)))
+    assert page.value("turnloom_run_accelerated", run_id=job.id, reason="") == 1
 
 
 def test_a_run_disappears_some_time_after_its_end(store: Store, redis_url: str, page: Page) -> None:

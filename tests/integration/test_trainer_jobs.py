@@ -16,6 +16,7 @@ import pytest
 from services.store.errors import Fenced
 from services.store.objects import Objects
 from services.store.records import Control, Hyperparameters, JobState, StartFrom, StepRecord
+from services.trainer.batching import MOST_CALL_TOKENS
 from tests.fakes.fake_tuft import FakeTuft
 from tests.support.redis_fixtures import RedisServer
 from tests.support.trainer_parts import conversations
@@ -30,6 +31,14 @@ LONG = replace(HYPER, max_steps=100_000, eval_every=0, checkpoint_every=5)
 def stack(tmp_path: Path, redis_server: RedisServer, fake_tuft: FakeTuft) -> Iterator[TrainerStack]:
     """Nothing runs yet but Redis and the fake TuFT."""
     made = TrainerStack(tmp_path, redis_server, fake_tuft)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def packing(tmp_path: Path, redis_server: RedisServer, packing_tuft: FakeTuft) -> Iterator[TrainerStack]:
+    """The same with a TuFT that packs."""
+    made = TrainerStack(tmp_path, redis_server, packing_tuft)
     yield made
     made.close()
 
@@ -173,6 +182,65 @@ def test_out_of_memory_halves_the_calls_until_they_fit_and_each_attempt_leaves_t
     assert job.attempt > 2
     assert [step for step, _ in stack.series(job_id)] == list(range(1, 13))
     wait_for(lambda: stack.tuft.state()["runs"] == {}, "the release of every attempt's run")
+
+
+def test_a_server_that_packs_gets_real_tokens_and_its_job_says_so(packing: TrainerStack) -> None:
+    packing.tuft.fault("turnloom/acceleration", "starting", times=2)
+    job_id = packing.submit(HYPER)
+    packing.worker()
+    packing.wait(job_id, JobState.SUCCEEDED)
+    assert "ACCELERATED" in packing.events(job_id)
+    records = packing.store.ledger.steps(job_id)
+    assert all(record.accelerated for record in records)
+    calls = packing.tuft.calls("forward_backward")
+    assert len(calls) == sum(record.calls for record in records)
+    assert any(call["tokens"] < call["padded_tokens"] for call in calls)  # nothing was filled up
+    assert all(call["tokens"] <= 64 for call in calls)
+    assert sum(call["tokens"] + call["rows"] for call in calls) == sum(record.tokens for record in records)
+    assert any(call["tokens"] < call["padded_tokens"] for call in packing.tuft.calls("forward"))
+
+    def known() -> bool:
+        host = packing.store.hosts.get(HOST)
+        return host is not None and [(one.accelerated, one.max_tokens_per_pass) for one in host.models] == [(True, 16)]
+
+    wait_for(known, "the host's record")
+
+
+def test_running_out_of_memory_on_a_server_that_packs_halves_the_real_tokens(packing: TrainerStack) -> None:
+    packing.tuft.fault("forward_backward", "oom", above_tokens=40)
+    job_id = packing.submit(HYPER)
+    packing.worker()
+    packing.wait(job_id, JobState.SUCCEEDED)
+    last = packing.store.ledger.checkpoint(job_id)
+    assert (last.packed, last.max_tokens_per_call) == (True, 32)
+    done = [call for call in packing.tuft.calls("forward_backward") if call["outcome"] == "ok"]
+    assert max(call["tokens"] for call in done) <= 32 < max(call["padded_tokens"] for call in done)
+
+
+def test_a_budget_of_real_tokens_says_nothing_to_a_server_that_pads(packing: TrainerStack) -> None:
+    job_id = packing.submit(LONG)
+    worker = packing.worker()
+    packing.wait_step(job_id, 7)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(120) == 0
+    before = packing.store.ledger.checkpoint(job_id)
+    assert (before.packed, before.max_tokens_per_call) == (True, 64)
+    tuft = packing.tuft
+    tuft.kill()
+    assert isinstance(tuft, FakeTuft)
+    tuft.packs = 0
+    tuft.start()
+    packing.worker()
+    packing.wait_step(job_id, before.step + 10)
+    packing.store.jobs.cancel(job_id)
+    packing.wait(job_id, JobState.CANCELLED)
+    after = packing.store.ledger.checkpoint(job_id)
+    assert (after.packed, after.max_tokens_per_call) == (False, MOST_CALL_TOKENS)
+    assert [record.accelerated for record in packing.store.ledger.steps(job_id)][before.step - 1 : before.step + 1] == [
+        True,
+        False,
+    ]
+    assert "NOT_ACCELERATED" in packing.events(job_id)
 
 
 def test_one_row_that_does_not_fit_ends_the_job_with_a_hint(stack: TrainerStack) -> None:
@@ -370,6 +438,7 @@ def test_diagnosis_comes_back_over_the_queue(stack: TrainerStack) -> None:
         "proxy": outcomes["proxy"],
         "tuft_reachable": "ok",
         "tuft_ready": "ok",
+        "acceleration": "skipped",  # a stock TuFT, and no GPU
         "checkpoint_dir": "ok",
         "store": "skipped",  # nobody put a file there to look for
         "clock": "ok",

@@ -52,12 +52,13 @@ def plan(
     attempt: int = 1,
     ceiling: int = MOST_CALL_TOKENS,
     job: str = "job-test",
+    packs: bool = False,
 ) -> Plan:
     train = conversations(12) if train is None else train
     made = batches(train, hyperparameters.batch_size, hyperparameters.seed)
     steps = hyperparameters.max_steps or hyperparameters.epochs * made.steps_per_epoch
     probe = probe_rows(test or train, hyperparameters.seed)
-    return Plan(job, attempt, hyperparameters, made, steps, test, probe, ceiling)
+    return Plan(job, attempt, hyperparameters, made, steps, test, probe, ceiling, packs)
 
 
 @dataclass

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer.readiness import ready_model
+from services.trainer.tuft_http import TuftHttp
 from tests.fakes.fake_tuft import FakeTuft
 from turnloom.embedded.sample_data import train_conversations, write_jsonl
 from turnloom.embedded.tiny_model import build
@@ -49,8 +51,32 @@ def real_tuft(
         yield server
 
 
+@pytest.fixture(scope="session")
+def accelerated_tuft(
+    tuft_python: Path, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TuftServer]:
+    """The real TuFT with the accelerated model, which services/tuft uses on a CPU where it is told to."""
+    settings = TuftSettings(python=tuft_python, home=tmp_path_factory.mktemp("accelerated"), model_path=tiny_model_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TURNLOOM_TUFT_ACCELERATE", "always")
+        server = TuftServer(settings)
+        server.start()
+    with server:
+        server.create_and_unload()
+        served = ready_model(TuftHttp(server.url, server.api_key), server.model_name)
+        assert served.accelerated, served.not_accelerated
+        yield server
+
+
 @pytest.fixture
 def fake_tuft(tmp_path: Path) -> Iterator[FakeTuft]:
     """The fake TuFT, with persistence."""
     with FakeTuft(tmp_path / "tuft") as fake:
+        yield fake
+
+
+@pytest.fixture
+def packing_tuft(tmp_path: Path) -> Iterator[FakeTuft]:
+    """The fake TuFT as an accelerated server, which packs up to 16 tokens into a pass, so that a call may have 64."""
+    with FakeTuft(tmp_path / "tuft", packs=16) as fake:
         yield fake

@@ -168,7 +168,7 @@ def _host(host: training_pb2.Host) -> Finding:
         )
     if not host.workers:
         return Finding("host", "failed", "No worker takes jobs there.", "Start python -m services.trainer.", host.name)
-    models = ", ".join(model.name for model in host.models) or "no model"
+    models = ", ".join(_named(model) for model in host.models) or "no model"
     return Finding(
         "host",
         "ok",
@@ -176,6 +176,10 @@ def _host(host: training_pb2.Host) -> Finding:
         "",
         host.name,
     )
+
+
+def _named(model: training_pb2.ServedModel) -> str:
+    return f"{model.name} (accelerated)" if model.accelerated else model.name
 
 
 def _diagnosis(session: Session) -> Iterator[Finding]:

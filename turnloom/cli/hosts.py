@@ -8,6 +8,7 @@ from rich.markup import escape
 from turnloom.cli.doctor import doctor
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command
+from turnloom.v1 import training_pb2
 from turnloom.words import ago, size
 
 
@@ -30,10 +31,19 @@ def hosts(session: Session) -> None:
                 escape(host.name),
                 ", ".join(f"{escape(gpu.name)} ({size(gpu.memory_bytes)})" for gpu in host.gpus) or "none (CPU)",
                 "[green]up[/]" if host.backend_up else "[red]down[/]",
-                ", ".join(escape(model.name) for model in host.models) or "-",
+                ", ".join(escape(_model(model)) for model in host.models) or "-",
                 *(str(host.workers), str(host.queued_jobs), ago(host.heartbeat_time)),
             )
             for host in found
         ),
         "No host is known; start a worker (`python -m services.trainer`) or the embedded stack (`turnloom up`).",
     )
+
+
+def _model(model: training_pb2.ServedModel) -> str:
+    """A model's name and, where it is known, how it is trained."""
+    if not model.HasField("accelerated"):
+        return model.name
+    if model.accelerated:
+        return f"{model.name} (accelerated)"
+    return f"{model.name} (not accelerated: {model.not_accelerated})"

@@ -206,7 +206,9 @@ class Hyperparameters(google.protobuf.message.Message):
     weight_normalization: global___WeightNormalization.ValueType
     """Absent: NONE."""
     max_tokens_per_call: builtins.int
-    """Padded tokens (rows x longest row) per call to the server; 0: found by growing from a safe start. Absent: 0."""
+    """Padded tokens (rows x longest row) per call to the server, on an accelerated server real tokens; 0: found by growing
+    from a safe start. Absent: 0.
+    """
     early_stopping_patience: builtins.int
     """Evaluations without improvement after which the job ends; 0: never. Absent: 0."""
     early_stopping_min_delta: builtins.float
@@ -655,6 +657,8 @@ class Step(google.protobuf.message.Message):
     TEST_NLL_SUM_FIELD_NUMBER: builtins.int
     TEST_WEIGHT_SUM_FIELD_NUMBER: builtins.int
     TEST_TARGET_BYTES_FIELD_NUMBER: builtins.int
+    CALLS_FIELD_NUMBER: builtins.int
+    ACCELERATED_FIELD_NUMBER: builtins.int
     step: builtins.int
     """1 for the first."""
     epoch: builtins.int
@@ -689,6 +693,10 @@ class Step(google.protobuf.message.Message):
     """Sum of test weights."""
     test_target_bytes: builtins.int
     """UTF-8 bytes of the trained text of the test dataset."""
+    calls: builtins.int
+    """forward_backward calls that the step was cut into; 0: not recorded."""
+    accelerated: builtins.bool
+    """Whether Turnloom's accelerated model trained it on the server; absent: not recorded."""
     @property
     def phase_seconds(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
         """Seconds by phase: "data", "forward_backward", "optim_step"; where evaluated "evaluate"."""
@@ -719,9 +727,13 @@ class Step(google.protobuf.message.Message):
         test_nll_sum: builtins.float | None = ...,
         test_weight_sum: builtins.float | None = ...,
         test_target_bytes: builtins.int | None = ...,
+        calls: builtins.int = ...,
+        accelerated: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_gpu_memory_bytes", b"_gpu_memory_bytes", "_gpu_utilization", b"_gpu_utilization", "_test_nll_sum", b"_test_nll_sum", "_test_target_bytes", b"_test_target_bytes", "_test_weight_sum", b"_test_weight_sum", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_utilization", b"gpu_utilization", "test_nll_sum", b"test_nll_sum", "test_target_bytes", b"test_target_bytes", "test_weight_sum", b"test_weight_sum", "time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_gpu_memory_bytes", b"_gpu_memory_bytes", "_gpu_utilization", b"_gpu_utilization", "_test_nll_sum", b"_test_nll_sum", "_test_target_bytes", b"_test_target_bytes", "_test_weight_sum", b"_test_weight_sum", "attempt", b"attempt", "conversations", b"conversations", "epoch", b"epoch", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_utilization", b"gpu_utilization", "learning_rate", b"learning_rate", "loss_tokens", b"loss_tokens", "nll_sum", b"nll_sum", "objective", b"objective", "phase_seconds", b"phase_seconds", "rows", b"rows", "step", b"step", "target_bytes", b"target_bytes", "test_nll_sum", b"test_nll_sum", "test_target_bytes", b"test_target_bytes", "test_weight_sum", b"test_weight_sum", "time", b"time", "tokens", b"tokens", "weight_sum", b"weight_sum"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_accelerated", b"_accelerated", "_gpu_memory_bytes", b"_gpu_memory_bytes", "_gpu_utilization", b"_gpu_utilization", "_test_nll_sum", b"_test_nll_sum", "_test_target_bytes", b"_test_target_bytes", "_test_weight_sum", b"_test_weight_sum", "accelerated", b"accelerated", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_utilization", b"gpu_utilization", "test_nll_sum", b"test_nll_sum", "test_target_bytes", b"test_target_bytes", "test_weight_sum", b"test_weight_sum", "time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_accelerated", b"_accelerated", "_gpu_memory_bytes", b"_gpu_memory_bytes", "_gpu_utilization", b"_gpu_utilization", "_test_nll_sum", b"_test_nll_sum", "_test_target_bytes", b"_test_target_bytes", "_test_weight_sum", b"_test_weight_sum", "accelerated", b"accelerated", "attempt", b"attempt", "calls", b"calls", "conversations", b"conversations", "epoch", b"epoch", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_utilization", b"gpu_utilization", "learning_rate", b"learning_rate", "loss_tokens", b"loss_tokens", "nll_sum", b"nll_sum", "objective", b"objective", "phase_seconds", b"phase_seconds", "rows", b"rows", "step", b"step", "target_bytes", b"target_bytes", "test_nll_sum", b"test_nll_sum", "test_target_bytes", b"test_target_bytes", "test_weight_sum", b"test_weight_sum", "time", b"time", "tokens", b"tokens", "weight_sum", b"weight_sum"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_accelerated", b"_accelerated"]) -> typing.Literal["accelerated"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_gpu_memory_bytes", b"_gpu_memory_bytes"]) -> typing.Literal["gpu_memory_bytes"] | None: ...
     @typing.overload
@@ -2028,20 +2040,34 @@ class ServedModel(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     MAX_LORA_RANK_FIELD_NUMBER: builtins.int
     MAX_MODEL_LEN_FIELD_NUMBER: builtins.int
+    ACCELERATED_FIELD_NUMBER: builtins.int
+    MAX_TOKENS_PER_PASS_FIELD_NUMBER: builtins.int
+    NOT_ACCELERATED_FIELD_NUMBER: builtins.int
     name: builtins.str
     """TuFT's model_name."""
     max_lora_rank: builtins.int
     """Largest LoRA rank; 0: unknown."""
     max_model_len: builtins.int
     """Largest sequence, tokens; 0: unknown."""
+    accelerated: builtins.bool
+    """Whether Turnloom's accelerated model trains it; absent: unknown, or it is still loading."""
+    max_tokens_per_pass: builtins.int
+    """Real tokens of one pass of the accelerated model, which packs rows without padding; 0: not accelerated."""
+    not_accelerated: builtins.str
+    """One sentence why it is not accelerated; empty where it is."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         max_lora_rank: builtins.int = ...,
         max_model_len: builtins.int = ...,
+        accelerated: builtins.bool | None = ...,
+        max_tokens_per_pass: builtins.int = ...,
+        not_accelerated: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_lora_rank", b"max_lora_rank", "max_model_len", b"max_model_len", "name", b"name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_accelerated", b"_accelerated", "accelerated", b"accelerated"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_accelerated", b"_accelerated", "accelerated", b"accelerated", "max_lora_rank", b"max_lora_rank", "max_model_len", b"max_model_len", "max_tokens_per_pass", b"max_tokens_per_pass", "name", b"name", "not_accelerated", b"not_accelerated"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_accelerated", b"_accelerated"]) -> typing.Literal["accelerated"] | None: ...
 
 global___ServedModel = ServedModel
 

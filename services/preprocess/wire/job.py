@@ -126,6 +126,8 @@ def step(record: StepRecord) -> pb.Step:
         test_nll_sum=record.test_nll_sum,
         test_weight_sum=record.test_weight_sum,
         test_target_bytes=record.test_target_bytes,
+        calls=record.calls,
+        accelerated=record.accelerated,
     )
 
 
@@ -176,7 +178,14 @@ def host(record: HostRecord) -> pb.Host:
         gpus=[pb.Gpu(name=gpu.name, uuid=gpu.uuid, memory_bytes=gpu.memory_bytes) for gpu in record.gpus],
         driver_version=record.driver_version,
         models=[
-            pb.ServedModel(name=model.name, max_lora_rank=model.max_lora_rank, max_model_len=model.max_model_len)
+            pb.ServedModel(
+                name=model.name,
+                max_lora_rank=model.max_lora_rank,
+                max_model_len=model.max_model_len,
+                accelerated=model.accelerated,
+                max_tokens_per_pass=model.max_tokens_per_pass,
+                not_accelerated=model.not_accelerated,
+            )
             for model in record.models
         ],
         backend_up=record.backend_up,

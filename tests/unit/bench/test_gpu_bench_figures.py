@@ -19,6 +19,7 @@ from bench.gpu.figures import (
     medians,
     paired,
     series_is_continuous,
+    together_rate,
 )
 from bench.gpu.report import table
 from bench.gpu.rows_file import loaded_rows, saved_rows
@@ -91,3 +92,15 @@ def test_the_table_shows_medians_and_the_error_of_who_never_ran() -> None:
     lines = list(table([*runs, {"name": "b", "error": "ValueError: CUDA out of memory"}]))
     assert lines[2].startswith("| a | 3 of 3 | 200 |")
     assert lines[3] == "| b | 0 of 1 | ValueError: CUDA out of memory |"
+
+
+def test_two_runs_together_make_the_tokens_of_the_time_in_which_both_trained() -> None:
+    times = [[0.0, 1.0, 2.0, 3.0, 4.0], [1.5, 2.5, 3.5, 9.0]]
+    tokens = [[10, 10, 10, 10, 10], [7, 7, 7, 7]]
+    assert together_rate(times, tokens) == pytest.approx((3 * 10 + 2 * 7) / 2.5)  # from 1.5 to 4.0
+    assert together_rate([times[0], times[0]], [tokens[0]] * 2) == pytest.approx(2 * 10)
+
+
+def test_runs_that_did_not_overlap_have_no_common_rate() -> None:
+    with pytest.raises(ValueError, match="did not train at the same time"):
+        together_rate([[0.0, 1.0], [2.0, 3.0]], [[1, 1], [1, 1]])

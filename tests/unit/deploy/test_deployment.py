@@ -113,6 +113,7 @@ def test_tuft_on_a_gpu_host_keeps_its_records_in_a_redis_that_nobody_else_reache
     assert served["persistence"]["mode"] == "REDIS"
     assert {name for name, service in SERVICES.items() if "records" in service.get("networks", ())} == {
         "tuft",
+        "tuft-fsdp",
         "tuft-records",
     }
     assert SERVICES["tuft-records"]["networks"] == ["records"]
@@ -194,3 +195,26 @@ def test_the_container_stage_finds_the_tags_that_its_stand_ins_get():
     assert tags[0] == re.search(r"PYTHON_IMAGE=(.*)", (ROOT / "deploy/docker/trainer.Dockerfile").read_text()).group(1)
     assert len(tags) == 3
     assert set(tags[1:]) <= images
+
+
+def test_one_model_over_two_gpus_differs_from_one_on_one_gpu_in_its_backend_alone():
+    fsdp, one = (yaml.safe_load((ROOT / f"deploy/tuft/gpu{name}.yaml").read_text()) for name in ("-fsdp", ""))
+    ours, theirs = (config["supported_models"][0] for config in (fsdp, one))
+    of_the_backend = {"training_backend", "fsdp_num_gpus", "fsdp_rank_slots", "fsdp_master_port", "max_lora_rank"}
+    assert {name: ours[name] for name in ours.keys() - of_the_backend} == {
+        name: theirs[name] for name in theirs.keys() - of_the_backend
+    }
+    assert max(ours["fsdp_rank_slots"]) == ours["max_lora_rank"]
+    assert {name: fsdp[name] for name in fsdp.keys() - {"supported_models"}} == {
+        name: one[name] for name in one.keys() - {"supported_models"}
+    }
+
+
+def test_the_container_of_two_gpus_stands_in_for_the_one_of_one():
+    one, both = SERVICES["tuft"], SERVICES["tuft-fsdp"]
+    assert both["networks"] == {"tuft": {"aliases": ["tuft"]}, "records": {}}
+    assert "./deploy/tuft/gpu-fsdp.yaml:/etc/turnloom/tuft-gpu.yaml:ro" in both["volumes"]
+    assert both["environment"] == one["environment"]
+    assert (one["profiles"], both["profiles"]) == (["gpu"], ["gpu-fsdp"])
+    for name in ("trainer", "tuft-records", "models"):
+        assert SERVICES[name]["profiles"] == ["gpu", "gpu-fsdp"]

@@ -13,8 +13,8 @@ from services.store.errors import CheckpointNotUsable
 from services.store.objects import FileEntry, Stored
 from services.store.records import CheckpointRecord
 from services.trainer.backend import Adapter
-from services.trainer.checkpoints import AdapterUnusable, ServerFolder
-from services.trainer.errors import Code, backend_error
+from services.trainer.checkpoints import AdapterUnusable, ServerFolder, _replace_contents
+from services.trainer.errors import CheckpointLost, Code, backend_error
 from services.trainer.evaluation import Patience
 from services.trainer.keeping import Keeper, superfluous
 
@@ -165,3 +165,38 @@ def test_patience_counts_evaluations_that_gain_too_little() -> None:
     assert [patience.seen(nll) for nll in (5.0, 4.0, 3.95, 3.85, 3.8)] == [False, False, False, False, False]
     assert [patience.seen(nll) for nll in (3.79,)] == [True]
     assert not any(Patience(0, 0.0).seen(1.0) for _ in range(100))
+
+
+def state_folder(root: Path, text: str, *parts: str) -> Path:
+    for part in parts:
+        (root / part).mkdir(parents=True)
+        (root / part / "file").write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("parts", [("adapter", "optimizer"), ("adapter",)])  # of TuFT's backends hf and fsdp
+def test_a_kept_state_takes_the_place_of_one_that_the_same_backend_saved(
+    tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    kept = state_folder(tmp_path / "kept", "ours", *parts)
+    saved = state_folder(tmp_path / "saved", "fresh", *parts)
+    _replace_contents(saved, kept)
+    assert [(saved / part / "file").read_text() for part in parts] == ["ours"] * len(parts)
+
+
+@pytest.mark.parametrize(
+    ("kept", "saved", "said"),
+    [
+        (("adapter", "optimizer"), ("adapter",), "saved by another training_backend of TuFT"),
+        (("adapter",), ("adapter", "optimizer"), "saved by another training_backend of TuFT"),
+        (("optimizer",), ("adapter", "optimizer"), "has no adapter"),
+        (("adapter", "optimizer"), (), "TURNLOOM_TUFT_CHECKPOINT_DIR is not the server's folder"),
+    ],
+)
+def test_a_state_that_is_not_whole_or_of_another_backend_is_refused_and_nothing_changes(
+    tmp_path: Path, kept: tuple[str, ...], saved: tuple[str, ...], said: str
+) -> None:
+    target = state_folder(tmp_path / "saved", "fresh", *saved)
+    with pytest.raises(CheckpointLost, match=said):
+        _replace_contents(target, state_folder(tmp_path / "kept", "ours", *kept))
+    assert [(target / part / "file").read_text() for part in saved] == ["fresh"] * len(saved)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from services.store.connection import StoreRedis
-from services.store.records import JobState
+from services.store.records import JobState, ServedModelRecord
 from services.trainer import diagnose
 from services.trainer.errors import BackendError, Code, backend_error
 from services.trainer.settings import Settings
 from services.trainer.tuft_http import TuftHttp
 
 SERVER = TuftHttp("http://127.0.0.1:1", "tml-x")
+MODEL = partial(ServedModelRecord, "m")
 HERE = cast(Settings, SimpleNamespace(host="gpu-a"))
 
 
@@ -54,3 +56,24 @@ def test_a_rank_that_the_server_has_no_slot_for_is_a_warning_for_others_train(mo
 def test_any_other_refusal_fails_with_its_own_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError, match="no such model"):
         ready(monkeypatch, [], backend_error(Code.MODEL_NOT_SERVED, "no such model"))
+
+
+@pytest.mark.parametrize(
+    ("served", "allow_cpu", "expected"),
+    [
+        ((MODEL(accelerated=True, max_tokens_per_pass=32768),), False,
+         ("ok", "m is accelerated, up to 32768 tokens a pass")),
+        ((MODEL(accelerated=False, not_accelerated="the self-test failed"),), False,
+         ("warning", "stock TuFT trains m: the self-test failed")),
+        ((MODEL(accelerated=False, not_accelerated="there is no CUDA GPU"),), True,
+         ("skipped", "stock TuFT trains m: there is no CUDA GPU")),
+        ((MODEL(accelerated=None),), False, ("skipped", "m: the server has not loaded it yet")),
+    ],
+)  # fmt: skip
+def test_the_doctor_says_whether_a_model_is_accelerated_and_why_not(
+    served: tuple[ServedModelRecord, ...], allow_cpu: bool, expected: tuple[str, str]
+) -> None:
+    server = cast(TuftHttp, SimpleNamespace(models=lambda: served))
+    found = diagnose._acceleration(server, cast(Settings, SimpleNamespace(allow_cpu=allow_cpu)))
+    assert found[:2] == expected
+    assert bool(found[2]) == (found[0] == "warning")

@@ -1,0 +1,254 @@
+"""Two GPUs of one host: TuFT's FSDP backend beside one GPU, and two servers beside one. See README.md beside.
+
+    python -m bench.gpu.two_gpus --size 4b --prepared DIR --out DIR [--seconds 330] [--larger 8b]
+
+In this order, each result on disk as soon as it is known: a job over both GPUs (deploy/tuft/gpu-fsdp.yaml), the same
+job killed with its server in the middle, the same steps on one GPU by stock TuFT, then two accelerated servers with a
+worker each: one job alone, two jobs at once, and one server killed for good. With time left, a larger model over both.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+from bench.gpu.conversations import chats
+from bench.gpu.figures import largest_relative_difference, series_is_continuous, together_rate
+from bench.gpu.host import Host, Measured, record
+from bench.gpu.parts import GPU_CONFIG_MODEL, Place, Services, Tuft, served_name, several_entries, started
+from bench.gpu.plan import MODEL, Plan, begun, end_children, keep_logs, machine, make_weights, options
+from bench.gpu.report import summary
+from turnloom.embedded.tuft_server import REPOSITORY
+from turnloom.v1 import training_pb2 as tr
+
+FSDP_CONFIG: Final = REPOSITORY / "deploy" / "tuft" / "gpu-fsdp.yaml"
+STEPS: Final = 20
+KILLED_STEPS: Final = 14  #: of the job whose server is killed
+KILLED_AT: Final = 8
+PAIR_STEPS: Final = 12
+PAIR_ROUNDS: Final = 3
+BOTH: Final = "both"  #: TURNLOOM_HOST of the worker at the server over two GPUs
+ONE: Final = "one"  #: the same at stock TuFT on the first GPU
+LARGER_STEPS: Final = 8
+
+
+class TwoGpus(Plan):
+    """The plan."""
+
+    def fsdp(self, place: Place, name: str = BOTH) -> Tuft:
+        """One model over two GPUs, as deploy/tuft/gpu-fsdp.yaml has it."""
+        rehearsed = {"TURNLOOM_TUFT_GPUS": "1"} if place.rehearsal else {}
+        return Tuft(place, name, FSDP_CONFIG, 0, accelerated=False, environment=rehearsed)
+
+    def one_gpu(self, name: str, gpu: int, *, accelerated: bool) -> Tuft:
+        """A server that sees one GPU."""
+        config = self.place.folder / f"{name}.yaml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(several_entries(self.place, [self.scale.ours]))
+        seen = {} if self.place.rehearsal else {"CUDA_VISIBLE_DEVICES": str(gpu)}
+        return Tuft(self.place, name, config, 1, accelerated=accelerated, environment=seen)
+
+    @contextmanager
+    def up(self, name: str, tufts: Mapping[str, Tuft], models: Mapping[str, str], place: Place) -> Iterator[Host]:
+        """Servers, services and the dataset."""
+        begun = time.monotonic()
+        services = Services(place, place.folder / f"{name}-turnloom", tufts, models)
+        with started(list(tufts.values())), services, Host(place, self.scale, services) as host:
+            host.make_dataset(MODEL, chats(self.scale.chats, scale=self.scale.shrink))
+            self.note("host", name=name, ready_seconds=time.monotonic() - begun)
+            yield host
+            self.note("acceleration", servers={key: tuft.acceleration() for key, tuft in tufts.items()})
+
+    # -- one model over two GPUs ---------------------------------------------------------------------------------------
+
+    def over_both(self) -> None:
+        """20 steps, the same again with the server killed, and the same on one GPU from the same adapter."""
+        fsdp = self.fsdp(self.place)
+        with self.up("fsdp", {BOTH: fsdp}, {MODEL: GPU_CONFIG_MODEL}, self.place) as host:
+            budget = 2 * self.scale.budget  # a call is shared out between two GPUs
+            host.make_start(MODEL)
+            whole = self.run(
+                "fsdp", lambda: host.product("FSDP over two GPUs", MODEL, STEPS, max_tokens_per_call=budget)
+            )
+            self._note_memory(host)
+            with ThreadPoolExecutor(1) as beside:  # the killed server leaves the GPUs idle for a minute
+                stock = beside.submit(self._on_one_gpu, host, whole)
+                self._killed(host, whole, budget)
+                stock.result()
+
+    def _killed(self, host: Host, whole: Measured, budget: int) -> None:
+        begun = time.time()
+        job = host.submit(MODEL, KILLED_STEPS, checkpoint_every=5, max_tokens_per_call=budget)
+        host.until(job, KILLED_AT, max(40, self.left()))
+        host.tuft.kill()
+        killed = time.time()
+        up = host.tuft.start()
+        ended = host.ended(job, max(60, self.left()))
+        series = list(host.client.jobs.steps(job))
+        nlls = [step.nll_sum for step in series]
+        resumed = next((step for step in series if step.attempt > 1), None)
+        before = resumed.step - 1 if resumed else len(series)
+        self.note(
+            "fsdp_kill",
+            state=tr.JobState.Name(ended.state),
+            error=ended.error.message,
+            attempts=ended.attempt,
+            continuous=series_is_continuous([step.step for step in series], KILLED_STEPS),
+            server_up_again_seconds=up,
+            killed_to_next_step_seconds=resumed.time.ToNanoseconds() / 1e9 - killed if resumed else None,
+            seconds=time.time() - begun,
+            difference_before=largest_relative_difference(nlls[:before], whole.nlls) if whole.nlls else None,
+            difference_after=largest_relative_difference(nlls[before:], whole.nlls[before:]) if whole.nlls else None,
+            nlls=nlls,
+            events=[f"{one.attempt} {one.type}: {one.message}"[:260] for one in host.client.jobs.events(job)],
+        )
+
+    def _on_one_gpu(self, host: Host, whole: Measured) -> None:
+        """Stock TuFT with the product's calls, from the adapter that the job over two GPUs began with."""
+        one = self.one_gpu(ONE, 0, accelerated=False)
+        with started([one]):
+            measured = self.run(
+                "fsdp",
+                lambda: host.loop(
+                    "stock TuFT on one GPU", self.scale.ours, STEPS, tuft=one, loop="levers", sort=True, cut_tail=True,
+                    budget=self.scale.budget, overhead=4_000, even=True, few_shapes=True, depth=2,
+                    adapter_only=True,
+                ),
+            )  # fmt: skip
+        if whole.nlls and measured.nlls:
+            difference = largest_relative_difference(whole.nlls, measured.nlls)
+            self.note("fsdp_difference", against=measured.name, largest_relative=difference, nlls=measured.nlls)
+
+    def _note_memory(self, host: Host) -> None:
+        used = [sizes for _, sizes in host.gpu.memory_of_each]
+        self.note("fsdp_memory", peak_bytes=[max(of_one) for of_one in zip(*used, strict=True)])
+
+    def larger(self, size: str) -> None:
+        """A few steps of a larger geometry over both GPUs."""
+        weights = self.place.weights.with_name(f"weights-{size}")
+        make_weights(size, weights, self.place.tuft_python)
+        place = replace(self.place, weights=weights)
+        was, self.scale = self.scale, replace(self.scale, size=size)
+        try:
+            with self.up("larger", {BOTH: self.fsdp(place, "larger")}, {MODEL: GPU_CONFIG_MODEL}, place) as host:
+                self.run(
+                    "fsdp",
+                    lambda: host.product(
+                        f"FSDP over two GPUs, {size}", MODEL, LARGER_STEPS, max_tokens_per_call=self.scale.budget
+                    ),
+                )
+                self._note_memory(host)
+        finally:
+            self.scale = was
+
+    # -- two servers side by side --------------------------------------------------------------------------------------
+
+    def side_by_side(self) -> None:
+        """One job alone and two at once, by turns; then one server is killed for good."""
+        tufts = {name: self.one_gpu(name, gpu, accelerated=True) for gpu, name in enumerate("ab")}
+        models = {MODEL: served_name(self.scale.ours)}
+        with self.up("pair", tufts, models, self.place) as host:
+            host.make_start(MODEL)
+            warm = [host.submit(MODEL, 4, host=name, max_tokens_per_call=self.scale.packed) for name in tufts]
+            for job in warm:  # both have compiled and seen a step
+                host.ended(job, max(60, self.left()))
+            for turn in range(PAIR_ROUNDS):
+                if self.left() < 40:
+                    break
+                self._turn_of_two(host, turn)
+            if self.left() > 60:
+                self._lost(host)
+
+    def _fast(self, host: Host, name: str, seed: int) -> Measured:
+        return host.product(
+            f"alone on {name}", MODEL, PAIR_STEPS, seed=seed, host=name, max_tokens_per_call=self.scale.packed
+        )
+
+    def _turn_of_two(self, host: Host, turn: int) -> None:
+        alone = self.run("pair_alone", lambda: self._fast(host, "a" if turn % 2 == 0 else "b", seed=turn + 1))
+        begun = time.time()
+        jobs = {
+            name: host.submit(
+                MODEL, 2 * PAIR_STEPS, host=name, seed=10 * turn + number, max_tokens_per_call=self.scale.packed
+            )
+            for number, name in enumerate("ab", 1)
+        }
+        for job in jobs.values():
+            if host.ended(job, max(30, self.left())).state != tr.JOB_STATE_SUCCEEDED:
+                self.note("pair", error=f"{job} did not succeed")
+                return
+        both = [
+            host.measured_job(f"{name} of two", job, begun, 10 * turn + number)
+            for number, (name, job) in enumerate(jobs.items(), 1)
+        ]
+        sizes = [
+            [sum(row.length for row in rows) for rows in host.batches(10 * turn + number, one.steps)]
+            for number, one in enumerate(both, 1)
+        ]
+        together = together_rate([one.times for one in both], sizes)
+        for one in both:
+            self.note("pair_job", **record(one))
+        self.note(
+            "pair",
+            turn=turn,
+            tokens_per_second=together,
+            alone=alone.tokens_per_second,
+            times_one=together / alone.tokens_per_second if alone.tokens_per_second else None,
+        )
+
+    def _lost(self, host: Host) -> None:
+        """A server that does not come back: what becomes of its job within the time there is."""
+        job = host.submit(MODEL, 400, host="a", checkpoint_every=20, max_tokens_per_call=self.scale.packed)
+        host.until(job, 30, 60)
+        host.tufts["a"].kill()
+        killed = time.time()
+        until = time.monotonic() + max(20, min(90, self.left() - 15))
+        while time.monotonic() < until and host.client.jobs.retrieve(job).host == "a":
+            time.sleep(0.5)
+        found = host.client.jobs.retrieve(job)
+        self.note(
+            "server_lost",
+            host=found.host,
+            state=tr.JobState.Name(found.state),
+            step=found.progress.step,
+            seconds=time.time() - killed,
+            events=[f"{one.attempt} {one.type}: {one.message}"[:200] for one in host.client.jobs.events(job)],
+        )
+        host.client.jobs.cancel(job)
+
+
+def main() -> int:
+    """Run what there is time for; everything started here is ended here."""
+    parser = options(__doc__)
+    parser.add_argument("--phases", default="over_both,side_by_side,larger")
+    parser.add_argument("--larger", default="8b", help="geometry for both GPUs, where there is time")
+    arguments = parser.parse_args()
+    place, scale, deadline = begun(arguments)
+    bench = TwoGpus(place, scale, arguments.out, deadline, arguments.repetitions, not arguments.no_losses)
+    bench.note("machine", **machine(), command=" ".join(sys.argv))
+    phases = {"over_both": bench.over_both, "side_by_side": bench.side_by_side}
+    phases["larger"] = lambda: bench.larger(arguments.larger)
+    failed = False
+    for name in arguments.phases.split(","):
+        if bench.left() < 60:
+            break
+        try:
+            phases[name]()
+        except Exception:
+            failed = True
+            bench.note("trouble", host=name, error=traceback.format_exc()[-1800:])
+        finally:
+            keep_logs(place.folder, arguments.out / f"logs-two-{name}.tar.gz")
+    end_children()
+    print(summary(arguments.out / "results.jsonl"))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
