@@ -33,7 +33,7 @@ from turnloom.words import ago, coloured, count, dataset_state
 
 if TYPE_CHECKING:
     from turnloom.batches import Batch, Row
-    from turnloom.local_sources import LocalPart
+    from turnloom.reading.local_sources import LocalPart
 
 Files = Annotated[
     list[Path],
@@ -100,8 +100,8 @@ def _local_parts(
     session: Session, files: Sequence[Path], tests: Sequence[Path], name: str, part: TestPart, rows: RowChoice
 ) -> dict[str, LocalPart]:
     """Return the parts of local files, each by the name of its dataset; the training part comes first."""
-    from turnloom.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
-    from turnloom.selecting import Choice  # noqa: PLC0415
+    from turnloom.reading.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
+    from turnloom.reading.selecting import Choice  # noqa: PLC0415
 
     split = Choice() if part.test_fraction is None else split_of(part.test_fraction, part.seed)
     choice = replace(split, row_filter=rows.row_filter(), deduplicate=rows.deduplicate)

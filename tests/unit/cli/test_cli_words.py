@@ -9,7 +9,7 @@ from turnloom.cli.jsonable import to_plain
 from turnloom.cli.watching import ending
 from turnloom.errors import InvalidInput
 from turnloom.live import View
-from turnloom.splitting import split
+from turnloom.reading.splitting import split
 from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
 from turnloom.words import buckets, count, duration, size
 

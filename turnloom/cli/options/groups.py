@@ -14,8 +14,8 @@ import typer
 
 from turnloom.cli.session import Session, pairs
 from turnloom.errors import InvalidInput
-from turnloom.filters import RowFilter
 from turnloom.options import HyperparameterFields, PreprocessFields, from_text
+from turnloom.reading.filters import RowFilter
 from turnloom.v1 import training_pb2, types_pb2
 
 LARGEST: Final = 2**32 - 1  #: whole number of an option that the contract has as uint32
