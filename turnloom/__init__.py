@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from turnloom.calls import Tls
     from turnloom.client import Preprocessed, TurnloomClient
     from turnloom.errors import TurnloomError
-    from turnloom.local_sources import read
+    from turnloom.reading.local_sources import read
 
 __all__ = ["Batch", "Preprocessed", "Row", "Tls", "TurnloomClient", "TurnloomError", "read"]
 
@@ -26,7 +26,7 @@ _MODULES: Final = {
     "Tls": "turnloom.calls",
     "TurnloomClient": "turnloom.client",
     "TurnloomError": "turnloom.errors",
-    "read": "turnloom.local_sources",
+    "read": "turnloom.reading.local_sources",
 }
 
 

@@ -57,11 +57,16 @@ def seconds(moment: Timestamp) -> float:
 
 
 def buckets(histogram: types_pb2.Histogram) -> str:
-    """The buckets that hold something: "120 below 64, 7 of 4096 and more"."""
-    bounds = list(histogram.upper_bounds)
-    words = [f"{number} below {bound}" for number, bound in zip(histogram.counts, bounds, strict=False) if number]
-    if bounds and histogram.counts[-1]:
-        words.append(f"{histogram.counts[-1]} of {bounds[-1]} and more")
+    """The buckets that hold something, with their bounds: "120 with 32 to 63, 7 with 4096 or more"."""
+    uppers = list(histogram.upper_bounds)
+    lowers = [0, *uppers]
+    words = [
+        f"{number} with {low} to {high - 1}"
+        for number, low, high in zip(histogram.counts, lowers, uppers, strict=False)
+        if number
+    ]
+    if uppers and histogram.counts[-1]:
+        words.append(f"{histogram.counts[-1]} with {uppers[-1]} or more")
     return ", ".join(words) or "none"
 
 

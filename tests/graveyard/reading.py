@@ -14,10 +14,10 @@ from services.preprocess.wire.conversation import conversation
 from tests.graveyard.case import Chat, File
 from turnloom.conversations import from_json
 from turnloom.errors import InvalidInput
-from turnloom.local_sources import LocalSource
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError
-from turnloom.rows import shape_of
+from turnloom.reading.local_sources import LocalSource
+from turnloom.reading.rows import shape_of
 
 
 def conversation_in(given: Chat | File, folder: Path) -> Conversation | str:

@@ -143,6 +143,12 @@ def test_a_dataset_is_made_listed_shown_downloaded_and_deleted(api: Api, chats: 
     shown = turnloom(api.address, "dataset", "show", made["id"])
     assert made["sha256"] in shown.out
     assert "max_length = 512" in shown.out
+    assert "row 0" not in shown.out
+    shown = turnloom(api.address, "dataset", "show", made["id"], "--rows", 2)
+    assert shown.out.count(": conversation ") == 2
+    assert "⟦" in shown.out
+    document = turnloom(api.address, "dataset", "show", made["id"], "--rows", 2, "--json").document
+    assert [len(row["token_ids"]) - len(row["target_weights"]) for row in document["rows"]] == [1, 1]
     rows_file = tmp_path / "rows.jsonl"
     assert turnloom(api.address, "dataset", "download", made["id"], "--to", rows_file, "--json").document["rows"] == 10
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()]

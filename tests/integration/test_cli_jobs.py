@@ -142,7 +142,11 @@ def test_jobs_are_listed_by_state_and_label_shown_and_deleted(api: Api, chats: P
         j["id"] for j in turnloom(api.address, "jobs", "--state", "queued", "--label", "who=me", "--json").document
     ] == [job]
     assert turnloom(api.address, "jobs", "--label", "who=you", "--json").document == []
-    assert job in turnloom(api.address, "jobs").out
+    listed = turnloom(api.address, "jobs").out
+    assert job in listed
+    assert "who=me" in listed
+    assert chats.name in listed  # the name of the dataset that the file became
+    assert len(turnloom(api.address, "jobs", "--limit", 1, "--json").document) == 1
     assert "keep_checkpoints = 5" in turnloom(api.address, "job", "show", job).out
     refused = turnloom(api.address, "delete", job)
     assert refused.code == 4

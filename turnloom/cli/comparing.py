@@ -55,7 +55,7 @@ def show(session: Session, runs: Sequence[Run], axes: Sequence[str], verdict: Ve
         session.out.print(f"[bold]{title}[/] (batch size {_sizes(runs)})", highlight=False)
         _grid(session, runs, axes, verdict)
     for sentence in verdict.sentences:
-        session.out.print(escape(f"* {sentence}"), highlight=False, soft_wrap=True)
+        session.bullet(sentence)
 
 
 def _sizes(runs: Sequence[Run]) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 from rich.markup import escape
+from rich.text import Text
 
 from turnloom.cli.inputs import upload
-from turnloom.cli.jsonable import to_plain
+from turnloom.cli.jsonable import Plain, to_plain
 from turnloom.cli.options.groups import BadConversations, Preprocessing, RowChoice, TestPart, choose_model
 from turnloom.cli.session import Session, command
 from turnloom.cli.sources import (
@@ -30,8 +32,8 @@ from turnloom.v1 import datasets_pb2
 from turnloom.words import ago, coloured, count, dataset_state
 
 if TYPE_CHECKING:
-    from turnloom.batches import Batch
-    from turnloom.local_sources import LocalPart
+    from turnloom.batches import Batch, Row
+    from turnloom.reading.local_sources import LocalPart
 
 Files = Annotated[
     list[Path],
@@ -53,7 +55,7 @@ def add_to(app: typer.Typer) -> None:
         import_source
     )
     command(group, "list", "dataset list")(list_all)
-    command(group, "show", "dataset show ds-0123456789ab")(show)
+    command(group, "show", "dataset show ds-0123456789ab --rows 3")(show)
     command(group, "delete", "dataset delete ds-0123456789ab")(delete)
     command(group, "cancel", "dataset cancel ds-0123456789ab")(cancel)
     command(group, "download", "dataset download ds-0123456789ab --to rows.jsonl")(download)
@@ -98,8 +100,8 @@ def _local_parts(
     session: Session, files: Sequence[Path], tests: Sequence[Path], name: str, part: TestPart, rows: RowChoice
 ) -> dict[str, LocalPart]:
     """Return the parts of local files, each by the name of its dataset; the training part comes first."""
-    from turnloom.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
-    from turnloom.selecting import Choice  # noqa: PLC0415
+    from turnloom.reading.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
+    from turnloom.reading.selecting import Choice  # noqa: PLC0415
 
     split = Choice() if part.test_fraction is None else split_of(part.test_fraction, part.seed)
     choice = replace(split, row_filter=rows.row_filter(), deduplicate=rows.deduplicate)
@@ -185,11 +187,17 @@ def list_all(session: Session) -> None:
         _table(session, found)
 
 
-def show(session: Session, dataset: Id) -> None:
+def show(
+    session: Session,
+    dataset: Id,
+    rows: Annotated[int, typer.Option(help="Rows to show: token ids, the trained ones marked.", min=0)] = 0,
+) -> None:
     """Show everything that is known of a dataset."""
     found = session.client.datasets.retrieve(dataset)
+    first = list(islice(chain.from_iterable(session.client.datasets.download(dataset)), rows)) if rows else []
     if session.as_json:
-        session.json(to_plain(found))
+        shown: dict[str, Plain] = {"rows": [_plain(row) for row in first]} if rows else {}
+        session.json({**to_plain(found), **shown})
         return
     _table(session, [found])
     session.out.print(f"sha256 {found.sha256 or '-'}", highlight=False)
@@ -204,6 +212,23 @@ def show(session: Session, dataset: Id) -> None:
         )
     for warning in found.warnings:
         session.out.print(f"conversation {warning.conversation_index}: {escape(warning.message)}", soft_wrap=True)
+    for number, row in enumerate(first):
+        _show_row(session, number, row)
+
+
+def _show_row(session: Session, number: int, row: Row) -> None:
+    """Ids of one row; trained targets in green, in a file between ⟦ and ⟧."""
+    brackets = session.out.color_system is None
+    weights = [0.0, *row.target_weights.tolist()]
+    text = Text()
+    for trained, same in groupby(zip(row.token_ids.tolist(), weights, strict=True), key=lambda pair: pair[1] > 0):
+        ids = " ".join(str(token) for token, _ in same)
+        text.append(f"⟦{ids}⟧ " if brackets and trained else f"{ids} ", style="bold green" if trained else "dim")
+    count_trained = sum(weight > 0 for weight in weights)
+    part = f", part {row.part}" if row.part else ""
+    head = f"row {number}: conversation {row.conversation_index}{part}, {len(weights)} tokens, {count_trained} trained"
+    session.out.print(head, highlight=False)
+    session.out.print(text)
 
 
 def delete(session: Session, dataset: Id) -> None:
@@ -245,15 +270,17 @@ def download(
 
 
 def _write_rows(batch: Batch, file: TextIO) -> int:
-    for row in batch:
-        document = {
-            "conversation": row.conversation_index,
-            "part": row.part,
-            "token_ids": row.token_ids.tolist(),
-            "target_weights": row.target_weights.tolist(),
-        }
-        file.write(json.dumps(document) + "\n")
+    file.writelines(json.dumps(_plain(row)) + "\n" for row in batch)
     return len(batch)
+
+
+def _plain(row: Row) -> dict[str, Plain]:
+    return {
+        "conversation": row.conversation_index,
+        "part": row.part,
+        "token_ids": row.token_ids.tolist(),
+        "target_weights": row.target_weights.tolist(),
+    }
 
 
 def _report(session: Session, made: list[datasets_pb2.Dataset], *, bare: bool = False) -> None:

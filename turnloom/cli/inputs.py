@@ -18,7 +18,7 @@ from turnloom.options import PreprocessFields
 from turnloom.v1 import datasets_pb2, types_pb2
 
 if TYPE_CHECKING:
-    from turnloom.local_sources import LocalPart
+    from turnloom.reading.local_sources import LocalPart
 
 INDEX = re.compile(r"conversations?\[(\d+)\]")
 LEADING = re.compile(r"conversations?\[\d+\][.:] ?")
@@ -78,8 +78,8 @@ class Loaded:
 
 
 def _opened(path: Path, reading: Reading, *, skip_bad: bool) -> LocalPart:
-    from turnloom.local_sources import LocalSource  # noqa: PLC0415  # needs numpy, which small commands do without
-    from turnloom.selecting import Choice  # noqa: PLC0415
+    from turnloom.reading.local_sources import LocalSource  # noqa: PLC0415  # needs numpy, which small commands do without
+    from turnloom.reading.selecting import Choice  # noqa: PLC0415
 
     source = LocalSource.open(
         [path],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,7 @@ from turnloom.cli.options.groups import LARGEST, Labels
 from turnloom.cli.session import Session, command, pairs
 from turnloom.cli.watching import LEVELS, ending
 from turnloom.client import TERMINAL
-from turnloom.errors import InvalidInput
+from turnloom.errors import InvalidInput, Refused
 from turnloom.live import test_nll, train_nll
 from turnloom.results.files import bits_per_byte
 from turnloom.v1 import training_pb2
@@ -26,7 +28,7 @@ Id = Annotated[str, typer.Argument(help="Job id.", metavar="JOB", show_default=F
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
-    command(app, "jobs", "jobs --state RUNNING --label team=red")(list_jobs)
+    command(app, "jobs", "jobs --state RUNNING --label team=red --limit 20")(list_jobs)
     job = typer.Typer(no_args_is_help=True, help="Look at one job.")
     app.add_typer(job, name="job")
     command(job, "show", "job show job-0123456789ab")(show)
@@ -48,17 +50,22 @@ def list_jobs(
     session: Session,
     state: Annotated[list[str] | None, typer.Option(help="Only this state; may be repeated.")] = None,
     label: Labels = None,
+    limit: Annotated[int, typer.Option(help="Newest jobs to list; 0: all.", min=0)] = 0,
 ) -> None:
     """List jobs, newest first."""
-    found = list(session.client.jobs.list([_state(name) for name in state or ()], pairs(label or (), "--label")))
+    listed = session.client.jobs.list([_state(name) for name in state or ()], pairs(label or (), "--label"))
+    found = list(islice(listed, limit or None))
     if session.as_json:
         session.json([to_plain(job) for job in found])
         return
+    names = _dataset_names(session, {job.training_dataset for job in found})
     session.table(
-        ("id", "?model", "state", "#step", "#NLL", "#test NLL", "host", "?#attempt", "age"),
+        ("id", "?model", "?data", "?labels", "state", "#step", "#NLL", "#test NLL", "host", "?#attempt", "age"),
         (
             (
-                *(job.id, escape(job.model), coloured(job_state(job))),
+                *(job.id, escape(job.model), escape(names.get(job.training_dataset) or job.training_dataset)),
+                escape(" ".join(f"{name}={value}" for name, value in sorted(job.metadata.items()))),
+                coloured(job_state(job)),
                 f"{job.progress.step}/{job.progress.planned_steps}",
                 f"{job.progress.last_train_nll:.4f}" if job.progress.HasField("last_train_nll") else "-",
                 f"{job.progress.test_nll:.4f}" if job.progress.HasField("test_nll") else "-",
@@ -68,6 +75,19 @@ def list_jobs(
         ),
         "There is no job; start one with `turnloom train`.",
     )
+
+
+def _dataset_names(session: Session, wanted: Collection[str]) -> dict[str, str]:
+    """Names of datasets by id, as far as they are there; the newest are looked at first."""
+    names: dict[str, str] = {}
+    if wanted:
+        with suppress(Refused):  # the jobs are what was asked for
+            for dataset in session.client.datasets.list():
+                if dataset.id in wanted:
+                    names[dataset.id] = dataset.display_name
+                if len(names) == len(wanted):
+                    break
+    return names
 
 
 def _state(name: str) -> training_pb2.JobState.ValueType:

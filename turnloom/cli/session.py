@@ -53,6 +53,15 @@ class Session:
         if not self.as_json:
             self.err.print(markup, soft_wrap=True, highlight=False)
 
+    def bullet(self, text: str) -> None:
+        """A sentence of plain text: in a terminal broken at words and indented, elsewhere one line."""
+        if not self.out.is_terminal:
+            self.out.print(f"* {escape(text)}", highlight=False, soft_wrap=True)
+            return
+        line = Table.grid(padding=(0, 1))
+        line.add_row("*", escape(text))
+        self.out.print(line, highlight=False)
+
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
         """A table of rich markup.
 

@@ -14,9 +14,9 @@ from rich.markup import escape
 from turnloom.cli.inputs import say_left_out
 from turnloom.cli.session import Session
 from turnloom.errors import InvalidInput
-from turnloom.file_kinds import COMPRESSED, KINDS
-from turnloom.filters import RowFilter
 from turnloom.progress import checked
+from turnloom.reading.file_kinds import COMPRESSED, KINDS
+from turnloom.reading.filters import RowFilter
 from turnloom.v1 import datasets_pb2
 from turnloom.words import dataset_state
 
@@ -66,7 +66,7 @@ def check_deduplication(name: str) -> None:
     Raises:
         InvalidInput
     """
-    from turnloom.duplicates import FORMS  # noqa: PLC0415  # needs numpy
+    from turnloom.reading.duplicates import FORMS  # noqa: PLC0415  # needs numpy
 
     if name and name not in FORMS:
         raise InvalidInput(

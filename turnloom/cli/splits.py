@@ -18,8 +18,8 @@ from turnloom.options import PreprocessFields
 from turnloom.words import count
 
 if TYPE_CHECKING:
-    from turnloom.local_sources import LocalPart
-    from turnloom.selecting import Choice
+    from turnloom.reading.local_sources import LocalPart
+    from turnloom.reading.selecting import Choice
 
 
 def is_dataset(name: str) -> bool:
@@ -51,7 +51,7 @@ def split_of(fraction: float, seed: int) -> Choice:
             hint="Try 0.1.",
             field="--test-fraction",
         )
-    from turnloom.selecting import Choice  # noqa: PLC0415  # needs numpy
+    from turnloom.reading.selecting import Choice  # noqa: PLC0415  # needs numpy
 
     return Choice(test_fraction=fraction, split_seed=seed)
 
@@ -100,7 +100,7 @@ def training_and_test(
         raise InvalidInput(
             "--test-fraction needs a file, not a dataset.", hint="Split when making it: `turnloom dataset create`."
         )
-    from turnloom.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
+    from turnloom.reading.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
 
     parts = {name: LocalSource.open([name]).whole() for name in (data, test) if name and not is_dataset(name)}
     if fraction is not None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from turnloom.cli.jobfile import JobFile
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.options.groups import (
+    AUTO,
     BadConversations,
     HeldOut,
     Preprocessing,
@@ -25,6 +26,7 @@ from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.cli.watching import conclude, watch_to_the_end
 from turnloom.client.jobs import JobFields
 from turnloom.errors import InvalidInput
+from turnloom.learning_rates import BATCH, suggest
 from turnloom.results.runs import written
 from turnloom.v1 import training_pb2
 from turnloom.words import count, duration
@@ -64,6 +66,10 @@ def train(
     begin = Start(start.start_from or asked.start_from, start.weights_only or asked.weights_only).message()
     labels = {**asked.labels, **submission.labels()}
     model = choose_model(session, preprocessing.model or asked.model)
+    if training.learning_rate == AUTO:
+        chosen = suggest(model, fields.get("batch_size", BATCH))
+        fields["learning_rate"] = chosen.rate
+        session.say(f"Learning rate {written(chosen.rate)} for {escape(chosen.reason)} (--lr auto).")
     made = training_and_test(
         session, data, tests, fields.get("seed", 0), model=model,
         options={**asked.preprocess, **preprocessing.fields()},
@@ -134,7 +140,12 @@ def _show_estimate(session: Session, answer: training_pb2.CreateJobResponse) -> 
         session.json(to_plain(answer))
         return
     estimate, cut = answer.estimate, answer.job.cut
-    time = f", about {duration(estimate.gpu_seconds)} of GPU time" if estimate.HasField("gpu_seconds") else ""
+    time = ""
+    if estimate.HasField("seconds"):
+        what = " of GPU time" if estimate.HasField("gpu_seconds") else ""
+        jobs = f"{estimate.rate_jobs} jobs" if estimate.rate_jobs > 1 else "one job"
+        low, high = duration(estimate.seconds_low), duration(estimate.seconds_high)
+        time = f", about {duration(estimate.seconds)}{what} ({low} to {high}, by {jobs} like it)"
     session.out.print(
         f"The job would run: {estimate.steps} steps, {count(estimate.tokens)} tokens,"
         f" {count(estimate.trained_tokens)} trained{time}.",

@@ -18,7 +18,7 @@ from turnloom.watching import PATIENCE_SECONDS, STREAM_SECONDS, follow
 
 if TYPE_CHECKING:
     from turnloom.batches import Batch
-    from turnloom.local_sources import LocalPart
+    from turnloom.reading.local_sources import LocalPart
 
 MADE: Final = (ds.DATASET_STATE_READY, ds.DATASET_STATE_FAILED, ds.DATASET_STATE_CANCELLED)
 

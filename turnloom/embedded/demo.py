@@ -39,9 +39,9 @@ from turnloom.embedded.stack import MODEL, Stack, StackSettings
 from turnloom.embedded.unigram import unigram_nll
 from turnloom.errors import StackError, TurnloomError
 from turnloom.live import View, test_nll, train_nll
-from turnloom.local_sources import read
 from turnloom.options import HyperparameterFields
-from turnloom.splitting import split
+from turnloom.reading.local_sources import read
+from turnloom.reading.splitting import split
 from turnloom.v1 import datasets_pb2, training_pb2
 from turnloom.words import count
 

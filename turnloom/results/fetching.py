@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from contextlib import suppress
 from dataclasses import replace
 
 from turnloom.client import TurnloomClient
-from turnloom.errors import NotFound, ServerUnreachable, Unavailable, Unimplemented
+from turnloom.errors import NotAllowed, NotFound, ServerUnreachable, Unavailable, Unimplemented
 from turnloom.evaluations import Evaluation
 from turnloom.results.runs import Run
 from turnloom.v1 import training_pb2
@@ -17,9 +18,20 @@ def fetch(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> list[Run]
 
     These are the last one of each job, and those at the steps where successive halving stopped one of them.
     """
+    contents = _contents(client, jobs)
     rungs = {job.halving.compared_step for job in jobs if job.halving.stopped}
     runs = [Run(job, list(client.jobs.steps(job.id))) for job in jobs]
-    return [replace(run, losses=_losses(client, run, rungs)) for run in runs]
+    return [replace(run, losses=_losses(client, run, rungs), contents=contents) for run in runs]
+
+
+def _contents(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> dict[str, str]:
+    """Dataset ids to the sha256 of their rows; only asked for where ids differ, and without those that are gone."""
+    found = {}
+    for names in ({job.training_dataset for job in jobs}, {job.test_dataset for job in jobs if job.test_dataset}):
+        for name in names if len(names) > 1 else ():
+            with suppress(NotFound, NotAllowed, Unimplemented, ServerUnreachable, Unavailable):
+                found[name] = client.datasets.retrieve(name).sha256
+    return found
 
 
 def _losses(client: TurnloomClient, run: Run, rungs: Set[int]) -> dict[int, Evaluation]:

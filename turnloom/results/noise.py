@@ -50,7 +50,7 @@ class Noise:
 
 def between(one: Run, other: Run) -> Noise | None:
     """Noise of the difference of two runs' last test NLLs; None: there is too little to take it from."""
-    if one.job.test_dataset == other.job.test_dataset and (first := _known(one)) and (second := _known(other)):
+    if one.tested_on == other.tested_on and (first := _known(one)) and (second := _known(other)):
         found = by_example(first, second)
         if found is not None:
             return found

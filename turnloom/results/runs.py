@@ -33,6 +33,17 @@ class Run:
     job: training_pb2.Job
     steps: Sequence[training_pb2.Step]  #: ascending; step 0, with an evaluation only, where there is one
     losses: Mapping[int, Evaluation] = field(default_factory=dict)  #: evaluations by example that were fetched, by step
+    contents: Mapping[str, str] = field(default_factory=dict)  #: dataset id -> sha256 of its rows, where it is known
+
+    @property
+    def tested_on(self) -> str:
+        """What the job was evaluated on: equal for two datasets of the same rows."""
+        return self.contents.get(self.job.test_dataset) or self.job.test_dataset
+
+    @property
+    def trained_on(self) -> str:
+        """What the job was trained on, likewise."""
+        return self.contents.get(self.job.training_dataset) or self.job.training_dataset
 
     @property
     def test(self) -> Curve:

@@ -6,7 +6,7 @@ named with their place; what rank and rate do is then read at the first rung, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,6 +42,9 @@ def judge(runs: Sequence[Run], axes: Sequence[str]) -> Verdict:
     done = [cell for cell in cells if cell.run.job.state == training_pb2.JOB_STATE_SUCCEEDED]
     trouble = {cell.run.job.id: cell.trouble for cell in cells if cell.trouble is not None}
     stopped = {run.job.id: run.job.halving.reason for run in runs if run.job.halving.stopped}
+    if len({run.tested_on for run in runs if run.test}) > 1:
+        sentences = (*_tested_apart(runs), *_trained_apart(runs), *_unfinished(runs, axes), *_told(cells))
+        return Verdict("", (), stopped, trouble, sentences)
     sound = [cell for cell in done if cell.trouble is None or cell.trouble.kind is not Kind.DIVERGED]
     if not sound:
         sentences = ("No cell came to a sound end, so there is no best one.", *_halved(runs, axes))
@@ -61,11 +64,34 @@ def judge(runs: Sequence[Run], axes: Sequence[str]) -> Verdict:
             else (*on_ranks(best, sound, axes), *on_rates(best, sound, cells, axes))
         ),
         *on_steps(best),
+        *_trained_apart(runs),
         *_unfinished(runs, axes),
         *_told(cells),
         *_advice(cells, axes),
     )
     return Verdict(best.run.job.id, tuple(cell.run.job.id for cell in ties), stopped, trouble, sentences)
+
+
+def _tested_apart(runs: Sequence[Run]) -> Iterator[str]:
+    """Why these jobs have no best one."""
+    named = _by_dataset((run.tested_on, run.job.test_dataset, run.job.id) for run in runs if run.test)
+    yield f"Not ranked: these jobs were tested on different test datasets, whose NLLs can't be compared: {named}."
+    yield "Train again with one --test for all, or plot the jobs of one test dataset."
+
+
+def _trained_apart(runs: Sequence[Run]) -> Iterator[str]:
+    """That jobs differ in more than their settings."""
+    if len({run.trained_on for run in runs}) > 1:
+        named = _by_dataset((run.trained_on, run.job.training_dataset, run.job.id) for run in runs)
+        yield f"These jobs were trained on different data, which may be what makes the difference: {named}."
+
+
+def _by_dataset(found: Iterable[tuple[str, str, str]]) -> str:
+    """Datasets of equal content with their jobs: "ds-1: job-1, job-2; ds-2: job-3"."""
+    names: dict[str, tuple[str, list[str]]] = {}
+    for content, dataset, job in found:
+        names.setdefault(content, (dataset, []))[1].append(job)
+    return "; ".join(f"{dataset}: {', '.join(jobs)}" for dataset, jobs in names.values())
 
 
 def _ties(best: Cell, ties: Sequence[Cell], others: Sequence[Cell], noise: dict[str, Noise | None]) -> Iterator[str]:

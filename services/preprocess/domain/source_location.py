@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.preprocess.domain.source_errors import SourceNotAllowed
-from turnloom.file_kinds import kind_of
+from turnloom.reading.file_kinds import kind_of
 
 _HUB: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _MAGIC: Final = re.compile(r"[*?\[]")

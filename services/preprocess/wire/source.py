@@ -12,13 +12,13 @@ from services.preprocess.domain.source_location import locate
 from services.preprocess.wire.enums import EnumTable
 from services.store.records import DatasetSource, LeftOutRecord, RowFilterRecord
 from turnloom.errors import InvalidInput
-from turnloom.filters import RowFilter
-from turnloom.formats import Format
+from turnloom.reading.filters import RowFilter
+from turnloom.reading.formats import Format
 from turnloom.v1 import datasets_pb2 as pb
 
 
 class Deduplicate(Enum):
-    """When two conversations are the same: names of turnloom.duplicates.FORMS."""
+    """When two conversations are the same: names of turnloom.reading.duplicates.FORMS."""
 
     EXACT = "exact"
     NORMALIZED = "normalized"

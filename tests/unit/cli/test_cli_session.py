@@ -111,3 +111,15 @@ def test_a_group_of_options_is_spliced_into_the_command_and_comes_as_one_value()
         assert CliRunner().invoke(app, ["pick", *words], catch_exceptions=False).exit_code == 0
     assert seen == [("oak", Basket()), ("elm", Basket(3, ["a", "b"], True))]
     assert "Example: turnloom pick oak" in CliRunner().invoke(app, ["pick", "--help"]).output
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_verdict_is_broken_at_words_in_a_terminal_and_whole_in_a_file(terminal: bool) -> None:
+    out = Console(file=io.StringIO(), width=30, color_system=None, force_terminal=terminal)
+    sentence = "Within noise of it: rank 8, rate 1e-4 [+0.0012]; rank 32."
+    with TurnloomClient(NOBODY) as client:
+        Session(client, False, out=out).bullet(sentence)
+    lines = out.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
+    assert " ".join(line.removeprefix("* ").strip() for line in lines) == sentence
+    assert all(len(line) <= 30 for line in lines) is terminal
+    assert [line[:2] for line in lines] == ["* ", *["  "] * (len(lines) - 1)]

@@ -9,7 +9,7 @@ from turnloom.cli.jsonable import to_plain
 from turnloom.cli.watching import ending
 from turnloom.errors import InvalidInput
 from turnloom.live import View
-from turnloom.splitting import split
+from turnloom.reading.splitting import split
 from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
 from turnloom.words import buckets, count, duration, size
 
@@ -77,7 +77,7 @@ def test_json_shows_the_member_of_a_oneof_that_is_set_and_absent_numbers_as_null
 
 def test_lengths_are_told_by_the_buckets_that_hold_something() -> None:
     histogram = types_pb2.Histogram(upper_bounds=[16, 32, 64], counts=[0, 3, 120, 7])
-    assert buckets(histogram) == "3 below 32, 120 below 64, 7 of 64 and more"
+    assert buckets(histogram) == "3 with 16 to 31, 120 with 32 to 63, 7 with 64 or more"
     assert buckets(types_pb2.Histogram(upper_bounds=[16], counts=[0, 0])) == "none"
     assert buckets(types_pb2.Histogram()) == "none"
 

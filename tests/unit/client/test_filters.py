@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
-from turnloom.filters import Condition, RowFilter, characters
-from turnloom.formats import Format
-from turnloom.rows import RawRow
-from turnloom.selecting import Choice, Looking
-from turnloom.splitting import split
+from turnloom.reading.filters import Condition, RowFilter, characters
+from turnloom.reading.formats import Format
+from turnloom.reading.rows import RawRow
+from turnloom.reading.selecting import Choice, Looking
+from turnloom.reading.splitting import split
 
 ROW: JSON = {
     "lang": "en",

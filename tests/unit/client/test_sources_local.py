@@ -17,10 +17,10 @@ import pytest
 
 from turnloom.conversations import Sourced, from_json
 from turnloom.errors import InvalidInput
-from turnloom.filters import RowFilter
-from turnloom.local_files import find
-from turnloom.local_sources import LocalPart, LocalSource, read
-from turnloom.selecting import Choice
+from turnloom.reading.filters import RowFilter
+from turnloom.reading.local_files import find
+from turnloom.reading.local_sources import LocalPart, LocalSource, read
+from turnloom.reading.selecting import Choice
 from turnloom.uploads import numbered_chunks
 
 CHAT = from_json([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
@@ -158,7 +158,7 @@ def test_without_pyarrow_a_sentence_says_how_to_get_it(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "turnloom.columnar", raising=False)
+    monkeypatch.delitem(sys.modules, "turnloom.reading.columnar", raising=False)
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InvalidInput, match="can be read with pyarrow only, which is not installed here") as caught:
         list(sourced(tmp_path / name))

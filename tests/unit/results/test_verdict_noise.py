@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -187,3 +188,28 @@ def test_a_cell_that_was_stopped_within_noise_of_the_lowest_one_is_named() -> No
     assert "Stopped although within noise of the lowest cell at that step: rank 32." in said(
         judge([best, *cells[1:]], AXES)
     )
+
+
+def test_jobs_that_were_tested_on_different_datasets_are_not_ranked_and_the_reason_names_them() -> None:
+    runs = [run(None, 8, 1.0, "ds-1"), run(None, 16, 0.5, "ds-2"), run(None, 32, 0.7, "ds-1")]
+    verdict = judge(runs, AXES)
+    assert (verdict.best, verdict.ties) == ("", ())
+    assert verdict.sentences[0] == (
+        "Not ranked: these jobs were tested on different test datasets, whose NLLs can't be compared: "
+        "ds-1: job-8, job-32; ds-2: job-16."
+    )
+
+
+def test_two_datasets_of_the_same_rows_are_one() -> None:
+    same = {"ds-1": "abc", "ds-2": "abc"}
+    runs = [replace(run(None, 8, 1.0, "ds-1"), contents=same), replace(run(None, 16, 0.5, "ds-2"), contents=same)]
+    assert judge(runs, AXES).best == "job-16"
+
+
+def test_jobs_that_were_trained_on_different_data_are_ranked_and_it_is_said() -> None:
+    one, other = run(None, 8, 1.0), run(None, 16, 0.5)
+    one.job.training_dataset, other.job.training_dataset = "ds-a", "ds-b"
+    verdict = judge([one, other], AXES)
+    assert verdict.best == "job-16"
+    (said,) = [sentence for sentence in verdict.sentences if "trained on different data" in sentence]
+    assert said.endswith("ds-a: job-8; ds-b: job-16.")

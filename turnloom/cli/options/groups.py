@@ -14,11 +14,12 @@ import typer
 
 from turnloom.cli.session import Session, pairs
 from turnloom.errors import InvalidInput
-from turnloom.filters import RowFilter
 from turnloom.options import HyperparameterFields, PreprocessFields, from_text
+from turnloom.reading.filters import RowFilter
 from turnloom.v1 import training_pb2, types_pb2
 
 LARGEST: Final = 2**32 - 1  #: whole number of an option that the contract has as uint32
+AUTO: Final = "auto"  #: a learning rate by the size of the model
 Labels: TypeAlias = Annotated[
     list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Free label; may be repeated.")
 ]
@@ -199,13 +200,39 @@ class Budget:
         return cast(HyperparameterFields, named | {name: value for name, value in given.items() if value is not None})
 
 
+def _rate(text: str | None) -> str | None:
+    """Refuse what is neither a number nor AUTO, as the command line refuses other numbers."""
+    if text is not None and text != AUTO:
+        try:
+            float(text)
+        except ValueError as error:
+            raise typer.BadParameter(f"{text!r} is neither a number nor {AUTO}.") from error
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Training(Budget):
-    """The hyperparameters of one job."""
+    """The hyperparameters of one job; a learning rate that is AUTO is not among the fields."""
+
+    def fields(self, without: Collection[str] = ()) -> HyperparameterFields:
+        """Return the hyperparameters that were given, and only these."""
+        if self.learning_rate == AUTO:
+            return super(Training, self).fields({*without, "learning_rate"})
+        given = super(Training, self).fields(without)
+        if self.learning_rate is not None:
+            given["learning_rate"] = float(self.learning_rate)
+        return given
 
     lora_rank: Annotated[int | None, typer.Option("--rank", "--lora-rank", help="LoRA rank. Default: 32.")] = None
     learning_rate: Annotated[
-        float | None, typer.Option("--lr", "--learning-rate", help="Default: 1e-4, for batch size 16.")
+        str | None,
+        typer.Option(
+            "--lr",
+            "--learning-rate",
+            metavar="RATE",
+            callback=_rate,
+            help="Default: 1e-4, for batch size 16; auto: by the size of the model (docs/guide.md).",
+        ),
     ] = None
     schedule: Annotated[str | None, typer.Option(help="constant (default), linear or cosine.")] = None
     warmup_steps: Annotated[int | None, typer.Option(help="Default: 0.")] = None

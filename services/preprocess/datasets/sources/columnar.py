@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 
 from services.preprocess.datasets.sources.opening import opened
 from services.preprocess.datasets.sources.pieces import SHARD_ROWS, Piece
-from turnloom.columnar import arrow_batches, arrow_rows, parquet_rows
-from turnloom.rows import RawRow
+from turnloom.reading.columnar import arrow_batches, arrow_rows, parquet_rows
+from turnloom.reading.rows import RawRow
 
 
 def cut_parquet(url: str) -> Iterator[Piece]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from services.preprocess.datasets.sources.opening import opened
 from services.preprocess.datasets.sources.pieces import SHARD_BYTES, SHARD_ROWS, Piece
-from turnloom.documents import is_lines, line_row
-from turnloom.lines import MAX_LINE, Line, lines
-from turnloom.rows import RawRow
+from turnloom.reading.documents import is_lines, line_row
+from turnloom.reading.lines import MAX_LINE, Line, lines
+from turnloom.reading.rows import RawRow
 
 
 def cut_lines(url: str) -> Iterator[Piece]:

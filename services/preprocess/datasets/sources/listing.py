@@ -11,7 +11,7 @@ import fsspec
 
 from services.preprocess.domain.source_errors import SourceNotAllowed, SourceNotFound, SourceNotKnown, SourceNotReadable
 from services.preprocess.domain.source_location import Location, below
-from turnloom.file_kinds import KINDS, is_data
+from turnloom.reading.file_kinds import KINDS, is_data
 
 
 class Folders(Protocol):

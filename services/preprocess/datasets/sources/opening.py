@@ -13,7 +13,7 @@ import fsspec
 
 from services.preprocess.domain.source_errors import SourceNotReadable
 from turnloom.errors import InvalidInput
-from turnloom.file_kinds import decompressed
+from turnloom.reading.file_kinds import decompressed
 
 BUFFER: Final = 1 << 20  #: bytes read at once
 

@@ -19,8 +19,8 @@ from services.preprocess.domain.source_errors import SourceEmpty, SourceNotKnown
 from services.preprocess.domain.source_location import Location, locate
 from services.store.records import DatasetSource
 from turnloom.errors import InvalidInput
-from turnloom.formats import Format
-from turnloom.rows import RawRow, shape_of
+from turnloom.reading.formats import Format
+from turnloom.reading.rows import RawRow, shape_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from services.preprocess.datasets.sources.opening import opened
 from services.preprocess.datasets.sources.pieces import Piece
 from services.preprocess.datasets.sources.staging import read_staged, stage
 from services.preprocess.domain.source_errors import SourceNotReadable
-from turnloom.documents import rows_of
-from turnloom.file_kinds import is_compressed, kind_of
-from turnloom.rows import RawRow
+from turnloom.reading.documents import rows_of
+from turnloom.reading.file_kinds import is_compressed, kind_of
+from turnloom.reading.rows import RawRow
 
 #: Kinds of files that any worker enters where its shard begins.
 CUTTERS: Final[Mapping[str, Callable[[str], Iterator[Piece]]]] = {

@@ -1,6 +1,6 @@
 """The choice among a source's rows, made once before its shards begin, so that no worker has to know another's rows.
 
-Which rows are wanted is asked of turnloom.selecting, as the client does for its files. Knows no file.
+Which rows are wanted is asked of turnloom.reading.selecting, as the client does for its files. Knows no file.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from services.preprocess.datasets.sources.shards import wanted
 from services.preprocess.domain.source_errors import SourceEmpty
 from services.store.records import DatasetSource, LeftOutRecord, WarningRecord
 from turnloom.errors import InvalidInput
-from turnloom.filters import RowFilter
-from turnloom.formats import Format
-from turnloom.rows import RawRow
-from turnloom.selecting import Choice, Looking, Mask, Selected, document_of, overlap
+from turnloom.reading.filters import RowFilter
+from turnloom.reading.formats import Format
+from turnloom.reading.rows import RawRow
+from turnloom.reading.selecting import Choice, Looking, Mask, Selected, document_of, overlap
 
 ROWS_A_CHECK = 256  #: rows looked at between two questions whether anybody still waits
 

@@ -18,14 +18,14 @@ from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.wire.dataset import issue_record
 from services.store.dataset_files import DatasetWriter
 from services.store.records import IssueRecord
-from turnloom.formats import Format
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.options import Options
 from turnloom.masks.model import Model
 from turnloom.masks.pipeline import preprocess_batch
-from turnloom.rows import RawRow
+from turnloom.reading.formats import Format
+from turnloom.reading.rows import RawRow
 
 CHUNK: Final = 128  #: conversations preprocessed at once
 

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from services.preprocess.datasets.sources.opening import opened
 from services.preprocess.datasets.sources.pieces import SHARD_BYTES, SHARD_ROWS, Piece
 from services.store.files import exists, whole_file
-from turnloom.rows import RawRow
+from turnloom.reading.rows import RawRow
 
 
 def stage(rows: Iterable[RawRow], folder: str, place: str, first: int = 0) -> Iterator[Piece]:

@@ -25,8 +25,8 @@ from services.store.files import remove
 from services.store.records import DatasetRecord, DatasetSource, ErrorRecord, IssueRecord
 from services.store.retries import retry_redis
 from turnloom.errors import TurnloomError
-from turnloom.formats import Format
 from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
+from turnloom.reading.formats import Format
 
 Task: TypeAlias = Callable[[TaskContext, DatasetRecord, ClaimedTask, Lease], None]
 

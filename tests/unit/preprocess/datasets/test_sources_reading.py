@@ -20,7 +20,7 @@ from services.preprocess.datasets.sources.pieces import SHARD_BYTES, SHARD_ROWS,
 from services.preprocess.datasets.sources.reading import pieces_of, read
 from services.preprocess.domain.source_errors import SourceError, SourceNotAllowed, SourceNotFound, SourceNotReadable
 from services.preprocess.domain.source_location import Location, locate
-from turnloom.rows import RawRow
+from turnloom.reading.rows import RawRow
 
 ROWS = [{"messages": [{"role": "user", "content": f"q{i}"}], "id": str(i)} for i in range(5)]
 
@@ -81,7 +81,7 @@ def test_a_csv_row_of_another_width_is_bad_by_itself(tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_costs_no_memory_and_is_bad_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("turnloom.lines.MAX_LINE", 20)
+    monkeypatch.setattr("turnloom.reading.lines.MAX_LINE", 20)
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": "' + "x" * 100 + '"}\n{"a": 2}\n')
     long, good = rows_of(path, tmp_path)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from turnloom.rows import RawRow, plain
+from turnloom.reading.rows import RawRow, plain
 
 BATCH = 256  #: rows made plain values at once
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from turnloom.documents import rows_of
 from turnloom.errors import InvalidInput
-from turnloom.file_kinds import COLUMNAR, KINDS, decompressed, is_data, kind_of, needs_pyarrow, without_pyarrow
-from turnloom.rows import RawRow
+from turnloom.reading.documents import rows_of
+from turnloom.reading.file_kinds import COLUMNAR, KINDS, decompressed, is_data, kind_of, needs_pyarrow, without_pyarrow
+from turnloom.reading.rows import RawRow
 
 MAX_DOCUMENT: Final = 256 << 20  #: bytes of a .json file that is one document, which is read as a whole
 
@@ -43,7 +43,7 @@ def rows(path: Path) -> Iterator[RawRow]:
                 yield from rows_of(name, decompressed(name, raw), MAX_DOCUMENT)
                 return
             # Imported here: pyarrow is no dependency of the client.
-            from turnloom.columnar import arrow_rows, parquet_rows  # noqa: PLC0415
+            from turnloom.reading.columnar import arrow_rows, parquet_rows  # noqa: PLC0415
 
             yield from (parquet_rows if kind_of(name) == "parquet" else arrow_rows)(name, raw)
     except ImportError as error:

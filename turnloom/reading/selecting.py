@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnloom.conversations import JSON
-from turnloom.duplicates import DIGEST, FORMS, digest, first_of_each
 from turnloom.errors import InvalidInput
-from turnloom.filters import RowFilter, Wanted
-from turnloom.formats import Format
-from turnloom.rows import RawRow
-from turnloom.splitting import held_out
+from turnloom.reading.duplicates import DIGEST, FORMS, digest, first_of_each
+from turnloom.reading.filters import RowFilter, Wanted
+from turnloom.reading.formats import Format
+from turnloom.reading.rows import RawRow
+from turnloom.reading.splitting import held_out
 
 Mask = NDArray[np.bool_]  # shape (rows of the source,)
 

@@ -12,7 +12,7 @@ from itertools import islice
 
 from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
-from turnloom.formats import Format, detect
+from turnloom.reading.formats import Format, detect
 
 LOOKED_AT = 100  #: rows that detection looks at
 

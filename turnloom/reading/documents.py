@@ -12,9 +12,9 @@ from typing import Final
 
 from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
-from turnloom.file_kinds import kind_of
-from turnloom.lines import MAX_LINE, Line, lines
-from turnloom.rows import RawRow, parse, parsed, why_not_json
+from turnloom.reading.file_kinds import kind_of
+from turnloom.reading.lines import MAX_LINE, Line, lines
+from turnloom.reading.rows import RawRow, parse, parsed, why_not_json
 
 MAX_DOCUMENT: Final = 32 << 20  #: bytes of a JSON document, which is read as a whole
 

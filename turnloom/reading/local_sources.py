@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnloom.conversations import JSON, SHAPE, Sourced, from_json
-from turnloom.duplicates import DIGEST, digest
 from turnloom.errors import InvalidInput
-from turnloom.filters import RowFilter
-from turnloom.formats import Format
-from turnloom.local_files import find, rows
-from turnloom.rows import LOOKED_AT, RawRow, shape_of
-from turnloom.selecting import Choice, Looking, Mask, Selected, document_of, nothing_passes, overlap, passes
+from turnloom.reading.duplicates import DIGEST, digest
+from turnloom.reading.filters import RowFilter
+from turnloom.reading.formats import Format
+from turnloom.reading.local_files import find, rows
+from turnloom.reading.rows import LOOKED_AT, RawRow, shape_of
+from turnloom.reading.selecting import Choice, Looking, Mask, Selected, document_of, nothing_passes, overlap, passes
 from turnloom.v1 import datasets_pb2, types_pb2
 
 REMARKS: Final = 50  #: rows that are left out and told of
