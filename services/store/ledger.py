@@ -78,22 +78,40 @@ class Ledger:
         attempt: int,
         checkpoint_id: str,
         *,
-        stored: bool | None = None,
-        uri: str | None = None,
-        sha256: str | None = None,
         sampler_path: str | None = None,
         test_nll: float | None = None,
         max_tokens_per_call: int | None = None,
         packed: bool | None = None,
     ) -> CheckpointRecord:
         """Change what is given. Raises Fenced, CheckpointNotUsable."""
-        given = {"stored": stored, "uri": uri, "sha256": sha256, "sampler_path": sampler_path, "test_nll": test_nll}
-        given |= {"max_tokens_per_call": max_tokens_per_call, "packed": packed}
+        given = {"sampler_path": sampler_path, "test_nll": test_nll, "max_tokens_per_call": max_tokens_per_call}
+        given["packed"] = packed
         changes = {name: value for name, value in given.items() if value is not None}
         while True:  # another writer of the same record: read again, at most a few times in practice
             before = self._stored_checkpoint(job_id, checkpoint_id)
             record = replace(decode(CheckpointRecord, before), **changes)  # type: ignore[arg-type]  # names are above
             if self._change(job_id, attempt, checkpoint_id, before, encode(record)):
+                return record
+
+    def checkpoint_stored(
+        self, job_id: str, attempt: int, checkpoint_id: str, *, uri: str, sha256: str, bytes: int
+    ) -> CheckpointRecord:
+        """Note that a checkpoint of `bytes` bytes is in the store. Raises Fenced, CheckpointNotUsable."""
+        while True:
+            before = self._stored_checkpoint(job_id, checkpoint_id)
+            record = replace(decode(CheckpointRecord, before), stored=True, uri=uri, sha256=sha256)
+            answer = self._scripts.run(
+                "checkpoint_stored",
+                job=job_id,
+                attempt=attempt,
+                checkpoint=checkpoint_id,
+                before=before,
+                after=encode(record),
+                step=record.step,
+                saved=record.time,
+                bytes=bytes,
+            )
+            if answer[0] == "ok":
                 return record
 
     def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:

@@ -215,6 +215,9 @@ class JobRecord:
     standing: Standing | None = None  #: there
     best_checkpoint: str = ""  #: id
     last_checkpoint: str = ""  #: id; the next attempt begins from it
+    stored_checkpoint: str = ""  #: id of the newest copied to the store; another host would go on from it
+    stored_step: int = 0  #: its step
+    stored_lag: float | None = None  #: seconds from its save to its arrival in the store
     adapter_uri: str = ""
     adapter_sha256: str = ""
     archive_uri: str = ""  #: Parquet ledger, once archived

@@ -34,10 +34,14 @@ class AdapterUnusable(StopRun):
 
 
 class ObjectStore(Protocol):
-    """The two sides of services.store.objects.Objects that are needed here."""
+    """The sides of services.store.objects.Objects that are needed here."""
 
     def put_folder(self, job_id: str, checkpoint_id: str, folder: Path) -> Stored:
         """Copies a folder into the store."""
+        ...
+
+    def delete(self, uri: str) -> None:
+        """Deletes a folder of the store."""
         ...
 
     def get_folder(self, uri: str, destination: Path) -> object:

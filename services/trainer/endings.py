@@ -30,6 +30,7 @@ from services.trainer.errors import BackendError, CallOutOfMemory, Code, StopRun
 from services.trainer.journal import LedgerGap, LedgerJournal, RedisLost
 from services.trainer.keeping import Keeper
 from services.trainer.lease import Lease
+from services.trainer.mirroring import Mirror
 
 Result = TypeVar("Result")
 
@@ -62,6 +63,7 @@ class Endings:
     lease: Lease
     journal: LedgerJournal
     keeper: Keeper
+    mirror: Mirror | None  #: None: nothing is copied while the job trains
     folder: ServerFolder
     patience: float  #: seconds that Redis or the object store may be away
     runs: list[str] = field(default_factory=list)  #: runs that this attempt made on the server
@@ -76,7 +78,7 @@ class Endings:
         path = backend.save_adapter(name).result()
         folder = self.folder.adapter(path, self.adapter)
         stored = self._copy(lambda: self.store.objects.put_folder(self.job.id, "final", folder))
-        self._copy(self.keeper.copy_out)
+        self._keep_all()
         self.journal.event("info", "ADAPTER_STORED", f"The adapter is in the store: {stored.uri}", sha256=stored.sha256)
         self._finish(JobState.SUCCEEDED, adapter=(stored.uri, stored.sha256))
         self._free()
@@ -86,7 +88,7 @@ class Endings:
         if asked is Control.PREEMPT:
             self.release("preempted", "The worker had to leave; the job waits at the front of its queue.")
             return
-        self._copy(self.keeper.copy_out)
+        self._keep_all()
         self._finish(JobState.PAUSED if asked is Control.PAUSE else JobState.CANCELLED)
         self._free()
 
@@ -160,6 +162,8 @@ class Endings:
     def _copied_out(self) -> bool:
         """One try to copy what is kept to the store; without it the server has to keep it."""
         try:
+            if self.mirror is not None:
+                self.mirror.close(self.patience)
             self.keeper.copy_out()
         except (StoreError, StopRun, OSError) as problem:
             log.warning("the kept checkpoints stay on the server: %s", problem)
@@ -204,6 +208,13 @@ class Endings:
             return self.store.ledger.checkpoint(self.job.id)
         except NotFound:
             return None
+
+    def _keep_all(self) -> None:
+        """Copy every kept checkpoint to the store, as soon as a copy under way is done."""
+        if self.mirror is not None:
+            self.mirror.close(self.patience)
+        self._copy(self.keeper.copy_out)
+        self._store_quietly(self.keeper.thin_out)  # what stayed until a newer one was in the store
 
     def _copy(self, copy: Callable[[], Result]) -> Result:
         """Copy to the object store, which may be full or away for `patience` seconds. Raises Fenced."""

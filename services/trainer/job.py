@@ -37,6 +37,7 @@ from services.trainer.journal import LedgerJournal
 from services.trainer.keeping import Keeper
 from services.trainer.lease import Lease
 from services.trainer.loop import Plan, Run
+from services.trainer.mirroring import Mirror
 from services.trainer.readiness import accelerated_event, ready_model
 from services.trainer.rows import Row
 from services.trainer.settings import Settings, from_environment
@@ -103,6 +104,7 @@ class Attempt:
             self._folder,
             store.objects,
         )
+        self._mirror = Mirror(self._keeper.copy) if settings.store_checkpoints else None
         self._journal = LedgerJournal(
             store.ledger,
             self._job.id,
@@ -114,7 +116,15 @@ class Attempt:
             saved=self._saved,
         )
         self._endings = Endings(
-            store, self._job, self._adapter, lease, self._journal, self._keeper, self._folder, settings.redis_patience
+            store,
+            self._job,
+            self._adapter,
+            lease,
+            self._journal,
+            self._keeper,
+            self._mirror,
+            self._folder,
+            settings.redis_patience,
         )
 
     def run(self) -> None:
@@ -124,6 +134,8 @@ class Attempt:
         except Exception as error:
             self._endings.end(error)
         finally:
+            if self._mirror is not None:
+                self._mirror.close(0.0)
             if self._backend is not None:
                 self._backend.close()
 
@@ -265,8 +277,10 @@ class Attempt:
                 patience.seen(record.test_nll_sum / record.test_weight_sum)
         return patience
 
-    def _saved(self, _checkpoint: CheckpointRecord) -> None:
-        """A checkpoint is in the ledger: make room, unless Redis has just gone away; then the next one does."""
+    def _saved(self, checkpoint: CheckpointRecord) -> None:
+        """Copy a checkpoint that is in the ledger, and make room; if Redis has just gone away the next one does."""
+        if self._mirror is not None:
+            self._mirror.offer(checkpoint)
         try:
             self._keeper.thin_out()
         except RedisUnavailable as error:

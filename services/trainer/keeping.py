@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.store.errors import CheckpointNotUsable
+from services.store.errors import CheckpointNotUsable, StoreUnavailable
 from services.store.records import CheckpointRecord
 from services.trainer.checkpoints import ObjectStore, ServerFolder
 from services.trainer.errors import BackendError
@@ -22,10 +22,10 @@ class CheckpointLedger(Protocol):
         """All that are known, by step and attempt."""
         ...
 
-    def update_checkpoint(
-        self, job_id: str, attempt: int, checkpoint_id: str, *, stored: bool | None, uri: str | None, sha256: str | None
+    def checkpoint_stored(
+        self, job_id: str, attempt: int, checkpoint_id: str, *, uri: str, sha256: str, bytes: int
     ) -> CheckpointRecord:
-        """Changes a record."""
+        """Notes that one is in the store."""
         ...
 
     def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:
@@ -50,11 +50,13 @@ def superfluous(
 ) -> tuple[list[CheckpointRecord], list[CheckpointRecord]]:
     """Parts checkpoints (oldest first) into those that stay and those that go.
 
-    The best, the last and the `keep` newest others of the effective run stay; a superseded one never does.
+    The best, the last and the `keep` newest others of the effective run stay; a superseded one never does. The newest
+    that is in the store stays until a newer one is there: another host would go on from it.
     """
     effective = [one for one in checkpoints if not one.superseded]
     others = [one for one in effective if one.id not in (best, last)]
     kept = {best, last} | {one.id for one in others[len(others) - min(keep, len(others)) :]}
+    kept |= {one.id for one in [one for one in effective if one.stored][-1:]}
     stay = [one for one in effective if one.id in kept]
     return stay, [one for one in checkpoints if one not in stay]
 
@@ -85,8 +87,12 @@ class Keeper:
                 self.server.delete_checkpoint(self.folder.run_of(checkpoint.path), checkpoint.id)
                 self.ledger.remove_checkpoint(self.job, self.attempt, checkpoint.id)
                 gone.add(checkpoint.id)
+                if checkpoint.stored:
+                    self.objects.delete(checkpoint.uri)
             except (BackendError, CheckpointNotUsable) as error:
                 log.info("checkpoint %s stays for now: %s", checkpoint.id, error)
+            except StoreUnavailable as error:  # the files go with the job
+                log.warning("checkpoint %s stays in the store for now: %s", checkpoint.id, error)
         needed = {self.folder.run_of(one.path) for one in known if one.id not in gone}
         self.release(sorted({self.folder.run_of(one.path) for one in known if one.id in gone} - needed))
 
@@ -95,11 +101,20 @@ class Keeper:
         stay, _ = superfluous(self.ledger.checkpoints(self.job), *self.named(), self.keep)
         for checkpoint in stay:
             if not checkpoint.stored:
-                stored = self.objects.put_folder(self.job, checkpoint.id, self.folder.of(checkpoint.path))
-                self.ledger.update_checkpoint(
-                    self.job, self.attempt, checkpoint.id, stored=True, uri=stored.uri, sha256=stored.sha256
-                )
+                self.copy(checkpoint)
         return len(stay)
+
+    def copy(self, checkpoint: CheckpointRecord) -> None:
+        """Copy one checkpoint to the store and note it. Raises NotFound, CheckpointNotUsable for one that is gone."""
+        stored = self.objects.put_folder(self.job, checkpoint.id, self.folder.of(checkpoint.path))
+        size = sum(entry.bytes for entry in stored.files)
+        try:
+            self.ledger.checkpoint_stored(
+                self.job, self.attempt, checkpoint.id, uri=stored.uri, sha256=stored.sha256, bytes=size
+            )
+        except CheckpointNotUsable:  # it was one too many when its copy arrived
+            self.objects.delete(stored.uri)
+            raise
 
     def release(self, runs: Sequence[str]) -> list[str]:
         """Frees the adapters of these runs on the server, once everything kept is in the store.

@@ -76,6 +76,12 @@ _RUN_GAUGES: Sequence[tuple[str, str, Callable[[JobRecord], float | None]]] = (
         "When the last checkpoint was saved.",
         lambda job: job.last_checkpoint_time or None,
     ),
+    ("stored_step", "Step of the newest checkpoint in the object store.", lambda job: job.stored_step or None),
+    (
+        "checkpoint_store_lag_seconds",
+        "From the save of the newest stored checkpoint to its arrival in the object store.",
+        lambda job: job.stored_lag,
+    ),
 )
 
 #: Name without the prefix turnloom_trainer_ and the suffix _total, help, label, prefix of the stored counter.
@@ -194,6 +200,8 @@ def _worker(counters: Mapping[str, float]) -> Iterator[Metric]:
             if stored.startswith(prefix):
                 counter.add_metric([stored.removeprefix(prefix)], counters[stored])
         yield counter
+    text = "Bytes of checkpoints copied to the object store."
+    yield CounterMetricFamily("turnloom_trainer_stored_bytes", text, value=counters.get("stored_bytes", 0.0))
     fenced = counters.get("fenced", 0.0)
     yield CounterMetricFamily("turnloom_trainer_fenced_commits", "Commits of replaced attempts, refused.", value=fenced)
 

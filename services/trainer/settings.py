@@ -48,6 +48,7 @@ class Settings:
     redis_patience: float  #: seconds of Redis outage that a run survives
     cache_dir: Path  #: where copies of dataset files of an object store are kept
     cache_bytes: int  #: of all copies together
+    store_checkpoints: bool  #: copy checkpoints to the store while jobs run, so that another host can go on
     log_level: str
 
     @property
@@ -84,6 +85,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         start_deadline=_seconds(environment, "TURNLOOM_START_DEADLINE", "300"),
         silence=_seconds(environment, "TURNLOOM_SDK_SILENCE", "30"),
         redis_patience=_seconds(environment, "TURNLOOM_REDIS_PATIENCE", "300"),
+        store_checkpoints=_read(environment, "TURNLOOM_STORE_CHECKPOINTS", "1", _flag, "0 or 1"),
         cache_dir=Path(environment.get("TURNLOOM_STORE_CACHE") or Path(tempfile.gettempdir()) / "turnloom-store"),
         cache_bytes=int(_read(environment, "TURNLOOM_STORE_CACHE_GB", "20", _positive, "GB above 0") * 1e9),
         log_level=_level(environment),

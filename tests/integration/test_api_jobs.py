@@ -525,7 +525,7 @@ class TestReading:
         said = refusal(lambda: list(api.jobs.DownloadAdapter(asked, timeout=LIMIT)))
         assert said.code is grpc.StatusCode.FAILED_PRECONDITION
         stored = store.objects.put_folder(job, name, tmp_path / "saved")
-        store.ledger.update_checkpoint(job, attempt, name, stored=True, uri=stored.uri, sha256=stored.sha256)
+        store.ledger.checkpoint_stored(job, attempt, name, uri=stored.uri, sha256=stored.sha256, bytes=1)
         parts = list(api.jobs.DownloadAdapter(asked, timeout=LIMIT))
         assert [(part.file, part.data) for part in parts] == [
             ("adapter_config.json", b"adapter/adapter_config.json"),

@@ -259,7 +259,8 @@ def test_two_attempts_alive_at_once_and_only_the_new_one_commits(store: Store) -
         lambda: store.jobs.release(job.id, 1, "x", "y"),
         lambda: store.jobs.preempt(job.id, 1, "x"),
         lambda: store.jobs.set_adapter(job.id, 1, "u", "s"),
-        lambda: store.ledger.update_checkpoint(job.id, 1, f"{job.id}-a1-s0", stored=True),
+        lambda: store.ledger.update_checkpoint(job.id, 1, f"{job.id}-a1-s0", test_nll=0.5),
+        lambda: store.ledger.checkpoint_stored(job.id, 1, f"{job.id}-a1-s0", uri="u", sha256="s", bytes=1),
     ):
         with pytest.raises(Fenced, match=f"attempt 1 no longer holds job {job.id}"):
             call()
@@ -417,14 +418,15 @@ def test_checkpoints_are_updated_marked_best_and_removed_but_for_the_last_and_th
     with pytest.raises(CheckpointNotUsable, match=f"checkpoint {third} is the last one and has to stay"):
         store.ledger.remove_checkpoint(job.id, 1, third)
     store.ledger.remove_checkpoint(job.id, 1, first)
-    changed = store.ledger.update_checkpoint(job.id, 1, third, stored=True, uri="u", sha256="s", test_nll=0.5)
+    store.ledger.update_checkpoint(job.id, 1, third, test_nll=0.5)
+    changed = store.ledger.checkpoint_stored(job.id, 1, third, uri="u", sha256="s", bytes=1)
     assert (changed.stored, changed.uri, changed.sha256, changed.probe_nll) == (True, "u", "s", 1 / 3)
     assert store.ledger.checkpoint(job.id) == changed
     assert store.jobs.get(job.id).best_checkpoint == third
     store.ledger.remove_checkpoint(job.id, 1, best)
     assert [c.id for c in store.ledger.checkpoints(job.id)] == [third]
     with pytest.raises(CheckpointNotUsable, match="has no checkpoint"):
-        store.ledger.update_checkpoint(job.id, 1, best, stored=True)
+        store.ledger.checkpoint_stored(job.id, 1, best, uri="u", sha256="s", bytes=1)
     with pytest.raises(NotFound, match="has no checkpoint"):
         store.ledger.checkpoint(job.id, best)
 

@@ -58,11 +58,11 @@ class MemoryParts:
     def checkpoints(self, job_id: str, *, superseded: bool = True) -> list[CheckpointRecord]:
         return self.records
 
-    def update_checkpoint(
-        self, job_id: str, attempt: int, checkpoint_id: str, *, stored: bool | None, uri: str | None, sha256: str | None
+    def checkpoint_stored(
+        self, job_id: str, attempt: int, checkpoint_id: str, *, uri: str, sha256: str, bytes: int
     ) -> CheckpointRecord:
         place = next(n for n, one in enumerate(self.records) if one.id == checkpoint_id)
-        self.records[place] = replace(self.records[place], stored=bool(stored), uri=uri or "", sha256=sha256 or "")
+        self.records[place] = replace(self.records[place], stored=True, uri=uri, sha256=sha256)
         return self.records[place]
 
     def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:

@@ -1,0 +1,78 @@
+"""Copy checkpoints to the object store while the job trains, so that another host can go on if this one is lost.
+
+One copy is under way at most, and the newest checkpoint goes next: older ones that wait are passed over.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from services.store.errors import CheckpointNotUsable, Fenced, NotFound, StoreError
+from services.store.records import CheckpointRecord
+from services.trainer.errors import StopRun
+
+log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """A thread that copies what `offer` names last."""
+
+    def __init__(self, copy: Callable[[CheckpointRecord], None], again: float = 10.0) -> None:
+        """Nothing runs before the first offer.
+
+        Args:
+            copy: copies one checkpoint and notes it in the ledger.
+            again: seconds after which a copy that failed is tried again, if nothing newer came.
+        """
+        self._copy = copy
+        self._again = again
+        self._change = threading.Condition()
+        self._next: CheckpointRecord | None = None
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def offer(self, checkpoint: CheckpointRecord) -> None:
+        """Copy this one next, whatever else waited."""
+        with self._change:
+            if self._closed:
+                return
+            self._next = checkpoint
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+                self._thread.start()
+            self._change.notify()
+
+    def close(self, seconds: float) -> None:
+        """Begin no other copy, and wait up to `seconds` for the one under way. May be repeated."""
+        with self._change:
+            self._closed, self._next = True, None
+            self._change.notify()
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _work(self) -> None:
+        while (checkpoint := self._take()) is not None:
+            try:
+                self._copy(checkpoint)
+            except Fenced:
+                return
+            except (NotFound, CheckpointNotUsable) as error:  # removed meanwhile, for it was one too many
+                log.info("checkpoint %s is not copied: %s", checkpoint.id, error)
+            except (StoreError, StopRun, OSError) as error:
+                log.warning("checkpoint %s is not copied yet: %s", checkpoint.id, error)
+                self._put_back(checkpoint)
+
+    def _take(self) -> CheckpointRecord | None:
+        with self._change:
+            self._change.wait_for(lambda: self._closed or self._next is not None)
+            taken, self._next = self._next, None
+            return taken
+
+    def _put_back(self, checkpoint: CheckpointRecord) -> None:
+        """Try again after a pause, unless something newer came."""
+        with self._change:
+            self._change.wait_for(lambda: self._closed or self._next is not None, timeout=self._again)
+            if self._next is None and not self._closed:
+                self._next = checkpoint
