@@ -40,6 +40,8 @@ class ApiSettings:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None  #: PEM of authorities; clients must show a certificate of one of them (mTLS)
     max_calls: int = 256  #: that run or wait for a thread at once
+    work_bytes: int = 128 * 2**20  #: of request messages that are worked on at a time
+    call_seconds: float = 60.0  #: that one message of a call may be worked on
     rate: float = 5_000.0  #: conversations per second and token, 0: no limit; without tokens there is none
     max_dataset_conversations: int = 10_000_000  #: of one dataset
     max_dataset_bytes: int = 64 * 2**30  #: of the messages that bring one dataset
@@ -49,6 +51,16 @@ class ApiSettings:
     def max_streams(self) -> int:
         """Long calls at once."""
         return self.threads // 2
+
+    @property
+    def calls_per_token(self) -> int:
+        """Calls of one token that run or wait at once: never all threads."""
+        return max(1, self.threads * 3 // 4)
+
+    @property
+    def streams_per_token(self) -> int:
+        """Long calls of one token at once."""
+        return max(1, self.max_streams * 3 // 4)
 
 
 def read_settings(environment: Mapping[str, str]) -> ApiSettings:
@@ -93,6 +105,8 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
         tls_key=value("TLS_KEY", default.tls_key, Path, "a path"),
         tls_client_ca=value("TLS_CLIENT_CA", default.tls_client_ca, Path, "a path"),
         max_calls=value("MAX_CALLS", default.max_calls, _calls, "a number from 4 to 10000"),
+        work_bytes=value("WORK_BYTES", default.work_bytes, _size, "a number of bytes, 1 or more"),
+        call_seconds=value("CALL_SECONDS", default.call_seconds, _idle, "a number of seconds from 1 to 86400"),
         rate=value("RATE", default.rate, _rate, "a number of conversations a second, 0 for no limit"),
         max_dataset_conversations=value(
             "MAX_DATASET_CONVERSATIONS", default.max_dataset_conversations, _count, "a number from 1 to 4294967295"

@@ -36,6 +36,8 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     MAX_BATCH_CONVERSATIONS_FIELD_NUMBER: builtins.int
     MAX_LENGTH_LIMIT_FIELD_NUMBER: builtins.int
     CLIENT_TEMPLATE_DEADLINE_SECONDS_FIELD_NUMBER: builtins.int
+    MAX_BYTES_IN_WORK_FIELD_NUMBER: builtins.int
+    MAX_CALL_SECONDS_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Version of the turnloom distribution."""
     max_message_bytes: builtins.int
@@ -46,6 +48,10 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     """Largest max_length that is accepted, tokens."""
     client_template_deadline_seconds: builtins.float
     """Seconds after which a client's own template is stopped."""
+    max_bytes_in_work: builtins.int
+    """Bytes of request messages that the server works on at a time; what finds no room is refused with RetryInfo."""
+    max_call_seconds: builtins.float
+    """Seconds that one message may be worked on."""
     def __init__(
         self,
         *,
@@ -54,8 +60,10 @@ class GetServerInfoResponse(google.protobuf.message.Message):
         max_batch_conversations: builtins.int = ...,
         max_length_limit: builtins.int = ...,
         client_template_deadline_seconds: builtins.float = ...,
+        max_bytes_in_work: builtins.int = ...,
+        max_call_seconds: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["client_template_deadline_seconds", b"client_template_deadline_seconds", "max_batch_conversations", b"max_batch_conversations", "max_length_limit", b"max_length_limit", "max_message_bytes", b"max_message_bytes", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client_template_deadline_seconds", b"client_template_deadline_seconds", "max_batch_conversations", b"max_batch_conversations", "max_bytes_in_work", b"max_bytes_in_work", "max_call_seconds", b"max_call_seconds", "max_length_limit", b"max_length_limit", "max_message_bytes", b"max_message_bytes", "version", b"version"]) -> None: ...
 
 global___GetServerInfoResponse = GetServerInfoResponse
 

@@ -30,7 +30,7 @@ from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.domain.refusals import InvalidRequest, Violation
 from services.preprocess.settings import ApiSettings
 from services.preprocess.wire.batch import batches
-from services.preprocess.wire.conversation import conversations
+from services.preprocess.wire.conversation import read_each
 from services.preprocess.wire.dataset import bad_rows, dataset, issue_record, state_filter
 from services.preprocess.wire.issues import violation
 from services.preprocess.wire.options import options, options_to_json
@@ -93,7 +93,8 @@ class DatasetService(DatasetServiceServicer):
                         digest.update(build.seen.to_bytes(8, "little"))
                     for item in sent:
                         digest.update(_framed(item))
-                    results = self._runner.run(plan, conversations(sent))
+                    call.clock.restart()
+                    results = self._runner.run(plan, read_each(sent), call.clock.check)
                     build.add(_judged(build.seen, part, sent, results, on_bad))
                     arrived += len(sent)
                     call.notes["conversations"] = arrived

@@ -6,20 +6,35 @@ every handler thread is busy.
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeAlias, TypeVar
+from contextlib import ExitStack
+from contextvars import Context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from services.preprocess.api.auth.bearer_tokens import TokenBook
 from services.preprocess.api.auth.scopes import NEEDS, Need, authenticate, check_scope
-from services.preprocess.api.rpc import CALL_TYPES, Rpc
+from services.preprocess.api.rpc import CALL_TYPES, CallType, Rpc
+from services.preprocess.api.work import ByteBudget
 from services.preprocess.domain.caller import ANYBODY, CALLER, Caller
-from services.preprocess.domain.refusals import TooManyCalls
+from services.preprocess.domain.refusals import ShareTaken, TooManyCalls, Undecodable
 
 REFUSERS: Final = 2  #: threads that do nothing but refuse
+HEALTH_THREADS: Final = 2  #: that answer health checks while every other thread is busy
+WORK_THREADS: Final = 8  #: for calls that bring conversations in one message
+CONTROL_THREADS: Final = 8  #: for short calls, so that records can be read and jobs cancelled at any time
+#: Calls of ours, whose messages are parsed here.
+OURS: Final = "/turnloom.v1."
+#: Short calls by their form that work on conversations or wait for a host.
+WORKING: Final = frozenset({"Preprocess", "PreviewConversation", "Diagnose", "Sample"})
 P = ParamSpec("P")
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -28,75 +43,162 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Q, A]"
 
 
 class CountedPool(ThreadPoolExecutor):
-    """Handler threads that know how many calls they have, waiting ones included; gRPC submits one task a call."""
+    """Handler threads that know how many calls they have, and whose, waiting ones included; one task is one call."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads, thread_name_prefix="rpc")
-        self._taken = 0
+        self.threads = threads
+        self._taken: Counter[str] = Counter()
         self._counting = threading.Lock()
 
     @property
     def taken(self) -> int:
         """Calls that run or wait."""
-        return self._taken
+        return self._taken.total()
+
+    def taken_by(self, token: str) -> int:
+        """Those of one token."""
+        return self._taken[token]
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Take one call."""
-        future = super().submit(fn, *args, **kwargs)
+        """Take one call; gRPC hands over the `run` of the context that the guard set the caller in."""
+        context = getattr(fn, "__self__", None)
+        caller = context.get(CALLER) if isinstance(context, Context) else None
+        token = caller.name if caller is not None else ""
         with self._counting:
-            self._taken += 1
-        future.add_done_callback(self._done)
+            self._taken[token] += 1
+        try:
+            future = super().submit(fn, *args, **kwargs)
+        except BaseException:
+            self._done(token)
+            raise
+        future.add_done_callback(lambda _: self._done(token))
         return future
 
-    def _done(self, _future: Future[T]) -> None:
+    def _done(self, token: str) -> None:
         with self._counting:
-            self._taken -= 1
+            self._taken -= Counter({token: 1})  # drops tokens that have none
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """What a server lets in at once."""
+
+    calls: int  #: that run or wait, the short ones left out
+    calls_per_token: int  #: of these, of one token
+    budget: ByteBudget  #: bytes of messages in work
 
 
 class Guard(grpc.ServerInterceptor):
     """Lets a call through with its caller set, or puts a refusal in the place of its handler."""
 
-    def __init__(self, rpc: Rpc, book: TokenBook | None, pool: CountedPool, max_calls: int) -> None:
+    def __init__(self, rpc: Rpc, book: TokenBook | None, pool: CountedPool, limits: CallLimits) -> None:
         """Guard one server.
 
         Args:
             rpc: counts, logs and answers refusals.
             book: tokens; None: everybody may do everything.
-            pool: the server's handler threads.
-            max_calls: that run or wait at once.
+            pool: the server's handler threads, which hold streams.
+            limits: calls and bytes at once.
         """
         self._rpc = rpc
         self._book = book
         self._pool = pool
-        self._max_calls = max_calls
+        self._limits = limits
+        # Each receives one message at a time, of up to 64 MiB, before anybody knows how large it is.
+        self._work = CountedPool(min(WORK_THREADS, pool.threads))
         self._refusers = ThreadPoolExecutor(REFUSERS, thread_name_prefix="refuse")
+        self._health = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")
+        self._control = CountedPool(CONTROL_THREADS)
 
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Handler[Q, A] | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler[Q, A] | None:
-        """Called by gRPC in its one serving thread, once a call, before the message is read."""
+        """Decide about one call; gRPC asks in its one serving thread, before the message is read."""
         handler = continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or NEEDS.get(method) is Need.NOTHING:
-            return handler
+        if handler is None:
+            return None
+        if NEEDS.get(method) is Need.NOTHING:
+            return in_pool(handler, self._health)
         try:
             CALLER.set(self._admitted(handler_call_details))
         except Exception as error:  # whatever it is, the call does not pass
             return self._refusal(method, handler, error)
-        return handler
+        if not method.startswith(OURS):
+            return handler
+        decoded = self._decoding(method, handler)
+        if handler.request_streaming or handler.response_streaming:
+            return decoded
+        return in_pool(decoded, self._work if method.rpartition("/")[2] in WORKING else self._control)
+
+    @property
+    def busy(self) -> int:
+        """Calls that run or wait, the short ones left out."""
+        return self._pool.taken + self._work.taken
 
     def close(self) -> None:
-        """End the refusing threads."""
-        self._refusers.shutdown(wait=False, cancel_futures=True)
+        """End the threads that are not the server's own."""
+        for pool in (self._refusers, self._health, self._control, self._work):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _admitted(self, details: grpc.HandlerCallDetails) -> Caller:
         found = ANYBODY if self._book is None else authenticate(details.invocation_metadata, self._book.find)
         check_scope(found, details.method)
-        if self._pool.taken >= self._max_calls:
-            raise TooManyCalls(self._max_calls)
+        limits, pools = self._limits, (self._pool, self._work)
+        if found.name and sum(pool.taken_by(found.name) for pool in pools) >= limits.calls_per_token:
+            raise ShareTaken(found.name, limits.calls_per_token, "calls")
+        if self.busy >= limits.calls:
+            raise TooManyCalls(limits.calls)
         return found
+
+    def _decoding(self, path: str, handler: Handler[Q, A]) -> Handler[Q, A]:
+        """The handler, given raw bytes: a message is parsed within the budget, and what can't be parsed is refused."""
+        _, service, method = path.rsplit("/", 2)
+        kind = CALL_TYPES[handler.request_streaming, handler.response_streaming]
+        parse = cast("Callable[[bytes], Q]", handler.request_deserializer)
+        inner = cast("Callable[..., Any]", behaviour_of(handler))
+
+        def read(raw: bytes) -> Q:
+            try:
+                return parse(raw)
+            except DecodeError as error:
+                raise Undecodable(f"{service}/{method}") from error
+
+        def unary(raw: bytes, context: grpc.ServicerContext) -> A:
+            with ExitStack() as held:
+                with self._rpc.admitting(context, kind, service, method):
+                    held.enter_context(self._limits.budget.hold(len(raw)))
+                    message = read(raw)
+                answer: A = inner(message, context)
+                return answer
+
+        def server_stream(raw: bytes, context: grpc.ServicerContext) -> Iterator[A]:
+            with self._rpc.admitting(context, kind, service, method):
+                message = read(raw)
+            yield from inner(message, context)
+
+        def messages(raws: Iterator[bytes]) -> Iterator[Q]:
+            for raw in raws:
+                with self._limits.budget.hold(len(raw)):
+                    yield read(raw)
+
+        def client_stream(raws: Iterator[bytes], context: grpc.ServicerContext) -> A:
+            answer: A = inner(messages(raws), context)
+            return answer
+
+        def bidi_stream(raws: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[A]:
+            yield from inner(messages(raws), context)
+
+        made: dict[CallType, Callable[[], Handler[Q, A]]] = {
+            CallType.UNARY: partial(grpc.unary_unary_rpc_method_handler, unary),
+            CallType.SERVER_STREAM: partial(grpc.unary_stream_rpc_method_handler, server_stream),
+            CallType.CLIENT_STREAM: partial(grpc.stream_unary_rpc_method_handler, client_stream),
+            CallType.BIDI_STREAM: partial(grpc.stream_stream_rpc_method_handler, bidi_stream),
+        }
+        return made[kind](response_serializer=handler.response_serializer)  # type: ignore[call-arg]
 
     def _refusal(self, path: str, handler: Handler[Q, A], error: Exception) -> Handler[Q, A]:
         """A handler for any kind of call that reads nothing and answers with the error."""
@@ -107,5 +209,27 @@ class Guard(grpc.ServerInterceptor):
             with self._rpc.refusing(context, kind, service, method):
                 raise error
 
-        refuse.experimental_thread_pool = self._refusers  # type: ignore[attr-defined]  # how grpc is told
-        return grpc.stream_stream_rpc_method_handler(refuse)
+        return in_pool(grpc.stream_stream_rpc_method_handler(refuse), self._refusers)
+
+
+def behaviour_of(handler: Handler[Q, A]) -> object:
+    """The function that a handler calls, whatever its form."""
+    return handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+
+def in_pool(handler: Handler[Q, A], pool: ThreadPoolExecutor) -> Handler[Q, A]:
+    """The handler, run by threads of another pool than the server's."""
+    behaviour = cast("Callable[..., Any]", behaviour_of(handler))
+
+    @functools.wraps(behaviour)
+    def run(request: Any, context: grpc.ServicerContext) -> Any:
+        return behaviour(request, context)
+
+    run.experimental_thread_pool = pool  # type: ignore[attr-defined]  # how grpc is told
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    return make(run, handler.request_deserializer, handler.response_serializer)

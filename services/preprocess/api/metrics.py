@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.process_collector import ProcessCollector
 
 from turnloom.masks.domain.example import Preprocessed
@@ -24,6 +24,9 @@ class RpcMetrics:
         self.handled = Counter("grpc_server_handled", "RPCs ended.", (*_RPC_LABELS, "grpc_code"), registry=registry)
         self.seconds = Histogram(
             "grpc_server_handling_seconds", "Time of RPCs.", _RPC_LABELS, buckets=_RPC_BUCKETS, registry=registry
+        )
+        self.bytes_in_work = Gauge(
+            "turnloom_api_bytes_in_work", "Bytes of request messages that are worked on.", registry=registry
         )
 
 

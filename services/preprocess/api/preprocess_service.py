@@ -16,8 +16,9 @@ from services.preprocess.api.streams import check_batch, chunks, header
 from services.preprocess.domain import limits
 from services.preprocess.domain.refusals import InvalidRequest, Violation
 from services.preprocess.models.registry import ModelEntry, Registry
+from services.preprocess.settings import ApiSettings
 from services.preprocess.wire.batch import rows_of, token_batch
-from services.preprocess.wire.conversation import conversation, conversations
+from services.preprocess.wire.conversation import conversation, read_each
 from services.preprocess.wire.issues import issues, refuse_bad, violation, warnings
 from services.preprocess.wire.options import options
 from services.preprocess.wire.preview import preview_response
@@ -35,8 +36,9 @@ MAX_OFFENDERS = 1_000  #: that a lint lists per code
 class PreprocessService(PreprocessServiceServicer):
     """Stateless: any replica answers any call."""
 
-    def __init__(self, rpc: Rpc, registry: Registry, runner: Runner) -> None:
+    def __init__(self, rpc: Rpc, registry: Registry, runner: Runner, settings: ApiSettings) -> None:
         self._rpc = rpc
+        self._settings = settings
         self._registry = registry
         self._runner = runner
 
@@ -51,6 +53,8 @@ class PreprocessService(PreprocessServiceServicer):
                 max_batch_conversations=limits.MAX_BATCH,
                 max_length_limit=limits.MAX_LENGTH,
                 client_template_deadline_seconds=limits.CLIENT_TEMPLATE_SECONDS,
+                max_bytes_in_work=self._settings.work_bytes,
+                max_call_seconds=self._settings.call_seconds,
             )
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsResponse:
@@ -72,7 +76,7 @@ class PreprocessService(PreprocessServiceServicer):
             check_batch(len(request.conversations), "conversations")
             call.spend(len(request.conversations))
             call.notes["conversations"] = len(request.conversations)
-            results = self._runner.run(plan, conversations(request.conversations))
+            results = self._runner.run(plan, read_each(request.conversations), call.clock.check)
             if not request.skip_bad:
                 refuse_bad("conversations", results)
             return pb.PreprocessResponse(
@@ -94,7 +98,8 @@ class PreprocessService(PreprocessServiceServicer):
                 sent = message.chunk.conversations
                 check_batch(len(sent), part.field("conversations"))
                 call.spend(len(sent))
-                results = self._runner.run(plan, conversations(sent))
+                call.clock.restart()
+                results = self._runner.run(plan, read_each(sent), call.clock.check)
                 yield pb.StreamPreprocessResponse(
                     batch=token_batch(rows_of(seen, results)),
                     issues=issues(seen, sent, results),
@@ -135,6 +140,7 @@ class PreprocessService(PreprocessServiceServicer):
                 sent = message.test_chunk if part.kind == "test_chunk" else message.chunk
                 check_batch(len(sent.conversations), part.field("conversations"))
                 call.spend(len(sent.conversations))
+                call.clock.check()
                 run.add(sent.conversations, "test" if part.kind == "test_chunk" else "train")
                 call.notes["conversations"] = run.conversations
             return run.response()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import tempfile
@@ -19,6 +20,7 @@ from services.preprocess.settings import ApiSettings
 from turnloom.masks.domain.memory import one_heap
 from turnloom.masks.sandbox.pool import Sandbox
 
+LOG = logging.getLogger("turnloom.api")
 #: Between looks for a signal, which does not wake this thread where another one of the process received it.
 SIGNAL_SECONDS: Final = 0.5
 
@@ -40,10 +42,16 @@ def serve(settings: ApiSettings, port_file: Path | None) -> int:
             raise AddressTaken(f"TURNLOOM_METRICS_PORT: {place} can't be listened on ({error.strerror}).") from error
     with closing(Sandbox()) as sandbox:
         registry = Registry(entries, settings.model_cache, partial(load_entry, sandbox=sandbox))
-        with ApiServer(settings, registry, metrics) as address:
+        server = ApiServer(settings, registry, metrics)
+        with server as address:
             _announce(address, exported, port_file)
             while not stop.wait(SIGNAL_SECONDS):
                 pass
+    if server.busy:
+        # Python would wait for their threads; nobody waits for their answers any more.
+        LOG.warning("calls that did not end are left", extra={"calls": server.busy})
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 

@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from grpc_status import rpc_status
 from services.preprocess.api.auth.rate_limit import Rates
 from services.preprocess.api.metrics import RpcMetrics
 from services.preprocess.api.status_table import internal_status, rich_status, status_of
+from services.preprocess.api.work import WorkClock
 from services.preprocess.domain.caller import CALLER, Caller
-from services.preprocess.domain.refusals import ClientLeft, Draining, Stalled, TooManyStreams
+from services.preprocess.domain.refusals import ClientLeft, Draining, ShareTaken, Stalled, TooManyStreams
 
 LOG = logging.getLogger("turnloom.api")
 M = TypeVar("M")
@@ -55,17 +57,28 @@ class Call:
     caller: Caller
     spend: Callable[[int], None]  #: takes conversations from the caller's rate: waits in streams, else RateExceeded
     notes: Notes
+    clock: WorkClock  #: ends work that nobody waits for, or that takes too long
+
+
+@dataclass(frozen=True, slots=True)
+class RpcLimits:
+    """What the calls of one server may take."""
+
+    streams: int  #: long calls at once
+    streams_per_token: int  #: of these, of one token
+    idle_seconds: float  #: after which a stream that sends nothing is ended
+    call_seconds: float  #: that one message may be worked on
 
 
 class Rpc:
     """Shared by all servicers of one server."""
 
-    def __init__(self, metrics: RpcMetrics, rates: Rates, max_streams: int, idle_seconds: float) -> None:
+    def __init__(self, metrics: RpcMetrics, rates: Rates, limits: RpcLimits) -> None:
         self._metrics = metrics
         self._rates = rates
-        self._idle_seconds = idle_seconds
-        self._max_streams = max_streams
-        self._streams = threading.BoundedSemaphore(max_streams)
+        self._limits = limits
+        self._streams = threading.BoundedSemaphore(limits.streams)
+        self._streams_of: Counter[str] = Counter()  #: by token
         self._draining = threading.Event()
         self._stops: set[threading.Event] = set()
         self._lock = threading.Lock()
@@ -111,7 +124,7 @@ class Rpc:
             context.cancel()
 
         while True:
-            patience = threading.Timer(self._idle_seconds, give_up)
+            patience = threading.Timer(self._limits.idle_seconds, give_up)
             patience.daemon = True
             patience.start()
             try:
@@ -123,7 +136,7 @@ class Rpc:
             finally:
                 patience.cancel()
             if stalled.is_set():
-                raise Stalled(self._idle_seconds)
+                raise Stalled(self._limits.idle_seconds)
             if message is None:
                 return
             yield message
@@ -169,21 +182,60 @@ class Rpc:
             yield
 
     @contextmanager
+    def admitting(self, context: grpc.ServicerContext, kind: CallType, service: str, method: str) -> Iterator[None]:
+        """Answer for a call whose message is refused while it is parsed; what passes is counted by its servicer."""
+        try:
+            yield
+        except Exception as error:
+            with self.refusing(context, kind, service, method):
+                raise error
+
+    @contextmanager
     def stream(self, context: grpc.ServicerContext, kind: CallType, service: str, method: str) -> Iterator[Call]:
         """Answer for one long call, which holds a thread: at most max_streams of them run at once."""
-        with self._answering(context, kind, f"turnloom.v1.{service}", method) as notes:
+        with (
+            self._answering(context, kind, f"turnloom.v1.{service}", method) as notes,
+            self._a_stream_of(CALLER.get().name),
+        ):
+            yield self._call(context, notes, patience=PACE_SECONDS)
+
+    @contextmanager
+    def _a_stream_of(self, token: str) -> Iterator[None]:
+        """Take one slot for a stream, within the share of the token.
+
+        Raises:
+            ShareTaken, TooManyStreams
+        """
+        share = self._limits.streams_per_token
+        with self._lock:
+            if token and self._streams_of[token] >= share:
+                raise ShareTaken(token, share, "streaming calls")
             if not self._streams.acquire(blocking=False):
-                raise TooManyStreams(self._max_streams)
-            try:
-                yield self._call(context, notes, patience=PACE_SECONDS)
-            finally:
-                self._streams.release()
+                raise TooManyStreams(self._limits.streams)
+            self._streams_of[token] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._streams_of -= Counter({token: 1})  # drops tokens that have none
+            self._streams.release()
 
     def _call(self, context: grpc.ServicerContext, notes: Notes, patience: float) -> Call:
         caller = CALLER.get()
         if caller.name:
             notes["token"] = caller.name
-        return Call(caller, partial(self._spend, context, caller.name, patience), notes)
+        clock = WorkClock(self._limits.call_seconds, partial(self._refuse_unwanted, context))
+        return Call(caller, partial(self._spend, context, caller.name, patience), notes, clock)
+
+    @staticmethod
+    def _refuse_unwanted(context: grpc.ServicerContext) -> None:
+        """End work whose caller cancelled it, went away or let its deadline pass.
+
+        Raises:
+            ClientLeft
+        """
+        if not context.is_active():
+            raise ClientLeft
 
     def _spend(self, context: grpc.ServicerContext, caller: str, patience: float, conversations: int) -> None:
         """Hold a stream back until its caller's rate allows more; gRPC's flow control holds the client back.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -20,6 +20,9 @@ from turnloom.masks.model import Model
 from turnloom.masks.pipeline import preprocess_batch
 
 Result = Preprocessed | PreprocessError
+SLICE_CONVERSATIONS: Final = 256  #: given to the engine at once
+SLICE_CHARACTERS: Final = 1 << 20  #: likewise: what is in work beside the rows costs a multiple of it
+MESSAGE_CHARACTERS: Final = 64  #: what a message costs beside its texts
 #: What a conversation can be refused for; a wrong option or model ends the call instead.
 CODES: Final = tuple(
     code_of_class(kind)
@@ -45,6 +48,29 @@ class Plan:
         return self.options.date
 
 
+def slices(
+    items: Iterable[Conversation | PreprocessError], conversations: int, characters: int
+) -> Iterator[list[Conversation | PreprocessError]]:
+    """Part a batch into slices of at most so many conversations, and of about so many characters."""
+    part: list[Conversation | PreprocessError] = []
+    held = 0
+    for item in items:
+        size = size_of(item) if isinstance(item, Conversation) else 0
+        if part and (len(part) >= conversations or held + size > characters):
+            yield part
+            part, held = [], 0
+        part.append(item)
+        held += size
+    if part:
+        yield part
+
+
+def size_of(conversation: Conversation) -> int:
+    """About how many characters a conversation holds; a message counts as some even when it is short."""
+    texts = (value for message in conversation.messages for value in message.values() if isinstance(value, str))
+    return sum(map(len, texts)) + MESSAGE_CHARACTERS * len(conversation.messages)
+
+
 class Runner:
     """Runs plans; shared by all servicers."""
 
@@ -65,16 +91,28 @@ class Runner:
             options = replace(options, date=datetime.now(UTC).date().isoformat())
         return Plan(name, model, options)
 
-    def run(self, plan: Plan, read: Sequence[Conversation | PreprocessError]) -> list[Result]:
-        """Examples or an error for each: same order and length as `read`; one bad item never touches another.
+    def run(
+        self, plan: Plan, read: Iterable[Conversation | PreprocessError], check: Callable[[], None] = lambda: None
+    ) -> list[Result]:
+        """Give examples or an error for each, in order; one bad item never touches another.
+
+        Args:
+            plan: model and options.
+            read: conversations, or why one could not be read; taken slice by slice, so that a generator keeps little.
+            check: called before each slice; ends the work by raising when nobody waits for it.
 
         Raises:
             InvalidOption: an option is wrong whatever the conversation.
         """
         began = time.perf_counter()
-        good = [item for item in read if isinstance(item, Conversation)]
-        made = iter(preprocess_batch(good, plan.options, plan.model) if good else ())
-        results: list[Result] = [next(made) if isinstance(item, Conversation) else item for item in read]
+        results: list[Result] = []
+        # A client's own template may take seconds for each conversation.
+        most = 1 if plan.options.chat_template is not None else SLICE_CONVERSATIONS
+        for part in slices(read, most, SLICE_CHARACTERS):
+            check()
+            good = [item for item in part if isinstance(item, Conversation)]
+            made = iter(preprocess_batch(good, plan.options, plan.model) if good else ())
+            results += [next(made) if isinstance(item, Conversation) else item for item in part]
         self._metrics.stage_seconds.labels(PREPROCESS).observe(time.perf_counter() - began)
         self._metrics.count(plan.name, results)
         for result in results:

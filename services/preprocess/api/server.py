@@ -16,10 +16,11 @@ from services.preprocess.api.auth.bearer_tokens import TokenBook
 from services.preprocess.api.auth.rate_limit import Rates
 from services.preprocess.api.auth.tls import server_credentials, tls_files
 from services.preprocess.api.backing import Backing
-from services.preprocess.api.guard import CountedPool, Guard
+from services.preprocess.api.guard import CallLimits, CountedPool, Guard
 from services.preprocess.api.metrics import ApiMetrics
-from services.preprocess.api.rpc import Rpc
+from services.preprocess.api.rpc import Rpc, RpcLimits
 from services.preprocess.api.runner import Runner
+from services.preprocess.api.work import ByteBudget
 from services.preprocess.domain import limits
 from services.preprocess.models.registry import Registry
 from services.preprocess.settings import ApiSettings
@@ -65,11 +66,17 @@ class ApiServer:
         self._tls = tls_files(settings)
         book = None if settings.tokens is None else TokenBook(settings.tokens)
         rates = Rates(settings.rate if book else 0.0, at_least=limits.MAX_BATCH)
-        self._rpc = Rpc(metrics.rpc, rates, settings.max_streams, settings.idle_seconds)
+        self._rpc = Rpc(
+            metrics.rpc,
+            rates,
+            RpcLimits(settings.max_streams, settings.streams_per_token, settings.idle_seconds, settings.call_seconds),
+        )
         self._ended = threading.Event()
         self._looking = threading.Lock()
         self._pool = CountedPool(settings.threads)
-        self._guard = Guard(self._rpc, book, self._pool, settings.max_calls)
+        budget = ByteBudget(settings.work_bytes, metrics.rpc.bytes_in_work.set)
+        call_limits = CallLimits(settings.max_calls, settings.calls_per_token, budget)
+        self._guard = Guard(self._rpc, book, self._pool, call_limits)
         self._server = grpc.server(
             self._pool,
             interceptors=[self._guard],
@@ -79,7 +86,7 @@ class ApiServer:
         )
         runner = Runner(registry, metrics.preprocess)
         add_PreprocessServiceServicer_to_server(
-            preprocess_service.PreprocessService(self._rpc, registry, runner), self._server
+            preprocess_service.PreprocessService(self._rpc, registry, runner, settings), self._server
         )
         add_DatasetServiceServicer_to_server(
             dataset_service.DatasetService(self._rpc, self._backing, runner, settings), self._server
@@ -166,11 +173,17 @@ class ApiServer:
         self._health.enter_graceful_shutdown()
         self._ended.set()
         self._rpc.drain(self._settings.drain_seconds)
-        self._server.stop(min(self._settings.drain_seconds, LAST_ANSWERS_SECONDS)).wait()
+        grace = min(self._settings.drain_seconds, LAST_ANSWERS_SECONDS)
+        self._server.stop(grace).wait(grace + LAST_ANSWERS_SECONDS)  # a handler that never ends must not hold it
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._guard.close()
         with self._looking:  # a look at Redis in progress ends with its own deadline
             self._backing.close()
+
+    @property
+    def busy(self) -> int:
+        """Handlers that have not ended."""
+        return self._guard.busy
 
     def __enter__(self) -> str:
         return self.start()

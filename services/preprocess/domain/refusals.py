@@ -10,6 +10,10 @@ Refusal
 ├── TokensUnreadable   the file of tokens can't be read, so nobody can be known
 ├── TooManyCalls       every place for a call is taken
 ├── TooManyStreams     every slot for long calls is taken
+├── ShareTaken         one token has as many calls as it may have
+├── WorkFull           the messages in work fill the memory that is set aside for them
+├── WorkExceeded       a message took longer to work on than one may
+├── Undecodable        the bytes of a message are not the message that the call takes
 ├── RateExceeded       more conversations a second than one token may send
 ├── TooLarge           a batch or dataset is over its limit
 ├── Stalled            the client of a stream sent nothing for too long
@@ -110,6 +114,42 @@ class TooManyStreams(Refusal):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"All {limit} slots for streaming calls are taken; end one, or try again in a few seconds.")
+
+
+class ShareTaken(Refusal):
+    """One token has as many calls as it may have, so that others find room."""
+
+    def __init__(self, token: str, limit: int, what: str) -> None:
+        super().__init__(f"Token {token!r} has {limit} {what} already, its share of this server; wait for one to end.")
+
+
+class WorkFull(Refusal):
+    """The messages in work fill the memory that is set aside for them."""
+
+    def __init__(self, size: int, most: int) -> None:
+        super().__init__(
+            f"A message of {size} bytes finds no room: at most {most} bytes are worked on at a time. "
+            "Try again in a few seconds, or send less at once."
+        )
+
+
+class WorkExceeded(Refusal):
+    """A message took longer to work on than one may."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"The message was worked on for more than {seconds:g} s and was given up; "
+            "send fewer or shorter conversations at once."
+        )
+
+
+class Undecodable(Refusal):
+    """The bytes of a message are not the message that the call takes."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(
+            f"The request of {method} can't be decoded; use stubs that are generated from this server's proto files."
+        )
 
 
 class Stalled(Refusal):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from services.preprocess.domain.limits import MAX_CONVERSATION_ID_BYTES
@@ -181,13 +181,16 @@ def _refuse_constant(name: str) -> float:
 
 def conversations(messages: Sequence[pb.Conversation]) -> list[Conversation | PreprocessError]:
     """Read many, each by itself: same order and length; what can't be read is its error."""
-    read: list[Conversation | PreprocessError] = []
+    return list(read_each(messages))
+
+
+def read_each(messages: Iterable[pb.Conversation]) -> Iterator[Conversation | PreprocessError]:
+    """Read one after the other, so that few are held at a time."""
     for message in messages:
         try:
-            read.append(conversation(message))
+            yield conversation(message)
         except PreprocessError as error:
-            read.append(error)
-    return read
+            yield error
 
 
 # Numbers are looked up once: generated classes compute them anew at every access, at ten times the cost of reading.

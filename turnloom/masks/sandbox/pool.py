@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from turnloom.masks.domain.bounded_cache import BoundedCache
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import TemplateLimit
 from turnloom.masks.domain.options import Options
@@ -27,6 +28,8 @@ from turnloom.masks.domain.rendered_text import View
 from turnloom.masks.sandbox.frames import HEADER, error_from, frame, options_data, view_from
 
 _ROOT: Final = Path(__file__).parents[2]
+#: Formats whose last stop is remembered.
+REMEMBERED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Limits:
     answer_bytes: int = 64 << 20  #: longest answer that is read
     start_seconds: float = 30.0  #: wall time for a worker to start
     workers: int = 2  #: requests at a time
+    pause_seconds: float = 60.0  #: in which a template that was stopped is not tried again
 
 
 class _WorkerLost(Exception):  # never leaves this module
@@ -145,6 +149,7 @@ class Sandbox:
         self._slots = threading.BoundedSemaphore(self._limits.workers)
         self._lock = threading.Lock()
         self._idle: list[_Worker] = [_Worker(self._limits)]
+        self._stopped: BoundedCache[str, tuple[float, str]] = BoundedCache(REMEMBERED)  #: when and why, by format
         self._closed = False
 
     def render_views(
@@ -172,10 +177,24 @@ class Sandbox:
             "options": options_data(options),
             "trained": None if trained is None else sorted(trained),
         }
+        self._refuse_stopped(key)
         answer = self._asked(request, definition)
         if "error" in answer:
             raise error_from(answer["error"])
         return [view_from(view) for view in answer["views"]]
+
+    def _refuse_stopped(self, key: str) -> None:
+        """Refuse a template that was stopped a short time ago: 512 conversations would hold a worker for an hour.
+
+        Raises:
+            TemplateLimit
+        """
+        at, reason = self._stopped.get(key) or (-math.inf, "")
+        left = at + self._limits.pause_seconds - time.monotonic()
+        if left > 0:
+            raise TemplateLimit(
+                f"the chat template {reason} on an earlier conversation; it is tried again in {math.ceil(left)} s"
+            )
 
     def close(self) -> None:
         """End all workers; requests in progress end theirs."""
@@ -198,6 +217,7 @@ class Sandbox:
             except _WorkerLost as lost:
                 worker.end()
                 self._give(_Worker(self._limits))
+                self._stopped[request["format"]] = (time.monotonic(), str(lost))
                 raise TemplateLimit(f"the chat template {lost}") from lost
             except BaseException:
                 worker.end()
