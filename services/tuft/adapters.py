@@ -24,7 +24,8 @@ Linear: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 ATTENTION: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP: Final = ("gate_proj", "up_proj", "down_proj")
-RANKS: Final = 8  #: ranks are filled up with zeros to a multiple of it, as matrix units like them
+#: Ranks are filled up with zeros to a multiple of it: a matrix unit takes as long, and up to 32 all are compiled once.
+RANKS: Final = 32
 
 
 def is_split(dtype: torch.dtype) -> bool:

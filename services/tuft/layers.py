@@ -1,7 +1,7 @@
 """The decoder of a dense Qwen3, Qwen2 or Llama on packed rows: two functions a layer around attention.
 
 On a GPU torch.compile fuses norms, rotary embedding and SwiGLU into the matrix products. Adapters are arguments and the
-number of tokens and the rank are dynamic, so that one compilation serves every adapter and every pass.
+number of tokens is dynamic, so that one compilation serves every pass and every adapter up to rank 32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from services.tuft.adapters import Linear, apply
 from services.tuft.attention import attend
 
 PER_LAYER = 7  #: linear layers of a decoder layer, as adapters.Layout orders them
-RECOMPILATIONS = 64  #: train_* flags, with and without gradient, that one process may compile for
+RECOMPILATIONS = 64  #: for larger ranks, train_* flags, with and without gradient
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -119,7 +119,6 @@ class Decoder:
         attention = layer.self_attn
         query_norm, key_norm = (getattr(getattr(attention, one, None), "weight", None) for one in ("q_norm", "k_norm"))
         self._any_length(x, cos, sin)
-        self._any_rank(linears[PER_LAYER * number : PER_LAYER * (number + 1)])
         q, k, v = self._before(
             x, cos, sin, layer.input_layernorm.weight, query_norm, key_norm, query, key, value, self._eps,
             self._head_size,
@@ -128,12 +127,8 @@ class Decoder:
         self._any_length(attended)
         return self._after(x, attended, layer.post_attention_layernorm.weight, out, gate, up, down, self._eps)
 
-    def _any_rank(self, linears: Sequence[Linear]) -> None:
-        """Let the compiler assume nothing of the rank; it is never 1 (adapters.RANKS)."""
-        self._any_length(*(one for _, _, a, b in linears for one in (a, b) if one is not None))
-
     def _any_length(self, *tensors: Tensor) -> None:
-        """Let the compiler assume nothing of the first dimension."""
+        """Let the compiler assume nothing of the number of tokens."""
         if self._compiled:
             for tensor in tensors:
                 torch._dynamo.mark_dynamic(tensor, 0)
