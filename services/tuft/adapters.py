@@ -14,17 +14,37 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from services.tuft.errors import Odd
 
-#: hi and lo of a matrix; lo is None where hi is exact (fp32 models). hi is the leaf that collects the gradient.
-Parts: TypeAlias = tuple[Tensor, Tensor | None]
-#: weight [out, in], bias [out], A [rank, in], B [out, rank] with the scaling in it. Plain tuples: dynamo reads them.
-Linear: TypeAlias = tuple[Tensor, Tensor | None, Parts | None, Parts | None]
+#: weight [out, in], bias [out], A [R, in], B' [R, out] with the scaling in it. In bf16 the first half of A's and B's
+#: rows is hi, the second lo. Plain tuples: dynamo reads them.
+Linear: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 ATTENTION: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP: Final = ("gate_proj", "up_proj", "down_proj")
+#: Ranks are filled up with zeros to a multiple of it: a matrix unit takes as long, and up to 32 all are compiled once.
+RANKS: Final = 32
+
+
+def is_split(dtype: torch.dtype) -> bool:
+    """Whether operands of a model in this precision come as hi and lo."""
+    return dtype != torch.float32
+
+
+def inner(x: Tensor, a: Tensor) -> Tensor:
+    """Compute x A', of [n, in], as [n, rank]."""
+    product = x @ a.t()
+    if not is_split(x.dtype):
+        return product
+    rank = a.shape[0] // 2
+    return product[:, :rank] + product[:, rank:]
+
+
+def twice(part: Tensor) -> Tensor:
+    """Give hi and lo of the other matrix the same factor."""
+    return torch.cat((part, part), 1) if is_split(part.dtype) else part
 
 
 def apply(x: Tensor, layer: Linear) -> Tensor:
@@ -33,12 +53,7 @@ def apply(x: Tensor, layer: Linear) -> Tensor:
     y = linear(x, weight, bias)
     if a is None or b is None:
         return y
-    if a[1] is None or b[1] is None:
-        return torch.addmm(y, x @ a[0].t(), b[0].t())
-    rank = a[0].shape[0]
-    inner = x @ torch.cat((a[0], a[1])).t()
-    inner = inner[:, :rank] + inner[:, rank:]
-    return torch.addmm(y, torch.cat((inner, inner), 1), torch.cat((b[0], b[1]), 1).t())
+    return torch.addmm(y, twice(inner(x, a)), b)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +68,43 @@ class _Place:
 
 
 @dataclass(frozen=True, slots=True)
+class _Group:
+    """Matrices of one shape, which are split at once: a model has few shapes and many layers."""
+
+    numbers: list[int]  #: in Layout.masters
+    rank: int
+    scale: float | None  #: of B; None: these are As
+
+    def split(self, masters: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Give [layers, R, in or out] in `dtype`."""
+        stacked = torch.stack([masters[number] for number in self.numbers])
+        if self.scale is not None:
+            stacked = stacked.transpose(1, 2) * self.scale
+        stacked = pad(stacked, (0, 0, 0, -self.rank % RANKS))
+        if not is_split(dtype):
+            return stacked.to(dtype).contiguous()
+        hi = stacked.to(dtype)
+        return torch.cat((hi, (stacked - hi.float()).to(dtype)), 1)
+
+    def joined(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Turn gradients of [R, in or out] into those of the masters, fp32. That of lo is hi's once more."""
+        stacked = torch.stack(list(gradients))[:, : self.rank].float()
+        if self.scale is not None:
+            stacked = (stacked.transpose(1, 2) * self.scale).contiguous()
+        return stacked.unbind()
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Where one adapter's matrices are. Goes stale when the adapter is loaded, made or removed."""
 
     places: tuple[_Place, ...]  #: ATTENTION and MLP of each layer, then the head
+    masters: list[Tensor]  #: A, B, A, B, ... of the places that have them
+    groups: list[_Group]
 
     @classmethod
     def of(cls, causal_lm: nn.Module, name: str) -> Layout:
-        """Find an adapter in a model of layers.supported.
+        """Find an adapter in a model that `checks.model_reason` accepts.
 
         Raises:
             Odd: it trains something that is not computed here.
@@ -72,53 +116,39 @@ class Layout:
         ]
         if elsewhere:
             raise Odd(f"an adapter on {type(elsewhere[0]).__name__}")
-        return cls(tuple(_place(module, name) for module in modules))
-
-    @property
-    def masters(self) -> list[Tensor]:
-        """A, B, A, B, ... of the places that have them."""
-        return [one for place in self.places if place.a is not None for one in (place.a, place.b) if one is not None]
-
-    @property
-    def _scales(self) -> list[float]:
-        return [scale for place in self.places if place.a is not None for scale in (1.0, place.scaling)]
+        places = tuple(_place(module, name) for module in modules)
+        masters: list[Tensor] = []
+        groups: dict[tuple[object, ...], _Group] = {}
+        for place in places:
+            if place.a is None or place.b is None:
+                continue
+            rank = len(place.a)
+            for matrix, scale in ((place.a, None), (place.b, place.scaling)):
+                group = groups.setdefault((matrix.shape, scale), _Group([], rank, scale))
+                group.numbers.append(len(masters))
+                masters.append(matrix)
+        return cls(places, masters, list(groups.values()))
 
     def operands(self, dtype: torch.dtype, *, gradient: bool) -> Operands:
         """Split the matrices as they are now.
 
         Args:
             dtype: the model's.
-            gradient: the hi parts become leaves.
+            gradient: A and B are leaves.
         """
-        masters = self.masters
+        leaves: dict[int, Tensor] = {}
         with torch.no_grad():
-            scaled = list(torch._foreach_mul(masters, self._scales)) if masters else []
-            his = [torch.empty_like(one, dtype=dtype) for one in scaled]
-            rests: Sequence[Tensor | None] = [None] * len(his)
-            if his:
-                torch._foreach_copy_(his, scaled)
-            if his and dtype != torch.float32:
-                rests = _rests(scaled, his)
-        for hi in his:
-            hi.requires_grad_(gradient)
-        left = iter(zip(his, rests, strict=True))
+            for group in self.groups:
+                leaves.update(zip(group.numbers, group.split(self.masters, dtype).unbind(), strict=True))
+        ordered = [leaves[number].detach().requires_grad_(gradient) for number in range(len(leaves))]
+        left = iter(ordered)
         linears: list[Linear] = [
             (place.weight, place.bias, None, None)
             if place.a is None
             else (place.weight, place.bias, next(left), next(left))
             for place in self.places
         ]
-        return Operands(linears, his, self._scales)
-
-
-def _rests(exact: list[Tensor], rounded: list[Tensor]) -> list[Tensor]:
-    """What rounding took, in the rounded dtype. Overwrites `exact`."""
-    back = [torch.empty_like(one) for one in exact]
-    torch._foreach_copy_(back, rounded)
-    torch._foreach_sub_(exact, back)
-    rests = [torch.empty_like(one) for one in rounded]
-    torch._foreach_copy_(rests, exact)
-    return rests
+        return Operands(linears, ordered, self.groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +156,18 @@ class Operands:
     """What a pass multiplies with."""
 
     linears: Sequence[Linear]  #: as Layout.places
-    leaves: Sequence[Tensor]  #: hi parts, as Layout.masters
-    scales: Sequence[float]  #: of the leaves
+    leaves: Sequence[Tensor]  #: as Layout.masters
+    groups: Sequence[_Group]
 
     def gradients(self) -> list[Tensor]:
         """Gradients of the masters, fp32, in their order; zeros where nothing was trained."""
-        if not self.leaves:
-            return []
+        found: dict[int, Tensor] = {}
         with torch.no_grad():
-            found = [torch.zeros_like(one, dtype=torch.float32) for one in self.leaves]
-            got = [(to, one.grad) for to, one in zip(found, self.leaves, strict=True) if one.grad is not None]
-            if got:
-                torch._foreach_copy_([to for to, _ in got], [gradient for _, gradient in got])
-                torch._foreach_mul_(found, self.scales)
-        return found
+            given = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.leaves]
+            for group in self.groups:
+                joined = group.joined([given[number] for number in group.numbers])
+                found.update(zip(group.numbers, joined, strict=True))
+        return [found[number] for number in range(len(found))]
 
 
 class Accumulator:

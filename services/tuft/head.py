@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from services.tuft.adapters import Linear, apply
+from services.tuft.adapters import Linear, apply, inner, twice
 
 try:
     from services.tuft.head_kernel import read_logits as _read_logits_on_gpu
@@ -55,20 +55,14 @@ class _Gradients:
     """What the head adds up over its chunks."""
 
     hidden: Tensor  #: [n, width]
-    a: Tensor | None  #: fp32 [rank, width]; None: the head has no adapter
-    b: Tensor | None  #: fp32 [vocabulary, rank]
+    a: Tensor | None  #: fp32, as the operand; None: the head has no adapter
+    b: Tensor | None  #: fp32, as the operand
 
     @classmethod
     def empty(cls, hidden: Tensor, head: Linear) -> _Gradients:
         """For these rows and this head."""
-        _, _, a, b = head
-        if a is None or b is None:
-            return cls(torch.empty_like(hidden), None, None)
-        return cls(
-            torch.empty_like(hidden),
-            torch.zeros_like(a[0], dtype=torch.float32),
-            torch.zeros_like(b[0], dtype=torch.float32),
-        )
+        a, b = (None if one is None else torch.zeros_like(one, dtype=torch.float32) for one in head[2:])
+        return cls(torch.empty_like(hidden), a, b)
 
     def add(self, begin: int, end: int, hidden: Tensor, logits: Tensor, head: Linear) -> None:
         """Take in the chunk whose logits have become their gradient."""
@@ -77,20 +71,10 @@ class _Gradients:
         torch.mm(logits, weight, out=into)
         if a is None or b is None or self.a is None or self.b is None:
             return
-        inner = _inner(hidden, a)
-        inner_gradient = logits @ b[0]
-        if b[1] is not None:
-            inner_gradient += logits @ b[1]
-        into.addmm_(inner_gradient, a[0])
-        if a[1] is not None:
-            into.addmm_(inner_gradient, a[1])
-        self.a += inner_gradient.t() @ hidden
-        self.b += logits.t() @ inner
-
-
-def _inner(hidden: Tensor, a: tuple[Tensor, Tensor | None]) -> Tensor:
-    inner = hidden @ a[0].t()
-    return inner if a[1] is None else inner + hidden @ a[1].t()
+        self.b += twice(inner(hidden, a)).t() @ logits
+        by_inner = inner(logits, b)  # hi and lo of B together
+        into.addmm_(twice(by_inner), a)
+        self.a += twice(by_inner).t() @ hidden
 
 
 def _chunks(count: int) -> Iterator[tuple[int, int]]:
@@ -186,13 +170,9 @@ def cross_entropy(
     Returns:
         Sum of -logprob * weight, fp32, with a gradient; log-probabilities, fp32 [n], without one.
     """
-    _, _, a, b = head
-    leaves = (None if a is None else a[0], None if b is None else b[0])
-    return cast(tuple[Tensor, Tensor], _CrossEntropy.apply(hidden, *leaves, head, targets, weights, scale))  # type: ignore[no-untyped-call]
+    return cast(tuple[Tensor, Tensor], _CrossEntropy.apply(hidden, *head[2:], head, targets, weights, scale))  # type: ignore[no-untyped-call]
 
 
 def target_logprobs(hidden: Tensor, head: Linear, targets: Tensor, scale: float = 1.0) -> Tensor:
     """Compute log p(target), fp32 [n], with a gradient where the inputs have one. Arguments as cross_entropy."""
-    _, _, a, b = head
-    leaves = (None if a is None else a[0], None if b is None else b[0])
-    return cast(Tensor, _TargetLogprobs.apply(hidden, *leaves, head, targets, scale))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _TargetLogprobs.apply(hidden, *head[2:], head, targets, scale))  # type: ignore[no-untyped-call]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -12,10 +10,18 @@ BLOCK = 8192  #: logits that a program reads at once
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _kernel(
-    logits: Any, stride: Any, targets: Any, factors: Any, logprobs: Any, normalizers: Any, size: Any,
-    normalized: tl.constexpr, with_gradient: tl.constexpr, block: tl.constexpr,
-) -> None:  # fmt: skip
+def _kernel(  # type: ignore[no-untyped-def]  # noqa: ANN202  (Triton reads annotations as its own)
+    logits,  # noqa: ANN001
+    stride,  # noqa: ANN001
+    targets,  # noqa: ANN001
+    factors,  # noqa: ANN001
+    logprobs,  # noqa: ANN001
+    normalizers,  # noqa: ANN001
+    size,  # noqa: ANN001
+    normalized: tl.constexpr,
+    with_gradient: tl.constexpr,
+    block: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     begin = logits + row * stride
     target = tl.load(targets + row)

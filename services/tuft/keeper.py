@@ -1,6 +1,7 @@
 """Keep a process tree: run a server as a child, and leave nothing of it behind, however it or we end. Linux only.
 
-This process imports neither Ray nor TuFT. It waits for a signal or the server's end, then kills what the server started.
+This process imports neither Ray nor TuFT. It waits for a signal or the server's
+end, then kills what the server started.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def keep(command: Sequence[str], environment: Mapping[str, str], parent: int | N
     # A Unix socket's path may hold 107 characters and Ray adds 60: short, and not below TMPDIR.
     folder = tempfile.mkdtemp(prefix=f"tl-ray-{os.getpid()}-", dir="/tmp")
     server = subprocess.Popen(
-        [*command, folder], env=dict(environment), start_new_session=True, preexec_fn=die_with_the_keeper
+        [*command, folder],
+        env=dict(environment),
+        start_new_session=True,
+        preexec_fn=die_with_the_keeper,  # noqa: PLW1509  (this process has one thread)
     )
     try:
         if pid_file:

@@ -1,7 +1,7 @@
 """The decoder of a dense Qwen3, Qwen2 or Llama on packed rows: two functions a layer around attention.
 
 On a GPU torch.compile fuses norms, rotary embedding and SwiGLU into the matrix products. Adapters are arguments and the
-number of tokens is dynamic, so that one compilation serves every adapter of a rank and every pass.
+number of tokens is dynamic, so that one compilation serves every pass and every adapter up to rank 32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from services.tuft.adapters import Linear, apply
 from services.tuft.attention import attend
 
 PER_LAYER = 7  #: linear layers of a decoder layer, as adapters.Layout orders them
-RECOMPILATIONS = 64  #: ranks and train_* flags that one process may compile for
+RECOMPILATIONS = 64  #: for larger ranks, train_* flags, with and without gradient
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

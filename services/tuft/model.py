@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -157,10 +157,9 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         self, adam_params: types.AdamParams, lora_id: str, trace_context: dict[str, str] | None = None
     ) -> types.OptimStepResponse:
         """As TuFT, but the memory stays with this process."""
-        if not self.status.accelerated:
-            return await super().optim_step(adam_params, lora_id, trace_context)
-        with _cache_kept():  # TuFT's step has no await in it, so nobody else runs meanwhile
-            return await super().optim_step(adam_params, lora_id, trace_context)
+        with _cache_kept() if self.status.accelerated else nullcontext():  # no await inside: nobody else runs meanwhile
+            answer: types.OptimStepResponse = await super().optim_step(adam_params, lora_id, trace_context)
+        return answer
 
     async def forward(
         self,
@@ -194,9 +193,10 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         if self.status.accelerated:
             self.status.fallbacks[reason] += 1
         try:
-            return await super().forward(*arguments)
+            answer: types.ForwardBackwardOutput = await super().forward(*arguments)
         finally:
             self._counted()
+        return answer
 
     async def _accelerated(
         self,

@@ -1,0 +1,413 @@
+"""The accelerated training model beside TuFT's own code, inside the model's class: no HTTP, no Ray, no Turnloom.
+
+    python -m bench.gpu.accelerated 0.6b|4b|tiny WEIGHTS OUT.jsonl [speed,losses,truth,gradients,tenants,passes,cards,kernels]
+
+One model serves both: switched off, services.tuft hands every call to TuFT's own code. Steps are 32 rows of random
+tokens with lengths as of no_robots, of which the first 35 % is prompt; each step is new to the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from tinker import types
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, cross_entropy
+from tuft.config import ModelConfig
+
+from bench.gpu.figures import GEOMETRY, H200_BF16_FLOPS, lora_flops
+from bench.gpu.profile_server import step_lengths
+from services.trainer.batching import calls, filled, longest_first
+from services.trainer.rows import Row
+from services.tuft import memory
+from services.tuft.model import AcceleratedModel
+
+os.environ.setdefault("TURNLOOM_TUFT_ACCELERATE", "always")
+GPU: Final = torch.cuda.is_available()
+PROMPT: Final = 0.35
+STOCK_BUDGET: Final = {
+    "tiny": 256,
+    "0.6b": 16_384,
+    "4b": 8_192,
+}  #: padded tokens of a call, as the trainer cuts for stock
+GUIDE_MICRO: Final = {"tiny": 4, "0.6b": 8, "4b": 4}  #: of the guide's loop; 16 takes 132 of 140 GB at 0.6B
+CARDS: Final = (24, 48, 80)  #: GB
+ADAM: Final = types.AdamParams(learning_rate=1e-4, beta1=0.9, beta2=0.95, eps=1e-8)
+Rows = list[tuple[np.ndarray, np.ndarray]]  #: token ids [n + 1] and weights of targets [n]
+
+
+def rows_of(step: int, vocabulary: int) -> Rows:
+    """A step's rows; tokens follow a skewed distribution, so that there is something to learn."""
+    draw = np.random.default_rng(5000 + step)
+    made = []
+    for length in step_lengths(step) if GPU else [8 + one // 32 for one in step_lengths(step)][:8]:
+        ids = np.minimum(draw.zipf(1.2, length + 1), vocabulary - 1).astype(np.int64)
+        weights = np.ones(length, np.float32)
+        weights[: int(PROMPT * length)] = 0
+        made.append((ids, weights))
+    return made
+
+
+def datum(ids: np.ndarray, weights: np.ndarray, length: int) -> types.Datum:
+    """As the SDK sends it, filled up to `length` targets with weight 0."""
+    more = length - len(weights)
+    ids, weights = np.concatenate([ids, np.full(more, ids[-1])]), np.concatenate([weights, np.zeros(more, np.float32)])
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(ids[:-1].tolist()),
+        loss_fn_inputs={
+            "target_tokens": types.TensorData.from_numpy(ids[1:]),
+            "weights": types.TensorData.from_numpy(weights),
+        },
+    )
+
+
+def one_call(rows: Rows) -> list[list[types.Datum]]:
+    """The whole step as it is."""
+    return [[datum(ids, weights, len(weights)) for ids, weights in rows]]
+
+
+def stock_calls(rows: Rows, budget: int) -> list[list[types.Datum]]:
+    """As the trainer cuts and fills a step for stock TuFT."""
+    made = [Row(number, ids.astype(np.int32), weights, 0) for number, (ids, weights) in enumerate(rows)]
+    cut = list(calls(longest_first(made), budget))
+    return [[datum(*rows[row.conversation], filled(call[0].length - 1)) for row in call] for call in cut]
+
+
+class Bench:
+    """One model, its adapters, and where results go."""
+
+    def __init__(self, size: str, weights: Path, out: Path) -> None:
+        if not GPU:
+            torch.cuda.reset_peak_memory_stats = lambda device=None: None
+        self.size, self.weights, self.out = size, weights, out
+        self.geometry = GEOMETRY[size]
+        config = ModelConfig(
+            model_name="m", model_path=weights, max_model_len=4096, micro_batch_size=64, capabilities=["training"]
+        )
+        begun = time.perf_counter()
+        self.model: Any = AcceleratedModel(config)
+        loaded = time.perf_counter()
+        for name, rank in (("one", 16), ("two", 8)):
+            asyncio.run(self.model.create_adapter(name, types.LoraConfig(rank=rank)))
+        self.most = self.model.status.max_tokens_per_pass
+        self.note(
+            "model",
+            torch=torch.__version__,
+            load_seconds=loaded - begun,
+            prepare_seconds=time.perf_counter() - loaded,
+            status=self.model.status.as_json(),
+        )
+        if not self.model.status.accelerated:
+            raise SystemExit("the model is not accelerated: there is nothing to compare")
+        draw = torch.Generator().manual_seed(1)
+        self.start: dict[str, list[Tensor]] = {}
+        for name in ("one", "two"):
+            with torch.no_grad():
+                for one in self.parameters(name):
+                    if not one.any():
+                        one.copy_(torch.randn(one.shape, generator=draw) * 0.01)
+            self.start[name] = [one.detach().clone() for one in self.parameters(name)]
+
+    def note(self, kind: str, **fields: object) -> None:
+        """One line of results, on disk at once."""
+        line = json.dumps({"kind": kind, "size": self.size, **fields})
+        with self.out.open("a") as file:
+            file.write(line + "\n")
+        print(line[:700], flush=True)
+
+    def parameters(self, name: str = "one") -> list[Any]:
+        """Of an adapter."""
+        return [one for group in self.model.adapter_optimizer[name].param_groups for one in group["params"]]
+
+    def reset(self) -> None:
+        """Adapters and optimizers as at the start."""
+        for name in ("one", "two"):
+            with torch.no_grad():
+                for one, first in zip(self.parameters(name), self.start[name], strict=True):
+                    one.copy_(first)
+                    one.grad = None
+            self.model.adapter_optimizer[name] = torch.optim.AdamW(self.parameters(name))
+
+    @contextmanager
+    def serving(self, *, accelerated: bool, micro: int = 64, most: int = 0) -> Iterator[None]:
+        """Which code answers, with which micro_batch_size and tokens of a pass."""
+        self.model.status.accelerated, self.model.config.micro_batch_size = accelerated, micro
+        self.model.status.max_tokens_per_pass = most or self.most
+        try:
+            yield
+        finally:
+            self.model.status.accelerated, self.model.status.max_tokens_per_pass = True, self.most
+
+    def forward_backward(self, data: list[types.Datum], name: str = "one") -> types.ForwardBackwardOutput:
+        """One call."""
+        return asyncio.run(self.model.forward(data, name, "cross_entropy", None, backward=True))
+
+    def train(self, sent: Sequence[list[types.Datum]], name: str = "one") -> float:
+        """One step; returns its loss as the client sees it, from log-probabilities."""
+        total = 0.0
+        for data in sent:
+            answer = self.forward_backward(data, name)
+            for one, row in zip(answer.loss_fn_outputs, data, strict=True):
+                weights = row.loss_fn_inputs["weights"].to_numpy().astype(np.float64)
+                total -= float(one["logprobs"].to_numpy().astype(np.float64) @ weights)
+        asyncio.run(self.model.optim_step(ADAM, name))
+        return total
+
+    def rows(self, step: int) -> Rows:
+        """Of a step."""
+        return rows_of(step, self.geometry.vocabulary)
+
+    def stock(self, rows: Rows) -> list[list[types.Datum]]:
+        """A step's calls for stock."""
+        return stock_calls(rows, STOCK_BUDGET[self.size])
+
+    # -- phases --------------------------------------------------------------------------------------------------------
+
+    def measure(
+        self, contenders: dict[str, tuple[dict[str, Any], Callable[[Rows], Any]]], rounds: int, steps: int
+    ) -> None:
+        """Interleaved rounds of new steps; medians."""
+        times: dict[str, list[float]] = {name: [] for name in contenders}
+        peaks = dict.fromkeys(contenders, 0.0)
+        rates: dict[str, list[float]] = {name: [] for name in contenders}
+        for number in range(rounds + 1):  # the first one warms up
+            for name, (how, cut) in contenders.items():
+                self.reset()
+                gc.collect()
+                torch.cuda.empty_cache()
+                with self.serving(**how):
+                    self.timed(cut(self.rows(900)))  # stock gives all memory back, and both take turns here
+                    for step in range(number * steps, (number + 1) * steps) if number else (901,):
+                        rows = self.rows(step)
+                        sent = cut(rows)
+                        took, peak = self.timed(sent)
+                        if number:
+                            times[name].append(took)
+                            rates[name].append(sum(len(one[1]) for one in rows) / took)
+                            peaks[name] = max(peaks[name], peak)
+        for name, took in times.items():
+            lengths = [[len(one[1]) for one in self.rows(step)] for step in range(steps, (rounds + 1) * steps)]
+            tokens, work = sum(map(sum, lengths)), sum(lora_flops(self.geometry, one) for one in lengths)
+            by_round = [statistics.median(rates[name][n : n + steps]) for n in range(0, len(took), steps)]
+            self.note(
+                "speed",
+                name=name,
+                tokens_per_second=round(tokens / sum(took)),
+                median_of_rounds=round(statistics.median(by_round)),
+                rounds=[round(one) for one in by_round],
+                ms_a_step=round(1e3 * sum(took) / len(took), 1),
+                mfu=round(100 * work / sum(took) / H200_BF16_FLOPS, 2),
+                peak_gb=round(peaks[name], 1),
+            )
+
+    def timed(self, sent: Sequence[list[types.Datum]]) -> tuple[float, float]:
+        """Seconds of a step and its peak memory in GB, over all its calls: TuFT resets the statistic itself."""
+        peak = 0.0
+        if GPU:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        begun = time.perf_counter()
+        for data in sent:
+            self.forward_backward(data)
+            peak = max(peak, torch.cuda.max_memory_allocated() / 1e9) if GPU else 0.0
+        asyncio.run(self.model.optim_step(ADAM, "one"))
+        if GPU:
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun, peak
+
+    def speed(self) -> None:
+        """Stock as the guide and as the trainer use it; accelerated with the same calls, and with a step as one call."""
+        self.measure(
+            {
+                "stock, the guide's calls": ({"accelerated": False, "micro": GUIDE_MICRO[self.size]}, one_call),
+                "stock, the trainer's calls": ({"accelerated": False}, self.stock),
+                "accelerated, the same calls": ({"accelerated": True}, self.stock),
+                "accelerated, a step a call": ({"accelerated": True}, one_call),
+            },
+            rounds=3,
+            steps=3,
+        )
+
+    def passes(self) -> None:
+        """What the tokens of a pass do to speed and memory."""
+        sizes = (4_096, 8_192, 16_384, 32_768) if GPU else (64, 128)
+        one = {f"passes of {most}": ({"accelerated": True, "most": most}, one_call) for most in sizes}
+        self.measure(one, rounds=2, steps=3)
+
+    def losses(self) -> list[float]:
+        """20 steps of both from one start."""
+        found: dict[str, list[float]] = {}
+        for name, how, cut in (
+            ("stock", {"accelerated": False}, self.stock),
+            ("accelerated", {"accelerated": True}, one_call),
+        ):
+            self.reset()
+            with self.serving(**how):  # type: ignore[arg-type]
+                found[name] = [self.train(cut(self.rows(step))) for step in range(20)]
+            away = [abs(a / b - 1) for a, b in zip(found[name], found["stock"], strict=True)]
+            self.note("losses", name=name, largest_from_stock=max(away), nats=found[name])
+        return found["stock"]
+
+    def truth(self) -> None:
+        """The same 20 steps in fp32 through plain transformers and peft."""
+        plain, own = self.plain()
+        adam = torch.optim.AdamW(own, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+        found = []
+        for step in range(20):
+            found.append(
+                sum(self.plain_loss(plain, row) for row in sorted(self.rows(step), key=lambda one: len(one[1])))
+            )
+            adam.step()
+            adam.zero_grad()
+        self.note("losses", name="fp32", nats=found)
+
+    def plain(self) -> tuple[Any, list[Any]]:
+        """The model in fp32 with adapter "one" as at the start."""
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        plain = AutoModelForCausalLM.from_pretrained(
+            self.weights, dtype=torch.float32, device_map="cuda" if GPU else "cpu"
+        )
+        made: Any = get_peft_model(plain, LoraConfig(r=16, lora_alpha=32, target_modules=names))
+        own = [one for name, one in made.named_parameters() if "lora_" in name]
+        with torch.no_grad():
+            for one, first in zip(own, self.start["one"], strict=True):
+                one.copy_(first)
+        return made.train(False), own
+
+    def plain_loss(self, plain: Any, row: tuple[np.ndarray, np.ndarray]) -> float:
+        """Forward and backward of one row; only trained positions get logits."""
+        ids = torch.from_numpy(row[0]).to(self.model.device)
+        weights = torch.from_numpy(row[1]).to(self.model.device)
+        hidden = plain.base_model.model.model(input_ids=ids[None, :-1], use_cache=False).last_hidden_state[0]
+        chosen = weights.nonzero()[:, 0]
+        logits = hidden[chosen] @ plain.base_model.model.lm_head.weight.t()
+        loss = (cross_entropy(logits, ids[1:][chosen], reduction="none") * weights[chosen]).sum()
+        loss.backward()
+        return float(loss)
+
+    def gradients(self) -> None:
+        """A step's gradient, 8 rows, beside fp32."""
+        rows = self.rows(50)[:8]
+        plain, own = self.plain()
+        for row in rows:
+            self.plain_loss(plain, row)
+        exact = torch.cat([one.grad.flatten().double().cpu() for one in own])
+        del plain, own
+        gc.collect()
+        torch.cuda.empty_cache()
+        found: dict[str, Tensor] = {}
+        for name, how, cut in (
+            ("stock", {"accelerated": False}, self.stock),
+            ("accelerated", {"accelerated": True}, one_call),
+        ):
+            self.reset()
+            with self.serving(**how):  # type: ignore[arg-type]
+                for data in cut(rows):
+                    self.forward_backward(data)
+            found[name] = gradient = torch.cat([one.grad.flatten().double().cpu() for one in self.parameters()])
+            self.note(
+                "gradients",
+                name=name,
+                cosine_to_fp32=float(cosine_similarity(gradient, exact, 0)),
+                error_to_fp32=float((gradient - exact).norm() / exact.norm()),
+                cosine_to_stock=float(cosine_similarity(gradient, found["stock"], 0)),
+            )
+
+    def tenants(self) -> None:
+        """Two adapters by turns; whoever is not trained must not move at all."""
+        self.reset()
+        untouched = True
+        for step in range(3):
+            for name, other in (("one", "two"), ("two", "one")):
+                before = [one.detach().clone() for one in self.parameters(other)]
+                self.train(one_call(self.rows(step)), name)
+                untouched &= all(torch.equal(a, b) for a, b in zip(before, self.parameters(other), strict=True))
+        self.note("tenants", others_unchanged=untouched, fallbacks=dict(self.model.status.fallbacks))
+
+    def cards(self) -> None:
+        """Smaller cards: PyTorch may use so much only. Pass size as found there, then steps, and what ran out."""
+        if not GPU:
+            return
+        total = torch.cuda.get_device_properties(0).total_memory
+        parameters = sum(one.numel() for one in self.model.causal_lm.parameters())
+        for size in CARDS:
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(min(1.0, size * 1e9 / total))
+            self.model.status.out_of_memory_splits = 0
+            try:
+                asyncio.run(self.model.create_adapter("turnloom-self-test", types.LoraConfig(rank=16)))
+                most = memory.fitting(self.model._probe, self.model.device, parameters)
+                with self.serving(accelerated=True, most=most):
+                    took, peaks = zip(*(self.timed(one_call(self.rows(step))) for step in range(60, 64)), strict=True)
+                    after = self.model.status.max_tokens_per_pass
+                self.note(
+                    "card", gb=size, most=most, most_after=after, splits=self.model.status.out_of_memory_splits,
+                    ms=[round(1e3 * one) for one in took], peak_gb=[round(one, 1) for one in peaks],
+                )  # fmt: skip
+            except torch.OutOfMemoryError as error:
+                self.note("card", gb=size, error=str(error)[:200])
+            finally:
+                asyncio.run(self.model.remove_adapter("turnloom-self-test"))
+                torch.cuda.set_per_process_memory_fraction(1.0)
+
+    def kernels(self) -> None:
+        """Time on the GPU and launches of one accelerated step."""
+        activity = torch.profiler.ProfilerActivity
+        sent = one_call(self.rows(70))
+        self.timed(sent)
+        wall = statistics.median(self.timed(sent)[0] for _ in range(3))
+        with torch.profiler.profile(activities=[activity.CPU, activity.CUDA] if GPU else [activity.CPU]) as profile:
+            self.timed(sent)
+        found = [one for one in profile.key_averages() if str(one.device_type).endswith("CUDA")]
+        host = sorted(profile.key_averages(), key=lambda one: -one.self_cpu_time_total)[:25]
+        top = sorted(found, key=lambda one: -one.self_device_time_total)[:30]
+        self.note(
+            "kernels",
+            wall_ms=round(1e3 * wall, 1),
+            gpu_ms=round(sum(one.self_device_time_total for one in found) / 1e3, 1),
+            launches=sum(one.count for one in found),
+            host=[[round(one.self_cpu_time_total / 1e3, 2), one.count, one.key[:80]] for one in host],
+            top=[[round(one.self_device_time_total / 1e3, 2), one.count, one.key[:80]] for one in top],
+        )
+
+
+def main() -> None:
+    """Run the named phases; one that fails does not cost the others."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("size", choices=sorted(STOCK_BUDGET))
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--after", type=Path, help="when ready, wait until this file is there")
+    parser.add_argument("phases", nargs="?", default="speed,losses,gradients,tenants,passes,cards,kernels")
+    arguments = parser.parse_args()
+    bench = Bench(arguments.size, arguments.weights, arguments.out)
+    while arguments.after and not arguments.after.exists():
+        time.sleep(0.2)
+    for name in arguments.phases.split(","):
+        begun = time.perf_counter()
+        try:
+            getattr(bench, name)()
+        except Exception as error:
+            bench.note("failed", phase=name, error=f"{type(error).__name__}: {error}"[:500])
+        memory.release()  # what a failed phase left
+        bench.note("phase", name=name, seconds=round(time.perf_counter() - begun, 1))
+
+
+if __name__ == "__main__":
+    main()
