@@ -36,6 +36,8 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     MAX_BATCH_CONVERSATIONS_FIELD_NUMBER: builtins.int
     MAX_LENGTH_LIMIT_FIELD_NUMBER: builtins.int
     CLIENT_TEMPLATE_DEADLINE_SECONDS_FIELD_NUMBER: builtins.int
+    CALLER_FIELD_NUMBER: builtins.int
+    SCOPES_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Version of the turnloom distribution."""
     max_message_bytes: builtins.int
@@ -46,6 +48,12 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     """Largest max_length that is accepted, tokens."""
     client_template_deadline_seconds: builtins.float
     """Seconds after which a client's own template is stopped."""
+    caller: builtins.str
+    """Name of the token of this call, which owns what is made with it; empty on a server without tokens."""
+    @property
+    def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What that token may do: "read", "submit", "admin". All of them on a server without tokens."""
+
     def __init__(
         self,
         *,
@@ -54,8 +62,10 @@ class GetServerInfoResponse(google.protobuf.message.Message):
         max_batch_conversations: builtins.int = ...,
         max_length_limit: builtins.int = ...,
         client_template_deadline_seconds: builtins.float = ...,
+        caller: builtins.str = ...,
+        scopes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["client_template_deadline_seconds", b"client_template_deadline_seconds", "max_batch_conversations", b"max_batch_conversations", "max_length_limit", b"max_length_limit", "max_message_bytes", b"max_message_bytes", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["caller", b"caller", "client_template_deadline_seconds", b"client_template_deadline_seconds", "max_batch_conversations", b"max_batch_conversations", "max_length_limit", b"max_length_limit", "max_message_bytes", b"max_message_bytes", "scopes", b"scopes", "version", b"version"]) -> None: ...
 
 global___GetServerInfoResponse = GetServerInfoResponse
 

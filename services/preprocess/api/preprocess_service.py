@@ -43,14 +43,16 @@ class PreprocessService(PreprocessServiceServicer):
     def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> pb.GetServerInfoResponse:
-        """Versions and limits."""
-        with self._rpc.unary(context, NAME, "GetServerInfo"):
+        """Versions, limits and who calls."""
+        with self._rpc.unary(context, NAME, "GetServerInfo") as call:
             return pb.GetServerInfoResponse(
                 version=version("turnloom"),
                 max_message_bytes=limits.MAX_MESSAGE_BYTES,
                 max_batch_conversations=limits.MAX_BATCH,
                 max_length_limit=limits.MAX_LENGTH,
                 client_template_deadline_seconds=limits.CLIENT_TEMPLATE_SECONDS,
+                caller=call.caller.name,
+                scopes=sorted(call.caller.scopes),
             )
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsResponse:
