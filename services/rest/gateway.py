@@ -78,11 +78,11 @@ class Turnloom:
 
     def models(self) -> list[pp.Model]:
         """Models that jobs may name."""
-        return self._client.models()
+        return self._client.models.list()
 
     def create_dataset(self, asked: NewDataset, conversations: Iterable[ty.Conversation]) -> ds.Dataset:
         """Make a dataset, all or nothing."""
-        return self._client.create_dataset(
+        return self._client.datasets.create(
             conversations,
             model=asked.model,
             display_name=asked.display_name,
@@ -94,13 +94,13 @@ class Turnloom:
     def dataset(self, dataset: str) -> ds.Dataset | None:
         """Return a dataset, or None where it is gone."""
         try:
-            return self._client.dataset(dataset)
+            return self._client.datasets.retrieve(dataset)
         except NotFound:
             return None
 
     def create_job(self, asked: NewJob) -> tr.Job:
         """Queue a job."""
-        return self._client.create_job(
+        return self._client.jobs.create(
             model=asked.model,
             training_dataset=asked.training_dataset,
             test_dataset=asked.test_dataset,
@@ -113,46 +113,46 @@ class Turnloom:
     def job(self, job: str) -> tr.Job:
         """Return one job."""
         try:
-            return self._client.job(job)
+            return self._client.jobs.retrieve(job)
         except NotFound:
             raise missing("fine-tuning job", job) from None
 
     def jobs(self, metadata: Mapping[str, str], succeeded: bool = False) -> Iterator[tr.Job]:
         """Yield jobs, newest first, with all of these labels."""
-        return self._client.jobs([tr.JOB_STATE_SUCCEEDED] if succeeded else (), metadata)
+        return self._client.jobs.list([tr.JOB_STATE_SUCCEEDED] if succeeded else (), metadata)
 
     def cancel(self, job: str) -> tr.Job:
         """Stop a job."""
-        return self._client.cancel_job(job)
+        return self._client.jobs.cancel(job)
 
     def pause(self, job: str) -> tr.Job:
         """Have a job save and wait."""
-        return self._client.pause_job(job)
+        return self._client.jobs.pause(job)
 
     def resume(self, job: str) -> tr.Job:
         """Queue a job again."""
-        return self._client.resume_job(job)
+        return self._client.jobs.resume(job)
 
     def delete_job(self, job: str) -> None:
         """Remove a finished job with its adapters."""
-        self._client.delete_job(job)
+        self._client.jobs.delete(job)
 
     def events(self, job: str) -> list[tr.Event]:
         """Events, oldest first."""
-        return list(self._client.events(job))
+        return list(self._client.jobs.events(job))
 
     def steps(self, job: str, first: int = 1, until: int = LAST) -> Iterator[tr.Step]:
         """Yield the steps first..until of the effective series, ascending."""
-        found = (step for step in self._client.steps(job, first) if step.step >= first)
+        found = (step for step in self._client.jobs.steps(job, first) if step.step >= first)
         return takewhile(lambda step: step.step <= until, found)
 
     def series(self, job: str) -> Iterator[tr.Step]:
         """Yield the effective series, the evaluation before training included."""
-        return self._client.steps(job)
+        return self._client.jobs.steps(job)
 
     def checkpoints(self, job: str) -> list[tr.Checkpoint]:
         """Checkpoints that are kept, oldest first."""
-        return self._client.checkpoints(job)
+        return self._client.jobs.checkpoints(job)
 
     def sample(
         self,
@@ -166,7 +166,7 @@ class Turnloom:
         seed: int | None,
     ) -> tr.SampleResponse:
         """Return a reply of a job's adapter."""
-        return self._client.sample(
+        return self._client.jobs.sample(
             job,
             conversation,
             checkpoint=checkpoint,

@@ -23,11 +23,10 @@ from openai.resources.fine_tuning.jobs.checkpoints import Checkpoints
 from openai.resources.fine_tuning.jobs.jobs import Jobs
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.rest_server import openai_client, valid
+from tests.support.rest_server import openai_client, valid
 from turnloom.client import TurnloomClient
 from turnloom.embedded.stack import MODEL, Stack, StackSettings
 
-pytest_plugins = ["tests.tuft_fixtures"]
 pytestmark = [pytest.mark.tuft, pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN, VALID = ROOT / "examples/conversations.jsonl", ROOT / "examples/conversations.test.jsonl"
@@ -117,7 +116,7 @@ def test_every_method_of_files_and_fine_tuning_works_in_python(
 
     assert finished.status == "succeeded"
     with TurnloomClient(stack.address) as direct:
-        job, steps = direct.job(finished.id), list(direct.steps(finished.id, 1))
+        job, steps = direct.jobs.retrieve(finished.id), list(direct.jobs.steps(finished.id, 1))
     assert finished.trained_tokens == job.progress.tokens == sum(step.tokens for step in steps)
     events = [valid(event) for event in jobs.list_events(finished.id, limit=5)]
     measured = {event.data["step"]: event.data["train_loss"] for event in events if event.type == "metrics"}

@@ -10,9 +10,7 @@ import httpx
 import openai
 import pytest
 
-from tests.rest_server import Rest, below, error_of, lines, valid, wait
-
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.rest_fixtures"]
+from tests.support.rest_server import Rest, below, error_of, lines, valid, wait
 
 
 def upload(rest: Rest, content: bytes, name: str = "ann", **headers: str) -> httpx.Response:

@@ -15,12 +15,11 @@ from openai import OpenAI
 
 from services.rest.gateway import Turnloom
 from services.rest.settings import RestSettings
-from tests.api_calls import MODEL
-from tests.ports import free_port
-from tests.rest_server import CHAT, Rest, error_of, lines, openai_client, serving, valid, wait
+from tests.support.api_calls import MODEL
+from tests.support.ports import free_port
+from tests.support.rest_server import CHAT, Rest, error_of, lines, openai_client, serving, valid, wait
 from turnloom.client import TurnloomClient
 
-pytest_plugins = ["tests.redis_fixtures", "tests.api_fixtures", "tests.rest_fixtures"]
 pytestmark = pytest.mark.usefixtures("gpu_host")
 
 NO_REPLY = b'{"messages": [{"role": "user", "content": "question"}]}\n'
@@ -56,7 +55,7 @@ def test_auto_is_decided_by_the_data_and_answered_as_numbers(ann: OpenAI, file: 
         None,
         [],
     )
-    used = direct.job(job.id).hyperparameters
+    used = direct.jobs.retrieve(job.id).hyperparameters
     assert (used.epochs, used.batch_size, used.learning_rate, used.seed) == (3, 16, 1e-4, 0)
     assert ann.fine_tuning.jobs.retrieve(job.id) == job
 
@@ -89,11 +88,11 @@ def test_everything_that_is_given_reaches_the_job(ann: OpenAI, file: str, direct
     assert job.hyperparameters.model_dump() == {"n_epochs": 2, "batch_size": 5, "learning_rate_multiplier": 0.5}
     assert (job.seed, job.metadata, job.validation_file) == (-7, {"team": "ü", "empty": ""}, validation)
     assert job.integrations[0].wandb.model_dump(exclude_none=True) == wandb
-    made = direct.job(job.id)
+    made = direct.jobs.retrieve(job.id)
     assert (made.hyperparameters.lora_rank, made.hyperparameters.schedule, made.host) == (8, 3, "gpu-a")
-    options = direct.dataset(made.training_dataset).options
+    options = direct.datasets.retrieve(made.training_dataset).options
     assert (options.max_length, options.train_on) == (64, 2)
-    assert direct.dataset(made.test_dataset).conversations == 4
+    assert direct.datasets.retrieve(made.test_dataset).conversations == 4
 
 
 def test_the_old_place_of_hyperparameters_and_max_steps_work(ann: OpenAI, file: str, direct: TurnloomClient) -> None:
@@ -104,7 +103,7 @@ def test_the_old_place_of_hyperparameters_and_max_steps_work(ann: OpenAI, file: 
     steps = ann.fine_tuning.jobs.create(
         model=MODEL, training_file=file, extra_body={"turnloom": {"hyperparameters": {"max_steps": 9}}}
     )
-    assert direct.job(steps.id).progress.planned_steps == 9
+    assert direct.jobs.retrieve(steps.id).progress.planned_steps == 9
     assert valid(steps).hyperparameters.n_epochs is None
 
 
@@ -183,7 +182,7 @@ def test_an_idempotency_key_makes_one_job(ann: OpenAI, file: str) -> None:
 def test_one_file_becomes_one_dataset_for_a_model_and_options(ann: OpenAI, file: str, direct: TurnloomClient) -> None:
     first, second = (ann.fine_tuning.jobs.create(model=MODEL, training_file=file).turnloom for _ in range(2))
     assert first["training_dataset"] == second["training_dataset"]
-    direct.cancel_job(next(iter(direct.jobs())).id)
+    direct.jobs.cancel(next(iter(direct.jobs.list())).id)
     other = ann.fine_tuning.jobs.create(
         model=MODEL, training_file=file, extra_body={"turnloom": {"options": {"max_length": 99}}}
     )
@@ -204,8 +203,8 @@ def test_jobs_are_listed_in_pages_and_by_label(ann: OpenAI, file: str) -> None:
 
 
 def test_a_job_of_the_command_line_is_a_job_here_too(ann: OpenAI, direct: TurnloomClient) -> None:
-    data = direct.create_dataset([CHAT], model=MODEL)
-    made = direct.create_job(model=MODEL, training_dataset=data.id, metadata={"own": "label"})
+    data = direct.datasets.create([CHAT], model=MODEL)
+    made = direct.jobs.create(model=MODEL, training_dataset=data.id, metadata={"own": "label"})
     job = valid(ann.fine_tuning.jobs.retrieve(made.id))
     assert (job.training_file, job.metadata) == (data.id, {"own": "label"})
 

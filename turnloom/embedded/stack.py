@@ -3,8 +3,8 @@
     with Stack(StackSettings(Path(".turnloom"))) as stack:
         client = TurnloomClient(stack.address)
 
-Everything lies in one folder: logs/, redis/, store/, files/, tuft/, model/, models.toml. Every process ends with the stack,
-and, should the stack itself be killed, by the kernel.
+Everything lies in one folder: logs/, redis/, store/, files/, tuft/, model/, models.toml. Every process ends with the
+stack, and, should the stack itself be killed, by the kernel.
 """
 
 from __future__ import annotations

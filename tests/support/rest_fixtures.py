@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from services.preprocess.auth import Scope
-from services.preprocess.tokens import create
+from services.preprocess.api.auth.bearer_tokens import create
+from services.preprocess.domain.caller import Scope
 from services.rest.settings import RestSettings
-from tests.api_calls import Start
-from tests.rest_server import Rest, openai_client, serving
+from tests.support.api_calls import Start
+from tests.support.rest_server import Rest, openai_client, serving
 
 PEOPLE = {"ann": {"submit"}, "bob": {"submit"}, "rita": {"read"}, "root": {"admin"}}
 

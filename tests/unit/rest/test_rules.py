@@ -17,7 +17,7 @@ from services.rest.results import COLUMNS, results_csv
 from services.rest.settings import BadSetting, read_settings
 from services.rest.uploads import LineCheck
 from services.rest.views import STATUS, TERMINAL, job_object
-from tests.rest_server import lines
+from tests.support.rest_server import lines
 from turnloom import errors
 from turnloom.options import hyperparameters
 from turnloom.v1 import training_pb2 as tr

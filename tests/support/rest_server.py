@@ -18,7 +18,7 @@ from openai._models import BaseModel
 
 from services.rest.app import make_app
 from services.rest.settings import RestSettings
-from tests.api_calls import Api
+from tests.support.api_calls import Api
 
 CHAT = {"messages": [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]}
 
