@@ -54,13 +54,13 @@ class Model:
     def answering(self, call: Callable[[], T], times: int = 1) -> T:
         """What a call returns while the worker answers `times` prompts."""
         with ThreadPoolExecutor(1) as thread:
+            man(self.store)
             asked = thread.submit(call)
-            for _ in range(times):
-                man(self.store)
-                wait(lambda: bool(waiting(self.store)) or asked.done(), "a prompt is queued")
+            wait(lambda: bool(waiting(self.store)) or asked.done(), "a prompt is queued")
+            if not asked.done():
                 queue = Queue(queue_name("gpu-a"), connection=self.store.rq, serializer=JSONSerializer)
                 worker = SimpleWorker([queue], connection=self.store.rq, serializer=JSONSerializer)
-                worker.work(burst=True, logging_level="ERROR")
+                worker.work(max_jobs=times, logging_level="ERROR")
             return asked.result(60)
 
 
