@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 import anyio
 from anyio.to_thread import current_default_thread_limiter, run_sync
@@ -23,6 +22,7 @@ from services.rest.service import Service
 from services.rest.settings import RestSettings
 from services.rest.unforeseen import LOG, Unforeseen, answer
 from turnloom.errors import TurnloomError
+from turnloom.version import VERSION
 
 SWEEP_SECONDS = 3600.0
 GONE = 499  #: status of an answer that nobody reads
@@ -52,7 +52,7 @@ def make_app(settings: RestSettings) -> FastAPI:
     app = FastAPI(
         title="Turnloom, OpenAI-compatible",
         summary="Files, fine-tuning jobs, models and chat completions as OpenAI's clients ask for them.",
-        version=_version(),
+        version=VERSION,
         lifespan=living,
         redirect_slashes=False,
     )
@@ -102,10 +102,3 @@ def _answer_errors(app: FastAPI) -> None:
 def _health() -> dict[str, str]:
     """Answer load balancers; whether the API answers is its own health check's matter."""
     return {"status": "ok"}
-
-
-def _version() -> str:
-    try:
-        return version("turnloom")
-    except PackageNotFoundError:
-        return "0"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import version
 from itertools import islice
 
 import grpc
@@ -27,6 +26,7 @@ from turnloom.masks.model import Model
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import types_pb2
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceServicer
+from turnloom.version import VERSION
 
 NAME = "PreprocessService"
 MAX_OFFENDERS = 1_000  #: that a lint lists per code
@@ -46,7 +46,7 @@ class PreprocessService(PreprocessServiceServicer):
         """Versions, limits and who calls."""
         with self._rpc.unary(context, NAME, "GetServerInfo") as call:
             return pb.GetServerInfoResponse(
-                version=version("turnloom"),
+                version=VERSION,
                 max_message_bytes=limits.MAX_MESSAGE_BYTES,
                 max_batch_conversations=limits.MAX_BATCH,
                 max_length_limit=limits.MAX_LENGTH,

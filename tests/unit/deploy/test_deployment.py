@@ -19,7 +19,12 @@ COMPOSE = (ROOT / "docker-compose.yml").read_text()
 SERVICES = yaml.safe_load(COMPOSE)["services"]
 #: NVIDIA's exporter is the one container that is not ours to harden.
 OURS = {name: service for name, service in SERVICES.items() if name != "dcgm-exporter"}
-EXTRAS = {"preprocess.txt": "preprocess", "preprocess-worker.txt": "preprocess-worker", "trainer.txt": "trainer"}
+EXTRAS = {
+    "preprocess.txt": "preprocess",
+    "preprocess-worker.txt": "preprocess-worker",
+    "rest.txt": "rest",
+    "trainer.txt": "trainer",
+}
 
 
 def pins(name):
@@ -50,9 +55,9 @@ def test_a_container_has_a_read_only_root_no_capabilities_and_no_way_to_gain_pri
     assert "privileged" not in service
 
 
-def test_only_the_api_prometheus_and_grafana_are_published_and_on_loopback_by_default():
+def test_only_the_apis_prometheus_and_grafana_are_published_and_on_loopback_by_default():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert set(published) == {"preprocess", "prometheus", "grafana"}
+    assert set(published) == {"preprocess", "rest", "prometheus", "grafana"}
     assert all(port.startswith("${TURNLOOM_BIND:-127.0.0.1}:") for ports in published.values() for port in ports)
 
 
@@ -154,7 +159,7 @@ def test_every_package_has_a_hash_and_no_index_is_named(path):
     assert "--index" not in text
 
 
-@pytest.mark.parametrize("name", ["preprocess.txt", "preprocess-worker.txt", "trainer.txt"])
+@pytest.mark.parametrize("name", EXTRAS)
 def test_no_torch_and_no_cuda_comes_into_an_image_of_ours(name):
     assert not [package for package in pins(name) if re.match(r"torch|triton|cuda-|nvidia-(?!ml-py)", package)]
 
