@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
 
 from services.rest.app import make_app
+from services.rest.file_store import FileStore
+from services.rest.gateway import Gateway
+from services.rest.notices import Notices
+from services.rest.notifier import Notifier
 from services.rest.problems import Problem
 from services.rest.settings import BadSetting, RestSettings, parse_address, read_settings
 
@@ -22,6 +29,9 @@ USAGE_ERROR = 2  #: exit code: settings or the address can't be used
 def main(arguments: list[str]) -> int:
     """Serve until SIGTERM; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m services.rest", description=__doc__)
+    parser.add_argument(
+        "command", nargs="?", choices=("serve", "notify"), default="serve", help="notify: tell webhooks"
+    )
     parser.add_argument("--address", help="HOST:PORT of HTTP; port 0: a free one")
     parser.add_argument("--port-file", type=Path, help="file that gets one JSON line with the bound address")
     options = parser.parse_args(arguments)
@@ -29,7 +39,7 @@ def main(arguments: list[str]) -> int:
         settings = read_settings(os.environ)
         if options.address:
             settings = replace(settings, address=_address(options.address))
-        return _serve(settings, options.port_file)
+        return _notify(settings) if options.command == "notify" else _serve(settings, options.port_file)
     except (BadSetting, Problem) as error:
         sys.stderr.write(f"services.rest: {error}\n")
         return USAGE_ERROR
@@ -40,6 +50,19 @@ def _address(text: str) -> str:
         return parse_address(text)
     except ValueError as error:
         raise BadSetting(f"--address can't be {text!r}; HOST:PORT is needed.") from error
+
+
+def _notify(settings: RestSettings) -> int:
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    gateway = Gateway(settings.api, settings.api_tls)
+    turnloom, notices = gateway.of(settings.notify_token), Notices(FileStore(settings.files_url))
+    sys.stderr.write(f"services.rest: tells of jobs at {settings.api}\n")
+    Notifier(settings, turnloom, notices).run(ended)
+    gateway.close()
+    return 0
 
 
 def _serve(settings: RestSettings, port_file: Path | None) -> int:

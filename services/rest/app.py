@@ -17,7 +17,7 @@ from services.rest import problems
 from services.rest.file_store import FileStore
 from services.rest.gateway import Gateway
 from services.rest.problems import ClientLeft, Problem
-from services.rest.routes import chat, files, jobs, models
+from services.rest.routes import chat, files, jobs, models, webhooks
 from services.rest.service import Service
 from services.rest.settings import RestSettings
 from services.rest.unforeseen import LOG, Unforeseen, answer
@@ -56,7 +56,7 @@ def make_app(settings: RestSettings) -> FastAPI:
         lifespan=living,
         redirect_slashes=False,
     )
-    for router in (files.ROUTER, jobs.ROUTER, models.ROUTER, chat.ROUTER):
+    for router in (files.ROUTER, jobs.ROUTER, models.ROUTER, chat.ROUTER, webhooks.ROUTER):
         app.include_router(router, prefix="/v1")
     app.get("/health", include_in_schema=False)(_health)
     _answer_errors(app)

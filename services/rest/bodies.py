@@ -94,6 +94,7 @@ class Extension(Request):
     hyperparameters: dict[str, Any] = Field(default_factory=dict)  #: fields of turnloom.v1.Hyperparameters
     options: dict[str, Any] = Field(default_factory=dict)  #: fields of turnloom.v1.PreprocessOptions
     host: str = ""  #: GPU host; empty: one that serves the model
+    webhook: str = ""  #: URL that is told when the job ends
 
 
 class CreateJob(Request):
@@ -134,6 +135,7 @@ class JobState(BaseModel):
     loss_tokens: int  #: targets with weight > 0 that were trained
     train_nll: float | None = None  #: of the last step, nats per unit of weight
     test_nll: float | None = None  #: of the last evaluation
+    webhook: str | None = None  #: URL that is told when the job ends
 
 
 class FineTuningJob(BaseModel):
@@ -209,3 +211,9 @@ class Permission(BaseModel):
     object: Literal["checkpoint.permission"] = "checkpoint.permission"
     created_at: int
     project_id: str
+
+
+class WebhookSecret(BaseModel):
+    """What the caller's webhooks are signed with."""
+
+    secret: str  #: "whsec_" and base64

@@ -3,6 +3,7 @@
 OWNER/FILE_ID/content       the bytes as they came
 OWNER/FILE_ID/file.json     written last: a file is there when this is
 OWNER/FILE_ID/notes/NAME    small remarks on the file: which datasets were made of it
+.notices/...                who is told of jobs (notices.py)
 """
 
 from __future__ import annotations
@@ -147,15 +148,32 @@ class FileStore:
 
     def note(self, file: StoredFile, name: str) -> str:
         """Return a remark on a file; empty: there is none."""
-        with faults():
-            try:
-                return str(self._system.cat_file(f"{self._folder(file.owner, file.id)}/notes/{name}").decode())
-            except FileNotFoundError:
-                return ""
+        return self.read_small(f"{_owner_folder(file.owner)}/{file.id}/notes/{name}")
 
     def take_note(self, file: StoredFile, name: str, text: str) -> None:
         """Keep a remark on a file, for as long as the file is there."""
         self._write(f"{self._folder(file.owner, file.id)}/notes/{name}", text)
+
+    def write_small(self, name: str, text: str) -> None:
+        """Write a small file below the root, whole or not at all."""
+        self._write(f"{self._root}/{name}", text)
+
+    def read_small(self, name: str) -> str:
+        """Return a small file's text; empty: there is none."""
+        with faults():
+            try:
+                return str(self._system.cat_file(f"{self._root}/{name}").decode())
+            except FileNotFoundError:
+                return ""
+
+    def remove_small(self, name: str) -> None:
+        """Remove a small file, if it is there."""
+        with faults(), suppress(FileNotFoundError):
+            self._system.rm(f"{self._root}/{name}")
+
+    def small_files(self, folder: str) -> list[str]:
+        """Return the names in a folder below the root."""
+        return [_last(path) for path in self._below(f"{self._root}/{folder}")]
 
     def sweep(self) -> int:
         """Remove files that expired and uploads that never ended; returns how many."""
@@ -175,10 +193,11 @@ class FileStore:
         return False
 
     def _folder(self, owner: str, identity: str) -> str:
-        return f"{self._root}/{quote(owner, safe='') or NOBODY}/{identity}"
+        return f"{self._root}/{_owner_folder(owner)}/{identity}"
 
     def _owners(self) -> list[str]:
-        return [unquote(name) if name != NOBODY else "" for name in map(_last, self._below(self._root))]
+        names = [name for name in map(_last, self._below(self._root)) if not name.startswith(".")]
+        return [unquote(name) if name != NOBODY else "" for name in names]
 
     def _folders(self, owner: str) -> list[str]:
         return self._below(self._folder(owner, "").rstrip("/"))
@@ -213,6 +232,10 @@ class FileStore:
     def _remove(self, path: str) -> None:
         with faults(), suppress(FileNotFoundError):
             self._system.rm(path, recursive=True)
+
+
+def _owner_folder(owner: str) -> str:
+    return quote(owner, safe="") or NOBODY
 
 
 def _last(path: str) -> str:

@@ -117,9 +117,9 @@ class Turnloom:
         except NotFound:
             raise missing("fine-tuning job", job) from None
 
-    def jobs(self, metadata: Mapping[str, str], succeeded: bool = False) -> Iterator[tr.Job]:
-        """Yield jobs, newest first, with all of these labels."""
-        return self._client.jobs.list([tr.JOB_STATE_SUCCEEDED] if succeeded else (), metadata)
+    def jobs(self, metadata: Mapping[str, str], *states: tr.JobState.ValueType) -> Iterator[tr.Job]:
+        """Yield jobs, newest first, with all of these labels and in one of these states; no state: in any."""
+        return self._client.jobs.list(states, metadata)
 
     def cancel(self, job: str) -> tr.Job:
         """Stop a job."""

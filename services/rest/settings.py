@@ -31,6 +31,10 @@ class RestSettings:
     creations: int = 8  #: of jobs at once: each sends a training file
     tls_cert: Path | None = None  #: PEM of this server's certificate chain; with tls_key: HTTPS
     tls_key: Path | None = None
+    webhook_hosts: tuple[str, ...] = ()  #: HOST or HOST:PORT that may be told of jobs; none: webhooks are off
+    webhook_secret: str = ""  #: from which the owners' signing secrets are made; empty: webhooks are off
+    notify_token: str = ""  #: the notifier's own, with the scope read; empty: the API has no tokens
+    wandb: Path | None = None  #: where the notifier's wandb keeps its files; None: nothing is mirrored
     log_level: str = "info"
 
 
@@ -66,6 +70,10 @@ def read_settings(environment: Mapping[str, str]) -> RestSettings:
         creations=value("CREATIONS", default.creations, _at_least_one, "a number, 1 or more"),
         tls_cert=value("TLS_CERT", default.tls_cert, Path, "a path"),
         tls_key=value("TLS_KEY", default.tls_key, Path, "a path"),
+        webhook_hosts=value("WEBHOOK_HOSTS", default.webhook_hosts, _hosts, "HOST[:PORT] separated by commas"),
+        webhook_secret=_secret(environment, "WEBHOOK_SECRET"),
+        notify_token=_secret(environment, "NOTIFY_TOKEN"),
+        wandb=value("WANDB", default.wandb, Path, "a folder"),
         log_level=value("LOG_LEVEL", default.log_level, _level, "debug, info, warning or error"),
     )
 
@@ -95,6 +103,24 @@ def _tls(environment: Mapping[str, str]) -> Tls | None:
     if environment.get(f"{PREFIX}API_TLS") == "1" or ca or certificate or key:
         return Tls(ca, certificate, key)
     return None
+
+
+def _secret(environment: Mapping[str, str], name: str) -> str:
+    """The variable, or the text of the file that NAME_FILE names."""
+    path = environment.get(f"{PREFIX}{name}_FILE")
+    if not path:
+        return environment.get(PREFIX + name, "")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{PREFIX}{name}_FILE: {path} can't be read; name a file with the secret.") from error
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(host.strip().lower() for host in text.split(",") if host.strip())
+    if any("/" in host or " " in host for host in hosts):
+        raise ValueError(text)
+    return hosts
 
 
 def _at_least_one(text: str) -> int:

@@ -24,7 +24,7 @@ from turnloom.results.runs import test_nll, train_nll
 from turnloom.v1 import training_pb2 as tr
 
 #: OpenAI knows six states. A paused job waits as a queued one does; turnloom.state has the word.
-STATUS: Final[Mapping[int, Status]] = {
+STATUS: Final[Mapping[tr.JobState.ValueType, Status]] = {
     tr.JOB_STATE_VALIDATING: "validating_files",
     tr.JOB_STATE_QUEUED: "queued",
     tr.JOB_STATE_RUNNING: "running",
@@ -98,6 +98,7 @@ def _state(job: tr.Job) -> JobState:
         lora_rank=job.hyperparameters.lora_rank,
         loss_tokens=progress.trained_tokens,
         train_nll=_finite(progress.last_train_nll) if progress.HasField("last_train_nll") else None,
+        webhook=job.metadata.get(names.WEBHOOK),
         test_nll=_finite(progress.test_nll) if progress.HasField("test_nll") else None,
     )
 

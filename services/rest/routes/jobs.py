@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Request
 
 from services.rest.bodies import CreateJob, FineTuningJob, JobCheckpoint, JobEvent, Page
 from services.rest.event_pages import event_page
-from services.rest.job_creation import create
+from services.rest.job_creation import create, note
 from services.rest.names import LABEL
 from services.rest.paging import page
 from services.rest.problems import Problem, invalid
@@ -32,7 +32,7 @@ async def create_job(
     """Make a dataset of the training file and queue a job; a client that leaves meanwhile leaves nothing behind."""
 
     def work(left: threading.Event) -> FineTuningJob:
-        return job_object(create(parts.files, turnloom, body, idempotency_key, left))
+        return job_object(create(parts, turnloom, body, idempotency_key, left))
 
     return await until_left(request, parts.creating, work)
 
@@ -66,9 +66,11 @@ def pause_job(job: str, turnloom: Caller) -> FineTuningJob:
 
 
 @ROUTER.post("/{job}/resume")
-def resume_job(job: str, turnloom: Caller) -> FineTuningJob:
-    """Queue a paused, failed or cancelled job again."""
-    return job_object(turnloom.resume(job))
+def resume_job(job: str, parts: Parts, turnloom: Caller) -> FineTuningJob:
+    """Queue a paused, failed or cancelled job again; its next end is told as its first one was."""
+    resumed = turnloom.resume(job)
+    note(parts, resumed)
+    return job_object(resumed)
 
 
 @ROUTER.get("/{job}/events")

@@ -20,7 +20,7 @@ ROUTER = APIRouter(tags=["models"])
 def list_models(turnloom: Caller) -> Page[Model]:
     """List base models, then fine-tuned ones, newest first."""
     bases = [_base(model.name) for model in turnloom.models()]
-    tuned = [_tuned(job) for job in turnloom.jobs({}, succeeded=True)]
+    tuned = [_tuned(job) for job in turnloom.jobs({}, tr.JOB_STATE_SUCCEEDED)]
     return Page[Model](data=[*bases, *tuned])
 
 
