@@ -8,9 +8,11 @@ from typing import Final
 
 from services.rest.bodies import CreateJob, Method, Supervised, SupervisedHyperparameters
 from services.rest.problems import invalid
+from turnloom.errors import InvalidInput
+from turnloom.learning_rates import suggest
 from turnloom.v1 import training_pb2 as tr
 
-BASE_RATE: Final = 1e-4  #: learning rate of the multiplier 1: Turnloom's default
+USUAL_RATE: Final = 1e-4  #: learning rate of the multiplier 1, for a model whose name says no size
 AUTO_BATCH: Final = 16  #: conversations
 AUTO_EPOCHS: Final = 3
 MOST_EPOCHS: Final = 25  #: of "auto", for very small files
@@ -43,12 +45,21 @@ def asked_of(body: CreateJob) -> SupervisedHyperparameters:
     return inner or body.hyperparameters or SupervisedHyperparameters()
 
 
+def base_rate(model: str, batch_size: int) -> float:
+    """Return the learning rate of the multiplier 1: that of `--lr auto`."""
+    try:
+        return suggest(model, batch_size).rate
+    except InvalidInput:
+        return USUAL_RATE
+
+
 def chosen(
-    asked: SupervisedHyperparameters, extra: Mapping[str, object], seed: int | None, conversations: int
+    model: str, asked: SupervisedHyperparameters, extra: Mapping[str, object], seed: int | None, conversations: int
 ) -> dict[str, object]:
     """Return fields of Hyperparameters.
 
     Args:
+        model: its name, which may say its size.
         asked: OpenAI's three.
         extra: Turnloom's own names; they may not repeat what is asked.
         seed: of the order of conversations; None: 0.
@@ -64,9 +75,14 @@ def chosen(
         raise invalid("turnloom.hyperparameters.max_steps", "excludes n_epochs; give one of them.")
     epochs = auto_epochs(conversations) if asked.n_epochs in (None, "auto") else asked.n_epochs
     batch = min(AUTO_BATCH, max(1, conversations)) if asked.batch_size in (None, "auto") else asked.batch_size
-    multiplier = asked.learning_rate_multiplier
-    rate = BASE_RATE if multiplier in (None, "auto") else BASE_RATE * float(multiplier)
-    made: dict[str, object] = {"epochs": epochs, "batch_size": batch, "learning_rate": rate, **extra}
+    made: dict[str, object] = {"epochs": epochs, "batch_size": batch, **extra}
+    if "learning_rate" not in extra:
+        asked_for = asked.learning_rate_multiplier
+        multiplier = 1.0 if asked_for is None or asked_for == "auto" else asked_for
+        size = made["batch_size"]
+        made["learning_rate"] = multiplier * base_rate(
+            model, size if isinstance(size, int) and size > 0 else AUTO_BATCH
+        )
     if "max_steps" in extra:
         made.pop("epochs")
     if seed is not None:
@@ -84,7 +100,7 @@ def told(job: tr.Job) -> SupervisedHyperparameters:
     return SupervisedHyperparameters(
         n_epochs=used.epochs if used.HasField("epochs") else None,
         batch_size=used.batch_size,
-        learning_rate_multiplier=float(f"{used.learning_rate / BASE_RATE:.12g}"),
+        learning_rate_multiplier=float(f"{used.learning_rate / base_rate(job.model, used.batch_size):.12g}"),
     )
 
 

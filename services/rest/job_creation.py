@@ -41,7 +41,7 @@ def create(parts: Service, turnloom: Turnloom, body: CreateJob, idempotency_key:
     test = (
         files.dataset("validation_file", body.validation_file, body.model, options).id if body.validation_file else ""
     )
-    chosen = hyperparameters.chosen(asked, extra, body.seed, training.conversations)
+    chosen = hyperparameters.chosen(body.model, asked, extra, body.seed, training.conversations)
     if left.is_set():
         raise ClientLeft
     job = turnloom.create_job(

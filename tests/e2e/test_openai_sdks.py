@@ -81,7 +81,7 @@ def until(client: OpenAI, job: str, condition: Callable[[FineTuningJob], bool]) 
 
 
 def supervised(epochs: int) -> dict[str, object]:
-    chosen = {"n_epochs": epochs, "batch_size": 16, "learning_rate_multiplier": 30}
+    chosen = {"n_epochs": epochs, "batch_size": 16, "learning_rate_multiplier": "auto"}
     return {"type": "supervised", "supervised": {"hyperparameters": chosen}}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.rest import names, problems
 from services.rest.bodies import CreateJob, SupervisedHyperparameters
-from services.rest.hyperparameters import BASE_RATE, MOST_EPOCHS, MOST_SEEN, auto_epochs, chosen, told
+from services.rest.hyperparameters import MOST_EPOCHS, MOST_SEEN, auto_epochs, base_rate, chosen, told
 from services.rest.results import COLUMNS, results_csv
 from services.rest.settings import BadSetting, read_settings
 from services.rest.uploads import LineCheck
@@ -33,12 +33,20 @@ def test_auto_epochs_show_enough_and_not_too_much(conversations: int) -> None:
     assert auto_epochs(conversations + 1) <= epochs
 
 
-@given(st.integers(1, 10**6), st.floats(1e-3, 1e3), st.integers(1, 50), st.integers(1, 512))
-def test_what_is_asked_is_what_is_told(conversations: int, multiplier: float, epochs: int, batch: int) -> None:
+@given(
+    st.sampled_from(["owner/base", "Qwen/Qwen3-4B", "turnloom/tiny-qwen3"]),
+    st.integers(1, 10**6),
+    st.floats(1e-3, 1e3),
+    st.integers(1, 50),
+    st.integers(1, 512),
+)
+def test_what_is_asked_is_what_is_told(
+    model: str, conversations: int, multiplier: float, epochs: int, batch: int
+) -> None:
     asked = SupervisedHyperparameters(n_epochs=epochs, batch_size=batch, learning_rate_multiplier=multiplier)
-    made = hyperparameters(chosen(asked, {}, None, conversations))
-    assert made.learning_rate == pytest.approx(BASE_RATE * multiplier)
-    back = told(tr.Job(hyperparameters=made))
+    made = hyperparameters(chosen(model, asked, {}, None, conversations))
+    assert made.learning_rate == pytest.approx(base_rate(model, batch) * multiplier)
+    back = told(tr.Job(model=model, hyperparameters=made))
     assert (back.n_epochs, back.batch_size) == (epochs, batch)
     assert back.learning_rate_multiplier == pytest.approx(multiplier)
 

@@ -1,4 +1,4 @@
-"""Commands that use a trained adapter: sample, serve, push."""
+"""Commands that take an adapter to where it is used: serve, push."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from turnloom.cli.inputs import LARGEST
-from turnloom.cli.jsonable import Plain, to_plain
+from turnloom.cli.jsonable import Plain
 from turnloom.cli.session import Session, command
 from turnloom.client import TurnloomClient
 from turnloom.errors import FailedPrecondition, InvalidInput, NotFound
@@ -28,42 +27,8 @@ Checkpoint = Annotated[str, typer.Option(help="Checkpoint id. Default: the final
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    command(app, "sample")(sample)
-    command(app, "serve")(serve)
-    command(app, "push")(push)
-
-
-def sample(
-    session: Session,
-    job: Annotated[str, typer.Argument(help="Job id.", metavar="JOB")],
-    prompt: Annotated[str, typer.Argument(help="What the user says.", metavar="PROMPT")],
-    system: Annotated[str, typer.Option(help="System message before it.")] = "",
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint id. Default: the last one, as the final adapter.")] = "",
-    max_tokens: Annotated[
-        int, typer.Option(help="Of the reply, 1 to 4096. Default: 256.", min=0, max=LARGEST, show_default=False)
-    ] = 0,
-    temperature: Annotated[float | None, typer.Option(help="0 to 10; 0: the likeliest reply. Default: 1.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Above 0, at most 1. Default: 1.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed, the same reply.", min=0, max=LARGEST)] = None,
-) -> None:
-    """Ask a job's adapter, where its TuFT server samples; one without a GPU does not."""
-    said = [{"role": "system", "content": system}] if system else []
-    messages = [*said, {"role": "user", "content": prompt}]
-    answer = session.client.jobs.sample(
-        job,
-        {"messages": [dict(message) for message in messages]},
-        checkpoint=checkpoint,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-    )
-    if session.as_json:
-        session.json(to_plain(answer))
-        return
-    session.out.print(escape(answer.text), highlight=False, soft_wrap=True)
-    if answer.finish_reason == "length":
-        session.say(f"[dim]Ended by --max-tokens, after {answer.tokens} tokens.[/dim]")
+    command(app, "serve", "serve job-0123456789ab --vllm http://127.0.0.1:8000")(serve)
+    command(app, "push", "push job-0123456789ab anna/support-chat --private")(push)
 
 
 def serve(
@@ -83,7 +48,11 @@ def serve(
     ] = "",
     unload: Annotated[bool, typer.Option("--unload", help="Take it out of vLLM, and remove its files.")] = False,
 ) -> None:
-    """Load a job's adapter into a running vLLM, without restarting it."""
+    """Load a job's adapter into a running vLLM, without restarting it.
+
+    vLLM must run with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, and read --folder. An adapter that is
+    loaded under the name is replaced. Exit code 4: vLLM refused. 3: it does not answer.
+    """
     server, called = Vllm(vllm, vllm_key), name or job
     if Path(called).name != called or called in (".", ".."):
         raise InvalidInput(f"--name: {called!r} has slashes.", hint="Choose a plain name.", field="--name")
@@ -110,7 +79,11 @@ def push(
     message: Annotated[str, typer.Option(help="Of the commit.")] = "",
     out: Annotated[Path | None, typer.Option(help="Only write the files to this folder, and send nothing.")] = None,
 ) -> None:
-    """Send a job's adapter to the Hugging Face hub (HF_ENDPOINT, HF_TOKEN), with a model card of facts."""
+    """Send a job's adapter to the Hugging Face hub, with a model card of facts.
+
+    The card names base model, data by sha256 and counts, hyperparameters, losses and what they show. HF_TOKEN says
+    who you are, HF_ENDPOINT names another hub. Needs `pip install 'turnloom[hub]'`.
+    """
     if out is None and missing("huggingface_hub"):
         hint = "Get it with: pip install 'turnloom[hub]'"
         raise InvalidInput("turnloom push needs huggingface-hub, which is not installed.", hint=hint)
