@@ -13,6 +13,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import secrets
 import socket
 import sys
 import time
@@ -293,18 +294,29 @@ class Stack:
     def _start_rest(self) -> None:
         port_file = self.folder / "rest.json"
         port_file.unlink(missing_ok=True)
+        settings = {
+            "TURNLOOM_REST_API": self.address,
+            "TURNLOOM_REST_FILES_URL": str(self.folder / "files"),
+            "TURNLOOM_REST_WEBHOOK_SECRET": os.environ.get("TURNLOOM_REST_WEBHOOK_SECRET") or self._webhook_secret(),
+            "TURNLOOM_TOKEN": "",  # the user's own, which callers of the service don't get
+        }
         child = self._child(
             "REST",
             ["services.rest", "--address", self.settings.http_address, "--port-file", str(port_file)],
-            {
-                "TURNLOOM_REST_API": self.address,
-                "TURNLOOM_REST_FILES_URL": str(self.folder / "files"),
-                "TURNLOOM_TOKEN": "",  # the user's own, which callers of the service don't get
-            },
+            settings,
         )
+        self._child("Notifier", ["services.rest", "notify"], settings)
         wait_until(port_file.is_file, child, "its address", START_SECONDS)
         bound = json.loads(port_file.read_text(encoding="utf-8"))
         self.openai_url = f"http://{bound['address']}/v1"
+
+    def _webhook_secret(self) -> str:
+        """The same over restarts, for receivers know what is signed with it."""
+        path = self.folder / "webhook-secret"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32), encoding="utf-8")
+        return path.read_text(encoding="utf-8")
 
     def _wait_for_host(self) -> None:
         """Until a worker said that TuFT answers, a job would be refused."""
