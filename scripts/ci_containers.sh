@@ -180,10 +180,10 @@ lap "stand-in for python"
 # -- build --------------------------------------------------------------------------------------------------------------
 
 export TURNLOOM_BIND=127.0.0.1
-read -r TURNLOOM_PORT TURNLOOM_PROMETHEUS_PORT TURNLOOM_GRAFANA_PORT < <(python3 - <<'PY'
+read -r TURNLOOM_PORT TURNLOOM_OPENAI_PORT TURNLOOM_PROMETHEUS_PORT TURNLOOM_GRAFANA_PORT < <(python3 - <<'PY'
 import secrets, socket
 probes = []
-while len(probes) < 3:
+while len(probes) < 4:
     try:  # below the ports that the system gives by itself: they are taken minutes later
         probes.append(socket.create_server(("127.0.0.1", 10_000 + secrets.randbelow(20_000))))
     except OSError:
@@ -191,11 +191,11 @@ while len(probes) < 3:
 print(*(probe.getsockname()[1] for probe in probes))
 PY
 )
-export TURNLOOM_PORT TURNLOOM_PROMETHEUS_PORT TURNLOOM_GRAFANA_PORT
+export TURNLOOM_PORT TURNLOOM_OPENAI_PORT TURNLOOM_PROMETHEUS_PORT TURNLOOM_GRAFANA_PORT
 
 # One service per image: Compose would build an image once for each service that names it.
 compose cpu build --quiet \
-  preprocess preprocess-worker supervisor tuft-cpu >"$work/build.log" 2>&1 ||
+  preprocess preprocess-worker rest supervisor tuft-cpu >"$work/build.log" 2>&1 ||
   { tail -c 3000 "$work/build.log" >&2; fail "the images did not build."; }
 lap "images: $(docker images --format '{{.Repository}} {{.Size}}' 'turnloom/*' | tr '\n' ',' | sed 's/,$//; s/,/, /g')"
 
@@ -210,7 +210,7 @@ lap "stand-ins for redis and prometheus"
 touch "$work/up"
 compose cpu up --detach --no-build \
   --quiet-pull --wait --wait-timeout 900 \
-  redis preprocess preprocess-worker trainer-cpu supervisor exporter tuft-cpu prometheus >"$work/up.log" 2>&1 ||
+  redis preprocess preprocess-worker rest trainer-cpu supervisor exporter tuft-cpu prometheus >"$work/up.log" 2>&1 ||
   { tail -n 30 "$work/up.log" >&2; fail "the stack did not become healthy."; }
 lap "up and healthy: $(compose cpu ps --services | tr '\n' ' ')(Grafana is not started: there is no image of it)"
 

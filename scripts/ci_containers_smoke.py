@@ -197,6 +197,25 @@ def files_of_the_server_become_a_dataset(smoke: Smoke) -> str:
     return f"{lines} conversations"
 
 
+def openais_routes_find_the_job_and_its_model(smoke: Smoke) -> str:
+    """The service of HTTP, asked from this host; an upload lies in its volume."""
+    base = f"http://127.0.0.1:{os.environ['TURNLOOM_OPENAI_PORT']}/v1"
+
+    def asked(path: str, body: bytes | None = None, kind: str = "") -> Any:
+        request = urllib.request.Request(f"{base}/{path}", body, {"Content-Type": kind} if kind else {})  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            return json.load(answer)
+
+    job = asked(f"fine_tuning/jobs/{smoke.job}")
+    assert job["status"] == "succeeded", job
+    assert job["fine_tuned_model"] in [model["id"] for model in asked("models")["data"]]
+    parts = [b'name="purpose"\r\n\r\nfine-tune', b'name="file"; filename="a.jsonl"\r\n\r\n' + TRAIN.read_bytes()]
+    form = b"".join(b"--b\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts) + b"--b--\r\n"
+    file = asked("files", form, "multipart/form-data; boundary=b")
+    assert file["bytes"] == TRAIN.stat().st_size, file
+    return f"{job['fine_tuned_model']}, {file['id']}"
+
+
 def no_container_is_root_or_writes_to_its_image(smoke: Smoke) -> str:
     """User, read-only root, capabilities, privileges of every container."""
     running = smoke.running()
@@ -209,15 +228,15 @@ def no_container_is_root_or_writes_to_its_image(smoke: Smoke) -> str:
     return f"{len(running)} containers"
 
 
-def only_the_api_and_prometheus_are_published_and_on_loopback(smoke: Smoke) -> str:
-    """Grafana would be the third; it isn't started here."""
+def only_the_apis_and_prometheus_are_published_and_on_loopback(smoke: Smoke) -> str:
+    """Grafana would be the fourth; it isn't started here."""
     published = {
         name: [binding["HostIp"] for bindings in item["HostConfig"]["PortBindings"].values() for binding in bindings]
         for name, item in smoke.running().items()
         if item["HostConfig"]["PortBindings"]
     }
-    assert published == {"preprocess": ["127.0.0.1"], "prometheus": ["127.0.0.1"]}, published
-    return "preprocess, prometheus"
+    assert published == {name: ["127.0.0.1"] for name in ("preprocess", "rest", "prometheus")}, published
+    return ", ".join(published)
 
 
 def redis_lets_each_service_write_its_own_keys_only(smoke: Smoke) -> str:
@@ -259,7 +278,12 @@ def redis_lets_each_service_write_its_own_keys_only(smoke: Smoke) -> str:
 def no_image_of_ours_but_tuft_holds_torch(smoke: Smoke) -> str:
     """And each says its size."""
     script = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
-    limits = {"turnloom/preprocess:0.1.0": 550, "turnloom/trainer:0.1.0": 700, "turnloom/preprocess-worker:0.1.0": 900}
+    limits = {
+        "turnloom/preprocess:0.1.0": 550,
+        "turnloom/rest:0.1.0": 400,
+        "turnloom/trainer:0.1.0": 700,
+        "turnloom/preprocess-worker:0.1.0": 900,
+    }
     sizes = []
     for image, limit in limits.items():
         smoke.run(["docker", "run", "--rm", "--network", "none", image, "python", "-c", script])
@@ -315,8 +339,9 @@ CHECKS = (
     sums_in_prometheus_equal_the_ledgers,
     every_panel_finds_data,
     files_of_the_server_become_a_dataset,
+    openais_routes_find_the_job_and_its_model,
     no_container_is_root_or_writes_to_its_image,
-    only_the_api_and_prometheus_are_published_and_on_loopback,
+    only_the_apis_and_prometheus_are_published_and_on_loopback,
     redis_lets_each_service_write_its_own_keys_only,
     no_image_of_ours_but_tuft_holds_torch,
     with_tokens_and_tls_the_api_serves_who_has_both,

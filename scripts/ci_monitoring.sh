@@ -20,6 +20,7 @@ if [[ $(cat "$venv/stamp" 2>/dev/null) != "$schema" ]]; then
 fi
 
 promtool check config deploy/prometheus/prometheus.yml
+if command -v amtool >/dev/null; then amtool check-config deploy/alertmanager/alertmanager.yml; fi
 promtool test rules deploy/prometheus/tests/*.yml
 "$venv/bin/python" deploy/grafana/make_dashboards.py --check
 "$venv/bin/python" deploy/grafana/check_dashboards.py --schema

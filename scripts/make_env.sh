@@ -12,7 +12,7 @@ secret() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 while IFS= read -r line; do
   case $line in
     TURNLOOM_TUFT_API_KEY=) line+="tml-$(secret)" ;;
-    REDIS_PASSWORD_*= | GRAFANA_ADMIN_PASSWORD=) line+=$(secret) ;;
+    REDIS_PASSWORD_*= | GRAFANA_ADMIN_PASSWORD= | TURNLOOM_REST_WEBHOOK_SECRET=) line+=$(secret) ;;
   esac
   printf '%s\n' "$line"
 done <.env.example >"$target"

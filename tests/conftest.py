@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 pytest_plugins = [
     "tests.support.api_fixtures",
     "tests.support.redis_fixtures",
+    "tests.support.rest_fixtures",
     "tests.support.source_fixtures",
     "tests.support.stack_fixtures",
     "tests.support.tuft_fixtures",

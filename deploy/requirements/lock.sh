@@ -20,6 +20,7 @@ lock() {
 
 lock preprocess.txt pyproject.toml --extra preprocess --extra s3
 lock preprocess-worker.txt pyproject.toml --extra preprocess-worker --extra s3
+lock rest.txt pyproject.toml --extra rest --extra s3
 lock trainer.txt pyproject.toml --extra trainer --extra s3
 lock tuft-gpu.txt deploy/requirements/tuft.in
 # On a CPU torch comes from a wheel of its own (deploy/docker/tuft-cpu.Dockerfile), and CUDA not at all.

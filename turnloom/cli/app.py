@@ -42,6 +42,8 @@ MODULES: Final[Mapping[str, str]] = {
     "adapter": "jobs",
     "export": "export",
     "sample": "sample",
+    "serve": "publish",
+    "push": "publish",
     "metrics": "metrics_export",
     "hosts": "hosts",
     "doctor": "hosts",

@@ -28,6 +28,7 @@ def up(
         list[Path] | None, typer.Option(help="JSONL that the tiny model's tokenizer is made from; may be repeated.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Jobs that run at once.", min=1)] = 1,
+    http: Annotated[str, typer.Option(help="HOST:PORT of the OpenAI-compatible service.")] = "127.0.0.1:8088",
 ) -> None:
     """Start everything on this machine, without a GPU, until Ctrl-C. --address says where the API listens.
 
@@ -38,6 +39,7 @@ def up(
         folder=folder,
         tuft_python=tuft_python,
         address=session.client.address,
+        http_address=http,
         conversations=data or (),
         workers=workers,
         say=lambda part: session.say(f"Starting: {part}"),

@@ -1,10 +1,10 @@
-"""All of Turnloom on one machine without a GPU: Redis, TuFT, API, worker, supervisor, exporter. Starts processes only.
+"""All of Turnloom on one machine without a GPU: Redis, TuFT, APIs, worker, supervisor, exporter. Starts processes only.
 
     with Stack(StackSettings(Path(".turnloom"))) as stack:
         client = TurnloomClient(stack.address)
 
-Everything lies in one folder: logs/, redis/, store/, tuft/, model/, models.toml. Every process ends with the stack,
-and, should the stack itself be killed, by the kernel.
+Everything lies in one folder: logs/, redis/, store/, files/, tuft/, model/, models.toml. Every process ends with the
+stack, and, should the stack itself be killed, by the kernel.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import secrets
 import socket
 import sys
 import time
@@ -40,7 +41,10 @@ from turnloom.errors import InvalidInput, ServerUnreachable, StackError, Unavail
 
 MODEL: Final = "turnloom/tiny-qwen3"
 HOST: Final = "embedded"  #: TURNLOOM_HOST of the worker
-NEEDED: Final = ("services.preprocess", "services.trainer", "rq", "redis", "tinker", "transformers", "pyarrow")
+NEEDED: Final = (
+    *("services.preprocess", "services.trainer", "services.rest", "rq", "redis", "tinker", "transformers", "pyarrow"),
+    *("fastapi", "uvicorn", "python_multipart"),
+)
 START_SECONDS: Final = 120.0  #: for each part
 STOP_SECONDS: Final = 35.0  #: the worker may take 30 s to save and requeue its job
 
@@ -52,6 +56,7 @@ class StackSettings:
     folder: Path  #: where its state lies; made where absent
     tuft_python: Path | None = None  #: interpreter of the TuFT environment; None: find_tuft_python()
     address: str = "127.0.0.1:0"  #: of the API; port 0: a free one
+    http_address: str = "127.0.0.1:0"  #: of the OpenAI-compatible service; port 0: a free one
     conversations: Sequence[Path] = ()  #: JSONL that the tiny model's tokenizer is made from; (): the sample's
     workers: int = 1  #: jobs that run at once
     lease_ttl: float = 15.0  #: seconds after which a dead worker's job is taken over
@@ -66,6 +71,7 @@ class Stack:
         self.folder = settings.folder.resolve()
         self.model = MODEL
         self.address = ""  #: host:port of the API
+        self.openai_url = ""  #: base_url of OpenAI's clients
         self.redis_url = ""
         self.exporter_url = ""  #: metrics of jobs
         self.metrics_url = ""  #: metrics of the API
@@ -104,6 +110,7 @@ class Stack:
         assert self.tuft is not None
         return {
             "address": self.address,
+            "openai_url": self.openai_url,
             "model": self.model,
             "redis_url": self.redis_url,
             "tuft_url": self.tuft.url,
@@ -132,6 +139,8 @@ class Stack:
         self._start_companions()
         say("API")
         self._wait_for_api(api)
+        say("OpenAI-compatible service")
+        self._start_rest()
         say("worker's first look at TuFT")
         self._wait_for_host()
         (self.folder / "stack.json").write_text(json.dumps(self.describe(), indent=2) + "\n", encoding="utf-8")
@@ -160,17 +169,18 @@ class Stack:
 
     def _check_address(self) -> None:
         """A taken port is said at once, not when everything else runs."""
-        parts = host_and_port(self.settings.address)
-        if parts is None:
-            return  # port 0, or something that the API refuses
-        host, port = parts
-        try:
-            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-        except OSError as error:
-            raise StackError(
-                f"{self.settings.address} can't be listened on: {error.strerror or error}.",
-                hint="Stop what has it, or name another address with --address.",
-            ) from error
+        for option, address in (("--address", self.settings.address), ("--http", self.settings.http_address)):
+            parts = host_and_port(address)
+            if parts is None:
+                continue  # port 0, or something that the server refuses
+            host, port = parts
+            try:
+                socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            except OSError as error:
+                raise StackError(
+                    f"{address} can't be listened on: {error.strerror or error}.",
+                    hint=f"Stop what has it, or name another address with {option}.",
+                ) from error
 
     def _own_folder(self) -> None:
         """Two stacks in one folder would write each other's files."""
@@ -280,6 +290,33 @@ class Stack:
         self.metrics_url = f"http://127.0.0.1:{bound['metrics_port']}/metrics"
         with TurnloomClient(self.address) as client:
             wait_until(lambda: _has_models(client), api, "its models", START_SECONDS)
+
+    def _start_rest(self) -> None:
+        port_file = self.folder / "rest.json"
+        port_file.unlink(missing_ok=True)
+        settings = {
+            "TURNLOOM_REST_API": self.address,
+            "TURNLOOM_REST_FILES_URL": str(self.folder / "files"),
+            "TURNLOOM_REST_WEBHOOK_SECRET": os.environ.get("TURNLOOM_REST_WEBHOOK_SECRET") or self._webhook_secret(),
+            "TURNLOOM_TOKEN": "",  # the user's own, which callers of the service don't get
+        }
+        child = self._child(
+            "REST",
+            ["services.rest", "--address", self.settings.http_address, "--port-file", str(port_file)],
+            settings,
+        )
+        self._child("Notifier", ["services.rest", "notify"], settings)
+        wait_until(port_file.is_file, child, "its address", START_SECONDS)
+        bound = json.loads(port_file.read_text(encoding="utf-8"))
+        self.openai_url = f"http://{bound['address']}/v1"
+
+    def _webhook_secret(self) -> str:
+        """The same over restarts, for receivers know what is signed with it."""
+        path = self.folder / "webhook-secret"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32), encoding="utf-8")
+        return path.read_text(encoding="utf-8")
 
     def _wait_for_host(self) -> None:
         """Until a worker said that TuFT answers, a job would be refused."""

@@ -53,7 +53,7 @@ def _mirror(folder: Path, run: Run) -> str:
         with wandb.init(
             project=wandb.setup().settings.project or PROJECT,
             id=run.job.id,
-            name=run.job.id,
+            name=wandb.setup().settings.run_name or run.job.id,
             resume="allow",
             dir=folder,
             config=config_of(run),

@@ -38,6 +38,8 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     CLIENT_TEMPLATE_DEADLINE_SECONDS_FIELD_NUMBER: builtins.int
     MAX_BYTES_IN_WORK_FIELD_NUMBER: builtins.int
     MAX_CALL_SECONDS_FIELD_NUMBER: builtins.int
+    CALLER_FIELD_NUMBER: builtins.int
+    SCOPES_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Version of the turnloom distribution."""
     max_message_bytes: builtins.int
@@ -52,6 +54,12 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     """Bytes of request messages that the server works on at a time; what finds no room is refused with RetryInfo."""
     max_call_seconds: builtins.float
     """Seconds that one message may be worked on."""
+    caller: builtins.str
+    """Name of the token of this call, which owns what is made with it; empty on a server without tokens."""
+    @property
+    def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What that token may do: "read", "submit", "admin". All of them on a server without tokens."""
+
     def __init__(
         self,
         *,
@@ -62,8 +70,10 @@ class GetServerInfoResponse(google.protobuf.message.Message):
         client_template_deadline_seconds: builtins.float = ...,
         max_bytes_in_work: builtins.int = ...,
         max_call_seconds: builtins.float = ...,
+        caller: builtins.str = ...,
+        scopes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["client_template_deadline_seconds", b"client_template_deadline_seconds", "max_batch_conversations", b"max_batch_conversations", "max_bytes_in_work", b"max_bytes_in_work", "max_call_seconds", b"max_call_seconds", "max_length_limit", b"max_length_limit", "max_message_bytes", b"max_message_bytes", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["caller", b"caller", "client_template_deadline_seconds", b"client_template_deadline_seconds", "max_batch_conversations", b"max_batch_conversations", "max_bytes_in_work", b"max_bytes_in_work", "max_call_seconds", b"max_call_seconds", "max_length_limit", b"max_length_limit", "max_message_bytes", b"max_message_bytes", "scopes", b"scopes", "version", b"version"]) -> None: ...
 
 global___GetServerInfoResponse = GetServerInfoResponse
 

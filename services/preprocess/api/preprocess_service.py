@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import version
 from itertools import islice
 
 import grpc
@@ -28,6 +27,7 @@ from turnloom.masks.model import Model
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import types_pb2
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceServicer
+from turnloom.version import VERSION
 
 NAME = "PreprocessService"
 MAX_OFFENDERS = 1_000  #: that a lint lists per code
@@ -45,16 +45,18 @@ class PreprocessService(PreprocessServiceServicer):
     def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> pb.GetServerInfoResponse:
-        """Versions and limits."""
-        with self._rpc.unary(context, NAME, "GetServerInfo"):
+        """Versions, limits and who calls."""
+        with self._rpc.unary(context, NAME, "GetServerInfo") as call:
             return pb.GetServerInfoResponse(
-                version=version("turnloom"),
+                version=VERSION,
                 max_message_bytes=limits.MAX_MESSAGE_BYTES,
                 max_batch_conversations=limits.MAX_BATCH,
                 max_length_limit=limits.MAX_LENGTH,
                 client_template_deadline_seconds=limits.CLIENT_TEMPLATE_SECONDS,
                 max_bytes_in_work=self._settings.work_bytes,
                 max_call_seconds=self._settings.call_seconds,
+                caller=call.caller.name,
+                scopes=sorted(call.caller.scopes),
             )
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsResponse:

@@ -13,13 +13,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from services.preprocess.settings import ApiSettings
+from services.rest.settings import PREFIX, RestSettings
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 SERVICES = yaml.safe_load(COMPOSE)["services"]
 #: NVIDIA's exporter is the one container that is not ours to harden.
 OURS = {name: service for name, service in SERVICES.items() if name != "dcgm-exporter"}
-EXTRAS = {"preprocess.txt": "preprocess", "preprocess-worker.txt": "preprocess-worker", "trainer.txt": "trainer"}
+EXTRAS = {
+    "preprocess.txt": "preprocess",
+    "preprocess-worker.txt": "preprocess-worker",
+    "rest.txt": "rest",
+    "trainer.txt": "trainer",
+}
 
 
 def pins(name):
@@ -50,9 +56,9 @@ def test_a_container_has_a_read_only_root_no_capabilities_and_no_way_to_gain_pri
     assert "privileged" not in service
 
 
-def test_only_the_api_prometheus_and_grafana_are_published_and_on_loopback_by_default():
+def test_only_the_apis_and_the_monitoring_are_published_and_on_loopback_by_default():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert set(published) == {"preprocess", "prometheus", "grafana"}
+    assert set(published) == {"preprocess", "rest", "prometheus", "alertmanager", "grafana"}
     assert all(port.startswith("${TURNLOOM_BIND:-127.0.0.1}:") for ports in published.values() for port in ports)
 
 
@@ -80,7 +86,7 @@ def test_every_setting_of_the_compose_file_is_in_the_example_and_no_secret_has_a
     used = set(re.findall(r"\$\{(\w+)", COMPOSE))
     assert used <= example.keys()
     assert example.keys() - used == {"COMPOSE_PROFILES"}
-    secrets = {name for name in used if "PASSWORD" in name or name.endswith("API_KEY")}
+    secrets = {name for name in used if "PASSWORD" in name or name.endswith(("API_KEY", "SECRET"))}
     assert {name for name in secrets if example[name]} == set()
     made = (ROOT / "scripts/make_env.sh").read_text()
     assert [name for name in secrets if name.startswith("REDIS_PASSWORD_") or f"{name}=" in made] == list(secrets)
@@ -94,6 +100,32 @@ def test_what_the_api_and_its_worker_read_of_a_source_is_decided_alike():
     for service in ("preprocess", "preprocess-worker", "tokens"):
         names = {name for name in SERVICES[service]["environment"] if name.startswith("TURNLOOM_")}
         assert names <= known, "a setting that no process reads"
+
+
+def test_the_settings_of_the_http_service_are_known_to_it_and_shared_with_its_notifier():
+    known = {f"{PREFIX}{field.name.upper()}" for field in fields(RestSettings)}
+    rest, notifier = (SERVICES[name]["environment"] for name in ("rest", "notifier"))
+    assert rest.keys() | notifier.keys() <= known | {f"{PREFIX}API_TLS_CA"}
+    assert rest.items() <= notifier.items()
+    assert SERVICES["rest"]["networks"] == SERVICES["notifier"]["networks"] == ["front"]
+    assert SERVICES["rest"]["volumes"] == SERVICES["notifier"]["volumes"]
+
+
+def test_prometheus_sends_its_alerts_to_an_alertmanager_that_has_a_receiver_for_each():
+    prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    assert prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] == ["alertmanager:9093"]
+    config = yaml.safe_load((ROOT / "deploy/alertmanager/alertmanager.yml").read_text())
+    receivers = {receiver["name"] for receiver in config["receivers"]}
+    assert {config["route"]["receiver"], *(route["receiver"] for route in config["route"]["routes"])} <= receivers
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/rules/alerts.yml").read_text())
+    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    severities = {rule["labels"]["severity"] for group in rules["groups"] for rule in group["rules"]}
+    assert severities == receivers
+    named = re.findall(
+        r"[A-Z][A-Za-z]+",
+        " ".join(m for r in config["inhibit_rules"] for m in r["source_matchers"] + r["target_matchers"]),
+    )
+    assert set(named) <= alerts
 
 
 def test_only_the_tokens_command_may_write_the_tokens():
@@ -154,7 +186,7 @@ def test_every_package_has_a_hash_and_no_index_is_named(path):
     assert "--index" not in text
 
 
-@pytest.mark.parametrize("name", ["preprocess.txt", "preprocess-worker.txt", "trainer.txt"])
+@pytest.mark.parametrize("name", EXTRAS)
 def test_no_torch_and_no_cuda_comes_into_an_image_of_ours(name):
     assert not [package for package in pins(name) if re.match(r"torch|triton|cuda-|nvidia-(?!ml-py)", package)]
 

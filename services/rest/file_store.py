@@ -1,0 +1,260 @@
+"""Keep uploaded files below one fsspec URL that all copies of the service share.
+
+OWNER/FILE_ID/content       the bytes as they came
+OWNER/FILE_ID/file.json     written last: a file is there when this is
+OWNER/FILE_ID/notes/NAME    small remarks on the file: which datasets were made of it
+.notices/...                who is told of jobs (notices.py)
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from io import BufferedIOBase
+from typing import IO, Any, Final, cast
+from urllib.parse import quote, unquote
+
+import fsspec
+
+from services.rest.gateway import Caller
+from services.rest.problems import Problem, missing
+
+LEFTOVER_SECONDS: Final = 86_400.0  #: after which an upload that never ended is removed
+NOBODY: Final = "_"  #: folder of files without an owner; no token has this name
+CHUNK: Final = 1 << 20  #: bytes read at a time
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file that was uploaded whole."""
+
+    id: str  #: "file-" and 24 characters
+    owner: str  #: name of the token that sent it; empty: the server has no tokens
+    filename: str
+    purpose: str
+    bytes: int
+    sha256: str  #: hex
+    created_at: int  #: seconds since 1970
+    expires_at: int | None = None  #: seconds since 1970; None: never
+
+    @property
+    def expired(self) -> bool:
+        """Whether nobody finds it any more."""
+        return self.expires_at is not None and self.expires_at <= time.time()
+
+
+def file_id(owner: str, key: str = "") -> str:
+    """Return a new id; with an Idempotency-Key always the same one for its owner."""
+    text = f"{owner}\0{key}" if key else secrets.token_hex(32)
+    return f"file-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+class FileStore:
+    """Files by owner and id. Every method answers a store that fails with a Problem."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        with faults():
+            system, root = fsspec.core.url_to_fs(url)
+            self._system = cast(Any, system)
+            self._root = str(root).rstrip("/")
+
+    @contextmanager
+    def writing(self, owner: str, identity: str) -> Iterator[IO[bytes]]:
+        """Open a new file's content; after an error, or without put(), nothing of it is found."""
+        path = f"{self._folder(owner, identity)}/content"
+        with faults():
+            self._system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            file = self._system.open(path, "wb")
+        try:
+            with faults(), file:
+                yield file
+                file.flush()
+                if "file" in self._system.protocol:
+                    os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                self._system.rm(path.rsplit("/", 1)[0], recursive=True)
+            raise
+
+    def put(self, file: StoredFile) -> None:
+        """Let a file that was written be found."""
+        self._write(f"{self._folder(file.owner, file.id)}/file.json", json.dumps(asdict(file)))
+
+    def drop(self, owner: str, identity: str) -> None:
+        """Remove what was written."""
+        self._remove(self._folder(owner, identity))
+
+    def rename(self, owner: str, identity: str, final: str) -> None:
+        """Give what was written another id."""
+        with faults():
+            self._system.mv(self._folder(owner, identity), self._folder(owner, final), recursive=True)
+
+    def get(self, identity: str, caller: Caller) -> StoredFile:
+        """Return a file that the caller may look at."""
+        owners = [caller.name, *(owner for owner in self._owners() if owner != caller.name)]
+        for owner in owners if caller.only is None else owners[:1]:
+            found = self.find(owner, identity)
+            if found is not None:
+                return found
+        raise missing("file", identity)
+
+    def find(self, owner: str, identity: str) -> StoredFile | None:
+        """Return the file of an owner, or None."""
+        if "/" in identity or not identity.startswith("file-"):
+            return None
+        return self._read(f"{self._folder(owner, identity)}/file.json")
+
+    def all_of(self, caller: Caller) -> list[StoredFile]:
+        """Return all files that the caller may look at, in no order."""
+        owners = self._owners() if caller.only is None else [caller.name]
+        names = [f"{folder}/file.json" for owner in owners for folder in self._folders(owner)]
+        return [found for name in names if (found := self._read(name)) is not None]
+
+    def open(self, file: StoredFile) -> BufferedIOBase:
+        """Open the content."""
+        with faults():
+            return cast(BufferedIOBase, self._system.open(f"{self._folder(file.owner, file.id)}/content", "rb"))
+
+    def chunks(self, file: StoredFile) -> Iterator[bytes]:
+        """Yield the content, 1 MiB at a time."""
+        with self.open(file) as content:
+            while chunk := content.read(CHUNK):
+                yield chunk
+
+    def delete(self, file: StoredFile, caller: Caller) -> None:
+        """Remove a file that the caller may change.
+
+        Raises:
+            Problem: somebody else sent it.
+        """
+        if file.owner != caller.name and not caller.admin:
+            raise Problem(
+                403,
+                f"File {file.id!r} was sent with another token; use that one, or one with the scope admin.",
+                code="insufficient_permissions",
+            )
+        folder = self._folder(file.owner, file.id)
+        with faults(), suppress(FileNotFoundError):
+            self._system.rm(f"{folder}/file.json")  # first, so that nobody finds half of it
+        self._remove(folder)
+
+    def note(self, file: StoredFile, name: str) -> str:
+        """Return a remark on a file; empty: there is none."""
+        return self.read_small(f"{_owner_folder(file.owner)}/{file.id}/notes/{name}")
+
+    def take_note(self, file: StoredFile, name: str, text: str) -> None:
+        """Keep a remark on a file, for as long as the file is there."""
+        self._write(f"{self._folder(file.owner, file.id)}/notes/{name}", text)
+
+    def write_small(self, name: str, text: str) -> None:
+        """Write a small file below the root, whole or not at all."""
+        self._write(f"{self._root}/{name}", text)
+
+    def read_small(self, name: str) -> str:
+        """Return a small file's text; empty: there is none."""
+        with faults():
+            try:
+                return str(self._system.cat_file(f"{self._root}/{name}").decode())
+            except FileNotFoundError:
+                return ""
+
+    def remove_small(self, name: str) -> None:
+        """Remove a small file, if it is there."""
+        with faults(), suppress(FileNotFoundError):
+            self._system.rm(f"{self._root}/{name}")
+
+    def small_files(self, folder: str) -> list[str]:
+        """Return the names in a folder below the root."""
+        return [_last(path) for path in self._below(f"{self._root}/{folder}")]
+
+    def sweep(self) -> int:
+        """Remove files that expired and uploads that never ended; returns how many."""
+        removed = 0
+        for owner in self._owners():
+            for folder in self._folders(owner):
+                if self._lost(folder):
+                    self._remove(folder)
+                    removed += 1
+        return removed
+
+    def _lost(self, folder: str) -> bool:
+        with faults(), suppress(FileNotFoundError):
+            if self._system.exists(f"{folder}/file.json"):
+                return self._read(f"{folder}/file.json") is None
+            return bool(time.time() - self._system.modified(f"{folder}/content").timestamp() > LEFTOVER_SECONDS)
+        return False
+
+    def _folder(self, owner: str, identity: str) -> str:
+        return f"{self._root}/{_owner_folder(owner)}/{identity}"
+
+    def _owners(self) -> list[str]:
+        names = [name for name in map(_last, self._below(self._root)) if not name.startswith(".")]
+        return [unquote(name) if name != NOBODY else "" for name in names]
+
+    def _folders(self, owner: str) -> list[str]:
+        return self._below(self._folder(owner, "").rstrip("/"))
+
+    def _below(self, folder: str) -> list[str]:
+        with faults():
+            try:
+                return [str(name).rstrip("/") for name in self._system.ls(folder, detail=False, refresh=True)]
+            except FileNotFoundError:
+                return []
+
+    def _read(self, path: str) -> StoredFile | None:
+        """Return the file of a file.json, unless it is gone or expired."""
+        with faults():
+            try:
+                file = StoredFile(**json.loads(self._system.cat_file(path)))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return None if file.expired else file
+
+    def _write(self, path: str, text: str) -> None:
+        """Write a small file that is there whole or not at all."""
+        with faults():
+            self._system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            if "file" not in self._system.protocol:
+                self._system.pipe_file(path, text.encode())  # one request, which object stores take whole
+                return
+            temporary = f"{path}.{secrets.token_hex(6)}"
+            self._system.pipe_file(temporary, text.encode())
+            self._system.mv(temporary, path)
+
+    def _remove(self, path: str) -> None:
+        with faults(), suppress(FileNotFoundError):
+            self._system.rm(path, recursive=True)
+
+
+def _owner_folder(owner: str) -> str:
+    return quote(owner, safe="") or NOBODY
+
+
+def _last(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+@contextmanager
+def faults() -> Iterator[None]:
+    """Failures of the file store arrive as Problems; FileNotFoundError passes only where a caller handles it inside."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Problem(
+                507, "The file store is full; delete files, or ask its operator for room.", kind="server_error"
+            ) from error
+        raise Problem(
+            503,
+            f"The file store can't be used ({type(error).__name__}); try again, or ask its operator.",
+            kind="server_error",
+            code="file_store_unavailable",
+        ) from error

@@ -1,0 +1,106 @@
+"""Turn errors into OpenAI's body and an HTTP status: one table, for all routes.
+
+{"error": {"message": "one sentence and what to do", "type": "...", "param": "field or null", "code": "... or null"}}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi.exceptions import RequestValidationError
+
+from turnloom import errors
+
+INVALID: Final = "invalid_request_error"
+
+
+class Problem(Exception):
+    """An answer that is no success: the client's fault from 400 on, ours from 500 on."""
+
+    def __init__(self, status: int, message: str, *, kind: str = INVALID, param: str = "", code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.param = param
+        self.code = code
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The JSON that OpenAI's clients read."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param or None,
+                "code": self.code or None,
+            }
+        }
+
+
+class ClientLeft(Exception):
+    """Whoever asked is gone; what was begun for it ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How one class of error is answered."""
+
+    status: int
+    kind: str = INVALID
+    code: str = ""  #: empty: the server's own, in lower case
+
+
+#: OpenAI's clients send a request again after 408, 409, 429 and 5xx, so these stand only where that helps.
+ANSWERS: Final[dict[type[errors.TurnloomError], Answer]] = {
+    errors.InvalidInput: Answer(400),
+    errors.InvalidArgument: Answer(400),
+    errors.AlreadyExists: Answer(400, code="idempotency_key_in_use"),
+    errors.FailedPrecondition: Answer(400),
+    errors.OutOfRange: Answer(400),
+    errors.NotFound: Answer(404, code="not_found"),
+    errors.NotAllowed: Answer(403, code="insufficient_permissions"),
+    errors.ResourceExhausted: Answer(429, "rate_limit_error"),
+    errors.Unimplemented: Answer(400),
+    errors.Unavailable: Answer(503, "server_error"),
+    errors.ServerUnreachable: Answer(503, "server_error", "server_unreachable"),
+    errors.DeadlineExceeded: Answer(504, "server_error"),
+    errors.DamagedDownload: Answer(502, "server_error"),
+    errors.StackError: Answer(500, "server_error"),
+    errors.ServerFault: Answer(500, "server_error"),
+    errors.Refused: Answer(500, "server_error"),
+    errors.TurnloomError: Answer(500, "server_error"),
+}
+UNAUTHENTICATED: Final = Answer(401, code="invalid_api_key")
+TOO_LARGE: Final = Answer(413, code="request_too_large")
+#: Where the server's own code says more than the class.
+BY_CODE: Final = {"UNAUTHENTICATED": UNAUTHENTICATED, "TOO_LARGE": TOO_LARGE, "STORE_FULL": Answer(507, "server_error")}
+
+
+def problem_of(error: errors.TurnloomError) -> Problem:
+    """Return the answer for an error of the client library, with its sentence, hint and field."""
+    answer = BY_CODE.get(error.code) or next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
+    sentence = error.message
+    if error.violations and error.violations[0].message not in sentence:
+        sentence = f"{error.violations[0].field}: {error.violations[0].message}"
+    if error.hint:
+        sentence = f"{sentence} {error.hint}"
+    return Problem(answer.status, sentence, kind=answer.kind, param=error.field, code=answer.code or error.code.lower())
+
+
+def invalid(param: str, sentence: str, code: str = "") -> Problem:
+    """Return a refusal of one field: `sentence` goes on where the field's name ends."""
+    return Problem(400, f"{param}: {sentence}", param=param, code=code)
+
+
+def missing(what: str, name: str, code: str = "not_found") -> Problem:
+    """Return the answer for a name that stands for nothing."""
+    return Problem(404, f"There is no {what} {name!r}; look at the spelling and the token.", code=code)
+
+
+def of_validation(error: RequestValidationError) -> Problem:
+    """Return the first mistake that the shape of a request has."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"][1:]]
+    param = ".".join(path) or str(first["loc"][0])
+    return Problem(400, f"{param}: {first['msg'].rstrip('.')}.", param=param, code=str(first["type"]))

@@ -1,0 +1,65 @@
+"""Answer what nobody foresaw with an id that the log has too. The error's own words stay out of both."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import traceback
+from typing import Final
+
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.rest.problems import Problem
+
+LOG = logging.getLogger("turnloom.rest")
+RETRY_SECONDS: Final = {429: "5", 503: "2"}  #: said in Retry-After
+
+
+class BrokenOff(Exception):
+    """Ends a connection whose answer can't be finished, so that nobody takes half of it for the whole."""
+
+
+def answer(problem: Problem) -> JSONResponse:
+    """Return the response of a problem."""
+    retry = RETRY_SECONDS.get(problem.status)
+    return JSONResponse(problem.body(), problem.status, {"Retry-After": retry} if retry else None)
+
+
+class Unforeseen:
+    """Stands around the app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102  # ASGI's
+        began = False
+
+        async def sending(message: Message) -> None:
+            nonlocal began
+            began = began or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            identity = _log(scope["method"], error)
+            if began:
+                raise BrokenOff from None
+            sentence = f"The service met an error that it did not foresee (error id {identity}); its log says where."
+            await answer(Problem(500, sentence, kind="server_error", code="internal"))(scope, receive, send)
+
+
+def _log(method: str, error: Exception) -> str:
+    """Log class and place, for the words may quote a conversation; returns the id of the error."""
+    identity = secrets.token_hex(6)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    LOG.error(
+        "%s failed: %s at %s:%s (error id %s)", method, type(error).__name__, place.filename, place.lineno, identity
+    )
+    return identity
