@@ -82,5 +82,5 @@ def accelerated_event(served: ServedModelRecord) -> tuple[str, str, str]:
     return (
         "info",
         "NOT_ACCELERATED",
-        f"The server trains {served.name} by stock TuFT, several times slower on a GPU: {served.not_accelerated}.",
+        f"The server trains {served.name} by stock TuFT, not accelerated: {served.not_accelerated}.",
     )
