@@ -112,7 +112,8 @@ def begun(arguments: argparse.Namespace) -> tuple[Place, Scale, float]:
     scale = SCALES[arguments.size]
     if arguments.micro:
         scale = replace(scale, micro=tuple(int(size) for size in arguments.micro.split(",")))
-    place = Place(folder, arguments.prepared.resolve(), weights, arguments.tuft_python, arguments.rehearse)
+    python = arguments.tuft_python.absolute()  # not resolved: a virtual environment is known by its link
+    place = Place(folder, arguments.prepared.resolve(), weights, python, arguments.rehearse)
     return place, scale, deadline
 
 

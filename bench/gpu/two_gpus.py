@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from bench.gpu.conversations import chats
@@ -28,6 +29,7 @@ from turnloom.embedded.tuft_server import REPOSITORY
 from turnloom.v1 import training_pb2 as tr
 
 FSDP_CONFIG: Final = REPOSITORY / "deploy" / "tuft" / "gpu-fsdp.yaml"
+REHEARSAL: Final = Path(__file__).with_name("rehearsal")  #: a sitecustomize for two processes on a CPU
 STEPS: Final = 20
 KILLED_STEPS: Final = 14  #: of the job whose server is killed
 KILLED_AT: Final = 8
@@ -43,8 +45,9 @@ class TwoGpus(Plan):
 
     def fsdp(self, place: Place, name: str = BOTH) -> Tuft:
         """One model over two GPUs, as deploy/tuft/gpu-fsdp.yaml has it."""
-        rehearsed = {"TURNLOOM_TUFT_GPUS": "1"} if place.rehearsal else {}
-        return Tuft(place, name, FSDP_CONFIG, 0, accelerated=False, environment=rehearsed)
+        on_cpu = {"PYTHONPATH": str(REHEARSAL), "RAY_OVERRIDE_RESOURCES": '{"GPU": 2, "CPU": 4}'}
+        environment = on_cpu if place.rehearsal else {}
+        return Tuft(place, name, FSDP_CONFIG, 0, accelerated=False, environment=environment)
 
     def one_gpu(self, name: str, gpu: int, *, accelerated: bool) -> Tuft:
         """A server that sees one GPU."""

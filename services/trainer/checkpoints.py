@@ -103,6 +103,13 @@ class ServerFolder:
             raise AdapterUnusable(f"{path!r} is no path of a TuFT checkpoint")
         return self.root / match[1] / match[2]
 
+    def keeps_one_optimizer_shard(self, path: str) -> bool:
+        """Whether TuFT's fsdp backend saved a state with its optimizer: it writes the shard of the first GPU alone.
+
+        Loading gives that shard to every GPU, so with two of them half of Adam's moments are another half's.
+        """
+        return (self.of(path) / "adapter" / "optimizer.pt").is_file()
+
     @staticmethod
     def run_of(path: str) -> str:
         """The server's run that a path belongs to; empty when it is no such path."""

@@ -46,6 +46,11 @@ from services.trainer.tuft_http import TuftHttp
 
 Result = TypeVar("Result")
 
+OPTIMIZER_INEXACT = (
+    "TuFT's fsdp backend keeps Adam's moments of the first GPU only; on several GPUs the run goes on with the exact "
+    "weights and these moments on all of them, close to the uninterrupted run but not equal to it."
+)
+
 log = logging.getLogger(__name__)
 
 
@@ -251,6 +256,8 @@ class Attempt:
                 f"Checkpoint {self._checkpoint.id} is loaded; its probe NLL is {nll:.6f}, as it was saved.",
                 checkpoint=self._checkpoint.id,
             )
+            if self._folder.keeps_one_optimizer_shard(self._checkpoint.path):
+                self._journal.event("warning", "OPTIMIZER_INEXACT", OPTIMIZER_INEXACT)
             return backend, self._checkpoint.step
         start = self._job.spec.start_from
         if start is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from services.store.records import ServedModelRecord
@@ -63,9 +64,7 @@ def ready_model(
             return served
         if time.monotonic() > until:
             reason = f"the server did not say within {settling:g} s of making an adapter whether it is accelerated"
-            return ServedModelRecord(
-                name, served.max_lora_rank, served.max_model_len, served.samples, False, not_accelerated=reason
-            )
+            return replace(served, accelerated=False, not_accelerated=reason)
         interrupted()
         time.sleep(PAUSE)
 
@@ -82,5 +81,5 @@ def accelerated_event(served: ServedModelRecord) -> tuple[str, str, str]:
     return (
         "info",
         "NOT_ACCELERATED",
-        f"The server trains {served.name} by stock TuFT, several times slower on a GPU: {served.not_accelerated}.",
+        f"The server trains {served.name} by stock TuFT, not accelerated: {served.not_accelerated.rstrip('.')}.",
     )

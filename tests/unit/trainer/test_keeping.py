@@ -200,3 +200,17 @@ def test_a_state_that_is_not_whole_or_of_another_backend_is_refused_and_nothing_
     with pytest.raises(CheckpointLost, match=said):
         _replace_contents(target, state_folder(tmp_path / "kept", "ours", *kept))
     assert [(target / part / "file").read_text() for part in saved] == ["fresh"] * len(saved)
+
+
+def test_a_state_of_the_fsdp_backend_is_known_by_the_optimizer_in_its_adapter(tmp_path: Path) -> None:
+    folder = ServerFolder(tmp_path)
+    for name, files in (
+        ("hf", ("adapter/a", "optimizer/optimizer.pt")),
+        ("fsdp", ("adapter/a", "adapter/optimizer.pt")),
+    ):
+        for file in files:
+            (tmp_path / "run-1" / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "run-1" / name / file).touch()
+    assert [folder.keeps_one_optimizer_shard(f"tinker://run-1/weights/{name}") for name in ("hf", "fsdp", "gone")] == [
+        False, True, False,
+    ]  # fmt: skip
