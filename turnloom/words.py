@@ -51,6 +51,11 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
+def money(amount: float, currency: str) -> str:
+    """12.30 EUR; less than a hundredth as "less than 0.01 EUR"."""
+    return f"less than 0.01 {currency}" if 0 < amount < 0.01 else f"{amount:.2f} {currency}"
+
+
 def seconds(moment: Timestamp) -> float:
     """Seconds since 1970; 0 where the field is absent."""
     return moment.seconds + moment.nanos / 1e9

@@ -58,6 +58,7 @@ def for_run(metric: str) -> str:
 
 
 UNTESTED = "not evaluated"
+NO_PRICE = "no price: TURNLOOM_GPU_HOUR_PRICE of the worker"
 NO_GPU = "No DCGM exporter is scraped: docker compose --profile gpu --profile gpu-metrics up -d"
 STEP_SECONDS = "turnloom_trainer_step_duration_seconds"
 
@@ -110,6 +111,13 @@ RUN_DASHBOARD = Dashboard(
                 stat("Time left", f"run:turnloom_run_eta_seconds:rate5m{{{RUN}}}", "s"),
                 stat("Train NLL, last step", for_run("turnloom_run_last_train_nll_nats"), decimals=4),
                 stat("Test NLL, last evaluation", for_run("turnloom_run_test_nll_nats"), decimals=4, no_value=UNTESTED),
+                stat("Time on the GPU", f"sum({for_run('turnloom_run_training_seconds_total')})", "s"),
+                stat(
+                    "Cost",
+                    f"sum by (currency) (max by (run_id, currency) (turnloom_run_cost_total{{{RUN}}}))",
+                    decimals=2,
+                    no_value=NO_PRICE,
+                ),
                 stat("Test NLL, best", for_run("turnloom_run_best_test_nll_nats"), decimals=4, no_value=UNTESTED),
             ],
         ),

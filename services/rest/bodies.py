@@ -135,6 +135,9 @@ class JobState(BaseModel):
     loss_tokens: int  #: targets with weight > 0 that were trained
     train_nll: float | None = None  #: of the last step, nats per unit of weight
     test_nll: float | None = None  #: of the last evaluation
+    training_seconds: float = 0.0  #: that workers held the job
+    cost: float | None = None  #: of these, in `currency`; null where no host named a price
+    currency: str | None = None  #: ISO 4217
     webhook: str | None = None  #: URL that is told when the job ends
 
 

@@ -98,6 +98,9 @@ def _state(job: tr.Job) -> JobState:
         lora_rank=job.hyperparameters.lora_rank,
         loss_tokens=progress.trained_tokens,
         train_nll=_finite(progress.last_train_nll) if progress.HasField("last_train_nll") else None,
+        training_seconds=progress.training_seconds,
+        cost=progress.cost if progress.HasField("cost") else None,
+        currency=progress.currency or None,
         webhook=job.metadata.get(names.WEBHOOK),
         test_nll=_finite(progress.test_nll) if progress.HasField("test_nll") else None,
     )

@@ -178,14 +178,23 @@ class Jobs:
 
     # What a worker does.
 
-    def claim(self, job_id: str, attempt: int, worker: str) -> Claim | None:
+    def claim(
+        self, job_id: str, attempt: int, worker: str, price: float | None = None, currency: str = ""
+    ) -> Claim | None:
         """Take a queued job, only as attempt current + 1; None: the ticket is to be dropped, an event says why.
 
         The same call cuts the effective series at the checkpoint that the attempt goes on from. `worker` names this
-        process and no other: a claim whose answer was lost may be repeated by the same worker.
+        process and no other: a claim whose answer was lost may be repeated by the same worker. `price` is that of an
+        hour in which it holds the job, in `currency`; None: not known.
         """
         answer = self._scripts.run(
-            "claim", job=job_id, attempt=attempt, worker=worker, lease=_milliseconds(self.lease_ttl)
+            "claim",
+            job=job_id,
+            attempt=attempt,
+            worker=worker,
+            lease=_milliseconds(self.lease_ttl),
+            price="" if price is None else price,
+            currency=currency,
         )
         if answer[0] == "dropped":
             return None

@@ -221,12 +221,27 @@ class JobRecord:
     adapter_uri: str = ""
     adapter_sha256: str = ""
     archive_uri: str = ""  #: Parquet ledger, once archived
+    held_seconds: float = 0.0  #: that workers held it, up to the last time it was given back
+    held_since: float = 0.0  #: when the worker that holds it took it; 0: none does
+    held_cost: float = 0.0  #: of held_seconds, in `currency`
+    hour_price: float | None = None  #: of an hour in which the last worker held it; None: not known
+    currency: str = ""  #: "EUR", "USD", ...; empty: no worker named a price
     create_time: float = 0.0  #: seconds since 1970, as all times
     queue_time: float = 0.0  #: last time it became QUEUED
     start_time: float = 0.0  #: first claim; 0: none
     finish_time: float = 0.0  #: 0: not at a terminal state
     last_step_time: float = 0.0
     last_checkpoint_time: float = 0.0
+
+    def training_seconds(self, now: float) -> float:
+        """Return how long workers have held it, seconds; on a GPU host it is time of its GPU."""
+        return self.held_seconds + (max(0.0, now - self.held_since) if self.held_since else 0.0)
+
+    def cost(self, now: float) -> float | None:
+        """Return what that cost, in `currency`; None: no worker named a price."""
+        if not self.currency:
+            return None
+        return self.held_cost + (self.training_seconds(now) - self.held_seconds) * (self.hour_price or 0.0) / 3600
 
     @property
     def mean_train_nll(self) -> float | None:
@@ -471,6 +486,8 @@ class HostRecord:
     workers: int = 0  #: filled in from the queue when read
     queued_jobs: int = 0  #: filled in from the queue when read
     heartbeat_time: float = 0.0
+    hour_price: float | None = None  #: of an hour in which a job is trained there; None: not known
+    currency: str = ""  #: of the price; empty: there is none
 
 
 @dataclass(frozen=True, slots=True)

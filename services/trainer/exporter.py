@@ -48,6 +48,7 @@ class Source:
         ended = {job.id: job for job in self._jobs.finished(now - self._gone_after, float("inf"))}
         tickets = self._tickets
         return Snapshot(
+            now=now,
             runs=[*ended.values(), *(job for job in active if job.id not in ended)],
             hosts=self._hosts.list(),
             queues=[

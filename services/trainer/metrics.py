@@ -36,6 +36,7 @@ class Snapshot:
     queues: Sequence[QueueSnapshot]
     workers: Mapping[str, float]  #: name to time of the last heartbeat
     counters: Mapping[str, float]  #: worker counters, names as the ledger writes them: "phase|data|0.5", "retries|OOM"
+    now: float = 0.0  #: the store's clock, seconds since 1970
 
 
 #: Name without the prefix turnloom_run_ and the suffix _total, help, and the values for the splits train and test.
@@ -105,7 +106,7 @@ class RunCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families."""
         snapshot = self._source()
-        yield from _runs(snapshot.runs)
+        yield from _runs(snapshot.runs, snapshot.now)
         yield _accelerated(snapshot)
         yield from _worker(snapshot.counters)
         yield from _places(snapshot)
@@ -130,7 +131,7 @@ def serve(registry: CollectorRegistry, host: str, port: int) -> tuple[int, Calla
     return server.server_port, stop
 
 
-def _runs(runs: Sequence[JobRecord]) -> Iterator[Metric]:
+def _runs(runs: Sequence[JobRecord], now: float) -> Iterator[Metric]:
     for name, text, both in _SPLIT_COUNTERS:
         counter = CounterMetricFamily(f"turnloom_run_{name}", text, labels=["run_id", "split"])
         for job in runs:
@@ -142,6 +143,7 @@ def _runs(runs: Sequence[JobRecord]) -> Iterator[Metric]:
         for job in runs:
             counter.add_metric([job.id], total(job.work))
         yield counter
+    yield from _costs(runs, now)
     for name, text, value_of in _RUN_GAUGES:
         gauge = GaugeMetricFamily(f"turnloom_run_{name}", text, labels=["run_id"])
         for job in runs:
@@ -167,6 +169,22 @@ def _runs(runs: Sequence[JobRecord]) -> Iterator[Metric]:
     yield state
     yield info
     yield failure
+
+
+def _costs(runs: Sequence[JobRecord], now: float) -> Iterator[Metric]:
+    held = CounterMetricFamily(
+        "turnloom_run_training_seconds", "Seconds that workers held the run: time of the host's GPU.", labels=["run_id"]
+    )
+    cost = CounterMetricFamily(
+        "turnloom_run_cost", "What those seconds cost, by the price of the host.", labels=["run_id", "currency"]
+    )
+    for job in runs:
+        held.add_metric([job.id], job.training_seconds(now))
+        spent = job.cost(now)
+        if spent is not None:
+            cost.add_metric([job.id, job.currency], spent)
+    yield held
+    yield cost
 
 
 def _accelerated(snapshot: Snapshot) -> Metric:
@@ -211,6 +229,13 @@ def _places(snapshot: Snapshot) -> Iterator[Metric]:
     for host in snapshot.hosts:
         backend.add_metric([host.name], float(host.backend_up))
     yield backend
+    price = GaugeMetricFamily(
+        "turnloom_host_hour_price", "Price of an hour of training on the host.", labels=["host", "currency"]
+    )
+    for host in snapshot.hosts:
+        if host.hour_price is not None:
+            price.add_metric([host.name, host.currency], host.hour_price)
+    yield price
     yield _jobs(snapshot)
     age = GaugeMetricFamily(
         "turnloom_queue_oldest_job_age_seconds", "Seconds that the longest waiting ticket waits.", labels=["queue"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 from services.store.connection import connect
 from services.store.errors import StoreError
@@ -37,6 +38,8 @@ def look(settings: Settings) -> HostRecord:
         backend_up=up,
         tuft_url=settings.tuft_url,
         heartbeat_time=time.time(),
+        hour_price=settings.hour_price,
+        currency=settings.currency,
     )
 
 
@@ -58,12 +61,4 @@ def run(settings: Settings) -> bool:
 def _with_models_of(record: HostRecord, before: HostRecord | None) -> HostRecord:
     if before is None:
         return record
-    return HostRecord(
-        name=record.name,
-        gpus=record.gpus,
-        driver_version=record.driver_version,
-        models=before.models,
-        backend_up=False,
-        tuft_url=record.tuft_url,
-        heartbeat_time=record.heartbeat_time,
-    )
+    return replace(record, models=before.models, backend_up=False)

@@ -136,9 +136,15 @@ class TestCreateJob:
             pytest.approx(answer.estimate.seconds * 2),
             1,
         )
-        store.hosts.put(replace(gpu_host, gpus=(GpuRecord("H200", "GPU-1", 1),)), ttl=300)
+        assert not answer.estimate.HasField("cost")
+        priced = replace(gpu_host, gpus=(GpuRecord("H200", "GPU-1", 1),), hour_price=3.6, currency="EUR")
+        store.hosts.put(priced, ttl=300)
         answer = make_job(api, dataset.id, validate_only=True)
         assert answer.estimate.gpu_seconds == answer.estimate.seconds
+        assert answer.estimate.cost == pytest.approx(answer.estimate.seconds / 1000)
+        assert answer.estimate.currency == "EUR"
+        (shown,) = api.jobs.ListHosts(pb.ListHostsRequest()).hosts
+        assert (shown.hour_price, shown.currency) == (3.6, "EUR")
 
     def test_a_request_id_makes_one_job_and_other_content_is_refused(self, api: Api, store: Store) -> None:
         dataset = make_dataset(api)

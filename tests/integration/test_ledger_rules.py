@@ -495,6 +495,33 @@ def test_the_rate_counts_the_last_steps_of_this_attempt_only(store: Store) -> No
     assert store.jobs.get(job.id).tokens_per_second == 0.0
 
 
+def test_time_that_workers_hold_a_job_is_counted_and_priced_by_each_of_them(store: Store) -> None:
+    job = queued(store)
+    assert store.jobs.get(job.id).cost(1e10) is None
+
+    def held(attempt: int, price: float | None, currency: str) -> JobRecord:
+        assert store.jobs.claim(job.id, attempt, "w", price, currency) is not None
+        began = float(store.redis.hget(f"tl:run:job:{job.id}", "held_since"))
+        store.redis.hset(f"tl:run:job:{job.id}", "held_since", f"{began - 1800}")  # it took the job half an hour ago
+        running = store.jobs.get(job.id)
+        assert running.training_seconds(running.held_since + 60) == pytest.approx(running.held_seconds + 60)
+        store.jobs.release(job.id, attempt, "x", "y")
+        return store.jobs.get(job.id)
+
+    first = held(1, 3.0, "EUR")
+    assert first.held_since == 0
+    assert first.training_seconds(1e10) == pytest.approx(1800, abs=60)
+    assert (first.cost(0.0), first.currency) == (pytest.approx(1.5, abs=0.05), "EUR")
+    second = held(2, 5.0, "EUR")
+    assert second.training_seconds(0.0) == pytest.approx(3600, abs=120)
+    assert second.cost(0.0) == pytest.approx(4.0, abs=0.15)
+    unpriced = held(3, None, "")
+    assert unpriced.training_seconds(0.0) == pytest.approx(5400, abs=180)
+    assert unpriced.cost(0.0) == pytest.approx(4.0, abs=0.15)
+    store.jobs.cancel(job.id)
+    assert store.jobs.get(job.id).training_seconds(1e10) == unpriced.held_seconds
+
+
 def test_a_record_that_is_not_finite_never_reaches_the_ledger() -> None:
     with pytest.raises(ValueError, match="step 4: nll_sum is nan, only finite numbers enter the ledger"):
         step(4, nll=float("nan"))

@@ -21,7 +21,7 @@ from turnloom.errors import InvalidInput, Refused
 from turnloom.live import test_nll, train_nll
 from turnloom.results.files import bits_per_byte
 from turnloom.v1 import training_pb2
-from turnloom.words import ago, clock, coloured, job_state, size
+from turnloom.words import ago, clock, coloured, duration, job_state, money, size
 
 Id = Annotated[str, typer.Argument(help="Job id.", metavar="JOB", show_default=False)]
 
@@ -113,6 +113,8 @@ def show(session: Session, job: Id) -> None:
         "host": found.host,
         "attempt": found.attempt,
         "owner": found.owner or "-",
+        "trained_for": duration(found.progress.training_seconds),
+        "cost": money(found.progress.cost, found.progress.currency) if found.progress.HasField("cost") else "-",
         "created": clock(found.create_time),
         "best_checkpoint": found.best_checkpoint or "-",
         "last_checkpoint": found.last_checkpoint or "-",

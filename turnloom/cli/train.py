@@ -29,7 +29,7 @@ from turnloom.errors import InvalidInput
 from turnloom.learning_rates import BATCH, suggest
 from turnloom.results.runs import written
 from turnloom.v1 import training_pb2
-from turnloom.words import count, duration
+from turnloom.words import count, duration, money
 
 
 def add_to(app: typer.Typer) -> None:
@@ -145,7 +145,8 @@ def _show_estimate(session: Session, answer: training_pb2.CreateJobResponse) -> 
         what = " of GPU time" if estimate.HasField("gpu_seconds") else ""
         jobs = f"{estimate.rate_jobs} jobs" if estimate.rate_jobs > 1 else "one job"
         low, high = duration(estimate.seconds_low), duration(estimate.seconds_high)
-        time = f", about {duration(estimate.seconds)}{what} ({low} to {high}, by {jobs} like it)"
+        price = f", {money(estimate.cost, estimate.currency)}" if estimate.HasField("cost") else ""
+        time = f", about {duration(estimate.seconds)}{what}{price} ({low} to {high}, by {jobs} like it)"
     session.out.print(
         f"The job would run: {estimate.steps} steps, {count(estimate.tokens)} tokens,"
         f" {count(estimate.trained_tokens)} trained{time}.",

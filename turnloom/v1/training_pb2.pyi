@@ -507,6 +507,9 @@ class Progress(google.protobuf.message.Message):
     TOKENS_PER_SECOND_FIELD_NUMBER: builtins.int
     ESTIMATED_FINISH_FIELD_NUMBER: builtins.int
     TEST_BITS_PER_BYTE_FIELD_NUMBER: builtins.int
+    TRAINING_SECONDS_FIELD_NUMBER: builtins.int
+    COST_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
     step: builtins.int
     """Last step of the effective series; 0 before the first."""
     planned_steps: builtins.int
@@ -529,6 +532,12 @@ class Progress(google.protobuf.message.Message):
     """Tokens per second over the last steps."""
     test_bits_per_byte: builtins.float
     """Bits per byte of the last evaluation."""
+    training_seconds: builtins.float
+    """Seconds that workers have held the job, all attempts together: GPU seconds where the host has a GPU."""
+    cost: builtins.float
+    """What they cost, in `currency`. Absent where no worker named a price."""
+    currency: builtins.str
+    """ISO 4217, for example "EUR"; empty where no worker named a price."""
     @property
     def estimated_finish(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Absent before a rate is known."""
@@ -548,11 +557,16 @@ class Progress(google.protobuf.message.Message):
         tokens_per_second: builtins.float = ...,
         estimated_finish: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         test_bits_per_byte: builtins.float | None = ...,
+        training_seconds: builtins.float = ...,
+        cost: builtins.float | None = ...,
+        currency: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_best_test_nll", b"_best_test_nll", "_last_train_nll", b"_last_train_nll", "_mean_train_nll", b"_mean_train_nll", "_test_bits_per_byte", b"_test_bits_per_byte", "_test_nll", b"_test_nll", "best_test_nll", b"best_test_nll", "estimated_finish", b"estimated_finish", "last_train_nll", b"last_train_nll", "mean_train_nll", b"mean_train_nll", "test_bits_per_byte", b"test_bits_per_byte", "test_nll", b"test_nll"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_best_test_nll", b"_best_test_nll", "_last_train_nll", b"_last_train_nll", "_mean_train_nll", b"_mean_train_nll", "_test_bits_per_byte", b"_test_bits_per_byte", "_test_nll", b"_test_nll", "best_test_nll", b"best_test_nll", "epoch", b"epoch", "estimated_finish", b"estimated_finish", "last_train_nll", b"last_train_nll", "mean_train_nll", b"mean_train_nll", "planned_steps", b"planned_steps", "step", b"step", "test_bits_per_byte", b"test_bits_per_byte", "test_nll", b"test_nll", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "trained_tokens", b"trained_tokens"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_best_test_nll", b"_best_test_nll", "_cost", b"_cost", "_last_train_nll", b"_last_train_nll", "_mean_train_nll", b"_mean_train_nll", "_test_bits_per_byte", b"_test_bits_per_byte", "_test_nll", b"_test_nll", "best_test_nll", b"best_test_nll", "cost", b"cost", "estimated_finish", b"estimated_finish", "last_train_nll", b"last_train_nll", "mean_train_nll", b"mean_train_nll", "test_bits_per_byte", b"test_bits_per_byte", "test_nll", b"test_nll"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_best_test_nll", b"_best_test_nll", "_cost", b"_cost", "_last_train_nll", b"_last_train_nll", "_mean_train_nll", b"_mean_train_nll", "_test_bits_per_byte", b"_test_bits_per_byte", "_test_nll", b"_test_nll", "best_test_nll", b"best_test_nll", "cost", b"cost", "currency", b"currency", "epoch", b"epoch", "estimated_finish", b"estimated_finish", "last_train_nll", b"last_train_nll", "mean_train_nll", b"mean_train_nll", "planned_steps", b"planned_steps", "step", b"step", "test_bits_per_byte", b"test_bits_per_byte", "test_nll", b"test_nll", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "trained_tokens", b"trained_tokens", "training_seconds", b"training_seconds"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_best_test_nll", b"_best_test_nll"]) -> typing.Literal["best_test_nll"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_cost", b"_cost"]) -> typing.Literal["cost"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_last_train_nll", b"_last_train_nll"]) -> typing.Literal["last_train_nll"] | None: ...
     @typing.overload
@@ -1046,6 +1060,8 @@ class Estimate(google.protobuf.message.Message):
     SECONDS_LOW_FIELD_NUMBER: builtins.int
     SECONDS_HIGH_FIELD_NUMBER: builtins.int
     RATE_JOBS_FIELD_NUMBER: builtins.int
+    COST_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
     steps: builtins.int
     """Optimizer steps."""
     tokens: builtins.int
@@ -1064,6 +1080,10 @@ class Estimate(google.protobuf.message.Message):
     """The same by the lowest of their rates; by half the only one."""
     rate_jobs: builtins.int
     """How many jobs these are."""
+    cost: builtins.float
+    """What `seconds` cost on that host, in `currency`. Absent without a rate or a price."""
+    currency: builtins.str
+    """ISO 4217; empty where there is no cost."""
     def __init__(
         self,
         *,
@@ -1075,9 +1095,13 @@ class Estimate(google.protobuf.message.Message):
         seconds_low: builtins.float | None = ...,
         seconds_high: builtins.float | None = ...,
         rate_jobs: builtins.int = ...,
+        cost: builtins.float | None = ...,
+        currency: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_gpu_seconds", b"_gpu_seconds", "_seconds", b"_seconds", "_seconds_high", b"_seconds_high", "_seconds_low", b"_seconds_low", "gpu_seconds", b"gpu_seconds", "seconds", b"seconds", "seconds_high", b"seconds_high", "seconds_low", b"seconds_low"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_gpu_seconds", b"_gpu_seconds", "_seconds", b"_seconds", "_seconds_high", b"_seconds_high", "_seconds_low", b"_seconds_low", "gpu_seconds", b"gpu_seconds", "rate_jobs", b"rate_jobs", "seconds", b"seconds", "seconds_high", b"seconds_high", "seconds_low", b"seconds_low", "steps", b"steps", "tokens", b"tokens", "trained_tokens", b"trained_tokens"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_cost", b"_cost", "_gpu_seconds", b"_gpu_seconds", "_seconds", b"_seconds", "_seconds_high", b"_seconds_high", "_seconds_low", b"_seconds_low", "cost", b"cost", "gpu_seconds", b"gpu_seconds", "seconds", b"seconds", "seconds_high", b"seconds_high", "seconds_low", b"seconds_low"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_cost", b"_cost", "_gpu_seconds", b"_gpu_seconds", "_seconds", b"_seconds", "_seconds_high", b"_seconds_high", "_seconds_low", b"_seconds_low", "cost", b"cost", "currency", b"currency", "gpu_seconds", b"gpu_seconds", "rate_jobs", b"rate_jobs", "seconds", b"seconds", "seconds_high", b"seconds_high", "seconds_low", b"seconds_low", "steps", b"steps", "tokens", b"tokens", "trained_tokens", b"trained_tokens"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_cost", b"_cost"]) -> typing.Literal["cost"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_gpu_seconds", b"_gpu_seconds"]) -> typing.Literal["gpu_seconds"] | None: ...
     @typing.overload
@@ -1966,6 +1990,8 @@ class Host(google.protobuf.message.Message):
     WORKERS_FIELD_NUMBER: builtins.int
     HEARTBEAT_TIME_FIELD_NUMBER: builtins.int
     QUEUED_JOBS_FIELD_NUMBER: builtins.int
+    HOUR_PRICE_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
     name: builtins.str
     """TURNLOOM_HOST of its worker."""
     driver_version: builtins.str
@@ -1976,6 +2002,10 @@ class Host(google.protobuf.message.Message):
     """Workers that take jobs there."""
     queued_jobs: builtins.int
     """Jobs waiting there."""
+    hour_price: builtins.float
+    """Price of an hour in which a job is trained there, in `currency`; absent where its workers name none."""
+    currency: builtins.str
+    """ISO 4217; empty where there is no price."""
     @property
     def gpus(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Gpu]:
         """Its GPUs; empty: a CPU host."""
@@ -1999,9 +2029,12 @@ class Host(google.protobuf.message.Message):
         workers: builtins.int = ...,
         heartbeat_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         queued_jobs: builtins.int = ...,
+        hour_price: builtins.float | None = ...,
+        currency: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["heartbeat_time", b"heartbeat_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backend_up", b"backend_up", "driver_version", b"driver_version", "gpus", b"gpus", "heartbeat_time", b"heartbeat_time", "models", b"models", "name", b"name", "queued_jobs", b"queued_jobs", "workers", b"workers"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_hour_price", b"_hour_price", "heartbeat_time", b"heartbeat_time", "hour_price", b"hour_price"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_hour_price", b"_hour_price", "backend_up", b"backend_up", "currency", b"currency", "driver_version", b"driver_version", "gpus", b"gpus", "heartbeat_time", b"heartbeat_time", "hour_price", b"hour_price", "models", b"models", "name", b"name", "queued_jobs", b"queued_jobs", "workers", b"workers"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_hour_price", b"_hour_price"]) -> typing.Literal["hour_price"] | None: ...
 
 global___Host = Host
 

@@ -284,4 +284,6 @@ def _estimate(cost: Cost) -> pb.Estimate:
         estimate.rate_jobs = time.jobs
         if time.gpu:
             estimate.gpu_seconds = time.seconds
+        if time.hour_price is not None:
+            estimate.cost, estimate.currency = time.seconds * time.hour_price / 3600, time.currency
     return estimate

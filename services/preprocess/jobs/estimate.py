@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from services.store.dataset_files import DatasetReader
-from services.store.records import CutReport, DatasetRecord, Hyperparameters, JobRecord
+from services.store.records import CutReport, DatasetRecord, HostRecord, Hyperparameters, JobRecord
 
 ENOUGH_STEPS: Final = 5  #: of an attempt whose rate counts: the first steps warm the backend up
 LIKE: Final = 9  #: jobs that a rate is taken over
@@ -38,6 +38,8 @@ class Time:
     high: float  #: at their lowest rate
     jobs: int  #: how many they are
     gpu: bool  #: whether it is time of a GPU
+    hour_price: float | None = None  #: of an hour on that host; None: not known
+    currency: str = ""  #: of the price
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,25 +94,26 @@ def planned_steps(conversations: int, chosen: Hyperparameters) -> int:
     return chosen.epochs * -(-conversations // chosen.batch_size)
 
 
-def cost(one: Epoch, chosen: Hyperparameters, rates: Sequence[float], *, has_gpu: bool) -> Cost:
+def cost(one: Epoch, chosen: Hyperparameters, rates: Sequence[float], host: HostRecord) -> Cost:
     """The whole job; part of an epoch counts by its share of steps.
 
     Args:
         one: totals of one epoch.
         chosen: steps, epochs and batch size.
         rates: tokens per second of jobs like this one on its host; () where none is known.
-        has_gpu: whether that host has a GPU.
+        host: where it will run, with its price.
     """
     steps = planned_steps(one.conversations, chosen)
     per_epoch = planned_steps(one.conversations, Hyperparameters(batch_size=chosen.batch_size))
     tokens = round(one.tokens * steps / per_epoch)
     loss_tokens = round(one.loss_tokens * steps / per_epoch)
-    return Cost(steps, tokens, loss_tokens, _time(tokens, rates, has_gpu=has_gpu) if rates else None)
+    return Cost(steps, tokens, loss_tokens, _time(tokens, rates, host) if rates else None)
 
 
-def _time(tokens: int, rates: Sequence[float], *, has_gpu: bool) -> Time:
+def _time(tokens: int, rates: Sequence[float], host: HostRecord) -> Time:
     low, high = (rates[0] / ALONE, rates[0] * ALONE) if len(rates) == 1 else (min(rates), max(rates))
-    return Time(tokens / median(rates), tokens / high, tokens / low, len(rates), has_gpu)
+    seconds = tokens / median(rates)
+    return Time(seconds, tokens / high, tokens / low, len(rates), bool(host.gpus), host.hour_price, host.currency)
 
 
 def known_rates(jobs: Iterable[JobRecord], tuft_model: str, host: str, chosen: Hyperparameters) -> list[float]:

@@ -17,7 +17,7 @@ from services.preprocess.domain.limits import Violations
 from services.preprocess.domain.refusals import ModelNotServed
 from services.preprocess.jobs.estimate import Cost, Epoch, cost, epoch, known_rates
 from services.preprocess.models.registry import Registry
-from services.store.records import CheckpointRecord, DatasetRecord, JobSpec
+from services.store.records import CheckpointRecord, DatasetRecord, HostRecord, JobSpec
 from services.store.store import Store
 
 RATE_JOBS: Final = 100  #: newest jobs looked at for a rate
@@ -78,8 +78,8 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
         owner=caller.name,
     )
     rates = known_rates(store.jobs.list(page_size=RATE_JOBS).items, entry.tuft_model, host, chosen)
-    has_gpu = any(record.gpus for record in store.hosts.list() if record.name == host)
-    return Checked(spec, host, one, cost(one, chosen, rates, has_gpu=has_gpu))
+    place = next((record for record in store.hosts.list() if record.name == host), HostRecord(name=host))
+    return Checked(spec, host, one, cost(one, chosen, rates, place))
 
 
 @dataclass(frozen=True, slots=True)

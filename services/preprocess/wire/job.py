@@ -94,6 +94,9 @@ def progress(record: JobRecord, now: float) -> pb.Progress:
         tokens_per_second=record.tokens_per_second,
         estimated_finish=timestamp(finish),
         test_bits_per_byte=record.test_bits_per_byte,
+        training_seconds=record.training_seconds(now),
+        cost=record.cost(now),
+        currency=record.currency,
     )
 
 
@@ -192,4 +195,6 @@ def host(record: HostRecord) -> pb.Host:
         workers=record.workers,
         heartbeat_time=timestamp(record.heartbeat_time),
         queued_jobs=record.queued_jobs,
+        hour_price=record.hour_price,
+        currency=record.currency,
     )

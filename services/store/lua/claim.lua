@@ -1,4 +1,4 @@
--- job, attempt, worker, lease (milliseconds): QUEUED -> RUNNING, or the ticket is dropped
+-- job, attempt, worker, lease (milliseconds), price (of an hour, '' where none is known), currency: QUEUED -> RUNNING, or the ticket is dropped
 local id, attempt, worker, ttl = arg.job, arg.attempt, arg.worker, arg.lease
 local state, current = field(id, 'state'), tonumber(field(id, 'attempt'))
 if state == '' then return {'dropped', 'there is no such job'} end
@@ -41,6 +41,7 @@ set(id, 'attempt', attempt, 'start_step', step, 'start_checkpoint', checkpoint, 
 if field(id, 'start_time') == '' then set(id, 'start_time', time) end
 set(id, 'furthest', chosen and step or math.max(tonumber(field(id, 'furthest')), last))
 redis.call('SET', key('lease', id), attempt, 'PX', ttl)
+if arg.price ~= '' then set(id, 'hour_price', exact(arg.price), 'currency', arg.currency) else set(id, 'hour_price', '') end
 go(id, 'running')
 if attempt == 1 then
   say(id, 'info', 'JOB_RUNNING', 'A worker on host ' .. field(id, 'host') .. ' took the job.', attempt, {worker = worker})

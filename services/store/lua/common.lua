@@ -49,6 +49,16 @@ local function each_used(id, command)
   for used in string.gmatch(field(id, 'uses'), '%S+') do redis.call(command, key('uses', used), id) end
 end
 
+-- Seconds that workers held the job, and what they cost at the price of an hour that the last claim brought.
+local function charge(id, time)
+  local since = tonumber(field(id, 'held_since'))
+  if not since then return end
+  local seconds = math.max(0, tonumber(time) - since)
+  local price = tonumber(field(id, 'hour_price')) or 0
+  set(id, 'held_since', '', 'held_seconds', exact((tonumber(field(id, 'held_seconds')) or 0) + seconds),
+    'held_cost', exact((tonumber(field(id, 'held_cost')) or 0) + seconds * price / 3600))
+end
+
 -- The only place that writes `state`. Answers nothing, or a refusal.
 local function go(id, to)
   local from = field(id, 'state')
@@ -58,6 +68,8 @@ local function go(id, to)
   end
   local time = now()
   set(id, 'state', to)
+  if HELD[to] and not HELD[from] then set(id, 'held_since', time) end
+  if HELD[from] and not HELD[to] then charge(id, time) end
   if not HELD[to] then
     redis.call('DEL', key('lease', id))
     set(id, 'preempt', '')

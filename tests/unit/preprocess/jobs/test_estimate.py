@@ -12,9 +12,21 @@ from hypothesis import strategies as st
 
 from services.preprocess.jobs.estimate import Time, cost, epoch, known_rates, planned_steps
 from services.store.dataset_files import DatasetReader, DatasetWriter, Row
-from services.store.records import CutReport, DatasetRecord, Hyperparameters, JobRecord, JobSpec, JobState
+from services.store.records import (
+    CutReport,
+    DatasetRecord,
+    GpuRecord,
+    HostRecord,
+    Hyperparameters,
+    JobRecord,
+    JobSpec,
+    JobState,
+)
 from services.trainer.batching import Batches
 from services.trainer.dataset import trained_rows
+
+GPU_HOST = HostRecord(name="gpu", gpus=(GpuRecord("H200"),), hour_price=3.0, currency="EUR")
+CPU_HOST = HostRecord(name="cpu")
 
 
 def write(folder: Path, rows: list[tuple[int, list[tuple[int, float]]]]) -> DatasetRecord:
@@ -113,7 +125,7 @@ def test_what_is_planned_is_what_the_trainer_trains(
         assert found.conversations == batches.conversations
         chosen = Hyperparameters(batch_size=batch_size, epochs=epochs, max_length=max_length)
         assert planned_steps(found.conversations, chosen) == epochs * batches.steps_per_epoch
-        assert cost(found, chosen, [], has_gpu=True).tokens >= epochs * sum(row.length for row in trained)
+        assert cost(found, chosen, [], GPU_HOST).tokens >= epochs * sum(row.length for row in trained)
 
 
 def test_without_a_max_length_the_file_is_not_read() -> None:
@@ -138,16 +150,16 @@ def test_the_last_smaller_batch_of_an_epoch_is_a_step(conversations: int, chosen
 def test_part_of_an_epoch_costs_its_share() -> None:
     record = DatasetRecord(id="x", options_json="{}", conversations=10, tokens=1000, loss_tokens=100)
     whole = epoch(record, None)
-    half = cost(whole, Hyperparameters(batch_size=5, max_steps=1), [50.0], has_gpu=True)
+    half = cost(whole, Hyperparameters(batch_size=5, max_steps=1), [50.0], GPU_HOST)
     assert (half.steps, half.tokens, half.loss_tokens) == (1, 500, 50)
-    assert half.time == Time(seconds=10.0, low=5.0, high=20.0, jobs=1, gpu=True)
-    assert cost(whole, Hyperparameters(batch_size=5), [], has_gpu=True).time is None
+    assert half.time == Time(10.0, low=5.0, high=20.0, jobs=1, gpu=True, hour_price=3.0, currency="EUR")
+    assert cost(whole, Hyperparameters(batch_size=5), [], GPU_HOST).time is None
 
 
 @given(st.lists(st.floats(1, 1e6), min_size=2, max_size=9))
 def test_the_time_is_that_of_the_median_rate_between_those_of_the_fastest_and_the_slowest(rates: list[float]) -> None:
     whole = epoch(DatasetRecord(id="x", options_json="{}", conversations=10, tokens=1000, loss_tokens=100), None)
-    time = cost(whole, Hyperparameters(), rates, has_gpu=False).time
+    time = cost(whole, Hyperparameters(), rates, CPU_HOST).time
     assert time is not None
     assert time.low <= time.seconds <= time.high
     assert time.seconds * median(rates) == pytest.approx(1000)
