@@ -29,7 +29,7 @@ from turnloom.cli.exits import Exit, exit_code
 from turnloom.cli.session import Session, report
 from turnloom.cli.watching import show
 from turnloom.client import TurnloomClient
-from turnloom.conversations import JSON, to_json
+from turnloom.conversations import to_json
 from turnloom.embedded import sample_data
 from turnloom.embedded.findings import Findings
 from turnloom.embedded.plot import plot_nll
@@ -76,20 +76,8 @@ class Splits:
         """
         if data is None:
             return cls(sample_data.train_conversations(), sample_data.held_out_conversations())
-        own = [_as_the_tiny_template_prints(to_json(conversation)) for conversation in read(data)]
+        own = [cast(Conversation, to_json(conversation)) for conversation in read(data)]
         return cls(*split(own, TEST_FRACTION, seed))
-
-
-def _as_the_tiny_template_prints(conversation: dict[str, JSON]) -> Conversation:
-    """Roles and text of the messages: the small model's template knows no tools, no reasoning and no parts."""
-    messages = cast("list[dict[str, JSON]]", conversation["messages"])
-    return {"messages": [{"role": str(m["role"]), "content": _text(m.get("content"))} for m in messages]}
-
-
-def _text(content: JSON) -> str:
-    if isinstance(content, str) or content is None:
-        return content or ""
-    return "".join(str(part["text"]) for part in cast("list[dict[str, JSON]]", content))
 
 
 @dataclass(slots=True)

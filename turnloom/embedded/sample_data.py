@@ -90,7 +90,7 @@ def shuffled_replies(conversations: Sequence[Conversation]) -> list[Conversation
     The replies stay the same as a whole, so their own style costs nothing; only their fit to the prompts is gone.
     Works for anybody's conversations, and deterministically.
     """
-    replies = [m["content"] for c in conversations for m in c["messages"] if m["role"] == "assistant"]
+    replies = [m for c in conversations for m in c["messages"] if m["role"] == "assistant"]  # calls of tools included
     order = sorted(range(len(replies)), key=lambda index: _number("shuffle", index))
     successor = {index: order[(place + 1) % len(order)] for place, index in enumerate(order)}
     shuffled: list[Conversation] = []
@@ -99,7 +99,7 @@ def shuffled_replies(conversations: Sequence[Conversation]) -> list[Conversation
         messages: list[Message] = []
         for message in conversation["messages"]:
             if message["role"] == "assistant":
-                messages.append({**message, "content": replies[successor[place]]})
+                messages.append(replies[successor[place]])
                 place += 1
             else:
                 messages.append(message)

@@ -26,14 +26,29 @@ END_OF_TEXT, TURN, END_OF_TURN = "<|endoftext|>", "<|turn|>", "<|end|>"
 
 # Written by us. Rendering a conversation's beginning gives a beginning of its rendering, so that turns can be marked
 # by position; nothing is trimmed, and the role is text, so that any role renders. Content that is null is empty, and
-# of a list of parts the texts are printed.
+# of a list of parts the texts are printed. Tools come first, as JSON; reasoning stands before the content and calls
+# after it, each a line of JSON between words that are no control tokens.
 CHAT_TEMPLATE = (
+    "{%- if tools -%}"
+    "{{ '<|turn|>tools\\n' }}"
+    "{%- for tool in tools -%}{{ tool | tojson }}{{ '\\n' }}{%- endfor -%}"
+    "{{ '<|end|>\\n' }}"
+    "{%- endif -%}"
     "{%- for message in messages -%}"
     "{{ '<|turn|>' + message['role'] + '\\n' }}"
+    "{%- if message['reasoning_content'] is string -%}"
+    "{{ 'think: ' }}{{ message['reasoning_content'] }}{{ '\\n' }}"
+    "{%- endif -%}"
     "{%- if message['content'] is string -%}{{ message['content'] }}"
     "{%- elif message['content'] -%}"
     "{%- for part in message['content'] if part['text'] is string -%}{{ part['text'] }}{%- endfor -%}"
     "{%- endif -%}"
+    "{%- for call in message['tool_calls'] or [] -%}"
+    "{{ '\\ncall: ' }}{{ call['function']['name'] }}{{ ' ' }}"
+    "{%- if call['function']['arguments'] is string -%}{{ call['function']['arguments'] }}"
+    "{%- elif call['function']['arguments'] -%}{{ call['function']['arguments'] | tojson }}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
     "{{ '<|end|>\\n' }}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|turn|>assistant\\n' }}{%- endif -%}"
@@ -81,7 +96,7 @@ def digest_of(conversations: Sequence[Path], vocabulary: int, seed: int) -> str:
 
 
 def texts(conversations: Sequence[Path]) -> Iterator[str]:
-    """Roles and contents of all messages.
+    """Roles, contents, reasoning and calls of all messages, and the tools.
 
     Raises:
         ValueError: a line that is not a conversation; names file and line.
@@ -98,10 +113,14 @@ def texts(conversations: Sequence[Path]) -> Iterator[str]:
 
 
 def _texts_of(line: str) -> Iterator[str]:
-    for message in json.loads(line)["messages"] if line.strip() else ():
+    if not line.strip():
+        return
+    conversation = json.loads(line)
+    for message in conversation["messages"]:
         yield f"{message['role']}\n"
-        if isinstance(message.get("content"), str):
-            yield message["content"]
+        yield from (message[key] for key in ("content", "reasoning_content") if isinstance(message.get(key), str))
+        yield from (json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls") or ())
+    yield from (json.dumps(tool, ensure_ascii=False) for tool in conversation.get("tools") or ())
 
 
 def make(out: Path, conversations: Sequence[Path], vocabulary: int, seed: int) -> None:

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 
 from turnloom.embedded.sample_data import train_conversations
 from turnloom.embedded.tiny_model import CHAT_TEMPLATE, ModelNotMade, build, texts
+from turnloom.masks import Masker, Options, load_model
 
 pytestmark = pytest.mark.tuft
 
@@ -79,3 +80,37 @@ def test_the_chat_template_prints_null_as_nothing_and_parts_as_their_text(tiny_m
     said = [{"role": "user", "content": parts}, {"role": "assistant", "content": None}, {"role": "tool"}]
     shown = "<|turn|>user\ntwo parts<|end|>\n<|turn|>assistant\n<|end|>\n<|turn|>tool\n<|end|>\n"
     assert tokenizer.apply_chat_template(said, tokenize=False) == shown
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+CALLS = [{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 2}}}]
+TOOL_CHAT = [
+    {"role": "user", "content": "Will it rain?"},
+    {"role": "assistant", "content": None, "tool_calls": CALLS},
+    {"role": "tool", "tool_call_id": "c1", "content": '{"rain": true}'},
+    {"role": "assistant", "reasoning_content": "It says so.", "content": "Yes, it will."},
+]
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Zürich", "days": 2}, '{"city": "Zürich"}', {}])
+def test_calls_of_tools_and_reasoning_are_rendered_and_trained(tiny_model_dir: Path, arguments: object) -> None:
+    calls = [{**CALLS[0], "function": {"name": "weather", "arguments": arguments}}]
+    chat = {"messages": [TOOL_CHAT[0], {**TOOL_CHAT[1], "tool_calls": calls}, *TOOL_CHAT[2:]], "tools": TOOLS}
+    (masked,) = Masker(load_model(tiny_model_dir), Options(date="2026-01-01"))([chat])
+    assert masked.error is None
+    (row,) = masked.rows
+    tokenizer = Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
+    trained = tokenizer.decode(row.token_ids[1:][row.target_weights > 0].tolist(), skip_special_tokens=False)
+    assert "weather" in trained
+    assert "It says so." in trained
+    assert "Yes, it will.<|end|>" in trained
+    assert "rain?" not in trained
+    assert '"rain"' not in trained
+
+
+def test_the_prefix_property_holds_with_tools(tiny_model_dir: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    whole = tokenizer.apply_chat_template(TOOL_CHAT, tools=TOOLS, tokenize=False)
+    assert whole.startswith("<|turn|>tools\n")
+    for turn in range(len(TOOL_CHAT)):
+        assert whole.startswith(tokenizer.apply_chat_template(TOOL_CHAT[: turn + 1], tools=TOOLS, tokenize=False))
