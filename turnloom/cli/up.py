@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import signal
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from rich.markup import escape
 
 from turnloom.cli.session import Session, command
-from turnloom.embedded.processes import on_child_death, sigterm_unwinds
+from turnloom.embedded.processes import sigterm_unwinds
 from turnloom.embedded.stack import Stack, StackSettings
+
+LOOK_SECONDS: Final = 0.5  #: between two looks at the parts
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,13 +30,18 @@ def up(
     data: Annotated[
         list[Path] | None, typer.Option(help="JSONL that the tiny model's tokenizer is made from; may be repeated.")
     ] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="models.toml; preview, lint and datasets then know its models too.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Jobs that run at once.", min=1)] = 1,
     http: Annotated[str, typer.Option(help="HOST:PORT of the OpenAI-compatible service.")] = "127.0.0.1:8088",
+    metrics_port: Annotated[int, typer.Option(help="Metrics of the API; 0: a free port.", min=0, max=65535)] = 9464,
+    exporter_port: Annotated[int, typer.Option(help="Metrics of jobs; 0: a free port.", min=0, max=65535)] = 9465,
 ) -> None:
     """Start everything on this machine, without a GPU, until Ctrl-C. --address says where the API listens.
 
     Datasets, jobs, adapters and logs stay in the folder; FOLDER/stack.json has the addresses. TURNLOOM_REDIS_URL
-    names a Redis of your own. Ends with 0 after Ctrl-C, with 143 after SIGTERM.
+    names a Redis of your own. A worker that ends is started again. Ends with 0 after Ctrl-C, with 143 after SIGTERM.
     """
     settings = StackSettings(
         folder=folder,
@@ -41,10 +49,13 @@ def up(
         address=session.client.address,
         http_address=http,
         conversations=data or (),
+        models=models,
         workers=workers,
-        say=lambda part: session.say(f"Starting: {part}"),
+        metrics_port=metrics_port,
+        exporter_port=exporter_port,
+        say=lambda part: session.say(f"Starting: {escape(part)}"),
     )
-    with sigterm_unwinds(), Stack(settings) as stack, on_child_death(stack.check):
+    with sigterm_unwinds(), Stack(settings) as stack:
         if session.as_json:
             session.json({**stack.describe()})
         else:
@@ -53,6 +64,7 @@ def up(
             session.say("[green]Ready.[/] Ctrl-C stops everything.  Try: turnloom preview examples/conversations.jsonl")
         try:
             while True:
-                signal.pause()
+                stack.mend()
+                time.sleep(LOOK_SECONDS)
         except KeyboardInterrupt:  # the usual end
             session.say("Stopping.")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from turnloom.errors import StackError
 TIED = Path(__file__).with_name("tied.py")
 POLL = 0.1  #: seconds between two looks at a condition
 TAIL = 3  #: lines of a log in an error
+RESTARTS = 3  #: of one child within RESTART_SECONDS; one more is a fault
+RESTART_SECONDS = 60.0
 
 
 class Child:
@@ -35,17 +38,34 @@ class Child:
             cwd: its working folder.
         """
         self.name, self.log = name, log
+        self._command, self._environment, self._cwd = command, environment, cwd
+        self._restarts: deque[float] = deque(maxlen=RESTARTS)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(TIED), str(os.getpid()), *command],
+        self._process = self._started()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", str(TIED), str(os.getpid()), *self._command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
-                cwd=cwd,
+                env={**os.environ, **self._environment},
+                cwd=self._cwd,
                 start_new_session=True,  # Ctrl-C is for us; we then end it in order
             )
+
+    def restart(self) -> None:
+        """Start it again after it ended.
+
+        Raises:
+            StackError: it was restarted RESTARTS times within RESTART_SECONDS already.
+        """
+        now = time.monotonic()
+        if len(self._restarts) == RESTARTS and now - self._restarts[0] < RESTART_SECONDS:
+            raise self.epitaph()
+        self._restarts.append(now)
+        self._process = self._started()
 
     @property
     def pid(self) -> int:
@@ -70,10 +90,14 @@ class Child:
 
     def epitaph(self) -> StackError:
         """The error for a process that ended by itself, with the end of its log."""
-        code = self._process.returncode
-        how = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
         said = " / ".join(tail(self.log)) or "nothing"
-        return StackError(f"{self.name} ended {how}. It said: {said}", hint=f"Its log: {self.log}")
+        return StackError(f"{self.name} ended {self.how}. It said: {said}", hint=f"Its log: {self.log}")
+
+    @property
+    def how(self) -> str:
+        """How it ended: "by signal 9", "with code 1"."""
+        code = self._process.returncode
+        return f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
 
 
 def tail(log: Path, lines: int = TAIL) -> list[str]:

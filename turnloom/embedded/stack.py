@@ -17,7 +17,8 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,10 @@ class StackSettings:
     address: str = "127.0.0.1:0"  #: of the API; port 0: a free one
     http_address: str = "127.0.0.1:0"  #: of the OpenAI-compatible service; port 0: a free one
     conversations: Sequence[Path] = ()  #: JSONL that the tiny model's tokenizer is made from; (): the sample's
+    models: Path | None = None  #: a models.toml whose models the API serves beside the tiny one
     workers: int = 1  #: jobs that run at once
+    metrics_port: int = 0  #: of the API on loopback; 0: a free one
+    exporter_port: int = 0  #: likewise, of the exporter
     lease_ttl: float = 15.0  #: seconds after which a dead worker's job is taken over
     say: Callable[[str], None] = field(default=lambda sentence: None)  #: told of each part that is being started
 
@@ -77,6 +81,7 @@ class Stack:
         self.metrics_url = ""  #: metrics of the API
         self.tuft: TuftServer | None = None
         self._children: list[Child] = []
+        self._restartable: list[Child] = []
         self._parts = ExitStack()
 
     def __enter__(self) -> Self:
@@ -105,6 +110,18 @@ class Stack:
         if self.tuft is not None and not self.tuft.running:
             raise StackError("The TuFT server ended.", hint=f"Its log: {self.tuft.log_path}")
 
+    def mend(self) -> None:
+        """Start again what ended and holds no state: a worker, the supervisor, the exporter.
+
+        Raises:
+            StackError: another part ended, or one of these ends again and again.
+        """
+        for child in self._children:
+            if not child.running and child in self._restartable:
+                self.settings.say(f"{child.name} again; it ended {child.how}")
+                child.restart()
+        self.check()
+
     def describe(self) -> dict[str, str | int]:
         """Addresses, for people and for stack.json."""
         assert self.tuft is not None
@@ -123,7 +140,7 @@ class Stack:
     def _start(self) -> None:
         say = self.settings.say
         python = self._check_parts()
-        self._check_address()
+        self._check_ports()
         self._own_folder()
         say("Redis")
         redis = self._parts.enter_context(RedisServer(self.folder / "redis", self._log("redis")))
@@ -167,19 +184,25 @@ class Stack:
             )
         return python.absolute()  # not resolved: the link inside the environment is what makes it one
 
-    def _check_address(self) -> None:
+    def _check_ports(self) -> None:
         """A taken port is said at once, not when everything else runs."""
-        for option, address in (("--address", self.settings.address), ("--http", self.settings.http_address)):
+        asked = self.settings
+        for address, option in (
+            (asked.address, "--address"),
+            (asked.http_address, "--http"),
+            (f"127.0.0.1:{asked.metrics_port}", "--metrics-port"),
+            (f"127.0.0.1:{asked.exporter_port}", "--exporter-port"),
+        ):
             parts = host_and_port(address)
             if parts is None:
-                continue  # port 0, or something that the server refuses
+                continue  # port 0, or something that the API refuses
             host, port = parts
             try:
                 socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
             except OSError as error:
                 raise StackError(
                     f"{address} can't be listened on: {error.strerror or error}.",
-                    hint=f"Stop what has it, or name another address with {option}.",
+                    hint=f"Stop what has it, or name another with {option}.",
                 ) from error
 
     def _own_folder(self) -> None:
@@ -216,14 +239,32 @@ class Stack:
 
     def _start_api(self, model: Path) -> Child:
         models = self.folder / "models.toml"
-        models.write_text(
-            f"[[models]]\nname = {json.dumps(MODEL)}\nsource = {json.dumps(str(model))}\n", encoding="utf-8"
-        )
+        models.write_text("\n".join(self._model_tables(model)), encoding="utf-8")
         port_file = self.folder / "api.json"
         port_file.unlink(missing_ok=True)
         command = ["services.preprocess", "--address", self.settings.address, "--models", str(models)]
-        command += ["--port-file", str(port_file), "--metrics-port", "-1", "--reflection"]
+        command += ["--port-file", str(port_file), "--metrics-port", str(self.settings.metrics_port or -1)]
+        command += ["--reflection"]
         return self._child("API", command, self._preprocessing())
+
+    def _model_tables(self, model: Path) -> Iterator[str]:
+        """The tiny model, then those of the user's file, whose relative paths are taken from its folder."""
+        yield f"[[models]]\nname = {json.dumps(MODEL)}\nsource = {json.dumps(str(model))}\n"
+        path = self.settings.models
+        if path is None:
+            return
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8")).get("models", [])
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else f"is no TOML ({error})"
+            raise InvalidInput(f"{path}: {why}.", hint="Name a file of [[models]] tables.", field="--models") from error
+        for table in tables:
+            yield "[[models]]"
+            for key, value in table.items():
+                here = path.parent / Path(str(value)).expanduser()
+                kept = str(here.resolve()) if key in ("source", "chat_template") and here.exists() else value
+                yield f"{key} = {json.dumps(kept)}"
+            yield ""
 
     def _preprocessing(self) -> dict[str, str]:
         """What the API and the worker of its queue must agree on; files below the user's folder may be sources."""
@@ -245,17 +286,17 @@ class Stack:
 
     def _start_companions(self) -> None:
         assert self.tuft is not None
-        port = free_port()
+        port = self.settings.exporter_port or free_port()
         self.exporter_url = f"http://127.0.0.1:{port}/metrics"
-        self._child("Supervisor", ["services.trainer", "supervisor"], {})
-        self._child("Preprocess worker", ["services.preprocess", "worker"], self._preprocessing())
-        self._child(
+        self._companion("Supervisor", ["services.trainer", "supervisor"], {})
+        self._companion("Preprocess worker", ["services.preprocess", "worker"], self._preprocessing())
+        self._companion(
             "Exporter",
             ["services.trainer", "exporter"],
             {"TURNLOOM_EXPORTER_HOST": "127.0.0.1", "TURNLOOM_EXPORTER_PORT": str(port)},
         )
         for number in range(1, self.settings.workers + 1):
-            self._child(
+            self._companion(
                 "Worker" if self.settings.workers == 1 else f"Worker {number}",
                 ["services.trainer", "worker", "--allow-cpu"],
                 {
@@ -265,6 +306,10 @@ class Stack:
                     "TURNLOOM_TUFT_CHECKPOINT_DIR": str(self.tuft.checkpoint_dir),
                 },
             )
+
+    def _companion(self, name: str, module: Sequence[str], environment: dict[str, str]) -> None:
+        """Start a process that holds no state, and may be started again."""
+        self._restartable.append(self._child(name, module, environment))
 
     def _child(self, name: str, module: Sequence[str], environment: dict[str, str]) -> Child:
         """Starts one of Turnloom's own processes, which the stack then answers for."""

@@ -6,14 +6,15 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from turnloom.embedded.processes import Child, on_child_death, sigterm_unwinds, undisturbed, wait_until
+from turnloom.embedded.processes import RESTARTS, Child, on_child_death, sigterm_unwinds, undisturbed, wait_until
 from turnloom.embedded.redis_server import RedisServer
-from turnloom.embedded.stack import Stack, StackSettings
+from turnloom.embedded.stack import MODEL, Stack, StackSettings
 from turnloom.errors import InvalidInput, StackError
 
 
@@ -160,3 +161,39 @@ def test_a_stack_says_at_once_that_its_port_is_taken_or_its_data_is_not_there(tm
     settings = StackSettings(tmp_path / "s", tuft_python=Path(sys.executable), conversations=[tmp_path / "no.jsonl"])
     with pytest.raises(InvalidInput, match=r"There is no file .*no\.jsonl\."):
         Stack(settings).__enter__()
+
+
+def test_a_child_is_started_again_and_given_up_when_it_ends_again_and_again(tmp_path: Path) -> None:
+    child = Child("Worker", [sys.executable, "-c", "raise SystemExit('no luck')"], tmp_path / "log", {}, tmp_path)
+    for _ in range(RESTARTS):
+        child._process.wait(20)
+        assert not child.running
+        child.restart()
+    child._process.wait(20)
+    assert child.how == "with code 1"
+    with pytest.raises(StackError, match=r"Worker ended with code 1\. It said: no luck / no luck / no luck"):
+        child.restart()
+
+
+def test_the_models_of_a_file_are_served_beside_the_tiny_one(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    file = tmp_path / "models.toml"
+    file.write_text('[[models]]\nname = "mine"\nsource = "mine"\n[[models]]\nname = "hub"\nsource = "org/name"\n')
+    tables = Stack(StackSettings(tmp_path / "state", models=file))._model_tables(Path("/tiny"))
+    assert tomllib.loads("\n".join(tables))["models"] == [
+        {"name": MODEL, "source": "/tiny"},
+        {"name": "mine", "source": str(tmp_path / "mine")},
+        {"name": "hub", "source": "org/name"},
+    ]
+    with pytest.raises(InvalidInput, match=r"none\.toml: No such file"):
+        list(Stack(StackSettings(tmp_path / "state", models=tmp_path / "none.toml"))._model_tables(Path("/tiny")))
+
+
+@pytest.mark.parametrize("option", ["metrics_port", "exporter_port"])
+def test_a_taken_metrics_port_is_said_with_its_option(tmp_path: Path, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        settings = StackSettings(tmp_path / "stack", tuft_python=Path(sys.executable), **{option: port})
+        with pytest.raises(StackError, match=f"127.0.0.1:{port} can't be listened on") as caught:
+            Stack(settings).__enter__()
+    assert caught.value.hint.endswith(f"--{option.replace('_', '-')}.")
