@@ -17,6 +17,7 @@ from typer.main import get_command
 from scripts.cli_docs import cell, commands
 from services.preprocess.models.registry import ModelEntry
 from services.preprocess.settings import ApiSettings
+from services.rest.settings import RestSettings
 from services.store.secret_settings import REDIS_URL_TAKES
 from turnloom.cli.app import app
 
@@ -24,6 +25,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs/configuration.md"
 API: Final = "services/preprocess/settings.py"
 TRAINER: Final = "services/trainer/settings.py"
+REST: Final = "services/rest/settings.py"
 REGISTRY: Final = "services/preprocess/models/registry.py"
 #: Variables that no table of settings reads: name -> (what it is for, default).
 OTHERS: Final[Mapping[str, tuple[str, str]]] = {
@@ -34,6 +36,10 @@ OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "TURNLOOM_TUFT_ACCELERATE": ("Turnloom's own model inside TuFT: on, off, or strict (refuse to run without).", "on"),
     "TURNLOOM_TUFT_STATUS_DIR": ("Folder where the models inside TuFT say what they do; set by the launcher.", ""),
     "TURNLOOM_TUFT_MODEL_NAME": ("Name of the CPU server's model.", "turnloom/tiny-qwen3"),
+    "TURNLOOM_REST_API_TLS": ("1: the OpenAI-compatible service encrypts towards the API.", ""),
+    "TURNLOOM_REST_API_TLS_CA": ("PEM of the API's authority; it encrypts as well.", ""),
+    "TURNLOOM_REST_API_TLS_CERT": ("PEM of its own certificate (mTLS).", ""),
+    "TURNLOOM_REST_API_TLS_KEY": ("PEM of that certificate's key.", ""),
     "TURNLOOM_TEMPLATES": ("Folder of public chat templates for the tests.", ""),
     "TURNLOOM_TOKENIZERS": ("Folder of public tokenizers for the tests.", ""),
     "TURNLOOM_SHARED": ("Folder with both for the tests.", "../shared"),
@@ -70,7 +76,7 @@ def comments(path: str, kind: str) -> dict[str, str]:
     }
 
 
-def settings(path: str, function: str, kind: str) -> Iterator[Setting]:
+def settings(path: str, function: str, kind: str, made: object = None) -> Iterator[Setting]:
     """Yield the variables that a function reads into a dataclass: names, defaults and texts are its own arguments."""
     told = comments(path, kind)
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
@@ -97,7 +103,7 @@ def settings(path: str, function: str, kind: str) -> Iterator[Setting]:
         names = {node.id for node in ast.walk(argument.value) if isinstance(node, ast.Name)}
         values = [argument.value, *(assigned[name] for name in names & assigned.keys())]
         for reading in (node for value in values for node in ast.walk(value) if isinstance(node, ast.Call)):
-            found = _read(reading, argument.arg, constants)
+            found = _read(reading, argument.arg, constants, made)
             if found is not None:
                 name, default, takes = found
                 meaning, default = READ_AS.get(name, (told[argument.arg], default))
@@ -105,14 +111,15 @@ def settings(path: str, function: str, kind: str) -> Iterator[Setting]:
                 yield Setting(name, meaning, default, takes)
 
 
-def _read(call: ast.Call, field: str, constants: Mapping[str, str]) -> tuple[str, str, str] | None:
+def _read(call: ast.Call, field: str, constants: Mapping[str, str], made: object) -> tuple[str, str, str] | None:
     """Return name, default and what it takes, if the call reads a variable."""
     texts = [node.value for node in call.args if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     of = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
-    if of == "value" and texts:  # the API's own
-        default = getattr(ApiSettings(), field)
+    if of in ("value", "_secret") and texts:  # those of services whose dataclass has the defaults
+        default = getattr(made, field)
         shown = ", ".join(default) if isinstance(default, tuple) else "" if default is None else str(default)
-        return f"TURNLOOM_{texts[0]}", shown, _shown(call.args[3], constants)
+        takes = _shown(call.args[3], constants) if of == "value" else "text"
+        return f"{constants.get('PREFIX', 'TURNLOOM_').strip(QUOTES)}{texts[0]}", shown, takes
     if of == "_level":
         return "TURNLOOM_LOG_LEVEL", "info", "debug, info, warning or error"
     if not texts or not texts[0].startswith("TURNLOOM_"):
@@ -126,13 +133,16 @@ def _read(call: ast.Call, field: str, constants: Mapping[str, str]) -> tuple[str
     return texts[0], _shown(default, constants), _shown(takes, constants)
 
 
+QUOTES: Final = "'\""
+
+
 def _shown(node: ast.expr | None, constants: Mapping[str, str]) -> str:
     if isinstance(node, ast.Constant):
         return "**needed**" if node.value is None else str(node.value)
     if isinstance(node, ast.Name) and node.id == "REDIS_URL_TAKES":
         return REDIS_URL_TAKES
     if isinstance(node, ast.Name) and node.id in constants:
-        return constants[node.id].strip("'\"")
+        return constants[node.id].strip(QUOTES)
     return "" if node is None or isinstance(node, ast.Name) else ast.unparse(node)
 
 
@@ -206,7 +216,7 @@ def page() -> str:
         table(client()),
         "## API and preprocess worker",
         "`python -m services.preprocess` and `python -m services.preprocess worker`.",
-        table(settings(API, "read_settings", "ApiSettings"), takes=True),
+        table(settings(API, "read_settings", "ApiSettings", ApiSettings()), takes=True),
         "## models.toml",
         "Tables `[[models]]`; relative paths are taken from the file's folder. `TURNLOOM_MODELS` names it.",
         models(),
@@ -215,6 +225,9 @@ def page() -> str:
         table(settings(TRAINER, "from_environment", "Settings"), takes=True),
         "## Supervisor and exporter",
         table(settings(TRAINER, "companion_from_environment", "CompanionSettings"), takes=True),
+        "## OpenAI-compatible service",
+        "`python -m services.rest`. `TURNLOOM_ADDRESS` counts where `TURNLOOM_REST_API` is not set.",
+        table(settings(REST, "read_settings", "RestSettings", RestSettings()), takes=True),
         "## TuFT's configurations",
         "TuFT itself replaces them in its configuration file.",
         table(tuft()),

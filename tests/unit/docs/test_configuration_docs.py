@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGE = docs.PAGE.read_text(encoding="utf-8")
 READING = (".py", ".sh", ".yml", ".yaml", ".conf", "Makefile", "Dockerfile", ".example")
 #: Beginnings of names, and names of the tests' own.
-NO_VARIABLE = {"TURNLOOM_", "TURNLOOM_TLS_", "TURNLOOM_TUFT_"}
+NO_VARIABLE = {"TURNLOOM_", "TURNLOOM_TLS_", "TURNLOOM_TUFT_", "TURNLOOM_REST_"}
 
 
 def test_the_page_is_what_the_code_reads() -> None:
