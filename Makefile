@@ -18,7 +18,7 @@ $(VENV)/stamp: pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[embedded]'
 	@touch $@
 $(VENV)/dev-stamp: $(VENV)/stamp
-	scripts/install_cpu_torch.sh $(BIN)/pip
+	scripts/install_cpu_torch.sh $(BIN)/python
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 

@@ -4,10 +4,10 @@
 #   scripts/install_tuft_cpu.sh [VENV_DIR] [PYTHON]      default: .venv-tuft python3 (3.11 or newer)
 #
 # TuFT's metadata asks for vLLM and a CUDA build of torch, which training on a CPU never imports; so its dependencies
-# are installed by name and TuFT itself without them. Everything comes from the index that pip is configured with.
-# The usual index carries torch with CUDA (about 3 GB more, and it works too). To get the small build, name PyTorch's
-# CPU wheel index:   TURNLOOM_TORCH_INDEX=URL scripts/install_tuft_cpu.sh
+# are installed by name and TuFT itself without them. Everything comes from the index that pip is configured with;
+# install_cpu_torch.sh beside says where torch comes from.
 set -euo pipefail
+scripts=$(dirname "$0")
 
 venv=${1:-.venv-tuft}
 python=${2:-python3}
@@ -38,14 +38,14 @@ echo "Installing TuFT 0.2.2 for the CPU into $venv: downloads about 0.6 GB (torc
 rm -f "$stamp"
 "$python" -m venv "$venv" || fail "'$python -m venv $venv' failed; is the folder writable?"
 
-# stage TITLE PIP_ARGUMENTS...: runs pip and shows, while it works, how large the environment has become.
+# stage TITLE COMMAND...: runs it and shows, while it works, how large the environment has become.
 stage() {
-  local title=$1 pip=0 ticks=0
+  local title=$1 child=0 ticks=0
   shift
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --log "$log" "$@" >"$log.out" 2>&1 &
-  pip=$!
-  trap 'kill "$pip" 2>/dev/null || true' EXIT
-  while kill -0 "$pip" 2>/dev/null; do
+  "$@" >"$log.out" 2>&1 &
+  child=$!
+  trap 'kill "$child" 2>/dev/null || true' EXIT
+  while kill -0 "$child" 2>/dev/null; do
     sleep 1
     ticks=$((ticks + 1))
     if [[ -t 1 ]]; then
@@ -55,16 +55,18 @@ stage() {
     fi
   done
   trap - EXIT
-  if ! wait "$pip"; then
+  if ! wait "$child"; then
     [[ -t 1 ]] && echo
     fail "$title: $(grep -m1 '^ERROR' "$log.out" || tail -n1 "$log.out") (the whole log: $log)"
   fi
   printf '%s  %-40s %5s MB\n' "$([[ -t 1 ]] && printf '\r')" "$title" "$(du -sm "$venv" | cut -f1)"
 }
 
-stage "1/3 torch" ${TURNLOOM_TORCH_INDEX:+--index-url "$TURNLOOM_TORCH_INDEX"} "${torch[@]}"
-stage "2/3 Ray, transformers, peft, tinker" "${needed[@]}"
-stage "3/3 TuFT" --no-deps "${tuft[@]}"
+pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --log "$log")
+stage "1/3 torch" "$scripts/install_cpu_torch.sh" "$venv/bin/python"
+grep -h '^torch comes' "$log.out" || true
+stage "2/3 Ray, transformers, peft, tinker" "${pip[@]}" "${needed[@]}"
+stage "3/3 TuFT" "${pip[@]}" --no-deps "${tuft[@]}"
 
 "$venv/bin/python" - <<'PY' || fail "the installed packages don't import (see the lines above)."
 import importlib.metadata as metadata

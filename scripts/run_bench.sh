@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 venv=.venv-bench
 if ! cmp -s bench/requirements-peers.txt "$venv/stamp"; then
   "${PYTHON:-python3}" -m venv "$venv"
-  scripts/install_cpu_torch.sh "$venv/bin/pip"
+  scripts/install_cpu_torch.sh "$venv/bin/python"
   "$venv/bin/pip" install -q --disable-pip-version-check -e '.[embedded]' -r bench/requirements-peers.txt
   cp bench/requirements-peers.txt "$venv/stamp"
 fi

@@ -25,11 +25,11 @@ class ApiSettings:
     address: str = "127.0.0.1:50051"  #: host:port of gRPC; port 0: a free one
     models: Path = Path("models.toml")  #: which models are served
     model_cache: Path = Path(".turnloom/models")  #: where sources that are not prepared folders are prepared to
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = "redis://127.0.0.1:6379/0"  #: of Turnloom's Redis
     store_url: str = ".turnloom/store"  #: fsspec URL or a local folder
-    metrics_address: str = "127.0.0.1"
-    metrics_port: int = 9464  #: 0: none; -1: a free one
-    reflection: bool = False
+    metrics_address: str = "127.0.0.1"  #: where metrics are served
+    metrics_port: int = 9464  #: of the metrics; 0: none; -1: a free one
+    reflection: bool = False  #: answer gRPC reflection
     threads: int = 64  #: handler threads, >= 4; half of them may hold streams
     drain_seconds: float = 20.0  #: what SIGTERM grants to running calls
     idle_seconds: float = 300.0  #: after which a stream that sends nothing is ended
@@ -37,15 +37,15 @@ class ApiSettings:
     shard_lease: float = 15.0  #: seconds after which a silent worker has lost its shard of a dataset
     tokens: Path | None = None  #: file of bearer tokens; None: everybody may do everything
     tls_cert: Path | None = None  #: PEM of the server's certificate chain; with tls_key: TLS, else plain text
-    tls_key: Path | None = None
+    tls_key: Path | None = None  #: PEM of its key
     tls_client_ca: Path | None = None  #: PEM of authorities; clients must show a certificate of one of them (mTLS)
-    max_calls: int = 256  #: that run or wait for a thread at once
-    work_bytes: int = 128 * 2**20  #: of request messages that are worked on at a time
-    call_seconds: float = 60.0  #: that one message of a call may be worked on
+    max_calls: int = 256  #: calls that run or wait for a thread at once
+    work_bytes: int = 128 * 2**20  #: bytes of request messages that are worked on at a time
+    call_seconds: float = 60.0  #: seconds that one message of a call may be worked on
     rate: float = 5_000.0  #: conversations per second and token, 0: no limit; without tokens there is none
-    max_dataset_conversations: int = 10_000_000  #: of one dataset
-    max_dataset_bytes: int = 64 * 2**30  #: of the messages that bring one dataset
-    log_level: str = "info"
+    max_dataset_conversations: int = 10_000_000  #: conversations of one dataset
+    max_dataset_bytes: int = 64 * 2**30  #: bytes of the messages that bring one dataset
+    log_level: str = "info"  #: least important lines of the log
 
     @property
     def max_streams(self) -> int:

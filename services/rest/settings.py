@@ -26,16 +26,16 @@ class RestSettings:
     api: str = "127.0.0.1:50051"  #: host:port of the gRPC API
     api_tls: Tls | None = None  #: encryption towards the API; None: plain text
     files_url: str = ".turnloom/files"  #: fsspec URL or folder of uploaded files, shared by all copies
-    max_file_bytes: int = 512 * 10**6  #: of one upload, as OpenAI's
+    max_file_bytes: int = 512 * 10**6  #: bytes of one upload, as OpenAI's
     threads: int = 48  #: requests that are worked on at once
-    creations: int = 8  #: of jobs at once: each sends a training file
+    creations: int = 8  #: creations of jobs at once: each sends a training file
     tls_cert: Path | None = None  #: PEM of this server's certificate chain; with tls_key: HTTPS
-    tls_key: Path | None = None
+    tls_key: Path | None = None  #: PEM of its key
     webhook_hosts: tuple[str, ...] = ()  #: HOST or HOST:PORT that may be told of jobs; none: webhooks are off
     webhook_secret: str = ""  #: from which the owners' signing secrets are made; empty: webhooks are off
     notify_token: str = ""  #: the notifier's own, with the scope read; empty: the API has no tokens
     wandb: Path | None = None  #: where the notifier's wandb keeps its files; None: nothing is mirrored
-    log_level: str = "info"
+    log_level: str = "info"  #: least important lines of the log
 
 
 def read_settings(environment: Mapping[str, str]) -> RestSettings:

@@ -34,14 +34,14 @@ class Settings:
     """Everything a worker and its jobs need to know."""
 
     host: str  #: stable name of this GPU host; names its queue
-    redis_url: str
+    redis_url: str  #: of Turnloom's Redis
     store_url: str  #: empty: the store's own default
-    tuft_url: str  #: without /api/v1 and without a slash at the end
-    tuft_api_key: str
+    tuft_url: str  #: of the TuFT server, without /api/v1 and without a slash at the end
+    tuft_api_key: str  #: key of the TuFT server
     checkpoint_dir: Path  #: the TuFT server's checkpoint folder, as seen from here
     allow_cpu: bool  #: work without an NVIDIA GPU
     probe_tolerance: float  #: relative
-    lease_ttl: float  #: seconds
+    lease_ttl: float  #: seconds after which a silent worker has lost its job
     call_deadline: float  #: seconds for one operation at TuFT
     start_deadline: float  #: seconds that an attempt waits for TuFT
     silence: float  #: seconds that TuFT's health check may stay without an answer
@@ -51,7 +51,7 @@ class Settings:
     hour_price: float | None  #: of an hour in which a job is trained here; None: not known
     currency: str  #: of the price; empty where there is none
     store_checkpoints: bool  #: copy checkpoints to the store while jobs run, so that another host can go on
-    log_level: str
+    log_level: str  #: least important lines of the log
 
     @property
     def queue(self) -> str:
@@ -101,17 +101,17 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 class CompanionSettings:
     """What the supervisor and the exporter need: no host, no server, no key."""
 
-    redis_url: str
-    store_url: str
+    redis_url: str  #: of Turnloom's Redis
+    store_url: str  #: empty: the store's own default
     lease_ttl: float  #: seconds; the workers' own
     interval: float  #: seconds between two rounds of the supervisor
     ticket_grace: float  #: seconds that a queued job may be without a ticket
     host_silent: float  #: seconds after which a host counts as lost
     retention: float  #: seconds that the keys of an archived ledger stay
     file_grace: float  #: seconds that the file of a deleted dataset stays
-    exporter_host: str
-    exporter_port: int
-    log_level: str
+    exporter_host: str  #: address where the exporter listens
+    exporter_port: int  #: its port
+    log_level: str  #: least important lines of the log
 
 
 def companion_from_environment(environment: Mapping[str, str]) -> CompanionSettings:

@@ -36,11 +36,11 @@ class ModelEntry:
 
     name: str  #: what options.model takes
     source: str  #: prepared folder, any tokenizer folder, or hub name
-    revision: str = ""  #: of a hub name
-    chat_template: Path | None = None  #: used instead of the source's
-    tuft_model_name: str = ""  #: empty: the name
-    tokenizer_sha256: str = ""  #: pin, hex; empty: any
-    template_sha256: str = ""  #: pin, hex; empty: any
+    revision: str = ""  #: branch, tag or commit of a hub name
+    chat_template: Path | None = None  #: file that is used instead of the source's
+    tuft_model_name: str = ""  #: TuFT's name of the model; empty: the name
+    tokenizer_sha256: str = ""  #: hex; another tokenizer is refused; empty: any is taken
+    template_sha256: str = ""  #: hex; another chat template is refused; empty: any is taken
 
     @property
     def tuft_model(self) -> str:

@@ -48,6 +48,60 @@ def test_what_is_installed_already_is_left_alone(tuft_python: Path) -> None:
     assert install(str(tuft_python.parents[1]), "no-such-python").stdout.startswith("TuFT 0.2.2 is installed in")
 
 
+def recorder(path: Path, code: str = "exit 0") -> Path:
+    """A program that writes its arguments behind its name into `calls` beside it, and says that torch is not there."""
+    path.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 1\necho "{path.name} $*" >>"{path.parent}/calls"\n{code}\n')
+    path.chmod(0o755)
+    return path
+
+
+def torch_from(folder: Path, **environment: str) -> tuple[list[str], str]:
+    """What was called to install torch, and what was said."""
+    python = recorder(folder / "python")
+    done = subprocess.run(
+        ["bash", str(SCRIPT.parent / "install_cpu_torch.sh"), str(python)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": f"{folder}:/usr/bin:/bin", **environment},
+    )
+    return (folder / "calls").read_text().splitlines(), done.stdout
+
+
+def test_torch_comes_from_the_index_that_is_named(tmp_path: Path) -> None:
+    recorder(tmp_path / "uv")
+    (call,), _ = torch_from(tmp_path, TURNLOOM_TORCH_INDEX="https://wheels/cpu")
+    assert call.startswith("python -m pip install")
+    assert call.endswith("--index-url https://wheels/cpu torch==2.13.0")
+
+
+def test_torch_comes_by_uv_where_uv_is_there(tmp_path: Path) -> None:
+    recorder(tmp_path / "uv")
+    (call,), said = torch_from(tmp_path)
+    assert call == f"uv pip install -q --python {tmp_path / 'python'} --torch-backend cpu torch==2.13.0"
+    assert said == ""
+
+
+def test_torch_comes_by_pip_where_uv_fails_or_is_not_there_and_the_cost_is_said(tmp_path: Path) -> None:
+    recorder(tmp_path / "uv", "exit 2")
+    calls, said = torch_from(tmp_path)
+    assert [call.split()[0] for call in calls] == ["uv", "python"]
+    assert "may bring CUDA, about 4 GB" in said
+    (tmp_path / "uv").unlink()
+    (tmp_path / "calls").unlink()
+    (call,), said = torch_from(tmp_path)
+    assert call == "python -m pip install -q --disable-pip-version-check torch==2.13.0"
+    assert "uv on PATH or TURNLOOM_TORCH_INDEX avoid that" in said
+
+
+def test_torch_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\ntouch "{tmp_path}/calls"\n')
+    python.chmod(0o755)
+    subprocess.run(["bash", str(SCRIPT.parent / "install_cpu_torch.sh"), str(python)], check=True)
+    assert not (tmp_path / "calls").exists()
+
+
 @pytest.mark.tuft
 @pytest.mark.parametrize(("name", "micro_batch_size", "records"), [("cpu", 16, "FILE"), ("gpu", 64, "REDIS")])
 def test_tuft_accepts_the_configurations(
