@@ -73,6 +73,7 @@ class Replays(Generic[Result]):
         self._budget = budget
         self._ways: BoundedCache[object, tuple[tuple[Replay[Result], ...], ...]] = BoundedCache(shapes)
         self._closed: BoundedCache[object, bool] = BoundedCache(shapes)  #: shapes of which no more replays are made
+        self._seen: BoundedCache[object, bool] = BoundedCache(2 * shapes)
         self._asked = self._given = 0
         self._off = False
         self.hits = 0  #: conversations replayed so far
@@ -80,6 +81,12 @@ class Replays(Generic[Result]):
     def switch_off(self) -> None:
         """Render everything from now on."""
         self._off = True
+
+    def due(self, key: object, messages: Sequence[Message]) -> bool:
+        """Whether to learn of a conversation of this shape: there was one before, and more may come."""
+        seen = self._seen.get(key)
+        self._seen[key] = True
+        return bool(seen) and not self._off and len(messages) <= LONGEST
 
     def replayed(self, key: object, messages: Sequence[Message]) -> list[Result] | Miss:
         """What a conversation of this shape comes to, or why it must be rendered."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -27,10 +28,20 @@ from turnloom.masks.replay.record import record
 from turnloom.masks.replay.symbols import Recording, RefusedError
 from turnloom.masks.rows.weigh import WeightedText, planned, trained_of, weighted_text_of
 from turnloom.masks.rows.weights import MessageWeights
-from turnloom.masks.template.prompts import Chat
+from turnloom.masks.template.render import Asked
 from turnloom.masks.template.shape import signature
 from turnloom.masks.tokenizer.segments import TEXT, Segments
-from turnloom.masks.turns.views import ENGINES, ChatFormat, Engine, rendered, request_for
+from turnloom.masks.turns.views import (
+    ENGINES,
+    ChatFormat,
+    Engine,
+    Rendered,
+    Request,
+    check_choice,
+    choice_of,
+    rendered,
+    request_for,
+)
 
 #: Sets of options remembered under one set of settings.
 PATHS: Final = 4
@@ -75,7 +86,7 @@ class Views(NamedTuple):
     """The views of one conversation, and how to follow the template through one of them."""
 
     views: list[View]
-    #: runs the template of a view on symbols; None where texts decided what a replay takes for constant
+    #: runs the template of a view on symbols; None where texts may decide what a replay takes for constant
     trial: Callable[[View], Trial] | None
 
 
@@ -96,38 +107,54 @@ def _views(
 ) -> Views:
     """Replay the views, or render them; with `check`, render even where there is a replay."""
     request = request_for(conversation, options, chat_format, trained)
-    if not request.settled:
-        return Views(rendered(request), None)
-    message_spans, messages = request.engine.message_spans, request.messages
+    messages, template = request.messages, chat_format.template
+    if request.others or conversation.tools is not None or options.mask is Mask.TEMPLATE or len(messages) > LONGEST:
+        return Views(rendered(request).views, None)
     replays = view_replays(chat_format, options)
-    key = (request.key, request.undated, message_spans.prefills)
-    trial = partial(_trial, request.chat, messages, message_spans.prefills)
-    request.check()
-    if not check:
-        found = replays.replayed(key, messages)
-        if isinstance(found, list):
-            return Views(found, trial)
-    proved = message_spans.proved
-    views = rendered(request)
-    if message_spans.proved != proved:  # texts may have decided what a replay takes for constant
-        return Views(views, None)
-    replays.learn(key, messages, views, lambda view: compile_view(trial(view), view))
-    return Views(views, trial)
+    shapes = tuple([signature(message, template.needles, template.mark) for message in messages])
+    key = (shapes, tuple(request.turns), choice_of(options), request.undated)
+    found = Miss.CHECK if check else replays.replayed(key, messages)
+    if isinstance(found, list):
+        check_choice(len(found), max(found[0].trained, default=0), options)
+        return Views(found, _Followed(request).trial)
+    made = rendered(request)
+    followed = _Followed(request, made)
+    if replays.due(key, messages):
+        replays.learn(key, messages, made.views, lambda view: compile_view(followed.trial(view), view))
+    return Views(made.views, followed.trial)
 
 
-def _trial(chat: Chat, messages: Sequence[Message], prefills: Sequence[str], view: View) -> Trial:
-    """Render a view with symbols in the place of texts, where the template can be followed.
+class _Followed:
+    """One conversation, whose renders are followed with symbols in the place of texts."""
 
-    Raises:
-        RefusedError: it can't.
-    """
-    shown, recording = messages[: view.messages], Recording()
-    if chat.text(shown) != view.rendered.text:
-        raise RefusedError("the render differs from plain Jinja's")
-    try:
-        return Trial(recording, record(chat.template.source, shown, chat.settings, recording), messages, prefills)
-    except TemplateRefused as refusal:
-        raise RefusedError(refusal.message) from refusal
+    def __init__(self, request: Request, made: Rendered | None = None) -> None:
+        """Take what was rendered; without, it is rendered when it is asked for."""
+        self._request = request
+        self._made = made
+        self._settings = request.settings
+
+    def trial(self, view: View) -> Trial:
+        """Follow the template through every render that decided about the views, and through that of one of them.
+
+        So whatever it compared texts with is a guard: in the views, and where their turns were located.
+
+        Raises:
+            RefusedError: it can't be followed.
+        """
+        if self._made is None:
+            self._made = rendered(self._request)
+        chat, messages, recording = self._request.chat, self._request.messages, Recording()
+        shown, source = messages[: view.messages], chat.template.source
+        if chat.text(shown) != view.rendered.text:
+            raise RefusedError("the render differs from plain Jinja's")
+        try:
+            atoms = record(source, messages, Asked(shown, prompt=False, kwargs={}), self._settings, recording)
+        except TemplateRefused as refusal:
+            raise RefusedError(refusal.message) from refusal
+        for asked in chat.renders.asked:
+            with suppress(TemplateRefused):  # there, too: the guards before it are the same
+                record(source, messages, asked, self._settings, recording)
+        return Trial(recording, atoms, messages, self._made.prefills)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +183,7 @@ class FastPath:
         template = model.chat_format.template
         needles, mark = template.needles, template.mark
         shapes = tuple([signature(message, needles, mark) for message in messages])
-        key = (shapes, tuple(conversation.training), self.engine.message_spans.prefills)
+        key = (shapes, tuple(conversation.training))
         known = self.plans.get(key)
         found: list[WeightedText] | Miss = Miss.UNKNOWN
         if known is not None:
@@ -165,7 +192,7 @@ class FastPath:
                 return known, found
         plan, views = _planned_views(conversation, options, model, check=found is Miss.CHECK)
         weighted_texts = [weighted_text_of(view, plan, options, model) for view in views.views]
-        if views.trial is not None and not _spell_control_tokens(messages, model):
+        if views.trial is not None and replays.due(key, messages) and not _spell_control_tokens(messages, model):
             self.plans[key] = plan
             again = partial(_view_again, options, model, plan)
             replays.learn(key, messages, weighted_texts, partial(_replay, views, messages, again, model))

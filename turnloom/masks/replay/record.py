@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from jinja2 import Template, Undefined, nodes
@@ -24,7 +25,7 @@ from turnloom.masks.replay.symbols import (
     joined,
 )
 from turnloom.masks.template.environment import PlainEnvironment
-from turnloom.masks.template.render import Settings, print_with
+from turnloom.masks.template.render import Asked, Settings, print_with
 
 _METHODS: Final = frozenset({"strip", "lstrip", "rstrip", "split", "rsplit", "startswith", "endswith", "replace"})
 _STR_ATTRIBUTES: Final = frozenset(dir(str)) | frozenset(dir(list))
@@ -179,16 +180,29 @@ def compile_recording(source: str) -> Template:
     return template
 
 
-def record(source: str, messages: Sequence[Message], settings: Settings, recording: Recording) -> tuple[Atom, ...]:
-    """Run the template with symbols for all texts of these messages: what it prints, as literals and variables.
+def record(
+    source: str, own: Sequence[Message], asked: Asked, settings: Settings, recording: Recording
+) -> tuple[Atom, ...]:
+    """Run the template with symbols for all texts of a conversation: what it prints, as literals and variables.
+
+    Args:
+        source: the template.
+        own: the conversation; a message that is not at its place in it is none of its own, and is a constant.
+        asked: what to render.
+        settings: of the conversation.
+        recording: what takes the template's questions down.
 
     Raises:
         RefusedError: the template does what is not modelled, or a field of a message is neither text nor null.
         TemplateRefused: the template raised.
     """
-    symbols = [_symbolic(message, index, recording) for index, message in enumerate(messages)]
+    symbols = [
+        _symbolic(message, index, recording) if index < len(own) and message is own[index] else {**message}
+        for index, message in enumerate(asked.messages)
+    ]
     template = compile_recording(source)
-    return atoms_of(print_with(template.render, symbols, None, settings, add_generation_prompt=False))
+    merged = replace(settings, kwargs={**settings.kwargs, **asked.kwargs})
+    return atoms_of(print_with(template.render, symbols, None, merged, add_generation_prompt=asked.prompt))
 
 
 def _symbolic(message: Message, index: int, recording: Recording) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Final
@@ -12,7 +13,14 @@ from jinja2 import Template, nodes
 from jinja2.exceptions import TemplateSyntaxError
 
 from turnloom.masks.domain.errors import TemplateError
-from turnloom.masks.template.environment import TRACED_NAMES, UNSUPPORTED, PlainEnvironment, TracedEnvironment
+from turnloom.masks.template.environment import (
+    STEP_NAMES,
+    TRACED_NAMES,
+    UNSUPPORTED,
+    PlainEnvironment,
+    TracedEnvironment,
+)
+from turnloom.masks.template.steps import with_steps
 
 _PLAIN: Final = PlainEnvironment()
 _TRACED: Final = TracedEnvironment()
@@ -47,6 +55,16 @@ class CompiledTemplate:
         """The reference without provenance; compiled when first asked for."""
         return _PLAIN.from_string(self.source)
 
+    @cached_property
+    def traced_steps(self) -> Template:
+        """`traced`, whose loops are steps: it wants `Steps`."""
+        return _stepped(_TRACED, self.source, {**TRACED_NAMES, **STEP_NAMES})
+
+    @cached_property
+    def plain_steps(self) -> Template:
+        """`plain`, whose loops are steps: it wants `Steps`."""
+        return _stepped(_PLAIN, self.source, STEP_NAMES)
+
 
 @lru_cache(maxsize=256)
 def compile_template(source: str) -> CompiledTemplate:
@@ -78,6 +96,13 @@ def compile_template(source: str) -> CompiledTemplate:
         uses_date="strftime_now" in source,
         generation_blocks="generation" in source and "endgeneration" in source,
     )
+
+
+def _stepped(environment: PlainEnvironment, source: str, names: Mapping[str, object]) -> Template:
+    tree = with_steps(environment.parse(source), environment)
+    template = Template.from_code(environment, environment.compile(tree), environment.make_globals(None))
+    template.root_render_func.__globals__.update(names)
+    return template
 
 
 def _needles(tree: nodes.Template) -> tuple[str, ...]:

@@ -18,12 +18,13 @@ from turnloom.masks.template.provenance import filters
 from turnloom.masks.template.provenance.markup import TracedMarkup, escaped
 from turnloom.masks.template.provenance.runs import Block, Generated, origin_of
 from turnloom.masks.template.provenance.strings import Traced, concat, plain, runs_of, to_text, traced
+from turnloom.masks.template.steps import StepLoop, Steps
 
 _DICT_ATTRIBUTES: Final = frozenset(dir(dict))
 #: Attributes the sandbox allows on what templates use most; str.format and format_map it wraps, so they are not here.
 _SAFE: Final[dict[type, frozenset[str]]] = {
     kind: frozenset(name for name in dir(kind) if not name.startswith("_")) - {"format", "format_map"}
-    for kind in (str, Traced, LoopContext)
+    for kind in (str, Traced, LoopContext, StepLoop)
 }
 
 
@@ -109,18 +110,6 @@ class PlainEnvironment(ImmutableSandboxedEnvironment):
         self.globals["dict"] = TemplateDict()
         self.globals["namespace"] = TemplateNamespace
 
-
-class TracedEnvironment(PlainEnvironment):
-    """The same with provenance: equal text, and no message text that passes for a literal."""
-
-    generation_blocks = TracedGenerationBlocks
-    concat = staticmethod(concat)
-    intercepted_binops = frozenset({"%"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.filters.update(filters.traced_filters())
-
     def getattr(self, obj: Any, attribute: str) -> Any:
         """`obj.attribute`; most are keys of plain dicts, which need not raise AttributeError first."""
         kind = type(obj)
@@ -140,6 +129,26 @@ class TracedEnvironment(PlainEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # Jinja's own
         """A call from the template."""
+        if type(__obj) is Steps:
+            return __obj(*args, caller=kwargs["caller"])
+        return super().call(__context, __obj, *args, **kwargs)
+
+
+class TracedEnvironment(PlainEnvironment):
+    """The same with provenance: equal text, and no message text that passes for a literal."""
+
+    generation_blocks = TracedGenerationBlocks
+    concat = staticmethod(concat)
+    intercepted_binops = frozenset({"%"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters.update(filters.traced_filters())
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # Jinja's own
+        """A call from the template."""
+        if type(__obj) is Steps:
+            return __obj(*args, caller=kwargs["caller"])
         if not __self.is_safe_callable(__obj):
             raise SecurityError(f"{__obj!r} is not safely callable")
         return filters.call(__context, __obj, args, kwargs)
@@ -161,6 +170,8 @@ TRACED_NAMES: Final[dict[str, Callable[..., Any]]] = {
     "escape": escaped,
     "Markup": TracedMarkup,
 }
+#: And one that says what is read of a loop.
+STEP_NAMES: Final[dict[str, Callable[..., Any]]] = {"LoopContext": StepLoop}
 
 #: Statements that would turn on escaping or load other templates; no chat template has them.
 UNSUPPORTED: Final[tuple[type[nodes.Node], ...]] = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from turnloom.masks.domain.conversation import JSON, Message
@@ -11,7 +11,7 @@ from turnloom.masks.domain.errors import TemplateRefused
 from turnloom.masks.domain.options import GenerationPrefill
 from turnloom.masks.template.added_token_text import AddedTokenFinder
 from turnloom.masks.template.compiled import CompiledTemplate
-from turnloom.masks.template.render import Settings, render_plain
+from turnloom.masks.template.render import Renders
 
 #: Settings by which templates choose between a thinking and a plain generation prompt.
 VARIANTS: Final[tuple[Mapping[str, JSON], ...]] = (
@@ -29,16 +29,15 @@ class Chat:
     """What is constant while the turns of one conversation are located."""
 
     template: CompiledTemplate
-    settings: Settings
+    renders: Renders  #: of the conversation's messages, and of others under its settings and tools
     tools: Sequence[JSON] | None
     control: AddedTokenFinder
     prefill: GenerationPrefill
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str | None:
         """The plain render, None where the template refuses."""
-        settings = self.settings if not kwargs else replace(self.settings, kwargs={**self.settings.kwargs, **kwargs})
         try:
-            return render_plain(messages, self.tools, self.template, settings, add_generation_prompt=prompt)
+            return self.renders.text(messages, prompt=prompt, **kwargs)
         except TemplateRefused:
             return None
 

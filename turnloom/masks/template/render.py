@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
 
 from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS, Message
 from turnloom.masks.domain.errors import TemplateLimit, TemplateRefused
 from turnloom.masks.domain.rendered_text import Origin, RenderedText
 from turnloom.masks.template.compiled import CompiledTemplate
-from turnloom.masks.template.provenance.messages import traced_messages, traced_tools
+from turnloom.masks.template.provenance.messages import traced_message, traced_messages, traced_tools
 from turnloom.masks.template.provenance.runs import Block, Generated
 from turnloom.masks.template.provenance.strings import plain, runs_of
+from turnloom.masks.template.steps import STEPS, MessageList, Steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,92 @@ def with_reasoning_names(messages: Sequence[Message]) -> list[Message]:
     return named
 
 
+class Asked(NamedTuple):
+    """One render of a conversation."""
+
+    messages: Sequence[Message]
+    prompt: bool  #: add_generation_prompt
+    kwargs: Mapping[str, JSON]  #: beside those of the settings
+
+
+#: Texts of so many messages at most are kept while their conversation is rendered.
+KEPT_TEXTS: Final = 64
+
+
+class Renders:
+    """The renders of one conversation and of what it would be with other endings; a message is printed once.
+
+    The messages given must live as long as this does: what is kept goes by the objects.
+    """
+
+    def __init__(self, template: CompiledTemplate, settings: Settings, tools: Sequence[JSON] | None) -> None:
+        """Begin with nothing rendered."""
+        self._template = template
+        self._settings = settings
+        self._tools = tools
+        self._traced_tools = traced_tools(tools)
+        self._steps, self._traced_steps = Steps(), Steps()
+        self._copies: dict[tuple[int, int], tuple[Message, Message]] = {}  #: (id, index, or -1) -> message, its copy
+        self._variables: dict[str, dict[str, Any]] = {}  #: by template kwargs beside the settings'
+        self._texts: dict[tuple[object, ...], str | TemplateRefused] = {}
+        self.asked: list[Asked] = []  #: what was rendered so far, each once
+
+    def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str:
+        """What `render_plain` gives.
+
+        Args:
+            messages: of the conversation, or others.
+            prompt: add_generation_prompt.
+            kwargs: more chat_template_kwargs.
+
+        Raises:
+            TemplateRefused: the template raised.
+        """
+        key = (prompt, repr(kwargs) if kwargs else "", *map(id, messages))
+        text = self._texts.get(key)
+        if text is None:
+            self.asked.append(Asked(messages, prompt, kwargs))
+            named = MessageList([self._copy(message, -1) for message in messages])
+            variables = self._given(kwargs) | {STEPS: self._steps}
+            try:
+                text = print_given(self._template.plain_steps.render, variables, named, self._tools, prompt)
+            except TemplateRefused as refusal:
+                text = refusal
+            if len(messages) <= KEPT_TEXTS:
+                self._texts[key] = text
+        if isinstance(text, TemplateRefused):
+            raise text
+        return text
+
+    def traced(self, messages: Sequence[Message]) -> RenderedText:
+        """What `render` gives.
+
+        Raises:
+            TemplateRefused: the template raised.
+        """
+        self.asked.append(Asked(messages, prompt=False, kwargs={}))
+        copies = MessageList([self._copy(message, index) for index, message in enumerate(messages)])
+        variables = self._given({}) | {STEPS: self._traced_steps}
+        print_ = self._template.traced_steps.render
+        return _finished(print_given(print_, variables, copies, self._traced_tools, add_generation_prompt=False))
+
+    def _copy(self, message: Message, index: int) -> Message:
+        kept = self._copies.get((id(message), index))
+        if kept is None:
+            (named,) = with_reasoning_names([message])
+            copy = named if index < 0 else traced_message(named, index)
+            kept = self._copies[id(message), index] = message, copy
+        return kept[1]
+
+    def _given(self, kwargs: Mapping[str, JSON]) -> dict[str, Any]:
+        key = repr(kwargs)
+        if key not in self._variables:
+            settings = self._settings
+            merged = replace(settings, kwargs={**settings.kwargs, **kwargs}) if kwargs else settings
+            self._variables[key] = _variables(merged)
+        return self._variables[key]
+
+
 def print_with(
     print_: Callable[..., str],
     messages: Sequence[Mapping[str, JSON]],
@@ -87,19 +174,36 @@ def print_with(
     Raises:
         TemplateRefused: the template raised.
     """
+    return print_given(print_, _variables(settings), messages, tools, add_generation_prompt)
 
+
+def _variables(settings: Settings) -> dict[str, Any]:
     def strftime_now(form: str) -> str:
         return datetime.datetime.combine(settings.date, datetime.time()).strftime(form)
 
-    variables: dict[str, Any] = {**settings.special_tokens, "strftime_now": strftime_now, **settings.kwargs}
-    variables |= {
-        "messages": messages,
-        "tools": tools,
+    return {
+        **settings.special_tokens,
+        "strftime_now": strftime_now,
+        **settings.kwargs,
         "documents": settings.kwargs.get("documents"),
-        "add_generation_prompt": add_generation_prompt,
     }
+
+
+def print_given(
+    print_: Callable[..., str],
+    variables: Mapping[str, Any],
+    messages: Sequence[Mapping[str, JSON]],
+    tools: Sequence[JSON] | None,
+    add_generation_prompt: bool,
+) -> str:
+    """Call a compiled template with variables that are made already.
+
+    Raises:
+        TemplateRefused: the template raised.
+    """
+    given = {**variables, "messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
     try:
-        return print_(variables)
+        return print_(given)
     except MemoryError as error:
         raise TemplateLimit("the chat template needs more memory than there is") from error
     except Exception as error:  # whatever a template raises is the template's refusal

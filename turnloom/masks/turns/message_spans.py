@@ -1,82 +1,79 @@
-"""Message spans in a rendered text, found by origin and proved once per pattern of literals.
+"""Message spans in a rendered text, found by origin and proved by renders.
 
-Where a turn with one pattern and shape begins and ends is proved with renders the first time it is seen, and read off
-afterwards; so locating is linear in messages.
+Every turn is proved by renders of its own conversation. In a long one, where a turn with one pattern and shape begins
+and ends is proved the first time it is seen, and read off afterwards; so locating is linear in messages.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from operator import itemgetter
 from typing import Final
 
-from turnloom.masks.domain.bounded_cache import BoundedCache
-from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS, Message
-from turnloom.masks.domain.errors import ContentNotCovered, Interleaved, PreprocessError, UnlocatableTurn
+from turnloom.masks.domain.conversation import REASONING_FIELDS, Message
+from turnloom.masks.domain.errors import ContentNotCovered, Interleaved, LayoutError, UnlocatableTurn
 from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, Located, MessageSpan, RenderedText
 from turnloom.masks.template.prompts import Chat, common_length
 from turnloom.masks.template.shape import Signature
-from turnloom.masks.turns.bounds_by_render import prove
+from turnloom.masks.turns.bounds_by_render import TurnProver
 from turnloom.masks.turns.bounds_cache import Proof, Window, applied, proof_of, window_of
 from turnloom.masks.turns.last_turn import Turn
-from turnloom.masks.turns.span_parts import parts_of
+from turnloom.masks.turns.span_parts import has_text, parts_of
 from turnloom.masks.turns.text_map import TextMap, next_foreign, own_end, pieces_between, trailing_end
 
-#: One of so many reads of a proof is proved again, for ever.
+#: One of so many reads of a proof is proved again.
 RECHECK: Final = 512
-#: Patterns remembered under one set of settings, about 1 kB each.
-PROOFS: Final = 2048
 _LOG: Final = logging.getLogger(__name__)
 
 
 class MessageSpanFinder:
-    """Finds message spans for one template under one set of settings; keeps what it has proved."""
+    """Finds the message spans of one conversation."""
 
-    def __init__(self) -> None:
-        """Begin with nothing proved."""
-        self._proofs: BoundedCache[tuple[object, ...], Proof] = BoundedCache(PROOFS)
-        self._unlocatable: BoundedCache[tuple[object, ...], bool] = BoundedCache(PROOFS)
-        self.prefills: tuple[str, ...] = ()  #: seen so far; a handful per template
-        self._reads = 0  #: of proofs; approximate where threads race
-        self.proved = 0  #: turns that were proved by renders so far, and not read off
+    def __init__(self, prover: TurnProver, shapes: Sequence[Signature] | None = None) -> None:
+        """Begin with nothing proved.
+
+        Args:
+            prover: of the conversation.
+            shapes: signatures of its messages: where they and the literals around are alike, a proof is read off. None:
+                every turn is proved.
+        """
+        self._prover = prover
+        self._shapes = shapes
+        self._proofs: dict[tuple[object, ...], Proof] = {}
+        self._unlocatable: set[tuple[object, ...]] = set()
+        self.prefills: set[str] = set()  #: of prompts that reach into replies; a handful per template
+        self._reads = 0
 
     def locate(
-        self,
-        chat: Chat,
-        messages: Sequence[Message],
-        shapes: Sequence[Signature],
-        rendered: RenderedText,
-        wanted: Collection[int],
-        fresh: Collection[int] = (),
+        self, rendered: RenderedText, shown: int, wanted: Collection[int], fresh: Collection[int] = ()
     ) -> Located:
         """Message spans of the wanted messages, and where every other assistant turn begins.
 
         Args:
-            chat: template and settings.
-            messages: those that are rendered.
-            shapes: their signatures.
-            rendered: their text.
+            rendered: the text of the first `shown` messages.
+            shown: how many.
             wanted: indices of those to locate.
             fresh: turns to prove anew instead of reading off.
 
         Raises:
             UnlocatableTurn, Interleaved, ContentNotCovered: naming the message.
         """
-        text = TextMap(rendered)
+        text, chat, messages = TextMap(rendered), self._prover.chat, self._prover.messages[:shown]
         message_spans: list[MessageSpan] = []
         warnings: list[str] = []
         begins: list[tuple[int, int]] = []
         for index, message in enumerate(messages):
             if index not in wanted:
-                if message.get("role") == "assistant":
-                    begin = self._begin(chat, messages, shapes, text, index, fresh)
-                    if begin is not None:
-                        begins.append((index, begin))
+                if (
+                    message.get("role") == "assistant"
+                    and (begin := self._begin(messages, text, index, fresh)) is not None
+                ):
+                    begins.append((index, begin))
                 continue
             if message.get("role") == "assistant":
-                turn = self._turn(chat, messages, shapes, text, index, fresh)
+                turn = self._turn(messages, text, index, fresh)
                 begins.append((index, turn.start))
                 warnings += _checked(text, messages, index, turn)
             else:
@@ -93,75 +90,51 @@ class MessageSpanFinder:
         begins.sort(key=itemgetter(1))
         return Located(tuple(message_spans), tuple(dict.fromkeys(warnings)), tuple(begins))
 
-    def _begin(
-        self,
-        chat: Chat,
-        messages: Sequence[Message],
-        shapes: Sequence[Signature],
-        text: TextMap,
-        index: int,
-        fresh: Collection[int],
-    ) -> int | None:
+    def _begin(self, messages: Sequence[Message], text: TextMap, index: int, fresh: Collection[int]) -> int | None:
         """Where a turn begins that is not trained; None where it can't be told, which refuses no one."""
-        window = window_of(chat, messages, shapes, text, index)
+        window = self._window(messages, text, index)
         key = None if window is None else self._key(window, text, index)
-        if key is not None and self._unlocatable.get(key):
+        if key in self._unlocatable:
             return None
         try:
-            return self._turn(chat, messages, shapes, text, index, fresh).start
-        except PreprocessError:
+            return self._turn(messages, text, index, fresh).start
+        except LayoutError:
             if key is not None:
-                self._unlocatable[key] = True
+                self._unlocatable.add(key)
             return None
 
-    def _turn(
-        self,
-        chat: Chat,
-        messages: Sequence[Message],
-        shapes: Sequence[Signature],
-        text: TextMap,
-        index: int,
-        fresh: Collection[int],
-    ) -> Turn:
-        if index in fresh:
-            self.proved += 1
-            return prove(chat, messages, text.rendered, index)
-        if index not in text.runs_of and has_text(messages[index].get("content")):
-            raise ContentNotCovered("the template leaves this text out", message_index=index, field="content")
-        turn: Turn | None = None
-        window = window_of(chat, messages, shapes, text, index)
+    def _turn(self, messages: Sequence[Message], text: TextMap, index: int, fresh: Collection[int]) -> Turn:
+        window = None if index in fresh else self._window(messages, text, index)
+        read: Turn | None = None
         if window is not None:
             proof = self._proofs.get(self._key(window, text, index))
-            turn = None if proof is None else applied(proof, text, window, index)
+            read = None if proof is None else applied(proof, text, window, index)
             self._reads += 1
-            if turn is not None and self._reads % RECHECK:
-                return turn
-        self.proved += 1
-        read, turn = turn, prove(chat, messages, text.rendered, index)
+            if read is not None and self._reads % RECHECK:
+                return read
+        turn = self._prover.within(text, len(messages), index)
+        self.prefills.update(turn.prefills)
         if read is not None and (read.start, read.end) != (turn.start, turn.end):
-            _LOG.error("template %s: a proved pattern did not hold: %s, now %s", chat.template.sha256, read, turn)
-        if window is not None:
-            proof = proof_of(turn, text, window, index)
-            if proof is not None and self._learn(turn.prefills):
-                self._proofs[self._key(window, text, index)] = proof
+            sha256 = self._prover.chat.template.sha256
+            _LOG.error("template %s: a proved pattern did not hold: %s, now %s", sha256, read, turn)
+        if window is not None and (proof := proof_of(turn, text, window, index)) is not None:
+            self._proofs[self._key(window, text, index)] = proof
         return turn
 
-    def _learn(self, prefills: tuple[str, ...]) -> bool:
-        """Note prompts that reach into a reply; False where they are too many or too long to be the template's."""
-        known = tuple(sorted({*self.prefills, *prefills}))
-        if len(known) > 32 or any(len(prefill) > 256 for prefill in prefills):
-            return False
-        self.prefills = known
-        return True
+    def _window(self, messages: Sequence[Message], text: TextMap, index: int) -> Window | None:
+        if self._shapes is None:
+            return None
+        return window_of(self._prover.chat, messages, self._shapes, text, index)
 
     def _key(self, window: Window, text: TextMap, index: int) -> tuple[object, ...]:
         """The window's pattern, and how far the text goes along with prompts that reach into the turn's own."""
         own = text.runs_of.get(index)
         if not own or not self.prefills:
             return window.key
+        prefills = sorted(self.prefills)
         first = text.starts[own[0]]  # a short text of its own ends there, and what follows it may go along, too
-        begun = text.rendered.text[first : first + len(max(self.prefills, key=len))]
-        return (*window.key, self.prefills, tuple(common_length(prefill, begun) for prefill in self.prefills))
+        begun = text.rendered.text[first : first + len(max(prefills, key=len))]
+        return (*window.key, *prefills, tuple(common_length(prefill, begun) for prefill in prefills))
 
 
 def _other_role(chat: Chat, messages: Sequence[Message], text: TextMap, index: int) -> Turn | None:
@@ -213,12 +186,3 @@ def _checked(text: TextMap, messages: Sequence[Message], index: int, turn: Turn)
     if given is None or blurred or any(printed.get(name) for name in REASONING_FIELDS):
         return []
     return [f"messages[{index}].{given}: the template leaves the reasoning of this turn out"]
-
-
-def has_text(content: JSON) -> bool:
-    """Whether content has a character that is no white space."""
-    if isinstance(content, str):
-        return bool(content) and not content.isspace()
-    if isinstance(content, (list, tuple)):
-        return any(has_text(part.get("text")) if isinstance(part, Mapping) else has_text(part) for part in content)
-    return False

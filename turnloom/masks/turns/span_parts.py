@@ -7,7 +7,7 @@ the closing marker itself between two stretches of the content; printed as it st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS
@@ -62,3 +62,12 @@ def _split(pieces: Sequence[Piece], content: JSON) -> int:
         if origin is None and any(closer in text for closer in closers):
             return start
     return 0
+
+
+def has_text(content: JSON) -> bool:
+    """Whether content has a character that is no white space."""
+    if isinstance(content, str):
+        return bool(content) and not content.isspace()
+    if isinstance(content, (list, tuple)):
+        return any(has_text(part.get("text")) if isinstance(part, Mapping) else has_text(part) for part in content)
+    return False

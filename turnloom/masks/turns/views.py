@@ -1,13 +1,13 @@
 """From a conversation to views: rendered text, message spans, kinds, and which turns each view trains.
 
 This is the one door of the mask engine's rendering half; `sandbox.pool.Sandbox.render_views` is the same for templates
-sent by clients. It is the reference: `replay` may answer in its place, and is checked against it.
+sent by clients. It is the reference: `replay` may answer in its place, and is checked against it. Nothing is carried
+over from one conversation to another.
 """
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from turnloom.masks.template.added_token_text import AddedTokenFinder
 from turnloom.masks.template.compiled import CompiledTemplate
 from turnloom.masks.template.message_checks import KNOWN_ROLES, check_messages, check_no_repr
 from turnloom.masks.template.prompts import Chat
-from turnloom.masks.template.render import Settings, render
+from turnloom.masks.template.render import Renders, Settings
 from turnloom.masks.template.shape import Signature, signature
+from turnloom.masks.turns.bounds_by_render import TurnProver
 from turnloom.masks.turns.generation_blocks import block_spans
-from turnloom.masks.turns.message_spans import MessageSpanFinder, has_text
-from turnloom.masks.turns.prefixes import EXACT_MESSAGES, Cut, Prefixes, ViewPlanner
+from turnloom.masks.turns.message_spans import MessageSpanFinder
+from turnloom.masks.turns.prefixes import EXACT_MESSAGES, Cut, Prefixes, cuts
+from turnloom.masks.turns.span_parts import has_text
 
-#: Shapes of conversations remembered under one set of settings, a few kB each.
-PLANS: Final = 1024
 #: Sets of settings (template kwargs, dates, ...) remembered for one model.
 ENGINES: Final = 16
 #: The day of templates that ask for none.
@@ -61,7 +61,7 @@ class ChatFormat:
         self._engines: BoundedCache[tuple[object, ...], Engine] = BoundedCache(ENGINES)
 
     def engine(self, options: Options) -> Engine:
-        """Return what has been proved about this template under these options."""
+        """Return the settings under these options; what is kept for them is kept under their identity."""
         date = _date(options.date) if options.date else None
         if not self.template.uses_date:
             date = _NO_DATE
@@ -73,69 +73,40 @@ class ChatFormat:
         engine = self._engines.get(key)
         if engine is None:
             settings = Settings(date, self.special_tokens, options.chat_template_kwargs)
-            engine = self._engines[key] = Engine(settings, MessageSpanFinder(), ViewPlanner(), BoundedCache(PLANS))
+            engine = self._engines[key] = Engine(settings)
         return engine
 
     def forget(self) -> None:
-        """Drop what has been proved; it is proved again when it is needed."""
+        """Drop the settings, and with them what is kept under their identity."""
         self._engines.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What was decided for one shape of conversation."""
-
-    cuts: tuple[Cut, ...]
-    fresh: frozenset[int]  #: turns whose bounds must be proved anew: their prompt is not what their neighbours tell
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Engine:
-    """What has been proved about one template under one set of settings."""
+    """One template under one set of settings; compares by identity."""
 
     settings: Settings
-    message_spans: MessageSpanFinder
-    views: ViewPlanner
-    plans: BoundedCache[tuple[object, ...], _Plan]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One conversation to be rendered, and what is known of its shape."""
+    """One conversation to be rendered."""
 
     messages: Sequence[Message]
     turns: Sequence[int]  #: indices of the assistant messages to be located
     others: Sequence[int]  #: indices of other messages to be located
     options: Options
-    engine: Engine
     chat: Chat
-    shapes: tuple[Signature, ...]  #: of all messages
+    settings: Settings
     undated: tuple[str, ...]  #: the warning about a date that was not given
-    key: tuple[object, ...]  #: of the shape
 
-    @property
-    def plan(self) -> _Plan | None:
-        """What was decided for this shape; None: it is new."""
-        return self.engine.plans.get(self.key)
 
-    @property
-    def settled(self) -> bool:
-        """Whether the shape alone decides about views and turns, whatever the texts."""
-        plan = self.plan
-        return (
-            plan is not None
-            and not (plan.fresh or self.others or self.chat.tools is not None)
-            and self.options.mask is Mask.REGIONS
-        )
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The views of one conversation."""
 
-    def check(self) -> None:
-        """Hold the options against what was decided for this shape.
-
-        Raises:
-            HistoryDropped: the template drops history and the options forbid it.
-        """
-        if self.plan is not None:
-            _check_choice(self.plan.cuts, self.options)
+    views: list[View]
+    prefills: tuple[str, ...]  #: of prompts that reach into replies: how far a text goes along decides where it begins
 
 
 def _date(text: str) -> datetime.date:
@@ -159,13 +130,13 @@ def render_views(
     Raises:
         PreprocessError: one of the tree in errors.py, naming the message.
     """
-    return rendered(request_for(conversation, options, chat_format, trained))
+    return rendered(request_for(conversation, options, chat_format, trained)).views
 
 
 def request_for(
     conversation: Conversation, options: Options, chat_format: ChatFormat, trained: Collection[int] | None = None
 ) -> Request:
-    """Check a conversation and look up what is known of its shape; arguments as for `render_views`.
+    """Check a conversation; arguments as for `render_views`.
 
     Raises:
         PreprocessError: a message is malformed, or nothing is to be trained.
@@ -179,70 +150,65 @@ def request_for(
         turns = [index for index in turns if index in trained]
     if not turns and not trained:
         raise NoAssistantTurn("no assistant message is to be trained; add a reply or choose another train_on")
-    engine = chat_format.engine(options)
-    shapes = tuple([signature(message, template.needles, template.mark) for message in messages])
-    key = (_short(shapes), tuple(turns), tools is None or len(tools), _choice(options))
-    chat = Chat(template, engine.settings, tools, chat_format.added_tokens, options.generation_prefill)
-    return Request(messages, turns, others, options, engine, chat, shapes, _undated(options, chat_format), key)
+    settings = chat_format.engine(options).settings
+    renders = Renders(template, settings, tools)
+    chat = Chat(template, renders, tools, chat_format.added_tokens, options.generation_prefill)
+    return Request(messages, turns, others, options, chat, settings, _undated(options, chat_format))
 
 
-def rendered(request: Request) -> list[View]:
-    """Render and locate; what is decided for this shape of conversation is kept under its key.
+def rendered(request: Request) -> Rendered:
+    """Render and locate.
 
     Raises:
         PreprocessError: one of the tree in errors.py, naming the message.
     """
-    plan, messages, options = request.plan, request.messages, request.options
-    fresh_turns = set(plan.fresh) if plan is not None else set()
-    work = _Work(
-        request.chat, request.engine, options.mask, _choice(options), request.shapes, fresh_turns, request.undated
-    )
-    cuts = _cuts(work, messages, request.turns) if plan is None else plan.cuts
-    _check_choice(cuts, options)
+    work = _Work(request)
+    found = _cuts(work, request.turns)
+    check_choice(len(found), max(found[0].trained, default=0), request.options)
     views = []
-    for at, cut in enumerate(cuts):
-        shown_before = cuts[at - 1].messages if at else 0
+    for at, cut in enumerate(found):
+        shown_before = found[at - 1].messages if at else 0
         others = tuple(index for index in request.others if shown_before <= index < cut.messages)
-        view, begins = _view(work, messages, cut, others)
-        if plan is None and (doubtful := _doubtful(work, messages, view, begins) - work.fresh):
+        view, begins = _view(work, cut, others)
+        if work.long and (doubtful := _doubtful(work, view, begins) - work.fresh):
             work.fresh.update(doubtful)
-            proved, _ = _view(work, messages, cut, others)
-            if proved == view:
-                work.fresh.difference_update(doubtful)
-            view = proved
+            view, _ = _view(work, cut, others)
         views.append(view)
-    if plan is None:
-        request.engine.plans[request.key] = _Plan(cuts, frozenset(work.fresh))
-    return views
+    return Rendered(views, tuple(sorted(work.finder.prefills)))
 
 
-@dataclass(slots=True)
 class _Work:
     """One conversation in progress."""
 
-    chat: Chat
-    engine: Engine
-    mask: Mask
-    choice: OnUnextendable
-    shapes: tuple[Signature, ...]  #: of all messages
-    fresh: set[int]  #: as in _Plan; grows while a plan is made
-    warnings: tuple[str, ...]  #: about the request, not about a message
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.long = len(request.messages) > EXACT_MESSAGES  #: neighbours decide about turns, too
+        self.choice = choice_of(request.options)
+        self.prover = TurnProver(request.chat, request.messages, keep=not self.long)
+        self.finder = MessageSpanFinder(self.prover, self.shapes() if self.long else None)
+        self.fresh: set[int] = set()  #: turns whose prompt is not what their neighbours tell
 
-    def rendered(self, messages: Sequence[Message]) -> RenderedText:
-        return render(messages, self.chat.tools, self.chat.template, self.chat.settings)
+    def shapes(self) -> Sequence[Signature]:
+        template = self.request.chat.template
+        return [signature(message, template.needles, template.mark) for message in self.request.messages]
 
-    def located(
-        self, messages: Sequence[Message], shapes: Sequence[Signature], rendered: RenderedText, wanted: Collection[int]
-    ) -> Located:
-        if self.mask is Mask.REGIONS:
-            return self.engine.message_spans.locate(self.chat, messages, shapes, rendered, wanted, self.fresh)
-        return block_spans(messages, rendered, wanted, self.chat.control)
+    def located(self, rendered: RenderedText, shown: int, wanted: Collection[int]) -> Located:
+        if self.request.options.mask is Mask.REGIONS:
+            return self.finder.locate(rendered, shown, wanted, self.fresh)
+        return block_spans(self.request.messages[:shown], rendered, wanted, self.request.chat.control)
 
-    def end_of_last(self, messages: Sequence[Message], rendered: RenderedText) -> int:
-        last = len(messages) - 1
-        template = self.chat.template
-        shapes = [signature(message, template.needles, template.mark) for message in messages]
-        return self.located(messages, shapes, rendered, (last,)).message_spans[-1].end
+    def prefixes(self, messages: Sequence[Message]) -> Prefixes:
+        chat = self.request.chat
+        whole = messages is self.request.messages
+        prover = self.prover if whole else TurnProver(chat, messages)
+
+        def end(index: int) -> int:
+            if self.request.options.mask is Mask.REGIONS:
+                return prover.alone(index).end
+            found = block_spans(messages[: index + 1], prover.shown(index + 1), (index,), chat.control)
+            return found.message_spans[-1].end
+
+        return Prefixes(messages, prover.shown, end)
 
 
 def _undated(options: Options, chat_format: ChatFormat) -> tuple[str, ...]:
@@ -251,69 +217,71 @@ def _undated(options: Options, chat_format: ChatFormat) -> tuple[str, ...]:
     return ("the template prints the date and none was given: the same conversation has other tokens tomorrow",)
 
 
-def _short(shapes: tuple[Signature, ...]) -> object:
-    """A key for a conversation's shape that stays small when the conversation is long."""
-    return shapes if len(shapes) <= EXACT_MESSAGES else hashlib.sha256(repr(shapes).encode()).digest()
-
-
-def _choice(options: Options) -> OnUnextendable:
+def choice_of(options: Options) -> OnUnextendable:
     """What to do where turns don't extend; all tokens of a text are trained as it stands."""
     if options.train_on is TrainOn.ALL_TOKENS:
         return OnUnextendable.AS_RENDERED
     return OnUnextendable.SPLIT if options.on_unextendable is OnUnextendable.ERROR else options.on_unextendable
 
 
-def _cuts(work: _Work, messages: Sequence[Message], turns: Sequence[int]) -> tuple[Cut, ...]:
+def _cuts(work: _Work, turns: Sequence[int]) -> tuple[Cut, ...]:
+    messages = work.request.messages
     if not turns or work.choice is OnUnextendable.AS_RENDERED:
         return (Cut(len(messages), tuple(turns)),)
     if work.choice is OnUnextendable.LAST:
         turns = turns[-1:]
-    return work.engine.views.cuts(work.chat, messages, work.shapes, turns, Prefixes(work.rendered, work.end_of_last))
+    return cuts(work.prefixes(messages), turns, work.shapes, work.prefixes)
 
 
-def _check_choice(cuts: Sequence[Cut], options: Options) -> None:
-    if len(cuts) > 1 and options.on_unextendable is OnUnextendable.ERROR:
+def check_choice(views: int, first: int, options: Options) -> None:
+    """Hold the options against what the template makes of a conversation.
+
+    Args:
+        views: how many it takes.
+        first: the last turn that the first of them trains.
+        options: what is allowed.
+
+    Raises:
+        HistoryDropped: the template drops history and the options forbid it.
+    """
+    if views > 1 and options.on_unextendable is OnUnextendable.ERROR:
         raise HistoryDropped(
             "the template renders this turn differently once the conversation goes on; use on_unextendable split, last"
             " or as_rendered",
-            message_index=cuts[0].trained[-1],
+            message_index=first,
         )
     limit = options.max_examples_per_conversation
-    if len(cuts) > limit:
+    if views > limit:
         raise HistoryDropped(
-            f"the template drops history, so this conversation needs {len(cuts)} examples, more than"
+            f"the template drops history, so this conversation needs {views} examples, more than"
             f" max_examples_per_conversation {limit}; raise it, or use on_unextendable last or as_rendered",
             field="max_examples_per_conversation",
         )
 
 
-def _view(
-    work: _Work, messages: Sequence[Message], cut: Cut, others: Sequence[int]
-) -> tuple[View, Sequence[tuple[int, int]]]:
+def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[tuple[int, int]]]:
     """The view, and (message index, first character) of the assistant turns located in it."""
-    shown = messages[: cut.messages] if cut.messages < len(messages) else messages
-    rendered = work.rendered(shown)
+    shown = work.request.messages[: cut.messages]
+    rendered = work.prover.shown(cut.messages)
     check_no_repr(shown, rendered)
     trained = frozenset((*cut.trained, *others))
-    located = work.located(shown, work.shapes[: cut.messages], rendered, trained)
-    warnings = (*work.warnings, *_dropped(shown, rendered), *located.warnings)
+    located = work.located(rendered, cut.messages, trained)
+    warnings = (*work.request.undated, *_dropped(shown, rendered), *located.warnings)
     boundaries = tuple(begin for _, begin in located.begins)
     return View(rendered, located.message_spans, trained, cut.messages, warnings, boundaries), located.begins
 
 
-def _doubtful(work: _Work, messages: Sequence[Message], view: View, begins: Sequence[tuple[int, int]]) -> set[int]:
-    """The self-check on every new shape: turns that do not begin where the prompt before them ends.
+def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set[int]:
+    """The self-check on long conversations: whether the last turn begins where the prompt before it ends.
 
     Such a turn may stand so in every conversation (then it has its warning), or its prompt is not what its
     neighbours tell; proving it anew shows which.
     """
-    if work.mask is Mask.TEMPLATE:
+    if work.request.options.mask is Mask.TEMPLATE:
         return set()
-    if work.choice is OnUnextendable.AS_RENDERED or len(messages) > EXACT_MESSAGES:
-        begins = begins[-1:]
     doubtful = set()
-    for index, begin in begins:
-        prompt = work.chat.text(messages[:index], prompt=True)
+    for index, begin in begins[-1:]:
+        prompt = work.request.chat.text(work.request.messages[:index], prompt=True)
         if prompt is None or begin != len(prompt) or not view.rendered.text.startswith(prompt):
             doubtful.add(index)
     return doubtful

@@ -22,13 +22,15 @@ _UNTRACED: Final = frozenset({"role"})
 
 def traced_messages(messages: Sequence[Message]) -> list[dict[str, JSON]]:
     """Copies whose strings carry Origin(message index, first key)."""
-    return [
-        {
-            key: value if key in _UNTRACED or value is None else _traced(value, Origin(index, key))
-            for key, value in message.items()
-        }
-        for index, message in enumerate(messages)
-    ]
+    return [traced_message(message, index) for index, message in enumerate(messages)]
+
+
+def traced_message(message: Message, index: int) -> dict[str, JSON]:
+    """A copy whose strings carry Origin(index, first key)."""
+    return {
+        key: value if key in _UNTRACED or value is None else _traced(value, Origin(index, key))
+        for key, value in message.items()
+    }
 
 
 def traced_tools(tools: Sequence[JSON] | None) -> list[JSON] | None:
