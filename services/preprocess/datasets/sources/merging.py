@@ -10,7 +10,7 @@ from services.preprocess.datasets.sources.lease import Lease
 from services.preprocess.datasets.sources.shards import ShardResult
 from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.domain.source_errors import BadRow, SourceEmpty
-from services.store.dataset_files import DatasetReader, DatasetWriter
+from services.store.dataset_files import join
 from services.store.records import DatasetRecord, IssueRecord, LeftOutRecord, WarningRecord
 
 
@@ -38,7 +38,7 @@ def merge(
     limit: SizeLimit,
     lease: Lease,
 ) -> DatasetRecord:
-    """The record of the finished dataset, whose file is in the store.
+    """The record of the finished dataset, whose manifest is in the store.
 
     Args:
         begun: the record as it is while the dataset is made.
@@ -62,15 +62,7 @@ def merge(
     if read == totals.skipped:
         first = f", the first: {totals.issues[0].message}" if totals.issues else ""
         raise SourceEmpty(f"All {read} rows are bad{first}", hint="Look at the format and the columns.")
-    with DatasetWriter(store_url, begun.options_json) as writer:
-        for result in results:
-            lease.check()
-            if result.uri:
-                with DatasetReader(result.uri) as reader:
-                    for row in reader.rows():
-                        writer.append(row)
-        lease.check()
-        written = writer.commit()
+    written = join(store_url, begun.options_json, [r.file for r in results if r.file is not None], lease.check)
     totals = replace(totals, warnings=(*remarks.warnings, *totals.warnings)[:REMARKS])
     made = replace(begun, conversations_read=read, shards=len(results), shards_done=len(results))
     return finished(made, written, totals, remarks.left_out)

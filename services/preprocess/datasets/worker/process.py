@@ -86,7 +86,7 @@ class PreprocessWorker(TicketWorker):
         """Load what the horse will need, so that it inherits it; then fork."""
         if job.func_name == FUNCTION:
             self._preload(str(job.kwargs.get("dataset_id")))
-        super().fork_work_horse(job, queue)  # type: ignore[no-untyped-call]  # rq has no types here
+        super().fork_work_horse(job, queue)
 
     def handle_warm_shutdown_request(self) -> None:
         """On SIGTERM: the job at hand is done first; a second SIGTERM ends it, and its task is begun anew elsewhere."""
