@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from services.store.cache import FileCache
 from services.store.dataset_rows import Columns, Row, Runs, begin_digest, canonical_json, row_bytes, row_digests
 from services.store.errors import StoreError
-from services.store.files import is_local, locate, remove
-from services.store.manifests import SUFFIX, Manifest, read_manifest, shards_folder, write_manifest
+from services.store.files import exists, is_local, locate, remove
+from services.store.manifests import SUFFIX, Manifest, manifest_uri, read_manifest, shards_folder, write_manifest
 from services.store.shard_files import ShardFile, ShardReader, ShardWriter, Totals, read_digests
 
 __all__ = ["DatasetReader", "DatasetWriter", "Row", "Written", "canonical_json", "join", "remove", "verify"]
@@ -43,6 +43,8 @@ class Written:
     target_bytes: int
 
 
+#: sha256 of a dataset -> whether a record names it.
+Known: TypeAlias = Callable[[str], bool]
 Number = TypeVar("Number", bound=np.generic)
 
 
@@ -52,7 +54,18 @@ class DatasetWriter:
     A context manager: leaving it without `commit` removes what was written.
     """
 
-    def __init__(self, store_url: str, options_json: str, rows_per_batch: int = 1024) -> None:
+    def __init__(
+        self, store_url: str, options_json: str, rows_per_batch: int = 1024, known: Known = lambda _: False
+    ) -> None:
+        """Begin a dataset.
+
+        Args:
+            store_url: of the store.
+            options_json: that its conversations are preprocessed with, canonical.
+            rows_per_batch: rows that are held, checked and written together.
+            known: whether a dataset of this address is registered, whose shards then serve this one too.
+        """
+        self._known = known
         self._store_url = store_url
         self._options_json = options_json
         self._rows_per_batch = rows_per_batch
@@ -99,7 +112,7 @@ class DatasetWriter:
         if self._rows:
             self._shards.append(self._writer.commit())
         manifest = Manifest(self._digest.hexdigest(), self._options_json, self._shards)
-        written = _written(self._store_url, manifest)
+        written = _written(self._store_url, manifest, self._known)
         self._committed = True
         return written
 
@@ -108,7 +121,11 @@ class DatasetWriter:
 
 
 def join(
-    store_url: str, options_json: str, shards: Sequence[ShardFile], check: Callable[[], None] = lambda: None
+    store_url: str,
+    options_json: str,
+    shards: Sequence[ShardFile],
+    check: Callable[[], None] = lambda: None,
+    known: Known = lambda _: False,
 ) -> Written:
     """Make one dataset of shards in order, of which only the digests of their rows are read.
 
@@ -117,6 +134,7 @@ def join(
         options_json: of the dataset.
         shards: in order of their conversations, which none shares with another.
         check: called before each shard; what it raises ends the work.
+        known: whether a dataset of this address is registered; it is the one then, and these shards are removed.
 
     Raises:
         ValueError: conversations are out of order.
@@ -130,12 +148,17 @@ def join(
         last = shard.last
         for digests in read_digests(shard.uri):
             digest.update(digests)
-    return _written(store_url, Manifest(digest.hexdigest(), options_json, shards))
+    return _written(store_url, Manifest(digest.hexdigest(), options_json, shards), known)
 
 
-def _written(store_url: str, manifest: Manifest) -> Written:
-    """Write the manifest, which makes the dataset."""
-    uri = write_manifest(store_url, manifest)
+def _written(store_url: str, manifest: Manifest, known: Known) -> Written:
+    """Write the manifest, which makes the dataset, unless there is one that nobody is about to remove."""
+    uri = manifest_uri(store_url, manifest.sha256)
+    if known(manifest.sha256) and exists(uri):
+        for folder in set(manifest.folders()) - set(read_manifest(uri).folders()):
+            remove(folder)
+    else:
+        write_manifest(store_url, manifest)
     total = _total([shard.totals for shard in manifest.shards])
     sums = (total.conversations, total.tokens, total.loss_tokens, total.weight_sum, total.target_bytes)
     return Written(manifest.sha256, uri, total.rows, *sums)

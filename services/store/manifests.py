@@ -34,14 +34,18 @@ def shards_folder(store_url: str, owner: str) -> str:
     return below(store_url, "datasets", "shards", owner)
 
 
-def write_manifest(store_url: str, manifest: Manifest) -> str:
-    """Write a manifest beside the shards' folder; answers its URL. Raises what `whole_file` raises.
+def manifest_uri(store_url: str, sha256: str) -> str:
+    """URL of the manifest of a dataset."""
+    return f"{below(store_url, 'datasets')}/{sha256}{SUFFIX}"
+
+
+def write_manifest(store_url: str, manifest: Manifest) -> None:
+    """Write a manifest beside the shards' folder. Raises what `whole_file` raises.
 
     One of the same content is replaced, since it may be about to be removed; jobs that have read it go on with its
     shards, whose folders this one then names.
     """
-    folder = below(store_url, "datasets")
-    uri = f"{folder}/{manifest.sha256}{SUFFIX}"
+    folder, uri = below(store_url, "datasets"), manifest_uri(store_url, manifest.sha256)
     shards = [
         {"sha256": shard.sha256, "file": _relative(shard.uri, folder), "first": shard.first, "last": shard.last}
         | asdict(shard.totals)
@@ -53,7 +57,6 @@ def write_manifest(store_url: str, manifest: Manifest) -> str:
     table["replaced"] = replaced
     with whole_file(uri) as file:
         file.write(json.dumps(table, indent=1).encode() + b"\n")
-    return uri
 
 
 def read_manifest(uri: str) -> Manifest:

@@ -117,7 +117,8 @@ def merge_shards(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask
     assert record.source is not None
     results = [decode(ShardResult, text) for text in parts.datasets.shards(record.id).values()]
     begun = replace(record, source=shown(record.source, Format(task.format, task.columns)))
-    made = merge(begun, results, task.remarks, parts.settings.store_url, limit_of(parts), lease)
+    known = parts.datasets.has_content
+    made = merge(begun, results, task.remarks, parts.settings.store_url, limit_of(parts), lease, known)
     retry_redis(lambda: parts.datasets.ready(made), 60.0)
     parts.tidy(record.id)
 
