@@ -92,13 +92,53 @@ def write(path: Path, count: int) -> None:
                 file.write(json.dumps({"messages": chat.messages}, ensure_ascii=False) + "\n")
 
 
+@dataclass(slots=True)
+class Stages:
+    """When each stage of an import ended, in seconds of the wall clock since it began."""
+
+    began: float = field(default_factory=time.monotonic)
+    ends: dict[str, float] = field(default_factory=dict)
+
+    def look(self, record: pb.Dataset) -> None:
+        """Note what a record says is done."""
+        made = record.state == pb.DATASET_STATE_READY
+        for name, done in (
+            ("plan", record.shards > 0),
+            ("shards", record.shards > 0 and record.shards == record.shards_done),
+            ("READY", made),
+        ):
+            if done:
+                self.ends.setdefault(name, time.monotonic() - self.began)
+
+    def __str__(self) -> str:
+        """The stages in order."""
+        return ", ".join(f"{name} at {seconds:.1f} s" for name, seconds in self.ends.items())
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+def settled(pids: Sequence[int]) -> None:
+    """Wait until workers have loaded what they load at their start: until they use no CPU for a second."""
+    end, before = time.monotonic() + 60, -1.0
+    while time.monotonic() < end and (now := sum(map(cpu_seconds, pids))) > before + 0.05:
+        before = now
+        time.sleep(1.0)
+
+
 def make(client: TurnloomClient, path: Path, workers: int, environment: dict[str, str], api: int) -> list[str]:
     """One row of the table."""
     command = [sys.executable, "-m", "services.preprocess", "worker"]
     running = [subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}) for _ in range(workers)]
     peaks = Peaks({"API": api, **{f"worker {number}": process.pid for number, process in enumerate(running, 1)}})
+    pids = [process.pid for process in running]
+    settled(pids)
+    started = {pid: cpu_seconds(pid) for pid in pids}
     killed = ""
-    began = time.monotonic()
+    stages = Stages()
     source = pb.DatasetSource(uri=str(path))
     asked = client.datasets.create_from_source(source, model=MODEL, date="2026-01-01")
     last = asked
@@ -107,20 +147,32 @@ def make(client: TurnloomClient, path: Path, workers: int, environment: dict[str
     try:
         with watched(peaks):
             for last in client.datasets.watch(asked.id):
+                stages.look(last)
                 if workers > 1 and not killed and last.shards and 3 * last.shards_done >= last.shards:
                     running[0].send_signal(signal.SIGKILL)
                     killed = f"worker 1 killed at {last.conversations_read} conversations"
+        used = sum(cpu_seconds(pid) - started[pid] for pid in pids if not (killed and pid == pids[0]))
     finally:
         limit.cancel()
         for process in running:
             process.terminate()
             process.wait(60)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - stages.began
+    start = sum(started.values()) / workers
     memory = ", ".join(f"{name} {size:.0f} MB" for name, size in peaks.megabytes.items())
     assert last.state == pb.DATASET_STATE_READY, last.error
     return [
         f"{workers} worker(s){'; ' + killed if killed else ''}",
-        f"{last.conversations} conversations, {last.tokens} tokens, {last.shards} shards in {seconds:.0f} s",
+        f"{last.conversations} conversations, {last.tokens} tokens, {last.shards} shards in {seconds:.0f} s: {stages}",
+        f"{last.conversations / seconds:.0f} conversations a second; CPU of each worker's start {start:.1f} s",
+        *(
+            []
+            if killed
+            else [
+                f"{used / last.conversations * 1e6:.0f} us of CPU a conversation, all workers together: "
+                f"{last.conversations / used:.0f} conversations a second and core"
+            ]
+        ),
         f"sha256 {last.sha256}",
         f"peak resident memory: {memory}",
     ]

@@ -39,7 +39,7 @@ def _tokens(arguments: list[str]) -> int:
 
 
 def _serve(settings: ApiSettings, port_file: Path | None) -> int:
-    # Imported here, for the worker is forked for each job and its parent must hold neither gRPC nor models.
+    # Imported here, for the worker is forked for each job and its parent must not hold gRPC.
     from services.preprocess.api.process import serve  # noqa: PLC0415
     from services.preprocess.api.server import AddressTaken  # noqa: PLC0415
     from services.preprocess.models.registry import BadModels  # noqa: PLC0415
@@ -51,7 +51,10 @@ def _serve(settings: ApiSettings, port_file: Path | None) -> int:
 
 
 def _work(settings: ApiSettings) -> int:
-    # Imported here, for the server needs no worker.
+    # Imported here, for the server needs no worker, and libraries read their settings when they are imported.
+    from services.preprocess.datasets.environment import set_environment  # noqa: PLC0415
+
+    set_environment()
     from services.preprocess.datasets.worker.process import work  # noqa: PLC0415
 
     try:

@@ -1,32 +1,37 @@
-"""Write and read the files of datasets: Arrow IPC, uncompressed, memory-mapped, named by their address."""
+"""Write and read datasets: a manifest and its shards, or the single file that older versions wrote."""
 
 from __future__ import annotations
 
-import bisect
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+import math
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from services.store.cache import FileCache
-from services.store.dataset_rows import SCHEMA, Row, begin_digest, canonical_json, check_row, record_batch, row_bytes
-from services.store.errors import Corrupt
-from services.store.files import NewFile, below, is_local, locate, remove, store_errors
+from services.store.dataset_rows import Columns, Row, Runs, begin_digest, canonical_json, row_bytes, row_digests
+from services.store.errors import StoreError
+from services.store.files import exists, is_local, locate, remove
+from services.store.manifests import SUFFIX, Manifest, manifest_uri, read_manifest, shards_folder, write_manifest
+from services.store.shard_files import ShardFile, ShardReader, ShardWriter, Totals, read_digests
 
-__all__ = ["DatasetReader", "DatasetWriter", "Row", "Written", "canonical_json", "merge", "remove", "verify"]
+__all__ = ["DatasetReader", "DatasetWriter", "Row", "Written", "canonical_json", "join", "remove", "verify"]
+
+#: Rows after which a writer begins another shard, at the next conversation.
+SHARD_ROWS: Final = 16_384
+#: Shards that a reader keeps open.
+OPEN_SHARDS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A complete file and its totals."""
+    """A complete dataset and its totals."""
 
     sha256: str
     uri: str
@@ -38,25 +43,39 @@ class Written:
     target_bytes: int
 
 
+#: sha256 of a dataset -> whether a record names it.
+Known: TypeAlias = Callable[[str], bool]
 Number = TypeVar("Number", bound=np.generic)
 
 
 class DatasetWriter:
-    """Streams rows to a temporary file beside their place; `commit` gives it its name. Memory: one batch of rows.
+    """Streams rows into shards of one dataset. Memory: one batch of rows.
 
-    A context manager: leaving it without `commit` removes the temporary file.
+    A context manager: leaving it without `commit` removes what was written.
     """
 
-    def __init__(self, store_url: str, options_json: str, rows_per_batch: int = 1024) -> None:
-        self._root = below(store_url, "datasets")
-        self._new = NewFile(self._root)
+    def __init__(
+        self, store_url: str, options_json: str, rows_per_batch: int = 1024, known: Known = lambda _: False
+    ) -> None:
+        """Begin a dataset.
+
+        Args:
+            store_url: of the store.
+            options_json: that its conversations are preprocessed with, canonical.
+            rows_per_batch: rows that are held, checked and written together.
+            known: whether a dataset of this address is registered, whose shards then serve this one too.
+        """
+        self._known = known
+        self._store_url = store_url
+        self._options_json = options_json
         self._rows_per_batch = rows_per_batch
-        self._rows: list[Row] = []
+        self._folder = shards_folder(store_url, f"w-{secrets.token_hex(8)}")
+        self._shards: list[ShardFile] = []
+        self._rows = 0  #: of the shard at hand
+        self._last = -1  #: conversation of the last row
+        self._committed = False
         self._digest = begin_digest(options_json)
-        self._last_conversation = -1
-        self._count = self._conversations = self._tokens = self._loss_tokens = self._target_bytes = 0
-        self._weight = 0.0
-        self._sink = pa.ipc.new_file(self._new.file, SCHEMA)
+        self._writer = self._begin()
 
     def __enter__(self) -> DatasetWriter:
         """Itself."""
@@ -66,62 +85,115 @@ class DatasetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what was not committed."""
-        self._new.close()
+        self._writer.__exit__(kind, error, trace)
+        if not self._committed and (self._shards or is_local(locate(self._folder)[0])):
+            with suppress(StoreError):  # what ended the block says more
+                remove(self._folder)
 
     def append(self, row: Row) -> None:
-        """Add a row. Rows come in source order. Raises ValueError for one that breaks the contract."""
-        check_row(row, self._count, self._last_conversation)
-        self._digest.update(row_bytes(row))
-        self._count += 1
-        self._conversations += row.conversation != self._last_conversation
-        self._last_conversation = row.conversation
-        trained = row.run_values > 0
-        self._tokens += len(row.token_ids)
-        self._loss_tokens += int(row.run_lengths[trained].sum())
-        self._weight += float(np.dot(row.run_lengths.astype(np.float64), row.run_values.astype(np.float64)))
-        self._target_bytes += row.target_bytes
-        self._rows.append(row)
-        if len(self._rows) == self._rows_per_batch:
-            self._flush()
+        """Add a row. Raises as `add`."""
+        runs = list(zip(row.run_lengths.tolist(), row.run_values.tolist(), strict=True))
+        self.add(row.conversation, row.part, row.token_ids, runs, row.target_bytes)
+
+    def add(self, conversation: int, part: int, token_ids: NDArray[np.int32], runs: Runs, target_bytes: int) -> None:
+        """Add a row; rows come in source order. Raises as ShardWriter.add."""
+        if self._rows >= SHARD_ROWS and conversation > self._last:
+            self._shards.append(self._writer.commit())
+            self._writer, self._rows = self._begin(), 0
+        self._writer.add(conversation, part, token_ids, runs, target_bytes)
+        self._rows, self._last = self._rows + 1, conversation
 
     def commit(self) -> Written:
-        """Finish the file under its address. Raises StoreFull, StoreUnavailable; then nothing of it is left."""
-        self._flush()
-        sha256 = self._digest.hexdigest()
-        with store_errors(self._root):
-            self._sink.close()
-        uri = self._new.publish(f"{sha256}.arrow")
-        totals = (self._count, self._conversations, self._tokens, self._loss_tokens, self._weight, self._target_bytes)
-        return Written(sha256, uri, *totals)
+        """Finish the dataset under its address.
 
-    def _flush(self) -> None:
+        Raises:
+            ValueError, StoreFull, StoreRefused, StoreUnavailable: then nothing of it is left.
+        """
         if self._rows:
-            with store_errors(self._root):
-                self._sink.write_batch(record_batch(self._rows))
-            self._rows = []
+            self._shards.append(self._writer.commit())
+        manifest = Manifest(self._digest.hexdigest(), self._options_json, self._shards)
+        written = _written(self._store_url, manifest, self._known)
+        self._committed = True
+        return written
+
+    def _begin(self) -> ShardWriter:
+        return ShardWriter(self._folder, self._options_json, self._rows_per_batch, self._digest)
+
+
+def join(
+    store_url: str,
+    options_json: str,
+    shards: Sequence[ShardFile],
+    check: Callable[[], None] = lambda: None,
+    known: Known = lambda _: False,
+) -> Written:
+    """Make one dataset of shards in order, of which only the digests of their rows are read.
+
+    Args:
+        store_url: of the store, below whose `datasets` folder the shards lie.
+        options_json: of the dataset.
+        shards: in order of their conversations, which none shares with another.
+        check: called before each shard; what it raises ends the work.
+        known: whether a dataset of this address is registered; it is the one then, and these shards are removed.
+
+    Raises:
+        ValueError: conversations are out of order.
+        StoreFull, StoreRefused, StoreUnavailable, Corrupt.
+    """
+    digest, last = begin_digest(options_json), -1
+    for shard in shards:
+        check()
+        if shard.first <= last:
+            raise ValueError(f"{shard.uri} begins with conversation {shard.first}, which comes after {last}")
+        last = shard.last
+        for digests in read_digests(shard.uri):
+            digest.update(digests)
+    return _written(store_url, Manifest(digest.hexdigest(), options_json, shards), known)
+
+
+def _written(store_url: str, manifest: Manifest, known: Known) -> Written:
+    """Write the manifest, which makes the dataset, unless there is one that nobody is about to remove."""
+    uri = manifest_uri(store_url, manifest.sha256)
+    if known(manifest.sha256) and exists(uri):
+        for folder in set(manifest.folders()) - set(read_manifest(uri).folders()):
+            remove(folder)
+    else:
+        write_manifest(store_url, manifest)
+    total = _total([shard.totals for shard in manifest.shards])
+    sums = (total.conversations, total.tokens, total.loss_tokens, total.weight_sum, total.target_bytes)
+    return Written(manifest.sha256, uri, total.rows, *sums)
+
+
+def _total(parts: Sequence[Totals]) -> Totals:
+    return Totals(
+        rows=sum(part.rows for part in parts),
+        conversations=sum(part.conversations for part in parts),
+        tokens=sum(part.tokens for part in parts),
+        loss_tokens=sum(part.loss_tokens for part in parts),
+        weight_sum=math.fsum(part.weight_sum for part in parts),
+        target_bytes=sum(part.target_bytes for part in parts),
+    )
 
 
 class DatasetReader:
-    """Rows of a file, as views of its memory map. A file of an object store is copied to this machine first.
+    """Rows of a dataset, as views of memory maps; a shard is fetched and opened when a row of it is asked for.
 
-    The copy lies in `cache`, or without one in a temporary folder until `close`. Views stay valid as long as they are
-    held, also after `close`. Raises StoreUnavailable, Corrupt.
+    Keeps OPEN_SHARDS open. Copies of an object store's shards lie in `cache`, or without one in temporary folders.
+    Views stay valid as long as they are held, also after `close`. Raises StoreUnavailable, Corrupt.
     """
 
     def __init__(self, uri: str, cache: FileCache | None = None) -> None:
-        self._stack = ExitStack()
-        path = _local(uri, self._stack, cache)
-        try:
-            with store_errors(uri):
-                self._map = self._stack.enter_context(pa.memory_map(path))
-                file = pa.ipc.open_file(self._map)
-        except pa.ArrowInvalid as error:
-            raise Corrupt(f"{uri} is not a dataset file: {error}") from None
-        if not file.schema.equals(SCHEMA):
-            raise Corrupt(f"{uri} has other columns than a dataset: {', '.join(file.schema.names)}")
-        self._batches = [_Batch(file.get_batch(index)) for index in range(file.num_record_batches)]
-        sizes = [len(batch.conversation) for batch in self._batches]
-        self._starts = [int(start) for start in np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])]
+        self._cache = cache
+        self._open: OrderedDict[int, ShardReader] = OrderedDict()
+        if uri.endswith(SUFFIX):
+            self.version = 2  #: of the dataset's format
+            shards = read_manifest(uri).shards
+            self._uris, sizes = [shard.uri for shard in shards], [shard.totals.rows for shard in shards]
+        else:
+            self._uris = [uri]
+            self._open[0] = whole = ShardReader(uri, cache)
+            self.version, sizes = whole.version, [len(whole)]
+        self._starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
     def __enter__(self) -> DatasetReader:
         """Itself."""
@@ -135,111 +207,73 @@ class DatasetReader:
 
     def __len__(self) -> int:
         """Rows."""
-        return self._starts[-1]
+        return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Row:
         """One row; its arrays are views."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        number = bisect.bisect_right(self._starts, index) - 1
-        return self._batches[number].row(index - self._starts[number])
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._shard(number)[index - int(self._starts[number])]
 
     def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
         """Rows from `start` up to, without, `stop`."""
         for index in range(start, len(self) if stop is None else min(stop, len(self))):
             yield self[index]
 
+    def columns(self) -> Iterator[Columns]:
+        """All rows in order, batch by batch."""
+        for number in range(len(self._uris)):
+            yield from self._shard(number).columns
+
     @property
     def row_lengths(self) -> NDArray[np.int64]:
         """Tokens of every row, shape (rows,)."""
-        return _gather([np.diff(batch.token_offsets).astype(np.int64) for batch in self._batches], np.int64)
+        return _gather([columns.token_counts for columns in self.columns()], np.int64)
 
     @property
     def conversation(self) -> NDArray[np.uint32]:
         """Conversation of every row, shape (rows,)."""
-        return _gather([batch.conversation for batch in self._batches], np.uint32)
+        return _gather([columns.conversation for columns in self.columns()], np.uint32)
 
     @property
     def part(self) -> NDArray[np.uint16]:
         """Part of every row, shape (rows,)."""
-        return _gather([batch.part for batch in self._batches], np.uint16)
+        return _gather([columns.part for columns in self.columns()], np.uint16)
 
     @property
     def target_bytes(self) -> NDArray[np.uint32]:
         """UTF-8 bytes of every row's trained text, shape (rows,)."""
-        return _gather([batch.target_bytes for batch in self._batches], np.uint32)
+        return _gather([columns.target_bytes for columns in self.columns()], np.uint32)
+
+    @property
+    def loss_tokens(self) -> NDArray[np.uint32]:
+        """Targets with weight > 0 of every row, shape (rows,)."""
+        return _gather([columns.loss_tokens for columns in self.columns()], np.uint32)
 
     def close(self) -> None:
-        """Give up the file; rows handed out stay valid."""
-        self._stack.close()
+        """Give up the files; rows handed out stay valid."""
+        for shard in self._open.values():
+            shard.close()
+        self._open.clear()
+
+    def _shard(self, number: int) -> ShardReader:
+        if number not in self._open:
+            self._open[number] = ShardReader(self._uris[number], self._cache)
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(number)
+        return self._open[number]
 
 
 def verify(uri: str, options_json: str) -> str:
     """The sha256 of the rows that are there, to be compared with the address."""
-    digest = begin_digest(options_json)
     with DatasetReader(uri) as reader:
-        for row in reader.rows():
-            digest.update(row_bytes(row))
+        digest = begin_digest(options_json, reader.version)
+        for columns in reader.columns():
+            digest.update(row_digests(columns) if reader.version > 1 else b"".join(row_bytes(columns)))
     return digest.hexdigest()
-
-
-def merge(store_url: str, options_json: str, shard_uris: Sequence[str]) -> Written:
-    """One file of the rows of several, in order; its address is that of one writer's file."""
-    with DatasetWriter(store_url, options_json) as writer:
-        for uri in shard_uris:
-            with DatasetReader(uri) as reader:
-                for row in reader.rows():
-                    writer.append(row)
-        return writer.commit()
-
-
-class _Batch:
-    """Columns of one record batch as numpy views of the map."""
-
-    def __init__(self, batch: pa.RecordBatch) -> None:
-        def plain(name: str) -> NDArray[np.generic]:
-            return cast(NDArray[np.generic], batch.column(name).to_numpy(zero_copy_only=True))
-
-        def lists(name: str) -> tuple[NDArray[np.int32], NDArray[np.generic]]:
-            column = batch.column(name)
-            return column.offsets.to_numpy(zero_copy_only=True), column.values.to_numpy(zero_copy_only=True)
-
-        self.conversation = cast(NDArray[np.uint32], plain("conversation"))
-        self.part = cast(NDArray[np.uint16], plain("part"))
-        self.target_bytes = cast(NDArray[np.uint32], plain("target_bytes"))
-        self.token_offsets, tokens = lists("token_ids")
-        self.run_offsets, lengths = lists("run_lengths")
-        _, values = lists("run_values")
-        self.tokens = cast(NDArray[np.int32], tokens)
-        self.lengths = cast(NDArray[np.uint32], lengths)
-        self.values = cast(NDArray[np.float32], values)
-
-    def row(self, index: int) -> Row:
-        tokens = slice(self.token_offsets[index], self.token_offsets[index + 1])
-        runs = slice(self.run_offsets[index], self.run_offsets[index + 1])
-        return Row(
-            conversation=int(self.conversation[index]),
-            part=int(self.part[index]),
-            token_ids=self.tokens[tokens],
-            run_lengths=self.lengths[runs],
-            run_values=self.values[runs],
-            target_bytes=int(self.target_bytes[index]),
-        )
 
 
 def _gather(parts: Sequence[NDArray[Number]], kind: type[Number]) -> NDArray[Number]:
     return np.concatenate(parts) if parts else np.empty(0, dtype=kind)
-
-
-def _local(uri: str, stack: ExitStack, cache: FileCache | None) -> str:
-    system, path = locate(uri)
-    if is_local(system):
-        return path
-    cached = cache.fetch(uri) if cache is not None else None
-    if cached is not None:
-        return str(cached)
-    folder = Path(tempfile.mkdtemp(prefix="turnloom-dataset-"))
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    with store_errors(uri):
-        system.get_file(path, str(folder / "data.arrow"))
-    return str(folder / "data.arrow")

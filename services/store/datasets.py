@@ -76,6 +76,10 @@ class Datasets:
             raise NotFound(f"there is no dataset {dataset_id}")
         return _read(stored)
 
+    def has_content(self, sha256: str) -> bool:
+        """Whether a dataset of this address is READY."""
+        return bool(self._client.exists(keys.content(sha256)))
+
     def list(
         self,
         *,

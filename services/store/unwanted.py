@@ -15,7 +15,8 @@ from typing import cast
 
 from services.store import keys
 from services.store.connection import StoreRedis, redis_time
-from services.store.files import FileSystem, is_local, locate, store_errors
+from services.store.files import FileSystem, exists, is_local, locate, remove, store_errors
+from services.store.manifests import SUFFIX, read_manifest
 from services.store.scripts import Scripts
 
 log = logging.getLogger("turnloom.store")
@@ -77,7 +78,7 @@ def remove_unwanted(unwanted: Unwanted, grace: float) -> int:
         system, path = locate(file.uri)
         with store_errors(file.uri):
             if unwanted.is_wanted(file):
-                _put_back(system, path)
+                _put_back(system, file.uri, path)
                 continue
             if system.exists(path):
                 if _age(system, path) < grace:  # written again since: its maker may be about to register it
@@ -86,9 +87,10 @@ def remove_unwanted(unwanted: Unwanted, grace: float) -> int:
             if not is_local(system) and system.exists(path + _ASIDE) and _age(system, path + _ASIDE) < grace:
                 continue
             if unwanted.is_wanted(file):
-                _put_back(system, path)
+                _put_back(system, file.uri, path)
                 continue
             if system.exists(path + _ASIDE):
+                _remove_shards(file.uri, path)
                 system.rm(path + _ASIDE)
                 removed += 1
                 log.info("removed %s, no dataset has this content", file.uri)
@@ -96,10 +98,21 @@ def remove_unwanted(unwanted: Unwanted, grace: float) -> int:
     return removed
 
 
-def _put_back(system: FileSystem, path: str) -> None:
+def _remove_shards(uri: str, path: str) -> None:
+    """Remove the shards of a manifest that was set aside, but for those that a manifest written anew names."""
+    if not path.endswith(SUFFIX):
+        return
+    kept = set(read_manifest(uri).folders()) if exists(uri) else set()
+    for folder in read_manifest(uri + _ASIDE).folders():
+        if folder not in kept:
+            remove(folder)
+
+
+def _put_back(system: FileSystem, uri: str, path: str) -> None:
     if not system.exists(path + _ASIDE):
         return
     if system.exists(path):  # somebody wrote it anew
+        _remove_shards(uri, path)
         system.rm(path + _ASIDE)
     else:
         system.mv(path + _ASIDE, path)

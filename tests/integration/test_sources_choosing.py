@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.preprocess.datasets.sources import jobs, tasks
-from services.preprocess.datasets.sources.task_context import Parts
+from services.preprocess.datasets.sources.task_context import TaskContext
 from services.preprocess.settings import ApiSettings
 from services.store.dataset_work import DatasetWork
 from services.store.store import Store
@@ -168,7 +168,7 @@ def test_an_error_that_nobody_foresaw_leaves_its_class_and_place_in_redis_and_no
     monkeypatch.setattr(tasks, "TASKS", {"plan": fail})
     monkeypatch.setattr(jobs, "stay_small", lambda: None)
     work = DatasetWork(store.redis, lease_ttl=0.05)
-    parts = Parts(ApiSettings(store_url=str(sources.roots)), store.datasets, work, store.tickets)
+    parts = TaskContext(ApiSettings(store_url=str(sources.roots)), store.datasets, work, store.tickets)
     answers = []
     for _ in range(4):
         answers.append(jobs._claimed(parts, asked.id, "plan"))

@@ -13,11 +13,13 @@ import pytest
 
 from services.store import files
 from services.store.cache import FileCache
-from services.store.dataset_files import DatasetReader, DatasetWriter, Row, merge, verify
+from services.store.dataset_files import DatasetReader, DatasetWriter, Row, join, verify
 from services.store.errors import NotFound, StoreFull, StoreRefused, StoreUnavailable
 from services.store.evaluations import Evaluations, RowLosses
 from services.store.files import try_store, whole_file
+from services.store.manifests import read_manifest
 from services.store.objects import Objects
+from services.store.shard_files import ShardReader
 
 pytest.importorskip("s3fs")
 from tests.support.s3_server import S3, s3_server
@@ -63,8 +65,8 @@ def test_folders_datasets_and_evaluations_come_back_as_they_went(s3: S3, folder:
     assert objects.put_folder("job-1", "c1", folder) == stored
     objects.get_folder(stored.uri, tmp_path / "back")
     assert (tmp_path / "back/adapter/adapter_model.safetensors").read_bytes() == bytes(range(256)) * 4096
-    parts = [write(s3.url, range(3)), write(s3.url, range(3, 6))]
-    whole = merge(s3.url, OPTIONS, parts)
+    parts = [read_manifest(write(s3.url, some)).shards[0] for some in (range(3), range(3, 6))]
+    whole = join(s3.url, OPTIONS, parts)
     assert verify(whole.uri, OPTIONS) == whole.sha256
     with DatasetReader(whole.uri) as reader:
         assert [int(one.conversation) for one in reader.rows()] == list(range(6))
@@ -133,12 +135,15 @@ def test_answers_that_break_off_are_not_taken_for_whole(s3: S3, folder: Path, tm
     assert not (tmp_path / "back").exists()
     with pytest.raises(StoreUnavailable):
         DatasetReader(data)
+    s3.door.mode = ""
     cache = FileCache(tmp_path / "cache", 1 << 20)
+    reader = DatasetReader(data, cache)
+    s3.door.mode = "cut"
     with pytest.raises(StoreUnavailable):
-        DatasetReader(data, cache)
+        reader[0]
     assert list((tmp_path / "cache").iterdir()) == []
     s3.door.mode = ""
-    assert len(DatasetReader(data, cache)) == 3
+    assert reader[2].conversation == 2
 
 
 def test_a_missing_bucket_is_not_made_but_named(s3: S3, folder: Path) -> None:
@@ -155,21 +160,22 @@ def test_the_trial_writes_reads_lists_and_deletes(s3: S3) -> None:
 
 
 def test_the_cache_fetches_once_and_stays_below_its_bound(s3: S3, tmp_path: Path) -> None:
-    data = [write(s3.url, range(first, first + 50)) for first in range(4)]
+    written = [write(s3.url, range(first, first + 50)) for first in range(4)]
+    data = [read_manifest(uri).shards[0].uri for uri in written]
     size = fsspec.filesystem("s3").size(data[0])
     cache = FileCache(tmp_path / "cache", 2 * size + size // 2)
 
     def gets() -> int:
         return len([path for method, path in s3.door.requests if method == "GET" and ".arrow" in path])
 
-    readers = [DatasetReader(uri, cache) for uri in (data[0], data[0], data[1], data[0])]
+    readers = [ShardReader(uri, cache) for uri in (data[0], data[0], data[1], data[0])]
     assert gets() == 2
-    readers += [DatasetReader(data[2], cache)]  # data[1] goes, which was used before data[0]
+    readers += [ShardReader(data[2], cache)]  # data[1] goes, which was used before data[0]
     assert gets() == 3
-    readers += [DatasetReader(data[0], cache)]
+    readers += [ShardReader(data[0], cache)]
     assert gets() == 3
     assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= cache.limit
     assert [len(reader) for reader in readers] == [50] * 6  # an open file survives its removal
     small = FileCache(tmp_path / "small", size - 1)
-    assert len(DatasetReader(data[0], small)) == 50
+    assert len(ShardReader(data[0], small)) == 50
     assert not (tmp_path / "small").exists()

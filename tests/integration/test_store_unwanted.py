@@ -27,7 +27,7 @@ def store(redis_url: str, tmp_path: Path) -> Iterator[Store]:
 
 
 def write(folder: Path) -> Written:
-    """The one file of these tests: its content is always the same, so is its address."""
+    """The one dataset of these tests: its content is always the same, so is its address."""
     with DatasetWriter(str(folder), "{}") as writer:
         tokens = np.arange(4, dtype=np.int32)
         writer.append(Row(0, 0, tokens, np.array([3], np.uint32), np.array([1.0], np.float32), 3))
@@ -41,7 +41,7 @@ def register(store: Store, written: Written) -> str:
 
 def readable(written: Written) -> bool:
     with DatasetReader(written.uri) as reader:
-        return len(reader) == 1
+        return len(list(reader.rows())) == 1
 
 
 def age(path: str, seconds: float = 2 * GRACE) -> None:
@@ -64,7 +64,7 @@ def test_the_file_goes_after_the_grace_and_nothing_is_left(store: Store, tmp_pat
     long_ago(store)
     age(written.uri)
     assert remove_unwanted(store.unwanted, GRACE) == 1
-    assert not list((tmp_path / "datasets").iterdir())
+    assert [path for path in (tmp_path / "datasets").rglob("*") if path.is_file()] == []
     assert remove_unwanted(store.unwanted, GRACE) == 0
     assert store.redis.zcard("tl:api:unwanted") == 0
 
@@ -122,7 +122,7 @@ def test_a_dataset_registered_in_the_middle_of_the_removal_gets_the_file_back(
     unwanted.meanwhile = register_again
     assert remove_unwanted(unwanted, GRACE) == 0
     assert readable(written)
-    assert [path.suffix for path in (tmp_path / "datasets").iterdir()] == [".arrow"]
+    assert sorted(path.suffix for path in (tmp_path / "datasets").rglob("*") if path.is_file()) == [".arrow", ".json"]
 
 
 def test_a_removal_that_was_interrupted_is_finished_by_the_next(store: Store, tmp_path: Path) -> None:
@@ -139,4 +139,21 @@ def test_a_removal_that_was_interrupted_is_finished_by_the_next(store: Store, tm
     with pytest.raises(KeyboardInterrupt):
         remove_unwanted(unwanted, GRACE)
     assert remove_unwanted(store.unwanted, GRACE) == 1
-    assert not list((tmp_path / "datasets").iterdir())
+    assert [path for path in (tmp_path / "datasets").rglob("*") if path.is_file()] == []
+
+
+def test_shards_of_a_manifest_that_was_replaced_stay_until_the_content_goes(store: Store, tmp_path: Path) -> None:
+    written = write(tmp_path)
+    first, second = register(store, written), register(store, write(tmp_path))
+    assert len(list(tmp_path.rglob("*.arrow"))) == 2
+    with DatasetReader(written.uri) as reader:
+        assert len(list(reader.rows())) == 1
+    store.datasets.delete(first)
+    long_ago(store)
+    age(written.uri)
+    assert remove_unwanted(store.unwanted, GRACE) == 0
+    assert len(list(tmp_path.rglob("*.arrow"))) == 2
+    store.datasets.delete(second)
+    long_ago(store)
+    assert remove_unwanted(store.unwanted, GRACE) == 1
+    assert list(tmp_path.rglob("*.arrow")) == []

@@ -59,7 +59,8 @@ ARROWS: dict[str, set[str]] = {
         *(f"{MASKS}.{name}" for name in ("domain", "model", "pipeline", "inspect", "sandbox")),
     },
     f"{SERVICE}.__main__": {
-        f"{SERVICE}.{name}" for name in ("settings", "domain", "models", "api", "api.auth", "datasets.worker")
+        f"{SERVICE}.{name}"
+        for name in ("settings", "domain", "models", "api", "api.auth", "datasets", "datasets.worker")
     },
 }
 

@@ -73,7 +73,8 @@ class DatasetService(DatasetServiceServicer):
             store = self._backing.store()  # refuse before the upload, not after it
             options_json = canonical_json(options_to_json(plan.options, plan.name))
             digest = _header_digest(asked)
-            with DatasetWriter(self._settings.store_url, options_json) as writer:
+            known = store.datasets.has_content
+            with DatasetWriter(self._settings.store_url, options_json, known=known) as writer:
                 build = DatasetBuild(writer)
                 size = limits.DatasetSize(self._settings.max_dataset_conversations, self._settings.max_dataset_bytes)
                 ended, arrived, left_out = False, 0, LeftOutRecord()
@@ -103,9 +104,9 @@ class DatasetService(DatasetServiceServicer):
                     refuse_endless()
                 content = digest.hexdigest()
                 owner = call.caller.name
-                known = store.datasets.find_request(owner, asked.request_id, content) if asked.request_id else None
-                if known is not None:
-                    return pb.CreateDatasetResponse(dataset=dataset(known), deduplicated=True)
+                made = store.datasets.find_request(owner, asked.request_id, content) if asked.request_id else None
+                if made is not None:
+                    return pb.CreateDatasetResponse(dataset=dataset(made), deduplicated=True)
                 _refuse_empty(build, arrived)
                 begun = replace(_begun(asked, plan, options_json, owner), source=sent_from)
                 totals = build.totals()

@@ -9,29 +9,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.preprocess.domain.error_codes import TOO_LONG
-from services.store.dataset_files import DatasetWriter, Row, Written
+from services.store.dataset_files import Written
+from services.store.dataset_rows import Runs
 from services.store.records import DatasetRecord, DatasetState, Histogram, IssueRecord, LeftOutRecord, WarningRecord
-from turnloom.masks.domain.example import Preprocessed, TokenizedExample
+from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.length_statistics import Histogram as Lengths
 from turnloom.masks.domain.length_statistics import Statistics
 
 REMARKS = 50  #: issues and warnings that a record keeps
 
 
-def row(conversation: int, example: TokenizedExample) -> Row:
-    """One example as the file holds it."""
-    return Row(
-        conversation=conversation,
-        part=example.part,
-        token_ids=example.token_ids,
-        run_lengths=np.array([length for length, _ in example.weight_runs], dtype=np.uint32),
-        run_values=np.array([weight for _, weight in example.weight_runs], dtype=np.float32),
-        target_bytes=example.target_bytes,
-    )
+class RowWriter(Protocol):
+    """What takes the rows: DatasetWriter or ShardWriter of services.store."""
+
+    def add(self, conversation: int, part: int, token_ids: NDArray[np.int32], runs: Runs, target_bytes: int) -> None:
+        """Add a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ class Totals:
 class DatasetBuild:
     """What is known of a dataset while its rows are written."""
 
-    writer: DatasetWriter
+    writer: RowWriter
     seen: int = 0  #: conversations, bad ones included: the number of the next
     skipped: int = 0
     too_long: int = 0
@@ -84,7 +82,7 @@ class DatasetBuild:
                     self.issues.append(result)
                 continue
             for example in result.examples:
-                self.writer.append(row(index, example))
+                self.writer.add(index, example.part, example.token_ids, example.weight_runs, example.target_bytes)
             self.statistics.add(result)
             room = REMARKS - len(self.warnings)
             self.warnings += [WarningRecord(index, sentence) for sentence in result.warnings[:room]]
@@ -108,7 +106,7 @@ def finished(begun: DatasetRecord, written: Written, totals: Totals, left_out: L
 
     Args:
         begun: the record as it was while the dataset was made.
-        written: its file in the store.
+        written: its manifest and shards in the store.
         totals: of all its conversations.
         left_out: what a choice among the rows of its source left out.
     """

@@ -17,9 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.store import files
-from services.store.dataset_files import DatasetReader, DatasetWriter, Row, canonical_json, merge, remove, verify
+from services.store import dataset_files, files
+from services.store.dataset_files import DatasetReader, DatasetWriter, Row, canonical_json, join, remove, verify
 from services.store.errors import Corrupt, StoreFull, StoreUnavailable
+from services.store.manifests import read_manifest, shards_folder
+from services.store.shard_files import ShardFile, ShardReader, ShardWriter
 
 OPTIONS = canonical_json({"model": "tiny", "train_on": "all_assistant_messages", "größe": 1})
 
@@ -61,6 +63,14 @@ def write(store: Path | str, made: list[Row], per_batch: int = 1024) -> object:
         return writer.commit()
 
 
+def shard(root: str, made: list[Row], per_batch: int = 1024) -> ShardFile:
+    with ShardWriter(shards_folder(root, "maker"), OPTIONS, per_batch) as writer:
+        for one in made:
+            runs = list(zip(one.run_lengths.tolist(), one.run_values.tolist(), strict=True))
+            writer.add(one.conversation, one.part, one.token_ids, runs, one.target_bytes)
+        return writer.commit()
+
+
 def same(left: Row, right: Row) -> bool:
     return (
         (left.conversation, left.part, left.target_bytes) == (right.conversation, right.part, right.target_bytes)
@@ -87,11 +97,14 @@ def test_rows_come_back_bit_for_bit_and_the_address_ignores_batches_and_shards(
         assert reader.target_bytes.tolist() == [item.target_bytes for item in made]
     assert verify(one.uri, OPTIONS) == one.sha256
     assert write(store / "other", made, per_batch).sha256 == one.sha256
-    shards = [
-        write(store / f"shard{index}", part, per_batch).uri for index, part in enumerate((made[:cut], made[cut:]))
-    ]
-    merged = merge(str(store / "merged"), OPTIONS, shards)
+    at = next((index for index in range(cut, len(made)) if made[index].conversation > made[index - 1].conversation), 0)
+    root = str(store / "merged")
+    shards = [shard(root, part, per_batch) for part in (made[:at], made[at:]) if part]
+    merged = join(root, OPTIONS, shards)
     assert (merged.sha256, merged.rows, merged.conversations) == (one.sha256, one.rows, one.conversations)
+    with DatasetReader(merged.uri) as reader:
+        assert all(same(left, right) for left, right in zip(reader.rows(), made, strict=True))
+        assert reader.loss_tokens.tolist() == [int((item.target_weights() > 0).sum()) for item in made]
     weights = np.concatenate([item.target_weights() for item in made])
     assert merged.tokens == sum(len(item.token_ids) for item in made)
     assert merged.loss_tokens == int((weights > 0).sum())
@@ -125,7 +138,8 @@ def test_the_address_is_the_documented_one(tmp_path: Path) -> None:
     import struct
 
     values = struct.pack("<5I3i1I1f", 7, 2, 3, 1, 9, 10, 11, 12, 2, 0.5)
-    expected = hashlib.sha256(b"turnloom-dataset-1\n" + OPTIONS.encode() + b"\n" + values).hexdigest()
+    digest = hashlib.sha256(values).digest()
+    expected = hashlib.sha256(b"turnloom-dataset-2\n" + OPTIONS.encode() + b"\n" + digest).hexdigest()
     assert write(tmp_path, [row(7, [10, 11, 12], [(2, 0.5)], part=2, target_bytes=9)]).sha256 == expected
 
 
@@ -167,22 +181,24 @@ def test_writing_keeps_no_more_than_a_batch_in_memory(tmp_path: Path) -> None:
 def test_a_row_that_breaks_the_contract_is_refused_with_its_position(tmp_path: Path, bad: Row, message: str) -> None:
     with DatasetWriter(str(tmp_path), OPTIONS) as writer:
         writer.append(row(0, [1, 2], [(1, 1.0)]))
+        writer.append(bad)
         with pytest.raises(ValueError, match=message):
-            writer.append(bad)
+            writer.commit()
 
 
 def test_rows_out_of_source_order_are_refused(tmp_path: Path) -> None:
     with DatasetWriter(str(tmp_path), OPTIONS) as writer:
         writer.append(row(5, [1, 2], [(1, 1.0)]))
+        writer.append(row(4, [1, 2], [(1, 1.0)]))
         with pytest.raises(ValueError, match="row 1: conversation 4 comes after 5"):
-            writer.append(row(4, [1, 2], [(1, 1.0)]))
+            writer.commit()
 
 
 def test_without_a_commit_nothing_is_left(tmp_path: Path) -> None:
     with contextlib.suppress(RuntimeError), DatasetWriter(str(tmp_path), OPTIONS) as writer:
         writer.append(row(0, [1, 2], [(1, 1.0)]))
         raise RuntimeError
-    assert list((tmp_path / "datasets").iterdir()) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_an_empty_dataset_has_an_address_too(tmp_path: Path) -> None:
@@ -196,12 +212,12 @@ def test_an_empty_dataset_has_an_address_too(tmp_path: Path) -> None:
 def test_a_store_elsewhere_is_read_and_written_too() -> None:
     made = [row(index, [1, 2, index], [(2, 1.0)]) for index in range(5)]
     written = write("memory://bucket", made, 2)
-    assert written.uri == f"memory://bucket/datasets/{written.sha256}.arrow"
+    assert written.uri == f"memory://bucket/datasets/{written.sha256}.json"
     with DatasetReader(written.uri) as reader:
         assert all(same(reader[index], item) for index, item in enumerate(made))
     assert verify(written.uri, OPTIONS) == written.sha256
     remove(written.uri)
-    assert not fsspec.filesystem("memory").exists("/bucket/datasets/" + written.sha256 + ".arrow")
+    assert not fsspec.filesystem("memory").exists("/bucket/datasets/" + written.sha256 + ".json")
     with pytest.raises(StoreUnavailable, match="the object store can't serve memory://"):
         DatasetReader(written.uri)
 
@@ -213,10 +229,10 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with writer:
-        monkeypatch.setattr(writer, "_sink", type("Full", (), {"write_batch": full})())
-        with pytest.raises(StoreFull, match=r"the object store has no room for .*datasets; free some, then try again"):
+        monkeypatch.setattr(writer._writer, "_sink", type("Full", (), {"write_batch": full})())
+        with pytest.raises(StoreFull, match=r"the object store has no room for .*/shards/.*; free some, then try"):
             writer.append(row(0, [1, 2], [(1, 1.0)]))
-    assert list((tmp_path / "datasets").iterdir()) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_file_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
@@ -230,13 +246,13 @@ def test_a_file_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
         DatasetReader(str(tmp_path / "y.arrow"))
     with pytest.raises(StoreUnavailable, match="no object store is set; give TURNLOOM_STORE_URL"):
         DatasetWriter("", OPTIONS)
-    with pytest.raises(StoreUnavailable, match="nowhere://x/datasets can't be opened"):
+    with pytest.raises(StoreUnavailable, match=r"nowhere://x/datasets/shards/.* can't be opened"):
         DatasetWriter("nowhere://x", OPTIONS)
 
 
 def test_a_changed_file_no_longer_has_its_address(tmp_path: Path) -> None:
     written = write(tmp_path, [row(0, [1000001, 1000002], [(1, 1.0)])])
-    path = Path(written.uri)
+    path = Path(read_manifest(written.uri).shards[0].uri)
     content = path.read_bytes()
     path.write_bytes(content.replace((1000002).to_bytes(4, "little"), (1000003).to_bytes(4, "little")))
     assert verify(written.uri, OPTIONS) != written.sha256
@@ -258,3 +274,72 @@ def test_a_whole_file_appears_at_once_or_not_at_all(tmp_path: Path) -> None:
         begin(file)
         file.write(json.dumps([1]).encode())
     assert target.read_bytes() == b"half[1]"
+
+
+FIXTURE = Path(__file__).parents[2] / "data" / "dataset-version-1"
+
+
+def test_a_dataset_of_the_format_before_manifests_is_read_and_keeps_its_address() -> None:
+    expected = json.loads((FIXTURE / "expected.json").read_text())
+    uri = str(FIXTURE / f"{expected['sha256']}.arrow")
+    with DatasetReader(uri) as reader:
+        assert [
+            {
+                "conversation": one.conversation,
+                "part": one.part,
+                "token_ids": one.token_ids.tolist(),
+                "run_lengths": one.run_lengths.tolist(),
+                "run_values": one.run_values.tolist(),
+                "target_bytes": one.target_bytes,
+            }
+            for one in reader.rows()
+        ] == expected["rows"]
+        assert reader.loss_tokens.tolist() == [int((one.target_weights() > 0).sum()) for one in reader.rows()]
+    assert verify(uri, expected["options"]) == expected["sha256"]
+
+
+def test_a_writer_begins_another_shard_only_between_conversations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_files, "SHARD_ROWS", 3)
+    made = [row(index // 2, [1, 2, index], [(2, 1.0)], part=index % 2) for index in range(11)]
+    written = write(tmp_path, made)
+    assert [(one.first, one.last) for one in read_manifest(written.uri).shards] == [(0, 1), (2, 3), (4, 5)]
+    with DatasetReader(written.uri) as reader:
+        assert all(same(left, right) for left, right in zip(reader.rows(), made, strict=True))
+
+
+def test_a_reader_opens_the_shards_that_are_asked_for_and_keeps_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_files, "SHARD_ROWS", 1)
+    monkeypatch.setattr(dataset_files, "OPEN_SHARDS", 2)
+    opened: list[str] = []
+    monkeypatch.setattr(
+        dataset_files, "ShardReader", lambda uri, cache=None: opened.append(uri) or ShardReader(uri, cache)
+    )
+    made = [row(index, [1, 2, index], [(2, 1.0)]) for index in range(6)]
+    written = write(tmp_path, made)
+    opened.clear()
+    reader = DatasetReader(written.uri)
+    taken = [reader[index] for index in (5, 0, 5, 3, 5, 0)]
+    uris = [one.uri for one in read_manifest(written.uri).shards]
+    assert opened == [uris[5], uris[0], uris[3], uris[0]]
+    assert [int(one.token_ids[2]) for one in taken] == [5, 0, 5, 3, 5, 0]
+
+
+def test_shards_out_of_order_are_refused(tmp_path: Path) -> None:
+    later, earlier = (shard(str(tmp_path), [row(at, [1, 2], [(1, 1.0)])]) for at in (3, 2))
+    with pytest.raises(ValueError, match="begins with conversation 2, which comes after 3"):
+        join(str(tmp_path), OPTIONS, [later, earlier])
+
+
+def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
+    written = write(tmp_path, [row(0, [1, 2], [(1, 1.0)])])
+    path = Path(written.uri)
+    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
+    with pytest.raises(Corrupt, match="has version 3, 2 is needed"):
+        DatasetReader(written.uri)
+    path.write_text("{}")
+    with pytest.raises(Corrupt, match="is not a dataset's manifest"):
+        DatasetReader(written.uri)

@@ -64,7 +64,7 @@ def _claimed(parts: TaskContext, dataset_id: str, task: str) -> str:
 def _done(parts: TaskContext, dataset_id: str, claimed: ClaimedTask, lease: Lease) -> str:
     stay_small()
     with lease:
-        # Imported here, after the claim: they take seconds, and the parent of this process must stay without them.
+        # Imported here, after the claim, should the parent of this process not have done so: they take seconds.
         from services.preprocess.datasets.sources import tasks  # noqa: PLC0415
 
         try:

@@ -10,7 +10,7 @@ from services.preprocess.datasets.sources.lease import Lease
 from services.preprocess.datasets.sources.shards import ShardResult
 from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.domain.source_errors import BadRow, SourceEmpty
-from services.store.dataset_files import DatasetReader, DatasetWriter
+from services.store.dataset_files import Known, join
 from services.store.records import DatasetRecord, IssueRecord, LeftOutRecord, WarningRecord
 
 
@@ -37,8 +37,9 @@ def merge(
     store_url: str,
     limit: SizeLimit,
     lease: Lease,
+    known: Known,
 ) -> DatasetRecord:
-    """The record of the finished dataset, whose file is in the store.
+    """The record of the finished dataset, whose manifest is in the store.
 
     Args:
         begun: the record as it is while the dataset is made.
@@ -47,6 +48,7 @@ def merge(
         store_url: where datasets lie.
         limit: of the dataset's size.
         lease: of this task.
+        known: whether a dataset of an address is READY already.
 
     Raises:
         BadRowFound: the first bad row of the first shard that has one.
@@ -62,15 +64,8 @@ def merge(
     if read == totals.skipped:
         first = f", the first: {totals.issues[0].message}" if totals.issues else ""
         raise SourceEmpty(f"All {read} rows are bad{first}", hint="Look at the format and the columns.")
-    with DatasetWriter(store_url, begun.options_json) as writer:
-        for result in results:
-            lease.check()
-            if result.uri:
-                with DatasetReader(result.uri) as reader:
-                    for row in reader.rows():
-                        writer.append(row)
-        lease.check()
-        written = writer.commit()
+    files = [result.file for result in results if result.file is not None]
+    written = join(store_url, begun.options_json, files, lease.check, known)
     totals = replace(totals, warnings=(*remarks.warnings, *totals.warnings)[:REMARKS])
     made = replace(begun, conversations_read=read, shards=len(results), shards_done=len(results))
     return finished(made, written, totals, remarks.left_out)

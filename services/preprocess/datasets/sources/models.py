@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from services.preprocess.domain.source_errors import ModelDiffers
-from services.preprocess.models.registry import load_entry, read_models
+from services.preprocess.models.held import HELD
+from services.preprocess.models.registry import read_models
 from services.preprocess.settings import ApiSettings
 from services.preprocess.wire.options import options, options_from_json
 from services.store.records import DatasetRecord
@@ -37,7 +38,7 @@ def model_of(record: DatasetRecord, settings: ApiSettings) -> Iterator[Model]:
         )
     sandbox = Sandbox() if options_of(record).chat_template is not None else None
     try:
-        model = load_entry(entries[record.model], settings.model_cache, sandbox)
+        model = HELD.load(entries[record.model], settings.model_cache, sandbox)
         for what, wanted, found in (
             ("tokenizer", record.tokenizer_sha256, model.tokenizer_sha256),
             ("template", record.template_sha256, model.template_sha256),

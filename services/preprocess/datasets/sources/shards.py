@@ -16,8 +16,8 @@ from services.preprocess.datasets.sources.reading import read
 from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.wire.dataset import issue_record
-from services.store.dataset_files import DatasetWriter
 from services.store.records import IssueRecord
+from services.store.shard_files import ShardFile, ShardWriter
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import Preprocessed
@@ -34,7 +34,7 @@ CHUNK: Final = 128  #: conversations preprocessed at once
 class ShardResult:
     """What one shard gave."""
 
-    uri: str = ""  #: file of its rows; empty: there are none
+    file: ShardFile | None = None  #: of its rows; None: there are none
     read: int = 0  #: rows that were wanted
     size: int = 0  #: bytes of these as messages of the contract
     totals: Totals = field(default_factory=Totals)
@@ -54,13 +54,13 @@ class Making:
 
 
 def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> ShardResult:
-    """Write the shard's rows to a file below `folder`.
+    """Write the shard's rows to a file in `folder`, a URL.
 
     Raises:
         NotWanted, SourceError, InvalidOption, StoreError; then nothing is left of the file.
     """
     size = 0
-    with DatasetWriter(folder, making.options_json) as writer:
+    with ShardWriter(folder, making.options_json) as writer:
         build = DatasetBuild(writer)
         rows = wanted(shard)
         while chunk := list(islice(rows, CHUNK)):
@@ -80,8 +80,8 @@ def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> Shard
                 build.add([issue])
             lease.read += len(chunk)
         totals = build.totals()
-        uri = writer.commit().uri if sum(totals.lengths.counts) else ""
-        return ShardResult(uri, lease.read, size, totals)
+        file = writer.commit() if sum(totals.lengths.counts) else None
+        return ShardResult(file, lease.read, size, totals)
 
 
 def wanted(shard: Shard) -> Iterator[tuple[int, RawRow]]:

@@ -10,6 +10,7 @@ from services.store.dataset_work import DatasetWork
 from services.store.datasets import Datasets
 from services.store.errors import NotFound
 from services.store.files import remove
+from services.store.manifests import shards_folder
 from services.store.records import DatasetState, ErrorRecord, IssueRecord
 from services.store.tickets import Tickets
 
@@ -27,6 +28,10 @@ class TaskContext:
         """URL of everything that is kept only while a dataset is made."""
         return f"{self.settings.store_url.rstrip('/')}/making/{dataset_id}"
 
+    def shards_folder(self, dataset_id: str) -> str:
+        """URL of the shards of a dataset."""
+        return shards_folder(self.settings.store_url, dataset_id)
+
     def ended(self, dataset_id: str) -> bool:
         """Whether a dataset is no longer made, or is gone."""
         try:
@@ -40,6 +45,14 @@ class TaskContext:
         self.tidy(dataset_id)
 
     def tidy(self, dataset_id: str) -> None:
-        """Remove shards and staged rows, and close the work."""
+        """Remove staged rows, and the shards of what has failed or was cancelled; close the work."""
         remove(self.folder(dataset_id))
+        if self._failed(dataset_id):
+            remove(self.shards_folder(dataset_id))
         self.work.close(dataset_id)
+
+    def _failed(self, dataset_id: str) -> bool:
+        try:
+            return self.datasets.get(dataset_id).state in (DatasetState.FAILED, DatasetState.CANCELLED)
+        except NotFound:
+            return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
@@ -70,7 +71,8 @@ def plan_source(parts: TaskContext, record: DatasetRecord, _claimed: ClaimedTask
 def shard(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:
     """Make one shard; the last of them begins the merge."""
     task = decode(ShardTask, claimed.argument)
-    folder = f"{parts.folder(record.id)}/{lease.task}"
+    # Of this attempt alone: another may have given the dataset its shard, whose file must not go with this one.
+    folder = f"{parts.shards_folder(record.id)}/{lease.task}-{secrets.token_hex(4)}"
     try:
         result = _made(parts, record, task, folder, lease)
     except NotWanted:
@@ -115,7 +117,8 @@ def merge_shards(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask
     assert record.source is not None
     results = [decode(ShardResult, text) for text in parts.datasets.shards(record.id).values()]
     begun = replace(record, source=shown(record.source, Format(task.format, task.columns)))
-    made = merge(begun, results, task.remarks, parts.settings.store_url, limit_of(parts), lease)
+    known = parts.datasets.has_content
+    made = merge(begun, results, task.remarks, parts.settings.store_url, limit_of(parts), lease, known)
     retry_redis(lambda: parts.datasets.ready(made), 60.0)
     parts.tidy(record.id)
 

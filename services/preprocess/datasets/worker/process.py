@@ -1,6 +1,6 @@
 """The CPU worker: an RQ worker on queue `preprocess` that runs named functions only. Knows no dataset and no template.
 
-The parent imports neither transformers nor datasets: each job runs in a forked horse, which imports what it needs.
+Each job runs in a forked horse, which inherits modules and models that the parent has loaded (preloading).
 Every few seconds the parent looks for tasks whose worker died, here or on any other host, and queues them again.
 """
 
@@ -12,8 +12,11 @@ from collections.abc import Callable
 from typing import Final
 
 import redis
+from rq import Queue
+from rq.job import Job
 
 from services.preprocess.datasets.sources.dispatch import FUNCTION, sweep
+from services.preprocess.datasets.worker.preloading import Preloaded
 from services.preprocess.settings import ApiSettings
 from services.store.connection import check_schema, connect, connect_rq
 from services.store.dataset_work import DatasetWork
@@ -47,14 +50,18 @@ class PreprocessWorker(TicketWorker):
 
     job_class = PreprocessTicket
 
-    def __init__(self, connection: redis.Redis, look: Callable[[], None], look_every: float) -> None:
-        """Says hello to Redis.
+    def __init__(
+        self, connection: redis.Redis, look: Callable[[], None], look_every: float, preload: Callable[[str], None]
+    ) -> None:
+        """Register the worker in Redis.
 
         Args:
             connection: to Redis, for RQ.
             look: finds tasks whose worker died.
             look_every: seconds between two looks.
+            preload: loads what the tasks of a dataset need, by its id.
         """
+        self._preload = preload
         self._look = look
         self._look_every = look_every
         self._looked_at = float("-inf")
@@ -75,6 +82,12 @@ class PreprocessWorker(TicketWorker):
             except RedisUnavailable as error:
                 LOG.warning("not looked for lost tasks: %s", error)
 
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """Load what the horse will need, so that it inherits it; then fork."""
+        if job.func_name == FUNCTION:
+            self._preload(str(job.kwargs.get("dataset_id")))
+        super().fork_work_horse(job, queue)
+
     def handle_warm_shutdown_request(self) -> None:
         """On SIGTERM: the job at hand is done first; a second SIGTERM ends it, and its task is begun anew elsewhere."""
         LOG.info("asked to stop")
@@ -91,9 +104,13 @@ def work(settings: ApiSettings, burst: bool = False) -> int:
     datasets, tasks = Datasets(client), DatasetWork(client, settings.shard_lease)
     tickets = Tickets(connect_rq(settings.redis_url, socket_timeout=10.0))
     look_every = min(LOOK_EVERY, settings.shard_lease)
+    models = Preloaded(settings, datasets)
+    models.warm_up()
     work_until_stopped(
         settings.redis_url,
-        lambda connection: PreprocessWorker(connection, lambda: sweep(datasets, tasks, tickets), look_every),
+        lambda connection: PreprocessWorker(
+            connection, lambda: sweep(datasets, tasks, tickets), look_every, models.for_dataset
+        ),
         burst=burst,
         log_level=settings.log_level.upper(),
     )

@@ -1,0 +1,88 @@
+"""CPU time of one shard of an import, by stage, in this process: no Redis, no queue, no API.
+
+    python -m bench.shards [--conversations 8192]
+
+Prints microseconds a conversation for loading what a forked job inherits (once a worker), for making the shard, and for
+putting shards together. The machine's other work changes these figures less than it does the wall clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from services.preprocess.datasets.environment import set_environment
+
+set_environment()
+
+from bench import material  # noqa: E402  # libraries read their settings when they are imported
+from bench.sources import write  # noqa: E402
+from services.preprocess.datasets.sources.line_files import cut_lines  # noqa: E402
+from services.preprocess.datasets.sources.pieces import pack  # noqa: E402
+from services.preprocess.datasets.sources.shards import Making, make_shard  # noqa: E402
+from services.preprocess.datasets.sources.sizes import SizeLimit  # noqa: E402
+from services.preprocess.domain.bad_rows import BadRows  # noqa: E402
+from services.store.dataset_files import join  # noqa: E402
+from services.store.manifests import shards_folder  # noqa: E402
+from turnloom.masks import Options, load_model  # noqa: E402
+from turnloom.reading.formats import Format  # noqa: E402
+
+
+class NoLease:
+    """Stands in for the lease of a task."""
+
+    read = 0
+
+    def check(self) -> None:
+        """Go on."""
+
+
+@contextmanager
+def timed(name: str, count: int, times: dict[str, float]) -> Iterator[None]:
+    """Add the CPU time of the block, in microseconds a conversation."""
+    before = time.process_time()
+    yield
+    times[name] = times.get(name, 0.0) + (time.process_time() - before) / count * 1e6
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.shards", description=__doc__)
+    parser.add_argument("--conversations", type=int, default=8_192)
+    count = parser.parse_args().conversations
+    if material.missing():
+        return 2
+    times: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write(folder / "chats.jsonl", count)
+        material.prepared(folder / "qwen3")
+        with timed("loading the model, once a worker", count, times):
+            model = load_model(folder / "qwen3")
+        with timed("plan: find the lines", count, times):
+            shards = list(pack(cut_lines(str(folder / "chats.jsonl"))))
+        making = Making(Format("messages", {}), Options(date="2026-01-01"), "{}", model, BadRows.FAIL, _unlimited())
+        store = str(folder / "store")
+        with timed("shards", count, times):
+            made = [make_shard(making, shard, shards_folder(store, "bench"), NoLease()) for shard in shards]  # type: ignore[arg-type]
+        with timed("putting them together", count, times):
+            written = join(store, "{}", [one.file for one in made if one.file is not None])
+    for name, microseconds in times.items():
+        print(f"{name:<36} {microseconds:>8.1f} us a conversation")
+    each = sum(times.values()) - times["loading the model, once a worker"]
+    print(f"{'each conversation':<36} {each:>8.1f} us: {1e6 / each:.0f} conversations a second and core")
+    print(f"{written.conversations} conversations, {written.rows} rows, {written.tokens} tokens")
+    return 0
+
+
+def _unlimited() -> SizeLimit:
+    return SizeLimit(1 << 60, 1 << 60)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

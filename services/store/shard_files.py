@@ -1,0 +1,296 @@
+"""Write and read one shard of a dataset: an Arrow IPC file, uncompressed, memory-mapped, named by its address.
+
+Arrays go to Arrow and back as buffers: pa.array and to_numpy import pandas where it is installed (0.3 s a process).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, cast
+
+import numpy as np
+import pyarrow as pa
+from fsspec import AbstractFileSystem
+from numpy.typing import NDArray
+
+from services.store.cache import FileCache
+from services.store.dataset_rows import (
+    DIGEST_BYTES,
+    Columns,
+    Row,
+    RowBuffer,
+    Runs,
+    begin_digest,
+    check_columns,
+    row_digests,
+)
+from services.store.errors import Corrupt
+from services.store.files import FileSystem, NewFile, is_local, locate, store_errors
+
+#: Columns of a dataset's file before shards were kept; such files are still read.
+SCHEMA_1: Final = pa.schema(
+    [
+        pa.field("conversation", pa.uint32(), nullable=False),
+        pa.field("part", pa.uint16(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
+        pa.field("run_lengths", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False),
+        pa.field("run_values", pa.list_(pa.field("item", pa.float32(), nullable=False)), nullable=False),
+        pa.field("target_bytes", pa.uint32(), nullable=False),
+    ]
+)
+#: Columns of a shard; the last two are there to be read without the rows.
+SCHEMA: Final = pa.schema(
+    [
+        *SCHEMA_1,
+        pa.field("loss_tokens", pa.uint32(), nullable=False),
+        pa.field("digest", pa.binary(DIGEST_BYTES), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the rows of a shard or dataset come to."""
+
+    rows: int = 0
+    conversations: int = 0  #: that gave at least one row
+    tokens: int = 0
+    loss_tokens: int = 0  #: targets with weight > 0
+    weight_sum: float = 0.0
+    target_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """A complete shard."""
+
+    sha256: str  #: of the options and its rows, as a dataset's
+    uri: str
+    totals: Totals
+    first: int = -1  #: conversation of its first row; -1: it has none
+    last: int = -1  #: conversation of its last row
+
+
+class ShardWriter:
+    """Streams rows to a temporary file beside their place; `commit` gives it its name. Memory: one batch of rows.
+
+    A context manager: leaving it without `commit` removes the temporary file.
+    """
+
+    def __init__(
+        self, folder_url: str, options_json: str, rows_per_batch: int = 1024, whole: hashlib._Hash | None = None
+    ) -> None:
+        """Begin a shard.
+
+        Args:
+            folder_url: where it shall lie.
+            options_json: of the dataset.
+            rows_per_batch: rows that are held, checked and written together.
+            whole: hash of the dataset that is to get the digests of these rows too.
+        """
+        self._folder = folder_url
+        self._whole = whole
+        self._new = NewFile(folder_url)
+        self._rows_per_batch = rows_per_batch
+        self._buffer = RowBuffer()
+        self._digest = begin_digest(options_json)
+        self._first = self.last = -1  #: conversations
+        self._totals = Totals()
+        self._sink = pa.ipc.new_file(self._new.file, SCHEMA)
+
+    def __enter__(self) -> ShardWriter:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove what was not committed."""
+        self._new.close()
+
+    def add(self, conversation: int, part: int, token_ids: NDArray[np.int32], runs: Runs, target_bytes: int) -> None:
+        """Add a row; rows come in source order.
+
+        Raises:
+            ValueError: a row of this batch breaks the contract; they are looked at together.
+            StoreFull, StoreRefused, StoreUnavailable.
+        """
+        self._buffer.add(conversation, part, token_ids, runs, target_bytes)
+        if len(self._buffer) == self._rows_per_batch:
+            self.flush()
+
+    def commit(self) -> ShardFile:
+        """Finish the file under its address.
+
+        Raises:
+            ValueError, StoreFull, StoreRefused, StoreUnavailable: then nothing of it is left.
+        """
+        self.flush()
+        with store_errors(self._folder):
+            self._sink.close()
+        sha256 = self._digest.hexdigest()
+        return ShardFile(sha256, self._new.publish(f"{sha256}.arrow"), self._totals, self._first, self.last)
+
+    def flush(self) -> None:
+        """Write the rows at hand as one batch."""
+        if not len(self._buffer):
+            return
+        columns = self._buffer.columns()
+        check_columns(columns, self._totals.rows, self.last)
+        digests = row_digests(columns)
+        for digest in (self._digest, self._whole):
+            if digest is not None:
+                digest.update(digests)
+        loss_tokens = columns.loss_tokens
+        before = np.concatenate([[self.last], columns.conversation.astype(np.int64)])
+        done = self._totals
+        self._totals = Totals(
+            done.rows + len(columns),
+            done.conversations + int(np.count_nonzero(np.diff(before))),
+            done.tokens + len(columns.tokens),
+            done.loss_tokens + int(loss_tokens.sum()),
+            done.weight_sum + math.fsum(columns.weight_sums),
+            done.target_bytes + int(columns.target_bytes.sum(dtype=np.int64)),
+        )
+        self._first = self._first if done.rows else int(columns.conversation[0])
+        self.last = int(columns.conversation[-1])
+        with store_errors(self._folder):
+            self._sink.write_batch(record_batch(columns, loss_tokens, digests))
+
+
+def record_batch(columns: Columns, loss_tokens: NDArray[np.uint32], digests: bytes) -> pa.RecordBatch:
+    """Rows as Arrow has them, without a copy."""
+    count = len(columns)
+
+    def plain(name: str, array: NDArray[np.generic]) -> pa.Array:
+        return pa.Array.from_buffers(SCHEMA.field(name).type, len(array), [None, pa.py_buffer(array)])
+
+    def lists(name: str, ends: NDArray[np.int32], array: NDArray[np.generic]) -> pa.Array:
+        kind = SCHEMA.field(name).type
+        values = pa.Array.from_buffers(kind.value_type, len(array), [None, pa.py_buffer(array)])
+        return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(ends)], children=[values])
+
+    return pa.RecordBatch.from_arrays(
+        [
+            plain("conversation", columns.conversation),
+            plain("part", columns.part),
+            lists("token_ids", columns.token_ends, columns.tokens),
+            lists("run_lengths", columns.run_ends, columns.lengths),
+            lists("run_values", columns.run_ends, columns.values),
+            plain("target_bytes", columns.target_bytes),
+            plain("loss_tokens", loss_tokens),
+            pa.Array.from_buffers(SCHEMA.field("digest").type, count, [None, pa.py_buffer(digests)]),
+        ],
+        schema=SCHEMA,
+    )
+
+
+class ShardReader:
+    """Rows of one file, as views of its memory map. A file of an object store is copied to this machine first.
+
+    The copy lies in `cache`, or without one in a temporary folder until `close`. Views stay valid as long as they are
+    held, also after `close`. Raises StoreUnavailable, Corrupt.
+    """
+
+    def __init__(self, uri: str, cache: FileCache | None = None) -> None:
+        self._stack = ExitStack()
+        path = local_copy(uri, self._stack, cache)
+        try:
+            with store_errors(uri):
+                file = pa.ipc.open_file(self._stack.enter_context(pa.memory_map(path)))
+        except pa.ArrowInvalid as error:
+            raise Corrupt(f"{uri} is not a dataset file: {error}") from None
+        if not (file.schema.equals(SCHEMA) or file.schema.equals(SCHEMA_1)):
+            raise Corrupt(f"{uri} has other columns than a dataset: {', '.join(file.schema.names)}")
+        self.version = 2 if file.schema.equals(SCHEMA) else 1  #: of the dataset's format
+        self.columns: Sequence[Columns] = [_columns(file.get_batch(index)) for index in range(file.num_record_batches)]
+        sizes = [len(columns) for columns in self.columns]
+        self._starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        """Rows."""
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Row:
+        """One row; its arrays are views."""
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.columns[number].row(index - int(self._starts[number]))
+
+    def close(self) -> None:
+        """Give up the file; rows handed out stay valid."""
+        self._stack.close()
+
+
+def _columns(batch: pa.RecordBatch) -> Columns:
+    """Columns of one record batch as numpy views of the map."""
+
+    def view(array: pa.Array, kind: str) -> NDArray[np.generic]:
+        buffer = array.buffers()[-1]
+        if not len(array):
+            return np.empty(0, dtype=kind)
+        return cast(
+            NDArray[np.generic], np.frombuffer(buffer, kind, len(array), array.offset * np.dtype(kind).itemsize)
+        )
+
+    def ends(array: pa.Array) -> NDArray[np.int32]:
+        return cast(NDArray[np.int32], view(array.offsets, "<i4")) if len(array) else np.zeros(1, np.int32)
+
+    tokens, lengths, values = (batch.column(name) for name in ("token_ids", "run_lengths", "run_values"))
+    return Columns(
+        conversation=cast(NDArray[np.uint32], view(batch.column("conversation"), "<u4")),
+        part=cast(NDArray[np.uint16], view(batch.column("part"), "<u2")),
+        target_bytes=cast(NDArray[np.uint32], view(batch.column("target_bytes"), "<u4")),
+        tokens=cast(NDArray[np.int32], view(tokens.values, "<i4")),
+        token_ends=ends(tokens),
+        lengths=cast(NDArray[np.uint32], view(lengths.values, "<u4")),
+        values=cast(NDArray[np.float32], view(values.values, "<f4")),
+        run_ends=ends(lengths),
+    )
+
+
+def read_digests(uri: str) -> Iterator[bytes]:
+    """Give the digests of a shard's rows, a batch at a time; of an object store's file little else is fetched.
+
+    Raises:
+        StoreUnavailable, StoreRefused, Corrupt.
+    """
+    system, path = locate(uri)
+    column = SCHEMA.get_field_index("digest")
+    try:
+        with store_errors(uri), _unbuffered(system, path) as opened:
+            file = pa.ipc.open_file(opened, options=pa.ipc.IpcReadOptions(included_fields=[column]))
+            for index in range(file.num_record_batches):
+                batch = file.get_batch(index)
+                yield bytes(batch.column("digest").buffers()[1])[: DIGEST_BYTES * batch.num_rows]
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise Corrupt(f"{uri} is not a shard of a dataset: {error}") from None
+
+
+def _unbuffered(system: FileSystem, path: str) -> IO[bytes]:
+    """Open a file of which small parts are read."""
+    if is_local(system):
+        return open(path, "rb")
+    return cast(IO[bytes], cast(AbstractFileSystem, system).open(path, "rb", cache_type="none"))
+
+
+def local_copy(uri: str, stack: ExitStack, cache: FileCache | None) -> str:
+    """Path of a file on this machine; a copy outside the cache goes with `stack`."""
+    system, path = locate(uri)
+    if is_local(system):
+        return path
+    cached = cache.fetch(uri) if cache is not None else None
+    if cached is not None:
+        return str(cached)
+    folder = Path(tempfile.mkdtemp(prefix="turnloom-dataset-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    with store_errors(uri):
+        system.get_file(path, str(folder / "data.arrow"))
+    return str(folder / "data.arrow")
