@@ -7,6 +7,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.api_calls import MODEL, NO_REDIS, TUFT_MODEL, Api, Start
@@ -155,6 +156,12 @@ def test_a_dataset_is_made_listed_shown_downloaded_and_deleted(api: Api, chats: 
     assert [row["conversation"] for row in rows] == list(range(10))
     assert sum(len(row["token_ids"]) for row in rows) == made["tokens"]
     assert sum(weight > 0 for row in rows for weight in row["target_weights"]) == made["loss_tokens"]
+    exported = turnloom(api.address, "dataset", "export", made["id"], "--to", "trl", "--out", tmp_path / "t", "--json")
+    assert exported.document["rows"] == 10
+    labels = pq.read_table(tmp_path / "t").column("labels").to_pylist()
+    assert sum(label != -100 for some in labels for label in some) == made["loss_tokens"]
+    refused = turnloom(api.address, "dataset", "export", made["id"], "--to", "nothing")
+    assert "there is no 'nothing'" in refused.err
     assert turnloom(api.address, "dataset", "delete", made["id"]).code == 0
     gone = turnloom(api.address, "dataset", "show", made["id"])
     assert gone.code == 4

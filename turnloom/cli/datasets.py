@@ -1,4 +1,4 @@
-"""Commands of `turnloom dataset`: create, import, list, show, delete, download."""
+"""Commands of `turnloom dataset`: create, import, list, show, delete, download, export."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from turnloom.cli.sources import (
 )
 from turnloom.cli.splits import checked_parts, leaving_nothing, split_of
 from turnloom.errors import InvalidInput
+from turnloom.results.report import missing
 from turnloom.v1 import datasets_pb2
 from turnloom.words import ago, coloured, count, dataset_state
 
@@ -59,6 +60,7 @@ def add_to(app: typer.Typer) -> None:
     command(group, "delete", "dataset delete ds-0123456789ab")(delete)
     command(group, "cancel", "dataset cancel ds-0123456789ab")(cancel)
     command(group, "download", "dataset download ds-0123456789ab --to rows.jsonl")(download)
+    command(group, "export", "dataset export ds-0123456789ab --to trl --out rows.parquet")(export)
 
 
 def create(
@@ -265,6 +267,38 @@ def download(
         part.unlink(missing_ok=True)
     if session.as_json:
         session.json({"dataset": dataset, "path": str(path), "rows": rows})
+    else:
+        session.out.print(f"{rows} rows in {escape(str(path))}", highlight=False)
+
+
+def export(
+    session: Session,
+    dataset: Id,
+    kind: Annotated[str, typer.Option("--to", help="trl, axolotl, cookbook or datasets.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: DATASET.parquet, for the cookbook DATASET.jsonl.")
+    ] = None,
+) -> None:
+    """Write the rows for another trainer: input_ids, and labels that are -100 where nothing is trained.
+
+    trl, axolotl and datasets are Parquet files, cookbook JSON lines with what a Datum is made of. Weights are in
+    loss_weights, which TRL leaves aside; axolotl takes none, so rows with other weights than 0 and 1 are refused.
+    """
+    from turnloom.exports import FILES  # noqa: PLC0415  # numpy takes a while, and most commands need none
+    from turnloom.exports import export as write  # noqa: PLC0415
+
+    if kind not in FILES:
+        raise InvalidInput(f"--to: there is no {kind!r}.", hint=f"Choose from {', '.join(FILES)}.", field="--to")
+    ending = FILES[kind][1]
+    if ending == "parquet" and missing("pyarrow"):
+        raise InvalidInput(f"--to {kind} needs pyarrow, which is not installed.", hint="Get it: pip install pyarrow")
+    path = out or Path(f"{dataset}.{ending}")
+    try:
+        rows = write(chain.from_iterable(session.client.datasets.download(dataset)), kind, path)
+    except OSError as error:
+        raise InvalidInput(f"{path} can't be written: {error.strerror or error}.", hint="Name another file.") from error
+    if session.as_json:
+        session.json({"dataset": dataset, "format": kind, "path": str(path), "rows": rows})
     else:
         session.out.print(f"{rows} rows in {escape(str(path))}", highlight=False)
 
