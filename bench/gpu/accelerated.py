@@ -1,6 +1,8 @@
 """The accelerated training model beside TuFT's own code, inside the model's class: no HTTP, no Ray, no Turnloom.
 
-    python -m bench.gpu.accelerated 0.6b|4b|tiny WEIGHTS OUT.jsonl [speed,losses,truth,gradients,tenants,passes,cards,kernels]
+    python -m bench.gpu.accelerated 0.6b|4b|tiny WEIGHTS OUT.jsonl [PHASE,...]
+
+Phases: speed, losses, truth, gradients, tenants, passes, cards, kernels.
 
 One model serves both: switched off, services.tuft hands every call to TuFT's own code. Steps are 32 rows of random
 tokens with lengths as of no_robots, of which the first 35 % is prompt; each step is new to the process.
@@ -22,9 +24,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from peft import LoraConfig, get_peft_model
 from tinker import types
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
+from transformers import AutoModelForCausalLM
 from tuft.config import ModelConfig
 
 from bench.gpu.figures import GEOMETRY, H200_BF16_FLOPS, lora_flops
@@ -228,7 +232,7 @@ class Bench:
         return time.perf_counter() - begun, peak
 
     def speed(self) -> None:
-        """Stock as the guide and as the trainer use it; accelerated with the same calls, and with a step as one call."""
+        """Stock as the guide and the trainer use it; accelerated with the same calls, and with a step as one call."""
         self.measure(
             {
                 "stock, the guide's calls": ({"accelerated": False, "micro": GUIDE_MICRO[self.size]}, one_call),
@@ -275,9 +279,6 @@ class Bench:
 
     def plain(self) -> tuple[Any, list[Any]]:
         """The model in fp32 with adapter "one" as at the start."""
-        from peft import LoraConfig, get_peft_model
-        from transformers import AutoModelForCausalLM
-
         names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
         plain = AutoModelForCausalLM.from_pretrained(
             self.weights, dtype=torch.float32, device_map="cuda" if GPU else "cpu"

@@ -27,9 +27,11 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /u
  && install -d -o turnloom -g turnloom /var/lib/turnloom/checkpoints /var/lib/turnloom/models
 WORKDIR /app
 COPY --from=packages /opt/venv /opt/venv
-COPY deploy/docker/health.py deploy/tuft/cpu.yaml deploy/tuft/cpu_launcher.py turnloom/embedded/tiny_model.py examples/conversations.jsonl /app/
+COPY deploy/docker/health.py deploy/tuft/cpu.yaml turnloom/embedded/tiny_model.py examples/conversations.jsonl /app/
+COPY services/__init__.py /app/services/
+COPY services/tuft /app/services/tuft
 USER 10001:10001
 STOPSIGNAL SIGTERM
 EXPOSE 10610
 HEALTHCHECK --interval=15s --timeout=5s --start-period=180s CMD ["python", "/app/health.py", "http", "http://127.0.0.1:10610/api/v1/healthz"]
-CMD ["python", "/app/cpu_launcher.py", "--config", "/app/cpu.yaml", "--host", "0.0.0.0", "--port", "10610"]
+CMD ["python", "-m", "services.tuft", "launch-cpu", "--config", "/app/cpu.yaml", "--host", "0.0.0.0", "--port", "10610"]

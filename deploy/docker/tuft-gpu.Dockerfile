@@ -1,4 +1,5 @@
-# The TuFT server, unmodified, for an NVIDIA host: training with CUDA, without vLLM. Context: the repository's root.
+# The TuFT server for an NVIDIA host, accelerated by services/tuft: training with CUDA, without vLLM. TuFT's files are
+# unmodified. Context: the repository's root.
 # Its configuration is mounted: deploy/models/tuft-gpu.yaml.
 ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 
@@ -14,11 +15,17 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/
     TURNLOOM_TUFT_CHECKPOINT_DIR=/var/lib/turnloom/checkpoints HF_HOME=/var/lib/turnloom/hub
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin turnloom \
  && install -d -o turnloom -g turnloom /var/lib/turnloom/checkpoints /var/lib/turnloom/hub
+# Triton compiles a stub for its kernels when it first runs them.
+# DL3008 asks for pins; the compiler's version does not matter.
+# hadolint ignore=DL3008
+RUN apt-get update -qq && apt-get install -qq --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY --from=packages /opt/venv /opt/venv
 COPY deploy/docker/health.py /app/
+COPY services/__init__.py /app/services/
+COPY services/tuft /app/services/tuft
 USER 10001:10001
 STOPSIGNAL SIGTERM
 EXPOSE 10610
 HEALTHCHECK --interval=15s --timeout=5s --start-period=180s CMD ["python", "/app/health.py", "http", "http://127.0.0.1:10610/api/v1/healthz"]
-CMD ["tuft", "launch", "--config", "/etc/turnloom/tuft-gpu.yaml", "--host", "0.0.0.0", "--port", "10610"]
+CMD ["python", "-m", "services.tuft", "launch", "--config", "/etc/turnloom/tuft-gpu.yaml", "--host", "0.0.0.0", "--port", "10610"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import embedding, silu
 from torch.utils.checkpoint import checkpoint
 
 from services.tuft.adapters import Linear, apply
@@ -95,7 +95,7 @@ class Decoder:
             recompute: keep one layer's activations at a time, for a third more work.
         """
         with torch.no_grad():
-            x = self._core.embed_tokens(tokens)
+            x = embedding(tokens, self._core.embed_tokens.weight)  # the module's hook would ask for its gradient
             cos, sin = (one[0] for one in self._core.rotary_emb(x[None], positions[None]))
         if gradient:
             x.requires_grad_(True)  # the first layer is then compiled like the others

@@ -19,8 +19,8 @@ RANK: Final = 16
 #: Tokens of the rows: odd, and not in order.
 LENGTHS: Final = (701, 1, 1203, 333, 997, 64, 811)
 EXACT: Final = 16  #: rows may be so many times shorter in fp32
-#: Tokens are drawn as vocabulary * u^SKEW. Of tokens that are all equally likely hardly anything is learned: their
-#: gradients cancel out, and what is left to compare is what bf16 rounds (cosines of 0.997 at 4B, as much by TuFT's own).
+#: Tokens are drawn as vocabulary * u^SKEW. Where all are equally likely hardly anything can be learned: gradients
+#: cancel out, and what is left to compare is what bf16 rounds (a cosine of 0.997 at 4B).
 SKEW: Final = 8
 DEVIATION: Final = 0.01  #: of the random B, so that A has gradients as well
 

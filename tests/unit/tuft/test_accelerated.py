@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tuft_fixtures import tuft_python  # noqa: F401  (a fixture)
-
 ROOT = Path(__file__).resolve().parents[3]
 INSIDE = Path(__file__).parent / "inside"
 START = """
@@ -26,7 +24,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 @pytest.mark.tuft
 @pytest.mark.parametrize("name", sorted(path.name for path in INSIDE.glob("test_*.py")))
-def test_inside_the_tuft_environment(tuft_python: Path, name: str) -> None:  # noqa: F811
+def test_inside_the_tuft_environment(tuft_python: Path, name: str) -> None:
     options = ["-q", "--rootdir", str(ROOT), "-c", os.devnull, "--confcutdir", str(INSIDE), "-p", "no:cacheprovider"]
     command = [str(tuft_python), "-c", START, sysconfig.get_path("purelib"), *options, str(INSIDE / name)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -238,6 +238,9 @@ def test_one_compilation_serves_every_length_and_every_adapter_up_to_rank_32(fol
         for name in ("one", "two"):
             call(fast, rows(lengths), name)
     assert len(graphs) == 2, "one before attention and one after it"
+    for lengths in ((9, 5), (2, 64, 7)):
+        call(fast, rows(lengths), backward=False)
+    assert len(graphs) == 4, "the same without gradients"
 
 
 # -- imports -----------------------------------------------------------------------------------------------------------
