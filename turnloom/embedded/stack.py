@@ -350,7 +350,7 @@ class Stack:
             ["services.rest", "--address", self.settings.http_address, "--port-file", str(port_file)],
             settings,
         )
-        self._child("Notifier", ["services.rest", "notify"], settings)
+        self._companion("Notifier", ["services.rest", "notify"], settings)
         wait_until(port_file.is_file, child, "its address", START_SECONDS)
         bound = json.loads(port_file.read_text(encoding="utf-8"))
         self.openai_url = f"http://{bound['address']}/v1"
