@@ -280,7 +280,7 @@ def no_image_of_ours_but_tuft_holds_torch(smoke: Smoke) -> str:
     script = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
     limits = {
         "turnloom/preprocess:0.1.0": 550,
-        "turnloom/rest:0.1.0": 400,
+        "turnloom/rest:0.1.0": 650,
         "turnloom/trainer:0.1.0": 700,
         "turnloom/preprocess-worker:0.1.0": 900,
     }

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from services.rest import problems
+from services.rest.body_limit import BodyLimit
 from services.rest.file_store import FileStore
 from services.rest.gateway import Gateway
 from services.rest.problems import ClientLeft, Problem
@@ -60,6 +61,7 @@ def make_app(settings: RestSettings) -> FastAPI:
         app.include_router(router, prefix="/v1")
     app.get("/health", include_in_schema=False)(_health)
     _answer_errors(app)
+    app.add_middleware(BodyLimit)
     app.add_middleware(Unforeseen)
     return app
 
@@ -90,8 +92,10 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def of_routing(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, Problem):  # met while the body was read
+            return answer(error.__cause__)
         sentence = f"{request.method} {request.url.path}: {error.detail}; docs/openai.md lists the routes."
-        return answer(Problem(error.status_code, sentence, code="unknown_url"))
+        return answer(Problem(error.status_code, sentence, code="unknown_url" if error.status_code != 400 else ""))
 
     @app.exception_handler(ClientDisconnect)
     @app.exception_handler(ClientLeft)

@@ -67,15 +67,18 @@ class Notifier:
 
     def run(self, ended: threading.Event) -> None:
         """Look at all notes until `ended`; what fails is looked at again."""
-        found = 0.0
+        found, said = float("-inf"), ""
         while not ended.is_set():
             try:
                 if time.monotonic() - found > FIND_SECONDS:
                     self.find()
                     found = time.monotonic()
                 self.round()
+                said = ""
             except (TurnloomError, Problem) as error:
-                LOG.warning("notices can't be looked at: %s", error)
+                if str(error) != said:  # once, not every two seconds
+                    LOG.warning("notices can't be looked at: %s", error)
+                said = str(error)
             ended.wait(LOOK_SECONDS)
 
     def find(self) -> None:

@@ -45,6 +45,10 @@ class Unforeseen:
             await self._app(scope, receive, sending)
         except ClientDisconnect:
             return
+        except Problem as problem:
+            if began:
+                raise BrokenOff from None
+            await answer(problem)(scope, receive, send)
         except Exception as error:
             if scope["type"] != "http":
                 raise

@@ -199,6 +199,16 @@ def test_a_client_that_leaves_in_the_middle_of_an_upload_leaves_nothing(rest: Re
     assert rest.client("ann").files.list().data == []
 
 
+def test_a_body_larger_than_any_conversation_is_refused_whether_or_not_its_size_was_announced(rest: Rest) -> None:
+    url, large = f"{rest.url}/v1/fine_tuning/jobs", b"x" * (17 << 20)
+    headers = {**rest.headers("ann"), "Content-Type": "application/json"}
+    for content in (large, iter([large])):
+        answer = httpx.post(url, headers=headers, content=content, timeout=60)
+        assert (answer.status_code, error_of(answer)["code"]) == (413, "request_too_large")
+    broken = httpx.post(url, headers=headers, content=b"{")
+    assert (broken.status_code, error_of(broken)["code"]) == (400, "json_invalid")
+
+
 def test_the_openapi_document_names_every_route(rest: Rest) -> None:
     document = json.loads(httpx.get(f"{rest.url}/openapi.json").text)
     assert {"/v1/files", "/v1/fine_tuning/jobs/{job}/events", "/v1/chat/completions"} <= set(document["paths"])

@@ -9,7 +9,7 @@ from turnloom.cli.doctor import doctor
 from turnloom.cli.jsonable import to_plain
 from turnloom.cli.session import Session, command
 from turnloom.v1 import training_pb2
-from turnloom.words import ago, size
+from turnloom.words import ago, money, size
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,14 +25,16 @@ def hosts(session: Session) -> None:
         session.json([to_plain(host) for host in found])
         return
     session.table(
-        ("name", "GPUs", "TuFT", "models", "#workers", "#queued", "heard of"),
+        ("name", "GPUs", "TuFT", "models", "#workers", "#queued", "?#an hour", "heard of"),
         (
             (
                 escape(host.name),
                 ", ".join(f"{escape(gpu.name)} ({size(gpu.memory_bytes)})" for gpu in host.gpus) or "none (CPU)",
                 "[green]up[/]" if host.backend_up else "[red]down[/]",
                 ", ".join(escape(_model(model)) for model in host.models) or "-",
-                *(str(host.workers), str(host.queued_jobs), ago(host.heartbeat_time)),
+                *(str(host.workers), str(host.queued_jobs)),
+                money(host.hour_price, host.currency) if host.HasField("hour_price") else "-",
+                ago(host.heartbeat_time),
             )
             for host in found
         ),
