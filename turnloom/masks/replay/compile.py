@@ -47,6 +47,12 @@ def compile_view(trial: Trial, view: View) -> Replay[View]:
     Raises:
         RefusedError: a position lies inside a variable, or the runs are not those of the trial run.
     """
+    lines, result = view_lines(trial, view)
+    return cast("Replay[View]", compiled(lines, result, trial.recording.constants))
+
+
+def view_lines(trial: Trial, view: View) -> tuple[list[str], str]:
+    """Write the lines of a view's replay, and the expression that it returns; arguments and errors as above."""
     layout, recording = guarded_layout(trial, view), trial.recording
     blocks = "".join(
         f"({layout.place(start)}, {layout.place(end)}), " for start, end in view.rendered.generation_blocks
@@ -57,7 +63,7 @@ def compile_view(trial: Trial, view: View) -> Replay[View]:
         f" {recording.constant(view.trained)}, {view.messages}, {recording.constant(view.warnings)},"
         f" ({''.join(f'{layout.place(at)}, ' for at in view.boundaries)}))"
     )
-    return cast("Replay[View]", compiled([*recording.lines, *layout.lines], result, recording.constants))
+    return [*recording.lines, *layout.lines], result
 
 
 def guarded_layout(trial: Trial, view: View) -> Layout:
@@ -87,12 +93,16 @@ def guarded_layout(trial: Trial, view: View) -> Layout:
 
 def compiled(lines: Sequence[str], result: str, names: Mapping[str, object]) -> Replay[object]:
     """A function of messages M: the lines, then the result; None where a guard or an exception ends it."""
-    source = (
+    scope = {**_CLASSES, **names}
+    exec(compile(source_of(lines, result), "<replay>", "exec"), scope)  # noqa: S102  # our own lines; texts are constants beside them
+    return cast("Replay[object]", scope["replay"])
+
+
+def source_of(lines: Sequence[str], result: str) -> str:
+    """Write the function that `compiled` makes."""
+    return (
         "def replay(M):\n try:\n  " + "\n  ".join([*lines, f"return {result}"]) + "\n except Exception: return None\n"
     )
-    scope = {**_CLASSES, **names}
-    exec(compile(source, "<replay>", "exec"), scope)  # noqa: S102  # our own lines; texts are constants beside them
-    return cast("Replay[object]", scope["replay"])
 
 
 def _guard_closers(recording: Recording, shown: Sequence[Atom], view: View, messages: Sequence[Message]) -> None:

@@ -23,11 +23,21 @@ from turnloom.masks.domain.options import ControlTokens, Mask, Options, Tokeniza
 from turnloom.masks.domain.rendered_text import View
 from turnloom.masks.model import Model
 from turnloom.masks.replay.cache import LONGEST, Budget, Miss, Replays
-from turnloom.masks.replay.compile import Layout, Replay, Trial, compile_view, compiled, guarded_layout
+from turnloom.masks.replay.compile import (
+    Layout,
+    Replay,
+    Trial,
+    compile_view,
+    compiled,
+    guarded_layout,
+    source_of,
+    view_lines,
+)
 from turnloom.masks.replay.record import record
 from turnloom.masks.replay.symbols import Recording, RefusedError
 from turnloom.masks.rows.weigh import WeightedText, planned, trained_of, weighted_text_of
 from turnloom.masks.rows.weights import MessageWeights
+from turnloom.masks.template.compiled import compile_template
 from turnloom.masks.template.render import Asked
 from turnloom.masks.template.shape import signature
 from turnloom.masks.tokenizer.segments import TEXT, Segments
@@ -88,6 +98,45 @@ class Views(NamedTuple):
     views: list[View]
     #: runs the template of a view on symbols; None where texts may decide what a replay takes for constant
     trial: Callable[[View], Trial] | None
+
+
+def replay_source(template: str, messages: Sequence[Message]) -> str:
+    """Show the replay of a conversation's first view as Python source, for a look at what is generated.
+
+    M is the list of messages; K0, K1, ... are constants; v0, v1, ... texts; n0, n1, ... their lengths, and p0, p1, ...
+    the positions behind them. Where a guard returns None, the reference renders.
+
+    >>> template = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</>{% endfor %}"
+    >>> messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    >>> print(replay_source(template, messages))  # doctest: +NORMALIZE_WHITESPACE
+    def replay(M):
+     try:
+      v0 = M[0][K0]
+      v1 = M[1][K0]
+      v2 = v0.strip(K1)
+      v3 = v1.strip(K1)
+      if not (v2): return None
+      if not (v3): return None
+      if (v2.isspace()): return None
+      if (v3.isspace()): return None
+      n0 = len(v2)
+      p0 = 6 + n0
+      n1 = len(v3)
+      p1 = p0 + 14 + n1
+      return View(RenderedText(''.join((K2, v2, K3, v3, K4, )), ((6, K1), (n0, K5), (14, K1), (n1, K6), (3, K1), ), ()),
+        (MessageSpan(1, K10, p0 + 3, p1, p1 + 3, p1 + 3, K11,
+          (Part(p0 + 3, p0 + 14, K7), Part(p0 + 14, p1, K8), Part(p1, p1 + 3, K9), )), ),
+        K12, 2, K13, (p0 + 3, ))
+     except Exception: return None
+    <BLANKLINE>
+
+    Raises:
+        RefusedError: the template can't be followed.
+    """
+    chat_format = ChatFormat(compile_template(template), {}, {})
+    request = request_for(Conversation(list(messages)), Options(date="2026-01-01"), chat_format)
+    made = rendered(request)
+    return source_of(*view_lines(_Followed(request, made).trial(made.views[0]), made.views[0]))
 
 
 def replayed_views(
