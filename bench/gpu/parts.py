@@ -253,6 +253,7 @@ class Services:
         self.place, self.tufts, self.folder = place, tufts, folder
         self.address = self.redis_url = self.exporter_url = ""
         self.workers: list[Child] = []
+        self.workers_of: dict[str, list[Child]] = {}  #: by TURNLOOM_HOST
         self._models, self._count = models, workers
         self._parts = ExitStack()
 
@@ -304,12 +305,20 @@ class Services:
             }
             for number in range(self._count):
                 command = ["services.trainer", "worker", *flags]
-                self.workers.append(self._child(f"worker-{host}-{number}", command, training))
+                worker = self._child(f"worker-{host}-{number}", command, training)
+                self.workers.append(worker)
+                self.workers_of.setdefault(host, []).append(worker)
         wait_until(port_file.is_file, api, "its address", START_SECONDS)
         self.address = json.loads(port_file.read_text())["address"]
         wait_until(lambda: self._ask(lambda client: bool(client.models.list())), api, "its models", START_SECONDS)
         for worker in self.workers:
             wait_until(lambda: self._ask(self._has_hosts), worker, "its first look at TuFT", START_SECONDS)
+
+    def lose(self, host: str) -> None:
+        """SIGKILL for a host's TuFT server and its workers: it does not come back."""
+        self.tufts[host].kill()
+        for worker in self.workers_of[host]:
+            _kill([*_descendants(worker.pid), psutil.Process(worker.pid)])
 
     def _ask(self, question: Callable[[TurnloomClient], bool]) -> bool:
         try:

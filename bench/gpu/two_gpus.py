@@ -9,6 +9,7 @@ worker each: one job alone, two jobs at once, and one server killed for good. Wi
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -38,6 +39,7 @@ PAIR_ROUNDS: Final = 3
 BOTH: Final = "both"  #: TURNLOOM_HOST of the worker at the server over two GPUs
 ONE: Final = "one"  #: the same at stock TuFT on the first GPU
 LARGER_STEPS: Final = 8
+HOST_LOST_SECONDS: Final = 45  #: of silence; a host reports every 20
 
 
 class TwoGpus(Plan):
@@ -206,22 +208,30 @@ class TwoGpus(Plan):
         )
 
     def _lost(self, host: Host) -> None:
-        """A server that does not come back: what becomes of its job within the time there is."""
-        job = host.submit(MODEL, 400, host="a", checkpoint_every=20, max_tokens_per_call=self.scale.packed)
+        """A GPU that is gone for good, its server and its worker: its job goes on at the other."""
+        job = host.submit(MODEL, 400, checkpoint_every=20, max_tokens_per_call=self.scale.packed)
         host.until(job, 30, 60)
-        host.tufts["a"].kill()
-        killed = time.time()
-        until = time.monotonic() + max(20, min(90, self.left() - 15))
-        while time.monotonic() < until and host.client.jobs.retrieve(job).host == "a":
+        where = host.client.jobs.retrieve(job).host
+        host.services.lose(where)
+        lost, step = time.time(), host.client.jobs.retrieve(job).progress.step
+        until = time.monotonic() + max(20, min(HOST_LOST_SECONDS + 60, self.left() - 15))
+        while time.monotonic() < until:
+            found = host.client.jobs.retrieve(job)
+            if found.host != where and found.progress.step > step:
+                break
             time.sleep(0.5)
-        found = host.client.jobs.retrieve(job)
+        series = list(host.client.jobs.steps(job))
+        elsewhere = next((one for one in series if one.attempt > 1), None)
         self.note(
             "server_lost",
-            host=found.host,
+            was_at=where,
+            goes_on_at=found.host,
             state=tr.JobState.Name(found.state),
-            step=found.progress.step,
-            seconds=time.time() - killed,
-            events=[f"{one.attempt} {one.type}: {one.message}"[:200] for one in host.client.jobs.events(job)],
+            step_when_lost=step,
+            goes_on_after_step=elsewhere.step - 1 if elsewhere else None,
+            seconds_to_next_step=elsewhere.time.ToNanoseconds() / 1e9 - lost if elsewhere else None,
+            continuous=series_is_continuous([one.step for one in series], len(series)),
+            events=[f"{one.attempt} {one.type}: {one.message}"[:200] for one in host.client.jobs.events(job)][-10:],
         )
         host.client.jobs.cancel(job)
 
@@ -233,6 +243,7 @@ def main() -> int:
     parser.add_argument("--larger", default="8b", help="geometry for both GPUs, where there is time")
     arguments = parser.parse_args()
     place, scale, deadline = begun(arguments)
+    os.environ["TURNLOOM_HOST_LOST_SECONDS"] = str(HOST_LOST_SECONDS)  # read by the supervisor
     bench = TwoGpus(place, scale, arguments.out, deadline, arguments.repetitions, not arguments.no_losses)
     bench.note("machine", **machine(), command=" ".join(sys.argv))
     phases = {"over_both": bench.over_both, "side_by_side": bench.side_by_side}

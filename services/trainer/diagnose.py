@@ -146,7 +146,7 @@ def _ready(server: TuftHttp, redis: StoreRedis, settings: Settings) -> Answer:
 def _acceleration(server: TuftHttp, settings: Settings) -> Answer:
     """Whether models train at the speed of the GPU. Behind _ready, so that an adapter has been made on each."""
     models = server.models()
-    loading = [model.name for model in models if model.accelerated is None]
+    undecided = [f"{model.name}: {model.not_accelerated}" for model in models if model.accelerated is None]
     slow = [f"{model.name}: {model.not_accelerated}" for model in models if model.accelerated is False]
     told = [
         f"{model.name} is accelerated, up to {model.max_tokens_per_pass} tokens a pass"
@@ -159,8 +159,8 @@ def _acceleration(server: TuftHttp, settings: Settings) -> Answer:
             return "skipped", sentence, ""
         hint = "Start TuFT with `python -m services.tuft launch` and without TURNLOOM_TUFT_ACCELERATE=0; see its log."
         return "warning", sentence, hint
-    if loading:
-        return "skipped", f"{', '.join(loading)}: the server has not loaded it yet", ""
+    if undecided:
+        return "skipped", "; ".join(undecided), ""
     return "ok", "; ".join(told) or "the server serves no model", ""
 
 

@@ -63,7 +63,7 @@ def ready_model(
         if served.accelerated is not None:
             return served
         if time.monotonic() > until:
-            reason = f"the server did not say within {settling:g} s of making an adapter whether it is accelerated"
+            reason = f"undecided {settling:g} s after an adapter was made: {served.not_accelerated}"
             return replace(served, accelerated=False, not_accelerated=reason)
         interrupted()
         time.sleep(PAUSE)

@@ -112,8 +112,8 @@ class _AccelerationFields(TypedDict):
 
 
 def _acceleration(found: dict[str, dict[str, Any]] | str, model: str) -> _AccelerationFields:
-    if isinstance(found, str):
-        return {"accelerated": False, "max_tokens_per_pass": 0, "not_accelerated": found}
+    if isinstance(found, str):  # a failure may pass: undecided
+        return {"accelerated": False if found == NOT_OURS else None, "max_tokens_per_pass": 0, "not_accelerated": found}
     status = found.get(model)
     if status is None:
         return {"accelerated": False, "max_tokens_per_pass": 0, "not_accelerated": "its server says nothing of it"}

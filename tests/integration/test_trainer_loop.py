@@ -17,8 +17,10 @@ from services.trainer.checkpoints import Restorer, ServerFolder, prove
 from services.trainer.errors import BackendError, CallOutOfMemory, CheckpointLost, Code, NonFiniteLoss, ProbeMismatch
 from services.trainer.evaluation import Patience
 from services.trainer.loop import Plan
+from services.trainer.readiness import ready_model
 from services.trainer.rows import Row
 from services.trainer.tuft import TuftBackend, check_sdk, connect
+from services.trainer.tuft_http import TuftHttp
 from tests.fakes.fake_tuft import FakeTuft
 from tests.support.trainer_parts import SMALL, MemoryJournal, conversations, plan, row, run, settings_of
 
@@ -375,3 +377,20 @@ def test_a_checkpoint_that_is_nowhere_is_said_to_be_lost(
 def test_the_schedule_reaches_the_optimizer(client: Callable[..., TuftBackend]) -> None:
     journal = fresh(plan(replace(HYPER, schedule=Schedule.LINEAR, warmup_steps=0)), client())
     assert np.allclose([record.learning_rate for record in journal.steps], [0.01 * (8 - n) / 8 for n in range(8)])
+
+
+def test_a_server_that_never_decides_is_trained_on_as_stock_tuft(packing_tuft: FakeTuft) -> None:
+    packing_tuft.fault("turnloom/acceleration", "starting")
+    http = TuftHttp(packing_tuft.url, packing_tuft.api_key)
+    served = ready_model(http, packing_tuft.model_name, settling=0.0)
+    assert (served.accelerated, served.max_tokens_per_pass) == (False, 0)
+    assert served.not_accelerated == "undecided 0 s after an adapter was made: the model is still loading"
+    packing_tuft.clear_faults()
+    assert ready_model(http, packing_tuft.model_name).accelerated
+
+
+def test_a_status_that_fails_or_can_not_be_read_does_not_hide_what_the_server_serves(packing_tuft: FakeTuft) -> None:
+    packing_tuft.fault("turnloom/acceleration", "http_500")
+    (served,) = TuftHttp(packing_tuft.url, packing_tuft.api_key).models()
+    assert (served.name, served.accelerated) == (packing_tuft.model_name, None)
+    assert "500" in served.not_accelerated

@@ -17,6 +17,7 @@ from services.trainer.errors import Code, backend_error
 from services.trainer.evaluation import evaluate
 from services.trainer.readiness import accelerated_event
 from services.trainer.rows import Row
+from services.trainer.tuft_http import NOT_OURS, _acceleration
 from services.trainer.weighting import NORMALIZATION, Weights
 from tests.support.trainer_parts import MemoryJournal, conversations, plan, row, run
 
@@ -174,3 +175,32 @@ def test_an_attempt_says_how_it_is_trained_and_why_not_faster() -> None:
     slow = ServedModelRecord("m", accelerated=False, not_accelerated="there is no CUDA GPU")
     assert accelerated_event(slow)[1] == "NOT_ACCELERATED"
     assert accelerated_event(slow)[2].endswith("there is no CUDA GPU.")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (NOT_OURS, (False, 0, NOT_OURS)),  # a stock TuFT
+        ("the server answered 500", (None, 0, "the server answered 500")),  # which may pass
+        ({}, (False, 0, "its server says nothing of it")),
+        ({"m": {"state": "starting"}}, (None, 0, "the model is still loading")),
+        ({"m": {"state": "ready", "accelerated": True, "max_tokens_per_pass": 64}}, (True, 64, "")),
+        ({"m": {"state": "ready", "accelerated": True}}, (False, 0, "its server gives no reason")),
+        (
+            {
+                "m": {
+                    "state": "ready",
+                    "accelerated": False,
+                    "max_tokens_per_pass": 64,
+                    "reason": "self-test failed",
+                }
+            },
+            (False, 0, "self-test failed"),
+        ),
+    ],
+)
+def test_only_a_server_that_says_so_and_up_to_how_many_tokens_is_taken_for_accelerated(
+    found: dict[str, dict[str, object]] | str, expected: tuple[bool | None, int, str]
+) -> None:
+    fields = _acceleration(found, "m")
+    assert (fields["accelerated"], fields["max_tokens_per_pass"], fields["not_accelerated"]) == expected

@@ -67,7 +67,8 @@ def test_any_other_refusal_fails_with_its_own_hint(monkeypatch: pytest.MonkeyPat
          ("warning", "stock TuFT trains m: the self-test failed")),
         ((MODEL(accelerated=False, not_accelerated="there is no CUDA GPU"),), True,
          ("skipped", "stock TuFT trains m: there is no CUDA GPU")),
-        ((MODEL(accelerated=None),), False, ("skipped", "m: the server has not loaded it yet")),
+        ((MODEL(accelerated=None, not_accelerated="it is still loading"),), False,
+         ("skipped", "m: it is still loading")),
     ],
 )  # fmt: skip
 def test_the_doctor_says_whether_a_model_is_accelerated_and_why_not(
