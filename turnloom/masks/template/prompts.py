@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from turnloom.masks.domain.conversation import JSON, Message
@@ -24,6 +24,15 @@ PROBE: Final[Message] = {"role": "user", "content": "Next question."}
 PLAIN_REPLY: Final[Message] = {"role": "assistant", "content": "Yes."}
 
 
+@dataclass(slots=True)
+class Known:
+    """What earlier turns of one conversation showed of later ones, whose literals are the same."""
+
+    appended: str = ""  #: what add_generation_prompt appends
+    #: (text after a turn, its message's keys) -> where its end-of-turn literal begins and ends, whether there is one
+    ends: dict[tuple[object, ...], tuple[int, int, bool]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Chat:
     """What is constant while the turns of one conversation are located."""
@@ -33,6 +42,7 @@ class Chat:
     tools: Sequence[JSON] | None
     control: AddedTokenFinder
     prefill: GenerationPrefill
+    known: Known = field(default_factory=Known)
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str | None:
         """The plain render, None where the template refuses."""

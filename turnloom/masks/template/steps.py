@@ -357,6 +357,8 @@ def _names(loop: nodes.For, macros: dict[str, nodes.Macro]) -> list[str] | None:
     """`loop`, the target, and every name that the body and the macros that it may call use; None: it is no step."""
     if loop.recursive or not isinstance(loop.target, nodes.Name) or any(map(_leaves, loop.body)):
         return None
+    if any(isinstance(slice_.step, nodes.Neg) for slice_ in loop.iter.find_all(nodes.Slice)):
+        return None  # from the end: no two prefixes begin alike
     used = {name for node in loop.body for name in _used(node)}
     seen: set[str] = set()
     while called := (used & macros.keys()) - seen:

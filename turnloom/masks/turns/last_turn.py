@@ -99,7 +99,17 @@ def _begin(
 ) -> _Begin:
     index = len(messages) - 1
     history = messages[:-1]
-    bare, prompt = chat.text(history), prompts[0]
+    prompt, known = prompts[0], chat.known
+    if (
+        chat.prefill is GenerationPrefill.DEFAULT
+        and prompt is not None
+        and known.appended
+        and before <= len(prompt) - len(known.appended)
+        and prompt.endswith(known.appended)
+        and text.startswith(prompt)
+    ):
+        return _Begin(len(prompt), "generation_prompt", known.appended)
+    bare = chat.text(history)
     appended = _appended(bare, prompt)
     if chat.prefill is GenerationPrefill.LONGEST:
         prompt = max((p for p in prompts if p is not None and text.startswith(p)), key=len, default=prompt)
@@ -108,6 +118,7 @@ def _begin(
         if header.strip() and text.startswith(bare + header):
             return _Begin(len(bare + header), "role_header", header)
     if prompt is not None and before <= len(prompt) and text.startswith(prompt):
+        known.appended = appended if appended.strip() else known.appended
         return _Begin(len(prompt), "generation_prompt" if appended.strip() else "prompt", appended)
     gap_end = len(text) if first is None else first
     shared = 0 if prompt is None else common_length(prompt, text)

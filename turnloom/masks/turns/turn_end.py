@@ -10,7 +10,19 @@ from turnloom.masks.template.prompts import PLAIN_REPLY, PROBE, Chat, common_len
 
 
 def end_of_turn(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tuple[int, int, bool]:
-    """(first character of the end-of-turn literal, character after it, whether there is one)."""
+    """(first character of the end-of-turn literal, character after it, whether there is one).
+
+    A turn that is followed by the same text as an earlier one of its conversation ends as that did.
+    """
+    key = (text[last:], *messages[-1])
+    ending = chat.known.ends.get(key)
+    if ending is None:
+        begin, end, closed = _proved(chat, messages, text, last)
+        ending = chat.known.ends[key] = begin - last, end - last, closed
+    return last + ending[0], last + ending[1], ending[2]
+
+
+def _proved(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tuple[int, int, bool]:
     tail = text[last:]
     followed = chat.text([*messages, PROBE])
     shared = len(tail)

@@ -1,0 +1,144 @@
+"""Agent trajectories at first sight: Turnloom beside transformers, in interleaved rounds of one process, CPU time.
+
+    taskset -c 0 python -m bench.agents [--conversations 40] [--rounds 3] [--stream 0]
+
+Every round has new conversations of 6 to 60 messages with tools, parallel calls and reasoning in half of them. The peer
+renders and tokenizes the whole conversation once with `return_assistant_tokens_mask`; a template without generation
+blocks has its mask empty, which costs it less than a marked one would. Needs what bench.preprocess needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import transformers
+
+from bench import material
+from bench.trajectories import trajectories
+from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.options import Options
+from turnloom.masks.model import Model, build_model
+from turnloom.masks.pipeline import preprocess_batch
+
+#: The models people train agents with, by their templates; Qwen3's vocabulary stands in for all of theirs.
+TEMPLATES: Final = {
+    "Qwen3": "llamacpp__Qwen-Qwen3-0.6B.jinja",
+    "Qwen3, marked": "trl__qwen3_training.jinja",
+    "Qwen3-Coder": "llamacpp__Qwen3-Coder.jinja",
+    "Llama 3.1": "trl__llama3_1.jinja",
+    "GLM-4.6": "llamacpp__GLM-4.6.jinja",
+    "gpt-oss": "trl__gptoss.jinja",
+}
+BATCH: Final = 64
+OPTIONS: Final = Options(max_length=None, date="2026-01-01")
+
+
+@dataclass(slots=True)
+class Times:
+    """CPU microseconds a message, one per round."""
+
+    ours: list[float] = field(default_factory=list)
+    peer: list[float] = field(default_factory=list)
+    first_ms: float = 0.0  #: wall time of the very first conversation: compiling and proving included
+    refused: int = 0
+    refused_by_peer: int = 0
+
+
+def suited(name: str, conversations: Sequence[Conversation]) -> list[Conversation]:
+    """What a template takes: Llama 3.1 one call a message, gpt-oss that and no text beside the reasoning of a call."""
+    if name not in ("Llama 3.1", "gpt-oss"):
+        return list(conversations)
+    return [_one_call(conversation, keep_text=name != "gpt-oss") for conversation in conversations]
+
+
+def _one_call(conversation: Conversation, *, keep_text: bool) -> Conversation:
+    kept: list[dict[str, Any]] = []
+    for message in cast("Sequence[dict[str, Any]]", conversation.messages):
+        if message.get("tool_calls"):
+            kept.append({**message, "tool_calls": message["tool_calls"][:1]})
+            if not keep_text and "reasoning_content" in message:
+                kept[-1]["content"] = ""
+        elif message["role"] != "tool" or kept[-1]["role"] != "tool":
+            kept.append(dict(message))
+    return Conversation(kept, tools=conversation.tools)
+
+
+def ours(conversations: Sequence[Conversation], model: Model) -> int:
+    """How many are refused."""
+    refused = 0
+    for first in range(0, len(conversations), BATCH):
+        outcomes = preprocess_batch(conversations[first : first + BATCH], OPTIONS, model)
+        refused += sum(not isinstance(outcome, Preprocessed) for outcome in outcomes)
+    return refused
+
+
+def peer(conversations: Sequence[Conversation], tokenizer: transformers.PreTrainedTokenizerFast, template: str) -> int:
+    """How many it refuses."""
+    refused = 0
+    for conversation in conversations:
+        try:
+            tokenizer.apply_chat_template(
+                cast("Any", list(conversation.messages)),
+                tools=cast("Any", conversation.tools),
+                chat_template=template,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
+        except Exception:  # noqa: BLE001  # a template's refusal, whatever it raises
+            refused += 1
+    return refused
+
+
+def measure(name: str, count: int, rounds: int, tokenizer: transformers.PreTrainedTokenizerFast) -> Times:
+    """New conversations in every round; ours and the peer take turns to go first."""
+    template = material.template(TEMPLATES[name])
+    model = build_model(name, material.tokenizer_json(), template, material.SPECIAL)
+    times = Times()
+    started = time.perf_counter()
+    ours(suited(name, trajectories(1, seed=10**6)), model)
+    times.first_ms = (time.perf_counter() - started) * 1e3
+    peer(suited(name, trajectories(1, seed=10**6)), tokenizer, template)
+    for round_ in range(rounds):
+        conversations = suited(name, trajectories(count, seed=round_))
+        messages = sum(len(conversation.messages) for conversation in conversations)
+        for who in ("ours", "peer")[:: 1 if round_ % 2 else -1]:
+            cpu = time.process_time()
+            if who == "ours":
+                times.refused += ours(conversations, model)
+            else:
+                times.refused_by_peer += peer(conversations, tokenizer, template)
+            getattr(times, who).append((time.process_time() - cpu) / messages * 1e6)
+    return times
+
+
+def main() -> int:
+    """Print a row per template."""
+    parser = argparse.ArgumentParser(prog="python -m bench.agents", description=__doc__)
+    parser.add_argument("--conversations", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=TEMPLATES, help="one template")
+    asked = parser.parse_args()
+    if material.missing():
+        return 2
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(material.QWEN3)
+    print(f"{asked.conversations} new conversations a round, {asked.rounds} interleaved rounds, CPU us a message")
+    print(f"{'template':<16} {'turnloom':>9} {'peer':>9} {'x peer':>7} {'first ms':>9} {'refused':>8} {'by peer':>8}")
+    for name in [asked.only] if asked.only else TEMPLATES:
+        times = measure(name, asked.conversations, asked.rounds, tokenizer)
+        ratio = statistics.median(theirs / own for theirs, own in zip(times.peer, times.ours, strict=True))
+        print(
+            f"{name:<16} {statistics.median(times.ours):>9.0f} {statistics.median(times.peer):>9.0f} {ratio:>7.2f}"
+            f" {times.first_ms:>9.0f} {times.refused:>8} {times.refused_by_peer:>8}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
