@@ -91,7 +91,7 @@ def peer(conversations: Sequence[Conversation], tokenizer: transformers.PreTrain
                 return_dict=True,
                 return_assistant_tokens_mask=True,
             )
-        except Exception:  # noqa: BLE001  # a template's refusal, whatever it raises
+        except Exception:  # a template's refusal, whatever it raises
             refused += 1
     return refused
 
