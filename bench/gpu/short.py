@@ -31,9 +31,8 @@ def main() -> int:
     try:
         with bench.host("both", bench.both(), served_name(scale.ours)) as host:
             if bench.losses:
-                ours, theirs = (
-                    bench.run("losses", lambda where=where: bench.product(host, where, 21)) for where in (FAST, STOCK)
-                )
+                ours = bench.run("losses", lambda: bench.product(host, FAST, 21))
+                theirs = bench.run("losses", lambda: bench.product(host, STOCK, 21))
                 if ours.nlls and theirs.nlls:
                     difference = largest_relative_difference(ours.nlls[:20], theirs.nlls[:20])
                     bench.note("loss_difference", against=theirs.name, largest_relative=difference)
