@@ -12,7 +12,7 @@ Labels are not shifted, the model shifts: `labels[i]` is `input_ids[i]` where pr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +116,7 @@ def datum(line: Mapping[str, object]) -> tinker.Datum:
     import tinker  # noqa: PLC0415  # optional, and slow to import
 
     return tinker.Datum(
-        model_input=tinker.ModelInput.from_ints(line["model_input"]),
+        model_input=tinker.ModelInput.from_ints(cast("list[int]", line["model_input"])),
         loss_fn_inputs={
             "target_tokens": tinker.TensorData.from_numpy(np.array(line["target_tokens"], dtype=np.int64)),
             "weights": tinker.TensorData.from_numpy(np.array(line["weights"], dtype=np.float32)),

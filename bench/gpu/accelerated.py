@@ -17,7 +17,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -156,7 +156,10 @@ class Bench:
 
     def forward_backward(self, data: list[types.Datum], name: str = "one") -> types.ForwardBackwardOutput:
         """One call."""
-        return asyncio.run(self.model.forward(data, name, "cross_entropy", None, backward=True))
+        answer: types.ForwardBackwardOutput = asyncio.run(
+            self.model.forward(data, name, "cross_entropy", None, backward=True)
+        )
+        return answer
 
     def train(self, sent: Sequence[list[types.Datum]], name: str = "one") -> float:
         """One step; returns its loss as the client sees it, from log-probabilities."""
@@ -180,7 +183,7 @@ class Bench:
     # -- phases --------------------------------------------------------------------------------------------------------
 
     def measure(
-        self, contenders: dict[str, tuple[dict[str, Any], Callable[[Rows], Any]]], rounds: int, steps: int
+        self, contenders: Mapping[str, tuple[Mapping[str, Any], Callable[[Rows], Any]]], rounds: int, steps: int
     ) -> None:
         """Interleaved rounds of new steps; medians."""
         times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -201,18 +204,18 @@ class Bench:
                             times[name].append(took)
                             rates[name].append(sum(len(one[1]) for one in rows) / took)
                             peaks[name] = max(peaks[name], peak)
-        for name, took in times.items():
+        for name, seconds in times.items():
             lengths = [[len(one[1]) for one in self.rows(step)] for step in range(steps, (rounds + 1) * steps)]
             tokens, work = sum(map(sum, lengths)), sum(lora_flops(self.geometry, one) for one in lengths)
-            by_round = [statistics.median(rates[name][n : n + steps]) for n in range(0, len(took), steps)]
+            by_round = [statistics.median(rates[name][n : n + steps]) for n in range(0, len(seconds), steps)]
             self.note(
                 "speed",
                 name=name,
-                tokens_per_second=round(tokens / sum(took)),
+                tokens_per_second=round(tokens / sum(seconds)),
                 median_of_rounds=round(statistics.median(by_round)),
                 rounds=[round(one) for one in by_round],
-                ms_a_step=round(1e3 * sum(took) / len(took), 1),
-                mfu=round(100 * work / sum(took) / H200_BF16_FLOPS, 2),
+                ms_a_step=round(1e3 * sum(seconds) / len(seconds), 1),
+                mfu=round(100 * work / sum(seconds) / H200_BF16_FLOPS, 2),
                 peak_gb=round(peaks[name], 1),
             )
 
@@ -247,8 +250,10 @@ class Bench:
     def passes(self) -> None:
         """What the tokens of a pass do to speed and memory."""
         sizes = (4_096, 8_192, 16_384, 32_768) if GPU else (64, 128)
-        one = {f"passes of {most}": ({"accelerated": True, "most": most}, one_call) for most in sizes}
-        self.measure(one, rounds=2, steps=3)
+        contenders: dict[str, tuple[dict[str, Any], Callable[[Rows], Any]]] = {
+            f"passes of {most}": ({"accelerated": True, "most": most}, one_call) for most in sizes
+        }
+        self.measure(contenders, rounds=2, steps=3)
 
     def losses(self) -> list[float]:
         """20 steps of both from one start."""
@@ -258,7 +263,7 @@ class Bench:
             ("accelerated", {"accelerated": True}, one_call),
         ):
             self.reset()
-            with self.serving(**how):  # type: ignore[arg-type]
+            with self.serving(**how):
                 found[name] = [self.train(cut(self.rows(step))) for step in range(20)]
             away = [abs(a / b - 1) for a, b in zip(found[name], found["stock"], strict=True)]
             self.note("losses", name=name, largest_from_stock=max(away), nats=found[name])
@@ -298,7 +303,7 @@ class Bench:
         chosen = weights.nonzero()[:, 0]
         logits = hidden[chosen] @ plain.base_model.model.lm_head.weight.t()
         loss = (cross_entropy(logits, ids[1:][chosen], reduction="none") * weights[chosen]).sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return float(loss)
 
     def gradients(self) -> None:
@@ -317,7 +322,7 @@ class Bench:
             ("accelerated", {"accelerated": True}, one_call),
         ):
             self.reset()
-            with self.serving(**how):  # type: ignore[arg-type]
+            with self.serving(**how):
                 for data in cut(rows):
                     self.forward_backward(data)
             found[name] = gradient = torch.cat([one.grad.flatten().double().cpu() for one in self.parameters()])
