@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -28,7 +28,6 @@ def launch(arguments: Sequence[str]) -> None:
     """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    logging.basicConfig(level=logging.INFO)
     with tempfile.TemporaryDirectory(prefix="turnloom-tuft-") as folder:
         prepare(Path(folder), os.environ)
         serve(arguments, Path(folder), os.environ)
@@ -55,7 +54,10 @@ def serve(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
         folder: what prepare() was given.
         environment: of this process.
     """
-    hook.install(environment, folder / "status")
+    try:
+        hook.install(environment, folder / "status")
+    except ValueError as error:
+        sys.exit(f"services.tuft: {error}")
     from tuft.cli import app  # noqa: PLC0415  (after everything is prepared)
 
     app(args=["launch", *arguments], prog_name="tuft")

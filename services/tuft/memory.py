@@ -47,6 +47,11 @@ def available(device: torch.device) -> float:
     return float(max(0.0, min(float(free), allowed)) + reserved - allocated)
 
 
+def ran_out(error: RuntimeError) -> bool:
+    """Tell whether a library other than PyTorch's allocator found no memory: cuBLAS's workspace, a kernel's code."""
+    return any(words in str(error) for words in ("out of memory", "ALLOC_FAILED"))
+
+
 def release() -> None:
     """Give back what failed work left; only for after an OutOfMemoryError."""
     gc.collect()

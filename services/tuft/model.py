@@ -279,7 +279,12 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         recompute: bool = False,
     ) -> passes.Answer:  # fmt: skip
         assert self._decoder is not None
-        return passes.run(self._decoder, layout, rows, numbers, loss, backward=backward, recompute=recompute)
+        try:
+            return passes.run(self._decoder, layout, rows, numbers, loss, backward=backward, recompute=recompute)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or not memory.ran_out(error):
+                raise
+            raise torch.OutOfMemoryError(str(error)) from error
 
     # -- limits and counters -------------------------------------------------------------------------------------------
 

@@ -91,8 +91,9 @@ def test_an_empty_request_is_answered_as_tuft_does(pair) -> None:
 class Small:
     """A decoder on a card that takes so many tokens, and fewer without recomputation."""
 
-    def __init__(self, decoder: Decoder, most: int, alone: int = 10**9) -> None:
+    def __init__(self, decoder: Decoder, most: int, alone: int = 10**9, error: RuntimeError | None = None) -> None:
         self.decoder, self.most, self.alone, self.passes = decoder, most, alone, []
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
 
     @property
     def dtype(self):
@@ -101,13 +102,22 @@ class Small:
     def __call__(self, tokens, *args, recompute=False, **how):
         self.passes.append(len(tokens))
         if len(tokens) > (self.alone if recompute else self.most):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return self.decoder(tokens, *args, recompute=recompute, **how)
 
 
-def test_a_pass_that_does_not_fit_is_cut_and_the_client_hears_nothing(pair) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+    ids=["allocator", "cublas", "triton"],
+)
+def test_a_pass_that_does_not_fit_is_cut_and_the_client_hears_nothing(pair, error: RuntimeError) -> None:
     stock, fast = pair
-    fast._decoder = small = Small(fast._decoder, most=45)
+    fast._decoder = small = Small(fast._decoder, most=45, error=error)
     theirs, ours = (call(made, rows(LENGTHS)) for made in (stock, fast))
     torch.testing.assert_close(logprobs(ours), logprobs(theirs), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(gradients(fast), gradients(stock), atol=1e-3, rtol=1e-3)
