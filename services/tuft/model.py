@@ -191,7 +191,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
     async def _stock(self, reason: str, *arguments: Any) -> types.ForwardBackwardOutput:
         self.status.calls["stock"] += 1
         if self.status.accelerated:
-            self.status.fallbacks[reason] += 1
+            self.status.fallbacks[reason] = self.status.fallbacks.get(reason, 0) + 1
         try:
             answer: types.ForwardBackwardOutput = await super().forward(*arguments)
         finally:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,7 +42,7 @@ class ModelStatus:
     passes: int = 0
     tokens: int = 0  #: of accelerated calls
     out_of_memory_splits: int = 0
-    fallbacks: Counter[str] = field(default_factory=Counter)  #: calls that stock TuFT served, by reason
+    fallbacks: dict[str, int] = field(default_factory=dict)  #: calls that stock TuFT served, by reason
     self_test: SelfTest | None = None
 
     def forget_counters(self) -> None:
@@ -66,7 +65,7 @@ class StatusFile:
         self._written = float("-inf")
 
     def write(self) -> None:
-        """Write now. A disk that is full must not end training, so errors are ignored."""
+        """Write now. What is told must not end what is trained: a full disk is ignored, and tried again."""
         self._written = self._now()
         if self._path is None:
             return

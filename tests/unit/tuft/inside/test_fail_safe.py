@@ -363,10 +363,12 @@ def test_a_models_file_is_what_the_route_answers(folder: Path, tmp_path: Path, m
     made = material.model(AcceleratedModel, material.weights(folder, "qwen3"))
     material.add_adapter(made, "one", 1)
     call(made, rows(LENGTHS))
+    call(made, rows((5, 9), **RL), loss="dro")
     made._file.write()
     found = json.loads(json.dumps(status.answer(tmp_path, known)))["models"]
     assert found[0]["accelerated"]
-    assert found[0]["calls"] == {"accelerated": 1, "stock": 0}
+    assert found[0]["calls"] == {"accelerated": 1, "stock": 1}
+    assert found[0]["fallbacks"] == {"dro over rows of several lengths, whose padding TuFT counts": 1}
     assert found[0]["tokens"] == sum(LENGTHS)
     assert found[0]["self_test"]["gradient_cosine"] > 0.9999
     assert found[1]["reason"] == "it does not train"
