@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+import torch._functorch.config
 from peft import LoraConfig, get_peft_model
 from tinker import types
 from torch import Tensor
@@ -400,8 +401,10 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--after", type=Path, help="when ready, wait until this file is there")
+    parser.add_argument("--activation-budget", type=float, default=1.0, help="of torch.compile: below 1 it recomputes")
     parser.add_argument("phases", nargs="?", default="speed,losses,gradients,tenants,passes,cards,kernels")
     arguments = parser.parse_args()
+    torch._functorch.config.activation_memory_budget = arguments.activation_budget
     bench = Bench(arguments.size, arguments.weights, arguments.out)
     while arguments.after and not arguments.after.exists():
         time.sleep(0.2)
