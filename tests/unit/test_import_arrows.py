@@ -31,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     f"{MASKS}.replay": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "model", "rows")},
     f"{MASKS}.pipeline": {f"{MASKS}.{name}" for name in ("domain", "tokenizer", "model", "rows", "replay")},
     f"{MASKS}.masker": {f"{MASKS}.{name}" for name in ("domain", "model", "pipeline")},
+    f"{MASKS}.columns": {f"{MASKS}.{name}" for name in ("domain", "masker", "pipeline")},
     f"{MASKS}.inspect": {
         f"{MASKS}.{name}" for name in ("domain", "template", "tokenizer", "model", "rows", "pipeline")
     },

@@ -1,4 +1,4 @@
-"""Commands of `turnloom dataset`: create, import, list, show, delete, download, export."""
+"""Commands of `turnloom dataset`: create, import, register, list, show, delete, download, export."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def add_to(app: typer.Typer) -> None:
     command(group, "import", "dataset import HuggingFaceH4/no_robots --test-split test --max-length 2048")(
         import_source
     )
+    command(group, "register", "dataset register s3://bucket/rows --model qwen3")(register)
     command(group, "list", "dataset list")(list_all)
     command(group, "show", "dataset show ds-0123456789ab --rows 3")(show)
     command(group, "delete", "dataset delete ds-0123456789ab")(delete)
@@ -178,6 +179,25 @@ def import_source(
         for one, suffix in parts(source, hub.test_split)
     ]
     _report(session, [watched(session, dataset) for dataset in asked], bare=True)
+
+
+def register(
+    session: Session,
+    uri: Annotated[str, typer.Argument(help="Folder or URL below the server's roots.", metavar="FOLDER_OR_URL")],
+    model: Annotated[str, typer.Option(help="Model of the server. Default: as the rows say.")] = "",
+    name: Name = "",
+) -> None:
+    """Make a dataset of rows that another engine made with turnloom.masks.columns, such as Ray Data; and watch it."""
+    from turnloom.registering import fields_of, read_description  # noqa: PLC0415  # fsspec takes a while
+
+    told = read_description(uri)
+    asked = session.client.datasets.create_from_source(
+        datasets_pb2.DatasetSource(uri=uri, format="rows"),
+        model=model or str(told["model"]),
+        display_name=name or uri,
+        **fields_of(told),
+    )
+    _report(session, [watched(session, asked)], bare=True)
 
 
 def list_all(session: Session) -> None:

@@ -25,6 +25,7 @@ class Deduplicate(Enum):
 
 
 DEDUPLICATE = EnumTable(pb.Deduplicate.DESCRIPTOR, "DEDUPLICATE", Deduplicate)
+ROWS = "rows"  #: format of rows that another engine made: nothing is rendered
 MAX_URI_BYTES = 4_096
 MAX_NAME_BYTES = 256  #: of split, revision, configuration and columns
 MAX_COLUMNS = 16
@@ -75,7 +76,9 @@ def _checked(message: pb.DatasetSource, path: str, on_bad: BadRows, violations: 
     asked = _filter(message.filter)
     try:
         asked.check(f"{path}.filter")
-        if message.format:
+        if message.format == ROWS:
+            _check_rows(message, path)
+        elif message.format:
             Format(message.format, dict(message.column_mapping))
     except InvalidInput as error:
         sentence = f"{error.message} {error.hint}".strip()
@@ -101,6 +104,14 @@ def _checked(message: pb.DatasetSource, path: str, on_bad: BadRows, violations: 
         ),
         streaming=message.streaming if message.HasField("streaming") else True,
     )
+
+
+def _check_rows(message: pb.DatasetSource, path: str) -> None:
+    """Refuse what would choose among rows that are taken as they are."""
+    chosen = message.limit or message.test_fraction or message.HasField("deduplicate") or message.HasField("filter")
+    if chosen or message.split or message.column_mapping or message.overlap_split:
+        sentence = f"{ROWS}: they are taken as they are; leave limit, split, filter, deduplication and columns out."
+        raise InvalidRequest([Violation(f"{path}.format", sentence)])
 
 
 def _filter(message: pb.RowFilter) -> RowFilter:

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 from services.preprocess.datasets.sources.dispatch import MERGE, PLAN
 from services.preprocess.datasets.sources.lease import Lease, NotWanted
+from services.preprocess.datasets.sources.made_rows import ROWS, plan_rows, take_rows
 from services.preprocess.datasets.sources.merging import BadRowFound, SourceRemarks, merge
 from services.preprocess.datasets.sources.models import model_of, options_of
 from services.preprocess.datasets.sources.pieces import Shard
@@ -18,7 +19,7 @@ from services.preprocess.datasets.sources.sizes import SizeLimit
 from services.preprocess.datasets.sources.task_context import TaskContext
 from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.domain.error_codes import code_of
-from services.preprocess.domain.source_errors import SourceError
+from services.preprocess.domain.source_errors import SourceEmpty, SourceError
 from services.preprocess.models.registry import BadModels
 from services.store.codec import decode, encode
 from services.store.dataset_work import ClaimedTask
@@ -29,6 +30,8 @@ from turnloom.errors import TurnloomError
 from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
 from turnloom.reading.formats import Format
 
+NO_COLUMNS: Final[Mapping[str, str]] = {}
+NO_REMARKS: Final = SourceRemarks()
 Task: TypeAlias = Callable[[TaskContext, DatasetRecord, ClaimedTask, Lease], None]
 
 
@@ -55,15 +58,32 @@ def plan_source(parts: TaskContext, record: DatasetRecord, _claimed: ClaimedTask
     assert record.source is not None
     folder = f"{parts.folder(record.id)}/staged"
     try:
+        if record.source.format == ROWS:
+            _begin_shards(parts, record, lease, plan_rows(record, parts.settings.source_roots, lease))
+            return
         with lease.breaking():
             made = plan(record.source, parts.settings.source_roots, folder, limit_of(parts), lease)
     except NotWanted:
         if parts.ended(record.id):  # what was staged meanwhile is nobody's
             remove(parts.folder(record.id))
         raise
-    name, columns = made.shape.name, made.shape.columns
-    shards = {str(n): encode(ShardTask(name, columns, shard)) for n, shard in enumerate(made.shards)}
-    parts.work.note(record.id, MERGE, encode(MergeTask(name, columns, made.remarks)))
+    _begin_shards(parts, record, lease, made.shards, made.shape.name, made.shape.columns, made.remarks)
+
+
+def _begin_shards(
+    parts: TaskContext,
+    record: DatasetRecord,
+    lease: Lease,
+    found: Sequence[Shard],
+    name: str = ROWS,
+    columns: Mapping[str, str] = NO_COLUMNS,
+    remarks: SourceRemarks = NO_REMARKS,
+) -> None:
+    """Put all shards on the queue, and what the merge will need aside."""
+    if not found:
+        raise SourceEmpty(f"{record.source and record.source.uri} holds no row.", hint="Look at the files.")
+    shards = {str(n): encode(ShardTask(name, columns, shard)) for n, shard in enumerate(found)}
+    parts.work.note(record.id, MERGE, encode(MergeTask(name, columns, remarks)))
     parts.datasets.progress(record.id, conversations_read=0, shards=len(shards))
     parts.work.done(record.id, PLAN, lease.holder, following=shards)
 
@@ -94,6 +114,8 @@ def _made(parts: TaskContext, record: DatasetRecord, task: ShardTask, folder: st
     assert record.source is not None
     lease.check()
     with model_of(record, parts.settings) as model:
+        if task.format == ROWS:
+            return take_rows(task.shard, folder, record.options_json, model.vocab_size, limit_of(parts), lease)
         making = Making(
             shape=Format(task.format, task.columns),
             options=options_of(record),
@@ -116,7 +138,10 @@ def merge_shards(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask
     task = decode(MergeTask, claimed.argument)
     assert record.source is not None
     results = [decode(ShardResult, text) for text in parts.datasets.shards(record.id).values()]
-    begun = replace(record, source=shown(record.source, Format(task.format, task.columns)))
+    if task.format == ROWS:
+        begun = record
+    else:
+        begun = replace(record, source=shown(record.source, Format(task.format, task.columns)))
     known = parts.datasets.has_content
     made = merge(begun, results, task.remarks, parts.settings.store_url, limit_of(parts), lease, known)
     retry_redis(lambda: parts.datasets.ready(made), 60.0)

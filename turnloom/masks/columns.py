@@ -1,0 +1,137 @@
+"""The engine for `datasets.map`, Ray Data and datatrove: columns of conversations in, columns of rows out.
+
+    rows = RowColumns(Masker(load_model("Qwen3-0.6B"), Options(date="2026-01-01")))
+    datasets:  data.map(rows, batched=True, with_indices=True, remove_columns=data.column_names)
+    Ray Data:  data.map_batches(rows.arrow, batch_format="pyarrow")      # with a column "index"
+
+What they write as Parquet beside `describe`'s file is what `turnloom dataset register` takes. Imports none of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from turnloom.masks.domain.errors import InvalidOption, MalformedConversation, PreprocessError
+from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.reading import conversation_from
+from turnloom.masks.masker import Masker
+from turnloom.masks.pipeline import preprocess_batch
+
+DESCRIPTION: Final = "turnloom.json"  #: file beside the rows that says how they were made
+FORMAT: Final = "turnloom-rows-1"
+PLAIN: Final = {"conversation": np.uint32, "part": np.uint16, "target_bytes": np.uint32}
+LISTS: Final = {"token_ids": np.int32, "run_lengths": np.uint32, "run_values": np.float32}
+#: Columns of a row: see `RowColumns.__call__`.
+COLUMNS: Final = ("conversation", "part", "token_ids", "run_lengths", "run_values", "target_bytes")
+
+
+class BadConversation(ValueError):
+    """A conversation can't be used; the sentence begins with its index."""
+
+
+class Table(Protocol):
+    """What is used of a pyarrow.Table."""
+
+    @property
+    def column_names(self) -> list[str]: ...  # noqa: D102  # pyarrow's
+    def to_pydict(self) -> dict[str, list[object]]: ...  # noqa: D102
+    @classmethod
+    def from_pydict(cls, mapping: Mapping[str, object]) -> Table: ...  # noqa: D102
+
+
+class RowColumns:
+    """Masks batches of columns. Can be pickled, and shared between threads, as its Masker can."""
+
+    def __init__(
+        self, masker: Masker, *, messages: str = "messages", index: str = "index", skip_bad: bool = False
+    ) -> None:
+        """Say which columns are read.
+
+        Args:
+            masker: model and options.
+            messages: column of conversations; a column "tools" is read too.
+            index: column of positions, 0, 1, ..., where the batch brings them as a column.
+            skip_bad: leave out conversations that can't be used, instead of raising at the first.
+        """
+        self.masker = masker
+        self._messages = messages
+        self._index = index
+        self._skip_bad = skip_bad
+
+    def __call__(
+        self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
+    ) -> dict[str, list[Any]]:
+        """Mask a batch.
+
+        Args:
+            batch: lists by column.
+            indices: position of each conversation in the whole; None: they are in the column `index`.
+
+        Returns:
+            COLUMNS, one entry a row: conversation (its position), part, token_ids (N), run_lengths and run_values
+            (R; weights of the N - 1 targets as runs), target_bytes.
+
+        Raises:
+            BadConversation, InvalidOption.
+        """
+        positions = list(batch[self._index]) if indices is None else indices
+        out: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        for position, made in zip(positions, self._made(batch), strict=True):
+            if isinstance(made, InvalidOption):
+                raise made
+            if isinstance(made, PreprocessError):
+                if not self._skip_bad:
+                    raise BadConversation(f"conversation {position}: {made}; repair it, or pass skip_bad=True")
+                continue
+            for one in made.examples:
+                lengths, values = zip(*one.weight_runs, strict=True)
+                row = (int(position), one.part, one.token_ids, list(lengths), list(values), one.target_bytes)
+                for name, value in zip(COLUMNS, row, strict=True):
+                    out[name].append(value)
+        return out
+
+    def arrow(self, table: Table) -> Table:
+        """Mask a pyarrow.Table with a column of positions; gives a pyarrow.Table."""
+        columns = self(table.to_pydict())
+        plain = {name: np.array(columns[name], kind) for name, kind in PLAIN.items()}
+        lists = {name: [np.array(one, kind) for one in columns[name]] for name, kind in LISTS.items()}
+        return type(table).from_pydict({name: {**plain, **lists}[name] for name in COLUMNS})
+
+    def _made(self, batch: Mapping[str, Sequence[Any]]) -> list[Preprocessed | PreprocessError]:
+        tools = batch.get("tools") or [None] * len(batch[self._messages])
+        read: list[Any] = []
+        for messages, given in zip(batch[self._messages], tools, strict=True):
+            try:
+                read.append(conversation_from({"messages": messages, "tools": given}))
+            except MalformedConversation as error:
+                read.append(error)
+        good = [one for one in read if not isinstance(one, PreprocessError)]
+        made = iter(preprocess_batch(good, self.masker.options, self.masker.model))
+        return [one if isinstance(one, PreprocessError) else next(made) for one in read]
+
+    def description(self) -> dict[str, object]:
+        """How the rows are made: model, hashes, options.
+
+        Raises:
+            InvalidOption: options.date is not set, so that templates would see the day of each worker.
+        """
+        options, model = self.masker.options, self.masker.model
+        if options.date is None:
+            raise InvalidOption("date is None; set it, a dataset records which day its template saw", field="date")
+        plain = {name: item.value if isinstance(item, Enum) else item for name, item in asdict(options).items()}
+        hashes = {"tokenizer_sha256": model.tokenizer_sha256, "template_sha256": model.template_sha256}
+        return {"format": FORMAT, "model": model.name, **hashes, "options": plain}
+
+    def describe(self, folder: Path | str) -> Path:
+        """Write the description into the folder of the rows; answers the file."""
+        path = Path(folder) / DESCRIPTION
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.description(), indent=1) + "\n", encoding="utf-8")
+        return path

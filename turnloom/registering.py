@@ -1,0 +1,44 @@
+"""Read what another engine says of the rows it made (turnloom.masks.columns). Knows no server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+from turnloom.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from turnloom.options import PreprocessFields
+
+DESCRIPTION: Final = "turnloom.json"
+
+
+def read_description(uri: str) -> Mapping[str, object]:
+    """Read the description in a folder of this machine, or at a URL (with fsspec).
+
+    Raises:
+        InvalidInput: it isn't there, or is no description.
+    """
+    place = f"{uri.rstrip('/')}/{DESCRIPTION}"
+    try:
+        if "://" in uri:
+            import fsspec  # noqa: PLC0415  # optional at the client
+
+            with fsspec.open(place, "rb") as file:
+                text = file.read()
+        else:
+            text = Path(place).read_bytes()
+        told = json.loads(text)
+        if not isinstance(told, dict) or not {"model", "options"} <= told.keys():
+            raise ValueError("it has no model and options")
+    except (OSError, ValueError, ImportError) as error:
+        raise InvalidInput(f"{place} can't be read: {error}.", hint="RowColumns.describe writes it.") from error
+    return told
+
+
+def fields_of(told: Mapping[str, object]) -> PreprocessFields:
+    """The options as create_from_source takes them."""
+    options = dict(cast("Mapping[str, object]", told["options"]))
+    return cast("PreprocessFields", {name: value for name, value in options.items() if value not in (None, {})})
