@@ -27,7 +27,7 @@ MODEL = "turnloom/tiny-qwen3"
 @pytest.fixture
 def up(tmp_path: Path, tuft_python: Path) -> Iterator[tuple[psutil.Process, TurnloomClient]]:
     command = [sys.executable, "-m", "turnloom.cli", "up", "--folder", str(tmp_path / "state"), "--json"]
-    command += ["--address", "127.0.0.1:0", "--metrics-port", "0", "--exporter-port", "0"]
+    command += ["--address", "127.0.0.1:0", "--metrics-port", "0", "--exporter-port", "0", "--http", "127.0.0.1:0"]
     command += ["--tuft-python", str(tuft_python)]
     with (tmp_path / "up.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)

@@ -1,5 +1,5 @@
 """`python -m turnloom.cli`, for where the console script is not on PATH."""
 
-from turnloom.cli.app import main
+from turnloom.cli import main
 
 main()

@@ -20,7 +20,7 @@ from turnloom.options import HyperparameterFields, PreprocessFields, hyperparame
 TEMPLATE: Final = "job_template.toml"
 #: Keys of the sections whose fields are not those of a message, and what each must be.
 KEYS: Final[Mapping[str, Mapping[str, type]]] = {
-    "data": {"train": str, "test": str, "test_fraction": float, "model": str, "skip_bad": bool},
+    "data": {"train": str, "test": str, "test_fraction": float, "model": str, "skip_bad": bool, "strict": bool},
     "job": {"host": str, "start_from": str, "weights_only": bool, "labels": dict},
 }
 KINDS: Final = {str: "text in quotes", float: "a number", bool: "true or false", dict: "a table"}
@@ -35,6 +35,7 @@ class JobFile:
     test_fraction: float | None = None
     model: str = ""
     skip_bad: bool = False
+    strict: bool = False
     host: str = ""
     start_from: str = ""
     weights_only: bool = False
@@ -74,6 +75,7 @@ class JobFile:
             test_fraction=data.get("test_fraction"),
             model=data.get("model", ""),
             skip_bad=data.get("skip_bad", False),
+            strict=data.get("strict", False),
             host=job.get("host", ""),
             start_from=job.get("start_from", ""),
             weights_only=job.get("weights_only", False),

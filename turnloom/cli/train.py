@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -73,7 +72,7 @@ def train(
     made = training_and_test(
         session, data, tests, fields.get("seed", 0), model=model,
         options={**asked.preprocess, **preprocessing.fields()},
-        bad=replace(bad, skip_bad=bad.skip_bad or asked.skip_bad),
+        bad=BadConversations(bad.skip_bad or asked.skip_bad, bad.strict or asked.strict),
     )  # fmt: skip
     if is_dataset(data) and preprocessing.max_length is not None:
         fields["max_length"] = preprocessing.max_length
