@@ -6,9 +6,11 @@ lay out (rendering, message spans) -> cut into segments and weigh -> encode -> f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from math import isfinite
-from typing import NamedTuple
+from operator import is_
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -28,7 +30,11 @@ from turnloom.masks.replay.fast_path import FastPath, fast_path_of
 from turnloom.masks.rows.fit import Fitted, fit
 from turnloom.masks.rows.weigh import Example, WeightedText, encode, planned, weighted_texts_of
 from turnloom.masks.rows.weights import MessageWeights
+from turnloom.masks.template.foreign_keys import obeyed, unheard
+from turnloom.masks.template.normalize import normalized
 from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
+
+_TOO_DEEP: Final = "the conversation's values are nested too deeply; send fewer lists inside lists"
 
 
 def preprocess(conversation: Conversation, options: Options, model: Model) -> Preprocessed:
@@ -65,21 +71,24 @@ class Fits(NamedTuple):
     """All examples of one conversation, each within max_length."""
 
     examples: Sequence[Fitted]
+    warnings: Sequence[str] = ()  #: about the conversation as it was sent
 
 
 def fitted_batch(conversations: Sequence[Conversation], options: Options, model: Model) -> list[Fits | PreprocessError]:
     """The pipeline up to the shift: what rows are made of, and what a preview shows."""
     check_options(options)
     path = fast_path_of(options, model)
-    laid_out = [_laid_out(conversation, options, model, path) for conversation in conversations]
+    ready = [_ready(conversation, options, model) for conversation in conversations]
+    laid_out = [one if isinstance(one, PreprocessError) else _laid_out(one, options, model, path) for one in ready]
     encoded = iter(
         encode([weighted for one in laid_out if not isinstance(one, PreprocessError) for weighted in one[1]], model)
     )
     outcomes: list[Fits | PreprocessError] = []
-    for conversation, one in zip(conversations, laid_out, strict=True):
+    for conversation, one in zip(ready, laid_out, strict=True):
         if isinstance(one, PreprocessError):
             outcomes.append(one)
             continue
+        assert isinstance(conversation, Conversation), "what is not ready is not laid out"
         plan, weighted_texts = one
         outcomes.append(_fitted(list(islice(encoded, len(weighted_texts))), conversation, plan, options, model))
     return outcomes
@@ -106,6 +115,31 @@ def check_options(options: Options) -> None:
             )
 
 
+def ready(conversation: Conversation, options: Options, model: Model) -> Conversation:
+    """Give the conversation as templates and policies get it: foreign keys read, messages normalized.
+
+    Raises:
+        PreprocessError: a key says what can't be obeyed, or arguments are no JSON object.
+    """
+    conversation = obeyed(conversation)
+    if not options.normalize_messages:
+        return conversation
+    known = model.chat_format.template.names if options.chat_template is None else ()
+    messages = normalized(conversation.messages, known)
+    if all(map(is_, messages, conversation.messages)):
+        return conversation
+    return replace(conversation, messages=messages)
+
+
+def _ready(conversation: Conversation, options: Options, model: Model) -> Conversation | PreprocessError:
+    try:
+        return ready(conversation, options, model)
+    except PreprocessError as error:
+        return error
+    except RecursionError:
+        return UnsupportedContent(_TOO_DEEP)
+
+
 def _laid_out(
     conversation: Conversation, options: Options, model: Model, path: FastPath | None
 ) -> tuple[MessageWeights, list[WeightedText]] | PreprocessError:
@@ -117,7 +151,7 @@ def _laid_out(
     except PreprocessError as error:
         return error
     except RecursionError:  # lists in lists in lists: of this conversation, and no reason to refuse its batch
-        return UnsupportedContent("the conversation's values are nested too deeply; send fewer lists inside lists")
+        return UnsupportedContent(_TOO_DEEP)
 
 
 def _fitted(
@@ -135,12 +169,16 @@ def _fitted(
             fitted += fit(example, conversation, plan, options, model)
     except PreprocessError as error:
         return error
-    return Fits(fitted)
+    return Fits(fitted, _unheard(conversation, plan))
+
+
+def _unheard(conversation: Conversation, plan: MessageWeights) -> Sequence[str]:
+    return unheard(conversation.messages, conversation.training, plan.chosen) if conversation.training else ()
 
 
 def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | NothingToTrain:
     rows: list[TokenizedExample] = []
-    warnings: list[str] = []
+    warnings: list[str] = [*fits.warnings]
     for part, fitted in enumerate(fits.examples):
         row, loss_tokens = fitted.row, fitted.row.loss_tokens()
         if not loss_tokens or fitted.example.weighted.warnings or fitted.warnings or fitted.example.text.unknown:

@@ -32,7 +32,6 @@ CASES: Final = (
         "TOOLS",
         trained(_OSLO),
         also=("vortico/flama#258",),
-        wrong_today="text arguments reach the template as text",
     ),
     Case(
         "ai-dynamo/dynamo#4161",
@@ -41,7 +40,6 @@ CASES: Final = (
         chat(user("t?"), assistant("", tool_calls=[call("get_time", '{"zone": "Oslo"}')]), tools=[schema("get_time")]),
         "trl__llama3_1",
         trained('{"name": "get_time", "parameters": {"zone": "Oslo"}}<|eot_id|>'),
-        wrong_today="text arguments reach the template as text",
     ),
     Case(
         "Layr-Labs/d-inference#249",
@@ -50,7 +48,6 @@ CASES: Final = (
         chat(user("t?"), assistant("", tool_calls=[call("get_time", '{"zone": "Oslo"}')])),
         "BRACES",
         trained("<tool_call>get_time{zone: Oslo}</tool_call><|im_end|>"),
-        wrong_today="text arguments reach the template as text",
     ),
     Case(
         "ml-explore/mlx-lm#1065",
@@ -112,7 +109,6 @@ CASES: Final = (
         ),
         "TOOLS",
         trained('<tool_call>{"name": "read", "arguments": {"path": "a"}}</tool_call><|im_end|>'),
-        wrong_today='null under the key "content" is kept at every depth',
     ),
     Case(
         "modelscope/ms-swift#4600",
@@ -124,7 +120,6 @@ CASES: Final = (
             trained('<tool_call>{"name": "now", "arguments": {}}</tool_call><|im_end|>'),
             refused("messages[1]"),
         ),
-        wrong_today="the template's own error is passed on without a place",
     ),
     Case(
         "OpenRLHF/OpenRLHF#1079",
@@ -152,7 +147,6 @@ CASES: Final = (
         ),
         "TOOLS",
         either(trained(_OSLO, shows=("Time.",)), trained(_OSLO, warns=("tool_defs",)), refused("tool_defs")),
-        wrong_today="the column is passed over without a word",
     ),
     Case(
         "axolotl-ai-cloud/axolotl#3824",
@@ -191,7 +185,6 @@ CASES: Final = (
             trained("I look.<|im_end|>", "Noon.<|im_end|>", warns=("system",)),
             refused("system"),
         ),
-        wrong_today="the column `system` beside `messages` is passed over without a word",
     ),
     Case(
         "THUDM/slime#2263",
@@ -225,7 +218,6 @@ CASES: Final = (
             never=("None",),
         ),
         also=("huggingface/transformers#45422", "vllm-project/vllm#54368"),
-        wrong_today="null reaches the template, which prints None",
     ),
     Case(
         "Blaizzy/mlx-vlm#1864",
@@ -238,7 +230,6 @@ CASES: Final = (
             refused("messages[1].content"),
         ),
         also=("Blaizzy/mlx-vlm#1837",),
-        wrong_today="refused without a place",
     ),
     Case(
         "thinking-machines-lab/tinker-cookbook#248",
