@@ -12,8 +12,8 @@ from typing import Final
 
 from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
-from turnloom.reading.file_kinds import kind_of
 from turnloom.foreign.json_text import loads, parse
+from turnloom.reading.file_kinds import kind_of
 from turnloom.reading.lines import MAX_LINE, Line, lines
 from turnloom.reading.rows import RawRow, parsed, row_of, why_not_json
 

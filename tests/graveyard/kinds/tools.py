@@ -241,7 +241,6 @@ CASES: Final = (
             trained('<tool_call>functions.get_time:0 {"zone": "Oslo"}</tool_call><|im_end|>'),
             refused("messages[1].tool_calls[0]"),
         ),
-        wrong_today="the name of the call is lost without a word",
     ),
     Case(
         "ml-explore/mlx-lm#821",
@@ -263,7 +262,6 @@ CASES: Final = (
                 warns=("messages[1].tool_calls[0]",),
             ),
         ),
-        wrong_today="the name of the call is lost without a word",
     ),
     Case(
         "huggingface/transformers#31079",
