@@ -60,7 +60,6 @@ CASES: Final = (
             refused("messages[1]"),
         ),
         also=("oumi-ai/oumi#2603",),
-        wrong_today="the refusal names no message",
     ),
     Case(
         "verl-project/verl#4112",
@@ -172,7 +171,6 @@ CASES: Final = (
         chat(user("t?"), assistant("", tool_calls=[call("a", {}), call("b", {})])),
         "ONE_CALL",
         refused("messages[1]", "one call at a time"),
-        wrong_today="the refusal names no message",
     ),
     Case(
         "NovaSky-AI/SkyRL#1675",

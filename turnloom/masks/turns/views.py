@@ -15,7 +15,7 @@ from typing import Final
 
 from turnloom.masks.domain.bounded_cache import BoundedCache
 from turnloom.masks.domain.conversation import Conversation, Message
-from turnloom.masks.domain.errors import HistoryDropped, NoAssistantTurn, PreprocessError, UnknownRole
+from turnloom.masks.domain.errors import HistoryDropped, NoAssistantTurn, PreprocessError, TemplateRefused, UnknownRole
 from turnloom.masks.domain.options import Mask, OnUnextendable, Options, TrainOn
 from turnloom.masks.domain.rendered_text import Located, RenderedText, View
 from turnloom.masks.template.added_token_text import AddedTokenFinder
@@ -29,6 +29,7 @@ from turnloom.masks.turns.coverage import untrained_warnings
 from turnloom.masks.turns.generation_blocks import block_spans
 from turnloom.masks.turns.message_spans import MessageSpanFinder
 from turnloom.masks.turns.prefixes import EXACT_MESSAGES, Cut, Prefixes, cuts
+from turnloom.masks.turns.refusal_place import Refused, placed
 from turnloom.masks.turns.span_parts import has_text
 
 #: Sets of settings (template kwargs, dates, ...) remembered for one model.
@@ -163,6 +164,15 @@ def rendered(request: Request) -> Rendered:
     Raises:
         PreprocessError: one of the tree in errors.py, naming the message.
     """
+    try:
+        return _rendered(request)
+    except TemplateRefused as refusal:
+        chat = request.chat
+        asked = Refused(request.messages, chat.tools, chat.template, request.settings)
+        raise placed(refusal, asked) from refusal
+
+
+def _rendered(request: Request) -> Rendered:
     work = _Work(request)
     found = _cuts(work, request.turns)
     check_choice(len(found), max(found[0].trained, default=0), request.options)

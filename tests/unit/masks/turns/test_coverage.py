@@ -1,4 +1,4 @@
-"""A unique word in every value of a conversation, over all public templates: shown, refused or warned of, never lost."""
+"""A unique word in every value of a conversation, over all templates: shown, refused or warned of, never lost."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from turnloom.masks.domain.conversation import JSON, Conversation, Message
 from turnloom.masks.domain.errors import ContentNotCovered, PreprocessError
 from turnloom.masks.domain.options import OnUnextendable, Options
 from turnloom.masks.domain.rendered_text import View
+from turnloom.masks.replay.fast_path import replayed_views, view_replays
 from turnloom.masks.template.compiled import compile_template
 from turnloom.masks.template.normalize import normalized
 from turnloom.masks.turns.leaves import Lost, lost_of
@@ -70,8 +71,8 @@ def reply(words: Words, index: int, form: str, **more: JSON) -> Message:
 
 def conversations() -> Iterator[tuple[str, Words, Conversation]]:
     """Plain and odd forms of what people send, each with its words."""
-    forms = ["{0} {1}", "<think>\n{0}\n</think>\n\n{1}", "{0} <think>{1}</think> {2}", "<think>{0}</think>{1}</think>{2}",
-             "{0}\n\n{1}\n[THINK]{2}[/THINK]{3}", "{0}<think>{1}"]  # fmt: skip
+    forms = ["{0} {1}", "<think>\n{0}\n</think>\n\n{1}", "{0} <think>{1}</think> {2}"]
+    forms += ["<think>{0}</think>{1}</think>{2}", "{0}\n\n{1}\n[THINK]{2}[/THINK]{3}", "{0}<think>{1}"]
     for form in forms:
         words = Words()
         yield form, words, Conversation([user(words, 0), reply(words, 1, form), user(words, 2), reply(words, 3, form)])
@@ -198,3 +199,22 @@ def test_a_call_that_is_left_out_is_refused_by_its_place(calls: list[tuple[str, 
     error = laid_out(chat, Conversation([{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": sent}]))
     assert isinstance(error, ContentNotCovered)
     assert error.message == place
+
+
+SPLITS = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and '</think>' in m.content %}"
+    "<think>{{ m.content.split('</think>')[0].split('<think>')[-1] }}</think>{{ m.content.split('</think>')[-1] }}"
+    "{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_a_replay_sees_what_is_lost_of_a_later_text() -> None:
+    chat = chat_format(compile_template(SPLITS))
+    asked: Message = {"role": "user", "content": "q"}
+    for number in range(4):
+        reply_: Message = {"role": "assistant", "content": f"<think>r{number}</think>a{number}"}
+        replayed_views(Conversation([asked, reply_]), OPTIONS, chat)
+    assert view_replays(chat, OPTIONS).hits
+    for text in ("first <think>r</think>a", "<think>r<think>s</think>a"):
+        with pytest.raises(ContentNotCovered, match=r"messages\[1\]\.content: the template leaves out or changes"):
+            replayed_views(Conversation([asked, {"role": "assistant", "content": text}]), OPTIONS, chat)
