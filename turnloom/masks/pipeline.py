@@ -24,7 +24,7 @@ from turnloom.masks.domain.errors import (
 )
 from turnloom.masks.domain.example import ControlTokenSpan, Preprocessed, TokenizedExample
 from turnloom.masks.domain.gc_pause import collections_paused
-from turnloom.masks.domain.options import Options
+from turnloom.masks.domain.options import Options, Tokenization
 from turnloom.masks.model import Model
 from turnloom.masks.replay.fast_path import FastPath, fast_path_of
 from turnloom.masks.rows.fit import Fitted, fit
@@ -179,12 +179,14 @@ def _unheard(conversation: Conversation, plan: MessageWeights) -> Sequence[str]:
 def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | NothingToTrain:
     rows: list[TokenizedExample] = []
     warnings: list[str] = [*fits.warnings]
+    unchecked = 0
     for part, fitted in enumerate(fits.examples):
         row, loss_tokens = fitted.row, fitted.row.loss_tokens()
         if not loss_tokens or fitted.example.weighted.warnings or fitted.warnings or fitted.example.text.unknown:
             warnings += warnings_of(fitted, options, model)
         if not loss_tokens:
             continue
+        unchecked += _is_unchecked(fitted, options, model)
         rows.append(
             TokenizedExample(
                 row.token_ids,
@@ -199,7 +201,17 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
         last = fits.examples[-1]
         field = "max_length" if last.truncated_loss_tokens else ""
         return NothingToTrain(_nothing_left(last, options), field=field)
-    return Preprocessed(rows, tuple(dict.fromkeys(warnings)) if warnings else (), escaped_spans(fits.examples))
+    return Preprocessed(
+        rows, tuple(dict.fromkeys(warnings)) if warnings else (), escaped_spans(fits.examples), unchecked
+    )
+
+
+def _is_unchecked(fitted: Fitted, options: Options, model: Model) -> bool:
+    """Whether the ids were not compared with the text: by choice, by the tokenizer's nature, or for unknown text."""
+    if options.tokenization is Tokenization.HF or not model.vocabulary.round_trips:
+        return True
+    unknown = model.vocabulary.parts.unknown_id
+    return unknown is not None and fitted.example.text.unknown and unknown in fitted.example.text.token_ids
 
 
 def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:
@@ -224,7 +236,11 @@ def _nothing_left(fitted: Fitted, options: Options) -> str:
 
 def _unknown(fitted: Fitted, unknown: int) -> list[str]:
     count = int(np.count_nonzero(fitted.row.token_ids == unknown))
-    return [f"{count} tokens stand for text that the vocabulary does not have"] if count else []
+    return (
+        [f"{count} tokens stand for text that the vocabulary does not have, so the ids are not compared with the text"]
+        if count
+        else []
+    )
 
 
 def escaped_spans(examples: Sequence[Fitted]) -> tuple[ControlTokenSpan, ...]:
