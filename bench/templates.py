@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from turnloom.masks.domain.errors import PreprocessError, TemplateRefused
 from turnloom.masks.domain.options import OnUnextendable, Options
 from turnloom.masks.domain.rendered_text import View
 from turnloom.masks.template.compiled import CompiledTemplate, compile_template
+from turnloom.masks.template.normalize import normalized
 from turnloom.masks.template.render import Settings, render, render_plain
 from turnloom.masks.turns.views import ChatFormat, render_views
 
@@ -137,7 +138,8 @@ def chat_format(template: CompiledTemplate) -> ChatFormat:
 
 def outcome(name: str, template: CompiledTemplate, shape: str) -> Outcome:
     """Render both ways, lay out, and compare every view's last turn with the inference definition."""
-    conversation = SHAPES[shape]
+    sent = SHAPES[shape]
+    conversation = replace(sent, messages=normalized(sent.messages, template.names))
     settings = Settings(_date(), SPECIAL_TOKENS)
     texts = []
     for render_one in (_traced_text, render_plain):

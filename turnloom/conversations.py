@@ -10,17 +10,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 from google.protobuf import struct_pb2
 
 from turnloom.errors import InvalidInput
+from turnloom.foreign.filled_nulls import without_filled
+from turnloom.foreign.json_text import list_in, object_in
 from turnloom.v1 import types_pb2
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 #: Keys of a message that are fields of their own; every other key travels in extra_json.
 FIELDS = {"role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name", "trainable", "weight"}
+#: Under what other tools keep what `content` holds.
+OTHER_CONTENT = {"text", "value", "message", "response"}
 SHAPE = 'A conversation is {"messages": [{"role": "user", "content": "..."}, ...]}.'
 
 
@@ -99,10 +103,11 @@ def _conversation(document: JSON) -> types_pb2.Conversation:
     if messages is None:
         keys = ", ".join(map(str, document)) or "none"
         raise InvalidInput(f"there is no key messages (keys: {keys}).", hint=SHAPE)
+    kept, tools = without_filled(_list(messages, "messages"), _tools(document.get("tools")))
     return types_pb2.Conversation(
         id=_identifier(document.get("id")),
-        messages=[_message(m, f"messages[{i}]") for i, m in enumerate(_list(messages, "messages"))],
-        tools_json=[_dump(tool) for tool in _tools(document.get("tools"))],
+        messages=[_message(message, f"messages[{index}]") for index, message in enumerate(kept)],
+        tools_json=[_dump(tool) for tool in tools],
     )
 
 
@@ -115,13 +120,12 @@ def _identifier(value: JSON) -> str:
 
 
 def _tools(value: JSON) -> Sequence[JSON]:
-    """A list, or JSON text of one, as some data sets keep it."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value, parse_constant=_no_constant)
-        except ValueError as error:
-            raise InvalidInput("is text, but not JSON text of a list.", field="tools") from error
-    return [] if value is None else _list(value, "tools")
+    """A list, JSON text of one, or a list of JSON texts, as some data sets keep it."""
+    if value in (None, ""):
+        return []
+    if isinstance(value, str) and list_in(value) is None:
+        raise InvalidInput("is text, but not JSON text of a list.", field="tools")
+    return _list(value, "tools")
 
 
 def _message(value: JSON, path: str) -> types_pb2.Message:
@@ -136,11 +140,13 @@ def _message(value: JSON, path: str) -> types_pb2.Message:
     for key in ("reasoning_content", "tool_call_id", "name"):
         if value.get(key) is not None:
             setattr(message, key, _text(value[key], f"{path}.{key}"))
-    if value.get("tool_calls") is not None:
+    if value.get("tool_calls") not in (None, ""):
         calls = _list(value["tool_calls"], f"{path}.tool_calls")
         message.tool_calls.extend(_tool_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls))
     _fill_training(message, value, path)
     extra = {key: item for key, item in value.items() if key not in FIELDS}
+    if "content" not in value and not message.tool_calls and (said := extra.keys() & OTHER_CONTENT):
+        raise InvalidInput(f"has no content, but the key {min(said)}.", field=path, hint="Rename it to content.")
     if extra:
         message.extra_json = _dump(extra)
     return message
@@ -176,6 +182,8 @@ def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
     """OpenAI's form, or the flat one with name and arguments beside each other."""
     if not isinstance(value, dict):
         raise InvalidInput(f"is {_kind(value)}, but must be an object.", field=path)
+    if isinstance(value.get("function"), str):
+        value = {**value, "function": object_in(value["function"])}
     function: JSON = value.get("function", {k: v for k, v in value.items() if k in ("name", "arguments")})
     inner = f"{path}.function" if "function" in value else path
     if not isinstance(function, dict):
@@ -204,22 +212,24 @@ def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: 
             raise InvalidInput(f"is {_kind(trainable)}, but must be true or false.", field=f"{path}.trainable")
         message.trainable = trainable
     if weight is not None:
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
+        if not isinstance(weight, int | float):  # true and false, as some tools write it, are 1 and 0
             raise InvalidInput(f"is {_kind(weight)}, but must be a number.", field=f"{path}.weight")
-        message.weight = weight
+        message.weight = float(weight)
 
 
 def _no_others(value: Mapping[str, JSON], known: Iterable[str], path: str) -> None:
     """The contract has no place for further keys here, and nothing shall get lost silently."""
-    others = [key for key in value if key not in set(known)]
+    others = [key for key, item in value.items() if item is not None and key not in set(known)]
     if others:
         raise InvalidInput(f"has the unknown key {others[0]}.", field=path, hint="Remove it: templates don't get it.")
 
 
 def _list(value: JSON, path: str) -> Sequence[JSON]:
-    if not isinstance(value, list):
+    """A list, also as its JSON text, or of the JSON texts of objects."""
+    found = list_in(value)
+    if found is None:
         raise InvalidInput(f"is {_kind(value)}, but must be a list.", field=path)
-    return value
+    return found
 
 
 def _text(value: JSON, path: str) -> str:
@@ -230,10 +240,6 @@ def _text(value: JSON, path: str) -> str:
 
 def _dump(value: JSON) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
 
 
 def _kind(value: JSON) -> str:

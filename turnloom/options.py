@@ -58,6 +58,9 @@ class PreprocessFields(TypedDict, total=False):
     chat_template_kwargs_json: str
     chat_template_kwargs: dict[str, JSON]  #: instead of chat_template_kwargs_json
     date: str
+    normalize_messages: bool  #: absent: true
+    make_tool_call_ids: bool
+    next_header_stop: Literal["auto", "always", "never"]
 
 
 class HyperparameterFields(TypedDict, total=False):

@@ -24,7 +24,12 @@ def _translated(error: redis.RedisError) -> Exception:
     text = str(error)
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return RedisUnavailable(f"Redis can't be reached ({text}); is it running, and is TURNLOOM_REDIS_URL right?")
-    if _REFUSAL.search(text) or isinstance(error, redis.OutOfMemoryError | redis.ReadOnlyError):
+    if isinstance(error, redis.ReadOnlyError) or "READONLY " in text:
+        return RedisUnavailable(
+            f"Redis is read-only ({text}): it is a replica, or became one; point TURNLOOM_REDIS_URL at the primary, or"
+            " end the replication there (REPLICAOF NO ONE)"
+        )
+    if _REFUSAL.search(text) or isinstance(error, redis.OutOfMemoryError):
         return RedisUnavailable(f"Redis refuses writes ({text}); give it memory or disk, then try again")
     return error
 

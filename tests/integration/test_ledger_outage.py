@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services.preprocess.jobs.diagnosis import redis_role
 from services.store.connection import check_schema, connect
 from services.store.errors import Fenced, RedisUnavailable, SchemaMismatch
 from services.store.ledger import Outcome
@@ -115,6 +116,21 @@ def test_a_full_redis_refuses_a_commit_whole_and_takes_it_later(store: Store) ->
     store.redis.config_set("maxmemory", "0")
     assert store.ledger.commit_step(job.id, step(2)).last == 2
     assert len(store.jobs.list().items) == 1
+
+
+def test_a_redis_that_became_a_replica_says_so(store: Store) -> None:
+    job = running(store)
+    store.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        with pytest.raises(RedisUnavailable, match=r"^Redis is read-only .*REPLICAOF NO ONE"):
+            store.ledger.commit_step(job.id, step(1))
+        with pytest.raises(RedisUnavailable, match=r"^Redis is read-only"):
+            store.redis.set("x", "y")
+        assert [(check.name, check.outcome) for check in redis_role(store)] == [("redis_role", "failed")]
+    finally:
+        store.redis.execute_command("REPLICAOF", "NO", "ONE")
+    assert [check.outcome for check in redis_role(store)] == ["ok"]
+    assert store.ledger.commit_step(job.id, step(1)).last == 1
 
 
 def test_a_claim_on_a_full_redis_changes_nothing(store: Store) -> None:

@@ -61,9 +61,22 @@ def exporter(redis_url: str) -> Iterator[int]:
         "TURNLOOM_EXPORTER_PORT": str(port),
     }
     process = subprocess.Popen([sys.executable, "-m", "services.trainer", "exporter"], env=environment, cwd=ROOT)
-    yield port
-    process.terminate()
-    assert process.wait(120) == 0
+    try:
+        # A test may be skipped at once: until it answers, the exporter does not handle the signal that ends it.
+        eventually("the exporter answers", lambda: _answers(port) or process.poll() is not None)
+        yield port
+    finally:
+        process.terminate()
+        status = process.wait(120)
+    assert status == 0
+
+
+def _answers(port: int) -> bool:
+    try:
+        read(f"http://127.0.0.1:{port}/metrics")
+    except OSError:
+        return False
+    return True
 
 
 def step(number: int, attempt: int) -> StepRecord:

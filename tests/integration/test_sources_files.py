@@ -69,7 +69,7 @@ def test_formats_are_detected_or_named_and_the_record_says_which(sources: Source
     assert (made.source.format, dict(made.source.column_mapping)) == ("alpaca", mapping)
     failed = sources.failed(sources.create(path))
     assert failed.error.code == "SOURCE_NOT_KNOWN"
-    assert failed.error.message == f"{path}: No known format has these columns: question, answer."
+    assert failed.error.message == f"{path}: No known format has these columns: question (text), answer (text)."
     gone = sources.failed(sources.create(sources.roots / "gone.jsonl"))
     assert gone.error.message == f"There is nothing at {sources.roots}/gone.jsonl."
 

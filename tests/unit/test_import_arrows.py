@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     f"{MASKS}.model": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "sandbox")},
     f"{MASKS}.rows": {f"{MASKS}.{name}" for name in ("domain", "turns", "tokenizer", "model")},
     f"{MASKS}.replay": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "model", "rows")},
-    f"{MASKS}.pipeline": {f"{MASKS}.{name}" for name in ("domain", "tokenizer", "model", "rows", "replay")},
+    f"{MASKS}.pipeline": {f"{MASKS}.{name}" for name in ("domain", "template", "tokenizer", "model", "rows", "replay")},
     f"{MASKS}.masker": {f"{MASKS}.{name}" for name in ("domain", "model", "pipeline")},
     f"{MASKS}.columns": {f"{MASKS}.{name}" for name in ("domain", "masker", "pipeline")},
     f"{MASKS}.inspect": {
@@ -51,7 +51,7 @@ ARROWS: dict[str, set[str]] = {
     },
     f"{SERVICE}.jobs": {
         *(f"{SERVICE}.{name}" for name in ("domain", "wire", "models", "datasets")),
-        *(f"{MASKS}.{name}" for name in ("domain", "model", "template", "tokenizer", "rows")),
+        *(f"{MASKS}.{name}" for name in ("domain", "model", "template", "tokenizer", "rows", "pipeline")),
     },
     f"{SERVICE}.api.auth": {f"{SERVICE}.settings", f"{SERVICE}.domain"},
     f"{SERVICE}.api": {

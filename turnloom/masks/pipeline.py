@@ -6,9 +6,11 @@ lay out (rendering, message spans) -> cut into segments and weigh -> encode -> f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from math import isfinite
-from typing import NamedTuple
+from operator import is_
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -22,13 +24,17 @@ from turnloom.masks.domain.errors import (
 )
 from turnloom.masks.domain.example import ControlTokenSpan, Preprocessed, TokenizedExample
 from turnloom.masks.domain.gc_pause import collections_paused
-from turnloom.masks.domain.options import Options
+from turnloom.masks.domain.options import Options, Tokenization
 from turnloom.masks.model import Model
 from turnloom.masks.replay.fast_path import FastPath, fast_path_of
 from turnloom.masks.rows.fit import Fitted, fit
 from turnloom.masks.rows.weigh import Example, WeightedText, encode, planned, weighted_texts_of
 from turnloom.masks.rows.weights import MessageWeights
+from turnloom.masks.template.foreign_keys import obeyed, unheard
+from turnloom.masks.template.normalize import normalized
 from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
+
+_TOO_DEEP: Final = "the conversation's values are nested too deeply; send fewer lists inside lists"
 
 
 def preprocess(conversation: Conversation, options: Options, model: Model) -> Preprocessed:
@@ -65,21 +71,24 @@ class Fits(NamedTuple):
     """All examples of one conversation, each within max_length."""
 
     examples: Sequence[Fitted]
+    warnings: Sequence[str] = ()  #: about the conversation as it was sent
 
 
 def fitted_batch(conversations: Sequence[Conversation], options: Options, model: Model) -> list[Fits | PreprocessError]:
     """The pipeline up to the shift: what rows are made of, and what a preview shows."""
     check_options(options)
     path = fast_path_of(options, model)
-    laid_out = [_laid_out(conversation, options, model, path) for conversation in conversations]
+    ready = [_ready(conversation, options, model) for conversation in conversations]
+    laid_out = [one if isinstance(one, PreprocessError) else _laid_out(one, options, model, path) for one in ready]
     encoded = iter(
         encode([weighted for one in laid_out if not isinstance(one, PreprocessError) for weighted in one[1]], model)
     )
     outcomes: list[Fits | PreprocessError] = []
-    for conversation, one in zip(conversations, laid_out, strict=True):
+    for conversation, one in zip(ready, laid_out, strict=True):
         if isinstance(one, PreprocessError):
             outcomes.append(one)
             continue
+        assert isinstance(conversation, Conversation), "what is not ready is not laid out"
         plan, weighted_texts = one
         outcomes.append(_fitted(list(islice(encoded, len(weighted_texts))), conversation, plan, options, model))
     return outcomes
@@ -106,6 +115,31 @@ def check_options(options: Options) -> None:
             )
 
 
+def ready(conversation: Conversation, options: Options, model: Model) -> Conversation:
+    """Give the conversation as templates and policies get it: foreign keys read, messages normalized.
+
+    Raises:
+        PreprocessError: a key says what can't be obeyed, or arguments are no JSON object.
+    """
+    conversation = obeyed(conversation)
+    if not options.normalize_messages:
+        return conversation
+    known = model.chat_format.template.names if options.chat_template is None else ()
+    messages = normalized(conversation.messages, known)
+    if all(map(is_, messages, conversation.messages)):
+        return conversation
+    return replace(conversation, messages=messages)
+
+
+def _ready(conversation: Conversation, options: Options, model: Model) -> Conversation | PreprocessError:
+    try:
+        return ready(conversation, options, model)
+    except PreprocessError as error:
+        return error
+    except RecursionError:
+        return UnsupportedContent(_TOO_DEEP)
+
+
 def _laid_out(
     conversation: Conversation, options: Options, model: Model, path: FastPath | None
 ) -> tuple[MessageWeights, list[WeightedText]] | PreprocessError:
@@ -117,7 +151,7 @@ def _laid_out(
     except PreprocessError as error:
         return error
     except RecursionError:  # lists in lists in lists: of this conversation, and no reason to refuse its batch
-        return UnsupportedContent("the conversation's values are nested too deeply; send fewer lists inside lists")
+        return UnsupportedContent(_TOO_DEEP)
 
 
 def _fitted(
@@ -135,18 +169,24 @@ def _fitted(
             fitted += fit(example, conversation, plan, options, model)
     except PreprocessError as error:
         return error
-    return Fits(fitted)
+    return Fits(fitted, _unheard(conversation, plan))
+
+
+def _unheard(conversation: Conversation, plan: MessageWeights) -> Sequence[str]:
+    return unheard(conversation.messages, conversation.training, plan.chosen) if conversation.training else ()
 
 
 def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | NothingToTrain:
     rows: list[TokenizedExample] = []
-    warnings: list[str] = []
+    warnings: list[str] = [*fits.warnings]
+    unchecked = 0
     for part, fitted in enumerate(fits.examples):
         row, loss_tokens = fitted.row, fitted.row.loss_tokens()
         if not loss_tokens or fitted.example.weighted.warnings or fitted.warnings or fitted.example.text.unknown:
             warnings += warnings_of(fitted, options, model)
         if not loss_tokens:
             continue
+        unchecked += _is_unchecked(fitted, options, model)
         rows.append(
             TokenizedExample(
                 row.token_ids,
@@ -161,7 +201,17 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
         last = fits.examples[-1]
         field = "max_length" if last.truncated_loss_tokens else ""
         return NothingToTrain(_nothing_left(last, options), field=field)
-    return Preprocessed(rows, tuple(dict.fromkeys(warnings)) if warnings else (), escaped_spans(fits.examples))
+    return Preprocessed(
+        rows, tuple(dict.fromkeys(warnings)) if warnings else (), escaped_spans(fits.examples), unchecked
+    )
+
+
+def _is_unchecked(fitted: Fitted, options: Options, model: Model) -> bool:
+    """Whether the ids were not compared with the text: by choice, by the tokenizer's nature, or for unknown text."""
+    if options.tokenization is Tokenization.HF or not model.vocabulary.round_trips:
+        return True
+    unknown = model.vocabulary.parts.unknown_id
+    return unknown is not None and fitted.example.text.unknown and unknown in fitted.example.text.token_ids
 
 
 def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:
@@ -186,7 +236,11 @@ def _nothing_left(fitted: Fitted, options: Options) -> str:
 
 def _unknown(fitted: Fitted, unknown: int) -> list[str]:
     count = int(np.count_nonzero(fitted.row.token_ids == unknown))
-    return [f"{count} tokens stand for text that the vocabulary does not have"] if count else []
+    return (
+        [f"{count} tokens stand for text that the vocabulary does not have, so the ids are not compared with the text"]
+        if count
+        else []
+    )
 
 
 def escaped_spans(examples: Sequence[Fitted]) -> tuple[ControlTokenSpan, ...]:

@@ -6,12 +6,15 @@ Arrow is taken in both its forms: the file, which `datasets` downloads to, and t
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from turnloom.reading.rows import RawRow, plain
+from turnloom.foreign.json_text import FromText, NoJSON, loads
+from turnloom.reading.rows import RawRow, column_row, why_not_json
 
 BATCH = 256  #: rows made plain values at once
 
@@ -47,18 +50,73 @@ def arrow_batches(file: io.BufferedIOBase) -> Iterator[pa.RecordBatch]:
         yield from pa.ipc.open_stream(source)
 
 
-def column_row(place: str, values: object) -> RawRow:
-    """One row of columns."""
-    try:
-        return RawRow(place, plain(values))
-    except ValueError as error:
-        return RawRow(place, mistake=str(error))
-
-
 def _rows(place: str, batches: Iterator[pa.RecordBatch], first: int, start: int) -> Iterator[RawRow]:
     """Rows from `start` on; `first` is the number of the first batch's first row."""
     for batch in batches:
+        readers = {column.name: reader for column in batch.schema if (reader := reader_of(column.type)) is not None}
         for begin in range(max(0, start - first), batch.num_rows, BATCH):
-            for offset, value in enumerate(batch.slice(begin, BATCH).to_pylist()):
-                yield column_row(f"{place}, row {first + begin + offset}", value)
+            for offset, values in enumerate(batch.slice(begin, BATCH).to_pylist()):
+                for name, read in readers.items():
+                    values[name] = read(values[name])
+                yield column_row(f"{place}, row {first + begin + offset}", values)
         first += batch.num_rows
+
+
+def reader_of(kind: pa.DataType) -> Callable[[Any], object] | None:
+    """Give what turns values of a type into those that are meant; None: they are.
+
+    JSON text of the type arrow.json is read, and the pairs of a map become an object, at every depth.
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return _json if kind.extension_name == "arrow.json" else reader_of(kind.storage_type)
+    if pa.types.is_map(kind):
+        return _or_none(partial(_object, reader_of(kind.item_type) or _same))
+    if pa.types.is_dictionary(kind):
+        return reader_of(kind.value_type)
+    if pa.types.is_struct(kind):
+        fields = [kind.field(index) for index in range(kind.num_fields)]
+        inner = {field.name: reader for field in fields if (reader := reader_of(field.type)) is not None}
+        return _or_none(partial(_struct, inner)) if inner else None
+    if any(is_list(kind) for is_list in _LISTS):
+        read = reader_of(kind.value_type)
+        return None if read is None else _or_none(partial(_each, read))
+    return None
+
+
+_LISTS: Final = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
+
+
+def _or_none(read: Callable[[Any], object]) -> Callable[[Any], object]:
+    return lambda value: None if value is None else read(value)
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def _json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return FromText(loads(value))
+    except ValueError as error:
+        return NoJSON(why_not_json(error))
+
+
+def _object(read: Callable[[Any], object], pairs: Sequence[tuple[object, Any]]) -> object:
+    found = {str(key): read(item) for key, item in pairs}
+    return found if len(found) == len(pairs) else NoJSON("holds a map with one key twice.")
+
+
+def _struct(readers: Mapping[str, Callable[[Any], object]], values: Mapping[str, Any]) -> object:
+    return {name: readers[name](item) if name in readers else item for name, item in values.items()}
+
+
+def _each(read: Callable[[Any], object], values: Sequence[Any]) -> object:
+    return [read(item) for item in values]

@@ -12,9 +12,10 @@ from typing import Final
 
 from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
+from turnloom.foreign.json_text import loads, parse
 from turnloom.reading.file_kinds import kind_of
 from turnloom.reading.lines import MAX_LINE, Line, lines
-from turnloom.reading.rows import RawRow, parse, parsed, why_not_json
+from turnloom.reading.rows import RawRow, parsed, row_of, why_not_json
 
 MAX_DOCUMENT: Final = 32 << 20  #: bytes of a JSON document, which is read as a whole
 
@@ -69,7 +70,7 @@ def _document_rows(name: str, file: io.BufferedIOBase, limit: int) -> Iterator[R
             hint="Write JSON lines: one row a line, in a file that ends in .jsonl.",
         )
     try:
-        document = parse(data.decode("utf-8-sig"))
+        document = loads(data.decode("utf-8-sig"))
     except ValueError as error:
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":  # lines, in a file without a middle
             yield from (line_row(name, line) for line in lines(io.BytesIO(data)))
@@ -78,12 +79,12 @@ def _document_rows(name: str, file: io.BufferedIOBase, limit: int) -> Iterator[R
         raise InvalidInput(f"{name}{line} {why_not_json(error)}") from error
     del data
     if isinstance(document, list) and not _is_messages(document):
-        yield from (RawRow(f"{name}, item {index}", member) for index, member in enumerate(document))
+        yield from (row_of(f"{name}, item {index}", member) for index, member in enumerate(document))
     else:
-        yield RawRow(name, document)
+        yield row_of(name, document)
 
 
-def _is_messages(members: Sequence[JSON]) -> bool:
+def _is_messages(members: Sequence[object]) -> bool:
     return bool(members) and isinstance(members[0], dict) and "role" in members[0]
 
 

@@ -1,6 +1,6 @@
 """Four shapes of a row, each made into a document with messages. Knows no file, no server and no template.
 
-messages           {"messages": [{"role", "content"}, ...], "tools": [...]}        OpenAI's
+messages           {"messages": [{"role", "content"}, ...], "tools": [...], "system": "..."}    OpenAI's
 sharegpt           {"conversations": [{"from", "value"}, ...], "system": "..."}    ShareGPT's
 prompt_completion  {"prompt": text or messages, "completion": text or messages}
 alpaca             {"instruction", "input", "output", "system", "history": [[question, answer], ...]}
@@ -16,6 +16,8 @@ from typing import Final
 
 from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
+from turnloom.foreign.columns import TOOL_COLUMNS, marked, refuse_columns, tools_in
+from turnloom.foreign.json_text import list_in, object_in
 
 #: Who speaks in ShareGPT's data, as chat templates call it.
 SPEAKERS: Final = {
@@ -24,6 +26,8 @@ SPEAKERS: Final = {
     "system": "system",
     **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
 }
+#: Speakers of ShareGPT's data whose turn is a call, as JSON text of its name and arguments, or a list of such.
+CALLERS: Final = ("function_call", "tool_call")
 #: Parts of any format that are taken along where a row has them.
 COMMON: Final = ("tools", "id")
 
@@ -76,25 +80,36 @@ class Format:
     @property
     def used(self) -> list[str]:
         """Every column that is looked at."""
-        return [self.column(part) for part in SHAPES[self.name].parts]
+        return [*(self.column(part) for part in SHAPES[self.name].parts), *TOOL_COLUMNS]
 
-    def document(self, row: JSON) -> dict[str, JSON]:
+    def document(self, row: JSON, unread: Mapping[str, str] | None = None) -> dict[str, JSON]:
         """The row as {"messages": [...], "tools": ..., "id": ...}; what a message must be is asked by from_json().
 
+        Args:
+            row: its columns.
+            unread: columns that hold what JSON can't, and what that is.
+
         Raises:
-            InvalidInput: a column is missing or holds the wrong kind of value.
+            InvalidInput: a column is missing or holds the wrong kind of value, or says what can't be obeyed.
         """
         if isinstance(row, list) and self.name == "messages":
             row = {self.column("messages"): row}
         if not isinstance(row, dict):
             raise InvalidInput(f"a row must be an object with columns, not {_kind(row)}.")
+        for name in self.used if unread else ():
+            if unread and name in unread and name != self.column("id"):
+                raise InvalidInput(unread[name], field=name)
         for part in SHAPES[self.name].required:
             if row.get(self.column(part)) is None:
                 keys = ", ".join(map(str, row)) or "none"
                 raise InvalidInput(
                     f"there is no column {self.column(part)} (columns: {keys}).", field=self.column(part)
                 )
-        parts = {part: row.get(self.column(part)) for part in SHAPES[self.name].parts}
+        required = SHAPES[self.name].required
+        parts = {part: _said(row.get(self.column(part)), part in required) for part in SHAPES[self.name].parts}
+        parts["id"] = _identifier(parts["id"])
+        if parts["tools"] is None and "tools" not in self.columns:
+            parts["tools"] = tools_in(row)
         try:
             messages = SHAPES[self.name].messages(parts)
         except InvalidInput as error:
@@ -102,35 +117,42 @@ class Format:
             raise InvalidInput(
                 error.message, hint=error.hint, field=self.column(part) + ("[" + rest if rest else "")
             ) from error
+        refuse_columns(row, unread or {}, messages)
+        messages = _with_system(marked(messages, row), parts.get("system"), self.column("system"))
         return {"messages": messages, **{part: parts[part] for part in COMMON if parts[part] is not None}}
 
 
-def detect(rows: Iterable[JSON], columns: Mapping[str, str] | None = None) -> Format:
+def detect(
+    rows: Iterable[JSON], columns: Mapping[str, str] | None = None, unread: Mapping[str, str] | None = None
+) -> Format:
     """The format of the first of these rows that shows one.
 
     Args:
         rows: a few of the first; those that are no objects tell nothing.
         columns: part to column as the user named them; only formats that have these parts are tried.
+        unread: columns that hold what JSON can't, and what that is.
 
     Raises:
-        InvalidInput: no row shows any; the sentence names the columns that there are.
+        InvalidInput: no row shows any; the sentence names the columns that there are, and what each holds.
     """
     named = dict(columns or {})
-    seen: Sequence[str] = ()
+    seen: Mapping[str, str] = {}
     for row in rows:
         if isinstance(row, list):
             return Format("messages", named)
         if not isinstance(row, dict):
             continue
-        seen = seen or [str(key) for key in row]
+        seen = seen or {str(key): _held(value) for key, value in row.items()}
         for name, shape in SHAPES.items():
             if named.keys() <= set(shape.parts):
                 found = Format(name, _guessed(name, row, named))
                 if all(row.get(found.column(part)) is not None for part in shape.required) and _fits(found, row):
                     return found
+    seen = {**seen, **{name: what.removeprefix("holds ").rstrip(".") for name, what in (unread or {}).items()}}
+    told = ", ".join(f"{name} ({held})" for name, held in seen.items())
     raise InvalidInput(
-        f"No known format has these columns: {', '.join(seen) or 'none'}.",
-        hint=f"Name the format ({', '.join(SHAPES)}) and which column plays each part.",
+        f"No known format has these columns: {told or 'none'}.",
+        hint=f"Name the format and which column plays each part. Known are {'; '.join(FORMS.values())}.",
         field="format",
     )
 
@@ -148,8 +170,18 @@ def _fits(found: Format, row: Mapping[str, JSON]) -> bool:
     key = {"messages": "role", "sharegpt": "from"}.get(found.name)
     if key is None:
         return True
-    turns = row[found.column(SHAPES[found.name].required[0])]
-    return isinstance(turns, list) and (not turns or (isinstance(turns[0], dict) and key in turns[0]))
+    turns = list_in(row[found.column(SHAPES[found.name].required[0])])
+    return turns is not None and (not turns or (isinstance(turns[0], dict) and key in turns[0]))
+
+
+def _said(value: JSON, required: bool) -> JSON:
+    """A part's value; an empty text where nothing must be said is absent."""
+    return None if value == "" and not required else value
+
+
+def _identifier(value: JSON) -> JSON:
+    """A name that is a number with a point is its digits: tables of numbers with gaps have such."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else value
 
 
 def _openai(parts: Parts) -> Sequence[JSON]:
@@ -157,14 +189,18 @@ def _openai(parts: Parts) -> Sequence[JSON]:
 
 
 def _sharegpt(parts: Parts) -> Sequence[JSON]:
-    messages = _system(parts)
+    messages: list[JSON] = []
     for index, turn in enumerate(_list(parts["conversations"], "conversations")):
         place = f"conversations[{index}]"
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
             raise InvalidInput("must be an object with from and value.", field=place)
         speaker = turn["from"]
+        if speaker in CALLERS:
+            messages.append(_call_turn(turn, place))
+            continue
         if not isinstance(speaker, str) or speaker not in SPEAKERS:
-            raise InvalidInput(f"is from {_shown(speaker)}; known are: {', '.join(SPEAKERS)}.", field=f"{place}.from")
+            known = ", ".join((*SPEAKERS, *CALLERS))
+            raise InvalidInput(f"is from {_shown(speaker)}; known are: {known}.", field=f"{place}.from")
         others = {key: value for key, value in turn.items() if key not in ("from", "value")}
         messages.append({"role": SPEAKERS[speaker], "content": turn["value"], **others})
     return messages
@@ -172,14 +208,13 @@ def _sharegpt(parts: Parts) -> Sequence[JSON]:
 
 def _prompt_completion(parts: Parts) -> Sequence[JSON]:
     return [
-        *_system(parts),
         *_turns(parts["prompt"], "user", "prompt"),
         *_turns(parts["completion"], "assistant", "completion"),
     ]
 
 
 def _alpaca(parts: Parts) -> Sequence[JSON]:
-    messages = _system(parts)
+    messages: list[JSON] = []
     history = parts["history"]
     for index, pair in enumerate(_list(history, "history") if history is not None else ()):
         if not isinstance(pair, list) or len(pair) != 2:
@@ -194,27 +229,65 @@ def _alpaca(parts: Parts) -> Sequence[JSON]:
 
 #: Formats by name, in the order in which they are looked for.
 SHAPES: Final[Mapping[str, Shape]] = {
-    "messages": Shape(("messages",), (), _openai),
+    "messages": Shape(("messages",), ("system",), _openai),
     "sharegpt": Shape(("conversations",), ("system",), _sharegpt),
     "prompt_completion": Shape(("prompt", "completion"), ("system",), _prompt_completion),
     "alpaca": Shape(("instruction", "output"), ("input", "system", "history"), _alpaca),
 }
 
 
-def _system(parts: Parts) -> list[JSON]:
-    text = parts["system"]
-    return [] if text in (None, "") else [{"role": "system", "content": _text(text, "system")}]
+#: What rows of each format look like, for people.
+FORMS: Final[Mapping[str, str]] = {
+    "messages": 'messages: [{"role", "content"}, ...]',
+    "sharegpt": 'sharegpt: conversations: [{"from", "value"}, ...]',
+    "prompt_completion": "prompt_completion: prompt and completion, each text or messages",
+    "alpaca": "alpaca: instruction and output, texts",
+}
+
+
+def _call_turn(turn: Mapping[str, JSON], place: str) -> JSON:
+    """A turn that calls: its value is JSON text of a call or of several."""
+    value = object_in(turn["value"])
+    calls = [value] if isinstance(value, dict) else list_in(value)
+    if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
+        raise InvalidInput(
+            'must be JSON of a call: {"name": "...", "arguments": {...}}, or a list of such.', field=f"{place}.value"
+        )
+    others = {key: item for key, item in turn.items() if key not in ("from", "value")}
+    return {"role": "assistant", "content": "", "tool_calls": [_call(call) for call in calls], **others}
+
+
+def _call(call: JSON) -> JSON:
+    assert isinstance(call, dict)  # asked by _call_turn
+    return {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}}
+
+
+def _with_system(messages: Sequence[JSON], value: JSON, column: str) -> Sequence[JSON]:
+    """The messages behind the system prompt of a column; one that says both must say the same."""
+    if value is None:
+        return messages
+    text = _text(value, column)
+    first = messages[0] if messages else None
+    if not isinstance(first, dict) or first.get("role") not in ("system", "developer"):
+        return [{"role": "system", "content": text}, *messages]
+    if first.get("content") in (None, "", text):
+        return [{**first, "content": text}, *messages[1:]]
+    raise InvalidInput("and the first message are two system prompts; leave one of them out.", field=column)
 
 
 def _turns(value: JSON, role: str, part: str) -> Sequence[JSON]:
-    """Text as one message of that role; a list of messages as it is."""
-    return value if isinstance(value, list) else [{"role": role, "content": _text(value, part)}]
+    """Text as one message of that role; a list of messages as it is, or as its JSON text says it."""
+    found = list_in(value)
+    if found is not None and all(isinstance(item, dict) and "role" in item for item in found):
+        return found
+    return found if isinstance(value, list) and found else [{"role": role, "content": _text(value, part)}]
 
 
 def _list(value: JSON, part: str) -> Sequence[JSON]:
-    if not isinstance(value, list):
+    found = list_in(value)
+    if found is None:
         raise InvalidInput(f"is {_kind(value)}, but must be a list.", field=part)
-    return value
+    return found
 
 
 def _text(value: JSON, part: str) -> str:
@@ -230,3 +303,12 @@ def _kind(value: JSON) -> str:
 
 def _shown(value: JSON) -> str:
     return repr(value[:32]) if isinstance(value, str) else _kind(value)
+
+
+def _held(value: JSON) -> str:
+    """What a column holds, for people who look for their format."""
+    if isinstance(value, dict):
+        return f"an object with {', '.join(map(str, value)) or 'no keys'}"
+    if isinstance(value, list):
+        return f"a list whose first item is {_held(value[0])}" if value else "an empty list"
+    return _kind(value)

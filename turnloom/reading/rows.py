@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
 from itertools import islice
 
 from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
+from turnloom.foreign.json_text import FromText, NoJSON, columns_of, loads
 from turnloom.reading.formats import Format, detect
 
 LOOKED_AT = 100  #: rows that detection looks at
@@ -24,6 +25,8 @@ class RawRow:
     place: str  #: for people: "chats.jsonl, line 12"
     value: JSON = None
     mistake: str = ""  #: why it can't be read; then there is no value
+    #: columns that hold what JSON can't, and what that is; they are not in `value`, and harm who uses them only
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 def shape_of(rows: Iterable[RawRow], name: str = "", columns: Mapping[str, str] | None = None) -> Format:
@@ -40,28 +43,25 @@ def shape_of(rows: Iterable[RawRow], name: str = "", columns: Mapping[str, str] 
         first = looked_at[0]
         none = f"None of the first {len(looked_at)} rows can be read" if len(looked_at) > 1 else "No row can be read"
         raise InvalidInput(f"{none}; {first.place} {first.mistake}", field="format")
-    return detect(good, columns)
-
-
-def parse(text: str) -> JSON:
-    """JSON without NaN and Infinity.
-
-    Raises:
-        ValueError: also as JSONDecodeError.
-    """
-    try:
-        value: JSON = json.loads(text, parse_constant=_no_constant)
-    except RecursionError as error:
-        raise ValueError("is nested too deeply.") from error
-    return value
+    return detect(good, columns, {name: what for row in looked_at for name, what in row.unread.items()})
 
 
 def parsed(place: str, data: bytes) -> RawRow:
     """A row of UTF-8 JSON, with or without a byte order mark."""
     try:
-        return RawRow(place, parse(data.decode("utf-8-sig").rstrip()))  # a mistake is in the line, not after it
+        value = loads(data.decode("utf-8-sig").rstrip())  # a mistake is in the line, not after it
     except ValueError as error:
         return RawRow(place, mistake=why_not_json(error))
+    return row_of(place, value)
+
+
+def row_of(place: str, value: object) -> RawRow:
+    """A row of JSON in which NaN and Infinity are NoJSON."""
+    try:
+        found, unread = columns_of(value)
+    except ValueError as error:
+        return RawRow(place, mistake=str(error))
+    return RawRow(place, found, unread=unread)
 
 
 def why_not_json(error: ValueError) -> str:
@@ -73,20 +73,26 @@ def why_not_json(error: ValueError) -> str:
     return str(error)
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"holds {name}, which is no JSON value.")
+def column_row(place: str, values: Mapping[str, object]) -> RawRow:
+    """One row of columns; a value that JSON can't hold spoils its column only."""
+    return row_of(place, {str(name): _plain(value, 0) for name, value in values.items()})
 
 
-def plain(value: object) -> JSON:
-    """A value of a column as JSON has it.
+def _plain(value: object, depth: int) -> object:
+    """A value of a column as JSON has it, with NoJSON for what JSON can't hold.
 
-    Columns give every struct all keys, so a key that is null in a struct is taken as absent; only content, where null
-    says something, stays. Raises ValueError for what JSON can't hold.
+    Columns give every struct all keys, so a key that is null in a struct is taken as absent. Null says something as
+    the content of a message, that is of a struct with a role in a list that is a column.
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items() if item is not None or key == "content"}
+        is_message = depth == 1 and value.get("role") is not None
+        return {
+            str(key): _plain(item, depth + 1)
+            for key, item in value.items()
+            if item is not None or (is_message and key == "content")
+        }
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float) and math.isfinite(value):
@@ -95,4 +101,8 @@ def plain(value: object) -> JSON:
         return value.isoformat()
     if isinstance(value, Decimal):
         return str(value)
-    raise ValueError(f"holds a value of type {type(value).__name__}, which JSON can't hold.")
+    if isinstance(value, FromText):
+        return value.value
+    if isinstance(value, NoJSON):
+        return value
+    return NoJSON(f"holds a value of type {type(value).__name__}, which JSON can't hold.")

@@ -149,7 +149,7 @@ def document_of(row: RawRow, shape: Format) -> dict[str, JSON] | InvalidInput:
     if row.mistake:
         return InvalidInput(row.mistake)
     try:
-        return shape.document(row.value)
+        return shape.document(row.value, row.unread)
     except InvalidInput as error:
         return error
 

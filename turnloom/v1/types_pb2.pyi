@@ -260,6 +260,34 @@ MASK_TEMPLATE: Mask.ValueType  # 2
 """The template's own {% generation %} blocks."""
 global___Mask = Mask
 
+class _NextHeaderStop:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _NextHeaderStopEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_NextHeaderStop.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    NEXT_HEADER_STOP_UNSPECIFIED: _NextHeaderStop.ValueType  # 0
+    """Refused: leave the field absent for the default, or say which."""
+    NEXT_HEADER_STOP_AUTO: _NextHeaderStop.ValueType  # 1
+    """Where the model's generation config names that header's token, or where it names none (default)."""
+    NEXT_HEADER_STOP_ALWAYS: _NextHeaderStop.ValueType  # 2
+    """Wherever a control token begins the next header right behind the turn."""
+    NEXT_HEADER_STOP_NEVER: _NextHeaderStop.ValueType  # 3
+    """Nowhere."""
+
+class NextHeaderStop(_NextHeaderStop, metaclass=_NextHeaderStopEnumTypeWrapper):
+    """Whether a turn that the template does not close ends with the header of the next message, as the model emits it."""
+
+NEXT_HEADER_STOP_UNSPECIFIED: NextHeaderStop.ValueType  # 0
+"""Refused: leave the field absent for the default, or say which."""
+NEXT_HEADER_STOP_AUTO: NextHeaderStop.ValueType  # 1
+"""Where the model's generation config names that header's token, or where it names none (default)."""
+NEXT_HEADER_STOP_ALWAYS: NextHeaderStop.ValueType  # 2
+"""Wherever a control token begins the next header right behind the turn."""
+NEXT_HEADER_STOP_NEVER: NextHeaderStop.ValueType  # 3
+"""Nowhere."""
+global___NextHeaderStop = NextHeaderStop
+
 @typing.final
 class Conversation(google.protobuf.message.Message):
     """One chat conversation, as a chat template will see it."""
@@ -499,6 +527,9 @@ class PreprocessOptions(google.protobuf.message.Message):
     CHAT_TEMPLATE_FIELD_NUMBER: builtins.int
     CHAT_TEMPLATE_KWARGS_JSON_FIELD_NUMBER: builtins.int
     DATE_FIELD_NUMBER: builtins.int
+    NORMALIZE_MESSAGES_FIELD_NUMBER: builtins.int
+    MAKE_TOOL_CALL_IDS_FIELD_NUMBER: builtins.int
+    NEXT_HEADER_STOP_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of a served model (ListModels)."""
     train_on: global___TrainOn.ValueType
@@ -531,6 +562,14 @@ class PreprocessOptions(google.protobuf.message.Message):
     """JSON object of variables for the template, for example {"enable_thinking": false}."""
     date: builtins.str
     """ISO date (YYYY-MM-DD) that strftime_now sees. Absent: today, and the answer says which."""
+    normalize_messages: builtins.bool
+    """Give the template messages as inference servers do: objects for arguments that are JSON text, "" for content that
+    is null or absent, tool_calls for function_call. Absent: true.
+    """
+    make_tool_call_ids: builtins.bool
+    """Make ids of tool calls in the form that the template demands (Kimi's functions.name:0, Mistral's nine characters)."""
+    next_header_stop: global___NextHeaderStop.ValueType
+    """Absent: AUTO."""
     @property
     def part_weights(self) -> global___PartWeights:
         """Absent: all 1."""
@@ -555,9 +594,12 @@ class PreprocessOptions(google.protobuf.message.Message):
         chat_template: builtins.str | None = ...,
         chat_template_kwargs_json: builtins.str = ...,
         date: builtins.str | None = ...,
+        normalize_messages: builtins.bool | None = ...,
+        make_tool_call_ids: builtins.bool = ...,
+        next_header_stop: global___NextHeaderStop.ValueType | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_chat_template", b"_chat_template", "_control_tokens", b"_control_tokens", "_date", b"_date", "_generation_prefill", b"_generation_prefill", "_mask", b"_mask", "_max_examples_per_conversation", b"_max_examples_per_conversation", "_max_length", b"_max_length", "_on_unextendable", b"_on_unextendable", "_tokenization", b"_tokenization", "_train_on_eot", b"_train_on_eot", "_truncation", b"_truncation", "chat_template", b"chat_template", "control_tokens", b"control_tokens", "date", b"date", "generation_prefill", b"generation_prefill", "mask", b"mask", "max_examples_per_conversation", b"max_examples_per_conversation", "max_length", b"max_length", "on_unextendable", b"on_unextendable", "part_weights", b"part_weights", "tokenization", b"tokenization", "train_on_eot", b"train_on_eot", "truncation", b"truncation"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_chat_template", b"_chat_template", "_control_tokens", b"_control_tokens", "_date", b"_date", "_generation_prefill", b"_generation_prefill", "_mask", b"_mask", "_max_examples_per_conversation", b"_max_examples_per_conversation", "_max_length", b"_max_length", "_on_unextendable", b"_on_unextendable", "_tokenization", b"_tokenization", "_train_on_eot", b"_train_on_eot", "_truncation", b"_truncation", "chat_template", b"chat_template", "chat_template_kwargs_json", b"chat_template_kwargs_json", "control_tokens", b"control_tokens", "date", b"date", "ensure_final_stop", b"ensure_final_stop", "generation_prefill", b"generation_prefill", "include_trailing_whitespace", b"include_trailing_whitespace", "mask", b"mask", "max_examples_per_conversation", b"max_examples_per_conversation", "max_length", b"max_length", "model", b"model", "on_unextendable", b"on_unextendable", "part_weights", b"part_weights", "tokenization", b"tokenization", "train_on", b"train_on", "train_on_eot", b"train_on_eot", "truncation", b"truncation"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_chat_template", b"_chat_template", "_control_tokens", b"_control_tokens", "_date", b"_date", "_generation_prefill", b"_generation_prefill", "_mask", b"_mask", "_max_examples_per_conversation", b"_max_examples_per_conversation", "_max_length", b"_max_length", "_next_header_stop", b"_next_header_stop", "_normalize_messages", b"_normalize_messages", "_on_unextendable", b"_on_unextendable", "_tokenization", b"_tokenization", "_train_on_eot", b"_train_on_eot", "_truncation", b"_truncation", "chat_template", b"chat_template", "control_tokens", b"control_tokens", "date", b"date", "generation_prefill", b"generation_prefill", "mask", b"mask", "max_examples_per_conversation", b"max_examples_per_conversation", "max_length", b"max_length", "next_header_stop", b"next_header_stop", "normalize_messages", b"normalize_messages", "on_unextendable", b"on_unextendable", "part_weights", b"part_weights", "tokenization", b"tokenization", "train_on_eot", b"train_on_eot", "truncation", b"truncation"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_chat_template", b"_chat_template", "_control_tokens", b"_control_tokens", "_date", b"_date", "_generation_prefill", b"_generation_prefill", "_mask", b"_mask", "_max_examples_per_conversation", b"_max_examples_per_conversation", "_max_length", b"_max_length", "_next_header_stop", b"_next_header_stop", "_normalize_messages", b"_normalize_messages", "_on_unextendable", b"_on_unextendable", "_tokenization", b"_tokenization", "_train_on_eot", b"_train_on_eot", "_truncation", b"_truncation", "chat_template", b"chat_template", "chat_template_kwargs_json", b"chat_template_kwargs_json", "control_tokens", b"control_tokens", "date", b"date", "ensure_final_stop", b"ensure_final_stop", "generation_prefill", b"generation_prefill", "include_trailing_whitespace", b"include_trailing_whitespace", "make_tool_call_ids", b"make_tool_call_ids", "mask", b"mask", "max_examples_per_conversation", b"max_examples_per_conversation", "max_length", b"max_length", "model", b"model", "next_header_stop", b"next_header_stop", "normalize_messages", b"normalize_messages", "on_unextendable", b"on_unextendable", "part_weights", b"part_weights", "tokenization", b"tokenization", "train_on", b"train_on", "train_on_eot", b"train_on_eot", "truncation", b"truncation"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_chat_template", b"_chat_template"]) -> typing.Literal["chat_template"] | None: ...
     @typing.overload
@@ -572,6 +614,10 @@ class PreprocessOptions(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_max_examples_per_conversation", b"_max_examples_per_conversation"]) -> typing.Literal["max_examples_per_conversation"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_length", b"_max_length"]) -> typing.Literal["max_length"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_next_header_stop", b"_next_header_stop"]) -> typing.Literal["next_header_stop"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_normalize_messages", b"_normalize_messages"]) -> typing.Literal["normalize_messages"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_on_unextendable", b"_on_unextendable"]) -> typing.Literal["on_unextendable"] | None: ...
     @typing.overload

@@ -47,6 +47,12 @@ class PreprocessMetrics:
         self.truncated = Counter(
             "turnloom_preprocess_truncated", "Examples that max_length cut.", ("model",), registry=registry
         )
+        self.unchecked = Counter(
+            "turnloom_preprocess_unchecked",
+            "Examples whose ids were not compared with the text.",
+            ("model",),
+            registry=registry,
+        )
         self.issues = Counter("turnloom_preprocess_issues", "Conversations refused.", ("code",), registry=registry)
         self.stage_seconds = Histogram(
             "turnloom_preprocess_stage_duration_seconds",
@@ -61,7 +67,7 @@ class PreprocessMetrics:
         """Publish zeros for a model and for codes of refusals, so that rate() sees the first batch."""
         for outcome in ("made", "refused"):
             self.examples.labels(model, outcome)
-        for counter in (self.tokens, self.loss_tokens, self.truncated):
+        for counter in (self.tokens, self.loss_tokens, self.truncated, self.unchecked):
             counter.labels(model)
         for code in codes:
             self.issues.labels(code)
@@ -76,6 +82,9 @@ class PreprocessMetrics:
             sum(length for example in examples for length, weight in example.weight_runs if weight > 0)
         )
         self.truncated.labels(model).inc(sum(example.truncated_tokens > 0 for example in examples))
+        self.unchecked.labels(model).inc(
+            sum(result.unchecked for result in results if isinstance(result, Preprocessed))
+        )
 
 
 class ApiMetrics:

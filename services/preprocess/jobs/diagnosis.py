@@ -40,7 +40,14 @@ def diagnose(store: Store, store_url: str, registry: Registry, host: str) -> lis
         if not hosts:
             raise NotFound(f"There is no host {host!r}; ListHosts names those that were heard of.")
     with _probe(store_url) as (probe, stored):
-        checks = [_models(registry), *_redis(store), stored, _supervisor(store), *_heartbeats(hosts)]
+        checks = [
+            _models(registry),
+            *redis_role(store),
+            *_redis(store),
+            stored,
+            _supervisor(store),
+            *_heartbeats(hosts),
+        ]
         manned = [record for record in hosts if record.workers]
         with ThreadPoolExecutor(len(manned) + 1) as pool:
             worker = pool.submit(_preprocess_worker, store, registry)
@@ -58,6 +65,19 @@ def _models(registry: Registry) -> Check:
         hint = "The API's log says why; Preprocess with that model names the reason too."
         return Check("models_loaded", "failed", f"Not loaded: {', '.join(missing)}.", hint)
     return Check("models_loaded", "ok", f"Loaded: {', '.join(loaded)}.")
+
+
+def redis_role(store: Store) -> Iterator[Check]:
+    """Whether Redis takes writes: a replica does not, and a failover makes one of a primary."""
+    try:
+        role = str(store.redis.info("replication").get("role", ""))
+    except redis.ResponseError:
+        return
+    if role == "master":
+        yield Check("redis_role", "ok", "Redis takes writes.")
+    elif role:
+        hint = "Point TURNLOOM_REDIS_URL at the primary, or end the replication there (REPLICAOF NO ONE)."
+        yield Check("redis_role", "failed", f"Redis is read-only: its role is {role}.", hint)
 
 
 def _redis(store: Store) -> Iterator[Check]:

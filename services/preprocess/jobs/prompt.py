@@ -18,6 +18,7 @@ from turnloom.masks.domain.errors import RoundTripFailed, TemplateRefused
 from turnloom.masks.domain.options import GenerationPrefill, OnUnextendable, Options, Tokenization, TrainOn
 from turnloom.masks.domain.rendered_text import MessageSpan, RenderedText, View, first_runs, runs_behind
 from turnloom.masks.model import Model
+from turnloom.masks.pipeline import ready
 from turnloom.masks.rows.weigh import WeightedText, encode, weighted_texts_of
 from turnloom.masks.rows.weights import plan_weights
 from turnloom.masks.template.added_token_text import AddedTokenFinder
@@ -47,6 +48,7 @@ def prompt_of(conversation: Conversation, options: Options, model: Model) -> Pro
     Raises:
         PreprocessError: whatever training would refuse this conversation for, were it answered.
     """
+    conversation = ready(conversation, options, model)
     asked = Conversation([*conversation.messages, _reply(conversation.messages)], conversation.tools)
     chosen = replace(
         options,

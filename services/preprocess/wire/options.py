@@ -25,6 +25,7 @@ from turnloom.masks.domain.options import (
     ControlTokens,
     GenerationPrefill,
     Mask,
+    NextHeaderStop,
     OnUnextendable,
     Options,
     PartWeights,
@@ -45,8 +46,15 @@ OPTIONAL_ENUMS: Final[Mapping[str, EnumTable[Enum]]] = {
     "train_on_eot": EnumTable(pb.TrainOnEot.DESCRIPTOR, "TRAIN_ON_EOT", TrainOnEot),
     "generation_prefill": EnumTable(pb.GenerationPrefill.DESCRIPTOR, "GENERATION_PREFILL", GenerationPrefill),
     "mask": EnumTable(pb.Mask.DESCRIPTOR, "MASK", Mask),
+    "next_header_stop": EnumTable(pb.NextHeaderStop.DESCRIPTOR, "NEXT_HEADER_STOP", NextHeaderStop),
 }
 DEFAULTS: Final = Options()
+#: What records that are older than an option were made with.
+BEFORE: Final[Mapping[str, JSON]] = {
+    "normalize_messages": False,
+    "make_tool_call_ids": False,
+    "next_header_stop": NextHeaderStop.NEVER.value,
+}
 
 
 def options(message: pb.PreprocessOptions, field: str = "options") -> Options:
@@ -99,6 +107,8 @@ def options(message: pb.PreprocessOptions, field: str = "options") -> Options:
         max_examples_per_conversation=examples,
         include_trailing_whitespace=message.include_trailing_whitespace,
         ensure_final_stop=message.ensure_final_stop,
+        normalize_messages=message.normalize_messages if message.HasField("normalize_messages") else True,
+        make_tool_call_ids=message.make_tool_call_ids,
         part_weights=part_weights,
         chat_template=template,
         chat_template_kwargs=variables,
@@ -130,6 +140,7 @@ def options_to_json(value: Options, model: str) -> dict[str, JSON]:
 
 def options_from_json(values: Mapping[str, JSON]) -> pb.PreprocessOptions:
     """The message for options that options_to_json wrote; every field is set, so that a reader sees the defaults."""
+    values = {**BEFORE, **values}
     message = pb.PreprocessOptions(model=_text(values["model"]))
     message.train_on = TRAIN_ON.to_wire[TrainOn(values["train_on"])]  # type: ignore[assignment]
     for name, table in OPTIONAL_ENUMS.items():
@@ -139,7 +150,8 @@ def options_from_json(values: Mapping[str, JSON]) -> pb.PreprocessOptions:
         if values[name] is not None:
             setattr(message, name, values[name])
     message.include_trailing_whitespace = bool(values["include_trailing_whitespace"])
-    message.ensure_final_stop = bool(values["ensure_final_stop"])
+    for name in ("ensure_final_stop", "normalize_messages", "make_tool_call_ids"):
+        setattr(message, name, bool(values[name]))
     weights = values["part_weights"]
     assert isinstance(weights, Mapping)
     for name, weight in weights.items():

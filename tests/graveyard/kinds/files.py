@@ -110,7 +110,6 @@ CASES: Final = (
             refused("conversations[1]"),
             refused("messages[1]"),
         ),
-        wrong_today="null reaches the template, which prints None",
     ),
     Case(
         "huggingface/datasets#7169",

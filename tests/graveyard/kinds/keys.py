@@ -22,7 +22,6 @@ CASES: Final = (
             rows(_WITHOUT_BAD), refused("messages[1]", "loss_mask"), trained("good<|im_end|>", warns=("loss_mask",))
         ),
         also=("baidu-baige/LoongForge#89", "verl-project/verl#3507"),
-        wrong_today="the key is passed over and the reply trained",
     ),
     Case(
         "hiyouga/LlamaFactory#10471",
@@ -41,7 +40,6 @@ CASES: Final = (
         "CHATML",
         either(rows(_WITHOUT_BAD), refused("loss"), trained("good<|im_end|>", warns=("loss",))),
         also=("hiyouga/LlamaFactory#2305", "modelscope/ms-swift#5215"),
-        wrong_today="the key is passed over and the reply trained",
     ),
     Case(
         "modelscope/ms-swift#9263",
@@ -55,7 +53,6 @@ CASES: Final = (
         ),
         "TOOLS",
         either(trained("Noon.<|im_end|>"), refused("messages[1]", "loss")),
-        wrong_today="the key is passed over and the call trained",
     ),
     Case(
         "verl-project/verl#5472",
@@ -64,7 +61,6 @@ CASES: Final = (
         chat(user("a"), assistant("bad", trainable=False), user("b"), assistant("good")),
         "CHATML",
         rows(_WITHOUT_BAD),
-        wrong_today="trainable is read under train_on=customized only",
     ),
     Case(
         "hiyouga/LlamaFactory#9630",
@@ -85,6 +81,5 @@ CASES: Final = (
         either(
             rows(_WITHOUT_BAD), refused("loss_mask"), trained("bad<|im_end|>", "good<|im_end|>", warns=("loss_mask",))
         ),
-        wrong_today="the column is passed over without a word",
     ),
 )

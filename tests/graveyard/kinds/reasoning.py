@@ -207,7 +207,6 @@ CASES: Final = (
         "hfjs__deepseek-ai_DeepSeek-R1",
         either(refused("messages[1]"), trained("\n\n4<｜end▁of▁sentence｜>", warns=("messages[1]",))),  # noqa: RUF001
         special_tokens={"bos_token": "<s>", "eos_token": "<｜end▁of▁sentence｜>"},  # noqa: RUF001
-        wrong_today="a part of content that the template cuts off is lost without a word",
     ),
     Case(
         "verl-project/verl#7378",

@@ -32,7 +32,6 @@ CASES: Final = (
         "TOOLS",
         trained(_OSLO),
         also=("vortico/flama#258",),
-        wrong_today="text arguments reach the template as text",
     ),
     Case(
         "ai-dynamo/dynamo#4161",
@@ -41,7 +40,6 @@ CASES: Final = (
         chat(user("t?"), assistant("", tool_calls=[call("get_time", '{"zone": "Oslo"}')]), tools=[schema("get_time")]),
         "trl__llama3_1",
         trained('{"name": "get_time", "parameters": {"zone": "Oslo"}}<|eot_id|>'),
-        wrong_today="text arguments reach the template as text",
     ),
     Case(
         "Layr-Labs/d-inference#249",
@@ -50,7 +48,6 @@ CASES: Final = (
         chat(user("t?"), assistant("", tool_calls=[call("get_time", '{"zone": "Oslo"}')])),
         "BRACES",
         trained("<tool_call>get_time{zone: Oslo}</tool_call><|im_end|>"),
-        wrong_today="text arguments reach the template as text",
     ),
     Case(
         "ml-explore/mlx-lm#1065",
@@ -63,7 +60,6 @@ CASES: Final = (
             refused("messages[1]"),
         ),
         also=("oumi-ai/oumi#2603",),
-        wrong_today="the refusal names no message",
     ),
     Case(
         "verl-project/verl#4112",
@@ -112,7 +108,6 @@ CASES: Final = (
         ),
         "TOOLS",
         trained('<tool_call>{"name": "read", "arguments": {"path": "a"}}</tool_call><|im_end|>'),
-        wrong_today='null under the key "content" is kept at every depth',
     ),
     Case(
         "modelscope/ms-swift#4600",
@@ -124,7 +119,6 @@ CASES: Final = (
             trained('<tool_call>{"name": "now", "arguments": {}}</tool_call><|im_end|>'),
             refused("messages[1]"),
         ),
-        wrong_today="the template's own error is passed on without a place",
     ),
     Case(
         "OpenRLHF/OpenRLHF#1079",
@@ -152,7 +146,6 @@ CASES: Final = (
         ),
         "TOOLS",
         either(trained(_OSLO, shows=("Time.",)), trained(_OSLO, warns=("tool_defs",)), refused("tool_defs")),
-        wrong_today="the column is passed over without a word",
     ),
     Case(
         "axolotl-ai-cloud/axolotl#3824",
@@ -178,7 +171,6 @@ CASES: Final = (
         chat(user("t?"), assistant("", tool_calls=[call("a", {}), call("b", {})])),
         "ONE_CALL",
         refused("messages[1]", "one call at a time"),
-        wrong_today="the refusal names no message",
     ),
     Case(
         "NovaSky-AI/SkyRL#1675",
@@ -191,7 +183,6 @@ CASES: Final = (
             trained("I look.<|im_end|>", "Noon.<|im_end|>", warns=("system",)),
             refused("system"),
         ),
-        wrong_today="the column `system` beside `messages` is passed over without a word",
     ),
     Case(
         "THUDM/slime#2263",
@@ -225,7 +216,6 @@ CASES: Final = (
             never=("None",),
         ),
         also=("huggingface/transformers#45422", "vllm-project/vllm#54368"),
-        wrong_today="null reaches the template, which prints None",
     ),
     Case(
         "Blaizzy/mlx-vlm#1864",
@@ -238,7 +228,6 @@ CASES: Final = (
             refused("messages[1].content"),
         ),
         also=("Blaizzy/mlx-vlm#1837",),
-        wrong_today="refused without a place",
     ),
     Case(
         "thinking-machines-lab/tinker-cookbook#248",
@@ -250,7 +239,6 @@ CASES: Final = (
             trained('<tool_call>functions.get_time:0 {"zone": "Oslo"}</tool_call><|im_end|>'),
             refused("messages[1].tool_calls[0]"),
         ),
-        wrong_today="the name of the call is lost without a word",
     ),
     Case(
         "ml-explore/mlx-lm#821",
@@ -272,7 +260,6 @@ CASES: Final = (
                 warns=("messages[1].tool_calls[0]",),
             ),
         ),
-        wrong_today="the name of the call is lost without a word",
     ),
     Case(
         "huggingface/transformers#31079",

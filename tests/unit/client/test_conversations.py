@@ -28,7 +28,7 @@ CALLS = st.fixed_dictionaries(
     optional={"id": TEXT.filter(bool), "type": st.just("function")},
 )
 MESSAGES = st.builds(
-    lambda base, extra: {**{k: v for k, v in extra.items() if k not in KNOWN}, **base},
+    lambda base, extra: {**{k: v for k, v in extra.items() if k not in KNOWN and v is not None}, **base},
     st.fixed_dictionaries(
         {"role": TEXT},
         optional={
@@ -124,7 +124,7 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
             "messages[0].tool_calls[0].function.arguments: is the number 3, but must be an object or text.",
         ),
         ('{"messages": [{"role": "user", "trainable": 1}]}', "messages[0].trainable: is the number 1"),
-        ('{"messages": [{"role": "user", "weight": true}]}', "messages[0].weight: is true or false"),
+        ('{"messages": [{"role": "user", "weight": "1"}]}', "messages[0].weight: is text, but must be a number"),
         ('{"messages": [], "id": []}', "id: must be text or a whole number."),
         ('{"messages": [], "tools": "x"}', "tools: is text, but not JSON text of a list."),
         ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "half of a surrogate pair"),

@@ -140,7 +140,7 @@ def test_damaged_and_empty_files_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"No row can be read; .*line 1 is not JSON \(Expecting ',' .* column 31\)"):
         list(sourced(tmp_path / "one.jsonl"))
     path = lines(tmp_path / "other.jsonl", [{"text": "x"}])
-    with pytest.raises(InvalidInput, match=r"other.jsonl: No known format has these columns: text\."):
+    with pytest.raises(InvalidInput, match=r"other.jsonl: No known format has these columns: text \(text\)\."):
         list(sourced(path))
 
 

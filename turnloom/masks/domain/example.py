@@ -65,3 +65,4 @@ class Preprocessed:
     examples: Sequence[TokenizedExample]
     warnings: Sequence[str] = ()
     escaped: Sequence[ControlTokenSpan] = ()
+    unchecked: int = 0  #: examples whose ids could not be compared with the text

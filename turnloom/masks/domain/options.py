@@ -77,6 +77,14 @@ class Mask(Enum):
     TEMPLATE = "template"
 
 
+class NextHeaderStop(Enum):
+    """Whether a turn that the template does not close ends with the header of the next message."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 @dataclass(frozen=True, slots=True)
 class PartWeights:
     """Factors on the target weights of the kinds of text inside an assistant message span, each >= 0 and finite."""
@@ -105,4 +113,7 @@ class Options:
     part_weights: PartWeights = field(default_factory=PartWeights)
     chat_template: str | None = None  #: a client's own template: rendered in the sandbox process
     chat_template_kwargs: Mapping[str, JSON] = field(default_factory=dict)
+    next_header_stop: NextHeaderStop = NextHeaderStop.AUTO
+    make_tool_call_ids: bool = False  #: in the form that the template demands
+    normalize_messages: bool = True  #: give templates what inference servers do: objects for arguments, "" for null
     date: str | None = None  #: ISO date that strftime_now sees; None: services fill in the request's date and report it

@@ -67,7 +67,11 @@ def preview(conversation: Conversation, options: Options, model: Model) -> Previ
     roles = [str(message.get("role", "")) for message in conversation.messages]
     return Preview(
         examples=[_example(part, fitted, roles, model) for part, fitted in enumerate(fits.examples)],
-        warnings=tuple(dict.fromkeys(line for fitted in fits.examples for line in warnings_of(fitted, options, model))),
+        warnings=tuple(
+            dict.fromkeys(
+                [*fits.warnings, *(line for fitted in fits.examples for line in warnings_of(fitted, options, model))]
+            )
+        ),
     )
 
 

@@ -13,8 +13,10 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar, cast
 
 from turnloom.masks.domain.conversation import Message
 from turnloom.masks.domain.rendered_text import MessageSpan, Origin, Part, RenderedText, View
+from turnloom.masks.replay.coverage_guards import guard_coverage
 from turnloom.masks.replay.symbols import LONGEST_RECORDING, Atom, Recording, RefusedError
 from turnloom.masks.template.prompts import common_length
+from turnloom.masks.turns.leaves import lost_of
 from turnloom.masks.turns.span_parts import CLOSERS
 
 Result = TypeVar("Result")
@@ -23,7 +25,7 @@ Replay: TypeAlias = "Callable[[Sequence[Message]], Result | None]"
 
 #: What the lines of every replay may name.
 _CLASSES: Final[dict[str, object]] = {
-    kind.__name__: kind for kind in (View, RenderedText, MessageSpan, Part, Exception, len, common_length)
+    kind.__name__: kind for kind in (View, RenderedText, MessageSpan, Part, Exception, len, common_length, lost_of)
 }
 
 
@@ -84,6 +86,7 @@ def guarded_layout(trial: Trial, view: View) -> Layout:
             recording.guard(f"{name}.isspace()", text.isspace())
     _guard_closers(recording, shown, view, messages)
     layout = Layout(recording, shown)
+    guard_coverage(recording, layout.starts, shown, view, messages)
     if prefills:
         _guard_prefills(recording, layout, prefills)
     if layout.runs() != tuple(view.rendered.runs):
@@ -155,7 +158,8 @@ class Layout:
         self.recording = recording
         self.lines: list[str] = []  #: lengths, and positions after each variable
         self.shown = shown  #: what is printed and not empty
-        self._starts = list(accumulate((len(text) for _, text, _ in shown), initial=0))
+        #: characters before each piece, and of all
+        self.starts = list(accumulate((len(text) for _, text, _ in shown), initial=0))
         self._sources: list[tuple[str, int]] = []  #: of each piece's start: a variable's name or "", and characters
         base, constant, count = "", 0, 0
         for name, text, _ in shown:
@@ -170,9 +174,9 @@ class Layout:
 
     def place(self, position: int) -> str:
         """A position of the text as an expression."""
-        piece = bisect_right(self._starts, position) - 1
+        piece = bisect_right(self.starts, position) - 1
         base, constant = self._sources[piece]
-        offset = position - self._starts[piece]
+        offset = position - self.starts[piece]
         if offset and self.shown[piece][0]:
             raise RefusedError("a position inside a variable")
         return _sum(base, constant + offset)
@@ -184,10 +188,10 @@ class Layout:
 
     def slice_source(self, whole: str, start: int, end: int) -> str:
         """A stretch of the text as an expression; `whole` is the name of the text."""
-        piece = bisect_right(self._starts, start) - 1
+        piece = bisect_right(self.starts, start) - 1
         name, text, _ = self.shown[piece]
-        if not name and end <= self._starts[piece + 1]:
-            return self.recording.constant(text[start - self._starts[piece] : end - self._starts[piece]])
+        if not name and end <= self.starts[piece + 1]:
+            return self.recording.constant(text[start - self.starts[piece] : end - self.starts[piece]])
         return f"{whole}[{self.place(start)}:{self.place(end)}]"
 
     def runs(self) -> tuple[tuple[int, Origin | None], ...]:

@@ -52,6 +52,10 @@ class Recording:
             self._add(f"{self._names[expression]} = {expression}")
         return self._names[expression]
 
+    def expressions(self) -> dict[str, str]:
+        """Each variable's name and the expression that it stands for."""
+        return {name: expression for expression, name in self._names.items() if isinstance(expression, str)}
+
     def symbol(self, expression: str, text: str, origin: Origin) -> Symbol:
         """The symbol of an expression that gives a string."""
         return Symbol(((self.name(expression), text, origin),), self)

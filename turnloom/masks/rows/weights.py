@@ -37,6 +37,8 @@ def plan_weights(conversation: Conversation, options: Options) -> MessageWeights
     roles = [str(message.get("role", "")) for message in conversation.messages]
     training = conversation.training or _NOTHING_SAID * len(roles)
     chosen = frozenset(TRAIN_ON[options.train_on](roles, training))
+    if conversation.training:
+        chosen -= _forbidden(roles, training, options)
     assistants = frozenset([index for index, role in enumerate(roles) if role == ASSISTANT])
     return MessageWeights(
         chosen=chosen,
@@ -44,6 +46,18 @@ def plan_weights(conversation: Conversation, options: Options) -> MessageWeights
         assistants=assistants,
         last=max(chosen & assistants, default=-1),
     )
+
+
+def _forbidden(roles: Sequence[str], training: Sequence[Training], options: Options) -> frozenset[int]:
+    """Messages that their sender keeps from being trained, whatever the policy."""
+    kept = frozenset([index for index, said in enumerate(training) if said.trainable is False])
+    if options.train_on is TrainOn.ALL_TOKENS and kept:
+        raise InvalidTraining(
+            "is false, but train_on=all_tokens trains every token; choose another train_on",
+            message_index=min(kept),
+            field="trainable",
+        )
+    return kept
 
 
 def _message_weights(training: Sequence[Training], messages: int) -> tuple[float, ...]:

@@ -41,8 +41,14 @@ class CompiledTemplate:
     traced: Template  #: prints Traced strings
     needles: tuple[str, ...]  #: literals that the template looks for in texts; what it does depends on them
     words: frozenset[str]  #: every string that its code spells; roles that it knows are among them
+    attributes: frozenset[str]  #: every attribute that its code names, such as keys of messages
     uses_date: bool  #: it may call strftime_now
     generation_blocks: bool  #: it has {% generation %}
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Whatever it may read of a message by name."""
+        return self.words | self.attributes
 
     @cached_property
     def mark(self) -> str:
@@ -93,6 +99,7 @@ def compile_template(source: str) -> CompiledTemplate:
         traced=traced,
         needles=_needles(tree),
         words=frozenset(node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)),
+        attributes=frozenset(node.attr for node in tree.find_all(nodes.Getattr)),
         uses_date="strftime_now" in source,
         generation_blocks="generation" in source and "endgeneration" in source,
     )

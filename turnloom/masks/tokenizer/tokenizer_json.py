@@ -92,7 +92,8 @@ def _only_normalizer(root: Node) -> str:
 
 def _unknown_id(model: Node) -> int | None:
     if isinstance(model.get("vocab"), dict):
-        return cast("dict[str, int]", model["vocab"]).get(str(model.get("unk_token")))
+        token = model.get("unk_token")
+        return cast("dict[str, int]", model["vocab"]).get(token) if isinstance(token, str) else None
     return cast("int | None", model.get("unk_id"))
 
 

@@ -34,7 +34,7 @@ class Vocabulary:
     def __init__(self, tokenizer_json: str) -> None:
         try:
             # One tokenizer in memory at a time: Qwen3's takes 100 MB.
-            stock_rows = _stock_rows(tokenizer_json)
+            stock_rows, stock_ids = _stock_rows(tokenizer_json)
             return_freed_memory()
             self.parts: Parts = take_apart(tokenizer_json)
             names = [token.content for token in self.parts.control_tokens]
@@ -53,6 +53,7 @@ class Vocabulary:
         if self.parts.lossy:
             self.notes += (f"decoding is not compared with the text: {self.parts.lossy}",)
         self.stock_json = tokenizer_json  #: as it was given
+        self._check_added_ids(stock_ids)
         self._check_control_tokens(probes)
         self._check_against_stock(stock_rows)
         self._check_round_trips()
@@ -194,6 +195,17 @@ class Vocabulary:
     def _prefixed_normalizer(self) -> tokenizers.normalizers.Normalizer | None:
         return _normalizer(self.parts.prefixed_normalizer)
 
+    def _check_added_ids(self, stock_ids: Mapping[str, int]) -> None:
+        """`tokenizers` numbers an added token by the vocabulary where that has it, whatever the file says."""
+        for token in self.parts.control_tokens:
+            there = stock_ids.get(token.content, token.id)
+            if there != token.id:
+                raise ModelNotUsable(
+                    f"tokenizer.json: the added token {token.content!r} has the id {token.id} there, but tokenizers"
+                    f" gives it {there}, by which the vocabulary knows it; set its id to the one that the model was"
+                    " trained with"
+                )
+
     def _check_control_tokens(self, probes: Sequence[str]) -> None:
         for flag in (False, True) if self._prefixed is not None else (False,):
             found = set(self.encode(probes, [flag] * len(probes)).ids.tolist()) & set(self.table.by_id)
@@ -244,11 +256,14 @@ def _stock(tokenizer_json: str) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _stock_rows(tokenizer_json: str) -> dict[str, Sequence[int]]:
-    """What the stock tokenizer gives for each text of the probe corpus."""
+def _stock_rows(tokenizer_json: str) -> tuple[dict[str, Sequence[int]], dict[str, int]]:
+    """What the stock tokenizer gives for each text of the probe corpus, and ids of added tokens in the vocabulary."""
     texts = probe_corpus()
-    rows = _stock(tokenizer_json).encode_batch_fast(list(texts), add_special_tokens=False)
-    return {text: row.ids for text, row in zip(texts, rows, strict=True)}
+    stock = _stock(tokenizer_json)
+    rows = stock.encode_batch_fast(list(texts), add_special_tokens=False)
+    names = [token.content for token in stock.get_added_tokens_decoder().values()]
+    known = {name: index for name in names if (index := stock.model.token_to_id(name)) is not None}
+    return {text: row.ids for text, row in zip(texts, rows, strict=True)}, known
 
 
 def _normalizer(tokenizer_json: str) -> tokenizers.normalizers.Normalizer | None:

@@ -12,15 +12,16 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Final
 
-from turnloom.masks.domain.conversation import REASONING_FIELDS, Message
-from turnloom.masks.domain.errors import ContentNotCovered, Interleaved, LayoutError, UnlocatableTurn
+from turnloom.masks.domain.conversation import Message
+from turnloom.masks.domain.errors import Interleaved, LayoutError, UnlocatableTurn
 from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, Located, MessageSpan, RenderedText
 from turnloom.masks.template.prompts import Chat, common_length
 from turnloom.masks.template.shape import Signature
 from turnloom.masks.turns.bounds_by_render import TurnProver
 from turnloom.masks.turns.bounds_cache import Proof, Window, applied, proof_of, window_of
+from turnloom.masks.turns.coverage import Shown, trained_warnings
 from turnloom.masks.turns.last_turn import Turn
-from turnloom.masks.turns.span_parts import has_text, parts_of
+from turnloom.masks.turns.span_parts import parts_of
 from turnloom.masks.turns.text_map import TextMap, next_foreign, own_end, pieces_between, trailing_end
 
 #: One of so many reads of a proof is proved again.
@@ -167,22 +168,12 @@ def _region(chat: Chat, messages: Sequence[Message], text: TextMap, index: int, 
 
 def _checked(text: TextMap, messages: Sequence[Message], index: int, turn: Turn) -> list[str]:
     """Only this message's text lies inside, and all of it that was to be trained does; warnings for the rest."""
-    printed: dict[str, bool] = {}
-    for _, piece, origin in pieces_between(text, turn.start, turn.end):
+    pieces = list(pieces_between(text, turn.start, turn.end))
+    for _, _, origin in pieces:
         if origin is None:
             continue
         if origin.message_index == UNKNOWN:
             raise UnlocatableTurn("the template mixes its text with that of other messages", message_index=index)
         if origin.message_index not in (index, TOOLS):
             raise Interleaved(f"text of messages[{origin.message_index}] lies inside this turn", message_index=index)
-        printed[origin.field] = printed.get(origin.field, False) or not piece.isspace()
-    message = messages[index]
-    blurred = printed.get("", False)
-    if has_text(message.get("content")) and not printed.get("content") and not blurred:
-        raise ContentNotCovered("the template leaves this text out", message_index=index, field="content")
-    if message.get("tool_calls") and not printed.get("tool_calls") and not blurred:
-        raise ContentNotCovered("the template leaves the tool calls out", message_index=index, field="tool_calls")
-    given = next((name for name in REASONING_FIELDS if has_text(message.get(name))), None)
-    if given is None or blurred or any(printed.get(name) for name in REASONING_FIELDS):
-        return []
-    return [f"messages[{index}].{given}: the template leaves the reasoning of this turn out"]
+    return trained_warnings(messages[index], index, Shown(pieces, text.rendered.text[turn.start : turn.end]))

@@ -15,7 +15,7 @@ from typing import Final
 
 from turnloom.masks.domain.bounded_cache import BoundedCache
 from turnloom.masks.domain.conversation import Conversation, Message
-from turnloom.masks.domain.errors import HistoryDropped, NoAssistantTurn, PreprocessError, UnknownRole
+from turnloom.masks.domain.errors import HistoryDropped, NoAssistantTurn, PreprocessError, TemplateRefused, UnknownRole
 from turnloom.masks.domain.options import Mask, OnUnextendable, Options, TrainOn
 from turnloom.masks.domain.rendered_text import Located, RenderedText, View
 from turnloom.masks.template.added_token_text import AddedTokenFinder
@@ -25,9 +25,11 @@ from turnloom.masks.template.prompts import Chat
 from turnloom.masks.template.render import Renders, Settings
 from turnloom.masks.template.shape import Signature, signature
 from turnloom.masks.turns.bounds_by_render import TurnProver
+from turnloom.masks.turns.coverage import untrained_warnings
 from turnloom.masks.turns.generation_blocks import block_spans
 from turnloom.masks.turns.message_spans import MessageSpanFinder
 from turnloom.masks.turns.prefixes import EXACT_MESSAGES, Cut, Prefixes, cuts
+from turnloom.masks.turns.refusal_place import Refused, placed
 from turnloom.masks.turns.span_parts import has_text
 
 #: Sets of settings (template kwargs, dates, ...) remembered for one model.
@@ -162,6 +164,15 @@ def rendered(request: Request) -> Rendered:
     Raises:
         PreprocessError: one of the tree in errors.py, naming the message.
     """
+    try:
+        return _rendered(request)
+    except TemplateRefused as refusal:
+        chat = request.chat
+        asked = Refused(request.messages, chat.tools, chat.template, request.settings)
+        raise placed(refusal, asked) from refusal
+
+
+def _rendered(request: Request) -> Rendered:
     work = _Work(request)
     found = _cuts(work, request.turns)
     check_choice(len(found), max(found[0].trained, default=0), request.options)
@@ -266,7 +277,9 @@ def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[
     check_no_repr(shown, rendered)
     trained = frozenset((*cut.trained, *others))
     located = work.located(rendered, cut.messages, trained)
-    warnings = (*work.request.undated, *_dropped(shown, rendered), *located.warnings)
+    proved = trained if work.request.options.mask is Mask.REGIONS else ()
+    lost = untrained_warnings(shown, rendered, proved)
+    warnings = (*work.request.undated, *_dropped(shown, rendered, proved), *lost, *located.warnings)
     boundaries = tuple(begin for _, begin in located.begins)
     return View(rendered, located.message_spans, trained, cut.messages, warnings, boundaries), located.begins
 
@@ -287,18 +300,18 @@ def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set
     return doubtful
 
 
-def _dropped(messages: Sequence[Message], rendered: RenderedText) -> tuple[str, ...]:
-    """Warnings for messages of which nothing was printed."""
+def _dropped(messages: Sequence[Message], rendered: RenderedText, proved: Collection[int]) -> tuple[str, ...]:
+    """Warnings for messages of which nothing was printed, but those whose turns are proved to show them."""
     printed = {origin.message_index for _, origin in rendered.runs if origin is not None}
     if len(printed) >= len(messages):
         return ()
     warnings = []
     for index, message in enumerate(messages):
         role = message.get("role")
-        if index in printed or not has_text(message.get("content")):
+        if index in printed or not (has_text(message.get("content")) or message.get("tool_calls")):
             continue
         if role not in KNOWN_ROLES:
             raise UnknownRole(f"the template prints nothing of role {role!r}", message_index=index, field="role")
-        if role != "assistant":
+        if role != "assistant" or index not in proved:
             warnings.append(f"messages[{index}]: the template prints nothing of this {role} message")
     return tuple(warnings)

@@ -23,8 +23,7 @@ from huggingface_hub.errors import (
 
 from services.preprocess.domain.source_errors import HubRefused, HubUnreachable, SourceNotReadable
 from services.store.records import DatasetSource
-from turnloom.reading.columnar import column_row
-from turnloom.reading.rows import RawRow
+from turnloom.reading.rows import RawRow, column_row
 
 ANSWER_SECONDS: Final = 8.0  #: for the hub's first answer, name resolution included
 MIRROR: Final = (

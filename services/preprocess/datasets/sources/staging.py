@@ -1,6 +1,6 @@
 """Rows that come only once, written to the store in pieces that any worker can read. Knows no format of conversations.
 
-A staged row is one line: {"place": ..., "value": ...} or {"place": ..., "mistake": ...}.
+A staged row is one line: {"place": ..., "value": ..., "unread": {...}} or {"place": ..., "mistake": ...}.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ def stage(rows: Iterable[RawRow], folder: str, place: str, first: int = 0) -> It
         count = size = 0
         with whole_file(url) as file:
             for row in chain([begin], islice(left, SHARD_ROWS - 1)):
-                line = json.dumps(
-                    {"place": row.place, **({"mistake": row.mistake} if row.mistake else {"value": row.value})}
-                )
+                told = {"mistake": row.mistake} if row.mistake else {"value": row.value, "unread": dict(row.unread)}
+                line = json.dumps({"place": row.place, **told})
                 size += file.write(line.encode() + b"\n")
                 count += 1
                 if size > SHARD_BYTES // 2:  # a row of any size may still come
@@ -86,4 +85,4 @@ def read_staged(piece: Piece) -> Iterator[RawRow]:
     with opened(piece.url) as file:
         for line in file:
             row = json.loads(line)
-            yield RawRow(row["place"], row.get("value"), row.get("mistake", ""))
+            yield RawRow(row["place"], row.get("value"), row.get("mistake", ""), row.get("unread", {}))

@@ -42,8 +42,20 @@ def texts_of(options: Options, training: tuple[Training, ...] = ()) -> list[str]
     ],
 )
 def test_each_policy_chooses_its_messages(policy: TrainOn, chosen: list[int]) -> None:
-    training = tuple(Training(trainable=index in {1, 4}) for index in range(7))
+    training = tuple(Training(trainable=True if index in {1, 4} else None) for index in range(7))
     assert sorted(plan_weights(conversation(training), Options(train_on=policy)).chosen) == chosen
+
+
+@pytest.mark.parametrize("policy", [policy for policy in TrainOn if policy is not TrainOn.ALL_TOKENS])
+def test_no_policy_chooses_a_message_that_its_sender_forbids(policy: TrainOn) -> None:
+    training = tuple(Training(trainable=index not in {2, 6}) for index in range(7))
+    assert not {2, 6} & plan_weights(conversation(training), Options(train_on=policy)).chosen
+
+
+def test_a_forbidden_message_and_all_tokens_exclude_each_other() -> None:
+    training = tuple(Training(trainable=index != 2) for index in range(7))
+    with pytest.raises(InvalidTraining, match=r"^messages\[2\]\.trainable: is false, but train_on=all_tokens"):
+        plan_weights(conversation(training), Options(train_on=TrainOn.ALL_TOKENS))
 
 
 def test_the_last_turn_holds_its_tool_steps_and_ignores_what_the_user_says_after_it() -> None:

@@ -126,3 +126,18 @@ def test_truncation_and_padding_saved_in_the_file_do_nothing() -> None:
     text = "hello world, how are you"
     assert words.decode(words.encode([text], [False]).ids) == text.encode()
     assert words.stock.encode(text).ids == Tokenizer.from_str(byte_level()).encode(text).ids
+
+
+def test_no_unknown_token_is_no_word_of_the_vocabulary() -> None:
+    root = json.loads(byte_level())
+    root["model"]["unk_token"] = None
+    root["model"]["vocab"]["None"] = max(root["model"]["vocab"].values(), default=0) + 100
+    assert take_apart(json.dumps(root)).unknown_id is None
+
+
+def test_an_added_token_under_another_id_than_the_vocabularys_is_refused() -> None:
+    root = json.loads(byte_level())
+    token = root["added_tokens"][-1]
+    root["model"]["vocab"][token["content"]] = 3
+    with pytest.raises(ModelNotUsable, match=r"the added token .* has the id \d+ there, but tokenizers gives it 3"):
+        Vocabulary(json.dumps(root))

@@ -88,5 +88,5 @@ def test_unknown_formats_parts_and_columns_are_refused_with_those_that_there_are
     assert unknown.value.hint == "Choose from messages, sharegpt, prompt_completion, alpaca."
     with pytest.raises(InvalidInput, match="Format alpaca has no part 'messages'"):
         Format("alpaca", {"messages": "x"})
-    with pytest.raises(InvalidInput, match="No known format has these columns: text, label"):
+    with pytest.raises(InvalidInput, match=r"No known format has these columns: text \(text\), label \(a number\)\."):
         detect([{"text": "x", "label": 1}])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from services.preprocess.domain.limits import MAX_LENGTH
 from services.preprocess.domain.refusals import InvalidRequest
 from services.preprocess.wire.options import (
+    BEFORE,
     DEFAULTS,
     OPTIONAL_ENUMS,
     TRAIN_ON,
@@ -19,7 +20,7 @@ from services.preprocess.wire.options import (
     options_from_json,
     options_to_json,
 )
-from turnloom.masks.domain.options import Options, PartWeights, TrainOn
+from turnloom.masks.domain.options import NextHeaderStop, Options, PartWeights, TrainOn
 from turnloom.v1 import types_pb2 as pb
 
 
@@ -100,6 +101,8 @@ ANY_OPTIONS = st.builds(
     max_examples_per_conversation=st.integers(1, 1024),
     include_trailing_whitespace=st.booleans(),
     ensure_final_stop=st.booleans(),
+    normalize_messages=st.booleans(),
+    make_tool_call_ids=st.booleans(),
     part_weights=st.builds(PartWeights, reasoning=WEIGHTS, content=WEIGHTS, tool_call=WEIGHTS),
     chat_template=st.none() | st.text(st.characters(codec="utf-8")),
     chat_template_kwargs=st.dictionaries(
@@ -120,3 +123,10 @@ def test_options_survive_the_record_and_the_wire(value: Options) -> None:
 
 def test_the_record_names_every_field_of_options() -> None:
     assert set(options_to_json(DEFAULTS, "m")) == {"model", *Options.__dataclass_fields__}
+
+
+def test_a_record_that_is_older_than_an_option_says_what_it_was_made_with() -> None:
+    stored = options_to_json(DEFAULTS, "m")
+    older = {name: value for name, value in stored.items() if name not in BEFORE}
+    read = options(options_from_json(older))
+    assert (read.normalize_messages, read.next_header_stop) == (False, NextHeaderStop.NEVER)

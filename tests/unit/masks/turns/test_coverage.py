@@ -1,0 +1,220 @@
+"""A unique word in every value of a conversation, over all templates: shown, refused or warned of, never lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from bench.templates import DATE, FOLDER, chat_format
+from turnloom.masks.domain.conversation import JSON, Conversation, Message
+from turnloom.masks.domain.errors import ContentNotCovered, PreprocessError
+from turnloom.masks.domain.options import OnUnextendable, Options
+from turnloom.masks.domain.rendered_text import View
+from turnloom.masks.replay.fast_path import replayed_views, view_replays
+from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.template.normalize import normalized
+from turnloom.masks.turns.leaves import Lost, lost_of
+from turnloom.masks.turns.views import ChatFormat, render_views
+
+TEMPLATES = sorted(FOLDER.glob("*.jinja")) if FOLDER.is_dir() else []
+OPTIONS = Options(date=DATE)
+
+
+class Words:
+    """Makes words that stand nowhere else, and remembers where each was put."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, str] = {}
+        self._numbers = count(700001)
+
+    def word(self, place: str) -> str:
+        word = f"zq{next(self._numbers)}x"
+        self.places[word] = place
+        return word
+
+    def number(self, place: str) -> int:
+        number = next(self._numbers) * 1013
+        self.places[str(number)] = place
+        return number
+
+
+def call(words: Words, message: int, at: int) -> JSON:
+    place = f"messages[{message}].tool_calls[{at}]"
+    arguments = f"{place}.function.arguments"
+    return {
+        "id": f"call0000{at}",
+        "type": "function",
+        "function": {
+            "name": words.word(f"{place}.function.name"),
+            "arguments": {
+                words.word(f"{arguments}.KEY"): words.word(f"{arguments}.VALUE"),
+                "count": words.number(f"{arguments}.count"),
+                "deep": {"list": [words.word(f"{arguments}.deep.list[0]"), True]},
+            },
+        },
+    }
+
+
+def user(words: Words, index: int) -> Message:
+    return {"role": "user", "content": words.word(f"messages[{index}].content")}
+
+
+def reply(words: Words, index: int, form: str, **more: JSON) -> Message:
+    place = f"messages[{index}].content"
+    return {"role": "assistant", "content": form.format(*(words.word(place) for _ in range(form.count("{")))), **more}
+
+
+def conversations() -> Iterator[tuple[str, Words, Conversation]]:
+    """Plain and odd forms of what people send, each with its words."""
+    forms = ["{0} {1}", "<think>\n{0}\n</think>\n\n{1}", "{0} <think>{1}</think> {2}"]
+    forms += ["<think>{0}</think>{1}</think>{2}", "{0}\n\n{1}\n[THINK]{2}[/THINK]{3}", "{0}<think>{1}"]
+    for form in forms:
+        words = Words()
+        yield form, words, Conversation([user(words, 0), reply(words, 1, form), user(words, 2), reply(words, 3, form)])
+    for name, number, form in (("one call", 1, ""), ("two calls", 2, ""), ("text and calls", 2, "{0}")):
+        words = Words()
+        calls = [call(words, 1, at) for at in range(number)]
+        yield name, words, Conversation([user(words, 0), reply(words, 1, form, tool_calls=calls)])
+    words = Words()
+    thought = words.word("messages[1].reasoning_content")
+    yield "reasoning", words, Conversation([user(words, 0), reply(words, 1, "{0}", reasoning_content=thought)])
+
+
+@cache
+def formats(path: Path) -> ChatFormat:
+    return chat_format(compile_template(path.read_text(encoding="utf-8")))
+
+
+def laid_out(chat: ChatFormat, conversation: Conversation, options: Options = OPTIONS) -> list[View] | PreprocessError:
+    try:
+        messages = normalized(conversation.messages, chat.template.names)
+        return render_views(Conversation(messages, conversation.tools), options, chat)
+    except PreprocessError as error:
+        return error
+
+
+NEEDS_TEMPLATES = pytest.mark.skipif(not TEMPLATES, reason="no folder of public templates (TURNLOOM_TEMPLATES)")
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@NEEDS_TEMPLATES
+def test_no_word_of_a_trained_turn_is_lost_in_silence() -> None:
+    lost = []
+    for path in TEMPLATES:
+        for name, words, conversation in conversations():
+            views = laid_out(formats(path), conversation)
+            if isinstance(views, PreprocessError):
+                continue
+            warnings = " ".join(warning for view in views for warning in view.warnings)
+            spans = {
+                span.message_index: view.rendered.text[span.start : span.end]
+                for view in views
+                for span in view.message_spans
+            }
+            for word, place in words.places.items():
+                index = int(place[len("messages[") : place.index("]")])
+                if index in spans and word not in spans[index] and place.partition("[0]")[0] not in warnings:
+                    lost.append((path.stem, name, place))
+    assert not lost
+
+
+@pytest.mark.shared
+@NEEDS_TEMPLATES
+def test_no_word_of_a_prompt_is_lost_in_silence() -> None:
+    lost = []
+    for path in TEMPLATES:
+        for name, words, conversation in conversations():
+            views = laid_out(formats(path), conversation, Options(date=DATE, on_unextendable=OnUnextendable.LAST))
+            if isinstance(views, PreprocessError):
+                continue
+            for word, place in words.places.items():
+                warnings = " ".join(views[-1].warnings)
+                if word in views[-1].rendered.text or place.partition(".")[0] in warnings:
+                    continue
+                if name in ("{0} {1}", "one call"):  # where there is reasoning, history may drop it
+                    lost.append((path.stem, name, place))
+    assert not lost
+
+
+@pytest.mark.shared
+@NEEDS_TEMPLATES
+def test_arguments_as_text_and_as_object_are_one() -> None:
+    different = []
+    for path in TEMPLATES:
+        words = Words()
+        given = call(words, 1, 0)
+        assert isinstance(given, dict)
+        function = given["function"]
+        assert isinstance(function, dict)
+        as_text = {**given, "function": {**function, "arguments": json.dumps(function["arguments"])}}
+        asked = user(words, 0)
+        both = [
+            laid_out(formats(path), Conversation([asked, {"role": "assistant", "content": None, "tool_calls": [one]}]))
+            for one in (given, as_text)
+        ]
+        texts = [str(one) if isinstance(one, PreprocessError) else one[0].rendered.text for one in both]
+        if texts[0] != texts[1]:
+            different.append(path.stem)
+    assert not different
+
+
+@pytest.mark.parametrize(
+    ("text", "printed", "lost"),
+    [
+        ("  a b \n", "a b", Lost.NOTHING),
+        ("a\nb", r"a\nb", Lost.NOTHING),
+        ('say "é"', r"say \"\u00e9\"", Lost.NOTHING),
+        ("<think>r</think>a", "ra", Lost.NOTHING),
+        ("<think>r</think>a", "a", Lost.REASONING),
+        ("x <think>r</think>a", "ra", Lost.PART),
+        ("x <think>r</think>a", "xa", Lost.REASONING),
+        ("a  b", "a b", Lost.SPACE),
+        ("abc", "ABC", Lost.PART),
+    ],
+)
+def test_what_of_a_text_is_lost(text: str, printed: str, lost: Lost) -> None:
+    assert lost_of(text, printed) is lost
+
+
+CALLS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% for c in (m.tool_calls if m.tool_calls is defined else [])[:1] %}{{ c.function.name }}({{ c.function.arguments | tojson }}){% endfor %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("calls", "place"),
+    [
+        ([("f", {"a": "x"}), ("g", {"a": "y"})], "messages[1].tool_calls[1]: the template leaves this call out"),
+        ([("f", {"a": "x"}), ("f", {"a": "x"})], "messages[1].tool_calls[1]: the template leaves this call out"),
+        ([("f", {"a": 1}), ("f", {"a": 2})], "messages[1].tool_calls[1]: the template leaves this call out"),
+    ],
+)
+def test_a_call_that_is_left_out_is_refused_by_its_place(calls: list[tuple[str, JSON]], place: str) -> None:
+    sent = [{"function": {"name": name, "arguments": arguments}} for name, arguments in calls]
+    chat = chat_format(compile_template(CALLS))
+    error = laid_out(chat, Conversation([{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": sent}]))
+    assert isinstance(error, ContentNotCovered)
+    assert error.message == place
+
+
+SPLITS = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and '</think>' in m.content %}"
+    "<think>{{ m.content.split('</think>')[0].split('<think>')[-1] }}</think>{{ m.content.split('</think>')[-1] }}"
+    "{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_a_replay_sees_what_is_lost_of_a_later_text() -> None:
+    chat = chat_format(compile_template(SPLITS))
+    asked: Message = {"role": "user", "content": "q"}
+    for number in range(4):
+        reply_: Message = {"role": "assistant", "content": f"<think>r{number}</think>a{number}"}
+        replayed_views(Conversation([asked, reply_]), OPTIONS, chat)
+    assert view_replays(chat, OPTIONS).hits
+    for text in ("first <think>r</think>a", "<think>r<think>s</think>a"):
+        with pytest.raises(ContentNotCovered, match=r"messages\[1\]\.content: the template leaves out or changes"):
+            replayed_views(Conversation([asked, {"role": "assistant", "content": text}]), OPTIONS, chat)

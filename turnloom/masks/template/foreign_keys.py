@@ -1,0 +1,120 @@
+"""Keys by which other tools say what of a message is trained, read as what they mean. Knows no template's text.
+
+A key that says it is taken from the message, as `trainable` and `weight` are: templates never see it. What it says goes
+into the message's Training; what can't be obeyed is refused by its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isfinite
+from typing import Final
+
+from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
+from turnloom.masks.domain.errors import InvalidTraining
+
+#: Keys that say whether a message is trained -> what `true` means.
+MASK_KEYS: Final = {
+    **dict.fromkeys(("loss_mask", "loss", "train", "training", "train_mask", "trained"), True),
+    **dict.fromkeys(("masked", "no_loss", "ignore_loss"), False),
+}
+#: Keys of a factor on the loss.
+FACTOR_KEYS: Final = frozenset({"loss_scale", "loss_weight"})
+#: Keys whose true or false may mean either.
+AMBIGUOUS_KEYS: Final = frozenset({"mask", "label"})
+#: Ways in which texts and numbers say true and false.
+_WORDS: Final = {
+    **dict.fromkeys(("true", "1", "1.0", "yes"), True),
+    **dict.fromkeys(("false", "0", "0.0", "no"), False),
+}
+_KEYS: Final = frozenset(MASK_KEYS) | FACTOR_KEYS | AMBIGUOUS_KEYS
+
+
+def obeyed(conversation: Conversation) -> Conversation:
+    """Give the conversation with what foreign keys say in its training; the same object where there are none.
+
+    Raises:
+        InvalidTraining: a key has a value that says nothing, or says other than its neighbours.
+    """
+    if not any(len(message) > 2 and not _KEYS.isdisjoint(message) for message in conversation.messages):
+        return conversation
+    given = conversation.training or (Training(),) * len(conversation.messages)
+    if len(given) != len(conversation.messages):
+        return conversation  # refused where weights are planned
+    told = zip(conversation.messages, given, strict=True)
+    training = [_training(message, said, index) for index, (message, said) in enumerate(told)]
+    messages = [_without_keys(message) for message in conversation.messages]
+    return replace(conversation, messages=messages, training=training)
+
+
+def _training(message: Message, said: Training, index: int) -> Training:
+    for key in message:
+        value = message[key]
+        if key not in _KEYS or value is None:
+            continue
+        if key in AMBIGUOUS_KEYS:
+            if _truth(value) is None:
+                continue
+            raise InvalidTraining(
+                "does not say whether it marks what is trained or what is not; write trainable: true or false",
+                message_index=index,
+                field=key,
+            )
+        trainable = None if key in FACTOR_KEYS else _truth(value)
+        if trainable is not None:
+            trainable = trainable is MASK_KEYS[key]
+            if said.trainable not in (None, trainable):
+                raise InvalidTraining(
+                    "says other than another key of this message; leave one of them out", message_index=index, field=key
+                )
+            said = replace(said, trainable=trainable)
+        else:
+            said = _weighed(said, key, value, index)
+    return said
+
+
+def _weighed(said: Training, key: str, value: JSON, index: int) -> Training:
+    """A number that is neither 0 nor 1 is a factor under the names of factors and masks; a measured loss is none."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or key in ("loss", "masked") or not (isfinite(value) and value >= 0):  # type: ignore[arg-type,operator]  # a number
+        raise InvalidTraining(
+            f"is {_shown(value)}, which says not what is trained; write trainable: true or false, or weight: a number",
+            message_index=index,
+            field=key,
+        )
+    if said.weight not in (None, float(value)):  # type: ignore[arg-type]  # a number
+        raise InvalidTraining("and weight are two factors; leave one of them out", message_index=index, field=key)
+    return replace(said, weight=float(value))  # type: ignore[arg-type]  # a number
+
+
+def _truth(value: JSON) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)):
+        return bool(value) if value in (0, 1) else None
+    return _WORDS.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def _without_keys(message: Message) -> Message:
+    if _KEYS.isdisjoint(message):
+        return message
+    return {key: value for key, value in message.items() if not _said_by(key, value)}
+
+
+def _said_by(key: str, value: JSON) -> bool:
+    return key in MASK_KEYS or key in FACTOR_KEYS or (key in AMBIGUOUS_KEYS and value is None)
+
+
+def _shown(value: JSON) -> str:
+    return repr(value)[:40] if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
+
+
+def unheard(messages: Sequence[Message], training: Sequence[Training], chosen: frozenset[int]) -> tuple[str, ...]:
+    """Warnings for messages that their sender calls trained and that the policy does not choose."""
+    return tuple(
+        f"messages[{index}] is marked as trained, but train_on does not choose a {message.get('role')} message; use"
+        " train_on=customized"
+        for index, (message, said) in enumerate(zip(messages, training, strict=False))
+        if said.trainable and index not in chosen and message.get("role") != "assistant"
+    )

@@ -1,0 +1,125 @@
+"""Messages as inference servers hand them to a chat template. Knows no rendering.
+
+Servers give arguments of tool calls as objects, read from the JSON text that OpenAI's API has, and "" for content that
+is null or absent. What a model is trained on must be what it will see: so it is here, unless normalize_messages is off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from turnloom.masks.domain.conversation import JSON, Message
+from turnloom.masks.domain.errors import UnsupportedContent
+
+#: OpenAI's first form of a call, beside content.
+LEGACY_CALL: Final = "function_call"
+_PLAIN: Final = ["role", "content"]
+
+
+def normalized(messages: Sequence[Message], known: Collection[str] = ()) -> Sequence[Message]:
+    """Give the messages as an inference server would; those that need nothing are the same objects.
+
+    Args:
+        messages: as sent.
+        known: names that the template reads; a key of an older form that it knows is left to it.
+
+    Raises:
+        UnsupportedContent: arguments are no JSON object, or two forms of calls stand beside each other.
+    """
+    return [
+        message if _needs_nothing(message) else _normalized(message, index, known)
+        for index, message in enumerate(messages)
+    ]
+
+
+def _needs_nothing(message: Message) -> bool:
+    if list(message) == _PLAIN:
+        return message["content"] is not None
+    return message.get("content") is not None and "tool_calls" not in message and LEGACY_CALL not in message
+
+
+def _normalized(message: Message, index: int, known: Collection[str]) -> Message:
+    values = dict(message)
+    legacy = values.get(LEGACY_CALL)
+    if LEGACY_CALL in values and LEGACY_CALL not in known:
+        del values[LEGACY_CALL]
+        if legacy is not None:
+            values = _with_call(values, legacy, index)
+    if values.get("content") is None:
+        others = {key: value for key, value in values.items() if key not in _PLAIN}
+        values = {**({"role": values["role"]} if "role" in values else {}), "content": "", **others}
+    calls = values.get("tool_calls")
+    if isinstance(calls, (list, tuple)):
+        values["tool_calls"] = [_call(call, index, at) for at, call in enumerate(calls)]
+    elif "tool_calls" in values and calls is None:
+        del values["tool_calls"]
+    return values
+
+
+def _with_call(values: Message, legacy: JSON, index: int) -> Message:
+    if values.get("tool_calls"):
+        raise UnsupportedContent(
+            "and tool_calls stand beside each other; keep tool_calls", message_index=index, field=LEGACY_CALL
+        )
+    if not isinstance(legacy, Mapping) or not isinstance(legacy.get("name"), str):
+        raise UnsupportedContent(
+            "must be an object with name and arguments; or send tool_calls", message_index=index, field=LEGACY_CALL
+        )
+    return {**values, "tool_calls": [{"type": "function", "function": dict(legacy)}]}
+
+
+def _call(call: JSON, index: int, at: int) -> JSON:
+    if not isinstance(call, Mapping):
+        return call
+    inner = call.get("function")
+    if isinstance(inner, Mapping):
+        place = f"tool_calls[{at}].function.arguments"
+        return {**call, "function": {**inner, "arguments": _arguments(inner.get("arguments"), index, place)}}
+    if "name" in call:
+        return {**call, "arguments": _arguments(call.get("arguments"), index, f"tool_calls[{at}].arguments")}
+    return call
+
+
+def _arguments(value: JSON, index: int, place: str) -> JSON:
+    if isinstance(value, Mapping):
+        return value
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return {}
+    if not isinstance(value, str):
+        raise UnsupportedContent(f"is {_kind(value)}; send a JSON object", message_index=index, field=place)
+    try:
+        found = json.loads(value, parse_constant=_refuse, object_pairs_hook=_object)
+    except ValueError as error:
+        why = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise UnsupportedContent(
+            f"is text that is no JSON ({why}); send a JSON object, or set normalize_messages to false to have the text"
+            " printed as it is",
+            message_index=index,
+            field=place,
+        ) from error
+    if not isinstance(found, Mapping):
+        raise UnsupportedContent(
+            f"is JSON text of {_kind(found)}; a JSON object is needed", message_index=index, field=place
+        )
+    return found
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"it holds {name}")
+
+
+def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("one key stands twice")
+    return found
+
+
+def _kind(value: JSON) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, (int, float)):
+        return "a number"
+    return "null" if value is None else "text" if isinstance(value, str) else "a list"

@@ -1,0 +1,151 @@
+"""Whether a render shows all that messages say, value by value. Knows no start and no end of turns.
+
+Trained turns: what is left out is refused by its place, reasoning that templates drop is warned of. Other messages:
+a warning by place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS, Message
+from turnloom.masks.domain.errors import ContentNotCovered
+from turnloom.masks.domain.rendered_text import RenderedText
+from turnloom.masks.turns.leaves import Lost, lost_calls, lost_of, texts_of
+from turnloom.masks.turns.span_parts import Piece, has_text
+from turnloom.masks.turns.text_map import TextMap, next_foreign, pieces_between
+
+_TEXTS: dict[Lost, str] = {
+    Lost.PART: "the template leaves out or changes a part of this text",
+    Lost.REASONING: "the template leaves out the reasoning in this text",
+    Lost.SPACE: "the template changes white space inside this text",
+}
+
+
+class Shown:
+    """The text of one message as it was printed, by field."""
+
+    def __init__(self, pieces: Sequence[Piece], text: str) -> None:
+        """Join the pieces of each field.
+
+        Args:
+            pieces: runs of the message's turn.
+            text: all of the turn.
+        """
+        self.text = text
+        self._by_field: dict[str, str] = {}
+        for _, piece, origin in pieces:
+            if origin is not None:
+                self._by_field[origin.field] = self._by_field.get(origin.field, "") + piece
+
+    def of(self, *fields: str) -> str:
+        """Text of these fields; text of which only the message is known counts to each."""
+        return "".join(self._by_field.get(field, "") for field in (*fields, ""))
+
+    def has(self, *fields: str) -> bool:
+        """Whether a character of these fields that is no white space is printed."""
+        found = self.of(*fields)
+        return bool(found) and not found.isspace()
+
+
+def trained_warnings(message: Message, index: int, shown: Shown) -> list[str]:
+    """Check that a trained turn shows all that its message says; warnings for what may be left out.
+
+    Raises:
+        ContentNotCovered: naming the value.
+    """
+    warnings = []
+    content = message.get("content")
+    if has_text(content) and not shown.has("content"):
+        raise ContentNotCovered("the template leaves this text out", message_index=index, field="content")
+    for path, lost in _lost_content(content, shown):
+        if lost is Lost.PART:
+            raise ContentNotCovered(_TEXTS[lost], message_index=index, field=f"content{path}")
+        warnings.append(f"messages[{index}].content{path}: {_TEXTS[lost]}")
+    if isinstance(content, str) and len(shown.of("content")) > len(content) > 0:
+        warnings.append(f"messages[{index}].content: the template prints this text more than once")
+    _check_calls(message.get("tool_calls"), index, shown)
+    return [*warnings, *_reasoning_warnings(message, index, shown)]
+
+
+def _lost_content(content: JSON, shown: Shown, *, history: bool = False) -> Iterator[tuple[str, Lost]]:
+    for path, text, is_reasoning in texts_of(content):
+        if not has_text(text):
+            continue
+        own = shown.of("content")
+        lost = lost_of(text, own, history=history)
+        if lost is Lost.NOTHING or text.strip() in shown.text:
+            continue
+        yield path, Lost.REASONING if is_reasoning and lost is Lost.PART else lost
+
+
+def _check_calls(calls: JSON, index: int, shown: Shown) -> None:
+    if not calls:
+        return
+    if not shown.has("tool_calls"):
+        raise ContentNotCovered("the template leaves the tool calls out", message_index=index, field="tool_calls")
+    if not isinstance(calls, (list, tuple)):
+        return
+    for path, whole, is_name in lost_calls(calls, shown.of("tool_calls"), shown.text):
+        what = "call" if whole else "name" if is_name else "value"
+        hint = _hint_of_id(calls, path, shown) if is_name and not whole else ""
+        raise ContentNotCovered(f"the template leaves this {what} out{hint}", message_index=index, field=path)
+
+
+def _hint_of_id(calls: Sequence[JSON], path: str, shown: Shown) -> str:
+    """What to do where a template tells a call by its id alone."""
+    position = int(path[len("tool_calls[") : path.index("]")])
+    call = calls[position]
+    given = call.get("id") if isinstance(call, Mapping) else None
+    if given and str(given) not in shown.of("tool_calls"):
+        return ""
+    return (
+        " and tells the call by its id; send ids of the form functions.NAME:0, counted through the conversation, or set"
+        " make_tool_call_ids"
+    )
+
+
+def _reasoning_warnings(message: Message, index: int, shown: Shown) -> list[str]:
+    given = next((name for name in REASONING_FIELDS if has_text(message.get(name))), None)
+    if given is None:
+        return []
+    text = message[given]
+    own = shown.of(*REASONING_FIELDS)
+    if not shown.has(*REASONING_FIELDS):
+        return [f"messages[{index}].{given}: the template leaves the reasoning of this turn out"]
+    if isinstance(text, str) and lost_of(text, own) is not Lost.NOTHING and text.strip() not in shown.text:
+        return [f"messages[{index}].{given}: the template leaves out or changes a part of this reasoning"]
+    return []
+
+
+def untrained_warnings(messages: Sequence[Message], rendered: RenderedText, trained: Collection[int]) -> list[str]:
+    """Warn of what messages say that the render does not show, where they are not trained."""
+    text = TextMap(rendered)
+    warnings = []
+    for index, message in enumerate(messages):
+        if index in trained or index not in text.runs_of:
+            continue  # a message of which nothing is printed has its own warning
+        content, calls = message.get("content"), message.get("tool_calls")
+        own = text.runs_of[index]
+        if not calls and isinstance(content, str) and len(own) == 1:
+            length, origin = rendered.runs[own[0]]
+            if length == len(content) and origin is not None and origin.field == "content":
+                continue
+        stop = max(own[-1] + 1, next_foreign(text, own[0], index))
+        pieces = [
+            piece
+            for piece in pieces_between(text, text.starts[own[0]], text.starts[stop])
+            if piece[2] is None or piece[2].message_index == index
+        ]
+        shown = Shown(pieces, rendered.text[text.starts[own[0]] : text.starts[stop]])
+        is_reply = message.get("role") == "assistant"
+        warnings += [
+            f"messages[{index}].content{path}: {_TEXTS[lost]}"
+            for path, lost in _lost_content(content, shown, history=is_reply)
+        ]
+        if isinstance(calls, (list, tuple)) and calls:
+            warnings += [
+                f"messages[{index}].{path}: the template leaves this out of the prompt"
+                for path, _, _ in lost_calls(calls, shown.of("tool_calls"), shown.text)
+            ]
+    return warnings
