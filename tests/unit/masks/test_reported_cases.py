@@ -8,13 +8,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from turnloom.local_sources import LocalSource
+from turnloom.rows import shape_of
 
 from bench.templates import DATE, SPECIAL_TOKENS, chat_format
 from services.preprocess.datasets.sources.converting import conversation_of
 from services.preprocess.datasets.sources.reading import pieces_of, read
 from services.preprocess.wire.conversation import conversation
 from turnloom.conversations import from_json
-from turnloom.local_sources import LocalSource
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.domain.options import NextHeaderStop, Options
@@ -23,7 +24,6 @@ from turnloom.masks.inspect.preview import Preview, preview
 from turnloom.masks.model import Model, build_model
 from turnloom.masks.pipeline import preprocess
 from turnloom.masks.template.compiled import compile_template
-from turnloom.rows import shape_of
 
 SHARED = Path(os.environ.get("TURNLOOM_SHARED", Path(__file__).parents[4] / "shared"))
 CASES, TEMPLATES, TOKENIZER = SHARED / "cases", SHARED / "templates", SHARED / "tokenizers/qwen3/tokenizer.json"
