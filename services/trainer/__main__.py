@@ -68,7 +68,8 @@ def supervisor(_options: argparse.Namespace) -> int:
             lease_ttl=settings.lease_ttl,
             interval=settings.interval,
             ticket_grace=settings.ticket_grace,
-            host_silent=settings.host_silent,
+            host_lost=settings.host_lost,
+            quota_running=settings.quota_running,
             retention=settings.retention,
             file_grace=settings.file_grace,
         )

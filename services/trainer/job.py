@@ -63,7 +63,7 @@ def run(job_id: str, attempt: int) -> None:
         lambda: open_store(settings.redis_url, settings.store_url, settings.lease_ttl), settings.redis_patience
     )
     worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    claim = retry_redis(lambda: store.jobs.claim(job_id, attempt, worker), settings.redis_patience)
+    claim = retry_redis(lambda: store.jobs.claim(job_id, attempt, worker, settings.host), settings.redis_patience)
     if claim is None:
         log.info("the ticket was dropped; an event says why")
         return

@@ -101,7 +101,8 @@ class CompanionSettings:
     lease_ttl: float  #: seconds; the workers' own
     interval: float  #: seconds between two rounds of the supervisor
     ticket_grace: float  #: seconds that a queued job may be without a ticket
-    host_silent: float  #: seconds after which a host counts as lost
+    host_lost: float  #: seconds of silence after which a host counts as lost
+    quota_running: int  #: jobs of one owner on hosts at most; 0: any number
     retention: float  #: seconds that the keys of an archived ledger stay
     file_grace: float  #: seconds that the file of a deleted dataset stays
     exporter_host: str
@@ -117,7 +118,8 @@ def companion_from_environment(environment: Mapping[str, str]) -> CompanionSetti
         lease_ttl=_seconds(environment, "TURNLOOM_LEASE_TTL", "15"),
         interval=_seconds(environment, "TURNLOOM_SUPERVISOR_INTERVAL", "1"),
         ticket_grace=_seconds(environment, "TURNLOOM_TICKET_GRACE", "15"),
-        host_silent=_seconds(environment, "TURNLOOM_HOST_SILENT", "600"),
+        host_lost=_seconds(environment, "TURNLOOM_HOST_LOST_SECONDS", "120"),
+        quota_running=_read(environment, "TURNLOOM_QUOTA_RUNNING", "0", _count, "a number of jobs, 0 for any"),
         retention=_read(environment, "TURNLOOM_LEDGER_DAYS", "30", _positive, "days above 0") * DAY,
         file_grace=_seconds(environment, "TURNLOOM_DATASET_GRACE", "600"),
         exporter_host=environment.get("TURNLOOM_EXPORTER_HOST") or "0.0.0.0",  # noqa: S104  (Prometheus is elsewhere)
@@ -154,6 +156,13 @@ def _seconds(environment: Mapping[str, str], name: str, default: str) -> float:
 def _positive(text: str) -> float:
     value = float(text)
     if not (math.isfinite(value) and value > 0):
+        raise ValueError(text)
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
         raise ValueError(text)
     return value
 

@@ -210,7 +210,7 @@ def serving(name: str, *models: ServedModelRecord) -> HostRecord:
 
 
 def test_a_job_without_steps_leaves_a_silent_host_and_others_say_that_they_wait(store: Store, redis_url: str) -> None:
-    watcher = Supervisor(store, SupervisorSettings(redis_url, lease_ttl=TTL, host_silent=0.0))
+    watcher = Supervisor(store, SupervisorSettings(redis_url, lease_ttl=TTL, host_lost=0.0))
     free, bound, begun = queued(store), queued(store, replace(SPEC, host="h1")), queued(store)
     take(store, begun)
     store.ledger.commit_step(begun.id, step(1))
@@ -220,21 +220,24 @@ def test_a_job_without_steps_leaves_a_silent_host_and_others_say_that_they_wait(
     assert store.jobs.get(free.id).host == "h1", "no host serves the model"
     store.hosts.put(serving("h2"))
     store.hosts.put(serving("h3", ServedModelRecord("tuft/other")))
-    for _ in range(3):
-        watcher.round()
-        if store.jobs.get(free.id).host == "h2":
-            break
-    assert store.jobs.get(free.id).host == "h2"
-    watcher = Supervisor(store, SupervisorSettings(redis_url, lease_ttl=TTL, host_silent=600.0))
     watcher.round()
+    assert store.jobs.get(free.id).host == "", "it waits until a worker is free"
+    store.redis.sadd("rq:workers:train.h2", "w")
+    watcher = Supervisor(store, SupervisorSettings(redis_url, lease_ttl=TTL, host_lost=600.0))
+    watcher.round()
+    assert store.jobs.get(free.id).host == "h2"
     assert store.tickets.waiting("h2") == [ticket_id(free.id, 1)]
     assert ticket_id(free.id, 1) not in store.tickets.waiting("h1")
     assert [store.jobs.get(job.id).host for job in (bound, begun)] == ["h1", "h1"]
+    why = {
+        bound.id: "the job asks for that host",
+        begun.id: f"no checkpoint of job {begun.id} is in the store, so only host h1 can go on with it",
+    }
     for job in (bound, begun):
         lost = [event for event in store.events.list(job.id).items if event.type == "HOST_LOST"]
-        assert [event.message for event in lost] == ["Host h1 has been silent for 0 s; the job is bound to it."]
+        assert [event.message for event in lost] == [f"Host h1 has been silent for 0 s; {why[job.id]}."]
     moved = next(event for event in store.events.list(free.id).items if event.type == "HOST_CHANGED")
-    assert moved.message == "Host h1 has been silent for 0 s; the job goes to host h2."
+    assert moved.message == "Host h1 has been silent for 0 s; the job goes on at another host, from its beginning."
 
 
 def test_a_finished_ledger_is_archived_exactly_and_its_keys_expire(
@@ -377,8 +380,8 @@ def test_a_broken_record_does_not_end_the_recovery_of_others(
     job = queued(store)
     take(store, job)
     lose_lease(store, job)
-    store.redis.sadd(keys.ACTIVE, "job-broken")
-    store.redis.hset(keys.job("job-broken"), mapping={"state": "queued", "spec": "{}"})
+    store.redis.zadd(keys.state("running"), {"job-broken": 1})
+    store.redis.hset(keys.job("job-broken"), mapping={"state": "running", "spec": "{}"})
     with caplog.at_level(logging.ERROR):
         watcher.round()
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("turnloom")]
