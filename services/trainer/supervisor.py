@@ -47,10 +47,12 @@ class SupervisorSettings:
     ticket_grace: float = 15.0  #: a queued job may be without a ticket: a worker has it and is about to claim
     host_lost: float = 120.0  #: of silence after which a host counts as lost
     quota_running: int = 0  #: jobs of one owner on hosts at most; 0: any number
-    retention: float = 30 * DAY  #: of an archived ledger's keys
+    retention: float = 7 * DAY  #: of an archived ledger's keys, while its job can be resumed
+    retention_done: float = 3600.0  #: the same of a job that succeeded: everything reads its archive then
     file_grace: float = 600.0  #: that the file of a deleted dataset stays; longer than its maker needs to register it
     singleton_ttl: float = 5.0  #: after which another supervisor takes over
     reap_interval: float = 30.0  #: between two looks at RQ's registries
+    archive_after: float = 0.0  #: that a job has ended: what its worker still says is archived as well
     archive_retry: float = 60.0  #: before a ledger that couldn't be archived is tried again
 
 
@@ -169,7 +171,10 @@ class Supervisor:
         """Copy finished ledgers to the store, then let their keys expire. May take long, so it has its own thread."""
         if not self._settings.store_url:
             return
+        now = redis_time(self._store.redis)
         for job in self._store.jobs.unarchived():
+            if now - job.finish_time < self._settings.archive_after:
+                continue
             if self._clock() < self._retry.get(job.id, float("-inf")):
                 continue
             try:
@@ -179,7 +184,8 @@ class Supervisor:
                 self._retry[job.id] = self._clock() + self._settings.archive_retry
                 continue
             self._retry.pop(job.id, None)
-            self._store.jobs.archived(job, uri, self._settings.retention)
+            kept = self._settings.retention_done if job.state is JobState.SUCCEEDED else self._settings.retention
+            self._store.jobs.archived(job, uri, kept)
 
     def tidy_files(self) -> None:
         """Remove files of deleted datasets; a store that is away leaves them for the next round."""

@@ -17,8 +17,9 @@ import pytest
 
 from services.store import keys
 from services.store.archive import read_steps
+from services.store.archived import _read
 from services.store.codec import RecordNotReadable
-from services.store.errors import OutOfRange
+from services.store.errors import StoreUnavailable
 from services.store.jobs import MAX_IDLE_ATTEMPTS
 from services.store.queues import ticket_id
 from services.store.records import (
@@ -260,12 +261,32 @@ def test_a_finished_ledger_is_archived_exactly_and_its_keys_expire(
     series = [store.ledger.initial(job.id), *store.ledger.steps(job.id)]
     assert read_steps(found.archive_uri) == series
     assert read_steps(found.archive_uri, effective=False) == list(store.ledger.all_steps(job.id))
-    for key in (keys.stream(job.id), keys.series(job.id), keys.tests(job.id)):
-        assert 0 < store.redis.pttl(key) <= 3600_000
+    kinds = (keys.stream(job.id), keys.series(job.id), keys.tests(job.id))
+    assert all(0 < store.redis.pttl(key) <= 3600_000 for key in kinds)
     assert store.redis.pttl(keys.job(job.id)) == -1
-    store.redis.delete(keys.stream(job.id))
-    with pytest.raises(OutOfRange, match=f"events of job {job.id} after its beginning have expired"):
+    entries, told = list(store.events.watch(job.id)), store.events.list(job.id, page_size=3)
+    page = store.ledger.steps(job.id, 2, 1)
+    store.redis.delete(*kinds)  # from now on readers take the archive, and notice nothing
+    assert list(store.events.watch(job.id)) == entries
+    assert list(store.events.watch(job.id, entries[2].id)) == entries[3:]
+    assert store.events.list(job.id, page_size=3) == told
+    assert [store.ledger.initial(job.id), *store.ledger.steps(job.id)] == series
+    assert store.ledger.steps(job.id, 2, 1) == page
+    Path(found.archive_uri).unlink()
+    _read.cache_clear()
+    with pytest.raises(StoreUnavailable):
         store.events.read(job.id)
+
+
+def test_a_ledger_of_a_job_that_can_be_resumed_stays_longer(store: Store, redis_url: str, tmp_path: Path) -> None:
+    watcher = Supervisor(store, SupervisorSettings(redis_url, str(tmp_path), TTL, retention=9e3, retention_done=60.0))
+    for state in (JobState.SUCCEEDED, JobState.FAILED):
+        job = queued(store)
+        take(store, job)
+        store.jobs.finish(job.id, 1, state)
+        watcher.archive()
+        left = store.redis.pttl(keys.stream(job.id))
+        assert (left <= 60_000) == (state is JobState.SUCCEEDED)
 
 
 def test_a_job_resumed_after_its_archive_keeps_its_ledger(store: Store, redis_url: str, tmp_path: Path) -> None:
