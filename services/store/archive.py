@@ -13,19 +13,20 @@ from dataclasses import fields
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from services.store.archived import ENTRIES
 from services.store.codec import plain
-from services.store.events import Events
+from services.store.events import Events, RawEntry
 from services.store.files import below, locate, store_errors, whole_file
 from services.store.ledger import Ledger
 from services.store.records import EventRecord, JobRecord, StepRecord
-from services.store.steps import decode_step, encode_step
+from services.store.steps import decode_step
 
 _TYPES = {"int": pa.int64(), "float": pa.float64()}
 _ROWS_PER_GROUP = 5000
 
 
 def _schema() -> pa.Schema:
-    columns = [pa.field("effective", pa.bool_()), pa.field("record", pa.string())]
+    columns = [pa.field("effective", pa.bool_()), pa.field("record", pa.string()), pa.field("entry", pa.string())]
     for item in fields(StepRecord):
         kind = _TYPES.get(str(item.type).split(" ")[0])
         if kind is not None:
@@ -34,17 +35,23 @@ def _schema() -> pa.Schema:
 
 
 def archive_ledger(ledger: Ledger, events: Events, job: JobRecord, store_url: str) -> str:
-    """Write `<store>/ledgers/<job>.parquet` and answer its URL. Memory: one group of steps, and the events.
+    """Write `<store>/ledgers/<job>.parquet` and answer its URL. Memory: one group of steps, and what is no step.
 
-    The column `record` is the exact text of the ledger; the others repeat its numbers for whoever reads Parquet.
+    The column `record` is the exact text of the ledger and `entry` its place in the stream; the others repeat its
+    numbers for whoever reads Parquet.
     """
     uri = below(store_url, "ledgers", f"{job.id}.parquet")
     effective = {(record.step, record.attempt) for record in _effective(ledger, job)}
-    schema = _schema().with_metadata({"turnloom.events": json.dumps(plain(list(_events(events, job.id))))})
+    others = [(entry.id, entry.kind, entry.text) for entry in events.raw(job.id) if entry.kind != "step"]
+    told = [entry.value for entry in events.everything(job.id) if isinstance(entry.value, EventRecord)]
+    metadata = {"turnloom.events": json.dumps(plain(told)), ENTRIES: json.dumps(others)}
+    schema = _schema().with_metadata(metadata)
     with whole_file(uri) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        group: list[StepRecord] = []
-        for record in ledger.all_steps(job.id):
-            group.append(record)
+        group: list[RawEntry] = []
+        for entry in events.raw(job.id):
+            if entry.kind != "step":
+                continue
+            group.append(entry)
             if len(group) == _ROWS_PER_GROUP:
                 writer.write_table(_table(group, effective, schema))
                 group = []
@@ -70,21 +77,13 @@ def _effective(ledger: Ledger, job: JobRecord) -> Iterator[StepRecord]:
         yield from ledger.steps(job.id, start, _ROWS_PER_GROUP)
 
 
-def _events(events: Events, job_id: str) -> Iterator[EventRecord]:
-    token = ""
-    while True:
-        page = events.list(job_id, page_size=1000, page_token=token)
-        yield from page.items
-        token = page.next_page_token
-        if not token:
-            return
-
-
-def _table(records: list[StepRecord], effective: set[tuple[int, int]], schema: pa.Schema) -> pa.Table:
+def _table(entries: list[RawEntry], effective: set[tuple[int, int]], schema: pa.Schema) -> pa.Table:
+    records = [decode_step(entry.text) for entry in entries]
     columns: dict[str, list[object]] = {
         "effective": [(record.step, record.attempt) in effective for record in records],
-        "record": [encode_step(record) for record in records],
+        "record": [entry.text for entry in entries],
+        "entry": [entry.id for entry in entries],
     }
-    for name in schema.names[2:]:
+    for name in schema.names[3:]:
         columns[name] = [getattr(record, name) for record in records]
     return pa.table(columns, schema=schema)

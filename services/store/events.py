@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from services.store import keys
+from services.store.archived import Archives, order_of
 from services.store.codec import build, decode
 from services.store.connection import StoreRedis
 from services.store.errors import BadToken, NotFound, OutOfRange
@@ -21,6 +22,9 @@ from services.store.steps import decode_step
 
 #: Longest wait inside Redis, seconds; below every socket timeout.
 MAX_BLOCK = 2.0
+
+#: Entries read per command where all are.
+_RAW_AT_ONCE = 500
 
 _ENTRY_ID = re.compile(r"\d{1,19}-\d{1,19}")
 
@@ -36,12 +40,21 @@ class Entry:
     value: Value
 
 
+class RawEntry(NamedTuple):
+    """An entry as it is stored."""
+
+    id: str
+    kind: str
+    text: str
+
+
 class Events:
     """The streams of all jobs in one Redis."""
 
     def __init__(self, client: StoreRedis) -> None:
         self._client = client
         self._scripts = Scripts(client)
+        self._archives = Archives(client)
 
     def append(
         self,
@@ -79,15 +92,19 @@ class Events:
     def read(self, job_id: str, after: str = "", *, count: int = 500, block: float = 0.0) -> Sequence[Entry]:
         """Entries after the id `after` (empty: from the first), oldest first; waits up to `block` seconds for one.
 
-        Raises NotFound without such a job, BadToken for an id that is none, and OutOfRange where entries that would
-        have to come first are gone: the ledger of a finished job stays in its archive only.
+        Those of a finished job come from its archive once its keys are gone. Raises NotFound without such a job,
+        BadToken for an id that is none, and OutOfRange where entries that would have to come first are nowhere.
         """
         if after and not _ENTRY_ID.fullmatch(after):
             raise BadToken(f"event id {after!r} was not given by this server; give the last one seen, or none")
         look = self._look(job_id, after, count)
         if look.state == "":
             raise NotFound(f"there is no job {job_id}")
-        if not look.first or (after and not look.same and _order(after) < _order(look.first[0][0])):
+        if not look.first and (archive := self._archives.of(job_id)) is not None and archive.entries:
+            past = order_of(after) if after else (-1, -1)
+            left = [(name, {"k": kind, "v": text}) for name, kind, text in archive.entries if order_of(name) > past]
+            return [_entry(name, values) for name, values in left[:count]]
+        if not look.first or (after and not look.same and order_of(after) < order_of(look.first[0][0])):
             raise OutOfRange(
                 f"events of job {job_id} after {after or 'its beginning'} have expired; its steps are in its archive"
             )
@@ -99,6 +116,22 @@ class Events:
             found = cast(list[tuple[str, list[tuple[str, dict[str, str]]]]], waited or [])
             rows = found[0][1] if found else []
         return [_entry(name, values) for name, values in rows]
+
+    def raw(self, job_id: str) -> Iterator[RawEntry]:
+        """Every entry that Redis holds, oldest first, as it is stored."""
+        after = "-"
+        while True:
+            rows = cast(
+                list[tuple[str, dict[str, str]]], self._client.xrange(keys.stream(job_id), after, count=_RAW_AT_ONCE)
+            )
+            yield from (RawEntry(name, values["k"], values["v"]) for name, values in rows)
+            if len(rows) < _RAW_AT_ONCE:
+                return
+            after = "(" + rows[-1][0]
+
+    def everything(self, job_id: str) -> Iterator[Entry]:
+        """Every entry that Redis holds, oldest first."""
+        return (_entry(one.id, {"k": one.kind, "v": one.text}) for one in self.raw(job_id))
 
     def watch(
         self, job_id: str, after: str = "", *, stop: threading.Event | None = None, deadline: float | None = None
@@ -143,11 +176,6 @@ def _pairs(flat: Sequence[str]) -> dict[str, str]:
     return dict(zip(flat[0::2], flat[1::2], strict=True))
 
 
-def _order(entry_id: str) -> tuple[int, int]:
-    time_part, _, sequence = entry_id.partition("-")
-    return int(time_part), int(sequence)
-
-
 def _entry(entry_id: str, values: Mapping[str, str]) -> Entry:
     kind, text = values["k"], values["v"]
     if kind == "step":
@@ -157,5 +185,5 @@ def _entry(entry_id: str, values: Mapping[str, str]) -> Entry:
     if kind == "job":
         return Entry(entry_id, kind, decode(JobNotice, text))
     table = cast(dict[str, object], json.loads(text))
-    stamped = {**table, "id": entry_id, "time": _order(entry_id)[0] / 1000}
+    stamped = {**table, "id": entry_id, "time": order_of(entry_id)[0] / 1000}
     return Entry(entry_id, kind, cast(EventRecord, build(EventRecord, stamped, "EventRecord")))

@@ -62,22 +62,19 @@ class Hosts:
 
         A host can take the job when its TuFT serves the model and its largest rank is unknown or large enough.
         """
+        able = self.able(tuft_model, lora_rank, host)
+        return min(able, key=lambda record: (not record.backend_up, record.queued_jobs, record.name)).name
+
+    def able(self, tuft_model: str, lora_rank: int, host: str = "") -> Sequence[HostRecord]:
+        """Live hosts that can take a job, or the one asked for. Raises NoHost where there is none."""
         live = self.list()
         if host and all(record.name != host for record in live):
             raise NoHost(f"host {host} has not reported; {_known(live)}")
-        able = [
-            record
-            for record in live
-            if host in ("", record.name)
-            and any(
-                model.name == tuft_model and (model.max_lora_rank == 0 or model.max_lora_rank >= lora_rank)
-                for model in record.models
-            )
-        ]
+        able = [record for record in live if host in ("", record.name) and record.serves(tuft_model, lora_rank)]
         if not able:
             wanted = f"model {tuft_model} at LoRA rank {lora_rank}"
             raise NoHost(f"{f'host {host} does not serve' if host else 'no host serves'} {wanted}; {_known(live)}")
-        return min(able, key=lambda record: (not record.backend_up, record.queued_jobs, record.name)).name
+        return able
 
 
 def _known(live: Sequence[HostRecord]) -> str:

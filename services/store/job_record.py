@@ -20,13 +20,17 @@ def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
 
     error, cut = stored.get("error"), stored.get("cut")
     state = JobState(stored["state"])
+    spec = decode(JobSpec, stored["spec"])
     return JobRecord(
         id=job_id,
-        spec=decode(JobSpec, stored["spec"]),
+        spec=spec,
         state=state,
         attempt=int(number("attempt")),
         host=stored.get("host", ""),
-        host_lost=state is JobState.QUEUED and stored.get("told_host", "") == stored.get("host") != "",
+        host_lost=state is JobState.QUEUED
+        and stored.get("told_host", "") != ""
+        and stored["told_host"] == (stored.get("host") or spec.host),
+        move_to=stored.get("move_to", ""),
         worker=stored.get("worker", "") if state in HELD else "",
         control=_control(state, stored.get("preempt", "")),
         error=decode(ErrorRecord, error) if error else None,

@@ -76,6 +76,7 @@ class Jobs:
             lease=lease,
             datasets=list(datasets),
             jobs=others,
+            lists=_lists(spec),
         )
         return Created(self.get(answer[1]), answer[0] == "known")
 
@@ -122,8 +123,9 @@ class Jobs:
         wanted = dict(metadata or {})
         found: list[JobRecord] = []
         token = page_token
+        indexes = self._indexes(states, wanted, owner)
         while True:
-            names = newest(self._client, keys.JOBS, token, page_size)
+            names = newest(self._client, indexes, token, page_size)
             for job, position in zip(self._read([name for name, _ in names]), names, strict=True):
                 token = position[1]
                 if job is None or (states and job.state not in states):
@@ -131,7 +133,7 @@ class Jobs:
                 if owner in (None, job.spec.owner) and wanted.items() <= dict(job.spec.metadata).items():
                     found.append(job)
                 if len(found) == page_size:
-                    return Page(found, token if newest(self._client, keys.JOBS, token, 1) else "")
+                    return Page(found, token if newest(self._client, indexes, token, 1) else "")
             if len(names) < page_size:
                 return Page(found)
 
@@ -139,6 +141,30 @@ class Jobs:
         """Every job that isn't at a terminal state, in no order."""
         names = sorted(cast(set[str], self._client.smembers(keys.ACTIVE)))
         return [job for job in self._read(names) if job is not None]
+
+    def in_states(self, states: Collection[JobState]) -> Sequence[JobRecord]:
+        """Jobs in any of these states, oldest first within each."""
+        return [job for job in self._read(self.names_in(states)) if job is not None]
+
+    def get_many(self, names: Collection[str]) -> Sequence[JobRecord]:
+        """Those of these jobs that are there."""
+        return [job for job in self._read(names) if job is not None]
+
+    def index(self) -> None:
+        """Put the jobs of earlier versions into the indexes, once."""
+        if self._client.exists(keys.INDEXED):
+            return
+        for job in self._read(cast(Sequence[str], self._client.zrange(keys.JOBS, 0, -1))):
+            if job is not None:
+                self._scripts.run("reindex", job=job.id, lists=_lists(job.spec))
+        self._client.set(keys.INDEXED, 1)
+
+    def names_in(self, states: Collection[JobState]) -> Sequence[str]:
+        """Ids of jobs in any of these states."""
+        pipe = self._client.pipeline(transaction=False)
+        for state in states:
+            pipe.zrange(keys.state(state.value), 0, -1)
+        return [name for names in cast(Sequence[Sequence[str]], pipe.execute()) for name in names]
 
     def finished(self, since: float, until: float) -> Sequence[JobRecord]:
         """Jobs that reached their terminal state between two times (seconds since 1970, both included)."""
@@ -160,38 +186,59 @@ class Jobs:
         self._scripts.run("steer", job=job_id, wish="pause")
         return self.get(job_id)
 
-    def resume(self, job_id: str, checkpoint: str = "", host: str = "") -> JobRecord:
-        """PAUSED, FAILED, CANCELLED -> QUEUED, from the last or a chosen checkpoint. The caller enqueues the ticket."""
+    def resume(self, job_id: str, checkpoint: str = "", host: str | None = None) -> JobRecord:
+        """PAUSED, FAILED, CANCELLED -> QUEUED, from the last or a chosen checkpoint.
+
+        `host`: where it goes on; None: where it was, empty: in the pool. The caller enqueues the ticket of a host.
+        """
         self._scripts.run("resume", job=job_id, checkpoint=checkpoint, host=host)
         return self.get(job_id)
 
-    def move(self, job_id: str, from_host: str, to_host: str, message: str) -> bool:
-        """Give a QUEUED job to another host; False: it is no longer queued on `from_host`."""
-        moved = {"from": from_host, "to": to_host, "message": message}
-        return self._scripts.run("move", job=job_id, **moved)[0] == "ok"
+    def move(
+        self, job_id: str, from_host: str, to_host: str, message: str, *, checkpoint: str = "", lost: bool = False
+    ) -> bool:
+        """Give a QUEUED job to another host, empty: to the pool; False: it is no longer queued on `from_host`.
+
+        `checkpoint`: to go on from instead of the last one. `lost`: its host is, which is not the job's fault.
+        """
+        hosts = {"from": from_host, "to": to_host}
+        answer = self._scripts.run("move", job=job_id, message=message, checkpoint=checkpoint, lost=lost, **hosts)
+        return answer[0] == "ok"
+
+    def ask_move(self, job_id: str, to_host: str) -> None:
+        """Ask a RUNNING job to save, copy its checkpoint to the store and go to another host (empty: to any)."""
+        self._scripts.run("ask_move", job=job_id, to=to_host)
 
     def delete(self, job_id: str) -> JobRecord:
         """Forget a job at a terminal state; the caller removes its objects. Raises InUse."""
         job = self.get(job_id)
-        self._scripts.run("delete", job=job_id)
+        self._scripts.run("delete", job=job_id, lists=_lists(job.spec))
         return job
 
     # What a worker does.
 
     def claim(
-        self, job_id: str, attempt: int, worker: str, price: float | None = None, currency: str = ""
+        self,
+        job_id: str,
+        attempt: int,
+        worker: str,
+        host: str = "",
+        price: float | None = None,
+        currency: str = "",
     ) -> Claim | None:
         """Take a queued job, only as attempt current + 1; None: the ticket is to be dropped, an event says why.
 
         The same call cuts the effective series at the checkpoint that the attempt goes on from. `worker` names this
-        process and no other: a claim whose answer was lost may be repeated by the same worker. `price` is that of an
-        hour in which it holds the job, in `currency`; None: not known.
+        process and no other: a claim whose answer was lost may be repeated by the same worker. `host`: a job that was
+        given to another one meanwhile is not claimed. `price` is that of an hour in which the worker holds the job, in
+        `currency`; None: not known.
         """
         answer = self._scripts.run(
             "claim",
             job=job_id,
             attempt=attempt,
             worker=worker,
+            host=host,
             lease=_milliseconds(self.lease_ttl),
             price="" if price is None else price,
             currency=currency,
@@ -285,13 +332,13 @@ class Jobs:
         )
         return answer[0] == "ended"
 
-    def unheld(self, jobs: Sequence[JobRecord]) -> Sequence[JobRecord]:
-        """Those of `jobs` that need a lease and had none when asked; `expire` looks again before it acts."""
-        needing = [job for job in jobs if job.state in HELD or job.state is JobState.VALIDATING]
+    def unheld(self) -> Sequence[JobRecord]:
+        """Jobs that need a lease and had none when asked; `expire` looks again before it acts."""
+        names = self.names_in((*HELD, JobState.VALIDATING))
         pipe = self._client.pipeline(transaction=False)
-        for job in needing:
-            pipe.exists(keys.lease(job.id))
-        return [job for job, held in zip(needing, pipe.execute(), strict=True) if not held]
+        for name in names:
+            pipe.exists(keys.lease(name))
+        return self.get_many([name for name, held in zip(names, pipe.execute(), strict=True) if not held])
 
     def host_lost(self, job_id: str, host: str, message: str) -> None:
         """Say in a queued job's events, once per wait, that its host is silent."""
@@ -306,6 +353,23 @@ class Jobs:
             "archived", job=job.id, finish_time=stored, uri=uri, milliseconds=_milliseconds(keep_seconds)
         )
         return answer[0] == "ok"
+
+    def _indexes(self, states: Collection[JobState], labels: Mapping[str, str], owner: str | None) -> Sequence[str]:
+        """Keys of the shortest index that holds every job asked for."""
+        choices = [[keys.JOBS]]
+        if states:
+            choices.append([keys.state(state.value) for state in states])
+        if owner is not None:
+            choices.append([keys.owner(owner)])
+        choices += [[keys.label(key, value)] for key, value in labels.items()]
+        if len(choices) == 1 or not self._client.exists(keys.INDEXED):
+            return choices[0]
+        pipe = self._client.pipeline(transaction=False)
+        for choice in choices:
+            for index in choice:
+                pipe.zcard(index)
+        sizes = iter(cast(Sequence[int], pipe.execute()))
+        return min(choices, key=lambda choice: sum(next(sizes) for _ in choice))
 
     def _read(self, names: Collection[str]) -> Sequence[JobRecord | None]:
         pipe = self._client.pipeline(transaction=False)
@@ -322,6 +386,11 @@ def _readable(name: str, table: Mapping[str, str]) -> JobRecord | None:
     except (ValueError, KeyError) as error:
         log.error("job %s is left out, its record can't be read: %s", name, error)
         return None
+
+
+def _lists(spec: JobSpec) -> list[str]:
+    """Keys of the indexes by owner and label that name a job."""
+    return [keys.owner(spec.owner), *(keys.label(key, value) for key, value in spec.metadata.items())]
 
 
 def _milliseconds(seconds: float) -> int:

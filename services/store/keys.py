@@ -12,6 +12,10 @@ JOBS = "tl:run:jobs"  # zset: job id by creation, microseconds
 ACTIVE = "tl:run:active"  # set: jobs that aren't at a terminal state
 FINISHED = "tl:run:finished"  # zset: jobs at a terminal state by finish time, seconds
 UNARCHIVED = "tl:run:unarchived"  # set: jobs at a terminal state whose ledger isn't archived yet
+WAITING = "tl:run:waiting"  # hash: queued job without a host to what it wants, JSON
+PLACED = "tl:run:placed"  # hash: job that has a host, queued or held, to "host owner"
+SERVED = "tl:run:served"  # hash: owner to when a job of theirs last got a host, seconds
+INDEXED = "tl:run:indexed"  # string: jobs of earlier versions are in the indexes
 HOSTS = "tl:run:hosts"  # zset: host by last heartbeat, seconds
 COUNTERS = "tl:run:counters"  # hash: worker counters of the exporter
 SUPERVISOR = "tl:run:supervisor"  # string: the lease of the one supervisor
@@ -26,6 +30,21 @@ SWEEPS = "tl:api:sweeps"  # zset: sweep id by creation, microseconds
 def job(job_id: str) -> str:
     """Hash: the job's record."""
     return f"tl:run:job:{job_id}"
+
+
+def state(name: str) -> str:
+    """Zset: jobs in a state by creation, microseconds."""
+    return f"tl:run:state:{name}"
+
+
+def owner(name: str) -> str:
+    """Zset: jobs of an owner by creation, microseconds."""
+    return f"tl:run:owner:{name}"
+
+
+def label(key: str, value: str) -> str:
+    """Zset: jobs with a label by creation, microseconds."""
+    return f"tl:run:label:{len(key)}:{key}:{value}"
 
 
 def stream(job_id: str) -> str:

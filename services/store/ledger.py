@@ -6,12 +6,13 @@ Two sums are kept: of the effective series (each step once, as the run that coun
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import cast
 
 from services.store import keys
+from services.store.archived import Archives
 from services.store.codec import decode, encode
 from services.store.connection import StoreRedis
 from services.store.errors import CheckpointNotUsable, NotFound
@@ -50,6 +51,7 @@ class Ledger:
     def __init__(self, client: StoreRedis) -> None:
         self._client = client
         self._scripts = Scripts(client)
+        self._archives = Archives(client)
 
     def commit_step(self, job_id: str, record: StepRecord) -> Commit:
         """Append a step, once: the same (attempt, step) again is answered OK and not counted.
@@ -151,6 +153,9 @@ class Ledger:
         while first < end:
             stop = min(end, first + _STEPS_PER_READ)
             texts = self._scripts.run("steps", job=job_id, first=first, last=stop - 1)
+            if not texts and (archived := self._archived(job_id)) is not None:
+                records = (decode_step(text) for text in archived)
+                return found + [record for record in records if first <= record.step < end]
             found += [decode_step(text) for text in texts]
             if len(texts) < stop - first:
                 break
@@ -167,8 +172,9 @@ class Ledger:
 
     def initial(self, job_id: str) -> StepRecord | None:
         """The evaluation before step 1, where there was one."""
-        texts = self._scripts.run("steps", job=job_id, first=0, last=0)
-        return decode_step(texts[0]) if texts else None
+        texts = self._scripts.run("steps", job=job_id, first=0, last=0) or (self._archived(job_id) or ())[:1]
+        record = decode_step(texts[0]) if texts else None
+        return record if record is not None and record.step == 0 else None
 
     def all_steps(self, job_id: str) -> Iterator[StepRecord]:
         """Every committed step in order of commits, superseded ones included."""
@@ -189,6 +195,13 @@ class Ledger:
             "change_checkpoint", job=job_id, attempt=attempt, checkpoint=checkpoint_id, before=before, after=after
         )
         return answer[0] == "ok"
+
+    def _archived(self, job_id: str) -> Sequence[str] | None:
+        """Texts of the effective series in the archive; None: it is in Redis, or the job has no archive."""
+        if self._client.exists(keys.series(job_id)):
+            return None
+        archive = self._archives.of(job_id)
+        return archive.effective if archive is not None else None
 
     def _stored_checkpoint(self, job_id: str, checkpoint_id: str) -> str:
         text = cast(str | None, self._client.hget(keys.checkpoints(job_id), checkpoint_id))

@@ -20,9 +20,10 @@ class Page(Generic[Item]):
     next_page_token: str = ""  #: empty on the last page
 
 
-def newest(client: StoreRedis, index: str, token: str, count: int) -> list[tuple[str, str]]:
-    """Up to `count` (id, token of the position after it) that follow `token` in a zset by microseconds, newest first.
+def newest(client: StoreRedis, indexes: str | Sequence[str], token: str, count: int) -> list[tuple[str, str]]:
+    """Up to `count` (id, token of the position after it) that follow `token` in zsets by microseconds, newest first.
 
+    An id that moves from one of several zsets to another meanwhile is named once or not at all.
     Within a microsecond ids go backwards, as ZREVRANGEBYSCORE has them; the token names time and id, so nothing is
     shown twice or left out when items come or go between pages.
     """
@@ -32,6 +33,13 @@ def newest(client: StoreRedis, index: str, token: str, count: int) -> list[tuple
         if not time.isdigit() or not last:
             raise BadToken(f"page_token {token!r} was not given by this server; begin again without one")
         highest = time
+    names = [indexes] if isinstance(indexes, str) else indexes
+    merged = {row for index in names for row in _newest(client, index, highest, last, count)}
+    ordered = sorted(merged, key=lambda row: (int(row[1].partition(".")[0]), row[0]), reverse=True)
+    return ordered[:count]
+
+
+def _newest(client: StoreRedis, index: str, highest: str, last: str, count: int) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     offset = 0
     while len(found) < count:

@@ -145,6 +145,7 @@ class JobSpec:
     metadata: Mapping[str, str] = field(default_factory=dict)
     owner: str = ""  #: name of the creating token
     host: str = ""  #: host that was asked for; empty: any that can
+    priority: int = 0  #: higher ones get a host first
     start_from: StartFrom | None = None
     sweep: str = ""  #: sweep id
     rungs: tuple[int, ...] = ()  #: steps after which it waits for the sweep's other cells; empty: it never does
@@ -188,9 +189,10 @@ class JobRecord:
     spec: JobSpec
     state: JobState
     attempt: int = 0  #: of the last claim; 0: none yet. The next ticket carries attempt + 1
-    host: str = ""  #: where it was queued or runs
+    host: str = ""  #: where it has a ticket or runs; empty while it waits for a host
     host_lost: bool = False  #: it is QUEUED there and waits for that host, which is silent
     worker: str = ""  #: the process that holds it
+    move_to: str = ""  #: host that it was asked to move to, "*" for any other; empty: it stays
     control: Control = Control.NONE
     error: ErrorRecord | None = None
     planned_steps: int = 0
@@ -488,6 +490,10 @@ class HostRecord:
     heartbeat_time: float = 0.0
     hour_price: float | None = None  #: of an hour in which a job is trained there; None: not known
     currency: str = ""  #: of the price; empty: there is none
+
+    def serves(self, model: str, rank: int) -> bool:
+        """Say whether its TuFT serves a model at a LoRA rank; a largest rank that is unknown counts as enough."""
+        return any(one.name == model and (one.max_lora_rank == 0 or one.max_lora_rank >= rank) for one in self.models)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from redis.exceptions import NoScriptError
 
@@ -16,7 +16,7 @@ from services.store.errors import BY_CODE
 from services.store.records import EDGES, HELD, TERMINAL, JobState, StepRecord
 
 #: What a script may be given: what JSON can say.
-Field: TypeAlias = "str | int | float | Sequence[Field] | Mapping[str, Field] | None"
+Field: TypeAlias = "str | int | float | Sequence[Any] | Mapping[str, Any] | None"
 
 _FOLDER = Path(__file__).parent / "lua"
 

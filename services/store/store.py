@@ -15,6 +15,7 @@ from services.store.hosts import Hosts
 from services.store.jobs import Jobs
 from services.store.ledger import Ledger
 from services.store.objects import Objects
+from services.store.pool.waiting import Pool
 from services.store.sweeps import Sweeps
 from services.store.tickets import Tickets
 from services.store.unwanted import Unwanted
@@ -35,6 +36,7 @@ class Store:
     sweeps: Sweeps
     halvings: Halvings
     tickets: Tickets
+    pool: Pool
     objects: Objects
     evaluations: Evaluations
 
@@ -65,6 +67,7 @@ def open_store(redis_url: str, store_url: str = "", lease_ttl: float = 15.0, soc
         sweeps=Sweeps(client),
         halvings=Halvings(client),
         tickets=Tickets(queues),
+        pool=Pool(client),
         objects=Objects(store_url),
         evaluations=Evaluations(store_url),
     )

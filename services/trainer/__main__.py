@@ -23,6 +23,7 @@ from services.trainer.settings import (
 
 WRONG_SETTINGS = 2  #: exit status
 GPU_CHECK_SECONDS = 30
+LAST_WORDS_SECONDS = 30.0  #: after its end in which the worker of a job still reports what it released
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,8 +69,11 @@ def supervisor(_options: argparse.Namespace) -> int:
             lease_ttl=settings.lease_ttl,
             interval=settings.interval,
             ticket_grace=settings.ticket_grace,
-            host_silent=settings.host_silent,
+            host_lost=settings.host_lost,
+            quota_running=settings.quota_running,
             retention=settings.retention,
+            retention_done=settings.retention_done,
+            archive_after=LAST_WORDS_SECONDS,
             file_grace=settings.file_grace,
         )
     )

@@ -86,7 +86,8 @@ class Endings:
     def leave(self, asked: Control) -> None:
         """What was to be saved is saved; now the job is given back as it was asked."""
         if asked is Control.PREEMPT:
-            self.release("preempted", "The worker had to leave; the job waits at the front of its queue.")
+            if not self._moved():
+                self.release("preempted", "The worker had to leave; the job waits at the front of its queue.")
             return
         self._keep_all()
         self._finish(JobState.PAUSED if asked is Control.PAUSE else JobState.CANCELLED)
@@ -143,7 +144,7 @@ class Endings:
                 self.patience,
             )
             log.warning("the attempt ends (%s): the job is %s", reason, job.state.name)
-            if job.state is JobState.QUEUED:
+            if job.state is JobState.QUEUED and job.host:
                 self.store.tickets.enqueue(job, front=True)
             elif safe:
                 self._free()
@@ -208,6 +209,20 @@ class Endings:
             return self.store.ledger.checkpoint(self.job.id)
         except NotFound:
             return None
+
+    def _moved(self) -> bool:
+        """Release a job that shall go to another host, once its checkpoint is in the store; False: it stays."""
+        try:
+            to = self.store.jobs.get(self.job.id).move_to
+            if not to:
+                return False
+            self._keep_all()
+        except (StoreError, StopRun) as problem:
+            log.warning("the job is not moved: %s", problem)
+            return False
+        self.release("moved", "The job was moved by request." if to == "*" else f"The job was moved to host {to}.")
+        self._free()
+        return True
 
     def _keep_all(self) -> None:
         """Copy every kept checkpoint to the store, as soon as a copy under way is done."""

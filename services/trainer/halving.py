@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.store.errors import NoHost, NotFound
-from services.store.records import JobRecord, JobState, Rung, Standing
+from services.store.records import TERMINAL, JobRecord, JobState, Rung, Standing
 from services.store.store import Store
 
 log = logging.getLogger("turnloom.supervisor")
@@ -75,17 +75,17 @@ def is_waiting(job: JobRecord) -> bool:
     return job.state is JobState.PAUSED and job.rung > 0
 
 
-def settle_rungs(store: Store, active: Sequence[JobRecord]) -> None:
+def settle_rungs(store: Store) -> None:
     """Compares the cells of every rung that no other cell still comes to. May be repeated at any point.
 
     A cell that waits for a lost host holds up nobody who could train meanwhile; it is compared when it comes.
 
     Args:
         store: where the decisions are written; each is one atomic step that looks again first.
-        active: all jobs that are not at a terminal state.
     """
-    for sweep_id in dict.fromkeys(job.spec.sweep for job in active if is_waiting(job)):
-        cells = [job for job in active if job.spec.sweep == sweep_id]
+    paused = store.jobs.in_states((JobState.PAUSED,))
+    for sweep_id in dict.fromkeys(job.spec.sweep for job in paused if is_waiting(job)):
+        cells = _unfinished_cells(store, sweep_id)
         for step in sorted({job.rung for job in cells if is_waiting(job)}):
             waiting = [job for job in cells if is_waiting(job) and job.rung == step]
             coming = [job for job in cells if is_coming(job, step)]
@@ -98,7 +98,16 @@ def _are_stranded(store: Store, coming: Sequence[JobRecord], waiting: Sequence[J
     if not all(job.host_lost for job in coming):
         return False
     live = {host.name for host in store.hosts.list()}
-    return all(job.host not in live for job in coming) and any(_host(store, job) in live for job in waiting)
+    return all(job.host not in live for job in coming) and any(_host(store, job) in {*live, ""} for job in waiting)
+
+
+def _unfinished_cells(store: Store, sweep_id: str) -> list[JobRecord]:
+    try:
+        names = store.sweeps.get(sweep_id).jobs
+    except NotFound:
+        log.error("sweep %s is not there; its cells wait at their rungs until they are resumed", sweep_id)
+        return []
+    return [job for job in store.jobs.get_many(names) if job.state not in TERMINAL]
 
 
 def _settle(store: Store, sweep_id: str, step: int, waiting: Sequence[JobRecord]) -> None:
@@ -119,14 +128,16 @@ def _settle(store: Store, sweep_id: str, step: int, waiting: Sequence[JobRecord]
     kept = [one for one in new if one.kept]
     log.info("sweep %s at step %d: %d of %d cells go on", sweep_id, step, len(kept), len(new))
     for one in kept:
-        store.tickets.enqueue(store.jobs.get(one.job))
+        if hosts[one.job]:
+            store.tickets.enqueue(store.jobs.get(one.job))
 
 
 def _host(store: Store, job: JobRecord) -> str:
-    """Where a cell goes on: the shortest queue, if what it goes on from is in the store; else its own host."""
+    """Where a cell goes on: in the pool (empty), if its checkpoint is in the store and a host is live; else its own."""
     try:
         if store.ledger.checkpoint(job.id).stored:
-            return store.hosts.place(job.spec.tuft_model, job.spec.hyperparameters.lora_rank, job.spec.host)
+            store.hosts.place(job.spec.tuft_model, job.spec.hyperparameters.lora_rank, job.spec.host)
+            return ""
     except (NoHost, NotFound) as error:
         log.info("job %s stays on host %s: %s", job.id, job.host, error)
     return job.host

@@ -64,7 +64,7 @@ def run(job_id: str, attempt: int) -> None:
     )
     worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     claim = retry_redis(
-        lambda: store.jobs.claim(job_id, attempt, worker, settings.hour_price, settings.currency),
+        lambda: store.jobs.claim(job_id, attempt, worker, settings.host, settings.hour_price, settings.currency),
         settings.redis_patience,
     )
     if claim is None:

@@ -106,8 +106,10 @@ class CompanionSettings:
     lease_ttl: float  #: seconds; the workers' own
     interval: float  #: seconds between two rounds of the supervisor
     ticket_grace: float  #: seconds that a queued job may be without a ticket
-    host_silent: float  #: seconds after which a host counts as lost
-    retention: float  #: seconds that the keys of an archived ledger stay
+    host_lost: float  #: seconds of silence after which a host counts as lost
+    quota_running: int  #: jobs of one owner on hosts at most; 0: any number
+    retention: float  #: seconds that the keys of an archived ledger stay, while its job can be resumed
+    retention_done: float  #: the same of a job that succeeded
     file_grace: float  #: seconds that the file of a deleted dataset stays
     exporter_host: str  #: address where the exporter listens
     exporter_port: int  #: its port
@@ -122,8 +124,10 @@ def companion_from_environment(environment: Mapping[str, str]) -> CompanionSetti
         lease_ttl=_seconds(environment, "TURNLOOM_LEASE_TTL", "15"),
         interval=_seconds(environment, "TURNLOOM_SUPERVISOR_INTERVAL", "1"),
         ticket_grace=_seconds(environment, "TURNLOOM_TICKET_GRACE", "15"),
-        host_silent=_seconds(environment, "TURNLOOM_HOST_SILENT", "600"),
-        retention=_read(environment, "TURNLOOM_LEDGER_DAYS", "30", _positive, "days above 0") * DAY,
+        host_lost=_seconds(environment, "TURNLOOM_HOST_LOST_SECONDS", "120"),
+        quota_running=_read(environment, "TURNLOOM_QUOTA_RUNNING", "0", _count, "a number of jobs, 0 for any"),
+        retention=_read(environment, "TURNLOOM_LEDGER_DAYS", "7", _positive, "days above 0") * DAY,
+        retention_done=_read(environment, "TURNLOOM_LEDGER_HOURS", "1", _positive, "hours above 0") * 3600,
         file_grace=_seconds(environment, "TURNLOOM_DATASET_GRACE", "600"),
         exporter_host=environment.get("TURNLOOM_EXPORTER_HOST") or "0.0.0.0",  # noqa: S104  (Prometheus is elsewhere)
         exporter_port=_read(environment, "TURNLOOM_EXPORTER_PORT", "9465", _port, "a port, 0 to 65535"),
@@ -168,6 +172,13 @@ def _price(text: str) -> float | None:
         return None
     value = float(text)
     if not (math.isfinite(value) and value >= 0):
+        raise ValueError(text)
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
         raise ValueError(text)
     return value
 

@@ -19,6 +19,8 @@ from services.store.archive import archive_ledger
 from services.store.connection import redis_time
 from services.store.errors import IllegalEdge, NoHost, NotFound, RedisUnavailable, StoreUnavailable
 from services.store.jobs import VALIDATION_LEASE
+from services.store.pool.moving import start_elsewhere
+from services.store.pool.placing import Waiting, choose
 from services.store.queues import ticket_id
 from services.store.records import JobRecord, JobState
 from services.store.retries import retry_redis
@@ -43,11 +45,14 @@ class SupervisorSettings:
     lease_ttl: float = 15.0  #: that of the workers
     interval: float = 1.0  #: between two rounds
     ticket_grace: float = 15.0  #: a queued job may be without a ticket: a worker has it and is about to claim
-    host_silent: float = 600.0  #: after which a host counts as lost
-    retention: float = 30 * DAY  #: of an archived ledger's keys
+    host_lost: float = 120.0  #: of silence after which a host counts as lost
+    quota_running: int = 0  #: jobs of one owner on hosts at most; 0: any number
+    retention: float = 7 * DAY  #: of an archived ledger's keys, while its job can be resumed
+    retention_done: float = 3600.0  #: the same of a job that succeeded: everything reads its archive then
     file_grace: float = 600.0  #: that the file of a deleted dataset stays; longer than its maker needs to register it
     singleton_ttl: float = 5.0  #: after which another supervisor takes over
     reap_interval: float = 30.0  #: between two looks at RQ's registries
+    archive_after: float = 0.0  #: that a job has ended: what its worker still says is archived as well
     archive_retry: float = 60.0  #: before a ledger that couldn't be archived is tried again
 
 
@@ -69,20 +74,36 @@ class Supervisor:
 
     def round(self) -> None:
         """Look at every job once. Raises RedisUnavailable; what was done until then holds."""
-        active = self._store.jobs.active()
-        self._lost_workers(active)
-        queued = [job for job in active if job.state is JobState.QUEUED]
-        self._lost_tickets(queued)
-        self._lost_hosts(queued)
-        settle_rungs(self._store, active)
+        self._store.jobs.index()
+        self._lost_workers()
+        waiting = self._store.pool.waiting()
+        placed = self._queued_at_hosts(waiting)
+        self._lost_tickets(placed)
+        self._lost_hosts(placed, waiting)
+        settle_rungs(self._store)
+        self._place()
         if self._clock() - self._reaped >= self._settings.reap_interval:
             self._reaped = self._clock()
             for queue in self._store.tickets.queues():
                 self._store.tickets.reap(queue)
 
-    def _lost_workers(self, active: Sequence[JobRecord]) -> None:
+    def _place(self) -> None:
+        """Give free workers to waiting jobs (placing.py)."""
+        waiting = self._store.pool.waiting()
+        if not waiting:
+            return
+        choices = choose(waiting, self._store.pool.load(self._settings.quota_running))
+        for job in self._store.jobs.get_many(self._store.pool.assign(choices)):
+            self._store.tickets.enqueue(job)
+
+    def _queued_at_hosts(self, waiting: Sequence[Waiting]) -> Sequence[JobRecord]:
+        """Jobs that have a host and that no worker has claimed yet."""
+        names = set(self._store.jobs.names_in((JobState.QUEUED,))) - {one.job for one in waiting}
+        return [job for job in self._store.jobs.get_many(names) if job.state is JobState.QUEUED and job.host]
+
+    def _lost_workers(self) -> None:
         """End attempts and validations whose lease nobody renewed, and enqueue the next attempt."""
-        unheld = self._store.jobs.unheld(active)
+        unheld = self._store.jobs.unheld()
         if not unheld:
             return
         # A lease also runs out while Redis is away or starts; then its holder gets the time to renew it first.
@@ -94,7 +115,7 @@ class Supervisor:
                 continue
             now = self._store.jobs.get(job.id)
             log.warning("job %s attempt %d: nobody renewed its lease; it is %s", job.id, job.attempt, now.state.name)
-            if now.state is JobState.QUEUED:
+            if now.state is JobState.QUEUED and now.host:
                 self._store.tickets.enqueue(now)
 
     def _lost_tickets(self, queued: Sequence[JobRecord]) -> None:
@@ -114,34 +135,46 @@ class Supervisor:
                 self._store.tickets.enqueue(now)
             del self._missing[ticket]
 
-    def _lost_hosts(self, queued: Sequence[JobRecord]) -> None:
-        """Move jobs without steps away from silent hosts; say of the others that they wait."""
+    def _lost_hosts(self, placed: Sequence[JobRecord], waiting: Sequence[Waiting]) -> None:
+        """Take jobs back from lost hosts; say of those that must wait for one that they do."""
         now = redis_time(self._store.redis)
-        for host in {job.host for job in queued}:
-            silent = self._store.hosts.silent(host)
-            for job in queued:
-                if job.host == host and min(silent, now - job.queue_time) >= self._settings.host_silent:
-                    self._leave_host(job)
+        since = {job.id: job.queue_time for job in placed} | {one.job: one.time for one in waiting}
+        hosts = {job.id: job.host for job in placed} | {one.job: one.host for one in waiting if one.host}
+        silent = {host: self._store.hosts.silent(host) for host in set(hosts.values())}
+        lost = {job for job, host in hosts.items() if min(silent[host], now - since[job]) >= self._settings.host_lost}
+        for job in placed:
+            if job.id in lost:
+                self._leave_host(job)
+        for one in waiting:
+            if one.job in lost:
+                self._store.jobs.host_lost(one.job, one.host, f"{self._said(one.host)}; the job asks for that host.")
 
     def _leave_host(self, job: JobRecord) -> None:
-        lost = f"Host {job.host} has been silent for {self._settings.host_silent:g} s"
-        bound = job.spec.host != "" or job.last_checkpoint != "" or job.step > 0
+        """Put a job of a lost host into the pool, to go on from the newest checkpoint that is in the store."""
         try:
-            if bound:
-                raise NoHost("the job is bound to it")
-            target = self._store.hosts.place(job.spec.tuft_model, job.spec.hyperparameters.lora_rank)
+            if job.spec.host:
+                raise NoHost("the job asks for that host")
+            checkpoint = start_elsewhere(self._store.ledger, job)
+            self._store.hosts.place(job.spec.tuft_model, job.spec.hyperparameters.lora_rank)
         except NoHost as error:
-            self._store.jobs.host_lost(job.id, job.host, f"{lost}; {error}.")
+            self._store.jobs.host_lost(job.id, job.host, f"{self._said(job.host)}; {error}.")
             return
-        if self._store.jobs.move(job.id, job.host, target, f"{lost}; the job goes to host {target}."):
+        whence = f"from the stored checkpoint {checkpoint}" if checkpoint else "from its beginning"
+        message = f"{self._said(job.host)}; the job goes on at another host, {whence}."
+        if self._store.jobs.move(job.id, job.host, "", message, checkpoint=checkpoint, lost=True):
             self._store.tickets.drop(job)
-            self._store.tickets.enqueue(self._store.jobs.get(job.id))
+
+    def _said(self, host: str) -> str:
+        return f"Host {host} has been silent for {self._settings.host_lost:g} s"
 
     def archive(self) -> None:
         """Copy finished ledgers to the store, then let their keys expire. May take long, so it has its own thread."""
         if not self._settings.store_url:
             return
+        now = redis_time(self._store.redis)
         for job in self._store.jobs.unarchived():
+            if now - job.finish_time < self._settings.archive_after:
+                continue
             if self._clock() < self._retry.get(job.id, float("-inf")):
                 continue
             try:
@@ -151,7 +184,8 @@ class Supervisor:
                 self._retry[job.id] = self._clock() + self._settings.archive_retry
                 continue
             self._retry.pop(job.id, None)
-            self._store.jobs.archived(job, uri, self._settings.retention)
+            kept = self._settings.retention_done if job.state is JobState.SUCCEEDED else self._settings.retention
+            self._store.jobs.archived(job, uri, kept)
 
     def tidy_files(self) -> None:
         """Remove files of deleted datasets; a store that is away leaves them for the next round."""

@@ -273,7 +273,7 @@ def test_a_full_disk_of_redis_costs_nothing(world: World) -> None:
 def test_a_full_disk_of_the_store_is_waited_for(world: World) -> None:
     job_id = moment(world, MOMENTS[1], world.submit)
     place = world.stack.folder / "store" / "adapters" / job_id
-    place.mkdir()
+    place.mkdir(exist_ok=True)  # a checkpoint may have been copied there already
     with small_disk(place, 1) as disk:
         if disk is None:
             world.tuft.clear_faults()

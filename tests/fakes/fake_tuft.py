@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,7 @@ class FakeTuft:
         persistence: bool = True,
         samples: bool = False,
         packs: int = 0,
+        inside: Sequence[str] = (),
     ) -> None:
         """A server that is not started yet.
 
@@ -49,7 +51,9 @@ class FakeTuft:
             persistence: it comes back with its records.
             samples: it writes replies, too.
             packs: real tokens of one pass, as the accelerated server of services/tuft; 0: it is a stock TuFT.
+            inside: words before the command, which put the process into a network namespace.
         """
+        self._inside = tuple(inside)
         self.home = home
         self.api_key = api_key
         self.model_name = model_name
@@ -88,7 +92,16 @@ class FakeTuft:
 
     def start(self, deadline: float = 60.0) -> str:
         """Starts the process; returns the address, at which it answers."""
-        command = [sys.executable, "-m", "tests.fakes.tuft_http", "--home", str(self.home), "--api-key", self.api_key]
+        command = [
+            *self._inside,
+            sys.executable,
+            "-m",
+            "tests.fakes.tuft_http",
+            "--home",
+            str(self.home),
+            "--api-key",
+            self.api_key,
+        ]
         command += ["--model-name", self.model_name, "--port", str(self._port), "--buckets", str(self._buckets)]
         if not self._persistence:
             command.append("--forgetful")

@@ -15,6 +15,7 @@ from services.store.connection import connect_rq
 from services.store.errors import RedisUnavailable
 from services.store.ids import new_id
 from services.store.jobs import Jobs
+from services.store.pool.placing import Choice
 from services.store.records import (
     CheckpointRecord,
     ErrorRecord,
@@ -36,6 +37,7 @@ from tests.support.api_calls import (
     make_dataset,
     make_job,
     options,
+    placed,
     read_refusal,
     refusal,
     wait_until,
@@ -55,7 +57,10 @@ def get(api: Api, job: str) -> pb.Job:
 
 def running(store: Store, job: str, worker: str = "w1") -> int:
     """Claim the next attempt as a worker does; answers its number."""
-    attempt = store.jobs.get(job).attempt + 1
+    record = store.jobs.get(job)
+    if not record.host:
+        store.pool.assign([Choice(job, record.attempt, "gpu-a")])
+    attempt = record.attempt + 1
     assert store.jobs.claim(job, attempt, worker) is not None
     return attempt
 
@@ -95,14 +100,14 @@ class TestCreateJob:
         answer = make_job(api, dataset.id, test_dataset=test.id, metadata={"team": "a"})
         job = answer.job
         assert job.state == pb.JOB_STATE_QUEUED
-        assert (job.host, job.attempt, job.progress.planned_steps) == ("gpu-a", 0, 3)
+        assert (job.host, job.attempt, job.progress.planned_steps) == ("", 0, 3), "it waits for a free worker"
         assert (job.training_dataset, job.test_dataset, job.metadata["team"]) == (dataset.id, test.id, "a")
         assert (job.hyperparameters.lora_rank, job.hyperparameters.epochs) == (8, 1)
         assert job.hyperparameters.learning_rate == 1e-4
         assert answer.estimate.steps == 3
         assert (answer.estimate.tokens, answer.estimate.trained_tokens) == (dataset.tokens, dataset.loss_tokens)
         assert not answer.estimate.HasField("gpu_seconds")
-        assert store.tickets.waiting("gpu-a") == [f"{job.id}-a1"]
+        assert [one.job for one in store.pool.waiting()] == [job.id]
         assert get(api, job.id) == job
 
     def test_a_dry_run_estimates_and_creates_nothing(self, api: Api, store: Store) -> None:
@@ -155,7 +160,7 @@ class TestCreateJob:
         assert said.code is grpc.StatusCode.ALREADY_EXISTS
         assert first.job.id in said.message
         assert len(store.jobs.list().items) == 1
-        assert store.tickets.waiting("gpu-a") == [f"{first.job.id}-a1"]
+        assert [one.job for one in store.pool.waiting()] == [first.job.id]
 
     def test_a_retry_queues_the_job_that_a_crashed_server_left_unqueued(
         self, api: Api, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -173,7 +178,7 @@ class TestCreateJob:
         assert left.state is JobState.VALIDATING
         again = make_job(api, dataset.id, request_id="r1")
         assert (again.deduplicated, again.job.id, again.job.state) == (True, left.id, pb.JOB_STATE_QUEUED)
-        assert store.tickets.waiting("gpu-a") == [f"{left.id}-a1"]
+        assert [one.job for one in store.pool.waiting()] == [left.id]
 
     def test_a_request_id_is_answered_after_the_dataset_is_gone(self, api: Api) -> None:
         dataset = make_dataset(api)
@@ -283,8 +288,9 @@ class TestCreateJob:
         base = make_job(api, dataset.id).job.id
         checkpoint(store, base, running(store, base), 0)
         store.hosts.put(HostRecord(name="gpu-0", models=(ServedModelRecord(TUFT_MODEL, 64),), backend_up=True), ttl=300)
-        assert make_job(api, dataset.id).job.host == "gpu-0"
-        assert make_job(api, dataset.id, start_from=pb.StartFrom(job=base)).job.host == "gpu-a"
+        free = make_job(api, dataset.id).job.id
+        bound = make_job(api, dataset.id, start_from=pb.StartFrom(job=base)).job.id
+        assert {one.job: one.host for one in store.pool.waiting()} == {free: "", bound: "gpu-a"}
         said = refusal(lambda: make_job(api, dataset.id, start_from=pb.StartFrom(job=base), host="gpu-0"))
         assert said.code is grpc.StatusCode.FAILED_PRECONDITION
         assert "lies only on 'gpu-a'" in said.message
@@ -337,7 +343,7 @@ class TestSteering:
         store.jobs.finish(job, attempt, JobState.PAUSED)
         resumed = api.jobs.ResumeJob(pb.ResumeJobRequest(id=job), timeout=LIMIT).job
         assert resumed.state == pb.JOB_STATE_QUEUED
-        assert f"{job}-a2" in store.tickets.waiting("gpu-a")
+        assert [one.job for one in store.pool.waiting()] == [job]
         attempt = running(store, job)
         assert api.jobs.CancelJob(pb.CancelJobRequest(id=job), timeout=LIMIT).job.state == pb.JOB_STATE_CANCELLING
 
@@ -386,9 +392,49 @@ class TestSteering:
 
     def test_a_job_cancelled_in_its_queue_leaves_no_ticket(self, api: Api, store: Store) -> None:
         job = make_job(api, make_dataset(api).id).job.id
+        placed(store, job)
         assert [key for key in store.redis.scan_iter("rq:*") if job in key]
         api.jobs.CancelJob(pb.CancelJobRequest(id=job), timeout=LIMIT)
         assert not [key for key in store.redis.scan_iter("rq:*") if job in key]
+
+    def test_a_queued_and_a_running_job_are_moved(self, api: Api, store: Store) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        placed(store, job)
+        said = refusal(lambda: api.jobs.MoveJob(pb.MoveJobRequest(id=job), timeout=LIMIT))
+        assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert "No live host but gpu-a serves" in said.message
+        model = (ServedModelRecord(TUFT_MODEL, 64),)
+        store.hosts.put(HostRecord(name="gpu-0", models=model, backend_up=True), ttl=300)
+        moved = api.jobs.MoveJob(pb.MoveJobRequest(id=job, host="gpu-0"), timeout=LIMIT).job
+        assert (moved.host, moved.state) == ("gpu-0", pb.JOB_STATE_QUEUED)
+        assert (store.tickets.waiting("gpu-0"), store.tickets.waiting("gpu-a")) == ([f"{job}-a1"], [])
+        said = refusal(lambda: api.jobs.MoveJob(pb.MoveJobRequest(id=job, host="gpu-0"), timeout=LIMIT))
+        assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+        attempt = running(store, job)
+        assert api.jobs.MoveJob(pb.MoveJobRequest(id=job), timeout=LIMIT).job.state == pb.JOB_STATE_RUNNING
+        assert store.jobs.renew(job, attempt).value == "preempt"
+        released = store.jobs.release(job, attempt, "moved", "Moved.")
+        assert (released.state, released.host) == (JobState.QUEUED, "")
+        commit(store, job, running(store, job), 1)
+        store.jobs.release(job, attempt + 1, "crash", "x")
+        said = refusal(lambda: api.jobs.MoveJob(pb.MoveJobRequest(id=job), timeout=LIMIT))
+        assert "so only host gpu-a can go on with it" in said.message
+
+    def test_the_queue_is_listed_in_order_with_reasons(self, api: Api, store: Store) -> None:
+        dataset = make_dataset(api).id
+        first = make_job(api, dataset).job.id
+        urgent = make_job(api, dataset, priority=3).job
+        assert urgent.priority == 3
+        found = api.jobs.ListQueue(pb.ListQueueRequest(), timeout=LIMIT)
+        assert [(one.job, one.position, one.priority) for one in found.jobs] == [(urgent.id, 1, 3), (first, 2, 0)]
+        assert {one.reason for one in found.jobs} == {"No worker runs on gpu-a."}
+        assert found.waiting == 2
+        store.redis.sadd("rq:workers:train.gpu-a", "w")
+        placed(store, urgent.id)
+        (left,) = api.jobs.ListQueue(pb.ListQueueRequest(), timeout=LIMIT).jobs
+        assert (left.job, left.position, left.reason) == (first, 1, "Every worker is busy: gpu-a has 1.")
+        said = refusal(lambda: make_job(api, dataset, priority=101))
+        assert said.code is grpc.StatusCode.INVALID_ARGUMENT
 
     def test_a_failed_job_says_why_and_can_be_resumed(self, api: Api, store: Store) -> None:
         job = make_job(api, make_dataset(api).id).job.id

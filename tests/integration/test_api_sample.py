@@ -18,7 +18,7 @@ from services.store.queues import queue_name
 from services.store.records import HostRecord, JobRecord
 from services.store.store import Store
 from services.trainer import sample as trainer
-from tests.support.api_calls import CHATML, MODEL, Api, Start, chat, make_dataset, make_job, refusal, wait_until
+from tests.support.api_calls import CHATML, MODEL, Api, Start, chat, make_dataset, make_job, placed, refusal, wait_until
 from tests.support.sample_runs import LIMIT, Played, ended, man, waiting
 from tests.support.small_tokenizers import byte_level
 from turnloom.masks.model import build_model
@@ -177,6 +177,7 @@ def test_a_ticket_expires_by_itself_should_the_api_die(api: Api, store: Store, j
 def test_a_prompt_goes_before_jobs_that_wait(api: Api, store: Store, job: JobRecord) -> None:
     man(store)
     waits = make_job(api, make_dataset(api).id).job.id
+    placed(store, waits)
     assert len(waiting(store)) == 1
     asked = api.jobs.Sample.future(tr.SampleRequest(job=job.id, conversation=chat(WORD)), timeout=LIMIT)
     wait_until(lambda: len(waiting(store)) == 2)

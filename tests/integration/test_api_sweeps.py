@@ -9,6 +9,7 @@ import pytest
 
 from services.preprocess.api.auth.bearer_tokens import create as create_token
 from services.preprocess.domain.caller import Scope
+from services.store.pool.placing import in_order
 from services.store.records import JobState, StepRecord
 from services.store.store import Store
 from services.trainer.halving import settle_rungs
@@ -40,10 +41,10 @@ def test_a_sweep_makes_one_queued_job_per_cell_in_row_major_order(api: Api, stor
     assert made.id.startswith("sweep-")
     shapes = [(job.hyperparameters.lora_rank, job.hyperparameters.learning_rate) for job in made.jobs]
     assert shapes == [(rank, rate) for rank in GRID["lora_rank"] for rate in GRID["learning_rate"]]
-    assert {(job.sweep, job.state, job.host) for job in made.jobs} == {(made.id, pb.JOB_STATE_QUEUED, "gpu-a")}
+    assert {(job.sweep, job.state, job.host) for job in made.jobs} == {(made.id, pb.JOB_STATE_QUEUED, "")}
     assert all(job.hyperparameters.batch_size == 4 for job in made.jobs)
-    tickets = store.redis.lrange("rq:queue:train.gpu-a", 0, -1)
-    assert tickets == [f"{job.id}-a1" for job in made.jobs]
+    waiting = [one.job for one in in_order(store.pool.waiting(), store.pool.load())]
+    assert waiting == [job.id for job in made.jobs]
     assert api.jobs.GetSweep(pb.GetSweepRequest(id=made.id), timeout=LIMIT).sweep == made
     (listed,) = api.jobs.ListSweeps(pb.ListSweepsRequest(), timeout=LIMIT).sweeps
     assert (listed.id, listed.display_name, len(listed.jobs)) == (made.id, "grid", 6)
@@ -177,7 +178,7 @@ def test_a_halved_sweep_shows_its_rungs_and_what_became_of_each_cell(api: Api, s
     waiting = api.jobs.GetSweep(pb.GetSweepRequest(id=made.id), timeout=LIMIT).sweep.jobs[0]
     assert (waiting.state, waiting.halving.waiting_step) == (pb.JOB_STATE_PAUSED, 4)
     assert waiting.halving.reason == "Waits for the other cells of its sweep at step 4, where they are compared."
-    settle_rungs(store, store.jobs.active())
+    settle_rungs(store)
     best, other = api.jobs.GetSweep(pb.GetSweepRequest(id=made.id), timeout=LIMIT).sweep.jobs
     assert (best.state, best.halving.stopped, best.halving.rank) == (pb.JOB_STATE_QUEUED, False, 1)
     assert (other.state, other.halving.stopped) == (pb.JOB_STATE_CANCELLED, True)

@@ -16,6 +16,7 @@ def test_a_running_job_is_paused_and_resumed_and_trains_each_step_once(
     address = start_api(stack.redis.url).address
     stack.tuft.fault("forward_backward", "slow", at=8, ms=120_000)  # or until it is cleared
     stack.worker()
+    stack.supervisor()
     wait_for(lambda: any(host.backend_up for host in stack.store.hosts.list()), "the host's record")
     chats = write_chats(tmp_path / "chats.jsonl", "hello", "good day", copies=12)
     words = ("train", chats, "--steps", 20, "--batch-size", 4, "--rank", 4, "--checkpoint-every", 0)

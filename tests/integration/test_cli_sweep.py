@@ -29,6 +29,7 @@ def test_one_command_makes_a_grid_figures_table_and_verdict_and_its_results_go_e
 ) -> None:
     address = start_api(stack.redis.url).address
     stack.worker()
+    stack.supervisor()
     wait_for(lambda: any(host.backend_up for host in stack.store.hosts.list()), "the host's record")
     words = ("--test", chats, "--rank", 2, 4, "--lr", "1e-3", "1e-1", "--steps", 10, "--batch-size", 4)
     to = tmp_path / "report"

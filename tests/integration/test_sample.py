@@ -110,6 +110,7 @@ def whole(
     ):
         stack = TrainerStack(folder, shared_redis, fake, environment={"TURNLOOM_LOG_LEVEL": "debug"})
         stack.worker()
+        stack.supervisor()
         wait_for(lambda: any(host.workers for host in stack.store.hosts.list()), "a worker")
         datasets, jobs = DatasetServiceStub(channel), FineTuningServiceStub(channel)
         made = datasets.CreateDataset(dataset_stream([chat(QUESTION, REPLY)] * 8), timeout=LIMIT).dataset

@@ -17,8 +17,9 @@ import pytest
 
 from services.store import keys
 from services.store.archive import read_steps
+from services.store.archived import _read
 from services.store.codec import RecordNotReadable
-from services.store.errors import OutOfRange
+from services.store.errors import StoreUnavailable
 from services.store.jobs import MAX_IDLE_ATTEMPTS
 from services.store.queues import ticket_id
 from services.store.records import (
@@ -210,7 +211,7 @@ def serving(name: str, *models: ServedModelRecord) -> HostRecord:
 
 
 def test_a_job_without_steps_leaves_a_silent_host_and_others_say_that_they_wait(store: Store, redis_url: str) -> None:
-    watcher = Supervisor(store, SupervisorSettings(redis_url, lease_ttl=TTL, host_silent=0.0))
+    watcher = Supervisor(store, SupervisorSettings(redis_url, lease_ttl=TTL, host_lost=0.0))
     free, bound, begun = queued(store), queued(store, replace(SPEC, host="h1")), queued(store)
     take(store, begun)
     store.ledger.commit_step(begun.id, step(1))
@@ -220,21 +221,24 @@ def test_a_job_without_steps_leaves_a_silent_host_and_others_say_that_they_wait(
     assert store.jobs.get(free.id).host == "h1", "no host serves the model"
     store.hosts.put(serving("h2"))
     store.hosts.put(serving("h3", ServedModelRecord("tuft/other")))
-    for _ in range(3):
-        watcher.round()
-        if store.jobs.get(free.id).host == "h2":
-            break
-    assert store.jobs.get(free.id).host == "h2"
-    watcher = Supervisor(store, SupervisorSettings(redis_url, lease_ttl=TTL, host_silent=600.0))
     watcher.round()
+    assert store.jobs.get(free.id).host == "", "it waits until a worker is free"
+    store.redis.sadd("rq:workers:train.h2", "w")
+    watcher = Supervisor(store, SupervisorSettings(redis_url, lease_ttl=TTL, host_lost=600.0))
+    watcher.round()
+    assert store.jobs.get(free.id).host == "h2"
     assert store.tickets.waiting("h2") == [ticket_id(free.id, 1)]
     assert ticket_id(free.id, 1) not in store.tickets.waiting("h1")
     assert [store.jobs.get(job.id).host for job in (bound, begun)] == ["h1", "h1"]
+    why = {
+        bound.id: "the job asks for that host",
+        begun.id: f"no checkpoint of job {begun.id} is in the store, so only host h1 can go on with it",
+    }
     for job in (bound, begun):
         lost = [event for event in store.events.list(job.id).items if event.type == "HOST_LOST"]
-        assert [event.message for event in lost] == ["Host h1 has been silent for 0 s; the job is bound to it."]
+        assert [event.message for event in lost] == [f"Host h1 has been silent for 0 s; {why[job.id]}."]
     moved = next(event for event in store.events.list(free.id).items if event.type == "HOST_CHANGED")
-    assert moved.message == "Host h1 has been silent for 0 s; the job goes to host h2."
+    assert moved.message == "Host h1 has been silent for 0 s; the job goes on at another host, from its beginning."
 
 
 def test_a_finished_ledger_is_archived_exactly_and_its_keys_expire(
@@ -257,12 +261,32 @@ def test_a_finished_ledger_is_archived_exactly_and_its_keys_expire(
     series = [store.ledger.initial(job.id), *store.ledger.steps(job.id)]
     assert read_steps(found.archive_uri) == series
     assert read_steps(found.archive_uri, effective=False) == list(store.ledger.all_steps(job.id))
-    for key in (keys.stream(job.id), keys.series(job.id), keys.tests(job.id)):
-        assert 0 < store.redis.pttl(key) <= 3600_000
+    kinds = (keys.stream(job.id), keys.series(job.id), keys.tests(job.id))
+    assert all(0 < store.redis.pttl(key) <= 3600_000 for key in kinds)
     assert store.redis.pttl(keys.job(job.id)) == -1
-    store.redis.delete(keys.stream(job.id))
-    with pytest.raises(OutOfRange, match=f"events of job {job.id} after its beginning have expired"):
+    entries, told = list(store.events.watch(job.id)), store.events.list(job.id, page_size=3)
+    page = store.ledger.steps(job.id, 2, 1)
+    store.redis.delete(*kinds)  # from now on readers take the archive, and notice nothing
+    assert list(store.events.watch(job.id)) == entries
+    assert list(store.events.watch(job.id, entries[2].id)) == entries[3:]
+    assert store.events.list(job.id, page_size=3) == told
+    assert [store.ledger.initial(job.id), *store.ledger.steps(job.id)] == series
+    assert store.ledger.steps(job.id, 2, 1) == page
+    Path(found.archive_uri).unlink()
+    _read.cache_clear()
+    with pytest.raises(StoreUnavailable):
         store.events.read(job.id)
+
+
+def test_a_ledger_of_a_job_that_can_be_resumed_stays_longer(store: Store, redis_url: str, tmp_path: Path) -> None:
+    watcher = Supervisor(store, SupervisorSettings(redis_url, str(tmp_path), TTL, retention=9e3, retention_done=60.0))
+    for state in (JobState.SUCCEEDED, JobState.FAILED):
+        job = queued(store)
+        take(store, job)
+        store.jobs.finish(job.id, 1, state)
+        watcher.archive()
+        left = store.redis.pttl(keys.stream(job.id))
+        assert (left <= 60_000) == (state is JobState.SUCCEEDED)
 
 
 def test_a_job_resumed_after_its_archive_keeps_its_ledger(store: Store, redis_url: str, tmp_path: Path) -> None:
@@ -377,8 +401,8 @@ def test_a_broken_record_does_not_end_the_recovery_of_others(
     job = queued(store)
     take(store, job)
     lose_lease(store, job)
-    store.redis.sadd(keys.ACTIVE, "job-broken")
-    store.redis.hset(keys.job("job-broken"), mapping={"state": "queued", "spec": "{}"})
+    store.redis.zadd(keys.state("running"), {"job-broken": 1})
+    store.redis.hset(keys.job("job-broken"), mapping={"state": "running", "spec": "{}"})
     with caplog.at_level(logging.ERROR):
         watcher.round()
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("turnloom")]

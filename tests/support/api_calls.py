@@ -15,6 +15,8 @@ from grpc_status import rpc_status
 
 from services.preprocess.api.metrics import ApiMetrics
 from services.preprocess.models.registry import Registry
+from services.store.pool.placing import Choice
+from services.store.store import Store
 from tests.support.small_tokenizers import byte_level
 from turnloom.masks.model import MANIFEST, MANIFEST_VERSION, SPECIAL_TOKENS, TEMPLATE, TOKENIZER, Manifest
 from turnloom.v1 import datasets_pb2, preprocess_pb2, training_pb2, types_pb2
@@ -110,6 +112,13 @@ def make_job(api: Api, dataset: str, **fields: object) -> training_pb2.CreateJob
     }
     request = training_pb2.CreateJobRequest(**{**base, **fields})  # type: ignore[arg-type]
     return api.jobs.CreateJob(request, timeout=30)
+
+
+def placed(store: Store, job: str, host: str = "gpu-a") -> None:
+    """Give a waiting job to a host, as the supervisor does once a worker is free."""
+    record = store.jobs.get(job)
+    assert store.pool.assign([Choice(job, record.attempt, host)]) == [job]
+    store.tickets.enqueue(store.jobs.get(job))
 
 
 @dataclass(frozen=True, slots=True)

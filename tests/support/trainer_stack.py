@@ -75,6 +75,10 @@ class TrainerStack:
     _store: Store | None = None
 
     @property
+    def store_url(self) -> str:
+        return str(self.folder / "store")
+
+    @property
     def store(self) -> Store:
         if self._store is None:
             self._store = open_store(self.redis.url, str(self.folder / "store"), self.lease_ttl)
@@ -147,7 +151,7 @@ class TrainerStack:
     def dataset(self, rows: Sequence[Row]) -> str:
         """A READY dataset of these rows; its id."""
         options = json.dumps({"model": "test"})
-        with DatasetWriter(str(self.folder / "store"), options) as writer:
+        with DatasetWriter(self.store_url, options) as writer:
             for one in stored(rows):
                 writer.append(one)
             written = writer.commit()

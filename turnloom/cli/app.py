@@ -38,6 +38,8 @@ MODULES: Final[Mapping[str, str]] = {
     "cancel": "jobs",
     "pause": "jobs",
     "resume": "jobs",
+    "move": "jobs",
+    "queue": "jobs",
     "delete": "jobs",
     "adapter": "jobs",
     "export": "export",

@@ -1,4 +1,4 @@
-"""Commands that show and steer jobs: jobs, job, steps, events, checkpoints, logs, cancel, pause, resume, delete."""
+"""Commands that show and steer jobs: jobs, queue, steps, events, checkpoints, logs, cancel, pause, resume, move, ..."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def add_to(app: typer.Typer) -> None:
     command(app, "pause", "pause job-0123456789ab")(pause)
     command(app, "delete", "delete job-0123456789ab")(delete)
     command(app, "resume", "resume job-0123456789ab --checkpoint step-000100")(resume)
+    command(app, "move", "move job-0123456789ab --to gpu-2")(move)
+    command(app, "queue", "queue --limit 20")(queue)
     adapter = typer.Typer(no_args_is_help=True, help="Get trained adapters.")
     app.add_typer(adapter, name="adapter")
     command(adapter, "download", "adapter download job-0123456789ab --to my-adapter")(download_adapter)
@@ -258,6 +260,37 @@ def resume(
 ) -> None:
     """Queue a paused, failed or cancelled job again."""
     _steered(session, session.client.jobs.resume(job, checkpoint))
+
+
+def move(
+    session: Session,
+    job: Id,
+    to: Annotated[str, typer.Option("--to", help="GPU host. Default: any other that serves the model.")] = "",
+) -> None:
+    """Give a queued or running job to another host; a running one saves first and goes on from there."""
+    _steered(session, session.client.jobs.move(job, to))
+
+
+def queue(
+    session: Session,
+    limit: Annotated[int, typer.Option(help="Show so many at most.", min=1, max=1000)] = 100,
+) -> None:
+    """List the jobs that wait for a host, in the order in which they get one, and why each still waits."""
+    found = session.client.jobs.queue(limit)
+    if session.as_json:
+        session.json(to_plain(found))
+        return
+    session.table(
+        ("#place", "id", "owner", "#priority", "?model", "?#rank", "since", "why"),
+        (
+            (
+                *(str(one.position), one.job, escape(one.owner) or "-", str(one.priority), escape(one.model)),
+                *(str(one.lora_rank), ago(one.queue_time), escape(one.reason)),
+            )
+            for one in found.jobs
+        ),
+        "No job waits for a host.",
+    )
 
 
 def delete(session: Session, job: Id) -> None:

@@ -142,7 +142,8 @@ def sweep(
             made = session.client.sweeps.create(
                 grid, model=model, training_dataset=chosen.training, test_dataset=chosen.test,
                 display_name=submission.name, request_id=submission.request_id, metadata=submission.labels(),
-                host=submission.host, successive_halving=halving.halving, halving_eta=halving.eta,
+                host=submission.host, priority=submission.priority,
+                successive_halving=halving.halving, halving_eta=halving.eta,
                 halving_rungs=halving.rungs or (), **fields,
             )  # fmt: skip
     if submission.detach:

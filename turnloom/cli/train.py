@@ -81,6 +81,7 @@ def train(
         "test_dataset": made.test,
         "metadata": labels,
         "host": submission.host or asked.host,
+        "priority": submission.priority,
         "start_from": begin,
     }
     if dry_run:

@@ -34,6 +34,7 @@ class JobFields(HyperparameterFields, total=False):
     metadata: Mapping[str, str]  #: free labels
     host: str  #: GPU host; absent: one that serves the model and rank
     start_from: tr.StartFrom | None  #: begin from a job's checkpoint
+    priority: int  #: -100 to 100; above 0 needs the scope admin; absent: 0
 
 
 class Jobs(Resource):
@@ -91,6 +92,15 @@ class Jobs(Resource):
         """Queue a paused, failed or cancelled job again; checkpoint "": from the last one."""
         request = tr.ResumeJobRequest(id=job, checkpoint=checkpoint)
         return self._connection.ask(self._service.ResumeJob, request, CALL_SECONDS).job
+
+    def move(self, job: str, host: str = "") -> tr.Job:
+        """Give a queued or running job to another host; host "": to any other that serves its model."""
+        request = tr.MoveJobRequest(id=job, host=host)
+        return self._connection.ask(self._service.MoveJob, request, CALL_SECONDS).job
+
+    def queue(self, limit: int = 100) -> tr.ListQueueResponse:
+        """Return the jobs that wait for a host, in order, with why each still waits."""
+        return self._connection.ask(self._service.ListQueue, tr.ListQueueRequest(page_size=limit), CALL_SECONDS)
 
     def delete(self, job: str) -> None:
         """Remove a finished job, its records and its adapters."""
@@ -228,7 +238,7 @@ class Jobs(Resource):
 
 def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.CreateJobRequest:
     """Build the request for one job, or for the cells of a sweep; its request_id is still empty."""
-    own = ("test_dataset", "metadata", "host", "start_from")
+    own = ("test_dataset", "metadata", "host", "start_from", "priority")
     return tr.CreateJobRequest(
         model=model,
         training_dataset=training_dataset,
@@ -237,4 +247,5 @@ def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.Crea
         metadata=fields.get("metadata") or {},
         host=fields.get("host", ""),
         start_from=fields.get("start_from"),
+        priority=fields.get("priority", 0),
     )

@@ -347,6 +347,8 @@ class Job(google.protobuf.message.Message):
     ADAPTER_SHA256_FIELD_NUMBER: builtins.int
     CUT_FIELD_NUMBER: builtins.int
     HALVING_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    STORED_STEP_FIELD_NUMBER: builtins.int
     id: builtins.str
     """"job-" and 12 characters."""
     model: builtins.str
@@ -360,7 +362,7 @@ class Job(google.protobuf.message.Message):
     owner: builtins.str
     """Name of the token that created it."""
     host: builtins.str
-    """GPU host that it was given to."""
+    """GPU host that it was given to; empty while it waits for one."""
     attempt: builtins.int
     """1 for the first; each crash, preemption or resume adds one."""
     sweep: builtins.str
@@ -373,6 +375,10 @@ class Job(google.protobuf.message.Message):
     """Where the final adapter lies in the store; empty before it is there."""
     adapter_sha256: builtins.str
     """sha256 of the adapter's files, hex."""
+    priority: builtins.int
+    """Jobs of higher priority get a host first."""
+    stored_step: builtins.int
+    """Step of the newest checkpoint that is in the store, from which another host would go on; absent: none is."""
     @property
     def hyperparameters(self) -> global___Hyperparameters:
         """As given, defaults filled in."""
@@ -439,9 +445,12 @@ class Job(google.protobuf.message.Message):
         adapter_sha256: builtins.str = ...,
         cut: global___CutReport | None = ...,
         halving: global___Halving | None = ...,
+        priority: builtins.int = ...,
+        stored_step: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "hyperparameters", b"hyperparameters", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adapter_sha256", b"adapter_sha256", "adapter_uri", b"adapter_uri", "attempt", b"attempt", "best_checkpoint", b"best_checkpoint", "create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "host", b"host", "hyperparameters", b"hyperparameters", "id", b"id", "last_checkpoint", b"last_checkpoint", "metadata", b"metadata", "model", b"model", "owner", b"owner", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time", "state", b"state", "sweep", b"sweep", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_stored_step", b"_stored_step", "create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "hyperparameters", b"hyperparameters", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time", "stored_step", b"stored_step"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_stored_step", b"_stored_step", "adapter_sha256", b"adapter_sha256", "adapter_uri", b"adapter_uri", "attempt", b"attempt", "best_checkpoint", b"best_checkpoint", "create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "host", b"host", "hyperparameters", b"hyperparameters", "id", b"id", "last_checkpoint", b"last_checkpoint", "metadata", b"metadata", "model", b"model", "owner", b"owner", "priority", b"priority", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time", "state", b"state", "stored_step", b"stored_step", "sweep", b"sweep", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_stored_step", b"_stored_step"]) -> typing.Literal["stored_step"] | None: ...
 
 global___Job = Job
 
@@ -973,6 +982,7 @@ class CreateJobRequest(google.protobuf.message.Message):
     METADATA_FIELD_NUMBER: builtins.int
     HOST_FIELD_NUMBER: builtins.int
     START_FROM_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model; a host must serve it."""
     training_dataset: builtins.str
@@ -985,6 +995,8 @@ class CreateJobRequest(google.protobuf.message.Message):
     """Check and estimate, create nothing."""
     host: builtins.str
     """GPU host; empty: one that serves the model and rank."""
+    priority: builtins.int
+    """-100 to 100, 0 by default; jobs of higher priority get a host first. Above 0 needs the scope admin."""
     @property
     def hyperparameters(self) -> global___Hyperparameters:
         """How to train."""
@@ -1009,9 +1021,10 @@ class CreateJobRequest(google.protobuf.message.Message):
         metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         host: builtins.str = ...,
         start_from: global___StartFrom | None = ...,
+        priority: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["hyperparameters", b"hyperparameters", "start_from", b"start_from"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["host", b"host", "hyperparameters", b"hyperparameters", "metadata", b"metadata", "model", b"model", "request_id", b"request_id", "start_from", b"start_from", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset", "validate_only", b"validate_only"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["host", b"host", "hyperparameters", b"hyperparameters", "metadata", b"metadata", "model", b"model", "priority", b"priority", "request_id", b"request_id", "start_from", b"start_from", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset", "validate_only", b"validate_only"]) -> None: ...
 
 global___CreateJobRequest = CreateJobRequest
 
@@ -1264,6 +1277,144 @@ class CancelJobResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["job", b"job"]) -> None: ...
 
 global___CancelJobResponse = CancelJobResponse
+
+@typing.final
+class MoveJobRequest(google.protobuf.message.Message):
+    """Which, and where to."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    HOST_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Job id."""
+    host: builtins.str
+    """GPU host; empty: any other that serves the model and rank."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        host: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["host", b"host", "id", b"id"]) -> None: ...
+
+global___MoveJobRequest = MoveJobRequest
+
+@typing.final
+class MoveJobResponse(google.protobuf.message.Message):
+    """The job."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: builtins.int
+    @property
+    def job(self) -> global___Job:
+        """QUEUED elsewhere, or still RUNNING until it has saved."""
+
+    def __init__(
+        self,
+        *,
+        job: global___Job | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["job", b"job"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["job", b"job"]) -> None: ...
+
+global___MoveJobResponse = MoveJobResponse
+
+@typing.final
+class ListQueueRequest(google.protobuf.message.Message):
+    """How many."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """Default 100, at most 1000."""
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["page_size", b"page_size"]) -> None: ...
+
+global___ListQueueRequest = ListQueueRequest
+
+@typing.final
+class ListQueueResponse(google.protobuf.message.Message):
+    """Who waits."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
+    waiting: builtins.int
+    """Jobs that wait in all."""
+    @property
+    def jobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___QueuedJob]:
+        """The first page_size jobs, in order; with the scope submit alone only one's own, in their places among all."""
+
+    def __init__(
+        self,
+        *,
+        jobs: collections.abc.Iterable[global___QueuedJob] | None = ...,
+        waiting: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["jobs", b"jobs", "waiting", b"waiting"]) -> None: ...
+
+global___ListQueueResponse = ListQueueResponse
+
+@typing.final
+class QueuedJob(google.protobuf.message.Message):
+    """A job that waits for a host."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    LORA_RANK_FIELD_NUMBER: builtins.int
+    HOST_FIELD_NUMBER: builtins.int
+    QUEUE_TIME_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    job: builtins.str
+    """Job id."""
+    position: builtins.int
+    """1 for the job that gets a host next, among all that wait."""
+    owner: builtins.str
+    """Name of the token that created it."""
+    priority: builtins.int
+    """Of the job."""
+    model: builtins.str
+    """TuFT's name of the model."""
+    lora_rank: builtins.int
+    """LoRA rank that a host must serve."""
+    host: builtins.str
+    """Host that it asks for; empty: any that serves it."""
+    reason: builtins.str
+    """One sentence: why it has no host yet."""
+    @property
+    def queue_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Since when it waits."""
+
+    def __init__(
+        self,
+        *,
+        job: builtins.str = ...,
+        position: builtins.int = ...,
+        owner: builtins.str = ...,
+        priority: builtins.int = ...,
+        model: builtins.str = ...,
+        lora_rank: builtins.int = ...,
+        host: builtins.str = ...,
+        queue_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["queue_time", b"queue_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["host", b"host", "job", b"job", "lora_rank", b"lora_rank", "model", b"model", "owner", b"owner", "position", b"position", "priority", b"priority", "queue_time", b"queue_time", "reason", b"reason"]) -> None: ...
+
+global___QueuedJob = QueuedJob
 
 @typing.final
 class PauseJobRequest(google.protobuf.message.Message):

@@ -65,6 +65,11 @@ class FineTuningServiceStub(object):
                 request_serializer=turnloom_dot_v1_dot_training__pb2.ResumeJobRequest.SerializeToString,
                 response_deserializer=turnloom_dot_v1_dot_training__pb2.ResumeJobResponse.FromString,
                 _registered_method=True)
+        self.MoveJob = channel.unary_unary(
+                '/turnloom.v1.FineTuningService/MoveJob',
+                request_serializer=turnloom_dot_v1_dot_training__pb2.MoveJobRequest.SerializeToString,
+                response_deserializer=turnloom_dot_v1_dot_training__pb2.MoveJobResponse.FromString,
+                _registered_method=True)
         self.DeleteJob = channel.unary_unary(
                 '/turnloom.v1.FineTuningService/DeleteJob',
                 request_serializer=turnloom_dot_v1_dot_training__pb2.DeleteJobRequest.SerializeToString,
@@ -119,6 +124,11 @@ class FineTuningServiceStub(object):
                 '/turnloom.v1.FineTuningService/CancelSweep',
                 request_serializer=turnloom_dot_v1_dot_training__pb2.CancelSweepRequest.SerializeToString,
                 response_deserializer=turnloom_dot_v1_dot_training__pb2.CancelSweepResponse.FromString,
+                _registered_method=True)
+        self.ListQueue = channel.unary_unary(
+                '/turnloom.v1.FineTuningService/ListQueue',
+                request_serializer=turnloom_dot_v1_dot_training__pb2.ListQueueRequest.SerializeToString,
+                response_deserializer=turnloom_dot_v1_dot_training__pb2.ListQueueResponse.FromString,
                 _registered_method=True)
         self.ListHosts = channel.unary_unary(
                 '/turnloom.v1.FineTuningService/ListHosts',
@@ -178,6 +188,14 @@ class FineTuningServiceServicer(object):
 
     def ResumeJob(self, request, context):
         """Queues a PAUSED, FAILED or CANCELLED job again, from its last or a chosen checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveJob(self, request, context):
+        """Gives a job that is QUEUED or RUNNING to another host; a running one saves, and goes on there from that checkpoint.
+        FAILED_PRECONDITION where its checkpoint is not in the store and can't be copied there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -260,6 +278,13 @@ class FineTuningServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListQueue(self, request, context):
+        """Jobs that wait for a host, in the order in which they would get one, and why each still waits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListHosts(self, request, context):
         """GPU hosts that are known, what they serve and when they were last heard of.
         """
@@ -315,6 +340,11 @@ def add_FineTuningServiceServicer_to_server(servicer, server):
                     request_deserializer=turnloom_dot_v1_dot_training__pb2.ResumeJobRequest.FromString,
                     response_serializer=turnloom_dot_v1_dot_training__pb2.ResumeJobResponse.SerializeToString,
             ),
+            'MoveJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveJob,
+                    request_deserializer=turnloom_dot_v1_dot_training__pb2.MoveJobRequest.FromString,
+                    response_serializer=turnloom_dot_v1_dot_training__pb2.MoveJobResponse.SerializeToString,
+            ),
             'DeleteJob': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteJob,
                     request_deserializer=turnloom_dot_v1_dot_training__pb2.DeleteJobRequest.FromString,
@@ -369,6 +399,11 @@ def add_FineTuningServiceServicer_to_server(servicer, server):
                     servicer.CancelSweep,
                     request_deserializer=turnloom_dot_v1_dot_training__pb2.CancelSweepRequest.FromString,
                     response_serializer=turnloom_dot_v1_dot_training__pb2.CancelSweepResponse.SerializeToString,
+            ),
+            'ListQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQueue,
+                    request_deserializer=turnloom_dot_v1_dot_training__pb2.ListQueueRequest.FromString,
+                    response_serializer=turnloom_dot_v1_dot_training__pb2.ListQueueResponse.SerializeToString,
             ),
             'ListHosts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListHosts,
@@ -549,6 +584,33 @@ class FineTuningService(object):
             '/turnloom.v1.FineTuningService/ResumeJob',
             turnloom_dot_v1_dot_training__pb2.ResumeJobRequest.SerializeToString,
             turnloom_dot_v1_dot_training__pb2.ResumeJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnloom.v1.FineTuningService/MoveJob',
+            turnloom_dot_v1_dot_training__pb2.MoveJobRequest.SerializeToString,
+            turnloom_dot_v1_dot_training__pb2.MoveJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -846,6 +908,33 @@ class FineTuningService(object):
             '/turnloom.v1.FineTuningService/CancelSweep',
             turnloom_dot_v1_dot_training__pb2.CancelSweepRequest.SerializeToString,
             turnloom_dot_v1_dot_training__pb2.CancelSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnloom.v1.FineTuningService/ListQueue',
+            turnloom_dot_v1_dot_training__pb2.ListQueueRequest.SerializeToString,
+            turnloom_dot_v1_dot_training__pb2.ListQueueResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,14 @@ class FineTuningServiceStub:
     ]
     """Queues a PAUSED, FAILED or CANCELLED job again, from its last or a chosen checkpoint."""
 
+    MoveJob: grpc.UnaryUnaryMultiCallable[
+        turnloom.v1.training_pb2.MoveJobRequest,
+        turnloom.v1.training_pb2.MoveJobResponse,
+    ]
+    """Gives a job that is QUEUED or RUNNING to another host; a running one saves, and goes on there from that checkpoint.
+    FAILED_PRECONDITION where its checkpoint is not in the store and can't be copied there.
+    """
+
     DeleteJob: grpc.UnaryUnaryMultiCallable[
         turnloom.v1.training_pb2.DeleteJobRequest,
         turnloom.v1.training_pb2.DeleteJobResponse,
@@ -123,6 +131,12 @@ class FineTuningServiceStub:
     ]
     """Cancels every unfinished job of a sweep."""
 
+    ListQueue: grpc.UnaryUnaryMultiCallable[
+        turnloom.v1.training_pb2.ListQueueRequest,
+        turnloom.v1.training_pb2.ListQueueResponse,
+    ]
+    """Jobs that wait for a host, in the order in which they would get one, and why each still waits."""
+
     ListHosts: grpc.UnaryUnaryMultiCallable[
         turnloom.v1.training_pb2.ListHostsRequest,
         turnloom.v1.training_pb2.ListHostsResponse,
@@ -181,6 +195,14 @@ class FineTuningServiceAsyncStub:
         turnloom.v1.training_pb2.ResumeJobResponse,
     ]
     """Queues a PAUSED, FAILED or CANCELLED job again, from its last or a chosen checkpoint."""
+
+    MoveJob: grpc.aio.UnaryUnaryMultiCallable[
+        turnloom.v1.training_pb2.MoveJobRequest,
+        turnloom.v1.training_pb2.MoveJobResponse,
+    ]
+    """Gives a job that is QUEUED or RUNNING to another host; a running one saves, and goes on there from that checkpoint.
+    FAILED_PRECONDITION where its checkpoint is not in the store and can't be copied there.
+    """
 
     DeleteJob: grpc.aio.UnaryUnaryMultiCallable[
         turnloom.v1.training_pb2.DeleteJobRequest,
@@ -247,6 +269,12 @@ class FineTuningServiceAsyncStub:
         turnloom.v1.training_pb2.CancelSweepResponse,
     ]
     """Cancels every unfinished job of a sweep."""
+
+    ListQueue: grpc.aio.UnaryUnaryMultiCallable[
+        turnloom.v1.training_pb2.ListQueueRequest,
+        turnloom.v1.training_pb2.ListQueueResponse,
+    ]
+    """Jobs that wait for a host, in the order in which they would get one, and why each still waits."""
 
     ListHosts: grpc.aio.UnaryUnaryMultiCallable[
         turnloom.v1.training_pb2.ListHostsRequest,
@@ -318,6 +346,16 @@ class FineTuningServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[turnloom.v1.training_pb2.ResumeJobResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.ResumeJobResponse]]:
         """Queues a PAUSED, FAILED or CANCELLED job again, from its last or a chosen checkpoint."""
+
+    @abc.abstractmethod
+    def MoveJob(
+        self,
+        request: turnloom.v1.training_pb2.MoveJobRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[turnloom.v1.training_pb2.MoveJobResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.MoveJobResponse]]:
+        """Gives a job that is QUEUED or RUNNING to another host; a running one saves, and goes on there from that checkpoint.
+        FAILED_PRECONDITION where its checkpoint is not in the store and can't be copied there.
+        """
 
     @abc.abstractmethod
     def DeleteJob(
@@ -406,6 +444,14 @@ class FineTuningServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[turnloom.v1.training_pb2.CancelSweepResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.CancelSweepResponse]]:
         """Cancels every unfinished job of a sweep."""
+
+    @abc.abstractmethod
+    def ListQueue(
+        self,
+        request: turnloom.v1.training_pb2.ListQueueRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[turnloom.v1.training_pb2.ListQueueResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.ListQueueResponse]]:
+        """Jobs that wait for a host, in the order in which they would get one, and why each still waits."""
 
     @abc.abstractmethod
     def ListHosts(

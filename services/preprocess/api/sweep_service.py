@@ -4,8 +4,8 @@ All or nothing: no job is made before every cell has passed its check, and none 
 that dies in between leaves cells VALIDATING: the same request, sent again, finishes them; otherwise the supervisor
 ends them as VALIDATION_LOST.
 
-Cells stand in the queue of their host behind each other, in row-major order, and behind whatever was there before;
-whoever comes later waits behind them. Where several hosts serve the model, each cell goes to the shortest queue.
+Cells wait in the pool behind each other, in row-major order, and get hosts as any job does: by priority, fair share of
+their owner, and age.
 With successive halving a cell gives its place up at each rung; the supervisor compares and queues (docs/decisions.md).
 """
 # ruff: noqa: N802  # methods carry the names of their RPCs
@@ -117,11 +117,9 @@ def _make(store: Store, record: SweepRecord, checked: Sequence[Checked]) -> list
 
 
 def _queue(store: Store, jobs: Sequence[JobRecord], checked: Sequence[Checked]) -> None:
-    """Every cell to the host that was asked for, or to the one with the shortest queue now."""
+    """Queue every cell, in order."""
     for job, one in zip(jobs, checked, strict=True):
-        free = not one.spec.host and one.spec.start_from is None
-        rank = one.spec.hyperparameters.lora_rank
-        queued(store, job, one, store.hosts.place(one.spec.tuft_model, rank) if free else one.host)
+        queued(store, job, one)
 
 
 def _settled(store: Store, record: SweepRecord) -> bool:

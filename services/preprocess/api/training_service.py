@@ -17,6 +17,7 @@ from services.preprocess.jobs.adapters import adapter_files, adapter_folder
 from services.preprocess.jobs.diagnosis import diagnose
 from services.preprocess.jobs.enqueue import queued
 from services.preprocess.jobs.estimate import Cost
+from services.preprocess.jobs.move import move
 from services.preprocess.jobs.sampling import Sampler
 from services.preprocess.jobs.validate import Checked, check
 from services.preprocess.models.registry import Registry
@@ -25,6 +26,7 @@ from services.preprocess.wire import sample as sample_wire
 from services.preprocess.wire.job_request import content_hash, draft, states
 from services.store.errors import TicketTimeout
 from services.store.events import Entry
+from services.store.pool.placing import in_order, why_waiting
 from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobState, StepRecord
 from turnloom.v1 import training_pb2 as pb
 from turnloom.v1.training_pb2_grpc import FineTuningServiceServicer
@@ -111,12 +113,33 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             store = self._backing.store()
             record = self._owned(call, request.id)
             checkpoint = store.ledger.checkpoint(record.id, request.checkpoint) if request.checkpoint else None
-            pinned = record.host if checkpoint is not None and not checkpoint.stored else record.spec.host
+            last = checkpoint or (store.ledger.checkpoint(record.id) if record.last_checkpoint else None)
+            only = record.host if last is not None and not last.stored else ""
             rank = record.spec.hyperparameters.lora_rank
-            host = store.hosts.place(record.spec.tuft_model, rank, pinned)
-            resumed = store.jobs.resume(record.id, request.checkpoint, host)
-            store.tickets.enqueue(resumed)
+            store.hosts.place(record.spec.tuft_model, rank, only or record.spec.host)
+            resumed = store.jobs.resume(record.id, request.checkpoint, only)
+            if only:
+                store.tickets.enqueue(resumed)
             return pb.ResumeJobResponse(job=job_wire.job(resumed))
+
+    def MoveJob(self, request: pb.MoveJobRequest, context: grpc.ServicerContext) -> pb.MoveJobResponse:
+        """To another host; a running job saves and copies its checkpoint first."""
+        with self._rpc.unary(context, NAME, "MoveJob") as call:
+            record = self._owned(call, request.id)
+            return pb.MoveJobResponse(job=job_wire.job(move(self._backing.store(), record, request.host)))
+
+    def ListQueue(self, request: pb.ListQueueRequest, context: grpc.ServicerContext) -> pb.ListQueueResponse:
+        """Who waits for a host, in order, and why."""
+        with self._rpc.unary(context, NAME, "ListQueue") as call:
+            size = limits.page_size(request.page_size)
+            pool = self._backing.store().pool
+            load = pool.load()
+            ordered = list(enumerate(in_order(pool.waiting(), load), start=1))
+            shown = [(place, one) for place, one in ordered if call.caller.only in (None, one.owner)]
+            return pb.ListQueueResponse(
+                jobs=[job_wire.queued_job(one, place, why_waiting(one, load)) for place, one in shown[:size]],
+                waiting=len(ordered),
+            )
 
     def DeleteJob(self, request: pb.DeleteJobRequest, context: grpc.ServicerContext) -> pb.DeleteJobResponse:
         """Records first, so that nobody finds a job whose adapter is gone."""

@@ -20,3 +20,4 @@ class JobDraft:
     host: str
     start_from: StartFrom | None
     given: frozenset[str] = field(default_factory=frozenset)  #: hyperparameters that the caller named
+    priority: int = 0

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from services.preprocess.datasets.states import ready
-from services.preprocess.domain.caller import Caller
+from services.preprocess.domain.caller import Caller, Scope
 from services.preprocess.domain.job_draft import JobDraft
 from services.preprocess.domain.limits import Violations
-from services.preprocess.domain.refusals import ModelNotServed
+from services.preprocess.domain.refusals import ModelNotServed, NotPermitted
 from services.preprocess.jobs.estimate import Cost, Epoch, cost, epoch, known_rates
 from services.preprocess.models.registry import Registry
 from services.store.records import CheckpointRecord, DatasetRecord, HostRecord, JobSpec
@@ -29,7 +29,7 @@ class Checked:
     """A job that can be queued."""
 
     spec: JobSpec
-    host: str  #: where it will run
+    host: str  #: one where it can run now
     epoch: Epoch
     cost: Cost
 
@@ -65,7 +65,8 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
             f"is {chosen.max_length}; it leaves no row of {training.id!r} a trained token. Give a larger one.",
         )
     violations.refuse()
-    host = _host(draft, entry.tuft_model, chosen.lora_rank, origin, store)
+    bound = _bound(draft, origin)
+    host = store.hosts.place(entry.tuft_model, chosen.lora_rank, bound)
     spec = JobSpec(
         model=draft.model,
         tuft_model=entry.tuft_model,
@@ -73,7 +74,8 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
         test_dataset=test.id if test else "",
         hyperparameters=chosen,
         metadata=dict(draft.metadata),
-        host=draft.host,
+        host=bound,
+        priority=_priority(draft, caller),
         start_from=draft.start_from,
         owner=caller.name,
     )
@@ -119,12 +121,18 @@ def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, viol
     return _Origin(checkpoint, job.host, {name: value for name, value in shape.items() if name not in draft.given})
 
 
-def _host(draft: JobDraft, tuft_model: str, rank: int, origin: _Origin | None, store: Store) -> str:
-    """A live host that serves the model and rank; the checkpoint's own where its files lie only there."""
-    pinned = origin.host if origin is not None and not origin.checkpoint.stored else ""
-    if pinned and draft.host and draft.host != pinned:
+def _priority(draft: JobDraft, caller: Caller) -> int:
+    if draft.priority > 0 and Scope.ADMIN not in caller.scopes:
+        raise NotPermitted("priority: above 0 needs a token with the scope admin; leave it at 0 or below.")
+    return draft.priority
+
+
+def _bound(draft: JobDraft, origin: _Origin | None) -> str:
+    """Return the host that a job must have: the one asked for, or where its checkpoint's files lie only; empty: any."""
+    only = origin.host if origin is not None and not origin.checkpoint.stored else ""
+    if only and draft.host and draft.host != only:
         raise ModelNotServed(
-            f"host is {draft.host!r}, but checkpoint {origin.checkpoint.id!r} lies only on {pinned!r}; "  # type: ignore[union-attr]
+            f"host is {draft.host!r}, but checkpoint {origin.checkpoint.id!r} lies only on {only!r}; "  # type: ignore[union-attr]
             "leave host empty or name that one."
         )
-    return store.hosts.place(tuft_model, rank, draft.host or pinned)
+    return draft.host or only

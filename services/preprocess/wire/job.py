@@ -9,6 +9,7 @@ from services.preprocess.wire.dataset import error, timestamp
 from services.preprocess.wire.enums import EnumTable
 from services.preprocess.wire.hyperparameters import hyperparameters_message
 from services.store.evaluations import RowLosses
+from services.store.pool.placing import Waiting
 from services.store.records import (
     CheckpointRecord,
     EventRecord,
@@ -52,6 +53,8 @@ def job(record: JobRecord) -> pb.Job:
             cut_rows=record.cut.cut_rows, cut_tokens=record.cut.cut_tokens, emptied_rows=record.cut.emptied_rows
         ),
         halving=halving(record),
+        priority=spec.priority,
+        stored_step=record.stored_step if record.stored_checkpoint else None,
     )
 
 
@@ -171,6 +174,21 @@ def checkpoint(record: CheckpointRecord, best: str) -> pb.Checkpoint:
         stored=record.stored,
         sha256=record.sha256,
         time=timestamp(record.time),
+    )
+
+
+def queued_job(one: Waiting, position: int, reason: str) -> pb.QueuedJob:
+    """A job that waits for a host."""
+    return pb.QueuedJob(
+        job=one.job,
+        position=position,
+        owner=one.owner,
+        priority=one.priority,
+        model=one.model,
+        lora_rank=one.rank,
+        host=one.host,
+        queue_time=timestamp(one.time),
+        reason=reason,
     )
 
 

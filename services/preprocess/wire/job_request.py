@@ -12,6 +12,7 @@ from services.preprocess.wire.job import STATE
 from services.store.records import JobState, StartFrom
 from turnloom.v1 import training_pb2 as pb
 
+MAX_PRIORITY: Final = 100
 MAX_NAME_BYTES: Final = 256  #: of an id or host name in a request
 
 
@@ -31,6 +32,8 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
     chosen = hyperparameters(request.hyperparameters, "hyperparameters", violations)
     check_bytes(request.request_id, "request_id", MAX_REQUEST_ID_BYTES, violations)
     check_labels(request.metadata, "metadata", violations)
+    if abs(request.priority) > MAX_PRIORITY:
+        violations.add("priority", f"is {request.priority}; it takes -{MAX_PRIORITY} to {MAX_PRIORITY}.")
     origin = None
     if request.HasField("start_from"):
         if not request.start_from.job:
@@ -50,6 +53,7 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
         host=request.host,
         start_from=origin,
         given=frozenset(descriptor.name for descriptor, _ in request.hyperparameters.ListFields()),
+        priority=request.priority,
     )
 
 

@@ -1,4 +1,5 @@
--- job, attempt, worker, lease (milliseconds), price (of an hour, '' where none is known), currency: QUEUED -> RUNNING, or the ticket is dropped
+-- job, attempt, worker, host ('' where unknown), lease (milliseconds), price (of an hour, '' where unknown), currency:
+-- QUEUED -> RUNNING, or the ticket is dropped
 local id, attempt, worker, ttl = arg.job, arg.attempt, arg.worker, arg.lease
 local state, current = field(id, 'state'), tonumber(field(id, 'attempt'))
 if state == '' then return {'dropped', 'there is no such job'} end
@@ -6,8 +7,12 @@ if HELD[state] and attempt == current and field(id, 'worker') == worker then
   redis.call('SET', key('lease', id), attempt, 'PX', ttl)
   return {'ok', field(id, 'start_checkpoint')}
 end
-if state ~= 'queued' or attempt ~= current + 1 then
+local elsewhere = arg.host ~= '' and field(id, 'host') ~= arg.host
+if state ~= 'queued' or attempt ~= current + 1 or elsewhere then
   local why = 'the job is ' .. string.upper(state) .. ' at attempt ' .. current
+  if state == 'queued' and elsewhere then
+    why = why .. ' and ' .. (field(id, 'host') == '' and 'waits for a host' or 'has host ' .. field(id, 'host'))
+  end
   say(id, 'info', 'TICKET_DROPPED', 'A ticket for attempt ' .. attempt .. ' was dropped: ' .. why .. '.', attempt, {worker = worker})
   return {'dropped', why}
 end
@@ -37,7 +42,7 @@ mark_best(id)
 
 local time = now()
 set(id, 'attempt', attempt, 'start_step', step, 'start_checkpoint', checkpoint, 'last_checkpoint', checkpoint,
-  'resume_from', '', 'attempt_steps', 0, 'tokens_per_second', '0')
+  'resume_from', '', 'move_to', '', 'avoid', '', 'last_host', field(id, 'host'), 'attempt_steps', 0, 'tokens_per_second', '0')
 if field(id, 'start_time') == '' then set(id, 'start_time', time) end
 set(id, 'furthest', chosen and step or math.max(tonumber(field(id, 'furthest')), last))
 redis.call('SET', key('lease', id), attempt, 'PX', ttl)

@@ -59,6 +59,30 @@ local function charge(id, time)
     'held_cost', exact((tonumber(field(id, 'held_cost')) or 0) + seconds * price / 3600))
 end
 
+-- The indexes that name a job by its state and, while it is QUEUED, by whether it has a host yet or waits in the pool.
+local function index(id, from)
+  local state, host = field(id, 'state'), field(id, 'host')
+  if from ~= state then
+    if from then redis.call('ZREM', 'tl:run:state:' .. from, id) end
+    redis.call('ZADD', 'tl:run:state:' .. state, string.format('%.0f', tonumber(field(id, 'create_time')) * 1000000), id)
+  end
+  if state == 'queued' and host == '' then
+    local spec = cjson.decode(field(id, 'spec'))
+    redis.call('HDEL', 'tl:run:placed', id)
+    redis.call('HSET', 'tl:run:waiting', id, cjson.encode({
+      owner = spec.owner, priority = spec.priority or 0, model = spec.tuft_model, rank = spec.hyperparameters.lora_rank,
+      host = spec.host, avoid = field(id, 'avoid'), last = field(id, 'last_host'), time = field(id, 'queue_time'),
+      attempt = tonumber(field(id, 'attempt'))}))
+    return
+  end
+  redis.call('HDEL', 'tl:run:waiting', id)
+  if state == 'queued' or HELD[state] then
+    redis.call('HSET', 'tl:run:placed', id, host .. ' ' .. (cjson.decode(field(id, 'spec')).owner or ''))
+  else
+    redis.call('HDEL', 'tl:run:placed', id)
+  end
+end
+
 -- The only place that writes `state`. Answers nothing, or a refusal.
 local function go(id, to)
   local from = field(id, 'state')
@@ -89,6 +113,7 @@ local function go(id, to)
     each_used(id, 'SADD')
     for _, kind in ipairs({'stream', 'series', 'tests'}) do redis.call('PERSIST', key(kind, id)) end
   end
+  index(id, from)
   put(id, 'job', cjson.encode({state = to, attempt = tonumber(field(id, 'attempt')), host = field(id, 'host')}))
 end
 

@@ -1,4 +1,5 @@
--- job, spec, hash (of the content), request (key, or ''), planned_steps, lease (milliseconds of the validation), datasets and jobs (lists of what it needs)
+-- job, spec, hash (of the content), request (key, or ''), planned_steps, lease (milliseconds of the validation), datasets and jobs (lists of what it needs),
+-- lists (keys of the indexes by owner and label)
 local id, spec, hash, request, planned, ttl = arg.job, arg.spec, arg.hash, arg.request, arg.planned_steps, arg.lease
 if request ~= '' then
   local made = redis.call('HMGET', request, 'id', 'hash')
@@ -28,6 +29,8 @@ if rungs and #rungs > 0 then set(id, 'rungs', table.concat(rungs, ' ')) end
 if request ~= '' then redis.call('HSET', request, 'id', id, 'hash', hash) end
 redis.call('ZADD', 'tl:run:jobs', string.format('%.0f', tonumber(time) * 1000000), id)
 redis.call('SADD', 'tl:run:active', id)
+for _, list in ipairs(arg.lists) do redis.call('ZADD', list, string.format('%.0f', tonumber(time) * 1000000), id) end
+index(id)
 redis.call('RPUSH', key('series', id), EMPTY_ROW)
 redis.call('SET', key('lease', id), 0, 'PX', ttl)
 each_used(id, 'SADD')

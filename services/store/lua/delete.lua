@@ -1,4 +1,4 @@
--- job: forget all that Redis knows of a job at a terminal state
+-- job, lists (keys of the indexes by owner and label): forget all that Redis knows of a job at a terminal state
 local id = arg.job
 local state = field(id, 'state')
 if state == '' then return refused('NOT_FOUND', 'there is no job ' .. id) end
@@ -13,4 +13,6 @@ for _, kind in ipairs({'job', 'stream', 'series', 'tests', 'checkpoints', 'linea
 redis.call('ZREM', 'tl:run:jobs', id)
 redis.call('ZREM', 'tl:run:finished', id)
 redis.call('SREM', 'tl:run:unarchived', id)
+redis.call('ZREM', 'tl:run:state:' .. state, id)
+for _, list in ipairs(arg.lists) do redis.call('ZREM', list, id) end
 return {'ok'}

@@ -1,4 +1,4 @@
--- job, checkpoint ('' for the last), host ('' for the same): PAUSED, FAILED, CANCELLED -> QUEUED
+-- job, checkpoint ('' for the last), host (absent: the same; '': the pool): PAUSED, FAILED, CANCELLED -> QUEUED
 local id, checkpoint, host = arg.job, arg.checkpoint, arg.host
 local state = field(id, 'state')
 if state == 'running' or state == 'validating' then
@@ -16,7 +16,7 @@ if TERMINAL[state] then
       return refused('NOT_FOUND', 'job ' .. id .. ' needs ' .. used .. ', which was deleted')
     end
   end
-  if field(id, 'host') == '' and host == '' then
+  if field(id, 'queue_time') == '' then
     return refused('ILLEGAL_EDGE', 'job ' .. id .. ' was never queued; create it again')
   end
 end
@@ -26,10 +26,10 @@ if checkpoint ~= '' and not redis.call('ZSCORE', key('lineage', id), checkpoint)
     and ('checkpoint ' .. checkpoint .. ' belongs to steps that a later attempt replaced; create a job that starts from it')
     or ('job ' .. id .. ' has no checkpoint ' .. checkpoint))
 end
+if host and EDGES[state] and EDGES[state].queued then set(id, 'host', host) end
 local answer = go(id, 'queued')
 if answer then return answer end
 set(id, 'resume_from', checkpoint, 'failed_attempts', 0, 'stalled_attempts', 0, 'furthest', 0, 'error', '', 'last_error', '', 'cancel_wanted', '')
-if host ~= '' then set(id, 'host', host) end
 -- Whoever resumes a cell that waits at a rung, or was stopped there, wants it to go on whatever the others do.
 if field(id, 'rung') ~= '' then set(id, 'rungs', '', 'rung', '', 'standing', '') end
 say(id, 'info', 'JOB_QUEUED', 'Resumed by request' .. (checkpoint ~= '' and (' from checkpoint ' .. checkpoint) or '') .. '.', field(id, 'attempt'),

@@ -81,7 +81,7 @@ def test_the_defaults_are_those_of_the_code() -> None:
     assert from_environment(required | said) == from_environment(required)
     page = PAGE[PAGE.index("**Supervisor**") :]
     said = dict(re.findall(r"^\| (TURNLOOM_\w+) \| (\d+) \|", page, re.MULTILINE))
-    assert len(said) == 5
+    assert len(said) == 7
     assert companion_from_environment(said) == companion_from_environment({})
 
 

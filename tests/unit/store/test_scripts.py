@@ -18,7 +18,7 @@ def read_fields(script: str) -> set[str]:
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:
-    for path in STORE.glob("*.py"):
+    for path in STORE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.Call)

@@ -270,6 +270,9 @@ class Submission:
     """Where jobs run, and what they are called."""
 
     host: Annotated[str, typer.Option(help="GPU host. Default: one that serves the model.")] = ""
+    priority: Annotated[
+        int, typer.Option(help="Higher ones get a host first; above 0 needs the scope admin.", min=-100, max=100)
+    ] = 0
     label: Labels = None
     request_id: RequestId = ""
     detach: Detach = False

@@ -51,6 +51,8 @@ _TRAINING: Final = {
     "CancelJob": Need.WORK,
     "PauseJob": Need.WORK,
     "ResumeJob": Need.WORK,
+    "MoveJob": Need.WORK,
+    "ListQueue": Need.LOOK,
     "DeleteJob": Need.WORK,
     "CreateSweep": Need.WORK,
     "GetSweep": Need.LOOK,

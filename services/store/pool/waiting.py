@@ -1,0 +1,74 @@
+"""Jobs that wait for a host: read the pool, and write what placing.py decided, by one script."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, cast
+
+from services.store import keys
+from services.store.connection import StoreRedis, redis_time
+from services.store.hosts import Hosts
+from services.store.pool.placing import Choice, Load, Waiting
+from services.store.scripts import Scripts
+
+#: Seconds after its last probe in which a host gets jobs; a probe comes every 20 s.
+FRESH: Final = 60.0
+
+
+class Pool:
+    """The waiting jobs of one Redis."""
+
+    def __init__(self, client: StoreRedis) -> None:
+        self._client = client
+        self._scripts = Scripts(client)
+        self._hosts = Hosts(client)
+
+    def waiting(self) -> list[Waiting]:
+        """Return all jobs that wait for a host, in no order."""
+        found = cast(dict[str, str], self._client.hgetall(keys.WAITING))
+        return [_waiting(job, text) for job, text in found.items()]
+
+    def placed(self) -> dict[str, str]:
+        """Return the host of every job that has one, queued there or held there."""
+        return {job: text.partition(" ")[0] for job, text in self._placed().items()}
+
+    def load(self, quota: int = 0) -> Load:
+        """Return what is on hosts now. `quota`: jobs of one owner on hosts at most; 0: any number."""
+        pairs = [text.partition(" ")[::2] for text in self._placed().values()]
+        now = redis_time(self._client)
+        served = cast(dict[str, str], self._client.hgetall(keys.SERVED))
+        return Load(
+            hosts=[host for host in self._hosts.list() if now - host.heartbeat_time <= FRESH],
+            by_host=Counter(host for host, _ in pairs),
+            by_owner=Counter(owner for _, owner in pairs),
+            served={owner: float(time) for owner, time in served.items()},
+            quota=quota,
+        )
+
+    def assign(self, choices: Sequence[Choice]) -> list[str]:
+        """Give jobs to hosts in one step; return those that were still waiting. The caller enqueues their tickets."""
+        if not choices:
+            return []
+        given = [{"job": one.job, "attempt": one.attempt, "host": one.host} for one in choices]
+        return cast(list[str], self._scripts.read("assign", choices=given))
+
+    def _placed(self) -> dict[str, str]:
+        return cast(dict[str, str], self._client.hgetall(keys.PLACED))
+
+
+def _waiting(job: str, text: str) -> Waiting:
+    stored = json.loads(text)
+    return Waiting(
+        job=job,
+        owner=stored.get("owner") or "",
+        priority=int(stored["priority"]),
+        model=stored["model"],
+        rank=int(stored["rank"]),
+        host=stored.get("host") or "",
+        avoid=stored.get("avoid") or "",
+        last=stored.get("last") or "",
+        time=float(stored["time"] or 0),
+        attempt=int(stored["attempt"]),
+    )
