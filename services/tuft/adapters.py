@@ -184,7 +184,9 @@ class Accumulator:
             self._total = gradients
 
     def commit(self, masters: Sequence[Tensor]) -> None:
-        """Add the sum to the parameters' gradients, as backward() does."""
+        """Add the sum to the parameters' gradients, as backward() does. Does nothing where nothing was added."""
+        if not self._total:
+            return
         missing = [(one, new) for one, new in zip(masters, self._total, strict=True) if one.grad is None]
         present = [(one.grad, new) for one, new in zip(masters, self._total, strict=True) if one.grad is not None]
         if present:

@@ -3,5 +3,9 @@
 from __future__ import annotations
 
 
+class UnknownToken(ValueError):
+    """A request holds a token that the model does not have; the message names it."""
+
+
 class Odd(Exception):
     """This request or adapter is for TuFT's own code; the message completes "served by stock TuFT because of ..."."""

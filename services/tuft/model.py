@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from tuft.telemetry.tracing import extract_context, get_tracer
 
 from services.tuft import checks, memory, passes, status
 from services.tuft.adapters import Accumulator, Layout
-from services.tuft.errors import Odd
+from services.tuft.errors import Odd, UnknownToken
 from services.tuft.layers import Decoder
 from services.tuft.packing import Row, balanced, read_rows
 from services.tuft.self_test import ADAPTER, Tolerance, compare
@@ -180,7 +181,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
             return await self._accelerated(data, lora_id, loss_fn, loss_fn_config or {}, backward, trace_context)
         except Odd as odd:
             reason = str(odd)
-        except (torch.OutOfMemoryError, ValueError):  # the client's business, as with TuFT
+        except (torch.OutOfMemoryError, UnknownToken):  # the client's business
             raise
         except Exception as error:
             log.exception("an accelerated pass failed")
@@ -222,12 +223,8 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
             passes.check(loss, rows)
             async with self._lock:
                 layout = self._layout(lora_id)
-                answers = self._all(layout, rows, loss, backward=backward)
-                if backward:
-                    total = Accumulator()
-                    for answer in answers:
-                        total.add(answer.gradients)
-                    total.commit(layout.masters)
+                answers, gradients = self._all(layout, rows, loss, backward=backward)
+                gradients.commit(layout.masters)
         self.status.calls["accelerated"] += 1
         self.status.passes += len(answers)
         self.status.tokens += sum(row.length for row in rows)
@@ -239,22 +236,25 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
             metrics=metrics_reduction([one.metrics for one in answers], [len(one.rows) for one in answers]),
         )
 
-    def _all(self, layout: Layout, rows: Sequence[Row], loss: passes.Loss, *, backward: bool) -> list[passes.Answer]:
+    def _all(
+        self, layout: Layout, rows: Sequence[Row], loss: passes.Loss, *, backward: bool
+    ) -> tuple[list[passes.Answer], Accumulator]:
         """Run all rows; a pass that runs out of memory is cut in two and run again."""
         lengths = [row.length for row in rows]
         waiting = balanced(lengths, self.status.max_tokens_per_pass)[::-1]
-        answers = []
+        answers, gradients = [], Accumulator()
         while waiting:
             numbers = waiting.pop()
             answer = self._tried(layout, rows, numbers, loss, backward=backward)
             if answer is not None:
-                answers.append(answer)
+                gradients.add(answer.gradients)
+                answers.append(replace(answer, gradients=[]))
                 continue
             self._shrink(sum(lengths[number] for number in numbers))
             halves = balanced([lengths[number] for number in numbers], -(-sum(lengths[n] for n in numbers) // 2))
             waiting += [[numbers[place] for place in half] for half in halves[::-1]]
         self._grow(len(answers))
-        return answers
+        return answers, gradients
 
     def _tried(
         self, layout: Layout, rows: Sequence[Row], numbers: Sequence[int], loss: passes.Loss, *, backward: bool
@@ -308,13 +308,16 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
 
 
 def _validate(data: list[types.Datum], loss_fn: str) -> None:
-    """Raise TuFT's own errors for what TuFT refuses."""
-    if loss_fn == "trinity_ppo":
-        validate_trinity_ppo_loss_fn_inputs(data)
-    else:
-        validate_client_loss_fn_inputs(
-            data, ignored_keys=MODEL_DERIVED_LOSS_INPUTS, required_keys=frozenset({"target_tokens"})
-        )
+    """Leave what TuFT refuses to TuFT, which says why. Raises Odd."""
+    try:
+        if loss_fn == "trinity_ppo":
+            validate_trinity_ppo_loss_fn_inputs(data)
+        else:
+            validate_client_loss_fn_inputs(
+                data, ignored_keys=MODEL_DERIVED_LOSS_INPUTS, required_keys=frozenset({"target_tokens"})
+            )
+    except ValueError as error:
+        raise Odd("rows that TuFT refuses") from error
 
 
 @contextmanager

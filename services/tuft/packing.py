@@ -9,7 +9,7 @@ import torch
 from tinker import types
 from torch import Tensor
 
-from services.tuft.errors import Odd
+from services.tuft.errors import Odd, UnknownToken
 
 MODEL_INPUTS = frozenset({"target_logprobs"})  #: loss inputs that come from the model, ignored when a client sends them
 
@@ -48,7 +48,7 @@ def read_rows(data: Sequence[types.Datum], vocabulary: int) -> list[Row]:
 
     Raises:
         Odd: rows that TuFT itself has to answer.
-        ValueError: a token that the model does not have; on a GPU it would end the process.
+        UnknownToken: on a GPU it would end the process.
     """
     return [_read_row(number, datum, vocabulary) for number, datum in enumerate(data)]
 
@@ -70,7 +70,7 @@ def _read_row(number: int, datum: types.Datum, vocabulary: int) -> Row:
             raise Odd(f"{name} that are not whole numbers")
         if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
             wrong = int(ids[(ids < 0) | (ids >= vocabulary)][0])
-            raise ValueError(
+            raise UnknownToken(
                 f"datum {number}: {name} holds {wrong}, but the model's vocabulary has {vocabulary} tokens; "
                 "tokenize with the model's own tokenizer"
             )

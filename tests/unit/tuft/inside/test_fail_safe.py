@@ -80,6 +80,16 @@ def test_wrong_requests_get_tufts_own_error(pair, data, name: str, loss: str) ->
     assert pair[1].status.accelerated
 
 
+def test_a_token_outside_of_the_vocabulary_is_the_clients_mistake_alone(pair) -> None:
+    _, fast = pair
+    data = rows((4, 5))
+    data[1].model_input.chunks[0].tokens[0] = 99_999
+    with pytest.raises(ValueError, match="datum 1: model_input holds 99999"):
+        call(fast, data)
+    assert fast.status.accelerated
+    assert fast.status.calls == {"accelerated": 0, "stock": 0}
+
+
 def test_an_empty_request_is_answered_as_tuft_does(pair) -> None:
     stock, fast = pair
     assert call(stock, []) == call(fast, [])
@@ -207,18 +217,19 @@ def test_a_model_that_computes_something_else_is_served_by_tuft(
     assert self_test.ADAPTER not in made.model.peft_config
 
 
-def test_a_pass_that_breaks_later_ends_the_acceleration_and_the_request_is_answered(pair) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("an illegal instruction"), ValueError("zip() argument 2 is shorter")])
+def test_a_pass_that_breaks_later_ends_the_acceleration_and_the_request_is_answered(pair, error: Exception) -> None:
     stock, fast = pair
 
     def broken(*args, **how):
-        raise RuntimeError("an illegal instruction")
+        raise error
 
     fast._decoder = broken
     broken.dtype = torch.float32
     theirs, ours = (call(made, rows(LENGTHS)) for made in (stock, fast))
     assert torch.equal(logprobs(theirs), logprobs(ours))
     assert torch.equal(gradients(stock), gradients(fast))
-    assert fast.status.reason == "a pass failed: RuntimeError: an illegal instruction"
+    assert fast.status.reason == f"a pass failed: {type(error).__name__}: {error}"
     assert not fast.status.accelerated
 
 
