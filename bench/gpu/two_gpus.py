@@ -209,8 +209,8 @@ class TwoGpus(Plan):
 
     def _lost(self, host: Host) -> None:
         """A GPU that is gone for good, its server and its worker: its job goes on at the other."""
-        job = host.submit(MODEL, 400, checkpoint_every=20, max_tokens_per_call=self.scale.packed)
-        host.until(job, 30, 60)
+        job = host.submit(MODEL, 400, checkpoint_every=10, max_tokens_per_call=self.scale.packed)
+        host.until(job, 15, 120)
         where = host.client.jobs.retrieve(job).host
         host.services.lose(where)
         lost, step = time.time(), host.client.jobs.retrieve(job).progress.step
