@@ -39,7 +39,7 @@ MODULES: Final[Mapping[str, tuple[str, str]]] = {
     "pause": ("jobs", "Save a checkpoint and free the GPU."),
     "resume": ("jobs", "Queue a paused, failed or cancelled job again."),
     "move": ("jobs", "Move a job to another host."),
-    "queue": ("jobs", "Show what waits for a host."),
+    "queue": ("jobs", "List the jobs that wait for a host, and why."),
     "delete": ("jobs", "Delete a finished job."),
     "adapter": ("jobs", "Get trained adapters."),
     "export": ("export", "Write steps to a file, TensorBoard or Weights & Biases."),
