@@ -98,6 +98,7 @@ def settings(path: str, function: str, kind: str, made: object = None) -> Iterat
         for node in ast.walk(body)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == kind and node.keywords
     ]
+    seen: set[str] = set()  # a field may look at a variable of another
     for argument in call.keywords:
         assert argument.arg is not None
         names = {node.id for node in ast.walk(argument.value) if isinstance(node, ast.Name)}
@@ -106,6 +107,9 @@ def settings(path: str, function: str, kind: str, made: object = None) -> Iterat
             found = _read(reading, argument.arg, constants, made)
             if found is not None:
                 name, default, takes = found
+                if name in seen:
+                    continue
+                seen.add(name)
                 meaning, default = READ_AS.get(name, (told[argument.arg], default))
                 assert meaning, f"{path}: {argument.arg} has no comment"
                 yield Setting(name, meaning, default, takes)

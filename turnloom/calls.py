@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
 
 from turnloom import errors
 from turnloom.handshake import with_tls, without_tls
@@ -279,6 +278,8 @@ def translate(error: grpc.RpcError, address: str) -> errors.TurnloomError:
 
 def _details(error: grpc.Call) -> tuple[list[errors.Violation], str, str, str]:
     """Violations, reason, hint and parameter from the call's google.rpc.Status, where the server sent one."""
+    from google.rpc import error_details_pb2, status_pb2  # noqa: PLC0415  # 20 ms, and only errors need them
+
     violations: list[errors.Violation] = []
     reason = hint = param = ""
     status = status_pb2.Status()

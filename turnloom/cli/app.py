@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 HELP = """Chat conversations into token-exact training batches, and LoRA adapters trained with them.
@@ -16,44 +16,49 @@ Exit codes: 0 ok, 1 job failed or cancelled, 2 bad input, 3 no server, 4 refused
 130 interrupted.
 """
 
-#: First word of a command -> the module of this package that adds it, in the order of the help.
-MODULES: Final[Mapping[str, str]] = {
-    "up": "up",
-    "models": "data",
-    "preview": "data",
-    "lint": "data",
-    "dataset": "datasets",
-    "init": "jobfile",
-    "train": "train",
-    "watch": "train",
-    "sweep": "sweep",
-    "sweeps": "sweep",
-    "plot": "sweep",
-    "jobs": "jobs",
-    "job": "jobs",
-    "steps": "jobs",
-    "events": "jobs",
-    "checkpoints": "jobs",
-    "logs": "jobs",
-    "cancel": "jobs",
-    "pause": "jobs",
-    "resume": "jobs",
-    "move": "jobs",
-    "queue": "jobs",
-    "delete": "jobs",
-    "adapter": "jobs",
-    "export": "export",
-    "sample": "sample",
-    "serve": "publish",
-    "push": "publish",
-    "metrics": "metrics_export",
-    "hosts": "hosts",
-    "doctor": "hosts",
+#: First word of a command -> the module of this package that adds it, and its line in the help, in the help's order.
+MODULES: Final[Mapping[str, tuple[str, str]]] = {
+    "up": ("up", "Start everything on this machine, without a GPU."),
+    "models": ("data", "List the models that the server preprocesses for."),
+    "preview": ("data", "Show one conversation, trained tokens in colour."),
+    "lint": ("data", "Look for what usually goes wrong in conversations."),
+    "dataset": ("datasets", "Make and look at datasets."),
+    "init": ("jobfile", "Write a commented job file."),
+    "train": ("train", "Train a LoRA adapter and watch it."),
+    "watch": ("train", "Watch a job until it ends."),
+    "sweep": ("sweep", "Train a grid of ranks and rates, and compare."),
+    "sweeps": ("sweep", "List sweeps."),
+    "plot": ("sweep", "Compare any jobs."),
+    "jobs": ("jobs", "List jobs."),
+    "job": ("jobs", "Look at one job."),
+    "steps": ("jobs", "List the steps of a job."),
+    "events": ("jobs", "List what happened in a job."),
+    "checkpoints": ("jobs", "List the checkpoints that a job keeps."),
+    "logs": ("jobs", "Print steps and events of a job as a log."),
+    "cancel": ("jobs", "Stop a job, or every job of a sweep."),
+    "pause": ("jobs", "Save a checkpoint and free the GPU."),
+    "resume": ("jobs", "Queue a paused, failed or cancelled job again."),
+    "move": ("jobs", "Move a job to another host."),
+    "queue": ("jobs", "List the jobs that wait for a host, and why."),
+    "delete": ("jobs", "Delete a finished job."),
+    "adapter": ("jobs", "Get trained adapters."),
+    "export": ("export", "Write steps to a file, TensorBoard or Weights & Biases."),
+    "sample": ("sample", "Ask a job's adapter."),
+    "serve": ("publish", "Load an adapter into a running vLLM."),
+    "push": ("publish", "Send an adapter to the Hugging Face hub."),
+    "metrics": ("metrics_export", "Steps for Prometheus."),
+    "hosts": ("hosts", "List GPU hosts."),
+    "doctor": ("hosts", "Check client, server, models and GPU hosts."),
 }
 
 
 class Lazy(TyperGroup):
     """A group that imports the module of a command when the command is looked up, so that small ones start quickly."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help by MODULES alone: no command is imported for it."""
+        self.commands = {word: TyperCommand(word, help=summary) for word, (_, summary) in MODULES.items()}
+        super().format_help(ctx, formatter)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return all first words."""
@@ -66,7 +71,7 @@ class Lazy(TyperGroup):
         if cmd_name not in self.commands:
             part = typer.Typer()
             part.callback()(lambda: None)  # else Typer makes a group of one command that command itself
-            importlib.import_module(f"turnloom.cli.{MODULES[cmd_name]}").add_to(part)
+            importlib.import_module(f"turnloom.cli.{MODULES[cmd_name][0]}").add_to(part)
             part.registered_commands = [one for one in part.registered_commands if one.name == cmd_name]
             part.registered_groups = [one for one in part.registered_groups if one.name == cmd_name]
             self.commands.update(get_group(part).commands)  # the others of the module would take longer than this one

@@ -11,8 +11,9 @@ from rich.markup import escape
 from turnloom.cli.jsonable import Plain
 from turnloom.cli.session import Session
 from turnloom.client import TurnloomClient
+from turnloom.optional import missing
 from turnloom.results.fetching import fetch
-from turnloom.results.report import missing, write_figures, write_steps, write_verdict
+from turnloom.results.report import write_figures, write_steps, write_verdict
 from turnloom.results.runs import SHORT, Run, Value, differing, label, written
 from turnloom.results.verdict import Verdict, judge
 from turnloom.v1 import training_pb2

@@ -28,7 +28,7 @@ from turnloom.cli.sources import (
 )
 from turnloom.cli.splits import checked_parts, leaving_nothing, split_of
 from turnloom.errors import InvalidInput
-from turnloom.results.report import missing
+from turnloom.optional import missing
 from turnloom.v1 import datasets_pb2
 from turnloom.words import ago, coloured, count, dataset_state
 

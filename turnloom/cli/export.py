@@ -11,9 +11,9 @@ import typer
 from turnloom.cli import comparing
 from turnloom.cli.session import Session, command
 from turnloom.errors import InvalidInput
+from turnloom.optional import missing
 from turnloom.results.fetching import fetch
 from turnloom.results.files import rows, write_csv
-from turnloom.results.report import missing
 from turnloom.results.runs import Run, differing
 
 NEEDS: Final[Mapping[str, tuple[str, str]]] = {

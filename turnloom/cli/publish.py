@@ -14,9 +14,9 @@ from turnloom.cli.jsonable import Plain
 from turnloom.cli.session import Session, command
 from turnloom.client import TurnloomClient
 from turnloom.errors import FailedPrecondition, InvalidInput, NotFound
+from turnloom.optional import missing
 from turnloom.publish.card import Facts, card
 from turnloom.publish.vllm import Vllm
-from turnloom.results.report import missing
 from turnloom.results.runs import Run
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import training_pb2 as tr

@@ -26,6 +26,7 @@ from turnloom.cli.watching import conclude, watch_to_the_end
 from turnloom.client.jobs import JobFields
 from turnloom.errors import InvalidInput
 from turnloom.learning_rates import BATCH, suggest
+from turnloom.options import HyperparameterFields
 from turnloom.results.runs import written
 from turnloom.v1 import training_pb2
 from turnloom.words import count, duration, money
@@ -66,9 +67,7 @@ def train(
     labels = {**asked.labels, **submission.labels()}
     model = choose_model(session, preprocessing.model or asked.model)
     if training.learning_rate == AUTO:
-        chosen = suggest(model, fields.get("batch_size", BATCH))
-        fields["learning_rate"] = chosen.rate
-        session.say(f"Learning rate {written(chosen.rate)} for {escape(chosen.reason)} (--lr auto).")
+        fields["learning_rate"] = _rate_for(session, model, fields)
     made = training_and_test(
         session, data, tests, fields.get("seed", 0), model=model,
         options={**asked.preprocess, **preprocessing.fields()},
@@ -100,6 +99,12 @@ def train(
     else:
         _say_begun(session, queued)
         conclude(session, watch_to_the_end(session, queued.id))
+
+
+def _rate_for(session: Session, model: str, fields: HyperparameterFields) -> float:
+    chosen = suggest(model, fields.get("batch_size", BATCH))
+    session.say(f"Learning rate {written(chosen.rate)} for {escape(chosen.reason)} (--lr auto).")
+    return chosen.rate
 
 
 def _show_submitted(session: Session, job: training_pb2.Job) -> None:

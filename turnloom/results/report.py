@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from turnloom.optional import missing
 from turnloom.results.files import rows, write_csv
 from turnloom.results.runs import Run, label
 from turnloom.results.verdict import Verdict
-
-
-def missing(module: str) -> bool:
-    """Whether an optional library is not installed."""
-    return importlib.util.find_spec(module) is None
 
 
 def write_figures(folder: Path, runs: Sequence[Run], axes: Sequence[str], title: str) -> list[Path]:

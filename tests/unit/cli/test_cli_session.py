@@ -123,3 +123,12 @@ def test_a_verdict_is_broken_at_words_in_a_terminal_and_whole_in_a_file(terminal
     assert " ".join(line.removeprefix("* ").strip() for line in lines) == sentence
     assert all(len(line) <= 30 for line in lines) is terminal
     assert [line[:2] for line in lines] == ["* ", *["  "] * (len(lines) - 1)]
+
+
+def test_lr_auto_says_its_rate_and_why_and_refuses_a_name_without_a_size(tmp_path: Path) -> None:
+    none = tmp_path / "none.jsonl"  # nothing is read or sent before the rate is known
+    said = turnloom(NOBODY, "train", none, "-m", "org/Some-4B", "--lr", "auto", "--batch-size", 64)
+    assert said.err.startswith("Learning rate 6e-4 for 4B parameters at batch size 64 (--lr auto).")
+    assert "There is no file" in said.err
+    refused = turnloom(NOBODY, "train", none, "-m", "gpt2", "--lr", "auto", "--json")
+    assert (refused.code, refused.error["field"]) == (2, "--lr")

@@ -22,6 +22,7 @@ from turnloom.cli.exits import Exit
 from turnloom.terminal import SafeConsole
 from turnloom.visible import CONTROL, controls, visible, visible_json
 
+SMALL = [["jobs"], ["dataset", "list"], ["hosts"], ["sweeps", "--help"], ["--version"], ["--help"]]
 DANGEROUS = st.text(
     st.sampled_from(["a", "é", "\n", "\t", "\x1b", "\x9b", "\x07", "\x7f", "\u202e", "\u2066", "[", "]", " "])
 )
@@ -74,7 +75,9 @@ def test_consoles_of_commands_are_safe_ones() -> None:
     assert issubclass(SafeConsole, Console)
 
 
-@pytest.mark.parametrize("words", [["jobs"], ["dataset", "list"], ["hosts"], ["sweeps", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["jobs"], ["dataset", "list"], ["hosts"], ["sweeps", "--help"], ["--version"], ["--help"]]
+)
 def test_a_small_command_loads_no_numpy_and_no_stack(words: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from turnloom.cli.app import app\n"
@@ -89,6 +92,9 @@ def test_a_small_command_loads_no_numpy_and_no_stack(words: list[str], tmp_path:
 def test_every_command_is_found_in_the_module_that_is_named_for_it() -> None:
     for word in MODULES:
         assert turnloom("127.0.0.1:1", word, "--help").code == 0
+    assert all(summary.endswith(".") and len(summary) < 60 for _, summary in MODULES.values())
+    shown = turnloom("127.0.0.1:1", "--help").out
+    assert all(word in shown for word in MODULES)
     refused = turnloom("127.0.0.1:1", "jbos")
     assert (refused.code, "No such command 'jbos'" in refused.err) == (2, True)
 
