@@ -108,7 +108,7 @@ class Run:
         assert self.store.ledger.commit_checkpoint(self.job_id, record).outcome is Outcome.OK
 
     def claim(self, attempt: int) -> None:
-        assert self.store.jobs.claim(self.job_id, attempt, f"h1:{attempt}") is not None
+        assert self.store.jobs.claim(self.job_id, attempt, f"h1:{attempt}", 2.5, "EUR") is not None
 
 
 def queued_run(store: Store) -> Run:
