@@ -31,8 +31,8 @@ STEPS, SAVE_EVERY, KILL_AT = 60, 20, 23  # the worker dies some steps after a ch
 HYPERPARAMETERS = (
     f"--rank 8 --lr 5e-3 --steps {STEPS} --batch-size 8 --eval-every 20 --checkpoint-every {SAVE_EVERY}".split()
 )
-#: What this stack can't have: no GPU, no retried call, and no conversation that was refused.
-ABSENT = ["DCGM_", "turnloom_trainer_retries_total", "turnloom_preprocess_issues_total"]
+#: What this stack can't have: no GPU, no retried call, no price, and no conversation that was refused.
+ABSENT = ["DCGM_", "turnloom_trainer_retries_total", "turnloom_preprocess_issues_total", "turnloom_run_cost_total"]
 LEDGER = """
 import json, os
 from services.store.store import open_store

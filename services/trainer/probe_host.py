@@ -39,7 +39,7 @@ def look(settings: Settings) -> HostRecord:
         tuft_url=settings.tuft_url,
         heartbeat_time=time.time(),
         hour_price=settings.hour_price,
-        currency=settings.currency,
+        currency="" if settings.hour_price is None else settings.currency,
     )
 
 

@@ -49,7 +49,7 @@ class Settings:
     cache_dir: Path  #: where copies of dataset files of an object store are kept
     cache_bytes: int  #: of all copies together
     hour_price: float | None  #: of an hour in which a job is trained here; None: not known
-    currency: str  #: of the price; empty where there is none
+    currency: str  #: of the price, ISO 4217
     store_checkpoints: bool  #: copy checkpoints to the store while jobs run, so that another host can go on
     log_level: str  #: least important lines of the log
 
@@ -69,10 +69,9 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     precision = environment.get("TURNLOOM_TUFT_PRECISION") or ("fp32" if allow_cpu else "bf16")
     if precision not in PROBE_TOLERANCE:
         raise SettingsError(f"TURNLOOM_TUFT_PRECISION is {precision!r}; it takes {' or '.join(PROBE_TOLERANCE)}")
-    price = _read(environment, "TURNLOOM_GPU_HOUR_PRICE", "", _price, "a number, 0 or more")
     return Settings(
-        hour_price=price,
-        currency="" if price is None else _read(environment, "TURNLOOM_CURRENCY", "USD", _currency, "3 capitals"),
+        hour_price=_read(environment, "TURNLOOM_GPU_HOUR_PRICE", "", _price, "a number, 0 or more"),
+        currency=_read(environment, "TURNLOOM_CURRENCY", "USD", _currency, "3 capitals"),
         host=_read(environment, "TURNLOOM_HOST", None, _host, "letters, digits, dot, - and _, a name that stays"),
         redis_url=_read(environment, "TURNLOOM_REDIS_URL", REDIS_URL, redis_url, REDIS_URL_TAKES, secret=True),
         store_url=environment.get("TURNLOOM_STORE_URL", ""),

@@ -500,7 +500,7 @@ def test_time_that_workers_hold_a_job_is_counted_and_priced_by_each_of_them(stor
     assert store.jobs.get(job.id).cost(1e10) is None
 
     def held(attempt: int, price: float | None, currency: str) -> JobRecord:
-        assert store.jobs.claim(job.id, attempt, "w", price, currency) is not None
+        assert store.jobs.claim(job.id, attempt, "w", price=price, currency=currency) is not None
         began = float(store.redis.hget(f"tl:run:job:{job.id}", "held_since"))
         store.redis.hset(f"tl:run:job:{job.id}", "held_since", f"{began - 1800}")  # it took the job half an hour ago
         running = store.jobs.get(job.id)

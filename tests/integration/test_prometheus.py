@@ -26,6 +26,7 @@ from services.store.records import (
     Hyperparameters,
     JobSpec,
     JobState,
+    ServedModelRecord,
     StepRecord,
 )
 from services.store.store import Store, open_store
@@ -108,7 +109,7 @@ class Run:
         assert self.store.ledger.commit_checkpoint(self.job_id, record).outcome is Outcome.OK
 
     def claim(self, attempt: int) -> None:
-        assert self.store.jobs.claim(self.job_id, attempt, f"h1:{attempt}") is not None
+        assert self.store.jobs.claim(self.job_id, attempt, f"h1:{attempt}", "h1", price=2.5, currency="EUR") is not None
 
 
 def queued_run(store: Store) -> Run:
@@ -186,7 +187,8 @@ def test_every_query_of_every_dashboard_finds_series_and_every_rule_is_well(
     run.claim(1)
     run.save(0, 1)
     waiting = queued_run(store)
-    store.hosts.put(HostRecord("h1", backend_up=True), ttl=600)
+    models = (ServedModelRecord(SPEC.tuft_model, accelerated=True),)
+    store.hosts.put(HostRecord("h1", backend_up=True, models=models, hour_price=2.5, currency="EUR"), ttl=600)
     api = make_metrics()
     server, api_port = serve_metrics(api, "127.0.0.1", 0)
     connection = connect_rq(redis_url)

@@ -69,7 +69,7 @@ def test_files_are_listed_in_pages_in_both_orders(rest: Rest) -> None:
         ),
         (b"", "chats.jsonl holds no conversation."),
         (b"\n \n", "chats.jsonl holds no conversation."),
-        (b'{"messages": NaN}', "line 1 holds NaN, which is no JSON value."),
+        (b'{"messages": 7}', "line 1: messages: is the number 7, but must be a list."),
         (b"\x1f\x8b\x08\x00 gzip", "chats.jsonl, line 1 is not UTF-8."),
     ],
 )

@@ -13,8 +13,8 @@ NEEDED = {"TURNLOOM_HOST": "h", "TURNLOOM_TUFT_API_KEY": "tml-x", "TURNLOOM_TUFT
 SPEC = JobSpec("m", "tuft/m", "ds-1", "", Hyperparameters())
 
 
-def test_a_worker_without_a_price_names_no_currency() -> None:
-    assert (from_environment(NEEDED).hour_price, from_environment(NEEDED).currency) == (None, "")
+def test_a_worker_has_no_price_unless_it_is_set() -> None:
+    assert from_environment(NEEDED).hour_price is None
     priced = from_environment({**NEEDED, "TURNLOOM_GPU_HOUR_PRICE": "2.5", "TURNLOOM_CURRENCY": "EUR"})
     assert (priced.hour_price, priced.currency) == (2.5, "EUR")
     free = from_environment({**NEEDED, "TURNLOOM_GPU_HOUR_PRICE": "0"})
