@@ -225,7 +225,7 @@ def both(folder: Path, path: Path, redis_url: str) -> Iterator[list[str]]:
 
 def reached(ports: Path) -> TurnloomClient:
     """A client of the API once its model is loaded."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         if ports.exists():
             client = TurnloomClient(json.loads(ports.read_text(encoding="utf-8"))["address"])
@@ -233,7 +233,7 @@ def reached(ports: Path) -> TurnloomClient:
                 if any(client.models.list()):
                     return client
         time.sleep(0.2)
-    raise SystemExit("the API did not load its model in 120 s")
+    raise SystemExit("the API did not load its model in 300 s")
 
 
 if __name__ == "__main__":
