@@ -12,7 +12,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,14 +22,20 @@ set_environment()
 
 from bench import material  # noqa: E402  # libraries read their settings when they are imported
 from bench.sources import write  # noqa: E402
+from services.preprocess.datasets.build import DatasetBuild  # noqa: E402
+from services.preprocess.datasets.sources.converting import conversation_of  # noqa: E402
 from services.preprocess.datasets.sources.line_files import cut_lines  # noqa: E402
-from services.preprocess.datasets.sources.pieces import pack  # noqa: E402
-from services.preprocess.datasets.sources.shards import Making, make_shard  # noqa: E402
+from services.preprocess.datasets.sources.pieces import Shard, pack  # noqa: E402
+from services.preprocess.datasets.sources.shards import CHUNK, Making, make_shard, wanted  # noqa: E402
 from services.preprocess.datasets.sources.sizes import SizeLimit  # noqa: E402
 from services.preprocess.domain.bad_rows import BadRows  # noqa: E402
 from services.store.dataset_files import join  # noqa: E402
 from services.store.manifests import shards_folder  # noqa: E402
+from services.store.shard_files import ShardWriter  # noqa: E402
 from turnloom.masks import Options, load_model  # noqa: E402
+from turnloom.masks.domain.conversation import Conversation  # noqa: E402
+from turnloom.masks.domain.example import Preprocessed  # noqa: E402
+from turnloom.masks.pipeline import preprocess_batch  # noqa: E402
 from turnloom.reading.formats import Format  # noqa: E402
 
 
@@ -71,13 +77,37 @@ def main() -> int:
         with timed("shards", count, times):
             made = [make_shard(making, shard, shards_folder(store, "bench"), NoLease()) for shard in shards]  # type: ignore[arg-type]
         with timed("putting them together", count, times):
-            written = join(store, "{}", [one.file for one in made if one.file is not None])
+            written = join(
+                store, "{}", [one.file for one in made if one.file is not None], shards_folder(store, "bench")
+            )
+        by_cause(making, shards, f"{store}-causes", times)
     for name, microseconds in times.items():
         print(f"{name:<36} {microseconds:>8.1f} us a conversation")
-    each = sum(times.values()) - times["loading the model, once a worker"]
+    each = sum(times[name] for name in ("plan: find the lines", "shards", "putting them together"))
     print(f"{'each conversation':<36} {each:>8.1f} us: {1e6 / each:.0f} conversations a second and core")
     print(f"{written.conversations} conversations, {written.rows} rows, {written.tokens} tokens")
     return 0
+
+
+def by_cause(making: Making, shards: Sequence[Shard], store: str, times: dict[str, float]) -> None:
+    """Do the first shard once more, each stage by itself."""
+    count = shards[0].count
+    with timed("  of a shard: lines and JSON", count, times):
+        rows = [row for _, row in wanted(shards[0])]
+    with timed("  of a shard: to conversations", count, times):
+        items = [conversation_of(row, making.shape)[0] for row in rows]
+    good = [item for item in items if isinstance(item, Conversation)]
+    with timed("  of a shard: engine", count, times):
+        made = [
+            one
+            for first in range(0, len(good), CHUNK)
+            for one in preprocess_batch(good[first : first + CHUNK], making.options, making.model)
+        ]
+    writer = ShardWriter(shards_folder(store, "bench"), making.options_json)
+    with writer, timed("  of a shard: check, hash, write rows", count, times):
+        build = DatasetBuild(writer)
+        build.add([one for one in made if isinstance(one, Preprocessed)])
+        writer.commit()
 
 
 def _unlimited() -> SizeLimit:

@@ -22,6 +22,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import redis
+
 from bench.chats import chats
 from turnloom import TurnloomClient
 from turnloom.embedded.redis_server import RedisServer
@@ -121,12 +123,15 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
-def settled(pids: Sequence[int]) -> None:
-    """Wait until workers have loaded what they load at their start: until they use no CPU for a second."""
-    end, before = time.monotonic() + 60, -1.0
-    while time.monotonic() < end and (now := sum(map(cpu_seconds, pids))) > before + 0.05:
-        before = now
-        time.sleep(1.0)
+def registered(redis_url: str, workers: int) -> None:
+    """Wait until every worker has loaded its models and said so in Redis."""
+    queues = redis.Redis.from_url(redis_url)
+    end = time.monotonic() + 120
+    while queues.scard("rq:workers") < workers:
+        if time.monotonic() > end:
+            raise SystemExit("the workers did not start in 120 s")
+        time.sleep(0.1)
+    queues.close()
 
 
 def make(client: TurnloomClient, path: Path, workers: int, environment: dict[str, str], api: int) -> list[str]:
@@ -135,7 +140,7 @@ def make(client: TurnloomClient, path: Path, workers: int, environment: dict[str
     running = [subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}) for _ in range(workers)]
     peaks = Peaks({"API": api, **{f"worker {number}": process.pid for number, process in enumerate(running, 1)}})
     pids = [process.pid for process in running]
-    settled(pids)
+    registered(environment["TURNLOOM_REDIS_URL"], workers)
     started = {pid: cpu_seconds(pid) for pid in pids}
     killed = ""
     stages = Stages()
@@ -225,7 +230,7 @@ def both(folder: Path, path: Path, redis_url: str) -> Iterator[list[str]]:
 
 def reached(ports: Path) -> TurnloomClient:
     """A client of the API once its model is loaded."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         if ports.exists():
             client = TurnloomClient(json.loads(ports.read_text(encoding="utf-8"))["address"])
@@ -233,7 +238,7 @@ def reached(ports: Path) -> TurnloomClient:
                 if any(client.models.list()):
                     return client
         time.sleep(0.2)
-    raise SystemExit("the API did not load its model in 120 s")
+    raise SystemExit("the API did not load its model in 300 s")
 
 
 if __name__ == "__main__":

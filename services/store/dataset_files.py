@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Final, TypeAlias, TypeVar
 
@@ -19,7 +20,8 @@ from services.store.dataset_rows import Columns, Row, Runs, begin_digest, canoni
 from services.store.errors import StoreError
 from services.store.files import exists, is_local, locate, remove
 from services.store.manifests import SUFFIX, Manifest, manifest_uri, read_manifest, shards_folder, write_manifest
-from services.store.shard_files import ShardFile, ShardReader, ShardWriter, Totals, read_digests
+from services.store.row_index import IndexWriter, RowIndex, read_index
+from services.store.shard_files import ShardFile, ShardReader, ShardWriter, Totals, read_gathered
 
 __all__ = ["DatasetReader", "DatasetWriter", "Row", "Written", "canonical_json", "join", "remove", "verify"]
 
@@ -75,6 +77,7 @@ class DatasetWriter:
         self._last = -1  #: conversation of the last row
         self._committed = False
         self._digest = begin_digest(options_json)
+        self._index = IndexWriter(self._folder)
         self._writer = self._begin()
 
     def __enter__(self) -> DatasetWriter:
@@ -86,6 +89,7 @@ class DatasetWriter:
     ) -> None:
         """Remove what was not committed."""
         self._writer.__exit__(kind, error, trace)
+        self._index.__exit__(kind, error, trace)
         if not self._committed and (self._shards or is_local(locate(self._folder)[0])):
             with suppress(StoreError):  # what ended the block says more
                 remove(self._folder)
@@ -111,28 +115,35 @@ class DatasetWriter:
         """
         if self._rows:
             self._shards.append(self._writer.commit())
-        manifest = Manifest(self._digest.hexdigest(), self._options_json, self._shards)
+        sha256 = self._digest.hexdigest()
+        manifest = Manifest(sha256, self._options_json, self._shards, self._index.commit(sha256))
         written = _written(self._store_url, manifest, self._known)
         self._committed = True
         return written
 
     def _begin(self) -> ShardWriter:
-        return ShardWriter(self._folder, self._options_json, self._rows_per_batch, self._digest)
+        return ShardWriter(self._folder, self._options_json, self._rows_per_batch, self._gather)
+
+    def _gather(self, digests: bytes, rows: RowIndex) -> None:
+        self._digest.update(digests)
+        self._index.add(rows)
 
 
 def join(
     store_url: str,
     options_json: str,
     shards: Sequence[ShardFile],
+    folder: str,
     check: Callable[[], None] = lambda: None,
     known: Known = lambda _: False,
 ) -> Written:
-    """Make one dataset of shards in order, of which only the digests of their rows are read.
+    """Make one dataset of shards in order, of which only digests and index are read.
 
     Args:
         store_url: of the store, below whose `datasets` folder the shards lie.
         options_json: of the dataset.
         shards: in order of their conversations, which none shares with another.
+        folder: URL of the folder of their maker, for the index.
         check: called before each shard; what it raises ends the work.
         known: whether a dataset of this address is registered; it is the one then, and these shards are removed.
 
@@ -141,14 +152,17 @@ def join(
         StoreFull, StoreRefused, StoreUnavailable, Corrupt.
     """
     digest, last = begin_digest(options_json), -1
-    for shard in shards:
-        check()
-        if shard.first <= last:
-            raise ValueError(f"{shard.uri} begins with conversation {shard.first}, which comes after {last}")
-        last = shard.last
-        for digests in read_digests(shard.uri):
-            digest.update(digests)
-    return _written(store_url, Manifest(digest.hexdigest(), options_json, shards), known)
+    with IndexWriter(folder) as index:
+        for shard in shards:
+            check()
+            if shard.first <= last:
+                raise ValueError(f"{shard.uri} begins with conversation {shard.first}, which comes after {last}")
+            last = shard.last
+            for digests, rows in read_gathered(shard.uri):
+                digest.update(digests)
+                index.add(rows)
+        sha256 = digest.hexdigest()
+        return _written(store_url, Manifest(sha256, options_json, shards, index.commit(sha256)), known)
 
 
 def _written(store_url: str, manifest: Manifest, known: Known) -> Written:
@@ -187,10 +201,11 @@ class DatasetReader:
         self._open: OrderedDict[int, ShardReader] = OrderedDict()
         if uri.endswith(SUFFIX):
             self.version = 2  #: of the dataset's format
-            shards = read_manifest(uri).shards
+            manifest = read_manifest(uri)
+            shards, self._index_uri = manifest.shards, manifest.index
             self._uris, sizes = [shard.uri for shard in shards], [shard.totals.rows for shard in shards]
         else:
-            self._uris = [uri]
+            self._uris, self._index_uri = [uri], ""
             self._open[0] = whole = ShardReader(uri, cache)
             self.version, sizes = whole.version, [len(whole)]
         self._starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
@@ -226,15 +241,26 @@ class DatasetReader:
         for number in range(len(self._uris)):
             yield from self._shard(number).columns
 
+    @cached_property
+    def index(self) -> RowIndex:
+        """What is known of every row without opening a shard."""
+        if self._index_uri:
+            return read_index(self._index_uri, self._cache)
+        return RowIndex(
+            _gather([columns.conversation for columns in self.columns()], np.uint32),
+            _gather([columns.token_counts.astype(np.uint32) for columns in self.columns()], np.uint32),
+            _gather([columns.loss_tokens for columns in self.columns()], np.uint32),
+        )
+
     @property
     def row_lengths(self) -> NDArray[np.int64]:
         """Tokens of every row, shape (rows,)."""
-        return _gather([columns.token_counts for columns in self.columns()], np.int64)
+        return self.index.tokens.astype(np.int64)
 
     @property
     def conversation(self) -> NDArray[np.uint32]:
         """Conversation of every row, shape (rows,)."""
-        return _gather([columns.conversation for columns in self.columns()], np.uint32)
+        return self.index.conversation
 
     @property
     def part(self) -> NDArray[np.uint16]:
@@ -245,11 +271,6 @@ class DatasetReader:
     def target_bytes(self) -> NDArray[np.uint32]:
         """UTF-8 bytes of every row's trained text, shape (rows,)."""
         return _gather([columns.target_bytes for columns in self.columns()], np.uint32)
-
-    @property
-    def loss_tokens(self) -> NDArray[np.uint32]:
-        """Targets with weight > 0 of every row, shape (rows,)."""
-        return _gather([columns.loss_tokens for columns in self.columns()], np.uint32)
 
     def close(self) -> None:
         """Give up the files; rows handed out stay valid."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Final, Protocol, cast
@@ -204,6 +205,28 @@ def _put(system: FileSystem, source: Path, path: str) -> None:
         system.put_file(str(source), path, timeout=seconds)
     else:
         system.put_file(str(source), path)
+
+
+class Copies(Protocol):
+    """A local cache of immutable files (services.store.cache)."""
+
+    def fetch(self, uri: str) -> Path | None:
+        """Give the copy; None: the file is above the cache's bound."""
+
+
+def local_copy(uri: str, stack: ExitStack, cache: Copies | None) -> str:
+    """Path of a file on this machine; a copy outside the cache goes with `stack`."""
+    system, path = locate(uri)
+    if is_local(system):
+        return path
+    cached = cache.fetch(uri) if cache is not None else None
+    if cached is not None:
+        return str(cached)
+    folder = Path(tempfile.mkdtemp(prefix="turnloom-dataset-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    with store_errors(uri):
+        system.get_file(path, str(folder / "data.arrow"))
+    return str(folder / "data.arrow")
 
 
 def exists(url: str) -> bool:

@@ -22,11 +22,13 @@ class Manifest:
     sha256: str
     options_json: str
     shards: Sequence[ShardFile]
+    index: str  #: URL of the index of all rows
     replaced: Sequence[str] = ()  #: folders of shards that earlier manifests of this content named; all go with it
 
     def folders(self) -> list[str]:
-        """URLs of all folders that go when the dataset goes, those of its shards first."""
-        return list(dict.fromkeys([*(_maker(shard.uri) for shard in self.shards), *self.replaced]))
+        """URLs of all folders that go when the dataset goes, those of its own files first."""
+        uris = [self.index, *(shard.uri for shard in self.shards)]
+        return list(dict.fromkeys([*(_maker(uri) for uri in uris), *self.replaced]))
 
 
 def shards_folder(store_url: str, owner: str) -> str:
@@ -53,8 +55,8 @@ def write_manifest(store_url: str, manifest: Manifest) -> None:
     ]
     earlier = read_manifest(uri).folders() if exists(uri) else []
     replaced = [_relative(name, folder) for name in earlier if name not in manifest.folders()]
-    table = {"version": VERSION, "sha256": manifest.sha256, "options": manifest.options_json, "shards": shards}
-    table["replaced"] = replaced
+    table: dict[str, object] = {"version": VERSION, "sha256": manifest.sha256, "options": manifest.options_json}
+    table |= {"index": _relative(manifest.index, folder), "replaced": replaced, "shards": shards}
     with whole_file(uri) as file:
         file.write(json.dumps(table, indent=1).encode() + b"\n")
 
@@ -76,7 +78,7 @@ def read_manifest(uri: str) -> Manifest:
         folder = uri.rsplit("/", 1)[0]
         replaced = [f"{folder}/{name}" for name in table["replaced"]]
         shards = [_shard(shard, folder) for shard in table["shards"]]
-        return Manifest(table["sha256"], table["options"], shards, replaced)
+        return Manifest(table["sha256"], table["options"], shards, f"{folder}/{table['index']}", replaced)
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"{uri} is not a dataset's manifest: {error}") from None
 

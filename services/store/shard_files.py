@@ -1,26 +1,20 @@
-"""Write and read one shard of a dataset: an Arrow IPC file, uncompressed, memory-mapped, named by its address.
-
-Arrays go to Arrow and back as buffers: pa.array and to_numpy import pandas where it is installed (0.3 s a process).
-"""
+"""Write and read one shard of a dataset: an Arrow IPC file, uncompressed, memory-mapped, named by its address."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, cast
+from typing import IO, Final, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 from numpy.typing import NDArray
 
+from services.store.arrow_arrays import plain_array, view
 from services.store.cache import FileCache
 from services.store.dataset_rows import (
     DIGEST_BYTES,
@@ -33,7 +27,8 @@ from services.store.dataset_rows import (
     row_digests,
 )
 from services.store.errors import Corrupt
-from services.store.files import FileSystem, NewFile, is_local, locate, store_errors
+from services.store.files import FileSystem, NewFile, is_local, local_copy, locate, store_errors
+from services.store.row_index import RowIndex
 
 #: Columns of a dataset's file before shards were kept; such files are still read.
 SCHEMA_1: Final = pa.schema(
@@ -46,14 +41,19 @@ SCHEMA_1: Final = pa.schema(
         pa.field("target_bytes", pa.uint32(), nullable=False),
     ]
 )
-#: Columns of a shard; the last two are there to be read without the rows.
+#: Columns of a shard; the last three are there to be read without the rows.
 SCHEMA: Final = pa.schema(
     [
         *SCHEMA_1,
+        pa.field("tokens", pa.uint32(), nullable=False),
         pa.field("loss_tokens", pa.uint32(), nullable=False),
         pa.field("digest", pa.binary(DIGEST_BYTES), nullable=False),
     ]
 )
+
+
+#: Takes the digests and the index of some rows.
+Gather: TypeAlias = Callable[[bytes, RowIndex], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class ShardWriter:
     """
 
     def __init__(
-        self, folder_url: str, options_json: str, rows_per_batch: int = 1024, whole: hashlib._Hash | None = None
+        self, folder_url: str, options_json: str, rows_per_batch: int = 1024, also: Gather | None = None
     ) -> None:
         """Begin a shard.
 
@@ -94,10 +94,10 @@ class ShardWriter:
             folder_url: where it shall lie.
             options_json: of the dataset.
             rows_per_batch: rows that are held, checked and written together.
-            whole: hash of the dataset that is to get the digests of these rows too.
+            also: gets what a dataset has to know of its rows, batch by batch.
         """
         self._folder = folder_url
-        self._whole = whole
+        self._also = also
         self._new = NewFile(folder_url)
         self._rows_per_batch = rows_per_batch
         self._buffer = RowBuffer()
@@ -146,36 +146,36 @@ class ShardWriter:
         columns = self._buffer.columns()
         check_columns(columns, self._totals.rows, self.last)
         digests = row_digests(columns)
-        for digest in (self._digest, self._whole):
-            if digest is not None:
-                digest.update(digests)
-        loss_tokens = columns.loss_tokens
+        index = RowIndex(columns.conversation, columns.token_counts.astype(np.uint32), columns.loss_tokens)
+        self._digest.update(digests)
+        if self._also is not None:
+            self._also(digests, index)
         before = np.concatenate([[self.last], columns.conversation.astype(np.int64)])
         done = self._totals
         self._totals = Totals(
             done.rows + len(columns),
             done.conversations + int(np.count_nonzero(np.diff(before))),
             done.tokens + len(columns.tokens),
-            done.loss_tokens + int(loss_tokens.sum()),
+            done.loss_tokens + int(index.loss_tokens.sum(dtype=np.int64)),
             done.weight_sum + math.fsum(columns.weight_sums),
             done.target_bytes + int(columns.target_bytes.sum(dtype=np.int64)),
         )
         self._first = self._first if done.rows else int(columns.conversation[0])
         self.last = int(columns.conversation[-1])
         with store_errors(self._folder):
-            self._sink.write_batch(record_batch(columns, loss_tokens, digests))
+            self._sink.write_batch(record_batch(columns, index, digests))
 
 
-def record_batch(columns: Columns, loss_tokens: NDArray[np.uint32], digests: bytes) -> pa.RecordBatch:
+def record_batch(columns: Columns, index: RowIndex, digests: bytes) -> pa.RecordBatch:
     """Rows as Arrow has them, without a copy."""
     count = len(columns)
 
     def plain(name: str, array: NDArray[np.generic]) -> pa.Array:
-        return pa.Array.from_buffers(SCHEMA.field(name).type, len(array), [None, pa.py_buffer(array)])
+        return plain_array(SCHEMA.field(name).type, array)
 
     def lists(name: str, ends: NDArray[np.int32], array: NDArray[np.generic]) -> pa.Array:
         kind = SCHEMA.field(name).type
-        values = pa.Array.from_buffers(kind.value_type, len(array), [None, pa.py_buffer(array)])
+        values = plain_array(kind.value_type, array)
         return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(ends)], children=[values])
 
     return pa.RecordBatch.from_arrays(
@@ -186,7 +186,8 @@ def record_batch(columns: Columns, loss_tokens: NDArray[np.uint32], digests: byt
             lists("run_lengths", columns.run_ends, columns.lengths),
             lists("run_values", columns.run_ends, columns.values),
             plain("target_bytes", columns.target_bytes),
-            plain("loss_tokens", loss_tokens),
+            plain("tokens", index.tokens),
+            plain("loss_tokens", index.loss_tokens),
             pa.Array.from_buffers(SCHEMA.field("digest").type, count, [None, pa.py_buffer(digests)]),
         ],
         schema=SCHEMA,
@@ -232,14 +233,6 @@ class ShardReader:
 def _columns(batch: pa.RecordBatch) -> Columns:
     """Columns of one record batch as numpy views of the map."""
 
-    def view(array: pa.Array, kind: str) -> NDArray[np.generic]:
-        buffer = array.buffers()[-1]
-        if not len(array):
-            return np.empty(0, dtype=kind)
-        return cast(
-            NDArray[np.generic], np.frombuffer(buffer, kind, len(array), array.offset * np.dtype(kind).itemsize)
-        )
-
     def ends(array: pa.Array) -> NDArray[np.int32]:
         return cast(NDArray[np.int32], view(array.offsets, "<i4")) if len(array) else np.zeros(1, np.int32)
 
@@ -256,20 +249,22 @@ def _columns(batch: pa.RecordBatch) -> Columns:
     )
 
 
-def read_digests(uri: str) -> Iterator[bytes]:
-    """Give the digests of a shard's rows, a batch at a time; of an object store's file little else is fetched.
+def read_gathered(uri: str) -> Iterator[tuple[bytes, RowIndex]]:
+    """Give digests and index of a shard's rows, a batch at a time; of an object store's file little else is fetched.
 
     Raises:
         StoreUnavailable, StoreRefused, Corrupt.
     """
     system, path = locate(uri)
-    column = SCHEMA.get_field_index("digest")
+    names = ("conversation", "tokens", "loss_tokens", "digest")
+    wanted = pa.ipc.IpcReadOptions(included_fields=[SCHEMA.get_field_index(name) for name in names])
     try:
         with store_errors(uri), _unbuffered(system, path) as opened:
-            file = pa.ipc.open_file(opened, options=pa.ipc.IpcReadOptions(included_fields=[column]))
-            for index in range(file.num_record_batches):
-                batch = file.get_batch(index)
-                yield bytes(batch.column("digest").buffers()[1])[: DIGEST_BYTES * batch.num_rows]
+            file = pa.ipc.open_file(opened, options=wanted)
+            for number in range(file.num_record_batches):
+                batch = file.get_batch(number)
+                index = RowIndex(*(cast(NDArray[np.uint32], view(batch.column(name), "<u4")) for name in names[:3]))
+                yield bytes(batch.column("digest").buffers()[1])[: DIGEST_BYTES * batch.num_rows], index
     except (pa.ArrowInvalid, KeyError) as error:
         raise Corrupt(f"{uri} is not a shard of a dataset: {error}") from None
 
@@ -279,18 +274,3 @@ def _unbuffered(system: FileSystem, path: str) -> IO[bytes]:
     if is_local(system):
         return open(path, "rb")
     return cast(IO[bytes], cast(AbstractFileSystem, system).open(path, "rb", cache_type="none"))
-
-
-def local_copy(uri: str, stack: ExitStack, cache: FileCache | None) -> str:
-    """Path of a file on this machine; a copy outside the cache goes with `stack`."""
-    system, path = locate(uri)
-    if is_local(system):
-        return path
-    cached = cache.fetch(uri) if cache is not None else None
-    if cached is not None:
-        return str(cached)
-    folder = Path(tempfile.mkdtemp(prefix="turnloom-dataset-"))
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    with store_errors(uri):
-        system.get_file(path, str(folder / "data.arrow"))
-    return str(folder / "data.arrow")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from services.store.dataset_files import Row as StoredRow
 from services.store.records import CutReport
+from services.store.row_index import RowIndex
 from services.trainer.rows import Row, shortened, without_tail
 
 
@@ -23,6 +24,11 @@ class RowFile(Protocol):
 
     def __getitem__(self, index: int) -> StoredRow:
         """One row."""
+        ...
+
+    @property
+    def index(self) -> RowIndex:
+        """What is known of every row without reading it."""
         ...
 
 
@@ -58,23 +64,20 @@ class TrainedRows(Sequence[Row]):
 
 
 def trained_rows(file: RowFile, max_length: int | None) -> tuple[TrainedRows, CutReport]:
-    """Looks at every row once.
+    """Look at the index of the rows, and at those that `max_length` cuts.
 
     Returns:
         What there is to train, and what max_length took: rows that lost tokens, the tokens, rows left with nothing.
     """
-    kept: list[int] = []
-    conversations: list[int] = []
-    cut_rows = cut_tokens = emptied = 0
-    for number in range(len(file)):
-        row = from_file(file[number])
-        short = row if max_length is None else shortened(row, max_length)
-        if short.length < row.length:
-            cut_rows, cut_tokens = cut_rows + 1, cut_tokens + row.length - short.length
-        if short.loss_tokens:
-            kept.append(number)
-            conversations.append(row.conversation)
-        else:
-            emptied += 1
-    report = CutReport(cut_rows=cut_rows, cut_tokens=cut_tokens, emptied_rows=emptied)
-    return TrainedRows(file, np.array(kept, np.int64), np.array(conversations, np.int64), max_length), report
+    index = file.index
+    trained = index.loss_tokens > 0
+    cut = np.flatnonzero(index.tokens > max_length) if max_length is not None else np.empty(0, np.int64)
+    for number in cut.tolist():
+        trained[number] = shortened(from_file(file[number]), max_length or 0).loss_tokens > 0
+    kept = np.flatnonzero(trained)
+    report = CutReport(
+        cut_rows=len(cut),
+        cut_tokens=int((index.tokens[cut].astype(np.int64) - (max_length or 0)).sum()),
+        emptied_rows=len(trained) - len(kept),
+    )
+    return TrainedRows(file, kept, index.conversation[kept].astype(np.int64), max_length), report

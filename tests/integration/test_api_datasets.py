@@ -299,7 +299,7 @@ def test_the_file_goes_after_the_last_dataset_of_its_content(api: Api, store: St
     api.datasets.DeleteDataset(pb.DeleteDatasetRequest(id=first.id), timeout=LIMIT)
     assert len(download(api, second.id)) == 1
     remove_unwanted(store.unwanted, grace=0.0)
-    assert len(files(tmp_path)) == 2, "a manifest and a shard"
+    assert len(files(tmp_path)) == 3, "a manifest, an index and a shard"
     api.datasets.DeleteDataset(pb.DeleteDatasetRequest(id=second.id), timeout=LIMIT)
     remove_unwanted(store.unwanted, grace=0.0)
     assert files(tmp_path) == []

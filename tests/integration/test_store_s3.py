@@ -17,7 +17,7 @@ from services.store.dataset_files import DatasetReader, DatasetWriter, Row, join
 from services.store.errors import NotFound, StoreFull, StoreRefused, StoreUnavailable
 from services.store.evaluations import Evaluations, RowLosses
 from services.store.files import try_store, whole_file
-from services.store.manifests import read_manifest
+from services.store.manifests import read_manifest, shards_folder
 from services.store.objects import Objects
 from services.store.shard_files import ShardReader
 
@@ -66,7 +66,7 @@ def test_folders_datasets_and_evaluations_come_back_as_they_went(s3: S3, folder:
     objects.get_folder(stored.uri, tmp_path / "back")
     assert (tmp_path / "back/adapter/adapter_model.safetensors").read_bytes() == bytes(range(256)) * 4096
     parts = [read_manifest(write(s3.url, some)).shards[0] for some in (range(3), range(3, 6))]
-    whole = join(s3.url, OPTIONS, parts)
+    whole = join(s3.url, OPTIONS, parts, shards_folder(s3.url, "maker"))
     assert verify(whole.uri, OPTIONS) == whole.sha256
     with DatasetReader(whole.uri) as reader:
         assert [int(one.conversation) for one in reader.rows()] == list(range(6))

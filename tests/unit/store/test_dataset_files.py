@@ -100,11 +100,11 @@ def test_rows_come_back_bit_for_bit_and_the_address_ignores_batches_and_shards(
     at = next((index for index in range(cut, len(made)) if made[index].conversation > made[index - 1].conversation), 0)
     root = str(store / "merged")
     shards = [shard(root, part, per_batch) for part in (made[:at], made[at:]) if part]
-    merged = join(root, OPTIONS, shards)
+    merged = join(root, OPTIONS, shards, shards_folder(root, "maker"))
     assert (merged.sha256, merged.rows, merged.conversations) == (one.sha256, one.rows, one.conversations)
     with DatasetReader(merged.uri) as reader:
         assert all(same(left, right) for left, right in zip(reader.rows(), made, strict=True))
-        assert reader.loss_tokens.tolist() == [int((item.target_weights() > 0).sum()) for item in made]
+        assert reader.index.loss_tokens.tolist() == [int((item.target_weights() > 0).sum()) for item in made]
     weights = np.concatenate([item.target_weights() for item in made])
     assert merged.tokens == sum(len(item.token_ids) for item in made)
     assert merged.loss_tokens == int((weights > 0).sum())
@@ -294,7 +294,7 @@ def test_a_dataset_of_the_format_before_manifests_is_read_and_keeps_its_address(
             }
             for one in reader.rows()
         ] == expected["rows"]
-        assert reader.loss_tokens.tolist() == [int((one.target_weights() > 0).sum()) for one in reader.rows()]
+        assert reader.index.loss_tokens.tolist() == [int((one.target_weights() > 0).sum()) for one in reader.rows()]
     assert verify(uri, expected["options"]) == expected["sha256"]
 
 
@@ -322,6 +322,9 @@ def test_a_reader_opens_the_shards_that_are_asked_for_and_keeps_few(
     written = write(tmp_path, made)
     opened.clear()
     reader = DatasetReader(written.uri)
+    assert reader.index.conversation.tolist() == reader.conversation.tolist() == list(range(6))
+    assert reader.index.tokens.tolist() == reader.row_lengths.tolist() == [3] * 6
+    assert opened == [], "the index needs no shard"
     taken = [reader[index] for index in (5, 0, 5, 3, 5, 0)]
     uris = [one.uri for one in read_manifest(written.uri).shards]
     assert opened == [uris[5], uris[0], uris[3], uris[0]]
@@ -331,7 +334,7 @@ def test_a_reader_opens_the_shards_that_are_asked_for_and_keeps_few(
 def test_shards_out_of_order_are_refused(tmp_path: Path) -> None:
     later, earlier = (shard(str(tmp_path), [row(at, [1, 2], [(1, 1.0)])]) for at in (3, 2))
     with pytest.raises(ValueError, match="begins with conversation 2, which comes after 3"):
-        join(str(tmp_path), OPTIONS, [later, earlier])
+        join(str(tmp_path), OPTIONS, [later, earlier], shards_folder(str(tmp_path), "maker"))
 
 
 def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.store.row_index import RowIndex
 from services.trainer.batching import (
     CALL_OVERHEAD,
     MOST_CALL_TOKENS,
@@ -193,6 +194,14 @@ def test_a_row_without_weight_is_refused_by_name() -> None:
 
 class MemoryFile(list):  # type: ignore[type-arg]
     """Rows as a dataset file gives them."""
+
+    @property
+    def index(self) -> RowIndex:  # type: ignore[override]  # a list has a method of this name
+        return RowIndex(
+            np.array([one.conversation for one in self], np.uint32),
+            np.array([len(one.token_ids) for one in self], np.uint32),
+            np.array([int(one.run_lengths[one.run_values > 0].sum()) for one in self], np.uint32),
+        )
 
 
 class Stored:

@@ -11,6 +11,7 @@ from services.preprocess.datasets.sources.shards import ShardResult
 from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.domain.source_errors import BadRow, SourceEmpty
 from services.store.dataset_files import Known, join
+from services.store.manifests import shards_folder
 from services.store.records import DatasetRecord, IssueRecord, LeftOutRecord, WarningRecord
 
 
@@ -65,7 +66,7 @@ def merge(
         first = f", the first: {totals.issues[0].message}" if totals.issues else ""
         raise SourceEmpty(f"All {read} rows are bad{first}", hint="Look at the format and the columns.")
     files = [result.file for result in results if result.file is not None]
-    written = join(store_url, begun.options_json, files, lease.check, known)
+    written = join(store_url, begun.options_json, files, shards_folder(store_url, begun.id), lease.check, known)
     totals = replace(totals, warnings=(*remarks.warnings, *totals.warnings)[:REMARKS])
     made = replace(begun, conversations_read=read, shards=len(results), shards_done=len(results))
     return finished(made, written, totals, remarks.left_out)
