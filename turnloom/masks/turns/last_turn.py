@@ -57,9 +57,10 @@ def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -
     try:
         begin = _begin(chat, messages, rendered.text, before, first, prompts)
     except UnlocatableTurn as refusal:
-        begin = _spliced(chat, messages, rendered, before, first)
-        if begin is None:
+        spliced = _spliced(chat, messages, rendered, before, first)
+        if spliced is None:
             raise refusal from None
+        begin = spliced
     eot_start, end, closed = end_of_turn(chat, messages, rendered.text, max(last, begin.position))
     warnings = begin.warnings
     if not closed:
