@@ -115,6 +115,40 @@ SHAPES: Final[dict[str, Conversation]] = {
         ],
         tools=[_TOOL],
     ),
+    "two_step": Conversation(
+        [
+            _STEPS[0],
+            _assistant("", tool_calls=[_call({"city": "Oslo"})]),
+            _result('{"temperature": 5}'),
+            _assistant("Rome next.", tool_calls=[_call({"city": "Rome", "days": 2, "units": ["C"], "exact": True})]),
+            _result('{"temperature": 19}'),
+            _assistant("Rome is warmer."),
+        ],
+        tools=[_TOOL],
+    ),
+    "parallel_results": Conversation(
+        [
+            _STEPS[0],
+            _assistant("", tool_calls=[_call({"city": "Oslo"}), _call({"city": "Rome"})]),
+            _result("5"),
+            _result("19"),
+            _assistant("Rome is warmer."),
+        ],
+        tools=[_TOOL],
+    ),
+    "reasoned_tools": Conversation(
+        [
+            _STEPS[0],
+            _assistant("", reasoning_content="I must look it up.", tool_calls=[_call({"city": "Oslo"})]),
+            _result("5"),
+            _assistant("", reasoning_content="And Rome.", tool_calls=[_call({"city": "Rome"})]),
+            _result("19"),
+            _assistant("Rome is warmer.", reasoning_content="Nineteen is more than five."),
+            _user("Thanks."),
+            _assistant("Sure.", reasoning_content="Be polite."),
+        ],
+        tools=[_TOOL],
+    ),
     "last_is_user": Conversation([_user("Hello."), _assistant("Good day."), _user("Are you there?")]),
 }
 
@@ -180,7 +214,12 @@ def _against_inference(conversation: Conversation, template: CompiledTemplate, s
         if span.start != len(prompt):
             return f"messages[{index}]: start {span.start}, prompt has {len(prompt)}"
         sampled = render_plain(conversation.messages[: index + 1], conversation.tools, template, settings)
-        if sampled[len(prompt) :][: span.end - span.start] != text[span.start : span.end]:
+        trained = text[span.start : span.end]
+        if sampled.startswith(prompt):
+            follows = sampled.startswith(trained, len(prompt))
+        else:  # no single render holds prompt and turn: what the template prints last follows the prompt
+            follows = bool(trained.strip()) and sampled.rstrip().endswith(trained.rstrip())
+        if not follows:
             return f"messages[{index}]: trained text is not what follows the prompt"
     return ""
 

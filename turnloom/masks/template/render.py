@@ -133,17 +133,17 @@ class Renders:
             raise text
         return text
 
-    def traced(self, messages: Sequence[Message]) -> RenderedText:
+    def traced(self, messages: Sequence[Message], *, prompt: bool = False) -> RenderedText:
         """What `render` gives.
 
         Raises:
             TemplateRefused: the template raised.
         """
-        self.asked.append(Asked(messages, prompt=False, kwargs={}))
+        self.asked.append(Asked(messages, prompt, kwargs={}))
         copies = MessageList([self._copy(message, index) for index, message in enumerate(messages)])
         variables = self._given({}) | {STEPS: self._traced_steps}
         print_ = self._template.traced_steps.render
-        return _finished(print_given(print_, variables, copies, self._traced_tools, add_generation_prompt=False))
+        return _finished(print_given(print_, variables, copies, self._traced_tools, prompt))
 
     def _copy(self, message: Message, index: int) -> Message:
         kept = self._copies.get((id(message), index))

@@ -187,7 +187,7 @@ class Chain:
         self._next: list[tuple[bool, object]] = []  #: of each step: whether it read what follows, and that
         self._reach: list[int] = []  #: last position read by any step so far
         self._states: list[list[dict[str, object]]] = []  #: what the namespaces hold after each step
-        self._read: dict[int, list[Any]] = {at: list(list.__iter__(values[at])) for at in self.lists}
+        self._read: dict[int, list[Any]] = {at: values[at] for at in self.lists}
         self._text, self._ends = "", list[int]()
         self._runs, self._run_ends = list[tuple[int, Tag]](), list[int]()
         self._traced = False
@@ -252,7 +252,7 @@ class Chain:
         self._next.append((reads.following, after))
         self._reach.append(max(reads.reach, self._reach[-1] if self._reach else -1))
         for at in self.lists:
-            self._read[at] = list(list.__iter__(values[at]))
+            self._read[at] = values[at]
         same = self._states and all(map(_same_state, self._states[-1], state))
         self._states.append(self._states[-1] if same else state)
         self._traced |= type(text) is not str

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 from turnloom.masks.domain.conversation import Message
 from turnloom.masks.domain.errors import ContentNotCovered, LayoutError, UnlocatableTurn
-from turnloom.masks.domain.rendered_text import RenderedText
+from turnloom.masks.domain.rendered_text import Origin, RenderedText, runs_behind
 from turnloom.masks.template.prompts import Chat
 from turnloom.masks.turns.last_turn import Turn, last_turn
-from turnloom.masks.turns.span_parts import has_text
+from turnloom.masks.turns.span_parts import EMPTY_BLOCK, has_text
 from turnloom.masks.turns.text_map import TextMap, is_own, next_foreign, own_end
 
 #: Renders of a long conversation that are remembered.
@@ -34,6 +35,7 @@ class TurnProver:
         self._keep = keep
         self._shown: dict[int, RenderedText] = {}
         self._turns: dict[int, Turn | LayoutError] = {}
+        self._spliced: dict[int, tuple[RenderedText, Turn]] = {}
 
     def shown(self, messages: int) -> RenderedText:
         """The render of the first so many messages."""
@@ -69,50 +71,119 @@ class TurnProver:
             raise ContentNotCovered("the template leaves this text out", message_index=index, field="content")
         return last_turn(self.chat, messages, rendered)
 
+    def sampled(self, index: int) -> tuple[RenderedText, Turn]:
+        """A turn as it was sampled: the render that ends with it, or its prompt and what is printed last of it.
+
+        Raises:
+            LayoutError: its bounds can't be told.
+        """
+        turn, own = self.alone(index), self.shown(index + 1)
+        if not turn.spliced:
+            return own, turn
+        made = self._spliced.get(index)
+        if made is None:
+            prompt = self.chat.renders.traced(self.messages[:index], prompt=True)
+            text = prompt.text + own.text[turn.start :]
+            runs = _joined(prompt.runs, runs_behind(own.runs, turn.start))
+            moved = len(prompt.text) - turn.start
+            bounds = replace(turn, start=len(prompt.text), eot_start=turn.eot_start + moved, end=turn.end + moved)
+            made = self._spliced[index] = RenderedText(text, runs), bounds
+        return made
+
+    def whole(self, messages: int) -> RenderedText:
+        """So many messages as the last of them was sampled; as they are rendered where that is no turn."""
+        if self.messages[messages - 1].get("role") == "assistant":
+            with suppress(LayoutError):
+                return self.sampled(messages - 1)[0]
+        return self.shown(messages)
+
     def extends(self, index: int, rendered: RenderedText) -> bool:
-        """Whether a render begins with all of a turn's own render up to its end."""
-        return rendered.text.startswith(self.shown(index + 1).text[: self.alone(index).end])
+        """Whether a text begins with all of a turn as it was sampled up to its end."""
+        own, turn = self.sampled(index)
+        return rendered.text.startswith(own.text[: turn.end])
 
     def within(self, text: TextMap, messages: int, index: int) -> Turn:
-        """The bounds of a turn in the render of so many messages.
+        """The bounds of a turn in a text of so many messages.
 
         Raises:
             LayoutError: they can't be told.
         """
-        if index + 1 == messages or self.extends(index, text.rendered):
+        if self.extends(index, text.rendered):
+            return self.sampled(index)[1]
+        if index + 1 == messages:
             return self.alone(index)
         return _transferred(text, index, self)
 
 
+def _joined(
+    runs: Sequence[tuple[int, Origin | None]], more: Sequence[tuple[int, Origin | None]]
+) -> tuple[tuple[int, Origin | None], ...]:
+    if runs and more and runs[-1][1] == more[0][1]:
+        return (*runs[:-1], (runs[-1][0] + more[0][0], more[0][1]), *more[1:])
+    return (*runs, *more)
+
+
 def _transferred(text: TextMap, index: int, prover: TurnProver) -> Turn:
     """Bounds of an earlier turn that is not rendered as it was sampled (only as_rendered asks for such)."""
-    chat, rendered, turn = prover.chat, text.rendered, prover.alone(index)
+    rendered, turn = text.rendered.text, prover.alone(index)
+    closing = prover.shown(index + 1).text[turn.eot_start : turn.end]
+    before, first, last, stop = _surroundings(text, index, prover)
+    start = _after_header(prover.chat, turn.prompt, rendered[before:first])
+    if start is not None and prover.messages[index].get("reasoning_content"):
+        block = EMPTY_BLOCK.match(rendered[before + start : first].lstrip())
+        start = start if block is None else rendered.index(block[0], before + start) + len(block[0]) - before
+    if first == last and start is not None:  # nothing of its own: what closes it comes after its header
+        last = before + start
+    at = rendered[last:stop].find(closing) if closing else 0
+    if start is None or at < 0:
+        raise UnlocatableTurn(
+            "the template renders this earlier turn in another form than it was sampled in, and its"
+            f" {'start' if start is None else 'end'} can't be told",
+            message_index=index,
+        )
+    eot_start = last + at
+    return replace(
+        turn, start=before + start, eot_start=eot_start, end=eot_start + len(closing), located_by="transferred"
+    )
+
+
+def _surroundings(text: TextMap, index: int, prover: TurnProver) -> tuple[int, int, int, int]:
+    """(end of the text before a turn, its first character, the end of its last, the start of the text after it).
+
+    Raises:
+        ContentNotCovered: nothing is printed of the turn, and which literals are its own can't be told.
+    """
     own = text.runs_of.get(index)
-    if not own:
+    if own:
+        before = max((text.starts[run + 1] for run in _others_before(text, own[0], index)), default=0)
+        stop = text.starts[next_foreign(text, own[0], index)]
+        return before, text.starts[own[0]], text.starts[own_end(text, own, index)], stop
+    runs = [run for run in range(len(text.rendered.runs)) if text.origin(run) is not None]
+    earlier = [run for run in runs if _index(text, run) < index]
+    later = [run for run in runs if _index(text, run) > index]
+    neighbours = {_index(text, earlier[-1])} if earlier else set()
+    if not earlier or neighbours != {index - 1} or (later and _index(text, later[0]) != index + 1):
         raise ContentNotCovered("the template prints nothing of this turn", message_index=index)
-    before = max((text.starts[run + 1] for run in _others_before(text, own[0], index)), default=0)
-    gap = rendered.text[before : text.starts[own[0]]]
-    start = None
-    for length in range(len(turn.prompt), 0, -1):
-        header = turn.prompt[:length]
+    before = text.starts[earlier[-1] + 1]
+    stop = text.starts[later[0]] if later else text.starts[-1]
+    return before, stop, stop, stop
+
+
+def _index(text: TextMap, run: int) -> int:
+    origin = text.origin(run)
+    return -1 if origin is None else origin.message_index
+
+
+def _after_header(chat: Chat, prompt: str, gap: str) -> int | None:
+    """Where the longest beginning of a generation prompt that cuts no token ends in the literals before a turn."""
+    for length in range(len(prompt), 0, -1):
+        header = prompt[:length]
         if not header.strip() or chat.control.floor(header, length) != length:
             continue
         at = gap.rfind(header)
         if at >= 0 and not gap[at + length : at + length + 1].isalnum():
-            start = before + at + length
-            break
-    last = text.starts[own_end(text, own, index)]
-    tail_stop = text.starts[next_foreign(text, own[0], index)]
-    tail = rendered.text[last:tail_stop]
-    closing = prover.shown(index + 1).text[turn.eot_start : turn.end]
-    at = tail.find(closing) if closing else 0
-    if start is None or at < 0:
-        raise UnlocatableTurn(
-            "the template renders this earlier turn in another form than it was sampled in, and its"
-            f" {'start' if start is None else 'end'} can't be told; use on_unextendable split or last",
-            message_index=index,
-        )
-    return replace(turn, start=start, eot_start=last + at, end=last + at + len(closing), located_by="transferred")
+            return at + length
+    return None
 
 
 def _others_before(text: TextMap, run: int, index: int) -> list[int]:

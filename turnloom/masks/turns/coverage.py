@@ -12,7 +12,7 @@ from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS, Message
 from turnloom.masks.domain.errors import ContentNotCovered
 from turnloom.masks.domain.rendered_text import RenderedText
 from turnloom.masks.turns.leaves import Lost, lost_calls, lost_of, texts_of
-from turnloom.masks.turns.span_parts import Piece, has_text
+from turnloom.masks.turns.span_parts import EMPTY_BLOCK, Piece, has_text
 from turnloom.masks.turns.text_map import TextMap, next_foreign, pieces_between
 
 _TEXTS: dict[Lost, str] = {
@@ -37,6 +37,7 @@ class Shown:
         for _, piece, origin in pieces:
             if origin is not None:
                 self._by_field[origin.field] = self._by_field.get(origin.field, "") + piece
+        self.literals = "".join(piece if origin is None else "\0" for _, piece, origin in pieces)
 
     def of(self, *fields: str) -> str:
         """Text of these fields; text of which only the message is known counts to each."""
@@ -106,12 +107,20 @@ def _hint_of_id(calls: Sequence[JSON], path: str, shown: Shown) -> str:
 
 
 def _reasoning_warnings(message: Message, index: int, shown: Shown) -> list[str]:
+    """Warn of reasoning that is left out; raises ContentNotCovered where an empty block stands in its place."""
     given = next((name for name in REASONING_FIELDS if has_text(message.get(name))), None)
     if given is None:
         return []
     text = message[given]
     own = shown.of(*REASONING_FIELDS)
     if not shown.has(*REASONING_FIELDS):
+        if EMPTY_BLOCK.search(shown.literals):
+            raise ContentNotCovered(
+                "the template prints an empty block in the place of this turn's reasoning, which would teach the model"
+                " not to think; remove the reasoning, or leave the message untrained",
+                message_index=index,
+                field=given,
+            )
         return [f"messages[{index}].{given}: the template leaves the reasoning of this turn out"]
     if isinstance(text, str) and lost_of(text, own) is not Lost.NOTHING and text.strip() not in shown.text:
         return [f"messages[{index}].{given}: the template leaves out or changes a part of this reasoning"]

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from turnloom.masks.domain.conversation import Message
-from turnloom.masks.domain.errors import Interleaved, UnlocatableTurn
+from turnloom.masks.domain.errors import Interleaved, TemplateRefused, UnlocatableTurn
 from turnloom.masks.domain.options import GenerationPrefill
-from turnloom.masks.domain.rendered_text import RenderedText
+from turnloom.masks.domain.rendered_text import Origin, RenderedText
 from turnloom.masks.template.added_token_text import AddedTokenFinder
 from turnloom.masks.template.prompts import PLAIN_REPLY, PROBE, VARIANTS, Chat, common_length
 from turnloom.masks.turns.turn_end import end_of_turn
@@ -31,6 +31,9 @@ class Turn:
     warnings: tuple[str, ...] = ()
     #: what candidate prompts go on with after the literals before the turn: bounds depend on whether its text begins so
     prefills: tuple[str, ...] = ()
+    spliced: bool = (
+        False  #: the messages before it are rendered otherwise where it follows: it belongs after its prompt
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class _Begin:
     located_by: str
     prompt: str
     warnings: tuple[str, ...] = ()
+    spliced: bool = False
 
 
 def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -> Turn:
@@ -50,7 +54,13 @@ def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -
     index = len(messages) - 1
     before, first, last = _extent(rendered, index)
     prompts = _prompts(chat, messages[:-1])
-    begin = _begin(chat, messages, rendered.text, before, first, prompts)
+    try:
+        begin = _begin(chat, messages, rendered.text, before, first, prompts)
+    except UnlocatableTurn as refusal:
+        spliced = _spliced(chat, messages, rendered, before, first)
+        if spliced is None:
+            raise refusal from None
+        begin = spliced
     eot_start, end, closed = end_of_turn(chat, messages, rendered.text, max(last, begin.position))
     warnings = begin.warnings
     if not closed:
@@ -60,7 +70,41 @@ def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -
     if first is not None:
         head = rendered.text[:first]
         prefills = tuple(p[first:] for p in prompts if p is not None and len(p) > first and p.startswith(head))
-    return Turn(begin.position, eot_start, end, how, begin.prompt, warnings, prefills)
+    return Turn(begin.position, eot_start, end, how, begin.prompt, warnings, prefills, begin.spliced)
+
+
+def _spliced(
+    chat: Chat, messages: Sequence[Message], rendered: RenderedText, before: int, first: int | None
+) -> _Begin | None:
+    """Where a turn begins after what ends its prompt, though the messages before it are rendered otherwise; or None.
+
+    The literal after the last text of a prompt ends it. Where the turn follows that text, and the literal after it
+    begins so, too, a sampler that is given the prompt goes on with what follows there.
+    """
+    try:
+        prompt = chat.renders.traced(messages[:-1], prompt=True)
+    except TemplateRefused:
+        return None
+    closing, last = _closing(prompt, len(prompt.text))
+    _, shown = _closing(rendered, len(rendered.text) if first is None else first)
+    gap = rendered.text[before : len(rendered.text) if first is None else first]
+    if not closing.strip() or last is None or last != shown or not gap.startswith(closing):
+        return None
+    if not _telling(chat.control, closing) or chat.control.floor(gap, len(closing)) != len(closing):
+        return None
+    return _Begin(before + len(closing), "spliced", closing, spliced=True)
+
+
+def _closing(rendered: RenderedText, end: int) -> tuple[str, Origin | None]:
+    """The literal before a position, and the origin of the text before that."""
+    position, start, last = 0, 0, None
+    for length, origin in rendered.runs:
+        if position >= end:
+            break
+        position += length
+        if origin is not None:
+            start, last = position, origin
+    return rendered.text[start:end], last
 
 
 def _prompts(chat: Chat, history: Sequence[Message]) -> list[str | None]:

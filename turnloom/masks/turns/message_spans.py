@@ -176,4 +176,5 @@ def _checked(text: TextMap, messages: Sequence[Message], index: int, turn: Turn)
             raise UnlocatableTurn("the template mixes its text with that of other messages", message_index=index)
         if origin.message_index not in (index, TOOLS):
             raise Interleaved(f"text of messages[{origin.message_index}] lies inside this turn", message_index=index)
-    return trained_warnings(messages[index], index, Shown(pieces, text.rendered.text[turn.start : turn.end]))
+    shown = Shown(pieces, text.rendered.text[turn.start : turn.end])
+    return trained_warnings(messages[index], index, shown)

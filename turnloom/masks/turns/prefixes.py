@@ -35,11 +35,11 @@ class Prefixes:
     """The beginnings of one conversation."""
 
     messages: Sequence[Message]
-    shown: Callable[[int], RenderedText]  #: the render of the first so many messages
-    end: Callable[[int], int]  #: where a turn ends in the render that ends with it, in characters; raises LayoutError
+    shown: Callable[[int], RenderedText]  #: the text of the first so many messages, the last as it was sampled
+    end: Callable[[int], int]  #: where a turn ends in the text that ends with it, in characters; raises LayoutError
 
     def extends(self, turn: int, shown: int) -> bool:
-        """Whether the render of so many messages begins with a turn's own up to its end."""
+        """Whether the text of so many messages begins with a turn's own up to its end."""
         return self.shown(shown).text.startswith(self.shown(turn + 1).text[: self.end(turn)])
 
 

@@ -7,6 +7,7 @@ the closing marker itself between two stretches of the content; printed as it st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -20,6 +21,13 @@ _KIND_OF_FIELD: Final = {
 }
 #: What closes reasoning inside content, as the templates at hand spell it.
 CLOSERS: Final = ("</think>", "[/THINK]", "</seed:think>", "<|end_thinking|>", "<|END_THINKING|>", "</thinking>")
+
+#: What opens it, in the same order.
+_OPENERS: Final = ("<think>", "[THINK]", "<seed:think>", "<|start_thinking|>", "<|START_THINKING|>", "<thinking>")
+#: A block of reasoning with nothing in it.
+EMPTY_BLOCK: Final = re.compile(
+    "|".join(rf"{re.escape(one)}\s*{re.escape(other)}" for one, other in zip(_OPENERS, CLOSERS, strict=True))
+)
 
 #: (start, text, origin) of a run inside a message span.
 Piece = tuple[int, str, "Origin | None"]

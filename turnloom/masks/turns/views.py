@@ -10,20 +10,29 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from turnloom.masks.domain.bounded_cache import BoundedCache
 from turnloom.masks.domain.conversation import Conversation, Message
-from turnloom.masks.domain.errors import HistoryDropped, NoAssistantTurn, PreprocessError, TemplateRefused, UnknownRole
+from turnloom.masks.domain.errors import (
+    HistoryDropped,
+    LayoutError,
+    NoAssistantTurn,
+    PreprocessError,
+    TemplateRefused,
+    UnknownRole,
+)
 from turnloom.masks.domain.options import Mask, OnUnextendable, Options, TrainOn
 from turnloom.masks.domain.rendered_text import Located, RenderedText, View
 from turnloom.masks.template.added_token_text import AddedTokenFinder
 from turnloom.masks.template.compiled import CompiledTemplate
 from turnloom.masks.template.message_checks import KNOWN_ROLES, check_messages, check_no_repr
-from turnloom.masks.template.prompts import Chat
+from turnloom.masks.template.prompts import Chat, Known
 from turnloom.masks.template.render import Renders, Settings
 from turnloom.masks.template.shape import Signature, signature
+from turnloom.masks.turns.advice import way_out, with_advice
 from turnloom.masks.turns.bounds_by_render import TurnProver
 from turnloom.masks.turns.coverage import untrained_warnings
 from turnloom.masks.turns.generation_blocks import block_spans
@@ -99,7 +108,7 @@ class Request:
     others: Sequence[int]  #: indices of other messages to be located
     options: Options
     chat: Chat
-    settings: Settings
+    settings: Settings  #: of the chat's renders
     undated: tuple[str, ...]  #: the warning about a date that was not given
 
 
@@ -162,14 +171,18 @@ def rendered(request: Request) -> Rendered:
     """Render and locate.
 
     Raises:
-        PreprocessError: one of the tree in errors.py, naming the message.
+        PreprocessError: one of the tree in errors.py, naming the message; a way out is named where there is one.
     """
     try:
         return _rendered(request)
-    except TemplateRefused as refusal:
-        chat = request.chat
-        asked = Refused(request.messages, chat.tools, chat.template, request.settings)
-        raise placed(refusal, asked) from refusal
+    except (LayoutError, TemplateRefused) as error:
+        refusal: PreprocessError = error
+        if isinstance(error, TemplateRefused):
+            chat = request.chat
+            asked = Refused(request.messages, chat.tools, chat.template, request.settings)
+            refusal = placed(error, asked)
+        advice = way_out(request.chat.template, request.options, request.settings, partial(_works, request))
+        raise with_advice(refusal, advice) from None
 
 
 def _rendered(request: Request) -> Rendered:
@@ -188,6 +201,17 @@ def _rendered(request: Request) -> Rendered:
     return Rendered(views, tuple(sorted(work.finder.prefills)))
 
 
+def _works(request: Request, options: Options, settings: Settings) -> bool:
+    """Whether a conversation is rendered under other options and settings."""
+    chat = request.chat
+    changed = replace(chat, renders=Renders(chat.template, settings, chat.tools), known=Known())
+    try:
+        _rendered(replace(request, options=options, chat=changed, settings=settings))
+    except PreprocessError:
+        return False
+    return True
+
+
 class _Work:
     """One conversation in progress."""
 
@@ -195,6 +219,7 @@ class _Work:
         self.request = request
         self.long = len(request.messages) > EXACT_MESSAGES  #: neighbours decide about turns, too
         self.choice = choice_of(request.options)
+        self.regions = request.options.mask is Mask.REGIONS
         self.prover = TurnProver(request.chat, request.messages, keep=not self.long)
         self.finder = MessageSpanFinder(self.prover, self.shapes() if self.long else None)
         self.fresh: set[int] = set()  #: turns whose prompt is not what their neighbours tell
@@ -204,22 +229,21 @@ class _Work:
         return [signature(message, template.needles, template.mark) for message in self.request.messages]
 
     def located(self, rendered: RenderedText, shown: int, wanted: Collection[int]) -> Located:
-        if self.request.options.mask is Mask.REGIONS:
+        if self.regions:
             return self.finder.locate(rendered, shown, wanted, self.fresh)
         return block_spans(self.request.messages[:shown], rendered, wanted, self.request.chat.control)
 
     def prefixes(self, messages: Sequence[Message]) -> Prefixes:
         chat = self.request.chat
-        whole = messages is self.request.messages
-        prover = self.prover if whole else TurnProver(chat, messages)
+        prover = self.prover if messages is self.request.messages else TurnProver(chat, messages)
 
         def end(index: int) -> int:
-            if self.request.options.mask is Mask.REGIONS:
-                return prover.alone(index).end
+            if self.regions:
+                return prover.sampled(index)[1].end
             found = block_spans(messages[: index + 1], prover.shown(index + 1), (index,), chat.control)
             return found.message_spans[-1].end
 
-        return Prefixes(messages, prover.shown, end)
+        return Prefixes(messages, prover.whole if self.regions else prover.shown, end)
 
 
 def _undated(options: Options, chat_format: ChatFormat) -> tuple[str, ...]:
@@ -273,7 +297,9 @@ def check_choice(views: int, first: int, options: Options) -> None:
 def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[tuple[int, int]]]:
     """The view, and (message index, first character) of the assistant turns located in it."""
     shown = work.request.messages[: cut.messages]
-    rendered = work.prover.shown(cut.messages)
+    last = cut.messages - 1
+    sampled = last in cut.trained and work.choice is not OnUnextendable.AS_RENDERED and work.regions
+    rendered = (work.prover.whole if sampled else work.prover.shown)(cut.messages)
     check_no_repr(shown, rendered)
     trained = frozenset((*cut.trained, *others))
     located = work.located(rendered, cut.messages, trained)
@@ -290,7 +316,7 @@ def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set
     Such a turn may stand so in every conversation (then it has its warning), or its prompt is not what its
     neighbours tell; proving it anew shows which.
     """
-    if work.request.options.mask is Mask.TEMPLATE:
+    if not work.regions:
         return set()
     doubtful = set()
     for index, begin in begins[-1:]:

@@ -311,22 +311,7 @@ def test_a_block_around_two_messages_is_refused() -> None:
         views(source, CHAT[:2], mask=Mask.TEMPLATE)
 
 
-#: Shows the reasoning of the last assistant message only, so a prompt shows what the next reply's render hides.
-SHIFTING = (
-    "{% set ns = namespace(last=-1) %}"
-    "{% for m in messages %}{% if m.role == 'assistant' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if loop.index0 == ns.last and m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
-    "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
 REFUSED = [
-    (
-        SHIFTING,
-        [user("Hi."), assistant("Hello.", reasoning_content="Hm."), user("And?"), assistant("Well.")],
-        errors.UnlocatableTurn,
-        r"messages\[3\]: the template renders the messages before this turn differently when it follows",
-    ),
     (
         "{{ messages | length }}",
         CHAT,

@@ -1,0 +1,46 @@
+"""Ways out of a refusal, each tried before it is named. Knows no renders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+from turnloom.masks.domain.errors import PreprocessError
+from turnloom.masks.domain.options import OnUnextendable, Options, TrainOn
+from turnloom.masks.template.compiled import CompiledTemplate
+from turnloom.masks.template.prompts import VARIANTS
+from turnloom.masks.template.render import Settings
+
+
+def way_out(
+    template: CompiledTemplate, options: Options, settings: Settings, works: Callable[[Options, Settings], bool]
+) -> str:
+    """What would cure a refusal: a variable of the template, or another on_unextendable; "" where nothing does.
+
+    Args:
+        template: that refused, or could not be followed.
+        options: under which it did.
+        settings: under which it did.
+        works: whether the conversation is rendered under others.
+    """
+    for variant in VARIANTS:
+        ((name, value),) = variant.items()
+        if name not in template.source or settings.kwargs.get(name) == value:
+            continue
+        if works(options, replace(settings, kwargs={**settings.kwargs, name: value})):
+            return f"with chat_template_kwargs {json.dumps(variant)} the template renders it"
+    as_rendered = options.on_unextendable is OnUnextendable.AS_RENDERED and options.train_on is not TrainOn.ALL_TOKENS
+    for choice in (OnUnextendable.SPLIT, OnUnextendable.LAST) if as_rendered else ():
+        if works(replace(options, on_unextendable=choice), settings):
+            return f"use on_unextendable {choice.value}"
+    return ""
+
+
+def with_advice(error: PreprocessError, advice: str) -> PreprocessError:
+    """The same refusal with a way out, if there is one."""
+    if not advice:
+        return error
+    told = type(error)(f"{error.message}; {advice}", field=error.field)
+    told.message_index = error.message_index
+    return told
