@@ -468,6 +468,24 @@ QUEUE_DASHBOARD = Dashboard(
             ],
         ),
         Row(
+            "Waiting for a host",
+            [
+                Panel("Jobs by model", [Query("max by (model) (turnloom_pool_waiting_jobs)", "{{model}}")], minimum=0),
+                Panel(
+                    "Longest wait",
+                    [Query("max by (model) (turnloom_pool_oldest_wait_seconds)", "{{model}}")],
+                    "s",
+                    minimum=0,
+                ),
+                Panel("Free workers", [Query("max by (host) (turnloom_pool_free_workers)", "{{host}}")], minimum=0),
+                Panel(
+                    "Jobs of each owner",
+                    [Query("max by (owner, place) (turnloom_owner_jobs)", "{{owner}} {{place}}")],
+                    minimum=0,
+                ),
+            ],
+        ),
+        Row(
             "Queues",
             [
                 Panel("Jobs", [Query("sum by (queue, state) (turnloom_jobs)", "{{queue}} {{state}}")], minimum=0),

@@ -51,13 +51,14 @@ def plain(value: object) -> object:
 
 def build(kind: object, value: object, where: str) -> object:
     """Make a value of type `kind` from parsed JSON; `where` names it in errors."""
-    origin = typing.get_origin(kind)
-    arguments = typing.get_args(kind)
+    if kind is type(value) and kind in _PLAIN:
+        return value
+    origin, arguments = _shape(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
         return build(next(item for item in arguments if item is not types.NoneType), value, where)
-    if origin is not None and issubclass(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         table = _expect(dict, value, where)
         return {key: build(arguments[1], item, f"{where}.{key}") for key, item in table.items()}
     if origin is tuple:
@@ -78,13 +79,31 @@ def build(kind: object, value: object, where: str) -> object:
     return value
 
 
+_PLAIN = frozenset({str, int, float, bool})
+
+
+@cache
+def _shape(kind: object) -> tuple[object, tuple[object, ...]]:
+    """Origin and arguments of a type."""
+    return typing.get_origin(kind), typing.get_args(kind)
+
+
+@cache
+def _fields(kind: type) -> tuple[tuple[str, object, bool], ...]:
+    """Name, type and whether it may be absent, of each field of a dataclass."""
+    return tuple(
+        (item.name, hints(kind)[item.name], item.default is not MISSING or item.default_factory is not MISSING)
+        for item in fields(kind)
+    )
+
+
 def _build_dataclass(kind: type, table: dict[str, object], where: str) -> object:
     values: dict[str, object] = {}
-    for item in fields(kind):
-        if item.name in table:
-            values[item.name] = build(hints(kind)[item.name], table[item.name], f"{where}.{item.name}")
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise RecordNotReadable(f"{where}.{item.name}: missing")
+    for name, hint, may_be_absent in _fields(kind):
+        if name in table:
+            values[name] = build(hint, table[name], f"{where}.{name}")
+        elif not may_be_absent:
+            raise RecordNotReadable(f"{where}.{name}: missing")
     return kind(**values)
 
 

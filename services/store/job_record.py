@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache, lru_cache
 
 from services.store.codec import decode
 from services.store.records import HELD, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState, Standing, Sums
@@ -20,7 +21,7 @@ def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
 
     error, cut = stored.get("error"), stored.get("cut")
     state = JobState(stored["state"])
-    spec = decode(JobSpec, stored["spec"])
+    spec = _spec(stored["spec"])
     return JobRecord(
         id=job_id,
         spec=spec,
@@ -76,6 +77,18 @@ def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
     )
 
 
+@lru_cache(maxsize=4096)
+def _spec(text: str) -> JobSpec:
+    """Read what was asked for, which never changes."""
+    return decode(JobSpec, text)
+
+
+@cache
+def _names(prefix: str) -> tuple[tuple[str, str], ...]:
+    """Fields of Sums, and where the hash has them."""
+    return tuple((item.name, f"{prefix}_{item.name}") for item in fields(Sums))
+
+
 def _control(state: JobState, preempt: str) -> Control:
     if state is JobState.CANCELLING:
         return Control.CANCEL
@@ -88,5 +101,5 @@ _REAL = frozenset({"nll", "weight", "test_nll", "test_weight"})
 
 
 def _sums(prefix: str, stored: Mapping[str, str]) -> Sums:
-    values = {item.name: float(stored.get(f"{prefix}_{item.name}") or 0) for item in fields(Sums)}
+    values = {name: float(stored.get(place) or 0) for name, place in _names(prefix)}
     return Sums(**{name: value if name in _REAL else int(value) for name, value in values.items()})  # type: ignore[arg-type]  # ints by name

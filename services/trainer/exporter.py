@@ -15,10 +15,14 @@ from services.store import keys
 from services.store.connection import StoreRedis, connect, connect_rq, redis_time
 from services.store.hosts import Hosts
 from services.store.jobs import Jobs
+from services.store.pool.waiting import Pool
+from services.store.records import TERMINAL, JobState
 from services.store.tickets import Tickets
 from services.trainer.metrics import QueueSnapshot, Snapshot, registry_for, serve
 
 log = logging.getLogger("turnloom.exporter")
+
+UNFINISHED = [state for state in JobState if state not in TERMINAL]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,16 @@ class Source:
         self._queues = connect_rq(settings.redis_url, socket_timeout=5.0)
         self._jobs, self._hosts = Jobs(self._client), Hosts(self._client)
         self._tickets = Tickets(self._queues)
+        self._pool = Pool(self._client)
 
     def __call__(self) -> Snapshot:
         """What is there now. Raises RedisUnavailable, which fails the scrape: `up` is 0 then, and an alert fires."""
         now = redis_time(self._client)
-        active = self._jobs.active()  # first: a run that ends between the two is in both, and in no scrape missing
+        waiting = self._pool.waiting()
+        idle = {one.job for one in waiting if one.attempt == 0}  # nothing to show but that they wait
+        names = [name for name in self._jobs.names_in(UNFINISHED) if name not in idle]
+        # First: a run that ends between the two readings is in both, and in no scrape missing.
+        active = self._jobs.get_many(names)
         ended = {job.id: job for job in self._jobs.finished(now - self._gone_after, float("inf"))}
         tickets = self._tickets
         return Snapshot(
@@ -55,6 +64,9 @@ class Source:
                 QueueSnapshot(name, tickets.depth(name), tickets.oldest_age(name)) for name in sorted(tickets.queues())
             ],
             workers=_workers(self._client),
+            waiting=waiting,
+            load=self._pool.load(),
+            now=now,
             counters={name: float(value) for name, value in _hash(self._client, keys.COUNTERS).items()},
         )
 

@@ -5,8 +5,9 @@ Knows no Redis: a source gives it one Snapshot per scrape. docs/monitoring.md ex
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -14,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from services.store.ledger import PHASE_BUCKETS
+from services.store.pool.placing import Load, Waiting
 from services.store.queues import queue_name
 from services.store.records import TERMINAL, HostRecord, JobRecord, JobState, Sums
 
@@ -37,6 +39,8 @@ class Snapshot:
     workers: Mapping[str, float]  #: name to time of the last heartbeat
     counters: Mapping[str, float]  #: worker counters, names as the ledger writes them: "phase|data|0.5", "retries|OOM"
     now: float = 0.0  #: the store's clock, seconds since 1970
+    waiting: Sequence[Waiting] = ()  #: jobs without a host
+    load: Load = field(default_factory=lambda: Load((), {}, {}))
 
 
 #: Name without the prefix turnloom_run_ and the suffix _total, help, and the values for the splits train and test.
@@ -237,6 +241,7 @@ def _places(snapshot: Snapshot) -> Iterator[Metric]:
             price.add_metric([host.name, host.currency], host.hour_price)
     yield price
     yield _jobs(snapshot)
+    yield from _pool(snapshot)
     age = GaugeMetricFamily(
         "turnloom_queue_oldest_job_age_seconds", "Seconds that the longest waiting ticket waits.", labels=["queue"]
     )
@@ -249,6 +254,31 @@ def _places(snapshot: Snapshot) -> Iterator[Metric]:
     for worker, time in sorted(snapshot.workers.items()):
         heartbeat.add_metric([worker], time)
     yield heartbeat
+
+
+def _pool(snapshot: Snapshot) -> Iterator[Metric]:
+    """Who waits for a host, and what is free."""
+    count = GaugeMetricFamily("turnloom_pool_waiting_jobs", "Jobs that wait for a host.", labels=["model"])
+    oldest = GaugeMetricFamily(
+        "turnloom_pool_oldest_wait_seconds", "Seconds that the longest waiting job waits for a host.", labels=["model"]
+    )
+    served = {model.name for host in snapshot.load.hosts for model in host.models}
+    for model in sorted(served | {one.model for one in snapshot.waiting}):
+        times = [one.time for one in snapshot.waiting if one.model == model]
+        count.add_metric([model], len(times))
+        oldest.add_metric([model], max(0.0, snapshot.now - min(times)) if times else 0.0)
+    yield count
+    yield oldest
+    free = GaugeMetricFamily("turnloom_pool_free_workers", "Workers of a host without a job.", labels=["host"])
+    for host in snapshot.load.hosts:
+        free.add_metric([host.name], max(0, host.workers - snapshot.load.by_host.get(host.name, 0)))
+    yield free
+    owners = GaugeMetricFamily("turnloom_owner_jobs", "Jobs of an owner.", labels=["owner", "place"])
+    waits = Counter(one.owner for one in snapshot.waiting)
+    for owner in sorted({*waits, *snapshot.load.by_owner}):
+        owners.add_metric([owner, "waiting"], waits[owner])
+        owners.add_metric([owner, "host"], snapshot.load.by_owner.get(owner, 0))
+    yield owners
 
 
 def _jobs(snapshot: Snapshot) -> Metric:

@@ -77,7 +77,7 @@ class Supervisor:
         self._store.jobs.index()
         self._lost_workers()
         waiting = self._store.pool.waiting()
-        placed = self._queued_at_hosts(waiting)
+        placed = self._queued_at_hosts()
         self._lost_tickets(placed)
         self._lost_hosts(placed, waiting)
         settle_rungs(self._store)
@@ -89,16 +89,14 @@ class Supervisor:
 
     def _place(self) -> None:
         """Give free workers to waiting jobs (placing.py)."""
-        waiting = self._store.pool.waiting()
-        if not waiting:
-            return
-        choices = choose(waiting, self._store.pool.load(self._settings.quota_running))
+        load = self._store.pool.load(self._settings.quota_running)
+        choices = choose(self._store.pool.waiting(), load) if load.has_room() else []
         for job in self._store.jobs.get_many(self._store.pool.assign(choices)):
             self._store.tickets.enqueue(job)
 
-    def _queued_at_hosts(self, waiting: Sequence[Waiting]) -> Sequence[JobRecord]:
+    def _queued_at_hosts(self) -> Sequence[JobRecord]:
         """Jobs that have a host and that no worker has claimed yet."""
-        names = set(self._store.jobs.names_in((JobState.QUEUED,))) - {one.job for one in waiting}
+        names = list(self._store.pool.placed())
         return [job for job in self._store.jobs.get_many(names) if job.state is JobState.QUEUED and job.host]
 
     def _lost_workers(self) -> None:

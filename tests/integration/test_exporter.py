@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.exceptions import ResponseError
 
 from services.store.connection import connect
+from services.store.pool.placing import choose
 from services.store.records import (
     CheckpointRecord,
     HostRecord,
@@ -263,3 +264,26 @@ def test_the_process_serves_and_ends_cleanly_on_sigterm(store: Store, redis_url:
     os.kill(process.pid or 0, signal.SIGTERM)
     process.join(60)
     assert process.exitcode == 0
+
+
+def test_the_pool_is_shown_by_model_host_and_owner_and_its_jobs_are_no_runs(store: Store, page: Page) -> None:
+    model = (ServedModelRecord("tuft/m"),)
+    store.hosts.put(HostRecord("h1", models=model, backend_up=True))
+    store.redis.sadd("rq:workers:train.h1", "w1", "w2")
+    for owner in ("anna", "anna", "ben"):
+        job = store.jobs.create(JobSpec("m", "tuft/m", "ds", owner=owner)).job
+        store.jobs.queue(job.id, host="", planned_steps=3)
+    (choice,) = choose(store.pool.waiting(), store.pool.load())[:1]
+    store.pool.assign([choice])
+    found = scrape(page.url)
+
+    def value(name: str, **labels: str) -> float | None:
+        return found.get((name, frozenset(labels.items())))
+
+    assert value("turnloom_pool_waiting_jobs", model="tuft/m") == 2
+    assert (value("turnloom_pool_oldest_wait_seconds", model="tuft/m") or -1) >= 0
+    assert value("turnloom_pool_free_workers", host="h1") == 1
+    placed = store.jobs.get(choice.job).spec.owner
+    assert value("turnloom_owner_jobs", owner=placed, place="host") == 1
+    runs = {dict(labels)["run_id"] for name, labels in found if name == "turnloom_run_step"}
+    assert runs == {choice.job}

@@ -158,7 +158,7 @@ def test_the_job_of_a_lost_host_goes_on_elsewhere_from_its_newest_stored_checkpo
     store.redis.delete("tl:run:host:h1")  # its record expired
     store.redis.zadd("tl:run:hosts", {"h1": 1.0})
     host(store, "h2")
-    lost = Supervisor(store, SupervisorSettings(redis_url, host_lost=0.001))
+    lost = Supervisor(store, SupervisorSettings(redis_url, host_lost=0.0))
     lost.round()
     now = store.jobs.get(job.id)
     assert (now.state, now.host, now.failed_attempts) == (JobState.QUEUED, "h2", 0)

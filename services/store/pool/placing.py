@@ -40,6 +40,10 @@ class Load:
     served: Mapping[str, float] = field(default_factory=dict)  #: owner to when a job of theirs last got a host
     quota: int = 0  #: jobs of one owner on hosts at most; 0: any number
 
+    def has_room(self) -> bool:
+        """Say whether any host that is up has a free worker."""
+        return any(host.backend_up and host.workers > self.by_host.get(host.name, 0) for host in self.hosts)
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -100,6 +104,8 @@ def choose(waiting: Sequence[Waiting], load: Load) -> list[Choice]:
         for host in load.hosts
         if host.backend_up and host.workers > load.by_host.get(host.name, 0)
     }
+    if not free:
+        return []
     counts = Counter(load.by_owner)
     choices: list[Choice] = []
     for one in in_order(waiting, load):
