@@ -30,6 +30,7 @@ from turnloom.masks.replay.fast_path import FastPath, fast_path_of
 from turnloom.masks.rows.fit import Fitted, fit
 from turnloom.masks.rows.weigh import Example, WeightedText, encode, planned, weighted_texts_of
 from turnloom.masks.rows.weights import MessageWeights
+from turnloom.masks.template.call_ids import with_call_ids
 from turnloom.masks.template.foreign_keys import obeyed, unheard
 from turnloom.masks.template.normalize import normalized
 from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
@@ -122,10 +123,11 @@ def ready(conversation: Conversation, options: Options, model: Model) -> Convers
         PreprocessError: a key says what can't be obeyed, or arguments are no JSON object.
     """
     conversation = obeyed(conversation)
-    if not options.normalize_messages:
-        return conversation
-    known = model.chat_format.template.names if options.chat_template is None else ()
-    messages = normalized(conversation.messages, known)
+    messages, template = conversation.messages, model.chat_format.template
+    if options.normalize_messages:
+        messages = normalized(messages, template.names if options.chat_template is None else ())
+    if options.make_tool_call_ids:
+        messages = with_call_ids(messages, options.chat_template or template.source)
     if all(map(is_, messages, conversation.messages)):
         return conversation
     return replace(conversation, messages=messages)

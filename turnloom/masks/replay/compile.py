@@ -57,7 +57,8 @@ def compile_view(trial: Trial, view: View) -> Replay[View]:
         f"View(RenderedText({layout.text_source()}, ({layout.runs_source()}), ({blocks})),"
         f" ({_regions(layout, view)}),"
         f" {recording.constant(view.trained)}, {view.messages}, {recording.constant(view.warnings)},"
-        f" ({''.join(f'{layout.place(at)}, ' for at in view.boundaries)}))"
+        f" ({''.join(f'{layout.place(at)}, ' for at in view.boundaries)}),"
+        f" {recording.constant(view.final_stop)})"
     )
     return cast("Replay[View]", compiled([*recording.lines, *layout.lines], result, recording.constants))
 
