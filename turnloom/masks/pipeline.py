@@ -61,9 +61,10 @@ def preprocess_batch(
     Raises:
         InvalidOption: the options are wrong whatever the conversation.
     """
+    compared = options.tokenization is not Tokenization.HF and model.vocabulary.round_trips
     with collections_paused():
         return [
-            _assembled(fitted, options, model) if isinstance(fitted, Fits) else fitted
+            _assembled(fitted, options, model, compared) if isinstance(fitted, Fits) else fitted
             for fitted in fitted_batch(conversations, options, model)
         ]
 
@@ -122,6 +123,11 @@ def ready(conversation: Conversation, options: Options, model: Model) -> Convers
     Raises:
         PreprocessError: a key says what can't be obeyed, or arguments are no JSON object.
     """
+    for message in conversation.messages:
+        if len(message) != 2 or message.get("content") is None:
+            break
+    else:
+        return conversation  # most conversations: nothing but roles and contents
     conversation = obeyed(conversation)
     messages, template = conversation.messages, model.chat_format.template
     if options.normalize_messages:
@@ -178,7 +184,7 @@ def _unheard(conversation: Conversation, plan: MessageWeights) -> Sequence[str]:
     return unheard(conversation.messages, conversation.training, plan.chosen) if conversation.training else ()
 
 
-def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | NothingToTrain:
+def _assembled(fits: Fits, options: Options, model: Model, compared: bool) -> Preprocessed | NothingToTrain:
     rows: list[TokenizedExample] = []
     warnings: list[str] = [*fits.warnings]
     unchecked = 0
@@ -188,7 +194,7 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
             warnings += warnings_of(fitted, options, model)
         if not loss_tokens:
             continue
-        unchecked += _is_unchecked(fitted, options, model)
+        unchecked += not compared or (fitted.example.text.unknown and _has_unknown(fitted, model))
         rows.append(
             TokenizedExample(
                 row.token_ids,
@@ -208,12 +214,10 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
     )
 
 
-def _is_unchecked(fitted: Fitted, options: Options, model: Model) -> bool:
-    """Whether the ids were not compared with the text: by choice, by the tokenizer's nature, or for unknown text."""
-    if options.tokenization is Tokenization.HF or not model.vocabulary.round_trips:
-        return True
+def _has_unknown(fitted: Fitted, model: Model) -> bool:
+    """Whether a token stands for text that the vocabulary does not have: then the ids are not compared with it."""
     unknown = model.vocabulary.parts.unknown_id
-    return unknown is not None and fitted.example.text.unknown and unknown in fitted.example.text.token_ids
+    return unknown is not None and unknown in fitted.example.text.token_ids
 
 
 def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:

@@ -14,11 +14,10 @@ from turnloom.masks.template.call_ids import with_call_ids
 from turnloom.masks.template.foreign_keys import obeyed
 from turnloom.masks.template.normalize import normalized
 
+TEXT = st.text(st.characters(codec="utf-8"))
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8")),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
-    ),
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
 ARGUMENTS = st.dictionaries(TEXT, VALUES, max_size=3)
