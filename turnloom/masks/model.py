@@ -42,6 +42,7 @@ class Manifest:
     special_tokens_sha256: str  #: of special_tokens_map.json's bytes
     loaded_with: str  #: the class that gave the tokenizer, with transformers' version
     notes: tuple[str, ...] = ()  #: what a person should know of how it was prepared
+    stop_ids: tuple[int, ...] = ()  #: at which the model's generation config stops; empty: not known
 
     def to_json(self) -> str:
         """The text of manifest.json."""
@@ -66,7 +67,9 @@ class Model:
         if self.folder is not None:
             return _from_folder, (self.folder, self.name, self.tokenizer_sha256, self.template_sha256)
         texts = (self.vocabulary.stock_json, self.chat_format.template.source, dict(self.special_tokens))
-        return _from_texts, (self.name, *texts, self.tokenizer_sha256, self.template_sha256)
+        by_content = self.vocabulary.table.by_content
+        stops = [by_content[token].id for token in self.chat_format.stop_tokens]
+        return _from_texts, (self.name, *texts, self.tokenizer_sha256, self.template_sha256, tuple(stops))
 
     @property
     def special_tokens(self) -> Mapping[str, str]:
@@ -107,7 +110,14 @@ def load_model(folder: Path | str, name: str | None = None, sandbox: Sandbox | N
             f"{folder}: there is no such folder; fetch a model of the hub with turnloom.masks.prepare_model"
         )
     files = _prepared(folder) if (folder / MANIFEST).exists() else read_folder(folder)
-    model = build_model(name or files.name, files.tokenizer, files.template, files.special_tokens, notes=files.notes)
+    model = build_model(
+        name or files.name,
+        files.tokenizer,
+        files.template,
+        files.special_tokens,
+        notes=files.notes,
+        stop_ids=files.stop_ids,
+    )
     model = replace(model, sandbox=sandbox, folder=folder)
     return_freed_memory()
     for note in model.notes:
@@ -125,6 +135,7 @@ def _prepared(folder: Path) -> ModelFiles:
         _read(folder, TEMPLATE, manifest.template_sha256),
         _special_tokens(folder, special_tokens),
         manifest.notes,
+        manifest.stop_ids,
     )
 
 
@@ -150,18 +161,24 @@ def _from_texts(
     special_tokens: Mapping[str, str],
     tokenizer_sha256: str,
     template_sha256: str,
+    stop_ids: Sequence[int],
 ) -> Model:
     key = (name, tokenizer_sha256, template_sha256)
     model = _UNPICKLED.get(key)
     if model is None:
-        model = _UNPICKLED[key] = build_model(name, tokenizer_json, template, special_tokens)
+        model = _UNPICKLED[key] = build_model(name, tokenizer_json, template, special_tokens, stop_ids=stop_ids)
     return model
 
 
 def build_model(
-    name: str, tokenizer_json: str, template: str, special_tokens: Mapping[str, str], notes: Sequence[str] = ()
+    name: str,
+    tokenizer_json: str,
+    template: str,
+    special_tokens: Mapping[str, str],
+    notes: Sequence[str] = (),
+    stop_ids: Sequence[int] = (),
 ) -> Model:
-    """Build a model from its texts.
+    """Build a model from its texts; `stop_ids` are those of its generation config, empty where they are not known.
 
     Raises:
         ModelNotUsable: the tokenizer can't be used exactly.
@@ -169,9 +186,10 @@ def build_model(
     """
     vocabulary = Vocabulary(tokenizer_json)
     control_tokens = {token.content: token.special for token in vocabulary.parts.control_tokens}
+    stops = [token.content for token in vocabulary.parts.control_tokens if token.id in stop_ids]
     return Model(
         name=name,
-        chat_format=ChatFormat(compile_template(template), dict(special_tokens), control_tokens),
+        chat_format=ChatFormat(compile_template(template), dict(special_tokens), control_tokens, stops),
         vocabulary=vocabulary,
         tokenizer_sha256=_sha256(tokenizer_json),
         template_sha256=_sha256(template),
@@ -186,7 +204,9 @@ def _sha256(text: str) -> str:
 def _read_manifest(folder: Path) -> Manifest:
     try:
         fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        manifest = Manifest(**{**fields, "notes": tuple(fields.get("notes", ()))})
+        manifest = Manifest(
+            **{**fields, "notes": tuple(fields.get("notes", ())), "stop_ids": tuple(fields.get("stop_ids", ()))}
+        )
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ModelNotUsable(
             f"{folder} is no prepared model ({MANIFEST}: {error}); write it with python -m turnloom.masks.prepare"

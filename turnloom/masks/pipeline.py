@@ -30,6 +30,7 @@ from turnloom.masks.replay.fast_path import FastPath, fast_path_of
 from turnloom.masks.rows.fit import Fitted, fit
 from turnloom.masks.rows.weigh import Example, WeightedText, encode, planned, weighted_texts_of
 from turnloom.masks.rows.weights import MessageWeights
+from turnloom.masks.template.call_ids import with_call_ids
 from turnloom.masks.template.foreign_keys import obeyed, unheard
 from turnloom.masks.template.normalize import normalized
 from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
@@ -60,9 +61,10 @@ def preprocess_batch(
     Raises:
         InvalidOption: the options are wrong whatever the conversation.
     """
+    compared = options.tokenization is not Tokenization.HF and model.vocabulary.round_trips
     with collections_paused():
         return [
-            _assembled(fitted, options, model) if isinstance(fitted, Fits) else fitted
+            _assembled(fitted, options, model, compared) if isinstance(fitted, Fits) else fitted
             for fitted in fitted_batch(conversations, options, model)
         ]
 
@@ -121,11 +123,17 @@ def ready(conversation: Conversation, options: Options, model: Model) -> Convers
     Raises:
         PreprocessError: a key says what can't be obeyed, or arguments are no JSON object.
     """
+    for message in conversation.messages:
+        if len(message) != 2 or message.get("content") is None:
+            break
+    else:
+        return conversation  # most conversations: nothing but roles and contents
     conversation = obeyed(conversation)
-    if not options.normalize_messages:
-        return conversation
-    known = model.chat_format.template.names if options.chat_template is None else ()
-    messages = normalized(conversation.messages, known)
+    messages, template = conversation.messages, model.chat_format.template
+    if options.normalize_messages:
+        messages = normalized(messages, template.names if options.chat_template is None else ())
+    if options.make_tool_call_ids:
+        messages = with_call_ids(messages, options.chat_template or template.source)
     if all(map(is_, messages, conversation.messages)):
         return conversation
     return replace(conversation, messages=messages)
@@ -176,7 +184,7 @@ def _unheard(conversation: Conversation, plan: MessageWeights) -> Sequence[str]:
     return unheard(conversation.messages, conversation.training, plan.chosen) if conversation.training else ()
 
 
-def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | NothingToTrain:
+def _assembled(fits: Fits, options: Options, model: Model, compared: bool) -> Preprocessed | NothingToTrain:
     rows: list[TokenizedExample] = []
     warnings: list[str] = [*fits.warnings]
     unchecked = 0
@@ -186,7 +194,7 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
             warnings += warnings_of(fitted, options, model)
         if not loss_tokens:
             continue
-        unchecked += _is_unchecked(fitted, options, model)
+        unchecked += not compared or (fitted.example.text.unknown and _has_unknown(fitted, model))
         rows.append(
             TokenizedExample(
                 row.token_ids,
@@ -206,12 +214,10 @@ def _assembled(fits: Fits, options: Options, model: Model) -> Preprocessed | Not
     )
 
 
-def _is_unchecked(fitted: Fitted, options: Options, model: Model) -> bool:
-    """Whether the ids were not compared with the text: by choice, by the tokenizer's nature, or for unknown text."""
-    if options.tokenization is Tokenization.HF or not model.vocabulary.round_trips:
-        return True
+def _has_unknown(fitted: Fitted, model: Model) -> bool:
+    """Whether a token stands for text that the vocabulary does not have: then the ids are not compared with it."""
     unknown = model.vocabulary.parts.unknown_id
-    return unknown is not None and fitted.example.text.unknown and unknown in fitted.example.text.token_ids
+    return unknown is not None and unknown in fitted.example.text.token_ids
 
 
 def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:

@@ -21,7 +21,7 @@ import tokenizers
 import transformers
 
 from turnloom.masks.domain.errors import ModelNotUsable, PreprocessError
-from turnloom.masks.domain.model_files import SPECIAL_TOKENS, TEMPLATE, TOKENIZER
+from turnloom.masks.domain.model_files import SPECIAL_TOKENS, TEMPLATE, TOKENIZER, stop_ids
 from turnloom.masks.model import MANIFEST, MANIFEST_VERSION, Manifest, build_model
 from turnloom.masks.tokenizer.probe_texts import probe_corpus
 
@@ -71,6 +71,7 @@ def prepare(
         special_tokens_sha256=_sha256(special_json),
         loaded_with=f"{type(tokenizer).__name__} of transformers {transformers.__version__}",
         notes=(*notes, *template_notes),
+        stop_ids=stop_ids(found.folder),
     )
     destination.mkdir(parents=True, exist_ok=True)
     files = {TOKENIZER: tokenizer_json, TEMPLATE: template, SPECIAL_TOKENS: special_json, MANIFEST: manifest.to_json()}

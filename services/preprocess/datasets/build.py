@@ -22,6 +22,8 @@ from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.length_statistics import Histogram as Lengths
 from turnloom.masks.domain.length_statistics import Statistics
 
+#: How warnings begin that are the same for all conversations.
+ONCE = ("the key ", "tools: ", "the template prints the date")
 REMARKS = 50  #: issues and warnings that a record keeps
 
 
@@ -68,6 +70,7 @@ class DatasetBuild:
     too_long: int = 0
     issues: list[IssueRecord] = field(default_factory=list)
     warnings: list[WarningRecord] = field(default_factory=list)
+    said: set[str] = field(default_factory=set)  #: warnings that are said once
     statistics: Statistics = field(default_factory=Statistics)
 
     def add(self, results: Sequence[Preprocessed | IssueRecord]) -> None:
@@ -84,8 +87,17 @@ class DatasetBuild:
             for example in result.examples:
                 self.writer.add(index, example.part, example.token_ids, example.weight_runs, example.target_bytes)
             self.statistics.add(result)
-            room = REMARKS - len(self.warnings)
-            self.warnings += [WarningRecord(index, sentence) for sentence in result.warnings[:room]]
+            self._warn(index, result.warnings)
+
+    def _warn(self, index: int, sentences: Sequence[str]) -> None:
+        for sentence in sentences:
+            if len(self.warnings) >= REMARKS:
+                return
+            if sentence.startswith(ONCE):
+                if sentence in self.said:
+                    continue
+                self.said.add(sentence)
+            self.warnings.append(WarningRecord(index, sentence))
 
     def totals(self) -> Totals:
         """What is known so far."""

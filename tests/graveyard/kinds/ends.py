@@ -69,7 +69,6 @@ CASES: Final = (
         trained("Hello<|user|>", "Ciao<|user|>"),
         special_tokens={"eos_token": "<|endoftext|>"},
         options={"ensure_final_stop": True},
-        wrong_today="the header of the next message is never trained, and the last reply gets eos_token",
     ),
     Case(
         "PrimeIntellect-ai/prime-rl#2644",
@@ -86,7 +85,6 @@ CASES: Final = (
         trained("<tool_call>now</tool_call><|observation|>", "Noon."),
         also=("PrimeIntellect-ai/renderers#66",),
         special_tokens={"eos_token": "<|endoftext|>"},
-        wrong_today="the header of the next message is never trained",
     ),
     Case(
         "NVIDIA-NeMo/Megatron-Bridge#4265",

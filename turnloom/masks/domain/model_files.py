@@ -13,6 +13,7 @@ from turnloom.masks.domain.errors import ModelNotUsable
 TOKENIZER: Final = "tokenizer.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 TEMPLATE: Final = "chat_template.jinja"
+GENERATION_CONFIG: Final = "generation_config.json"
 SPECIAL_TOKENS: Final = "special_tokens_map.json"
 _NAMED: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _PREPARE: Final = "turnloom.masks.prepare_model, which uses transformers, can convert it"
@@ -27,6 +28,7 @@ class ModelFiles:
     template: str  #: the chat template
     special_tokens: Mapping[str, str]  #: bos_token, eos_token, ...: the variables a template gets
     notes: tuple[str, ...] = ()  #: what a person should know of how it was prepared
+    stop_ids: tuple[int, ...] = ()  #: at which its generation config stops; empty: not known
 
 
 def read_folder(folder: Path) -> ModelFiles:
@@ -44,7 +46,19 @@ def read_folder(folder: Path) -> ModelFiles:
     config = _object(folder / TOKENIZER_CONFIG)
     _check_added_tokens(folder, tokenizer, config)
     special = {**_tokens(_object(folder / SPECIAL_TOKENS)), **_tokens(config)}
-    return ModelFiles(folder.resolve().name, tokenizer, _template(folder, config), special)
+    stops = stop_ids(folder)
+    return ModelFiles(folder.resolve().name, tokenizer, _template(folder, config), special, stop_ids=stops)
+
+
+def stop_ids(folder: Path) -> tuple[int, ...]:
+    """Ids of the tokens at which the model's generation config stops; empty where it has none.
+
+    Raises:
+        ModelNotUsable: generation_config.json can't be read.
+    """
+    found = _object(folder / GENERATION_CONFIG).get("eos_token_id")
+    ids = found if isinstance(found, list) else [found]
+    return tuple(index for index in ids if isinstance(index, int) and not isinstance(index, bool))
 
 
 def _check_added_tokens(folder: Path, tokenizer: str, config: Mapping[str, object]) -> None:

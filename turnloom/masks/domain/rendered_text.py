@@ -116,3 +116,4 @@ class View:
     #: ascending characters at which a token boundary is forced: the start of every assistant span that can
     #: be located, trained or not, so that ids do not depend on what is trained
     boundaries: tuple[int, ...] = ()
+    final_stop: str = ""  #: what would end the last turn were the conversation to go on, where ensure_final_stop asks

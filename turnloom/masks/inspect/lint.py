@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.length_statistics import Statistics, Summary
 from turnloom.masks.domain.options import ControlTokens, Options
 from turnloom.masks.model import Model
-from turnloom.masks.pipeline import preprocess_batch
+from turnloom.masks.pipeline import preprocess_batch, ready
 from turnloom.masks.rows.weights import ASSISTANT
 from turnloom.masks.template.message_checks import KNOWN_ROLES
 
@@ -50,6 +51,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "train_test_overlap": "the same messages are in the training and the test set; the test result would be too good",
     "control_tokens_in_content": "text spells a control token, which is encoded as ordinary text unless allowed",
     "content_parts_repr": "text looks like a printed list of content parts; send the parts themselves",
+    "template_warning": "the template leaves something out or changes it; the sentence says what, and where",
     "too_long": "an example is longer than max_length; it is cut or refused as truncation says",
     "non_nfc": "text is not in Unicode's composed form (NFC); what people type to a model usually is",
 }
@@ -63,6 +65,8 @@ ERROR_CODES: Final[Mapping[type[PreprocessError], str]] = {
 }
 #: How printed content parts begin, in Python and in JSON.
 PARTS_PRINTED: Final = ("[{'type': 'text'", '[{"type": "text"', "[{'type':'text'", '[{"type":"text"')
+#: How a warning about a message begins.
+_PLACE: Final = re.compile(r"messages\[(\d+)\]")
 FIRST_OFFENDERS: Final = 5
 
 
@@ -117,7 +121,11 @@ class Linter:
             self._conversations[split] += 1
             if split == "train" and isinstance(outcome, Preprocessed):
                 self._statistics.add(outcome)
-            raw = [*self._repeats(conversation, index, split), *_of_text(conversation), *self._of_outcome(outcome)]
+            raw = [
+                *self._repeats(conversation, index, split),
+                *_of_text(self._ready(conversation)),
+                *self._of_outcome(outcome),
+            ]
             mine = [replace(finding, conversation_index=index, split=split) for finding in raw]
             self._count(mine)
             found += mine
@@ -149,6 +157,13 @@ class Linter:
             yield _finding("duplicate", None, f"repeats conversation {mine[key]}")
         mine.setdefault(key, index)
 
+    def _ready(self, conversation: Conversation) -> Conversation:
+        """The conversation as the template gets it; what can't be made so is reported as refused."""
+        try:
+            return ready(conversation, self._options, self._model)
+        except (PreprocessError, RecursionError):
+            return conversation
+
     def _of_outcome(self, outcome: Preprocessed | PreprocessError) -> Iterator[Finding]:
         if isinstance(outcome, PreprocessError):
             code = ERROR_CODES.get(type(outcome), "not_trainable")
@@ -157,6 +172,9 @@ class Linter:
                 yield Finding("truncated_answer", 0, None, str(outcome), Severity.ERROR)
                 yield Finding("too_long", 0, None, str(outcome), Severity.ERROR)
             return
+        for warning in outcome.warnings:
+            place = _PLACE.match(warning)
+            yield _finding("template_warning", int(place[1]) if place else None, warning)
         cut = sum(example.truncated_tokens for example in outcome.examples)
         cut_loss = sum(example.truncated_loss_tokens for example in outcome.examples)
         if cut:

@@ -63,7 +63,8 @@ def view_lines(trial: Trial, view: View) -> tuple[list[str], str]:
         f"View(RenderedText({layout.text_source()}, ({layout.runs_source()}), ({blocks})),"
         f" ({_regions(layout, view)}),"
         f" {recording.constant(view.trained)}, {view.messages}, {recording.constant(view.warnings)},"
-        f" ({''.join(f'{layout.place(at)}, ' for at in view.boundaries)}))"
+        f" ({''.join(f'{layout.place(at)}, ' for at in view.boundaries)}),"
+        f" {recording.constant(view.final_stop)})"
     )
     return [*recording.lines, *layout.lines], result
 

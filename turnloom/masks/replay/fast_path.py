@@ -161,7 +161,8 @@ def _views(
         return Views(rendered(request).views, None)
     replays = view_replays(chat_format, options)
     shapes = tuple([signature(message, template.needles, template.mark) for message in messages])
-    key = (shapes, tuple(request.turns), choice_of(options), request.undated)
+    ends = options.next_header_stop, options.ensure_final_stop
+    key = (shapes, tuple(request.turns), choice_of(options), request.undated, ends)
     found = Miss.CHECK if check else replays.replayed(key, messages)
     if isinstance(found, list):
         check_choice(len(found), max(found[0].trained, default=0), options)

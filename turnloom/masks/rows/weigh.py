@@ -99,8 +99,8 @@ def weighted_text_of(view: View, plan: MessageWeights, options: Options, model: 
     Raises:
         PreprocessError: whatever is wrong with it.
     """
-    if options.ensure_final_stop:
-        view = with_final_stop(view, _stop_token(model))
+    if options.ensure_final_stop or view.final_stop:
+        view = with_final_stop(view, view.final_stop or _stop_token(model))
     spans = weight_spans(view, plan, options)
     if options.tokenization is Tokenization.HF:
         utf8_of(view.rendered)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from turnloom.masks.domain import errors
 from turnloom.masks.domain.errors import PreprocessError
-from turnloom.masks.domain.options import GenerationPrefill, Mask, OnUnextendable, Options, TrainOn
+from turnloom.masks.domain.options import GenerationPrefill, Mask, NextHeaderStop, OnUnextendable, Options, TrainOn
 from turnloom.masks.domain.rendered_text import Kind, MessageSpan, Origin, Part, RenderedText, View
 
 #: A frame is its length in bytes (4, little-endian) and that many bytes of JSON.
@@ -36,6 +36,8 @@ def options_data(options: Options) -> dict[str, Any]:
         "mask": options.mask.value,
         "chat_template_kwargs": dict(options.chat_template_kwargs),
         "date": options.date,
+        "next_header_stop": options.next_header_stop.value,
+        "ensure_final_stop": options.ensure_final_stop,
     }
 
 
@@ -49,6 +51,8 @@ def options_from(data: Mapping[str, Any]) -> Options:
         mask=Mask(data["mask"]),
         chat_template_kwargs=data["chat_template_kwargs"],
         date=data["date"],
+        next_header_stop=NextHeaderStop(data["next_header_stop"]),
+        ensure_final_stop=data["ensure_final_stop"],
     )
 
 
@@ -66,6 +70,7 @@ def view_data(view: View) -> dict[str, Any]:
         "messages": view.messages,
         "warnings": list(view.warnings),
         "boundaries": list(view.boundaries),
+        "final_stop": view.final_stop,
     }
 
 
@@ -89,6 +94,7 @@ def view_from(data: Mapping[str, Any]) -> View:
         data["messages"],
         tuple(data["warnings"]),
         tuple(data["boundaries"]),
+        str(data["final_stop"]),
     )
 
 

@@ -7,15 +7,16 @@ a warning by place.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
 
 from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS, Message
 from turnloom.masks.domain.errors import ContentNotCovered
-from turnloom.masks.domain.rendered_text import RenderedText
+from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, RenderedText
 from turnloom.masks.turns.leaves import Lost, lost_calls, lost_of, texts_of
 from turnloom.masks.turns.span_parts import EMPTY_BLOCK, Piece, has_text
 from turnloom.masks.turns.text_map import TextMap, next_foreign, pieces_between
 
-_TEXTS: dict[Lost, str] = {
+_TEXTS: Final[Mapping[Lost, str]] = {
     Lost.PART: "the template leaves out or changes a part of this text",
     Lost.REASONING: "the template leaves out the reasoning in this text",
     Lost.SPACE: "the template changes white space inside this text",
@@ -157,4 +158,28 @@ def untrained_warnings(messages: Sequence[Message], rendered: RenderedText, trai
                 f"messages[{index}].{path}: the template leaves this out of the prompt"
                 for path, _, _ in lost_calls(calls, shown.of("tool_calls"), shown.text)
             ]
+    return warnings
+
+
+#: Keys that messages have; others are somebody's own, or another tool's.
+KEYS: Final = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", *REASONING_FIELDS})
+
+
+def unread_warnings(
+    messages: Sequence[Message], tools: Sequence[JSON] | None, rendered: RenderedText, names: Collection[str]
+) -> list[str]:
+    """Warn of keys that the template neither names nor prints, and of tools of which it prints nothing."""
+    others = dict.fromkeys(
+        key for message in messages for key, value in message.items() if key not in KEYS and value not in (None, "")
+    )
+    if not (others or tools):
+        return []
+    printed = {origin.field for _, origin in rendered.runs if origin is not None}
+    warnings = [
+        f"the key {key} of messages is passed over: the template reads no such key"
+        for key in others
+        if key not in names and key not in printed
+    ]
+    if tools and not any(origin.message_index in (TOOLS, UNKNOWN) for _, origin in rendered.runs if origin is not None):
+        warnings.append("tools: the template prints nothing of them")
     return warnings

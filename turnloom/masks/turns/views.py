@@ -24,7 +24,7 @@ from turnloom.masks.domain.errors import (
     TemplateRefused,
     UnknownRole,
 )
-from turnloom.masks.domain.options import Mask, OnUnextendable, Options, TrainOn
+from turnloom.masks.domain.options import Mask, NextHeaderStop, OnUnextendable, Options, TrainOn
 from turnloom.masks.domain.rendered_text import Located, RenderedText, View
 from turnloom.masks.template.added_token_text import AddedTokenFinder
 from turnloom.masks.template.compiled import CompiledTemplate
@@ -34,9 +34,10 @@ from turnloom.masks.template.render import Renders, Settings
 from turnloom.masks.template.shape import Signature, signature
 from turnloom.masks.turns.advice import way_out, with_advice
 from turnloom.masks.turns.bounds_by_render import TurnProver
-from turnloom.masks.turns.coverage import untrained_warnings
+from turnloom.masks.turns.coverage import unread_warnings, untrained_warnings
 from turnloom.masks.turns.generation_blocks import block_spans
 from turnloom.masks.turns.message_spans import MessageSpanFinder
+from turnloom.masks.turns.next_header import HeaderRule, ended_by_header, final_stop, unclosed
 from turnloom.masks.turns.prefixes import EXACT_MESSAGES, Cut, Prefixes, cuts
 from turnloom.masks.turns.refusal_place import Refused, placed
 from turnloom.masks.turns.span_parts import has_text
@@ -53,10 +54,16 @@ class ChatFormat:
     Instances compare by identity: what has been proved about a template is kept beside them.
     """
 
-    __slots__ = ("__weakref__", "_engines", "added_tokens", "control_tokens", "special_tokens", "template")
+    __slots__ = (
+        "__weakref__", "_engines", "added_tokens", "control_tokens", "special_tokens", "stop_tokens", "template",
+    )  # fmt: skip
 
     def __init__(
-        self, template: CompiledTemplate, special_tokens: Mapping[str, str], control_tokens: Mapping[str, bool]
+        self,
+        template: CompiledTemplate,
+        special_tokens: Mapping[str, str],
+        control_tokens: Mapping[str, bool],
+        stop_tokens: Collection[str] = (),
     ) -> None:
         """Build the format of one model.
 
@@ -64,7 +71,9 @@ class ChatFormat:
             template: its chat template.
             special_tokens: bos_token, eos_token, ...: the variables a template gets.
             control_tokens: every added token's text -> whether the tokenizer calls it special.
+            stop_tokens: texts of the tokens at which the model's generation config stops; empty: not known.
         """
+        self.stop_tokens = frozenset(stop_tokens)
         self.template = template
         self.special_tokens = special_tokens
         self.control_tokens = control_tokens
@@ -110,6 +119,7 @@ class Request:
     chat: Chat
     settings: Settings  #: of the chat's renders
     undated: tuple[str, ...]  #: the warning about a date that was not given
+    header_rule: HeaderRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +174,11 @@ def request_for(
     settings = chat_format.engine(options).settings
     renders = Renders(template, settings, tools)
     chat = Chat(template, renders, tools, chat_format.added_tokens, options.generation_prefill)
-    return Request(messages, turns, others, options, chat, settings, _undated(options, chat_format))
+    tokens, finder = chat_format.control_tokens, chat_format.added_tokens
+    # The template's own blocks are honoured as they stand.
+    option = NextHeaderStop.NEVER if options.mask is Mask.TEMPLATE else options.next_header_stop
+    rule = HeaderRule(option, tokens, finder, chat_format.stop_tokens)
+    return Request(messages, turns, others, options, chat, settings, _undated(options, chat_format), rule)
 
 
 def rendered(request: Request) -> Rendered:
@@ -302,12 +316,21 @@ def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[
     rendered = (work.prover.whole if sampled else work.prover.shown)(cut.messages)
     check_no_repr(shown, rendered)
     trained = frozenset((*cut.trained, *others))
-    located = work.located(rendered, cut.messages, trained)
+    rule = work.request.header_rule
+    located = ended_by_header(work.located(rendered, cut.messages, trained), shown, rendered, rule)
     proved = trained if work.request.options.mask is Mask.REGIONS else ()
-    lost = untrained_warnings(shown, rendered, proved)
+    chat = work.request.chat
+    unread = unread_warnings(shown, chat.tools, rendered, chat.template.names)
+    lost = [*unread, *untrained_warnings(shown, rendered, proved)]
     warnings = (*work.request.undated, *_dropped(shown, rendered, proved), *lost, *located.warnings)
     boundaries = tuple(begin for _, begin in located.begins)
-    return View(rendered, located.message_spans, trained, cut.messages, warnings, boundaries), located.begins
+    spans, stop = located.message_spans, ""
+    following = work.request.messages[cut.messages : cut.messages + 1]
+    if following or work.request.options.ensure_final_stop:
+        stop = final_stop(work.request.chat, shown, rendered, spans, rule, following)
+    if stop:
+        warnings = tuple(warning for warning in warnings if warning != unclosed(spans[-1].message_index))
+    return View(rendered, spans, trained, cut.messages, warnings, boundaries, stop), located.begins
 
 
 def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set[int]:

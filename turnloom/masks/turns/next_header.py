@@ -1,0 +1,130 @@
+"""Turns that end with the header of the next message: where a template closes no turn, the model emits that to stop.
+
+GLM's turns are such: `<|user|>` and `<|observation|>` are stop tokens of the model, and the templates print them as the
+headers of what follows. The token belongs to the turn before it, as its end; the rest of the header does not.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from turnloom.masks.domain.conversation import Message
+from turnloom.masks.domain.options import NextHeaderStop
+from turnloom.masks.domain.rendered_text import Kind, Located, MessageSpan, Part, RenderedText
+from turnloom.masks.template.added_token_text import AddedTokenFinder
+from turnloom.masks.template.prompts import PROBE, Chat
+from turnloom.masks.turns.text_map import TextMap
+
+#: Follows a reply that calls tools.
+RESULT: Final[Message] = {"role": "tool", "content": "Done."}
+#: No token is longer, in characters.
+_LONGEST: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRule:
+    """When a header ends the turn before it."""
+
+    option: NextHeaderStop
+    tokens: Mapping[str, bool]  #: every added token -> whether it is special
+    finder: AddedTokenFinder
+    stops: Collection[str]  #: what the model's generation config stops at; empty: not known
+
+    def token_at(self, text: str, position: int) -> str:
+        """The token that begins there and ends a turn; empty: there is none."""
+        if self.option is NextHeaderStop.NEVER:
+            return ""
+        near = text[position : position + _LONGEST]
+        start, end = next(self.finder.spans(near), (1, 1))
+        token = near[:end]
+        if start or self.option is NextHeaderStop.ALWAYS:
+            return "" if start else token
+        return token if (token in self.stops if self.stops else self.tokens.get(token, False)) else ""
+
+    def is_open(self, text: str, span: MessageSpan) -> bool:
+        """Whether the template closes a turn with nothing, or with tokens that stop nothing, such as `</tool_call>`."""
+        closing, position = text[span.eot_start : span.end], 0
+        for start, end in self.finder.spans(closing):
+            stops = closing[start:end] in self.stops if self.stops else self.tokens[closing[start:end]]
+            if stops or closing[position:start].strip():
+                return False
+            position = end
+        return not closing[position:].strip()
+
+
+def ended_by_header(located: Located, messages: Sequence[Message], rendered: RenderedText, rule: HeaderRule) -> Located:
+    """Give the spans of open turns the token that begins the header behind them."""
+    if rule.option is NextHeaderStop.NEVER:
+        return located
+    text: TextMap | None = None
+    spans = []
+    warnings = list(located.warnings)
+    for span in located.message_spans:
+        following = messages[span.message_index + 1 : span.message_index + 2]
+        token = ""
+        if span.role == "assistant" and following and following[0].get("role") != "assistant":
+            token = rule.token_at(rendered.text, span.end)
+        if not token or not rule.is_open(rendered.text, span):
+            spans.append(span)
+            continue
+        text = text or TextMap(rendered)
+        if text.origin(bisect_right(text.starts, span.end) - 1) is not None:
+            spans.append(span)  # a message spells it
+            continue
+        spans.append(with_end(span, len(token)))
+        warnings = [warning for warning in warnings if warning != unclosed(span.message_index)]
+    return (
+        located
+        if spans == list(located.message_spans)
+        else replace(located, message_spans=tuple(spans), warnings=tuple(warnings))
+    )
+
+
+def unclosed(index: int) -> str:
+    """The warning of a turn that nothing closes."""
+    return f"messages[{index}]: the template prints no end-of-turn token after this turn"
+
+
+def with_end(span: MessageSpan, length: int) -> MessageSpan:
+    """The span with so many characters more as its end of turn; what closed it before is scaffold."""
+    end = span.end + length
+    parts = [replace(part, kind=Kind.SCAFFOLD) if part.kind is Kind.EOT else part for part in span.parts]
+    if len(parts) > 1 and parts[-1].kind is parts[-2].kind:
+        parts[-2:] = [Part(parts[-2].start, parts[-1].end, parts[-1].kind)]
+    return replace(span, eot_start=span.end, end=end, trailing_end=end, parts=(*parts, Part(span.end, end, Kind.EOT)))
+
+
+def final_stop(
+    chat: Chat,
+    messages: Sequence[Message],
+    rendered: RenderedText,
+    spans: Sequence[MessageSpan],
+    rule: HeaderRule,
+    following: Sequence[Message] = (),
+) -> str:
+    """Give the token by which what follows ends the last turn; empty where it is closed or nothing does.
+
+    Args:
+        chat: renders.
+        messages: shown.
+        rendered: their text.
+        spans: located in it.
+        rule: when a header ends a turn.
+        following: the message that follows in the conversation; empty: what would follow.
+    """
+    last = spans[-1] if spans else None
+    if last is None or last.message_index != len(messages) - 1 or last.role != "assistant":
+        return ""
+    if following and following[0].get("role") == "assistant":
+        return ""
+    if rule.option is NextHeaderStop.NEVER or not rule.is_open(rendered.text, last):
+        return ""
+    probes = (RESULT, PROBE) if messages[-1].get("tool_calls") else (PROBE,)
+    for probe in following or probes:
+        text = chat.text([*messages, probe])
+        if text is not None and text.startswith(rendered.text[: last.end]):
+            return rule.token_at(text, last.end)
+    return ""
