@@ -66,7 +66,6 @@ class Source:
             workers=_workers(self._client),
             waiting=waiting,
             load=self._pool.load(),
-            now=now,
             counters={name: float(value) for name, value in _hash(self._client, keys.COUNTERS).items()},
         )
 
