@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from turnloom.local_sources import LocalSource
-from turnloom.rows import shape_of
 
 from bench.templates import DATE, SPECIAL_TOKENS, chat_format
 from services.preprocess.datasets.sources.converting import conversation_of
