@@ -33,16 +33,23 @@ class HeaderRule:
     finder: AddedTokenFinder
     stops: Collection[str]  #: what the model's generation config stops at; empty: not known
 
-    def token_at(self, text: str, position: int) -> str:
-        """The token that begins there and ends a turn; empty: there is none."""
+    def token_at(self, text: str, position: int, start: int) -> str:
+        """The token that begins there and ends the turn that begins at `start`; empty: there is none.
+
+        Where stop tokens are not known, one that also begins the header of replies (`<|im_start|>`) says too little.
+        """
         if self.option is NextHeaderStop.NEVER:
             return ""
         near = text[position : position + _LONGEST]
-        start, end = next(self.finder.spans(near), (1, 1))
+        first, end = next(self.finder.spans(near), (1, 1))
         token = near[:end]
-        if start or self.option is NextHeaderStop.ALWAYS:
-            return "" if start else token
-        return token if (token in self.stops if self.stops else self.tokens.get(token, False)) else ""
+        if first or self.option is NextHeaderStop.ALWAYS:
+            return "" if first else token
+        if self.stops:
+            return token if token in self.stops else ""
+        before = text[max(0, start - _LONGEST) : start]
+        header = [before[one:two] for one, two in self.finder.spans(before) if self.tokens[before[one:two]]][-1:]
+        return token if self.tokens.get(token, False) and token not in header else ""
 
     def is_open(self, text: str, span: MessageSpan) -> bool:
         """Whether the template closes a turn with nothing, or with tokens that stop nothing, such as `</tool_call>`."""
@@ -66,7 +73,7 @@ def ended_by_header(located: Located, messages: Sequence[Message], rendered: Ren
         following = messages[span.message_index + 1 : span.message_index + 2]
         token = ""
         if span.role == "assistant" and following and following[0].get("role") != "assistant":
-            token = rule.token_at(rendered.text, span.end)
+            token = rule.token_at(rendered.text, span.end, span.start)
         if not token or not rule.is_open(rendered.text, span):
             spans.append(span)
             continue
@@ -126,5 +133,5 @@ def final_stop(
     for probe in following or probes:
         text = chat.text([*messages, probe])
         if text is not None and text.startswith(rendered.text[: last.end]):
-            return rule.token_at(text, last.end)
+            return rule.token_at(text, last.end, last.start)
     return ""

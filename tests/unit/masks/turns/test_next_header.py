@@ -70,6 +70,12 @@ def test_a_closed_turn_keeps_its_end() -> None:
     assert ends(Options(ensure_final_stop=True), closed) == ["<|end|>"] * 3
 
 
+def test_a_token_that_begins_every_header_says_too_little() -> None:
+    alike = OPEN.replace("<|{{ m.role }}|>", "<|end|>{{ m.role }}: ").replace("<|assistant|>", "<|end|>assistant: ")
+    assert ends(Options(), alike)[1:] == ["", ""]
+    assert ends(Options(), alike, ("<|end|>",)) == ["<|end|>", "<|end|>", ""]
+
+
 def test_a_header_that_a_user_spells_ends_nothing() -> None:
     chat = ChatFormat(compile_template("{% for m in messages %}{{ m.content }}{% endfor %}"), {}, TOKENS)
     messages: list[Message] = [{"role": "assistant", "content": "a"}, {"role": "user", "content": "<|user|>"}]

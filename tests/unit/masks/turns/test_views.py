@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support import chat_templates as templates
 from turnloom.masks.domain import errors
 from turnloom.masks.domain.conversation import Conversation, Message
-from turnloom.masks.domain.options import GenerationPrefill, Mask, OnUnextendable, Options, TrainOn
+from turnloom.masks.domain.options import GenerationPrefill, Mask, NextHeaderStop, OnUnextendable, Options, TrainOn
 from turnloom.masks.domain.rendered_text import Kind, Origin, View
 from turnloom.masks.template.compiled import compile_template
 from turnloom.masks.template.render import Settings, render_plain
@@ -102,7 +102,7 @@ def test_without_generation_prompt_the_reply_begins_after_the_users_close() -> N
 
 
 def test_a_turn_that_the_next_role_closes_has_no_end_of_turn_and_says_so() -> None:
-    (view,) = views(templates.OPEN_ENDED, CHAT)
+    (view,) = views(templates.OPEN_ENDED, CHAT, next_header_stop=NextHeaderStop.NEVER)
     assert trained_texts([view]) == [(1, "Hello."), (3, "Well.")]
     assert all(span.eot_start == span.end for span in view.message_spans)
     assert view.warnings[0] == "messages[1]: the template prints no end-of-turn token after this turn"
