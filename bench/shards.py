@@ -30,8 +30,8 @@ from services.preprocess.datasets.sources.shards import CHUNK, Making, make_shar
 from services.preprocess.datasets.sources.sizes import SizeLimit  # noqa: E402
 from services.preprocess.domain.bad_rows import BadRows  # noqa: E402
 from services.store.dataset_files import join  # noqa: E402
-from services.store.manifests import shards_folder  # noqa: E402
-from services.store.shard_files import ShardWriter  # noqa: E402
+from services.store.shards.files import ShardWriter  # noqa: E402
+from services.store.shards.manifest import shards_folder  # noqa: E402
 from turnloom.masks import Options, load_model  # noqa: E402
 from turnloom.masks.domain.conversation import Conversation  # noqa: E402
 from turnloom.masks.domain.example import Preprocessed  # noqa: E402

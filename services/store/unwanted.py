@@ -16,8 +16,8 @@ from typing import cast
 from services.store import keys
 from services.store.connection import StoreRedis, redis_time
 from services.store.files import FileSystem, exists, is_local, locate, remove, store_errors
-from services.store.manifests import SUFFIX, read_manifest
 from services.store.scripts import Scripts
+from services.store.shards.manifest import SUFFIX, read_manifest
 
 log = logging.getLogger("turnloom.store")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from services.store.dataset_files import Row as StoredRow
 from services.store.records import CutReport
-from services.store.row_index import RowIndex
+from services.store.shards.row_index import RowIndex
 from services.trainer.rows import Row, shortened, without_tail
 
 

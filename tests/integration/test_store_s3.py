@@ -17,9 +17,9 @@ from services.store.dataset_files import DatasetReader, DatasetWriter, Row, join
 from services.store.errors import NotFound, StoreFull, StoreRefused, StoreUnavailable
 from services.store.evaluations import Evaluations, RowLosses
 from services.store.files import try_store, whole_file
-from services.store.manifests import read_manifest, shards_folder
 from services.store.objects import Objects
-from services.store.shard_files import ShardReader
+from services.store.shards.files import ShardReader
+from services.store.shards.manifest import read_manifest, shards_folder
 
 pytest.importorskip("s3fs")
 from tests.support.s3_server import S3, s3_server

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from services.store import dataset_files, files
 from services.store.dataset_files import DatasetReader, DatasetWriter, Row, canonical_json, join, remove, verify
 from services.store.errors import Corrupt, StoreFull, StoreUnavailable
-from services.store.manifests import read_manifest, shards_folder
-from services.store.shard_files import ShardFile, ShardReader, ShardWriter
+from services.store.shards.files import ShardFile, ShardReader, ShardWriter
+from services.store.shards.manifest import read_manifest, shards_folder
 
 OPTIONS = canonical_json({"model": "tiny", "train_on": "all_assistant_messages", "größe": 1})
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.store.row_index import RowIndex
+from services.store.shards.row_index import RowIndex
 from services.trainer.batching import (
     CALL_OVERHEAD,
     MOST_CALL_TOKENS,

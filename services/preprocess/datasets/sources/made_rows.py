@@ -27,7 +27,7 @@ from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.domain.source_errors import ModelDiffers, SourceNotKnown, SourceNotReadable
 from services.preprocess.domain.source_location import locate
 from services.store.records import DatasetRecord
-from services.store.shard_files import ShardWriter
+from services.store.shards.files import ShardWriter
 from turnloom.masks.domain.example import Preprocessed, TokenizedExample
 
 ROWS: Final = "rows"  #: name of the format, and kind of a piece

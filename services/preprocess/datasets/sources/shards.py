@@ -17,7 +17,7 @@ from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.wire.dataset import issue_record
 from services.store.records import IssueRecord
-from services.store.shard_files import ShardFile, ShardWriter
+from services.store.shards.files import ShardFile, ShardWriter
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import Preprocessed

@@ -10,8 +10,8 @@ from services.store.dataset_work import DatasetWork
 from services.store.datasets import Datasets
 from services.store.errors import NotFound
 from services.store.files import remove
-from services.store.manifests import shards_folder
 from services.store.records import DatasetState, ErrorRecord, IssueRecord
+from services.store.shards.manifest import shards_folder
 from services.store.tickets import Tickets
 
 

@@ -66,5 +66,6 @@ class Preloaded:
                 continue
             if loaded:
                 # Horses shall share these pages: a collection in one of them would write to each.
+                gc.unfreeze()  # else what an earlier model left behind would stay for good
                 gc.collect()
                 gc.freeze()

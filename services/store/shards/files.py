@@ -14,7 +14,6 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 from numpy.typing import NDArray
 
-from services.store.arrow_arrays import plain_array, view
 from services.store.cache import FileCache
 from services.store.dataset_rows import (
     DIGEST_BYTES,
@@ -28,7 +27,8 @@ from services.store.dataset_rows import (
 )
 from services.store.errors import Corrupt
 from services.store.files import FileSystem, NewFile, is_local, local_copy, locate, store_errors
-from services.store.row_index import RowIndex
+from services.store.shards.arrow_arrays import plain_array, view
+from services.store.shards.row_index import RowIndex
 
 #: Columns of a dataset's file before shards were kept; such files are still read.
 SCHEMA_1: Final = pa.schema(

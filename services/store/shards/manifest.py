@@ -9,7 +9,7 @@ from typing import Final
 
 from services.store.errors import Corrupt
 from services.store.files import below, exists, locate, store_errors, whole_file
-from services.store.shard_files import ShardFile, Totals
+from services.store.shards.files import ShardFile, Totals
 
 VERSION: Final = 2  #: of the dataset's format; 1 is a single file without a manifest
 SUFFIX: Final = ".json"

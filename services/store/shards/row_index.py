@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from services.store.arrow_arrays import plain_array, view
 from services.store.cache import FileCache
 from services.store.errors import Corrupt
 from services.store.files import NewFile, local_copy, store_errors
+from services.store.shards.arrow_arrays import plain_array, view
 
 NAMES: Final = ("conversation", "tokens", "loss_tokens")
 SCHEMA: Final = pa.schema([pa.field(name, pa.uint32(), nullable=False) for name in NAMES])
