@@ -20,11 +20,11 @@ import numpy as np
 
 from services.store.records import Hyperparameters, StepRecord
 from services.trainer.backend import Adam, Logprobs
-from services.trainer.batching import MOST_CALL_TOKENS
+from services.trainer.batches.batching import MOST_CALL_TOKENS
+from services.trainer.batches.rows import Row
+from services.trainer.batches.weighting import Weights
 from services.trainer.loop import Plan
-from services.trainer.rows import Row
 from services.trainer.tuft import TuftBackend, TuftSettings, connect
-from services.trainer.weighting import Weights
 from tests.fakes.fake_tuft import FakeTuft
 from tests.support.trainer_parts import SMALL, MemoryJournal, plan, row, run, settings_of
 

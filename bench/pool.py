@@ -14,8 +14,8 @@ from dataclasses import replace
 from bench.ledger import opened
 from services.store.records import HostRecord, JobSpec, JobState, ServedModelRecord
 from services.store.store import Store
-from services.trainer.exporter import ExporterSettings, Source
-from services.trainer.supervisor import Supervisor, SupervisorSettings
+from services.trainer.supervision.exporter import ExporterSettings, Source
+from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
 
 SPEC = JobSpec("m", "tuft/m", "ds")
 OWNERS, HOSTS = 20, 5

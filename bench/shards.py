@@ -29,7 +29,7 @@ from services.preprocess.datasets.sources.pieces import Shard, pack  # noqa: E40
 from services.preprocess.datasets.sources.shards import CHUNK, Making, make_shard, wanted  # noqa: E402
 from services.preprocess.datasets.sources.sizes import SizeLimit  # noqa: E402
 from services.preprocess.domain.bad_rows import BadRows  # noqa: E402
-from services.store.dataset_files import join  # noqa: E402
+from services.store.shards.dataset_files import join  # noqa: E402
 from services.store.shards.files import ShardWriter  # noqa: E402
 from services.store.shards.manifest import shards_folder  # noqa: E402
 from turnloom.masks import Options, load_model  # noqa: E402

@@ -23,8 +23,8 @@ from bench.gpu.host import Host, Measured, record
 from bench.gpu.parts import GPU_CONFIG, GPU_CONFIG_MODEL, Services, Tuft, served_name, several_entries, started
 from bench.gpu.plan import MODEL, Plan, begun, end_children, keep_logs, machine, options
 from bench.gpu.report import summary
-from services.trainer.batching import CALL_OVERHEAD
-from services.trainer.gpu import find
+from services.trainer.batches.batching import CALL_OVERHEAD
+from services.trainer.host.gpu import find
 from turnloom.errors import StackError
 from turnloom.v1 import training_pb2 as tr
 

@@ -34,8 +34,8 @@ from tuft.config import ModelConfig
 
 from bench.gpu.figures import GEOMETRY, H200_BF16_FLOPS, lora_flops
 from bench.gpu.profile_server import step_lengths
-from services.trainer.batching import calls, filled, longest_first
-from services.trainer.rows import Row
+from services.trainer.batches.batching import calls, filled, longest_first
+from services.trainer.batches.rows import Row
 from services.tuft import memory
 from services.tuft.model import AcceleratedModel
 

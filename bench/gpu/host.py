@@ -28,8 +28,8 @@ from bench.gpu.parts import KEY, Place, Services, Tuft, served_name
 from bench.gpu.rows_file import saved_rows
 from bench.gpu.watching import GpuSamples, HorseSamples, Sampler
 from services.store.store import open_store
-from services.trainer.batching import Batches
-from services.trainer.rows import Row
+from services.trainer.batches.batching import Batches
+from services.trainer.batches.rows import Row
 from turnloom.client import TERMINAL, TurnloomClient
 from turnloom.embedded.tuft_server import REPOSITORY
 from turnloom.errors import StackError

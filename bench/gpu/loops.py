@@ -28,11 +28,11 @@ from transformers import PreTrainedTokenizerFast
 
 from bench.gpu.rows_file import loaded_rows
 from services.trainer.backend import Adam, Adapter, Backend, Logprobs, Pending
-from services.trainer.batching import Batches, calls, longest_first
-from services.trainer.rows import Row, without_tail
+from services.trainer.batches.batching import Batches, calls, longest_first
+from services.trainer.batches.rows import Row, without_tail
+from services.trainer.batches.weighting import weighted_nll
 from services.trainer.tuft import TuftSettings, connect
 from services.trainer.tuft_http import TuftHttp
-from services.trainer.weighting import weighted_nll
 
 ADAM: Final = {"learning_rate": 1e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}  #: as the job's
 MAX_LENGTH: Final = 2048

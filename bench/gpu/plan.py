@@ -20,7 +20,7 @@ import psutil
 
 from bench.gpu.host import Measured, Scale, record
 from bench.gpu.parts import Place
-from services.trainer.gpu import find
+from services.trainer.host.gpu import find
 from turnloom.embedded.tuft_server import REPOSITORY
 
 PR_SET_CHILD_SUBREAPER: Final = 36

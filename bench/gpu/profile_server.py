@@ -30,8 +30,8 @@ from tinker import types
 from tuft.backends.hf_training_model import HFTrainingModel
 from tuft.config import ModelConfig
 
-from services.trainer.batching import calls, filled, longest_first
-from services.trainer.rows import Row
+from services.trainer.batches.batching import calls, filled, longest_first
+from services.trainer.batches.rows import Row
 
 #: Rows and their length; the last ones are padded: lengths from the first number up to the second.
 SHAPES: Final = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.rows import Row
+from services.trainer.batches.rows import Row
 
 
 def saved_rows(path: Path, rows: Sequence[tuple[int, NDArray[np.int32], NDArray[np.float32]]]) -> None:

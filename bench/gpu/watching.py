@@ -13,7 +13,7 @@ from typing import Final, Self
 
 import psutil
 
-from services.trainer.gpu import Meter
+from services.trainer.host.gpu import Meter
 
 #: TuFT logs these for every operation, forward_backward and optim_step among them.
 FUTURE: Final = re.compile(r"Future (enqueued|completed|failed)\b[^:]*: ([0-9a-f-]{36})")

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.store.archived import ENTRIES
+from services.store.blobs.files import below, locate, store_errors, whole_file
 from services.store.codec import plain
 from services.store.events import Events, RawEntry
-from services.store.files import below, locate, store_errors, whole_file
 from services.store.ledger import Ledger
 from services.store.records import EventRecord, JobRecord, StepRecord
 from services.store.steps import decode_step

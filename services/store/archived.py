@@ -10,8 +10,8 @@ from typing import cast
 import pyarrow.parquet as pq
 
 from services.store import keys
+from services.store.blobs.files import locate, store_errors
 from services.store.connection import StoreRedis
-from services.store.files import locate, store_errors
 
 ENTRIES = b"turnloom.entries"  #: of the file's metadata: what the job's stream held beside steps, as JSON
 

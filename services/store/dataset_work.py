@@ -13,7 +13,7 @@ from typing import Final, cast
 
 from services.store import keys
 from services.store.connection import StoreRedis, redis_time
-from services.store.queues import PREPROCESS_QUEUE
+from services.store.queueing.queues import PREPROCESS_QUEUE
 from services.store.scripts import Scripts
 
 #: Times that one task may be begun.

@@ -14,9 +14,9 @@ from services.store.codec import decode, encode
 from services.store.connection import StoreRedis
 from services.store.errors import NotFound, RequestMismatch
 from services.store.pages import Page, newest
+from services.store.queueing.unwanted import UnwantedFile
 from services.store.records import DatasetRecord, DatasetState, ErrorRecord, Histogram, IssueRecord
 from services.store.scripts import Scripts
-from services.store.unwanted import UnwantedFile
 
 #: Seconds between two looks at a dataset that is watched.
 _WATCH_INTERVAL = 0.25

@@ -10,7 +10,7 @@ from services.store import keys
 from services.store.codec import decode, encode
 from services.store.connection import StoreRedis, redis_time
 from services.store.errors import NoHost
-from services.store.queues import queue_name
+from services.store.queueing.queues import queue_name
 from services.store.records import HostRecord
 
 #: Seconds after which a host that reports nothing is forgotten altogether.

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 from redis import Redis
 
+from services.store.blobs.evaluations import Evaluations
+from services.store.blobs.objects import Objects
 from services.store.connection import StoreRedis, check_schema, connect, connect_rq
 from services.store.datasets import Datasets
-from services.store.evaluations import Evaluations
 from services.store.events import Events
 from services.store.halving import Halvings
 from services.store.hosts import Hosts
 from services.store.jobs import Jobs
 from services.store.ledger import Ledger
-from services.store.objects import Objects
 from services.store.pool.waiting import Pool
+from services.store.queueing.tickets import Tickets
+from services.store.queueing.unwanted import Unwanted
 from services.store.sweeps import Sweeps
-from services.store.tickets import Tickets
-from services.store.unwanted import Unwanted
 
 
 @dataclass(frozen=True, slots=True)

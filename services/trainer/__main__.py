@@ -55,13 +55,13 @@ def worker(options: argparse.Namespace) -> int:
 
 def probe_host(_options: argparse.Namespace) -> int:
     """One look at the host."""
-    return 0 if importlib.import_module("services.trainer.probe_host").run(_settings()) else 1
+    return 0 if importlib.import_module("services.trainer.host.probe_host").run(_settings()) else 1
 
 
 def supervisor(_options: argparse.Namespace) -> int:
     """Leases, requeueing, archiving, retention."""
     settings = _companion()
-    module = importlib.import_module("services.trainer.supervisor")
+    module = importlib.import_module("services.trainer.supervision.supervisor")
     module.run(
         module.SupervisorSettings(
             redis_url=settings.redis_url,
@@ -83,7 +83,7 @@ def supervisor(_options: argparse.Namespace) -> int:
 def exporter(_options: argparse.Namespace) -> int:
     """Prometheus metrics out of Redis."""
     settings = _companion()
-    module = importlib.import_module("services.trainer.exporter")
+    module = importlib.import_module("services.trainer.supervision.exporter")
     module.run(module.ExporterSettings(settings.redis_url, settings.exporter_host, settings.exporter_port))
     return 0
 
@@ -102,7 +102,7 @@ def _settings() -> Settings:
 
 def _has_gpu() -> bool:
     """Asked in a child: NVML in this process would be forked into every horse."""
-    script = "import sys; from services.trainer.gpu import find; sys.exit(0 if find().gpus else 1)"
+    script = "import sys; from services.trainer.host.gpu import find; sys.exit(0 if find().gpus else 1)"
     return subprocess.run([sys.executable, "-c", script], timeout=GPU_CHECK_SECONDS, check=False).returncode == 0
 
 

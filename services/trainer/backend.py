@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.rows import Row
-from services.trainer.weighting import Weights
+from services.trainer.batches.rows import Row
+from services.trainer.batches.weighting import Weights
 
 Logprobs = NDArray[np.float32]  #: [n - 1] of one row, aligned with its targets
 Result_co = TypeVar("Result_co", covariant=True)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from services.store.objects import Stored
+from services.store.blobs.objects import Stored
 from services.store.records import CheckpointRecord
 from services.trainer.backend import Adapter, Backend
-from services.trainer.batching import longest_first, order_hash
+from services.trainer.batches.batching import longest_first, order_hash
+from services.trainer.batches.rows import Row, shortened, without_tail
 from services.trainer.errors import BackendError, CheckpointLost, Code, ProbeMismatch, StopRun
 from services.trainer.loop import probe_nll
-from services.trainer.rows import Row, shortened, without_tail
 
 PROBE_ROWS = 8
 PROBE_TOKENS = 4_096
@@ -34,7 +34,7 @@ class AdapterUnusable(StopRun):
 
 
 class ObjectStore(Protocol):
-    """The sides of services.store.objects.Objects that are needed here."""
+    """The sides of services.store.blobs.objects.Objects that are needed here."""
 
     def put_folder(self, job_id: str, checkpoint_id: str, folder: Path) -> Stored:
         """Copies a folder into the store."""

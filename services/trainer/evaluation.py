@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.store.evaluations import RowLosses
+from services.store.blobs.evaluations import RowLosses
 from services.trainer.backend import Backend, Logprobs, Pending
-from services.trainer.batching import cut
-from services.trainer.rows import Row
-from services.trainer.weighting import weighted_nll
+from services.trainer.batches.batching import cut
+from services.trainer.batches.rows import Row
+from services.trainer.batches.weighting import weighted_nll
 
 CALLS_IN_FLIGHT = 4  #: enough to keep the server busy, few enough to be left quickly
 ROWS_IN_MEMORY = 4_096  #: rows that are sorted and cut together

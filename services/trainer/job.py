@@ -15,31 +15,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from services.store.cache import FileCache
-from services.store.dataset_files import DatasetReader
+from services.store.blobs.cache import FileCache
+from services.store.blobs.evaluations import RowLosses
 from services.store.errors import NotFound, RedisUnavailable, StoreError
-from services.store.evaluations import RowLosses
 from services.store.jobs import Claim
 from services.store.logs import about
 from services.store.records import CheckpointRecord, Control, JobRecord, ServedModelRecord
 from services.store.retries import retry_redis
+from services.store.shards.dataset_files import DatasetReader
 from services.store.store import Store, open_store
-from services.trainer import preemption
 from services.trainer.backend import Adapter, Backend
-from services.trainer.batching import MOST_CALL_TOKENS, PASSES_PER_CALL, Batches
+from services.trainer.batches.batching import MOST_CALL_TOKENS, PASSES_PER_CALL, Batches
+from services.trainer.batches.dataset import TrainedRows, trained_rows
+from services.trainer.batches.rows import Row
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
-from services.trainer.dataset import TrainedRows, trained_rows
 from services.trainer.endings import Endings, Leave
 from services.trainer.errors import CheckpointLost, Code, DatasetUnusable, backend_error
 from services.trainer.evaluation import Patience
-from services.trainer.gpu import Meter
+from services.trainer.host import preemption
+from services.trainer.host.gpu import Meter
+from services.trainer.host.readiness import accelerated_event, ready_model
 from services.trainer.journal import LedgerJournal
 from services.trainer.keeping import Keeper
 from services.trainer.lease import Lease
 from services.trainer.loop import Plan, Run
 from services.trainer.mirroring import Mirror
-from services.trainer.readiness import accelerated_event, ready_model
-from services.trainer.rows import Row
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import TuftSettings, connect
 from services.trainer.tuft_http import TuftHttp

@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from services.store.evaluations import RowLosses
+from services.store.blobs.evaluations import RowLosses
 from services.store.records import CheckpointRecord, Control, Hyperparameters, StepRecord
 from services.trainer.backend import Adam, Backend, Logprobs, Pending
-from services.trainer.batching import Batch, Batches, call_tokens, cut
+from services.trainer.batches.batching import Batch, Batches, call_tokens, cut
+from services.trainer.batches.rows import Row
+from services.trainer.batches.weighting import NORMALIZATION, Weights, weighted_nll
 from services.trainer.errors import BackendError, CallOutOfMemory, Code, NonFiniteLoss
 from services.trainer.evaluation import Evaluation, Patience, evaluate
-from services.trainer.rows import Row
 from services.trainer.schedule import learning_rate
-from services.trainer.weighting import NORMALIZATION, Weights, weighted_nll
 
 EVALUATION_GRACE = 10.0  #: seconds that an evaluation may still take once the run is asked to leave
 

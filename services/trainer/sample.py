@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from services.store.connection import connect, redis_time
-from services.trainer import preemption
 from services.trainer.errors import BackendError, CheckpointLost, Code
+from services.trainer.host import preemption
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import Sampling, TuftSettings, sample
 

@@ -23,11 +23,11 @@ from tinker import types
 from tinker.lib.retry_handler import RetryConfig
 
 from services.trainer.backend import Adam, Adapter, Logprobs
-from services.trainer.batching import filled
+from services.trainer.batches.batching import filled
+from services.trainer.batches.rows import Row
+from services.trainer.batches.weighting import Weights
 from services.trainer.errors import BackendError, CheckpointLost, Code, backend_error, classify
-from services.trainer.rows import Row
 from services.trainer.tripwire import Tripwire
-from services.trainer.weighting import Weights
 
 SDK_VERSION = "0.25.0"  #: the only one that TuFT 0.2.2 trains with
 GLANCE = 0.25  #: seconds between looks at the tripwire while waiting

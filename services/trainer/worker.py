@@ -20,12 +20,12 @@ from rq import Queue
 from rq.executions import Execution
 from rq.job import Job
 
-from services.store.ticket_jobs import TicketJob, TicketWorker, work_until_stopped
-from services.trainer import preemption
+from services.store.queueing.ticket_jobs import TicketJob, TicketWorker, work_until_stopped
+from services.trainer.host import preemption
 from services.trainer.settings import Settings
 
 #: What a ticket may name. Anything else on the queue is refused before it is imported.
-ALLOWED = frozenset({"services.trainer.job.run", "services.trainer.diagnose.run", "services.trainer.sample.run"})
+ALLOWED = frozenset({"services.trainer.job.run", "services.trainer.host.diagnose.run", "services.trainer.sample.run"})
 LOOK_EVERY = 5  #: seconds between heartbeats while a horse works
 PROBE_EVERY = 20.0  #: seconds between probes of the host
 PREEMPT_SECONDS = 30  #: in which a horse that has to leave must have saved and requeued its job

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from services.trainer.backend import Adam, Adapter
-from services.trainer.batching import cut, longest_first
+from services.trainer.batches.batching import cut, longest_first
+from services.trainer.batches.rows import Row
 from services.trainer.errors import BackendError, Code
-from services.trainer.readiness import ready_model
-from services.trainer.rows import Row
+from services.trainer.host.readiness import ready_model
 from services.trainer.tuft import TuftBackend, TuftSettings, connect
 from services.trainer.tuft_http import TuftHttp
 from tests.contract.driving import RANK, Server

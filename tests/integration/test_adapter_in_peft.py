@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.store.objects import Objects
+from services.store.blobs.objects import Objects
 from services.store.records import Hyperparameters, JobState
 from tests.support.redis_fixtures import RedisServer
 from tests.support.trainer_parts import conversations

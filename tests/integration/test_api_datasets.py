@@ -14,11 +14,11 @@ import pytest
 
 from services.preprocess.domain.limits import CHUNK_BYTES
 from services.preprocess.wire.batch import examples
-from services.store.dataset_files import verify
 from services.store.ids import new_id
+from services.store.queueing.unwanted import remove_unwanted
 from services.store.records import DatasetRecord, DatasetState, ErrorRecord
+from services.store.shards.dataset_files import verify
 from services.store.store import Store
-from services.store.unwanted import remove_unwanted
 from tests.support.api_calls import (
     MODEL,
     Api,

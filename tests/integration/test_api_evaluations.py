@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from services.store.blobs.evaluations import RowLosses
 from services.store.errors import NotFound as Missing
-from services.store.evaluations import RowLosses
 from services.store.records import JobState, StepRecord
 from services.store.store import Store
 from tests.support.api_calls import MODEL, Api, make_dataset

@@ -26,7 +26,7 @@ from services.store.records import (
     StepRecord,
 )
 from services.store.store import Store
-from services.trainer.supervisor import Supervisor, SupervisorSettings
+from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
 from tests.support.api_calls import (
     MODEL,
     TUFT_MODEL,

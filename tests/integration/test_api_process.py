@@ -20,9 +20,9 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from services.preprocess.wire.options import DEFAULTS, options_to_json
-from services.store.dataset_files import canonical_json
 from services.store.ids import new_id
 from services.store.records import DatasetRecord
+from services.store.shards.dataset_files import canonical_json
 from services.store.store import open_store
 from tests.support.api_calls import (
     MODEL,

@@ -14,7 +14,7 @@ from rq.serializers import JSONSerializer
 from services.preprocess.api import training_service
 from services.preprocess.models.registry import ModelEntry
 from services.store.connection import redis_time
-from services.store.queues import queue_name
+from services.store.queueing.queues import queue_name
 from services.store.records import HostRecord, JobRecord
 from services.store.store import Store
 from services.trainer import sample as trainer

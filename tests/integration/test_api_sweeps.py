@@ -12,7 +12,7 @@ from services.preprocess.domain.caller import Scope
 from services.store.pool.placing import in_order
 from services.store.records import JobState, StepRecord
 from services.store.store import Store
-from services.trainer.halving import settle_rungs
+from services.trainer.supervision.halving import settle_rungs
 from tests.support.api_calls import MODEL, Api, Start, make_dataset, refusal
 from turnloom.client import TurnloomClient
 from turnloom.errors import NotAllowed

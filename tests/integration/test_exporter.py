@@ -30,9 +30,9 @@ from services.store.records import (
     StepRecord,
 )
 from services.store.store import Store
-from services.trainer import exporter
-from services.trainer.exporter import ExporterSettings, Source
-from services.trainer.metrics import registry_for, serve
+from services.trainer.supervision import exporter
+from services.trainer.supervision.exporter import ExporterSettings, Source
+from services.trainer.supervision.metrics import registry_for, serve
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from services.store.records import (
     SweepRecord,
 )
 from services.store.store import Store, open_store
-from services.trainer.halving import settle_rungs
+from services.trainer.supervision.halving import settle_rungs
 
 RUNGS = (Rung(2, 2), Rung(4, 1))
 STEPS = 6

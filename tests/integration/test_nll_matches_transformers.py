@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from services.store.objects import Objects
+from services.store.blobs.objects import Objects
 from services.store.records import CheckpointRecord, Hyperparameters, JobState, StartFrom, StepRecord
-from services.trainer.rows import Row
+from services.trainer.batches.rows import Row
 from tests.support.redis_fixtures import RedisServer
 from tests.support.trainer_parts import batches, conversations
 from tests.support.trainer_stack import REPOSITORY, TrainerStack, kill

@@ -21,7 +21,7 @@ from services.store.records import (
     StepRecord,
 )
 from services.store.store import Store
-from services.trainer.supervisor import Supervisor, SupervisorSettings
+from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
 from tests.support.store_fixtures import store_of_a_ledger
 
 MODEL = (ServedModelRecord("tuft/m"),)

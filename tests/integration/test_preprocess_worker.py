@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.store.errors import TicketFailed
-from services.store.queues import PREPROCESS_QUEUE
+from services.store.queueing.queues import PREPROCESS_QUEUE
 from services.store.store import open_store
 
 PROGRAM = """

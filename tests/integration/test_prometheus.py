@@ -18,7 +18,7 @@ from rq.serializers import JSONSerializer
 from services.preprocess.api.metrics import make_metrics, serve_metrics
 from services.store.connection import connect_rq
 from services.store.ledger import Outcome
-from services.store.queues import queue_name
+from services.store.queueing.queues import queue_name
 from services.store.records import (
     CheckpointRecord,
     ErrorRecord,

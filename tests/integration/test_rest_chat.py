@@ -16,7 +16,7 @@ from rq.serializers import JSONSerializer
 
 from services.rest.names import checkpoint_name, model_name
 from services.rest.settings import RestSettings
-from services.store.queues import queue_name
+from services.store.queueing.queues import queue_name
 from services.store.records import HostRecord
 from services.store.store import Store
 from services.trainer import sample as trainer

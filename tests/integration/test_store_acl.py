@@ -13,8 +13,8 @@ from rq.serializers import JSONSerializer
 
 from services.store.records import CheckpointRecord, HostRecord, JobSpec, JobState, StepRecord
 from services.store.store import Store, open_store
-from services.trainer.exporter import ExporterSettings, Source
-from services.trainer.supervisor import Supervisor, SupervisorSettings
+from services.trainer.supervision.exporter import ExporterSettings, Source
+from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "redis.md"
 

@@ -11,13 +11,13 @@ import fsspec
 import numpy as np
 import pytest
 
-from services.store import files
-from services.store.cache import FileCache
-from services.store.dataset_files import DatasetReader, DatasetWriter, Row, join, verify
+from services.store.blobs import files
+from services.store.blobs.cache import FileCache
+from services.store.blobs.evaluations import Evaluations, RowLosses
+from services.store.blobs.files import try_store, whole_file
+from services.store.blobs.objects import Objects
 from services.store.errors import NotFound, StoreFull, StoreRefused, StoreUnavailable
-from services.store.evaluations import Evaluations, RowLosses
-from services.store.files import try_store, whole_file
-from services.store.objects import Objects
+from services.store.shards.dataset_files import DatasetReader, DatasetWriter, Row, join, verify
 from services.store.shards.files import ShardReader
 from services.store.shards.manifest import read_manifest, shards_folder
 

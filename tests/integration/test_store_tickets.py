@@ -12,7 +12,7 @@ from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
 from services.store.errors import NoHost, TicketFailed, TicketTimeout
-from services.store.queues import JOB_FUNCTION, queue_name, ticket_id
+from services.store.queueing.queues import JOB_FUNCTION, queue_name, ticket_id
 from services.store.records import HostRecord, JobRecord, JobSpec, ServedModelRecord
 from services.store.store import Store
 from tests.support.store_fixtures import store_of_a_ledger

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.store.dataset_files import DatasetReader, DatasetWriter, Row, Written
 from services.store.ids import new_id
+from services.store.queueing.unwanted import Unwanted, UnwantedFile, remove_unwanted
 from services.store.records import DatasetRecord, DatasetState
+from services.store.shards.dataset_files import DatasetReader, DatasetWriter, Row, Written
 from services.store.store import Store, open_store
-from services.store.unwanted import Unwanted, UnwantedFile, remove_unwanted
 
 GRACE = 600.0
 

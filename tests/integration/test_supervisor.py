@@ -21,7 +21,8 @@ from services.store.archived import _read
 from services.store.codec import RecordNotReadable
 from services.store.errors import StoreUnavailable
 from services.store.jobs import MAX_IDLE_ATTEMPTS
-from services.store.queues import ticket_id
+from services.store.queueing.queues import ticket_id
+from services.store.queueing.singleton import Singleton
 from services.store.records import (
     CheckpointRecord,
     ErrorRecord,
@@ -32,10 +33,9 @@ from services.store.records import (
     ServedModelRecord,
     StepRecord,
 )
-from services.store.singleton import Singleton
 from services.store.store import Store, open_store
-from services.trainer import supervisor as module
-from services.trainer.supervisor import Supervisor, SupervisorSettings, supervise
+from services.trainer.supervision import supervisor as module
+from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings, supervise
 
 if TYPE_CHECKING:
     from tests.support.redis_fixtures import RedisServer

@@ -24,8 +24,8 @@ from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 
 from services.store.connection import connect_rq
-from services.store.queues import PREPROCESS_QUEUE
-from services.store.ticket_jobs import TicketFault, TicketJob
+from services.store.queueing.queues import PREPROCESS_QUEUE
+from services.store.queueing.ticket_jobs import TicketFault, TicketJob
 from tests.support.redis_fixtures import RedisServer
 
 ROOT = Path(__file__).parents[2]

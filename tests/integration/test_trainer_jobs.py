@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from services.store.blobs.objects import Objects
 from services.store.errors import Fenced
-from services.store.objects import Objects
 from services.store.records import Control, Hyperparameters, JobState, StartFrom, StepRecord
-from services.trainer.batching import MOST_CALL_TOKENS
+from services.trainer.batches.batching import MOST_CALL_TOKENS
 from tests.fakes.fake_tuft import FakeTuft
 from tests.support.redis_fixtures import RedisServer
 from tests.support.trainer_parts import conversations
@@ -427,7 +427,7 @@ def test_the_probe_reports_the_host_and_what_its_server_serves(stack: TrainerSta
 
 def test_diagnosis_comes_back_over_the_queue(stack: TrainerStack) -> None:
     stack.worker()
-    rq_id = stack.store.tickets.call(f"train.{HOST}", "services.trainer.diagnose.run", {"host": HOST}, timeout=120)
+    rq_id = stack.store.tickets.call(f"train.{HOST}", "services.trainer.host.diagnose.run", {"host": HOST}, timeout=120)
     answer = stack.store.tickets.result(rq_id, 120)
     assert isinstance(answer, dict)
     outcomes = {check["name"]: check["outcome"] for check in answer["checks"]}
@@ -455,7 +455,7 @@ def test_an_adapter_without_a_job_is_found(stack: TrainerStack) -> None:
     wait_for(lambda: stack.store.jobs.expire(job_id), "the end of the lease")
     stack.store.jobs.cancel(job_id)
     stack.worker()
-    rq_id = stack.store.tickets.call(f"train.{HOST}", "services.trainer.diagnose.run", {"host": HOST}, timeout=120)
+    rq_id = stack.store.tickets.call(f"train.{HOST}", "services.trainer.host.diagnose.run", {"host": HOST}, timeout=120)
     answer = stack.store.tickets.result(rq_id, 120)
     assert isinstance(answer, dict)
     adapters = next(check for check in answer["checks"] if check["name"] == "adapters")

@@ -10,15 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from services.store.objects import Objects
+from services.store.blobs.objects import Objects
 from services.store.records import Control, Hyperparameters, Schedule, WeightNormalization
 from services.trainer.backend import Adapter, Backend
+from services.trainer.batches.rows import Row
 from services.trainer.checkpoints import Restorer, ServerFolder, prove
 from services.trainer.errors import BackendError, CallOutOfMemory, CheckpointLost, Code, NonFiniteLoss, ProbeMismatch
 from services.trainer.evaluation import Patience
+from services.trainer.host.readiness import ready_model
 from services.trainer.loop import Plan
-from services.trainer.readiness import ready_model
-from services.trainer.rows import Row
 from services.trainer.tuft import TuftBackend, check_sdk, connect
 from services.trainer.tuft_http import TuftHttp
 from tests.fakes.fake_tuft import FakeTuft

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
-from services.store.queues import queue_name
+from services.store.queueing.queues import queue_name
 from services.store.records import CheckpointRecord, JobRecord, JobState
 from services.store.store import Store
 from tests.support.api_calls import Api, wait_until

@@ -10,11 +10,11 @@ import numpy as np
 
 from services.store.records import CheckpointRecord, Control, Hyperparameters, StepRecord
 from services.trainer.backend import Adapter, Backend
-from services.trainer.batching import MOST_CALL_TOKENS, Batches
+from services.trainer.batches.batching import MOST_CALL_TOKENS, Batches
+from services.trainer.batches.rows import Row
 from services.trainer.checkpoints import probe_rows
 from services.trainer.evaluation import Patience
 from services.trainer.loop import Gauge, Plan, Run
-from services.trainer.rows import Row
 from services.trainer.tuft import TuftSettings
 from tests.fakes.fake_tuft import FakeTuft
 

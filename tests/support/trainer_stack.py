@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from services.store.dataset_files import DatasetReader, DatasetWriter
-from services.store.dataset_files import Row as StoredRow
 from services.store.ids import new_id
 from services.store.records import DatasetRecord, DatasetState, Hyperparameters, JobRecord, JobSpec, JobState, StartFrom
 from services.store.retries import retry_redis
+from services.store.shards.dataset_files import DatasetReader, DatasetWriter
+from services.store.shards.dataset_files import Row as StoredRow
 from services.store.store import Store, open_store
-from services.trainer import preemption
-from services.trainer.rows import Row
+from services.trainer.batches.rows import Row
+from services.trainer.host import preemption
 from tests.fakes.fake_tuft import FakeTuft
 from tests.support.redis_fixtures import RedisServer
 from tests.support.trainer_parts import conversations

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.readiness import ready_model
+from services.trainer.host.readiness import ready_model
 from services.trainer.tuft_http import TuftHttp
 from tests.fakes.fake_tuft import FakeTuft
 from turnloom.embedded.sample_data import train_conversations, write_jsonl

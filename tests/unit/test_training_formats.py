@@ -101,7 +101,7 @@ def test_the_first_loss_of_trls_trainer_is_ours(tmp_path: Path) -> None:
     import transformers
     import trl
 
-    from services.trainer.weighting import weighted_nll
+    from services.trainer.batches.weighting import weighted_nll
     from turnloom.embedded.sample_data import train_conversations
     from turnloom.embedded.tiny_model import make
     from turnloom.masks import Masker, load_model

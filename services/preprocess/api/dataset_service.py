@@ -35,10 +35,10 @@ from services.preprocess.wire.dataset import bad_rows, dataset, issue_record, st
 from services.preprocess.wire.issues import violation
 from services.preprocess.wire.options import options, options_to_json
 from services.preprocess.wire.source import described, left_out_record, source
-from services.store.dataset_files import DatasetReader, DatasetWriter, canonical_json
 from services.store.dataset_work import DatasetWork
 from services.store.ids import new_id
 from services.store.records import DatasetRecord, DatasetState, IssueRecord, LeftOutRecord
+from services.store.shards.dataset_files import DatasetReader, DatasetWriter, canonical_json
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.domain.example import Preprocessed
 from turnloom.v1 import datasets_pb2 as pb

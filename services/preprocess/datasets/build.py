@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.preprocess.domain.error_codes import TOO_LONG
-from services.store.dataset_files import Written
-from services.store.dataset_rows import Runs
 from services.store.records import DatasetRecord, DatasetState, Histogram, IssueRecord, LeftOutRecord, WarningRecord
+from services.store.shards.dataset_files import Written
+from services.store.shards.dataset_rows import Runs
 from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.length_statistics import Histogram as Lengths
 from turnloom.masks.domain.length_statistics import Statistics

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.preprocess.domain.refusals import WrongState
-from services.store.objects import Objects
+from services.store.blobs.objects import Objects
 from services.store.store import Store
 
 #: What PEFT loads. A kept checkpoint also holds the optimizer's state, which no client needs.

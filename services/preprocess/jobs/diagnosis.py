@@ -14,14 +14,14 @@ import redis
 from services.preprocess.domain.doctor_check import Check, from_answer
 from services.preprocess.models.registry import Registry
 from services.store import keys
+from services.store.blobs.files import below, remove, try_store, whole_file
 from services.store.errors import NotFound, StoreError
-from services.store.files import below, remove, try_store, whole_file
-from services.store.queues import PREPROCESS_QUEUE, queue_name
+from services.store.queueing.queues import PREPROCESS_QUEUE, queue_name
 from services.store.records import HostRecord
 from services.store.store import Store
 
 HOST_DEADLINE: Final = 50.0  #: seconds a host has for its checks; the RPC has 60
-HOST_FUNCTION: Final = "services.trainer.diagnose.run"
+HOST_FUNCTION: Final = "services.trainer.host.diagnose.run"
 WORKER_DEADLINE: Final = 20.0  #: seconds that a preprocess worker has
 WORKER_FUNCTION: Final = "services.preprocess.datasets.worker.tasks.diagnose"
 SILENT: Final = 60.0  #: seconds without a heartbeat after which a host is suspect

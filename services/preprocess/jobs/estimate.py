@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from services.store.dataset_files import DatasetReader
 from services.store.records import CutReport, DatasetRecord, HostRecord, Hyperparameters, JobRecord
+from services.store.shards.dataset_files import DatasetReader
 
 ENOUGH_STEPS: Final = 5  #: of an attempt whose rate counts: the first steps warm the backend up
 LIKE: Final = 9  #: jobs that a rate is taken over

@@ -17,7 +17,7 @@ from services.preprocess.wire.options import options, options_from_json
 from services.preprocess.wire.sample import DEFAULT_TOKENS, Asked, Reply
 from services.store.connection import redis_time
 from services.store.errors import NotFound, TicketTimeout
-from services.store.queues import queue_name
+from services.store.queueing.queues import queue_name
 from services.store.records import CheckpointRecord, DatasetRecord, HostRecord, JobRecord
 from services.store.store import Store
 from turnloom.masks.domain.conversation import Conversation

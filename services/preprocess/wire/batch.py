@@ -7,7 +7,7 @@ from itertools import chain
 
 import numpy as np
 
-from services.store.dataset_files import DatasetReader, Row
+from services.store.shards.dataset_files import DatasetReader, Row
 from turnloom.masks.domain.example import Preprocessed, TokenizedExample
 from turnloom.v1 import types_pb2 as pb
 

@@ -8,7 +8,7 @@ from typing import Final
 from services.preprocess.wire.dataset import error, timestamp
 from services.preprocess.wire.enums import EnumTable
 from services.preprocess.wire.hyperparameters import hyperparameters_message
-from services.store.evaluations import RowLosses
+from services.store.blobs.evaluations import RowLosses
 from services.store.pool.placing import Waiting
 from services.store.records import (
     CheckpointRecord,

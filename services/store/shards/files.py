@@ -14,8 +14,11 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 from numpy.typing import NDArray
 
-from services.store.cache import FileCache
-from services.store.dataset_rows import (
+from services.store.blobs.cache import FileCache
+from services.store.blobs.files import FileSystem, NewFile, is_local, local_copy, locate, store_errors
+from services.store.errors import Corrupt
+from services.store.shards.arrow_arrays import plain_array, view
+from services.store.shards.dataset_rows import (
     DIGEST_BYTES,
     Columns,
     Row,
@@ -25,9 +28,6 @@ from services.store.dataset_rows import (
     check_columns,
     row_digests,
 )
-from services.store.errors import Corrupt
-from services.store.files import FileSystem, NewFile, is_local, local_copy, locate, store_errors
-from services.store.shards.arrow_arrays import plain_array, view
 from services.store.shards.row_index import RowIndex
 
 #: Columns of a dataset's file before shards were kept; such files are still read.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from services.store.blobs.files import below, exists, locate, store_errors, whole_file
 from services.store.errors import Corrupt
-from services.store.files import below, exists, locate, store_errors, whole_file
 from services.store.shards.files import ShardFile, Totals
 
 VERSION: Final = 2  #: of the dataset's format; 1 is a single file without a manifest

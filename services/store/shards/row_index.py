@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from services.store.cache import FileCache
+from services.store.blobs.cache import FileCache
+from services.store.blobs.files import NewFile, local_copy, store_errors
 from services.store.errors import Corrupt
-from services.store.files import NewFile, local_copy, store_errors
 from services.store.shards.arrow_arrays import plain_array, view
 
 NAMES: Final = ("conversation", "tokens", "loss_tokens")

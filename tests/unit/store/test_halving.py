@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.store.records import Rung
-from services.trainer.halving import Arrival, compare
+from services.trainer.supervision.halving import Arrival, compare
 
 NLLS = st.lists(st.floats(0.1, 10), min_size=1, max_size=12)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from services.store.blobs.objects import Objects
 from services.store.errors import Corrupt, NotFound, StoreUnavailable
-from services.store.objects import Objects
 
 WEIGHTS = bytes(range(256)) * 10000
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.store.shards.row_index import RowIndex
-from services.trainer.batching import (
+from services.trainer.batches.batching import (
     CALL_OVERHEAD,
     MOST_CALL_TOKENS,
     SAFE_CALL_TOKENS,
@@ -24,9 +24,9 @@ from services.trainer.batching import (
     filled,
     longest_first,
 )
+from services.trainer.batches.dataset import trained_rows
+from services.trainer.batches.rows import Row, shortened, without_tail
 from services.trainer.checkpoints import PROBE_TOKENS, probe_rows
-from services.trainer.dataset import trained_rows
-from services.trainer.rows import Row, shortened, without_tail
 from tests.support.trainer_parts import batches, conversations, row
 
 lengths = st.lists(st.integers(2, 40), min_size=1, max_size=60)

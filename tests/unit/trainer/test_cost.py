@@ -6,8 +6,8 @@ import pytest
 from prometheus_client import generate_latest
 
 from services.store.records import HostRecord, Hyperparameters, JobRecord, JobSpec, JobState
-from services.trainer.metrics import Snapshot, registry_for
 from services.trainer.settings import SettingsError, from_environment
+from services.trainer.supervision.metrics import Snapshot, registry_for
 
 NEEDED = {"TURNLOOM_HOST": "h", "TURNLOOM_TUFT_API_KEY": "tml-x", "TURNLOOM_TUFT_CHECKPOINT_DIR": "/x"}
 SPEC = JobSpec("m", "tuft/m", "ds-1", "", Hyperparameters())

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.store.blobs.evaluations import Evaluations, RowLosses
+from services.store.blobs.objects import Objects
 from services.store.errors import NotFound
-from services.store.evaluations import Evaluations, RowLosses
-from services.store.objects import Objects
 from services.trainer import evaluation
 from services.trainer.backend import Logprobs
+from services.trainer.batches.rows import Row
 from services.trainer.evaluation import evaluate
-from services.trainer.rows import Row
 from tests.support.trainer_parts import conversations
 
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from services.store.records import GpuRecord, Hyperparameters
-from services.trainer import gpu
 from services.trainer.evaluation import Patience
+from services.trainer.host import gpu
 from services.trainer.loop import Gauge, Run
 from services.trainer.tuft import connect
 from tests.fakes.fake_tuft import FakeTuft

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.store.blobs.objects import FileEntry, Stored
 from services.store.errors import CheckpointNotUsable
-from services.store.objects import FileEntry, Stored
 from services.store.records import CheckpointRecord
 from services.trainer.backend import Adapter
 from services.trainer.checkpoints import AdapterUnusable, ServerFolder, _replace_contents

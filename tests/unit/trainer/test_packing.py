@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from services.store.records import Hyperparameters, ServedModelRecord, WeightNormalization
 from services.trainer.backend import Logprobs
-from services.trainer.batching import SAFE_CALL_TOKENS, call_tokens, cut, longest_first, packed
+from services.trainer.batches.batching import SAFE_CALL_TOKENS, call_tokens, cut, longest_first, packed
+from services.trainer.batches.rows import Row
+from services.trainer.batches.weighting import NORMALIZATION, Weights
 from services.trainer.errors import Code, backend_error
 from services.trainer.evaluation import evaluate
-from services.trainer.readiness import accelerated_event
-from services.trainer.rows import Row
+from services.trainer.host.readiness import accelerated_event
 from services.trainer.tuft_http import NOT_OURS, _acceleration
-from services.trainer.weighting import NORMALIZATION, Weights
 from tests.support.trainer_parts import MemoryJournal, conversations, plan, row, run
 
 lengths = st.lists(st.integers(2, 60), min_size=1, max_size=80)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from services.store.connection import connect, redis_time
-from services.trainer import preemption
 from services.trainer import sample as trainer
 from services.trainer.errors import CheckpointLost, Code, backend_error
+from services.trainer.host import preemption
 from services.trainer.tuft import Sampled, Sampling, TuftSettings
 
 

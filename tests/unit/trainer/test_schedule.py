@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.store.records import Schedule, WeightNormalization
+from services.trainer.batches.weighting import NORMALIZATION, weighted_nll
 from services.trainer.schedule import learning_rate
-from services.trainer.weighting import NORMALIZATION, weighted_nll
 from tests.support.trainer_parts import conversations, row
 
 

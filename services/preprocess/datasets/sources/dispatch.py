@@ -10,9 +10,9 @@ from typing import Final
 from services.store.dataset_work import DatasetWork
 from services.store.datasets import Datasets
 from services.store.errors import NotFound
-from services.store.queues import PREPROCESS_QUEUE
+from services.store.queueing.queues import PREPROCESS_QUEUE
+from services.store.queueing.tickets import Tickets
 from services.store.records import DatasetState
-from services.store.tickets import Tickets
 
 PLAN: Final = "plan"  #: find the source and cut it into shards, which are named "0", "1", ...
 MERGE: Final = "merge"  #: put the shards together

@@ -25,8 +25,8 @@ from services.store.connection import connect, connect_rq
 from services.store.dataset_work import MAX_ATTEMPTS, ClaimedTask, DatasetWork, TaskSpent
 from services.store.datasets import Datasets
 from services.store.errors import Fenced, IllegalEdge, NotFound, RedisUnavailable
+from services.store.queueing.tickets import Tickets
 from services.store.records import ErrorRecord
-from services.store.tickets import Tickets
 
 LOG = logging.getLogger("turnloom.sources")
 ROOT: Final = Path(__file__).resolve().parents[4]  #: of our own code

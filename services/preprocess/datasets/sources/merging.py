@@ -10,8 +10,8 @@ from services.preprocess.datasets.sources.lease import Lease
 from services.preprocess.datasets.sources.shards import ShardResult
 from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.domain.source_errors import BadRow, SourceEmpty
-from services.store.dataset_files import Known, join
 from services.store.records import DatasetRecord, IssueRecord, LeftOutRecord, WarningRecord
+from services.store.shards.dataset_files import Known, join
 from services.store.shards.manifest import shards_folder
 
 

@@ -12,7 +12,7 @@ from itertools import chain, islice
 
 from services.preprocess.datasets.sources.opening import opened
 from services.preprocess.datasets.sources.pieces import SHARD_BYTES, SHARD_ROWS, Piece
-from services.store.files import exists, whole_file
+from services.store.blobs.files import exists, whole_file
 from turnloom.reading.rows import RawRow
 
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.preprocess.settings import ApiSettings
+from services.store.blobs.files import remove
 from services.store.dataset_work import DatasetWork
 from services.store.datasets import Datasets
 from services.store.errors import NotFound
-from services.store.files import remove
+from services.store.queueing.tickets import Tickets
 from services.store.records import DatasetState, ErrorRecord, IssueRecord
 from services.store.shards.manifest import shards_folder
-from services.store.tickets import Tickets
 
 
 @dataclass(frozen=True, slots=True)

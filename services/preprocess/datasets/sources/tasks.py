@@ -21,9 +21,9 @@ from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.domain.error_codes import code_of
 from services.preprocess.domain.source_errors import SourceEmpty, SourceError
 from services.preprocess.models.registry import BadModels
+from services.store.blobs.files import remove
 from services.store.codec import decode, encode
 from services.store.dataset_work import ClaimedTask
-from services.store.files import remove
 from services.store.records import DatasetRecord, DatasetSource, ErrorRecord, IssueRecord
 from services.store.retries import retry_redis
 from turnloom.errors import TurnloomError

@@ -22,9 +22,9 @@ from services.store.connection import check_schema, connect, connect_rq
 from services.store.dataset_work import DatasetWork
 from services.store.datasets import Datasets
 from services.store.errors import RedisUnavailable
-from services.store.queues import PREPROCESS_QUEUE
-from services.store.ticket_jobs import TicketJob, TicketWorker, work_until_stopped
-from services.store.tickets import Tickets
+from services.store.queueing.queues import PREPROCESS_QUEUE
+from services.store.queueing.ticket_jobs import TicketJob, TicketWorker, work_until_stopped
+from services.store.queueing.tickets import Tickets
 
 LOG = logging.getLogger("turnloom.worker")
 #: What a ticket may name, and nothing else: a queue is no place to send code through.

@@ -10,8 +10,8 @@ import pytest
 
 from services.store.connection import StoreRedis
 from services.store.records import JobState, ServedModelRecord
-from services.trainer import diagnose
 from services.trainer.errors import BackendError, Code, backend_error
+from services.trainer.host import diagnose
 from services.trainer.settings import Settings
 from services.trainer.tuft_http import TuftHttp
 

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.preprocess.jobs.estimate import Time, cost, epoch, known_rates, planned_steps
-from services.store.dataset_files import DatasetReader, DatasetWriter, Row
 from services.store.records import (
     CutReport,
     DatasetRecord,
@@ -22,8 +21,9 @@ from services.store.records import (
     JobSpec,
     JobState,
 )
-from services.trainer.batching import Batches
-from services.trainer.dataset import trained_rows
+from services.store.shards.dataset_files import DatasetReader, DatasetWriter, Row
+from services.trainer.batches.batching import Batches
+from services.trainer.batches.dataset import trained_rows
 
 GPU_HOST = HostRecord(name="gpu", gpus=(GpuRecord("H200"),), hour_price=3.0, currency="EUR")
 CPU_HOST = HostRecord(name="cpu")

@@ -208,7 +208,7 @@ def _put(system: FileSystem, source: Path, path: str) -> None:
 
 
 class Copies(Protocol):
-    """A local cache of immutable files (services.store.cache)."""
+    """A local cache of immutable files (services.store.blobs.cache)."""
 
     def fetch(self, uri: str) -> Path | None:
         """Give the copy; None: the file is above the cache's bound."""

@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from services.store.blobs.files import below, exists, try_store
 from services.store.connection import StoreRedis, connect, redis_time
 from services.store.errors import StoreError
-from services.store.files import below, exists, try_store
 from services.store.jobs import Jobs
 from services.store.ledger import Ledger
 from services.store.records import HELD
-from services.trainer import gpu
 from services.trainer.checkpoints import ServerFolder
 from services.trainer.errors import BackendError, Code
-from services.trainer.readiness import RANK, make_adapters
+from services.trainer.host import gpu
+from services.trainer.host.readiness import RANK, make_adapters
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import SDK_VERSION, check_key, check_sdk
 from services.trainer.tuft_http import TuftHttp

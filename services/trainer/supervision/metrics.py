@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from services.store.ledger import PHASE_BUCKETS
 from services.store.pool.placing import Load, Waiting
-from services.store.queues import queue_name
+from services.store.queueing.queues import queue_name
 from services.store.records import TERMINAL, HostRecord, JobRecord, JobState, Sums
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.store.files import locate, store_errors
+from services.store.blobs.files import locate, store_errors
 
 _UNFINISHED: Final = ".part"
 _GIVEN_UP: Final = 3600.0  # seconds after which an unfinished copy is that of a process that died

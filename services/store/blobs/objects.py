@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.store.blobs.files import CHUNK, below, copy_in, locate, remove, store_errors, whole_file
 from services.store.codec import decode, encode
 from services.store.errors import Corrupt, NotFound
-from services.store.files import CHUNK, below, copy_in, locate, remove, store_errors, whole_file
 
 _MANIFEST = "manifest.json"
 

@@ -21,13 +21,13 @@ from services.store.errors import IllegalEdge, NoHost, NotFound, RedisUnavailabl
 from services.store.jobs import VALIDATION_LEASE
 from services.store.pool.moving import start_elsewhere
 from services.store.pool.placing import Waiting, choose
-from services.store.queues import ticket_id
+from services.store.queueing.queues import ticket_id
+from services.store.queueing.singleton import Singleton
+from services.store.queueing.unwanted import remove_unwanted
 from services.store.records import JobRecord, JobState
 from services.store.retries import retry_redis
-from services.store.singleton import Singleton
 from services.store.store import Store, open_store
-from services.store.unwanted import remove_unwanted
-from services.trainer.halving import settle_rungs
+from services.trainer.supervision.halving import settle_rungs
 
 log = logging.getLogger("turnloom.supervisor")
 

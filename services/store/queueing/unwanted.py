@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from services.store import keys
+from services.store.blobs.files import FileSystem, exists, is_local, locate, remove, store_errors
 from services.store.connection import StoreRedis, redis_time
-from services.store.files import FileSystem, exists, is_local, locate, remove, store_errors
 from services.store.scripts import Scripts
 from services.store.shards.manifest import SUFFIX, read_manifest
 

@@ -16,9 +16,9 @@ from services.store.connection import StoreRedis, connect, connect_rq, redis_tim
 from services.store.hosts import Hosts
 from services.store.jobs import Jobs
 from services.store.pool.waiting import Pool
+from services.store.queueing.tickets import Tickets
 from services.store.records import TERMINAL, JobState
-from services.store.tickets import Tickets
-from services.trainer.metrics import QueueSnapshot, Snapshot, registry_for, serve
+from services.trainer.supervision.metrics import QueueSnapshot, Snapshot, registry_for, serve
 
 log = logging.getLogger("turnloom.exporter")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.rows import Row
+from services.trainer.batches.rows import Row
 
 SAFE_CALL_TOKENS = 4_096  #: tokens of a call at step 1; small enough for any GPU that holds the model
 MOST_CALL_TOKENS = 16_384  #: padded tokens; larger calls were slower on an H200, at 0.6B and at 4B parameters

@@ -9,14 +9,14 @@ from typing import Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from services.store.dataset_files import Row as StoredRow
 from services.store.records import CutReport
+from services.store.shards.dataset_files import Row as StoredRow
 from services.store.shards.row_index import RowIndex
-from services.trainer.rows import Row, shortened, without_tail
+from services.trainer.batches.rows import Row, shortened, without_tail
 
 
 class RowFile(Protocol):
-    """A dataset file that is open (services.store.dataset_files.DatasetReader)."""
+    """A dataset file that is open (services.store.shards.dataset_files.DatasetReader)."""
 
     def __len__(self) -> int:
         """Rows."""

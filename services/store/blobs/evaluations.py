@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from services.store.blobs.files import below, locate, store_errors, whole_file
 from services.store.errors import NotFound
-from services.store.files import below, locate, store_errors, whole_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from rq.serializers import JSONSerializer
 from services.store.connection import redis_errors
 from services.store.errors import RedisUnavailable, TicketFailed, TicketTimeout
 from services.store.ids import new_id
-from services.store.queues import JOB_FUNCTION, queue_name, ticket_id
+from services.store.queueing.queues import JOB_FUNCTION, queue_name, ticket_id
 from services.store.records import JobRecord
 
 #: Seconds that RQ keeps the record of a done or failed ticket; the truth is in the job's own record.

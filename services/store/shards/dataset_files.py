@@ -15,10 +15,10 @@ from typing import Final, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from services.store.cache import FileCache
-from services.store.dataset_rows import Columns, Row, Runs, begin_digest, canonical_json, row_bytes, row_digests
+from services.store.blobs.cache import FileCache
+from services.store.blobs.files import exists, is_local, locate, remove
 from services.store.errors import StoreError
-from services.store.files import exists, is_local, locate, remove
+from services.store.shards.dataset_rows import Columns, Row, Runs, begin_digest, canonical_json, row_bytes, row_digests
 from services.store.shards.files import ShardFile, ShardReader, ShardWriter, Totals, read_gathered
 from services.store.shards.manifest import SUFFIX, Manifest, manifest_uri, read_manifest, shards_folder, write_manifest
 from services.store.shards.row_index import IndexWriter, RowIndex, read_index

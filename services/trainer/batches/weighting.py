@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.store.records import WeightNormalization
-from services.trainer.rows import Row
+from services.trainer.batches.rows import Row
 
 Weights = NDArray[np.float32]  #: [n - 1] of one row
 

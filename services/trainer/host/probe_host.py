@@ -10,8 +10,8 @@ from services.store.connection import connect
 from services.store.errors import StoreError
 from services.store.hosts import Hosts
 from services.store.records import HostRecord
-from services.trainer import gpu
 from services.trainer.errors import BackendError
+from services.trainer.host import gpu
 from services.trainer.settings import Settings
 from services.trainer.tuft_http import TuftHttp
 
