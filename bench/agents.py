@@ -126,9 +126,8 @@ def measure(name: str, count: int, rounds: int) -> Times:
     template = material.template(TEMPLATES[name])
     tokenizer_json = vocabulary(template)
     model = build_model(name, tokenizer_json, template, material.SPECIAL)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer.from_str(tokenizer_json), **material.SPECIAL
-    )
+    stock = tokenizers.Tokenizer.from_str(tokenizer_json)
+    tokenizer = cast("Any", transformers.PreTrainedTokenizerFast)(tokenizer_object=stock, **material.SPECIAL)
     times = Times()
     started = time.perf_counter()
     ours(suited(name, trajectories(1, seed=10**6)), model)
