@@ -1,6 +1,6 @@
 """Agent trajectories at first sight: Turnloom beside transformers, in interleaved rounds of one process, CPU time.
 
-    taskset -c 0 python -m bench.agents [--conversations 40] [--rounds 3] [--stream 0]
+    taskset -c 0 python -m bench.agents [--conversations 40] [--rounds 3] [--only TEMPLATE]
 
 Every round has new conversations of 6 to 60 messages with tools, parallel calls and reasoning in half of them. The peer
 renders and tokenizes the whole conversation once with `return_assistant_tokens_mask`; a template without generation
@@ -10,6 +10,8 @@ blocks has its mask empty, which costs it less than a marked one would. Needs wh
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import statistics
 import sys
 import time
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+import tokenizers
 import transformers
 
 from bench import material
@@ -36,6 +39,8 @@ TEMPLATES: Final = {
     "GLM-4.6": "llamacpp__GLM-4.6.jinja",
     "gpt-oss": "trl__gptoss.jinja",
 }
+#: How these templates spell the control tokens that Qwen3's vocabulary lacks.
+_TOKEN: Final = re.compile(r"<\|[a-z_]+\|>|</?[a-z_]+>")
 BATCH: Final = 64
 OPTIONS: Final = Options(max_length=None, date="2026-01-01")
 
@@ -49,6 +54,26 @@ class Times:
     first_ms: float = 0.0  #: wall time of the very first conversation: compiling and proving included
     refused: int = 0
     refused_by_peer: int = 0
+
+
+def vocabulary(template: str) -> str:
+    """Qwen3's tokenizer.json with the control tokens that a template spells."""
+    tokenizer = json.loads(material.tokenizer_json())
+    known = {token["content"] for token in tokenizer["added_tokens"]}
+    first = 1 + max(token["id"] for token in tokenizer["added_tokens"])
+    tokenizer["added_tokens"] += [
+        {
+            "id": first + at,
+            "content": content,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": content.startswith("<|"),
+        }
+        for at, content in enumerate(sorted(set(_TOKEN.findall(template)) - known))
+    ]
+    return json.dumps(tokenizer)
 
 
 def suited(name: str, conversations: Sequence[Conversation]) -> list[Conversation]:
@@ -96,10 +121,13 @@ def peer(conversations: Sequence[Conversation], tokenizer: transformers.PreTrain
     return refused
 
 
-def measure(name: str, count: int, rounds: int, tokenizer: transformers.PreTrainedTokenizerFast) -> Times:
+def measure(name: str, count: int, rounds: int) -> Times:
     """New conversations in every round; ours and the peer take turns to go first."""
     template = material.template(TEMPLATES[name])
-    model = build_model(name, material.tokenizer_json(), template, material.SPECIAL)
+    tokenizer_json = vocabulary(template)
+    model = build_model(name, tokenizer_json, template, material.SPECIAL)
+    stock = tokenizers.Tokenizer.from_str(tokenizer_json)
+    tokenizer = cast("Any", transformers.PreTrainedTokenizerFast)(tokenizer_object=stock, **material.SPECIAL)
     times = Times()
     started = time.perf_counter()
     ours(suited(name, trajectories(1, seed=10**6)), model)
@@ -127,11 +155,10 @@ def main() -> int:
     asked = parser.parse_args()
     if material.missing():
         return 2
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(material.QWEN3)
     print(f"{asked.conversations} new conversations a round, {asked.rounds} interleaved rounds, CPU us a message")
     print(f"{'template':<16} {'turnloom':>9} {'peer':>9} {'x peer':>7} {'first ms':>9} {'refused':>8} {'by peer':>8}")
     for name in [asked.only] if asked.only else TEMPLATES:
-        times = measure(name, asked.conversations, asked.rounds, tokenizer)
+        times = measure(name, asked.conversations, asked.rounds)
         ratio = statistics.median(theirs / own for theirs, own in zip(times.peer, times.ours, strict=True))
         print(
             f"{name:<16} {statistics.median(times.ours):>9.0f} {statistics.median(times.peer):>9.0f} {ratio:>7.2f}"

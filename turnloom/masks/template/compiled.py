@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Final
 
-from jinja2 import Template, nodes
+from jinja2 import Template, meta, nodes
 from jinja2.exceptions import TemplateSyntaxError
 
 from turnloom.masks.domain.errors import TemplateError
@@ -55,6 +55,11 @@ class CompiledTemplate:
         """A character that every needle holds, "" where there is none."""
         shared = set(self.needles[0]).intersection(*self.needles) if self.needles else set()
         return min(shared, default="")
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """Names that whoever renders may set, such as enable_thinking."""
+        return frozenset(meta.find_undeclared_variables(_PLAIN.parse(self.source)))
 
     @cached_property
     def plain(self) -> Template:

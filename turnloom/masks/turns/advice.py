@@ -26,7 +26,7 @@ def way_out(
     """
     for variant in VARIANTS:
         ((name, value),) = variant.items()
-        if name not in template.source or settings.kwargs.get(name) == value:
+        if name not in template.variables or settings.kwargs.get(name) == value:
             continue
         if works(options, replace(settings, kwargs={**settings.kwargs, name: value})):
             return f"with chat_template_kwargs {json.dumps(variant)} the template renders it"
