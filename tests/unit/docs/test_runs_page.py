@@ -46,7 +46,7 @@ def test_every_reason_to_stop_stands_there_with_its_hint(error: type[NonFiniteLo
 
 
 def test_every_code_that_the_sources_write_stands_there() -> None:
-    sources = [*(ROOT / "services" / "trainer").glob("*.py"), ROOT / "services" / "store" / "jobs.py"]
+    sources = [*(ROOT / "services" / "trainer").rglob("*.py"), ROOT / "services" / "store" / "jobs.py"]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     written = set(re.findall(r'ErrorRecord\(\s*"([A-Z_]+)"', text)) | {AdapterUnusable.code}
     assert written >= {"STORE_FAILED", "WORKER_LOST", "VALIDATION_LOST"}
@@ -61,7 +61,7 @@ def test_a_job_without_any_error_of_its_own_gets_the_hint_of_the_page() -> None:
 
 def test_every_event_stands_there() -> None:
     lua = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "services" / "store" / "lua").glob("*.lua"))
-    python = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "services" / "trainer").glob("*.py"))
+    python = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "services" / "trainer").rglob("*.py"))
     said = set(re.findall(r"say\(id, '\w+', '([A-Z_]+[A-Z])'", lua))
     said |= set(re.findall(r'event\(\s*"\w+",\s*"([A-Z_]+)"', python))
     said |= set(re.findall(r'append\([^,]+, "\w+", "([A-Z_]+)"', python))

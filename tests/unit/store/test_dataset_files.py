@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.store.blobs import files
 from services.store.errors import Corrupt, StoreFull, StoreUnavailable
-from services.store.shards import dataset_files, files
+from services.store.shards import dataset_files
 from services.store.shards.dataset_files import DatasetReader, DatasetWriter, Row, canonical_json, join, remove, verify
 from services.store.shards.files import ShardFile, ShardReader, ShardWriter
 from services.store.shards.manifest import read_manifest, shards_folder
