@@ -216,7 +216,9 @@ def _against_inference(conversation: Conversation, template: CompiledTemplate, s
         sampled = render_plain(conversation.messages[: index + 1], conversation.tools, template, settings)
         trained = text[span.start : span.end]
         if sampled.startswith(prompt):
-            follows = sampled.startswith(trained, len(prompt))
+            # Where the next header ends the turn, a render that ends with the turn lacks it.
+            unended = text[span.start : span.eot_start]
+            follows = sampled.startswith(trained, len(prompt)) or sampled[len(prompt) :] == unended
         else:  # no single render holds prompt and turn: what the template prints last follows the prompt
             follows = bool(trained.strip()) and sampled.rstrip().endswith(trained.rstrip())
         if not follows:

@@ -126,7 +126,7 @@ def replay_source(template: str, messages: Sequence[Message]) -> str:
       return View(RenderedText(''.join((K2, v2, K3, v3, K4, )), ((6, K1), (n0, K5), (14, K1), (n1, K6), (3, K1), ), ()),
         (MessageSpan(1, K10, p0 + 3, p1, p1 + 3, p1 + 3, K11,
           (Part(p0 + 3, p0 + 14, K7), Part(p0 + 14, p1, K8), Part(p1, p1 + 3, K9), )), ),
-        K12, 2, K13, (p0 + 3, ))
+        K12, 2, K13, (p0 + 3, ), K14)
      except Exception: return None
     <BLANKLINE>
 
