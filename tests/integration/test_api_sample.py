@@ -263,4 +263,5 @@ def test_a_template_that_refuses_the_conversation_is_a_field_error(
     asked = ty.Conversation(messages=[ty.Message(role="system", text="x"), ty.Message(role="user", text="hi")])
     refused = refusal(lambda: sample(api, trained.id, conversation=asked))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.fields == {"conversation": "the chat template refuses this conversation: no system here"}
+    said = "the chat template refuses this conversation: no system here"
+    assert refused.fields == {"conversation.messages[0]": said}

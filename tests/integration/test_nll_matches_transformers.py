@@ -48,7 +48,7 @@ class Reference:
             "adapter": str(adapter) if adapter else None,
             "rows": [{"tokens": one.token_ids.tolist(), "weights": one.target_weights.tolist()} for one in rows],
         }
-        command = [str(self.python), str(REPOSITORY / "tests" / "reference_nll.py"), str(self.model)]
+        command = [str(self.python), str(REPOSITORY / "tests" / "support" / "reference_nll.py"), str(self.model)]
         done = subprocess.run(
             command, input=json.dumps(order), capture_output=True, text=True, timeout=120, check=False
         )

@@ -240,13 +240,13 @@ def test_faults_of_the_server_leave_no_word_in_any_log(
             raise ValueError(f"{arguments} {fields} {MARK}") from error
 
     places = [
-        (preprocess_service, "conversations"),
+        (preprocess_service, "read_each"),
         (preprocess_service, "conversation"),
         (preprocess_service, "token_batch"),
         (preprocess_service, "issues"),
         (preprocess_service, "preview_response"),
         (preprocess_service.LintRun, "add"),
-        (dataset_service, "conversations"),
+        (dataset_service, "read_each"),
         (dataset_service.DatasetBuild, "add"),
         (dataset_service.DatasetBuild, "totals"),
         (dataset_service, "finished"),
@@ -271,7 +271,8 @@ def test_broken_off_and_oversize_calls_leave_no_word_in_any_log(
         request = pb.PreprocessRequest(options=options(), conversations=[large, good()])
         assert refused(lambda: call(request, timeout=LIMIT)) is grpc.StatusCode.RESOURCE_EXHAUSTED
         broken = channel.unary_unary("/turnloom.v1.PreprocessService/Preprocess")
-        assert refused(lambda: broken(f"{MARK} is no protobuf".encode(), timeout=LIMIT)) is grpc.StatusCode.INTERNAL
+        undecodable = refused(lambda: broken(f"{MARK} is no protobuf".encode(), timeout=LIMIT))
+        assert undecodable is grpc.StatusCode.INVALID_ARGUMENT
     over = pb.PreprocessRequest(options=options(), conversations=[good()] * 513)
     assert refused(lambda: api.preprocess.Preprocess(over, timeout=LIMIT)) is grpc.StatusCode.RESOURCE_EXHAUSTED
     leaving = threading.Event()
