@@ -23,7 +23,7 @@ from services.trainer.backend import Adam, Logprobs
 from services.trainer.batches.batching import MOST_CALL_TOKENS
 from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import Weights
-from services.trainer.loop import Plan
+from services.trainer.loop import RunSpec
 from services.trainer.tuft import TuftBackend, TuftSettings, connect
 from tests.fakes.fake_tuft import FakeTuft
 from tests.support.trainer_parts import SMALL, MemoryJournal, plan, row, run, settings_of
@@ -100,7 +100,7 @@ class Clock(MemoryJournal):
         return Cost(ours, 1e3 * (end - begin) / steps - ours, statistics.mean(one.calls for one in self.steps[3:]))
 
 
-def planned(*, packs: bool) -> Plan:
+def planned(*, packs: bool) -> RunSpec:
     """Steps of 32 rows: median 360 tokens, mean about 420, at most 2,048; the first third of each is not trained."""
     draws = np.random.default_rng(0)
     lengths = np.clip(draws.lognormal(5.9, 0.6, ROWS * STEPS), 40, 2048).astype(int)

@@ -1,8 +1,8 @@
 """Rows as other trainers take them: TRL, axolotl, `datasets`, Tinker's cookbook. Needs numpy alone.
 
 >>> import numpy as np
->>> from turnloom.masks import Row
->>> row = Row(np.array([7, 8, 9], np.int32), np.array([0.0, 1.0], np.float32), 0)
+>>> from turnloom.masks import MaskedRow
+>>> row = MaskedRow(np.array([7, 8, 9], np.int32), np.array([0.0, 1.0], np.float32), 0)
 >>> record(row, "trl")
 {'input_ids': [7, 8, 9], 'labels': [-100, -100, 9], 'loss_weights': [0.0, 0.0, 1.0]}
 

@@ -38,7 +38,7 @@ from services.trainer.host.readiness import accelerated_event, ready_model
 from services.trainer.journal import LedgerJournal
 from services.trainer.keeping import Keeper
 from services.trainer.lease import Lease
-from services.trainer.loop import Plan, Run
+from services.trainer.loop import Run, RunSpec
 from services.trainer.mirroring import Mirror
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import TuftSettings, connect
@@ -190,7 +190,7 @@ class Attempt:
         cache = FileCache(self._settings.cache_dir, self._settings.cache_bytes)
         return DatasetReader(self._read(lambda: self._store.datasets.get(dataset_id)).uri, cache)
 
-    def _plan(self, data: Data, probe: Sequence[Row]) -> Plan:
+    def _plan(self, data: Data, probe: Sequence[Row]) -> RunSpec:
         hyper = self._job.spec.hyperparameters
         batches = Batches(data.train, data.train.conversation_of, hyper.batch_size, hyper.seed)
         steps = hyper.max_steps or hyper.epochs * batches.steps_per_epoch
@@ -199,7 +199,7 @@ class Attempt:
         saved = self._checkpoint
         known = saved.max_tokens_per_call if saved and saved.packed == packs else 0  # else it counts other tokens
         ceiling = min(known or most, hyper.max_tokens_per_call or most)
-        return Plan(self._job.id, self._job.attempt, hyper, batches, steps, data.test, probe, ceiling, packs)
+        return RunSpec(self._job.id, self._job.attempt, hyper, batches, steps, data.test, probe, ceiling, packs)
 
     def _wait_for_server(self) -> None:
         """A server that is being restarted gets time to come back."""

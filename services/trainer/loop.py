@@ -54,7 +54,7 @@ class Gauge:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunSpec:
     """All that decides what a run computes."""
 
     job: str
@@ -113,7 +113,7 @@ class InFlight:
 class Run:
     """One attempt at a job, from a state that the backend already holds."""
 
-    plan: Plan
+    plan: RunSpec
     backend: Backend
     journal: Journal
     patience: Patience

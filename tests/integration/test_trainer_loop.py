@@ -18,7 +18,7 @@ from services.trainer.checkpoints import Restorer, ServerFolder, prove
 from services.trainer.errors import BackendError, CallOutOfMemory, CheckpointLost, Code, NonFiniteLoss, ProbeMismatch
 from services.trainer.evaluation import Patience
 from services.trainer.host.readiness import ready_model
-from services.trainer.loop import Plan
+from services.trainer.loop import RunSpec
 from services.trainer.tuft import TuftBackend, check_sdk, connect
 from services.trainer.tuft_http import TuftHttp
 from tests.fakes.fake_tuft import FakeTuft
@@ -44,14 +44,14 @@ def client(fake_tuft: FakeTuft) -> Iterator[Callable[..., TuftBackend]]:
         one.close()
 
 
-def fresh(made: Plan, backend: Backend, journal: MemoryJournal | None = None) -> MemoryJournal:
+def fresh(made: RunSpec, backend: Backend, journal: MemoryJournal | None = None) -> MemoryJournal:
     """A whole run from step 0."""
     journal = journal or MemoryJournal()
     run(made, backend, journal).train(0, save_first=True, evaluate_first=bool(made.test_rows))
     return journal
 
 
-def resumed(made: Plan, backend: Backend, journal: MemoryJournal, step: int) -> MemoryJournal:
+def resumed(made: RunSpec, backend: Backend, journal: MemoryJournal, step: int) -> MemoryJournal:
     """A run of its own from the checkpoint of `step` that `journal` holds."""
     checkpoint = next(one for one in journal.checkpoints if one.step == step)
     backend.load(checkpoint.path, optimizer=True).result()

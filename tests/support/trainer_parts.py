@@ -14,7 +14,7 @@ from services.trainer.batches.batching import MOST_CALL_TOKENS, Batches
 from services.trainer.batches.rows import Row
 from services.trainer.checkpoints import probe_rows
 from services.trainer.evaluation import Patience
-from services.trainer.loop import Gauge, Plan, Run
+from services.trainer.loop import Gauge, Run, RunSpec
 from services.trainer.tuft import TuftSettings
 from tests.fakes.fake_tuft import FakeTuft
 
@@ -53,12 +53,12 @@ def plan(
     ceiling: int = MOST_CALL_TOKENS,
     job: str = "job-test",
     packs: bool = False,
-) -> Plan:
+) -> RunSpec:
     train = conversations(12) if train is None else train
     made = batches(train, hyperparameters.batch_size, hyperparameters.seed)
     steps = hyperparameters.max_steps or hyperparameters.epochs * made.steps_per_epoch
     probe = probe_rows(test or train, hyperparameters.seed)
-    return Plan(job, attempt, hyperparameters, made, steps, test, probe, ceiling, packs)
+    return RunSpec(job, attempt, hyperparameters, made, steps, test, probe, ceiling, packs)
 
 
 @dataclass
@@ -87,7 +87,7 @@ class MemoryJournal:
         return [(record.step, record.nll_sum) for record in self.steps if record.step]
 
 
-def run(made: Plan, backend: Backend, journal: MemoryJournal, patience: Patience | None = None) -> Run:
+def run(made: RunSpec, backend: Backend, journal: MemoryJournal, patience: Patience | None = None) -> Run:
     hyper = made.hyperparameters
     patience = patience or Patience(hyper.early_stopping_patience, hyper.early_stopping_min_delta)
     return Run(made, backend, journal, patience, Gauge, time.monotonic, time.time)

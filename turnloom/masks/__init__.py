@@ -26,7 +26,7 @@ from turnloom.masks.domain.options import (
     TrainOnEot,
     Truncation,
 )
-from turnloom.masks.masker import Masked, Masker, Row
+from turnloom.masks.masker import Masked, MaskedRow, Masker
 from turnloom.masks.model import Model, load_model
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "GenerationPrefill",
     "Mask",
     "Masked",
+    "MaskedRow",
     "Masker",
     "Model",
     "ModelNotUsable",
@@ -42,7 +43,6 @@ __all__ = [
     "Options",
     "PartWeights",
     "PreprocessError",
-    "Row",
     "Tokenization",
     "TrainOn",
     "TrainOnEot",

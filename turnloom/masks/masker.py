@@ -30,7 +30,7 @@ class Column(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MaskedRow:
     """One training row: a token sequence and the weight of each prediction."""
 
     token_ids: NDArray[np.int32]  #: shape (N,), N >= 2
@@ -42,7 +42,7 @@ class Row:
 class Masked:
     """What one conversation comes to: its rows, or the reason why there are none."""
 
-    rows: tuple[Row, ...]  #: empty where `error` says why
+    rows: tuple[MaskedRow, ...]  #: empty where `error` says why
     error: PreprocessError | None = None
     warnings: tuple[str, ...] = ()  #: what a person should read, one sentence each
 
@@ -99,5 +99,5 @@ class Masker:
 def _masked(outcome: Preprocessed | PreprocessError) -> Masked:
     if isinstance(outcome, PreprocessError):
         return Masked((), outcome)
-    rows = tuple(Row(one.token_ids, one.target_weights(), one.part) for one in outcome.examples)
+    rows = tuple(MaskedRow(one.token_ids, one.target_weights(), one.part) for one in outcome.examples)
     return Masked(rows, warnings=tuple(outcome.warnings))
