@@ -8,6 +8,8 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +141,24 @@ def test_refusals_can_be_pickled(kind: type[PreprocessError], index: int | None,
 def test_options_are_checked_before_any_conversation(folder: Path) -> None:
     with pytest.raises(InvalidOption, match="max_length is 1; a row needs at least 2 tokens"):
         Masker(load_model(folder), Options(max_length=1))
+
+
+CHOICES = [
+    (field.name, one) for field in fields(Options) if isinstance(field.default, Enum) for one in type(field.default)
+]
+
+
+@given(choice=st.sampled_from(CHOICES))
+def test_an_option_may_be_named(choice: tuple[str, Enum]) -> None:
+    name, one = choice
+    assert Options(**{name: one.value}) == Options(**{name: one})
+
+
+def test_a_name_that_an_option_does_not_have_is_refused() -> None:
+    with pytest.raises(InvalidOption) as caught:
+        Options(truncation="bogus")
+    assert str(caught.value) == "truncation is 'bogus'; choose one of right, left, drop_turns, error"
+    assert Options(part_weights={"reasoning": 0.5}).part_weights.reasoning == 0.5
 
 
 def test_options_are_honoured(folder: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from turnloom.masks.domain.conversation import JSON
+from turnloom.masks.domain.errors import InvalidOption
 
 
 class TrainOn(Enum):
@@ -117,3 +119,37 @@ class Options:
     make_tool_call_ids: bool = False  #: in the form that the template demands
     normalize_messages: bool = True  #: give templates what inference servers do: objects for arguments, "" for null
     date: str | None = None  #: ISO date that strftime_now sees; None: services fill in the request's date and report it
+
+    def __post_init__(self) -> None:
+        """Take the documented names for enums, so that `train_on="all_tokens"` means what it says.
+
+        Raises:
+            InvalidOption: a name that the option does not have.
+        """
+        for name, kind in _CHOICES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                object.__setattr__(self, name, _chosen(name, kind, value))
+        if isinstance(self.part_weights, Mapping):
+            object.__setattr__(self, "part_weights", PartWeights(**self.part_weights))
+
+
+_CHOICES: Final[Mapping[str, type[Enum]]] = {
+    "train_on": TrainOn,
+    "truncation": Truncation,
+    "tokenization": Tokenization,
+    "control_tokens": ControlTokens,
+    "on_unextendable": OnUnextendable,
+    "train_on_eot": TrainOnEot,
+    "generation_prefill": GenerationPrefill,
+    "mask": Mask,
+    "next_header_stop": NextHeaderStop,
+}
+
+
+def _chosen(name: str, kind: type[Enum], value: object) -> Enum:
+    try:
+        return kind(value)
+    except ValueError as error:
+        names = ", ".join(str(one.value) for one in kind)
+        raise InvalidOption(f"{name} is {value!r}; choose one of {names}", field=name) from error
