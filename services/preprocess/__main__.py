@@ -17,7 +17,7 @@ NO_REDIS = 3  #: exit code: the worker can't begin without Redis
 
 
 def main(arguments: list[str]) -> int:
-    """Run what the command line names; returns the exit code."""
+    """Run the named command and return the exit code."""
     try:
         if arguments[:1] == ["tokens"]:
             return _tokens(arguments[1:])
@@ -32,14 +32,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _tokens(arguments: list[str]) -> int:
-    # Imported here, for the worker needs no tokens.
+    # Imported here, since the worker needs no tokens.
     from services.preprocess.api.auth.token_commands import main as manage  # noqa: PLC0415
 
     return manage(arguments)
 
 
 def _serve(settings: ApiSettings, port_file: Path | None) -> int:
-    # Imported here, for the worker is forked for each job and its parent must not hold gRPC.
+    # Imported here: the worker is forked for each job, and its parent must not hold gRPC.
     from services.preprocess.api.process import serve  # noqa: PLC0415
     from services.preprocess.api.server import AddressTaken  # noqa: PLC0415
     from services.preprocess.models.registry import BadModels  # noqa: PLC0415
@@ -51,7 +51,7 @@ def _serve(settings: ApiSettings, port_file: Path | None) -> int:
 
 
 def _work(settings: ApiSettings) -> int:
-    # Imported here, for the server needs no worker, and libraries read their settings when they are imported.
+    # Imported here: the server needs no worker, and libraries read their settings when imported.
     from services.preprocess.datasets.environment import set_environment  # noqa: PLC0415
 
     set_environment()
@@ -64,7 +64,7 @@ def _work(settings: ApiSettings) -> int:
 
 
 def _say(error: Exception, code: int) -> int:
-    """The one sentence for the person who started it."""
+    """Print the error for the person who started the process, and return the exit code."""
     sys.stderr.write(f"services.preprocess: {error}\n")
     return code
 
@@ -92,7 +92,7 @@ def _address(text: str) -> str:
 
 
 def _with_flags(settings: ApiSettings, options: argparse.Namespace) -> ApiSettings:
-    """Flags win over the environment."""
+    """Return the settings overridden by the command-line flags."""
     if options.address is not None:
         settings = replace(settings, address=options.address)
     if options.models is not None:

@@ -1,4 +1,4 @@
-"""The API's settings: read once by __main__ into one frozen value that names what is wrong. Connects to nothing."""
+"""The API's settings: __main__ reads them once into one frozen value; errors name the setting that is wrong."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 class BadSetting(ValueError):
-    """A setting can't be used; the sentence names it, its value and what is taken."""
+    """A setting can't be used; the sentence names it, its value and the accepted values."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """Everything that `python -m services.preprocess` can be told."""
+    """All settings of `python -m services.preprocess`."""
 
     address: str = "127.0.0.1:50051"  #: host:port of gRPC; port 0: a free one
     models: Path = Path("models.toml")  #: which models are served
@@ -49,22 +49,24 @@ class ApiSettings:
 
     @property
     def max_streams(self) -> int:
-        """Long calls at once."""
+        """Return how many long calls may run at once."""
         return self.threads // 2
 
     @property
     def calls_per_token(self) -> int:
-        """Calls of one token that run or wait at once: never all threads."""
+        """Return how many calls of one token may run or wait at once: never all threads."""
         return max(1, self.threads * 3 // 4)
 
     @property
     def streams_per_token(self) -> int:
-        """Long calls of one token at once."""
+        """Return how many long calls of one token may run at once."""
         return max(1, self.max_streams * 3 // 4)
 
 
 def read_settings(environment: Mapping[str, str]) -> ApiSettings:
-    """Settings from TURNLOOM_* variables; an unset or empty one takes its default, NAME_FILE names a file with it.
+    """Return settings from TURNLOOM_* variables.
+
+    An unset or empty variable takes its default; NAME_FILE names a file that holds the value.
 
     Raises:
         BadSetting: the first variable that can't be used.
@@ -117,7 +119,7 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
 
 
 def parse_address(text: str) -> str:
-    """HOST:PORT, unchanged.
+    """Return HOST:PORT unchanged.
 
     Raises:
         ValueError: it is something else.
@@ -196,5 +198,5 @@ def _level(text: str) -> str:
 
 
 def _store_url(text: str) -> str:
-    """A folder becomes absolute, for records name files in it to processes with another working directory."""
+    """Make a folder absolute, because records name files in it to processes with another working directory."""
     return text if "://" in text else str(Path(text).resolve())

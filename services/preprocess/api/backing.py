@@ -1,6 +1,6 @@
-"""Redis and the object store, opened at the first call that needs them. Knows no RPC.
+"""Redis and the object store, opened at the first call that needs them.
 
-The API starts, and preprocesses, without Redis; what needs it is refused with a sentence until it answers.
+The API starts and preprocesses without Redis. Calls that need Redis are refused with a sentence until it answers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from services.store.store import Store
 
 
 class Backing:
-    """Hands out one open store to all threads."""
+    """Shares one open store among all threads."""
 
     def __init__(self, open_store: Callable[[], Store]) -> None:
         self._open = open_store
@@ -20,7 +20,9 @@ class Backing:
         self._lock = threading.Lock()
 
     def store(self) -> Store:
-        """The open store; connecting is tried anew until it succeeds once, afterwards redis-py reconnects by itself.
+        """Return the open store, retrying the connection at each call until it succeeds once.
+
+        Afterwards redis-py reconnects by itself.
 
         Raises:
             RedisUnavailable, SchemaMismatch: from services.store.
@@ -28,7 +30,7 @@ class Backing:
         with self._lock:
             if self._store is not None:
                 return self._store
-        opened = self._open()  # outside of the lock: a Redis that swallows packets must not make callers queue up
+        opened = self._open()  # outside the lock: a Redis that drops packets must not make callers queue up
         with self._lock:
             if self._store is None:
                 self._store = opened
@@ -37,7 +39,7 @@ class Backing:
             return self._store
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the store and its connections."""
         with self._lock:
             if self._store is not None:
                 self._store.close()

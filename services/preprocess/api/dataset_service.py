@@ -1,4 +1,4 @@
-"""DatasetService: immutable sets of tokenized examples, made from a stream, listed and handed out."""
+"""DatasetService: immutable sets of tokenized examples, created from a stream, listed and downloaded."""
 # ruff: noqa: N802  # methods carry the names of their RPCs
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ NAME = "DatasetService"
 
 
 class DatasetService(DatasetServiceServicer):
-    """Records live in Redis, rows in the store."""
+    """Serves datasets; records live in Redis, rows in the store."""
 
     def __init__(self, rpc: Rpc, backing: Backing, runner: Runner, settings: ApiSettings) -> None:
         self._rpc = rpc
@@ -60,7 +60,10 @@ class DatasetService(DatasetServiceServicer):
     def CreateDataset(
         self, request_iterator: Iterator[pb.CreateDatasetRequest], context: grpc.ServicerContext
     ) -> pb.CreateDatasetResponse:
-        """All or nothing: rows go to a temporary file, and record and file appear together at the end of the stream."""
+        """Create a dataset, all or nothing.
+
+        Rows go to a temporary file; record and file appear together at the end of the stream.
+        """
         with self._rpc.stream(context, CallType.CLIENT_STREAM, NAME, "CreateDataset") as call:
             messages = self._rpc.reading(context, request_iterator)
             asked = header(messages, "header").header
@@ -118,7 +121,10 @@ class DatasetService(DatasetServiceServicer):
     def _from_source(
         self, asked: pb.CreateDatasetHeader, plan: Plan, on_bad: BadRows, owner: str
     ) -> pb.CreateDatasetResponse:
-        """CREATING at once; workers do the rest. It is announced before its record, so that no crash loses it."""
+        """Return a CREATING dataset at once; workers do the rest.
+
+        Announce it before its record, so that no crash loses it.
+        """
         chosen = source(asked.source, on_bad, self._settings.source_roots)
         store = self._backing.store()
         work = DatasetWork(store.redis, self._settings.shard_lease)
@@ -132,12 +138,12 @@ class DatasetService(DatasetServiceServicer):
         return pb.CreateDatasetResponse(dataset=dataset(created.dataset), deduplicated=created.deduplicated)
 
     def GetDataset(self, request: pb.GetDatasetRequest, context: grpc.ServicerContext) -> pb.GetDatasetResponse:
-        """One record."""
+        """Return one record."""
         with self._rpc.unary(context, NAME, "GetDataset") as call:
             return pb.GetDatasetResponse(dataset=dataset(self._seen(call, request.id)))
 
     def ListDatasets(self, request: pb.ListDatasetsRequest, context: grpc.ServicerContext) -> pb.ListDatasetsResponse:
-        """A page, newest first."""
+        """Return a page of datasets, newest first."""
         with self._rpc.unary(context, NAME, "ListDatasets") as call:
             size = limits.page_size(request.page_size)
             state = state_filter(request.state)
@@ -151,7 +157,10 @@ class DatasetService(DatasetServiceServicer):
     def DeleteDataset(
         self, request: pb.DeleteDatasetRequest, context: grpc.ServicerContext
     ) -> pb.DeleteDatasetResponse:
-        """The record; the supervisor removes the file, after a grace, when no other record has its content."""
+        """Delete the record.
+
+        The supervisor removes the file after a grace period, unless another record has its content.
+        """
         with self._rpc.unary(context, NAME, "DeleteDataset") as call:
             self._backing.store().datasets.delete(self._owned(call, request.id))
             return pb.DeleteDatasetResponse()
@@ -159,7 +168,7 @@ class DatasetService(DatasetServiceServicer):
     def DownloadDataset(
         self, request: pb.DownloadDatasetRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadDatasetResponse]:
-        """Rows from start_row on, about 1 MiB a message."""
+        """Stream rows from start_row on, about 1 MiB a message."""
         with self._rpc.stream(context, CallType.SERVER_STREAM, NAME, "DownloadDataset") as call:
             record = ready(self._seen(call, request.id))
             if request.start_row > record.examples:
@@ -176,7 +185,7 @@ class DatasetService(DatasetServiceServicer):
     def WatchDataset(
         self, request: pb.WatchDatasetRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WatchDatasetResponse]:
-        """The record whenever it changes; ends with the final one."""
+        """Stream the record whenever it changes; the last message is the final record."""
         with (
             self._rpc.stream(context, CallType.SERVER_STREAM, NAME, "WatchDataset") as call,
             self._rpc.stopping(context) as stop,
@@ -189,20 +198,20 @@ class DatasetService(DatasetServiceServicer):
     def CancelDataset(
         self, request: pb.CancelDatasetRequest, context: grpc.ServicerContext
     ) -> pb.CancelDatasetResponse:
-        """Stop what is still being made."""
+        """Cancel a dataset that is still being made."""
         with self._rpc.unary(context, NAME, "CancelDataset") as call:
             datasets = self._backing.store().datasets
             datasets.cancel(self._owned(call, request.id))
             return pb.CancelDatasetResponse(dataset=dataset(datasets.get(request.id)))
 
     def _seen(self, call: Call, dataset_id: str) -> DatasetRecord:
-        """The record, if the caller may look at it."""
+        """Return the record, if the caller may read it."""
         record = self._backing.store().datasets.get(dataset_id)
         call.caller.check_look(f"Dataset {record.id!r}", record.owner)
         return record
 
     def _owned(self, call: Call, dataset_id: str) -> str:
-        """The id, if the caller may change what it names."""
+        """Return the id, if the caller may change its dataset."""
         record = self._backing.store().datasets.get(dataset_id)
         call.caller.check_change(f"Dataset {record.id!r}", record.owner)
         return record.id
@@ -215,7 +224,10 @@ def _refuse_more(messages: Iterator[pb.CreateDatasetRequest]) -> None:
 
 
 def _header_digest(asked: pb.CreateDatasetHeader) -> hashlib._Hash:
-    """What makes two requests the same, apart from the request_id itself; chunk boundaries are not part of it."""
+    """Return a digest that is equal for equal requests.
+
+    The request_id and the chunk boundaries are left out of it.
+    """
     same = pb.CreateDatasetHeader()
     same.CopyFrom(asked)
     same.ClearField("request_id")
@@ -230,7 +242,7 @@ def _framed(item: types_pb2.Conversation) -> bytes:
 def _judged(
     first: int, part: Part, sent: Sequence[types_pb2.Conversation], results: Sequence[Result], on_bad: BadRows
 ) -> list[Preprocessed | IssueRecord]:
-    """Results with every error made an issue, unless the first of them ends the dataset.
+    """Return results with every error as an issue, unless the first error ends the dataset.
 
     Raises:
         InvalidRequest: a bad conversation that is not left out; paths count conversations over the whole stream.
@@ -250,7 +262,7 @@ def _judged(
 
 
 def _numbered(first: int, seen: int, part: Part, settings: ApiSettings) -> int:
-    """The number of a chunk's first conversation, where its sender could not read rows before it."""
+    """Return the checked number of a chunk's first conversation, after rows that its sender could not read."""
     if not seen <= first <= settings.max_dataset_conversations:
         sentence = f"is {first}; it must be at least {seen} and at most {settings.max_dataset_conversations}."
         raise InvalidRequest([Violation(part.field("first"), sentence)])

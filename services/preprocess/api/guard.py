@@ -1,7 +1,7 @@
-"""In front of every RPC: who calls, may they, and is there room. What is refused here, no byte of its message is read.
+"""Admission in front of every RPC: authenticate, authorize, and check capacity.
 
-Knows gRPC and the table of auth; no servicer. Refusals are answered by threads of their own, so that they come while
-every handler thread is busy.
+A call refused here has no byte of its message read. Refusals are answered by separate threads, so that they arrive
+while every handler thread is busy.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Q, A]"
 
 
 class CountedPool(ThreadPoolExecutor):
-    """Handler threads that know how many calls they have, and whose, waiting ones included; one task is one call."""
+    """Handler threads that count their calls per token, waiting ones included; one task is one call."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads, thread_name_prefix="rpc")
@@ -53,15 +53,15 @@ class CountedPool(ThreadPoolExecutor):
 
     @property
     def taken(self) -> int:
-        """Calls that run or wait."""
+        """Return the number of calls that run or wait."""
         return self._taken.total()
 
     def taken_by(self, token: str) -> int:
-        """Those of one token."""
+        """Return the number of calls of one token that run or wait."""
         return self._taken[token]
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Take one call; gRPC hands over the `run` of the context that the guard set the caller in."""
+        """Submit one call; gRPC passes the `run` of the context in which the guard set the caller."""
         context = getattr(fn, "__self__", None)
         caller = context.get(CALLER) if isinstance(context, Context) else None
         token = caller.name if caller is not None else ""
@@ -82,7 +82,7 @@ class CountedPool(ThreadPoolExecutor):
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """What a server lets in at once."""
+    """The limits on concurrent calls of a server."""
 
     calls: int  #: that run or wait, the short ones left out
     calls_per_token: int  #: of these, of one token
@@ -90,14 +90,14 @@ class CallLimits:
 
 
 class Guard(grpc.ServerInterceptor):
-    """Lets a call through with its caller set, or puts a refusal in the place of its handler."""
+    """Passes a call on with its caller set, or replaces its handler by a refusal."""
 
     def __init__(self, rpc: Rpc, book: TokenBook | None, pool: CountedPool, limits: CallLimits) -> None:
         """Guard one server.
 
         Args:
             rpc: counts, logs and answers refusals.
-            book: tokens; None: everybody may do everything.
+            book: tokens; None: every caller may do everything.
             pool: the server's handler threads, which hold streams.
             limits: calls and bytes at once.
         """
@@ -105,7 +105,7 @@ class Guard(grpc.ServerInterceptor):
         self._book = book
         self._pool = pool
         self._limits = limits
-        # Each receives one message at a time, of up to 64 MiB, before anybody knows how large it is.
+        # Each receives one message at a time, of up to 64 MiB, before its size is known.
         self._work = CountedPool(min(WORK_THREADS, pool.threads))
         self._refusers = ThreadPoolExecutor(REFUSERS, thread_name_prefix="refuse")
         self._health = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")
@@ -116,7 +116,7 @@ class Guard(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Handler[Q, A] | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler[Q, A] | None:
-        """Decide about one call; gRPC asks in its one serving thread, before the message is read."""
+        """Decide about one call; gRPC asks in its only serving thread, before the message is read."""
         handler = continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None:
@@ -125,7 +125,7 @@ class Guard(grpc.ServerInterceptor):
             return in_pool(handler, self._health)
         try:
             CALLER.set(self._admitted(handler_call_details))
-        except Exception as error:  # whatever it is, the call does not pass
+        except Exception as error:  # whatever the error, the call does not pass
             return self._refusal(method, handler, error)
         if not method.startswith(OURS):
             return handler
@@ -136,11 +136,11 @@ class Guard(grpc.ServerInterceptor):
 
     @property
     def busy(self) -> int:
-        """Calls that run or wait, the short ones left out."""
+        """Return the number of calls that run or wait, without the short ones."""
         return self._pool.taken + self._work.taken
 
     def close(self) -> None:
-        """End the threads that are not the server's own."""
+        """Stop the guard's own threads."""
         for pool in (self._refusers, self._health, self._control, self._work):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -155,7 +155,7 @@ class Guard(grpc.ServerInterceptor):
         return found
 
     def _decoding(self, path: str, handler: Handler[Q, A]) -> Handler[Q, A]:
-        """The handler, given raw bytes: a message is parsed within the budget, and what can't be parsed is refused."""
+        """Wrap the handler to parse raw bytes within the budget, and refuse what can't be parsed."""
         _, service, method = path.rsplit("/", 2)
         kind = CALL_TYPES[handler.request_streaming, handler.response_streaming]
         parse = cast("Callable[[bytes], Q]", handler.request_deserializer)
@@ -201,7 +201,7 @@ class Guard(grpc.ServerInterceptor):
         return made[kind](response_serializer=handler.response_serializer)  # type: ignore[call-arg]
 
     def _refusal(self, path: str, handler: Handler[Q, A], error: Exception) -> Handler[Q, A]:
-        """A handler for any kind of call that reads nothing and answers with the error."""
+        """Return a handler for any kind of call that reads nothing and answers with the error."""
         _, service, method = path.rsplit("/", 2)
         kind = CALL_TYPES[handler.request_streaming, handler.response_streaming]
 
@@ -213,12 +213,12 @@ class Guard(grpc.ServerInterceptor):
 
 
 def behaviour_of(handler: Handler[Q, A]) -> object:
-    """The function that a handler calls, whatever its form."""
+    """Return the function that a handler calls, whatever its form."""
     return handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
 
 def in_pool(handler: Handler[Q, A], pool: ThreadPoolExecutor) -> Handler[Q, A]:
-    """The handler, run by threads of another pool than the server's."""
+    """Return the handler, run by threads of another pool than the server's."""
     behaviour = cast("Callable[..., Any]", behaviour_of(handler))
 
     @functools.wraps(behaviour)

@@ -1,4 +1,4 @@
-"""A lint stream: conversations in, findings with the sender's positions and ids out. Knows no rule of the linter."""
+"""A lint stream: conversations in, findings with the sender's positions and ids out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNREADABLE = "not_trainable"  #: code of what the linter is never shown, for it 
 
 
 class LintRun:
-    """One stream. Memory: the linter's, and a few offenders a code."""
+    """The state of one stream. It holds the linter's memory and a few offenders for each code."""
 
     def __init__(self, plan: Plan, max_offenders: int) -> None:
         self._limit = max_offenders or FIRST_OFFENDERS
@@ -30,7 +30,7 @@ class LintRun:
         self._offenders: dict[str, list[types_pb2.Issue]] = {}
 
     def add(self, sent: Sequence[types_pb2.Conversation], split: str) -> None:
-        """Look at one chunk of "train" or "test"."""
+        """Lint one chunk of "train" or "test"."""
         first, begun = self._seen[split], self._shown[split]
         readable: list[tuple[int, Conversation]] = []
         for offset, item in enumerate(conversations(sent)):
@@ -53,11 +53,11 @@ class LintRun:
 
     @property
     def conversations(self) -> int:
-        """Looked at so far, both splits."""
+        """Return the number of conversations linted so far, both splits."""
         return self._seen.total()
 
     def response(self) -> pb.LintConversationsResponse:
-        """Everything so far, most frequent codes first."""
+        """Return the findings so far, most frequent codes first."""
         report = self._linter.report()
         counts = Counter(report.counts)
         counts[UNREADABLE] += sum((self._seen - self._shown).values())
@@ -79,7 +79,10 @@ class LintRun:
         )
 
     def _keep(self, split: str, code: str, found: types_pb2.Issue) -> None:
-        """Remember an offender if there is room; one of the test set says so, for its position counts by itself."""
+        """Keep an offender if there is room.
+
+        One of the test set is marked as such, because its positions are counted separately.
+        """
         kept = self._offenders.setdefault(code, [])
         if len(kept) < self._limit:
             found.code = code

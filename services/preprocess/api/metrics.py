@@ -1,4 +1,4 @@
-"""What the API counts. Takes a registry, so that tests make their own; knows no gRPC and no Redis."""
+"""Prometheus metrics of the API. Takes a registry, so that each test can make its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREPROCESS = "preprocess"  #: the stage that a batch goes through in the API
 
 
 class RpcMetrics:
-    """The names that the gRPC ecosystem's dashboards know."""
+    """RPC metrics under the names that the gRPC ecosystem's dashboards expect."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.started = Counter("grpc_server_started", "RPCs begun.", _RPC_LABELS, registry=registry)
@@ -31,7 +31,7 @@ class RpcMetrics:
 
 
 class PreprocessMetrics:
-    """What preprocessing gave. Labels: model is a served name, code one of our error classes; never user text."""
+    """Preprocessing metrics. Labels: model is a served name, code one of our error classes; never user text."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.examples = Counter(
@@ -73,7 +73,7 @@ class PreprocessMetrics:
             self.issues.labels(code)
 
     def count(self, model: str, results: Sequence[Preprocessed | Exception]) -> None:
-        """Count one batch: sums first, one increment per series, for a batch has hundreds of rows."""
+        """Count one batch: add sums first, then increment once per series, because a batch has hundreds of rows."""
         examples = [example for result in results if isinstance(result, Preprocessed) for example in result.examples]
         self.examples.labels(model, "made").inc(len(examples))
         self.examples.labels(model, "refused").inc(sum(isinstance(result, Exception) for result in results))
@@ -88,7 +88,7 @@ class PreprocessMetrics:
 
 
 class ApiMetrics:
-    """Everything that the API process exports."""
+    """All metrics that the API process exports."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -97,14 +97,16 @@ class ApiMetrics:
 
 
 def make_metrics() -> ApiMetrics:
-    """Metrics in a registry of their own, with the process's memory and CPU beside them."""
+    """Return metrics in a registry of their own, with the process's memory and CPU beside them."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return ApiMetrics(registry)
 
 
 def serve_metrics(metrics: ApiMetrics, address: str, port: int) -> tuple[WSGIServer, int]:
-    """Serve /metrics from a thread. Returns the server, to shut down, and the port (asked with 0: a free one).
+    """Serve /metrics from a thread and return the server, to shut down, and its port.
+
+    Port 0 asks for a free one.
 
     Raises:
         OSError: the address is taken.

@@ -45,7 +45,7 @@ class PreprocessService(PreprocessServiceServicer):
     def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> pb.GetServerInfoResponse:
-        """Versions, limits and who calls."""
+        """Return versions, limits and the caller."""
         with self._rpc.unary(context, NAME, "GetServerInfo") as call:
             return pb.GetServerInfoResponse(
                 version=VERSION,
@@ -60,7 +60,7 @@ class PreprocessService(PreprocessServiceServicer):
             )
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsResponse:
-        """A page of the loaded models; the token is the last name of the page before."""
+        """Return a page of the loaded models; the page token is the last name of the previous page."""
         with self._rpc.unary(context, NAME, "ListModels"):
             size = limits.page_size(request.page_size)
             after = limits.page_position(request.page_token)
@@ -72,7 +72,7 @@ class PreprocessService(PreprocessServiceServicer):
             )
 
     def Preprocess(self, request: pb.PreprocessRequest, context: grpc.ServicerContext) -> pb.PreprocessResponse:
-        """One batch, all or nothing unless skip_bad."""
+        """Preprocess one batch, all or nothing unless skip_bad."""
         with self._rpc.unary(context, NAME, "Preprocess") as call:
             plan = self._plan(request.options)
             check_batch(len(request.conversations), "conversations")
@@ -91,7 +91,7 @@ class PreprocessService(PreprocessServiceServicer):
     def StreamPreprocess(
         self, request_iterator: Iterator[pb.StreamPreprocessRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamPreprocessResponse]:
-        """One answer per chunk, in order; bad conversations are issues of their chunk."""
+        """Answer each chunk in order; bad conversations become issues of their chunk."""
         with self._rpc.stream(context, CallType.BIDI_STREAM, NAME, "StreamPreprocess") as call:
             messages = self._rpc.reading(context, request_iterator)
             plan = self._plan(header(messages, "options").options)
@@ -114,7 +114,7 @@ class PreprocessService(PreprocessServiceServicer):
     def PreviewConversation(
         self, request: pb.PreviewConversationRequest, context: grpc.ServicerContext
     ) -> pb.PreviewConversationResponse:
-        """One conversation, token by token."""
+        """Return one conversation, token by token."""
         with self._rpc.unary(context, NAME, "PreviewConversation") as call:
             call.spend(1)
             plan = self._plan(request.options)
@@ -129,7 +129,7 @@ class PreprocessService(PreprocessServiceServicer):
     def LintConversations(
         self, request_iterator: Iterator[pb.LintConversationsRequest], context: grpc.ServicerContext
     ) -> pb.LintConversationsResponse:
-        """Counts per code and the first offenders of a whole stream."""
+        """Return counts per code and the first offenders of a whole stream."""
         with self._rpc.stream(context, CallType.CLIENT_STREAM, NAME, "LintConversations") as call:
             messages = self._rpc.reading(context, request_iterator)
             asked = header(messages, "options").options

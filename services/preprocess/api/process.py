@@ -1,4 +1,4 @@
-"""The API process from settings to its end: models, metrics, server, sandbox; SIGTERM drains. Reads no environment."""
+"""The API process from start to end: models, metrics, server, sandbox; SIGTERM drains."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def serve(settings: ApiSettings, port_file: Path | None) -> int:
             while not stop.wait(SIGNAL_SECONDS):
                 pass
     if server.busy:
-        # Python would wait for their threads; nobody waits for their answers any more.
+        # Python would wait for these threads, although no caller waits for their answers any more.
         LOG.warning("calls that did not end are left", extra={"calls": server.busy})
         logging.shutdown()
         os._exit(0)
@@ -56,7 +56,7 @@ def serve(settings: ApiSettings, port_file: Path | None) -> int:
 
 
 def _announce(address: str, metrics_port: int, port_file: Path | None) -> None:
-    """Tell whoever asked for port 0 what was bound."""
+    """Announce the bound port to whoever asked for port 0."""
     line = json.dumps({"address": address, "metrics_port": metrics_port, "pid": os.getpid()})
     print(line, flush=True)  # noqa: T201  # this is the command's output
     if port_file is not None:
@@ -64,7 +64,7 @@ def _announce(address: str, metrics_port: int, port_file: Path | None) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """A reader sees the whole line or no file."""
+    """Write a file atomically: a reader sees the whole line or no file."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
         file.write(text)
     Path(file.name).replace(path)

@@ -1,4 +1,4 @@
-"""One context manager that answers for every RPC: status, count, time, one log line, error id. Knows no domain."""
+"""Wrap every RPC in one context manager: status, count, time, one log line, error id."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CANCELLATION_SECONDS: Final = 0.2  #: in which news of a cancellation follow the
 
 
 class CallType(Enum):
-    """What the ecosystem's label grpc_type says."""
+    """The values of the ecosystem's label grpc_type."""
 
     UNARY = "unary"
     CLIENT_STREAM = "client_stream"
@@ -52,7 +52,7 @@ CALL_TYPES: Final = {
 
 @dataclass(slots=True)
 class Call:
-    """One running RPC; a servicer may add counts to its log line, never text of users."""
+    """One running RPC; a servicer may add counts to its log line, but never user text."""
 
     caller: Caller
     spend: Callable[[int], None]  #: takes conversations from the caller's rate: waits in streams, else RateExceeded
@@ -62,7 +62,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class RpcLimits:
-    """What the calls of one server may take."""
+    """The limits on the calls of one server."""
 
     streams: int  #: long calls at once
     streams_per_token: int  #: of these, of one token
@@ -71,7 +71,7 @@ class RpcLimits:
 
 
 class Rpc:
-    """Shared by all servicers of one server."""
+    """Wraps the RPCs of all servicers of one server."""
 
     def __init__(self, metrics: RpcMetrics, rates: Rates, limits: RpcLimits) -> None:
         self._metrics = metrics
@@ -86,7 +86,7 @@ class Rpc:
         self._idle = threading.Condition(self._lock)
 
     def drain(self, seconds: float) -> None:
-        """Refuse new calls from now on, end what would go on for ever (watches), and wait for the calls that run.
+        """Refuse new calls, end unbounded ones (watches), and wait for the calls that run.
 
         Args:
             seconds: to wait at most.
@@ -99,7 +99,7 @@ class Rpc:
 
     @contextmanager
     def stopping(self, context: grpc.ServicerContext) -> Iterator[threading.Event]:
-        """An event that is set when the client leaves or the server drains: what a watch waits with."""
+        """Yield an event that is set when the client leaves or the server drains; a watch waits on it."""
         stop = threading.Event()
         with self._lock:
             self._stops.add(stop)
@@ -112,10 +112,10 @@ class Rpc:
                 self._stops.discard(stop)
 
     def reading(self, context: grpc.ServicerContext, messages: Iterator[M]) -> Iterator[M]:
-        """The messages of a client stream, which is cancelled when nothing comes for idle_seconds.
+        """Yield the messages of a client stream, and cancel the stream when idle for idle_seconds.
 
         Raises:
-            Stalled: so it was; the caller must not take what it has read for the whole.
+            Stalled: the stream was idle; the caller must not take what it has read for the whole.
         """
         stalled = threading.Event()
 
@@ -129,7 +129,7 @@ class Rpc:
             patience.start()
             try:
                 message = next(messages, None)
-            except grpc.RpcError:  # how gRPC reports, to the reader, that the call was cancelled
+            except grpc.RpcError:  # gRPC's way to tell the reader that the call was cancelled
                 message = None
                 if not stalled.is_set():
                     raise
@@ -143,10 +143,10 @@ class Rpc:
 
     @staticmethod
     def refuse_left(context: grpc.ServicerContext) -> None:
-        """Tell a stream that was cancelled from one whose sender forgot its end; costs CANCELLATION_SECONDS.
+        """Tell a cancelled stream from one whose sender forgot its end; costs CANCELLATION_SECONDS.
 
-        gRPC reports the end of a cancelled stream's messages and its cancellation one after the other, and between
-        the two half a stream looks like a whole one.
+        gRPC reports the end of a cancelled stream's messages first and its cancellation after. Between the two, half a
+        stream looks like a whole one.
 
         Raises:
             ClientLeft
@@ -156,7 +156,7 @@ class Rpc:
             raise ClientLeft
 
     def refuse_draining(self) -> None:
-        """End a watch that the drain cut short so that its client comes back elsewhere.
+        """End a watch that the drain cut short, so that its client reconnects elsewhere.
 
         Raises:
             Draining
@@ -166,24 +166,24 @@ class Rpc:
 
     @property
     def draining(self) -> bool:
-        """Whether the server is about to end."""
+        """Return whether the server is draining."""
         return self._draining.is_set()
 
     @contextmanager
     def unary(self, context: grpc.ServicerContext, service: str, method: str) -> Iterator[Call]:
-        """Answer for one short call."""
+        """Handle one short call."""
         with self._answering(context, CallType.UNARY, f"turnloom.v1.{service}", method) as notes:
             yield self._call(context, notes, patience=0.0)
 
     @contextmanager
     def refusing(self, context: grpc.ServicerContext, kind: CallType, service: str, method: str) -> Iterator[None]:
-        """Answer for a call that is refused before its servicer is asked; `service` with its package."""
+        """Handle a call that is refused before its servicer is asked; `service` with its package."""
         with self._answering(context, kind, service, method):
             yield
 
     @contextmanager
     def admitting(self, context: grpc.ServicerContext, kind: CallType, service: str, method: str) -> Iterator[None]:
-        """Answer for a call whose message is refused while it is parsed; what passes is counted by its servicer."""
+        """Handle a call whose message is refused while it is parsed; its servicer counts what passes."""
         try:
             yield
         except Exception as error:
@@ -192,7 +192,7 @@ class Rpc:
 
     @contextmanager
     def stream(self, context: grpc.ServicerContext, kind: CallType, service: str, method: str) -> Iterator[Call]:
-        """Answer for one long call, which holds a thread: at most max_streams of them run at once."""
+        """Handle one long call, which holds a thread: at most max_streams of them run at once."""
         with (
             self._answering(context, kind, f"turnloom.v1.{service}", method) as notes,
             self._a_stream_of(CALLER.get().name),
@@ -201,7 +201,7 @@ class Rpc:
 
     @contextmanager
     def _a_stream_of(self, token: str) -> Iterator[None]:
-        """Take one slot for a stream, within the share of the token.
+        """Take one slot for a stream, within the token's share.
 
         Raises:
             ShareTaken, TooManyStreams
@@ -229,7 +229,7 @@ class Rpc:
 
     @staticmethod
     def _refuse_unwanted(context: grpc.ServicerContext) -> None:
-        """End work whose caller cancelled it, went away or let its deadline pass.
+        """End work whose caller cancelled it, disconnected or let its deadline pass.
 
         Raises:
             ClientLeft
@@ -238,7 +238,7 @@ class Rpc:
             raise ClientLeft
 
     def _spend(self, context: grpc.ServicerContext, caller: str, patience: float, conversations: int) -> None:
-        """Hold a stream back until its caller's rate allows more; gRPC's flow control holds the client back.
+        """Delay a stream until its caller's rate allows more; gRPC's flow control holds the client back.
 
         Raises:
             RateExceeded: it would take longer than `patience` seconds.
@@ -252,7 +252,7 @@ class Rpc:
                     raise ClientLeft
 
     def _begin(self) -> None:
-        """Count a call that runs; those that come while the server drains do not run.
+        """Count a running call; refuse one that comes while the server drains.
 
         Raises:
             Draining
@@ -280,7 +280,7 @@ class Rpc:
                 yield notes
             finally:
                 self._end()
-            if not context.is_active():  # a watch ends in order when its client leaves; nobody got its answer
+            if not context.is_active():  # a watch ends normally when its client leaves; no answer was delivered
                 code = grpc.StatusCode.CANCELLED
         except GeneratorExit:  # the client left a server stream: gRPC drops the generator
             code = grpc.StatusCode.CANCELLED
@@ -299,7 +299,7 @@ class Rpc:
     def _answer(
         error: Exception, context: grpc.ServicerContext, labels: tuple[str, str, str], notes: Notes
     ) -> tuple[grpc.StatusCode, Status]:
-        """Status for a foreseen error; anything else is logged under an id, which is the answer."""
+        """Set the status for a foreseen error; log any other under an id, which is the answer."""
         code = status_of(error)
         if code is not None:
             notes["error"] = type(error).__name__

@@ -1,4 +1,4 @@
-"""One batch of conversations through the engine, each by itself, timed and counted. Knows no gRPC and no store."""
+"""Run one batch of conversations through the engine, each independently, with timing and counts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CODES: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A model and complete options: what a request or a stream is preprocessed with."""
+    """A model and complete options: how a request or a stream is preprocessed."""
 
     name: str  #: of the served model
     model: Model
@@ -43,7 +43,7 @@ class Plan:
 
     @property
     def date(self) -> str:
-        """ISO date that templates see."""
+        """Return the ISO date that templates see."""
         assert self.options.date is not None
         return self.options.date
 
@@ -51,7 +51,7 @@ class Plan:
 def slices(
     items: Iterable[Conversation | PreprocessError], conversations: int, characters: int
 ) -> Iterator[list[Conversation | PreprocessError]]:
-    """Part a batch into slices of at most so many conversations, and of about so many characters."""
+    """Split a batch into slices, bounded in conversations and roughly in characters."""
     part: list[Conversation | PreprocessError] = []
     held = 0
     for item in items:
@@ -66,7 +66,7 @@ def slices(
 
 
 def size_of(conversation: Conversation) -> int:
-    """About how many characters a conversation holds; a message counts as some even when it is short."""
+    """Return roughly how many characters a conversation holds; even a short message counts as some."""
     texts = (value for message in conversation.messages for value in message.values() if isinstance(value, str))
     return sum(map(len, texts)) + MESSAGE_CHARACTERS * len(conversation.messages)
 
@@ -81,7 +81,7 @@ class Runner:
             metrics.begin(name, CODES)
 
     def plan(self, name: str, options: Options) -> Plan:
-        """Look the model up and fill in today's date (UTC) where none was given.
+        """Look up the model, and fill in today's date (UTC) where none was given.
 
         Raises:
             UnknownModel, Loading, ModelNotServed.
@@ -94,12 +94,12 @@ class Runner:
     def run(
         self, plan: Plan, read: Iterable[Conversation | PreprocessError], check: Callable[[], None] = lambda: None
     ) -> list[Result]:
-        """Give examples or an error for each, in order; one bad item never touches another.
+        """Return examples or an error for each, in order; one bad item never affects another.
 
         Args:
             plan: model and options.
             read: conversations, or why one could not be read; taken slice by slice, so that a generator keeps little.
-            check: called before each slice; ends the work by raising when nobody waits for it.
+            check: called before each slice; raises to end the work when no caller waits for it.
 
         Raises:
             InvalidOption: an option is wrong whatever the conversation.

@@ -1,4 +1,4 @@
-"""The gRPC server put together by hand, from settings to a port that answers, and back down without losing a call."""
+"""The gRPC server, from settings to an answering port, and back down without losing a call."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ OPTIONS: Final = (
     ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a taken port is refused instead of shared with a forgotten server
-    ("grpc.keepalive_time_ms", 30_000),  # a client that vanished without a word frees its thread after 40 s
+    ("grpc.keepalive_time_ms", 30_000),  # frees a vanished client's thread after 40 s
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -81,7 +81,7 @@ class ApiServer:
             self._pool,
             interceptors=[self._guard],
             options=OPTIONS,
-            # The guard refuses first, with a sentence and a time to wait; this bounds how many are being refused.
+            # The guard refuses first, with a sentence and a time to wait; this bounds concurrent refusals.
             maximum_concurrent_rpcs=16 * settings.max_calls,
         )
         runner = Runner(registry, metrics.preprocess)
@@ -104,7 +104,7 @@ class ApiServer:
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME, health.SERVICE_NAME], self._server)
 
     def start(self) -> str:
-        """Listen, then load models and look after health in threads. Returns host:port as bound.
+        """Listen, then load models and check health in threads. Return host:port as bound.
 
         Raises:
             AddressTaken: the address can't be listened on.
@@ -122,7 +122,7 @@ class ApiServer:
         return f"{host}:{port}"
 
     def _listen(self) -> int:
-        """The bound port, with TLS where there are files for it. What is not protected is said aloud."""
+        """Bind the port, with TLS where there are files for it, and return it. Warn about an unprotected one."""
         if self._settings.tokens is None:
             LOG.warning(
                 "TURNLOOM_TOKENS is not set: whoever reaches this address may do everything",
@@ -148,7 +148,7 @@ class ApiServer:
             self._look_at_redis()
 
     def _look_at_redis(self) -> None:
-        """Datasets and jobs are served while models are loaded and Redis answers."""
+        """Update health: datasets and jobs are served while models are loaded and Redis answers."""
         with self._looking:
             if not self._ended.is_set():
                 self._set_backed_health()
@@ -164,11 +164,11 @@ class ApiServer:
             self._health.set(name, SERVING if healthy else NOT_SERVING)
 
     def drain(self) -> None:
-        """Say NOT_SERVING, refuse what is new, let running calls end, then stop.
+        """Report NOT_SERVING, refuse new calls, let running calls end, then stop.
 
-        Calls that are still running after drain_seconds are cancelled. The port stays open until then, so that new
-        calls hear at once that the server drains: gRPC's own stop leaves a call that arrives in its first moments
-        without any answer until the caller's deadline, or tells it CANCELLED, which nobody sends again.
+        Calls that still run after drain_seconds are cancelled. The port stays open until then, so that new calls hear
+        at once that the server drains. gRPC's own stop can leave a call of its first moments unanswered until the
+        caller's deadline. Or it answers CANCELLED, which no client retries.
         """
         self._health.enter_graceful_shutdown()
         self._ended.set()
@@ -177,12 +177,12 @@ class ApiServer:
         self._server.stop(grace).wait(grace + LAST_ANSWERS_SECONDS)  # a handler that never ends must not hold it
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._guard.close()
-        with self._looking:  # a look at Redis in progress ends with its own deadline
+        with self._looking:  # a Redis check in progress ends with its own deadline
             self._backing.close()
 
     @property
     def busy(self) -> int:
-        """Handlers that have not ended."""
+        """Return the number of handlers that have not ended."""
         return self._guard.busy
 
     def __enter__(self) -> str:

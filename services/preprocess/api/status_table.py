@@ -1,7 +1,8 @@
-"""Which gRPC status answers which domain error, and the details that travel with it. A test proves the table total.
+"""The gRPC status of each domain error, and the details sent with it. A test proves the table total.
 
-The details are google.rpc.BadRequest (fields), google.rpc.ErrorInfo (the class as UPPER_SNAKE_CASE, a hint) and, where
-trying again helps, google.rpc.RetryInfo. Trailers hold 16 KiB, and gRPC begins to refuse at random above 8 KiB.
+The details are google.rpc.BadRequest (fields) and google.rpc.ErrorInfo (the class as UPPER_SNAKE_CASE, a hint).
+Where a retry helps, google.rpc.RetryInfo is added. Trailers hold 16 KiB, and gRPC begins to refuse at random above
+8 KiB.
 """
 
 from __future__ import annotations
@@ -112,12 +113,12 @@ RETRY_SECONDS: Final[dict[type[Exception], int]] = {
 
 
 def status_of(error: Exception) -> grpc.StatusCode | None:
-    """The status of the nearest class in the table; None: nobody foresaw this."""
+    """Return the status of the nearest class in the table, or None for an unforeseen error."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
 
 
 def violations_of(error: Exception) -> Sequence[Violation]:
-    """The fields that an error names."""
+    """Return the fields that an error names."""
     if isinstance(error, refusals.InvalidRequest):
         return error.violations
     if isinstance(error, refusals.TooLarge):
@@ -128,7 +129,7 @@ def violations_of(error: Exception) -> Sequence[Violation]:
 
 
 def rich_status(error: Exception, code: grpc.StatusCode) -> Status:
-    """The whole answer for an error of the table, within the bounds of trailers."""
+    """Return the full status for an error of the table, within the bounds of trailers."""
     violations = violations_of(error)
     info = ErrorInfo(reason=code_of(error).upper(), domain="turnloom")
     if violations:
@@ -147,21 +148,24 @@ def rich_status(error: Exception, code: grpc.StatusCode) -> Status:
 
 
 def whole_sentence(text: str) -> str:
-    """The store's remark, which reads on in logs, as a sentence of its own. Names and addresses keep their case."""
+    """Return the store's remark, which reads on in logs, as a sentence of its own.
+
+    Names and addresses keep their case.
+    """
     first = text.partition(" ")[0]
     began = text[:1].upper() + text[1:] if re.fullmatch(r"[a-z]+,?", first) else text
     return began if began.endswith((".", "!", "?")) else f"{began}."
 
 
 def internal_status(error_id: str) -> Status:
-    """The answer for what nobody foresaw: a fixed sentence, for the error's own may hold anything."""
+    """Return a fixed sentence for an unforeseen error, because its own text may hold anything."""
     info = ErrorInfo(reason="INTERNAL", domain="turnloom", metadata={"error_id": error_id})
     sentence = f"The server met an error that it did not foresee (error id {error_id}); its log says where."
     return Status(code=grpc.StatusCode.INTERNAL.value[0], message=sentence, details=[_packed(info)])
 
 
 def _bad_request(violations: Sequence[Violation], budget: int) -> BadRequest:
-    """As many violations as fit, at most 50; the first always does."""
+    """Return as many violations as fit, at most 50; the first always fits."""
     message = BadRequest()
     for violation in violations[:MAX_VIOLATIONS]:
         message.field_violations.add(field=cut(violation.field, 256), description=cut(violation.description, 600))
@@ -178,7 +182,7 @@ def _packed(message: BadRequest | ErrorInfo | RetryInfo) -> AnyMessage:
 
 
 def cut(text: str, limit: int) -> str:
-    """Text of at most `limit` bytes once percent-encoded, as the grpc-message header is."""
+    """Return text of at most `limit` bytes once percent-encoded, as the grpc-message header is."""
     if len(text) * 9 <= limit or len(quote(text)) <= limit:
         return text
     kept = text[:limit]

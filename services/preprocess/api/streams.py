@@ -1,4 +1,4 @@
-"""The shape of every client stream: one header first, then chunks. Knows no service."""
+"""The protocol of every client stream: one header first, then chunks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Payload(Protocol):
     """A message with the oneof `payload`."""
 
     def WhichOneof(self, oneof_group: Literal["payload"], /) -> str | None:  # noqa: N802  # protobuf's name
-        """Name of the field that is set."""
+        """Return the name of the field that is set."""
         ...
 
 
@@ -23,18 +23,18 @@ M = TypeVar("M", bound=Payload)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Where a chunk was in the stream."""
+    """The position of a chunk in the stream."""
 
     number: int  #: of the message, from 0; the header is 0
     kind: str  #: name of the field of the oneof
 
     def field(self, name: str) -> str:
-        """Path of a field of it, for violations."""
+        """Return the path of one of its fields, for violations."""
         return f"stream[{self.number}].{self.kind}.{name}"
 
 
 def header(stream: Iterator[M], kind: str) -> M:
-    """The first message, which must be the header.
+    """Return the first message, which must be the header.
 
     Raises:
         InvalidRequest: the stream is empty or begins with something else.
@@ -48,7 +48,7 @@ def header(stream: Iterator[M], kind: str) -> M:
 
 
 def chunks(stream: Iterator[M], header_kind: str) -> Iterator[tuple[Part, M]]:
-    """The messages after the header.
+    """Yield the messages after the header.
 
     Raises:
         InvalidRequest: a second header, or a message without payload.
@@ -64,7 +64,7 @@ def chunks(stream: Iterator[M], header_kind: str) -> Iterator[tuple[Part, M]]:
 
 
 def check_batch(count: int, field: str) -> None:
-    """Refuse a request or chunk without conversations or with too many.
+    """Refuse a request or chunk with no conversations or too many.
 
     Raises:
         InvalidRequest: none.
@@ -78,7 +78,7 @@ def check_batch(count: int, field: str) -> None:
 
 
 def refuse_endless() -> NoReturn:
-    """Refuse a stream that stopped before its end marker: gRPC may show a broken stream as one that ended.
+    """Refuse a stream that stopped before its end marker: gRPC may show a broken stream as a complete one.
 
     Raises:
         InvalidRequest
@@ -87,7 +87,7 @@ def refuse_endless() -> NoReturn:
 
 
 def refuse_lost(said: int, seen: int, part: Part) -> None:
-    """Refuse a stream that holds more or fewer conversations than its sender counted.
+    """Refuse a stream whose number of conversations differs from its sender's count.
 
     Raises:
         InvalidRequest
@@ -98,7 +98,7 @@ def refuse_lost(said: int, seen: int, part: Part) -> None:
 
 
 def refuse_after_end(ended: bool, part: Part) -> None:
-    """Refuse anything behind the end marker.
+    """Refuse anything after the end marker.
 
     Raises:
         InvalidRequest

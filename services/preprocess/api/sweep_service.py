@@ -1,12 +1,12 @@
-"""The four RPCs about sweeps: a grid checked as a whole, then one job per cell. Trains nothing and compares nothing.
+"""The four RPCs of sweeps: check a grid as a whole, then create one job per cell.
 
-All or nothing: no job is made before every cell has passed its check, and none is queued before all are made. A server
-that dies in between leaves cells VALIDATING: the same request, sent again, finishes them; otherwise the supervisor
-ends them as VALIDATION_LOST.
+All or nothing: no job is created before every cell has passed its check, and none is queued before all are created.
+A server that dies in between leaves cells VALIDATING. The same request, sent again, finishes them; otherwise the
+supervisor ends them as VALIDATION_LOST.
 
-Cells wait in the pool behind each other, in row-major order, and get hosts as any job does: by priority, fair share of
-their owner, and age.
-With successive halving a cell gives its place up at each rung; the supervisor compares and queues (docs/decisions.md).
+Cells wait in the pool in row-major order. They get hosts as any job does: by priority, their owner's fair share, and
+age.
+With successive halving a cell releases its place at each rung; the supervisor compares and queues (docs/decisions.md).
 """
 # ruff: noqa: N802  # methods carry the names of their RPCs
 
@@ -35,14 +35,14 @@ NAME = "FineTuningService"
 
 
 class SweepRpcs:
-    """The part of FineTuningService that knows of sweeps."""
+    """The sweep RPCs of FineTuningService."""
 
     _rpc: Rpc
     _backing: Backing
     _registry: Registry
 
     def CreateSweep(self, request: pb.CreateSweepRequest, context: grpc.ServicerContext) -> pb.CreateSweepResponse:
-        """Check every cell, make every job, then queue them."""
+        """Check every cell, create every job, then queue them."""
         with self._rpc.unary(context, NAME, "CreateSweep") as call:
             drafts = sweep_wire.cells(request)
             store = self._backing.store()
@@ -67,13 +67,13 @@ class SweepRpcs:
             return pb.CreateSweepResponse(sweep=_shown(store, made), deduplicated=created.deduplicated)
 
     def GetSweep(self, request: pb.GetSweepRequest, context: grpc.ServicerContext) -> pb.GetSweepResponse:
-        """One sweep with its jobs."""
+        """Return one sweep with its jobs."""
         with self._rpc.unary(context, NAME, "GetSweep") as call:
             store = self._backing.store()
             return pb.GetSweepResponse(sweep=_shown(store, _seen(call, store.sweeps.get(request.id))))
 
     def ListSweeps(self, request: pb.ListSweepsRequest, context: grpc.ServicerContext) -> pb.ListSweepsResponse:
-        """A page, newest first; sweeps that the caller may not see are left out of it."""
+        """Return a page of sweeps, newest first, without those that the caller may not see."""
         with self._rpc.unary(context, NAME, "ListSweeps") as call:
             store = self._backing.store()
             page = store.sweeps.list(page_size=limits.page_size(request.page_size), page_token=request.page_token)
@@ -83,7 +83,7 @@ class SweepRpcs:
             )
 
     def CancelSweep(self, request: pb.CancelSweepRequest, context: grpc.ServicerContext) -> pb.CancelSweepResponse:
-        """Cancel what is not at an end; jobs that a worker holds save first."""
+        """Cancel the jobs that have not ended; jobs that a worker holds save first."""
         with self._rpc.unary(context, NAME, "CancelSweep") as call:
             store = self._backing.store()
             record = store.sweeps.get(request.id)
@@ -94,10 +94,10 @@ class SweepRpcs:
 
 
 def _make(store: Store, record: SweepRecord, checked: Sequence[Checked]) -> list[JobRecord]:
-    """A VALIDATING job per cell; those that an earlier try made are found by their request_id.
+    """Create a VALIDATING job per cell, or find by request_id those that an earlier try created.
 
     Raises:
-        StoreError: a job could not be made; those before it are FAILED then.
+        StoreError: a job could not be created; those before it are FAILED then.
     """
     made: list[JobRecord] = []
     try:
@@ -123,7 +123,7 @@ def _queue(store: Store, jobs: Sequence[JobRecord], checked: Sequence[Checked]) 
 
 
 def _settled(store: Store, record: SweepRecord) -> bool:
-    """Whether all cells were made and left VALIDATING."""
+    """Return whether all cells were created and have left VALIDATING."""
     jobs = _jobs(store, record)
     return len(record.jobs) == record.cells and all(job.state is not JobState.VALIDATING for job in jobs)
 
@@ -155,7 +155,7 @@ def _seen(call: Call, record: SweepRecord) -> SweepRecord:
 
 
 def _jobs(store: Store, record: SweepRecord) -> list[JobRecord]:
-    """The jobs that are still kept, in order of cells."""
+    """Return the jobs that are still kept, in order of cells."""
     found = []
     for name in record.jobs:
         try:

@@ -1,4 +1,4 @@
-"""FineTuningService: jobs checked, queued, steered, watched. Trains nothing; the truth is in Redis."""
+"""FineTuningService: validate, queue, control and watch jobs. Their state lives in Redis."""
 # ruff: noqa: N802  # methods carry the names of their RPCs
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ANSWER_SECONDS = 2.0  #: of a caller's deadline in which its prompt is withdrawn
 
 
 class FineTuningService(SweepRpcs, FineTuningServiceServicer):
-    """Every method reads or writes records; workers do the work."""
+    """Serves jobs by reading and writing records; workers train."""
 
     def __init__(self, rpc: Rpc, backing: Backing, registry: Registry, store_url: str) -> None:
         self._rpc = rpc
@@ -48,7 +48,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
         self._store_url = store_url
 
     def CreateJob(self, request: pb.CreateJobRequest, context: grpc.ServicerContext) -> pb.CreateJobResponse:
-        """Check, estimate, then queue; a known request_id answers with the job made then."""
+        """Check, estimate, then queue a job; a known request_id returns the job created before."""
         with self._rpc.unary(context, NAME, "CreateJob") as call:
             asked = draft(request)
             store = self._backing.store()
@@ -72,12 +72,12 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             )
 
     def GetJob(self, request: pb.GetJobRequest, context: grpc.ServicerContext) -> pb.GetJobResponse:
-        """One job."""
+        """Return one job."""
         with self._rpc.unary(context, NAME, "GetJob") as call:
             return pb.GetJobResponse(job=job_wire.job(self._seen(call, request.id)))
 
     def ListJobs(self, request: pb.ListJobsRequest, context: grpc.ServicerContext) -> pb.ListJobsResponse:
-        """A page, newest first."""
+        """Return a page of jobs, newest first."""
         with self._rpc.unary(context, NAME, "ListJobs") as call:
             size = limits.page_size(request.page_size)
             wanted = states(request)
@@ -93,22 +93,22 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             )
 
     def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.CancelJobResponse:
-        """The next commit of a running job learns of it and saves first."""
+        """Cancel a job; a running one learns of it at its next commit and saves first."""
         with self._rpc.unary(context, NAME, "CancelJob") as call:
             store = self._backing.store()
             cancelled = store.jobs.cancel(self._owned(call, request.id).id)
             if cancelled.state is JobState.CANCELLED and cancelled.host:
-                store.tickets.drop(cancelled)  # no worker would take it, but it would be counted as waiting
+                store.tickets.drop(cancelled)  # no worker would take it, but it would count as waiting
             return pb.CancelJobResponse(job=job_wire.job(cancelled))
 
     def PauseJob(self, request: pb.PauseJobRequest, context: grpc.ServicerContext) -> pb.PauseJobResponse:
-        """Likewise, and the job waits for ResumeJob."""
+        """Pause a job, which then waits for ResumeJob; a running one saves first, at its next commit."""
         with self._rpc.unary(context, NAME, "PauseJob") as call:
             owned = self._owned(call, request.id)
             return pb.PauseJobResponse(job=job_wire.job(self._backing.store().jobs.pause(owned.id)))
 
     def ResumeJob(self, request: pb.ResumeJobRequest, context: grpc.ServicerContext) -> pb.ResumeJobResponse:
-        """Back into the queue; refused where no live host can take it."""
+        """Queue a paused job again; refuse where no live host can take it."""
         with self._rpc.unary(context, NAME, "ResumeJob") as call:
             store = self._backing.store()
             record = self._owned(call, request.id)
@@ -123,13 +123,13 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             return pb.ResumeJobResponse(job=job_wire.job(resumed))
 
     def MoveJob(self, request: pb.MoveJobRequest, context: grpc.ServicerContext) -> pb.MoveJobResponse:
-        """To another host; a running job saves and copies its checkpoint first."""
+        """Move a job to another host; a running job saves and copies its checkpoint first."""
         with self._rpc.unary(context, NAME, "MoveJob") as call:
             record = self._owned(call, request.id)
             return pb.MoveJobResponse(job=job_wire.job(move(self._backing.store(), record, request.host)))
 
     def ListQueue(self, request: pb.ListQueueRequest, context: grpc.ServicerContext) -> pb.ListQueueResponse:
-        """Who waits for a host, in order, and why."""
+        """Return the jobs that wait for a host, in order, and why."""
         with self._rpc.unary(context, NAME, "ListQueue") as call:
             size = limits.page_size(request.page_size)
             pool = self._backing.store().pool
@@ -142,7 +142,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             )
 
     def DeleteJob(self, request: pb.DeleteJobRequest, context: grpc.ServicerContext) -> pb.DeleteJobResponse:
-        """Records first, so that nobody finds a job whose adapter is gone."""
+        """Delete a job, records first, so that no caller finds a job whose adapter is gone."""
         with self._rpc.unary(context, NAME, "DeleteJob") as call:
             store = self._backing.store()
             deleted = store.jobs.delete(self._owned(call, request.id).id)
@@ -150,7 +150,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             return pb.DeleteJobResponse()
 
     def WatchJob(self, request: pb.WatchJobRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchJobResponse]:
-        """Everything after start_event_id, each once, until the terminal state."""
+        """Stream every event after start_event_id, each once, until the terminal state."""
         with (
             self._rpc.stream(context, CallType.SERVER_STREAM, NAME, "WatchJob") as call,
             self._rpc.stopping(context) as stop,
@@ -162,7 +162,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             self._rpc.refuse_draining()
 
     def ListEvents(self, request: pb.ListEventsRequest, context: grpc.ServicerContext) -> pb.ListEventsResponse:
-        """A page, oldest first."""
+        """Return a page of events, oldest first."""
         with self._rpc.unary(context, NAME, "ListEvents") as call:
             size = limits.page_size(request.page_size)
             job = self._seen(call, request.job)
@@ -172,7 +172,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             )
 
     def ListSteps(self, request: pb.ListStepsRequest, context: grpc.ServicerContext) -> pb.ListStepsResponse:
-        """A page of the effective series; the token is the next step's number."""
+        """Return a page of the effective series; the page token is the next step's number."""
         with self._rpc.unary(context, NAME, "ListSteps") as call:
             size = limits.page_size(request.page_size, STEPS_MAX, STEPS_DEFAULT)
             position = limits.page_position(request.page_token)
@@ -193,7 +193,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
     def GetEvaluation(
         self, request: pb.GetEvaluationRequest, context: grpc.ServicerContext
     ) -> pb.GetEvaluationResponse:
-        """The losses of one evaluation by row; the last one where no step is named."""
+        """Return the losses of one evaluation by row; the last one where no step is named."""
         with self._rpc.unary(context, NAME, "GetEvaluation") as call:
             job = self._seen(call, request.job)
             if not request.HasField("step") and job.test_nll is None:
@@ -204,7 +204,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
     def ListCheckpoints(
         self, request: pb.ListCheckpointsRequest, context: grpc.ServicerContext
     ) -> pb.ListCheckpointsResponse:
-        """All that the effective run keeps, oldest first."""
+        """Return all checkpoints of the effective run, oldest first."""
         with self._rpc.unary(context, NAME, "ListCheckpoints") as call:
             store = self._backing.store()
             best = self._seen(call, request.job).best_checkpoint
@@ -214,7 +214,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
     def DownloadAdapter(
         self, request: pb.DownloadAdapterRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadAdapterResponse]:
-        """File after file, in chunks, as they lie in the store."""
+        """Stream the adapter file by file, in chunks, as stored."""
         with self._rpc.stream(context, CallType.SERVER_STREAM, NAME, "DownloadAdapter") as call:
             store = self._backing.store()
             folder = adapter_folder(store, self._seen(call, request.job).id, request.checkpoint)
@@ -226,13 +226,13 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
                     )
 
     def ListHosts(self, request: pb.ListHostsRequest, context: grpc.ServicerContext) -> pb.ListHostsResponse:
-        """Hosts that are known now."""
+        """Return the hosts that are known now."""
         with self._rpc.unary(context, NAME, "ListHosts"):
             found = sorted(self._backing.store().hosts.list(), key=lambda record: record.name)
             return pb.ListHostsResponse(hosts=[job_wire.host(record) for record in found])
 
     def Diagnose(self, request: pb.DiagnoseRequest, context: grpc.ServicerContext) -> pb.DiagnoseResponse:
-        """The API's own checks, then what each host finds."""
+        """Run the API's own checks, then those of each host."""
         with self._rpc.stream(context, CallType.UNARY, NAME, "Diagnose"):
             return pb.DiagnoseResponse(
                 checks=[
@@ -242,7 +242,7 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             )
 
     def Sample(self, request: pb.SampleRequest, context: grpc.ServicerContext) -> pb.SampleResponse:
-        """A worker of the job's host asks its TuFT server."""
+        """Sample a reply; a worker of the job's host asks its TuFT server."""
         with self._rpc.stream(context, CallType.UNARY, NAME, "Sample") as call, self._rpc.stopping(context) as stop:
             asked = sample_wire.asked(request)
             job = self._seen(call, request.job)
@@ -261,19 +261,22 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             return sample_wire.response(reply)
 
     def _seen(self, call: Call, job_id: str) -> JobRecord:
-        """The record, if the caller may look at it."""
+        """Return the record, if the caller may read it."""
         record = self._backing.store().jobs.get(job_id)
         call.caller.check_look(f"Job {record.id!r}", record.spec.owner)
         return record
 
     def _owned(self, call: Call, job_id: str) -> JobRecord:
-        """The record, if the caller may change it."""
+        """Return the record, if the caller may change it."""
         record = self._backing.store().jobs.get(job_id)
         call.caller.check_change(f"Job {record.id!r}", record.spec.owner)
         return record
 
     def _update(self, entry: Entry, job: str) -> pb.WatchJobResponse:
-        """One entry of the job's stream. A notice shows the job as it is now, in the state that it had then."""
+        """Return one entry of the job's stream.
+
+        A notice shows the job as it is now, in the state that it had then.
+        """
         match entry.value:
             case EventRecord() as event:
                 return pb.WatchJobResponse(event_id=entry.id, event=job_wire.event(event))

@@ -1,4 +1,4 @@
-"""Bound what running calls cost together: bytes of messages in work, and seconds of one call."""
+"""Bound the total cost of running calls: bytes of messages in work, and seconds of one call."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PATIENCE = 5.0
 
 
 class ByteBudget:
-    """Bytes of request messages that are parsed and worked on at a time, in the whole process.
+    """A budget for the bytes of request messages that are parsed and worked on at once, process-wide.
 
     A message costs a multiple of its size while its conversations are masked. One that is larger than what is left
-    waits; one alone is always let in, so that the largest message that gRPC takes can be served.
+    waits. One alone is always admitted, so that the largest message that gRPC takes can be served.
     """
 
     def __init__(self, most: int, changed: Callable[[int], None] = lambda _: None) -> None:
-        """Begin with nothing in work.
+        """Start with nothing in work.
 
         Args:
             most: bytes in work at a time.
@@ -37,7 +37,7 @@ class ByteBudget:
         """Hold `size` bytes while the block runs.
 
         Raises:
-            WorkFull: there was no room within `patience` seconds, PATIENCE where none are given.
+            WorkFull: no room came free within `patience` seconds, PATIENCE where none are given.
         """
         with self._room:
             seconds = PATIENCE if patience is None else patience
@@ -57,28 +57,28 @@ class ByteBudget:
 
 
 class WorkClock:
-    """What one call may work: asked between slices of its batch."""
+    """The time limit of one call, checked between slices of its batch."""
 
     def __init__(self, seconds: float, check_caller: Callable[[], None]) -> None:
-        """Begin now.
+        """Start now.
 
         Args:
             seconds: that one message of the call may take.
-            check_caller: raises when nobody waits for the answer any more.
+            check_caller: raises when no caller waits for the answer any more.
         """
         self._seconds = seconds
         self._check_caller = check_caller
         self._began = time.monotonic()
 
     def restart(self) -> None:
-        """Begin again with the next message of a stream."""
+        """Restart with the next message of a stream."""
         self._began = time.monotonic()
 
     def check(self) -> None:
-        """Go on, or end the call.
+        """Return if the call may go on, else raise.
 
         Raises:
-            ClientLeft, Draining: nobody waits for the answer.
+            ClientLeft, Draining: no caller waits for the answer.
             WorkExceeded: this message took too long.
         """
         self._check_caller()

@@ -1,6 +1,6 @@
-"""A dataset from conversations as they come: rows to the file, totals to the record. Knows no protobuf and no Redis.
+"""Build a dataset from conversations as they arrive: rows to the file, totals to the record.
 
-Memory is bounded: nothing but counts, the first remarks and one chunk is held.
+Memory is bounded: only counts, the first remarks and one chunk are held.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REMARKS = 50  #: issues and warnings that a record keeps
 
 
 class RowWriter(Protocol):
-    """What takes the rows: DatasetWriter or ShardWriter of services.store."""
+    """Anything that takes the rows: DatasetWriter or ShardWriter of services.store."""
 
     def add(self, conversation: int, part: int, token_ids: NDArray[np.int32], runs: Runs, target_bytes: int) -> None:
         """Add a row."""
@@ -36,7 +36,7 @@ class RowWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What is known of a dataset's conversations, or a shard's, beside their rows."""
+    """Totals over the conversations of a dataset or a shard, beside their rows."""
 
     skipped: int = 0  #: bad conversations that were left out
     too_long: int = 0  #: of these, those that max_length leaves nothing to train
@@ -48,7 +48,7 @@ class Totals:
 
     @classmethod
     def of_all(cls, parts: Sequence[Totals]) -> Totals:
-        """Of the shards of one dataset, in order."""
+        """Return the totals of all shards of one dataset, given in order."""
         return cls(
             skipped=sum(part.skipped for part in parts),
             too_long=sum(part.too_long for part in parts),
@@ -62,7 +62,7 @@ class Totals:
 
 @dataclass(slots=True)
 class DatasetBuild:
-    """What is known of a dataset while its rows are written."""
+    """The running totals of a dataset while its rows are written."""
 
     writer: RowWriter
     seen: int = 0  #: conversations, bad ones included: the number of the next
@@ -74,7 +74,7 @@ class DatasetBuild:
     statistics: Statistics = field(default_factory=Statistics)
 
     def add(self, results: Sequence[Preprocessed | IssueRecord]) -> None:
-        """Write the rows of the good ones and remember what is wrong with the others."""
+        """Write the rows of the good conversations, and remember what is wrong with the others."""
         for result in results:
             index = self.seen
             self.seen += 1
@@ -100,7 +100,7 @@ class DatasetBuild:
             self.warnings.append(WarningRecord(index, sentence))
 
     def totals(self) -> Totals:
-        """What is known so far."""
+        """Return the totals so far."""
         summary = self.statistics.summary()
         return Totals(
             skipped=self.skipped,
@@ -114,7 +114,7 @@ class DatasetBuild:
 
 
 def finished(begun: DatasetRecord, written: Written, totals: Totals, left_out: LeftOutRecord) -> DatasetRecord:
-    """The record of a finished dataset, whoever made it.
+    """Return the record of a finished dataset, whoever built it.
 
     Args:
         begun: the record as it was while the dataset was made.
@@ -146,12 +146,12 @@ def finished(begun: DatasetRecord, written: Written, totals: Totals, left_out: L
 
 
 def histogram(lengths: Lengths) -> Histogram:
-    """Statistics' histogram as the record keeps it."""
+    """Return the statistics' histogram as the record keeps it."""
     return Histogram(upper_bounds=tuple(lengths.edges), counts=tuple(lengths.counts))
 
 
 def _sum(histograms: Sequence[Histogram]) -> Histogram:
-    """Histograms of equal bounds added up; of a shard that was not made there is none."""
+    """Add up histograms of equal bounds; a shard that was not made has none."""
     made = [histogram for histogram in histograms if histogram.counts]
     columns = zip(*(histogram.counts for histogram in made), strict=True)
     return Histogram(made[0].upper_bounds, tuple(sum(counts) for counts in columns)) if made else Histogram()

@@ -1,7 +1,7 @@
-"""Settings of libraries that a preprocess worker needs before it imports any of them. Imports nothing of ours.
+"""Settings of libraries that a preprocess worker needs before it imports any of them.
 
-The worker's parent loads the vocabulary and forks a process for each ticket, so no library may start a thread in it:
-a fork has only the thread that called it, and whoever waits for another waits for ever.
+Import no other module of ours here. The worker's parent loads the vocabulary and forks a process for each ticket.
+So no library may start a thread in it: a fork has only the thread that called it, and waiting for any other never ends.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ ENVIRONMENT: Final = {
 
 
 def set_environment() -> None:
-    """Set what is not set yet; call it before numpy is imported."""
+    """Set what is not set yet; call this before numpy is imported."""
     for name, text in ENVIRONMENT.items():
         os.environ.setdefault(name, text)

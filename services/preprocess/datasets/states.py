@@ -1,4 +1,4 @@
-"""What a dataset's state allows. Knows no Redis and no protobuf."""
+"""Check what a dataset's state allows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from services.store.records import DatasetRecord, DatasetState
 
 
 def ready(record: DatasetRecord) -> DatasetRecord:
-    """The record, if its rows are there.
+    """Return the record, if its rows are there.
 
     Raises:
         WrongState: CREATING, FAILED or CANCELLED.

@@ -1,4 +1,4 @@
-"""What happens to conversations that can't be preprocessed. Knows no protobuf and no store."""
+"""The choice of what happens to conversations that can't be preprocessed."""
 
 from __future__ import annotations
 

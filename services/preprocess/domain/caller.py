@@ -1,4 +1,4 @@
-"""Who makes a call, what the token may do, and whose objects it may see or change."""
+"""The caller of a call, what the token may do, and whose objects it may see or change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.preprocess.domain.refusals import NotPermitted
 
 
 class Scope(StrEnum):
-    """What a token was given."""
+    """A permission of a token."""
 
     READ = "read"  #: sees everything, changes nothing
     SUBMIT = "submit"  #: makes things, and sees and changes what it made
@@ -20,18 +20,18 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a call."""
+    """The caller of an RPC."""
 
     name: str  #: of the token, and owner of what it makes; empty on a server without tokens
     scopes: frozenset[Scope]
 
     @property
     def only(self) -> str | None:
-        """Whose objects a list shows; None: everybody's."""
+        """Return whose objects a list shows; None: everyone's."""
         return None if self.scopes & {Scope.READ, Scope.ADMIN} else self.name
 
     def check_look(self, what: str, owner: str) -> None:
-        """Refuse a look at what is somebody else's.
+        """Refuse to show an object of another owner.
 
         Args:
             what: for the sentence, like "Job 'job-1'".
@@ -47,7 +47,7 @@ class Caller:
             )
 
     def check_change(self, what: str, owner: str) -> None:
-        """Refuse a change of what is somebody else's.
+        """Refuse to change an object of another owner.
 
         Raises:
             NotPermitted

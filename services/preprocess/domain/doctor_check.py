@@ -1,4 +1,4 @@
-"""One thing that was looked at, as `turnloom doctor` shows it. Knows nothing of what can be checked."""
+"""One check, as `turnloom doctor` shows it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     outcome: str  #: "ok", "warning", "failed", "skipped"
@@ -18,7 +18,7 @@ class Check:
 
 
 def from_answer(answer: object, host: str = "") -> list[Check]:
-    """Checks of the JSON that a worker answered with; what is no check in it is left out."""
+    """Return the checks in a worker's JSON answer; entries that are not checks are left out."""
     items = answer.get("checks", []) if isinstance(answer, Mapping) else []
     return [_read(item, host) for item in items if isinstance(item, Mapping)]
 

@@ -17,9 +17,9 @@ def is_too_long(error: Exception) -> bool:
 
 
 def code_of(error: Exception) -> str:
-    """Stable lower_snake_case name of the error's class, as issues and metrics use it.
+    """Return the stable lower_snake_case name of the error's class, as issues and metrics use it.
 
-    What max_length cuts to nothing is "too_long", as what it forbids to cut.
+    A conversation that max_length cuts to nothing is "too_long", as is one that it forbids to cut.
     """
     if is_too_long(error):
         return TOO_LONG
@@ -27,5 +27,5 @@ def code_of(error: Exception) -> str:
 
 
 def code_of_class(kind: type[Exception]) -> str:
-    """The same, of a class."""
+    """Return the stable name of an error class."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()

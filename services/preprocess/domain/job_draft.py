@@ -1,4 +1,4 @@
-"""A job as a caller asks for it, before it is held against the world."""
+"""A job as a caller asks for it, before it is checked against datasets, models and hosts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.store.records import Hyperparameters, StartFrom
 
 @dataclass(frozen=True, slots=True)
 class JobDraft:
-    """A job as asked for, fields in range."""
+    """A requested job, fields in range."""
 
     model: str
     training_dataset: str

@@ -1,4 +1,4 @@
-"""How much of anything the API takes, and checks of it. Knows no gRPC; GetServerInfo publishes what clients need."""
+"""Size limits of the API, and checks against them. GetServerInfo publishes those that clients need."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ DEFAULT_PAGE: Final = 100
 
 
 class DatasetSize:
-    """How large a dataset has become while it arrives."""
+    """The growing size of a dataset while it arrives."""
 
     def __init__(self, max_conversations: int, max_bytes: int) -> None:
-        """Begin with nothing. max_bytes: of the messages that bring the conversations."""
+        """Start with nothing. max_bytes: of the messages that bring the conversations."""
         self._conversations, self._max_conversations = 0, max_conversations
         self._bytes, self._max_bytes = 0, max_bytes
 
@@ -50,20 +50,20 @@ class DatasetSize:
 
 
 class Violations:
-    """Collects what is wrong with a request, so that the caller hears of all of it at once."""
+    """Collects every violation of a request, so that the caller learns of all of them at once."""
 
     def __init__(self) -> None:
         self._found: list[Violation] = []
 
     def add(self, field: str, description: str) -> None:
-        """Remember one."""
+        """Add one violation."""
         self._found.append(Violation(field, description))
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
     def refuse(self) -> None:
-        """Raise InvalidRequest if there is anything."""
+        """Raise InvalidRequest if there is any violation."""
         if self._found:
             raise InvalidRequest(self._found)
 
@@ -76,7 +76,7 @@ def check_bytes(text: str, field: str, limit: int, violations: Violations) -> No
 
 
 def check_name(text: str, field: str, limit: int, violations: Violations) -> None:
-    """Refuse a name that is too long or holds control characters: it is shown in terminals and dashboards."""
+    """Refuse a name that is too long or holds control characters, since terminals and dashboards show it."""
     check_bytes(text, field, limit, violations)
     if found := controls(text):
         violations.add(field, f"holds control characters ({', '.join(found[:5])}); take them out.")
@@ -94,19 +94,19 @@ def check_labels(labels: Mapping[str, str], field: str, violations: Violations) 
 
 
 def page_size(asked: int, maximum: int = MAX_PAGE, default: int = DEFAULT_PAGE) -> int:
-    """Size of a page: 0 is the default; more than the maximum is refused, for it would be cut silently."""
+    """Return the page size: 0 is the default; more than the maximum is refused rather than silently cut."""
     if asked > maximum:
         raise InvalidRequest([Violation("page_size", f"is {asked}; at most {maximum} are sent at once.")])
     return asked or default
 
 
 def page_token(position: str) -> str:
-    """Opaque form of a position; empty stays empty."""
+    """Return a position in opaque form; empty stays empty."""
     return base64.urlsafe_b64encode(position.encode()).decode() if position else ""
 
 
 def page_position(token: str) -> str:
-    """The position in a token that page_token made.
+    """Return the position in a token that page_token made.
 
     Raises:
         InvalidRequest: the token is not one of ours.

@@ -1,4 +1,4 @@
-"""What the API itself refuses, before or beside preprocessing. Knows no status code and no gRPC.
+"""What the API itself refuses, before or beside preprocessing. api/status_table maps each class to a status.
 
 Refusal
 ├── InvalidRequest     fields that are missing, out of range or contradict each other
@@ -40,7 +40,7 @@ class Violation:
 
 
 class Refusal(Exception):
-    """Something that the caller asked for and can't have; `str()` is the sentence that the caller gets."""
+    """A request that the caller can't have; `str()` is the sentence that the caller gets."""
 
 
 class InvalidRequest(Refusal):
@@ -72,7 +72,7 @@ class WrongState(Refusal):
 
 
 class Unauthenticated(Refusal):
-    """Nobody is known by what the call brought; the sentence never repeats it."""
+    """The call's credentials name no known caller; the sentence never repeats them."""
 
 
 class NotPermitted(Refusal):
@@ -102,7 +102,7 @@ class RateExceeded(Refusal):
 
 
 class TooLarge(Refusal):
-    """A batch or dataset is over its limit: the same again will not pass, less will."""
+    """A batch or dataset is over its limit: the same one will not pass again, a smaller one will."""
 
     def __init__(self, field: str, description: str) -> None:
         super().__init__(f"{field}: {description}")

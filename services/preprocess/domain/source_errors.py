@@ -1,4 +1,4 @@
-"""What can be wrong with a source, one sentence each, with what to do. Knows no protocol status and no Redis.
+"""Errors of a dataset's source: one sentence each, with what to do.
 
 SourceError
 ├── SourceNotAllowed    outside the source roots
@@ -27,7 +27,7 @@ class SourceError(Exception):
 
     @property
     def code(self) -> str:
-        """UPPER_SNAKE_CASE name of the class."""
+        """Return the UPPER_SNAKE_CASE name of the class."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).upper()
 
 
@@ -36,7 +36,7 @@ class SourceNotAllowed(SourceError):
 
 
 class SourceNotFound(SourceError):
-    """There is no such file, folder or match."""
+    """No such file, folder or match exists."""
 
 
 class SourceNotReadable(SourceError):
@@ -44,11 +44,11 @@ class SourceNotReadable(SourceError):
 
 
 class SourceEmpty(SourceError):
-    """There is nothing to make a dataset of."""
+    """The source holds nothing to make a dataset of."""
 
 
 class SourceTooLarge(SourceError):
-    """It is over a limit of this server."""
+    """The source is over a limit of this server."""
 
 
 class SourceNotKnown(SourceError):
@@ -68,4 +68,4 @@ class ModelDiffers(SourceError):
 
 
 class BadRow(SourceError):
-    """A row that can't be used."""
+    """A row can't be used."""

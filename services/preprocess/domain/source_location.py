@@ -26,14 +26,14 @@ _MAGIC: Final = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a source is."""
+    """The location of a source."""
 
     hub: str = ""  #: name of a hub dataset; empty: files
     places: tuple[str, ...] = ()  #: absolute paths, or one URL; the first that exists is meant
 
 
 def locate(uri: str, roots: Sequence[str]) -> Location:
-    """What a name means, judged by its text.
+    """Return what a name means, judged by its text.
 
     Args:
         uri: as the user wrote it.
@@ -71,7 +71,7 @@ def _urlbelow(url: str, roots: Sequence[str]) -> str:
 
 
 def below(place: str, root: str) -> bool:
-    """Whether a path or URL is a root or lies below it."""
+    """Return whether a path or URL is a root or lies below it."""
     return place == root or place.startswith(root.rstrip("/") + "/")
 
 

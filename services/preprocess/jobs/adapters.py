@@ -1,4 +1,4 @@
-"""Which folder of the store holds the adapter that a client asks for, and which of its files. Knows no protobuf."""
+"""Find the store folder that holds the adapter a client asks for, and its files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLACES: Final = ("", "adapter/")
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """One file to hand out."""
+    """One file to download."""
 
     name: str  #: as PEFT wants it
     path: str  #: in its folder of the store
@@ -27,7 +27,7 @@ class AdapterFile:
 
 
 def adapter_folder(store: Store, job_id: str, checkpoint_id: str) -> str:
-    """URI of the folder: the checkpoint's, or the final adapter's, or that of the last checkpoint in the store.
+    """Return the URI of the folder: the checkpoint's, the final adapter's, or that of the last checkpoint in the store.
 
     Raises:
         NotFound: no such job or checkpoint.
@@ -52,7 +52,7 @@ def adapter_folder(store: Store, job_id: str, checkpoint_id: str) -> str:
 
 
 def adapter_files(objects: Objects, folder: str) -> Sequence[AdapterFile]:
-    """The adapter's files in order of their names.
+    """Return the adapter's files in order of their names.
 
     Raises:
         WrongState: the folder is not an adapter in PEFT's format.

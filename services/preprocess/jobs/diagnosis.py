@@ -1,4 +1,4 @@
-"""What `turnloom doctor` asks the API: its own checks, then by ticket those of its workers. Knows no protobuf."""
+"""The API's part of `turnloom doctor`: its own checks, then by ticket those of its workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SKEW: Final = 5.0  #: seconds that two clocks may differ
 
 
 def diagnose(store: Store, store_url: str, registry: Registry, host: str) -> list[Check]:
-    """All checks in order; `host` narrows the hosts' part to one.
+    """Run all checks in order; `host` narrows the hosts' part to one.
 
     Raises:
         NotFound: the named host is not known.
@@ -68,7 +68,7 @@ def _models(registry: Registry) -> Check:
 
 
 def redis_role(store: Store) -> Iterator[Check]:
-    """Whether Redis takes writes: a replica does not, and a failover makes one of a primary."""
+    """Check that Redis takes writes: a replica does not, and a failover turns a primary into one."""
     try:
         role = str(store.redis.info("replication").get("role", ""))
     except redis.ResponseError:
@@ -81,7 +81,7 @@ def redis_role(store: Store) -> Iterator[Check]:
 
 
 def _redis(store: Store) -> Iterator[Check]:
-    """Settings without which jobs can be lost, and the clock that leases are measured with."""
+    """Check the Redis settings that keep jobs from being lost, and the clock that measures leases."""
     policy = _setting(store, "maxmemory-policy")
     if policy == "noeviction":
         yield Check("redis_policy", "ok", "Redis evicts nothing.")
@@ -114,7 +114,7 @@ def _redis(store: Store) -> Iterator[Check]:
 
 
 def _setting(store: Store, name: str) -> str | None:
-    """A value of Redis's configuration; None where it is not shown, as with managed servers."""
+    """Return a value of Redis's configuration, or None where it is hidden, as with managed servers."""
     try:
         found = store.redis.config_get(name)
     except redis.ResponseError:  # an ACL, or a managed server without the command
@@ -124,9 +124,10 @@ def _setting(store: Store, name: str) -> str | None:
 
 @contextmanager
 def _probe(store_url: str) -> Iterator[tuple[str, Check]]:
-    """The name of a small file that is in the store while the block runs, empty where it can't be; and what came of it.
+    """Yield the name of a probe file, in the store while the block runs, and the check of writing it.
 
-    Hosts look for it, for a host with another store trains on datasets that it can't find.
+    The name is empty where the file can't be written. Hosts look for the file: a host with another store trains on
+    datasets that it can't find.
     """
     name = f".probe-{secrets.token_hex(16)}"
     try:
@@ -145,7 +146,7 @@ def _probe(store_url: str) -> Iterator[tuple[str, Check]]:
 
 
 def _supervisor(store: Store) -> Check:
-    """Whether anybody would give the job of a lost worker to another one."""
+    """Check that a supervisor would give the job of a lost worker to another one."""
     if store.redis.exists(keys.SUPERVISOR):
         return Check("supervisor", "ok", "A supervisor is at work.")
     hint = "Start python -m services.trainer supervisor with the same TURNLOOM_REDIS_URL."
@@ -153,7 +154,7 @@ def _supervisor(store: Store) -> Check:
 
 
 def _preprocess_worker(store: Store, registry: Registry) -> list[Check]:
-    """Whether one is there, and what it finds."""
+    """Check that a preprocess worker is there, and add what it finds."""
     workers = store.redis.scard(f"rq:workers:{PREPROCESS_QUEUE}")
     if not workers:
         sentence = "No preprocess worker runs, so datasets of hub names, paths and URLs would wait."
@@ -206,7 +207,7 @@ def _heartbeats(hosts: Iterable[HostRecord]) -> Iterator[Check]:
 
 
 def _unmanned(host: str) -> Check:
-    """Instead of a ticket that nobody would take before the deadline."""
+    """Return a warning in place of a ticket that no worker would take before the deadline."""
     return Check(
         "host_checks",
         "warning",
@@ -217,7 +218,10 @@ def _unmanned(host: str) -> Check:
 
 
 def _asked(store: Store, host: str, probe: str) -> list[Check]:
-    """What the host itself finds; a busy worker answers after its job, which is longer than anyone waits."""
+    """Return what the host itself finds.
+
+    A busy worker answers only after its job, which is past any deadline here.
+    """
     try:
         answer = _answer(store, queue_name(host), HOST_FUNCTION, {"host": host, "probe": probe}, HOST_DEADLINE)
     except StoreError as error:

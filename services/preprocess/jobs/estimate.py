@@ -1,4 +1,4 @@
-"""What a job will cost and what its max_length cuts, from the dataset's file. Knows no protobuf and no Redis."""
+"""Estimate what a job will cost and what its max_length cuts, from the dataset's file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Time:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """All steps of a job."""
+    """The total cost of a job's steps."""
 
     steps: int
     tokens: int  #: at most: the trainer also leaves out what follows a row's last trained target
@@ -53,10 +53,10 @@ class Cost:
 
 
 def epoch(record: DatasetRecord, max_length: int | None) -> Epoch:
-    """Totals of one pass; the file is read only where `max_length` cuts something.
+    """Return the totals of one pass; the file is read only where `max_length` cuts something.
 
-    A row that is cut keeps its first `max_length` tokens, so `max_length - 1` targets; without a trained one among
-    them it is emptied, and a conversation whose rows are all emptied is not trained.
+    A row that is cut keeps its first `max_length` tokens, so `max_length - 1` targets. Without a trained target among
+    them it is emptied. A conversation whose rows are all emptied is not trained.
     """
     whole = Epoch(record.conversations, record.tokens, record.loss_tokens, CutReport())
     if max_length is None:
@@ -88,14 +88,14 @@ def epoch(record: DatasetRecord, max_length: int | None) -> Epoch:
 
 
 def planned_steps(conversations: int, chosen: Hyperparameters) -> int:
-    """Optimizer steps: max_steps, or epochs times ceil(conversations / batch_size)."""
+    """Return the optimizer steps: max_steps, or epochs times ceil(conversations / batch_size)."""
     if chosen.max_steps is not None:
         return chosen.max_steps
     return chosen.epochs * -(-conversations // chosen.batch_size)
 
 
 def cost(one: Epoch, chosen: Hyperparameters, rates: Sequence[float], host: HostRecord) -> Cost:
-    """The whole job; part of an epoch counts by its share of steps.
+    """Return the cost of the whole job; a partial epoch counts by its share of steps.
 
     Args:
         one: totals of one epoch.
@@ -117,10 +117,10 @@ def _time(tokens: int, rates: Sequence[float], host: HostRecord) -> Time:
 
 
 def known_rates(jobs: Iterable[JobRecord], tuft_model: str, host: str, chosen: Hyperparameters) -> list[float]:
-    """Tokens per second of the jobs on that host that are most like this one, newest first, at most LIKE.
+    """Return tokens per second of the most similar jobs on that host, newest first, at most LIKE.
 
-    A job's rate is that of its last steps, without its first. Jobs of the same rank, batch size and adapter come before
-    those of the same batch size, and these before all others of the model.
+    A job's rate is that of its last steps, without its first. The order: jobs of the same rank, batch size and adapter;
+    those of the same batch size; all others of the model.
     """
     known = [
         job

@@ -1,4 +1,4 @@
-"""Give a job to another host on request."""
+"""Move a job to another host on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def move(store: Store, job: JobRecord, host: str) -> JobRecord:
     Args:
         store: where it is written.
         job: as it was read.
-        host: that it shall have; empty: any other.
+        host: the target; empty: any other.
 
     Raises:
         NoHost: no live host but its own serves it, or `host` does not.

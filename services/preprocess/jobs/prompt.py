@@ -1,7 +1,7 @@
-"""A conversation as the prompt that the trained turn was trained on, and a reply's ids as text. Knows no host.
+"""Turn a conversation into the prompt that training used, and a reply's token ids into text.
 
-The prompt is not rendered anew: a reply is put after the conversation, all of it goes through the training pipeline,
-and what stands before the reply's message span is the prompt, id for id what training put there.
+The prompt is not rendered separately. A reply is appended to the conversation, and all of it goes through the training
+pipeline. Whatever precedes the reply's message span is the prompt, id for id as in training.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _NOTHING: Final = RenderedText("", ())
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a sampler is given."""
+    """The input of a sampler."""
 
     token_ids: NDArray[np.int32]  #: shape (N,), N >= 1
     stop_ids: tuple[int, ...]  #: tokens that end the reply: those that training put there
 
 
 def prompt_of(conversation: Conversation, options: Options, model: Model) -> Prompt:
-    """The prompt for a reply to a conversation.
+    """Return the prompt for a reply to a conversation.
 
     Args:
         conversation: whose last message is not the assistant's.
@@ -72,15 +72,16 @@ def prompt_of(conversation: Conversation, options: Options, model: Model) -> Pro
 
 
 def _reply(messages: Sequence[Message]) -> Message:
-    """In parts where the conversation is in parts: some templates read nothing else."""
+    """Return a reply, in parts where the conversation is in parts: some templates read nothing else."""
     parts = any(isinstance(message.get("content"), (list, tuple)) for message in messages)
     return {"role": "assistant", "content": [{"type": "text", "text": REPLY}] if parts else REPLY}
 
 
 def _generation_prompt(conversation: Conversation, options: Options, model: Model) -> RenderedText:
-    """What the template prints for a reply to come; empty where that is not what counts as prompt, or is not known.
+    """Return what the template prints before a coming reply.
 
-    A client's own template is rendered in the sandbox, which knows whole conversations only.
+    It is empty where that does not count as prompt, or is unknown. A client's own template is rendered in the sandbox,
+    which takes whole conversations only.
     """
     if options.chat_template is not None or options.generation_prefill is not GenerationPrefill.DEFAULT:
         return _NOTHING
@@ -95,12 +96,12 @@ def _generation_prompt(conversation: Conversation, options: Options, model: Mode
 
 
 def _before(view: View, reply: MessageSpan, generation_prompt: RenderedText) -> View:
-    """What stands before a reply, and what the template's own prompt gives beyond it, such as an opened `<think>`."""
+    """Return the view before a reply, plus what the template's own prompt adds, such as an opened `<think>`."""
     head = view.rendered.text[: reply.start]
     runs = first_runs(view.rendered.runs, reply.start)
     rendered = RenderedText(head, tuple(runs))
     if generation_prompt.text.startswith(head):
-        # Text of a message that only this prompt repeats is no literal either.
+        # Message text that only this prompt repeats is not a literal either.
         rendered = RenderedText(generation_prompt.text, (*runs, *runs_behind(generation_prompt.runs, reply.start)))
     return replace(
         view, rendered=rendered, message_spans=(), boundaries=tuple(at for at in view.boundaries if at < reply.start)
@@ -108,7 +109,7 @@ def _before(view: View, reply: MessageSpan, generation_prompt: RenderedText) -> 
 
 
 def _stop_ids(end_of_turn: str, model: Model) -> tuple[int, ...]:
-    """The control token that closes a turn, and the tokenizer's own end of text."""
+    """Return the ids of the control token that closes a turn and of the tokenizer's own end of text."""
     tokens = model.vocabulary.table.by_content
     first = next(AddedTokenFinder(model.chat_format.control_tokens).spans(end_of_turn), (0, 0))
     names = dict.fromkeys((end_of_turn[slice(*first)], model.stop_token))
@@ -116,10 +117,13 @@ def _stop_ids(end_of_turn: str, model: Model) -> tuple[int, ...]:
 
 
 def reply_text(token_ids: Sequence[int], stop_ids: Sequence[int], model: Model) -> str:
-    """The text of a reply without the stop token that ended it; what is no whole character becomes U+FFFD."""
+    """Return the text of a reply without the stop token that ended it.
+
+    Incomplete characters become U+FFFD.
+    """
     end = len(token_ids) - (len(token_ids) > 0 and token_ids[-1] in stop_ids)
     vocabulary = model.vocabulary
-    # A model may have more ids than its tokenizer: its matrix is padded.
+    # A model may have more ids than its tokenizer, because its matrix is padded.
     known = [index for index in token_ids[:end] if 0 <= index < vocabulary.size]
     if vocabulary.round_trips:
         return vocabulary.decode(np.array(known, dtype=np.int32)).decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Has a job's adapter answer a conversation: by a ticket to a worker of the host that holds it. Knows no protobuf."""
+"""Sample a job's adapter: send a ticket to a worker of the host that holds it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Sampler:
     stop: threading.Event  #: set when the caller leaves or the server drains
 
     def reply(self, job: JobRecord, asked: Asked) -> Reply:
-        """The job's adapter's answer.
+        """Return the reply of the job's adapter.
 
         Raises:
             NotFound: the checkpoint.
@@ -121,7 +121,7 @@ class Sampler:
 
 
 def _blamed(error: PreprocessError, conversation: Conversation) -> Violation:
-    """The field at fault; the reply to come, which nobody sent, is blamed on the conversation."""
+    """Return the field at fault; an error in the reply to come, which was never sent, blames the conversation."""
     if error.message_index is None or error.message_index < len(conversation.messages):
         return violation("conversation", error)
     reason = violation("conversation", error).description
@@ -129,7 +129,7 @@ def _blamed(error: PreprocessError, conversation: Conversation) -> Violation:
 
 
 def _check_same_model(dataset: DatasetRecord, chosen: Options, model: Model) -> None:
-    """The prompt must be made with what the training rows were made with."""
+    """Check that the prompt is made with what the training rows were made with."""
     changed = "tokenizer" if dataset.tokenizer_sha256 != model.tokenizer_sha256 else ""
     if chosen.chat_template is None and dataset.template_sha256 != model.template_sha256:
         changed = changed or "chat template"
@@ -141,7 +141,7 @@ def _check_same_model(dataset: DatasetRecord, chosen: Options, model: Model) -> 
 
 
 def _room(prompt: Prompt, asked: Asked, host: HostRecord, model: str) -> int:
-    """How many tokens the reply may have: prompt and reply must fit into the model as the server runs it."""
+    """Return how many tokens the reply may have: prompt and reply must fit the model as the server runs it."""
     wanted = asked.max_tokens or DEFAULT_TOKENS
     limit = next((served.max_model_len for served in host.models if served.name == model), 0)
     if not limit:
@@ -158,7 +158,7 @@ def _room(prompt: Prompt, asked: Asked, host: HostRecord, model: str) -> int:
 def _refusal(
     answer: Mapping[str, str | Sequence[int]], host: str, job: JobRecord, checkpoint: CheckpointRecord
 ) -> Exception:
-    """What the worker says went wrong, as this side's error."""
+    """Return the worker's error as this side's exception."""
     if answer["code"] == DISABLED:
         return SamplingDisabled(host, job.spec.tuft_model, job.id)
     if answer["code"] == GONE:

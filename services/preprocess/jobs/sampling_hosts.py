@@ -1,4 +1,4 @@
-"""Which host is asked for a reply, and why none can be. Knows no prompt."""
+"""Choose the host to sample from, or report why there is none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from services.store.store import Store
 
 
 def sampling_host(store: Store, job: JobRecord) -> HostRecord:
-    """The host that trained the job, for its server has the files; while it is unheard of, another of the model.
+    """Return the host that trained the job, since its server has the files.
+
+    While that host sends no heartbeat, return another one of the model.
 
     Raises:
         NoHost: none is live, or none has a worker.
@@ -46,5 +48,5 @@ def _candidates(live: Sequence[HostRecord], home: str, model: str) -> list[HostR
 
 
 def _samples(host: HostRecord, model: str) -> bool:
-    """Whether the host's server may write replies, as far as its last probe told."""
+    """Return whether the host's server can sample, according to its last probe."""
     return all(served.samples is not False for served in host.models if served.name == model)

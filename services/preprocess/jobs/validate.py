@@ -1,7 +1,7 @@
-"""Everything that can be checked of a job before it is queued. Knows no protobuf; asks records, files and the registry.
+"""Validate a job before it is queued, against records, files and the registry.
 
-What is wrong with the request's fields is collected, so that the caller hears of all of it at once; what the world
-lacks (a dataset, a host) ends the check with its own error.
+Violations of the request's fields are collected, so that the caller learns of all of them at once. A missing dataset or
+host ends the check with its own error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHAPE: Final = ("lora_rank", "train_mlp", "train_attn", "train_unembed")  #: hyp
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A job that can be queued."""
+    """A job that passed validation."""
 
     spec: JobSpec
     host: str  #: one where it can run now
@@ -35,7 +35,7 @@ class Checked:
 
 
 def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> Checked:
-    """Hold a draft against models, datasets, checkpoints and hosts.
+    """Validate a draft against models, datasets, checkpoints and hosts.
 
     Raises:
         UnknownModel, Loading, ModelNotServed: the model.
@@ -86,7 +86,7 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """The checkpoint that a job begins from."""
+    """The checkpoint that a job starts from."""
 
     checkpoint: CheckpointRecord
     host: str  #: where its files lie if they are not in the store
@@ -94,14 +94,20 @@ class _Origin:
 
 
 def _dataset(store: Store, dataset_id: str, caller: Caller) -> DatasetRecord:
-    """A dataset that is READY and that the caller may look at: training on it shows what is in it."""
+    """Return a dataset that is READY and that the caller may read.
+
+    Training on it reveals its contents, so reading rights are required.
+    """
     record = store.datasets.get(dataset_id)
     caller.check_look(f"Dataset {record.id!r}", record.owner)
     return ready(record)
 
 
 def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, violations: Violations) -> _Origin | None:
-    """The checkpoint of start_from. Its adapter is loaded into the job's own, which takes its shape from it."""
+    """Return the checkpoint of start_from.
+
+    Its adapter is loaded into the job's own, which takes its shape from it.
+    """
     wanted = draft.start_from
     if wanted is None:
         return None
@@ -128,7 +134,10 @@ def _priority(draft: JobDraft, caller: Caller) -> int:
 
 
 def _bound(draft: JobDraft, origin: _Origin | None) -> str:
-    """Return the host that a job must have: the one asked for, or where its checkpoint's files lie only; empty: any."""
+    """Return the host that a job must have, or "" for any.
+
+    It is the host asked for, or the only one that holds its checkpoint's files.
+    """
     only = origin.host if origin is not None and not origin.checkpoint.stored else ""
     if only and draft.host and draft.host != only:
         raise ModelNotServed(

@@ -1,4 +1,4 @@
-"""Models that this process holds for the processes it forks. Knows no queue and no dataset."""
+"""Models that this process holds for the processes it forks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class HeldModels:
     """At most MOST loaded models, by entry and by what is in the prepared folder."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start with none."""
         self._models: BoundedCache[tuple[ModelEntry, str], Model] = BoundedCache(MOST)
 
     def hold(self, entry: ModelEntry, cache: Path) -> bool:
-        """Load a prepared model to be held, without a sandbox; answers whether it was loaded now.
+        """Load a prepared model to hold, without a sandbox, and return whether it was loaded now.
 
-        One that nothing has prepared yet is left alone: preparing proves in another process that it can be loaded.
+        A model that is not prepared yet is skipped: preparing proves in another process that it can be loaded.
 
         Raises:
             ModelNotUsable, BadModels: as `load_entry`.
@@ -37,7 +37,7 @@ class HeldModels:
         return True
 
     def load(self, entry: ModelEntry, cache: Path, sandbox: Sandbox | None = None) -> Model:
-        """Give the held model with this sandbox, or load it.
+        """Return the held model with this sandbox, or load it.
 
         Raises:
             ModelNotUsable, BadModels: as `load_entry`.
@@ -52,6 +52,6 @@ HELD: Final = HeldModels()
 
 
 def _key(entry: ModelEntry, cache: Path) -> tuple[ModelEntry, str] | None:
-    """Name a model by its manifest, which changes when it is prepared again; None: it is not prepared."""
+    """Return a model's key from its manifest, which changes when it is prepared again; None: not prepared."""
     folder = prepared_folder(entry, cache)
     return (entry, (folder / MANIFEST).read_text(encoding="utf-8")) if folder is not None else None

@@ -1,6 +1,6 @@
-"""models.toml to served models: which there are, where each comes from, and whether it is loaded. Knows no gRPC.
+"""From models.toml to served models: which exist, where each comes from, and whether it is loaded.
 
-A source that `prepare` has not written yet is prepared by a child process, so that this one never imports transformers.
+A child process prepares a source that `prepare` has not written yet, so that this one never imports transformers.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ class ModelEntry:
 
     @property
     def tuft_model(self) -> str:
-        """TuFT's name of the model."""
+        """Return TuFT's name of the model."""
         return self.tuft_model_name or self.name
 
 
 def read_models(path: Path) -> list[ModelEntry]:
-    """The entries of models.toml in order of their names; relative paths are taken from its folder.
+    """Return the entries of models.toml in order of their names.
+
+    Relative paths are resolved against its folder.
 
     Raises:
         BadModels: the file can't be read, has an unknown key, a missing value, no entry, or a name twice.
@@ -119,7 +121,7 @@ class Registry:
         self._ended = threading.Event()
 
     def load(self) -> None:
-        """Load every entry; one that fails stays out with its sentence, and the rest is served."""
+        """Load every entry; one that fails is left out with its error sentence, and the rest is served."""
         for entry in self.entries.values():
             try:
                 self._models[entry.name] = self._load(entry, self._cache)
@@ -133,16 +135,16 @@ class Registry:
         self._ended.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until every entry was tried; whether it came to that in time."""
+        """Wait until every entry was tried, and return whether that happened in time."""
         return self._ended.wait(seconds)
 
     @property
     def complete(self) -> bool:
-        """Whether every model of models.toml is loaded."""
+        """Return whether every model of models.toml is loaded."""
         return self._ended.is_set() and not self._failures
 
     def get(self, name: str) -> Model:
-        """The loaded model.
+        """Return the loaded model.
 
         Raises:
             UnknownModel: models.toml does not name it.
@@ -159,7 +161,7 @@ class Registry:
         raise Loading
 
     def served(self) -> list[tuple[ModelEntry, Model]]:
-        """Entries with their models in order of names.
+        """Return entries with their models in order of names.
 
         Raises:
             Loading: not all were tried yet.
@@ -170,7 +172,7 @@ class Registry:
 
 
 def load_entry(entry: ModelEntry, cache: Path, sandbox: Sandbox | None = None) -> Model:
-    """Load one entry, prepared before if it is not, and hold it to its pins.
+    """Load one entry, preparing it first if needed, and check it against its pins.
 
     Without a sandbox the templates that clients send are refused.
 
@@ -190,7 +192,7 @@ def load_entry(entry: ModelEntry, cache: Path, sandbox: Sandbox | None = None) -
 
 
 def prepared_folder(entry: ModelEntry, cache: Path) -> Path | None:
-    """Where the entry's prepared files are; None: nothing has prepared it yet."""
+    """Return the folder of the entry's prepared files, or None if it is not prepared yet."""
     source = Path(entry.source)
     folder = source if _prepared(source) and entry.chat_template is None else _cached(entry, cache)
     return folder if _prepared(folder) else None
@@ -201,7 +203,7 @@ def _prepared(folder: Path) -> bool:
 
 
 def _cached(entry: ModelEntry, cache: Path) -> Path:
-    """The folder of the cache for this source, revision and template."""
+    """Return the cache folder for this source, revision and template."""
     template = entry.chat_template.read_bytes() if entry.chat_template else b""
     identity = hashlib.sha256("\0".join((entry.source, entry.revision, _stamp(entry))).encode() + b"\0" + template)
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", entry.name).strip("-")
@@ -231,7 +233,7 @@ def _prepare(entry: ModelEntry, cache: Path) -> Path:
 
 
 def _stamp(entry: ModelEntry) -> str:
-    """For a local folder, what its tokenizer files are now: a changed folder is prepared anew."""
+    """Return a stamp of a local folder's tokenizer files; a changed folder is prepared again."""
     source = Path(entry.source)
     if not source.is_dir():
         return ""

@@ -1,4 +1,4 @@
-"""Examples to columns and back, with numpy: no Python object per token. Knows no file format and no transport."""
+"""Convert examples to columns and back with numpy, without a Python object per token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_DOWNLOAD_ROWS = 65_536  #: rows looked at for one message
 
 
 def token_batch(rows: Sequence[tuple[int, TokenizedExample]]) -> pb.TokenBatch:
-    """Columns of rows in the order given.
+    """Return the columns of rows, in the order given.
 
     Args:
         rows: (conversation index, example) pairs.
@@ -37,7 +37,7 @@ def token_batch(rows: Sequence[tuple[int, TokenizedExample]]) -> pb.TokenBatch:
 
 
 def rows_of(first_index: int, results: Sequence[Preprocessed | Exception]) -> list[tuple[int, TokenizedExample]]:
-    """The examples of the good conversations with their positions, counted from `first_index`."""
+    """Return the examples of the good conversations with their positions, counted from `first_index`."""
     return [
         (index, example)
         for index, result in enumerate(results, start=first_index)
@@ -47,7 +47,7 @@ def rows_of(first_index: int, results: Sequence[Preprocessed | Exception]) -> li
 
 
 def examples(batch: pb.TokenBatch) -> list[tuple[int, TokenizedExample]]:
-    """The rows of a batch: (conversation index, example) pairs; token ids are views into the message's bytes.
+    """Return a batch's rows as (conversation index, example) pairs; token ids are views into the message's bytes.
 
     Raises:
         ValueError: the columns contradict each other.
@@ -71,7 +71,7 @@ def examples(batch: pb.TokenBatch) -> list[tuple[int, TokenizedExample]]:
 
 
 def batches(reader: DatasetReader, start: int, chunk_bytes: int) -> Iterator[pb.TokenBatch]:
-    """The rows of a file from `start` on, as batches of about `chunk_bytes` of token ids, at least one row each."""
+    """Yield a file's rows from `start` on, as batches of about `chunk_bytes` of token ids, at least one row each."""
     lengths = reader.row_lengths
     while start < len(reader):
         ends = np.cumsum(lengths[start : start + MAX_DOWNLOAD_ROWS]) * 4

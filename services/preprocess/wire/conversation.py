@@ -1,4 +1,4 @@
-"""Conversations from the wire. Knows neither templates nor tokenizers; whether a role makes sense is not asked here."""
+"""Read conversations from the wire. Roles are not checked here."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def conversation(message: pb.Conversation) -> Conversation:
 
 
 def _message(item: pb.Message, index: int) -> tuple[Message, Training]:
-    """One message. ListFields yields what is set in field order, which is also the key order that templates print."""
+    """Read one message. ListFields yields set fields in field order, which is also the key order templates print."""
     given = item.ListFields()
     if len(given) == 2 and given[0][0] is _ROLE and given[1][0] is _TEXT:  # most messages, in half the time
         return {"role": given[0][1], "content": given[1][1]}, _UNTOLD
@@ -145,7 +145,7 @@ def parse_object(text: str) -> dict[str, JSON]:
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
-        if "\\ud" in text.lower():  # an escaped lone surrogate parses, but is no text that can be encoded
+        if "\\ud" in text.lower():  # an escaped lone surrogate parses, but can't be encoded as text
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON ({error.msg} at line {error.lineno} column {error.colno}).") from error
@@ -180,12 +180,15 @@ def _refuse_constant(name: str) -> float:
 
 
 def conversations(messages: Sequence[pb.Conversation]) -> list[Conversation | PreprocessError]:
-    """Read many, each by itself: same order and length; what can't be read is its error."""
+    """Read many conversations, each independently: same order and length.
+
+    One that can't be read becomes its error.
+    """
     return list(read_each(messages))
 
 
 def read_each(messages: Iterable[pb.Conversation]) -> Iterator[Conversation | PreprocessError]:
-    """Read one after the other, so that few are held at a time."""
+    """Yield one conversation after the other, so that few are held at a time."""
     for message in messages:
         try:
             yield conversation(message)
@@ -193,7 +196,7 @@ def read_each(messages: Iterable[pb.Conversation]) -> Iterator[Conversation | Pr
             yield error
 
 
-# Numbers are looked up once: generated classes compute them anew at every access, at ten times the cost of reading.
+# Numbers are looked up once: generated classes compute them at every access, at ten times the cost of reading.
 #: Fields whose value is the key's value.
 _PLAIN: Final[Mapping[int, str]] = {
     pb.Message.ROLE_FIELD_NUMBER: "role",

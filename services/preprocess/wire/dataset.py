@@ -1,4 +1,4 @@
-"""Dataset records and headers between the wire and the store. Knows no engine and no file."""
+"""Convert dataset records and headers between the wire and the store."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BAD_ROWS: Final = EnumTable(pb.BadRows.DESCRIPTOR, "BAD_ROWS", BadRows)
 
 
 def bad_rows(header: pb.CreateDatasetHeader) -> BadRows:
-    """Check everything of the header but the options, and read what happens to bad rows.
+    """Check everything of the header but the options, and return what happens to bad rows.
 
     Raises:
         InvalidRequest
@@ -57,7 +57,7 @@ def bad_rows(header: pb.CreateDatasetHeader) -> BadRows:
 
 
 def state_filter(number: int) -> DatasetState | None:
-    """The state that a list is narrowed to; UNSPECIFIED is all.
+    """Return the state that a list is narrowed to; UNSPECIFIED is all.
 
     Raises:
         InvalidRequest: an unknown number.
@@ -69,7 +69,7 @@ def state_filter(number: int) -> DatasetState | None:
 
 
 def issue_record(index: int, identifier: str, error: PreprocessError) -> IssueRecord:
-    """What is wrong with conversation `index`, as the dataset remembers it."""
+    """Return the issue of conversation `index`, as the dataset stores it."""
     return IssueRecord(
         conversation_index=index,
         code=code_of(error),
@@ -81,7 +81,7 @@ def issue_record(index: int, identifier: str, error: PreprocessError) -> IssueRe
 
 
 def dataset(record: DatasetRecord) -> pb.Dataset:
-    """The record as clients see it; the place of its file stays inside."""
+    """Return the record as clients see it; the path of its file stays internal."""
     message = pb.Dataset(
         id=record.id,
         display_name=record.display_name,
@@ -135,21 +135,21 @@ def _warnings(records: Sequence[WarningRecord]) -> list[types_pb2.Warning]:
 
 
 def histogram_message(record: Histogram) -> types_pb2.Histogram | None:
-    """Counts by size; None: there are none."""
+    """Return the counts by size, or None where there are none."""
     if not record.counts:
         return None
     return types_pb2.Histogram(upper_bounds=record.upper_bounds, counts=record.counts)
 
 
 def error(record: ErrorRecord | None) -> types_pb2.Error | None:
-    """Why something failed; None: it did not."""
+    """Return why something failed, or None where it did not."""
     if record is None:
         return None
     return types_pb2.Error(code=record.code, message=record.message, param=record.param, hint=record.hint)
 
 
 def timestamp(seconds: float) -> Timestamp | None:
-    """Seconds since 1970 as a timestamp; 0 is "not yet"."""
+    """Return seconds since 1970 as a timestamp; 0 is "not yet"."""
     if not seconds:
         return None
     moment = Timestamp()

@@ -1,4 +1,4 @@
-"""Enums of the contract to enums of the domain, by name. An unset or unknown value is refused, never a default."""
+"""Map enums of the contract to enums of the domain, by name. Refuse unset or unknown values; assume no default."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EnumTable(Generic[E]):
         self._choices = ", ".join(f"{prefix}_{name}" for name in names.values())
 
     def required(self, number: int, field: str, violations: Violations) -> E | None:
-        """The member, or None with a violation."""
+        """Return the member, or None with a violation."""
         member = self.to_domain.get(number)
         if member is None:
             said = "is not set" if number == 0 else f"is {number}, which this server does not know"
@@ -35,7 +35,7 @@ class EnumTable(Generic[E]):
         return member
 
     def optional(self, present: bool, number: int, default: E, field: str, violations: Violations) -> E:
-        """The member; the default only where the field is absent. An explicit UNSPECIFIED is refused."""
+        """Return the member; the default only where the field is absent. An explicit UNSPECIFIED is refused."""
         if not present:
             return default
         return self.required(number, field, violations) or default

@@ -1,4 +1,4 @@
-"""Hyperparameters from the wire, every range checked, and back with defaults filled in. Knows no dataset, no host."""
+"""Read hyperparameters from the wire, checking every range, and write them back with defaults filled in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WEIGHT_NORMALIZATION: Final = EnumTable(pb.WeightNormalization.DESCRIPTOR, "WEIG
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What a number may be."""
+    """The range that a number may take."""
 
     low: float
     high: float
@@ -26,13 +26,13 @@ class Range:
     open_high: bool = False  #: high itself is refused
 
     def holds(self, value: float) -> bool:
-        """Whether the value is finite and inside."""
+        """Return whether the value is finite and inside."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
         return math.isfinite(value) and above and below
 
     def __str__(self) -> str:
-        """As a sentence's end."""
+        """Return the range as the end of a sentence."""
         low = f"above {self.low:g}" if self.open_low else f"at least {self.low:g}"
         return f"{low} and {'below' if self.open_high else 'at most'} {self.high:g}"
 
@@ -96,7 +96,7 @@ def hyperparameters(message: pb.Hyperparameters, field: str, violations: Violati
 
 
 def hyperparameters_message(value: Hyperparameters) -> pb.Hyperparameters:
-    """All fields, defaults filled in; max_steps and max_length stay absent where they are not set."""
+    """Return all fields, defaults filled in; max_steps and max_length stay absent where they are not set."""
     message = pb.Hyperparameters()
     for item in fields(value):
         found = getattr(value, item.name)

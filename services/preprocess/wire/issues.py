@@ -1,4 +1,4 @@
-"""Errors of single conversations as issues and violations on the wire. Knows no engine and no store."""
+"""Convert errors of single conversations to issues and violations on the wire."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from turnloom.v1 import types_pb2 as pb
 
 
 def field_of(error: PreprocessError) -> str:
-    """Path of the field inside its conversation: "messages[3].content"; empty: the whole of it.
+    """Return the path of the field inside its conversation: "messages[3].content"; empty: the whole of it.
 
-    Without a message the engine's field may be an option (max_length), which is nothing inside the conversation.
+    Without a message the engine's field may be an option (max_length), which lies outside the conversation.
     """
     if error.message_index is None:
         return error.field if isinstance(error, MalformedConversation) else ""
@@ -22,7 +22,7 @@ def field_of(error: PreprocessError) -> str:
 
 
 def issue(index: int, identifier: str, error: PreprocessError) -> pb.Issue:
-    """What is wrong with conversation `index`."""
+    """Return what is wrong with conversation `index`."""
     return pb.Issue(
         conversation_index=index,
         conversation_id=identifier[:256],
@@ -36,13 +36,13 @@ def issue(index: int, identifier: str, error: PreprocessError) -> pb.Issue:
 def issues(
     first_index: int, sent: Sequence[pb.Conversation], results: Sequence[Preprocessed | PreprocessError]
 ) -> list[pb.Issue]:
-    """One per bad conversation, in order."""
+    """Return one issue per bad conversation, in order."""
     pairs = enumerate(zip(sent, results, strict=True), start=first_index)
     return [issue(i, item.id, result) for i, (item, result) in pairs if isinstance(result, PreprocessError)]
 
 
 def warnings(first_index: int, results: Sequence[Preprocessed | PreprocessError]) -> list[pb.Warning]:
-    """The remarks on good conversations, in order."""
+    """Return the remarks on good conversations, in order."""
     return [
         pb.Warning(conversation_index=index, message=sentence)
         for index, result in enumerate(results, start=first_index)
@@ -59,7 +59,7 @@ def refuse_bad(field: str, results: Iterable[Preprocessed | PreprocessError]) ->
 
 
 def violation(place: str, error: PreprocessError) -> Violation:
-    """The error of the conversation at `place` as a violation; its sentence already begins with the message."""
+    """Return the error of the conversation at `place` as a violation; its sentence already begins with the message."""
     inside = field_of(error)
     sentence = str(error).removeprefix(f"{inside}: ")
     return Violation(f"{place}.{inside}" if inside else place, sentence)

@@ -1,4 +1,4 @@
-"""Jobs, steps, events, checkpoints and hosts as clients see them. Knows no Redis and no engine."""
+"""Jobs, steps, events, checkpoints and hosts as clients see them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATE: Final = EnumTable(pb.JobState.DESCRIPTOR, "JOB_STATE", JobState)
 
 
 def job(record: JobRecord) -> pb.Job:
-    """The job as it is now."""
+    """Return the job as it is now."""
     spec = record.spec
     return pb.Job(
         id=record.id,
@@ -59,7 +59,7 @@ def job(record: JobRecord) -> pb.Job:
 
 
 def halving(record: JobRecord) -> pb.Halving | None:
-    """The job's part in successive halving; None: it takes none, or was taken out by ResumeJob."""
+    """Return the job's part in successive halving; None: it has none, or ResumeJob took it out."""
     if not record.rungs:
         return None
     waits = record.rung if record.state in (JobState.PAUSING, JobState.PAUSED) else 0
@@ -75,9 +75,9 @@ def halving(record: JobRecord) -> pb.Halving | None:
 
 
 def progress(record: JobRecord, now: float) -> pb.Progress:
-    """How far it is; `estimated_finish` only while it runs at a known rate.
+    """Return the job's progress; `estimated_finish` only while it runs at a known rate.
 
-    Tokens per step of the effective series, times the steps that are left, over the rate of the last steps.
+    The estimate: tokens per step of the effective series, times the steps left, over the rate of the last steps.
     """
     done = record.effective
     finish = 0.0
@@ -104,14 +104,14 @@ def progress(record: JobRecord, now: float) -> pb.Progress:
 
 
 def start_from(value: StartFrom | None) -> pb.StartFrom | None:
-    """Where a job begins; None: at a fresh adapter."""
+    """Return where a job begins; None: at a fresh adapter."""
     if value is None:
         return None
     return pb.StartFrom(job=value.job, checkpoint=value.checkpoint, weights_only=value.weights_only)
 
 
 def step(record: StepRecord) -> pb.Step:
-    """What one optimizer step did."""
+    """Return what one optimizer step did."""
     return pb.Step(
         step=record.step,
         epoch=record.epoch,
@@ -138,7 +138,7 @@ def step(record: StepRecord) -> pb.Step:
 
 
 def evaluation(step: int, losses: RowLosses) -> pb.GetEvaluationResponse:
-    """One evaluation by row; the columns are little-endian on every machine."""
+    """Return one evaluation by row; the columns are little-endian on every machine."""
     return pb.GetEvaluationResponse(
         step=step,
         conversation=losses.conversation.astype("<u4").tobytes(),
@@ -148,7 +148,7 @@ def evaluation(step: int, losses: RowLosses) -> pb.GetEvaluationResponse:
 
 
 def event(record: EventRecord) -> pb.Event:
-    """Something that happened."""
+    """Return one event of the job."""
     return pb.Event(
         id=record.id,
         time=timestamp(record.time),
@@ -161,7 +161,10 @@ def event(record: EventRecord) -> pb.Event:
 
 
 def checkpoint(record: CheckpointRecord, best: str) -> pb.Checkpoint:
-    """A saved state; `best` is the id of the job's best one. Its places at TuFT and in the store stay inside."""
+    """Return a saved state; `best` is the id of the job's best one.
+
+    Its paths at TuFT and in the store stay internal.
+    """
     return pb.Checkpoint(
         id=record.id,
         step=record.step,
@@ -178,7 +181,7 @@ def checkpoint(record: CheckpointRecord, best: str) -> pb.Checkpoint:
 
 
 def queued_job(one: Waiting, position: int, reason: str) -> pb.QueuedJob:
-    """A job that waits for a host."""
+    """Return a job that waits for a host."""
     return pb.QueuedJob(
         job=one.job,
         position=position,
@@ -193,7 +196,7 @@ def queued_job(one: Waiting, position: int, reason: str) -> pb.QueuedJob:
 
 
 def host(record: HostRecord) -> pb.Host:
-    """A GPU host as its probe last saw it."""
+    """Return a GPU host as its probe last saw it."""
     return pb.Host(
         name=record.name,
         gpus=[pb.Gpu(name=gpu.name, uuid=gpu.uuid, memory_bytes=gpu.memory_bytes) for gpu in record.gpus],

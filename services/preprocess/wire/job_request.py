@@ -1,4 +1,4 @@
-"""CreateJobRequest to a draft whose fields are in range. Knows no record and no host."""
+"""Convert CreateJobRequest to a draft whose fields are in range."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
 
 
 def content_hash(request: pb.CreateJobRequest) -> str:
-    """What makes two requests the same, apart from the request_id itself: hex sha256."""
+    """Return a hex sha256 that is equal for equal requests, apart from the request_id itself."""
     same = pb.CreateJobRequest()
     same.CopyFrom(request)
     same.ClearField("request_id")
@@ -66,7 +66,7 @@ def content_hash(request: pb.CreateJobRequest) -> str:
 
 
 def states(request: pb.ListJobsRequest) -> frozenset[JobState]:
-    """The states that a list is narrowed to; empty: all.
+    """Return the states that a list is narrowed to; empty: all.
 
     Raises:
         InvalidRequest: UNSPECIFIED or an unknown number among them.

@@ -1,4 +1,4 @@
-"""PreprocessOptions to Options, to the JSON that is part of a dataset's address, and back. Knows no model."""
+"""Convert PreprocessOptions to Options, to the JSON that is part of a dataset's address, and back."""
 
 from __future__ import annotations
 
@@ -133,13 +133,16 @@ def _is_date(text: str) -> bool:
 
 
 def options_to_json(value: Options, model: str) -> dict[str, JSON]:
-    """Plain values of all fields, enums by their value: what a dataset record keeps and its address covers."""
+    """Return plain values of all fields, enums by value: what a dataset record keeps and its address covers."""
     plain = {name: item.value if isinstance(item, Enum) else item for name, item in asdict(value).items()}
     return {"model": model, **plain}
 
 
 def options_from_json(values: Mapping[str, JSON]) -> pb.PreprocessOptions:
-    """The message for options that options_to_json wrote; every field is set, so that a reader sees the defaults."""
+    """Return the message for options that options_to_json wrote.
+
+    Every field is set, so that a reader sees the defaults.
+    """
     values = {**BEFORE, **values}
     message = pb.PreprocessOptions(model=_text(values["model"]))
     message.train_on = TRAIN_ON.to_wire[TrainOn(values["train_on"])]  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What a person wants to see of one conversation, on the wire. Knows no engine."""
+"""The preview of one conversation, on the wire."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from turnloom.v1 import preprocess_pb2 as pb
 
 
 def preview_response(shown: Preview, date: str) -> pb.PreviewConversationResponse:
-    """The whole answer."""
+    """Return the whole answer."""
     return pb.PreviewConversationResponse(
         examples=[_example(example) for example in shown.examples], warnings=shown.warnings, date=date
     )

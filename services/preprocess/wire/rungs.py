@@ -1,7 +1,7 @@
-"""CreateSweepRequest to the rungs of successive halving: where cells are compared and how many go on. Knows no store.
+"""From CreateSweepRequest to the rungs of successive halving: where cells are compared and how many go on.
 
-Jamieson & Talwalkar (AISTATS 2016): with eta, of n cells n / eta, n / eta^2, ... go on, until one is left, and each
-round trains eta times as far as the one before it. A rung has to be a step at which every cell is evaluated.
+Jamieson & Talwalkar (AISTATS 2016): with eta, n / eta, n / eta^2, ... of n cells go on, until one is left. Each round
+trains eta times as far as the one before it. A rung has to be a step at which every cell is evaluated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EVAL_EVERY: Final = "base.hyperparameters.eval_every"
 
 
 def check_halving(request: pb.CreateSweepRequest, violations: Violations) -> None:
-    """What can be said of the request's own fields."""
+    """Check the request's own fields."""
     if not request.successive_halving:
         given = {"halving_eta": request.HasField("halving_eta"), "halving_rungs": bool(request.halving_rungs)}
         for name in (name for name, is_set in given.items() if is_set):
@@ -37,7 +37,7 @@ def check_halving(request: pb.CreateSweepRequest, violations: Violations) -> Non
 
 
 def rungs(request: pb.CreateSweepRequest, cells: Sequence[Hyperparameters], steps: Sequence[int]) -> tuple[Rung, ...]:
-    """The rungs of a sweep; none where it does not ask for successive halving.
+    """Return the rungs of a sweep; none where it does not ask for successive halving.
 
     Args:
         request: passed check_halving.
@@ -85,7 +85,10 @@ def rungs(request: pb.CreateSweepRequest, cells: Sequence[Hyperparameters], step
 
 
 def _derived(cells: int, eta: int, steps: int, every: int) -> tuple[Rung, ...]:
-    """Steps / eta^k, each moved to the next evaluation; of rungs that fall together the one that keeps fewest."""
+    """Return steps / eta^k, each moved to the next evaluation.
+
+    Where rungs coincide, the one that keeps fewest wins.
+    """
     rounds = 0
     while eta ** (rounds + 1) <= cells:
         rounds += 1

@@ -1,4 +1,4 @@
-"""SampleRequest to what is asked, each field within its bounds, and a reply to SampleResponse. Knows no store."""
+"""Read SampleRequest, each field within its bounds, and write a reply as SampleResponse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_TEMPERATURE: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A prompt for an adapter, and how its reply is drawn."""
+    """A prompt for an adapter, and how to draw its reply."""
 
     checkpoint: str  #: id; empty: the last one
     conversation: Conversation  #: its last message is not the assistant's
@@ -33,7 +33,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an adapter said."""
+    """The reply of an adapter."""
 
     text: str
     tokens: int  #: the end-of-turn token included
@@ -74,7 +74,7 @@ def asked(request: pb.SampleRequest) -> Asked:
 
 
 def response(reply: Reply) -> pb.SampleResponse:
-    """The message for a reply."""
+    """Return the message for a reply."""
     return pb.SampleResponse(
         text=reply.text,
         tokens=reply.tokens,

@@ -1,4 +1,4 @@
-"""A dataset's named source from the wire: what is wrong with it is said before anything is begun. Reads no file."""
+"""Read a dataset's named source from the wire, and report what is wrong with it before any work begins."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_ROWS = 2**53  #: that a sender may say it left out: more is no number of JSO
 
 
 def source(message: pb.DatasetSource, on_bad: BadRows, roots: tuple[str, ...]) -> DatasetSource:
-    """Read a source; that it exists is found out by the worker.
+    """Read a source; the worker finds out whether it exists.
 
     Raises:
         InvalidRequest: with paths below header.source.
@@ -50,7 +50,7 @@ def source(message: pb.DatasetSource, on_bad: BadRows, roots: tuple[str, ...]) -
 
 
 def described(message: pb.DatasetSource, on_bad: BadRows) -> DatasetSource:
-    """Read what the sender of a stream says of its files; nothing of it is looked for.
+    """Read what the sender of a stream reports of its files; none of them is looked up.
 
     Raises:
         InvalidRequest: with paths below header.sent_from.
@@ -59,7 +59,7 @@ def described(message: pb.DatasetSource, on_bad: BadRows) -> DatasetSource:
 
 
 def _checked(message: pb.DatasetSource, path: str, on_bad: BadRows, violations: Violations) -> DatasetSource:
-    """The record of a source in which nothing contradicts itself."""
+    """Return the record of a source, if it does not contradict itself."""
     check_bytes(message.uri, f"{path}.uri", MAX_URI_BYTES, violations)
     for name in ("split", "revision", "config", "overlap_split"):
         check_bytes(getattr(message, name), f"{path}.{name}", MAX_NAME_BYTES, violations)
@@ -107,7 +107,7 @@ def _checked(message: pb.DatasetSource, path: str, on_bad: BadRows, violations: 
 
 
 def _check_rows(message: pb.DatasetSource, path: str) -> None:
-    """Refuse what would choose among rows that are taken as they are."""
+    """Refuse a selection among rows that are taken unchanged."""
     chosen = message.limit or message.test_fraction or message.HasField("deduplicate") or message.HasField("filter")
     if chosen or message.split or message.column_mapping or message.overlap_split:
         sentence = f"{ROWS}: they are taken as they are; leave limit, split, filter, deduplication and columns out."
@@ -125,7 +125,7 @@ def _filter(message: pb.RowFilter) -> RowFilter:
 
 
 def source_message(record: DatasetSource) -> pb.DatasetSource:
-    """The source as clients see it."""
+    """Return the source as clients see it."""
     message = pb.DatasetSource(
         uri=record.uri,
         split=record.split,
@@ -158,10 +158,10 @@ def source_message(record: DatasetSource) -> pb.DatasetSource:
 
 
 def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
-    """What the sender of a stream says that it left out.
+    """Return what the sender of a stream reports as left out.
 
     Raises:
-        InvalidRequest: a number that is none of rows.
+        InvalidRequest: a number that can't count rows.
     """
     violations = Violations()
     for descriptor, number in message.ListFields():
@@ -172,7 +172,7 @@ def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
 
 
 def left_out_message(record: LeftOutRecord) -> pb.LeftOut:
-    """What was left out, as clients see it."""
+    """Return what was left out, as clients see it."""
     return pb.LeftOut(
         filtered=record.filtered,
         duplicates=record.duplicates,

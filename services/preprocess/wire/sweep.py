@@ -1,4 +1,4 @@
-"""CreateSweepRequest to one job request per cell, and a sweep as clients see it. Knows no store and no gRPC."""
+"""Convert CreateSweepRequest to one job request per cell, and sweeps to what clients see."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REAL: Final = frozenset(
 
 
 def cells(request: pb.CreateSweepRequest) -> list[JobDraft]:
-    """One draft per cell, in row-major order of the axes: the last axis changes fastest.
+    """Return one draft per cell, in row-major order of the axes: the last axis changes fastest.
 
     Raises:
         InvalidRequest: every axis, value and field that is wrong.
@@ -101,7 +101,7 @@ def _check_values(axis: pb.SweepAxis, field: str, violations: Violations) -> Non
 
 
 def content_hash(request: pb.CreateSweepRequest) -> str:
-    """What makes two requests the same, apart from the request_id itself: hex sha256."""
+    """Return a hex sha256 that is equal for equal requests, apart from the request_id itself."""
     same = pb.CreateSweepRequest()
     same.CopyFrom(request)
     same.ClearField("request_id")
@@ -109,12 +109,12 @@ def content_hash(request: pb.CreateSweepRequest) -> str:
 
 
 def axes(request: pb.CreateSweepRequest) -> tuple[SweepAxis, ...]:
-    """The axes as they are kept."""
+    """Return the axes as they are kept."""
     return tuple(SweepAxis(axis.hyperparameter, tuple(axis.values)) for axis in request.axes)
 
 
 def sweep(record: SweepRecord, jobs: Sequence[JobRecord]) -> pb.Sweep:
-    """The sweep with its jobs as they are now."""
+    """Return the sweep with its jobs as they are now."""
     return pb.Sweep(
         id=record.id,
         display_name=record.display_name,

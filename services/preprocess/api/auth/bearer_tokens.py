@@ -1,8 +1,8 @@
-"""The file of bearer tokens: names, scopes and SHA-256 digests. Holds no secret; knows no gRPC.
+"""The bearer token file: names, scopes and SHA-256 digests, but no secrets.
 
-A token is 256 random bits, so its plain SHA-256 can't be turned back: a slow password hash protects secrets that
-people choose, and here would only let strangers make the server work. The file is read again whenever it changes;
-while it can't be read, every call is refused, for an old copy may hold a token that was just revoked.
+A token is 256 random bits, so a plain SHA-256 can't be reversed. A slow password hash protects secrets that people
+choose; here it would only let strangers make the server work. The file is read again whenever it changes. While it
+can't be read, every call is refused: an old copy may hold a token that was just revoked.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class BadTokens(BadSetting):
-    """The file of tokens can't be used, or can't be changed as asked."""
+    """The token file can't be used, or can't be changed as asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What is kept of a token."""
+    """The stored record of a token."""
 
     name: str
     scopes: frozenset[Scope]
@@ -50,12 +50,12 @@ class Token:
 
 
 def digest(secret: str) -> str:
-    """What is stored of a token."""
+    """Return the stored digest of a secret."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def read(path: Path) -> tuple[Token, ...]:
-    """The tokens of a file.
+    """Return the tokens of a file.
 
     Raises:
         BadTokens: it can't be read, or something in it is not as `write` makes it.
@@ -89,7 +89,7 @@ def _token(path: Path, number: int, entry: dict[str, object]) -> Token:
 
 
 def create(path: Path, name: str, scopes: frozenset[Scope]) -> str:
-    """Add a token and return its secret, which is kept nowhere.
+    """Add a token and return its secret, which is not stored.
 
     Raises:
         BadTokens: the name can't be used or is taken, or the file can't be changed.
@@ -107,7 +107,7 @@ def create(path: Path, name: str, scopes: frozenset[Scope]) -> str:
 
 
 def revoke(path: Path, name: str) -> None:
-    """Take a token out.
+    """Remove a token.
 
     Raises:
         BadTokens: there is none of that name, or the file can't be changed.
@@ -121,7 +121,7 @@ def revoke(path: Path, name: str) -> None:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[None]:
-    """One change at a time, also of several processes."""
+    """Serialize changes across threads and processes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(path.name + ".lock").open("w") as lock:
@@ -132,7 +132,7 @@ def _changing(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, tokens: Sequence[Token]) -> None:
-    """Replace the file whole, so that a server never reads half of it; its mode is kept."""
+    """Replace the file atomically, keeping its mode, so that a server never reads half of it."""
     entries = [
         {"name": token.name, "scopes": sorted(token.scopes), "sha256": token.sha256, "created": token.created}
         for token in tokens
@@ -145,7 +145,7 @@ def _write(path: Path, tokens: Sequence[Token]) -> None:
 
 
 class TokenBook:
-    """The file as a server uses it; safe to use from several threads."""
+    """The token file as a server uses it; thread-safe."""
 
     def __init__(self, path: Path) -> None:
         """Read the file. Raises BadTokens."""
@@ -156,7 +156,7 @@ class TokenBook:
         self._readable = True
 
     def find(self, secret: str) -> Caller | None:
-        """Who a secret belongs to; None: nobody. Takes the same time for every token.
+        """Return the owner of a secret, or None if it is unknown. Takes the same time for every token.
 
         Raises:
             TokensUnreadable: the file was changed into one that can't be read.
@@ -186,7 +186,7 @@ class TokenBook:
             LOG.error("no call is answered until the file of tokens can be read", extra={"reason": str(error)})
 
     def _look(self) -> tuple[int, ...]:
-        """What tells one state of the file from another, without reading it."""
+        """Return what distinguishes two states of the file, without reading it."""
         try:
             found = self._path.stat()
         except OSError:

@@ -1,4 +1,4 @@
-"""How many conversations a second one caller may send: a bucket each that fills evenly. Knows no gRPC."""
+"""Rate limit of conversations per second: a token bucket per caller, refilled evenly."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _Bucket:
 
 
 class Rates:
-    """The buckets of all callers; safe to use from several threads."""
+    """The buckets of all callers; thread-safe."""
 
     def __init__(self, rate: float, at_least: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """All buckets begin full.
+        """Start with full buckets.
 
         Args:
             rate: conversations per second and caller; 0: no limit.
@@ -37,10 +37,10 @@ class Rates:
         self._lock = threading.Lock()
 
     def take(self, caller: str, conversations: int, patience: float = 0.0) -> float:
-        """Seconds to wait before going on, at most `patience`.
+        """Take from a caller's bucket and return the seconds to wait before going on, at most `patience`.
 
         Raises:
-            RateExceeded: it would be longer; nothing was taken.
+            RateExceeded: the wait would be longer; nothing was taken.
         """
         if not self._rate:
             return 0.0

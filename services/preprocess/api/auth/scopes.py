@@ -1,4 +1,4 @@
-"""Who calls and what they may do: scopes, one table RPC -> need, ownership. Knows no gRPC, no file and no secret."""
+"""Authorization: scopes, ownership, and the table of what each RPC needs. Add a line here for a new RPC."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_SECRET: Final = 512  #: characters of a token that are looked at
 
 
 class Need(Enum):
-    """What a call asks of its caller before it begins; ownership is looked at once the object is known."""
+    """What a call needs before it begins; ownership is checked once the object is known."""
 
     NOTHING = "nothing"
     TOKEN = "any token"  # noqa: S105  # no secret
@@ -89,7 +89,7 @@ _ENOUGH: Final[dict[Need, frozenset[Scope]]] = {
 
 
 def check_scope(caller: Caller, method: str) -> None:
-    """Hold a caller's scopes against the table.
+    """Check a caller's scopes against the table.
 
     Raises:
         NotPermitted: none of them is enough, or the method is not in the table.
@@ -106,7 +106,7 @@ def check_scope(caller: Caller, method: str) -> None:
 
 
 def authenticate(metadata: Iterable[tuple[str, str | bytes]], find: Callable[[str], Caller | None]) -> Caller:
-    """The caller that a call's metadata names.
+    """Return the caller that a call's metadata names.
 
     Raises:
         Unauthenticated: no token, more than one, something else than a bearer token, or an unknown one.

@@ -1,4 +1,4 @@
-"""TLS and mTLS of the server from PEM files, which may be renewed while it runs. Knows no RPC."""
+"""TLS and mTLS of the server from PEM files, which may be renewed while it runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOG = logging.getLogger("turnloom.api")
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files."""
+    """Paths of the PEM files."""
 
     certificate: Path  #: of the server, with the chain above it
     key: Path
@@ -24,7 +24,7 @@ class TlsFiles:
 
 
 def tls_files(settings: ApiSettings) -> TlsFiles | None:
-    """The files that settings name, looked at; None: no TLS.
+    """Return the checked TLS files that the settings name, or None without TLS.
 
     Raises:
         BadSetting: one is missing, can't be read, or they do not belong together.
@@ -41,7 +41,7 @@ def tls_files(settings: ApiSettings) -> TlsFiles | None:
 
 
 def check(files: TlsFiles) -> None:
-    """See that the files can be used.
+    """Check that the files can be used.
 
     Raises:
         BadSetting
@@ -68,20 +68,20 @@ def check(files: TlsFiles) -> None:
 
 
 class _Renewing:
-    """Gives gRPC the files as they are at each handshake; broken ones are said once and not used."""
+    """Gives gRPC the current files at each handshake; broken files are reported once and not used."""
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
         self._seen = self._look()
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
-        """The files now."""
+        """Return the configuration from the current files."""
         pair = (self._files.key.read_bytes(), self._files.certificate.read_bytes())
         ca = None if self._files.client_ca is None else self._files.client_ca.read_bytes()
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=ca)
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
-        """What gRPC asks at a handshake; None: nothing changed."""
+        """Answer gRPC at a handshake; None means nothing changed."""
         seen = self._look()
         if seen == self._seen:
             return None
@@ -108,7 +108,7 @@ def _state(path: Path | None) -> tuple[int, int, int] | None:
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """What a secure port is opened with; with client_ca, clients without a certificate of it are refused."""
+    """Return the credentials of a secure port; with client_ca, every client needs a certificate from it."""
     renewing = _Renewing(files)
     return grpc.dynamic_ssl_server_credentials(
         renewing.configuration(),

@@ -14,7 +14,7 @@ from services.preprocess.settings import BadSetting
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code.
+    """Run one command and return the exit code.
 
     Raises:
         BadSetting: what is wrong, in one sentence.

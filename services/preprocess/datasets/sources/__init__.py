@@ -1,1 +1,1 @@
-"""Datasets from named sources: found, cut into shards, read, selected, made and put together by the CPU worker."""
+"""Datasets from named sources: the CPU worker finds, shards, reads, selects, converts and merges them."""

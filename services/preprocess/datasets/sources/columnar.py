@@ -1,4 +1,4 @@
-"""Parquet and Arrow files cut at rows, and read from any of them. Knows no format of conversations."""
+"""Cut Parquet and Arrow files into row ranges, and read from any of them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from turnloom.reading.rows import RawRow
 
 
 def cut_parquet(url: str) -> Iterator[Piece]:
-    """Pieces of at most SHARD_ROWS rows."""
+    """Yield pieces of at most SHARD_ROWS rows."""
     with opened(url) as file, pq.ParquetFile(file) as table:
         yield from _ranges(url, "parquet", table.metadata.num_rows)
 
 
 def read_parquet(piece: Piece) -> Iterator[RawRow]:
-    """Rows from the piece's start to the end of the file."""
+    """Yield rows from the piece's start to the end of the file."""
     with opened(piece.url) as file:
         yield from parquet_rows(piece.place, file, piece.start)
 
 
 def cut_arrow(url: str) -> Iterator[Piece]:
-    """Pieces of at most SHARD_ROWS rows."""
+    """Yield pieces of at most SHARD_ROWS rows."""
     with opened(url) as file:
         rows = sum(batch.num_rows for batch in arrow_batches(file))
     yield from _ranges(url, "arrow", rows)
 
 
 def read_arrow(piece: Piece) -> Iterator[RawRow]:
-    """Rows from the piece's start to the end of the file."""
+    """Yield rows from the piece's start to the end of the file."""
     with opened(piece.url) as file:
         yield from arrow_rows(piece.place, file, piece.start)
 

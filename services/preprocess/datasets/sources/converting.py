@@ -1,4 +1,4 @@
-"""Rows of a known format as conversations, each by itself. Knows no file and no model."""
+"""Convert rows of a known format to conversations, each independently."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from turnloom.reading.selecting import document_of
 
 
 def conversation_of(row: RawRow, shape: Format) -> tuple[Conversation | PreprocessError, int]:
-    """The conversation, read as if its sender had streamed it, or what is wrong with it; and its bytes as a message."""
+    """Return the conversation, or what is wrong with it, and its size in bytes as a message.
+
+    It is read as if its sender had streamed it.
+    """
     document = document_of(row, shape)
     if isinstance(document, InvalidInput):
         return MalformedConversation(_sentence(document)), 0

@@ -1,6 +1,6 @@
-"""Tickets for tasks that have none: what begins the work on a dataset, and what finds the tasks of dead workers.
+"""Tickets for tasks that have none: begin the work on a dataset, and find the tasks of dead workers.
 
-Light on purpose: the API and the worker's parent, which is forked for every ticket, import it. Knows no file.
+Keep the imports light: the API and the worker's parent, which forks for every ticket, import this module.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ TASK_SECONDS: Final = 86_400
 
 
 def announce(work: DatasetWork, dataset_id: str) -> None:
-    """Before the record is made: whatever happens from now on, the work is found."""
+    """Register the work before the record is created, so that it is found whatever happens from now on."""
     work.open(dataset_id, PLAN, ANNOUNCED)
 
 
 def begin(work: DatasetWork, tickets: Tickets, dataset_id: str) -> None:
-    """After the record was made; may be repeated."""
+    """Begin the work after the record was created; may be repeated."""
     work.begin(dataset_id, PLAN)
     dispatch(work, tickets, dataset_id)
 
 
 def dispatch(work: DatasetWork, tickets: Tickets, dataset_id: str) -> int:
-    """Put a ticket on the queue for each task that is due and has none; answers how many."""
+    """Put a ticket on the queue for each task that is due and has none, and return how many."""
     lost = work.lost(dataset_id)
     for task in lost:
         ticket = tickets.call(
@@ -46,9 +46,10 @@ def dispatch(work: DatasetWork, tickets: Tickets, dataset_id: str) -> int:
 
 
 def sweep(datasets: Datasets, work: DatasetWork, tickets: Tickets) -> None:
-    """Look at every dataset that is being made once; every worker does so every few seconds, and any one is enough.
+    """Look once at every dataset that is being made.
 
-    A dataset that has ended, or never came to be, gets a last task that removes what is left of the work.
+    Every worker does so every few seconds, and any one is enough. A dataset that has ended, or was never created,
+    gets a last task that removes leftover work.
     """
     for dataset_id in work.making():
         try:

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, or of any server that speaks its protocol, row by row. Knows no conversation.
+"""Datasets of the Hugging Face hub, or of any server that speaks its protocol, row by row.
 
 HF_ENDPOINT names another server, HF_TOKEN opens private datasets, HF_HUB_OFFLINE reads only what was downloaded before.
 Code that a dataset brings along is never run. The hub is asked once, with a deadline, before anything is downloaded:
@@ -34,7 +34,7 @@ DEFAULT_SPLIT: Final = "train"
 
 
 def rows(name: str, source: DatasetSource, commit: str, skip: int = 0) -> Iterator[RawRow]:
-    """Rows of one split, in order, as they come over the network or from what was downloaded before.
+    """Yield the rows of one split, in order, from the network or from what was downloaded before.
 
     Args:
         name: owner/name at the hub, or an absolute folder that is laid out like a hub dataset.
@@ -46,7 +46,7 @@ def rows(name: str, source: DatasetSource, commit: str, skip: int = 0) -> Iterat
         HubUnreachable, HubRefused, SourceNotReadable.
     """
     split = source.split or DEFAULT_SPLIT
-    datasets.disable_progress_bars()  # nobody looks at a worker's terminal
+    datasets.disable_progress_bars()  # a worker's terminal has no reader
     with _hub_errors(name, source.revision):
         table = datasets.load_dataset(
             name, source.config or None, split=split, revision=commit or None, streaming=source.streaming
@@ -56,7 +56,9 @@ def rows(name: str, source: DatasetSource, commit: str, skip: int = 0) -> Iterat
 
 
 def commit_of(name: str, revision: str) -> str:
-    """The commit that a revision means now, so that every file is of one commit; empty: there is none to ask for.
+    """Return the commit that a revision means now, or "" where there is none to ask for.
+
+    One commit for the whole dataset keeps its files consistent.
 
     Raises:
         HubUnreachable: also where the hub does not answer within ANSWER_SECONDS.
@@ -77,7 +79,7 @@ def commit_of(name: str, revision: str) -> str:
 
 @contextmanager
 def _hub_errors(name: str, revision: str) -> Iterator[None]:
-    """What the libraries raise, as one sentence of ours."""
+    """Translate the libraries' exceptions to one sentence of ours."""
     endpoint = constants.ENDPOINT
     try:
         yield
@@ -99,7 +101,10 @@ def _hub_errors(name: str, revision: str) -> Iterator[None]:
 
 
 def _is_of_the_network(error: BaseException | None) -> bool:
-    """By the modules of the error and its causes, for releases of the hub's client use different HTTP libraries."""
+    """Return whether an error comes from the network, by the modules of the error and its causes.
+
+    Releases of the hub's client use different HTTP libraries.
+    """
     while error is not None:
         library = type(error).__module__.partition(".")[0].rstrip("0123456789")
         if isinstance(error, ConnectionError | TimeoutError) or library in ("httpx", "httpcore", "requests", "aiohttp"):

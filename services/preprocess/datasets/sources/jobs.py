@@ -1,9 +1,9 @@
-"""What a ticket of a source runs: claim one task of a dataset, do it, say what came of it. Knows no format.
+"""Run the ticket of a source: claim one task of a dataset, do it, report the outcome.
 
     plan ──> 0, 1, 2, ... (shards, in any order, on any worker) ──> merge ──> READY
 
-The claim comes before the heavy imports, so that a ticket that is no longer needed costs nothing and one that is
-needed has its lease at once.
+The claim comes before the heavy imports. A ticket that is no longer needed then costs nothing, and one that is needed
+has its lease at once.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ ROOT: Final = Path(__file__).resolve().parents[4]  #: of our own code
 
 
 def run(dataset_id: str, task: str) -> str:
-    """Do one task; answers, for people who look at RQ, what became of it."""
-    settings = read_settings(os.environ)  # the horse has its parent's
+    """Do one task, and return what became of it, for people who look at RQ."""
+    settings = read_settings(os.environ)  # the horse has its parent's environment
     client, queues = connect(settings.redis_url), connect_rq(settings.redis_url, socket_timeout=10.0)
     try:
         work = DatasetWork(client, settings.shard_lease)
@@ -73,7 +73,7 @@ def _done(parts: TaskContext, dataset_id: str, claimed: ClaimedTask, lease: Leas
             raise
         except Exception as error:
             record = tasks.failure(error)
-            if record is None:  # nobody foresaw it, or the store is away: once more, and after some times no more
+            if record is None:  # unforeseen, or the store is away: retry a bounded number of times
                 LOG.exception("task failed", extra={"dataset": dataset_id, "task": lease.task})
                 parts.work.release(dataset_id, lease.task, lease.holder, _without_words(error))
             else:
@@ -84,7 +84,10 @@ def _done(parts: TaskContext, dataset_id: str, claimed: ClaimedTask, lease: Leas
 
 
 def _without_words(error: Exception) -> str:
-    """Class of an error that nobody foresaw and where it came from; its words may quote what users wrote."""
+    """Return the class of an unforeseen error and where it came from.
+
+    Its message is left out, because it may quote what users wrote.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename).is_relative_to(ROOT)]
     last = ours[-1] if ours else frames[-1]

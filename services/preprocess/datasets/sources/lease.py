@@ -1,4 +1,4 @@
-"""Keeps a task while a thread of this process works on it, and says when to stop. Knows no row."""
+"""Hold the lease of a task while a thread of this process works on it, and signal when to stop."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BREAKS: Final = signal.SIGUSR1  #: RQ uses others
 
 
 class NotWanted(Exception):
-    """Nobody waits for this task any more: cancelled, taken over, or behind a row that ends the dataset."""
+    """The task is no longer wanted: cancelled, taken over, or behind a row that ends the dataset."""
 
 
 class Lease:
-    """A context manager; its thread renews every third of the lease."""
+    """A lease as a context manager; its thread renews every third of the lease."""
 
     def __init__(self, work: DatasetWork, dataset_id: str, task: str, holder: str, bad_shard: int | None) -> None:
         self._work = work
@@ -40,27 +40,27 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        """Begin to renew."""
+        """Start renewing."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Renew no more."""
+        """Stop renewing."""
         self._ended.set()
         self._thread.join()
 
     def check(self) -> None:
-        """Go on? Raises NotWanted."""
+        """Raise NotWanted if the task is no longer wanted."""
         if self._why:
             raise NotWanted(self._why)
 
     @contextmanager
     def breaking(self) -> Iterator[None]:
-        """Raise NotWanted in the block as soon as nobody waits for it, even where it waits for a network itself.
+        """Raise NotWanted in the block as soon as the task is no longer wanted, even during a network wait.
 
-        For the main thread only, which alone runs handlers of signals.
+        Use it in the main thread only, since signal handlers run there alone.
         """
         before = signal.signal(BREAKS, lambda _number, _frame: self.check())
         with self._guard:
@@ -73,7 +73,7 @@ class Lease:
             signal.signal(BREAKS, before)
 
     def renew(self) -> None:
-        """Renew now, publishing `read`; afterwards `check` says what came of it."""
+        """Renew now, publishing `read`; `check` then reports the outcome."""
         try:
             self._note(self._work.renew(self._dataset_id, self.task, self.holder, self.read))
         except (Fenced, IllegalEdge, NotFound) as error:
@@ -83,7 +83,7 @@ class Lease:
         while not self._ended.wait(self._work.lease_ttl / 3) and not self._why:
             try:
                 self.renew()
-            except RedisUnavailable as error:  # the lease may end; doing a task twice is harmless
+            except RedisUnavailable as error:  # the lease may expire; doing a task twice is harmless
                 LOG.warning("lease not renewed", extra={"task": self.task, "reason": str(error)})
         while not self._ended.wait(BREAK_EVERY):
             with self._guard:

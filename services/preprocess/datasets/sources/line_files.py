@@ -1,4 +1,4 @@
-"""Files of JSON lines: cut at lines, read from any of them. Knows no format of conversations."""
+"""Cut files of JSON lines at line ends, and read from any piece."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from turnloom.reading.rows import RawRow
 
 
 def cut_lines(url: str) -> Iterator[Piece]:
-    """Pieces of at most SHARD_ROWS lines and, but for a single long line, SHARD_BYTES."""
+    """Yield pieces of at most SHARD_ROWS lines and, except for a single long line, SHARD_BYTES."""
     begin: Line | None = None
     count = end = 0
     with opened(url) as file:
@@ -28,7 +28,7 @@ def cut_lines(url: str) -> Iterator[Piece]:
 
 
 def read_lines(piece: Piece) -> Iterator[RawRow]:
-    """Rows from the piece's start to the end of the file."""
+    """Yield rows from the piece's start to the end of the file."""
     with opened(piece.url) as file:
         file.seek(piece.start)
         for line in lines(file, piece.start, piece.number):
@@ -36,6 +36,6 @@ def read_lines(piece: Piece) -> Iterator[RawRow]:
 
 
 def holds_lines(url: str) -> bool:
-    """Whether a .json file is JSON lines under another name."""
+    """Return whether a .json file is JSON lines under another name."""
     with opened(url) as file:
         return is_lines(file)

@@ -15,7 +15,7 @@ from turnloom.reading.file_kinds import KINDS, is_data
 
 
 class Folders(Protocol):
-    """What is used of an fsspec file system to find files."""
+    """The methods of an fsspec file system that finding files needs."""
 
     def isdir(self, path: str) -> bool: ...  # noqa: D102  # fsspec's
     def isfile(self, path: str) -> bool: ...  # noqa: D102
@@ -25,12 +25,12 @@ class Folders(Protocol):
 
 
 def files(location: Location, roots: Sequence[str]) -> list[str]:
-    """Data files of a location in order of their names: one file, all of a folder, or what a glob matches.
+    """Return the data files of a location in order of their names: one file, a whole folder, or a glob's matches.
 
     Raises:
         SourceNotFound: nothing is there, or no data file.
         SourceNotAllowed: a link leads out of the roots.
-        SourceNotKnown: the one file that is named is no data file.
+        SourceNotKnown: the one named file is not a data file.
     """
     for place in location.places:
         found = _url_files(place) if "://" in place else _local_files(place, roots)
@@ -48,7 +48,7 @@ def files(location: Location, roots: Sequence[str]) -> list[str]:
 
 
 def _local_files(place: str, roots: Sequence[str]) -> list[str] | None:
-    """None: there is nothing."""
+    """Return the local files, or None where nothing is there."""
     if os.path.isdir(place):
         found = [os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names]
         found = [path for path in found if not any(part.startswith(".") for part in path[len(place) :].split(os.sep))]

@@ -1,6 +1,7 @@
-"""Rows that another engine made (turnloom.masks.columns), taken as a dataset: found, ordered, checked. Renders nothing.
+"""Import rows that another engine made (turnloom.masks.columns) as a dataset: find, order and check them.
 
-A folder of Parquet files and a description. Files may hold any part of the conversations, but no two the same.
+The input is a folder of Parquet files and a description. Files may hold any part of the conversations, but no two the
+same.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ COLUMNS: Final = ("conversation", "part", "token_ids", "run_lengths", "run_value
 
 
 def plan_rows(record: DatasetRecord, roots: Sequence[str], lease: Lease) -> list[Shard]:
-    """One shard for each file, in order of their conversations.
+    """Return one shard for each file, in order of their conversations.
 
     Raises:
         SourceError: nothing is there, it was made otherwise than the dataset is asked for, or files overlap.
@@ -92,7 +93,7 @@ def _check_description(name: str, record: DatasetRecord) -> None:
 
 
 def _range(name: str) -> tuple[int, int, str, int] | None:
-    """First and last conversation of a file, its name and rows; None: it has no row."""
+    """Return a file's first and last conversation, its name and row count, or None if it has no row."""
     with opened(name) as file, pq.ParquetFile(file) as table:
         missing = set(COLUMNS) - set(table.schema_arrow.names)
         if missing:

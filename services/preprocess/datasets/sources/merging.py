@@ -1,4 +1,4 @@
-"""The results of all shards put together to one dataset, which is the same however they were made. Knows no source."""
+"""Merge the results of all shards into one dataset, which is the same however the shards were made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.store.shards.manifest import shards_folder
 
 
 class BadRowFound(BadRow):
-    """The first row that can't be used, of a dataset that was to be made whole."""
+    """The first unusable row of a dataset that was to be made whole."""
 
     def __init__(self, issue: IssueRecord) -> None:
         super().__init__(issue.message, hint="Repair the row, or leave bad rows out (skip).")
@@ -25,7 +25,7 @@ class BadRowFound(BadRow):
 
 @dataclass(frozen=True, slots=True)
 class SourceRemarks:
-    """What is said of a source as a whole."""
+    """Remarks on a source as a whole."""
 
     left_out: LeftOutRecord = field(default_factory=LeftOutRecord)
     warnings: tuple[WarningRecord, ...] = ()  #: they come before those of the rows
@@ -40,7 +40,7 @@ def merge(
     lease: Lease,
     known: Known,
 ) -> DatasetRecord:
-    """The record of the finished dataset, whose manifest is in the store.
+    """Return the record of the finished dataset, whose manifest is in the store.
 
     Args:
         begun: the record as it is while the dataset is made.

@@ -1,4 +1,4 @@
-"""The model that a dataset was asked for with, as this worker has it. Knows no row."""
+"""The model that a dataset was requested with, as this worker has it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from turnloom.masks.sandbox.pool import Sandbox
 
 
 def options_of(record: DatasetRecord) -> Options:
-    """The options in the record, complete with the date that the API filled in."""
+    """Return the options in the record, including the date that the API filled in."""
     return options(options_from_json(json.loads(record.options_json)))
 
 
 @contextmanager
 def model_of(record: DatasetRecord, settings: ApiSettings) -> Iterator[Model]:
-    """The model, with a sandbox where the client sent a template of its own.
+    """Yield the model, with a sandbox where the client sent a template of its own.
 
     Raises:
         ModelDiffers: models.toml lacks it, or its tokenizer or template is not the API's.

@@ -1,4 +1,4 @@
-"""Source files opened for reading, local or through fsspec, with one kind of error. Knows no format."""
+"""Open source files for reading, local or through fsspec, with one kind of error."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BUFFER: Final = 1 << 20  #: bytes read at once
 
 
 class Files(Protocol):
-    """What is used of an fsspec file system."""
+    """The methods of an fsspec file system that opening files needs."""
 
     def open(self, path: str, mode: str) -> IO[bytes]: ...  # noqa: D102  # fsspec's
 
 
 @contextmanager
 def opened(url: str) -> Iterator[io.BufferedIOBase]:
-    """A path or URL as bytes, decompressed where its name says so.
+    """Open a path or URL as bytes, decompressed where its name asks for it.
 
     Raises:
         SourceNotReadable: also for what goes wrong while it is read.

@@ -1,4 +1,4 @@
-"""Parts of a source that a shard is made of, and how many rows fit into one. Knows no file."""
+"""The pieces of a source that make up a shard, and how many rows fit into one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARD_BYTES: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some rows of one file."""
+    """A range of rows of one file."""
 
     url: str  #: path or fsspec URL
     kind: str  #: how it is read: "lines", "parquet", "arrow", "staged"
@@ -28,7 +28,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What one job makes rows of."""
+    """The pieces that one task turns into rows."""
 
     index: int  #: position of the first row among those of the source that are wanted
     pieces: tuple[Piece, ...]
@@ -36,17 +36,17 @@ class Shard:
 
     @property
     def count(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         return sum(piece.count for piece in self.pieces)
 
     @property
     def wanted(self) -> int:
-        """Rows that are to be taken."""
+        """Return the number of rows to take."""
         return int.from_bytes(base64.b64decode(self.take), "big").bit_count() if self.take else self.count
 
 
 def pack(pieces: Iterable[Piece], limit: int = 0) -> Iterator[Shard]:
-    """Pieces in order put together to shards; where they are cut depends on nothing but the pieces.
+    """Pack pieces, in order, into shards; the cuts depend on nothing but the pieces.
 
     Args:
         pieces: none with more than SHARD_ROWS rows or, unless it is a single row, SHARD_BYTES.

@@ -1,4 +1,4 @@
-"""A source's name into shards, and the format of its rows. Knows no Redis and no model."""
+"""Turn a source's name into shards, and detect the format of its rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from turnloom.reading.rows import RawRow, shape_of
 
 @dataclass(frozen=True, slots=True)
 class SourcePlan:
-    """How a source is taken."""
+    """The shards, the format and the remarks of a source."""
 
     shape: Format
     shards: tuple[Shard, ...]
@@ -67,7 +67,7 @@ def _pieces(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lea
 
 
 def _hub_pieces(name: str, source: DatasetSource, folder: str, lease: Lease) -> Iterator[Piece]:
-    """Rows of the hub, from where an attempt before this one ended."""
+    """Yield the rows of the hub, resuming where an earlier attempt ended."""
     # Imported here: `datasets` takes 70 MB and two seconds that no other source needs.
     from services.preprocess.datasets.sources import hub  # noqa: PLC0415
 
@@ -80,7 +80,10 @@ def _hub_pieces(name: str, source: DatasetSource, folder: str, lease: Lease) -> 
 
 
 def _other_split(source: DatasetSource, roots: Sequence[str], folder: str) -> Iterator[RawRow]:
-    """The split in which conversations of this one are looked for; it is read as it comes and kept nowhere."""
+    """Yield the rows of the split that is searched for conversations of this one.
+
+    They are read as they arrive, and not stored.
+    """
     from services.preprocess.datasets.sources import hub  # noqa: PLC0415  # as above
 
     location = locate(source.uri, roots)
@@ -100,13 +103,16 @@ def _checked(rows: Iterator[RawRow], lease: Lease) -> Iterator[RawRow]:
 
 
 def _hub_folder(source: DatasetSource, location: Location) -> str:
-    """A local folder is read as the hub's own where splits or a configuration are named; empty: it is not."""
+    """Return a local folder to read as the hub would, or "".
+
+    Only a source that names splits or a configuration is read that way.
+    """
     folders = [place for place in location.places if "://" not in place and os.path.isdir(place)]
     return folders[0] if folders and (source.split or source.config or source.overlap_split) else ""
 
 
 def _counted(pieces: Iterator[Piece], limit: SizeLimit, lease: Lease) -> Iterator[Piece]:
-    """The pieces; what is copied to the store is bounded, whatever is chosen of it afterwards."""
+    """Yield the pieces; what is copied to the store is bounded, whatever is selected from it afterwards."""
     copied = 0
     for piece in pieces:
         lease.check()
@@ -116,7 +122,7 @@ def _counted(pieces: Iterator[Piece], limit: SizeLimit, lease: Lease) -> Iterato
 
 
 def _shape(source: DatasetSource, shards: Sequence[Shard]) -> Format:
-    """The format that was named, or the one that the first rows show."""
+    """Return the named format, or the one that the first rows show."""
     try:
         return shape_of(_first_rows(shards), source.format, source.column_mapping)
     except InvalidInput as error:
@@ -129,5 +135,5 @@ def _first_rows(shards: Sequence[Shard]) -> Iterator[RawRow]:
 
 
 def shown(source: DatasetSource, shape: Format) -> DatasetSource:
-    """The source with the format and the columns that were found."""
+    """Return the source with the detected format and columns."""
     return replace(source, format=shape.name, column_mapping=dict(shape.columns))

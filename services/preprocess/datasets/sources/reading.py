@@ -1,4 +1,4 @@
-"""Which reader reads which kind of file. Knows no format of conversations."""
+"""Choose the reader of each kind of file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ READERS: Final[Mapping[str, Callable[[Piece], Iterator[RawRow]]]] = {
 
 
 def pieces_of(url: str, staging_folder: str) -> Iterator[Piece]:
-    """Pieces of one file in order; a file that can't be entered in the middle is staged below `staging_folder`.
+    """Yield the pieces of one file in order.
+
+    A file that can't be entered in the middle is staged below `staging_folder`.
 
     Raises:
         SourceNotReadable, StoreError.
@@ -50,7 +52,7 @@ def _whole(url: str) -> Iterator[RawRow]:
 
 
 def read(piece: Piece) -> Iterator[RawRow]:
-    """The rows of a piece, in order.
+    """Yield the rows of a piece, in order.
 
     Raises:
         SourceNotReadable: the file is gone, damaged, or shorter than it was when it was cut.

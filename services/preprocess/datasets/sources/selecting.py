@@ -1,6 +1,6 @@
-"""The choice among a source's rows, made once before its shards begin, so that no worker has to know another's rows.
+"""Select among a source's rows once, before its shards begin, so that no worker needs another's rows.
 
-Which rows are wanted is asked of turnloom.reading.selecting, as the client does for its files. Knows no file.
+turnloom.reading.selecting decides which rows are wanted, as it does for the client's files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROWS_A_CHECK = 256  #: rows looked at between two questions whether anybody stil
 
 
 def choice_of(source: DatasetSource) -> Choice:
-    """What a record asks for."""
+    """Return the selection that a record asks for."""
     asked = source.filter
     return Choice(
         RowFilter(asked.where, asked.min_messages, asked.max_messages, asked.min_characters, asked.max_characters),
@@ -41,7 +41,7 @@ def choice_of(source: DatasetSource) -> Choice:
 def select(
     source: DatasetSource, shards: Sequence[Shard], shape: Format, lease: Lease, others: Iterable[RawRow] = ()
 ) -> tuple[tuple[Shard, ...], SourceRemarks]:
-    """The shards with the rows that are wanted, and what is said of the others.
+    """Return the shards with the rows that are wanted, and what is reported of the others.
 
     Args:
         source: as it was asked for.
@@ -76,7 +76,10 @@ def select(
 
 
 def _overlap(source: DatasetSource, shape: Format, others: Iterable[RawRow], own: NDArray[np.bytes_]) -> int:
-    """How many of the chosen conversations another split holds; rows of it that can't be read are no conversation."""
+    """Count the chosen conversations that another split also holds.
+
+    Its unreadable rows do not count as conversations.
+    """
     looking = Looking(Choice(deduplicate=source.deduplicate), shape, compare=True)
     known = []
     for row in others:
@@ -86,7 +89,7 @@ def _overlap(source: DatasetSource, shape: Format, others: Iterable[RawRow], own
 
 
 def _warnings(source: DatasetSource, selected: Selected) -> list[WarningRecord]:
-    """Sentences for people who read the record; they are about the source, not about one conversation."""
+    """Return warnings for readers of the record, about the source as a whole."""
     rows = len(selected.train)
     said = []
     if selected.duplicates:
@@ -103,7 +106,10 @@ def _warnings(source: DatasetSource, selected: Selected) -> list[WarningRecord]:
 
 
 def _taking(shards: Sequence[Shard], keep: Mask) -> Iterator[Shard]:
-    """The shards of which anything is wanted; positions count what is wanted only, as a client counts what it sends."""
+    """Yield the shards that have wanted rows.
+
+    Positions count the wanted rows only, as a client counts what it sends.
+    """
     before = 0
     for shard in shards:
         bits = keep[shard.index : shard.index + shard.count]

@@ -1,4 +1,4 @@
-"""One shard made into rows, in bounded memory: read, convert, preprocess, write. Knows no Redis but its lease."""
+"""Make one shard into rows, in bounded memory: read, convert, preprocess, write."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHUNK: Final = 128  #: conversations preprocessed at once
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """What one shard gave."""
+    """The outcome of one shard."""
 
     file: ShardFile | None = None  #: of its rows; None: there are none
     read: int = 0  #: rows that were wanted
@@ -57,7 +57,7 @@ def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> Shard
     """Write the shard's rows to a file in `folder`, a URL.
 
     Raises:
-        NotWanted, SourceError, InvalidOption, StoreError; then nothing is left of the file.
+        NotWanted, SourceError, InvalidOption, StoreError; nothing is then left of the file.
     """
     size = 0
     with ShardWriter(folder, making.options_json) as writer:
@@ -85,7 +85,7 @@ def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> Shard
 
 
 def wanted(shard: Shard) -> Iterator[tuple[int, RawRow]]:
-    """The shard's rows that are to be taken, each with its position among all that are."""
+    """Yield the shard's rows to take, each with its position among all rows to take."""
     bits = base64.b64decode(shard.take)
     rows = (row for piece in shard.pieces for row in read(piece))
     taken = (row for at, row in enumerate(rows) if not bits or bits[at >> 3] & (128 >> (at & 7)))
@@ -105,7 +105,7 @@ def _preprocessed(
 
 
 def _issue(index: int, row: RawRow, item: Conversation | PreprocessError, error: PreprocessError) -> IssueRecord:
-    """The issue, its sentence beginning with file and line."""
+    """Return the issue, its sentence beginning with file and line."""
     identifier = item.id if isinstance(item, Conversation) else ""
     issue = issue_record(index, identifier, error)
     return IssueRecord(

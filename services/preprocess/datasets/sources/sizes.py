@@ -1,4 +1,4 @@
-"""How large a dataset of a named source may become: as large as one that a client streams. Knows no row."""
+"""The size limit of a dataset from a named source: the same as for one that a client streams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SizeLimit:
 
 
 def refuse_larger(conversations: int, size: int, limit: SizeLimit) -> None:
-    """Refuse what is over a limit.
+    """Refuse a dataset that is over a limit.
 
     Args:
         conversations: so far.

@@ -1,4 +1,4 @@
-"""Rows that come only once, written to the store in pieces that any worker can read. Knows no format of conversations.
+"""Stage rows that can be read only once: write them to the store in pieces that any worker can read.
 
 A staged row is one line: {"place": ..., "value": ..., "unread": {...}} or {"place": ..., "mistake": ...}.
 """
@@ -44,7 +44,9 @@ def stage(rows: Iterable[RawRow], folder: str, place: str, first: int = 0) -> It
 
 
 def staged(folder: str, place: str) -> Iterator[Piece]:
-    """What an earlier attempt has staged: whole files only, so that nothing has to be read from the source again.
+    """Yield the pieces that an earlier attempt staged, so that nothing is read from the source again.
+
+    Only whole files count.
 
     Raises:
         SourceNotReadable, StoreError.
@@ -61,7 +63,7 @@ def staged(folder: str, place: str) -> Iterator[Piece]:
 
 
 def noted(folder: str, find: Callable[[], str]) -> str:
-    """A word that every attempt shall use: found by the first, and kept beside what is staged.
+    """Return a value that every attempt shares: the first one finds it and stores it beside the staged rows.
 
     Raises:
         SourceNotReadable, StoreError, and whatever finding it raises.
@@ -81,7 +83,7 @@ def _file(folder: str, number: int) -> str:
 
 
 def read_staged(piece: Piece) -> Iterator[RawRow]:
-    """The rows as they were staged."""
+    """Yield the rows as they were staged."""
     with opened(piece.url) as file:
         for line in file:
             row = json.loads(line)

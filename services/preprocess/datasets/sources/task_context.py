@@ -1,4 +1,4 @@
-"""What every task of a dataset needs, in one value. Knows no format and imports nothing heavy."""
+"""The context that every task of a dataset needs, in one value. Keep its imports light."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class TaskContext:
     tickets: Tickets
 
     def folder(self, dataset_id: str) -> str:
-        """URL of everything that is kept only while a dataset is made."""
+        """Return the URL of everything that is kept only while a dataset is made."""
         return f"{self.settings.store_url.rstrip('/')}/making/{dataset_id}"
 
     def shards_folder(self, dataset_id: str) -> str:
-        """URL of the shards of a dataset."""
+        """Return the URL of the shards of a dataset."""
         return shards_folder(self.settings.store_url, dataset_id)
 
     def ended(self, dataset_id: str) -> bool:
-        """Whether a dataset is no longer made, or is gone."""
+        """Return whether a dataset is no longer being made, or is gone."""
         try:
             return self.datasets.get(dataset_id).state is not DatasetState.CREATING
         except NotFound:

@@ -1,4 +1,4 @@
-"""The three kinds of tasks: plan, a shard, merge. Knows no queue and no claim."""
+"""The three kinds of tasks: plan, shard, merge."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def plan_source(parts: TaskContext, record: DatasetRecord, _claimed: ClaimedTask
         with lease.breaking():
             made = plan(record.source, parts.settings.source_roots, folder, limit_of(parts), lease)
     except NotWanted:
-        if parts.ended(record.id):  # what was staged meanwhile is nobody's
+        if parts.ended(record.id):  # what was staged meanwhile has no owner
             remove(parts.folder(record.id))
         raise
     _begin_shards(parts, record, lease, made.shards, made.shape.name, made.shape.columns, made.remarks)
@@ -79,7 +79,7 @@ def _begin_shards(
     columns: Mapping[str, str] = NO_COLUMNS,
     remarks: SourceRemarks = NO_REMARKS,
 ) -> None:
-    """Put all shards on the queue, and what the merge will need aside."""
+    """Queue all shards, and set aside what the merge will need."""
     if not found:
         raise SourceEmpty(f"{record.source and record.source.uri} holds no row.", hint="Look at the files.")
     shards = {str(n): encode(ShardTask(name, columns, shard)) for n, shard in enumerate(found)}
@@ -91,14 +91,14 @@ def _begin_shards(
 def shard(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:
     """Make one shard; the last of them begins the merge."""
     task = decode(ShardTask, claimed.argument)
-    # Of this attempt alone: another may have given the dataset its shard, whose file must not go with this one.
+    # Of this attempt alone: another may have given the dataset its shard, whose file must be kept.
     folder = f"{parts.shards_folder(record.id)}/{lease.task}-{secrets.token_hex(4)}"
     try:
         result = _made(parts, record, task, folder, lease)
     except NotWanted:
         if not lease.behind_bad_shard:
             raise
-        result = ShardResult()  # nobody will look at its rows, but all shards have to be there
+        result = ShardResult()  # its rows will not be read, but all shards have to be there
     lease.renew()
     index = int(lease.task)
     try:
@@ -149,7 +149,7 @@ def merge_shards(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask
 
 
 def limit_of(parts: TaskContext) -> SizeLimit:
-    """How large a dataset may be."""
+    """Return the size limit of a dataset."""
     return SizeLimit(parts.settings.max_dataset_conversations, parts.settings.max_dataset_bytes)
 
 
@@ -158,7 +158,7 @@ TASKS: Final[Mapping[str, Task]] = {PLAN: plan_source, MERGE: merge_shards}
 
 
 def failure(error: Exception) -> ErrorRecord | None:
-    """Why the dataset fails; None: trying again may help."""
+    """Return why the dataset fails, or None where a retry may help."""
     if isinstance(error, SourceError):
         return ErrorRecord(error.code, str(error), hint=error.hint)
     if isinstance(error, InvalidOption | ModelNotUsable | TemplateError):
@@ -171,5 +171,5 @@ def failure(error: Exception) -> ErrorRecord | None:
 
 
 def issues_of(error: Exception) -> Sequence[IssueRecord]:
-    """The offender, where a row is to blame."""
+    """Return the offending row's issue, where a row is to blame."""
     return (error.issue,) if isinstance(error, BadRowFound) else ()

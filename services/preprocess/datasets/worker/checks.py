@@ -1,4 +1,4 @@
-"""Checks that only the preprocess worker can make: its models are the API's, and the hub answers. Knows no Redis."""
+"""Checks that only the preprocess worker can make: its models are the API's, and the hub answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRUE: Final = ("1", "true", "yes", "on")  #: as the hub's own library reads flag
 def examine(
     settings: ApiSettings, environment: Mapping[str, str], models: Mapping[str, Mapping[str, str]]
 ) -> Iterator[Check]:
-    """All checks in order.
+    """Run all checks in order.
 
     Args:
         settings: of this worker.
@@ -38,7 +38,10 @@ def examine(
 
 
 def check_models(settings: ApiSettings, models: Mapping[str, Mapping[str, str]]) -> Check:
-    """Whether this worker would tokenize as the API does. Models that nothing has prepared here are not loaded."""
+    """Check that this worker would tokenize as the API does.
+
+    Models that have not been prepared here are not loaded.
+    """
     name = "worker_models"
     try:
         entries = {entry.name: entry for entry in read_models(settings.models)}
@@ -68,7 +71,7 @@ def check_models(settings: ApiSettings, models: Mapping[str, Mapping[str, str]])
 
 
 def check_hub(environment: Mapping[str, str]) -> Check:
-    """Whether the hub, or the mirror that HF_ENDPOINT names, answers this worker. Any status is an answer."""
+    """Check that the hub, or the mirror that HF_ENDPOINT names, answers this worker. Any status is an answer."""
     endpoint = (environment.get("HF_ENDPOINT") or HUB).rstrip("/")
     named = "HF_ENDPOINT" if environment.get("HF_ENDPOINT") else "the default"
     token = "HF_TOKEN is set" if environment.get("HF_TOKEN") else "without HF_TOKEN, public datasets only"

@@ -1,7 +1,7 @@
 """Load modules and models into the worker's parent, so that the horses it forks inherit them.
 
-Loading Qwen3's vocabulary takes three seconds of CPU and the imports half of one, a shard some two.
-The parent stays clean to fork: it starts no thread (environment), and opens nothing that a horse would share.
+Loading Qwen3's vocabulary takes three seconds of CPU, the imports half a second, and a shard about two.
+The parent stays safe to fork: it starts no thread (environment), and opens nothing that a horse would share.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LOG = logging.getLogger("turnloom.worker")
 
 
 class Preloaded:
-    """What the parent holds. Whatever can't be loaded here is left to the horse, which says why."""
+    """The models that the parent holds. Whatever can't be loaded here is left to the horse, which reports why."""
 
     def __init__(self, settings: ApiSettings, datasets: Datasets) -> None:
-        """Load nothing yet.
+        """Start with nothing loaded.
 
         Args:
             settings: of the worker.
@@ -37,7 +37,7 @@ class Preloaded:
         self._datasets = datasets
 
     def warm_up(self) -> None:
-        """Load the first models that are prepared already, before any ticket comes."""
+        """Load the first models that are already prepared, before any ticket comes."""
         stay_small()
         ready = (entry for entry in self._entries() if prepared_folder(entry, self._settings.model_cache))
         self._hold(islice(ready, MOST))
@@ -65,7 +65,7 @@ class Preloaded:
                 LOG.warning("model %s is not held for jobs: %s", entry.name, error)
                 continue
             if loaded:
-                # Horses shall share these pages: a collection in one of them would write to each.
-                gc.unfreeze()  # else what an earlier model left behind would stay for good
+                # Horses share these pages: a collection in one of them would write to each.
+                gc.unfreeze()  # else the leftovers of an earlier model would stay for good
                 gc.collect()
                 gc.freeze()

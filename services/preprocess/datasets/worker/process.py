@@ -1,7 +1,7 @@
-"""The CPU worker: an RQ worker on queue `preprocess` that runs named functions only. Knows no dataset and no template.
+"""The CPU worker: an RQ worker on queue `preprocess` that runs named functions only.
 
 Each job runs in a forked horse, which inherits modules and models that the parent has loaded (preloading).
-Every few seconds the parent looks for tasks whose worker died, here or on any other host, and queues them again.
+Every few seconds the parent looks for tasks whose worker died, on any host, and queues them again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PreprocessTicket(TicketJob):
 
 
 class PreprocessWorker(TicketWorker):
-    """Between and in tickets, the parent looks for tasks whose worker died."""
+    """An RQ worker whose parent looks, between and during tickets, for tasks whose worker died."""
 
     job_class = PreprocessTicket
 
@@ -69,11 +69,11 @@ class PreprocessWorker(TicketWorker):
 
     @property
     def dequeue_timeout(self) -> int:
-        """Seconds that an empty queue is waited for."""
+        """Return the seconds to wait on an empty queue."""
         return max(1, round(self._look_every))
 
     def heartbeat(self, timeout: int | None = None, pipeline: redis.client.Pipeline | None = None) -> None:
-        """RQ calls this between jobs, on an empty queue, and every few seconds in jobs."""
+        """Look for lost tasks; RQ calls this between jobs, on an empty queue, and every few seconds in jobs."""
         super().heartbeat(timeout, pipeline)
         if not self._is_horse and time.monotonic() - self._looked_at >= self._look_every:
             self._looked_at = time.monotonic()
@@ -89,15 +89,18 @@ class PreprocessWorker(TicketWorker):
         super().fork_work_horse(job, queue)
 
     def handle_warm_shutdown_request(self) -> None:
-        """On SIGTERM: the job at hand is done first; a second SIGTERM ends it, and its task is begun anew elsewhere."""
+        """Finish the current job on SIGTERM.
+
+        A second SIGTERM ends the job, and its task restarts elsewhere.
+        """
         LOG.info("asked to stop")
         self.stopping = True
 
 
 def work(settings: ApiSettings, burst: bool = False) -> int:
-    """Work until SIGTERM (or, with `burst`, until the queue is empty); returns the exit code.
+    """Work until SIGTERM (or, with `burst`, until the queue is empty), and return the exit code.
 
-    Waits for a Redis that goes away later. Raises RedisUnavailable and SchemaMismatch at the start.
+    Wait for a Redis that goes away later. Raise RedisUnavailable and SchemaMismatch at the start.
     """
     client = connect(settings.redis_url)
     check_schema(client)

@@ -1,4 +1,4 @@
-"""What the CPU worker runs for its tickets. Each function takes and gives JSON values, and runs in a forked horse."""
+"""The functions that the CPU worker runs for its tickets, in a forked horse. Arguments and results are JSON values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.preprocess.settings import read_settings
 
 
 def prepare_model(name: str) -> dict[str, str]:
-    """Prepare one model of models.toml into TURNLOOM_MODEL_CACHE ahead of the API that will serve it.
+    """Prepare one model of models.toml into TURNLOOM_MODEL_CACHE, ahead of the API that will serve it.
 
     Raises:
         BadModels, ModelNotUsable: with the sentence that the API would have logged.
@@ -31,5 +31,5 @@ def prepare_model(name: str) -> dict[str, str]:
 
 
 def diagnose(models: Mapping[str, Mapping[str, str]]) -> dict[str, list[dict[str, str]]]:
-    """What only this worker can check; `models`: tokenizer_sha256 and template_sha256 at the API, by name."""
+    """Run the checks of this worker; `models`: tokenizer_sha256 and template_sha256 at the API, by name."""
     return {"checks": [asdict(check) for check in examine(read_settings(os.environ), os.environ, models)]}
