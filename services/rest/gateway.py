@@ -126,7 +126,7 @@ class Turnloom:
         return self._client.jobs.cancel(job)
 
     def pause(self, job: str) -> tr.Job:
-        """Pause a job after it has saved."""
+        """Have a job save, then pause."""
         return self._client.jobs.pause(job)
 
     def resume(self, job: str) -> tr.Job:

@@ -154,7 +154,7 @@ class Datasets:
     def watch(
         self, dataset_id: str, *, stop: threading.Event | None = None, deadline: float | None = None
     ) -> Iterator[DatasetRecord]:
-        """Yield the record now and after every change, up to the final one. `stop` or `deadline` seconds end it early."""
+        """Yield the record now and after every change, up to the final one; `stop` or `deadline` seconds end it."""
         end = time.monotonic() + deadline if deadline is not None else float("inf")
         waiting = stop or threading.Event()
         seen = ""

@@ -291,8 +291,8 @@ class Jobs:
     ) -> JobRecord:
         """End the attempt and requeue the job: RUNNING -> QUEUED, where the caller enqueues the ticket.
 
-        PAUSING and CANCELLING come to their ends instead, and the third attempt in a row without a committed step
-        makes the job FAILED with the last error; reason "preempted" isn't counted. Raises Fenced.
+        PAUSING and CANCELLING come to their ends instead. The third attempt in a row without a committed step makes
+        the job FAILED with the last error; reason "preempted" isn't counted. Raises Fenced.
         """
         self._scripts.run(
             "release",

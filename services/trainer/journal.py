@@ -1,7 +1,7 @@
 """Write the loop's records into the ledger: in order, once, through outages of Redis.
 
-Records wait in `_outbox` until the ledger took them. What it took stays in `_tail` back to the checkpoint before the
-last one, because a Redis that crashed may have lost its last second: it then answers "gap" and is sent them again.
+Records wait in `_outbox` until the ledger took them. Those that it took stay in `_tail`, back to the checkpoint before
+the last one. A Redis that crashed may have lost its last second: it then answers "gap" and is sent them again.
 """
 
 from __future__ import annotations

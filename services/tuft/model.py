@@ -158,7 +158,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         self, adam_params: types.AdamParams, lora_id: str, trace_context: dict[str, str] | None = None
     ) -> types.OptimStepResponse:
         """Apply gradients as TuFT does, but keep the memory in this process."""
-        with _cache_kept() if self.status.accelerated else nullcontext():  # no await inside: no other task runs meanwhile
+        with _cache_kept() if self.status.accelerated else nullcontext():  # no await inside: no other task runs
             answer: types.OptimStepResponse = await super().optim_step(adam_params, lora_id, trace_context)
         return answer
 

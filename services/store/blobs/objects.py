@@ -79,7 +79,7 @@ class Objects:
         return decode(_Manifest, manifest.decode()).files
 
     def open(self, uri: str, name: str) -> Iterator[bytes]:
-        """Yield a file in chunks of at most 1 MiB. Raises NotFound; Corrupt after the last chunk if the hash differs."""
+        """Yield a file in chunks of at most 1 MiB. Raises NotFound, and Corrupt at the end if the hash differs."""
         entry = next((item for item in self.files(uri) if item.name == name), None)
         if entry is None:
             raise NotFound(f"{uri} holds no file {name}")

@@ -1,6 +1,6 @@
 """Decide which waiting job gets a host next. Pure: waiting.py reads the input and writes the decisions.
 
-A job waits in the pool of the hosts that serve its model and rank, and gets a host when one has a free worker. Order:
+A job waits in the pool of the hosts that serve its model and rank, until one of them has a free worker. Order:
 priority, then the owner with the fewest jobs on hosts, then the owner served longest ago, then age.
 """
 

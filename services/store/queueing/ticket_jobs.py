@@ -119,7 +119,7 @@ class TicketWorker(Worker):
         """Do nothing, since there is no subscription."""
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Heartbeat while a horse works, called by RQ. During a Redis outage the horse goes on, so its parent must."""
+        """Send heartbeats while a horse works, for RQ. During a Redis outage the horse goes on, so its parent must."""
         try:
             super().maintain_heartbeats(job, execution)
         except redis.RedisError as error:

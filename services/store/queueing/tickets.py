@@ -85,8 +85,8 @@ class Tickets:
     def result(self, rq_id: str, timeout: float, stop: threading.Event | None = None) -> object:
         """Wait for a call's JSON result; `stop` ends the wait early.
 
-        Raises TicketFailed with the other side's last line, and TicketTimeout after `timeout` seconds, when the call
-        is also taken back if no worker has begun it.
+        Raises TicketFailed with the other side's last line, and TicketTimeout after `timeout` seconds. On a timeout
+        the call is also taken back if no worker has started it.
         """
         end = time.monotonic() + timeout
         while True:

@@ -217,7 +217,7 @@ class DatasetReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the reader."""
         self.close()
 
     def __len__(self) -> int:
