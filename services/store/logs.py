@@ -82,7 +82,7 @@ def log_to_stderr(level: str, rq_level: str = "INFO") -> None:
     chosen = levels[level.upper()]
     for name in OURS:
         logging.getLogger(name).setLevel(max(chosen, levels[rq_level]) if name == "rq" else chosen)
-    logging.raiseExceptions = False  # a line that can't be written would be told with the exception's words
+    logging.raiseExceptions = False  # reports of failed writes would quote the exception
     sys.excepthook = _uncaught
     threading.excepthook = _ended
 

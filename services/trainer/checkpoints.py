@@ -104,7 +104,7 @@ class ServerFolder:
         return self.root / match[1] / match[2]
 
     def keeps_one_optimizer_shard(self, path: str) -> bool:
-        """Return whether a state lacks optimizer shards: TuFT's fsdp backend writes that of the first GPU alone.
+        """Return whether TuFT's fsdp backend saved a state with its optimizer: it writes the first GPU's shard alone.
 
         Loading gives that shard to every GPU, so with two of them half of Adam's moments are another half's.
         """

@@ -129,7 +129,7 @@ class Run:
     _data_seconds: float = field(init=False, default=0.0)  # spent since then on making and submitting steps
     _recorded: CheckpointRecord | None = field(init=False, default=None)  # last checkpoint written down
     _tested: tuple[int, Evaluation] | None = field(init=False, default=None)  # last evaluation and its step
-    _stop: bool = field(init=False, default=False)  # early stopping said so
+    _stop: bool = field(init=False, default=False)  # early stopping ended the run
     _asked_at: float | None = field(init=False, default=None)  # when the run was first asked to leave
 
     def train(self, steps_done: int, *, save_first: bool, evaluate_first: bool) -> Control:

@@ -232,7 +232,7 @@ def _in_thread(work: Callable[[], Value]) -> Future[Value]:
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # handed to whoever waits
+        except BaseException as error:  # handed to the waiting thread
             future.set_exception(error)
 
     threading.Thread(target=run, name="tuft-create", daemon=True).start()

@@ -80,7 +80,7 @@ class ShardFile:
 
 
 class ShardWriter:
-    """Streams rows to a temporary file; `commit` gives it its name. Memory: one batch of rows.
+    """Streams rows to a temporary file beside their place; `commit` gives it its name. Memory: one batch of rows.
 
     A context manager: leaving it without `commit` removes the temporary file.
     """

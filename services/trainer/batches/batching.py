@@ -181,7 +181,7 @@ def _of_few_digits(number: int, bits: int) -> int:
 
 
 def call_tokens(step: int, ceiling: int, *, packs: bool = False) -> int:
-    """Return the tokens per call at `step`, rising to `ceiling`. Padding counts, unless the server packs.
+    """Return the tokens per call at `step`: from a safe start up to `ceiling`. Padding counts, unless the server packs.
 
     It depends on the step alone, so that a resumed run cuts its calls as the uninterrupted one did.
     """
