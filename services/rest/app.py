@@ -1,4 +1,4 @@
-"""The service put together by hand: parts, routes, and one answer for every error."""
+"""Assemble the service by hand: parts, routes, and one answer for every error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GONE = 499  #: status of an answer that nobody reads
 
 
 def make_app(settings: RestSettings) -> FastAPI:
-    """Return the app; it connects to nothing before its first request, and closes its connections at its end."""
+    """Return the app, which connects only at its first request and closes its connections at its end."""
 
     @asynccontextmanager
     async def living(app: FastAPI) -> AsyncIterator[None]:
@@ -67,7 +67,7 @@ def make_app(settings: RestSettings) -> FastAPI:
 
 
 async def _sweep(files: FileStore) -> None:
-    """Remove, every hour, what nobody finds any more; every copy may do so."""
+    """Remove expired files and unfinished uploads every hour; every copy of the service may do so."""
     while True:
         try:
             removed = await run_sync(files.sweep)
@@ -104,5 +104,5 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _health() -> dict[str, str]:
-    """Answer load balancers; whether the API answers is its own health check's matter."""
+    """Answer load balancers. The API has a health check of its own."""
     return {"status": "ok"}

@@ -1,4 +1,4 @@
-"""Bound what a request may send, files apart: their route counts for itself while it writes them to the store."""
+"""Limit the size of requests, except uploads: their route counts for itself while it writes to the store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UPLOADS: Final = "/v1/files"
 
 
 class BodyLimit:
-    """Stands around the app."""
+    """ASGI middleware with the limit."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

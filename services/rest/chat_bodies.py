@@ -38,7 +38,7 @@ class Sampling(Request):
 
     @property
     def stops(self) -> list[str]:
-        """Texts before which the reply ends."""
+        """Return the texts before which the reply ends."""
         found = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [text for text in found if text]
 

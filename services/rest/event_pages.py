@@ -1,4 +1,4 @@
-"""What happened in a job and what its steps measured, merged newest first; a page reads the steps around it only."""
+"""Events and measured steps of a job, merged newest first; a page reads only the steps around it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def event_page(turnloom: Turnloom, job: tr.Job, after: str | None, limit: int) -
     """Return up to `limit` events, newest first, that came before the one with the id `after`.
 
     Raises:
-        Problem: there is no such event.
+        Problem: no event has that id.
     """
     messages = [(_place(event.time, 0, index), event) for index, event in enumerate(turnloom.events(job.id))]
     before, steps = _window(turnloom, job, messages, after, limit + 1)

@@ -1,4 +1,4 @@
-"""Keep uploaded files below one fsspec URL that all copies of the service share.
+"""Store uploaded files below one fsspec URL that all copies of the service share.
 
 OWNER/FILE_ID/content       the bytes as they came
 OWNER/FILE_ID/file.json     written last: a file is there when this is
@@ -46,7 +46,7 @@ class StoredFile:
 
     @property
     def expired(self) -> bool:
-        """Whether nobody finds it any more."""
+        """Return whether the file has expired and can no longer be found."""
         return self.expires_at is not None and self.expires_at <= time.time()
 
 
@@ -85,7 +85,7 @@ class FileStore:
             raise
 
     def put(self, file: StoredFile) -> None:
-        """Let a file that was written be found."""
+        """Make a written file visible."""
         self._write(f"{self._folder(file.owner, file.id)}/file.json", json.dumps(asdict(file)))
 
     def drop(self, owner: str, identity: str) -> None:
@@ -93,7 +93,7 @@ class FileStore:
         self._remove(self._folder(owner, identity))
 
     def rename(self, owner: str, identity: str, final: str) -> None:
-        """Give what was written another id."""
+        """Give a written file another id."""
         with faults():
             self._system.mv(self._folder(owner, identity), self._folder(owner, final), recursive=True)
 
@@ -143,7 +143,7 @@ class FileStore:
             )
         folder = self._folder(file.owner, file.id)
         with faults(), suppress(FileNotFoundError):
-            self._system.rm(f"{folder}/file.json")  # first, so that nobody finds half of it
+            self._system.rm(f"{folder}/file.json")  # first, so that half of it is never found
         self._remove(folder)
 
     def note(self, file: StoredFile, name: str) -> str:
@@ -244,7 +244,7 @@ def _last(path: str) -> str:
 
 @contextmanager
 def faults() -> Iterator[None]:
-    """Failures of the file store arrive as Problems; FileNotFoundError passes only where a caller handles it inside."""
+    """Raise failures of the file store as Problems; FileNotFoundError passes only where a caller handles it inside."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Everything that the service asks of Turnloom, in the terms of the client library; the only module that calls it."""
+"""All calls to Turnloom, in the terms of the client library; only this module makes them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Caller:
 
     @property
     def only(self) -> str | None:
-        """Whose objects a list shows; None: everybody's."""
+        """Return the owner whose objects a list shows; None: every owner."""
         return None if self.scopes & {"read", "admin"} else self.name
 
     @property
     def admin(self) -> bool:
-        """Whether it may change what others made."""
+        """Return whether the caller may change the objects of others."""
         return "admin" in self.scopes
 
 
@@ -66,18 +66,18 @@ class NewDataset:
 
 
 class Turnloom:
-    """What one caller asks. Methods raise turnloom.errors."""
+    """Calls on behalf of one caller. Methods raise turnloom.errors."""
 
     def __init__(self, client: TurnloomClient) -> None:
         self._client = client
 
     def caller(self) -> Caller:
-        """Name and scopes of the token; refused where the token is wrong."""
+        """Return name and scopes of the token; refused where the token is wrong."""
         info = self._client.server_info()
         return Caller(info.caller, frozenset(info.scopes))
 
     def models(self) -> list[pp.Model]:
-        """Models that jobs may name."""
+        """Return the models that jobs may name."""
         return self._client.models.list()
 
     def create_dataset(self, asked: NewDataset, conversations: Iterable[ty.Conversation]) -> ds.Dataset:
@@ -126,7 +126,7 @@ class Turnloom:
         return self._client.jobs.cancel(job)
 
     def pause(self, job: str) -> tr.Job:
-        """Have a job save and wait."""
+        """Have a job save, then pause."""
         return self._client.jobs.pause(job)
 
     def resume(self, job: str) -> tr.Job:
@@ -138,7 +138,7 @@ class Turnloom:
         self._client.jobs.delete(job)
 
     def events(self, job: str) -> list[tr.Event]:
-        """Events, oldest first."""
+        """Return events, oldest first."""
         return list(self._client.jobs.events(job))
 
     def steps(self, job: str, first: int = 1, until: int = LAST) -> Iterator[tr.Step]:
@@ -151,7 +151,7 @@ class Turnloom:
         return self._client.jobs.steps(job)
 
     def checkpoints(self, job: str) -> list[tr.Checkpoint]:
-        """Checkpoints that are kept, oldest first."""
+        """Return the kept checkpoints, oldest first."""
         return self._client.jobs.checkpoints(job)
 
     def sample(
@@ -190,7 +190,7 @@ class Gateway:
         self._kept: OrderedDict[str, TurnloomClient] = OrderedDict()
 
     def of(self, token: str) -> Turnloom:
-        """Return the Turnloom of a token; "" is nobody's."""
+        """Return the Turnloom of a token; "" stands for no token."""
         with self._lock:
             client = self._kept.pop(token, None) or self._open(self._address, token or None, tls=self._tls)
             self._kept[token] = client

@@ -1,4 +1,4 @@
-"""OpenAI's three hyperparameters as Turnloom's, and back; "auto" is decided here, by what the training data holds."""
+"""Convert OpenAI's three hyperparameters to Turnloom's, and back; "auto" depends on the training data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def auto_epochs(conversations: int) -> int:
 
 
 def asked_of(body: CreateJob) -> SupervisedHyperparameters:
-    """Return the three as the request has them, wherever it has them.
+    """Return OpenAI's three hyperparameters from any place in the request.
 
     Raises:
         Problem: a method that can't be meant here, or two places that say different things.
@@ -56,7 +56,7 @@ def base_rate(model: str, batch_size: int) -> float:
 def chosen(
     model: str, asked: SupervisedHyperparameters, extra: Mapping[str, object], seed: int | None, conversations: int
 ) -> dict[str, object]:
-    """Return fields of Hyperparameters.
+    """Return the fields of Hyperparameters.
 
     Args:
         model: its name, which may say its size.
@@ -95,7 +95,7 @@ def chosen(
 
 
 def told(job: tr.Job) -> SupervisedHyperparameters:
-    """Return OpenAI's three of a job."""
+    """Return OpenAI's three hyperparameters of a job."""
     used = job.hyperparameters
     return SupervisedHyperparameters(
         n_epochs=used.epochs if used.HasField("epochs") else None,

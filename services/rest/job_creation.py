@@ -1,4 +1,4 @@
-"""A request for a job, from its files to a queued job."""
+"""Create a queued job from a request and its files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ MOST_LABELS = 16  #: of the caller's own, as OpenAI's
 
 
 def create(parts: Service, turnloom: Turnloom, body: CreateJob, idempotency_key: str, left: threading.Event) -> tr.Job:
-    """Queue the job that is asked for, and note who is told of its end.
+    """Queue the requested job, and note who is notified of its end.
 
     Raises:
         Problem, TurnloomError: what is wrong with the request; no job was made.
-        ClientLeft: nobody waits for it; no job was made.
+        ClientLeft: the client has left; no job was made.
     """
     asked = hyperparameters.asked_of(body)
     extra = dict(body.turnloom.hyperparameters)
@@ -60,13 +60,13 @@ def create(parts: Service, turnloom: Turnloom, body: CreateJob, idempotency_key:
 
 
 def note(parts: Service, job: tr.Job) -> None:
-    """Have the notifier tell of the job's end, where its labels ask for it."""
+    """Have the notifier report the job's end, where its labels ask for it."""
     if names.NOTIFY in job.metadata:
         Notices(parts.files).put(notice_of(job))
 
 
 def _labels(body: CreateJob) -> dict[str, str]:
-    """The caller's labels, and those from which any copy of the service rebuilds OpenAI's fields."""
+    """Return the caller's labels, and those from which any copy of the service rebuilds OpenAI's fields."""
     labels = dict(body.metadata or {})
     if len(labels) > MOST_LABELS:
         raise invalid("metadata", f"has {len(labels)} pairs; at most {MOST_LABELS} are possible.")
@@ -81,7 +81,7 @@ def _labels(body: CreateJob) -> dict[str, str]:
 
 
 def _telling(body: CreateJob, settings: RestSettings) -> dict[str, str]:
-    """The labels that say who is told of the job's end."""
+    """Return the labels that say who is notified of the job's end."""
     labels: dict[str, str] = {}
     if body.turnloom.webhook:
         check_webhook(body.turnloom.webhook, settings.webhook_hosts, bool(settings.webhook_secret))

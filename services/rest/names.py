@@ -1,4 +1,4 @@
-"""Names of fine-tuned models and their checkpoints; a name says which job it is of.
+"""Names of fine-tuned models and their checkpoints; a name contains its job.
 
 ft:BASE:OWNER:SUFFIX:JOB                     JOB is the job's id without "job-"
 ft:BASE:OWNER:SUFFIX:JOB:ckpt-step-STEP
@@ -37,7 +37,7 @@ class Tuned:
 
 
 def check_suffix(text: str) -> str:
-    """Return a suffix that a name can hold."""
+    """Return a suffix that fits into a name."""
     if text and not _SUFFIX.fullmatch(text):
         raise invalid("suffix", "must be at most 64 letters, digits, dots, dashes and underscores.")
     return text
@@ -79,7 +79,7 @@ def tuned(turnloom: Turnloom, name: str) -> Tuned:
 
 
 def no_model(name: str) -> Problem:
-    """Return the answer for a model that is not there."""
+    """Return the answer for a missing model."""
     return Problem(
         404,
         f"The model {name!r} does not exist; /v1/models lists those that do.",

@@ -1,4 +1,4 @@
-"""Who is told when a job ends: notes in the file store, one a job, that the notifier works off.
+"""Notices of ended jobs: notes in the file store, one a job, that the notifier works off.
 
 .notices/due/JOB.json      to be told; written when the job is created or resumed, removed when that is done
 """
@@ -26,7 +26,7 @@ MOST_URL: Final = 256  #: bytes, the limit of a label
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What is still to be told of one job."""
+    """The outstanding notifications of one job."""
 
     job: str
     webhook: str = ""  #: URL; empty: none
@@ -36,7 +36,7 @@ class Notice:
 
 
 def notice_of(job: tr.Job) -> Notice:
-    """Return what a job's labels ask for."""
+    """Return the notifications that a job's labels ask for."""
     return Notice(job.id, job.metadata.get(names.WEBHOOK, ""), job.metadata.get(names.WANDB, ""))
 
 
@@ -63,7 +63,7 @@ class Notices:
 
 
 def check_webhook(url: str, hosts: Sequence[str], ready: bool) -> None:
-    """Refuse a webhook that nobody allowed.
+    """Refuse a webhook that is not allowed.
 
     Args:
         url: as the request has it.
@@ -89,7 +89,7 @@ def check_webhook(url: str, hosts: Sequence[str], ready: bool) -> None:
 
 
 def secret_of(secret: str, owner: str) -> str:
-    """Return the secret that signs what an owner is told, so that no owner can sign for another."""
+    """Return the secret that signs an owner's notifications, so that no owner can sign for another."""
     key = hmac.digest(secret.encode(), f"turnloom webhook\0{owner}".encode(), "sha256")
     return PREFIX + base64.b64encode(key).decode()
 
@@ -102,7 +102,7 @@ def signature(secret: str, identity: str, timestamp: int, body: bytes) -> str:
 
 
 def event_id(job: str, finished: float) -> str:
-    """Return the id of a job's end: the same however often it is told, another when the job ends again."""
+    """Return the id of a job's end: the same at every repetition, another when the job ends again."""
     return f"evt_{hashlib.sha256(f'{job} {finished}'.encode()).hexdigest()[:24]}"
 
 

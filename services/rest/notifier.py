@@ -1,4 +1,4 @@
-"""Tell webhooks and Weights & Biases that jobs have ended. `python -m services.rest notify`; one process is enough.
+"""Notify webhooks and Weights & Biases of ended jobs. `python -m services.rest notify`; one process is enough.
 
 A note goes only after it was heard, so a killed notifier tells again; receivers know a repetition by its webhook-id.
 """
@@ -45,28 +45,28 @@ UNFINISHED: Final = [state for state in STATUS if state not in TERMINAL]
 
 
 class NotHeard(Exception):
-    """An attempt failed; the sentence says how."""
+    """An attempt failed; the message says how."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """The host that was allowed may not send us to another."""
+    """Refuses redirects: the allowed host may not send us to another."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: object, newurl: str
     ) -> None:
-        """Follow nothing."""
+        """Return None, so that no redirect is followed."""
 
 
 class Notifier:
     """Works off the notes."""
 
     def __init__(self, settings: RestSettings, turnloom: Turnloom, notices: Notices) -> None:
-        """Tell of jobs that `turnloom`, whose token may look at all of them, shows."""
+        """Notify of the jobs that `turnloom` shows, whose token may look at all of them."""
         self._settings, self._turnloom, self._notices = settings, turnloom, notices
         self._opener = urllib.request.build_opener(_NoRedirects)
 
     def run(self, ended: threading.Event) -> None:
-        """Look at all notes until `ended`; what fails is looked at again."""
+        """Check all notes until `ended`; failed ones are tried again."""
         found, said = float("-inf"), ""
         while not ended.is_set():
             try:
@@ -82,14 +82,14 @@ class Notifier:
             ended.wait(LOOK_SECONDS)
 
     def find(self) -> None:
-        """Write the notes of unfinished jobs that lack one: whoever created them died before it could."""
+        """Write the missing notes of unfinished jobs: their creator died before it could."""
         noted = {notice.job for notice in self._notices.all()}
         for job in self._turnloom.jobs({NOTIFY: "1"}, *UNFINISHED):
             if job.id not in noted:
                 self._notices.put(notice_of(job))
 
     def round(self) -> None:
-        """Look at every note that is due."""
+        """Check every note that is due."""
         for notice in self._notices.all():
             if notice.due <= time.time():
                 self._look(notice)
@@ -111,7 +111,7 @@ class Notifier:
             self._notices.put(left)
 
     def _told(self, notice: Notice, job: tr.Job) -> Notice | None:
-        """Tell everyone who has not heard yet; returns what is left to do, None where nothing is."""
+        """Notify everyone still outstanding; return the remaining notice, None where nothing remains."""
         left = notice
         try:
             if left.webhook:
@@ -181,7 +181,7 @@ class Notifier:
             raise NotHeard(f"Weights & Biases did not take it (turnloom export ended with {done.returncode})")
 
     def _tls(self) -> dict[str, str]:
-        """The variables by which the command line encrypts as this process does."""
+        """Return the variables by which the command line encrypts as this process does."""
         tls = self._settings.api_tls
         if tls is None:
             return {}

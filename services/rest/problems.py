@@ -16,7 +16,7 @@ INVALID: Final = "invalid_request_error"
 
 
 class Problem(Exception):
-    """An answer that is no success: the client's fault from 400 on, ours from 500 on."""
+    """An error response: the client's fault from 400 on, ours from 500 on."""
 
     def __init__(self, status: int, message: str, *, kind: str = INVALID, param: str = "", code: str = "") -> None:
         super().__init__(message)
@@ -27,7 +27,7 @@ class Problem(Exception):
         self.code = code
 
     def body(self) -> dict[str, dict[str, str | None]]:
-        """The JSON that OpenAI's clients read."""
+        """Return the JSON that OpenAI's clients read."""
         return {
             "error": {
                 "message": self.message,
@@ -39,12 +39,12 @@ class Problem(Exception):
 
 
 class ClientLeft(Exception):
-    """Whoever asked is gone; what was begun for it ends."""
+    """The client has left; its unfinished work ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How one class of error is answered."""
+    """The answer for one class of error."""
 
     status: int
     kind: str = INVALID
@@ -89,17 +89,17 @@ def problem_of(error: errors.TurnloomError) -> Problem:
 
 
 def invalid(param: str, sentence: str, code: str = "") -> Problem:
-    """Return a refusal of one field: `sentence` goes on where the field's name ends."""
+    """Return a refusal of one field: `sentence` continues after the field's name."""
     return Problem(400, f"{param}: {sentence}", param=param, code=code)
 
 
 def missing(what: str, name: str, code: str = "not_found") -> Problem:
-    """Return the answer for a name that stands for nothing."""
+    """Return the answer for an unknown name."""
     return Problem(404, f"There is no {what} {name!r}; look at the spelling and the token.", code=code)
 
 
 def of_validation(error: RequestValidationError) -> Problem:
-    """Return the first mistake that the shape of a request has."""
+    """Return the first mistake in the shape of a request."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"][1:]]
     param = ".".join(path) or str(first["loc"][0])

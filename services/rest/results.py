@@ -1,4 +1,4 @@
-"""The steps of a job as the CSV file that OpenAI calls its results. Written anew for every reader; nothing is kept."""
+"""The steps of a job as the CSV file that OpenAI calls its results. Built for every reader; nothing is kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS: Final = 500  #: that are written at a time
 
 
 def is_results(identity: str) -> bool:
-    """Whether a file's id is that of a job's steps."""
+    """Return whether a file's id names a job's steps."""
     return identity.startswith(names.RESULTS)
 
 

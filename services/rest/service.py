@@ -1,4 +1,4 @@
-"""What every route needs: the caller's Turnloom, the file store, threads for work that may be broken off."""
+"""What every route needs: the caller's Turnloom, the file store, threads for work that can be interrupted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The parts of the service; all of them are safe for several threads."""
+    """The parts of the service; all are thread-safe."""
 
     settings: RestSettings
     gateway: Gateway
@@ -38,7 +38,7 @@ def service_of(request: Request) -> Service:
 
 
 def turnloom_of(request: Request) -> Turnloom:
-    """Return the Turnloom of the request's bearer token, which Turnloom itself judges.
+    """Return the Turnloom of the request's bearer token, which Turnloom itself checks.
 
     Raises:
         Problem: the header is something else than a bearer token.

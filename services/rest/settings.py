@@ -1,4 +1,4 @@
-"""Read the service's settings once into one frozen value that names what is wrong. Connects to nothing."""
+"""Read the service's settings once into one frozen value; errors name the wrong one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PREFIX: Final = "TURNLOOM_REST_"
 
 
 class BadSetting(ValueError):
-    """A setting can't be used; the sentence names it, its value and what is taken."""
+    """A setting can't be used; the message names it, its value and the accepted values."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestSettings:
-    """Everything that `python -m services.rest` can be told."""
+    """Settings of `python -m services.rest`."""
 
     address: str = "127.0.0.1:8088"  #: host:port of HTTP; port 0: a free one
     api: str = "127.0.0.1:50051"  #: host:port of the gRPC API
@@ -97,7 +97,7 @@ def _known_port(text: str) -> str:
 
 
 def _tls(environment: Mapping[str, str]) -> Tls | None:
-    """Encryption towards the API where TURNLOOM_REST_API_TLS is 1 or an authority is named."""
+    """Return the encryption towards the API where TURNLOOM_REST_API_TLS is 1 or an authority is named."""
     names = ("API_TLS_CA", "API_TLS_CERT", "API_TLS_KEY")
     ca, certificate, key = (Path(text) if (text := environment.get(PREFIX + name)) else None for name in names)
     if environment.get(f"{PREFIX}API_TLS") == "1" or ca or certificate or key:
@@ -106,7 +106,7 @@ def _tls(environment: Mapping[str, str]) -> Tls | None:
 
 
 def _secret(environment: Mapping[str, str], name: str) -> str:
-    """The variable, or the text of the file that NAME_FILE names."""
+    """Return the variable, or the text of the file that NAME_FILE names."""
     path = environment.get(f"{PREFIX}{name}_FILE")
     if not path:
         return environment.get(PREFIX + name, "")

@@ -1,4 +1,4 @@
-"""Make a dataset of an uploaded file for a model, once: the same file, model and options use it again."""
+"""Make a dataset of an uploaded file for a model, once: the same file, model and options reuse it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrainingFiles:
             store: where they are.
             turnloom: makes the datasets.
             caller: whose they will be.
-            left: set when nobody waits for the answer any more.
+            left: set when the client has left.
         """
         self._store, self._turnloom, self._caller, self._left = store, turnloom, caller, left
 
@@ -47,7 +47,7 @@ class TrainingFiles:
 
         Raises:
             Problem: no such file, or a line that can't be trained on.
-            ClientLeft: nobody waits; nothing was made.
+            ClientLeft: the client has left; nothing was made.
         """
         if identity.startswith("ds-"):
             return self._named(param, identity)
@@ -105,7 +105,7 @@ class TrainingFiles:
                 yield from_json(row.value, row.place)
 
     def _located(self, param: str, file: StoredFile, error: InvalidArgument) -> Problem:
-        """Name the line of the first conversation to blame; what blames none is the request's own mistake."""
+        """Name the line of the first bad conversation; without one the error is the request's own."""
         if not error.violations or (found := _PLACE.match(error.violations[0].field)) is None:
             field = error.field.removeprefix("header.") or param
             return Problem(400, f"{param}: {error.message} {error.hint}".strip(), param=field)

@@ -1,4 +1,4 @@
-"""Answer what nobody foresaw with an id that the log has too. The error's own words stay out of both."""
+"""Answer unexpected errors with an id that the log has too. The error's own words stay out of both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RETRY_SECONDS: Final = {429: "5", 503: "2"}  #: said in Retry-After
 
 
 class BrokenOff(Exception):
-    """Ends a connection whose answer can't be finished, so that nobody takes half of it for the whole."""
+    """Closes a connection whose answer can't be finished, so that no client takes half of it for the whole."""
 
 
 def answer(problem: Problem) -> JSONResponse:
@@ -28,7 +28,7 @@ def answer(problem: Problem) -> JSONResponse:
 
 
 class Unforeseen:
-    """Stands around the app."""
+    """ASGI middleware that catches unexpected errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -60,7 +60,7 @@ class Unforeseen:
 
 
 def _log(method: str, error: Exception) -> str:
-    """Log class and place, for the words may quote a conversation; returns the id of the error."""
+    """Log class and place, for the words may quote a conversation; return the id of the error."""
     identity = secrets.token_hex(6)
     place = traceback.extract_tb(error.__traceback__)[-1]
     LOG.error(

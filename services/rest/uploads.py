@@ -1,4 +1,4 @@
-"""Take a multipart body apart while it comes: the file goes to the store as it is read and every line is checked.
+"""Parse a multipart body as it arrives: the file goes to the store while every line is checked.
 
 Memory stays flat whatever the size. Nothing is kept of a body that ends early, is too large or holds a bad line.
 """
@@ -30,7 +30,7 @@ AT_ONCE: Final = 1 << 18  #: bytes that are handed to a thread together
 
 @dataclass(slots=True)
 class LineCheck:
-    """Reads the bytes of a JSONL file of conversations; the first mistake is kept, the rest is not looked at."""
+    """Checks the bytes of a JSONL file of conversations; keeps the first mistake and ignores the rest."""
 
     name: str  #: of the file, for sentences
     mistake: InvalidInput | None = None
@@ -39,7 +39,7 @@ class LineCheck:
     _open: bytearray = field(default_factory=bytearray)  #: the line that has not ended yet, up to MAX_LINE + 1 bytes
 
     def feed(self, data: bytes) -> None:
-        """Look at the next bytes."""
+        """Check the next bytes."""
         if self.mistake is not None:
             return
         start = 0
@@ -53,7 +53,7 @@ class LineCheck:
             self._open += data[start:]
 
     def finish(self) -> None:
-        """Look at a last line without an end."""
+        """Check a last line without a line end."""
         if self.mistake is None and self._open:
             self._line()
         if self.mistake is None and not self.conversations:
@@ -71,7 +71,7 @@ class LineCheck:
 
 
 def check_line(name: str, line: Line) -> None:
-    """Refuse a line that is no conversation.
+    """Refuse a line that does not hold a conversation.
 
     Raises:
         InvalidInput: names file, line and field.
@@ -84,7 +84,7 @@ def check_line(name: str, line: Line) -> None:
 
 @dataclass(slots=True)
 class Received:
-    """What came in a multipart body."""
+    """The contents of a multipart body."""
 
     fields: dict[str, str]
     filename: str
@@ -131,7 +131,7 @@ class _Body:
             raise Problem(400, f"The body is not multipart/form-data: {error}.", code="invalid_multipart") from error
 
     def received(self) -> Received:
-        """Return what came, once the body has ended."""
+        """Return the contents, once the body has ended."""
         if not self.ended:
             raise Problem(400, "The body ended before its last boundary; send it again.", code="invalid_multipart")
         if self.check is None:
@@ -193,12 +193,12 @@ class _Body:
 async def receive(
     body: AsyncIterator[bytes], content_type: str, store: FileStore, owner: str, identity: str, limit: int
 ) -> Received:
-    """Write the file of a multipart body to the store; put() lets it be found.
+    """Write the file of a multipart body to the store; put() makes it visible.
 
     A bad line is told only once the whole body was read: a client that still sends would not hear the answer.
 
     Raises:
-        Problem: the body is no upload, too large, or holds no good file; nothing of it is kept.
+        Problem: the body is not an upload, is too large, or holds no valid file; nothing of it is kept.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
@@ -227,6 +227,6 @@ def too_large(limit: int) -> Problem:
 
 
 def _plain(name: str) -> str:
-    """Return a file's name without folders; a name that is none becomes upload.jsonl."""
+    """Return a file's name without folders; an unusable name becomes upload.jsonl."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1].strip()
     return last[-MAX_NAME:] or "upload.jsonl"

@@ -1,4 +1,4 @@
-"""Turnloom's jobs, events, steps and checkpoints as OpenAI's objects."""
+"""Convert Turnloom's jobs, events, steps and checkpoints to OpenAI's objects."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STEP: Final = "ftevent-step-"  #: and the step: the id of its event
 
 
 def job_object(job: tr.Job) -> FineTuningJob:
-    """Return a job."""
+    """Convert a job."""
     ended = job.state in TERMINAL
     labels = dict(job.metadata)
     return FineTuningJob(
@@ -107,7 +107,7 @@ def _state(job: tr.Job) -> JobState:
 
 
 def message_event(event: tr.Event) -> JobEvent:
-    """Return something that happened."""
+    """Convert an event."""
     return JobEvent(
         id=f"ftevent-{event.id}",
         created_at=seconds(event.time),
@@ -119,7 +119,7 @@ def message_event(event: tr.Event) -> JobEvent:
 
 
 def step_event(step: tr.Step, planned: int) -> JobEvent:
-    """Return what a step measured; losses are nats per unit of weight."""
+    """Convert a step's measurements; losses are nats per unit of weight."""
     train, test = train_nll(step), test_nll(step)
     losses = f"train loss {train:.4f}" if train is not None else "evaluated"
     losses += f", test loss {test:.4f}" if test is not None else ""
@@ -138,7 +138,7 @@ def step_event(step: tr.Step, planned: int) -> JobEvent:
 
 
 def checkpoint_object(job: tr.Job, saved: tr.Checkpoint, step: tr.Step | None) -> JobCheckpoint:
-    """Return a checkpoint with the losses of its step."""
+    """Convert a checkpoint, with the losses of its step."""
     return JobCheckpoint(
         id=saved.id,
         created_at=seconds(saved.time),
@@ -154,10 +154,10 @@ def checkpoint_object(job: tr.Job, saved: tr.Checkpoint, step: tr.Step | None) -
 
 
 def seconds(time: Timestamp) -> int:
-    """Return seconds since 1970."""
+    """Return whole seconds since 1970."""
     return time.seconds
 
 
 def _finite(number: float | None) -> float | None:
-    """JSON has no NaN."""
+    """Return the number, or None for one that is not finite: JSON has no NaN."""
     return number if number is not None and math.isfinite(number) else None

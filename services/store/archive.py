@@ -1,4 +1,4 @@
-"""The ledger of a finished job as a Parquet file in the store. Knows no trainer.
+"""Archive the ledger of a finished job as a Parquet file in the store.
 
 One row per committed step in order of commits, superseded ones included: `effective` marks the series that counts.
 Events lie beside the steps in the file's metadata, as a JSON list.
@@ -35,10 +35,10 @@ def _schema() -> pa.Schema:
 
 
 def archive_ledger(ledger: Ledger, events: Events, job: JobRecord, store_url: str) -> str:
-    """Write `<store>/ledgers/<job>.parquet` and answer its URL. Memory: one group of steps, and what is no step.
+    """Write `<store>/ledgers/<job>.parquet` and return its URL. Holds one group of steps and all else in memory.
 
-    The column `record` is the exact text of the ledger and `entry` its place in the stream; the others repeat its
-    numbers for whoever reads Parquet.
+    The column `record` is the exact text of the ledger and `entry` its place in the stream. The others repeat its
+    numbers for readers of Parquet.
     """
     uri = below(store_url, "ledgers", f"{job.id}.parquet")
     effective = {(record.step, record.attempt) for record in _effective(ledger, job)}
@@ -61,7 +61,7 @@ def archive_ledger(ledger: Ledger, events: Events, job: JobRecord, store_url: st
 
 
 def read_steps(uri: str, *, effective: bool = True) -> list[StepRecord]:
-    """Steps of an archive, exact; without `effective` every committed one. Raises StoreUnavailable."""
+    """Read the steps of an archive, exact; without `effective` every committed one. Raises StoreUnavailable."""
     system, path = locate(uri)
     with store_errors(uri), system.open(path, "rb") as file:
         table = pq.read_table(file, columns=["effective", "record", "step"])

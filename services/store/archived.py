@@ -18,7 +18,7 @@ ENTRIES = b"turnloom.entries"  #: of the file's metadata: what the job's stream 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """What a job's stream and series held."""
+    """A job's stream and series."""
 
     effective: tuple[str, ...]  #: text of each step of the effective series, in order; step 0 first where there is one
     entries: tuple[tuple[str, str, str], ...]  #: id, kind and text of every entry of the stream, in order
@@ -38,7 +38,7 @@ class Archives:
 
 @lru_cache(maxsize=8)
 def _read(uri: str, _finish_time: str) -> Archive:
-    """Read a file; a job that was resumed and finished again has another finish time at the same address."""
+    """Read a file. A job that was resumed has another finish time at the same address."""
     system, path = locate(uri)
     with store_errors(uri), system.open(path, "rb") as file:
         table = pq.read_table(file)
@@ -53,6 +53,6 @@ def _read(uri: str, _finish_time: str) -> Archive:
 
 
 def order_of(entry_id: str) -> tuple[int, int]:
-    """Return what entries of a stream are ordered by."""
+    """Return the sort key of stream entries."""
     time_part, _, sequence = entry_id.partition("-")
     return int(time_part), int(sequence)

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON text and back, exactly. Knows no record by name and no Redis.
+"""Encode frozen dataclasses as JSON text and decode them, exactly.
 
 Floats are written by Python's repr and read by strtod, so every double survives; scripts may read such text but never
 write it again, because Lua's encoder keeps 14 digits only.
@@ -19,11 +19,11 @@ Record = TypeVar("Record")
 
 
 class RecordNotReadable(ValueError):
-    """Stored text isn't the record it should be: the message names record and field."""
+    """Stored text did not match the record; the message names record and field."""
 
 
 def encode(record: object) -> str:
-    """Compact JSON object of a dataclass; keys in the order of its fields."""
+    """Encode a dataclass as a compact JSON object; keys in the order of its fields."""
     return json.dumps(plain(record), separators=(",", ":"), ensure_ascii=False)
 
 
@@ -37,7 +37,7 @@ def decode(kind: type[Record], text: str) -> Record:
 
 
 def plain(value: object) -> object:
-    """Dataclasses, enums, tuples and mappings as what `json` writes."""
+    """Convert dataclasses, enums, tuples and mappings to what `json` writes."""
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Enum):
@@ -84,13 +84,13 @@ _PLAIN = frozenset({str, int, float, bool})
 
 @cache
 def _shape(kind: object) -> tuple[object, tuple[object, ...]]:
-    """Origin and arguments of a type."""
+    """Return origin and arguments of a type."""
     return typing.get_origin(kind), typing.get_args(kind)
 
 
 @cache
 def _fields(kind: type) -> tuple[tuple[str, object, bool], ...]:
-    """Name, type and whether it may be absent, of each field of a dataclass."""
+    """Return name, type and whether it may be absent, of each field of a dataclass."""
     return tuple(
         (item.name, hints(kind)[item.name], item.default is not MISSING or item.default_factory is not MISSING)
         for item in fields(kind)
@@ -109,7 +109,7 @@ def _build_dataclass(kind: type, table: dict[str, object], where: str) -> object
 
 @cache
 def hints(kind: type) -> dict[str, object]:
-    """Types of a dataclass's fields, resolved once."""
+    """Return the types of a dataclass's fields, resolved once."""
     return dict(typing.get_type_hints(kind))
 
 

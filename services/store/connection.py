@@ -1,4 +1,4 @@
-"""Connect to Redis: deadlines on every socket, outages as one error class."""
+"""Connect to Redis: deadlines on every socket, and outages as one error class."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _translated(error: redis.RedisError) -> Exception:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Outages of a plain client (RQ's) arrive as RedisUnavailable."""
+    """Raise outages of a plain client (RQ's) as RedisUnavailable."""
     try:
         yield
     except redis.RedisError as error:
@@ -44,7 +44,7 @@ def redis_errors() -> Iterator[None]:
 
 
 class StorePipeline(Pipeline):
-    """A pipeline whose outages arrive as RedisUnavailable."""
+    """A pipeline that raises outages as RedisUnavailable."""
 
     def execute(self, raise_on_error: bool = True) -> list[object]:
         """Send all commands in one round trip."""
@@ -55,7 +55,7 @@ class StorePipeline(Pipeline):
 
 
 class StoreRedis(redis.Redis):
-    """A client whose outages arrive as RedisUnavailable, text in and out."""
+    """A client that raises outages as RedisUnavailable, text in and out."""
 
     def execute_command(self, *args: object, **options: object) -> object:
         """Send one command."""
@@ -66,12 +66,12 @@ class StoreRedis(redis.Redis):
         return result
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> StorePipeline:
-        """Commands sent together, in MULTI/EXEC by default."""
+        """Make a pipeline of commands sent together, in MULTI/EXEC by default."""
         return StorePipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
 def connect(url: str, socket_timeout: float = 10.0) -> StoreRedis:
-    """A client for the store. Nothing is sent yet, and nothing is retried behind the caller's back.
+    """Make a client for the store. This sends nothing, and the client never retries by itself.
 
     A hidden retry after a timeout would run a script twice; each caller knows whether its own may.
     """
@@ -88,7 +88,7 @@ def connect(url: str, socket_timeout: float = 10.0) -> StoreRedis:
 
 
 def connect_rq(url: str, socket_timeout: float | None = None) -> redis.Redis:
-    """A client for RQ's queue and worker classes, which want bytes.
+    """Make a client for RQ's queue and worker classes, which want bytes.
 
     A worker leaves `socket_timeout` out: RQ then sets it to fit its blocking reads. Everybody else gives one.
     """
@@ -96,13 +96,13 @@ def connect_rq(url: str, socket_timeout: float | None = None) -> redis.Redis:
 
 
 def redis_time(client: StoreRedis) -> float:
-    """Redis's clock, seconds since 1970: the one that all processes share."""
+    """Return Redis's clock, seconds since 1970: the one that all processes share."""
     seconds, microseconds = client.time()
     return seconds + microseconds / 1e6
 
 
 def check_schema(client: StoreRedis) -> None:
-    """Write the schema version into an empty Redis; refuse one that holds another version (SchemaMismatch)."""
+    """Write the schema version into an empty Redis; raise SchemaMismatch if it holds another version."""
     found = cast(str | None, client.get(keys.SCHEMA))
     if found is None:  # looked at first: a process may have no right to write it
         client.set(keys.SCHEMA, SCHEMA_VERSION, nx=True)

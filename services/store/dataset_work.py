@@ -1,6 +1,6 @@
-"""Who works on which part of a dataset that is made from a source. Knows no file, no row and no RQ.
+"""Leases on the tasks of building a dataset from a source: which process works on which part.
 
-A task is a name ("plan", "0", "1", ..., "merge") with JSON. Its lease is a time in Redis's clock after which nobody
+A task is a name ("plan", "0", "1", ..., "merge") with JSON. Its lease is a time in Redis's clock after which no process
 works on it any more. RQ carries tickets only: a task without holder and ticket is found by `lost` and gets a new one.
 Doing a task twice is harmless, so a lease that ends too early costs work and never a wrong row.
 """
@@ -24,7 +24,7 @@ _AT_ONCE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class ClaimedTask:
-    """A task that this process holds now."""
+    """A task that this process holds."""
 
     argument: str  #: JSON
     bad_shard: int | None  #: index of the first shard known to end the dataset; later ones are not needed
@@ -35,39 +35,39 @@ class TaskSpent(Exception):
 
 
 class DatasetWork:
-    """The work on all datasets of one Redis."""
+    """The tasks of all datasets in one Redis."""
 
     def __init__(self, client: StoreRedis, lease_ttl: float = 15.0) -> None:
-        """Args: lease_ttl: seconds after which a silent holder has lost its task."""
+        """Prepare the leases. Args: lease_ttl: seconds after which a silent holder has lost its task."""
         self._client = client
         self._scripts = Scripts(client)
         self.lease_ttl = lease_ttl
 
     def open(self, dataset_id: str, task: str, seconds: float = 0.0) -> None:
-        """Begin with one task, which is due in `seconds`; nothing if the work has begun."""
+        """Add the first task, which is due in `seconds`; does nothing if the work has begun."""
         self._scripts.run("work_open", dataset=dataset_id, task=task, seconds=seconds)
 
     def begin(self, dataset_id: str, task: str) -> None:
-        """Make the first task due now, unless it was begun; its dataset's record is there."""
+        """Make the first task due now, unless it was begun; called once the dataset has its record."""
         self._scripts.run("work_begin", dataset=dataset_id, task=task)
 
     def overdue(self, dataset_id: str, task: str) -> bool:
-        """Whether nobody began a task in its time."""
+        """Return whether a task is late: no process began it in its time."""
         due = self._client.zscore(keys.work_due(dataset_id), task)
         return due is None or due <= redis_time(self._client)
 
     def replace(self, dataset_id: str, task: str) -> None:
-        """Drop every task for this one."""
+        """Replace every task by this one."""
         self._scripts.run("work_replace", dataset=dataset_id, task=task)
 
     def making(self) -> list[str]:
-        """Datasets whose work has not been closed."""
+        """Return the datasets whose work has not been closed."""
         return sorted(cast(set[str], self._client.smembers(keys.MAKING)))
 
     def claim(self, dataset_id: str, task: str, holder: str) -> ClaimedTask | None:
-        """Take a task; None: it is done, or another process has it.
+        """Claim a task; None: it is done, or another process has it.
 
-        Raises IllegalEdge and NotFound once nobody waits for the dataset, TaskSpent with the last error's sentence.
+        Raises IllegalEdge and NotFound once the dataset is no longer wanted, TaskSpent with the last error's sentence.
         """
         answer = self._scripts.run(
             "work_claim", dataset=dataset_id, task=task, holder=holder, lease=self.lease_ttl, most=MAX_ATTEMPTS
@@ -77,7 +77,7 @@ class DatasetWork:
         return ClaimedTask(answer[1], _index(answer[2])) if answer[0] == "ok" else None
 
     def renew(self, dataset_id: str, task: str, holder: str, read: int) -> int | None:
-        """Keep a task and publish how many conversations it has read; answers the first bad shard, if any.
+        """Renew a task and publish how many conversations it has read; return the first bad shard, if any.
 
         Raises IllegalEdge, NotFound, and Fenced when another process has the task.
         """
@@ -87,7 +87,7 @@ class DatasetWork:
         return _index(answer[1])
 
     def release(self, dataset_id: str, task: str, holder: str, why: str) -> None:
-        """Give a task back after an error; it is begun anew one lease_ttl later, when what was away may be back."""
+        """Release a task after an error; it starts again one lease_ttl later, when an outage may be over."""
         self._scripts.run("work_release", dataset=dataset_id, task=task, holder=holder, why=why, seconds=self.lease_ttl)
 
     def done(
@@ -99,27 +99,27 @@ class DatasetWork:
         bad_shard: int | None = None,
         following: Mapping[str, str] | None = None,
     ) -> None:
-        """End a task and begin those that follow (name to JSON, or to "" where `note` kept it). Raises as `renew`."""
+        """Finish a task and start its followers (name to JSON, or to "" where `note` kept it). Raises as `renew`."""
         self._scripts.run(
             "work_done", dataset=dataset_id, task=task, holder=holder, bad_shard=bad_shard, following=following or {}
         )
 
     def lost(self, dataset_id: str) -> list[str]:
-        """Tasks that are due and have no ticket; each is named once per lease_ttl, to one caller."""
+        """Return due tasks without a ticket; each is named once per lease_ttl, to one caller."""
         queue = f"rq:queue:{PREPROCESS_QUEUE}"
         answer = self._scripts.read("work_lost", dataset=dataset_id, seconds=self.lease_ttl, queue=queue, most=_AT_ONCE)
         return cast(list[str], answer)
 
     def note(self, dataset_id: str, task: str, argument: str) -> None:
-        """Keep the argument of a task that follows later, when `done` names it with an empty one."""
+        """Keep the argument of a later task, for `done` to name it with an empty one."""
         self._client.hset(keys.work(dataset_id), f"task:{task}", argument)
 
     def ticketed(self, dataset_id: str, task: str, ticket: str) -> None:
-        """Remember the RQ id under which a task is on the queue."""
+        """Remember the RQ id of the task's ticket."""
         self._client.hset(keys.work(dataset_id), f"ticket:{task}", ticket)
 
     def close(self, dataset_id: str) -> None:
-        """Forget all of it."""
+        """Delete all of the dataset's work."""
         self._scripts.run("work_close", dataset=dataset_id)
 
 

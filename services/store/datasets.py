@@ -1,4 +1,4 @@
-"""Records of datasets. Knows no file: dataset_files writes and reads those."""
+"""Records of datasets. Files are in shards/dataset_files.py."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Datasets:
         self._scripts = Scripts(client)
 
     def create(self, record: DatasetRecord, *, request_id: str = "", content_hash: str = "") -> CreatedDataset:
-        """Add a dataset, CREATING or already READY; or find the one that this owner's request_id made.
+        """Add a dataset, CREATING or already READY, or find the one that this owner's request_id made.
 
         `content_hash`: digest of the request; empty: of the record without id and times. Raises RequestMismatch.
         """
@@ -61,7 +61,7 @@ class Datasets:
         return CreatedDataset(self.get(answer[1]), answer[0] == "known")
 
     def find_request(self, owner: str, request_id: str, content_hash: str) -> DatasetRecord | None:
-        """The dataset that a request_id made; None: unknown. Raises RequestMismatch for other content."""
+        """Find the dataset that a request_id made; None: unknown. Raises RequestMismatch for other content."""
         made = cast(dict[str, str], self._client.hgetall(keys.request("dataset", owner, request_id)))
         if not made:
             return None
@@ -70,14 +70,14 @@ class Datasets:
         return self.get(made["id"])
 
     def get(self, dataset_id: str) -> DatasetRecord:
-        """One dataset. Raises NotFound."""
+        """Return one dataset. Raises NotFound."""
         stored = cast(dict[str, str], self._client.hgetall(keys.dataset(dataset_id)))
         if not stored:
             raise NotFound(f"there is no dataset {dataset_id}")
         return _read(stored)
 
     def has_content(self, sha256: str) -> bool:
-        """Whether a dataset of this address is READY."""
+        """Return whether a dataset of this address is READY."""
         return bool(self._client.exists(keys.content(sha256)))
 
     def list(
@@ -88,7 +88,7 @@ class Datasets:
         state: DatasetState | None = None,
         owner: str | None = None,
     ) -> Page[DatasetRecord]:
-        """Datasets newest first, without issues, warnings and histograms. `owner` None: everybody's."""
+        """List datasets newest first, without issues, warnings and histograms. `owner` None: of every owner."""
         found: list[DatasetRecord] = []
         token = page_token
         while True:
@@ -109,20 +109,20 @@ class Datasets:
                 return Page(found)
 
     def progress(self, dataset_id: str, *, conversations_read: int, shards: int | None = None) -> None:
-        """Say how far a dataset is. Raises IllegalEdge once it is not CREATING, and then its maker stops."""
+        """Record a dataset's progress. Raises IllegalEdge unless CREATING, which stops its maker."""
         self._scripts.run("dataset_progress", dataset=dataset_id, read=conversations_read, shards=shards)
 
     def shard_done(self, dataset_id: str, index: int, shard_json: str) -> int:
-        """Record one shard's result, once per index; answers how many are done. Raises IllegalEdge as `progress`."""
+        """Record one shard's result, once per index; return how many are done. Raises IllegalEdge as `progress`."""
         return int(self._scripts.run("dataset_progress", dataset=dataset_id, shard=index, result=shard_json)[1])
 
     def shards(self, dataset_id: str) -> dict[int, str]:
-        """Results of the shards that are done, by index."""
+        """Return the results of finished shards, by index."""
         found = cast(dict[str, str], self._client.hgetall(keys.shards(dataset_id)))
         return {int(index): found[index] for index in sorted(found, key=int)}
 
     def ready(self, record: DatasetRecord) -> DatasetRecord:
-        """CREATING -> READY, in one transaction and only when all shards are there. Raises IllegalEdge.
+        """Change CREATING -> READY, in one transaction and only with all shards there. Raises IllegalEdge.
 
         `record` carries sha256, uri and totals. May be repeated with the same record.
         """
@@ -131,18 +131,18 @@ class Datasets:
         return self.get(record.id)
 
     def fail(self, dataset_id: str, error: ErrorRecord, issues: Sequence[IssueRecord] = ()) -> DatasetRecord:
-        """CREATING -> FAILED."""
+        """Change CREATING -> FAILED."""
         record = replace(self.get(dataset_id), state=DatasetState.FAILED, error=error, issues=tuple(issues)[:50])
         self._end(record, "")
         return self.get(dataset_id)
 
     def cancel(self, dataset_id: str) -> DatasetRecord:
-        """CREATING -> CANCELLED; its maker learns of it at the next `progress`."""
+        """Change CREATING -> CANCELLED; its maker learns of it at the next `progress`."""
         self._end(replace(self.get(dataset_id), state=DatasetState.CANCELLED), "")
         return self.get(dataset_id)
 
     def delete(self, dataset_id: str) -> None:
-        """Forget a dataset. A file that no other dataset has goes on the list of unwanted ones (unwanted.py).
+        """Delete a dataset's record. A file without other datasets goes on the list of unwanted ones (unwanted.py).
 
         Raises InUse while an unfinished job uses it, or while it is made.
         """
@@ -154,7 +154,7 @@ class Datasets:
     def watch(
         self, dataset_id: str, *, stop: threading.Event | None = None, deadline: float | None = None
     ) -> Iterator[DatasetRecord]:
-        """The record now and after every change, last the final one; early at `stop` or after `deadline` seconds."""
+        """Yield the record now and after every change, up to the final one; `stop` or `deadline` seconds end it."""
         end = time.monotonic() + deadline if deadline is not None else float("inf")
         waiting = stop or threading.Event()
         seen = ""

@@ -1,4 +1,4 @@
-"""Everything that can go wrong in the store, one sentence each. Knows no protocol status.
+"""Everything that can go wrong in the store, one sentence each.
 
 StoreError
 ├── RedisUnavailable      Redis isn't reachable, loads, or refuses writes: try again
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 
 class StoreError(Exception):
-    """Root of the store's errors."""
+    """Base class of the store's errors."""
 
 
 class RedisUnavailable(StoreError):
@@ -49,15 +49,15 @@ class SchemaMismatch(StoreError):
 
 
 class NotFound(StoreError):
-    """No such thing."""
+    """No such job, dataset, checkpoint or host."""
 
 
 class IllegalEdge(StoreError):
-    """The state that it is in refuses this."""
+    """The object's state refuses this change."""
 
 
 class RequestMismatch(StoreError):
-    """A request_id came again with other content."""
+    """A request_id was used again with other content."""
 
 
 class InUse(StoreError):
@@ -89,7 +89,7 @@ class StepOutOfOrder(StoreError):
 
 
 class TicketFailed(StoreError):
-    """The worker that took the call raised."""
+    """The worker that took the call raised an exception."""
 
 
 class TicketTimeout(TicketFailed):

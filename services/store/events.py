@@ -1,4 +1,4 @@
-"""One stream per job: events, steps, checkpoints and changes of the job, in order, each once. Knows no gRPC."""
+"""One stream per job: events, steps, checkpoints and job changes, in order, each once. Imports no gRPC."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Value = EventRecord | StepRecord | JobNotice | CheckpointRecord
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that happened."""
+    """One entry of a job's stream."""
 
     id: str  #: to go on after it
     kind: str  #: "event", "step", "job", "checkpoint"
@@ -66,7 +66,7 @@ class Events:
         *,
         fields: Mapping[str, str] | None = None,
     ) -> str:
-        """Add an event; answers its id. Raises NotFound for a job that is not there or whose events have expired."""
+        """Add an event; return its id. Raises NotFound for a job that is gone or whose events have expired."""
         table = {str(key): str(value) for key, value in (fields or {}).items()}
         answer = self._scripts.run(
             "say", job=job_id, level=level, type=type, message=message, attempt=attempt, fields=table
@@ -74,7 +74,7 @@ class Events:
         return answer[1]
 
     def list(self, job_id: str, *, page_size: int = 100, page_token: str = "") -> Page[EventRecord]:
-        """Events oldest first, without steps and notices."""
+        """List events oldest first, without steps and notices."""
         found: list[EventRecord] = []
         after = page_token
         while len(found) < page_size:
@@ -90,10 +90,10 @@ class Events:
         return Page(found, after)
 
     def read(self, job_id: str, after: str = "", *, count: int = 500, block: float = 0.0) -> Sequence[Entry]:
-        """Entries after the id `after` (empty: from the first), oldest first; waits up to `block` seconds for one.
+        """Read entries after the id `after` (empty: from the first), oldest first; waits up to `block` seconds for one.
 
         Those of a finished job come from its archive once its keys are gone. Raises NotFound without such a job,
-        BadToken for an id that is none, and OutOfRange where entries that would have to come first are nowhere.
+        BadToken for an invalid id, and OutOfRange where earlier entries of the requested range are gone.
         """
         if after and not _ENTRY_ID.fullmatch(after):
             raise BadToken(f"event id {after!r} was not given by this server; give the last one seen, or none")
@@ -118,7 +118,7 @@ class Events:
         return [_entry(name, values) for name, values in rows]
 
     def raw(self, job_id: str) -> Iterator[RawEntry]:
-        """Every entry that Redis holds, oldest first, as it is stored."""
+        """Yield every entry that Redis holds, oldest first, as it is stored."""
         after = "-"
         while True:
             rows = cast(
@@ -130,13 +130,13 @@ class Events:
             after = "(" + rows[-1][0]
 
     def everything(self, job_id: str) -> Iterator[Entry]:
-        """Every entry that Redis holds, oldest first."""
+        """Yield every entry that Redis holds, oldest first."""
         return (_entry(one.id, {"k": one.kind, "v": one.text}) for one in self.raw(job_id))
 
     def watch(
         self, job_id: str, after: str = "", *, stop: threading.Event | None = None, deadline: float | None = None
     ) -> Iterator[Entry]:
-        """Entries as they come, each once, until the job is at a terminal state and nothing is left to say.
+        """Yield entries as they come, each once, until the job's state is terminal and every entry was read.
 
         Also ends when `stop` is set (looked at every second) or `deadline` seconds are over.
         """

@@ -1,4 +1,4 @@
-"""Standings of a sweep's cells at the rungs of successive halving. Knows no rule by which cells are compared."""
+"""Standings of a sweep's cells at the rungs of successive halving. The supervisor compares the cells."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Halvings:
         self._scripts = Scripts(client)
 
     def standings(self, sweep_id: str, step: int) -> tuple[Standing, ...]:
-        """The cells compared at a rung so far, in the order in which they were; empty: none yet."""
+        """Return the cells compared at a rung so far, in order of comparison; empty: none yet."""
         text = cast(str | None, self._client.hget(keys.halving(sweep_id), str(step)))
         return _read(text) if text else ()
 
     def settle(
         self, sweep_id: str, step: int, known: Sequence[Standing], new: Sequence[Standing], hosts: Mapping[str, str]
     ) -> bool:
-        """Write the standings of cells that wait at a rung, and move them, in one step: PAUSED -> QUEUED | CANCELLED.
+        """Write the standings of waiting cells and move the cells, in one step: PAUSED -> QUEUED | CANCELLED.
 
         The caller enqueues the tickets of those that go on; if it dies in between, the supervisor's next round does.
 

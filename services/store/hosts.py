@@ -1,4 +1,4 @@
-"""GPU hosts: what their probes report, and where a job goes. Knows no RQ worker class and no TuFT."""
+"""GPU hosts: their probes' reports, and the choice of a host for a job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Hosts:
         self._client = client
 
     def put(self, record: HostRecord, ttl: float = 60.0) -> None:
-        """Store what a probe saw; without another probe it expires after `ttl` seconds."""
+        """Store a probe's report; without another one it expires after `ttl` seconds."""
         seen = redis_time(self._client)  # one clock for all hosts
         pipe = self._client.pipeline()
         pipe.set(keys.host(record.name), encode(replace(record, heartbeat_time=seen)), px=max(1, round(ttl * 1000)))
@@ -33,7 +33,7 @@ class Hosts:
         pipe.execute()
 
     def list(self) -> Sequence[HostRecord]:
-        """Live hosts by name; workers and queued_jobs are counted now."""
+        """Return live hosts by name; workers and queued_jobs are counted now."""
         names = sorted(cast(list[str], self._client.zrange(keys.HOSTS, 0, -1)))
         pipe = self._client.pipeline(transaction=False)
         for name in names:
@@ -49,16 +49,16 @@ class Hosts:
         return records
 
     def get(self, name: str) -> HostRecord | None:
-        """One live host; None: it has not reported in time."""
+        """Return one live host; None: it has not reported in time."""
         return next((record for record in self.list() if record.name == name), None)
 
     def silent(self, name: str) -> float:
-        """Seconds since the last report of a host; infinite if there never was one."""
+        """Return the seconds since a host's last report; infinite if there never was one."""
         seen = self._client.zscore(keys.HOSTS, name)
         return max(0.0, redis_time(self._client) - seen) if seen is not None else float("inf")
 
     def place(self, tuft_model: str, lora_rank: int, host: str = "") -> str:
-        """Name of the live host for a job: the one asked for, else the one with the shortest queue. Raises NoHost.
+        """Return the live host for a job: the requested one, else the one with the shortest queue. Raises NoHost.
 
         A host can take the job when its TuFT serves the model and its largest rank is unknown or large enough.
         """
@@ -66,7 +66,7 @@ class Hosts:
         return min(able, key=lambda record: (not record.backend_up, record.queued_jobs, record.name)).name
 
     def able(self, tuft_model: str, lora_rank: int, host: str = "") -> Sequence[HostRecord]:
-        """Live hosts that can take a job, or the one asked for. Raises NoHost where there is none."""
+        """Return live hosts that can take a job, or the requested one. Raises NoHost if there is none."""
         live = self.list()
         if host and all(record.name != host for record in live):
             raise NoHost(f"host {host} has not reported; {_known(live)}")

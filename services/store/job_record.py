@@ -1,4 +1,4 @@
-"""The hash that the scripts write, read as a JobRecord. Knows no connection."""
+"""Read the hash that the scripts write as a JobRecord."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.store.records import HELD, Control, CutReport, ErrorRecord, JobRec
 
 
 def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
-    """One job; fields that no script has written yet take their defaults."""
+    """Read one job; fields that no script has written yet take their defaults."""
 
     def number(name: str) -> float:
         return float(stored.get(name) or 0)
@@ -79,13 +79,13 @@ def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
 
 @lru_cache(maxsize=4096)
 def _spec(text: str) -> JobSpec:
-    """Read what was asked for, which never changes."""
+    """Read the job's request, which never changes."""
     return decode(JobSpec, text)
 
 
 @cache
 def _names(prefix: str) -> tuple[tuple[str, str], ...]:
-    """Fields of Sums, and where the hash has them."""
+    """Return the fields of Sums, and their places in the hash."""
     return tuple((item.name, f"{prefix}_{item.name}") for item in fields(Sums))
 
 

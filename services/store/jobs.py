@@ -1,4 +1,4 @@
-"""Jobs: who may change their state, and when. Every change is one script in lua/. Knows no RQ and no trainer."""
+"""Jobs and their state changes. Every change is one script in lua/. Imports no trainer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a worker got."""
+    """The result of a worker's claim."""
 
     job: JobRecord
     checkpoint: CheckpointRecord | None  #: to go on from; None: begin fresh, or as spec.start_from says
@@ -55,7 +55,7 @@ class Jobs:
     # What the API does.
 
     def create(self, spec: JobSpec, *, request_id: str = "", content_hash: str = "", planned_steps: int = 0) -> Created:
-        """Make a VALIDATING job, or find the one that this owner's request_id made from the same content.
+        """Make a VALIDATING job, or find the one that this owner's request_id made with the same content.
 
         `content_hash` is any digest of the request; empty: of the spec. Raises RequestMismatch for other content and
         NotFound or IllegalEdge for a dataset that isn't there or isn't READY.
@@ -81,7 +81,7 @@ class Jobs:
         return Created(self.get(answer[1]), answer[0] == "known")
 
     def find_request(self, owner: str, request_id: str, content_hash: str) -> JobRecord | None:
-        """The job that a request_id made; None: unknown. Raises RequestMismatch for other content."""
+        """Find the job that a request_id made; None: unknown. Raises RequestMismatch for other content."""
         made = cast(dict[str, str], self._client.hgetall(keys.request("job", owner, request_id)))
         if not made:
             return None
@@ -90,21 +90,21 @@ class Jobs:
         return self.get(made["id"])
 
     def queue(self, job_id: str, *, host: str, planned_steps: int, cut: CutReport | None = None) -> JobRecord:
-        """VALIDATING -> QUEUED. The caller then enqueues the ticket; if it dies in between, the supervisor does."""
+        """Change VALIDATING -> QUEUED. The caller enqueues the ticket; if it dies first, the supervisor does."""
         self._scripts.run("queue", job=job_id, host=host, planned_steps=planned_steps, cut=encode(cut or CutReport()))
         return self.get(job_id)
 
     def reject(self, job_id: str, error: ErrorRecord) -> JobRecord:
-        """VALIDATING -> FAILED."""
+        """Change VALIDATING -> FAILED."""
         self._scripts.run("reject", job=job_id, error=encode(error))
         return self.get(job_id)
 
     def keep_validating(self, job_id: str) -> None:
-        """Say that the check still runs; wanted every VALIDATION_LEASE / 3 seconds."""
+        """Report that validation still runs; needed every VALIDATION_LEASE / 3 seconds."""
         self._scripts.run("validating", job=job_id, lease=_milliseconds(VALIDATION_LEASE))
 
     def get(self, job_id: str) -> JobRecord:
-        """One job, read atomically. Raises NotFound."""
+        """Return one job, read atomically. Raises NotFound."""
         stored = cast(dict[str, str], self._client.hgetall(keys.job(job_id)))
         if not stored:
             raise NotFound(f"there is no job {job_id}")
@@ -119,7 +119,7 @@ class Jobs:
         metadata: Mapping[str, str] | None = None,
         owner: str | None = None,
     ) -> Page[JobRecord]:
-        """Jobs newest first. Empty `states`: all; `metadata`: jobs with all these labels; `owner` None: everybody's."""
+        """List jobs newest first. Empty `states`: all; `metadata`: jobs with all these labels; `owner` None: any."""
         wanted = dict(metadata or {})
         found: list[JobRecord] = []
         token = page_token
@@ -138,20 +138,20 @@ class Jobs:
                 return Page(found)
 
     def active(self) -> Sequence[JobRecord]:
-        """Every job that isn't at a terminal state, in no order."""
+        """Return every job in a non-terminal state, in no order."""
         names = sorted(cast(set[str], self._client.smembers(keys.ACTIVE)))
         return [job for job in self._read(names) if job is not None]
 
     def in_states(self, states: Collection[JobState]) -> Sequence[JobRecord]:
-        """Jobs in any of these states, oldest first within each."""
+        """Return the jobs in any of these states, oldest first within each."""
         return [job for job in self._read(self.names_in(states)) if job is not None]
 
     def get_many(self, names: Collection[str]) -> Sequence[JobRecord]:
-        """Those of these jobs that are there."""
+        """Return those of these jobs that exist."""
         return [job for job in self._read(names) if job is not None]
 
     def index(self) -> None:
-        """Put the jobs of earlier versions into the indexes, once."""
+        """Add the jobs of earlier versions to the indexes, once."""
         if self._client.exists(keys.INDEXED):
             return
         for job in self._read(cast(Sequence[str], self._client.zrange(keys.JOBS, 0, -1))):
@@ -160,34 +160,34 @@ class Jobs:
         self._client.set(keys.INDEXED, 1)
 
     def names_in(self, states: Collection[JobState]) -> Sequence[str]:
-        """Ids of jobs in any of these states."""
+        """Return the ids of jobs in any of these states."""
         pipe = self._client.pipeline(transaction=False)
         for state in states:
             pipe.zrange(keys.state(state.value), 0, -1)
         return [name for names in cast(Sequence[Sequence[str]], pipe.execute()) for name in names]
 
     def finished(self, since: float, until: float) -> Sequence[JobRecord]:
-        """Jobs that reached their terminal state between two times (seconds since 1970, both included)."""
+        """Return jobs that ended between two times (seconds since 1970, both included)."""
         names = cast(list[str], self._client.zrangebyscore(keys.FINISHED, since, until))
         return [job for job in self._read(names) if job is not None]
 
     def unarchived(self) -> Sequence[JobRecord]:
-        """Jobs at a terminal state whose ledger is in Redis only."""
+        """Return jobs in a terminal state whose ledger is in Redis only."""
         names = sorted(cast(set[str], self._client.smembers(keys.UNARCHIVED)))
         return [job for job in self._read(names) if job is not None]
 
     def cancel(self, job_id: str) -> JobRecord:
-        """Stop a job; one at a terminal state is left as it is. A PAUSING job is cancelled once it has paused."""
+        """Cancel a job; a terminal one is unchanged. A PAUSING job is cancelled once it has paused."""
         self._scripts.run("steer", job=job_id, wish="cancel")
         return self.get(job_id)
 
     def pause(self, job_id: str) -> JobRecord:
-        """RUNNING -> PAUSING."""
+        """Change RUNNING -> PAUSING."""
         self._scripts.run("steer", job=job_id, wish="pause")
         return self.get(job_id)
 
     def resume(self, job_id: str, checkpoint: str = "", host: str | None = None) -> JobRecord:
-        """PAUSED, FAILED, CANCELLED -> QUEUED, from the last or a chosen checkpoint.
+        """Change PAUSED, FAILED, CANCELLED -> QUEUED, from the last or a chosen checkpoint.
 
         `host`: where it goes on; None: where it was, empty: in the pool. The caller enqueues the ticket of a host.
         """
@@ -197,7 +197,7 @@ class Jobs:
     def move(
         self, job_id: str, from_host: str, to_host: str, message: str, *, checkpoint: str = "", lost: bool = False
     ) -> bool:
-        """Give a QUEUED job to another host, empty: to the pool; False: it is no longer queued on `from_host`.
+        """Move a QUEUED job to another host, empty: to the pool; False: it is no longer queued on `from_host`.
 
         `checkpoint`: to go on from instead of the last one. `lost`: its host is, which is not the job's fault.
         """
@@ -210,7 +210,7 @@ class Jobs:
         self._scripts.run("ask_move", job=job_id, to=to_host)
 
     def delete(self, job_id: str) -> JobRecord:
-        """Forget a job at a terminal state; the caller removes its objects. Raises InUse."""
+        """Delete a job in a terminal state; the caller removes its objects. Raises InUse."""
         job = self.get(job_id)
         self._scripts.run("delete", job=job_id, lists=_lists(job.spec))
         return job
@@ -226,7 +226,7 @@ class Jobs:
         price: float | None = None,
         currency: str = "",
     ) -> Claim | None:
-        """Take a queued job, only as attempt current + 1; None: the ticket is to be dropped, an event says why.
+        """Claim a queued job, only as attempt current + 1; None: drop the ticket, an event says why.
 
         The same call cuts the effective series at the checkpoint that the attempt goes on from. `worker` names this
         process and no other: a claim whose answer was lost may be repeated by the same worker. `host`: a job that was
@@ -249,16 +249,16 @@ class Jobs:
         return Claim(self.get(job_id), decode(CheckpointRecord, checkpoint) if checkpoint else None)
 
     def renew(self, job_id: str, attempt: int) -> Control:
-        """Keep the lease for another lease_ttl. Raises Fenced."""
+        """Renew the lease for another lease_ttl. Raises Fenced."""
         lease = _milliseconds(self.lease_ttl)
         return Control(self._scripts.run("renew", job=job_id, attempt=attempt, lease=lease)[1])
 
     def preempt(self, job_id: str, attempt: int, reason: str) -> None:
-        """Ask the loop to save and leave; its next commit or renewal says so. Raises Fenced."""
+        """Ask the loop to save and leave, at its next commit or renewal. Raises Fenced."""
         self._scripts.run("preempt", job=job_id, attempt=attempt, reason=reason)
 
     def set_adapter(self, job_id: str, attempt: int, uri: str, sha256: str) -> None:
-        """Say where the final adapter lies. Raises Fenced."""
+        """Record the location of the final adapter. Raises Fenced."""
         self._scripts.run("adapter", job=job_id, attempt=attempt, uri=uri, sha256=sha256)
 
     def finish(
@@ -271,7 +271,7 @@ class Jobs:
         adapter_uri: str = "",
         adapter_sha256: str = "",
     ) -> JobRecord:
-        """End the attempt and the job. While CANCELLING every end is CANCELLED, while PAUSING every end is PAUSED.
+        """Finish attempt and job. While CANCELLING every end is CANCELLED, while PAUSING every end is PAUSED.
 
         May be repeated by the same attempt. Raises Fenced, and IllegalEdge for a state that isn't an end.
         """
@@ -289,10 +289,10 @@ class Jobs:
     def release(
         self, job_id: str, attempt: int, reason: str, message: str, *, error: ErrorRecord | None = None
     ) -> JobRecord:
-        """End the attempt and let the job go on later: RUNNING -> QUEUED, where the caller enqueues the ticket.
+        """End the attempt and requeue the job: RUNNING -> QUEUED, where the caller enqueues the ticket.
 
-        PAUSING and CANCELLING come to their ends instead, and the third attempt in a row without a committed step
-        makes the job FAILED with the last error; reason "preempted" isn't counted. Raises Fenced.
+        PAUSING and CANCELLING come to their ends instead. The third attempt in a row without a committed step makes
+        the job FAILED with the last error; reason "preempted" isn't counted. Raises Fenced.
         """
         self._scripts.run(
             "release",
@@ -307,13 +307,13 @@ class Jobs:
         return self.get(job_id)
 
     def count(self, name: str, label: str) -> None:
-        """Add one to a worker counter of the exporter: "retries", "resumes" or "checkpoints", and its label."""
+        """Increment a worker counter of the exporter: "retries", "resumes" or "checkpoints", and its label."""
         self._client.hincrby(keys.COUNTERS, f"{name}|{label}", 1)
 
     # What the supervisor does.
 
     def expire(self, job_id: str) -> bool:
-        """End the attempt or validation of a job whose lease nobody renewed; False: it is held, or needs no lease."""
+        """End an attempt or validation whose lease has expired; False: it is held, or needs no lease."""
         lost = ErrorRecord(
             "WORKER_LOST",
             "The worker stopped renewing its lease: it was killed, or its host or network is down.",
@@ -333,7 +333,7 @@ class Jobs:
         return answer[0] == "ended"
 
     def unheld(self) -> Sequence[JobRecord]:
-        """Jobs that need a lease and had none when asked; `expire` looks again before it acts."""
+        """Return jobs that lacked a needed lease when asked; `expire` looks again before it acts."""
         names = self.names_in((*HELD, JobState.VALIDATING))
         pipe = self._client.pipeline(transaction=False)
         for name in names:
@@ -341,7 +341,7 @@ class Jobs:
         return self.get_many([name for name, held in zip(names, pipe.execute(), strict=True) if not held])
 
     def host_lost(self, job_id: str, host: str, message: str) -> None:
-        """Say in a queued job's events, once per wait, that its host is silent."""
+        """Add an event to a queued job, once per wait, that its host is silent."""
         self._scripts.run("host_lost", job=job_id, host=host, message=message)
 
     def archived(self, job: JobRecord, uri: str, keep_seconds: float) -> bool:
@@ -355,7 +355,7 @@ class Jobs:
         return answer[0] == "ok"
 
     def _indexes(self, states: Collection[JobState], labels: Mapping[str, str], owner: str | None) -> Sequence[str]:
-        """Keys of the shortest index that holds every job asked for."""
+        """Return the keys of the shortest index that holds every requested job."""
         choices = [[keys.JOBS]]
         if states:
             choices.append([keys.state(state.value) for state in states])
@@ -380,7 +380,7 @@ class Jobs:
 
 
 def _readable(name: str, table: Mapping[str, str]) -> JobRecord | None:
-    """One of many: a broken record must neither hide the others nor end their recovery. `get` raises for it."""
+    """Read one of many jobs: a broken record must not hide or stop the others. `get` raises for it."""
     try:
         return read_job(name, table) if table else None
     except (ValueError, KeyError) as error:
@@ -389,7 +389,7 @@ def _readable(name: str, table: Mapping[str, str]) -> JobRecord | None:
 
 
 def _lists(spec: JobSpec) -> list[str]:
-    """Keys of the indexes by owner and label that name a job."""
+    """Return the keys of the indexes by owner and label that name a job."""
     return [keys.owner(spec.owner), *(keys.label(key, value) for key, value in spec.metadata.items())]
 
 

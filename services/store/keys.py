@@ -1,4 +1,4 @@
-"""Every key name in Redis, once. docs/redis.md has the table with contents and lifetimes. Knows no connection.
+"""Every key name in Redis, once. docs/redis.md has the table with contents and lifetimes.
 
 Lua scripts build the names of a job's keys from the same prefix (lua/common.lua): this needs one Redis, not a cluster.
 """
@@ -28,105 +28,105 @@ SWEEPS = "tl:api:sweeps"  # zset: sweep id by creation, microseconds
 
 
 def job(job_id: str) -> str:
-    """Hash: the job's record."""
+    """Return the key of a hash: the job's record."""
     return f"tl:run:job:{job_id}"
 
 
 def state(name: str) -> str:
-    """Zset: jobs in a state by creation, microseconds."""
+    """Return the key of a zset: jobs in a state by creation, microseconds."""
     return f"tl:run:state:{name}"
 
 
 def owner(name: str) -> str:
-    """Zset: jobs of an owner by creation, microseconds."""
+    """Return the key of a zset: jobs of an owner by creation, microseconds."""
     return f"tl:run:owner:{name}"
 
 
 def label(key: str, value: str) -> str:
-    """Zset: jobs with a label by creation, microseconds."""
+    """Return the key of a zset: jobs with a label by creation, microseconds."""
     return f"tl:run:label:{len(key)}:{key}:{value}"
 
 
 def stream(job_id: str) -> str:
-    """Stream: events, steps, notices and checkpoints of a job, in order."""
+    """Return the key of a stream: events, steps, notices and checkpoints of a job, in order."""
     return f"tl:run:stream:{job_id}"
 
 
 def tests(job_id: str) -> str:
-    """Hash: step to the evaluation after it."""
+    """Return the key of a hash: step to the evaluation after it."""
     return f"tl:run:tests:{job_id}"
 
 
 def series(job_id: str) -> str:
-    """List: the effective series; item k stands for step k."""
+    """Return the key of a list: the effective series; item k stands for step k."""
     return f"tl:run:series:{job_id}"
 
 
 def checkpoints(job_id: str) -> str:
-    """Hash: checkpoint id to record."""
+    """Return the key of a hash: checkpoint id to record."""
     return f"tl:run:checkpoints:{job_id}"
 
 
 def lineage(job_id: str) -> str:
-    """Zset: checkpoint ids of the effective run by step."""
+    """Return the key of a zset: checkpoint ids of the effective run by step."""
     return f"tl:run:lineage:{job_id}"
 
 
 def lease(job_id: str) -> str:
-    """String with a lifetime: the attempt that holds the job."""
+    """Return the key of a string with a lifetime: the attempt that holds the job."""
     return f"tl:run:lease:{job_id}"
 
 
 def halving(sweep_id: str) -> str:
-    """Hash: step of a rung to the standings of the cells compared there."""
+    """Return the key of a hash: step of a rung to the standings of the cells compared there."""
     return f"tl:run:halving:{sweep_id}"
 
 
 def host(name: str) -> str:
-    """String with a lifetime: a host's record."""
+    """Return the key of a string with a lifetime: a host's record."""
     return f"tl:run:host:{name}"
 
 
 def uses(used_id: str) -> str:
-    """Set: unfinished jobs that use a dataset, or begin from another job."""
+    """Return the key of a set: unfinished jobs that use a dataset, or begin from another job."""
     return f"tl:run:uses:{used_id}"
 
 
 def request(kind: str, owner: str, request_id: str) -> str:
-    """Hash: what a request_id made, and the hash of its content."""
+    """Return the key of a hash: what a request_id made, and the hash of its content."""
     return f"tl:api:request:{kind}:{len(owner)}:{owner}:{request_id}"
 
 
 def dataset(dataset_id: str) -> str:
-    """Hash: a dataset's record."""
+    """Return the key of a hash: a dataset's record."""
     return f"tl:api:dataset:{dataset_id}"
 
 
 def shards(dataset_id: str) -> str:
-    """Hash: shard index to result, while a dataset is made."""
+    """Return the key of a hash: shard index to result, while a dataset is made."""
     return f"tl:api:shards:{dataset_id}"
 
 
 def work(dataset_id: str) -> str:
-    """Hash: tasks of a dataset that is being made: argument, holder, attempts, ticket, progress."""
+    """Return the key of a hash: tasks of a dataset that is being made: argument, holder, attempts, ticket, progress."""
     return f"tl:api:work:{dataset_id}"
 
 
 def work_due(dataset_id: str) -> str:
-    """Zset: tasks that aren't done, by when they count as lost."""
+    """Return the key of a zset: tasks that aren't done, by when they count as lost."""
     return f"tl:api:work-due:{dataset_id}"
 
 
 def content(sha256: str) -> str:
-    """Set: datasets with the same content."""
+    """Return the key of a set: datasets with the same content."""
     return f"tl:api:content:{sha256}"
 
 
 def sweep(sweep_id: str) -> str:
-    """Hash: a sweep's record."""
+    """Return the key of a hash: a sweep's record."""
     return f"tl:api:sweep:{sweep_id}"
 
 
 def sweep_jobs(sweep_id: str) -> str:
-    """List: the jobs of a sweep, in order of its cells."""
+    """Return the key of a list: the jobs of a sweep, in order of its cells."""
     return f"tl:api:sweep-jobs:{sweep_id}"

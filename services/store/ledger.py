@@ -1,4 +1,4 @@
-"""Steps and checkpoints of a job, exact at any crash. Knows no trainer; the rules are in lua/commit_*.lua.
+"""Steps and checkpoints of a job, exact at any crash. The rules are in lua/commit_*.lua.
 
 Two sums are kept: of the effective series (each step once, as the run that counts trained it) and of all work done
 (steps trained again count again).
@@ -28,7 +28,7 @@ _STEPS_PER_READ = 500
 
 
 class Outcome(Enum):
-    """What became of a commit."""
+    """The result of a commit."""
 
     OK = "ok"  #: it is in the ledger, now or since an earlier call
     GAP = "gap"  #: steps before it are missing: Redis lost its tail; send again from last + 1
@@ -54,7 +54,7 @@ class Ledger:
         self._archives = Archives(client)
 
     def commit_step(self, job_id: str, record: StepRecord) -> Commit:
-        """Append a step, once: the same (attempt, step) again is answered OK and not counted.
+        """Append a step, once: the same (attempt, step) again returns OK and is not counted.
 
         Step 0 is the evaluation before step 1. Raises StepOutOfOrder for a step that the attempt's checkpoint holds.
         """
@@ -62,7 +62,7 @@ class Ledger:
         return _commit(self._scripts.run("commit_step", job=job_id, record=encode_step(record), counters=counters))
 
     def commit_checkpoint(self, job_id: str, record: CheckpointRecord) -> Commit:
-        """Add a checkpoint of a committed step, or replace the record of the same id."""
+        """Add a checkpoint of a committed step, or replace the record with the same id."""
         return _commit(
             self._scripts.run(
                 "commit_checkpoint",
@@ -85,7 +85,7 @@ class Ledger:
         max_tokens_per_call: int | None = None,
         packed: bool | None = None,
     ) -> CheckpointRecord:
-        """Change what is given. Raises Fenced, CheckpointNotUsable."""
+        """Change the given fields of a checkpoint. Raises Fenced, CheckpointNotUsable."""
         given = {"sampler_path": sampler_path, "test_nll": test_nll, "max_tokens_per_call": max_tokens_per_call}
         given["packed"] = packed
         changes = {name: value for name, value in given.items() if value is not None}
@@ -124,7 +124,7 @@ class Ledger:
                 return
 
     def checkpoints(self, job_id: str, *, superseded: bool = True) -> list[CheckpointRecord]:
-        """Checkpoints by step and attempt; without `superseded` only those of the effective run."""
+        """Return checkpoints by step and attempt; without `superseded` only those of the effective run."""
         names, texts = cast(
             tuple[list[str], list[str]], tuple(cast(list[object], self._scripts.read("checkpoints", job=job_id)))
         )
@@ -137,7 +137,7 @@ class Ledger:
         )
 
     def checkpoint(self, job_id: str, checkpoint_id: str = "") -> CheckpointRecord:
-        """One checkpoint; empty id: the last of the effective run. Raises NotFound."""
+        """Return one checkpoint; empty id: the last of the effective run. Raises NotFound."""
         name = checkpoint_id or cast(str | None, self._client.hget(keys.job(job_id), "last_checkpoint"))
         if not name:
             raise NotFound(f"job {job_id} has no checkpoint")
@@ -147,7 +147,7 @@ class Ledger:
         raise NotFound(f"job {job_id} has no checkpoint {name}")
 
     def steps(self, job_id: str, start: int = 1, count: int = 1000) -> list[StepRecord]:
-        """Up to `count` steps of the effective series from step `start` on, each once, in order."""
+        """Return up to `count` steps of the effective series from step `start` on, each once, in order."""
         found: list[StepRecord] = []
         first, end = max(1, start), max(1, start) + count
         while first < end:
@@ -163,7 +163,7 @@ class Ledger:
         return found
 
     def test_nll(self, job_id: str, step: int) -> float | None:
-        """Test NLL of the evaluation after one step, nats per unit of weight; None: there was none."""
+        """Return the test NLL evaluated after one step, nats per unit of weight; None: not evaluated."""
         text = cast(str | None, self._client.hget(keys.tests(job_id), str(step)))
         if not text:
             return None
@@ -171,13 +171,13 @@ class Ledger:
         return float(nll) / float(weight)
 
     def initial(self, job_id: str) -> StepRecord | None:
-        """The evaluation before step 1, where there was one."""
+        """Return the evaluation before step 1; None: not evaluated."""
         texts = self._scripts.run("steps", job=job_id, first=0, last=0) or (self._archived(job_id) or ())[:1]
         record = decode_step(texts[0]) if texts else None
         return record if record is not None and record.step == 0 else None
 
     def all_steps(self, job_id: str) -> Iterator[StepRecord]:
-        """Every committed step in order of commits, superseded ones included."""
+        """Yield every committed step in order of commits, superseded ones included."""
         after = "-"
         while True:
             entries = cast(
@@ -197,7 +197,7 @@ class Ledger:
         return answer[0] == "ok"
 
     def _archived(self, job_id: str) -> Sequence[str] | None:
-        """Texts of the effective series in the archive; None: it is in Redis, or the job has no archive."""
+        """Return the effective series' texts in the archive; None: it is in Redis, or the job has no archive."""
         if self._client.exists(keys.series(job_id)):
             return None
         archive = self._archives.of(job_id)
@@ -215,7 +215,7 @@ def _commit(answer: list[str]) -> Commit:
 
 
 def _phase_counters(record: StepRecord) -> dict[str, float | int]:
-    """Return what a step adds to the histogram of phase seconds: one bucket, the sum and the count of each phase."""
+    """Return a step's addition to the histogram of phase seconds: bucket, sum and count of each phase."""
     counters: dict[str, float | int] = {}
     for phase, seconds in record.phase_seconds.items():
         bound = next((str(limit) for limit in PHASE_BUCKETS if seconds <= limit), "+Inf")

@@ -1,4 +1,4 @@
-"""One JSON object per log line on stderr. Knows no service; nobody hands it conversation text.
+"""One JSON object per log line on stderr. Never log conversation text.
 
 An exception may quote whatever it failed on, so its words are never written: only its class and where it came from.
 """
@@ -25,10 +25,10 @@ _about: dict[str, str | int] = {}
 
 
 class JsonLines(logging.Formatter):
-    """Time, level, logger, message, what the process works on, the extra fields, and where an exception came from."""
+    """Formats time, level, logger, message, current work, extra fields, and an exception's origin."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line without line breaks."""
+        """Format a record as one line without line breaks."""
         fields: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -43,7 +43,7 @@ class JsonLines(logging.Formatter):
 
 
 def raised(error: BaseException) -> Iterator[dict[str, object]]:
-    """An exception and what led to it, the last first: class and frames, without a word of any of them."""
+    """Yield an exception and its causes, the last first: class and frames, without their words."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
@@ -55,19 +55,19 @@ def raised(error: BaseException) -> Iterator[dict[str, object]]:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """A library that reports an exception likes to put its words into the message."""
+    """Return the message, without an exception's words: a library that reports one tends to include them."""
     if record.exc_info and record.name.partition(".")[0] not in OURS:
         return f"an exception in {record.name} ({record.funcName}:{record.lineno})"
     return record.getMessage()
 
 
 def about(job: str, attempt: int) -> None:
-    """From now on every line says that it is about this; a horse works on one job and says so once."""
+    """Tag every later log line with this; a horse works on one job and calls it once."""
     _about.update(job=job, attempt=attempt)
 
 
 def log_to_stderr(level: str, rq_level: str = "INFO") -> None:
-    """Send all records of this process to stderr as JSON lines, and exceptions that nobody caught with them.
+    """Send all records of this process, uncaught exceptions included, to stderr as JSON lines.
 
     Libraries are heard from warnings on: their debug lines hold what they were given.
 
@@ -82,7 +82,7 @@ def log_to_stderr(level: str, rq_level: str = "INFO") -> None:
     chosen = levels[level.upper()]
     for name in OURS:
         logging.getLogger(name).setLevel(max(chosen, levels[rq_level]) if name == "rq" else chosen)
-    logging.raiseExceptions = False  # a line that can't be written would be told with the exception's words
+    logging.raiseExceptions = False  # reports of failed writes would quote the exception
     sys.excepthook = _uncaught
     threading.excepthook = _ended
 

@@ -1,4 +1,4 @@
-"""Pages of an index by creation time, newest first. Knows no record."""
+"""Pages of an index by creation time, newest first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class Page(Generic[Item]):
 
 
 def newest(client: StoreRedis, indexes: str | Sequence[str], token: str, count: int) -> list[tuple[str, str]]:
-    """Up to `count` (id, token of the position after it) that follow `token` in zsets by microseconds, newest first.
+    """Return up to `count` (id, token of the position after it) that follow `token` in zsets, newest first.
+
+    Scores are microseconds.
 
     An id that moves from one of several zsets to another meanwhile is named once or not at all.
     Within a microsecond ids go backwards, as ZREVRANGEBYSCORE has them; the token names time and id, so nothing is

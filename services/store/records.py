@@ -1,4 +1,4 @@
-"""What the store remembers, as frozen values with unit and shape. Knows no Redis, no file and no protobuf.
+"""Records of the store, as frozen values with unit and shape.
 
 Field names and meanings are those of proto/turnloom/v1; `codec` writes and reads them as JSON.
 """
@@ -57,7 +57,7 @@ class Schedule(Enum):
 
 
 class WeightNormalization(Enum):
-    """What a step's weighted loss is divided by before it is sent; reported NLL is never affected."""
+    """Divisor of a step's weighted loss before it is sent; reported NLL is never affected."""
 
     NONE = "none"
     PER_EXAMPLE = "per_example"
@@ -65,7 +65,7 @@ class WeightNormalization(Enum):
 
 
 class Control(Enum):
-    """What the loop is asked to do; every step commit returns it. All but NONE: save a checkpoint, then leave."""
+    """Request to the loop, returned by every step commit. All but NONE: save a checkpoint, then leave."""
 
     NONE = "none"
     PAUSE = "pause"
@@ -75,7 +75,7 @@ class Control(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """How a job trains; every default is the documented one."""
+    """Training parameters of a job; the defaults are the documented ones."""
 
     lora_rank: int = 32  #: >= 1
     train_mlp: bool = True
@@ -107,7 +107,7 @@ class Hyperparameters:
 
 @dataclass(frozen=True, slots=True)
 class ErrorRecord:
-    """Why something failed."""
+    """The reason of a failure."""
 
     code: str  #: UPPER_SNAKE_CASE
     message: str  #: one sentence
@@ -135,7 +135,7 @@ class CutReport:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What was asked for; never changes."""
+    """The request for a job; never changes."""
 
     model: str  #: name as ListModels has it
     tuft_model: str  #: TuFT's name of it
@@ -236,24 +236,24 @@ class JobRecord:
     last_checkpoint_time: float = 0.0
 
     def training_seconds(self, now: float) -> float:
-        """Return how long workers have held it, seconds; on a GPU host it is time of its GPU."""
+        """Return how long workers have held the job, seconds; on a GPU host this is time of its GPU."""
         return self.held_seconds + (max(0.0, now - self.held_since) if self.held_since else 0.0)
 
     def cost(self, now: float) -> float | None:
-        """Return what that cost, in `currency`; None: no worker named a price."""
+        """Return the cost of that time, in `currency`; None: no worker named a price."""
         if not self.currency:
             return None
         return self.held_cost + (self.training_seconds(now) - self.held_seconds) * (self.hour_price or 0.0) / 3600
 
     @property
     def mean_train_nll(self) -> float | None:
-        """Token-weighted mean of the effective series, nats per unit of weight; None before the first step."""
+        """Return the token-weighted mean of the effective series, nats per unit of weight; None before step 1."""
         return self.effective.nll / self.effective.weight if self.effective.weight > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What one optimizer step did. Step 0, the evaluation before step 1, sets only step, attempt, time and test."""
+    """Result of one optimizer step. Step 0, the evaluation before step 1, sets only step, attempt, time and test."""
 
     step: int
     attempt: int
@@ -278,7 +278,7 @@ class StepRecord:
     accelerated: bool | None = None  #: whether the accelerated model trained it; None: not recorded
 
     def __post_init__(self) -> None:
-        """Refuse what would poison every sum: a number that isn't finite."""
+        """Refuse numbers that aren't finite, which would poison every sum."""
         for name in ("nll_sum", "weight_sum", "objective", "learning_rate", "time", "test_nll_sum", "test_weight_sum"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
@@ -313,7 +313,7 @@ class JobNotice:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRecord:
-    """A saved state of exactly `step` steps, and all that is needed to go on from it and to prove it."""
+    """A saved state of exactly `step` steps, with everything needed to resume from it and to prove it."""
 
     id: str  #: "<job>-a<attempt>-s<step>": also its name at TuFT
     path: str  #: TuFT's path of it (tinker://...)
@@ -354,7 +354,7 @@ class DatasetState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class IssueRecord:
-    """What is wrong with one conversation."""
+    """An error in one conversation."""
 
     conversation_index: int
     code: str
@@ -374,7 +374,7 @@ class WarningRecord:
 
 @dataclass(frozen=True, slots=True)
 class RowFilterRecord:
-    """Which rows of a source are wanted: all of this has to hold."""
+    """Filter on a source's rows; all conditions have to hold."""
 
     where: tuple[str, ...] = ()  #: conditions on columns
     min_messages: int = 0  #: 0, here and below: any number
@@ -385,7 +385,7 @@ class RowFilterRecord:
 
 @dataclass(frozen=True, slots=True)
 class LeftOutRecord:
-    """What a choice among the rows of a source left out, and what it found."""
+    """Rows that a choice among a source's rows left out, and its findings."""
 
     filtered: int = 0  #: rows that the filter does not want
     duplicates: int = 0  #: conversations that came before
@@ -492,7 +492,7 @@ class HostRecord:
     currency: str = ""  #: of the price; empty: there is none
 
     def serves(self, model: str, rank: int) -> bool:
-        """Say whether its TuFT serves a model at a LoRA rank; a largest rank that is unknown counts as enough."""
+        """Return whether its TuFT serves a model at a LoRA rank; an unknown largest rank counts as enough."""
         return any(one.name == model and (one.max_lora_rank == 0 or one.max_lora_rank >= rank) for one in self.models)
 
 

@@ -1,4 +1,4 @@
-"""Repeat a call while Redis or the object store is away; each caller knows that its own may safely come twice."""
+"""Repeat a call during an outage of Redis or the object store. Only for calls that are safe to repeat."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def retry_redis(
     on_retry: Callable[[StoreError], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
-    """Repeat a call of Redis; after `seconds` raise its last RedisUnavailable.
+    """Repeat a call to Redis; after `seconds` raise its last RedisUnavailable.
 
     `stop` ends the retries early. Waits double from 0.1 s to 5 s, each with up to a half of jitter.
     """
@@ -31,7 +31,7 @@ def retry_redis(
 def retry_copy(
     copy: Callable[[], Result], seconds: float = 300.0, *, on_retry: Callable[[StoreError], None] | None = None
 ) -> Result:
-    """Repeat a copy to the object store that is full or away, or notes itself in a Redis that is.
+    """Repeat a copy to the object store while it is full or away, or while Redis is away for its note.
 
     After `seconds` raise the last error. What `on_retry` raises ends the retries. Waits double from 0.5 s to 10 s.
     """

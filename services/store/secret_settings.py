@@ -1,4 +1,4 @@
-"""Settings that hold secrets: from the environment or from a file, and never shown. Connects to nothing."""
+"""Read settings that hold secrets from the environment or from a file, and never show them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REDIS_URL_TAKES: Final = (
 
 
 def secret(environment: Mapping[str, str], name: str) -> str:
-    """The value of `name`, or what the file holds that `name`_FILE names, as container secrets come; empty: neither.
+    """Return the value of `name`, or the text of the file that `name`_FILE names (container secrets); empty: neither.
 
     Raises:
         ValueError: both are set, or the file can't be read; the sentence shows no value.
@@ -32,7 +32,7 @@ def secret(environment: Mapping[str, str], name: str) -> str:
 
 
 def redis_url(text: str) -> str:
-    """A URL that redis-py understands, unchanged.
+    """Return a URL that redis-py understands, unchanged.
 
     Raises:
         ValueError: it is something else. Its words are ours: the library's may quote the password.

@@ -1,4 +1,4 @@
-"""StepRecord to the text that the stream holds and back. Knows no Redis.
+"""Encode a StepRecord as the text that the stream holds, and decode it.
 
 A JSON list in the order of the record's fields, half the size of an object; fields may only be added at the end. A
 job has tens of thousands of these, so they are read by hand instead of by `codec`: 17 instead of 56 us each.
@@ -21,7 +21,7 @@ _OPTIONAL_TRUTH = frozenset({"accelerated"})
 
 
 def encode_step(record: StepRecord) -> str:
-    """Text that Lua may read (places: STEP_FIELD in scripts.py) and never writes."""
+    """Encode a step as text that Lua may read (places: STEP_FIELD in scripts.py) and never writes."""
     values = [getattr(record, name) for name in _FIELDS]
     values[_PHASES] = dict(record.phase_seconds)
     return json.dumps(values, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""The parts of the store in one value, wired by hand. Knows no service."""
+"""The parts of the store in one value, wired by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.store.sweeps import Sweeps
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Everything that is remembered. Safe to share between threads, never over a fork."""
+    """The whole store. Safe to share between threads, never over a fork."""
 
     redis: StoreRedis
     rq: Redis  #: for RQ's classes: bytes
@@ -41,7 +41,7 @@ class Store:
     evaluations: Evaluations
 
     def close(self) -> None:
-        """Give up all connections."""
+        """Close all connections."""
         self.redis.close()
         self.rq.close()
 

@@ -1,4 +1,4 @@
-"""Records of sweeps: which jobs belong together. Knows nothing of what the jobs do."""
+"""Records of sweeps: groups of jobs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Sweeps:
         return CreatedSweep(self.get(answer[1]), answer[0] == "known")
 
     def find_request(self, owner: str, request_id: str, content_hash: str) -> SweepRecord | None:
-        """The sweep that a request_id made; None: unknown. Raises RequestMismatch for other content."""
+        """Find the sweep that a request_id made; None: unknown. Raises RequestMismatch for other content."""
         made = cast(dict[str, str], self._client.hgetall(keys.request("sweep", owner, request_id)))
         if not made:
             return None
@@ -64,14 +64,14 @@ class Sweeps:
         self._scripts.run("sweep_add", key=keys.sweep(sweep_id), list=keys.sweep_jobs(sweep_id), job=job_id)
 
     def get(self, sweep_id: str) -> SweepRecord:
-        """One sweep with its jobs. Raises NotFound."""
+        """Return one sweep with its jobs. Raises NotFound."""
         found = self._load([sweep_id])
         if not found:
             raise NotFound(f"there is no sweep {sweep_id}")
         return found[0]
 
     def list(self, *, page_size: int = 100, page_token: str = "") -> Page[SweepRecord]:
-        """Sweeps newest first."""
+        """List sweeps newest first."""
         names = newest(self._client, keys.SWEEPS, page_token, page_size + 1)
         more = names[page_size - 1][1] if len(names) > page_size else ""
         return Page(self._load([name for name, _ in names[:page_size]]), more)

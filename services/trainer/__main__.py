@@ -27,7 +27,7 @@ LAST_WORDS_SECONDS = 30.0  #: after its end in which the worker of a job still r
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Read the settings, run the named command, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__)
     parser.add_argument("command", nargs="?", default="worker", choices=sorted(COMMANDS))
     parser.add_argument("--allow-cpu", action="store_true", help="work without an NVIDIA GPU")
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def worker(options: argparse.Namespace) -> int:
-    """The RQ worker of this host."""
+    """Run the RQ worker of this host."""
     settings = _settings()
     if not settings.allow_cpu and not _has_gpu():
         raise SettingsError(
@@ -54,12 +54,12 @@ def worker(options: argparse.Namespace) -> int:
 
 
 def probe_host(_options: argparse.Namespace) -> int:
-    """One look at the host."""
+    """Look at the host once."""
     return 0 if importlib.import_module("services.trainer.host.probe_host").run(_settings()) else 1
 
 
 def supervisor(_options: argparse.Namespace) -> int:
-    """Leases, requeueing, archiving, retention."""
+    """Run the supervisor: leases, requeueing, archiving, retention."""
     settings = _companion()
     module = importlib.import_module("services.trainer.supervision.supervisor")
     module.run(
@@ -81,7 +81,7 @@ def supervisor(_options: argparse.Namespace) -> int:
 
 
 def exporter(_options: argparse.Namespace) -> int:
-    """Prometheus metrics out of Redis."""
+    """Serve Prometheus metrics read from Redis."""
     settings = _companion()
     module = importlib.import_module("services.trainer.supervision.exporter")
     module.run(module.ExporterSettings(settings.redis_url, settings.exporter_host, settings.exporter_port))
@@ -101,7 +101,7 @@ def _settings() -> Settings:
 
 
 def _has_gpu() -> bool:
-    """Asked in a child: NVML in this process would be forked into every horse."""
+    """Return whether the host has a GPU. A child asks NVML: in this process it would be forked into every horse."""
     script = "import sys; from services.trainer.host.gpu import find; sys.exit(0 if find().gpus else 1)"
     return subprocess.run([sys.executable, "-c", script], timeout=GPU_CHECK_SECONDS, check=False).returncode == 0
 

@@ -1,4 +1,4 @@
-"""What the trainer needs from a training server. TuFT is one (tuft.py); the loop knows nothing else of it.
+"""The interface between the trainer and a training server. TuFT implements it (tuft.py).
 
 Operations are submitted in order and run in order; each returns at once with a Pending. Every failure is a
 BackendError (errors.py). Gradients of forward_backward calls add up until optim_step.
@@ -47,7 +47,7 @@ class Pending(Protocol[Result_co]):
     """An operation under way."""
 
     def result(self) -> Result_co:
-        """Waits, within the operation's deadline. Raises BackendError."""
+        """Wait for the result, within the operation's deadline. Raises BackendError."""
         ...
 
 
@@ -56,37 +56,37 @@ class Backend(Protocol):
 
     @property
     def run_id(self) -> str:
-        """The server's name of this adapter's run."""
+        """Return the server's name of this adapter's run."""
         ...
 
     def forward_backward(self, rows: Sequence[Row], weights: Sequence[Weights]) -> Pending[Sequence[Logprobs]]:
-        """Adds the gradient of sum(-logprob * weight) over all rows; gives the logprobs row by row."""
+        """Add the gradient of sum(-logprob * weight) over all rows; give the logprobs row by row."""
         ...
 
     def forward(self, rows: Sequence[Row]) -> Pending[Sequence[Logprobs]]:
-        """The logprobs row by row; no gradient."""
+        """Compute the logprobs row by row, without a gradient."""
         ...
 
     def optim_step(self, adam: Adam) -> Pending[None]:
-        """Applies the gradients and forgets them."""
+        """Apply the gradients and clear them."""
         ...
 
     def save_state(self, name: str) -> Pending[str]:
-        """Saves weights and optimizer under `name`; gives the path that load takes."""
+        """Save weights and optimizer under `name`; give the path that load takes."""
         ...
 
     def save_adapter(self, name: str) -> Pending[str]:
-        """Saves the weights alone, as they are served; gives their path."""
+        """Save the weights alone, as they are served; give their path."""
         ...
 
     def load(self, path: str, *, optimizer: bool) -> Pending[None]:
-        """Replaces the weights, and the optimizer's state if asked, by saved ones."""
+        """Load saved weights, and the optimizer's state if asked."""
         ...
 
     def check_alive(self) -> None:
-        """Raises BackendError SERVER_RESTARTED when the server has been away since the client was made."""
+        """Raise BackendError SERVER_RESTARTED if the server has been away since the client was made."""
         ...
 
     def close(self) -> None:
-        """Lets go of the server without a wait; the adapter stays there."""
+        """Let go of the server without waiting; the adapter stays there."""
         ...

@@ -1,4 +1,4 @@
-"""Saved states: proving them, bringing them back, keeping them in the store. Knows no loop and no ledger of steps."""
+"""Prove saved states, restore them, and keep them in the store."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 
 
 class AdapterUnusable(StopRun):
-    """What the server saved is not the adapter that was trained."""
+    """The server saved something other than the trained adapter."""
 
     code = "STORE_FAILED"
     hint = "Check that TURNLOOM_TUFT_CHECKPOINT_DIR is the checkpoint folder of the server at TURNLOOM_TUFT_URL."
 
 
 class ObjectStore(Protocol):
-    """The sides of services.store.blobs.objects.Objects that are needed here."""
+    """The methods of services.store.blobs.objects.Objects that this module uses."""
 
     def put_folder(self, job_id: str, checkpoint_id: str, folder: Path) -> Stored:
-        """Copies a folder into the store."""
+        """Copy a folder into the store."""
         ...
 
     def delete(self, uri: str) -> None:
-        """Deletes a folder of the store."""
+        """Delete a folder of the store."""
         ...
 
     def get_folder(self, uri: str, destination: Path) -> object:
-        """Copies a folder out of the store and checks it."""
+        """Copy a folder out of the store and check it."""
         ...
 
 
 def probe_rows(rows: Sequence[Row], seed: int) -> list[Row]:
-    """The first 8 rows in the order of epoch 0, which is never trained, up to 4,096 padded tokens; longest first.
+    """Return the first 8 rows in epoch 0's order, up to 4,096 padded tokens, longest first. Epoch 0 is never trained.
 
     A first row that is longer alone is cut; every row keeps something to train.
     """
@@ -69,7 +69,7 @@ def probe_rows(rows: Sequence[Row], seed: int) -> list[Row]:
 
 
 def prove(backend: Backend, checkpoint: CheckpointRecord, rows: Sequence[Row], tolerance: float) -> float:
-    """Measures the probe NLL of the weights just loaded.
+    """Measure the probe NLL of the loaded weights and compare it with the stored one.
 
     Returns:
         Nats per unit of weight.
@@ -88,12 +88,12 @@ def prove(backend: Backend, checkpoint: CheckpointRecord, rows: Sequence[Row], t
 
 @dataclass(frozen=True, slots=True)
 class ServerFolder:
-    """The TuFT server's checkpoint folder, seen from this host."""
+    """The TuFT server's checkpoint folder, as mounted on this host."""
 
     root: Path
 
     def of(self, path: str) -> Path:
-        """Folder of a saved state, by the path that the server gave it.
+        """Return the folder of a saved state, by the path that the server gave it.
 
         Raises:
             AdapterUnusable: the path is not one of a TuFT server.
@@ -104,7 +104,7 @@ class ServerFolder:
         return self.root / match[1] / match[2]
 
     def keeps_one_optimizer_shard(self, path: str) -> bool:
-        """Whether TuFT's fsdp backend saved a state with its optimizer: it writes the shard of the first GPU alone.
+        """Return whether TuFT's fsdp backend saved a state with its optimizer: it writes the first GPU's shard alone.
 
         Loading gives that shard to every GPU, so with two of them half of Adam's moments are another half's.
         """
@@ -112,12 +112,12 @@ class ServerFolder:
 
     @staticmethod
     def run_of(path: str) -> str:
-        """The server's run that a path belongs to; empty when it is no such path."""
+        """Return the server's run that a path belongs to; empty for any other path."""
         match = SAVED_PATH.fullmatch(path)
         return match[1] if match else ""
 
     def adapter(self, path: str, expected: Adapter) -> Path:
-        """The adapter of a saved state in PEFT's format, checked to be the one that was trained.
+        """Return the adapter of a saved state in PEFT's format, after checking that it is the trained one.
 
         Raises:
             AdapterUnusable: a file is missing, or the configuration names another type or rank.
@@ -138,14 +138,14 @@ class ServerFolder:
 
 @dataclass(frozen=True, slots=True)
 class Restorer:
-    """Brings a checkpoint back into a new client, from wherever it still is."""
+    """Restores a checkpoint into a new client from wherever it still exists."""
 
     connect: Callable[[], Backend]  #: makes a client with a fresh adapter of the job's rank and flags
     folder: ServerFolder
     objects: ObjectStore
 
     def restore(self, checkpoint: CheckpointRecord, *, optimizer: bool) -> Backend:
-        """A client that holds the checkpoint.
+        """Return a client that holds the checkpoint.
 
         The server's own record of it comes first. If the server lost that record or released it, the files do: from the
         server's folder, else from the store.
@@ -157,14 +157,14 @@ class Restorer:
         try:
             backend.load(checkpoint.path, optimizer=optimizer).result()
         except BackendError as error:
-            backend.close()  # a failed load leaves a client in conflict for ever
+            backend.close()  # a failed load leaves a client in conflict for good
             if error.code not in (Code.SERVER_RESTARTED, Code.SEQUENCE_CONFLICT, Code.MODEL_NOT_SERVED):
                 raise
             return self._from_files(checkpoint, optimizer=optimizer)
         return backend
 
     def _from_files(self, checkpoint: CheckpointRecord, *, optimizer: bool) -> Backend:
-        """Saves a state of a fresh client, puts the kept files in its place, and loads it: measured to be bit-equal."""
+        """Save a fresh client's state, replace its files by the kept ones, and load it: measured to be bit-equal."""
         with tempfile.TemporaryDirectory(prefix="turnloom-restore-") as scratch:
             kept = self.folder.of(checkpoint.path)
             if not (kept / "adapter").is_dir():
@@ -187,7 +187,7 @@ class Restorer:
 
 
 def _replace_contents(target: Path, source: Path) -> None:
-    """Put a kept state in the place of one just saved.
+    """Replace the files of a newly saved state by those of a kept one.
 
     TuFT's hf backend keeps the folders adapter and optimizer, its fsdp backend all in adapter: both must agree.
     """

@@ -1,4 +1,4 @@
-"""End an attempt: say what becomes of the job, its checkpoints, and what it holds on the server.
+"""End an attempt: settle the job, its checkpoints, and what it holds on the server.
 
 ENDINGS maps each exception that may leave the training to its way out: finish the job, release it for the next
 attempt, or, fenced or without Redis, leave it to the supervisor.
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class Leave(Exception):
-    """The attempt is asked to leave before it trained anything."""
+    """The attempt must leave before it trained anything."""
 
     def __init__(self, asked: Control) -> None:
         super().__init__(asked.value)
@@ -55,7 +55,7 @@ class Leave(Exception):
 
 @dataclass(slots=True)
 class Endings:
-    """Each method ends the attempt: it finishes the job or hands it to the next attempt."""
+    """The ways to end an attempt: each method finishes the job or hands it to the next attempt."""
 
     store: Store
     job: JobRecord  #: as it was claimed
@@ -69,11 +69,11 @@ class Endings:
     runs: list[str] = field(default_factory=list)  #: runs that this attempt made on the server
 
     def end(self, error: Exception) -> None:
-        """End as ENDINGS says for the class of `error`, or for the nearest class above it."""
+        """End the attempt as ENDINGS says for the class of `error`, or for its nearest base class."""
         ENDINGS[next(kind for kind in type(error).__mro__ if kind in ENDINGS)](self, error)
 
     def succeed(self, backend: Backend) -> None:
-        """The adapter and the kept checkpoints go to the store, the job is done, the server forgets it."""
+        """Move the adapter and the kept checkpoints to the store, mark the job done, and free the server."""
         name = f"{self.job.id}-a{self.job.attempt}-adapter"
         path = backend.save_adapter(name).result()
         folder = self.folder.adapter(path, self.adapter)
@@ -84,7 +84,7 @@ class Endings:
         self._free()
 
     def leave(self, asked: Control) -> None:
-        """What was to be saved is saved; now the job is given back as it was asked."""
+        """Give the job back as asked, after everything was saved."""
         if asked is Control.PREEMPT:
             if not self._moved():
                 self.release("preempted", "The worker had to leave; the job waits at the front of its queue.")
@@ -94,7 +94,7 @@ class Endings:
         self._free()
 
     def backend_failed(self, error: BackendError) -> None:
-        """Another attempt may do better, or nothing will."""
+        """Release the job if another attempt may succeed, else fail it."""
         log.error("the training server failed: %s", error)
         self._store_quietly(lambda: self.store.jobs.count("retries", error.code.value))
         record = ErrorRecord(error.code.value, error.sentence, hint=error.hint)
@@ -106,7 +106,7 @@ class Endings:
             self.fail(record)
 
     def out_of_memory(self, error: CallOutOfMemory) -> None:
-        """Halves the calls for good; gradients add up, so the steps stay the same."""
+        """Halve the calls for the rest of the job; gradients add up, so the steps stay the same."""
         record = ErrorRecord(Code.OUT_OF_MEMORY.value, str(error), hint=error.error.hint)
         checkpoint = retry_redis(self._last_checkpoint, self.patience)
         lowered = error.budget // 2
@@ -122,7 +122,7 @@ class Endings:
         self.release("out_of_memory", message, record)
 
     def fail(self, error: ErrorRecord) -> None:
-        """The job has failed; what it saved can be resumed from, so it is kept: in the store, else on the server."""
+        """Fail the job, and keep its checkpoints to resume from: in the store, else on the server."""
         log.error("the job has failed: %s: %s", error.code, error.message)
         safe = self._copied_out()
         self._finish(JobState.FAILED, error)
@@ -130,7 +130,7 @@ class Endings:
             self._free()
 
     def release(self, reason: str, message: str, error: ErrorRecord | None = None) -> None:
-        """Hands the job to the next attempt. If this does not arrive, the supervisor does it when the lease expires.
+        """Hand the job to the next attempt. If this does not arrive, the supervisor does it when the lease expires.
 
         The third attempt in a row without a step ends the job instead, and so does a wish to pause or cancel; what it
         holds on the server then goes as at any other end.
@@ -154,14 +154,14 @@ class Endings:
     # What the ways out share.
 
     def _ends_the_job(self) -> bool:
-        """Whether a release now may be the job's end; it may also turn out not to be."""
+        """Return whether releasing now may end the job; the job may also go on."""
         return self.job.failed_attempts + 1 >= MAX_IDLE_ATTEMPTS or self.lease.control in (
             Control.PAUSE,
             Control.CANCEL,
         )
 
     def _copied_out(self) -> bool:
-        """One try to copy what is kept to the store; without it the server has to keep it."""
+        """Try once to copy the kept checkpoints to the store; on failure the server has to keep them."""
         try:
             if self.mirror is not None:
                 self.mirror.close(self.patience)
@@ -172,7 +172,7 @@ class Endings:
         return True
 
     def _free_unsaved(self) -> None:
-        """Releases runs of this attempt that hold no checkpoint: the next attempt makes its own and needs the room."""
+        """Release runs of this attempt without a checkpoint: the next attempt makes its own and needs the room."""
         try:
             saved = {self.folder.run_of(one.path) for one in self.store.ledger.checkpoints(self.job.id)}
         except RedisUnavailable as error:
@@ -191,7 +191,7 @@ class Endings:
         log.info("the job is %s", ended.state.name)
 
     def _free(self) -> None:
-        """Releases what the job holds on the server, now that everything kept is in the store."""
+        """Release what the job holds on the server, once everything kept is in the store."""
         try:
             runs = [self.folder.run_of(one.path) for one in self.store.ledger.checkpoints(self.job.id)]
         except RedisUnavailable as error:
@@ -211,7 +211,7 @@ class Endings:
             return None
 
     def _moved(self) -> bool:
-        """Release a job that shall go to another host, once its checkpoint is in the store; False: it stays."""
+        """Release a job that moves to another host, once its checkpoint is in the store; False: it stays."""
         try:
             to = self.store.jobs.get(self.job.id).move_to
             if not to:
@@ -225,7 +225,7 @@ class Endings:
         return True
 
     def _keep_all(self) -> None:
-        """Copy every kept checkpoint to the store, as soon as a copy under way is done."""
+        """Copy every kept checkpoint to the store, after any copy under way."""
         if self.mirror is not None:
             self.mirror.close(self.patience)
         self._copy(self.keeper.copy_out)
@@ -245,7 +245,7 @@ class Endings:
         return retry_copy(copy, self.patience, on_retry=retry)
 
     def _store_quietly(self, write: Callable[[], object]) -> None:
-        """A write that is worth having but not worth a job."""
+        """Write to the store, and log a failure: this write is not worth failing a job."""
         try:
             write()
         except StoreError as error:

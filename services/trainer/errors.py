@@ -1,4 +1,4 @@
-"""What went wrong with the training server, and what to do. Classifies by class names and texts; imports no SDK.
+"""Training server failures and what to do about them, classified by class names and texts; imports no SDK.
 
 BackendError(code, sentence, hint, retryable)
 StopRun: the run ends as FAILED for a reason of its own
@@ -15,7 +15,7 @@ from typing import Final
 
 
 class Code(StrEnum):
-    """Everything that a training server or its SDK can do to a job."""
+    """Every way in which a training server or its SDK can fail a job."""
 
     KEY_REJECTED = "KEY_REJECTED"
     MODEL_NOT_SERVED = "MODEL_NOT_SERVED"
@@ -93,10 +93,10 @@ QUOTED_END: Final = re.compile(r"'(?:, '\w+': .*)?\}[^}]*$")  #: what follows a 
 
 
 class BackendError(Exception):
-    """The training server, or the way to it, failed."""
+    """The training server, or the connection to it, failed."""
 
     def __init__(self, code: Code, sentence: str, hint: str, retryable: bool) -> None:
-        """What it means.
+        """Describe the failure.
 
         Args:
             code: which kind of failure.
@@ -112,7 +112,7 @@ class BackendError(Exception):
 
 
 def backend_error(code: Code, sentence: str, *, hint: str | None = None, retryable: bool | None = None) -> BackendError:
-    """A BackendError with the code's own hint and retryability unless given."""
+    """Make a BackendError, with the code's own hint and retryability unless given."""
     known = code in RETRYABLE
     return BackendError(
         code, sentence, HINTS[code] if hint is None else hint, known if retryable is None else retryable
@@ -120,7 +120,7 @@ def backend_error(code: Code, sentence: str, *, hint: str | None = None, retryab
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, outermost first."""
+    """Yield the error and its causes, outermost first."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -128,7 +128,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def classify(error: BaseException, doing: str) -> BackendError:
-    """Says what an exception of the SDK means.
+    """Translate an exception of the SDK into a BackendError.
 
     Args:
         error: what was raised; mostly a bare ValueError with the HTTP status in its text.
@@ -160,10 +160,10 @@ def _one_line(text: str, limit: int = 400) -> str:
 
 
 class CallOutOfMemory(Exception):
-    """The server ran out of memory; smaller calls may still do."""
+    """The server ran out of memory; smaller calls may still fit."""
 
     def __init__(self, step: int, rows: int, budget: int, error: BackendError, *, packed: bool = False) -> None:
-        """Where it happened.
+        """Describe where it happened.
 
         Args:
             step: the step that was under way.
@@ -182,14 +182,14 @@ class CallOutOfMemory(Exception):
 
 
 class StopRun(Exception):
-    """The run can't go on for a reason of its own; trying again would meet it again."""
+    """The run can't go on for a reason of its own; a retry would fail in the same way."""
 
     code = "UNKNOWN"  #: of the job's error
     hint = ""  #: what to do
 
 
 class NonFiniteLoss(StopRun):
-    """A step's NLL is NaN or infinite."""
+    """A step's NLL was NaN or infinite."""
 
     code = "NON_FINITE_LOSS"
     hint = (
@@ -198,21 +198,21 @@ class NonFiniteLoss(StopRun):
 
 
 class ProbeMismatch(StopRun):
-    """A loaded checkpoint does not give the NLL that was stored beside it."""
+    """A loaded checkpoint did not give the NLL that was stored beside it."""
 
     code = "PROBE_MISMATCH"
     hint = "Check the base model and checkpoint folder of the server, or resume from another checkpoint."
 
 
 class CheckpointLost(StopRun):
-    """A checkpoint is neither on the server nor in the store."""
+    """A checkpoint was neither on the server nor in the store."""
 
     code = "CHECKPOINT_LOST"
     hint = "Resume from another checkpoint."
 
 
 class DatasetUnusable(StopRun):
-    """Nothing of the dataset can be trained as the job asks."""
+    """The dataset had nothing to train as the job asks."""
 
     code = "DATASET_UNUSABLE"
     hint = "Raise max_length or choose another dataset."

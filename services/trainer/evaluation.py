@@ -1,4 +1,4 @@
-"""Masked NLL of rows under the weights that a backend holds, and when training stopped helping. Knows no store."""
+"""Masked NLL of rows under the weights that a backend holds, and early stopping."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Evaluation:
 
     @property
     def nll(self) -> float:
-        """Nats per unit of weight."""
+        """Return the NLL in nats per unit of weight."""
         return self.nll_sum / self.weight_sum
 
 
@@ -42,7 +42,7 @@ def evaluate(
     *,
     packs: bool = False,
 ) -> Evaluation | None:
-    """Sums the NLL of all rows, in calls of at most `budget` tokens: padded ones, unless the server `packs`.
+    """Sum the NLL of all rows, in calls of at most `budget` tokens: padded ones, unless the server `packs`.
 
     Returns:
         The sums, or None when `keep_going` said no before the end. The sums don't depend on the order of rows.
@@ -90,7 +90,7 @@ class Patience:
     waited: int = 0  #: evaluations since
 
     def seen(self, nll: float) -> bool:
-        """Takes one more evaluation; says whether to stop."""
+        """Record one more evaluation; return whether to stop."""
         if nll < self.best - self.min_delta:
             self.best, self.waited = nll, 0
         else:

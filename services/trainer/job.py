@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 def run(job_id: str, attempt: int) -> None:
-    """The function that tickets name. Ends normally whatever becomes of the job: the record says that."""
+    """Run the ticket's attempt. Returns normally whatever becomes of the job: the outcome is in the record."""
     settings = from_environment(os.environ)
     about(job_id, attempt)
     preemption.listen()
@@ -136,7 +136,7 @@ class Attempt:
         )
 
     def run(self) -> None:
-        """Train, and end the attempt whatever happens (endings.py)."""
+        """Train, and always end the attempt (endings.py)."""
         try:
             self._train()
         except Exception as error:
@@ -202,7 +202,7 @@ class Attempt:
         return RunSpec(self._job.id, self._job.attempt, hyper, batches, steps, data.test, probe, ceiling, packs)
 
     def _wait_for_server(self) -> None:
-        """A server that is being restarted gets time to come back."""
+        """Give a restarting server time to come back."""
         begun, said = time.monotonic(), False
         while not self._http.healthy():
             self._interrupted()
@@ -241,14 +241,14 @@ class Attempt:
         return backend
 
     def _interrupted(self) -> None:
-        """Called during every wait: ends the attempt when it is fenced, or has to leave before it trained anything."""
+        """End the attempt if it is fenced or must leave before it trained anything; called during every wait."""
         self._lease.check()
         asked = self._journal.control()
         if asked is not Control.NONE and not self._training:
             raise Leave(asked)
 
     def _begin(self, probe: Sequence[Row]) -> tuple[Backend, int]:
-        """A client that holds what the attempt begins from, proved, and the number of steps in it."""
+        """Return a client with the attempt's proven starting state, and the number of steps in it."""
         restorer = Restorer(self._connect, self._folder, self._store.objects)
         if self._checkpoint is not None:
             backend = restorer.restore(self._checkpoint, optimizer=True)
@@ -275,7 +275,7 @@ class Attempt:
         return backend, 0
 
     def _replayed_patience(self, steps_done: int) -> Patience:
-        """Early stopping as it stood at the checkpoint: a function of the evaluations up to there."""
+        """Rebuild early stopping as of the checkpoint: a function of the evaluations up to there."""
         hyper = self._job.spec.hyperparameters
         patience = Patience(hyper.early_stopping_patience, hyper.early_stopping_min_delta)
         if not hyper.early_stopping_patience:
@@ -288,7 +288,7 @@ class Attempt:
         return patience
 
     def _saved(self, checkpoint: CheckpointRecord) -> None:
-        """Copy a checkpoint that is in the ledger, and make room; if Redis has just gone away the next one does."""
+        """Copy a checkpoint that is in the ledger, and make room; if Redis is away the next checkpoint does it."""
         if self._mirror is not None:
             self._mirror.offer(checkpoint)
         try:
@@ -297,7 +297,7 @@ class Attempt:
             log.warning("no checkpoint was removed: %s", error)
 
     def _keep_losses(self, step: int, losses: RowLosses) -> None:
-        """The loss of each test row into the store. Worth having for comparisons, not worth a job."""
+        """Store the loss of each test row. Worth having for comparisons, not worth failing a job."""
         try:
             self._store.evaluations.put(self._job.id, step, losses)
         except StoreError as error:
@@ -311,5 +311,5 @@ class Attempt:
         self._store.events.append(self._job.id, level, kind, message, self._job.attempt, fields=fields)
 
     def _read(self, read: Callable[[], Result]) -> Result:
-        """Ask Redis, which may be away for a while."""
+        """Query Redis, retrying through an outage."""
         return retry_redis(read, self._settings.redis_patience)

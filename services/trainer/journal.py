@@ -1,7 +1,7 @@
-"""The loop's records into the ledger: in order, once, through outages of Redis. Knows no training server.
+"""Write the loop's records into the ledger: in order, once, through outages of Redis.
 
-Records wait in `_outbox` until the ledger took them. What it took stays in `_tail` back to the checkpoint before the
-last one, because a Redis that crashed may have lost its last second: it then answers "gap" and is sent them again.
+Records wait in `_outbox` until the ledger took them. Those that it took stay in `_tail`, back to the checkpoint before
+the last one. A Redis that crashed may have lost its last second: it then answers "gap" and is sent them again.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Ledger(Protocol):
     """The two commits of services.store.ledger.Ledger."""
 
     def commit_step(self, job_id: str, record: StepRecord) -> Commit:
-        """One step."""
+        """Commit one step."""
         ...
 
     def commit_checkpoint(self, job_id: str, record: CheckpointRecord) -> Commit:
-        """One checkpoint."""
+        """Commit one checkpoint."""
         ...
 
 
@@ -59,7 +59,7 @@ class LedgerJournal:
         events: Callable[[str, str, str, dict[str, str]], None],
         saved: Callable[[CheckpointRecord], None],
     ) -> None:
-        """Nothing is sent yet.
+        """Prepare the journal; this sends nothing.
 
         Args:
             ledger: where records go.
@@ -85,30 +85,30 @@ class LedgerJournal:
         self._waiting_events: list[tuple[str, str, str, dict[str, str]]] = []
 
     def step(self, record: StepRecord) -> None:
-        """Raises Fenced, RedisLost, LedgerGap."""
+        """Record one step. Raises Fenced, RedisLost, LedgerGap."""
         self._outbox.append(record)
         self.flush()
 
     def checkpoint(self, record: CheckpointRecord) -> None:
-        """As step."""
+        """Record one checkpoint. Raises as step."""
         self._outbox.append(record)
         self.flush()
 
     def control(self) -> Control:
-        """The last known wish; a wish of people goes before one of this host."""
+        """Return the last known request; a person's takes precedence over this host's."""
         self._lease.check()
         if self._lease.control is not Control.NONE:
             return self._lease.control
         return Control.PREEMPT if self._preempted.is_set() else Control.NONE
 
     def event(self, level: str, kind: str, message: str, **fields: str) -> None:
-        """Also logged. Kept back while Redis is away."""
+        """Record an event, and log it. Kept back while Redis is away."""
         log.log(logging.getLevelNamesMapping()[level.upper()], "%s: %s", kind, message)
         self._waiting_events.append((level, kind, message, fields))
         self._send_events()
 
     def flush(self) -> None:
-        """Sends what waits. While Redis is away it returns at once, until patience is over."""
+        """Send the waiting records. While Redis is away, return at once until `patience` is over."""
         self._lease.check()
         resends = 0
         while self._outbox:
@@ -133,7 +133,7 @@ class LedgerJournal:
         self._send_events()
 
     def drain(self) -> None:
-        """As flush, but waits for Redis: what comes next needs all records to be in the ledger."""
+        """Wait until Redis has taken all records: the next action needs them in the ledger. Otherwise as flush."""
         pause = threading.Event()
         while self._outbox:
             self.flush()
@@ -156,7 +156,7 @@ class LedgerJournal:
             self._saved(record)
 
     def _rewind(self, commit: Commit, resends: int) -> None:
-        """Puts back into the outbox what the ledger does not have any more."""
+        """Put records that the ledger has lost back into the outbox."""
         lost = [
             record
             for record in self._tail.values()

@@ -1,4 +1,4 @@
-"""Which checkpoints of a job stay, where they are copied, and what is released on the server. Knows no training."""
+"""Retention of a job's checkpoints: which stay, where they are copied, and what the server releases."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointLedger(Protocol):
-    """The side of services.store.ledger.Ledger that is needed here."""
+    """The methods of services.store.ledger.Ledger that this module uses."""
 
     def checkpoints(self, job_id: str, *, superseded: bool = True) -> list[CheckpointRecord]:
-        """All that are known, by step and attempt."""
+        """Return all known checkpoints, by step and attempt."""
         ...
 
     def checkpoint_stored(
         self, job_id: str, attempt: int, checkpoint_id: str, *, uri: str, sha256: str, bytes: int
     ) -> CheckpointRecord:
-        """Notes that one is in the store."""
+        """Note that a checkpoint is in the store."""
         ...
 
     def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:
-        """Forgets one; refuses the last and the best."""
+        """Forget a checkpoint; refuses the last and the best."""
         ...
 
 
 class Server(Protocol):
-    """The side of TuftHttp that is needed here."""
+    """The methods of TuftHttp that this module uses."""
 
     def unload(self, run_id: str) -> None:
-        """Frees a run's adapter."""
+        """Free a run's adapter."""
         ...
 
     def delete_checkpoint(self, run_id: str, name: str) -> None:
-        """Removes a saved state."""
+        """Remove a saved state."""
         ...
 
 
 def superfluous(
     checkpoints: Sequence[CheckpointRecord], best: str, last: str, keep: int
 ) -> tuple[list[CheckpointRecord], list[CheckpointRecord]]:
-    """Parts checkpoints (oldest first) into those that stay and those that go.
+    """Split checkpoints (oldest first) into those that stay and those that go.
 
     The best, the last and the `keep` newest others of the effective run stay; a superseded one never does. The newest
     that is in the store stays until a newer one is there: another host would go on from it.
@@ -75,7 +75,7 @@ class Keeper:
     objects: ObjectStore
 
     def thin_out(self) -> None:
-        """Removes what need not be kept, on the server first. A server that does not answer leaves it for next time.
+        """Remove superfluous checkpoints, first from the server. If it does not answer, the next call tries again.
 
         Every attempt trains in a run of its own; the run of an earlier one goes with the last checkpoint in it.
         """
@@ -97,7 +97,7 @@ class Keeper:
         self.release(sorted({self.folder.run_of(one.path) for one in known if one.id in gone} - needed))
 
     def copy_out(self) -> int:
-        """Copies every kept checkpoint to the store, once; returns how many are there."""
+        """Copy every kept checkpoint to the store, once; return how many are there."""
         stay, _ = superfluous(self.ledger.checkpoints(self.job), *self.named(), self.keep)
         for checkpoint in stay:
             if not checkpoint.stored:
@@ -117,7 +117,7 @@ class Keeper:
             raise
 
     def release(self, runs: Sequence[str]) -> list[str]:
-        """Frees the adapters of these runs on the server, once everything kept is in the store.
+        """Free the adapters of these runs on the server, once everything kept is in the store.
 
         Returns:
             The runs that it freed; the others stay in the server's memory and are logged.

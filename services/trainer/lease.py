@@ -1,4 +1,4 @@
-"""Keeps a job's lease alive from a thread of the horse, and hears there what the job is asked. Knows no training."""
+"""Renew a job's lease from a thread of the horse, and receive requests to the job there."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """Context manager around a claimed job. `control` is the last known wish; `check` raises once fenced."""
+    """Context manager around a claimed job. `control` is the last known request; `check` raises once fenced."""
 
     def __init__(self, renew: Callable[[], Control], ttl: float, leave: Callable[[int], None] = os._exit) -> None:
-        """Nothing runs before `with`.
+        """Prepare the lease; the thread starts with `with`.
 
         Args:
             renew: renews the lease once; raises Fenced.
@@ -47,12 +47,12 @@ class Lease:
         self._thread.join(timeout=FENCED_GRACE)
 
     def heard(self, control: Control) -> None:
-        """A commit said what the job is asked; a wish is never forgotten."""
+        """Take in the request that a commit returned; a request is never forgotten."""
         if control is not Control.NONE:
             self.control = control
 
     def check(self) -> None:
-        """Raises Fenced once another attempt holds the job."""
+        """Raise Fenced once another attempt holds the job."""
         if self._fenced is not None:
             raise self._fenced
 

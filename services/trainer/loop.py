@@ -1,7 +1,7 @@
-"""Batches in, one StepRecord per optimizer step out. Knows no Redis, no gRPC, no Prometheus and no SDK.
+"""Training loop: batches in, one StepRecord per optimizer step out. Imports no Prometheus and no SDK.
 
-Steps are submitted ahead (pipeline_depth) and read in order. A checkpoint of step k is submitted right behind the
-optimizer step k and before anything of step k + 1, so it holds exactly k steps; its probe follows it at once.
+Steps are submitted ahead (pipeline_depth) and read in order. A checkpoint of step k is submitted between the
+optimizer step k and step k + 1, so it holds exactly k steps; its probe follows it at once.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ EVALUATION_GRACE = 10.0  #: seconds that an evaluation may still take once the r
 
 
 class Journal(Protocol):
-    """Where a run writes what it did; every write may end the run by raising."""
+    """Where a run records its progress; every write may end the run by raising."""
 
     def step(self, record: StepRecord) -> None:
-        """One optimizer step is done."""
+        """Record a finished optimizer step."""
         ...
 
     def checkpoint(self, record: CheckpointRecord) -> None:
-        """A state is saved and its probe is known."""
+        """Record a saved state whose probe NLL is known."""
         ...
 
     def control(self) -> Control:
-        """What the run is asked to do, as far as is known without a wait."""
+        """Return what the run is asked to do, as far as is known without waiting."""
         ...
 
     def event(self, level: str, kind: str, message: str, **fields: str) -> None:
-        """Something worth telling people."""
+        """Record something worth telling people."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """What the host's GPUs do just now; None without one."""
+    """Current load of the host's GPUs; None without a GPU."""
 
     utilization: float | None = None  #: percent, mean
     memory_bytes: int | None = None  #: in use, sum
@@ -55,7 +55,7 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """All that decides what a run computes."""
+    """Everything that decides what a run computes."""
 
     job: str
     attempt: int
@@ -68,22 +68,22 @@ class RunSpec:
     packs: bool = False  #: they are real tokens, and the server computes no others; else padded ones
 
     def checkpoint_name(self, step: int) -> str:
-        """Unique in the job, and safe as a folder name."""
+        """Return a name that is unique in the job and safe as a folder name."""
         return f"{self.job}-a{self.attempt}-s{step}"
 
     def budget(self, step: int) -> int:
-        """Tokens per call at `step`."""
+        """Return the tokens per call at `step`."""
         if self.hyperparameters.max_tokens_per_call:
             return self.ceiling
         return call_tokens(step, self.ceiling, packs=self.packs)
 
     def is_evaluated(self, step: int) -> bool:
-        """Whether the test NLL is taken after `step`."""
+        """Return whether to take the test NLL after `step`."""
         every = self.hyperparameters.eval_every
         return bool(self.test_rows) and (step in (0, self.steps) or (every > 0 and step % every == 0))
 
     def is_saved(self, step: int) -> bool:
-        """Whether a checkpoint is due after `step` by its number; early stopping saves wherever it looks."""
+        """Return whether `step` is due for a checkpoint; early stopping saves at every evaluation."""
         every = self.hyperparameters.checkpoint_every
         looks = self.hyperparameters.early_stopping_patience > 0 and self.is_evaluated(step)
         return step in (0, self.steps) or (every > 0 and step % every == 0) or looks
@@ -129,11 +129,11 @@ class Run:
     _data_seconds: float = field(init=False, default=0.0)  # spent since then on making and submitting steps
     _recorded: CheckpointRecord | None = field(init=False, default=None)  # last checkpoint written down
     _tested: tuple[int, Evaluation] | None = field(init=False, default=None)  # last evaluation and its step
-    _stop: bool = field(init=False, default=False)  # early stopping said so
+    _stop: bool = field(init=False, default=False)  # early stopping ended the run
     _asked_at: float | None = field(init=False, default=None)  # when the run was first asked to leave
 
     def train(self, steps_done: int, *, save_first: bool, evaluate_first: bool) -> Control:
-        """Trains from step `steps_done` + 1 to the end, or until it is asked to leave; saves what it leaves.
+        """Train from step `steps_done` + 1 to the end or until asked to leave, then save the state.
 
         Args:
             steps_done: steps that the loaded state holds.
@@ -172,7 +172,7 @@ class Run:
         return control
 
     def _asked(self) -> Control:
-        """What the run is asked to do; at the end and after an early stop nothing counts any more."""
+        """Return what the run is asked to do; at the end and after an early stop no request counts any more."""
         if not self._flight and (self._submitted >= self.plan.steps or self._stop):
             return Control.NONE
         control = self.journal.control()
@@ -190,7 +190,7 @@ class Run:
             self.journal.checkpoint(replace(self._recorded, test_nll=test.nll))
 
     def _fill(self) -> None:
-        """Submits steps until the pipeline is full. An evaluated step is a barrier: its weights are looked at."""
+        """Submit steps until the pipeline is full. An evaluated step is a barrier, since its weights are evaluated."""
         depth = self.plan.hyperparameters.pipeline_depth
         while self._submitted < self.plan.steps and len(self._flight) < depth and not self._stop:
             if self._flight and self.plan.is_evaluated(self._flight[-1].batch.step):
@@ -223,7 +223,7 @@ class Run:
         return InFlight(batch, sent, optim, rate, saving)
 
     def _save(self, step: int) -> Saving:
-        """Asks for a checkpoint of the state that holds `step` steps, and for the NLL that proves it later."""
+        """Submit a checkpoint of the state after `step` steps, and the probe NLL that proves it later."""
         saving = Saving(
             step, self.backend.save_state(self.plan.checkpoint_name(step)), self.backend.forward(self.plan.probe_rows)
         )
@@ -320,7 +320,7 @@ class Run:
         return self.clock() - self._asked_at < EVALUATION_GRACE
 
     def _record(self, saving: Saving) -> None:
-        """Waits for a checkpoint and writes it down, once its probe says that its weights are finite."""
+        """Wait for a checkpoint and record it, once its probe NLL shows that its weights are finite."""
         path = saving.path.result()
         probe = probe_nll(self.plan.probe_rows, saving.probe.result())
         if not math.isfinite(probe):
@@ -347,7 +347,7 @@ class Run:
 
 
 def probe_nll(rows: Sequence[Row], logprobs: Sequence[Logprobs]) -> float:
-    """Nats per unit of weight over the probe rows."""
+    """Return the NLL of the probe rows, in nats per unit of weight."""
     nlls = [weighted_nll(one, row.target_weights) for row, one in zip(rows, logprobs, strict=True)]
     return math.fsum(nlls) / math.fsum(row.weight_sum for row in rows)
 

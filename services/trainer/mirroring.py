@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Mirror:
-    """A thread that copies what `offer` names last."""
+    """A thread that copies the checkpoint last given to `offer`."""
 
     def __init__(self, copy: Callable[[CheckpointRecord], None], again: float = 10.0) -> None:
-        """Nothing runs before the first offer.
+        """Prepare the mirror; the thread starts with the first offer.
 
         Args:
             copy: copies one checkpoint and notes it in the ledger.
@@ -34,7 +34,7 @@ class Mirror:
         self._thread: threading.Thread | None = None
 
     def offer(self, checkpoint: CheckpointRecord) -> None:
-        """Copy this one next, whatever else waited."""
+        """Copy this checkpoint next, instead of any that waits."""
         with self._change:
             if self._closed:
                 return
@@ -45,7 +45,7 @@ class Mirror:
             self._change.notify()
 
     def close(self, seconds: float) -> None:
-        """Begin no other copy, and wait up to `seconds` for the one under way. May be repeated."""
+        """Start no other copy, and wait up to `seconds` for the one under way. May be repeated."""
         with self._change:
             self._closed, self._next = True, None
             self._change.notify()
@@ -71,7 +71,7 @@ class Mirror:
             return taken
 
     def _put_back(self, checkpoint: CheckpointRecord) -> None:
-        """Try again after a pause, unless something newer came."""
+        """Try again after a pause, unless a newer checkpoint came."""
         with self._change:
             self._change.wait_for(lambda: self._closed or self._next is not None, timeout=self._again)
             if self._next is None and not self._closed:

@@ -1,4 +1,4 @@
-"""A reply by a job's adapter, as a ticket on its host's queue: token ids in, token ids out. Knows no text.
+"""Sample a reply from a job's adapter, as a ticket on its host's queue: token ids in, token ids out.
 
 `run` is what tickets name. It runs in a horse, writes no token into any log, and never works for a caller who has left.
 """
@@ -40,7 +40,7 @@ class TooLate(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a ticket brings."""
+    """The request that a ticket carries."""
 
     path: str  #: TuFT's path of the checkpoint
     prompt: Sequence[int]  #: token ids
@@ -59,7 +59,7 @@ def run(
     seed: int | None,
     until: float,
 ) -> Answer:
-    """The ticket's arguments are the fields of Order and Sampling.
+    """Sample a reply. The ticket's arguments are the fields of Order and Sampling.
 
     Returns:
         token_ids and finish_reason; else code, message and hint of what went wrong.

@@ -1,4 +1,4 @@
-"""The learning rate of a step: a pure function of it, so that a resumed run meets the same values. Knows no backend."""
+"""Learning rate schedule: a pure function of the step, so that a resumed run sees the same values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DECAY: Final[dict[Schedule, Callable[[float], float]]] = {
 
 
 def learning_rate(step: int, *, steps: int, peak: float, schedule: Schedule, warmup_steps: int) -> float:
-    """Rate of optimizer step `step`.
+    """Return the rate of optimizer step `step`.
 
     The warm-up rises linearly and reaches the peak at its last step; the decay would reach 0 one step after the last,
     so that no step is wasted at rate 0.

@@ -1,4 +1,4 @@
-"""What the trainer's processes take from the environment, read once into a frozen value. Connects to nothing."""
+"""Settings of the trainer's processes, read once from the environment into a frozen value."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything a worker and its jobs need to know."""
+    """Settings of a worker and its jobs."""
 
     host: str  #: stable name of this GPU host; names its queue
     redis_url: str  #: of Turnloom's Redis
@@ -55,12 +55,12 @@ class Settings:
 
     @property
     def queue(self) -> str:
-        """The one queue that this host's workers listen to."""
+        """Return the one queue that this host's workers listen to."""
         return f"train.{self.host}"
 
 
 def from_environment(environment: Mapping[str, str]) -> Settings:
-    """Reads every setting, and refuses the first one that is wrong.
+    """Read every setting; raise at the first wrong one.
 
     Raises:
         SettingsError: names the variable, its value and what it takes.
@@ -98,7 +98,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 
 @dataclass(frozen=True, slots=True)
 class CompanionSettings:
-    """What the supervisor and the exporter need: no host, no server, no key."""
+    """Settings of the supervisor and the exporter: no host, no server, no key."""
 
     redis_url: str  #: of Turnloom's Redis
     store_url: str  #: empty: the store's own default
@@ -116,7 +116,7 @@ class CompanionSettings:
 
 
 def companion_from_environment(environment: Mapping[str, str]) -> CompanionSettings:
-    """As from_environment, for the supervisor and the exporter. Raises SettingsError."""
+    """Read the settings of the supervisor and the exporter. Raises SettingsError."""
     return CompanionSettings(
         redis_url=_read(environment, "TURNLOOM_REDIS_URL", REDIS_URL, redis_url, REDIS_URL_TAKES, secret=True),
         store_url=environment.get("TURNLOOM_STORE_URL", ""),

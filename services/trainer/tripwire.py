@@ -1,8 +1,8 @@
-"""Notices that a server's process has ended, even when another one answers in its place. Knows no training.
+"""Detect that a server's process has ended, even when another one answers in its place.
 
-A TuFT server that restarts with persistence goes on answering an idle client as if nothing had been, rolled back to its
-last checkpoint. But no TCP connection outlives the process at its other end: this one is held open from the moment the
-client is made, is pinged so that nobody closes it for being idle, and must still stand when a result is believed.
+A TuFT server that restarts with persistence answers an idle client as before, but rolled back to its last checkpoint.
+No TCP connection outlives the process at its other end. This one opens when the client is made, is pinged so that it is
+not closed for being idle, and must still stand when a result is believed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Tripwire:
     """One connection to a server's health check. `fallen` says why it fell, or is None while it stands."""
 
     def __init__(self, url: str, silence: float) -> None:
-        """Connects at once.
+        """Connect to the server.
 
         Args:
             url: of the server, without path.
             silence: seconds without an answer after which the server counts as gone.
 
         Raises:
-            OSError: nobody listens there.
+            OSError: the address refuses the connection.
         """
         parts = urllib.parse.urlsplit(url)
         kind: Callable[..., http.client.HTTPConnection]
@@ -37,7 +37,7 @@ class Tripwire:
         self._connection = kind(parts.hostname or "", parts.port, timeout=silence)
         self._path = f"{parts.path.rstrip('/')}/api/v1/healthz"
         self._connection.connect()
-        self._connection.auto_open = 0  # a connection that was opened anew would hide what this one is for
+        self._connection.auto_open = 0  # a reopened connection would hide the end of the first
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.fallen: str | None = None
@@ -46,7 +46,7 @@ class Tripwire:
         self._thread.start()
 
     def stands(self) -> bool:
-        """Whether the process at the other end is still the one that was connected to: now, not as of the last ping."""
+        """Return whether the process first connected to is still at the other end: now, not as of the last ping."""
         with self._lock:
             if self.fallen is None and self._connection.sock is not None:
                 readable, _, _ = select.select([self._connection.sock], [], [], 0)
@@ -55,7 +55,7 @@ class Tripwire:
             return self.fallen is None
 
     def close(self) -> None:
-        """Lets go of the connection."""
+        """Close the connection."""
         self._stop.set()
         sock: socket.socket | None = self._connection.sock
         if sock is not None:

@@ -1,8 +1,8 @@
-"""The training server TuFT behind its SDK. The only module that imports tinker; knows no job and no Redis.
+"""TuFT training server behind its SDK. The only module of the trainer that imports tinker.
 
-Facts that shape it: the SDK waits for minutes without a word, retries some answers for ever, and is left in conflict by
-some failures. So every wait has a deadline and ends at once when the server's process does (tripwire.py), and after any
-failure the client is thrown away. Nothing is sent that the server would accept and train wrongly.
+The SDK waits for minutes silently, retries some answers without limit, and is left in conflict by some failures. So
+every wait has a deadline and ends at once when the server's process does (tripwire.py). After any failure the client is
+thrown away. Requests that the server would accept and train wrongly are refused before they are sent.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class TuftSettings:
-    """Where the server is and how long it may take."""
+    """Where the server is and how long its calls may take."""
 
     url: str  #: without /api/v1
     api_key: str  #: starts with tml-
@@ -70,7 +70,7 @@ class Sampled:
 
 
 def check_sdk(version: str | None = None) -> None:
-    """Refuses an SDK that would fail later, and worse.
+    """Refuse an SDK that would fail later with a worse error.
 
     Raises:
         BackendError: SDK_MISMATCH.
@@ -83,7 +83,7 @@ def check_sdk(version: str | None = None) -> None:
 
 
 def check_key(api_key: str) -> None:
-    """Refuses a key that the SDK would refuse.
+    """Refuse a key that the SDK would refuse.
 
     Raises:
         BackendError: KEY_REJECTED; the key is not in its text.
@@ -93,7 +93,7 @@ def check_key(api_key: str) -> None:
 
 
 def connect(settings: TuftSettings, adapter: Adapter, interrupted: Callable[[], None] = lambda: None) -> TuftBackend:
-    """Makes a client with a fresh adapter.
+    """Make a client with a fresh adapter.
 
     Args:
         settings: the server.
@@ -138,7 +138,7 @@ def sample(
     how: Sampling,
     interrupted: Callable[[], None] = lambda: None,
 ) -> Sampled:
-    """Lets the server write a reply with a saved adapter; a run that was unloaded samples as well, from its files.
+    """Sample a reply with a saved adapter; an unloaded run samples as well, from its files.
 
     Args:
         settings: the server; call_deadline is for all of this.
@@ -187,7 +187,7 @@ def _sampled(
 
 
 def _open(settings: TuftSettings, opened: list[tinker.ServiceClient]) -> tinker.ServiceClient:
-    """A service with a session, which goes into `opened` for whoever has to close it."""
+    """Open a service with a session, and add it to `opened` for whoever has to close it."""
     service = tinker.ServiceClient(base_url=settings.url, api_key=settings.api_key)
     assert service.holder is not None  # asking for it opens a session, whose 404 is not the checkpoint's
     opened.append(service)
@@ -195,14 +195,14 @@ def _open(settings: TuftSettings, opened: list[tinker.ServiceClient]) -> tinker.
 
 
 def _close(wire: Tripwire, opened: list[tinker.ServiceClient]) -> None:
-    """Ends the watch and the heartbeats of every session; waits for nothing."""
+    """End the watch and the heartbeats of every session, without waiting."""
     wire.close()
     for service in opened:
         service.holder.close()  # type: ignore[no-untyped-call]
 
 
 def _watched(settings: TuftSettings, doing: str) -> Tripwire:
-    """Makes ready for the SDK, and begins to watch the server's process.
+    """Prepare the process for the SDK, and start to watch the server's process.
 
     Raises:
         BackendError: SDK_MISMATCH, KEY_REJECTED, SERVER_UNREACHABLE.
@@ -218,7 +218,7 @@ def _watched(settings: TuftSettings, doing: str) -> Tripwire:
 
 
 def _without_proxy(host: str) -> None:
-    """The SDK honours HTTP_PROXY even for 127.0.0.1."""
+    """Exclude the server from HTTP_PROXY, which the SDK honours even for 127.0.0.1."""
     for name in ("NO_PROXY", "no_proxy"):
         known = [entry for entry in os.environ.get(name, "").split(",") if entry]
         if host not in known:
@@ -226,13 +226,13 @@ def _without_proxy(host: str) -> None:
 
 
 def _in_thread(work: Callable[[], Value]) -> Future[Value]:
-    """Runs what may hang in a thread that nobody joins: the process can end without it."""
+    """Run a call that may hang in a thread that is never joined, so that the process can end without it."""
     future: Future[Value] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # handed to whoever waits
+        except BaseException as error:  # handed to the waiting thread
             future.set_exception(error)
 
     threading.Thread(target=run, name="tuft-create", daemon=True).start()
@@ -241,14 +241,14 @@ def _in_thread(work: Callable[[], Value]) -> Future[Value]:
 
 @dataclass(frozen=True, slots=True)
 class _Patience:
-    """How long a wait may be, and what ends it early."""
+    """The limit of a wait, and what ends it early."""
 
     wire: Tripwire
     deadline: float  #: seconds
     interrupted: Callable[[], None]
 
     def wait(self, future: Future[Value], doing: str) -> None:
-        """Waits until `future` is done; raises BackendError when there is no point in waiting longer."""
+        """Wait until `future` is done; raise BackendError when waiting longer is pointless."""
         begun = time.monotonic()
         while not wait([future], timeout=GLANCE).done:
             self.interrupted()
@@ -271,7 +271,7 @@ class TuftPending(Generic[Answer, Value]):
     doing: str
 
     def result(self) -> Value:
-        """Waits for the answer. Raises BackendError."""
+        """Wait for the answer. Raises BackendError."""
         try:
             self.patience.wait(self.future, self.doing)
             return self.convert(self.future.result())
@@ -295,25 +295,25 @@ class TuftBackend:
 
     @property
     def run_id(self) -> str:
-        """TuFT's training run, which is also the folder of its checkpoints."""
+        """Return TuFT's training run, which is also the folder of its checkpoints."""
         return str(self._client.model_id)
 
     def forward_backward(
         self, rows: Sequence[Row], weights: Sequence[Weights]
     ) -> TuftPending[types.ForwardBackwardOutput, Sequence[Logprobs]]:
-        """Adds gradients; gives logprobs row by row."""
+        """Add gradients; give logprobs row by row."""
         data = self._data(rows, weights)
         doing = f"forward_backward of {len(rows)} rows"
         return self._pending(lambda: self._client.forward_backward(data, "cross_entropy"), _logprobs(rows, data), doing)
 
     def forward(self, rows: Sequence[Row]) -> TuftPending[types.ForwardBackwardOutput, Sequence[Logprobs]]:
-        """Gives logprobs row by row."""
+        """Compute logprobs row by row."""
         data = self._data(rows, [row.target_weights for row in rows])
         doing = f"forward of {len(rows)} rows"
         return self._pending(lambda: self._client.forward(data, "cross_entropy"), _logprobs(rows, data), doing)
 
     def optim_step(self, adam: Adam) -> TuftPending[types.OptimStepResponse, None]:
-        """Applies the gradients."""
+        """Apply the gradients."""
         params = types.AdamParams(
             learning_rate=adam.learning_rate,
             beta1=adam.beta1,
@@ -325,26 +325,26 @@ class TuftBackend:
         return self._pending(lambda: self._client.optim_step(params), _nothing, "optim_step")
 
     def save_state(self, name: str) -> TuftPending[types.SaveWeightsResponse, str]:
-        """Saves weights and optimizer."""
+        """Save weights and optimizer."""
         return self._pending(lambda: self._client.save_state(_safe(name)), _path, f"save_state {name}")
 
     def save_adapter(self, name: str) -> TuftPending[types.SaveWeightsForSamplerResponse, str]:
-        """Saves the weights in PEFT's format."""
+        """Save the weights in PEFT's format."""
         doing = f"save_weights_for_sampler {name}"
         return self._pending(lambda: self._client.save_weights_for_sampler(_safe(name)), _path, doing)
 
     def load(self, path: str, *, optimizer: bool) -> TuftPending[types.LoadWeightsResponse, None]:
-        """Loads a saved state."""
+        """Load a saved state."""
         load = self._client.load_state_with_optimizer if optimizer else self._client.load_state
         return self._pending(lambda: load(path), _nothing, f"loading {path}")
 
     def check_alive(self) -> None:
-        """Raises SERVER_RESTARTED when the server's process is not the one that this client was made on."""
+        """Raise SERVER_RESTARTED if the server's process is not the one that this client was made on."""
         if not self._wire.stands():
             raise backend_error(Code.SERVER_RESTARTED, f"{self._settings.url}: {self._wire.fallen}")
 
     def close(self) -> None:
-        """Stops watching and the SDK's heartbeats, which would go on, and complain, for as long as the process lives.
+        """Stop the watch and the SDK's heartbeats, which would go on, and complain, until the process ends.
 
         Nothing is waited for: the SDK's thread dies with the process.
         """
@@ -361,7 +361,7 @@ class TuftBackend:
         return TuftPending(_concurrent(future), convert, self._patience, doing)
 
     def _data(self, rows: Sequence[Row], weights: Sequence[Weights]) -> list[types.Datum]:
-        """Rows as the SDK sends them, once it is certain that the server would train what was meant.
+        """Convert rows to the SDK's form, after checking that the server would train what was meant.
 
         The server computes on rows of one length anyway, and fills them up itself. But then it masks what it filled
         in, and attention with a mask is slower than causal attention without one. What is filled in here comes after
@@ -377,7 +377,7 @@ class TuftBackend:
 
 
 def _datum(row: Row, weights: Weights, targets: int) -> types.Datum:
-    """A row, filled up to so many targets with its own last token."""
+    """Make a datum, padded to the given number of targets with the row's last token."""
     ids = np.full(targets + 1, row.token_ids[-1], np.int64)
     ids[: row.length] = row.token_ids
     sent_weights = np.zeros(targets, np.float32)
@@ -392,7 +392,7 @@ def _datum(row: Row, weights: Weights, targets: int) -> types.Datum:
 
 
 def _check(row: Row, weights: Weights, settings: TuftSettings) -> None:
-    """The server pads short weights with zeros, trains on NaN and dies of an id out of range; here they are refused."""
+    """Refuse rows that break the server: it zero-pads short weights, trains on NaN and dies of out-of-range ids."""
     where = f"a row of conversation {row.conversation}"
     if len(weights) != row.length - 1:
         raise backend_error(
@@ -413,7 +413,7 @@ def _check(row: Row, weights: Weights, settings: TuftSettings) -> None:
 
 
 def _safe(name: str) -> str:
-    """TuFT writes where a name says, even outside its folder; ours are plain words."""
+    """Return the name if it is plain words: TuFT writes where a name says, even outside its folder."""
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
         raise backend_error(Code.BAD_REQUEST, f"{name!r} is no name for a checkpoint: letters, digits, - and _ only")
     return name
@@ -422,7 +422,7 @@ def _safe(name: str) -> str:
 def _logprobs(
     rows: Sequence[Row], data: Sequence[types.Datum]
 ) -> Callable[[types.ForwardBackwardOutput], Sequence[Logprobs]]:
-    """Of the rows as they are, from an answer to the rows as they were sent."""
+    """Return a function from the server's answer to logprobs of the rows without padding."""
 
     def convert(output: types.ForwardBackwardOutput) -> Sequence[Logprobs]:
         found = [cast(Logprobs, one["logprobs"].to_numpy()) for one in output.loss_fn_outputs]
@@ -446,5 +446,5 @@ def _nothing(_answer: object) -> None:
 
 
 def _concurrent(future: tinker.APIFuture[Answer]) -> Future[Answer]:
-    """The standard future inside the SDK's own: it alone can be waited for with a time limit and looked at again."""
+    """Return the standard future inside the SDK's own: only it allows repeated waits with a time limit."""
     return cast("Future[Answer]", future.future())  # type: ignore[attr-defined]

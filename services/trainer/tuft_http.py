@@ -1,4 +1,4 @@
-"""Plain HTTP to a TuFT server, for what needs no SDK: health, models, unloading, deleting. Knows no training."""
+"""Plain HTTP to a TuFT server, without the SDK: health, models, unloading, deleting."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TuftHttp:
     timeout: float = 5.0  #: seconds for one request
 
     def healthy(self) -> bool:
-        """Whether healthz answers. It does so before models are loaded."""
+        """Return whether healthz answers, which it does even before models are loaded."""
         try:
             self._call("GET", "healthz")
         except BackendError:
@@ -36,7 +36,7 @@ class TuftHttp:
         return True
 
     def models(self) -> tuple[ServedModelRecord, ...]:
-        """What the server says that it serves; the rank that a model takes at most is not among it."""
+        """Return the models that the server reports. The largest rank of a model is not in the report."""
         answer = self._call("GET", "get_server_capabilities")
         served = answer.get("supported_models") if isinstance(answer, dict) else None
         accelerations = self._accelerations()
@@ -52,7 +52,7 @@ class TuftHttp:
         )
 
     def _accelerations(self) -> dict[str, dict[str, Any]] | str:
-        """What the accelerated server says of each model, by name; a sentence where there is nothing to be had."""
+        """Return the accelerated server's status of each model, by name; a sentence if it gives none."""
         try:
             answer = self._call("GET", "turnloom/acceleration")
             models = answer["models"] if isinstance(answer, dict) else []
@@ -63,15 +63,15 @@ class TuftHttp:
             return f"its acceleration status could not be read: {type(error).__name__}: {error}"
 
     def unload(self, run_id: str) -> None:
-        """Frees a run's adapter. Its checkpoints load no more. A run that the server does not know is fine."""
+        """Free a run's adapter. Its checkpoints load no more. A run that the server does not know is fine."""
         self._forgiving("POST", "unload_model", {"model_id": run_id})
 
     def delete_checkpoint(self, run_id: str, name: str) -> None:
-        """Removes a saved state and its files. One that is not there is fine."""
+        """Remove a saved state and its files. A missing one is fine."""
         self._forgiving("DELETE", f"training_runs/{urllib.parse.quote(run_id)}/checkpoints/{urllib.parse.quote(name)}")
 
     def training_runs(self) -> tuple[str, ...]:
-        """Names of the runs that the server holds for this key, at most 500."""
+        """Return the names of the runs that the server holds for this key, at most 500."""
         answer = self._call("GET", "training_runs?limit=500")
         runs = answer.get("training_runs") if isinstance(answer, dict) else None
         return tuple(str(run["training_run_id"]) for run in runs or ())
@@ -104,7 +104,7 @@ class TuftHttp:
 
 
 class _AccelerationFields(TypedDict):
-    """Those fields of a ServedModelRecord."""
+    """The acceleration fields of a ServedModelRecord."""
 
     accelerated: bool | None
     max_tokens_per_pass: int

@@ -1,4 +1,4 @@
-"""The worker: takes tickets of one queue and forks a horse for each. Its own process stays clean, for it is forked.
+"""The worker: takes tickets of one queue and forks a horse for each. Forking requires a clean process.
 
 It imports rq, redis and settings only. tinker, pyarrow and NVML load inside the horse, which can be thrown away.
 """
@@ -41,14 +41,14 @@ class TrainerTicket(TicketJob):
 
 
 class TrainerWorker(TicketWorker):
-    """Between and in tickets, the parent keeps the host's record alive; it passes SIGTERM on to the horse."""
+    """RQ worker that keeps the host's record alive between and in tickets, and passes SIGTERM on to the horse."""
 
     job_class = TrainerTicket
 
     def __init__(
         self, settings: Settings, connection: redis.Redis, probe: Callable[[], subprocess.Popen[bytes]]
     ) -> None:
-        """Says hello to Redis.
+        """Register the worker in Redis.
 
         Args:
             settings: of this host.
@@ -64,16 +64,16 @@ class TrainerWorker(TicketWorker):
 
     @property
     def dequeue_timeout(self) -> int:
-        """Seconds that an empty queue is waited for: often enough for the host record to stay alive."""
+        """Return how long to wait on an empty queue, seconds: short enough to keep the host record alive."""
         return int(PROBE_EVERY)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """RQ calls this between jobs and every few seconds in them: the host's own sign of life goes along."""
+        """Send the worker's heartbeat and refresh the host record. RQ calls this between jobs and during them."""
         super().heartbeat(timeout, pipeline)
         self.probe_host()
 
     def probe_host(self) -> None:
-        """Starts the probe if the last one is old enough and over; waits for nothing."""
+        """Start the probe if the last one is old enough and over, without waiting."""
         if self._is_horse or (self._probing is not None and self._probing.poll() is None):
             return
         if time.monotonic() - self._probed_at >= PROBE_EVERY:
@@ -81,25 +81,25 @@ class TrainerWorker(TicketWorker):
             self._probing = self._probe()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """One ticket; afterwards the host is looked at again, for its GPU may have changed hands."""
+        """Work one ticket, then probe the host again, for another job may hold its GPU now."""
         super().execute_job(job, queue)
         self._probed_at = float("-inf")
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """RQ calls this while a horse works: one that was told to leave and stays is ended."""
+        """End a horse that was told to leave and stays. RQ calls this while a horse works."""
         super().maintain_heartbeats(job, execution)
         if self._stop_asked_at is not None and time.monotonic() - self._stop_asked_at > PREEMPT_SECONDS:
             log.error("the horse did not leave in %d s and is ended", PREEMPT_SECONDS)
             self.kill_horse()
 
     def setup_work_horse_signals(self) -> None:
-        """In the horse, first of all: it ends with its parent, and hears when it has to leave."""
+        """Set up a new horse first of all: it ends with its parent, and hears when it has to leave."""
         super().setup_work_horse_signals()
         preemption.listen()
         sys.modules["torch"] = None  # type: ignore[assignment]  # the SDK would load it where it is installed: for nothing
 
     def handle_warm_shutdown_request(self) -> None:
-        """On SIGTERM: the horse saves, requeues its job and ends. One that hangs is ended; its lease then expires."""
+        """Have the horse save, requeue its job and end, on SIGTERM. A hanging one is killed; its lease then expires."""
         log.info("asked to stop")
         self.stopping = True
         self._stop_asked_at = time.monotonic()
@@ -107,12 +107,12 @@ class TrainerWorker(TicketWorker):
             os.kill(self.horse_pid, preemption.SIGNAL)
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
-        """A second SIGTERM changes nothing: the horse is leaving already."""
+        """Ignore a second SIGTERM: the horse is already leaving."""
         log.info("asked to stop again; the horse is leaving")
 
 
 def run(settings: Settings, *, burst: bool = False) -> None:
-    """Works until SIGTERM, or with `burst` until the queue is empty. Waits for a Redis that is away."""
+    """Work until SIGTERM, or with `burst` until the queue is empty. Waits for a Redis that is away."""
 
     def make(connection: redis.Redis) -> TrainerWorker:
         worker = TrainerWorker(settings, connection, start_probe)
@@ -123,5 +123,5 @@ def run(settings: Settings, *, burst: bool = False) -> None:
 
 
 def start_probe() -> subprocess.Popen[bytes]:
-    """The probe as a process of its own: NVML and HTTP stay out of the worker."""
+    """Start the probe as its own process, which keeps NVML and HTTP out of the worker."""
     return subprocess.Popen([sys.executable, "-m", "services.trainer", "probe-host"], stdin=subprocess.DEVNULL)

@@ -1,1 +1,1 @@
-"""Start TuFT, and give it a training model that runs at the speed of the GPU; TuFT's own files stay untouched."""
+"""Start TuFT with an accelerated training model for GPUs; TuFT's own files stay untouched."""

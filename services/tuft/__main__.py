@@ -18,7 +18,7 @@ if not __package__:  # by path, from an interpreter that has no turnloom: only t
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command that is named."""
+    """Run the named command."""
     if arguments[:1] == ["launch"]:
         from services.tuft.launch import launch  # noqa: PLC0415  (the other command's keeper stays small)
 

@@ -1,4 +1,4 @@
-"""One LoRA adapter of a peft model as operands in the model's precision, and the way its gradients take back.
+"""One LoRA adapter of a peft model as operands in the model's precision, and the mapping of gradients back.
 
 TuFT keeps A and B in fp32 beside a bf16 model. Rounded to bf16 they would lose what an Adam step of 1e-4 changes, and
 losses would move by 1e-3. So each matrix is split into two bf16 ones, hi + lo, 16 bits of mantissa together.
@@ -29,7 +29,7 @@ RANKS: Final = 32
 
 
 def is_split(dtype: torch.dtype) -> bool:
-    """Whether operands of a model in this precision come as hi and lo."""
+    """Return whether operands of a model in this precision are split into hi and lo."""
     return dtype != torch.float32
 
 
@@ -160,7 +160,7 @@ class Operands:
     groups: Sequence[_Group]
 
     def gradients(self) -> list[Tensor]:
-        """Gradients of the masters, fp32, in their order; zeros where nothing was trained."""
+        """Return the gradients of the masters, fp32, in their order; zeros where nothing was trained."""
         found: dict[int, Tensor] = {}
         with torch.no_grad():
             given = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.leaves]
@@ -171,20 +171,20 @@ class Operands:
 
 
 class Accumulator:
-    """Adds up the gradients of a call's passes, so that a call that fails leaves none behind."""
+    """Sums the gradients of a call's passes, so that a failed call leaves none behind."""
 
     def __init__(self) -> None:
         self._total: list[Tensor] = []
 
     def add(self, gradients: list[Tensor]) -> None:
-        """Take in one pass."""
+        """Add one pass."""
         if self._total:
             torch._foreach_add_(self._total, gradients)
         else:
             self._total = gradients
 
     def commit(self, masters: Sequence[Tensor]) -> None:
-        """Add the sum to the parameters' gradients, as backward() does. Does nothing where nothing was added."""
+        """Add the sum to the parameters' gradients, as backward() does. An empty sum changes nothing."""
         if not self._total:
             return
         missing = [(one, new) for one, new in zip(masters, self._total, strict=True) if one.grad is None]
@@ -220,7 +220,7 @@ def _place(module: Any, name: str) -> _Place:
 
 
 def _plain(module: Any, name: str) -> bool:
-    """Whether peft's forward is x W' + scaling (x A') B', without variants, dropout, bias or merged weights."""
+    """Return whether peft's forward is x W' + scaling (x A') B', without variants, dropout, bias or merged weights."""
     return (
         name not in module.lora_variant
         and isinstance(module.lora_dropout[name], nn.Identity)

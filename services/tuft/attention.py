@@ -1,4 +1,4 @@
-"""Causal attention within rows that lie end to end: FlashAttention's kernel on a GPU, else row by row."""
+"""Causal attention within packed rows: FlashAttention's kernel on a GPU, else row by row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float) -> Tensor:
-    """Let each token see its row up to itself.
+    """Compute attention of each token over its own row up to itself.
 
     Args:
         query: [T, heads, head size].

@@ -1,4 +1,4 @@
-"""Whether this TuFT, this machine and this model are ones that the accelerated model was written for.
+"""Check that the accelerated model supports this TuFT, this machine and this model.
 
 Each check gives a reason not to accelerate, one sentence's end, or "" for none.
 """
@@ -42,7 +42,7 @@ FIRST_CAPABILITY: Final = (8, 0)  #: Ampere, the first with bf16 matrix units
 
 
 class Mode(Enum):
-    """What the operator wants."""
+    """The operator's choice."""
 
     OFF = "0"
     ON = "1"  #: where there is a GPU

@@ -1,10 +1,10 @@
-"""What the accelerated model answers with instead of a result."""
+"""Errors that the accelerated model raises instead of a result."""
 
 from __future__ import annotations
 
 
 class UnknownToken(ValueError):
-    """A request holds a token that the model does not have; the message names it."""
+    """A request held a token that the model does not have; the message names it."""
 
 
 class Odd(Exception):

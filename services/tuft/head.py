@@ -60,12 +60,12 @@ class _Gradients:
 
     @classmethod
     def empty(cls, hidden: Tensor, head: Linear) -> _Gradients:
-        """For these rows and this head."""
+        """Make empty gradients for these rows and this head."""
         a, b = (None if one is None else torch.zeros_like(one, dtype=torch.float32) for one in head[2:])
         return cls(torch.empty_like(hidden), a, b)
 
     def add(self, begin: int, end: int, hidden: Tensor, logits: Tensor, head: Linear) -> None:
-        """Take in the chunk whose logits have become their gradient."""
+        """Add the chunk whose logits have become their gradient."""
         weight, _, a, b = head
         into = self.hidden[begin:end]
         torch.mm(logits, weight, out=into)

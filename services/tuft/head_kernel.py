@@ -52,7 +52,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: ANN202  (Triton reads anno
 def read_logits(
     logits: Tensor, targets: Tensor, logprobs: Tensor, normalizers: Tensor, factors: Tensor | None, *, normalized: bool
 ) -> None:
-    """As head.read_logits, on a GPU."""
+    """Compute head.read_logits on a GPU."""
     _kernel[(len(logits),)](
         logits, logits.stride(0), targets, normalizers if factors is None else factors, logprobs, normalizers,
         logits.shape[1], normalized=normalized, with_gradient=factors is not None, block=BLOCK, num_warps=16,

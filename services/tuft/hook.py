@@ -1,4 +1,4 @@
-"""The two places where TuFT is changed at run time: which class Ray makes a model of, and one more route.
+"""Patch TuFT at run time in two places: the model class that Ray makes, and one more route.
 
 TuFT's files stay untouched. Where anything is unlike TuFT 0.2.2, models are made as TuFT makes them.
 """
@@ -39,7 +39,7 @@ def install(environment: Mapping[str, str], folder: Path) -> None:
 
 
 def _replace_model(environment: Mapping[str, str], known: dict[str, status.ModelStatus]) -> None:
-    """Let Ray make an AcceleratedModel; it is imported only once versions and files are known to be right."""
+    """Let Ray make an AcceleratedModel, which is imported only after versions and files were checked."""
     from tuft.backends.hf_training_model import HFTrainingModel  # noqa: PLC0415
 
     from services.tuft.model import AcceleratedModel  # noqa: PLC0415
@@ -60,7 +60,7 @@ def _replace_model(environment: Mapping[str, str], known: dict[str, status.Model
 
 
 def _add_route(folder: Path, known: Mapping[str, status.ModelStatus], reason: str) -> None:
-    """Let the server tell what status files say."""
+    """Add the route that serves the status files."""
     from fastapi import Depends  # noqa: PLC0415
     from tuft import cli, server  # noqa: PLC0415
 
@@ -80,7 +80,7 @@ def _add_route(folder: Path, known: Mapping[str, status.ModelStatus], reason: st
 
 
 def _of(model: Any, known: Mapping[str, status.ModelStatus], reason: str) -> status.ModelStatus:
-    """What is known of a model that wrote no file (yet)."""
+    """Return the status of a model that has written no file (yet)."""
     if model.model_name in known:
         return known[model.model_name]
     if not model.training_enabled:

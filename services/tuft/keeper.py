@@ -1,4 +1,4 @@
-"""Keep a process tree: run a server as a child, and leave nothing of it behind, however it or we end. Linux only.
+"""Run a server as a child and leave none of its processes behind, however it or we end. Linux only.
 
 This process imports neither Ray nor TuFT. It waits for a signal or the server's
 end, then kills what the server started.
@@ -32,7 +32,7 @@ def keep(command: Sequence[str], environment: Mapping[str, str], parent: int | N
     Args:
         command: of the server; a folder of its own is appended, with a short path, which goes when the server does.
         environment: of the server.
-        parent: end when this process, which started us, is gone; None: whoever started us may go.
+        parent: end when this process, which started us, is gone; None: no parent is watched.
         pid_file: where to write the server's process id.
 
     Returns:
@@ -91,7 +91,7 @@ def wait_until_ended(server: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def woken() -> signal.Signals | None:
-    """Wait for one of WAKING, TICK seconds at most; None: there was none.
+    """Wait for one of WAKING, TICK seconds at most; None: no signal came.
 
     After SIGSTOP and SIGCONT sigtimedwait may return a number that was never asked for, so it is looked at.
     """

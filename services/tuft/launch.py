@@ -1,4 +1,4 @@
-"""TuFT's own command line with the accelerated model: what a GPU host runs."""
+"""Run TuFT's own command line with the accelerated model, on a GPU host."""
 
 from __future__ import annotations
 

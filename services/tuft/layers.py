@@ -76,7 +76,7 @@ class Decoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and hidden states."""
+        """Return the dtype of weights and hidden states."""
         return self._core.embed_tokens.weight.dtype  # type: ignore[no-any-return]
 
     def __call__(

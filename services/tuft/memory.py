@@ -1,4 +1,4 @@
-"""How many tokens a pass may have: what a token takes is measured, and what is free is asked."""
+"""Find how many tokens fit into a pass: measure the memory of a token and ask what is free."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ON_A_CPU: Final = 8_192  #: tokens of a pass there
 
 
 def useful(parameters: int) -> int:
-    """Tokens after which a larger pass gains nothing: a small model needs more of them to keep a GPU busy."""
+    """Return the tokens above which a larger pass gains nothing: a small model needs more to keep a GPU busy."""
     return _whole(min(LARGEST, max(STEADY, WORK / max(1, parameters))))
 
 
 def fitting(run: Callable[[int], None], device: torch.device, parameters: int) -> int:
-    """Find the tokens of a pass.
+    """Find how many tokens a pass can have.
 
     Args:
         run: does a forward and backward pass of so many tokens in one row.
@@ -40,7 +40,7 @@ def fitting(run: Callable[[int], None], device: torch.device, parameters: int) -
 
 
 def available(device: torch.device) -> float:
-    """Bytes that this process may still take: what the card has free, or a limit on the process, and its own cache."""
+    """Return the bytes that this process may still take: the card's free memory, or its limit, plus its cache."""
     free, total = torch.cuda.mem_get_info(device)
     reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
     allowed = torch.cuda.get_per_process_memory_fraction(device) * total - reserved
@@ -48,12 +48,12 @@ def available(device: torch.device) -> float:
 
 
 def ran_out(error: RuntimeError) -> bool:
-    """Tell whether a library other than PyTorch's allocator found no memory: cuBLAS's workspace, a kernel's code."""
+    """Return whether a library outside PyTorch's allocator ran out of memory: cuBLAS's workspace, a kernel's code."""
     return any(words in str(error) for words in ("out of memory", "ALLOC_FAILED"))
 
 
 def release() -> None:
-    """Give back what failed work left; only for after an OutOfMemoryError."""
+    """Free what failed work left; only for after an OutOfMemoryError."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -39,7 +39,7 @@ GROW_AFTER = 200  #: passes without running out of memory after which a shrunk l
 
 
 class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT carries no types
-    """What Ray runs instead of HFTrainingModel."""
+    """The model that Ray runs instead of HFTrainingModel."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -54,24 +54,24 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
 
     @property
     def causal_lm(self) -> Any:
-        """The transformers model below peft's."""
+        """Return the transformers model below peft's."""
         return self.model.base_model.model
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device of the weights."""
         found: torch.device = self.causal_lm.model.embed_tokens.weight.device
         return found
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
     async def async_init(self) -> None:
-        """Decide whether this model is accelerated. The hook calls it as soon as the model is there."""
+        """Decide whether this model is accelerated. The hook calls this as soon as the model exists."""
         await super().async_init()
         await self._settled()
 
     async def _settled(self) -> None:
-        """Wait for that decision; whoever comes first makes it."""
+        """Wait for that decision; the first caller makes it."""
         async with self._settling:
             if self.status.state == "ready":
                 return
@@ -123,7 +123,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
     async def create_adapter(
         self, lora_id: str, lora_config: types.LoraConfig, trace_context: dict[str, str] | None = None
     ) -> None:
-        """As TuFT."""
+        """Create an adapter as TuFT does."""
         await self._settled()
         self._layouts.pop(lora_id, None)
         await super().create_adapter(lora_id, lora_config, trace_context)
@@ -135,7 +135,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         optimizer: bool,
         trace_context: dict[str, str] | None = None,
     ) -> None:
-        """As TuFT."""
+        """Load a state as TuFT does."""
         await self._settled()
         try:
             await super().load_state(lora_id, checkpoint_record, optimizer, trace_context)
@@ -143,7 +143,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
             self._layouts.pop(lora_id, None)
 
     async def remove_adapter(self, lora_id: str) -> None:
-        """As TuFT."""
+        """Remove an adapter as TuFT does."""
         self._layouts.pop(lora_id, None)
         await super().remove_adapter(lora_id)
 
@@ -157,8 +157,8 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
     async def optim_step(
         self, adam_params: types.AdamParams, lora_id: str, trace_context: dict[str, str] | None = None
     ) -> types.OptimStepResponse:
-        """As TuFT, but the memory stays with this process."""
-        with _cache_kept() if self.status.accelerated else nullcontext():  # no await inside: nobody else runs meanwhile
+        """Apply gradients as TuFT does, but keep the memory in this process."""
+        with _cache_kept() if self.status.accelerated else nullcontext():  # no await inside: no other task runs
             answer: types.OptimStepResponse = await super().optim_step(adam_params, lora_id, trace_context)
         return answer
 
@@ -171,7 +171,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         backward: bool = False,
         trace_context: dict[str, str] | None = None,
     ) -> types.ForwardBackwardOutput:
-        """As TuFT: log-probabilities of every target, metrics, and with `backward` gradients that add up."""
+        """Compute what TuFT does: log-probabilities of every target, metrics, with `backward` gradients that add up."""
         await self._settled()
         if not self.status.accelerated:
             return await self._stock(
@@ -239,7 +239,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
     def _all(
         self, layout: Layout, rows: Sequence[Row], loss: passes.Loss, *, backward: bool
     ) -> tuple[list[passes.Answer], Accumulator]:
-        """Run all rows; a pass that runs out of memory is cut in two and run again."""
+        """Run all rows; split a pass that runs out of memory and run it again."""
         lengths = [row.length for row in rows]
         waiting = balanced(lengths, self.status.max_tokens_per_pass)[::-1]
         answers, gradients = [], Accumulator()
@@ -259,7 +259,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
     def _tried(
         self, layout: Layout, rows: Sequence[Row], numbers: Sequence[int], loss: passes.Loss, *, backward: bool
     ) -> passes.Answer | None:
-        """Run one pass; None: it did not fit and can be cut. A row alone is run layer by layer before it fails."""
+        """Run one pass; None: out of memory, can be split. A single row is retried layer by layer before it fails."""
         try:
             return self._run(layout, rows, numbers, loss, backward=backward)
         except torch.OutOfMemoryError:
@@ -299,7 +299,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
             self._since_shrunk = 0
 
     def _counted(self) -> None:
-        """Write the counters now, or once, a second after they were last written."""
+        """Write the counters now, or a second after the last write."""
         due = self._file.due()
         if due <= 0:
             self._file.write()
@@ -322,7 +322,7 @@ def _validate(data: list[types.Datum], loss_fn: str) -> None:
 
 @contextmanager
 def _cache_kept() -> Iterator[None]:
-    """Keep PyTorch's free memory: TuFT gives it to the driver after every call and must ask for it again."""
+    """Keep PyTorch's free memory: TuFT returns it to the driver after every call and must ask for it again."""
     emptied = torch.cuda.empty_cache
     torch.cuda.empty_cache = lambda: None
     try:
@@ -333,7 +333,7 @@ def _cache_kept() -> Iterator[None]:
 
 @contextmanager
 def _same_randomness(device: torch.device) -> Iterator[None]:
-    """Leave the random streams as they were, so that adapters begin as they would without a self-test."""
+    """Restore the random streams afterwards, so that adapters begin as they would without a self-test."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 

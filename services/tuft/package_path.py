@@ -1,4 +1,4 @@
-"""Let Ray's workers import services.tuft, and nothing else of what lies beside it."""
+"""Make only services.tuft importable in Ray's workers, without the packages beside it."""
 
 from __future__ import annotations
 

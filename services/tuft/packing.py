@@ -1,4 +1,4 @@
-"""Turn a request's rows into passes: laid end to end without padding, at most so many tokens each."""
+"""Pack a request's rows into passes: end to end without padding, with a limit on tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Row:
 
     @property
     def length(self) -> int:
-        """Tokens that the model reads."""
+        """Return the number of tokens that the model reads."""
         return len(self.tokens)
 
 
@@ -102,7 +102,7 @@ def balanced(lengths: Sequence[int], most: int) -> list[list[int]]:
 
 
 def pack(rows: Sequence[Row], numbers: Sequence[int]) -> PackedPass:
-    """Lay the rows of these numbers end to end."""
+    """Lay the rows with these numbers end to end."""
     chosen = [rows[number] for number in numbers]
     lengths = [row.length for row in chosen]
     return PackedPass(

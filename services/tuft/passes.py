@@ -1,4 +1,4 @@
-"""One forward and backward pass over packed rows: decoder, head, loss, and what the client gets of it."""
+"""One forward and backward pass over packed rows: decoder, head, loss, and the client's part of the result."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ PADDING_COUNTS: Final = ("dro",)
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What to compute of the log-probabilities."""
+    """The loss to compute from the log-probabilities."""
 
     name: str  #: of TuFT
     config: Mapping[str, float]
 
     @property
     def scale(self) -> float:
-        """Of the logits."""
+        """Return the scale of the logits."""
         return 1.0 / float(self.config.get("temperature", 1.0))
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a pass found."""
+    """The result of a pass."""
 
     rows: tuple[int, ...]  #: numbers of the rows
     logprobs: tuple[Tensor, ...]  #: fp32 on the host, one a target, row by row
@@ -48,7 +48,7 @@ class Answer:
 
 
 def check(loss: Loss, rows: Sequence[Row]) -> None:
-    """Refuse what only TuFT's own code answers as TuFT does.
+    """Refuse requests that only TuFT's own code answers as TuFT does.
 
     Raises:
         Odd: with the reason.
@@ -68,7 +68,7 @@ def run(
     decoder: Decoder, layout: Layout, rows: Sequence[Row], numbers: Sequence[int], loss: Loss, *, backward: bool,
     recompute: bool = False,
 ) -> Answer:  # fmt: skip
-    """Run the rows of these numbers through the model.
+    """Run the rows with these numbers through the model.
 
     Args:
         decoder: the model.
@@ -129,7 +129,7 @@ def _cross_entropy(
 
 
 def _any_loss(logprobs: Tensor, rows: Sequence[Row], packed: PackedPass, loss: Loss) -> tuple[Tensor, dict[str, float]]:
-    """Let TuFT's own function see what it expects: [rows, longest], filled up with zeros.
+    """Call TuFT's own loss function on the shape that it expects: [rows, longest], padded with zeros.
 
     Raises:
         Odd: the function refuses; TuFT then says so in its own way.

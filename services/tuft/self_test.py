@@ -30,14 +30,14 @@ Forward: TypeAlias = Callable[..., Awaitable[types.ForwardBackwardOutput]]
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far the two may be apart."""
+    """The largest accepted difference between the two."""
 
     loss: float = 1e-3  #: relative
     cosine: float = 0.9995
     logprob: float = 0.25  #: nats; a bf16 model's own rounding is up to 0.06
 
     def reason(self, found: SelfTest) -> str:
-        """Why not to accelerate, or ""."""
+        """Return why not to accelerate, or ""."""
         near = (
             found.loss_difference <= self.loss
             and found.gradient_cosine >= self.cosine
@@ -50,7 +50,7 @@ async def compare(model: Any, theirs: Forward, ours: Forward) -> SelfTest:
     """Run both on the same rows and leave the adapter ADAPTER behind, for the caller to remove.
 
     Args:
-        model: an AcceleratedModel that serves nobody yet.
+        model: an AcceleratedModel that serves no client yet.
         theirs: TuFT's forward.
         ours: the accelerated one.
     """
@@ -86,7 +86,7 @@ async def compare(model: Any, theirs: Forward, ours: Forward) -> SelfTest:
 
 
 def _rows(causal_lm: Any, draw: torch.Generator) -> list[types.Datum]:
-    """Skewed random tokens; a third of the weights is 0 and the others differ."""
+    """Make rows of skewed random tokens; a third of the weights is 0 and the others differ."""
     rows = []
     exact = EXACT if causal_lm.dtype == torch.float32 else 1
     for longest in LENGTHS:

@@ -1,4 +1,4 @@
-"""What the server tells of each model: whether it is accelerated, why not, and what it did. A small JSON file a model.
+"""Status of each model as a small JSON file: whether it is accelerated, why not, and what it did.
 
 The model's process writes its file, the server's process reads all of them for GET /api/v1/turnloom/acceleration.
 """
@@ -21,7 +21,7 @@ INTERVAL: Final = 1.0  #: seconds between two writings of counters
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """How near the accelerated model came to stock TuFT on the same rows."""
+    """Difference between the accelerated model and stock TuFT on the same rows."""
 
     loss_difference: float  #: relative
     gradient_cosine: float
@@ -46,12 +46,12 @@ class ModelStatus:
     self_test: SelfTest | None = None
 
     def forget_counters(self) -> None:
-        """Begin to count: what the self-test did is nobody's call."""
+        """Reset the counters: the self-test's work is no client's call."""
         self.calls = {"accelerated": 0, "stock": 0}
         self.passes = self.tokens = self.out_of_memory_splits = 0
 
     def as_json(self) -> dict[str, object]:
-        """As the route answers."""
+        """Return the JSON that the route answers with."""
         return asdict(self)
 
 
@@ -65,7 +65,7 @@ class StatusFile:
         self._written = float("-inf")
 
     def write(self) -> None:
-        """Write now. What is told must not end what is trained: a full disk is ignored, and tried again."""
+        """Write now. A full disk is ignored and tried again: reporting must not end training."""
         self._written = self._now()
         if self._path is None:
             return
@@ -77,18 +77,18 @@ class StatusFile:
             return
 
     def due(self) -> float:
-        """Seconds until counters are to be written; 0 or less: now."""
+        """Return the seconds until the counters are due; 0 or less: now."""
         return self._written + INTERVAL - self._now()
 
 
 def folder(environment: dict[str, str] | os._Environ[str]) -> Path | None:
-    """Where the files are; None: nobody asked for them."""
+    """Return the folder of the status files; None: none was set."""
     named = environment.get(FOLDER_VARIABLE)
     return Path(named) if named else None
 
 
 def answer(folder: Path | None, known: Iterable[ModelStatus]) -> dict[str, object]:
-    """Build the route's answer: what models wrote themselves, else what the launcher knows of them."""
+    """Build the route's answer: from the models' own files, else from what the launcher knows."""
     return {"version": VERSION, "models": [_read(folder, one) or one.as_json() for one in known]}
 
 

@@ -114,5 +114,5 @@ def test_a_mistake_in_the_users_file_is_named_before_anything_starts(tuft_python
     demo = start_demo(tuft_python, tmp_path, "--data", data)
     _, err = demo.communicate(timeout=200)
     assert demo.returncode == 2
-    assert f"{data}, line 2, column 2: not JSON" in err
+    assert f"{data}, line 2: is not JSON (" in err
     assert "Starting" not in err

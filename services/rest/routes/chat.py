@@ -43,7 +43,7 @@ MOST_PROMPTS: Final = 16  #: of one request; they are answered one after the oth
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an adapter said."""
+    """The adapter's reply."""
 
     text: str
     finish: Finish
@@ -131,7 +131,7 @@ def _conversation(body: CreateChat) -> ty.Conversation:
 
 
 def _reply(turnloom: Turnloom, body: Sampling, conversation: ty.Conversation, limit: int) -> Reply:
-    """Have the model's adapter answer; the reply ends before the first of the texts that stop it."""
+    """Sample the model's adapter; the reply ends before the first of the stop texts."""
     found = names.tuned(turnloom, body.model)
     checkpoint = ""
     if found.step is not None:

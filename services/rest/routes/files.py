@@ -64,7 +64,7 @@ async def create_file(request: Request, parts: Parts) -> FileObject:
 
 
 def _keep(parts: Service, owner: str, final: str, written: str, received: Received) -> FileObject:
-    """Let an upload be found, if it is good."""
+    """Make an upload visible, if it is valid."""
     try:
         file = _judged(owner, final, received)
         if final != written:
@@ -113,7 +113,7 @@ def _expiry(fields: dict[str, str], created: int) -> int | None:
 
 
 def _repeated(parts: Service, file: StoredFile, written: str) -> StoredFile:
-    """Return the file that an Idempotency-Key made before, or make it: the same key may send the same file only."""
+    """Return the file that an Idempotency-Key made, or make it: a key may only repeat the same file."""
     known = parts.files.find(file.owner, file.id)
     if known is None:
         parts.files.rename(file.owner, written, file.id)

@@ -89,7 +89,7 @@ def list_checkpoints(job: str, turnloom: Caller, after: str | None = None, limit
 
 
 def _labels(request: Request) -> dict[str, str]:
-    """The labels that metadata[KEY]=VALUE asks for."""
+    """Return the labels that metadata[KEY]=VALUE asks for."""
     found: dict[str, str] = {}
     for name, text in request.query_params.multi_items():
         if name == "metadata":

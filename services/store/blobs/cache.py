@@ -1,4 +1,4 @@
-"""Keep copies of immutable files of the object store on this machine, up to a bound; the longest unused go first."""
+"""Cache immutable files of the object store on this machine, within a size limit; least recently used go first."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _GIVEN_UP: Final = 3600.0  # seconds after which an unfinished copy is that of a
 
 @dataclass(frozen=True, slots=True)
 class FileCache:
-    """Copies in one folder; several processes may use it at once. A file that is open survives its removal."""
+    """Copies in one folder, which several processes may share. A file that is open survives its removal."""
 
     folder: Path
     limit: int  #: bytes of all copies together
 
     def fetch(self, uri: str) -> Path | None:
-        """Return the copy of a file whose content never changes, made now if need be; None: it is above the limit.
+        """Return the copy of an immutable file, made now if need be; None: it exceeds the limit.
 
         Raises StoreFull, StoreRefused, StoreUnavailable.
         """

@@ -1,4 +1,4 @@
-"""What each row of the test dataset lost in an evaluation: one small Parquet file each. Knows no Redis, no trainer.
+"""Loss of each row of the test dataset in an evaluation: one small Parquet file per evaluation.
 
 Redis holds the sums of an evaluation; these columns (12 bytes a row) lie in the object store, at a path by job and
 step. An attempt that trains a step again writes the same numbers to the same place.

@@ -50,7 +50,7 @@ _CLIENTS: Final = frozenset({"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsf
 
 
 class FileSystem(Protocol):
-    """What is used of fsspec."""
+    """The methods of fsspec that the store uses."""
 
     protocol: str | tuple[str, ...]
 
@@ -68,7 +68,7 @@ class FileSystem(Protocol):
 
 
 def below(store_url: str, *parts: str) -> str:
-    """Return the URL of something in the store. Raises StoreUnavailable where no store is set."""
+    """Return the URL of a path in the store. Raises StoreUnavailable where no store is set."""
     if not store_url:
         raise StoreUnavailable("no object store is set; give TURNLOOM_STORE_URL a folder or an fsspec URL")
     return "/".join([store_url.rstrip("/"), *parts])
@@ -88,7 +88,7 @@ def locate(url: str) -> tuple[FileSystem, str]:
 
 
 def is_local(system: FileSystem) -> bool:
-    """Say whether paths are paths of this machine."""
+    """Return whether paths are paths of this machine."""
     names = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
     return "file" in names
 
@@ -124,7 +124,7 @@ def _translated(url: str, error: Exception) -> StoreError | None:
 
 
 def _answer(error: BaseException) -> tuple[str, int]:
-    """Return code and HTTP status that an S3 client noted on an error or on what led to it."""
+    """Return the code and HTTP status that an S3 client noted on an error or on one of its causes."""
     link: BaseException | None = error
     while link is not None:
         response = getattr(link, "response", None)
@@ -136,7 +136,7 @@ def _answer(error: BaseException) -> tuple[str, int]:
 
 
 class NewFile:
-    """A file under way; others see it once `publish` gives it its name. `close` removes what was not published."""
+    """A file in progress; `publish` names it and makes it visible. `close` removes what was not published."""
 
     def __init__(self, folder_url: str) -> None:
         """Begin a file for a folder of the store. Raises StoreFull, StoreRefused, StoreUnavailable."""
@@ -153,7 +153,7 @@ class NewFile:
                 self._path, self.file = Path(path), os.fdopen(handle, "w+b")
 
     def publish(self, name: str) -> str:
-        """Make it visible as `name` and answer its URL; a file of that name is replaced."""
+        """Make the file visible as `name` and return its URL; replaces a file of that name."""
         url = f"{self._url}/{name}"
         with store_errors(url):
             self.file.flush()
@@ -175,7 +175,7 @@ class NewFile:
 
 @contextmanager
 def whole_file(url: str) -> Iterator[IO[bytes]]:
-    """Open a file that gets its name only when the block ends well; after an error nothing of it is left."""
+    """Open a file that gets its name only if the block ends well; after an error nothing of it is left."""
     folder, name = url.rsplit("/", 1)
     with store_errors(url):
         new = NewFile(folder)
@@ -211,11 +211,11 @@ class Copies(Protocol):
     """A local cache of immutable files (services.store.blobs.cache)."""
 
     def fetch(self, uri: str) -> Path | None:
-        """Give the copy; None: the file is above the cache's bound."""
+        """Return the copy; None: the file exceeds the cache's limit."""
 
 
 def local_copy(uri: str, stack: ExitStack, cache: Copies | None) -> str:
-    """Path of a file on this machine; a copy outside the cache goes with `stack`."""
+    """Return the path of a file on this machine; a copy outside the cache goes with `stack`."""
     system, path = locate(uri)
     if is_local(system):
         return path
@@ -230,14 +230,14 @@ def local_copy(uri: str, stack: ExitStack, cache: Copies | None) -> str:
 
 
 def exists(url: str) -> bool:
-    """Say whether there is a file or folder."""
+    """Return whether a file or folder exists."""
     system, path = locate(url)
     with store_errors(url):
         return system.exists(path)
 
 
 def remove(url: str) -> None:
-    """Delete a file or folder; one that isn't there is no error."""
+    """Delete a file or folder; a missing one is not an error."""
     system, path = locate(url)
     with store_errors(url):
         if system.exists(path):
@@ -245,7 +245,7 @@ def remove(url: str) -> None:
 
 
 def try_store(store_url: str) -> None:
-    """Write, read, list and delete a small file. Raises what store_errors raises, with a sentence that says which."""
+    """Write, read, list and delete a small file. Raises what store_errors raises, naming the failed operation."""
     folder, content = below(store_url, f".trial-{secrets.token_hex(8)}"), secrets.token_bytes(16)
     url = f"{folder}/file"
     system, path = locate(url)

@@ -1,4 +1,4 @@
-"""Folders of checkpoints (adapter, optimizer) in the object store, addressed by sha256. Knows no Redis, no tinker.
+"""Folders of checkpoints (adapter, optimizer) in the object store, addressed by sha256.
 
 A folder is there when its manifest.json is: the manifest is written last and names every file with size and sha256.
 """
@@ -67,7 +67,7 @@ class Objects:
         return Stored(uri, digest, files)
 
     def files(self, uri: str) -> tuple[FileEntry, ...]:
-        """What a folder holds. Raises NotFound, and Corrupt for a manifest that isn't the one of this address."""
+        """List a folder's files. Raises NotFound, and Corrupt for a manifest that doesn't match its address."""
         system, path = locate(uri)
         with store_errors(uri):
             if not system.exists(f"{path}/{_MANIFEST}"):
@@ -79,7 +79,7 @@ class Objects:
         return decode(_Manifest, manifest.decode()).files
 
     def open(self, uri: str, name: str) -> Iterator[bytes]:
-        """A file in chunks of at most 1 MiB. Raises NotFound, and Corrupt after the last chunk if the hash differs."""
+        """Yield a file in chunks of at most 1 MiB. Raises NotFound, and Corrupt at the end if the hash differs."""
         entry = next((item for item in self.files(uri) if item.name == name), None)
         if entry is None:
             raise NotFound(f"{uri} holds no file {name}")
@@ -93,7 +93,7 @@ class Objects:
             raise Corrupt(f"{name} of {uri} differs from its sha256 {entry.sha256}")
 
     def get_folder(self, uri: str, destination: Path) -> tuple[FileEntry, ...]:
-        """Copy a folder to a local one, which appears only when every hash is right. Raises Corrupt, NotFound."""
+        """Copy a folder to a local one, which appears only once every hash matches. Raises Corrupt, NotFound."""
         files = self.files(uri)
         temporary = destination.with_name(f"{destination.name}.{secrets.token_hex(6)}.part")
         try:
@@ -115,7 +115,7 @@ class Objects:
         remove(uri)
 
     def delete_job(self, job_id: str) -> None:
-        """Delete everything that is kept of a job, its evaluations and its archived ledger included."""
+        """Delete all objects of a job, its evaluations and its archived ledger included."""
         remove(below(self._store_url, "adapters", job_id))
         remove(below(self._store_url, "evaluations", job_id))
         remove(below(self._store_url, "ledgers", f"{job_id}.parquet"))

@@ -1,4 +1,4 @@
-"""Say from which checkpoint a job can go on at another host."""
+"""Choose the checkpoint from which a job can go on at another host."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Decide which waiting job gets a host next. Pure: waiting.py reads what is here and writes what is decided.
+"""Decide which waiting job gets a host next. Pure: waiting.py reads the input and writes the decisions.
 
-A job waits in the pool of the hosts that serve its model and rank, and gets a host when one has a free worker. Order:
+A job waits in the pool of the hosts that serve its model and rank, until one of them has a free worker. Order:
 priority, then the owner with the fewest jobs on hosts, then the owner served longest ago, then age.
 """
 
@@ -32,7 +32,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is on hosts now, and what may be."""
+    """Current and allowed load of the hosts."""
 
     hosts: Sequence[HostRecord]  #: live ones
     by_host: Mapping[str, int]  #: jobs with a ticket there or held there
@@ -41,7 +41,7 @@ class Load:
     quota: int = 0  #: jobs of one owner on hosts at most; 0: any number
 
     def has_room(self) -> bool:
-        """Say whether any host that is up has a free worker."""
+        """Return whether any live host has a free worker."""
         return any(host.backend_up and host.workers > self.by_host.get(host.name, 0) for host in self.hosts)
 
 
@@ -63,7 +63,7 @@ def hosts_for(waiting: Waiting, hosts: Sequence[HostRecord]) -> list[HostRecord]
 
 
 def in_order(waiting: Sequence[Waiting], load: Load) -> list[Waiting]:
-    """Return the jobs in the order in which they would get a host, if every one of them could have any host.
+    """Order the jobs as they would get a host if every one of them could have any host.
 
     Within an owner and priority the order is by age, so one heap of owners gives it in n log n.
     """
@@ -95,9 +95,9 @@ def _place(
 
 
 def choose(waiting: Sequence[Waiting], load: Load) -> list[Choice]:
-    """Give free workers to waiting jobs until none is left that fits.
+    """Assign waiting jobs to free workers until no job fits.
 
-    An owner at the quota gets nothing more. A job that no free host can have is passed over, and holds up nobody.
+    An owner at the quota gets nothing more. A job that fits no free host is skipped, and does not hold up others.
     """
     free = {
         host.name: host.workers - load.by_host.get(host.name, 0)
@@ -126,7 +126,7 @@ def choose(waiting: Sequence[Waiting], load: Load) -> list[Choice]:
 
 
 def why_waiting(one: Waiting, load: Load) -> str:
-    """Say in one sentence why a job has no host yet."""
+    """Return one sentence on why a job has no host yet."""
     able = hosts_for(one, load.hosts)
     if one.host and not able:
         return f"It asks for host {one.host}, which is silent or does not serve {one.model} at rank {one.rank}."

@@ -1,4 +1,4 @@
-"""Jobs that wait for a host: read the pool, and write what placing.py decided, by one script."""
+"""The pool of jobs that wait for a host: read it, and write placing.py's decisions, by one script."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Pool:
         return {job: text.partition(" ")[0] for job, text in self._placed().items()}
 
     def load(self, quota: int = 0) -> Load:
-        """Return what is on hosts now. `quota`: jobs of one owner on hosts at most; 0: any number."""
+        """Return the current load of hosts. `quota`: jobs of one owner on hosts at most; 0: any number."""
         pairs = [text.partition(" ")[::2] for text in self._placed().values()]
         now = redis_time(self._client)
         served = cast(dict[str, str], self._client.hgetall(keys.SERVED))
@@ -48,7 +48,7 @@ class Pool:
         )
 
     def assign(self, choices: Sequence[Choice]) -> list[str]:
-        """Give jobs to hosts in one step; return those that were still waiting. The caller enqueues their tickets."""
+        """Assign jobs to hosts in one step; return those that were still waiting. The caller enqueues their tickets."""
         if not choices:
             return []
         given = [{"job": one.job, "attempt": one.attempt, "host": one.host} for one in choices]

@@ -1,4 +1,4 @@
-"""Names of RQ's queues and functions. Knows no RQ."""
+"""Names of RQ's queues and functions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ JOB_FUNCTION = "services.trainer.job.run"
 
 
 def queue_name(host: str) -> str:
-    """The one queue of a GPU host."""
+    """Name the one queue of a GPU host."""
     return f"train.{host}"
 
 
 def ticket_id(job_id: str, attempt: int) -> str:
-    """RQ's id of the ticket for an attempt: one per attempt, however often it is enqueued."""
+    """Return RQ's id of the ticket for an attempt: one per attempt, however often it is enqueued."""
     return f"{job_id}-a{attempt}"

@@ -1,4 +1,4 @@
-"""A lease that at most one process holds. Knows nothing of what the process does."""
+"""A lease that at most one process holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.store.scripts import Scripts
 
 
 class Singleton:
-    """The right to be the one; it ends `ttl` seconds after the last `hold`."""
+    """The lease; it ends `ttl` seconds after the last `hold`."""
 
     def __init__(self, client: StoreRedis, key: str, ttl: float) -> None:
         self._scripts = Scripts(client)
@@ -21,12 +21,12 @@ class Singleton:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     def hold(self) -> bool:
-        """Take or keep it; False: another process holds it."""
+        """Take or renew the lease; False: another process holds it."""
         answer = self._scripts.run("alone", key=self._key, holder=self.name, milliseconds=self._milliseconds)
         self.held = answer[0] == "ok"
         return self.held
 
     def give_up(self) -> None:
-        """Let the next one have it at once."""
+        """Release the lease, so that another process can take it at once."""
         self.held = False
         self._scripts.run("alone", key=self._key, holder=self.name, milliseconds=None)

@@ -1,7 +1,7 @@
-"""A ticket as a worker reads it, and that worker: one function of a short list, called once. Knows no function.
+"""Read a ticket and run it in a worker: one function of a short list, called once.
 
-RQ would do more for whoever can write to a queue: import any function, call any function as a callback, post the
-outcome to any URL, and begin again as often as asked. All of that is taken off a ticket before it is looked at.
+RQ offers more to a client that can write to a queue: it imports any function, calls any function as a callback, posts
+the outcome to any URL, and repeats as often as asked. All of that is removed from a ticket before it is read.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ PR_SET_PDEATHSIG: Final = 1  #: of prctl(2)
 
 
 class ForbiddenTicket(Exception):
-    """A ticket names a function that is not on the list."""
+    """A ticket named a function that is not on the list."""
 
 
 class TicketFault(Exception):
-    """A ticket's function met an error that nobody foresaw; the worker's log has its id."""
+    """A ticket's function raised an unexpected error; the worker's log has its id."""
 
 
 class TicketJob(Job):
-    """A ticket; each kind of worker says what it may name."""
+    """A ticket; each kind of worker lists the allowed functions."""
 
     allowed: ClassVar[frozenset[str]] = frozenset()  #: dotted names
     whose: ClassVar[str] = ""  #: the worker, for the sentence: "the trainer"
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Read RQ's record without what a ticket has no use for."""
+        """Read RQ's record without the fields that a ticket does not use."""
         super().restore(raw_data)
         self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
         self.webhooks = []
@@ -53,7 +53,7 @@ class TicketJob(Job):
 
     @property
     def func(self) -> Callable[..., object]:
-        """The function to call.
+        """Return the function to call.
 
         Raises:
             ForbiddenTicket: before anything is imported.
@@ -63,7 +63,7 @@ class TicketJob(Job):
         return cast(Callable[..., object], super().func)
 
     def perform(self) -> object:
-        """Call the function. What goes wrong is kept in Redis, so only sentences of our own go there.
+        """Call the function. Redis keeps the error, so only our own sentences go there.
 
         Raises:
             Exception: one of ours as it is; TicketFault for any other, whose words may quote anything.
@@ -86,13 +86,13 @@ def _frames(error: Exception) -> traceback.StackSummary:
 class TicketWorker(Worker):
     """rq.Worker on exactly one queue, for only that one has the hand-over that loses no ticket.
 
-    Without RQ's own words on failed tickets, which hold arguments and whole tracebacks, and without its commands.
+    It omits RQ's own messages on failed tickets, which hold arguments and whole tracebacks, and RQ's commands.
     """
 
     job_class = TicketJob
 
     def __init__(self, queue: str, connection: redis.Redis, *, look_every: int, name: str | None = None) -> None:
-        """Says hello to Redis.
+        """Register the worker in Redis.
 
         Args:
             queue: its name.
@@ -113,34 +113,34 @@ class TicketWorker(Worker):
         )
 
     def subscribe(self) -> None:
-        """RQ's commands are not wanted: they take a thread of the parent, and work is steered by its record."""
+        """Skip RQ's commands: they take a thread of the parent, and work is steered by its record."""
 
     def unsubscribe(self) -> None:
-        """Nothing was subscribed to."""
+        """Do nothing, since there is no subscription."""
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """RQ calls this while a horse works. Redis may be away: the horse goes on or waits, so its parent must."""
+        """Send heartbeats while a horse works, for RQ. During a Redis outage the horse goes on, so its parent must."""
         try:
             super().maintain_heartbeats(job, execution)
         except redis.RedisError as error:
             LOG.warning("no heartbeat: %s", error)
 
     def set_shutdown_requested_date(self) -> None:
-        """A note for RQ's tools; Redis may be away."""
+        """Set a note for RQ's tools; Redis may be away."""
         try:
             super().set_shutdown_requested_date()  # type: ignore[no-untyped-call]  # rq has no types here
         except redis.RedisError as error:
             LOG.warning("not noted: %s", error)
 
     def setup_work_horse_signals(self) -> None:
-        """In the horse, first of all: it ends with its parent, so that a killed worker leaves nothing behind."""
+        """Tie a new horse to its parent first of all, so that a killed worker leaves no horse behind."""
         super().setup_work_horse_signals()  # type: ignore[no-untyped-call]  # as above
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != self._parent:  # the parent died before prctl took hold
             os._exit(1)
 
     def handle_exception(self, job: Job, *exc_info: object) -> None:
-        """Say that a ticket failed; its result has the sentence."""
+        """Record that a ticket failed; its result has the sentence."""
         kind = getattr(exc_info[0], "__name__", "")
         said = str(exc_info[1]) if isinstance(exc_info[1], ForbiddenTicket) else ""
         LOG.error("ticket %s failed: %s", job.id, said or kind)

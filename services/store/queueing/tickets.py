@@ -1,4 +1,4 @@
-"""Tickets on RQ's queues: a function's name and JSON, never the truth about a job. Knows no function."""
+"""Tickets on RQ's queues: a function's name and JSON. The truth about a job stays in its record."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Tickets:
         self._client = client
 
     def enqueue(self, job: JobRecord, front: bool = False) -> str:
-        """Put the ticket of a QUEUED job's next attempt on its host's queue; answers RQ's id.
+        """Put the ticket of a QUEUED job's next attempt on its host's queue; return RQ's id.
 
         Enqueuing an attempt twice leaves two tickets of which the claim drops one. RQ's own Retry is never used: it
         would repeat the attempt's number.
@@ -50,7 +50,7 @@ class Tickets:
     def call(
         self, queue: str, function: str, arguments: Mapping[str, object], *, timeout: float, result_ttl: int = 60
     ) -> str:
-        """Enqueue any other call with JSON keyword arguments; answers RQ's id. `timeout`: seconds that it may run."""
+        """Enqueue any other call with JSON keyword arguments; return RQ's id. `timeout`: seconds that it may run."""
         name = new_id("call")
         return self._put(queue, function, dict(arguments), name, timeout=max(1, round(timeout)), keep=result_ttl)
 
@@ -63,7 +63,7 @@ class Tickets:
         timeout: float,
         stop: threading.Event | None = None,
     ) -> object:
-        """Make a call at the front of its queue, wait for its JSON result, and leave nothing of either in Redis.
+        """Make a call at the front of its queue, wait for its JSON result, and leave neither in Redis.
 
         The call expires by itself if the caller's process dies before a worker takes it. Raises as `result`.
         """
@@ -76,7 +76,7 @@ class Tickets:
             self._forget(name)
 
     def _forget(self, rq_id: str) -> None:
-        """Delete a call unless a worker is at it: what it answers then expires."""
+        """Delete a call unless a worker runs it: its result then expires."""
         with suppress(RedisUnavailable, NoSuchJobError, InvalidJobOperation), redis_errors():
             job = RqJob.fetch(rq_id, connection=self._client, serializer=JSONSerializer)
             if job.get_status(refresh=False) is not JobStatus.STARTED:
@@ -85,8 +85,8 @@ class Tickets:
     def result(self, rq_id: str, timeout: float, stop: threading.Event | None = None) -> object:
         """Wait for a call's JSON result; `stop` ends the wait early.
 
-        Raises TicketFailed with the other side's last line, and TicketTimeout after `timeout` seconds, when the call
-        is also taken back if no worker has begun it.
+        Raises TicketFailed with the other side's last line, and TicketTimeout after `timeout` seconds. On a timeout
+        the call is also taken back if no worker has started it.
         """
         end = time.monotonic() + timeout
         while True:
@@ -110,13 +110,13 @@ class Tickets:
                 )
 
     def waiting(self, host: str) -> list[str]:
-        """RQ ids on a host's queue, front first. What a worker has taken over is no longer there."""
+        """Return the RQ ids on a host's queue, front first. Tickets that a worker has taken are absent."""
         with redis_errors():
             found = cast(list[bytes], self._client.lrange(f"rq:queue:{queue_name(host)}", 0, -1))
         return [item.decode() for item in found]
 
     def drop(self, job: JobRecord) -> None:
-        """Take the next attempt's ticket off its queue, for a job that left the queue by itself; no key of it stays."""
+        """Remove the next attempt's ticket, with all its keys, for a job that left the queue by itself."""
         ticket = ticket_id(job.id, job.attempt + 1)
         with redis_errors():
             # Whoever takes the id off the queue owns the ticket: a worker that was faster reads it still.
@@ -124,7 +124,7 @@ class Tickets:
                 RqJob(ticket, connection=self._client, serializer=JSONSerializer).delete(remove_from_queue=False)
 
     def reap(self, queue: str) -> None:
-        """Clear tickets of dead workers out of RQ's registries; RQ itself does so only in idle workers."""
+        """Remove tickets of dead workers from RQ's registries; RQ itself does so only in idle workers."""
         with redis_errors():
             for registry in (StartedJobRegistry, FinishedJobRegistry, FailedJobRegistry):
                 registry(queue, connection=self._client, serializer=JSONSerializer).cleanup()
@@ -137,17 +137,17 @@ class Tickets:
                     self._client.delete(moving.get_first_seen_key(name))
 
     def queues(self) -> list[str]:
-        """Names of all queues that were ever used."""
+        """Return the names of all queues that were ever used."""
         with redis_errors():
             return sorted(queue.name for queue in Queue.all(connection=self._client, serializer=JSONSerializer))
 
     def depth(self, queue: str) -> int:
-        """Tickets waiting."""
+        """Return the number of waiting tickets."""
         with redis_errors():
             return self._client.llen(f"rq:queue:{queue}")
 
     def oldest_age(self, queue: str) -> float:
-        """Seconds that the longest waiting ticket has waited; 0: none waits."""
+        """Return the age of the longest waiting ticket, seconds; 0: none waits."""
         with redis_errors():
             ids = cast(list[bytes], self._client.lrange(f"rq:queue:{queue}", 0, -1))
             pipe = self._client.pipeline(transaction=False)
@@ -169,7 +169,7 @@ class Tickets:
         front: bool = False,
         expires: int | None = None,
     ) -> str:
-        """`timeout`: seconds to run, -1 for any; `keep`: seconds after its end; `expires`: seconds in the queue."""
+        """Enqueue a call. `timeout`: seconds to run, -1 for any; `keep`: after its end; `expires`: in the queue."""
         with redis_errors():
             Queue(queue, connection=self._client, serializer=JSONSerializer).enqueue_call(
                 function,

@@ -1,8 +1,8 @@
-"""Files of datasets that no record names any more, and their removal. Knows no trainer and no row.
+"""Remove dataset files that no record names any more.
 
-A file is named by its content, so another dataset may be about to need the very file whose last record was just
-deleted: it has written it, or found it there, and is registered a moment later. Therefore a file goes only after a
-grace, counted from the deletion and from its last writing, in which every maker has registered what it wrote.
+A file is named by its content, so another dataset may be about to need the file whose last record was just deleted.
+Its maker has written the file, or found it there, and registers the dataset a moment later. A file therefore goes only
+after a grace period, counted from the deletion and from its last write, in which every maker registers what it wrote.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from services.store.shards.manifest import SUFFIX, read_manifest
 
 log = logging.getLogger("turnloom.store")
 
-_ASIDE = ".unwanted"  # suffix of a file that is about to go: nobody opens it by its address any more
+_ASIDE = ".unwanted"  # suffix of a file that is about to go: its address no longer opens it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class UnwantedFile:
 
     @property
     def member(self) -> str:
-        """How the list names it."""
+        """Return the file's name on the list."""
         return f"{self.sha256} {self.uri}"
 
 
@@ -45,23 +45,23 @@ class Unwanted:
         self._scripts = Scripts(client)
 
     def due(self, grace: float) -> Sequence[UnwantedFile]:
-        """Files on the list for `grace` seconds, oldest first."""
+        """Return files that have been on the list for `grace` seconds, oldest first."""
         until = redis_time(self._client) - grace
         members = cast(list[str], self._client.zrangebyscore(keys.UNWANTED, "-inf", until))
         return [UnwantedFile(*member.split(" ", 1)) for member in members]
 
     def is_wanted(self, file: UnwantedFile) -> bool:
-        """Whether a dataset needs it again; then it is off the list."""
+        """Return whether a dataset needs the file again; if so, take it off the list."""
         answer = self._scripts.run("unwanted", content=keys.content(file.sha256), file=file.member)
         return answer[0] == "wanted"
 
     def forget(self, file: UnwantedFile) -> None:
-        """Take it off the list."""
+        """Take the file off the list."""
         self._client.zrem(keys.UNWANTED, file.member)
 
 
 def remove_unwanted(unwanted: Unwanted, grace: float) -> int:
-    """Remove the files that nobody has needed for `grace` seconds.
+    """Remove the files that no dataset has needed for `grace` seconds.
 
     Each is set aside under another name first and looked at again: one that came to be needed meanwhile goes back. In
     an object store that takes a copy and a deletion, between which its maker may write it again: there the second look
@@ -99,7 +99,7 @@ def remove_unwanted(unwanted: Unwanted, grace: float) -> int:
 
 
 def _remove_shards(uri: str, path: str) -> None:
-    """Remove the shards of a manifest that was set aside, but for those that a manifest written anew names."""
+    """Remove the shards of a manifest that was set aside, except those that a newer manifest names."""
     if not path.endswith(SUFFIX):
         return
     kept = set(read_manifest(uri).folders()) if exists(uri) else set()
@@ -111,7 +111,7 @@ def _remove_shards(uri: str, path: str) -> None:
 def _put_back(system: FileSystem, uri: str, path: str) -> None:
     if not system.exists(path + _ASIDE):
         return
-    if system.exists(path):  # somebody wrote it anew
+    if system.exists(path):  # written again meanwhile
         _remove_shards(uri, path)
         system.rm(path + _ASIDE)
     else:
@@ -119,5 +119,5 @@ def _put_back(system: FileSystem, uri: str, path: str) -> None:
 
 
 def _age(system: FileSystem, path: str) -> float:
-    """Seconds since it was last written."""
+    """Return the seconds since the file was last written."""
     return time.time() - system.modified(path).timestamp()

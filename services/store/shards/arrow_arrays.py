@@ -1,4 +1,4 @@
-"""numpy arrays to Arrow and back as buffers: pa.array and to_numpy import pandas where it is installed (0.3 s)."""
+"""Convert numpy arrays to Arrow and back as buffers: pa.array and to_numpy import pandas if installed (0.3 s)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 
 def plain_array(kind: pa.DataType, array: NDArray[np.generic]) -> pa.Array:
-    """An Arrow array of a contiguous numpy array, without a copy."""
+    """Make an Arrow array of a contiguous numpy array, without a copy."""
     return pa.Array.from_buffers(kind, len(array), [None, pa.py_buffer(array)])
 
 
 def view(array: pa.Array, kind: str) -> NDArray[np.generic]:
-    """A numpy view of the last buffer of an Arrow array without nulls.
+    """Return a numpy view of the last buffer of an Arrow array without nulls.
 
     Args:
         array: of a plain kind.

@@ -81,7 +81,7 @@ class DatasetWriter:
         self._writer = self._begin()
 
     def __enter__(self) -> DatasetWriter:
-        """Itself."""
+        """Return the writer."""
         return self
 
     def __exit__(
@@ -137,7 +137,7 @@ def join(
     check: Callable[[], None] = lambda: None,
     known: Known = lambda _: False,
 ) -> Written:
-    """Make one dataset of shards in order, of which only digests and index are read.
+    """Make one dataset of shards in order, reading only their digests and index.
 
     Args:
         store_url: of the store, below whose `datasets` folder the shards lie.
@@ -166,7 +166,7 @@ def join(
 
 
 def _written(store_url: str, manifest: Manifest, known: Known) -> Written:
-    """Write the manifest, which makes the dataset, unless there is one that nobody is about to remove."""
+    """Write the manifest, which makes the dataset, unless one exists that is safe from removal."""
     uri = manifest_uri(store_url, manifest.sha256)
     if known(manifest.sha256) and exists(uri):
         for folder in set(manifest.folders()) - set(read_manifest(uri).folders()):
@@ -190,7 +190,7 @@ def _total(parts: Sequence[Totals]) -> Totals:
 
 
 class DatasetReader:
-    """Rows of a dataset, as views of memory maps; a shard is fetched and opened when a row of it is asked for.
+    """Rows of a dataset, as views of memory maps; a shard is fetched and opened at the first access to its rows.
 
     Keeps OPEN_SHARDS open. Copies of an object store's shards lie in `cache`, or without one in temporary folders.
     Views stay valid as long as they are held, also after `close`. Raises StoreUnavailable, Corrupt.
@@ -211,39 +211,39 @@ class DatasetReader:
         self._starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
     def __enter__(self) -> DatasetReader:
-        """Itself."""
+        """Return the reader."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the reader."""
         self.close()
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Row:
-        """One row; its arrays are views."""
+        """Return one row; its arrays are views."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._shard(number)[index - int(self._starts[number])]
 
     def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
-        """Rows from `start` up to, without, `stop`."""
+        """Yield rows from `start` up to, without, `stop`."""
         for index in range(start, len(self) if stop is None else min(stop, len(self))):
             yield self[index]
 
     def columns(self) -> Iterator[Columns]:
-        """All rows in order, batch by batch."""
+        """Yield all rows in order, batch by batch."""
         for number in range(len(self._uris)):
             yield from self._shard(number).columns
 
     @cached_property
     def index(self) -> RowIndex:
-        """What is known of every row without opening a shard."""
+        """Return the index of all rows, without opening a shard."""
         if self._index_uri:
             return read_index(self._index_uri, self._cache)
         return RowIndex(
@@ -254,26 +254,26 @@ class DatasetReader:
 
     @property
     def row_lengths(self) -> NDArray[np.int64]:
-        """Tokens of every row, shape (rows,)."""
+        """Return the tokens of every row, shape (rows,)."""
         return self.index.tokens.astype(np.int64)
 
     @property
     def conversation(self) -> NDArray[np.uint32]:
-        """Conversation of every row, shape (rows,)."""
+        """Return the conversation of every row, shape (rows,)."""
         return self.index.conversation
 
     @property
     def part(self) -> NDArray[np.uint16]:
-        """Part of every row, shape (rows,)."""
+        """Return the part of every row, shape (rows,)."""
         return _gather([columns.part for columns in self.columns()], np.uint16)
 
     @property
     def target_bytes(self) -> NDArray[np.uint32]:
-        """UTF-8 bytes of every row's trained text, shape (rows,)."""
+        """Return the UTF-8 bytes of every row's trained text, shape (rows,)."""
         return _gather([columns.target_bytes for columns in self.columns()], np.uint32)
 
     def close(self) -> None:
-        """Give up the files; rows handed out stay valid."""
+        """Close the files; rows handed out stay valid."""
         for shard in self._open.values():
             shard.close()
         self._open.clear()
@@ -288,7 +288,7 @@ class DatasetReader:
 
 
 def verify(uri: str, options_json: str) -> str:
-    """The sha256 of the rows that are there, to be compared with the address."""
+    """Compute the sha256 of the stored rows, to be compared with the address."""
     with DatasetReader(uri) as reader:
         digest = begin_digest(options_json, reader.version)
         for columns in reader.columns():

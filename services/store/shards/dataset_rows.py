@@ -1,4 +1,4 @@
-r"""Rows of a dataset: their contract and their part in the address. Knows no file and no Redis.
+r"""Rows of a dataset: their contract and their part in the address.
 
 The address of a dataset is taken over the options and every row's little-endian values, never over file bytes, so that
 writers, batch sizes and where shards are cut don't change it:
@@ -27,7 +27,7 @@ Runs: TypeAlias = Sequence[tuple[int, float]]  #: (targets, their weight), end t
 
 
 def canonical_json(value: Mapping[str, object]) -> str:
-    """Sorted keys, no spaces, text as it is: the same options always give the same text."""
+    """Encode as JSON with sorted keys, no spaces, text as it is: the same options always give the same text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -61,11 +61,11 @@ class Columns:
     run_ends: NDArray[np.int32]  #: shape (rows + 1,), from 0
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         return len(self.conversation)
 
     def row(self, index: int) -> Row:
-        """One row; its arrays are views."""
+        """Return one row; its arrays are views."""
         tokens = slice(self.token_ends[index], self.token_ends[index + 1])
         runs = slice(self.run_ends[index], self.run_ends[index + 1])
         return Row(
@@ -79,32 +79,32 @@ class Columns:
 
     @property
     def token_counts(self) -> NDArray[np.int64]:
-        """Tokens of every row."""
+        """Return the tokens of every row."""
         return np.diff(self.token_ends).astype(np.int64)
 
     @property
     def loss_tokens(self) -> NDArray[np.uint32]:
-        """Targets with weight > 0 of every row."""
+        """Return each row's number of targets with weight > 0."""
         return _summed(np.where(self.values > 0, self.lengths, 0), self.run_ends).astype(np.uint32)
 
     @property
     def weight_sums(self) -> NDArray[np.float64]:
-        """Sum of the target weights of every row."""
+        """Return the sum of the target weights of every row."""
         weighted = self.lengths.astype(np.float64) * self.values
         return np.add.reduceat(weighted, self.run_ends[:-1]) if len(self) else weighted
 
 
 class RowBuffer:
-    """Rows gathered one by one, to be looked at together."""
+    """Rows gathered one by one, to be checked together."""
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Create an empty buffer."""
         self._heads: list[tuple[int, int, int]] = []
         self._tokens: list[NDArray[np.int32]] = []
         self._runs: list[Runs] = []
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         return len(self._heads)
 
     def add(self, conversation: int, part: int, token_ids: NDArray[np.int32], runs: Runs, target_bytes: int) -> None:
@@ -114,7 +114,7 @@ class RowBuffer:
         self._runs.append(runs)
 
     def columns(self) -> Columns:
-        """Copy all rows into columns, and begin again."""
+        """Copy all rows into columns, and empty the buffer."""
         heads = np.array(self._heads, dtype=np.int64).reshape(-1, 3)
         runs = [run for some in self._runs for run in some]
         made = Columns(
@@ -132,12 +132,12 @@ class RowBuffer:
 
 
 def begin_digest(options_json: str, version: int = 2) -> hashlib._Hash:
-    """Hash of everything before the rows, or their digests."""
+    """Start the hash with everything before the rows or their digests."""
     return hashlib.sha256(f"turnloom-dataset-{version}\n".encode() + options_json.encode() + b"\n")
 
 
 def row_bytes(columns: Columns) -> Iterable[bytes]:
-    """Give the bytes of each row that its digest is taken of."""
+    """Yield the bytes of each row from which its digest is computed."""
     heads = np.empty((len(columns), 5), dtype="<u4")
     heads[:, 0], heads[:, 1], heads[:, 4] = columns.conversation, columns.part, columns.target_bytes
     heads[:, 2], heads[:, 3] = np.diff(columns.token_ends), np.diff(columns.run_ends)
@@ -151,7 +151,7 @@ def row_bytes(columns: Columns) -> Iterable[bytes]:
 
 
 def row_digests(columns: Columns) -> bytes:
-    """The digests of all rows, end to end."""
+    """Compute the digests of all rows, end to end."""
     return b"".join([hashlib.sha256(content).digest() for content in row_bytes(columns)])
 
 

@@ -58,7 +58,7 @@ Gather: TypeAlias = Callable[[bytes, RowIndex], None]
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What the rows of a shard or dataset come to."""
+    """Totals of the rows of a shard or dataset."""
 
     rows: int = 0
     conversations: int = 0  #: that gave at least one row
@@ -107,7 +107,7 @@ class ShardWriter:
         self._sink = pa.ipc.new_file(self._new.file, SCHEMA)
 
     def __enter__(self) -> ShardWriter:
-        """Itself."""
+        """Return the writer."""
         return self
 
     def __exit__(
@@ -140,7 +140,7 @@ class ShardWriter:
         return ShardFile(sha256, self._new.publish(f"{sha256}.arrow"), self._totals, self._first, self.last)
 
     def flush(self) -> None:
-        """Write the rows at hand as one batch."""
+        """Write the buffered rows as one batch."""
         if not len(self._buffer):
             return
         columns = self._buffer.columns()
@@ -167,7 +167,7 @@ class ShardWriter:
 
 
 def record_batch(columns: Columns, index: RowIndex, digests: bytes) -> pa.RecordBatch:
-    """Rows as Arrow has them, without a copy."""
+    """Convert rows to an Arrow record batch, without a copy."""
     count = len(columns)
 
     def plain(name: str, array: NDArray[np.generic]) -> pa.Array:
@@ -195,7 +195,7 @@ def record_batch(columns: Columns, index: RowIndex, digests: bytes) -> pa.Record
 
 
 class ShardReader:
-    """Rows of one file, as views of its memory map. A file of an object store is copied to this machine first.
+    """Rows of one file, as views of its memory map. An object store's file is copied to this machine first.
 
     The copy lies in `cache`, or without one in a temporary folder until `close`. Views stay valid as long as they are
     held, also after `close`. Raises StoreUnavailable, Corrupt.
@@ -217,21 +217,21 @@ class ShardReader:
         self._starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Row:
-        """One row; its arrays are views."""
+        """Return one row; its arrays are views."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.columns[number].row(index - int(self._starts[number]))
 
     def close(self) -> None:
-        """Give up the file; rows handed out stay valid."""
+        """Close the file; rows handed out stay valid."""
         self._stack.close()
 
 
 def _columns(batch: pa.RecordBatch) -> Columns:
-    """Columns of one record batch as numpy views of the map."""
+    """Return the columns of one record batch as numpy views of the map."""
 
     def ends(array: pa.Array) -> NDArray[np.int32]:
         return cast(NDArray[np.int32], view(array.offsets, "<i4")) if len(array) else np.zeros(1, np.int32)
@@ -250,7 +250,7 @@ def _columns(batch: pa.RecordBatch) -> Columns:
 
 
 def read_gathered(uri: str) -> Iterator[tuple[bytes, RowIndex]]:
-    """Give digests and index of a shard's rows, a batch at a time; of an object store's file little else is fetched.
+    """Yield digests and index of a shard's rows, batch by batch; of an object store's file little else is fetched.
 
     Raises:
         StoreUnavailable, StoreRefused, Corrupt.
@@ -270,7 +270,7 @@ def read_gathered(uri: str) -> Iterator[tuple[bytes, RowIndex]]:
 
 
 def _unbuffered(system: FileSystem, path: str) -> IO[bytes]:
-    """Open a file of which small parts are read."""
+    """Open a file for reading small parts."""
     if is_local(system):
         return open(path, "rb")
     return cast(IO[bytes], cast(AbstractFileSystem, system).open(path, "rb", cache_type="none"))

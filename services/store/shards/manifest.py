@@ -1,4 +1,4 @@
-"""A dataset's manifest: which shards it is made of. A JSON file named by the dataset's address. Knows no row."""
+"""A dataset's manifest: the list of its shards. A JSON file named by the dataset's address."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Manifest:
     replaced: Sequence[str] = ()  #: folders of shards that earlier manifests of this content named; all go with it
 
     def folders(self) -> list[str]:
-        """URLs of all folders that go when the dataset goes, those of its own files first."""
+        """Return the URLs of all folders to remove with the dataset, those of its own files first."""
         uris = [self.index, *(shard.uri for shard in self.shards)]
         return list(dict.fromkeys([*(_maker(uri) for uri in uris), *self.replaced]))
 
 
 def shards_folder(store_url: str, owner: str) -> str:
-    """URL of the folder for the shards that one maker writes; a dataset has its own."""
+    """Return the URL of the folder for the shards that one maker writes; a dataset has its own."""
     return below(store_url, "datasets", "shards", owner)
 
 
 def manifest_uri(store_url: str, sha256: str) -> str:
-    """URL of the manifest of a dataset."""
+    """Return the URL of the manifest of a dataset."""
     return f"{below(store_url, 'datasets')}/{sha256}{SUFFIX}"
 
 
@@ -62,7 +62,7 @@ def write_manifest(store_url: str, manifest: Manifest) -> None:
 
 
 def read_manifest(uri: str) -> Manifest:
-    """Read one.
+    """Read a manifest.
 
     Raises:
         StoreUnavailable, StoreRefused: it isn't there.
@@ -95,13 +95,13 @@ def _shard(table: dict[str, object], folder: str) -> ShardFile:
 
 
 def _maker(uri: str) -> str:
-    """URL of the folder of whoever wrote a shard: the one below `shards`."""
+    """Return the URL of the folder of a shard's maker: the one below `shards`."""
     before, name, after = uri.rpartition("/datasets/shards/")
     return before + name + after.split("/", 1)[0]
 
 
 def _relative(uri: str, folder: str) -> str:
-    """A shard's place seen from its manifest, so that a store can be moved as a whole."""
+    """Return a shard's place relative to its manifest, so that a store can be moved as a whole."""
     if not uri.startswith(folder + "/"):
         raise ValueError(f"{uri} does not lie below {folder}")
     return uri[len(folder) + 1 :]

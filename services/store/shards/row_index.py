@@ -1,4 +1,4 @@
-"""What a trainer has to know of every row before it reads any: 12 bytes a row, in one file beside the shards."""
+"""Index of all rows for a trainer, before it reads any: 12 bytes a row, in one file beside the shards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class IndexWriter:
         self._sink = pa.ipc.new_file(self._new.file, SCHEMA)
 
     def __enter__(self) -> IndexWriter:
-        """Itself."""
+        """Return the writer."""
         return self
 
     def __exit__(
@@ -55,7 +55,7 @@ class IndexWriter:
             self._sink.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
 
     def commit(self, sha256: str) -> str:
-        """Finish the file; answers its URL. Raises StoreFull, StoreRefused, StoreUnavailable."""
+        """Finish the file; return its URL. Raises StoreFull, StoreRefused, StoreUnavailable."""
         with store_errors(self._folder):
             self._sink.close()
         return self._new.publish(f"{sha256}.index.arrow")

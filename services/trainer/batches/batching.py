@@ -1,4 +1,4 @@
-"""Which rows each optimizer step sees, and how a step is cut into calls. A pure function of dataset, seed and step."""
+"""Choose the rows of each optimizer step and cut them into calls: a pure function of dataset, seed and step."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PACKED_STEPS_PER_DOUBLING = 2  #: the same where the server packs: a pass that d
 
 
 def order_hash(seed: int, epoch: int, index: int) -> bytes:
-    """The sort key that replaces a library's random stream: sha256 of "seed:epoch:index"."""
+    """Return the sort key that replaces a library's random stream: sha256 of "seed:epoch:index"."""
     return hashlib.sha256(f"{seed}:{epoch}:{index}".encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the data: what the next step begins with. It is what a checkpoint stores as its cursor."""
+    """A position in the data, where the next step begins. Checkpoints store it as their cursor."""
 
     epoch: int  #: from 1
     position: int  #: conversations of that epoch already trained
@@ -38,7 +38,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Everything that one optimizer step trains on."""
+    """The rows that one optimizer step trains on."""
 
     step: int  #: 1 for the first step of the job
     epoch: int  #: from 1
@@ -48,7 +48,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Batches:
-    """All steps of a job over one dataset; any step can be asked for."""
+    """All steps of a job over one dataset, with random access."""
 
     rows: Sequence[Row]  #: in source order, each with something to train; read when a batch needs them
     conversation_of: Sequence[int] | NDArray[np.int64]  #: conversation of each row
@@ -64,22 +64,22 @@ class Batches:
 
     @property
     def conversations(self) -> int:
-        """Conversations with something to train."""
+        """Return the number of conversations with something to train."""
         return len(self._members)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass; the last, smaller batch counts."""
+        """Return the steps of one epoch, including a last, smaller batch."""
         return -(-self.conversations // self.batch_size)
 
     def order(self, epoch: int) -> list[int]:
-        """Conversations in the order of `epoch` (from 1). The last epoch asked for is remembered."""
+        """Return the conversations in the order of `epoch` (from 1). The last epoch's order is cached."""
         if self._order[0] != epoch:
             self._order = (epoch, sorted(self._members, key=lambda index: order_hash(self.seed, epoch, index)))
         return self._order[1]
 
     def batch(self, step: int) -> Batch:
-        """The batch of optimizer step `step` (from 1)."""
+        """Return the batch of optimizer step `step` (from 1)."""
         earlier_epochs, number = divmod(step - 1, self.steps_per_epoch)
         epoch = earlier_epochs + 1
         order = self.order(epoch)
@@ -89,18 +89,18 @@ class Batches:
         return Batch(step, epoch, len(chosen), longest_first(rows))
 
     def cursor(self, steps: int) -> Position:
-        """Where the data stands after `steps` steps."""
+        """Return the position in the data after `steps` steps."""
         epochs, number = divmod(steps, self.steps_per_epoch)
         return Position(epochs + 1, number * self.batch_size)
 
 
 def longest_first(rows: Iterable[Row]) -> list[Row]:
-    """Rows by falling length; equal lengths keep their order."""
+    """Sort rows by falling length; equal lengths keep their order."""
     return sorted(rows, key=lambda row: -row.length)
 
 
 def filled(targets: int) -> int:
-    """Targets to which the rows of a call are filled up when its longest has so many: the next number of few digits.
+    """Round the targets of a call's longest row up to a number of few digits; its rows are padded to that length.
 
     1 to 16 as they are, then 18, 20, ..., 32, 36, ..., 64, 72, ...: at most an eighth more.
     """
@@ -110,15 +110,15 @@ def filled(targets: int) -> int:
 def calls(
     rows: Sequence[Row], budget: int, overhead: int = CALL_OVERHEAD, *, few_shapes: bool = True
 ) -> Iterator[Sequence[Row]]:
-    """Cuts rows (longest first) into calls of at most `budget` padded tokens: rows times the targets of the longest.
+    """Cut rows (longest first) into calls of at most `budget` padded tokens: rows times the targets of the longest.
 
-    Of all such cuts it is the cheapest one, where a call costs its padded tokens and `overhead` more: filling every
-    call to the budget would pad short rows to the length of long ones. Gradients of several calls add up exactly, so
-    the cut never changes what is in a step. A row longer than the budget is a call of its own.
+    The cut is the cheapest possible, where a call costs its padded tokens plus `overhead`. Filling every call to the
+    budget would pad short rows to the length of long ones. Gradients of several calls add up exactly, so the cut never
+    changes what is in a step. A row longer than the budget is a call of its own.
 
-    With `few_shapes` a call has `filled` targets and 1, 2, 3, 4, 6, 8, 12, ... rows, or all there are: what a GPU
-    library plans anew for every shape that it has not seen (cuDNN's attention does) is then planned for some dozen
-    shapes, and not at every step for ever.
+    With `few_shapes` a call has `filled` targets and 1, 2, 3, 4, 6, 8, 12, ... rows, or all there are. Some GPU
+    libraries (cuDNN's attention) plan each new shape: this limits them to some dozen shapes, instead of new ones at
+    every step.
     """
     costs = [0.0] + [math.inf] * len(rows)  # of the first rows, cut best
     begins = [0] * (len(rows) + 1)  # where the last call of that cut begins
@@ -175,13 +175,13 @@ def cut(rows: Sequence[Row], budget: int, *, packs: bool) -> list[Sequence[int]]
 
 
 def _of_few_digits(number: int, bits: int) -> int:
-    """The smallest number from `number` up with at most 1 + `bits` binary digits before its zeros."""
+    """Return the smallest number >= `number` with at most 1 + `bits` binary digits before its zeros."""
     unit = 1 << max(0, (number - 1).bit_length() - bits - 1)
     return -(-number // unit) * unit
 
 
 def call_tokens(step: int, ceiling: int, *, packs: bool = False) -> int:
-    """Tokens per call at `step`: grows from a safe start, never past `ceiling`. Padded ones, unless the server packs.
+    """Return the tokens per call at `step`: from a safe start up to `ceiling`. Padding counts, unless the server packs.
 
     It depends on the step alone, so that a resumed run cuts its calls as the uninterrupted one did.
     """

@@ -1,4 +1,4 @@
-"""The rows of a dataset file as a job trains them, read when they are needed. Knows no order and no server."""
+"""The rows of a dataset file as a job trains them, read when needed. The order of training is in batching.py."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from services.trainer.batches.rows import Row, shortened, without_tail
 
 
 class RowFile(Protocol):
-    """A dataset file that is open (services.store.shards.dataset_files.DatasetReader)."""
+    """An open dataset file (services.store.shards.dataset_files.DatasetReader)."""
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         ...
 
     def __getitem__(self, index: int) -> StoredRow:
-        """One row."""
+        """Return one row."""
         ...
 
     @property
     def index(self) -> RowIndex:
-        """What is known of every row without reading it."""
+        """Return the index: the facts known about every row without reading it."""
         ...
 
 
 def from_file(stored: StoredRow) -> Row:
-    """A stored row with its weights spelled out."""
+    """Expand a stored row's weights, one for each target."""
     weights = np.repeat(stored.run_values, stored.run_lengths)
     return Row(int(stored.conversation), stored.token_ids, weights, int(stored.target_bytes))
 
@@ -48,7 +48,7 @@ class TrainedRows(Sequence[Row]):
     max_length: int | None  #: tokens; None: as they are
 
     def __len__(self) -> int:
-        """Rows that are trained."""
+        """Return the number of trained rows."""
         return len(self.kept)
 
     @overload
@@ -56,7 +56,7 @@ class TrainedRows(Sequence[Row]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        """One row as it is trained, or a list of them."""
+        """Return one row as it is trained, or a list of them."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = from_file(self.file[int(self.kept[index])])
@@ -64,7 +64,7 @@ class TrainedRows(Sequence[Row]):
 
 
 def trained_rows(file: RowFile, max_length: int | None) -> tuple[TrainedRows, CutReport]:
-    """Look at the index of the rows, and at those that `max_length` cuts.
+    """Select the trained rows by the index, reading only rows that `max_length` cuts.
 
     Returns:
         What there is to train, and what max_length took: rows that lost tokens, the tokens, rows left with nothing.

@@ -1,4 +1,4 @@
-"""One training example as the trainer holds it, and what `max_length` makes of it. Knows no file and no server."""
+"""One training example as the trainer holds it, and how `max_length` cuts it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class Row:
 
     @property
     def length(self) -> int:
-        """Tokens of the row."""
+        """Return the row's number of tokens."""
         return len(self.token_ids)
 
     @property
     def weight_sum(self) -> float:
-        """Sum of its weights, in double precision."""
+        """Return the sum of the weights, in double precision."""
         return float(self.target_weights.sum(dtype=np.float64))
 
     @property
     def loss_tokens(self) -> int:
-        """Targets with weight > 0."""
+        """Return the number of targets with weight > 0."""
         return int(np.count_nonzero(self.target_weights))
 
 
 def shortened(row: Row, max_length: int) -> Row:
-    """The first `max_length` tokens of a row; weights and bytes go with them.
+    """Cut a row to its first `max_length` tokens, with their weights and bytes.
 
     The dataset doesn't say which bytes belong to which token; the bytes are taken in proportion to the weight kept.
     """
@@ -52,7 +52,7 @@ def shortened(row: Row, max_length: int) -> Row:
 
 
 def without_tail(row: Row) -> Row:
-    """The row up to its last trained target: what follows has no effect on the loss and costs compute.
+    """Cut the row after its last trained target: the rest costs compute and has no effect on the loss.
 
     Raises:
         ValueError: the row has no trained target.

@@ -1,4 +1,4 @@
-"""What a step minimizes: the weights as they are sent. The reported NLL never sees any of this."""
+"""The objective of a step: the weights as sent to the server. They never affect the reported NLL."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NORMALIZATION: Final[dict[WeightNormalization, Callable[[Sequence[Row]], list[We
 
 
 def weighted_nll(logprobs: NDArray[np.float64] | NDArray[np.float32], weights: Weights) -> float:
-    """Sum of -logprob * weight over one row, in nats and in double precision. NaN stays NaN.
+    """Sum -logprob * weight over one row, in nats and in double precision. NaN stays NaN.
 
     Positions of weight 0 are left out before the product: a server may say -inf there, and 0 * inf is not a number.
     """

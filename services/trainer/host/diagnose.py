@@ -31,7 +31,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was checked (training.proto: Check)."""
+    """One check and its result (training.proto: Check)."""
 
     name: str
     outcome: str  #: "ok", "warning", "failed", "skipped"
@@ -41,7 +41,7 @@ class Check:
 
 
 def run(host: str, probe: str = "") -> dict[str, list[dict[str, str]]]:
-    """All checks of the host that the ticket came to.
+    """Run all checks of the host that took the ticket.
 
     `host` is the one that was asked, `probe` a file that the asking API has just put into its store.
     """
@@ -55,7 +55,7 @@ def run(host: str, probe: str = "") -> dict[str, list[dict[str, str]]]:
 
 
 def diagnose(settings: Settings, probe: str = "") -> list[Check]:
-    """In the order in which one would look; `probe`: a file that must be in the store, empty: none is known."""
+    """Run the checks in order of diagnosis; `probe`: a file that must be in the store, empty: none is known."""
     server = TuftHttp(settings.tuft_url, settings.tuft_api_key)
     redis = connect(settings.redis_url, socket_timeout=5.0)
     found: list[Check] = []
@@ -130,7 +130,7 @@ def _server(server: TuftHttp) -> Answer:
 
 
 def _ready(server: TuftHttp, redis: StoreRedis, settings: Settings) -> Answer:
-    """The only proof that there is: an adapter on each model. Not while a job trains, which may need the memory."""
+    """Make an adapter on each model, the only real proof. Skip this while a job trains, which may need the memory."""
     if any(job.state in HELD and job.host == settings.host for job in Jobs(redis).active()):
         return "skipped", "a job trains here, so the server does; no adapter was made for a test", ""
     try:
@@ -144,7 +144,7 @@ def _ready(server: TuftHttp, redis: StoreRedis, settings: Settings) -> Answer:
 
 
 def _acceleration(server: TuftHttp, settings: Settings) -> Answer:
-    """Whether models train at the speed of the GPU. Behind _ready, so that an adapter has been made on each."""
+    """Check that models train at the speed of the GPU. Runs after _ready, once each model has had an adapter."""
     models = server.models()
     undecided = [f"{model.name}: {model.not_accelerated}" for model in models if model.accelerated is None]
     slow = [f"{model.name}: {model.not_accelerated}" for model in models if model.accelerated is False]
@@ -175,7 +175,7 @@ def _folder(settings: Settings) -> Answer:
 
 
 def _store(settings: Settings, probe: str) -> Answer:
-    """Datasets come from there and adapters go there, so it must be the API's."""
+    """Check that the store is the API's, since datasets come from there and adapters go there."""
     hint = "Give the API and the workers the same TURNLOOM_STORE_URL, mounted at the same place."
     url = below(settings.store_url, probe)
     if not probe:
@@ -194,7 +194,7 @@ def _clock(redis: StoreRedis) -> Answer:
 
 
 def _orphans(server: TuftHttp, redis: StoreRedis, settings: Settings) -> Answer:
-    """Runs on the server that no job of ours holds any more: they take its memory until they are unloaded."""
+    """Find runs on the server that no job holds any more: they use its memory until they are unloaded."""
     active = Jobs(redis).active()
     ledger, folder = Ledger(redis), ServerFolder(settings.checkpoint_dir)
     needed = {folder.run_of(one.path) for job in active for one in ledger.checkpoints(job.id)}

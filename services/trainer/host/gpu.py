@@ -1,4 +1,4 @@
-"""NVIDIA GPUs of this host through NVML: what they are, what they do. Nothing where there is no driver."""
+"""NVIDIA GPUs of this host through NVML: their properties and load. Empty without a driver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.trainer.loop import Gauge
 
 @dataclass(frozen=True, slots=True)
 class Gpus:
-    """What NVML found."""
+    """The GPUs that NVML found."""
 
     gpus: tuple[GpuRecord, ...] = ()
     driver_version: str = ""
@@ -22,7 +22,7 @@ class Gpus:
 
 @contextmanager
 def _nvml() -> Iterator[list[object]]:
-    """Handles of all GPUs; empty without a driver."""
+    """Yield handles of all GPUs; empty without a driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -36,7 +36,7 @@ def _nvml() -> Iterator[list[object]]:
 
 
 def find() -> Gpus:
-    """All GPUs of the host."""
+    """Return all GPUs of the host."""
     with _nvml() as handles:
         if not handles:
             return Gpus()
@@ -54,7 +54,7 @@ def find() -> Gpus:
 
 
 class Meter:
-    """Reads the GPUs again and again; call `read` as often as steps are done."""
+    """Reads the GPUs repeatedly; call `read` once a step."""
 
     def __init__(self) -> None:
         try:
@@ -64,7 +64,7 @@ class Meter:
             self._handles = []
 
     def read(self) -> Gauge:
-        """Mean utilization and used memory of all GPUs; what one of them does not say (a MIG slice) is unknown."""
+        """Return mean utilization and used memory of all GPUs; None where one of them (a MIG slice) reports nothing."""
         if not self._handles:
             return Gauge()
         return Gauge(self._utilization(), self._memory())
@@ -77,7 +77,7 @@ class Meter:
         return sum(busy) / len(busy)
 
     def memory_of_each(self) -> list[int]:
-        """Bytes in use of each GPU. Raises pynvml.NVMLError where one does not say."""
+        """Return the bytes in use on each GPU. Raises pynvml.NVMLError where one reports nothing."""
         return [int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in self._handles]
 
     def _memory(self) -> int | None:

@@ -1,4 +1,4 @@
-"""The wish of this host that the horse leaves: a signal from the worker, heard from the first moment on."""
+"""Preemption signal of this host, sent by the worker: the horse listens from its start, saves and leaves."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ wanted = threading.Event()  #: set for good by the first such signal; a horse wo
 
 
 def listen() -> None:
-    """Hears the signal in this process."""
+    """Install the signal handler in this process."""
     signal.signal(SIGNAL, lambda _signal, _frame: wanted.set())

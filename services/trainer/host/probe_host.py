@@ -1,4 +1,4 @@
-"""A short process that looks at this host and its TuFT server and writes the host record. Knows no SDK."""
+"""A short process that probes this host and its TuFT server and writes the host record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def look(settings: Settings) -> HostRecord:
-    """What there is now; a server that does not answer is a host with backend_up false and no models."""
+    """Return the host's record; if the server does not answer, backend_up is false and there are no models."""
     found = gpu.find()
     server = TuftHttp(settings.tuft_url, settings.tuft_api_key)
     up = server.healthy()
@@ -44,7 +44,7 @@ def look(settings: Settings) -> HostRecord:
 
 
 def run(settings: Settings) -> bool:
-    """Looks once and writes it down; says whether that worked."""
+    """Look once and write the record; return whether that worked."""
     record = look(settings)
     hosts = Hosts(connect(settings.redis_url))
     try:

@@ -1,4 +1,4 @@
-"""Whether a TuFT server can train now, proved by an adapter that is made and dropped again, and how fast. Knows no job.
+"""Prove that a TuFT server can train, and how fast, by making an adapter and dropping it again.
 
 Its health check says ok before a model is loaded, without any GPU, and with a path that no model is at.
 """
@@ -23,7 +23,7 @@ PAUSE: Final = 0.1  #: seconds between two looks
 
 
 def make_adapters(server: TuftHttp) -> dict[str, float]:
-    """Makes an adapter on every model and drops it.
+    """Make an adapter on every model and drop it.
 
     Returns:
         Seconds that each took, by the server's name of the model.
@@ -49,7 +49,7 @@ def _made(server: TuftHttp, model: str, seconds: float) -> float:
 def ready_model(
     http: TuftHttp, name: str, interrupted: Callable[[], None] = lambda: None, settling: float = SETTLING
 ) -> ServedModelRecord:
-    """Read what the server says of a model that an adapter was just made on; then that is final.
+    """Read the server's status of a model on which an adapter was just made, which makes the status final.
 
     Returns:
         The model, its `accelerated` never None: one that stays undecided is trained as by stock TuFT, which is safe.
@@ -70,7 +70,7 @@ def ready_model(
 
 
 def accelerated_event(served: ServedModelRecord) -> tuple[str, str, str]:
-    """Level, type and sentence of the event that tells how an attempt is trained."""
+    """Return level, type and sentence of the event that tells how an attempt is trained."""
     if served.accelerated:
         return (
             "info",

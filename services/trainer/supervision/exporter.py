@@ -1,4 +1,4 @@
-"""The exporter process: reads Redis when Prometheus scrapes, writes nothing. Knows no metric's name."""
+"""The exporter process: reads Redis when Prometheus scrapes, and writes nothing. Metric names are in metrics.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNFINISHED = [state for state in JobState if state not in TERMINAL]
 
 @dataclass(frozen=True, slots=True)
 class ExporterSettings:
-    """Where the exporter reads and where it answers."""
+    """Where the exporter reads and listens."""
 
     redis_url: str  #: may be that of a user with read-only rights
     host: str = "0.0.0.0"  # noqa: S104  # Prometheus comes from another container
@@ -36,7 +36,7 @@ class ExporterSettings:
 
 
 class Source:
-    """Reads one snapshot per scrape, each run by one atomic command."""
+    """Reads one snapshot per scrape, each run in one atomic command."""
 
     def __init__(self, settings: ExporterSettings) -> None:
         self._gone_after = settings.gone_after
@@ -47,7 +47,7 @@ class Source:
         self._pool = Pool(self._client)
 
     def __call__(self) -> Snapshot:
-        """What is there now. Raises RedisUnavailable, which fails the scrape: `up` is 0 then, and an alert fires."""
+        """Read a snapshot. Raises RedisUnavailable, which fails the scrape: `up` becomes 0 and an alert fires."""
         now = redis_time(self._client)
         waiting = self._pool.waiting()
         idle = {one.job for one in waiting if one.attempt == 0}  # nothing to show but that they wait
@@ -70,7 +70,7 @@ class Source:
         )
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         self._client.close()
         self._queues.close()
 
@@ -98,7 +98,7 @@ def _hash(client: StoreRedis, key: str) -> Mapping[str, str]:
 
 
 def _workers(client: StoreRedis) -> Mapping[str, float]:
-    """Last heartbeat of every RQ worker, read from RQ's keys: RQ's own listing writes when it finds a dead one."""
+    """Return the last heartbeat of every RQ worker, from RQ's keys: RQ's own listing writes if it finds a dead one."""
     names = sorted(cast(set[str], client.smembers("rq:workers")))
     pipe = client.pipeline(transaction=False)
     for name in names:

@@ -1,4 +1,4 @@
-"""Which cells of a sweep go on at a rung, and the supervisor's round over cells that wait. Knows no training.
+"""Choose the cells of a sweep that go on at a rung, and run the supervisor's round over waiting cells.
 
 Successive halving (Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
 AISTATS 2016), synchronous: every cell waits, PAUSED, at the rung until no other one can still arrive; then those with
@@ -30,7 +30,7 @@ class Arrival:
 
 
 def compare(arrivals: Sequence[Arrival], known: Sequence[Standing], rung: Rung) -> list[Standing]:
-    """Ranks the cells that wait at a rung; of equal test NLLs the earlier one of `arrivals` is better.
+    """Rank the cells that wait at a rung; of equal test NLLs the earlier one of `arrivals` is better.
 
     Args:
         arrivals: cells that wait, in the order of the sweep's cells.
@@ -64,21 +64,21 @@ def _kept(count: int) -> str:
 
 
 def is_coming(job: JobRecord, step: int) -> bool:
-    """Whether a cell will still arrive at a rung by itself; one that its owner paused does not hold up the others."""
+    """Return whether a cell will still arrive at a rung by itself; a cell that its owner paused delays no other."""
     if step not in job.rungs or job.passed_rung >= step:
         return False
     return (job.state in MOVING and job.step < step) or (job.state is JobState.PAUSING and job.rung == step)
 
 
 def is_waiting(job: JobRecord) -> bool:
-    """Whether a cell stands at a rung."""
+    """Return whether a cell stands at a rung."""
     return job.state is JobState.PAUSED and job.rung > 0
 
 
 def settle_rungs(store: Store) -> None:
-    """Compares the cells of every rung that no other cell still comes to. May be repeated at any point.
+    """Compare the cells of every rung at which no other cell can still arrive. May be repeated at any point.
 
-    A cell that waits for a lost host holds up nobody who could train meanwhile; it is compared when it comes.
+    A cell that waits for a lost host does not hold up cells that could train; it is compared when it arrives.
 
     Args:
         store: where the decisions are written; each is one atomic step that looks again first.
@@ -94,7 +94,7 @@ def settle_rungs(store: Store) -> None:
 
 
 def _are_stranded(store: Store, coming: Sequence[JobRecord], waiting: Sequence[JobRecord]) -> bool:
-    """Whether all that still come wait for lost hosts, while a cell at the rung could train on a live one."""
+    """Return whether every cell still to come waits for a lost host while one at the rung could train on a live one."""
     if not all(job.host_lost for job in coming):
         return False
     live = {host.name for host in store.hosts.list()}
@@ -133,7 +133,7 @@ def _settle(store: Store, sweep_id: str, step: int, waiting: Sequence[JobRecord]
 
 
 def _host(store: Store, job: JobRecord) -> str:
-    """Where a cell goes on: in the pool (empty), if its checkpoint is in the store and a host is live; else its own."""
+    """Return where a cell goes on: the pool (empty) with a stored checkpoint and a live host, else its own host."""
     try:
         if store.ledger.checkpoint(job.id).stored:
             store.hosts.place(job.spec.tuft_model, job.spec.hyperparameters.lora_rank, job.spec.host)

@@ -1,6 +1,6 @@
-"""What the store knows as Prometheus metrics, read at scrape. Counters are work done, gauges the effective run.
+"""Store contents as Prometheus metrics, read at scrape. Counters are work done, gauges the effective run.
 
-Knows no Redis: a source gives it one Snapshot per scrape. docs/monitoring.md explains every name.
+A source provides one Snapshot per scrape. docs/monitoring.md explains every name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class QueueSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one scrape shows."""
+    """The data of one scrape."""
 
     runs: Sequence[JobRecord]  #: unfinished, or finished not long ago
     hosts: Sequence[HostRecord]
@@ -104,11 +104,11 @@ class RunCollector(Collector):
         self._source = source
 
     def describe(self) -> Sequence[Metric]:
-        """Nothing: registering must not read the store."""
+        """Return nothing: registering must not read the store."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """All families."""
+        """Yield all metric families."""
         snapshot = self._source()
         yield from _runs(snapshot.runs, snapshot.now)
         yield _accelerated(snapshot)
@@ -117,14 +117,14 @@ class RunCollector(Collector):
 
 
 def registry_for(source: Callable[[], Snapshot]) -> CollectorRegistry:
-    """A registry of its own with the collector in it."""
+    """Make a registry that holds only the collector."""
     registry = CollectorRegistry()
     registry.register(RunCollector(source))
     return registry
 
 
 def serve(registry: CollectorRegistry, host: str, port: int) -> tuple[int, Callable[[], None]]:
-    """Serve /metrics in threads; answers the port (port 0: a free one) and what ends it."""
+    """Serve /metrics in threads; return the port (port 0: a free one) and the function that ends it."""
     server, thread = start_http_server(port, host, registry)
 
     def stop() -> None:
@@ -192,7 +192,7 @@ def _costs(runs: Sequence[JobRecord], now: float) -> Iterator[Metric]:
 
 
 def _accelerated(snapshot: Snapshot) -> Metric:
-    """Of each run, as its host says now of the model that it trains; none while the host is silent or still loading."""
+    """Report per run whether its model is accelerated now; omit runs whose host is silent or still loading."""
     served = {(host.name, model.name): model for host in snapshot.hosts for model in host.models}
     gauge = GaugeMetricFamily(
         "turnloom_run_accelerated",
@@ -257,7 +257,7 @@ def _places(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _pool(snapshot: Snapshot) -> Iterator[Metric]:
-    """Who waits for a host, and what is free."""
+    """Yield metrics of the pool: jobs that wait for a host, free workers, jobs by owner."""
     count = GaugeMetricFamily("turnloom_pool_waiting_jobs", "Jobs that wait for a host.", labels=["model"])
     oldest = GaugeMetricFamily(
         "turnloom_pool_oldest_wait_seconds", "Seconds that the longest waiting job waits for a host.", labels=["model"]
@@ -282,7 +282,7 @@ def _pool(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _jobs(snapshot: Snapshot) -> Metric:
-    """Jobs of the training queues by their own states, calls of other queues as far as they wait."""
+    """Count jobs of the training queues by their own states, and waiting calls of other queues."""
     jobs = GaugeMetricFamily("turnloom_jobs", "Jobs by queue and state.", labels=["queue", "state"])
     unfinished = [state for state in JobState if state not in TERMINAL]
     hosts = {host.name for host in snapshot.hosts} | {job.host for job in snapshot.runs if job.host}

@@ -1,4 +1,4 @@
-"""Watches over all jobs: lost workers, tickets, hosts; cells at rungs; finished ledgers. Knows no training and no TuFT.
+"""Supervise all jobs: lost workers, tickets and hosts; cells at rungs; finished ledgers.
 
 Every act is one atomic script that looks again before it acts, so a second supervisor by accident does no harm.
 """
@@ -69,7 +69,7 @@ class Supervisor:
         self._outage_ended = float("-inf")
 
     def outage(self) -> None:
-        """Redis could not be reached: workers couldn't renew either, so their leases are judged later."""
+        """Note that Redis was away: workers could not renew either, so leases are judged later."""
         self._outage_ended = self._clock()
 
     def round(self) -> None:
@@ -95,12 +95,12 @@ class Supervisor:
             self._store.tickets.enqueue(job)
 
     def _queued_at_hosts(self) -> Sequence[JobRecord]:
-        """Jobs that have a host and that no worker has claimed yet."""
+        """Return jobs that have a host and that no worker has claimed yet."""
         names = list(self._store.pool.placed())
         return [job for job in self._store.jobs.get_many(names) if job.state is JobState.QUEUED and job.host]
 
     def _lost_workers(self) -> None:
-        """End attempts and validations whose lease nobody renewed, and enqueue the next attempt."""
+        """End attempts and validations with an expired lease, and enqueue the next attempt."""
         unheld = self._store.jobs.unheld()
         if not unheld:
             return
@@ -117,7 +117,7 @@ class Supervisor:
                 self._store.tickets.enqueue(now)
 
     def _lost_tickets(self, queued: Sequence[JobRecord]) -> None:
-        """Enqueue what should be on a queue and is not: its push was lost, or the worker that took it died."""
+        """Enqueue missing tickets: the push was lost, or the worker that took the ticket died."""
         waiting = {host: set(self._store.tickets.waiting(host)) for host in {job.host for job in queued}}
         missing = {
             ticket: job for job in queued if (ticket := ticket_id(job.id, job.attempt + 1)) not in waiting[job.host]
@@ -134,7 +134,7 @@ class Supervisor:
             del self._missing[ticket]
 
     def _lost_hosts(self, placed: Sequence[JobRecord], waiting: Sequence[Waiting]) -> None:
-        """Take jobs back from lost hosts; say of those that must wait for one that they do."""
+        """Take jobs back from lost hosts; record an event for those that must wait for their host."""
         now = redis_time(self._store.redis)
         since = {job.id: job.queue_time for job in placed} | {one.job: one.time for one in waiting}
         hosts = {job.id: job.host for job in placed} | {one.job: one.host for one in waiting if one.host}
@@ -186,7 +186,7 @@ class Supervisor:
             self._store.jobs.archived(job, uri, kept)
 
     def tidy_files(self) -> None:
-        """Remove files of deleted datasets; a store that is away leaves them for the next round."""
+        """Remove files of deleted datasets; if a store is away, leave them for the next round."""
         try:
             remove_unwanted(self._store.unwanted, self._settings.file_grace)
         except StoreUnavailable as error:
@@ -194,7 +194,7 @@ class Supervisor:
 
 
 def supervise(settings: SupervisorSettings, stop: threading.Event) -> None:
-    """Rounds until `stop` is set. Survives outages of Redis; waits while another supervisor is at work."""
+    """Run rounds until `stop` is set. Survives outages of Redis; waits while another supervisor is active."""
     try:
         store = retry_redis(
             lambda: open_store(settings.redis_url, settings.store_url, settings.lease_ttl),
@@ -235,7 +235,7 @@ def supervise(settings: SupervisorSettings, stop: threading.Event) -> None:
 
 
 def _repeat(act: Callable[[], None], interval: float, stop: threading.Event) -> None:
-    """Act until `stop` is set; what fails now is tried again after `interval` seconds."""
+    """Call `act` until `stop` is set; a failed call is repeated after `interval` seconds."""
     while not stop.is_set():
         try:
             act()

@@ -350,7 +350,7 @@ def _authors(layout: Layout) -> list[str]:
 
 
 def _texts(layout: Layout, segments: Segments) -> str:
-    ends = [*segments.starts[1:], len(segments.whole)]
+    ends = [*segments.starts, len(segments.whole)][1:]  # a view that prints nothing has no slot
     bounds = zip(segments.slots, segments.starts, ends, strict=True)
     return "".join(f"{layout.slice_source('t', start, end)}, " for slot, start, end in bounds if slot == TEXT)
 
