@@ -80,7 +80,7 @@ class Masker:
         return list(self.iterate(conversations))
 
     def iterate(self, conversations: Iterable[object] | Column) -> Iterator[Masked]:
-        """Give the same one by one; holds BATCH conversations at a time."""
+        """Yield the same results one by one, holding BATCH conversations at a time."""
         items = iter(conversations.to_pylist() if isinstance(conversations, Column) else conversations)
         while batch := list(islice(items, BATCH)):
             yield from self._batch(batch)

@@ -45,7 +45,7 @@ class Manifest:
     stop_ids: tuple[int, ...] = ()  #: at which the model's generation config stops; empty: not known
 
     def to_json(self) -> str:
-        """The text of manifest.json."""
+        """Return the text of manifest.json."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""From conversations to training rows: the whole pipeline. Knows no protobuf and no file.
+"""The whole pipeline, from conversations to training rows. Imports no protobuf.
 
 lay out (rendering, message spans) -> cut into segments and weigh -> encode -> fit into max_length -> shift to targets.
 """
@@ -77,7 +77,7 @@ class Fits(NamedTuple):
 
 
 def fitted_batch(conversations: Sequence[Conversation], options: Options, model: Model) -> list[Fits | PreprocessError]:
-    """The pipeline up to the shift: what rows are made of, and what a preview shows."""
+    """Run the pipeline up to the shift, and return what rows are made of and previews show."""
     check_options(options)
     path = fast_path_of(options, model)
     ready = [_ready(conversation, options, model) for conversation in conversations]
@@ -118,7 +118,7 @@ def check_options(options: Options) -> None:
 
 
 def ready(conversation: Conversation, options: Options, model: Model) -> Conversation:
-    """Give the conversation as templates and policies get it: foreign keys read, messages normalized.
+    """Return the conversation as templates and policies get it: foreign keys read, messages normalized.
 
     Raises:
         PreprocessError: a key says what can't be obeyed, or arguments are no JSON object.
@@ -221,7 +221,7 @@ def _has_unknown(fitted: Fitted, model: Model) -> bool:
 
 
 def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:
-    """What a person should read of one example."""
+    """Return the warnings that a person should read about one example."""
     weighted = fitted.example.weighted
     warnings = [*weighted.warnings, *fitted.warnings]
     if model.vocabulary.parts.unknown_id is not None and fitted.example.text.unknown:

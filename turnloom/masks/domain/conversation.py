@@ -1,4 +1,4 @@
-"""What a user sends: a conversation, as plain values. Knows no protobuf, no template, no tokenizer."""
+"""A conversation as the user sends it, in plain values. Imports no protobuf, template or tokenizer."""
 
 from __future__ import annotations
 

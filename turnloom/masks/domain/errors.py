@@ -60,11 +60,11 @@ class EmptyConversation(PreprocessError):
 
 
 class MalformedConversation(PreprocessError):
-    """One conversation can't be read: bad JSON in a field, a weight that is no number. Others beside it may be fine."""
+    """One conversation can't be read: bad JSON in a field, or a weight that is not a number. Others may be fine."""
 
 
 class UnknownRole(PreprocessError):
-    """A role that is no plain word, or that the template silently drops."""
+    """A role that is not a plain word, or that the template silently drops."""
 
 
 class NoAssistantTurn(PreprocessError):

@@ -1,4 +1,4 @@
-"""A pause of the cyclic garbage collector. Knows nothing of what is done meanwhile."""
+"""Pause the cyclic garbage collector around short bursts of allocation."""
 
 from __future__ import annotations
 

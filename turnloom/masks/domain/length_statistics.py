@@ -1,4 +1,4 @@
-"""Sizes of what preprocessing made, gathered one conversation at a time. Knows no tokens, only how many."""
+"""Token counts and length histograms of preprocessed examples, gathered one conversation at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong or odd about conversations, before anybody trains on them. Knows no wire and no file."""
+"""Report errors and oddities in conversations before training on them."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Linter:
         mine.setdefault(key, index)
 
     def _ready(self, conversation: Conversation) -> Conversation:
-        """The conversation as the template gets it; what can't be made so is reported as refused."""
+        """Return the conversation as the template gets it; unchanged where that fails and is reported as refused."""
         try:
             return ready(conversation, self._options, self._model)
         except (PreprocessError, RecursionError):
@@ -201,7 +201,7 @@ def _finding(code: str, message_index: int | None, sentence: str) -> Finding:
 
 
 def _key(conversation: Conversation) -> bytes:
-    """What makes two conversations the same: messages and tools, whatever the order of keys."""
+    """Return a hash of messages and tools, whatever the order of keys; equal hashes mean the same conversation."""
     text = json.dumps([conversation.messages, conversation.tools], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
@@ -237,7 +237,7 @@ def _texts(message: Message) -> Iterator[str]:
 
 
 def _strings(content: JSON) -> Iterable[str]:
-    """The texts of a content, which is a text or a list of parts."""
+    """Return the texts of a content, which is a text or a list of parts."""
     if isinstance(content, str):
         return [content]
     if not isinstance(content, Sequence):

@@ -1,4 +1,4 @@
-"""Which replays there are, when they are made, used, checked and given up. Knows no templates."""
+"""The cache of replays: when they are made, used, checked and dropped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Miss(Enum):
 
 
 class Budget:
-    """What all replays of one model may take together.
+    """The memory limit shared by all replays of one model.
+
+    Senders choose shapes and options. When the budget is spent, all replays are dropped and learned again.
 
     Shapes and options are the senders' to choose. When all is spent, all is forgotten and learned anew.
     """
@@ -89,7 +91,7 @@ class Replays(Generic[Result]):
         return bool(seen) and not self._off and len(messages) <= LONGEST
 
     def replayed(self, key: object, messages: Sequence[Message]) -> list[Result] | Miss:
-        """What a conversation of this shape comes to, or why it must be rendered."""
+        """Return the replayed results of a conversation of this shape, or why it must be rendered."""
         if self._off or len(messages) > LONGEST:
             return Miss.UNKNOWN
         self._asked += 1

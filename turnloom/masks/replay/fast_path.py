@@ -300,7 +300,7 @@ def _replay(
     model: Model,
     weighted: WeightedText,
 ) -> Replay[WeightedText]:
-    """The weighted text as a function of texts.
+    """Compile the weighted text to a function of texts.
 
     Args:
         views: of the conversation that it is made of.
@@ -356,7 +356,7 @@ def _texts(layout: Layout, segments: Segments) -> str:
 
 
 def _in_slots(weighted: WeightedText, segments: Segments) -> Sequence[tuple[int, int, float]] | None:
-    """The weighted spans, counted in slots; None where one ends inside a piece, so that its tokens decide."""
+    """Return the weighted spans counted in slots; None where one ends inside a piece, so that its tokens decide."""
     slot_at = {start: slot for slot, start in enumerate(segments.starts)} | {len(segments.whole): len(segments.starts)}
     if not all(start in slot_at and end in slot_at for start, end, _ in weighted.spans):
         return None

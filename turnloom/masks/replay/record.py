@@ -1,4 +1,4 @@
-"""The Jinja environment of a trial run: what it can record runs, everything else refuses. Knows no message spans."""
+"""The Jinja environment of a trial run: it records the operations it supports and refuses all others."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class RecordingEnvironment(PlainEnvironment):
         raise RefusedError(f"an item of a string: {argument}")
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # Jinja's own
-        """A call from the template."""
+        """Call a function from the template."""
         if is_symbolic(getattr(__obj, "__self__", None)):
             given = {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
             return __obj(*args, **given)
@@ -142,7 +142,7 @@ def _printed(value: object) -> Symbol | str:
 
 
 def _chance(*_: object, **__: object) -> object:
-    """What prints something else next time."""
+    """Refuse whatever prints something else next time."""
     raise RefusedError("chance")
 
 
@@ -166,7 +166,7 @@ _NAMES: Final[dict[str, Callable[..., Any]]] = {"str": _printed, "str_join": _st
 
 @functools.lru_cache(maxsize=64)
 def compile_recording(source: str) -> Template:
-    """The template for trial runs.
+    """Compile the template for trial runs.
 
     Raises:
         RefusedError: it names attributes that could look into a symbol.
@@ -206,7 +206,7 @@ def record(
 
 
 def _symbolic(message: Message, index: int, recording: Recording) -> dict[str, Any]:
-    """The message as `rendering.with_reasoning_names` hands it on, with symbols for its texts."""
+    """Return the message as `render.with_reasoning_names` hands it on, with symbols for its texts."""
     given = next((name for name in REASONING_FIELDS if message.get(name) is not None), None)
     sources = {name: name for name in message}
     if given is not None:

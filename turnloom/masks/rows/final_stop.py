@@ -1,4 +1,4 @@
-"""A last turn that the template leaves open, closed with the stop token. Knows no tokens but that one's text."""
+"""Close a last turn that the template leaves open with the stop token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples made to fit max_length, with an account of what was cut. Knows no wire and no dataset."""
+"""Fit examples into max_length, and account for what was cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples before they are made to fit: views, cut and weighed, with their tokens. Knows no limit on length."""
+"""Views cut, weighed and encoded: examples before they are fitted into max_length."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def views_of(conversation: Conversation, plan: MessageWeights, options: Options,
 
 
 def trained_of(plan: MessageWeights, options: Options) -> AbstractSet[int] | None:
-    """The messages whose message spans are to be found; None: those of all assistant messages."""
+    """Return the messages whose spans must be located; None: those of all assistant messages."""
     return None if options.train_on is TrainOn.ALL_TOKENS else plan.chosen
 
 
@@ -122,7 +122,7 @@ def _stop_token(model: Model) -> str:
 
 
 def _checked_for_stock(rendered: RenderedText, plan: MessageWeights, options: Options, model: Model) -> Sequence[str]:
-    """The stock tokenizer matches control tokens wherever they are spelled: refuse them, or say so."""
+    """Refuse or report control tokens that messages spell; the stock tokenizer matches them wherever they are."""
     if options.control_tokens is ControlTokens.ALLOW:
         return ()
     spelled: list[ControlTokenSpan] = spelled_by_messages(rendered, plan.assistants, model.vocabulary.table)

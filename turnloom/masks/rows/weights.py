@@ -1,4 +1,4 @@
-"""Which characters of a view carry which weight. Knows no tokens: spans are in characters of the rendered text.
+"""Which characters of a view carry which weight, as spans in characters of the rendered text.
 
 weight = policy (`train_on`) x weight of the message x weight of the part; only assistant turns have parts.
 """

@@ -1,6 +1,6 @@
-"""What passes between the server and its template workers: JSON frames, and views as plain data. Knows no processes.
+"""The frames between the server and its template workers: JSON, with views as plain data.
 
-JSON both ways: a worker runs strangers' templates, so nothing it says may be more than data.
+JSON both ways: a worker runs untrusted templates, so nothing it sends may be more than data.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ HEADER: Final = struct.Struct("<I")
 
 
 def frame(value: Mapping[str, Any]) -> bytes:
-    """One frame."""
+    """Encode one frame."""
     body = json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
     return HEADER.pack(len(body)) + body
 
 
 def options_data(options: Options) -> dict[str, Any]:
-    """The options that laying out reads."""
+    """Return the options that laying out reads, as data."""
     return {
         "train_on": options.train_on.value,
         "on_unextendable": options.on_unextendable.value,
@@ -57,7 +57,7 @@ def options_from(data: Mapping[str, Any]) -> Options:
 
 
 def view_data(view: View) -> dict[str, Any]:
-    """A view as lists and numbers."""
+    """Return a view as lists and numbers."""
     return {
         "text": view.rendered.text,
         "runs": [[n, None] if o is None else [n, o.message_index, o.field] for n, o in view.rendered.runs],
@@ -99,7 +99,7 @@ def view_from(data: Mapping[str, Any]) -> View:
 
 
 def error_data(error: PreprocessError) -> dict[str, Any]:
-    """An error of the tree as data."""
+    """Return an error of the tree as data."""
     return {
         "class": type(error).__name__,
         "sentence": error.message,

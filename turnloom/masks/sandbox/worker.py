@@ -1,6 +1,6 @@
-"""A process that lays out conversations with templates sent by clients, under limits. Knows no server.
+"""A worker process that lays out conversations with templates sent by clients, under limits.
 
-Started by `sandbox.Sandbox`: reads request frames from stdin, writes one answer frame each to stdout.
+Started by `sandbox.pool.Sandbox`: reads request frames from stdin, writes one answer frame each to stdout.
 """
 
 from __future__ import annotations

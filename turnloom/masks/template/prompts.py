@@ -1,4 +1,4 @@
-"""A template with its settings, asked for probes and prompts. Knows no message spans."""
+"""A template with its settings, rendered for probes and prompts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Chat:
     known: Known = field(default_factory=Known)
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str | None:
-        """The plain render, None where the template refuses."""
+        """Return the plain render, None where the template refuses."""
         try:
             return self.renders.text(messages, prompt=prompt, **kwargs)
         except TemplateRefused:

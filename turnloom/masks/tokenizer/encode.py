@@ -1,4 +1,4 @@
-"""Cut texts in, token ids with aligned target weights out. Knows no template and no message.
+"""Encode cut texts into token ids with aligned target weights.
 
 The one shift from tokens to targets is here: `target_runs`.
 """
@@ -140,7 +140,7 @@ def tokenize_as_stock(text: str, vocabulary: Vocabulary) -> TokenizedText:
 
 
 def token_starts(row: TokenizedText, vocabulary: Vocabulary) -> NDArray[np.int64]:
-    """The character in which each token begins, shape (N,), ascending."""
+    """Return the character in which each token begins, shape (N,), ascending."""
     if row.starts is not None:
         return row.starts
     starts = np.empty(len(row.token_ids), dtype=np.int64)
@@ -161,7 +161,7 @@ def token_spans(row: TokenizedText, spans: Sequence[WeightSpan], vocabulary: Voc
 
 
 def _token_at(row: TokenizedText, character: int, vocabulary: Vocabulary) -> int:
-    """The first token that begins at or after a character; N behind the last one."""
+    """Return the first token that begins at or after a character; N behind the last one."""
     if row.starts is not None:
         return int(np.searchsorted(row.starts, character))
     starts = row.segments.starts
@@ -178,7 +178,7 @@ def _token_at(row: TokenizedText, character: int, vocabulary: Vocabulary) -> int
 
 
 def target_runs(spans: Sequence[TokenSpan], tokens: int) -> WeightRuns:
-    """Shift the weights of a row's tokens to its targets: target t is token t + 1, and token 0 is nobody's target.
+    """Shift the weights of a row's tokens to its targets: target t is token t + 1, and token 0 is never a target.
 
     Args:
         spans: weighted tokens, in order and disjoint.

@@ -1,4 +1,4 @@
-"""What was proved about a turn, kept by the literals around it, and read off for the next. Knows no renders.
+"""Cache what was proved about a turn by the literals around it, and read it off for the next.
 
 The literals around and inside a turn, with the fields between them, are its pattern; places count from the pattern's
 runs, so they hold whatever the texts' lengths.
@@ -43,7 +43,7 @@ class Window:
 def window_of(
     chat: Chat, messages: Sequence[Message], shapes: Sequence[Signature], text: TextMap, index: int
 ) -> Window | None:
-    """The runs of a turn and the literals around it; None where the text of others lies between."""
+    """Return the runs of a turn and the literals around it; None where the text of others lies between."""
     first, stop = _bounds(text, index, len(messages))
     pattern = []
     for run in range(first, stop):
@@ -87,7 +87,7 @@ def _silent_before(text: TextMap, index: int) -> int:
 
 
 def proof_of(turn: Turn, text: TextMap, window: Window, index: int) -> Proof | None:
-    """The turn's bounds as places in the window; None where one lies outside or inside text that varies."""
+    """Return the turn's bounds as places in the window; None where one lies outside or inside text that varies."""
     start, eot_start, end = (_place(text, window, at) for at in (turn.start, turn.eot_start, turn.end))
     if start is None or eot_start is None or end is None:
         return None
@@ -117,7 +117,7 @@ def _place(text: TextMap, window: Window, position: int) -> Place | None:
 
 
 def applied(proof: Proof, text: TextMap, window: Window, index: int) -> Turn | None:
-    """The turn's bounds read off; None where its own text does not begin as the proof wants."""
+    """Return the turn's bounds read off the proof; None where its own text does not begin as the proof requires."""
     starts, first = text.starts, window.first_run
     start = starts[first + proof.start[0]] + proof.start[1]
     if proof.prefill:

@@ -1,7 +1,7 @@
-"""Whether a render shows all that messages say, value by value. Knows no start and no end of turns.
+"""Check whether a render shows all that messages say, value by value.
 
-Trained turns: what is left out is refused by its place, reasoning that templates drop is warned of. Other messages:
-a warning by place.
+Trained turns: omitted values are refused by their place, reasoning that templates drop gives a warning. Other
+messages: a warning by place.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _check_calls(calls: JSON, index: int, shown: Shown) -> None:
 
 
 def _hint_of_id(calls: Sequence[JSON], path: str, shown: Shown) -> str:
-    """What to do where a template tells a call by its id alone."""
+    """Return what to do where a template identifies a call by its id alone."""
     position = int(path[len("tool_calls[") : path.index("]")])
     call = calls[position]
     given = call.get("id") if isinstance(call, Mapping) else None

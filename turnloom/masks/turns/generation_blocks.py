@@ -47,7 +47,7 @@ def block_spans(
 
 
 def _owner(messages: Sequence[Message], text: TextMap, start: int, end: int) -> int:
-    """The message whose text the block shows; of an empty reply, the one that stands there."""
+    """Return the message whose text the block shows; for an empty reply, the one at that position."""
     owners = {
         origin.message_index
         for _, _, origin in pieces_between(text, start, end)

@@ -1,4 +1,4 @@
-"""Where the last turn of a render begins and ends, by the inference definition. Knows no caches and no policies.
+"""Locate where the last turn of a render begins and ends, by the inference definition.
 
 A reply begins where the prompt that a sampler is given ends: render(messages before it, add_generation_prompt=True).
 It ends with what the template prints after it whatever follows: the common beginning of the render that ends there
@@ -96,7 +96,7 @@ def _spliced(
 
 
 def _closing(rendered: RenderedText, end: int) -> tuple[str, Origin | None]:
-    """The literal before a position, and the origin of the text before that."""
+    """Return the literal before a position, and the origin of the text before that."""
     position, start, last = 0, 0, None
     for length, origin in rendered.runs:
         if position >= end:
@@ -108,7 +108,7 @@ def _closing(rendered: RenderedText, end: int) -> tuple[str, Origin | None]:
 
 
 def _prompts(chat: Chat, history: Sequence[Message]) -> list[str | None]:
-    """The prompt under the settings as given, then under each variant where the longest is asked for."""
+    """Return the prompt under the given settings, then under each variant where the longest is asked for."""
     variants = VARIANTS if chat.prefill is GenerationPrefill.LONGEST else ()
     return [
         chat.text(history, prompt=True),
@@ -206,9 +206,9 @@ def _header(control: AddedTokenFinder, gap: str, appended: str) -> tuple[int, st
 
 
 def _cut_back(chat: Chat, history: Sequence[Message], bare: str, appended: str, header: str) -> str:
-    """The role header alone, where the turn goes along with more of its prompt than that and then leaves it.
+    """Return the role header alone, where the turn shares more than that with its prompt and then leaves it.
 
-    A prompt that opens thinking and closes it at once shares `<think>` with a turn that thinks: a model that was given
+    A prompt that opens thinking and closes it at once shares `<think>` with a turn that thinks. A model that was given
     the one never writes the other, and a start after `<think>` would belong to neither.
     """
     role = appended[: chat.control.floor(appended, _shared_header(chat, history, bare, appended))]
@@ -219,12 +219,12 @@ def _cut_back(chat: Chat, history: Sequence[Message], bare: str, appended: str, 
 
 
 def _squeezed(text: str) -> str:
-    """The text without white space, in which alone a prompt may differ from the render that follows it."""
+    """Remove white space from the text: only there may a prompt differ from the render that follows it."""
     return "".join(text.split())
 
 
 def _appended(bare: str | None, prompt: str | None) -> str:
-    """What add_generation_prompt appends."""
+    """Return what add_generation_prompt appends."""
     if bare is None or prompt is None:
         return ""
     return prompt[common_length(bare, prompt) :]

@@ -1,4 +1,4 @@
-"""What of a message's values a printed text lacks, value by value. Knows no template and no render.
+"""Find which of a message's values a printed text lacks, value by value.
 
 A text counts as printed where it stands as a whole, white space at its ends aside, or escaped as JSON, Python or HTML
 escape it. What appears twice among the values must appear twice in the text.
@@ -71,7 +71,7 @@ def _lost_stretch(stretch: str, printed: str, is_reasoning: bool) -> Lost:
 
 
 def _stretches(text: str) -> Iterator[tuple[bool, str]]:
-    """The text between markers of reasoning, and whether it is reasoning: whether the marker behind it closes some."""
+    """Yield (whether it is reasoning, text) between markers; the marker behind reasoning is a closing one."""
     position = 0
     for marker in _THINK.finditer(text):
         closes = "/" in marker[0] or "end" in marker[0].lower()

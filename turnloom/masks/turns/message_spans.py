@@ -128,7 +128,7 @@ class MessageSpanFinder:
         return window_of(self._prover.chat, messages, self._shapes, text, index)
 
     def _key(self, window: Window, text: TextMap, index: int) -> tuple[object, ...]:
-        """The window's pattern, and how far the text goes along with prompts that reach into the turn's own."""
+        """Return the window's pattern, and how far the text matches prompts that reach into the turn's own."""
         own = text.runs_of.get(index)
         if not own or not self.prefills:
             return window.key
@@ -139,7 +139,7 @@ class MessageSpanFinder:
 
 
 def _other_role(chat: Chat, messages: Sequence[Message], text: TextMap, index: int) -> Turn | None:
-    """A message that no model emits: from its first character to the end-of-turn literal after its last."""
+    """Return the turn of a message that no model emits: its first character to the end-of-turn literal after it."""
     own = text.runs_of.get(index)
     if not own:
         return None
@@ -167,7 +167,7 @@ def _region(chat: Chat, messages: Sequence[Message], text: TextMap, index: int, 
 
 
 def _checked(text: TextMap, messages: Sequence[Message], index: int, turn: Turn) -> list[str]:
-    """Only this message's text lies inside, and all of it that was to be trained does; warnings for the rest."""
+    """Check that the turn holds only this message's text, and all that is to be trained; return other warnings."""
     pieces = list(pieces_between(text, turn.start, turn.end))
     for _, _, origin in pieces:
         if origin is None:

@@ -1,4 +1,4 @@
-"""Where a turn ends: after what the template prints for it whatever follows. Knows no starts and no caches."""
+"""Locate where a turn ends: after what the template prints for it whatever follows."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _without_header(chat: Chat, kept: str) -> str:
 
 
 def _next_header(chat: Chat, literal: str) -> str:
-    """The text before the probe's content where that stands before it also where no message came before; else ""."""
+    """Return the text before the probe's content if it also precedes it where no message came before; else ""."""
     question = str(PROBE["content"])
     alone = chat.text([PROBE])
     header = (literal[: literal.index(question)] if question in literal else "").strip()
@@ -124,7 +124,7 @@ def _is_header(chat: Chat, messages: Sequence[Message], shown: str, kept: str, f
 
 
 def _plain_closing(chat: Chat, messages: Sequence[Message]) -> str:
-    """The end-of-turn literal of a plain reply in this place; "" where there is none."""
+    """Return the end-of-turn literal of a plain reply in this place; "" where there is none."""
     if messages[-1] == PLAIN_REPLY:
         return ""
     plain = [*messages[:-1], PLAIN_REPLY]

@@ -267,7 +267,7 @@ def _undated(options: Options, chat_format: ChatFormat) -> tuple[str, ...]:
 
 
 def choice_of(options: Options) -> OnUnextendable:
-    """What to do where turns don't extend; all tokens of a text are trained as it stands."""
+    """Return what to do where turns don't extend: AS_RENDERED where all tokens of a text are trained."""
     if options.train_on is TrainOn.ALL_TOKENS:
         return OnUnextendable.AS_RENDERED
     return OnUnextendable.SPLIT if options.on_unextendable is OnUnextendable.ERROR else options.on_unextendable
@@ -309,7 +309,7 @@ def check_choice(views: int, first: int, options: Options) -> None:
 
 
 def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[tuple[int, int]]]:
-    """The view, and (message index, first character) of the assistant turns located in it."""
+    """Return the view, and (message index, first character) of the assistant turns located in it."""
     shown = work.request.messages[: cut.messages]
     last = cut.messages - 1
     sampled = last in cut.trained and work.choice is not OnUnextendable.AS_RENDERED and work.regions
@@ -334,10 +334,10 @@ def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[
 
 
 def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set[int]:
-    """The self-check on long conversations: whether the last turn begins where the prompt before it ends.
+    """Check on long conversations that the last turn begins where the prompt before it ends; return it if not.
 
-    Such a turn may stand so in every conversation (then it has its warning), or its prompt is not what its
-    neighbours tell; proving it anew shows which.
+    Such a turn may stand so in every conversation (then it has its warning), or its prompt is not what its neighbours
+    show; proving it again shows which.
     """
     if not work.regions:
         return set()

@@ -1,6 +1,6 @@
-"""Jinja's filters, calls and operators with provenance. Knows Jinja; knows no chat template.
+"""Jinja's filters, calls and operators with provenance.
 
-Every filter is wrapped unless it is known to hand on the very strings it was given: what it gives is blended with the
+Every filter is wrapped unless it is known to return the very strings it was given: its result is blended with the
 origin of whatever went in.
 """
 
@@ -37,7 +37,7 @@ _PROMOTED: Final = frozenset({"join", "replace"})
 
 
 def carried(result: object, *sources: object) -> object:
-    """A fresh str or Markup gets the blended origin of what it was made from; anything else is handed on."""
+    """Give a fresh str or Markup the blended origin of its sources; return anything else unchanged."""
     if type(result) is str:
         return blended(result, *sources)
     if type(result) is Markup:
@@ -92,12 +92,12 @@ def replace(s: object, old: object, new: object, count: int | None = None) -> st
 
 
 def string(value: object) -> str:
-    """`|string`: a str as it is, anything else as it prints."""
+    """Convert as `|string` does: return a str unchanged, anything else as it prints."""
     return value if isinstance(value, str) else to_text(value)
 
 
 def modulo(left: Any, right: Any) -> Any:
-    """The % operator."""
+    """Apply the % operator."""
     return percent_format(left, right) if isinstance(left, str) else left % right
 
 
@@ -130,7 +130,7 @@ def format_filter(value: object, *args: Any, **kwargs: Any) -> str:
 
 
 def blending(filter_: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter with every string it gives blended from all that went in."""
+    """Wrap a filter so that every string it returns is blended from all that went in."""
 
     @functools.wraps(filter_)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -177,12 +177,12 @@ def call(context: Context, function: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What the template itself passed: inside loops and blocks Jinja adds the variables in scope."""
+    """Return what the template itself passed: inside loops and blocks Jinja adds the variables in scope."""
     return {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
 
 
 def settled(text: str) -> str:
-    """An exact str where nothing but literals is left, so that Jinja can fold constants."""
+    """Return an exact str where nothing but literals is left, so that Jinja can fold constants."""
     return text if any(tag is not None for _, tag in runs_of(text)) else plain(text)
 
 

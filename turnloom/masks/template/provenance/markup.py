@@ -1,6 +1,6 @@
-"""Markup with runs: what `|safe` and `|escape` make of a traced string. Knows no Jinja.
+"""Markup with runs: the result of `|safe` and `|escape` on a traced string.
 
-Markup escapes whatever is joined to it, and templates rely on the text that gives; only the runs are added here.
+Markup escapes whatever is joined to it, and templates rely on the resulting text; only the runs are added here.
 """
 
 # ruff: noqa: D102, S704  # the methods are those of Markup; what is marked here is compared with Markup, never served
@@ -91,7 +91,7 @@ def _escaped(value: object) -> str:
 
 
 def _exact(name: str) -> Callable[..., Any]:
-    """A method whose result Traced can follow; its arguments are not escaped by Markup either."""
+    """Make a method whose result Traced can follow; Markup does not escape its arguments either."""
 
     def method(self: TracedMarkup, *args: Any, **kwargs: Any) -> Any:
         result = getattr(Traced, name)(_traced(self), *args, **kwargs)
@@ -102,7 +102,7 @@ def _exact(name: str) -> Callable[..., Any]:
 
 
 def _blurred(name: str) -> Callable[..., Any]:
-    """A method whose result is blended: Markup's own text, one origin."""
+    """Make a method whose result is blended: Markup's own text, one origin."""
 
     def method(self: TracedMarkup, *args: Any, **kwargs: Any) -> Any:
         text = getattr(Markup, name)(Markup(plain(self)), *args, **kwargs)

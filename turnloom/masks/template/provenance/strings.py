@@ -212,7 +212,7 @@ def traced(text: str, runs: Runs) -> Traced:
 
 
 def runs_of(text: str) -> Runs:
-    """Runs of any str. A str subclass without runs was made by something that is not known here: unknown origin."""
+    """Return the runs of any str; a subclass without runs was made by unknown code, so its origin is unknown."""
     if not text:
         return ()
     if type(text) is str:
