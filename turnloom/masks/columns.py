@@ -37,7 +37,7 @@ class BadConversation(ValueError):
 
 
 class Table(Protocol):
-    """What is used of a pyarrow.Table."""
+    """The part of pyarrow.Table that is used here."""
 
     @property
     def column_names(self) -> list[str]: ...  # noqa: D102  # pyarrow's
@@ -52,7 +52,7 @@ class RowColumns:
     def __init__(
         self, masker: Masker, *, messages: str = "messages", index: str = "index", skip_bad: bool = False
     ) -> None:
-        """Say which columns are read.
+        """Choose the columns to read.
 
         Args:
             masker: model and options.

@@ -26,7 +26,7 @@ class Column(Protocol):
     """A column of Arrow: pyarrow's Array and ChunkedArray."""
 
     def to_pylist(self) -> list[object]:
-        """Give its values as Python objects."""
+        """Return its values as Python objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """What one conversation comes to: its rows, or the reason why there are none."""
+    """The result of one conversation: its rows, or the reason why there are none."""
 
     rows: tuple[Row, ...]  #: empty where `error` says why
     error: PreprocessError | None = None
@@ -75,7 +75,7 @@ class Masker:
                 {"messages": [...], "tools": [...]}, or the list of messages, in OpenAI's chat format.
 
         Returns:
-            One entry for each conversation, in order. A bad conversation harms no other.
+            One entry for each conversation, in order. A bad conversation does not affect the others.
         """
         return list(self.iterate(conversations))
 

@@ -29,7 +29,7 @@ class BoundedCache(Generic[K, V]):
             self._entries[key] = value
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all entries."""
         with self._lock:
             self._entries.clear()
 

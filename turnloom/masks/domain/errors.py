@@ -92,7 +92,7 @@ class LayoutError(PreprocessError):
 
 
 class UnlocatableTurn(LayoutError):
-    """The start or the end of a turn can't be told."""
+    """The start or the end of a turn can't be determined."""
 
 
 class Interleaved(LayoutError):
@@ -116,7 +116,7 @@ class ControlTokenRejected(TokenizingError):
 
 
 class TooLong(TokenizingError):
-    """An example is longer than max_length, and the options forbid to cut it."""
+    """An example is longer than max_length, and the options forbid cutting it."""
 
 
 class NothingToTrain(TokenizingError):
@@ -132,7 +132,7 @@ class InvalidTraining(TokenizingError):
 
 
 class InvalidOption(PreprocessError):
-    """An option has a value that means nothing, or that its neighbours forbid."""
+    """An option has a meaningless value, or one that other options forbid."""
 
 
 class ModelNotUsable(PreprocessError):

@@ -93,7 +93,7 @@ class LintReport:
 
 
 class Linter:
-    """Looks at conversations in batches; memory grows by a short hash for each."""
+    """A linter of conversations in batches; memory grows by a short hash for each."""
 
     def __init__(self, model: Model, options: Options, max_offenders: int = FIRST_OFFENDERS) -> None:
         self._model = model
@@ -107,7 +107,7 @@ class Linter:
         self._statistics = Statistics()
 
     def add(self, conversations: Sequence[Conversation], split: str = "train") -> list[Finding]:
-        """Look at the next conversations of a split, and return what was found in them.
+        """Check the next conversations of a split, and return the findings.
 
         A conversation that is in an earlier split too is an overlap. Only the training split enters the statistics.
 
@@ -132,7 +132,7 @@ class Linter:
         return found
 
     def report(self) -> LintReport:
-        """Everything so far."""
+        """Return everything found so far."""
         return LintReport(
             conversations=dict(self._conversations),
             counts=dict(self._counts.most_common()),
@@ -247,7 +247,7 @@ def _strings(content: JSON) -> Iterable[str]:
 
 
 def lint(conversations: Sequence[Conversation], options: Options, model: Model) -> LintReport:
-    """Look at the conversations of one training set."""
+    """Check the conversations of one training set."""
     linter = Linter(model, options)
     for first in range(0, len(conversations), 256):
         linter.add(conversations[first : first + 256])

@@ -102,7 +102,7 @@ def _shown(decoded: bytes) -> str:
 
 
 class _Authors:
-    """Whose each character of one view is."""
+    """The author of each character of one view."""
 
     def __init__(self, view: View, messages: Sequence[int] | None, roles: Sequence[str]) -> None:
         self._regions = view.message_spans

@@ -1,7 +1,7 @@
 """Compile one view to a function of a conversation's texts, from a trial run and the view it must equal.
 
-The runs of such a view are those of the trial run, so every position is a constant plus lengths of variables, and what
-was decided about the literals around a turn holds. What was decided by looking at texts becomes a guard.
+The runs of such a view are those of the trial run. So every position is a constant plus lengths of variables, and
+decisions about the literals around a turn hold. Every decision made by looking at texts becomes a guard.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CLASSES: Final[dict[str, object]] = {
 
 
 class Trial(NamedTuple):
-    """A view's render followed, with symbols in the place of texts: what one replay is compiled of."""
+    """A view's traced render, with symbols in place of texts: the source of one replay."""
 
     recording: Recording  #: used up by compiling
     atoms: Sequence[Atom]  #: what was printed
@@ -70,7 +70,7 @@ def view_lines(trial: Trial, view: View) -> tuple[list[str], str]:
 
 
 def guarded_layout(trial: Trial, view: View) -> Layout:
-    """Where the pieces of a view's text lie, with guards for all that was decided by looking at texts.
+    """Return where the pieces of a view's text lie, with guards for all decisions made by looking at texts.
 
     Raises:
         RefusedError: as compile_view, or there are too many pieces.
@@ -212,7 +212,7 @@ class Layout:
         return "".join(sources)
 
     def groups(self) -> list[list[Atom]]:
-        """Pieces that make up one run each."""
+        """Return the pieces grouped by the run that they make up."""
         groups: list[list[Atom]] = []
         for atom in self.shown:
             if groups and groups[-1][0][2] == atom[2]:

@@ -53,7 +53,7 @@ def guard_coverage(
 
 
 def _by_origin(starts: Sequence[int], shown: Sequence[Atom], view: View) -> dict[Origin, list[Atom]]:
-    """Pieces of each text: of a trained message those inside its span."""
+    """Return the pieces of each text; for a trained message, those inside its span."""
     spans = {span.message_index: span for span in view.message_spans}
     found: dict[Origin, list[Atom]] = {}
     for start, atom in zip(starts, shown, strict=False):

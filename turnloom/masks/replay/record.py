@@ -133,7 +133,7 @@ def _recorded_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _printed(value: object) -> Symbol | str:
-    """`{{ value }}`."""
+    """Print as `{{ value }}` does."""
     if type(value) is Symbol:
         return value
     if not _is_plain(value):
@@ -183,17 +183,17 @@ def compile_recording(source: str) -> Template:
 def record(
     source: str, own: Sequence[Message], asked: Asked, settings: Settings, recording: Recording
 ) -> tuple[Atom, ...]:
-    """Run the template with symbols for all texts of a conversation: what it prints, as literals and variables.
+    """Run the template with symbols for all texts, and return what it prints as literals and variables.
 
     Args:
         source: the template.
-        own: the conversation; a message that is not at its place in it is none of its own, and is a constant.
+        own: the conversation; any message not at its place in it is a constant.
         asked: what to render.
         settings: of the conversation.
-        recording: what takes the template's questions down.
+        recording: records the template's questions.
 
     Raises:
-        RefusedError: the template does what is not modelled, or a field of a message is neither text nor null.
+        RefusedError: the template uses an unsupported operation, or a field of a message is neither text nor null.
         TemplateRefused: the template raised.
     """
     symbols = [

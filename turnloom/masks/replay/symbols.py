@@ -53,7 +53,7 @@ class Recording:
         return self._names[expression]
 
     def expressions(self) -> dict[str, str]:
-        """Each variable's name and the expression that it stands for."""
+        """Return each variable's name with the expression that it stands for."""
         return {name: expression for expression, name in self._names.items() if isinstance(expression, str)}
 
     def symbol(self, expression: str, text: str, origin: Origin) -> Symbol:
@@ -61,7 +61,7 @@ class Recording:
         return Symbol(((self.name(expression), text, origin),), self)
 
     def guard(self, expression: str, answer: bool) -> bool:
-        """Note what an expression answered; the replay gives up where it answers otherwise."""
+        """Record an expression's answer; the replay gives up where the answer differs."""
         if expression not in self._guards:
             self._guards[expression] = answer
             self._add(f"if {'not ' if answer else ''}({expression}): return None")
@@ -73,7 +73,7 @@ class Recording:
         self.lines.append(line)
 
     def arguments(self, values: Iterable[object]) -> str:
-        """Constants as they stand in a call."""
+        """Return constants as they stand in a call."""
         names = []
         for value in values:
             if value is not None and type(value) not in (str, int):

@@ -31,7 +31,7 @@ class Fitted(NamedTuple):
 def fit(
     example: Example, conversation: Conversation, plan: MessageWeights, options: Options, model: Model
 ) -> list[Fitted]:
-    """Fit one example into options.max_length; dropping turns may make several of it.
+    """Fit one example into options.max_length; dropping turns may split it into several.
 
     Raises:
         TooLong: it doesn't fit and may not be cut, or its last turn alone is too long.

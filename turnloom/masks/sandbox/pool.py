@@ -45,7 +45,7 @@ class Limits:
 
 
 class _WorkerLost(Exception):  # never leaves this module
-    """The worker was too slow, said too much, or ended."""
+    """The worker was too slow, wrote too much, or ended."""
 
 
 class _Worker:
@@ -132,7 +132,7 @@ class _Worker:
                 raise _WorkerLost(f"took longer than {self._limits.seconds:g} s")
 
     def end(self) -> None:
-        """Kill and reap."""
+        """Kill and reap the process."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

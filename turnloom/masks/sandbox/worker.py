@@ -78,7 +78,7 @@ def _limit(memory_bytes: int) -> None:
 
 
 def main() -> None:
-    """Arguments: memory in bytes, CPU seconds a request."""
+    """Serve under the limits in the arguments: memory in bytes, CPU seconds a request."""
     memory_bytes, cpu_seconds = int(sys.argv[1]), int(sys.argv[2])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     sys.stdout = sys.stderr  # nothing but frames goes out

@@ -21,7 +21,7 @@ _ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 
 
 def with_call_ids(messages: Sequence[Message], source: str) -> Sequence[Message]:
-    """Give the messages with new ids of calls, in nine characters where the template's source speaks of such.
+    """Return the messages with new call ids, of nine characters where the template's source mentions such.
 
     Args:
         messages: normalized.

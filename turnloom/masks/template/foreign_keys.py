@@ -35,7 +35,7 @@ def obeyed(conversation: Conversation) -> Conversation:
     """Return the conversation with foreign keys moved into its training; the same object where there are none.
 
     Raises:
-        InvalidTraining: a key has a value that says nothing, or says other than its neighbours.
+        InvalidTraining: a key has a meaningless value, or one that contradicts other keys.
     """
     if not any(len(message) > 2 and not _KEYS.isdisjoint(message) for message in conversation.messages):
         return conversation
@@ -111,7 +111,7 @@ def _shown(value: JSON) -> str:
 
 
 def unheard(messages: Sequence[Message], training: Sequence[Training], chosen: frozenset[int]) -> tuple[str, ...]:
-    """Warnings for messages that their sender calls trained and that the policy does not choose."""
+    """Return warnings for messages that their sender calls trained and that the policy does not choose."""
     return tuple(
         f"messages[{index}] is marked as trained, but train_on does not choose a {message.get('role')} message; use"
         " train_on=customized"

@@ -20,14 +20,14 @@ _PLAIN: Final = ["role", "content"]
 
 
 def normalized(messages: Sequence[Message], known: Collection[str] = ()) -> Sequence[Message]:
-    """Give the messages as an inference server would; those that need nothing are the same objects.
+    """Return the messages as an inference server would send them; those that need nothing are the same objects.
 
     Args:
         messages: as sent.
         known: names that the template reads; a key of an older form that it knows is left to it.
 
     Raises:
-        UnsupportedContent: arguments are no JSON object, or two forms of calls stand beside each other.
+        UnsupportedContent: arguments are not a JSON object, or two forms of calls stand beside each other.
     """
     return [
         message if _needs_nothing(message) else _normalized(message, index, known)

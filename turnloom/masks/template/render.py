@@ -65,7 +65,7 @@ def render_plain(
 
 
 def with_reasoning_names(messages: Sequence[Message]) -> list[Message]:
-    """Messages whose reasoning can be read under the names templates use, as transformers 5 hands them on.
+    """Return messages whose reasoning can be read under the names templates use, as transformers 5 hands them on.
 
     The first of REASONING_FIELDS that is given becomes `reasoning_content`, and `thinking` where that is not given.
     """

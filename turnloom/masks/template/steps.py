@@ -69,7 +69,7 @@ class StepLoop(LoopContext):
 
     @property
     def items(self) -> list[Any] | None:
-        """What it walks over, where that is a list."""
+        """Return what it iterates over, where that is a list."""
         return self._iterable if isinstance(self._iterable, list) else None
 
 
@@ -234,7 +234,7 @@ class Chain:
         del self._runs[self._run_ends[-1] if steps else 0 :]
 
     def again(self, values: tuple[Any, ...], steps: int) -> str:
-        """Set what the first steps set; returns what they printed."""
+        """Set what the first steps set, and return what they printed."""
         for at, state in zip(self.spaces, self._states[steps - 1], strict=True):
             _inside(values[at]).update(state)
         text = self._text[: self._ends[steps - 1]]
@@ -354,7 +354,7 @@ def _outer_loops(node: nodes.Node) -> Iterator[nodes.For]:
 
 
 def _names(loop: nodes.For, macros: dict[str, nodes.Macro]) -> list[str] | None:
-    """`loop`, the target, and every name that the body and the macros that it may call use; None: it is no step."""
+    """`loop`, the target, and every name that the body and the macros that it may call use; None: not a step."""
     if loop.recursive or not isinstance(loop.target, nodes.Name) or any(map(_leaves, loop.body)):
         return None
     if any(isinstance(slice_.step, nodes.Neg) for slice_ in loop.iter.find_all(nodes.Slice)):

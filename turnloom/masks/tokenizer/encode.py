@@ -203,7 +203,7 @@ def target_runs(spans: Sequence[TokenSpan], tokens: int) -> WeightRuns:
 
 
 def trained_bytes(text: TokenizedText, row: Row, vocabulary: Vocabulary) -> int:
-    """UTF-8 bytes of the text that the targets with weight stand for."""
+    """Count the UTF-8 bytes of the text that targets with weight stand for."""
     spans = [(max(start, 1), end) for start, end, _ in row.spans]
     if text.byte_ends is not None:
         at, behind = text.byte_ends.item, row.first - 1  # nothing is trained before token 1: no index is negative

@@ -124,7 +124,7 @@ def _joined(
 
 
 def _transferred(text: TextMap, index: int, prover: TurnProver) -> Turn:
-    """Bounds of an earlier turn that is not rendered as it was sampled (only as_rendered asks for such)."""
+    """Return the bounds of an earlier turn not rendered as it was sampled (only as_rendered asks for such)."""
     rendered, turn = text.rendered.text, prover.alone(index)
     closing = prover.shown(index + 1).text[turn.eot_start : turn.end]
     before, first, last, stop = _surroundings(text, index, prover)

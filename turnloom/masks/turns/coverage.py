@@ -45,7 +45,7 @@ class Shown:
         return "".join(self._by_field.get(field, "") for field in (*fields, ""))
 
     def has(self, *fields: str) -> bool:
-        """Whether a character of these fields that is no white space is printed."""
+        """Whether a character of these fields other than white space is printed."""
         found = self.of(*fields)
         return bool(found) and not found.isspace()
 

@@ -46,7 +46,7 @@ class _Begin:
 
 
 def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -> Turn:
-    """Bounds of the last message of `messages`, which `rendered` shows in whole.
+    """Return the bounds of the last message of `messages`, which `rendered` shows in whole.
 
     Raises:
         UnlocatableTurn: start or end can't be told.
@@ -251,5 +251,5 @@ def _cuts(control: AddedTokenFinder, header: str) -> Iterator[int]:
 
 
 def _telling(control: AddedTokenFinder, header: str) -> bool:
-    """Whether a beginning names a role: it has a word in it that is no added token, or is an added token in whole."""
+    """Whether a beginning names a role: it holds a word outside added tokens, or is one whole added token."""
     return control.last(header) is not None or any(character.isalpha() for character in header)

@@ -50,13 +50,13 @@ class MessageSpanFinder:
     def locate(
         self, rendered: RenderedText, shown: int, wanted: Collection[int], fresh: Collection[int] = ()
     ) -> Located:
-        """Message spans of the wanted messages, and where every other assistant turn begins.
+        """Return the message spans of the wanted messages, and where every other assistant turn begins.
 
         Args:
             rendered: the text of the first `shown` messages.
             shown: how many.
             wanted: indices of those to locate.
-            fresh: turns to prove anew instead of reading off.
+            fresh: turns to prove again instead of reading off.
 
         Raises:
             UnlocatableTurn, Interleaved, ContentNotCovered: naming the message.

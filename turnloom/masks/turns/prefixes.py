@@ -93,7 +93,7 @@ def _windowed(
 
 
 def _grouped(turns: Sequence[int], whole: int, extends: Callable[[int, int], bool]) -> tuple[Cut, ...]:
-    """Consecutive turns that extend share a view; the last view shows the whole conversation where it can."""
+    """Group consecutive turns that extend into one view; the last shows the whole conversation where it can."""
     cuts: list[Cut] = []
     group = [turns[0]]
     for turn in turns[1:]:

@@ -34,7 +34,7 @@ class _Other(NamedTuple):
 
 
 def placed(refusal: TemplateRefused, asked: Refused) -> TemplateRefused:
-    """Give the refusal with the message and the field that it is about; as it is where that can't be told.
+    """Return the refusal with the message and field that it is about; unchanged where that can't be determined.
 
     Args:
         refusal: of the whole conversation.

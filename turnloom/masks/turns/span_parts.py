@@ -73,7 +73,7 @@ def _split(pieces: Sequence[Piece], content: JSON) -> int:
 
 
 def has_text(content: JSON) -> bool:
-    """Whether content has a character that is no white space."""
+    """Whether content has a character other than white space."""
     if isinstance(content, str):
         return bool(content) and not content.isspace()
     if isinstance(content, (list, tuple)):

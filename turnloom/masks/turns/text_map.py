@@ -13,7 +13,7 @@ class TextMap:
     """One rendered text by runs: where they start, and which belong to which message."""
 
     def __init__(self, rendered: RenderedText) -> None:
-        """One pass over the runs."""
+        """Index the runs in one pass."""
         self.rendered = rendered
         self.starts: list[int] = []  #: of every run, and the length of the text at the end
         self.runs_of: dict[int, list[int]] = {}  #: message index -> its runs in order

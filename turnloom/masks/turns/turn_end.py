@@ -100,7 +100,7 @@ def _next_header(chat: Chat, literal: str) -> str:
 
 
 def _is_header(chat: Chat, messages: Sequence[Message], shown: str, kept: str, followed: str, header: str) -> bool:
-    """Whether what looks like the next role header is no more than that.
+    """Whether what looks like the next role header is only that.
 
     A template with a default system prompt prints that prompt's closing before the first header, so a closing could
     pass for a part of it. Where a reply can follow a reply, what both followers have in common shows it. Elsewhere the

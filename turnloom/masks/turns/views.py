@@ -1,8 +1,8 @@
 """From a conversation to views: rendered text, message spans, kinds, and which turns each view trains.
 
-This is the one door of the mask engine's rendering half; `sandbox.pool.Sandbox.render_views` is the same for templates
-sent by clients. It is the reference: `replay` may answer in its place, and is checked against it. Nothing is carried
-over from one conversation to another.
+This is the only entry to the mask engine's rendering half; `sandbox.pool.Sandbox.render_views` is the same for
+templates sent by clients. It is the reference: `replay` may answer in its place, and is checked against it. Nothing is
+carried over from one conversation to another.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ def _cuts(work: _Work, turns: Sequence[int]) -> tuple[Cut, ...]:
 
 
 def check_choice(views: int, first: int, options: Options) -> None:
-    """Hold the options against what the template makes of a conversation.
+    """Check the options against what the template makes of a conversation.
 
     Args:
         views: how many it takes.
@@ -350,7 +350,7 @@ def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set
 
 
 def _dropped(messages: Sequence[Message], rendered: RenderedText, proved: Collection[int]) -> tuple[str, ...]:
-    """Warnings for messages of which nothing was printed, but those whose turns are proved to show them."""
+    """Return warnings for messages of which nothing was printed, except those whose turns are proved to show them."""
     printed = {origin.message_index for _, origin in rendered.runs if origin is not None}
     if len(printed) >= len(messages):
         return ()

@@ -137,7 +137,7 @@ def blending(filter_: Callable[..., Any]) -> Callable[..., Any]:
         result = filter_(*args, **kwargs)
         if not isinstance(result, str):
             return result
-        text = blended(plain(result), args[passed:], kwargs)  # the context or environment is no source of text
+        text = blended(plain(result), args[passed:], kwargs)  # the context or environment is not a source of text
         return safe(text) if isinstance(result, Markup) else text
 
     passed = 0 if _PassArg.from_obj(filter_) is None else 1

@@ -160,7 +160,7 @@ class Traced(str):
 
     def join(self, items: Iterable[str], /) -> str:
         items = list(items)
-        str.join(self, items)  # raises what join raises on an item that is no string
+        str.join(self, items)  # raises what join raises on an item that is not a string
         return concat(_between(self, items))
 
     def upper(self) -> str:
@@ -197,7 +197,7 @@ class Traced(str):
         return self._blended(str.expandtabs(self, tabsize))
 
     def translate(self, table: object, /) -> str:
-        return self._blended(str.translate(self, table), table)  # type: ignore[arg-type]  # str refuses what is no table
+        return self._blended(str.translate(self, table), table)  # type: ignore[arg-type]  # str refuses anything but a table
 
 
 # Jinja's error texts name the type of what they were given; a refusal must read as it does without provenance.
@@ -205,7 +205,7 @@ Traced.__module__, Traced.__name__ = "builtins", "str"
 
 
 def traced(text: str, runs: Runs) -> Traced:
-    """Text with its runs, which sum to its length."""
+    """Return text with its runs, which sum to its length."""
     result = str.__new__(Traced, text)
     result._runs = runs
     return result
@@ -257,7 +257,7 @@ def _between(separator: str, items: Iterable[str]) -> Iterator[str]:
 
 
 def tags_in(value: object) -> Iterator[Tag]:
-    """Tags of every string inside a value; what can't be looked into counts as of unknown origin."""
+    """Yield the tags of every string inside a value; an opaque value counts as of unknown origin."""
     if isinstance(value, str):
         for _, tag in runs_of(value):
             yield tag
