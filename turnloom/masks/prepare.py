@@ -150,7 +150,7 @@ def _probe(tokenizer: tokenizers.Tokenizer) -> list[list[int]]:
 def _auto_differs(folder: Path, loaded: tokenizers.Tokenizer) -> bool:
     try:
         auto = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception:  # it wants a config.json or remote code; then it gives other ids to no user
+    except Exception:  # it wants a config.json or remote code; then no user gets other ids from it
         return False
     return bool(auto.is_fast and _probe(auto.backend_tokenizer) != _probe(loaded))
 

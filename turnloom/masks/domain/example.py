@@ -25,7 +25,7 @@ class Row(NamedTuple):
     first: int = 0  #: how many tokens were cut before token_ids[0]
 
     def loss_tokens(self) -> int:
-        """How many targets carry weight; the first token is never a target."""
+        """Count the targets that carry weight; the first token is never a target."""
         return sum([end - max(start, 1) for start, end, _ in self.spans if end > 1])
 
 

@@ -51,7 +51,7 @@ def read_folder(folder: Path) -> ModelFiles:
 
 
 def stop_ids(folder: Path) -> tuple[int, ...]:
-    """Ids of the tokens at which the model's generation config stops; empty where it has none.
+    """Return the ids of the tokens at which the model's generation config stops; empty where it has none.
 
     Raises:
         ModelNotUsable: generation_config.json can't be read.

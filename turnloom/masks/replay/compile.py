@@ -96,7 +96,7 @@ def guarded_layout(trial: Trial, view: View) -> Layout:
 
 
 def compiled(lines: Sequence[str], result: str, names: Mapping[str, object]) -> Replay[object]:
-    """Compile the lines to a function of messages M that gives the result; a guard or an exception gives None."""
+    """Compile the lines to a function of messages M; it returns the result, None on a failed guard or exception."""
     scope = {**_CLASSES, **names}
     exec(compile(source_of(lines, result), "<replay>", "exec"), scope)  # noqa: S102  # our own lines; texts are constants beside them
     return cast("Replay[object]", scope["replay"])
@@ -110,7 +110,7 @@ def source_of(lines: Sequence[str], result: str) -> str:
 
 
 def _guard_closers(recording: Recording, shown: Sequence[Atom], view: View, messages: Sequence[Message]) -> None:
-    """Where the template prints what closes reasoning, kinds depend on whether the content has it too."""
+    """Add guards where the template closes reasoning: kinds depend on whether the content has the closer too."""
     stretches = groupby(shown, lambda atom: bool(atom[0]))  # a variable that is empty parts no literal
     literals = ["".join(text for _, text, _ in stretch) for varies, stretch in stretches if not varies]
     closers = [closer for closer in CLOSERS if any(closer in text for text in literals)]

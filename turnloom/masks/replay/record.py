@@ -64,7 +64,7 @@ class RecordingEnvironment(PlainEnvironment):
             self.tests[name] = _recorded_test(name, cast("Callable[..., Any]", test))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """`obj.attribute`."""
+        """Look up `obj.attribute`."""
         if not is_symbolic(obj):
             return super().getattr(obj, attribute)
         if attribute in _METHODS and type(obj) is Symbol:
@@ -74,7 +74,7 @@ class RecordingEnvironment(PlainEnvironment):
         return self.undefined(name=attribute)  # strings have no such attribute, whatever they say
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """`obj[argument]`."""
+        """Look up `obj[argument]`."""
         if type(obj) is SymbolParts:
             try:
                 return obj[argument]
@@ -147,7 +147,7 @@ def _chance(*_: object, **__: object) -> object:
 
 
 def _join(value: Iterable[object], d: object = "", attribute: object = None) -> Symbol | str:
-    """Jinja's join."""
+    """Join as Jinja's filter does."""
     if attribute is not None:
         raise RefusedError("join by attribute")
     pieces: list[object] = []

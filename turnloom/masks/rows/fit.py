@@ -95,7 +95,7 @@ def _drop_turns(
 
 
 def _turn_starts(roles: Sequence[str]) -> list[int]:
-    """Where turns begin: behind the system prompt, and at every later user message."""
+    """Return where turns begin: behind the system prompt, and at every later user message."""
     head = next((index for index, role in enumerate(roles) if role not in {"system", "developer"}), len(roles))
     return [head, *(index for index in range(head + 1, len(roles)) if roles[index] == "user")]
 

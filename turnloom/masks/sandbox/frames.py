@@ -42,7 +42,7 @@ def options_data(options: Options) -> dict[str, Any]:
 
 
 def options_from(data: Mapping[str, Any]) -> Options:
-    """Inverse of `options_data`."""
+    """Read options from data; the inverse of `options_data`."""
     return Options(
         train_on=TrainOn(data["train_on"]),
         on_unextendable=OnUnextendable(data["on_unextendable"]),
@@ -75,7 +75,7 @@ def view_data(view: View) -> dict[str, Any]:
 
 
 def view_from(data: Mapping[str, Any]) -> View:
-    """Inverse of `view_data`."""
+    """Read a view from data; the inverse of `view_data`."""
     runs = tuple((run[0], None if run[1] is None else Origin(run[1], run[2])) for run in data["runs"])
     blocks = tuple((start, end) for start, end in data["blocks"])
     message_spans = tuple(
@@ -109,7 +109,7 @@ def error_data(error: PreprocessError) -> dict[str, Any]:
 
 
 def error_from(data: Mapping[str, Any]) -> PreprocessError:
-    """Inverse of `error_data`; a class that is not in the tree becomes the tree's root."""
+    """Read an error from data, inverting `error_data`; a class outside the tree becomes the tree's root."""
     found = getattr(errors, str(data["class"]), PreprocessError)
     kind = found if isinstance(found, type) and issubclass(found, PreprocessError) else PreprocessError
     error = kind.__new__(kind)

@@ -60,7 +60,7 @@ class TemplateDict:
         return dict(*args, **kwargs)
 
     def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        """`dict.fromkeys(...)`."""
+        """Make a dict as `dict.fromkeys(...)` does."""
         return dict.fromkeys(*args)
 
 
@@ -111,7 +111,7 @@ class PlainEnvironment(ImmutableSandboxedEnvironment):
         self.globals["namespace"] = TemplateNamespace
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """`obj.attribute`; most are keys of plain dicts, which need not raise AttributeError first."""
+        """Look up `obj.attribute`; most are keys of plain dicts, which need not raise AttributeError first."""
         kind = type(obj)
         if kind is dict and attribute not in _DICT_ATTRIBUTES:
             try:

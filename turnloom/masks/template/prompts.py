@@ -53,7 +53,7 @@ class Chat:
 
 
 def common_length(one: str, other: str) -> int:
-    """Length of the common beginning, found by halving: C compares slices, Python would compare characters."""
+    """Return the length of the common prefix, by halving: C compares slices, Python would compare characters."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:
         return high

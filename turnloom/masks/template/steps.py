@@ -214,7 +214,7 @@ class Chain:
         return not self._items or (bool(list.__len__(items)) and list.__getitem__(items, 0) is self._items[0])
 
     def shared(self, values: tuple[Any, ...], items: list[Any]) -> int:
-        """How many steps print again what they printed; those that a longer loop goes on from otherwise are dropped."""
+        """Count the steps that print the same again; drop those that a longer loop continues from otherwise."""
         steps = equal = _common(items, self._items)
         following = list.__getitem__(items, steps) if steps < list.__len__(items) else None
         if steps and self._next[steps - 1][0] and (following is None or self._next[steps - 1][1] is not following):
@@ -263,7 +263,7 @@ class Chain:
 
 
 def _common(one: list[Any], other: list[Any]) -> int:
-    """How many objects two lists have in common from the beginning."""
+    """Count the objects that two lists share from the beginning."""
     mine, others = _identities(one), _identities(other)
     if mine[: len(others)] == others:
         return len(others)
@@ -354,7 +354,7 @@ def _outer_loops(node: nodes.Node) -> Iterator[nodes.For]:
 
 
 def _names(loop: nodes.For, macros: dict[str, nodes.Macro]) -> list[str] | None:
-    """`loop`, the target, and every name that the body and the macros that it may call use; None: not a step."""
+    """Return `loop`, the target, and every name used by the body and macros it may call; None: not a step."""
     if loop.recursive or not isinstance(loop.target, nodes.Name) or any(map(_leaves, loop.body)):
         return None
     if any(isinstance(slice_.step, nodes.Neg) for slice_ in loop.iter.find_all(nodes.Slice)):

@@ -76,7 +76,7 @@ def tokenize(texts: Sequence[Segments], vocabulary: Vocabulary) -> list[Tokenize
 def _byte_ends(
     ids: NDArray[np.int32], from_text: NDArray[np.int32], texts: Sequence[Segments], vocabulary: Vocabulary
 ) -> NDArray[np.int64] | None:
-    """Where each token's bytes end, if all texts decode to themselves and no ordinary text gave a control token.
+    """Return where each token's bytes end, if all texts decode to themselves and no ordinary text gave a control token.
 
     None means that every text needs a closer look: most are right all the same, by a normalizer's account.
     """

@@ -238,7 +238,7 @@ def _token_bytes(root: Node, added: Sequence[Node]) -> tuple[bytes, ...]:
 
 
 def _byte_level_alphabet() -> Mapping[str, int]:
-    """Character -> byte as GPT-2 defined it: printable Latin-1 stands for itself, the rest for 256, 257, ..."""
+    """Map character -> byte as GPT-2 defined it: printable Latin-1 stands for itself, the rest for 256, 257, ..."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}

@@ -111,7 +111,7 @@ class Vocabulary:
         return reserved
 
     def reserved(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Which of these ids are control tokens, that of unknown text aside; shape of ids."""
+        """Return which of these ids are control tokens, that of unknown text aside; shape of ids."""
         return self._reserved.take(ids)
 
     def decode(self, ids: NDArray[np.int32]) -> bytes:
@@ -196,7 +196,7 @@ class Vocabulary:
         return _normalizer(self.parts.prefixed_normalizer)
 
     def _check_added_ids(self, stock_ids: Mapping[str, int]) -> None:
-        """`tokenizers` numbers an added token by the vocabulary where that has it, whatever the file says."""
+        """Check ids of added tokens: `tokenizers` takes the vocabulary's where it has one, whatever the file says."""
         for token in self.parts.control_tokens:
             there = stock_ids.get(token.content, token.id)
             if there != token.id:

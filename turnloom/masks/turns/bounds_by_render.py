@@ -148,7 +148,7 @@ def _transferred(text: TextMap, index: int, prover: TurnProver) -> Turn:
 
 
 def _surroundings(text: TextMap, index: int, prover: TurnProver) -> tuple[int, int, int, int]:
-    """(end of the text before a turn, its first character, the end of its last, the start of the text after it).
+    """Return (end of the text before a turn, its first character, the end of its last, the start of the text after it).
 
     Raises:
         ContentNotCovered: nothing is printed of the turn, and which literals are its own can't be told.
@@ -175,7 +175,7 @@ def _index(text: TextMap, run: int) -> int:
 
 
 def _after_header(chat: Chat, prompt: str, gap: str) -> int | None:
-    """Where the longest beginning of a generation prompt that cuts no token ends in the literals before a turn."""
+    """Return where the longest prefix of a generation prompt that cuts no token ends in the literals before a turn."""
     for length in range(len(prompt), 0, -1):
         header = prompt[:length]
         if not header.strip() or chat.control.floor(header, length) != length:

@@ -66,7 +66,7 @@ def window_of(
 
 
 def _bounds(text: TextMap, index: int, messages: int) -> tuple[int, int]:
-    """First run after the text of the message before, and the run where that of the message after begins."""
+    """Return the first run after the previous message's text, and the run where the next message's begins."""
     own = text.runs_of.get(index)
     if own:
         first = stop = own[0]
@@ -79,7 +79,7 @@ def _bounds(text: TextMap, index: int, messages: int) -> tuple[int, int]:
 
 
 def _silent_before(text: TextMap, index: int) -> int:
-    """How many messages in a row before this one print no text of their own; they share its literals."""
+    """Count the messages directly before this one that print no text of their own; they share its literals."""
     count = 0
     while index - count > 0 and index - count - 1 not in text.runs_of:
         count += 1

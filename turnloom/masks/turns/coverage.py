@@ -41,7 +41,7 @@ class Shown:
         self.literals = "".join(piece if origin is None else "\0" for _, piece, origin in pieces)
 
     def of(self, *fields: str) -> str:
-        """Text of these fields; text of which only the message is known counts to each."""
+        """Return the text of these fields; text of which only the message is known counts as each."""
         return "".join(self._by_field.get(field, "") for field in (*fields, ""))
 
     def has(self, *fields: str) -> bool:

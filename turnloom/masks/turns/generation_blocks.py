@@ -19,7 +19,7 @@ from turnloom.masks.turns.text_map import TextMap, pieces_between
 def block_spans(
     messages: Sequence[Message], rendered: RenderedText, wanted: Collection[int], control: AddedTokenFinder
 ) -> Located:
-    """One message span per block that printed text of a wanted assistant message, in order of the text.
+    """Return one message span per block that printed text of a wanted assistant message, in order of the text.
 
     A block without any message's text belongs to the assistant message between its neighbours.
 

@@ -76,7 +76,7 @@ def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -
 def _spliced(
     chat: Chat, messages: Sequence[Message], rendered: RenderedText, before: int, first: int | None
 ) -> _Begin | None:
-    """Where a turn begins after what ends its prompt, though the messages before it are rendered otherwise; or None.
+    """Return where a turn begins after the end of its prompt, though earlier messages render otherwise; or None.
 
     The literal after the last text of a prompt ends it. Where the turn follows that text, and the literal after it
     begins so, too, a sampler that is given the prompt goes on with what follows there.
@@ -117,7 +117,7 @@ def _prompts(chat: Chat, history: Sequence[Message]) -> list[str | None]:
 
 
 def _extent(rendered: RenderedText, index: int) -> tuple[int, int | None, int]:
-    """(end of other messages' text before it, its first character or None, end of its last character)."""
+    """Return (end of other messages' text before it, its first character or None, end of its last character)."""
     before = last = position = 0
     first: int | None = None
     for length, origin in rendered.runs:
@@ -195,7 +195,7 @@ def _begin(
 
 
 def _header(control: AddedTokenFinder, gap: str, appended: str) -> tuple[int, str]:
-    """(end of it in the gap, what the gap has of the generation prompt); the latter "" where it has none of it."""
+    """Return (end of the header in the gap, what the gap has of the generation prompt, "" where nothing)."""
     for header in (appended, appended.lstrip()):
         for length in _cuts(control, header):
             at = gap.rfind(header[:length])
@@ -231,7 +231,7 @@ def _appended(bare: str | None, prompt: str | None) -> str:
 
 
 def _shared_header(chat: Chat, history: Sequence[Message], bare: str, appended: str) -> int:
-    """Characters of the generation prompt that all its variants and an earlier plain turn begin with."""
+    """Count the characters of the generation prompt that all its variants and an earlier plain turn begin with."""
     shared = len(appended)
     for variant in VARIANTS:
         other = _appended(chat.text(history, prompt=False, **variant), chat.text(history, prompt=True, **variant))
@@ -244,7 +244,7 @@ def _shared_header(chat: Chat, history: Sequence[Message], bare: str, appended: 
 
 
 def _cuts(control: AddedTokenFinder, header: str) -> Iterator[int]:
-    """Lengths of the beginnings of a header that cut no token and no word, longest first, blank ones left out."""
+    """Yield the lengths of header prefixes that cut no token and no word, longest first, without blank ones."""
     for length in range(len(header), 0, -1):
         if header[:length].strip() and control.floor(header, length) == length and _telling(control, header[:length]):
             yield length

@@ -92,7 +92,7 @@ class MessageSpanFinder:
         return Located(tuple(message_spans), tuple(dict.fromkeys(warnings)), tuple(begins))
 
     def _begin(self, messages: Sequence[Message], text: TextMap, index: int, fresh: Collection[int]) -> int | None:
-        """Where a turn begins that is not trained; None where it can't be told, which refuses no one."""
+        """Return where an untrained turn begins; None where it can't be determined, which is not an error."""
         window = self._window(messages, text, index)
         key = None if window is None else self._key(window, text, index)
         if key in self._unlocatable:

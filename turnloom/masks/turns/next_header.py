@@ -63,7 +63,7 @@ class HeaderRule:
 
 
 def ended_by_header(located: Located, messages: Sequence[Message], rendered: RenderedText, rule: HeaderRule) -> Located:
-    """Give the spans of open turns the token that begins the header behind them."""
+    """Extend the spans of open turns by the token that begins the header behind them."""
     if rule.option is NextHeaderStop.NEVER:
         return located
     text: TextMap | None = None
@@ -112,7 +112,7 @@ def final_stop(
     rule: HeaderRule,
     following: Sequence[Message] = (),
 ) -> str:
-    """Give the token by which what follows ends the last turn; empty where it is closed or nothing does.
+    """Return the token by which what follows ends the last turn; empty where it is closed or nothing does.
 
     Args:
         chat: renders.

@@ -34,7 +34,7 @@ Piece = tuple[int, str, "Origin | None"]
 
 
 def parts_of(pieces: Sequence[Piece], eot_start: int, end: int, content: JSON) -> tuple[Part, ...]:
-    """Parts that cover the message span without holes, neighbours of one kind joined.
+    """Return the parts that cover the message span without holes, neighbours of one kind joined.
 
     Args:
         pieces: the message span's runs up to eot_start, cut to it.
@@ -62,7 +62,7 @@ def _append(parts: list[Part], start: int, end: int, kind: Kind) -> None:
 
 
 def _split(pieces: Sequence[Piece], content: JSON) -> int:
-    """Where the template closes reasoning that it split off the content; 0 where it splits nothing."""
+    """Return where the template closes reasoning that it split off the content; 0 where it splits nothing."""
     if not isinstance(content, str):
         return 0
     closers = [closer for closer in CLOSERS if closer in content]

@@ -10,7 +10,7 @@ from turnloom.masks.template.prompts import PLAIN_REPLY, PROBE, Chat, common_len
 
 
 def end_of_turn(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tuple[int, int, bool]:
-    """(first character of the end-of-turn literal, character after it, whether there is one).
+    """Return (first character of the end-of-turn literal, character after it, whether there is one).
 
     A turn that is followed by the same text as an earlier one of its conversation ends as that did.
     """
@@ -41,7 +41,7 @@ def _proved(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tu
 def _changing_end(
     chat: Chat, messages: Sequence[Message], text: str, last: int, followed: str, shared: int
 ) -> tuple[int, int, bool]:
-    """`end_of_turn` where the text after the turn changes when a message follows: at `shared` characters after `last`.
+    """Find `end_of_turn` where text changes when a message follows: at `shared` characters after `last`.
 
     Either the turn is over there and the whole text has an ending of its own, which is so where the role header of
     the next message follows at once; or the last turn is closed otherwise than earlier ones.
@@ -74,7 +74,7 @@ def _changing_end(
 
 
 def _without_header(chat: Chat, kept: str) -> str:
-    """Text after a turn without the tokens that begin the next role header: those that begin a whole render."""
+    """Remove the tokens that begin the next role header from text after a turn: those that begin a whole render."""
     alone = chat.text([PROBE]) or ""
     opening: set[str] = set()
     position = 0

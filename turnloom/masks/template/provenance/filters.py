@@ -52,26 +52,29 @@ def tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Hugging Face's tojson: no HTML escapes. The whole text has the origin of what it prints, punctuation included."""
+    """Dump JSON as Hugging Face's tojson, without HTML escapes.
+
+    The whole text has the origin of what it prints, punctuation included.
+    """
     text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     return blended(text, value)
 
 
 @pass_context
 def mark_safe(_: Context, value: object) -> TracedMarkup:
-    """`|safe`; takes the context so that Jinja folds no constant into a Markup without runs."""
+    """Mark as `|safe` does; takes the context so that Jinja folds no constant into a Markup without runs."""
     return safe(value)
 
 
 @pass_context
 def escape_html(_: Context, value: object) -> TracedMarkup:
-    """`|escape` and `|forceescape`."""
+    """Escape as `|escape` and `|forceescape` do."""
     return escaped(value)
 
 
 @pass_context
 def join(context: Context, value: Iterable[object], d: object = "", attribute: str | int | None = None) -> str:
-    """Jinja's join."""
+    """Join as Jinja's filter does."""
     if attribute is not None:
         value = context.environment.call_filter("map", value, kwargs={"attribute": attribute}, context=context)
     separator = to_text(d)
@@ -86,7 +89,7 @@ def join(context: Context, value: Iterable[object], d: object = "", attribute: s
 
 
 def replace(s: object, old: object, new: object, count: int | None = None) -> str:
-    """Jinja's replace where autoescape is off, as it always is here."""
+    """Replace as Jinja does where autoescape is off, as it always is here."""
     text, old_text, new_text = to_text(s), to_text(old), to_text(new)
     return settled(_promoted(text).replace(old_text, new_text, -1 if count is None else count))
 
@@ -102,7 +105,7 @@ def modulo(left: Any, right: Any) -> Any:
 
 
 def percent_format(pattern: str, values: Any) -> str:
-    """`pattern % values`; plain %s are followed exactly, other conversions blend the whole text."""
+    """Return `pattern % values`; plain %s are followed exactly, other conversions blend the whole text."""
     text = str.__mod__(pattern, values) if not isinstance(pattern, Markup) else pattern % values
     arguments = values if type(values) is tuple else (values,)
     literals = plain(pattern).split("%s")
@@ -123,7 +126,7 @@ def percent_format(pattern: str, values: Any) -> str:
 
 
 def format_filter(value: object, *args: Any, **kwargs: Any) -> str:
-    """Jinja's |format, which is %-formatting."""
+    """Format as Jinja's |format does, which is %-formatting."""
     if args and kwargs:
         raise TypeError("can't handle positional and keyword arguments at the same time")
     return percent_format(to_text(value) if not isinstance(value, str) else value, kwargs or args)
@@ -145,7 +148,7 @@ def blending(filter_: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def traced_filters() -> dict[str, Callable[..., Any]]:
-    """All filters of a Jinja environment, none of which makes a literal of message text."""
+    """Return all filters of a Jinja environment, wrapped so that none makes a literal of message text."""
     filters = {name: f if name in FOLLOWED else blending(f) for name, f in DEFAULT_FILTERS.items()}
     own: dict[str, Callable[..., Any]] = {
         "tojson": tojson,
@@ -162,7 +165,7 @@ def traced_filters() -> dict[str, Callable[..., Any]]:
 
 
 def call(context: Context, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`function(*args)` from a template; results of C functions that know no runs are blended."""
+    """Call `function(*args)` from a template; results of C functions, which carry no runs, are blended."""
     owner = getattr(function, "__self__", None)
     if type(owner) is Traced:
         return function(*args, **_given(kwargs))

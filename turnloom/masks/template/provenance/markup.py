@@ -22,7 +22,7 @@ class TracedMarkup(Markup):
     _runs: Runs
 
     def __new__(cls, value: object = "") -> TracedMarkup:
-        """Text of unknown origin; `safe` and `escaped` are the ways to make one with its runs."""
+        """Make text of unknown origin; `safe` and `escaped` make one with its runs."""
         return _marked(to_text(Traced(plain(str(value)))))
 
     def __str__(self) -> str:
@@ -57,12 +57,12 @@ class TracedMarkup(Markup):
 
 
 def safe(value: object) -> TracedMarkup:
-    """`Markup(value)` with runs."""
+    """Return `Markup(value)` with runs."""
     return _marked(to_text(value))
 
 
 def escaped(value: object) -> TracedMarkup:
-    """`escape(value)` with runs."""
+    """Return `escape(value)` with runs."""
     return _marked(_escaped(value))
 
 
@@ -77,7 +77,7 @@ def _text(markup: str) -> str:
 
 
 def _escaped(value: object) -> str:
-    """Escaped text: characters are escaped one by one, so every run can be escaped by itself."""
+    """Escape text run by run: characters are escaped one by one, so that is exact."""
     if isinstance(value, TracedMarkup):
         return _text(value)
     if not isinstance(value, str) or isinstance(value, Markup):

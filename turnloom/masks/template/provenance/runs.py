@@ -53,7 +53,7 @@ def origin_of(tag: Tag) -> Origin | None:
 
 
 def blend(tags: Iterable[Tag]) -> Origin | None:
-    """One origin for text in which these can no longer be told apart.
+    """Return one origin for text in which these tags can no longer be distinguished.
 
     Literals give way: the result is None only where every tag is a literal.
     """

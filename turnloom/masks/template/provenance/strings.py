@@ -25,7 +25,7 @@ class Traced(str):
     _runs: Runs
 
     def __new__(cls, value: object = "") -> Traced:
-        """Any caller that knows no runs gives text of unknown origin; `traced` is the way to make one."""
+        """Make text of unknown origin, for callers without runs; `traced` makes one with runs."""
         text = str(value)
         return traced(text, ((len(text), UNKNOWN_ORIGIN),) if text else ())
 
@@ -275,7 +275,7 @@ def tags_in(value: object) -> Iterator[Tag]:
 
 
 def blended(text: str, *sources: object) -> str:
-    """Text computed from these values with one origin for all of it; an exact str where all of them are literals."""
+    """Return text computed from these values, with one origin; an exact str where all of them are literals."""
     text = plain(text)
     if not text:
         return text
@@ -284,7 +284,7 @@ def blended(text: str, *sources: object) -> str:
 
 
 def to_text(value: object = "") -> str:
-    """`str(value)` as `{{ value }}` prints it."""
+    """Return `str(value)` as `{{ value }}` prints it."""
     kind = type(value)
     if kind is Traced or kind is str:
         return value  # type: ignore[return-value]  # mypy can't narrow by type()
