@@ -2,7 +2,7 @@
 
 Turns are located by rendering one conversation repeatedly: up to a turn, with a prompt, with another message after it.
 The body of a template's outer loop becomes a step (`with_steps`), and what the steps of one loop print is kept as a
-chain. Where a loop begins with the same variables, the same namespaces and the same messages, its steps print the same
+chain. Where a loop begins with the same variables, namespaces and messages, its steps print the same
 up to the message before the first that differs. Those steps are skipped: their text is printed and their namespaces
 are set. So every text is a true render and costs only what is new in it.
 """

@@ -84,7 +84,7 @@ def proved_encoder(tokenizer_json: str, extra_probes: Sequence[str] = ()) -> tup
         fast = FastEncoder(tokenizer_json)
         return_freed_memory()
         proved = _gives(fast, probes, expected)
-    # A vocabulary that the library does not support may panic in Rust, which is no Exception.
+    # A vocabulary that the library does not support may panic in Rust, which raises a BaseException.
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise

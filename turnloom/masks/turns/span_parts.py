@@ -1,8 +1,8 @@
 """What the characters inside a message span are: reasoning, content, tool calls, scaffold, end of turn.
 
 The origin tells: a character of `reasoning_content` is reasoning, one of `tool_calls` a tool call. Reasoning given
-inside `content` as `<think>...</think>` counts as reasoning where the template splits it off, that is where it prints
-the closing marker itself between two stretches of the content; printed as it stands it is content.
+inside `content` as `<think>...</think>` counts as reasoning where the template splits it off. It does so where it
+prints the closing marker itself between two stretches of the content. Printed unchanged, it is content.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def _changing_end(
 ) -> tuple[int, int, bool]:
     """Find `end_of_turn` where text changes when a message follows: at `shared` characters after `last`.
 
-    Either the turn is over there and the whole text has an ending of its own, which is so where the role header of
-    the next message follows at once; or the last turn is closed otherwise than earlier ones.
+    Either the turn is over there and the whole text has an ending of its own: the role header of the next message
+    follows at once. Or the last turn is closed otherwise than earlier ones.
     """
     tail = text[last:]
     if not tail.strip():
