@@ -37,7 +37,7 @@ class BadConversation(ValueError):
 
 
 class Table(Protocol):
-    """What is used of a pyarrow.Table."""
+    """The part of pyarrow.Table that is used here."""
 
     @property
     def column_names(self) -> list[str]: ...  # noqa: D102  # pyarrow's
@@ -52,7 +52,7 @@ class RowColumns:
     def __init__(
         self, masker: Masker, *, messages: str = "messages", index: str = "index", skip_bad: bool = False
     ) -> None:
-        """Say which columns are read.
+        """Choose the columns to read.
 
         Args:
             masker: model and options.
@@ -98,7 +98,7 @@ class RowColumns:
         return out
 
     def arrow(self, table: Table) -> Table:
-        """Mask a pyarrow.Table with a column of positions; gives a pyarrow.Table."""
+        """Mask a pyarrow.Table with a column of positions, and return a pyarrow.Table."""
         columns = self(table.to_pydict())
         plain = {name: np.array(columns[name], kind) for name, kind in PLAIN.items()}
         lists = {name: [np.array(one, kind) for one in columns[name]] for name, kind in LISTS.items()}
@@ -117,7 +117,7 @@ class RowColumns:
         return [one if isinstance(one, PreprocessError) else next(made) for one in read]
 
     def description(self) -> dict[str, object]:
-        """How the rows are made: model, hashes, options.
+        """Return how the rows are made: model, hashes, options.
 
         Raises:
             InvalidOption: options.date is not set, so that templates would see the day of each worker.
@@ -130,7 +130,7 @@ class RowColumns:
         return {"format": FORMAT, "model": model.name, **hashes, "options": plain}
 
     def describe(self, folder: Path | str) -> Path:
-        """Write the description into the folder of the rows; answers the file."""
+        """Write the description into the folder of the rows, and return the file."""
         path = Path(folder) / DESCRIPTION
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.description(), indent=1) + "\n", encoding="utf-8")

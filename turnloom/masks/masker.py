@@ -26,7 +26,7 @@ class Column(Protocol):
     """A column of Arrow: pyarrow's Array and ChunkedArray."""
 
     def to_pylist(self) -> list[object]:
-        """Give its values as Python objects."""
+        """Return its values as Python objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class MaskedRow:
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """What one conversation comes to: its rows, or the reason why there are none."""
+    """The result of one conversation: its rows, or the reason why there are none."""
 
     rows: tuple[MaskedRow, ...]  #: empty where `error` says why
     error: PreprocessError | None = None
@@ -75,12 +75,12 @@ class Masker:
                 {"messages": [...], "tools": [...]}, or the list of messages, in OpenAI's chat format.
 
         Returns:
-            One entry for each conversation, in order. A bad conversation harms no other.
+            One entry for each conversation, in order. A bad conversation does not affect the others.
         """
         return list(self.iterate(conversations))
 
     def iterate(self, conversations: Iterable[object] | Column) -> Iterator[Masked]:
-        """Give the same one by one; holds BATCH conversations at a time."""
+        """Yield the same results one by one, holding BATCH conversations at a time."""
         items = iter(conversations.to_pylist() if isinstance(conversations, Column) else conversations)
         while batch := list(islice(items, BATCH)):
             yield from self._batch(batch)

@@ -31,7 +31,7 @@ MANIFEST_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What `prepare` wrote down of a model, to be found again and never mistaken for another."""
+    """The record that `prepare` writes of a model, to identify it and never mistake it for another."""
 
     version: int  #: MANIFEST_VERSION
     name: str
@@ -45,7 +45,7 @@ class Manifest:
     stop_ids: tuple[int, ...] = ()  #: at which the model's generation config stops; empty: not known
 
     def to_json(self) -> str:
-        """The text of manifest.json."""
+        """Return the text of manifest.json."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""From conversations to training rows: the whole pipeline. Knows no protobuf and no file.
+"""The whole pipeline, from conversations to training rows. Imports no protobuf.
 
 lay out (rendering, message spans) -> cut into segments and weigh -> encode -> fit into max_length -> shift to targets.
 """
@@ -39,7 +39,7 @@ _TOO_DEEP: Final = "the conversation's values are nested too deeply; send fewer 
 
 
 def preprocess(conversation: Conversation, options: Options, model: Model) -> Preprocessed:
-    """Make training rows of one conversation.
+    """Make training rows from one conversation.
 
     Raises:
         PreprocessError: why no row can be made that is certainly right.
@@ -53,10 +53,10 @@ def preprocess(conversation: Conversation, options: Options, model: Model) -> Pr
 def preprocess_batch(
     conversations: Sequence[Conversation], options: Options, model: Model
 ) -> list[Preprocessed | PreprocessError]:
-    """Make training rows of many conversations with one call of the encoder; batches of 64 to 512 are good.
+    """Make training rows from many conversations with one call of the encoder; batches of 64 to 512 are good.
 
     Returns:
-        One entry per conversation, in order: its rows, or why there are none. One bad conversation harms no other.
+        One entry per conversation, in order: its rows, or why there are none. A bad one does not affect the others.
 
     Raises:
         InvalidOption: the options are wrong whatever the conversation.
@@ -77,7 +77,7 @@ class Fits(NamedTuple):
 
 
 def fitted_batch(conversations: Sequence[Conversation], options: Options, model: Model) -> list[Fits | PreprocessError]:
-    """The pipeline up to the shift: what rows are made of, and what a preview shows."""
+    """Run the pipeline up to the shift, and return what rows are made of and previews show."""
     check_options(options)
     path = fast_path_of(options, model)
     ready = [_ready(conversation, options, model) for conversation in conversations]
@@ -97,7 +97,7 @@ def fitted_batch(conversations: Sequence[Conversation], options: Options, model:
 
 
 def check_options(options: Options) -> None:
-    """Refuse values that mean nothing.
+    """Refuse meaningless option values.
 
     Raises:
         InvalidOption: naming the option, its value and what it may be.
@@ -118,10 +118,10 @@ def check_options(options: Options) -> None:
 
 
 def ready(conversation: Conversation, options: Options, model: Model) -> Conversation:
-    """Give the conversation as templates and policies get it: foreign keys read, messages normalized.
+    """Return the conversation as templates and policies get it: foreign keys read, messages normalized.
 
     Raises:
-        PreprocessError: a key says what can't be obeyed, or arguments are no JSON object.
+        PreprocessError: a key says what can't be obeyed, or arguments are not a JSON object.
     """
     for message in conversation.messages:
         if len(message) != 2 or message.get("content") is None:
@@ -221,7 +221,7 @@ def _has_unknown(fitted: Fitted, model: Model) -> bool:
 
 
 def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:
-    """What a person should read of one example."""
+    """Return the warnings that a person should read about one example."""
     weighted = fitted.example.weighted
     warnings = [*weighted.warnings, *fitted.warnings]
     if model.vocabulary.parts.unknown_id is not None and fitted.example.text.unknown:
@@ -250,7 +250,7 @@ def _unknown(fitted: Fitted, unknown: int) -> list[str]:
 
 
 def escaped_spans(examples: Sequence[Fitted]) -> tuple[ControlTokenSpan, ...]:
-    """Control tokens encoded as ordinary text; a message that several examples show is reported of the last one."""
+    """Control tokens encoded as ordinary text; a message shown by several examples is reported for the last."""
     spans: list[ControlTokenSpan] = []
     seen: set[int] = set()
     for fitted in reversed(examples):

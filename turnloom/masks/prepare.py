@@ -1,4 +1,4 @@
-"""A model's tokenizer and template, fetched and written as the folder that `models.load_model` reads. Serves nothing.
+"""Fetch a model's tokenizer and template, and write them as the folder that `model.load_model` reads.
 
     python -m turnloom.masks.prepare SOURCE DEST [--name NAME] [--revision REVISION] [--chat-template FILE]
 
@@ -32,7 +32,7 @@ NO_TOKENIZER_FILES: Final = ["*.safetensors.index.json", "*.bin.index.json", "on
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The files of a model, here."""
+    """The local files of a model."""
 
     folder: Path
     name: str
@@ -77,7 +77,7 @@ def prepare(
     files = {TOKENIZER: tokenizer_json, TEMPLATE: template, SPECIAL_TOKENS: special_json, MANIFEST: manifest.to_json()}
     (destination / MANIFEST).unlink(
         missing_ok=True
-    )  # a folder without manifest is no prepared one, should this end early
+    )  # should this end early: a folder without a manifest does not count as prepared
     for file, text in files.items():
         partial = destination / f".{file}.{os.getpid()}"
         partial.write_bytes(text.encode())
@@ -116,8 +116,8 @@ def _first_line(error: BaseException) -> str:
 def _load(folder: Path) -> tuple[transformers.PreTrainedTokenizerFast, str, list[str]]:
     """Return the tokenizer, its tokenizer.json and what a person should know.
 
-    A tokenizer.json is taken as it is written. AutoTokenizer may replace its parts by what the class named in
-    tokenizer_config.json believes in: of DeepSeek's it makes one that loses spaces.
+    The tokenizer.json is used exactly as written. AutoTokenizer may replace its parts by those of the class named in
+    tokenizer_config.json: it turns DeepSeek's into one that loses spaces.
     """
     written = folder / TOKENIZER
     try:
@@ -150,7 +150,7 @@ def _probe(tokenizer: tokenizers.Tokenizer) -> list[list[int]]:
 def _auto_differs(folder: Path, loaded: tokenizers.Tokenizer) -> bool:
     try:
         auto = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception:  # it wants a config.json or remote code; then nobody gets other ids from it either
+    except Exception:  # it wants a config.json or remote code; then no user gets other ids from it
         return False
     return bool(auto.is_fast and _probe(auto.backend_tokenizer) != _probe(loaded))
 
@@ -171,7 +171,7 @@ def _template(tokenizer: transformers.PreTrainedTokenizerFast, override: Path | 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepare what the command line names; 0 when done, 1 with one sentence on standard error."""
+    """Prepare the model named on the command line; return 0, or 1 with one sentence on standard error."""
     parser = argparse.ArgumentParser(prog="python -m turnloom.masks.prepare", description=prepare.__doc__)
     parser.add_argument("source")
     parser.add_argument("destination", type=Path)

@@ -1,4 +1,4 @@
-"""A dictionary that forgets its oldest entries. Knows nothing of what it keeps."""
+"""A dictionary of bounded size that drops its oldest entries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BoundedCache(Generic[K, V]):
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:
-        """The value, or None."""
+        """Return the value, or None."""
         return self._entries.get(key)
 
     def __setitem__(self, key: K, value: V) -> None:
@@ -29,7 +29,7 @@ class BoundedCache(Generic[K, V]):
             self._entries[key] = value
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all entries."""
         with self._lock:
             self._entries.clear()
 

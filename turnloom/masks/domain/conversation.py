@@ -1,4 +1,4 @@
-"""What a user sends: a conversation, as plain values. Knows no protobuf, no template, no tokenizer."""
+"""A conversation as the user sends it, in plain values. Imports no protobuf, template or tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REASONING_FIELDS: Final = ("reasoning_content", "thinking", "reasoning")
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What the sender said of one message beside its text. Templates never see it."""
+    """What the sender says of training on one message, beside its text. Templates never see it."""
 
     trainable: bool | None = None  #: None: the policy decides. Read only by TrainOn.CUSTOMIZED.
     weight: float | None = None  #: factor on the target weights of this message's tokens, >= 0 and finite; None is 1.0

@@ -60,11 +60,11 @@ class EmptyConversation(PreprocessError):
 
 
 class MalformedConversation(PreprocessError):
-    """One conversation can't be read: bad JSON in a field, a weight that is no number. Others beside it may be fine."""
+    """One conversation can't be read: bad JSON in a field, or a weight that is not a number. Others may be fine."""
 
 
 class UnknownRole(PreprocessError):
-    """A role that is no plain word, or that the template silently drops."""
+    """A role that is not a plain word, or that the template silently drops."""
 
 
 class NoAssistantTurn(PreprocessError):
@@ -92,7 +92,7 @@ class LayoutError(PreprocessError):
 
 
 class UnlocatableTurn(LayoutError):
-    """The start or the end of a turn can't be told."""
+    """The start or the end of a turn can't be determined."""
 
 
 class Interleaved(LayoutError):
@@ -116,7 +116,7 @@ class ControlTokenRejected(TokenizingError):
 
 
 class TooLong(TokenizingError):
-    """An example is longer than max_length, and the options forbid to cut it."""
+    """An example is longer than max_length, and the options forbid cutting it."""
 
 
 class NothingToTrain(TokenizingError):
@@ -132,7 +132,7 @@ class InvalidTraining(TokenizingError):
 
 
 class InvalidOption(PreprocessError):
-    """An option has a value that means nothing, or that its neighbours forbid."""
+    """An option has a meaningless value, or one that other options forbid."""
 
 
 class ModelNotUsable(PreprocessError):

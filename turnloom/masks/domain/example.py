@@ -1,4 +1,4 @@
-"""What preprocessing yields: token ids with aligned target weights, and what must be said about them."""
+"""The result of preprocessing: token ids with aligned target weights, and warnings about them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Row(NamedTuple):
     first: int = 0  #: how many tokens were cut before token_ids[0]
 
     def loss_tokens(self) -> int:
-        """How many targets carry weight; the first token is nobody's target."""
+        """Count the targets that carry weight; the first token is never a target."""
         return sum([end - max(start, 1) for start, end, _ in self.spans if end > 1])
 
 
@@ -60,7 +60,7 @@ class ControlTokenSpan:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessed:
-    """All that one conversation gives: at least one example, warnings a person should read."""
+    """The result of one conversation: at least one example, and warnings a person should read."""
 
     examples: Sequence[TokenizedExample]
     warnings: Sequence[str] = ()

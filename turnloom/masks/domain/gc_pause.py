@@ -1,4 +1,4 @@
-"""A pause of the cyclic garbage collector. Knows nothing of what is done meanwhile."""
+"""Pause the cyclic garbage collector around short bursts of allocation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def collections_paused() -> Iterator[None]:
-    """Collect no cyclic garbage inside: for short work that makes many objects, hardly any cycles, and keeps them.
+    """Pause cyclic garbage collection, for short work that keeps many new objects and makes hardly any cycles.
 
     A batch of 500 makes 30,000 objects that live until it ends, so every collection on the way walks them in vain:
-    8 to 12 % of the batch. Of several threads in here, the one that paused the collector resumes it, so that it runs
+    8 to 12 % of the batch. With several threads inside, the one that paused the collector resumes it. So it runs
     between batches even where some batch is always under way.
     """
     if not gc.isenabled():

@@ -1,4 +1,4 @@
-"""Sizes of what preprocessing made, gathered one conversation at a time. Knows no tokens, only how many."""
+"""Token counts and length histograms of preprocessed examples, gathered one conversation at a time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Summary:
 
 
 class Statistics:
-    """Grows by one conversation at a time; memory grows with the number of different sizes only."""
+    """Sizes added one conversation at a time; memory grows only with the number of different sizes."""
 
     def __init__(self) -> None:
         self._lengths: Counter[int] = Counter()
@@ -63,7 +63,7 @@ class Statistics:
             self._truncated_loss_tokens += example.truncated_loss_tokens
 
     def summary(self) -> Summary:
-        """Totals so far."""
+        """Return the totals so far."""
         return Summary(
             conversations=self._conversations,
             examples=self._lengths.total(),

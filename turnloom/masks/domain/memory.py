@@ -1,4 +1,4 @@
-"""Keeping processes small: one heap, and freed memory given back. Knows nothing of what is kept or freed."""
+"""Keep processes small: one malloc heap, and freed memory returned to the system."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def set_malloc(*settings: tuple[int, int]) -> None:
 
 
 def return_freed_memory() -> None:
-    """Loading a vocabulary of 150,000 tokens frees 100 MB at a time, which glibc keeps until it is told."""
+    """Return freed memory to the system: glibc keeps the 100 MB that loading 150,000 tokens frees."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none and keep less
     if trim is not None:
         trim(0)

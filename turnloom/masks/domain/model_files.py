@@ -51,7 +51,7 @@ def read_folder(folder: Path) -> ModelFiles:
 
 
 def stop_ids(folder: Path) -> tuple[int, ...]:
-    """Ids of the tokens at which the model's generation config stops; empty where it has none.
+    """Return the ids of the tokens at which the model's generation config stops; empty where it has none.
 
     Raises:
         ModelNotUsable: generation_config.json can't be read.
@@ -91,14 +91,14 @@ def _template(folder: Path, config: Mapping[str, object]) -> str:
 
 
 def _tokens(config: Mapping[str, object]) -> dict[str, str]:
-    """Special tokens by name; a model's own ones stand under extra_special_tokens."""
+    """Return the special tokens by name; a model's own ones are under extra_special_tokens."""
     extra = config.get("extra_special_tokens")
     named = {name: config.get(name) for name in _NAMED} | (dict(extra) if isinstance(extra, Mapping) else {})
     return {name: text for name, value in named.items() if (text := _content(value)) is not None}
 
 
 def _content(value: object) -> str | None:
-    """The text of a token, which may be an object with `content`."""
+    """Return the text of a token, which may be an object with `content`."""
     if isinstance(value, Mapping):
         value = value.get("content")
     return value if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""The values that pass from rendering to message spans to tokenizing. Knows no Jinja and no tokenizer."""
+"""The values passed from rendering to message spans to tokenizing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RenderedText:
 
 
 def first_runs(runs: Sequence[tuple[int, Origin | None]], characters: int) -> list[tuple[int, Origin | None]]:
-    """The runs of the first so many characters."""
+    """Return the runs of the first `characters` characters."""
     kept: list[tuple[int, Origin | None]] = []
     for length, origin in runs:
         taken = min(length, characters)
@@ -46,7 +46,7 @@ def first_runs(runs: Sequence[tuple[int, Origin | None]], characters: int) -> li
 
 
 def runs_behind(runs: Sequence[tuple[int, Origin | None]], characters: int) -> list[tuple[int, Origin | None]]:
-    """The runs of all but the first so many characters."""
+    """Return the runs of all but the first `characters` characters."""
     kept: list[tuple[int, Origin | None]] = []
     for length, origin in runs:
         left = length - min(length, characters)

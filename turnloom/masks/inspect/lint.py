@@ -1,4 +1,4 @@
-"""What is wrong or odd about conversations, before anybody trains on them. Knows no wire and no file."""
+"""Report errors and oddities in conversations before training on them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class LintReport:
 
 
 class Linter:
-    """Looks at conversations in batches; memory grows by a short hash for each."""
+    """A linter of conversations in batches; memory grows by a short hash for each."""
 
     def __init__(self, model: Model, options: Options, max_offenders: int = FIRST_OFFENDERS) -> None:
         self._model = model
@@ -107,7 +107,7 @@ class Linter:
         self._statistics = Statistics()
 
     def add(self, conversations: Sequence[Conversation], split: str = "train") -> list[Finding]:
-        """Look at the next conversations of a split, and return what was found in them.
+        """Check the next conversations of a split, and return the findings.
 
         A conversation that is in an earlier split too is an overlap. Only the training split enters the statistics.
 
@@ -132,7 +132,7 @@ class Linter:
         return found
 
     def report(self) -> LintReport:
-        """Everything so far."""
+        """Return everything found so far."""
         return LintReport(
             conversations=dict(self._conversations),
             counts=dict(self._counts.most_common()),
@@ -158,7 +158,7 @@ class Linter:
         mine.setdefault(key, index)
 
     def _ready(self, conversation: Conversation) -> Conversation:
-        """The conversation as the template gets it; what can't be made so is reported as refused."""
+        """Return the conversation as the template gets it; unchanged where that fails and is reported as refused."""
         try:
             return ready(conversation, self._options, self._model)
         except (PreprocessError, RecursionError):
@@ -201,7 +201,7 @@ def _finding(code: str, message_index: int | None, sentence: str) -> Finding:
 
 
 def _key(conversation: Conversation) -> bytes:
-    """What makes two conversations the same: messages and tools, whatever the order of keys."""
+    """Return a hash of messages and tools, whatever the order of keys; equal hashes mean the same conversation."""
     text = json.dumps([conversation.messages, conversation.tools], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
@@ -237,7 +237,7 @@ def _texts(message: Message) -> Iterator[str]:
 
 
 def _strings(content: JSON) -> Iterable[str]:
-    """The texts of a content, which is a text or a list of parts."""
+    """Return the texts of a content, which is a text or a list of parts."""
     if isinstance(content, str):
         return [content]
     if not isinstance(content, Sequence):
@@ -247,7 +247,7 @@ def _strings(content: JSON) -> Iterable[str]:
 
 
 def lint(conversations: Sequence[Conversation], options: Options, model: Model) -> LintReport:
-    """Look at the conversations of one training set."""
+    """Check the conversations of one training set."""
     linter = Linter(model, options)
     for first in range(0, len(conversations), 256):
         linter.add(conversations[first : first + 256])

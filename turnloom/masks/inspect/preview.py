@@ -1,4 +1,4 @@
-"""One conversation, token by token, for a person: what is trained, whose text it is, what was cut. Knows no wire."""
+"""Show one conversation token by token: what is trained, whose text it is, and what was cut."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Preview:
 
 
 def preview(conversation: Conversation, options: Options, model: Model) -> Preview:
-    """Show what preprocess() would make of a conversation; a row without any weight is shown too, with its warning.
+    """Show what preprocess() makes of a conversation, including rows without weight and their warnings.
 
     Raises:
         PreprocessError: why no row can be made.
@@ -102,7 +102,7 @@ def _shown(decoded: bytes) -> str:
 
 
 class _Authors:
-    """Whose each character of one view is."""
+    """The author of each character of one view."""
 
     def __init__(self, view: View, messages: Sequence[int] | None, roles: Sequence[str]) -> None:
         self._regions = view.message_spans

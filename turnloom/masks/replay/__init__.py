@@ -1,1 +1,1 @@
-"""Renders traced once with symbols for strings, and replayed under guards for conversations that answer alike."""
+"""Trace renders once with symbols for strings, then replay them under guards for conversations of the same shape."""

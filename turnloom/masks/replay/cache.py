@@ -1,4 +1,4 @@
-"""Which replays there are, when they are made, used, checked and given up. Knows no templates."""
+"""The cache of replays: when they are made, used, checked and dropped."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class Miss(Enum):
-    """Why nothing was replayed."""
+    """The reason why nothing was replayed."""
 
     UNKNOWN = "unknown"  # no replay of this conversation, or none yet
     CHECK = "check"  # there is one, and this time it is to be compared with a render
 
 
 class Budget:
-    """What all replays of one model may take together.
+    """The memory limit shared by all replays of one model.
 
-    Shapes and options are the senders' to choose. When all is spent, all is forgotten and learned anew.
+    Senders choose shapes and options. When the budget is spent, all replays are dropped and learned again.
     """
 
     def __init__(self, forget: Callable[[], None], most: int = MOST_CODE) -> None:
-        """Begin with nothing spent.
+        """Start with nothing spent.
 
         Args:
             forget: drops all replays.
@@ -53,7 +53,7 @@ class Budget:
         self._spent = 0
 
     def spend(self, replays: Sequence[Replay[Result]]) -> None:
-        """Count new replays, or forget all, these included."""
+        """Count new replays; over budget, drop all replays, these included."""
         self._spent += sum(len(replay.__code__.co_code) for replay in replays if isinstance(replay, FunctionType))
         if self._spent > self._most:
             self._spent = 0
@@ -83,13 +83,13 @@ class Replays(Generic[Result]):
         self._off = True
 
     def due(self, key: object, messages: Sequence[Message]) -> bool:
-        """Whether to learn of a conversation of this shape: there was one before, and more may come."""
+        """Whether to learn from a conversation of this shape: there was one before, and more may come."""
         seen = self._seen.get(key)
         self._seen[key] = True
         return bool(seen) and not self._off and len(messages) <= LONGEST
 
     def replayed(self, key: object, messages: Sequence[Message]) -> list[Result] | Miss:
-        """What a conversation of this shape comes to, or why it must be rendered."""
+        """Return the replayed results of a conversation of this shape, or why it must be rendered."""
         if self._off or len(messages) > LONGEST:
             return Miss.UNKNOWN
         self._asked += 1
@@ -116,13 +116,13 @@ class Replays(Generic[Result]):
         results: Sequence[Result],
         make: Callable[[Result], Replay[Result]],
     ) -> None:
-        """Compare what is known of this shape with what was made without it, or make a replay of that.
+        """Compare the known replays of this shape with rendered results, or make replays of these.
 
         Args:
             key: the shape.
             messages: the conversation.
-            results: what it came to, by rendering.
-            make: a replay of one of the results; raises RefusedError where there can be none.
+            results: its results, by rendering.
+            make: makes a replay of one of the results; raises RefusedError where there can be none.
         """
         if self._off or len(messages) > LONGEST:
             return

@@ -1,7 +1,7 @@
-"""One view as a function of a conversation's texts, made from a trial run and the view it must equal. Knows no Jinja.
+"""Compile one view to a function of a conversation's texts, from a trial run and the view it must equal.
 
-The runs of such a view are those of the trial run, so every position is a constant plus lengths of variables, and what
-was decided about the literals around a turn holds. What was decided by looking at texts becomes a guard.
+The runs of such a view are those of the trial run. So every position is a constant plus lengths of variables, and
+decisions about the literals around a turn hold. Every decision made by looking at texts becomes a guard.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CLASSES: Final[dict[str, object]] = {
 
 
 class Trial(NamedTuple):
-    """A view's render followed, with symbols in the place of texts: what one replay is compiled of."""
+    """A view's traced render, with symbols in place of texts: the source of one replay."""
 
     recording: Recording  #: used up by compiling
     atoms: Sequence[Atom]  #: what was printed
@@ -40,7 +40,7 @@ class Trial(NamedTuple):
 
 
 def compile_view(trial: Trial, view: View) -> Replay[View]:
-    """The view as a function.
+    """Compile the view to a function.
 
     Args:
         trial: of the view.
@@ -70,7 +70,7 @@ def view_lines(trial: Trial, view: View) -> tuple[list[str], str]:
 
 
 def guarded_layout(trial: Trial, view: View) -> Layout:
-    """Where the pieces of a view's text lie, with guards for all that was decided by looking at texts.
+    """Return where the pieces of a view's text lie, with guards for all decisions made by looking at texts.
 
     Raises:
         RefusedError: as compile_view, or there are too many pieces.
@@ -96,7 +96,7 @@ def guarded_layout(trial: Trial, view: View) -> Layout:
 
 
 def compiled(lines: Sequence[str], result: str, names: Mapping[str, object]) -> Replay[object]:
-    """A function of messages M: the lines, then the result; None where a guard or an exception ends it."""
+    """Compile the lines to a function of messages M; it returns the result, None on a failed guard or exception."""
     scope = {**_CLASSES, **names}
     exec(compile(source_of(lines, result), "<replay>", "exec"), scope)  # noqa: S102  # our own lines; texts are constants beside them
     return cast("Replay[object]", scope["replay"])
@@ -110,7 +110,7 @@ def source_of(lines: Sequence[str], result: str) -> str:
 
 
 def _guard_closers(recording: Recording, shown: Sequence[Atom], view: View, messages: Sequence[Message]) -> None:
-    """Where the template prints what closes reasoning, kinds depend on whether the content has it too."""
+    """Add guards where the template closes reasoning: kinds depend on whether the content has the closer too."""
     stretches = groupby(shown, lambda atom: bool(atom[0]))  # a variable that is empty parts no literal
     literals = ["".join(text for _, text, _ in stretch) for varies, stretch in stretches if not varies]
     closers = [closer for closer in CLOSERS if any(closer in text for text in literals)]
@@ -174,7 +174,7 @@ class Layout:
         self._sources.append((base, constant))
 
     def place(self, position: int) -> str:
-        """A position of the text as an expression."""
+        """Return a position of the text as an expression."""
         piece = bisect_right(self.starts, position) - 1
         base, constant = self._sources[piece]
         offset = position - self.starts[piece]
@@ -183,12 +183,12 @@ class Layout:
         return _sum(base, constant + offset)
 
     def text_source(self) -> str:
-        """The whole text as an expression."""
+        """Return the whole text as an expression."""
         pieces = "".join(f"{name or self.recording.constant(text)}, " for name, text, _ in self.shown)
         return f"''.join(({pieces}))"
 
     def slice_source(self, whole: str, start: int, end: int) -> str:
-        """A stretch of the text as an expression; `whole` is the name of the text."""
+        """Return a stretch of the text as an expression; `whole` is the name of the text."""
         piece = bisect_right(self.starts, start) - 1
         name, text, _ = self.shown[piece]
         if not name and end <= self.starts[piece + 1]:
@@ -196,11 +196,11 @@ class Layout:
         return f"{whole}[{self.place(start)}:{self.place(end)}]"
 
     def runs(self) -> tuple[tuple[int, Origin | None], ...]:
-        """The runs of this text, neighbours of one origin joined."""
+        """Return the runs of this text, joining neighbours of one origin."""
         return tuple((sum(len(text) for _, text, _ in group), group[0][2]) for group in self.groups())
 
     def runs_source(self) -> str:
-        """The runs as source."""
+        """Return the runs as source."""
         lengths: dict[int, str] = {}
         for at, (name, text, _) in enumerate(self.shown):
             lengths[at] = f"n{sum(bool(one[0]) for one in self.shown[:at])}" if name else str(len(text))
@@ -212,7 +212,7 @@ class Layout:
         return "".join(sources)
 
     def groups(self) -> list[list[Atom]]:
-        """Pieces that make up one run each."""
+        """Return the pieces grouped by the run that they make up."""
         groups: list[list[Atom]] = []
         for atom in self.shown:
             if groups and groups[-1][0][2] == atom[2]:

@@ -1,7 +1,7 @@
-"""Guards by which a replay keeps the promise that all of a text is printed. Knows no Jinja.
+"""Guards by which a replay proves that all of a text is printed.
 
-A text printed as it is, or without white space at its ends, is printed whole whatever it says. One that the template
-parts is looked at anew in every conversation: what is lost of it must be what was lost in the recording.
+A text printed unchanged, or stripped at its ends, is printed whole whatever it says. A text that the template splits is
+checked in every conversation: what it loses must be what was lost in the recording.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def guard_coverage(
 
 
 def _by_origin(starts: Sequence[int], shown: Sequence[Atom], view: View) -> dict[Origin, list[Atom]]:
-    """Pieces of each text: of a trained message those inside its span."""
+    """Return the pieces of each text; for a trained message, those inside its span."""
     spans = {span.message_index: span for span in view.message_spans}
     found: dict[Origin, list[Atom]] = {}
     for start, atom in zip(starts, shown, strict=False):
@@ -67,7 +67,7 @@ def _by_origin(starts: Sequence[int], shown: Sequence[Atom], view: View) -> dict
 
 
 def _chain(name: str, expressions: Mapping[str, str]) -> Iterator[str]:
-    """The expressions of which a variable was made, from its own to that of a message's text."""
+    """Yield the expressions that a variable is derived from, from its own to that of a message's text."""
     while True:
         expression = expressions[name]
         yield expression
@@ -85,7 +85,7 @@ def _is_whole(name: str, expressions: Mapping[str, str], constants: Mapping[str,
 
 
 def _root(name: str, expressions: Mapping[str, str]) -> tuple[str, re.Match[str]]:
-    """The variable that is a message's text, and where that stands."""
+    """Return the variable that is a message's text, and the match of that text's place."""
     *_, last = _chain(name, expressions)
     place = _TEXT.fullmatch(last)
     assert place is not None, "a chain ends with a text"

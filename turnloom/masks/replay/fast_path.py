@@ -1,8 +1,8 @@
 """The fast path: weighted texts of conversations whose shape is known, in one step from their texts.
 
-The reference path (turns, rows) knows nothing of it. A replay takes positions for constants plus lengths of texts,
-with a guard for whatever was decided by looking at a text; where a guard answers otherwise, the reference is asked.
-Views are replayed for every set of options; cuts and weights as well, where no message spells a control token.
+The reference path (turns, rows) does not import it. A replay treats positions as constants plus lengths of texts, with
+a guard for every decision made by looking at a text. Where a guard answers otherwise, the reference is used. Views are
+replayed for every set of options; cuts and weights as well, where no message spells a control token.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _NAMES: Final[dict[str, object]] = {kind.__name__: kind for kind in (WeightedTex
 
 
 class _Memory:
-    """What replays of one chat format are kept, and what they may take together; threads may share it."""
+    """The replays kept for one chat format, and their shared budget; threads may share it."""
 
     def __init__(self) -> None:
         self.views: BoundedCache[Engine, Replays[View]] = BoundedCache(ENGINES)
@@ -78,7 +78,7 @@ _MEMORIES_LOCK: Final = threading.Lock()
 
 
 def memory_of(chat_format: ChatFormat) -> _Memory:
-    """Return the replays of a chat format; they go when it goes."""
+    """Return the replays of a chat format; they are freed with it."""
     with _MEMORIES_LOCK:
         return _MEMORIES.setdefault(chat_format, _Memory())
 
@@ -142,7 +142,7 @@ def replay_source(template: str, messages: Sequence[Message]) -> str:
 def replayed_views(
     conversation: Conversation, options: Options, chat_format: ChatFormat, trained: Collection[int] | None = None
 ) -> list[View]:
-    """Give what `render_views` gives, from a replay where there is one; arguments and errors as there."""
+    """Return what `render_views` returns, from a replay where there is one; arguments and errors as there."""
     return _views(conversation, options, chat_format, trained).views
 
 
@@ -175,10 +175,10 @@ def _views(
 
 
 class _Followed:
-    """One conversation, whose renders are followed with symbols in the place of texts."""
+    """One conversation whose renders are traced with symbols in place of texts."""
 
     def __init__(self, request: Request, made: Rendered | None = None) -> None:
-        """Take what was rendered; without, it is rendered when it is asked for."""
+        """Take the rendered views; None: render on first use."""
         self._request = request
         self._made = made
         self._settings = request.settings
@@ -186,7 +186,7 @@ class _Followed:
     def trial(self, view: View) -> Trial:
         """Follow the template through every render that decided about the views, and through that of one of them.
 
-        So whatever it compared texts with is a guard: in the views, and where their turns were located.
+        So every comparison with a text becomes a guard: in the views, and where their turns were located.
 
         Raises:
             RefusedError: it can't be followed.
@@ -221,7 +221,7 @@ class FastPath:
     def weighted_texts(
         self, conversation: Conversation, options: Options, model: Model
     ) -> tuple[MessageWeights, list[WeightedText]]:
-        """Give what `planned` and `weighted_texts_of` give.
+        """Return what `planned` and `weighted_texts_of` return.
 
         Raises:
             PreprocessError: whatever is wrong with this conversation under these options.
@@ -282,7 +282,7 @@ def _weights_follow_shape(options: Options, model: Model) -> bool:
 
 
 def _spell_control_tokens(messages: Sequence[Message], model: Model) -> bool:
-    """Whether a text does; the shape of such a conversation is learned of another."""
+    """Whether a text spells one; the shape of such a conversation is learned from another."""
     pattern = model.vocabulary.table.pattern
     texts = (value for message in messages for value in message.values() if isinstance(value, str))
     return pattern is not None and any(pattern.search(text) for text in texts)
@@ -300,17 +300,17 @@ def _replay(
     model: Model,
     weighted: WeightedText,
 ) -> Replay[WeightedText]:
-    """The weighted text as a function of texts.
+    """Compile the weighted text to a function of texts.
 
     Args:
         views: of the conversation that it is made of.
         messages: its messages.
-        again: gives the view of a position among the weighted texts, where somebody wants to see it.
+        again: makes the view of a position among the weighted texts, on demand.
         model: the model.
         weighted: one of the weighted texts.
 
     Raises:
-        RefusedError: where it is none.
+        RefusedError: it can't be replayed.
     """
     view, segments = weighted.view, weighted.segments
     assert views.trial is not None, "asked for only where there is one"
@@ -341,7 +341,7 @@ def _replay(
 
 
 def _authors(layout: Layout) -> list[str]:
-    """Each stretch of one message's text as an expression: no control token is made of two authors' characters."""
+    """Return each stretch of one message's text as an expression: no control token spans two authors."""
     stretches = []
     for author, atoms in groupby(layout.shown, lambda atom: None if atom[2] is None else atom[2].message_index):
         if author is not None:
@@ -356,7 +356,7 @@ def _texts(layout: Layout, segments: Segments) -> str:
 
 
 def _in_slots(weighted: WeightedText, segments: Segments) -> Sequence[tuple[int, int, float]] | None:
-    """The weighted spans, counted in slots; None where one ends inside a piece, so that its tokens decide."""
+    """Return the weighted spans counted in slots; None where one ends inside a piece, so that its tokens decide."""
     slot_at = {start: slot for slot, start in enumerate(segments.starts)} | {len(segments.whole): len(segments.starts)}
     if not all(start in slot_at and end in slot_at for start, end, _ in weighted.spans):
         return None

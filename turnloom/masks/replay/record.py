@@ -1,4 +1,4 @@
-"""The Jinja environment of a trial run: what it can record runs, everything else refuses. Knows no message spans."""
+"""The Jinja environment of a trial run: it records the operations it supports and refuses all others."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class RecordingEnvironment(PlainEnvironment):
             self.tests[name] = _recorded_test(name, cast("Callable[..., Any]", test))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """`obj.attribute`."""
+        """Look up `obj.attribute`."""
         if not is_symbolic(obj):
             return super().getattr(obj, attribute)
         if attribute in _METHODS and type(obj) is Symbol:
@@ -74,7 +74,7 @@ class RecordingEnvironment(PlainEnvironment):
         return self.undefined(name=attribute)  # strings have no such attribute, whatever they say
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """`obj[argument]`."""
+        """Look up `obj[argument]`."""
         if type(obj) is SymbolParts:
             try:
                 return obj[argument]
@@ -87,7 +87,7 @@ class RecordingEnvironment(PlainEnvironment):
         raise RefusedError(f"an item of a string: {argument}")
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # Jinja's own
-        """A call from the template."""
+        """Call a function from the template."""
         if is_symbolic(getattr(__obj, "__self__", None)):
             given = {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
             return __obj(*args, **given)
@@ -133,7 +133,7 @@ def _recorded_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _printed(value: object) -> Symbol | str:
-    """`{{ value }}`."""
+    """Print as `{{ value }}` does."""
     if type(value) is Symbol:
         return value
     if not _is_plain(value):
@@ -142,12 +142,12 @@ def _printed(value: object) -> Symbol | str:
 
 
 def _chance(*_: object, **__: object) -> object:
-    """What prints something else next time."""
+    """Refuse whatever prints something else next time."""
     raise RefusedError("chance")
 
 
 def _join(value: Iterable[object], d: object = "", attribute: object = None) -> Symbol | str:
-    """Jinja's join."""
+    """Join as Jinja's filter does."""
     if attribute is not None:
         raise RefusedError("join by attribute")
     pieces: list[object] = []
@@ -166,7 +166,7 @@ _NAMES: Final[dict[str, Callable[..., Any]]] = {"str": _printed, "str_join": _st
 
 @functools.lru_cache(maxsize=64)
 def compile_recording(source: str) -> Template:
-    """The template for trial runs.
+    """Compile the template for trial runs.
 
     Raises:
         RefusedError: it names attributes that could look into a symbol.
@@ -183,17 +183,17 @@ def compile_recording(source: str) -> Template:
 def record(
     source: str, own: Sequence[Message], asked: Asked, settings: Settings, recording: Recording
 ) -> tuple[Atom, ...]:
-    """Run the template with symbols for all texts of a conversation: what it prints, as literals and variables.
+    """Run the template with symbols for all texts, and return what it prints as literals and variables.
 
     Args:
         source: the template.
-        own: the conversation; a message that is not at its place in it is none of its own, and is a constant.
+        own: the conversation; any message not at its place in it is a constant.
         asked: what to render.
         settings: of the conversation.
-        recording: what takes the template's questions down.
+        recording: records the template's questions.
 
     Raises:
-        RefusedError: the template does what is not modelled, or a field of a message is neither text nor null.
+        RefusedError: the template uses an unsupported operation, or a field of a message is neither text nor null.
         TemplateRefused: the template raised.
     """
     symbols = [
@@ -206,7 +206,7 @@ def record(
 
 
 def _symbolic(message: Message, index: int, recording: Recording) -> dict[str, Any]:
-    """The message as `rendering.with_reasoning_names` hands it on, with symbols for its texts."""
+    """Return the message as `render.with_reasoning_names` hands it on, with symbols for its texts."""
     given = next((name for name in REASONING_FIELDS if message.get(name) is not None), None)
     sources = {name: name for name in message}
     if given is not None:

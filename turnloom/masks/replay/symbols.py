@@ -1,8 +1,8 @@
-"""Strings of a template's trial run: not str, so whatever is not recorded here refuses.
+"""Symbolic strings of a template's trial run. They are not str, so every operation not recorded here is refused.
 
-A symbol stands for a string that is another one in the next conversation. Methods that give strings become lines of the
-replay; whatever gives anything else (truth, equality, `in`) becomes a guard with the answer it had. A conversation
-whose guards all answer the same takes the same way through the template, so it prints the same expressions.
+A symbol stands for a string that differs in the next conversation. Methods that return strings become lines of the
+replay. Whatever returns anything else (truth, equality, `in`) becomes a guard with the recorded answer. A conversation
+whose guards all answer the same takes the same path through the template, so it prints the same expressions.
 """
 
 # ruff: noqa: D102  # the methods are those of str
@@ -24,7 +24,7 @@ LONGEST_RECORDING: Final = 1024
 
 
 class RefusedError(BaseException):
-    """The template did something that is not modelled. No Exception, because Jinja swallows some of those."""
+    """The template used an operation the recorder does not support. A BaseException: Jinja catches some Exceptions."""
 
 
 class Recording:
@@ -38,7 +38,7 @@ class Recording:
         self._guards: dict[str, bool] = {}
 
     def constant(self, value: object) -> str:
-        """The name of a constant."""
+        """Return the name of a constant."""
         key = (type(value), value)
         if key not in self._names:
             self._names[key] = f"K{len(self.constants)}"
@@ -46,22 +46,22 @@ class Recording:
         return self._names[key]
 
     def name(self, expression: str) -> str:
-        """The name of an expression's value."""
+        """Return the name of an expression's value."""
         if expression not in self._names:
             self._names[expression] = f"v{len(self.lines)}"
             self._add(f"{self._names[expression]} = {expression}")
         return self._names[expression]
 
     def expressions(self) -> dict[str, str]:
-        """Each variable's name and the expression that it stands for."""
+        """Return each variable's name with the expression that it stands for."""
         return {name: expression for expression, name in self._names.items() if isinstance(expression, str)}
 
     def symbol(self, expression: str, text: str, origin: Origin) -> Symbol:
-        """The symbol of an expression that gives a string."""
+        """Return the symbol of an expression that gives a string."""
         return Symbol(((self.name(expression), text, origin),), self)
 
     def guard(self, expression: str, answer: bool) -> bool:
-        """Note what an expression answered; the replay gives up where it answers otherwise."""
+        """Record an expression's answer; the replay gives up where the answer differs."""
         if expression not in self._guards:
             self._guards[expression] = answer
             self._add(f"if {'not ' if answer else ''}({expression}): return None")
@@ -73,7 +73,7 @@ class Recording:
         self.lines.append(line)
 
     def arguments(self, values: Iterable[object]) -> str:
-        """Constants as they stand in a call."""
+        """Return constants as they stand in a call."""
         names = []
         for value in values:
             if value is not None and type(value) not in (str, int):
@@ -97,7 +97,7 @@ _SPECIAL: Final = (
 
 
 class Opaque:
-    """What answers nothing unless a subclass says how."""
+    """A value that answers nothing unless a subclass says how."""
 
     __slots__ = ()
 
@@ -124,7 +124,7 @@ class Symbol(Opaque):
         return str
 
     def _one(self) -> tuple[str, str, Origin] | str:
-        """The only variable of which this consists now, or the literal where it has none."""
+        """Return the only variable that this consists of now, or the literal where it has none."""
         atoms = [atom for atom in self._atoms if atom[1]] if len(self._atoms) > 1 else list(self._atoms)
         if len(atoms) < len(self._atoms):
             for name, text, _ in self._atoms:
@@ -184,7 +184,7 @@ class Symbol(Opaque):
         return self._answer("endswith", suffix)
 
     def replace(self, old: str, new: str, count: int = -1) -> Symbol | str:
-        """Only where there is nothing to replace: what is put in would be the template's own text."""
+        """Replace only where there is nothing to replace: inserted text would be the template's own."""
         if type(old) is not str or not old or old in self:
             raise RefusedError("replace")
         return self
@@ -314,10 +314,10 @@ def joined(pieces: Iterable[object]) -> Symbol | str:
 
 
 def atoms_of(text: Symbol | str) -> tuple[Atom, ...]:
-    """The literals and variables of a text."""
+    """Return the literals and variables of a text."""
     return text._atoms if type(text) is Symbol else (("", str(text), None),)
 
 
 def is_symbolic(value: object) -> bool:
-    """Whether a value is no plain one."""
+    """Whether a value is symbolic rather than plain."""
     return issubclass(type(value), Opaque)

@@ -1,4 +1,4 @@
-"""A last turn that the template leaves open, closed with the stop token. Knows no tokens but that one's text."""
+"""Close a last turn that the template leaves open with the stop token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def with_final_stop(view: View, stop: str) -> View:
 
     Args:
         view: its final_stop is the token by which the next role would close the turn.
-        stop: the token where there is none such.
+        stop: the token to use where the view has none.
     """
     last = view.message_spans[-1] if view.message_spans else None
     if last is None or last.role != "assistant" or (last.eot_start != last.end and not view.final_stop):

@@ -1,4 +1,4 @@
-"""Examples made to fit max_length, with an account of what was cut. Knows no wire and no dataset."""
+"""Fit examples into max_length, and account for what was cut."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Fitted(NamedTuple):
 def fit(
     example: Example, conversation: Conversation, plan: MessageWeights, options: Options, model: Model
 ) -> list[Fitted]:
-    """Fit one example into options.max_length; dropping turns may make several of it.
+    """Fit one example into options.max_length; dropping turns may split it into several.
 
     Raises:
         TooLong: it doesn't fit and may not be cut, or its last turn alone is too long.
@@ -95,7 +95,7 @@ def _drop_turns(
 
 
 def _turn_starts(roles: Sequence[str]) -> list[int]:
-    """Where turns begin: behind the system prompt, and at every later user message."""
+    """Return where turns begin: behind the system prompt, and at every later user message."""
     head = next((index for index, role in enumerate(roles) if role not in {"system", "developer"}), len(roles))
     return [head, *(index for index in range(head + 1, len(roles)) if roles[index] == "user")]
 

@@ -1,4 +1,4 @@
-"""Rows of tokens cut to max_length. Knows no text: dropping whole turns renders again, in preprocessing.py."""
+"""Cut rows of tokens to max_length. Dropping whole turns renders again, so it is in fit.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples before they are made to fit: views, cut and weighed, with their tokens. Knows no limit on length."""
+"""Views cut, weighed and encoded: examples before they are fitted into max_length."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from turnloom.masks.tokenizer.segments import Segments, cut, origin_at, rejectio
 from turnloom.masks.turns.views import render_views
 
 
-class WeightedText(NamedTuple):  # noqa: PLW1641  # nobody keeps weighted texts in sets
-    """One view, cut and weighed; a tuple, as all that is made once an example, since thousands are made a second."""
+class WeightedText(NamedTuple):  # noqa: PLW1641  # weighted texts are never kept in sets
+    """One view, cut and weighed. A tuple, as all that is made per example: thousands are made a second."""
 
     made: View | Callable[[], View]  #: the view, or what makes it: rows need none
     spans: Sequence[WeightSpan]
@@ -34,7 +34,7 @@ class WeightedText(NamedTuple):  # noqa: PLW1641  # nobody keeps weighted texts 
         return self.made if isinstance(self.made, View) else self.made()
 
     def __eq__(self, other: object) -> bool:
-        """Whether the same rows, previews and warnings come of it."""
+        """Whether it gives the same rows, previews and warnings."""
         if not isinstance(other, WeightedText):
             return NotImplemented
         mine, others = self[1:4], other[1:4]
@@ -89,7 +89,7 @@ def views_of(conversation: Conversation, plan: MessageWeights, options: Options,
 
 
 def trained_of(plan: MessageWeights, options: Options) -> AbstractSet[int] | None:
-    """The messages whose message spans are to be found; None: those of all assistant messages."""
+    """Return the messages whose spans must be located; None: those of all assistant messages."""
     return None if options.train_on is TrainOn.ALL_TOKENS else plan.chosen
 
 
@@ -122,7 +122,7 @@ def _stop_token(model: Model) -> str:
 
 
 def _checked_for_stock(rendered: RenderedText, plan: MessageWeights, options: Options, model: Model) -> Sequence[str]:
-    """The stock tokenizer matches control tokens wherever they are spelled: refuse them, or say so."""
+    """Refuse or report control tokens that messages spell; the stock tokenizer matches them wherever they are."""
     if options.control_tokens is ControlTokens.ALLOW:
         return ()
     spelled: list[ControlTokenSpan] = spelled_by_messages(rendered, plan.assistants, model.vocabulary.table)
@@ -137,7 +137,7 @@ def _checked_for_stock(rendered: RenderedText, plan: MessageWeights, options: Op
 
 
 def encode(weighted_texts: Sequence[WeightedText], model: Model) -> list[Example | RoundTripFailed]:
-    """Give every weighted text its tokens with one call of the encoder; one entry per text, in order."""
+    """Encode all weighted texts with one call of the encoder; return one entry per text, in order."""
     texts = iter(
         tokenize([weighted.segments for weighted in weighted_texts if weighted.segments is not None], model.vocabulary)
     )

@@ -1,4 +1,4 @@
-"""Which characters of a view carry which weight. Knows no tokens: spans are in characters of the rendered text.
+"""Which characters of a view carry which weight, as spans in characters of the rendered text.
 
 weight = policy (`train_on`) x weight of the message x weight of the part; only assistant turns have parts.
 """
@@ -49,7 +49,7 @@ def plan_weights(conversation: Conversation, options: Options) -> MessageWeights
 
 
 def _forbidden(roles: Sequence[str], training: Sequence[Training], options: Options) -> frozenset[int]:
-    """Messages that their sender keeps from being trained, whatever the policy."""
+    """Return the messages that their sender keeps from being trained, whatever the policy."""
     kept = frozenset([index for index, said in enumerate(training) if said.trainable is False])
     if options.train_on is TrainOn.ALL_TOKENS and kept:
         raise InvalidTraining(
@@ -127,7 +127,7 @@ def weight_spans(view: View, plan: MessageWeights, options: Options) -> list[Wei
 
 
 def _merged(spans: Sequence[WeightSpan]) -> list[WeightSpan]:
-    """Join neighbours of one weight, so that no token's place is asked for where nothing changes; drop weightless."""
+    """Join neighbours of equal weight, so that tokens are located only where it changes; drop weightless spans."""
     merged: list[WeightSpan] = []
     for start, end, weight in spans:
         if start >= end or weight <= 0:

@@ -1,6 +1,6 @@
-"""What passes between the server and its template workers: JSON frames, and views as plain data. Knows no processes.
+"""The frames between the server and its template workers: JSON, with views as plain data.
 
-JSON both ways: a worker runs strangers' templates, so nothing it says may be more than data.
+JSON both ways: a worker runs untrusted templates, so nothing it sends may be more than data.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ HEADER: Final = struct.Struct("<I")
 
 
 def frame(value: Mapping[str, Any]) -> bytes:
-    """One frame."""
+    """Encode one frame."""
     body = json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
     return HEADER.pack(len(body)) + body
 
 
 def options_data(options: Options) -> dict[str, Any]:
-    """The options that laying out reads."""
+    """Return the options that laying out reads, as data."""
     return {
         "train_on": options.train_on.value,
         "on_unextendable": options.on_unextendable.value,
@@ -42,7 +42,7 @@ def options_data(options: Options) -> dict[str, Any]:
 
 
 def options_from(data: Mapping[str, Any]) -> Options:
-    """Inverse of `options_data`."""
+    """Read options from data; the inverse of `options_data`."""
     return Options(
         train_on=TrainOn(data["train_on"]),
         on_unextendable=OnUnextendable(data["on_unextendable"]),
@@ -57,7 +57,7 @@ def options_from(data: Mapping[str, Any]) -> Options:
 
 
 def view_data(view: View) -> dict[str, Any]:
-    """A view as lists and numbers."""
+    """Return a view as lists and numbers."""
     return {
         "text": view.rendered.text,
         "runs": [[n, None] if o is None else [n, o.message_index, o.field] for n, o in view.rendered.runs],
@@ -75,7 +75,7 @@ def view_data(view: View) -> dict[str, Any]:
 
 
 def view_from(data: Mapping[str, Any]) -> View:
-    """Inverse of `view_data`."""
+    """Read a view from data; the inverse of `view_data`."""
     runs = tuple((run[0], None if run[1] is None else Origin(run[1], run[2])) for run in data["runs"])
     blocks = tuple((start, end) for start, end in data["blocks"])
     message_spans = tuple(
@@ -99,7 +99,7 @@ def view_from(data: Mapping[str, Any]) -> View:
 
 
 def error_data(error: PreprocessError) -> dict[str, Any]:
-    """An error of the tree as data."""
+    """Return an error of the tree as data."""
     return {
         "class": type(error).__name__,
         "sentence": error.message,
@@ -109,7 +109,7 @@ def error_data(error: PreprocessError) -> dict[str, Any]:
 
 
 def error_from(data: Mapping[str, Any]) -> PreprocessError:
-    """Inverse of `error_data`; a class that is not in the tree becomes the tree's root."""
+    """Read an error from data, inverting `error_data`; a class outside the tree becomes the tree's root."""
     found = getattr(errors, str(data["class"]), PreprocessError)
     kind = found if isinstance(found, type) and issubclass(found, PreprocessError) else PreprocessError
     error = kind.__new__(kind)

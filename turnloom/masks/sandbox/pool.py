@@ -1,4 +1,4 @@
-"""Templates sent by clients run in worker processes that can be killed. Knows no Jinja: it starts, asks and ends.
+"""Run templates sent by clients in worker processes that can be killed.
 
 Workers are started by exec, never by fork alone: the server has threads. One spare is kept warm, so that ending a
 worker costs the next request nothing.
@@ -45,7 +45,7 @@ class Limits:
 
 
 class _WorkerLost(Exception):  # never leaves this module
-    """The worker was too slow, said too much, or ended."""
+    """The worker was too slow, wrote too much, or ended."""
 
 
 class _Worker:
@@ -81,7 +81,7 @@ class _Worker:
         return self._process.poll() is None
 
     def ask(self, request: bytes) -> dict[str, Any]:
-        """One request, one answer.
+        """Send one request, and return its answer.
 
         Raises:
             _WorkerLost: with a sentence that ends "the chat template ...".
@@ -132,7 +132,7 @@ class _Worker:
                 raise _WorkerLost(f"took longer than {self._limits.seconds:g} s")
 
     def end(self) -> None:
-        """Kill and reap."""
+        """Kill and reap the process."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -161,7 +161,7 @@ class Sandbox:
         control_tokens: Mapping[str, bool],
         trained: Collection[int] | None = None,
     ) -> list[View]:
-        """`layout.render_views` with a client's template, in a worker.
+        """Run `views.render_views` with a client's template, in a worker.
 
         Raises:
             TemplateLimit: the template used more than `Limits` allow, or all workers stayed busy for that long.

@@ -1,6 +1,6 @@
-"""A process that lays out conversations with templates sent by clients, under limits. Knows no server.
+"""A worker process that lays out conversations with templates sent by clients, under limits.
 
-Started by `sandbox.Sandbox`: reads request frames from stdin, writes one answer frame each to stdout.
+Started by `sandbox.pool.Sandbox`: reads request frames from stdin, writes one answer frame each to stdout.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _limit(memory_bytes: int) -> None:
 
 
 def main() -> None:
-    """Arguments: memory in bytes, CPU seconds a request."""
+    """Serve under the limits in the arguments: memory in bytes, CPU seconds a request."""
     memory_bytes, cpu_seconds = int(sys.argv[1]), int(sys.argv[2])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     sys.stdout = sys.stderr  # nothing but frames goes out

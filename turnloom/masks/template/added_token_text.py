@@ -1,4 +1,4 @@
-"""The tokenizer's added tokens as text: where they stand in a literal. Knows no ids."""
+"""Find the tokenizer's added tokens in literal text."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class AddedTokenFinder:
             yield match.span()
 
     def last(self, text: str) -> tuple[int, int] | None:
-        """The last added token."""
+        """Return the bounds of the last added token."""
         return next(iter(deque(self.spans(text), maxlen=1)), None)
 
     def floor(self, text: str, at: int) -> int:
-        """The nearest position <= at that cuts no added token and no word of this text."""
+        """Return the nearest position <= at that splits neither an added token nor a word of this text."""
         for start, end in self.spans(text):
             if start < at < end:
                 return start

@@ -1,4 +1,4 @@
-"""Ids of tool calls in the form that a template demands, made where make_tool_call_ids asks. Knows no rendering.
+"""Rewrite ids of tool calls to the form that a template demands, where make_tool_call_ids asks for it.
 
 Kimi's templates print a call by its id alone, `functions.NAME:INDEX`, counted through the conversation. Mistral's
 refuse ids that are not nine letters or digits. Results are given the new id of the call that they name.
@@ -21,7 +21,7 @@ _ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 
 
 def with_call_ids(messages: Sequence[Message], source: str) -> Sequence[Message]:
-    """Give the messages with new ids of calls, in nine characters where the template's source speaks of such.
+    """Return the messages with new call ids, of nine characters where the template's source mentions such.
 
     Args:
         messages: normalized.

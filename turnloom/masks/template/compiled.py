@@ -1,4 +1,4 @@
-"""Chat templates, compiled once per source. Knows no messages and no tokenizer."""
+"""Compile chat templates, once per source."""
 
 from __future__ import annotations
 

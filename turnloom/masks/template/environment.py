@@ -1,4 +1,4 @@
-"""The two Jinja environments chat templates run in: Hugging Face's, and the same with provenance. Knows no messages."""
+"""The two Jinja environments that chat templates run in: Hugging Face's, and the same with provenance."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class GenerationBlocks(Extension):
     tags = {"generation"}  # noqa: RUF012  # Jinja declares it so
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """A call block, as in transformers."""
+        """Parse a call block, as in transformers."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
@@ -56,11 +56,11 @@ class TemplateDict:
     """`dict` without the class attributes that sandboxed code could climb."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        """`dict(...)`."""
+        """Make a dict as `dict(...)` does."""
         return dict(*args, **kwargs)
 
     def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        """`dict.fromkeys(...)`."""
+        """Make a dict as `dict.fromkeys(...)` does."""
         return dict.fromkeys(*args)
 
 
@@ -111,7 +111,7 @@ class PlainEnvironment(ImmutableSandboxedEnvironment):
         self.globals["namespace"] = TemplateNamespace
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """`obj.attribute`; most are keys of plain dicts, which need not raise AttributeError first."""
+        """Look up `obj.attribute`; most are keys of plain dicts, which need not raise AttributeError first."""
         kind = type(obj)
         if kind is dict and attribute not in _DICT_ATTRIBUTES:
             try:
@@ -128,7 +128,7 @@ class PlainEnvironment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # Jinja's own
-        """A call from the template."""
+        """Call a function from the template."""
         if type(__obj) is Steps:
             return __obj(*args, caller=kwargs["caller"])
         return super().call(__context, __obj, *args, **kwargs)
@@ -146,7 +146,7 @@ class TracedEnvironment(PlainEnvironment):
         self.filters.update(filters.traced_filters())
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # Jinja's own
-        """A call from the template."""
+        """Call a function from the template, with provenance."""
         if type(__obj) is Steps:
             return __obj(*args, caller=kwargs["caller"])
         if not __self.is_safe_callable(__obj):
@@ -154,7 +154,7 @@ class TracedEnvironment(PlainEnvironment):
         return filters.call(__context, __obj, args, kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """The % operator, the only one intercepted."""
+        """Apply the % operator, the only one intercepted."""
         return filters.modulo(left, right)
 
 

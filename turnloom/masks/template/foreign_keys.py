@@ -1,7 +1,7 @@
-"""Keys by which other tools say what of a message is trained, read as what they mean. Knows no template's text.
+"""Translate the keys by which other tools say what is trained in a message.
 
-A key that says it is taken from the message, as `trainable` and `weight` are: templates never see it. What it says goes
-into the message's Training; what can't be obeyed is refused by its place.
+Such a key is removed from the message, as `trainable` and `weight` are: templates never see it. Its meaning goes into
+the message's Training. A key that can't be obeyed is refused with its place.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _KEYS: Final = frozenset(MASK_KEYS) | FACTOR_KEYS | AMBIGUOUS_KEYS
 
 
 def obeyed(conversation: Conversation) -> Conversation:
-    """Give the conversation with what foreign keys say in its training; the same object where there are none.
+    """Return the conversation with foreign keys moved into its training; the same object where there are none.
 
     Raises:
-        InvalidTraining: a key has a value that says nothing, or says other than its neighbours.
+        InvalidTraining: a key has a meaningless value, or one that contradicts other keys.
     """
     if not any(len(message) > 2 and not _KEYS.isdisjoint(message) for message in conversation.messages):
         return conversation
@@ -75,7 +75,7 @@ def _training(message: Message, said: Training, index: int) -> Training:
 
 
 def _weighed(said: Training, key: str, value: JSON, index: int) -> Training:
-    """A number that is neither 0 nor 1 is a factor under the names of factors and masks; a measured loss is none."""
+    """Read a number other than 0 and 1 as a factor, under the names of factors and masks; refuse a measured loss."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or key in ("loss", "masked") or not (isfinite(value) and value >= 0):  # type: ignore[arg-type,operator]  # a number
         raise InvalidTraining(
@@ -111,7 +111,7 @@ def _shown(value: JSON) -> str:
 
 
 def unheard(messages: Sequence[Message], training: Sequence[Training], chosen: frozenset[int]) -> tuple[str, ...]:
-    """Warnings for messages that their sender calls trained and that the policy does not choose."""
+    """Return warnings for messages that their sender calls trained and that the policy does not choose."""
     return tuple(
         f"messages[{index}] is marked as trained, but train_on does not choose a {message.get('role')} message; use"
         " train_on=customized"

@@ -1,4 +1,4 @@
-"""What a conversation must be before it is rendered, and what its text must not show afterwards. Knows no template."""
+"""Check a conversation before it is rendered, and its text afterwards."""
 
 from __future__ import annotations
 

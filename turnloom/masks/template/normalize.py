@@ -1,7 +1,8 @@
-"""Messages as inference servers hand them to a chat template. Knows no rendering.
+"""Normalize messages to the form in which inference servers hand them to a chat template.
 
 Servers give arguments of tool calls as objects, read from the JSON text that OpenAI's API has, and "" for content that
-is null or absent. What a model is trained on must be what it will see: so it is here, unless normalize_messages is off.
+is null or absent. A model must be trained on what it will see, so the same is done here, unless normalize_messages is
+off.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ _PLAIN: Final = ["role", "content"]
 
 
 def normalized(messages: Sequence[Message], known: Collection[str] = ()) -> Sequence[Message]:
-    """Give the messages as an inference server would; those that need nothing are the same objects.
+    """Return the messages as an inference server would send them; those that need nothing are the same objects.
 
     Args:
         messages: as sent.
         known: names that the template reads; a key of an older form that it knows is left to it.
 
     Raises:
-        UnsupportedContent: arguments are no JSON object, or two forms of calls stand beside each other.
+        UnsupportedContent: arguments are not a JSON object, or two forms of calls stand beside each other.
     """
     return [
         message if _needs_nothing(message) else _normalized(message, index, known)

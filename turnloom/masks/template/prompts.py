@@ -1,4 +1,4 @@
-"""A template with its settings, asked for probes and prompts. Knows no message spans."""
+"""A template with its settings, rendered for probes and prompts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Chat:
     known: Known = field(default_factory=Known)
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str | None:
-        """The plain render, None where the template refuses."""
+        """Return the plain render, None where the template refuses."""
         try:
             return self.renders.text(messages, prompt=prompt, **kwargs)
         except TemplateRefused:
@@ -53,7 +53,7 @@ class Chat:
 
 
 def common_length(one: str, other: str) -> int:
-    """Length of the common beginning, found by halving: C compares slices, Python would compare characters."""
+    """Return the length of the common prefix, by halving: C compares slices, Python would compare characters."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:
         return high

@@ -1,4 +1,4 @@
-"""A conversation through its chat template, with the origin of every character. Imports no tokenizer."""
+"""Render a conversation through its chat template, with the origin of every character."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def render(
     *,
     add_generation_prompt: bool = False,
 ) -> RenderedText:
-    """What the template prints, equal to plain Jinja character for character.
+    """Return what the template prints, equal to plain Jinja character for character.
 
     Raises:
         TemplateRefused: the template raised; its own words are in the message.
@@ -55,7 +55,7 @@ def render_plain(
     *,
     add_generation_prompt: bool = False,
 ) -> str:
-    """The same without provenance: the reference, and the text of generation prompts.
+    """Render without provenance, for the reference and the text of generation prompts.
 
     Raises:
         TemplateRefused: as `render`.
@@ -65,7 +65,7 @@ def render_plain(
 
 
 def with_reasoning_names(messages: Sequence[Message]) -> list[Message]:
-    """Messages whose reasoning can be read under the names templates use, as transformers 5 hands them on.
+    """Return messages whose reasoning can be read under the names templates use, as transformers 5 hands them on.
 
     The first of REASONING_FIELDS that is given becomes `reasoning_content`, and `thinking` where that is not given.
     """
@@ -107,7 +107,7 @@ class Renders:
         self.asked: list[Asked] = []  #: what was rendered so far, each once
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str:
-        """What `render_plain` gives.
+        """Return what `render_plain` gives.
 
         Args:
             messages: of the conversation, or others.
@@ -134,7 +134,7 @@ class Renders:
         return text
 
     def traced(self, messages: Sequence[Message], *, prompt: bool = False) -> RenderedText:
-        """What `render` gives.
+        """Return what `render` gives.
 
         Raises:
             TemplateRefused: the template raised.
@@ -212,7 +212,7 @@ def print_given(
 
 
 def _finished(text: str) -> RenderedText:
-    """Runs with equal neighbours joined, and the marks of generation blocks turned into positions."""
+    """Join neighbouring runs of equal origin, and turn the marks of generation blocks into positions."""
     runs: list[tuple[int, Origin | None]] = []
     blocks: dict[Block, list[int]] = {}
     last: Origin | None = None

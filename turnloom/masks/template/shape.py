@@ -1,4 +1,4 @@
-"""The shape of a conversation: what a template's decisions can depend on, without the texts. Knows no rendering."""
+"""The shape of a conversation: all that a template's decisions can depend on, without the texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPAQUE: Final = frozenset({"arguments", "parameters"})
 
 
 def signature(message: Message, needles: Sequence[str], mark: str = "") -> Signature:
-    """The message's shape: keys in order, types, and for every text what templates look at.
+    """Return the message's shape: keys in order, types, and for every text what templates look at.
 
     Args:
         message: one message.

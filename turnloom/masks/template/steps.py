@@ -1,10 +1,10 @@
-"""The beginning of a loop over messages, printed again where it is the same as before. Knows no turns.
+"""Reuse the beginning of a loop over messages where it prints the same as before.
 
-Turns are located by rendering one conversation again and again: up to a turn, with a prompt, with another message after
-it. The body of a template's outer loop becomes a step (`with_steps`), and what the steps of one loop print is kept as a
-chain. Where a loop begins with the same variables, the same namespaces and the same messages, its steps print the same
-up to the message before the first that differs, and are skipped: their text is printed and their namespaces are set.
-So every text is a true render and costs what is new in it.
+Turns are located by rendering one conversation repeatedly: up to a turn, with a prompt, with another message after it.
+The body of a template's outer loop becomes a step (`with_steps`), and what the steps of one loop print is kept as a
+chain. Where a loop begins with the same variables, namespaces and messages, its steps print the same
+up to the message before the first that differs. Those steps are skipped: their text is printed and their namespaces
+are set. So every text is a true render and costs only what is new in it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class StepLoop(LoopContext):
 
     @property
     def items(self) -> list[Any] | None:
-        """What it walks over, where that is a list."""
+        """Return what it iterates over, where that is a list."""
         return self._iterable if isinstance(self._iterable, list) else None
 
 
@@ -214,7 +214,7 @@ class Chain:
         return not self._items or (bool(list.__len__(items)) and list.__getitem__(items, 0) is self._items[0])
 
     def shared(self, values: tuple[Any, ...], items: list[Any]) -> int:
-        """How many steps print again what they printed; those that a longer loop goes on from otherwise are dropped."""
+        """Count the steps that print the same again; drop those that a longer loop continues from otherwise."""
         steps = equal = _common(items, self._items)
         following = list.__getitem__(items, steps) if steps < list.__len__(items) else None
         if steps and self._next[steps - 1][0] and (following is None or self._next[steps - 1][1] is not following):
@@ -234,7 +234,7 @@ class Chain:
         del self._runs[self._run_ends[-1] if steps else 0 :]
 
     def again(self, values: tuple[Any, ...], steps: int) -> str:
-        """Set what the first steps set; returns what they printed."""
+        """Set what the first steps set, and return what they printed."""
         for at, state in zip(self.spaces, self._states[steps - 1], strict=True):
             _inside(values[at]).update(state)
         text = self._text[: self._ends[steps - 1]]
@@ -263,7 +263,7 @@ class Chain:
 
 
 def _common(one: list[Any], other: list[Any]) -> int:
-    """How many objects two lists have in common from the beginning."""
+    """Count the objects that two lists share from the beginning."""
     mine, others = _identities(one), _identities(other)
     if mine[: len(others)] == others:
         return len(others)
@@ -354,7 +354,7 @@ def _outer_loops(node: nodes.Node) -> Iterator[nodes.For]:
 
 
 def _names(loop: nodes.For, macros: dict[str, nodes.Macro]) -> list[str] | None:
-    """`loop`, the target, and every name that the body and the macros that it may call use; None: it is no step."""
+    """Return `loop`, the target, and every name used by the body and macros it may call; None: not a step."""
     if loop.recursive or not isinstance(loop.target, nodes.Name) or any(map(_leaves, loop.body)):
         return None
     if any(isinstance(slice_.step, nodes.Neg) for slice_ in loop.iter.find_all(nodes.Slice)):

@@ -1,4 +1,4 @@
-"""Where text spells a control token of the tokenizer. Knows no message: who may write one is decided in segments.py.
+"""Find where text spells a control token of the tokenizer. Who may write one is decided in segments.py.
 
 A control token is an added token of the tokenizer that is not white space only. Matching is that of the `tokenizers`
 library: leftmost, then longest; `single_word` looks at the neighbours, `lstrip` and `rstrip` take the space beside it.

@@ -1,4 +1,4 @@
-"""Cut texts in, token ids with aligned target weights out. Knows no template and no message.
+"""Encode cut texts into token ids with aligned target weights.
 
 The one shift from tokens to targets is here: `target_runs`.
 """
@@ -76,7 +76,7 @@ def tokenize(texts: Sequence[Segments], vocabulary: Vocabulary) -> list[Tokenize
 def _byte_ends(
     ids: NDArray[np.int32], from_text: NDArray[np.int32], texts: Sequence[Segments], vocabulary: Vocabulary
 ) -> NDArray[np.int64] | None:
-    """Where each token's bytes end, if all texts decode to themselves and no ordinary text gave a control token.
+    """Return where each token's bytes end, if all texts decode to themselves and no ordinary text gave a control token.
 
     None means that every text needs a closer look: most are right all the same, by a normalizer's account.
     """
@@ -140,7 +140,7 @@ def tokenize_as_stock(text: str, vocabulary: Vocabulary) -> TokenizedText:
 
 
 def token_starts(row: TokenizedText, vocabulary: Vocabulary) -> NDArray[np.int64]:
-    """The character in which each token begins, shape (N,), ascending."""
+    """Return the character in which each token begins, shape (N,), ascending."""
     if row.starts is not None:
         return row.starts
     starts = np.empty(len(row.token_ids), dtype=np.int64)
@@ -161,7 +161,7 @@ def token_spans(row: TokenizedText, spans: Sequence[WeightSpan], vocabulary: Voc
 
 
 def _token_at(row: TokenizedText, character: int, vocabulary: Vocabulary) -> int:
-    """The first token that begins at or after a character; N behind the last one."""
+    """Return the first token that begins at or after a character; N behind the last one."""
     if row.starts is not None:
         return int(np.searchsorted(row.starts, character))
     starts = row.segments.starts
@@ -178,7 +178,7 @@ def _token_at(row: TokenizedText, character: int, vocabulary: Vocabulary) -> int
 
 
 def target_runs(spans: Sequence[TokenSpan], tokens: int) -> WeightRuns:
-    """Shift the weights of a row's tokens to its targets: target t is token t + 1, and token 0 is nobody's target.
+    """Shift the weights of a row's tokens to its targets: target t is token t + 1, and token 0 is never a target.
 
     Args:
         spans: weighted tokens, in order and disjoint.
@@ -203,7 +203,7 @@ def target_runs(spans: Sequence[TokenSpan], tokens: int) -> WeightRuns:
 
 
 def trained_bytes(text: TokenizedText, row: Row, vocabulary: Vocabulary) -> int:
-    """UTF-8 bytes of the text that the targets with weight stand for."""
+    """Count the UTF-8 bytes of the text that targets with weight stand for."""
     spans = [(max(start, 1), end) for start, end, _ in row.spans]
     if text.byte_ends is not None:
         at, behind = text.byte_ends.item, row.first - 1  # nothing is trained before token 1: no index is negative

@@ -1,7 +1,7 @@
-"""Pieces of text in, token ids out. Knows no control token, no message, and nothing of what a piece is a piece of.
+"""Encode pieces of text into token ids.
 
-`proved_encoder` gives the fast encoder only where it is proved identical to Hugging Face's `tokenizers` on a corpus of
-hard text, at load, for this very vocabulary; otherwise the latter.
+`proved_encoder` returns the fast encoder only where it is proved identical to Hugging Face's `tokenizers`. The proof
+runs at load, on a corpus of hard text, for this very vocabulary. Otherwise it returns the latter.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def proved_encoder(tokenizer_json: str, extra_probes: Sequence[str] = ()) -> tup
         fast = FastEncoder(tokenizer_json)
         return_freed_memory()
         proved = _gives(fast, probes, expected)
-    # A vocabulary that the library does not support may panic in Rust, which is no Exception.
+    # A vocabulary that the library does not support may panic in Rust, which raises a BaseException.
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
@@ -98,7 +98,7 @@ def proved_encoder(tokenizer_json: str, extra_probes: Sequence[str] = ()) -> tup
 
 
 def _expected(tokenizer_json: str, probes: Sequence[str]) -> tuple[str, EncodedPieces]:
-    """The reference's name and its ids; it is gone before the fast encoder is loaded: Qwen3's takes 100 MB."""
+    """Return the reference's name and ids, freeing it before the fast encoder is loaded: Qwen3's takes 100 MB."""
     reference = HuggingFaceEncoder(tokenizer_json)
     return reference.name, reference.encode(probes)
 

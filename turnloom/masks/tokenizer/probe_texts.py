@@ -1,4 +1,4 @@
-"""Texts on which two encoders differ if they differ at all. Knows no encoder."""
+"""Texts on which two encoders differ if they differ at all."""
 # ruff: noqa: RUF001, E501 - the texts are meant to hold characters that look like others, and read best whole
 
 from __future__ import annotations

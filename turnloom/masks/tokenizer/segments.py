@@ -1,9 +1,8 @@
-"""A rendered text cut for an encoder: control tokens from trusted text, and segments of ordinary text between them.
+"""Cut a rendered text for an encoder: control tokens from trusted text, and segments of ordinary text between them.
 
-Knows no ids but those of control tokens, and no weights. Two cuts are made and no more: at control tokens, which the
-template's own literals spell (and, for non-special ones such as `<think>`, assistant text), and at the start of every
-assistant turn, trained or not, so that the prompt is tokenized as a sampler's prompt is and the ids are the same
-whatever is trained.
+Only two kinds of cut are made. One is at control tokens, which the template's own literals spell (and, for non-special
+ones such as `<think>`, assistant text). The other is at the start of every assistant turn, trained or not. So the
+prompt is tokenized as a sampler's prompt is, and the ids are the same whatever is trained.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def origin_at(rendered: RenderedText, character: int) -> Origin | None:
 
 
 def rejection(span: ControlTokenSpan) -> ControlTokenRejected:
-    """The error that names one spelled control token."""
+    """Return the error that names one spelled control token."""
     where = "" if span.message_index >= 0 else "text of tools or of unknown origin "
     return ControlTokenRejected(
         f"{where}spells the control token {span.text!r} at character {span.offset} of the rendered text; "
@@ -117,7 +116,7 @@ def rejection(span: ControlTokenSpan) -> ControlTokenRejected:
 def spelled_by_messages(
     rendered: RenderedText, assistant_messages: AbstractSet[int], table: ControlTokenTable
 ) -> list[ControlTokenSpan]:
-    """The control tokens that text of messages and tools spells without being entitled to."""
+    """Return the control tokens that text of messages and tools spells without being entitled to."""
     escaped: list[ControlTokenSpan] = []
     _trusted(rendered, assistant_messages, table, escaped)
     return escaped

@@ -1,7 +1,7 @@
-"""A `tokenizer.json` taken apart for encoding segments of text. Knows no template and no message, and encodes nothing.
+"""Take a `tokenizer.json` apart for encoding segments of text.
 
-Three things that a stock tokenizer does to a whole text must not happen to a piece: matching control tokens, adding the
-space that some vocabularies want before the first word, and wrapping the ids in special tokens. `take_apart` writes the
+A stock tokenizer does three things to a whole text that must not happen to a piece. It matches control tokens, adds the
+space that some vocabularies want before the first word, and wraps the ids in special tokens. `take_apart` writes the
 tokenizer without them and says where the stock tokenizer would have done the first two.
 """
 
@@ -136,7 +136,7 @@ def _hide(model: Node, contents: frozenset[str]) -> None:
 
 
 def _keep_ids(model: Node, kept: Sequence[Node]) -> None:
-    """Name the kept added tokens in the model's vocabulary: loading numbers those anew that it does not find there."""
+    """Name the kept added tokens in the model's vocabulary: loading renumbers those that it does not find there."""
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
         for token in kept:
@@ -238,7 +238,7 @@ def _token_bytes(root: Node, added: Sequence[Node]) -> tuple[bytes, ...]:
 
 
 def _byte_level_alphabet() -> Mapping[str, int]:
-    """Character -> byte as GPT-2 defined it: printable Latin-1 stands for itself, the rest for 256, 257, ..."""
+    """Map character -> byte as GPT-2 defined it: printable Latin-1 stands for itself, the rest for 256, 257, ..."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}

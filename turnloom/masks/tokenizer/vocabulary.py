@@ -1,4 +1,4 @@
-"""One tokenizer: segments to ids, ids to bytes, and where tokens begin. Knows no message and no weight."""
+"""One tokenizer: segments to ids, ids to bytes, and where tokens begin."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Vocabulary:
         return reserved
 
     def reserved(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Which of these ids are control tokens, that of unknown text aside; shape of ids."""
+        """Return which of these ids are control tokens, that of unknown text aside; shape of ids."""
         return self._reserved.take(ids)
 
     def decode(self, ids: NDArray[np.int32]) -> bytes:
@@ -142,13 +142,13 @@ class Vocabulary:
         return ends
 
     def token_text(self, index: int) -> bytes:
-        """What one id decodes to; for a lossy tokenizer its entry in the vocabulary."""
+        """Return what one id decodes to; for a lossy tokenizer its entry in the vocabulary."""
         if self.round_trips or index in self.table.by_id:
             return self.decode(np.array([index], dtype=np.int32))
         return str(self._plain.id_to_token(index)).encode()
 
     def expected(self, piece: str, prefixed: bool) -> bytes:
-        """What the ids of a piece must decode to: its text, normalized, with the prefix space."""
+        """Return what the ids of a piece must decode to: its text, normalized, with the prefix space."""
         normalizer = self._prefixed_normalizer if prefixed else self._normalizer
         text: str = piece if normalizer is None else normalizer.normalize_str(piece)
         if not self.parts.byte_level:
@@ -158,7 +158,7 @@ class Vocabulary:
         return text.encode()
 
     def token_starts(self, piece: str, prefixed: bool, ids: NDArray[np.int32]) -> NDArray[np.int64]:
-        """The character of `piece` in which each of its tokens begins, shape (tokens,), ascending."""
+        """Return the character of `piece` in which each of its tokens begins, shape (tokens,), ascending."""
         if (
             self.parts.byte_level
             and not prefixed
@@ -196,7 +196,7 @@ class Vocabulary:
         return _normalizer(self.parts.prefixed_normalizer)
 
     def _check_added_ids(self, stock_ids: Mapping[str, int]) -> None:
-        """`tokenizers` numbers an added token by the vocabulary where that has it, whatever the file says."""
+        """Check ids of added tokens: `tokenizers` takes the vocabulary's where it has one, whatever the file says."""
         for token in self.parts.control_tokens:
             there = stock_ids.get(token.content, token.id)
             if there != token.id:
@@ -218,7 +218,7 @@ class Vocabulary:
                 )
 
     def _check_against_stock(self, stock_rows: Mapping[str, Sequence[int]]) -> None:
-        """What spells no control token must get the stock tokenizer's ids, since prompts at inference get them."""
+        """Check that text without control tokens gets the stock tokenizer's ids, as prompts at inference do."""
         texts = [text for text in stock_rows if not self.table.find(text, 0, len(text))]
         found = self.encode(texts, [self.parts.prefix is not Prefix.NEVER] * len(texts))
         rows = np.split(found.ids, np.cumsum(found.lengths)[:-1])
@@ -257,7 +257,7 @@ def _stock(tokenizer_json: str) -> tokenizers.Tokenizer:
 
 
 def _stock_rows(tokenizer_json: str) -> tuple[dict[str, Sequence[int]], dict[str, int]]:
-    """What the stock tokenizer gives for each text of the probe corpus, and ids of added tokens in the vocabulary."""
+    """Return the stock tokenizer's ids for each probe text, and the ids of added tokens in the vocabulary."""
     texts = probe_corpus()
     stock = _stock(tokenizer_json)
     rows = stock.encode_batch_fast(list(texts), add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""Ways out of a refusal, each tried before it is named. Knows no renders."""
+"""Find ways out of a refusal, each tried before it is named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from turnloom.masks.template.render import Settings
 def way_out(
     template: CompiledTemplate, options: Options, settings: Settings, works: Callable[[Options, Settings], bool]
 ) -> str:
-    """What would cure a refusal: a variable of the template, or another on_unextendable; "" where nothing does.
+    """Return what would cure a refusal: a template variable or another on_unextendable; "" where nothing does.
 
     Args:
         template: that refused, or could not be followed.
@@ -38,7 +38,7 @@ def way_out(
 
 
 def with_advice(error: PreprocessError, advice: str) -> PreprocessError:
-    """The same refusal with a way out, if there is one."""
+    """Return the same refusal with a way out, if there is one."""
     if not advice:
         return error
     told = type(error)(f"{error.message}; {advice}", field=error.field)

@@ -1,4 +1,4 @@
-"""A turn's bounds in a longer render, by rendering the conversation up to it. Knows no other conversation."""
+"""Locate a turn's bounds in a longer render by rendering the conversation up to the turn."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TurnProver:
         self._spliced: dict[int, tuple[RenderedText, Turn]] = {}
 
     def shown(self, messages: int) -> RenderedText:
-        """The render of the first so many messages."""
+        """Return the render of the first `messages` messages."""
         found = self._shown.pop(messages, None) or self.chat.renders.traced(self.messages[:messages])
         self._shown[messages] = found
         if not self._keep and len(self._shown) > LATEST:
@@ -46,7 +46,7 @@ class TurnProver:
         return found
 
     def alone(self, index: int) -> Turn:
-        """The bounds of a turn in the render that ends with it.
+        """Return the bounds of a turn in the render that ends with it.
 
         Raises:
             LayoutError: they can't be told.
@@ -72,7 +72,7 @@ class TurnProver:
         return last_turn(self.chat, messages, rendered)
 
     def sampled(self, index: int) -> tuple[RenderedText, Turn]:
-        """A turn as it was sampled: the render that ends with it, or its prompt and what is printed last of it.
+        """Return a turn as it was sampled: the render that ends with it, or its prompt plus its text in that render.
 
         Raises:
             LayoutError: its bounds can't be told.
@@ -91,7 +91,7 @@ class TurnProver:
         return made
 
     def whole(self, messages: int) -> RenderedText:
-        """So many messages as the last of them was sampled; as they are rendered where that is no turn."""
+        """Render the first `messages` messages as the last was sampled, or as rendered where that is not a turn."""
         if self.messages[messages - 1].get("role") == "assistant":
             with suppress(LayoutError):
                 return self.sampled(messages - 1)[0]
@@ -103,7 +103,7 @@ class TurnProver:
         return rendered.text.startswith(own.text[: turn.end])
 
     def within(self, text: TextMap, messages: int, index: int) -> Turn:
-        """The bounds of a turn in a text of so many messages.
+        """Return the bounds of a turn in a text of the first `messages` messages.
 
         Raises:
             LayoutError: they can't be told.
@@ -124,7 +124,7 @@ def _joined(
 
 
 def _transferred(text: TextMap, index: int, prover: TurnProver) -> Turn:
-    """Bounds of an earlier turn that is not rendered as it was sampled (only as_rendered asks for such)."""
+    """Return the bounds of an earlier turn not rendered as it was sampled (only as_rendered asks for such)."""
     rendered, turn = text.rendered.text, prover.alone(index)
     closing = prover.shown(index + 1).text[turn.eot_start : turn.end]
     before, first, last, stop = _surroundings(text, index, prover)
@@ -148,7 +148,7 @@ def _transferred(text: TextMap, index: int, prover: TurnProver) -> Turn:
 
 
 def _surroundings(text: TextMap, index: int, prover: TurnProver) -> tuple[int, int, int, int]:
-    """(end of the text before a turn, its first character, the end of its last, the start of the text after it).
+    """Return (end of the text before a turn, its first character, the end of its last, the start of the text after it).
 
     Raises:
         ContentNotCovered: nothing is printed of the turn, and which literals are its own can't be told.
@@ -175,7 +175,7 @@ def _index(text: TextMap, run: int) -> int:
 
 
 def _after_header(chat: Chat, prompt: str, gap: str) -> int | None:
-    """Where the longest beginning of a generation prompt that cuts no token ends in the literals before a turn."""
+    """Return where the longest prefix of a generation prompt that cuts no token ends in the literals before a turn."""
     for length in range(len(prompt), 0, -1):
         header = prompt[:length]
         if not header.strip() or chat.control.floor(header, length) != length:

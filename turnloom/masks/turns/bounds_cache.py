@@ -1,4 +1,4 @@
-"""What was proved about a turn, kept by the literals around it, and read off for the next. Knows no renders.
+"""Cache what was proved about a turn by the literals around it, and read it off for the next.
 
 The literals around and inside a turn, with the fields between them, are its pattern; places count from the pattern's
 runs, so they hold whatever the texts' lengths.
@@ -43,7 +43,7 @@ class Window:
 def window_of(
     chat: Chat, messages: Sequence[Message], shapes: Sequence[Signature], text: TextMap, index: int
 ) -> Window | None:
-    """The runs of a turn and the literals around it; None where the text of others lies between."""
+    """Return the runs of a turn and the literals around it; None where the text of others lies between."""
     first, stop = _bounds(text, index, len(messages))
     pattern = []
     for run in range(first, stop):
@@ -66,7 +66,7 @@ def window_of(
 
 
 def _bounds(text: TextMap, index: int, messages: int) -> tuple[int, int]:
-    """First run after the text of the message before, and the run where that of the message after begins."""
+    """Return the first run after the previous message's text, and the run where the next message's begins."""
     own = text.runs_of.get(index)
     if own:
         first = stop = own[0]
@@ -79,7 +79,7 @@ def _bounds(text: TextMap, index: int, messages: int) -> tuple[int, int]:
 
 
 def _silent_before(text: TextMap, index: int) -> int:
-    """How many messages in a row before this one print no text of their own; they share its literals."""
+    """Count the messages directly before this one that print no text of their own; they share its literals."""
     count = 0
     while index - count > 0 and index - count - 1 not in text.runs_of:
         count += 1
@@ -87,7 +87,7 @@ def _silent_before(text: TextMap, index: int) -> int:
 
 
 def proof_of(turn: Turn, text: TextMap, window: Window, index: int) -> Proof | None:
-    """The turn's bounds as places in the window; None where one lies outside or inside text that varies."""
+    """Return the turn's bounds as places in the window; None where one lies outside or inside text that varies."""
     start, eot_start, end = (_place(text, window, at) for at in (turn.start, turn.eot_start, turn.end))
     if start is None or eot_start is None or end is None:
         return None
@@ -117,7 +117,7 @@ def _place(text: TextMap, window: Window, position: int) -> Place | None:
 
 
 def applied(proof: Proof, text: TextMap, window: Window, index: int) -> Turn | None:
-    """The turn's bounds read off; None where its own text does not begin as the proof wants."""
+    """Return the turn's bounds read off the proof; None where its own text does not begin as the proof requires."""
     starts, first = text.starts, window.first_run
     start = starts[first + proof.start[0]] + proof.start[1]
     if proof.prefill:

@@ -1,7 +1,7 @@
-"""Whether a render shows all that messages say, value by value. Knows no start and no end of turns.
+"""Check whether a render shows all that messages say, value by value.
 
-Trained turns: what is left out is refused by its place, reasoning that templates drop is warned of. Other messages:
-a warning by place.
+Trained turns: omitted values are refused by their place, reasoning that templates drop gives a warning. Other
+messages: a warning by place.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Shown:
         self.literals = "".join(piece if origin is None else "\0" for _, piece, origin in pieces)
 
     def of(self, *fields: str) -> str:
-        """Text of these fields; text of which only the message is known counts to each."""
+        """Return the text of these fields; text of which only the message is known counts as each."""
         return "".join(self._by_field.get(field, "") for field in (*fields, ""))
 
     def has(self, *fields: str) -> bool:
-        """Whether a character of these fields that is no white space is printed."""
+        """Whether a character of these fields other than white space is printed."""
         found = self.of(*fields)
         return bool(found) and not found.isspace()
 
@@ -95,7 +95,7 @@ def _check_calls(calls: JSON, index: int, shown: Shown) -> None:
 
 
 def _hint_of_id(calls: Sequence[JSON], path: str, shown: Shown) -> str:
-    """What to do where a template tells a call by its id alone."""
+    """Return what to do where a template identifies a call by its id alone."""
     position = int(path[len("tool_calls[") : path.index("]")])
     call = calls[position]
     given = call.get("id") if isinstance(call, Mapping) else None

@@ -19,7 +19,7 @@ from turnloom.masks.turns.text_map import TextMap, pieces_between
 def block_spans(
     messages: Sequence[Message], rendered: RenderedText, wanted: Collection[int], control: AddedTokenFinder
 ) -> Located:
-    """One message span per block that printed text of a wanted assistant message, in order of the text.
+    """Return one message span per block that printed text of a wanted assistant message, in order of the text.
 
     A block without any message's text belongs to the assistant message between its neighbours.
 
@@ -47,7 +47,7 @@ def block_spans(
 
 
 def _owner(messages: Sequence[Message], text: TextMap, start: int, end: int) -> int:
-    """The message whose text the block shows; of an empty reply, the one that stands there."""
+    """Return the message whose text the block shows; for an empty reply, the one at that position."""
     owners = {
         origin.message_index
         for _, _, origin in pieces_between(text, start, end)

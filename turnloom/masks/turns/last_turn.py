@@ -1,4 +1,4 @@
-"""Where the last turn of a render begins and ends, by the inference definition. Knows no caches and no policies.
+"""Locate where the last turn of a render begins and ends, by the inference definition.
 
 A reply begins where the prompt that a sampler is given ends: render(messages before it, add_generation_prompt=True).
 It ends with what the template prints after it whatever follows: the common beginning of the render that ends there
@@ -46,7 +46,7 @@ class _Begin:
 
 
 def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -> Turn:
-    """Bounds of the last message of `messages`, which `rendered` shows in whole.
+    """Return the bounds of the last message of `messages`, which `rendered` shows in whole.
 
     Raises:
         UnlocatableTurn: start or end can't be told.
@@ -76,7 +76,7 @@ def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -
 def _spliced(
     chat: Chat, messages: Sequence[Message], rendered: RenderedText, before: int, first: int | None
 ) -> _Begin | None:
-    """Where a turn begins after what ends its prompt, though the messages before it are rendered otherwise; or None.
+    """Return where a turn begins after the end of its prompt, though earlier messages render otherwise; or None.
 
     The literal after the last text of a prompt ends it. Where the turn follows that text, and the literal after it
     begins so, too, a sampler that is given the prompt goes on with what follows there.
@@ -96,7 +96,7 @@ def _spliced(
 
 
 def _closing(rendered: RenderedText, end: int) -> tuple[str, Origin | None]:
-    """The literal before a position, and the origin of the text before that."""
+    """Return the literal before a position, and the origin of the text before that."""
     position, start, last = 0, 0, None
     for length, origin in rendered.runs:
         if position >= end:
@@ -108,7 +108,7 @@ def _closing(rendered: RenderedText, end: int) -> tuple[str, Origin | None]:
 
 
 def _prompts(chat: Chat, history: Sequence[Message]) -> list[str | None]:
-    """The prompt under the settings as given, then under each variant where the longest is asked for."""
+    """Return the prompt under the given settings, then under each variant where the longest is asked for."""
     variants = VARIANTS if chat.prefill is GenerationPrefill.LONGEST else ()
     return [
         chat.text(history, prompt=True),
@@ -117,7 +117,7 @@ def _prompts(chat: Chat, history: Sequence[Message]) -> list[str | None]:
 
 
 def _extent(rendered: RenderedText, index: int) -> tuple[int, int | None, int]:
-    """(end of other messages' text before it, its first character or None, end of its last character)."""
+    """Return (end of other messages' text before it, its first character or None, end of its last character)."""
     before = last = position = 0
     first: int | None = None
     for length, origin in rendered.runs:
@@ -195,7 +195,7 @@ def _begin(
 
 
 def _header(control: AddedTokenFinder, gap: str, appended: str) -> tuple[int, str]:
-    """(end of it in the gap, what the gap has of the generation prompt); the latter "" where it has none of it."""
+    """Return (end of the header in the gap, what the gap has of the generation prompt, "" where nothing)."""
     for header in (appended, appended.lstrip()):
         for length in _cuts(control, header):
             at = gap.rfind(header[:length])
@@ -206,9 +206,9 @@ def _header(control: AddedTokenFinder, gap: str, appended: str) -> tuple[int, st
 
 
 def _cut_back(chat: Chat, history: Sequence[Message], bare: str, appended: str, header: str) -> str:
-    """The role header alone, where the turn goes along with more of its prompt than that and then leaves it.
+    """Return the role header alone, where the turn shares more than that with its prompt and then leaves it.
 
-    A prompt that opens thinking and closes it at once shares `<think>` with a turn that thinks: a model that was given
+    A prompt that opens thinking and closes it at once shares `<think>` with a turn that thinks. A model that was given
     the one never writes the other, and a start after `<think>` would belong to neither.
     """
     role = appended[: chat.control.floor(appended, _shared_header(chat, history, bare, appended))]
@@ -219,19 +219,19 @@ def _cut_back(chat: Chat, history: Sequence[Message], bare: str, appended: str, 
 
 
 def _squeezed(text: str) -> str:
-    """The text without white space, in which alone a prompt may differ from the render that follows it."""
+    """Remove white space from the text: only there may a prompt differ from the render that follows it."""
     return "".join(text.split())
 
 
 def _appended(bare: str | None, prompt: str | None) -> str:
-    """What add_generation_prompt appends."""
+    """Return what add_generation_prompt appends."""
     if bare is None or prompt is None:
         return ""
     return prompt[common_length(bare, prompt) :]
 
 
 def _shared_header(chat: Chat, history: Sequence[Message], bare: str, appended: str) -> int:
-    """Characters of the generation prompt that all its variants and an earlier plain turn begin with."""
+    """Count the characters of the generation prompt that all its variants and an earlier plain turn begin with."""
     shared = len(appended)
     for variant in VARIANTS:
         other = _appended(chat.text(history, prompt=False, **variant), chat.text(history, prompt=True, **variant))
@@ -244,12 +244,12 @@ def _shared_header(chat: Chat, history: Sequence[Message], bare: str, appended: 
 
 
 def _cuts(control: AddedTokenFinder, header: str) -> Iterator[int]:
-    """Lengths of the beginnings of a header that cut no token and no word, longest first, blank ones left out."""
+    """Yield the lengths of header prefixes that cut no token and no word, longest first, without blank ones."""
     for length in range(len(header), 0, -1):
         if header[:length].strip() and control.floor(header, length) == length and _telling(control, header[:length]):
             yield length
 
 
 def _telling(control: AddedTokenFinder, header: str) -> bool:
-    """Whether a beginning names a role: it has a word in it that is no added token, or is an added token in whole."""
+    """Whether a beginning names a role: it holds a word outside added tokens, or is one whole added token."""
     return control.last(header) is not None or any(character.isalpha() for character in header)

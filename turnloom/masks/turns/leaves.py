@@ -1,4 +1,4 @@
-"""What of a message's values a printed text lacks, value by value. Knows no template and no render.
+"""Find which of a message's values a printed text lacks, value by value.
 
 A text counts as printed where it stands as a whole, white space at its ends aside, or escaped as JSON, Python or HTML
 escape it. What appears twice among the values must appear twice in the text.
@@ -71,7 +71,7 @@ def _lost_stretch(stretch: str, printed: str, is_reasoning: bool) -> Lost:
 
 
 def _stretches(text: str) -> Iterator[tuple[bool, str]]:
-    """The text between markers of reasoning, and whether it is reasoning: whether the marker behind it closes some."""
+    """Yield (whether it is reasoning, text) between markers; the marker behind reasoning is a closing one."""
     position = 0
     for marker in _THINK.finditer(text):
         closes = "/" in marker[0] or "end" in marker[0].lower()
@@ -83,7 +83,7 @@ def _stretches(text: str) -> Iterator[tuple[bool, str]]:
 
 
 def spellings(text: str) -> Iterator[str]:
-    """Ways in which templates write a text."""
+    """Yield the ways in which templates write a text."""
     yield text
     for ascii_only in (False, True):
         once = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
@@ -106,7 +106,7 @@ def _written(value: JSON) -> Iterator[str]:
 
 
 class LostCall(NamedTuple):
-    """What of one call is not printed."""
+    """The parts of one call that are not printed."""
 
     path: str  #: of the call, or of the first value that is missing where others are there
     whole: bool  #: nothing of it is there
@@ -119,7 +119,7 @@ def lost_calls(calls: Sequence[JSON], own: str, shown: str) -> Iterator[LostCall
     Args:
         calls: as the template got them.
         own: printed text that came from the calls.
-        shown: all that the turn shows. Numbers and some keys are no one's text, and what is escaped is in part.
+        shown: all that the turn shows. Numbers and some keys belong to no origin, and escaped text does in part.
     """
     seen: Counter[tuple[type, object]] = Counter()
     for at, call in enumerate(calls):
@@ -163,7 +163,7 @@ def _leaves(value: JSON, path: str) -> Iterator[Leaf]:
 
 
 def texts_of(content: JSON) -> Iterator[tuple[str, str, bool]]:
-    """Texts of a content: path behind "content", the text, whether it is a part of reasoning."""
+    """Yield the texts of a content: path behind "content", the text, whether it is a part of reasoning."""
     if isinstance(content, str):
         yield "", content, False
     elif isinstance(content, (list, tuple)):

@@ -50,13 +50,13 @@ class MessageSpanFinder:
     def locate(
         self, rendered: RenderedText, shown: int, wanted: Collection[int], fresh: Collection[int] = ()
     ) -> Located:
-        """Message spans of the wanted messages, and where every other assistant turn begins.
+        """Return the message spans of the wanted messages, and where every other assistant turn begins.
 
         Args:
             rendered: the text of the first `shown` messages.
             shown: how many.
             wanted: indices of those to locate.
-            fresh: turns to prove anew instead of reading off.
+            fresh: turns to prove again instead of reading off.
 
         Raises:
             UnlocatableTurn, Interleaved, ContentNotCovered: naming the message.
@@ -92,7 +92,7 @@ class MessageSpanFinder:
         return Located(tuple(message_spans), tuple(dict.fromkeys(warnings)), tuple(begins))
 
     def _begin(self, messages: Sequence[Message], text: TextMap, index: int, fresh: Collection[int]) -> int | None:
-        """Where a turn begins that is not trained; None where it can't be told, which refuses no one."""
+        """Return where an untrained turn begins; None where it can't be determined, which is not an error."""
         window = self._window(messages, text, index)
         key = None if window is None else self._key(window, text, index)
         if key in self._unlocatable:
@@ -128,7 +128,7 @@ class MessageSpanFinder:
         return window_of(self._prover.chat, messages, self._shapes, text, index)
 
     def _key(self, window: Window, text: TextMap, index: int) -> tuple[object, ...]:
-        """The window's pattern, and how far the text goes along with prompts that reach into the turn's own."""
+        """Return the window's pattern, and how far the text matches prompts that reach into the turn's own."""
         own = text.runs_of.get(index)
         if not own or not self.prefills:
             return window.key
@@ -139,7 +139,7 @@ class MessageSpanFinder:
 
 
 def _other_role(chat: Chat, messages: Sequence[Message], text: TextMap, index: int) -> Turn | None:
-    """A message that no model emits: from its first character to the end-of-turn literal after its last."""
+    """Return the turn of a message that no model emits: its first character to the end-of-turn literal after it."""
     own = text.runs_of.get(index)
     if not own:
         return None
@@ -167,7 +167,7 @@ def _region(chat: Chat, messages: Sequence[Message], text: TextMap, index: int, 
 
 
 def _checked(text: TextMap, messages: Sequence[Message], index: int, turn: Turn) -> list[str]:
-    """Only this message's text lies inside, and all of it that was to be trained does; warnings for the rest."""
+    """Check that the turn holds only this message's text, and all that is to be trained; return other warnings."""
     pieces = list(pieces_between(text, turn.start, turn.end))
     for _, _, origin in pieces:
         if origin is None:

@@ -34,7 +34,7 @@ class HeaderRule:
     stops: Collection[str]  #: what the model's generation config stops at; empty: not known
 
     def token_at(self, text: str, position: int, start: int) -> str:
-        """The token that begins there and ends the turn that begins at `start`; empty: there is none.
+        """Return the token that begins there and ends the turn beginning at `start`; empty: there is none.
 
         Where stop tokens are not known, one that also begins the header of replies (`<|im_start|>`) says too little.
         """
@@ -63,7 +63,7 @@ class HeaderRule:
 
 
 def ended_by_header(located: Located, messages: Sequence[Message], rendered: RenderedText, rule: HeaderRule) -> Located:
-    """Give the spans of open turns the token that begins the header behind them."""
+    """Extend the spans of open turns by the token that begins the header behind them."""
     if rule.option is NextHeaderStop.NEVER:
         return located
     text: TextMap | None = None
@@ -91,12 +91,12 @@ def ended_by_header(located: Located, messages: Sequence[Message], rendered: Ren
 
 
 def unclosed(index: int) -> str:
-    """The warning of a turn that nothing closes."""
+    """Return the warning for a turn that nothing closes."""
     return f"messages[{index}]: the template prints no end-of-turn token after this turn"
 
 
 def with_end(span: MessageSpan, length: int) -> MessageSpan:
-    """The span with so many characters more as its end of turn; what closed it before is scaffold."""
+    """Extend the span by `length` characters as its end of turn; what closed it before becomes scaffold."""
     end = span.end + length
     parts = [replace(part, kind=Kind.SCAFFOLD) if part.kind is Kind.EOT else part for part in span.parts]
     if len(parts) > 1 and parts[-1].kind is parts[-2].kind:
@@ -112,7 +112,7 @@ def final_stop(
     rule: HeaderRule,
     following: Sequence[Message] = (),
 ) -> str:
-    """Give the token by which what follows ends the last turn; empty where it is closed or nothing does.
+    """Return the token by which what follows ends the last turn; empty where it is closed or nothing does.
 
     Args:
         chat: renders.

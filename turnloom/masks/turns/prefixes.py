@@ -1,8 +1,8 @@
 """Which prefixes of a conversation become examples, so that every trained turn stands as it was sampled.
 
-Turn k extends to a longer render when that begins with all of turn k's own render up to its end of turn. Knows no
-tokenizer. Every conversation is decided by its own renders; a long one turn by turn on windows of its last messages,
-verified on real prefixes, so that the cost stays linear in what is emitted.
+Turn k extends to a longer render when that begins with all of turn k's own render up to its end of turn. Every
+conversation is decided by its own renders. A long one is decided turn by turn on windows of its last messages, and
+verified on real prefixes. So the cost stays linear in what is emitted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def cuts(
     shapes: Callable[[], Sequence[Signature]],
     prefixes_of: Callable[[Sequence[Message]], Prefixes],
 ) -> tuple[Cut, ...]:
-    """Views that show every turn as it was sampled, as few as that takes, in order.
+    """Return the fewest views that show every turn as it was sampled, in order.
 
     Args:
         whole: of the conversation.
@@ -73,7 +73,7 @@ def cuts(
 def _windowed(
     messages: Sequence[Message], shapes: Sequence[Signature], prefixes_of: Callable[[Sequence[Message]], Prefixes]
 ) -> Callable[[int, int], bool]:
-    """Compares prefixes of the last messages alone, with the leading system messages before them."""
+    """Compare prefixes of the last messages alone, with the leading system messages before them."""
     head = next((at for at, message in enumerate(messages) if message.get("role") not in ("system", "developer")), 0)
     decided: dict[tuple[object, ...], bool] = {}
 
@@ -93,7 +93,7 @@ def _windowed(
 
 
 def _grouped(turns: Sequence[int], whole: int, extends: Callable[[int, int], bool]) -> tuple[Cut, ...]:
-    """Consecutive turns that extend share a view; the last view shows the whole conversation where it can."""
+    """Group consecutive turns that extend into one view; the last shows the whole conversation where it can."""
     cuts: list[Cut] = []
     group = [turns[0]]
     for turn in turns[1:]:

@@ -34,7 +34,7 @@ class _Other(NamedTuple):
 
 
 def placed(refusal: TemplateRefused, asked: Refused) -> TemplateRefused:
-    """Give the refusal with the message and the field that it is about; as it is where that can't be told.
+    """Return the refusal with the message and field that it is about; unchanged where that can't be determined.
 
     Args:
         refusal: of the whole conversation.
@@ -56,7 +56,7 @@ def placed(refusal: TemplateRefused, asked: Refused) -> TemplateRefused:
 
 
 def _refused(asked: Refused, messages: Sequence[Message]) -> str:
-    """The template's words; empty where it takes these messages."""
+    """Return the template's error message; empty where it accepts these messages."""
     try:
         render_plain(messages, asked.tools, asked.template, asked.settings)
     except TemplateRefused as refusal:
@@ -105,7 +105,7 @@ def _other_calls(message: Message, calls: Sequence[JSON]) -> Iterator[_Other]:
 
 
 def _with_arguments(calls: Sequence[JSON], *, as_text: bool) -> list[JSON]:
-    """The calls with all arguments as JSON text, or as objects."""
+    """Return the calls with all arguments as JSON text, or as objects."""
     return [_with_argument(call, as_text) for call in calls]
 
 

@@ -1,8 +1,8 @@
 """What the characters inside a message span are: reasoning, content, tool calls, scaffold, end of turn.
 
 The origin tells: a character of `reasoning_content` is reasoning, one of `tool_calls` a tool call. Reasoning given
-inside `content` as `<think>...</think>` counts as reasoning where the template splits it off, that is where it prints
-the closing marker itself between two stretches of the content; printed as it stands it is content.
+inside `content` as `<think>...</think>` counts as reasoning where the template splits it off. It does so where it
+prints the closing marker itself between two stretches of the content. Printed unchanged, it is content.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Piece = tuple[int, str, "Origin | None"]
 
 
 def parts_of(pieces: Sequence[Piece], eot_start: int, end: int, content: JSON) -> tuple[Part, ...]:
-    """Parts that cover the message span without holes, neighbours of one kind joined.
+    """Return the parts that cover the message span without holes, neighbours of one kind joined.
 
     Args:
         pieces: the message span's runs up to eot_start, cut to it.
@@ -62,7 +62,7 @@ def _append(parts: list[Part], start: int, end: int, kind: Kind) -> None:
 
 
 def _split(pieces: Sequence[Piece], content: JSON) -> int:
-    """Where the template closes reasoning that it split off the content; 0 where it splits nothing."""
+    """Return where the template closes reasoning that it split off the content; 0 where it splits nothing."""
     if not isinstance(content, str):
         return 0
     closers = [closer for closer in CLOSERS if closer in content]
@@ -73,7 +73,7 @@ def _split(pieces: Sequence[Piece], content: JSON) -> int:
 
 
 def has_text(content: JSON) -> bool:
-    """Whether content has a character that is no white space."""
+    """Whether content has a character other than white space."""
     if isinstance(content, str):
         return bool(content) and not content.isspace()
     if isinstance(content, (list, tuple)):

@@ -1,4 +1,4 @@
-"""A rendered text by runs: where they start and whose they are. Knows no turns."""
+"""A rendered text by runs: where they start and whose they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TextMap:
     """One rendered text by runs: where they start, and which belong to which message."""
 
     def __init__(self, rendered: RenderedText) -> None:
-        """One pass over the runs."""
+        """Index the runs in one pass."""
         self.rendered = rendered
         self.starts: list[int] = []  #: of every run, and the length of the text at the end
         self.runs_of: dict[int, list[int]] = {}  #: message index -> its runs in order
@@ -26,16 +26,16 @@ class TextMap:
         self.starts.append(position)
 
     def origin(self, run: int) -> Origin | None:
-        """The origin of a run."""
+        """Return the origin of a run."""
         return self.rendered.runs[run][1]
 
     def literal(self, run: int) -> str:
-        """The text of a run."""
+        """Return the text of a run."""
         return self.rendered.text[self.starts[run] : self.starts[run + 1]]
 
 
 def pieces_between(text: TextMap, start: int, stop: int) -> Iterator[Piece]:
-    """Runs between two positions, the outer ones cut."""
+    """Yield the runs between two positions, the outer ones cut."""
     run = bisect_right(text.starts, start) - 1
     while start < stop:
         end = min(stop, text.starts[run + 1])
@@ -49,20 +49,20 @@ def is_own(origin: Origin | None, index: int) -> bool:
 
 
 def next_foreign(text: TextMap, run: int, index: int) -> int:
-    """The first run from `run` on that is another message's; the number of runs where there is none."""
+    """Return the first run from `run` on that is another message's; the number of runs where there is none."""
     while run < len(text.rendered.runs) and is_own(text.origin(run), index):
         run += 1
     return run
 
 
 def own_end(text: TextMap, own: Sequence[int], index: int) -> int:
-    """The run after the last of the message's own that no other message's text comes before."""
+    """Return the run after the message's last own run before another message's text."""
     stop = next_foreign(text, own[0], index)
     return max(run for run in own if run < stop) + 1
 
 
 def trailing_end(text: TextMap, end: int) -> int:
-    """The end of the literal white space that follows."""
+    """Return the end of the literal white space that follows."""
     while end < text.starts[-1]:
         run = bisect_right(text.starts, end) - 1
         if text.origin(run) is not None:

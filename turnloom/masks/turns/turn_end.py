@@ -1,4 +1,4 @@
-"""Where a turn ends: after what the template prints for it whatever follows. Knows no starts and no caches."""
+"""Locate where a turn ends: after what the template prints for it whatever follows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from turnloom.masks.template.prompts import PLAIN_REPLY, PROBE, Chat, common_len
 
 
 def end_of_turn(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tuple[int, int, bool]:
-    """(first character of the end-of-turn literal, character after it, whether there is one).
+    """Return (first character of the end-of-turn literal, character after it, whether there is one).
 
     A turn that is followed by the same text as an earlier one of its conversation ends as that did.
     """
@@ -41,10 +41,10 @@ def _proved(chat: Chat, messages: Sequence[Message], text: str, last: int) -> tu
 def _changing_end(
     chat: Chat, messages: Sequence[Message], text: str, last: int, followed: str, shared: int
 ) -> tuple[int, int, bool]:
-    """`end_of_turn` where the text after the turn changes when a message follows: at `shared` characters after `last`.
+    """Find `end_of_turn` where text changes when a message follows: at `shared` characters after `last`.
 
-    Either the turn is over there and the whole text has an ending of its own, which is so where the role header of
-    the next message follows at once; or the last turn is closed otherwise than earlier ones.
+    Either the turn is over there and the whole text has an ending of its own: the role header of the next message
+    follows at once. Or the last turn is closed otherwise than earlier ones.
     """
     tail = text[last:]
     if not tail.strip():
@@ -74,7 +74,7 @@ def _changing_end(
 
 
 def _without_header(chat: Chat, kept: str) -> str:
-    """Text after a turn without the tokens that begin the next role header: those that begin a whole render."""
+    """Remove the tokens that begin the next role header from text after a turn: those that begin a whole render."""
     alone = chat.text([PROBE]) or ""
     opening: set[str] = set()
     position = 0
@@ -91,7 +91,7 @@ def _without_header(chat: Chat, kept: str) -> str:
 
 
 def _next_header(chat: Chat, literal: str) -> str:
-    """The text before the probe's content where that stands before it also where no message came before; else ""."""
+    """Return the text before the probe's content if it also precedes it where no message came before; else ""."""
     question = str(PROBE["content"])
     alone = chat.text([PROBE])
     header = (literal[: literal.index(question)] if question in literal else "").strip()
@@ -100,7 +100,7 @@ def _next_header(chat: Chat, literal: str) -> str:
 
 
 def _is_header(chat: Chat, messages: Sequence[Message], shown: str, kept: str, followed: str, header: str) -> bool:
-    """Whether what looks like the next role header is no more than that.
+    """Whether what looks like the next role header is only that.
 
     A template with a default system prompt prints that prompt's closing before the first header, so a closing could
     pass for a part of it. Where a reply can follow a reply, what both followers have in common shows it. Elsewhere the
@@ -124,7 +124,7 @@ def _is_header(chat: Chat, messages: Sequence[Message], shown: str, kept: str, f
 
 
 def _plain_closing(chat: Chat, messages: Sequence[Message]) -> str:
-    """The end-of-turn literal of a plain reply in this place; "" where there is none."""
+    """Return the end-of-turn literal of a plain reply in this place; "" where there is none."""
     if messages[-1] == PLAIN_REPLY:
         return ""
     plain = [*messages[:-1], PLAIN_REPLY]

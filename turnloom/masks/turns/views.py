@@ -1,8 +1,8 @@
 """From a conversation to views: rendered text, message spans, kinds, and which turns each view trains.
 
-This is the one door of the mask engine's rendering half; `sandbox.pool.Sandbox.render_views` is the same for templates
-sent by clients. It is the reference: `replay` may answer in its place, and is checked against it. Nothing is carried
-over from one conversation to another.
+This is the only entry to the mask engine's rendering half; `sandbox.pool.Sandbox.render_views` is the same for
+templates sent by clients. It is the reference: `replay` may answer in its place, and is checked against it. Nothing is
+carried over from one conversation to another.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ def _undated(options: Options, chat_format: ChatFormat) -> tuple[str, ...]:
 
 
 def choice_of(options: Options) -> OnUnextendable:
-    """What to do where turns don't extend; all tokens of a text are trained as it stands."""
+    """Return what to do where turns don't extend: AS_RENDERED where all tokens of a text are trained."""
     if options.train_on is TrainOn.ALL_TOKENS:
         return OnUnextendable.AS_RENDERED
     return OnUnextendable.SPLIT if options.on_unextendable is OnUnextendable.ERROR else options.on_unextendable
@@ -283,7 +283,7 @@ def _cuts(work: _Work, turns: Sequence[int]) -> tuple[Cut, ...]:
 
 
 def check_choice(views: int, first: int, options: Options) -> None:
-    """Hold the options against what the template makes of a conversation.
+    """Check the options against what the template makes of a conversation.
 
     Args:
         views: how many it takes.
@@ -309,7 +309,7 @@ def check_choice(views: int, first: int, options: Options) -> None:
 
 
 def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[tuple[int, int]]]:
-    """The view, and (message index, first character) of the assistant turns located in it."""
+    """Return the view, and (message index, first character) of the assistant turns located in it."""
     shown = work.request.messages[: cut.messages]
     last = cut.messages - 1
     sampled = last in cut.trained and work.choice is not OnUnextendable.AS_RENDERED and work.regions
@@ -334,10 +334,10 @@ def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[
 
 
 def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set[int]:
-    """The self-check on long conversations: whether the last turn begins where the prompt before it ends.
+    """Check on long conversations that the last turn begins where the prompt before it ends; return it if not.
 
-    Such a turn may stand so in every conversation (then it has its warning), or its prompt is not what its
-    neighbours tell; proving it anew shows which.
+    Such a turn may stand so in every conversation (then it has its warning), or its prompt is not what its neighbours
+    show; proving it again shows which.
     """
     if not work.regions:
         return set()
@@ -350,7 +350,7 @@ def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set
 
 
 def _dropped(messages: Sequence[Message], rendered: RenderedText, proved: Collection[int]) -> tuple[str, ...]:
-    """Warnings for messages of which nothing was printed, but those whose turns are proved to show them."""
+    """Return warnings for messages of which nothing was printed, except those whose turns are proved to show them."""
     printed = {origin.message_index for _, origin in rendered.runs if origin is not None}
     if len(printed) >= len(messages):
         return ()

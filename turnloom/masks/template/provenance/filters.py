@@ -1,6 +1,6 @@
-"""Jinja's filters, calls and operators with provenance. Knows Jinja; knows no chat template.
+"""Jinja's filters, calls and operators with provenance.
 
-Every filter is wrapped unless it is known to hand on the very strings it was given: what it gives is blended with the
+Every filter is wrapped unless it is known to return the very strings it was given: its result is blended with the
 origin of whatever went in.
 """
 
@@ -37,7 +37,7 @@ _PROMOTED: Final = frozenset({"join", "replace"})
 
 
 def carried(result: object, *sources: object) -> object:
-    """A fresh str or Markup gets the blended origin of what it was made from; anything else is handed on."""
+    """Give a fresh str or Markup the blended origin of its sources; return anything else unchanged."""
     if type(result) is str:
         return blended(result, *sources)
     if type(result) is Markup:
@@ -52,26 +52,29 @@ def tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Hugging Face's tojson: no HTML escapes. The whole text has the origin of what it prints, punctuation included."""
+    """Dump JSON as Hugging Face's tojson, without HTML escapes.
+
+    The whole text has the origin of what it prints, punctuation included.
+    """
     text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     return blended(text, value)
 
 
 @pass_context
 def mark_safe(_: Context, value: object) -> TracedMarkup:
-    """`|safe`; takes the context so that Jinja folds no constant into a Markup without runs."""
+    """Mark as `|safe` does; takes the context so that Jinja folds no constant into a Markup without runs."""
     return safe(value)
 
 
 @pass_context
 def escape_html(_: Context, value: object) -> TracedMarkup:
-    """`|escape` and `|forceescape`."""
+    """Escape as `|escape` and `|forceescape` do."""
     return escaped(value)
 
 
 @pass_context
 def join(context: Context, value: Iterable[object], d: object = "", attribute: str | int | None = None) -> str:
-    """Jinja's join."""
+    """Join as Jinja's filter does."""
     if attribute is not None:
         value = context.environment.call_filter("map", value, kwargs={"attribute": attribute}, context=context)
     separator = to_text(d)
@@ -86,23 +89,23 @@ def join(context: Context, value: Iterable[object], d: object = "", attribute: s
 
 
 def replace(s: object, old: object, new: object, count: int | None = None) -> str:
-    """Jinja's replace where autoescape is off, as it always is here."""
+    """Replace as Jinja does where autoescape is off, as it always is here."""
     text, old_text, new_text = to_text(s), to_text(old), to_text(new)
     return settled(_promoted(text).replace(old_text, new_text, -1 if count is None else count))
 
 
 def string(value: object) -> str:
-    """`|string`: a str as it is, anything else as it prints."""
+    """Convert as `|string` does: return a str unchanged, anything else as it prints."""
     return value if isinstance(value, str) else to_text(value)
 
 
 def modulo(left: Any, right: Any) -> Any:
-    """The % operator."""
+    """Apply the % operator."""
     return percent_format(left, right) if isinstance(left, str) else left % right
 
 
 def percent_format(pattern: str, values: Any) -> str:
-    """`pattern % values`; plain %s are followed exactly, other conversions blend the whole text."""
+    """Return `pattern % values`; plain %s are followed exactly, other conversions blend the whole text."""
     text = str.__mod__(pattern, values) if not isinstance(pattern, Markup) else pattern % values
     arguments = values if type(values) is tuple else (values,)
     literals = plain(pattern).split("%s")
@@ -123,21 +126,21 @@ def percent_format(pattern: str, values: Any) -> str:
 
 
 def format_filter(value: object, *args: Any, **kwargs: Any) -> str:
-    """Jinja's |format, which is %-formatting."""
+    """Format as Jinja's |format does, which is %-formatting."""
     if args and kwargs:
         raise TypeError("can't handle positional and keyword arguments at the same time")
     return percent_format(to_text(value) if not isinstance(value, str) else value, kwargs or args)
 
 
 def blending(filter_: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter with every string it gives blended from all that went in."""
+    """Wrap a filter so that every string it returns is blended from all that went in."""
 
     @functools.wraps(filter_)
     def call(*args: Any, **kwargs: Any) -> Any:
         result = filter_(*args, **kwargs)
         if not isinstance(result, str):
             return result
-        text = blended(plain(result), args[passed:], kwargs)  # the context or environment is no source of text
+        text = blended(plain(result), args[passed:], kwargs)  # the context or environment is not a source of text
         return safe(text) if isinstance(result, Markup) else text
 
     passed = 0 if _PassArg.from_obj(filter_) is None else 1
@@ -145,7 +148,7 @@ def blending(filter_: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def traced_filters() -> dict[str, Callable[..., Any]]:
-    """All filters of a Jinja environment, none of which makes a literal of message text."""
+    """Return all filters of a Jinja environment, wrapped so that none makes a literal of message text."""
     filters = {name: f if name in FOLLOWED else blending(f) for name, f in DEFAULT_FILTERS.items()}
     own: dict[str, Callable[..., Any]] = {
         "tojson": tojson,
@@ -162,7 +165,7 @@ def traced_filters() -> dict[str, Callable[..., Any]]:
 
 
 def call(context: Context, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`function(*args)` from a template; results of C functions that know no runs are blended."""
+    """Call `function(*args)` from a template; results of C functions, which carry no runs, are blended."""
     owner = getattr(function, "__self__", None)
     if type(owner) is Traced:
         return function(*args, **_given(kwargs))
@@ -177,12 +180,12 @@ def call(context: Context, function: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What the template itself passed: inside loops and blocks Jinja adds the variables in scope."""
+    """Return what the template itself passed: inside loops and blocks Jinja adds the variables in scope."""
     return {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
 
 
 def settled(text: str) -> str:
-    """An exact str where nothing but literals is left, so that Jinja can fold constants."""
+    """Return an exact str where nothing but literals is left, so that Jinja can fold constants."""
     return text if any(tag is not None for _, tag in runs_of(text)) else plain(text)
 
 

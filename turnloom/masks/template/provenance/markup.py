@@ -1,6 +1,6 @@
-"""Markup with runs: what `|safe` and `|escape` make of a traced string. Knows no Jinja.
+"""Markup with runs: the result of `|safe` and `|escape` on a traced string.
 
-Markup escapes whatever is joined to it, and templates rely on the text that gives; only the runs are added here.
+Markup escapes whatever is joined to it, and templates rely on the resulting text; only the runs are added here.
 """
 
 # ruff: noqa: D102, S704  # the methods are those of Markup; what is marked here is compared with Markup, never served
@@ -22,7 +22,7 @@ class TracedMarkup(Markup):
     _runs: Runs
 
     def __new__(cls, value: object = "") -> TracedMarkup:
-        """Text of unknown origin; `safe` and `escaped` are the ways to make one with its runs."""
+        """Make text of unknown origin; `safe` and `escaped` make one with its runs."""
         return _marked(to_text(Traced(plain(str(value)))))
 
     def __str__(self) -> str:
@@ -57,12 +57,12 @@ class TracedMarkup(Markup):
 
 
 def safe(value: object) -> TracedMarkup:
-    """`Markup(value)` with runs."""
+    """Return `Markup(value)` with runs."""
     return _marked(to_text(value))
 
 
 def escaped(value: object) -> TracedMarkup:
-    """`escape(value)` with runs."""
+    """Return `escape(value)` with runs."""
     return _marked(_escaped(value))
 
 
@@ -77,7 +77,7 @@ def _text(markup: str) -> str:
 
 
 def _escaped(value: object) -> str:
-    """Escaped text: characters are escaped one by one, so every run can be escaped by itself."""
+    """Escape text run by run: characters are escaped one by one, so that is exact."""
     if isinstance(value, TracedMarkup):
         return _text(value)
     if not isinstance(value, str) or isinstance(value, Markup):
@@ -91,7 +91,7 @@ def _escaped(value: object) -> str:
 
 
 def _exact(name: str) -> Callable[..., Any]:
-    """A method whose result Traced can follow; its arguments are not escaped by Markup either."""
+    """Make a method whose result Traced can follow; Markup does not escape its arguments either."""
 
     def method(self: TracedMarkup, *args: Any, **kwargs: Any) -> Any:
         result = getattr(Traced, name)(_traced(self), *args, **kwargs)
@@ -102,7 +102,7 @@ def _exact(name: str) -> Callable[..., Any]:
 
 
 def _blurred(name: str) -> Callable[..., Any]:
-    """A method whose result is blended: Markup's own text, one origin."""
+    """Make a method whose result is blended: Markup's own text, one origin."""
 
     def method(self: TracedMarkup, *args: Any, **kwargs: Any) -> Any:
         text = getattr(Markup, name)(Markup(plain(self)), *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Messages and tools with an origin on every string. Knows no template."""
+"""Messages and tools with an origin on every string."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _UNTRACED: Final = frozenset({"role"})
 
 
 def traced_messages(messages: Sequence[Message]) -> list[dict[str, JSON]]:
-    """Copies whose strings carry Origin(message index, first key)."""
+    """Copy messages so that their strings carry Origin(message index, first key)."""
     return [traced_message(message, index) for index, message in enumerate(messages)]
 
 
 def traced_message(message: Message, index: int) -> dict[str, JSON]:
-    """A copy whose strings carry Origin(index, first key)."""
+    """Copy a message so that its strings carry Origin(index, first key)."""
     return {
         key: value if key in _UNTRACED or value is None else _traced(value, Origin(index, key))
         for key, value in message.items()
@@ -34,7 +34,7 @@ def traced_message(message: Message, index: int) -> dict[str, JSON]:
 
 
 def traced_tools(tools: Sequence[JSON] | None) -> list[JSON] | None:
-    """Copies whose strings carry the origin TOOLS."""
+    """Copy tools so that their strings carry the origin TOOLS."""
     return None if tools is None else [_traced(tool, _TOOLS_ORIGIN) for tool in tools]
 
 

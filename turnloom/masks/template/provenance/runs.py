@@ -1,4 +1,4 @@
-"""The algebra of runs: how many characters came from where. Knows no strings."""
+"""The algebra of runs: how many characters came from where."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNKNOWN_ORIGIN: Final = Origin(UNKNOWN, "")
 
 
 def cut(runs: Runs, start: int, stop: int) -> Runs:
-    """Runs of the characters [start, stop), which lie inside."""
+    """Return the runs of the characters [start, stop), which lie inside."""
     if len(runs) == 1:
         return ((stop - start, runs[0][1]),)
     out: list[tuple[int, Tag]] = []
@@ -48,12 +48,12 @@ def cut(runs: Runs, start: int, stop: int) -> Runs:
 
 
 def origin_of(tag: Tag) -> Origin | None:
-    """The origin below a block's mark."""
+    """Return the origin below a block's mark."""
     return tag.origin if type(tag) is Generated else tag  # type: ignore[return-value]  # mypy can't narrow by type()
 
 
 def blend(tags: Iterable[Tag]) -> Origin | None:
-    """One origin for text in which these can no longer be told apart.
+    """Return one origin for text in which these tags can no longer be distinguished.
 
     Literals give way: the result is None only where every tag is a literal.
     """

@@ -25,7 +25,7 @@ class Traced(str):
     _runs: Runs
 
     def __new__(cls, value: object = "") -> Traced:
-        """Any caller that knows no runs gives text of unknown origin; `traced` is the way to make one."""
+        """Make text of unknown origin, for callers without runs; `traced` makes one with runs."""
         text = str(value)
         return traced(text, ((len(text), UNKNOWN_ORIGIN),) if text else ())
 
@@ -160,7 +160,7 @@ class Traced(str):
 
     def join(self, items: Iterable[str], /) -> str:
         items = list(items)
-        str.join(self, items)  # raises what join raises on an item that is no string
+        str.join(self, items)  # raises what join raises on an item that is not a string
         return concat(_between(self, items))
 
     def upper(self) -> str:
@@ -197,7 +197,7 @@ class Traced(str):
         return self._blended(str.expandtabs(self, tabsize))
 
     def translate(self, table: object, /) -> str:
-        return self._blended(str.translate(self, table), table)  # type: ignore[arg-type]  # str refuses what is no table
+        return self._blended(str.translate(self, table), table)  # type: ignore[arg-type]  # str refuses anything but a table
 
 
 # Jinja's error texts name the type of what they were given; a refusal must read as it does without provenance.
@@ -205,14 +205,14 @@ Traced.__module__, Traced.__name__ = "builtins", "str"
 
 
 def traced(text: str, runs: Runs) -> Traced:
-    """Text with its runs, which sum to its length."""
+    """Return text with its runs, which sum to its length."""
     result = str.__new__(Traced, text)
     result._runs = runs
     return result
 
 
 def runs_of(text: str) -> Runs:
-    """Runs of any str. A str subclass without runs was made by something that is not known here: unknown origin."""
+    """Return the runs of any str; a subclass without runs was made by unknown code, so its origin is unknown."""
     if not text:
         return ()
     if type(text) is str:
@@ -257,7 +257,7 @@ def _between(separator: str, items: Iterable[str]) -> Iterator[str]:
 
 
 def tags_in(value: object) -> Iterator[Tag]:
-    """Tags of every string inside a value; what can't be looked into counts as of unknown origin."""
+    """Yield the tags of every string inside a value; an opaque value counts as of unknown origin."""
     if isinstance(value, str):
         for _, tag in runs_of(value):
             yield tag
@@ -275,7 +275,7 @@ def tags_in(value: object) -> Iterator[Tag]:
 
 
 def blended(text: str, *sources: object) -> str:
-    """Text computed from these values with one origin for all of it; an exact str where all of them are literals."""
+    """Return text computed from these values, with one origin; an exact str where all of them are literals."""
     text = plain(text)
     if not text:
         return text
@@ -284,7 +284,7 @@ def blended(text: str, *sources: object) -> str:
 
 
 def to_text(value: object = "") -> str:
-    """`str(value)` as `{{ value }}` prints it."""
+    """Return `str(value)` as `{{ value }}` prints it."""
     kind = type(value)
     if kind is Traced or kind is str:
         return value  # type: ignore[return-value]  # mypy can't narrow by type()
