@@ -1,4 +1,4 @@
-"""A stream that is opened again wherever it broke off, so that nothing is missed or seen twice. Knows no RPC."""
+"""Reopen a stream wherever it broke off, so that nothing is missed or seen twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def follow(
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[U]:
-    """Every message once and in order, over any number of broken connections, until the server ends a finished stream.
+    """Yield every message once and in order, across broken connections, until the server ends a finished stream.
 
     Args:
         start: opens the stream after the position it is given ("" for the beginning).
