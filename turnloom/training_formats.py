@@ -101,7 +101,7 @@ def record(row: TrainingRow, to: str) -> Record:
 def records(rows: Iterable[TrainingRow], to: str) -> Iterator[Record]:
     """Convert rows for a trainer one by one; raises as `record`.
 
-    `datasets.Dataset.from_generator(lambda: records(rows, "trl"))` gives a dataset that TRL's SFTTrainer accepts unchanged.
+    `datasets.Dataset.from_generator(lambda: records(rows, "trl"))` gives a dataset that TRL's SFTTrainer accepts.
     """
     return map(RECORDS[to], rows)
 

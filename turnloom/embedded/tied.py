@@ -1,8 +1,8 @@
-"""Runs a command that the kernel ends when the process that started it is gone, however it went. Linux.
+"""Run a command that the kernel ends when the process that started it is gone, for whatever reason. Linux.
 
     python -I -S tied.py PARENT_PID COMMAND ...
 
-A process of its own, since a function between fork and exec would run in a copy of a process that has threads.
+Runs as a separate process, since a function between fork and exec would run in a copy of a threaded process.
 """
 
 import ctypes

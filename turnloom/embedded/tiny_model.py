@@ -1,10 +1,10 @@
-"""Makes the small model that the embedded stack trains: Qwen3's architecture, random weights, a tokenizer of its own.
+"""Make the embedded stack's small model: Qwen3's architecture, random weights, its own tokenizer.
 
 As a script it runs in the TuFT environment, which has torch, and imports nothing of this project:
 
     PYTHON turnloom/embedded/tiny_model.py OUT CONVERSATIONS.jsonl [MORE.jsonl ...] [--vocabulary 1024] [--seed 0]
 
-As a module it knows no torch: build() runs that script as a child. The same inputs give the same bytes.
+As a module it does not import torch: build() runs the script as a child. The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ class ModelNotMade(Exception):
 def build(
     python: Path, out: Path, conversations: Sequence[Path], *, vocabulary: int = VOCABULARY, seed: int = 0
 ) -> Path:
-    """Makes the model in `out` and returns `out`; at once where the same inputs made it before.
+    """Make the model in `out` and return `out`; reuse a model already made from the same inputs.
 
     Args:
         python: an interpreter with torch, transformers and tokenizers (the TuFT environment's).
         out: folder for config.json, model.safetensors, tokenizer.json, tokenizer_config.json, chat_template.jinja.
         conversations: JSONL files with a list `messages` a line; the tokenizer is trained on them.
         vocabulary: entries of the tokenizer, at most.
-        seed: of the weights.
+        seed: seed of the weights.
 
     Raises:
-        ModelNotMade: with what the script said last.
+        ModelNotMade: with the end of the script's output.
     """
     stamp = out / STAMP
     digest = digest_of(conversations, vocabulary, seed)
@@ -88,7 +88,7 @@ def build(
 
 
 def digest_of(conversations: Sequence[Path], vocabulary: int, seed: int) -> str:
-    """What the model depends on, this file included, as a sha256."""
+    """Return a sha256 of everything the model depends on, this file included."""
     digest = hashlib.sha256(f"{vocabulary}:{seed}:".encode())
     for path in (Path(__file__), *conversations):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -96,7 +96,7 @@ def digest_of(conversations: Sequence[Path], vocabulary: int, seed: int) -> str:
 
 
 def texts(conversations: Sequence[Path]) -> Iterator[str]:
-    """Roles, contents, reasoning and calls of all messages, and the tools.
+    """Yield roles, contents, reasoning and calls of all messages, and the tools.
 
     Raises:
         ValueError: a line that is not a conversation; names file and line.
@@ -124,7 +124,7 @@ def _texts_of(line: str) -> Iterator[str]:
 
 
 def make(out: Path, conversations: Sequence[Path], vocabulary: int, seed: int) -> None:
-    """Writes tokenizer, template and model. Needs torch, transformers and tokenizers."""
+    """Write tokenizer, template and model. Needs torch, transformers and tokenizers."""
     # Imported here, since build() lives in processes that must stay free of torch.
     import torch  # noqa: PLC0415
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: PLC0415
@@ -178,7 +178,7 @@ def make(out: Path, conversations: Sequence[Path], vocabulary: int, seed: int) -
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Makes a tiny Qwen3 model with a tokenizer of its own.")
     parser.add_argument("out", type=Path)
     parser.add_argument("conversations", type=Path, nargs="+")
