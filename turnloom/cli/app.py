@@ -1,4 +1,4 @@
-"""The commands put together, each loaded when it is asked for, and the entry point."""
+"""Assemble the commands, each loaded when it is requested, and provide the entry point."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ MODULES: Final[Mapping[str, tuple[str, str]]] = {
 
 
 class Lazy(TyperGroup):
-    """A group that imports the module of a command when the command is looked up, so that small ones start quickly."""
+    """A group that imports a command's module when the command is looked up, so that small ones start quickly."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help by MODULES alone: no command is imported for it."""
+        """Write the help from MODULES alone, importing no command."""
         self.commands = {word: TyperCommand(word, help=summary) for word, (_, summary) in MODULES.items()}
         super().format_help(ctx, formatter)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return all first words."""
+        """Return the first words of all commands."""
         return [*MODULES]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -98,5 +98,5 @@ def root(version: Version = False) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     app(prog_name="turnloom")

@@ -247,7 +247,7 @@ def main(
 
 
 def _text_for_the_tokenizer(state: Path, splits: Splits) -> list[Path]:
-    """Write train and test: the tokenizer may see the words of both, the weights only train."""
+    """Write train and test: the tokenizer may see the words of both, the weights see train only."""
     path = state / "conversations.jsonl"
     sample_data.write_jsonl(path, [*splits.train, *splits.test])
     return [path]

@@ -267,7 +267,7 @@ class Stack:
             yield ""
 
     def _preprocessing(self) -> dict[str, str]:
-        """Return the settings that the API and its queue's worker share; files below the working folder may be sources."""
+        """Return settings that the API and its queue's worker share; files below the user's folder may be sources."""
         return {
             "TURNLOOM_MODELS": str(self.folder / "models.toml"),
             "TURNLOOM_MODEL_CACHE": str(self.folder / "models"),

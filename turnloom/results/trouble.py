@@ -31,7 +31,7 @@ class Trouble:
 
 
 def trouble_of(run: Run) -> Trouble | None:
-    """Return the worst trouble in the curves; None: none. Without evaluations, judges by the job's error alone."""
+    """Return the worst trouble in the curves; None: none. Without evaluations, only the job's error counts."""
     if run.job.error.code == "NON_FINITE_LOSS":
         step = run.job.progress.step + 1
         return Trouble(Kind.DIVERGED, step, f"its loss was no finite number at step {step}")
