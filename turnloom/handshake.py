@@ -23,7 +23,7 @@ def without_tls(address: str) -> Finding | None:
     """Return a finding if the server speaks TLS to a plain-text client; None: it does not, or can't be reached."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is sent; only whether it answers is asked
+    context.verify_mode = ssl.CERT_NONE  # sends no data; only checks whether it answers
     context.set_alpn_protocols(["h2"])
     try:
         with _connected(address) as plain, context.wrap_socket(plain):
@@ -48,7 +48,7 @@ def with_tls(address: str, ca: Path | None, certificate: Path | None, key: Path 
             context.load_cert_chain(certificate, key)
         host = address.rpartition(":")[0].strip("[]")
         with _connected(address) as plain, context.wrap_socket(plain, server_hostname=host) as secured:
-            if secured.recv(1):  # the server's first words; one that wants a certificate hangs up instead
+            if secured.recv(1):  # the server's first data; one that requires a certificate hangs up instead
                 return None
     except ssl.SSLCertVerificationError as error:
         said = error.verify_message.rstrip(".")

@@ -133,7 +133,7 @@ def watch_dataset(client: TurnloomClient, dataset: str, *, console: Console | No
     console = console or SafeConsole(stderr=True)
     state = client.datasets.retrieve(dataset)
     with _redrawn(console) as draw:
-        for state in client.datasets.watch(dataset):  # the last one is looked at below
+        for state in client.datasets.watch(dataset):  # the last one is checked below
             shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
             made = f", {count(state.tokens)} tokens" if state.tokens else ""
             draw(f"{state.id} {dataset_state(state)}: {state.conversations_read} conversations read{shards}{made}")

@@ -74,7 +74,7 @@ class Upload(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         try:
             yield from self._requests
-        except Exception as error:  # raised again in the caller's thread, by calls.py
+        except Exception as error:  # calls.py raises it again in the caller's thread
             self.error = error
             self._bound.wait()
-            self._cancel()  # before the iterator ends: then gRPC does not tell the server that this was all
+            self._cancel()  # cancel before the iterator ends, or gRPC would tell the server that the stream is complete

@@ -70,11 +70,11 @@ class Lazy(TyperGroup):
             return None
         if cmd_name not in self.commands:
             part = typer.Typer()
-            part.callback()(lambda: None)  # else Typer makes a group of one command that command itself
+            part.callback()(lambda: None)  # else Typer turns a group of one command into that command
             importlib.import_module(f"turnloom.cli.{MODULES[cmd_name][0]}").add_to(part)
             part.registered_commands = [one for one in part.registered_commands if one.name == cmd_name]
             part.registered_groups = [one for one in part.registered_groups if one.name == cmd_name]
-            self.commands.update(get_group(part).commands)  # the others of the module would take longer than this one
+            self.commands.update(get_group(part).commands)  # the module's others would take longer
         return self.commands[cmd_name]
 
 
@@ -94,7 +94,7 @@ Version = Annotated[bool, typer.Option("--version", help="Print the version.", i
 
 @app.callback(help=HELP)
 def root(version: Version = False) -> None:
-    """What is said before any command."""
+    """Accept the options that come before any command."""
 
 
 def main() -> None:

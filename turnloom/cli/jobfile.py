@@ -87,7 +87,7 @@ class JobFile:
     def with_options(self, given: HyperparameterFields) -> HyperparameterFields:
         """Return the file's hyperparameters, overridden by those of the command line."""
         merged = {**self.hyperparameters, **given}
-        # These two exclude each other, so that the file's must go where the command line has the other one.
+        # These two exclude each other, so drop the file's if the command line sets the other one.
         for one, other in (("epochs", "max_steps"), ("max_steps", "epochs")):
             if one in given and other not in given:
                 merged.pop(other, None)

@@ -76,7 +76,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     metrics = typer.Typer(no_args_is_help=True, help="Steps for Prometheus.")
     app.add_typer(metrics, name="metrics")
-    metrics.callback()(lambda: None)  # else Typer makes a group of one command that command itself
+    metrics.callback()(lambda: None)  # else Typer turns a group of one command into that command
     command(metrics, "export", "metrics export job-0123456789ab --output steps.om")(export)
 
 

@@ -186,7 +186,7 @@ def command(app: typer.Typer, name: str, example: str, kind: type[TyperCommand] 
 
 def _options(group: type) -> list[inspect.Parameter]:
     """Return the fields of a group as parameters, inherited ones first."""
-    hints = get_type_hints(group, include_extras=True)  # of each class by the names of its own module
+    hints = get_type_hints(group, include_extras=True)  # resolve each class's types in its own module
     kind = inspect.Parameter.KEYWORD_ONLY
     return [inspect.Parameter(f.name, kind, default=f.default, annotation=hints[f.name]) for f in fields(group)]
 
@@ -203,7 +203,7 @@ def _run(common: dict[str, object], body: Callable[[Session], None]) -> None:
         report(error, as_json=as_json)
         raise typer.Exit(exit_code(error)) from error
     except BrokenPipeError:
-        raise  # whoever read the output has seen enough; click ends quietly
+        raise  # the reader closed the pipe; click ends quietly
     except OSError as error:
         refused = InvalidInput(_why(error), hint="Name another file or folder.")
         report(refused, as_json=as_json)

@@ -34,7 +34,7 @@ def leaving_nothing(session: Session, datasets: Sequence[str]) -> Iterator[None]
         yield
     except (Refused, InvalidInput):
         for dataset in datasets:
-            with suppress(TurnloomError):  # the refusal is what the user has to read
+            with suppress(TurnloomError):  # the user must see the refusal, not this error
                 session.client.datasets.delete(dataset)
         raise
 

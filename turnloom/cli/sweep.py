@@ -173,7 +173,7 @@ def _watch(session: Session, made: training_pb2.Sweep) -> training_pb2.Sweep:
         with sweep_display(axes, session.err) as refresh:
             return follow_sweep(session.client, made, refresh)
     except KeyboardInterrupt:
-        # Not by the console, as in watching.py.
+        # Bypass the console, as in watching.py.
         typer.echo(
             f"\nDetached: {made.id} goes on.  Come back: turnloom sweep {made.id}   Stop it: turnloom cancel {made.id}",
             err=True,
@@ -188,7 +188,7 @@ def _plan(made: training_pb2.Sweep) -> str:
 
 
 def _conclude(session: Session, made: training_pb2.Sweep, folder: Path) -> None:
-    """Show table and verdict and write the files; exit code 1 where a cell neither SUCCEEDED nor was stopped by halving."""
+    """Show table and verdict, write the files; exit code 1 if a cell neither SUCCEEDED nor was stopped by halving."""
     from turnloom.cli.comparing import compare  # noqa: PLC0415  # needs numpy
 
     axes = [axis.hyperparameter for axis in made.axes]

@@ -33,7 +33,7 @@ def watch_to_the_end(session: Session, job: str, start_event_id: str = "") -> tr
         else:
             show(session, view, start_event_id)
     except KeyboardInterrupt:
-        # Not by the console, which may have been interrupted while it printed and would keep this in its buffer.
+        # Bypass the console: interrupted while printing, it would keep this in its buffer.
         typer.echo(
             f"\nDetached: {job} goes on.  Come back: turnloom watch {job}   Stop it: turnloom cancel {job}", err=True
         )

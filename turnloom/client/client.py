@@ -131,7 +131,7 @@ class TurnloomClient:
 
         return self._connection.tell(self._service.LintConversations, requests(), TRANSFER_SECONDS)
 
-    # Names of release 0.1. Its models(), datasets(), jobs(), sweeps() and hosts() are the resources' __call__.
+    # Names from release 0.1; its models(), datasets(), jobs(), sweeps() and hosts() are the resources' __call__.
     create_dataset = Renamed("datasets", Datasets.create)
     create_dataset_from_files = Renamed("datasets", Datasets.create_from_files)
     create_dataset_from = Renamed("datasets", Datasets.create_from_source)

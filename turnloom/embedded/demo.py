@@ -111,7 +111,7 @@ class Demo:
             findings.start_nll, findings.test_nll = evaluated[0], evaluated[-1]
             findings.train_nll = train_nll(series[-1]) or 0.0
         with self.phase("test on shuffled replies"):
-            # A job is evaluated before its first step: this one says what the trained adapter makes of these replies.
+            # A job is evaluated before its first step: this one measures the trained adapter on these replies.
             start = training_pb2.StartFrom(job=job, weights_only=True)
             first = next(self.client.jobs.steps(self.job(train, shuffled, 1, start)))
             findings.shuffled_nll = test_nll(first) or 0.0

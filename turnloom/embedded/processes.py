@@ -52,7 +52,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self._environment},
                 cwd=self._cwd,
-                start_new_session=True,  # Ctrl-C is for us; we then end it in order
+                start_new_session=True,  # Ctrl-C reaches this process only, which then ends the child in order
             )
 
     def restart(self) -> None:
@@ -170,7 +170,7 @@ def undisturbed() -> Iterator[None]:
 @contextmanager
 def _handling(number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers; a stack inside a thread is watched by whoever runs it
+        yield  # only the main thread may set handlers; the caller watches a stack in another thread
         return
     before = signal.signal(number, handler)
     try:

@@ -182,7 +182,7 @@ class Stack:
                 f"There is no TuFT environment at {python}.",
                 hint=f"Make it: scripts/install_tuft_cpu.sh {python.parent.parent}",
             )
-        return python.absolute()  # not resolved: the link inside the environment is what makes it one
+        return python.absolute()  # not resolved: only the link inside the environment selects that environment
 
     def _check_ports(self) -> None:
         """Report a taken port at once, before anything runs."""

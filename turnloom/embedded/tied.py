@@ -16,5 +16,5 @@ if __name__ == "__main__":
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux" and ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         sys.exit("tied: prctl failed")
-    if os.getppid() == parent:  # else it was gone before we asked
+    if os.getppid() == parent:  # else the parent was gone before prctl
         os.execvp(command[0], command)  # noqa: S606 # the request survives exec

@@ -24,10 +24,10 @@ CONTEXT = 1024  #: tokens
 INITIALIZER_RANGE = 0.1  # with the usual 0.02 LoRA learns nothing: its frozen base mixes too little (measured)
 END_OF_TEXT, TURN, END_OF_TURN = "<|endoftext|>", "<|turn|>", "<|end|>"
 
-# Written by us. Rendering a conversation's beginning gives a beginning of its rendering, so that turns can be marked
-# by position; nothing is trimmed, and the role is text, so that any role renders. Content that is null is empty, and
-# of a list of parts the texts are printed. Tools come first, as JSON; reasoning stands before the content and calls
-# after it, each a line of JSON between words that are no control tokens.
+# Written for this project. Rendering a conversation's prefix gives a prefix of its rendering, so turns can be marked
+# by position. Nothing is trimmed, and the role is text, so that any role renders. Null content is empty; of a list of
+# parts the texts are printed. Tools come first, as JSON; reasoning precedes the content and calls follow it, each
+# a line of JSON between words that are not control tokens.
 CHAT_TEMPLATE = (
     "{%- if tools -%}"
     "{{ '<|turn|>tools\\n' }}"
@@ -102,7 +102,7 @@ def texts(conversations: Sequence[Path]) -> Iterator[str]:
         ValueError: a line that is not a conversation; names file and line.
     """
     for path in conversations:
-        with path.open(encoding="utf-8", newline="\n") as lines:  # a text may hold U+2028, which ends no line of JSONL
+        with path.open(encoding="utf-8", newline="\n") as lines:  # U+2028 does not end a JSONL line
             for number, line in enumerate(lines, start=1):
                 try:
                     yield from _texts_of(line)
@@ -125,7 +125,7 @@ def _texts_of(line: str) -> Iterator[str]:
 
 def make(out: Path, conversations: Sequence[Path], vocabulary: int, seed: int) -> None:
     """Write tokenizer, template and model. Needs torch, transformers and tokenizers."""
-    # Imported here, since build() lives in processes that must stay free of torch.
+    # Imported here, since processes that call build() must stay free of torch.
     import torch  # noqa: PLC0415
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: PLC0415
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM  # noqa: PLC0415
@@ -168,7 +168,7 @@ def make(out: Path, conversations: Sequence[Path], vocabulary: int, seed: int) -
     (out / STAMP).unlink(missing_ok=True)
     model.save_pretrained(out)
     fast.save_pretrained(out)
-    (out / "model.safetensors").chmod(0o644)  # as the files beside it: a server may run as another user
+    (out / "model.safetensors").chmod(0o644)  # readable like the files beside it: a server may run as another user
     facts = {
         "digest": digest_of(conversations, vocabulary, seed),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -25,7 +25,7 @@ LAUNCHER = REPOSITORY / "services" / "tuft" / "__main__.py"  # by path: TuFT's P
 CONFIG = REPOSITORY / "deploy" / "tuft" / "cpu.yaml"
 PYTHON_VARIABLE = "TURNLOOM_TUFT_PYTHON"
 API_KEY = re.compile(r"tml-[A-Za-z0-9_-]+")
-POLL = 0.1  # seconds between two looks at a condition
+POLL = 0.1  # seconds between two checks of a condition
 LOG_TAIL = 2000  # characters of the log in an error
 
 
@@ -150,7 +150,7 @@ class TuftServer:
                 stderr=subprocess.STDOUT,
                 env=os.environ | self._environment(),
                 cwd=self.settings.home,
-                start_new_session=True,  # Ctrl-C is for us; we then end the server in order
+                start_new_session=True,  # Ctrl-C reaches this process only, which then ends the server in order
             )
         try:
             while not self.healthy():
@@ -256,7 +256,7 @@ class TuftServer:
             ProcessesLeft: the launcher did not come to an end.
         """
         pid = self.pid
-        if pid is None:  # the launcher has not come so far
+        if pid is None:  # the launcher has not got that far
             self.stop(deadline)
             return
         if self.running:

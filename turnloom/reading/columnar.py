@@ -38,7 +38,7 @@ def arrow_rows(place: str, file: io.BufferedIOBase, start: int = 0) -> Iterator[
 
 def arrow_batches(file: io.BufferedIOBase) -> Iterator[pa.RecordBatch]:
     """Yield the batches of an Arrow file or stream."""
-    # A map costs no memory of the process for rows that are passed over.
+    # A memory map costs no process memory for skipped rows.
     source = (
         pa.memory_map(file.name) if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO) else file
     )

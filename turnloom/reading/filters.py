@@ -161,7 +161,7 @@ class Wanted:
         """Return whether a row made {"messages": [...]} has the requested counts and lengths."""
         asked, messages = self.asked, document.get("messages")
         if not isinstance(messages, list):
-            return True  # it will be refused, and shall be reported
+            return True  # it will be refused, and must be reported
         if not _within(len(messages), asked.min_messages, asked.max_messages):
             return False
         if not (asked.min_characters or asked.max_characters):

@@ -42,7 +42,7 @@ def rows(path: Path) -> Iterator[RawRow]:
             if kind_of(name) not in COLUMNAR:
                 yield from rows_of(name, decompressed(name, raw), MAX_DOCUMENT)
                 return
-            # Imported here: pyarrow is no dependency of the client.
+            # Imported here: the client does not depend on pyarrow.
             from turnloom.reading.columnar import arrow_rows, parquet_rows  # noqa: PLC0415
 
             yield from (parquet_rows if kind_of(name) == "parquet" else arrow_rows)(name, raw)

@@ -89,7 +89,7 @@ class LocalSource:
         chosen = choice or Choice()
         chosen.row_filter.check()
         files = tuple(find(words))
-        # Read before the format is looked for: what is wrong with a file already says which one it is.
+        # Read before detecting the format: errors about a file already name it.
         first = list(islice(chain.from_iterable(rows(path) for path in files), 1 if format_name else LOOKED_AT))
         if not first:
             raise InvalidInput(f"{_names(files)} holds no conversation.", hint=SHAPE)

@@ -62,7 +62,7 @@ def _mirror(folder: Path, run: Run) -> str:
             for row in rows([run]):
                 step = row["step"]
                 assert isinstance(step, int)
-                if step >= sink.step:  # what is there already would be refused with a warning each
+                if step >= sink.step:  # W&B would refuse each existing step with a warning
                     sink.log({**scalars(row), "_timestamp": row["time"]}, step=step)
             return str(Path(sink.dir).parent) if sink.offline else str(sink.url)
     except (wandb.Error, TimeoutError, OSError) as error:
