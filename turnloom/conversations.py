@@ -120,7 +120,7 @@ def _identifier(value: JSON) -> str:
 
 
 def _tools(value: JSON) -> Sequence[JSON]:
-    """Return the tools of a list, of its JSON text, or of a list of JSON texts, as some data sets store them."""
+    """Return the tools of a list, of its JSON text, or of JSON texts, as some data sets store them."""
     if value in (None, ""):
         return []
     if isinstance(value, str) and list_in(value) is None:

@@ -1,6 +1,6 @@
 """Write the steps of a job as OpenMetrics text with each step's time. Imports no Prometheus library.
 
-`promtool tsdb create-blocks-from openmetrics` turns the text into blocks, so any Prometheus can show a run, even one
+`promtool tsdb create-blocks-from openmetrics` turns the text into blocks. Any Prometheus can then show a run, even one
 that never scraped it. Format: OpenMetrics 1.0 (a family's samples stand together, times never go back).
 """
 

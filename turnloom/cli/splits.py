@@ -29,7 +29,7 @@ def is_dataset(name: str) -> bool:
 
 @contextmanager
 def leaving_nothing(session: Session, datasets: Sequence[str]) -> Iterator[None]:
-    """Delete datasets made from files if their purpose is refused."""
+    """Delete datasets made from files if the request they were made for is refused."""
     try:
         yield
     except (Refused, InvalidInput):

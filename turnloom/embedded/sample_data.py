@@ -1,7 +1,7 @@
 """Conversations written for this project: an attic full of things, and three odd guides to it.
 
-Every reply follows from its prompt: the system prompt names the speaker, the question names a thing and a property,
-and a follow-up ("And the kite?") repeats the question of the turn before. So a model that learned only the style of
+Every reply follows from its prompt: the system prompt names the speaker, and the question a thing and a property.
+A follow-up ("And the kite?") repeats the question of the turn before. So a model that learned only the style of
 replies stays clearly worse than one that reads the prompt: shuffled_replies() shows it.
 
 python -m turnloom.embedded.sample_data FOLDER    writes conversations.jsonl and conversations.test.jsonl

@@ -2,7 +2,7 @@
 
     python -I -S tied.py PARENT_PID COMMAND ...
 
-Runs as a separate process, since a function between fork and exec would run in a copy of a threaded process.
+Runs as a separate process: a function between fork and exec would run in a copy of a threaded process.
 """
 
 import ctypes

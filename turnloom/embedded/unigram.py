@@ -1,7 +1,7 @@
 """Compute the loss of a model that knows only token frequencies: the baseline beside the demo's NLL.
 
-Add-one smoothing: p(token) = (1 + weight of the token among the trained tokens) / (vocabulary + their total weight),
-so that a token unseen in training has a finite loss.
+Add-one smoothing: p(token) = (1 + weight of the token among the trained tokens) / (vocabulary + their total weight).
+A token unseen in training thus has a finite loss.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tell nulls that a table filled in from those that were written.
 
 Tables give every struct all keys of its column, and JSON lines written from one keep those nulls. Two signs reveal
-them: all messages have the same keys and some hold null under one of them, or a property of a tool's schema is null.
+them: a null property in a tool's schema, or messages that share all keys while some hold null under one of them.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def _csv_row(place: str, head: Sequence[str], cells: Sequence[str]) -> RawRow:
 
 
 def _cell(text: str) -> JSON:
-    """Return a cell's text, or its list where it is the JSON of a list of objects, as messages in cells are."""
+    """Return a cell's text, or the list it spells: messages in cells are JSON lists of objects."""
     if text.startswith("[{"):
         try:
             return parse(text)

@@ -5,7 +5,7 @@ sharegpt           {"conversations": [{"from", "value"}, ...], "system": "..."} 
 prompt_completion  {"prompt": text or messages, "completion": text or messages}
 alpaca             {"instruction", "input", "output", "system", "history": [[question, answer], ...]}
 
-The client uses this for local files and the preprocess worker for all else, so that both make the same dataset.
+The client uses this for local files, the preprocess worker for all else, so both make the same dataset.
 """
 
 from __future__ import annotations

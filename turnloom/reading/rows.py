@@ -81,8 +81,8 @@ def column_row(place: str, values: Mapping[str, object]) -> RawRow:
 def _plain(value: object, depth: int) -> object:
     """Return a column's value as JSON, with NoJSON for what JSON can't hold.
 
-    Columns give every struct all keys, so a null key of a struct counts as absent. Null is kept as the content of
-    a message, that is of a struct with a role in a list that is a column.
+    Columns give every struct all keys, so a null key of a struct counts as absent. Null is kept as a message's
+    content: in a struct with a role, in a list that is a column.
     """
     if isinstance(value, Mapping):
         is_message = depth == 1 and value.get("role") is not None

@@ -1,6 +1,6 @@
 """Select rows of a source: filter, remove duplicates, then split into parts.
 
-The client uses this for local files and the preprocess worker for other sources, so that both choose the same rows.
+The client uses this for local files, the preprocess worker for other sources, so both choose the same rows.
 One pass, 17 bytes a row. An unreadable row is selected and equals no other, so that it is reported.
 """
 

@@ -41,5 +41,5 @@ def _losses(client: TurnloomClient, run: Run, rungs: Set[int]) -> dict[int, Eval
         try:
             found[step] = client.jobs.evaluation(run.job.id, step)
         except (NotFound, Unimplemented, ServerUnreachable, Unavailable):
-            continue  # an older job or server, or no object store: the verdict says what is missing
+            continue  # an older job or server, or no object store: the verdict says how it does without
     return found

@@ -20,7 +20,7 @@ WHOLE: Final = ("epoch", "attempt", "conversations", "rows", "tokens", "loss_tok
 def rows(runs: Sequence[Run], axes: Sequence[str] = ()) -> list[dict[str, Cell]]:
     """Return one row per step, run after run; every row has the same columns.
 
-    NLLs are nats per unit of weight, bits per byte count the UTF-8 bytes of the trained text, `time` is seconds since
+    NLLs are nats per unit of weight. Bits per byte count the UTF-8 bytes of the trained text. `time` is seconds since
     1970. `learning_rate` is the job's peak, `step_learning_rate` that of the step. Values that a step does not
     have are None.
     """

@@ -15,8 +15,8 @@ evaluation. For the differences d at the evaluations of the run's second half,
 
     noise = sqrt(mean((d[i-1] - 2 d[i] + d[i+1])^2) / 6)
 
-is the standard deviation of d where d is a straight line plus independent noise (the second difference of such noise
-has six times its variance), and more where the line bends. It does not cover the choice of test examples.
+is the standard deviation of d where d is a straight line plus independent noise, and more where the line bends. (The
+second difference of such noise has six times its variance.) It does not cover the choice of test examples.
 """
 
 from __future__ import annotations
