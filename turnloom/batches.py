@@ -1,4 +1,4 @@
-"""Rows of a TokenBatch as numpy views: token ids and their aligned target weights. Knows no server.
+"""Rows of a TokenBatch as numpy views: token ids and their aligned target weights.
 
 Row r has N tokens and N - 1 targets: `target_weights[t]` weighs the prediction of `token_ids[t + 1]`. Model input is
 `token_ids[:-1]`, targets are `token_ids[1:]`.
@@ -32,20 +32,20 @@ class Row:
 
     @property
     def input_ids(self) -> Int32:
-        """[N - 1]: what a model is given."""
+        """Model inputs, shape [N - 1]."""
         return self.token_ids[:-1]
 
     @property
     def target_ids(self) -> Int32:
-        """[N - 1]: what it shall predict."""
+        """Prediction targets, shape [N - 1]."""
         return self.token_ids[1:]
 
 
 class Batch(Sequence[Row]):
-    """A received TokenBatch. Rows are views: nothing is copied per token."""
+    """A received TokenBatch; its rows are views, so no token is copied."""
 
     def __init__(self, message: types_pb2.TokenBatch) -> None:
-        """Takes the columns apart.
+        """Split the message into its columns.
 
         Raises:
             DamagedDownload: the columns don't fit each other.
@@ -89,7 +89,7 @@ class Batch(Sequence[Row]):
 
     @property
     def loss_tokens(self) -> int:
-        """Targets with weight > 0."""
+        """Number of targets with weight > 0."""
         return int(np.count_nonzero(self.target_weights))
 
     @property

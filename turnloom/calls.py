@@ -1,4 +1,4 @@
-"""The edge to gRPC: one channel, a deadline on every call, each status as a class of errors.py. Knows no RPC."""
+"""The gRPC edge: one channel, a deadline on every call, and each status as a class of errors.py."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ BothStreams: TypeAlias = "grpc.StreamStreamMultiCallable[Q, A]"
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Encryption, and for mTLS the client's own certificate. Files are PEM."""
+    """TLS settings, with the client's own certificate for mTLS; files are PEM."""
 
     ca: Path | None = None  #: authority that signed the server's certificate; None: the system's
     certificate: Path | None = None  #: of this client
     key: Path | None = None  #: of this client
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Reads the files.
+        """Read the certificate files.
 
         Raises:
             InvalidInput: a file can't be read, or only one of certificate and key is given.
@@ -95,7 +95,7 @@ def _pem(path: Path | None) -> bytes | None:
 
 
 class Connection:
-    """A channel to one server. Opens with the first call; safe to use from several threads."""
+    """A channel to one server; opens with the first call and is thread-safe."""
 
     def __init__(self, address: str, token: str | None, tls: Tls | None) -> None:
         self.address = address
@@ -110,14 +110,14 @@ class Connection:
         self._ready = threading.Event()
 
     def close(self) -> None:
-        """Ends all calls and the connection."""
+        """End all calls and close the connection."""
         self.channel.close()
 
     def open(self) -> None:
-        """Waits until the server answers, at the first call only.
+        """Wait until the server answers; only the first call waits.
 
         Raises:
-            ServerUnreachable: the connection is refused, or not made within 8 seconds; TLS where it is at fault.
+            ServerUnreachable: the connection is refused or takes over 8 seconds; names TLS where that is at fault.
         """
         if self._ready.is_set():
             return
@@ -146,7 +146,7 @@ class Connection:
 
     @contextmanager
     def speaking(self) -> Iterator[None]:
-        """Connects where needed, and turns a gRPC error into one of ours."""
+        """Connect where needed, and translate gRPC errors into ours."""
         self.open()
         try:
             yield
@@ -154,12 +154,12 @@ class Connection:
             raise translate(error, self.address) from error
 
     def ask(self, method: Unary[Q, A], request: Q, seconds: float) -> A:
-        """One question, one answer."""
+        """Send one request and return its answer."""
         with self.speaking():
             return method(request, timeout=seconds, metadata=self.metadata)
 
     def listen(self, method: ServerStream[Q, A], request: Q, seconds: float) -> Iterator[A]:
-        """The messages of a server stream; the call ends when the reader stops reading."""
+        """Yield the messages of a server stream; end the call when the reader stops reading."""
         with self.speaking():
             call = method(request, timeout=seconds, metadata=self.metadata)
             try:
@@ -168,7 +168,7 @@ class Connection:
                 call.cancel()
 
     def tell(self, method: ClientStream[Q, A], requests: Iterable[Q], seconds: float) -> A:
-        """A stream of requests, one answer. What goes wrong while making the requests is raised as it is."""
+        """Send a stream of requests and return the answer; errors raised while making requests pass unchanged."""
         upload = Upload(requests)
         with self.speaking():
             call = method.future(iter(upload), timeout=seconds, metadata=self.metadata)
@@ -183,7 +183,7 @@ class Connection:
                 call.cancel()
 
     def converse(self, method: BothStreams[Q, A], requests: Iterable[Q], seconds: float) -> Iterator[A]:
-        """A stream each way. What goes wrong while making the requests is raised as it is."""
+        """Exchange a stream each way; errors raised while making requests pass unchanged."""
         upload = Upload(requests)
         with self.speaking():
             call = method(iter(upload), timeout=seconds, metadata=self.metadata)
@@ -231,7 +231,7 @@ def _loopback(address: str) -> bool:
 
 
 def unreachable(address: str, when: str = "") -> errors.ServerUnreachable:
-    """The one sentence for a server that is not there."""
+    """Return the error for a server that does not answer."""
     known = "Start one with `turnloom up`, or name another with --address or TURNLOOM_ADDRESS."
     return errors.ServerUnreachable(
         f"No Turnloom server answers at {address}{when}.",
@@ -241,7 +241,7 @@ def unreachable(address: str, when: str = "") -> errors.ServerUnreachable:
 
 
 def host_and_port(address: str) -> tuple[str, int] | None:
-    """The parts of HOST:PORT; None where it is not of this form."""
+    """Split HOST:PORT into its parts; None: the address does not have this form."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if "/" in host or not (host and port.isdecimal() and 0 < int(port) < 65536):
@@ -250,7 +250,7 @@ def host_and_port(address: str) -> tuple[str, int] | None:
 
 
 def translate(error: grpc.RpcError, address: str) -> errors.TurnloomError:
-    """The exception for a failed call, with the server's own sentence, fields and hint."""
+    """Return the exception for a failed call, with the server's own sentence, fields and hint."""
     assert isinstance(error, grpc.Call)  # every RpcError that grpc raises from a call is one
     code, sentence = error.code(), error.details() or ""
     violations, reason, hint, param = _details(error)
@@ -277,7 +277,7 @@ def translate(error: grpc.RpcError, address: str) -> errors.TurnloomError:
 
 
 def _details(error: grpc.Call) -> tuple[list[errors.Violation], str, str, str]:
-    """Violations, reason, hint and parameter from the call's google.rpc.Status, where the server sent one."""
+    """Return violations, reason, hint and parameter from the call's google.rpc.Status, where the server sent one."""
     from google.rpc import error_details_pb2, status_pb2  # noqa: PLC0415  # 20 ms, and only errors need them
 
     violations: list[errors.Violation] = []

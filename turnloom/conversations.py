@@ -1,8 +1,8 @@
-"""Plain JSON values into the contract's Conversation, each error with its place. Knows no file and no server.
+"""Convert plain JSON values to the contract's Conversation; every error names its place.
 
 A conversation is {"messages": [...], "tools": [...], "id": "..."} or just the list of messages; messages are OpenAI's.
-Keys of a message that have no field of their own go to extra_json, so templates see them; null in an optional key is
-the same as its absence. Further keys beside "messages" are not sent: no template sees them.
+Message keys without a field of their own go to extra_json, so templates see them. Null in an optional key counts as
+absent. Further keys beside "messages" are not sent: no template sees them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SHAPE = 'A conversation is {"messages": [{"role": "user", "content": "..."}, ...
 
 @dataclass(frozen=True, slots=True)
 class Sourced:
-    """A conversation and where it stands."""
+    """A conversation and its place in the source."""
 
     conversation: types_pb2.Conversation
     place: str  #: for people, for example "chats.jsonl, line 12"
 
 
 def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
-    """One conversation from parsed JSON.
+    """Convert parsed JSON to one conversation.
 
     Raises:
         InvalidInput: `place`, the field and what it must be.
@@ -55,7 +55,7 @@ def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
 
 
 def to_json(conversation: types_pb2.Conversation) -> dict[str, JSON]:
-    """The conversation as from_json() takes it."""
+    """Convert a conversation to the JSON that from_json() takes."""
     document: dict[str, JSON] = {"messages": [_message_json(message) for message in conversation.messages]}
     if conversation.tools_json:
         document["tools"] = [json.loads(tool) for tool in conversation.tools_json]
@@ -120,7 +120,7 @@ def _identifier(value: JSON) -> str:
 
 
 def _tools(value: JSON) -> Sequence[JSON]:
-    """A list, JSON text of one, or a list of JSON texts, as some data sets keep it."""
+    """Return the tools of a list, of its JSON text, or of JSON texts, as some data sets store them."""
     if value in (None, ""):
         return []
     if isinstance(value, str) and list_in(value) is None:
@@ -179,7 +179,7 @@ def _part(value: JSON, path: str) -> types_pb2.ContentPart:
 
 
 def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
-    """OpenAI's form, or the flat one with name and arguments beside each other."""
+    """Convert a call in OpenAI's form, or in the flat form with name and arguments side by side."""
     if not isinstance(value, dict):
         raise InvalidInput(f"is {_kind(value)}, but must be an object.", field=path)
     if isinstance(value.get("function"), str):
@@ -205,7 +205,7 @@ def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
 
 
 def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: str) -> None:
-    """What the sender says about training a message; the server judges the numbers."""
+    """Set the message's training fields; the server validates the numbers."""
     trainable, weight = value.get("trainable"), value.get("weight")
     if trainable is not None:
         if not isinstance(trainable, bool):
@@ -218,14 +218,14 @@ def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: 
 
 
 def _no_others(value: Mapping[str, JSON], known: Iterable[str], path: str) -> None:
-    """The contract has no place for further keys here, and nothing shall get lost silently."""
+    """Refuse further keys: the contract has no field for them here, and they must not get lost silently."""
     others = [key for key, item in value.items() if item is not None and key not in set(known)]
     if others:
         raise InvalidInput(f"has the unknown key {others[0]}.", field=path, hint="Remove it: templates don't get it.")
 
 
 def _list(value: JSON, path: str) -> Sequence[JSON]:
-    """A list, also as its JSON text, or of the JSON texts of objects."""
+    """Return a list, given as such, as its JSON text, or as JSON texts of its objects."""
     found = list_in(value)
     if found is None:
         raise InvalidInput(f"is {_kind(value)}, but must be a list.", field=path)

@@ -1,4 +1,4 @@
-"""Chunks of files into a folder; a file appears under its name only when its sha256 is right. Knows no server."""
+"""Write downloaded chunks to files; a file gets its final name only once its sha256 matches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from turnloom.v1 import training_pb2
 
 @dataclass(frozen=True, slots=True)
 class SavedFile:
-    """A file that arrived whole."""
+    """A file that arrived complete."""
 
     path: Path
     size: int  #: bytes
@@ -23,11 +23,11 @@ class SavedFile:
 
 
 def save_files(chunks: Iterable[training_pb2.DownloadAdapterResponse], folder: Path) -> list[SavedFile]:
-    """Writes file after file, each through a .part file beside it.
+    """Write the files one by one, each through a .part file beside it.
 
     Raises:
-        DamagedDownload: a file came short, or with another sha256; its .part file is removed.
-        InvalidInput: the folder can't be written.
+        DamagedDownload: a file is too short or its sha256 differs; its .part file is removed.
+        InvalidInput: the folder is not writable.
     """
     saved: list[SavedFile] = []
     iterator = iter(chunks)
@@ -59,7 +59,7 @@ def save_files(chunks: Iterable[training_pb2.DownloadAdapterResponse], folder: P
 def _write(
     file: BinaryIO, first: training_pb2.DownloadAdapterResponse, rest: Iterator[training_pb2.DownloadAdapterResponse]
 ) -> tuple[str, int, training_pb2.DownloadAdapterResponse | None]:
-    """sha256 and size of one file, and the first chunk of the next one."""
+    """Write one file; return its sha256, its size and the first chunk of the next file."""
     digest, size = hashlib.sha256(), 0
     chunk: training_pb2.DownloadAdapterResponse | None = first
     while chunk is not None and chunk.file == first.file:
@@ -70,7 +70,7 @@ def _write(
 
 
 def _plain(name: str) -> str:
-    """A server is not trusted with paths."""
+    """Return the name if it is a plain file name; paths from a server are not trusted."""
     if not name or name != Path(name).name or name in (".", ".."):
         raise DamagedDownload(f"The server sent a file named {name!r}, which is no plain name; it was not written.")
     return name

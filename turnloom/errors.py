@@ -1,4 +1,4 @@
-"""What can go wrong for a user of Turnloom, one class per answer. Knows no gRPC and no exit code.
+"""Errors that a user of Turnloom can meet, one class for each way to react.
 
 TurnloomError
 ├── InvalidInput          a file, option or value that was refused before anything was sent
@@ -37,7 +37,7 @@ class Violation:
 
 
 class TurnloomError(Exception):
-    """One sentence that says what is wrong and where, and a hint that says what to do."""
+    """One sentence that says what is wrong and where, with a hint that says what to do."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One evaluation by example, as numpy columns. Knows no server."""
+"""One evaluation by example, as numpy columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from turnloom.v1 import training_pb2
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What each example of a test dataset lost, in the dataset's order; NLL = nll_sum.sum() / weight_sum.sum()."""
+    """The losses of a test dataset's examples, in its order; NLL = nll_sum.sum() / weight_sum.sum()."""
 
     step: int  #: that was evaluated
     conversation: NDArray[np.uint32]  #: [examples] position of the example's conversation in the dataset
@@ -21,7 +21,7 @@ class Evaluation:
 
     @classmethod
     def read(cls, message: training_pb2.GetEvaluationResponse) -> Evaluation:
-        """The columns of an answer, without a copy."""
+        """Read the columns of an answer without copying them."""
         return cls(
             message.step,
             np.frombuffer(message.conversation, "<u4"),

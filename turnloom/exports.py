@@ -1,4 +1,4 @@
-"""Write a dataset's rows as a file for another trainer. Knows no server; Parquet needs pyarrow."""
+"""Write a dataset's rows as a file for another trainer. Parquet needs pyarrow."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ GROUP: Final = 1_000  #: rows of a Parquet row group, and held in memory
 
 
 def write_jsonl(path: Path, lines: Iterator[Record]) -> None:
-    """One JSON object a line."""
+    """Write one JSON object per line."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def write_parquet(path: Path, lines: Iterator[Record]) -> None:
-    """Columns of lists, GROUP rows a row group; an empty file where there is no row."""
+    """Write columns of lists, GROUP rows per row group; without rows the file is empty."""
     import pyarrow as pa  # noqa: PLC0415  # optional at the client
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -56,10 +56,10 @@ FILES: Final[Mapping[str, tuple[Callable[[Path, Iterator[Record]], None], str]]]
 
 
 def export(rows: Iterable[Row], to: str, path: Path) -> int:
-    """Write rows for a trainer; answers how many. After an error there is no file.
+    """Write rows for a trainer and return their number; an error leaves no file.
 
     Raises:
-        InvalidInput: the format can't say what a row's weights say.
+        InvalidInput: the format can't express a row's weights.
     """
     write, _ = FILES[to]
     count = 0

@@ -1,4 +1,4 @@
-"""Why no connection comes about: asks the address itself, in TLS, once gRPC has given up. Knows no gRPC."""
+"""Diagnose a failed connection: probe the address with TLS directly, after gRPC has given up."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ SECONDS: Final = 2.0  #: for each step of the look
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong, and what to do."""
+    """What is wrong and what to do about it."""
 
     sentence: str
     hint: str
 
 
 def without_tls(address: str) -> Finding | None:
-    """Whether a server that can't be reached in plain text speaks TLS; None: it does not, or is not there."""
+    """Return a finding if the server speaks TLS to a plain-text client; None: it does not, or can't be reached."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is sent; only whether it answers is asked
+    context.verify_mode = ssl.CERT_NONE  # sends no data; only checks whether it answers
     context.set_alpn_protocols(["h2"])
     try:
         with _connected(address) as plain, context.wrap_socket(plain):
@@ -40,7 +40,7 @@ def without_tls(address: str) -> Finding | None:
 
 
 def with_tls(address: str, ca: Path | None, certificate: Path | None, key: Path | None) -> Finding | None:
-    """What is wrong with a TLS connection; None: nothing that this look finds, or nobody is there."""
+    """Return what is wrong with a TLS connection; None: the probe finds nothing, or the server can't be reached."""
     context = ssl.create_default_context(cafile=ca)
     context.set_alpn_protocols(["h2"])
     try:
@@ -48,7 +48,7 @@ def with_tls(address: str, ca: Path | None, certificate: Path | None, key: Path 
             context.load_cert_chain(certificate, key)
         host = address.rpartition(":")[0].strip("[]")
         with _connected(address) as plain, context.wrap_socket(plain, server_hostname=host) as secured:
-            if secured.recv(1):  # the server's first words; one that wants a certificate hangs up instead
+            if secured.recv(1):  # the server's first data; one that requires a certificate hangs up instead
                 return None
     except ssl.SSLCertVerificationError as error:
         said = error.verify_message.rstrip(".")
@@ -77,6 +77,6 @@ def _turned_away(address: str, *, shown: bool) -> Finding:
 
 
 def _connected(address: str) -> socket.socket:
-    """A connection. Raises OSError, or ValueError for an address that is no HOST:PORT."""
+    """Open a connection; raises OSError, or ValueError for an address not of the form HOST:PORT."""
     host, _, port = address.rpartition(":")
     return socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS)

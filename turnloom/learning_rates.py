@@ -1,7 +1,7 @@
-"""A learning rate to begin with: `--lr auto`. The table is docs/guide.md's, and a test compares them.
+"""Suggest a learning rate to start with: `--lr auto`. A test compares the table with the one in docs/guide.md.
 
 The guide's sweeps of a 4B model improve quickly between 1e-4 and 1e-3 at batch size 16. Larger models take smaller
-rates; a batch that is n times as large takes about sqrt(n) times the rate. It is a start: a sweep finds a better one.
+rates; an n times larger batch takes about sqrt(n) times the rate. This is a start: a sweep finds a better one.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _SIZE: Final = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A rate, and why."""
+    """A rate and the reason for it."""
 
     rate: float
     reason: str
 
 
 def suggest(model: str, batch_size: int) -> Suggestion:
-    """Return a rate for a model.
+    """Suggest a rate for a model.
 
     Args:
-        model: its name, which says its size: "Qwen/Qwen3-4B-Instruct-2507".
+        model: its name, which includes its size: "Qwen/Qwen3-4B-Instruct-2507".
         batch_size: conversations per step, >= 1.
 
     Raises:
-        InvalidInput: the name says no size.
+        InvalidInput: the name includes no size.
     """
     if model in KNOWN:
         base, size = KNOWN[model], "a model with random weights"
@@ -56,7 +56,7 @@ def suggest(model: str, batch_size: int) -> Suggestion:
 
 
 def parameters(model: str) -> float | None:
-    """Return billions of parameters by the model's name, the first that it says; None: it says none."""
+    """Return billions of parameters, the first size in the model's name; None: the name includes none."""
     found = _SIZE.search(model)
     if found is None:
         return None

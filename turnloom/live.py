@@ -1,4 +1,4 @@
-"""What a job's updates add up to: step, NLL, rate, time left. Knows no server and no terminal."""
+"""Summarise a job's updates: step, NLL, rate, time left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WINDOW: Final = 20  #: steps that a rate is taken over
 
 @dataclass(slots=True)
 class View:
-    """One job as its watcher knows it."""
+    """One job as its watcher sees it."""
 
     job: training_pb2.Job
     step: int = 0
@@ -27,7 +27,7 @@ class View:
     _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))  #: commit time, tokens
 
     def take(self, update: training_pb2.WatchJobResponse) -> None:
-        """Adds what an update says. A step of a higher attempt may go back to an earlier number."""
+        """Apply an update; a step of a higher attempt may go back to an earlier number."""
         kind = update.WhichOneof("update")
         if kind == "step":
             self._take_step(update.step)
@@ -50,7 +50,7 @@ class View:
 
     @property
     def planned(self) -> int:
-        """Steps that the job will have; 0 before that is known."""
+        """Number of planned steps; 0 until it is known."""
         return self.job.progress.planned_steps
 
     @property
@@ -59,11 +59,11 @@ class View:
         return job_state(self.job)
 
     def tokens_per_second(self) -> float:
-        """Over the last steps; 0 before there are two."""
+        """Return the rate over the last steps; 0 before there are two."""
         return self._rate(sum(tokens for _, tokens in list(self._recent)[1:]))
 
     def seconds_left(self) -> float | None:
-        """By the rate of the last steps; None before there is one."""
+        """Estimate the time left from the rate of the last steps; None before there is one."""
         rate = self._rate(len(self._recent) - 1)
         return (self.planned - self.step) / rate if rate and self.planned else None
 
@@ -74,7 +74,7 @@ class View:
         return amount / elapsed if elapsed > 0 else 0.0
 
     def line(self) -> str:
-        """Everything in one line of plain text, which fits a terminal of 80 characters beside a state and a bar."""
+        """Return a one-line plain-text summary that fits 80 characters beside a state and a bar."""
         parts = [f"step {self.step}/{self.planned or '?'}"]
         parts += [f"NLL {self.train_nll:.4f}"] if self.train_nll is not None else []
         parts += [f"test {self.test_nll:.4f}"] if self.test_nll is not None else []

@@ -1,4 +1,4 @@
-"""Libraries that may not be installed. Imports none of them."""
+"""Check for optional libraries without importing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keyword arguments into the contract's option messages: names are the fields', enums short. Knows no server.
+"""Convert keyword arguments to the contract's option messages: fields keep their names, enums are short.
 
 preprocess_options("qwen3", {"max_length": 1024, "truncation": "left"})
 hyperparameters({"lora_rank": 8, "schedule": "cosine"})
@@ -95,7 +95,7 @@ class HyperparameterFields(TypedDict, total=False):
 
 
 def preprocess_options(model: str, fields: PreprocessFields | Mapping[str, object]) -> types_pb2.PreprocessOptions:
-    """Options with only the given fields set.
+    """Build options with only the given fields set.
 
     Raises:
         InvalidInput: an unknown name, or a value that the field can't hold.
@@ -107,7 +107,7 @@ def preprocess_options(model: str, fields: PreprocessFields | Mapping[str, objec
 
 
 def hyperparameters(fields: HyperparameterFields | Mapping[str, object]) -> training_pb2.Hyperparameters:
-    """Hyperparameters with only the given fields set.
+    """Build hyperparameters with only the given fields set.
 
     Raises:
         InvalidInput: an unknown name, or a value that the field can't hold.
@@ -116,7 +116,7 @@ def hyperparameters(fields: HyperparameterFields | Mapping[str, object]) -> trai
 
 
 def _filled(message: M, values: dict[str, object]) -> M:
-    """`message` with the values set, by protobuf's own JSON rules, after names were made the contract's."""
+    """Set values in `message` by protobuf's JSON rules, after mapping names to the contract's, and return it."""
     known = _fields(message)
     for name, value in values.items():
         if name not in known:
@@ -133,12 +133,12 @@ def _filled(message: M, values: dict[str, object]) -> M:
 
 
 def _fields(message: Message | type[Message]) -> Mapping[str, FieldDescriptor]:
-    """Fields by name; the stubs name two classes for what is one."""
+    """Return fields by name; the stubs use two classes for the same descriptor."""
     return cast("Mapping[str, FieldDescriptor]", message.DESCRIPTOR.fields_by_name)
 
 
 def _enum_name(field: FieldDescriptor, value: object) -> str:
-    """TRUNCATION_LEFT for "left"."""
+    """Return the full enum name: TRUNCATION_LEFT for "left"."""
     enum = field.enum_type
     assert enum is not None
     prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
@@ -162,10 +162,10 @@ def _kind(field: FieldDescriptor) -> str:
 
 
 def from_text(message: type[Message], name: str, text: str) -> object:
-    """The value that `--option name=text` means: JSON where the field is a number, a flag or an object, else the text.
+    """Parse `--option name=text`: as JSON for a number, a flag or an object, else as the text itself.
 
     Raises:
-        InvalidInput: the text is no JSON where JSON is needed.
+        InvalidInput: the text is not JSON where JSON is needed.
     """
     field = _fields(message).get(name)
     if field is None or field.enum_type or field.cpp_type == FieldDescriptor.CPPTYPE_STRING:

@@ -1,11 +1,11 @@
-"""Progress of jobs, sweeps and datasets where it is looked at: a notebook, a terminal, a log. Knows no command.
+"""Show progress of jobs, sweeps and datasets in a notebook, a terminal or a log.
 
     from turnloom import TurnloomClient, progress
 
     job = progress.watch_job(client, job.id)
 
-In a notebook one output is redrawn in place, as plain text: no widget library is needed, and the last state is what a
-saved notebook keeps. In a terminal it is a bar or a table. Anywhere else (a pipe, a log, CI) it is a line now and then.
+A notebook output is redrawn in place as plain text: it needs no widget library, and a saved notebook keeps the last
+state. A terminal shows a bar or a table. Anything else (a pipe, a log, CI) gets a line now and then.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Say: TypeAlias = "Callable[[str], None]"  # takes rich markup
 
 
 def watch_job(client: TurnloomClient, job: str, *, console: Console | None = None) -> training_pb2.Job:
-    """Shows a job until it ends, and returns it.
+    """Show a job until it ends, and return it.
 
     Args:
         client: speaks to the server.
@@ -61,7 +61,7 @@ def watch_job(client: TurnloomClient, job: str, *, console: Console | None = Non
 
 
 def show_job(client: TurnloomClient, view: View, console: Console, say: Say, start_event_id: str = "") -> None:
-    """Shows updates, warnings and errors until there are no more; `view` is kept up to date."""
+    """Show updates, warnings and errors until there are no more, keeping `view` up to date."""
 
     def trouble(error: TurnloomError) -> None:
         say(f"[yellow]{escape(error.message)} Trying again.[/]")
@@ -76,7 +76,7 @@ def show_job(client: TurnloomClient, view: View, console: Console, say: Say, sta
 
 
 def watch_sweep(client: TurnloomClient, sweep: str, *, console: Console | None = None) -> training_pb2.Sweep:
-    """Shows a sweep until each of its jobs has ended or was paused, and returns it.
+    """Show a sweep until each of its jobs has ended or was paused, and return it.
 
     Args:
         client: speaks to the server.
@@ -95,7 +95,7 @@ def watch_sweep(client: TurnloomClient, sweep: str, *, console: Console | None =
 def follow_sweep(
     client: TurnloomClient, made: training_pb2.Sweep, refresh: Callable[[training_pb2.Sweep], None]
 ) -> training_pb2.Sweep:
-    """Looks at a sweep every second until each of its jobs has ended or was paused by somebody.
+    """Poll a sweep every second until each of its jobs has ended or was paused by a user.
 
     Raises:
         TurnloomError: the server was away for five minutes.
@@ -115,12 +115,12 @@ def follow_sweep(
 
 
 def _rests(job: training_pb2.Job) -> bool:
-    """Whether a job of a sweep is not waited for; one that is PAUSED at a rung goes on by itself."""
+    """Return whether a sweep need not wait for a job; one PAUSED at a rung resumes by itself."""
     return job.state in TERMINAL or (job.state == training_pb2.JOB_STATE_PAUSED and not job.halving.waiting_step)
 
 
 def watch_dataset(client: TurnloomClient, dataset: str, *, console: Console | None = None) -> datasets_pb2.Dataset:
-    """Shows a dataset that the server makes, and returns it when it is READY.
+    """Show a dataset while the server makes it, and return it once READY.
 
     Args:
         client: speaks to the server.
@@ -128,12 +128,12 @@ def watch_dataset(client: TurnloomClient, dataset: str, *, console: Console | No
         console: where to, outside notebooks; None: standard error.
 
     Raises:
-        Unavailable, InvalidInput: as checked() says.
+        Unavailable, InvalidInput: as in checked().
     """
     console = console or SafeConsole(stderr=True)
     state = client.datasets.retrieve(dataset)
     with _redrawn(console) as draw:
-        for state in client.datasets.watch(dataset):  # the last one is looked at below
+        for state in client.datasets.watch(dataset):  # the last one is checked below
             shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
             made = f", {count(state.tokens)} tokens" if state.tokens else ""
             draw(f"{state.id} {dataset_state(state)}: {state.conversations_read} conversations read{shards}{made}")
@@ -141,7 +141,7 @@ def watch_dataset(client: TurnloomClient, dataset: str, *, console: Console | No
 
 
 def checked(dataset: datasets_pb2.Dataset) -> datasets_pb2.Dataset:
-    """A dataset that is no longer being made, if it is READY.
+    """Return a finished dataset if it is READY.
 
     Raises:
         Unavailable: it ended FAILED because its hub can't be reached; message and hint are the server's.
@@ -155,18 +155,18 @@ def checked(dataset: datasets_pb2.Dataset) -> datasets_pb2.Dataset:
 
 
 def in_notebook() -> bool:
-    """Whether a kernel runs this process, so that outputs can be redrawn in place."""
+    """Return whether a kernel runs this process, so that outputs can be redrawn in place."""
     return hasattr(_shell(), "kernel")
 
 
 def _shell() -> Any:  # IPython's own, which may not be installed
-    """The IPython shell; None: there is none. IPython is never imported here: a kernel has done so."""
+    """Return the IPython shell; None: there is none. Never imports IPython: a kernel already has."""
     ipython = sys.modules.get("IPython")
     return ipython.get_ipython() if ipython is not None else None
 
 
 class _Output:
-    """One output of a notebook's cell, redrawn in place at most five times a second."""
+    """One output of a notebook cell, redrawn in place at most five times a second."""
 
     def __init__(self) -> None:
         self._id = uuid.uuid4().hex
@@ -174,7 +174,7 @@ class _Output:
         self._drawn_at = float("-inf")
 
     def draw(self, picture: RenderableType, *, now: bool = False) -> None:
-        """Shows it as text; `now`: although the last one is only just there."""
+        """Show the picture as text; `now`: even if the last one was drawn only just before."""
         if not now and time.monotonic() - self._drawn_at < REDRAW_SECONDS:
             return
         text = as_text(picture)
@@ -185,7 +185,7 @@ class _Output:
 
 
 def as_text(picture: RenderableType) -> str:
-    """What rich would print, without colours."""
+    """Return what rich would print, without colours."""
     console = SafeConsole(file=io.StringIO(), width=WIDTH, color_system=None, force_jupyter=False)
     console.print(picture, highlight=False, soft_wrap=isinstance(picture, str), end="")
     assert isinstance(console.file, io.StringIO)
@@ -194,7 +194,7 @@ def as_text(picture: RenderableType) -> str:
 
 @contextmanager
 def _redrawn(console: Console) -> Iterator[Callable[[str], None]]:
-    """A line that replaces the one before it; in a log each follows the other."""
+    """Give a function that replaces the line before; in a log each line follows the other."""
     if in_notebook():
         output = _Output()
         yield lambda line: output.draw(escape(line), now=True)
@@ -232,13 +232,13 @@ def _job_display(view: View, console: Console, say: Say) -> Iterator[Refresh]:
 
 
 def job_picture(view: View) -> str:
-    """State, bar and numbers in one line of rich markup."""
+    """Return state, bar and numbers in one line of rich markup."""
     done = round(BAR * min(1.0, view.step / view.planned)) if view.planned else 0
     return escape(f"{view.job.id} {view.state}  {'━' * done}{'╌' * (BAR - done)}  {view.line()}")
 
 
 def _lines(view: View, say: Say) -> Refresh:
-    """A line for each change of state, each evaluation, and now and then."""
+    """Return a refresh that prints a line for each change of state, each evaluation, and now and then."""
     last_line = 0.0
     last_state = ""
 
@@ -256,7 +256,7 @@ def _lines(view: View, say: Say) -> Refresh:
 
 @contextmanager
 def sweep_display(axes: Sequence[str], console: Console) -> Iterator[Callable[[training_pb2.Sweep], None]]:
-    """A table that is redrawn, in a notebook or a terminal; elsewhere a line whenever a cell changes its state."""
+    """Redraw a table in a notebook or terminal; elsewhere print a line whenever a cell changes its state."""
     if in_notebook():
         output = _Output()
         yield lambda made: output.draw(_table(made, axes), now=True)
@@ -285,7 +285,7 @@ def _table(made: training_pb2.Sweep, axes: Sequence[str]) -> Table:
 
 
 def cell_state(job: training_pb2.Job) -> str:
-    """The state as rich markup; of a cell at a rung, or stopped there, with the step and its place."""
+    """Return the state as rich markup; for a cell waiting or stopped at a rung, with the step and its rank."""
     halving = job.halving
     if job.state == training_pb2.JOB_STATE_PAUSED and halving.waiting_step:
         return f"[cyan]waits at {halving.waiting_step}[/]"

@@ -1,4 +1,4 @@
-"""Why an address can't be reached: its form, name, port or TLS, in the order in which they fail. Knows no RPC."""
+"""Find why an address can't be reached: its form, name, port or TLS, in the order in which they fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Step:
 
 
 def steps(address: str, tls: Tls | None) -> Iterator[Step]:
-    """The steps until the first that fails. Nothing is sent but, where the port answers, the first words of TLS."""
+    """Yield the steps up to the first that fails; sends nothing but a TLS hello where the port answers."""
     parts = host_and_port(address)
     if parts is None:
         yield Step("address", True, f"{address!r} is not HOST:PORT.", WRITE_ADDRESS)
@@ -60,7 +60,7 @@ def steps(address: str, tls: Tls | None) -> Iterator[Step]:
 
 
 def _resolved(host: str, port: int) -> tuple[list[str], str]:
-    """Addresses of a name, and why there is none."""
+    """Return the addresses of a host name, and the reason if there are none."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="name")
     try:
         found = pool.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM).result(SECONDS)

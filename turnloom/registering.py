@@ -1,4 +1,4 @@
-"""Read what another engine says of the rows it made (turnloom.masks.columns). Knows no server."""
+"""Read the description that another engine wrote of its rows (turnloom.masks.columns)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DESCRIPTION: Final = "turnloom.json"
 
 
 def read_description(uri: str) -> Mapping[str, object]:
-    """Read the description in a folder of this machine, or at a URL (with fsspec).
+    """Read the description in a local folder, or at a URL (with fsspec).
 
     Raises:
-        InvalidInput: it isn't there, or is no description.
+        InvalidInput: it is missing or not a description.
     """
     place = f"{uri.rstrip('/')}/{DESCRIPTION}"
     try:
@@ -39,6 +39,6 @@ def read_description(uri: str) -> Mapping[str, object]:
 
 
 def fields_of(told: Mapping[str, object]) -> PreprocessFields:
-    """The options as create_from_source takes them."""
+    """Return the options in the form that create_from_source takes."""
     options = dict(cast("Mapping[str, object]", told["options"]))
     return cast("PreprocessFields", {name: value for name, value in options.items() if value not in (None, {})})

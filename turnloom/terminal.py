@@ -1,4 +1,4 @@
-"""A console that shows control characters of texts as escapes, so that a name or a message can't steer a terminal."""
+"""A console that escapes control characters, so that a name or a message can't manipulate the terminal."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from turnloom.visible import visible
 
 
 class SafeConsole(Console):
-    """rich's console; every text that it is given is made visible, its own control sequences are left alone."""
+    """rich's console, escaping every text it is given; its own control sequences are kept."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return marked-up text, escaped before it is measured and laid out."""
         return super().render_str(visible(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield segments; what was made a Text elsewhere is escaped here."""
+        """Yield segments, escaping what was made a Text elsewhere."""
         for segment in super().render(renderable, options):
             shown = segment.text if segment.control else visible(segment.text)
             yield segment if shown == segment.text else Segment(shown, segment.style)

@@ -1,4 +1,4 @@
-"""Rows as other trainers take them: TRL, axolotl, `datasets`, Tinker's cookbook. Needs numpy alone.
+"""Rows in the formats of other trainers: TRL, axolotl, `datasets`, Tinker's cookbook. Needs numpy alone.
 
 >>> import numpy as np
 >>> from turnloom.masks import MaskedRow
@@ -30,26 +30,26 @@ class TrainingRow(Protocol):
 
     @property
     def token_ids(self) -> NDArray[np.int32]:
-        """Shape (N,)."""
+        """Token ids, shape (N,)."""
 
     @property
     def target_weights(self) -> NDArray[np.float32]:
-        """Shape (N - 1,): entry t weighs the prediction of token_ids[t + 1]."""
+        """Weights, shape (N - 1,): entry t weighs the prediction of token_ids[t + 1]."""
 
 
 class WeightsNotTaken(ValueError):
-    """A format has no place for weights other than 0 and 1; the sentence names it."""
+    """The format has no place for weights other than 0 and 1; the message names it."""
 
 
 def labels_of(row: TrainingRow) -> NDArray[np.int32]:
-    """Shape (N,): the token where it is trained, else IGNORED."""
+    """Return labels, shape (N,): the token where it is trained, else IGNORED."""
     labels = np.full(len(row.token_ids), IGNORED, dtype=np.int32)
     labels[1:] = np.where(row.target_weights > 0, row.token_ids[1:], IGNORED)
     return labels
 
 
 def is_fractional(row: TrainingRow) -> bool:
-    """Whether a weight is neither 0 nor 1, which labels alone can't say."""
+    """Return whether a weight is neither 0 nor 1, which labels alone can't express."""
     return not bool(np.isin(row.target_weights, (0.0, 1.0)).all())
 
 
@@ -70,7 +70,7 @@ def _axolotl(row: TrainingRow) -> Record:
 
 
 def _cookbook(row: TrainingRow) -> Record:
-    """What a tinker.Datum is made of; the shift is done here."""
+    """Return the fields of a tinker.Datum, shifted by one."""
     ids = row.token_ids.tolist()
     return {"model_input": ids[:-1], "target_tokens": ids[1:], "weights": row.target_weights.tolist()}
 
@@ -85,7 +85,7 @@ RECORDS: Final[Mapping[str, Callable[[TrainingRow], Record]]] = {
 
 
 def record(row: TrainingRow, to: str) -> Record:
-    """One row for a trainer.
+    """Convert one row for a trainer.
 
     Args:
         row: of a Masker, or of a downloaded dataset.
@@ -99,20 +99,20 @@ def record(row: TrainingRow, to: str) -> Record:
 
 
 def records(rows: Iterable[TrainingRow], to: str) -> Iterator[Record]:
-    """Rows for a trainer, one by one; raises as `record`.
+    """Convert rows for a trainer one by one; raises as `record`.
 
-    `datasets.Dataset.from_generator(lambda: records(rows, "trl"))` is a dataset that TRL's SFTTrainer takes as it is.
+    `datasets.Dataset.from_generator(lambda: records(rows, "trl"))` gives a dataset that TRL's SFTTrainer accepts.
     """
     return map(RECORDS[to], rows)
 
 
 def datums(rows: Iterable[TrainingRow]) -> list[tinker.Datum]:
-    """Rows as the Datums that Tinker's forward_backward takes. Needs tinker."""
+    """Convert rows to the Datums that Tinker's forward_backward takes. Needs tinker."""
     return [datum(_cookbook(row)) for row in rows]
 
 
 def datum(line: Mapping[str, object]) -> tinker.Datum:
-    """The Datum of one record of format "cookbook", for example of a line of an exported file. Needs tinker."""
+    """Convert one "cookbook" record, such as a line of an exported file, to a Datum. Needs tinker."""
     import tinker  # noqa: PLC0415  # optional, and slow to import
 
     return tinker.Datum(

@@ -1,4 +1,4 @@
-"""Conversations in chunks for a request stream; what goes wrong while reading them reaches the caller. Knows no RPC."""
+"""Split conversations into chunks for a request stream; errors while reading them reach the caller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 def as_messages(
     conversations: Iterable[types_pb2.Conversation | Mapping[str, JSON]],
 ) -> Iterator[types_pb2.Conversation]:
-    """Plain dictionaries are taken as JSON files are.
+    """Convert plain dictionaries as JSON files are; messages pass unchanged.
 
     Raises:
         InvalidInput: names the position and the field.
@@ -31,14 +31,14 @@ def as_messages(
 
 
 def chunks(conversations: Iterable[types_pb2.Conversation]) -> Iterator[list[types_pb2.Conversation]]:
-    """Up to 256 conversations or about 1 MiB at a time, in order."""
+    """Yield up to 256 conversations or about 1 MiB at a time, in order."""
     return (chunk for _, chunk in numbered_chunks(enumerate(conversations)))
 
 
 def numbered_chunks(
     conversations: Iterable[tuple[int, types_pb2.Conversation]],
 ) -> Iterator[tuple[int, list[types_pb2.Conversation]]]:
-    """Chunks as above, each with the number of its first; a chunk ends where a number is left out."""
+    """Yield chunks as above, each with the number of its first; a chunk ends where a number is left out."""
     chunk: list[types_pb2.Conversation] = []
     first = size = 0
     for number, conversation in conversations:
@@ -55,9 +55,9 @@ def numbered_chunks(
 
 
 class Upload(Generic[T]):
-    """A request stream that ends its call when reading fails, so that half a stream is never taken for the whole.
+    """A request stream that cancels its call when reading fails, so that no half stream counts as whole.
 
-    gRPC reads it in a thread of its own; the caller finds the error in `error`.
+    gRPC reads it in its own thread; the caller finds the error in `error`.
     """
 
     def __init__(self, requests: Iterable[T]) -> None:
@@ -67,14 +67,14 @@ class Upload(Generic[T]):
         self.error: Exception | None = None
 
     def bind(self, cancel: Callable[[], object]) -> None:
-        """Says how the call is ended; the error path waits for it."""
+        """Set how to cancel the call; the error path waits for this."""
         self._cancel = cancel
         self._bound.set()
 
     def __iter__(self) -> Iterator[T]:
         try:
             yield from self._requests
-        except Exception as error:  # raised again in the caller's thread, by calls.py
+        except Exception as error:  # calls.py raises it again in the caller's thread
             self.error = error
             self._bound.wait()
-            self._cancel()  # before the iterator ends: then gRPC does not tell the server that this was all
+            self._cancel()  # cancel before the iterator ends, or gRPC would tell the server that the stream is complete

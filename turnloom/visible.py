@@ -1,4 +1,4 @@
-"""Control characters made visible: C0, DEL, C1 and bidirectional overrides, which a terminal would obey."""
+"""Make control characters visible: C0, DEL, C1 and bidirectional overrides, which a terminal would obey."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def visible(text: str) -> str:
 
 
 def visible_json(document: str) -> str:
-    """Return the same JSON document without control characters; inside strings they are escapes of JSON."""
+    """Return the same JSON document with control characters as JSON escapes inside strings."""
     return document.translate(_JSON_ESCAPES)
 
 
 def controls(text: str) -> list[str]:
-    """Return the control characters of a name, each once, as U+001B; a line end and a tab are among them."""
+    """Return the distinct control characters of a name as U+001B, including line ends and tabs."""
     return [f"U+{ord(character):04X}" for character in dict.fromkeys(text) if character in CONTROL]

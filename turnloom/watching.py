@@ -1,4 +1,4 @@
-"""A stream that is opened again wherever it broke off, so that nothing is missed or seen twice. Knows no RPC."""
+"""Reopen a stream wherever it broke off, so that nothing is missed or seen twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def follow(
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[U]:
-    """Every message once and in order, over any number of broken connections, until the server ends a finished stream.
+    """Yield every message once and in order, across broken connections, until the server ends a finished stream.
 
     Args:
         start: opens the stream after the position it is given ("" for the beginning).
@@ -35,7 +35,7 @@ def follow(
         position: of a message, from which the stream can be resumed after it; "" where it can only begin again.
         after: position to begin after.
         patience: seconds without any answer after which the last error is raised.
-        on_trouble: told of each failed attempt.
+        on_trouble: called with the error of each failed attempt.
         pause: waits so many seconds.
         clock: seconds, monotonic.
 
@@ -44,7 +44,7 @@ def follow(
     """
     failures = 0
     answered = clock()
-    over = False  # known before the stream was opened, so that nothing can come after its end
+    over = False  # known before the stream was opened, so nothing can follow its end
     while True:
         try:
             try:
@@ -54,7 +54,7 @@ def follow(
                 if over:
                     return
             except DeadlineExceeded:
-                pass  # the deadline that we set: nothing happened for so long
+                pass  # our own deadline: nothing happened within it
             over = finished()
             failures, answered = 0, clock()
             if over:

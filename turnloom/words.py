@@ -1,4 +1,4 @@
-"""Numbers, times and states as people read them. Knows no terminal."""
+"""Format numbers, times and states for people."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ STATE_COLOURS = {
 
 
 def count(number: float) -> str:
-    """1234567 as 1.23M; below 10,000 all digits."""
+    """Format a count: 1234567 as 1.23M, all digits below 10,000."""
     return f"{number:.0f}" if number < 10_000 else "".join(_scaled(number))
 
 
 def size(number: float) -> str:
-    """Bytes with decimal prefixes: 512 B, 1.27 kB, 35 MB."""
+    """Format bytes with decimal prefixes: 512 B, 1.27 kB, 35 MB."""
     if number < 1000:
         return f"{number:.0f} B"
     figure, prefix = _scaled(number)
@@ -37,13 +37,13 @@ def size(number: float) -> str:
 
 
 def _scaled(number: float) -> tuple[str, str]:
-    """Three digits and the prefix of 1000 or more."""
+    """Return three digits and the prefix for 1000 or more."""
     power = min(3, math.floor(math.log10(number * 1.0005)) // 3)  # 999,500 and more is 1M, not 1e+03k
     return f"{number / 1000**power:.3g}", " kMG"[power]
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3:45, 2:03:45."""
+    """Format a duration: 12 s, 3:45, 2:03:45."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -52,17 +52,17 @@ def duration(seconds: float) -> str:
 
 
 def money(amount: float, currency: str) -> str:
-    """12.30 EUR; less than a hundredth as "less than 0.01 EUR"."""
+    """Format an amount: 12.30 EUR, or "less than 0.01 EUR" below a hundredth."""
     return f"less than 0.01 {currency}" if 0 < amount < 0.01 else f"{amount:.2f} {currency}"
 
 
 def seconds(moment: Timestamp) -> float:
-    """Seconds since 1970; 0 where the field is absent."""
+    """Return seconds since 1970; 0 where the field is absent."""
     return moment.seconds + moment.nanos / 1e9
 
 
 def buckets(histogram: types_pb2.Histogram) -> str:
-    """The buckets that hold something, with their bounds: "120 with 32 to 63, 7 with 4096 or more"."""
+    """List the non-empty buckets with their bounds: "120 with 32 to 63, 7 with 4096 or more"."""
     uppers = list(histogram.upper_bounds)
     lowers = [0, *uppers]
     words = [
@@ -76,26 +76,26 @@ def buckets(histogram: types_pb2.Histogram) -> str:
 
 
 def ago(moment: Timestamp) -> str:
-    """How long since; "-" where the field is absent."""
+    """Return the time since a moment; "-" where the field is absent."""
     return f"{duration(time.time() - seconds(moment))} ago" if moment.seconds else "-"
 
 
 def clock(moment: Timestamp) -> str:
-    """Local date and time to the second."""
+    """Return local date and time to the second."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds(moment)))
 
 
 def job_state(job: training_pb2.Job) -> str:
-    """RUNNING for JOB_STATE_RUNNING."""
+    """Return the short state: RUNNING for JOB_STATE_RUNNING."""
     return training_pb2.JobState.Name(job.state).removeprefix("JOB_STATE_")
 
 
 def dataset_state(dataset: datasets_pb2.Dataset) -> str:
-    """READY for DATASET_STATE_READY."""
+    """Return the short state: READY for DATASET_STATE_READY."""
     return datasets_pb2.DatasetState.Name(dataset.state).removeprefix("DATASET_STATE_")
 
 
 def coloured(state: str) -> str:
-    """The state in its colour, as rich markup."""
+    """Return the state in its colour, as rich markup."""
     colour = STATE_COLOURS.get(state)
     return f"[{colour}]{state}[/]" if colour else state

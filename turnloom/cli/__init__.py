@@ -16,10 +16,10 @@ __all__ = ["begin", "main"]
 
 
 def main() -> None:
-    """Run the console script. Ctrl-C before the command begins ends it at once, without a word.
+    """Run the console script. Ctrl-C before the command begins ends it at once, without output.
 
-    The application is imported here, so that who needs one module of this package does not load it. Where the client's
-    libraries are missing, one sentence says what to install.
+    Imports the application only here, so that using one module of this package does not load it. If the client's
+    libraries are missing, prints what to install.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
@@ -42,7 +42,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _is_installed(name: str) -> bool:
-    """Whether a module can be imported, without the cost of importing it."""
+    """Return whether a module can be imported, without the cost of importing it."""
     try:
         return find_spec(name) is not None
     except ModuleNotFoundError:  # its parent package is missing

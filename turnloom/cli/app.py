@@ -1,4 +1,4 @@
-"""The commands put together, each loaded when it is asked for, and the entry point."""
+"""Assemble the commands, each loaded when it is requested, and provide the entry point."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ MODULES: Final[Mapping[str, tuple[str, str]]] = {
 
 
 class Lazy(TyperGroup):
-    """A group that imports the module of a command when the command is looked up, so that small ones start quickly."""
+    """A group that imports a command's module when the command is looked up, so that small ones start quickly."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help by MODULES alone: no command is imported for it."""
+        """Write the help from MODULES alone, importing no command."""
         self.commands = {word: TyperCommand(word, help=summary) for word, (_, summary) in MODULES.items()}
         super().format_help(ctx, formatter)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return all first words."""
+        """Return the first words of all commands."""
         return [*MODULES]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -70,11 +70,11 @@ class Lazy(TyperGroup):
             return None
         if cmd_name not in self.commands:
             part = typer.Typer()
-            part.callback()(lambda: None)  # else Typer makes a group of one command that command itself
+            part.callback()(lambda: None)  # else Typer turns a group of one command into that command
             importlib.import_module(f"turnloom.cli.{MODULES[cmd_name][0]}").add_to(part)
             part.registered_commands = [one for one in part.registered_commands if one.name == cmd_name]
             part.registered_groups = [one for one in part.registered_groups if one.name == cmd_name]
-            self.commands.update(get_group(part).commands)  # the others of the module would take longer than this one
+            self.commands.update(get_group(part).commands)  # the module's others would take longer
         return self.commands[cmd_name]
 
 
@@ -94,9 +94,9 @@ Version = Annotated[bool, typer.Option("--version", help="Print the version.", i
 
 @app.callback(help=HELP)
 def root(version: Version = False) -> None:
-    """What is said before any command."""
+    """Accept the options that come before any command."""
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     app(prog_name="turnloom")

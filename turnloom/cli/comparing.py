@@ -1,4 +1,4 @@
-"""Runs compared and shown: table, verdict, files. Knows no sweep."""
+"""Compare runs and show the result: table, verdict, files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_FIGURES: Final = "No figures: matplotlib is not installed. Get them with: pip
 
 
 def jobs_of(client: TurnloomClient, names: Sequence[str]) -> list[training_pb2.Job]:
-    """The jobs named by their ids or by that of their sweep, each once."""
+    """Fetch the jobs, named by their ids or their sweep's id, each once."""
     jobs: dict[str, training_pb2.Job] = {}
     for name in names:
         found = client.sweeps.retrieve(name).jobs if name.startswith("sweep-") else [client.jobs.retrieve(name)]
@@ -32,7 +32,7 @@ def jobs_of(client: TurnloomClient, names: Sequence[str]) -> list[training_pb2.J
 
 
 def keep(session: Session, folder: Path, runs: Sequence[Run], axes: Sequence[str], verdict: Verdict) -> list[Path]:
-    """Writes figures, steps and verdict; says so where figures can't be made."""
+    """Write figures, steps and verdict; report it where figures can't be made."""
     folder.mkdir(parents=True, exist_ok=True)
     made = [*write_steps(folder, runs, axes), write_verdict(folder, runs, axes, verdict)]
     if missing("matplotlib"):
@@ -43,14 +43,14 @@ def keep(session: Session, folder: Path, runs: Sequence[Run], axes: Sequence[str
 
 
 def title_of(runs: Sequence[Run]) -> str:
-    """The models, and the batch size, without which a learning rate says little."""
+    """Return the models and the batch size, without which a learning rate says little."""
     models = sorted({run.job.model for run in runs})
     sizes = sorted({run.job.hyperparameters.batch_size for run in runs})
     return f"{', '.join(models)}, batch size {', '.join(map(str, sizes))}"
 
 
 def show(session: Session, runs: Sequence[Run], axes: Sequence[str], verdict: Verdict) -> None:
-    """The final test NLL by cell, then the verdict."""
+    """Show the final test NLL by cell, then the verdict."""
     title = "Final test NLL, nats per trained token"
     if any(run.test for run in runs):
         session.out.print(f"[bold]{title}[/] (batch size {_sizes(runs)})", highlight=False)
@@ -64,7 +64,7 @@ def _sizes(runs: Sequence[Run]) -> str:
 
 
 def _grid(session: Session, runs: Sequence[Run], axes: Sequence[str], verdict: Verdict) -> None:
-    """The last axis across, the others down; one axis: a line per cell."""
+    """Print the grid: the last axis across, the others down; with one axis a line per cell."""
     down, across = (axes[:-1], axes[-1]) if len(axes) > 1 else (axes, "")
     columns: list[Value] = sorted({run.value(across) for run in runs}) if across else [""]
     lines: dict[tuple[Value, ...], dict[Value, str]] = {}
@@ -101,7 +101,7 @@ def _entry(run: Run, verdict: Verdict) -> str:
 def compare(
     session: Session, jobs: Sequence[training_pb2.Job], axes: Sequence[str], folder: Path, document: dict[str, Plain]
 ) -> None:
-    """Fetch the jobs' steps, judge them, keep the files and show table and verdict."""
+    """Fetch the jobs' steps, judge them, write the files, and show table and verdict."""
     runs = fetch(session.client, jobs)
     axes = axes or differing(runs)
     verdict = judge(runs, axes)

@@ -1,4 +1,4 @@
-"""Commands that look at models and conversations: models, preview, lint."""
+"""Commands to inspect models and conversations: models, preview, lint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from turnloom.words import buckets, count
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     command(app, "models", "models")(models)
     command(app, "preview", "preview chats.jsonl --index 3 --max-length 1024")(preview)
     command(app, "lint", "lint chats.jsonl --test test.jsonl --strict")(lint)

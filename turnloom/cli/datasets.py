@@ -46,7 +46,7 @@ HEADINGS = ("id", "name", "state", "#conversations", "?#examples", "?#tokens", "
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     group = typer.Typer(no_args_is_help=True, help="Make and look at datasets.")
     app.add_typer(group, name="dataset")
     command(group, "create", "dataset create chats.jsonl --test-fraction 0.1 --where 'lang = en' --deduplicate exact")(
@@ -102,7 +102,7 @@ def create(
 def _local_parts(
     session: Session, files: Sequence[Path], tests: Sequence[Path], name: str, part: TestPart, rows: RowChoice
 ) -> dict[str, LocalPart]:
-    """Return the parts of local files, each by the name of its dataset; the training part comes first."""
+    """Return the parts of local files by dataset name, the training part first."""
     from turnloom.reading.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
     from turnloom.reading.selecting import Choice  # noqa: PLC0415
 
@@ -123,7 +123,7 @@ def _local_parts(
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """What of a hub dataset is read."""
+    """Which part of a hub dataset to read."""
 
     split: Annotated[str, typer.Option(help="Split of a hub dataset. Default: train.")] = ""
     test_split: Annotated[str, typer.Option(help="Split that becomes a test dataset of its own.")] = ""
@@ -239,7 +239,7 @@ def show(
 
 
 def _show_row(session: Session, number: int, row: Row) -> None:
-    """Ids of one row; trained targets in green, in a file between ⟦ and ⟧."""
+    """Print the ids of one row; trained targets are green, in a file between ⟦ and ⟧."""
     brackets = session.out.color_system is None
     weights = [0.0, *row.target_weights.tolist()]
     text = Text()
@@ -338,7 +338,7 @@ def _plain(row: Row) -> dict[str, Plain]:
 
 
 def _report(session: Session, made: list[datasets_pb2.Dataset], *, bare: bool = False) -> None:
-    """What was made, the training part first; `bare`: a single one is no list in JSON."""
+    """Report the new datasets, the training part first; `bare`: a single one is not a list in JSON."""
     if session.as_json:
         session.json(to_plain(made[0]) if bare and len(made) == 1 else [to_plain(dataset) for dataset in made])
         return

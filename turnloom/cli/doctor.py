@@ -1,4 +1,4 @@
-"""The command `turnloom doctor`: this client, the way to the server, then what the server and its hosts find."""
+"""The command `turnloom doctor`: check this client, the way to the server, then the server and its hosts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNREACHED = "server"  #: name of the finding that no server can be asked
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that the doctor looked at."""
+    """One result of the doctor."""
 
     name: str
     outcome: str  #: "ok", "warning", "failed", "skipped"
@@ -58,12 +58,12 @@ def doctor(session: Session) -> None:
 
 
 def _ended(sentence: str) -> str:
-    """With a full stop, so that the hint can follow."""
+    """End the sentence with a full stop, so that the hint can follow."""
     return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 
 def examine(session: Session) -> Iterator[Finding]:
-    """All checks in order; those behind one that ends the way to the server are left out."""
+    """Yield all checks in order; those that need an unreachable server are left out."""
     client = metadata.version("turnloom")
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("client", "ok", f"turnloom {client} on Python {python}.")
@@ -100,7 +100,7 @@ def _proxies() -> Finding:
 
 
 def _way(session: Session) -> Iterator[Finding]:
-    """Where the way to a server that can't be reached ends."""
+    """Yield the steps on the way to an unreachable server, up to the one that fails."""
     named = "TURNLOOM_ADDRESS" if os.environ.get("TURNLOOM_ADDRESS") == session.client.address else ""
     for step in steps(session.client.address, session.tls):
         source = f" It comes from {named}." if named and step.name == "address" else ""

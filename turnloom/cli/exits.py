@@ -1,4 +1,4 @@
-"""What the exit codes mean, and which error ends with which. docs/cli.md has the same table. Knows no command."""
+"""Exit codes, and which error leads to which; docs/cli.md has the same table."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ CODES: dict[type[errors.TurnloomError], Exit] = {
 
 
 def exit_code(error: errors.TurnloomError) -> Exit:
-    """The code that a command ends with after this error."""
+    """Return the code that a command exits with after this error."""
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), Exit.FAULT)

@@ -1,4 +1,4 @@
-"""Commands that take results elsewhere: export."""
+"""Commands that export results to other tools: export."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEEDS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     command(app, "export", "export sweep-0123456789ab --to wandb")(export)
 
 

@@ -1,4 +1,4 @@
-"""Commands about where things run: hosts; doctor is in a module of its own."""
+"""Commands about GPU hosts: hosts; doctor has a module of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from turnloom.words import ago, money, size
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     command(app, "hosts", "hosts")(hosts)
     command(app, "doctor", "doctor --address gpu-host:50051")(doctor)
 
@@ -43,7 +43,7 @@ def hosts(session: Session) -> None:
 
 
 def _model(model: training_pb2.ServedModel) -> str:
-    """A model's name and, where it is known, how it is trained."""
+    """Return a model's name and, if known, how it is trained."""
     if not model.HasField("accelerated"):
         return model.name
     if model.accelerated:

@@ -1,4 +1,4 @@
-"""Files and options of a command line as the client wants them; what a server says of a conversation gets its line."""
+"""Convert files and options of a command line for the client; add line numbers to the server's errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOLD_LONG: Final = 3  #: of these, conversations that are named; all are counted
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Conversations of a file in memory, and where each of them stands."""
+    """Conversations of a file in memory, with their places."""
 
     conversations: Sequence[types_pb2.Conversation]
     places: Sequence[str]
@@ -39,7 +39,7 @@ class Loaded:
 
     @classmethod
     def from_file(cls, path: Path, reading: Reading) -> Loaded:
-        """Read all that can be read.
+        """Read every readable row.
 
         Raises:
             InvalidInput: there is no such file, or no row of it can be read.
@@ -50,7 +50,7 @@ class Loaded:
 
     @classmethod
     def one(cls, path: Path, index: int, reading: Reading, *, skip_bad: bool) -> Loaded:
-        """Read no further than the conversation of this number, from 0.
+        """Read up to the conversation of this number, from 0, and no further.
 
         Raises:
             InvalidInput: a row before it can't be read and bad rows are not skipped, or there are fewer conversations.
@@ -67,12 +67,12 @@ class Loaded:
         )
 
     def place(self, index: int) -> str:
-        """Where a conversation stands."""
+        """Return the place of a conversation."""
         return self.places[index] if index < len(self.places) else f"conversation {index}"
 
     @contextmanager
     def located(self) -> Iterator[None]:
-        """Puts file and line before what the server says of a conversation."""
+        """Put file and line before the server's error about a conversation."""
         with _located(self.place):
             yield
 
@@ -108,9 +108,9 @@ def _located(place: Callable[[int], str]) -> Iterator[None]:
 def upload(
     session: Session, part: LocalPart, *, model: str, name: str, fields: PreprocessFields, strict: bool
 ) -> datasets_pb2.Dataset:
-    """Make a dataset of a part of local files; it is READY, and what was left out is said.
+    """Make a READY dataset of a part of local files and report what was left out.
 
-    A conversation that is too long is left out, unless `strict`.
+    Leaves out conversations that are too long, unless `strict`.
 
     Raises:
         InvalidInput: names file, line and field.
@@ -136,7 +136,7 @@ def upload(
 
 @contextmanager
 def _hinting() -> Iterator[None]:
-    """Name the options that help where a conversation is too long."""
+    """Name the options that help if a conversation is too long."""
     try:
         yield
     except errors.Refused as error:
@@ -147,7 +147,7 @@ def _hinting() -> Iterator[None]:
 
 @contextmanager
 def _counting(session: Session, name: str) -> Iterator[Callable[[int], None]]:
-    """Shows on a terminal how many conversations were sent."""
+    """Show on a terminal how many conversations were sent."""
     if session.as_json or not session.err.is_terminal:
         yield lambda _sent: None
         return
@@ -160,7 +160,7 @@ def _counting(session: Session, name: str) -> Iterator[Callable[[int], None]]:
 
 
 def say_left_out(session: Session, dataset: datasets_pb2.Dataset) -> None:
-    """What a choice among rows left out, as counts."""
+    """Report the counts of what the row selection left out."""
     counts, too_long = dataset.left_out, dataset.too_long_conversations
     for number, sentence in (
         (counts.filtered, "rows left out by the filter (filtered: {})"),

@@ -1,4 +1,4 @@
-"""The job file (TOML): what `init` writes and `train -f` takes. Knows no server."""
+"""The job file (TOML) that `init` writes and `train -f` reads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS: Final = {str: "text in quotes", float: "a number", bool: "true or false",
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """What a file says; absent: nothing."""
+    """Contents of a job file; an absent key sets nothing."""
 
     data: str = ""  #: path or dataset id
     test: str = ""
@@ -45,7 +45,7 @@ class JobFile:
 
     @classmethod
     def read(cls, path: Path) -> JobFile:
-        """Reads and checks a file; paths in it are relative to it.
+        """Read and check a file; paths in it are relative to it.
 
         Raises:
             InvalidInput: names the section and the key that is unknown or wrong.
@@ -85,9 +85,9 @@ class JobFile:
         )
 
     def with_options(self, given: HyperparameterFields) -> HyperparameterFields:
-        """The file's hyperparameters with those of the command line, which win."""
+        """Return the file's hyperparameters, overridden by those of the command line."""
         merged = {**self.hyperparameters, **given}
-        # These two exclude each other, so that the file's must go where the command line has the other one.
+        # These two exclude each other, so drop the file's if the command line sets the other one.
         for one, other in (("epochs", "max_steps"), ("max_steps", "epochs")):
             if one in given and other not in given:
                 merged.pop(other, None)
@@ -114,17 +114,17 @@ def _check(path: Path, document: Mapping[str, object]) -> None:
 
 
 def _place(path: Path, name: str) -> str:
-    """A path as seen from here; dataset ids and nothing stay."""
+    """Return a path relative to the working folder; dataset ids and the empty name stay."""
     return name if not name or name.startswith("ds-") else str(path.parent / name)
 
 
 def _seen_from(path: Path, name: str) -> str:
-    """A file's name as the job file must write it, the inverse of _place(); dataset ids stay."""
+    """Return a file's name relative to the job file, the inverse of _place(); dataset ids stay."""
     return name if name.startswith("ds-") else os.path.relpath(name, path.parent)
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Add the command."""
     command(app, "init", "init job.toml --train chats.jsonl")(init)
 
 

@@ -27,7 +27,7 @@ Id = Annotated[str, typer.Argument(help="Job id.", metavar="JOB", show_default=F
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     command(app, "jobs", "jobs --state RUNNING --label team=red --limit 20")(list_jobs)
     job = typer.Typer(no_args_is_help=True, help="Look at one job.")
     app.add_typer(job, name="job")
@@ -80,7 +80,7 @@ def list_jobs(
 
 
 def _dataset_names(session: Session, wanted: Collection[str]) -> dict[str, str]:
-    """Names of datasets by id, as far as they are there; the newest are looked at first."""
+    """Return names of datasets by id, as far as they exist; looks at the newest first."""
     names: dict[str, str] = {}
     if wanted:
         with suppress(Refused):  # the jobs are what was asked for

@@ -1,8 +1,8 @@
-"""A message of the contract as plain values for json.dumps: every field by its own name. Knows no terminal.
+"""Convert a message of the contract to plain values for json.dumps: every field by its own name.
 
-Unlike protobuf's own JSON: 64-bit integers are numbers, enums go by short name ("SUCCEEDED", "RIGHT"), fields without a
-value that have no presence are there with their zero, absent optional fields and messages are null, times are ISO 8601
-in UTC, and bytes are base64.
+Unlike protobuf's own JSON, 64-bit integers are numbers and enums have short names ("SUCCEEDED", "RIGHT"). Unset fields
+without presence appear with their zero; absent optional fields and messages are null. Times are ISO 8601 in UTC, and
+bytes are base64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | 
 
 
 def to_plain(message: Message) -> dict[str, Plain]:
-    """The message as a dictionary, in the order of its fields; a oneof shows only the member that is set."""
+    """Return the message as a dictionary in field order; a oneof shows only the member that is set."""
     plain: dict[str, Plain] = {}
     for field in cast("list[FieldDescriptor]", message.DESCRIPTOR.fields):
         oneof = field.containing_oneof
@@ -59,7 +59,7 @@ def _scalar(field: FieldDescriptor, value: object) -> Plain:
 
 
 def short_name(field: FieldDescriptor, number: int) -> str:
-    """RIGHT for TRUNCATION_RIGHT; a number that this client does not know yet as text."""
+    """Return RIGHT for TRUNCATION_RIGHT; an unknown number becomes text."""
     values = field.enum_type
     assert values is not None
     known = values.values_by_number.get(number)

@@ -1,7 +1,7 @@
-"""The steps of a job as OpenMetrics text with the time of each step. Knows neither Prometheus nor its library.
+"""Write the steps of a job as OpenMetrics text with each step's time. Imports no Prometheus library.
 
-`promtool tsdb create-blocks-from openmetrics` turns the text into blocks, so a run can be looked at in any Prometheus,
-also one that never scraped it. Format: OpenMetrics 1.0 (a family's samples stand together, times never go back).
+`promtool tsdb create-blocks-from openmetrics` turns the text into blocks. Any Prometheus can then show a run, even one
+that never scraped it. Format: OpenMetrics 1.0 (a family's samples stand together, times never go back).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SOURCE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric: how a step's value is read from it. Names are those of docs/monitoring.md."""
+    """One metric and how to read its value from a step. Names are those of docs/monitoring.md."""
 
     name: str  #: without _total
     help: str
@@ -38,7 +38,7 @@ class Family:
 
 
 def _trained(value: Callable[[Step], float]) -> Callable[[Step], float | None]:
-    """Step 0 trains nothing: its sample is the counter's zero."""
+    """Return 0 for step 0, which trains nothing, and the value for all others."""
     return lambda step: value(step) if step.step else 0.0
 
 
@@ -73,10 +73,10 @@ FAMILIES: Final[Sequence[Family]] = (
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     metrics = typer.Typer(no_args_is_help=True, help="Steps for Prometheus.")
     app.add_typer(metrics, name="metrics")
-    metrics.callback()(lambda: None)  # else Typer makes a group of one command that command itself
+    metrics.callback()(lambda: None)  # else Typer turns a group of one command into that command
     command(metrics, "export", "metrics export job-0123456789ab --output steps.om")(export)
 
 
@@ -107,7 +107,7 @@ def export(
 
 
 def openmetrics(run_id: str, steps: Sequence[Step]) -> Iterator[str]:
-    """Lines of the text.
+    """Yield the lines of the text.
 
     Args:
         run_id: the job's id.
@@ -135,7 +135,7 @@ def _type(family: Family) -> str:
 
 
 def _milliseconds(steps: Iterable[Step]) -> Iterator[int]:
-    """Times of the steps since 1970 in Prometheus' resolution, each after the one before it.
+    """Yield the steps' times in ms since 1970, Prometheus' resolution, each after the one before.
 
     Steps may take less than a millisecond, and the clocks of two workers of one run may differ.
     """
@@ -146,7 +146,7 @@ def _milliseconds(steps: Iterable[Step]) -> Iterator[int]:
 
 
 def _number(value: float) -> str:
-    """All digits: what is read back is the same float."""
+    """Format a float with all digits, so that it reads back exactly."""
     if math.isfinite(value):
         return repr(value)
     return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"

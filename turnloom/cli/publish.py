@@ -1,4 +1,4 @@
-"""Commands that take an adapter to where it is used: serve, push."""
+"""Commands that bring an adapter to where it is used: serve, push."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _prepare(client: TurnloomClient, job: str, checkpoint: str, name: str, folde
 
 
 def _checkpoint(job: tr.Job, kept: list[tr.Checkpoint], wanted: str) -> tr.Checkpoint:
-    """Return the checkpoint whose adapter is meant: the one that was named, else the last that is in the store."""
+    """Return the wanted checkpoint: the named one, else the last in the store."""
     if wanted:
         found = [one for one in kept if one.id == wanted]
     else:

@@ -1,4 +1,4 @@
-"""The command `turnloom sample`: one prompt to a job's adapter."""
+"""The command `turnloom sample`: send one prompt to a job's adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from turnloom.cli.session import Session, command
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Add the command."""
     command(app, "sample", "sample job-0123456789ab 'What is LoRA?' --temperature 0")(sample)
 
 

@@ -1,4 +1,4 @@
-"""What every command has: a server, a terminal or --json, and one way to end with an error. Knows no single command."""
+"""What every command shares: a server, a terminal or --json, and one way to end with an error."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class Session:
     err: Console = field(default_factory=lambda: _console(stderr=True))
 
     def json(self, document: Plain) -> None:
-        """One JSON document on one line of stdout."""
+        """Print one JSON document on one line of stdout."""
         sys.stdout.write(visible_json(json.dumps(document, ensure_ascii=False)) + "\n")
         sys.stdout.flush()
 
     def say(self, markup: str) -> None:
-        """A remark for people; goes to stderr, and nowhere with --json."""
+        """Print a remark for people to stderr; with --json print nothing."""
         if not self.as_json:
             self.err.print(markup, soft_wrap=True, highlight=False)
 
     def bullet(self, text: str) -> None:
-        """A sentence of plain text: in a terminal broken at words and indented, elsewhere one line."""
+        """Print a sentence of plain text: wrapped and indented in a terminal, else on one line."""
         if not self.out.is_terminal:
             self.out.print(f"* {escape(text)}", highlight=False, soft_wrap=True)
             return
@@ -63,13 +63,13 @@ class Session:
         self.out.print(line, highlight=False)
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
-        """A table of rich markup.
+        """Print a table of rich markup.
 
         Args:
-            headings: one that begins with # is of numbers; one that begins with ? (before the #) is left out of a
-                terminal that is too narrow, the first of them first.
+            headings: # marks a column of numbers; ? (before the #) marks one that a narrow terminal drops,
+                the first of them first.
             rows: an entry for each heading.
-            empty: said when there is no row.
+            empty: printed when there is no row.
         """
         lines = list(rows)
         if not lines:
@@ -90,7 +90,7 @@ class Session:
 
 
 def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> tuple[list[int], list[str]]:
-    """Indices of the columns that fit into a width, and the headings of those that had to go."""
+    """Return indices of the columns that fit into a width, and the headings of those dropped."""
     cells = [[heading.lstrip("?#"), *(row[index] for row in rows)] for index, heading in enumerate(headings)]
     widths = [max(Text.from_markup(cell).cell_len for cell in column) for column in cells]
     shown = list(range(len(headings)))
@@ -126,7 +126,7 @@ def _common(
     tls_key: TlsKey = None,
     as_json: Json = False,
 ) -> Session:
-    """The session that these options, which every command takes, describe."""
+    """Make the session from the options that every command takes."""
     files = Tls(tls_ca, tls_cert, tls_key)
     chosen = files if tls or files != Tls() else None
     client = TurnloomClient(address, token or None, tls=chosen)
@@ -137,7 +137,7 @@ COMMON = inspect.signature(_common, eval_str=True).parameters
 
 
 class Command(TyperCommand):
-    """A command whose mistakes of the command line are JSON with --json, as every other error."""
+    """A command that reports command-line mistakes as JSON with --json, like every other error."""
 
     def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D102  # as click has it
         as_json = "--json" in args  # taken away while it parses
@@ -157,7 +157,7 @@ def command(app: typer.Typer, name: str, example: str, kind: type[TyperCommand] 
     options of _common() are added to every command.
 
     Args:
-        app: the group that gets it.
+        app: the group to add it to.
         name: its word.
         example: words after `turnloom` that show it; the last line of its help, and of docs/cli.md.
         kind: how its command line is read.
@@ -186,13 +186,13 @@ def command(app: typer.Typer, name: str, example: str, kind: type[TyperCommand] 
 
 def _options(group: type) -> list[inspect.Parameter]:
     """Return the fields of a group as parameters, inherited ones first."""
-    hints = get_type_hints(group, include_extras=True)  # of each class by the names of its own module
+    hints = get_type_hints(group, include_extras=True)  # resolve each class's types in its own module
     kind = inspect.Parameter.KEYWORD_ONLY
     return [inspect.Parameter(f.name, kind, default=f.default, annotation=hints[f.name]) for f in fields(group)]
 
 
 def _run(common: dict[str, object], body: Callable[[Session], None]) -> None:
-    """Runs one command; every error of ours becomes one sentence and an exit code."""
+    """Run one command; every error of ours becomes one sentence and an exit code."""
     as_json = bool(common["as_json"])
     try:
         begin()
@@ -203,7 +203,7 @@ def _run(common: dict[str, object], body: Callable[[Session], None]) -> None:
         report(error, as_json=as_json)
         raise typer.Exit(exit_code(error)) from error
     except BrokenPipeError:
-        raise  # whoever read the output has seen enough; click ends quietly
+        raise  # the reader closed the pipe; click ends quietly
     except OSError as error:
         refused = InvalidInput(_why(error), hint="Name another file or folder.")
         report(refused, as_json=as_json)
@@ -213,14 +213,14 @@ def _run(common: dict[str, object], body: Callable[[Session], None]) -> None:
 
 
 def _why(error: OSError) -> str:
-    """One sentence with the path, where the error knows it."""
+    """Return one sentence, with the path where the error has it."""
     if error.filename is None:
         return f"{error}."
     return f"{error.filename} can't be used: {error.strerror or type(error).__name__}."
 
 
 def report(error: TurnloomError, *, as_json: bool) -> None:
-    """The sentence in red and the hint below it; with --json one document on stderr."""
+    """Print the sentence in red and the hint below it; with --json one document on stderr."""
     if as_json:
         document = {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint}
         sys.stderr.write(visible_json(json.dumps({"error": document}, ensure_ascii=False)) + "\n")
@@ -234,7 +234,7 @@ def report(error: TurnloomError, *, as_json: bool) -> None:
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
-    """NAME=VALUE options as a dictionary.
+    """Return NAME=VALUE options as a dictionary.
 
     Raises:
         InvalidInput: one has no "=".

@@ -1,4 +1,4 @@
-"""Sources on a command line: hub names, which rows are wanted, the parts of a split, a dataset watched while made."""
+"""Sources on a command line: hub names, row selection, the parts of a split, watching a new dataset."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILES: Final = (*KINDS, *COMPRESSED, ".txt")
 
 
 def filter_message(asked: RowFilter) -> datasets_pb2.RowFilter | None:
-    """The filter as the server takes it; None: there is none."""
+    """Return the filter as the server takes it; None: there is none."""
     if not asked:
         return None
     return datasets_pb2.RowFilter(
@@ -39,7 +39,7 @@ def filter_message(asked: RowFilter) -> datasets_pb2.RowFilter | None:
 
 
 def is_hub_name(argument: Path) -> bool:
-    """Whether it names a hub dataset: it looks like owner/name, and there is nothing of that name here."""
+    """Return whether it names a hub dataset: it looks like owner/name, and no such path exists here."""
     text = argument.as_posix()
     return (
         HUB_NAME.fullmatch(text) is not None
@@ -61,7 +61,7 @@ def choose_deduplication(source: datasets_pb2.DatasetSource, name: str) -> None:
 
 
 def check_deduplication(name: str) -> None:
-    """Refuse a way to compare that there is not.
+    """Refuse an unknown way to compare.
 
     Raises:
         InvalidInput
@@ -75,7 +75,7 @@ def check_deduplication(name: str) -> None:
 
 
 def parts(source: datasets_pb2.DatasetSource, test_split: str = "") -> Iterator[tuple[datasets_pb2.DatasetSource, str]]:
-    """The source, or its training and its test part; each with what is added to the dataset's name."""
+    """Yield the source, or its training and test part, each with the suffix of the dataset's name."""
     if not (source.test_fraction or test_split):
         yield source, ""
         return
@@ -91,7 +91,7 @@ def parts(source: datasets_pb2.DatasetSource, test_split: str = "") -> Iterator[
 
 
 def named_fields(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
-    """What is set of a message, one line each."""
+    """Yield the set fields of a message, one line each."""
     for descriptor, value in message.ListFields():
         name = f"{prefix} {descriptor.name}"
         if isinstance(value, Message):
@@ -107,7 +107,7 @@ def named_fields(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dataset:
-    """The dataset when it is READY; what is left out or odd is said.
+    """Wait for the dataset and return it READY; report what is left out or odd.
 
     Raises:
         Unavailable: its hub can't be reached.
@@ -131,7 +131,7 @@ def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dat
 
 @contextmanager
 def _told(session: Session) -> Iterator[Callable[[str], None]]:
-    """One line that changes in a terminal, lines elsewhere."""
+    """Give a function that updates one line in a terminal, or prints lines elsewhere."""
     if session.as_json or not session.err.is_terminal:
         yield session.say
         return

@@ -1,4 +1,4 @@
-"""What a command trains on and evaluates on: dataset ids as they are, files made datasets. Knows no job."""
+"""Choose what a command trains and evaluates on: dataset ids unchanged, files turned into datasets."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 
 def is_dataset(name: str) -> bool:
-    """Whether the word names a dataset and not a file."""
+    """Return whether the word names a dataset rather than a file."""
     return name.startswith("ds-") and not Path(name).exists()
 
 
 @contextmanager
 def leaving_nothing(session: Session, datasets: Sequence[str]) -> Iterator[None]:
-    """Delete datasets that files became, where what they were made for is refused."""
+    """Delete datasets made from files if the request they were made for is refused."""
     try:
         yield
     except (Refused, InvalidInput):
         for dataset in datasets:
-            with suppress(TurnloomError):  # the refusal is what the user has to read
+            with suppress(TurnloomError):  # the user must see the refusal, not this error
                 session.client.datasets.delete(dataset)
         raise
 
 
 def split_of(fraction: float, seed: int) -> Choice:
-    """A choice that holds out a part.
+    """Return a choice that holds out a part.
 
     Raises:
         InvalidInput: the fraction is not between 0 and 1.
@@ -57,7 +57,7 @@ def split_of(fraction: float, seed: int) -> Choice:
 
 
 def checked_parts(parts: Mapping[str, LocalPart], *, skip_bad: bool) -> Mapping[str, LocalPart]:
-    """The parts, the first of which is for training; several are read through before any becomes a dataset.
+    """Return the parts, training first; several are read through before any becomes a dataset.
 
     Raises:
         InvalidInput: names file, line and field of a mistake.
@@ -91,7 +91,7 @@ def training_and_test(
     options: PreprocessFields,
     bad: BadConversations,
 ) -> Chosen:
-    """Return the training and the test dataset; files become datasets, all read before any is made."""
+    """Return the training and test dataset; all files are read before any dataset is made."""
     bad.check()
     test, fraction = held_out.test, held_out.test_fraction
     if test and fraction is not None:

@@ -35,7 +35,7 @@ EVALUATIONS: Final = 10  #: of a cell, where --steps is given and --eval-every i
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     command(
         app,
         "sweep",
@@ -59,7 +59,7 @@ class Axes:
     ] = None
 
     def grid(self) -> dict[str, list[float]]:
-        """Return the axes by hyperparameter; the guide's grid where none is given."""
+        """Return the axes by hyperparameter; the guide's grid if none is given."""
         return numbers.axes(self.rank or (), self.learning_rate or (), self.axis or ()) or numbers.axes(
             RANKS, RATES, ()
         )
@@ -83,7 +83,7 @@ class Halving:
     ] = None
 
     def check(self) -> None:
-        """Refuse options that mean nothing.
+        """Refuse options without effect.
 
         Raises:
             InvalidInput
@@ -161,7 +161,7 @@ def _show_submitted(session: Session, made: training_pb2.Sweep) -> None:
 
 
 def _watch(session: Session, made: training_pb2.Sweep) -> training_pb2.Sweep:
-    """Shows the sweep until every job is at an end or paused. Ctrl-C detaches: exit code 130.
+    """Show the sweep until every job has ended or was paused. Ctrl-C detaches: exit code 130.
 
     Raises:
         TurnloomError: the server is away for too long.
@@ -173,7 +173,7 @@ def _watch(session: Session, made: training_pb2.Sweep) -> training_pb2.Sweep:
         with sweep_display(axes, session.err) as refresh:
             return follow_sweep(session.client, made, refresh)
     except KeyboardInterrupt:
-        # Not by the console, as in watching.py.
+        # Bypass the console, as in watching.py.
         typer.echo(
             f"\nDetached: {made.id} goes on.  Come back: turnloom sweep {made.id}   Stop it: turnloom cancel {made.id}",
             err=True,
@@ -182,13 +182,13 @@ def _watch(session: Session, made: training_pb2.Sweep) -> training_pb2.Sweep:
 
 
 def _plan(made: training_pb2.Sweep) -> str:
-    """What halving will do: ", of which 4 go on after step 10, 2 after step 20"; empty where there is none."""
+    """Describe halving: ", of which 4 go on after step 10, 2 after step 20"; empty without halving."""
     kept = [f"{rung.kept} {'goes' if rung.kept == 1 else 'go'} on after step {rung.step}" for rung in made.rungs]
     return f", of which {', '.join(kept)}" if kept else ""
 
 
 def _conclude(session: Session, made: training_pb2.Sweep, folder: Path) -> None:
-    """Table, verdict and files; exit code 1 where a cell neither SUCCEEDED nor was stopped by halving."""
+    """Show table and verdict, write the files; exit code 1 if a cell neither SUCCEEDED nor was stopped by halving."""
     from turnloom.cli.comparing import compare  # noqa: PLC0415  # needs numpy
 
     axes = [axis.hyperparameter for axis in made.axes]

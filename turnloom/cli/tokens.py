@@ -1,4 +1,4 @@
-"""A preview as coloured text: what is trained, who said it, what was escaped, split or cut. Knows no server."""
+"""Show a preview as coloured text: what is trained, who said it, what was escaped, split or cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VISIBLE = str.maketrans({"\n": "↵", "\t": "→", "\r": "␍"})
 
 
 def style(weight: float) -> str:
-    """Colour of a token by its weight."""
+    """Return the colour of a token by its weight."""
     if weight == 0:
         return "dim"
     if weight == 1:
@@ -26,11 +26,11 @@ def style(weight: float) -> str:
 
 
 def show(preview: preprocess_pb2.PreviewConversationResponse, console: Console, *, each_token: bool) -> None:
-    """Prints every example of the conversation, and the legend.
+    """Print every example of the conversation, and the legend.
 
     Args:
         preview: the server's answer.
-        console: where to.
+        console: where to print.
         each_token: one line per token instead of running text.
     """
     brackets = console.color_system is None  # colours don't show in a file
@@ -48,7 +48,7 @@ def show(preview: preprocess_pb2.PreviewConversationResponse, console: Console, 
 
 
 def legend(*, brackets: bool) -> Text:
-    """What the colours mean."""
+    """Return the legend of the colours."""
     text = Text("Trained: ")
     text.append("⟦weight 1⟧" if brackets else "weight 1", style=style(1))
     for label, weight in (("below 1", 0.5), ("above 1", 2.0), ("prompt, not trained", 0.0)):
@@ -57,7 +57,7 @@ def legend(*, brackets: bool) -> Text:
 
 
 def _running(example: preprocess_pb2.PreviewExample, *, brackets: bool) -> Table:
-    """Text in stretches of one message and kind; a line for each."""
+    """Return the text in stretches of one message and kind, a line for each."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for _ in range(3):
         table.add_column(style="cyan")
@@ -72,7 +72,7 @@ def _running(example: preprocess_pb2.PreviewExample, *, brackets: bool) -> Table
 
 
 def _whole(text: str, rendered: str) -> str:
-    """Characters whose bytes were spread over tokens, put together; what a message spells like bytes itself stays."""
+    """Join characters whose bytes were spread over tokens; text that only looks like bytes stays."""
 
     def character(found: re.Match[str]) -> str:
         if found[0] in rendered:
@@ -88,7 +88,7 @@ def _whole(text: str, rendered: str) -> str:
 def _stretches(
     tokens: Sequence[preprocess_pb2.PreviewToken],
 ) -> Iterator[tuple[tuple[str, str, str], list[preprocess_pb2.PreviewToken]]]:
-    """Neighbouring tokens of one message, role and kind. The template's own text has no message."""
+    """Group neighbouring tokens of one message, role and kind; the template's own text has no message."""
 
     def owner(token: preprocess_pb2.PreviewToken) -> tuple[str, str, str]:
         return str(token.message_index) if token.HasField("message_index") else "", token.role, token.kind

@@ -33,7 +33,7 @@ from turnloom.words import count, duration, money
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     command(app, "train", "train chats.jsonl --test-fraction 0.1 --rank 16 --lr 1e-4 --epochs 2")(train)
     command(app, "watch", "watch job-0123456789ab")(watch)
 

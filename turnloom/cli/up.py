@@ -17,7 +17,7 @@ LOOK_SECONDS: Final = 0.5  #: between two looks at the parts
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Add the command."""
     command(app, "up", "up --workers 2 --data chats.jsonl")(up)
 
 

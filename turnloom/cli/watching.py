@@ -1,4 +1,4 @@
-"""Watches a job for a command: turnloom.progress where people look, JSON lines for scripts; says how it ended."""
+"""Watch a job for a command: progress for people, JSON lines for scripts; then report how it ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["LEVELS", "conclude", "ending", "show", "watch_to_the_end"]
 
 
 def watch_to_the_end(session: Session, job: str, start_event_id: str = "") -> training_pb2.Job:
-    """Shows the job until it is in a terminal state, and returns it. Ctrl-C detaches: exit code 130, the job goes on.
+    """Show the job until it ends, and return it. Ctrl-C detaches: exit code 130, the job goes on.
 
     Raises:
         TurnloomError: no such job, or the server is away for too long.
@@ -33,7 +33,7 @@ def watch_to_the_end(session: Session, job: str, start_event_id: str = "") -> tr
         else:
             show(session, view, start_event_id)
     except KeyboardInterrupt:
-        # Not by the console, which may have been interrupted while it printed and would keep this in its buffer.
+        # Bypass the console: interrupted while printing, it would keep this in its buffer.
         typer.echo(
             f"\nDetached: {job} goes on.  Come back: turnloom watch {job}   Stop it: turnloom cancel {job}", err=True
         )
@@ -42,14 +42,14 @@ def watch_to_the_end(session: Session, job: str, start_event_id: str = "") -> tr
 
 
 def show(session: Session, view: View, start_event_id: str = "") -> None:
-    """Shows updates for people until there are no more."""
+    """Show updates for people until there are no more."""
     from turnloom.progress import show_job  # noqa: PLC0415  # brings rich's live displays, 20 ms
 
     show_job(session.client, view, session.err, session.say, start_event_id)
 
 
 def conclude(session: Session, job: training_pb2.Job) -> None:
-    """Says how the job ended; exit code 1 unless it SUCCEEDED."""
+    """Report how the job ended; exit code 1 unless it SUCCEEDED."""
     assert job.state in TERMINAL
     if not session.as_json:
         for line in ending(job):
@@ -59,7 +59,7 @@ def conclude(session: Session, job: training_pb2.Job) -> None:
 
 
 def ending(job: training_pb2.Job) -> Iterator[str]:
-    """What a person wants to know of a job that ended, as rich markup."""
+    """Yield what a person wants to know of an ended job, as rich markup."""
     view, progress = View(job), job.progress
     took = seconds(job.finish_time) - seconds(job.start_time)
     after = f" in {duration(took)}" if job.start_time.seconds and took >= 0 else ""

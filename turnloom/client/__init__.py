@@ -1,12 +1,12 @@
-"""The client: one connection to a Turnloom server, its nouns as resources.
+"""The client: one connection to a Turnloom server, with its nouns as resources.
 
     with TurnloomClient("127.0.0.1:50051") as client:
         dataset = client.datasets.create(read("chats.jsonl"), model="qwen3", max_length=1024)
         job = client.jobs.create(model="qwen3", training_dataset=dataset.id, lora_rank=16)
         for update in client.jobs.watch(job.id): ...
 
-Keyword arguments go in; the contract's messages and numpy views come out. Every call has a deadline and raises the
-classes of turnloom.errors.
+Calls take keyword arguments and return the contract's messages and numpy views. Every call has a deadline and raises
+the classes of turnloom.errors.
 """
 
 from turnloom.client.client import ADDRESS, Preprocessed, TurnloomClient

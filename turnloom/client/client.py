@@ -1,4 +1,4 @@
-"""The connection with its resources, and the calls that work on conversations without keeping anything."""
+"""The connection with its resources, and the calls that process conversations without keeping anything."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ADDRESS: Final = "127.0.0.1:50051"
 
 @dataclass(frozen=True, slots=True)
 class Preprocessed:
-    """What came of some conversations."""
+    """Result of preprocessing some conversations."""
 
     batch: Batch
     issues: Sequence[ty.Issue]  #: one per conversation that gave no example
@@ -39,10 +39,10 @@ class Preprocessed:
 
 
 class TurnloomClient:
-    """One connection to a Turnloom server. Safe for several threads; close it, or use it in a with statement."""
+    """One thread-safe connection to a Turnloom server; close it, or use it in a with statement."""
 
     def __init__(self, address: str | None = None, token: str | None = None, *, tls: Tls | None = None) -> None:
-        """Connect with the first call, not here.
+        """Prepare a connection; the first call opens it.
 
         Args:
             address: host:port; None: TURNLOOM_ADDRESS, else 127.0.0.1:50051.
@@ -71,7 +71,7 @@ class TurnloomClient:
         self._connection.close()
 
     def server_info(self) -> pp.GetServerInfoResponse:
-        """Return version and limits of the server."""
+        """Return the server's version and limits."""
         return self._connection.ask(self._service.GetServerInfo, pp.GetServerInfoRequest(), CALL_SECONDS)
 
     def preprocess(
@@ -104,7 +104,7 @@ class TurnloomClient:
     def preview(
         self, conversation: ty.Conversation | Mapping[str, JSON], *, model: str, **options: Unpack[PreprocessFields]
     ) -> pp.PreviewConversationResponse:
-        """Return one conversation token by token, to look at."""
+        """Return one conversation token by token, for inspection."""
         request = pp.PreviewConversationRequest(
             options=preprocess_options(model, options), conversation=next(as_messages([conversation]))
         )
@@ -119,7 +119,7 @@ class TurnloomClient:
         max_offenders: int = 0,
         **options: Unpack[PreprocessFields],
     ) -> pp.LintConversationsResponse:
-        """Count what usually goes wrong. `test`: the test split, for overlaps. max_offenders 0: 5 per code."""
+        """Count common mistakes. `test`: the test split, for overlaps. max_offenders 0: 5 per code."""
 
         def requests() -> Iterator[pp.LintConversationsRequest]:
             chosen = preprocess_options(model, options)
@@ -131,7 +131,7 @@ class TurnloomClient:
 
         return self._connection.tell(self._service.LintConversations, requests(), TRANSFER_SECONDS)
 
-    # Names of release 0.1. Its models(), datasets(), jobs(), sweeps() and hosts() are the resources' __call__.
+    # Names from release 0.1; its models(), datasets(), jobs(), sweeps() and hosts() are the resources' __call__.
     create_dataset = Renamed("datasets", Datasets.create)
     create_dataset_from_files = Renamed("datasets", Datasets.create_from_files)
     create_dataset_from = Renamed("datasets", Datasets.create_from_source)

@@ -24,7 +24,7 @@ MADE: Final = (ds.DATASET_STATE_READY, ds.DATASET_STATE_FAILED, ds.DATASET_STATE
 
 
 class DatasetFields(PreprocessFields, total=False):
-    """What every way to create a dataset takes, beside the model: the fields of PreprocessOptions, and these."""
+    """Fields for every way to create a dataset, beside the model: those of PreprocessOptions, and these."""
 
     display_name: str  #: for people
     request_id: str  #: the same id again gives the same dataset; absent: a new one is made up
@@ -33,7 +33,7 @@ class DatasetFields(PreprocessFields, total=False):
 
 
 class Datasets(Resource):
-    """The datasets that the server keeps."""
+    """The server's datasets."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
@@ -42,7 +42,7 @@ class Datasets(Resource):
     def create(
         self, conversations: Conversations, *, model: str, skip_bad: bool = False, **fields: Unpack[DatasetFields]
     ) -> ds.Dataset:
-        """Send conversations and return the dataset, READY.
+        """Send conversations and return the READY dataset.
 
         Args:
             conversations: messages of the contract, or dictionaries as in a JSONL file; read once.
@@ -61,12 +61,12 @@ class Datasets(Resource):
         on_sent: Callable[[int], None] = lambda _sent: None,
         **fields: Unpack[DatasetFields],
     ) -> ds.Dataset:
-        """Send a part of local files, in bounded memory, and return the dataset, READY; it knows what was left out.
+        """Send a part of local files, in bounded memory, and return the READY dataset with its left-out counts.
 
         Args:
-            part: of LocalSource.parts(); its `skip_bad` says what happens to bad rows, here and at the server.
+            part: of LocalSource.parts(); its `skip_bad` decides about bad rows, here and at the server.
             model: name from client.models.list().
-            on_sent: told after every chunk how many conversations were sent.
+            on_sent: called after every chunk with the number of conversations sent.
             fields: see DatasetFields.
         """
         header = _header(model, fields, skip_bad=part.skip_bad)
@@ -76,7 +76,7 @@ class Datasets(Resource):
     def create_from_source(
         self, source: ds.DatasetSource, *, model: str, skip_bad: bool = False, **fields: Unpack[DatasetFields]
     ) -> ds.Dataset:
-        """Have the server read a hub dataset, file or URL; returns at once, CREATING. See watch().
+        """Have the server read a hub dataset, file or URL; return at once, CREATING. See watch().
 
         Args:
             source: what to read.
@@ -124,7 +124,7 @@ class Datasets(Resource):
         return pages(page)
 
     def delete(self, dataset: str) -> None:
-        """Remove a dataset that no unfinished job uses."""
+        """Delete a dataset that no unfinished job uses."""
         self._connection.ask(self._service.DeleteDataset, ds.DeleteDatasetRequest(id=dataset), CALL_SECONDS)
 
     def cancel(self, dataset: str) -> ds.Dataset:
@@ -145,14 +145,14 @@ class Datasets(Resource):
         patience: float = PATIENCE_SECONDS,
         on_trouble: Callable[[errors.TurnloomError], None] = lambda error: None,
     ) -> Iterator[ds.Dataset]:
-        """Yield the record now and whenever it changes, until it is READY, FAILED or CANCELLED.
+        """Yield the record now and after each change, until it is READY, FAILED or CANCELLED.
 
-        Broken connections are opened again.
+        Reopens broken connections.
 
         Args:
             dataset: dataset id.
             patience: seconds without any answer after which to give up.
-            on_trouble: told of each attempt that failed.
+            on_trouble: called with the error of each failed attempt.
 
         Raises:
             NotFound: at once.

@@ -1,4 +1,4 @@
-"""`client.hosts`: GPU hosts and what they say of themselves."""
+"""`client.hosts`: GPU hosts and what they report."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Hosts(Resource):
         self._service = FineTuningServiceStub(connection.channel)
 
     def list(self) -> HostList:
-        """Return the GPU hosts that are known."""
+        """Return the known GPU hosts."""
         return [*self._connection.ask(self._service.ListHosts, tr.ListHostsRequest(), CALL_SECONDS).hosts]
 
     def diagnose(self, host: str = "") -> CheckList:
-        """Return the checks that only a GPU host can make; host "": those of all hosts."""
+        """Return the results of the checks that only a GPU host can make; host "": those of all hosts."""
         request = tr.DiagnoseRequest(host=host)
         return [*self._connection.ask(self._service.Diagnose, request, WORK_SECONDS).checks]
 

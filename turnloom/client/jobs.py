@@ -1,4 +1,4 @@
-"""`client.jobs`: create, steer and watch jobs, and get what came of them."""
+"""`client.jobs`: create, steer and watch jobs, and fetch their results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FileList: TypeAlias = list[SavedFile]
 
 
 class JobFields(HyperparameterFields, total=False):
-    """What a job takes, beside its model and training data: the fields of Hyperparameters, and these."""
+    """Fields of a job, beside its model and training data: those of Hyperparameters, and these."""
 
     test_dataset: str  #: dataset id; absent: no evaluation
     metadata: Mapping[str, str]  #: free labels
@@ -38,7 +38,7 @@ class JobFields(HyperparameterFields, total=False):
 
 
 class Jobs(Resource):
-    """The jobs of the server."""
+    """The server's jobs."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
@@ -50,7 +50,7 @@ class Jobs(Resource):
         Args:
             model: name from client.models.list().
             training_dataset: dataset id, READY.
-            request_id: the same id again gives the same job. Empty: a new one is made up, so that a repeated call
+            request_id: the same id again gives the same job. Empty: a new one is generated, so that a repeated call
                 after a broken connection makes no second job.
             fields: see JobFields.
         """
@@ -59,7 +59,7 @@ class Jobs(Resource):
         return self._connection.ask(self._service.CreateJob, request, CALL_SECONDS).job
 
     def validate(self, *, model: str, training_dataset: str, **fields: Unpack[JobFields]) -> tr.CreateJobResponse:
-        """Return the job that create() would make, and what it would cost. Makes nothing."""
+        """Return the job that create() would make, and its cost, without creating it."""
         request = job_request(model, training_dataset, fields)
         request.validate_only = True
         return self._connection.ask(self._service.CreateJob, request, CALL_SECONDS)
@@ -71,7 +71,7 @@ class Jobs(Resource):
     def list(
         self, states: Sequence[tr.JobState.ValueType] = (), metadata: Mapping[str, str] | None = None
     ) -> Iterator[tr.Job]:
-        """Yield jobs, newest first; only those in these states, and with all of these labels."""
+        """Yield jobs, newest first, in any of these states and with all of these labels."""
 
         def page(token: str) -> tuple[Iterable[tr.Job], str]:
             request = tr.ListJobsRequest(page_token=token, states=states, metadata=metadata or {})
@@ -94,12 +94,12 @@ class Jobs(Resource):
         return self._connection.ask(self._service.ResumeJob, request, CALL_SECONDS).job
 
     def move(self, job: str, host: str = "") -> tr.Job:
-        """Give a queued or running job to another host; host "": to any other that serves its model."""
+        """Move a queued or running job to another host; host "": to any other that serves its model."""
         request = tr.MoveJobRequest(id=job, host=host)
         return self._connection.ask(self._service.MoveJob, request, CALL_SECONDS).job
 
     def queue(self, limit: int = 100) -> tr.ListQueueResponse:
-        """Return the jobs that wait for a host, in order, with why each still waits."""
+        """Return the jobs that wait for a host, in order, each with the reason."""
         return self._connection.ask(self._service.ListQueue, tr.ListQueueRequest(page_size=limit), CALL_SECONDS)
 
     def delete(self, job: str) -> None:
@@ -114,15 +114,15 @@ class Jobs(Resource):
         patience: float = PATIENCE_SECONDS,
         on_trouble: Callable[[errors.TurnloomError], None] = lambda error: None,
     ) -> Iterator[tr.WatchJobResponse]:
-        """Yield everything that happens in a job, each once, until it is in a terminal state.
+        """Yield everything that happens in a job, each event once, until it is in a terminal state.
 
-        Broken connections are opened again where they broke off.
+        Reopens broken connections where they broke off.
 
         Args:
             job: job id.
             start_event_id: event_id after which to begin; "" for the beginning.
             patience: seconds without any answer after which to give up.
-            on_trouble: told of each attempt that failed.
+            on_trouble: called with the error of each failed attempt.
 
         Raises:
             NotFound: at once.
@@ -171,7 +171,7 @@ class Jobs(Resource):
         return pages(page)
 
     def evaluation(self, job: str, step: int | None = None) -> Evaluation:
-        """Return what each example of the test dataset lost after a step (None: at the last evaluation).
+        """Return each test example's loss after a step (None: at the last evaluation).
 
         Raises:
             NotFound: nothing was recorded; the job is older than that, or the object store was away.
@@ -182,7 +182,7 @@ class Jobs(Resource):
         return Losses.read(self._connection.ask(self._service.GetEvaluation, request, CALL_SECONDS))
 
     def checkpoints(self, job: str) -> CheckpointList:
-        """Return the checkpoints that are kept, oldest first."""
+        """Return the kept checkpoints, oldest first."""
         request = tr.ListCheckpointsRequest(job=job)
         return [*self._connection.ask(self._service.ListCheckpoints, request, CALL_SECONDS).checkpoints]
 
@@ -190,7 +190,7 @@ class Jobs(Resource):
         """Write the adapter's files (PEFT) to a folder; checkpoint "": the final one.
 
         Raises:
-            DamagedDownload: a file whose sha256 is not the promised one; it is not kept.
+            DamagedDownload: a file's sha256 differs from the promised one; the file is not kept.
         """
         request = tr.DownloadAdapterRequest(job=job, checkpoint=checkpoint)
         return save_files(self._connection.listen(self._service.DownloadAdapter, request, TRANSFER_SECONDS), folder)
@@ -237,7 +237,7 @@ class Jobs(Resource):
 
 
 def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.CreateJobRequest:
-    """Build the request for one job, or for the cells of a sweep; its request_id is still empty."""
+    """Build the request for one job, or for the cells of a sweep, with an empty request_id."""
     own = ("test_dataset", "metadata", "host", "start_from", "priority")
     return tr.CreateJobRequest(
         model=model,

@@ -1,4 +1,4 @@
-"""`client.models`: what conversations can be preprocessed for."""
+"""`client.models`: models that conversations can be preprocessed for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ModelList: TypeAlias = list[pp.Model]
 
 
 class Models(Resource):
-    """The models of the server."""
+    """The server's models."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)

@@ -1,4 +1,4 @@
-"""What every resource of the client shares: its connection, deadlines, pages, and names that have moved."""
+"""What every client resource shares: its connection, deadlines, pages, and renamed methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Renamed(Generic[P, T]):
-    """A method's name of release 0.1: it warns and calls the method that replaces it.
+    """A method name from release 0.1: it warns and calls the method that replaces it.
 
     They stay for release 0.2; delete this class and its uses after it.
     """
@@ -76,14 +76,14 @@ class Resource:
 
 
 def batch_of(message: ty.TokenBatch) -> Batch:
-    """Return the rows of an answer. numpy, which takes 0.1 s to import, is loaded with the first of them."""
+    """Return the rows of an answer; importing numpy (0.1 s) waits until the first call."""
     from turnloom.batches import Batch as Rows  # noqa: PLC0415
 
     return Rows(message)
 
 
 def pages(page: Callable[[str], tuple[Iterable[T], str]]) -> Iterator[T]:
-    """Yield the items of all pages; ask for the next page when the one before is used up."""
+    """Yield the items of all pages, requesting the next page when the current one is used up."""
     items, token = page("")
     yield from items
     while token:

@@ -14,7 +14,7 @@ from turnloom.v1.training_pb2_grpc import FineTuningServiceStub
 
 
 class Sweeps(Resource):
-    """The sweeps of the server."""
+    """The server's sweeps."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
@@ -40,7 +40,7 @@ class Sweeps(Resource):
             model: name from client.models.list().
             training_dataset: dataset id, READY.
             display_name: for people.
-            request_id: the same id again gives the same sweep. Empty: a new one is made up.
+            request_id: the same id again gives the same sweep. Empty: a new one is generated.
             successive_halving: at each rung keep the cells with the lowest test NLL and stop the others.
             halving_eta: one cell in this many goes on at a rung; None: 2.
             halving_rungs: steps of the rungs; empty: as many as fit.

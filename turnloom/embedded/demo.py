@@ -1,8 +1,8 @@
-"""`make demo`: conversations in, a trained LoRA adapter, its curve and honest numbers out, on this machine's CPU.
+"""`make demo`: train a LoRA adapter from conversations on this machine's CPU, with its curve and honest numbers.
 
     python -m turnloom.embedded.demo [--data my.jsonl] [--tuft-python .venv-tuft/bin/python] [--verify]
 
-Starts the embedded stack in a temporary folder, speaks to it only as any client does, and leaves ./turnloom-demo:
+Starts the embedded stack in a temporary folder, uses it as any client does, and leaves ./turnloom-demo:
 adapter/, steps.csv, nll.png, results.json.
 """
 
@@ -62,14 +62,14 @@ RECIPE: Final[HyperparameterFields] = {
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Conversations for training, and held out ones."""
+    """Training and held-out conversations."""
 
     train: Sequence[Conversation]
     test: Sequence[Conversation]
 
     @classmethod
     def of(cls, data: Path | None, seed: int) -> Splits:
-        """The sample's, or those of the user's file.
+        """Split the sample, or the user's file.
 
         Raises:
             InvalidInput: names the line of the file.
@@ -82,7 +82,7 @@ class Splits:
 
 @dataclass(slots=True)
 class Demo:
-    """One run over a stack that is up."""
+    """One run on a started stack."""
 
     session: Session
     findings: Findings
@@ -92,11 +92,11 @@ class Demo:
 
     @property
     def client(self) -> TurnloomClient:
-        """Speaks to the stack."""
+        """A client of the stack."""
         return self.session.client
 
     def run(self, splits: Splits, *, verify: bool) -> None:
-        """Preprocesses, trains, compares, fetches the adapter and plots."""
+        """Preprocess, train, compare, fetch the adapter and plot."""
         findings = self.findings
         with self.phase("preprocessing"):
             train = self.make_dataset("train", splits.train)
@@ -111,7 +111,7 @@ class Demo:
             findings.start_nll, findings.test_nll = evaluated[0], evaluated[-1]
             findings.train_nll = train_nll(series[-1]) or 0.0
         with self.phase("test on shuffled replies"):
-            # A job is evaluated before its first step: this one says what the trained adapter makes of these replies.
+            # A job is evaluated before its first step: this one measures the trained adapter on these replies.
             start = training_pb2.StartFrom(job=job, weights_only=True)
             first = next(self.client.jobs.steps(self.job(train, shuffled, 1, start)))
             findings.shuffled_nll = test_nll(first) or 0.0
@@ -125,14 +125,14 @@ class Demo:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Says what happens, and measures it."""
+        """Announce a phase and measure its time."""
         self.session.say(f"[bold]{name.capitalize()}[/]")
         began = time.monotonic()
         yield
         self.findings.seconds[name] = time.monotonic() - began
 
     def make_dataset(self, name: str, conversations: Sequence[Conversation]) -> str:
-        """Sends conversations and returns the dataset's id."""
+        """Send conversations and return the dataset's id."""
         dataset = self.client.datasets.create(
             cast("Sequence[dict[str, object]]", conversations),  # type: ignore[arg-type]  # a TypedDict is a Mapping too
             model=MODEL,
@@ -148,18 +148,18 @@ class Demo:
         return dataset.id
 
     def unigram(self, train: str, test: str) -> float:
-        """NLL of the test split under the train split's token frequencies."""
+        """Return the NLL of the test split under the train split's token frequencies."""
         (model,) = self.client.models.list()
         vocabulary = model.vocabulary_size
         return unigram_nll(*self.targets(train), *self.targets(test), vocabulary)
 
     def targets(self, dataset: str) -> tuple[Int32, Float32]:
-        """Targets of all rows end to end, and their weights."""
+        """Return the targets of all rows end to end, and their weights."""
         rows = [row for batch in self.client.datasets.download(dataset) for row in batch]
         return np.concatenate([r.target_ids for r in rows]), np.concatenate([r.target_weights for r in rows])
 
     def job(self, train: str, test: str, steps: int, start_from: training_pb2.StartFrom | None = None) -> str:
-        """Runs a job to its end and returns its id; shows the one that starts from nothing.
+        """Run a job to its end and return its id; show progress unless it starts from another job.
 
         Raises:
             StackError: it did not succeed.
@@ -180,11 +180,11 @@ class Demo:
         return job.id
 
     def exact(self, job: str) -> list[tuple[int, float, float]]:
-        """What two runs must agree on to the last bit."""
+        """Return what two runs must agree on to the last bit."""
         return [(step.step, step.nll_sum, step.test_nll_sum) for step in self.client.jobs.steps(job)]
 
     def keep(self, job: str, series: Sequence[training_pb2.Step]) -> None:
-        """Writes adapter, steps.csv and the plot."""
+        """Write adapter, steps.csv and the plot."""
         findings = self.findings
         adapter, plot = self.folder / "adapter", self.folder / "nll.png"
         self.client.jobs.download_adapter(job, adapter)
@@ -247,7 +247,7 @@ def main(
 
 
 def _text_for_the_tokenizer(state: Path, splits: Splits) -> list[Path]:
-    """Train and test: the tokenizer may know the words of both, the weights see only one."""
+    """Write train and test: the tokenizer may see the words of both, the weights see train only."""
     path = state / "conversations.jsonl"
     sample_data.write_jsonl(path, [*splits.train, *splits.test])
     return [path]
@@ -264,7 +264,7 @@ def _run(
     verify: bool,
     as_json: bool,
 ) -> None:
-    """The demo between the stack's start and its end."""
+    """Start the stack, run the demo on it and stop the stack."""
     began = time.monotonic()
     if not as_json:
         typer.echo("Starting the stack", err=True)
@@ -286,7 +286,7 @@ def _run(
 
 
 def _keep_logs(state: Path, out: Path) -> None:
-    """The logs outlive the temporary folder where something went wrong."""
+    """Copy the logs out of the temporary folder after a failure."""
     for log in (*(state / "logs").glob("*.log"), *(state / "tuft").glob("*.log")):
         (out / "logs").mkdir(parents=True, exist_ok=True)
         shutil.copy(log, out / "logs")

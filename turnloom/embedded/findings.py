@@ -1,4 +1,4 @@
-"""What the demo found: the numbers, what they must satisfy, and the table that shows them. Knows no server."""
+"""The demo's results: the numbers, what they must satisfy, and the table that shows them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Findings:
     seconds: dict[str, float] = field(default_factory=dict)  #: wall time by phase
 
     def to_plain(self) -> dict[str, object]:
-        """For results.json."""
+        """Return plain values for results.json."""
         return asdict(self)
 
     def shortcomings(self) -> Iterator[str]:
-        """What should be true of the sample conversations and is not."""
+        """Yield expectations of the sample conversations that do not hold."""
         if self.test_nll > self.unigram_nll / 3:
             yield f"The test NLL {self.test_nll:.3f} is above a third of the unigram model's {self.unigram_nll:.3f}."
         if self.shuffled_nll < 2 * self.test_nll:
@@ -40,7 +40,7 @@ class Findings:
             yield "Two runs from one checkpoint gave different numbers."
 
     def numbers(self) -> Table:
-        """The NLLs beside each other."""
+        """Build the table of NLLs."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("masked NLL, nats per trained token")
         table.add_column("", justify="right")
@@ -60,6 +60,6 @@ class Findings:
         return table
 
     def times(self) -> str:
-        """Seconds by phase in one line."""
+        """Return the seconds of each phase in one line."""
         phases = ", ".join(f"{name} {spent:.0f} s" for name, spent in self.seconds.items())
         return f"{phases}; together {sum(self.seconds.values()):.0f} s"

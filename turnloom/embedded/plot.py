@@ -1,4 +1,4 @@
-"""The curve of a job as a PNG: train NLL of each step, test NLL where evaluated. Knows no server."""
+"""Plot a job's curve as a PNG: train NLL of each step, test NLL where evaluated."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ DASHES = ("--", ":", "-.")
 
 
 def plot_nll(path: Path, steps: Sequence[training_pb2.Step], levels: Mapping[str, float], title: str) -> None:
-    """Writes the picture.
+    """Write the plot.
 
     Args:
         path: PNG to write.
         steps: in order; step 0 may hold an evaluation only.
-        levels: NLL of something to compare with, by name: a horizontal line each.
+        levels: reference NLLs by name, a horizontal line each.
         title: above the picture.
     """
     figure = Figure(figsize=(9, 5), layout="constrained")

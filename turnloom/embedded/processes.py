@@ -1,4 +1,4 @@
-"""Child processes that log to files, end with us, and are waited for with a deadline. Knows nothing of what they do."""
+"""Child processes that log to files, end with their parent, and are waited for with a deadline."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ RESTART_SECONDS = 60.0
 
 
 class Child:
-    """One process: started at once, ended by stop() or with us."""
+    """One process, started at once, ended by stop() or with its parent."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str], cwd: Path) -> None:
-        """Starts it.
+        """Start the process.
 
         Args:
-            name: for people.
+            name: display name.
             command: program and arguments.
-            log: file that its output is appended to.
-            environment: added to our own.
+            log: file to append its output to.
+            environment: variables added to this process's own.
             cwd: its working folder.
         """
         self.name, self.log = name, log
@@ -52,7 +52,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self._environment},
                 cwd=self._cwd,
-                start_new_session=True,  # Ctrl-C is for us; we then end it in order
+                start_new_session=True,  # Ctrl-C reaches this process only, which then ends the child in order
             )
 
     def restart(self) -> None:
@@ -74,11 +74,11 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether it lives."""
+        """Whether the process is alive."""
         return self._process.poll() is None
 
     def stop(self, deadline: float) -> None:
-        """SIGTERM, and SIGKILL for it and its group after `deadline` seconds."""
+        """Send SIGTERM, then SIGKILL to it and its group after `deadline` seconds."""
         if self.running:
             self._process.terminate()
             try:
@@ -89,7 +89,7 @@ class Child:
                 self._process.wait()
 
     def epitaph(self) -> StackError:
-        """The error for a process that ended by itself, with the end of its log."""
+        """Return the error for a process that ended by itself, with the end of its log."""
         said = " / ".join(tail(self.log)) or "nothing"
         return StackError(f"{self.name} ended {self.how}. It said: {said}", hint=f"Its log: {self.log}")
 
@@ -101,7 +101,7 @@ class Child:
 
 
 def tail(log: Path, lines: int = TAIL) -> list[str]:
-    """The last lines that hold something."""
+    """Return the last non-blank lines."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def tail(log: Path, lines: int = TAIL) -> list[str]:
 
 
 def wait_until(ready: Callable[[], bool], child: Child, what: str, deadline: float) -> None:
-    """Waits for a condition that a child brings about.
+    """Wait for a condition that a child brings about.
 
     Raises:
         StackError: the child ended, or `deadline` seconds went by.
@@ -129,7 +129,7 @@ def wait_until(ready: Callable[[], bool], child: Child, what: str, deadline: flo
 
 @contextmanager
 def sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM runs `finally` blocks like Ctrl-C does, and ends with code 143."""
+    """Let SIGTERM run `finally` blocks as Ctrl-C does, and exit with code 143."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         sys.exit(128 + number)
@@ -140,7 +140,7 @@ def sigterm_unwinds() -> Iterator[None]:
 
 @contextmanager
 def on_child_death(check: Callable[[], None]) -> Iterator[None]:
-    """Calls `check` in the main thread whenever a child ended; what it raises interrupts whatever runs there."""
+    """Call `check` in the main thread whenever a child ends; its exceptions interrupt what runs there."""
 
     def look(number: int, frame: FrameType | None) -> None:
         check()
@@ -152,9 +152,9 @@ def on_child_death(check: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the end: for cleaning up.
+    """Defer Ctrl-C and SIGTERM until the block ends, for cleaning up.
 
-    By handlers and not by a signal mask, for a mask holds in one thread only and gRPC's threads take signals too.
+    Uses handlers instead of a signal mask: a mask covers one thread only, and gRPC's threads take signals too.
     """
     kept: list[int] = []
 
@@ -170,7 +170,7 @@ def undisturbed() -> Iterator[None]:
 @contextmanager
 def _handling(number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers; a stack inside a thread is watched by whoever runs it
+        yield  # only the main thread may set handlers; the caller watches a stack in another thread
         return
     before = signal.signal(number, handler)
     try:

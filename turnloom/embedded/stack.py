@@ -1,10 +1,10 @@
-"""All of Turnloom on one machine without a GPU: Redis, TuFT, APIs, worker, supervisor, exporter. Starts processes only.
+"""Run all of Turnloom on one machine without a GPU: Redis, TuFT, APIs, worker, supervisor, exporter.
 
     with Stack(StackSettings(Path(".turnloom"))) as stack:
         client = TurnloomClient(stack.address)
 
-Everything lies in one folder: logs/, redis/, store/, files/, tuft/, model/, models.toml. Every process ends with the
-stack, and, should the stack itself be killed, by the kernel.
+One folder holds everything: logs/, redis/, store/, files/, tuft/, model/, models.toml. Every process ends with the
+stack; if the stack itself is killed, the kernel ends them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ STOP_SECONDS: Final = 35.0  #: the worker may take 30 s to save and requeue its 
 
 @dataclass(frozen=True, slots=True)
 class StackSettings:
-    """What a stack is started with."""
+    """Settings of a stack."""
 
     folder: Path  #: where its state lies; made where absent
     tuft_python: Path | None = None  #: interpreter of the TuFT environment; None: find_tuft_python()
@@ -98,12 +98,12 @@ class Stack:
         self.stop()
 
     def stop(self) -> None:
-        """Ends every part, last started first; signals wait until that is done."""
+        """Stop every part, last started first; signals wait until that is done."""
         with undisturbed():
             self._parts.close()
 
     def check(self) -> None:
-        """Raises StackError where a part has ended."""
+        """Raise StackError if a part has ended."""
         for child in self._children:
             if not child.running:
                 raise child.epitaph()
@@ -111,10 +111,10 @@ class Stack:
             raise StackError("The TuFT server ended.", hint=f"Its log: {self.tuft.log_path}")
 
     def mend(self) -> None:
-        """Start again what ended and holds no state: a worker, the supervisor, the exporter.
+        """Restart ended parts that hold no state: a worker, the supervisor, the exporter.
 
         Raises:
-            StackError: another part ended, or one of these ends again and again.
+            StackError: another part ended, or one of these keeps ending.
         """
         for child in self._children:
             if not child.running and child in self._restartable:
@@ -123,7 +123,7 @@ class Stack:
         self.check()
 
     def describe(self) -> dict[str, str | int]:
-        """Addresses, for people and for stack.json."""
+        """Return the addresses, for people and for stack.json."""
         assert self.tuft is not None
         return {
             "address": self.address,
@@ -164,7 +164,7 @@ class Stack:
         self._parts.callback((self.folder / "stack.json").unlink, missing_ok=True)
 
     def _check_parts(self) -> Path:
-        """The TuFT interpreter, after a look at everything that must be installed."""
+        """Check that everything needed is installed, and return the TuFT interpreter."""
         missing = [name for name in NEEDED if not _installed(name)]
         if missing:
             raise StackError(
@@ -182,10 +182,10 @@ class Stack:
                 f"There is no TuFT environment at {python}.",
                 hint=f"Make it: scripts/install_tuft_cpu.sh {python.parent.parent}",
             )
-        return python.absolute()  # not resolved: the link inside the environment is what makes it one
+        return python.absolute()  # not resolved: only the link inside the environment selects that environment
 
     def _check_ports(self) -> None:
-        """A taken port is said at once, not when everything else runs."""
+        """Report a taken port at once, before anything runs."""
         asked = self.settings
         for address, option in (
             (asked.address, "--address"),
@@ -206,7 +206,7 @@ class Stack:
                 ) from error
 
     def _own_folder(self) -> None:
-        """Two stacks in one folder would write each other's files."""
+        """Lock the folder: two stacks in one folder would overwrite each other's files."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = self._parts.enter_context((self.folder / "lock").open("w"))
@@ -248,7 +248,7 @@ class Stack:
         return self._child("API", command, self._preprocessing())
 
     def _model_tables(self, model: Path) -> Iterator[str]:
-        """The tiny model, then those of the user's file, whose relative paths are taken from its folder."""
+        """Yield the tiny model's table, then those of the user's file with paths relative to its folder."""
         yield f"[[models]]\nname = {json.dumps(MODEL)}\nsource = {json.dumps(str(model))}\n"
         path = self.settings.models
         if path is None:
@@ -267,7 +267,7 @@ class Stack:
             yield ""
 
     def _preprocessing(self) -> dict[str, str]:
-        """What the API and the worker of its queue must agree on; files below the user's folder may be sources."""
+        """Return settings that the API and its queue's worker share; files below the user's folder may be sources."""
         return {
             "TURNLOOM_MODELS": str(self.folder / "models.toml"),
             "TURNLOOM_MODEL_CACHE": str(self.folder / "models"),
@@ -308,11 +308,11 @@ class Stack:
             )
 
     def _companion(self, name: str, module: Sequence[str], environment: dict[str, str]) -> None:
-        """Start a process that holds no state, and may be started again."""
+        """Start a stateless process that may be restarted."""
         self._restartable.append(self._child(name, module, environment))
 
     def _child(self, name: str, module: Sequence[str], environment: dict[str, str]) -> Child:
-        """Starts one of Turnloom's own processes, which the stack then answers for."""
+        """Start one of Turnloom's own processes and make the stack responsible for it."""
         common = {
             "TURNLOOM_REDIS_URL": self.redis_url,
             "TURNLOOM_STORE_URL": str(self.folder / "store"),
@@ -356,7 +356,7 @@ class Stack:
         self.openai_url = f"http://{bound['address']}/v1"
 
     def _webhook_secret(self) -> str:
-        """The same over restarts, for receivers know what is signed with it."""
+        """Return a secret that survives restarts, since receivers verify signatures with it."""
         path = self.folder / "webhook-secret"
         if not path.exists():
             path.touch(mode=0o600)
@@ -364,7 +364,7 @@ class Stack:
         return path.read_text(encoding="utf-8")
 
     def _wait_for_host(self) -> None:
-        """Until a worker said that TuFT answers, a job would be refused."""
+        """Wait until a worker reports TuFT: before that, a job would be refused."""
         until = time.monotonic() + START_SECONDS
         with TurnloomClient(self.address) as client:
             while not any(host.name == HOST and host.backend_up for host in client.hosts.list()):

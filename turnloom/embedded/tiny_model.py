@@ -1,10 +1,10 @@
-"""Makes the small model that the embedded stack trains: Qwen3's architecture, random weights, a tokenizer of its own.
+"""Make the embedded stack's small model: Qwen3's architecture, random weights, its own tokenizer.
 
 As a script it runs in the TuFT environment, which has torch, and imports nothing of this project:
 
     PYTHON turnloom/embedded/tiny_model.py OUT CONVERSATIONS.jsonl [MORE.jsonl ...] [--vocabulary 1024] [--seed 0]
 
-As a module it knows no torch: build() runs that script as a child. The same inputs give the same bytes.
+As a module it does not import torch: build() runs the script as a child. The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ CONTEXT = 1024  #: tokens
 INITIALIZER_RANGE = 0.1  # with the usual 0.02 LoRA learns nothing: its frozen base mixes too little (measured)
 END_OF_TEXT, TURN, END_OF_TURN = "<|endoftext|>", "<|turn|>", "<|end|>"
 
-# Written by us. Rendering a conversation's beginning gives a beginning of its rendering, so that turns can be marked
-# by position; nothing is trimmed, and the role is text, so that any role renders. Content that is null is empty, and
-# of a list of parts the texts are printed. Tools come first, as JSON; reasoning stands before the content and calls
-# after it, each a line of JSON between words that are no control tokens.
+# Written for this project. Rendering a conversation's prefix gives a prefix of its rendering, so turns can be marked
+# by position. Nothing is trimmed, and the role is text, so that any role renders. Null content is empty; of a list of
+# parts the texts are printed. Tools come first, as JSON; reasoning precedes the content and calls follow it, each
+# a line of JSON between words that are not control tokens.
 CHAT_TEMPLATE = (
     "{%- if tools -%}"
     "{{ '<|turn|>tools\\n' }}"
@@ -62,17 +62,17 @@ class ModelNotMade(Exception):
 def build(
     python: Path, out: Path, conversations: Sequence[Path], *, vocabulary: int = VOCABULARY, seed: int = 0
 ) -> Path:
-    """Makes the model in `out` and returns `out`; at once where the same inputs made it before.
+    """Make the model in `out` and return `out`; reuse a model already made from the same inputs.
 
     Args:
         python: an interpreter with torch, transformers and tokenizers (the TuFT environment's).
         out: folder for config.json, model.safetensors, tokenizer.json, tokenizer_config.json, chat_template.jinja.
         conversations: JSONL files with a list `messages` a line; the tokenizer is trained on them.
         vocabulary: entries of the tokenizer, at most.
-        seed: of the weights.
+        seed: seed of the weights.
 
     Raises:
-        ModelNotMade: with what the script said last.
+        ModelNotMade: with the end of the script's output.
     """
     stamp = out / STAMP
     digest = digest_of(conversations, vocabulary, seed)
@@ -88,7 +88,7 @@ def build(
 
 
 def digest_of(conversations: Sequence[Path], vocabulary: int, seed: int) -> str:
-    """What the model depends on, this file included, as a sha256."""
+    """Return a sha256 of everything the model depends on, this file included."""
     digest = hashlib.sha256(f"{vocabulary}:{seed}:".encode())
     for path in (Path(__file__), *conversations):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -96,13 +96,13 @@ def digest_of(conversations: Sequence[Path], vocabulary: int, seed: int) -> str:
 
 
 def texts(conversations: Sequence[Path]) -> Iterator[str]:
-    """Roles, contents, reasoning and calls of all messages, and the tools.
+    """Yield roles, contents, reasoning and calls of all messages, and the tools.
 
     Raises:
         ValueError: a line that is not a conversation; names file and line.
     """
     for path in conversations:
-        with path.open(encoding="utf-8", newline="\n") as lines:  # a text may hold U+2028, which ends no line of JSONL
+        with path.open(encoding="utf-8", newline="\n") as lines:  # U+2028 does not end a JSONL line
             for number, line in enumerate(lines, start=1):
                 try:
                     yield from _texts_of(line)
@@ -124,8 +124,8 @@ def _texts_of(line: str) -> Iterator[str]:
 
 
 def make(out: Path, conversations: Sequence[Path], vocabulary: int, seed: int) -> None:
-    """Writes tokenizer, template and model. Needs torch, transformers and tokenizers."""
-    # Imported here, since build() lives in processes that must stay free of torch.
+    """Write tokenizer, template and model. Needs torch, transformers and tokenizers."""
+    # Imported here, since processes that call build() must stay free of torch.
     import torch  # noqa: PLC0415
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: PLC0415
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM  # noqa: PLC0415
@@ -168,7 +168,7 @@ def make(out: Path, conversations: Sequence[Path], vocabulary: int, seed: int) -
     (out / STAMP).unlink(missing_ok=True)
     model.save_pretrained(out)
     fast.save_pretrained(out)
-    (out / "model.safetensors").chmod(0o644)  # as the files beside it: a server may run as another user
+    (out / "model.safetensors").chmod(0o644)  # readable like the files beside it: a server may run as another user
     facts = {
         "digest": digest_of(conversations, vocabulary, seed),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -178,7 +178,7 @@ def make(out: Path, conversations: Sequence[Path], vocabulary: int, seed: int) -
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Makes a tiny Qwen3 model with a tokenizer of its own.")
     parser.add_argument("out", type=Path)
     parser.add_argument("conversations", type=Path, nargs="+")

@@ -1,6 +1,6 @@
-"""A real TuFT server on this machine's CPU: started, probed over plain HTTP, ended without a trace. Knows no tinker.
+"""Run a TuFT server on this machine's CPU: start it, probe it over plain HTTP, end it without leftovers.
 
-The process tree is the launcher's business (services/tuft): it ends with us, also when we are killed.
+The launcher (services/tuft) owns the process tree, which ends with this process even if that is killed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LAUNCHER = REPOSITORY / "services" / "tuft" / "__main__.py"  # by path: TuFT's P
 CONFIG = REPOSITORY / "deploy" / "tuft" / "cpu.yaml"
 PYTHON_VARIABLE = "TURNLOOM_TUFT_PYTHON"
 API_KEY = re.compile(r"tml-[A-Za-z0-9_-]+")
-POLL = 0.1  # seconds between two looks at a condition
+POLL = 0.1  # seconds between two checks of a condition
 LOG_TAIL = 2000  # characters of the log in an error
 
 
@@ -34,7 +34,7 @@ class TuftError(Exception):
 
 
 class TuftNotInstalled(TuftError):
-    """There is no Python environment with TuFT in it."""
+    """No Python environment has TuFT installed."""
 
 
 class TuftDidNotStart(TuftError):
@@ -42,12 +42,12 @@ class TuftDidNotStart(TuftError):
 
 
 class ProcessesLeft(TuftError):
-    """The server could not be ended."""
+    """The server could not be stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class TuftSettings:
-    """What a server is started with."""
+    """Settings of a server."""
 
     python: Path  #: interpreter of the TuFT environment, see find_tuft_python()
     home: Path  #: folder of this server alone: log, checkpoints, records of runs
@@ -60,7 +60,7 @@ class TuftSettings:
     max_lora_rank: int = 64  #: told to nobody and not enforced by TuFT's hf backend
 
     def __post_init__(self) -> None:
-        """Checks what TuFT or the SDK would refuse late.
+        """Check early what TuFT or the SDK would refuse late.
 
         Raises:
             TuftError: the API key has a form that the SDK refuses.
@@ -70,7 +70,7 @@ class TuftSettings:
 
 
 def find_tuft_python() -> Path:
-    """The interpreter of the TuFT environment: $TURNLOOM_TUFT_PYTHON, or .venv-tuft in the checkout.
+    """Return the TuFT environment's interpreter: $TURNLOOM_TUFT_PYTHON, or .venv-tuft in the checkout.
 
     Raises:
         TuftNotInstalled: there is none; the message says what to run.
@@ -84,7 +84,7 @@ def find_tuft_python() -> Path:
 
 
 class TuftServer:
-    """One server process tree. Not for use from two threads at once."""
+    """One server process tree; not thread-safe."""
 
     def __init__(self, settings: TuftSettings) -> None:
         self.settings = settings
@@ -112,21 +112,21 @@ class TuftServer:
 
     @property
     def running(self) -> bool:
-        """Whether the process tree lives; says nothing about health."""
+        """Whether the process tree is alive; says nothing about health."""
         return self._keeper is not None and self._keeper.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """Process id of the server itself, where there is one."""
+        """Process id of the server itself, if there is one."""
         try:
             return int(self._pid_file.read_text(encoding="ascii"))
         except (FileNotFoundError, ValueError):
             return None
 
     def start(self, deadline: float = 120.0) -> str:
-        """Starts the server and waits until it answers; returns its address.
+        """Start the server, wait until it answers, and return its address.
 
-        TuFT answers before its model is loaded: create_and_unload() is the proof that it can train.
+        TuFT answers before its model is loaded: create_and_unload() proves that it can train.
 
         Args:
             deadline: seconds until TuftDidNotStart.
@@ -150,7 +150,7 @@ class TuftServer:
                 stderr=subprocess.STDOUT,
                 env=os.environ | self._environment(),
                 cwd=self.settings.home,
-                start_new_session=True,  # Ctrl-C is for us; we then end the server in order
+                start_new_session=True,  # Ctrl-C reaches this process only, which then ends the server in order
             )
         try:
             while not self.healthy():
@@ -168,7 +168,7 @@ class TuftServer:
         return self.url
 
     def _environment(self) -> dict[str, str]:
-        """What the configuration file and TuFT read, beside our own environment."""
+        """Return the variables for the configuration file and TuFT, on top of this process's own."""
         settings = self.settings
         return {
             "TUFT_HOME": str(settings.home),
@@ -184,17 +184,17 @@ class TuftServer:
         }
 
     def healthy(self, timeout: float = 2.0) -> bool:
-        """Whether healthz answers; true before the model is loaded."""
+        """Return whether healthz answers; true before the model is loaded."""
         try:
             return self._http("GET", "/api/v1/healthz", None, timeout)[0] == 200
         except OSError:
             return False
 
     def create_and_unload(self, deadline: float = 60.0) -> None:
-        """Makes an adapter and drops it: proof that the model is loaded and can be trained.
+        """Create and drop an adapter, which proves that the model is loaded and can be trained.
 
         Args:
-            deadline: seconds for the whole.
+            deadline: seconds for both.
 
         Raises:
             TuftDidNotStart: with the server's answer.
@@ -209,7 +209,7 @@ class TuftServer:
         self._ask("unload_model", {"model_id": model}, until)
 
     def _ask(self, what: str, body: dict[str, object], until: float) -> dict[str, str]:
-        """One call of TuFT's API, with the time left as its limit."""
+        """Call TuFT's API once, limited to the time left."""
         try:
             status, answer = self._http("POST", f"/api/v1/{what}", body, max(0.1, until - time.monotonic()))
         except OSError as error:
@@ -220,7 +220,7 @@ class TuftServer:
         return result
 
     def _http(self, method: str, path: str, body: dict[str, object] | None, timeout: float) -> tuple[int, str]:
-        """A request to the server, past any proxy: http.client reads no proxy variables."""
+        """Send a request to the server past any proxy: http.client reads no proxy variables."""
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=timeout)
         headers = {"X-API-Key": self.api_key, "Content-Type": "application/json"}
         try:
@@ -233,7 +233,7 @@ class TuftServer:
             connection.close()
 
     def stop(self, deadline: float = 30.0) -> None:
-        """Ends the server and everything it started. Does nothing where nothing runs.
+        """Stop the server and everything it started. Does nothing where nothing runs.
 
         Args:
             deadline: seconds; TuFT itself gets 12 of them before it is killed.
@@ -247,7 +247,7 @@ class TuftServer:
         self._wait_for_the_launcher(deadline)
 
     def kill(self, deadline: float = 30.0) -> None:
-        """SIGKILL for the server, as a crash would; its launcher then kills the rest of the tree.
+        """Kill the server with SIGKILL, as a crash would; its launcher then kills the rest of the tree.
 
         Args:
             deadline: seconds until ProcessesLeft.
@@ -256,7 +256,7 @@ class TuftServer:
             ProcessesLeft: the launcher did not come to an end.
         """
         pid = self.pid
-        if pid is None:  # the launcher has not come so far
+        if pid is None:  # the launcher has not got that far
             self.stop(deadline)
             return
         if self.running:
@@ -264,7 +264,7 @@ class TuftServer:
         self._wait_for_the_launcher(deadline)
 
     def restart(self, deadline: float = 120.0) -> str:
-        """kill(), then start() on the same port and records: runs come back at their last checkpoint.
+        """Kill the server and start it on the same port and records: runs resume at their last checkpoint.
 
         Args:
             deadline: seconds for the start.
@@ -276,7 +276,7 @@ class TuftServer:
         return self.start(deadline)
 
     def _wait_for_the_launcher(self, deadline: float) -> None:
-        """The launcher ends last, after everything below it."""
+        """Wait for the launcher, which ends last, after everything below it."""
         if self._keeper is None:
             return
         try:
@@ -299,7 +299,7 @@ class TuftServer:
 
 
 def kill_session(session: int) -> None:
-    """SIGKILL for every process of a session; the server is the leader of one. Linux only."""
+    """Send SIGKILL to every process of a session; the server is the leader of one. Linux only."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             # "pid (name) state ppid pgrp session ...", and the name may hold anything
@@ -311,7 +311,7 @@ def kill_session(session: int) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
+    """Return a loopback port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,7 +1,7 @@
-"""The loss of a model that knows only how often each token occurs: the yardstick beside the demo's NLL. Knows no files.
+"""Compute the loss of a model that knows only token frequencies: the baseline beside the demo's NLL.
 
-Add-one smoothing: p(token) = (1 + weight of the token among the trained tokens) / (vocabulary + their whole weight),
-so that a token never seen in training costs a finite amount.
+Add-one smoothing: p(token) = (1 + weight of the token among the trained tokens) / (vocabulary + their total weight).
+A token unseen in training thus has a finite loss.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def unigram_nll(
     test_weights: NDArray[np.floating],
     vocabulary: int,
 ) -> float:
-    """Mean NLL of the test tokens under frequencies fitted on the train tokens.
+    """Return the mean NLL of the test tokens under frequencies fitted on the train tokens.
 
     Args:
         train_tokens: targets of the train split, any number of rows end to end; shape (n,).

@@ -1,1 +1,1 @@
-"""What other tools write, read as it is meant: JSON text, nulls of tables, columns under other names."""
+"""Read what other tools write as they mean it: JSON text, nulls of tables, columns under other names."""

@@ -1,6 +1,6 @@
-"""Columns of other tools that say what is said or trained, read as what they mean or refused. Knows no message's keys.
+"""Interpret or refuse other tools' columns that mark what is said or trained.
 
-Keys inside a message are turnloom.masks.template.foreign_keys' business, so that the API treats them alike.
+Keys inside a message belong to turnloom.masks.template.foreign_keys, so that the API treats them alike.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MEDIA_COLUMNS: Final = {
 
 
 def refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages: Sequence[JSON]) -> None:
-    """Refuse a row that says what can't be obeyed.
+    """Refuse a row whose columns ask for something unsupported.
 
     Raises:
         InvalidInput: naming the column.
@@ -53,10 +53,10 @@ def _content(message: JSON) -> str:
 
 
 def tools_in(row: Mapping[str, JSON]) -> JSON:
-    """Give the tools that a row has under another name, in OpenAI's form; None: there are none.
+    """Return the row's tools from another column name, in OpenAI's form; None: there are none.
 
     Raises:
-        InvalidInput: such a column holds no list.
+        InvalidInput: such a column does not hold a list.
     """
     for name in TOOL_COLUMNS:
         value = row.get(name)
@@ -70,15 +70,15 @@ def tools_in(row: Mapping[str, JSON]) -> JSON:
 
 
 def _wrapped(tool: JSON) -> JSON:
-    """A tool; one that has its name beside its parameters is the function of an OpenAI tool."""
+    """Wrap a tool whose name stands beside its parameters as the function of an OpenAI tool."""
     return {"type": "function", "function": tool} if isinstance(tool, dict) and "function" not in tool else tool
 
 
 def marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]:
-    """Give the messages with what a list `loss_mask` beside them says of each.
+    """Apply a `loss_mask` list beside the messages to each of them.
 
     Raises:
-        InvalidInput: it has not one entry per message, or other entries than 0 and 1.
+        InvalidInput: the list lacks an entry for a message, has too many, or has entries other than 0 and 1.
     """
     mask = row.get(MASK_COLUMN)
     if mask in (None, "", []):

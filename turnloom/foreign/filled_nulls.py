@@ -1,7 +1,7 @@
-"""Nulls that a table filled in, told from those that were written. Knows no file and no template.
+"""Tell nulls that a table filled in from those that were written.
 
-Tables give every struct all keys of its column. JSON lines written from one keep those nulls, and are told by two
-signs: all messages have the same keys and some hold null under one of them, or a property of a tool's schema is null.
+Tables give every struct all keys of its column, and JSON lines written from one keep those nulls. Two signs reveal
+them: a null property in a tool's schema, or messages that share all keys while some hold null under one of them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _CONTENT: Final = "content"
 
 
 def without_filled(messages: Sequence[JSON], tools: Sequence[JSON]) -> tuple[Sequence[JSON], Sequence[JSON]]:
-    """Give messages and tools without nulls that a table filled in; as they are where nothing tells of a table.
+    """Remove nulls that a table filled in; without a sign of a table, messages and tools stay unchanged.
 
-    Null under any key of a message itself but its content is absence in every case.
+    Null under any key of a message itself except its content always counts as absent.
     """
     if _from_table(messages, tools):
         return [_deep(message, is_message=True) for message in messages], [_deep(tool) for tool in tools]
@@ -57,7 +57,7 @@ def _from_table(messages: Sequence[JSON], tools: Sequence[JSON]) -> bool:
 
 
 def _null_property(value: JSON) -> bool:
-    """Whether a schema has a property that is null, which no schema can have."""
+    """Return whether a schema has a null property, which no valid schema can have."""
     if isinstance(value, list):
         return any(map(_null_property, value))
     if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""JSON text as values, with NaN and Infinity kept apart, and lists that came as text. Knows no row and no message."""
+"""Parse JSON text, keeping NaN and Infinity apart, and lists that came as text."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _LIST: Final = "["
 
 @dataclass(frozen=True, slots=True)
 class NoJSON:
-    """A value that JSON can't hold, in the place where it stood."""
+    """A value that JSON can't hold, in its place in the document."""
 
     what: str  #: the rest of a sentence: "holds NaN, which is no JSON value."
 
 
 @dataclass(frozen=True, slots=True)
 class FromText:
-    """What JSON text in a column said: its nulls were written, no table filled them in."""
+    """The value of a column's JSON text: its nulls were written, not filled in by a table."""
 
     value: object
 
 
 def constant(name: str) -> NoJSON:
-    """NaN or Infinity, as a parser of JSON text meets them."""
+    """Return the NoJSON for NaN or Infinity, as a parser of JSON text meets them."""
     return NoJSON(f"holds {name}, which is no JSON value.")
 
 
@@ -59,7 +59,7 @@ def parse(text: str) -> JSON:
 
 
 def first_odd(value: object) -> str:
-    """What is wrong with the first NoJSON inside a value; empty: there is none."""
+    """Return what is wrong with the first NoJSON inside a value; empty: there is none."""
     if isinstance(value, NoJSON):
         return value.what
     if isinstance(value, Mapping):
@@ -70,10 +70,10 @@ def first_odd(value: object) -> str:
 
 
 def columns_of(value: object) -> tuple[JSON, dict[str, str]]:
-    """Give an object without the keys that hold a NoJSON, and what is wrong with each of those.
+    """Return an object without the keys that hold a NoJSON, and what is wrong with each of those.
 
     Raises:
-        ValueError: a NoJSON inside what is no object.
+        ValueError: a NoJSON inside a value that is not an object.
     """
     if not isinstance(value, dict):
         odd = first_odd(value)
@@ -85,7 +85,7 @@ def columns_of(value: object) -> tuple[JSON, dict[str, str]]:
 
 
 def list_in(value: JSON) -> Sequence[JSON] | None:
-    """Give the list that a value is or that its JSON text holds, each JSON text of an object in it read; else None."""
+    """Return a list, also from its JSON text, with each object in it parsed from JSON text; else None."""
     if isinstance(value, str) and value.lstrip().startswith(_LIST):
         try:
             value = parse(value)
@@ -99,7 +99,7 @@ def list_in(value: JSON) -> Sequence[JSON] | None:
 
 
 def object_in(value: JSON) -> JSON:
-    """Give the object whose JSON text this is; any other value as it is."""
+    """Parse an object from its JSON text; return any other value unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             found = parse(value)

@@ -1,1 +1,1 @@
-"""Take a trained adapter to where it is used: a running vLLM, or a hub."""
+"""Bring a trained adapter to where it is used: a running vLLM, or a hub."""

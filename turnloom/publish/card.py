@@ -1,4 +1,4 @@
-"""The model card of an adapter: facts of its job and nothing else, as Markdown with the hub's front matter."""
+"""Write an adapter's model card: only facts of its job, as Markdown with the hub's front matter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a card is made of."""
+    """The facts that a card is made of."""
 
     run: Run
     model: pp.Model | None  #: None: the server no longer serves it
@@ -102,7 +102,7 @@ def _hyperparameters(used: tr.Hyperparameters) -> Iterator[tuple[str, str]]:
 
 
 def _curve(run: Run) -> Iterator[tuple[str, str, str]]:
-    """Rows of the evaluations, evenly thinned; the first and the last are always there."""
+    """Yield rows of the evaluations, evenly thinned, always with the first and the last."""
     test = run.test
     every = max(1, -(-len(test) // MOST_ROWS))
     shown = [one for index, one in enumerate(test) if index % every == 0 or index == len(test) - 1]

@@ -1,4 +1,4 @@
-"""Send an adapter with its card to the Hugging Face hub, or to whatever HF_ENDPOINT names. Needs huggingface-hub."""
+"""Upload an adapter with its card to the Hugging Face hub, or to whatever HF_ENDPOINT names. Needs huggingface-hub."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def check_name(name: str) -> str:
-    """Return a hub's name of a model.
+    """Return the name if it is a valid model name of the hub.
 
     Raises:
         InvalidInput: it is not OWNER/NAME.
@@ -33,16 +33,16 @@ def check_name(name: str) -> str:
 
 
 def push(folder: Path, name: str, *, private: bool, message: str) -> str:
-    """Upload the files of a folder as one commit; returns the commit's URL.
+    """Upload the files of a folder as one commit and return the commit's URL.
 
     Args:
         folder: adapter and README.md, flat.
-        name: OWNER/NAME; made where it is not there.
-        private: of a repository that is made; one that exists stays as it is.
-        message: of the commit.
+        name: OWNER/NAME; created if missing.
+        private: visibility of a new repository; an existing one keeps its own.
+        message: the commit message.
 
     Raises:
-        Refused: the hub said no.
+        Refused: the hub refused.
         ServerUnreachable: it does not answer.
     """
     hub = HfApi(library_name="turnloom", library_version=VERSION)

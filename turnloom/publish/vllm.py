@@ -1,4 +1,4 @@
-"""Load adapters into a running vLLM and unload them, by its dynamic LoRA endpoints.
+"""Load adapters into a running vLLM and unload them, through its dynamic LoRA endpoints.
 
 vLLM must run with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True. It reads the adapter's folder itself, so
 the folder must be visible to its process.
@@ -23,7 +23,7 @@ SETTINGS: Final = "Start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDAT
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model that vLLM answers for."""
+    """A model that vLLM serves."""
 
     name: str
     root: str  #: folder of an adapter; name or folder of a base model
@@ -51,16 +51,16 @@ class Vllm:
             self._headers["Authorization"] = f"Bearer {key}"
 
     def models(self) -> list[Served]:
-        """Return base models and adapters that are loaded."""
+        """Return the base models and the loaded adapters."""
         found = json.loads(self._call("/v1/models", None, LOOK_SECONDS))["data"]
         return [Served(one["id"], one.get("root") or "", one.get("parent") or "") for one in found]
 
     def load(self, name: str, folder: str) -> None:
-        """Load an adapter under a name; one that has this name already is replaced.
+        """Load an adapter under a name, replacing one that has this name already.
 
         Args:
             name: what requests to vLLM call the model.
-            folder: of the adapter, as vLLM's process sees it.
+            folder: the adapter's, as vLLM's process sees it.
 
         Raises:
             Refused: vLLM can't load it.
@@ -115,7 +115,7 @@ class Vllm:
 
 
 def _words(body: bytes) -> str:
-    """Return what vLLM says in an error, whatever its version wraps around it."""
+    """Return the message of a vLLM error, whatever its version wraps around it."""
     text = body.decode("utf-8", "replace")
     try:
         found = json.loads(text)

@@ -1,1 +1,1 @@
-"""Files of this machine as conversations: kinds, formats, filters, duplicates, splits; the server reads with them."""
+"""Read local files as conversations: kinds, formats, filters, duplicates, splits; the server uses the same code."""

@@ -1,6 +1,6 @@
-"""Rows of Parquet and Arrow files, a few hundred at a time. Needs pyarrow; knows no format of conversations.
+"""Read rows of Parquet and Arrow files, a few hundred at a time. Needs pyarrow.
 
-Arrow is taken in both its forms: the file, which `datasets` downloads to, and the stream, which `save_to_disk` writes.
+Reads both Arrow forms: the file, which `datasets` downloads to, and the stream, which `save_to_disk` writes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BATCH = 256  #: rows made plain values at once
 
 
 def parquet_rows(place: str, file: io.BufferedIOBase, start: int = 0) -> Iterator[RawRow]:
-    """Rows from number `start` to the end of the file; row groups before it are not read."""
+    """Yield rows from number `start` to the end of the file, skipping row groups before it."""
     with pq.ParquetFile(file) as table:
         first = 0
         for group in range(table.metadata.num_row_groups):
@@ -32,13 +32,13 @@ def parquet_rows(place: str, file: io.BufferedIOBase, start: int = 0) -> Iterato
 
 
 def arrow_rows(place: str, file: io.BufferedIOBase, start: int = 0) -> Iterator[RawRow]:
-    """Rows from number `start` to the end of the file."""
+    """Yield rows from number `start` to the end of the file."""
     yield from _rows(place, arrow_batches(file), 0, start)
 
 
 def arrow_batches(file: io.BufferedIOBase) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow file or stream."""
-    # A map costs no memory of the process for rows that are passed over.
+    """Yield the batches of an Arrow file or stream."""
+    # A memory map costs no process memory for skipped rows.
     source = (
         pa.memory_map(file.name) if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO) else file
     )
@@ -51,7 +51,7 @@ def arrow_batches(file: io.BufferedIOBase) -> Iterator[pa.RecordBatch]:
 
 
 def _rows(place: str, batches: Iterator[pa.RecordBatch], first: int, start: int) -> Iterator[RawRow]:
-    """Rows from `start` on; `first` is the number of the first batch's first row."""
+    """Yield rows from `start` on; `first` is the number of the first batch's first row."""
     for batch in batches:
         readers = {column.name: reader for column in batch.schema if (reader := reader_of(column.type)) is not None}
         for begin in range(max(0, start - first), batch.num_rows, BATCH):
@@ -63,9 +63,9 @@ def _rows(place: str, batches: Iterator[pa.RecordBatch], first: int, start: int)
 
 
 def reader_of(kind: pa.DataType) -> Callable[[Any], object] | None:
-    """Give what turns values of a type into those that are meant; None: they are.
+    """Return the converter from Arrow values of a type to plain values; None: they need none.
 
-    JSON text of the type arrow.json is read, and the pairs of a map become an object, at every depth.
+    It parses text of the type arrow.json and turns the pairs of a map into an object, at every depth.
     """
     if isinstance(kind, pa.BaseExtensionType):
         return _json if kind.extension_name == "arrow.json" else reader_of(kind.storage_type)

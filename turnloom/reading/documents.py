@@ -1,4 +1,4 @@
-"""Open files as rows, from the first on: JSON lines, a JSON document, CSV. Knows no conversation and no server."""
+"""Read rows of an open file from the first on: JSON lines, a JSON document, CSV."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ MAX_DOCUMENT: Final = 32 << 20  #: bytes of a JSON document, which is read as a 
 
 
 def rows_of(name: str, file: io.BufferedIOBase, max_document: int = MAX_DOCUMENT) -> Iterator[RawRow]:
-    """All rows of a file, in order.
+    """Yield all rows of a file, in order.
 
     Args:
-        name: of the file, which says what it is read as; JSON lines where it does not.
+        name: of the file, which determines its kind; JSON lines if it does not.
         file: open and decompressed.
-        max_document: bytes of a JSON document.
+        max_document: limit for a JSON document, bytes.
 
     Raises:
-        InvalidInput: what is wrong with the whole file; also a JSON document that is too long.
+        InvalidInput: the file as a whole is malformed, or a JSON document is too long.
         OSError, ValueError: the file can't be read.
     """
     kind = kind_of(name)
@@ -42,7 +42,7 @@ def rows_of(name: str, file: io.BufferedIOBase, max_document: int = MAX_DOCUMENT
 
 
 def line_row(place: str, line: Line) -> RawRow:
-    """One line as a row."""
+    """Parse one line as a row."""
     where = f"{place}, line {line.number}"
     if line.data is None:
         return RawRow(where, mistake=f"is longer than {MAX_LINE >> 20} MB.")
@@ -50,9 +50,9 @@ def line_row(place: str, line: Line) -> RawRow:
 
 
 def is_lines(file: io.BufferedIOBase) -> bool:
-    """Whether a .json file is JSON lines under another name: its first line is a whole object, and there are more.
+    """Return whether a .json file holds JSON lines: its first line is a whole object, and there are more.
 
-    The file stands at its beginning afterwards.
+    Rewinds the file to its beginning.
     """
     found = lines(file)
     first = next(found, None)
@@ -109,7 +109,7 @@ def _csv_rows(url: str, file: io.BufferedIOBase) -> Iterator[RawRow]:
 
 
 def _delimiter(head: str) -> str:
-    """What parts the columns: a comma, if it parts any; else what spreadsheets of other languages write."""
+    """Return the column separator: a comma if there is any, else what spreadsheets of other locales write."""
     parts = {delimiter: len(next(csv.reader([head], delimiter=delimiter), [])) for delimiter in ",;\t|"}
     return "," if parts[","] > 1 else max(parts, key=lambda delimiter: parts[delimiter])
 
@@ -121,7 +121,7 @@ def _csv_row(place: str, head: Sequence[str], cells: Sequence[str]) -> RawRow:
 
 
 def _cell(text: str) -> JSON:
-    """Text; where it is the JSON of a list of objects it is that list, for messages come in cells so."""
+    """Return a cell's text, or the list it spells: messages in cells are JSON lists of objects."""
     if text.startswith("[{"):
         try:
             return parse(text)

@@ -1,4 +1,4 @@
-"""Which conversations are the same: exactly, or but for case, white space and Unicode form. Knows no file."""
+"""Find equal conversations: exactly, or apart from case, white space and Unicode form."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ FORMS: Final[Mapping[str, Callable[[str], str]]] = {"exact": _same, "normalized"
 
 
 def digest(document: Mapping[str, JSON], form: str) -> bytes:
-    """DIGEST bytes that are equal for equal messages and tools; the id does not count."""
+    """Return DIGEST bytes that are equal for equal messages and tools; the id does not count."""
     kept = {key: _mapped(document.get(key), FORMS[form]) for key in ("messages", "tools")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).digest()[:DIGEST]
 
 
 def first_of_each(digests: NDArray[np.bytes_]) -> NDArray[np.bool_]:
-    """Which are the first of their kind; shape (rows,). 32 bytes a row, 10 million rows in 320 MB."""
+    """Mark the first row of each digest; shape (rows,). 32 bytes a row, 10 million rows in 320 MB."""
     first = np.zeros(len(digests), dtype=np.bool_)
     first[np.unique(digests, return_index=True)[1]] = True
     return first

@@ -1,4 +1,4 @@
-"""What a file is read as, by its name, and its bytes without compression. Knows no row."""
+"""Determine a file's kind from its name, and decompress its bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BESIDE: Final = frozenset({"dataset_info.json", "dataset_infos.json", "state.jso
 
 
 def kind_of(name: str) -> str:
-    """What a file is read as; empty: not a data file."""
+    """Return the kind of a file; empty: not a data file."""
     plain = name.lower()
     for suffix in COMPRESSED:
         plain = plain.removesuffix(suffix)
@@ -39,22 +39,22 @@ def kind_of(name: str) -> str:
 
 
 def is_compressed(name: str) -> bool:
-    """Whether a file's bytes can't be cut at lines."""
+    """Return whether a file is compressed, so that its bytes can't be cut at lines."""
     return name.lower().endswith(tuple(COMPRESSED))
 
 
 def needs_pyarrow(name: str) -> bool:
-    """Whether a file can be read with pyarrow only, which the client may lack."""
+    """Return whether reading the file takes pyarrow, which the client may lack."""
     return kind_of(name) in COLUMNAR or name.lower().endswith(".zst")
 
 
 def is_data(name: str) -> bool:
-    """Whether a folder's file is taken when the folder is named."""
+    """Return whether a folder's file is read when the folder is named."""
     return bool(kind_of(name)) and posixpath.basename(name) not in BESIDE
 
 
 def decompressed(name: str, raw: io.BufferedIOBase) -> io.BufferedIOBase:
-    """The bytes of an open file, decompressed where its name says so; what is wrong shows when they are read.
+    """Return a stream that decompresses as the file's name says; reading it reveals damage.
 
     Raises:
         InvalidInput: .zst without pyarrow.
@@ -64,7 +64,7 @@ def decompressed(name: str, raw: io.BufferedIOBase) -> io.BufferedIOBase:
 
 
 def without_pyarrow(name: str) -> InvalidInput:
-    """What is said where it is missing."""
+    """Return the error for a missing pyarrow."""
     return InvalidInput(
         f"{name} can be read with pyarrow only, which is not installed here.",
         hint="Install it (pip install pyarrow), let the server read the file (`turnloom dataset import`), or write JSON"

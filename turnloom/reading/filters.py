@@ -1,4 +1,4 @@
-"""Which rows of a source are wanted: conditions on columns, numbers of messages, lengths. Knows no file and no server.
+"""Select rows of a source: conditions on columns, numbers of messages, lengths.
 
     COLUMN OPERATOR VALUE      lang = en      score >= 4      meta.source != forum      tags ~ code
 
@@ -7,9 +7,9 @@ OPERATOR  =  !=  <  <=  >  >=  ~ (text contains VALUE; a list has VALUE among it
 VALUE     the rest of the line; in double quotes (a JSON string) where blanks at its ends count; unquoted null is
           "there is none", unquoted true and false are these
 
-A number is compared as a number wherever VALUE is one, and so is a text that spells a number for < <= > >=, since cells
-of CSV are text. Other texts are compared by code points, so that ISO dates are in order. What can't be compared (a text
-with a number, a list with anything) is different, and neither less nor greater. Nothing of a filter is ever run.
+Numbers compare as numbers wherever VALUE is one. For < <= > >= so does text that spells a number, since CSV cells
+are text. Other texts compare by code points, so that ISO dates are in order. Values that can't be compared (a text
+with a number, a list with anything) differ, and are neither less nor greater. A filter is never run as code.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str, field: str = "where") -> Condition:
-        """Read one.
+        """Parse one condition.
 
         Args:
             text: as above.
             field: what an error names.
 
         Raises:
-            InvalidInput: it is no condition.
+            InvalidInput: it is not a condition.
         """
         size = len(text.encode("utf-8", "replace"))
         if size > MAX_CONDITION_BYTES:
@@ -75,7 +75,7 @@ class Condition:
         return cls(path, comparison, scalar, plain)
 
     def holds(self, row: JSON) -> bool:
-        """Whether a row meets it. A row that has no columns has none of this name."""
+        """Return whether a row meets the condition; a row without columns lacks every name."""
         value: JSON = row
         for key in self.path:
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -107,7 +107,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """All of it has to hold."""
+    """Conditions that must all hold."""
 
     where: tuple[str, ...] = ()  #: conditions as they were written
     min_messages: int = 0  #: 0, here and below: any number
@@ -116,17 +116,17 @@ class RowFilter:
     max_characters: int = 0
 
     def __bool__(self) -> bool:
-        """Whether there is anything that a row could fail."""
+        """Return whether any row could fail."""
         return self != RowFilter()
 
     def check(self, field: str = "filter") -> Wanted:
-        """The filter, ready for rows.
+        """Check the filter and return it ready for rows.
 
         Args:
             field: path of the filter for errors.
 
         Raises:
-            InvalidInput: no condition, too many, or bounds that nothing can meet.
+            InvalidInput: a malformed condition, too many, or bounds that nothing can meet.
         """
         if len(self.where) > MAX_CONDITIONS:
             raise InvalidInput(
@@ -148,20 +148,20 @@ class RowFilter:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A filter that was checked."""
+    """A checked filter."""
 
     asked: RowFilter
     conditions: tuple[Condition, ...]
 
     def row(self, row: JSON) -> bool:
-        """Whether a row as the source has it meets all conditions on columns."""
+        """Return whether a row, as the source has it, meets all conditions on columns."""
         return all(condition.holds(row) for condition in self.conditions)
 
     def document(self, document: Mapping[str, JSON]) -> bool:
-        """Whether a row made {"messages": [...]} has the numbers that are asked for."""
+        """Return whether a row made {"messages": [...]} has the requested counts and lengths."""
         asked, messages = self.asked, document.get("messages")
         if not isinstance(messages, list):
-            return True  # it will be refused, and shall be reported
+            return True  # it will be refused, and must be reported
         if not _within(len(messages), asked.min_messages, asked.max_messages):
             return False
         if not (asked.min_characters or asked.max_characters):
@@ -170,7 +170,7 @@ class Wanted:
 
 
 def characters(message: JSON) -> int:
-    """Code points of a message's content: of the text, or of its parts' texts."""
+    """Count code points of a message's content: of the text, or of its parts' texts."""
     content = message.get("content") if isinstance(message, Mapping) else None
     if isinstance(content, str):
         return len(content)
@@ -188,7 +188,7 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _number(text: str) -> int | float:
-    """A number as JSON has it; whole ones stay exact."""
+    """Parse a JSON number, keeping integers exact."""
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 

@@ -1,11 +1,11 @@
-"""Four shapes of a row, each made into a document with messages. Knows no file, no server and no template.
+"""Convert a row of one of four formats into a document with messages.
 
 messages           {"messages": [{"role", "content"}, ...], "tools": [...], "system": "..."}    OpenAI's
 sharegpt           {"conversations": [{"from", "value"}, ...], "system": "..."}    ShareGPT's
 prompt_completion  {"prompt": text or messages, "completion": text or messages}
 alpaca             {"instruction", "input", "output", "system", "history": [[question, answer], ...]}
 
-The client reads local files with this, and the preprocess worker everything else, so that both make the same dataset.
+The client uses this for local files, the preprocess worker for all else, so both make the same dataset.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Parts = Mapping[str, JSON]  # part of the format to the row's value
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One format: which parts it has, and how they become messages."""
+    """One format: its parts, and how they become messages."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...]
@@ -44,13 +44,13 @@ class Shape:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Every part that a column can play."""
+        """All parts that a column can hold."""
         return (*self.required, *self.optional, *COMMON)
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A shape and the columns that play its parts."""
+    """A shape and the columns that hold its parts."""
 
     name: str
     columns: Mapping[str, str] = field(default_factory=dict)  #: part to column, where they differ
@@ -74,23 +74,23 @@ class Format:
             )
 
     def column(self, part: str) -> str:
-        """The column that plays a part."""
+        """Return the column that holds a part."""
         return self.columns.get(part, part)
 
     @property
     def used(self) -> list[str]:
-        """Every column that is looked at."""
+        """All columns that are read."""
         return [*(self.column(part) for part in SHAPES[self.name].parts), *TOOL_COLUMNS]
 
     def document(self, row: JSON, unread: Mapping[str, str] | None = None) -> dict[str, JSON]:
-        """The row as {"messages": [...], "tools": ..., "id": ...}; what a message must be is asked by from_json().
+        """Convert a row to {"messages": [...], "tools": ..., "id": ...}; from_json() validates the messages.
 
         Args:
             row: its columns.
             unread: columns that hold what JSON can't, and what that is.
 
         Raises:
-            InvalidInput: a column is missing or holds the wrong kind of value, or says what can't be obeyed.
+            InvalidInput: a column is missing, holds the wrong kind of value, or asks for something unsupported.
         """
         if isinstance(row, list) and self.name == "messages":
             row = {self.column("messages"): row}
@@ -125,15 +125,15 @@ class Format:
 def detect(
     rows: Iterable[JSON], columns: Mapping[str, str] | None = None, unread: Mapping[str, str] | None = None
 ) -> Format:
-    """The format of the first of these rows that shows one.
+    """Detect the format from the first of these rows that shows one.
 
     Args:
-        rows: a few of the first; those that are no objects tell nothing.
+        rows: a few of the first; those that are not objects are ignored.
         columns: part to column as the user named them; only formats that have these parts are tried.
         unread: columns that hold what JSON can't, and what that is.
 
     Raises:
-        InvalidInput: no row shows any; the sentence names the columns that there are, and what each holds.
+        InvalidInput: no row shows any; the message lists the columns and what each holds.
     """
     named = dict(columns or {})
     seen: Mapping[str, str] = {}
@@ -158,7 +158,7 @@ def detect(
 
 
 def _guessed(name: str, row: Mapping[str, JSON], named: Mapping[str, str]) -> dict[str, str]:
-    """Messages with role and content also come under ShareGPT's column name."""
+    """Guess the columns; messages with role and content also come under ShareGPT's column name."""
     columns = dict(named)
     if name == "messages" and "messages" not in row and "messages" not in columns and "conversations" in row:
         columns["messages"] = "conversations"
@@ -166,7 +166,7 @@ def _guessed(name: str, row: Mapping[str, JSON], named: Mapping[str, str]) -> di
 
 
 def _fits(found: Format, row: Mapping[str, JSON]) -> bool:
-    """Lists of turns tell by their first turn which of the two kinds they are."""
+    """Return whether a row fits; the first turn of a list tells the two kinds of turns apart."""
     key = {"messages": "role", "sharegpt": "from"}.get(found.name)
     if key is None:
         return True
@@ -175,12 +175,12 @@ def _fits(found: Format, row: Mapping[str, JSON]) -> bool:
 
 
 def _said(value: JSON, required: bool) -> JSON:
-    """A part's value; an empty text where nothing must be said is absent."""
+    """Return a part's value; an empty optional text counts as absent."""
     return None if value == "" and not required else value
 
 
 def _identifier(value: JSON) -> JSON:
-    """A name that is a number with a point is its digits: tables of numbers with gaps have such."""
+    """Return an id; a whole float becomes its digits, since tables of numbers with gaps hold floats."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -246,7 +246,7 @@ FORMS: Final[Mapping[str, str]] = {
 
 
 def _call_turn(turn: Mapping[str, JSON], place: str) -> JSON:
-    """A turn that calls: its value is JSON text of a call or of several."""
+    """Convert a turn that calls tools: its value is the JSON text of one or several calls."""
     value = object_in(turn["value"])
     calls = [value] if isinstance(value, dict) else list_in(value)
     if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
@@ -263,7 +263,7 @@ def _call(call: JSON) -> JSON:
 
 
 def _with_system(messages: Sequence[JSON], value: JSON, column: str) -> Sequence[JSON]:
-    """The messages behind the system prompt of a column; one that says both must say the same."""
+    """Prepend the system prompt of a column; if the messages have one too, both must be equal."""
     if value is None:
         return messages
     text = _text(value, column)
@@ -276,7 +276,7 @@ def _with_system(messages: Sequence[JSON], value: JSON, column: str) -> Sequence
 
 
 def _turns(value: JSON, role: str, part: str) -> Sequence[JSON]:
-    """Text as one message of that role; a list of messages as it is, or as its JSON text says it."""
+    """Return text as one message of that role, or a list of messages, also from its JSON text."""
     found = list_in(value)
     if found is not None and all(isinstance(item, dict) and "role" in item for item in found):
         return found
@@ -306,7 +306,7 @@ def _shown(value: JSON) -> str:
 
 
 def _held(value: JSON) -> str:
-    """What a column holds, for people who look for their format."""
+    """Describe what a column holds, for people who look for their format."""
     if isinstance(value, dict):
         return f"an object with {', '.join(map(str, value)) or 'no keys'}"
     if isinstance(value, list):

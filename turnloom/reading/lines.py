@@ -1,4 +1,4 @@
-"""Lines of a file with their places, however long a line is: memory stays bounded. Knows no JSON."""
+"""Read lines of a file with their places; memory stays bounded however long a line is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Line:
 
 
 def lines(file: io.BufferedIOBase, start: int = 0, number: int = 1) -> Iterator[Line]:
-    """Lines from byte `start` on, which is the beginning of line `number`; blank ones are counted and left out."""
+    """Yield lines from byte `start`, the beginning of line `number`; blank ones are counted and skipped."""
     while data := file.readline(MAX_LINE + 1):
         length = len(data)
         whole: bytes | None = data

@@ -1,4 +1,4 @@
-"""Files of this machine as rows: files, folders and globs, of every kind that the server reads. Knows no server."""
+"""Read local files as rows: files, folders and globs, of every kind that the server reads."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ MAX_DOCUMENT: Final = 256 << 20  #: bytes of a .json file that is one document, 
 
 
 def find(words: Sequence[str | Path]) -> list[Path]:
-    """The files that are meant: those that are named, all data files of a folder, or what a glob matches.
+    """Return the files that are named, all data files of a folder, or the matches of a glob.
 
     Args:
         words: in order; files of a folder and of a glob come in the order of their names.
 
     Raises:
-        InvalidInput: one of them is nothing.
+        InvalidInput: one of them matches nothing.
     """
     return [path for word in words for path in _meant(str(word))]
 
 
 def rows(path: Path) -> Iterator[RawRow]:
-    """All rows of a file, in bounded memory but for a .json document.
+    """Yield all rows of a file, in bounded memory except for a .json document.
 
     Raises:
         InvalidInput: it can't be read, or needs pyarrow.
@@ -42,7 +42,7 @@ def rows(path: Path) -> Iterator[RawRow]:
             if kind_of(name) not in COLUMNAR:
                 yield from rows_of(name, decompressed(name, raw), MAX_DOCUMENT)
                 return
-            # Imported here: pyarrow is no dependency of the client.
+            # Imported here: the client does not depend on pyarrow.
             from turnloom.reading.columnar import arrow_rows, parquet_rows  # noqa: PLC0415
 
             yield from (parquet_rows if kind_of(name) == "parquet" else arrow_rows)(name, raw)

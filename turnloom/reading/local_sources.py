@@ -1,7 +1,7 @@
-"""Files of this machine as conversations: their format, which rows are wanted, and parts to send. Knows no server.
+"""Read local files as conversations: detect the format, select rows, split into parts to send.
 
-At most 17 bytes a row are held, so a file may be larger than the memory: it is read anew for whatever has to be known
-of all rows before the first is sent, and to find the place of a row that the server refuses.
+Holds at most 17 bytes a row, so a file may be larger than memory. It is read again where all rows must be known
+before the first is sent, and to locate a row that the server refuses.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read(
 
 @dataclass(frozen=True, slots=True)
 class LocalSource:
-    """Files in order, and what is asked of them."""
+    """Files in order, and which of their rows to read."""
 
     files: tuple[Path, ...]
     shape: Format
@@ -74,7 +74,7 @@ class LocalSource:
         choice: Choice | None = None,
         limit: int = 0,
     ) -> LocalSource:
-        """Find the files and their format.
+        """Find the files and detect their format.
 
         Args:
             words: files, folders and globs.
@@ -84,12 +84,12 @@ class LocalSource:
             limit: rows to read, wanted or not; 0: all.
 
         Raises:
-            InvalidInput: there is no file, no row, no format that is known, or the filter can't be read.
+            InvalidInput: there is no file, no row or no known format, or the filter can't be read.
         """
         chosen = choice or Choice()
         chosen.row_filter.check()
         files = tuple(find(words))
-        # Read before the format is looked for: what is wrong with a file already says which one it is.
+        # Read before detecting the format: errors about a file already name it.
         first = list(islice(chain.from_iterable(rows(path) for path in files), 1 if format_name else LOOKED_AT))
         if not first:
             raise InvalidInput(f"{_names(files)} holds no conversation.", hint=SHAPE)
@@ -101,20 +101,20 @@ class LocalSource:
 
     @property
     def name(self) -> str:
-        """For people: the first file's, and how many there are more."""
+        """Display name: the first file's, and how many more there are."""
         return _names(self.files)
 
     def rows(self) -> Iterator[RawRow]:
-        """All of them, wanted or not, from the first on."""
+        """Yield all rows, selected or not, from the first on."""
         return islice(chain.from_iterable(rows(path) for path in self.files), self.limit or None)
 
     def whole(self) -> LocalPart:
-        """Everything that is wanted, as it comes; only for a choice that compares no rows."""
+        """Return everything selected as one part; only for a choice that compares no rows."""
         assert not self.choice.compares
         return LocalPart(self)
 
     def parts(self) -> list[LocalPart]:
-        """Everything that is wanted, or the training and the test part of a split; reads the files where it has to.
+        """Return everything selected, or the two parts of a split; reads the files where it has to.
 
         Raises:
             InvalidInput: a file can't be read, the filter wants nothing, or there is too little for two parts.
@@ -141,7 +141,7 @@ class LocalPart:
     bad: list[str] = field(default_factory=list)  #: the first REMARKS rows that can't be read, each with its place
 
     def wanted(self) -> Iterator[tuple[RawRow, Document]]:
-        """The rows that are taken, each as {"messages": [...], ...} or with what is wrong with it."""
+        """Yield the selected rows, each as {"messages": [...], ...} or with what is wrong with it."""
         chosen = self.source.choice.row_filter.check() if self.take is None else None
         if chosen is not None:
             self.counts.filtered = 0
@@ -155,7 +155,7 @@ class LocalPart:
             yield row, document
 
     def numbered(self) -> Iterator[tuple[int, types_pb2.Conversation]]:
-        """The conversations, each with its number among the rows that are taken; gaps are rows that can't be read.
+        """Yield conversations with their numbers among the selected rows; gaps are rows that can't be read.
 
         Raises:
             InvalidInput: names file, line and field of a mistake, unless bad rows are left out; or nothing is wanted.
@@ -171,7 +171,7 @@ class LocalPart:
         return (Sourced(conversation, row.place) for _, row, conversation, _ in self._good())
 
     def check(self) -> NDArray[np.bytes_]:
-        """Reads all of it, so that a mistake is known before any dataset is made.
+        """Read everything, so that a mistake surfaces before any dataset is made.
 
         Returns:
             A digest of each conversation, shape (conversations,), for note_overlap().
@@ -204,17 +204,17 @@ class LocalPart:
             raise self._nothing()
 
     def note_overlap(self, training: NDArray[np.bytes_], own: NDArray[np.bytes_]) -> None:
-        """Count the conversations of this test part that a training part has too; both as check() gives them."""
+        """Count the conversations that this test part shares with a training part; both as check() returns them."""
         self.is_test = True
         self.counts.overlapping = overlap(training, own)
 
     def place(self, number: int) -> str:
-        """Where a row that is taken stands, for people."""
+        """Return where a selected row stands, for people."""
         found = next(islice(self.wanted(), number, None), None)
         return f"conversation {number}" if found is None else found[0].place
 
     def description(self) -> datasets_pb2.DatasetSource:
-        """What was read and how it was chosen, for the dataset's record."""
+        """Describe what was read and how it was chosen, for the dataset's record."""
         choice, shape = self.source.choice, self.source.shape
         asked = choice.row_filter
         message = datasets_pb2.DatasetSource(
@@ -244,7 +244,7 @@ class LocalPart:
 
 
 def _conversation(row: RawRow, document: Document) -> types_pb2.Conversation:
-    """Raises InvalidInput with place, field and sentence."""
+    """Convert a row; raises InvalidInput with place, field and sentence."""
     if not isinstance(document, InvalidInput):
         return from_json(document, row.place)
     where = ": ".join(part for part in (row.place, document.field, document.message) if part)
@@ -252,7 +252,7 @@ def _conversation(row: RawRow, document: Document) -> types_pb2.Conversation:
 
 
 def _left_out(found: Selected) -> datasets_pb2.LeftOut:
-    """Counts of its own for each part: a part adds what it can't read."""
+    """Return a copy of the counts for one part, which adds the rows it can't read."""
     return datasets_pb2.LeftOut(filtered=found.filtered, duplicates=found.duplicates, overlapping=found.overlapping)
 
 

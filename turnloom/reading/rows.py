@@ -1,4 +1,4 @@
-"""One row as a source has it, as plain JSON values with its place. Knows no file."""
+"""One row of a source, as plain JSON values with its place."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class RawRow:
 
 
 def shape_of(rows: Iterable[RawRow], name: str = "", columns: Mapping[str, str] | None = None) -> Format:
-    """The format that was named, or the one that the first LOOKED_AT rows show.
+    """Return the named format, or the one that the first LOOKED_AT rows show.
 
     Raises:
-        InvalidInput: an unknown format or part, or none is shown; the sentence names the columns that there are.
+        InvalidInput: an unknown format or part, or none is shown; the message lists the columns.
     """
     if name:
         return Format(name, dict(columns or {}))
@@ -47,7 +47,7 @@ def shape_of(rows: Iterable[RawRow], name: str = "", columns: Mapping[str, str] 
 
 
 def parsed(place: str, data: bytes) -> RawRow:
-    """A row of UTF-8 JSON, with or without a byte order mark."""
+    """Parse a row of UTF-8 JSON, with or without a byte order mark."""
     try:
         value = loads(data.decode("utf-8-sig").rstrip())  # a mistake is in the line, not after it
     except ValueError as error:
@@ -56,7 +56,7 @@ def parsed(place: str, data: bytes) -> RawRow:
 
 
 def row_of(place: str, value: object) -> RawRow:
-    """A row of JSON in which NaN and Infinity are NoJSON."""
+    """Make a row of JSON in which NaN and Infinity are NoJSON."""
     try:
         found, unread = columns_of(value)
     except ValueError as error:
@@ -65,7 +65,7 @@ def row_of(place: str, value: object) -> RawRow:
 
 
 def why_not_json(error: ValueError) -> str:
-    """The rest of a sentence that begins with the place."""
+    """Return the reason as the rest of a sentence that begins with the place."""
     if isinstance(error, UnicodeDecodeError):
         return "is not UTF-8."
     if isinstance(error, json.JSONDecodeError):
@@ -74,15 +74,15 @@ def why_not_json(error: ValueError) -> str:
 
 
 def column_row(place: str, values: Mapping[str, object]) -> RawRow:
-    """One row of columns; a value that JSON can't hold spoils its column only."""
+    """Make a row of columns; a value that JSON can't hold spoils its column only."""
     return row_of(place, {str(name): _plain(value, 0) for name, value in values.items()})
 
 
 def _plain(value: object, depth: int) -> object:
-    """A value of a column as JSON has it, with NoJSON for what JSON can't hold.
+    """Return a column's value as JSON, with NoJSON for what JSON can't hold.
 
-    Columns give every struct all keys, so a key that is null in a struct is taken as absent. Null says something as
-    the content of a message, that is of a struct with a role in a list that is a column.
+    Columns give every struct all keys, so a null key of a struct counts as absent. Null is kept as a message's
+    content: in a struct with a role, in a list that is a column.
     """
     if isinstance(value, Mapping):
         is_message = depth == 1 and value.get("role") is not None

@@ -1,7 +1,7 @@
-"""Which rows of a source are wanted: a filter, then no duplicates, then the parts of a split. Knows no file.
+"""Select rows of a source: filter, remove duplicates, then split into parts.
 
-The client asks this of local files and the preprocess worker of every other source, so that both choose the same rows.
-One pass, 17 bytes a row. A row that can't be read is wanted and equals no other, so that it is reported.
+The client uses this for local files, the preprocess worker for other sources, so both choose the same rows.
+One pass, 17 bytes a row. An unreadable row is selected and equals no other, so that it is reported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]  # shape (rows of the source,)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is asked for."""
+    """What to select."""
 
     row_filter: RowFilter = field(default_factory=RowFilter)
     deduplicate: str = ""  #: "exact", "normalized"; empty: keep all
@@ -52,17 +52,17 @@ class Choice:
 
     @property
     def compares(self) -> bool:
-        """Whether rows are compared with each other, which takes a pass over all of them first."""
+        """Whether rows are compared with each other, which takes a full pass first."""
         return bool(self.deduplicate or self.test_fraction)
 
     def __bool__(self) -> bool:
-        """Whether anything could be left out."""
+        """Return whether anything could be left out."""
         return self.compares or bool(self.row_filter)
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """What was chosen."""
+    """The selected rows."""
 
     train: Mask  #: everything that is wanted, where there is no split
     test: Mask  #: what is held out; nothing where there is no split
@@ -72,10 +72,10 @@ class Selected:
 
 
 class Looking:
-    """Looks at the rows of one source, from the first on."""
+    """A pass over the rows of one source, from the first on."""
 
     def __init__(self, choice: Choice, shape: Format, *, compare: bool = False) -> None:
-        """Begin.
+        """Start a pass.
 
         Args:
             choice: what is asked for.
@@ -93,7 +93,7 @@ class Looking:
         self._passed = bytearray()
 
     def add(self, row: RawRow) -> None:
-        """One more row."""
+        """Add one row."""
         document = document_of(row, self._shape)
         wanted = passes(row, document, self._wanted)
         self._passed.append(wanted)
@@ -105,11 +105,11 @@ class Looking:
 
     @property
     def digests(self) -> NDArray[np.bytes_]:
-        """Of the rows so far, shape (rows,); of a row that can't be read or is not wanted one that is no other's."""
+        """Digests of the rows so far, shape (rows,); unique for a row that is unreadable or not selected."""
         return np.frombuffer(bytes(self._digests), dtype=f"S{DIGEST}")
 
     def selected(self) -> Selected:
-        """What is wanted of the rows so far.
+        """Return the selection among the rows so far.
 
         Raises:
             InvalidInput: nothing passes the filter, or too little for two parts.
@@ -134,18 +134,18 @@ class Looking:
 
 
 def overlap(train: NDArray[np.bytes_], test: NDArray[np.bytes_]) -> int:
-    """How many of the test part's conversations are in the training part too."""
+    """Count the test part's conversations that the training part also has."""
     return int(np.isin(test, train).sum())
 
 
 def nothing_passes(rows: int) -> InvalidInput:
-    """What is said of a filter that left all of so many rows out."""
+    """Return the error for a filter that rejects all of so many rows."""
     sentence = f"The filter wants none of the {rows} rows."
     return InvalidInput(sentence, hint="Look at its columns and values.", field="filter")
 
 
 def document_of(row: RawRow, shape: Format) -> dict[str, JSON] | InvalidInput:
-    """The row as {"messages": [...], ...}, or why it can't be read; without its place."""
+    """Return the row as {"messages": [...], ...}, or why it can't be read, without its place."""
     if row.mistake:
         return InvalidInput(row.mistake)
     try:
@@ -155,7 +155,7 @@ def document_of(row: RawRow, shape: Format) -> dict[str, JSON] | InvalidInput:
 
 
 def passes(row: RawRow, document: dict[str, JSON] | InvalidInput, wanted: Wanted) -> bool:
-    """Whether a filter wants a row; what can't be read is wanted."""
+    """Return whether a filter accepts a row; unreadable rows pass."""
     if row.mistake:
         return True
     return wanted.row(row.value) and (isinstance(document, InvalidInput) or wanted.document(document))

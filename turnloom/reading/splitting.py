@@ -1,4 +1,4 @@
-"""A train and a test split that depend on seed and position only, so that every run makes the same. Knows no file."""
+"""Split into train and test by seed and position only, so that every run makes the same split."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 def held_out(count: int, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Which of `count` positions are the test part, shape (count,); at least one is on either side.
+    """Mark which of `count` positions form the test part, shape (count,); at least one on either side.
 
-    Those with the smallest sha256 of "{seed}:split:{position}".
+    The test part has the smallest sha256 of "{seed}:split:{position}".
 
     Raises:
         InvalidInput: the fraction is not between 0 and 1, or there are fewer than two.
@@ -42,7 +42,7 @@ def held_out(count: int, fraction: float, seed: int) -> NDArray[np.bool_]:
 
 
 def split(items: Sequence[T], test_fraction: float, seed: int = 0) -> tuple[list[T], list[T]]:
-    """Train and test, each in the order given; at least one item on either side.
+    """Split into train and test, each in the order given; at least one item on either side.
 
     Raises:
         InvalidInput: as held_out().

@@ -1,4 +1,4 @@
-"""Runs in their places in a grid, and which of them differ in one value only. Knows no sentence."""
+"""Place runs in a grid, and find those that differ in one value only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from turnloom.results.trouble import Kind, Trouble, trouble_of
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run in its place."""
+    """One run and its place in the grid."""
 
     run: Run
     values: tuple[Value, ...]  #: in order of the axes
@@ -23,28 +23,28 @@ class Cell:
 
 
 def cell_of(run: Run, axes: Sequence[str]) -> Cell:
-    """A run that was evaluated, in its place."""
+    """Return the cell of an evaluated run."""
     values, test = run.values(axes), run.test
     return Cell(run, values, label(axes, values) or run.job.id, test[0][1], test[-1][1], trouble_of(run))
 
 
 def lowest_first(cell: Cell) -> tuple[float, tuple[Value, ...], str]:
-    """Lowest test NLL first; of equal ones the lowest values: a lower rank is cheaper."""
+    """Return a sort key: lowest test NLL first, then lowest values, since a lower rank is cheaper."""
     return cell.final, cell.values, cell.run.job.id
 
 
 def is_tie(cell: Cell, best: Cell, noise: Noise | None) -> bool:
-    """Whether chance hides the difference of two cells."""
+    """Return whether noise explains the difference of two cells."""
     return noise is not None and noise.hides(cell.final - best.final)
 
 
 def shaky(cell: Cell) -> bool:
-    """Whether it diverged or was unstable."""
+    """Return whether the cell diverged or was unstable."""
     return cell.trouble is not None and cell.trouble.kind in {Kind.DIVERGED, Kind.UNSTABLE}
 
 
 def line_of(axis: str, best: Cell, cells: Sequence[Cell], axes: Sequence[str]) -> list[Cell]:
-    """Cells that differ from the best in this axis only, ascending in it; [] where there is no such axis."""
+    """Return cells that differ from the best in this axis only, ascending; [] without such an axis."""
     if axis not in axes:
         return []
     place = axes.index(axis)

@@ -1,4 +1,4 @@
-"""What rank, rate and steps did in a grid, in sentences with their numbers. Knows no server and no other verdict."""
+"""Describe the effect of rank, rate and steps in a grid, in sentences with their numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STILL: Final = 0.1  #: of its mean pace; the best cell counts as improving if it
 
 
 def on_ranks(best: Cell, sound: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
-    """What each higher rank gained at the best cell's other values."""
+    """Yield what each higher rank gained at the best cell's other values."""
     line = line_of("lora_rank", best, sound, axes)
     if len(line) < 2:
         return
@@ -40,7 +40,7 @@ def on_ranks(best: Cell, sound: Sequence[Cell], axes: Sequence[str]) -> Iterator
 
 
 def on_rates(best: Cell, sound: Sequence[Cell], cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
-    """Rates that are slow, and a best rate at the end of its axis."""
+    """Report slow rates, and a best rate at the end of its axis."""
     line = line_of("learning_rate", best, sound, axes)
     if len(line) < 2:
         return
@@ -65,7 +65,7 @@ def on_rates(best: Cell, sound: Sequence[Cell], cells: Sequence[Cell], axes: Seq
 
 
 def on_steps(best: Cell) -> Iterator[str]:
-    """Whether the best cell had come to an end of its improvement."""
+    """Report whether the best cell had stopped improving."""
     test = best.run.test
     if len(test) < 3:
         return
@@ -81,7 +81,7 @@ def on_steps(best: Cell) -> Iterator[str]:
 
 
 def calmer(unstable: Sequence[Cell], cells: Sequence[Cell], axes: Sequence[str]) -> str:
-    """What this very grid says for that advice: the next lower rate, else the next lower rank, that was calm."""
+    """Cite this grid's evidence for that advice: the next lower rate, else rank, that was stable."""
     for axis in ("learning_rate", "lora_rank"):
         for cell in unstable:
             calm = [other for other in line_of(axis, cell, cells, axes) if not shaky(other)]

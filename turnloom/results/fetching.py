@@ -1,4 +1,4 @@
-"""Runs from a server, with all that a comparison needs. Knows no terminal."""
+"""Fetch runs from a server, with all that a comparison needs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from turnloom.v1 import training_pb2
 
 
 def fetch(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> list[Run]:
-    """The jobs with all their steps, and by example, where that was recorded, the evaluations that are compared.
+    """Fetch the jobs with all their steps and, where recorded, the by-example losses that are compared.
 
-    These are the last one of each job, and those at the steps where successive halving stopped one of them.
+    Compared are each job's last evaluation, and those at the steps where successive halving stopped one of them.
     """
     contents = _contents(client, jobs)
     rungs = {job.halving.compared_step for job in jobs if job.halving.stopped}
@@ -25,7 +25,7 @@ def fetch(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> list[Run]
 
 
 def _contents(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> dict[str, str]:
-    """Dataset ids to the sha256 of their rows; only asked for where ids differ, and without those that are gone."""
+    """Map dataset ids to the sha256 of their rows; asks only where ids differ and skips deleted datasets."""
     found = {}
     for names in ({job.training_dataset for job in jobs}, {job.test_dataset for job in jobs if job.test_dataset}):
         for name in names if len(names) > 1 else ():
@@ -41,5 +41,5 @@ def _losses(client: TurnloomClient, run: Run, rungs: Set[int]) -> dict[int, Eval
         try:
             found[step] = client.jobs.evaluation(run.job.id, step)
         except (NotFound, Unimplemented, ServerUnreachable, Unavailable):
-            continue  # an older job or server, or no object store: the verdict says what it does without
+            continue  # an older job or server, or no object store: the verdict says how it does without
     return found

@@ -1,7 +1,7 @@
-"""Curves of runs as PNG and SVG: one colour per learning rate, one line style per rank. Knows no server.
+"""Draw curves of runs as PNG and SVG: one colour per learning rate, one line style per rank.
 
-Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), in an order whose lightness differs too, so that they
-stay apart for colour-blind people and in grey; markers repeat what the colour says. Needs matplotlib (turnloom[plot]).
+Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), in an order whose lightness differs too. They stay
+distinct for colour-blind people and in grey; markers repeat the colour's meaning. Needs matplotlib (turnloom[plot]).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ FORMATS: Final = (".png", ".svg")
 def draw(
     folder: Path, name: str, runs: Sequence[Run], axes: Sequence[str], *, test: bool, title: str, dpi: int = 150
 ) -> list[Path]:
-    """Writes NAME.png and NAME.svg, and returns them in this order.
+    """Write NAME.png and NAME.svg, and return them in this order.
 
     Args:
-        folder: where to; is made.
+        folder: target folder, created if missing.
         name: of the files.
         runs: one curve each; a run without a point is left out.
         axes: what tells the runs apart; learning_rate (else the last one) gives the colour, the others the style.
@@ -105,7 +105,7 @@ def _scale(plot: Any, curves: Sequence[Curve]) -> None:  # matplotlib is not typ
 def _legend(
     figure: Figure, coloured: str, colours: Sequence[Any], others: Sequence[str], styles: Sequence[Any]
 ) -> None:
-    """A list of colours, and one of line styles where there are several."""
+    """Draw a legend of the colours, and one of line styles where there are several."""
     hues = [
         Line2D([], [], color=colour, marker=marker, markerfacecolor="white", label=written(values[0]))
         for values, colour, marker in zip(colours, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
@@ -126,6 +126,6 @@ def _named(axes: Sequence[str], values: Sequence[Value]) -> str:
 
 
 def _order(found: Any) -> list[tuple[Value, ...]]:
-    """Distinct values, ascending."""
+    """Return distinct values, ascending."""
     key: Callable[[tuple[Value, ...]], Any] = lambda values: values  # noqa: E731
     return sorted(set(found), key=key)

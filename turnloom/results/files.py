@@ -1,4 +1,4 @@
-"""Steps of runs as rows, and the rows as CSV or Parquet. Knows no server."""
+"""Steps of runs as rows, and the rows as CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ WHOLE: Final = ("epoch", "attempt", "conversations", "rows", "tokens", "loss_tok
 
 
 def rows(runs: Sequence[Run], axes: Sequence[str] = ()) -> list[dict[str, Cell]]:
-    """One row a step, runs one after the other; every row has the same columns.
+    """Return one row per step, run after run; every row has the same columns.
 
-    NLLs are nats per unit of weight, bits per byte count the UTF-8 bytes of the trained text, `time` is seconds since
+    NLLs are nats per unit of weight. Bits per byte count the UTF-8 bytes of the trained text. `time` is seconds since
     1970. `learning_rate` is the job's peak, `step_learning_rate` that of the step. Values that a step does not
     have are None.
     """
@@ -33,7 +33,7 @@ def rows(runs: Sequence[Run], axes: Sequence[str] = ()) -> list[dict[str, Cell]]
 
 
 def bits_per_byte(nll_sum: float, target_bytes: int) -> float | None:
-    """Bits per UTF-8 byte of the trained text, comparable between tokenizers; None: the bytes are not known.
+    """Return bits per UTF-8 byte of the trained text, comparable between tokenizers; None: bytes unknown.
 
     `nll_sum` is in nats.
     """
@@ -63,7 +63,7 @@ def _numbers(step: training_pb2.Step) -> dict[str, Cell]:
 
 
 def write_csv(path: Path, table: Iterable[dict[str, Cell]]) -> None:
-    """UTF-8 with a line of names; None is empty, numbers as Python writes them, so that they read back exactly."""
+    """Write UTF-8 with a header; None is empty, and numbers read back exactly."""
     listed = list(table)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:

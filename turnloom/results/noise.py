@@ -1,7 +1,7 @@
-"""How far two runs' test NLLs lie apart, and how much of that is chance. Knows no verdict and no server.
+"""Estimate how much of the difference of two runs' test NLLs is noise.
 
-By example, where both runs recorded what each test example lost: the runs are compared on the same conversations, so
-what makes a conversation hard for both cancels. NLL is a ratio of sums, l / w over conversations, and the difference of
+By example, where both runs recorded each test example's loss: the runs are compared on the same conversations, so
+the difficulty they share cancels. NLL is a ratio of sums, l / w over conversations, and the difference of
 two such ratios has, to first order (the delta method; Cochran, "Sampling Techniques", 3rd ed., 1977, sections 2.11 and
 6.4), the variance of the mean of
 
@@ -15,8 +15,8 @@ evaluation. For the differences d at the evaluations of the run's second half,
 
     noise = sqrt(mean((d[i-1] - 2 d[i] + d[i+1])^2) / 6)
 
-is the standard deviation of d where d is a straight line plus independent noise (the second difference of such noise
-has six times its variance), and more where the line bends. It says nothing of the choice of test examples.
+is the standard deviation of d where d is a straight line plus independent noise, and more where the line bends. (The
+second difference of such noise has six times its variance.) It does not cover the choice of test examples.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ SAME: Final = 1e-4  #: relative; a record whose NLL is farther from the ledger's
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What chance does to the difference of two test NLLs."""
+    """Noise in the difference of two test NLLs."""
 
     size: float  #: nats per unit of weight: the standard error, or how far it jumps
     conversations: int  #: that were compared one by one; 0: taken from evaluations
 
     def hides(self, difference: float) -> bool:
-        """Whether a difference of this size says nothing."""
+        """Return whether a difference of this size is within the noise."""
         return abs(difference) <= TIE * self.size
 
 
 def between(one: Run, other: Run) -> Noise | None:
-    """Noise of the difference of two runs' last test NLLs; None: there is too little to take it from."""
+    """Estimate the noise of the difference of two runs' last test NLLs; None: too little data."""
     if one.tested_on == other.tested_on and (first := _known(one)) and (second := _known(other)):
         found = by_example(first, second)
         if found is not None:
@@ -59,7 +59,7 @@ def between(one: Run, other: Run) -> Noise | None:
 
 
 def _known(run: Run) -> Evaluation | None:
-    """The run's losses by example at its last evaluation, if they are those that the ledger has the sums of."""
+    """Return the run's losses by example at its last evaluation, if they match the ledger's sums."""
     test = run.test
     losses = run.losses.get(test[-1][0]) if test else None
     if losses is None or not len(losses.nll_sum):
@@ -69,7 +69,7 @@ def _known(run: Run) -> Evaluation | None:
 
 
 def by_example(one: Evaluation, other: Evaluation) -> Noise | None:
-    """Standard error of NLL(one) - NLL(other); None: fewer than two conversations."""
+    """Return the standard error of NLL(one) - NLL(other); None: fewer than two conversations."""
     names = np.union1d(one.conversation, other.conversation)
     if len(names) < 2:
         return None
@@ -79,7 +79,7 @@ def by_example(one: Evaluation, other: Evaluation) -> Noise | None:
 
 
 def _influence(losses: Evaluation, names: NDArray[np.uint32]) -> NDArray[np.float64]:
-    """(l - R w) / mean(w) by conversation; one that this run left out counts with nothing."""
+    """Return (l - R w) / mean(w) by conversation; 0 for one that this run left out."""
     places = np.searchsorted(names, losses.conversation)
     nll = np.bincount(places, losses.nll_sum.astype(np.float64), len(names))
     weight = np.bincount(places, losses.weight_sum.astype(np.float64), len(names))
@@ -89,7 +89,7 @@ def _influence(losses: Evaluation, names: NDArray[np.uint32]) -> NDArray[np.floa
 
 
 def by_evaluations(one: Run, other: Run) -> float | None:
-    """Standard deviation of the difference of two runs' test NLL, nats; None: too few common evaluations."""
+    """Return the standard deviation of the runs' test NLL difference, nats; None: too few common evaluations."""
     first, second = dict(one.test), dict(other.test)
     steps = sorted(first.keys() & second.keys())
     half = [step for step in steps if steps and step >= steps[-1] / 2]

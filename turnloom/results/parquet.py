@@ -1,4 +1,4 @@
-"""Rows of steps as a Parquet file. Needs pyarrow; knows no server."""
+"""Write rows of steps as a Parquet file. Needs pyarrow."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from turnloom.results.files import Cell
 
 
 def write_parquet(path: Path, table: Sequence[dict[str, Cell]]) -> None:
-    """One row group; None is null."""
+    """Write one row group; None is null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(table)), path)

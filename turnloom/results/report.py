@@ -1,4 +1,4 @@
-"""Everything that is kept of a comparison: figures, steps, verdict, in one folder. Knows no server and no terminal."""
+"""Write all files of a comparison into one folder: figures, steps, verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from turnloom.results.verdict import Verdict
 
 
 def write_figures(folder: Path, runs: Sequence[Run], axes: Sequence[str], title: str) -> list[Path]:
-    """Figure 1, test NLL over steps, where there are evaluations, and figure 2, mean train NLL over steps."""
+    """Draw figure 1, test NLL over steps, where there are evaluations, and figure 2, mean train NLL."""
     from turnloom.results.figures import draw  # noqa: PLC0415  # matplotlib is optional and slow to import
 
     written = []
@@ -26,7 +26,7 @@ def write_figures(folder: Path, runs: Sequence[Run], axes: Sequence[str], title:
 
 
 def write_steps(folder: Path, runs: Sequence[Run], axes: Sequence[str]) -> list[Path]:
-    """steps.csv, and steps.parquet where pyarrow is installed."""
+    """Write steps.csv, and steps.parquet where pyarrow is installed."""
     table = rows(runs, axes)
     paths = [folder / "steps.csv"]
     write_csv(paths[0], table)
@@ -39,7 +39,7 @@ def write_steps(folder: Path, runs: Sequence[Run], axes: Sequence[str]) -> list[
 
 
 def write_verdict(folder: Path, runs: Sequence[Run], axes: Sequence[str], verdict: Verdict) -> Path:
-    """verdict.json: sentences, and what programs need."""
+    """Write verdict.json: the sentences, and fields for programs."""
     path = folder / "verdict.json"
     cells = [
         {"job": run.job.id, "cell": label(axes, run.values(axes)), "test_nll": run.test[-1][1] if run.test else None}

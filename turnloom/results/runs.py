@@ -1,4 +1,4 @@
-"""A job and its steps as numbers to compare: curves, axes, keys of cells. Knows no server, file or terminal."""
+"""A job and its steps as numbers to compare: curves, axes, keys of cells."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ JOB: Final = "job"  #: the axis of runs that differ in no hyperparameter
 
 
 def train_nll(step: training_pb2.Step) -> float | None:
-    """Masked NLL of the step's batch, nats per unit of weight; None for step 0."""
+    """Return the masked NLL of the step's batch, nats per unit of weight; None for step 0."""
     return step.nll_sum / step.weight_sum if step.weight_sum > 0 else None
 
 
 def test_nll(step: training_pb2.Step) -> float | None:
-    """NLL on the test dataset after the step, where evaluated."""
+    """Return the NLL on the test dataset after the step, where evaluated."""
     return step.test_nll_sum / step.test_weight_sum if step.test_weight_sum > 0 else None
 
 
@@ -37,12 +37,12 @@ class Run:
 
     @property
     def tested_on(self) -> str:
-        """What the job was evaluated on: equal for two datasets of the same rows."""
+        """Content of the test dataset: equal for two datasets of the same rows."""
         return self.contents.get(self.job.test_dataset) or self.job.test_dataset
 
     @property
     def trained_on(self) -> str:
-        """What the job was trained on, likewise."""
+        """Content of the training dataset, likewise."""
         return self.contents.get(self.job.training_dataset) or self.job.training_dataset
 
     @property
@@ -51,7 +51,7 @@ class Run:
         return [(step.step, nll) for step in self.steps if (nll := test_nll(step)) is not None]
 
     def until(self, step: int) -> Run:
-        """The run as it stood after a step."""
+        """Return the run as it stood after a step."""
         return replace(self, steps=[one for one in self.steps if one.step <= step])
 
     @property
@@ -60,24 +60,24 @@ class Run:
         return [(step.step, nll) for step in self.steps if (nll := train_nll(step)) is not None]
 
     def mean_train(self, after: int, until: int) -> float | None:
-        """Token-weighted mean of train NLL over the steps after one and up to another; None: there is none."""
+        """Return the token-weighted mean train NLL over steps in (after, until]; None: there are none."""
         inside = [step for step in self.steps if after < step.step <= until]
         weight = sum(step.weight_sum for step in inside)
         return sum(step.nll_sum for step in inside) / weight if weight > 0 else None
 
     def value(self, axis: str) -> Value:
-        """The hyperparameter of that name, enums by number; for "job" the id."""
+        """Return the hyperparameter of that name, enums by number; for "job" the id."""
         found = self.job.id if axis == JOB else getattr(self.job.hyperparameters, axis)
         assert isinstance(found, int | float | str)
         return found
 
     def values(self, axes: Sequence[str]) -> tuple[Value, ...]:
-        """The run's place in a grid."""
+        """Return the run's place in a grid."""
         return tuple(self.value(axis) for axis in axes)
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Hyperparameters that tell the runs apart, rank and rate first; with "job" where these do not."""
+    """Return the hyperparameters that differ, rank and rate first; with "job" where none tell runs apart."""
     first = ("lora_rank", "learning_rate")
     names = [
         *first,
@@ -93,7 +93,7 @@ SHORT: Final[Mapping[str, str]] = {"lora_rank": "rank", "learning_rate": "rate"}
 
 
 def written(value: Value) -> str:
-    """1e-4 for 0.0001; whole numbers with all digits."""
+    """Format a value: 1e-4 for 0.0001, integers with all digits."""
     if isinstance(value, str):
         return value
     if isinstance(value, float) and not isinstance(value, bool):
@@ -106,5 +106,5 @@ def written(value: Value) -> str:
 
 
 def label(axes: Sequence[str], values: Sequence[Value]) -> str:
-    """Rank 8, rate 1e-4."""
+    """Return a label: "Rank 8, rate 1e-4"."""
     return ", ".join(f"{SHORT.get(axis, axis)} {written(value)}" for axis, value in zip(axes, values, strict=True))

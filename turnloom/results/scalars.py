@@ -1,4 +1,4 @@
-"""The numbers of a step under the names that dashboards of runs show them by. Knows no server and no such dashboard."""
+"""Name the numbers of a step as dashboards of runs show them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TAGS: Final[Mapping[str, str]] = {
 
 
 def scalars(row: Mapping[str, Cell]) -> dict[str, Cell]:
-    """What the step of a row has, by name; of step 0, which trained nothing, the evaluation only."""
+    """Return a step's scalars by name; step 0, which trained nothing, has the evaluation only."""
     trained = row["step"] != 0
     return {
         tag: row[column]

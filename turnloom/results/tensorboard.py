@@ -1,4 +1,4 @@
-"""Steps of a run as TensorBoard events, with the ledger's own times. Needs tensorboardX; knows no server."""
+"""Write steps of a run as TensorBoard events, with the ledger's own times. Needs tensorboardX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from turnloom.results.scalars import scalars
 
 
 def write_events(folder: Path, run: Run) -> list[Path]:
-    """One event file in a folder of the job's name, which TensorBoard shows as one run. Earlier ones are replaced."""
+    """Write one event file to a folder named after the job, shown as one run; replaces earlier ones."""
     place = folder / run.job.id
     for old in place.glob("events.out.tfevents.*"):
         old.unlink()

@@ -1,4 +1,4 @@
-"""What went wrong in one run, read from its curves: divergence, instability, over-fitting. Knows no other run."""
+"""Find what went wrong in one run from its curves: divergence, instability, overfitting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RISE: Final = 1.05  #: times the earlier NLL that counts as a rise
 
 
 class Kind(StrEnum):
-    """Worst first."""
+    """Kinds of trouble, worst first."""
 
     DIVERGED = "diverged"  #: ends above where it began, or in a number that is not finite
     UNSTABLE = "unstable"  #: NLL rose, of test and train together, before it fell or went on
@@ -31,7 +31,7 @@ class Trouble:
 
 
 def trouble_of(run: Run) -> Trouble | None:
-    """The worst that the curves show; None: nothing. Judges a run without evaluations by its error alone."""
+    """Return the worst trouble in the curves; None: none. Without evaluations, only the job's error counts."""
     if run.job.error.code == "NON_FINITE_LOSS":
         step = run.job.progress.step + 1
         return Trouble(Kind.DIVERGED, step, f"its loss was no finite number at step {step}")

@@ -1,7 +1,7 @@
-"""What a grid of runs says, in words with reasons: best cell, ties, rank, rate, trouble, advice. Knows no server.
+"""Judge a grid of runs, in sentences with reasons: best cell, ties, rank, rate, trouble, advice.
 
-Two cells are tied where noise.py says that their difference may be chance. Cells that successive halving stopped are
-named with their place; what rank and rate do is then read at the first rung, where every cell had been trained alike.
+Two cells tie where noise.py finds that their difference may be noise. Cells that successive halving stopped are
+named with their place. The effect of rank and rate is then read at the first rung, where all cells had trained alike.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEW: Final = 30  #: test conversations below which a standard error is rough its
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is to be said; every field but the sentences is for programs."""
+    """The judgement; all fields except the sentences are for programs."""
 
     best: str  #: job id; empty: no cell was evaluated
     ties: tuple[str, ...]  #: job ids within noise of the best
@@ -37,7 +37,7 @@ class Verdict:
 
 
 def judge(runs: Sequence[Run], axes: Sequence[str]) -> Verdict:
-    """Judges the runs that were evaluated; the others are named with their state."""
+    """Judge the runs that were evaluated, and name the others with their state."""
     cells = [cell_of(run, axes) for run in runs if run.test]
     done = [cell for cell in cells if cell.run.job.state == training_pb2.JOB_STATE_SUCCEEDED]
     trouble = {cell.run.job.id: cell.trouble for cell in cells if cell.trouble is not None}
@@ -73,21 +73,21 @@ def judge(runs: Sequence[Run], axes: Sequence[str]) -> Verdict:
 
 
 def _tested_apart(runs: Sequence[Run]) -> Iterator[str]:
-    """Why these jobs have no best one."""
+    """Explain why these jobs are not ranked."""
     named = _by_dataset((run.tested_on, run.job.test_dataset, run.job.id) for run in runs if run.test)
     yield f"Not ranked: these jobs were tested on different test datasets, whose NLLs can't be compared: {named}."
     yield "Train again with one --test for all, or plot the jobs of one test dataset."
 
 
 def _trained_apart(runs: Sequence[Run]) -> Iterator[str]:
-    """That jobs differ in more than their settings."""
+    """Warn that the jobs differ in more than their settings."""
     if len({run.trained_on for run in runs}) > 1:
         named = _by_dataset((run.trained_on, run.job.training_dataset, run.job.id) for run in runs)
         yield f"These jobs were trained on different data, which may be what makes the difference: {named}."
 
 
 def _by_dataset(found: Iterable[tuple[str, str, str]]) -> str:
-    """Datasets of equal content with their jobs: "ds-1: job-1, job-2; ds-2: job-3"."""
+    """Group jobs by datasets of equal content: "ds-1: job-1, job-2; ds-2: job-3"."""
     names: dict[str, tuple[str, list[str]]] = {}
     for content, dataset, job in found:
         names.setdefault(content, (dataset, []))[1].append(job)
@@ -122,7 +122,7 @@ def _size(noise: dict[str, Noise | None], cell: Cell) -> str:
 
 
 def _explained(known: Sequence[Noise]) -> Iterator[str]:
-    """What noise is here, and what is not in it."""
+    """Explain how noise was measured and what it leaves out."""
     counts = [found.conversations for found in known if found.conversations]
     if counts:
         rough = f" With {min(counts)} conversations it is rough itself." if min(counts) < FEW else ""
@@ -141,7 +141,7 @@ def _explained(known: Sequence[Noise]) -> Iterator[str]:
 
 
 def _halved(runs: Sequence[Run], axes: Sequence[str]) -> Iterator[str]:
-    """Cells that successive halving stopped, a sentence per rung, the best of them first."""
+    """Describe cells that successive halving stopped, a sentence per rung, the best of them first."""
     stopped = [run for run in runs if run.job.halving.stopped]
     close: list[str] = []
     for step in sorted({run.job.halving.compared_step for run in stopped}):
@@ -172,12 +172,12 @@ def _name(run: Run, axes: Sequence[str]) -> str:
 
 
 def _came_to(run: Run, step: int) -> bool:
-    """Whether the run was evaluated at that very step."""
+    """Return whether the run was evaluated at exactly that step."""
     return any(at == step for at, _ in run.test)
 
 
 def _alike(runs: Sequence[Run], cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
-    """Rank and rate at the first rung, the last step that all cells were trained to."""
+    """Describe rank and rate at the first rung, the last step that all cells were trained to."""
     step = min(run.job.halving.compared_step for run in runs if run.job.halving.stopped)
     there = [cell_of(run.until(step), axes) for run in runs if _came_to(run, step)]
     sound = [cell for cell in there if cell.trouble is None or cell.trouble.kind is not Kind.DIVERGED]

@@ -1,7 +1,7 @@
-"""Steps of a run mirrored to Weights & Biases, with the ledger's own times. Needs wandb; knows no Turnloom server.
+"""Mirror steps of a run to Weights & Biases, with the ledger's own times. Needs wandb.
 
-The run there has the job's id. A second export goes on behind the last step that is there, so nothing is doubled; what
-an earlier attempt had sent and a resume superseded stays as it was sent, for W&B only ever appends.
+The run there has the job's id. A second export continues after the last step there, so nothing is duplicated. Steps
+that a resume superseded stay as an earlier attempt sent them, since W&B only appends.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ UPLOAD_SECONDS: Final = 600.0  #: for all steps to arrive there
 
 
 def mirror(folder: Path, runs: Sequence[Run]) -> list[str]:
-    """Sends the runs' steps; offline (WANDB_MODE=offline) writes them to folders that `wandb sync` sends later.
+    """Send the runs' steps; offline (WANDB_MODE=offline), write folders that `wandb sync` sends later.
 
-    Ends wandb's own process at the end, for only then are its files whole; another run of this process ends with it.
+    Stops wandb's own process at the end, which completes its files; other wandb runs of this process end with it.
 
     Args:
         folder: where wandb keeps its files, in wandb/ below it; an unsent export of the same job there is replaced.
@@ -62,7 +62,7 @@ def _mirror(folder: Path, run: Run) -> str:
             for row in rows([run]):
                 step = row["step"]
                 assert isinstance(step, int)
-                if step >= sink.step:  # what is there already would be refused with a warning each
+                if step >= sink.step:  # W&B would refuse each existing step with a warning
                     sink.log({**scalars(row), "_timestamp": row["time"]}, step=step)
             return str(Path(sink.dir).parent) if sink.offline else str(sink.url)
     except (wandb.Error, TimeoutError, OSError) as error:
@@ -74,7 +74,7 @@ def _mirror(folder: Path, run: Run) -> str:
 
 
 def config_of(run: Run) -> dict[str, object]:
-    """What the run was made with: every hyperparameter (enums by short name), model, datasets, labels."""
+    """Return the run's configuration: every hyperparameter (enums by short name), model, datasets, labels."""
     chosen: dict[str, object] = {}
     hyperparameters = run.job.hyperparameters
     for field in training_pb2.Hyperparameters.DESCRIPTOR.fields:
@@ -88,7 +88,7 @@ def config_of(run: Run) -> dict[str, object]:
 
 
 def _settings(host: str) -> wandb.Settings:
-    """Nothing is sent of this machine, which is not the one that trained; `host` is."""
+    """Return settings that send nothing about this machine, which did not train; `host` did."""
     return wandb.Settings(
         host=host or "unknown",
         silent=True,

@@ -74,7 +74,7 @@ class BadConversations:
     ] = False
 
     def check(self) -> None:
-        """Refuse both.
+        """Refuse both options together.
 
         Raises:
             InvalidInput
@@ -172,7 +172,7 @@ class HeldOut:
     test_fraction: Annotated[float | None, typer.Option(help="Part of the file to hold out instead.")] = None
 
     def __bool__(self) -> bool:
-        """Return whether anything was said."""
+        """Return whether any option was given."""
         return bool(self.test) or self.test_fraction is not None
 
 
@@ -201,7 +201,7 @@ class Budget:
 
 
 def _rate(text: str | None) -> str | None:
-    """Refuse what is neither a number nor AUTO, as the command line refuses other numbers."""
+    """Refuse anything but a number or AUTO, as the command line refuses other numbers."""
     if text is not None and text != AUTO:
         try:
             float(text)
@@ -252,7 +252,7 @@ class Start:
     weights_only: Annotated[bool, typer.Option("--weights-only", help="Leave its optimizer state behind.")] = False
 
     def message(self) -> training_pb2.StartFrom | None:
-        """Return it as the contract has it; None: from the model itself.
+        """Return it as the contract's message; None: start from the model itself.
 
         Raises:
             InvalidInput: --weights-only alone.
@@ -289,10 +289,10 @@ File: TypeAlias = Annotated[
 
 
 def choose_model(session: Session, name: str) -> str:
-    """The model that was named, or the only one that there is.
+    """Return the named model, or the server's only one.
 
     Raises:
-        InvalidInput: none was named and the server has none, or several.
+        InvalidInput: no model was named, and the server has none or several.
     """
     if name:
         return name

@@ -1,4 +1,4 @@
-"""Options that take several numbers after one name, as in `--rank 8 32 128`. Knows no command."""
+"""Options that take several numbers after one name, as in `--rank 8 32 128`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SPREAD: Final = ("--rank", "--lora-rank", "--lr", "--learning-rate", "--rungs")
 
 
 class ManyNumbers(Command):
-    """A command whose options of SPREAD take all numbers that follow them."""
+    """A command whose options in SPREAD take all numbers that follow them."""
 
     def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D102  # as click has it
         return super().parse_args(ctx, list(spread(args)))  # type: ignore[no-untyped-call]
 
 
 def spread(words: Sequence[str]) -> Iterator[str]:
-    """`--rank 8 32 x` as `--rank 8 --rank 32 x`."""
+    """Rewrite `--rank 8 32 x` as `--rank 8 --rank 32 x`."""
     option = ""  #: that takes numbers now
     fresh = False  #: it has none yet
     for word in words:
@@ -37,10 +37,10 @@ def spread(words: Sequence[str]) -> Iterator[str]:
 
 
 def axes(ranks: Sequence[int], rates: Sequence[float], others: Sequence[str]) -> dict[str, list[float]]:
-    """Axes by hyperparameter, rank first.
+    """Return the axes by hyperparameter, rank first.
 
     Raises:
-        InvalidInput: --axis without "=" or with something that is no number.
+        InvalidInput: --axis without "=" or with a value that is not a number.
     """
     found: dict[str, list[float]] = {}
     if ranks:
