@@ -164,7 +164,7 @@ scripts/make_env.sh "$work/env" >/dev/null
 for profile in gpu cpu '*'; do
   docker compose --env-file "$work/env" --profile "$profile" config --quiet
 done
-"$work/venv/bin/pip" install -q --disable-pip-version-check . 2>&1 | grep -v WARNING || true
+"$work/venv/bin/pip" install -q --disable-pip-version-check '.[client]' 2>&1 | grep -v WARNING || true
 lap "hadolint, compose schema and compose config are clean"
 
 if ! compgen -G 'deploy/wheels/torch-*.whl' >/dev/null; then
