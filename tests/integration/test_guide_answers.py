@@ -11,7 +11,8 @@ from services.trainer.errors import BackendError, Code
 from services.trainer.tuft import TuftSettings, connect
 from tests.fakes.fake_tuft import FakeTuft
 
-GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
+#: A line of the page may break anywhere.
+GUIDE = " ".join((Path(__file__).resolve().parents[2] / "docs" / "guide.md").read_text(encoding="utf-8").split())
 
 
 def adapter(server: FakeTuft) -> Adapter:
