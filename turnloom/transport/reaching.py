@@ -9,8 +9,8 @@ from concurrent.futures import TimeoutError as TimedOut
 from dataclasses import dataclass
 from typing import Final
 
-from turnloom.calls import WRITE_ADDRESS, Tls, host_and_port
-from turnloom.handshake import with_tls, without_tls
+from turnloom.transport.calls import WRITE_ADDRESS, Tls, host_and_port
+from turnloom.transport.handshake import with_tls, without_tls
 
 SECONDS: Final = 5.0  #: for the name, and again for the port
 

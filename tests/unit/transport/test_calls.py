@@ -14,10 +14,10 @@ from google.protobuf.any_pb2 import Any
 from google.rpc import error_details_pb2, status_pb2
 
 from turnloom import errors
-from turnloom.calls import CLASSES
 from turnloom.client import TurnloomClient
-from turnloom.conversations import from_json
+from turnloom.transport.calls import CLASSES
 from turnloom.v1 import datasets_pb2, datasets_pb2_grpc, preprocess_pb2, preprocess_pb2_grpc
+from turnloom.wire.conversations import from_json
 
 CONVERSATION = from_json({"messages": [{"role": "user", "content": "hi"}]})
 

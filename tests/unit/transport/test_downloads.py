@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from turnloom.downloads import save_files
 from turnloom.errors import DamagedDownload, InvalidInput
+from turnloom.transport.downloads import save_files
 from turnloom.v1.training_pb2 import DownloadAdapterResponse
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnloom.errors import DeadlineExceeded, NotFound, ServerUnreachable, TurnloomError, Unavailable
-from turnloom.watching import follow
+from turnloom.transport.watching import follow
 
 
 @dataclass

@@ -14,8 +14,8 @@ from typing import Final, TypeAlias, TypeVar
 import grpc
 
 from turnloom import errors
-from turnloom.handshake import with_tls, without_tls
-from turnloom.uploads import Upload
+from turnloom.transport.handshake import with_tls, without_tls
+from turnloom.transport.uploads import Upload
 
 MAX_MESSAGE: Final = 64 * 1024 * 1024  #: bytes, both directions (the contract's limit)
 CONNECT_SECONDS: Final = 8.0  #: how long a first connection may take before we say that nobody is there

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnloom.batches import Batch
 from turnloom.errors import DamagedDownload
 from turnloom.v1 import types_pb2
+from turnloom.wire.batches import Batch
 
 ROWS = st.lists(
     st.lists(st.tuples(st.integers(0, 2**31 - 1), st.sampled_from([0.0, 0.5, 1.0])), min_size=2, max_size=12),

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
-from turnloom.conversations import JSON, from_json
+from turnloom.foreign.json_text import JSON
 from turnloom.v1 import types_pb2
+from turnloom.wire.conversations import from_json
 
 CHUNK_BYTES: Final = 1024 * 1024  #: a chunk is sent when it has become this large
 CHUNK_CONVERSATIONS: Final = 256  #: or holds this many

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
+from turnloom.foreign.json_text import JSON
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.filters import Condition, RowFilter, characters
-from turnloom.reading.formats import Format
 from turnloom.reading.rows import RawRow
 from turnloom.reading.selecting import Choice, Looking
 from turnloom.reading.splitting import split

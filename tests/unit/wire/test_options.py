@@ -5,7 +5,8 @@ from typing import get_args, get_type_hints
 import pytest
 
 from turnloom.errors import InvalidInput
-from turnloom.options import (
+from turnloom.v1 import training_pb2, types_pb2
+from turnloom.wire.options import (
     HyperparameterFields,
     PartWeightFields,
     PreprocessFields,
@@ -13,7 +14,6 @@ from turnloom.options import (
     hyperparameters,
     preprocess_options,
 )
-from turnloom.v1 import training_pb2, types_pb2
 
 
 def test_keyword_arguments_are_the_fields_of_the_contract() -> None:

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from turnloom.conversations import Sourced, from_json
 from turnloom.errors import InvalidInput
 from turnloom.reading.filters import RowFilter
 from turnloom.reading.local_files import find
 from turnloom.reading.local_sources import LocalPart, LocalSource, read
 from turnloom.reading.selecting import Choice
-from turnloom.uploads import numbered_chunks
+from turnloom.transport.uploads import numbered_chunks
+from turnloom.wire.conversations import Sourced, from_json
 
 CHAT = from_json([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
 ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}

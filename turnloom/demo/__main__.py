@@ -1,6 +1,6 @@
 """`make demo`: train a LoRA adapter from conversations on this machine's CPU, with its curve and honest numbers.
 
-    python -m turnloom.embedded.demo [--data my.jsonl] [--tuft-python .venv-tuft/bin/python] [--verify]
+    python -m turnloom.demo [--data my.jsonl] [--tuft-python .venv-tuft/bin/python] [--verify]
 
 Starts the embedded stack in a temporary folder, uses it as any client does, and leaves ./turnloom-demo:
 adapter/, steps.csv, nll.png, results.json.
@@ -24,26 +24,26 @@ import numpy as np
 import typer
 from rich.markup import escape
 
-from turnloom.batches import Float32, Int32
-from turnloom.cli.exits import Exit, exit_code
-from turnloom.cli.session import Session, report
+from turnloom.cli.running.exits import Exit, exit_code
+from turnloom.cli.running.session import Session, report
 from turnloom.cli.watching import show
 from turnloom.client import TurnloomClient
-from turnloom.conversations import to_json
+from turnloom.demo.findings import Findings
+from turnloom.demo.plot import plot_nll
+from turnloom.demo.unigram import unigram_nll
+from turnloom.display.live import View, test_nll, train_nll
+from turnloom.display.words import count
 from turnloom.embedded import sample_data
-from turnloom.embedded.findings import Findings
-from turnloom.embedded.plot import plot_nll
 from turnloom.embedded.processes import on_child_death, sigterm_unwinds, undisturbed
 from turnloom.embedded.sample_data import Conversation
 from turnloom.embedded.stack import MODEL, Stack, StackSettings
-from turnloom.embedded.unigram import unigram_nll
 from turnloom.errors import StackError, TurnloomError
-from turnloom.live import View, test_nll, train_nll
-from turnloom.options import HyperparameterFields
 from turnloom.reading.local_sources import read
 from turnloom.reading.splitting import split
 from turnloom.v1 import datasets_pb2, training_pb2
-from turnloom.words import count
+from turnloom.wire.batches import Float32, Int32
+from turnloom.wire.conversations import to_json
+from turnloom.wire.options import HyperparameterFields
 
 MAX_LENGTH: Final = 1024  #: tokens, the tiny model's context
 TEST_FRACTION: Final = 0.15  #: of the user's own conversations

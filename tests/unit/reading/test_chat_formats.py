@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from turnloom.errors import InvalidInput
-from turnloom.reading.formats import Format, detect
+from turnloom.reading.chat_formats import Format, detect
 
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 SYSTEM = {"role": "system", "content": "s"}

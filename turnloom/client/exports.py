@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from turnloom.batches import Row
 from turnloom.errors import InvalidInput
 from turnloom.training_formats import Record, WeightsNotTaken, record
+from turnloom.wire.batches import Row
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,9 +6,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from turnloom.display.words import count, duration, job_state, seconds
 from turnloom.results.runs import test_nll, train_nll
 from turnloom.v1 import training_pb2
-from turnloom.words import count, duration, job_state, seconds
 
 __all__ = ["LEVELS", "View", "test_nll", "train_nll"]
 LEVELS: Final = {"warning": "yellow", "error": "red"}  #: levels of events that are told, and their colours

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnloom.conversations import from_json, to_json
 from turnloom.errors import InvalidInput
 from turnloom.reading.local_sources import LocalSource, read
+from turnloom.wire.conversations import from_json, to_json
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SCALARS = (

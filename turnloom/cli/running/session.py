@@ -17,14 +17,14 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
 
-from turnloom.calls import Tls
-from turnloom.cli import begin
-from turnloom.cli.exits import Exit, exit_code
-from turnloom.cli.jsonable import Plain
+from turnloom.cli.running.exits import Exit, exit_code
+from turnloom.cli.running.interrupts import begin
+from turnloom.cli.running.jsonable import Plain
 from turnloom.client import TurnloomClient
+from turnloom.display.console import SafeConsole
+from turnloom.display.visible import visible_json
 from turnloom.errors import InvalidInput, TurnloomError
-from turnloom.terminal import SafeConsole
-from turnloom.visible import visible_json
+from turnloom.transport.calls import Tls
 
 Body: TypeAlias = "Callable[..., None]"  # a Session first, then what its command line says
 GAP = 2  #: blanks between the columns of a table

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from turnloom.visible import visible
+from turnloom.display.visible import visible
 
 
 class SafeConsole(Console):

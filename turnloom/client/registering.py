@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 from turnloom.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from turnloom.options import PreprocessFields
+    from turnloom.wire.options import PreprocessFields
 
 DESCRIPTION: Final = "turnloom.json"
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from google.protobuf import struct_pb2
 
 from turnloom.errors import InvalidInput
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import list_in, object_in
+from turnloom.foreign.json_text import JSON, list_in, object_in
 from turnloom.v1 import types_pb2
-
-JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 #: Keys of a message that are fields of their own; every other key travels in extra_json.
 FIELDS = {"role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name", "trainable", "weight"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import certificates
-from turnloom import reaching
-from turnloom.reaching import Step, steps
+from turnloom.transport import reaching
+from turnloom.transport.reaching import Step, steps
 
 
 def last(address: str) -> Step:

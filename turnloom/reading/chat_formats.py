@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import TOOL_COLUMNS, marked, refuse_columns, tools_in
-from turnloom.foreign.json_text import list_in, object_in
+from turnloom.foreign.json_text import JSON, list_in, object_in
 
 #: Who speaks in ShareGPT's data, as chat templates call it.
 SPEAKERS: Final = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from turnloom.live import test_nll, train_nll
+from turnloom.display.live import test_nll, train_nll
 from turnloom.v1 import training_pb2
 
 DASHES = ("--", ":", "-.")
