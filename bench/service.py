@@ -44,6 +44,7 @@ class Server:
     """A running server process."""
 
     pid: int
+    address: str
     stub: PreprocessServiceStub
 
     def cpu(self) -> float:
@@ -76,7 +77,7 @@ def server(folder: Path, cores: Sequence[int]) -> Iterator[Server]:
                 _address(port, process), options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
             )
             _until_loaded(channel)
-            yield Server(process.pid, PreprocessServiceStub(channel))
+            yield Server(process.pid, _address(port, process), PreprocessServiceStub(channel))
             channel.close()
         finally:
             process.terminate()
