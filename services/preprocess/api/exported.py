@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final
 from wsgiref.simple_server import WSGIServer
@@ -59,7 +60,7 @@ def metrics_of(folder: Path, processes: Callable[[], Iterable[int]]) -> Collecto
         processes: ids of those that run now.
     """
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(folder))
+    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]  # the library has no types there
     registry.register(_Together(processes))
     return registry
 
@@ -74,7 +75,7 @@ class _Together(Collector):
         """Sum the figures of every process; CPU of those that ended stays counted."""
         found: dict[str, Metric] = {}
         for process in ("self", *self._processes()):
-            for metric in ProcessCollector(pid=lambda process=process: process, registry=None).collect():
+            for metric in ProcessCollector(pid=partial(str, process), registry=None).collect():
                 known = found.setdefault(metric.name, metric)
                 if known is not metric and metric.samples:
                     one, other = known.samples[0], metric.samples[0]

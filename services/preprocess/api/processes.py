@@ -141,7 +141,7 @@ class _Group:
                 with suppress(EOFError):  # it ended; its sentinel says so
                     news.recv()
                     self._listening.add(starting[news])
-            elif not self._ended(ends[news]):
+            elif isinstance(news, int) and not self._ended(ends[news]):
                 return False
         return True
 
@@ -149,7 +149,7 @@ class _Group:
         process, said = self._running.pop(pid)
         process.join()
         said.close()
-        mark_process_dead(pid, str(self._folder))
+        mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]  # the library has no types there
         if pid not in self._listening:
             self.failed = process.exitcode if process.exitcode and process.exitcode > 0 else 1
             return False
