@@ -15,7 +15,7 @@ import pytest
 from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
-from services.preprocess.api.exported import serve_metrics
+from services.preprocess.api.exporter import serve_metrics
 from services.preprocess.api.metrics import make_metrics
 from services.store.connection import connect_rq
 from services.store.ledger import Outcome

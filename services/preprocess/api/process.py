@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from services.preprocess.api.announce import announce
-from services.preprocess.api.exported import exported_port
+from services.preprocess.api.exporter import exported_port
 from services.preprocess.api.metrics import ApiMetrics, make_metrics
 from services.preprocess.api.server import ApiServer
 from services.preprocess.models.registry import Registry, load_entry, read_models

@@ -21,11 +21,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
-from prometheus_client.multiprocess import mark_process_dead
-
 from services.preprocess.api.addresses import AddressTaken, kept_port
 from services.preprocess.api.announce import announce
-from services.preprocess.api.exported import SHARED_FOLDER, exported_port, metrics_of
+from services.preprocess.api.exporter import SHARED_FOLDER, exported_port, forget_process, metrics_of
 from services.preprocess.settings import ApiSettings
 from services.store.logs import log_to_stderr
 
@@ -136,20 +134,18 @@ class _Group:
         """Wait for news for a moment; False where a process ended before it listened."""
         starting = {said: pid for pid, (_, said) in self._running.items() if pid not in self._listening}
         ends = {process.sentinel: pid for pid, (process, _) in self._running.items()}
-        for news in wait([*starting, *ends], LOOK_SECONDS):
-            if isinstance(news, Connection):
-                with suppress(EOFError):  # it ended; its sentinel says so
-                    news.recv()
-                    self._listening.add(starting[news])
-            elif isinstance(news, int) and not self._ended(ends[news]):
-                return False
-        return True
+        news = wait([*starting, *ends], LOOK_SECONDS)
+        for said in starting.keys() & {one for one in news if isinstance(one, Connection)}:
+            with suppress(EOFError):  # it ended; its sentinel says so
+                said.recv()
+                self._listening.add(starting[said])
+        return all(self._ended(ends[one]) for one in news if isinstance(one, int))
 
     def _ended(self, pid: int) -> bool:
         process, said = self._running.pop(pid)
         process.join()
         said.close()
-        mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]  # the library has no types there
+        forget_process(pid, self._folder)
         if pid not in self._listening:
             self.failed = process.exitcode if process.exitcode and process.exitcode > 0 else 1
             return False

@@ -11,7 +11,7 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import Metric
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
@@ -63,6 +63,11 @@ def metrics_of(folder: Path, processes: Callable[[], Iterable[int]]) -> Collecto
     MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]  # the library has no types there
     registry.register(_Together(processes))
     return registry
+
+
+def forget_process(process: int, folder: Path) -> None:
+    """Drop the gauges of a process that died; what it counted stays counted."""
+    mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]  # the library has no types there
 
 
 class _Together(Collector):
