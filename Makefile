@@ -5,10 +5,11 @@ TUFT_PYTHON ?= $(PYTHON)
 JOBS ?= 2
 PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=15
 VENV := .venv
+DOCS_VENV := .venv-docs
 TUFT_VENV := .venv-tuft
 BIN := $(VENV)/bin
 
-.PHONY: help install tuft demo up test test-slow check format proto bench clean
+.PHONY: help install tuft demo up test test-slow check format proto docs bench clean
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 
@@ -58,10 +59,19 @@ format: $(VENV)/dev-stamp
 proto:
 	PYTHON=$(PYTHON) scripts/generate_stubs.sh
 
+## make docs                  the documentation as a site, build/docs; a broken link fails it
+docs: $(DOCS_VENV)/stamp
+	$(DOCS_VENV)/bin/sphinx-build -q -W --keep-going -d build/doctrees -b html docs build/docs
+
+$(DOCS_VENV)/stamp: pyproject.toml
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install -q --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
 ## make bench                 tables of bench/ with peers beside us, in an environment of their own
 bench: $(VENV)/stamp
 	scripts/run_bench.sh
 
 ## make clean                 remove environments and state that make made
 clean:
-	rm -rf $(VENV) $(TUFT_VENV) .venv-proto .venv-bench .turnloom build dist *.egg-info
+	rm -rf $(VENV) $(TUFT_VENV) .venv-proto .venv-docs .venv-bench .turnloom build dist *.egg-info
