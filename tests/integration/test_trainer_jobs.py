@@ -243,6 +243,18 @@ def test_a_budget_of_real_tokens_says_nothing_to_a_server_that_pads(packing: Tra
     assert "NOT_ACCELERATED" in packing.events(job_id)
 
 
+def test_what_a_pod_runs_before_it_stops_saves_and_hands_the_job_back(stack: TrainerStack) -> None:
+    job_id = stack.submit(LONG)
+    worker = stack.worker()
+    stack.wait_step(job_id, 7)
+    assert stack.start("leave", log="leave.log").wait(120) == 0
+    assert worker.wait(0) == 0, "it had left when the hook ended"
+    job = stack.job(job_id)
+    assert job.state is JobState.QUEUED
+    assert stack.store.ledger.checkpoint(job_id).step == job.step
+    assert "PREEMPTED" in stack.events(job_id)
+
+
 def test_one_row_that_does_not_fit_ends_the_job_with_a_hint(stack: TrainerStack) -> None:
     stack.tuft.fault("forward_backward", "oom", above_tokens=0)
     job_id = stack.submit(replace(HYPER, max_tokens_per_call=25))

@@ -6,8 +6,9 @@ import pytest
 from prometheus_client import generate_latest
 
 from services.store.records import HostRecord, Hyperparameters, JobRecord, JobSpec, JobState, MixPart, MixSums
-from services.trainer.settings import SettingsError, from_environment
+from services.trainer.settings import from_environment
 from services.trainer.supervision.metrics import Snapshot, registry_for
+from services.variables import BadSetting
 
 NEEDED = {"TURNLOOM_HOST": "h", "TURNLOOM_TUFT_API_KEY": "tml-x", "TURNLOOM_TUFT_CHECKPOINT_DIR": "/x"}
 SPEC = JobSpec("m", "tuft/m", "ds-1", "", Hyperparameters())
@@ -26,7 +27,7 @@ def test_a_worker_has_no_price_unless_it_is_set() -> None:
     [("GPU_HOUR_PRICE", "-1"), ("GPU_HOUR_PRICE", "nan"), ("GPU_HOUR_PRICE", "2,5"), ("CURRENCY", "euro")],
 )
 def test_a_price_that_is_none_is_refused_by_name(name: str, value: str) -> None:
-    with pytest.raises(SettingsError, match=f"TURNLOOM_{name} is '{value}'"):
+    with pytest.raises(BadSetting, match=f"TURNLOOM_{name}: '{value}' can't be used; give "):
         from_environment({**NEEDED, "TURNLOOM_GPU_HOUR_PRICE": "1", f"TURNLOOM_{name}": value})
 
 
