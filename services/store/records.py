@@ -433,6 +433,7 @@ class DatasetRecord:
     weight_sum: float = 0.0
     target_bytes: int = 0
     truncated_examples: int = 0
+    unchecked_examples: int = 0  #: whose ids were not compared with the text
     skipped_conversations: int = 0
     too_long_conversations: int = 0  #: of these
     issues: tuple[IssueRecord, ...] = ()  #: at most 50

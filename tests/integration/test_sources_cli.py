@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tests.fakes.hub import Hub
+from tests.support.api_calls import MODEL
 from tests.support.cli_runs import turnloom
 from tests.support.source_runs import Sources
 
@@ -27,6 +28,18 @@ def test_a_server_side_file_is_imported_and_watched(sources: Sources, tmp_path: 
     assert refused.error["code"] == "HUB_UNREACHABLE"
     assert "can't be reached for HuggingFaceH4/no_robots" in refused.error["message"]
     assert "set HF_ENDPOINT to a mirror" in refused.error["hint"]
+
+
+def test_both_ways_to_a_dataset_count_the_examples_whose_ids_were_not_compared(sources: Sources) -> None:
+    path = sources.roots / "chats.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"q{n}", "completion": "a"}) + "\n" for n in range(3)))
+    sources.workers.start()
+    for command in ("create", "import"):
+        ran = turnloom(sources.api.address, "dataset", command, path, "-o", "tokenization=hf")
+        assert "The token ids of 3 examples were not compared with the text" in ran.err
+    listed = turnloom(sources.api.address, "dataset", "list", "--json").document
+    assert [one["unchecked_examples"] for one in listed] == [3, 3]
+    assert sources.api.sample("turnloom_preprocess_unchecked_total", model=MODEL) == 3
 
 
 def test_a_source_is_split_and_deduplicated_by_the_server(sources: Sources) -> None:

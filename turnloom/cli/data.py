@@ -15,7 +15,7 @@ from turnloom.cli.options.groups import LARGEST, File, Preprocessing, Reading, c
 from turnloom.cli.session import Session, command
 from turnloom.cli.tokens import show
 from turnloom.v1 import preprocess_pb2
-from turnloom.words import buckets, count
+from turnloom.words import buckets, count, not_compared
 
 
 def add_to(app: typer.Typer) -> None:
@@ -110,6 +110,8 @@ def _show_report(
         highlight=False,
     )
     session.out.print(f"Tokens per example: {buckets(report.length_histogram)}", highlight=False)
+    if report.unchecked_examples:
+        session.out.print(f"[yellow]{not_compared(report.unchecked_examples)}[/]", soft_wrap=True, highlight=False)
     if loaded.bad_rows:
         session.out.print(
             f"[yellow]{loaded.bad_rows} x unreadable[/]: rows that can't be read; `--skip-bad` leaves them out"

@@ -16,6 +16,7 @@ from turnloom.cli.options.groups import Reading
 from turnloom.cli.session import Session
 from turnloom.options import PreprocessFields
 from turnloom.v1 import datasets_pb2, types_pb2
+from turnloom.words import not_compared
 
 if TYPE_CHECKING:
     from turnloom.reading.local_sources import LocalPart
@@ -171,3 +172,5 @@ def say_left_out(session: Session, dataset: datasets_pb2.Dataset) -> None:
     ):
         if number:
             session.say(f"{escape(dataset.display_name)}: {number} {sentence.format(number)}")
+    if dataset.unchecked_examples:
+        session.say(f"[yellow]{not_compared(dataset.unchecked_examples)}[/]")

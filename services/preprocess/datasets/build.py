@@ -41,6 +41,7 @@ class Totals:
     skipped: int = 0  #: bad conversations that were left out
     too_long: int = 0  #: of these, those that max_length leaves nothing to train
     truncated_examples: int = 0
+    unchecked_examples: int = 0
     issues: tuple[IssueRecord, ...] = ()  #: the first REMARKS
     warnings: tuple[WarningRecord, ...] = ()  #: likewise
     lengths: Histogram = field(default_factory=Histogram)
@@ -53,6 +54,7 @@ class Totals:
             skipped=sum(part.skipped for part in parts),
             too_long=sum(part.too_long for part in parts),
             truncated_examples=sum(part.truncated_examples for part in parts),
+            unchecked_examples=sum(part.unchecked_examples for part in parts),
             issues=tuple(islice(chain.from_iterable(part.issues for part in parts), REMARKS)),
             warnings=tuple(islice(chain.from_iterable(part.warnings for part in parts), REMARKS)),
             lengths=_sum([part.lengths for part in parts]),
@@ -106,6 +108,7 @@ class DatasetBuild:
             skipped=self.skipped,
             too_long=self.too_long,
             truncated_examples=summary.truncated_examples,
+            unchecked_examples=summary.unchecked_examples,
             issues=tuple(self.issues[:REMARKS]),
             warnings=tuple(self.warnings[:REMARKS]),
             lengths=histogram(summary.lengths),
@@ -134,6 +137,7 @@ def finished(begun: DatasetRecord, written: Written, totals: Totals, left_out: L
         weight_sum=written.weight_sum,
         target_bytes=written.target_bytes,
         truncated_examples=totals.truncated_examples,
+        unchecked_examples=totals.unchecked_examples,
         skipped_conversations=totals.skipped,
         too_long_conversations=totals.too_long,
         issues=totals.issues,
