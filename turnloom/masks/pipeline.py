@@ -154,7 +154,7 @@ def _laid_out(
     try:
         if path is not None:
             return path.weighted_texts(conversation, options, model)
-        plan = planned(conversation, options)
+        plan = planned(conversation, options, model)
         return plan, weighted_texts_of(conversation, plan, options, model)
     except PreprocessError as error:
         return error
