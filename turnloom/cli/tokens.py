@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from turnloom.display.words import not_compared
 from turnloom.v1 import preprocess_pb2
-from turnloom.words import not_compared
 
 BYTES = re.compile(r"(?:\\x[89a-f][0-9a-f])+")  # as the server writes tokens that are parts of characters
 VISIBLE = str.maketrans({"\n": "↵", "\t": "→", "\r": "␍"})
