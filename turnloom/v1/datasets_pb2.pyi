@@ -174,6 +174,7 @@ class LeftOut(google.protobuf.message.Message):
     DUPLICATES_FIELD_NUMBER: builtins.int
     OVERLAPPING_FIELD_NUMBER: builtins.int
     UNREADABLE_FIELD_NUMBER: builtins.int
+    UNUSED_COLUMNS_FIELD_NUMBER: builtins.int
     filtered: builtins.int
     """Rows that the filter does not want."""
     duplicates: builtins.int
@@ -184,6 +185,12 @@ class LeftOut(google.protobuf.message.Message):
     """
     unreadable: builtins.int
     """Of a stream: rows that its sender could not read and did not send."""
+    @property
+    def unused_columns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Columns that hold something and that nobody reads, in the order in which they were met; the first 64, each cut to 128
+        characters.
+        """
+
     def __init__(
         self,
         *,
@@ -191,8 +198,9 @@ class LeftOut(google.protobuf.message.Message):
         duplicates: builtins.int = ...,
         overlapping: builtins.int = ...,
         unreadable: builtins.int = ...,
+        unused_columns: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "filtered", b"filtered", "overlapping", b"overlapping", "unreadable", b"unreadable"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "filtered", b"filtered", "overlapping", b"overlapping", "unreadable", b"unreadable", "unused_columns", b"unused_columns"]) -> None: ...
 
 global___LeftOut = LeftOut
 

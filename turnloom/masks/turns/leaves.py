@@ -24,6 +24,8 @@ _THINK: Final = re.compile(
 )
 #: What is left of such a marker that a template cut.
 _BROKEN: Final = re.compile(r"think(?:ing)?[>\]]|[<\[]/?(?:seed:)?think", re.IGNORECASE)
+#: What templates put around a text that they write as JSON.
+_AROUND: Final = " \t\r\n\"'\\"
 #: How templates and their filters write values that are no text.
 _WORDS: Final[Mapping[object, tuple[str, ...]]] = {True: ("true", "True"), False: ("false", "False")}
 #: Characters that some spelling writes otherwise.
@@ -91,7 +93,7 @@ def _repeated(wanted: str, printed: str) -> bool:
     """Whether a text, or a part of it, stands twice; template's own words around it may have its origin."""
     if len(printed) == len(wanted):
         return False
-    left = _without(printed, (wanted,))
+    left = printed.replace(wanted, " ", 1).strip(_AROUND)
     return bool(left) and (left in wanted or wanted in left)
 
 
@@ -104,7 +106,7 @@ def _without(printed: str, forms: Sequence[str]) -> str:
     """Return what is left of a printed text without these forms of it, markers, and quotes and space at its ends."""
     for form in forms:
         printed = printed.replace(form, " ", 1)
-    return _THINK.sub(" ", printed).strip(" \t\r\n\"'\\")
+    return _THINK.sub(" ", printed).strip(_AROUND)
 
 
 def _closes(marker: str) -> bool:
@@ -184,7 +186,7 @@ def _is_shown(leaf: Leaf, times: int, own: str, shown: str) -> bool:
     text = own if is_value and _ESCAPED.search(str(leaf.value)) is None else shown
     if is_value:
         return any(text.count(form) >= times for form in _written(leaf.value))
-    return any(len(_alone(form).findall(text)) >= times for form in _written(leaf.value))
+    return any(_times(form, text) >= times for form in _written(leaf.value))
 
 
 @lru_cache(maxsize=4096)
@@ -202,14 +204,27 @@ def repeated_calls(calls: Sequence[JSON], own: str) -> Iterator[int]:
         calls: as the template got them.
         own: printed text that came from the calls.
     """
-    texts = [
-        [leaf.value for leaf in _leaves_of_call(call, "") if isinstance(leaf.value, str) and leaf.value]
-        for call in calls
-    ]
-    said = [text for mine in texts for text in mine]
-    for at, mine in enumerate(texts):
-        if mine and all(own.count(text) > sum(other.count(text) for other in said) for text in mine):
+    said = "\0".join(_strings(calls))
+    for at, call in enumerate(calls):
+        leaves = [leaf.value for leaf in _leaves_of_call(call, "") if leaf.kind != "key"]
+        texts = {text for text in leaves if isinstance(text, str) and text}
+        if texts and all(own.count(text) > 1 and _times(text, own) > _times(text, said) for text in texts):
             yield at
+
+
+def _times(text: str, within: str) -> int:
+    return len(_alone(text).findall(within))
+
+
+def _strings(value: JSON) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from value
+        yield from _strings(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
 
 
 def _leaves_of_call(call: JSON, path: str) -> Iterator[Leaf]:
