@@ -79,6 +79,7 @@ CLIENT: dict[str, set[str]] = {
     "turnloom.optional": set(),
     "turnloom.version": set(),
     "turnloom.training_formats": set(),
+    "turnloom.datatrove_step": {"turnloom.masks.columns"},
     **{
         f"turnloom.{package}": {f"turnloom.{name}" for name in allowed.split()}
         for package, allowed in {
