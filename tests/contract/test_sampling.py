@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer.backend import Sampling
 from services.trainer.errors import BackendError, CheckpointLost, Code
-from services.trainer.tuft import Sampling, TuftSettings, sample
+from services.trainer.tuft import TuftSettings, sample
 from services.trainer.tuft_http import TuftHttp
 from tests.contract.driving import ADAM, DEADLINE, Server, client_of, rows, step
 from tests.contract.test_server import save, unload

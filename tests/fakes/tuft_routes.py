@@ -68,9 +68,9 @@ def call_with_json(
             "model_name": run.base_model,
         }
     if kind == "create_sampling_session":
-        call["path"] = body["model_path"]
+        call["path"] = body.get("model_path") or ""
         try:
-            session = service.samplers.create(body["model_path"])
+            session = service.samplers.create(call["path"])
         except TuftFailure as failure:
             raise TuftFailure(failure.status, f"Failed to create sampling session: {failure.detail}") from failure
         return 201, {"type": "create_sampling_session", "sampling_session_id": session}

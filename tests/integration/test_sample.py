@@ -143,6 +143,15 @@ def test_the_prompt_is_the_training_row_up_to_its_first_trained_token(whole: Who
     assert reply.tokens == row.weight_run_lengths[1]
 
 
+def test_the_base_model_answers_without_the_adapter(whole: Whole) -> None:
+    base = whole.sample(temperature=0, base=True)
+    assert base.text != REPLY
+    assert base.checkpoint == ""
+    assert base.text == whole.sample(temperature=0, checkpoint=whole.untrained.id).text  # which changes nothing yet
+    refused = refusal(lambda: whole.sample(base=True, checkpoint=whole.last.id))
+    assert "the base model answers without one" in refused.fields["checkpoint"]
+
+
 def test_max_tokens_ends_a_reply_and_says_so(whole: Whole) -> None:
     reply = whole.sample(temperature=0, max_tokens=1)
     assert (reply.tokens, reply.finish_reason) == (1, "length")
@@ -295,6 +304,7 @@ def test_the_real_server_on_a_cpu_says_over_the_queue_that_it_trains_only(
         stack.wait(job, JobState.SUCCEEDED, deadline=120)
         order = {
             "path": stack.store.ledger.checkpoint(job).path,
+            "model": real_tuft.model_name,
             "prompt": [5, 6, 7],
             "stop": [2],
             "max_tokens": 8,

@@ -205,8 +205,9 @@ class Jobs(Resource):
         temperature: float | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        base: bool = False,
     ) -> tr.SampleResponse:
-        """Return a reply by a job's adapter, where its TuFT server samples.
+        """Return a reply by a job's adapter, where its host samples.
 
         Args:
             job: job id.
@@ -216,6 +217,7 @@ class Jobs(Resource):
             temperature: 0 takes the likeliest token each time; None: 1.
             top_p: draws from the likeliest tokens that together have this probability; None: 1.
             seed: the same one draws the same reply; None: another each time.
+            base: the base model answers, without the adapter.
 
         Raises:
             FailedPrecondition: the server trains only, or the job has no checkpoint yet.
@@ -230,6 +232,7 @@ class Jobs(Resource):
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            base=base,
         )
         return self._connection.ask(self._service.Sample, request, WORK_SECONDS)
 

@@ -2340,6 +2340,7 @@ class SampleRequest(google.protobuf.message.Message):
     TEMPERATURE_FIELD_NUMBER: builtins.int
     TOP_P_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
+    BASE_FIELD_NUMBER: builtins.int
     job: builtins.str
     """Job id."""
     checkpoint: builtins.str
@@ -2352,6 +2353,8 @@ class SampleRequest(google.protobuf.message.Message):
     """Draw from the likeliest tokens that together have this probability; > 0 and <= 1. Absent: 1."""
     seed: builtins.int
     """The same seed draws the same reply on the same server, as far as that is deterministic. Absent: another each time."""
+    base: builtins.bool
+    """The base model answers, without the job's adapter. Not together with checkpoint."""
     @property
     def conversation(self) -> turnloom.v1.types_pb2.Conversation:
         """The conversation to answer, rendered as the job's training dataset was. Its last message is not the assistant's."""
@@ -2366,9 +2369,10 @@ class SampleRequest(google.protobuf.message.Message):
         temperature: builtins.float | None = ...,
         top_p: builtins.float | None = ...,
         seed: builtins.int | None = ...,
+        base: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "conversation", b"conversation", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "checkpoint", b"checkpoint", "conversation", b"conversation", "job", b"job", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "base", b"base", "checkpoint", b"checkpoint", "conversation", b"conversation", "job", b"job", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
     @typing.overload
@@ -2398,7 +2402,7 @@ class SampleResponse(google.protobuf.message.Message):
     prompt_tokens: builtins.int
     """Tokens of the prompt."""
     checkpoint: builtins.str
-    """Id of the checkpoint that answered."""
+    """Id of the checkpoint that answered; empty: the base model did."""
     def __init__(
         self,
         *,

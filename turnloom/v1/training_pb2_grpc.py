@@ -300,8 +300,8 @@ class FineTuningServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Sample(self, request, context):
-        """Text from a job's adapter, where its TuFT server samples; FAILED_PRECONDITION where it trains only. Deadline 60 s,
-        the wait for a worker of the host included.
+        """Text from a job's adapter, where its host samples; FAILED_PRECONDITION where it trains only. Deadline 60 s, the wait
+        for a worker of the host included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

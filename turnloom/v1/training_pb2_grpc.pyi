@@ -153,8 +153,8 @@ class FineTuningServiceStub:
         turnloom.v1.training_pb2.SampleRequest,
         turnloom.v1.training_pb2.SampleResponse,
     ]
-    """Text from a job's adapter, where its TuFT server samples; FAILED_PRECONDITION where it trains only. Deadline 60 s,
-    the wait for a worker of the host included.
+    """Text from a job's adapter, where its host samples; FAILED_PRECONDITION where it trains only. Deadline 60 s, the wait
+    for a worker of the host included.
     """
 
 class FineTuningServiceAsyncStub:
@@ -292,8 +292,8 @@ class FineTuningServiceAsyncStub:
         turnloom.v1.training_pb2.SampleRequest,
         turnloom.v1.training_pb2.SampleResponse,
     ]
-    """Text from a job's adapter, where its TuFT server samples; FAILED_PRECONDITION where it trains only. Deadline 60 s,
-    the wait for a worker of the host included.
+    """Text from a job's adapter, where its host samples; FAILED_PRECONDITION where it trains only. Deadline 60 s, the wait
+    for a worker of the host included.
     """
 
 class FineTuningServiceServicer(metaclass=abc.ABCMeta):
@@ -475,8 +475,8 @@ class FineTuningServiceServicer(metaclass=abc.ABCMeta):
         request: turnloom.v1.training_pb2.SampleRequest,
         context: _ServicerContext,
     ) -> typing.Union[turnloom.v1.training_pb2.SampleResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.SampleResponse]]:
-        """Text from a job's adapter, where its TuFT server samples; FAILED_PRECONDITION where it trains only. Deadline 60 s,
-        the wait for a worker of the host included.
+        """Text from a job's adapter, where its host samples; FAILED_PRECONDITION where it trains only. Deadline 60 s, the wait
+        for a worker of the host included.
         """
 
 def add_FineTuningServiceServicer_to_server(servicer: FineTuningServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -181,7 +181,7 @@ class Draining(Refusal):
 
 
 class SamplingDisabled(Refusal):
-    """The training server that holds the adapter writes no text."""
+    """The host that holds the adapter writes no text."""
 
     def __init__(self, host: str, model: str, job: str) -> None:
         super().__init__(

@@ -51,11 +51,12 @@ class Sampler:
             NoHost, HostBusy, SamplingDisabled, SampleFailed: the host.
             TicketTimeout: no worker answered in time, or `stop` was set; none will do so later.
         """
-        checkpoint = self._checkpoint(job, asked.checkpoint)
+        checkpoint = None if asked.base else self._checkpoint(job, asked.checkpoint)
         prompt, model = self._prompt(job, asked)
         host = sampling_host(self.store, job)
         room = _room(prompt, asked, host, job.spec.tuft_model)
-        answer = self._answer(host.name, checkpoint, prompt, replace(asked, max_tokens=room))
+        path = "" if checkpoint is None else checkpoint.path
+        answer = self._answer(host.name, path, job.spec.tuft_model, prompt, replace(asked, max_tokens=room))
         if "code" in answer:
             raise _refusal(answer, host.name, job, checkpoint)
         token_ids = cast(Sequence[int], answer["token_ids"])
@@ -64,7 +65,7 @@ class Sampler:
             tokens=len(token_ids),
             finish_reason=str(answer["finish_reason"]),
             prompt_tokens=len(prompt.token_ids),
-            checkpoint=checkpoint.id,
+            checkpoint="" if checkpoint is None else checkpoint.id,
         )
 
     def _checkpoint(self, job: JobRecord, name: str) -> CheckpointRecord:
@@ -97,11 +98,12 @@ class Sampler:
             raise InvalidRequest([_blamed(error, asked.conversation)]) from error
 
     def _answer(
-        self, host: str, checkpoint: CheckpointRecord, prompt: Prompt, asked: Asked
+        self, host: str, path: str, model: str, prompt: Prompt, asked: Asked
     ) -> Mapping[str, str | Sequence[int]]:
         seconds = min(HOST_SECONDS, self.seconds)
         order: dict[str, object] = {
-            "path": checkpoint.path,
+            "path": path,
+            "model": model,
             "prompt": prompt.token_ids.tolist(),
             "stop": list(prompt.stop_ids),
             "max_tokens": asked.max_tokens,
@@ -156,12 +158,12 @@ def _room(prompt: Prompt, asked: Asked, host: HostRecord, model: str) -> int:
 
 
 def _refusal(
-    answer: Mapping[str, str | Sequence[int]], host: str, job: JobRecord, checkpoint: CheckpointRecord
+    answer: Mapping[str, str | Sequence[int]], host: str, job: JobRecord, checkpoint: CheckpointRecord | None
 ) -> Exception:
     """Return the worker's error as this side's exception."""
     if answer["code"] == DISABLED:
         return SamplingDisabled(host, job.spec.tuft_model, job.id)
-    if answer["code"] == GONE:
+    if answer["code"] == GONE and checkpoint is not None:
         kept = (
             "it is kept in the store: fetch it with DownloadAdapter (`turnloom adapter download`) and load it in PEFT "
             "or vLLM"

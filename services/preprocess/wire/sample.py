@@ -24,6 +24,7 @@ class Asked:
     """A prompt for an adapter, and how to draw its reply."""
 
     checkpoint: str  #: id; empty: the last one
+    base: bool  #: the base model answers, without an adapter
     conversation: Conversation  #: its last message is not the assistant's
     max_tokens: int | None  #: 1 to MAX_TOKENS; None: DEFAULT_TOKENS, or what the model has room for
     temperature: float  #: 0 to MAX_TEMPERATURE
@@ -39,7 +40,7 @@ class Reply:
     tokens: int  #: the end-of-turn token included
     finish_reason: str  #: "stop" or "length"
     prompt_tokens: int
-    checkpoint: str  #: id of the one that answered
+    checkpoint: str  #: id of the one that answered; empty: the base model
 
 
 def asked(request: pb.SampleRequest) -> Asked:
@@ -57,6 +58,8 @@ def asked(request: pb.SampleRequest) -> Asked:
     top_p = request.top_p if request.HasField("top_p") else 1.0
     if not (math.isfinite(top_p) and 0 < top_p <= 1):
         violations.add("top_p", f"is {top_p:g}; a number above 0 and at most 1 is needed.")
+    if request.base and request.checkpoint:
+        violations.add("checkpoint", "is an adapter's; the base model answers without one. Leave one of them out.")
     last = len(request.conversation.messages) - 1
     if last < 0:
         violations.add("conversation.messages", "is empty; give at least the message that is to be answered.")
@@ -70,7 +73,7 @@ def asked(request: pb.SampleRequest) -> Asked:
     except PreprocessError as error:
         raise InvalidRequest([violation("conversation", error)]) from error
     seed = request.seed if request.HasField("seed") else None
-    return Asked(request.checkpoint, said, request.max_tokens or None, temperature, top_p, seed)
+    return Asked(request.checkpoint, request.base, said, request.max_tokens or None, temperature, top_p, seed)
 
 
 def response(reply: Reply) -> pb.SampleResponse:
