@@ -25,7 +25,7 @@ $(VENV)/dev-stamp: $(VENV)/stamp
 ## make demo [DATA=my.jsonl]  train a LoRA adapter on a real TuFT server on this CPU, end to end (about 4 minutes)
 demo: $(VENV)/stamp
 	@scripts/install_tuft_cpu.sh $(TUFT_VENV) $(TUFT_PYTHON)
-	@$(BIN)/python -m turnloom.embedded.demo --tuft-python $(TUFT_VENV)/bin/python $(if $(DATA),--data '$(DATA)') $(DEMO_FLAGS)
+	@$(BIN)/python -m turnloom.demo --tuft-python $(TUFT_VENV)/bin/python $(if $(DATA),--data '$(DATA)') $(DEMO_FLAGS)
 
 ## make up                    the same stack in the foreground, for `turnloom` from another terminal
 up: $(VENV)/stamp

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -87,7 +88,7 @@ def _sampled(order: Order, settings: Settings) -> Answer:
         left = order.until - redis_time(redis)
     if left < LEAST:
         raise TooLate("the worker came to this sample when nobody waited for it any more")
-    found = draw(settings, order.path, order.model, order.prompt, order.how, left - MARGIN, _leave_if_asked)
+    (found,) = draw(settings, order.path, order.model, [(order.prompt, order.how)], left - MARGIN, _leave_if_asked)
     return {"token_ids": list(found.token_ids), "finish_reason": found.finish_reason}
 
 
@@ -95,19 +96,17 @@ def draw(
     settings: Settings,
     path: str,
     model: str,
-    prompt: Sequence[int],
-    how: Sampling,
+    prompts: Sequence[tuple[Sequence[int], Sampling]],
     seconds: float,
     interrupted: Callable[[], None],
-) -> Sampled:
-    """Draw a reply where this host samples: at its own sampler if it has one, else at its TuFT server.
+) -> list[Sampled]:
+    """Draw replies where this host samples: at its own sampler if it has one, else at its TuFT server.
 
     Args:
         settings: of this host.
         path: TuFT's path of a saved state or adapter; empty: the base model answers.
         model: TuFT's name of the base model.
-        prompt: token ids.
-        how: the reply is drawn.
+        prompts: token ids, and how the reply to them is drawn.
         seconds: for all of this.
         interrupted: called during the wait; raises to end it.
 
@@ -117,14 +116,15 @@ def draw(
     """
     if settings.sampler_url:
         sampler = Sampler(settings.sampler_url, settings.tuft_api_key)
-        return sampler.draw(path, prompt, how, seconds, interrupted)
+        until = time.monotonic() + seconds
+        return [sampler.draw(path, prompt, how, until - time.monotonic(), interrupted) for prompt, how in prompts]
     server = TuftSettings(
         url=settings.tuft_url,
         api_key=settings.tuft_api_key,
         call_deadline=seconds,
         silence=min(settings.silence, seconds),
     )
-    return sample(server, path, prompt, how, interrupted, base_model=model)
+    return sample(server, path, prompts, interrupted, base_model=model)
 
 
 def _leave_if_asked() -> None:

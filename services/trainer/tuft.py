@@ -92,11 +92,10 @@ def connect(settings: TuftSettings, adapter: Adapter, interrupted: Callable[[], 
     try:
         patience.wait(made, doing)
         client = made.result()
-    except BackendError:
-        _close(wire, opened)
-        raise
     except Exception as error:
         _close(wire, opened)
+        if not made.done():  # the wait was given up, or what `interrupted` raised
+            raise
         raise classify(error, doing) from error
     return TuftBackend(client, settings, wire, _Patience(wire, settings.call_deadline, interrupted))
 
@@ -115,19 +114,17 @@ def _create(settings: TuftSettings, adapter: Adapter, opened: list[tinker.Servic
 def sample(
     settings: TuftSettings,
     path: str,
-    prompt: Sequence[int],
-    how: Sampling,
+    prompts: Sequence[tuple[Sequence[int], Sampling]],
     interrupted: Callable[[], None] = lambda: None,
     *,
     base_model: str = "",
-) -> Sampled:
-    """Sample a reply with a saved adapter; an unloaded run samples as well, from its files.
+) -> list[Sampled]:
+    """Sample replies with a saved adapter, in one session; an unloaded run samples as well, from its files.
 
     Args:
         settings: the server; call_deadline is for all of this.
         path: of the saved state or adapter, as the server gave it; empty: base_model answers.
-        prompt: token ids.
-        how: the reply is drawn.
+        prompts: token ids, and how the reply to them is drawn.
         interrupted: called during the wait; raises to end it.
         base_model: the server's name of the model that answers without an adapter.
 
@@ -138,13 +135,15 @@ def sample(
     doing = f"sampling with {path or base_model} at {settings.url}"
     wire = _watched(settings, doing)
     opened: list[tinker.ServiceClient] = []
-    answered = in_thread(lambda: _sampled(settings, path, base_model, prompt, how, opened), "tuft-sample")
+    answered = in_thread(lambda: _sampled(settings, path, base_model, prompts, opened), "tuft-sample")
     try:
         _Patience(wire, settings.call_deadline, interrupted).wait(answered, doing)
         return answered.result()
     except (BackendError, CheckpointLost):
         raise
     except Exception as error:
+        if not answered.done():  # what `interrupted` raised
+            raise
         raise classify(error, doing) from error
     finally:
         _close(wire, opened)
@@ -154,10 +153,9 @@ def _sampled(
     settings: TuftSettings,
     path: str,
     base_model: str,
-    prompt: Sequence[int],
-    how: Sampling,
+    prompts: Sequence[tuple[Sequence[int], Sampling]],
     opened: list[tinker.ServiceClient],
-) -> Sampled:
+) -> list[Sampled]:
     service = _open(settings, opened)
     try:
         client = service.create_sampling_client(
@@ -167,16 +165,19 @@ def _sampled(
         )
     except tinker.NotFoundError as error:
         raise CheckpointLost(f"the server has no files of {path}") from error
-    params = types.SamplingParams(
+    asked = [client.sample(types.ModelInput.from_ints(list(prompt)), 1, _params(how)) for prompt, how in prompts]
+    found = [one.result().sequences[0] for one in asked]
+    return [Sampled(tuple(sequence.tokens), sequence.stop_reason) for sequence in found]
+
+
+def _params(how: Sampling) -> types.SamplingParams:
+    return types.SamplingParams(
         max_tokens=how.max_tokens,
         temperature=how.temperature,
         top_p=how.top_p,
         seed=how.seed,
         stop=list(how.stop) or None,
     )
-    given = client.sample(types.ModelInput.from_ints(list(prompt)), 1, params).result()
-    sequence = given.sequences[0]
-    return Sampled(tuple(sequence.tokens), sequence.stop_reason)
 
 
 def _open(settings: TuftSettings, opened: list[tinker.ServiceClient]) -> tinker.ServiceClient:

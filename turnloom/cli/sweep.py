@@ -9,8 +9,6 @@ from typing import Annotated, Final
 import typer
 from rich.markup import escape
 
-from turnloom.cli.exits import Exit
-from turnloom.cli.jsonable import to_plain
 from turnloom.cli.options import numbers
 from turnloom.cli.options.groups import (
     LARGEST,
@@ -21,13 +19,16 @@ from turnloom.cli.options.groups import (
     Submission,
     choose_model,
 )
-from turnloom.cli.session import Session, command
+from turnloom.cli.options.replying import Replying
+from turnloom.cli.running.exits import Exit
+from turnloom.cli.running.jsonable import to_plain
+from turnloom.cli.running.session import Session, command
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.client import TERMINAL
+from turnloom.display.words import ago
 from turnloom.errors import InvalidInput
 from turnloom.progress import follow_sweep, sweep_display
 from turnloom.v1 import training_pb2
-from turnloom.words import ago
 
 RANKS: Final = (8, 32, 128)  #: the guide's grid, where no axis is given
 RATES: Final = (1e-5, 1e-4, 1e-3)
@@ -111,6 +112,7 @@ def sweep(
     budget: Budget,
     halving: Halving,
     submission: SweepSubmission,
+    replying: Replying,
     bad: BadConversations,
     preprocessing: Preprocessing,
 ) -> None:
@@ -144,7 +146,7 @@ def sweep(
                 display_name=submission.name, request_id=submission.request_id, metadata=submission.labels(),
                 host=submission.host, priority=submission.priority,
                 successive_halving=halving.halving, halving_eta=halving.eta,
-                halving_rungs=halving.rungs or (), **fields,
+                halving_rungs=halving.rungs or (), **replying.fields(), **fields,
             )  # fmt: skip
     if submission.detach:
         _show_submitted(session, made)

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, Unpack
 
 from turnloom import errors
-from turnloom.calls import Connection
 from turnloom.client.resource import CALL_SECONDS, TRANSFER_SECONDS, WORK_SECONDS, Renamed, Resource, pages
-from turnloom.conversations import JSON
-from turnloom.downloads import SavedFile, save_files
-from turnloom.options import HyperparameterFields, hyperparameters
-from turnloom.uploads import as_messages
+from turnloom.foreign.json_text import JSON
+from turnloom.transport.calls import Connection
+from turnloom.transport.downloads import SavedFile, save_files
+from turnloom.transport.uploads import as_messages
+from turnloom.transport.watching import PATIENCE_SECONDS, STREAM_SECONDS, follow
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1 import types_pb2 as ty
 from turnloom.v1.training_pb2_grpc import FineTuningServiceStub
-from turnloom.watching import PATIENCE_SECONDS, STREAM_SECONDS, follow
+from turnloom.wire.options import HyperparameterFields, hyperparameters
 
 if TYPE_CHECKING:
-    from turnloom.evaluations import Evaluation
+    from turnloom.wire.evaluations import Evaluation
 
 TERMINAL: Final = (tr.JOB_STATE_SUCCEEDED, tr.JOB_STATE_FAILED, tr.JOB_STATE_CANCELLED)
 CheckpointList: TypeAlias = list[tr.Checkpoint]
@@ -34,6 +34,9 @@ class JobFields(HyperparameterFields, total=False):
     metadata: Mapping[str, str]  #: free labels
     host: str  #: GPU host; absent: one that serves the model and rank
     start_from: tr.StartFrom | None  #: begin from a job's checkpoint
+    sample_prompts: Iterable[ty.Conversation | Mapping[str, JSON]]  #: answered while it trains, at most 16
+    sample_every: int  #: steps between these replies; absent: only at the end
+    sample_max_tokens: int  #: of such a reply; absent: 128
     priority: int  #: -100 to 100; above 0 needs the scope admin; absent: 0
 
 
@@ -176,10 +179,28 @@ class Jobs(Resource):
         Raises:
             NotFound: nothing was recorded; the job is older than that, or the object store was away.
         """
-        from turnloom.evaluations import Evaluation as Losses  # noqa: PLC0415  # needs numpy
+        from turnloom.wire.evaluations import Evaluation as Losses  # noqa: PLC0415  # needs numpy
 
         request = tr.GetEvaluationRequest(job=job, step=step)
         return Losses.read(self._connection.ask(self._service.GetEvaluation, request, CALL_SECONDS))
+
+    def replies(self, job: str, step: int | None = None) -> Iterator[tr.Reply]:
+        """Yield what the adapter said to its sample_prompts while it trained, in order of steps and prompts.
+
+        Args:
+            job: job id.
+            step: only after this step; None: after all.
+
+        Raises:
+            NotFound: there are none of that step.
+        """
+
+        def page(token: str) -> tuple[Iterable[tr.Reply], str]:
+            request = tr.ListRepliesRequest(job=job, step=step, page_token=token)
+            answer = self._connection.ask(self._service.ListReplies, request, CALL_SECONDS)
+            return answer.replies, answer.next_page_token
+
+        return pages(page)
 
     def checkpoints(self, job: str) -> CheckpointList:
         """Return the kept checkpoints, oldest first."""
@@ -242,6 +263,7 @@ class Jobs(Resource):
 def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.CreateJobRequest:
     """Build the request for one job, or for the cells of a sweep, with an empty request_id."""
     own = ("test_dataset", "metadata", "host", "start_from", "priority")
+    own += ("sample_prompts", "sample_every", "sample_max_tokens")
     return tr.CreateJobRequest(
         model=model,
         training_dataset=training_dataset,
@@ -251,4 +273,7 @@ def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.Crea
         host=fields.get("host", ""),
         start_from=fields.get("start_from"),
         priority=fields.get("priority", 0),
+        sample_prompts=as_messages(fields.get("sample_prompts", ())),
+        sample_every=fields.get("sample_every", 0),
+        sample_max_tokens=fields.get("sample_max_tokens", 0),
     )

@@ -95,6 +95,12 @@ class FineTuningServiceStub:
     ]
     """What each example of the test dataset lost in one evaluation. NOT_FOUND where nothing was recorded."""
 
+    ListReplies: grpc.UnaryUnaryMultiCallable[
+        turnloom.v1.training_pb2.ListRepliesRequest,
+        turnloom.v1.training_pb2.ListRepliesResponse,
+    ]
+    """What the adapter said to its sample_prompts while it trained, oldest first."""
+
     ListCheckpoints: grpc.UnaryUnaryMultiCallable[
         turnloom.v1.training_pb2.ListCheckpointsRequest,
         turnloom.v1.training_pb2.ListCheckpointsResponse,
@@ -233,6 +239,12 @@ class FineTuningServiceAsyncStub:
         turnloom.v1.training_pb2.GetEvaluationResponse,
     ]
     """What each example of the test dataset lost in one evaluation. NOT_FOUND where nothing was recorded."""
+
+    ListReplies: grpc.aio.UnaryUnaryMultiCallable[
+        turnloom.v1.training_pb2.ListRepliesRequest,
+        turnloom.v1.training_pb2.ListRepliesResponse,
+    ]
+    """What the adapter said to its sample_prompts while it trained, oldest first."""
 
     ListCheckpoints: grpc.aio.UnaryUnaryMultiCallable[
         turnloom.v1.training_pb2.ListCheckpointsRequest,
@@ -396,6 +408,14 @@ class FineTuningServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[turnloom.v1.training_pb2.GetEvaluationResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.GetEvaluationResponse]]:
         """What each example of the test dataset lost in one evaluation. NOT_FOUND where nothing was recorded."""
+
+    @abc.abstractmethod
+    def ListReplies(
+        self,
+        request: turnloom.v1.training_pb2.ListRepliesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[turnloom.v1.training_pb2.ListRepliesResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.ListRepliesResponse]]:
+        """What the adapter said to its sample_prompts while it trained, oldest first."""
 
     @abc.abstractmethod
     def ListCheckpoints(

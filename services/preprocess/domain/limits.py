@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from services.preprocess.domain.refusals import InvalidRequest, TooLarge, Violation
+from turnloom.display.visible import controls
 from turnloom.masks.sandbox import pool as sandbox
-from turnloom.visible import controls
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  #: of one gRPC message, both directions
 MAX_BATCH: Final = 512  #: conversations in one request or chunk

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.preprocess.domain.limits import Violations
-from services.preprocess.domain.refusals import InvalidRequest
 from services.preprocess.wire.conversation import conversation
 from services.preprocess.wire.issues import violation
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.v1 import training_pb2 as pb
+from turnloom.v1 import types_pb2 as ty
 
 DEFAULT_TOKENS: Final = 256
 MAX_TOKENS: Final = 4_096  #: more would rarely be ready within the call's deadline
@@ -60,20 +60,30 @@ def asked(request: pb.SampleRequest) -> Asked:
         violations.add("top_p", f"is {top_p:g}; a number above 0 and at most 1 is needed.")
     if request.base and request.checkpoint:
         violations.add("checkpoint", "is an adapter's; the base model answers without one. Leave one of them out.")
-    last = len(request.conversation.messages) - 1
-    if last < 0:
-        violations.add("conversation.messages", "is empty; give at least the message that is to be answered.")
-    elif request.conversation.messages[last].role == "assistant":
-        violations.add(
-            f"conversation.messages[{last}].role", "is 'assistant'; the last message is the one that is to be answered."
-        )
+    said = to_answer(request.conversation, "conversation", violations)
     violations.refuse()
-    try:
-        said = conversation(request.conversation)
-    except PreprocessError as error:
-        raise InvalidRequest([violation("conversation", error)]) from error
+    assert said is not None  # else there is a violation
     seed = request.seed if request.HasField("seed") else None
     return Asked(request.checkpoint, request.base, said, request.max_tokens or None, temperature, top_p, seed)
+
+
+def to_answer(message: ty.Conversation, field: str, violations: Violations) -> Conversation | None:
+    """Return a conversation whose last message is to be answered; None: it is none, and a violation says why."""
+    last = len(message.messages) - 1
+    if last < 0:
+        violations.add(f"{field}.messages", "is empty; give at least the message that is to be answered.")
+        return None
+    if message.messages[last].role == "assistant":
+        violations.add(
+            f"{field}.messages[{last}].role", "is 'assistant'; the last message is the one that is to be answered."
+        )
+        return None
+    try:
+        return conversation(message)
+    except PreprocessError as error:
+        found = violation(field, error)
+        violations.add(found.field, found.description)
+        return None
 
 
 def response(reply: Reply) -> pb.SampleResponse:

@@ -24,7 +24,7 @@ from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.options import Options
 from turnloom.masks.model import Model
 from turnloom.masks.pipeline import preprocess_batch
-from turnloom.reading.formats import Format
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.rows import RawRow
 
 CHUNK: Final = 128  #: conversations preprocessed at once
