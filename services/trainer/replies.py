@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from services.store.blobs.replies import Reply, ReplyPrompts, StepReplies
-from services.store.errors import Fenced, NotFound, StoreError
+from services.store.errors import Fenced, StoreError
 from services.store.events import Told
 from services.store.records import ReplySpec
 from services.store.store import Store
@@ -94,8 +95,8 @@ class Replier:
                 self._thread.start()
             self._change.notify_all()
         if passed is not None:
-            self._quietly(lambda: self._tell_trouble(passed.step, "the steps were faster than the replies"))
-            self._quietly(lambda: self._remove(passed.path))
+            self._quietly(partial(self._tell_trouble, passed.step, "the steps were faster than the replies"))
+            self._quietly(partial(self._remove, passed.path))
 
     def finish(self, seconds: float) -> None:
         """Wait until every reply is there, `seconds` at most; then stop."""
@@ -118,15 +119,13 @@ class Replier:
                 if prompts is None:
                     prompts = self._store.replies.prompts(self._job)
                 self._sample(live, prompts)
-            except Leaving:
+            except (Leaving, Fenced):
                 return
-            except Fenced:
-                return
-            except (StoreError, NotFound) as error:
+            except StoreError as error:
                 log.warning("step %d: its replies are not kept: %s", live.step, error)
-                self._quietly(lambda step=live.step, error=error: self._tell_trouble(step, str(error)))
+                self._quietly(partial(self._tell_trouble, live.step, str(error)))
             finally:
-                self._quietly(lambda path=live.path: self._remove(path))
+                self._quietly(partial(self._remove, live.path))
                 with self._change:
                     self._busy = False
                     self._change.notify_all()

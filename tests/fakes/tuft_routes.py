@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -126,4 +127,5 @@ def about_runs(service: Service, model_name: str, method: str, kind: str) -> tup
     if method != "DELETE":
         raise TuftFailure(405, "Method Not Allowed")
     run.checkpoints = {key: value for key, value in run.checkpoints.items() if value.name != name}
+    shutil.rmtree(runs.folder(run.model_id, name), ignore_errors=True)
     return 204, None

@@ -262,8 +262,10 @@ class Jobs(Resource):
 
 def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.CreateJobRequest:
     """Build the request for one job, or for the cells of a sweep, with an empty request_id."""
-    own = ("test_dataset", "metadata", "host", "start_from", "priority")
-    own += ("sample_prompts", "sample_every", "sample_max_tokens")
+    own = {
+        *("test_dataset", "metadata", "host", "start_from", "priority"),
+        *("sample_prompts", "sample_every", "sample_max_tokens"),
+    }
     return tr.CreateJobRequest(
         model=model,
         training_dataset=training_dataset,

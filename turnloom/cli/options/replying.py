@@ -12,6 +12,7 @@ import typer
 from turnloom.cli.options.groups import LARGEST
 from turnloom.errors import InvalidInput
 from turnloom.v1 import types_pb2
+from turnloom.wire.conversations import from_json
 
 
 class ReplyFields(TypedDict, total=False):
@@ -67,7 +68,7 @@ def prompts(path: Path) -> list[types_pb2.Conversation]:
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInput(f"{path}: can't be read: {error}.", field="--sample-prompts") from error
-        found = [types_pb2.Conversation(messages=[types_pb2.Message(role="user", content=line)]) for line in lines]
+        found = [from_json({"messages": [{"role": "user", "content": line}]}) for line in lines]
     else:
         from turnloom.reading.local_sources import read  # noqa: PLC0415  # brings numpy
 
