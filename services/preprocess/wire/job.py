@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from services.preprocess.domain.said import Said
@@ -17,6 +18,7 @@ from services.store.records import (
     HostRecord,
     JobRecord,
     JobState,
+    MixSums,
     StartFrom,
     StepRecord,
 )
@@ -59,6 +61,7 @@ def job(record: JobRecord) -> pb.Job:
         sample_prompts=spec.replies.prompts if spec.replies else 0,
         sample_every=spec.replies.every if spec.replies else 0,
         sampled_step=record.sampled_step,
+        mix=[pb.MixPart(dataset=part.dataset, weight=part.weight) for part in spec.mix],
     )
 
 
@@ -104,7 +107,16 @@ def progress(record: JobRecord, now: float) -> pb.Progress:
         training_seconds=record.training_seconds(now),
         cost=record.cost(now),
         currency=record.currency,
+        mix=mix_sums(record.effective_mix),
     )
+
+
+def mix_sums(sums: Sequence[MixSums]) -> list[pb.MixSums]:
+    """Return what was trained of each dataset of a mixture."""
+    return [
+        pb.MixSums(conversations=one.conversations, tokens=one.tokens, nll_sum=one.nll, weight_sum=one.weight)
+        for one in sums
+    ]
 
 
 def start_from(value: StartFrom | None) -> pb.StartFrom | None:
@@ -138,6 +150,7 @@ def step(record: StepRecord) -> pb.Step:
         test_target_bytes=record.test_target_bytes,
         calls=record.calls,
         accelerated=record.accelerated,
+        mix=mix_sums(record.mix),
     )
 
 
