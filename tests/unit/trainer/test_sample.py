@@ -26,17 +26,16 @@ class Server:
         self,
         settings: TuftSettings,
         path: str,
-        prompt: list[int],
-        how: Sampling,
+        prompts: list[tuple[list[int], Sampling]],
         interrupted: Callable[[], None],
         *,
         base_model: str,
-    ) -> Sampled:
+    ) -> list[Sampled]:
         self.deadline = settings.call_deadline
         interrupted()
         if self.raises is not None:
             raise self.raises
-        return Sampled((7, 8), "length")
+        return [Sampled((7, 8), "length") for _ in prompts]
 
 
 @pytest.fixture
