@@ -72,7 +72,7 @@ def test_system_input_and_history_are_taken_along() -> None:
             "must be an object with from and value.",
         ),
         ("prompt_completion", {"prompt": 1, "completion": "a"}, "prompt", "is a number, but must be text."),
-        ("alpaca", {"instruction": "q", "output": None}, "output", "there is no column output"),
+        ("alpaca", {"instruction": "q", "output": None}, "output", "is null in this row"),
         ("alpaca", {"instruction": "q", "output": "a", "history": [["q"]]}, "history[0]", "must be a list of question"),
     ],
 )
