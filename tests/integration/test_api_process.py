@@ -224,7 +224,7 @@ def test_an_address_that_is_taken_is_refused(run: Run, name: str) -> None:
         _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 2
     assert name in errors.splitlines()[-1]
-    assert "can't be listened on" in errors.splitlines()[-1]
+    assert "can't listen on" in errors.splitlines()[-1]
 
 
 def test_the_serving_process_never_imports_transformers_datasets_torch_or_tinker() -> None:

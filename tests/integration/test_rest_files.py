@@ -65,11 +65,11 @@ def test_files_are_listed_in_pages_in_both_orders(rest: Rest) -> None:
         (b'{"messages": [{"content": "x"}]}\n', "line 1: messages[0]: has no role."),
         (
             b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]}',
-            "line 1: messages[0].content[0]: has the type image_url, but only text can be trained on.",
+            "line 1: messages[0].content[0]: has the type image_url; give text, nothing else can be trained on.",
         ),
-        (b"", "chats.jsonl holds no conversation."),
-        (b"\n \n", "chats.jsonl holds no conversation."),
-        (b'{"messages": 7}', "line 1: messages: is the number 7, but must be a list."),
+        (b"", "chats.jsonl holds no conversation; send one at least."),
+        (b"\n \n", "chats.jsonl holds no conversation; send one at least."),
+        (b'{"messages": 7}', "line 1: messages: is the number 7; give a list."),
         (b"\x1f\x8b\x08\x00 gzip", "chats.jsonl, line 1 is not UTF-8."),
     ],
 )

@@ -110,7 +110,7 @@ def _check(path: Path, document: Mapping[str, object]) -> None:
                     field=key,
                 )
             if not isinstance(value, (int, float) if kind is float else kind) or (kind is float and value is True):
-                raise InvalidInput(f"{path}: [{section}] {key} is {value!r}; it takes {KINDS[kind]}.", field=key)
+                raise InvalidInput(f"{path}: [{section}] {key} is {value!r}; give {KINDS[kind]}.", field=key)
 
 
 def _place(path: Path, name: str) -> str:

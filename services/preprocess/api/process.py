@@ -39,7 +39,9 @@ def serve(settings: ApiSettings, port_file: Path | None) -> int:
             _, exported = serve_metrics(metrics, settings.metrics_address, max(settings.metrics_port, 0))
         except OSError as error:
             place = f"{settings.metrics_address}:{settings.metrics_port}"
-            raise AddressTaken(f"TURNLOOM_METRICS_PORT: {place} can't be listened on ({error.strerror}).") from error
+            raise AddressTaken(
+                f"TURNLOOM_METRICS_PORT: can't listen on {place} ({error.strerror}); give a free port, or -1."
+            ) from error
     with closing(Sandbox()) as sandbox:
         registry = Registry(entries, settings.model_cache, partial(load_entry, sandbox=sandbox))
         server = ApiServer(settings, registry, metrics)

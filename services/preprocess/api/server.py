@@ -114,7 +114,7 @@ class ApiServer:
             port = self._listen()
         except RuntimeError as error:
             raise AddressTaken(
-                f"TURNLOOM_ADDRESS {self._settings.address} can't be listened on; another process may have it."
+                f"TURNLOOM_ADDRESS: can't listen on {self._settings.address}; give one that is free."
             ) from error
         self._server.start()
         threading.Thread(target=self._load, name="load-models", daemon=True).start()

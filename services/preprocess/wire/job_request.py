@@ -24,20 +24,20 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
     """
     violations = Violations()
     if not request.model:
-        violations.add("model", "is not set; ListModels names the models that are served.")
+        violations.add("model", "is not set; choose a model that ListModels shows.")
     if not request.training_dataset:
-        violations.add("training_dataset", "is not set; it takes the id of a dataset that is READY.")
+        violations.add("training_dataset", "is not set; give the id of a dataset that is READY.")
     for name in ("model", "training_dataset", "test_dataset", "host"):
         check_bytes(getattr(request, name), name, MAX_NAME_BYTES, violations)
     chosen = hyperparameters(request.hyperparameters, "hyperparameters", violations)
     check_bytes(request.request_id, "request_id", MAX_REQUEST_ID_BYTES, violations)
     check_labels(request.metadata, "metadata", violations)
     if abs(request.priority) > MAX_PRIORITY:
-        violations.add("priority", f"is {request.priority}; it takes -{MAX_PRIORITY} to {MAX_PRIORITY}.")
+        violations.add("priority", f"is {request.priority}; give -{MAX_PRIORITY} to {MAX_PRIORITY}.")
     origin = None
     if request.HasField("start_from"):
         if not request.start_from.job:
-            violations.add("start_from.job", "is not set; it takes the id of the job that saved the checkpoint.")
+            violations.add("start_from.job", "is not set; give the id of the job that saved the checkpoint.")
         origin = StartFrom(
             job=request.start_from.job,
             checkpoint=request.start_from.checkpoint,

@@ -64,11 +64,13 @@ def _checked(message: pb.DatasetSource, path: str, on_bad: BadRows, violations: 
     for name in ("split", "revision", "config", "overlap_split"):
         check_bytes(getattr(message, name), f"{path}.{name}", MAX_NAME_BYTES, violations)
     if len(message.column_mapping) > MAX_COLUMNS:
-        violations.add(f"{path}.column_mapping", f"has {len(message.column_mapping)} entries; {MAX_COLUMNS} are taken.")
+        violations.add(
+            f"{path}.column_mapping", f"has {len(message.column_mapping)} entries; give {MAX_COLUMNS} at most."
+        )
     if message.overlap_split and message.test_fraction:
         violations.add(f"{path}.overlap_split", "and test_fraction exclude each other; leave one out.")
     if not 0 <= message.test_fraction < 1:
-        violations.add(f"{path}.test_fraction", f"is {message.test_fraction}; 0 <= test_fraction < 1 is needed.")
+        violations.add(f"{path}.test_fraction", f"is {message.test_fraction}; give a number from 0 to below 1.")
     same = None
     if message.HasField("deduplicate"):
         same = DEDUPLICATE.required(message.deduplicate, f"{path}.deduplicate", violations)
@@ -166,7 +168,7 @@ def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
     violations = Violations()
     for descriptor, number in message.ListFields():
         if number > MAX_ROWS:
-            violations.add(f"end.left_out.{descriptor.name}", f"is {number}; no source has so many rows.")
+            violations.add(f"end.left_out.{descriptor.name}", f"is {number}; give {MAX_ROWS} at most.")
     violations.refuse()
     return LeftOutRecord(message.filtered, message.duplicates, message.overlapping, message.unreadable)
 

@@ -74,7 +74,7 @@ def read_manifest(uri: str) -> Manifest:
     try:
         table = json.loads(text)
         if table["version"] != VERSION:
-            raise Corrupt(f"{uri} has version {table['version']}, {VERSION} is needed; read it with its own Turnloom")
+            raise Corrupt(f"{uri} has version {table['version']}, not {VERSION}; read it with its own Turnloom")
         folder = uri.rsplit("/", 1)[0]
         replaced = [f"{folder}/{name}" for name in table["replaced"]]
         shards = [_shard(shard, folder) for shard in table["shards"]]

@@ -96,9 +96,9 @@ def _without_words(error: Exception) -> str:
 
 def _given_up(task: str, last: str) -> ErrorRecord:
     what = {PLAN: "Cutting the source into shards", MERGE: "Putting the shards together"}.get(task, f"Shard {task}")
-    why = last or "its worker died each time without a word: it was killed, or had too little memory"
+    why = last or "its worker was killed each time, or had too little memory"
     return ErrorRecord(
         "TASK_GIVEN_UP",
         f"{what} was begun {MAX_ATTEMPTS} times and never finished: {why}",
-        hint="The preprocess workers' logs hold the whole of it; then make the dataset again.",
+        hint="Read the preprocess workers' logs, then make the dataset again.",
     )
