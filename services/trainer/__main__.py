@@ -1,4 +1,4 @@
-"""python -m services.trainer [worker | probe-host | supervisor | exporter]: reads the settings, starts one of them.
+"""python -m services.trainer [worker | leave | probe-host | supervisor | exporter]: reads settings, starts one of them.
 
 What a command does not need is not imported: the worker is forked for every job and must stay clean.
 """
@@ -44,6 +44,11 @@ def worker(options: argparse.Namespace) -> int:
         raise BadSetting("no NVIDIA GPU was found on this host; start the worker with --allow-cpu to work without one")
     importlib.import_module("services.trainer.worker").run(settings, burst=options.burst)
     return 0
+
+
+def leave(_options: argparse.Namespace) -> int:
+    """Have the workers of this container save and leave."""
+    return 0 if importlib.import_module("services.trainer.host.leaving").run(_settings()) else 1
 
 
 def probe_host(_options: argparse.Namespace) -> int:
@@ -101,6 +106,7 @@ def _has_gpu() -> bool:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "worker": worker,
+    "leave": leave,
     "probe-host": probe_host,
     "supervisor": supervisor,
     "exporter": exporter,

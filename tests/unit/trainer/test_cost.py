@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import generate_latest
 
-from services.store.records import HostRecord, Hyperparameters, JobRecord, JobSpec, JobState
+from services.store.records import HostRecord, Hyperparameters, JobRecord, JobSpec, JobState, MixPart, MixSums
 from services.trainer.settings import from_environment
 from services.trainer.supervision.metrics import Snapshot, registry_for
 from services.variables import BadSetting
@@ -48,3 +48,23 @@ def test_runs_show_time_and_cost_and_hosts_their_price() -> None:
         assert line in text.splitlines()
     assert 'turnloom_run_cost_total{currency="",' not in text
     assert 'turnloom_host_hour_price{currency="",' not in text
+
+
+def test_a_mixture_has_series_by_dataset_once_something_was_trained() -> None:
+    spec = JobSpec("m", "tuft/m", "ds-1", "", Hyperparameters(), mix=(MixPart("ds-1", 0.7), MixPart("ds-2", 0.3)))
+    runs = [
+        JobRecord("job-a", spec, JobState.RUNNING, work_mix=(MixSums(7, 70, 2.5, 9.0), MixSums(3, 30, 1.5, 4.0))),
+        JobRecord("job-b", spec, JobState.QUEUED),
+        JobRecord("job-c", SPEC, JobState.RUNNING),
+    ]
+    text = generate_latest(registry_for(lambda: Snapshot(runs, [], [], {}, {}))).decode()
+    found = [line for line in text.splitlines() if line.startswith("turnloom_run_mix")]
+    assert found == [
+        'turnloom_run_mix_nll_nats_total{dataset="ds-1",run_id="job-a"} 2.5',
+        'turnloom_run_mix_nll_nats_total{dataset="ds-2",run_id="job-a"} 1.5',
+        'turnloom_run_mix_loss_weight_total{dataset="ds-1",run_id="job-a"} 9.0',
+        'turnloom_run_mix_loss_weight_total{dataset="ds-2",run_id="job-a"} 4.0',
+        'turnloom_run_mix_conversations_total{dataset="ds-1",run_id="job-a"} 7.0',
+        'turnloom_run_mix_conversations_total{dataset="ds-2",run_id="job-a"} 3.0',
+    ]
+    assert 'dataset="ds-1 + ds-2"' in text
