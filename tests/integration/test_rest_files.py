@@ -86,7 +86,7 @@ def test_a_malformed_file_is_refused_with_openais_body_and_our_sentence(
 
 def test_a_body_that_is_no_upload_says_what_is_missing(rest: Rest) -> None:
     client, good = rest.client("ann"), ("a.jsonl", lines())
-    with pytest.raises(openai.BadRequestError, match="purpose: is 'vision'; only fine-tune is possible here"):
+    with pytest.raises(openai.BadRequestError, match="purpose: is 'vision'; send fine-tune"):
         client.files.create(file=good, purpose="vision")
     for form, sentence in (
         ({"files": {"file": good}}, "purpose: is missing"),

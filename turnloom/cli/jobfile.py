@@ -129,7 +129,7 @@ def _mix(path: Path, weights: Mapping[str, object]) -> dict[str, float]:
     field, found = f"{path}: [data] mix", dict[str, float]()
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise InvalidInput(f"{field}.{name} is {weight!r}; it takes a number.", field="mix")
+            raise InvalidInput(f"{field}.{name} is {weight!r}; give a number.", field="mix")
         found[name] = float(weight)
     return checked_mix(found, field)
 

@@ -67,7 +67,7 @@ def _training(request: pb.CreateJobRequest, violations: Violations) -> tuple[Mix
     if request.training_dataset:
         violations.add("training_dataset", "is set beside mix; name the dataset in one of them.")
     if not 2 <= len(request.mix) <= MAX_MIX:
-        violations.add("mix", f"has {len(request.mix)} datasets; it takes 2 to {MAX_MIX}.")
+        violations.add("mix", f"has {len(request.mix)} datasets; give 2 to {MAX_MIX}.")
         return ()
     for place, part in enumerate(request.mix):
         field = f"mix[{place}]"
@@ -77,7 +77,7 @@ def _training(request: pb.CreateJobRequest, violations: Violations) -> tuple[Mix
         if part.dataset in {other.dataset for other in request.mix[:place]}:
             violations.add(f"{field}.dataset", f"is {part.dataset}, which stands there twice; add up its weights.")
         if not (math.isfinite(part.weight) and part.weight > 0):
-            violations.add(f"{field}.weight", f"is {part.weight:g}; it takes a number above 0.")
+            violations.add(f"{field}.weight", f"is {part.weight:g}; give a number above 0.")
     return tuple(MixPart(part.dataset, part.weight) for part in request.mix)
 
 

@@ -72,7 +72,12 @@ def test_system_input_and_history_are_taken_along() -> None:
         ),
         ("prompt_completion", {"prompt": 1, "completion": "a"}, "prompt", "is a number; give text."),
         ("alpaca", {"instruction": "q", "output": None}, "output", "there is no column output"),
-        ("alpaca", {"instruction": "q", "output": "a", "history": [["q"]]}, "history[0]", "must be a list of question"),
+        (
+            "alpaca",
+            {"instruction": "q", "output": "a", "history": [["q"]]},
+            "history[0]",
+            "can't be used; give a list of question",
+        ),
     ],
 )
 def test_a_row_that_does_not_fit_says_column_and_kind(name: str, row: object, field: str, message: str) -> None:

@@ -245,5 +245,5 @@ def test_the_library_reads_what_the_command_line_reads(tmp_path: Path) -> None:
     assert read(tmp_path / "b*", skip_bad=True) == [CHAT, CHAT]
     with pytest.raises(InvalidInput, match="line 2"):
         read(str(tmp_path / "b.jsonl"))
-    with pytest.raises(InvalidInput, match="is no condition"):
+    with pytest.raises(InvalidInput, match="can't be read as a condition"):
         read(path, **{**asked, "where": ["lang"]})

@@ -106,7 +106,7 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
         ('{"messages": ["x"]}', "messages[0]: can't be used; give an object with role and content."),
         ('{"messages": [{"content": "x"}]}', "messages[0]: has no role."),
         ('{"messages": [{"role": 1}]}', "messages[0].role: is the number 1; give text."),
-        ('{"messages": [{"role": "user", "content": 3}]}', "messages[0].content: is the number 3, but must be text"),
+        ('{"messages": [{"role": "user", "content": 3}]}', "messages[0].content: is the number 3; give text"),
         (
             '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
             "messages[0].content[0]: has the type image_url; give text, nothing else can be trained on.",
@@ -124,7 +124,7 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
             "messages[0].tool_calls[0].function.arguments: is the number 3; give an object or text.",
         ),
         ('{"messages": [{"role": "user", "trainable": 1}]}', "messages[0].trainable: is the number 1"),
-        ('{"messages": [{"role": "user", "weight": "1"}]}', "messages[0].weight: is text, but must be a number"),
+        ('{"messages": [{"role": "user", "weight": "1"}]}', "messages[0].weight: is text; give a number"),
         ('{"messages": [], "id": []}', "id: can't be used; give text or a whole number."),
         ('{"messages": [], "tools": "x"}', "tools: is text, but not JSON text of a list."),
         ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "half of a surrogate pair"),
