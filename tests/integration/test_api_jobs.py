@@ -225,7 +225,7 @@ class TestCreateJob:
     def test_an_unknown_model_is_not_found(self, api: Api) -> None:
         said = refusal(lambda: make_job(api, make_dataset(api).id, model="gpt"))
         assert said.code is grpc.StatusCode.NOT_FOUND
-        assert "served are: small/chat" in said.message
+        assert "served: small/chat" in said.message
 
     def test_a_dataset_of_another_tokenizer_is_refused(self, api: Api, store: Store) -> None:
         record = store.datasets.get(make_dataset(api).id)

@@ -115,7 +115,7 @@ def test_one_cell_that_no_host_can_train_refuses_the_whole_sweep(api: Api, store
             "axes[0].values[0]",
             "is 0; give learning_rate a number above 0 and at most 1.",
         ),
-        ({"learning_rate": (float("nan"),)}, {}, "axes[0].values[0]", "is nan; learning_rate must be above 0"),
+        ({"learning_rate": (float("nan"),)}, {}, "axes[0].values[0]", "is nan; give learning_rate a number above 0"),
         ({"learning_rate": (0.1, 0.1)}, {}, "axes[0].values[1]", "is 0.1 twice; give each value once."),
         (
             {"lora_rank": tuple(range(1, 12)), "seed": tuple(range(10))},
@@ -130,7 +130,7 @@ def test_one_cell_that_no_host_can_train_refuses_the_whole_sweep(api: Api, store
             "base.hyperparameters.max_steps",
             "is set together with epochs; set one of them.",
         ),
-        ({"seed": (1, 2)}, {"successive_halving": True}, "base.test_dataset", "is empty; successive halving compares"),
+        ({"seed": (1, 2)}, {"successive_halving": True}, "base.test_dataset", "is empty; name one"),
         ({"seed": (1, 2)}, {"halving_eta": 2}, "halving_eta", "is set without successive_halving; set that too."),
         ({"seed": (1, 2)}, {"halving_rungs": [2]}, "halving_rungs", "is set without successive_halving; set that too."),
         (

@@ -89,7 +89,7 @@ def test_a_sweep_is_detached_and_cancelled_as_a_whole(
     [
         ((), "--test is missing; cells are compared by it."),
         (("--test-fraction", "0.25", "--axis", "beta1=high"), "--axis beta1: 'high' is no list of numbers."),
-        (("--test-fraction", "0.25", "--axis", "bta1=0.9"), "no numeric hyperparameter; did you mean beta1?"),
+        (("--test-fraction", "0.25", "--axis", "bta1=0.9"), "is not a numeric hyperparameter; did you mean beta1?"),
         (("--test-fraction", "0.25", "--axis", "lora_rank=2,2.5"), "is 2.5; give lora_rank whole numbers."),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_body_that_is_no_upload_says_what_is_missing(rest: Rest) -> None:
         ({"files": [("file", good), ("file", good)]}, "file: came twice"),
         ({"data": {"purpose": "fine-tune", "why": "x"}, "files": {"file": good}}, "why: is not a field of an upload"),
         ({"data": {"purpose": "x" * 5000}, "files": {"file": good}}, "purpose: is longer than 4096 bytes"),
-        ({"json": {"file": "x"}}, "must be multipart/form-data"),
+        ({"json": {"file": "x"}}, "is not multipart/form-data"),
         (
             {
                 "content": b"--b\r\nContent-Disposition: form-data; name=file",

@@ -117,7 +117,7 @@ def test_the_old_place_of_hyperparameters_and_max_steps_work(ann: OpenAI, file: 
         ({"model": "nothing"}, "model", "The model 'nothing' does not exist"),
         ({"training_file": "file-none"}, "training_file", "there is no file 'file-none'"),
         ({"validation_file": "file-none"}, "validation_file", "there is no file 'file-none'"),
-        ({"suffix": "a:b"}, "suffix", "at most 64 letters"),
+        ({"suffix": "a:b"}, "suffix", "send 64 letters"),
         ({"metadata": {"openai.x": "y"}}, "metadata", "'openai.x' begins with openai."),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "has 17 pairs; send 16 at most"),
         ({"hyperparameters": {"n_epochs": 0}}, "n_epochs", "is 0; give a number above 0"),

@@ -171,7 +171,7 @@ def test_a_lost_note_is_found_and_that_of_a_deleted_job_is_dropped(hooked: Hooke
         ("http://user@localhost/x", "without a user"),
         ("ftp://localhost/x", "can't be used; send an http or https URL"),
         ("http://localhost.example/x", "'localhost.example' is not an allowed host"),
-        ("http://localhost/" + "x" * 300, "of at most 256 bytes"),
+        ("http://localhost/" + "x" * 300, "of 256 bytes at most"),
     ],
 )
 def test_a_webhook_that_nobody_allowed_is_refused(hooked: Hooked, webhook: str, sentence: str) -> None:
