@@ -145,7 +145,7 @@ def test_a_path_that_is_no_checkpoint_is_refused(path: str) -> None:
     ("config", "sentence"),
     [
         (None, "has no adapter_config.json"),
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ('{"peft_type": "LORA", "r": 4}', r"are \('LORA', 4\), not \('LORA', 8\)"),
         ('{"peft_type": "LOHA", "r": 8}', r"are \('LOHA', 8\)"),
     ],
