@@ -234,9 +234,10 @@ class Attempt:
             spec,
             lambda path, prompts, seconds, leave: draw(self._settings, path, model, prompts, seconds, leave),
             room,
+            self._job.sampled_step,
             self._folder.remover(self._http),
         )
-        if replier.due(steps_done) and self._job.sampled_step < steps_done:
+        if replier.due(steps_done):
             replier.offer(steps_done, backend.save_adapter(plan.live_name(steps_done)).result())
         return replier
 
@@ -245,7 +246,8 @@ class Attempt:
         if self._replier is None:
             return
         step = self._read(lambda: self._store.jobs.get(self._job.id)).step
-        self._replier.offer(step, backend.save_adapter(plan.live_name(step)).result())
+        if self._replier.untold(step):
+            self._replier.offer(step, backend.save_adapter(plan.live_name(step)).result())
         self._replier.finish(LAST_REPLIES)
 
     def _wait_for_server(self) -> None:

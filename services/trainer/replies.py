@@ -56,6 +56,7 @@ class Replier:
         spec: ReplySpec,
         draw: Draw,
         room: int,
+        told: int,
         remove: Callable[[str], None],
     ) -> None:
         """Prepare; the thread starts with the first offer.
@@ -67,6 +68,7 @@ class Replier:
             spec: what the job asks for.
             draw: asks the host's sampler.
             room: tokens of prompt and reply together; 0: any number.
+            told: step whose replies, and those before it, an earlier attempt told.
             remove: deletes an adapter that was saved for replies, by its path.
         """
         self._store = store
@@ -75,6 +77,7 @@ class Replier:
         self._spec = spec
         self._draw = draw
         self._room = room
+        self._told = told
         self._remove = remove
         self._change = threading.Condition()
         self._next: Live | None = None
@@ -84,7 +87,11 @@ class Replier:
 
     def due(self, step: int) -> bool:
         """Return whether replies are wanted after a step; those at the end are asked for by themselves."""
-        return self._spec.every > 0 and step > 0 and step % self._spec.every == 0
+        return self._spec.every > 0 and step % self._spec.every == 0 and self.untold(step)
+
+    def untold(self, step: int) -> bool:
+        """Return whether no earlier attempt told the replies after a step."""
+        return step > self._told
 
     def offer(self, step: int, path: str) -> None:
         """Sample this adapter next, in place of any that waits."""
