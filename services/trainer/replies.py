@@ -24,6 +24,7 @@ from services.trainer.errors import BackendError, StopRun
 from services.trainer.sample import NUMBERS
 
 SECONDS: Final = 120.0  #: for the replies of one step
+GLANCE: Final = 0.25  #: seconds between looks at whether the attempt has to leave
 EVENT_TOKENS: Final = 64  #: of a reply that its event holds; the object store has all
 REPLY: Final = "REPLY"  #: type of the event; the API puts text in place of its ids
 
@@ -105,13 +106,19 @@ class Replier:
             self._quietly(partial(self._tell_trouble, passed.step, "the steps were faster than the replies"))
             self._quietly(partial(self._remove, passed.path))
 
-    def finish(self, seconds: float) -> None:
-        """Wait until every reply is there, `seconds` at most; then stop."""
-        with self._change:
-            done = self._change.wait_for(lambda: self._next is None and not self._busy, timeout=seconds)
-        if not done:
-            log.warning("%s: the last replies were not there in %g s", self._job, seconds)
+    def finish(self, seconds: float, leave: Callable[[], bool]) -> None:
+        """Wait until every reply is there, `seconds` at most, or until `leave` says so; then stop."""
+        until = time.monotonic() + seconds
+        while not self._idle(GLANCE):
+            if time.monotonic() > until or leave():
+                log.warning("%s: the last replies are not waited for any more", self._job)
+                break
         self.close()
+
+    def _idle(self, seconds: float) -> bool:
+        """Wait a little, and return whether nothing is left to sample."""
+        with self._change:
+            return self._change.wait_for(lambda: self._next is None and not self._busy, timeout=seconds)
 
     def close(self) -> None:
         """Stop: no other reply is begun, and the one under way ends without being told. May be repeated."""

@@ -108,6 +108,19 @@ def test_a_sampler_that_fails_costs_replies_and_no_step(whole: Whole) -> None:
     assert told(whole, job) == []
 
 
+def test_an_adapter_that_can_not_be_saved_for_its_replies_costs_these_alone(whole: Whole) -> None:
+    whole.fake.fault("save_weights_for_sampler", "fail_422", times=1)
+    job = create(whole, 6).id
+    done = whole.stack.wait(job, JobState.SUCCEEDED)
+    whole.fake.clear_faults()
+    assert (done.step, done.attempt) == (6, 1)
+    (missing,) = [
+        one for one in whole.stack.store.events.list(job, page_size=1000).items if one.type == "REPLIES_MISSING"
+    ]
+    assert missing.message.startswith("Step 4 has no replies: save_weights_for_sampler ")
+    assert told(whole, job) == [("6", "1"), ("6", "2")]
+
+
 def test_steps_that_are_faster_than_replies_are_passed_over_and_said(whole: Whole) -> None:
     whole.fake.fault("asample", "slow", ms=1500.0)
     job = create(whole, 30, sample_every=2).id
