@@ -59,14 +59,14 @@ def _pieces(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lea
     location = locate(source.uri, roots)
     name = location.hub or _hub_folder(source, location)
     if name:
-        yield from _hub_pieces(name, source, f"{folder}/hub", lease)
+        yield from _hub_pieces(name, source, roots, f"{folder}/hub", lease)
         return
     for number, name in enumerate(files(location, roots)):
         lease.check()
         yield from pieces_of(name, f"{folder}/{number:06d}")
 
 
-def _hub_pieces(name: str, source: DatasetSource, folder: str, lease: Lease) -> Iterator[Piece]:
+def _hub_pieces(name: str, source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
     """Yield the rows of the hub, resuming where an earlier attempt ended."""
     # Imported here: `datasets` takes 70 MB and two seconds that no other source needs.
     from services.preprocess.datasets.sources import hub  # noqa: PLC0415
@@ -75,7 +75,8 @@ def _hub_pieces(name: str, source: DatasetSource, folder: str, lease: Lease) -> 
     begun = list(staged(folder, name))
     yield from begun
     read = sum(piece.count for piece in begun)
-    rows = islice(hub.rows(name, source, commit, read), max(0, source.limit - read) if source.limit else None)
+    found = hub.rows(name, source, commit, read, roots)
+    rows = islice(found, max(0, source.limit - read) if source.limit else None)
     yield from stage(_checked(rows, lease), folder, name, len(begun))
 
 
@@ -93,7 +94,7 @@ def _other_split(source: DatasetSource, roots: Sequence[str], folder: str) -> It
             f"{source.uri} has no splits.", "overlap_split is for hub datasets and folders like these."
         )
     commit = noted(f"{folder}/hub", lambda: hub.commit_of(name, source.revision))
-    yield from hub.rows(name, replace(source, split=source.overlap_split), commit)
+    yield from hub.rows(name, replace(source, split=source.overlap_split), commit, roots=roots)
 
 
 def _checked(rows: Iterator[RawRow], lease: Lease) -> Iterator[RawRow]:
