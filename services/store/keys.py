@@ -87,6 +87,21 @@ def host(name: str) -> str:
     return f"tl:run:host:{name}"
 
 
+def alive(host_name: str) -> str:
+    """Return the key of a string with a lifetime: a worker of the host was there."""
+    return f"tl:run:alive:{host_name}"
+
+
+def identity(host_name: str) -> str:
+    """Return the key of a string with a lifetime: the machine that has the host's name."""
+    return f"tl:run:identity:{host_name}"
+
+
+def refused(host_name: str) -> str:
+    """Return the key of a string with a lifetime: another machine that asked for the host's name."""
+    return f"tl:run:refused:{host_name}"
+
+
 def uses(used_id: str) -> str:
     """Return the key of a set: unfinished jobs that use a dataset, or begin from another job."""
     return f"tl:run:uses:{used_id}"

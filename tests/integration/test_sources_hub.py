@@ -112,10 +112,8 @@ def test_a_name_of_the_hub_never_means_a_folder_or_file_of_the_worker(sources: S
     worker.wait(60)
     sources.workers.start(here, **{**environment(tmp_path, "http://127.0.0.1:1"), "HF_HUB_OFFLINE": "1"})
     failed = sources.failed(sources.create("json"))
-    assert (failed.error.code, failed.error.message) == (
-        "HUB_REFUSED",
-        "json is a file format and no dataset of the hub.",
-    )
+    assert failed.error.code == "HUB_REFUSED"
+    assert failed.error.message == "json is a file format and no dataset of the hub."
 
 
 def test_a_card_that_names_files_elsewhere_is_refused(sources: Sources, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from services.preprocess.jobs.diagnosis import _identities
 from services.store.blobs.objects import Objects
 from services.store.errors import Fenced
 from services.store.records import Control, Hyperparameters, JobState, StartFrom, StepRecord
@@ -437,6 +438,20 @@ def test_a_wrong_setting_is_named(stack: TrainerStack, name: str, value: str, se
     process = stack.start("worker", "--allow-cpu", log="refused.log")
     assert process.wait(120) == 2
     assert sentence in stack.log("refused.log")
+
+
+def test_a_second_machine_under_the_name_of_a_host_is_refused_at_start(stack: TrainerStack, tmp_path: Path) -> None:
+    stack.worker()
+    wait_for(lambda: bool(stack.store.redis.exists(f"tl:run:identity:{HOST}")), "the first machine's claim")
+    other = tmp_path / "other-disk"
+    other.mkdir()
+    stack.environment["TURNLOOM_TUFT_CHECKPOINT_DIR"] = str(other)
+    assert stack.start("worker", "--allow-cpu", log="second.log").wait(120) == 2
+    assert f"TURNLOOM_HOST is '{HOST}', and machine " in stack.log("second.log")
+    assert "give each machine a name of its own" in stack.log("second.log")
+    checks = list(_identities(stack.store, stack.store.hosts.list()))
+    assert [(check.name, check.outcome, check.host) for check in checks] == [("host_identity", "failed", HOST)]
+    assert stack.store.redis.get(f"tl:run:alive:{HOST}") == "1", "the first one goes on"
 
 
 def test_the_probe_reports_the_host_and_what_its_server_serves(stack: TrainerStack) -> None:

@@ -86,12 +86,12 @@ def _refuse_others(name: str, builder: datasets.DatasetBuilder, roots: Sequence[
     Raises:
         SourceNotAllowed: names the first.
     """
-    if name.startswith("/"):
-        allowed, real = [os.path.realpath(root) for root in roots if "://" not in root], os.path.realpath
-    else:
-        allowed, real = [f"hf://datasets/{name}"], _without_revision
-    for file in (file for files in (builder.config.data_files or {}).values() for file in files):
-        if not any(below(real(str(file)), root) for root in allowed):
+    local = name.startswith("/")
+    own = [f"hf://datasets/{name}"]
+    allowed = [os.path.realpath(root) for root in roots if "://" not in root] if local else own
+    for file in (str(file) for files in (builder.config.data_files or {}).values() for file in files):
+        place = os.path.realpath(file) if local else _without_revision(file)
+        if not any(below(place, root) for root in allowed):
             raise SourceNotAllowed(f"{name} names {file}, which is no file of its own.", hint="Correct its README.md.")
 
 

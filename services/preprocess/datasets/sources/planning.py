@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from services.preprocess.datasets.build import REMARKS
 from services.preprocess.datasets.sources.lease import Lease
-from services.preprocess.datasets.sources.listing import files
+from services.preprocess.datasets.sources.listing import Found, files
 from services.preprocess.datasets.sources.merging import SourceRemarks
 from services.preprocess.datasets.sources.pieces import Piece, Shard, pack
 from services.preprocess.datasets.sources.reading import pieces_of, read
@@ -17,7 +18,7 @@ from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.datasets.sources.staging import noted, stage, staged
 from services.preprocess.domain.source_errors import SourceEmpty, SourceNotKnown
 from services.preprocess.domain.source_location import Location, locate
-from services.store.records import DatasetSource
+from services.store.records import DatasetSource, WarningRecord
 from turnloom.errors import InvalidInput
 from turnloom.reading.formats import Format
 from turnloom.reading.rows import RawRow, shape_of
@@ -45,23 +46,28 @@ def plan(source: DatasetSource, roots: Sequence[str], folder: str, limit: SizeLi
     Raises:
         SourceError, NotWanted, StoreError.
     """
-    shards = tuple(pack(_counted(_pieces(source, roots, folder, lease), limit, lease), source.limit))
+    location = locate(source.uri, roots)
+    name = location.hub or _hub_folder(source, location)
+    found = Found() if name else files(location, roots)
+    hub = f"{folder}/hub"
+    pieces = _hub_pieces(name, source, roots, hub, lease) if name else _file_pieces(found.data, folder, lease)
+    shards = tuple(pack(_counted(pieces, limit, lease), source.limit))
     if not shards:
         raise SourceEmpty(f"{source.uri} holds no row.", hint="Look at the file, the split and the limit.")
     shape = _shape(source, shards)
     others = _checked(_other_split(source, roots, folder), lease) if source.overlap_split else ()
     chosen, remarks = select(source, shards, shape, lease, others)
+    remarks = replace(remarks, warnings=(*map(_left_out, found.outside), *remarks.warnings)[:REMARKS])
     refuse_larger(sum(shard.wanted for shard in chosen), 0, limit)
     return SourcePlan(shape, chosen, remarks)
 
 
-def _pieces(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
-    location = locate(source.uri, roots)
-    name = location.hub or _hub_folder(source, location)
-    if name:
-        yield from _hub_pieces(name, source, roots, f"{folder}/hub", lease)
-        return
-    for number, name in enumerate(files(location, roots)):
+def _left_out(link: str) -> WarningRecord:
+    return WarningRecord(0, f"{link} is left out: it leads out of the source roots.")
+
+
+def _file_pieces(names: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
+    for number, name in enumerate(names):
         lease.check()
         yield from pieces_of(name, f"{folder}/{number:06d}")
 
