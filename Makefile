@@ -5,10 +5,11 @@ TUFT_PYTHON ?= $(PYTHON)
 JOBS ?= 2
 PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=15
 VENV := .venv
+DOCS_VENV := .venv-docs
 TUFT_VENV := .venv-tuft
 BIN := $(VENV)/bin
 
-.PHONY: help install tuft demo up test test-slow check format proto bench clean
+.PHONY: help install tuft demo up test test-slow check format proto docs bench clean
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 
@@ -25,7 +26,7 @@ $(VENV)/dev-stamp: $(VENV)/stamp
 ## make demo [DATA=my.jsonl]  train a LoRA adapter on a real TuFT server on this CPU, end to end (about 4 minutes)
 demo: $(VENV)/stamp
 	@scripts/install_tuft_cpu.sh $(TUFT_VENV) $(TUFT_PYTHON)
-	@$(BIN)/python -m turnloom.embedded.demo --tuft-python $(TUFT_VENV)/bin/python $(if $(DATA),--data '$(DATA)') $(DEMO_FLAGS)
+	@$(BIN)/python -m turnloom.demo --tuft-python $(TUFT_VENV)/bin/python $(if $(DATA),--data '$(DATA)') $(DEMO_FLAGS)
 
 ## make up                    the same stack in the foreground, for `turnloom` from another terminal
 up: $(VENV)/stamp
@@ -58,10 +59,19 @@ format: $(VENV)/dev-stamp
 proto:
 	PYTHON=$(PYTHON) scripts/generate_stubs.sh
 
+## make docs                  the documentation as a site, build/docs; a broken link fails it
+docs: $(DOCS_VENV)/stamp
+	$(DOCS_VENV)/bin/sphinx-build -q -W --keep-going -d build/doctrees -b html docs build/docs
+
+$(DOCS_VENV)/stamp: pyproject.toml
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install -q --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
 ## make bench                 tables of bench/ with peers beside us, in an environment of their own
 bench: $(VENV)/stamp
 	scripts/run_bench.sh
 
 ## make clean                 remove environments and state that make made
 clean:
-	rm -rf $(VENV) $(TUFT_VENV) .venv-proto .venv-bench .turnloom build dist *.egg-info
+	rm -rf $(VENV) $(TUFT_VENV) .venv-proto .venv-docs .venv-bench .turnloom build dist *.egg-info

@@ -25,13 +25,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from turnloom.client import TERMINAL, TurnloomClient
+from turnloom.display.console import SafeConsole
+from turnloom.display.live import LEVELS, View, test_nll
+from turnloom.display.words import coloured, count, dataset_state, duration, job_state, seconds
 from turnloom.errors import InvalidInput, ServerUnreachable, TurnloomError, Unavailable
-from turnloom.live import LEVELS, View, test_nll
 from turnloom.results.runs import label
-from turnloom.terminal import SafeConsole
+from turnloom.transport.watching import PATIENCE_SECONDS
 from turnloom.v1 import datasets_pb2, training_pb2
-from turnloom.watching import PATIENCE_SECONDS
-from turnloom.words import coloured, count, dataset_state, duration, job_state, seconds
 
 LINE_SECONDS: Final = 5.0  #: between two lines of progress in a log
 REDRAW_SECONDS: Final = 0.2  #: between two pictures in a notebook

@@ -33,8 +33,8 @@ from services.trainer.batches.rows import Row
 from turnloom.client import TERMINAL, TurnloomClient
 from turnloom.embedded.tuft_server import REPOSITORY
 from turnloom.errors import StackError
-from turnloom.options import HyperparameterFields
 from turnloom.v1 import training_pb2 as tr
+from turnloom.wire.options import HyperparameterFields
 
 RANK: Final = 16
 SEED: Final = 0

@@ -14,9 +14,9 @@ from services.rest.problems import ClientLeft, invalid
 from services.rest.service import Service
 from services.rest.settings import RestSettings
 from services.rest.training_files import TrainingFiles
-from turnloom.options import hyperparameters as checked_hyperparameters
-from turnloom.options import preprocess_options
 from turnloom.v1 import training_pb2 as tr
+from turnloom.wire.options import hyperparameters as checked_hyperparameters
+from turnloom.wire.options import preprocess_options
 
 MOST_LABELS = 16  #: of the caller's own, as OpenAI's
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from turnloom.calls import Tls, host_and_port
+from turnloom.transport.calls import Tls, host_and_port
 
 T = TypeVar("T")
 PREFIX: Final = "TURNLOOM_REST_"

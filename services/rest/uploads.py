@@ -17,10 +17,10 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from services.rest.file_store import FileStore
 from services.rest.problems import Problem, invalid
-from turnloom.conversations import SHAPE, from_json
 from turnloom.errors import InvalidInput
 from turnloom.reading.documents import line_row
 from turnloom.reading.lines import MAX_LINE, Line
+from turnloom.wire.conversations import SHAPE, from_json
 
 MAX_FIELD: Final = 4096  #: bytes of a form field
 MAX_FIELDS: Final = 16

@@ -23,7 +23,7 @@ def start_demo(tuft_python: Path, folder: Path, *arguments: str | Path) -> subpr
     """The demo in `folder`, whose temporary folder is inside of it."""
     (folder / "tmp").mkdir()
     return subprocess.Popen(
-        [sys.executable, "-m", "turnloom.embedded.demo", "--tuft-python", str(tuft_python), *map(str, arguments)],
+        [sys.executable, "-m", "turnloom.demo", "--tuft-python", str(tuft_python), *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "TMPDIR": str(folder / "tmp")},
         stdout=subprocess.PIPE,

@@ -28,10 +28,10 @@ from services.store.store import Store
 from tests.support.api_calls import MODEL, Api, Start, chat, dataset_stream, first_request, options, refusal
 from tests.support.certificates import Pair, authority, signed
 from tests.support.cli_runs import turnloom
-from turnloom import handshake
-from turnloom.calls import Tls
 from turnloom.client import TurnloomClient
 from turnloom.errors import NotAllowed, ResourceExhausted, ServerUnreachable
+from turnloom.transport import handshake
+from turnloom.transport.calls import Tls
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import training_pb2 as tr
 

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from turnloom.cli.exits import Exit
 from turnloom.cli.inputs import Loaded
-from turnloom.cli.jsonable import to_plain
 from turnloom.cli.options.groups import LARGEST, File, Preprocessing, Reading, choose_model
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.exits import Exit
+from turnloom.cli.running.jsonable import to_plain
+from turnloom.cli.running.session import Session, command
 from turnloom.cli.tokens import show
+from turnloom.display.words import buckets, count
 from turnloom.v1 import preprocess_pb2
-from turnloom.words import buckets, count
 
 
 def add_to(app: typer.Typer) -> None:

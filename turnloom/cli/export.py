@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from turnloom.cli import comparing
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.session import Session, command
 from turnloom.errors import InvalidInput
 from turnloom.optional import missing
 from turnloom.results.fetching import fetch

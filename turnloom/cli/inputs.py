@@ -13,9 +13,9 @@ from rich.markup import escape
 
 from turnloom import errors
 from turnloom.cli.options.groups import Reading
-from turnloom.cli.session import Session
-from turnloom.options import PreprocessFields
+from turnloom.cli.running.session import Session
 from turnloom.v1 import datasets_pb2, types_pb2
+from turnloom.wire.options import PreprocessFields
 
 if TYPE_CHECKING:
     from turnloom.reading.local_sources import LocalPart

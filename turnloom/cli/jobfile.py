@@ -13,9 +13,9 @@ from typing import Annotated, Final, cast
 
 import typer
 
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.session import Session, command
 from turnloom.errors import InvalidInput
-from turnloom.options import HyperparameterFields, PreprocessFields, hyperparameters, preprocess_options
+from turnloom.wire.options import HyperparameterFields, PreprocessFields, hyperparameters, preprocess_options
 
 TEMPLATE: Final = "job_template.toml"
 #: Keys of the sections whose fields are not those of a message, and what each must be.

@@ -12,16 +12,16 @@ import typer
 from google.protobuf.message import Message
 from rich.markup import escape
 
-from turnloom.cli.jsonable import Plain, to_plain
 from turnloom.cli.options.groups import LARGEST, Labels
-from turnloom.cli.session import Session, command, pairs
+from turnloom.cli.running.jsonable import Plain, to_plain
+from turnloom.cli.running.session import Session, command, pairs
 from turnloom.cli.watching import LEVELS, ending
 from turnloom.client import TERMINAL
+from turnloom.display.live import test_nll, train_nll
+from turnloom.display.words import ago, clock, coloured, duration, job_state, money, size
 from turnloom.errors import InvalidInput, Refused
-from turnloom.live import test_nll, train_nll
 from turnloom.results.files import bits_per_byte
 from turnloom.v1 import training_pb2
-from turnloom.words import ago, clock, coloured, duration, job_state, money, size
 
 Id = Annotated[str, typer.Argument(help="Job id.", metavar="JOB", show_default=False)]
 

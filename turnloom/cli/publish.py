@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from turnloom.cli.jsonable import Plain
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.jsonable import Plain
+from turnloom.cli.running.session import Session, command
 from turnloom.client import TurnloomClient
 from turnloom.errors import FailedPrecondition, InvalidInput, NotFound
 from turnloom.optional import missing

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from turnloom.cli.jsonable import to_plain
 from turnloom.cli.options.groups import LARGEST
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.jsonable import to_plain
+from turnloom.cli.running.session import Session, command
 
 
 def add_to(app: typer.Typer) -> None:

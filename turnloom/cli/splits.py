@@ -12,10 +12,10 @@ from rich.markup import escape
 
 from turnloom.cli.inputs import upload
 from turnloom.cli.options.groups import BadConversations, HeldOut
-from turnloom.cli.session import Session
+from turnloom.cli.running.session import Session
+from turnloom.display.words import count
 from turnloom.errors import InvalidInput, Refused, TurnloomError
-from turnloom.options import PreprocessFields
-from turnloom.words import count
+from turnloom.wire.options import PreprocessFields
 
 if TYPE_CHECKING:
     from turnloom.reading.local_sources import LocalPart

@@ -9,8 +9,6 @@ from typing import Annotated, Final
 import typer
 from rich.markup import escape
 
-from turnloom.cli.exits import Exit
-from turnloom.cli.jsonable import to_plain
 from turnloom.cli.options import numbers
 from turnloom.cli.options.groups import (
     LARGEST,
@@ -21,13 +19,15 @@ from turnloom.cli.options.groups import (
     Submission,
     choose_model,
 )
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.exits import Exit
+from turnloom.cli.running.jsonable import to_plain
+from turnloom.cli.running.session import Session, command
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.client import TERMINAL
+from turnloom.display.words import ago
 from turnloom.errors import InvalidInput
 from turnloom.progress import follow_sweep, sweep_display
 from turnloom.v1 import training_pb2
-from turnloom.words import ago
 
 RANKS: Final = (8, 32, 128)  #: the guide's grid, where no axis is given
 RATES: Final = (1e-5, 1e-4, 1e-3)

@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 
 from turnloom.cli.jobfile import JobFile
-from turnloom.cli.jsonable import to_plain
 from turnloom.cli.options.groups import (
     AUTO,
     BadConversations,
@@ -20,16 +19,17 @@ from turnloom.cli.options.groups import (
     Training,
     choose_model,
 )
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.jsonable import to_plain
+from turnloom.cli.running.session import Session, command
 from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
 from turnloom.cli.watching import conclude, watch_to_the_end
 from turnloom.client.jobs import JobFields
+from turnloom.display.words import count, duration, money
 from turnloom.errors import InvalidInput
 from turnloom.learning_rates import BATCH, suggest
-from turnloom.options import HyperparameterFields
 from turnloom.results.runs import written
 from turnloom.v1 import training_pb2
-from turnloom.words import count, duration, money
+from turnloom.wire.options import HyperparameterFields
 
 
 def add_to(app: typer.Typer) -> None:

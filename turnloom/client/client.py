@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, Unpack
 
-from turnloom.calls import Connection, Tls
 from turnloom.client.datasets import Datasets
 from turnloom.client.hosts import Hosts
 from turnloom.client.jobs import Jobs
 from turnloom.client.models import Models
 from turnloom.client.resource import CALL_SECONDS, TRANSFER_SECONDS, WORK_SECONDS, Conversations, Renamed, batch_of
 from turnloom.client.sweeps import Sweeps
-from turnloom.conversations import JSON
-from turnloom.options import PreprocessFields, preprocess_options
-from turnloom.uploads import as_messages, chunks
+from turnloom.foreign.json_text import JSON
+from turnloom.transport.calls import Connection, Tls
+from turnloom.transport.uploads import as_messages, chunks
 from turnloom.v1 import preprocess_pb2 as pp
 from turnloom.v1 import types_pb2 as ty
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
+from turnloom.wire.options import PreprocessFields, preprocess_options
 
 if TYPE_CHECKING:
-    from turnloom.batches import Batch
+    from turnloom.wire.batches import Batch
 
 ADDRESS: Final = "127.0.0.1:50051"
 

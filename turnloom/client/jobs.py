@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, Unpack
 
 from turnloom import errors
-from turnloom.calls import Connection
 from turnloom.client.resource import CALL_SECONDS, TRANSFER_SECONDS, WORK_SECONDS, Renamed, Resource, pages
-from turnloom.conversations import JSON
-from turnloom.downloads import SavedFile, save_files
-from turnloom.options import HyperparameterFields, hyperparameters
-from turnloom.uploads import as_messages
+from turnloom.foreign.json_text import JSON
+from turnloom.transport.calls import Connection
+from turnloom.transport.downloads import SavedFile, save_files
+from turnloom.transport.uploads import as_messages
+from turnloom.transport.watching import PATIENCE_SECONDS, STREAM_SECONDS, follow
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1 import types_pb2 as ty
 from turnloom.v1.training_pb2_grpc import FineTuningServiceStub
-from turnloom.watching import PATIENCE_SECONDS, STREAM_SECONDS, follow
+from turnloom.wire.options import HyperparameterFields, hyperparameters
 
 if TYPE_CHECKING:
-    from turnloom.evaluations import Evaluation
+    from turnloom.wire.evaluations import Evaluation
 
 TERMINAL: Final = (tr.JOB_STATE_SUCCEEDED, tr.JOB_STATE_FAILED, tr.JOB_STATE_CANCELLED)
 CheckpointList: TypeAlias = list[tr.Checkpoint]
@@ -176,7 +176,7 @@ class Jobs(Resource):
         Raises:
             NotFound: nothing was recorded; the job is older than that, or the object store was away.
         """
-        from turnloom.evaluations import Evaluation as Losses  # noqa: PLC0415  # needs numpy
+        from turnloom.wire.evaluations import Evaluation as Losses  # noqa: PLC0415  # needs numpy
 
         request = tr.GetEvaluationRequest(job=job, step=step)
         return Losses.read(self._connection.ask(self._service.GetEvaluation, request, CALL_SECONDS))

@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Unpack
 
-from turnloom.calls import Connection
 from turnloom.client.jobs import JobFields, job_request
 from turnloom.client.resource import CALL_SECONDS, WORK_SECONDS, Renamed, Resource, pages
+from turnloom.transport.calls import Connection
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1.training_pb2_grpc import FineTuningServiceStub
 

@@ -25,7 +25,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from turnloom.calls import host_and_port
 from turnloom.client import TurnloomClient
 from turnloom.embedded import sample_data, tiny_model
 from turnloom.embedded.processes import Child, undisturbed, wait_until
@@ -39,6 +38,7 @@ from turnloom.embedded.tuft_server import (
     free_port,
 )
 from turnloom.errors import InvalidInput, ServerUnreachable, StackError, Unavailable
+from turnloom.transport.calls import host_and_port
 
 MODEL: Final = "turnloom/tiny-qwen3"
 HOST: Final = "embedded"  #: TURNLOOM_HOST of the worker

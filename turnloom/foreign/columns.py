@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
-from turnloom.foreign.json_text import list_in
+from turnloom.foreign.json_text import JSON, list_in
 
 #: Names under which other tools keep what `tools` holds.
 TOOL_COLUMNS: Final = ("functions", "tool_defs", "available_tools")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, TypeAlias, cast
 
-if TYPE_CHECKING:
-    from turnloom.conversations import JSON
+#: A parsed JSON document.
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 #: How a text begins that may be a JSON list.
 _LIST: Final = "["

@@ -18,11 +18,11 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from turnloom.masks.domain.errors import InvalidOption, MalformedConversation, PreprocessError
+from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import Preprocessed
-from turnloom.masks.domain.reading import conversation_from
+from turnloom.masks.domain.reading import conversation_or_error
 from turnloom.masks.masker import Masker
-from turnloom.masks.pipeline import preprocess_batch
+from turnloom.masks.pipeline import preprocess_each
 
 DESCRIPTION: Final = "turnloom.json"  #: file beside the rows that says how they were made
 FORMAT: Final = "turnloom-rows-1"
@@ -106,15 +106,11 @@ class RowColumns:
 
     def _made(self, batch: Mapping[str, Sequence[Any]]) -> list[Preprocessed | PreprocessError]:
         tools = batch.get("tools") or [None] * len(batch[self._messages])
-        read: list[Any] = []
-        for messages, given in zip(batch[self._messages], tools, strict=True):
-            try:
-                read.append(conversation_from({"messages": messages, "tools": given}))
-            except MalformedConversation as error:
-                read.append(error)
-        good = [one for one in read if not isinstance(one, PreprocessError)]
-        made = iter(preprocess_batch(good, self.masker.options, self.masker.model))
-        return [one if isinstance(one, PreprocessError) else next(made) for one in read]
+        read = [
+            conversation_or_error({"messages": messages, "tools": given})
+            for messages, given in zip(batch[self._messages], tools, strict=True)
+        ]
+        return preprocess_each(read, self.masker.options, self.masker.model)
 
     def description(self) -> dict[str, object]:
         """Return how the rows are made: model, hashes, options.

@@ -69,6 +69,19 @@ def preprocess_batch(
         ]
 
 
+def preprocess_each(
+    items: Sequence[Conversation | PreprocessError], options: Options, model: Model
+) -> list[Preprocessed | PreprocessError]:
+    """Make training rows from conversations of which some could not be read: these stay the errors they are.
+
+    Raises:
+        InvalidOption: as preprocess_batch().
+    """
+    good = [item for item in items if not isinstance(item, PreprocessError)]
+    made = iter(preprocess_batch(good, options, model) if good else ())
+    return [item if isinstance(item, PreprocessError) else next(made) for item in items]
+
+
 class Fits(NamedTuple):
     """All examples of one conversation, each within max_length."""
 

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeGuard
 
-from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
+from turnloom.foreign.json_text import JSON
 
 MAX_CONDITIONS: Final = 32
 MAX_CONDITION_BYTES: Final = 1_024

@@ -15,15 +15,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from turnloom.conversations import JSON, SHAPE, Sourced, from_json
 from turnloom.errors import InvalidInput
+from turnloom.foreign.json_text import JSON
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.duplicates import DIGEST, digest
 from turnloom.reading.filters import RowFilter
-from turnloom.reading.formats import Format
 from turnloom.reading.local_files import find, rows
 from turnloom.reading.rows import LOOKED_AT, RawRow, shape_of
 from turnloom.reading.selecting import Choice, Looking, Mask, Selected, document_of, nothing_passes, overlap, passes
 from turnloom.v1 import datasets_pb2, types_pb2
+from turnloom.wire.conversations import SHAPE, Sourced, from_json
 
 REMARKS: Final = 50  #: rows that are left out and told of
 Document = dict[str, JSON] | InvalidInput

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
+from turnloom.foreign.json_text import JSON
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.duplicates import DIGEST, FORMS, digest, first_of_each
 from turnloom.reading.filters import RowFilter, Wanted
-from turnloom.reading.formats import Format
 from turnloom.reading.rows import RawRow
 from turnloom.reading.splitting import held_out
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from turnloom.client import TurnloomClient
 from turnloom.errors import NotAllowed, NotFound, ServerUnreachable, Unavailable, Unimplemented
-from turnloom.evaluations import Evaluation
 from turnloom.results.runs import Run
 from turnloom.v1 import training_pb2
+from turnloom.wire.evaluations import Evaluation
 
 
 def fetch(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> list[Run]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from turnloom.v1 import training_pb2
 
 if TYPE_CHECKING:
-    from turnloom.evaluations import Evaluation
+    from turnloom.wire.evaluations import Evaluation
 
 Curve: TypeAlias = "Sequence[tuple[int, float]]"  # (step, nats per unit of weight), steps ascending
 Value: TypeAlias = "int | float | str | bool"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from services.preprocess.domain.refusals import InvalidRequest, TooLarge, Violation
+from turnloom.display.visible import controls
 from turnloom.masks.sandbox import pool as sandbox
-from turnloom.visible import controls
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  #: of one gRPC message, both directions
 MAX_BATCH: Final = 512  #: conversations in one request or chunk
@@ -32,8 +32,9 @@ class DatasetSize:
 
     def __init__(self, max_conversations: int, max_bytes: int) -> None:
         """Start with nothing. max_bytes: of the messages that bring the conversations."""
-        self._conversations, self._max_conversations = 0, max_conversations
-        self._bytes, self._max_bytes = 0, max_bytes
+        self.most_conversations = max_conversations
+        self._most_bytes = max_bytes
+        self._conversations, self._bytes = 0, 0
 
     def add(self, conversations: int, size: int, field: str) -> None:
         """Count one chunk of `size` bytes.
@@ -43,10 +44,10 @@ class DatasetSize:
         """
         self._conversations += conversations
         self._bytes += size
-        if self._conversations > self._max_conversations:
-            raise TooLarge(field, f"brings more than the {self._max_conversations} conversations that a dataset takes.")
-        if self._bytes > self._max_bytes:
-            raise TooLarge(field, f"brings more than the {self._max_bytes} bytes that a dataset takes.")
+        if self._conversations > self.most_conversations:
+            raise TooLarge(field, f"brings more than the {self.most_conversations} conversations that a dataset takes.")
+        if self._bytes > self._most_bytes:
+            raise TooLarge(field, f"brings more than the {self._most_bytes} bytes that a dataset takes.")
 
 
 class Violations:

@@ -12,8 +12,8 @@ from services.preprocess.domain.source_location import locate
 from services.preprocess.wire.enums import EnumTable
 from services.store.records import DatasetSource, LeftOutRecord, RowFilterRecord
 from turnloom.errors import InvalidInput
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.filters import RowFilter
-from turnloom.reading.formats import Format
 from turnloom.v1 import datasets_pb2 as pb
 
 

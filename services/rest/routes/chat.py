@@ -33,9 +33,9 @@ from services.rest.chat_bodies import (
 from services.rest.gateway import Turnloom
 from services.rest.problems import ClientLeft, invalid
 from services.rest.service import Caller, Parts, until_left
-from turnloom.conversations import from_json
 from turnloom.errors import InvalidInput
 from turnloom.v1 import types_pb2 as ty
+from turnloom.wire.conversations import from_json
 
 ROUTER = APIRouter(tags=["chat"])
 MOST_PROMPTS: Final = 16  #: of one request; they are answered one after the other

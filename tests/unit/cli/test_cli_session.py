@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.support.cli_runs import turnloom
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.session import Session, command
 from turnloom.client import TurnloomClient
 
 NOBODY = "127.0.0.1:1"

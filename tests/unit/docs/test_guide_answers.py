@@ -19,9 +19,9 @@ from scripts.cli_docs import commands
 from services.trainer import settings as trainer_settings
 from services.trainer.errors import Code, backend_error
 from tests.support.notebook_runs import EXAMPLES, KERNEL, register_kernel
-from turnloom.cli import session as cli_session
 from turnloom.cli.app import app
-from turnloom.options import HyperparameterFields
+from turnloom.cli.running import session as cli_session
+from turnloom.wire.options import HyperparameterFields
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")

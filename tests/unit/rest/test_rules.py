@@ -19,9 +19,9 @@ from services.rest.uploads import LineCheck
 from services.rest.views import STATUS, TERMINAL, job_object
 from tests.support.rest_server import lines
 from turnloom import errors
-from turnloom.options import hyperparameters
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1 import types_pb2 as ty
+from turnloom.wire.options import hyperparameters
 
 
 @given(st.integers(1, 10**7))

@@ -12,11 +12,11 @@ from typing import Annotated, Final, TypeAlias, cast
 
 import typer
 
-from turnloom.cli.session import Session, pairs
+from turnloom.cli.running.session import Session, pairs
 from turnloom.errors import InvalidInput
-from turnloom.options import HyperparameterFields, PreprocessFields, from_text
 from turnloom.reading.filters import RowFilter
 from turnloom.v1 import training_pb2, types_pb2
+from turnloom.wire.options import HyperparameterFields, PreprocessFields, from_text
 
 LARGEST: Final = 2**32 - 1  #: whole number of an option that the contract has as uint32
 AUTO: Final = "auto"  #: a learning rate by the size of the model

@@ -20,7 +20,7 @@ from services.preprocess.domain.source_errors import SourceEmpty, SourceNotKnown
 from services.preprocess.domain.source_location import Location, locate
 from services.store.records import DatasetSource, WarningRecord
 from turnloom.errors import InvalidInput
-from turnloom.reading.formats import Format
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.rows import RawRow, shape_of
 
 

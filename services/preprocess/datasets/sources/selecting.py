@@ -19,8 +19,8 @@ from services.preprocess.datasets.sources.shards import wanted
 from services.preprocess.domain.source_errors import SourceEmpty
 from services.store.records import DatasetSource, LeftOutRecord, WarningRecord
 from turnloom.errors import InvalidInput
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.filters import RowFilter
-from turnloom.reading.formats import Format
 from turnloom.reading.rows import RawRow
 from turnloom.reading.selecting import Choice, Looking, Mask, Selected, document_of, overlap
 

@@ -23,8 +23,8 @@ from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.options import Options
 from turnloom.masks.model import Model
-from turnloom.masks.pipeline import preprocess_batch
-from turnloom.reading.formats import Format
+from turnloom.masks.pipeline import preprocess_each
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.rows import RawRow
 
 CHUNK: Final = 128  #: conversations preprocessed at once
@@ -95,9 +95,7 @@ def wanted(shard: Shard) -> Iterator[tuple[int, RawRow]]:
 def _preprocessed(
     items: Sequence[Conversation | PreprocessError], making: Making
 ) -> list[Preprocessed | PreprocessError]:
-    good = [item for item in items if isinstance(item, Conversation)]
-    made = iter(preprocess_batch(good, making.options, making.model) if good else ())
-    results = [next(made) if isinstance(item, Conversation) else item for item in items]
+    results = preprocess_each(items, making.options, making.model)
     for result in results:
         if isinstance(result, InvalidOption):  # wrong for every conversation
             raise result

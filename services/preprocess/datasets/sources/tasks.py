@@ -29,7 +29,7 @@ from services.store.records import DatasetRecord, DatasetSource, ErrorRecord, Is
 from services.store.retries import retry_redis
 from turnloom.errors import TurnloomError
 from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
-from turnloom.reading.formats import Format
+from turnloom.reading.chat_formats import Format
 
 NO_COLUMNS: Final[Mapping[str, str]] = {}
 NO_REMARKS: Final = SourceRemarks()

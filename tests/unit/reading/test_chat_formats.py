@@ -1,0 +1,92 @@
+"""Four shapes of rows: which one a row shows, and which messages it gives."""
+
+from __future__ import annotations
+
+import pytest
+
+from turnloom.errors import InvalidInput
+from turnloom.reading.chat_formats import Format, detect
+
+USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+SYSTEM = {"role": "system", "content": "s"}
+ROWS = {
+    "messages": {"messages": [USER, ASSISTANT]},
+    "sharegpt": {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+    "prompt_completion": {"prompt": "q", "completion": "a"},
+    "alpaca": {"instruction": "q", "input": "", "output": "a"},
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_format_is_detected_by_its_columns_and_gives_the_same_messages(name: str) -> None:
+    found = detect([{"text": "a row that shows nothing"}, ROWS[name]])
+    assert found == Format(name)
+    assert found.document({**ROWS[name], "id": 7})["messages"] == [USER, ASSISTANT]
+    assert found.document({**ROWS[name], "id": 7})["id"] == 7
+
+
+def test_openai_messages_are_found_under_sharegpts_column() -> None:
+    row = {"conversations": [USER, ASSISTANT]}
+    assert detect([row]) == Format("messages", {"messages": "conversations"})
+    assert detect([row]).document(row)["messages"] == [USER, ASSISTANT]
+
+
+def test_columns_may_be_mapped_and_only_formats_with_these_parts_are_tried() -> None:
+    row = {"chat": [USER, ASSISTANT], "prompt": "x", "completion": "y", "functions": [{"name": "f"}]}
+    found = detect([row], {"messages": "chat", "tools": "functions"})
+    assert found.name == "messages"
+    assert found.document(row) == {"messages": [USER, ASSISTANT], "tools": [{"name": "f"}]}
+
+
+def test_system_input_and_history_are_taken_along() -> None:
+    row = {"instruction": "q", "input": "more", "output": "a", "system": "s", "history": [["q0", "a0"]]}
+    assert Format("alpaca").document(row)["messages"] == [
+        SYSTEM,
+        {"role": "user", "content": "q0"},
+        {"role": "assistant", "content": "a0"},
+        {"role": "user", "content": "q\n\nmore"},
+        ASSISTANT,
+    ]
+    assert Format("sharegpt").document({**ROWS["sharegpt"], "system": "s"})["messages"][0] == SYSTEM
+    conversational = {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}
+    assert Format("prompt_completion").document(conversational)["messages"] == [SYSTEM, USER, ASSISTANT]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "field", "message"),
+    [
+        ("messages", {"text": "x"}, "messages", "there is no column messages (columns: text)."),
+        ("messages", {"messages": "x"}, "messages", "is text, but must be a list."),
+        ("messages", 3, "", "a row must be an object with columns, not a number."),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "cat", "value": "x"}]},
+            "conversations[0].from",
+            "is from 'cat'; known",
+        ),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "gpt"}]},
+            "conversations[0]",
+            "must be an object with from and value.",
+        ),
+        ("prompt_completion", {"prompt": 1, "completion": "a"}, "prompt", "is a number, but must be text."),
+        ("alpaca", {"instruction": "q", "output": None}, "output", "there is no column output"),
+        ("alpaca", {"instruction": "q", "output": "a", "history": [["q"]]}, "history[0]", "must be a list of question"),
+    ],
+)
+def test_a_row_that_does_not_fit_says_column_and_kind(name: str, row: object, field: str, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Format(name).document(row)  # type: ignore[arg-type]
+    assert caught.value.field == field
+    assert caught.value.message.startswith(message)
+
+
+def test_unknown_formats_parts_and_columns_are_refused_with_those_that_there_are() -> None:
+    with pytest.raises(InvalidInput, match="There is no format 'openai'") as unknown:
+        Format("openai")
+    assert unknown.value.hint == "Choose from messages, sharegpt, prompt_completion, alpaca."
+    with pytest.raises(InvalidInput, match="Format alpaca has no part 'messages'"):
+        Format("alpaca", {"messages": "x"})
+    with pytest.raises(InvalidInput, match=r"No known format has these columns: text \(text\), label \(a number\)\."):
+        detect([{"text": "x", "label": 1}])
