@@ -60,7 +60,7 @@ def keep_host(client: redis.Redis, own: HostClaim | None, host: str) -> HostClai
 
 
 def _claim(client: redis.Redis, key: str) -> HostClaim | None:
-    text = cast("str | bytes | None", client.get(key))
+    text = client.get(key)
     if text is None:
         return None
     return decode(HostClaim, text.decode() if isinstance(text, bytes) else text)

@@ -17,7 +17,8 @@ from typing import Final
 import redis
 
 from services.store.hosts import HostClaim, claim_host, keep_host
-from services.trainer.settings import Settings, SettingsError
+from services.trainer.settings import Settings
+from services.variables import BadSetting
 
 FILE: Final = ".turnloom-host.json"
 
@@ -50,20 +51,20 @@ def claim(settings: Settings, connection: redis.Redis) -> HostClaim | None:
     """Claim the host's name for this machine; None: nobody knows yet which it is, for its folder is not there.
 
     Raises:
-        SettingsError: another machine works under the name, or the folder can't be used.
+        BadSetting: another machine works under the name, or the folder can't be used.
     """
     folder = settings.checkpoint_dir
     try:
         found = identity(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise SettingsError(f"TURNLOOM_TUFT_CHECKPOINT_DIR: {folder / FILE} can't be used ({error})") from None
+        raise BadSetting(f"TURNLOOM_TUFT_CHECKPOINT_DIR: {folder / FILE} can't be used ({error})") from None
     if not found:
         log.warning("%s is not there, so this host can't be told from another of its name", folder)
         return None
     own = HostClaim(settings.host, found, socket.gethostname())
     other = claim_host(connection, own)
     if other is not None:
-        raise SettingsError(
+        raise BadSetting(
             f"TURNLOOM_HOST is {settings.host!r}, and machine {other.machine} works under that name with another "
             f"checkpoint folder (id {other.id[:8]}, here {found[:8]}); give each machine a name of its own"
         )
@@ -71,7 +72,7 @@ def claim(settings: Settings, connection: redis.Redis) -> HostClaim | None:
 
 
 def keep(own: HostClaim | None, host: str, connection: redis.Redis) -> None:
-    """Report that a worker is there. Raises SettingsError once another machine has the name."""
+    """Report that a worker is there. Raises BadSetting once another machine has the name."""
     other = keep_host(connection, own, host)
     if other is not None:
-        raise SettingsError(f"TURNLOOM_HOST is {host!r}, which machine {other.machine} has taken; this worker ends")
+        raise BadSetting(f"TURNLOOM_HOST is {host!r}, which machine {other.machine} has taken; this worker ends")
