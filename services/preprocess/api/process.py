@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from contextlib import closing
@@ -23,11 +24,14 @@ from turnloom.masks.sandbox.pool import Sandbox
 LOG = logging.getLogger("turnloom.api")
 #: Between looks for a signal, which does not wake this thread where another one of the process received it.
 SIGNAL_SECONDS: Final = 0.5
+#: That a thread may keep the interpreter while another asks for it: a short call takes it some ten times.
+SWITCH_SECONDS: Final = 0.001
 
 
 def serve(settings: ApiSettings, port_file: Path | None) -> int:
     """Serve until SIGTERM or SIGINT, then drain."""
     one_heap()
+    sys.setswitchinterval(SWITCH_SECONDS)
     entries = read_models(settings.models)
     metrics = make_metrics()
     stop = threading.Event()
