@@ -24,6 +24,7 @@ API = "tl:api:"
 DATASETS = "tl:api:datasets"  # zset: dataset id by creation, microseconds
 MAKING = "tl:api:making"  # set: datasets from a source whose work isn't closed
 UNWANTED = "tl:api:unwanted"  # zset: "sha256 uri" of files that no dataset names, by when the last was deleted, seconds
+OWNED = "tl:api:owned"  # string: datasets and sweeps of earlier versions are in the indexes by owner
 SWEEPS = "tl:api:sweeps"  # zset: sweep id by creation, microseconds
 
 
@@ -135,6 +136,11 @@ def work_due(dataset_id: str) -> str:
 def content(sha256: str) -> str:
     """Return the key of a set: datasets with the same content."""
     return f"tl:api:content:{sha256}"
+
+
+def owned(kind: str, owner_name: str) -> str:
+    """Return the key of a zset: datasets or sweeps of an owner by creation, microseconds."""
+    return f"tl:api:owned:{kind}:{owner_name}"
 
 
 def sweep(sweep_id: str) -> str:

@@ -76,7 +76,8 @@ class SweepRpcs:
         """Return a page of sweeps, newest first, without those that the caller may not see."""
         with self._rpc.unary(context, NAME, "ListSweeps") as call:
             store = self._backing.store()
-            page = store.sweeps.list(page_size=limits.page_size(request.page_size), page_token=request.page_token)
+            size = limits.page_size(request.page_size)
+            page = store.sweeps.list(page_size=size, page_token=request.page_token, owner=call.caller.only)
             seen = [item for item in page.items if call.caller.only in (None, item.owner)]
             names = [name for item in seen for name in item.jobs]
             jobs = {job.id: job for job in store.jobs.get_many(names)}  # of all sweeps in one round trip
