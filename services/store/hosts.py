@@ -59,6 +59,13 @@ def keep_host(client: redis.Redis, own: HostClaim | None, host: str) -> HostClai
     return None
 
 
+def release_host(client: redis.Redis, own: HostClaim) -> None:
+    """Give a host's name back; other workers of the machine take it again with their next heartbeat."""
+    held = _claim(client, keys.identity(own.host))
+    if held is not None and held.id == own.id:
+        client.delete(keys.identity(own.host))
+
+
 def _claim(client: redis.Redis, key: str) -> HostClaim | None:
     text = client.get(key)
     if text is None:

@@ -20,7 +20,7 @@ from rq import Queue
 from rq.executions import Execution
 from rq.job import Job
 
-from services.store.hosts import HostClaim
+from services.store.hosts import HostClaim, release_host
 from services.store.queueing.ticket_jobs import TicketJob, TicketWorker, work_until_stopped
 from services.trainer.host import identity, preemption
 from services.trainer.settings import Settings
@@ -80,6 +80,12 @@ class TrainerWorker(TicketWorker):
         if not self._is_horse:
             identity.keep(self._claim, self._host, self.connection)
         self.probe_host()
+
+    def register_death(self) -> None:
+        """Leave, and give the host's name back: a new folder of this machine may have it at once."""
+        super().register_death()
+        if self._claim is not None:
+            release_host(self.connection, self._claim)
 
     def probe_host(self) -> None:
         """Start the probe if the last one is old enough and over, without waiting."""

@@ -12,7 +12,7 @@ from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
 from services.store.errors import NoHost, TicketFailed, TicketTimeout
-from services.store.hosts import HostClaim, claim_host, keep_host
+from services.store.hosts import HostClaim, claim_host, keep_host, release_host
 from services.store.queueing.queues import JOB_FUNCTION, queue_name, ticket_id
 from services.store.records import HostRecord, JobRecord, JobSpec, ServedModelRecord
 from services.store.store import Store
@@ -212,6 +212,10 @@ def test_a_hosts_name_belongs_to_one_machine_until_it_is_silent(store: Store) ->
     store.redis.delete("tl:run:identity:a")  # as its lifetime ends
     assert claim_host(store.rq, second) is None
     assert keep_host(store.rq, first, "a") == second, "the one that comes back hears it"
+    release_host(store.rq, first)
+    assert claim_host(store.rq, first) == second, "it can't give back what it has not"
+    release_host(store.rq, second)
+    assert claim_host(store.rq, first) is None
     assert store.hosts.refused("b") is None
 
 
