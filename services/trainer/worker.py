@@ -83,7 +83,7 @@ class TrainerWorker(TicketWorker):
 
     def register_death(self) -> None:
         """Leave, and give the host's name back: a new folder of this machine may have it at once."""
-        super().register_death()
+        super().register_death()  # type: ignore[no-untyped-call]  # rq has no types here
         if self._claim is not None:
             release_host(self.connection, self._claim)
 
