@@ -418,6 +418,7 @@ class LeftOutRecord:
     duplicates: int = 0  #: conversations that came before
     overlapping: int = 0  #: conversations of the test part that are in the training part too; not left out
     unreadable: int = 0  #: rows that the sender of a stream could not read
+    unused_columns: tuple[str, ...] = ()  #: that hold something and that nobody reads; at most 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,6 +461,7 @@ class DatasetRecord:
     weight_sum: float = 0.0
     target_bytes: int = 0
     truncated_examples: int = 0
+    unchecked_examples: int = 0  #: whose ids were not compared with the text
     skipped_conversations: int = 0
     too_long_conversations: int = 0  #: of these
     issues: tuple[IssueRecord, ...] = ()  #: at most 50

@@ -16,7 +16,7 @@ from services.preprocess.domain import limits
 from services.preprocess.domain.refusals import InvalidRequest, Violation
 from services.preprocess.models.registry import ModelEntry, Registry
 from services.preprocess.settings import ApiSettings
-from services.preprocess.wire.batch import rows_of, token_batch
+from services.preprocess.wire.batch import rows_of, token_batch, unchecked
 from services.preprocess.wire.conversation import conversation, read_each
 from services.preprocess.wire.issues import issues, refuse_bad, violation, warnings
 from services.preprocess.wire.options import options
@@ -87,6 +87,7 @@ class PreprocessService(PreprocessServiceServicer):
                 issues=issues(0, request.conversations, results),
                 warnings=warnings(0, results),
                 date=plan.date,
+                unchecked_examples=unchecked(results),
             )
 
     def StreamPreprocess(
@@ -108,6 +109,7 @@ class PreprocessService(PreprocessServiceServicer):
                     issues=issues(seen, sent, results),
                     warnings=warnings(seen, results),
                     date=plan.date,
+                    unchecked_examples=unchecked(results),
                 )
                 seen += len(results)
                 call.notes["conversations"] = seen

@@ -30,6 +30,7 @@ from services.store.retries import retry_redis
 from turnloom.errors import TurnloomError
 from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
 from turnloom.reading.chat_formats import Format
+from turnloom.reading.filters import RowFilter
 
 NO_COLUMNS: Final[Mapping[str, str]] = {}
 NO_REMARKS: Final = SourceRemarks()
@@ -124,6 +125,7 @@ def _made(parts: TaskContext, record: DatasetRecord, task: ShardTask, folder: st
             model=model,
             bad_rows=_bad_rows(record.source),
             size=limit_of(parts),
+            filtered_by=tuple(RowFilter(record.source.filter.where).columns),
         )
         return make_shard(making, task.shard, folder, lease)
 
