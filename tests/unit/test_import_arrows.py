@@ -79,6 +79,7 @@ CLIENT: dict[str, set[str]] = {
     "turnloom.optional": set(),
     "turnloom.version": set(),
     "turnloom.training_formats": set(),
+    "turnloom.datatrove_step": {"turnloom.masks.columns"},
     **{
         f"turnloom.{package}": {f"turnloom.{name}" for name in allowed.split()}
         for package, allowed in {
@@ -156,6 +157,8 @@ def graph(*trees: str) -> dict[str, set[str]]:
         ("services/rest", [f"services.{one}" for one in ("preprocess", "trainer", "tuft", *REDIS_STORE)]),
         ("services/rest", ["grpc", "redis", "rq"]),
         ("services/tuft", ["services.preprocess", "services.store", "services.trainer", "turnloom"]),
+        ("services/sampler", [f"services.{one}" for one in ("preprocess", "trainer", "store", "tuft", "rest")]),
+        ("services/sampler", ["turnloom"]),
         ("turnloom", ["services"]),
         ("turnloom/masks", ["grpc", "google", "redis", "rq", "pyarrow", "fsspec", "datasets", "prometheus_client"]),
     ],

@@ -31,9 +31,9 @@ def parquet_rows(place: str, file: io.BufferedIOBase, start: int = 0) -> Iterato
             first += count
 
 
-def arrow_rows(place: str, file: io.BufferedIOBase, start: int = 0) -> Iterator[RawRow]:
-    """Yield rows from number `start` to the end of the file."""
-    yield from _rows(place, arrow_batches(file), 0, start)
+def arrow_rows(place: str, file: io.BufferedIOBase, start: int = 0, first: int = 0) -> Iterator[RawRow]:
+    """Yield rows from number `start` to the end of the file, whose first row has number `first`."""
+    yield from _rows(place, arrow_batches(file), first, start)
 
 
 def arrow_batches(file: io.BufferedIOBase) -> Iterator[pa.RecordBatch]:
