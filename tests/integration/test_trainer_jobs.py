@@ -463,7 +463,7 @@ def test_a_second_machine_under_the_name_of_a_host_is_refused_at_start(stack: Tr
     other.mkdir()
     stack.environment["TURNLOOM_TUFT_CHECKPOINT_DIR"] = str(other)
     assert stack.start("worker", "--allow-cpu", log="second.log").wait(120) == 2
-    assert f"TURNLOOM_HOST is '{HOST}', and machine " in stack.log("second.log")
+    assert f" works under the name '{HOST}' with another checkpoint folder" in stack.log("second.log")
     assert "give each machine a name of its own" in stack.log("second.log")
     checks = list(_identities(stack.store, stack.store.hosts.list()))
     assert [(check.name, check.outcome, check.host) for check in checks] == [("host_identity", "failed", HOST)]

@@ -57,7 +57,7 @@ def claim(settings: Settings, connection: redis.Redis) -> HostClaim | None:
     try:
         found = identity(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise BadSetting(f"TURNLOOM_TUFT_CHECKPOINT_DIR: {folder / FILE} can't be used ({error})") from None
+        raise BadSetting(f"TURNLOOM_TUFT_CHECKPOINT_DIR: {folder / FILE} can't be used ({error}); see to its rights") from None
     if not found:
         log.warning("%s is not there, so this host can't be told from another of its name", folder)
         return None
@@ -65,7 +65,7 @@ def claim(settings: Settings, connection: redis.Redis) -> HostClaim | None:
     other = claim_host(connection, own)
     if other is not None:
         raise BadSetting(
-            f"TURNLOOM_HOST is {settings.host!r}, and machine {other.machine} works under that name with another "
+            f"TURNLOOM_HOST: machine {other.machine} works under the name {settings.host!r} with another "
             f"checkpoint folder (id {other.id[:8]}, here {found[:8]}); give each machine a name of its own"
         )
     return own
@@ -75,4 +75,4 @@ def keep(own: HostClaim | None, host: str, connection: redis.Redis) -> None:
     """Report that a worker is there. Raises BadSetting once another machine has the name."""
     other = keep_host(connection, own, host)
     if other is not None:
-        raise BadSetting(f"TURNLOOM_HOST is {host!r}, which machine {other.machine} has taken; this worker ends")
+        raise BadSetting(f"TURNLOOM_HOST: machine {other.machine} has taken the name {host!r}; this worker ends")
