@@ -57,7 +57,8 @@ def claim(settings: Settings, connection: redis.Redis) -> HostClaim | None:
     try:
         found = identity(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise BadSetting(f"TURNLOOM_TUFT_CHECKPOINT_DIR: {folder / FILE} can't be used ({error}); see to its rights") from None
+        sentence = f"{folder / FILE} can't be used ({error}); see to its rights"
+        raise BadSetting(f"TURNLOOM_TUFT_CHECKPOINT_DIR: {sentence}") from None
     if not found:
         log.warning("%s is not there, so this host can't be told from another of its name", folder)
         return None
