@@ -131,7 +131,7 @@ def test_a_hub_name_never_means_a_folder_below_the_working_directory(
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
     for entry in (ModelEntry("a", "owner/name"), ModelEntry("a", "owner/name", chat_template=model_folder / TEMPLATE)):
         assert prepared_folder(entry, tmp_path / "cache") is None
-        with pytest.raises(BadModels, match=r"^preparing 'owner/name' failed: owner/name can't be fetched from "):
+        with pytest.raises(BadModels, match=r"^'owner/name': preparing it failed: owner/name can't be fetched from "):
             load_entry(entry, tmp_path / "cache")
 
 
