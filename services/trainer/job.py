@@ -142,17 +142,18 @@ class Attempt:
 
     def run(self) -> None:
         """Train, and always end the attempt (endings.py)."""
-        try:
-            self._train()
-        except Exception as error:
-            self._endings.end(error)
-        finally:
-            if self._mirror is not None:
-                self._mirror.close(0.0)
-            if self._replier is not None:
-                self._replier.close()
-            if self._backend is not None:
-                self._backend.close()
+        with self._journal:
+            try:
+                self._train()
+            except Exception as error:
+                self._endings.end(error)
+            finally:
+                if self._mirror is not None:
+                    self._mirror.close(0.0)
+                if self._replier is not None:
+                    self._replier.close()
+                if self._backend is not None:
+                    self._backend.close()
 
     # The way through.
 
