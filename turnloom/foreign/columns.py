@@ -23,6 +23,8 @@ MEDIA_COLUMNS: Final = {
     **dict.fromkeys(("videos", "video"), "<video>"),
     **dict.fromkeys(("audios", "audio"), "<audio>"),
 }
+#: How pandas names the columns of its index.
+_INDEX: Final = "__index_level_"
 #: Of unused columns, so many are named, each cut to so many characters.
 MOST_UNUSED: Final = 64
 LONGEST_UNUSED: Final = 128
@@ -54,7 +56,12 @@ class UnusedColumns:
         if not isinstance(row, Mapping):
             return
         for name in (*(name for name in row if name not in self._used), *unread):
-            if name in self._used or row.get(name, True) in (None, "", [], {}) or len(self.names) >= MOST_UNUSED:
+            if (
+                name in self._used
+                or name.startswith(_INDEX)
+                or row.get(name, True) in (None, "", [], {})
+                or len(self.names) >= MOST_UNUSED
+            ):
                 continue
             self._used = self._used | {name}
             self.names.append(name[:LONGEST_UNUSED])

@@ -101,9 +101,9 @@ class Format:
         for part in SHAPES[self.name].required:
             if row.get(self.column(part)) is None:
                 keys = ", ".join(map(str, row)) or "none"
-                raise InvalidInput(
-                    f"there is no column {self.column(part)} (columns: {keys}).", field=self.column(part)
-                )
+                missing = f"there is no column {self.column(part)} (columns: {keys})."
+                said = "is null in this row; leave such rows out." if self.column(part) in row else missing
+                raise InvalidInput(said, field=self.column(part))
         required = SHAPES[self.name].required
         parts = {part: _said(row.get(self.column(part)), part in required) for part in SHAPES[self.name].parts}
         parts["id"] = _identifier(parts["id"])

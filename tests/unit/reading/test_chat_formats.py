@@ -72,7 +72,7 @@ def test_system_input_and_history_are_taken_along() -> None:
             "can't be used; give an object with from and value.",
         ),
         ("prompt_completion", {"prompt": 1, "completion": "a"}, "prompt", "is a number; give text."),
-        ("alpaca", {"instruction": "q", "output": None}, "output", "there is no column output"),
+        ("alpaca", {"instruction": "q", "output": None}, "output", "is null in this row"),
         (
             "alpaca",
             {"instruction": "q", "output": "a", "history": [["q"]]},
