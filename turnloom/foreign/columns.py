@@ -124,7 +124,7 @@ def tools_in(row: Mapping[str, JSON]) -> JSON:
             continue
         found = list_in(value)
         if found is None:
-            raise InvalidInput("must be a list of tools.", field=name)
+            raise InvalidInput("is no list; give a list of tools.", field=name)
         return [_wrapped(tool) for tool in found]
     return None
 
@@ -146,7 +146,7 @@ def marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]:
     entries = list_in(mask)
     if entries is None or len(entries) != len(messages) or not all(entry in (0, 1) for entry in entries):
         raise InvalidInput(
-            f"must be a list of 0 and 1, one for each of the {len(messages)} messages; leave it out and write"
+            f"does not fit; give 0 or 1 for each of the {len(messages)} messages, or leave it out and write"
             " trainable: true or false at each message.",
             field=MASK_COLUMN,
         )

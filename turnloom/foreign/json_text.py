@@ -30,7 +30,7 @@ class FromText:
 
 def constant(name: str) -> NoJSON:
     """Return the NoJSON for NaN or Infinity, as a parser of JSON text meets them."""
-    return NoJSON(f"holds {name}, which is no JSON value.")
+    return NoJSON(f"holds {name}, which JSON can't hold.")
 
 
 def loads(text: str) -> object:

@@ -58,7 +58,7 @@ def test_bad_lines_keep_their_places_and_harm_no_other(tmp_path: Path) -> None:
     assert rows_of(path, tmp_path) == [
         RawRow(f"{path}, line 1", {"a": 1}),
         RawRow(f"{path}, line 3", None, "is not JSON (Expecting value in column 6)."),
-        RawRow(f"{path}, line 4", {}, unread={"a": "holds NaN, which is no JSON value."}),
+        RawRow(f"{path}, line 4", {}, unread={"a": "holds NaN, which JSON can't hold."}),
         RawRow(f"{path}, line 5", None, "is not UTF-8."),
         RawRow(f"{path}, line 6", {"a": 2}),
     ]
