@@ -82,7 +82,7 @@ def test_a_task_whose_worker_dies_each_time_ends_the_dataset(sources: Sources, s
     assert failed.error.code == "TASK_GIVEN_UP"
     assert failed.error.message == (
         "Cutting the source into shards was begun 3 times and never finished: "
-        "its worker died each time without a word: it was killed, or had too little memory"
+        "its worker was killed each time, or had too little memory"
     )
 
 

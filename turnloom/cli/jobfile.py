@@ -30,9 +30,12 @@ KEYS: Final[Mapping[str, Mapping[str, type]]] = {
         "skip_bad": bool,
         "strict": bool,
     },
-    "job": {"host": str, "start_from": str, "weights_only": bool, "labels": dict},
-}
-KINDS: Final = {str: "text in quotes", float: "a number", bool: "true or false", dict: "a table"}
+    "job": {
+        "host": str, "start_from": str, "weights_only": bool, "labels": dict,
+        "sample_prompts": str, "sample_every": int, "sample_max_tokens": int,
+    },
+}  # fmt: skip
+KINDS: Final = {str: "text in quotes", float: "a number", int: "a whole number", bool: "true or false", dict: "a table"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,9 @@ class JobFile:
     host: str = ""
     start_from: str = ""
     weights_only: bool = False
+    sample_prompts: str = ""  #: path
+    sample_every: int = 0
+    sample_max_tokens: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     preprocess: PreprocessFields = field(default_factory=PreprocessFields)
     hyperparameters: HyperparameterFields = field(default_factory=HyperparameterFields)
@@ -90,6 +96,9 @@ class JobFile:
             host=job.get("host", ""),
             start_from=job.get("start_from", ""),
             weights_only=job.get("weights_only", False),
+            sample_prompts=_place(path, job.get("sample_prompts", "")),
+            sample_every=job.get("sample_every", 0),
+            sample_max_tokens=job.get("sample_max_tokens", 0),
             labels={name: str(value) for name, value in job.get("labels", {}).items()},
             preprocess=cast(PreprocessFields, options),
             hyperparameters=cast(HyperparameterFields, chosen),
@@ -120,8 +129,9 @@ def _check(path: Path, document: Mapping[str, object]) -> None:
                     hint=f"There are: {', '.join(KEYS[section])}.",
                     field=key,
                 )
-            if not isinstance(value, (int, float) if kind is float else kind) or (kind is float and value is True):
-                raise InvalidInput(f"{path}: [{section}] {key} is {value!r}; it takes {KINDS[kind]}.", field=key)
+            is_flag = isinstance(value, bool) and kind is not bool  # which Python counts as a whole number
+            if is_flag or not isinstance(value, (int, float) if kind is float else kind):
+                raise InvalidInput(f"{path}: [{section}] {key} is {value!r}; give {KINDS[kind]}.", field=key)
 
 
 def _mix(path: Path, weights: Mapping[str, object]) -> dict[str, float]:
@@ -129,7 +139,7 @@ def _mix(path: Path, weights: Mapping[str, object]) -> dict[str, float]:
     field, found = f"{path}: [data] mix", dict[str, float]()
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise InvalidInput(f"{field}.{name} is {weight!r}; it takes a number.", field="mix")
+            raise InvalidInput(f"{field}.{name} is {weight!r}; give a number.", field="mix")
         found[name] = float(weight)
     return checked_mix(found, field)
 

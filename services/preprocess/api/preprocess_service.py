@@ -55,6 +55,7 @@ class PreprocessService(PreprocessServiceServicer):
                 client_template_deadline_seconds=limits.CLIENT_TEMPLATE_SECONDS,
                 max_bytes_in_work=self._settings.work_bytes,
                 max_call_seconds=self._settings.call_seconds,
+                max_conversation_bytes=limits.MAX_CONVERSATION_BYTES,
                 caller=call.caller.name,
                 scopes=sorted(call.caller.scopes),
             )
@@ -136,7 +137,7 @@ class PreprocessService(PreprocessServiceServicer):
             messages = self._rpc.reading(context, request_iterator)
             asked = header(messages, "options").options
             if asked.max_offenders > MAX_OFFENDERS:
-                sentence = f"is {asked.max_offenders}; at most {MAX_OFFENDERS} are listed."
+                sentence = f"is {asked.max_offenders}; give {MAX_OFFENDERS} at most."
                 raise InvalidRequest([Violation("options.max_offenders", sentence)])
             plan = self._runner.plan(asked.options.model, options(asked.options, "options.options"))
             run = LintRun(plan, asked.max_offenders)

@@ -239,6 +239,7 @@ def host(record: HostRecord) -> pb.Host:
                 accelerated=model.accelerated,
                 max_tokens_per_pass=model.max_tokens_per_pass,
                 not_accelerated=model.not_accelerated,
+                samples=model.samples,
             )
             for model in record.models
         ],

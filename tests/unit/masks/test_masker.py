@@ -268,3 +268,8 @@ def test_the_wheel_with_the_extra_masks_masks_in_an_environment_of_its_own(folde
     )
     assert command.returncode == 1
     assert "is not installed; run pip install 'turnloom[client]'" in command.stderr
+
+
+@pytest.mark.parametrize(("sent", "expected"), [(0, "0"), (7, "7"), ("", ""), (None, ""), ("a", "a")])
+def test_an_id_of_zero_is_an_id(sent: object, expected: str) -> None:
+    assert conversation_from({"messages": [], "id": sent}).id == expected

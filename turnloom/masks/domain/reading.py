@@ -44,7 +44,7 @@ def conversation_from(document: object) -> Conversation:
         messages=messages,
         tools=(_list(tools, "tools") or None) if tools is not None else None,
         training=training if told else (),
-        id=str(document.get("id") or ""),
+        id="" if document.get("id") is None else str(document["id"]),
     )
 
 
