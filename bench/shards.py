@@ -36,7 +36,7 @@ from turnloom.masks import Options, load_model  # noqa: E402
 from turnloom.masks.domain.conversation import Conversation  # noqa: E402
 from turnloom.masks.domain.example import Preprocessed  # noqa: E402
 from turnloom.masks.pipeline import preprocess_batch  # noqa: E402
-from turnloom.reading.formats import Format  # noqa: E402
+from turnloom.reading.chat_formats import Format  # noqa: E402
 
 
 class NoLease:

@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from turnloom.cli.app import app
 from turnloom.cli.options.groups import Budget, Preprocessing, RowChoice, Submission
-from turnloom.cli.session import COMMON
+from turnloom.cli.running.session import COMMON
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs/cli.md"
 MARKS: Final = ("<!-- commands: written by scripts/cli_docs.py -->\n", "<!-- end of commands -->\n")

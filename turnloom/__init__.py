@@ -10,20 +10,20 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from turnloom.batches import Batch, Row
-    from turnloom.calls import Tls
     from turnloom.client import Preprocessed, TurnloomClient
     from turnloom.errors import TurnloomError
     from turnloom.reading.local_sources import read
+    from turnloom.transport.calls import Tls
+    from turnloom.wire.batches import Batch, Row
 
 __all__ = ["Batch", "Preprocessed", "Row", "Tls", "TurnloomClient", "TurnloomError", "read"]
 
 #: Name -> the module that has it, imported when the name is first used: parts of the package need no grpc and no numpy.
 _MODULES: Final = {
-    "Batch": "turnloom.batches",
+    "Batch": "turnloom.wire.batches",
     "Preprocessed": "turnloom.client",
-    "Row": "turnloom.batches",
-    "Tls": "turnloom.calls",
+    "Row": "turnloom.wire.batches",
+    "Tls": "turnloom.transport.calls",
     "TurnloomClient": "turnloom.client",
     "TurnloomError": "turnloom.errors",
     "read": "turnloom.reading.local_sources",

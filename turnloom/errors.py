@@ -1,22 +1,24 @@
 """Errors that a user of Turnloom can meet, one class for each way to react.
 
-TurnloomError
-├── InvalidInput          a file, option or value that was refused before anything was sent
-├── ServerUnreachable     nothing answers at the address
-├── DeadlineExceeded      it answers too slowly
-├── DamagedDownload       the bytes that came are not those that were promised
-├── StackError            the embedded stack can't start, or one of its parts ended
-└── Refused               the server answered, and said no
-    ├── InvalidArgument       a field of the request
-    ├── NotFound              no such job, dataset, model, checkpoint
-    ├── AlreadyExists         a request_id that was used with other content
-    ├── FailedPrecondition    not in this state
-    ├── OutOfRange            older than what is kept
-    ├── NotAllowed            no token, a wrong one, or one without this scope
-    ├── ResourceExhausted     too large, or too many
-    ├── Unavailable           loading, draining, or Redis is down
-    ├── Unimplemented         a part of the contract that this server does not have yet
-    └── ServerFault           a fault of the server; it gave an id to look for in its log
+Who inherits from whom::
+
+    TurnloomError
+    ├── InvalidInput          a file, option or value that was refused before anything was sent
+    ├── ServerUnreachable     nothing answers at the address
+    ├── DeadlineExceeded      it answers too slowly
+    ├── DamagedDownload       the bytes that came are not those that were promised
+    ├── StackError            the embedded stack can't start, or one of its parts ended
+    └── Refused               the server answered, and said no
+        ├── InvalidArgument       a field of the request
+        ├── NotFound              no such job, dataset, model, checkpoint
+        ├── AlreadyExists         a request_id that was used with other content
+        ├── FailedPrecondition    not in this state
+        ├── OutOfRange            older than what is kept
+        ├── NotAllowed            no token, a wrong one, or one without this scope
+        ├── ResourceExhausted     too large, or too many
+        ├── Unavailable           loading, draining, or Redis is down
+        ├── Unimplemented         a part of the contract that this server does not have yet
+        └── ServerFault           a fault of the server; it gave an id to look for in its log
 """
 
 # the tree reads better without "Error" on every branch

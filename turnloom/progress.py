@@ -25,17 +25,18 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from turnloom.client import TERMINAL, TurnloomClient
+from turnloom.display.console import SafeConsole
+from turnloom.display.live import LEVELS, View, test_nll
+from turnloom.display.words import coloured, count, dataset_state, duration, job_state, seconds
 from turnloom.errors import InvalidInput, ServerUnreachable, TurnloomError, Unavailable
-from turnloom.live import LEVELS, View, test_nll
 from turnloom.results.runs import label
-from turnloom.terminal import SafeConsole
+from turnloom.transport.watching import PATIENCE_SECONDS
 from turnloom.v1 import datasets_pb2, training_pb2
-from turnloom.watching import PATIENCE_SECONDS
-from turnloom.words import coloured, count, dataset_state, duration, job_state, seconds
 
 LINE_SECONDS: Final = 5.0  #: between two lines of progress in a log
 REDRAW_SECONDS: Final = 0.2  #: between two pictures in a notebook
 LOOK_SECONDS: Final = 1.0  #: between two looks at a sweep
+REPLY: Final = "REPLY"  #: type of events that hold what the adapter said
 BAR: Final = 20  #: characters of the bar in a notebook
 WIDTH: Final = 110  #: characters of a table in a notebook
 
@@ -72,6 +73,8 @@ def show_job(client: TurnloomClient, view: View, console: Console, say: Say, sta
             if update.HasField("event") and update.event.level in LEVELS:
                 event = update.event
                 say(f"[{LEVELS[event.level]}]{event.type}[/] {escape(event.message)}")
+            elif update.HasField("event") and update.event.type == REPLY:
+                say(escape(update.event.message))
             refresh(update)
 
 
@@ -285,7 +288,7 @@ def _table(made: training_pb2.Sweep, axes: Sequence[str]) -> Table:
 
 
 def cell_state(job: training_pb2.Job) -> str:
-    """Return the state as rich markup; for a cell waiting or stopped at a rung, with the step and its rank."""
+    """Return the state as rich markup. A cell waiting or stopped at a rung has step and rank."""
     halving = job.halving
     if job.state == training_pb2.JOB_STATE_PAUSED and halving.waiting_step:
         return f"[cyan]waits at {halving.waiting_step}[/]"

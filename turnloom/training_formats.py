@@ -26,7 +26,7 @@ Record: TypeAlias = dict[str, object]
 
 
 class TrainingRow(Protocol):
-    """A row of this package, or of a downloaded dataset (turnloom.batches)."""
+    """A row of this package, or of a downloaded dataset (turnloom.wire.batches)."""
 
     @property
     def token_ids(self) -> NDArray[np.int32]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from services.store.secret_settings import REDIS_URL_TAKES, redis_url, secret
+from services.store.redis_url import REDIS_URL_TAKES, redis_url
+from services.variables import LOG_LEVELS, address, log_level, parsed, secret
 
 T = TypeVar("T")
-
-
-class BadSetting(ValueError):
-    """A setting can't be used; the sentence names it, its value and the accepted values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +26,7 @@ class ApiSettings:
     metrics_address: str = "127.0.0.1"  #: where metrics are served
     metrics_port: int = 9464  #: of the metrics; 0: none; -1: a free one
     reflection: bool = False  #: answer gRPC reflection
+    processes: int = 1  #: that serve the API together on one port, each with models and limits of its own
     threads: int = 64  #: handler threads, >= 4; half of them may hold streams
     drain_seconds: float = 20.0  #: what SIGTERM grants to running calls
     idle_seconds: float = 300.0  #: after which a stream that sends nothing is ended
@@ -74,20 +71,12 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
     default = ApiSettings()
 
     def value(name: str, fallback: T, parse: Callable[[str], T], needed: str) -> T:
-        try:
-            text = secret(environment, f"TURNLOOM_{name}")
-        except ValueError as error:
-            raise BadSetting(f"{error}.") from error
-        if not text:
-            return fallback
-        try:
-            return parse(text)
-        except (ValueError, KeyError) as error:
-            shown = "its value" if "URL" in name else repr(text)  # a URL may hold a password
-            raise BadSetting(f"TURNLOOM_{name} can't be {shown}: {needed} is needed.") from error
+        text = secret(environment, f"TURNLOOM_{name}")
+        hidden = "URL" in name  # it may hold a password
+        return parsed(f"TURNLOOM_{name}", text, parse, needed, hidden=hidden) if text else fallback
 
     return ApiSettings(
-        address=value("ADDRESS", default.address, parse_address, "HOST:PORT"),
+        address=value("ADDRESS", default.address, address, "HOST:PORT"),
         models=value("MODELS", default.models, Path, "a path"),
         model_cache=value("MODEL_CACHE", default.model_cache, Path, "a path"),
         redis_url=value("REDIS_URL", default.redis_url, redis_url, REDIS_URL_TAKES),
@@ -95,6 +84,7 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
         metrics_address=value("METRICS_ADDRESS", default.metrics_address, str, "an address"),
         metrics_port=value("METRICS_PORT", default.metrics_port, _metrics_port, "a port, 0 (off) or -1 (a free one)"),
         reflection=value("REFLECTION", default.reflection, {"0": False, "1": True}.__getitem__, "0 or 1"),
+        processes=value("PROCESSES", default.processes, parse_processes, "a number from 1 to 64"),
         threads=value("THREADS", default.threads, _threads, "a number from 4 to 1000"),
         drain_seconds=value("DRAIN_SECONDS", default.drain_seconds, _seconds, "a number of seconds from 0 to 3600"),
         idle_seconds=value("IDLE_SECONDS", default.idle_seconds, _idle, "a number of seconds from 1 to 86400"),
@@ -114,24 +104,23 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
             "MAX_DATASET_CONVERSATIONS", default.max_dataset_conversations, _count, "a number from 1 to 4294967295"
         ),
         max_dataset_bytes=value("MAX_DATASET_BYTES", default.max_dataset_bytes, _size, "a number of bytes, 1 or more"),
-        log_level=value("LOG_LEVEL", default.log_level, _level, "debug, info, warning or error"),
+        log_level=value("LOG_LEVEL", default.log_level, log_level, LOG_LEVELS),
     )
-
-
-def parse_address(text: str) -> str:
-    """Return HOST:PORT unchanged.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    host, _, port = text.rpartition(":")
-    if not host or not 0 <= int(port) <= 65535:
-        raise ValueError(text)
-    return text
 
 
 def _metrics_port(text: str) -> int:
     if not -1 <= int(text) <= 65535:
+        raise ValueError(text)
+    return int(text)
+
+
+def parse_processes(text: str) -> int:
+    """Return a number of processes.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not 1 <= int(text) <= 64:
         raise ValueError(text)
     return int(text)
 
@@ -189,12 +178,6 @@ def _roots(text: str) -> tuple[str, ...]:
     if not all("://" in root or Path(root).is_absolute() for root in roots):
         raise ValueError(text)
     return tuple(root.rstrip("/") if "://" in root else os.path.normpath(root) for root in roots)
-
-
-def _level(text: str) -> str:
-    if text.upper() not in logging.getLevelNamesMapping():
-        raise ValueError(text)
-    return text.lower()
 
 
 def _store_url(text: str) -> str:

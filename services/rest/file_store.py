@@ -8,27 +8,32 @@ OWNER/FILE_ID/notes/NAME    small remarks on the file: which datasets were made 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
+import logging
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedReader
 from typing import IO, Any, Final, cast
 from urllib.parse import quote, unquote
 
-import fsspec
+from fsspec.spec import AbstractBufferedFile
 
 from services.rest.gateway import Caller
 from services.rest.problems import Problem, missing
+from services.store.blobs.files import is_local, locate, store_errors
+from services.store.errors import StoreError, StoreFull
+
+LOG = logging.getLogger("turnloom.rest")
 
 LEFTOVER_SECONDS: Final = 86_400.0  #: after which an upload that never ended is removed
 NOBODY: Final = "_"  #: folder of files without an owner; no token has this name
 CHUNK: Final = 1 << 20  #: bytes read at a time
+PART: Final = 8 << 20  #: bytes of an upload that an object store gets at once, and that wait in memory until then
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,10 @@ class FileStore:
     def __init__(self, url: str) -> None:
         self._url = url
         with faults():
-            system, root = fsspec.core.url_to_fs(url)
-            self._system = cast(Any, system)
-            self._root = str(root).rstrip("/")
+            system, root = locate(url)
+        self._system = cast(Any, system)
+        self._local = is_local(system)
+        self._root = root.rstrip("/")
 
     @contextmanager
     def writing(self, owner: str, identity: str) -> Iterator[IO[bytes]]:
@@ -72,16 +78,18 @@ class FileStore:
         path = f"{self._folder(owner, identity)}/content"
         with faults():
             self._system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            file = self._system.open(path, "wb")
+            file = self._system.open(path, "wb", block_size=PART)
         try:
-            with faults(), file:
+            with faults():
                 yield file
-                file.flush()
-                if "file" in self._system.protocol:
+                if self._local:
+                    file.flush()
                     os.fsync(file.fileno())
+                file.close()
         except BaseException:
-            with suppress(OSError):
-                self._system.rm(path.rsplit("/", 1)[0], recursive=True)
+            _abandon(file)
+            with suppress(Problem):
+                self.drop(owner, identity)
             raise
 
     def put(self, file: StoredFile) -> None:
@@ -94,8 +102,11 @@ class FileStore:
 
     def rename(self, owner: str, identity: str, final: str) -> None:
         """Give a written file another id."""
+        target = self._folder(owner, final)
         with faults():
-            self._system.mv(self._folder(owner, identity), self._folder(owner, final), recursive=True)
+            self._system.makedirs(target, exist_ok=True)
+            self._system.mv(f"{self._folder(owner, identity)}/content", f"{target}/content")
+        self.drop(owner, identity)
 
     def get(self, identity: str, caller: Caller) -> StoredFile:
         """Return a file that the caller may look at."""
@@ -121,7 +132,9 @@ class FileStore:
     def open(self, file: StoredFile) -> BufferedIOBase:
         """Open the content."""
         with faults():
-            return cast(BufferedIOBase, self._system.open(f"{self._folder(file.owner, file.id)}/content", "rb"))
+            content = self._system.open(f"{self._folder(file.owner, file.id)}/content", "rb")
+        # fsspec's files read lines without a bound; a buffer of our own has one.
+        return cast(BufferedIOBase, content) if self._local else BufferedReader(content, CHUNK)
 
     def chunks(self, file: StoredFile) -> Iterator[bytes]:
         """Yield the content, 1 MiB at a time."""
@@ -222,7 +235,7 @@ class FileStore:
         """Write a small file that is there whole or not at all."""
         with faults():
             self._system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            if "file" not in self._system.protocol:
+            if not self._local:
                 self._system.pipe_file(path, text.encode())  # one request, which object stores take whole
                 return
             temporary = f"{path}.{secrets.token_hex(6)}"
@@ -242,19 +255,32 @@ def _last(path: str) -> str:
     return path.rsplit("/", 1)[-1]
 
 
+def _abandon(file: Any) -> None:
+    """Close a file that nobody wants; closing one of an object store would complete its upload."""
+    if not isinstance(file, AbstractBufferedFile):
+        file.close()
+    elif not file.closed:
+        with suppress(Exception):  # a store that failed once fails here, too; it drops open uploads in time
+            file.discard()
+        file.closed = True
+
+
 @contextmanager
 def faults() -> Iterator[None]:
     """Raise failures of the file store as Problems; FileNotFoundError passes only where a caller handles it inside."""
     try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Problem(
-                507, "The file store is full; delete files, or ask its operator for room.", kind="server_error"
-            ) from error
+        with store_errors("uploads"):
+            yield
+    except StoreFull as error:
+        raise Problem(
+            507, "The file store is full; delete files, or ask its operator for room.", kind="server_error"
+        ) from error
+    except StoreError as error:
+        LOG.warning("file store: %s", error)
+        kind = type(error.__cause__ or error).__name__
         raise Problem(
             503,
-            f"The file store can't be used ({type(error).__name__}); try again, or ask its operator.",
+            f"The file store can't be used ({kind}); try again, or ask its operator.",
             kind="server_error",
             code="file_store_unavailable",
         ) from error

@@ -10,14 +10,14 @@ from itertools import takewhile
 from typing import Final, cast
 
 from services.rest.problems import missing
-from turnloom.calls import Tls
 from turnloom.client import TurnloomClient
 from turnloom.errors import NotFound
-from turnloom.options import HyperparameterFields, PreprocessFields
+from turnloom.transport.calls import Tls
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import preprocess_pb2 as pp
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1 import types_pb2 as ty
+from turnloom.wire.options import HyperparameterFields, PreprocessFields
 
 KEPT: Final = 512  #: clients that are kept for tokens seen before
 LAST: Final = 2**32 - 1  #: a step behind all others

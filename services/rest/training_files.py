@@ -12,12 +12,12 @@ from typing import Final
 from services.rest.file_store import FileStore, StoredFile
 from services.rest.gateway import Caller, NewDataset, Turnloom
 from services.rest.problems import ClientLeft, Problem
-from turnloom.conversations import from_json
 from turnloom.errors import InvalidArgument, InvalidInput
 from turnloom.reading.documents import line_row
 from turnloom.reading.lines import lines
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import types_pb2 as ty
+from turnloom.wire.conversations import from_json
 
 _PLACE: Final = re.compile(r"conversations\[(\d+)\]\.?")
 

@@ -7,7 +7,19 @@ from dataclasses import fields
 from functools import cache, lru_cache
 
 from services.store.codec import decode
-from services.store.records import HELD, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState, Standing, Sums
+from services.store.records import (
+    HELD,
+    Control,
+    CutReport,
+    ErrorRecord,
+    JobRecord,
+    JobSpec,
+    JobState,
+    MixSums,
+    Standing,
+    Sums,
+)
+from services.store.steps import read_mix
 
 
 def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
@@ -44,12 +56,15 @@ def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
         last_train_nll=measured("last_train_nll"),
         test_nll=measured("test_nll"),
         test_step=int(number("test_step")),
+        sampled_step=int(number("sampled_step")),
         test_bits_per_byte=measured("test_bits_per_byte"),
         best_test_nll=measured("best_test_nll"),
         best_test_step=int(number("best_test_step")),
         tokens_per_second=number("tokens_per_second"),
         effective=_sums("effective", stored),
         work=_sums("work", stored),
+        effective_mix=_mix("effective", stored),
+        work_mix=_mix("work", stored),
         cut=decode(CutReport, cut) if cut else CutReport(),
         rungs=tuple(int(word) for word in stored.get("rungs", "").split()),
         rung=int(number("rung")),
@@ -95,6 +110,10 @@ def _control(state: JobState, preempt: str) -> Control:
     if state is JobState.PAUSING:
         return Control.PAUSE
     return Control.PREEMPT if state is JobState.RUNNING and preempt else Control.NONE
+
+
+def _mix(prefix: str, stored: Mapping[str, str]) -> tuple[MixSums, ...]:
+    return read_mix([float(word) for word in stored.get(f"{prefix}_mix", "").split()])
 
 
 _REAL = frozenset({"nll", "weight", "test_nll", "test_weight"})

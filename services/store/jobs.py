@@ -61,7 +61,8 @@ class Jobs:
         NotFound or IllegalEdge for a dataset that isn't there or isn't READY.
         """
         request = keys.request("job", spec.owner, request_id) if request_id else ""
-        datasets = dict.fromkeys(name for name in (spec.training_dataset, spec.test_dataset) if name)
+        names = (*(part.dataset for part in spec.training), spec.test_dataset)
+        datasets = dict.fromkeys(name for name in names if name)
         others = [spec.start_from.job] if spec.start_from else []
         text = encode(spec)
         digest = content_hash or _digest(text)
@@ -292,7 +293,7 @@ class Jobs:
         """End the attempt and requeue the job: RUNNING -> QUEUED, where the caller enqueues the ticket.
 
         PAUSING and CANCELLING come to their ends instead. The third attempt in a row without a committed step makes
-        the job FAILED with the last error; reason "preempted" isn't counted. Raises Fenced.
+        the job FAILED with the last error. Reason "preempted" isn't counted. Raises Fenced.
         """
         self._scripts.run(
             "release",

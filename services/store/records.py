@@ -125,6 +125,33 @@ class StartFrom:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplySpec:
+    """Replies of a job while it trains; its prompts lie in the object store (blobs/replies.py)."""
+
+    prompts: int  #: how many, >= 1
+    every: int = 0  #: steps between them; 0: only at the end
+    max_tokens: int = 128  #: of a reply, its stop token included
+
+
+@dataclass(frozen=True, slots=True)
+class MixPart:
+    """One dataset of a mixture."""
+
+    dataset: str  #: id
+    weight: float  #: relative to those of the others, > 0
+
+
+@dataclass(frozen=True, slots=True)
+class MixSums:
+    """Totals of what was trained of one dataset of a mixture, in one step or several."""
+
+    conversations: int = 0
+    tokens: int = 0
+    nll: float = 0.0  #: nats
+    weight: float = 0.0  #: 0: nothing of it was trained
+
+
+@dataclass(frozen=True, slots=True)
 class CutReport:
     """Rows changed by a job's own max_length."""
 
@@ -139,7 +166,7 @@ class JobSpec:
 
     model: str  #: name as ListModels has it
     tuft_model: str  #: TuFT's name of it
-    training_dataset: str  #: dataset id
+    training_dataset: str  #: dataset id; of a mixture the first of its datasets
     test_dataset: str = ""  #: dataset id; empty: no evaluation
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -147,8 +174,15 @@ class JobSpec:
     host: str = ""  #: host that was asked for; empty: any that can
     priority: int = 0  #: higher ones get a host first
     start_from: StartFrom | None = None
+    replies: ReplySpec | None = None  #: None: it is not sampled while it trains
     sweep: str = ""  #: sweep id
     rungs: tuple[int, ...] = ()  #: steps after which it waits for the sweep's other cells; empty: it never does
+    mix: tuple[MixPart, ...] = ()  #: the datasets that it trains on; empty: training_dataset alone
+
+    @property
+    def training(self) -> tuple[MixPart, ...]:
+        """Return the datasets that it trains on, with their weights."""
+        return self.mix or (MixPart(self.training_dataset, 1.0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +238,15 @@ class JobRecord:
     last_train_nll: float | None = None  #: nats per unit of weight, last step
     test_nll: float | None = None  #: last evaluation
     test_step: int = 0  #: step of that evaluation
+    sampled_step: int = 0  #: last step whose replies were told; 0: none
     test_bits_per_byte: float | None = None
     best_test_nll: float | None = None  #: lowest of the effective series
     best_test_step: int = 0
     tokens_per_second: float = 0.0  #: over up to 20 last steps of this attempt; 0: not known yet
     effective: Sums = field(default_factory=Sums)
     work: Sums = field(default_factory=Sums)
+    effective_mix: tuple[MixSums, ...] = ()  #: of the effective series by dataset, as spec.mix; empty before step 1
+    work_mix: tuple[MixSums, ...] = ()  #: the same of all work done
     cut: CutReport = field(default_factory=CutReport)
     rungs: tuple[int, ...] = ()  #: spec.rungs while it takes part in successive halving; empty once it was taken out
     rung: int = 0  #: step of the rung where it waits, or is about to, for the sweep's other cells; 0: it does not
@@ -276,6 +313,7 @@ class StepRecord:
     test_target_bytes: int | None = None
     calls: int = 0  #: forward_backward calls that the step was cut into; 0: not recorded
     accelerated: bool | None = None  #: whether the accelerated model trained it; None: not recorded
+    mix: tuple[MixSums, ...] = ()  #: by dataset, as the job's mix; empty: it has none
 
     def __post_init__(self) -> None:
         """Refuse numbers that aren't finite, which would poison every sum."""
@@ -284,7 +322,7 @@ class StepRecord:
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"step {self.step}: {name} is {value}, only finite numbers enter the ledger")
         if self.step >= 1 and self.weight_sum <= 0:
-            raise ValueError(f"step {self.step}: weight_sum is {self.weight_sum}, it must be above 0")
+            raise ValueError(f"step {self.step}: weight_sum is {self.weight_sum}; send a number above 0")
         if (self.test_nll_sum is None) != (self.test_weight_sum is None):
             raise ValueError(f"step {self.step}: test_nll_sum and test_weight_sum come together")
 
@@ -391,6 +429,7 @@ class LeftOutRecord:
     duplicates: int = 0  #: conversations that came before
     overlapping: int = 0  #: conversations of the test part that are in the training part too; not left out
     unreadable: int = 0  #: rows that the sender of a stream could not read
+    unused_columns: tuple[str, ...] = ()  #: that hold something and that nobody reads; at most 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,6 +472,7 @@ class DatasetRecord:
     weight_sum: float = 0.0
     target_bytes: int = 0
     truncated_examples: int = 0
+    unchecked_examples: int = 0  #: whose ids were not compared with the text
     skipped_conversations: int = 0
     too_long_conversations: int = 0  #: of these
     issues: tuple[IssueRecord, ...] = ()  #: at most 50
@@ -494,6 +534,10 @@ class HostRecord:
     def serves(self, model: str, rank: int) -> bool:
         """Return whether its TuFT serves a model at a LoRA rank; an unknown largest rank counts as enough."""
         return any(one.name == model and (one.max_lora_rank == 0 or one.max_lora_rank >= rank) for one in self.models)
+
+    def samples(self, model: str) -> bool:
+        """Return whether it samples a model, according to its last probe; unknown counts as yes."""
+        return all(one.samples is not False for one in self.models if one.name == model)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from typing import Final, Protocol
 from services.store.blobs.objects import Stored
 from services.store.records import CheckpointRecord
 from services.trainer.backend import Adapter, Backend
-from services.trainer.batches.batching import longest_first, order_hash
+from services.trainer.batches.batching import longest_first
+from services.trainer.batches.mixing import order_hash
 from services.trainer.batches.rows import Row, shortened, without_tail
 from services.trainer.errors import BackendError, CheckpointLost, Code, ProbeMismatch, StopRun
 from services.trainer.loop import probe_nll
@@ -46,6 +47,14 @@ class ObjectStore(Protocol):
 
     def get_folder(self, uri: str, destination: Path) -> object:
         """Copy a folder out of the store and check it."""
+        ...
+
+
+class Server(Protocol):
+    """The method of TuftHttp that this module uses."""
+
+    def delete_checkpoint(self, run_id: str, name: str) -> None:
+        """Remove a saved state."""
         ...
 
 
@@ -100,7 +109,7 @@ class ServerFolder:
         """
         match = SAVED_PATH.fullmatch(path)
         if match is None:
-            raise AdapterUnusable(f"{path!r} is no path of a TuFT checkpoint")
+            raise AdapterUnusable(f"{path!r} is not the path of a TuFT checkpoint")
         return self.root / match[1] / match[2]
 
     def keeps_one_optimizer_shard(self, path: str) -> bool:
@@ -109,6 +118,16 @@ class ServerFolder:
         Loading gives that shard to every GPU, so with two of them half of Adam's moments are another half's.
         """
         return (self.of(path) / "adapter" / "optimizer.pt").is_file()
+
+    def remover(self, server: Server) -> Callable[[str], None]:
+        """Return a function that deletes a saved adapter at the server, by its path."""
+
+        def remove(path: str) -> None:
+            match = SAVED_PATH.fullmatch(path)
+            if match is not None:
+                server.delete_checkpoint(match[1], match[2])
+
+        return remove
 
     @staticmethod
     def run_of(path: str) -> str:
@@ -129,7 +148,7 @@ class ServerFolder:
         try:
             config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise AdapterUnusable(f"{folder / ADAPTER_FILES[0]} is no JSON: {error}") from None
+            raise AdapterUnusable(f"{folder / ADAPTER_FILES[0]} is not JSON: {error}") from None
         found = (config.get("peft_type"), config.get("r"))
         if found != ("LORA", expected.rank):
             raise AdapterUnusable(f"{folder}: peft_type and r are {found}, not ('LORA', {expected.rank})")

@@ -26,7 +26,8 @@ from services.store.shards.dataset_files import DatasetReader
 from services.store.store import Store, open_store
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batches.batching import MOST_CALL_TOKENS, PASSES_PER_CALL, Batches
-from services.trainer.batches.dataset import TrainedRows, trained_rows
+from services.trainer.batches.dataset import trained_rows
+from services.trainer.batches.mixing import Part
 from services.trainer.batches.rows import Row
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
 from services.trainer.endings import Endings, Leave
@@ -40,12 +41,15 @@ from services.trainer.keeping import Keeper
 from services.trainer.lease import Lease
 from services.trainer.loop import Run, RunSpec
 from services.trainer.mirroring import Mirror
+from services.trainer.replies import SECONDS, Replier
+from services.trainer.sample import draw
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import TuftSettings, connect
 from services.trainer.tuft_http import TuftHttp
 
 Result = TypeVar("Result")
 
+LAST_REPLIES = 2 * SECONDS  #: that a trained job waits for its replies, those of a step before included
 OPTIMIZER_INEXACT = (
     "TuFT's fsdp backend keeps Adam's moments of the first GPU only; on several GPUs the run goes on with the exact "
     "weights and these moments on all of them, close to the uninterrupted run but not equal to it."
@@ -78,7 +82,7 @@ def run(job_id: str, attempt: int) -> None:
 class Data:
     """The rows of a job."""
 
-    train: TrainedRows
+    train: Sequence[Part]  #: one a dataset
     test: Sequence[Row]
 
 
@@ -101,6 +105,7 @@ class Attempt:
         self._folder = ServerFolder(settings.checkpoint_dir)
         self._backend: Backend | None = None
         self._served = ServedModelRecord(self._adapter.model)  # known once there is a client
+        self._replier: Replier | None = None
         self._training = False  # from now on it is the loop that hears when the attempt has to leave
         self._keeper = Keeper(
             self._job.id,
@@ -144,6 +149,8 @@ class Attempt:
         finally:
             if self._mirror is not None:
                 self._mirror.close(0.0)
+            if self._replier is not None:
+                self._replier.close()
             if self._backend is not None:
                 self._backend.close()
 
@@ -151,7 +158,7 @@ class Attempt:
 
     def _train(self) -> None:
         data = self._read_data()
-        probe = probe_rows(data.test or data.train, self._job.spec.hyperparameters.seed)
+        probe = probe_rows(data.test or data.train[0].rows, self._job.spec.hyperparameters.seed)
         self._wait_for_server()
         backend, steps_done = self._begin(probe)
         plan = self._plan(data, probe)
@@ -161,9 +168,11 @@ class Attempt:
         first = steps_done == 0 and bool(plan.test_rows) and initial is None
         self._journal.event(*accelerated_event(self._served))
         self._training = True
+        self._replier = loop.sampler = self._make_replier(plan, backend, steps_done)
         asked = loop.train(steps_done, save_first=self._checkpoint is None, evaluate_first=first)
         self._journal.drain()
         if asked is Control.NONE:
+            self._last_replies(plan, backend)
             self._endings.succeed(backend)
         else:
             self._endings.leave(asked)
@@ -171,16 +180,19 @@ class Attempt:
     def _read_data(self) -> Data:
         spec = self._job.spec
         max_length = spec.hyperparameters.max_length
-        train, cut = trained_rows(self._reader(spec.training_dataset), max_length)
-        if not len(train):
-            raise DatasetUnusable(f"dataset {spec.training_dataset} has nothing to train with max_length {max_length}")
-        if cut.cut_rows or cut.emptied_rows:
-            self._journal.event(
-                "warning",
-                "MAX_LENGTH_CUT",
-                f"max_length {max_length} cut {cut.cut_rows} rows by {cut.cut_tokens} tokens; "
-                f"{cut.emptied_rows} have nothing left to train.",
-            )
+        train = []
+        for part in spec.training:
+            rows, cut = trained_rows(self._reader(part.dataset), max_length)
+            if not len(rows):
+                raise DatasetUnusable(f"dataset {part.dataset} has nothing to train with max_length {max_length}")
+            if cut.cut_rows or cut.emptied_rows:
+                self._journal.event(
+                    "warning",
+                    "MAX_LENGTH_CUT",
+                    f"max_length {max_length} cut {cut.cut_rows} rows of {part.dataset} by {cut.cut_tokens} tokens; "
+                    f"{cut.emptied_rows} have nothing left to train.",
+                )
+            train.append(Part(rows, rows.conversation_of, part.weight))
         if not spec.test_dataset:
             return Data(train, ())
         test, _ = trained_rows(self._reader(spec.test_dataset), max_length)
@@ -192,7 +204,7 @@ class Attempt:
 
     def _plan(self, data: Data, probe: Sequence[Row]) -> RunSpec:
         hyper = self._job.spec.hyperparameters
-        batches = Batches(data.train, data.train.conversation_of, hyper.batch_size, hyper.seed)
+        batches = Batches(data.train, hyper.batch_size, hyper.seed)
         steps = hyper.max_steps or hyper.epochs * batches.steps_per_epoch
         packs = bool(self._served.accelerated)
         most = PASSES_PER_CALL * self._served.max_tokens_per_pass if packs else MOST_CALL_TOKENS
@@ -200,6 +212,41 @@ class Attempt:
         known = saved.max_tokens_per_call if saved and saved.packed == packs else 0  # else it counts other tokens
         ceiling = min(known or most, hyper.max_tokens_per_call or most)
         return RunSpec(self._job.id, self._job.attempt, hyper, batches, steps, data.test, probe, ceiling, packs)
+
+    def _make_replier(self, plan: RunSpec, backend: Backend, steps_done: int) -> Replier | None:
+        """Return what samples the adapter while it trains; None: the job wants no replies, or nothing here samples.
+
+        Replies of the step that the attempt begins from are sampled now, where the attempt before did not tell them.
+        """
+        spec = self._job.spec.replies
+        if spec is None:
+            return None
+        if self._served.samples is False and not self._settings.sampler_url:
+            self._journal.event(
+                "warning", "REPLIES_MISSING", f"Host {self._settings.host} does not sample; there are no replies."
+            )
+            return None
+        model, room = self._adapter.model, self._served.max_model_len
+        replier = Replier(
+            self._store,
+            self._job.id,
+            self._job.attempt,
+            spec,
+            lambda path, prompts, seconds, leave: draw(self._settings, path, model, prompts, seconds, leave),
+            room,
+            self._folder.remover(self._http),
+        )
+        if replier.due(steps_done) and self._job.sampled_step < steps_done:
+            replier.offer(steps_done, backend.save_adapter(plan.live_name(steps_done)).result())
+        return replier
+
+    def _last_replies(self, plan: RunSpec, backend: Backend) -> None:
+        """Sample the trained adapter, and wait for it within a limit."""
+        if self._replier is None:
+            return
+        step = self._read(lambda: self._store.jobs.get(self._job.id)).step
+        self._replier.offer(step, backend.save_adapter(plan.live_name(step)).result())
+        self._replier.finish(LAST_REPLIES)
 
     def _wait_for_server(self) -> None:
         """Give a restarting server time to come back."""

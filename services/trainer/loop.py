@@ -1,7 +1,7 @@
 """Training loop: batches in, one StepRecord per optimizer step out. Imports no Prometheus and no SDK.
 
 Steps are submitted ahead (pipeline_depth) and read in order. A checkpoint of step k is submitted between the
-optimizer step k and step k + 1, so it holds exactly k steps; its probe follows it at once.
+optimizer step k and step k + 1, so it holds exactly k steps. Its probe follows it at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from services.store.blobs.evaluations import RowLosses
 from services.store.records import CheckpointRecord, Control, Hyperparameters, StepRecord
 from services.trainer.backend import Adam, Backend, Logprobs, Pending
 from services.trainer.batches.batching import Batch, Batches, call_tokens, cut
+from services.trainer.batches.mixing import sums_by_part
 from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import NORMALIZATION, Weights, weighted_nll
 from services.trainer.errors import BackendError, CallOutOfMemory, Code, NonFiniteLoss
@@ -71,6 +72,10 @@ class RunSpec:
         """Return a name that is unique in the job and safe as a folder name."""
         return f"{self.job}-a{self.attempt}-s{step}"
 
+    def live_name(self, step: int) -> str:
+        """Return a name for the adapter after a step that is saved to be sampled."""
+        return f"{self.checkpoint_name(step)}-live"
+
     def budget(self, step: int) -> int:
         """Return the tokens per call at `step`."""
         if self.hyperparameters.max_tokens_per_call:
@@ -98,6 +103,18 @@ class Saving:
     probe: Pending[Sequence[Logprobs]]
 
 
+class Sampler(Protocol):
+    """What samples the adapter while it trains (replies.py)."""
+
+    def due(self, step: int) -> bool:
+        """Return whether replies are wanted after a step."""
+        ...
+
+    def offer(self, step: int, path: str) -> None:
+        """Sample this adapter, without keeping the run."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class InFlight:
     """A step under way."""
@@ -107,6 +124,7 @@ class InFlight:
     optim: Pending[None]
     learning_rate: float
     saving: Saving | None
+    live: Pending[str] | None = None  #: the adapter after the step, saved to be sampled
 
 
 @dataclass(slots=True)
@@ -121,6 +139,7 @@ class Run:
     clock: Callable[[], float]  #: monotonic seconds
     now: Callable[[], float]  #: seconds since 1970
     keep_losses: Callable[[int, RowLosses], None] = lambda _step, _losses: None  #: takes every evaluation by row
+    sampler: Sampler | None = None  #: None: nobody wants replies
     _flight: deque[InFlight] = field(init=False, default_factory=deque)
     _submitted: int = field(init=False, default=0)  # last step that the server was asked for
     _saved: int = field(init=False, default=-1)  # step of the last checkpoint asked for
@@ -172,7 +191,7 @@ class Run:
         return control
 
     def _asked(self) -> Control:
-        """Return what the run is asked to do; at the end and after an early stop no request counts any more."""
+        """Return what the run is asked to do. At the end and after an early stop no request counts any more."""
         if not self._flight and (self._submitted >= self.plan.steps or self._stop):
             return Control.NONE
         control = self.journal.control()
@@ -219,8 +238,11 @@ class Run:
         self._submitted = step
         overdue = self.clock() - self._saved_at >= hyper.checkpoint_every_seconds
         saving = self._save(step) if self.plan.is_saved(step) or overdue else None
+        live = None
+        if self.sampler is not None and self.sampler.due(step) and step < self.plan.steps:
+            live = self.backend.save_adapter(self.plan.live_name(step))
         self._data_seconds += self.clock() - begun
-        return InFlight(batch, sent, optim, rate, saving)
+        return InFlight(batch, sent, optim, rate, saving, live)
 
     def _save(self, step: int) -> Saving:
         """Submit a checkpoint of the state after `step` steps, and the probe NLL that proves it later."""
@@ -232,13 +254,14 @@ class Run:
 
     def _collect(self, item: InFlight) -> None:
         step = item.batch.step
-        nlls: list[float] = []
+        nlls: list[tuple[int, float]] = []  # with the row's dataset
         objectives: list[float] = []
         for rows, weights, pending in item.calls:
             for row, sent, logprobs in zip(rows, weights, self._logprobs(step, rows, pending), strict=True):
-                nlls.append(weighted_nll(logprobs, row.target_weights))
-                objectives.append(nlls[-1] if sent is row.target_weights else weighted_nll(logprobs, sent))
-        nll = math.fsum(nlls)
+                one = weighted_nll(logprobs, row.target_weights)
+                nlls.append((row.part, one))
+                objectives.append(one if sent is row.target_weights else weighted_nll(logprobs, sent))
+        nll = math.fsum(one for _, one in nlls)
         if not math.isfinite(nll):
             raise NonFiniteLoss(f"step {step}: the NLL of the batch is {nll}; earlier checkpoints are good")
         after_calls = self.clock()
@@ -252,10 +275,12 @@ class Run:
             "forward_backward": after_calls - self._read_at - self._data_seconds,
             "optim_step": after_optim - after_calls,
         } | ({"evaluate": after_test - after_optim} if test else {})
-        self.journal.step(_with_test(self._step_record(item, nll, math.fsum(objectives), seconds), test))
+        self.journal.step(_with_test(self._step_record(item, nlls, math.fsum(objectives), seconds), test))
         self._read_at, self._data_seconds = self.clock(), 0.0
         if item.saving is not None:
             self._record(item.saving)
+        if item.live is not None and self.sampler is not None:
+            self.sampler.offer(step, item.live.result())
         if test is not None and self.patience.seen(test.nll) and step < self.plan.steps:
             self._stop = True
             self.journal.event(
@@ -275,7 +300,9 @@ class Run:
     def _out_of_memory(self, step: int, rows: int, error: BackendError) -> CallOutOfMemory:
         return CallOutOfMemory(step, rows, self.plan.budget(step), error, packed=self.plan.packs)
 
-    def _step_record(self, item: InFlight, nll: float, objective: float, seconds: dict[str, float]) -> StepRecord:
+    def _step_record(
+        self, item: InFlight, nlls: Sequence[tuple[int, float]], objective: float, seconds: dict[str, float]
+    ) -> StepRecord:
         batch, gauge = item.batch, self.gauge()
         return StepRecord(
             step=batch.step,
@@ -286,7 +313,7 @@ class Run:
             tokens=sum(row.length for row in batch.rows),
             loss_tokens=sum(row.loss_tokens for row in batch.rows),
             target_bytes=sum(row.target_bytes for row in batch.rows),
-            nll_sum=nll,
+            nll_sum=math.fsum(nll for _, nll in nlls),
             weight_sum=math.fsum(row.weight_sum for row in batch.rows),
             objective=objective,
             learning_rate=item.learning_rate,
@@ -296,6 +323,7 @@ class Run:
             time=self.now(),
             calls=len(item.calls),
             accelerated=self.plan.packs,
+            mix=sums_by_part(batch.by_part, batch.rows, nlls) if len(batch.by_part) > 1 else (),
         )
 
     def _evaluate(self, step: int) -> Evaluation | None:

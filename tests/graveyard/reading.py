@@ -12,12 +12,12 @@ from services.preprocess.datasets.sources.converting import conversation_of
 from services.preprocess.datasets.sources.reading import pieces_of, read
 from services.preprocess.wire.conversation import conversation
 from tests.graveyard.case import Chat, File
-from turnloom.conversations import from_json
 from turnloom.errors import InvalidInput
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.reading.local_sources import LocalSource
 from turnloom.reading.rows import shape_of
+from turnloom.wire.conversations import from_json
 
 
 def conversation_in(given: Chat | File, folder: Path) -> Conversation | str:

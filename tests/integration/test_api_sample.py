@@ -60,10 +60,10 @@ def test_every_wrong_field_is_named(api: Api, job: JobRecord) -> None:
     )
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.fields == {
-        "max_tokens": "is 4097; 1 to 4096 are possible.",
-        "temperature": "is -0.5; a number from 0 to 10 is needed.",
-        "top_p": "is 0; a number above 0 and at most 1 is needed.",
-        "conversation.messages[1].role": "is 'assistant'; the last message is the one that is to be answered.",
+        "max_tokens": "is 4097; give 1 to 4096.",
+        "temperature": "is -0.5; give a number from 0 to 10.",
+        "top_p": "is 0; give a number above 0 and at most 1.",
+        "conversation.messages[1].role": "is 'assistant'; end with the message that is to be answered.",
     }
     for temperature in (float("nan"), float("inf"), 10.5):
         assert "temperature" in refusal(lambda value=temperature: sample(api, job.id, temperature=value)).fields
@@ -192,7 +192,7 @@ def test_what_the_worker_is_given_are_ids_and_what_it_gives_is_text(job: JobReco
     reply = played.sample(job.id, chat(WORD), answer, seed=7)
     assert (reply.text, reply.finish_reason, reply.checkpoint) == ("very well", "stop", f"{job.id}-a1-s0")
     (order,) = played.orders
-    assert set(order) == {"path", "prompt", "stop", "max_tokens", "temperature", "top_p", "seed", "until"}
+    assert set(order) == {"path", "model", "prompt", "stop", "max_tokens", "temperature", "top_p", "seed", "until"}
     assert (order["path"], order["stop"], order["max_tokens"]) == ("tinker://run/weights/x", [stop], 256)
     assert (order["temperature"], order["top_p"], order["seed"]) == (1.0, 1.0, 7)
     assert WORD not in str(order)

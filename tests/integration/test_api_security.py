@@ -22,16 +22,17 @@ from services.preprocess.api.auth.scopes import NEEDS, Need
 from services.preprocess.api.auth.tls import tls_files
 from services.preprocess.domain.caller import Scope
 from services.preprocess.domain.limits import MAX_MESSAGE_BYTES
-from services.preprocess.settings import ApiSettings, BadSetting
+from services.preprocess.settings import ApiSettings
 from services.store.records import HostRecord
 from services.store.store import Store
+from services.variables import BadSetting
 from tests.support.api_calls import MODEL, Api, Start, chat, dataset_stream, first_request, options, refusal
 from tests.support.certificates import Pair, authority, signed
 from tests.support.cli_runs import turnloom
-from turnloom import handshake
-from turnloom.calls import Tls
 from turnloom.client import TurnloomClient
 from turnloom.errors import NotAllowed, ResourceExhausted, ServerUnreachable
+from turnloom.transport import handshake
+from turnloom.transport.calls import Tls
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import training_pb2 as tr
 
@@ -103,7 +104,7 @@ class TestTokens:
             else:
                 assert (path, said.code) == (path, grpc.StatusCode.UNAUTHENTICATED)
                 assert said.message == (
-                    "This server wants a token and the call brought none; set TURNLOOM_TOKEN or --token."
+                    "The call brought no token, which this server needs; set TURNLOOM_TOKEN or --token."
                 )
                 assert said.reason == "UNAUTHENTICATED"
         assert guarded.handled("unary", "PreprocessService", "Preprocess", "UNAUTHENTICATED") == 1
@@ -117,7 +118,7 @@ class TestTokens:
         with people.client(guarded, "ann") as ann:
             ann.preprocess([CHAT], model=MODEL)
             revoke(people.path, "ann")
-            with pytest.raises(NotAllowed, match="The token is not known here: it was mistyped, was revoked"):
+            with pytest.raises(NotAllowed, match="The token is unknown here: mistyped, revoked"):
                 ann.preprocess([CHAT], model=MODEL)
 
     def test_health_stays_open(self, guarded: Api) -> None:
@@ -336,11 +337,13 @@ class TestTls:
         assert sentence(tls_cert=server.certificate, tls_key=tmp_path / "none").startswith(
             f"TURNLOOM_TLS_KEY: {tmp_path / 'none'} can't be read (No such file or directory)"
         )
-        assert "are no PEM certificate with its own key" in sentence(tls_cert=server.certificate, tls_key=ca.key)
+        assert "don't fit each other; give a PEM certificate and its own key" in sentence(
+            tls_cert=server.certificate, tls_key=ca.key
+        )
         empty = tmp_path / "empty.pem"
         empty.touch()
         assert sentence(tls_cert=server.certificate, tls_key=server.key, tls_client_ca=empty).endswith(
-            "holds no PEM certificate."
+            "holds no PEM certificate; name a file with one."
         )
 
 
@@ -349,7 +352,7 @@ class TestLimits:
         api = start_api()
         assert exhausted(lambda: api.preprocess.Preprocess(request(513), timeout=LIMIT)) == ("TOO_LARGE", 0)
         said = refusal(lambda: api.preprocess.Preprocess(request(513), timeout=LIMIT))
-        assert said.fields == {"conversations": "holds 513 conversations; 1 to 512 are taken at once."}
+        assert said.fields == {"conversations": "holds 513 conversations; send 1 to 512 at once."}
         assert len(api.preprocess.Preprocess(request(512), timeout=LIMIT).batch.row_lengths) == 512
 
     def test_a_message_over_the_limit_is_refused_unread_and_the_server_goes_on(self, start_api: Start) -> None:

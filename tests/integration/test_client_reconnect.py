@@ -13,10 +13,10 @@ from services.store.records import DatasetRecord, HostRecord, JobState, StepReco
 from services.store.store import Store
 from tests.support.api_calls import MODEL, Api
 from turnloom import TurnloomClient
-from turnloom.conversations import from_json
 from turnloom.errors import NotFound
 from turnloom.v1.datasets_pb2 import DATASET_STATE_CANCELLED as CANCELLED
 from turnloom.v1.datasets_pb2 import DATASET_STATE_CREATING as CREATING
+from turnloom.wire.conversations import from_json
 
 STEPS = 200  #: commits, at every second of which the connection may be cut
 CHAT = from_json({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]})

@@ -16,7 +16,7 @@ from functools import partial
 import grpc
 import pytest
 
-from services.preprocess.api import dataset_service, preprocess_service, training_service
+from services.preprocess.api import dataset_service, dataset_upload, preprocess_service, training_service
 from services.preprocess.api.auth.scopes import NEEDS
 from services.preprocess.domain.limits import MAX_MESSAGE_BYTES
 from services.preprocess.models.registry import load_entry
@@ -247,9 +247,9 @@ def test_faults_of_the_server_leave_no_word_in_any_log(
         (preprocess_service, "preview_response"),
         (preprocess_service.LintRun, "add"),
         (dataset_service, "read_each"),
-        (dataset_service.DatasetBuild, "add"),
-        (dataset_service.DatasetBuild, "totals"),
-        (dataset_service, "finished"),
+        (dataset_upload.DatasetBuild, "add"),
+        (dataset_upload.DatasetBuild, "totals"),
+        (dataset_upload, "finished"),
         (training_service, "draft"),
     ]
     for owner, name in places:

@@ -243,6 +243,18 @@ def test_a_budget_of_real_tokens_says_nothing_to_a_server_that_pads(packing: Tra
     assert "NOT_ACCELERATED" in packing.events(job_id)
 
 
+def test_what_a_pod_runs_before_it_stops_saves_and_hands_the_job_back(stack: TrainerStack) -> None:
+    job_id = stack.submit(LONG)
+    worker = stack.worker()
+    stack.wait_step(job_id, 7)
+    assert stack.start("leave", log="leave.log").wait(120) == 0
+    assert worker.wait(0) == 0, "it had left when the hook ended"
+    job = stack.job(job_id)
+    assert job.state is JobState.QUEUED
+    assert stack.store.ledger.checkpoint(job_id).step == job.step
+    assert "PREEMPTED" in stack.events(job_id)
+
+
 def test_one_row_that_does_not_fit_ends_the_job_with_a_hint(stack: TrainerStack) -> None:
     stack.tuft.fault("forward_backward", "oom", above_tokens=0)
     job_id = stack.submit(replace(HYPER, max_tokens_per_call=25))
@@ -396,12 +408,16 @@ def test_without_a_gpu_the_worker_says_so_in_one_sentence(stack: TrainerStack) -
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("TURNLOOM_HOST", "", "TURNLOOM_HOST is not set; it takes letters, digits, dot, - and _, a name that stays"),
-        ("TURNLOOM_TUFT_API_KEY", "sk-1", "TURNLOOM_TUFT_API_KEY is wrong; it takes a key that starts with tml-"),
-        ("TURNLOOM_TUFT_CHECKPOINT_DIR", "", "TURNLOOM_TUFT_CHECKPOINT_DIR is not set; it takes the TuFT server's"),
-        ("TURNLOOM_LEASE_TTL", "-1", "TURNLOOM_LEASE_TTL is '-1'; it takes seconds above 0"),
-        ("TURNLOOM_TUFT_URL", "10610", "TURNLOOM_TUFT_URL is '10610'; it takes http://HOST:PORT"),
-        ("TURNLOOM_LOG_LEVEL", "loud", "TURNLOOM_LOG_LEVEL is 'loud'; it takes debug, info, warning, error"),
+        ("TURNLOOM_HOST", "", "TURNLOOM_HOST: is not set; give letters, digits, dot, - and _, a name that stays"),
+        (
+            "TURNLOOM_TUFT_API_KEY",
+            "sk-1",
+            "TURNLOOM_TUFT_API_KEY: its value can't be used; give a key that starts with tml-",
+        ),
+        ("TURNLOOM_TUFT_CHECKPOINT_DIR", "", "TURNLOOM_TUFT_CHECKPOINT_DIR: is not set; give the TuFT server's"),
+        ("TURNLOOM_LEASE_TTL", "-1", "TURNLOOM_LEASE_TTL: '-1' can't be used; give seconds above 0"),
+        ("TURNLOOM_TUFT_URL", "10610", "TURNLOOM_TUFT_URL: '10610' can't be used; give http://HOST:PORT"),
+        ("TURNLOOM_LOG_LEVEL", "loud", "TURNLOOM_LOG_LEVEL: 'loud' can't be used; give debug, info, warning or error"),
     ],
 )
 def test_a_wrong_setting_is_named(stack: TrainerStack, name: str, value: str, sentence: str) -> None:
@@ -478,3 +494,19 @@ def test_training_data_is_cut_to_conversations_not_rows(stack: TrainerStack) -> 
     job_id = stack.submit(replace(HYPER, max_steps=None, epochs=2), train=conversations(10))
     stack.worker()
     assert stack.wait(job_id, JobState.SUCCEEDED).step == 6
+
+
+def test_a_mixture_trains_its_datasets_by_weight_and_the_ledger_has_the_nll_of_each(stack: TrainerStack) -> None:
+    mix = [(conversations(6, seed=2), 0.7), (conversations(4, seed=3), 0.3)]
+    job_id = stack.submit(replace(HYPER, max_steps=None, epochs=2, batch_size=5), mix=mix)
+    stack.worker()
+    job = stack.wait(job_id, JobState.SUCCEEDED)
+    records = stack.store.ledger.steps(job_id)
+    assert [[sums.conversations for sums in record.mix] for record in records] == [[4, 1], [3, 2]] * 2
+    for record in records:
+        assert sum(sums.nll for sums in record.mix) == pytest.approx(record.nll_sum, rel=1e-12)
+        assert sum(sums.weight for sums in record.mix) == record.weight_sum
+        assert sum(sums.tokens for sums in record.mix) == record.tokens
+    assert [sums.conversations for sums in job.effective_mix] == [14, 6]
+    assert sum(sums.nll for sums in job.effective_mix) == pytest.approx(job.effective.nll, rel=1e-12)
+    assert job.work_mix == job.effective_mix

@@ -117,6 +117,14 @@ class S3:
         finally:
             self.door.mode = mode
 
+    def open_uploads(self) -> int:
+        """How many uploads in parts are neither complete nor given up."""
+        behind = http.client.HTTPConnection("127.0.0.1", self.door.behind, timeout=30)
+        behind.request("GET", "/turnloom-test?uploads")
+        found = behind.getresponse().read().count(b"<Upload>")
+        behind.close()
+        return found
+
 
 @contextmanager
 def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:

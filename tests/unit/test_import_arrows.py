@@ -15,10 +15,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(p for top in ("services", "turnloom") for p in (ROOT / top).rglob("*.py") if "v1" not in p.parts)
-ROOTS = ("services.preprocess", "services.trainer", "services.store", "services.rest", "turnloom.masks")
+ROOTS = ("services.preprocess", "services.trainer", "services.store", "services.rest", "turnloom", "turnloom.masks")
+#: services.store without what opens an fsspec URL, which the HTTP service shares.
+REDIS_STORE = [
+    f"store.{path.stem}"
+    for path in (ROOT / "services/store").iterdir()
+    if not path.name.startswith("_") and path.stem not in ("blobs", "errors")
+]
 MASKS, SERVICE = "turnloom.masks", "services.preprocess"
 
-#: What each package of the engine and of the preprocessing service may import of these two trees.
+#: What each package of the engine and of the preprocessing service may import of these two trees; for the rest of
+#: turnloom see CLIENT.
 ARROWS: dict[str, set[str]] = {
     f"{MASKS}.domain": set(),
     f"{MASKS}.template.provenance": {f"{MASKS}.domain"},
@@ -27,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     f"{MASKS}.tokenizer": {f"{MASKS}.domain"},
     f"{MASKS}.sandbox": {f"{MASKS}.domain", f"{MASKS}.template", f"{MASKS}.turns"},
     f"{MASKS}.model": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "sandbox")},
-    f"{MASKS}.rows": {f"{MASKS}.{name}" for name in ("domain", "turns", "tokenizer", "model")},
+    f"{MASKS}.rows": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "model")},
     f"{MASKS}.replay": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "model", "rows")},
     f"{MASKS}.pipeline": {f"{MASKS}.{name}" for name in ("domain", "template", "tokenizer", "model", "rows", "replay")},
     f"{MASKS}.masker": {f"{MASKS}.{name}" for name in ("domain", "model", "pipeline")},
@@ -62,6 +69,37 @@ ARROWS: dict[str, set[str]] = {
     f"{SERVICE}.__main__": {
         f"{SERVICE}.{name}"
         for name in ("settings", "domain", "models", "api", "api.auth", "datasets", "datasets.worker")
+    },
+}
+
+#: What each package of what users install may import of it; the engine stands apart.
+CLIENT: dict[str, set[str]] = {
+    "turnloom.v1": set(),
+    "turnloom.errors": set(),
+    "turnloom.optional": set(),
+    "turnloom.version": set(),
+    "turnloom.training_formats": set(),
+    "turnloom.datatrove_step": {"turnloom.masks.columns"},
+    **{
+        f"turnloom.{package}": {f"turnloom.{name}" for name in allowed.split()}
+        for package, allowed in {
+            "learning_rates": "errors",
+            "foreign": "errors",
+            "wire": "errors foreign v1",
+            "transport": "errors foreign v1 wire",
+            "reading": "errors foreign v1 wire",
+            "client": "errors foreign reading training_formats transport v1 wire",
+            "results": "client errors optional v1 wire",
+            "display": "results v1",
+            "progress": "client display errors results transport v1",
+            "publish": "errors results v1 version",
+            "embedded": "client errors transport v1",
+            "cli.running": "client display errors transport",
+            "cli.options": "cli.running errors reading v1 wire",
+            "cli": "cli.running cli.options client display embedded errors foreign learning_rates optional progress "
+            "publish reading results transport v1 wire",
+            "demo": "cli cli.running client display embedded errors reading v1 wire",
+        }.items()
     },
 }
 
@@ -116,9 +154,11 @@ def graph(*trees: str) -> dict[str, set[str]]:
         ("services/preprocess", ["services.trainer", "services.tuft"]),
         ("services/trainer", ["services.preprocess", "services.tuft"]),
         ("services/store", ["services.preprocess", "services.trainer", "services.tuft", "turnloom", "grpc"]),
-        ("services/rest", [f"services.{one}" for one in ("preprocess", "trainer", "store", "tuft")]),
+        ("services/rest", [f"services.{one}" for one in ("preprocess", "trainer", "tuft", *REDIS_STORE)]),
         ("services/rest", ["grpc", "redis", "rq"]),
         ("services/tuft", ["services.preprocess", "services.store", "services.trainer", "turnloom"]),
+        ("services/sampler", [f"services.{one}" for one in ("preprocess", "trainer", "store", "tuft", "rest")]),
+        ("services/sampler", ["turnloom"]),
         ("turnloom", ["services"]),
         ("turnloom/masks", ["grpc", "google", "redis", "rq", "pyarrow", "fsspec", "datasets", "prometheus_client"]),
     ],
@@ -139,11 +179,22 @@ def test_every_package_imports_what_its_line_allows() -> None:
     assert not extra, f"imports that no line allows: {extra}"
 
 
+def test_every_package_of_the_client_imports_what_its_line_allows() -> None:
+    found = {name: to for name, to in graph("turnloom").items() if not name.startswith(MASKS)}
+    for package in sorted(found):
+        print(f"{package:40} -> {', '.join(sorted(found[package])) or '-'}")  # noqa: T201  # what the test shows
+    assert set(found) - {"turnloom"} == set(CLIENT) - {"turnloom.v1"}, "a package without a line, or a line too many"
+    extra = {name: sorted(found[name] - CLIENT[name]) for name in found.keys() & CLIENT if found[name] - CLIENT[name]}
+    assert not extra, f"imports that no line allows: {extra}"
+
+
 def test_the_lines_themselves_hold_no_circle() -> None:
-    assert list(TopologicalSorter(ARROWS).static_order())
+    assert list(TopologicalSorter(ARROWS | CLIENT).static_order())
 
 
-@pytest.mark.parametrize("tree", [(MASKS, SERVICE), ("services.store",), ("services.trainer",), ("services.rest",)])
+@pytest.mark.parametrize(
+    "tree", [(MASKS, SERVICE), ("turnloom",), ("services.store",), ("services.trainer",), ("services.rest",)]
+)
 def test_no_package_imports_one_that_imports_it(tree: tuple[str, ...]) -> None:
     found = graph(*tree)
     try:
@@ -165,7 +216,8 @@ def test_only_preparation_knows_transformers_in_the_engine() -> None:
 
 
 def test_the_client_library_does_not_need_its_command_line() -> None:
-    library = [p for p in SOURCES if p.parent == ROOT / "turnloom" or p.is_relative_to(ROOT / "turnloom/client")]
+    rooms = [ROOT / "turnloom" / name for name in ("client", "transport", "wire", "display")]
+    library = [p for p in SOURCES if p.parent == ROOT / "turnloom" or p.parent in rooms]
     assert not [p for p in library if uses(p, "turnloom.cli", "turnloom.embedded", "typer")]
 
 

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnloom import training_formats
-from turnloom.batches import Row
+from turnloom.client.exports import export
 from turnloom.errors import InvalidInput
-from turnloom.exports import export
 from turnloom.training_formats import IGNORED, RECORDS, datums, is_fractional, record
+from turnloom.wire.batches import Row
 
 
 @st.composite
@@ -66,7 +66,7 @@ def row(weight: float = 1.0, conversation: int = 3) -> Row:
 
 @pytest.mark.parametrize("to", sorted(RECORDS))
 def test_a_file_has_every_row(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("turnloom.exports.GROUP", 2)
+    monkeypatch.setattr("turnloom.client.exports.GROUP", 2)
     path = tmp_path / "deep" / "rows"
     assert export((row(conversation=at) for at in range(5)), to, path) == 5
     if to == "cookbook":

@@ -8,16 +8,16 @@ from typing import Final
 
 from rich.markup import escape
 
-from turnloom.cli.jsonable import Plain
-from turnloom.cli.session import Session
+from turnloom.cli.running.jsonable import Plain
+from turnloom.cli.running.session import Session
 from turnloom.client import TurnloomClient
+from turnloom.display.words import job_state
 from turnloom.optional import missing
 from turnloom.results.fetching import fetch
 from turnloom.results.report import write_figures, write_steps, write_verdict
 from turnloom.results.runs import SHORT, Run, Value, differing, label, written
 from turnloom.results.verdict import Verdict, judge
 from turnloom.v1 import training_pb2
-from turnloom.words import job_state
 
 NO_FIGURES: Final = "No figures: matplotlib is not installed. Get them with: pip install 'turnloom[plot]'"
 

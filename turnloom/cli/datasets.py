@@ -14,9 +14,9 @@ from rich.markup import escape
 from rich.text import Text
 
 from turnloom.cli.inputs import upload
-from turnloom.cli.jsonable import Plain, to_plain
 from turnloom.cli.options.groups import BadConversations, Preprocessing, RowChoice, TestPart, choose_model
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.jsonable import Plain, to_plain
+from turnloom.cli.running.session import Session, command
 from turnloom.cli.sources import (
     check_deduplication,
     choose_deduplication,
@@ -27,14 +27,14 @@ from turnloom.cli.sources import (
     watched,
 )
 from turnloom.cli.splits import checked_parts, leaving_nothing, split_of
+from turnloom.display.words import ago, coloured, count, dataset_state, not_compared
 from turnloom.errors import InvalidInput
 from turnloom.optional import missing
 from turnloom.v1 import datasets_pb2
-from turnloom.words import ago, coloured, count, dataset_state
 
 if TYPE_CHECKING:
-    from turnloom.batches import Batch, Row
     from turnloom.reading.local_sources import LocalPart
+    from turnloom.wire.batches import Batch, Row
 
 Files = Annotated[
     list[Path],
@@ -188,7 +188,7 @@ def register(
     name: Name = "",
 ) -> None:
     """Make a dataset of rows that another engine made with turnloom.masks.columns, such as Ray Data; and watch it."""
-    from turnloom.registering import fields_of, read_description  # noqa: PLC0415  # fsspec takes a while
+    from turnloom.client.registering import fields_of, read_description  # noqa: PLC0415  # fsspec takes a while
 
     told = read_description(uri)
     asked = session.client.datasets.create_from_source(
@@ -234,6 +234,8 @@ def show(
         )
     for warning in found.warnings:
         session.out.print(f"conversation {warning.conversation_index}: {escape(warning.message)}", soft_wrap=True)
+    if found.unchecked_examples:
+        session.out.print(f"[yellow]{not_compared(found.unchecked_examples)}[/]", soft_wrap=True, highlight=False)
     for number, row in enumerate(first):
         _show_row(session, number, row)
 
@@ -302,10 +304,10 @@ def export(
     """Write the rows for another trainer: input_ids, and labels that are -100 where nothing is trained.
 
     trl, axolotl and datasets are Parquet files, cookbook JSON lines with what a Datum is made of. Weights are in
-    loss_weights, which TRL leaves aside; axolotl takes none, so rows with other weights than 0 and 1 are refused.
+    loss_weights, which TRL leaves aside. Axolotl takes none, so rows with other weights than 0 and 1 are refused.
     """
-    from turnloom.exports import FILES  # noqa: PLC0415  # numpy takes a while, and most commands need none
-    from turnloom.exports import export as write  # noqa: PLC0415
+    from turnloom.client.exports import FILES  # noqa: PLC0415  # numpy takes a while, and most commands need none
+    from turnloom.client.exports import export as write  # noqa: PLC0415
 
     if kind not in FILES:
         raise InvalidInput(f"--to: there is no {kind!r}.", hint=f"Choose from {', '.join(FILES)}.", field="--to")

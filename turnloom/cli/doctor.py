@@ -12,12 +12,12 @@ from importlib import metadata
 import typer
 from rich.markup import escape
 
-from turnloom.cli.exits import Exit
-from turnloom.cli.session import Session
+from turnloom.cli.running.exits import Exit
+from turnloom.cli.running.session import Session
+from turnloom.display.words import ago, coloured, seconds
 from turnloom.errors import DeadlineExceeded, NotAllowed, Refused, ServerUnreachable, Unavailable, Unimplemented
-from turnloom.reaching import steps
+from turnloom.transport.reaching import steps
 from turnloom.v1 import training_pb2
-from turnloom.words import ago, coloured, seconds
 
 PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy", "ALL_PROXY")
 SKEW_SECONDS = 60.0  #: a heartbeat from further in the future means that clocks differ

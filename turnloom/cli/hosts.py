@@ -6,10 +6,10 @@ import typer
 from rich.markup import escape
 
 from turnloom.cli.doctor import doctor
-from turnloom.cli.jsonable import to_plain
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.jsonable import to_plain
+from turnloom.cli.running.session import Session, command
+from turnloom.display.words import ago, money, size
 from turnloom.v1 import training_pb2
-from turnloom.words import ago, money, size
 
 
 def add_to(app: typer.Typer) -> None:

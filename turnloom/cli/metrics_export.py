@@ -16,7 +16,7 @@ from typing import Annotated, Final
 
 import typer
 
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.session import Session, command
 from turnloom.errors import InvalidInput
 from turnloom.results.runs import test_nll, train_nll
 from turnloom.v1.training_pb2 import Step

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from turnloom.cli.jsonable import Plain
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.jsonable import Plain
+from turnloom.cli.running.session import Session, command
 from turnloom.client import TurnloomClient
 from turnloom.errors import FailedPrecondition, InvalidInput, NotFound
 from turnloom.optional import missing
@@ -114,10 +114,11 @@ def _prepare(client: TurnloomClient, job: str, checkpoint: str, name: str, folde
     saved = _checkpoint(found, client.jobs.checkpoints(job), checkpoint)
     files = client.jobs.download_adapter(job, folder, checkpoint)
     model = next((one for one in client.models.list() if one.name == found.model), None)
+    trained = [part.dataset for part in found.mix] or [found.training_dataset]
     facts = Facts(
         run=Run(found, list(client.jobs.steps(job))),
         model=model,
-        training=_dataset(client, found.training_dataset),
+        training=[one for name in trained if (one := _dataset(client, name)) is not None],
         test=_dataset(client, found.test_dataset),
         checkpoint=saved,
         files=[(file.path.name, file.sha256) for file in files],

@@ -12,13 +12,13 @@ from google.protobuf.message import Message
 from rich.markup import escape
 
 from turnloom.cli.inputs import say_left_out
-from turnloom.cli.session import Session
+from turnloom.cli.running.session import Session
+from turnloom.display.words import dataset_state
 from turnloom.errors import InvalidInput
 from turnloom.progress import checked
 from turnloom.reading.file_kinds import COMPRESSED, KINDS
 from turnloom.reading.filters import RowFilter
 from turnloom.v1 import datasets_pb2
-from turnloom.words import dataset_state
 
 #: owner/name; a single word is taken for a file, for that is what people mistype.
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

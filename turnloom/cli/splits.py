@@ -12,10 +12,10 @@ from rich.markup import escape
 
 from turnloom.cli.inputs import upload
 from turnloom.cli.options.groups import BadConversations, HeldOut
-from turnloom.cli.session import Session
+from turnloom.cli.running.session import Session
+from turnloom.display.words import count
 from turnloom.errors import InvalidInput, Refused, TurnloomError
-from turnloom.options import PreprocessFields
-from turnloom.words import count
+from turnloom.wire.options import PreprocessFields
 
 if TYPE_CHECKING:
     from turnloom.reading.local_sources import LocalPart
@@ -47,7 +47,7 @@ def split_of(fraction: float, seed: int) -> Choice:
     """
     if not 0 < fraction < 1:
         raise InvalidInput(
-            f"The test fraction is {fraction:g}, but must lie between 0 and 1.",
+            f"test fraction: is {fraction:g}; give a number between 0 and 1.",
             hint="Try 0.1.",
             field="--test-fraction",
         )
@@ -70,6 +70,21 @@ def checked_parts(parts: Mapping[str, LocalPart], *, skip_bad: bool) -> Mapping[
         for test in tests:
             test.note_overlap(seen, test.check())
     return parts
+
+
+def sole_data(data: str, mix: Mapping[str, float]) -> str:
+    """Return what to train on: a file or dataset; empty: the mixture.
+
+    Raises:
+        InvalidInput: there is neither, or both.
+    """
+    if data and mix:
+        raise InvalidInput("DATA and --mix exclude each other.", hint="Give one of them.", field="--mix")
+    if not data and not mix:
+        raise InvalidInput(
+            "There is nothing to train on.", hint="Name a file or a dataset, several with --mix, or a job file with -f."
+        )
+    return data
 
 
 @dataclass(frozen=True, slots=True)

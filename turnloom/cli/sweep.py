@@ -9,25 +9,27 @@ from typing import Annotated, Final
 import typer
 from rich.markup import escape
 
-from turnloom.cli.exits import Exit
-from turnloom.cli.jsonable import to_plain
 from turnloom.cli.options import numbers
 from turnloom.cli.options.groups import (
     LARGEST,
     BadConversations,
     Budget,
     HeldOut,
+    Mixture,
     Preprocessing,
     Submission,
     choose_model,
 )
-from turnloom.cli.session import Session, command
-from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
+from turnloom.cli.options.replying import Replying
+from turnloom.cli.running.exits import Exit
+from turnloom.cli.running.jsonable import to_plain
+from turnloom.cli.running.session import Session, command
+from turnloom.cli.splits import is_dataset, leaving_nothing, sole_data, training_and_test
 from turnloom.client import TERMINAL
+from turnloom.display.words import ago
 from turnloom.errors import InvalidInput
 from turnloom.progress import follow_sweep, sweep_display
 from turnloom.v1 import training_pb2
-from turnloom.words import ago
 
 RANKS: Final = (8, 32, 128)  #: the guide's grid, where no axis is given
 RATES: Final = (1e-5, 1e-4, 1e-3)
@@ -103,14 +105,19 @@ class SweepSubmission(Submission):
 def sweep(
     session: Session,
     data: Annotated[
-        str, typer.Argument(help="Dataset id or file; or the id of a sweep to come back to.", metavar="DATA")
-    ],
+        str,
+        typer.Argument(
+            help="Dataset id or file; or the id of a sweep to come back to.", metavar="DATA", show_default=False
+        ),
+    ] = "",
     *,
+    mixture: Mixture,
     held_out: HeldOut,
     axes: Axes,
     budget: Budget,
     halving: Halving,
     submission: SweepSubmission,
+    replying: Replying,
     bad: BadConversations,
     preprocessing: Preprocessing,
 ) -> None:
@@ -123,6 +130,8 @@ def sweep(
         made = session.client.sweeps.retrieve(data)
     else:
         halving.check()
+        mix = mixture.weights()
+        data = sole_data(data, mix)
         if not held_out:
             raise InvalidInput(
                 "--test is missing; cells are compared by it.",
@@ -134,17 +143,18 @@ def sweep(
         fields = budget.fields(without=grid)
         model = choose_model(session, preprocessing.model)
         chosen = training_and_test(
-            session, data, held_out, budget.seed or 0, model=model, options=preprocessing.fields(), bad=bad
-        )
-        if is_dataset(data) and preprocessing.max_length is not None:
+            session, data or next(iter(mix)), held_out, budget.seed or 0, model=model,
+            options=preprocessing.fields(), bad=bad,
+        )  # fmt: skip
+        if (mix or is_dataset(data)) and preprocessing.max_length is not None:
             fields["max_length"] = preprocessing.max_length
         with leaving_nothing(session, chosen.uploaded):
             made = session.client.sweeps.create(
-                grid, model=model, training_dataset=chosen.training, test_dataset=chosen.test,
+                grid, model=model, training_dataset="" if mix else chosen.training, test_dataset=chosen.test, mix=mix,
                 display_name=submission.name, request_id=submission.request_id, metadata=submission.labels(),
                 host=submission.host, priority=submission.priority,
                 successive_halving=halving.halving, halving_eta=halving.eta,
-                halving_rungs=halving.rungs or (), **fields,
+                halving_rungs=halving.rungs or (), **replying.fields(), **fields,
             )  # fmt: skip
     if submission.detach:
         _show_submitted(session, made)

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 from rich.markup import escape
 
-from turnloom.cli.session import Session, command
+from turnloom.cli.running.session import Session, command
 from turnloom.embedded.processes import sigterm_unwinds
 from turnloom.embedded.stack import Stack, StackSettings
 

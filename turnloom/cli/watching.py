@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import typer
 from rich.markup import escape
 
-from turnloom.cli.exits import Exit
-from turnloom.cli.jsonable import to_plain
-from turnloom.cli.session import Session
+from turnloom.cli.running.exits import Exit
+from turnloom.cli.running.jsonable import to_plain
+from turnloom.cli.running.session import Session
 from turnloom.client import TERMINAL
-from turnloom.live import LEVELS, View
+from turnloom.display.live import LEVELS, View
+from turnloom.display.words import coloured, duration, seconds
 from turnloom.v1 import training_pb2
-from turnloom.words import coloured, duration, seconds
 
 __all__ = ["LEVELS", "conclude", "ending", "show", "watch_to_the_end"]
 

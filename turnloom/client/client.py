@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, Unpack
 
-from turnloom.calls import Connection, Tls
 from turnloom.client.datasets import Datasets
 from turnloom.client.hosts import Hosts
 from turnloom.client.jobs import Jobs
 from turnloom.client.models import Models
 from turnloom.client.resource import CALL_SECONDS, TRANSFER_SECONDS, WORK_SECONDS, Conversations, Renamed, batch_of
 from turnloom.client.sweeps import Sweeps
-from turnloom.conversations import JSON
-from turnloom.options import PreprocessFields, preprocess_options
-from turnloom.uploads import as_messages, chunks
+from turnloom.foreign.json_text import JSON
+from turnloom.transport.calls import Connection, Tls
+from turnloom.transport.uploads import as_messages, chunks
 from turnloom.v1 import preprocess_pb2 as pp
 from turnloom.v1 import types_pb2 as ty
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
+from turnloom.wire.options import PreprocessFields, preprocess_options
 
 if TYPE_CHECKING:
-    from turnloom.batches import Batch
+    from turnloom.wire.batches import Batch
 
 ADDRESS: Final = "127.0.0.1:50051"
 
@@ -36,6 +36,7 @@ class Preprocessed:
     issues: Sequence[ty.Issue]  #: one per conversation that gave no example
     warnings: Sequence[ty.Warning]
     date: str  #: ISO date that templates saw
+    unchecked_examples: int = 0  #: whose ids were not compared with the text
 
 
 class TurnloomClient:
@@ -86,7 +87,7 @@ class TurnloomClient:
             options=preprocess_options(model, options), conversations=as_messages(conversations), skip_bad=skip_bad
         )
         answer = self._connection.ask(self._service.Preprocess, request, WORK_SECONDS)
-        return Preprocessed(batch_of(answer.batch), answer.issues, answer.warnings, answer.date)
+        return _preprocessed(answer)
 
     def stream_preprocess(
         self, conversations: Conversations, *, model: str, **options: Unpack[PreprocessFields]
@@ -99,7 +100,7 @@ class TurnloomClient:
                 yield pp.StreamPreprocessRequest(chunk=pp.ConversationChunk(conversations=chunk))
 
         for answer in self._connection.converse(self._service.StreamPreprocess, requests(), TRANSFER_SECONDS):
-            yield Preprocessed(batch_of(answer.batch), answer.issues, answer.warnings, answer.date)
+            yield _preprocessed(answer)
 
     def preview(
         self, conversation: ty.Conversation | Mapping[str, JSON], *, model: str, **options: Unpack[PreprocessFields]
@@ -158,3 +159,7 @@ class TurnloomClient:
     sweep = Renamed("sweeps", Sweeps.retrieve)
     cancel_sweep = Renamed("sweeps", Sweeps.cancel)
     diagnose = Renamed("hosts", Hosts.diagnose)
+
+
+def _preprocessed(answer: pp.PreprocessResponse | pp.StreamPreprocessResponse) -> Preprocessed:
+    return Preprocessed(batch_of(answer.batch), answer.issues, answer.warnings, answer.date, answer.unchecked_examples)

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Unpack
 
 from turnloom import errors
-from turnloom.calls import Connection
 from turnloom.client.resource import CALL_SECONDS, TRANSFER_SECONDS, Conversations, Renamed, Resource, batch_of, pages
-from turnloom.options import PreprocessFields, preprocess_options
-from turnloom.uploads import as_messages, numbered_chunks
+from turnloom.transport.calls import Connection
+from turnloom.transport.uploads import as_messages, numbered_chunks
+from turnloom.transport.watching import PATIENCE_SECONDS, STREAM_SECONDS, follow
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import types_pb2 as ty
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
-from turnloom.watching import PATIENCE_SECONDS, STREAM_SECONDS, follow
+from turnloom.wire.options import PreprocessFields, preprocess_options
 
 if TYPE_CHECKING:
-    from turnloom.batches import Batch
     from turnloom.reading.local_sources import LocalPart
+    from turnloom.wire.batches import Batch
 
 MADE: Final = (ds.DATASET_STATE_READY, ds.DATASET_STATE_FAILED, ds.DATASET_STATE_CANCELLED)
 

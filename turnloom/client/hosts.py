@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from turnloom.calls import Connection
 from turnloom.client.resource import CALL_SECONDS, WORK_SECONDS, Renamed, Resource
+from turnloom.transport.calls import Connection
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1.training_pb2_grpc import FineTuningServiceStub
 

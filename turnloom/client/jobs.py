@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, Unpack
 
 from turnloom import errors
-from turnloom.calls import Connection
 from turnloom.client.resource import CALL_SECONDS, TRANSFER_SECONDS, WORK_SECONDS, Renamed, Resource, pages
-from turnloom.conversations import JSON
-from turnloom.downloads import SavedFile, save_files
-from turnloom.options import HyperparameterFields, hyperparameters
-from turnloom.uploads import as_messages
+from turnloom.foreign.json_text import JSON
+from turnloom.transport.calls import Connection
+from turnloom.transport.downloads import SavedFile, save_files
+from turnloom.transport.uploads import as_messages
+from turnloom.transport.watching import PATIENCE_SECONDS, STREAM_SECONDS, follow
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1 import types_pb2 as ty
 from turnloom.v1.training_pb2_grpc import FineTuningServiceStub
-from turnloom.watching import PATIENCE_SECONDS, STREAM_SECONDS, follow
+from turnloom.wire.options import HyperparameterFields, hyperparameters
 
 if TYPE_CHECKING:
-    from turnloom.evaluations import Evaluation
+    from turnloom.wire.evaluations import Evaluation
 
 TERMINAL: Final = (tr.JOB_STATE_SUCCEEDED, tr.JOB_STATE_FAILED, tr.JOB_STATE_CANCELLED)
 CheckpointList: TypeAlias = list[tr.Checkpoint]
@@ -34,7 +34,11 @@ class JobFields(HyperparameterFields, total=False):
     metadata: Mapping[str, str]  #: free labels
     host: str  #: GPU host; absent: one that serves the model and rank
     start_from: tr.StartFrom | None  #: begin from a job's checkpoint
+    sample_prompts: Iterable[ty.Conversation | Mapping[str, JSON]]  #: answered while it trains, at most 16
+    sample_every: int  #: steps between these replies; absent: only at the end
+    sample_max_tokens: int  #: of such a reply; absent: 128
     priority: int  #: -100 to 100; above 0 needs the scope admin; absent: 0
+    mix: Mapping[str, float]  #: dataset id -> weight: 2 to 16 datasets to train on, instead of training_dataset
 
 
 class Jobs(Resource):
@@ -44,12 +48,14 @@ class Jobs(Resource):
         super().__init__(connection)
         self._service = FineTuningServiceStub(connection.channel)
 
-    def create(self, *, model: str, training_dataset: str, request_id: str = "", **fields: Unpack[JobFields]) -> tr.Job:
+    def create(
+        self, *, model: str, training_dataset: str = "", request_id: str = "", **fields: Unpack[JobFields]
+    ) -> tr.Job:
         """Queue a job.
 
         Args:
             model: name from client.models.list().
-            training_dataset: dataset id, READY.
+            training_dataset: dataset id, READY; "" with `mix`.
             request_id: the same id again gives the same job. Empty: a new one is generated, so that a repeated call
                 after a broken connection makes no second job.
             fields: see JobFields.
@@ -58,7 +64,7 @@ class Jobs(Resource):
         request.request_id = request_id or str(uuid.uuid4())
         return self._connection.ask(self._service.CreateJob, request, CALL_SECONDS).job
 
-    def validate(self, *, model: str, training_dataset: str, **fields: Unpack[JobFields]) -> tr.CreateJobResponse:
+    def validate(self, *, model: str, training_dataset: str = "", **fields: Unpack[JobFields]) -> tr.CreateJobResponse:
         """Return the job that create() would make, and its cost, without creating it."""
         request = job_request(model, training_dataset, fields)
         request.validate_only = True
@@ -176,10 +182,28 @@ class Jobs(Resource):
         Raises:
             NotFound: nothing was recorded; the job is older than that, or the object store was away.
         """
-        from turnloom.evaluations import Evaluation as Losses  # noqa: PLC0415  # needs numpy
+        from turnloom.wire.evaluations import Evaluation as Losses  # noqa: PLC0415  # needs numpy
 
         request = tr.GetEvaluationRequest(job=job, step=step)
         return Losses.read(self._connection.ask(self._service.GetEvaluation, request, CALL_SECONDS))
+
+    def replies(self, job: str, step: int | None = None) -> Iterator[tr.Reply]:
+        """Yield what the adapter said to its sample_prompts while it trained, in order of steps and prompts.
+
+        Args:
+            job: job id.
+            step: only after this step; None: after all.
+
+        Raises:
+            NotFound: there are none of that step.
+        """
+
+        def page(token: str) -> tuple[Iterable[tr.Reply], str]:
+            request = tr.ListRepliesRequest(job=job, step=step, page_token=token)
+            answer = self._connection.ask(self._service.ListReplies, request, CALL_SECONDS)
+            return answer.replies, answer.next_page_token
+
+        return pages(page)
 
     def checkpoints(self, job: str) -> CheckpointList:
         """Return the kept checkpoints, oldest first."""
@@ -205,8 +229,9 @@ class Jobs(Resource):
         temperature: float | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        base: bool = False,
     ) -> tr.SampleResponse:
-        """Return a reply by a job's adapter, where its TuFT server samples.
+        """Return a reply by a job's adapter, where its host samples.
 
         Args:
             job: job id.
@@ -216,6 +241,7 @@ class Jobs(Resource):
             temperature: 0 takes the likeliest token each time; None: 1.
             top_p: draws from the likeliest tokens that together have this probability; None: 1.
             seed: the same one draws the same reply; None: another each time.
+            base: the base model answers, without the adapter.
 
         Raises:
             FailedPrecondition: the server trains only, or the job has no checkpoint yet.
@@ -230,6 +256,7 @@ class Jobs(Resource):
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            base=base,
         )
         return self._connection.ask(self._service.Sample, request, WORK_SECONDS)
 
@@ -238,7 +265,10 @@ class Jobs(Resource):
 
 def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.CreateJobRequest:
     """Build the request for one job, or for the cells of a sweep, with an empty request_id."""
-    own = ("test_dataset", "metadata", "host", "start_from", "priority")
+    own = {
+        *("test_dataset", "metadata", "host", "start_from", "priority", "mix"),
+        *("sample_prompts", "sample_every", "sample_max_tokens"),
+    }
     return tr.CreateJobRequest(
         model=model,
         training_dataset=training_dataset,
@@ -248,4 +278,8 @@ def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.Crea
         host=fields.get("host", ""),
         start_from=fields.get("start_from"),
         priority=fields.get("priority", 0),
+        sample_prompts=as_messages(fields.get("sample_prompts", ())),
+        sample_every=fields.get("sample_every", 0),
+        sample_max_tokens=fields.get("sample_max_tokens", 0),
+        mix=[tr.MixPart(dataset=name, weight=weight) for name, weight in (fields.get("mix") or {}).items()],
     )

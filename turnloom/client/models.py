@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from turnloom.calls import Connection
 from turnloom.client.resource import CALL_SECONDS, Renamed, Resource, pages
+from turnloom.transport.calls import Connection
 from turnloom.v1 import preprocess_pb2 as pp
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
 

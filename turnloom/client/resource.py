@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
 
-from turnloom.calls import Connection
-from turnloom.conversations import JSON
+from turnloom.foreign.json_text import JSON
+from turnloom.transport.calls import Connection
 from turnloom.v1 import types_pb2 as ty
 
 if TYPE_CHECKING:
-    from turnloom.batches import Batch
+    from turnloom.wire.batches import Batch
 
 CALL_SECONDS: Final = 30.0  #: deadline of a question with a short answer
 WORK_SECONDS: Final = 120.0  #: deadline of a call that computes, or that a GPU host answers (it gets 60 s itself)
@@ -77,7 +77,7 @@ class Resource:
 
 def batch_of(message: ty.TokenBatch) -> Batch:
     """Return the rows of an answer; importing numpy (0.1 s) waits until the first call."""
-    from turnloom.batches import Batch as Rows  # noqa: PLC0415
+    from turnloom.wire.batches import Batch as Rows  # noqa: PLC0415
 
     return Rows(message)
 

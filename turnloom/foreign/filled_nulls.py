@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from turnloom.conversations import JSON
+    from turnloom.foreign.json_text import JSON
 
 #: Null here says something: there is no text.
 _CONTENT: Final = "content"

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.options import Options
-from turnloom.masks.domain.reading import conversation_from
+from turnloom.masks.domain.reading import conversation_or_error
 from turnloom.masks.model import Model
-from turnloom.masks.pipeline import check_options, preprocess_batch
+from turnloom.masks.pipeline import check_options, preprocess_each
 
 #: Conversations given to the encoder at once.
 BATCH: Final = 256
@@ -45,6 +45,7 @@ class Masked:
     rows: tuple[MaskedRow, ...]  #: empty where `error` says why
     error: PreprocessError | None = None
     warnings: tuple[str, ...] = ()  #: what a person should read, one sentence each
+    unchecked: int = 0  #: rows whose ids could not be compared with the text
 
 
 class Masker:
@@ -86,18 +87,12 @@ class Masker:
             yield from self._batch(batch)
 
     def _batch(self, documents: Sequence[object]) -> list[Masked]:
-        read, refused = [], {}
-        for at, document in enumerate(documents):
-            try:
-                read.append(conversation_from(document))
-            except PreprocessError as error:
-                refused[at] = error
-        made = iter(preprocess_batch(read, self.options, self.model))
-        return [_masked(refused[at] if at in refused else next(made)) for at in range(len(documents))]
+        read = [conversation_or_error(document) for document in documents]
+        return [_masked(outcome) for outcome in preprocess_each(read, self.options, self.model)]
 
 
 def _masked(outcome: Preprocessed | PreprocessError) -> Masked:
     if isinstance(outcome, PreprocessError):
         return Masked((), outcome)
     rows = tuple(MaskedRow(one.token_ids, one.target_weights(), one.part) for one in outcome.examples)
-    return Masked(rows, warnings=tuple(outcome.warnings))
+    return Masked(rows, warnings=tuple(outcome.warnings), unchecked=outcome.unchecked)

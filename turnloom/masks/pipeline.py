@@ -61,12 +61,25 @@ def preprocess_batch(
     Raises:
         InvalidOption: the options are wrong whatever the conversation.
     """
-    compared = options.tokenization is not Tokenization.HF and model.vocabulary.round_trips
+    compared = compares(options, model)
     with collections_paused():
         return [
             _assembled(fitted, options, model, compared) if isinstance(fitted, Fits) else fitted
             for fitted in fitted_batch(conversations, options, model)
         ]
+
+
+def preprocess_each(
+    items: Sequence[Conversation | PreprocessError], options: Options, model: Model
+) -> list[Preprocessed | PreprocessError]:
+    """Make training rows from conversations of which some could not be read: these stay the errors they are.
+
+    Raises:
+        InvalidOption: as preprocess_batch().
+    """
+    good = [item for item in items if not isinstance(item, PreprocessError)]
+    made = iter(preprocess_batch(good, options, model) if good else ())
+    return [item if isinstance(item, PreprocessError) else next(made) for item in items]
 
 
 class Fits(NamedTuple):
@@ -154,7 +167,7 @@ def _laid_out(
     try:
         if path is not None:
             return path.weighted_texts(conversation, options, model)
-        plan = planned(conversation, options)
+        plan = planned(conversation, options, model)
         return plan, weighted_texts_of(conversation, plan, options, model)
     except PreprocessError as error:
         return error
@@ -194,7 +207,7 @@ def _assembled(fits: Fits, options: Options, model: Model, compared: bool) -> Pr
             warnings += warnings_of(fitted, options, model)
         if not loss_tokens:
             continue
-        unchecked += not compared or (fitted.example.text.unknown and _has_unknown(fitted, model))
+        unchecked += not compared or (fitted.example.text.unknown and has_unknown(fitted, model))
         rows.append(
             TokenizedExample(
                 row.token_ids,
@@ -214,7 +227,12 @@ def _assembled(fits: Fits, options: Options, model: Model, compared: bool) -> Pr
     )
 
 
-def _has_unknown(fitted: Fitted, model: Model) -> bool:
+def compares(options: Options, model: Model) -> bool:
+    """Whether ids are compared with the text that they stand for."""
+    return options.tokenization is not Tokenization.HF and model.vocabulary.round_trips
+
+
+def has_unknown(fitted: Fitted, model: Model) -> bool:
     """Whether a token stands for text that the vocabulary does not have: then the ids are not compared with it."""
     unknown = model.vocabulary.parts.unknown_id
     return unknown is not None and unknown in fitted.example.text.token_ids

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final
 
-from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
-from turnloom.foreign.json_text import loads, parse
+from turnloom.foreign.json_text import JSON, loads, parse
 from turnloom.reading.file_kinds import kind_of
 from turnloom.reading.lines import MAX_LINE, Line, lines
 from turnloom.reading.rows import RawRow, parsed, row_of, why_not_json

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from turnloom.conversations import JSON
+from turnloom.foreign.json_text import JSON
 
 DIGEST: Final = 16  #: bytes kept of each conversation
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeGuard
 
-from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
+from turnloom.foreign.json_text import JSON
 
 MAX_CONDITIONS: Final = 32
 MAX_CONDITION_BYTES: Final = 1_024
@@ -59,10 +60,10 @@ class Condition:
         """
         size = len(text.encode("utf-8", "replace"))
         if size > MAX_CONDITION_BYTES:
-            raise InvalidInput(f"has {size} bytes; at most {MAX_CONDITION_BYTES} are taken.", hint=HINT, field=field)
+            raise InvalidInput(f"has {size} bytes; give {MAX_CONDITION_BYTES} at most.", hint=HINT, field=field)
         match = _CONDITION.fullmatch(text)
         if match is None:
-            raise InvalidInput(f"{text!r} is no condition.", hint=HINT, field=field)
+            raise InvalidInput(f"{text!r} can't be read as a condition.", hint=HINT, field=field)
         column, comparison, value = match.groups()
         quoted = value.startswith('"')
         plain = _unquoted(value, text, field) if quoted else value
@@ -119,6 +120,13 @@ class RowFilter:
         """Return whether any row could fail."""
         return self != RowFilter()
 
+    @property
+    def columns(self) -> list[str]:
+        """Columns that conditions read; of those that can't be read, nothing."""
+        with suppress(InvalidInput):
+            return [Condition.parse(text).path[0] for text in self.where]
+        return []
+
     def check(self, field: str = "filter") -> Wanted:
         """Check the filter and return it ready for rows.
 
@@ -130,7 +138,7 @@ class RowFilter:
         """
         if len(self.where) > MAX_CONDITIONS:
             raise InvalidInput(
-                f"has {len(self.where)} conditions; at most {MAX_CONDITIONS} are taken.",
+                f"has {len(self.where)} conditions; give {MAX_CONDITIONS} at most.",
                 hint="Prepare a column that says it all.",
                 field=f"{field}.where",
             )

@@ -15,15 +15,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from turnloom.conversations import JSON, SHAPE, Sourced, from_json
 from turnloom.errors import InvalidInput
+from turnloom.foreign.columns import UnusedColumns
+from turnloom.foreign.json_text import JSON
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.duplicates import DIGEST, digest
 from turnloom.reading.filters import RowFilter
-from turnloom.reading.formats import Format
 from turnloom.reading.local_files import find, rows
 from turnloom.reading.rows import LOOKED_AT, RawRow, shape_of
 from turnloom.reading.selecting import Choice, Looking, Mask, Selected, document_of, nothing_passes, overlap, passes
 from turnloom.v1 import datasets_pb2, types_pb2
+from turnloom.wire.conversations import SHAPE, Sourced, from_json
 
 REMARKS: Final = 50  #: rows that are left out and told of
 Document = dict[str, JSON] | InvalidInput
@@ -186,9 +188,11 @@ class LocalPart:
     def _good(self) -> Iterator[tuple[int, RawRow, types_pb2.Conversation, Mapping[str, JSON]]]:
         self.counts.unreadable = 0
         self.bad.clear()
+        unused = UnusedColumns((*self.source.shape.used, *self.source.choice.row_filter.columns))
         read = 0
         for number, (row, document) in enumerate(self.wanted()):
             read += 1
+            unused.add(row.value, row.unread)
             try:
                 conversation = _conversation(row, document)
             except InvalidInput as error:
@@ -200,6 +204,7 @@ class LocalPart:
                 continue
             assert not isinstance(document, InvalidInput)  # it was read
             yield number, row, conversation, document
+        self.counts.unused_columns[:] = unused.names
         if read == self.counts.unreadable:
             raise self._nothing()
 

@@ -10,10 +10,9 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from itertools import islice
 
-from turnloom.conversations import JSON
 from turnloom.errors import InvalidInput
-from turnloom.foreign.json_text import FromText, NoJSON, columns_of, loads
-from turnloom.reading.formats import Format, detect
+from turnloom.foreign.json_text import JSON, FromText, NoJSON, columns_of, loads
+from turnloom.reading.chat_formats import Format, detect
 
 LOOKED_AT = 100  #: rows that detection looks at
 

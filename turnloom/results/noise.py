@@ -28,8 +28,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from turnloom.evaluations import Evaluation
 from turnloom.results.runs import Run
+from turnloom.wire.evaluations import Evaluation
 
 TIE: Final = 2.0  #: times the noise
 MIN_EVALUATIONS: Final = 3  #: that a noise can be taken from

@@ -3,26 +3,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import grpc
 
 from services.preprocess.api.backing import Backing
+from services.preprocess.api.dataset_upload import DatasetUpload, header_digest
 from services.preprocess.api.rpc import Call, CallType, Rpc
-from services.preprocess.api.runner import Plan, Result, Runner
-from services.preprocess.api.streams import (
-    Part,
-    check_batch,
-    chunks,
-    header,
-    refuse_after_end,
-    refuse_endless,
-    refuse_lost,
-)
-from services.preprocess.datasets.build import DatasetBuild, finished
+from services.preprocess.api.runner import Plan, Runner
+from services.preprocess.api.streams import chunks, header, refuse_endless
 from services.preprocess.datasets.sources.dispatch import announce, begin
 from services.preprocess.datasets.states import ready
 from services.preprocess.domain import limits
@@ -31,21 +22,28 @@ from services.preprocess.domain.refusals import InvalidRequest, Violation
 from services.preprocess.settings import ApiSettings
 from services.preprocess.wire.batch import batches
 from services.preprocess.wire.conversation import read_each
-from services.preprocess.wire.dataset import bad_rows, dataset, issue_record, state_filter
-from services.preprocess.wire.issues import violation
+from services.preprocess.wire.dataset import bad_rows, dataset, state_filter
 from services.preprocess.wire.options import options, options_to_json
-from services.preprocess.wire.source import described, left_out_record, source
+from services.preprocess.wire.source import described, source
 from services.store.dataset_work import DatasetWork
+from services.store.datasets import CreatedDataset
 from services.store.ids import new_id
-from services.store.records import DatasetRecord, DatasetState, IssueRecord, LeftOutRecord
+from services.store.records import DatasetRecord, DatasetSource, DatasetState
 from services.store.shards.dataset_files import DatasetReader, DatasetWriter, canonical_json
-from turnloom.masks.domain.errors import PreprocessError
-from turnloom.masks.domain.example import Preprocessed
 from turnloom.v1 import datasets_pb2 as pb
-from turnloom.v1 import types_pb2
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceServicer
 
 NAME = "DatasetService"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A checked header of CreateDataset."""
+
+    asked: pb.CreateDatasetHeader
+    plan: Plan  #: model and options
+    on_bad: BadRows  #: what happens to conversations that can't be preprocessed
+    begun: DatasetRecord  #: the dataset before it has rows
 
 
 class DatasetService(DatasetServiceServicer):
@@ -67,75 +65,64 @@ class DatasetService(DatasetServiceServicer):
         with self._rpc.stream(context, CallType.CLIENT_STREAM, NAME, "CreateDataset") as call:
             messages = self._rpc.reading(context, request_iterator)
             asked = header(messages, "header").header
-            on_bad = bad_rows(asked)
-            sent_from = described(asked.sent_from, on_bad) if asked.HasField("sent_from") else None
-            plan = self._runner.plan(asked.options.model, options(asked.options, "header.options"))
+            order = self._order(asked, call.caller.name)
             if asked.HasField("source"):
                 _refuse_more(messages)
-                return self._from_source(asked, plan, on_bad, call.caller.name)
-            store = self._backing.store()  # refuse before the upload, not after it
-            options_json = canonical_json(options_to_json(plan.options, plan.name))
-            digest = _header_digest(asked)
-            known = store.datasets.has_content
-            with DatasetWriter(self._settings.store_url, options_json, known=known) as writer:
-                build = DatasetBuild(writer)
-                size = limits.DatasetSize(self._settings.max_dataset_conversations, self._settings.max_dataset_bytes)
-                ended, arrived, left_out = False, 0, LeftOutRecord()
-                for part, message in chunks(messages, "header"):
-                    refuse_after_end(ended, part)
-                    if message.HasField("end"):
-                        ended = True
-                        refuse_lost(message.end.conversations, arrived, part)
-                        left_out = left_out_record(message.end.left_out)
-                        continue
-                    sent = message.chunk.conversations
-                    check_batch(len(sent), part.field("conversations"))
-                    size.add(len(sent), message.ByteSize(), part.field("conversations"))
-                    call.spend(len(sent))
-                    if message.chunk.HasField("first"):
-                        build.seen = _numbered(message.chunk.first, build.seen, part, self._settings)
-                        digest.update(build.seen.to_bytes(8, "little"))
-                    for item in sent:
-                        digest.update(_framed(item))
-                    call.clock.restart()
-                    results = self._runner.run(plan, read_each(sent), call.clock.check)
-                    build.add(_judged(build.seen, part, sent, results, on_bad))
-                    arrived += len(sent)
-                    call.notes["conversations"] = arrived
-                if not ended:
-                    self._rpc.refuse_left(context)
-                    refuse_endless()
-                content = digest.hexdigest()
-                owner = call.caller.name
-                made = store.datasets.find_request(owner, asked.request_id, content) if asked.request_id else None
-                if made is not None:
-                    return pb.CreateDatasetResponse(dataset=dataset(made), deduplicated=True)
-                _refuse_empty(build, arrived)
-                begun = replace(_begun(asked, plan, options_json, owner), source=sent_from)
-                totals = build.totals()
-                totals = replace(totals, skipped=totals.skipped + left_out.unreadable)
-                record = finished(begun, writer.commit(), totals, left_out)
-            created = store.datasets.create(record, request_id=asked.request_id, content_hash=content)
+                created = self._from_source(order)
+            else:
+                created = self._from_stream(order, messages, call, context)
             return pb.CreateDatasetResponse(dataset=dataset(created.dataset), deduplicated=created.deduplicated)
 
-    def _from_source(
-        self, asked: pb.CreateDatasetHeader, plan: Plan, on_bad: BadRows, owner: str
-    ) -> pb.CreateDatasetResponse:
+    def _order(self, asked: pb.CreateDatasetHeader, owner: str) -> Order:
+        """Check a header."""
+        on_bad = bad_rows(asked)
+        sent_from = described(asked.sent_from, on_bad) if asked.HasField("sent_from") else None
+        plan = self._runner.plan(asked.options.model, options(asked.options, "header.options"))
+        return Order(asked, plan, on_bad, _begun(asked, plan, owner, sent_from))
+
+    def _from_stream(
+        self, order: Order, messages: Iterator[pb.CreateDatasetRequest], call: Call, context: grpc.ServicerContext
+    ) -> CreatedDataset:
+        """Make the dataset from conversations as they arrive; its record and file appear at the end."""
+        datasets = self._backing.store().datasets  # refuse before the upload, not after it
+        content = header_digest(order.asked)
+        limit = limits.DatasetSize(self._settings.max_dataset_conversations, self._settings.max_dataset_bytes)
+        with DatasetWriter(self._settings.store_url, order.begun.options_json, known=datasets.has_content) as writer:
+            upload = DatasetUpload(writer, order.on_bad, limit, content)
+            for part, message in chunks(messages, "header"):
+                if message.HasField("end"):
+                    upload.end(part, message.end)
+                    continue
+                sent = upload.accept(part, message)
+                call.spend(len(sent))
+                call.clock.restart()
+                upload.add(sent, self._runner.run(order.plan, read_each(sent), call.clock.check))
+                call.notes["conversations"] = upload.arrived
+            if not upload.ended:
+                self._rpc.refuse_left(context)
+                refuse_endless()
+            request_id, digest = order.asked.request_id, content.hexdigest()
+            made = datasets.find_request(order.begun.owner, request_id, digest) if request_id else None
+            if made is not None:
+                return CreatedDataset(made, deduplicated=True)
+            record = upload.finished(replace(order.begun, create_time=time.time()))
+        return datasets.create(record, request_id=request_id, content_hash=digest)
+
+    def _from_source(self, order: Order) -> CreatedDataset:
         """Return a CREATING dataset at once; workers do the rest.
 
         Announce it before its record, so that no crash loses it.
         """
-        chosen = source(asked.source, on_bad, self._settings.source_roots)
+        asked = order.asked
+        record = replace(order.begun, source=source(asked.source, order.on_bad, self._settings.source_roots))
         store = self._backing.store()
         work = DatasetWork(store.redis, self._settings.shard_lease)
-        options_json = canonical_json(options_to_json(plan.options, plan.name))
-        record = replace(_begun(asked, plan, options_json, owner), source=chosen)
         announce(work, record.id)
-        content = _header_digest(asked).hexdigest()
+        content = header_digest(asked).hexdigest()
         created = store.datasets.create(record, request_id=asked.request_id, content_hash=content)
         if created.dataset.state is DatasetState.CREATING:
             begin(work, store.tickets, created.dataset.id)
-        return pb.CreateDatasetResponse(dataset=dataset(created.dataset), deduplicated=created.deduplicated)
+        return created
 
     def GetDataset(self, request: pb.GetDatasetRequest, context: grpc.ServicerContext) -> pb.GetDatasetResponse:
         """Return one record."""
@@ -172,7 +159,7 @@ class DatasetService(DatasetServiceServicer):
         with self._rpc.stream(context, CallType.SERVER_STREAM, NAME, "DownloadDataset") as call:
             record = ready(self._seen(call, request.id))
             if request.start_row > record.examples:
-                sentence = f"is {request.start_row}; the dataset has {record.examples} rows."
+                sentence = f"is {request.start_row}; give 0 to {record.examples}, the number of the dataset's rows."
                 raise InvalidRequest([Violation("start_row", sentence)])
             reader = DatasetReader(record.uri)
             try:
@@ -223,70 +210,16 @@ def _refuse_more(messages: Iterator[pb.CreateDatasetRequest]) -> None:
         raise InvalidRequest([Violation("stream[1]", sentence)])
 
 
-def _header_digest(asked: pb.CreateDatasetHeader) -> hashlib._Hash:
-    """Return a digest that is equal for equal requests.
-
-    The request_id and the chunk boundaries are left out of it.
-    """
-    same = pb.CreateDatasetHeader()
-    same.CopyFrom(asked)
-    same.ClearField("request_id")
-    return hashlib.sha256(same.SerializeToString(deterministic=True))
-
-
-def _framed(item: types_pb2.Conversation) -> bytes:
-    data = item.SerializeToString(deterministic=True)
-    return len(data).to_bytes(8, "little") + data
-
-
-def _judged(
-    first: int, part: Part, sent: Sequence[types_pb2.Conversation], results: Sequence[Result], on_bad: BadRows
-) -> list[Preprocessed | IssueRecord]:
-    """Return results with every error as an issue, unless the first error ends the dataset.
-
-    Raises:
-        InvalidRequest: a bad conversation that is not left out; paths count conversations over the whole stream.
-    """
-    judged: list[Preprocessed | IssueRecord] = []
-    violations: list[Violation] = []
-    for offset, (item, result) in enumerate(zip(sent, results, strict=True)):
-        if not isinstance(result, PreprocessError):
-            judged.append(result)
-        elif on_bad.leaves_out(result):
-            judged.append(issue_record(first + offset, item.id, result))
-        else:
-            violations.append(violation(f"conversations[{first + offset}]", result))
-    if violations:
-        raise InvalidRequest(violations)
-    return judged
-
-
-def _numbered(first: int, seen: int, part: Part, settings: ApiSettings) -> int:
-    """Return the checked number of a chunk's first conversation, after rows that its sender could not read."""
-    if not seen <= first <= settings.max_dataset_conversations:
-        sentence = f"is {first}; it must be at least {seen} and at most {settings.max_dataset_conversations}."
-        raise InvalidRequest([Violation(part.field("first"), sentence)])
-    return first
-
-
-def _refuse_empty(build: DatasetBuild, arrived: int) -> None:
-    if arrived == build.skipped:
-        said = "is empty"
-        if arrived:
-            which = f"all {arrived} conversations are bad, the first" if arrived > 1 else "its only conversation is bad"
-            said = f"{which}: {build.issues[0].message}"
-        raise InvalidRequest([Violation("chunk.conversations", f"{said}; a dataset needs at least one example.")])
-
-
-def _begun(asked: pb.CreateDatasetHeader, plan: Plan, options_json: str, owner: str) -> DatasetRecord:
+def _begun(asked: pb.CreateDatasetHeader, plan: Plan, owner: str, sent_from: DatasetSource | None) -> DatasetRecord:
     return DatasetRecord(
         id=new_id("ds"),
         owner=owner,
-        options_json=options_json,
+        options_json=canonical_json(options_to_json(plan.options, plan.name)),
         display_name=asked.display_name,
         model=plan.name,
         metadata=dict(asked.metadata),
         create_time=time.time(),
         template_sha256=plan.model.template_sha256,
         tokenizer_sha256=plan.model.tokenizer_sha256,
+        source=sent_from,
     )

@@ -16,7 +16,7 @@ from services.preprocess.domain import limits
 from services.preprocess.domain.refusals import InvalidRequest, Violation
 from services.preprocess.models.registry import ModelEntry, Registry
 from services.preprocess.settings import ApiSettings
-from services.preprocess.wire.batch import rows_of, token_batch
+from services.preprocess.wire.batch import rows_of, token_batch, unchecked
 from services.preprocess.wire.conversation import conversation, read_each
 from services.preprocess.wire.issues import issues, refuse_bad, violation, warnings
 from services.preprocess.wire.options import options
@@ -86,6 +86,7 @@ class PreprocessService(PreprocessServiceServicer):
                 issues=issues(0, request.conversations, results),
                 warnings=warnings(0, results),
                 date=plan.date,
+                unchecked_examples=unchecked(results),
             )
 
     def StreamPreprocess(
@@ -107,6 +108,7 @@ class PreprocessService(PreprocessServiceServicer):
                     issues=issues(seen, sent, results),
                     warnings=warnings(seen, results),
                     date=plan.date,
+                    unchecked_examples=unchecked(results),
                 )
                 seen += len(results)
                 call.notes["conversations"] = seen
@@ -134,7 +136,7 @@ class PreprocessService(PreprocessServiceServicer):
             messages = self._rpc.reading(context, request_iterator)
             asked = header(messages, "options").options
             if asked.max_offenders > MAX_OFFENDERS:
-                sentence = f"is {asked.max_offenders}; at most {MAX_OFFENDERS} are listed."
+                sentence = f"is {asked.max_offenders}; give {MAX_OFFENDERS} at most."
                 raise InvalidRequest([Violation("options.max_offenders", sentence)])
             plan = self._runner.plan(asked.options.model, options(asked.options, "options.options"))
             run = LintRun(plan, asked.max_offenders)

@@ -17,7 +17,7 @@ from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.options import Options
 from turnloom.masks.model import Model
-from turnloom.masks.pipeline import preprocess_batch
+from turnloom.masks.pipeline import preprocess_each
 
 Result = Preprocessed | PreprocessError
 SLICE_CONVERSATIONS: Final = 256  #: given to the engine at once
@@ -110,9 +110,7 @@ class Runner:
         most = 1 if plan.options.chat_template is not None else SLICE_CONVERSATIONS
         for part in slices(read, most, SLICE_CHARACTERS):
             check()
-            good = [item for item in part if isinstance(item, Conversation)]
-            made = iter(preprocess_batch(good, plan.options, plan.model) if good else ())
-            results += [next(made) if isinstance(item, Conversation) else item for item in part]
+            results += preprocess_each(part, plan.options, plan.model)
         self._metrics.stage_seconds.labels(PREPROCESS).observe(time.perf_counter() - began)
         self._metrics.count(plan.name, results)
         for result in results:

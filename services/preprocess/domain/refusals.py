@@ -21,6 +21,7 @@ Refusal
 ├── Loading            models are still being loaded
 ├── Draining           the server is about to end
 ├── SamplingDisabled   the host's training server trains only
+├── NotSampled         no host that may train the job samples its model
 ├── HostBusy           every worker of the host trains
 └── SampleFailed       the host took the prompt and could not answer it
 """
@@ -59,7 +60,7 @@ class UnknownModel(Refusal):
     def __init__(self, name: str, served: Sequence[str]) -> None:
         known = ", ".join(served) if served else "none"
         super().__init__(
-            f"Model {name!r} is not served here; served are: {known}. Add it to models.toml or name another."
+            f"Model {name!r} is not served here (served: {known}); name one of these, or add it to models.toml."
         )
 
 
@@ -128,8 +129,8 @@ class WorkFull(Refusal):
 
     def __init__(self, size: int, most: int) -> None:
         super().__init__(
-            f"A message of {size} bytes finds no room: at most {most} bytes are worked on at a time. "
-            "Try again in a few seconds, or send less at once."
+            f"A message of {size} bytes finds no room beside others ({most} bytes are worked on at a time); "
+            "try again in a few seconds, or send less at once."
         )
 
 
@@ -163,7 +164,7 @@ class ClientLeft(Refusal):
     """The client cancelled its call."""
 
     def __init__(self) -> None:
-        super().__init__("The client left before the end of its stream; nothing was made.")
+        super().__init__("The client left before the end of its stream, so nothing was made; send it all again.")
 
 
 class Loading(Refusal):
@@ -181,12 +182,23 @@ class Draining(Refusal):
 
 
 class SamplingDisabled(Refusal):
-    """The training server that holds the adapter writes no text."""
+    """The host that holds the adapter writes no text."""
 
     def __init__(self, host: str, model: str, job: str) -> None:
         super().__init__(
             f"The TuFT server of host {host!r} trains {model!r} and does not sample it; fetch the adapter of {job!r} "
             "and load it in PEFT or vLLM instead."
+        )
+
+
+class NotSampled(Refusal):
+    """No host that may train the job samples its model."""
+
+    def __init__(self, model: str, host: str) -> None:
+        where = f"host {host!r} trains" if host else "every live host that could take the job trains"
+        super().__init__(
+            f"sample_prompts can't be answered: {where} {model!r} and does not sample it. Leave sample_prompts out, "
+            "or add the capability sampling to the model on its TuFT server (`turnloom hosts`)."
         )
 
 
@@ -196,7 +208,7 @@ class HostBusy(Refusal):
     def __init__(self, host: str, jobs: Sequence[str]) -> None:
         what = f"its only worker trains {jobs[0]}" if len(jobs) == 1 else f"its {len(jobs)} workers train {_some(jobs)}"
         super().__init__(
-            f"Host {host!r} is busy: {what}. Ask again when a job has ended or is paused, "
+            f"Host {host!r} is busy: {what}; ask again when a job has ended or is paused, "
             "or start another worker there."
         )
 

@@ -6,18 +6,21 @@ host ends the check with its own error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from services.preprocess.datasets.states import ready
 from services.preprocess.domain.caller import Caller, Scope
-from services.preprocess.domain.job_draft import JobDraft
+from services.preprocess.domain.job_draft import JobDraft, Sampled
 from services.preprocess.domain.limits import Violations
 from services.preprocess.domain.refusals import ModelNotServed, NotPermitted
-from services.preprocess.jobs.estimate import Cost, Epoch, cost, epoch, known_rates
+from services.preprocess.jobs.estimate import Cost, Epoch, cost, epoch, known_rates, mixed
+from services.preprocess.jobs.reply_prompts import check_sampling_host, reply_prompts
 from services.preprocess.models.registry import Registry
-from services.store.records import CheckpointRecord, DatasetRecord, HostRecord, JobSpec
+from services.store.blobs.replies import ReplyPrompts
+from services.store.records import CheckpointRecord, DatasetRecord, HostRecord, JobSpec, ReplySpec
+from services.store.shards.shares import shares
 from services.store.store import Store
 
 RATE_JOBS: Final = 100  #: newest jobs looked at for a rate
@@ -32,6 +35,7 @@ class Checked:
     host: str  #: one where it can run now
     epoch: Epoch
     cost: Cost
+    prompts: ReplyPrompts | None = None  #: that it answers while it trains
 
 
 def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> Checked:
@@ -44,33 +48,42 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
     """
     model = registry.get(draft.model)
     entry = registry.entries[draft.model]
-    training = _dataset(store, draft.training_dataset, caller)
+    training = [_dataset(store, part.dataset, caller) for part in draft.training]
     test = _dataset(store, draft.test_dataset, caller) if draft.test_dataset else None
     violations = Violations()
-    for name, record in (("training_dataset", training), ("test_dataset", test)):
-        if record is not None and record.tokenizer_sha256 != model.tokenizer_sha256:
+    names = ["training_dataset"] if len(training) == 1 else [f"mix[{place}].dataset" for place in range(len(training))]
+    for name, record in [*zip(names, training, strict=True), *([("test_dataset", test)] if test else [])]:
+        if record.tokenizer_sha256 != model.tokenizer_sha256:
             violations.add(
                 name,
                 f"was made with the tokenizer of {record.model!r}, which is not that of {draft.model!r}; "
                 "make the dataset with this model.",
             )
+    for name, record in zip(names, training, strict=True):
+        if record.template_sha256 != training[0].template_sha256:
+            violations.add(
+                name,
+                f"is {record.id!r}, made with another chat template than {training[0].id!r}; "
+                "make both with the same one.",
+            )
     origin = _origin(draft, entry.tuft_model, store, caller, violations)
     chosen = draft.hyperparameters if origin is None else replace(draft.hyperparameters, **origin.shape)
     if test is None and chosen.early_stopping_patience:
-        violations.add("hyperparameters.early_stopping_patience", "needs a test_dataset to evaluate on.")
-    one = epoch(training, chosen.max_length)
-    if one.conversations == 0:
         violations.add(
-            "hyperparameters.max_length",
-            f"is {chosen.max_length}; it leaves no row of {training.id!r} a trained token. Give a larger one.",
+            "hyperparameters.early_stopping_patience", "is set without a test_dataset; name one to evaluate on."
         )
+    one = _epoch(draft, training, chosen.max_length, violations)
+    prompts = reply_prompts(draft.sampled, training[0], model, violations) if draft.sampled else None
     violations.refuse()
     bound = _bound(draft, origin)
     host = store.hosts.place(entry.tuft_model, chosen.lora_rank, bound)
+    if prompts is not None:
+        check_sampling_host(store, entry.tuft_model, chosen.lora_rank, bound, prompts)
     spec = JobSpec(
         model=draft.model,
         tuft_model=entry.tuft_model,
-        training_dataset=training.id,
+        training_dataset=training[0].id,
+        mix=draft.training if len(training) > 1 else (),
         test_dataset=test.id if test else "",
         hyperparameters=chosen,
         metadata=dict(draft.metadata),
@@ -78,10 +91,11 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
         priority=_priority(draft, caller),
         start_from=draft.start_from,
         owner=caller.name,
+        replies=None if draft.sampled is None else _reply_spec(draft.sampled),
     )
     rates = known_rates(store.jobs.list(page_size=RATE_JOBS).items, entry.tuft_model, host, chosen)
     place = next((record for record in store.hosts.list() if record.name == host), HostRecord(name=host))
-    return Checked(spec, host, one, cost(one, chosen, rates, place))
+    return Checked(spec, host, one, cost(one, chosen, rates, place), prompts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,25 @@ def _dataset(store: Store, dataset_id: str, caller: Caller) -> DatasetRecord:
     return ready(record)
 
 
+def _epoch(draft: JobDraft, training: Sequence[DatasetRecord], max_length: int | None, violations: Violations) -> Epoch:
+    """Return the totals of one epoch; add a violation for a dataset of which none of it would be trained."""
+    epochs = [epoch(record, max_length) for record in training]
+    weights = [part.weight for part in draft.training]
+    counts = shares(weights, sum(one.conversations for one in epochs))
+    for place, (record, one, count) in enumerate(zip(training, epochs, counts, strict=True)):
+        if one.conversations == 0:
+            violations.add(
+                "hyperparameters.max_length",
+                f"is {max_length}, which leaves no row of {record.id!r} a trained token; give a larger one.",
+            )
+        elif count == 0:
+            violations.add(
+                f"mix[{place}].weight",
+                f"is {weights[place]:g}; it gives {record.id!r} no conversation of an epoch. Give a larger one.",
+            )
+    return mixed(epochs, weights)
+
+
 def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, violations: Violations) -> _Origin | None:
     """Return the checkpoint of start_from.
 
@@ -115,7 +148,10 @@ def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, viol
     caller.check_look(f"Job {job.id!r}", job.spec.owner)
     checkpoint = store.ledger.checkpoint(wanted.job, wanted.checkpoint)
     if job.spec.tuft_model != tuft_model:
-        violations.add("start_from.job", f"trained {job.spec.model!r}; its checkpoints do not fit {draft.model!r}.")
+        violations.add(
+            "start_from.job",
+            f"trained {job.spec.model!r}, not {draft.model!r}; start from a job of this model.",
+        )
     shape = {name: getattr(job.spec.hyperparameters, name) for name in SHAPE}
     for name in SHAPE:
         here = getattr(draft.hyperparameters, name)
@@ -125,6 +161,10 @@ def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, viol
                 f"is {here}, but the checkpoint of {job.id!r} has {shape[name]}; set that, or leave it out.",
             )
     return _Origin(checkpoint, job.host, {name: value for name, value in shape.items() if name not in draft.given})
+
+
+def _reply_spec(sampled: Sampled) -> ReplySpec:
+    return ReplySpec(prompts=len(sampled.prompts), every=sampled.every, max_tokens=sampled.max_tokens)
 
 
 def _priority(draft: JobDraft, caller: Caller) -> int:
@@ -141,7 +181,7 @@ def _bound(draft: JobDraft, origin: _Origin | None) -> str:
     only = origin.host if origin is not None and not origin.checkpoint.stored else ""
     if only and draft.host and draft.host != only:
         raise ModelNotServed(
-            f"host is {draft.host!r}, but checkpoint {origin.checkpoint.id!r} lies only on {only!r}; "  # type: ignore[union-attr]
-            "leave host empty or name that one."
+            f"host: is {draft.host!r}, but checkpoint {origin.checkpoint.id!r} lies only on {only!r}; "  # type: ignore[union-attr]
+            "leave it empty or name that one."
         )
     return draft.host or only

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
+from services.preprocess.domain.said import Said
 from services.preprocess.wire.dataset import error, timestamp
 from services.preprocess.wire.enums import EnumTable
 from services.preprocess.wire.hyperparameters import hyperparameters_message
@@ -16,6 +18,7 @@ from services.store.records import (
     HostRecord,
     JobRecord,
     JobState,
+    MixSums,
     StartFrom,
     StepRecord,
 )
@@ -55,6 +58,10 @@ def job(record: JobRecord) -> pb.Job:
         halving=halving(record),
         priority=spec.priority,
         stored_step=record.stored_step if record.stored_checkpoint else None,
+        sample_prompts=spec.replies.prompts if spec.replies else 0,
+        sample_every=spec.replies.every if spec.replies else 0,
+        sampled_step=record.sampled_step,
+        mix=[pb.MixPart(dataset=part.dataset, weight=part.weight) for part in spec.mix],
     )
 
 
@@ -100,7 +107,16 @@ def progress(record: JobRecord, now: float) -> pb.Progress:
         training_seconds=record.training_seconds(now),
         cost=record.cost(now),
         currency=record.currency,
+        mix=mix_sums(record.effective_mix),
     )
+
+
+def mix_sums(sums: Sequence[MixSums]) -> list[pb.MixSums]:
+    """Return what was trained of each dataset of a mixture."""
+    return [
+        pb.MixSums(conversations=one.conversations, tokens=one.tokens, nll_sum=one.nll, weight_sum=one.weight)
+        for one in sums
+    ]
 
 
 def start_from(value: StartFrom | None) -> pb.StartFrom | None:
@@ -134,6 +150,7 @@ def step(record: StepRecord) -> pb.Step:
         test_target_bytes=record.test_target_bytes,
         calls=record.calls,
         accelerated=record.accelerated,
+        mix=mix_sums(record.mix),
     )
 
 
@@ -157,6 +174,19 @@ def event(record: EventRecord) -> pb.Event:
         message=record.message,
         attempt=record.attempt,
         fields=record.fields,
+    )
+
+
+def reply(said: Said) -> pb.Reply:
+    """Return what the adapter said to one prompt."""
+    return pb.Reply(
+        step=said.step,
+        prompt=said.prompt,
+        asked=said.asked,
+        text=said.text,
+        tokens=said.tokens,
+        finish_reason=said.finish_reason,
+        time=timestamp(said.time),
     )
 
 

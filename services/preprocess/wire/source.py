@@ -12,8 +12,9 @@ from services.preprocess.domain.source_location import locate
 from services.preprocess.wire.enums import EnumTable
 from services.store.records import DatasetSource, LeftOutRecord, RowFilterRecord
 from turnloom.errors import InvalidInput
+from turnloom.foreign.columns import LONGEST_UNUSED, MOST_UNUSED
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.filters import RowFilter
-from turnloom.reading.formats import Format
 from turnloom.v1 import datasets_pb2 as pb
 
 
@@ -64,11 +65,13 @@ def _checked(message: pb.DatasetSource, path: str, on_bad: BadRows, violations: 
     for name in ("split", "revision", "config", "overlap_split"):
         check_bytes(getattr(message, name), f"{path}.{name}", MAX_NAME_BYTES, violations)
     if len(message.column_mapping) > MAX_COLUMNS:
-        violations.add(f"{path}.column_mapping", f"has {len(message.column_mapping)} entries; {MAX_COLUMNS} are taken.")
+        violations.add(
+            f"{path}.column_mapping", f"has {len(message.column_mapping)} entries; give {MAX_COLUMNS} at most."
+        )
     if message.overlap_split and message.test_fraction:
         violations.add(f"{path}.overlap_split", "and test_fraction exclude each other; leave one out.")
     if not 0 <= message.test_fraction < 1:
-        violations.add(f"{path}.test_fraction", f"is {message.test_fraction}; 0 <= test_fraction < 1 is needed.")
+        violations.add(f"{path}.test_fraction", f"is {message.test_fraction}; give a number from 0 to below 1.")
     same = None
     if message.HasField("deduplicate"):
         same = DEDUPLICATE.required(message.deduplicate, f"{path}.deduplicate", violations)
@@ -164,11 +167,15 @@ def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
         InvalidRequest: a number that can't count rows.
     """
     violations = Violations()
-    for descriptor, number in message.ListFields():
-        if number > MAX_ROWS:
-            violations.add(f"end.left_out.{descriptor.name}", f"is {number}; no source has so many rows.")
+    for name in ("filtered", "duplicates", "overlapping", "unreadable"):
+        if (number := getattr(message, name)) > MAX_ROWS:
+            violations.add(f"end.left_out.{name}", f"is {number}; give {MAX_ROWS} at most.")
+    columns = tuple(message.unused_columns)
+    if len(columns) > MOST_UNUSED or any(len(column) > LONGEST_UNUSED for column in columns):
+        sentence = f"names {len(columns)} columns; send at most {MOST_UNUSED}, of {LONGEST_UNUSED} characters."
+        violations.add("end.left_out.unused_columns", sentence)
     violations.refuse()
-    return LeftOutRecord(message.filtered, message.duplicates, message.overlapping, message.unreadable)
+    return LeftOutRecord(message.filtered, message.duplicates, message.overlapping, message.unreadable, columns)
 
 
 def left_out_message(record: LeftOutRecord) -> pb.LeftOut:
@@ -178,4 +185,5 @@ def left_out_message(record: LeftOutRecord) -> pb.LeftOut:
         duplicates=record.duplicates,
         overlapping=record.overlapping,
         unreadable=record.unreadable,
+        unused_columns=record.unused_columns,
     )

@@ -33,9 +33,9 @@ from services.rest.chat_bodies import (
 from services.rest.gateway import Turnloom
 from services.rest.problems import ClientLeft, invalid
 from services.rest.service import Caller, Parts, until_left
-from turnloom.conversations import from_json
 from turnloom.errors import InvalidInput
 from turnloom.v1 import types_pb2 as ty
+from turnloom.wire.conversations import from_json
 
 ROUTER = APIRouter(tags=["chat"])
 MOST_PROMPTS: Final = 16  #: of one request; they are answered one after the other
@@ -57,7 +57,7 @@ async def create_chat_completion(
 ) -> ChatCompletion | Response:
     """Answer a conversation. With stream the reply comes as server-sent events, once all of it is known."""
     if body.response_format not in (None, {"type": "text"}):
-        raise invalid("response_format", "only text is possible here.")
+        raise invalid("response_format", "holds something else than text; send text.")
     conversation = _conversation(body)
     limit = body.max_completion_tokens or body.max_tokens or 0
 
@@ -91,7 +91,7 @@ async def create_completion(
     """Answer texts, each as the only message of a user."""
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not 1 <= len(prompts) <= MOST_PROMPTS:
-        raise invalid("prompt", f"holds {len(prompts)} texts; 1 to {MOST_PROMPTS} are possible.")
+        raise invalid("prompt", f"holds {len(prompts)} texts; send 1 to {MOST_PROMPTS}.")
     asked = [ty.Conversation(messages=[ty.Message(role="user", text=text)]) for text in prompts]
 
     def work(left: threading.Event) -> list[Reply]:

@@ -9,7 +9,7 @@ from typer.main import get_command
 
 from scripts import cli_docs
 from turnloom.cli.app import app
-from turnloom.cli.exits import Exit
+from turnloom.cli.running.exits import Exit
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs"
 DOCS = (FOLDER / "cli.md").read_text(encoding="utf-8")

@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.support.cli_runs import turnloom
-from turnloom.cli import INTERRUPTED
 from turnloom.cli.app import MODULES
-from turnloom.cli.exits import Exit
-from turnloom.terminal import SafeConsole
-from turnloom.visible import CONTROL, controls, visible, visible_json
+from turnloom.cli.running.exits import Exit
+from turnloom.cli.running.interrupts import INTERRUPTED
+from turnloom.display.console import SafeConsole
+from turnloom.display.visible import CONTROL, controls, visible, visible_json
 
 SMALL = [["jobs"], ["dataset", "list"], ["hosts"], ["sweeps", "--help"], ["--version"], ["--help"]]
 DANGEROUS = st.text(

@@ -4,14 +4,14 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnloom import errors
-from turnloom.cli.exits import CODES, Exit, exit_code
-from turnloom.cli.jsonable import to_plain
+from turnloom.cli.running.exits import CODES, Exit, exit_code
+from turnloom.cli.running.jsonable import to_plain
 from turnloom.cli.watching import ending
+from turnloom.display.live import View
+from turnloom.display.words import buckets, count, duration, size
 from turnloom.errors import InvalidInput
-from turnloom.live import View
 from turnloom.reading.splitting import split
 from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
-from turnloom.words import buckets, count, duration, size
 
 
 @pytest.mark.parametrize(

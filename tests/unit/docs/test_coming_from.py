@@ -11,7 +11,7 @@ import pytest
 from tests.unit.masks.test_model import source
 from turnloom import masks
 from turnloom.masks import Options
-from turnloom.options import preprocess_options
+from turnloom.wire.options import preprocess_options
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs/coming-from.md").read_text(encoding="utf-8")

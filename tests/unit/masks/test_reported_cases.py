@@ -13,7 +13,6 @@ from bench.templates import DATE, SPECIAL_TOKENS, chat_format
 from services.preprocess.datasets.sources.converting import conversation_of
 from services.preprocess.datasets.sources.reading import pieces_of, read
 from services.preprocess.wire.conversation import conversation
-from turnloom.conversations import from_json
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.domain.options import NextHeaderStop, Options
@@ -24,6 +23,7 @@ from turnloom.masks.pipeline import preprocess
 from turnloom.masks.template.compiled import compile_template
 from turnloom.reading.local_sources import LocalSource
 from turnloom.reading.rows import shape_of
+from turnloom.wire.conversations import from_json
 
 SHARED = Path(os.environ.get("TURNLOOM_SHARED", Path(__file__).parents[4] / "shared"))
 CASES, TEMPLATES, TOKENIZER = SHARED / "cases", SHARED / "templates", SHARED / "tokenizers/qwen3/tokenizer.json"

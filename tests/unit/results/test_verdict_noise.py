@@ -13,11 +13,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from turnloom.evaluations import Evaluation
 from turnloom.results.noise import TIE, between, by_example
 from turnloom.results.runs import Run
 from turnloom.results.verdict import Verdict, judge
 from turnloom.v1 import training_pb2 as pb
+from turnloom.wire.evaluations import Evaluation
 
 AXES = ["lora_rank"]
 LAST = 30

@@ -12,11 +12,11 @@ from typing import Annotated, Final, TypeAlias, cast
 
 import typer
 
-from turnloom.cli.session import Session, pairs
+from turnloom.cli.running.session import Session, pairs
 from turnloom.errors import InvalidInput
-from turnloom.options import HyperparameterFields, PreprocessFields, from_text
 from turnloom.reading.filters import RowFilter
 from turnloom.v1 import training_pb2, types_pb2
+from turnloom.wire.options import HyperparameterFields, PreprocessFields, from_text
 
 LARGEST: Final = 2**32 - 1  #: whole number of an option that the contract has as uint32
 AUTO: Final = "auto"  #: a learning rate by the size of the model
@@ -162,6 +162,54 @@ class TestPart:
 
     test_fraction: Annotated[float | None, typer.Option(help="Part to hold out as a test dataset.")] = None
     seed: Annotated[int, typer.Option(help="Seed of --test-fraction.", min=0)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Several datasets to train on, instead of one."""
+
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mix", metavar="DATASET=WEIGHT", help="Instead of DATA: one of several datasets, and its weight."
+        ),
+    ] = None
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each dataset id, in the order given.
+
+        Raises:
+            InvalidInput: naming the option that can't be read.
+        """
+        found: dict[str, float] = {}
+        for text in self.mix or ():
+            name, _, weight = text.partition("=")
+            try:
+                value = float(weight)
+            except ValueError:
+                raise InvalidInput(
+                    f"--mix {text}: there is no number after '='.", hint="Write --mix ds-...=0.7.", field="--mix"
+                ) from None
+            if name in found:
+                raise InvalidInput(f"--mix names {name} twice.", hint="Add up its weights.", field="--mix")
+            found[name] = value
+        return checked_mix(found, "--mix")
+
+
+def checked_mix(weights: dict[str, float], field: str) -> dict[str, float]:
+    """Return the weights of datasets by id, unless one names no dataset.
+
+    Raises:
+        InvalidInput: naming it.
+    """
+    for name in weights:
+        if not name.startswith("ds-"):
+            raise InvalidInput(
+                f"{field}: {name!r} is no dataset id.",
+                hint="Make datasets of files first: `turnloom dataset create FILE`.",
+                field=field,
+            )
+    return weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from turnloom.cli.session import Command, pairs
+from turnloom.cli.running.session import Command, pairs
 from turnloom.errors import InvalidInput
 
 NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")

@@ -48,6 +48,14 @@ def conversation_from(document: object) -> Conversation:
     )
 
 
+def conversation_or_error(document: object) -> Conversation | MalformedConversation:
+    """Read one conversation of many: return why it can't be read, so that it does not stop the others."""
+    try:
+        return conversation_from(document)
+    except MalformedConversation as error:
+        return error
+
+
 def _message(item: object, index: int) -> tuple[Message, Training]:
     if not isinstance(item, Mapping):
         raise MalformedConversation(

@@ -16,6 +16,7 @@ from turnloom.masks.domain.options import GenerationPrefill
 from turnloom.masks.domain.rendered_text import Origin, RenderedText
 from turnloom.masks.template.added_token_text import AddedTokenFinder
 from turnloom.masks.template.prompts import PLAIN_REPLY, PROBE, VARIANTS, Chat, common_length
+from turnloom.masks.turns.next_header import unclosed
 from turnloom.masks.turns.turn_end import end_of_turn
 
 
@@ -64,7 +65,7 @@ def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -
     eot_start, end, closed = end_of_turn(chat, messages, rendered.text, max(last, begin.position))
     warnings = begin.warnings
     if not closed:
-        warnings += (f"messages[{index}]: the template prints no end-of-turn token after this turn",)
+        warnings += (unclosed(index),)
     how = f"{begin.located_by}/{'eot' if closed else 'content'}"
     prefills: tuple[str, ...] = ()
     if first is not None:
@@ -185,12 +186,15 @@ def _begin(
             else "the template prints no generation prompt or role before this turn, so its start can't be told",
             message_index=index,
         )
-    warning = (
-        f"the template renders no prompt before this turn; it counts from {header!r} on"
-        if prompt is None
-        else f"the template does not render this turn after its own generation prompt {appended!r}; it counts from"
-        f" {header!r} on"
-    )
+    if prompt is None:
+        warning = f"the template renders no prompt before this turn; it counts from {header!r} on"
+    elif header == appended:
+        warning = f"the template prints other white space before {header!r} with this turn than without it"
+    else:
+        warning = (
+            f"the template does not render this turn after its own generation prompt {appended!r}; it counts from"
+            f" {header!r} on"
+        )
     return _Begin(position, "header", header, (f"messages[{index}]: {warning}",))
 
 

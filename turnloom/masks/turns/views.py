@@ -34,10 +34,10 @@ from turnloom.masks.template.render import Renders, Settings
 from turnloom.masks.template.shape import Signature, signature
 from turnloom.masks.turns.advice import way_out, with_advice
 from turnloom.masks.turns.bounds_by_render import TurnProver
-from turnloom.masks.turns.coverage import unread_warnings, untrained_warnings
+from turnloom.masks.turns.coverage import UntrainedMessages, unread_warnings
 from turnloom.masks.turns.generation_blocks import block_spans
 from turnloom.masks.turns.message_spans import MessageSpanFinder
-from turnloom.masks.turns.next_header import HeaderRule, ended_by_header, final_stop, unclosed
+from turnloom.masks.turns.next_header import HeaderRule, ended_by_header, final_stop, unclosed, without_unclosed
 from turnloom.masks.turns.prefixes import EXACT_MESSAGES, Cut, Prefixes, cuts
 from turnloom.masks.turns.refusal_place import Refused, placed
 from turnloom.masks.turns.span_parts import has_text
@@ -236,6 +236,7 @@ class _Work:
         self.regions = request.options.mask is Mask.REGIONS
         self.prover = TurnProver(request.chat, request.messages, keep=not self.long)
         self.finder = MessageSpanFinder(self.prover, self.shapes() if self.long else None)
+        self.untrained = UntrainedMessages()
         self.fresh: set[int] = set()  #: turns whose prompt is not what their neighbours tell
 
     def shapes(self) -> Sequence[Signature]:
@@ -321,15 +322,16 @@ def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[
     proved = trained if work.request.options.mask is Mask.REGIONS else ()
     chat = work.request.chat
     unread = unread_warnings(shown, chat.tools, rendered, chat.template.names)
-    lost = [*unread, *untrained_warnings(shown, rendered, proved)]
+    lost = [*unread, *work.untrained.warnings(shown, rendered, proved)]
     warnings = (*work.request.undated, *_dropped(shown, rendered, proved), *lost, *located.warnings)
     boundaries = tuple(begin for _, begin in located.begins)
-    spans, stop = located.message_spans, ""
+    spans = located.message_spans
     following = work.request.messages[cut.messages : cut.messages + 1]
-    if following or work.request.options.ensure_final_stop:
-        stop = final_stop(work.request.chat, shown, rendered, spans, rule, following)
+    stop = final_stop(work.request.chat, shown, rendered, spans, rule, following)
     if stop:
-        warnings = tuple(warning for warning in warnings if warning != unclosed(spans[-1].message_index))
+        warnings = without_unclosed(warnings, spans[-1].message_index)
+        if not (following or work.request.options.ensure_final_stop):
+            warnings, stop = (*warnings, unclosed(spans[-1].message_index, stop)), ""
     return View(rendered, spans, trained, cut.messages, warnings, boundaries, stop), located.begins
 
 
@@ -337,7 +339,7 @@ def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set
     """Check on long conversations that the last turn begins where the prompt before it ends; return it if not.
 
     Such a turn may stand so in every conversation (then it has its warning), or its prompt is not what its neighbours
-    show; proving it again shows which.
+    show. Proving it again shows which.
     """
     if not work.regions:
         return set()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from services.preprocess.wire.conversation import conversation
-from turnloom.conversations import from_json
 from turnloom.errors import InvalidInput
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import MalformedConversation, PreprocessError
-from turnloom.reading.formats import Format
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.rows import RawRow
 from turnloom.reading.selecting import document_of
+from turnloom.wire.conversations import from_json
 
 
 def conversation_of(row: RawRow, shape: Format) -> tuple[Conversation | PreprocessError, int]:

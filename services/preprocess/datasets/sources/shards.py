@@ -18,13 +18,14 @@ from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.wire.dataset import issue_record
 from services.store.records import IssueRecord
 from services.store.shards.files import ShardFile, ShardWriter
+from turnloom.foreign.columns import UnusedColumns
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.options import Options
 from turnloom.masks.model import Model
-from turnloom.masks.pipeline import preprocess_batch
-from turnloom.reading.formats import Format
+from turnloom.masks.pipeline import preprocess_each
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.rows import RawRow
 
 CHUNK: Final = 128  #: conversations preprocessed at once
@@ -39,6 +40,7 @@ class ShardResult:
     size: int = 0  #: bytes of these as messages of the contract
     totals: Totals = field(default_factory=Totals)
     bad: IssueRecord | None = None  #: the row that ends the dataset
+    unused_columns: tuple[str, ...] = ()  #: that hold something and that nobody reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Making:
     model: Model
     bad_rows: BadRows
     size: SizeLimit  #: of the whole dataset
+    filtered_by: tuple[str, ...] = ()  #: columns that decide which rows are wanted
 
 
 def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> ShardResult:
@@ -59,12 +62,14 @@ def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> Shard
     Raises:
         NotWanted, SourceError, InvalidOption, StoreError; nothing is then left of the file.
     """
-    size = 0
+    size, unused = 0, UnusedColumns((*making.shape.used, *making.filtered_by))
     with ShardWriter(folder, making.options_json) as writer:
         build = DatasetBuild(writer)
         rows = wanted(shard)
         while chunk := list(islice(rows, CHUNK)):
             lease.check()
+            for _, row in chunk:
+                unused.add(row.value, row.unread)
             converted = [conversation_of(row, making.shape) for _, row in chunk]
             items = [item for item, _ in converted]
             size += sum(bytes_of for _, bytes_of in converted)
@@ -81,7 +86,7 @@ def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> Shard
             lease.read += len(chunk)
         totals = build.totals()
         file = writer.commit() if sum(totals.lengths.counts) else None
-        return ShardResult(file, lease.read, size, totals)
+        return ShardResult(file, lease.read, size, totals, unused_columns=tuple(unused.names))
 
 
 def wanted(shard: Shard) -> Iterator[tuple[int, RawRow]]:
@@ -95,9 +100,7 @@ def wanted(shard: Shard) -> Iterator[tuple[int, RawRow]]:
 def _preprocessed(
     items: Sequence[Conversation | PreprocessError], making: Making
 ) -> list[Preprocessed | PreprocessError]:
-    good = [item for item in items if isinstance(item, Conversation)]
-    made = iter(preprocess_batch(good, making.options, making.model) if good else ())
-    results = [next(made) if isinstance(item, Conversation) else item for item in items]
+    results = preprocess_each(items, making.options, making.model)
     for result in results:
         if isinstance(result, InvalidOption):  # wrong for every conversation
             raise result

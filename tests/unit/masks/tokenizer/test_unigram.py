@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from turnloom.embedded.unigram import unigram_nll
+from turnloom.demo.unigram import unigram_nll
 
 TOKENS = arrays(np.int64, st.integers(1, 30), elements=st.integers(0, 9))
 

@@ -18,8 +18,8 @@ from services.preprocess.datasets.sources.selecting import select
 from services.preprocess.datasets.sources.shards import wanted
 from services.preprocess.domain.source_errors import SourceEmpty
 from services.store.records import DatasetSource
+from turnloom.reading.chat_formats import Format
 from turnloom.reading.duplicates import DIGEST, digest, first_of_each
-from turnloom.reading.formats import Format
 from turnloom.reading.splitting import held_out, split
 
 

@@ -1,0 +1,249 @@
+"""Local files of any kind and format give the client the conversations that the server would read."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from turnloom.errors import InvalidInput
+from turnloom.reading.filters import RowFilter
+from turnloom.reading.local_files import find
+from turnloom.reading.local_sources import LocalPart, LocalSource, read
+from turnloom.reading.selecting import Choice
+from turnloom.transport.uploads import numbered_chunks
+from turnloom.wire.conversations import Sourced, from_json
+
+CHAT = from_json([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
+ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+
+
+def sourced(path: Path) -> Iterator[Sourced]:
+    return LocalSource.open([path]).whole().sourced()
+
+
+def lines(path: Path, rows: list[object]) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def pairs(*texts: str) -> list[object]:
+    return [{"prompt": text, "completion": "a"} for text in texts]
+
+
+def prompts(part: LocalPart) -> list[tuple[int, str]]:
+    return [(number, conversation.messages[0].text) for number, conversation in part.numbered()]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ROW,
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"prompt": "q", "completion": "a"},
+        {"instruction": "q", "input": "", "output": "a"},
+    ],
+)
+def test_every_format_is_read_from_json_lines(tmp_path: Path, row: object) -> None:
+    path = lines(tmp_path / "a.jsonl", [row, row])
+    assert [(s.conversation, s.place) for s in sourced(path)] == [(CHAT, f"{path}, line {n}") for n in (1, 2)]
+
+
+def test_every_kind_of_file_gives_the_same_conversations(tmp_path: Path) -> None:
+    text = (json.dumps(ROW) + "\n") * 3
+    (tmp_path / "a.jsonl").write_text(text)
+    (tmp_path / "no suffix").write_text(text)
+    (tmp_path / "lines.json").write_text(text)
+    (tmp_path / "a.json").write_text(json.dumps([ROW] * 3, indent=1))
+    (tmp_path / "a.csv").write_text("prompt,completion\n" + "q,a\n" * 3)
+    (tmp_path / "a.tsv").write_text("prompt\tcompletion\n" + "q\ta\n" * 3)
+    for suffix, compressed in (("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)):
+        (tmp_path / f"a.jsonl.{suffix}").write_bytes(compressed(text.encode()))
+    (tmp_path / "lines.json.gz").write_bytes(gzip.compress(text.encode()))
+    with pa.CompressedOutputStream(str(tmp_path / "a.jsonl.zst"), "zstd") as stream:
+        stream.write(text.encode())
+    with pa.CompressedOutputStream(str(tmp_path / "document.json.zst"), "zstd") as stream:
+        stream.write(json.dumps([ROW] * 3).encode())
+    table = pa.Table.from_pylist([ROW] * 3)
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as file:
+        file.write_table(table, max_chunksize=2)
+    paths = sorted(tmp_path.iterdir())
+    assert len(paths) == 14
+    for path in paths:
+        found = list(sourced(path))
+        assert [one.conversation for one in found] == [CHAT] * 3, path
+        assert all(one.place.startswith(f"{path}, ") for one in found)
+
+
+def test_folders_globs_and_several_files_are_one_source_in_order(tmp_path: Path) -> None:
+    folder = tmp_path / "chats"
+    (folder / "sub").mkdir(parents=True)
+    first, second = lines(folder / "b.jsonl", pairs("b")), lines(folder / "sub" / "a.jsonl", pairs("a"))
+    lines(folder / ".hidden.jsonl", ["no"])
+    (folder / "README.md").write_text("# no data")
+    (folder / "state.json").write_text("{}")
+    single = lines(tmp_path / "c.jsonl", pairs("c"))
+    assert find([folder]) == find([f"{folder}/**/*.jsonl"]) == [first, second]
+    source = LocalSource.open([single, folder])
+    assert source.name == "c.jsonl and 2 more"
+    assert prompts(source.whole()) == [(0, "c"), (1, "b"), (2, "a")]
+    assert source.whole().place(2) == f"{second}, line 1"
+    for word, sentence in (
+        (tmp_path / "gone.jsonl", f"There is no file {tmp_path}/gone.jsonl."),
+        (tmp_path / "*.csv", f"No file is named like {tmp_path}/*.csv."),
+    ):
+        with pytest.raises(InvalidInput) as missing:
+            LocalSource.open([word])
+        assert missing.value.message == sentence
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInput, match="There is no data file in the folder"):
+        find([tmp_path / "empty"])
+
+
+def test_csv_is_read_and_a_short_row_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion\nq,a\nq\n")
+    rows = sourced(path)
+    assert next(rows).conversation == CHAT
+    with pytest.raises(InvalidInput, match="line 3: has 1 cells, but there are 2 columns"):
+        next(rows)
+
+
+def test_a_later_row_of_another_format_says_file_line_and_column(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [{"prompt": "q", "completion": "a"}, {"text": "x"}])
+    with pytest.raises(InvalidInput, match="line 2: prompt: there is no column prompt"):
+        list(sourced(path))
+
+
+def test_damaged_and_empty_files_are_one_sentence(tmp_path: Path) -> None:
+    for name in ("a.parquet", "a.arrow", "a.jsonl.gz", "a.jsonl.xz", "a.jsonl.zst"):
+        (tmp_path / name).write_bytes(b"not what its name says")
+        with pytest.raises(InvalidInput, match=f"{name} can't be read: "):
+            list(sourced(tmp_path / name))
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InvalidInput, match=r"empty\.jsonl holds no conversation"):
+        list(sourced(tmp_path / "empty.jsonl"))
+    path = lines(tmp_path / "broken.jsonl", ["{", "["])
+    with pytest.raises(InvalidInput, match=r"None of the first 2 rows can be read; .*line 1 is not JSON"):
+        list(sourced(path))
+    (tmp_path / "one.jsonl").write_text('{"messages": [{"role": "user"}\n')
+    with pytest.raises(InvalidInput, match=r"No row can be read; .*line 1 is not JSON \(Expecting ',' .* column 31\)"):
+        list(sourced(tmp_path / "one.jsonl"))
+    path = lines(tmp_path / "other.jsonl", [{"text": "x"}])
+    with pytest.raises(InvalidInput, match=r"other.jsonl: No known format has these columns: text \(text\)\."):
+        list(sourced(path))
+
+
+def test_a_damaged_file_of_a_folder_is_the_one_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (tmp_path / "b.parquet").write_bytes(b"nonsense")
+    with pytest.raises(InvalidInput) as caught:
+        list(sourced(tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path}/b.parquet can't be read: ")
+    assert not str(caught.value).endswith("..")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.jsonl.zst"])
+def test_without_pyarrow_a_sentence_says_how_to_get_it(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "turnloom.reading.columnar", raising=False)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InvalidInput, match="can be read with pyarrow only, which is not installed here") as caught:
+        list(sourced(tmp_path / name))
+    assert "pip install pyarrow" in caught.value.hint
+    assert "turnloom dataset import" in caught.value.hint
+
+
+def test_bad_rows_are_left_out_counted_and_named_and_the_others_keep_their_numbers(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [*pairs("q0"), "oops", *pairs("q2"), {"prompt": 5, "completion": "a"}])
+    part = LocalSource.open([path]).whole()
+    with pytest.raises(InvalidInput, match="line 2: is not JSON"):
+        part.check()
+    part.skip_bad = True
+    assert prompts(part) == [(0, "q0"), (2, "q2")]
+    assert part.counts.unreadable == 2
+    assert part.bad == [
+        f"{path}, line 2: is not JSON (Expecting value in column 1).",
+        f"{path}, line 4: prompt: is a number; give text.",
+    ]
+    assert part.place(2) == f"{path}, line 3"
+    assert [(first, len(chunk)) for first, chunk in numbered_chunks(part.numbered())] == [(0, 1), (2, 1)]
+    rest = lines(tmp_path / "b.jsonl", [*pairs("drop"), "oops"])
+    only = LocalSource.open([rest], choice=Choice(RowFilter(where=("prompt != drop",)))).whole()
+    only.skip_bad = True
+    with pytest.raises(InvalidInput, match=r"All 1 rows are bad, the first: .*line 2"):
+        only.check()
+
+
+def test_rows_are_filtered_deduplicated_and_split_and_counted(tmp_path: Path) -> None:
+    texts = ["a", "A ", "b", "drop", "c", "b", "d", "drop"]
+    path = lines(tmp_path / "a.jsonl", pairs(*texts))
+    asked = RowFilter(where=("prompt != drop",))
+    whole = LocalSource.open([path], choice=Choice(asked)).whole()
+    assert prompts(whole) == list(enumerate(["a", "A ", "b", "c", "b", "d"]))
+    assert whole.counts.filtered == 2
+    (unique,) = LocalSource.open([path], choice=Choice(asked, "normalized")).parts()
+    assert prompts(unique) == list(enumerate(["a", "b", "c", "d"]))
+    assert (unique.counts.filtered, unique.counts.duplicates) == (2, 2)
+    train, test = LocalSource.open([path], choice=Choice(asked, "", 0.5, 3)).parts()
+    assert sorted(text for part in (train, test) for _, text in prompts(part)) == ["A ", "a", "b", "b", "c", "d"]
+    both = {text for _, text in prompts(train)} & {text for _, text in prompts(test)}
+    assert train.counts.overlapping == test.counts.overlapping == len(both)
+    described = test.description()
+    assert (described.uri, described.format, described.take_test) == ("a.jsonl", "prompt_completion", True)
+    assert list(described.filter.where) == ["prompt != drop"]
+    with pytest.raises(InvalidInput, match="The filter wants none of the 8 rows"):
+        LocalSource.open([path], choice=Choice(RowFilter(where=("prompt = gone",)))).whole().check()
+    with pytest.raises(InvalidInput, match="The filter wants none of the 8 rows"):
+        LocalSource.open([path], choice=Choice(RowFilter(where=("prompt = gone",)), "exact")).parts()
+    assert prompts(LocalSource.open([path], limit=3, choice=Choice(asked)).whole()) == [(0, "a"), (1, "A "), (2, "b")]
+
+
+def test_the_overlap_of_two_files_is_counted(tmp_path: Path) -> None:
+    train = LocalSource.open([lines(tmp_path / "train.jsonl", pairs("a", "b", "c"))]).whole()
+    test = LocalSource.open([lines(tmp_path / "test.jsonl", pairs("c", "d", "a"))]).whole()
+    test.note_overlap(train.check(), test.check())
+    assert test.counts.overlapping == 2
+
+
+def test_a_large_file_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.jsonl"
+    row = json.dumps({"prompt": "q", "completion": "x" * 4096}) + "\n"
+    with path.open("w") as file:
+        file.writelines(row for _ in range(8000))
+    tracemalloc.start()
+    try:
+        part = LocalSource.open([path]).whole()
+        sent = sum(len(chunk) for _, chunk in numbered_chunks(part.numbered()))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sent == 8000
+    assert path.stat().st_size > 32e6
+    assert peak < 8 << 20
+
+
+def test_the_library_reads_what_the_command_line_reads(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer,lang\nq,a,en\nr,b,de\n,,en\n")
+    columns = {"prompt": "question", "completion": "answer"}
+    asked = {"format_name": "prompt_completion", "columns": columns, "where": ["lang = en", "question != null"]}
+    assert read(path, where=["lang = en"], columns=columns, format_name="prompt_completion", skip_bad=True)[0] == CHAT
+    lines(tmp_path / "b.jsonl", [ROW, "no conversation", ROW])
+    assert read(tmp_path / "b*", skip_bad=True) == [CHAT, CHAT]
+    with pytest.raises(InvalidInput, match="line 2"):
+        read(str(tmp_path / "b.jsonl"))
+    with pytest.raises(InvalidInput, match="can't be read as a condition"):
+        read(path, **{**asked, "where": ["lang"]})

@@ -1,0 +1,1 @@
+"""Run a command: its session, exit codes, JSON output and Ctrl-C."""

@@ -1,0 +1,1 @@
+"""The demo behind `make demo`: a stack on this machine, a sweep over sample chats, and what it shows."""

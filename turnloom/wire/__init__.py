@@ -1,0 +1,1 @@
+"""Convert plain values to the contract's messages and back: conversations, options, batches, evaluations."""

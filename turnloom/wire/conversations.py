@@ -1,0 +1,249 @@
+"""Convert plain JSON values to the contract's Conversation; every error names its place.
+
+A conversation is {"messages": [...], "tools": [...], "id": "..."} or just the list of messages; messages are OpenAI's.
+Message keys without a field of their own go to extra_json, so templates see them. Null in an optional key counts as
+absent. Further keys beside "messages" are not sent: no template sees them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from google.protobuf import struct_pb2
+
+from turnloom.errors import InvalidInput
+from turnloom.foreign.filled_nulls import without_filled
+from turnloom.foreign.json_text import JSON, list_in, object_in
+from turnloom.v1 import types_pb2
+
+#: Keys of a message that are fields of their own; every other key travels in extra_json.
+FIELDS = {"role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name", "trainable", "weight"}
+#: Under what other tools keep what `content` holds.
+OTHER_CONTENT = {"text", "value", "message", "response"}
+SHAPE = 'A conversation is {"messages": [{"role": "user", "content": "..."}, ...]}.'
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """A conversation and its place in the source."""
+
+    conversation: types_pb2.Conversation
+    place: str  #: for people, for example "chats.jsonl, line 12"
+
+
+def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
+    """Convert parsed JSON to one conversation.
+
+    Raises:
+        InvalidInput: `place`, the field and what it must be.
+    """
+    try:
+        return _conversation(document)
+    except InvalidInput as error:
+        where = ": ".join(part for part in (place, error.field, error.message) if part)
+        raise InvalidInput(where, hint=error.hint, field=error.field) from error
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{place}: half of a surrogate pair (\\ud800 to \\udfff) stands alone.",
+            hint="Repair the export that cut a character in two.",
+        ) from error
+
+
+def to_json(conversation: types_pb2.Conversation) -> dict[str, JSON]:
+    """Convert a conversation to the JSON that from_json() takes."""
+    document: dict[str, JSON] = {"messages": [_message_json(message) for message in conversation.messages]}
+    if conversation.tools_json:
+        document["tools"] = [json.loads(tool) for tool in conversation.tools_json]
+    if conversation.id:
+        document["id"] = conversation.id
+    return document
+
+
+def _message_json(message: types_pb2.Message) -> JSON:
+    plain: dict[str, JSON] = {"role": message.role}
+    kind = message.WhichOneof("content")
+    if kind == "text":
+        plain["content"] = message.text
+    elif kind == "parts":
+        plain["content"] = [{"type": part.type, "text": part.text} for part in message.parts.parts]
+    elif kind == "null_content":
+        plain["content"] = None
+    for key in ("reasoning_content", "tool_call_id", "name", "trainable", "weight"):
+        if message.HasField(key):
+            plain[key] = getattr(message, key)
+    if message.tool_calls:
+        plain["tool_calls"] = [_call_json(call) for call in message.tool_calls]
+    if message.extra_json:
+        extra = json.loads(message.extra_json)
+        assert isinstance(extra, dict)  # from_json() wrote it
+        plain |= extra
+    return plain
+
+
+def _call_json(call: types_pb2.ToolCall) -> JSON:
+    function: dict[str, JSON] = {"name": call.name}
+    kind = call.WhichOneof("arguments")
+    if kind is not None:
+        function["arguments"] = call.arguments_text if kind == "arguments_text" else json.loads(call.arguments_json)
+    outer: dict[str, JSON] = {key: getattr(call, key) for key in ("id", "type") if getattr(call, key)}
+    return {**outer, "function": function}
+
+
+def _conversation(document: JSON) -> types_pb2.Conversation:
+    if isinstance(document, list):
+        document = {"messages": document}
+    if not isinstance(document, dict):
+        raise InvalidInput("can't be used; give an object, or a list of messages.", hint=SHAPE)
+    messages = document.get("messages")
+    if messages is None:
+        keys = ", ".join(map(str, document)) or "none"
+        raise InvalidInput(f"there is no key messages (keys: {keys}).", hint=SHAPE)
+    kept, tools = without_filled(_list(messages, "messages"), _tools(document.get("tools")))
+    return types_pb2.Conversation(
+        id=_identifier(document.get("id")),
+        messages=[_message(message, f"messages[{index}]") for index, message in enumerate(kept)],
+        tools_json=[_dump(tool) for tool in tools],
+    )
+
+
+def _identifier(value: JSON) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InvalidInput("can't be used; give text or a whole number.", field="id")
+    return str(value)
+
+
+def _tools(value: JSON) -> Sequence[JSON]:
+    """Return the tools of a list, of its JSON text, or of JSON texts, as some data sets store them."""
+    if value in (None, ""):
+        return []
+    if isinstance(value, str) and list_in(value) is None:
+        raise InvalidInput("is text, but not JSON text of a list.", field="tools")
+    return _list(value, "tools")
+
+
+def _message(value: JSON, path: str) -> types_pb2.Message:
+    if not isinstance(value, dict):
+        raise InvalidInput("can't be used; give an object with role and content.", field=path, hint=SHAPE)
+    if "role" not in value:
+        hint = "ShareGPT data (from, value) needs its keys renamed to role and content." if "from" in value else SHAPE
+        raise InvalidInput("has no role.", field=path, hint=hint)
+    message = types_pb2.Message(role=_text(value["role"], f"{path}.role"))
+    if "content" in value:
+        _fill_content(message, value["content"], f"{path}.content")
+    for key in ("reasoning_content", "tool_call_id", "name"):
+        if value.get(key) is not None:
+            setattr(message, key, _text(value[key], f"{path}.{key}"))
+    if value.get("tool_calls") not in (None, ""):
+        calls = _list(value["tool_calls"], f"{path}.tool_calls")
+        message.tool_calls.extend(_tool_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls))
+    _fill_training(message, value, path)
+    extra = {key: item for key, item in value.items() if key not in FIELDS}
+    if "content" not in value and not message.tool_calls and (said := extra.keys() & OTHER_CONTENT):
+        raise InvalidInput(f"has no content, but the key {min(said)}.", field=path, hint="Rename it to content.")
+    if extra:
+        message.extra_json = _dump(extra)
+    return message
+
+
+def _fill_content(message: types_pb2.Message, content: JSON, path: str) -> None:
+    if content is None:
+        message.null_content = struct_pb2.NULL_VALUE
+    elif isinstance(content, str):
+        message.text = content
+    elif isinstance(content, list):
+        message.parts.SetInParent()  # an empty list is content too
+        message.parts.parts.extend(_part(part, f"{path}[{index}]") for index, part in enumerate(content))
+    else:
+        raise InvalidInput(f"is {_kind(content)}; give text, a list of parts or null.", field=path)
+
+
+def _part(value: JSON, path: str) -> types_pb2.ContentPart:
+    if isinstance(value, str):
+        raise InvalidInput('is text; give {"type": "text", "text": "..."}.', field=path)
+    if not isinstance(value, dict):
+        raise InvalidInput(f"is {_kind(value)}; give an object with type and text.", field=path)
+    kind = _text(value.get("type"), f"{path}.type")
+    if kind != "text":
+        raise InvalidInput(
+            f"has the type {kind}; give text, nothing else can be trained on.", field=path, hint="Remove the part."
+        )
+    _no_others(value, {"type", "text"}, path)
+    return types_pb2.ContentPart(type=kind, text=_text(value.get("text"), f"{path}.text"))
+
+
+def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
+    """Convert a call in OpenAI's form, or in the flat form with name and arguments side by side."""
+    if not isinstance(value, dict):
+        raise InvalidInput(f"is {_kind(value)}; give an object.", field=path)
+    if isinstance(value.get("function"), str):
+        value = {**value, "function": object_in(value["function"])}
+    function: JSON = value.get("function", {k: v for k, v in value.items() if k in ("name", "arguments")})
+    inner = f"{path}.function" if "function" in value else path
+    if not isinstance(function, dict):
+        raise InvalidInput(f"is {_kind(function)}; give an object.", field=inner)
+    _no_others(value, {"id", "type", "function"} if "function" in value else {"id", "type", "name", "arguments"}, path)
+    _no_others(function, {"name", "arguments"}, inner)
+    call = types_pb2.ToolCall(name=_text(function.get("name"), f"{inner}.name"))
+    for key in ("id", "type"):
+        if value.get(key) is not None:
+            setattr(call, key, _text(value[key], f"{path}.{key}"))
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        call.arguments_text = arguments
+    elif isinstance(arguments, dict):
+        call.arguments_json = _dump(arguments)
+    elif arguments is not None:
+        raise InvalidInput(f"is {_kind(arguments)}; give an object or text.", field=f"{inner}.arguments")
+    return call
+
+
+def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: str) -> None:
+    """Set the message's training fields; the server validates the numbers."""
+    trainable, weight = value.get("trainable"), value.get("weight")
+    if trainable is not None:
+        if not isinstance(trainable, bool):
+            raise InvalidInput(f"is {_kind(trainable)}; give true or false.", field=f"{path}.trainable")
+        message.trainable = trainable
+    if weight is not None:
+        if not isinstance(weight, int | float):  # true and false, as some tools write it, are 1 and 0
+            raise InvalidInput(f"is {_kind(weight)}; give a number.", field=f"{path}.weight")
+        message.weight = float(weight)
+
+
+def _no_others(value: Mapping[str, JSON], known: Iterable[str], path: str) -> None:
+    """Refuse further keys: the contract has no field for them here, and they must not get lost silently."""
+    others = [key for key, item in value.items() if item is not None and key not in set(known)]
+    if others:
+        raise InvalidInput(f"has the unknown key {others[0]}.", field=path, hint="Remove it: templates don't get it.")
+
+
+def _list(value: JSON, path: str) -> Sequence[JSON]:
+    """Return a list, given as such, as its JSON text, or as JSON texts of its objects."""
+    found = list_in(value)
+    if found is None:
+        raise InvalidInput(f"is {_kind(value)}; give a list.", field=path)
+    return found
+
+
+def _text(value: JSON, path: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"is {_kind(value)}; give text.", field=path)
+    return value
+
+
+def _dump(value: JSON) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _kind(value: JSON) -> str:
+    if value is None:
+        return "null or absent"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    return "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
