@@ -31,6 +31,7 @@ from bench.gpu.conversations import chats
 from bench.gpu.figures import GEOMETRY, H200_BF16_FLOPS, lora_flops
 from bench.gpu.plan import SCALES
 from services.trainer.batches.batching import Batches
+from services.trainer.batches.mixing import Part
 from services.trainer.batches.rows import Row
 from turnloom.masks import Masker, load_model
 
@@ -90,7 +91,7 @@ class Peers:
 
     def steps(self, seed: int, count: int) -> list[Step]:
         """The rows of a repetition, as the product draws them."""
-        batches = Batches(self._rows, [row.conversation for row in self._rows], self.scale.batch_size, seed)
+        batches = Batches([Part(self._rows, [row.conversation for row in self._rows])], self.scale.batch_size, seed)
         return [batches.batch(step).rows for step in range(1, count + 1)]
 
     def model(self, *, wide: bool) -> Any:
