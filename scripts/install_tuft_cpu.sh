@@ -14,8 +14,8 @@ python=${2:-python3}
 
 torch=(torch==2.13.0)
 needed=(
-  'ray>=2.50,<3' 'transformers>=5,<6' peft==0.20.0 accelerate 'fastapi>=0.133,<0.137' uvicorn omegaconf typer httpx
-  protobuf opentelemetry-api opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc
+  'ray>=2.50,<2.61' 'transformers>=5.10,<6' peft==0.20.0 accelerate 'fastapi>=0.133,<0.137' uvicorn omegaconf typer httpx
+  'protobuf>=6.33.5' opentelemetry-api opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc
   opentelemetry-instrumentation-fastapi opentelemetry-instrumentation-logging psutil nvidia-ml-py redis tinker==0.25.0
 )
 tuft=(tuft==0.2.2)

@@ -22,9 +22,11 @@ lock preprocess.txt pyproject.toml --extra preprocess --extra s3
 lock preprocess-worker.txt pyproject.toml --extra preprocess-worker --extra s3
 lock rest.txt pyproject.toml --extra rest --extra s3
 lock trainer.txt pyproject.toml --extra trainer --extra s3
-lock tuft-gpu.txt deploy/requirements/tuft.in
+lock tuft-gpu.txt deploy/requirements/tuft-gpu.in
 # On a CPU torch comes from a wheel of its own (deploy/docker/tuft-cpu.Dockerfile), and CUDA not at all.
-mapfile -t cuda < <(grep -oE '^(torch|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==' deploy/requirements/tuft-gpu.txt | tr -d = | grep -v '^nvidia-ml-py$')
-lock tuft-cpu.txt deploy/requirements/tuft.in "${cuda[@]/#/--no-emit-package=}"
+mapfile -t cuda < <(uv pip compile --quiet --no-header --no-annotate --no-hashes --python-version 3.11 \
+  --python-platform x86_64-unknown-linux-gnu deploy/requirements/tuft-cpu.in |
+  grep -oE '^(torch|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==' | tr -d = | grep -v '^nvidia-ml-py$')
+lock tuft-cpu.txt deploy/requirements/tuft-cpu.in "${cuda[@]/#/--no-emit-package=}"
 # TuFT's own metadata asks for vLLM, which training never imports.
 lock tuft-server.txt deploy/requirements/tuft-server.in --no-deps

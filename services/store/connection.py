@@ -105,7 +105,12 @@ def check_schema(client: StoreRedis) -> None:
     """Write the schema version into an empty Redis; raise SchemaMismatch if it holds another version."""
     found = cast(str | None, client.get(keys.SCHEMA))
     if found is None:  # looked at first: a process may have no right to write it
-        client.set(keys.SCHEMA, SCHEMA_VERSION, nx=True)
+        try:
+            client.set(keys.SCHEMA, SCHEMA_VERSION, nx=True)
+        except redis.exceptions.NoPermissionError:
+            raise RedisUnavailable(
+                "Redis holds no schema version yet; start the API or the supervisor, which may write it"
+            ) from None
         found = cast(str | None, client.get(keys.SCHEMA))
     if found != str(SCHEMA_VERSION):
         raise SchemaMismatch(

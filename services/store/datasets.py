@@ -13,7 +13,7 @@ from services.store import keys
 from services.store.codec import decode, encode
 from services.store.connection import StoreRedis
 from services.store.errors import NotFound, RequestMismatch
-from services.store.pages import Page, newest
+from services.store.pages import Page, newest, owned_index
 from services.store.queueing.unwanted import UnwantedFile
 from services.store.records import DatasetRecord, DatasetState, ErrorRecord, Histogram, IssueRecord
 from services.store.scripts import Scripts
@@ -50,6 +50,7 @@ class Datasets:
             "register",
             key=keys.dataset(record.id),
             index=keys.DATASETS,
+            owned=keys.owned("datasets", record.owner),
             id=record.id,
             record=encode(made),
             state=made.state.value,
@@ -90,9 +91,9 @@ class Datasets:
     ) -> Page[DatasetRecord]:
         """List datasets newest first, without issues, warnings and histograms. `owner` None: of every owner."""
         found: list[DatasetRecord] = []
-        token = page_token
+        token, index = page_token, owned_index(self._client, keys.DATASETS, "datasets", owner)
         while True:
-            names = newest(self._client, keys.DATASETS, token, page_size)
+            names = newest(self._client, index, token, page_size)
             pipe = self._client.pipeline(transaction=False)
             for name, _ in names:
                 pipe.hgetall(keys.dataset(name))
@@ -104,7 +105,7 @@ class Datasets:
                     bare = {"issues": (), "warnings": (), "length_histogram": Histogram()}
                     found.append(replace(record, **bare, loss_token_histogram=Histogram()))  # type: ignore[arg-type]  # names and types are above
                 if len(found) == page_size:
-                    return Page(found, token if newest(self._client, keys.DATASETS, token, 1) else "")
+                    return Page(found, token if newest(self._client, index, token, 1) else "")
             if len(names) < page_size:
                 return Page(found)
 
@@ -149,7 +150,8 @@ class Datasets:
         record = self.get(dataset_id)
         content = keys.content(record.sha256) if record.sha256 else ""
         file = UnwantedFile(record.sha256, record.uri).member
-        self._scripts.run("dataset_delete", dataset=dataset_id, content=content, file=file)
+        owned = keys.owned("datasets", record.owner)
+        self._scripts.run("dataset_delete", dataset=dataset_id, owned=owned, content=content, file=file)
 
     def watch(
         self, dataset_id: str, *, stop: threading.Event | None = None, deadline: float | None = None

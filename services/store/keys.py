@@ -24,6 +24,7 @@ API = "tl:api:"
 DATASETS = "tl:api:datasets"  # zset: dataset id by creation, microseconds
 MAKING = "tl:api:making"  # set: datasets from a source whose work isn't closed
 UNWANTED = "tl:api:unwanted"  # zset: "sha256 uri" of files that no dataset names, by when the last was deleted, seconds
+OWNED = "tl:api:owned"  # string: datasets and sweeps of earlier versions are in the indexes by owner
 SWEEPS = "tl:api:sweeps"  # zset: sweep id by creation, microseconds
 
 
@@ -87,6 +88,21 @@ def host(name: str) -> str:
     return f"tl:run:host:{name}"
 
 
+def alive(host_name: str) -> str:
+    """Return the key of a string with a lifetime: a worker of the host was there."""
+    return f"tl:run:alive:{host_name}"
+
+
+def identity(host_name: str) -> str:
+    """Return the key of a string with a lifetime: the machine that has the host's name."""
+    return f"tl:run:identity:{host_name}"
+
+
+def refused(host_name: str) -> str:
+    """Return the key of a string with a lifetime: another machine that asked for the host's name."""
+    return f"tl:run:refused:{host_name}"
+
+
 def uses(used_id: str) -> str:
     """Return the key of a set: unfinished jobs that use a dataset, or begin from another job."""
     return f"tl:run:uses:{used_id}"
@@ -120,6 +136,11 @@ def work_due(dataset_id: str) -> str:
 def content(sha256: str) -> str:
     """Return the key of a set: datasets with the same content."""
     return f"tl:api:content:{sha256}"
+
+
+def owned(kind: str, owner_name: str) -> str:
+    """Return the key of a zset: datasets or sweeps of an owner by creation, microseconds."""
+    return f"tl:api:owned:{kind}:{owner_name}"
 
 
 def sweep(sweep_id: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
+from services.store import keys
 from services.store.connection import StoreRedis
 from services.store.errors import BadToken
 
@@ -18,6 +20,23 @@ class Page(Generic[Item]):
 
     items: Sequence[Item]
     next_page_token: str = ""  #: empty on the last page
+
+
+def owned_index(client: StoreRedis, every: str, kind: str, owner: str | None) -> str:
+    """Return the key of an owner's index, or of that of all where it may lack what earlier versions made."""
+    return keys.owned(kind, owner) if owner is not None and client.exists(keys.OWNED) else every
+
+
+def index_owned(client: StoreRedis) -> None:
+    """Add datasets and sweeps of earlier versions to their owners' indexes, once."""
+    if client.exists(keys.OWNED):
+        return
+    for kind, every, key in (("datasets", keys.DATASETS, keys.dataset), ("sweeps", keys.SWEEPS, keys.sweep)):
+        for name, time in cast(list[tuple[str, float]], client.zrange(every, 0, -1, withscores=True)):
+            record = cast("str | None", client.hget(key(name), "record"))
+            if record is not None:
+                client.zadd(keys.owned(kind, json.loads(record).get("owner") or ""), {name: time})
+    client.set(keys.OWNED, 1)
 
 
 def newest(client: StoreRedis, indexes: str | Sequence[str], token: str, count: int) -> list[tuple[str, str]]:

@@ -166,7 +166,7 @@ class JobSpec:
 
     model: str  #: name as ListModels has it
     tuft_model: str  #: TuFT's name of it
-    training_dataset: str  #: dataset id; of a mixture the first of its datasets
+    training_dataset: str  #: dataset id; empty for a mixture, so that a worker that knows none does not train on a part
     test_dataset: str = ""  #: dataset id; empty: no evaluation
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     metadata: Mapping[str, str] = field(default_factory=dict)

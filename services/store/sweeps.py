@@ -12,7 +12,7 @@ from services.store import keys
 from services.store.codec import decode, encode
 from services.store.connection import StoreRedis
 from services.store.errors import NotFound, RequestMismatch
-from services.store.pages import Page, newest
+from services.store.pages import Page, newest, owned_index
 from services.store.records import SweepRecord
 from services.store.scripts import Scripts
 
@@ -40,6 +40,7 @@ class Sweeps:
             "register",
             key=keys.sweep(record.id),
             index=keys.SWEEPS,
+            owned=keys.owned("sweeps", record.owner),
             id=record.id,
             record=encode(made),
             state="",
@@ -70,9 +71,10 @@ class Sweeps:
             raise NotFound(f"there is no sweep {sweep_id}")
         return found[0]
 
-    def list(self, *, page_size: int = 100, page_token: str = "") -> Page[SweepRecord]:
-        """List sweeps newest first."""
-        names = newest(self._client, keys.SWEEPS, page_token, page_size + 1)
+    def list(self, *, page_size: int = 100, page_token: str = "", owner: str | None = None) -> Page[SweepRecord]:
+        """List sweeps newest first. `owner` None: of every owner."""
+        index = owned_index(self._client, keys.SWEEPS, "sweeps", owner)
+        names = newest(self._client, index, page_token, page_size + 1)
         more = names[page_size - 1][1] if len(names) > page_size else ""
         return Page(self._load([name for name, _ in names[:page_size]]), more)
 

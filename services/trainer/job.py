@@ -142,17 +142,18 @@ class Attempt:
 
     def run(self) -> None:
         """Train, and always end the attempt (endings.py)."""
-        try:
-            self._train()
-        except Exception as error:
-            self._endings.end(error)
-        finally:
-            if self._mirror is not None:
-                self._mirror.close(0.0)
-            if self._replier is not None:
-                self._replier.close()
-            if self._backend is not None:
-                self._backend.close()
+        with self._journal:
+            try:
+                self._train()
+            except Exception as error:
+                self._endings.end(error)
+            finally:
+                if self._mirror is not None:
+                    self._mirror.close(0.0)
+                if self._replier is not None:
+                    self._replier.close()
+                if self._backend is not None:
+                    self._backend.close()
 
     # The way through.
 
@@ -168,11 +169,13 @@ class Attempt:
         first = steps_done == 0 and bool(plan.test_rows) and initial is None
         self._journal.event(*accelerated_event(self._served))
         self._training = True
-        self._replier = loop.sampler = self._make_replier(plan, backend, steps_done)
+        self._replier = loop.sampler = self._make_replier()
+        if self._replier is not None and self._replier.due(steps_done):  # the attempt before did not tell them
+            loop.offer(steps_done, backend.save_adapter(plan.live_name(steps_done)))
         asked = loop.train(steps_done, save_first=self._checkpoint is None, evaluate_first=first)
         self._journal.drain()
         if asked is Control.NONE:
-            self._last_replies(plan, backend)
+            self._last_replies(loop, backend)
             self._endings.succeed(backend)
         else:
             self._endings.leave(asked)
@@ -213,11 +216,8 @@ class Attempt:
         ceiling = min(known or most, hyper.max_tokens_per_call or most)
         return RunSpec(self._job.id, self._job.attempt, hyper, batches, steps, data.test, probe, ceiling, packs)
 
-    def _make_replier(self, plan: RunSpec, backend: Backend, steps_done: int) -> Replier | None:
-        """Return what samples the adapter while it trains; None: the job wants no replies, or nothing here samples.
-
-        Replies of the step that the attempt begins from are sampled now, where the attempt before did not tell them.
-        """
+    def _make_replier(self) -> Replier | None:
+        """Return what samples the adapter while it trains; None: the job wants no replies, or nothing here samples."""
         spec = self._job.spec.replies
         if spec is None:
             return None
@@ -227,26 +227,25 @@ class Attempt:
             )
             return None
         model, room = self._adapter.model, self._served.max_model_len
-        replier = Replier(
+        return Replier(
             self._store,
             self._job.id,
             self._job.attempt,
             spec,
             lambda path, prompts, seconds, leave: draw(self._settings, path, model, prompts, seconds, leave),
             room,
+            self._job.sampled_step,
             self._folder.remover(self._http),
         )
-        if replier.due(steps_done) and self._job.sampled_step < steps_done:
-            replier.offer(steps_done, backend.save_adapter(plan.live_name(steps_done)).result())
-        return replier
 
-    def _last_replies(self, plan: RunSpec, backend: Backend) -> None:
+    def _last_replies(self, loop: Run, backend: Backend) -> None:
         """Sample the trained adapter, and wait for it within a limit."""
         if self._replier is None:
             return
         step = self._read(lambda: self._store.jobs.get(self._job.id)).step
-        self._replier.offer(step, backend.save_adapter(plan.live_name(step)).result())
-        self._replier.finish(LAST_REPLIES)
+        if self._replier.untold(step):
+            loop.offer(step, backend.save_adapter(loop.plan.live_name(step)))
+        self._replier.finish(LAST_REPLIES, lambda: self._journal.control() is not Control.NONE)
 
     def _wait_for_server(self) -> None:
         """Give a restarting server time to come back."""

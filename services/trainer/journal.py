@@ -1,7 +1,8 @@
-"""Write the loop's records into the ledger: in order, once, through outages of Redis.
+"""Write the loop's records into the ledger: in order, once, through outages of Redis, and beside the training.
 
-Records wait in `_outbox` until the ledger took them. Those that it took stay in `_tail`, back to the checkpoint before
-the last one. A Redis that crashed may have lost its last second: it then answers "gap" and is sent them again.
+A thread sends them. Records wait in `_outbox` until the ledger took them; those that it took stay in `_tail`, back to
+the checkpoint before the last one. A Redis that crashed may have lost its last second: it then answers "gap" and is
+sent them again. A Redis that refuses, or takes bytes and stays silent, holds up the loop for COMMIT_WAIT, once.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
-from services.store.errors import Fenced, RedisUnavailable
+from services.store.errors import Fenced, RedisUnavailable, StoreError
 from services.store.ledger import Commit, Outcome
 from services.store.records import CheckpointRecord, Control, StepRecord
 from services.trainer.lease import Lease
 
 Record = StepRecord | CheckpointRecord
 
-DRAIN_PAUSE = 0.2  #: seconds between attempts while nothing else is left to do
+COMMIT_WAIT = 0.5  #: seconds that the loop waits for an answer, so that it hears a request before its next step
+MOST_WAITING = 10_000  #: records, about 2 KB each; with more the loop waits for room
+RETRY_PAUSE = 0.2  #: seconds between two attempts while Redis is away, and between two looks of a waiting loop
+CLOSE_WAIT = 5.0  #: seconds in which the last events still have to arrive
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +50,7 @@ class Ledger(Protocol):
 
 
 class LedgerJournal:
-    """A Journal (loop.py) on a ledger."""
+    """A Journal (loop.py) on a ledger, and the context manager of the thread that sends."""
 
     def __init__(
         self,
@@ -59,7 +64,7 @@ class LedgerJournal:
         events: Callable[[str, str, str, dict[str, str]], None],
         saved: Callable[[CheckpointRecord], None],
     ) -> None:
-        """Prepare the journal; this sends nothing.
+        """Prepare the journal; the thread starts with `with`.
 
         Args:
             ledger: where records go.
@@ -68,8 +73,8 @@ class LedgerJournal:
             preempted: set when this process is asked to leave.
             patience: seconds without Redis after which the run ends.
             clock: monotonic seconds.
-            events: writes level, type, message, fields.
-            saved: called with every checkpoint that the ledger took.
+            events: writes level, type, message, fields; called in the thread.
+            saved: called in the thread with every checkpoint that the ledger took.
         """
         self._ledger = ledger
         self._job = job
@@ -79,24 +84,39 @@ class LedgerJournal:
         self._clock = clock
         self._events = events
         self._saved = saved
+        self._change = threading.Condition()  # guards what follows, but for the tail, which is the thread's own
         self._outbox: deque[Record] = deque()
+        self._waiting_events: deque[tuple[str, str, str, dict[str, str]]] = deque()
+        self._busy = False  # the thread works, also when both are empty
+        self._lost_at: float | None = None  # when Redis stopped answering
+        self._problem = ""  # what it failed with since
+        self._failure: Exception | None = None  # ends the run
+        self._closed = threading.Event()
         self._tail: dict[tuple[type, int], Record] = {}
-        self._lost_at: float | None = None
-        self._waiting_events: list[tuple[str, str, str, dict[str, str]]] = []
+        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Let the last events arrive, and end the thread."""
+        with self._change:
+            self._change.wait_for(lambda: self._idle() or self._lost_at is not None, CLOSE_WAIT)
+            self._closed.set()
+            self._change.notify_all()
 
     def step(self, record: StepRecord) -> None:
-        """Record one step. Raises Fenced, RedisLost, LedgerGap."""
-        self._outbox.append(record)
-        self.flush()
+        """Record one step. Raises Fenced, RedisLost, LedgerGap, and what `saved` raised."""
+        self._put(record)
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         """Record one checkpoint. Raises as step."""
-        self._outbox.append(record)
-        self.flush()
+        self._put(record)
 
     def control(self) -> Control:
-        """Return the last known request; a person's takes precedence over this host's."""
-        self._lease.check()
+        """Return the last known request; a person's takes precedence over this host's. Raises as step."""
+        self._check()
         if self._lease.control is not Control.NONE:
             return self._lease.control
         return Control.PREEMPT if self._preempted.is_set() else Control.NONE
@@ -104,20 +124,96 @@ class LedgerJournal:
     def event(self, level: str, kind: str, message: str, **fields: str) -> None:
         """Record an event, and log it. Kept back while Redis is away."""
         log.log(logging.getLevelNamesMapping()[level.upper()], "%s: %s", kind, message)
-        self._waiting_events.append((level, kind, message, fields))
-        self._send_events()
+        with self._change:
+            self._waiting_events.append((level, kind, message, fields))
+            self._settle()
 
-    def flush(self) -> None:
-        """Send the waiting records. While Redis is away, return at once until `patience` is over."""
+    def drain(self) -> None:
+        """Wait until Redis has taken all records: the next action needs them in the ledger. Raises as step."""
+        with self._change:
+            while not self._idle():
+                self._check()
+                self._change.wait(RETRY_PAUSE)
+        self._check()
+
+    # The loop's side.
+
+    def _put(self, record: Record) -> None:
+        self._check()
+        with self._change:
+            while len(self._outbox) >= MOST_WAITING:
+                self._change.wait(RETRY_PAUSE)
+                self._check()
+            self._outbox.append(record)
+            self._settle()
+        self._check()
+
+    def _settle(self) -> None:
+        """Wake the thread and wait for its answers, COMMIT_WAIT at most; not at all while Redis is away."""
+        self._change.notify_all()
+        if not self._change.wait_for(lambda: not self._waiting() or self._lost_at is not None, COMMIT_WAIT):
+            self._lose("")
+
+    def _waiting(self) -> bool:
+        return bool(self._outbox or self._waiting_events)
+
+    def _idle(self) -> bool:
+        return not self._waiting() and not self._busy
+
+    def _check(self) -> None:
+        """Raise what ends the run."""
         self._lease.check()
-        resends = 0
-        while self._outbox:
-            record = self._outbox[0]
+        if self._failure is not None:
+            raise self._failure
+        lost_at = self._lost_at
+        if lost_at is not None and self._clock() - lost_at > self._patience:
+            waiting = f"{len(self._outbox)} records wait"
+            raise RedisLost(f"{self._patience:g} s without Redis, {waiting}: {self._problem or 'no answer'}")
+
+    # The thread's side.
+
+    def _work(self) -> None:
+        while not self._closed.is_set():
             try:
-                commit = self._commit(record)
+                with self._change:
+                    self._busy = False
+                    self._change.notify_all()
+                    self._change.wait_for(lambda: self._closed.is_set() or self._waiting())
+                    self._busy = True
+                self._send_records()
+                self._send_events()
             except RedisUnavailable as error:
-                self._without_redis(error)
+                with self._change:
+                    self._lose(str(error))
+                self._closed.wait(RETRY_PAUSE)
+            except Exception as error:  # the loop raises it
+                with self._change:
+                    self._failure = error
+                    self._outbox.clear()
+
+    def _lose(self, problem: str) -> None:
+        if self._lost_at is None:
+            self._lost_at = self._clock()
+            log.warning("%d records wait: %s", len(self._outbox), problem or f"no answer in {COMMIT_WAIT:g} s")
+            self._change.notify_all()
+        self._problem = problem or self._problem
+
+    def _found(self) -> None:
+        """Tell an outage that is over, for Redis took something."""
+        with self._change:
+            if self._lost_at is None:
                 return
+            if self._problem:  # else it was slow, and told in the log
+                message = f"Redis was away for {self._clock() - self._lost_at:.0f} s."
+                self._waiting_events.append(("warning", "REDIS_LOST", message, {}))
+                log.warning("REDIS_LOST: %s", message)
+            self._lost_at, self._problem = None, ""
+
+    def _send_records(self) -> None:
+        resends, sent = 0, False
+        while self._outbox:  # this thread alone takes away
+            record = self._outbox[0]
+            commit = self._commit(record)
             if commit.outcome is Outcome.FENCED:
                 raise Fenced(f"{self._job}: another attempt holds the job")
             if commit.outcome is Outcome.GAP:
@@ -125,20 +221,25 @@ class LedgerJournal:
                 self._rewind(commit, resends)
                 continue
             self._lease.heard(commit.control)
-            self._outbox.popleft()
+            with self._change:
+                self._outbox.popleft()
+                self._change.notify_all()
             self._remember(record)
-        if self._lost_at is not None:
-            self.event("warning", "REDIS_LOST", f"Redis was away for {self._clock() - self._lost_at:.0f} s.")
-            self._lost_at = None
-        self._send_events()
+            sent = True
+        if sent:
+            self._found()
 
-    def drain(self) -> None:
-        """Wait until Redis has taken all records: the next action needs them in the ledger. Otherwise as flush."""
-        pause = threading.Event()
-        while self._outbox:
-            self.flush()
-            if self._outbox:
-                pause.wait(DRAIN_PAUSE)
+    def _send_events(self) -> None:
+        while self._waiting_events:
+            try:
+                self._events(*self._waiting_events[0])
+            except RedisUnavailable:
+                raise
+            except StoreError as error:  # its job is deleted, say: nothing that the loop could mend
+                log.warning("an event is not written: %s", error)
+            with self._change:
+                self._waiting_events.popleft()
+            self._found()
 
     def _commit(self, record: Record) -> Commit:
         if isinstance(record, StepRecord):
@@ -170,19 +271,5 @@ class LedgerJournal:
         log.warning("Redis lost its tail: sending again from step %d", commit.last + 1)
         for record in lost:
             del self._tail[type(record), record.step]
-        self._outbox.extendleft(reversed(lost))
-
-    def _without_redis(self, error: RedisUnavailable) -> None:
-        if self._lost_at is None:
-            self._lost_at = self._clock()
-            log.warning("%d records wait: %s", len(self._outbox), error)
-        if self._clock() - self._lost_at > self._patience:
-            raise RedisLost(f"{self._patience:g} s without Redis, {len(self._outbox)} records wait: {error}") from error
-
-    def _send_events(self) -> None:
-        while self._waiting_events:
-            try:
-                self._events(*self._waiting_events[0])
-            except RedisUnavailable:
-                return
-            self._waiting_events.pop(0)
+        with self._change:
+            self._outbox.extendleft(reversed(lost))

@@ -279,8 +279,8 @@ class Run:
         self._read_at, self._data_seconds = self.clock(), 0.0
         if item.saving is not None:
             self._record(item.saving)
-        if item.live is not None and self.sampler is not None:
-            self.sampler.offer(step, item.live.result())
+        if item.live is not None:
+            self.offer(step, item.live)
         if test is not None and self.patience.seen(test.nll) and step < self.plan.steps:
             self._stop = True
             self.journal.event(
@@ -288,6 +288,17 @@ class Run:
                 "EARLY_STOPPED",
                 f"Step {step}: {self.patience.waited} evaluations without improvement on {self.patience.best:.4f}.",
             )
+
+    def offer(self, step: int, live: Pending[str]) -> None:
+        """Have the adapter sampled; one that could not be saved costs its replies alone."""
+        assert self.sampler is not None
+        try:
+            path = live.result()
+        except BackendError as error:  # a server that is gone fails the next step, too
+            message = f"Step {step} has no replies: {error.sentence}. The job goes on."
+            self.journal.event("warning", "REPLIES_MISSING", message, step=str(step))
+        else:
+            self.sampler.offer(step, path)
 
     def _logprobs(self, step: int, rows: Sequence[Row], pending: Pending[Sequence[Logprobs]]) -> Sequence[Logprobs]:
         try:

@@ -24,6 +24,7 @@ from services.trainer.errors import BackendError, StopRun
 from services.trainer.sample import NUMBERS
 
 SECONDS: Final = 120.0  #: for the replies of one step
+GLANCE: Final = 0.25  #: seconds between looks at whether the attempt has to leave
 EVENT_TOKENS: Final = 64  #: of a reply that its event holds; the object store has all
 REPLY: Final = "REPLY"  #: type of the event; the API puts text in place of its ids
 
@@ -56,6 +57,7 @@ class Replier:
         spec: ReplySpec,
         draw: Draw,
         room: int,
+        told: int,
         remove: Callable[[str], None],
     ) -> None:
         """Prepare; the thread starts with the first offer.
@@ -67,6 +69,7 @@ class Replier:
             spec: what the job asks for.
             draw: asks the host's sampler.
             room: tokens of prompt and reply together; 0: any number.
+            told: step whose replies, and those before it, an earlier attempt told.
             remove: deletes an adapter that was saved for replies, by its path.
         """
         self._store = store
@@ -75,6 +78,7 @@ class Replier:
         self._spec = spec
         self._draw = draw
         self._room = room
+        self._told = told
         self._remove = remove
         self._change = threading.Condition()
         self._next: Live | None = None
@@ -84,7 +88,11 @@ class Replier:
 
     def due(self, step: int) -> bool:
         """Return whether replies are wanted after a step; those at the end are asked for by themselves."""
-        return self._spec.every > 0 and step > 0 and step % self._spec.every == 0
+        return self._spec.every > 0 and step % self._spec.every == 0 and self.untold(step)
+
+    def untold(self, step: int) -> bool:
+        """Return whether no earlier attempt told the replies after a step."""
+        return step > self._told
 
     def offer(self, step: int, path: str) -> None:
         """Sample this adapter next, in place of any that waits."""
@@ -98,13 +106,19 @@ class Replier:
             self._quietly(partial(self._tell_trouble, passed.step, "the steps were faster than the replies"))
             self._quietly(partial(self._remove, passed.path))
 
-    def finish(self, seconds: float) -> None:
-        """Wait until every reply is there, `seconds` at most; then stop."""
-        with self._change:
-            done = self._change.wait_for(lambda: self._next is None and not self._busy, timeout=seconds)
-        if not done:
-            log.warning("%s: the last replies were not there in %g s", self._job, seconds)
+    def finish(self, seconds: float, leave: Callable[[], bool]) -> None:
+        """Wait until every reply is there, `seconds` at most, or until `leave` says so; then stop."""
+        until = time.monotonic() + seconds
+        while not self._idle(GLANCE):
+            if time.monotonic() > until or leave():
+                log.warning("%s: the last replies are not waited for any more", self._job)
+                break
         self.close()
+
+    def _idle(self, seconds: float) -> bool:
+        """Wait a little, and return whether nothing is left to sample."""
+        with self._change:
+            return self._change.wait_for(lambda: self._next is None and not self._busy, timeout=seconds)
 
     def close(self) -> None:
         """Stop: no other reply is begun, and the one under way ends without being told. May be repeated."""

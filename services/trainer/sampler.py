@@ -85,7 +85,9 @@ class Sampler:
         except urllib.error.HTTPError as error:
             raise _refusal(error, path) from None
         except OSError as error:
-            raise backend_error(Code.SERVER_UNREACHABLE, f"the sampler at {self.url}: {error}", hint=HINT) from None
+            raise backend_error(
+                Code.SERVER_UNREACHABLE, f"the sampler at {self.url}: {getattr(error, 'reason', error)}", hint=HINT
+            ) from None
         return Sampled(tuple(found["token_ids"]), str(found["finish_reason"]))
 
 

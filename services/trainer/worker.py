@@ -20,13 +20,14 @@ from rq import Queue
 from rq.executions import Execution
 from rq.job import Job
 
+from services.store.hosts import HostClaim, release_host
 from services.store.queueing.ticket_jobs import TicketJob, TicketWorker, work_until_stopped
-from services.trainer.host import preemption
+from services.trainer.host import identity, preemption
 from services.trainer.settings import Settings
 
 #: What a ticket may name. Anything else on the queue is refused before it is imported.
 ALLOWED = frozenset({"services.trainer.job.run", "services.trainer.host.diagnose.run", "services.trainer.sample.run"})
-LOOK_EVERY = 5  #: seconds between heartbeats while a horse works
+LOOK_EVERY = 5  #: seconds between heartbeats
 PROBE_EVERY = 20.0  #: seconds between probes of the host
 PREEMPT_SECONDS = 30  #: in which a horse that has to leave must have saved and requeued its job
 
@@ -46,7 +47,11 @@ class TrainerWorker(TicketWorker):
     job_class = TrainerTicket
 
     def __init__(
-        self, settings: Settings, connection: redis.Redis, probe: Callable[[], subprocess.Popen[bytes]]
+        self,
+        settings: Settings,
+        connection: redis.Redis,
+        probe: Callable[[], subprocess.Popen[bytes]],
+        claim: HostClaim | None = None,
     ) -> None:
         """Register the worker in Redis.
 
@@ -54,7 +59,9 @@ class TrainerWorker(TicketWorker):
             settings: of this host.
             connection: to Redis, for RQ.
             probe: starts a short process that writes the host record.
+            claim: of this machine on the host's name; None: it is not known.
         """
+        self._host, self._claim = settings.host, claim
         name = f"{settings.host}.{os.getpid()}.{secrets.token_hex(4)}"
         super().__init__(settings.queue, connection, look_every=LOOK_EVERY, name=name)
         self._probe = probe
@@ -65,12 +72,20 @@ class TrainerWorker(TicketWorker):
     @property
     def dequeue_timeout(self) -> int:
         """Return how long to wait on an empty queue, seconds: short enough to keep the host record alive."""
-        return int(PROBE_EVERY)
+        return LOOK_EVERY
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Send the worker's heartbeat and refresh the host record. RQ calls this between jobs and during them."""
         super().heartbeat(timeout, pipeline)
+        if not self._is_horse:
+            identity.keep(self._claim, self._host, self.connection)
         self.probe_host()
+
+    def register_death(self) -> None:
+        """Leave, and give the host's name back: a new folder of this machine may have it at once."""
+        super().register_death()  # type: ignore[no-untyped-call]  # rq has no types here
+        if self._claim is not None:
+            release_host(self.connection, self._claim)
 
     def probe_host(self) -> None:
         """Start the probe if the last one is old enough and over, without waiting."""
@@ -115,7 +130,7 @@ def run(settings: Settings, *, burst: bool = False) -> None:
     """Work until SIGTERM, or with `burst` until the queue is empty. Waits for a Redis that is away."""
 
     def make(connection: redis.Redis) -> TrainerWorker:
-        worker = TrainerWorker(settings, connection, start_probe)
+        worker = TrainerWorker(settings, connection, start_probe, identity.claim(settings, connection))
         worker.probe_host()
         return worker
 

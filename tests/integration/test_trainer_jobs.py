@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from services.preprocess.jobs.diagnosis import _identities
 from services.store.blobs.objects import Objects
 from services.store.errors import Fenced
 from services.store.records import Control, Hyperparameters, JobState, StartFrom, StepRecord
 from services.trainer.batches.batching import MOST_CALL_TOKENS
 from tests.fakes.fake_tuft import FakeTuft
 from tests.support.redis_fixtures import RedisServer
+from tests.support.silent_proxy import SilentProxy
 from tests.support.trainer_parts import conversations
 from tests.support.trainer_stack import HOST, REPOSITORY, TrainerStack, horses, kill, wait_for
 
@@ -116,6 +118,33 @@ def test_a_paused_job_goes_on_at_the_exact_step_after_its_adapter_was_released(s
     stack.wait(paused, JobState.SUCCEEDED)
     assert stack.series(paused) == stack.series(whole)
     assert "RESTORED" in stack.events(paused)
+
+
+def test_a_redis_that_swallows_bytes_does_not_hold_up_training_and_loses_no_step(stack: TrainerStack) -> None:
+    reference = stack.submit(HYPER)
+    worker = stack.worker()
+    stack.wait(reference, JobState.SUCCEEDED)
+    start = StartFrom(reference, stack.store.ledger.checkpoints(reference)[0].id)
+    hyper = replace(HYPER, max_steps=1_000, checkpoint_every=300, eval_every=0)
+    whole = stack.submit(hyper, start_from=start)
+    stack.wait(whole, JobState.SUCCEEDED)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(120) == 0
+    with SilentProxy(stack.redis.port) as proxy:
+        stack.environment["TURNLOOM_REDIS_URL"] = proxy.url
+        stack.worker()
+        done = len(stack.tuft.calls("optim_step"))
+        stack.tuft.fault("optim_step", "slow", at=50, times=1, ms=HOLD)
+        silenced = stack.submit(hyper, start_from=start)
+        stack.wait_step(silenced, 3)
+        proxy.silent.set()
+        stack.tuft.clear_faults()
+        wait_for(lambda: len(stack.tuft.calls("optim_step")) >= done + 700, "700 steps while Redis is silent")
+        assert stack.job(silenced).step <= 60
+        proxy.silent.clear()
+        job = stack.wait(silenced, JobState.SUCCEEDED)
+    assert job.attempt == 1
+    assert stack.series(silenced) == stack.series(whole)
 
 
 def test_sigterm_saves_and_requeues_at_the_front_and_the_next_worker_goes_on(stack: TrainerStack) -> None:
@@ -425,6 +454,20 @@ def test_a_wrong_setting_is_named(stack: TrainerStack, name: str, value: str, se
     process = stack.start("worker", "--allow-cpu", log="refused.log")
     assert process.wait(120) == 2
     assert sentence in stack.log("refused.log")
+
+
+def test_a_second_machine_under_the_name_of_a_host_is_refused_at_start(stack: TrainerStack, tmp_path: Path) -> None:
+    stack.worker()
+    wait_for(lambda: [host.name for host in stack.store.hosts.live()] == [HOST], "the first machine's record")
+    other = tmp_path / "other-disk"
+    other.mkdir()
+    stack.environment["TURNLOOM_TUFT_CHECKPOINT_DIR"] = str(other)
+    assert stack.start("worker", "--allow-cpu", log="second.log").wait(120) == 2
+    assert f" works under the name '{HOST}' with another checkpoint folder" in stack.log("second.log")
+    assert "give each machine a name of its own" in stack.log("second.log")
+    checks = list(_identities(stack.store, stack.store.hosts.list()))
+    assert [(check.name, check.outcome, check.host) for check in checks] == [("host_identity", "failed", HOST)]
+    assert stack.store.redis.get(f"tl:run:alive:{HOST}") == "1", "the first one goes on"
 
 
 def test_the_probe_reports_the_host_and_what_its_server_serves(stack: TrainerStack) -> None:

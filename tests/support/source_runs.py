@@ -26,11 +26,12 @@ class Workers:
     environment: dict[str, str]
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, folder: Path = ROOT, **environment: str) -> subprocess.Popen[bytes]:
+        """Starts a worker; `folder` is its working directory."""
         process = subprocess.Popen(
             [sys.executable, "-m", "services.preprocess", "worker"],
-            cwd=ROOT,
-            env={**os.environ, **self.environment, **environment},
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **self.environment, **environment},
         )
         self.running.append(process)
         return process

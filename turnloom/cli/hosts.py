@@ -43,9 +43,8 @@ def hosts(session: Session) -> None:
 
 
 def _model(model: training_pb2.ServedModel) -> str:
-    """Return a model's name and, if known, how it is trained."""
-    if not model.HasField("accelerated"):
-        return model.name
-    if model.accelerated:
-        return f"{model.name} (accelerated)"
-    return f"{model.name} (not accelerated: {model.not_accelerated})"
+    """Return a model's name and, if known, how it is trained and whether it is sampled."""
+    said = ["sampled" if model.samples else "not sampled"] if model.HasField("samples") else []
+    if model.HasField("accelerated"):
+        said.insert(0, "accelerated" if model.accelerated else f"not accelerated: {model.not_accelerated}")
+    return f"{model.name} ({', '.join(said)})" if said else model.name

@@ -146,7 +146,7 @@ def _hinting() -> Iterator[None]:
         yield
     except errors.Refused as error:
         if "max_length" in error.message:
-            error.hint = f"Raise --max-length, or leave --strict out: then such conversations are. {error.hint}".strip()
+            error.hint = f"Raise --max-length, or leave --strict out to go on without them. {error.hint}".strip()
         raise
 
 

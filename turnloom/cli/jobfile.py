@@ -30,9 +30,12 @@ KEYS: Final[Mapping[str, Mapping[str, type]]] = {
         "skip_bad": bool,
         "strict": bool,
     },
-    "job": {"host": str, "start_from": str, "weights_only": bool, "labels": dict},
-}
-KINDS: Final = {str: "text in quotes", float: "a number", bool: "true or false", dict: "a table"}
+    "job": {
+        "host": str, "start_from": str, "weights_only": bool, "labels": dict,
+        "sample_prompts": str, "sample_every": int, "sample_max_tokens": int,
+    },
+}  # fmt: skip
+KINDS: Final = {str: "text in quotes", float: "a number", int: "a whole number", bool: "true or false", dict: "a table"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,9 @@ class JobFile:
     host: str = ""
     start_from: str = ""
     weights_only: bool = False
+    sample_prompts: str = ""  #: path
+    sample_every: int = 0
+    sample_max_tokens: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     preprocess: PreprocessFields = field(default_factory=PreprocessFields)
     hyperparameters: HyperparameterFields = field(default_factory=HyperparameterFields)
@@ -90,6 +96,9 @@ class JobFile:
             host=job.get("host", ""),
             start_from=job.get("start_from", ""),
             weights_only=job.get("weights_only", False),
+            sample_prompts=_place(path, job.get("sample_prompts", "")),
+            sample_every=job.get("sample_every", 0),
+            sample_max_tokens=job.get("sample_max_tokens", 0),
             labels={name: str(value) for name, value in job.get("labels", {}).items()},
             preprocess=cast(PreprocessFields, options),
             hyperparameters=cast(HyperparameterFields, chosen),
@@ -120,7 +129,8 @@ def _check(path: Path, document: Mapping[str, object]) -> None:
                     hint=f"There are: {', '.join(KEYS[section])}.",
                     field=key,
                 )
-            if not isinstance(value, (int, float) if kind is float else kind) or (kind is float and value is True):
+            is_flag = isinstance(value, bool) and kind is not bool  # which Python counts as a whole number
+            if is_flag or not isinstance(value, (int, float) if kind is float else kind):
                 raise InvalidInput(f"{path}: [{section}] {key} is {value!r}; give {KINDS[kind]}.", field=key)
 
 

@@ -85,7 +85,7 @@ def train(
         "host": submission.host or asked.host,
         "priority": submission.priority,
         "start_from": begin,
-        **replying.fields(),
+        **replying.over(asked.sample_prompts, asked.sample_every, asked.sample_max_tokens).fields(),
     }
     if dry_run:
         with leaving_nothing(session, made.uploaded):

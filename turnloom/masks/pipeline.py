@@ -93,18 +93,16 @@ def fitted_batch(conversations: Sequence[Conversation], options: Options, model:
     """Run the pipeline up to the shift, and return what rows are made of and previews show."""
     check_options(options)
     path = fast_path_of(options, model)
-    ready = [_ready(conversation, options, model) for conversation in conversations]
-    laid_out = [one if isinstance(one, PreprocessError) else _laid_out(one, options, model, path) for one in ready]
+    laid_out = [_laid_out(conversation, options, model, path) for conversation in conversations]
     encoded = iter(
-        encode([weighted for one in laid_out if not isinstance(one, PreprocessError) for weighted in one[1]], model)
+        encode([weighted for one in laid_out if not isinstance(one, PreprocessError) for weighted in one[2]], model)
     )
     outcomes: list[Fits | PreprocessError] = []
-    for conversation, one in zip(ready, laid_out, strict=True):
+    for one in laid_out:
         if isinstance(one, PreprocessError):
             outcomes.append(one)
             continue
-        assert isinstance(conversation, Conversation), "what is not ready is not laid out"
-        plan, weighted_texts = one
+        conversation, plan, weighted_texts = one
         outcomes.append(_fitted(list(islice(encoded, len(weighted_texts))), conversation, plan, options, model))
     return outcomes
 
@@ -152,23 +150,16 @@ def ready(conversation: Conversation, options: Options, model: Model) -> Convers
     return replace(conversation, messages=messages)
 
 
-def _ready(conversation: Conversation, options: Options, model: Model) -> Conversation | PreprocessError:
-    try:
-        return ready(conversation, options, model)
-    except PreprocessError as error:
-        return error
-    except RecursionError:
-        return UnsupportedContent(_TOO_DEEP)
-
-
 def _laid_out(
     conversation: Conversation, options: Options, model: Model, path: FastPath | None
-) -> tuple[MessageWeights, list[WeightedText]] | PreprocessError:
+) -> tuple[Conversation, MessageWeights, list[WeightedText]] | PreprocessError:
+    """Return the conversation as templates get it, its weights, and its texts; or why there are none."""
     try:
+        conversation = ready(conversation, options, model)
         if path is not None:
-            return path.weighted_texts(conversation, options, model)
+            return conversation, *path.weighted_texts(conversation, options, model)
         plan = planned(conversation, options, model)
-        return plan, weighted_texts_of(conversation, plan, options, model)
+        return conversation, plan, weighted_texts_of(conversation, plan, options, model)
     except PreprocessError as error:
         return error
     except RecursionError:  # lists in lists in lists: of this conversation, and no reason to refuse its batch

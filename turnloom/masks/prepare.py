@@ -1,6 +1,6 @@
 """Fetch a model's tokenizer and template, and write them as the folder that `model.load_model` reads.
 
-    python -m turnloom.masks.prepare SOURCE DEST [--name NAME] [--revision REVISION] [--chat-template FILE]
+    python -m turnloom.masks.prepare SOURCE DEST [--name NAME] [--revision REVISION] [--chat-template FILE] [--hub]
 
 Runs as a process of its own: transformers costs 220 MB that no server should hold.
 """
@@ -40,7 +40,13 @@ class Source:
 
 
 def prepare(
-    source: str, destination: Path, *, name: str = "", revision: str = "", chat_template: Path | None = None
+    source: str,
+    destination: Path,
+    *,
+    name: str = "",
+    revision: str = "",
+    chat_template: Path | None = None,
+    hub: bool = False,
 ) -> Manifest:
     """Write a prepared folder.
 
@@ -50,12 +56,13 @@ def prepare(
         name: what the model is called; empty: the source's name.
         revision: branch, tag or commit of the hub repository; empty: its main branch.
         chat_template: used instead of the source's.
+        hub: the source is a name on the hub, also where a folder below the working directory is called so.
 
     Raises:
         ModelNotUsable: it can't be fetched, has no template, or its tokenizer can't be used exactly.
         TemplateError: the template can't be compiled.
     """
-    found = _fetch(source, revision)
+    found = _fetch(source, revision, hub=hub)
     tokenizer, tokenizer_json, notes = _load(found.folder)
     template, template_notes = _template(tokenizer, chat_template)
     special = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
@@ -89,9 +96,9 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _fetch(source: str, revision: str) -> Source:
+def _fetch(source: str, revision: str, *, hub: bool) -> Source:
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if not hub and folder.is_dir():
         return Source(folder, folder.resolve().name, "")
     if source.startswith((".", "/", "~")):
         raise ModelNotUsable(f"{source}: there is no such folder")
@@ -178,6 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", default="")
     parser.add_argument("--revision", default="")
     parser.add_argument("--chat-template", type=Path)
+    parser.add_argument("--hub", action="store_true")
     asked = parser.parse_args(arguments)
     try:
         manifest = prepare(
@@ -186,6 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
             name=asked.name,
             revision=asked.revision,
             chat_template=asked.chat_template,
+            hub=asked.hub,
         )
     except PreprocessError as error:
         sys.stderr.write(f"{error}\n")

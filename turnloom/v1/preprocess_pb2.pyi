@@ -40,6 +40,7 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     MAX_CALL_SECONDS_FIELD_NUMBER: builtins.int
     CALLER_FIELD_NUMBER: builtins.int
     SCOPES_FIELD_NUMBER: builtins.int
+    MAX_CONVERSATION_BYTES_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Version of the turnloom distribution."""
     max_message_bytes: builtins.int
@@ -56,6 +57,8 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     """Seconds that one message may be worked on."""
     caller: builtins.str
     """Name of the token of this call, which owns what is made with it; empty on a server without tokens."""
+    max_conversation_bytes: builtins.int
+    """Largest conversation as a message, bytes; a larger one is refused by itself, as a bad one."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """What that token may do: "read", "submit", "admin". All of them on a server without tokens."""
@@ -72,8 +75,9 @@ class GetServerInfoResponse(google.protobuf.message.Message):
         max_call_seconds: builtins.float = ...,
         caller: builtins.str = ...,
         scopes: collections.abc.Iterable[builtins.str] | None = ...,
+        max_conversation_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["caller", b"caller", "client_template_deadline_seconds", b"client_template_deadline_seconds", "max_batch_conversations", b"max_batch_conversations", "max_bytes_in_work", b"max_bytes_in_work", "max_call_seconds", b"max_call_seconds", "max_length_limit", b"max_length_limit", "max_message_bytes", b"max_message_bytes", "scopes", b"scopes", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["caller", b"caller", "client_template_deadline_seconds", b"client_template_deadline_seconds", "max_batch_conversations", b"max_batch_conversations", "max_bytes_in_work", b"max_bytes_in_work", "max_call_seconds", b"max_call_seconds", "max_conversation_bytes", b"max_conversation_bytes", "max_length_limit", b"max_length_limit", "max_message_bytes", b"max_message_bytes", "scopes", b"scopes", "version", b"version"]) -> None: ...
 
 global___GetServerInfoResponse = GetServerInfoResponse
 

@@ -2435,6 +2435,7 @@ class ServedModel(google.protobuf.message.Message):
     ACCELERATED_FIELD_NUMBER: builtins.int
     MAX_TOKENS_PER_PASS_FIELD_NUMBER: builtins.int
     NOT_ACCELERATED_FIELD_NUMBER: builtins.int
+    SAMPLES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """TuFT's model_name."""
     max_lora_rank: builtins.int
@@ -2447,6 +2448,8 @@ class ServedModel(google.protobuf.message.Message):
     """Real tokens of one pass of the accelerated model, which packs rows without padding; 0: not accelerated."""
     not_accelerated: builtins.str
     """One sentence why it is not accelerated; empty where it is."""
+    samples: builtins.bool
+    """Whether replies can be sampled there (Sample, CreateJobRequest.sample_prompts); absent: unknown."""
     def __init__(
         self,
         *,
@@ -2456,10 +2459,14 @@ class ServedModel(google.protobuf.message.Message):
         accelerated: builtins.bool | None = ...,
         max_tokens_per_pass: builtins.int = ...,
         not_accelerated: builtins.str = ...,
+        samples: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_accelerated", b"_accelerated", "accelerated", b"accelerated"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_accelerated", b"_accelerated", "accelerated", b"accelerated", "max_lora_rank", b"max_lora_rank", "max_model_len", b"max_model_len", "max_tokens_per_pass", b"max_tokens_per_pass", "name", b"name", "not_accelerated", b"not_accelerated"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_accelerated", b"_accelerated", "_samples", b"_samples", "accelerated", b"accelerated", "samples", b"samples"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_accelerated", b"_accelerated", "_samples", b"_samples", "accelerated", b"accelerated", "max_lora_rank", b"max_lora_rank", "max_model_len", b"max_model_len", "max_tokens_per_pass", b"max_tokens_per_pass", "name", b"name", "not_accelerated", b"not_accelerated", "samples", b"samples"]) -> None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_accelerated", b"_accelerated"]) -> typing.Literal["accelerated"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_samples", b"_samples"]) -> typing.Literal["samples"] | None: ...
 
 global___ServedModel = ServedModel
 

@@ -7,21 +7,20 @@ while every handler thread is busy.
 from __future__ import annotations
 
 import functools
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from services.preprocess.api.auth.bearer_tokens import TokenBook
 from services.preprocess.api.auth.scopes import NEEDS, Need, authenticate, check_scope
+from services.preprocess.api.parsing import parse
+from services.preprocess.api.pools import CountedPool, FairPool
 from services.preprocess.api.rpc import CALL_TYPES, CallType, Rpc
 from services.preprocess.api.work import ByteBudget
 from services.preprocess.domain.caller import ANYBODY, CALLER, Caller
@@ -29,55 +28,15 @@ from services.preprocess.domain.refusals import ShareTaken, TooManyCalls, Undeco
 
 REFUSERS: Final = 2  #: threads that do nothing but refuse
 HEALTH_THREADS: Final = 2  #: that answer health checks while every other thread is busy
-WORK_THREADS: Final = 8  #: for calls that bring conversations in one message
+WORK_THREADS: Final = 8  #: for calls that bring conversations in one message; half of them for one token at most
 CONTROL_THREADS: Final = 8  #: for short calls, so that records can be read and jobs cancelled at any time
 #: Calls of ours, whose messages are parsed here.
 OURS: Final = "/turnloom.v1."
 #: Short calls by their form that work on conversations or wait for a host.
 WORKING: Final = frozenset({"Preprocess", "PreviewConversation", "Diagnose", "Sample"})
-P = ParamSpec("P")
-T = TypeVar("T")
 Q = TypeVar("Q")
 A = TypeVar("A")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Q, A]"
-
-
-class CountedPool(ThreadPoolExecutor):
-    """Handler threads that count their calls per token, waiting ones included; one task is one call."""
-
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads, thread_name_prefix="rpc")
-        self.threads = threads
-        self._taken: Counter[str] = Counter()
-        self._counting = threading.Lock()
-
-    @property
-    def taken(self) -> int:
-        """Return the number of calls that run or wait."""
-        return self._taken.total()
-
-    def taken_by(self, token: str) -> int:
-        """Return the number of calls of one token that run or wait."""
-        return self._taken[token]
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Submit one call; gRPC passes the `run` of the context in which the guard set the caller."""
-        context = getattr(fn, "__self__", None)
-        caller = context.get(CALLER) if isinstance(context, Context) else None
-        token = caller.name if caller is not None else ""
-        with self._counting:
-            self._taken[token] += 1
-        try:
-            future = super().submit(fn, *args, **kwargs)
-        except BaseException:
-            self._done(token)
-            raise
-        future.add_done_callback(lambda _: self._done(token))
-        return future
-
-    def _done(self, token: str) -> None:
-        with self._counting:
-            self._taken -= Counter({token: 1})  # drops tokens that have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +65,8 @@ class Guard(grpc.ServerInterceptor):
         self._pool = pool
         self._limits = limits
         # Each receives one message at a time, of up to 64 MiB, before its size is known.
-        self._work = CountedPool(min(WORK_THREADS, pool.threads))
+        threads = min(WORK_THREADS, pool.threads)
+        self._work = FairPool(threads, per_token=max(1, threads // 2))
         self._refusers = ThreadPoolExecutor(REFUSERS, thread_name_prefix="refuse")
         self._health = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")
         self._control = CountedPool(CONTROL_THREADS)
@@ -158,19 +118,19 @@ class Guard(grpc.ServerInterceptor):
         """Wrap the handler to parse raw bytes within the budget, and refuse what can't be parsed."""
         _, service, method = path.rsplit("/", 2)
         kind = CALL_TYPES[handler.request_streaming, handler.response_streaming]
-        parse = cast("Callable[[bytes], Q]", handler.request_deserializer)
+        message_type = cast("type[Any]", handler.request_deserializer.__self__)  # type: ignore[union-attr]  # FromString
         inner = cast("Callable[..., Any]", behaviour_of(handler))
 
         def read(raw: bytes) -> Q:
             try:
-                return parse(raw)
+                return cast(Q, parse(message_type, raw))
             except DecodeError as error:
                 raise Undecodable(f"{service}/{method}") from error
 
         def unary(raw: bytes, context: grpc.ServicerContext) -> A:
             with ExitStack() as held:
                 with self._rpc.admitting(context, kind, service, method):
-                    held.enter_context(self._limits.budget.hold(len(raw)))
+                    held.enter_context(self._limits.budget.hold(len(raw), CALLER.get().name))
                     message = read(raw)
                 answer: A = inner(message, context)
                 return answer
@@ -182,7 +142,7 @@ class Guard(grpc.ServerInterceptor):
 
         def messages(raws: Iterator[bytes]) -> Iterator[Q]:
             for raw in raws:
-                with self._limits.budget.hold(len(raw)):
+                with self._limits.budget.hold(len(raw), CALLER.get().name):
                     yield read(raw)
 
         def client_stream(raws: Iterator[bytes], context: grpc.ServicerContext) -> A:

@@ -55,6 +55,7 @@ class PreprocessService(PreprocessServiceServicer):
                 client_template_deadline_seconds=limits.CLIENT_TEMPLATE_SECONDS,
                 max_bytes_in_work=self._settings.work_bytes,
                 max_call_seconds=self._settings.call_seconds,
+                max_conversation_bytes=limits.MAX_CONVERSATION_BYTES,
                 caller=call.caller.name,
                 scopes=sorted(call.caller.scopes),
             )

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -26,6 +27,8 @@ from turnloom.masks.sandbox.pool import Sandbox
 LOG = logging.getLogger("turnloom.api")
 #: Between looks for a signal, which does not wake this thread where another one of the process received it.
 SIGNAL_SECONDS: Final = 0.5
+#: That a thread may keep the interpreter while another asks for it: a short call takes it some ten times.
+SWITCH_SECONDS: Final = 0.001
 
 
 def serve(settings: ApiSettings, port_file: Path | None) -> int:
@@ -47,6 +50,7 @@ def serve_shared(settings: ApiSettings, told: Connection) -> int:
 
 def _serve(settings: ApiSettings, metrics: ApiMetrics, listening: Callable[[str], None], *, shared: bool) -> int:
     one_heap()
+    sys.setswitchinterval(SWITCH_SECONDS)
     entries = read_models(settings.models)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from services.preprocess.api.metrics import PREPROCESS, PreprocessMetrics
+from services.preprocess.api.work import Turns
+from services.preprocess.domain.caller import ANYBODY, CALLER
 from services.preprocess.domain.error_codes import code_of, code_of_class
 from services.preprocess.models.registry import Registry
 from turnloom.masks.domain import errors
@@ -77,6 +79,7 @@ class Runner:
     def __init__(self, registry: Registry, metrics: PreprocessMetrics) -> None:
         self._registry = registry
         self._metrics = metrics
+        self._turns = Turns()
         for name in registry.entries:
             metrics.begin(name, CODES)
 
@@ -108,9 +111,13 @@ class Runner:
         results: list[Result] = []
         # A client's own template may take seconds for each conversation.
         most = 1 if plan.options.chat_template is not None else SLICE_CONVERSATIONS
-        for part in slices(read, most, SLICE_CHARACTERS):
+        parts, caller = slices(read, most, SLICE_CHARACTERS), CALLER.get(ANYBODY)
+        while True:
             check()
-            results += preprocess_each(part, plan.options, plan.model)
+            with self._turns.take(caller.name, check):
+                if (part := next(parts, None)) is None:
+                    break
+                results += preprocess_each(part, plan.options, plan.model)
         self._metrics.stage_seconds.labels(PREPROCESS).observe(time.perf_counter() - began)
         self._metrics.count(plan.name, results)
         for result in results:

@@ -17,8 +17,9 @@ from services.preprocess.api.auth.bearer_tokens import TokenBook
 from services.preprocess.api.auth.rate_limit import Rates
 from services.preprocess.api.auth.tls import server_credentials, tls_files
 from services.preprocess.api.backing import Backing
-from services.preprocess.api.guard import CallLimits, CountedPool, Guard
+from services.preprocess.api.guard import CallLimits, Guard
 from services.preprocess.api.metrics import ApiMetrics
+from services.preprocess.api.pools import CountedPool
 from services.preprocess.api.rpc import Rpc, RpcLimits
 from services.preprocess.api.runner import Runner
 from services.preprocess.api.work import ByteBudget

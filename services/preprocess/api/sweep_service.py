@@ -76,9 +76,13 @@ class SweepRpcs:
         """Return a page of sweeps, newest first, without those that the caller may not see."""
         with self._rpc.unary(context, NAME, "ListSweeps") as call:
             store = self._backing.store()
-            page = store.sweeps.list(page_size=limits.page_size(request.page_size), page_token=request.page_token)
+            size = limits.page_size(request.page_size)
+            page = store.sweeps.list(page_size=size, page_token=request.page_token, owner=call.caller.only)
+            seen = [item for item in page.items if call.caller.only in (None, item.owner)]
+            names = [name for item in seen for name in item.jobs]
+            jobs = {job.id: job for job in store.jobs.get_many(names)}  # of all sweeps in one round trip
             return pb.ListSweepsResponse(
-                sweeps=[_shown(store, item) for item in page.items if call.caller.only in (None, item.owner)],
+                sweeps=[sweep_wire.sweep(item, [jobs[name] for name in item.jobs if name in jobs]) for item in seen],
                 next_page_token=page.next_page_token,
             )
 
@@ -154,15 +158,9 @@ def _seen(call: Call, record: SweepRecord) -> SweepRecord:
     return record
 
 
-def _jobs(store: Store, record: SweepRecord) -> list[JobRecord]:
+def _jobs(store: Store, record: SweepRecord) -> Sequence[JobRecord]:
     """Return the jobs that are still kept, in order of cells."""
-    found = []
-    for name in record.jobs:
-        try:
-            found.append(store.jobs.get(name))
-        except NotFound:  # deleted since
-            continue
-    return found
+    return store.jobs.get_many(record.jobs)
 
 
 def _shown(store: Store, record: SweepRecord) -> pb.Sweep:

@@ -13,6 +13,7 @@ from turnloom.masks.sandbox import pool as sandbox
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  #: of one gRPC message, both directions
 MAX_BATCH: Final = 512  #: conversations in one request or chunk
+MAX_CONVERSATION_BYTES: Final = 4 * 1024 * 1024  #: as a message; to mask one takes 60 times as much memory
 MAX_LENGTH: Final = 131_072  #: tokens per example
 MAX_EXAMPLES_PER_CONVERSATION: Final = 1_024
 CHUNK_BYTES: Final = 1024 * 1024  #: of one message of a download

@@ -43,6 +43,8 @@ def locate(uri: str, roots: Sequence[str]) -> Location:
         SourceNotAllowed: a path or URL that is not below a root.
     """
     text = uri.removeprefix("file://")
+    if "::" in text:  # fsspec would open a second place within the first
+        raise _not_allowed(uri, roots)
     if "://" in text:
         return Location(places=(_urlbelow(text, roots),))
     if not _looks_like_path(text):

@@ -47,6 +47,7 @@ def diagnose(store: Store, store_url: str, registry: Registry, host: str) -> lis
             stored,
             _supervisor(store),
             *_heartbeats(hosts),
+            *_identities(store, hosts),
         ]
         manned = [record for record in hosts if record.workers]
         with ThreadPoolExecutor(len(manned) + 1) as pool:
@@ -204,6 +205,19 @@ def _heartbeats(hosts: Iterable[HostRecord]) -> Iterator[Check]:
     if not found:
         hint = "Start python -m services.trainer on a GPU host with the same TURNLOOM_REDIS_URL."
         yield Check("host_heartbeat", "failed", "No host is known, so no job can run.", hint)
+
+
+def _identities(store: Store, hosts: Iterable[HostRecord]) -> Iterator[Check]:
+    """Name machines that asked for the name of a host that another machine has."""
+    for record in hosts:
+        other = store.hosts.refused(record.name)
+        if other is not None:
+            ago = f"{max(0.0, time.time() - other.time) / 60:.0f} minutes ago"
+            sentence = f"A second machine, {other.machine}, was refused under this name {ago}."
+            hint = "Give each GPU host a TURNLOOM_HOST of its own; a host whose folder was lost may begin anew."
+            yield Check("host_identity", "failed", sentence, hint, record.name)
+        else:
+            yield Check("host_identity", "ok", "No other machine works under this name.", "", record.name)
 
 
 def _unmanned(host: str) -> Check:

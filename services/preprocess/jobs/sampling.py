@@ -79,11 +79,12 @@ class Sampler:
 
     def _prompt(self, job: JobRecord, asked: Asked) -> tuple[Prompt, Model]:
         model = self.registry.get(job.spec.model)
+        name = job.spec.training[0].dataset  # those of a mixture have one template
         try:
-            dataset = self.store.datasets.get(job.spec.training_dataset)
+            dataset = self.store.datasets.get(name)
         except NotFound:
             raise WrongState(
-                f"Dataset {job.spec.training_dataset!r}, whose options say how job {job.id!r} reads conversations, "
+                f"Dataset {name!r}, whose options say how job {job.id!r} reads conversations, "
                 "was deleted; fetch the adapter with DownloadAdapter and sample with it elsewhere."
             ) from None
         chosen = training_options(dataset, model)

@@ -22,7 +22,7 @@ def sampling_host(store: Store, job: JobRecord) -> HostRecord:
         HostBusy: as many jobs are held there as it has workers, so none would answer in time.
     """
     model = job.spec.tuft_model
-    found = _candidates(store.hosts.list(), job.host, model)
+    found = _candidates(store.hosts.live(), job.host, model)
     if not found:
         raise NoHost(f"no live host serves model {model}, so nobody can answer; start a trainer worker there")
     sampling = [host for host in found if host.samples(model)]

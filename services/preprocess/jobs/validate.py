@@ -82,7 +82,7 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
     spec = JobSpec(
         model=draft.model,
         tuft_model=entry.tuft_model,
-        training_dataset=training[0].id,
+        training_dataset=training[0].id if len(training) == 1 else "",
         mix=draft.training if len(training) > 1 else (),
         test_dataset=test.id if test else "",
         hyperparameters=chosen,

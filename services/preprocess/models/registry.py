@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -35,7 +36,7 @@ class ModelEntry:
     """One [[models]] table."""
 
     name: str  #: what options.model takes
-    source: str  #: prepared folder, any tokenizer folder, or hub name
+    source: str  #: absolute path of a prepared folder or any tokenizer folder, or hub name
     revision: str = ""  #: branch, tag or commit of a hub name
     chat_template: Path | None = None  #: file that is used instead of the source's
     tuft_model_name: str = ""  #: TuFT's name of the model; empty: the name
@@ -46,6 +47,11 @@ class ModelEntry:
     def tuft_model(self) -> str:
         """Return TuFT's name of the model."""
         return self.tuft_model_name or self.name
+
+    @property
+    def folder(self) -> Path | None:
+        """Return the source's folder, or None for a hub name, whatever lies below the working directory."""
+        return Path(self.source) if os.path.isabs(self.source) else None
 
 
 def read_models(path: Path) -> list[ModelEntry]:
@@ -185,9 +191,7 @@ def load_entry(entry: ModelEntry, cache: Path, sandbox: Sandbox | None = None) -
     Raises:
         ModelNotUsable, BadModels: with a sentence.
     """
-    source = Path(entry.source)
-    folder = source if _prepared(source) and entry.chat_template is None else _prepare(entry, cache)
-    model = load_model(folder, entry.name, sandbox)
+    model = load_model(_as_is(entry) or _prepare(entry, cache), entry.name, sandbox)
     for what, pin, found in (
         ("tokenizer_sha256", entry.tokenizer_sha256, model.tokenizer_sha256),
         ("template_sha256", entry.template_sha256, model.template_sha256),
@@ -199,9 +203,13 @@ def load_entry(entry: ModelEntry, cache: Path, sandbox: Sandbox | None = None) -
 
 def prepared_folder(entry: ModelEntry, cache: Path) -> Path | None:
     """Return the folder of the entry's prepared files, or None if it is not prepared yet."""
-    source = Path(entry.source)
-    folder = source if _prepared(source) and entry.chat_template is None else _cached(entry, cache)
+    folder = _as_is(entry) or _cached(entry, cache)
     return folder if _prepared(folder) else None
+
+
+def _as_is(entry: ModelEntry) -> Path | None:
+    """Return the source's folder if it is prepared and its template is the one to use."""
+    return entry.folder if entry.folder and _prepared(entry.folder) and entry.chat_template is None else None
 
 
 def _prepared(folder: Path) -> bool:
@@ -222,6 +230,8 @@ def _prepare(entry: ModelEntry, cache: Path) -> Path:
     if _prepared(folder):
         return folder
     command = [sys.executable, "-m", "turnloom.masks.prepare", entry.source, str(folder), "--name", entry.name]
+    if entry.folder is None:
+        command += ["--hub"]
     if entry.revision:
         command += ["--revision", entry.revision]
     if entry.chat_template:
@@ -242,8 +252,8 @@ def _prepare(entry: ModelEntry, cache: Path) -> Path:
 
 def _stamp(entry: ModelEntry) -> str:
     """Return a stamp of a local folder's tokenizer files; a changed folder is prepared again."""
-    source = Path(entry.source)
-    if not source.is_dir():
+    source = entry.folder
+    if source is None or not source.is_dir():
         return ""
     names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
     present = [source / name for name in names if (source / name).is_file()]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from services.preprocess.domain.limits import MAX_CONVERSATION_ID_BYTES
+from services.preprocess.domain.limits import MAX_CONVERSATION_BYTES, MAX_CONVERSATION_ID_BYTES
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import MalformedConversation, PreprocessError, UnsupportedContent
 from turnloom.v1 import types_pb2 as pb
@@ -30,6 +30,10 @@ def conversation(message: pb.Conversation) -> Conversation:
     if len(message.id.encode()) > MAX_CONVERSATION_ID_BYTES:
         raise MalformedConversation(
             f"id: has more than {MAX_CONVERSATION_ID_BYTES} bytes; give a shorter one.", field="id"
+        )
+    if (size := message.ByteSize()) > MAX_CONVERSATION_BYTES:
+        raise MalformedConversation(
+            f"has {size} bytes; at most {MAX_CONVERSATION_BYTES} are taken. Split it, or shorten long contents."
         )
     messages: list[Message] = []
     training: list[Training] = []

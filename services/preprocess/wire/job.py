@@ -33,7 +33,7 @@ def job(record: JobRecord) -> pb.Job:
     return pb.Job(
         id=record.id,
         model=spec.model,
-        training_dataset=spec.training_dataset,
+        training_dataset=spec.training[0].dataset,
         test_dataset=spec.test_dataset,
         hyperparameters=hyperparameters_message(spec.hyperparameters),
         state=STATE.to_wire[record.state],  # type: ignore[arg-type]  # mypy-protobuf types enum values apart from int
@@ -239,6 +239,7 @@ def host(record: HostRecord) -> pb.Host:
                 accelerated=model.accelerated,
                 max_tokens_per_pass=model.max_tokens_per_pass,
                 not_accelerated=model.not_accelerated,
+                samples=model.samples,
             )
             for model in record.models
         ],

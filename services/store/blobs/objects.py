@@ -100,7 +100,7 @@ class Objects:
             for entry in files:
                 target = temporary / entry.name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("wb") as file:
+                with store_errors(str(target)), target.open("wb") as file:
                     for chunk in self.open(uri, entry.name):
                         file.write(chunk)
             if destination.exists():

@@ -1,4 +1,4 @@
--- key, index, id, record, state (or ''), hash (of the content), request (key, or ''), time (microseconds), content (key, or ''): a dataset or sweep
+-- key, index, owned (index of the owner's), id, record, state (or ''), hash (of the content), request (key, or ''), time (microseconds), content (key, or ''): a dataset or sweep
 local target, index, id, request, content = arg.key, arg.index, arg.id, arg.request, arg.content
 if request ~= '' then
   local made = redis.call('HMGET', request, 'id', 'hash')
@@ -10,5 +10,6 @@ if request ~= '' then
 end
 redis.call('HSET', target, 'record', arg.record, 'state', arg.state, 'request', request, 'version', 1)
 redis.call('ZADD', index, arg.time, id)
+redis.call('ZADD', arg.owned, arg.time, id)
 if content ~= '' then redis.call('SADD', content, id) end
 return {'made', id}

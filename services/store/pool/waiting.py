@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import cast
 
 from services.store import keys
-from services.store.connection import StoreRedis, redis_time
+from services.store.connection import StoreRedis
 from services.store.hosts import Hosts
 from services.store.pool.placing import Choice, Load, Waiting
 from services.store.scripts import Scripts
-
-#: Seconds after its last probe in which a host gets jobs; a probe comes every 20 s.
-FRESH: Final = 60.0
 
 
 class Pool:
@@ -37,10 +34,9 @@ class Pool:
     def load(self, quota: int = 0) -> Load:
         """Return the current load of hosts. `quota`: jobs of one owner on hosts at most; 0: any number."""
         pairs = [text.partition(" ")[::2] for text in self._placed().values()]
-        now = redis_time(self._client)
         served = cast(dict[str, str], self._client.hgetall(keys.SERVED))
         return Load(
-            hosts=[host for host in self._hosts.list() if now - host.heartbeat_time <= FRESH],
+            hosts=self._hosts.live(),
             by_host=Counter(host for host, _ in pairs),
             by_owner=Counter(owner for _, owner in pairs),
             served={owner: float(time) for owner, time in served.items()},

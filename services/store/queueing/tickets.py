@@ -116,12 +116,13 @@ class Tickets:
         return [item.decode() for item in found]
 
     def drop(self, job: JobRecord) -> None:
-        """Remove the next attempt's ticket, with all its keys, for a job that left the queue by itself."""
+        """Remove the next attempt's ticket, with what RQ still keeps of it, for a job that left the queue by itself."""
         ticket = ticket_id(job.id, job.attempt + 1)
         with redis_errors():
             # Whoever takes the id off the queue owns the ticket: a worker that was faster reads it still.
             if self._client.lrem(f"rq:queue:{queue_name(job.host)}", 0, ticket):
-                RqJob(ticket, connection=self._client, serializer=JSONSerializer).delete(remove_from_queue=False)
+                with suppress(NoSuchJobError, InvalidJobOperation):  # its record is gone: it expired or was evicted
+                    RqJob(ticket, connection=self._client, serializer=JSONSerializer).delete(remove_from_queue=False)
 
     def reap(self, queue: str) -> None:
         """Remove tickets of dead workers from RQ's registries; RQ itself does so only in idle workers."""

@@ -6,7 +6,7 @@ import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -77,8 +77,10 @@ class DatasetWriter:
         self._last = -1  #: conversation of the last row
         self._committed = False
         self._digest = begin_digest(options_json)
-        self._index = IndexWriter(self._folder)
-        self._writer = self._begin()
+        with ExitStack() as begun:  # a store may be full after the first of two files
+            self._index = begun.enter_context(IndexWriter(self._folder))
+            self._writer = self._begin()
+            begun.pop_all()
 
     def __enter__(self) -> DatasetWriter:
         """Return the writer."""
@@ -88,11 +90,12 @@ class DatasetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what was not committed."""
-        self._writer.__exit__(kind, error, trace)
-        self._index.__exit__(kind, error, trace)
-        if not self._committed and (self._shards or is_local(locate(self._folder)[0])):
-            with suppress(StoreError):  # what ended the block says more
-                remove(self._folder)
+        with ExitStack() as ending:
+            if not self._committed and (self._shards or is_local(locate(self._folder)[0])):
+                ending.enter_context(suppress(StoreError))  # what ended the block says more
+                ending.callback(remove, self._folder)
+            ending.push(self._index)
+            ending.push(self._writer)
 
     def append(self, row: Row) -> None:
         """Add a row. Raises as `add`."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from services.store.connection import connect
 from services.store.errors import StoreError
-from services.store.hosts import Hosts
+from services.store.hosts import ALIVE, Hosts
 from services.store.records import HostRecord, ServedModelRecord
 from services.trainer.errors import BackendError
 from services.trainer.host import gpu
@@ -63,7 +63,7 @@ def run(settings: Settings) -> bool:
         if not record.backend_up:
             before = hosts.get(settings.host)  # what a server serves does not change because it restarts
             record = _with_models_of(record, before)
-        hosts.put(record, RECORD_TTL)
+        hosts.put(record, RECORD_TTL, ALIVE)
     except StoreError as error:
         log.warning("the host record was not written: %s", error)
         return False

@@ -97,7 +97,7 @@ def _are_stranded(store: Store, coming: Sequence[JobRecord], waiting: Sequence[J
     """Return whether every cell still to come waits for a lost host while one at the rung could train on a live one."""
     if not all(job.host_lost for job in coming):
         return False
-    live = {host.name for host in store.hosts.list()}
+    live = {host.name for host in store.hosts.live()}
     return all(job.host not in live for job in coming) and any(_host(store, job) in {*live, ""} for job in waiting)
 
 

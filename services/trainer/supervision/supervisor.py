@@ -19,6 +19,7 @@ from services.store.archive import archive_ledger
 from services.store.connection import redis_time
 from services.store.errors import IllegalEdge, NoHost, NotFound, RedisUnavailable, StoreUnavailable
 from services.store.jobs import VALIDATION_LEASE
+from services.store.pages import index_owned
 from services.store.pool.moving import start_elsewhere
 from services.store.pool.placing import Waiting, choose
 from services.store.queueing.queues import ticket_id
@@ -75,6 +76,7 @@ class Supervisor:
     def round(self) -> None:
         """Look at every job once. Raises RedisUnavailable; what was done until then holds."""
         self._store.jobs.index()
+        index_owned(self._store.redis)
         self._lost_workers()
         waiting = self._store.pool.waiting()
         placed = self._queued_at_hosts()

@@ -13,6 +13,8 @@ from turnloom.v1 import training_pb2 as tr
     [
         (tr.ServedModel(name="m"), "m"),  # a server that has not loaded it, or a host of an earlier version
         (tr.ServedModel(name="m", accelerated=True, max_tokens_per_pass=32768), "m (accelerated)"),
+        (tr.ServedModel(name="m", accelerated=True, samples=False), "m (accelerated, not sampled)"),
+        (tr.ServedModel(name="m", samples=True), "m (sampled)"),
         (
             tr.ServedModel(name="m", accelerated=False, not_accelerated="there is no CUDA GPU"),
             "m (not accelerated: there is no CUDA GPU)",

@@ -117,3 +117,15 @@ def test_a_job_goes_where_its_files_are_if_it_can() -> None:
     one = Waiting("job-1", "anna", 0, "m1", 8, "", "", "b", 0.0, 2)
     assert choose([one], Load(hosts, {}, {})) == [Choice("job-1", 2, "b")]
     assert choose([one], Load(hosts, {"b": 1}, {})) == [Choice("job-1", 2, "a")]
+
+
+def test_a_job_that_is_sampled_while_it_trains_gets_a_host_that_samples() -> None:
+    trains = HostRecord("h1", models=(ServedModelRecord("m1", samples=False),), backend_up=True, workers=2)
+    samples = HostRecord("h2", models=(ServedModelRecord("m1", samples=True),), backend_up=True, workers=1)
+    unknown = HostRecord("h3", models=(ServedModelRecord("m1"),), backend_up=True, workers=1)
+    one = Waiting("job-1", "", 0, "m1", 4, "", "", "h1", 0.0, 0, sampled=True)
+    assert [host.name for host in hosts_for(one, [trains, samples, unknown])] == ["h2", "h3"]
+    assert choose([one], Load([trains, samples], {}, {})) == [Choice("job-1", 0, "h2")]
+    why = why_waiting(one, Load([trains], {}, {}))
+    assert why == "It is to be sampled while it trains, and no live host samples m1."
+    assert choose([replace(one, sampled=False)], Load([trains, samples], {}, {})) == [Choice("job-1", 0, "h1")]

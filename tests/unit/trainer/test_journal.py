@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -30,16 +31,22 @@ class MemoryLedger:
     steps: list[int] = field(default_factory=list)
     checkpoints: list[int] = field(default_factory=list)
     away: bool = False
+    silent: threading.Event | None = None  #: takes records and answers nothing until it is set
     fenced: bool = False
     control: Control = Control.NONE
+
+    def _reach(self) -> None:
+        if self.silent is not None and not self.silent.wait(60):
+            raise RedisUnavailable("Redis can't be reached (Timeout reading from socket)")
+        if self.away:
+            raise RedisUnavailable("Redis can't be reached")
 
     def _answer(self, outcome: Outcome) -> Commit:
         last = self.steps[-1] if self.steps else 0
         return Commit(outcome, last, self.checkpoints[-1] if self.checkpoints else -1, self.control)
 
     def commit_step(self, job_id: str, record: StepRecord) -> Commit:
-        if self.away:
-            raise RedisUnavailable("Redis can't be reached")
+        self._reach()
         if self.fenced:
             return self._answer(Outcome.FENCED)
         last = self.steps[-1] if self.steps else 0
@@ -50,8 +57,7 @@ class MemoryLedger:
         return self._answer(Outcome.OK)
 
     def commit_checkpoint(self, job_id: str, record: CheckpointRecord) -> Commit:
-        if self.away:
-            raise RedisUnavailable("Redis can't be reached")
+        self._reach()
         if record.step > (self.steps[-1] if self.steps else 0):
             return self._answer(Outcome.GAP)
         if record.step not in self.checkpoints:
@@ -68,8 +74,9 @@ class Parts:
     preempted: threading.Event = field(default_factory=threading.Event)
     lease: Lease = field(default_factory=lambda: Lease(lambda: Control.NONE, 15.0))
 
-    def journal(self) -> LedgerJournal:
-        return LedgerJournal(
+    @contextmanager
+    def journal(self) -> Iterator[LedgerJournal]:
+        with LedgerJournal(
             self.ledger,
             "job",
             lease=self.lease,
@@ -78,7 +85,8 @@ class Parts:
             clock=lambda: self.clock[0],
             events=lambda _level, kind, _message, _fields: self._event(kind),
             saved=lambda record: self.saved.append(record.step),
-        )
+        ) as journal:
+            yield journal
 
     def _event(self, kind: str) -> None:
         if self.ledger.away:
@@ -86,84 +94,152 @@ class Parts:
         self.events.append(kind)
 
 
+def put(journal: LedgerJournal, record: StepRecord) -> None:
+    """Record a step and wait for what becomes of it."""
+    journal.step(record)
+    journal.drain()
+
+
 def test_records_arrive_in_order() -> None:
     parts = Parts()
-    journal = parts.journal()
-    for number in (1, 2, 3):
-        journal.step(step(number))
-    journal.checkpoint(checkpoint(3))
+    with parts.journal() as journal:
+        for number in (1, 2, 3):
+            journal.step(step(number))
+        journal.checkpoint(checkpoint(3))
+        journal.drain()
     assert parts.ledger.steps == [1, 2, 3]
     assert parts.saved == [3]
 
 
 def test_an_outage_is_bridged_and_told_afterwards() -> None:
     parts = Parts()
-    journal = parts.journal()
-    journal.step(step(1))
-    parts.ledger.away = True
-    journal.step(step(2))
-    journal.checkpoint(checkpoint(2))
-    journal.event("info", "EVALUATED", "x")
-    parts.clock[0] = 299.0
-    journal.step(step(3))
-    assert parts.ledger.steps == [1]
-    parts.ledger.away = False
-    journal.step(step(4))
+    with parts.journal() as journal:
+        journal.step(step(1))
+        parts.ledger.away = True
+        journal.step(step(2))
+        journal.checkpoint(checkpoint(2))
+        journal.event("info", "EVALUATED", "x")
+        parts.clock[0] = 299.0
+        journal.step(step(3))
+        assert parts.ledger.steps == [1]
+        parts.ledger.away = False
+        journal.step(step(4))
+        journal.drain()
     assert parts.ledger.steps == [1, 2, 3, 4]
     assert parts.saved == [2]
     assert parts.events == ["EVALUATED", "REDIS_LOST"]
 
 
+def test_an_outage_that_only_events_met_is_told_once() -> None:
+    parts = Parts()
+    with parts.journal() as journal:
+        parts.ledger.away = True
+        journal.event("info", "EVALUATED", "x")
+        until(lambda: journal._lost_at is not None)
+        parts.clock[0] = 200.0
+        parts.ledger.away = False
+        journal.drain()
+    assert parts.events == ["EVALUATED", "REDIS_LOST"]
+
+
+def test_a_ledger_that_stays_silent_holds_up_one_step_and_loses_none() -> None:
+    parts = Parts()
+    with parts.journal() as journal:
+        journal.step(step(1))
+        parts.ledger.silent = threading.Event()
+        for number in range(2, 3_000):
+            journal.step(step(number))
+        journal.checkpoint(checkpoint(2_999))
+        assert parts.ledger.steps == [1]
+        parts.ledger.silent.set()
+        journal.drain()
+    assert parts.ledger.steps == list(range(1, 3_000))
+    assert parts.saved == [2_999]
+    assert parts.events == []  # it failed with nothing: it was slow
+
+
+def test_only_so_many_records_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.trainer.journal.MOST_WAITING", 10)
+    parts = Parts()
+    with parts.journal() as journal:
+        parts.ledger.away = True
+        for number in range(1, 11):
+            journal.step(step(number))
+        more = threading.Thread(target=journal.step, args=(step(11),))
+        more.start()
+        assert len(journal._outbox) == 10
+        parts.ledger.away = False
+        more.join(60)
+        journal.drain()
+    assert parts.ledger.steps == list(range(1, 12))
+
+
 def test_an_outage_that_outlasts_patience_ends_the_run() -> None:
     parts = Parts()
-    journal = parts.journal()
-    parts.ledger.away = True
-    journal.step(step(1))
-    parts.clock[0] = 301.0
-    with pytest.raises(RedisLost, match="300 s without Redis, 2 records wait"):
-        journal.step(step(2))
+    with parts.journal() as journal:
+        parts.ledger.away = True
+        journal.step(step(1))
+        parts.clock[0] = 301.0
+        with pytest.raises(RedisLost, match="300 s without Redis, 1 records wait: Redis can't be reached"):
+            journal.step(step(2))
+
+
+def test_a_silence_that_outlasts_patience_ends_the_run() -> None:
+    parts = Parts(ledger=MemoryLedger(silent=threading.Event()))
+    with parts.journal() as journal:
+        journal.step(step(1))
+        parts.clock[0] = 301.0
+        with pytest.raises(RedisLost, match="300 s without Redis, 1 records wait: no answer"):
+            journal.step(step(2))
+        assert parts.ledger.silent is not None
+        parts.ledger.silent.set()
 
 
 def test_a_redis_that_lost_its_tail_is_sent_it_again() -> None:
     parts = Parts()
-    journal = parts.journal()
-    for number in range(1, 6):
-        journal.step(step(number))
-    journal.checkpoint(checkpoint(5))
-    journal.step(step(6))
-    parts.ledger.steps, parts.ledger.checkpoints = [1, 2, 3], []
-    journal.step(step(7))
+    with parts.journal() as journal:
+        for number in range(1, 6):
+            journal.step(step(number))
+        journal.checkpoint(checkpoint(5))
+        journal.step(step(6))
+        parts.ledger.steps, parts.ledger.checkpoints = [1, 2, 3], []
+        journal.step(step(7))
+        journal.drain()
     assert parts.ledger.steps == [1, 2, 3, 4, 5, 6, 7]
     assert parts.ledger.checkpoints == [5]
 
 
 def test_a_redis_that_lost_more_than_is_remembered_ends_the_attempt() -> None:
     parts = Parts()
-    journal = parts.journal()
-    for number in range(1, 10):
-        journal.step(step(number))
-        journal.checkpoint(checkpoint(number))
-    parts.ledger.steps, parts.ledger.checkpoints = [1], [1]
-    with pytest.raises(LedgerGap, match="Redis holds step 1 and checkpoint 1; the run remembers less"):
-        journal.step(step(10))
+    with parts.journal() as journal:
+        for number in range(1, 10):
+            journal.step(step(number))
+            journal.checkpoint(checkpoint(number))
+        parts.ledger.steps, parts.ledger.checkpoints = [1], [1]
+        with pytest.raises(LedgerGap, match="Redis holds step 1 and checkpoint 1; the run remembers less"):
+            put(journal, step(10))
 
 
 def test_a_fenced_commit_ends_the_attempt() -> None:
     parts = Parts()
     parts.ledger.fenced = True
-    with pytest.raises(Fenced, match="another attempt holds the job"):
-        parts.journal().step(step(1))
+    with parts.journal() as journal:
+        with pytest.raises(Fenced, match="another attempt holds the job"):
+            put(journal, step(1))
+        journal.event("info", "LEFT", "events are written still")
+    assert parts.events == ["LEFT"]
 
 
 def test_a_wish_is_heard_from_commits_and_from_the_host() -> None:
     parts = Parts()
-    journal = parts.journal()
-    assert journal.control() is Control.NONE
-    parts.preempted.set()
-    assert journal.control() is Control.PREEMPT
-    parts.ledger.control = Control.CANCEL
-    journal.step(step(1))
-    assert journal.control() is Control.CANCEL
+    with parts.journal() as journal:
+        assert journal.control() is Control.NONE
+        parts.preempted.set()
+        assert journal.control() is Control.PREEMPT
+        parts.ledger.control = Control.CANCEL
+        journal.step(step(1))
+        journal.drain()
+        assert journal.control() is Control.CANCEL
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -36,6 +36,14 @@ class Replying:
         int, typer.Option(help="Of such a reply, 1 to 512. Default: 128.", min=0, max=LARGEST, show_default=False)
     ] = 0
 
+    def over(self, path: str, every: int, max_tokens: int) -> Replying:
+        """Return these options over those of a job file; empty and 0: the file has none."""
+        return Replying(
+            self.sample_prompts or (Path(path) if path else None),
+            self.sample_every or every,
+            self.sample_max_tokens or max_tokens,
+        )
+
     def fields(self) -> ReplyFields:
         """Return the job's fields, and only those that were given.
 

@@ -1,14 +1,20 @@
 """Datasets of the Hugging Face hub, or of any server that speaks its protocol, row by row.
 
 HF_ENDPOINT names another server, HF_TOKEN opens private datasets, HF_HUB_OFFLINE reads only what was downloaded before.
-Code that a dataset brings along is never run. The hub is asked once, with a deadline, before anything is downloaded:
-left alone, the libraries below try for minutes.
+Code that a dataset brings along is never run, and nothing else than its own files is read: no folder of this machine
+that is called so, and no file that its card names elsewhere. The hub is asked once, with a deadline, before anything
+is downloaded: left alone, the libraries below try for minutes.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Iterator
+import contextlib
+import importlib.util
+import os
+import posixpath
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -21,7 +27,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from services.preprocess.domain.source_errors import HubRefused, HubUnreachable, SourceNotReadable
+from services.preprocess.domain.source_errors import HubRefused, HubUnreachable, SourceNotAllowed, SourceNotReadable
+from services.preprocess.domain.source_location import below
 from services.store.records import DatasetSource
 from turnloom.reading.rows import RawRow, column_row
 
@@ -33,7 +40,7 @@ MIRROR: Final = (
 DEFAULT_SPLIT: Final = "train"
 
 
-def rows(name: str, source: DatasetSource, commit: str, skip: int = 0) -> Iterator[RawRow]:
+def rows(name: str, source: DatasetSource, commit: str, skip: int = 0, roots: Sequence[str] = ()) -> Iterator[RawRow]:
     """Yield the rows of one split, in order, from the network or from what was downloaded before.
 
     Args:
@@ -41,18 +48,59 @@ def rows(name: str, source: DatasetSource, commit: str, skip: int = 0) -> Iterat
         source: split (default "train"), configuration, and whether to read it as it comes.
         commit: of the hub; empty: of a folder, or whatever was downloaded before.
         skip: rows that are not needed again.
+        roots: below which a folder's files have to lie.
 
     Raises:
-        HubUnreachable, HubRefused, SourceNotReadable.
+        HubUnreachable, HubRefused, SourceNotReadable, SourceNotAllowed.
     """
     split = source.split or DEFAULT_SPLIT
     datasets.disable_progress_bars()  # a worker's terminal has no reader
     with _hub_errors(name, source.revision):
-        table = datasets.load_dataset(
-            name, source.config or None, split=split, revision=commit or None, streaming=source.streaming
-        )
+        builder = _builder(name, source.config, commit)
+        _refuse_others(name, builder, roots)
+        if source.streaming:
+            table = builder.as_streaming_dataset(split=split)
+        else:
+            builder.download_and_prepare()
+            table = builder.as_dataset(split=split)
         for index, values in enumerate(table.skip(skip) if skip else table, start=skip):
             yield column_row(f"{name}[{split}], row {index}", values)
+
+
+def _builder(name: str, config: str, commit: str) -> datasets.DatasetBuilder:
+    """Return the library's reader, found from an empty folder: it looks for a hub's name there first.
+
+    Raises:
+        HubRefused: the library would take the name for one of its file formats.
+    """
+    if importlib.util.find_spec(f"datasets.packaged_modules.{name}") if name.isidentifier() else None:
+        raise HubRefused(f"{name} is a file format and no dataset of the hub.", "Name it as owner/name.")
+    cache = os.path.abspath(datasets.config.HF_DATASETS_CACHE)
+    with tempfile.TemporaryDirectory(prefix="turnloom-hub-") as empty, contextlib.chdir(empty):
+        return datasets.load_dataset_builder(name, config or None, revision=commit or None, cache_dir=cache)
+
+
+def _refuse_others(name: str, builder: datasets.DatasetBuilder, roots: Sequence[str]) -> None:
+    """Refuse a card that names files which aren't the dataset's own.
+
+    Raises:
+        SourceNotAllowed: names the first.
+    """
+    local = name.startswith("/")
+    own = [f"hf://datasets/{name}"]
+    allowed = [os.path.realpath(root) for root in roots if "://" not in root] if local else own
+    for file in (str(file) for files in (builder.config.data_files or {}).values() for file in files):
+        place = os.path.realpath(file) if local else _without_revision(file)
+        if not any(below(place, root) for root in allowed):
+            raise SourceNotAllowed(f"{name} names {file}, which is no file of its own.", hint="Correct its README.md.")
+
+
+def _without_revision(url: str) -> str:
+    """Return hf://datasets/owner/name/file of hf://datasets/owner/name@commit/file, dots resolved."""
+    protocol, _, path = url.partition("://")
+    before, at, after = path.partition("@")
+    plain = f"{before}/{after.partition('/')[2]}" if at else path
+    return f"{protocol}://{posixpath.normpath(plain)}"
 
 
 def commit_of(name: str, revision: str) -> str:

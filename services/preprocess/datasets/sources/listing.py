@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import fsspec
@@ -24,30 +25,42 @@ class Folders(Protocol):
     def unstrip_protocol(self, path: str) -> str: ...  # noqa: D102
 
 
-def files(location: Location, roots: Sequence[str]) -> list[str]:
-    """Return the data files of a location in order of their names: one file, a whole folder, or a glob's matches.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The files of a location, each in order of their names."""
+
+    data: tuple[str, ...] = ()  #: paths or URLs of data files
+    outside: tuple[str, ...] = ()  #: data files by their names that are left out, for they are links out of the roots
+
+
+def files(location: Location, roots: Sequence[str]) -> Found:
+    """Return the data files of a location: one file, a whole folder, or a glob's matches.
 
     Raises:
         SourceNotFound: nothing is there, or no data file.
-        SourceNotAllowed: a link leads out of the roots.
+        SourceNotAllowed: all that is there are links out of the roots.
         SourceNotKnown: the one named file is not a data file.
     """
     for place in location.places:
-        found = _url_files(place) if "://" in place else _local_files(place, roots)
+        found = _url_files(place) if "://" in place else _local_files(place)
         if found is not None:
             break
     else:
         raise SourceNotFound(f"There is nothing at {location.places[0]}.", hint="Look at the spelling and the host.")
     named = len(found) == 1 and found[0] == place
-    data = [name for name in found if is_data(name)]
-    if not data and named:
+    outside = tuple(name for name in found if is_data(name) and _leads_out(name, roots))
+    data = tuple(name for name in found if is_data(name) and name not in outside)
+    if data:
+        return Found(data, outside)
+    if outside or (named and _leads_out(place, roots)):
+        link = outside[0] if outside else place
+        raise SourceNotAllowed(f"{link} leads out of the source roots.", hint="Put the file itself below a root.")
+    if named:
         raise SourceNotKnown(f"{place} is no data file.", hint=f"Known are: {', '.join(KINDS)}.")
-    if not data:
-        raise SourceNotFound(f"There is no data file at {place}.", hint=f"Known are: {', '.join(KINDS)}.")
-    return data
+    raise SourceNotFound(f"There is no data file at {place}.", hint=f"Known are: {', '.join(KINDS)}.")
 
 
-def _local_files(place: str, roots: Sequence[str]) -> list[str] | None:
+def _local_files(place: str) -> list[str] | None:
     """Return the local files, or None where nothing is there."""
     if os.path.isdir(place):
         found = [os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names]
@@ -56,11 +69,13 @@ def _local_files(place: str, roots: Sequence[str]) -> list[str] | None:
         found = [place]
     else:
         found = [path for path in glob.glob(place, recursive=True) if os.path.isfile(path)]
-    real_roots = [os.path.realpath(root) for root in roots if "://" not in root]
-    for path in found:
-        if not any(below(os.path.realpath(path), root) for root in real_roots):
-            raise SourceNotAllowed(f"{path} leads out of the source roots.", hint="Put the file itself below a root.")
     return sorted(found) or None
+
+
+def _leads_out(name: str, roots: Sequence[str]) -> bool:
+    """Return whether a path of this machine is, links resolved, below no root."""
+    real = os.path.realpath(name)
+    return "://" not in name and not any(below(real, os.path.realpath(root)) for root in roots if "://" not in root)
 
 
 def _url_files(url: str) -> list[str] | None:

@@ -25,7 +25,12 @@ from services.preprocess.datasets.sources.opening import opened
 from services.preprocess.datasets.sources.pieces import Piece, Shard
 from services.preprocess.datasets.sources.shards import ShardResult
 from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
-from services.preprocess.domain.source_errors import ModelDiffers, SourceNotKnown, SourceNotReadable
+from services.preprocess.domain.source_errors import (
+    ModelDiffers,
+    SourceNotAllowed,
+    SourceNotKnown,
+    SourceNotReadable,
+)
 from services.preprocess.domain.source_location import locate
 from services.store.records import DatasetRecord
 from services.store.shards.files import ShardWriter
@@ -46,7 +51,10 @@ def plan_rows(record: DatasetRecord, roots: Sequence[str], lease: Lease) -> list
         NotWanted.
     """
     assert record.source is not None
-    found = files(locate(record.source.uri, roots), roots)
+    listed = files(locate(record.source.uri, roots), roots)
+    if listed.outside:  # a part of the rows would be missing
+        raise SourceNotAllowed(f"{listed.outside[0]} leads out of the source roots.", hint="Put the file itself there.")
+    found = listed.data
     described = [name for name in found if PurePosixPath(name).name == DESCRIPTION]
     if len(described) != 1:
         raise SourceNotKnown(

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
+from services.preprocess.datasets.build import REMARKS
 from services.preprocess.datasets.sources.lease import Lease
-from services.preprocess.datasets.sources.listing import files
+from services.preprocess.datasets.sources.listing import Found, files
 from services.preprocess.datasets.sources.merging import SourceRemarks
 from services.preprocess.datasets.sources.opening import size_of
 from services.preprocess.datasets.sources.pieces import COPIED, Piece, Shard, pack
@@ -28,7 +29,7 @@ from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.datasets.sources.staging import noted, stage, staged
 from services.preprocess.domain.source_errors import SourceEmpty, SourceNotKnown
 from services.preprocess.domain.source_location import Location, locate
-from services.store.records import DatasetSource
+from services.store.records import DatasetSource, WarningRecord
 from turnloom.errors import InvalidInput
 from turnloom.reading.chat_formats import Format
 from turnloom.reading.rows import RawRow, shape_of
@@ -62,7 +63,10 @@ def plan_scans(
     location = locate(source.uri, roots)
     if source.limit or source.overlap_split or location.hub or _hub_folder(source, location):
         return None
-    names = files(location, roots)
+    found = files(location, roots)
+    if found.outside:  # `plan` tells of them
+        return None
+    names = found.data
     sizes = {name: size_of(name) for name in names if holds_plain_lines(name)}
     most = PART_BYTES if choice_of(source) else CUT_BYTES
     if sum(sizes.values()) <= most:
@@ -92,28 +96,33 @@ def plan(source: DatasetSource, roots: Sequence[str], folder: str, limit: SizeLi
     Raises:
         SourceError, NotWanted, StoreError.
     """
-    shards = tuple(pack(_counted(_pieces(source, roots, folder, lease), limit, lease), source.limit))
+    location = locate(source.uri, roots)
+    name = location.hub or _hub_folder(source, location)
+    found = Found() if name else files(location, roots)
+    hub = f"{folder}/hub"
+    pieces = _hub_pieces(name, source, roots, hub, lease) if name else _file_pieces(found.data, folder, lease)
+    shards = tuple(pack(_counted(pieces, limit, lease), source.limit))
     if not shards:
         raise SourceEmpty(f"{source.uri} holds no row.", hint="Look at the file, the split and the limit.")
     shape = _shape(source, _first_rows(shards))
     others = _checked(_other_split(source, roots, folder), lease) if source.overlap_split else ()
     chosen, remarks = select(source, shards, shape, lease, others)
+    remarks = replace(remarks, warnings=(*map(_left_out, found.outside), *remarks.warnings)[:REMARKS])
     refuse_larger(sum(shard.wanted for shard in chosen), 0, limit)
     return SourcePlan(shape, chosen, remarks)
 
 
-def _pieces(source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
-    location = locate(source.uri, roots)
-    name = location.hub or _hub_folder(source, location)
-    if name:
-        yield from _hub_pieces(name, source, f"{folder}/hub", lease)
-        return
-    for number, name in enumerate(files(location, roots)):
+def _left_out(link: str) -> WarningRecord:
+    return WarningRecord(0, f"{link} is left out: it leads out of the source roots.")
+
+
+def _file_pieces(names: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
+    for number, name in enumerate(names):
         lease.check()
         yield from pieces_of(name, f"{folder}/{number:06d}")
 
 
-def _hub_pieces(name: str, source: DatasetSource, folder: str, lease: Lease) -> Iterator[Piece]:
+def _hub_pieces(name: str, source: DatasetSource, roots: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
     """Yield the rows of the hub, resuming where an earlier attempt ended."""
     # Imported here: `datasets` takes 70 MB and two seconds that no other source needs.
     from services.preprocess.datasets.sources import hub  # noqa: PLC0415
@@ -122,7 +131,8 @@ def _hub_pieces(name: str, source: DatasetSource, folder: str, lease: Lease) -> 
     begun = list(staged(folder, name))
     yield from begun
     read = sum(piece.count for piece in begun)
-    rows = islice(hub.rows(name, source, commit, read), max(0, source.limit - read) if source.limit else None)
+    found = hub.rows(name, source, commit, read, roots)
+    rows = islice(found, max(0, source.limit - read) if source.limit else None)
     yield from stage(_checked(rows, lease), folder, name, len(begun))
 
 
@@ -140,7 +150,7 @@ def _other_split(source: DatasetSource, roots: Sequence[str], folder: str) -> It
             f"{source.uri} has no splits.", "overlap_split is for hub datasets and folders like these."
         )
     commit = noted(f"{folder}/hub", lambda: hub.commit_of(name, source.revision))
-    yield from hub.rows(name, replace(source, split=source.overlap_split), commit)
+    yield from hub.rows(name, replace(source, split=source.overlap_split), commit, roots=roots)
 
 
 def _checked(rows: Iterator[RawRow], lease: Lease) -> Iterator[RawRow]:

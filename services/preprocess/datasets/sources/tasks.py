@@ -27,6 +27,7 @@ from services.preprocess.models.registry import BadModels
 from services.store.blobs.files import remove
 from services.store.codec import decode, encode
 from services.store.dataset_work import ClaimedTask
+from services.store.errors import StoreFull
 from services.store.records import DatasetRecord, DatasetSource, ErrorRecord, IssueRecord
 from services.store.retries import retry_redis
 from turnloom.errors import TurnloomError
@@ -238,6 +239,8 @@ def failure(error: Exception) -> ErrorRecord | None:
         return ErrorRecord(error.code, str(error), hint=error.hint)
     if isinstance(error, InvalidOption | ModelNotUsable | TemplateError):
         return ErrorRecord(code_of(error).upper(), str(error), param="options")
+    if isinstance(error, StoreFull):
+        return ErrorRecord("STORE_FULL", str(error), hint="Make room there, then make the dataset again.")
     if isinstance(error, BadModels):
         return ErrorRecord("BAD_MODELS", str(error), hint="Repair models.toml of the preprocess worker.")
     if isinstance(error, TurnloomError):

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.preprocess.datasets.sources import columnar
-from services.preprocess.datasets.sources.listing import files
+from services.preprocess.datasets.sources.listing import Found, files
 from services.preprocess.datasets.sources.pieces import SHARD_BYTES, SHARD_ROWS, Piece, pack
 from services.preprocess.datasets.sources.reading import pieces_of, read
 from services.preprocess.domain.source_errors import SourceError, SourceNotAllowed, SourceNotFound, SourceNotReadable
@@ -113,7 +113,7 @@ def test_urls_are_read_through_fsspec(tmp_path: Path) -> None:
     roots = ("memory://chats",)
     for uri in ("memory://chats", "memory://chats/*.jsonl"):
         found = files(locate(uri, roots), roots)
-        assert [row.value for name in found for row in rows_of(name, tmp_path)] == [{"a": 1}, {"a": 2}]
+        assert [row.value for name in found.data for row in rows_of(name, tmp_path)] == [{"a": 1}, {"a": 2}]
     with pytest.raises(SourceNotAllowed):
         locate("memory://others/a.jsonl", roots)
     with pytest.raises(SourceNotAllowed):
@@ -126,7 +126,11 @@ def test_names_are_hub_datasets(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["/etc/passwd", "../x.jsonl", "/data/../etc/x.jsonl", "file:///etc/x.jsonl", "~root/x.jsonl", "/database/x"]
+    "uri",
+    [
+        *("/etc/passwd", "../x.jsonl", "/data/../etc/x.jsonl", "file:///etc/x.jsonl", "~root/x.jsonl", "/database/x"),
+        *("simplecache::/data/x.jsonl", "/data/x.jsonl::file:///etc/x.jsonl"),
+    ],
 )
 def test_paths_outside_the_roots_are_refused_by_their_text(uri: str) -> None:
     with pytest.raises(SourceNotAllowed, match="is not below a source root"):
@@ -141,6 +145,10 @@ def test_a_link_out_of_the_roots_is_refused(tmp_path: Path) -> None:
     for uri in (root, root / "link.jsonl", root / "*.jsonl"):
         with pytest.raises(SourceNotAllowed, match="leads out of the source roots"):
             files(locate(str(uri), (str(root),)), (str(root),))
+    (root / "own.jsonl").write_text("{}\n")
+    assert files(locate(str(root), (str(root),)), (str(root),)) == Found(
+        (f"{root}/own.jsonl",), (f"{root}/link.jsonl",)
+    )
 
 
 def test_folders_and_globs_give_data_files_in_order_and_nothing_is_said_so(tmp_path: Path) -> None:
@@ -148,8 +156,8 @@ def test_folders_and_globs_give_data_files_in_order_and_nothing_is_said_so(tmp_p
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     roots = (str(tmp_path),)
-    assert files(locate(str(tmp_path), roots), roots) == [f"{tmp_path}/b.jsonl", f"{tmp_path}/sub/a.parquet"]
-    assert files(locate("b.jsonl", roots), roots) == [f"{tmp_path}/b.jsonl"]
+    assert files(locate(str(tmp_path), roots), roots).data == (f"{tmp_path}/b.jsonl", f"{tmp_path}/sub/a.parquet")
+    assert files(locate("b.jsonl", roots), roots).data == (f"{tmp_path}/b.jsonl",)
     with pytest.raises(SourceNotFound, match="There is nothing at"):
         files(locate("*.csv", roots), roots)
     with pytest.raises(SourceError, match="is no data file"):

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from services.preprocess.domain.refusals import Loading, ModelNotServed, UnknownModel
-from services.preprocess.models.registry import BadModels, ModelEntry, Registry, load_entry, read_models
+from services.preprocess.models.registry import (
+    BadModels,
+    ModelEntry,
+    Registry,
+    load_entry,
+    prepared_folder,
+    read_models,
+)
 from tests.support.api_calls import write_model
 from turnloom.masks.domain.errors import ModelNotUsable
+from turnloom.masks.domain.model_files import TEMPLATE
 from turnloom.masks.model import Model
 
 
@@ -111,6 +120,19 @@ def test_a_pin_that_does_not_match_is_refused_with_both_hashes(tmp_path: Path, m
     entry = ModelEntry("a", str(model_folder), template_sha256="0" * 64)
     with pytest.raises(BadModels, match=r"^template_sha256: is [0-9a-f]{64}, but models.toml pins 0{64};"):
         load_entry(entry, tmp_path)
+
+
+def test_a_hub_name_never_means_a_folder_below_the_working_directory(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "owner" / "name")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
+    for entry in (ModelEntry("a", "owner/name"), ModelEntry("a", "owner/name", chat_template=model_folder / TEMPLATE)):
+        assert prepared_folder(entry, tmp_path / "cache") is None
+        with pytest.raises(BadModels, match=r"^'owner/name': preparing it failed: owner/name can't be fetched from "):
+            load_entry(entry, tmp_path / "cache")
 
 
 def test_a_source_that_cannot_be_prepared_says_why(tmp_path: Path) -> None:

@@ -49,6 +49,13 @@ def test_keys_keep_the_order_that_templates_print() -> None:
     ]
 
 
+def test_a_conversation_that_would_take_all_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.preprocess.wire.conversation.MAX_CONVERSATION_BYTES", 100)
+    assert conversation(one(text="x" * 80)).messages
+    with pytest.raises(MalformedConversation, match=r"^has 1\d\d bytes; at most 100 are taken. Split it"):
+        conversation(one(text="x" * 100))
+
+
 def test_arguments_given_as_text_stay_text() -> None:
     call = pb.ToolCall(name="f", arguments_text='{"a": 1}')
     assert conversation(one(tool_calls=[call])).messages[0]["tool_calls"] == [
