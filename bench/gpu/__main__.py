@@ -7,16 +7,18 @@ Everything that is found is written to OUT/results.jsonl at once, so that a run 
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 import traceback
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from bench.gpu.ballast import ballast
 from bench.gpu.conversations import chats
 from bench.gpu.figures import largest_relative_difference, series_is_continuous
 from bench.gpu.host import Host, Measured, record
@@ -33,6 +35,7 @@ STOCK: Final = "stock"  #: the same at stock TuFT
 NAMES: Final = {FAST: "turnloom, accelerated", STOCK: "turnloom, stock TuFT"}
 GUIDE_CONVERSATIONS: Final = 9_500  #: of the run in TuFT's guide
 GUIDE_EPOCHS: Final = 3
+LONG_STEPS: Final = 201  #: of the product, for the extrapolation to that run
 OVERHEADS: Final = (2_000, 8_000)  #: padded tokens that a call may cost, for `levers`, beside CALL_OVERHEAD
 LEVERS_SEED: Final = 100  #: every lever has batches of its own, so that the server has not seen their shapes
 
@@ -41,23 +44,24 @@ class Bench(Plan):
     """The phases."""
 
     def both(self) -> Mapping[str, Tuft]:
-        """One GPU, two servers: the accelerated one, and stock TuFT with an entry per micro_batch_size."""
-        return {FAST: self._entries(FAST, [self.scale.ours], accelerated=True), STOCK: self.stock()[STOCK]}
+        """Two servers: the accelerated one, and stock TuFT with an entry per micro_batch_size."""
+        gpu = self.gpus[0] if self.gpus else None
+        return {FAST: self._entries(FAST, [self.scale.ours], gpu, accelerated=True), STOCK: self.stock()[STOCK]}
 
     def stock(self) -> Mapping[str, Tuft]:
         """Stock TuFT alone, with an entry per micro_batch_size."""
         micro = [self.scale.ours, *self.scale.micro, *self.scale.last]
-        return {STOCK: self._entries(STOCK, micro, accelerated=False)}
+        return {STOCK: self._entries(STOCK, micro, self.gpus[1] if self.gpus else None, accelerated=False)}
 
     def as_delivered(self) -> Mapping[str, Tuft]:
         """deploy/tuft/gpu.yaml, accelerated."""
         return {FAST: Tuft(self.place, "faults", GPU_CONFIG, 1)}
 
-    def _entries(self, name: str, micro: Sequence[int], *, accelerated: bool) -> Tuft:
+    def _entries(self, name: str, micro: Sequence[int], gpu: str | None, *, accelerated: bool) -> Tuft:
         config = self.place.folder / f"{name}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(several_entries(self.place, micro))
-        return Tuft(self.place, name, config, len(micro), accelerated=accelerated)
+        return Tuft(self.place, name, config, len(micro), accelerated=accelerated, gpus=gpu)
 
     @contextmanager
     def host(self, name: str, tufts: Mapping[str, Tuft], served: str) -> Iterator[Host]:
@@ -100,24 +104,38 @@ class Bench(Plan):
         return host.product(NAMES[where], MODEL, self.steps(steps), host=where, **chosen)  # type: ignore[arg-type]
 
     def same_losses(self, host: Host) -> None:
-        """20 losses of the product on both servers and of the guide's loop, from one checkpoint."""
+        """20 losses of the product on both servers and of the guide's loop, from one checkpoint.
+
+        Where each server has its GPU, the accelerated one goes on to 200 steps meanwhile, for `guide_sized`.
+        """
         best = self.scale.micro[0]
-        fast = self.run("losses", lambda: self.product(host, FAST, 21))
-        others = [
-            lambda: self.product(host, STOCK, 21),
-            lambda: host.loop(f"guide micro {best}", best, self.steps(21)),
-        ]
-        for other in others:
-            if self.left() < 60:
-                return
-            measured = self.run("losses", other)
-            if fast.nlls and measured.nlls:
-                difference = largest_relative_difference(fast.nlls[:20], measured.nlls[:20])
+        guide = f"guide micro {best}"
+        others = [lambda: self.product(host, STOCK, 21), lambda: host.loop(guide, best, self.steps(21))]
+        ours = (lambda: self._long(host)) if self.gpus else (lambda: self.product(host, FAST, 21))
+        with self.beside(lambda: self.run("losses", ours)) as fast:
+            found = [self.run("losses", other) for other in others if self.left() > 60]
+        for measured in found:
+            if fast().nlls and measured.nlls:
+                difference = largest_relative_difference(fast().nlls[:20], measured.nlls[:20])
                 self.note("loss_difference", against=measured.name, largest_relative=difference)
+        if self.gpus:
+            for measured in (fast(), *found):
+                self._extrapolate(measured)
+
+    @contextmanager
+    def beside(self, work: Callable[[], Measured]) -> Iterator[Callable[[], Measured]]:
+        """Measures on the first server: beside the block where each server has its GPU, else before it."""
+        if not self.gpus:
+            done = work()
+            yield lambda: done
+            return
+        with ThreadPoolExecutor(1) as pool:
+            yield pool.submit(work).result
 
     def repeat(self, host: Host) -> None:
         """All by turns; after the first turn the guide with its two best micro_batch_sizes only.
 
+        Where each server has its GPU, the accelerated one works beside the others' turns.
         Each turn has steps of its own, the same for all, as a real run never sees a step twice.
         """
         rates: dict[int, float] = {}  # of the guide's loop in the first repetition, by micro_batch_size
@@ -125,13 +143,18 @@ class Bench(Plan):
             fastest = max(rates.values(), default=0.0)
             near = sorted((micro for micro in rates if rates[micro] > fastest / 2), key=lambda micro: -rates[micro])
             turns: list[str | int] = [FAST, STOCK, *(near[:2] or self.scale.micro)]
+            if self.gpus:
+                turns.remove(FAST)
             shift = repetition % len(turns)
-            for who in turns[shift:] + turns[:shift]:
-                if self.left() < 25:
-                    return
-                measured = self._turn(host, who, repetition)
-                if repetition == 0 and not isinstance(who, str):
-                    rates[who] = measured.tokens_per_second or 0.0
+            with ExitStack() as stack:
+                if self.gpus:
+                    stack.enter_context(self.beside(partial(self._turn, host, FAST, repetition)))
+                for who in turns[shift:] + turns[:shift]:
+                    if self.left() < 25:
+                        return
+                    measured = self._turn(host, who, repetition)
+                    if repetition == 0 and not isinstance(who, str):
+                        rates[who] = measured.tokens_per_second or 0.0
         for micro in self.scale.last:
             if self.left() > 40:
                 self._turn(host, micro, 0)
@@ -156,26 +179,28 @@ class Bench(Plan):
 
     def guide_sized(self, host: Host) -> None:
         """What the guide's run would take, from 200 steps of the product and a few of the guide's loop."""
-        planned = -(-GUIDE_CONVERSATIONS // self.scale.batch_size) * GUIDE_EPOCHS
-        ours = self.run(
-            "guide_sized",
-            lambda: self.product(
-                host, FAST, 201 if not self.place.rehearsal else 12, seconds=max(60, self.left()), checkpoint_every=50
-            ),
-        )
         best = self.scale.micro[0]
-        theirs = self.run("guide_sized", lambda: host.loop(f"guide micro {best}", best, self.steps(6), seed=7))
-        for measured in (ours, theirs):
-            if measured.steps > 1:
-                mean = (measured.times[-1] - measured.times[0]) / (measured.steps - 1)
-                self.note(
-                    "extrapolation",
-                    name=measured.name,
-                    measured_steps=measured.steps,
-                    seconds_a_step=mean,
-                    planned_steps=planned,
-                    hours=(mean * planned + (measured.to_first_step or 0.0)) / 3600,
-                )
+        with self.beside(lambda: self.run("guide_sized", lambda: self._long(host))) as found:
+            theirs = self.run("guide_sized", lambda: host.loop(f"guide micro {best}", best, self.steps(21), seed=7))
+        for measured in (found(), theirs):
+            self._extrapolate(measured)
+
+    def _long(self, host: Host) -> Measured:
+        steps = 12 if self.place.rehearsal else LONG_STEPS
+        return self.product(host, FAST, steps, seconds=max(60, self.left()), checkpoint_every=50)
+
+    def _extrapolate(self, measured: Measured) -> None:
+        planned = -(-GUIDE_CONVERSATIONS // self.scale.batch_size) * GUIDE_EPOCHS
+        if measured.steps > 1:
+            mean = (measured.times[-1] - measured.times[0]) / (measured.steps - 1)
+            self.note(
+                "extrapolation",
+                name=measured.name,
+                measured_steps=measured.steps,
+                seconds_a_step=mean,
+                planned_steps=planned,
+                hours=(mean * planned + (measured.to_first_step or 0.0)) / 3600,
+            )
 
     def levers(self, host: Host) -> None:
         """Every idea alone on the guide's best server entry, then one on top of the other; depths of the product."""
@@ -244,6 +269,10 @@ class Bench(Plan):
         for one in both:
             self.note("pair_job", **record(one))
         self.note("pair", tokens_per_second=tokens / (end - begin), seconds=end - begin)
+
+    def alone(self, host: Host) -> None:
+        """One job on the server as it is delivered."""
+        self.run("alone", lambda: host.product("alone", MODEL, self.steps(21), max_tokens_per_call=self.scale.packed))
 
     def kill(self, host: Host) -> None:
         """SIGKILL for TuFT in the middle of a run, started again 10 s later."""
@@ -320,29 +349,6 @@ class Bench(Plan):
             (self.out / f"metrics-{self.scale.size}-{name}.txt").write_bytes(answer.read())
 
 
-@contextmanager
-def ballast(size: int) -> Iterator[None]:
-    """Another tenant of the card that holds this many bytes of it."""
-    code = (
-        "import sys, torch\n"
-        "left, kept = int(sys.argv[1]) - 600_000_000, []\n"  # what CUDA itself takes in this process
-        "while left > 0:\n"
-        "    kept.append(torch.empty(min(left, 1 << 30), dtype=torch.uint8, device='cuda')); left -= 1 << 30\n"
-        "print('held', flush=True); sys.stdin.read()\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        if process.stdout.readline().strip() != "held":
-            raise RuntimeError("the ballast did not fit")
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
 BOTH: Final = {"compare": Bench.compare, "guide_sized": Bench.guide_sized}
 SHARED: Final = {
     "pair": Bench.pair,
@@ -350,16 +356,21 @@ SHARED: Final = {
     "depths": Bench.depths,
     "levers": Bench.levers,
 }
-FAULTS: Final = {"kill": Bench.kill, "oom": Bench.oom}
+FAULTS: Final = {"alone": Bench.alone, "kill": Bench.kill, "oom": Bench.oom}
 
 
 def main() -> int:
     """Run the phases; everything started here is ended here."""
     parser = options(__doc__)
     parser.add_argument("--phases", default="compare,guide_sized,pair,overlap,depths,levers,kill,oom")
+    parser.add_argument("--steps", default="", help="20,8,6: of a repetition: accelerated, stock, the guide's loop")
     arguments = parser.parse_args()
     place, scale, deadline = begun(arguments)
-    bench = Bench(place, scale, arguments.out, deadline, arguments.repetitions, not arguments.no_losses)
+    gpus = arguments.gpus.split(",") if arguments.gpus else ()
+    if arguments.steps:
+        fast, *others = map(int, arguments.steps.split(","))
+        scale = replace(scale, last=(), fast_steps=fast, run_steps=(others[0], others[1]))
+    bench = Bench(place, scale, arguments.out, deadline, arguments.repetitions, not arguments.no_losses, gpus)
     bench.note("machine", **machine(), phases=arguments.phases, command=" ".join(sys.argv))
     failed = False
     ours = served_name(scale.ours)

@@ -2,7 +2,7 @@
 
     python -m bench.gpu.accelerated 0.6b|4b|tiny WEIGHTS OUT.jsonl [PHASE,...]
 
-Phases: speed, losses, truth, gradients, tenants, passes, cards, kernels.
+Phases: speed, stream, memory, losses, truth, gradients, tenants, passes, cards, kernels.
 
 One model serves both: switched off, services.tuft hands every call to TuFT's own code. Steps are 32 rows of random
 tokens with lengths as of no_robots, of which the first 35 % is prompt; each step is new to the process.
@@ -24,7 +24,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch._functorch.config
 from peft import LoraConfig, get_peft_model
 from tinker import types
 from torch import Tensor
@@ -36,7 +35,7 @@ from bench.gpu.figures import GEOMETRY, H200_BF16_FLOPS, lora_flops
 from bench.gpu.profile_server import step_lengths
 from services.trainer.batches.batching import calls, filled, longest_first
 from services.trainer.batches.rows import Row
-from services.tuft import memory
+from services.tuft import layers, memory
 from services.tuft.model import AcceleratedModel
 
 os.environ.setdefault("TURNLOOM_TUFT_ACCELERATE", "always")
@@ -248,9 +247,44 @@ class Bench:
             steps=3,
         )
 
+    def memory(self) -> None:
+        """Peak memory of steps, stock beside accelerated; speed of few steps only."""
+        self.measure(
+            {
+                "stock, the trainer's calls": ({"accelerated": False}, self.stock),
+                "accelerated, a step a call": ({"accelerated": True}, one_call),
+            },
+            rounds=1,
+            steps=2,
+        )
+
+    def stream(self) -> None:
+        """Steps as the server runs them: the next one is launched while the GPU works on the last one."""
+        self.reset()
+        steps = [one_call(self.rows(step)) for step in range(200, 224)]
+        for sent in steps[:4]:
+            self.timed(sent)
+        if GPU:
+            torch.cuda.synchronize()
+        begun, used = time.perf_counter(), time.process_time()
+        for sent in steps[4:]:
+            for data in sent:
+                self.forward_backward(data)
+            asyncio.run(self.model.optim_step(ADAM, "one"))
+        launched = time.process_time() - used
+        if GPU:
+            torch.cuda.synchronize()
+        took = time.perf_counter() - begun
+        tokens = sum(datum.model_input.length for sent in steps[4:] for data in sent for datum in data)
+        self.note(
+            "stream", tokens_per_second=round(tokens / took), ms_a_step=round(1e3 * took / 20, 1),
+            cpu_ms_a_step=round(1e3 * launched / 20, 1),
+            peak_gb=round(torch.cuda.max_memory_allocated() / 1e9, 1) if GPU else None,
+        )  # fmt: skip
+
     def passes(self) -> None:
         """What the tokens of a pass do to speed and memory."""
-        sizes = (4_096, 8_192, 16_384, 32_768) if GPU else (64, 128)
+        sizes = (8_192, 10_240, 16_384) if GPU else (64, 128)
         contenders: dict[str, tuple[dict[str, Any], Callable[[Rows], Any]]] = {
             f"passes of {most}": ({"accelerated": True, "most": most}, one_call) for most in sizes
         }
@@ -401,10 +435,12 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--after", type=Path, help="when ready, wait until this file is there")
-    parser.add_argument("--activation-budget", type=float, default=1.0, help="of torch.compile: below 1 it recomputes")
+    parser.add_argument(
+        "--kept", type=float, default=layers.KEPT, help="of what torch.compile keeps: below 1 it recomputes"
+    )
     parser.add_argument("phases", nargs="?", default="speed,losses,gradients,tenants,passes,cards,kernels")
     arguments = parser.parse_args()
-    torch._functorch.config.activation_memory_budget = arguments.activation_budget
+    layers.KEPT = arguments.kept
     bench = Bench(arguments.size, arguments.weights, arguments.out)
     while arguments.after and not arguments.after.exists():
         time.sleep(0.2)

@@ -145,8 +145,11 @@ class Host:
         self.tufts = services.tufts
         self.tuft = list(services.tufts.values())[-1]
         self.client = TurnloomClient(services.address)
-        self.gpu = GpuSamples()
-        self.horses = HorseSamples([worker.pid for worker in services.workers])
+        self.gpus = {name: GpuSamples(tuft.gpus) for name, tuft in self.tufts.items()}
+        self.gpu = self.gpus[self._name(self.tuft)]
+        self.horses = {
+            name: HorseSamples([worker.pid for worker in workers]) for name, workers in services.workers_of.items()
+        }
         self.loops = Loops(services.folder / "loops.log")
         self.dataset = ""
         self.rows: list[Row] = []
@@ -156,8 +159,10 @@ class Host:
 
     def __enter__(self) -> Self:
         self._parts.enter_context(self.client)
-        self._parts.enter_context(Sampler(self.gpu.take))
-        self._parts.enter_context(Sampler(self.horses.take))
+        for samples in self.gpus.values():
+            self._parts.enter_context(Sampler(samples.take))
+        for horses in self.horses.values():
+            self._parts.enter_context(Sampler(horses.take))
         self._parts.enter_context(self.loops)
         return self
 
@@ -234,11 +239,12 @@ class Host:
         """What a finished job did."""
         steps = list(self.client.jobs.steps(job))
         times = [step.time.ToNanoseconds() / 1e9 for step in steps]
-        tuft = self.tufts[self.client.jobs.retrieve(job).host]
+        where = self.client.jobs.retrieve(job).host
+        tuft = self.tufts[where]
         measured = self._measured(name, begun, times, [step.nll_sum for step in steps], seed, tuft)
         measured.calls_per_step = statistics.mean(step.calls for step in steps)
         measured.accelerated = all(step.accelerated for step in steps)
-        cpu = self.horses.between(times[0], times[-1])
+        cpu = self.horses[where].between(times[0], times[-1])
         if cpu is not None and len(times) > 1:
             measured.cpu_ms_per_step = 1e3 * cpu / (len(times) - 1)
         measured.job = job
@@ -294,14 +300,15 @@ class Host:
         rows = [row for step in self.batches(seed, len(times))[1:] for row in step]
         flops = lora_flops(GEOMETRY[self.scale.size], [row.length for row in rows])
         spans = paired(list(tuft.events), time.time())
-        before = [used for at, used in self.gpu.memory if at <= begun]
-        peaks = [used for at, used in self.gpu.memory if begin <= at <= end]
+        gpu = self.gpus.get(self._name(tuft), self.gpu)
+        before = [used for at, used in gpu.memory if at <= begun]
+        peaks = [used for at, used in gpu.memory if begin <= at <= end]
         return replace(
             measured,
             tokens_per_second=sum(row.length for row in rows) / wall,
             trained_tokens_per_second=sum(row.loss_tokens for row in rows) / wall,
             idle_share=1 - busy_seconds(spans, begin, end) / wall,
-            gpu_utilization=mean_between(self.gpu.utilization, begin, end),
+            gpu_utilization=mean_between(gpu.utilization, begin, end),
             gpu_memory_peak=max(peaks) if peaks else None,
             gpu_memory_before=before[-1] if before else None,
             mfu=None if self.place.rehearsal else flops / wall / H200_BF16_FLOPS,
@@ -374,7 +381,8 @@ class Host:
         return [batches.batch(step).rows for step in range(1, steps + 1)]
 
     def _name(self, tuft: Tuft) -> str:
-        return next(name for name, one in self.tufts.items() if one is tuft)
+        """Return the server's TURNLOOM_HOST; "" where it is beside those of this host."""
+        return next((name for name, one in self.tufts.items() if one is tuft), "")
 
     def _file(self, name: str) -> Path:
         return self.services.folder / name

@@ -35,6 +35,7 @@ KEY: Final = "tml-bench-key"
 HOST: Final = "gpu-bench"  #: TURNLOOM_HOST of the workers where there is one server
 ALLOCATOR: Final = "expandable_segments:True,large_segment_size_mb:512"
 START_SECONDS: Final = 150.0  #: for each part
+RAY_CPUS: Final = 8  #: Ray starts a worker for each at once; what trains asks for none
 GPU_CONFIG: Final = REPOSITORY / "deploy" / "tuft" / "gpu.yaml"
 GPU_CONFIG_MODEL: Final = "Qwen/Qwen3-4B-Instruct-2507"  #: the name in it
 
@@ -53,6 +54,15 @@ class Place:
 def served_name(micro_batch_size: int) -> str:
     """The name under which a server with several entries serves the one model with this micro_batch_size."""
     return f"bench/micro-{micro_batch_size}"
+
+
+def shared(gpus: str, entries: int) -> str:
+    """Return CUDA_VISIBLE_DEVICES with which `entries` models share these GPUs.
+
+    Ray counts the names and refuses more models than that. CUDA stops reading at a GPU that does not exist.
+    """
+    named = gpus.split(",")
+    return ",".join(named + [str(1_000 + number) for number in range(entries - len(named))])
 
 
 @contextmanager
@@ -108,6 +118,7 @@ class Tuft:
         *,
         accelerated: bool = True,
         environment: Mapping[str, str] | None = None,
+        gpus: str | None = None,
     ) -> None:
         """Nothing is started yet.
 
@@ -117,10 +128,13 @@ class Tuft:
             config: TuFT's configuration.
             entries: models in it that share the one GPU; 0: each takes the GPUs that Ray finds for it.
             accelerated: started by services.tuft, which accelerates what it can; else by TuFT itself.
-            environment: over what it is started with, CUDA_VISIBLE_DEVICES for example.
+            environment: over what it is started with.
+            gpus: as CUDA_VISIBLE_DEVICES; None: as set for this process.
         """
-        self.place, self.name, self._config, self._entries = place, name, config, entries
+        self.place, self.name, self._config, self._entries, self.gpus = place, name, config, entries, gpus
         self._accelerated, self._more = accelerated, dict(environment or {})
+        if listed := gpus or os.environ.get("CUDA_VISIBLE_DEVICES", ""):
+            self._more["CUDA_VISIBLE_DEVICES"] = shared(listed, entries)
         self.home = place.folder / name
         self.checkpoints = self.home / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -190,7 +204,7 @@ class Tuft:
 
     def _environment(self) -> dict[str, str]:
         sharing = {  # each entry takes a GPU of Ray's; here they share the one that there is
-            "RAY_OVERRIDE_RESOURCES": json.dumps({"GPU": self._entries}),
+            "RAY_OVERRIDE_RESOURCES": json.dumps({"GPU": self._entries, "CPU": RAY_CPUS}),
             "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
         }
         rehearsed = {"TURNLOOM_TUFT_ACCELERATE": "always" if self._accelerated else "0"}
@@ -302,6 +316,7 @@ class Services:
                 "TURNLOOM_TUFT_URL": tuft.url,
                 "TURNLOOM_TUFT_API_KEY": KEY,
                 "TURNLOOM_TUFT_CHECKPOINT_DIR": str(tuft.checkpoints),
+                **({} if tuft.gpus is None else {"CUDA_VISIBLE_DEVICES": tuft.gpus}),
             }
             for number in range(self._count):
                 command = ["services.trainer", "worker", *flags]

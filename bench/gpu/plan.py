@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +46,7 @@ class Plan:
     deadline: float  #: time.monotonic() at which nothing new is begun
     repetitions: int
     losses: bool  #: compare the first 20 steps' losses as well
+    gpus: Sequence[str] = ()  #: of the first and the second server, as CUDA_VISIBLE_DEVICES; empty: they share one
 
     def left(self) -> float:
         """Seconds."""
@@ -94,6 +95,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--tuft-python", type=Path, default=Path(sys.executable))
     parser.add_argument("--micro", help="micro_batch_size of the guide's entries, the best first; default: the size's")
     parser.add_argument("--no-losses", action="store_true", help="leave out the comparison over 21 steps")
+    parser.add_argument("--gpus", default="", help="0,1: a GPU for each of two servers; default: they share one")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU")
     return parser
 

@@ -49,15 +49,15 @@ class TwoGpus(Plan):
         """One model over two GPUs, as deploy/tuft/gpu-fsdp.yaml has it."""
         on_cpu = {"PYTHONPATH": str(REHEARSAL), "RAY_OVERRIDE_RESOURCES": '{"GPU": 2, "CPU": 4}'}
         environment = on_cpu if place.rehearsal else {}
-        return Tuft(place, name, FSDP_CONFIG, 0, accelerated=False, environment=environment)
+        gpus = ",".join(self.gpus)
+        return Tuft(place, name, FSDP_CONFIG, 0, accelerated=False, environment=environment, gpus=gpus)
 
     def one_gpu(self, name: str, gpu: int, *, accelerated: bool) -> Tuft:
         """A server that sees one GPU."""
         config = self.place.folder / f"{name}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(several_entries(self.place, [self.scale.ours]))
-        seen = {} if self.place.rehearsal else {"CUDA_VISIBLE_DEVICES": str(gpu)}
-        return Tuft(self.place, name, config, 1, accelerated=accelerated, environment=seen)
+        return Tuft(self.place, name, config, 1, accelerated=accelerated, gpus=self.gpus[gpu])
 
     @contextmanager
     def up(self, name: str, tufts: Mapping[str, Tuft], models: Mapping[str, str], place: Place) -> Iterator[Host]:
@@ -244,7 +244,8 @@ def main() -> int:
     arguments = parser.parse_args()
     place, scale, deadline = begun(arguments)
     os.environ["TURNLOOM_HOST_LOST_SECONDS"] = str(HOST_LOST_SECONDS)  # read by the supervisor
-    bench = TwoGpus(place, scale, arguments.out, deadline, arguments.repetitions, not arguments.no_losses)
+    gpus = (arguments.gpus or "0,1").split(",")
+    bench = TwoGpus(place, scale, arguments.out, deadline, arguments.repetitions, not arguments.no_losses, gpus)
     bench.note("machine", **machine(), command=" ".join(sys.argv))
     phases = {"over_both": bench.over_both, "side_by_side": bench.side_by_side}
     phases["larger"] = lambda: bench.larger(arguments.larger)

@@ -64,13 +64,14 @@ class Sampler:
 
 
 class GpuSamples:
-    """Utilization and memory through NVML; stays empty where there is no driver."""
+    """Utilization and memory of one server's GPUs through NVML; stays empty where there is no driver."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: str | None = None) -> None:
+        """Find them. `gpus`: as CUDA_VISIBLE_DEVICES; None: as set for this process."""
         self.utilization: list[tuple[float, float]] = []  #: (time, percent)
         self.memory: list[tuple[float, float]] = []  #: (time, bytes), of all GPUs together
         self.memory_of_each: list[tuple[float, list[int]]] = []  #: (time, bytes of each GPU)
-        self._meter = Meter()
+        self._meter = Meter(gpus)
 
     def take(self, now: float) -> None:
         """One sample."""

@@ -204,6 +204,7 @@ def _watched(settings: TuftSettings, doing: str) -> Tripwire:
     check_sdk()
     check_key(settings.api_key)
     os.environ["TINKER_TELEMETRY"] = "0"  # on fatal errors it posts the API key in clear text
+    os.environ.setdefault("TOKIO_WORKER_THREADS", "1")  # else the SDK's transport has a thread a core
     _without_proxy(urllib.parse.urlsplit(settings.url).hostname or "")
     try:
         return Tripwire(settings.url, settings.silence)

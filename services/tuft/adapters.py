@@ -49,11 +49,29 @@ def twice(part: Tensor) -> Tensor:
 
 def apply(x: Tensor, layer: Linear) -> Tensor:
     """Compute x W' + bias + (x A') B' for x of [n, in]; products in x's dtype, sums in fp32."""
-    weight, bias, a, b = layer
+    a = layer[2]
+    return _applied(x, layer, None if a is None else x @ a.t())
+
+
+def apply_each(x: Tensor, layers: Sequence[Linear]) -> list[Tensor]:
+    """Compute apply(x, layer) for several layers; x is multiplied with all their A at once."""
+    every = [one[2] for one in layers if one[2] is not None]
+    if len(every) < 2:
+        return [apply(x, one) for one in layers]
+    products = iter(torch.split(x @ torch.cat(every).t(), [len(one) for one in every], 1))
+    return [_applied(x, one, None if one[2] is None else next(products)) for one in layers]
+
+
+def _applied(x: Tensor, layer: Linear, product: Tensor | None) -> Tensor:
+    """Finish apply() from x A'."""
+    weight, bias, _, b = layer
     y = linear(x, weight, bias)
-    if a is None or b is None:
+    if product is None or b is None:
         return y
-    return torch.addmm(y, twice(inner(x, a)), b)
+    if is_split(x.dtype):
+        rank = product.shape[1] // 2
+        product = product[:, :rank] + product[:, rank:]
+    return torch.addmm(y, twice(product), b)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,14 +26,16 @@ from tuft.loss_fn import metrics_reduction
 from tuft.telemetry.tracing import extract_context, get_tracer
 
 from services.tuft import checks, memory, passes, status
-from services.tuft.adapters import Accumulator, Layout
+from services.tuft.adapters import Layout
+from services.tuft.calls import Call
 from services.tuft.errors import Odd, UnknownToken
 from services.tuft.layers import Decoder
-from services.tuft.packing import Row, balanced, read_rows
+from services.tuft.packing import Row, read_rows
 from services.tuft.self_test import ADAPTER, Tolerance, compare
 
 log = logging.getLogger("turnloom.tuft")
 
+GLANCE = 0.0005  #: seconds between two looks at whether the GPU has an answer
 GROW_AFTER = 200  #: passes without running out of memory after which a shrunk limit doubles
 
 
@@ -50,6 +51,8 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         self._settling = asyncio.Lock()
         self._most = 0  #: tokens of a pass that the card took at the start
         self._since_shrunk = 0  #: passes
+        self._rest: tuple[str, asyncio.Future[None]] | None = None  #: the adapter, and that launch
+        self._failures: dict[str, Exception] = {}  #: what went wrong after the answer, by adapter
         self._flush: asyncio.TimerHandle | None = None
 
     @property
@@ -103,7 +106,11 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
     def _probe(self, tokens: int) -> None:
         ids = torch.arange(tokens) % self.causal_lm.config.vocab_size
         row = Row(ids, {"target_tokens": ids, "weights": torch.ones(tokens)})
-        self._run(self._layout(ADAPTER), [row], [0], passes.Loss("cross_entropy", {}), backward=True)
+        assert self._decoder is not None
+        loss = passes.Loss("cross_entropy", {})
+        call = Call(self._decoder, self._layout(ADAPTER), [row], loss, self._shrink, backward=True)
+        call.start(tokens)
+        call.finish()
 
     def _decide(self, reason: str) -> None:
         now = self.status
@@ -125,6 +132,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
     ) -> None:
         """Create an adapter as TuFT does."""
         await self._settled()
+        await self.finished()
         self._layouts.pop(lora_id, None)
         await super().create_adapter(lora_id, lora_config, trace_context)
 
@@ -137,6 +145,8 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
     ) -> None:
         """Load a state as TuFT does."""
         await self._settled()
+        await self.finished()
+        self._failures.pop(lora_id, None)  # the gradients that are missing belong to what is replaced
         try:
             await super().load_state(lora_id, checkpoint_record, optimizer, trace_context)
         finally:
@@ -144,8 +154,21 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
 
     async def remove_adapter(self, lora_id: str) -> None:
         """Remove an adapter as TuFT does."""
+        await self.finished()
+        self._failures.pop(lora_id, None)
         self._layouts.pop(lora_id, None)
         await super().remove_adapter(lora_id)
+
+    async def save_state(
+        self,
+        lora_id: str,
+        checkpoint_record: CheckpointRecord,
+        optimizer: bool,
+        trace_context: dict[str, str] | None = None,
+    ) -> None:
+        """Save a state as TuFT does."""
+        await self.finished(lora_id)
+        await super().save_state(lora_id, checkpoint_record, optimizer, trace_context)
 
     def _layout(self, lora_id: str) -> Layout:
         if lora_id not in self._layouts:
@@ -158,6 +181,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         self, adam_params: types.AdamParams, lora_id: str, trace_context: dict[str, str] | None = None
     ) -> types.OptimStepResponse:
         """Apply gradients as TuFT does, but keep the memory in this process."""
+        await self.finished(lora_id)
         with _cache_kept() if self.status.accelerated else nullcontext():  # no await inside: no other task runs
             answer: types.OptimStepResponse = await super().optim_step(adam_params, lora_id, trace_context)
         return answer
@@ -173,6 +197,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
     ) -> types.ForwardBackwardOutput:
         """Compute what TuFT does: log-probabilities of every target, metrics, with `backward` gradients that add up."""
         await self._settled()
+        await self.finished(lora_id)
         if not self.status.accelerated:
             return await self._stock(
                 self.status.reason, data, lora_id, loss_fn, loss_fn_config, backward, trace_context
@@ -222,73 +247,65 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
             loss = passes.Loss(loss_fn, config)
             passes.check(loss, rows)
             async with self._lock:
-                layout = self._layout(lora_id)
-                answers, gradients = self._all(layout, rows, loss, backward=backward)
-                gradients.commit(layout.masters)
+                await self.finished()
+                answers = await self._answers(lora_id, rows, loss, backward=backward)
         self.status.calls["accelerated"] += 1
         self.status.passes += len(answers)
         self.status.tokens += sum(row.length for row in rows)
         self._counted()
-        logprobs = {number: one for answer in answers for number, one in zip(answer.rows, answer.logprobs, strict=True)}
+        logprobs = {
+            number: one for answer in answers for number, one in zip(answer.rows, answer.logprobs(), strict=True)
+        }
         return types.ForwardBackwardOutput(
             loss_fn_output_type=loss_fn,
             loss_fn_outputs=[{"logprobs": types.TensorData.from_torch(logprobs[n])} for n in range(len(rows))],
-            metrics=metrics_reduction([one.metrics for one in answers], [len(one.rows) for one in answers]),
+            metrics=metrics_reduction([one.metrics() for one in answers], [len(one.rows) for one in answers]),
         )
 
-    def _all(
-        self, layout: Layout, rows: Sequence[Row], loss: passes.Loss, *, backward: bool
-    ) -> tuple[list[passes.Answer], Accumulator]:
-        """Run all rows; split a pass that runs out of memory and run it again."""
-        lengths = [row.length for row in rows]
-        waiting = balanced(lengths, self.status.max_tokens_per_pass)[::-1]
-        answers, gradients = [], Accumulator()
-        while waiting:
-            numbers = waiting.pop()
-            answer = self._tried(layout, rows, numbers, loss, backward=backward)
-            if answer is not None:
-                gradients.add(answer.gradients)
-                answers.append(replace(answer, gradients=[]))
-                continue
-            self._shrink(sum(lengths[number] for number in numbers))
-            halves = balanced([lengths[number] for number in numbers], -(-sum(lengths[n] for n in numbers) // 2))
-            waiting += [[numbers[place] for place in half] for half in halves[::-1]]
-        self._grow(len(answers))
-        return answers, gradients
+    async def _answers(
+        self, lora_id: str, rows: Sequence[Row], loss: passes.Loss, *, backward: bool
+    ) -> list[passes.Answer]:
+        """Launch a request's passes; return once the forward ones are done.
 
-    def _tried(
-        self, layout: Layout, rows: Sequence[Row], numbers: Sequence[int], loss: passes.Loss, *, backward: bool
-    ) -> passes.Answer | None:
-        """Run one pass; None: out of memory, can be split. A single row is retried layer by layer before it fails."""
-        try:
-            return self._run(layout, rows, numbers, loss, backward=backward)
-        except torch.OutOfMemoryError:
-            log.warning("out of memory with %d rows in a pass; it is cut and run again", len(numbers))
-        memory.release()  # out of the except block: its traceback held what the pass had allocated
-        self.status.out_of_memory_splits += 1
-        if len(numbers) > 1:
-            return None
-        try:
-            return self._run(layout, rows, numbers, loss, backward=backward, recompute=backward)
-        except torch.OutOfMemoryError:
-            memory.release()
-            raise
-
-    def _run(
-        self, layout: Layout, rows: Sequence[Row], numbers: Sequence[int], loss: passes.Loss, *, backward: bool,
-        recompute: bool = False,
-    ) -> passes.Answer:  # fmt: skip
+        A GPU that had nothing to do waits for launches: then the last backward pass is launched in a thread, so that
+        the answer can leave meanwhile. A GPU that is behind does not gain by it.
+        """
         assert self._decoder is not None
-        try:
-            return passes.run(self._decoder, layout, rows, numbers, loss, backward=backward, recompute=recompute)
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or not memory.ran_out(error):
-                raise
-            raise torch.OutOfMemoryError(str(error)) from error
+        idle = memory.idle(self.device)
+        call = Call(self._decoder, self._layout(lora_id), rows, loss, self._shrink, backward=backward)
+        call.start(self.status.max_tokens_per_pass)
+        self._grow(len(call.answers))
+        if not backward or not idle:
+            call.finish()
+            return call.answers
+        self._rest = lora_id, asyncio.get_running_loop().run_in_executor(None, call.finish)
+        answers = call.answers[:]
+        while not answers[-1].found.arrived():
+            await asyncio.sleep(GLANCE)
+        return answers
+
+    async def finished(self, lora_id: str = "") -> None:
+        """Wait until all is launched. Raises what went wrong after the last answer to this adapter."""
+        while self._rest is not None:
+            name, rest = self._rest
+            try:
+                await asyncio.shield(rest)
+            except Exception as error:
+                self._failures[name] = error
+                if not isinstance(error, torch.OutOfMemoryError):
+                    log.exception("an accelerated backward pass failed")
+                    self._decide(f"a backward pass failed: {_sentence(error)}")
+            if self._rest is not None and self._rest[1] is rest:
+                self._rest = None
+        if lora_id in self._failures:
+            raise self._failures.pop(lora_id)
 
     # -- limits and counters -------------------------------------------------------------------------------------------
 
     def _shrink(self, failed: int) -> None:
+        self.status.out_of_memory_splits += 1
+        if not failed:
+            return
         self.status.max_tokens_per_pass = max(memory.SMALLEST, min(self.status.max_tokens_per_pass, failed) // 2)
         self._since_shrunk = 0
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from services.tuft.adapters import Layout, Operands
 from services.tuft.errors import Odd
 from services.tuft.layers import Decoder
 from services.tuft.packing import PackedPass, Row, pack
+
+Value = TypeVar("Value")
 
 #: Losses of TuFT that give the same whether rows are padded or not: what they multiply padding with is 0.
 LOSSES: Final = ("cross_entropy", "importance_sampling", "ppo", "cispo", "trinity_ppo")
@@ -37,14 +39,54 @@ class Loss:
         return 1.0 / float(self.config.get("temperature", 1.0))
 
 
+class Reading:
+    """Values on their way from the GPU to the host, behind what was launched so far and not behind what comes next."""
+
+    def __init__(self, values: Tensor) -> None:
+        """Start the copy of values of any shape."""
+        self._values = values
+        self._copied: Any = None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+
+    def arrived(self) -> bool:
+        """Return whether the values are there."""
+        return self._copied is None or bool(self._copied.query())
+
+    def result(self) -> Tensor:
+        """Wait for the values."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The result of a pass."""
+    """The result of a pass, which the GPU may still be working on."""
 
     rows: tuple[int, ...]  #: numbers of the rows
-    logprobs: tuple[Tensor, ...]  #: fp32 on the host, one a target, row by row
-    metrics: dict[str, float]  #: as TuFT's loss gives them
-    gradients: list[Tensor]  #: of Layout.masters; empty without a backward pass
+    lengths: tuple[int, ...]  #: of the same
+    found: Reading  #: fp32: a log-probability for each target, row by row, then the loss
+    given: Mapping[str, float] | None  #: metrics of TuFT's loss; None: the loss is all there is
+
+    def logprobs(self) -> tuple[Tensor, ...]:
+        """Wait for the log-probabilities: fp32 on the host, one a target, row by row."""
+        return torch.split(self.found.result()[:-1], list(self.lengths))
+
+    def metrics(self) -> dict[str, float]:
+        """Wait for the metrics as TuFT's loss gives them."""
+        return {"loss:sum": float(self.found.result()[-1])} if self.given is None else dict(self.given)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A pass whose forward part is launched."""
+
+    answer: Answer
+    backward: Callable[[], list[Tensor]]  #: launches the backward part, once; gives gradients of Layout.masters
 
 
 def check(loss: Loss, rows: Sequence[Row]) -> None:
@@ -64,11 +106,11 @@ def check(loss: Loss, rows: Sequence[Row]) -> None:
         raise Odd("rows without weights")
 
 
-def run(
+def start(
     decoder: Decoder, layout: Layout, rows: Sequence[Row], numbers: Sequence[int], loss: Loss, *, backward: bool,
     recompute: bool = False,
-) -> Answer:  # fmt: skip
-    """Run the rows with these numbers through the model.
+) -> Started:  # fmt: skip
+    """Launch the forward pass of the rows with these numbers; nothing waits for the GPU.
 
     Args:
         decoder: the model.
@@ -76,7 +118,7 @@ def run(
         rows: of the whole request.
         numbers: the rows of this pass.
         loss: what to compute.
-        backward: gradients as well.
+        backward: a backward pass follows.
         recompute: as Decoder.
     """
     packed = pack(rows, numbers)
@@ -95,15 +137,14 @@ def run(
         else:
             logprobs = head.target_logprobs(hidden, operands.linears[-1], targets, loss.scale)
             value, metrics = _any_loss(logprobs, rows, packed, loss)
-        if backward and value.requires_grad:
+        found = Reading(torch.cat((logprobs.detach(), value.detach().float().reshape(1))))
+
+    def launch() -> list[Tensor]:
+        if value.requires_grad:
             value.backward()  # type: ignore[no-untyped-call]
-    found = torch.cat((logprobs.detach(), value.detach().float().reshape(1))).cpu()  # the only wait for the GPU
-    return Answer(
-        rows=packed.rows,
-        logprobs=torch.split(found[:-1], list(packed.lengths)),
-        metrics={"loss:sum": float(found[-1])} if metrics is None else metrics,
-        gradients=operands.gradients() if backward else [],
-    )
+        return operands.gradients()
+
+    return Started(Answer(packed.rows, packed.lengths, found, metrics), launch)
 
 
 def _cross_entropy(

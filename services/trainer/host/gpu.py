@@ -1,8 +1,13 @@
-"""NVIDIA GPUs of this host through NVML: their properties and load. Empty without a driver."""
+"""NVIDIA GPUs of this host through NVML: their properties and load. Empty without a driver.
+
+NVML knows all GPUs of the host. Where CUDA_VISIBLE_DEVICES names some, as for a worker beside one of two TuFT servers,
+only those count.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -20,6 +25,22 @@ class Gpus:
     driver_version: str = ""
 
 
+def _visible(listed: str | None = None) -> list[object]:
+    """Return handles of the GPUs that count, in NVML's order; after nvmlInit. `listed`: as CUDA_VISIBLE_DEVICES."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "") if listed is None else listed
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    named = [name.strip() for name in listed.split(",") if name.strip()]
+    return [one for number, one in enumerate(handles) if not named or _is_named(number, one, named)]
+
+
+def _is_named(number: int, handle: object, named: Sequence[str]) -> bool:
+    """Return whether CUDA_VISIBLE_DEVICES names a GPU: by its number, or by the beginning of its UUID."""
+    if str(number) in named:
+        return True
+    uuid = str(pynvml.nvmlDeviceGetUUID(handle))
+    return any(name.startswith("GPU-") and uuid.startswith(name) for name in named)
+
+
 @contextmanager
 def _nvml() -> Iterator[list[object]]:
     """Yield handles of all GPUs; empty without a driver."""
@@ -29,14 +50,14 @@ def _nvml() -> Iterator[list[object]]:
         yield []
         return
     try:
-        yield [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        yield _visible()
     finally:
         with suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
 
 
 def find() -> Gpus:
-    """Return all GPUs of the host."""
+    """Return the GPUs that count."""
     with _nvml() as handles:
         if not handles:
             return Gpus()
@@ -56,15 +77,16 @@ def find() -> Gpus:
 class Meter:
     """Reads the GPUs repeatedly; call `read` once a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, listed: str | None = None) -> None:
+        """Find the GPUs; none without a driver. `listed`: which, as in CUDA_VISIBLE_DEVICES; None: as set there."""
         try:
             pynvml.nvmlInit()
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            self._handles = _visible(listed)
         except pynvml.NVMLError:
             self._handles = []
 
     def read(self) -> Gauge:
-        """Return mean utilization and used memory of all GPUs; None where one of them (a MIG slice) reports nothing."""
+        """Return their mean utilization and used memory; None where one of them (a MIG slice) reports nothing."""
         if not self._handles:
             return Gauge()
         return Gauge(self._utilization(), self._memory())

@@ -73,6 +73,7 @@ class Nvml:
 @pytest.fixture
 def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
     made = Nvml()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpu, "pynvml", made)
     return made
 
@@ -92,6 +93,19 @@ def test_a_host_without_a_driver_has_no_gpu(nvml: Nvml) -> None:
 
 def test_a_reading_is_the_mean_load_and_all_memory_in_use(nvml: Nvml) -> None:
     assert gpu.Meter().read() == Gauge(utilization=6.0, memory_bytes=3 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("named", "numbers"),
+    [("1", [1]), ("0, 1", [0, 1]), ("GPU-0", [0]), ("GPU-1,7", [1]), ("", [0, 1]), ("7", [])],
+)
+def test_only_the_gpus_that_cuda_may_use_count(
+    nvml: Nvml, monkeypatch: pytest.MonkeyPatch, named: str, numbers: list[int]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert [one.uuid for one in gpu.find().gpus] == [f"GPU-{number}" for number in numbers]
+    read = gpu.Meter().read()
+    assert read.memory_bytes == (sum(number + 1 for number in numbers) * GIB if numbers else None)
 
 
 def test_a_gpu_in_slices_still_says_its_memory(nvml: Nvml) -> None:

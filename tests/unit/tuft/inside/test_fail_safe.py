@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tinker import types
 from tuft.backends import hf_training_model as stock_module
 from tuft.config import ModelConfig
 
-from services.tuft import checks, hook, memory, model, self_test, status
+from services.tuft import checks, hook, memory, model, passes, self_test, status
 from services.tuft.layers import Decoder
 from services.tuft.model import AcceleratedModel
 from tests.unit.tuft.inside import material
@@ -137,6 +138,103 @@ def test_a_pass_that_does_not_fit_is_cut_and_the_client_hears_nothing(pair, erro
     assert fast.status.fallbacks == {}
 
 
+def test_answers_are_read_behind_every_forward_pass_and_before_the_backward_ones_are_done(
+    pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    class Told(passes.Reading):
+        def __init__(self, values: torch.Tensor) -> None:
+            order.append("copied")
+            super().__init__(values)
+
+        def result(self) -> torch.Tensor:
+            order.append("waited")
+            return super().result()
+
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(passes, "Reading", Told)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda one: order.append("backward") or backward(one))
+    _, fast = pair
+    fast.status.max_tokens_per_pass = 60
+    call(fast, rows(LENGTHS))
+    assert order == ["copied", "backward"] * 2 + ["waited"] * 4  # log-probabilities and loss of each pass
+
+
+def fail_late(monkeypatch: pytest.MonkeyPatch, times: int, error: Exception) -> None:
+    """Let backward passes fail so many times, after the answer."""
+    left, launch = [error] * times, torch.Tensor.backward
+
+    def backward(one: torch.Tensor) -> None:
+        if left:
+            raise left.pop()
+        launch(one)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+
+
+@pytest.mark.parametrize("most", [60, 8192])
+@pytest.mark.parametrize("idle", [True, False])
+def test_what_is_launched_after_the_answer_adds_the_same_gradients(pair, monkeypatch, most: int, idle: bool) -> None:
+    stock, fast = pair
+    monkeypatch.setattr(memory, "idle", lambda device: idle)
+    fast.status.max_tokens_per_pass = most
+    for seed in range(3):
+        theirs, ours = call(stock, rows(LENGTHS, seed)), call(fast, rows(LENGTHS, seed))
+        torch.testing.assert_close(logprobs(ours), logprobs(theirs), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(gradients(fast), gradients(stock), atol=1e-3, rtol=1e-3)
+        for made in pair:
+            material.step(made)
+    torch.testing.assert_close(parameters(fast, "one"), parameters(stock, "one"), atol=1e-4, rtol=1e-3)
+
+
+def test_an_answer_does_not_wait_for_the_last_backward_pass(pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, fast = pair
+    may = threading.Event()
+    launch = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda one: may.wait(60) and launch(one))
+
+    async def both() -> None:
+        await fast.forward(rows(LENGTHS), "one", "cross_entropy", None, backward=True)
+        assert parameters(fast, "one")[0].grad is None
+        step = asyncio.create_task(fast.optim_step(types.AdamParams(learning_rate=1e-2), "one"))
+        done, _ = await asyncio.wait([step], timeout=0.1)
+        assert not done  # the optimizer waits for gradients
+        may.set()
+        await step
+
+    before = [one.detach().clone() for one in parameters(fast, "one")]
+    asyncio.run(both())
+    assert all(not torch.equal(a, b) for a, b in zip(before, parameters(fast, "one"), strict=True))
+
+
+def test_memory_that_runs_out_after_the_answer_is_found_by_cutting_the_pass(pair, monkeypatch) -> None:
+    stock, fast = pair
+    theirs = call(stock, rows(LENGTHS))
+    fail_late(monkeypatch, 1, torch.OutOfMemoryError("CUDA out of memory"))
+    ours = call(fast, rows(LENGTHS))
+    torch.testing.assert_close(logprobs(ours), logprobs(theirs), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gradients(fast), gradients(stock), atol=1e-3, rtol=1e-3)
+    assert fast.status.out_of_memory_splits == 1
+    material.step(fast)
+
+
+@pytest.mark.parametrize(
+    ("error", "accelerated"), [(torch.OutOfMemoryError("CUDA out of memory"), True), (ValueError("odd"), False)]
+)
+def test_what_fails_after_the_answer_fails_the_next_request(pair, monkeypatch, error, accelerated: bool) -> None:
+    _, fast = pair
+    material.add_adapter(fast, "two", 2)
+    fail_late(monkeypatch, 100, error)
+    call(fast, rows((9,)))
+    before = [one.detach().clone() for one in parameters(fast, "one")]
+    call(fast, rows((9,)), "two", backward=False)  # another tenant hears nothing of it
+    with pytest.raises(type(error), match=str(error)):
+        material.step(fast)
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(fast, "one"), strict=True))
+    assert fast.status.accelerated is accelerated
+
+
 def test_a_row_that_does_not_fit_alone_is_run_layer_by_layer(pair) -> None:
     stock, fast = pair
     fast._decoder = Small(fast._decoder, most=20)
@@ -174,7 +272,7 @@ def test_a_limit_that_shrank_grows_again(pair, monkeypatch: pytest.MonkeyPatch) 
     ("each", "free", "parameters", "expected"),
     [
         (1.6e6, 120e9, 6e8, 32_768),  # 0.6B on 141 GB: as much as is useful
-        (4.7e6, 120e9, 4e9, 16_384),  # 4B on 141 GB: larger passes are hardly faster
+        (4.7e6, 120e9, 4e9, 10_240),  # 4B on 141 GB: larger passes are hardly faster, and take more memory
         (4.7e6, 14e9, 4e9, 2_048),  # 4B on 24 GB
         (1.6e6, 20e9, 6e8, 9_216),  # 0.6B on 24 GB
         (5e6, 1e9, 4e9, 1_024),  # next to nothing: out of memory cuts it further
