@@ -43,7 +43,7 @@ POST = (
 )
 STORE_URL = "s3://turnloom-test/store"
 HYPER = Hyperparameters(
-    max_steps=2500, batch_size=4, learning_rate=1e-3, lora_rank=4, eval_every=0, checkpoint_every=20
+    max_steps=1500, batch_size=4, learning_rate=1e-3, lora_rank=4, eval_every=0, checkpoint_every=20
 )
 
 
