@@ -6,10 +6,11 @@ JOBS ?= 2
 PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=15
 VENV := .venv
 DOCS_VENV := .venv-docs
+AUDIT_VENV := .venv-audit
 TUFT_VENV := .venv-tuft
 BIN := $(VENV)/bin
 
-.PHONY: help install tuft demo up test test-slow check format proto docs bench clean
+.PHONY: help install tuft demo up test test-slow check format proto docs sbom audit bench clean
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 
@@ -68,10 +69,29 @@ $(DOCS_VENV)/stamp: pyproject.toml
 	$(DOCS_VENV)/bin/pip install -q --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
+## make sbom                  what the images hold, as CycloneDX files in build/sbom
+sbom: $(AUDIT_VENV)/stamp
+	@mkdir -p build/sbom
+	@for lock in deploy/requirements/*.txt; do \
+	  $(AUDIT_VENV)/bin/cyclonedx-py requirements --output-reproducible --of JSON \
+	    -o build/sbom/$$(basename $$lock .txt).cdx.json $$lock && echo build/sbom/$$(basename $$lock .txt).cdx.json || exit 1; \
+	done
+
+## make audit                 the same packages looked up among known security notices; needs PyPI's own JSON API
+audit: $(AUDIT_VENV)/stamp
+	@for lock in deploy/requirements/*.txt; do \
+	  echo $$lock; $(AUDIT_VENV)/bin/pip-audit --disable-pip --no-deps --strict -r $$lock || exit 1; \
+	done
+
+$(AUDIT_VENV)/stamp: scripts/requirements-audit.txt
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/pip install -q --disable-pip-version-check -r scripts/requirements-audit.txt
+	@touch $@
+
 ## make bench                 tables of bench/ with peers beside us, in an environment of their own
 bench: $(VENV)/stamp
 	scripts/run_bench.sh
 
 ## make clean                 remove environments and state that make made
 clean:
-	rm -rf $(VENV) $(TUFT_VENV) .venv-proto .venv-docs .venv-bench .turnloom build dist *.egg-info
+	rm -rf $(VENV) $(TUFT_VENV) .venv-proto .venv-docs .venv-audit .venv-bench .turnloom build dist *.egg-info

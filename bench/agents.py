@@ -77,18 +77,21 @@ def vocabulary(template: str) -> str:
 
 
 def suited(name: str, conversations: Sequence[Conversation]) -> list[Conversation]:
-    """What a template takes: Llama 3.1 one call a message, gpt-oss that and no text beside the reasoning of a call."""
+    """Return what a template can print: the messages themselves, or one call a message where it takes one alone.
+
+    Llama 3.1 prints no text beside a call, gpt-oss none beside the reasoning of one.
+    """
     if name not in ("Llama 3.1", "gpt-oss"):
         return list(conversations)
-    return [_one_call(conversation, keep_text=name != "gpt-oss") for conversation in conversations]
+    return [_one_call(conversation, text_beside=name == "gpt-oss") for conversation in conversations]
 
 
-def _one_call(conversation: Conversation, *, keep_text: bool) -> Conversation:
+def _one_call(conversation: Conversation, *, text_beside: bool) -> Conversation:
     kept: list[dict[str, Any]] = []
     for message in cast("Sequence[dict[str, Any]]", conversation.messages):
         if message.get("tool_calls"):
             kept.append({**message, "tool_calls": message["tool_calls"][:1]})
-            if not keep_text and "reasoning_content" in message:
+            if not text_beside or "reasoning_content" in message:
                 kept[-1]["content"] = ""
         elif message["role"] != "tool" or kept[-1]["role"] != "tool":
             kept.append(dict(message))

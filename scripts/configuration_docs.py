@@ -18,7 +18,8 @@ from scripts.cli_docs import cell, commands
 from services.preprocess.models.registry import ModelEntry
 from services.preprocess.settings import ApiSettings
 from services.rest.settings import RestSettings
-from services.store.secret_settings import REDIS_URL_TAKES
+from services.store.redis_url import REDIS_URL_TAKES
+from services.variables import LOG_LEVELS
 from turnloom.cli.app import app
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -125,7 +126,7 @@ def _read(call: ast.Call, field: str, constants: Mapping[str, str], made: object
         takes = _shown(call.args[3], constants) if of == "value" else "text"
         return f"{constants.get('PREFIX', 'TURNLOOM_').strip(QUOTES)}{texts[0]}", shown, takes
     if of == "_level":
-        return "TURNLOOM_LOG_LEVEL", "info", "debug, info, warning or error"
+        return "TURNLOOM_LOG_LEVEL", "info", LOG_LEVELS
     if not texts or not texts[0].startswith("TURNLOOM_"):
         return None
     if of == "_seconds":
@@ -138,13 +139,14 @@ def _read(call: ast.Call, field: str, constants: Mapping[str, str], made: object
 
 
 QUOTES: Final = "'\""
+TOLD: Final = {"REDIS_URL_TAKES": REDIS_URL_TAKES, "LOG_LEVELS": LOG_LEVELS}  #: constants of other modules
 
 
 def _shown(node: ast.expr | None, constants: Mapping[str, str]) -> str:
     if isinstance(node, ast.Constant):
         return "**needed**" if node.value is None else str(node.value)
-    if isinstance(node, ast.Name) and node.id == "REDIS_URL_TAKES":
-        return REDIS_URL_TAKES
+    if isinstance(node, ast.Name) and node.id in TOLD:
+        return TOLD[node.id]
     if isinstance(node, ast.Name) and node.id in constants:
         return constants[node.id].strip(QUOTES)
     return "" if node is None or isinstance(node, ast.Name) else ast.unparse(node)

@@ -29,6 +29,7 @@ from bench.gpu.rows_file import saved_rows
 from bench.gpu.watching import GpuSamples, HorseSamples, Sampler
 from services.store.store import open_store
 from services.trainer.batches.batching import Batches
+from services.trainer.batches.mixing import Part
 from services.trainer.batches.rows import Row
 from turnloom.client import TERMINAL, TurnloomClient
 from turnloom.embedded.tuft_server import REPOSITORY
@@ -369,7 +370,7 @@ class Host:
 
     def batches(self, seed: int, steps: int) -> list[Sequence[Row]]:
         """Rows of steps 1 to `steps`, tails included."""
-        batches = Batches(self.rows, [row.conversation for row in self.rows], self.scale.batch_size, seed)
+        batches = Batches([Part(self.rows, [row.conversation for row in self.rows])], self.scale.batch_size, seed)
         return [batches.batch(step).rows for step in range(1, steps + 1)]
 
     def _name(self, tuft: Tuft) -> str:

@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerFast
 from bench.gpu.rows_file import loaded_rows
 from services.trainer.backend import Adam, Adapter, Backend, Logprobs, Pending
 from services.trainer.batches.batching import Batches, calls, longest_first
+from services.trainer.batches.mixing import Part
 from services.trainer.batches.rows import Row, without_tail
 from services.trainer.batches.weighting import weighted_nll
 from services.trainer.tuft import TuftSettings, connect
@@ -77,7 +78,8 @@ class Answer:
 
 def drawn(batches: Batches, step: int) -> list[int]:
     """Conversations of a step in the order in which they are drawn; steps stay within the first epoch here."""
-    return batches.order(1)[(step - 1) * batches.batch_size : step * batches.batch_size]
+    chosen = batches.order(1).conversation[(step - 1) * batches.batch_size : step * batches.batch_size]
+    return [int(conversation) for conversation in chosen]
 
 
 def cut(rows: Sequence[Row], budget: int) -> Iterator[Sequence[Row]]:
@@ -127,7 +129,7 @@ def guide(order: Order, rows: Sequence[Row]) -> Answer:
         )
         tokenizer.chat_template = (folder / "chat_template.jinja").read_text()
         chats = [json.loads(line)["messages"] for line in Path(order.chats).read_text().splitlines()]
-    batches = Batches(rows, [row.conversation for row in rows], order.batch_size, order.seed)
+    batches = Batches([Part(rows, [row.conversation for row in rows])], order.batch_size, order.seed)
     by_conversation = {row.conversation: row for row in rows}
     answer = Answer([], [], 0.0)
     for step in range(1, order.steps + 1):
@@ -182,7 +184,7 @@ def levers(order: Order, rows: Sequence[Row]) -> Answer:
     path = backend.save_state("start").result()
     replace_by_start(order, path)
     backend.load(path, optimizer=True).result()
-    batches = Batches(rows, [row.conversation for row in rows], order.batch_size, order.seed)
+    batches = Batches([Part(rows, [row.conversation for row in rows])], order.batch_size, order.seed)
     by_conversation = {row.conversation: row for row in rows}
     adam = Adam(ADAM["learning_rate"], ADAM["beta1"], ADAM["beta2"], ADAM["eps"], 0.0, 0.0)
     flight: deque[tuple[list[tuple[Sequence[Row], Pending[Sequence[Logprobs]]]], Pending[None]]] = deque()

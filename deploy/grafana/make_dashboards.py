@@ -57,6 +57,17 @@ def for_run(metric: str) -> str:
     return f"max by (run_id) ({metric}{{{RUN}}})"
 
 
+def mixed(counter: str) -> str:
+    """The rate of a counter by dataset of a mixture."""
+    return rate(f"turnloom_run_mix_{counter}_total", RUN, "run_id, dataset")
+
+
+def mixed_all(counter: str) -> str:
+    """The same of all datasets together."""
+    return rate(f"turnloom_run_mix_{counter}_total", RUN, "run_id")
+
+
+ONE_DATASET = "the run has one dataset"
 UNTESTED = "not evaluated"
 NO_PRICE = "no price: TURNLOOM_GPU_HOUR_PRICE of the worker"
 NO_GPU = "No DCGM exporter is scraped: docker compose --profile gpu --profile gpu-metrics up -d"
@@ -160,6 +171,27 @@ RUN_DASHBOARD = Dashboard(
                     minimum=0,
                 ),
                 Panel("Epoch", [Query(f"{for_run('turnloom_run_epoch')} > 0", "epoch")], width=8, minimum=0),
+                Panel(
+                    "Masked NLL by dataset",
+                    [Query(quotient(mixed("nll_nats"), mixed("loss_weight")), "{{dataset}}")],
+                    width=16,
+                    decimals=3,
+                    no_value=ONE_DATASET,
+                    description="Of a mixture: nats per unit of target weight, mean of the interval.",
+                ),
+                Panel(
+                    "Conversations by dataset, share",
+                    [
+                        Query(
+                            f"{mixed('conversations')} / on (run_id) group_left () ({mixed_all('conversations')} > 0)",
+                            "{{dataset}}",
+                        )
+                    ],
+                    "percentunit",
+                    width=8,
+                    minimum=0,
+                    no_value=ONE_DATASET,
+                ),
             ],
         ),
         Row(

@@ -8,9 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from services.preprocess.settings import ApiSettings, BadSetting, parse_address, read_settings
+from services.preprocess.settings import ApiSettings, read_settings
 from services.store.errors import StoreError
 from services.store.logs import log_to_stderr
+from services.variables import BadSetting, address
 
 USAGE_ERROR = 2  #: exit code: settings, models.toml or an address can't be used
 NO_REDIS = 3  #: exit code: the worker can't begin without Redis
@@ -86,9 +87,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _address(text: str) -> str:
     try:
-        return parse_address(text)
+        return address(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT") from error
+        raise argparse.ArgumentTypeError(f"{text!r} can't be used; give HOST:PORT") from error
 
 
 def _with_flags(settings: ApiSettings, options: argparse.Namespace) -> ApiSettings:

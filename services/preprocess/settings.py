@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from services.store.secret_settings import REDIS_URL_TAKES, redis_url, secret
+from services.store.redis_url import REDIS_URL_TAKES, redis_url
+from services.variables import LOG_LEVELS, address, log_level, parsed, secret
 
 T = TypeVar("T")
-
-
-class BadSetting(ValueError):
-    """A setting can't be used; the sentence names it, its value and the accepted values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +71,12 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
     default = ApiSettings()
 
     def value(name: str, fallback: T, parse: Callable[[str], T], needed: str) -> T:
-        try:
-            text = secret(environment, f"TURNLOOM_{name}")
-        except ValueError as error:
-            raise BadSetting(f"{error}.") from error
-        if not text:
-            return fallback
-        try:
-            return parse(text)
-        except (ValueError, KeyError) as error:
-            shown = "its value" if "URL" in name else repr(text)  # a URL may hold a password
-            raise BadSetting(f"TURNLOOM_{name} can't be {shown}: {needed} is needed.") from error
+        text = secret(environment, f"TURNLOOM_{name}")
+        hidden = "URL" in name  # it may hold a password
+        return parsed(f"TURNLOOM_{name}", text, parse, needed, hidden=hidden) if text else fallback
 
     return ApiSettings(
-        address=value("ADDRESS", default.address, parse_address, "HOST:PORT"),
+        address=value("ADDRESS", default.address, address, "HOST:PORT"),
         models=value("MODELS", default.models, Path, "a path"),
         model_cache=value("MODEL_CACHE", default.model_cache, Path, "a path"),
         redis_url=value("REDIS_URL", default.redis_url, redis_url, REDIS_URL_TAKES),
@@ -116,20 +104,8 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
         ),
         max_dataset_bytes=value("MAX_DATASET_BYTES", default.max_dataset_bytes, _size, "a number of bytes, 1 or more"),
         quota_queued=value("QUOTA_QUEUED", default.quota_queued, _quota, "a number of jobs, 0 for any"),
-        log_level=value("LOG_LEVEL", default.log_level, _level, "debug, info, warning or error"),
+        log_level=value("LOG_LEVEL", default.log_level, log_level, LOG_LEVELS),
     )
-
-
-def parse_address(text: str) -> str:
-    """Return HOST:PORT unchanged.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    host, _, port = text.rpartition(":")
-    if not host or not 0 <= int(port) <= 65535:
-        raise ValueError(text)
-    return text
 
 
 def _metrics_port(text: str) -> int:
@@ -197,12 +173,6 @@ def _roots(text: str) -> tuple[str, ...]:
     if not all("://" in root or Path(root).is_absolute() for root in roots):
         raise ValueError(text)
     return tuple(root.rstrip("/") if "://" in root else os.path.normpath(root) for root in roots)
-
-
-def _level(text: str) -> str:
-    if text.upper() not in logging.getLevelNamesMapping():
-        raise ValueError(text)
-    return text.lower()
 
 
 def _store_url(text: str) -> str:

@@ -21,7 +21,8 @@ from services.rest.gateway import Gateway
 from services.rest.notices import Notices
 from services.rest.notifier import Notifier
 from services.rest.problems import Problem
-from services.rest.settings import BadSetting, RestSettings, parse_address, read_settings
+from services.rest.settings import RestSettings, read_settings
+from services.variables import BadSetting, address, parsed
 
 USAGE_ERROR = 2  #: exit code: settings or the address can't be used
 
@@ -38,18 +39,11 @@ def main(arguments: list[str]) -> int:
     try:
         settings = read_settings(os.environ)
         if options.address:
-            settings = replace(settings, address=_address(options.address))
+            settings = replace(settings, address=parsed("--address", options.address, address, "HOST:PORT"))
         return _notify(settings) if options.command == "notify" else _serve(settings, options.port_file)
     except (BadSetting, Problem) as error:
         sys.stderr.write(f"services.rest: {error}\n")
         return USAGE_ERROR
-
-
-def _address(text: str) -> str:
-    try:
-        return parse_address(text)
-    except ValueError as error:
-        raise BadSetting(f"--address can't be {text!r}; HOST:PORT is needed.") from error
 
 
 def _notify(settings: RestSettings) -> int:
@@ -74,8 +68,8 @@ def _serve(settings: RestSettings, port_file: Path | None) -> int:
         )
     except OSError as error:
         raise BadSetting(
-            f"TURNLOOM_REST_ADDRESS {settings.address} can't be listened on: {error.strerror or error}; "
-            "another process may have it."
+            f"TURNLOOM_REST_ADDRESS: can't listen on {settings.address} ({error.strerror or error}); "
+            "end the process that has it, or give another address"
         ) from error
     config = uvicorn.Config(
         make_app(settings),

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from services.variables import LOG_LEVELS, BadSetting, address, log_level, parsed, secret
 from turnloom.transport.calls import Tls, host_and_port
 
 T = TypeVar("T")
 PREFIX: Final = "TURNLOOM_REST_"
-
-
-class BadSetting(ValueError):
-    """A setting can't be used; the message names it, its value and the accepted values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +42,17 @@ def read_settings(environment: Mapping[str, str]) -> RestSettings:
     """
     if environment.get("TURNLOOM_TOKEN"):
         raise BadSetting(
-            "TURNLOOM_TOKEN is set: requests without a token would borrow it; unset it, callers send their own."
+            "TURNLOOM_TOKEN: is set, so requests without a token would borrow it; unset it, callers send their own"
         )
     default = RestSettings()
 
     def value(name: str, fallback: T, parse: Callable[[str], T], needed: str) -> T:
         text = environment.get(PREFIX + name, "")
-        if not text:
-            return fallback
-        try:
-            return parse(text)
-        except (ValueError, KeyError) as error:
-            shown = "its value" if "URL" in name else repr(text)  # a URL may hold a password
-            raise BadSetting(f"{PREFIX}{name} can't be {shown}; {needed} is needed.") from error
+        hidden = "URL" in name  # it may hold a password
+        return parsed(PREFIX + name, text, parse, needed, hidden=hidden) if text else fallback
 
     return RestSettings(
-        address=value("ADDRESS", default.address, parse_address, "HOST:PORT"),
+        address=value("ADDRESS", default.address, address, "HOST:PORT"),
         api=value("API", environment.get("TURNLOOM_ADDRESS") or default.api, _known_port, "HOST:PORT of the API"),
         api_tls=_tls(environment),
         files_url=value("FILES_URL", str(Path(default.files_url).resolve()), _files_url, "a folder or an fsspec URL"),
@@ -74,20 +65,8 @@ def read_settings(environment: Mapping[str, str]) -> RestSettings:
         webhook_secret=_secret(environment, "WEBHOOK_SECRET"),
         notify_token=_secret(environment, "NOTIFY_TOKEN"),
         wandb=value("WANDB", default.wandb, Path, "a folder"),
-        log_level=value("LOG_LEVEL", default.log_level, _level, "debug, info, warning or error"),
+        log_level=value("LOG_LEVEL", default.log_level, log_level, LOG_LEVELS),
     )
-
-
-def parse_address(text: str) -> str:
-    """Return HOST:PORT unchanged.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    host, _, port = text.rpartition(":")
-    if not host or not 0 <= int(port) <= 65535:
-        raise ValueError(text)
-    return text
 
 
 def _known_port(text: str) -> str:
@@ -106,14 +85,7 @@ def _tls(environment: Mapping[str, str]) -> Tls | None:
 
 
 def _secret(environment: Mapping[str, str], name: str) -> str:
-    """Return the variable, or the text of the file that NAME_FILE names."""
-    path = environment.get(f"{PREFIX}{name}_FILE")
-    if not path:
-        return environment.get(PREFIX + name, "")
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSetting(f"{PREFIX}{name}_FILE: {path} can't be read; name a file with the secret.") from error
+    return secret(environment, PREFIX + name)
 
 
 def _hosts(text: str) -> tuple[str, ...]:
@@ -131,9 +103,3 @@ def _at_least_one(text: str) -> int:
 
 def _files_url(text: str) -> str:
     return text.rstrip("/") if "://" in text else str(Path(text).resolve())
-
-
-def _level(text: str) -> str:
-    if text.upper() not in logging.getLevelNamesMapping():
-        raise ValueError(text)
-    return text.lower()

@@ -7,7 +7,19 @@ from dataclasses import fields
 from functools import cache, lru_cache
 
 from services.store.codec import decode
-from services.store.records import HELD, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState, Standing, Sums
+from services.store.records import (
+    HELD,
+    Control,
+    CutReport,
+    ErrorRecord,
+    JobRecord,
+    JobSpec,
+    JobState,
+    MixSums,
+    Standing,
+    Sums,
+)
+from services.store.steps import read_mix
 
 
 def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
@@ -50,6 +62,8 @@ def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
         tokens_per_second=number("tokens_per_second"),
         effective=_sums("effective", stored),
         work=_sums("work", stored),
+        effective_mix=_mix("effective", stored),
+        work_mix=_mix("work", stored),
         cut=decode(CutReport, cut) if cut else CutReport(),
         rungs=tuple(int(word) for word in stored.get("rungs", "").split()),
         rung=int(number("rung")),
@@ -95,6 +109,10 @@ def _control(state: JobState, preempt: str) -> Control:
     if state is JobState.PAUSING:
         return Control.PAUSE
     return Control.PREEMPT if state is JobState.RUNNING and preempt else Control.NONE
+
+
+def _mix(prefix: str, stored: Mapping[str, str]) -> tuple[MixSums, ...]:
+    return read_mix([float(word) for word in stored.get(f"{prefix}_mix", "").split()])
 
 
 _REAL = frozenset({"nll", "weight", "test_nll", "test_weight"})

@@ -66,7 +66,8 @@ class Jobs:
         NotFound or IllegalEdge for a dataset that isn't there or isn't READY.
         """
         request = keys.request("job", spec.owner, request_id) if request_id else ""
-        datasets = dict.fromkeys(name for name in (spec.training_dataset, spec.test_dataset) if name)
+        names = (*(part.dataset for part in spec.training), spec.test_dataset)
+        datasets = dict.fromkeys(name for name in names if name)
         others = [spec.start_from.job] if spec.start_from else []
         text = encode(spec)
         digest = content_hash or _digest(text)

@@ -125,6 +125,24 @@ class StartFrom:
 
 
 @dataclass(frozen=True, slots=True)
+class MixPart:
+    """One dataset of a mixture."""
+
+    dataset: str  #: id
+    weight: float  #: relative to those of the others, > 0
+
+
+@dataclass(frozen=True, slots=True)
+class MixSums:
+    """Totals of what was trained of one dataset of a mixture, in one step or several."""
+
+    conversations: int = 0
+    tokens: int = 0
+    nll: float = 0.0  #: nats
+    weight: float = 0.0  #: 0: nothing of it was trained
+
+
+@dataclass(frozen=True, slots=True)
 class CutReport:
     """Rows changed by a job's own max_length."""
 
@@ -139,7 +157,7 @@ class JobSpec:
 
     model: str  #: name as ListModels has it
     tuft_model: str  #: TuFT's name of it
-    training_dataset: str  #: dataset id
+    training_dataset: str  #: dataset id; of a mixture the first of its datasets
     test_dataset: str = ""  #: dataset id; empty: no evaluation
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -149,6 +167,12 @@ class JobSpec:
     start_from: StartFrom | None = None
     sweep: str = ""  #: sweep id
     rungs: tuple[int, ...] = ()  #: steps after which it waits for the sweep's other cells; empty: it never does
+    mix: tuple[MixPart, ...] = ()  #: the datasets that it trains on; empty: training_dataset alone
+
+    @property
+    def training(self) -> tuple[MixPart, ...]:
+        """Return the datasets that it trains on, with their weights."""
+        return self.mix or (MixPart(self.training_dataset, 1.0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +234,8 @@ class JobRecord:
     tokens_per_second: float = 0.0  #: over up to 20 last steps of this attempt; 0: not known yet
     effective: Sums = field(default_factory=Sums)
     work: Sums = field(default_factory=Sums)
+    effective_mix: tuple[MixSums, ...] = ()  #: of the effective series by dataset, as spec.mix; empty before step 1
+    work_mix: tuple[MixSums, ...] = ()  #: the same of all work done
     cut: CutReport = field(default_factory=CutReport)
     rungs: tuple[int, ...] = ()  #: spec.rungs while it takes part in successive halving; empty once it was taken out
     rung: int = 0  #: step of the rung where it waits, or is about to, for the sweep's other cells; 0: it does not
@@ -276,6 +302,7 @@ class StepRecord:
     test_target_bytes: int | None = None
     calls: int = 0  #: forward_backward calls that the step was cut into; 0: not recorded
     accelerated: bool | None = None  #: whether the accelerated model trained it; None: not recorded
+    mix: tuple[MixSums, ...] = ()  #: by dataset, as the job's mix; empty: it has none
 
     def __post_init__(self) -> None:
         """Refuse numbers that aren't finite, which would poison every sum."""

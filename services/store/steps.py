@@ -7,13 +7,15 @@ job has tens of thousands of these, so they are read by hand instead of by `code
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import astuple, fields
 
 from services.store.codec import RecordNotReadable
-from services.store.records import StepRecord
+from services.store.records import MixSums, StepRecord
 
 _FIELDS = tuple(item.name for item in fields(StepRecord))
 _PHASES = _FIELDS.index("phase_seconds")
+_MIX = _FIELDS.index("mix")
 _REAL = frozenset({"nll_sum", "weight_sum", "objective", "learning_rate", "time"})
 _OPTIONAL_REAL = frozenset({"gpu_utilization", "test_nll_sum", "test_weight_sum"})
 _OPTIONAL_WHOLE = frozenset({"gpu_memory_bytes", "test_target_bytes"})
@@ -24,6 +26,7 @@ def encode_step(record: StepRecord) -> str:
     """Encode a step as text that Lua may read (places: STEP_FIELD in scripts.py) and never writes."""
     values = [getattr(record, name) for name in _FIELDS]
     values[_PHASES] = dict(record.phase_seconds)
+    values[_MIX] = [number for sums in record.mix for number in astuple(sums)]
     return json.dumps(values, separators=(",", ":"))
 
 
@@ -39,6 +42,9 @@ def _value(name: str, value: object) -> object:
     if name == "phase_seconds":
         if isinstance(value, dict):
             return {str(phase): _real(f"{name}.{phase}", seconds) for phase, seconds in value.items()}
+    elif name == "mix":
+        if isinstance(value, list):
+            return read_mix(value)
     elif value is None:
         if name in _OPTIONAL_REAL or name in _OPTIONAL_WHOLE or name in _OPTIONAL_TRUTH:
             return None
@@ -50,6 +56,16 @@ def _value(name: str, value: object) -> object:
     elif type(value) is int:
         return value
     raise RecordNotReadable(f"StepRecord.{name}: found {type(value).__name__}")
+
+
+def read_mix(numbers: Sequence[object]) -> tuple[MixSums, ...]:
+    """Read the four numbers of each dataset of a mixture, one after the other. Raises RecordNotReadable."""
+    reals = [_real("mix", number) for number in numbers]
+    if len(reals) % 4:
+        raise RecordNotReadable(f"StepRecord.mix: found {len(reals)} numbers, not four a dataset")
+    return tuple(
+        MixSums(int(reals[at]), int(reals[at + 1]), reals[at + 2], reals[at + 3]) for at in range(0, len(reals), 4)
+    )
 
 
 def _real(name: str, value: object) -> float:

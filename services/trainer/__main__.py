@@ -13,13 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from services.store.logs import log_to_stderr
-from services.trainer.settings import (
-    CompanionSettings,
-    Settings,
-    SettingsError,
-    companion_from_environment,
-    from_environment,
-)
+from services.trainer.settings import CompanionSettings, Settings, companion_from_environment, from_environment
+from services.variables import BadSetting
 
 WRONG_SETTINGS = 2  #: exit status
 GPU_CHECK_SECONDS = 30
@@ -37,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["TURNLOOM_ALLOW_CPU"] = "1"  # the horse and the probe read it there
     try:
         return COMMANDS[options.command](options)
-    except SettingsError as error:
+    except BadSetting as error:
         print(error, file=sys.stderr)  # noqa: T201  (one sentence for whoever started it)
         return WRONG_SETTINGS
 
@@ -46,9 +41,7 @@ def worker(options: argparse.Namespace) -> int:
     """Run the RQ worker of this host."""
     settings = _settings()
     if not settings.allow_cpu and not _has_gpu():
-        raise SettingsError(
-            "no NVIDIA GPU was found on this host; start the worker with --allow-cpu to work without one"
-        )
+        raise BadSetting("no NVIDIA GPU was found on this host; start the worker with --allow-cpu to work without one")
     importlib.import_module("services.trainer.worker").run(settings, burst=options.burst)
     return 0
 

@@ -15,7 +15,8 @@ from typing import Final, Protocol
 from services.store.blobs.objects import Stored
 from services.store.records import CheckpointRecord
 from services.trainer.backend import Adapter, Backend
-from services.trainer.batches.batching import longest_first, order_hash
+from services.trainer.batches.batching import longest_first
+from services.trainer.batches.mixing import order_hash
 from services.trainer.batches.rows import Row, shortened, without_tail
 from services.trainer.errors import BackendError, CheckpointLost, Code, ProbeMismatch, StopRun
 from services.trainer.loop import probe_nll

@@ -26,7 +26,8 @@ from services.store.shards.dataset_files import DatasetReader
 from services.store.store import Store, open_store
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batches.batching import MOST_CALL_TOKENS, PASSES_PER_CALL, Batches
-from services.trainer.batches.dataset import TrainedRows, trained_rows
+from services.trainer.batches.dataset import trained_rows
+from services.trainer.batches.mixing import Part
 from services.trainer.batches.rows import Row
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
 from services.trainer.endings import Endings, Leave
@@ -78,7 +79,7 @@ def run(job_id: str, attempt: int) -> None:
 class Data:
     """The rows of a job."""
 
-    train: TrainedRows
+    train: Sequence[Part]  #: one a dataset
     test: Sequence[Row]
 
 
@@ -151,7 +152,7 @@ class Attempt:
 
     def _train(self) -> None:
         data = self._read_data()
-        probe = probe_rows(data.test or data.train, self._job.spec.hyperparameters.seed)
+        probe = probe_rows(data.test or data.train[0].rows, self._job.spec.hyperparameters.seed)
         self._wait_for_server()
         backend, steps_done = self._begin(probe)
         plan = self._plan(data, probe)
@@ -171,16 +172,19 @@ class Attempt:
     def _read_data(self) -> Data:
         spec = self._job.spec
         max_length = spec.hyperparameters.max_length
-        train, cut = trained_rows(self._reader(spec.training_dataset), max_length)
-        if not len(train):
-            raise DatasetUnusable(f"dataset {spec.training_dataset} has nothing to train with max_length {max_length}")
-        if cut.cut_rows or cut.emptied_rows:
-            self._journal.event(
-                "warning",
-                "MAX_LENGTH_CUT",
-                f"max_length {max_length} cut {cut.cut_rows} rows by {cut.cut_tokens} tokens; "
-                f"{cut.emptied_rows} have nothing left to train.",
-            )
+        train = []
+        for part in spec.training:
+            rows, cut = trained_rows(self._reader(part.dataset), max_length)
+            if not len(rows):
+                raise DatasetUnusable(f"dataset {part.dataset} has nothing to train with max_length {max_length}")
+            if cut.cut_rows or cut.emptied_rows:
+                self._journal.event(
+                    "warning",
+                    "MAX_LENGTH_CUT",
+                    f"max_length {max_length} cut {cut.cut_rows} rows of {part.dataset} by {cut.cut_tokens} tokens; "
+                    f"{cut.emptied_rows} have nothing left to train.",
+                )
+            train.append(Part(rows, rows.conversation_of, part.weight))
         if not spec.test_dataset:
             return Data(train, ())
         test, _ = trained_rows(self._reader(spec.test_dataset), max_length)
@@ -192,7 +196,7 @@ class Attempt:
 
     def _plan(self, data: Data, probe: Sequence[Row]) -> RunSpec:
         hyper = self._job.spec.hyperparameters
-        batches = Batches(data.train, data.train.conversation_of, hyper.batch_size, hyper.seed)
+        batches = Batches(data.train, hyper.batch_size, hyper.seed)
         steps = hyper.max_steps or hyper.epochs * batches.steps_per_epoch
         packs = bool(self._served.accelerated)
         most = PASSES_PER_CALL * self._served.max_tokens_per_pass if packs else MOST_CALL_TOKENS

@@ -16,6 +16,7 @@ from services.store.blobs.evaluations import RowLosses
 from services.store.records import CheckpointRecord, Control, Hyperparameters, StepRecord
 from services.trainer.backend import Adam, Backend, Logprobs, Pending
 from services.trainer.batches.batching import Batch, Batches, call_tokens, cut
+from services.trainer.batches.mixing import sums_by_part
 from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import NORMALIZATION, Weights, weighted_nll
 from services.trainer.errors import BackendError, CallOutOfMemory, Code, NonFiniteLoss
@@ -232,13 +233,14 @@ class Run:
 
     def _collect(self, item: InFlight) -> None:
         step = item.batch.step
-        nlls: list[float] = []
+        nlls: list[tuple[int, float]] = []  # with the row's dataset
         objectives: list[float] = []
         for rows, weights, pending in item.calls:
             for row, sent, logprobs in zip(rows, weights, self._logprobs(step, rows, pending), strict=True):
-                nlls.append(weighted_nll(logprobs, row.target_weights))
-                objectives.append(nlls[-1] if sent is row.target_weights else weighted_nll(logprobs, sent))
-        nll = math.fsum(nlls)
+                one = weighted_nll(logprobs, row.target_weights)
+                nlls.append((row.part, one))
+                objectives.append(one if sent is row.target_weights else weighted_nll(logprobs, sent))
+        nll = math.fsum(one for _, one in nlls)
         if not math.isfinite(nll):
             raise NonFiniteLoss(f"step {step}: the NLL of the batch is {nll}; earlier checkpoints are good")
         after_calls = self.clock()
@@ -252,7 +254,7 @@ class Run:
             "forward_backward": after_calls - self._read_at - self._data_seconds,
             "optim_step": after_optim - after_calls,
         } | ({"evaluate": after_test - after_optim} if test else {})
-        self.journal.step(_with_test(self._step_record(item, nll, math.fsum(objectives), seconds), test))
+        self.journal.step(_with_test(self._step_record(item, nlls, math.fsum(objectives), seconds), test))
         self._read_at, self._data_seconds = self.clock(), 0.0
         if item.saving is not None:
             self._record(item.saving)
@@ -275,7 +277,9 @@ class Run:
     def _out_of_memory(self, step: int, rows: int, error: BackendError) -> CallOutOfMemory:
         return CallOutOfMemory(step, rows, self.plan.budget(step), error, packed=self.plan.packs)
 
-    def _step_record(self, item: InFlight, nll: float, objective: float, seconds: dict[str, float]) -> StepRecord:
+    def _step_record(
+        self, item: InFlight, nlls: Sequence[tuple[int, float]], objective: float, seconds: dict[str, float]
+    ) -> StepRecord:
         batch, gauge = item.batch, self.gauge()
         return StepRecord(
             step=batch.step,
@@ -286,7 +290,7 @@ class Run:
             tokens=sum(row.length for row in batch.rows),
             loss_tokens=sum(row.loss_tokens for row in batch.rows),
             target_bytes=sum(row.target_bytes for row in batch.rows),
-            nll_sum=nll,
+            nll_sum=math.fsum(nll for _, nll in nlls),
             weight_sum=math.fsum(row.weight_sum for row in batch.rows),
             objective=objective,
             learning_rate=item.learning_rate,
@@ -296,6 +300,7 @@ class Run:
             time=self.now(),
             calls=len(item.calls),
             accelerated=self.plan.packs,
+            mix=sums_by_part(batch.by_part, batch.rows, nlls) if len(batch.by_part) > 1 else (),
         )
 
     def _evaluate(self, step: int) -> Evaluation | None:

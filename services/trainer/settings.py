@@ -11,22 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from services.store.secret_settings import REDIS_URL_TAKES, redis_url
-from services.store.secret_settings import secret as secret_setting
+from services.store.redis_url import REDIS_URL_TAKES, redis_url
+from services.variables import LOG_LEVELS, BadSetting, log_level, parsed
+from services.variables import secret as secret_setting
 
 Value = TypeVar("Value")
 
 REDIS_URL: Final = "redis://127.0.0.1:6379/0"
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 DAY: Final = 86400.0  #: seconds
 
 #: Largest relative difference between a checkpoint's stored probe NLL and the one measured after loading it.
 PROBE_TOLERANCE: Final = {"fp32": 1e-6, "bf16": 2e-3}
-
-
-class SettingsError(ValueError):
-    """An environment variable is missing or wrong; the message names it and says what it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +60,12 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     """Read every setting; raise at the first wrong one.
 
     Raises:
-        SettingsError: names the variable, its value and what it takes.
+        BadSetting: names the variable, its value and what it takes.
     """
     allow_cpu = _read(environment, "TURNLOOM_ALLOW_CPU", "0", _flag, "0 or 1")
     precision = environment.get("TURNLOOM_TUFT_PRECISION") or ("fp32" if allow_cpu else "bf16")
     if precision not in PROBE_TOLERANCE:
-        raise SettingsError(f"TURNLOOM_TUFT_PRECISION is {precision!r}; it takes {' or '.join(PROBE_TOLERANCE)}")
+        raise BadSetting(f"TURNLOOM_TUFT_PRECISION: {precision!r} can't be used; give {' or '.join(PROBE_TOLERANCE)}")
     return Settings(
         hour_price=_read(environment, "TURNLOOM_GPU_HOUR_PRICE", "", _price, "a number, 0 or more"),
         currency=_read(environment, "TURNLOOM_CURRENCY", "USD", _currency, "3 capitals"),
@@ -118,7 +114,7 @@ class CompanionSettings:
 
 
 def companion_from_environment(environment: Mapping[str, str]) -> CompanionSettings:
-    """Read the settings of the supervisor and the exporter. Raises SettingsError."""
+    """Read the settings of the supervisor and the exporter. Raises BadSetting."""
     return CompanionSettings(
         redis_url=_read(environment, "TURNLOOM_REDIS_URL", REDIS_URL, redis_url, REDIS_URL_TAKES, secret=True),
         store_url=environment.get("TURNLOOM_STORE_URL", ""),
@@ -145,16 +141,10 @@ def _read(
     *,
     secret: bool = False,
 ) -> Value:
-    try:
-        text = secret_setting(environment, name) or default
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
+    text = secret_setting(environment, name) or default
     if text is None:
-        raise SettingsError(f"{name} is not set; it takes {takes}")
-    try:
-        return parse(text)
-    except ValueError:
-        raise SettingsError(f"{name} is {'wrong' if secret else repr(text)}; it takes {takes}") from None
+        raise BadSetting(f"{name}: is not set; give {takes}")
+    return parsed(name, text, parse, takes, hidden=secret)
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: str) -> float:
@@ -223,7 +213,4 @@ def _port(text: str) -> int:
 
 
 def _level(environment: Mapping[str, str]) -> str:
-    level = (environment.get("TURNLOOM_LOG_LEVEL") or "info").lower()
-    if level not in LOG_LEVELS:
-        raise SettingsError(f"TURNLOOM_LOG_LEVEL is {level!r}; it takes {', '.join(LOG_LEVELS)}")
-    return level.upper()
+    return _read(environment, "TURNLOOM_LOG_LEVEL", "info", log_level, LOG_LEVELS).upper()

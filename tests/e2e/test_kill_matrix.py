@@ -24,6 +24,7 @@ from tests.fakes.fake_tuft import FakeTuft
 from tests.support.api_calls import write_model
 from tests.support.redis_fixtures import RedisServer, redis_program
 from tests.support.small_disk import SmallDisk, small_disk
+from tests.support.trainer_parts import conversations
 from tests.support.trainer_stack import REPOSITORY, TrainerStack, horses, kill, wait_for
 
 pytestmark = pytest.mark.slow
@@ -174,6 +175,23 @@ def test_the_series_is_exact_whoever_is_killed_whenever(world: World, victim: st
     job = world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
     assert world.stack.series(job_id) == world.series
     assert job.attempt == (1 if victim in ("api", "redis") else 2)
+
+
+@pytest.mark.parametrize("victim", ["horse", "both", "redis", "tuft"])
+def test_a_mixture_goes_on_at_the_exact_conversation_of_each_dataset(world: World, victim: str) -> None:
+    mix = [(conversations(7, seed=2), 0.7), (conversations(11, seed=3), 0.3)]
+    world.tuft.clear_faults()
+    clean = world.stack.submit(HYPER, start_from=world.start, mix=mix)
+    world.stack.wait(clean, JobState.SUCCEEDED, deadline=RECOVERY)
+    job_id = moment(world, MOMENTS[1], lambda: world.stack.submit(HYPER, start_from=world.start, mix=mix))
+    world.kill(victim, meanwhile=world.let_go)
+    world.tuft.clear_faults()
+    job = world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
+    undisturbed = world.stack.store.ledger.steps(clean)
+    resumed = world.stack.store.ledger.steps(job_id)
+    assert [(one.nll_sum, one.mix) for one in resumed] == [(one.nll_sum, one.mix) for one in undisturbed]
+    assert job.effective_mix == world.stack.job(clean).effective_mix
+    assert [sums.conversations for sums in job.effective_mix] == [64, 24]  # 4 epochs of 13 and 5, then 12 and 4
 
 
 def keys_of(world: World, job_id: str) -> list[str]:

@@ -1,4 +1,5 @@
 """A hub on loopback: as much of its protocol as reading one public dataset of Parquet or JSONL files takes."""
+# ruff: noqa: N802  # http.server names the methods
 
 from __future__ import annotations
 
@@ -6,14 +7,15 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit
+
+from tests.support.loopback import Handler, Loopback
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class Hub:
+class Hub(Loopback):
     """Serves `files` (path to bytes) as the dataset `name`; a context manager, `url` is what HF_ENDPOINT takes."""
 
     def __init__(self, name: str, files: Mapping[str, bytes]) -> None:
@@ -22,22 +24,15 @@ class Hub:
         self.tokens: set[str] = set()
         self.held: set[str] = set()  #: files whose bytes come after `released`
         self.released = threading.Event()
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(_Handler)
 
-    def __enter__(self) -> Hub:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__(*error)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: ClassVar[Hub]
+class _Handler(Handler):
+    owner: ClassVar[Hub]
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -49,11 +44,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self._answer(body)
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
-
     def _answer(self, body: bytes = b"") -> None:
-        hub, path = self.hub, unquote(urlsplit(self.path).path)
+        hub, path = self.owner, unquote(urlsplit(self.path).path)
         hub.asked.append(f"{self.command} {path}")
         hub.tokens.add(self.headers.get("Authorization") or "")
         api, resolve = f"/api/datasets/{hub.name}", f"/datasets/{hub.name}/resolve/"

@@ -1,50 +1,41 @@
 """A vLLM on loopback: its models and its dynamic LoRA endpoints, with the answers that vLLM 0.19 gives."""
+# ruff: noqa: N802  # http.server names the methods
 
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+from tests.support.loopback import Handler, Loopback
 
-class FakeVllm:
+
+class FakeVllm(Loopback):
     """Serves `base`, and reads the folders of adapters that it is told to load; a context manager."""
 
     def __init__(self, base: str = "base", key: str = "", dynamic: bool = True) -> None:
         self.base, self.key, self.dynamic = base, key, dynamic
         self.loaded: dict[str, str] = {}  #: name to folder
         self.configs: dict[str, dict] = {}  #: name to what adapter_config.json held
-        handler = type("Handler", (_Handler,), {"vllm": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> FakeVllm:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    vllm: ClassVar[FakeVllm]
+class _Handler(Handler):
+    owner: ClassVar[FakeVllm]
 
     def do_GET(self) -> None:
         if self._admitted():
             assert self.path == "/v1/models"
-            models = [{"id": self.vllm.base, "object": "model", "root": self.vllm.base, "parent": None}]
-            for name, folder in self.vllm.loaded.items():
-                models.append({"id": name, "object": "model", "root": folder, "parent": self.vllm.base})
+            models = [{"id": self.owner.base, "object": "model", "root": self.owner.base, "parent": None}]
+            for name, folder in self.owner.loaded.items():
+                models.append({"id": name, "object": "model", "root": folder, "parent": self.owner.base})
             self._answer(200, {"object": "list", "data": models})
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if not self._admitted():
             return
-        if not self.vllm.dynamic:
+        if not self.owner.dynamic:
             self._answer(404, {"detail": "Not Found"})
         elif self.path == "/v1/load_lora_adapter":
             self._load(asked)
@@ -54,24 +45,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _load(self, asked: dict) -> None:
         name, folder = asked["lora_name"], Path(asked["lora_path"])
-        if name in self.vllm.loaded and not asked.get("load_inplace"):
+        if name in self.owner.loaded and not asked.get("load_inplace"):
             sentence = f"The lora adapter '{name}' has already been loaded."
             self._error(400, sentence, "InvalidUserInput")
         elif not (folder / "adapter_model.safetensors").is_file():
             self._error(404, f"Loading lora {name} failed: No adapter found for {folder}", "NotFoundError")
         else:
-            self.vllm.configs[name] = json.loads((folder / "adapter_config.json").read_text())
-            self.vllm.loaded[name] = str(folder)
+            self.owner.configs[name] = json.loads((folder / "adapter_config.json").read_text())
+            self.owner.loaded[name] = str(folder)
             self._answer(200, f"Success: LoRA adapter '{name}' added successfully.")
 
     def _unload(self, name: str) -> None:
-        if self.vllm.loaded.pop(name, None) is None:
+        if self.owner.loaded.pop(name, None) is None:
             self._error(404, f"The lora adapter '{name}' cannot be found.", "NotFoundError")
         else:
             self._answer(200, f"Success: LoRA adapter '{name}' removed successfully.")
 
     def _admitted(self) -> bool:
-        if self.vllm.key and self.headers.get("Authorization") != f"Bearer {self.vllm.key}":
+        if self.owner.key and self.headers.get("Authorization") != f"Bearer {self.owner.key}":
             self._answer(401, {"error": "Unauthorized"})
             return False
         return True
@@ -81,10 +72,4 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: object) -> None:
         data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        self.answer(status, data)

@@ -196,13 +196,13 @@ def test_a_call_that_outlives_the_drain_is_cut_and_the_process_ends(run: Run) ->
 @pytest.mark.parametrize(
     ("arguments", "environment", "sentence"),
     [
-        ((), {"TURNLOOM_THREADS": "x"}, "TURNLOOM_THREADS can't be 'x': a number from 4 to 1000 is needed."),
+        ((), {"TURNLOOM_THREADS": "x"}, "TURNLOOM_THREADS: 'x' can't be used; give a number from 4 to 1000"),
         (
             (),
             {"TURNLOOM_MODELS": "/none.toml"},
             "/none.toml can't be read (No such file or directory); TURNLOOM_MODELS",
         ),
-        (("--address", "x"), {}, "'x' is not HOST:PORT"),
+        (("--address", "x"), {}, "'x' can't be used; give HOST:PORT"),
     ],
 )
 def test_wrong_settings_end_with_one_sentence_and_code_2(

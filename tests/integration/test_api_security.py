@@ -22,9 +22,10 @@ from services.preprocess.api.auth.scopes import NEEDS, Need
 from services.preprocess.api.auth.tls import tls_files
 from services.preprocess.domain.caller import Scope
 from services.preprocess.domain.limits import MAX_MESSAGE_BYTES
-from services.preprocess.settings import ApiSettings, BadSetting
+from services.preprocess.settings import ApiSettings
 from services.store.records import HostRecord
 from services.store.store import Store
+from services.variables import BadSetting
 from tests.support.api_calls import MODEL, Api, Start, chat, dataset_stream, first_request, options, refusal
 from tests.support.certificates import Pair, authority, signed
 from tests.support.cli_runs import turnloom

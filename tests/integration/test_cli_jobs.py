@@ -264,3 +264,40 @@ def test_an_adapter_that_is_not_there_yet_says_so(api: Api, chats: Path, tmp_pat
     refused = turnloom(api.address, "adapter", "download", job, "--to", tmp_path / "got")
     assert refused.code == 4
     assert not (tmp_path / "got").exists()
+
+
+def test_several_datasets_are_mixed_by_options_or_a_job_file(api: Api, chats: Path, tmp_path: Path) -> None:
+    one, other = (turnloom(api.address, "dataset", "create", chats, "--json").document[0]["id"] for _ in range(2))
+    mix = ["--mix", f"{one}=0.7", "--mix", f"{other}=0.3"]
+    made = turnloom(api.address, "train", *mix, "--steps", 4, "--detach", "--json").document
+    assert made["mix"] == [{"dataset": one, "weight": 0.7}, {"dataset": other, "weight": 0.3}]
+    shown = turnloom(api.address, "job", "show", made["id"]).out
+    assert f"training_dataset = {one} = 0.7 (nothing yet); {other} = 0.3 (nothing yet)" in shown
+    file = tmp_path / "job.toml"
+    file.write_text(f"[data]\nmix = {{ {one} = 2, {other} = 1.0 }}\n[hyperparameters]\nmax_steps = 4\n")
+    again = turnloom(api.address, "train", "-f", file, "--detach", "--json").document
+    assert [part["weight"] for part in again["mix"]] == [2.0, 1.0]
+    swept = turnloom(
+        api.address, "sweep", *mix, "--test", one, "--rank", 4, "--steps", 4, "--detach", "--json"
+    ).document
+    assert swept["jobs"][0]["mix"] == made["mix"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--mix", "ds-a"], "--mix ds-a: there is no number after '='."),
+        (["--mix", "ds-a=much"], "--mix ds-a=much: there is no number after '='."),
+        (["--mix", "chats.jsonl=1"], "--mix: 'chats.jsonl' is no dataset id."),
+        (["--mix", "ds-a=1", "--mix", "ds-a=2"], "--mix names ds-a twice."),
+        (["ds-c", "--mix", "ds-a=1", "--mix", "ds-b=2"], "DATA and --mix exclude each other."),
+        (["--mix", "ds-a=1", "--mix", "ds-b=2", "--test-fraction", "0.1"], "--test-fraction needs a file"),
+    ],
+)
+def test_a_mixture_that_can_not_be_read_is_refused(api: Api, arguments: list[str], sentence: str) -> None:
+    for command in ("train", "sweep"):
+        refused = turnloom(api.address, command, *arguments)
+        if command == "sweep" and "--test-fraction" not in arguments:
+            refused = turnloom(api.address, command, *arguments, "--test", "ds-t")
+        assert refused.code == 2, refused.err
+        assert sentence in refused.err

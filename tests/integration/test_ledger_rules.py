@@ -30,6 +30,8 @@ from services.store.records import (
     JobRecord,
     JobSpec,
     JobState,
+    MixPart,
+    MixSums,
     StartFrom,
     StepRecord,
 )
@@ -538,3 +540,41 @@ def test_parts_of_the_store_work_alone(redis_url: str) -> None:
     assert Ledger(client).steps("job-none") == []
     with pytest.raises(NotFound):
         Events(client).read("job-none")
+
+
+def test_sums_by_dataset_of_a_mixture_are_exact_and_cut_with_the_series(store: Store) -> None:
+    def mixed(number: int, attempt: int = 1) -> StepRecord:
+        mix = (MixSums(number, 10 * number, 0.1 / number, 1.0), MixSums(1, 5, 1 / 3, 2.0))
+        return replace(step(number, attempt), mix=mix)
+
+    store.redis.hset("tl:api:dataset:ds-more", "state", "ready")
+    spec = replace(SPEC, mix=(MixPart("ds-train", 0.7), MixPart("ds-more", 0.3)))
+    job = running(store, spec)
+    assert store.redis.smembers(f"tl:run:uses:{'ds-more'}") == {job.id}
+    assert store.jobs.get(job.id).effective_mix == ()
+    for number in range(1, 6):
+        for _ in range(2):  # an answer that was lost
+            assert store.ledger.commit_step(job.id, mixed(number)).outcome is Outcome.OK
+        if number == 2:
+            save(store, job, 2)
+    assert store.ledger.steps(job.id) == [mixed(number) for number in range(1, 6)]
+    found = store.jobs.get(job.id)
+    assert found.effective_mix == found.work_mix
+    nll = weight = 0.0
+    for number in range(1, 6):
+        nll, weight = nll + 0.1 / number, weight + 1.0
+    assert found.work_mix[0] == MixSums(15, 150, nll, weight)
+    store.jobs.release(job.id, 1, "worker_lost", "x")
+    claim = store.jobs.claim(job.id, 2, "w2")
+    assert claim is not None
+    assert claim.job.effective_mix == (
+        MixSums(3, 30, 0.1 + 0.1 / 2, 2.0),
+        MixSums(2, 10, 1 / 3 + 1 / 3, 4.0),
+    )
+    assert claim.job.work_mix == found.work_mix
+    store.ledger.commit_step(job.id, mixed(3, attempt=2))
+    again = store.jobs.get(job.id)
+    assert again.effective_mix[0].conversations == 6
+    assert again.work_mix[0].conversations == 18
+    store.jobs.finish(job.id, 2, JobState.SUCCEEDED)
+    assert not store.redis.exists("tl:run:uses:ds-more")

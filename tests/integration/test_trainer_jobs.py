@@ -490,3 +490,19 @@ def test_training_data_is_cut_to_conversations_not_rows(stack: TrainerStack) -> 
     job_id = stack.submit(replace(HYPER, max_steps=None, epochs=2), train=conversations(10))
     stack.worker()
     assert stack.wait(job_id, JobState.SUCCEEDED).step == 6
+
+
+def test_a_mixture_trains_its_datasets_by_weight_and_the_ledger_has_the_nll_of_each(stack: TrainerStack) -> None:
+    mix = [(conversations(6, seed=2), 0.7), (conversations(4, seed=3), 0.3)]
+    job_id = stack.submit(replace(HYPER, max_steps=None, epochs=2, batch_size=5), mix=mix)
+    stack.worker()
+    job = stack.wait(job_id, JobState.SUCCEEDED)
+    records = stack.store.ledger.steps(job_id)
+    assert [[sums.conversations for sums in record.mix] for record in records] == [[4, 1], [3, 2]] * 2
+    for record in records:
+        assert sum(sums.nll for sums in record.mix) == pytest.approx(record.nll_sum, rel=1e-12)
+        assert sum(sums.weight for sums in record.mix) == record.weight_sum
+        assert sum(sums.tokens for sums in record.mix) == record.tokens
+    assert [sums.conversations for sums in job.effective_mix] == [14, 6]
+    assert sum(sums.nll for sums in job.effective_mix) == pytest.approx(job.effective.nll, rel=1e-12)
+    assert job.work_mix == job.effective_mix

@@ -11,6 +11,7 @@ import numpy as np
 from services.store.records import CheckpointRecord, Control, Hyperparameters, StepRecord
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batches.batching import MOST_CALL_TOKENS, Batches
+from services.trainer.batches.mixing import Part
 from services.trainer.batches.rows import Row
 from services.trainer.checkpoints import probe_rows
 from services.trainer.evaluation import Patience
@@ -41,7 +42,7 @@ def conversations(count: int, seed: int = 0, vocabulary: int = 50) -> list[Row]:
 
 
 def batches(rows: Sequence[Row], batch_size: int, seed: int = 0) -> Batches:
-    return Batches(rows, [one.conversation for one in rows], batch_size, seed)
+    return Batches([Part(rows, [one.conversation for one in rows])], batch_size, seed)
 
 
 def plan(

@@ -18,7 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from services.store.ids import new_id
-from services.store.records import DatasetRecord, DatasetState, Hyperparameters, JobRecord, JobSpec, JobState, StartFrom
+from services.store.records import (
+    DatasetRecord,
+    DatasetState,
+    Hyperparameters,
+    JobRecord,
+    JobSpec,
+    JobState,
+    MixPart,
+    StartFrom,
+)
 from services.store.retries import retry_redis
 from services.store.shards.dataset_files import DatasetReader, DatasetWriter
 from services.store.shards.dataset_files import Row as StoredRow
@@ -174,12 +183,15 @@ class TrainerStack:
         test: Sequence[Row] | None = None,
         start_from: StartFrom | None = None,
         model: str = "",
+        mix: Sequence[tuple[Sequence[Row], float]] = (),
     ) -> str:
-        """Creates and queues a job as the API does; its id."""
+        """Creates and queues a job as the API does, on one dataset or a `mix` of rows with weights; its id."""
+        parts = tuple(MixPart(self.dataset(rows), weight) for rows, weight in mix)
         spec = JobSpec(
             model="test",
             tuft_model=model or self.tuft.model_name,
-            training_dataset=self.dataset(conversations(12) if train is None else train),
+            training_dataset=parts[0].dataset if mix else self.dataset(conversations(12) if train is None else train),
+            mix=parts,
             test_dataset=self.dataset(conversations(5, seed=1) if test is None else test) if test != () else "",
             hyperparameters=hyperparameters,
             start_from=start_from,

@@ -13,6 +13,7 @@ from typing import Annotated, Final, cast
 
 import typer
 
+from turnloom.cli.options.groups import checked_mix
 from turnloom.cli.running.session import Session, command
 from turnloom.errors import InvalidInput
 from turnloom.wire.options import HyperparameterFields, PreprocessFields, hyperparameters, preprocess_options
@@ -20,7 +21,15 @@ from turnloom.wire.options import HyperparameterFields, PreprocessFields, hyperp
 TEMPLATE: Final = "job_template.toml"
 #: Keys of the sections whose fields are not those of a message, and what each must be.
 KEYS: Final[Mapping[str, Mapping[str, type]]] = {
-    "data": {"train": str, "test": str, "test_fraction": float, "model": str, "skip_bad": bool, "strict": bool},
+    "data": {
+        "train": str,
+        "mix": dict,
+        "test": str,
+        "test_fraction": float,
+        "model": str,
+        "skip_bad": bool,
+        "strict": bool,
+    },
     "job": {"host": str, "start_from": str, "weights_only": bool, "labels": dict},
 }
 KINDS: Final = {str: "text in quotes", float: "a number", bool: "true or false", dict: "a table"}
@@ -31,6 +40,7 @@ class JobFile:
     """Contents of a job file; an absent key sets nothing."""
 
     data: str = ""  #: path or dataset id
+    mix: Mapping[str, float] = field(default_factory=dict)  #: dataset id to weight, instead of data
     test: str = ""
     test_fraction: float | None = None
     model: str = ""
@@ -71,6 +81,7 @@ class JobFile:
                 ) from error
         return cls(
             data=_place(path, data.get("train", "")),
+            mix=_mix(path, data.get("mix", {})),
             test=_place(path, data.get("test", "")),
             test_fraction=data.get("test_fraction"),
             model=data.get("model", ""),
@@ -111,6 +122,16 @@ def _check(path: Path, document: Mapping[str, object]) -> None:
                 )
             if not isinstance(value, (int, float) if kind is float else kind) or (kind is float and value is True):
                 raise InvalidInput(f"{path}: [{section}] {key} is {value!r}; it takes {KINDS[kind]}.", field=key)
+
+
+def _mix(path: Path, weights: Mapping[str, object]) -> dict[str, float]:
+    """Return the weights of a mixture by dataset id."""
+    field, found = f"{path}: [data] mix", dict[str, float]()
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise InvalidInput(f"{field}.{name} is {weight!r}; it takes a number.", field="mix")
+        found[name] = float(weight)
+    return checked_mix(found, field)
 
 
 def _place(path: Path, name: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -110,7 +110,7 @@ def show(session: Session, job: Id) -> None:
         session.out.print(line, soft_wrap=True, highlight=False)
     facts: dict[str, object] = {
         "model": found.model,
-        "training_dataset": found.training_dataset,
+        "training_dataset": "; ".join(_mixed(found)) or found.training_dataset,
         "test_dataset": found.test_dataset or "-",
         "host": found.host,
         "attempt": found.attempt,
@@ -125,6 +125,14 @@ def show(session: Session, job: Id) -> None:
     chosen = {name: value for name, value in to_plain(found.hyperparameters).items() if value is not None}
     for name, value in {**facts, **chosen, **found.metadata}.items():
         session.out.print(f"  {name} = {escape(str(value))}", soft_wrap=True, highlight=False)
+
+
+def _mixed(job: training_pb2.Job) -> Iterator[str]:
+    """Describe each dataset of a mixture: "ds-1 = 0.7 (120 conversations, NLL 1.2345)"."""
+    for part, sums in zip_longest(job.mix, job.progress.mix):
+        trained = f"{sums.conversations} conversations" if sums else "nothing yet"
+        nll = f", NLL {sums.nll_sum / sums.weight_sum:.4f}" if sums and sums.weight_sum > 0 else ""
+        yield f"{part.dataset} = {part.weight:g} ({trained}{nll})"
 
 
 def steps(

@@ -114,10 +114,11 @@ def _prepare(client: TurnloomClient, job: str, checkpoint: str, name: str, folde
     saved = _checkpoint(found, client.jobs.checkpoints(job), checkpoint)
     files = client.jobs.download_adapter(job, folder, checkpoint)
     model = next((one for one in client.models.list() if one.name == found.model), None)
+    trained = [part.dataset for part in found.mix] or [found.training_dataset]
     facts = Facts(
         run=Run(found, list(client.jobs.steps(job))),
         model=model,
-        training=_dataset(client, found.training_dataset),
+        training=[one for name in trained if (one := _dataset(client, name)) is not None],
         test=_dataset(client, found.test_dataset),
         checkpoint=saved,
         files=[(file.path.name, file.sha256) for file in files],

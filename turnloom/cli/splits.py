@@ -72,6 +72,21 @@ def checked_parts(parts: Mapping[str, LocalPart], *, skip_bad: bool) -> Mapping[
     return parts
 
 
+def sole_data(data: str, mix: Mapping[str, float]) -> str:
+    """Return what to train on: a file or dataset; empty: the mixture.
+
+    Raises:
+        InvalidInput: there is neither, or both.
+    """
+    if data and mix:
+        raise InvalidInput("DATA and --mix exclude each other.", hint="Give one of them.", field="--mix")
+    if not data and not mix:
+        raise InvalidInput(
+            "There is nothing to train on.", hint="Name a file or a dataset, several with --mix, or a job file with -f."
+        )
+    return data
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """The datasets of a job."""

@@ -15,6 +15,7 @@ from turnloom.cli.options.groups import (
     BadConversations,
     Budget,
     HeldOut,
+    Mixture,
     Preprocessing,
     Submission,
     choose_model,
@@ -22,7 +23,7 @@ from turnloom.cli.options.groups import (
 from turnloom.cli.running.exits import Exit
 from turnloom.cli.running.jsonable import to_plain
 from turnloom.cli.running.session import Session, command
-from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
+from turnloom.cli.splits import is_dataset, leaving_nothing, sole_data, training_and_test
 from turnloom.client import TERMINAL
 from turnloom.display.words import ago
 from turnloom.errors import InvalidInput
@@ -103,9 +104,13 @@ class SweepSubmission(Submission):
 def sweep(
     session: Session,
     data: Annotated[
-        str, typer.Argument(help="Dataset id or file; or the id of a sweep to come back to.", metavar="DATA")
-    ],
+        str,
+        typer.Argument(
+            help="Dataset id or file; or the id of a sweep to come back to.", metavar="DATA", show_default=False
+        ),
+    ] = "",
     *,
+    mixture: Mixture,
     held_out: HeldOut,
     axes: Axes,
     budget: Budget,
@@ -123,6 +128,8 @@ def sweep(
         made = session.client.sweeps.retrieve(data)
     else:
         halving.check()
+        mix = mixture.weights()
+        data = sole_data(data, mix)
         if not held_out:
             raise InvalidInput(
                 "--test is missing; cells are compared by it.",
@@ -134,13 +141,14 @@ def sweep(
         fields = budget.fields(without=grid)
         model = choose_model(session, preprocessing.model)
         chosen = training_and_test(
-            session, data, held_out, budget.seed or 0, model=model, options=preprocessing.fields(), bad=bad
-        )
-        if is_dataset(data) and preprocessing.max_length is not None:
+            session, data or next(iter(mix)), held_out, budget.seed or 0, model=model,
+            options=preprocessing.fields(), bad=bad,
+        )  # fmt: skip
+        if (mix or is_dataset(data)) and preprocessing.max_length is not None:
             fields["max_length"] = preprocessing.max_length
         with leaving_nothing(session, chosen.uploaded):
             made = session.client.sweeps.create(
-                grid, model=model, training_dataset=chosen.training, test_dataset=chosen.test,
+                grid, model=model, training_dataset="" if mix else chosen.training, test_dataset=chosen.test, mix=mix,
                 display_name=submission.name, request_id=submission.request_id, metadata=submission.labels(),
                 host=submission.host, priority=submission.priority,
                 successive_halving=halving.halving, halving_eta=halving.eta,

@@ -13,6 +13,7 @@ from turnloom.cli.options.groups import (
     AUTO,
     BadConversations,
     HeldOut,
+    Mixture,
     Preprocessing,
     Start,
     Submission,
@@ -21,11 +22,10 @@ from turnloom.cli.options.groups import (
 )
 from turnloom.cli.running.jsonable import to_plain
 from turnloom.cli.running.session import Session, command
-from turnloom.cli.splits import is_dataset, leaving_nothing, training_and_test
+from turnloom.cli.splits import is_dataset, leaving_nothing, sole_data, training_and_test
 from turnloom.cli.watching import conclude, watch_to_the_end
 from turnloom.client.jobs import JobFields
 from turnloom.display.words import count, duration, money
-from turnloom.errors import InvalidInput
 from turnloom.learning_rates import BATCH, suggest
 from turnloom.results.runs import written
 from turnloom.v1 import training_pb2
@@ -45,6 +45,7 @@ def train(
     ] = "",
     *,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Job file (`turnloom init`); options win.")] = None,
+    mixture: Mixture,
     held_out: HeldOut,
     training: Training,
     start: Start,
@@ -58,9 +59,8 @@ def train(
     A file becomes a dataset first. A job file (-f) has all options; those of the command line win.
     """
     asked = JobFile.read(file) if file is not None else JobFile()
-    data = data or asked.data
-    if not data:
-        raise InvalidInput("There is nothing to train on.", hint="Name a file or a dataset, or a job file with -f.")
+    mix = mixture.weights() or ({} if data else dict(asked.mix))
+    data = sole_data(data or ("" if mixture.mix else asked.data), mix)
     fields = asked.with_options(training.fields())
     tests = held_out or HeldOut(asked.test, asked.test_fraction)
     begin = Start(start.start_from or asked.start_from, start.weights_only or asked.weights_only).message()
@@ -69,15 +69,16 @@ def train(
     if training.learning_rate == AUTO:
         fields["learning_rate"] = _rate_for(session, model, fields)
     made = training_and_test(
-        session, data, tests, fields.get("seed", 0), model=model,
+        session, data or next(iter(mix)), tests, fields.get("seed", 0), model=model,
         options={**asked.preprocess, **preprocessing.fields()},
         bad=BadConversations(bad.skip_bad or asked.skip_bad, bad.strict or asked.strict),
     )  # fmt: skip
-    if is_dataset(data) and preprocessing.max_length is not None:
+    if (mix or is_dataset(data)) and preprocessing.max_length is not None:
         fields["max_length"] = preprocessing.max_length
     job: JobFields = {
         **fields,
         "test_dataset": made.test,
+        "mix": mix,
         "metadata": labels,
         "host": submission.host or asked.host,
         "priority": submission.priority,
@@ -85,13 +86,13 @@ def train(
     }
     if dry_run:
         with leaving_nothing(session, made.uploaded):
-            answer = session.client.jobs.validate(model=model, training_dataset=made.training, **job)
+            answer = session.client.jobs.validate(model=model, training_dataset="" if mix else made.training, **job)
         _warn_of_warmup(session, answer.job)
         _show_estimate(session, answer)
         return
     with leaving_nothing(session, made.uploaded):
         queued = session.client.jobs.create(
-            model=model, training_dataset=made.training, request_id=submission.request_id, **job
+            model=model, training_dataset="" if mix else made.training, request_id=submission.request_id, **job
         )
     _warn_of_warmup(session, queued)
     if submission.detach:

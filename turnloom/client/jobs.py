@@ -35,6 +35,7 @@ class JobFields(HyperparameterFields, total=False):
     host: str  #: GPU host; absent: one that serves the model and rank
     start_from: tr.StartFrom | None  #: begin from a job's checkpoint
     priority: int  #: -100 to 100; above 0 needs the scope admin; absent: 0
+    mix: Mapping[str, float]  #: dataset id -> weight: 2 to 16 datasets to train on, instead of training_dataset
 
 
 class Jobs(Resource):
@@ -44,12 +45,14 @@ class Jobs(Resource):
         super().__init__(connection)
         self._service = FineTuningServiceStub(connection.channel)
 
-    def create(self, *, model: str, training_dataset: str, request_id: str = "", **fields: Unpack[JobFields]) -> tr.Job:
+    def create(
+        self, *, model: str, training_dataset: str = "", request_id: str = "", **fields: Unpack[JobFields]
+    ) -> tr.Job:
         """Queue a job.
 
         Args:
             model: name from client.models.list().
-            training_dataset: dataset id, READY.
+            training_dataset: dataset id, READY; "" with `mix`.
             request_id: the same id again gives the same job. Empty: a new one is generated, so that a repeated call
                 after a broken connection makes no second job.
             fields: see JobFields.
@@ -58,7 +61,7 @@ class Jobs(Resource):
         request.request_id = request_id or str(uuid.uuid4())
         return self._connection.ask(self._service.CreateJob, request, CALL_SECONDS).job
 
-    def validate(self, *, model: str, training_dataset: str, **fields: Unpack[JobFields]) -> tr.CreateJobResponse:
+    def validate(self, *, model: str, training_dataset: str = "", **fields: Unpack[JobFields]) -> tr.CreateJobResponse:
         """Return the job that create() would make, and its cost, without creating it."""
         request = job_request(model, training_dataset, fields)
         request.validate_only = True
@@ -238,7 +241,7 @@ class Jobs(Resource):
 
 def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.CreateJobRequest:
     """Build the request for one job, or for the cells of a sweep, with an empty request_id."""
-    own = ("test_dataset", "metadata", "host", "start_from", "priority")
+    own = ("test_dataset", "metadata", "host", "start_from", "priority", "mix")
     return tr.CreateJobRequest(
         model=model,
         training_dataset=training_dataset,
@@ -248,4 +251,5 @@ def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.Crea
         host=fields.get("host", ""),
         start_from=fields.get("start_from"),
         priority=fields.get("priority", 0),
+        mix=[tr.MixPart(dataset=name, weight=weight) for name, weight in (fields.get("mix") or {}).items()],
     )

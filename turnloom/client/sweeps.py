@@ -25,7 +25,7 @@ class Sweeps(Resource):
         axes: Mapping[str, Sequence[float]],
         *,
         model: str,
-        training_dataset: str,
+        training_dataset: str = "",
         display_name: str = "",
         request_id: str = "",
         successive_halving: bool = False,
@@ -38,7 +38,7 @@ class Sweeps(Resource):
         Args:
             axes: hyperparameter -> its values, such as {"lora_rank": [8, 16], "learning_rate": [1e-4]}.
             model: name from client.models.list().
-            training_dataset: dataset id, READY.
+            training_dataset: dataset id, READY; "" with `mix`.
             display_name: for people.
             request_id: the same id again gives the same sweep. Empty: a new one is generated.
             successive_halving: at each rung keep the cells with the lowest test NLL and stop the others.

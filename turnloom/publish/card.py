@@ -25,7 +25,7 @@ class Facts:
 
     run: Run
     model: pp.Model | None  #: None: the server no longer serves it
-    training: ds.Dataset | None  #: None: it was deleted
+    training: Sequence[ds.Dataset]  #: those of a mixture, in order; without deleted ones
     test: ds.Dataset | None
     checkpoint: tr.Checkpoint
     files: Sequence[tuple[str, str]]  #: (name, sha256) of the adapter's files
@@ -82,11 +82,12 @@ def _about(facts: Facts) -> Iterator[tuple[str, str]]:
         base = facts.model.source if _HUB_NAME.fullmatch(facts.model.source) else "a local folder"
         yield "base model", f"{job.model} ({base}{revision})"
         yield "chat template", f"sha256 {facts.model.template_sha256}"
-    for what, dataset in (("training data", facts.training), ("test data", facts.test)):
-        if dataset is not None:
-            counts = f"{dataset.conversations} conversations, {dataset.examples} examples, {dataset.tokens} tokens"
-            yield what, f"{counts}, {dataset.loss_tokens} of them trained"
-            yield f"{what}, sha256", dataset.sha256
+    weights = {part.dataset: f" (weight {part.weight:g})" for part in job.mix}
+    named = [(f"training data{weights.get(dataset.id, '')}", dataset) for dataset in facts.training]
+    for what, dataset in [*named, *([("test data", facts.test)] if facts.test is not None else [])]:
+        counts = f"{dataset.conversations} conversations, {dataset.examples} examples, {dataset.tokens} tokens"
+        yield what, f"{counts}, {dataset.loss_tokens} of them trained"
+        yield f"{what}, sha256", dataset.sha256
     yield "checkpoint", f"{facts.checkpoint.id}, after step {facts.checkpoint.step} of {job.progress.planned_steps}"
     yield "tokens seen", str(job.progress.tokens)
     yield "finished", job.finish_time.ToJsonString() if job.HasField("finish_time") else "-"

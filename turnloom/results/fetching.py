@@ -27,7 +27,8 @@ def fetch(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> list[Run]
 def _contents(client: TurnloomClient, jobs: Sequence[training_pb2.Job]) -> dict[str, str]:
     """Map dataset ids to the sha256 of their rows; asks only where ids differ and skips deleted datasets."""
     found = {}
-    for names in ({job.training_dataset for job in jobs}, {job.test_dataset for job in jobs if job.test_dataset}):
+    trained = {part.dataset for job in jobs for part in job.mix} | {job.training_dataset for job in jobs}
+    for names in (trained, {job.test_dataset for job in jobs if job.test_dataset}):
         for name in names if len(names) > 1 else ():
             with suppress(NotFound, NotAllowed, Unimplemented, ServerUnreachable, Unavailable):
                 found[name] = client.datasets.retrieve(name).sha256

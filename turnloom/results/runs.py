@@ -43,7 +43,14 @@ class Run:
     @property
     def trained_on(self) -> str:
         """Content of the training dataset, likewise."""
-        return self.contents.get(self.job.training_dataset) or self.job.training_dataset
+        parts = sorted((self.contents.get(part.dataset) or part.dataset, part.weight) for part in self.job.mix)
+        mixed = " + ".join(f"{weight:g} {content}" for content, weight in parts)
+        return mixed or self.contents.get(self.job.training_dataset) or self.job.training_dataset
+
+    @property
+    def training_name(self) -> str:
+        """Return the id of the training dataset; of a mixture "ds-1=0.7 + ds-2=0.3"."""
+        return " + ".join(f"{part.dataset}={part.weight:g}" for part in self.job.mix) or self.job.training_dataset
 
     @property
     def test(self) -> Curve:

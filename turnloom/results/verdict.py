@@ -82,7 +82,7 @@ def _tested_apart(runs: Sequence[Run]) -> Iterator[str]:
 def _trained_apart(runs: Sequence[Run]) -> Iterator[str]:
     """Warn that the jobs differ in more than their settings."""
     if len({run.trained_on for run in runs}) > 1:
-        named = _by_dataset((run.trained_on, run.job.training_dataset, run.job.id) for run in runs)
+        named = _by_dataset((run.trained_on, run.training_name, run.job.id) for run in runs)
         yield f"These jobs were trained on different data, which may be what makes the difference: {named}."
 
 

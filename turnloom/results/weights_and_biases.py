@@ -84,6 +84,7 @@ def config_of(run: Run) -> dict[str, object]:
             value = name.removeprefix(field.enum_type.values[0].name.removesuffix("UNSPECIFIED")).lower()
         chosen[field.name] = value
     about = {name: getattr(run.job, name) for name in ("model", "training_dataset", "test_dataset", "host")}
+    about["training_dataset"] = run.training_name
     return {**chosen, **about, "labels": dict(run.job.metadata)}
 
 

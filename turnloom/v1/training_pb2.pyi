@@ -349,12 +349,13 @@ class Job(google.protobuf.message.Message):
     HALVING_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
     STORED_STEP_FIELD_NUMBER: builtins.int
+    MIX_FIELD_NUMBER: builtins.int
     id: builtins.str
     """"job-" and 12 characters."""
     model: builtins.str
     """Name of the model, as ListModels has it."""
     training_dataset: builtins.str
-    """Dataset id."""
+    """Dataset id; of a mixture the first of its datasets."""
     test_dataset: builtins.str
     """Dataset id; empty: no evaluation."""
     state: global___JobState.ValueType
@@ -419,6 +420,10 @@ class Job(google.protobuf.message.Message):
     def halving(self) -> global___Halving:
         """Where it stands in its sweep's successive halving; absent where it takes no part (any more)."""
 
+    @property
+    def mix(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MixPart]:
+        """The datasets that it trains on with their weights; empty: training_dataset alone."""
+
     def __init__(
         self,
         *,
@@ -447,12 +452,65 @@ class Job(google.protobuf.message.Message):
         halving: global___Halving | None = ...,
         priority: builtins.int = ...,
         stored_step: builtins.int | None = ...,
+        mix: collections.abc.Iterable[global___MixPart] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_stored_step", b"_stored_step", "create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "hyperparameters", b"hyperparameters", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time", "stored_step", b"stored_step"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_stored_step", b"_stored_step", "adapter_sha256", b"adapter_sha256", "adapter_uri", b"adapter_uri", "attempt", b"attempt", "best_checkpoint", b"best_checkpoint", "create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "host", b"host", "hyperparameters", b"hyperparameters", "id", b"id", "last_checkpoint", b"last_checkpoint", "metadata", b"metadata", "model", b"model", "owner", b"owner", "priority", b"priority", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time", "state", b"state", "stored_step", b"stored_step", "sweep", b"sweep", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_stored_step", b"_stored_step", "adapter_sha256", b"adapter_sha256", "adapter_uri", b"adapter_uri", "attempt", b"attempt", "best_checkpoint", b"best_checkpoint", "create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "host", b"host", "hyperparameters", b"hyperparameters", "id", b"id", "last_checkpoint", b"last_checkpoint", "metadata", b"metadata", "mix", b"mix", "model", b"model", "owner", b"owner", "priority", b"priority", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time", "state", b"state", "stored_step", b"stored_step", "sweep", b"sweep", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_stored_step", b"_stored_step"]) -> typing.Literal["stored_step"] | None: ...
 
 global___Job = Job
+
+@typing.final
+class MixPart(google.protobuf.message.Message):
+    """A dataset of a mixture."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    dataset: builtins.str
+    """Dataset id."""
+    weight: builtins.float
+    """Its share of the conversations trained, relative to the other weights of the mixture; > 0."""
+    def __init__(
+        self,
+        *,
+        dataset: builtins.str = ...,
+        weight: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dataset", b"dataset", "weight", b"weight"]) -> None: ...
+
+global___MixPart = MixPart
+
+@typing.final
+class MixSums(google.protobuf.message.Message):
+    """What was trained of one dataset of a mixture."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATIONS_FIELD_NUMBER: builtins.int
+    TOKENS_FIELD_NUMBER: builtins.int
+    NLL_SUM_FIELD_NUMBER: builtins.int
+    WEIGHT_SUM_FIELD_NUMBER: builtins.int
+    conversations: builtins.int
+    """Conversations."""
+    tokens: builtins.int
+    """Tokens sent."""
+    nll_sum: builtins.float
+    """Nats: sum of -logprob * weight, unnormalized weights."""
+    weight_sum: builtins.float
+    """Sum of unnormalized target weights; 0: nothing of it was in the step."""
+    def __init__(
+        self,
+        *,
+        conversations: builtins.int = ...,
+        tokens: builtins.int = ...,
+        nll_sum: builtins.float = ...,
+        weight_sum: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversations", b"conversations", "nll_sum", b"nll_sum", "tokens", b"tokens", "weight_sum", b"weight_sum"]) -> None: ...
+
+global___MixSums = MixSums
 
 @typing.final
 class Halving(google.protobuf.message.Message):
@@ -519,6 +577,7 @@ class Progress(google.protobuf.message.Message):
     TRAINING_SECONDS_FIELD_NUMBER: builtins.int
     COST_FIELD_NUMBER: builtins.int
     CURRENCY_FIELD_NUMBER: builtins.int
+    MIX_FIELD_NUMBER: builtins.int
     step: builtins.int
     """Last step of the effective series; 0 before the first."""
     planned_steps: builtins.int
@@ -551,6 +610,10 @@ class Progress(google.protobuf.message.Message):
     def estimated_finish(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Absent before a rate is known."""
 
+    @property
+    def mix(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MixSums]:
+        """Of a mixture, the effective series by dataset, in the order of Job.mix; empty before the first step."""
+
     def __init__(
         self,
         *,
@@ -569,9 +632,10 @@ class Progress(google.protobuf.message.Message):
         training_seconds: builtins.float = ...,
         cost: builtins.float | None = ...,
         currency: builtins.str = ...,
+        mix: collections.abc.Iterable[global___MixSums] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_best_test_nll", b"_best_test_nll", "_cost", b"_cost", "_last_train_nll", b"_last_train_nll", "_mean_train_nll", b"_mean_train_nll", "_test_bits_per_byte", b"_test_bits_per_byte", "_test_nll", b"_test_nll", "best_test_nll", b"best_test_nll", "cost", b"cost", "estimated_finish", b"estimated_finish", "last_train_nll", b"last_train_nll", "mean_train_nll", b"mean_train_nll", "test_bits_per_byte", b"test_bits_per_byte", "test_nll", b"test_nll"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_best_test_nll", b"_best_test_nll", "_cost", b"_cost", "_last_train_nll", b"_last_train_nll", "_mean_train_nll", b"_mean_train_nll", "_test_bits_per_byte", b"_test_bits_per_byte", "_test_nll", b"_test_nll", "best_test_nll", b"best_test_nll", "cost", b"cost", "currency", b"currency", "epoch", b"epoch", "estimated_finish", b"estimated_finish", "last_train_nll", b"last_train_nll", "mean_train_nll", b"mean_train_nll", "planned_steps", b"planned_steps", "step", b"step", "test_bits_per_byte", b"test_bits_per_byte", "test_nll", b"test_nll", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "trained_tokens", b"trained_tokens", "training_seconds", b"training_seconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_best_test_nll", b"_best_test_nll", "_cost", b"_cost", "_last_train_nll", b"_last_train_nll", "_mean_train_nll", b"_mean_train_nll", "_test_bits_per_byte", b"_test_bits_per_byte", "_test_nll", b"_test_nll", "best_test_nll", b"best_test_nll", "cost", b"cost", "currency", b"currency", "epoch", b"epoch", "estimated_finish", b"estimated_finish", "last_train_nll", b"last_train_nll", "mean_train_nll", b"mean_train_nll", "mix", b"mix", "planned_steps", b"planned_steps", "step", b"step", "test_bits_per_byte", b"test_bits_per_byte", "test_nll", b"test_nll", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "trained_tokens", b"trained_tokens", "training_seconds", b"training_seconds"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_best_test_nll", b"_best_test_nll"]) -> typing.Literal["best_test_nll"] | None: ...
     @typing.overload
@@ -682,6 +746,7 @@ class Step(google.protobuf.message.Message):
     TEST_TARGET_BYTES_FIELD_NUMBER: builtins.int
     CALLS_FIELD_NUMBER: builtins.int
     ACCELERATED_FIELD_NUMBER: builtins.int
+    MIX_FIELD_NUMBER: builtins.int
     step: builtins.int
     """1 for the first."""
     epoch: builtins.int
@@ -728,6 +793,10 @@ class Step(google.protobuf.message.Message):
     def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was committed."""
 
+    @property
+    def mix(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MixSums]:
+        """Of a mixture, by dataset, in the order of Job.mix."""
+
     def __init__(
         self,
         *,
@@ -752,9 +821,10 @@ class Step(google.protobuf.message.Message):
         test_target_bytes: builtins.int | None = ...,
         calls: builtins.int = ...,
         accelerated: builtins.bool | None = ...,
+        mix: collections.abc.Iterable[global___MixSums] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_accelerated", b"_accelerated", "_gpu_memory_bytes", b"_gpu_memory_bytes", "_gpu_utilization", b"_gpu_utilization", "_test_nll_sum", b"_test_nll_sum", "_test_target_bytes", b"_test_target_bytes", "_test_weight_sum", b"_test_weight_sum", "accelerated", b"accelerated", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_utilization", b"gpu_utilization", "test_nll_sum", b"test_nll_sum", "test_target_bytes", b"test_target_bytes", "test_weight_sum", b"test_weight_sum", "time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_accelerated", b"_accelerated", "_gpu_memory_bytes", b"_gpu_memory_bytes", "_gpu_utilization", b"_gpu_utilization", "_test_nll_sum", b"_test_nll_sum", "_test_target_bytes", b"_test_target_bytes", "_test_weight_sum", b"_test_weight_sum", "accelerated", b"accelerated", "attempt", b"attempt", "calls", b"calls", "conversations", b"conversations", "epoch", b"epoch", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_utilization", b"gpu_utilization", "learning_rate", b"learning_rate", "loss_tokens", b"loss_tokens", "nll_sum", b"nll_sum", "objective", b"objective", "phase_seconds", b"phase_seconds", "rows", b"rows", "step", b"step", "target_bytes", b"target_bytes", "test_nll_sum", b"test_nll_sum", "test_target_bytes", b"test_target_bytes", "test_weight_sum", b"test_weight_sum", "time", b"time", "tokens", b"tokens", "weight_sum", b"weight_sum"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_accelerated", b"_accelerated", "_gpu_memory_bytes", b"_gpu_memory_bytes", "_gpu_utilization", b"_gpu_utilization", "_test_nll_sum", b"_test_nll_sum", "_test_target_bytes", b"_test_target_bytes", "_test_weight_sum", b"_test_weight_sum", "accelerated", b"accelerated", "attempt", b"attempt", "calls", b"calls", "conversations", b"conversations", "epoch", b"epoch", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_utilization", b"gpu_utilization", "learning_rate", b"learning_rate", "loss_tokens", b"loss_tokens", "mix", b"mix", "nll_sum", b"nll_sum", "objective", b"objective", "phase_seconds", b"phase_seconds", "rows", b"rows", "step", b"step", "target_bytes", b"target_bytes", "test_nll_sum", b"test_nll_sum", "test_target_bytes", b"test_target_bytes", "test_weight_sum", b"test_weight_sum", "time", b"time", "tokens", b"tokens", "weight_sum", b"weight_sum"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_accelerated", b"_accelerated"]) -> typing.Literal["accelerated"] | None: ...
     @typing.overload
@@ -983,10 +1053,11 @@ class CreateJobRequest(google.protobuf.message.Message):
     HOST_FIELD_NUMBER: builtins.int
     START_FROM_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
+    MIX_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model; a host must serve it."""
     training_dataset: builtins.str
-    """Dataset id, READY, made with this model's tokenizer."""
+    """Dataset id, READY, made with this model's tokenizer. Not together with mix."""
     test_dataset: builtins.str
     """Dataset id; empty: no evaluation."""
     request_id: builtins.str
@@ -1009,6 +1080,12 @@ class CreateJobRequest(google.protobuf.message.Message):
     def start_from(self) -> global___StartFrom:
         """Begin from a checkpoint."""
 
+    @property
+    def mix(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MixPart]:
+        """Instead of training_dataset: 2 to 16 datasets with weights, all made with one chat template. An epoch has as many
+        conversations as all of them hold together; a dataset's share of these is its weight over the sum of weights.
+        """
+
     def __init__(
         self,
         *,
@@ -1022,9 +1099,10 @@ class CreateJobRequest(google.protobuf.message.Message):
         host: builtins.str = ...,
         start_from: global___StartFrom | None = ...,
         priority: builtins.int = ...,
+        mix: collections.abc.Iterable[global___MixPart] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["hyperparameters", b"hyperparameters", "start_from", b"start_from"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["host", b"host", "hyperparameters", b"hyperparameters", "metadata", b"metadata", "model", b"model", "priority", b"priority", "request_id", b"request_id", "start_from", b"start_from", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset", "validate_only", b"validate_only"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["host", b"host", "hyperparameters", b"hyperparameters", "metadata", b"metadata", "mix", b"mix", "model", b"model", "priority", b"priority", "request_id", b"request_id", "start_from", b"start_from", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset", "validate_only", b"validate_only"]) -> None: ...
 
 global___CreateJobRequest = CreateJobRequest
 

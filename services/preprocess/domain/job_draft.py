@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.store.records import Hyperparameters, StartFrom
+from services.store.records import Hyperparameters, MixPart, StartFrom
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class JobDraft:
     """A requested job, fields in range."""
 
     model: str
-    training_dataset: str
+    training: tuple[MixPart, ...]  #: one dataset, or those of a mixture
     test_dataset: str
     hyperparameters: Hyperparameters
     metadata: Mapping[str, str]

@@ -11,6 +11,7 @@ import numpy as np
 
 from services.store.records import CutReport, DatasetRecord, HostRecord, Hyperparameters, JobRecord
 from services.store.shards.dataset_files import DatasetReader
+from services.store.shards.shares import shares
 
 ENOUGH_STEPS: Final = 5  #: of an attempt whose rate counts: the first steps warm the backend up
 LIKE: Final = 9  #: jobs that a rate is taken over
@@ -85,6 +86,26 @@ def epoch(record: DatasetRecord, max_length: int | None) -> Epoch:
         return Epoch(conversations, tokens, loss_tokens, cut)
     finally:
         reader.close()
+
+
+def mixed(epochs: Sequence[Epoch], weights: Sequence[float]) -> Epoch:
+    """Return the totals of one epoch of a mixture: of each dataset its share, at its mean length.
+
+    Of one dataset these are its own totals.
+    """
+    conversations = sum(one.conversations for one in epochs)
+    counts = shares(weights, conversations)
+    passes = [count / max(one.conversations, 1) for count, one in zip(counts, epochs, strict=True)]
+    return Epoch(
+        conversations,
+        round(sum(times * one.tokens for times, one in zip(passes, epochs, strict=True))),
+        round(sum(times * one.loss_tokens for times, one in zip(passes, epochs, strict=True))),
+        CutReport(
+            cut_rows=sum(one.cut.cut_rows for one in epochs),
+            cut_tokens=sum(one.cut.cut_tokens for one in epochs),
+            emptied_rows=sum(one.cut.emptied_rows for one in epochs),
+        ),
+    )
 
 
 def planned_steps(conversations: int, chosen: Hyperparameters) -> int:

@@ -6,7 +6,7 @@ host ends the check with its own error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -15,9 +15,10 @@ from services.preprocess.domain.caller import Caller, Scope
 from services.preprocess.domain.job_draft import JobDraft
 from services.preprocess.domain.limits import Violations
 from services.preprocess.domain.refusals import ModelNotServed, NotPermitted
-from services.preprocess.jobs.estimate import Cost, Epoch, cost, epoch, known_rates
+from services.preprocess.jobs.estimate import Cost, Epoch, cost, epoch, known_rates, mixed
 from services.preprocess.models.registry import Registry
 from services.store.records import CheckpointRecord, DatasetRecord, HostRecord, JobSpec
+from services.store.shards.shares import shares
 from services.store.store import Store
 
 RATE_JOBS: Final = 100  #: newest jobs looked at for a rate
@@ -44,33 +45,37 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
     """
     model = registry.get(draft.model)
     entry = registry.entries[draft.model]
-    training = _dataset(store, draft.training_dataset, caller)
+    training = [_dataset(store, part.dataset, caller) for part in draft.training]
     test = _dataset(store, draft.test_dataset, caller) if draft.test_dataset else None
     violations = Violations()
-    for name, record in (("training_dataset", training), ("test_dataset", test)):
-        if record is not None and record.tokenizer_sha256 != model.tokenizer_sha256:
+    names = ["training_dataset"] if len(training) == 1 else [f"mix[{place}].dataset" for place in range(len(training))]
+    for name, record in [*zip(names, training, strict=True), *([("test_dataset", test)] if test else [])]:
+        if record.tokenizer_sha256 != model.tokenizer_sha256:
             violations.add(
                 name,
                 f"was made with the tokenizer of {record.model!r}, which is not that of {draft.model!r}; "
                 "make the dataset with this model.",
             )
+    for name, record in zip(names, training, strict=True):
+        if record.template_sha256 != training[0].template_sha256:
+            violations.add(
+                name,
+                f"is {record.id!r}, made with another chat template than {training[0].id!r}; "
+                "make both with the same one.",
+            )
     origin = _origin(draft, entry.tuft_model, store, caller, violations)
     chosen = draft.hyperparameters if origin is None else replace(draft.hyperparameters, **origin.shape)
     if test is None and chosen.early_stopping_patience:
         violations.add("hyperparameters.early_stopping_patience", "needs a test_dataset to evaluate on.")
-    one = epoch(training, chosen.max_length)
-    if one.conversations == 0:
-        violations.add(
-            "hyperparameters.max_length",
-            f"is {chosen.max_length}; it leaves no row of {training.id!r} a trained token. Give a larger one.",
-        )
+    one = _epoch(draft, training, chosen.max_length, violations)
     violations.refuse()
     bound = _bound(draft, origin)
     host = store.hosts.place(entry.tuft_model, chosen.lora_rank, bound)
     spec = JobSpec(
         model=draft.model,
         tuft_model=entry.tuft_model,
-        training_dataset=training.id,
+        training_dataset=training[0].id,
+        mix=draft.training if len(training) > 1 else (),
         test_dataset=test.id if test else "",
         hyperparameters=chosen,
         metadata=dict(draft.metadata),
@@ -101,6 +106,25 @@ def _dataset(store: Store, dataset_id: str, caller: Caller) -> DatasetRecord:
     record = store.datasets.get(dataset_id)
     caller.check_look(f"Dataset {record.id!r}", record.owner)
     return ready(record)
+
+
+def _epoch(draft: JobDraft, training: Sequence[DatasetRecord], max_length: int | None, violations: Violations) -> Epoch:
+    """Return the totals of one epoch; add a violation for a dataset of which none of it would be trained."""
+    epochs = [epoch(record, max_length) for record in training]
+    weights = [part.weight for part in draft.training]
+    counts = shares(weights, sum(one.conversations for one in epochs))
+    for place, (record, one, count) in enumerate(zip(training, epochs, counts, strict=True)):
+        if one.conversations == 0:
+            violations.add(
+                "hyperparameters.max_length",
+                f"is {max_length}; it leaves no row of {record.id!r} a trained token. Give a larger one.",
+            )
+        elif count == 0:
+            violations.add(
+                f"mix[{place}].weight",
+                f"is {weights[place]:g}; it gives {record.id!r} no conversation of an epoch. Give a larger one.",
+            )
+    return mixed(epochs, weights)
 
 
 def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, violations: Violations) -> _Origin | None:

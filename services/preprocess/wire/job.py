@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from services.preprocess.wire.dataset import error, timestamp
@@ -16,6 +17,7 @@ from services.store.records import (
     HostRecord,
     JobRecord,
     JobState,
+    MixSums,
     StartFrom,
     StepRecord,
 )
@@ -55,6 +57,7 @@ def job(record: JobRecord) -> pb.Job:
         halving=halving(record),
         priority=spec.priority,
         stored_step=record.stored_step if record.stored_checkpoint else None,
+        mix=[pb.MixPart(dataset=part.dataset, weight=part.weight) for part in spec.mix],
     )
 
 
@@ -100,7 +103,16 @@ def progress(record: JobRecord, now: float) -> pb.Progress:
         training_seconds=record.training_seconds(now),
         cost=record.cost(now),
         currency=record.currency,
+        mix=mix_sums(record.effective_mix),
     )
+
+
+def mix_sums(sums: Sequence[MixSums]) -> list[pb.MixSums]:
+    """Return what was trained of each dataset of a mixture."""
+    return [
+        pb.MixSums(conversations=one.conversations, tokens=one.tokens, nll_sum=one.nll, weight_sum=one.weight)
+        for one in sums
+    ]
 
 
 def start_from(value: StartFrom | None) -> pb.StartFrom | None:
@@ -134,6 +146,7 @@ def step(record: StepRecord) -> pb.Step:
         test_target_bytes=record.test_target_bytes,
         calls=record.calls,
         accelerated=record.accelerated,
+        mix=mix_sums(record.mix),
     )
 
 

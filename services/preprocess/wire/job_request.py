@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Final
 
 from services.preprocess.domain.job_draft import JobDraft
 from services.preprocess.domain.limits import MAX_REQUEST_ID_BYTES, Violations, check_bytes, check_labels
 from services.preprocess.wire.hyperparameters import hyperparameters
 from services.preprocess.wire.job import STATE
-from services.store.records import JobState, StartFrom
+from services.store.records import JobState, MixPart, StartFrom
 from turnloom.v1 import training_pb2 as pb
 
 MAX_PRIORITY: Final = 100
+MAX_MIX: Final = 16  #: datasets of a mixture; also bounds the labels of its metrics
 MAX_NAME_BYTES: Final = 256  #: of an id or host name in a request
 
 
@@ -25,8 +27,7 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
     violations = Violations()
     if not request.model:
         violations.add("model", "is not set; ListModels names the models that are served.")
-    if not request.training_dataset:
-        violations.add("training_dataset", "is not set; it takes the id of a dataset that is READY.")
+    training = _training(request, violations)
     for name in ("model", "training_dataset", "test_dataset", "host"):
         check_bytes(getattr(request, name), name, MAX_NAME_BYTES, violations)
     chosen = hyperparameters(request.hyperparameters, "hyperparameters", violations)
@@ -46,7 +47,7 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
     violations.refuse()
     return JobDraft(
         model=request.model,
-        training_dataset=request.training_dataset,
+        training=training,
         test_dataset=request.test_dataset,
         hyperparameters=chosen,
         metadata=dict(request.metadata),
@@ -55,6 +56,29 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
         given=frozenset(descriptor.name for descriptor, _ in request.hyperparameters.ListFields()),
         priority=request.priority,
     )
+
+
+def _training(request: pb.CreateJobRequest, violations: Violations) -> tuple[MixPart, ...]:
+    """Return the datasets to train on: the one that is named, or those of the mixture."""
+    if not request.mix:
+        if not request.training_dataset:
+            violations.add("training_dataset", "is not set; it takes the id of a dataset that is READY.")
+        return (MixPart(request.training_dataset, 1.0),)
+    if request.training_dataset:
+        violations.add("training_dataset", "is set beside mix; name the dataset in one of them.")
+    if not 2 <= len(request.mix) <= MAX_MIX:
+        violations.add("mix", f"has {len(request.mix)} datasets; it takes 2 to {MAX_MIX}.")
+        return ()
+    for place, part in enumerate(request.mix):
+        field = f"mix[{place}]"
+        if not part.dataset:
+            violations.add(f"{field}.dataset", "is not set; it takes the id of a dataset that is READY.")
+        check_bytes(part.dataset, f"{field}.dataset", MAX_NAME_BYTES, violations)
+        if part.dataset in {other.dataset for other in request.mix[:place]}:
+            violations.add(f"{field}.dataset", f"is {part.dataset}, which stands there twice; add up its weights.")
+        if not (math.isfinite(part.weight) and part.weight > 0):
+            violations.add(f"{field}.weight", f"is {part.weight:g}; it takes a number above 0.")
+    return tuple(MixPart(part.dataset, part.weight) for part in request.mix)
 
 
 def content_hash(request: pb.CreateJobRequest) -> str:

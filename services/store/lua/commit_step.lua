@@ -36,6 +36,11 @@ for index = FIRST_SUM, tested and LAST_SUM or LAST_TRAIN_SUM do
   add('work_' .. name, exact((tonumber(work[index - 1]) or 0) + amount))
 end
 if step >= 1 then add('work_steps', exact((tonumber(work[1]) or 0) + 1)) end
+local mix = value('mix')
+if mix and #mix > 0 then  -- a trainer of an earlier version sends none
+  row.mix = added(joined(row.mix), mix)
+  add('work_mix', joined(added(field(id, 'work_mix'), mix)))
+end
 if tested then
   local nll, weight, bytes = value('test_nll_sum'), value('test_weight_sum'), value('test_target_bytes')
   if bytes == cjson.null then bytes = 0 end

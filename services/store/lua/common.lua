@@ -139,6 +139,7 @@ end
 -- A row of the effective series: what a step's record doesn't say, so that cutting the series at any step is exact.
 -- "entry attempt nll weight tokens loss_tokens rows conversations target_bytes test_nll test_weight test_bytes last_test best_test",
 -- sums from step 1 to this one; last_test and best_test are the steps of the last and the lowest evaluation, or -1.
+-- Of a mixture the sums of each dataset follow, in the order of a step's `mix`.
 local ROW = {'entry', 'attempt', 'nll', 'weight', 'tokens', 'loss_tokens', 'rows', 'conversations', 'target_bytes',
   'test_nll', 'test_weight', 'test_target_bytes', 'last_test', 'best_test'}
 local FIRST_SUM, LAST_TRAIN_SUM, LAST_SUM = 3, 9, 12
@@ -148,17 +149,34 @@ local SUMMED = {nll = 'nll_sum', weight = 'weight_sum', tokens = 'tokens', loss_
   test_target_bytes = 'test_target_bytes'}
 
 local function read_row(text)
-  local row, index = {}, 1
+  local row, index = {mix = {}}, 1
   for word in string.gmatch(text, '%S+') do
-    row[ROW[index]] = index == 1 and word or tonumber(word)
+    if ROW[index] then row[ROW[index]] = index == 1 and word or tonumber(word)
+    else row.mix[index - #ROW] = tonumber(word) end
     index = index + 1
   end
   return row
 end
 
+-- Numbers with spaces between, exact.
+local function joined(numbers)
+  local words = {}
+  for index, number in ipairs(numbers) do words[index] = exact(number) end
+  return table.concat(words, ' ')
+end
+
+-- The sums in a text that `joined` made, each with the number of the same place added.
+local function added(text, numbers)
+  local sums = {}
+  for word in string.gmatch(text, '%S+') do sums[#sums + 1] = tonumber(word) end
+  for index, number in ipairs(numbers) do sums[index] = (sums[index] or 0) + number end
+  return sums
+end
+
 local function write_row(row)
   local words = {row.entry}
   for index = 2, #ROW do words[index] = exact(row[ROW[index]]) end
+  if #row.mix > 0 then words[#ROW + 1] = joined(row.mix) end
   return table.concat(words, ' ')
 end
 
@@ -191,6 +209,7 @@ local function show_row(id, step, row)
     add('test_step', '0')
     add('best_test_step', '0')
   end
+  if #row.mix > 0 or field(id, 'effective_mix') ~= '' then add('effective_mix', joined(row.mix)) end
   set(id, unpack(values))
 end
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
+from services.trainer.batches.mixing import Order, Part, order_of
 from services.trainer.batches.rows import Row
 
 SAFE_CALL_TOKENS = 4_096  #: tokens of a call at step 1; small enough for any GPU that holds the model
@@ -21,11 +18,6 @@ COUNT_BITS = 1  #: the same of its number of rows: 1, 2, 3, 4, 6, 8, 12, 16, 24,
 STEPS_PER_DOUBLING = 10  #: steps that must succeed before a call may double
 PASSES_PER_CALL = 4  #: of a server that packs: it parts a call into passes that fit, so that a step can be one call
 PACKED_STEPS_PER_DOUBLING = 2  #: the same where the server packs: a pass that does not fit it halves itself
-
-
-def order_hash(seed: int, epoch: int, index: int) -> bytes:
-    """Return the sort key that replaces a library's random stream: sha256 of "seed:epoch:index"."""
-    return hashlib.sha256(f"{seed}:{epoch}:{index}".encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +36,32 @@ class Batch:
     epoch: int  #: from 1
     conversations: int  #: whole conversations in it
     rows: Sequence[Row]  #: longest first, so that neighbours are padded least
+    by_part: tuple[int, ...]  #: conversations of each dataset of the mixture; of one dataset all
 
 
 @dataclass(slots=True)
 class Batches:
-    """All steps of a job over one dataset, with random access."""
+    """All steps of a job over one dataset, or a mixture of several (mixing.py), with random access."""
 
-    rows: Sequence[Row]  #: in source order, each with something to train; read when a batch needs them
-    conversation_of: Sequence[int] | NDArray[np.int64]  #: conversation of each row
+    parts: Sequence[Part]  #: one a dataset, each with something to train
     batch_size: int  #: conversations per step, >= 1
     seed: int  #: of the order
-    _members: dict[int, list[int]] = field(init=False, repr=False)  # conversation -> its row numbers
-    _order: tuple[int, list[int]] = field(init=False, repr=False, default=(0, []))  # epoch and its order
-
-    def __post_init__(self) -> None:
-        self._members = {}
-        for number, conversation in enumerate(self.conversation_of):
-            self._members.setdefault(int(conversation), []).append(number)
+    _order: tuple[int, Order] | None = field(init=False, repr=False, default=None)  # the last epoch and its order
 
     @property
     def conversations(self) -> int:
-        """Return the number of conversations with something to train."""
-        return len(self._members)
+        """Return the number of conversations with something to train, which is that of an epoch."""
+        return sum(len(part.members) for part in self.parts)
 
     @property
     def steps_per_epoch(self) -> int:
         """Return the steps of one epoch, including a last, smaller batch."""
         return -(-self.conversations // self.batch_size)
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> Order:
         """Return the conversations in the order of `epoch` (from 1). The last epoch's order is cached."""
-        if self._order[0] != epoch:
-            self._order = (epoch, sorted(self._members, key=lambda index: order_hash(self.seed, epoch, index)))
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, order_of(self.parts, self.seed, epoch))
         return self._order[1]
 
     def batch(self, step: int) -> Batch:
@@ -83,10 +69,15 @@ class Batches:
         earlier_epochs, number = divmod(step - 1, self.steps_per_epoch)
         epoch = earlier_epochs + 1
         order = self.order(epoch)
-        begin = number * self.batch_size
-        chosen = order[begin : begin + self.batch_size]
-        rows = [self.rows[row] for conversation in chosen for row in self._members[conversation]]
-        return Batch(step, epoch, len(chosen), longest_first(rows))
+        chosen = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        parts = order.part[chosen].tolist()
+        rows: list[Row] = []
+        for place, conversation in zip(parts, order.conversation[chosen].tolist(), strict=True):
+            part = self.parts[place]
+            found = (part.rows[row] for row in part.members[conversation])
+            rows += (replace(row, part=place) for row in found) if place else found
+        by_part = tuple(parts.count(place) for place in range(len(self.parts)))
+        return Batch(step, epoch, len(parts), longest_first(rows), by_part)
 
     def cursor(self, steps: int) -> Position:
         """Return the position in the data after `steps` steps."""

@@ -16,6 +16,7 @@ class Row:
     token_ids: NDArray[np.int32]  #: [n], n >= 2
     target_weights: NDArray[np.float32]  #: [n - 1]; entry t weighs the prediction of token_ids[t + 1]
     target_bytes: int  #: UTF-8 bytes of the trained text
+    part: int = 0  #: place of its dataset in the job's mixture; 0 where there is one dataset
 
     @property
     def length(self) -> int:

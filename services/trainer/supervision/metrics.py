@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from services.store.ledger import PHASE_BUCKETS
 from services.store.pool.placing import Load, Waiting
 from services.store.queueing.queues import queue_name
-from services.store.records import TERMINAL, HostRecord, JobRecord, JobState, Sums
+from services.store.records import TERMINAL, HostRecord, JobRecord, JobState, MixSums, Sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,7 @@ def _runs(runs: Sequence[JobRecord], now: float) -> Iterator[Metric]:
         for job in runs:
             counter.add_metric([job.id], total(job.work))
         yield counter
+    yield from _mixes(runs)
     yield from _costs(runs, now)
     for name, text, value_of in _RUN_GAUGES:
         gauge = GaugeMetricFamily(f"turnloom_run_{name}", text, labels=["run_id"])
@@ -168,11 +169,29 @@ def _runs(runs: Sequence[JobRecord], now: float) -> Iterator[Metric]:
         for candidate in JobState:
             state.add_metric([job.id, candidate.value], float(job.state is candidate))
         chosen = job.spec.hyperparameters
-        about = (chosen.lora_rank, chosen.learning_rate, job.spec.training_dataset, job.host, job.attempt)
+        dataset = " + ".join(part.dataset for part in job.spec.training)
+        about = (chosen.lora_rank, chosen.learning_rate, dataset, job.host, job.attempt)
         info.add_metric([job.id, job.spec.model, *map(str, about)], 1)
     yield state
     yield info
     yield failure
+
+
+#: The same as the first two of _SPLIT_COUNTERS by dataset of a mixture, of which a job has MAX_MIX at most.
+_MIX_COUNTERS: Sequence[tuple[str, str, Callable[[MixSums], float]]] = (
+    ("nll_nats", "Sum of weighted negative log likelihood by dataset, nats.", lambda work: work.nll),
+    ("loss_weight", "Sum of target weights by dataset.", lambda work: work.weight),
+    ("conversations", "Conversations trained on by dataset.", lambda work: work.conversations),
+)
+
+
+def _mixes(runs: Sequence[JobRecord]) -> Iterator[Metric]:
+    for name, text, total in _MIX_COUNTERS:
+        counter = CounterMetricFamily(f"turnloom_run_mix_{name}", text, labels=["run_id", "dataset"])
+        for job in runs:
+            for part, work in zip(job.spec.mix, job.work_mix, strict=False):  # no work before the first step
+                counter.add_metric([job.id, part.dataset], total(work))
+        yield counter
 
 
 def _costs(runs: Sequence[JobRecord], now: float) -> Iterator[Metric]:

@@ -51,7 +51,6 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_which_but_cuts_no_id_in_t
         (("jobs", "--bogus"), "No such option: --bogus"),
         (("job", "show"), "Missing argument 'JOB'."),
         (("train", "x.jsonl", "--lr", "abc"), "Invalid value for '--lr' / '--learning-rate'"),
-        (("sweep",), "Missing argument 'DATA'."),
         (("steps", "job-1", "--from", "-1"), "Invalid value for '--from'"),
         (("steps", "job-1", "--from", "4294967296"), "Invalid value for '--from'"),
         (("lint", "x.jsonl", "--offenders", "4294967296"), "Invalid value for '--offenders'"),

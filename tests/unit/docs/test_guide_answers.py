@@ -18,6 +18,7 @@ from typer.main import get_command
 from scripts.cli_docs import commands
 from services.trainer import settings as trainer_settings
 from services.trainer.errors import Code, backend_error
+from services.variables import BadSetting
 from tests.support.notebook_runs import EXAMPLES, KERNEL, register_kernel
 from turnloom.cli.app import app
 from turnloom.cli.running import session as cli_session
@@ -91,9 +92,9 @@ class _Closed:
 @pytest.mark.parametrize("key", ["hf_abc", "sk-abc", "abc"])
 def test_a_key_that_tuft_could_not_take_is_refused_at_the_start_and_not_shown(key: str) -> None:
     environment = {"TURNLOOM_HOST": "h", "TURNLOOM_TUFT_API_KEY": key, "TURNLOOM_TUFT_CHECKPOINT_DIR": "/x"}
-    with pytest.raises(trainer_settings.SettingsError) as caught:
+    with pytest.raises(BadSetting) as caught:
         trainer_settings.from_environment(environment)
-    assert str(caught.value) == "TURNLOOM_TUFT_API_KEY is wrong; it takes a key that starts with tml-"
+    assert str(caught.value) == "TURNLOOM_TUFT_API_KEY: its value can't be used; give a key that starts with tml-"
 
 
 def test_the_kernel_that_the_guide_registers_is_this_very_interpreter(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from services.rest import names, problems
 from services.rest.bodies import CreateJob, SupervisedHyperparameters
 from services.rest.hyperparameters import MOST_EPOCHS, MOST_SEEN, auto_epochs, base_rate, chosen, told
 from services.rest.results import COLUMNS, results_csv
-from services.rest.settings import BadSetting, read_settings
+from services.rest.settings import read_settings
 from services.rest.uploads import LineCheck
 from services.rest.views import STATUS, TERMINAL, job_object
+from services.variables import BadSetting
 from tests.support.rest_server import lines
 from turnloom import errors
 from turnloom.v1 import training_pb2 as tr
@@ -144,10 +145,10 @@ def test_settings_name_what_is_wrong(tmp_path: Path) -> None:
     assert read_settings({"TURNLOOM_REST_FILES_URL": "s3://bucket/files/"}).files_url == "s3://bucket/files"
     assert read_settings({"TURNLOOM_REST_API_TLS_CA": str(tmp_path)}).api_tls is not None
     for environment, sentence in (
-        ({"TURNLOOM_TOKEN": "secret"}, "TURNLOOM_TOKEN is set"),
-        ({"TURNLOOM_REST_ADDRESS": "x"}, "TURNLOOM_REST_ADDRESS can't be 'x'; HOST:PORT is needed."),
-        ({"TURNLOOM_REST_THREADS": "0"}, "TURNLOOM_REST_THREADS can't be '0'"),
-        ({"TURNLOOM_REST_API": "http://a:1"}, "HOST:PORT of the API is needed"),
+        ({"TURNLOOM_TOKEN": "secret"}, "TURNLOOM_TOKEN: is set"),
+        ({"TURNLOOM_REST_ADDRESS": "x"}, "TURNLOOM_REST_ADDRESS: 'x' can't be used; give HOST:PORT"),
+        ({"TURNLOOM_REST_THREADS": "0"}, "TURNLOOM_REST_THREADS: '0' can't be used; give"),
+        ({"TURNLOOM_REST_API": "http://a:1"}, "give HOST:PORT of the API"),
     ):
         with pytest.raises(BadSetting, match=sentence) as caught:
             read_settings(environment)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess.settings import BadSetting, read_settings
-from services.store.secret_settings import redis_url, secret
-from services.trainer.settings import SettingsError, companion_from_environment
+from services.preprocess.settings import read_settings
+from services.store.redis_url import redis_url
+from services.trainer.settings import companion_from_environment
+from services.variables import BadSetting, secret
 
 PASSWORD = "s3cret"
 BROKEN = [
@@ -26,11 +27,11 @@ BROKEN = [
 def test_no_service_shows_the_password_of_a_url_that_it_can_not_use(url: str) -> None:
     with pytest.raises(BadSetting) as api:
         read_settings({"TURNLOOM_REDIS_URL": url})
-    with pytest.raises(SettingsError) as companion:
+    with pytest.raises(BadSetting) as companion:
         companion_from_environment({"TURNLOOM_REDIS_URL": url})
     for error in (api.value, companion.value):
         assert PASSWORD not in str(error)
-        assert str(error).startswith("TURNLOOM_REDIS_URL ")
+        assert str(error).startswith("TURNLOOM_REDIS_URL: ")
         assert "percent-encoded" in str(error)
 
 
@@ -48,11 +49,11 @@ def test_a_secret_may_lie_in_a_file(tmp_path: Path) -> None:
 
 
 def test_a_secret_given_twice_or_in_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^X and X_FILE are both set; set one$"):
+    with pytest.raises(BadSetting, match=r"^X: is set, and so is X_FILE; set one of them$"):
         secret({"X": PASSWORD, "X_FILE": "f"}, "X")
     missing = tmp_path / "none"
     with pytest.raises(BadSetting, match=r"TURNLOOM_REDIS_URL_FILE: .*none can't be read \(No such file"):
         read_settings({"TURNLOOM_REDIS_URL_FILE": str(missing)})
     (tmp_path / "binary").write_bytes(b"\xff")
-    with pytest.raises(SettingsError, match=r"binary can't be read \(it is no text\)"):
+    with pytest.raises(BadSetting, match=r"binary can't be read \(it is no text\)"):
         companion_from_environment({"TURNLOOM_REDIS_URL_FILE": str(tmp_path / "binary")})

@@ -165,6 +165,54 @@ class TestPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixture:
+    """Several datasets to train on, instead of one."""
+
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mix", metavar="DATASET=WEIGHT", help="Instead of DATA: one of several datasets, and its weight."
+        ),
+    ] = None
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each dataset id, in the order given.
+
+        Raises:
+            InvalidInput: naming the option that can't be read.
+        """
+        found: dict[str, float] = {}
+        for text in self.mix or ():
+            name, _, weight = text.partition("=")
+            try:
+                value = float(weight)
+            except ValueError:
+                raise InvalidInput(
+                    f"--mix {text}: there is no number after '='.", hint="Write --mix ds-...=0.7.", field="--mix"
+                ) from None
+            if name in found:
+                raise InvalidInput(f"--mix names {name} twice.", hint="Add up its weights.", field="--mix")
+            found[name] = value
+        return checked_mix(found, "--mix")
+
+
+def checked_mix(weights: dict[str, float], field: str) -> dict[str, float]:
+    """Return the weights of datasets by id, unless one names no dataset.
+
+    Raises:
+        InvalidInput: naming it.
+    """
+    for name in weights:
+        if not name.startswith("ds-"):
+            raise InvalidInput(
+                f"{field}: {name!r} is no dataset id.",
+                hint="Make datasets of files first: `turnloom dataset create FILE`.",
+                field=field,
+            )
+    return weights
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOut:
     """What a job is evaluated on."""
 

@@ -13,6 +13,7 @@ from jinja2 import Template, meta, nodes
 from jinja2.exceptions import TemplateSyntaxError
 
 from turnloom.masks.domain.errors import TemplateError
+from turnloom.masks.template.calls import with_kept_calls
 from turnloom.masks.template.environment import (
     STEP_NAMES,
     TRACED_NAMES,
@@ -68,12 +69,12 @@ class CompiledTemplate:
 
     @cached_property
     def traced_steps(self) -> Template:
-        """`traced`, whose loops are steps: it wants `Steps`."""
+        """`traced`, whose loops are steps: it wants `Steps` and `Calls`."""
         return _stepped(_TRACED, self.source, {**TRACED_NAMES, **STEP_NAMES})
 
     @cached_property
     def plain_steps(self) -> Template:
-        """`plain`, whose loops are steps: it wants `Steps`."""
+        """`plain`, whose loops are steps: it wants `Steps` and `Calls`."""
         return _stepped(_PLAIN, self.source, STEP_NAMES)
 
 
@@ -111,7 +112,7 @@ def compile_template(source: str) -> CompiledTemplate:
 
 
 def _stepped(environment: PlainEnvironment, source: str, names: Mapping[str, object]) -> Template:
-    tree = with_steps(environment.parse(source), environment)
+    tree = with_steps(with_kept_calls(environment.parse(source), environment), environment)
     template = Template.from_code(environment, environment.compile(tree), environment.make_globals(None))
     template.root_render_func.__globals__.update(names)
     return template

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -14,13 +13,15 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from turnloom.masks.template.calls import Calls
+from turnloom.masks.template.lookups import DICT_ATTRIBUTES, LookupGenerator
 from turnloom.masks.template.provenance import filters
+from turnloom.masks.template.provenance.filters import json_text
 from turnloom.masks.template.provenance.markup import TracedMarkup, escaped
 from turnloom.masks.template.provenance.runs import Block, Generated, origin_of
 from turnloom.masks.template.provenance.strings import Traced, concat, plain, runs_of, to_text, traced
-from turnloom.masks.template.steps import StepLoop, Steps
+from turnloom.masks.template.steps import StepLoop
 
-_DICT_ATTRIBUTES: Final = frozenset(dir(dict))
 #: Attributes the sandbox allows on what templates use most; str.format and format_map it wraps, so they are not here.
 _SAFE: Final[dict[type, frozenset[str]]] = {
     kind: frozenset(name for name in dir(kind) if not name.startswith("_")) - {"format", "format_map"}
@@ -91,16 +92,21 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json_text(value, ensure_ascii, indent, separators, sort_keys)
 
 
 def _raise_exception(message: str) -> None:
     raise TemplateError(message)
 
 
+#: Where a namespace keeps what it holds.
+_ATTRIBUTES: Final = "_Namespace__attrs"
+
+
 class PlainEnvironment(ImmutableSandboxedEnvironment):
     """Hugging Face's settings: the reference that every traced render must equal."""
 
+    code_generator_class = LookupGenerator
     generation_blocks: type[GenerationBlocks] = GenerationBlocks
 
     def __init__(self) -> None:
@@ -113,15 +119,15 @@ class PlainEnvironment(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Look up `obj.attribute`; most are keys of plain dicts, which need not raise AttributeError first."""
         kind = type(obj)
-        if kind is dict and attribute not in _DICT_ATTRIBUTES:
+        if kind is dict and attribute not in DICT_ATTRIBUTES:
             try:
                 return obj[attribute]
             except KeyError:
                 return self.undefined(obj=obj, name=attribute)
         if kind is TemplateNamespace and not attribute.startswith("_"):
             try:
-                return getattr(obj, attribute)
-            except AttributeError:
+                return object.__getattribute__(obj, _ATTRIBUTES)[attribute]
+            except KeyError:
                 return self.undefined(obj=obj, name=attribute)
         if attribute in _SAFE.get(kind, ()):  # what the sandbox would find out again at every access
             return getattr(obj, attribute)
@@ -129,7 +135,7 @@ class PlainEnvironment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # Jinja's own
         """Call a function from the template."""
-        if type(__obj) is Steps:
+        if type(__obj) is Calls:
             return __obj(*args, caller=kwargs["caller"])
         return super().call(__context, __obj, *args, **kwargs)
 
@@ -147,7 +153,7 @@ class TracedEnvironment(PlainEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # Jinja's own
         """Call a function from the template, with provenance."""
-        if type(__obj) is Steps:
+        if type(__obj) is Calls:
             return __obj(*args, caller=kwargs["caller"])
         if not __self.is_safe_callable(__obj):
             raise SecurityError(f"{__obj!r} is not safely callable")

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS, Message
 from turnloom.masks.domain.errors import TemplateLimit, TemplateRefused
 from turnloom.masks.domain.rendered_text import Origin, RenderedText
+from turnloom.masks.template.calls import CALLS, Calls
 from turnloom.masks.template.compiled import CompiledTemplate
 from turnloom.masks.template.provenance.messages import traced_message, traced_messages, traced_tools
 from turnloom.masks.template.provenance.runs import Block, Generated
@@ -100,7 +101,7 @@ class Renders:
         self._settings = settings
         self._tools = tools
         self._traced_tools = traced_tools(tools)
-        self._steps, self._traced_steps = Steps(), Steps()
+        self._kept, self._traced_kept = ({STEPS: Steps(), CALLS: Calls()} for _ in range(2))
         self._copies: dict[tuple[int, int], tuple[Message, Message]] = {}  #: (id, index, or -1) -> message, its copy
         self._variables: dict[str, dict[str, Any]] = {}  #: by template kwargs beside the settings'
         self._texts: dict[tuple[object, ...], str | TemplateRefused] = {}
@@ -122,7 +123,7 @@ class Renders:
         if text is None:
             self.asked.append(Asked(messages, prompt, kwargs))
             named = MessageList([self._copy(message, -1) for message in messages])
-            variables = self._given(kwargs) | {STEPS: self._steps}
+            variables = self._given(kwargs) | self._kept
             try:
                 text = print_given(self._template.plain_steps.render, variables, named, self._tools, prompt)
             except TemplateRefused as refusal:
@@ -141,7 +142,7 @@ class Renders:
         """
         self.asked.append(Asked(messages, prompt, kwargs={}))
         copies = MessageList([self._copy(message, index) for index, message in enumerate(messages)])
-        variables = self._given({}) | {STEPS: self._traced_steps}
+        variables = self._given({}) | self._traced_kept
         print_ = self._template.traced_steps.render
         return _finished(print_given(print_, variables, copies, self._traced_tools, prompt))
 

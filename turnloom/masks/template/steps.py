@@ -9,12 +9,13 @@ are set. So every text is a true render and costs only what is new in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final, SupportsIndex
 
 from jinja2 import Environment, Undefined, nodes
 from jinja2.runtime import LoopContext, Macro
+from jinja2.sandbox import unsafe
 from jinja2.utils import Namespace, missing
 
 from turnloom.masks.template.provenance.runs import Tag
@@ -31,6 +32,7 @@ _CHANCE: Final = frozenset({"random", "lipsum", "cycler", "joiner"})
 #: What is the same where it is the same object; anything else may have a state.
 _STATELESS: Final = (dict, list, tuple, FunctionType, BuiltinFunctionType, type)
 _SCALARS: Final = (type(None), bool, int, float)
+_KEPT: Final = (*_SCALARS, str, Undefined, *_STATELESS)
 
 
 class Reads:
@@ -50,6 +52,7 @@ class StepLoop(LoopContext):
 
     _reads: Reads | None = None
     _chain: Chain | None = None
+    _step: tuple[object, tuple[Any, ...]] | None = None  #: the message that is being printed, and the variables
 
     def changed(self, *value: Any) -> bool:
         """Whether the value is another than last time."""
@@ -141,11 +144,12 @@ def _identities(items: list[Any]) -> list[int]:
     return list(map(id, list.__iter__(items)))
 
 
-def _is_stateless(value: object) -> bool:
-    return isinstance(value, (*_SCALARS, str, Undefined, *_STATELESS))
+def is_stateless(value: object) -> bool:
+    """Whether a value stays what it is while it is the same object."""
+    return isinstance(value, _KEPT)
 
 
-def _same(one: object, other: object) -> bool:
+def same(one: object, other: object) -> bool:
     """Whether two values print and compare alike; containers are the same where they are one object."""
     if one is other:
         return True
@@ -162,7 +166,7 @@ def _alike(was: object, now: object) -> bool:
         return type(now) is type(was)
     if type(was) is Macro:
         return type(now) is Macro and was.name == now.name
-    return _same(was, now)
+    return same(was, now)
 
 
 def _inside(space: Namespace) -> dict[str, object]:
@@ -193,7 +197,7 @@ class Chain:
         self._traced = False
         self.open = (
             all(map(_is_kept, values))
-            and all(_is_stateless(value) for state in self._begin for value in state.values())
+            and all(is_stateless(value) for state in self._begin for value in state.values())
             and len({id(values[at]) for at in self.spaces}) == len(self.spaces)
         )
 
@@ -244,7 +248,7 @@ class Chain:
     def add(self, values: tuple[Any, ...], loop: StepLoop, target: object, reads: Reads, text: str) -> None:
         """Add a step that has just printed."""
         state, items, following = self._state(values), loop.items or [], loop.index0 + 1
-        self.open = all(_is_stateless(value) for one in state for value in one.values())
+        self.open = all(is_stateless(value) for one in state for value in one.values())
         if reads.whole or not self.open or (reads.following and following >= list.__len__(items)):
             return
         self._items.append(target)
@@ -273,29 +277,29 @@ def _common(one: list[Any], other: list[Any]) -> int:
 
 
 def _same_state(one: dict[str, object], other: dict[str, object]) -> bool:
-    return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
 
 
 def _is_kept(value: object) -> bool:
-    return isinstance(value, (Namespace, Macro)) or _is_stateless(value) or callable(value)
+    return isinstance(value, (Namespace, Macro)) or is_stateless(value) or callable(value)
 
 
 class Steps:
-    """The chains of one conversation; a template calls it in place of a loop's body."""
+    """The chains of one conversation; a template asks them before and after a loop's body (`lookups`)."""
 
     def __init__(self) -> None:
         """Begin with nothing kept."""
         self._chains: dict[int, list[Chain]] = {}  #: by site
 
-    def __call__(self, site: int, loop: StepLoop, target: object, *values: Any, caller: Callable[[], str]) -> str:
-        """Print a message.
+    @unsafe
+    def begin(self, site: int, loop: StepLoop, target: object, *values: Any) -> str | None:
+        """Begin a message: return what is printed of it and those before it, or None where its body must print.
 
         Args:
             site: which of the template's loops.
             loop: the loop.
             target: what the loop is at.
             values: what the names mean that the body may use.
-            caller: prints the body.
         """
         chain, items = loop._chain, loop.items
         if chain is None and loop.index0 == 0 and items is not None:
@@ -304,17 +308,23 @@ class Steps:
             if steps:
                 loop.forward(steps - 1)
                 return chain.again(values, steps)
-        if chain is None or not chain.open or len(chain) != loop.index0:
-            return caller()
-        reads = Reads()
-        told = [loop, *[values[at] for at in chain.lists]]
-        try:
-            for one in told:
-                one._reads = reads
-            text = caller()
-        finally:
-            for one in told:
-                one._reads = None
+        if chain is not None and chain.open and len(chain) == loop.index0:
+            loop._step = target, values
+            loop._reads = reads = Reads()
+            for at in chain.lists:
+                values[at]._reads = reads
+        return None
+
+    @unsafe
+    def end(self, loop: StepLoop, text: str) -> str:
+        """Keep and return what the body printed."""
+        chain, step, reads = loop._chain, loop._step, loop._reads
+        if chain is None or step is None or reads is None:
+            return text
+        target, values = step
+        loop._step = loop._reads = None
+        for at in chain.lists:
+            values[at]._reads = None
         chain.add(values, loop, target, reads, text)
         return text
 
@@ -331,10 +341,7 @@ class Steps:
 def with_steps(tree: nodes.Template, environment: Environment) -> nodes.Template:
     """Make a step of the body of every outer loop that can be followed; changes the tree."""
     macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
-    named = [name.name for name in tree.find_all(nodes.Name)] + [
-        filter_.name for filter_ in tree.find_all(nodes.Filter)
-    ]
-    if _CHANCE.isdisjoint(named) and len(macros) == len(list(tree.find_all(nodes.Macro))):
+    if not may_differ(tree, macros):
         for site, loop in enumerate(_outer_loops(tree)):
             names = _names(loop, macros)
             if names is not None:
@@ -345,6 +352,13 @@ def with_steps(tree: nodes.Template, environment: Environment) -> nodes.Template
     return tree
 
 
+def may_differ(tree: nodes.Template, macros: Mapping[str, nodes.Macro]) -> bool:
+    """Whether the template may print something else under the same variables, or has two macros of one name."""
+    named = [name.name for name in tree.find_all(nodes.Name)]
+    named += [filter_.name for filter_ in tree.find_all(nodes.Filter)]
+    return not _CHANCE.isdisjoint(named) or len(macros) < len(list(tree.find_all(nodes.Macro)))
+
+
 def _outer_loops(node: nodes.Node) -> Iterator[nodes.For]:
     for child in node.iter_child_nodes():
         if isinstance(child, nodes.For):
@@ -353,23 +367,33 @@ def _outer_loops(node: nodes.Node) -> Iterator[nodes.For]:
             yield from _outer_loops(child)
 
 
-def _names(loop: nodes.For, macros: dict[str, nodes.Macro]) -> list[str] | None:
+def _names(loop: nodes.For, macros: Mapping[str, nodes.Macro]) -> list[str] | None:
     """Return `loop`, the target, and every name used by the body and macros it may call; None: not a step."""
     if loop.recursive or not isinstance(loop.target, nodes.Name) or any(map(_leaves, loop.body)):
         return None
     if any(isinstance(slice_.step, nodes.Neg) for slice_ in loop.iter.find_all(nodes.Slice)):
         return None  # from the end: no two prefixes begin alike
-    used = {name for node in loop.body for name in _used(node)}
+    used = used_names(loop.body, macros)
+    called = [macros[name] for name in used & macros.keys()]
+    if any(loop.target.name in _free(macro) for macro in called):
+        return None
+    return ["loop", loop.target.name, *sorted(used - {loop.target.name})]
+
+
+def used_names(body: Sequence[nodes.Node], macros: Mapping[str, nodes.Macro]) -> set[str]:
+    """Return every name used by statements and by the macros that they may call."""
+    used = {name for node in body for name in _used(node)}
     seen: set[str] = set()
     while called := (used & macros.keys()) - seen:
         for name in called:
-            own = {argument.name for argument in macros[name].args}
-            free = {one for node in (*macros[name].body, *macros[name].defaults) for one in _used(node)} - own
-            if loop.target.name in free:
-                return None
-            used |= free
+            used |= _free(macros[name])
         seen |= called
-    return ["loop", loop.target.name, *sorted(used - _INNER - {loop.target.name})]
+    return used - _INNER
+
+
+def _free(macro: nodes.Macro) -> set[str]:
+    own = {argument.name for argument in macro.args}
+    return {one for node in (*macro.body, *macro.defaults) for one in _used(node)} - own
 
 
 def _used(node: nodes.Node) -> Iterator[str]:

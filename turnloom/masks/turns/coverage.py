@@ -11,7 +11,7 @@ from typing import Final
 
 from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS, Message
 from turnloom.masks.domain.errors import ContentNotCovered
-from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, RenderedText
+from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, Origin, RenderedText
 from turnloom.masks.turns.leaves import Lost, lost_calls, lost_of, texts_of
 from turnloom.masks.turns.span_parts import EMPTY_BLOCK, Piece, has_text
 from turnloom.masks.turns.text_map import TextMap, next_foreign, pieces_between
@@ -128,36 +128,70 @@ def _reasoning_warnings(message: Message, index: int, shown: Shown) -> list[str]
     return []
 
 
-def untrained_warnings(messages: Sequence[Message], rendered: RenderedText, trained: Collection[int]) -> list[str]:
-    """Warn of what messages say that the render does not show, where they are not trained."""
-    text = TextMap(rendered)
-    warnings = []
-    for index, message in enumerate(messages):
-        if index in trained or index not in text.runs_of:
-            continue  # a message of which nothing is printed has its own warning
-        content, calls = message.get("content"), message.get("tool_calls")
-        own = text.runs_of[index]
-        if not calls and isinstance(content, str) and len(own) == 1:
-            length, origin = rendered.runs[own[0]]
-            if length == len(content) and origin is not None and origin.field == "content":
-                continue
-        stop = max(own[-1] + 1, next_foreign(text, own[0], index))
-        pieces = [
-            piece
-            for piece in pieces_between(text, text.starts[own[0]], text.starts[stop])
-            if piece[2] is None or piece[2].message_index == index
-        ]
-        shown = Shown(pieces, rendered.text[text.starts[own[0]] : text.starts[stop]])
-        is_reply = message.get("role") == "assistant"
+class UntrainedMessages:
+    """Looks for what untrained messages say that renders do not show; what is printed of a message is compared once."""
+
+    def __init__(self) -> None:
+        """Begin with nothing compared."""
+        #: message index -> its text and runs in the last render, and the warnings about them
+        self._known: dict[int, tuple[str, Sequence[tuple[int, Origin | None]], list[str]]] = {}
+
+    def warnings(self, messages: Sequence[Message], rendered: RenderedText, trained: Collection[int]) -> list[str]:
+        """Warn of what messages say that the render does not show, where they are not trained.
+
+        Args:
+            messages: the first messages of one conversation, the same in every call.
+            rendered: their text.
+            trained: indices of those that are looked at elsewhere.
+        """
+        text = TextMap(rendered)
+        found: list[str] = []
+        for index, message in enumerate(messages):
+            if index in trained or index not in text.runs_of:
+                continue  # a message of which nothing is printed has its own warning
+            content = message.get("content")
+            own = text.runs_of[index]
+            if not message.get("tool_calls") and isinstance(content, str) and len(own) == 1:
+                length, origin = rendered.runs[own[0]]
+                if length == len(content) and origin is not None and origin.field == "content":
+                    continue
+            stop = max(own[-1] + 1, next_foreign(text, own[0], index))
+            printed = rendered.text[text.starts[own[0]] : text.starts[stop]]
+            runs = rendered.runs[own[0] : stop]
+            known = self._known.get(index)
+            if known is None or known[0] != printed or known[1] != runs:
+                known = self._known[index] = printed, runs, _lost_warnings(message, index, printed, runs)
+            found += known[2]
+        return found
+
+
+def _lost_warnings(message: Message, index: int, printed: str, runs: Sequence[tuple[int, Origin | None]]) -> list[str]:
+    """Warn of what a message says that is not printed.
+
+    Args:
+        message: untrained.
+        index: its own.
+        printed: the text from its first character on.
+        runs: of that text.
+    """
+    own = RenderedText(printed, runs)
+    pieces = [
+        piece
+        for piece in pieces_between(TextMap(own), 0, len(printed))
+        if piece[2] is None or piece[2].message_index == index
+    ]
+    shown = Shown(pieces, printed)
+    is_reply = message.get("role") == "assistant"
+    warnings = [
+        f"messages[{index}].content{path}: {_TEXTS[lost]}"
+        for path, lost in _lost_content(message.get("content"), shown, history=is_reply)
+    ]
+    calls = message.get("tool_calls")
+    if isinstance(calls, (list, tuple)) and calls:
         warnings += [
-            f"messages[{index}].content{path}: {_TEXTS[lost]}"
-            for path, lost in _lost_content(content, shown, history=is_reply)
+            f"messages[{index}].{path}: the template leaves this out of the prompt"
+            for path, _, _ in lost_calls(calls, shown.of("tool_calls"), shown.text)
         ]
-        if isinstance(calls, (list, tuple)) and calls:
-            warnings += [
-                f"messages[{index}].{path}: the template leaves this out of the prompt"
-                for path, _, _ in lost_calls(calls, shown.of("tool_calls"), shown.text)
-            ]
     return warnings
 
 

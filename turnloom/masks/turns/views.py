@@ -34,7 +34,7 @@ from turnloom.masks.template.render import Renders, Settings
 from turnloom.masks.template.shape import Signature, signature
 from turnloom.masks.turns.advice import way_out, with_advice
 from turnloom.masks.turns.bounds_by_render import TurnProver
-from turnloom.masks.turns.coverage import unread_warnings, untrained_warnings
+from turnloom.masks.turns.coverage import UntrainedMessages, unread_warnings
 from turnloom.masks.turns.generation_blocks import block_spans
 from turnloom.masks.turns.message_spans import MessageSpanFinder
 from turnloom.masks.turns.next_header import HeaderRule, ended_by_header, final_stop, unclosed
@@ -236,6 +236,7 @@ class _Work:
         self.regions = request.options.mask is Mask.REGIONS
         self.prover = TurnProver(request.chat, request.messages, keep=not self.long)
         self.finder = MessageSpanFinder(self.prover, self.shapes() if self.long else None)
+        self.untrained = UntrainedMessages()
         self.fresh: set[int] = set()  #: turns whose prompt is not what their neighbours tell
 
     def shapes(self) -> Sequence[Signature]:
@@ -321,7 +322,7 @@ def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[
     proved = trained if work.request.options.mask is Mask.REGIONS else ()
     chat = work.request.chat
     unread = unread_warnings(shown, chat.tools, rendered, chat.template.names)
-    lost = [*unread, *untrained_warnings(shown, rendered, proved)]
+    lost = [*unread, *work.untrained.warnings(shown, rendered, proved)]
     warnings = (*work.request.undated, *_dropped(shown, rendered, proved), *lost, *located.warnings)
     boundaries = tuple(begin for _, begin in located.begins)
     spans, stop = located.message_spans, ""

@@ -26,7 +26,7 @@ from typing import Final
 
 from services.preprocess.domain.caller import Caller, Scope
 from services.preprocess.domain.refusals import TokensUnreadable
-from services.preprocess.settings import BadSetting
+from services.variables import BadSetting
 
 LOG = logging.getLogger("turnloom.api")
 VERSION: Final = 1  #: of the file's form

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import grpc
 
-from services.preprocess.settings import ApiSettings, BadSetting
+from services.preprocess.settings import ApiSettings
+from services.variables import BadSetting
 
 LOG = logging.getLogger("turnloom.api")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from services.preprocess.api.auth.bearer_tokens import create, read, revoke
 from services.preprocess.domain.caller import Scope
-from services.preprocess.settings import BadSetting
+from services.variables import BadSetting
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess.settings import ApiSettings, BadSetting, read_settings
+from services.preprocess.settings import ApiSettings, read_settings
+from services.variables import BadSetting
 
 
 def test_an_empty_environment_gives_the_documented_defaults() -> None:
@@ -43,17 +44,17 @@ def test_a_store_folder_becomes_absolute_because_workers_run_elsewhere() -> None
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("ADDRESS", "50051", "TURNLOOM_ADDRESS can't be '50051': HOST:PORT is needed."),
-        ("ADDRESS", "h:99999", "TURNLOOM_ADDRESS can't be 'h:99999': HOST:PORT is needed."),
-        ("METRICS_PORT", "x", "TURNLOOM_METRICS_PORT can't be 'x': a port, 0 (off) or -1 (a free one) is needed."),
-        ("REFLECTION", "yes", "TURNLOOM_REFLECTION can't be 'yes': 0 or 1 is needed."),
-        ("THREADS", "2", "TURNLOOM_THREADS can't be '2': a number from 4 to 1000 is needed."),
+        ("ADDRESS", "50051", "TURNLOOM_ADDRESS: '50051' can't be used; give HOST:PORT"),
+        ("ADDRESS", "h:99999", "TURNLOOM_ADDRESS: 'h:99999' can't be used; give HOST:PORT"),
+        ("METRICS_PORT", "x", "TURNLOOM_METRICS_PORT: 'x' can't be used; give a port, 0 (off) or -1 (a free one)"),
+        ("REFLECTION", "yes", "TURNLOOM_REFLECTION: 'yes' can't be used; give 0 or 1"),
+        ("THREADS", "2", "TURNLOOM_THREADS: '2' can't be used; give a number from 4 to 1000"),
         (
             "DRAIN_SECONDS",
             "nan",
-            "TURNLOOM_DRAIN_SECONDS can't be 'nan': a number of seconds from 0 to 3600 is needed.",
+            "TURNLOOM_DRAIN_SECONDS: 'nan' can't be used; give a number of seconds from 0 to 3600",
         ),
-        ("LOG_LEVEL", "loud", "TURNLOOM_LOG_LEVEL can't be 'loud': debug, info, warning or error is needed."),
+        ("LOG_LEVEL", "loud", "TURNLOOM_LOG_LEVEL: 'loud' can't be used; give debug, info, warning or error"),
     ],
 )
 def test_a_bad_value_is_named(name: str, value: str, sentence: str) -> None:
@@ -66,4 +67,6 @@ def test_a_bad_redis_url_is_refused_without_showing_its_password() -> None:
     with pytest.raises(BadSetting) as caught:
         read_settings({"TURNLOOM_REDIS_URL": "http://user:secret@h"})
     assert "secret" not in str(caught.value)
-    assert str(caught.value).startswith("TURNLOOM_REDIS_URL can't be its value: redis://USER:PASSWORD@HOST:PORT/DB")
+    assert str(caught.value).startswith(
+        "TURNLOOM_REDIS_URL: its value can't be used; give redis://USER:PASSWORD@HOST:PORT/DB"
+    )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess.settings import BadSetting, read_settings
+from services.preprocess.settings import read_settings
+from services.variables import BadSetting
 
 PAGE = Path(__file__).parents[4] / "docs" / "security.md"
 
@@ -40,7 +41,7 @@ def test_defaults_are_those_of_the_page() -> None:
 def test_a_limit_that_means_nothing_is_named(name: str, value: str, needed: str) -> None:
     with pytest.raises(BadSetting) as caught:
         read_settings({f"TURNLOOM_{name}": value})
-    assert str(caught.value) == f"TURNLOOM_{name} can't be '{value}': {needed} is needed."
+    assert str(caught.value) == f"TURNLOOM_{name}: '{value}' can't be used; give {needed}"
 
 
 def test_files_are_taken_as_paths() -> None:

@@ -24,6 +24,7 @@ from services.store.records import (
 from services.store.shards.dataset_files import DatasetReader, DatasetWriter, Row
 from services.trainer.batches.batching import Batches
 from services.trainer.batches.dataset import trained_rows
+from services.trainer.batches.mixing import Part
 
 GPU_HOST = HostRecord(name="gpu", gpus=(GpuRecord("H200"),), hour_price=3.0, currency="EUR")
 CPU_HOST = HostRecord(name="cpu")
@@ -121,7 +122,7 @@ def test_what_is_planned_is_what_the_trainer_trains(
         if not len(trained):
             assert found.conversations == 0  # refused by the API, DATASET_UNUSABLE for the trainer
             return
-        batches = Batches(trained, trained.conversation_of, batch_size, seed=0)
+        batches = Batches([Part(trained, trained.conversation_of)], batch_size, seed=0)
         assert found.conversations == batches.conversations
         chosen = Hyperparameters(batch_size=batch_size, epochs=epochs, max_length=max_length)
         assert planned_steps(found.conversations, chosen) == epochs * batches.steps_per_epoch

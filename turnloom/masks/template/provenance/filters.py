@@ -32,6 +32,8 @@ FOLLOWED: Final = frozenset(
 #: What hands on an object that was put in, or joins its text with runs.
 _CARRIERS: Final = (dict, list, tuple, Traced, TracedMarkup, Macro, LoopContext, BlockReference, Cycler, Joiner)
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
+
 #: Methods of a literal str that a promoted (traced) str of the same characters follows exactly.
 _PROMOTED: Final = frozenset({"join", "replace"})
 
@@ -45,6 +47,15 @@ def carried(result: object, *sources: object) -> object:
     return result
 
 
+def json_text(
+    value: object, ensure_ascii: bool, indent: int | str | None, separators: tuple[str, str] | None, sort_keys: bool
+) -> str:
+    """Return what `json.dumps` does; the encoder of nearly all calls is made once."""
+    if indent is None and separators is None and not (ensure_ascii or sort_keys):
+        return _ENCODER.encode(value)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
 def tojson(
     value: object,
     ensure_ascii: bool = False,
@@ -56,8 +67,7 @@ def tojson(
 
     The whole text has the origin of what it prints, punctuation included.
     """
-    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    return blended(text, value)
+    return blended(json_text(value, ensure_ascii, indent, separators, sort_keys), value)
 
 
 @pass_context

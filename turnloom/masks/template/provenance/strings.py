@@ -64,6 +64,8 @@ class Traced(str):
             yield self[at]
 
     def __add__(self, other: str) -> str:
+        if type(other) is str and other and self:  # most often: a literal
+            return traced(str.__add__(self, other), (*self._runs, (len(other), None)))
         if type(other) is str or type(other) is Traced:
             return concat((self, other))
         if hasattr(other, "__html__") or isinstance(other, Undefined):
@@ -71,6 +73,8 @@ class Traced(str):
         return concat((self, other)) if isinstance(other, str) else str.__add__(self, other)  # the latter raises
 
     def __radd__(self, other: str) -> str:
+        if type(other) is str and other and self and self._runs[0][1] is not None:  # most often: a literal
+            return traced(str.__add__(other, self), ((len(other), None), *self._runs))
         if not isinstance(other, str):
             return NotImplemented
         return concat((other, self))

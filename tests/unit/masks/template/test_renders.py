@@ -1,0 +1,87 @@
+"""Many renders of one conversation, printed from what is kept, are what a render of each alone prints."""
+
+import datetime
+import random
+
+import pytest
+
+from tests.support import chat_templates as templates
+from turnloom.masks.domain.conversation import Message
+from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.template.render import Renders, Settings, render, render_plain
+
+SETTINGS = Settings(datetime.date(2026, 1, 2), {"bos_token": "<s>", "eos_token": "</s>"})
+TOOLS = [{"type": "function", "function": {"name": name, "description": "<é>"}} for name in ("find", "read")]
+#: Its tools are printed by a macro that calls another, its system prompt by JSON; both depend on variables.
+BY_MACRO = (
+    "{% macro one(tool) %}{{ tool.function.name }}{{ mode }}{% endmacro %}"
+    "{% macro all(kind, tools) %}{% for tool in tools %}{{ kind }}{{ one(tool) }};{% endfor %}{% endmacro %}"
+    "{% set first = messages[0].content %}{% set count = messages | length %}"
+    "{% if tools %}{{ all('f', tools) }}{{ tools | tojson }}"
+    "{{ tools | tojson(indent=2) }}{{ first | tojson }}{% endif %}"
+    "{{ count | tojson }}{% set ns = namespace(last=0) %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m.content if loop.index0 >= ns.last else '-' }}"
+    "{{ m.absent }}{{ m['absent'] }}{{ m.items() | list | length }}<|im_end|>\n{% endfor %}{{ all('g', tools or []) }}"
+)
+SOURCES = {
+    "kept calls": BY_MACRO,
+    "thinking": templates.THINKING,
+    "chatml": templates.CHATML,
+    "two closings": templates.TWO_CLOSINGS,
+    **templates.GENERATION,
+}
+
+
+def conversation(chance: random.Random) -> list[Message]:
+    messages: list[Message] = [{"role": "system", "content": "Be <kind>."}] if chance.random() < 0.5 else []
+    for at in range(chance.randint(2, 9)):
+        reply: Message = {"role": "assistant", "content": f"reply {at}", "reasoning_content": "easy"}
+        messages += [{"role": "user", "content": chance.choice(("Hi", "", "</think> x"))}, reply]
+    return messages
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_kept_prints_what_a_render_alone_prints(source: str, seed: int) -> None:
+    chance, template = random.Random(seed), compile_template(source)
+    messages, tools = conversation(chance), chance.choice((None, TOOLS))
+    renders, probe = Renders(template, SETTINGS, tools), {"role": "user", "content": "And then?"}
+    for _ in range(40):
+        shown = messages[: chance.randint(1, len(messages))]
+        prompt = chance.random() < 0.5
+        if chance.random() < 0.5:
+            traced = render(shown, tools, template, SETTINGS, add_generation_prompt=prompt)
+            assert renders.traced(shown, prompt=prompt) == traced
+        else:
+            mode = chance.choice("ab")
+            varied = Settings(SETTINGS.date, SETTINGS.special_tokens, {"mode": mode})
+            followed = [*shown, probe] if chance.random() < 0.3 else shown
+            plain = render_plain(followed, tools, template, varied, add_generation_prompt=prompt)
+            assert renders.text(followed, prompt=prompt, mode=mode) == plain
+
+
+def test_tools_are_written_once_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = compile_template(BY_MACRO)
+    messages, renders = conversation(random.Random(1)), Renders(template, SETTINGS, TOOLS)
+    renders.text(messages[:2])
+    filters = template.plain_steps.environment.filters
+    written: list[object] = []
+    tojson = filters["tojson"]
+
+    def count(value: object, **more: object) -> str:
+        written.append(value)
+        return str(tojson(value, **more))
+
+    monkeypatch.setitem(filters, "tojson", count)
+    for shown in range(3, len(messages)):
+        renders.text(messages[:shown], prompt=True)
+    assert TOOLS not in written
+    assert written == list(range(3, len(messages)))
+
+
+@pytest.mark.parametrize("reached", ["_steps.begin(0, loop, m)", "_steps.end(loop, 'x')"])
+def test_a_template_can_not_call_the_steps_itself(reached: str) -> None:
+    template = compile_template("{% for m in messages %}{{ " + reached + " }}{% endfor %}")
+    with pytest.raises(Exception, match="not safely callable"):
+        Renders(template, SETTINGS, None).text([{"role": "user", "content": "Hi"}])
