@@ -107,11 +107,14 @@ def test_a_bucket_that_takes_nothing_is_waited_for(world: World, mode: str) -> N
     world.ends_undisturbed(job_id)
 
 
-def test_datasets_that_break_off_on_their_way_are_read_again(world: World) -> None:
+def test_a_dataset_that_breaks_off_on_its_way_is_read_again(world: World) -> None:
     with world.while_it("cut"):
-        job_id = world.stack.submit(HYPER, start_from=world.start, train=conversations(12, seed=5))
+        hyper = replace(HYPER, eval_every=0)
+        job_id = world.stack.submit(hyper, start_from=world.start, train=conversations(12, seed=5), test=())
         wait_for(lambda: "STORE_UNAVAILABLE" in world.stack.events(job_id), "the broken dataset", RECOVERY)
-    assert world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY).step == HYPER.max_steps
+    job = world.stack.wait(job_id, JobState.SUCCEEDED, deadline=RECOVERY)
+    assert [step for step, _ in world.stack.series(job_id)] == list(range(1, HYPER.max_steps + 1))
+    assert job.adapter_uri
 
 
 @pytest.mark.parametrize("mode", ["", "mute"])
