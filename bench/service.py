@@ -1,9 +1,11 @@
 """The whole service over loopback gRPC beside the best peer: streams of chunks against one server process.
 
-    python -m bench.service [--conversations 4000] [--rounds 5] [--unique 100000]
+    python -m bench.service [--conversations 4000] [--rounds 5] [--unique 100000] [--processes 2]
 
 The server is a process of its own on the first core, this client and the peer are on the second. CPU time is what the
 table compares: the machine's other work moves the wall clock. Ends with the server's memory under text it never saw.
+With `--processes` a server of so many stands beside one of one, on all cores: both get the same streams over several
+connections in turn, and nothing else is measured.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +38,7 @@ from turnloom.v1 import types_pb2
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
 
 CHUNK: Final = 64
+CONNECTIONS: Final = 8  #: the kernel deals them out by chance; with so many each process gets some
 START_SECONDS: Final = 120.0
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -44,12 +48,19 @@ class Server:
     """A running server process."""
 
     pid: int
+    address: str
     stub: PreprocessServiceStub
 
     def cpu(self) -> float:
-        """Seconds of CPU time so far, all threads."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """Seconds of CPU time so far, of all threads and of processes that it started."""
+        return sum(int(fields[11]) + int(fields[12]) for fields in self._processes()) / TICKS
+
+    def _processes(self) -> Iterator[list[str]]:
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it ended in the meantime
+                fields = path.read_text().rpartition(")")[2].split()
+                if path.parent.name == str(self.pid) or fields[1] == str(self.pid):
+                    yield fields
 
     def memory(self, key: str = "VmRSS") -> float:
         """MB held now (VmRSS) or at most so far (VmHWM)."""
@@ -58,12 +69,14 @@ class Server:
 
 
 @contextmanager
-def server(folder: Path, cores: Sequence[int]) -> Iterator[Server]:
+def server(folder: Path, cores: Sequence[int], processes: int = 1) -> Iterator[Server]:
     """Start a server with Qwen3 on these cores and wait until it answers."""
+    folder.mkdir(exist_ok=True)
     material.prepared(folder / "qwen3")
     models, port = folder / "models.toml", folder / "port.json"
     models.write_text('[[models]]\nname = "qwen3"\nsource = "./qwen3"\n')
     command = [sys.executable, "-m", "services.preprocess", "--address", "127.0.0.1:0", "--metrics-port", "0"]
+    command += ["--processes", str(processes)]
     environment = {**os.environ, "TURNLOOM_STORE_URL": str(folder / "store"), "TURNLOOM_MODEL_CACHE": str(folder)}
     with subprocess.Popen(
         [*command, "--models", str(models), "--port-file", str(port)],
@@ -72,14 +85,18 @@ def server(folder: Path, cores: Sequence[int]) -> Iterator[Server]:
     ) as process:
         try:
             os.sched_setaffinity(process.pid, cores)
-            channel = grpc.insecure_channel(
-                _address(port, process), options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
-            )
-            _until_loaded(channel)
-            yield Server(process.pid, PreprocessServiceStub(channel))
-            channel.close()
+            address = _address(port, process)
+            with connection(address) as channel:
+                _until_loaded(channel)
+                yield Server(process.pid, address, PreprocessServiceStub(channel))
         finally:
             process.terminate()
+
+
+def connection(address: str) -> grpc.Channel:
+    """Return a connection of its own to a server."""
+    size = ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)
+    return grpc.insecure_channel(address, options=[size, ("grpc.use_local_subchannel_pool", 1)])
 
 
 def _address(port: Path, process: subprocess.Popen[bytes]) -> str:
@@ -122,8 +139,12 @@ def _message(conversation: Conversation) -> types_pb2.Conversation:
 
 def stream(running: Server, messages: Sequence[pb.StreamPreprocessRequest]) -> int:
     """Send one stream; returns how many rows came back."""
+    return _rows(running.stub, messages)
+
+
+def _rows(stub: PreprocessServiceStub, messages: Sequence[pb.StreamPreprocessRequest]) -> int:
     rows = 0
-    for answer in running.stub.StreamPreprocess(iter(messages), timeout=600):
+    for answer in stub.StreamPreprocess(iter(messages), timeout=600):
         if answer.issues:
             raise RuntimeError(f"a chat was refused: {answer.issues[0].message}")
         rows += len(answer.batch.row_lengths)
@@ -161,6 +182,34 @@ def throughput(running: Server, count: int, rounds: int) -> None:
     print(f"{'wall clock, both cores':<42} {count / statistics.median(walls):>8.0f} conv/s")
 
 
+def side_by_side(one: Server, many: Server, count: int, rounds: int) -> None:
+    """Print what streams over several connections cost on both, and how much faster the second answers."""
+    parts = [requests(chats(count // CONNECTIONS, seed=seed)) for seed in range(CONNECTIONS)]
+    cpu: dict[int, list[float]] = {one.pid: [], many.pid: []}
+    wall: dict[int, list[float]] = {one.pid: [], many.pid: []}
+    with ExitStack() as stack, ThreadPoolExecutor(CONNECTIONS) as pool:
+        stubs = {
+            running.pid: [
+                PreprocessServiceStub(stack.enter_context(connection(running.address))) for _ in range(CONNECTIONS)
+            ]
+            for running in (one, many)
+        }
+        for round_ in range(rounds + 1):
+            for running in (one, many)[:: 1 if round_ % 2 else -1]:
+                before, began = running.cpu(), time.perf_counter()
+                given = sum(pool.map(_rows, stubs[running.pid], parts))
+                assert given >= count // CONNECTIONS * CONNECTIONS, "every chat gives a row"
+                if round_:  # the first is for caches
+                    wall[running.pid].append(time.perf_counter() - began)
+                    cpu[running.pid].append(running.cpu() - before)
+    print(f"{count} chats over {CONNECTIONS} connections, medians of {rounds} interleaved rounds")
+    for name, running in (("one process", one), ("several processes", many)):
+        spent, rate = statistics.median(cpu[running.pid]), count / statistics.median(wall[running.pid])
+        print(f"{name:<20} {spent / count * 1e6:>8.0f} CPU us/conv {rate:>8.0f} conv/s")
+    ratio = statistics.median(two / three for two, three in zip(wall[one.pid], wall[many.pid], strict=True))
+    print(f"several answer {ratio:.2f} times as fast as one")
+
+
 def memory(running: Server, count: int) -> None:
     """Print the server's memory while it reads text whose words are all new."""
     print(f"memory of the server: {running.memory():.0f} MB before")
@@ -177,10 +226,19 @@ def main() -> int:
     parser.add_argument("--conversations", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--unique", type=int, default=100_000, help="chats of new words; 0: no memory table")
+    parser.add_argument("--processes", type=int, default=1, help="compare a server of so many with one of one")
     asked = parser.parse_args()
     if material.missing():
         return 2
     cores = sorted(os.sched_getaffinity(0))
+    if asked.processes > 1:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            server(Path(folder, "one"), cores) as one,
+            server(Path(folder, "many"), cores, asked.processes) as many,
+        ):
+            side_by_side(one, many, asked.conversations, asked.rounds)
+        return 0
     with tempfile.TemporaryDirectory() as folder, server(Path(folder), cores[:1]) as running:
         os.sched_setaffinity(0, cores[1:] or cores)
         if asked.rounds:

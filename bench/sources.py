@@ -1,9 +1,10 @@
 """A large JSONL made into a dataset by workers, one of them killed in the middle: time, memory, and the address.
 
-    python -m bench.sources [--conversations 100000] [--folder FOLDER]
+    python -m bench.sources [--conversations 100000] [--folder FOLDER] [--runs one two killed] [--no-peer]
 
 Starts a Redis, the API and the workers as processes of their own, with the Qwen3 vocabulary and template
-(TURNLOOM_TOKENIZERS, TURNLOOM_TEMPLATES). The first run has one worker, the second has two and loses one to SIGKILL.
+(TURNLOOM_TOKENIZERS, TURNLOOM_TEMPLATES). Runs: `one` worker, `two`, and two of which one is `killed` by SIGKILL. Then
+`datasets.map` does the same file with transformers' batched mask, in two processes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import redis
 
+from bench import peer_map
 from bench.chats import chats
 from turnloom import TurnloomClient
 from turnloom.embedded.redis_server import RedisServer
@@ -36,7 +38,8 @@ TEMPLATE = Path(os.environ.get("TURNLOOM_TEMPLATES", ROOT.parent / "shared" / "t
 STOCK = "llamacpp__Qwen-Qwen3-0.6B.jinja"
 MODEL = "qwen3"
 PART = 5_000  #: chats made at once
-DEADLINE = 1_800.0  #: seconds of one run
+DEADLINE = 3_600.0  #: seconds of one run
+WORKERS = {"one": 1, "two": 2, "killed": 2}  #: of each kind of run
 
 
 @dataclass(slots=True)
@@ -134,8 +137,9 @@ def registered(redis_url: str, workers: int) -> None:
     queues.close()
 
 
-def make(client: TurnloomClient, path: Path, workers: int, environment: dict[str, str], api: int) -> list[str]:
+def make(client: TurnloomClient, path: Path, kind: str, environment: dict[str, str], api: int) -> list[str]:
     """One row of the table."""
+    workers = WORKERS[kind]
     command = [sys.executable, "-m", "services.preprocess", "worker"]
     running = [subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}) for _ in range(workers)]
     peaks = Peaks({"API": api, **{f"worker {number}": process.pid for number, process in enumerate(running, 1)}})
@@ -153,7 +157,7 @@ def make(client: TurnloomClient, path: Path, workers: int, environment: dict[str
         with watched(peaks):
             for last in client.datasets.watch(asked.id):
                 stages.look(last)
-                if workers > 1 and not killed and last.shards and 3 * last.shards_done >= last.shards:
+                if kind == "killed" and not killed and last.shards and 3 * last.shards_done >= last.shards:
                     running[0].send_signal(signal.SIGKILL)
                     killed = f"worker 1 killed at {last.conversations_read} conversations"
         used = sum(cpu_seconds(pid) - started[pid] for pid in pids if not (killed and pid == pids[0]))
@@ -175,7 +179,8 @@ def make(client: TurnloomClient, path: Path, workers: int, environment: dict[str
             if killed
             else [
                 f"{used / last.conversations * 1e6:.0f} us of CPU a conversation, all workers together: "
-                f"{last.conversations / used:.0f} conversations a second and core"
+                f"{last.conversations / used:.0f} conversations a second and core; "
+                f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
             ]
         ),
         f"sha256 {last.sha256}",
@@ -188,6 +193,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--conversations", type=int, default=100_000)
     parser.add_argument("--folder", type=Path, default=None, help="where everything is written; default: a new one")
+    parser.add_argument("--runs", nargs="+", choices=list(WORKERS), default=list(WORKERS))
+    parser.add_argument("--no-peer", dest="peer", action="store_false")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
@@ -196,12 +203,14 @@ def main() -> None:
         write(path, options.conversations)
         print(f"{path.stat().st_size / 1e6:.0f} MB of JSON lines")
         with RedisServer(folder / "redis", folder / "redis.log") as redis:
-            for row in both(folder, path, redis.url):
+            for row in runs(folder, path, redis.url, options.runs):
                 print("\n".join(row), flush=True)
+        if options.peer:
+            print(peer_map.line(peer_map.measured(path)))
 
 
-def both(folder: Path, path: Path, redis_url: str) -> Iterator[list[str]]:
-    """The run with one worker, then that with two."""
+def runs(folder: Path, path: Path, redis_url: str, kinds: Sequence[str]) -> Iterator[list[str]]:
+    """Each run."""
     models = folder / "models.toml"
     template = TEMPLATE / STOCK
     models.write_text(f'[[models]]\nname = "{MODEL}"\nsource = "{TOKENIZER}"\nchat_template = "{template}"\n')
@@ -221,8 +230,8 @@ def both(folder: Path, path: Path, redis_url: str) -> Iterator[list[str]]:
     api = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment})
     try:
         client = reached(ports)
-        yield make(client, path, 1, environment, api.pid)
-        yield make(client, path, 2, environment, api.pid)
+        for kind in kinds:
+            yield make(client, path, kind, environment, api.pid)
     finally:
         api.terminate()
         api.wait(60)

@@ -12,6 +12,7 @@ pytest_plugins = [
     "tests.support.api_fixtures",
     "tests.support.redis_fixtures",
     "tests.support.rest_fixtures",
+    "tests.support.sampling_fixtures",
     "tests.support.source_fixtures",
     "tests.support.stack_fixtures",
     "tests.support.tuft_fixtures",

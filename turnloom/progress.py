@@ -36,6 +36,7 @@ from turnloom.v1 import datasets_pb2, training_pb2
 LINE_SECONDS: Final = 5.0  #: between two lines of progress in a log
 REDRAW_SECONDS: Final = 0.2  #: between two pictures in a notebook
 LOOK_SECONDS: Final = 1.0  #: between two looks at a sweep
+REPLY: Final = "REPLY"  #: type of events that hold what the adapter said
 BAR: Final = 20  #: characters of the bar in a notebook
 WIDTH: Final = 110  #: characters of a table in a notebook
 
@@ -72,6 +73,8 @@ def show_job(client: TurnloomClient, view: View, console: Console, say: Say, sta
             if update.HasField("event") and update.event.level in LEVELS:
                 event = update.event
                 say(f"[{LEVELS[event.level]}]{event.type}[/] {escape(event.message)}")
+            elif update.HasField("event") and update.event.type == REPLY:
+                say(escape(update.event.message))
             refresh(update)
 
 

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from services.preprocess.settings import ApiSettings, read_settings
+from services.preprocess.settings import ApiSettings, parse_processes, read_settings
 from services.store.errors import StoreError
 from services.store.logs import log_to_stderr
 from services.variables import BadSetting, address
@@ -41,8 +41,16 @@ def _tokens(arguments: list[str]) -> int:
 
 def _serve(settings: ApiSettings, port_file: Path | None) -> int:
     # Imported here: the worker is forked for each job, and its parent must not hold gRPC.
+    from services.preprocess.api.addresses import AddressTaken  # noqa: PLC0415
+
+    if settings.processes > 1:
+        from services.preprocess.api.processes import serve_together  # noqa: PLC0415
+
+        try:
+            return serve_together(settings, port_file)
+        except AddressTaken as error:
+            return _say(error, USAGE_ERROR)
     from services.preprocess.api.process import serve  # noqa: PLC0415
-    from services.preprocess.api.server import AddressTaken  # noqa: PLC0415
     from services.preprocess.models.registry import BadModels  # noqa: PLC0415
 
     try:
@@ -81,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port-file", type=Path, help="file that gets one JSON line with the bound address")
     parser.add_argument("--models", type=Path, help="models.toml")
     parser.add_argument("--metrics-port", type=int, help="port of /metrics; 0: none, -1: a free one")
+    parser.add_argument("--processes", type=_processes, help="that serve the API together on one port")
     parser.add_argument("--reflection", action="store_true", help="answer gRPC reflection")
     return parser
 
@@ -92,6 +101,13 @@ def _address(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} can't be used; give HOST:PORT") from error
 
 
+def _processes(text: str) -> int:
+    try:
+        return parse_processes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} can't be used; give a number from 1 to 64") from error
+
+
 def _with_flags(settings: ApiSettings, options: argparse.Namespace) -> ApiSettings:
     """Return the settings overridden by the command-line flags."""
     if options.address is not None:
@@ -100,6 +116,8 @@ def _with_flags(settings: ApiSettings, options: argparse.Namespace) -> ApiSettin
         settings = replace(settings, models=options.models)
     if options.metrics_port is not None:
         settings = replace(settings, metrics_port=options.metrics_port)
+    if options.processes is not None:
+        settings = replace(settings, processes=options.processes)
     return replace(settings, reflection=settings.reflection or options.reflection)
 
 

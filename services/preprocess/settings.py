@@ -26,6 +26,7 @@ class ApiSettings:
     metrics_address: str = "127.0.0.1"  #: where metrics are served
     metrics_port: int = 9464  #: of the metrics; 0: none; -1: a free one
     reflection: bool = False  #: answer gRPC reflection
+    processes: int = 1  #: that serve the API together on one port, each with models and limits of its own
     threads: int = 64  #: handler threads, >= 4; half of them may hold streams
     drain_seconds: float = 20.0  #: what SIGTERM grants to running calls
     idle_seconds: float = 300.0  #: after which a stream that sends nothing is ended
@@ -84,6 +85,7 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
         metrics_address=value("METRICS_ADDRESS", default.metrics_address, str, "an address"),
         metrics_port=value("METRICS_PORT", default.metrics_port, _metrics_port, "a port, 0 (off) or -1 (a free one)"),
         reflection=value("REFLECTION", default.reflection, {"0": False, "1": True}.__getitem__, "0 or 1"),
+        processes=value("PROCESSES", default.processes, parse_processes, "a number from 1 to 64"),
         threads=value("THREADS", default.threads, _threads, "a number from 4 to 1000"),
         drain_seconds=value("DRAIN_SECONDS", default.drain_seconds, _seconds, "a number of seconds from 0 to 3600"),
         idle_seconds=value("IDLE_SECONDS", default.idle_seconds, _idle, "a number of seconds from 1 to 86400"),
@@ -110,6 +112,17 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
 
 def _metrics_port(text: str) -> int:
     if not -1 <= int(text) <= 65535:
+        raise ValueError(text)
+    return int(text)
+
+
+def parse_processes(text: str) -> int:
+    """Return a number of processes.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not 1 <= int(text) <= 64:
         raise ValueError(text)
     return int(text)
 

@@ -98,10 +98,20 @@ class DatasetWork:
         *,
         bad_shard: int | None = None,
         following: Mapping[str, str] | None = None,
+        last_of: str = "",
     ) -> None:
-        """Finish a task and start its followers (name to JSON, or to "" where `note` kept it). Raises as `renew`."""
+        """Finish a task and start its followers (name to JSON, or to "" where `note` kept it). Raises as `renew`.
+
+        `last_of`: start them only if no task whose name begins so is left; empty: in any case.
+        """
         self._scripts.run(
-            "work_done", dataset=dataset_id, task=task, holder=holder, bad_shard=bad_shard, following=following or {}
+            "work_done",
+            dataset=dataset_id,
+            task=task,
+            holder=holder,
+            bad_shard=bad_shard,
+            following=following or {},
+            last_of=last_of,
         )
 
     def lost(self, dataset_id: str) -> list[str]:

@@ -14,7 +14,7 @@ from services.store import keys
 from services.store.archived import Archives, order_of
 from services.store.codec import build, decode
 from services.store.connection import StoreRedis
-from services.store.errors import BadToken, NotFound, OutOfRange
+from services.store.errors import BadToken, Fenced, NotFound, OutOfRange
 from services.store.pages import Page
 from services.store.records import TERMINAL, CheckpointRecord, EventRecord, JobNotice, JobState, StepRecord
 from services.store.scripts import Scripts
@@ -38,6 +38,15 @@ class Entry:
     id: str  #: to go on after it
     kind: str  #: "event", "step", "job", "checkpoint"
     value: Value
+
+
+class Told(NamedTuple):
+    """An event to write."""
+
+    level: str
+    type: str
+    message: str
+    fields: Mapping[str, str]
 
 
 class RawEntry(NamedTuple):
@@ -72,6 +81,17 @@ class Events:
             "say", job=job_id, level=level, type=type, message=message, attempt=attempt, fields=table
         )
         return answer[1]
+
+    def reply(self, job_id: str, attempt: int, step: int, told: Sequence[Told]) -> bool:
+        """Tell once what the adapter said after a step; False: an earlier attempt told it.
+
+        Raises Fenced where this attempt has no longer the job.
+        """
+        events = [one._asdict() for one in told]
+        answer = self._scripts.run("reply", job=job_id, attempt=attempt, step=step, events=events)
+        if answer[0] == "fenced":
+            raise Fenced(f"attempt {attempt} no longer holds job {job_id}")
+        return answer[0] == "told"
 
     def list(self, job_id: str, *, page_size: int = 100, page_token: str = "") -> Page[EventRecord]:
         """List events oldest first, without steps and notices."""

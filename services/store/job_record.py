@@ -56,6 +56,7 @@ def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
         last_train_nll=measured("last_train_nll"),
         test_nll=measured("test_nll"),
         test_step=int(number("test_step")),
+        sampled_step=int(number("sampled_step")),
         test_bits_per_byte=measured("test_bits_per_byte"),
         best_test_nll=measured("best_test_nll"),
         best_test_step=int(number("best_test_step")),

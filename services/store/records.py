@@ -125,6 +125,15 @@ class StartFrom:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplySpec:
+    """Replies of a job while it trains; its prompts lie in the object store (blobs/replies.py)."""
+
+    prompts: int  #: how many, >= 1
+    every: int = 0  #: steps between them; 0: only at the end
+    max_tokens: int = 128  #: of a reply, its stop token included
+
+
+@dataclass(frozen=True, slots=True)
 class MixPart:
     """One dataset of a mixture."""
 
@@ -165,6 +174,7 @@ class JobSpec:
     host: str = ""  #: host that was asked for; empty: any that can
     priority: int = 0  #: higher ones get a host first
     start_from: StartFrom | None = None
+    replies: ReplySpec | None = None  #: None: it is not sampled while it trains
     sweep: str = ""  #: sweep id
     rungs: tuple[int, ...] = ()  #: steps after which it waits for the sweep's other cells; empty: it never does
     mix: tuple[MixPart, ...] = ()  #: the datasets that it trains on; empty: training_dataset alone
@@ -228,6 +238,7 @@ class JobRecord:
     last_train_nll: float | None = None  #: nats per unit of weight, last step
     test_nll: float | None = None  #: last evaluation
     test_step: int = 0  #: step of that evaluation
+    sampled_step: int = 0  #: last step whose replies were told; 0: none
     test_bits_per_byte: float | None = None
     best_test_nll: float | None = None  #: lowest of the effective series
     best_test_step: int = 0
@@ -418,6 +429,7 @@ class LeftOutRecord:
     duplicates: int = 0  #: conversations that came before
     overlapping: int = 0  #: conversations of the test part that are in the training part too; not left out
     unreadable: int = 0  #: rows that the sender of a stream could not read
+    unused_columns: tuple[str, ...] = ()  #: that hold something and that nobody reads; at most 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,6 +472,7 @@ class DatasetRecord:
     weight_sum: float = 0.0
     target_bytes: int = 0
     truncated_examples: int = 0
+    unchecked_examples: int = 0  #: whose ids were not compared with the text
     skipped_conversations: int = 0
     too_long_conversations: int = 0  #: of these
     issues: tuple[IssueRecord, ...] = ()  #: at most 50
@@ -521,6 +534,10 @@ class HostRecord:
     def serves(self, model: str, rank: int) -> bool:
         """Return whether its TuFT serves a model at a LoRA rank; an unknown largest rank counts as enough."""
         return any(one.name == model and (one.max_lora_rank == 0 or one.max_lora_rank >= rank) for one in self.models)
+
+    def samples(self, model: str) -> bool:
+        """Return whether it samples a model, according to its last probe; unknown counts as yes."""
+        return all(one.samples is not False for one in self.models if one.name == model)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from redis import Redis
 
 from services.store.blobs.evaluations import Evaluations
 from services.store.blobs.objects import Objects
+from services.store.blobs.replies import Replies
 from services.store.connection import StoreRedis, check_schema, connect, connect_rq
 from services.store.datasets import Datasets
 from services.store.events import Events
@@ -39,6 +40,7 @@ class Store:
     pool: Pool
     objects: Objects
     evaluations: Evaluations
+    replies: Replies
 
     def close(self) -> None:
         """Close all connections."""
@@ -73,4 +75,5 @@ def open_store(
         pool=Pool(client),
         objects=Objects(store_url),
         evaluations=Evaluations(store_url),
+        replies=Replies(store_url),
     )

@@ -43,6 +43,25 @@ class Adam:
     grad_clip_norm: float  #: 0: no clipping
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a reply is drawn."""
+
+    max_tokens: int  #: >= 1, the stop token included
+    temperature: float  #: >= 0; 0: the likeliest token each time
+    top_p: float  #: > 0 and <= 1
+    seed: int | None  #: None: another reply each time
+    stop: tuple[int, ...]  #: token ids that end the reply
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A reply."""
+
+    token_ids: tuple[int, ...]  #: the stop token, where there is one, is the last
+    finish_reason: str  #: "stop" or "length"
+
+
 class Pending(Protocol[Result_co]):
     """An operation under way."""
 

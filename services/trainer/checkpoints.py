@@ -50,6 +50,14 @@ class ObjectStore(Protocol):
         ...
 
 
+class Server(Protocol):
+    """The method of TuftHttp that this module uses."""
+
+    def delete_checkpoint(self, run_id: str, name: str) -> None:
+        """Remove a saved state."""
+        ...
+
+
 def probe_rows(rows: Sequence[Row], seed: int) -> list[Row]:
     """Return the first 8 rows in epoch 0's order, up to 4,096 padded tokens, longest first. Epoch 0 is never trained.
 
@@ -110,6 +118,16 @@ class ServerFolder:
         Loading gives that shard to every GPU, so with two of them half of Adam's moments are another half's.
         """
         return (self.of(path) / "adapter" / "optimizer.pt").is_file()
+
+    def remover(self, server: Server) -> Callable[[str], None]:
+        """Return a function that deletes a saved adapter at the server, by its path."""
+
+        def remove(path: str) -> None:
+            match = SAVED_PATH.fullmatch(path)
+            if match is not None:
+                server.delete_checkpoint(match[1], match[2])
+
+        return remove
 
     @staticmethod
     def run_of(path: str) -> str:

@@ -41,12 +41,15 @@ from services.trainer.keeping import Keeper
 from services.trainer.lease import Lease
 from services.trainer.loop import Run, RunSpec
 from services.trainer.mirroring import Mirror
+from services.trainer.replies import SECONDS, Replier
+from services.trainer.sample import draw
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import TuftSettings, connect
 from services.trainer.tuft_http import TuftHttp
 
 Result = TypeVar("Result")
 
+LAST_REPLIES = 2 * SECONDS  #: that a trained job waits for its replies, those of a step before included
 OPTIMIZER_INEXACT = (
     "TuFT's fsdp backend keeps Adam's moments of the first GPU only; on several GPUs the run goes on with the exact "
     "weights and these moments on all of them, close to the uninterrupted run but not equal to it."
@@ -102,6 +105,7 @@ class Attempt:
         self._folder = ServerFolder(settings.checkpoint_dir)
         self._backend: Backend | None = None
         self._served = ServedModelRecord(self._adapter.model)  # known once there is a client
+        self._replier: Replier | None = None
         self._training = False  # from now on it is the loop that hears when the attempt has to leave
         self._keeper = Keeper(
             self._job.id,
@@ -145,6 +149,8 @@ class Attempt:
         finally:
             if self._mirror is not None:
                 self._mirror.close(0.0)
+            if self._replier is not None:
+                self._replier.close()
             if self._backend is not None:
                 self._backend.close()
 
@@ -162,9 +168,11 @@ class Attempt:
         first = steps_done == 0 and bool(plan.test_rows) and initial is None
         self._journal.event(*accelerated_event(self._served))
         self._training = True
+        self._replier = loop.sampler = self._make_replier(plan, backend, steps_done)
         asked = loop.train(steps_done, save_first=self._checkpoint is None, evaluate_first=first)
         self._journal.drain()
         if asked is Control.NONE:
+            self._last_replies(plan, backend)
             self._endings.succeed(backend)
         else:
             self._endings.leave(asked)
@@ -209,6 +217,41 @@ class Attempt:
         known = saved.max_tokens_per_call if saved and saved.packed == packs else 0  # else it counts other tokens
         ceiling = min(known or most, hyper.max_tokens_per_call or most)
         return RunSpec(self._job.id, self._job.attempt, hyper, batches, steps, data.test, probe, ceiling, packs)
+
+    def _make_replier(self, plan: RunSpec, backend: Backend, steps_done: int) -> Replier | None:
+        """Return what samples the adapter while it trains; None: the job wants no replies, or nothing here samples.
+
+        Replies of the step that the attempt begins from are sampled now, where the attempt before did not tell them.
+        """
+        spec = self._job.spec.replies
+        if spec is None:
+            return None
+        if self._served.samples is False and not self._settings.sampler_url:
+            self._journal.event(
+                "warning", "REPLIES_MISSING", f"Host {self._settings.host} does not sample; there are no replies."
+            )
+            return None
+        model, room = self._adapter.model, self._served.max_model_len
+        replier = Replier(
+            self._store,
+            self._job.id,
+            self._job.attempt,
+            spec,
+            lambda path, prompts, seconds, leave: draw(self._settings, path, model, prompts, seconds, leave),
+            room,
+            self._folder.remover(self._http),
+        )
+        if replier.due(steps_done) and self._job.sampled_step < steps_done:
+            replier.offer(steps_done, backend.save_adapter(plan.live_name(steps_done)).result())
+        return replier
+
+    def _last_replies(self, plan: RunSpec, backend: Backend) -> None:
+        """Sample the trained adapter, and wait for it within a limit."""
+        if self._replier is None:
+            return
+        step = self._read(lambda: self._store.jobs.get(self._job.id)).step
+        self._replier.offer(step, backend.save_adapter(plan.live_name(step)).result())
+        self._replier.finish(LAST_REPLIES)
 
     def _wait_for_server(self) -> None:
         """Give a restarting server time to come back."""

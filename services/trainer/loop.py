@@ -72,6 +72,10 @@ class RunSpec:
         """Return a name that is unique in the job and safe as a folder name."""
         return f"{self.job}-a{self.attempt}-s{step}"
 
+    def live_name(self, step: int) -> str:
+        """Return a name for the adapter after a step that is saved to be sampled."""
+        return f"{self.checkpoint_name(step)}-live"
+
     def budget(self, step: int) -> int:
         """Return the tokens per call at `step`."""
         if self.hyperparameters.max_tokens_per_call:
@@ -99,6 +103,18 @@ class Saving:
     probe: Pending[Sequence[Logprobs]]
 
 
+class Sampler(Protocol):
+    """What samples the adapter while it trains (replies.py)."""
+
+    def due(self, step: int) -> bool:
+        """Return whether replies are wanted after a step."""
+        ...
+
+    def offer(self, step: int, path: str) -> None:
+        """Sample this adapter, without keeping the run."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class InFlight:
     """A step under way."""
@@ -108,6 +124,7 @@ class InFlight:
     optim: Pending[None]
     learning_rate: float
     saving: Saving | None
+    live: Pending[str] | None = None  #: the adapter after the step, saved to be sampled
 
 
 @dataclass(slots=True)
@@ -122,6 +139,7 @@ class Run:
     clock: Callable[[], float]  #: monotonic seconds
     now: Callable[[], float]  #: seconds since 1970
     keep_losses: Callable[[int, RowLosses], None] = lambda _step, _losses: None  #: takes every evaluation by row
+    sampler: Sampler | None = None  #: None: nobody wants replies
     _flight: deque[InFlight] = field(init=False, default_factory=deque)
     _submitted: int = field(init=False, default=0)  # last step that the server was asked for
     _saved: int = field(init=False, default=-1)  # step of the last checkpoint asked for
@@ -220,8 +238,11 @@ class Run:
         self._submitted = step
         overdue = self.clock() - self._saved_at >= hyper.checkpoint_every_seconds
         saving = self._save(step) if self.plan.is_saved(step) or overdue else None
+        live = None
+        if self.sampler is not None and self.sampler.due(step) and step < self.plan.steps:
+            live = self.backend.save_adapter(self.plan.live_name(step))
         self._data_seconds += self.clock() - begun
-        return InFlight(batch, sent, optim, rate, saving)
+        return InFlight(batch, sent, optim, rate, saving, live)
 
     def _save(self, step: int) -> Saving:
         """Submit a checkpoint of the state after `step` steps, and the probe NLL that proves it later."""
@@ -258,6 +279,8 @@ class Run:
         self._read_at, self._data_seconds = self.clock(), 0.0
         if item.saving is not None:
             self._record(item.saving)
+        if item.live is not None and self.sampler is not None:
+            self.sampler.offer(step, item.live.result())
         if test is not None and self.patience.seen(test.nll) and step < self.plan.steps:
             self._stop = True
             self.journal.event(

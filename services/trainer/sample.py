@@ -8,15 +8,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from services.store.connection import connect, redis_time
+from services.trainer.backend import Sampled, Sampling
 from services.trainer.errors import BackendError, CheckpointLost, Code
 from services.trainer.host import preemption
+from services.trainer.sampler import Sampler
 from services.trainer.settings import Settings, from_environment
-from services.trainer.tuft import Sampling, TuftSettings, sample
+from services.trainer.tuft import TuftSettings, sample
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,8 @@ class TooLate(Exception):
 class Order:
     """The request that a ticket carries."""
 
-    path: str  #: TuFT's path of the checkpoint
+    path: str  #: TuFT's path of the checkpoint; empty: the base model answers
+    model: str  #: TuFT's name of the base model
     prompt: Sequence[int]  #: token ids
     how: Sampling
     until: float  #: seconds since 1970 by the clock of Redis, after which nobody waits any more
@@ -51,6 +55,7 @@ class Order:
 def run(
     *,
     path: str,
+    model: str,
     prompt: Sequence[int],
     stop: Sequence[int],
     max_tokens: int,
@@ -65,7 +70,7 @@ def run(
         token_ids and finish_reason; else code, message and hint of what went wrong.
     """
     settings = from_environment(os.environ)
-    order = Order(path, prompt, Sampling(max_tokens, temperature, top_p, seed, tuple(stop)), until)
+    order = Order(path, model, prompt, Sampling(max_tokens, temperature, top_p, seed, tuple(stop)), until)
     try:
         answer = _sampled(order, settings)
     except TooLate as error:
@@ -74,7 +79,7 @@ def run(
         answer = _failed(error.code, str(error))
     except BackendError as error:
         answer = _failed(error.code, error.sentence, HINTS.get(error.code, error.hint))
-    log.info("a sample from %s: %s", path, answer.get("code") or f"{len(answer['token_ids'])} tokens")
+    log.info("a sample from %s: %s", path or model, answer.get("code") or f"{len(answer['token_ids'])} tokens")
     return answer
 
 
@@ -83,14 +88,43 @@ def _sampled(order: Order, settings: Settings) -> Answer:
         left = order.until - redis_time(redis)
     if left < LEAST:
         raise TooLate("the worker came to this sample when nobody waited for it any more")
+    (found,) = draw(settings, order.path, order.model, [(order.prompt, order.how)], left - MARGIN, _leave_if_asked)
+    return {"token_ids": list(found.token_ids), "finish_reason": found.finish_reason}
+
+
+def draw(
+    settings: Settings,
+    path: str,
+    model: str,
+    prompts: Sequence[tuple[Sequence[int], Sampling]],
+    seconds: float,
+    interrupted: Callable[[], None],
+) -> list[Sampled]:
+    """Draw replies where this host samples: at its own sampler if it has one, else at its TuFT server.
+
+    Args:
+        settings: of this host.
+        path: TuFT's path of a saved state or adapter; empty: the base model answers.
+        model: TuFT's name of the base model.
+        prompts: token ids, and how the reply to them is drawn.
+        seconds: for all of this.
+        interrupted: called during the wait; raises to end it.
+
+    Raises:
+        CheckpointLost: its files are gone.
+        BackendError: CAPABILITY_DISABLED where nothing on this host samples, or any other code.
+    """
+    if settings.sampler_url:
+        sampler = Sampler(settings.sampler_url, settings.tuft_api_key)
+        until = time.monotonic() + seconds
+        return [sampler.draw(path, prompt, how, until - time.monotonic(), interrupted) for prompt, how in prompts]
     server = TuftSettings(
         url=settings.tuft_url,
         api_key=settings.tuft_api_key,
-        call_deadline=left - MARGIN,
-        silence=min(settings.silence, left - MARGIN),
+        call_deadline=seconds,
+        silence=min(settings.silence, seconds),
     )
-    found = sample(server, order.path, order.prompt, order.how, _leave_if_asked)
-    return {"token_ids": list(found.token_ids), "finish_reason": found.finish_reason}
+    return sample(server, path, prompts, interrupted, base_model=model)
 
 
 def _leave_if_asked() -> None:

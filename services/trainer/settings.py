@@ -34,6 +34,7 @@ class Settings:
     store_url: str  #: empty: the store's own default
     tuft_url: str  #: of the TuFT server, without /api/v1 and without a slash at the end
     tuft_api_key: str  #: key of the TuFT server
+    sampler_url: str  #: of services/sampler on this host, for a TuFT server that trains only; empty: TuFT samples
     checkpoint_dir: Path  #: the TuFT server's checkpoint folder, as seen from here
     allow_cpu: bool  #: work without an NVIDIA GPU
     probe_tolerance: float  #: relative
@@ -76,6 +77,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         tuft_api_key=_read(
             environment, "TURNLOOM_TUFT_API_KEY", None, _key, "a key that starts with tml-", secret=True
         ),
+        sampler_url=_read(environment, "TURNLOOM_SAMPLER_URL", "", _url_or_none, "http://HOST:PORT"),
         checkpoint_dir=_read(
             environment, "TURNLOOM_TUFT_CHECKPOINT_DIR", None, Path, "the TuFT server's checkpoint folder"
         ),
@@ -197,6 +199,10 @@ def _url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(text)
     return text.rstrip("/").removesuffix("/api/v1")
+
+
+def _url_or_none(text: str) -> str:
+    return _url(text) if text else ""
 
 
 def _key(text: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -22,11 +21,12 @@ import tinker
 from tinker import types
 from tinker.lib.retry_handler import RetryConfig
 
-from services.trainer.backend import Adam, Adapter, Logprobs
+from services.trainer.backend import Adam, Adapter, Logprobs, Sampled, Sampling
 from services.trainer.batches.batching import filled
 from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import Weights
 from services.trainer.errors import BackendError, CheckpointLost, Code, backend_error, classify
+from services.trainer.in_thread import in_thread
 from services.trainer.tripwire import Tripwire
 
 SDK_VERSION = "0.25.0"  #: the only one that TuFT 0.2.2 trains with
@@ -48,25 +48,6 @@ class TuftSettings:
     vocabulary: int | None = None  #: tokens of the model, to refuse ids that it does not have; None: unknown
     max_model_len: int | None = None  #: tokens of a row at most; the server does not enforce its own limit
     even: bool = True  #: the rows of a call are filled up to one length here; needless where the server packs
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a reply is drawn."""
-
-    max_tokens: int  #: >= 1, the stop token included
-    temperature: float  #: >= 0; 0: the likeliest token each time
-    top_p: float  #: > 0 and <= 1
-    seed: int | None  #: None: another reply each time
-    stop: tuple[int, ...]  #: token ids that end the reply
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """A reply."""
-
-    token_ids: tuple[int, ...]  #: the stop token, where there is one, is the last
-    finish_reason: str  #: "stop" or "length"
 
 
 def check_sdk(version: str | None = None) -> None:
@@ -107,15 +88,14 @@ def connect(settings: TuftSettings, adapter: Adapter, interrupted: Callable[[], 
     wire = _watched(settings, doing)
     patience = _Patience(wire, settings.create_deadline, interrupted)
     opened: list[tinker.ServiceClient] = []
-    made = _in_thread(lambda: _create(settings, adapter, opened))
+    made = in_thread(lambda: _create(settings, adapter, opened), "tuft-create")
     try:
         patience.wait(made, doing)
         client = made.result()
-    except BackendError:
-        _close(wire, opened)
-        raise
     except Exception as error:
         _close(wire, opened)
+        if not made.done():  # the wait was given up, or what `interrupted` raised
+            raise
         raise classify(error, doing) from error
     return TuftBackend(client, settings, wire, _Patience(wire, settings.call_deadline, interrupted))
 
@@ -134,56 +114,70 @@ def _create(settings: TuftSettings, adapter: Adapter, opened: list[tinker.Servic
 def sample(
     settings: TuftSettings,
     path: str,
-    prompt: Sequence[int],
-    how: Sampling,
+    prompts: Sequence[tuple[Sequence[int], Sampling]],
     interrupted: Callable[[], None] = lambda: None,
-) -> Sampled:
-    """Sample a reply with a saved adapter; an unloaded run samples as well, from its files.
+    *,
+    base_model: str = "",
+) -> list[Sampled]:
+    """Sample replies with a saved adapter, in one session; an unloaded run samples as well, from its files.
 
     Args:
         settings: the server; call_deadline is for all of this.
-        path: of the saved state or adapter, as the server gave it.
-        prompt: token ids.
-        how: the reply is drawn.
+        path: of the saved state or adapter, as the server gave it; empty: base_model answers.
+        prompts: token ids, and how the reply to them is drawn.
         interrupted: called during the wait; raises to end it.
+        base_model: the server's name of the model that answers without an adapter.
 
     Raises:
         CheckpointLost: the server has no files of it.
         BackendError: CAPABILITY_DISABLED where the server trains only, which it says at once; or any other code.
     """
-    doing = f"sampling with {path} at {settings.url}"
+    doing = f"sampling with {path or base_model} at {settings.url}"
     wire = _watched(settings, doing)
     opened: list[tinker.ServiceClient] = []
-    answered = _in_thread(lambda: _sampled(settings, path, prompt, how, opened))
+    answered = in_thread(lambda: _sampled(settings, path, base_model, prompts, opened), "tuft-sample")
     try:
         _Patience(wire, settings.call_deadline, interrupted).wait(answered, doing)
         return answered.result()
     except (BackendError, CheckpointLost):
         raise
     except Exception as error:
+        if not answered.done():  # what `interrupted` raised
+            raise
         raise classify(error, doing) from error
     finally:
         _close(wire, opened)
 
 
 def _sampled(
-    settings: TuftSettings, path: str, prompt: Sequence[int], how: Sampling, opened: list[tinker.ServiceClient]
-) -> Sampled:
+    settings: TuftSettings,
+    path: str,
+    base_model: str,
+    prompts: Sequence[tuple[Sequence[int], Sampling]],
+    opened: list[tinker.ServiceClient],
+) -> list[Sampled]:
     service = _open(settings, opened)
     try:
-        client = service.create_sampling_client(model_path=path, retry_config=RetryConfig(enable_retry_logic=False))
+        client = service.create_sampling_client(
+            model_path=path or None,
+            base_model=None if path else base_model,
+            retry_config=RetryConfig(enable_retry_logic=False),
+        )
     except tinker.NotFoundError as error:
         raise CheckpointLost(f"the server has no files of {path}") from error
-    params = types.SamplingParams(
+    asked = [client.sample(types.ModelInput.from_ints(list(prompt)), 1, _params(how)) for prompt, how in prompts]
+    found = [one.result().sequences[0] for one in asked]
+    return [Sampled(tuple(sequence.tokens), sequence.stop_reason) for sequence in found]
+
+
+def _params(how: Sampling) -> types.SamplingParams:
+    return types.SamplingParams(
         max_tokens=how.max_tokens,
         temperature=how.temperature,
         top_p=how.top_p,
         seed=how.seed,
         stop=list(how.stop) or None,
     )
-    given = client.sample(types.ModelInput.from_ints(list(prompt)), 1, params).result()
-    sequence = given.sequences[0]
-    return Sampled(tuple(sequence.tokens), sequence.stop_reason)
 
 
 def _open(settings: TuftSettings, opened: list[tinker.ServiceClient]) -> tinker.ServiceClient:
@@ -223,20 +217,6 @@ def _without_proxy(host: str) -> None:
         known = [entry for entry in os.environ.get(name, "").split(",") if entry]
         if host not in known:
             os.environ[name] = ",".join([*known, host])
-
-
-def _in_thread(work: Callable[[], Value]) -> Future[Value]:
-    """Run a call that may hang in a thread that is never joined, so that the process can end without it."""
-    future: Future[Value] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # handed to the waiting thread
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="tuft-create", daemon=True).start()
-    return future
 
 
 @dataclass(frozen=True, slots=True)

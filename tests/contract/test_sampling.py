@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer.backend import Sampling
 from services.trainer.errors import BackendError, CheckpointLost, Code
-from services.trainer.tuft import Sampling, TuftSettings, sample
+from services.trainer.tuft import TuftSettings, sample
 from services.trainer.tuft_http import TuftHttp
 from tests.contract.driving import ADAM, DEADLINE, Server, client_of, rows, step
 from tests.contract.test_server import save, unload
@@ -27,7 +28,7 @@ def settings(server: Server, **changes: object) -> TuftSettings:
 
 def refused(server: Server, path: str) -> BackendError:
     with pytest.raises(BackendError) as caught:
-        sample(settings(server), path, PROMPT, GREEDY)
+        sample(settings(server), path, [(PROMPT, GREEDY)])
     return caught.value
 
 
@@ -52,13 +53,13 @@ def test_files_are_looked_for_first_and_need_no_run_on_the_server(server: Server
     assert refused(server, state).code is Code.CAPABILITY_DISABLED
     assert refused(server, adapter).code is Code.CAPABILITY_DISABLED
     with pytest.raises(CheckpointLost, match=r"the server has no files of tinker://.*/weights/nowhere"):
-        sample(settings(server), state.replace("kept", "nowhere"), PROMPT, GREEDY)
+        sample(settings(server), state.replace("kept", "nowhere"), [(PROMPT, GREEDY)])
 
 
 def test_a_wrong_key_is_refused_at_once(server: Server) -> None:
     state = save(client_of(server), "state")
     with pytest.raises(BackendError, match="Invalid API key") as caught:
-        sample(settings(server, api_key="tml-wrong"), state, PROMPT, GREEDY)
+        sample(settings(server, api_key="tml-wrong"), state, [(PROMPT, GREEDY)])
     assert caught.value.code is Code.KEY_REJECTED
 
 
@@ -76,7 +77,7 @@ def test_a_server_that_samples_gives_the_saved_adapters_tokens(sampling_tuft: Fa
     for _ in range(30):
         step(client, data, adam=ADAM.model_copy(update={"learning_rate": 0.3}))
     after = save(client, "after")
-    greedy = [sample(settings(sampling_tuft), path, PROMPT, GREEDY) for path in (before, after, after)]
+    greedy = [sample(settings(sampling_tuft), path, [(PROMPT, GREEDY)])[0] for path in (before, after, after)]
     assert greedy[0] != greedy[1] == greedy[2]
     assert len(greedy[1].token_ids) == 8 or greedy[1].token_ids[-1] == 3
     assert greedy[1].finish_reason == ("stop" if greedy[1].token_ids[-1] == 3 else "length")
@@ -84,10 +85,10 @@ def test_a_server_that_samples_gives_the_saved_adapters_tokens(sampling_tuft: Fa
 
 def test_a_stop_token_ends_a_reply_and_is_its_last_token(sampling_tuft: FakeTuft) -> None:
     state = save(client_of(sampling_tuft), "state")
-    whole = sample(settings(sampling_tuft), state, PROMPT, GREEDY)
+    (whole,) = sample(settings(sampling_tuft), state, [(PROMPT, GREEDY)])
     stop = whole.token_ids[2]
     ended = Sampling(max_tokens=8, temperature=0.0, top_p=1.0, seed=None, stop=(stop,))
-    found = sample(settings(sampling_tuft), state, PROMPT, ended)
+    (found,) = sample(settings(sampling_tuft), state, [(PROMPT, ended)])
     assert (found.token_ids, found.finish_reason) == (whole.token_ids[: whole.token_ids.index(stop) + 1], "stop")
 
 
@@ -97,7 +98,7 @@ def test_a_server_that_answers_500_or_nothing_is_given_up_at_the_deadline(sampli
         sampling_tuft.fault(kind, fault)
         began = time.monotonic()
         with pytest.raises(BackendError) as caught:
-            sample(settings(sampling_tuft, call_deadline=3.0), state, PROMPT, GREEDY)
+            sample(settings(sampling_tuft, call_deadline=3.0), state, [(PROMPT, GREEDY)])
         assert time.monotonic() - began < AT_ONCE
         assert caught.value.code in (Code.SERVER_UNREACHABLE, Code.UNKNOWN)
         sampling_tuft.clear_faults()
@@ -106,4 +107,4 @@ def test_a_server_that_answers_500_or_nothing_is_given_up_at_the_deadline(sampli
 def test_a_prompt_that_the_server_can_not_take_is_its_error_at_once(sampling_tuft: FakeTuft) -> None:
     state = save(client_of(sampling_tuft), "state")
     with pytest.raises(BackendError, match="longer than the maximum model length of 1024"):
-        sample(settings(sampling_tuft), state, [7] * 1025, GREEDY)
+        sample(settings(sampling_tuft), state, [([7] * 1025, GREEDY)])

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tests.support.cli_runs import write_chats
+from turnloom.embedded.sample_data import held_out_conversations
 
 pytestmark = [pytest.mark.tuft, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -55,6 +57,13 @@ def test_the_demo_learns_uses_its_prompts_repeats_exactly_and_cleans_up(tuft_pyt
     assert found["shuffled_nll"] > 2 * found["test_nll"]
     assert found["start_nll"] > found["unigram_nll"]  # it knew nothing before
     assert found["verified"] is True
+    held_out = {
+        (message["content"], reply["content"])
+        for conversation in held_out_conversations()
+        for message, reply in pairwise(conversation["messages"])
+    }
+    assert (found["prompt"], found["reply"]) in held_out  # the right answer to a conversation never trained on
+    assert (found["prompt"], found["base_reply"]) not in held_out
     results = tmp_path / "turnloom-demo"
     assert {path.name for path in results.iterdir()} == {"adapter", "nll.png", "steps.csv", "results.json"}
     assert (results / "nll.png").read_bytes().startswith(b"\x89PNG")

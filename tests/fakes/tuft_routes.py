@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -68,9 +69,9 @@ def call_with_json(
             "model_name": run.base_model,
         }
     if kind == "create_sampling_session":
-        call["path"] = body["model_path"]
+        call["path"] = body.get("model_path") or ""
         try:
-            session = service.samplers.create(body["model_path"])
+            session = service.samplers.create(call["path"])
         except TuftFailure as failure:
             raise TuftFailure(failure.status, f"Failed to create sampling session: {failure.detail}") from failure
         return 201, {"type": "create_sampling_session", "sampling_session_id": session}
@@ -126,4 +127,5 @@ def about_runs(service: Service, model_name: str, method: str, kind: str) -> tup
     if method != "DELETE":
         raise TuftFailure(405, "Method Not Allowed")
     run.checkpoints = {key: value for key, value in run.checkpoints.items() if value.name != name}
+    shutil.rmtree(runs.folder(run.model_id, name), ignore_errors=True)
     return 204, None

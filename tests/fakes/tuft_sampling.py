@@ -32,7 +32,13 @@ class Samplers:
         return ["training", "sampling"] if self._enabled else ["training"]
 
     def create(self, path: str) -> str:
-        """A session on a saved adapter; its id."""
+        """A session on a saved adapter, or with no path on the base model; its id."""
+        if not path:
+            if not self._enabled:
+                raise self.disabled()
+            session = str(uuid.uuid4())
+            self._sessions[session] = Adapter(self._runs.base, 1, seed=0)  # a fresh one changes nothing
+            return session
         run, _, name = path.removeprefix("tinker://").split("/")
         folder = self._runs.folder(run, name)
         if not (folder / "metadata.json").exists():

@@ -55,14 +55,7 @@ class Refused:
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Either:
-    """Any of several outcomes is right."""
-
-    choices: tuple[Expectation, ...]
-
-
-Expectation: TypeAlias = "Rows | Trained | Refused | Either"
+Expectation: TypeAlias = Rows | Trained | Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +137,3 @@ def trained(
 def refused(*words: str) -> Refused:
     """Refused with these words."""
     return Refused(words)
-
-
-def either(*choices: Expectation) -> Either:
-    """One of these."""
-    return Either(choices)

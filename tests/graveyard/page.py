@@ -53,7 +53,7 @@ def _entry(case: Case) -> str:
 
 
 def _shown(expectation: Expectation) -> Iterator[str]:
-    """The rows, or the stretches that are trained; nothing for a refusal or a choice, which `does` says."""
+    """The rows, or the stretches that are trained; nothing for a refusal, which `does` says."""
     if isinstance(expectation, Rows):
         yield from expectation.lines
     elif isinstance(expectation, Trained):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from tests.graveyard.case import Case, Either, Expectation, Refused, Rows, Trained
+from tests.graveyard.case import Case, Expectation, Refused, Rows, Trained
 from tests.graveyard.engine import Outcome, tokenizer_json
 from tests.graveyard.notation import stretches_of, text_of, tokens_of
 
 
 def complaint(expectation: Expectation, found: Outcome, case: Case) -> str:
     """What differs, for people; "" where nothing does."""
-    if isinstance(expectation, Either):
-        complaints = [complaint(choice, found, case) for choice in expectation.choices]
-        return "" if "" in complaints else "\nnor ".join(complaints)
     if isinstance(expectation, Refused):
         missing = [word for word in expectation.words if word not in found.refusal]
         return f"no refusal with {missing}: {found.shown}" if missing or not found.refusal else ""

@@ -328,6 +328,19 @@ def test_models_are_listed_in_pages(start_api: Start) -> None:
     assert said.fields == {"page_size": "is 1001; at most 1000 are sent at once."}
 
 
+def test_skipped_comparisons_are_counted_in_the_reply(start_api: Start) -> None:
+    api = start_api()
+    for tokenization, expected in ((types_pb2.TOKENIZATION_HF, 2), (types_pb2.TOKENIZATION_EXACT, 0)):
+        chosen, sent = options(tokenization=tokenization), [chat("a", "b"), chat("c", "d")]
+        assert api.preprocess.Preprocess(request(*sent, options=chosen), timeout=LIMIT).unchecked_examples == expected
+        stream = [
+            pb.StreamPreprocessRequest(options=chosen),
+            pb.StreamPreprocessRequest(chunk=pb.ConversationChunk(conversations=sent)),
+        ]
+        (answer,) = api.preprocess.StreamPreprocess(iter(stream), timeout=LIMIT)
+        assert answer.unchecked_examples == expected
+
+
 def test_limits_are_published(start_api: Start) -> None:
     info = start_api().preprocess.GetServerInfo(pb.GetServerInfoRequest(), timeout=LIMIT)
     assert (info.max_message_bytes, info.max_batch_conversations) == (64 * 1024 * 1024, 512)

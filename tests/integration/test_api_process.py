@@ -203,6 +203,8 @@ def test_a_call_that_outlives_the_drain_is_cut_and_the_process_ends(run: Run) ->
             "/none.toml can't be read (No such file or directory); TURNLOOM_MODELS",
         ),
         (("--address", "x"), {}, "'x' can't be used; give HOST:PORT"),
+        (("--processes", "0"), {}, "'0' can't be used; give a number from 1 to 64"),
+        (("--processes", "2"), {"TURNLOOM_MODELS": "/none.toml"}, "/none.toml can't be read"),
     ],
 )
 def test_wrong_settings_end_with_one_sentence_and_code_2(
@@ -214,17 +216,103 @@ def test_wrong_settings_end_with_one_sentence_and_code_2(
     assert sentence in errors.splitlines()[-1]
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize("name", ["TURNLOOM_ADDRESS", "TURNLOOM_METRICS_PORT"])
-def test_an_address_that_is_taken_is_refused(run: Run, name: str) -> None:
+def test_an_address_that_is_taken_is_refused(run: Run, name: str, processes: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        process = run(**{name: f"127.0.0.1:{port}" if name == "TURNLOOM_ADDRESS" else str(port)})
+        process = run(
+            "--processes", processes, **{name: f"127.0.0.1:{port}" if name == "TURNLOOM_ADDRESS" else str(port)}
+        )
         _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 2
     assert name in errors.splitlines()[-1]
     assert "can't be listened on" in errors.splitlines()[-1]
+
+
+def listeners(port: int) -> int:
+    """How many sockets of this machine listen on a port."""
+    lines = [line for table in ("tcp", "tcp6") for line in Path("/proc/net", table).read_text().splitlines()[1:]]
+    rows = [line.split() for line in lines]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+
+
+def servers_of(parent: int) -> set[int]:
+    """The processes that serve for this one."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, command = (process / "stat").read_text(), (process / "cmdline").read_text()
+        except OSError:
+            continue  # it ended in the meantime
+        if stat.rpartition(")")[2].split()[1] == str(parent) and "spawn_main" in command:
+            found.add(int(process.name))
+    return found
+
+
+def call(address: str, times: int) -> None:
+    """Preprocess a conversation over each of so many connections."""
+    for _ in range(times):
+        with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            request = pb.PreprocessRequest(options=options(), conversations=[chat("a", "b")])
+            answer = PreprocessServiceStub(channel).Preprocess(request, timeout=LIMIT, wait_for_ready=True)
+            assert not answer.issues
+
+
+def metrics_text(port: object) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LIMIT) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def test_several_processes_serve_one_port_and_count_as_one(run: Run, tmp_path: Path) -> None:
+    process = run("--processes", "2", "--port-file", str(tmp_path / "port"))
+    said = announced(process)
+    wait_until((tmp_path / "port").exists)
+    assert json.loads((tmp_path / "port").read_text()) == said
+    assert said["pid"] == process.pid
+    address, port = str(said["address"]), int(str(said["address"]).rpartition(":")[2])
+    assert listeners(port) == 2
+    with grpc.insecure_channel(address) as channel:  # no waiting: models are loaded before a process listens
+        asked = HealthCheckRequest(service="turnloom.v1.PreprocessService")
+        assert HealthStub(channel).Check(asked, timeout=LIMIT).status == HealthCheckResponse.SERVING
+    call(address, 12)
+    made = 'turnloom_preprocess_examples_total{model="small/chat",outcome="made"}'
+    text = metrics_text(said["metrics_port"])
+    assert f"{made} 12.0" in text
+    assert text.count("\nprocess_resident_memory_bytes ") == 1
+    assert "# HELP grpc_server_handled_total RPCs ended." in text
+
+    victim = min(servers_of(process.pid))
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: victim not in servers_of(process.pid) and listeners(port) == 2, LIMIT)
+    call(address, 4)
+    assert f"{made} 16.0" in metrics_text(said["metrics_port"])
+
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0
+    assert listeners(port) == 0
+    assert "a process of the API died; another begins" in errors
+
+
+def test_processes_end_with_the_one_that_started_them(run: Run) -> None:
+    process = run("--processes", "2")
+    port = int(str(announced(process)["address"]).rpartition(":")[2])
+    assert listeners(port) == 2
+    process.kill()
+    wait_until(lambda: listeners(port) == 0, LIMIT)
+
+
+def test_a_port_that_others_share_is_refused(run: Run) -> None:
+    first = run("--processes", "2")
+    address = str(announced(first)["address"])
+    second = run("--processes", "2", TURNLOOM_ADDRESS=address)
+    _, errors = second.communicate(timeout=LIMIT)
+    assert second.returncode == 2
+    assert f"TURNLOOM_ADDRESS {address} can't be listened on" in errors.splitlines()[-1]
 
 
 def test_the_serving_process_never_imports_transformers_datasets_torch_or_tinker() -> None:

@@ -192,7 +192,7 @@ def test_what_the_worker_is_given_are_ids_and_what_it_gives_is_text(job: JobReco
     reply = played.sample(job.id, chat(WORD), answer, seed=7)
     assert (reply.text, reply.finish_reason, reply.checkpoint) == ("very well", "stop", f"{job.id}-a1-s0")
     (order,) = played.orders
-    assert set(order) == {"path", "prompt", "stop", "max_tokens", "temperature", "top_p", "seed", "until"}
+    assert set(order) == {"path", "model", "prompt", "stop", "max_tokens", "temperature", "top_p", "seed", "until"}
     assert (order["path"], order["stop"], order["max_tokens"]) == ("tinker://run/weights/x", [stop], 256)
     assert (order["temperature"], order["top_p"], order["seed"]) == (1.0, 1.0, 7)
     assert WORD not in str(order)

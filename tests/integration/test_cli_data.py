@@ -54,6 +54,16 @@ def test_a_preview_lists_tokens_one_by_one_names_escaped_control_tokens_and_what
     assert shown.out.count("content") >= 10
 
 
+def test_a_check_of_ids_that_was_skipped_is_counted_wherever_somebody_looks(api: Api, chats: Path) -> None:
+    stock = ("-o", "tokenization=hf")
+    for command, examples in (("preview", 1), ("lint", 10)):
+        for options, expected in ((stock, examples), ((), 0)):
+            found = turnloom(api.address, command, chats, *options, "--json").document
+            assert found["unchecked_examples"] == expected, command
+    shown = turnloom(api.address, "preview", chats, *stock)
+    assert "The token ids of 1 examples were not compared with the text" in shown.out
+
+
 def test_a_preview_reads_no_further_than_its_conversation(api: Api, chats: Path) -> None:
     chats.write_text(chats.read_text() + "{broken\n")
     shown = turnloom(api.address, "preview", chats, "--index", 9)

@@ -15,7 +15,8 @@ import pytest
 from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
-from services.preprocess.api.metrics import make_metrics, serve_metrics
+from services.preprocess.api.exporter import serve_metrics
+from services.preprocess.api.metrics import make_metrics
 from services.store.connection import connect_rq
 from services.store.ledger import Outcome
 from services.store.queueing.queues import queue_name
@@ -190,7 +191,7 @@ def test_every_query_of_every_dashboard_finds_series_and_every_rule_is_well(
     models = (ServedModelRecord(SPEC.tuft_model, accelerated=True),)
     store.hosts.put(HostRecord("h1", backend_up=True, models=models, hour_price=2.5, currency="EUR"), ttl=600)
     api = make_metrics()
-    server, api_port = serve_metrics(api, "127.0.0.1", 0)
+    server, api_port = serve_metrics(api.registry, "127.0.0.1", 0)
     connection = connect_rq(redis_url)
     queue = Queue(queue_name("h1"), connection=connection, serializer=JSONSerializer)
     worker = Worker([queue], name="h1.1.test", connection=connection, serializer=JSONSerializer)

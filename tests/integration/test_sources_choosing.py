@@ -15,7 +15,7 @@ from services.store.dataset_work import DatasetWork
 from services.store.store import Store
 from tests.support.api_calls import chat, dataset_stream, refusal
 from tests.support.cli_runs import turnloom
-from tests.support.source_runs import Sources, poll, write_lines
+from tests.support.source_runs import Sources, chat_lines, poll, write_lines
 from turnloom.v1 import datasets_pb2 as pb
 
 DATE = ("--option", "date=2026-01-02")
@@ -212,3 +212,23 @@ def test_what_a_sender_says_of_its_files_is_checked_and_kept(sources: Sources) -
     origin = pb.DatasetSource(uri="../chats.jsonl", format="messages", filter=pb.RowFilter(min_messages=2))
     made = sources.api.datasets.CreateDataset(dataset_stream([chat("a", "b")], sent_from=origin), timeout=30).dataset
     assert made.source == origin, "it is never opened, so it may lie anywhere"
+
+
+def test_a_large_file_is_looked_at_in_parts_and_is_the_dataset_of_the_same_small_one(sources: Sources) -> None:
+    """Columns that nobody reads make the file large: two parts, each a task, whose duplicates are in the other."""
+    small, large = sources.roots / "small.jsonl", sources.roots / "large.jsonl"
+    lines = [json.loads(line) for line in chat_lines(400)]
+    rows = [*lines, *lines[:50], *({**line, "lang": "de"} for line in lines[50:100])]
+    small.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with large.open("w") as file:
+        file.writelines(json.dumps({**row, "unused": "x" * 150_000}) + "\n" for row in rows)
+    assert large.stat().st_size > 64 << 20
+    sources.workers.start()
+    sources.workers.start()
+    asked = {"deduplicate": pb.DEDUPLICATE_NORMALIZED, "test_fraction": 0.2}
+    for part in (False, True):
+        made = [sources.ready(path, take_test=part, **asked) for path in (small, large)]
+        assert made[0].sha256 == made[1].sha256
+        assert made[0].left_out == made[1].left_out
+        assert made[1].conversations == (80 if part else 320)
+    assert made[1].left_out.duplicates == 100

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tests.fakes.hub import Hub
+from tests.support.api_calls import MODEL
 from tests.support.cli_runs import turnloom
 from tests.support.source_runs import Sources
 
@@ -27,6 +28,34 @@ def test_a_server_side_file_is_imported_and_watched(sources: Sources, tmp_path: 
     assert refused.error["code"] == "HUB_UNREACHABLE"
     assert "can't be reached for HuggingFaceH4/no_robots" in refused.error["message"]
     assert "set HF_ENDPOINT to a mirror" in refused.error["hint"]
+
+
+def test_both_ways_to_a_dataset_count_the_examples_whose_ids_were_not_compared(sources: Sources) -> None:
+    path = sources.roots / "chats.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"q{n}", "completion": "a"}) + "\n" for n in range(3)))
+    sources.workers.start()
+    for command in ("create", "import"):
+        ran = turnloom(sources.api.address, "dataset", command, path, "-o", "tokenization=hf")
+        assert "The token ids of 3 examples were not compared with the text" in ran.err
+    listed = turnloom(sources.api.address, "dataset", "list", "--json").document
+    assert [one["unchecked_examples"] for one in listed] == [3, 3]
+    assert sources.api.sample("turnloom_preprocess_unchecked_total", model=MODEL) == 3
+
+
+def test_columns_that_nobody_reads_are_named_once_by_every_way_to_a_dataset(sources: Sources) -> None:
+    path = sources.roots / "chats.jsonl"
+    rows = [
+        {"prompt": f"q{n}", "completion": "a", "lang": "en", "score": n, "weight": 2, "empty": None} for n in range(5)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {**rows[0], "late": [1]}]))
+    sources.workers.start()
+    for command in ("create", "import"):
+        ran = turnloom(sources.api.address, "dataset", command, path, "--where", "lang = en")
+        sentence = "Columns that nobody reads: score, weight (write weight at each message to have it obeyed), late."
+        assert ran.err.count(sentence) == 1, ran.err
+    assert sentence in turnloom(sources.api.address, "lint", path, "--where", "lang = en").out
+    listed = turnloom(sources.api.address, "dataset", "list", "--json").document
+    assert [one["left_out"]["unused_columns"] for one in listed] == [["score", "weight", "late"]] * 2
 
 
 def test_a_source_is_split_and_deduplicated_by_the_server(sources: Sources) -> None:

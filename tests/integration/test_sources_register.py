@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -12,10 +13,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.readers import JsonlReader
 
+from services.store.records import Hyperparameters, JobState
+from tests.fakes.fake_tuft import FakeTuft
 from tests.support.api_calls import MODEL, options
 from tests.support.cli_runs import turnloom
-from tests.support.source_runs import Sources, write_lines
+from tests.support.redis_fixtures import RedisServer
+from tests.support.source_runs import Sources, chat_lines, write_lines
+from tests.support.trainer_stack import TrainerStack
+from turnloom.datatrove_step import WriteRows
 from turnloom.masks import Masker, Options, load_model
 from turnloom.masks.columns import RowColumns
 from turnloom.v1 import datasets_pb2 as pb
@@ -84,15 +92,44 @@ def test_rows_that_are_not_the_servers_are_refused(
     assert words in failed.error.message
 
 
+def test_a_datatrove_pipeline_makes_the_dataset_of_our_worker(
+    sources: Sources, model_folder: Path, tmp_path: Path
+) -> None:
+    chats = sources.roots / "chats"
+    chats.mkdir()
+    sizes = {"a.jsonl": 40, "b.jsonl": 25, "c.jsonl": 300}
+    first = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+    for name, count in sizes.items():
+        (chats / name).write_text("".join(chat_lines(count, first[name])))
+
+    def chat(reader: JsonlReader, data: dict[str, object], path: str, line: int) -> dict[str, object]:
+        return {"text": path, "id": f"{path}/{line}", "metadata": {**data, "index": first[path] + line}}
+
+    rows = row_columns(model_folder)
+    folder = sources.roots / "rows"
+    steps = [JsonlReader(str(chats), adapter=chat), WriteRows(rows, folder)]
+    LocalPipelineExecutor(steps, tasks=2, workers=2, logging_dir=str(tmp_path / "log")).run()
+    rows.describe(folder)
+    sources.workers.start()
+    ours = sources.ended(sources.create(chats, options=options(date=DATE)))
+    theirs = sources.ended(sources.create(folder, options=options(date=DATE), format="rows"))
+    assert theirs.state == pb.DATASET_STATE_READY, theirs.error
+    assert (theirs.sha256, theirs.conversations) == (ours.sha256, 365)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "00000-00000.parquet", "00000-00001.parquet", "00001-00000.parquet", "turnloom.json",
+    ]  # fmt: skip
+
+
 RAY = Path(__file__).parents[2] / ".venv-tuft" / "bin" / "python"
 
 PROGRAM = """
-import json, os, sys
+import json, os, signal, sys, threading, time
 import ray
+from tests.support.trainer_stack import TrainerStack
 from turnloom.masks import Masker, Options, load_model
 from turnloom.masks.columns import RowColumns
 
-source, model, name, folder, date = sys.argv[1:]
+source, model, name, folder, date, mark = sys.argv[1:]  # mark: file for the worker to be killed; "": none
 ray.init(num_cpus=2, include_dashboard=False, logging_level="error", _temp_dir=os.environ["RAY_FOLDER"])
 context = ray.data.DataContext.get_current()
 context.execution_options.preserve_order = True
@@ -101,7 +138,32 @@ rows = RowColumns(Masker(load_model(model, name), Options(date=date)))
 chats = ray.data.read_json(source, lines=True)
 numbered = chats.zip(ray.data.range(chats.count()))
 made = RowColumns(rows.masker, index="id")
-numbered.repartition(4).map_batches(made.arrow, batch_format="pyarrow", batch_size=16).write_parquet(folder)
+
+def masked(table):
+    if mark and table["id"][0].as_py() >= 100:
+        try:
+            with open(mark, "x") as file:
+                file.write(str(os.getpid()))
+            threading.Event().wait(120)  # until it is killed; another worker then finds the mark
+        except FileExistsError:
+            pass
+    return made.arrow(table)
+
+def kill():
+    end = time.monotonic() + 150
+    while time.monotonic() < end:
+        if os.path.exists(mark) and (pid := open(mark).read()):
+            os.kill(int(pid), signal.SIGKILL)
+            print("killed", pid)
+            return
+        time.sleep(0.05)
+
+if mark:
+    killer = threading.Thread(target=kill)
+    killer.start()
+numbered.repartition(4).map_batches(masked, batch_format="pyarrow", batch_size=16).write_parquet(folder)
+if mark:
+    killer.join(1)
 rows.describe(folder)
 ray.shutdown()
 """
@@ -109,8 +171,9 @@ ray.shutdown()
 
 @pytest.mark.slow
 @pytest.mark.skipif(not RAY.exists(), reason="Ray is in .venv-tuft (scripts/install_tuft_cpu.sh)")
-def test_a_ray_cluster_of_two_workers_makes_the_dataset_of_our_worker(
-    sources: Sources, model_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_ray_cluster_of_two_workers_makes_the_dataset_of_our_worker_one_killed_or_none(
+    sources: Sources, model_folder: Path, tmp_path: Path, killed: bool
 ) -> None:
     path = write_lines(sources.roots / "chats.jsonl", 200)
     folder = sources.roots / "rows"
@@ -123,10 +186,33 @@ def test_a_ray_cluster_of_two_workers_makes_the_dataset_of_our_worker(
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     command = [str(RAY), "-c", PROGRAM, str(path), str(model_folder), MODEL, str(folder), DATE]
+    command.append(str(tmp_path / "mark") if killed else "")
     ran = subprocess.run(command, env=environment, timeout=200, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ("killed" in ran.stdout) is killed
     sources.workers.start()
     ours = sources.ended(sources.create(path, options=options(date=DATE)))
     theirs = sources.ended(sources.create(folder, options=options(date=DATE), format="rows"))
     assert theirs.state == pb.DATASET_STATE_READY, theirs.error
     assert theirs.sha256 == ours.sha256
+
+
+def test_a_job_trains_on_a_registered_dataset(
+    sources: Sources, model_folder: Path, tmp_path: Path, shared_redis: RedisServer, fake_tuft: FakeTuft
+) -> None:
+    rows, folder = row_columns(model_folder), sources.roots / "rows"
+    rows.describe(folder)
+    pq.write_table(rows.arrow(table(write_lines(sources.roots / "chats.jsonl", 20))), folder / "a.parquet")
+    sources.workers.start()
+    made = sources.ended(sources.create(folder, options=options(date=DATE), format="rows"))
+    assert made.state == pb.DATASET_STATE_READY, made.error
+    stack = TrainerStack(tmp_path, shared_redis, fake_tuft)
+    try:
+        hyper = Hyperparameters(epochs=1, batch_size=8, lora_rank=4, eval_every=0)
+        job_id = stack.submit(hyper, training_dataset=made.id, test=())
+        stack.worker()
+        job = stack.wait(job_id, JobState.SUCCEEDED)
+        assert (job.step, job.effective.conversations) == (3, made.conversations)
+        assert job.effective.loss_tokens == made.loss_tokens
+    finally:
+        stack.close()

@@ -184,13 +184,15 @@ class TrainerStack:
         start_from: StartFrom | None = None,
         model: str = "",
         mix: Sequence[tuple[Sequence[Row], float]] = (),
+        training_dataset: str = "",
     ) -> str:
         """Creates and queues a job as the API does, on one dataset or a `mix` of rows with weights; its id."""
         parts = tuple(MixPart(self.dataset(rows), weight) for rows, weight in mix)
+        one = training_dataset or (parts[0].dataset if mix else "")
         spec = JobSpec(
             model="test",
             tuft_model=model or self.tuft.model_name,
-            training_dataset=parts[0].dataset if mix else self.dataset(conversations(12) if train is None else train),
+            training_dataset=one or self.dataset(conversations(12) if train is None else train),
             mix=parts,
             test_dataset=self.dataset(conversations(5, seed=1) if test is None else test) if test != () else "",
             hyperparameters=hyperparameters,

@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     f"{MASKS}.tokenizer": {f"{MASKS}.domain"},
     f"{MASKS}.sandbox": {f"{MASKS}.domain", f"{MASKS}.template", f"{MASKS}.turns"},
     f"{MASKS}.model": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "sandbox")},
-    f"{MASKS}.rows": {f"{MASKS}.{name}" for name in ("domain", "turns", "tokenizer", "model")},
+    f"{MASKS}.rows": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "model")},
     f"{MASKS}.replay": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "model", "rows")},
     f"{MASKS}.pipeline": {f"{MASKS}.{name}" for name in ("domain", "template", "tokenizer", "model", "rows", "replay")},
     f"{MASKS}.masker": {f"{MASKS}.{name}" for name in ("domain", "model", "pipeline")},
@@ -79,6 +79,7 @@ CLIENT: dict[str, set[str]] = {
     "turnloom.optional": set(),
     "turnloom.version": set(),
     "turnloom.training_formats": set(),
+    "turnloom.datatrove_step": {"turnloom.masks.columns"},
     **{
         f"turnloom.{package}": {f"turnloom.{name}" for name in allowed.split()}
         for package, allowed in {
@@ -95,8 +96,8 @@ CLIENT: dict[str, set[str]] = {
             "embedded": "client errors transport v1",
             "cli.running": "client display errors transport",
             "cli.options": "cli.running errors reading v1 wire",
-            "cli": "cli.running cli.options client display embedded errors learning_rates optional progress publish "
-            "reading results transport v1 wire",
+            "cli": "cli.running cli.options client display embedded errors foreign learning_rates optional progress "
+            "publish reading results transport v1 wire",
             "demo": "cli cli.running client display embedded errors reading v1 wire",
         }.items()
     },
@@ -156,6 +157,8 @@ def graph(*trees: str) -> dict[str, set[str]]:
         ("services/rest", [f"services.{one}" for one in ("preprocess", "trainer", "tuft", *REDIS_STORE)]),
         ("services/rest", ["grpc", "redis", "rq"]),
         ("services/tuft", ["services.preprocess", "services.store", "services.trainer", "turnloom"]),
+        ("services/sampler", [f"services.{one}" for one in ("preprocess", "trainer", "store", "tuft", "rest")]),
+        ("services/sampler", ["turnloom"]),
         ("turnloom", ["services"]),
         ("turnloom/masks", ["grpc", "google", "redis", "rq", "pyarrow", "fsspec", "datasets", "prometheus_client"]),
     ],

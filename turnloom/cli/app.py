@@ -43,6 +43,7 @@ MODULES: Final[Mapping[str, tuple[str, str]]] = {
     "delete": ("jobs", "Delete a finished job."),
     "adapter": ("jobs", "Get trained adapters."),
     "export": ("export", "Write steps to a file, TensorBoard or Weights & Biases."),
+    "replies": ("replies", "Show what a job's adapter said while it trained."),
     "sample": ("sample", "Ask a job's adapter."),
     "serve": ("publish", "Load an adapter into a running vLLM."),
     "push": ("publish", "Send an adapter to the Hugging Face hub."),

@@ -14,7 +14,8 @@ from turnloom.cli.running.exits import Exit
 from turnloom.cli.running.jsonable import to_plain
 from turnloom.cli.running.session import Session, command
 from turnloom.cli.tokens import show
-from turnloom.display.words import buckets, count
+from turnloom.display.words import buckets, count, not_compared
+from turnloom.foreign.columns import unused_sentence
 from turnloom.v1 import preprocess_pb2
 
 
@@ -94,7 +95,14 @@ def lint(
             **preprocessing.fields(),
         )
     if session.as_json:
-        session.json({**to_plain(report), "unreadable_rows": loaded.bad_rows, "unreadable": list(loaded.bad)})
+        session.json(
+            {
+                **to_plain(report),
+                "unreadable_rows": loaded.bad_rows,
+                "unreadable": list(loaded.bad),
+                "unused_columns": [*loaded.unused_columns],
+            }
+        )
     else:
         _show_report(session, report, loaded, offenders)
     if strict and (report.findings or (loaded.bad_rows and not skip_bad)):
@@ -110,6 +118,12 @@ def _show_report(
         highlight=False,
     )
     session.out.print(f"Tokens per example: {buckets(report.length_histogram)}", highlight=False)
+    if loaded.unused_columns:
+        session.out.print(
+            f"[yellow]{escape(unused_sentence(loaded.unused_columns))}[/]", soft_wrap=True, highlight=False
+        )
+    if report.unchecked_examples:
+        session.out.print(f"[yellow]{not_compared(report.unchecked_examples)}[/]", soft_wrap=True, highlight=False)
     if loaded.bad_rows:
         session.out.print(
             f"[yellow]{loaded.bad_rows} x unreadable[/]: rows that can't be read; `--skip-bad` leaves them out"

@@ -27,7 +27,7 @@ from turnloom.cli.sources import (
     watched,
 )
 from turnloom.cli.splits import checked_parts, leaving_nothing, split_of
-from turnloom.display.words import ago, coloured, count, dataset_state
+from turnloom.display.words import ago, coloured, count, dataset_state, not_compared
 from turnloom.errors import InvalidInput
 from turnloom.optional import missing
 from turnloom.v1 import datasets_pb2
@@ -234,6 +234,8 @@ def show(
         )
     for warning in found.warnings:
         session.out.print(f"conversation {warning.conversation_index}: {escape(warning.message)}", soft_wrap=True)
+    if found.unchecked_examples:
+        session.out.print(f"[yellow]{not_compared(found.unchecked_examples)}[/]", soft_wrap=True, highlight=False)
     for number, row in enumerate(first):
         _show_row(session, number, row)
 

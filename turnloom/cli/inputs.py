@@ -14,6 +14,8 @@ from rich.markup import escape
 from turnloom import errors
 from turnloom.cli.options.groups import Reading
 from turnloom.cli.running.session import Session
+from turnloom.display.words import not_compared
+from turnloom.foreign.columns import unused_sentence
 from turnloom.v1 import datasets_pb2, types_pb2
 from turnloom.wire.options import PreprocessFields
 
@@ -36,6 +38,7 @@ class Loaded:
     places: Sequence[str]
     bad: Sequence[str] = ()  #: the first rows that can't be read, each with its place
     bad_rows: int = 0  #: how many there are
+    unused_columns: Sequence[str] = ()  #: that hold something and that nobody reads
 
     @classmethod
     def from_file(cls, path: Path, reading: Reading) -> Loaded:
@@ -46,7 +49,9 @@ class Loaded:
         """
         part = _opened(path, reading, skip_bad=True)
         sourced = list(part.sourced())
-        return cls([s.conversation for s in sourced], [s.place for s in sourced], part.bad, part.counts.unreadable)
+        counts = part.counts
+        places = [one.place for one in sourced]
+        return cls([s.conversation for s in sourced], places, part.bad, counts.unreadable, counts.unused_columns)
 
     @classmethod
     def one(cls, path: Path, index: int, reading: Reading, *, skip_bad: bool) -> Loaded:
@@ -171,3 +176,7 @@ def say_left_out(session: Session, dataset: datasets_pb2.Dataset) -> None:
     ):
         if number:
             session.say(f"{escape(dataset.display_name)}: {number} {sentence.format(number)}")
+    if counts.unused_columns:
+        session.say(escape(unused_sentence(counts.unused_columns)))
+    if dataset.unchecked_examples:
+        session.say(f"[yellow]{not_compared(dataset.unchecked_examples)}[/]")

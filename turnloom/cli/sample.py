@@ -29,10 +29,11 @@ def sample(
     temperature: Annotated[float | None, typer.Option(help="0 to 10; 0: the likeliest reply. Default: 1.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Above 0, at most 1. Default: 1.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same reply.", min=0, max=LARGEST)] = None,
+    base: Annotated[bool, typer.Option("--base", help="Ask the base model, without the adapter.")] = False,
 ) -> None:
-    """Ask a job's adapter, where its TuFT server samples; one without a GPU does not.
+    """Ask a job's adapter, where its host samples.
 
-    Exit code 4: the server trains only. 3: every worker of the host trains, or its TuFT server does not answer.
+    Exit code 4: the host trains only. 3: every worker of the host trains, or its TuFT server does not answer.
     """
     said = [{"role": "system", "content": system}] if system else []
     messages = [*said, {"role": "user", "content": prompt}]
@@ -44,6 +45,7 @@ def sample(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
+        base=base,
     )
     if session.as_json:
         session.json(to_plain(answer))

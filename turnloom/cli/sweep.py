@@ -20,6 +20,7 @@ from turnloom.cli.options.groups import (
     Submission,
     choose_model,
 )
+from turnloom.cli.options.replying import Replying
 from turnloom.cli.running.exits import Exit
 from turnloom.cli.running.jsonable import to_plain
 from turnloom.cli.running.session import Session, command
@@ -116,6 +117,7 @@ def sweep(
     budget: Budget,
     halving: Halving,
     submission: SweepSubmission,
+    replying: Replying,
     bad: BadConversations,
     preprocessing: Preprocessing,
 ) -> None:
@@ -152,7 +154,7 @@ def sweep(
                 display_name=submission.name, request_id=submission.request_id, metadata=submission.labels(),
                 host=submission.host, priority=submission.priority,
                 successive_halving=halving.halving, halving_eta=halving.eta,
-                halving_rungs=halving.rungs or (), **fields,
+                halving_rungs=halving.rungs or (), **replying.fields(), **fields,
             )  # fmt: skip
     if submission.detach:
         _show_submitted(session, made)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from turnloom.display.words import not_compared
 from turnloom.v1 import preprocess_pb2
 
 BYTES = re.compile(r"(?:\\x[89a-f][0-9a-f])+")  # as the server writes tokens that are parts of characters
@@ -44,6 +45,8 @@ def show(preview: preprocess_pb2.PreviewConversationResponse, console: Console, 
         console.print()
     for warning in preview.warnings:
         console.print(Text(f"Note: {warning}", style="yellow"), soft_wrap=True)
+    if preview.unchecked_examples:
+        console.print(Text(f"Note: {not_compared(preview.unchecked_examples)}", style="yellow"), soft_wrap=True)
     console.print(legend(brackets=brackets), soft_wrap=True)
 
 

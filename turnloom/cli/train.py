@@ -20,6 +20,7 @@ from turnloom.cli.options.groups import (
     Training,
     choose_model,
 )
+from turnloom.cli.options.replying import Replying
 from turnloom.cli.running.jsonable import to_plain
 from turnloom.cli.running.session import Session, command
 from turnloom.cli.splits import is_dataset, leaving_nothing, sole_data, training_and_test
@@ -50,6 +51,7 @@ def train(
     training: Training,
     start: Start,
     submission: Submission,
+    replying: Replying,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate; make no job.")] = False,
     bad: BadConversations,
     preprocessing: Preprocessing,
@@ -83,6 +85,7 @@ def train(
         "host": submission.host or asked.host,
         "priority": submission.priority,
         "start_from": begin,
+        **replying.fields(),
     }
     if dry_run:
         with leaving_nothing(session, made.uploaded):

@@ -36,6 +36,7 @@ class Preprocessed:
     issues: Sequence[ty.Issue]  #: one per conversation that gave no example
     warnings: Sequence[ty.Warning]
     date: str  #: ISO date that templates saw
+    unchecked_examples: int = 0  #: whose ids were not compared with the text
 
 
 class TurnloomClient:
@@ -86,7 +87,7 @@ class TurnloomClient:
             options=preprocess_options(model, options), conversations=as_messages(conversations), skip_bad=skip_bad
         )
         answer = self._connection.ask(self._service.Preprocess, request, WORK_SECONDS)
-        return Preprocessed(batch_of(answer.batch), answer.issues, answer.warnings, answer.date)
+        return _preprocessed(answer)
 
     def stream_preprocess(
         self, conversations: Conversations, *, model: str, **options: Unpack[PreprocessFields]
@@ -99,7 +100,7 @@ class TurnloomClient:
                 yield pp.StreamPreprocessRequest(chunk=pp.ConversationChunk(conversations=chunk))
 
         for answer in self._connection.converse(self._service.StreamPreprocess, requests(), TRANSFER_SECONDS):
-            yield Preprocessed(batch_of(answer.batch), answer.issues, answer.warnings, answer.date)
+            yield _preprocessed(answer)
 
     def preview(
         self, conversation: ty.Conversation | Mapping[str, JSON], *, model: str, **options: Unpack[PreprocessFields]
@@ -158,3 +159,7 @@ class TurnloomClient:
     sweep = Renamed("sweeps", Sweeps.retrieve)
     cancel_sweep = Renamed("sweeps", Sweeps.cancel)
     diagnose = Renamed("hosts", Hosts.diagnose)
+
+
+def _preprocessed(answer: pp.PreprocessResponse | pp.StreamPreprocessResponse) -> Preprocessed:
+    return Preprocessed(batch_of(answer.batch), answer.issues, answer.warnings, answer.date, answer.unchecked_examples)

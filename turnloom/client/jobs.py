@@ -34,6 +34,9 @@ class JobFields(HyperparameterFields, total=False):
     metadata: Mapping[str, str]  #: free labels
     host: str  #: GPU host; absent: one that serves the model and rank
     start_from: tr.StartFrom | None  #: begin from a job's checkpoint
+    sample_prompts: Iterable[ty.Conversation | Mapping[str, JSON]]  #: answered while it trains, at most 16
+    sample_every: int  #: steps between these replies; absent: only at the end
+    sample_max_tokens: int  #: of such a reply; absent: 128
     priority: int  #: -100 to 100; above 0 needs the scope admin; absent: 0
     mix: Mapping[str, float]  #: dataset id -> weight: 2 to 16 datasets to train on, instead of training_dataset
 
@@ -184,6 +187,24 @@ class Jobs(Resource):
         request = tr.GetEvaluationRequest(job=job, step=step)
         return Losses.read(self._connection.ask(self._service.GetEvaluation, request, CALL_SECONDS))
 
+    def replies(self, job: str, step: int | None = None) -> Iterator[tr.Reply]:
+        """Yield what the adapter said to its sample_prompts while it trained, in order of steps and prompts.
+
+        Args:
+            job: job id.
+            step: only after this step; None: after all.
+
+        Raises:
+            NotFound: there are none of that step.
+        """
+
+        def page(token: str) -> tuple[Iterable[tr.Reply], str]:
+            request = tr.ListRepliesRequest(job=job, step=step, page_token=token)
+            answer = self._connection.ask(self._service.ListReplies, request, CALL_SECONDS)
+            return answer.replies, answer.next_page_token
+
+        return pages(page)
+
     def checkpoints(self, job: str) -> CheckpointList:
         """Return the kept checkpoints, oldest first."""
         request = tr.ListCheckpointsRequest(job=job)
@@ -208,8 +229,9 @@ class Jobs(Resource):
         temperature: float | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        base: bool = False,
     ) -> tr.SampleResponse:
-        """Return a reply by a job's adapter, where its TuFT server samples.
+        """Return a reply by a job's adapter, where its host samples.
 
         Args:
             job: job id.
@@ -219,6 +241,7 @@ class Jobs(Resource):
             temperature: 0 takes the likeliest token each time; None: 1.
             top_p: draws from the likeliest tokens that together have this probability; None: 1.
             seed: the same one draws the same reply; None: another each time.
+            base: the base model answers, without the adapter.
 
         Raises:
             FailedPrecondition: the server trains only, or the job has no checkpoint yet.
@@ -233,6 +256,7 @@ class Jobs(Resource):
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            base=base,
         )
         return self._connection.ask(self._service.Sample, request, WORK_SECONDS)
 
@@ -241,7 +265,10 @@ class Jobs(Resource):
 
 def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.CreateJobRequest:
     """Build the request for one job, or for the cells of a sweep, with an empty request_id."""
-    own = ("test_dataset", "metadata", "host", "start_from", "priority", "mix")
+    own = {
+        *("test_dataset", "metadata", "host", "start_from", "priority", "mix"),
+        *("sample_prompts", "sample_every", "sample_max_tokens"),
+    }
     return tr.CreateJobRequest(
         model=model,
         training_dataset=training_dataset,
@@ -251,5 +278,8 @@ def job_request(model: str, training_dataset: str, fields: JobFields) -> tr.Crea
         host=fields.get("host", ""),
         start_from=fields.get("start_from"),
         priority=fields.get("priority", 0),
+        sample_prompts=as_messages(fields.get("sample_prompts", ())),
+        sample_every=fields.get("sample_every", 0),
+        sample_max_tokens=fields.get("sample_max_tokens", 0),
         mix=[tr.MixPart(dataset=name, weight=weight) for name, weight in (fields.get("mix") or {}).items()],
     )

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import numpy as np
 import typer
@@ -49,6 +49,7 @@ MAX_LENGTH: Final = 1024  #: tokens, the tiny model's context
 TEST_FRACTION: Final = 0.15  #: of the user's own conversations
 STEPS: Final = 160
 VERIFY_STEPS: Final = 5
+REPLY_TOKENS: Final = 40
 RECIPE: Final[HyperparameterFields] = {
     "lora_rank": 16,
     "learning_rate": 4e-3,
@@ -122,6 +123,8 @@ class Demo:
                 findings.verified = self.exact(once) == self.exact(again)
         with self.phase("adapter and plot"):
             self.keep(job, series)
+        with self.phase("replies"):
+            self.ask(job, splits.test)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -203,6 +206,23 @@ class Demo:
         plot_nll(plot, series, levels, f"LoRA rank {RECIPE['lora_rank']} on {MODEL}, {job}")
         findings.adapter, findings.plot = str(adapter), str(plot)
 
+    def ask(self, job: str, held_out: Sequence[Conversation]) -> None:
+        """Let the trained adapter and the base model answer a conversation that was held out."""
+        for conversation in held_out:
+            roles = [message["role"] for message in conversation["messages"]]
+            first = roles.index("assistant") if "assistant" in roles else 0
+            if first and isinstance(conversation["messages"][first - 1].get("content"), str):
+                break
+        else:
+            return
+        asked = cast("dict[str, Any]", {**conversation, "messages": conversation["messages"][:first]})
+        findings = self.findings
+        findings.prompt = conversation["messages"][first - 1]["content"]
+        findings.reply, findings.base_reply = (
+            self.client.jobs.sample(job, asked, max_tokens=REPLY_TOKENS, temperature=0, base=base).text
+            for base in (False, True)
+        )
+
 
 def main(
     *,
@@ -281,6 +301,7 @@ def _run(
         typer.echo(json.dumps(findings.to_plain()))
         return
     session.out.print(findings.numbers(), highlight=False)
+    session.out.print(findings.replies(), highlight=False)
     session.out.print(f"adapter  {escape(findings.adapter)}\nplot     {escape(findings.plot)}", highlight=False)
     session.out.print(findings.times(), highlight=False, soft_wrap=True)
 

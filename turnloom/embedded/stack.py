@@ -1,4 +1,4 @@
-"""Run all of Turnloom on one machine without a GPU: Redis, TuFT, APIs, worker, supervisor, exporter.
+"""Run all of Turnloom on one machine without a GPU: Redis, TuFT, sampler, APIs, worker, supervisor, exporter.
 
     with Stack(StackSettings(Path(".turnloom"))) as stack:
         client = TurnloomClient(stack.address)
@@ -29,6 +29,7 @@ from turnloom.client import TurnloomClient
 from turnloom.embedded import sample_data, tiny_model
 from turnloom.embedded.processes import Child, undisturbed, wait_until
 from turnloom.embedded.redis_server import RedisServer
+from turnloom.embedded.sampler import start_sampler
 from turnloom.embedded.tuft_server import (
     REPOSITORY,
     TuftError,
@@ -78,6 +79,7 @@ class Stack:
         self.openai_url = ""  #: base_url of OpenAI's clients
         self.redis_url = ""
         self.exporter_url = ""  #: metrics of jobs
+        self.sampler_url = ""  #: of services/sampler
         self.metrics_url = ""  #: metrics of the API
         self.tuft: TuftServer | None = None
         self._children: list[Child] = []
@@ -111,7 +113,7 @@ class Stack:
             raise StackError("The TuFT server ended.", hint=f"Its log: {self.tuft.log_path}")
 
     def mend(self) -> None:
-        """Restart ended parts that hold no state: a worker, the supervisor, the exporter.
+        """Restart ended parts that hold no state: a worker, the supervisor, the exporter, the sampler.
 
         Raises:
             StackError: another part ended, or one of these keeps ending.
@@ -131,6 +133,7 @@ class Stack:
             "model": self.model,
             "redis_url": self.redis_url,
             "tuft_url": self.tuft.url,
+            "sampler_url": self.sampler_url,
             "metrics_url": self.metrics_url,
             "exporter_url": self.exporter_url,
             "folder": str(self.folder),
@@ -151,7 +154,12 @@ class Stack:
         model = self._make_model(python)
         api = self._start_api(model)  # it prepares the tokenizer while TuFT starts
         say("TuFT server")
-        self._start_tuft(python, model)
+        self.tuft = self._start_tuft(python, model)
+        say("sampler")
+        sampler, self.sampler_url = start_sampler(python, model, MODEL, self.tuft, self._log("sampler"))
+        self._parts.callback(sampler.stop, STOP_SECONDS)
+        self._children.append(sampler)
+        self._restartable.append(sampler)
         say("supervisor, exporter, worker")
         self._start_companions()
         say("API")
@@ -274,15 +282,16 @@ class Stack:
             "TURNLOOM_SOURCE_ROOTS": os.environ.get("TURNLOOM_SOURCE_ROOTS") or str(Path.cwd()),
         }
 
-    def _start_tuft(self, python: Path, model: Path) -> None:
+    def _start_tuft(self, python: Path, model: Path) -> TuftServer:
         home = self.folder / "tuft"
         home.mkdir(parents=True, exist_ok=True)
-        self.tuft = TuftServer(TuftSettings(python=python, home=home, model_path=model, model_name=MODEL))
-        self._parts.callback(self.tuft.stop)
+        tuft = TuftServer(TuftSettings(python=python, home=home, model_path=model, model_name=MODEL))
+        self._parts.callback(tuft.stop)
         try:
-            self.tuft.start(START_SECONDS)
+            tuft.start(START_SECONDS)
         except TuftError as error:
             raise StackError(str(error)) from error
+        return tuft
 
     def _start_companions(self) -> None:
         assert self.tuft is not None
@@ -304,6 +313,7 @@ class Stack:
                     "TURNLOOM_TUFT_URL": self.tuft.url,
                     "TURNLOOM_TUFT_API_KEY": self.tuft.api_key,
                     "TURNLOOM_TUFT_CHECKPOINT_DIR": str(self.tuft.checkpoint_dir),
+                    "TURNLOOM_SAMPLER_URL": self.sampler_url,
                 },
             )
 

@@ -5,7 +5,7 @@ Keys inside a message belong to turnloom.masks.template.foreign_keys, so that th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from turnloom.errors import InvalidInput
@@ -23,6 +23,47 @@ MEDIA_COLUMNS: Final = {
     **dict.fromkeys(("videos", "video"), "<video>"),
     **dict.fromkeys(("audios", "audio"), "<audio>"),
 }
+#: Of unused columns, so many are named, each cut to so many characters.
+MOST_UNUSED: Final = 64
+LONGEST_UNUSED: Final = 128
+#: Columns beside the messages that other tools read -> what to write instead.
+INSTEAD: Final = dict.fromkeys(
+    ("weight", "weights", "sample_weight", "loss_weight", "loss_scale"), "write weight at each message"
+)
+#: Whether a row is trained, in words that hold for messages -> the value that says no.
+ROW_MASKS: Final = {
+    **dict.fromkeys(("loss_mask", "loss", "train", "training", "trainable", "train_mask", "step_loss_mask"), False),
+    **dict.fromkeys(("masked", "no_loss", "ignore_loss"), True),
+}
+#: Variables of the template, which TRL reads from each row.
+KWARGS_COLUMN: Final = "chat_template_kwargs"
+#: Every column that somebody looks at, whatever the format.
+LOOKED_AT: Final = frozenset({*TOOL_COLUMNS, MASK_COLUMN, *VERDICT_COLUMNS, *MEDIA_COLUMNS, *ROW_MASKS, KWARGS_COLUMN})
+
+
+class UnusedColumns:
+    """The columns of rows that hold something and that nobody reads."""
+
+    def __init__(self, used: Iterable[str]) -> None:
+        """Take the names that the format, and a filter, read."""
+        self._used = LOOKED_AT.union(used)
+        self.names: list[str] = []  #: in the order in which they were met
+
+    def add(self, row: JSON, unread: Iterable[str] = ()) -> None:
+        """Note the columns of one row; `unread` are those that hold what JSON can't."""
+        if not isinstance(row, Mapping):
+            return
+        for name in (*(name for name in row if name not in self._used), *unread):
+            if name in self._used or row.get(name, True) in (None, "", [], {}) or len(self.names) >= MOST_UNUSED:
+                continue
+            self._used = self._used | {name}
+            self.names.append(name[:LONGEST_UNUSED])
+
+
+def unused_sentence(names: Sequence[str]) -> str:
+    """Name columns that nobody reads, and what to write instead of those that mean something to other tools."""
+    told = ", ".join(f"{name} ({INSTEAD[name]} to have it obeyed)" if name in INSTEAD else name for name in names)
+    return f"Columns that nobody reads: {told}."
 
 
 def refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages: Sequence[JSON]) -> None:
@@ -38,6 +79,19 @@ def refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages:
                 " column if it means something else.",
                 field=name,
             )
+    for name, no in ROW_MASKS.items():
+        value = row.get(name)
+        if value is no or (name not in ("loss", MASK_COLUMN) and value in (int(no), str(no).lower(), str(no))):
+            raise InvalidInput(
+                "says that the row is not trained; leave such rows out, or write trainable: false at its messages.",
+                field=name,
+            )
+    if row.get(KWARGS_COLUMN) not in (None, "", "{}", {}):
+        raise InvalidInput(
+            "stands beside the messages, but holds for a whole dataset; give it as the option chat_template_kwargs,"
+            " and make a dataset of the rows of each value.",
+            field=KWARGS_COLUMN,
+        )
     for name, sign in MEDIA_COLUMNS.items():
         if (name in unread or row.get(name)) and any(sign in _content(message) for message in messages):
             raise InvalidInput(

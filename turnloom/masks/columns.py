@@ -2,6 +2,7 @@
 
     rows = RowColumns(Masker(load_model("Qwen3-0.6B"), Options(date="2026-01-01")))
     datasets:  data.map(rows, batched=True, with_indices=True, remove_columns=data.column_names)
+    datatrove: datatrove_step.WriteRows(rows, folder)
     Ray Data:  data.map_batches(rows.arrow, batch_format="pyarrow")      # with a column "index"
 
 What they write as Parquet beside `describe`'s file is what `turnloom dataset register` takes. Imports none of them.
@@ -61,8 +62,8 @@ class RowColumns:
             skip_bad: leave out conversations that can't be used, instead of raising at the first.
         """
         self.masker = masker
-        self._messages = messages
-        self._index = index
+        self.messages = messages
+        self.index = index
         self._skip_bad = skip_bad
 
     def __call__(
@@ -81,7 +82,7 @@ class RowColumns:
         Raises:
             BadConversation, InvalidOption.
         """
-        positions = list(batch[self._index]) if indices is None else indices
+        positions = list(batch[self.index]) if indices is None else indices
         out: dict[str, list[Any]] = {name: [] for name in COLUMNS}
         for position, made in zip(positions, self._made(batch), strict=True):
             if isinstance(made, InvalidOption):
@@ -99,16 +100,20 @@ class RowColumns:
 
     def arrow(self, table: Table) -> Table:
         """Mask a pyarrow.Table with a column of positions, and return a pyarrow.Table."""
-        columns = self(table.to_pydict())
+        return type(table).from_pydict(self.arrays(table.to_pydict()))
+
+    def arrays(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, object]:
+        """Mask a batch as `__call__` does; the columns have the types of a dataset, PLAIN and LISTS."""
+        columns = self(batch)
         plain = {name: np.array(columns[name], kind) for name, kind in PLAIN.items()}
         lists = {name: [np.array(one, kind) for one in columns[name]] for name, kind in LISTS.items()}
-        return type(table).from_pydict({name: {**plain, **lists}[name] for name in COLUMNS})
+        return {name: {**plain, **lists}[name] for name in COLUMNS}
 
     def _made(self, batch: Mapping[str, Sequence[Any]]) -> list[Preprocessed | PreprocessError]:
-        tools = batch.get("tools") or [None] * len(batch[self._messages])
+        tools = batch.get("tools") or [None] * len(batch[self.messages])
         read = [
             conversation_or_error({"messages": messages, "tools": given})
-            for messages, given in zip(batch[self._messages], tools, strict=True)
+            for messages, given in zip(batch[self.messages], tools, strict=True)
         ]
         return preprocess_each(read, self.masker.options, self.masker.model)
 

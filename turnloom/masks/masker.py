@@ -45,6 +45,7 @@ class Masked:
     rows: tuple[MaskedRow, ...]  #: empty where `error` says why
     error: PreprocessError | None = None
     warnings: tuple[str, ...] = ()  #: what a person should read, one sentence each
+    unchecked: int = 0  #: rows whose ids could not be compared with the text
 
 
 class Masker:
@@ -94,4 +95,4 @@ def _masked(outcome: Preprocessed | PreprocessError) -> Masked:
     if isinstance(outcome, PreprocessError):
         return Masked((), outcome)
     rows = tuple(MaskedRow(one.token_ids, one.target_weights(), one.part) for one in outcome.examples)
-    return Masked(rows, warnings=tuple(outcome.warnings))
+    return Masked(rows, warnings=tuple(outcome.warnings), unchecked=outcome.unchecked)

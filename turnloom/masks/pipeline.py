@@ -61,7 +61,7 @@ def preprocess_batch(
     Raises:
         InvalidOption: the options are wrong whatever the conversation.
     """
-    compared = options.tokenization is not Tokenization.HF and model.vocabulary.round_trips
+    compared = compares(options, model)
     with collections_paused():
         return [
             _assembled(fitted, options, model, compared) if isinstance(fitted, Fits) else fitted
@@ -167,7 +167,7 @@ def _laid_out(
     try:
         if path is not None:
             return path.weighted_texts(conversation, options, model)
-        plan = planned(conversation, options)
+        plan = planned(conversation, options, model)
         return plan, weighted_texts_of(conversation, plan, options, model)
     except PreprocessError as error:
         return error
@@ -207,7 +207,7 @@ def _assembled(fits: Fits, options: Options, model: Model, compared: bool) -> Pr
             warnings += warnings_of(fitted, options, model)
         if not loss_tokens:
             continue
-        unchecked += not compared or (fitted.example.text.unknown and _has_unknown(fitted, model))
+        unchecked += not compared or (fitted.example.text.unknown and has_unknown(fitted, model))
         rows.append(
             TokenizedExample(
                 row.token_ids,
@@ -227,7 +227,12 @@ def _assembled(fits: Fits, options: Options, model: Model, compared: bool) -> Pr
     )
 
 
-def _has_unknown(fitted: Fitted, model: Model) -> bool:
+def compares(options: Options, model: Model) -> bool:
+    """Whether ids are compared with the text that they stand for."""
+    return options.tokenization is not Tokenization.HF and model.vocabulary.round_trips
+
+
+def has_unknown(fitted: Fitted, model: Model) -> bool:
     """Whether a token stands for text that the vocabulary does not have: then the ids are not compared with it."""
     unknown = model.vocabulary.parts.unknown_id
     return unknown is not None and unknown in fitted.example.text.token_ids

@@ -20,8 +20,8 @@ from turnloom.foreign.json_text import JSON, list_in, object_in
 
 #: Who speaks in ShareGPT's data, as chat templates call it.
 SPEAKERS: Final = {
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
+    **dict.fromkeys(("human", "user", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "ai", "bot", "chatbot", "chatgpt", "bing", "bard", "model"), "assistant"),
     "system": "system",
     **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
 }

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeGuard
 
@@ -118,6 +119,13 @@ class RowFilter:
     def __bool__(self) -> bool:
         """Return whether any row could fail."""
         return self != RowFilter()
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that conditions read; of those that can't be read, nothing."""
+        with suppress(InvalidInput):
+            return [Condition.parse(text).path[0] for text in self.where]
+        return []
 
     def check(self, field: str = "filter") -> Wanted:
         """Check the filter and return it ready for rows.

@@ -12,15 +12,26 @@ MAX_LINE: Final = 16 << 20  #: bytes; a longer line is no conversation
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line that is not blank."""
+    """One line."""
 
     start: int  #: byte in the file
     number: int  #: from 1
     data: bytes | None  #: None: it is longer than MAX_LINE
+    end: int = 0  #: byte behind it
+
+    @property
+    def is_blank(self) -> bool:
+        """Return whether it holds nothing but white space."""
+        return self.data is not None and not self.data.strip()
 
 
 def lines(file: io.BufferedIOBase, start: int = 0, number: int = 1) -> Iterator[Line]:
     """Yield lines from byte `start`, the beginning of line `number`; blank ones are counted and skipped."""
+    return (line for line in all_lines(file, start, number) if not line.is_blank)
+
+
+def all_lines(file: io.BufferedIOBase, start: int = 0, number: int = 1) -> Iterator[Line]:
+    """Yield lines as `lines` does, blank ones too."""
     while data := file.readline(MAX_LINE + 1):
         length = len(data)
         whole: bytes | None = data
@@ -29,7 +40,6 @@ def lines(file: io.BufferedIOBase, start: int = 0, number: int = 1) -> Iterator[
             while data and not data.endswith(b"\n"):
                 data = file.readline(MAX_LINE)
                 length += len(data)
-        if whole is None or whole.strip():
-            yield Line(start, number, whole)
+        yield Line(start, number, whole, start + length)
         start += length
         number += 1

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnloom.errors import InvalidInput
+from turnloom.foreign.columns import UnusedColumns
 from turnloom.foreign.json_text import JSON
 from turnloom.reading.chat_formats import Format
 from turnloom.reading.duplicates import DIGEST, digest
@@ -187,9 +188,11 @@ class LocalPart:
     def _good(self) -> Iterator[tuple[int, RawRow, types_pb2.Conversation, Mapping[str, JSON]]]:
         self.counts.unreadable = 0
         self.bad.clear()
+        unused = UnusedColumns((*self.source.shape.used, *self.source.choice.row_filter.columns))
         read = 0
         for number, (row, document) in enumerate(self.wanted()):
             read += 1
+            unused.add(row.value, row.unread)
             try:
                 conversation = _conversation(row, document)
             except InvalidInput as error:
@@ -201,6 +204,7 @@ class LocalPart:
                 continue
             assert not isinstance(document, InvalidInput)  # it was read
             yield number, row, conversation, document
+        self.counts.unused_columns[:] = unused.names
         if read == self.counts.unreadable:
             raise self._nothing()
 

@@ -6,6 +6,7 @@ One pass, 17 bytes a row. An unreadable row is selected and equals no other, so 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,6 +92,7 @@ class Looking:
         self._compare = compare or choice.compares
         self._digests = bytearray()
         self._passed = bytearray()
+        self._known = bytearray()
 
     def add(self, row: RawRow) -> None:
         """Add one row."""
@@ -99,6 +101,7 @@ class Looking:
         self._passed.append(wanted)
         if self._compare:
             known = wanted and isinstance(document, dict)
+            self._known.append(known)
             position = len(self._passed) - 1
             same = digest(document, self._choice.deduplicate or "exact") if known else position.to_bytes(DIGEST, "big")  # type: ignore[arg-type]  # known
             self._digests += same
@@ -108,29 +111,58 @@ class Looking:
         """Digests of the rows so far, shape (rows,); unique for a row that is unreadable or not selected."""
         return np.frombuffer(bytes(self._digests), dtype=f"S{DIGEST}")
 
+    @property
+    def passed(self) -> Mask:
+        """Rows so far that the filter wants; unreadable ones pass."""
+        return np.frombuffer(bytes(self._passed), dtype=np.bool_)
+
+    @property
+    def known(self) -> Mask:
+        """Rows so far whose digest can equal another's: wanted and readable."""
+        return np.frombuffer(bytes(self._known), dtype=np.bool_)
+
     def selected(self) -> Selected:
         """Return the selection among the rows so far.
 
         Raises:
             InvalidInput: nothing passes the filter, or too little for two parts.
         """
-        passed = np.frombuffer(bytes(self._passed), dtype=np.bool_)
-        filtered = int(len(passed) - passed.sum())
-        if filtered and filtered == len(passed):
-            raise nothing_passes(filtered)
-        nothing = np.zeros(len(passed), dtype=np.bool_)
-        if not self._choice.compares:
-            return Selected(passed, nothing, filtered, 0, 0)
         digests = self.digests
-        keep = passed & first_of_each(digests) if self._choice.deduplicate else passed
-        duplicates = int(passed.sum() - keep.sum())
-        if not self._choice.test_fraction:
-            return Selected(keep, nothing, filtered, duplicates, 0)
-        test = nothing.copy()
-        positions = np.flatnonzero(keep)
-        test[positions[held_out(len(positions), self._choice.test_fraction, self._choice.split_seed)]] = True
-        train = keep & ~test
-        return Selected(train, test, filtered, duplicates, overlap(digests[train], digests[test]))
+        return selected(
+            self._choice,
+            self.passed,
+            lambda: first_of_each(digests),
+            lambda train, test: overlap(digests[train], digests[test]),
+        )
+
+
+def selected(
+    choice: Choice, passed: Mask, first: Callable[[], Mask], overlapping: Callable[[Mask, Mask], int]
+) -> Selected:
+    """Return the selection among all rows.
+
+    Args:
+        choice: what is asked for.
+        passed: rows that the filter wants, shape (rows,).
+        first: marks the first row of each digest, shape (rows,).
+        overlapping: counts the rows of the second mask whose digest the first mask holds too.
+
+    Raises:
+        InvalidInput: nothing passes the filter, or too little for two parts.
+    """
+    filtered = int(len(passed) - passed.sum())
+    if filtered and filtered == len(passed):
+        raise nothing_passes(filtered)
+    nothing = np.zeros(len(passed), dtype=np.bool_)
+    keep = passed & first() if choice.deduplicate else passed
+    duplicates = int(passed.sum() - keep.sum())
+    if not choice.test_fraction:
+        return Selected(keep, nothing, filtered, duplicates, 0)
+    test = nothing.copy()
+    positions = np.flatnonzero(keep)
+    test[positions[held_out(len(positions), choice.test_fraction, choice.split_seed)]] = True
+    train = keep & ~test
+    return Selected(train, test, filtered, duplicates, overlapping(train, test))
 
 
 def overlap(train: NDArray[np.bytes_], test: NDArray[np.bytes_]) -> int:

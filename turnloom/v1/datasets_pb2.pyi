@@ -174,6 +174,7 @@ class LeftOut(google.protobuf.message.Message):
     DUPLICATES_FIELD_NUMBER: builtins.int
     OVERLAPPING_FIELD_NUMBER: builtins.int
     UNREADABLE_FIELD_NUMBER: builtins.int
+    UNUSED_COLUMNS_FIELD_NUMBER: builtins.int
     filtered: builtins.int
     """Rows that the filter does not want."""
     duplicates: builtins.int
@@ -184,6 +185,12 @@ class LeftOut(google.protobuf.message.Message):
     """
     unreadable: builtins.int
     """Of a stream: rows that its sender could not read and did not send."""
+    @property
+    def unused_columns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Columns that hold something and that nobody reads, in the order in which they were met; the first 64, each cut to 128
+        characters.
+        """
+
     def __init__(
         self,
         *,
@@ -191,8 +198,9 @@ class LeftOut(google.protobuf.message.Message):
         duplicates: builtins.int = ...,
         overlapping: builtins.int = ...,
         unreadable: builtins.int = ...,
+        unused_columns: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "filtered", b"filtered", "overlapping", b"overlapping", "unreadable", b"unreadable"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "filtered", b"filtered", "overlapping", b"overlapping", "unreadable", b"unreadable", "unused_columns", b"unused_columns"]) -> None: ...
 
 global___LeftOut = LeftOut
 
@@ -506,6 +514,7 @@ class Dataset(google.protobuf.message.Message):
     SHARDS_DONE_FIELD_NUMBER: builtins.int
     LEFT_OUT_FIELD_NUMBER: builtins.int
     TOO_LONG_CONVERSATIONS_FIELD_NUMBER: builtins.int
+    UNCHECKED_EXAMPLES_FIELD_NUMBER: builtins.int
     id: builtins.str
     """"ds-" and 12 characters."""
     display_name: builtins.str
@@ -544,6 +553,10 @@ class Dataset(google.protobuf.message.Message):
     """While CREATING from a source: shards that are done."""
     too_long_conversations: builtins.int
     """Of skipped_conversations: those that max_length leaves no trained token, or forbids to cut."""
+    unchecked_examples: builtins.int
+    """Examples whose token ids were not compared with the text: TOKENIZATION_HF, a tokenizer that loses text, or text that
+    it has no tokens for. Rows of a registered source were made elsewhere and are not counted.
+    """
     @property
     def options(self) -> turnloom.v1.types_pb2.PreprocessOptions:
         """How it was made, defaults and date filled in."""
@@ -621,9 +634,10 @@ class Dataset(google.protobuf.message.Message):
         shards_done: builtins.int = ...,
         left_out: global___LeftOut | None = ...,
         too_long_conversations: builtins.int = ...,
+        unchecked_examples: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "error", b"error", "left_out", b"left_out", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "options", b"options", "ready_time", b"ready_time", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["conversations", b"conversations", "conversations_read", b"conversations_read", "create_time", b"create_time", "display_name", b"display_name", "error", b"error", "examples", b"examples", "id", b"id", "issues", b"issues", "left_out", b"left_out", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "loss_tokens", b"loss_tokens", "metadata", b"metadata", "options", b"options", "owner", b"owner", "ready_time", b"ready_time", "sha256", b"sha256", "shards", b"shards", "shards_done", b"shards_done", "skipped_conversations", b"skipped_conversations", "source", b"source", "state", b"state", "target_bytes", b"target_bytes", "template_sha256", b"template_sha256", "tokenizer_sha256", b"tokenizer_sha256", "tokens", b"tokens", "too_long_conversations", b"too_long_conversations", "truncated_examples", b"truncated_examples", "warnings", b"warnings", "weight_sum", b"weight_sum"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversations", b"conversations", "conversations_read", b"conversations_read", "create_time", b"create_time", "display_name", b"display_name", "error", b"error", "examples", b"examples", "id", b"id", "issues", b"issues", "left_out", b"left_out", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "loss_tokens", b"loss_tokens", "metadata", b"metadata", "options", b"options", "owner", b"owner", "ready_time", b"ready_time", "sha256", b"sha256", "shards", b"shards", "shards_done", b"shards_done", "skipped_conversations", b"skipped_conversations", "source", b"source", "state", b"state", "target_bytes", b"target_bytes", "template_sha256", b"template_sha256", "tokenizer_sha256", b"tokenizer_sha256", "tokens", b"tokens", "too_long_conversations", b"too_long_conversations", "truncated_examples", b"truncated_examples", "unchecked_examples", b"unchecked_examples", "warnings", b"warnings", "weight_sum", b"weight_sum"]) -> None: ...
 
 global___Dataset = Dataset
 

@@ -214,8 +214,13 @@ class PreprocessResponse(google.protobuf.message.Message):
     ISSUES_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
     DATE_FIELD_NUMBER: builtins.int
+    UNCHECKED_EXAMPLES_FIELD_NUMBER: builtins.int
     date: builtins.str
     """The ISO date that templates saw."""
+    unchecked_examples: builtins.int
+    """Examples whose token ids were not compared with the text: TOKENIZATION_HF, a tokenizer that loses text, or text that
+    it has no tokens for.
+    """
     @property
     def batch(self) -> turnloom.v1.types_pb2.TokenBatch:
         """Rows in order of conversations."""
@@ -235,9 +240,10 @@ class PreprocessResponse(google.protobuf.message.Message):
         issues: collections.abc.Iterable[turnloom.v1.types_pb2.Issue] | None = ...,
         warnings: collections.abc.Iterable[turnloom.v1.types_pb2.Warning] | None = ...,
         date: builtins.str = ...,
+        unchecked_examples: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["batch", b"batch"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "date", b"date", "issues", b"issues", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "date", b"date", "issues", b"issues", "unchecked_examples", b"unchecked_examples", "warnings", b"warnings"]) -> None: ...
 
 global___PreprocessResponse = PreprocessResponse
 
@@ -299,8 +305,11 @@ class StreamPreprocessResponse(google.protobuf.message.Message):
     ISSUES_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
     DATE_FIELD_NUMBER: builtins.int
+    UNCHECKED_EXAMPLES_FIELD_NUMBER: builtins.int
     date: builtins.str
     """The ISO date that templates saw; the same in the whole stream."""
+    unchecked_examples: builtins.int
+    """As PreprocessResponse.unchecked_examples, of this chunk."""
     @property
     def batch(self) -> turnloom.v1.types_pb2.TokenBatch:
         """Rows of the chunk's good conversations."""
@@ -320,9 +329,10 @@ class StreamPreprocessResponse(google.protobuf.message.Message):
         issues: collections.abc.Iterable[turnloom.v1.types_pb2.Issue] | None = ...,
         warnings: collections.abc.Iterable[turnloom.v1.types_pb2.Warning] | None = ...,
         date: builtins.str = ...,
+        unchecked_examples: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["batch", b"batch"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "date", b"date", "issues", b"issues", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "date", b"date", "issues", b"issues", "unchecked_examples", b"unchecked_examples", "warnings", b"warnings"]) -> None: ...
 
 global___StreamPreprocessResponse = StreamPreprocessResponse
 
@@ -362,8 +372,11 @@ class PreviewConversationResponse(google.protobuf.message.Message):
     EXAMPLES_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
     DATE_FIELD_NUMBER: builtins.int
+    UNCHECKED_EXAMPLES_FIELD_NUMBER: builtins.int
     date: builtins.str
     """The ISO date that the template saw."""
+    unchecked_examples: builtins.int
+    """As PreprocessResponse.unchecked_examples."""
     @property
     def examples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PreviewExample]:
         """One per example; several where the conversation is split."""
@@ -378,8 +391,9 @@ class PreviewConversationResponse(google.protobuf.message.Message):
         examples: collections.abc.Iterable[global___PreviewExample] | None = ...,
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
         date: builtins.str = ...,
+        unchecked_examples: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["date", b"date", "examples", b"examples", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["date", b"date", "examples", b"examples", "unchecked_examples", b"unchecked_examples", "warnings", b"warnings"]) -> None: ...
 
 global___PreviewConversationResponse = PreviewConversationResponse
 
@@ -563,6 +577,7 @@ class LintConversationsResponse(google.protobuf.message.Message):
     LOSS_TOKENS_FIELD_NUMBER: builtins.int
     LENGTH_HISTOGRAM_FIELD_NUMBER: builtins.int
     LOSS_TOKEN_HISTOGRAM_FIELD_NUMBER: builtins.int
+    UNCHECKED_EXAMPLES_FIELD_NUMBER: builtins.int
     conversations: builtins.int
     """Conversations looked at, test chunks not counted."""
     examples: builtins.int
@@ -571,6 +586,8 @@ class LintConversationsResponse(google.protobuf.message.Message):
     """Tokens of these."""
     loss_tokens: builtins.int
     """Of these, tokens with weight."""
+    unchecked_examples: builtins.int
+    """As PreprocessResponse.unchecked_examples, of the training set."""
     @property
     def findings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LintFinding]:
         """One per code that was found, most frequent first."""
@@ -593,9 +610,10 @@ class LintConversationsResponse(google.protobuf.message.Message):
         loss_tokens: builtins.int = ...,
         length_histogram: turnloom.v1.types_pb2.Histogram | None = ...,
         loss_token_histogram: turnloom.v1.types_pb2.Histogram | None = ...,
+        unchecked_examples: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["conversations", b"conversations", "examples", b"examples", "findings", b"findings", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "loss_tokens", b"loss_tokens", "tokens", b"tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversations", b"conversations", "examples", b"examples", "findings", b"findings", "length_histogram", b"length_histogram", "loss_token_histogram", b"loss_token_histogram", "loss_tokens", b"loss_tokens", "tokens", b"tokens", "unchecked_examples", b"unchecked_examples"]) -> None: ...
 
 global___LintConversationsResponse = LintConversationsResponse
 

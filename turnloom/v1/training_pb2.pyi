@@ -350,6 +350,9 @@ class Job(google.protobuf.message.Message):
     PRIORITY_FIELD_NUMBER: builtins.int
     STORED_STEP_FIELD_NUMBER: builtins.int
     MIX_FIELD_NUMBER: builtins.int
+    SAMPLE_PROMPTS_FIELD_NUMBER: builtins.int
+    SAMPLE_EVERY_FIELD_NUMBER: builtins.int
+    SAMPLED_STEP_FIELD_NUMBER: builtins.int
     id: builtins.str
     """"job-" and 12 characters."""
     model: builtins.str
@@ -380,6 +383,12 @@ class Job(google.protobuf.message.Message):
     """Jobs of higher priority get a host first."""
     stored_step: builtins.int
     """Step of the newest checkpoint that is in the store, from which another host would go on; absent: none is."""
+    sample_prompts: builtins.int
+    """How many prompts it answers while it trains; 0: none."""
+    sample_every: builtins.int
+    """Steps between these replies; 0: only at the end."""
+    sampled_step: builtins.int
+    """Last step with replies (ListReplies); 0: none yet."""
     @property
     def hyperparameters(self) -> global___Hyperparameters:
         """As given, defaults filled in."""
@@ -453,9 +462,12 @@ class Job(google.protobuf.message.Message):
         priority: builtins.int = ...,
         stored_step: builtins.int | None = ...,
         mix: collections.abc.Iterable[global___MixPart] | None = ...,
+        sample_prompts: builtins.int = ...,
+        sample_every: builtins.int = ...,
+        sampled_step: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_stored_step", b"_stored_step", "create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "hyperparameters", b"hyperparameters", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time", "stored_step", b"stored_step"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_stored_step", b"_stored_step", "adapter_sha256", b"adapter_sha256", "adapter_uri", b"adapter_uri", "attempt", b"attempt", "best_checkpoint", b"best_checkpoint", "create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "host", b"host", "hyperparameters", b"hyperparameters", "id", b"id", "last_checkpoint", b"last_checkpoint", "metadata", b"metadata", "mix", b"mix", "model", b"model", "owner", b"owner", "priority", b"priority", "progress", b"progress", "start_from", b"start_from", "start_time", b"start_time", "state", b"state", "stored_step", b"stored_step", "sweep", b"sweep", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_stored_step", b"_stored_step", "adapter_sha256", b"adapter_sha256", "adapter_uri", b"adapter_uri", "attempt", b"attempt", "best_checkpoint", b"best_checkpoint", "create_time", b"create_time", "cut", b"cut", "error", b"error", "finish_time", b"finish_time", "halving", b"halving", "host", b"host", "hyperparameters", b"hyperparameters", "id", b"id", "last_checkpoint", b"last_checkpoint", "metadata", b"metadata", "mix", b"mix", "model", b"model", "owner", b"owner", "priority", b"priority", "progress", b"progress", "sample_every", b"sample_every", "sample_prompts", b"sample_prompts", "sampled_step", b"sampled_step", "start_from", b"start_from", "start_time", b"start_time", "state", b"state", "stored_step", b"stored_step", "sweep", b"sweep", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_stored_step", b"_stored_step"]) -> typing.Literal["stored_step"] | None: ...
 
 global___Job = Job
@@ -1054,6 +1066,9 @@ class CreateJobRequest(google.protobuf.message.Message):
     START_FROM_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
     MIX_FIELD_NUMBER: builtins.int
+    SAMPLE_PROMPTS_FIELD_NUMBER: builtins.int
+    SAMPLE_EVERY_FIELD_NUMBER: builtins.int
+    SAMPLE_MAX_TOKENS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model; a host must serve it."""
     training_dataset: builtins.str
@@ -1068,6 +1083,10 @@ class CreateJobRequest(google.protobuf.message.Message):
     """GPU host; empty: one that serves the model and rank."""
     priority: builtins.int
     """-100 to 100, 0 by default; jobs of higher priority get a host first. Above 0 needs the scope admin."""
+    sample_every: builtins.int
+    """Steps between these replies; 0: only at the end."""
+    sample_max_tokens: builtins.int
+    """Tokens of such a reply at most, its end-of-turn token included; 1 to 512. 0: 128."""
     @property
     def hyperparameters(self) -> global___Hyperparameters:
         """How to train."""
@@ -1086,6 +1105,13 @@ class CreateJobRequest(google.protobuf.message.Message):
         conversations as all of them hold together; a dataset's share of these is its weight over the sum of weights.
         """
 
+    @property
+    def sample_prompts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[turnloom.v1.types_pb2.Conversation]:
+        """Prompts that the adapter answers while it trains, at most 16; the last message of each is not the assistant's.
+        Rendered as the training dataset was; a reply takes the likeliest token each time. FAILED_PRECONDITION where no
+        host samples the model. A reply that fails is an event, never the end of the job.
+        """
+
     def __init__(
         self,
         *,
@@ -1100,9 +1126,12 @@ class CreateJobRequest(google.protobuf.message.Message):
         start_from: global___StartFrom | None = ...,
         priority: builtins.int = ...,
         mix: collections.abc.Iterable[global___MixPart] | None = ...,
+        sample_prompts: collections.abc.Iterable[turnloom.v1.types_pb2.Conversation] | None = ...,
+        sample_every: builtins.int = ...,
+        sample_max_tokens: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["hyperparameters", b"hyperparameters", "start_from", b"start_from"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["host", b"host", "hyperparameters", b"hyperparameters", "metadata", b"metadata", "mix", b"mix", "model", b"model", "priority", b"priority", "request_id", b"request_id", "start_from", b"start_from", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset", "validate_only", b"validate_only"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["host", b"host", "hyperparameters", b"hyperparameters", "metadata", b"metadata", "mix", b"mix", "model", b"model", "priority", b"priority", "request_id", b"request_id", "sample_every", b"sample_every", "sample_max_tokens", b"sample_max_tokens", "sample_prompts", b"sample_prompts", "start_from", b"start_from", "test_dataset", b"test_dataset", "training_dataset", b"training_dataset", "validate_only", b"validate_only"]) -> None: ...
 
 global___CreateJobRequest = CreateJobRequest
 
@@ -1784,6 +1813,107 @@ class ListStepsResponse(google.protobuf.message.Message):
 global___ListStepsResponse = ListStepsResponse
 
 @typing.final
+class ListRepliesRequest(google.protobuf.message.Message):
+    """A page of replies."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    job: builtins.str
+    """Job id."""
+    step: builtins.int
+    """Only after this step. NOT_FOUND where there are none."""
+    page_size: builtins.int
+    """Sampled steps, at most 32; 0: 32."""
+    page_token: builtins.str
+    """From the page before."""
+    def __init__(
+        self,
+        *,
+        job: builtins.str = ...,
+        step: builtins.int | None = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_step", b"_step", "step", b"step"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_step", b"_step", "job", b"job", "page_size", b"page_size", "page_token", b"page_token", "step", b"step"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_step", b"_step"]) -> typing.Literal["step"] | None: ...
+
+global___ListRepliesRequest = ListRepliesRequest
+
+@typing.final
+class ListRepliesResponse(google.protobuf.message.Message):
+    """In order of steps, then of prompts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPLIES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def replies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Reply]:
+        """This page."""
+
+    def __init__(
+        self,
+        *,
+        replies: collections.abc.Iterable[global___Reply] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "replies", b"replies"]) -> None: ...
+
+global___ListRepliesResponse = ListRepliesResponse
+
+@typing.final
+class Reply(google.protobuf.message.Message):
+    """What a job's adapter said to one of its prompts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: builtins.int
+    PROMPT_FIELD_NUMBER: builtins.int
+    ASKED_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    TOKENS_FIELD_NUMBER: builtins.int
+    FINISH_REASON_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    step: builtins.int
+    """Step after which it was sampled."""
+    prompt: builtins.int
+    """Prompt, from 1, in the order of CreateJobRequest.sample_prompts."""
+    asked: builtins.str
+    """Text of the prompt's last message, cut after 200 characters."""
+    text: builtins.str
+    """The reply, without its end-of-turn token. Bytes that are no whole character come as U+FFFD."""
+    tokens: builtins.int
+    """Tokens that were generated, the end-of-turn token included."""
+    finish_reason: builtins.str
+    """"stop": the reply ended by itself; "length": sample_max_tokens ended it."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        step: builtins.int = ...,
+        prompt: builtins.int = ...,
+        asked: builtins.str = ...,
+        text: builtins.str = ...,
+        tokens: builtins.int = ...,
+        finish_reason: builtins.str = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["asked", b"asked", "finish_reason", b"finish_reason", "prompt", b"prompt", "step", b"step", "text", b"text", "time", b"time", "tokens", b"tokens"]) -> None: ...
+
+global___Reply = Reply
+
+@typing.final
 class ListCheckpointsRequest(google.protobuf.message.Message):
     """Which."""
 
@@ -2418,6 +2548,7 @@ class SampleRequest(google.protobuf.message.Message):
     TEMPERATURE_FIELD_NUMBER: builtins.int
     TOP_P_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
+    BASE_FIELD_NUMBER: builtins.int
     job: builtins.str
     """Job id."""
     checkpoint: builtins.str
@@ -2430,6 +2561,8 @@ class SampleRequest(google.protobuf.message.Message):
     """Draw from the likeliest tokens that together have this probability; > 0 and <= 1. Absent: 1."""
     seed: builtins.int
     """The same seed draws the same reply on the same server, as far as that is deterministic. Absent: another each time."""
+    base: builtins.bool
+    """The base model answers, without the job's adapter. Not together with checkpoint."""
     @property
     def conversation(self) -> turnloom.v1.types_pb2.Conversation:
         """The conversation to answer, rendered as the job's training dataset was. Its last message is not the assistant's."""
@@ -2444,9 +2577,10 @@ class SampleRequest(google.protobuf.message.Message):
         temperature: builtins.float | None = ...,
         top_p: builtins.float | None = ...,
         seed: builtins.int | None = ...,
+        base: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "conversation", b"conversation", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "checkpoint", b"checkpoint", "conversation", b"conversation", "job", b"job", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "base", b"base", "checkpoint", b"checkpoint", "conversation", b"conversation", "job", b"job", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
     @typing.overload
@@ -2476,7 +2610,7 @@ class SampleResponse(google.protobuf.message.Message):
     prompt_tokens: builtins.int
     """Tokens of the prompt."""
     checkpoint: builtins.str
-    """Id of the checkpoint that answered."""
+    """Id of the checkpoint that answered; empty: the base model did."""
     def __init__(
         self,
         *,

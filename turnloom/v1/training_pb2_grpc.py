@@ -95,6 +95,11 @@ class FineTuningServiceStub(object):
                 request_serializer=turnloom_dot_v1_dot_training__pb2.GetEvaluationRequest.SerializeToString,
                 response_deserializer=turnloom_dot_v1_dot_training__pb2.GetEvaluationResponse.FromString,
                 _registered_method=True)
+        self.ListReplies = channel.unary_unary(
+                '/turnloom.v1.FineTuningService/ListReplies',
+                request_serializer=turnloom_dot_v1_dot_training__pb2.ListRepliesRequest.SerializeToString,
+                response_deserializer=turnloom_dot_v1_dot_training__pb2.ListRepliesResponse.FromString,
+                _registered_method=True)
         self.ListCheckpoints = channel.unary_unary(
                 '/turnloom.v1.FineTuningService/ListCheckpoints',
                 request_serializer=turnloom_dot_v1_dot_training__pb2.ListCheckpointsRequest.SerializeToString,
@@ -236,6 +241,13 @@ class FineTuningServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListReplies(self, request, context):
+        """What the adapter said to its sample_prompts while it trained, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCheckpoints(self, request, context):
         """Checkpoints, oldest first.
         """
@@ -300,8 +312,8 @@ class FineTuningServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Sample(self, request, context):
-        """Text from a job's adapter, where its TuFT server samples; FAILED_PRECONDITION where it trains only. Deadline 60 s,
-        the wait for a worker of the host included.
+        """Text from a job's adapter, where its host samples; FAILED_PRECONDITION where it trains only. Deadline 60 s, the wait
+        for a worker of the host included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -369,6 +381,11 @@ def add_FineTuningServiceServicer_to_server(servicer, server):
                     servicer.GetEvaluation,
                     request_deserializer=turnloom_dot_v1_dot_training__pb2.GetEvaluationRequest.FromString,
                     response_serializer=turnloom_dot_v1_dot_training__pb2.GetEvaluationResponse.SerializeToString,
+            ),
+            'ListReplies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReplies,
+                    request_deserializer=turnloom_dot_v1_dot_training__pb2.ListRepliesRequest.FromString,
+                    response_serializer=turnloom_dot_v1_dot_training__pb2.ListRepliesResponse.SerializeToString,
             ),
             'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCheckpoints,
@@ -746,6 +763,33 @@ class FineTuningService(object):
             '/turnloom.v1.FineTuningService/GetEvaluation',
             turnloom_dot_v1_dot_training__pb2.GetEvaluationRequest.SerializeToString,
             turnloom_dot_v1_dot_training__pb2.GetEvaluationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReplies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnloom.v1.FineTuningService/ListReplies',
+            turnloom_dot_v1_dot_training__pb2.ListRepliesRequest.SerializeToString,
+            turnloom_dot_v1_dot_training__pb2.ListRepliesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -95,6 +95,12 @@ class FineTuningServiceStub:
     ]
     """What each example of the test dataset lost in one evaluation. NOT_FOUND where nothing was recorded."""
 
+    ListReplies: grpc.UnaryUnaryMultiCallable[
+        turnloom.v1.training_pb2.ListRepliesRequest,
+        turnloom.v1.training_pb2.ListRepliesResponse,
+    ]
+    """What the adapter said to its sample_prompts while it trained, oldest first."""
+
     ListCheckpoints: grpc.UnaryUnaryMultiCallable[
         turnloom.v1.training_pb2.ListCheckpointsRequest,
         turnloom.v1.training_pb2.ListCheckpointsResponse,
@@ -153,8 +159,8 @@ class FineTuningServiceStub:
         turnloom.v1.training_pb2.SampleRequest,
         turnloom.v1.training_pb2.SampleResponse,
     ]
-    """Text from a job's adapter, where its TuFT server samples; FAILED_PRECONDITION where it trains only. Deadline 60 s,
-    the wait for a worker of the host included.
+    """Text from a job's adapter, where its host samples; FAILED_PRECONDITION where it trains only. Deadline 60 s, the wait
+    for a worker of the host included.
     """
 
 class FineTuningServiceAsyncStub:
@@ -234,6 +240,12 @@ class FineTuningServiceAsyncStub:
     ]
     """What each example of the test dataset lost in one evaluation. NOT_FOUND where nothing was recorded."""
 
+    ListReplies: grpc.aio.UnaryUnaryMultiCallable[
+        turnloom.v1.training_pb2.ListRepliesRequest,
+        turnloom.v1.training_pb2.ListRepliesResponse,
+    ]
+    """What the adapter said to its sample_prompts while it trained, oldest first."""
+
     ListCheckpoints: grpc.aio.UnaryUnaryMultiCallable[
         turnloom.v1.training_pb2.ListCheckpointsRequest,
         turnloom.v1.training_pb2.ListCheckpointsResponse,
@@ -292,8 +304,8 @@ class FineTuningServiceAsyncStub:
         turnloom.v1.training_pb2.SampleRequest,
         turnloom.v1.training_pb2.SampleResponse,
     ]
-    """Text from a job's adapter, where its TuFT server samples; FAILED_PRECONDITION where it trains only. Deadline 60 s,
-    the wait for a worker of the host included.
+    """Text from a job's adapter, where its host samples; FAILED_PRECONDITION where it trains only. Deadline 60 s, the wait
+    for a worker of the host included.
     """
 
 class FineTuningServiceServicer(metaclass=abc.ABCMeta):
@@ -398,6 +410,14 @@ class FineTuningServiceServicer(metaclass=abc.ABCMeta):
         """What each example of the test dataset lost in one evaluation. NOT_FOUND where nothing was recorded."""
 
     @abc.abstractmethod
+    def ListReplies(
+        self,
+        request: turnloom.v1.training_pb2.ListRepliesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[turnloom.v1.training_pb2.ListRepliesResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.ListRepliesResponse]]:
+        """What the adapter said to its sample_prompts while it trained, oldest first."""
+
+    @abc.abstractmethod
     def ListCheckpoints(
         self,
         request: turnloom.v1.training_pb2.ListCheckpointsRequest,
@@ -475,8 +495,8 @@ class FineTuningServiceServicer(metaclass=abc.ABCMeta):
         request: turnloom.v1.training_pb2.SampleRequest,
         context: _ServicerContext,
     ) -> typing.Union[turnloom.v1.training_pb2.SampleResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.SampleResponse]]:
-        """Text from a job's adapter, where its TuFT server samples; FAILED_PRECONDITION where it trains only. Deadline 60 s,
-        the wait for a worker of the host included.
+        """Text from a job's adapter, where its host samples; FAILED_PRECONDITION where it trains only. Deadline 60 s, the wait
+        for a worker of the host included.
         """
 
 def add_FineTuningServiceServicer_to_server(servicer: FineTuningServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

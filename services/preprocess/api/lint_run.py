@@ -74,6 +74,7 @@ class LintRun:
             examples=summary.examples,
             tokens=summary.tokens,
             loss_tokens=summary.loss_tokens,
+            unchecked_examples=summary.unchecked_examples,
             length_histogram=histogram_message(histogram(summary.lengths)),
             loss_token_histogram=histogram_message(histogram(summary.loss_lengths)),
         )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
 from turnloom.masks.domain.example import Preprocessed
@@ -26,7 +25,10 @@ class RpcMetrics:
             "grpc_server_handling_seconds", "Time of RPCs.", _RPC_LABELS, buckets=_RPC_BUCKETS, registry=registry
         )
         self.bytes_in_work = Gauge(
-            "turnloom_api_bytes_in_work", "Bytes of request messages that are worked on.", registry=registry
+            "turnloom_api_bytes_in_work",
+            "Bytes of request messages that are worked on.",
+            multiprocess_mode="livesum",
+            registry=registry,
         )
 
 
@@ -101,15 +103,3 @@ def make_metrics() -> ApiMetrics:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return ApiMetrics(registry)
-
-
-def serve_metrics(metrics: ApiMetrics, address: str, port: int) -> tuple[WSGIServer, int]:
-    """Serve /metrics from a thread and return the server, to shut down, and its port.
-
-    Port 0 asks for a free one.
-
-    Raises:
-        OSError: the address is taken.
-    """
-    server, _ = start_http_server(port, address, registry=metrics.registry)
-    return server, server.server_port

@@ -16,7 +16,7 @@ from services.preprocess.domain import limits
 from services.preprocess.domain.refusals import InvalidRequest, Violation
 from services.preprocess.models.registry import ModelEntry, Registry
 from services.preprocess.settings import ApiSettings
-from services.preprocess.wire.batch import rows_of, token_batch
+from services.preprocess.wire.batch import rows_of, token_batch, unchecked
 from services.preprocess.wire.conversation import conversation, read_each
 from services.preprocess.wire.issues import issues, refuse_bad, violation, warnings
 from services.preprocess.wire.options import options
@@ -86,6 +86,7 @@ class PreprocessService(PreprocessServiceServicer):
                 issues=issues(0, request.conversations, results),
                 warnings=warnings(0, results),
                 date=plan.date,
+                unchecked_examples=unchecked(results),
             )
 
     def StreamPreprocess(
@@ -107,6 +108,7 @@ class PreprocessService(PreprocessServiceServicer):
                     issues=issues(seen, sent, results),
                     warnings=warnings(seen, results),
                     date=plan.date,
+                    unchecked_examples=unchecked(results),
                 )
                 seen += len(results)
                 call.notes["conversations"] = seen

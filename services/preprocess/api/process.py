@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import multiprocessing
 import os
 import signal
-import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from services.preprocess.api.metrics import make_metrics, serve_metrics
-from services.preprocess.api.server import AddressTaken, ApiServer
+from services.preprocess.api.announce import announce
+from services.preprocess.api.exporter import exported_port
+from services.preprocess.api.metrics import ApiMetrics, make_metrics
+from services.preprocess.api.server import ApiServer
 from services.preprocess.models.registry import Registry, load_entry, read_models
 from services.preprocess.settings import ApiSettings
 from turnloom.masks.domain.memory import one_heap
@@ -27,25 +30,34 @@ SIGNAL_SECONDS: Final = 0.5
 
 def serve(settings: ApiSettings, port_file: Path | None) -> int:
     """Serve until SIGTERM or SIGINT, then drain."""
+    metrics = make_metrics()
+    exported = exported_port(metrics.registry, settings)
+    return _serve(settings, metrics, lambda address: announce(address, exported, port_file), shared=False)
+
+
+def serve_shared(settings: ApiSettings, told: Connection) -> int:
+    """Serve as one of several processes on a port, until SIGTERM, SIGINT or the end of the one that started it.
+
+    Args:
+        settings: without metrics; the parent exports them.
+        told: gets True once it listens.
+    """
+    return _serve(settings, make_metrics(), lambda _: told.send(True), shared=True)
+
+
+def _serve(settings: ApiSettings, metrics: ApiMetrics, listening: Callable[[str], None], *, shared: bool) -> int:
     one_heap()
     entries = read_models(settings.models)
-    metrics = make_metrics()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    exported = 0
-    if settings.metrics_port:
-        try:
-            _, exported = serve_metrics(metrics, settings.metrics_address, max(settings.metrics_port, 0))
-        except OSError as error:
-            place = f"{settings.metrics_address}:{settings.metrics_port}"
-            raise AddressTaken(f"TURNLOOM_METRICS_PORT: {place} can't be listened on ({error.strerror}).") from error
+    parent = multiprocessing.parent_process()
     with closing(Sandbox()) as sandbox:
         registry = Registry(entries, settings.model_cache, partial(load_entry, sandbox=sandbox))
-        server = ApiServer(settings, registry, metrics)
+        server = ApiServer(settings, registry, metrics, shared=shared)
         with server as address:
-            _announce(address, exported, port_file)
-            while not stop.wait(SIGNAL_SECONDS):
+            listening(address)
+            while not stop.wait(SIGNAL_SECONDS) and (parent is None or parent.is_alive()):
                 pass
     if server.busy:
         # Python would wait for these threads, although no caller waits for their answers any more.
@@ -53,18 +65,3 @@ def serve(settings: ApiSettings, port_file: Path | None) -> int:
         logging.shutdown()
         os._exit(0)
     return 0
-
-
-def _announce(address: str, metrics_port: int, port_file: Path | None) -> None:
-    """Announce the bound port to whoever asked for port 0."""
-    line = json.dumps({"address": address, "metrics_port": metrics_port, "pid": os.getpid()})
-    print(line, flush=True)  # noqa: T201  # this is the command's output
-    if port_file is not None:
-        _write_whole(port_file, line + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file atomically: a reader sees the whole line or no file."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)

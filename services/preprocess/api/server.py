@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.preprocess.api import dataset_service, preprocess_service, training_service
+from services.preprocess.api.addresses import taken
 from services.preprocess.api.auth.bearer_tokens import TokenBook
 from services.preprocess.api.auth.rate_limit import Rates
 from services.preprocess.api.auth.tls import server_credentials, tls_files
@@ -42,7 +43,6 @@ NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),  # a taken port is refused instead of shared with a forgotten server
     ("grpc.keepalive_time_ms", 30_000),  # frees a vanished client's thread after 40 s
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -50,14 +50,19 @@ OPTIONS: Final = (
 )
 
 
-class AddressTaken(OSError):
-    """The address can't be listened on."""
-
-
 class ApiServer:
     """A running API; a context manager that drains at its end."""
 
-    def __init__(self, settings: ApiSettings, registry: Registry, metrics: ApiMetrics) -> None:
+    def __init__(self, settings: ApiSettings, registry: Registry, metrics: ApiMetrics, *, shared: bool = False) -> None:
+        """Build what answers; nothing listens yet.
+
+        Args:
+            settings: of this process.
+            registry: models, not yet loaded.
+            metrics: where calls are counted.
+            shared: the port is shared with other processes of the kind.
+        """
+        self._shared = shared
         self._settings = settings
         self._registry = registry
         self._backing = Backing(
@@ -82,7 +87,8 @@ class ApiServer:
         self._server = grpc.server(
             self._pool,
             interceptors=[self._guard],
-            options=OPTIONS,
+            # Unshared, a taken port is refused instead of shared with a forgotten server.
+            options=(*OPTIONS, ("grpc.so_reuseport", int(shared))),
             # The guard refuses first, with a sentence and a time to wait; this bounds concurrent refusals.
             maximum_concurrent_rpcs=16 * settings.max_calls,
         )
@@ -108,18 +114,23 @@ class ApiServer:
     def start(self) -> str:
         """Listen, then load models and check health in threads. Return host:port as bound.
 
+        With a shared port models are loaded first: callers can't choose which process they reach.
+
         Raises:
             AddressTaken: the address can't be listened on.
         """
         host = self._settings.address.rpartition(":")[0]
+        loading = threading.Thread(target=self._load, name="load-models", daemon=True)
+        if self._shared:
+            loading.start()
+            loading.join()
         try:
             port = self._listen()
         except RuntimeError as error:
-            raise AddressTaken(
-                f"TURNLOOM_ADDRESS {self._settings.address} can't be listened on; another process may have it."
-            ) from error
+            raise taken(self._settings.address) from error
         self._server.start()
-        threading.Thread(target=self._load, name="load-models", daemon=True).start()
+        if not self._shared:
+            loading.start()
         threading.Thread(target=self._watch_health, name="health", daemon=True).start()
         return f"{host}:{port}"
 

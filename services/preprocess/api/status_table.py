@@ -51,6 +51,7 @@ STATUS: Final[dict[type[Exception], grpc.StatusCode]] = {
     refusals.Loading: grpc.StatusCode.UNAVAILABLE,
     refusals.Draining: grpc.StatusCode.UNAVAILABLE,
     refusals.SamplingDisabled: grpc.StatusCode.FAILED_PRECONDITION,
+    refusals.NotSampled: grpc.StatusCode.FAILED_PRECONDITION,
     refusals.HostBusy: grpc.StatusCode.UNAVAILABLE,
     refusals.SampleFailed: grpc.StatusCode.UNAVAILABLE,
     store.RedisUnavailable: grpc.StatusCode.UNAVAILABLE,

@@ -18,6 +18,7 @@ from services.preprocess.jobs.diagnosis import diagnose
 from services.preprocess.jobs.enqueue import queued
 from services.preprocess.jobs.estimate import Cost
 from services.preprocess.jobs.move import move
+from services.preprocess.jobs.replies import MOST_STEPS, readable, replies
 from services.preprocess.jobs.sampling import Sampler
 from services.preprocess.jobs.validate import Checked, check
 from services.preprocess.models.registry import Registry
@@ -157,9 +158,10 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             self._rpc.stopping(context) as stop,
         ):
             store = self._backing.store()
-            call.notes["job"] = self._seen(call, request.id).id
+            job = self._seen(call, request.id)
+            call.notes["job"] = job.id
             for entry in store.events.watch(request.id, request.start_event_id, stop=stop):
-                yield self._update(entry, request.id)
+                yield self._update(entry, job)
             self._rpc.refuse_draining()
 
     def ListEvents(self, request: pb.ListEventsRequest, context: grpc.ServicerContext) -> pb.ListEventsResponse:
@@ -169,7 +171,8 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             job = self._seen(call, request.job)
             page = self._backing.store().events.list(job.id, page_size=size, page_token=request.page_token)
             return pb.ListEventsResponse(
-                events=[job_wire.event(record) for record in page.items], next_page_token=page.next_page_token
+                events=[job_wire.event(self._readable(record, job)) for record in page.items],
+                next_page_token=page.next_page_token,
             )
 
     def ListSteps(self, request: pb.ListStepsRequest, context: grpc.ServicerContext) -> pb.ListStepsResponse:
@@ -189,6 +192,21 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
                 steps=[job_wire.step(record) for record in found[:size]],
                 next_page_token=more,
                 initial=None if initial is None else job_wire.step(initial),
+            )
+
+    def ListReplies(self, request: pb.ListRepliesRequest, context: grpc.ServicerContext) -> pb.ListRepliesResponse:
+        """Return a page of replies; the page token is the last step of the page before."""
+        with self._rpc.unary(context, NAME, "ListReplies") as call:
+            size = limits.page_size(request.page_size, MOST_STEPS, MOST_STEPS)
+            position = limits.page_position(request.page_token)
+            if position and not position.isdecimal():
+                raise InvalidRequest([Violation("page_token", "is not a token that this server gave.")])
+            job = self._seen(call, request.job)
+            step = request.step if request.HasField("step") else None
+            page = replies(self._backing.store(), self._registry, job, step, int(position or 0), size)
+            return pb.ListRepliesResponse(
+                replies=[job_wire.reply(one) for one in page.said],
+                next_page_token=limits.page_token(str(page.last) if page.last else ""),
             )
 
     def GetEvaluation(
@@ -273,21 +291,24 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
         call.caller.check_change(f"Job {record.id!r}", record.spec.owner)
         return record
 
-    def _update(self, entry: Entry, job: str) -> pb.WatchJobResponse:
+    def _readable(self, event: EventRecord, job: JobRecord) -> EventRecord:
+        return readable(event, job, self._registry)
+
+    def _update(self, entry: Entry, job: JobRecord) -> pb.WatchJobResponse:
         """Return one entry of the job's stream.
 
         A notice shows the job as it is now, in the state that it had then.
         """
         match entry.value:
             case EventRecord() as event:
-                return pb.WatchJobResponse(event_id=entry.id, event=job_wire.event(event))
+                return pb.WatchJobResponse(event_id=entry.id, event=job_wire.event(self._readable(event, job)))
             case StepRecord() as step:
                 return pb.WatchJobResponse(event_id=entry.id, step=job_wire.step(step))
             case CheckpointRecord() as checkpoint:
-                best = self._backing.store().jobs.get(job).best_checkpoint
+                best = self._backing.store().jobs.get(job.id).best_checkpoint
                 return pb.WatchJobResponse(event_id=entry.id, checkpoint=job_wire.checkpoint(checkpoint, best))
             case JobNotice() as notice:
-                record = self._backing.store().jobs.get(job)
+                record = self._backing.store().jobs.get(job.id)
                 then = replace(record, state=notice.state, attempt=notice.attempt, host=notice.host)
                 return pb.WatchJobResponse(event_id=entry.id, job=job_wire.job(then))
 

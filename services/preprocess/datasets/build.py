@@ -41,6 +41,7 @@ class Totals:
     skipped: int = 0  #: bad conversations that were left out
     too_long: int = 0  #: of these, those that max_length leaves nothing to train
     truncated_examples: int = 0
+    unchecked_examples: int = 0
     issues: tuple[IssueRecord, ...] = ()  #: the first REMARKS
     warnings: tuple[WarningRecord, ...] = ()  #: likewise
     lengths: Histogram = field(default_factory=Histogram)
@@ -53,8 +54,9 @@ class Totals:
             skipped=sum(part.skipped for part in parts),
             too_long=sum(part.too_long for part in parts),
             truncated_examples=sum(part.truncated_examples for part in parts),
+            unchecked_examples=sum(part.unchecked_examples for part in parts),
             issues=tuple(islice(chain.from_iterable(part.issues for part in parts), REMARKS)),
-            warnings=tuple(islice(chain.from_iterable(part.warnings for part in parts), REMARKS)),
+            warnings=_warnings_of_all(parts),
             lengths=_sum([part.lengths for part in parts]),
             loss_lengths=_sum([part.loss_lengths for part in parts]),
         )
@@ -70,7 +72,7 @@ class DatasetBuild:
     too_long: int = 0
     issues: list[IssueRecord] = field(default_factory=list)
     warnings: list[WarningRecord] = field(default_factory=list)
-    said: set[str] = field(default_factory=set)  #: warnings that are said once
+    said: dict[str, WarningRecord] = field(default_factory=dict)  #: warnings that are said once
     statistics: Statistics = field(default_factory=Statistics)
 
     def add(self, results: Sequence[Preprocessed | IssueRecord]) -> None:
@@ -91,13 +93,11 @@ class DatasetBuild:
 
     def _warn(self, index: int, sentences: Sequence[str]) -> None:
         for sentence in sentences:
-            if len(self.warnings) >= REMARKS:
-                return
             if sentence.startswith(ONCE):
-                if sentence in self.said:
-                    continue
-                self.said.add(sentence)
-            self.warnings.append(WarningRecord(index, sentence))
+                if len(self.said) < REMARKS:
+                    self.said.setdefault(sentence, WarningRecord(index, sentence))
+            elif len(self.warnings) < REMARKS:
+                self.warnings.append(WarningRecord(index, sentence))
 
     def totals(self) -> Totals:
         """Return the totals so far."""
@@ -106,8 +106,9 @@ class DatasetBuild:
             skipped=self.skipped,
             too_long=self.too_long,
             truncated_examples=summary.truncated_examples,
+            unchecked_examples=summary.unchecked_examples,
             issues=tuple(self.issues[:REMARKS]),
-            warnings=tuple(self.warnings[:REMARKS]),
+            warnings=(*self.said.values(), *self.warnings)[:REMARKS],
             lengths=histogram(summary.lengths),
             loss_lengths=histogram(summary.loss_lengths),
         )
@@ -134,6 +135,7 @@ def finished(begun: DatasetRecord, written: Written, totals: Totals, left_out: L
         weight_sum=written.weight_sum,
         target_bytes=written.target_bytes,
         truncated_examples=totals.truncated_examples,
+        unchecked_examples=totals.unchecked_examples,
         skipped_conversations=totals.skipped,
         too_long_conversations=totals.too_long,
         issues=totals.issues,
@@ -148,6 +150,14 @@ def finished(begun: DatasetRecord, written: Written, totals: Totals, left_out: L
 def histogram(lengths: Lengths) -> Histogram:
     """Return the statistics' histogram as the record keeps it."""
     return Histogram(upper_bounds=tuple(lengths.edges), counts=tuple(lengths.counts))
+
+
+def _warnings_of_all(parts: Sequence[Totals]) -> tuple[WarningRecord, ...]:
+    """Return the first REMARKS warnings; those that are the same for all conversations come first, and once."""
+    found = list(chain.from_iterable(part.warnings for part in parts))
+    once = {warning.message: warning for warning in reversed(found) if warning.message.startswith(ONCE)}
+    others = (warning for warning in found if not warning.message.startswith(ONCE))
+    return tuple(islice(chain(reversed(once.values()), others), REMARKS))
 
 
 def _sum(histograms: Sequence[Histogram]) -> Histogram:

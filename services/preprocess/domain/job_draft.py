@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.store.records import Hyperparameters, MixPart, StartFrom
+from turnloom.masks.domain.conversation import Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Replies that are wanted while a job trains."""
+
+    prompts: Sequence[Conversation]  #: at least one; the last message of each is not the assistant's
+    every: int  #: steps; 0: only at the end
+    max_tokens: int  #: of a reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +31,4 @@ class JobDraft:
     start_from: StartFrom | None
     given: frozenset[str] = field(default_factory=frozenset)  #: hyperparameters that the caller named
     priority: int = 0
+    sampled: Sampled | None = None

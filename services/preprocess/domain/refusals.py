@@ -21,6 +21,7 @@ Refusal
 ├── Loading            models are still being loaded
 ├── Draining           the server is about to end
 ├── SamplingDisabled   the host's training server trains only
+├── NotSampled         no host that may train the job samples its model
 ├── HostBusy           every worker of the host trains
 └── SampleFailed       the host took the prompt and could not answer it
 """
@@ -181,12 +182,23 @@ class Draining(Refusal):
 
 
 class SamplingDisabled(Refusal):
-    """The training server that holds the adapter writes no text."""
+    """The host that holds the adapter writes no text."""
 
     def __init__(self, host: str, model: str, job: str) -> None:
         super().__init__(
             f"The TuFT server of host {host!r} trains {model!r} and does not sample it; fetch the adapter of {job!r} "
             "and load it in PEFT or vLLM instead."
+        )
+
+
+class NotSampled(Refusal):
+    """No host that may train the job samples its model."""
+
+    def __init__(self, model: str, host: str) -> None:
+        where = f"host {host!r} trains" if host else "every live host that could take the job trains"
+        super().__init__(
+            f"sample_prompts can't be answered: {where} {model!r} and does not sample it. Leave sample_prompts out, "
+            "or add the capability sampling to the model on its TuFT server (`turnloom hosts`)."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,19 +9,18 @@ from typing import Final, cast
 
 from services.preprocess.domain.refusals import InvalidRequest, SampleFailed, SamplingDisabled, Violation, WrongState
 from services.preprocess.jobs.prompt import Prompt, prompt_of, reply_text
+from services.preprocess.jobs.reply_prompts import training_options
 from services.preprocess.jobs.sampling_hosts import sampling_host
 from services.preprocess.models.registry import Registry
 from services.preprocess.wire.issues import violation
-from services.preprocess.wire.options import options, options_from_json
 from services.preprocess.wire.sample import DEFAULT_TOKENS, Asked, Reply
 from services.store.connection import redis_time
 from services.store.errors import NotFound, TicketTimeout
 from services.store.queueing.queues import queue_name
-from services.store.records import CheckpointRecord, DatasetRecord, HostRecord, JobRecord
+from services.store.records import CheckpointRecord, HostRecord, JobRecord
 from services.store.store import Store
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
-from turnloom.masks.domain.options import Options
 from turnloom.masks.model import Model
 
 HOST_SECONDS: Final = 50.0  #: that a host has for a reply, the wait for a worker included; the RPC has 60
@@ -51,11 +49,12 @@ class Sampler:
             NoHost, HostBusy, SamplingDisabled, SampleFailed: the host.
             TicketTimeout: no worker answered in time, or `stop` was set; none will do so later.
         """
-        checkpoint = self._checkpoint(job, asked.checkpoint)
+        checkpoint = None if asked.base else self._checkpoint(job, asked.checkpoint)
         prompt, model = self._prompt(job, asked)
         host = sampling_host(self.store, job)
         room = _room(prompt, asked, host, job.spec.tuft_model)
-        answer = self._answer(host.name, checkpoint, prompt, replace(asked, max_tokens=room))
+        path = "" if checkpoint is None else checkpoint.path
+        answer = self._answer(host.name, path, job.spec.tuft_model, prompt, replace(asked, max_tokens=room))
         if "code" in answer:
             raise _refusal(answer, host.name, job, checkpoint)
         token_ids = cast(Sequence[int], answer["token_ids"])
@@ -64,7 +63,7 @@ class Sampler:
             tokens=len(token_ids),
             finish_reason=str(answer["finish_reason"]),
             prompt_tokens=len(prompt.token_ids),
-            checkpoint=checkpoint.id,
+            checkpoint="" if checkpoint is None else checkpoint.id,
         )
 
     def _checkpoint(self, job: JobRecord, name: str) -> CheckpointRecord:
@@ -87,8 +86,7 @@ class Sampler:
                 f"Dataset {job.spec.training_dataset!r}, whose options say how job {job.id!r} reads conversations, "
                 "was deleted; fetch the adapter with DownloadAdapter and sample with it elsewhere."
             ) from None
-        chosen = options(options_from_json(json.loads(dataset.options_json)))
-        _check_same_model(dataset, chosen, model)
+        chosen = training_options(dataset, model)
         try:
             return prompt_of(asked.conversation, chosen, model), model
         except InvalidOption as error:  # nothing of this request, which has no options
@@ -97,11 +95,12 @@ class Sampler:
             raise InvalidRequest([_blamed(error, asked.conversation)]) from error
 
     def _answer(
-        self, host: str, checkpoint: CheckpointRecord, prompt: Prompt, asked: Asked
+        self, host: str, path: str, model: str, prompt: Prompt, asked: Asked
     ) -> Mapping[str, str | Sequence[int]]:
         seconds = min(HOST_SECONDS, self.seconds)
         order: dict[str, object] = {
-            "path": checkpoint.path,
+            "path": path,
+            "model": model,
             "prompt": prompt.token_ids.tolist(),
             "stop": list(prompt.stop_ids),
             "max_tokens": asked.max_tokens,
@@ -128,18 +127,6 @@ def _blamed(error: PreprocessError, conversation: Conversation) -> Violation:
     return Violation("conversation", f"no place for a reply is found as training would find it: {reason}")
 
 
-def _check_same_model(dataset: DatasetRecord, chosen: Options, model: Model) -> None:
-    """Check that the prompt is made with what the training rows were made with."""
-    changed = "tokenizer" if dataset.tokenizer_sha256 != model.tokenizer_sha256 else ""
-    if chosen.chat_template is None and dataset.template_sha256 != model.template_sha256:
-        changed = changed or "chat template"
-    if changed:
-        raise WrongState(
-            f"Model {model.name!r} has another {changed} now than when dataset {dataset.id!r} was made, so the prompt "
-            "would not be what the job was trained on; serve the former one, or train again."
-        )
-
-
 def _room(prompt: Prompt, asked: Asked, host: HostRecord, model: str) -> int:
     """Return how many tokens the reply may have: prompt and reply must fit the model as the server runs it."""
     wanted = asked.max_tokens or DEFAULT_TOKENS
@@ -156,12 +143,12 @@ def _room(prompt: Prompt, asked: Asked, host: HostRecord, model: str) -> int:
 
 
 def _refusal(
-    answer: Mapping[str, str | Sequence[int]], host: str, job: JobRecord, checkpoint: CheckpointRecord
+    answer: Mapping[str, str | Sequence[int]], host: str, job: JobRecord, checkpoint: CheckpointRecord | None
 ) -> Exception:
     """Return the worker's error as this side's exception."""
     if answer["code"] == DISABLED:
         return SamplingDisabled(host, job.spec.tuft_model, job.id)
-    if answer["code"] == GONE:
+    if answer["code"] == GONE and checkpoint is not None:
         kept = (
             "it is kept in the store: fetch it with DownloadAdapter (`turnloom adapter download`) and load it in PEFT "
             "or vLLM"

@@ -25,7 +25,7 @@ def sampling_host(store: Store, job: JobRecord) -> HostRecord:
     found = _candidates(store.hosts.list(), job.host, model)
     if not found:
         raise NoHost(f"no live host serves model {model}, so nobody can answer; start a trainer worker there")
-    sampling = [host for host in found if _samples(host, model)]
+    sampling = [host for host in found if host.samples(model)]
     if not sampling:
         raise SamplingDisabled(found[0].name, model, job.id)
     manned = [host for host in sampling if host.workers]
@@ -45,8 +45,3 @@ def sampling_host(store: Store, job: JobRecord) -> HostRecord:
 def _candidates(live: Sequence[HostRecord], home: str, model: str) -> list[HostRecord]:
     own = [host for host in live if host.name == home]
     return own or [host for host in live if any(served.name == model for served in host.models)]
-
-
-def _samples(host: HostRecord, model: str) -> bool:
-    """Return whether the host's server can sample, according to its last probe."""
-    return all(served.samples is not False for served in host.models if served.name == model)

@@ -12,12 +12,14 @@ from typing import Any, Final
 
 from services.preprocess.datasets.states import ready
 from services.preprocess.domain.caller import Caller, Scope
-from services.preprocess.domain.job_draft import JobDraft
+from services.preprocess.domain.job_draft import JobDraft, Sampled
 from services.preprocess.domain.limits import Violations
 from services.preprocess.domain.refusals import ModelNotServed, NotPermitted
 from services.preprocess.jobs.estimate import Cost, Epoch, cost, epoch, known_rates, mixed
+from services.preprocess.jobs.reply_prompts import check_sampling_host, reply_prompts
 from services.preprocess.models.registry import Registry
-from services.store.records import CheckpointRecord, DatasetRecord, HostRecord, JobSpec
+from services.store.blobs.replies import ReplyPrompts
+from services.store.records import CheckpointRecord, DatasetRecord, HostRecord, JobSpec, ReplySpec
 from services.store.shards.shares import shares
 from services.store.store import Store
 
@@ -33,6 +35,7 @@ class Checked:
     host: str  #: one where it can run now
     epoch: Epoch
     cost: Cost
+    prompts: ReplyPrompts | None = None  #: that it answers while it trains
 
 
 def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> Checked:
@@ -68,9 +71,12 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
     if test is None and chosen.early_stopping_patience:
         violations.add("hyperparameters.early_stopping_patience", "needs a test_dataset to evaluate on.")
     one = _epoch(draft, training, chosen.max_length, violations)
+    prompts = reply_prompts(draft.sampled, training[0], model, violations) if draft.sampled else None
     violations.refuse()
     bound = _bound(draft, origin)
     host = store.hosts.place(entry.tuft_model, chosen.lora_rank, bound)
+    if prompts is not None:
+        check_sampling_host(store, entry.tuft_model, chosen.lora_rank, bound, prompts)
     spec = JobSpec(
         model=draft.model,
         tuft_model=entry.tuft_model,
@@ -83,10 +89,11 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
         priority=_priority(draft, caller),
         start_from=draft.start_from,
         owner=caller.name,
+        replies=None if draft.sampled is None else _reply_spec(draft.sampled),
     )
     rates = known_rates(store.jobs.list(page_size=RATE_JOBS).items, entry.tuft_model, host, chosen)
     place = next((record for record in store.hosts.list() if record.name == host), HostRecord(name=host))
-    return Checked(spec, host, one, cost(one, chosen, rates, place))
+    return Checked(spec, host, one, cost(one, chosen, rates, place), prompts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +156,10 @@ def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, viol
                 f"is {here}, but the checkpoint of {job.id!r} has {shape[name]}; set that, or leave it out.",
             )
     return _Origin(checkpoint, job.host, {name: value for name, value in shape.items() if name not in draft.given})
+
+
+def _reply_spec(sampled: Sampled) -> ReplySpec:
+    return ReplySpec(prompts=len(sampled.prompts), every=sampled.every, max_tokens=sampled.max_tokens)
 
 
 def _priority(draft: JobDraft, caller: Caller) -> int:

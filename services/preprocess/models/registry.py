@@ -160,6 +160,10 @@ class Registry:
             raise ModelNotServed(f"Model {name!r} could not be loaded: {self._failures[name]}")
         raise Loading
 
+    def loaded(self, name: str) -> Model | None:
+        """Return the model if it is loaded."""
+        return self._models.get(name)
+
     def served(self) -> list[tuple[ModelEntry, Model]]:
         """Return entries with their models in order of names.
 

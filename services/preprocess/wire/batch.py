@@ -36,6 +36,11 @@ def token_batch(rows: Sequence[tuple[int, TokenizedExample]]) -> pb.TokenBatch:
     )
 
 
+def unchecked(results: Sequence[Preprocessed | Exception]) -> int:
+    """Count the examples whose ids were not compared with their text."""
+    return sum(result.unchecked for result in results if isinstance(result, Preprocessed))
+
+
 def rows_of(first_index: int, results: Sequence[Preprocessed | Exception]) -> list[tuple[int, TokenizedExample]]:
     """Return the examples of the good conversations with their positions, counted from `first_index`."""
     return [

@@ -95,6 +95,7 @@ def dataset(record: DatasetRecord) -> pb.Dataset:
         weight_sum=record.weight_sum,
         target_bytes=record.target_bytes,
         truncated_examples=record.truncated_examples,
+        unchecked_examples=record.unchecked_examples,
         skipped_conversations=record.skipped_conversations,
         too_long_conversations=record.too_long_conversations,
         issues=[_issue(item) for item in record.issues],

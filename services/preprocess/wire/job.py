@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from services.preprocess.domain.said import Said
 from services.preprocess.wire.dataset import error, timestamp
 from services.preprocess.wire.enums import EnumTable
 from services.preprocess.wire.hyperparameters import hyperparameters_message
@@ -57,6 +58,9 @@ def job(record: JobRecord) -> pb.Job:
         halving=halving(record),
         priority=spec.priority,
         stored_step=record.stored_step if record.stored_checkpoint else None,
+        sample_prompts=spec.replies.prompts if spec.replies else 0,
+        sample_every=spec.replies.every if spec.replies else 0,
+        sampled_step=record.sampled_step,
         mix=[pb.MixPart(dataset=part.dataset, weight=part.weight) for part in spec.mix],
     )
 
@@ -170,6 +174,19 @@ def event(record: EventRecord) -> pb.Event:
         message=record.message,
         attempt=record.attempt,
         fields=record.fields,
+    )
+
+
+def reply(said: Said) -> pb.Reply:
+    """Return what the adapter said to one prompt."""
+    return pb.Reply(
+        step=said.step,
+        prompt=said.prompt,
+        asked=said.asked,
+        text=said.text,
+        tokens=said.tokens,
+        finish_reason=said.finish_reason,
+        time=timestamp(said.time),
     )
 
 

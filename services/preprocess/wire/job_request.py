@@ -6,15 +6,20 @@ import hashlib
 import math
 from typing import Final
 
-from services.preprocess.domain.job_draft import JobDraft
+from services.preprocess.domain.job_draft import JobDraft, Sampled
 from services.preprocess.domain.limits import MAX_REQUEST_ID_BYTES, Violations, check_bytes, check_labels
 from services.preprocess.wire.hyperparameters import hyperparameters
 from services.preprocess.wire.job import STATE
+from services.preprocess.wire.sample import to_answer
 from services.store.records import JobState, MixPart, StartFrom
 from turnloom.v1 import training_pb2 as pb
 
 MAX_PRIORITY: Final = 100
 MAX_MIX: Final = 16  #: datasets of a mixture; also bounds the labels of its metrics
+MAX_PROMPTS: Final = 16  #: that a job answers while it trains
+MAX_PROMPT_BYTES: Final = 1 << 20  #: of all of them
+MAX_REPLY_TOKENS: Final = 512
+REPLY_TOKENS: Final = 128
 MAX_NAME_BYTES: Final = 256  #: of an id or host name in a request
 
 
@@ -35,6 +40,7 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
     check_labels(request.metadata, "metadata", violations)
     if abs(request.priority) > MAX_PRIORITY:
         violations.add("priority", f"is {request.priority}; it takes -{MAX_PRIORITY} to {MAX_PRIORITY}.")
+    sampled = _sampled(request, violations)
     origin = None
     if request.HasField("start_from"):
         if not request.start_from.job:
@@ -55,7 +61,33 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
         start_from=origin,
         given=frozenset(descriptor.name for descriptor, _ in request.hyperparameters.ListFields()),
         priority=request.priority,
+        sampled=sampled,
     )
+
+
+def _sampled(request: pb.CreateJobRequest, violations: Violations) -> Sampled | None:
+    """Read the prompts that are answered while the job trains; None: there are none."""
+    count = len(request.sample_prompts)
+    if not count:
+        for name in ("sample_every", "sample_max_tokens"):
+            if getattr(request, name):
+                violations.add(name, "says nothing without sample_prompts.")
+        return None
+    if count > MAX_PROMPTS:
+        violations.add("sample_prompts", f"has {count} prompts; at most {MAX_PROMPTS} are taken.")
+        return None
+    size = sum(prompt.ByteSize() for prompt in request.sample_prompts)
+    if size > MAX_PROMPT_BYTES:
+        violations.add("sample_prompts", f"has {size} bytes; at most {MAX_PROMPT_BYTES} are taken.")
+        return None
+    if request.sample_max_tokens > MAX_REPLY_TOKENS:
+        violations.add("sample_max_tokens", f"is {request.sample_max_tokens}; 1 to {MAX_REPLY_TOKENS} are possible.")
+    prompts = [
+        said
+        for place, prompt in enumerate(request.sample_prompts)
+        if (said := to_answer(prompt, f"sample_prompts[{place}]", violations)) is not None
+    ]
+    return Sampled(prompts, request.sample_every, request.sample_max_tokens or REPLY_TOKENS)
 
 
 def _training(request: pb.CreateJobRequest, violations: Violations) -> tuple[MixPart, ...]:

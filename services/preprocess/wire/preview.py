@@ -9,7 +9,10 @@ from turnloom.v1 import preprocess_pb2 as pb
 def preview_response(shown: Preview, date: str) -> pb.PreviewConversationResponse:
     """Return the whole answer."""
     return pb.PreviewConversationResponse(
-        examples=[_example(example) for example in shown.examples], warnings=shown.warnings, date=date
+        examples=[_example(example) for example in shown.examples],
+        warnings=shown.warnings,
+        date=date,
+        unchecked_examples=shown.unchecked,
     )
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.preprocess.domain.limits import Violations
-from services.preprocess.domain.refusals import InvalidRequest
 from services.preprocess.wire.conversation import conversation
 from services.preprocess.wire.issues import violation
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.v1 import training_pb2 as pb
+from turnloom.v1 import types_pb2 as ty
 
 DEFAULT_TOKENS: Final = 256
 MAX_TOKENS: Final = 4_096  #: more would rarely be ready within the call's deadline
@@ -24,6 +24,7 @@ class Asked:
     """A prompt for an adapter, and how to draw its reply."""
 
     checkpoint: str  #: id; empty: the last one
+    base: bool  #: the base model answers, without an adapter
     conversation: Conversation  #: its last message is not the assistant's
     max_tokens: int | None  #: 1 to MAX_TOKENS; None: DEFAULT_TOKENS, or what the model has room for
     temperature: float  #: 0 to MAX_TEMPERATURE
@@ -39,7 +40,7 @@ class Reply:
     tokens: int  #: the end-of-turn token included
     finish_reason: str  #: "stop" or "length"
     prompt_tokens: int
-    checkpoint: str  #: id of the one that answered
+    checkpoint: str  #: id of the one that answered; empty: the base model
 
 
 def asked(request: pb.SampleRequest) -> Asked:
@@ -57,20 +58,32 @@ def asked(request: pb.SampleRequest) -> Asked:
     top_p = request.top_p if request.HasField("top_p") else 1.0
     if not (math.isfinite(top_p) and 0 < top_p <= 1):
         violations.add("top_p", f"is {top_p:g}; a number above 0 and at most 1 is needed.")
-    last = len(request.conversation.messages) - 1
-    if last < 0:
-        violations.add("conversation.messages", "is empty; give at least the message that is to be answered.")
-    elif request.conversation.messages[last].role == "assistant":
-        violations.add(
-            f"conversation.messages[{last}].role", "is 'assistant'; the last message is the one that is to be answered."
-        )
+    if request.base and request.checkpoint:
+        violations.add("checkpoint", "is an adapter's; the base model answers without one. Leave one of them out.")
+    said = to_answer(request.conversation, "conversation", violations)
     violations.refuse()
-    try:
-        said = conversation(request.conversation)
-    except PreprocessError as error:
-        raise InvalidRequest([violation("conversation", error)]) from error
+    assert said is not None  # else there is a violation
     seed = request.seed if request.HasField("seed") else None
-    return Asked(request.checkpoint, said, request.max_tokens or None, temperature, top_p, seed)
+    return Asked(request.checkpoint, request.base, said, request.max_tokens or None, temperature, top_p, seed)
+
+
+def to_answer(message: ty.Conversation, field: str, violations: Violations) -> Conversation | None:
+    """Return a conversation whose last message is to be answered; None: it is none, and a violation says why."""
+    last = len(message.messages) - 1
+    if last < 0:
+        violations.add(f"{field}.messages", "is empty; give at least the message that is to be answered.")
+        return None
+    if message.messages[last].role == "assistant":
+        violations.add(
+            f"{field}.messages[{last}].role", "is 'assistant'; the last message is the one that is to be answered."
+        )
+        return None
+    try:
+        return conversation(message)
+    except PreprocessError as error:
+        found = violation(field, error)
+        violations.add(found.field, found.description)
+        return None
 
 
 def response(reply: Reply) -> pb.SampleResponse:

@@ -12,6 +12,7 @@ from services.preprocess.domain.source_location import locate
 from services.preprocess.wire.enums import EnumTable
 from services.store.records import DatasetSource, LeftOutRecord, RowFilterRecord
 from turnloom.errors import InvalidInput
+from turnloom.foreign.columns import LONGEST_UNUSED, MOST_UNUSED
 from turnloom.reading.chat_formats import Format
 from turnloom.reading.filters import RowFilter
 from turnloom.v1 import datasets_pb2 as pb
@@ -164,11 +165,15 @@ def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
         InvalidRequest: a number that can't count rows.
     """
     violations = Violations()
-    for descriptor, number in message.ListFields():
-        if number > MAX_ROWS:
-            violations.add(f"end.left_out.{descriptor.name}", f"is {number}; no source has so many rows.")
+    for name in ("filtered", "duplicates", "overlapping", "unreadable"):
+        if (number := getattr(message, name)) > MAX_ROWS:
+            violations.add(f"end.left_out.{name}", f"is {number}; no source has so many rows.")
+    columns = tuple(message.unused_columns)
+    if len(columns) > MOST_UNUSED or any(len(column) > LONGEST_UNUSED for column in columns):
+        sentence = f"names {len(columns)} columns; send at most {MOST_UNUSED}, of {LONGEST_UNUSED} characters."
+        violations.add("end.left_out.unused_columns", sentence)
     violations.refuse()
-    return LeftOutRecord(message.filtered, message.duplicates, message.overlapping, message.unreadable)
+    return LeftOutRecord(message.filtered, message.duplicates, message.overlapping, message.unreadable, columns)
 
 
 def left_out_message(record: LeftOutRecord) -> pb.LeftOut:
@@ -178,4 +183,5 @@ def left_out_message(record: LeftOutRecord) -> pb.LeftOut:
         duplicates=record.duplicates,
         overlapping=record.overlapping,
         unreadable=record.unreadable,
+        unused_columns=record.unused_columns,
     )

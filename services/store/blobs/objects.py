@@ -115,9 +115,10 @@ class Objects:
         remove(uri)
 
     def delete_job(self, job_id: str) -> None:
-        """Delete all objects of a job, its evaluations and its archived ledger included."""
+        """Delete all objects of a job, its evaluations, replies and archived ledger included."""
         remove(below(self._store_url, "adapters", job_id))
         remove(below(self._store_url, "evaluations", job_id))
+        remove(below(self._store_url, "replies", job_id))
         remove(below(self._store_url, "ledgers", f"{job_id}.parquet"))
 
 

@@ -81,7 +81,7 @@ local function index(id, from)
     redis.call('HSET', 'tl:run:waiting', id, cjson.encode({
       owner = spec.owner, priority = spec.priority or 0, model = spec.tuft_model, rank = spec.hyperparameters.lora_rank,
       host = spec.host, avoid = field(id, 'avoid'), last = field(id, 'last_host'), time = field(id, 'queue_time'),
-      attempt = tonumber(field(id, 'attempt'))}))
+      attempt = tonumber(field(id, 'attempt')), sampled = type(spec.replies) == 'table' or nil}))
     return
   end
   redis.call('HDEL', 'tl:run:waiting', id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from services.store.records import HostRecord
 
@@ -28,6 +28,7 @@ class Waiting:
     last: str  #: host where it was last: it goes there if it can, for its files are there
     time: float  #: since when it waits, seconds since 1970
     attempt: int  #: of its last claim
+    sampled: bool = False  #: a host must be able to sample its model
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Choice:
 def hosts_for(waiting: Waiting, hosts: Sequence[HostRecord]) -> list[HostRecord]:
     """Return the hosts that may have a job, whether or not they have a free worker."""
     able = [host for host in hosts if host.serves(waiting.model, waiting.rank)]
+    if waiting.sampled:
+        able = [host for host in able if host.samples(waiting.model)]
     if waiting.host:
         return [host for host in able if host.name == waiting.host]
     return [host for host in able if host.name != waiting.avoid]
@@ -128,6 +131,8 @@ def choose(waiting: Sequence[Waiting], load: Load) -> list[Choice]:
 def why_waiting(one: Waiting, load: Load) -> str:
     """Return one sentence on why a job has no host yet."""
     able = hosts_for(one, load.hosts)
+    if one.sampled and not able and hosts_for(replace(one, sampled=False), load.hosts):
+        return f"It is to be sampled while it trains, and no live host samples {one.model}."
     if one.host and not able:
         live = any(host.name == one.host for host in load.hosts)
         how = f"does not serve {one.model} at rank {one.rank}" if live else "is silent"

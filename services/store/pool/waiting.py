@@ -79,4 +79,5 @@ def _waiting(job: str, text: str) -> Waiting:
         last=stored.get("last") or "",
         time=float(stored["time"] or 0),
         attempt=int(stored["attempt"]),
+        sampled=bool(stored.get("sampled")),
     )

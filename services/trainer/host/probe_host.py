@@ -9,9 +9,10 @@ from dataclasses import replace
 from services.store.connection import connect
 from services.store.errors import StoreError
 from services.store.hosts import Hosts
-from services.store.records import HostRecord
+from services.store.records import HostRecord, ServedModelRecord
 from services.trainer.errors import BackendError
 from services.trainer.host import gpu
+from services.trainer.sampler import Sampler
 from services.trainer.settings import Settings
 from services.trainer.tuft_http import TuftHttp
 
@@ -26,7 +27,7 @@ def look(settings: Settings) -> HostRecord:
     server = TuftHttp(settings.tuft_url, settings.tuft_api_key)
     up = server.healthy()
     try:
-        models = server.models() if up else ()
+        models = _sampled_too(server.models(), settings) if up else ()
     except BackendError as error:
         log.warning("TuFT answers its health check but not what it serves: %s", error)
         up, models = False, ()
@@ -40,6 +41,17 @@ def look(settings: Settings) -> HostRecord:
         heartbeat_time=time.time(),
         hour_price=settings.hour_price,
         currency="" if settings.hour_price is None else settings.currency,
+    )
+
+
+def _sampled_too(models: tuple[ServedModelRecord, ...], settings: Settings) -> tuple[ServedModelRecord, ...]:
+    """Return the models with what the host's own sampler samples; unknown (None) while that does not answer."""
+    if not settings.sampler_url:
+        return models
+    sampled = Sampler(settings.sampler_url, settings.tuft_api_key).model()
+    return tuple(
+        replace(model, samples=model.name == sampled if sampled else None) if not model.samples else model
+        for model in models
     )
 
 

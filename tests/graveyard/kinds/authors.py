@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.graveyard.case import Case, assistant, call, chat, either, refused, rows, system, tool, trained, user
+from tests.graveyard.case import Case, assistant, call, chat, refused, rows, system, tool, trained, user
 
 CASES: Final = (
     Case(
@@ -239,7 +239,7 @@ CASES: Final = (
             assistant("12"),
         ),
         "CHATML",
-        either(refused("messages[1].role", "tool_call"), trained("12<|im_end|>")),
+        refused("messages[1].role", "tool_call"),
     ),
     Case(
         "sgl-project/sglang#40082",

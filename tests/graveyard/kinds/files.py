@@ -8,7 +8,6 @@ from tests.graveyard.case import (
     Case,
     assistant,
     call,
-    either,
     jsonl,
     parquet,
     refused,
@@ -102,14 +101,10 @@ CASES: Final = (
     Case(
         "NVIDIA-NeMo/Megatron-Bridge#5742",
         "A null `value` in ShareGPT's data was trained as the word None.",
-        "Null is empty text to the template, or refused by the turn's place.",
+        "Null is empty text to the template.",
         jsonl({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": None}]}),
         "CHATML",
-        either(
-            rows("<|im_start|>user↵Hi<|im_end|>↵<|im_start|>assistant↵⟦<|im_end|>⟧↵"),
-            refused("conversations[1]"),
-            refused("messages[1]"),
-        ),
+        rows("<|im_start|>user↵Hi<|im_end|>↵<|im_start|>assistant↵⟦<|im_end|>⟧↵"),
     ),
     Case(
         "huggingface/datasets#7169",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.graveyard.case import Case, assistant, call, chat, either, jsonl, refused, rows, tool, trained, user
+from tests.graveyard.case import Case, assistant, call, chat, jsonl, rows, tool, trained, user
 
 _WITHOUT_BAD: Final = (
     "<|im_start|>user↵a<|im_end|>↵<|im_start|>assistant↵0⟦bad<|im_end|>⟧↵"
@@ -15,18 +15,16 @@ CASES: Final = (
     Case(
         "verl-project/verl#5316",
         "There was no key that keeps a reply as context only; `loss_mask` of a message is the one that was proposed.",
-        "loss_mask is read as what it means, or refused or warned of; never passed over.",
+        "loss_mask is read as what it means.",
         chat(user("a"), assistant("bad", loss_mask=0), user("b"), assistant("good", loss_mask=1)),
         "CHATML",
-        either(
-            rows(_WITHOUT_BAD), refused("messages[1]", "loss_mask"), trained("good<|im_end|>", warns=("loss_mask",))
-        ),
+        rows(_WITHOUT_BAD),
         also=("baidu-baige/LoongForge#89", "verl-project/verl#3507"),
     ),
     Case(
         "hiyouga/LlamaFactory#10471",
         "`loss: false` at a turn of ShareGPT's data is how people mark replies that are not to be learned.",
-        "loss is read as what it means, or refused or warned of; never passed over.",
+        "loss is read as what it means.",
         jsonl(
             {
                 "conversations": [
@@ -38,7 +36,7 @@ CASES: Final = (
             }
         ),
         "CHATML",
-        either(rows(_WITHOUT_BAD), refused("loss"), trained("good<|im_end|>", warns=("loss",))),
+        rows(_WITHOUT_BAD),
         also=("hiyouga/LlamaFactory#2305", "modelscope/ms-swift#5215"),
     ),
     Case(
@@ -52,7 +50,7 @@ CASES: Final = (
             assistant("Noon."),
         ),
         "TOOLS",
-        either(trained("Noon.<|im_end|>"), refused("messages[1]", "loss")),
+        trained("Noon.<|im_end|>"),
     ),
     Case(
         "verl-project/verl#5472",
@@ -65,7 +63,7 @@ CASES: Final = (
     Case(
         "hiyouga/LlamaFactory#9630",
         "A list `loss_mask` beside the turns lost its alignment where results of tools were merged.",
-        "Such a list is refused or warned of; weights stand at the messages themselves.",
+        "Such a list has an entry for each message as it was sent; another length is refused.",
         jsonl(
             {
                 "conversations": [
@@ -78,8 +76,6 @@ CASES: Final = (
             }
         ),
         "CHATML",
-        either(
-            rows(_WITHOUT_BAD), refused("loss_mask"), trained("bad<|im_end|>", "good<|im_end|>", warns=("loss_mask",))
-        ),
+        rows(_WITHOUT_BAD),
     ),
 )

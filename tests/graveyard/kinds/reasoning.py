@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.graveyard.case import Case, assistant, call, chat, either, jsonl, refused, rows, tool, trained, user
+from tests.graveyard.case import Case, assistant, call, chat, jsonl, rows, tool, trained, user
 
 _TWO: Final = (
     user("2+2?"),
@@ -202,10 +202,10 @@ CASES: Final = (
     Case(
         "huggingface/open-r1#585",
         "DeepSeek's template cuts `<think>` out of the reply, so the reasoning in the data was not trained.",
-        "A template that leaves part of a trained reply out is refused or warned of.",
+        "Reasoning that the template cuts off is warned of by its place; a lost part of the answer would be refused.",
         chat(user("2+2?"), assistant("<think>\neasy\n</think>\n\n4")),
         "hfjs__deepseek-ai_DeepSeek-R1",
-        either(refused("messages[1]"), trained("\n\n4<｜end▁of▁sentence｜>", warns=("messages[1]",))),  # noqa: RUF001
+        trained("\n\n4<｜end▁of▁sentence｜>", warns=("messages[1]",)),  # noqa: RUF001
         special_tokens={"bos_token": "<s>", "eos_token": "<｜end▁of▁sentence｜>"},  # noqa: RUF001
     ),
     Case(

@@ -9,7 +9,6 @@ from tests.graveyard.case import (
     assistant,
     call,
     chat,
-    either,
     jsonl,
     parquet,
     refused,
@@ -52,13 +51,10 @@ CASES: Final = (
     Case(
         "ml-explore/mlx-lm#1065",
         "Templates that join arguments to text failed on objects with Python's own words.",
-        "The form that the template can print is used, or the call is refused by its place.",
+        "Refused by the place of the arguments; normalize_messages=false sends them as text.",
         chat(user("ls"), assistant(None, tool_calls=[call("exec", {"command": "ls"})])),
         "TEXT_ARGUMENTS",
-        either(
-            trained('<tool_call>exec\n{"command": "ls"}</tool_call><|im_end|>'),
-            refused("messages[1]"),
-        ),
+        refused("messages[1].tool_calls[0].function.arguments", "set normalize_messages to false"),
         also=("oumi-ai/oumi#2603",),
     ),
     Case(
@@ -112,13 +108,10 @@ CASES: Final = (
     Case(
         "modelscope/ms-swift#4600",
         "A call without arguments was parsed to None, and its row was discarded.",
-        "An empty object is arguments; a call without any is trained so, or refused by its place.",
+        "A call without arguments is trained with an empty object, as inference has it.",
         chat(user("Time?"), assistant("", tool_calls=[call("now", None)])),
         "TOOLS",
-        either(
-            trained('<tool_call>{"name": "now", "arguments": {}}</tool_call><|im_end|>'),
-            refused("messages[1]"),
-        ),
+        trained('<tool_call>{"name": "now", "arguments": {}}</tool_call><|im_end|>'),
     ),
     Case(
         "OpenRLHF/OpenRLHF#1079",
@@ -137,7 +130,7 @@ CASES: Final = (
     Case(
         "PrimeIntellect-ai/prime-rl#2494",
         "Tools under `tool_defs` were passed over: the model was trained without a system block that inference has.",
-        "Tools under another name are read, refused or warned of.",
+        "Tools under other names are read as tools.",
         jsonl(
             {
                 "messages": [user("t?"), assistant("", tool_calls=[call("get_time", {"zone": "Oslo"})])],
@@ -145,7 +138,7 @@ CASES: Final = (
             }
         ),
         "TOOLS",
-        either(trained(_OSLO, shows=("Time.",)), trained(_OSLO, warns=("tool_defs",)), refused("tool_defs")),
+        trained(_OSLO, shows=("Time.",)),
     ),
     Case(
         "axolotl-ai-cloud/axolotl#3824",
@@ -175,14 +168,10 @@ CASES: Final = (
     Case(
         "NovaSky-AI/SkyRL#1675",
         "Rows with a tool's result were refused, and a system prompt in a column of its own was not read.",
-        "Results are prompt; a system prompt beside messages is prepended, refused or warned of.",
+        "Results are prompt; a system prompt beside messages becomes the first message.",
         jsonl({"system": "Be kind.", "messages": [user("t?"), assistant("I look."), tool("12"), assistant("Noon.")]}),
         "CHATML",
-        either(
-            trained("I look.<|im_end|>", "Noon.<|im_end|>", shows=("<|im_start|>system\nBe kind.<|im_end|>",)),
-            trained("I look.<|im_end|>", "Noon.<|im_end|>", warns=("system",)),
-            refused("system"),
-        ),
+        trained("I look.<|im_end|>", "Noon.<|im_end|>", shows=("<|im_start|>system\nBe kind.<|im_end|>",)),
     ),
     Case(
         "THUDM/slime#2263",
@@ -223,27 +212,21 @@ CASES: Final = (
         "Null content is empty text to the template.",
         chat(user("t?"), assistant(None, tool_calls=[call("get_time", {"zone": "Oslo"})])),
         "trl__qwen3_vl_training",
-        either(
-            trained('<tool_call>\n{"name": "get_time", "arguments": {"zone": "Oslo"}}\n</tool_call><|im_end|>'),
-            refused("messages[1].content"),
-        ),
+        trained('<tool_call>\n{"name": "get_time", "arguments": {"zone": "Oslo"}}\n</tool_call><|im_end|>'),
         also=("Blaizzy/mlx-vlm#1837",),
     ),
     Case(
         "thinking-machines-lab/tinker-cookbook#248",
         "Kimi's calls are told by ids of the form functions.name:0; where data has none, the name was lost.",
-        "Made where it is missing, or refused with the form; a call never loses its name.",
+        "Refused with the form of the ids, which make_tool_call_ids writes; a call never loses its name.",
         chat(user("t?"), assistant("", tool_calls=[call("get_time", {"zone": "Oslo"})])),
         "CALL_IDS",
-        either(
-            trained('<tool_call>functions.get_time:0 {"zone": "Oslo"}</tool_call><|im_end|>'),
-            refused("messages[1].tool_calls[0]"),
-        ),
+        refused("messages[1].tool_calls[0].function.name", "functions.NAME:0", "make_tool_call_ids"),
     ),
     Case(
         "ml-explore/mlx-lm#821",
         "Ids of another form than Kimi's (UUIDs) in the history taught the model to make such ids.",
-        "A call whose name the template prints by its id alone is refused, or gets an id of the right form.",
+        "A call whose name the template prints by its id alone is refused; make_tool_call_ids writes the right form.",
         chat(
             user("t?"),
             assistant("", tool_calls=[call("get_time", {"zone": "Oslo"}, id="call_9f3a")]),
@@ -251,15 +234,7 @@ CASES: Final = (
             assistant("Noon."),
         ),
         "CALL_IDS",
-        either(
-            trained('<tool_call>functions.get_time:0 {"zone": "Oslo"}</tool_call><|im_end|>', "Noon.<|im_end|>"),
-            refused("messages[1].tool_calls[0]"),
-            trained(
-                '<tool_call>call_9f3a {"zone": "Oslo"}</tool_call><|im_end|>',
-                "Noon.<|im_end|>",
-                warns=("messages[1].tool_calls[0]",),
-            ),
-        ),
+        refused("messages[1].tool_calls[0].function.name", "functions.NAME:0", "make_tool_call_ids"),
     ),
     Case(
         "huggingface/transformers#31079",
@@ -282,7 +257,7 @@ CASES: Final = (
     Case(
         "hiyouga/LlamaFactory#3330",
         "ShareGPT's turns from `function_call` and `observation` left people guessing how they become messages.",
-        "They are read as a tool call and its result, or refused by the turn's place.",
+        "They are read as a tool call and its result.",
         jsonl(
             {
                 "conversations": [
@@ -294,7 +269,7 @@ CASES: Final = (
             }
         ),
         "TOOLS",
-        either(trained(_OSLO, "Noon.<|im_end|>"), refused("function_call")),
+        trained(_OSLO, "Noon.<|im_end|>"),
         also=("hiyouga/LlamaFactory#5866", "hiyouga/LlamaFactory#2529"),
     ),
 )

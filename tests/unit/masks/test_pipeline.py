@@ -21,6 +21,7 @@ from turnloom.masks.domain.errors import (
     PreprocessError,
     RoundTripFailed,
     TooLong,
+    UnknownRole,
     UnsupportedContent,
 )
 from turnloom.masks.domain.example import Preprocessed, TokenizedExample
@@ -240,6 +241,30 @@ def test_a_conversation_without_messages_or_without_a_chosen_one_is_refused() ->
         preprocess(Conversation([]), Options(), model())
     with pytest.raises(NoAssistantTurn, match="train_on=all_assistant_messages chooses none of the 1 messages"):
         preprocess(said(("user", "hi")), Options(), model())
+
+
+@pytest.mark.parametrize(
+    ("role", "meant"),
+    [
+        ("assistent", "assistant"),
+        ("Assistant", "assistant"),
+        ("ASSISTANT", "assistant"),
+        ("assistant:", "assistant"),
+        ("ai", "assistant"),
+        ("gpt", "assistant"),
+        ("Human", "user"),
+        ("usr", "user"),
+        ("observation", "tool"),
+    ],
+)
+@pytest.mark.parametrize("others", [(), (("assistant", "Yes."),)])
+def test_a_mistyped_role_is_refused_by_its_place_and_with_the_role_that_is_meant(
+    role: str, meant: str, others: tuple[tuple[str, str], ...]
+) -> None:
+    with pytest.raises(UnknownRole) as refused:
+        preprocess(said(("user", "Hi"), (role, "Ho"), *others), Options(), model())
+    assert refused.value.message.startswith(f"messages[1].role: {role!r} is no role")
+    assert f"write '{meant}' if that is meant, or use system, developer, user, assistant or tool" in str(refused.value)
 
 
 def test_ids_that_decode_to_other_text_are_refused_by_message_and_place_and_quote_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from turnloom.errors import InvalidInput
+from turnloom.foreign.columns import UnusedColumns, unused_sentence
 from turnloom.reading.chat_formats import Format, detect
 
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -90,3 +91,47 @@ def test_unknown_formats_parts_and_columns_are_refused_with_those_that_there_are
         Format("alpaca", {"messages": "x"})
     with pytest.raises(InvalidInput, match=r"No known format has these columns: text \(text\), label \(a number\)\."):
         detect([{"text": "x", "label": 1}])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("train", False),
+        ("training", 0),
+        ("trainable", "false"),
+        ("loss", False),
+        ("masked", True),
+        ("no_loss", 1),
+        ("label", False),
+        ("chat_template_kwargs", {"enable_thinking": False}),
+        ("chat_template_kwargs", '{"enable_thinking": false}'),
+    ],
+)
+def test_a_column_that_keeps_a_row_from_training_or_changes_its_text_is_refused(column: str, value: object) -> None:
+    for name, row in ROWS.items():
+        with pytest.raises(InvalidInput) as refused:
+            Format(name).document({**row, column: value})  # type: ignore[dict-item]
+        assert refused.value.field == column
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("train", True), ("loss", 0.0), ("loss", 1.25), ("masked", False), ("label", True), ("chat_template_kwargs", {})],
+)
+def test_a_column_that_keeps_nothing_from_training_harms_no_row(column: str, value: object) -> None:
+    for name, row in ROWS.items():
+        assert Format(name).document({**row, column: value})["messages"] == [USER, ASSISTANT]  # type: ignore[dict-item]
+
+
+def test_columns_that_nobody_reads_are_named_once_in_their_order() -> None:
+    unused = UnusedColumns(Format("messages").used)
+    for row in (
+        {"messages": [], "z": 1, "a": "", "tools": "[]", "system": "s", "loss_mask": [1]},
+        {"messages": [], "a": "x", "z": 2, "functions": [], "label": True, "images": [], "empty": None},
+        [USER],
+    ):
+        unused.add(row, unread=("nan",))  # type: ignore[arg-type]
+    assert unused.names == ["z", "nan", "a"]
+    assert unused_sentence(["z", "weight"]) == (
+        "Columns that nobody reads: z, weight (write weight at each message to have it obeyed)."
+    )

@@ -9,9 +9,10 @@ import pytest
 
 from services.store.connection import connect, redis_time
 from services.trainer import sample as trainer
+from services.trainer.backend import Sampled, Sampling
 from services.trainer.errors import CheckpointLost, Code, backend_error
 from services.trainer.host import preemption
-from services.trainer.tuft import Sampled, Sampling, TuftSettings
+from services.trainer.tuft import TuftSettings
 
 
 @dataclass
@@ -22,13 +23,19 @@ class Server:
     deadline: float = 0.0
 
     def sample(
-        self, settings: TuftSettings, path: str, prompt: list[int], how: Sampling, interrupted: Callable[[], None]
-    ) -> Sampled:
+        self,
+        settings: TuftSettings,
+        path: str,
+        prompts: list[tuple[list[int], Sampling]],
+        interrupted: Callable[[], None],
+        *,
+        base_model: str,
+    ) -> list[Sampled]:
         self.deadline = settings.call_deadline
         interrupted()
         if self.raises is not None:
             raise self.raises
-        return Sampled((7, 8), "length")
+        return [Sampled((7, 8), "length") for _ in prompts]
 
 
 @pytest.fixture
@@ -51,8 +58,8 @@ def run(redis_url: str, seconds: float = 30.0) -> object:
     with connect(redis_url) as redis:
         until = redis_time(redis) + seconds
     return trainer.run(
-        path="tinker://r/weights/c", prompt=[1], stop=[2], max_tokens=9, temperature=1.0, top_p=1.0, seed=None,
-        until=until,
+        path="tinker://r/weights/c", model="m", prompt=[1], stop=[2], max_tokens=9, temperature=1.0, top_p=1.0,
+        seed=None, until=until,
     )  # fmt: skip
 
 

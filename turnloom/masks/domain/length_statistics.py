@@ -38,6 +38,7 @@ class Summary:
     truncated_examples: int
     truncated_tokens: int
     truncated_loss_tokens: int
+    unchecked_examples: int  #: whose ids were not compared with the text
     lengths: Histogram  #: tokens per example
     loss_lengths: Histogram  #: trained tokens per example
 
@@ -50,10 +51,12 @@ class Statistics:
         self._loss_lengths: Counter[int] = Counter()
         self._conversations = self._target_bytes = 0
         self._truncated_examples = self._truncated_tokens = self._truncated_loss_tokens = 0
+        self._unchecked_examples = 0
 
     def add(self, preprocessed: Preprocessed) -> None:
         """Count one conversation's examples."""
         self._conversations += 1
+        self._unchecked_examples += preprocessed.unchecked
         for example in preprocessed.examples:
             self._lengths[len(example.token_ids)] += 1
             self._loss_lengths[sum(length for length, weight in example.weight_runs if weight > 0)] += 1
@@ -73,6 +76,7 @@ class Statistics:
             truncated_examples=self._truncated_examples,
             truncated_tokens=self._truncated_tokens,
             truncated_loss_tokens=self._truncated_loss_tokens,
+            unchecked_examples=self._unchecked_examples,
             lengths=_histogram(self._lengths),
             loss_lengths=_histogram(self._loss_lengths),
         )

@@ -14,7 +14,7 @@ from turnloom.masks.domain.example import ControlTokenSpan
 from turnloom.masks.domain.options import Options
 from turnloom.masks.domain.rendered_text import TOOLS, Kind, MessageSpan, Origin, View
 from turnloom.masks.model import Model
-from turnloom.masks.pipeline import escaped_spans, fitted_batch, warnings_of
+from turnloom.masks.pipeline import compares, escaped_spans, fitted_batch, has_unknown, warnings_of
 from turnloom.masks.rows.fit import Fitted
 from turnloom.masks.tokenizer.encode import token_starts, trained_bytes
 
@@ -53,6 +53,7 @@ class Preview:
 
     examples: Sequence[PreviewExample]
     warnings: Sequence[str]
+    unchecked: int = 0  #: examples whose ids could not be compared with the text
 
 
 def preview(conversation: Conversation, options: Options, model: Model) -> Preview:
@@ -64,6 +65,7 @@ def preview(conversation: Conversation, options: Options, model: Model) -> Previ
     fits = fitted_batch([conversation], options, model)[0]
     if isinstance(fits, PreprocessError):
         raise fits
+    compared = compares(options, model)
     roles = [str(message.get("role", "")) for message in conversation.messages]
     return Preview(
         examples=[_example(part, fitted, roles, model) for part, fitted in enumerate(fits.examples)],
@@ -72,6 +74,7 @@ def preview(conversation: Conversation, options: Options, model: Model) -> Previ
                 [*fits.warnings, *(line for fitted in fits.examples for line in warnings_of(fitted, options, model))]
             )
         ),
+        unchecked=sum(not compared or has_unknown(fitted, model) for fitted in fits.examples),
     )
 
 

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from turnloom.masks.domain.conversation import Message
-from turnloom.masks.domain.rendered_text import Origin, View
+from turnloom.masks.domain.rendered_text import MessageSpan, Origin, View
 from turnloom.masks.replay.symbols import Atom, Recording, RefusedError
-from turnloom.masks.turns.leaves import Lost, lost_of
+from turnloom.masks.turns.leaves import Lost, closing, lost_of
+from turnloom.masks.turns.text_map import TextMap, pieces_between
 
 #: An expression that takes white space, or what a constant says, off the ends of a variable.
 _STRIPPED: Final = re.compile(r"(v\d+)\.[lr]?strip\((K\d+)\)")
@@ -38,18 +39,27 @@ def guard_coverage(
         RefusedError: a part of a text is lost, so that each conversation has to be looked at.
     """
     expressions = recording.expressions()
+    spans = {span.message_index: span for span in view.message_spans if span.message_index in view.trained}
     for origin, atoms in _by_origin(starts, shown, view).items():
-        if any(_is_whole(name, expressions, recording.constants) for name, _, _ in atoms):
+        if len(atoms) == 1 and _is_whole(atoms[0][0], expressions, recording.constants):
             continue
         name, place = _root(atoms[0][0], expressions)
         text = str(messages[int(place[1])][str(recording.constants[place[2]])])
         is_reply = messages[origin.message_index].get("role") == "assistant"
         history = is_reply and origin.message_index not in view.trained
-        answer = lost_of(text, "".join(piece for _, piece, _ in atoms), history=history)
+        closed = origin.message_index not in spans or closing(_literals(view, spans[origin.message_index]))
+        answer = lost_of(text, "".join(piece for _, piece, _ in atoms), history=history, closed=closed)
         if answer is Lost.PART:
             raise RefusedError("a text of which a part is lost")
         printed = " + ".join(part for part, _, _ in atoms)
-        recording.guard(f"lost_of({name}, {printed}, history={history}) is {recording.constant(answer)}", True)
+        said = f"lost_of({name}, {printed}, history={history}, closed={closed})"
+        recording.guard(f"{said} is {recording.constant(answer)}", True)
+
+
+def _literals(view: View, span: MessageSpan) -> str:
+    text = TextMap(view.rendered)
+    pieces = pieces_between(text, span.start, span.end)
+    return "".join(piece if origin is None else "\0" for _, piece, origin in pieces)
 
 
 def _by_origin(starts: Sequence[int], shown: Sequence[Atom], view: View) -> dict[Origin, list[Atom]]:

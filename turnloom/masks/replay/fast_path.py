@@ -252,7 +252,7 @@ class FastPath:
 def _planned_views(
     conversation: Conversation, options: Options, model: Model, *, check: bool = False
 ) -> tuple[MessageWeights, Views]:
-    plan = planned(conversation, options)
+    plan = planned(conversation, options, model)
     return plan, _views(conversation, options, model.chat_format, trained_of(plan, options), check=check)
 
 

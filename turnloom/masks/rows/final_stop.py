@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from turnloom.masks.domain.rendered_text import RenderedText, View, first_runs
-from turnloom.masks.turns.next_header import with_end
+from turnloom.masks.turns.next_header import with_end, without_unclosed
 
 
 def with_final_stop(view: View, stop: str) -> View:
@@ -29,4 +29,5 @@ def with_final_stop(view: View, stop: str) -> View:
         generation_blocks=view.rendered.generation_blocks,
     )
     closed = with_end(last, len(stop))
-    return replace(view, rendered=rendered, message_spans=(*view.message_spans[:-1], closed))
+    warnings = without_unclosed(view.warnings, last.message_index)
+    return replace(view, rendered=rendered, message_spans=(*view.message_spans[:-1], closed), warnings=warnings)

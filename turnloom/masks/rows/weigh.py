@@ -14,6 +14,7 @@ from turnloom.masks.domain.rendered_text import RenderedText, View, WeightSpan
 from turnloom.masks.model import Model
 from turnloom.masks.rows.final_stop import with_final_stop
 from turnloom.masks.rows.weights import MessageWeights, plan_weights, weight_spans
+from turnloom.masks.template.message_checks import check_roles
 from turnloom.masks.tokenizer.encode import RoundTripMismatch, TokenizedText, token_spans, tokenize, tokenize_as_stock
 from turnloom.masks.tokenizer.segments import Segments, cut, origin_at, rejection, spelled_by_messages, utf8_of
 from turnloom.masks.turns.views import render_views
@@ -49,15 +50,17 @@ class Example(NamedTuple):
     row: Row
 
 
-def planned(conversation: Conversation, options: Options) -> MessageWeights:
+def planned(conversation: Conversation, options: Options, model: Model) -> MessageWeights:
     """Apply the policy.
 
     Raises:
+        UnknownRole: it chooses no message, and a role is mistyped.
         NoAssistantTurn: it chooses no message.
         InvalidTraining: what the sender said of the messages can't be used.
     """
     plan = plan_weights(conversation, options)
     if conversation.messages and not plan.chosen:
+        check_roles(conversation.messages, model.chat_format.template.words if options.chat_template is None else ())
         raise NoAssistantTurn(
             f"train_on={options.train_on.value} chooses none of the {len(conversation.messages)} messages; "
             "choose another policy, or leave the conversation out"

@@ -13,7 +13,9 @@ from typing import Any, Final
 from jinja2 import Environment, nodes
 from jinja2.runtime import Macro
 
-from turnloom.masks.template.steps import MessageList, is_stateless, may_differ, same, used_names
+from turnloom.masks.template.chain import is_stateless, same
+from turnloom.masks.template.step_reads import MessageList
+from turnloom.masks.template.steps import may_differ, used_names
 
 #: The variable under which a template finds its kept calls.
 CALLS: Final = "_calls"
@@ -38,15 +40,14 @@ class Calls:
             values: what the names mean that it may use.
             caller: prints it.
         """
-        if not all(map(_is_kept, values)):
-            return caller()
         texts = self._texts.setdefault(site, [])
         for known, text in texts:
             if all(map(_alike, known, values)):
                 return text
         text = caller()
-        texts.append((values, text))
-        del texts[:-TEXTS]
+        if all(map(_is_kept, values)):
+            texts.append((values, text))
+            del texts[:-TEXTS]
         return text
 
 
@@ -55,6 +56,8 @@ def _is_kept(value: object) -> bool:
 
 
 def _alike(was: object, now: object) -> bool:
+    if was is now:
+        return True
     if type(was) is Macro:  # what it may use is among the variables
         return type(now) is Macro and was.name == now.name
     return same(was, now)

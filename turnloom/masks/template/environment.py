@@ -20,7 +20,7 @@ from turnloom.masks.template.provenance.filters import json_text
 from turnloom.masks.template.provenance.markup import TracedMarkup, escaped
 from turnloom.masks.template.provenance.runs import Block, Generated, origin_of
 from turnloom.masks.template.provenance.strings import Traced, concat, plain, runs_of, to_text, traced
-from turnloom.masks.template.steps import StepLoop
+from turnloom.masks.template.step_reads import StepLoop
 
 #: Attributes the sandbox allows on what templates use most; str.format and format_map it wraps, so they are not here.
 _SAFE: Final[dict[type, frozenset[str]]] = {

@@ -16,7 +16,7 @@ from turnloom.masks.domain.errors import InvalidTraining
 
 #: Keys that say whether a message is trained -> what `true` means.
 MASK_KEYS: Final = {
-    **dict.fromkeys(("loss_mask", "loss", "train", "training", "train_mask", "trained"), True),
+    **dict.fromkeys(("loss_mask", "step_loss_mask", "loss", "train", "training", "train_mask", "trained"), True),
     **dict.fromkeys(("masked", "no_loss", "ignore_loss"), False),
 }
 #: Keys of a factor on the loss.

@@ -54,7 +54,7 @@ class LookupGenerator(CodeGenerator):
         self.buffer(body)
         self.blockvisit(node.body, body)
         self.writeline(f"{text} = ")
-        self._write_call(steps, "end", node.call.args[1:2], frame)
+        self._write_call(steps, "end", node.call.args[2:3], frame)
         self.write(f"concat({body.buffer}))")
         self.leave_frame(body)
         self.outdent()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Final
 
 from turnloom.masks.domain.conversation import JSON, Message
@@ -14,6 +15,12 @@ from turnloom.masks.domain.rendered_text import RenderedText
 _ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_ -]{0,63}")
 #: Roles that templates know. The text of one may be left out with no more than a warning: so it is at inference.
 KNOWN_ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function", "ipython", "model"})
+#: What other data formats call the roles.
+_OTHER_NAMES: Final = {
+    **dict.fromkeys(("human", "prompter", "customer"), "user"),
+    **dict.fromkeys(("ai", "bot", "gpt", "chatbot", "chatgpt"), "assistant"),
+    **dict.fromkeys(("observation", "function_response", "tool_response", "tool_result"), "tool"),
+}
 _PART_TYPES: Final = frozenset({"text", "thinking"})
 
 
@@ -29,19 +36,41 @@ def check_messages(messages: Sequence[Message], named: Collection[str]) -> None:
     """
     if not messages:
         raise EmptyConversation("the conversation has no messages")
+    check_roles(messages, named)
     for index, message in enumerate(messages):
-        role = message.get("role")
-        if not isinstance(role, str) or _ROLE.fullmatch(role) is None:
-            raise UnknownRole(f"{role!r} is no role; a role is a word", message_index=index, field="role")
-        if role not in KNOWN_ROLES and role not in named:
-            raise UnknownRole(
-                f"{role!r} is no role that this chat template knows; use system, developer, user, assistant or tool",
-                message_index=index,
-                field="role",
-            )
         content = message.get("content")
         if content is not None and not isinstance(content, str):
             _check_parts(content, index)
+
+
+def check_roles(messages: Sequence[Message], named: Collection[str]) -> None:
+    """Refuse a role that neither all templates nor this one know, such as a mistyped one; arguments as above.
+
+    Raises:
+        UnknownRole: naming the message, and the role that may be meant.
+    """
+    for index, message in enumerate(messages):
+        role = message.get("role")
+        if role in KNOWN_ROLES:
+            continue
+        if not isinstance(role, str) or _ROLE.fullmatch(role) is None:
+            raise UnknownRole(
+                f"{role!r} is no role; a role is a word: {_advice(role)}", message_index=index, field="role"
+            )
+        if role not in named or role.lower() in KNOWN_ROLES:
+            raise UnknownRole(
+                f"{role!r} is no role that this chat template knows; {_advice(role)}", message_index=index, field="role"
+            )
+
+
+def _advice(role: JSON) -> str:
+    known = "use system, developer, user, assistant or tool"
+    if not isinstance(role, str):
+        return known
+    spelled = role.strip(" :<|>").lower()
+    close = get_close_matches(spelled, sorted(KNOWN_ROLES | _OTHER_NAMES.keys()), n=1, cutoff=0.7)
+    meant = [_OTHER_NAMES.get(one, one) for one in close]
+    return f"write {meant[0]!r} if that is meant, or {known}" if meant else known
 
 
 def _check_parts(content: JSON, index: int) -> None:

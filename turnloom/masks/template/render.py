@@ -15,7 +15,8 @@ from turnloom.masks.template.compiled import CompiledTemplate
 from turnloom.masks.template.provenance.messages import traced_message, traced_messages, traced_tools
 from turnloom.masks.template.provenance.runs import Block, Generated
 from turnloom.masks.template.provenance.strings import plain, runs_of
-from turnloom.masks.template.steps import STEPS, MessageList, Steps
+from turnloom.masks.template.step_reads import MessageList
+from turnloom.masks.template.steps import STEPS, Steps
 
 
 @dataclass(frozen=True, slots=True)

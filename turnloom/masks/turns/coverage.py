@@ -12,7 +12,7 @@ from typing import Final
 from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS, Message
 from turnloom.masks.domain.errors import ContentNotCovered
 from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, Origin, RenderedText
-from turnloom.masks.turns.leaves import Lost, lost_calls, lost_of, texts_of
+from turnloom.masks.turns.leaves import Lost, closing, lost_calls, lost_of, repeated_calls, texts_of
 from turnloom.masks.turns.span_parts import EMPTY_BLOCK, Piece, has_text
 from turnloom.masks.turns.text_map import TextMap, next_foreign, pieces_between
 
@@ -20,7 +20,11 @@ _TEXTS: Final[Mapping[Lost, str]] = {
     Lost.PART: "the template leaves out or changes a part of this text",
     Lost.REASONING: "the template leaves out the reasoning in this text",
     Lost.SPACE: "the template changes white space inside this text",
+    Lost.ESCAPED: "the template writes this text escaped",
+    Lost.REPEATED: "the template prints this text, or a part of it, more than once",
 }
+#: What a text may stand elsewhere in the turn for, of no known origin.
+_LEFT_OUT: Final = frozenset({Lost.PART, Lost.REASONING, Lost.SPACE})
 
 
 class Shown:
@@ -44,6 +48,13 @@ class Shown:
         """Return the text of these fields; text of which only the message is known counts as each."""
         return "".join(self._by_field.get(field, "") for field in (*fields, ""))
 
+    def lost(self, text: str, *fields: str, history: bool = False, closed: bool = True) -> Lost:
+        """Compare a text of these fields with what is printed of it."""
+        lost = lost_of(text, self.of(*fields), history=history, closed=closed)
+        if lost is Lost.REPEATED and "" in self._by_field:
+            return Lost.NOTHING  # text of other fields is among it
+        return Lost.NOTHING if lost in _LEFT_OUT and text.strip() in self.text else lost
+
     def has(self, *fields: str) -> bool:
         """Whether a character of these fields other than white space is printed."""
         found = self.of(*fields)
@@ -60,38 +71,45 @@ def trained_warnings(message: Message, index: int, shown: Shown) -> list[str]:
     content = message.get("content")
     if has_text(content) and not shown.has("content"):
         raise ContentNotCovered("the template leaves this text out", message_index=index, field="content")
-    for path, lost in _lost_content(content, shown):
+    for path, lost in _lost_content(content, shown, closed=closing(shown.literals)):
         if lost is Lost.PART:
             raise ContentNotCovered(_TEXTS[lost], message_index=index, field=f"content{path}")
         warnings.append(f"messages[{index}].content{path}: {_TEXTS[lost]}")
-    if isinstance(content, str) and len(shown.of("content")) > len(content) > 0:
-        warnings.append(f"messages[{index}].content: the template prints this text more than once")
-    _check_calls(message.get("tool_calls"), index, shown)
-    return [*warnings, *_reasoning_warnings(message, index, shown)]
+    return [
+        *warnings,
+        *_checked_calls(message.get("tool_calls"), index, shown),
+        *_reasoning_warnings(message, index, shown),
+    ]
 
 
-def _lost_content(content: JSON, shown: Shown, *, history: bool = False) -> Iterator[tuple[str, Lost]]:
+def _lost_content(
+    content: JSON, shown: Shown, *, history: bool = False, closed: bool = True
+) -> Iterator[tuple[str, Lost]]:
     for path, text, is_reasoning in texts_of(content):
         if not has_text(text):
             continue
-        own = shown.of("content")
-        lost = lost_of(text, own, history=history)
-        if lost is Lost.NOTHING or text.strip() in shown.text:
+        lost = shown.lost(text, "content", history=history, closed=closed)
+        if lost is Lost.NOTHING or (lost is Lost.REPEATED and path):  # all parts stand in one text
             continue
         yield path, Lost.REASONING if is_reasoning and lost is Lost.PART else lost
 
 
-def _check_calls(calls: JSON, index: int, shown: Shown) -> None:
+def _checked_calls(calls: JSON, index: int, shown: Shown) -> list[str]:
+    """Warn of calls that are printed twice; raises ContentNotCovered for those that are left out."""
     if not calls:
-        return
+        return []
     if not shown.has("tool_calls"):
         raise ContentNotCovered("the template leaves the tool calls out", message_index=index, field="tool_calls")
     if not isinstance(calls, (list, tuple)):
-        return
+        return []
     for path, whole, is_name in lost_calls(calls, shown.of("tool_calls"), shown.text):
         what = "call" if whole else "name" if is_name else "value"
         hint = _hint_of_id(calls, path, shown) if is_name and not whole else ""
         raise ContentNotCovered(f"the template leaves this {what} out{hint}", message_index=index, field=path)
+    return [
+        f"messages[{index}].tool_calls[{at}]: the template prints this call more than once"
+        for at in repeated_calls(calls, shown.of("tool_calls"))
+    ]
 
 
 def _hint_of_id(calls: Sequence[JSON], path: str, shown: Shown) -> str:
@@ -113,7 +131,6 @@ def _reasoning_warnings(message: Message, index: int, shown: Shown) -> list[str]
     if given is None:
         return []
     text = message[given]
-    own = shown.of(*REASONING_FIELDS)
     if not shown.has(*REASONING_FIELDS):
         if EMPTY_BLOCK.search(shown.literals):
             raise ContentNotCovered(
@@ -123,7 +140,10 @@ def _reasoning_warnings(message: Message, index: int, shown: Shown) -> list[str]
                 field=given,
             )
         return [f"messages[{index}].{given}: the template leaves the reasoning of this turn out"]
-    if isinstance(text, str) and lost_of(text, own) is not Lost.NOTHING and text.strip() not in shown.text:
+    lost = shown.lost(text, *REASONING_FIELDS) if isinstance(text, str) else Lost.NOTHING
+    if lost is Lost.REPEATED:
+        return [f"messages[{index}].{given}: {_TEXTS[lost]}"]
+    if lost is not Lost.NOTHING:
         return [f"messages[{index}].{given}: the template leaves out or changes a part of this reasoning"]
     return []
 
@@ -152,8 +172,8 @@ class UntrainedMessages:
             content = message.get("content")
             own = text.runs_of[index]
             if not message.get("tool_calls") and isinstance(content, str) and len(own) == 1:
-                length, origin = rendered.runs[own[0]]
-                if length == len(content) and origin is not None and origin.field == "content":
+                origin = rendered.runs[own[0]][1]
+                if text.literal(own[0]) == content and origin is not None and origin.field == "content":
                     continue
             stop = max(own[-1] + 1, next_foreign(text, own[0], index))
             printed = rendered.text[text.starts[own[0]] : text.starts[stop]]
@@ -185,6 +205,7 @@ def _lost_warnings(message: Message, index: int, printed: str, runs: Sequence[tu
     warnings = [
         f"messages[{index}].content{path}: {_TEXTS[lost]}"
         for path, lost in _lost_content(message.get("content"), shown, history=is_reply)
+        if lost is not Lost.ESCAPED  # as templates write results of tools
     ]
     calls = message.get("tool_calls")
     if isinstance(calls, (list, tuple)) and calls:

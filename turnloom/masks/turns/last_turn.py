@@ -16,6 +16,7 @@ from turnloom.masks.domain.options import GenerationPrefill
 from turnloom.masks.domain.rendered_text import Origin, RenderedText
 from turnloom.masks.template.added_token_text import AddedTokenFinder
 from turnloom.masks.template.prompts import PLAIN_REPLY, PROBE, VARIANTS, Chat, common_length
+from turnloom.masks.turns.next_header import unclosed
 from turnloom.masks.turns.turn_end import end_of_turn
 
 
@@ -64,7 +65,7 @@ def last_turn(chat: Chat, messages: Sequence[Message], rendered: RenderedText) -
     eot_start, end, closed = end_of_turn(chat, messages, rendered.text, max(last, begin.position))
     warnings = begin.warnings
     if not closed:
-        warnings += (f"messages[{index}]: the template prints no end-of-turn token after this turn",)
+        warnings += (unclosed(index),)
     how = f"{begin.located_by}/{'eot' if closed else 'content'}"
     prefills: tuple[str, ...] = ()
     if first is not None:

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from turnloom.masks.domain.conversation import JSON
@@ -21,6 +22,10 @@ _THINK: Final = re.compile(
     r"<think>|</think>|<thinking>|</thinking>|\[/?THINK\]|</?seed:think>|<\|(?:start|end)_thinking\|>"
     r"|<\|(?:START|END)_THINKING\|>"
 )
+#: What is left of such a marker that a template cut.
+_BROKEN: Final = re.compile(r"think(?:ing)?[>\]]|[<\[]/?(?:seed:)?think", re.IGNORECASE)
+#: What templates put around a text that they write as JSON.
+_AROUND: Final = " \t\r\n\"'\\"
 #: How templates and their filters write values that are no text.
 _WORDS: Final[Mapping[object, tuple[str, ...]]] = {True: ("true", "True"), False: ("false", "False")}
 #: Characters that some spelling writes otherwise.
@@ -31,6 +36,8 @@ class Lost(Enum):
     """What of a text is not printed."""
 
     NOTHING = "nothing"
+    ESCAPED = "escaped"  # nothing, but it is written as JSON, Python or HTML escape it
+    REPEATED = "repeated"  # nothing, but more than the text is printed
     SPACE = "space"  # white space inside it is another
     REASONING = "reasoning"  # what stands between markers of reasoning
     PART = "part"
@@ -44,39 +51,74 @@ class Leaf(NamedTuple):
     kind: str  #: "name", "key" or "value"
 
 
-def lost_of(text: str, printed: str, *, history: bool = False) -> Lost:
+def lost_of(text: str, printed: str, *, history: bool = False, closed: bool = True) -> Lost:
     """Compare a text with what was printed of it.
 
     Args:
         text: as sent.
         printed: all that has its origin, joined.
         history: reasoning is known to be dropped; only what follows the last marker counts.
+        closed: the template prints a closing marker of reasoning itself, or need not.
     """
     wanted = text.strip()
     if wanted in printed:
-        return Lost.NOTHING
+        return Lost.REPEATED if _repeated(wanted, printed) else Lost.NOTHING
+    if any(form in printed for form in spellings(wanted)):
+        return Lost.ESCAPED
     stretches = list(_stretches(wanted))
     if len(stretches) > 1 and history:
         stretches = stretches[-1:]
-    lost = {_lost_stretch(stretch, printed, is_reasoning) for is_reasoning, stretch in stretches}
-    return next((kind for kind in (Lost.PART, Lost.REASONING, Lost.SPACE) if kind in lost), Lost.NOTHING)
+    forms, lost = [], set()
+    for is_reasoning, stretch in stretches:
+        form = next((form for form in spellings(stretch) if form in printed), "")
+        if form:
+            forms.append(form)
+            lost.add(Lost.NOTHING if form == stretch else Lost.ESCAPED)
+        elif "".join(stretch.split()) in "".join(printed.split()):
+            lost.add(Lost.SPACE)
+        else:
+            lost.add(Lost.REASONING if is_reasoning else Lost.PART)
+    if len(forms) == len(stretches) and not history:
+        runs_on = any(is_reasoning for is_reasoning, _ in stretches[:-1]) and not (closed or closing(printed))
+        left = _without(printed, forms)
+        if runs_on or _BROKEN.search(left):
+            return Lost.PART
+        if left and any(left in form for form in forms):
+            lost.add(Lost.REPEATED)
+    kinds = (Lost.PART, Lost.REASONING, Lost.SPACE, Lost.REPEATED, Lost.ESCAPED)
+    return next((kind for kind in kinds if kind in lost), Lost.NOTHING)
 
 
-def _lost_stretch(stretch: str, printed: str, is_reasoning: bool) -> Lost:
-    if any(form in printed for form in spellings(stretch)):
-        return Lost.NOTHING
-    if "".join(stretch.split()) in "".join(printed.split()):
-        return Lost.SPACE
-    return Lost.REASONING if is_reasoning else Lost.PART
+def _repeated(wanted: str, printed: str) -> bool:
+    """Whether a text, or a part of it, stands twice; template's own words around it may have its origin."""
+    if len(printed) == len(wanted):
+        return False
+    left = printed.replace(wanted, " ", 1).strip(_AROUND)
+    return bool(left) and (left in wanted or wanted in left)
+
+
+def closing(text: str) -> bool:
+    """Whether a marker in the text closes reasoning."""
+    return any(_closes(marker[0]) for marker in _THINK.finditer(text))
+
+
+def _without(printed: str, forms: Sequence[str]) -> str:
+    """Return what is left of a printed text without these forms of it, markers, and quotes and space at its ends."""
+    for form in forms:
+        printed = printed.replace(form, " ", 1)
+    return _THINK.sub(" ", printed).strip(_AROUND)
+
+
+def _closes(marker: str) -> bool:
+    return "/" in marker or "end" in marker.lower()
 
 
 def _stretches(text: str) -> Iterator[tuple[bool, str]]:
     """Yield (whether it is reasoning, text) between markers; the marker behind reasoning is a closing one."""
     position = 0
     for marker in _THINK.finditer(text):
-        closes = "/" in marker[0] or "end" in marker[0].lower()
         if stretch := text[position : marker.start()].strip():
-            yield closes, stretch
+            yield _closes(marker[0]), stretch
         position = marker.end()
     if stretch := text[position:].strip():
         yield False, stretch
@@ -128,9 +170,7 @@ def lost_calls(calls: Sequence[JSON], own: str, shown: str) -> Iterator[LostCall
         for leaf in leaves:
             key = (type(leaf.value), leaf.value)
             seen[key] += 1
-            plain = isinstance(leaf.value, str) and leaf.kind != "key" and _ESCAPED.search(leaf.value) is None
-            text = own if plain else shown
-            if not any(text.count(form) >= seen[key] for form in _written(leaf.value)):
+            if not _is_shown(leaf, seen[key], own, shown):
                 missing.append(leaf)
         if missing:
             said = [
@@ -138,6 +178,53 @@ def lost_calls(calls: Sequence[JSON], own: str, shown: str) -> Iterator[LostCall
             ]
             whole = all(leaf in missing for leaf in said)  # what is short may stand anywhere
             yield LostCall(f"tool_calls[{at}]" if whole else missing[0].path, whole, missing[0].kind == "name")
+
+
+def _is_shown(leaf: Leaf, times: int, own: str, shown: str) -> bool:
+    """Whether a leaf is printed as often as it was met; what is short must stand by itself."""
+    is_value = isinstance(leaf.value, str) and leaf.kind != "key"
+    text = own if is_value and _ESCAPED.search(str(leaf.value)) is None else shown
+    if is_value:
+        return any(text.count(form) >= times for form in _written(leaf.value))
+    return any(_times(form, text) >= times for form in _written(leaf.value))
+
+
+@lru_cache(maxsize=4096)
+def _alone(form: str) -> re.Pattern[str]:
+    """Find a key or number that is no part of a word or of a longer number."""
+    before = r"(?<![A-Za-z0-9_])" if form[:1].isascii() and (form[:1].isalnum() or form[:1] == "_") else ""
+    behind = r"(?![A-Za-z0-9_]|\.\d)" if form[-1:].isascii() and (form[-1:].isalnum() or form[-1:] == "_") else ""
+    return re.compile(before + re.escape(form) + behind)
+
+
+def repeated_calls(calls: Sequence[JSON], own: str) -> Iterator[int]:
+    """Yield the positions of calls whose name and texts are all printed more often than they are said.
+
+    Args:
+        calls: as the template got them.
+        own: printed text that came from the calls.
+    """
+    said = "\0".join(_strings(calls))
+    for at, call in enumerate(calls):
+        leaves = [leaf.value for leaf in _leaves_of_call(call, "") if leaf.kind != "key"]
+        texts = {text for text in leaves if isinstance(text, str) and text}
+        if texts and all(own.count(text) > 1 and _times(text, own) > _times(text, said) for text in texts):
+            yield at
+
+
+def _times(text: str, within: str) -> int:
+    return len(_alone(text).findall(within))
+
+
+def _strings(value: JSON) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from value
+        yield from _strings(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
 
 
 def _leaves_of_call(call: JSON, path: str) -> Iterator[Leaf]:

@@ -37,7 +37,7 @@ from turnloom.masks.turns.bounds_by_render import TurnProver
 from turnloom.masks.turns.coverage import UntrainedMessages, unread_warnings
 from turnloom.masks.turns.generation_blocks import block_spans
 from turnloom.masks.turns.message_spans import MessageSpanFinder
-from turnloom.masks.turns.next_header import HeaderRule, ended_by_header, final_stop, unclosed
+from turnloom.masks.turns.next_header import HeaderRule, ended_by_header, final_stop, unclosed, without_unclosed
 from turnloom.masks.turns.prefixes import EXACT_MESSAGES, Cut, Prefixes, cuts
 from turnloom.masks.turns.refusal_place import Refused, placed
 from turnloom.masks.turns.span_parts import has_text
@@ -325,12 +325,13 @@ def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[
     lost = [*unread, *work.untrained.warnings(shown, rendered, proved)]
     warnings = (*work.request.undated, *_dropped(shown, rendered, proved), *lost, *located.warnings)
     boundaries = tuple(begin for _, begin in located.begins)
-    spans, stop = located.message_spans, ""
+    spans = located.message_spans
     following = work.request.messages[cut.messages : cut.messages + 1]
-    if following or work.request.options.ensure_final_stop:
-        stop = final_stop(work.request.chat, shown, rendered, spans, rule, following)
+    stop = final_stop(work.request.chat, shown, rendered, spans, rule, following)
     if stop:
-        warnings = tuple(warning for warning in warnings if warning != unclosed(spans[-1].message_index))
+        warnings = without_unclosed(warnings, spans[-1].message_index)
+        if not (following or work.request.options.ensure_final_stop):
+            warnings, stop = (*warnings, unclosed(spans[-1].message_index, stop)), ""
     return View(rendered, spans, trained, cut.messages, warnings, boundaries, stop), located.begins
 
 

@@ -45,6 +45,7 @@ _TRAINING: Final = {
     "WatchJob": Need.LOOK,
     "ListEvents": Need.LOOK,
     "ListSteps": Need.LOOK,
+    "ListReplies": Need.LOOK,
     "GetEvaluation": Need.LOOK,
     "ListCheckpoints": Need.LOOK,
     "DownloadAdapter": Need.LOOK,

@@ -15,6 +15,8 @@ from services.store.queueing.tickets import Tickets
 from services.store.records import DatasetState
 
 PLAN: Final = "plan"  #: find the source and cut it into shards, which are named "0", "1", ...
+SCAN: Final = "scan"  #: look at a part of a large source; such tasks are named "scan-0", "scan-1", ...
+CHOOSE: Final = "choose"  #: cut a source into shards by what its parts gave
 MERGE: Final = "merge"  #: put the shards together
 TIDY: Final = "tidy"  #: remove what was kept while the dataset was made
 FUNCTION: Final = "services.preprocess.datasets.sources.jobs.run"

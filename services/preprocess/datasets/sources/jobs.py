@@ -1,6 +1,7 @@
 """Run the ticket of a source: claim one task of a dataset, do it, report the outcome.
 
-    plan ──> 0, 1, 2, ... (shards, in any order, on any worker) ──> merge ──> READY
+    plan ──────────────────────────────> 0, 1, 2, ... (shards, in any order, on any worker) ──> merge ──> READY
+      └─> scan-0, scan-1, ... ──> choose ──┘   (of a large source)
 
 The claim comes before the heavy imports. A ticket that is no longer needed then costs nothing, and one that is needed
 has its lease at once.
@@ -16,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Final
 
-from services.preprocess.datasets.sources.dispatch import MERGE, PLAN, TIDY, dispatch
+from services.preprocess.datasets.sources.dispatch import CHOOSE, MERGE, PLAN, SCAN, TIDY, dispatch
 from services.preprocess.datasets.sources.lease import Lease, NotWanted
 from services.preprocess.datasets.sources.memory import stay_small
 from services.preprocess.datasets.sources.task_context import TaskContext
@@ -68,7 +69,9 @@ def _done(parts: TaskContext, dataset_id: str, claimed: ClaimedTask, lease: Leas
         from services.preprocess.datasets.sources import tasks  # noqa: PLC0415
 
         try:
-            tasks.TASKS.get(lease.task, tasks.shard)(parts, parts.datasets.get(dataset_id), claimed, lease)
+            tasks.TASKS.get(lease.task.partition("-")[0], tasks.shard)(
+                parts, parts.datasets.get(dataset_id), claimed, lease
+            )
         except (IllegalEdge, NotFound, Fenced, NotWanted, RedisUnavailable):
             raise
         except Exception as error:
@@ -95,7 +98,13 @@ def _without_words(error: Exception) -> str:
 
 
 def _given_up(task: str, last: str) -> ErrorRecord:
-    what = {PLAN: "Cutting the source into shards", MERGE: "Putting the shards together"}.get(task, f"Shard {task}")
+    whats = {
+        PLAN: "Cutting the source into shards",
+        SCAN: f"Reading part {task.partition('-')[2]} of the source",
+        CHOOSE: "Choosing among the source's rows",
+        MERGE: "Putting the shards together",
+    }
+    what = whats.get(task.partition("-")[0], f"Shard {task}")
     why = last or "its worker died each time without a word: it was killed, or had too little memory"
     return ErrorRecord(
         "TASK_GIVEN_UP",

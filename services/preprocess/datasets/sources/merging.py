@@ -13,6 +13,7 @@ from services.preprocess.domain.source_errors import BadRow, SourceEmpty
 from services.store.records import DatasetRecord, IssueRecord, LeftOutRecord, WarningRecord
 from services.store.shards.dataset_files import Known, join
 from services.store.shards.manifest import shards_folder
+from turnloom.foreign.columns import MOST_UNUSED
 
 
 class BadRowFound(BadRow):
@@ -69,4 +70,6 @@ def merge(
     written = join(store_url, begun.options_json, files, shards_folder(store_url, begun.id), lease.check, known)
     totals = replace(totals, warnings=(*remarks.warnings, *totals.warnings)[:REMARKS])
     made = replace(begun, conversations_read=read, shards=len(results), shards_done=len(results))
-    return finished(made, written, totals, remarks.left_out)
+    unused = dict.fromkeys(name for result in results for name in result.unused_columns)
+    left_out = replace(remarks.left_out, unused_columns=tuple(unused)[:MOST_UNUSED])
+    return finished(made, written, totals, left_out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ class Files(Protocol):
     """The methods of an fsspec file system that opening files needs."""
 
     def open(self, path: str, mode: str) -> IO[bytes]: ...  # noqa: D102  # fsspec's
+    def size(self, path: str) -> int: ...  # noqa: D102
 
 
 @contextmanager
@@ -38,6 +40,17 @@ def opened(url: str) -> Iterator[io.BufferedIOBase]:
         raise SourceNotReadable(f"{url} can't be read: {error}") from error
     except InvalidInput as error:  # its words begin with the place
         raise SourceNotReadable(error.message, error.hint) from error
+
+
+def size_of(url: str) -> int:
+    """Return the bytes of a path or URL, as it lies there. Raises SourceNotReadable."""
+    try:
+        if "://" not in url:
+            return os.path.getsize(url)
+        found, path = fsspec.core.url_to_fs(url)
+        return int(cast(Files, found).size(path))
+    except (OSError, ValueError, ImportError) as error:
+        raise SourceNotReadable(f"{url} can't be read: {error}") from error
 
 
 @contextmanager

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 
 from services.preprocess.datasets.sources.lease import Lease
 from services.preprocess.datasets.sources.listing import files
 from services.preprocess.datasets.sources.merging import SourceRemarks
+from services.preprocess.datasets.sources.opening import size_of
 from services.preprocess.datasets.sources.pieces import Piece, Shard, pack
-from services.preprocess.datasets.sources.reading import pieces_of, read
-from services.preprocess.datasets.sources.selecting import select
+from services.preprocess.datasets.sources.reading import holds_plain_lines, pieces_of, read
+from services.preprocess.datasets.sources.scanning import (
+    BUCKET_BYTES,
+    CUT_BYTES,
+    MOST_BUCKETS,
+    PART_BYTES,
+    PART_PIECES,
+    Part,
+    first_lines,
+    parts_of_file,
+)
+from services.preprocess.datasets.sources.selecting import choice_of, select
 from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.datasets.sources.staging import noted, stage, staged
 from services.preprocess.domain.source_errors import SourceEmpty, SourceNotKnown
@@ -32,6 +43,42 @@ class SourcePlan:
     remarks: SourceRemarks
 
 
+@dataclass(frozen=True, slots=True)
+class ScanPlan:
+    """The parts of a large source, which tasks of their own look at before it can be cut into shards."""
+
+    shape: Format
+    parts: tuple[Part, ...]
+    buckets: int  #: of digests
+
+
+def plan_scans(
+    source: DatasetSource, roots: Sequence[str], folder: str, limit: SizeLimit, lease: Lease
+) -> ScanPlan | None:
+    """Part a source whose files of JSON lines are large; None: `plan` reads it in one go.
+
+    Arguments and errors are those of `plan`.
+    """
+    location = locate(source.uri, roots)
+    if source.limit or source.overlap_split or location.hub or _hub_folder(source, location):
+        return None
+    names = files(location, roots)
+    sizes = {name: size_of(name) for name in names if holds_plain_lines(name)}
+    most = PART_BYTES if choice_of(source) else CUT_BYTES
+    if sum(sizes.values()) <= most:
+        return None
+    parts: list[Part] = []
+    for number, name in enumerate(names):
+        if name in sizes:
+            parts += parts_of_file(name, sizes[name], most)
+            continue
+        pieces = _counted(pieces_of(name, f"{folder}/{number:06d}"), limit, lease)
+        while some := tuple(islice(pieces, PART_PIECES)):
+            parts.append(Part(pieces=some))
+    shape = _shape(source, chain.from_iterable(first_lines(part) for part in parts))
+    return ScanPlan(shape, tuple(parts), min(MOST_BUCKETS, 1 + sum(sizes.values()) // BUCKET_BYTES))
+
+
 def plan(source: DatasetSource, roots: Sequence[str], folder: str, limit: SizeLimit, lease: Lease) -> SourcePlan:
     """Cut a source into shards.
 
@@ -48,7 +95,7 @@ def plan(source: DatasetSource, roots: Sequence[str], folder: str, limit: SizeLi
     shards = tuple(pack(_counted(_pieces(source, roots, folder, lease), limit, lease), source.limit))
     if not shards:
         raise SourceEmpty(f"{source.uri} holds no row.", hint="Look at the file, the split and the limit.")
-    shape = _shape(source, shards)
+    shape = _shape(source, _first_rows(shards))
     others = _checked(_other_split(source, roots, folder), lease) if source.overlap_split else ()
     chosen, remarks = select(source, shards, shape, lease, others)
     refuse_larger(sum(shard.wanted for shard in chosen), 0, limit)
@@ -121,10 +168,10 @@ def _counted(pieces: Iterator[Piece], limit: SizeLimit, lease: Lease) -> Iterato
         yield piece
 
 
-def _shape(source: DatasetSource, shards: Sequence[Shard]) -> Format:
+def _shape(source: DatasetSource, first: Iterable[RawRow]) -> Format:
     """Return the named format, or the one that the first rows show."""
     try:
-        return shape_of(_first_rows(shards), source.format, source.column_mapping)
+        return shape_of(first, source.format, source.column_mapping)
     except InvalidInput as error:
         raise SourceNotKnown(f"{source.uri}: {error.message}", hint=error.hint) from error
 

@@ -37,13 +37,17 @@ def pieces_of(url: str, staging_folder: str) -> Iterator[Piece]:
     Raises:
         SourceNotReadable, StoreError.
     """
-    kind = kind_of(url)
-    if kind == "json" and not is_compressed(url) and holds_lines(url):
-        kind = "lines"
+    kind = "lines" if holds_plain_lines(url) else kind_of(url)
     if kind in CUTTERS and not is_compressed(url):
         yield from CUTTERS[kind](url)
     else:
         yield from stage(_whole(url), staging_folder, url)
+
+
+def holds_plain_lines(url: str) -> bool:
+    """Return whether a file holds JSON lines that are not compressed, so that it can be parted at bytes."""
+    kind = kind_of(url)
+    return not is_compressed(url) and (kind == "lines" or (kind == "json" and holds_lines(url)))
 
 
 def _whole(url: str) -> Iterator[RawRow]:

@@ -22,7 +22,7 @@ from turnloom.errors import InvalidInput
 from turnloom.reading.chat_formats import Format
 from turnloom.reading.filters import RowFilter
 from turnloom.reading.rows import RawRow
-from turnloom.reading.selecting import Choice, Looking, Mask, Selected, document_of, overlap
+from turnloom.reading.selecting import Choice, Looking, Mask, Selected, overlap
 
 ROWS_A_CHECK = 256  #: rows looked at between two questions whether anybody still waits
 
@@ -64,11 +64,18 @@ def select(
                 lease.check()
             looking.add(row)
     try:
-        selected = looking.selected()
+        found = looking.selected()
     except InvalidInput as error:
         raise SourceEmpty(error.message, error.hint) from error
     if source.overlap_split:
-        selected = replace(selected, overlapping=_overlap(source, shape, others, looking.digests[selected.train]))
+        found = replace(found, overlapping=_overlap(source, shape, others, looking.digests[found.train]))
+    return taken(source, shards, found)
+
+
+def taken(
+    source: DatasetSource, shards: Sequence[Shard], selected: Selected
+) -> tuple[tuple[Shard, ...], SourceRemarks]:
+    """Return the shards with the selected rows, and what is reported of the others."""
     keep = selected.test if source.take_test else selected.train
     counts = LeftOutRecord(selected.filtered, selected.duplicates, selected.overlapping)
     remarks = SourceRemarks(counts, tuple(_warnings(source, selected)))
@@ -81,11 +88,9 @@ def _overlap(source: DatasetSource, shape: Format, others: Iterable[RawRow], own
     Its unreadable rows do not count as conversations.
     """
     looking = Looking(Choice(deduplicate=source.deduplicate), shape, compare=True)
-    known = []
     for row in others:
         looking.add(row)
-        known.append(isinstance(document_of(row, shape), dict))
-    return overlap(looking.digests[np.array(known, dtype=np.bool_)], own)
+    return overlap(looking.digests[looking.known], own)
 
 
 def _warnings(source: DatasetSource, selected: Selected) -> list[WarningRecord]:

@@ -18,6 +18,7 @@ from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.wire.dataset import issue_record
 from services.store.records import IssueRecord
 from services.store.shards.files import ShardFile, ShardWriter
+from turnloom.foreign.columns import UnusedColumns
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import Preprocessed
@@ -39,6 +40,7 @@ class ShardResult:
     size: int = 0  #: bytes of these as messages of the contract
     totals: Totals = field(default_factory=Totals)
     bad: IssueRecord | None = None  #: the row that ends the dataset
+    unused_columns: tuple[str, ...] = ()  #: that hold something and that nobody reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Making:
     model: Model
     bad_rows: BadRows
     size: SizeLimit  #: of the whole dataset
+    filtered_by: tuple[str, ...] = ()  #: columns that decide which rows are wanted
 
 
 def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> ShardResult:
@@ -59,12 +62,14 @@ def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> Shard
     Raises:
         NotWanted, SourceError, InvalidOption, StoreError; nothing is then left of the file.
     """
-    size = 0
+    size, unused = 0, UnusedColumns((*making.shape.used, *making.filtered_by))
     with ShardWriter(folder, making.options_json) as writer:
         build = DatasetBuild(writer)
         rows = wanted(shard)
         while chunk := list(islice(rows, CHUNK)):
             lease.check()
+            for _, row in chunk:
+                unused.add(row.value, row.unread)
             converted = [conversation_of(row, making.shape) for _, row in chunk]
             items = [item for item, _ in converted]
             size += sum(bytes_of for _, bytes_of in converted)
@@ -81,7 +86,7 @@ def make_shard(making: Making, shard: Shard, folder: str, lease: Lease) -> Shard
             lease.read += len(chunk)
         totals = build.totals()
         file = writer.commit() if sum(totals.lengths.counts) else None
-        return ShardResult(file, lease.read, size, totals)
+        return ShardResult(file, lease.read, size, totals, unused_columns=tuple(unused.names))
 
 
 def wanted(shard: Shard) -> Iterator[tuple[int, RawRow]]:

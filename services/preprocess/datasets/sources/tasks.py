@@ -1,4 +1,4 @@
-"""The three kinds of tasks: plan, shard, merge."""
+"""The kinds of tasks: plan, shard, merge; of a large source also scan and choose."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from services.preprocess.datasets.sources.dispatch import MERGE, PLAN
+from services.preprocess.datasets.sources.choosing import choose
+from services.preprocess.datasets.sources.dispatch import CHOOSE, MERGE, PLAN, SCAN
 from services.preprocess.datasets.sources.lease import Lease, NotWanted
 from services.preprocess.datasets.sources.made_rows import ROWS, plan_rows, take_rows
 from services.preprocess.datasets.sources.merging import BadRowFound, SourceRemarks, merge
 from services.preprocess.datasets.sources.models import model_of, options_of
 from services.preprocess.datasets.sources.pieces import Shard
-from services.preprocess.datasets.sources.planning import plan, shown
+from services.preprocess.datasets.sources.planning import ScanPlan, plan, plan_scans, shown
+from services.preprocess.datasets.sources.scanning import Part, ScanFile, scan
+from services.preprocess.datasets.sources.selecting import choice_of
 from services.preprocess.datasets.sources.shards import Making, ShardResult, make_shard
-from services.preprocess.datasets.sources.sizes import SizeLimit
+from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.datasets.sources.task_context import TaskContext
 from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.domain.error_codes import code_of
@@ -29,6 +32,7 @@ from services.store.retries import retry_redis
 from turnloom.errors import TurnloomError
 from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
 from turnloom.reading.chat_formats import Format
+from turnloom.reading.filters import RowFilter
 
 NO_COLUMNS: Final[Mapping[str, str]] = {}
 NO_REMARKS: Final = SourceRemarks()
@@ -42,6 +46,25 @@ class ShardTask:
     format: str
     columns: Mapping[str, str]
     shard: Shard
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTask:
+    """Argument of the task that looks at a part of the source."""
+
+    format: str
+    columns: Mapping[str, str]
+    buckets: int
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class ChooseTask:
+    """Argument of the task that puts together what all parts gave."""
+
+    format: str
+    columns: Mapping[str, str]
+    parts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +85,58 @@ def plan_source(parts: TaskContext, record: DatasetRecord, _claimed: ClaimedTask
             _begin_shards(parts, record, lease, plan_rows(record, parts.settings.source_roots, lease))
             return
         with lease.breaking():
-            made = plan(record.source, parts.settings.source_roots, folder, limit_of(parts), lease)
+            arguments = (record.source, parts.settings.source_roots, folder, limit_of(parts), lease)
+            scans = plan_scans(*arguments)
+            made = plan(*arguments) if scans is None else None
     except NotWanted:
         if parts.ended(record.id):  # what was staged meanwhile has no owner
             remove(parts.folder(record.id))
         raise
-    _begin_shards(parts, record, lease, made.shards, made.shape.name, made.shape.columns, made.remarks)
+    if scans is not None:
+        _begin_scans(parts, record, lease, scans)
+    elif made is not None:
+        _begin_shards(parts, record, lease, made.shards, made.shape.name, made.shape.columns, made.remarks)
+
+
+def _begin_scans(parts: TaskContext, record: DatasetRecord, lease: Lease, scans: ScanPlan) -> None:
+    """Queue a task for each part, and set aside what the choice among their rows will need."""
+    shape = scans.shape
+    following = {
+        f"{SCAN}-{number}": encode(ScanTask(shape.name, shape.columns, scans.buckets, part))
+        for number, part in enumerate(scans.parts)
+    }
+    parts.work.note(record.id, CHOOSE, encode(ChooseTask(shape.name, shape.columns, len(following))))
+    parts.work.done(record.id, lease.task, lease.holder, following=following)
+
+
+def scan_part(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:
+    """Look at one part; the last of them begins the choice."""
+    assert record.source is not None
+    task = decode(ScanTask, claimed.argument)
+    shape = Format(task.format, task.columns)
+    url = _scan_file(parts, record, lease.task)
+    try:
+        with lease.breaking():
+            scan(task.part, shape, choice_of(record.source), task.buckets, url, lease)
+    except NotWanted:
+        if parts.ended(record.id):
+            remove(parts.folder(record.id))
+        raise
+    parts.work.done(record.id, lease.task, lease.holder, following={CHOOSE: ""}, last_of=f"{SCAN}-")
+
+
+def choose_rows(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:
+    """Cut the source into shards by what its parts gave, and begin them."""
+    assert record.source is not None
+    task = decode(ChooseTask, claimed.argument)
+    scans = [ScanFile(_scan_file(parts, record, f"{SCAN}-{number}")) for number in range(task.parts)]
+    shards, remarks = choose(record.source, scans, lease)
+    refuse_larger(sum(shard.wanted for shard in shards), 0, limit_of(parts))
+    _begin_shards(parts, record, lease, shards, task.format, task.columns, remarks)
+
+
+def _scan_file(parts: TaskContext, record: DatasetRecord, task: str) -> str:
+    return f"{parts.folder(record.id)}/{task}"
 
 
 def _begin_shards(
@@ -85,7 +154,7 @@ def _begin_shards(
     shards = {str(n): encode(ShardTask(name, columns, shard)) for n, shard in enumerate(found)}
     parts.work.note(record.id, MERGE, encode(MergeTask(name, columns, remarks)))
     parts.datasets.progress(record.id, conversations_read=0, shards=len(shards))
-    parts.work.done(record.id, PLAN, lease.holder, following=shards)
+    parts.work.done(record.id, lease.task, lease.holder, following=shards)
 
 
 def shard(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask, lease: Lease) -> None:
@@ -123,6 +192,7 @@ def _made(parts: TaskContext, record: DatasetRecord, task: ShardTask, folder: st
             model=model,
             bad_rows=_bad_rows(record.source),
             size=limit_of(parts),
+            filtered_by=tuple(RowFilter(record.source.filter.where).columns),
         )
         return make_shard(making, task.shard, folder, lease)
 
@@ -153,8 +223,13 @@ def limit_of(parts: TaskContext) -> SizeLimit:
     return SizeLimit(parts.settings.max_dataset_conversations, parts.settings.max_dataset_bytes)
 
 
-#: Tasks by name; every other name is the number of a shard.
-TASKS: Final[Mapping[str, Task]] = {PLAN: plan_source, MERGE: merge_shards}
+#: Tasks by name up to its first "-"; every other name is the number of a shard.
+TASKS: Final[Mapping[str, Task]] = {
+    PLAN: plan_source,
+    SCAN: scan_part,
+    CHOOSE: choose_rows,
+    MERGE: merge_shards,
+}
 
 
 def failure(error: Exception) -> ErrorRecord | None:

@@ -2,11 +2,13 @@
 
 import datetime
 import random
+from typing import Any
 
 import pytest
 
 from tests.support import chat_templates as templates
 from turnloom.masks.domain.conversation import Message
+from turnloom.masks.template.chain import Chain
 from turnloom.masks.template.compiled import compile_template
 from turnloom.masks.template.render import Renders, Settings, render, render_plain
 
@@ -24,7 +26,24 @@ BY_MACRO = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m.content if loop.index0 >= ns.last else '-' }}"
     "{{ m.absent }}{{ m['absent'] }}{{ m.items() | list | length }}<|im_end|>\n{% endfor %}{{ all('g', tools or []) }}"
 )
+#: Compares the index with attributes of a namespace in every way, and uses one of them otherwise, too.
+COMPARED = (
+    "{% set ns = namespace(last=-1, first=99, own=0, other='x') %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% set ns.own = loop.index %}"
+    "{% if ns.first == 99 %}{% set ns.first = loop.index %}{% endif %}{% endif %}{% endfor %}"
+    "{% for m in messages %}[{{ loop.index0 > ns.last }}{{ ns.last >= loop.index }}{{ loop.index0 == ns.last }}"
+    "{{ ns.last != loop.index0 }}{{ loop.index < ns.first }}{{ ns.first <= loop.index0 }}{{ loop.index0 > ns.own }}"
+    "{% if loop.index0 > ns.last and m.content %}{{ m.content }}{% endif %}{{ ns.own }}{{ ns.other }}"
+    "{% set ns.other = m.role %}{% for c in m.content %}{{ loop.index0 > ns.last }}{% endfor %}]{% endfor %}"
+)
+#: The same, but that it does nothing with those of `last` and `own` but compare them.
+ONLY_COMPARED = COMPARED.replace("{% for c in m.content %}{{ loop.index0 > ns.last }}{% endfor %}", "").replace(
+    "{{ ns.own }}", ""
+)
 SOURCES = {
+    "compared": COMPARED,
+    "compared only": ONLY_COMPARED,
+    "compared and assigned": ONLY_COMPARED.replace("{% set ns.other", "{% set ns.last = ns.last + 1 %}{% set ns.other"),
     "kept calls": BY_MACRO,
     "thinking": templates.THINKING,
     "chatml": templates.CHATML,
@@ -59,6 +78,26 @@ def test_what_is_kept_prints_what_a_render_alone_prints(source: str, seed: int) 
             followed = [*shown, probe] if chance.random() < 0.3 else shown
             plain = render_plain(followed, tools, template, varied, add_generation_prompt=prompt)
             assert renders.text(followed, prompt=prompt, mode=mode) == plain
+
+
+@pytest.mark.parametrize(("source", "forks"), [(ONLY_COMPARED, True), (COMPARED, False)])
+def test_steps_are_kept_where_the_comparison_answers_the_same(
+    source: str, forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forked, made = Chain.forked, list[Chain]()
+
+    def count(chain: Chain, *arguments: Any) -> Chain | None:
+        fork = forked(chain, *arguments)
+        made.extend([fork] if fork else [])
+        return fork
+
+    monkeypatch.setattr(Chain, "forked", count)
+    messages = [{"role": ("user", "assistant")[at % 2], "content": "x"} for at in range(8)]
+    renders = Renders(compile_template(source), SETTINGS, None)
+    for shown in range(1, len(messages) + 1):
+        renders.text(messages[:shown])
+    assert bool(made) is forks
+    assert all(len(fork) for fork in made)
 
 
 def test_tools_are_written_once_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:

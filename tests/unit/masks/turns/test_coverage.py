@@ -9,6 +9,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.templates import DATE, FOLDER, chat_format
 from turnloom.masks.domain.conversation import JSON, Conversation, Message
@@ -168,8 +170,15 @@ def test_arguments_as_text_and_as_object_are_one() -> None:
     ("text", "printed", "lost"),
     [
         ("  a b \n", "a b", Lost.NOTHING),
-        ("a\nb", r"a\nb", Lost.NOTHING),
-        ('say "é"', r"say \"\u00e9\"", Lost.NOTHING),
+        ("a\nb", r"a\nb", Lost.ESCAPED),
+        ('say "é"', r"say \"\u00e9\"", Lost.ESCAPED),
+        ("a & b", "a &amp; b", Lost.ESCAPED),
+        ("abc", '"abc"', Lost.NOTHING),
+        ("abc", "abcabc", Lost.REPEATED),
+        ("abc", "ababc", Lost.REPEATED),
+        ("abc", '{"output": "abc"}', Lost.NOTHING),
+        ("<think>r</think>a", "rra", Lost.REPEATED),
+        ("<think>r</think>a", "think>r</think>a", Lost.PART),
         ("<think>r</think>a", "ra", Lost.NOTHING),
         ("<think>r</think>a", "a", Lost.REASONING),
         ("x <think>r</think>a", "ra", Lost.PART),
@@ -199,6 +208,169 @@ def test_a_call_that_is_left_out_is_refused_by_its_place(calls: list[tuple[str, 
     error = laid_out(chat, Conversation([{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": sent}]))
     assert isinstance(error, ContentNotCovered)
     assert error.message == place
+
+
+HEADED = "{% for m in messages %}<|start|>{{ m.role }}\n"
+ENDED = "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+CONTENT = "{{ m.content or '' }}"
+ALL_CALLS = "{% for c in m.tool_calls or [] %}<tool>{{ c.function | tojson }}</tool>{% endfor %}"
+
+
+def with_calls(form: str) -> str:
+    """A template that prints calls in this form."""
+    return CONTENT + "{% for c in m.tool_calls or [] %}<tool>" + form + "</tool>{% endfor %}"
+
+
+def of_arguments(form: str) -> str:
+    """One that prints each argument so."""
+    return with_calls("{{ c.function.name }}({% for k, v in c.function.arguments.items() %}" + form + "; {% endfor %})")
+
+
+NESTED: JSON = {"city": "Oslo", "n": 1, "on": True, "deep": {"a": "b", "list": ["c", 2.5]}}
+
+
+def said(content: JSON, *calls_: tuple[str, JSON], **more: JSON) -> Message:
+    calls_given = [{"id": "c1", "function": {"name": name, "arguments": given}} for name, given in calls_]
+    return {"role": "assistant", "content": content, **({"tool_calls": calls_given} if calls_ else {}), **more}
+
+
+@pytest.mark.parametrize(
+    ("printed", "reply_", "sentence"),
+    [
+        ("{{ m.content | upper }}", said("Hello"), "content: the template leaves out or changes a part"),
+        ("{{ m.content[1:] }}", said("Hello"), "content: the template leaves out or changes a part"),
+        ("{{ m.content[:-1] }}", said("Hello"), "content: the template leaves out or changes a part"),
+        ("{{ m.content.split('\n')[0] }}", said("one\ntwo"), "content: the template leaves out or changes a part"),
+        ("{{ m.content | replace('l', '') }}", said("Hello"), "content: the template leaves out or changes a part"),
+        (
+            "{{ m.content | striptags }}",
+            said("<think>r</think>a"),
+            "content: the template leaves out or changes a part",
+        ),
+        ("{{ m.content[1:] }}", said("<think>r</think>a"), "content: the template leaves out or changes a part"),
+        (
+            "{{ m.content.split('</think>')[-1] }}",
+            said("<think>r</think>a"),
+            "content: the template leaves out the reas",
+        ),
+        ("{{ m.content.split('</think>')[-1] }}", said("x <think>r</think>a"), "content: the template leaves out or "),
+        (
+            "{{ m.content.split('</think>')[0] }}",
+            said("<think>r</think>a"),
+            "content: the template leaves out or changes",
+        ),
+        ("{{ m.content | tojson }}", said('say "hi"'), "content: the template writes this text escaped"),
+        ("{{ m.content | e }}", said("a < b"), "content: the template writes this text escaped"),
+        ("{{ m.content.split() | join(' ') }}", said("a\n\nb"), "content: the template changes white space"),
+        (CONTENT * 2, said("Hello"), "content: the template prints this text, or a part of it, more than once"),
+        (
+            "{{ m.content[:3] }}" + CONTENT,
+            said("Hello"),
+            "content: the template prints this text, or a part of it, more",
+        ),
+        (
+            CONTENT + ALL_CALLS * 2,
+            said("", ("f", NESTED)),
+            "tool_calls[0]: the template prints this call more than once",
+        ),
+        (CONTENT, said("Hi", ("f", NESTED)), "tool_calls: the template leaves the tool calls out"),
+        (
+            "{% if m.content %}" + CONTENT + "{% else %}" + ALL_CALLS + "{% endif %}",
+            said("Hi", ("f", {})),
+            "tool_calls: ",
+        ),
+        (
+            "{% if m.tool_calls %}" + ALL_CALLS + "{% else %}" + CONTENT + "{% endif %}",
+            said("Hi", ("f", {})),
+            "content: ",
+        ),
+        (with_calls("{{ c.function.arguments | tojson }}"), said("", ("look", NESTED)), "function.name: "),
+        (with_calls("{{ c.function.name | upper }}{{ c.function.arguments | tojson }}"), said("", ("f", {})), "[0]"),
+        (with_calls("{{ c.function.name }}"), said("", ("look", NESTED)), "arguments.city: "),
+        (of_arguments("{{ v | tojson }}"), said("", ("look", {"a": 1})), "arguments.a: "),
+        (of_arguments("{{ k }}"), said("", ("look", {"a": "b"})), "arguments.a: "),
+        (of_arguments("{{ k }}={{ v | upper }}"), said("", ("look", {"a": "x"})), "arguments.a: "),
+        (of_arguments("{{ k }}={{ v if v is string }}"), said("", ("look", {"a": 1})), "arguments.a: "),
+        (of_arguments("{{ k }}={{ v if v is not mapping }}"), said("", ("look", NESTED)), "arguments.deep.a: "),
+        (
+            of_arguments("{{ k }}={{ v | round(1) if v is float else v }}"),
+            said("", ("f", {"a": 3.14159})),
+            "arguments.a: ",
+        ),
+        (of_arguments("{{ k }}={{ v | int }}"), said("", ("f", {"a": 1.5})), "arguments.a: "),
+        (
+            "{{ (m.reasoning_content or '') * 2 }}|" + CONTENT,
+            said("a", reasoning_content="why"),
+            "reasoning_content: the ",
+        ),
+        (
+            "{{ (m.reasoning_content or '')[:2] }}|" + CONTENT,
+            said("a", reasoning_content="why"),
+            "reasoning_content: the ",
+        ),
+        (CONTENT, said("a", reasoning_content="why"), "reasoning_content: the template leaves the reasoning"),
+    ],
+)
+def test_what_a_template_leaves_out_alters_or_repeats_is_said_by_its_place(
+    printed: str, reply_: Message, sentence: str
+) -> None:
+    chat = chat_format(compile_template(HEADED + printed + ENDED))
+    found = laid_out(chat, Conversation([{"role": "user", "content": "q"}, reply_]))
+    said_ = [found.message] if isinstance(found, PreprocessError) else [one for view in found for one in view.warnings]
+    assert [one for one in said_ if one.startswith("messages[1]") and sentence in one], said_
+
+
+@pytest.mark.parametrize(
+    ("printed", "reply_"),
+    [
+        ("{{ m.content | trim }}", said("  Hello \n")),
+        (CONTENT + ALL_CALLS, said("Hi", ("f", NESTED), ("f", NESTED))),
+        (of_arguments("{{ k }}={{ v }}"), said("", ("f", NESTED))),
+        (
+            of_arguments("<{{ k }}>{{ v | tojson }}</{{ k }}>"),
+            said("", ("f", {"a": 1, "b": "1", "c": 10, "d": ["a", "b"]})),
+        ),
+        (CONTENT + "{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}", said("a", ("a", {"a": "a"}))),
+        ("{{ m | tojson }}", said("", ("f", NESTED))),
+    ],
+)
+def test_what_is_whole_is_not_warned_of(printed: str, reply_: Message) -> None:
+    chat = chat_format(compile_template(HEADED + printed + ENDED))
+    found = laid_out(chat, Conversation([{"role": "user", "content": "q"}, reply_]))
+    assert not isinstance(found, PreprocessError), found
+    assert [view.warnings for view in found] == [()]
+
+
+@pytest.mark.parametrize("change", ["upper", "reverse", "title", "wordwrap(3)"])
+def test_a_prompt_that_is_altered_without_a_change_of_length_is_warned_of(change: str) -> None:
+    form = f"{{{{ m.content if m.role == 'assistant' else m.content | {change} }}}}"
+    chat = chat_format(compile_template(HEADED + form + ENDED))
+    (view,) = render_views(Conversation([{"role": "user", "content": "ab cd"}, said("yo")]), OPTIONS, chat)
+    assert view.warnings[0].startswith("messages[0].content: the template ")
+
+
+#: What templates do with a text, and what of it they mean to drop.
+CHANGES = ["m.content", "m.content | trim", "m.content[1:]", "m.content | upper", "m.content.split('</think>')[-1]"]
+CHANGES += ["m.content.split('x')[0]", "m.content | replace('a', 'x')", "m.content | tojson", "m.content ~ m.content"]
+
+
+@given(
+    change=st.sampled_from(CHANGES),
+    text=st.lists(
+        st.sampled_from(["a", "x", "B", " ", "\n", "<think>", "</think>", 'q"q', "é"]), min_size=1, max_size=8
+    ),
+)
+def test_a_trained_text_that_is_not_the_one_that_was_sent_is_never_passed_over(change: str, text: list[str]) -> None:
+    sent = "".join(text)
+    chat = chat_format(compile_template(HEADED + "{{ " + change + " }}" + ENDED))
+    found = laid_out(chat, Conversation([{"role": "user", "content": "q"}, said(sent)]))
+    if isinstance(found, PreprocessError):
+        return
+    (view,) = found
+    (span,) = view.message_spans
+    printed = view.rendered.text[span.start : span.eot_start]
+    if printed.strip() != sent.strip() and not (change.endswith("tojson") and printed == f'"{sent}"'):
+        assert any(one.startswith("messages[1]") for one in view.warnings), (printed, sent)
 
 
 SPLITS = (

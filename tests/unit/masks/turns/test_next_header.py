@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from turnloom.masks.domain.conversation import Conversation, Message
 from turnloom.masks.domain.options import NextHeaderStop, Options
 from turnloom.masks.replay.fast_path import replayed_views
 from turnloom.masks.rows.final_stop import with_final_stop
 from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.turns.next_header import unclosed
 from turnloom.masks.turns.views import ChatFormat, render_views
 
 #: Closes no turn, as GLM's do.
@@ -85,6 +88,61 @@ def test_a_header_that_a_user_spells_ends_nothing() -> None:
         assert "messages[0]" in str(error)  # noqa: PT017
     else:
         assert view.message_spans[0].end == 1
+
+
+#: Shows the reasoning of the last turn only, so each turn is rendered in another form once another follows.
+FORGETS = OPEN.replace(
+    "<|{{ m.role }}|>",
+    "<|{{ m.role }}|>{% if m.role == 'assistant' %}<think>{{ m.reasoning_content if loop.last }}</think>{% endif %}",
+)
+
+
+@st.composite
+def chats(draw: st.DrawFn) -> list[Message]:
+    """Steps of a conversation: replies, each thought or not, that call tools or not, and what follows each."""
+    messages: list[Message] = [{"role": "user", "content": "q"}]
+    for _ in range(draw(st.integers(1, 4))):
+        reply: Message = dict(draw(st.sampled_from([CALL, {"role": "assistant", "content": "a"}])))
+        if draw(st.booleans()):
+            reply["reasoning_content"] = draw(st.sampled_from(["r", "r </think> s", "<|user|>"]))
+        messages += [reply, {"role": "tool" if "tool_calls" in reply else "user", "content": "n"}]
+    return messages
+
+
+@given(messages=chats(), source=st.sampled_from([OPEN, FORGETS]), cut=st.booleans())
+def test_every_turn_ends_with_the_header_of_what_follows(messages: list[Message], source: str, *, cut: bool) -> None:
+    shown = messages[:-1] if cut else messages
+    chat = ChatFormat(compile_template(source), {}, TOKENS | {"<think>": False, "</think>": False})
+    views = render_views(Conversation(shown), Options(ensure_final_stop=True), chat)
+    closed = [with_final_stop(view, "</s>") for view in views]
+    ended = {
+        span.message_index: view.rendered.text[span.eot_start : span.end]
+        for view in closed
+        for span in view.message_spans
+    }
+    assert ended == {
+        index: f"<|{messages[index + 1]['role']}|>"
+        for index, message in enumerate(shown)
+        if message["role"] == "assistant"
+    }
+    assert not [warning for view in closed for warning in view.warnings if "end-of-turn" in warning]
+
+
+@pytest.mark.parametrize("stops", [(), ("<|user|>", "<|system|>")])
+def test_a_system_message_ends_a_turn_only_where_the_model_stops_at_its_header(stops: tuple[str, ...]) -> None:
+    chat = ChatFormat(compile_template(OPEN), {}, TOKENS | {"<|system|>": True}, stops)
+    messages: list[Message] = [{"role": "assistant", "content": "a"}, {"role": "system", "content": "s"}]
+    (view,) = render_views(Conversation(messages), Options(), chat)
+    (span,) = view.message_spans
+    assert view.rendered.text[span.eot_start : span.end] == ("<|system|>" if stops else "")
+
+
+@pytest.mark.parametrize(("reply", "token"), [(CALL, "<|tool|>"), ({"role": "assistant", "content": "a"}, "<|user|>")])
+def test_a_last_turn_that_stays_open_is_told_what_would_end_it(reply: Message, token: str) -> None:
+    chat = ChatFormat(compile_template(OPEN), {}, TOKENS)
+    (view,) = render_views(Conversation([{"role": "user", "content": "q"}, reply]), Options(), chat)
+    assert view.warnings == (unclosed(1, token),)
+    assert f"set ensure_final_stop to append {token!r}" in view.warnings[0]
 
 
 def test_replays_end_turns_as_renders_do() -> None:

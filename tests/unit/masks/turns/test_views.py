@@ -359,7 +359,7 @@ REFUSED = [
         templates.CHATML,
         [{"role": "usr", "content": "x"}, *CHAT],
         errors.UnknownRole,
-        r"messages\[0\].role: 'usr' is no role that this chat template knows; use system, developer, user",
+        r"messages\[0\].role: 'usr' is no role that this chat template knows; write 'user' if",
     ),
 ]
 
