@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from bench import material
 from bench.chats import chats
+from bench.trajectories import trajectories
 from turnloom.masks.domain.conversation import Conversation, Message
 from turnloom.masks.domain.options import OnUnextendable, Options
 from turnloom.masks.model import Model, build_model
@@ -43,6 +44,11 @@ def turns(count: int, seed: int) -> Conversation:
     return Conversation(found[:count])
 
 
+def agent(count: int, seed: int) -> Conversation:
+    """A trajectory of about `count` messages with tools, parallel calls and results."""
+    return trajectories(1, seed, least=count, most=count)[0]
+
+
 def long_reply(size: int, seed: int) -> Conversation:
     """Two messages, the second of `size` kB."""
     words = " ".join(str(message["content"]) for one in chats(size + 20, seed) for message in one.messages)
@@ -55,6 +61,7 @@ def rows() -> list[Growth]:
     return [
         Growth("as_rendered", "message", (10, 100, 1000), turns, whole),
         Growth("split", "message emitted", (10, 40, 160), turns, split, lambda size: size * (size + 2) // 4),
+        Growth("with tools", "message", (10, 100, 1000), agent, whole),
         Growth("one long reply", "kB", (10, 100, 1000), long_reply, whole),
     ]
 

@@ -288,7 +288,7 @@ def _table(made: training_pb2.Sweep, axes: Sequence[str]) -> Table:
 
 
 def cell_state(job: training_pb2.Job) -> str:
-    """Return the state as rich markup; for a cell waiting or stopped at a rung, with the step and its rank."""
+    """Return the state as rich markup. A cell waiting or stopped at a rung has step and rank."""
     halving = job.halving
     if job.state == training_pb2.JOB_STATE_PAUSED and halving.waiting_step:
         return f"[cyan]waits at {halving.waiting_step}[/]"

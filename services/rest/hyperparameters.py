@@ -90,7 +90,7 @@ def chosen(
     for theirs, ours in SAME.items():
         value = made.get(ours, 1)
         if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-            raise invalid(theirs, f"is {value!r}; a number above 0 is needed.")
+            raise invalid(theirs, f"is {value!r}; give a number above 0.")
     return made
 
 

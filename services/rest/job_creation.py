@@ -69,7 +69,7 @@ def _labels(body: CreateJob) -> dict[str, str]:
     """Return the caller's labels, and those from which any copy of the service rebuilds OpenAI's fields."""
     labels = dict(body.metadata or {})
     if len(labels) > MOST_LABELS:
-        raise invalid("metadata", f"has {len(labels)} pairs; at most {MOST_LABELS} are possible.")
+        raise invalid("metadata", f"has {len(labels)} pairs; send {MOST_LABELS} at most.")
     if own := next((name for name in labels if name.startswith(names.LABEL)), None):
         raise invalid("metadata", f"{own!r} begins with {names.LABEL}, which is the service's own; rename it.")
     labels[names.TRAINING_FILE] = body.training_file
@@ -93,7 +93,7 @@ def _telling(body: CreateJob, settings: RestSettings) -> dict[str, str]:
             )
             raise invalid("integrations", sentence)
         if len(body.integrations) > 1:
-            raise invalid("integrations", f"has {len(body.integrations)} entries; one is possible.")
+            raise invalid("integrations", f"has {len(body.integrations)} entries; send one.")
         wandb = body.integrations[0].wandb.model_dump(exclude_none=True)
         labels[names.WANDB] = json.dumps(wandb, separators=(",", ":"))
         if len(labels[names.WANDB].encode()) > 256:

@@ -39,7 +39,7 @@ class Tuned:
 def check_suffix(text: str) -> str:
     """Return a suffix that fits into a name."""
     if text and not _SUFFIX.fullmatch(text):
-        raise invalid("suffix", "must be at most 64 letters, digits, dots, dashes and underscores.")
+        raise invalid("suffix", "can't be used; send 64 letters, digits, dots, dashes and underscores at most.")
     return text
 
 

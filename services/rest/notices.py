@@ -78,11 +78,11 @@ def check_webhook(url: str, hosts: Sequence[str], ready: bool) -> None:
         raise invalid(place, "webhooks are off; their operator sets TURNLOOM_REST_WEBHOOK_HOSTS and _SECRET.")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or len(url.encode()) > MOST_URL:
-        raise invalid(place, f"must be an http or https URL without a user, of at most {MOST_URL} bytes.")
+        raise invalid(place, f"can't be used; send an http or https URL without a user, of {MOST_URL} bytes at most.")
     try:
         port = parts.port
     except ValueError:
-        raise invalid(place, "has a port that is none.") from None
+        raise invalid(place, "has a port that can't be one; send 1 to 65535.") from None
     named = parts.hostname if port is None else f"{parts.hostname}:{port}"
     if named not in hosts:
         raise invalid(place, f"{named!r} is not an allowed host; TURNLOOM_REST_WEBHOOK_HOSTS lists those that are.")

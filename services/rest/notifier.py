@@ -1,6 +1,6 @@
 """Notify webhooks and Weights & Biases of ended jobs. `python -m services.rest notify`; one process is enough.
 
-A note goes only after it was heard, so a killed notifier tells again; receivers know a repetition by its webhook-id.
+A note goes only after it was heard, so a killed notifier tells again. Receivers know a repetition by its webhook-id.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def turnloom_of(request: Request) -> Turnloom:
     token = token.strip()
     if header and (scheme.lower() != "bearer" or not token.isascii() or not token.isprintable() or " " in token):
         raise Problem(
-            401, "Authorization must be `Bearer TOKEN`; give the client a token as api_key.", code="invalid_api_key"
+            401, "Authorization: is not `Bearer TOKEN`; give the client a token as api_key.", code="invalid_api_key"
         )
     return service_of(request).gateway.of(token)
 

@@ -57,7 +57,7 @@ class LineCheck:
         if self.mistake is None and self._open:
             self._line()
         if self.mistake is None and not self.conversations:
-            self.mistake = InvalidInput(f"{self.name} holds no conversation.", hint=SHAPE)
+            self.mistake = InvalidInput(f"{self.name} holds no conversation; send one at least.", hint=SHAPE)
 
     def _line(self) -> None:
         data, self._open = bytes(self._open), bytearray()
@@ -78,7 +78,7 @@ def check_line(name: str, line: Line) -> None:
     """
     row = line_row(name, line)
     if row.mistake:
-        raise InvalidInput(f"{row.place} {row.mistake}", hint="Every line is one JSON object.")
+        raise InvalidInput(f"{row.place} {row.mistake}", hint="Write one JSON object a line.")
     from_json(row.value, row.place)
 
 
@@ -165,14 +165,14 @@ class _Body:
             self.check = LineCheck(self.filename)
             self._file = self._open_file()
         elif len(self.fields) >= MAX_FIELDS:
-            raise invalid(name, f"is one field too many; {MAX_FIELDS} are possible.")
+            raise invalid(name, f"is one field too many; send {MAX_FIELDS} at most.")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         piece = data[start:end]
         if self._file is None:
             self._text += piece
             if len(self._text) > MAX_FIELD:
-                raise invalid(self._field or "form", f"is longer than {MAX_FIELD} bytes.")
+                raise invalid(self._field or "form", f"is longer than {MAX_FIELD} bytes; send a shorter one.")
             return
         assert self.check is not None
         self.size += len(piece)
@@ -203,7 +203,7 @@ async def receive(
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data" or not boundary:
-        raise Problem(400, "The body must be multipart/form-data with a boundary.", code="invalid_multipart")
+        raise Problem(400, "The body is not multipart/form-data with a boundary; send that.", code="invalid_multipart")
     with ExitStack() as stack:
         parts = _Body(boundary, lambda: stack.enter_context(store.writing(owner, identity)), limit)
         waiting = bytearray()

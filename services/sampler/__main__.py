@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     key = os.environ.get("TURNLOOM_TUFT_API_KEY", "")
     if not key:
-        sys.exit("TURNLOOM_TUFT_API_KEY is not set; it takes the key that callers send")
+        sys.exit("TURNLOOM_TUFT_API_KEY: is not set; give the key that callers send")
     os.environ["HF_HUB_OFFLINE"] = "1"  # the model is a local folder
     os.nice(NICE)
     bytes_most = options.memory_mb << 20

@@ -1,6 +1,6 @@
 """Encode frozen dataclasses as JSON text and decode them, exactly.
 
-Floats are written by Python's repr and read by strtod, so every double survives; scripts may read such text but never
+Floats are written by Python's repr and read by strtod, so every double survives. Scripts may read such text but never
 write it again, because Lua's encoder keeps 14 digits only.
 """
 

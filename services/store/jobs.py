@@ -307,7 +307,7 @@ class Jobs:
         """End the attempt and requeue the job: RUNNING -> QUEUED, where the caller enqueues the ticket.
 
         PAUSING and CANCELLING come to their ends instead. The third attempt in a row without a committed step makes
-        the job FAILED with the last error; reason "preempted" isn't counted. Raises Fenced.
+        the job FAILED with the last error. Reason "preempted" isn't counted. Raises Fenced.
         """
         self._scripts.run(
             "release",

@@ -322,7 +322,7 @@ class StepRecord:
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"step {self.step}: {name} is {value}, only finite numbers enter the ledger")
         if self.step >= 1 and self.weight_sum <= 0:
-            raise ValueError(f"step {self.step}: weight_sum is {self.weight_sum}, it must be above 0")
+            raise ValueError(f"step {self.step}: weight_sum is {self.weight_sum}; send a number above 0")
         if (self.test_nll_sum is None) != (self.test_weight_sum is None):
             raise ValueError(f"step {self.step}: test_nll_sum and test_weight_sum come together")
 

@@ -1,6 +1,6 @@
 """Encode a StepRecord as the text that the stream holds, and decode it.
 
-A JSON list in the order of the record's fields, half the size of an object; fields may only be added at the end. A
+A JSON list in the order of the record's fields, half the size of an object. Fields may only be added at the end. A
 job has tens of thousands of these, so they are read by hand instead of by `codec`: 17 instead of 56 us each.
 """
 

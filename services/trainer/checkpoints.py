@@ -109,7 +109,7 @@ class ServerFolder:
         """
         match = SAVED_PATH.fullmatch(path)
         if match is None:
-            raise AdapterUnusable(f"{path!r} is no path of a TuFT checkpoint")
+            raise AdapterUnusable(f"{path!r} is not the path of a TuFT checkpoint")
         return self.root / match[1] / match[2]
 
     def keeps_one_optimizer_shard(self, path: str) -> bool:
@@ -148,7 +148,7 @@ class ServerFolder:
         try:
             config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise AdapterUnusable(f"{folder / ADAPTER_FILES[0]} is no JSON: {error}") from None
+            raise AdapterUnusable(f"{folder / ADAPTER_FILES[0]} is not JSON: {error}") from None
         found = (config.get("peft_type"), config.get("r"))
         if found != ("LORA", expected.rank):
             raise AdapterUnusable(f"{folder}: peft_type and r are {found}, not ('LORA', {expected.rank})")

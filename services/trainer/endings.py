@@ -132,7 +132,7 @@ class Endings:
     def release(self, reason: str, message: str, error: ErrorRecord | None = None) -> None:
         """Hand the job to the next attempt. If this does not arrive, the supervisor does it when the lease expires.
 
-        The third attempt in a row without a step ends the job instead, and so does a wish to pause or cancel; what it
+        The third attempt in a row without a step ends the job instead, and so does a wish to pause or cancel. What it
         holds on the server then goes as at any other end.
         """
         self._free_unsaved()

@@ -77,7 +77,7 @@ class Keeper:
     def thin_out(self) -> None:
         """Remove superfluous checkpoints, first from the server. If it does not answer, the next call tries again.
 
-        Every attempt trains in a run of its own; the run of an earlier one goes with the last checkpoint in it.
+        Every attempt trains in a run of its own. The run of an earlier one goes with the last checkpoint in it.
         """
         known = self.ledger.checkpoints(self.job)
         _, go = superfluous(known, *self.named(), self.keep)

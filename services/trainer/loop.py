@@ -1,7 +1,7 @@
 """Training loop: batches in, one StepRecord per optimizer step out. Imports no Prometheus and no SDK.
 
 Steps are submitted ahead (pipeline_depth) and read in order. A checkpoint of step k is submitted between the
-optimizer step k and step k + 1, so it holds exactly k steps; its probe follows it at once.
+optimizer step k and step k + 1, so it holds exactly k steps. Its probe follows it at once.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Run:
         return control
 
     def _asked(self) -> Control:
-        """Return what the run is asked to do; at the end and after an early stop no request counts any more."""
+        """Return what the run is asked to do. At the end and after an early stop no request counts any more."""
         if not self._flight and (self._submitted >= self.plan.steps or self._stop):
             return Control.NONE
         control = self.journal.control()

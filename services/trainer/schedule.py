@@ -19,7 +19,7 @@ DECAY: Final[dict[Schedule, Callable[[float], float]]] = {
 def learning_rate(step: int, *, steps: int, peak: float, schedule: Schedule, warmup_steps: int) -> float:
     """Return the rate of optimizer step `step`.
 
-    The warm-up rises linearly and reaches the peak at its last step; the decay would reach 0 one step after the last,
+    The warm-up rises linearly and reaches the peak at its last step. The decay would reach 0 one step after the last,
     so that no step is wasted at rate 0.
 
     Args:

@@ -70,7 +70,7 @@ def check_key(api_key: str) -> None:
         BackendError: KEY_REJECTED; the key is not in its text.
     """
     if not api_key.startswith("tml-"):
-        raise backend_error(Code.KEY_REJECTED, "the TuFT key does not start with tml-")
+        raise backend_error(Code.KEY_REJECTED, "the TuFT key can't be used; give one that starts with tml-")
 
 
 def connect(settings: TuftSettings, adapter: Adapter, interrupted: Callable[[], None] = lambda: None) -> TuftBackend:
@@ -395,7 +395,7 @@ def _check(row: Row, weights: Weights, settings: TuftSettings) -> None:
 def _safe(name: str) -> str:
     """Return the name if it is plain words: TuFT writes where a name says, even outside its folder."""
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
-        raise backend_error(Code.BAD_REQUEST, f"{name!r} is no name for a checkpoint: letters, digits, - and _ only")
+        raise backend_error(Code.BAD_REQUEST, f"{name!r} can't name a checkpoint; use letters, digits, - and _")
     return name
 
 

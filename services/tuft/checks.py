@@ -55,7 +55,7 @@ def mode(environment: Mapping[str, str]) -> Mode:
     try:
         return Mode(given)
     except ValueError:
-        raise ValueError(f"{VARIABLE} is {given!r}; it takes 0, 1 or always") from None
+        raise ValueError(f"{VARIABLE}: {given!r} can't be used; give 0, 1 or always") from None
 
 
 def installation_reason() -> str:

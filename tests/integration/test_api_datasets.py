@@ -136,7 +136,7 @@ def test_a_dataset_without_a_good_conversation_is_refused(api: Api, tmp_path: Pa
     said = refusal(lambda: create(api, [chat("no reply")] * 3, bad_rows=pb.BAD_ROWS_SKIP))
     assert said.fields["chunk.conversations"].startswith("all 3 conversations are bad, the first: ")
     assert refusal(lambda: create(api)).fields == {
-        "chunk.conversations": "is empty; a dataset needs at least one example."
+        "chunk.conversations": "is empty; send at least one conversation that gives an example."
     }
     assert files(tmp_path) == []
 
@@ -149,17 +149,17 @@ def test_a_dataset_without_a_good_conversation_is_refused(api: Api, tmp_path: Pa
             "header.bad_rows",
             "is not set; choose one of BAD_ROWS_FAIL, BAD_ROWS_SKIP, BAD_ROWS_SKIP_TOO_LONG.",
         ),
-        ({"display_name": "x" * 129}, "header.display_name", "has 129 bytes; at most 128 are taken."),
+        ({"display_name": "x" * 129}, "header.display_name", "has 129 bytes; send 128 at most."),
         ({"display_name": "a\x1b[2Jb"}, "header.display_name", "holds control characters (U+001B); take them out."),
         (
             {"metadata": {"a\u202e": "x"}},
             "header.metadata['a\\u202e'] (key)",
             "holds control characters (U+202E); take them out.",
         ),
-        ({"request_id": "ü" * 65}, "header.request_id", "has 130 bytes; at most 128 are taken."),
-        ({"metadata": {str(i): "" for i in range(33)}}, "header.metadata", "has 33 labels; at most 32 are taken."),
-        ({"metadata": {"a": "x" * 257}}, "header.metadata['a']", "has 257 bytes; at most 256 are taken."),
-        ({"options": options(max_length=1)}, "header.options.max_length", "is 1; 2 to 131072 tokens are possible."),
+        ({"request_id": "ü" * 65}, "header.request_id", "has 130 bytes; send 128 at most."),
+        ({"metadata": {str(i): "" for i in range(33)}}, "header.metadata", "has 33 labels; send 32 at most."),
+        ({"metadata": {"a": "x" * 257}}, "header.metadata['a']", "has 257 bytes; send 256 at most."),
+        ({"options": options(max_length=1)}, "header.options.max_length", "is 1; give 2 to 131072 tokens."),
     ],
 )
 def test_a_bad_header_is_refused_with_its_field(api: Api, header: dict[str, object], field: str, sentence: str) -> None:
@@ -289,7 +289,7 @@ def test_a_download_resumes_at_a_row_and_stays_below_a_mebibyte_a_message(api: A
     assert len(download(api, made.id, start=290)) == 10
     assert download(api, made.id, start=300) == []
     said = refusal(lambda: download(api, made.id, start=301))
-    assert said.fields == {"start_row": "is 301; the dataset has 300 rows."}
+    assert said.fields == {"start_row": "is 301; give 0 to 300, the number of the dataset's rows."}
 
 
 def test_the_file_goes_after_the_last_dataset_of_its_content(api: Api, store: Store, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_dataset_in_the_making_is_watched_until_its_end_and_cannot_be_download
     store.datasets.create(record)
     said = refusal(lambda: download(api, record.id))
     assert said.code is grpc.StatusCode.FAILED_PRECONDITION
-    assert said.message == f"Dataset {record.id!r} is CREATING; a dataset that is READY is needed."
+    assert said.message == f"Dataset {record.id!r} is CREATING; use a dataset that is READY."
     watch = api.datasets.WatchDataset(pb.WatchDatasetRequest(id=record.id), timeout=LIMIT)
     assert next(watch).dataset.state == pb.DATASET_STATE_CREATING
     store.datasets.progress(record.id, conversations_read=7)

@@ -193,17 +193,17 @@ class TestCreateJob:
         ("fields", "field", "sentence"),
         [
             ({"hyperparameters": Hyper(lora_rank=0)}, "hyperparameters.lora_rank",
-             "is 0; it must be at least 1 and at most 4096."),
+             "is 0; give 1 to 4096."),
             ({"hyperparameters": Hyper(learning_rate=0)}, "hyperparameters.learning_rate",
-             "is 0; it must be above 0 and at most 1."),
+             "is 0; give a number above 0 and at most 1."),
             ({"hyperparameters": Hyper(early_stopping_patience=2)}, "hyperparameters.early_stopping_patience",
-             "needs a test_dataset to evaluate on."),
-            ({"model": ""}, "model", "is not set; ListModels names the models that are served."),
-            ({"training_dataset": ""}, "training_dataset", "is not set; it takes the id of a dataset that is READY."),
-            ({"request_id": "x" * 129}, "request_id", "has 129 bytes; at most 128 are taken."),
-            ({"metadata": {"": "x"}}, "metadata", "has a label with an empty key."),
+             "is set without a test_dataset; name one to evaluate on."),
+            ({"model": ""}, "model", "is not set; choose a model that ListModels shows."),
+            ({"training_dataset": ""}, "training_dataset", "is not set; give the id of a dataset that is READY."),
+            ({"request_id": "x" * 129}, "request_id", "has 129 bytes; send 128 at most."),
+            ({"metadata": {"": "x"}}, "metadata", "has a label with an empty key; name it."),
             ({"start_from": pb.StartFrom()}, "start_from.job",
-             "is not set; it takes the id of the job that saved the checkpoint."),
+             "is not set; give the id of the job that saved the checkpoint."),
         ],
     )  # fmt: skip
     def test_bad_fields_are_refused_with_value_and_limit(
@@ -225,7 +225,7 @@ class TestCreateJob:
     def test_an_unknown_model_is_not_found(self, api: Api) -> None:
         said = refusal(lambda: make_job(api, make_dataset(api).id, model="gpt"))
         assert said.code is grpc.StatusCode.NOT_FOUND
-        assert "served are: small/chat" in said.message
+        assert "served: small/chat" in said.message
 
     def test_a_dataset_of_another_tokenizer_is_refused(self, api: Api, store: Store) -> None:
         record = store.datasets.get(make_dataset(api).id)
@@ -261,7 +261,7 @@ class TestCreateJob:
         assert answer.estimate.tokens < dataset.tokens
         assert answer.estimate.trained_tokens < dataset.loss_tokens
         said = refusal(lambda: make_job(api, dataset.id, hyperparameters=Hyper(max_length=2)))
-        assert said.fields["hyperparameters.max_length"].startswith("is 2; it leaves no row of ")
+        assert said.fields["hyperparameters.max_length"].startswith("is 2, which leaves no row of ")
 
     def test_a_job_may_begin_from_a_checkpoint_of_the_same_shape_only(self, api: Api, store: Store) -> None:
         dataset = make_dataset(api)

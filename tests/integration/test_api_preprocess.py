@@ -97,7 +97,7 @@ def test_skip_bad_reports_issues_and_keeps_the_positions_of_the_others(start_api
                 ]
             ),
             "conversations[0].messages[0].parts[0].type",
-            "type is 'image_url'; only parts of type 'text' can be trained on.",
+            "is 'image_url'; send parts of type 'text'.",
         ),
         (
             types_pb2.Conversation(messages=[types_pb2.Message(role="assistant", text="a", extra_json="{")]),
@@ -135,7 +135,7 @@ def test_an_unknown_model_is_not_found_and_the_served_ones_are_named(start_api: 
     )
     assert said.code is grpc.StatusCode.NOT_FOUND
     assert said.message == (
-        "Model 'gpt' is not served here; served are: small/chat. Add it to models.toml or name another."
+        "Model 'gpt' is not served here (served: small/chat); name one of these, or add it to models.toml."
     )
     assert said.reason == "UNKNOWN_MODEL"
 
@@ -150,7 +150,7 @@ def test_a_missing_model_is_refused_with_its_field(start_api: Start) -> None:
 @pytest.mark.parametrize("count", [0, 513])
 def test_a_batch_of_no_or_too_many_conversations_is_refused(start_api: Start, count: int) -> None:
     said = refusal(lambda: start_api().preprocess.Preprocess(request(*[chat("a", "b")] * count), timeout=LIMIT))
-    assert said.fields == {"conversations": f"holds {count} conversations; 1 to 512 are taken at once."}
+    assert said.fields == {"conversations": f"holds {count} conversations; send 1 to 512 at once."}
 
 
 def test_a_hundred_bad_conversations_fit_into_the_trailers(start_api: Start) -> None:
@@ -197,7 +197,7 @@ def test_a_stream_answers_chunk_by_chunk_and_one_bad_row_never_ends_it(start_api
         (
             [first_request(options()), pb.StreamPreprocessRequest(chunk=pb.ConversationChunk())],
             "stream[1].chunk.conversations",
-            "holds 0 conversations; 1 to 512 are taken at once.",
+            "holds 0 conversations; send 1 to 512 at once.",
         ),
     ],
 )
@@ -275,7 +275,7 @@ def test_a_lint_lists_as_many_offenders_as_asked(start_api: Start) -> None:
     (finding,) = [finding for finding in answer.findings if finding.code == "duplicate"]
     assert (finding.count, len(finding.offenders)) == (9, 7)
     said = refusal(lambda: api.preprocess.LintConversations(lint_stream(chunk, max_offenders=1001), timeout=LIMIT))
-    assert said.fields == {"options.max_offenders": "is 1001; at most 1000 are listed."}
+    assert said.fields == {"options.max_offenders": "is 1001; give 1000 at most."}
 
 
 def test_a_template_of_the_client_runs_in_the_sandbox(start_api: Start) -> None:
@@ -323,9 +323,9 @@ def test_models_are_listed_in_pages(start_api: Start) -> None:
     assert len(model.template_sha256) == len(model.tokenizer_sha256) == 64
     assert answer.next_page_token == ""
     said = refusal(lambda: api.preprocess.ListModels(pb.ListModelsRequest(page_token="!"), timeout=LIMIT))
-    assert said.fields == {"page_token": "is not a token that this server gave."}
+    assert said.fields == {"page_token": "is not a token of this server; give one that it sent, or leave it empty."}
     said = refusal(lambda: api.preprocess.ListModels(pb.ListModelsRequest(page_size=1001), timeout=LIMIT))
-    assert said.fields == {"page_size": "is 1001; at most 1000 are sent at once."}
+    assert said.fields == {"page_size": "is 1001; ask for 1000 at most."}
 
 
 def test_skipped_comparisons_are_counted_in_the_reply(start_api: Start) -> None:

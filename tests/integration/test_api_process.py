@@ -229,7 +229,7 @@ def test_an_address_that_is_taken_is_refused(run: Run, name: str, processes: str
         _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 2
     assert name in errors.splitlines()[-1]
-    assert "can't be listened on" in errors.splitlines()[-1]
+    assert "can't listen on" in errors.splitlines()[-1]
 
 
 def listeners(port: int) -> int:
@@ -312,7 +312,7 @@ def test_a_port_that_others_share_is_refused(run: Run) -> None:
     second = run("--processes", "2", TURNLOOM_ADDRESS=address)
     _, errors = second.communicate(timeout=LIMIT)
     assert second.returncode == 2
-    assert f"TURNLOOM_ADDRESS {address} can't be listened on" in errors.splitlines()[-1]
+    assert f"TURNLOOM_ADDRESS: can't listen on {address}" in errors.splitlines()[-1]
 
 
 def test_the_serving_process_never_imports_transformers_datasets_torch_or_tinker() -> None:

@@ -60,10 +60,10 @@ def test_every_wrong_field_is_named(api: Api, job: JobRecord) -> None:
     )
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.fields == {
-        "max_tokens": "is 4097; 1 to 4096 are possible.",
-        "temperature": "is -0.5; a number from 0 to 10 is needed.",
-        "top_p": "is 0; a number above 0 and at most 1 is needed.",
-        "conversation.messages[1].role": "is 'assistant'; the last message is the one that is to be answered.",
+        "max_tokens": "is 4097; give 1 to 4096.",
+        "temperature": "is -0.5; give a number from 0 to 10.",
+        "top_p": "is 0; give a number above 0 and at most 1.",
+        "conversation.messages[1].role": "is 'assistant'; end with the message that is to be answered.",
     }
     for temperature in (float("nan"), float("inf"), 10.5):
         assert "temperature" in refusal(lambda value=temperature: sample(api, job.id, temperature=value)).fields

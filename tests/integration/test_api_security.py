@@ -104,7 +104,7 @@ class TestTokens:
             else:
                 assert (path, said.code) == (path, grpc.StatusCode.UNAUTHENTICATED)
                 assert said.message == (
-                    "This server wants a token and the call brought none; set TURNLOOM_TOKEN or --token."
+                    "The call brought no token, which this server needs; set TURNLOOM_TOKEN or --token."
                 )
                 assert said.reason == "UNAUTHENTICATED"
         assert guarded.handled("unary", "PreprocessService", "Preprocess", "UNAUTHENTICATED") == 1
@@ -118,7 +118,7 @@ class TestTokens:
         with people.client(guarded, "ann") as ann:
             ann.preprocess([CHAT], model=MODEL)
             revoke(people.path, "ann")
-            with pytest.raises(NotAllowed, match="The token is not known here: it was mistyped, was revoked"):
+            with pytest.raises(NotAllowed, match="The token is unknown here: mistyped, revoked"):
                 ann.preprocess([CHAT], model=MODEL)
 
     def test_health_stays_open(self, guarded: Api) -> None:
@@ -337,11 +337,13 @@ class TestTls:
         assert sentence(tls_cert=server.certificate, tls_key=tmp_path / "none").startswith(
             f"TURNLOOM_TLS_KEY: {tmp_path / 'none'} can't be read (No such file or directory)"
         )
-        assert "are no PEM certificate with its own key" in sentence(tls_cert=server.certificate, tls_key=ca.key)
+        assert "don't fit each other; give a PEM certificate and its own key" in sentence(
+            tls_cert=server.certificate, tls_key=ca.key
+        )
         empty = tmp_path / "empty.pem"
         empty.touch()
         assert sentence(tls_cert=server.certificate, tls_key=server.key, tls_client_ca=empty).endswith(
-            "holds no PEM certificate."
+            "holds no PEM certificate; name a file with one."
         )
 
 
@@ -350,7 +352,7 @@ class TestLimits:
         api = start_api()
         assert exhausted(lambda: api.preprocess.Preprocess(request(513), timeout=LIMIT)) == ("TOO_LARGE", 0)
         said = refusal(lambda: api.preprocess.Preprocess(request(513), timeout=LIMIT))
-        assert said.fields == {"conversations": "holds 513 conversations; 1 to 512 are taken at once."}
+        assert said.fields == {"conversations": "holds 513 conversations; send 1 to 512 at once."}
         assert len(api.preprocess.Preprocess(request(512), timeout=LIMIT).batch.row_lengths) == 512
 
     def test_a_message_over_the_limit_is_refused_unread_and_the_server_goes_on(self, start_api: Start) -> None:

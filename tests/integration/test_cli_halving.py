@@ -63,7 +63,7 @@ def test_one_command_halves_a_grid_and_says_what_was_stopped_where_and_what_is_w
     [
         (("--eta", 2), "--eta and --rungs belong to --halving."),
         (("--rungs", 2, 4), "--eta and --rungs belong to --halving."),
-        (("--halving", "--eta", 1), "halving_eta: is 1; one cell in 2 goes on at most, so it is at least 2."),
+        (("--halving", "--eta", 1), "halving_eta: is 1; give 2 or more, since one cell in 2 goes on at most."),
         (("--halving", "--steps", 8, "--rungs", 2, 9), "halving_rungs[1]: is 9; the cells have 8 steps"),
     ],
 )

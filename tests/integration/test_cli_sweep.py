@@ -89,8 +89,8 @@ def test_a_sweep_is_detached_and_cancelled_as_a_whole(
     [
         ((), "--test is missing; cells are compared by it."),
         (("--test-fraction", "0.25", "--axis", "beta1=high"), "--axis beta1: 'high' is no list of numbers."),
-        (("--test-fraction", "0.25", "--axis", "bta1=0.9"), "no numeric hyperparameter; did you mean beta1?"),
-        (("--test-fraction", "0.25", "--axis", "lora_rank=2,2.5"), "is 2.5; lora_rank takes whole numbers."),
+        (("--test-fraction", "0.25", "--axis", "bta1=0.9"), "is not a numeric hyperparameter; did you mean beta1?"),
+        (("--test-fraction", "0.25", "--axis", "lora_rank=2,2.5"), "is 2.5; give lora_rank whole numbers."),
     ],
 )
 def test_a_wrong_grid_is_refused_in_one_sentence(
@@ -175,7 +175,7 @@ def test_a_job_file_trains_and_options_win(api: Api, gpu_host: HostRecord, chats
         ("[data", "is no TOML file"),
         ("[dta]\n", "there is no section [dta]."),
         ("[data]\ntrian = 'x'\n", "[data] has no key 'trian'."),
-        ("[data]\ntest_fraction = 'x'\n", "[data] test_fraction is 'x'; it takes a number."),
+        ("[data]\ntest_fraction = 'x'\n", "[data] test_fraction is 'x'; give a number."),
         ("[hyperparameters]\nlora_rnk = 3\n", "[hyperparameters] There is no option named lora_rnk."),
         ("[preprocess]\nmax_length = 'long'\n", "[preprocess] max_length: 'long' is not a whole number"),
         ("", "There is nothing to train on."),

@@ -527,7 +527,7 @@ def test_time_that_workers_hold_a_job_is_counted_and_priced_by_each_of_them(stor
 def test_a_record_that_is_not_finite_never_reaches_the_ledger() -> None:
     with pytest.raises(ValueError, match="step 4: nll_sum is nan, only finite numbers enter the ledger"):
         step(4, nll=float("nan"))
-    with pytest.raises(ValueError, match=r"step 4: weight_sum is 0.0, it must be above 0"):
+    with pytest.raises(ValueError, match=r"step 4: weight_sum is 0.0; send a number above 0"):
         replace(step(4), weight_sum=0.0)
     with pytest.raises(ValueError, match="test_nll_sum and test_weight_sum come together"):
         replace(step(4), test_nll_sum=1.0)

@@ -120,11 +120,11 @@ def test_every_wrong_field_is_named(whole: Whole) -> None:
     refused = refusal(lambda: create(whole, 4, sample_prompts=[chat("a"), ends], sample_max_tokens=513))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.fields == {
-        "sample_max_tokens": "is 513; 1 to 512 are possible.",
-        "sample_prompts[1].messages[1].role": "is 'assistant'; the last message is the one that is to be answered.",
+        "sample_max_tokens": "is 513; give 1 to 512.",
+        "sample_prompts[1].messages[1].role": "is 'assistant'; end with the message that is to be answered.",
     }
     many = refusal(lambda: create(whole, 4, sample_prompts=[chat("a")] * 17))
-    assert many.fields == {"sample_prompts": "has 17 prompts; at most 16 are taken."}
+    assert many.fields == {"sample_prompts": "has 17 prompts; send 16 at most."}
     alone = refusal(lambda: create(whole, 4, sample_prompts=[]))
     assert set(alone.fields) == {"sample_every", "sample_max_tokens"}
     long = refusal(lambda: create(whole, 4, sample_prompts=[chat("word " * 2000)]))

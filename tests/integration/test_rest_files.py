@@ -65,11 +65,11 @@ def test_files_are_listed_in_pages_in_both_orders(rest: Rest) -> None:
         (b'{"messages": [{"content": "x"}]}\n', "line 1: messages[0]: has no role."),
         (
             b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]}',
-            "line 1: messages[0].content[0]: has the type image_url, but only text can be trained on.",
+            "line 1: messages[0].content[0]: has the type image_url; give text, nothing else can be trained on.",
         ),
-        (b"", "chats.jsonl holds no conversation."),
-        (b"\n \n", "chats.jsonl holds no conversation."),
-        (b'{"messages": 7}', "line 1: messages: is the number 7, but must be a list."),
+        (b"", "chats.jsonl holds no conversation; send one at least."),
+        (b"\n \n", "chats.jsonl holds no conversation; send one at least."),
+        (b'{"messages": 7}', "line 1: messages: is the number 7; give a list."),
         (b"\x1f\x8b\x08\x00 gzip", "chats.jsonl, line 1 is not UTF-8."),
     ],
 )
@@ -86,7 +86,7 @@ def test_a_malformed_file_is_refused_with_openais_body_and_our_sentence(
 
 def test_a_body_that_is_no_upload_says_what_is_missing(rest: Rest) -> None:
     client, good = rest.client("ann"), ("a.jsonl", lines())
-    with pytest.raises(openai.BadRequestError, match="purpose: is 'vision'; only fine-tune is possible here"):
+    with pytest.raises(openai.BadRequestError, match="purpose: is 'vision'; send fine-tune"):
         client.files.create(file=good, purpose="vision")
     for form, sentence in (
         ({"files": {"file": good}}, "purpose: is missing"),
@@ -94,7 +94,7 @@ def test_a_body_that_is_no_upload_says_what_is_missing(rest: Rest) -> None:
         ({"files": [("file", good), ("file", good)]}, "file: came twice"),
         ({"data": {"purpose": "fine-tune", "why": "x"}, "files": {"file": good}}, "why: is not a field of an upload"),
         ({"data": {"purpose": "x" * 5000}, "files": {"file": good}}, "purpose: is longer than 4096 bytes"),
-        ({"json": {"file": "x"}}, "must be multipart/form-data"),
+        ({"json": {"file": "x"}}, "is not multipart/form-data"),
         (
             {
                 "content": b"--b\r\nContent-Disposition: form-data; name=file",

@@ -167,11 +167,11 @@ def test_a_lost_note_is_found_and_that_of_a_deleted_job_is_dropped(hooked: Hooke
     ("webhook", "sentence"),
     [
         ("http://127.0.0.1:1/x", "'127.0.0.1:1' is not an allowed host"),
-        ("http://localhost:99999/x", "has a port that is none"),
+        ("http://localhost:99999/x", "has a port that can't be one"),
         ("http://user@localhost/x", "without a user"),
-        ("ftp://localhost/x", "must be an http or https URL"),
+        ("ftp://localhost/x", "can't be used; send an http or https URL"),
         ("http://localhost.example/x", "'localhost.example' is not an allowed host"),
-        ("http://localhost/" + "x" * 300, "of at most 256 bytes"),
+        ("http://localhost/" + "x" * 300, "of 256 bytes at most"),
     ],
 )
 def test_a_webhook_that_nobody_allowed_is_refused(hooked: Hooked, webhook: str, sentence: str) -> None:

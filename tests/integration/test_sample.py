@@ -104,7 +104,7 @@ def test_the_command_line_prints_the_reply_or_a_document(whole: Whole) -> None:
     assert "Ended by --max-tokens, after 1 tokens." in cut.err
     wrong = turnloom(whole.address, "sample", whole.job, QUESTION, "--temperature", "11")
     assert wrong.code == 2
-    assert "temperature: is 11; a number from 0 to 10 is needed." in wrong.err
+    assert "temperature: is 11; give a number from 0 to 10." in wrong.err
     with TurnloomClient(whole.address) as client:
         asked = {"messages": [{"role": "user", "content": QUESTION}]}
         assert client.jobs.sample(whole.job, asked, temperature=0).text == REPLY
@@ -113,7 +113,7 @@ def test_the_command_line_prints_the_reply_or_a_document(whole: Whole) -> None:
 def test_a_prompt_and_a_reply_that_do_not_fit_the_model_are_refused_by_field(whole: Whole) -> None:
     long = refusal(lambda: whole.sample(question="word " * 2000))
     assert long.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert long.fields["conversation"].endswith("tokens; the server's model takes 1024.")
+    assert long.fields["conversation"].endswith("tokens; send 1024.")
     much = refusal(lambda: whole.sample(max_tokens=1020))
     assert much.fields["max_tokens"].startswith("is 1020; the prompt's ")
     assert much.fields["max_tokens"].endswith(" of the model's 1024.")
@@ -147,7 +147,7 @@ def test_a_host_whose_workers_all_train_says_so_at_once(whole: Whole) -> None:
     wait_for(lambda: whole.stack.job(busy).state is JobState.CANCELLED, "the end of the job")
     assert refused.code is grpc.StatusCode.UNAVAILABLE
     assert refused.message == (
-        f"Host '{HOST}' is busy: its only worker trains {busy}. Ask again when a job has ended or is paused, "
+        f"Host '{HOST}' is busy: its only worker trains {busy}; ask again when a job has ended or is paused, "
         "or start another worker there."
     )
     assert ran.code == 3

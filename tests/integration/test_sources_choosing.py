@@ -11,6 +11,7 @@ import pytest
 from services.preprocess.datasets.sources import jobs, tasks
 from services.preprocess.datasets.sources.task_context import TaskContext
 from services.preprocess.settings import ApiSettings
+from services.preprocess.wire.source import MAX_ROWS
 from services.store.dataset_work import DatasetWork
 from services.store.store import Store
 from tests.support.api_calls import chat, dataset_stream, refusal
@@ -81,7 +82,7 @@ def test_what_is_left_out_is_said_and_shown(sources: Sources, tmp_path: Path) ->
     assert "came before and are left out (duplicates: " in made.err
     assert "3 bad rows left out (skipped: 3)" in made.err
     assert f"Left out: {path}, line 10: is not JSON" in made.err
-    assert f"Left out: {path}, line 14: prompt: is a number, but must be text." in made.err
+    assert f"Left out: {path}, line 14: prompt: is a number; give text." in made.err
     assert f"Left out: {path}, line 18: " in made.err
     shown = turnloom(sources.api.address, "dataset", "show", made.out.split("ds-")[1].split()[0].join(("ds-", "")))
     assert "source filter where: lang = en and score >= 2" in shown.out
@@ -108,7 +109,7 @@ def test_a_bad_filter_is_refused_with_option_and_hint_before_anything_is_made(
 ) -> None:
     path = write_lines(sources.roots / "chats.jsonl", 2)
     for words, option, sentence in (
-        (("--where", "lang"), "--where", "--where: 'lang' is no condition."),
+        (("--where", "lang"), "--where", "--where: 'lang' can't be read as a condition."),
         (("--where", "a < null"), "--where", "neither less nor greater than anything."),
         (("--min-messages", "4", "--max-messages", "2"), "--min-messages", "takes from 4 to 2 messages"),
     ):
@@ -197,9 +198,9 @@ def test_a_sender_may_leave_gaps_between_numbers_and_never_go_back(sources: Sour
     batches = sources.api.datasets.DownloadDataset(pb.DownloadDatasetRequest(id=made.id), timeout=30)
     assert [number for answer in batches for number in answer.batch.conversation_index] == [0, 1, 5]
     said = refusal(lambda: sources.api.datasets.CreateDataset(stream(1), timeout=30))
-    assert said.fields == {"stream[2].chunk.first": "is 1; it must be at least 2 and at most 10000000."}
+    assert said.fields == {"stream[2].chunk.first": "is 1; give 2 to 10000000."}
     said = refusal(lambda: sources.api.datasets.CreateDataset(stream(5, 2**60), timeout=30))
-    assert said.fields == {"end.left_out.filtered": f"is {2**60}; no source has so many rows."}
+    assert said.fields == {"end.left_out.filtered": f"is {2**60}; give {MAX_ROWS} at most."}
 
 
 def test_what_a_sender_says_of_its_files_is_checked_and_kept(sources: Sources) -> None:
@@ -229,6 +230,7 @@ def test_a_large_file_is_looked_at_in_parts_and_is_the_dataset_of_the_same_small
     for part in (False, True):
         made = [sources.ready(path, take_test=part, **asked) for path in (small, large)]
         assert made[0].sha256 == made[1].sha256
-        assert made[0].left_out == made[1].left_out
+        assert made[1].left_out.unused_columns == ["unused"]
+        assert made[0].left_out.overlapping == made[1].left_out.overlapping == 0
         assert made[1].conversations == (80 if part else 320)
     assert made[1].left_out.duplicates == 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from services.store import keys
 from services.store.dataset_work import DatasetWork
 from services.store.store import Store
 from tests.support.api_calls import options
-from tests.support.source_runs import Sources, poll, write_lines
+from tests.support.source_runs import Sources, chat_lines, poll, write_lines
 from turnloom.v1 import datasets_pb2 as pb
 
 DATED = options(date="2026-01-02")
@@ -81,7 +82,7 @@ def test_a_task_whose_worker_dies_each_time_ends_the_dataset(sources: Sources, s
     assert failed.error.code == "TASK_GIVEN_UP"
     assert failed.error.message == (
         "Cutting the source into shards was begun 3 times and never finished: "
-        "its worker died each time without a word: it was killed, or had too little memory"
+        "its worker was killed each time, or had too little memory"
     )
 
 
@@ -92,3 +93,50 @@ def test_a_renewal_that_comes_behind_the_end_of_a_task_does_not_bring_it_back(so
     work.done(asked.id, "plan", "host:1:a", following={"0": "{}"})
     work.renew(asked.id, "plan", "host:1:a", 0)
     assert store.redis.zrange(keys.work_due(asked.id), 0, -1) == ["0"]
+
+
+def test_what_follows_all_parts_of_a_source_begins_with_the_last_of_them(sources: Sources, store: Store) -> None:
+    asked = sources.create(write_lines(sources.roots / "chats.jsonl", 3))
+    work = DatasetWork(store.redis)
+    assert work.claim(asked.id, "plan", "host:1:a") is not None
+    work.note(asked.id, "choose", '{"parts": 3}')
+    work.done(asked.id, "plan", "host:1:a", following={f"scan-{number}": "{}" for number in range(3)})
+    for left in ([f"scan-{number}" for number in (0, 2)], ["scan-0"], ["choose"]):
+        task = next(name for name in ("scan-1", "scan-2", "scan-0") if name in _due(store, asked.id))
+        assert work.claim(asked.id, task, "host:1:b") is not None
+        work.done(asked.id, task, "host:1:b", following={"choose": ""}, last_of="scan-")
+        assert _due(store, asked.id) == left
+    claimed = work.claim(asked.id, "choose", "host:1:c")
+    assert claimed is not None
+    assert claimed.argument == '{"parts": 3}'
+    assert work.claim(asked.id, "scan-1", "host:1:d") is None, "a part is looked at once"
+
+
+def _due(store: Store, dataset: str) -> list[str]:
+    return sorted(store.redis.zrange(keys.work_due(dataset), 0, -1))
+
+
+@pytest.mark.slow
+def test_a_worker_killed_at_a_part_of_a_large_source_loses_nothing(sources: Sources, store: Store) -> None:
+    small, large = sources.roots / "small.jsonl", sources.roots / "large.jsonl"
+    rows = [json.loads(line) for line in chat_lines(600)] * 2
+    small.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with large.open("w") as file:
+        file.writelines(json.dumps({**row, "unused": "x" * 150_000}) + "\n" for row in rows)
+    workers = [sources.workers.start()]
+    alone = sources.ended(sources.create(small, options=DATED, deduplicate=pb.DEDUPLICATE_EXACT))
+    workers.append(sources.workers.start())
+    asked = sources.create(large, options=DATED, deduplicate=pb.DEDUPLICATE_EXACT)
+
+    def one_was_killed_at_a_part() -> bool:
+        parts = {pid for task, pid in holders(store, asked.id).items() if task.startswith("scan-")}
+        for worker in workers:
+            if parts.intersection(children(worker.pid)):
+                worker.send_signal(signal.SIGKILL)
+                return True
+        return False
+
+    poll(one_was_killed_at_a_part)
+    made = sources.ended(asked)
+    assert made.state == pb.DATASET_STATE_READY, made.error
+    assert (made.sha256, made.conversations, made.left_out.duplicates) == (alone.sha256, 600, 600)

@@ -408,12 +408,16 @@ def test_without_a_gpu_the_worker_says_so_in_one_sentence(stack: TrainerStack) -
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("TURNLOOM_HOST", "", "TURNLOOM_HOST is not set; it takes letters, digits, dot, - and _, a name that stays"),
-        ("TURNLOOM_TUFT_API_KEY", "sk-1", "TURNLOOM_TUFT_API_KEY is wrong; it takes a key that starts with tml-"),
-        ("TURNLOOM_TUFT_CHECKPOINT_DIR", "", "TURNLOOM_TUFT_CHECKPOINT_DIR is not set; it takes the TuFT server's"),
-        ("TURNLOOM_LEASE_TTL", "-1", "TURNLOOM_LEASE_TTL is '-1'; it takes seconds above 0"),
-        ("TURNLOOM_TUFT_URL", "10610", "TURNLOOM_TUFT_URL is '10610'; it takes http://HOST:PORT"),
-        ("TURNLOOM_LOG_LEVEL", "loud", "TURNLOOM_LOG_LEVEL is 'loud'; it takes debug, info, warning, error"),
+        ("TURNLOOM_HOST", "", "TURNLOOM_HOST: is not set; give letters, digits, dot, - and _, a name that stays"),
+        (
+            "TURNLOOM_TUFT_API_KEY",
+            "sk-1",
+            "TURNLOOM_TUFT_API_KEY: its value can't be used; give a key that starts with tml-",
+        ),
+        ("TURNLOOM_TUFT_CHECKPOINT_DIR", "", "TURNLOOM_TUFT_CHECKPOINT_DIR: is not set; give the TuFT server's"),
+        ("TURNLOOM_LEASE_TTL", "-1", "TURNLOOM_LEASE_TTL: '-1' can't be used; give seconds above 0"),
+        ("TURNLOOM_TUFT_URL", "10610", "TURNLOOM_TUFT_URL: '10610' can't be used; give http://HOST:PORT"),
+        ("TURNLOOM_LOG_LEVEL", "loud", "TURNLOOM_LOG_LEVEL: 'loud' can't be used; give debug, info, warning or error"),
     ],
 )
 def test_a_wrong_setting_is_named(stack: TrainerStack, name: str, value: str, sentence: str) -> None:

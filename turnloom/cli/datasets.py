@@ -304,7 +304,7 @@ def export(
     """Write the rows for another trainer: input_ids, and labels that are -100 where nothing is trained.
 
     trl, axolotl and datasets are Parquet files, cookbook JSON lines with what a Datum is made of. Weights are in
-    loss_weights, which TRL leaves aside; axolotl takes none, so rows with other weights than 0 and 1 are refused.
+    loss_weights, which TRL leaves aside. Axolotl takes none, so rows with other weights than 0 and 1 are refused.
     """
     from turnloom.client.exports import FILES  # noqa: PLC0415  # numpy takes a while, and most commands need none
     from turnloom.client.exports import export as write  # noqa: PLC0415

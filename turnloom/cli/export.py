@@ -40,7 +40,7 @@ def export(
     """Write steps of jobs to a file, TensorBoard or Weights & Biases. Reads the ledger; training is not slowed.
 
     One row a step, NLLs in nats per trained token. wandb gets one run a job, named JOB, in the project `turnloom`
-    (WANDB_PROJECT names another); a second export adds only later steps. WANDB_MODE=offline needs no account.
+    (WANDB_PROJECT names another). A second export adds only later steps. WANDB_MODE=offline needs no account.
     """
     if kind not in WRITERS:
         raise InvalidInput(f"--to: there is no {kind!r}.", hint=f"Choose from {', '.join(WRITERS)}.", field="--to")

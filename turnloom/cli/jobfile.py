@@ -121,7 +121,7 @@ def _check(path: Path, document: Mapping[str, object]) -> None:
                     field=key,
                 )
             if not isinstance(value, (int, float) if kind is float else kind) or (kind is float and value is True):
-                raise InvalidInput(f"{path}: [{section}] {key} is {value!r}; it takes {KINDS[kind]}.", field=key)
+                raise InvalidInput(f"{path}: [{section}] {key} is {value!r}; give {KINDS[kind]}.", field=key)
 
 
 def _mix(path: Path, weights: Mapping[str, object]) -> dict[str, float]:
@@ -129,7 +129,7 @@ def _mix(path: Path, weights: Mapping[str, object]) -> dict[str, float]:
     field, found = f"{path}: [data] mix", dict[str, float]()
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise InvalidInput(f"{field}.{name} is {weight!r}; it takes a number.", field="mix")
+            raise InvalidInput(f"{field}.{name} is {weight!r}; give a number.", field="mix")
         found[name] = float(weight)
     return checked_mix(found, field)
 

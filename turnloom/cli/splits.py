@@ -47,7 +47,7 @@ def split_of(fraction: float, seed: int) -> Choice:
     """
     if not 0 < fraction < 1:
         raise InvalidInput(
-            f"The test fraction is {fraction:g}, but must lie between 0 and 1.",
+            f"test fraction: is {fraction:g}; give a number between 0 and 1.",
             hint="Try 0.1.",
             field="--test-fraction",
         )

@@ -23,6 +23,8 @@ MEDIA_COLUMNS: Final = {
     **dict.fromkeys(("videos", "video"), "<video>"),
     **dict.fromkeys(("audios", "audio"), "<audio>"),
 }
+#: How pandas names the columns of its index.
+_INDEX: Final = "__index_level_"
 #: Of unused columns, so many are named, each cut to so many characters.
 MOST_UNUSED: Final = 64
 LONGEST_UNUSED: Final = 128
@@ -54,7 +56,12 @@ class UnusedColumns:
         if not isinstance(row, Mapping):
             return
         for name in (*(name for name in row if name not in self._used), *unread):
-            if name in self._used or row.get(name, True) in (None, "", [], {}) or len(self.names) >= MOST_UNUSED:
+            if (
+                name in self._used
+                or name.startswith(_INDEX)
+                or row.get(name, True) in (None, "", [], {})
+                or len(self.names) >= MOST_UNUSED
+            ):
                 continue
             self._used = self._used | {name}
             self.names.append(name[:LONGEST_UNUSED])
@@ -117,7 +124,7 @@ def tools_in(row: Mapping[str, JSON]) -> JSON:
             continue
         found = list_in(value)
         if found is None:
-            raise InvalidInput("must be a list of tools.", field=name)
+            raise InvalidInput("is no list; give a list of tools.", field=name)
         return [_wrapped(tool) for tool in found]
     return None
 
@@ -139,7 +146,7 @@ def marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]:
     entries = list_in(mask)
     if entries is None or len(entries) != len(messages) or not all(entry in (0, 1) for entry in entries):
         raise InvalidInput(
-            f"must be a list of 0 and 1, one for each of the {len(messages)} messages; leave it out and write"
+            f"does not fit; give 0 or 1 for each of the {len(messages)} messages, or leave it out and write"
             " trainable: true or false at each message.",
             field=MASK_COLUMN,
         )

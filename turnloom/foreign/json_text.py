@@ -30,7 +30,7 @@ class FromText:
 
 def constant(name: str) -> NoJSON:
     """Return the NoJSON for NaN or Infinity, as a parser of JSON text meets them."""
-    return NoJSON(f"holds {name}, which is no JSON value.")
+    return NoJSON(f"holds {name}, which JSON can't hold.")
 
 
 def loads(text: str) -> object:
@@ -86,11 +86,12 @@ def columns_of(value: object) -> tuple[JSON, dict[str, str]]:
 
 def list_in(value: JSON) -> Sequence[JSON] | None:
     """Return a list, also from its JSON text, with each object in it parsed from JSON text; else None."""
-    if isinstance(value, str) and value.lstrip().startswith(_LIST):
-        try:
-            value = parse(value)
-        except ValueError:
-            return None
+    for begins in (f'"{_LIST}', _LIST):  # JSON text of JSON text comes from writing twice
+        if isinstance(value, str) and value.lstrip().startswith(begins):
+            try:
+                value = parse(value)
+            except ValueError:
+                return None
     if not isinstance(value, list):
         return None
     if not any(isinstance(item, str) for item in value):

@@ -213,7 +213,7 @@ def _read_manifest(folder: Path) -> Manifest:
         ) from error
     if manifest.version != MANIFEST_VERSION:
         raise ModelNotUsable(
-            f"{folder}/{MANIFEST} has version {manifest.version}, {MANIFEST_VERSION} is needed; prepare it again"
+            f"{folder}/{MANIFEST} has version {manifest.version}, not {MANIFEST_VERSION}; prepare it again"
         )
     return manifest
 

@@ -94,16 +94,16 @@ class Format:
         if isinstance(row, list) and self.name == "messages":
             row = {self.column("messages"): row}
         if not isinstance(row, dict):
-            raise InvalidInput(f"a row must be an object with columns, not {_kind(row)}.")
+            raise InvalidInput(f"a row is {_kind(row)}; give an object with columns.")
         for name in self.used if unread else ():
             if unread and name in unread and name != self.column("id"):
                 raise InvalidInput(unread[name], field=name)
         for part in SHAPES[self.name].required:
             if row.get(self.column(part)) is None:
                 keys = ", ".join(map(str, row)) or "none"
-                raise InvalidInput(
-                    f"there is no column {self.column(part)} (columns: {keys}).", field=self.column(part)
-                )
+                missing = f"there is no column {self.column(part)} (columns: {keys})."
+                said = "is null in this row; leave such rows out." if self.column(part) in row else missing
+                raise InvalidInput(said, field=self.column(part))
         required = SHAPES[self.name].required
         parts = {part: _said(row.get(self.column(part)), part in required) for part in SHAPES[self.name].parts}
         parts["id"] = _identifier(parts["id"])
@@ -192,7 +192,7 @@ def _sharegpt(parts: Parts) -> Sequence[JSON]:
     for index, turn in enumerate(_list(parts["conversations"], "conversations")):
         place = f"conversations[{index}]"
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
-            raise InvalidInput("must be an object with from and value.", field=place)
+            raise InvalidInput("can't be used; give an object with from and value.", field=place)
         speaker = turn["from"]
         if speaker in CALLERS:
             messages.append(_call_turn(turn, place))
@@ -217,7 +217,7 @@ def _alpaca(parts: Parts) -> Sequence[JSON]:
     history = parts["history"]
     for index, pair in enumerate(_list(history, "history") if history is not None else ()):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise InvalidInput("must be a list of question and answer.", field=f"history[{index}]")
+            raise InvalidInput("can't be used; give a list of question and answer.", field=f"history[{index}]")
         messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     question, more = _text(parts["instruction"], "instruction"), parts["input"]
     if more is not None and _text(more, "input"):
@@ -250,7 +250,8 @@ def _call_turn(turn: Mapping[str, JSON], place: str) -> JSON:
     calls = [value] if isinstance(value, dict) else list_in(value)
     if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
         raise InvalidInput(
-            'must be JSON of a call: {"name": "...", "arguments": {...}}, or a list of such.', field=f"{place}.value"
+            'holds no call; give JSON of one: {"name": "...", "arguments": {...}}, or a list of such.',
+            field=f"{place}.value",
         )
     others = {key: item for key, item in turn.items() if key not in ("from", "value")}
     return {"role": "assistant", "content": "", "tool_calls": [_call(call) for call in calls], **others}
@@ -285,13 +286,13 @@ def _turns(value: JSON, role: str, part: str) -> Sequence[JSON]:
 def _list(value: JSON, part: str) -> Sequence[JSON]:
     found = list_in(value)
     if found is None:
-        raise InvalidInput(f"is {_kind(value)}, but must be a list.", field=part)
+        raise InvalidInput(f"is {_kind(value)}; give a list.", field=part)
     return found
 
 
 def _text(value: JSON, part: str) -> str:
     if not isinstance(value, str):
-        raise InvalidInput(f"is {_kind(value)}, but must be text.", field=part)
+        raise InvalidInput(f"is {_kind(value)}; give text.", field=part)
     return value
 
 

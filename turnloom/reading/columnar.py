@@ -31,9 +31,9 @@ def parquet_rows(place: str, file: io.BufferedIOBase, start: int = 0) -> Iterato
             first += count
 
 
-def arrow_rows(place: str, file: io.BufferedIOBase, start: int = 0) -> Iterator[RawRow]:
-    """Yield rows from number `start` to the end of the file."""
-    yield from _rows(place, arrow_batches(file), 0, start)
+def arrow_rows(place: str, file: io.BufferedIOBase, start: int = 0, first: int = 0) -> Iterator[RawRow]:
+    """Yield rows from number `start` to the end of the file, whose first row has number `first`."""
+    yield from _rows(place, arrow_batches(file), first, start)
 
 
 def arrow_batches(file: io.BufferedIOBase) -> Iterator[pa.RecordBatch]:
@@ -65,10 +65,13 @@ def _rows(place: str, batches: Iterator[pa.RecordBatch], first: int, start: int)
 def reader_of(kind: pa.DataType) -> Callable[[Any], object] | None:
     """Return the converter from Arrow values of a type to plain values; None: they need none.
 
-    It parses text of the type arrow.json and turns the pairs of a map into an object, at every depth.
+    It parses text of the type arrow.json, reads bytes that are UTF-8 as text (as tools write it that do not annotate
+    strings), and turns the pairs of a map into an object, at every depth.
     """
     if isinstance(kind, pa.BaseExtensionType):
         return _json if kind.extension_name == "arrow.json" else reader_of(kind.storage_type)
+    if any(is_bytes(kind) for is_bytes in _BYTES):
+        return _text
     if pa.types.is_map(kind):
         return _or_none(partial(_object, reader_of(kind.item_type) or _same))
     if pa.types.is_dictionary(kind):
@@ -83,6 +86,7 @@ def reader_of(kind: pa.DataType) -> Callable[[Any], object] | None:
     return None
 
 
+_BYTES: Final = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 _LISTS: Final = (
     pa.types.is_list,
     pa.types.is_large_list,
@@ -98,6 +102,15 @@ def _or_none(read: Callable[[Any], object]) -> Callable[[Any], object]:
 
 def _same(value: object) -> object:
     return value
+
+
+def _text(value: object) -> object:
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return NoJSON("holds bytes that are no text.")
 
 
 def _json(value: object) -> object:

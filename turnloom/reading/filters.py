@@ -60,10 +60,10 @@ class Condition:
         """
         size = len(text.encode("utf-8", "replace"))
         if size > MAX_CONDITION_BYTES:
-            raise InvalidInput(f"has {size} bytes; at most {MAX_CONDITION_BYTES} are taken.", hint=HINT, field=field)
+            raise InvalidInput(f"has {size} bytes; give {MAX_CONDITION_BYTES} at most.", hint=HINT, field=field)
         match = _CONDITION.fullmatch(text)
         if match is None:
-            raise InvalidInput(f"{text!r} is no condition.", hint=HINT, field=field)
+            raise InvalidInput(f"{text!r} can't be read as a condition.", hint=HINT, field=field)
         column, comparison, value = match.groups()
         quoted = value.startswith('"')
         plain = _unquoted(value, text, field) if quoted else value
@@ -138,7 +138,7 @@ class RowFilter:
         """
         if len(self.where) > MAX_CONDITIONS:
             raise InvalidInput(
-                f"has {len(self.where)} conditions; at most {MAX_CONDITIONS} are taken.",
+                f"has {len(self.where)} conditions; give {MAX_CONDITIONS} at most.",
                 hint="Prepare a column that says it all.",
                 field=f"{field}.where",
             )

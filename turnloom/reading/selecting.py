@@ -46,7 +46,7 @@ class Choice:
             )
         if not 0 <= self.test_fraction < 1:
             raise InvalidInput(
-                f"The test fraction is {self.test_fraction:g}, but must lie between 0 and 1.",
+                f"test fraction: is {self.test_fraction:g}; give a number between 0 and 1.",
                 hint="Try 0.1.",
                 field="test_fraction",
             )

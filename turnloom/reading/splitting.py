@@ -24,7 +24,7 @@ def held_out(count: int, fraction: float, seed: int) -> NDArray[np.bool_]:
     """
     if not 0 < fraction < 1:
         raise InvalidInput(
-            f"The test fraction is {fraction:g}, but must lie between 0 and 1.",
+            f"test fraction: is {fraction:g}; give a number between 0 and 1.",
             hint="Try 0.1.",
             field="test_fraction",
         )

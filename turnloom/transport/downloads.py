@@ -72,7 +72,7 @@ def _write(
 def _plain(name: str) -> str:
     """Return the name if it is a plain file name; paths from a server are not trusted."""
     if not name or name != Path(name).name or name in (".", ".."):
-        raise DamagedDownload(f"The server sent a file named {name!r}, which is no plain name; it was not written.")
+        raise DamagedDownload(f"The server sent a file named {name!r}, which is not a plain name; it was not written.")
     return name
 
 

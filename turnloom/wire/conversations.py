@@ -46,7 +46,7 @@ def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
         raise InvalidInput(where, hint=error.hint, field=error.field) from error
     except UnicodeEncodeError as error:
         raise InvalidInput(
-            f"{place}: half of a surrogate pair (\\ud800 to \\udfff) stands alone, which is no text.",
+            f"{place}: half of a surrogate pair (\\ud800 to \\udfff) stands alone.",
             hint="Repair the export that cut a character in two.",
         ) from error
 
@@ -95,7 +95,7 @@ def _conversation(document: JSON) -> types_pb2.Conversation:
     if isinstance(document, list):
         document = {"messages": document}
     if not isinstance(document, dict):
-        raise InvalidInput("a conversation must be an object or a list of messages.", hint=SHAPE)
+        raise InvalidInput("can't be used; give an object, or a list of messages.", hint=SHAPE)
     messages = document.get("messages")
     if messages is None:
         keys = ", ".join(map(str, document)) or "none"
@@ -112,7 +112,7 @@ def _identifier(value: JSON) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InvalidInput("must be text or a whole number.", field="id")
+        raise InvalidInput("can't be used; give text or a whole number.", field="id")
     return str(value)
 
 
@@ -127,7 +127,7 @@ def _tools(value: JSON) -> Sequence[JSON]:
 
 def _message(value: JSON, path: str) -> types_pb2.Message:
     if not isinstance(value, dict):
-        raise InvalidInput("must be an object with role and content.", field=path, hint=SHAPE)
+        raise InvalidInput("can't be used; give an object with role and content.", field=path, hint=SHAPE)
     if "role" not in value:
         hint = "ShareGPT data (from, value) needs its keys renamed to role and content." if "from" in value else SHAPE
         raise InvalidInput("has no role.", field=path, hint=hint)
@@ -158,18 +158,18 @@ def _fill_content(message: types_pb2.Message, content: JSON, path: str) -> None:
         message.parts.SetInParent()  # an empty list is content too
         message.parts.parts.extend(_part(part, f"{path}[{index}]") for index, part in enumerate(content))
     else:
-        raise InvalidInput(f"is {_kind(content)}, but must be text, a list of parts or null.", field=path)
+        raise InvalidInput(f"is {_kind(content)}; give text, a list of parts or null.", field=path)
 
 
 def _part(value: JSON, path: str) -> types_pb2.ContentPart:
     if isinstance(value, str):
-        raise InvalidInput('is text, but must be {"type": "text", "text": "..."}.', field=path)
+        raise InvalidInput('is text; give {"type": "text", "text": "..."}.', field=path)
     if not isinstance(value, dict):
-        raise InvalidInput(f"is {_kind(value)}, but must be an object with type and text.", field=path)
+        raise InvalidInput(f"is {_kind(value)}; give an object with type and text.", field=path)
     kind = _text(value.get("type"), f"{path}.type")
     if kind != "text":
         raise InvalidInput(
-            f"has the type {kind}, but only text can be trained on.", field=path, hint="Remove the part."
+            f"has the type {kind}; give text, nothing else can be trained on.", field=path, hint="Remove the part."
         )
     _no_others(value, {"type", "text"}, path)
     return types_pb2.ContentPart(type=kind, text=_text(value.get("text"), f"{path}.text"))
@@ -178,13 +178,13 @@ def _part(value: JSON, path: str) -> types_pb2.ContentPart:
 def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
     """Convert a call in OpenAI's form, or in the flat form with name and arguments side by side."""
     if not isinstance(value, dict):
-        raise InvalidInput(f"is {_kind(value)}, but must be an object.", field=path)
+        raise InvalidInput(f"is {_kind(value)}; give an object.", field=path)
     if isinstance(value.get("function"), str):
         value = {**value, "function": object_in(value["function"])}
     function: JSON = value.get("function", {k: v for k, v in value.items() if k in ("name", "arguments")})
     inner = f"{path}.function" if "function" in value else path
     if not isinstance(function, dict):
-        raise InvalidInput(f"is {_kind(function)}, but must be an object.", field=inner)
+        raise InvalidInput(f"is {_kind(function)}; give an object.", field=inner)
     _no_others(value, {"id", "type", "function"} if "function" in value else {"id", "type", "name", "arguments"}, path)
     _no_others(function, {"name", "arguments"}, inner)
     call = types_pb2.ToolCall(name=_text(function.get("name"), f"{inner}.name"))
@@ -197,7 +197,7 @@ def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
     elif isinstance(arguments, dict):
         call.arguments_json = _dump(arguments)
     elif arguments is not None:
-        raise InvalidInput(f"is {_kind(arguments)}, but must be an object or text.", field=f"{inner}.arguments")
+        raise InvalidInput(f"is {_kind(arguments)}; give an object or text.", field=f"{inner}.arguments")
     return call
 
 
@@ -206,11 +206,11 @@ def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: 
     trainable, weight = value.get("trainable"), value.get("weight")
     if trainable is not None:
         if not isinstance(trainable, bool):
-            raise InvalidInput(f"is {_kind(trainable)}, but must be true or false.", field=f"{path}.trainable")
+            raise InvalidInput(f"is {_kind(trainable)}; give true or false.", field=f"{path}.trainable")
         message.trainable = trainable
     if weight is not None:
         if not isinstance(weight, int | float):  # true and false, as some tools write it, are 1 and 0
-            raise InvalidInput(f"is {_kind(weight)}, but must be a number.", field=f"{path}.weight")
+            raise InvalidInput(f"is {_kind(weight)}; give a number.", field=f"{path}.weight")
         message.weight = float(weight)
 
 
@@ -225,13 +225,13 @@ def _list(value: JSON, path: str) -> Sequence[JSON]:
     """Return a list, given as such, as its JSON text, or as JSON texts of its objects."""
     found = list_in(value)
     if found is None:
-        raise InvalidInput(f"is {_kind(value)}, but must be a list.", field=path)
+        raise InvalidInput(f"is {_kind(value)}; give a list.", field=path)
     return found
 
 
 def _text(value: JSON, path: str) -> str:
     if not isinstance(value, str):
-        raise InvalidInput(f"is {_kind(value)}, but must be text.", field=path)
+        raise InvalidInput(f"is {_kind(value)}; give text.", field=path)
     return value
 
 

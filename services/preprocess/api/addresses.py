@@ -13,7 +13,7 @@ class AddressTaken(OSError):
 
 def taken(address: str) -> AddressTaken:
     """Return the error for an address of gRPC that can't be listened on."""
-    return AddressTaken(f"TURNLOOM_ADDRESS {address} can't be listened on; another process may have it.")
+    return AddressTaken(f"TURNLOOM_ADDRESS: can't listen on {address}; give one that is free.")
 
 
 @contextmanager

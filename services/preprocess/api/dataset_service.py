@@ -159,7 +159,7 @@ class DatasetService(DatasetServiceServicer):
         with self._rpc.stream(context, CallType.SERVER_STREAM, NAME, "DownloadDataset") as call:
             record = ready(self._seen(call, request.id))
             if request.start_row > record.examples:
-                sentence = f"is {request.start_row}; the dataset has {record.examples} rows."
+                sentence = f"is {request.start_row}; give 0 to {record.examples}, the number of the dataset's rows."
                 raise InvalidRequest([Violation("start_row", sentence)])
             reader = DatasetReader(record.uri)
             try:

@@ -101,7 +101,7 @@ class DatasetUpload:
         """Return the checked number of a chunk's first conversation, after rows that its sender could not read."""
         least, most = self._build.seen, self._size.most_conversations
         if not least <= first <= most:
-            sentence = f"is {first}; it must be at least {least} and at most {most}."
+            sentence = f"is {first}; give {least} to {most}."
             raise InvalidRequest([Violation(part.field("first"), sentence)])
         return first
 
@@ -113,7 +113,9 @@ class DatasetUpload:
             many = self.arrived > 1
             which = f"all {self.arrived} conversations are bad, the first" if many else "its only conversation is bad"
             said = f"{which}: {self._build.issues[0].message}"
-        raise InvalidRequest([Violation("chunk.conversations", f"{said}; a dataset needs at least one example.")])
+        raise InvalidRequest(
+            [Violation("chunk.conversations", f"{said}; send at least one conversation that gives an example.")]
+        )
 
 
 def header_digest(asked: pb.CreateDatasetHeader) -> hashlib._Hash:

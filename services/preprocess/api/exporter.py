@@ -49,7 +49,7 @@ def exported_port(registry: CollectorRegistry, settings: ApiSettings) -> int:
         return serve_metrics(registry, settings.metrics_address, max(settings.metrics_port, 0))[1]
     except OSError as error:
         place = f"{settings.metrics_address}:{settings.metrics_port}"
-        raise AddressTaken(f"TURNLOOM_METRICS_PORT: {place} can't be listened on ({error.strerror}).") from error
+        raise AddressTaken(f"TURNLOOM_METRICS_PORT: can't listen on {place} ({error.strerror}); give -1.") from error
 
 
 def metrics_of(folder: Path, processes: Callable[[], Iterable[int]]) -> CollectorRegistry:

@@ -136,7 +136,7 @@ class PreprocessService(PreprocessServiceServicer):
             messages = self._rpc.reading(context, request_iterator)
             asked = header(messages, "options").options
             if asked.max_offenders > MAX_OFFENDERS:
-                sentence = f"is {asked.max_offenders}; at most {MAX_OFFENDERS} are listed."
+                sentence = f"is {asked.max_offenders}; give {MAX_OFFENDERS} at most."
                 raise InvalidRequest([Violation("options.max_offenders", sentence)])
             plan = self._runner.plan(asked.options.model, options(asked.options, "options.options"))
             run = LintRun(plan, asked.max_offenders)

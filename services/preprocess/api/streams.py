@@ -70,7 +70,7 @@ def check_batch(count: int, field: str) -> None:
         InvalidRequest: none.
         TooLarge: too many.
     """
-    sentence = f"holds {count} conversations; 1 to {MAX_BATCH} are taken at once."
+    sentence = f"holds {count} conversations; send 1 to {MAX_BATCH} at once."
     if count > MAX_BATCH:
         raise TooLarge(field, sentence)
     if not count:

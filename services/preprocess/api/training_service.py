@@ -181,7 +181,13 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             size = limits.page_size(request.page_size, STEPS_MAX, STEPS_DEFAULT)
             position = limits.page_position(request.page_token)
             if position and not position.isdecimal():
-                raise InvalidRequest([Violation("page_token", "is not a token that this server gave.")])
+                raise InvalidRequest(
+                    [
+                        Violation(
+                            "page_token", "is not a token of this server; give one that it sent, or leave it empty."
+                        )
+                    ]
+                )
             first = int(position) if position else max(request.start_step, 1)
             store = self._backing.store()
             self._seen(call, request.job)

@@ -14,5 +14,5 @@ def ready(record: DatasetRecord) -> DatasetRecord:
     """
     if record.state is not DatasetState.READY:
         why = f" ({record.error.message})" if record.error else ""
-        raise WrongState(f"Dataset {record.id!r} is {record.state.name}{why}; a dataset that is READY is needed.")
+        raise WrongState(f"Dataset {record.id!r} is {record.state.name}{why}; use a dataset that is READY.")
     return record

@@ -45,9 +45,11 @@ class DatasetSize:
         self._conversations += conversations
         self._bytes += size
         if self._conversations > self.most_conversations:
-            raise TooLarge(field, f"brings more than the {self.most_conversations} conversations that a dataset takes.")
+            raise TooLarge(
+                field, f"brings more conversations than a dataset takes; send {self.most_conversations} at most."
+            )
         if self._bytes > self._most_bytes:
-            raise TooLarge(field, f"brings more than the {self._most_bytes} bytes that a dataset takes.")
+            raise TooLarge(field, f"brings more bytes than a dataset takes; send {self._most_bytes} at most.")
 
 
 class Violations:
@@ -73,7 +75,7 @@ def check_bytes(text: str, field: str, limit: int, violations: Violations) -> No
     """Refuse text of more than `limit` bytes of UTF-8."""
     size = len(text.encode())
     if size > limit:
-        violations.add(field, f"has {size} bytes; at most {limit} are taken.")
+        violations.add(field, f"has {size} bytes; send {limit} at most.")
 
 
 def check_name(text: str, field: str, limit: int, violations: Violations) -> None:
@@ -86,10 +88,10 @@ def check_name(text: str, field: str, limit: int, violations: Violations) -> Non
 def check_labels(labels: Mapping[str, str], field: str, violations: Violations) -> None:
     """Refuse too many or too long labels; an empty key is refused too."""
     if len(labels) > MAX_LABELS:
-        violations.add(field, f"has {len(labels)} labels; at most {MAX_LABELS} are taken.")
+        violations.add(field, f"has {len(labels)} labels; send {MAX_LABELS} at most.")
     for key, value in list(labels.items())[:MAX_LABELS]:
         if not key:
-            violations.add(field, "has a label with an empty key.")
+            violations.add(field, "has a label with an empty key; name it.")
         check_name(key, f"{field}[{key[:32]!r}] (key)", MAX_LABEL_BYTES, violations)
         check_bytes(value, f"{field}[{key[:32]!r}]", MAX_LABEL_BYTES, violations)
 
@@ -97,7 +99,7 @@ def check_labels(labels: Mapping[str, str], field: str, violations: Violations) 
 def page_size(asked: int, maximum: int = MAX_PAGE, default: int = DEFAULT_PAGE) -> int:
     """Return the page size: 0 is the default; more than the maximum is refused rather than silently cut."""
     if asked > maximum:
-        raise InvalidRequest([Violation("page_size", f"is {asked}; at most {maximum} are sent at once.")])
+        raise InvalidRequest([Violation("page_size", f"is {asked}; ask for {maximum} at most.")])
     return asked or default
 
 
@@ -115,4 +117,6 @@ def page_position(token: str) -> str:
     try:
         return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest([Violation("page_token", "is not a token that this server gave.")]) from error
+        raise InvalidRequest(
+            [Violation("page_token", "is not a token of this server; give one that it sent, or leave it empty.")]
+        ) from error

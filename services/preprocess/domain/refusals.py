@@ -60,7 +60,7 @@ class UnknownModel(Refusal):
     def __init__(self, name: str, served: Sequence[str]) -> None:
         known = ", ".join(served) if served else "none"
         super().__init__(
-            f"Model {name!r} is not served here; served are: {known}. Add it to models.toml or name another."
+            f"Model {name!r} is not served here (served: {known}); name one of these, or add it to models.toml."
         )
 
 
@@ -129,8 +129,8 @@ class WorkFull(Refusal):
 
     def __init__(self, size: int, most: int) -> None:
         super().__init__(
-            f"A message of {size} bytes finds no room: at most {most} bytes are worked on at a time. "
-            "Try again in a few seconds, or send less at once."
+            f"A message of {size} bytes finds no room beside others ({most} bytes are worked on at a time); "
+            "try again in a few seconds, or send less at once."
         )
 
 
@@ -164,7 +164,7 @@ class ClientLeft(Refusal):
     """The client cancelled its call."""
 
     def __init__(self) -> None:
-        super().__init__("The client left before the end of its stream; nothing was made.")
+        super().__init__("The client left before the end of its stream, so nothing was made; send it all again.")
 
 
 class Loading(Refusal):
@@ -208,7 +208,7 @@ class HostBusy(Refusal):
     def __init__(self, host: str, jobs: Sequence[str]) -> None:
         what = f"its only worker trains {jobs[0]}" if len(jobs) == 1 else f"its {len(jobs)} workers train {_some(jobs)}"
         super().__init__(
-            f"Host {host!r} is busy: {what}. Ask again when a job has ended or is paused, "
+            f"Host {host!r} is busy: {what}; ask again when a job has ended or is paused, "
             "or start another worker there."
         )
 

@@ -5,7 +5,7 @@
                                             file, or holds * ? [
     protocol://...                          an fsspec URL: file, folder or glob
 
-The API asks `locate` before it accepts, by the text alone; the worker asks again and then looks at real paths.
+The API asks `locate` before it accepts, by the text alone. The worker asks again and then looks at real paths.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def adapter_folder(store: Store, job_id: str, checkpoint_id: str) -> str:
         checkpoint = store.ledger.checkpoint(job_id, checkpoint_id)
         if not checkpoint.stored:
             raise WrongState(
-                f"Checkpoint {checkpoint_id!r} is not in the store; ListCheckpoints says which are (`stored`)."
+                f"Checkpoint {checkpoint_id!r} is not in the store; choose one that ListCheckpoints shows as `stored`."
             )
         return checkpoint.uri
     if job.adapter_uri:

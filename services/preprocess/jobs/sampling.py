@@ -135,9 +135,11 @@ def _room(prompt: Prompt, asked: Asked, host: HostRecord, model: str) -> int:
         return wanted
     length = len(prompt.token_ids)
     if length >= limit:
-        raise InvalidRequest([Violation("conversation", f"has {length} tokens; the server's model takes {limit}.")])
+        raise InvalidRequest(
+            [Violation("conversation", f"has {length} tokens; send {limit} at most, what the server's model takes.")]
+        )
     if asked.max_tokens is not None and asked.max_tokens > limit - length:
-        sentence = f"is {asked.max_tokens}; the prompt's {length} tokens leave {limit - length} of the model's {limit}."
+        sentence = f"is {asked.max_tokens}; give {limit - length} at most: the prompt has {length} of {limit} tokens."
         raise InvalidRequest([Violation("max_tokens", sentence)])
     return min(wanted, limit - length)
 

@@ -69,7 +69,9 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
     origin = _origin(draft, entry.tuft_model, store, caller, violations)
     chosen = draft.hyperparameters if origin is None else replace(draft.hyperparameters, **origin.shape)
     if test is None and chosen.early_stopping_patience:
-        violations.add("hyperparameters.early_stopping_patience", "needs a test_dataset to evaluate on.")
+        violations.add(
+            "hyperparameters.early_stopping_patience", "is set without a test_dataset; name one to evaluate on."
+        )
     one = _epoch(draft, training, chosen.max_length, violations)
     prompts = reply_prompts(draft.sampled, training[0], model, violations) if draft.sampled else None
     violations.refuse()
@@ -124,7 +126,7 @@ def _epoch(draft: JobDraft, training: Sequence[DatasetRecord], max_length: int |
         if one.conversations == 0:
             violations.add(
                 "hyperparameters.max_length",
-                f"is {max_length}; it leaves no row of {record.id!r} a trained token. Give a larger one.",
+                f"is {max_length}, which leaves no row of {record.id!r} a trained token; give a larger one.",
             )
         elif count == 0:
             violations.add(
@@ -146,7 +148,10 @@ def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, viol
     caller.check_look(f"Job {job.id!r}", job.spec.owner)
     checkpoint = store.ledger.checkpoint(wanted.job, wanted.checkpoint)
     if job.spec.tuft_model != tuft_model:
-        violations.add("start_from.job", f"trained {job.spec.model!r}; its checkpoints do not fit {draft.model!r}.")
+        violations.add(
+            "start_from.job",
+            f"trained {job.spec.model!r}, not {draft.model!r}; start from a job of this model.",
+        )
     shape = {name: getattr(job.spec.hyperparameters, name) for name in SHAPE}
     for name in SHAPE:
         here = getattr(draft.hyperparameters, name)
@@ -176,7 +181,7 @@ def _bound(draft: JobDraft, origin: _Origin | None) -> str:
     only = origin.host if origin is not None and not origin.checkpoint.stored else ""
     if only and draft.host and draft.host != only:
         raise ModelNotServed(
-            f"host is {draft.host!r}, but checkpoint {origin.checkpoint.id!r} lies only on {only!r}; "  # type: ignore[union-attr]
-            "leave host empty or name that one."
+            f"host: is {draft.host!r}, but checkpoint {origin.checkpoint.id!r} lies only on {only!r}; "  # type: ignore[union-attr]
+            "leave it empty or name that one."
         )
     return draft.host or only

@@ -60,44 +60,46 @@ def read_models(path: Path) -> list[ModelEntry]:
         table = tomllib.loads(path.read_text())
     except OSError as error:
         raise BadModels(
-            f"{path} can't be read ({error.strerror}); TURNLOOM_MODELS names the file of models."
+            f"{path}: can't be read ({error.strerror}); set TURNLOOM_MODELS to the file of models."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadModels(f"{path} is not TOML: {error}.") from error
+        raise BadModels(f"{path}: is not TOML ({error}); mend that line.") from error
     if unknown := table.keys() - {"models"}:
-        raise BadModels(f"{path} has {min(unknown)!r}; only [[models]] tables are known.")
+        raise BadModels(f"{path}: has {min(unknown)!r}; give [[models]] tables only.")
     tables = table.get("models")
     if not isinstance(tables, list) or not tables:
-        raise BadModels(f"{path} has no [[models]] table; at least one model is needed.")
+        raise BadModels(f"{path}: has no [[models]] table; give at least one model.")
     entries = [_entry(item, f"{path}: models[{index}]", path.parent) for index, item in enumerate(tables)]
     names = [entry.name for entry in entries]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise BadModels(f"{path} has the model {min(twice)!r} twice; names must be unique.")
+        raise BadModels(f"{path}: has the model {min(twice)!r} twice; give each a name of its own.")
     return sorted(entries, key=lambda entry: entry.name)
 
 
 def _entry(table: object, place: str, folder: Path) -> ModelEntry:
     if not isinstance(table, dict):
-        raise BadModels(f"{place} is not a table.")
+        raise BadModels(f"{place}: is not a table; begin it with [[models]].")
     known = {item.name for item in fields(ModelEntry)}
     if unknown := table.keys() - known:
-        raise BadModels(f"{place} has the unknown key {min(unknown)!r}; known are: {', '.join(sorted(known))}.")
+        raise BadModels(f"{place}: has the unknown key {min(unknown)!r}; use {', '.join(sorted(known))}.")
     for key, value in table.items():
         if not isinstance(value, str) or not value:
-            raise BadModels(f"{place}.{key} must be a string that is not empty.")
+            raise BadModels(f"{place}.{key}: is empty or no string; give a string.")
     for key in ("name", "source"):
         if key not in table:
-            raise BadModels(f"{place} has no {key!r}.")
+            raise BadModels(f"{place}: has no {key!r}; add it.")
     values: dict[str, str] = dict(table)
     template = values.pop("chat_template", None)
     here = folder / Path(values["source"]).expanduser()
     if here.is_dir():
         values["source"] = str(here.resolve())
     elif values["source"].startswith((".", "/", "~")):
-        raise BadModels(f"{place}.source is {values['source']!r}, and there is no such folder.")
+        raise BadModels(
+            f"{place}.source: there is no folder {values['source']!r}; name one that exists, or a hub model."
+        )
     path = None if template is None else (folder / template).resolve()
     if path is not None and not path.is_file():
-        raise BadModels(f"{place}.chat_template is {template!r}, and there is no such file below {folder}.")
+        raise BadModels(f"{place}.chat_template: there is no file {template!r} below {folder}; name one that exists.")
     return ModelEntry(
         name=values["name"],
         source=values["source"],
@@ -191,7 +193,7 @@ def load_entry(entry: ModelEntry, cache: Path, sandbox: Sandbox | None = None) -
         ("template_sha256", entry.template_sha256, model.template_sha256),
     ):
         if pin and pin != found:
-            raise BadModels(f"{what} is {found}, but models.toml pins {pin}; the source has changed.")
+            raise BadModels(f"{what}: is {found}, but models.toml pins {pin}; restore the source, or change the pin.")
     return model
 
 
@@ -229,10 +231,12 @@ def _prepare(entry: ModelEntry, cache: Path) -> Path:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=PREPARE_SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise BadModels(f"preparing {entry.source!r} took more than {PREPARE_SECONDS} s.") from error
+        raise BadModels(
+            f"{entry.source!r}: took more than {PREPARE_SECONDS} s to prepare; run `python -m turnloom.masks.prepare`."
+        ) from error
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip() or "no output").splitlines()[-1]
-        raise BadModels(f"preparing {entry.source!r} failed: {last}") from error
+        raise BadModels(f"{entry.source!r}: preparing it failed: {last}") from error
     return folder
 
 

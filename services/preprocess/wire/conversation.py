@@ -29,7 +29,7 @@ def conversation(message: pb.Conversation) -> Conversation:
     """
     if len(message.id.encode()) > MAX_CONVERSATION_ID_BYTES:
         raise MalformedConversation(
-            f"id has more than {MAX_CONVERSATION_ID_BYTES} bytes; give a shorter one.", field="id"
+            f"id: has more than {MAX_CONVERSATION_ID_BYTES} bytes; give a shorter one.", field="id"
         )
     messages: list[Message] = []
     training: list[Training] = []
@@ -71,7 +71,7 @@ def _parts(content: pb.ContentParts, index: int) -> list[JSON]:
     for position, part in enumerate(content.parts):
         if part.type != "text":
             raise UnsupportedContent(
-                f"type is {part.type[:32]!r}; only parts of type 'text' can be trained on.",
+                f"is {part.type[:32]!r}; send parts of type 'text'.",
                 message_index=index,
                 field=f"parts[{position}].type",
             )
@@ -105,9 +105,7 @@ def _tool_call(call: pb.ToolCall, index: int, position: int) -> JSON:
 
 def _weight(value: float, index: int) -> float:
     if not (math.isfinite(value) and value >= 0):
-        raise MalformedConversation(
-            f"weight is {value}; a finite number >= 0 is needed.", message_index=index, field="weight"
-        )
+        raise MalformedConversation(f"is {value}; give a finite number >= 0.", message_index=index, field="weight")
     return value
 
 
@@ -148,17 +146,19 @@ def parse_object(text: str) -> dict[str, JSON]:
         if "\\ud" in text.lower():  # an escaped lone surrogate parses, but can't be encoded as text
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON ({error.msg} at line {error.lineno} column {error.colno}).") from error
+        raise ValueError(
+            f"is not JSON ({error.msg} at line {error.lineno} column {error.colno}); send a JSON object."
+        ) from error
     except UnicodeEncodeError as error:
-        raise ValueError("holds half of a surrogate pair, which is no character.") from error
+        raise ValueError("holds half of a surrogate pair; send whole characters.") from error
     except RecursionError as error:
-        raise ValueError("is nested too deeply.") from error
+        raise ValueError("is nested too deeply; send fewer lists and objects inside others.") from error
     except ValueError as error:
-        raise ValueError("holds a number that can't be read (NaN, Infinity or too long).") from error
+        raise ValueError("holds NaN, Infinity or a number that is too long; send finite numbers.") from error
     if not isinstance(value, dict):
-        raise ValueError("must be a JSON object.")
+        raise ValueError("is not a JSON object; send one.")
     if text.count("{") + text.count("[") > _MAX_NESTING and _nested_deeper(value, _MAX_NESTING):
-        raise ValueError("is nested too deeply.")
+        raise ValueError("is nested too deeply; send fewer lists and objects inside others.")
     return value
 
 

@@ -32,8 +32,10 @@ class Range:
         return math.isfinite(value) and above and below
 
     def __str__(self) -> str:
-        """Return the range as the end of a sentence."""
-        low = f"above {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        """Return the range as the end of a sentence, behind "give"."""
+        if not (self.open_low or self.open_high):
+            return f"{self.low:g} to {self.high:g}"
+        low = f"a number above {self.low:g}" if self.open_low else f"a number of at least {self.low:g}"
         return f"{low} and {'below' if self.open_high else 'at most'} {self.high:g}"
 
 
@@ -74,7 +76,7 @@ def hyperparameters(message: pb.Hyperparameters, field: str, violations: Violati
         value = getattr(message, name)
         values[name] = value
         if not allowed.holds(value):
-            violations.add(f"{field}.{name}", f"is {value:g}; it must be {allowed}.")
+            violations.add(f"{field}.{name}", f"is {value:g}; give {allowed}.")
     for name in FLAGS:
         if message.HasField(name):  # type: ignore[arg-type]
             values[name] = getattr(message, name)

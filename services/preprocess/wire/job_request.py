@@ -31,7 +31,7 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
     """
     violations = Violations()
     if not request.model:
-        violations.add("model", "is not set; ListModels names the models that are served.")
+        violations.add("model", "is not set; choose a model that ListModels shows.")
     training = _training(request, violations)
     for name in ("model", "training_dataset", "test_dataset", "host"):
         check_bytes(getattr(request, name), name, MAX_NAME_BYTES, violations)
@@ -39,12 +39,12 @@ def draft(request: pb.CreateJobRequest) -> JobDraft:
     check_bytes(request.request_id, "request_id", MAX_REQUEST_ID_BYTES, violations)
     check_labels(request.metadata, "metadata", violations)
     if abs(request.priority) > MAX_PRIORITY:
-        violations.add("priority", f"is {request.priority}; it takes -{MAX_PRIORITY} to {MAX_PRIORITY}.")
+        violations.add("priority", f"is {request.priority}; give -{MAX_PRIORITY} to {MAX_PRIORITY}.")
     sampled = _sampled(request, violations)
     origin = None
     if request.HasField("start_from"):
         if not request.start_from.job:
-            violations.add("start_from.job", "is not set; it takes the id of the job that saved the checkpoint.")
+            violations.add("start_from.job", "is not set; give the id of the job that saved the checkpoint.")
         origin = StartFrom(
             job=request.start_from.job,
             checkpoint=request.start_from.checkpoint,
@@ -74,14 +74,14 @@ def _sampled(request: pb.CreateJobRequest, violations: Violations) -> Sampled | 
                 violations.add(name, "says nothing without sample_prompts.")
         return None
     if count > MAX_PROMPTS:
-        violations.add("sample_prompts", f"has {count} prompts; at most {MAX_PROMPTS} are taken.")
+        violations.add("sample_prompts", f"has {count} prompts; send {MAX_PROMPTS} at most.")
         return None
     size = sum(prompt.ByteSize() for prompt in request.sample_prompts)
     if size > MAX_PROMPT_BYTES:
-        violations.add("sample_prompts", f"has {size} bytes; at most {MAX_PROMPT_BYTES} are taken.")
+        violations.add("sample_prompts", f"has {size} bytes; send {MAX_PROMPT_BYTES} at most.")
         return None
     if request.sample_max_tokens > MAX_REPLY_TOKENS:
-        violations.add("sample_max_tokens", f"is {request.sample_max_tokens}; 1 to {MAX_REPLY_TOKENS} are possible.")
+        violations.add("sample_max_tokens", f"is {request.sample_max_tokens}; give 1 to {MAX_REPLY_TOKENS}.")
     prompts = [
         said
         for place, prompt in enumerate(request.sample_prompts)
@@ -94,22 +94,22 @@ def _training(request: pb.CreateJobRequest, violations: Violations) -> tuple[Mix
     """Return the datasets to train on: the one that is named, or those of the mixture."""
     if not request.mix:
         if not request.training_dataset:
-            violations.add("training_dataset", "is not set; it takes the id of a dataset that is READY.")
+            violations.add("training_dataset", "is not set; give the id of a dataset that is READY.")
         return (MixPart(request.training_dataset, 1.0),)
     if request.training_dataset:
         violations.add("training_dataset", "is set beside mix; name the dataset in one of them.")
     if not 2 <= len(request.mix) <= MAX_MIX:
-        violations.add("mix", f"has {len(request.mix)} datasets; it takes 2 to {MAX_MIX}.")
+        violations.add("mix", f"has {len(request.mix)} datasets; give 2 to {MAX_MIX}.")
         return ()
     for place, part in enumerate(request.mix):
         field = f"mix[{place}]"
         if not part.dataset:
-            violations.add(f"{field}.dataset", "is not set; it takes the id of a dataset that is READY.")
+            violations.add(f"{field}.dataset", "is not set; give the id of a dataset that is READY.")
         check_bytes(part.dataset, f"{field}.dataset", MAX_NAME_BYTES, violations)
         if part.dataset in {other.dataset for other in request.mix[:place]}:
             violations.add(f"{field}.dataset", f"is {part.dataset}, which stands there twice; add up its weights.")
         if not (math.isfinite(part.weight) and part.weight > 0):
-            violations.add(f"{field}.weight", f"is {part.weight:g}; it takes a number above 0.")
+            violations.add(f"{field}.weight", f"is {part.weight:g}; give a number above 0.")
     return tuple(MixPart(part.dataset, part.weight) for part in request.mix)
 
 

@@ -65,7 +65,7 @@ def options(message: pb.PreprocessOptions, field: str = "options") -> Options:
     """
     violations = Violations()
     if not message.model:
-        violations.add(f"{field}.model", "is not set; ListModels names the models that are served.")
+        violations.add(f"{field}.model", "is not set; choose a model that ListModels shows.")
     train_on = TRAIN_ON.optional(
         message.train_on != 0, message.train_on, DEFAULTS.train_on, f"{field}.train_on", violations
     )
@@ -78,19 +78,19 @@ def options(message: pb.PreprocessOptions, field: str = "options") -> Options:
     }
     max_length = message.max_length if message.HasField("max_length") else DEFAULTS.max_length
     if max_length is not None and not 2 <= max_length <= MAX_LENGTH:
-        violations.add(f"{field}.max_length", f"is {max_length}; 2 to {MAX_LENGTH} tokens are possible.")
+        violations.add(f"{field}.max_length", f"is {max_length}; give 2 to {MAX_LENGTH} tokens.")
     examples = DEFAULTS.max_examples_per_conversation
     if message.HasField("max_examples_per_conversation"):
         examples = message.max_examples_per_conversation
         if not 1 <= examples <= MAX_EXAMPLES_PER_CONVERSATION:
             violations.add(
                 f"{field}.max_examples_per_conversation",
-                f"is {examples}; 1 to {MAX_EXAMPLES_PER_CONVERSATION} are possible.",
+                f"is {examples}; give 1 to {MAX_EXAMPLES_PER_CONVERSATION}.",
             )
     part_weights = _part_weights(message.part_weights, f"{field}.part_weights", violations)
     template = message.chat_template if message.HasField("chat_template") else None
     if template is not None and len(template.encode()) > MAX_CHAT_TEMPLATE_BYTES:
-        violations.add(f"{field}.chat_template", f"is longer than {MAX_CHAT_TEMPLATE_BYTES} bytes.")
+        violations.add(f"{field}.chat_template", f"is longer than {MAX_CHAT_TEMPLATE_BYTES} bytes; send a shorter one.")
     variables: dict[str, JSON] = {}
     if message.chat_template_kwargs_json:
         try:
@@ -99,7 +99,7 @@ def options(message: pb.PreprocessOptions, field: str = "options") -> Options:
             violations.add(f"{field}.chat_template_kwargs_json", str(error))
     day = message.date if message.HasField("date") else None
     if day is not None and not _is_date(day):
-        violations.add(f"{field}.date", "is not a date of the form YYYY-MM-DD.")
+        violations.add(f"{field}.date", "is not a date; give YYYY-MM-DD.")
     violations.refuse()
     return Options(
         train_on=train_on,
@@ -121,7 +121,7 @@ def _part_weights(message: pb.PartWeights, field: str, violations: Violations) -
     values = {name: getattr(message, name) for name in ("reasoning", "content", "tool_call") if message.HasField(name)}
     for name, value in values.items():
         if not (math.isfinite(value) and value >= 0):
-            violations.add(f"{field}.{name}", f"is {value}; a finite number >= 0 is needed.")
+            violations.add(f"{field}.{name}", f"is {value}; give a finite number >= 0.")
     return PartWeights(**values)
 
 

@@ -27,13 +27,15 @@ def check_halving(request: pb.CreateSweepRequest, violations: Violations) -> Non
             violations.add(name, "is set without successive_halving; set that too.")
         return
     if request.HasField("halving_eta") and request.halving_eta < 2:
-        violations.add("halving_eta", f"is {request.halving_eta}; one cell in 2 goes on at most, so it is at least 2.")
+        violations.add("halving_eta", f"is {request.halving_eta}; give 2 or more, since one cell in 2 goes on at most.")
     if not request.base.test_dataset:
-        violations.add("base.test_dataset", "is empty; successive halving compares cells by their test NLL.")
+        violations.add(
+            "base.test_dataset", "is empty; name one, since successive halving compares cells by their test NLL."
+        )
     for place, (before, step) in enumerate(pairwise([0, *request.halving_rungs])):
         if step <= before:
             said = f"is {step}, not above {before}" if place else f"is {step}"
-            violations.add(f"halving_rungs[{place}]", f"{said}; rungs are steps from 1 on, ascending.")
+            violations.add(f"halving_rungs[{place}]", f"{said}; give steps from 1 on, ascending.")
 
 
 def rungs(request: pb.CreateSweepRequest, cells: Sequence[Hyperparameters], steps: Sequence[int]) -> tuple[Rung, ...]:

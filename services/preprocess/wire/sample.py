@@ -51,15 +51,15 @@ def asked(request: pb.SampleRequest) -> Asked:
     """
     violations = Violations()
     if request.max_tokens > MAX_TOKENS:
-        violations.add("max_tokens", f"is {request.max_tokens}; 1 to {MAX_TOKENS} are possible.")
+        violations.add("max_tokens", f"is {request.max_tokens}; give 1 to {MAX_TOKENS}.")
     temperature = request.temperature if request.HasField("temperature") else 1.0
     if not (math.isfinite(temperature) and 0 <= temperature <= MAX_TEMPERATURE):
-        violations.add("temperature", f"is {temperature:g}; a number from 0 to {MAX_TEMPERATURE:g} is needed.")
+        violations.add("temperature", f"is {temperature:g}; give a number from 0 to {MAX_TEMPERATURE:g}.")
     top_p = request.top_p if request.HasField("top_p") else 1.0
     if not (math.isfinite(top_p) and 0 < top_p <= 1):
-        violations.add("top_p", f"is {top_p:g}; a number above 0 and at most 1 is needed.")
+        violations.add("top_p", f"is {top_p:g}; give a number above 0 and at most 1.")
     if request.base and request.checkpoint:
-        violations.add("checkpoint", "is an adapter's; the base model answers without one. Leave one of them out.")
+        violations.add("checkpoint", "is an adapter's, and the base model answers without one; leave one of them out.")
     said = to_answer(request.conversation, "conversation", violations)
     violations.refuse()
     assert said is not None  # else there is a violation
@@ -74,9 +74,7 @@ def to_answer(message: ty.Conversation, field: str, violations: Violations) -> C
         violations.add(f"{field}.messages", "is empty; give at least the message that is to be answered.")
         return None
     if message.messages[last].role == "assistant":
-        violations.add(
-            f"{field}.messages[{last}].role", "is 'assistant'; the last message is the one that is to be answered."
-        )
+        violations.add(f"{field}.messages[{last}].role", "is 'assistant'; end with the message that is to be answered.")
         return None
     try:
         return conversation(message)

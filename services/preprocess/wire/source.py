@@ -65,11 +65,13 @@ def _checked(message: pb.DatasetSource, path: str, on_bad: BadRows, violations: 
     for name in ("split", "revision", "config", "overlap_split"):
         check_bytes(getattr(message, name), f"{path}.{name}", MAX_NAME_BYTES, violations)
     if len(message.column_mapping) > MAX_COLUMNS:
-        violations.add(f"{path}.column_mapping", f"has {len(message.column_mapping)} entries; {MAX_COLUMNS} are taken.")
+        violations.add(
+            f"{path}.column_mapping", f"has {len(message.column_mapping)} entries; give {MAX_COLUMNS} at most."
+        )
     if message.overlap_split and message.test_fraction:
         violations.add(f"{path}.overlap_split", "and test_fraction exclude each other; leave one out.")
     if not 0 <= message.test_fraction < 1:
-        violations.add(f"{path}.test_fraction", f"is {message.test_fraction}; 0 <= test_fraction < 1 is needed.")
+        violations.add(f"{path}.test_fraction", f"is {message.test_fraction}; give a number from 0 to below 1.")
     same = None
     if message.HasField("deduplicate"):
         same = DEDUPLICATE.required(message.deduplicate, f"{path}.deduplicate", violations)
@@ -167,7 +169,7 @@ def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
     violations = Violations()
     for name in ("filtered", "duplicates", "overlapping", "unreadable"):
         if (number := getattr(message, name)) > MAX_ROWS:
-            violations.add(f"end.left_out.{name}", f"is {number}; no source has so many rows.")
+            violations.add(f"end.left_out.{name}", f"is {number}; give {MAX_ROWS} at most.")
     columns = tuple(message.unused_columns)
     if len(columns) > MOST_UNUSED or any(len(column) > LONGEST_UNUSED for column in columns):
         sentence = f"names {len(columns)} columns; send at most {MOST_UNUSED}, of {LONGEST_UNUSED} characters."

@@ -73,7 +73,9 @@ def _check_axes(request: pb.CreateSweepRequest, violations: Violations) -> None:
         if name not in RANGES:
             close = difflib.get_close_matches(name, RANGES, n=1)
             instead = f"did you mean {close[0]}?" if close else f"there are {', '.join(RANGES)}."
-            violations.add(f"{field}.hyperparameter", f"is {name[:64]!r}, no numeric hyperparameter; {instead}")
+            violations.add(
+                f"{field}.hyperparameter", f"is {name[:64]!r}, which is not a numeric hyperparameter; {instead}"
+            )
             continue
         if name in seen:
             violations.add(f"{field}.hyperparameter", f"is {name}, which has an axis already; put all values in one.")
@@ -83,7 +85,7 @@ def _check_axes(request: pb.CreateSweepRequest, violations: Violations) -> None:
         _check_values(axis, field, violations)
     count = math.prod(len(axis.values) for axis in request.axes)
     if count > MAX_CELLS:
-        violations.add("axes", f"make {count} cells; at most {MAX_CELLS} are taken. Give fewer values.")
+        violations.add("axes", f"make {count} cells; give fewer values, for {MAX_CELLS} cells at most.")
 
 
 def _check_values(axis: pb.SweepAxis, field: str, violations: Violations) -> None:
@@ -93,11 +95,11 @@ def _check_values(axis: pb.SweepAxis, field: str, violations: Violations) -> Non
     for position, value in enumerate(axis.values):
         place = f"{field}.values[{position}]"
         if not allowed.holds(value):
-            violations.add(place, f"is {value:g}; {axis.hyperparameter} must be {allowed}.")
+            violations.add(place, f"is {value:g}; give {axis.hyperparameter} {allowed}.")
         elif axis.hyperparameter not in REAL and value != int(value):
-            violations.add(place, f"is {value:g}; {axis.hyperparameter} takes whole numbers.")
+            violations.add(place, f"is {value:g}; give {axis.hyperparameter} whole numbers.")
         elif value in axis.values[:position]:
-            violations.add(place, f"is {value:g}, which stands there twice.")
+            violations.add(place, f"is {value:g} twice; give each value once.")
 
 
 def content_hash(request: pb.CreateSweepRequest) -> str:

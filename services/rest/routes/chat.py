@@ -57,7 +57,7 @@ async def create_chat_completion(
 ) -> ChatCompletion | Response:
     """Answer a conversation. With stream the reply comes as server-sent events, once all of it is known."""
     if body.response_format not in (None, {"type": "text"}):
-        raise invalid("response_format", "only text is possible here.")
+        raise invalid("response_format", "holds something else than text; send text.")
     conversation = _conversation(body)
     limit = body.max_completion_tokens or body.max_tokens or 0
 
@@ -91,7 +91,7 @@ async def create_completion(
     """Answer texts, each as the only message of a user."""
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not 1 <= len(prompts) <= MOST_PROMPTS:
-        raise invalid("prompt", f"holds {len(prompts)} texts; 1 to {MOST_PROMPTS} are possible.")
+        raise invalid("prompt", f"holds {len(prompts)} texts; send 1 to {MOST_PROMPTS}.")
     asked = [ty.Conversation(messages=[ty.Message(role="user", text=text)]) for text in prompts]
 
     def work(left: threading.Event) -> list[Reply]:

@@ -80,9 +80,7 @@ def _judged(owner: str, identity: str, received: Received) -> StoredFile:
     fields = dict(received.fields)
     purpose = fields.pop("purpose", "")
     if purpose != "fine-tune":
-        raise invalid(
-            "purpose", f"is {purpose!r}; only fine-tune is possible here." if purpose else "is missing; send fine-tune."
-        )
+        raise invalid("purpose", f"is {purpose!r}; send fine-tune." if purpose else "is missing; send fine-tune.")
     created = int(time.time())
     expires = _expiry(fields, created)
     if fields:

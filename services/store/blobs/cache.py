@@ -32,7 +32,7 @@ class FileCache:
         target = self.folder / hashlib.sha256(uri.encode()).hexdigest()
         with store_errors(uri):
             try:
-                os.utime(target)  # used now
+                _used_now(target)
                 return target
             except FileNotFoundError:
                 pass
@@ -45,6 +45,7 @@ class FileCache:
             part = self.folder / f"{secrets.token_hex(8)}{_UNFINISHED}"
             try:
                 system.get_file(path, str(part))
+                _used_now(part)
                 part.replace(target)
             finally:
                 part.unlink(missing_ok=True)
@@ -56,15 +57,21 @@ class FileCache:
         for used_at, one, path in copies:
             if held + size <= self.limit:
                 return
-            if path.suffix != _UNFINISHED or time.time() - used_at > _GIVEN_UP:
+            if path.suffix != _UNFINISHED or time.time() - used_at / 1e9 > _GIVEN_UP:
                 path.unlink(missing_ok=True)
                 held -= one
 
-    def _copies(self) -> Iterator[tuple[float, int, Path]]:
-        """Yield last use, bytes and path of every copy."""
+    def _copies(self) -> Iterator[tuple[int, int, Path]]:
+        """Yield last use (ns since 1970), bytes and path of every copy."""
         for path in self.folder.iterdir():
             try:
                 about = path.stat()
             except FileNotFoundError:  # another process made room
                 continue
-            yield about.st_mtime_ns / 1e9, about.st_size, path
+            yield about.st_mtime_ns, about.st_size, path
+
+
+def _used_now(path: Path) -> None:
+    """Note the use of a copy by a clock that tells two uses apart; the kernel's own has steps of milliseconds."""
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))

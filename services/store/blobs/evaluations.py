@@ -1,6 +1,6 @@
 """Loss of each row of the test dataset in an evaluation: one small Parquet file per evaluation.
 
-Redis holds the sums of an evaluation; these columns (12 bytes a row) lie in the object store, at a path by job and
+Redis holds the sums of an evaluation. These columns (12 bytes a row) lie in the object store, at a path by job and
 step. An attempt that trains a step again writes the same numbers to the same place.
 """
 

@@ -175,7 +175,7 @@ class NewFile:
 
 @contextmanager
 def whole_file(url: str) -> Iterator[IO[bytes]]:
-    """Open a file that gets its name only if the block ends well; after an error nothing of it is left."""
+    """Open a file that gets its name only if the block ends well. After an error nothing of it is left."""
     folder, name = url.rsplit("/", 1)
     with store_errors(url):
         new = NewFile(folder)

@@ -190,7 +190,7 @@ def _total(parts: Sequence[Totals]) -> Totals:
 
 
 class DatasetReader:
-    """Rows of a dataset, as views of memory maps; a shard is fetched and opened at the first access to its rows.
+    """Rows of a dataset, as views of memory maps. A shard is fetched and opened at the first access to its rows.
 
     Keeps OPEN_SHARDS open. Copies of an object store's shards lie in `cache`, or without one in temporary folders.
     Views stay valid as long as they are held, also after `close`. Raises StoreUnavailable, Corrupt.

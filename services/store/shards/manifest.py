@@ -44,7 +44,7 @@ def manifest_uri(store_url: str, sha256: str) -> str:
 def write_manifest(store_url: str, manifest: Manifest) -> None:
     """Write a manifest beside the shards' folder. Raises what `whole_file` raises.
 
-    One of the same content is replaced, since it may be about to be removed; jobs that have read it go on with its
+    One of the same content is replaced, since it may be about to be removed. Jobs that have read it go on with its
     shards, whose folders this one then names.
     """
     folder, uri = below(store_url, "datasets"), manifest_uri(store_url, manifest.sha256)
@@ -74,7 +74,7 @@ def read_manifest(uri: str) -> Manifest:
     try:
         table = json.loads(text)
         if table["version"] != VERSION:
-            raise Corrupt(f"{uri} has version {table['version']}, {VERSION} is needed; read it with its own Turnloom")
+            raise Corrupt(f"{uri} has version {table['version']}, not {VERSION}; read it with its own Turnloom")
         folder = uri.rsplit("/", 1)[0]
         replaced = [f"{folder}/{name}" for name in table["replaced"]]
         shards = [_shard(shard, folder) for shard in table["shards"]]

@@ -91,7 +91,7 @@ def longest_first(rows: Iterable[Row]) -> list[Row]:
 
 
 def filled(targets: int) -> int:
-    """Round the targets of a call's longest row up to a number of few digits; its rows are padded to that length.
+    """Round the targets of a call's longest row up to a number of few digits. Its rows are padded to that length.
 
     1 to 16 as they are, then 18, 20, ..., 32, 36, ..., 64, 72, ...: at most an eighth more.
     """

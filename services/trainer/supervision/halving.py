@@ -1,7 +1,7 @@
 """Choose the cells of a sweep that go on at a rung, and run the supervisor's round over waiting cells.
 
 Successive halving (Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
-AISTATS 2016), synchronous: every cell waits, PAUSED, at the rung until no other one can still arrive; then those with
+AISTATS 2016), synchronous: every cell waits, PAUSED, at the rung until no other one can still arrive. Then those with
 the lowest test NLL at that very step go on. The evaluations are those of the ledger; nothing is asked of a trainer.
 """
 
@@ -64,7 +64,7 @@ def _kept(count: int) -> str:
 
 
 def is_coming(job: JobRecord, step: int) -> bool:
-    """Return whether a cell will still arrive at a rung by itself; a cell that its owner paused delays no other."""
+    """Return whether a cell will still arrive at a rung by itself. A cell that its owner paused delays no other."""
     if step not in job.rungs or job.passed_rung >= step:
         return False
     return (job.state in MOVING and job.step < step) or (job.state is JobState.PAUSING and job.rung == step)
@@ -78,7 +78,7 @@ def is_waiting(job: JobRecord) -> bool:
 def settle_rungs(store: Store) -> None:
     """Compare the cells of every rung at which no other cell can still arrive. May be repeated at any point.
 
-    A cell that waits for a lost host does not hold up cells that could train; it is compared when it arrives.
+    A cell that waits for a lost host does not hold up cells that could train. It is compared when it arrives.
 
     Args:
         store: where the decisions are written; each is one atomic step that looks again first.

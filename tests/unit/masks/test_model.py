@@ -108,7 +108,7 @@ def test_a_manifest_that_is_no_manifest_says_how_to_make_one(prepared: Path) -> 
 def test_a_manifest_of_another_version_is_refused(prepared: Path) -> None:
     manifest = json.loads((prepared / "manifest.json").read_text())
     (prepared / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
-    with pytest.raises(ModelNotUsable, match="has version 99, 1 is needed; prepare it again"):
+    with pytest.raises(ModelNotUsable, match="has version 99, not 1; prepare it again"):
         load_model(prepared)
 
 

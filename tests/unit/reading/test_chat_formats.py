@@ -57,8 +57,8 @@ def test_system_input_and_history_are_taken_along() -> None:
     ("name", "row", "field", "message"),
     [
         ("messages", {"text": "x"}, "messages", "there is no column messages (columns: text)."),
-        ("messages", {"messages": "x"}, "messages", "is text, but must be a list."),
-        ("messages", 3, "", "a row must be an object with columns, not a number."),
+        ("messages", {"messages": "x"}, "messages", "is text; give a list."),
+        ("messages", 3, "", "a row is a number; give an object with columns."),
         (
             "sharegpt",
             {"conversations": [{"from": "cat", "value": "x"}]},
@@ -69,11 +69,16 @@ def test_system_input_and_history_are_taken_along() -> None:
             "sharegpt",
             {"conversations": [{"from": "gpt"}]},
             "conversations[0]",
-            "must be an object with from and value.",
+            "can't be used; give an object with from and value.",
         ),
-        ("prompt_completion", {"prompt": 1, "completion": "a"}, "prompt", "is a number, but must be text."),
-        ("alpaca", {"instruction": "q", "output": None}, "output", "there is no column output"),
-        ("alpaca", {"instruction": "q", "output": "a", "history": [["q"]]}, "history[0]", "must be a list of question"),
+        ("prompt_completion", {"prompt": 1, "completion": "a"}, "prompt", "is a number; give text."),
+        ("alpaca", {"instruction": "q", "output": None}, "output", "is null in this row"),
+        (
+            "alpaca",
+            {"instruction": "q", "output": "a", "history": [["q"]]},
+            "history[0]",
+            "can't be used; give a list of question",
+        ),
     ],
 )
 def test_a_row_that_does_not_fit_says_column_and_kind(name: str, row: object, field: str, message: str) -> None:

@@ -62,14 +62,14 @@ def test_a_row_without_columns_has_none_of_that_name() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("lang", "'lang' is no condition."),
-        ("= en", "'= en' is no condition."),
-        ("", "'' is no condition."),
+        ("lang", "'lang' can't be read as a condition."),
+        ("= en", "'= en' can't be read as a condition."),
+        ("", "'' can't be read as a condition."),
         ("score > null", "'score > null': null is neither less nor greater than anything."),
         ("score >", "'score >': nothing is neither less nor greater than anything."),
         ('lang = "en', "'lang = \"en': \"en is no JSON string."),
         ('lang = "e" n', '\'lang = "e" n\': "e" n is no JSON string.'),
-        ("x = " + "y" * 2000, "has 2004 bytes; at most 1024 are taken."),
+        ("x = " + "y" * 2000, "has 2004 bytes; give 1024 at most."),
     ],
 )
 def test_what_is_no_condition_is_refused_with_its_field_and_the_form(text: str, sentence: str) -> None:
@@ -84,7 +84,7 @@ def test_bounds_that_nothing_can_meet_and_too_many_conditions_are_refused() -> N
     with pytest.raises(InvalidInput, match="takes from 5 to 3 messages, which nothing can have") as refused:
         RowFilter(min_messages=5, max_messages=3).check()
     assert refused.value.field == "filter.min_messages"
-    with pytest.raises(InvalidInput, match="has 33 conditions; at most 32 are taken"):
+    with pytest.raises(InvalidInput, match="has 33 conditions; give 32 at most"):
         RowFilter(where=("a = b",) * 33).check()
 
 

@@ -176,7 +176,7 @@ def test_bad_rows_are_left_out_counted_and_named_and_the_others_keep_their_numbe
     assert part.counts.unreadable == 2
     assert part.bad == [
         f"{path}, line 2: is not JSON (Expecting value in column 1).",
-        f"{path}, line 4: prompt: is a number, but must be text.",
+        f"{path}, line 4: prompt: is a number; give text.",
     ]
     assert part.place(2) == f"{path}, line 3"
     assert [(first, len(chunk)) for first, chunk in numbered_chunks(part.numbered())] == [(0, 1), (2, 1)]
@@ -245,5 +245,5 @@ def test_the_library_reads_what_the_command_line_reads(tmp_path: Path) -> None:
     assert read(tmp_path / "b*", skip_bad=True) == [CHAT, CHAT]
     with pytest.raises(InvalidInput, match="line 2"):
         read(str(tmp_path / "b.jsonl"))
-    with pytest.raises(InvalidInput, match="is no condition"):
+    with pytest.raises(InvalidInput, match="can't be read as a condition"):
         read(path, **{**asked, "where": ["lang"]})

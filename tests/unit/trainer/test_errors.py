@@ -165,6 +165,6 @@ def test_long_texts_are_cut() -> None:
 
 
 def test_a_refused_key_is_not_in_the_text() -> None:
-    with pytest.raises(BackendError, match="the TuFT key does not start with tml-") as caught:
+    with pytest.raises(BackendError, match="the TuFT key can't be used; give one that starts with tml-") as caught:
         check_key("secret-key")
     assert "secret-key" not in str(caught.value)

@@ -137,7 +137,7 @@ def test_every_run_is_released_once() -> None:
     "path", ["", "tinker://run/other/x", "tinker://../weights/x", "/etc/passwd", "tinker://r/weights/a/b"]
 )
 def test_a_path_that_is_no_checkpoint_is_refused(path: str) -> None:
-    with pytest.raises(AdapterUnusable, match="is no path of a TuFT checkpoint"):
+    with pytest.raises(AdapterUnusable, match="is not the path of a TuFT checkpoint"):
         ServerFolder(Path("/tuft")).of(path)
 
 
@@ -145,7 +145,7 @@ def test_a_path_that_is_no_checkpoint_is_refused(path: str) -> None:
     ("config", "sentence"),
     [
         (None, "has no adapter_config.json"),
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ('{"peft_type": "LORA", "r": 4}', r"are \('LORA', 4\), not \('LORA', 8\)"),
         ('{"peft_type": "LOHA", "r": 8}', r"are \('LOHA', 8\)"),
     ],

@@ -33,7 +33,7 @@ def test_without_a_command_it_says_which_there_are(start: list[str]) -> None:
 def test_a_wrong_switch_is_one_sentence(start: list[str]) -> None:
     done = run(*start, "launch", "--config", "none.yaml", TURNLOOM_TUFT_ACCELERATE="yes")
     assert done.returncode == 1
-    assert done.stderr == "services.tuft: TURNLOOM_TUFT_ACCELERATE is 'yes'; it takes 0, 1 or always\n"
+    assert done.stderr == "services.tuft: TURNLOOM_TUFT_ACCELERATE: 'yes' can't be used; give 0, 1 or always\n"
 
 
 def test_by_path_it_runs_in_any_folder(tmp_path: Path) -> None:

@@ -100,16 +100,16 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
     ("line", "sentence"),
     [
         ("{\n", "is not JSON (Expecting property name enclosed in double quotes in column 2)."),
-        ("3", "a row must be an object with columns, not a number."),
+        ("3", "a row is a number; give an object with columns."),
         ('{"conversations": []}', "messages: there is no column messages (columns: conversations)."),
-        ('{"messages": {}}', "messages: is an object, but must be a list."),
-        ('{"messages": ["x"]}', "messages[0]: must be an object with role and content."),
+        ('{"messages": {}}', "messages: is an object; give a list."),
+        ('{"messages": ["x"]}', "messages[0]: can't be used; give an object with role and content."),
         ('{"messages": [{"content": "x"}]}', "messages[0]: has no role."),
-        ('{"messages": [{"role": 1}]}', "messages[0].role: is the number 1, but must be text."),
-        ('{"messages": [{"role": "user", "content": 3}]}', "messages[0].content: is the number 3, but must be text"),
+        ('{"messages": [{"role": 1}]}', "messages[0].role: is the number 1; give text."),
+        ('{"messages": [{"role": "user", "content": 3}]}', "messages[0].content: is the number 3; give text"),
         (
             '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
-            "messages[0].content[0]: has the type image_url, but only text can be trained on.",
+            "messages[0].content[0]: has the type image_url; give text, nothing else can be trained on.",
         ),
         (
             '{"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": 1}]}]}',
@@ -121,14 +121,14 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
         ),
         (
             '{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 3}}]}]}',
-            "messages[0].tool_calls[0].function.arguments: is the number 3, but must be an object or text.",
+            "messages[0].tool_calls[0].function.arguments: is the number 3; give an object or text.",
         ),
         ('{"messages": [{"role": "user", "trainable": 1}]}', "messages[0].trainable: is the number 1"),
-        ('{"messages": [{"role": "user", "weight": "1"}]}', "messages[0].weight: is text, but must be a number"),
-        ('{"messages": [], "id": []}', "id: must be text or a whole number."),
+        ('{"messages": [{"role": "user", "weight": "1"}]}', "messages[0].weight: is text; give a number"),
+        ('{"messages": [], "id": []}', "id: can't be used; give text or a whole number."),
         ('{"messages": [], "tools": "x"}', "tools: is text, but not JSON text of a list."),
         ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "half of a surrogate pair"),
-        ('{"messages": [{"role": "user", "weight": NaN}]}', "holds NaN, which is no JSON value."),
+        ('{"messages": [{"role": "user", "weight": NaN}]}', "holds NaN, which JSON can't hold."),
     ],
 )
 def test_a_mistake_is_named_with_file_line_and_field(tmp_path: Path, line: str, sentence: str) -> None:

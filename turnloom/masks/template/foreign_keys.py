@@ -75,7 +75,7 @@ def _training(message: Message, said: Training, index: int) -> Training:
 
 
 def _weighed(said: Training, key: str, value: JSON, index: int) -> Training:
-    """Read a number other than 0 and 1 as a factor, under the names of factors and masks; refuse a measured loss."""
+    """Read a number other than 0 and 1 as a factor, under the names of factors and masks. Refuse a measured loss."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or key in ("loss", "masked") or not (isfinite(value) and value >= 0):  # type: ignore[arg-type,operator]  # a number
         raise InvalidTraining(

@@ -70,7 +70,7 @@ class LookupGenerator(CodeGenerator):
             self.write(", ")
 
     def _write_look(self, looked: nodes.Expr, key: str, frame: Frame) -> bool:
-        """Write the look into a variable, open where it is no dict or has no such key; whether it is a variable."""
+        """Write the look into a variable, open where it is no dict or has no such key. Return whether it is one."""
         if not isinstance(looked, nodes.Name):
             return False
         name = frame.symbols.ref(looked.name)

@@ -66,7 +66,9 @@ def _with_call(values: Message, legacy: JSON, index: int) -> Message:
         )
     if not isinstance(legacy, Mapping) or not isinstance(legacy.get("name"), str):
         raise UnsupportedContent(
-            "must be an object with name and arguments; or send tool_calls", message_index=index, field=LEGACY_CALL
+            "can't be used; send an object with name and arguments, or tool_calls",
+            message_index=index,
+            field=LEGACY_CALL,
         )
     return {**values, "tool_calls": [{"type": "function", "function": dict(legacy)}]}
 
@@ -102,7 +104,7 @@ def _arguments(value: JSON, index: int, place: str) -> JSON:
         ) from error
     if not isinstance(found, Mapping):
         raise UnsupportedContent(
-            f"is JSON text of {_kind(found)}; a JSON object is needed", message_index=index, field=place
+            f"is JSON text of {_kind(found)}; send a JSON object", message_index=index, field=place
         )
     return found
 

@@ -1,7 +1,7 @@
 """Find where text spells a control token of the tokenizer. Who may write one is decided in segments.py.
 
 A control token is an added token of the tokenizer that is not white space only. Matching is that of the `tokenizers`
-library: leftmost, then longest; `single_word` looks at the neighbours, `lstrip` and `rstrip` take the space beside it.
+library: leftmost, then longest. `single_word` looks at the neighbours, `lstrip` and `rstrip` take the space beside it.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def utf8_of(rendered: RenderedText) -> bytes:
         origin = origin_at(rendered, error.start)
         index = origin.message_index if origin is not None and origin.message_index >= 0 else None
         raise UnsupportedContent(
-            f"holds half of a surrogate pair ({rendered.text[error.start]!a}), which is no character; remove it",
+            f"holds half of a surrogate pair ({rendered.text[error.start]!a}), half a character; remove it",
             message_index=index,
             field=origin.field if origin is not None else "",
         ) from error

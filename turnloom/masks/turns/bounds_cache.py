@@ -1,6 +1,6 @@
 """Cache what was proved about a turn by the literals around it, and read it off for the next.
 
-The literals around and inside a turn, with the fields between them, are its pattern; places count from the pattern's
+The literals around and inside a turn, with the fields between them, are its pattern. Places count from the pattern's
 runs, so they hold whatever the texts' lengths.
 """
 

@@ -186,12 +186,15 @@ def _begin(
             else "the template prints no generation prompt or role before this turn, so its start can't be told",
             message_index=index,
         )
-    warning = (
-        f"the template renders no prompt before this turn; it counts from {header!r} on"
-        if prompt is None
-        else f"the template does not render this turn after its own generation prompt {appended!r}; it counts from"
-        f" {header!r} on"
-    )
+    if prompt is None:
+        warning = f"the template renders no prompt before this turn; it counts from {header!r} on"
+    elif header == appended:
+        warning = f"the template prints other white space before {header!r} with this turn than without it"
+    else:
+        warning = (
+            f"the template does not render this turn after its own generation prompt {appended!r}; it counts from"
+            f" {header!r} on"
+        )
     return _Begin(position, "header", header, (f"messages[{index}]: {warning}",))
 
 

@@ -68,21 +68,27 @@ def lost_of(text: str, printed: str, *, history: bool = False, closed: bool = Tr
     stretches = list(_stretches(wanted))
     if len(stretches) > 1 and history:
         stretches = stretches[-1:]
-    forms, lost = [], set()
-    for is_reasoning, stretch in stretches:
-        form = next((form for form in spellings(stretch) if form in printed), "")
+    forms, lost, rest = [], set(), printed
+    for is_reasoning, stretch in sorted(
+        stretches, key=lambda one: -len(one[1])
+    ):  # what is short may be part of another
+        form = next((form for form in spellings(stretch) if form in rest), "")
         if form:
             forms.append(form)
+            rest = rest.replace(form, "\0", 1)
             lost.add(Lost.NOTHING if form == stretch else Lost.ESCAPED)
-        elif "".join(stretch.split()) in "".join(printed.split()):
+        elif "".join(stretch.split()) in "".join(rest.split()):
             lost.add(Lost.SPACE)
         else:
             lost.add(Lost.REASONING if is_reasoning else Lost.PART)
     if len(forms) == len(stretches) and not history:
-        runs_on = any(is_reasoning for is_reasoning, _ in stretches[:-1]) and not (closed or closing(printed))
-        left = _without(printed, forms)
-        if runs_on or _BROKEN.search(left):
+        runs_on = closing(wanted) and not (closed or closing(printed))
+        thought = any(is_reasoning for is_reasoning, _ in stretches[:-1])
+        left = _THINK.sub(" ", rest).replace("\0", " ").strip(_AROUND)
+        if (runs_on and thought) or _BROKEN.search(left):
             return Lost.PART
+        if runs_on:
+            lost.add(Lost.REASONING)  # an empty block
         if left and any(left in form for form in forms):
             lost.add(Lost.REPEATED)
     kinds = (Lost.PART, Lost.REASONING, Lost.SPACE, Lost.REPEATED, Lost.ESCAPED)
@@ -100,13 +106,6 @@ def _repeated(wanted: str, printed: str) -> bool:
 def closing(text: str) -> bool:
     """Whether a marker in the text closes reasoning."""
     return any(_closes(marker[0]) for marker in _THINK.finditer(text))
-
-
-def _without(printed: str, forms: Sequence[str]) -> str:
-    """Return what is left of a printed text without these forms of it, markers, and quotes and space at its ends."""
-    for form in forms:
-        printed = printed.replace(form, " ", 1)
-    return _THINK.sub(" ", printed).strip(_AROUND)
 
 
 def _closes(marker: str) -> bool:
@@ -186,6 +185,8 @@ def _is_shown(leaf: Leaf, times: int, own: str, shown: str) -> bool:
     text = own if is_value and _ESCAPED.search(str(leaf.value)) is None else shown
     if is_value:
         return any(text.count(form) >= times for form in _written(leaf.value))
+    if leaf.kind == "key" and text.count(f'"{leaf.value}"') >= times:
+        return True  # as JSON, which is what most templates print
     return any(_times(form, text) >= times for form in _written(leaf.value))
 
 
@@ -204,11 +205,14 @@ def repeated_calls(calls: Sequence[JSON], own: str) -> Iterator[int]:
         calls: as the template got them.
         own: printed text that came from the calls.
     """
-    said = "\0".join(_strings(calls))
+    said = ""
     for at, call in enumerate(calls):
         leaves = [leaf.value for leaf in _leaves_of_call(call, "") if leaf.kind != "key"]
         texts = {text for text in leaves if isinstance(text, str) and text}
-        if texts and all(own.count(text) > 1 and _times(text, own) > _times(text, said) for text in texts):
+        if not texts or any(own.count(text) < 2 for text in texts):
+            continue
+        said = said or "\0".join(_strings(calls))
+        if all(_times(text, own) > _times(text, said) for text in texts):
             yield at
 
 

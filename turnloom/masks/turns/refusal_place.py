@@ -1,7 +1,7 @@
 """Which message a template's own error is about, found by rendering fewer of them and each field in another form.
 
 Templates raise in their own words or in Python's, without a place. The shortest beginning of the conversation that
-raises the same error ends with the message that is at fault; the field is the one whose other form the template takes.
+raises the same error ends with the message that is at fault. The field is the one whose other form the template takes.
 """
 
 from __future__ import annotations

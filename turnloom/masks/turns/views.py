@@ -339,7 +339,7 @@ def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set
     """Check on long conversations that the last turn begins where the prompt before it ends; return it if not.
 
     Such a turn may stand so in every conversation (then it has its warning), or its prompt is not what its neighbours
-    show; proving it again shows which.
+    show. Proving it again shows which.
     """
     if not work.regions:
         return set()

@@ -63,28 +63,32 @@ def read(path: Path) -> tuple[Token, ...]:
     try:
         document = json.loads(path.read_bytes())
         if document["version"] != VERSION:
-            raise BadTokens(f"{path} is of version {document['version']!r}; this program reads {VERSION}.")
+            raise BadTokens(
+                f"{path}: has version {document['version']!r}, not {VERSION}; make it anew with `tokens create`."
+            )
         found = tuple(_token(path, number, entry) for number, entry in enumerate(document["tokens"]))
     except OSError as error:
-        raise BadTokens(f"{path} can't be read ({error.strerror}); TURNLOOM_TOKENS names it.") from error
+        raise BadTokens(
+            f"{path}: can't be read ({error.strerror}); set TURNLOOM_TOKENS to a file of tokens."
+        ) from error
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, BadTokens):
             raise
-        raise BadTokens(f"{path} is not a file of tokens; make it with `tokens create`.") from error
+        raise BadTokens(f"{path}: is not a file of tokens; make it with `tokens create`.") from error
     names = [token.name for token in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadTokens(f"{path} has two tokens named {twice[0]!r}; revoke one.")
+        raise BadTokens(f"{path}: has two tokens named {twice[0]!r}; revoke one.")
     return found
 
 
 def _token(path: Path, number: int, entry: dict[str, object]) -> Token:
     name, scopes, sha256 = entry["name"], entry["scopes"], entry["sha256"]
     if not (isinstance(name, str) and NAME.fullmatch(name)):
-        raise BadTokens(f"{path}: tokens[{number}].name is no name of 1 to 64 letters, digits and ._@-")
+        raise BadTokens(f"{path}: tokens[{number}].name can't be used; give 1 to 64 letters, digits and ._@-")
     if not (isinstance(sha256, str) and _DIGEST.fullmatch(sha256)):
-        raise BadTokens(f"{path}: tokens[{number}].sha256 is no SHA-256 in 64 hexadecimal digits.")
+        raise BadTokens(f"{path}: tokens[{number}].sha256 can't be used; give a SHA-256 as 64 hexadecimal digits.")
     if not (isinstance(scopes, list) and scopes and set(scopes) <= set(Scope)):
-        raise BadTokens(f"{path}: tokens[{number}].scopes takes {', '.join(Scope)}, and at least one of them.")
+        raise BadTokens(f"{path}: tokens[{number}].scopes can't be used; give one or more of {', '.join(Scope)}.")
     return Token(name, frozenset(Scope(scope) for scope in scopes), sha256, str(entry.get("created", "")))
 
 
@@ -95,11 +99,11 @@ def create(path: Path, name: str, scopes: frozenset[Scope]) -> str:
         BadTokens: the name can't be used or is taken, or the file can't be changed.
     """
     if not NAME.fullmatch(name):
-        raise BadTokens(f"{name!r} is no name for a token: 1 to 64 letters, digits and ._@- are taken.")
+        raise BadTokens(f"{name!r} can't name a token; give 1 to 64 letters, digits and ._@-")
     with _changing(path):
         known = read(path) if path.exists() else ()
         if any(token.name == name for token in known):
-            raise BadTokens(f"{path} has a token named {name!r}; revoke it first, or choose another name.")
+            raise BadTokens(f"{path}: has a token named {name!r}; revoke it first, or choose another name.")
         secret = PREFIX + secrets.token_urlsafe(32)
         made = Token(name, scopes, digest(secret), datetime.now(UTC).isoformat(timespec="seconds"))
         _write(path, (*known, made))
@@ -115,7 +119,7 @@ def revoke(path: Path, name: str) -> None:
     with _changing(path):
         known = read(path)
         if all(token.name != name for token in known):
-            raise BadTokens(f"{path} has no token named {name!r}; `tokens list` shows those it has.")
+            raise BadTokens(f"{path}: has no token named {name!r}; choose one that `tokens list` shows.")
         _write(path, tuple(token for token in known if token.name != name))
 
 
@@ -128,7 +132,7 @@ def _changing(path: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as error:
-        raise BadTokens(f"{path} can't be written ({error.strerror}).") from error
+        raise BadTokens(f"{path}: can't be written ({error.strerror}); let this user write there.") from error
 
 
 def _write(path: Path, tokens: Sequence[Token]) -> None:

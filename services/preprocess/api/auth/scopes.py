@@ -97,12 +97,12 @@ def check_scope(caller: Caller, method: str) -> None:
     """
     need = NEEDS.get(method)
     if need is None:
-        raise NotPermitted(f"{method} is not a call of this server's contract.")
+        raise NotPermitted(f"{method}: is not in this server's contract; call a method of turnloom.v1.")
     if need is not Need.NOTHING and not caller.scopes & _ENOUGH[need]:
         has = ", ".join(sorted(caller.scopes))
         name = method.rpartition("/")[2]
         raise NotPermitted(
-            f"{name} needs the scope {need.value}; token {caller.name!r} has {has}. Ask for a token with that scope."
+            f"{name}: needs the scope {need.value}, and token {caller.name!r} has {has}; ask for one with it."
         )
 
 
@@ -114,7 +114,7 @@ def authenticate(metadata: Iterable[tuple[str, str | bytes]], find: Callable[[st
     """
     values = [value for key, value in metadata if key == "authorization"]
     if not values:
-        raise Unauthenticated("This server wants a token and the call brought none; set TURNLOOM_TOKEN or --token.")
+        raise Unauthenticated("The call brought no token, which this server needs; set TURNLOOM_TOKEN or --token.")
     if len(values) > 1:
         raise Unauthenticated("The call brought more than one authorization; send one.")
     kind, _, secret = str(values[0]).partition(" ")
@@ -122,5 +122,7 @@ def authenticate(metadata: Iterable[tuple[str, str | bytes]], find: Callable[[st
         raise Unauthenticated("The authorization is not of the form 'Bearer TOKEN'; set TURNLOOM_TOKEN or --token.")
     caller = find(secret)
     if caller is None:
-        raise Unauthenticated("The token is not known here: it was mistyped, was revoked, or is for another server.")
+        raise Unauthenticated(
+            "The token is unknown here: mistyped, revoked, or of another server; ask this server's operator for one."
+        )
     return caller

@@ -53,19 +53,23 @@ def check(files: TlsFiles) -> None:
             if path is not None:
                 path.read_bytes()
         except OSError as error:
-            raise BadSetting(f"TURNLOOM_TLS_{name}: {path} can't be read ({error.strerror}).") from error
+            raise BadSetting(
+                f"TURNLOOM_TLS_{name}: {path} can't be read ({error.strerror}); name a PEM file that can be."
+            ) from error
     try:
         context.load_cert_chain(files.certificate, files.key, password="")  # never ask a terminal
     except (ssl.SSLError, ValueError) as error:
         raise BadSetting(
-            f"TURNLOOM_TLS_CERT {files.certificate} and TURNLOOM_TLS_KEY {files.key} are no PEM certificate with its "
-            "own key without a passphrase."
+            f"TURNLOOM_TLS_CERT and TURNLOOM_TLS_KEY: {files.certificate} and {files.key} don't fit each other; "
+            "give a PEM certificate and its own key, without a passphrase."
         ) from error
     try:
         if files.client_ca is not None:
             context.load_verify_locations(files.client_ca)
     except ssl.SSLError as error:
-        raise BadSetting(f"TURNLOOM_TLS_CLIENT_CA: {files.client_ca} holds no PEM certificate.") from error
+        raise BadSetting(
+            f"TURNLOOM_TLS_CLIENT_CA: {files.client_ca} holds no PEM certificate; name a file with one."
+        ) from error
 
 
 class _Renewing:

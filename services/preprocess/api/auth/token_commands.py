@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     path: Path | None = options.file
     if path is None:
-        raise BadSetting("Which file? Set TURNLOOM_TOKENS, or give --file.")
+        raise BadSetting("TURNLOOM_TOKENS: is not set; set it, or give --file.")
     if options.command == "create":
         print(create(path, options.name, options.scopes))  # noqa: T201  # shown this once
         print(f"Written to {path}. The token is shown this once and kept nowhere.", file=sys.stderr)  # noqa: T201
@@ -53,4 +53,4 @@ def _scopes(text: str) -> frozenset[Scope]:
     try:
         return frozenset(Scope(word.strip()) for word in text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: scopes are {', '.join(Scope)}") from error
+        raise argparse.ArgumentTypeError(f"{text!r} can't be used; give scopes of {', '.join(Scope)}") from error

@@ -105,9 +105,9 @@ def _given_up(task: str, last: str) -> ErrorRecord:
         MERGE: "Putting the shards together",
     }
     what = whats.get(task.partition("-")[0], f"Shard {task}")
-    why = last or "its worker died each time without a word: it was killed, or had too little memory"
+    why = last or "its worker was killed each time, or had too little memory"
     return ErrorRecord(
         "TASK_GIVEN_UP",
         f"{what} was begun {MAX_ATTEMPTS} times and never finished: {why}",
-        hint="The preprocess workers' logs hold the whole of it; then make the dataset again.",
+        hint="Read the preprocess workers' logs, then make the dataset again.",
     )

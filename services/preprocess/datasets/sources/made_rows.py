@@ -50,7 +50,7 @@ def plan_rows(record: DatasetRecord, roots: Sequence[str], lease: Lease) -> list
     described = [name for name in found if PurePosixPath(name).name == DESCRIPTION]
     if len(described) != 1:
         raise SourceNotKnown(
-            f"{record.source.uri} has {len(described)} files {DESCRIPTION}; one is needed.",
+            f"{record.source.uri} has {len(described)} files {DESCRIPTION}, not one.",
             hint="Write it with RowColumns.describe, beside the Parquet files.",
         )
     _check_description(described[0], record)
@@ -77,7 +77,7 @@ def _check_description(name: str, record: DatasetRecord) -> None:
         except (ValueError, KeyError, TypeError) as error:
             raise SourceNotKnown(f"{name} is not a description of rows: {error}") from error
     if wrong:
-        raise SourceNotKnown(f"{name} has format {told['format']!r}; {FORMAT!r} is needed.")
+        raise SourceNotKnown(f"{name} has format {told['format']!r}, not {FORMAT!r}; write it with this Turnloom.")
     for what, ours in (("tokenizer_sha256", record.tokenizer_sha256), ("template_sha256", record.template_sha256)):
         if told.get(what) != ours:
             raise ModelDiffers(

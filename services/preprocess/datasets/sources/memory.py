@@ -1,6 +1,6 @@
 """Keep a short-lived process small: return freed memory to the system at once.
 
-Loading a model proves one tokenizer against two others, which are then dropped; glibc would keep their pages until the
+Loading a model proves one tokenizer against two others, which are then dropped. Glibc would keep their pages until the
 process ends. Measured on a vocabulary of 151,669 tokens: peak 440 MB without this, 380 MB with it. While reading
 100,000 chats of a hub dataset: 505 MB without, 254 MB with it, since `datasets` imports torch where it is installed.
 """

@@ -11,6 +11,8 @@ from typing import Final
 SHARD_ROWS: Final = 8_192
 #: Bytes of one shard, where they are known: long conversations make smaller shards.
 SHARD_BYTES: Final = 64 << 20
+#: Kinds of pieces that were copied to the store: rows as JSON lines, Arrow batches.
+COPIED: Final = ("staged", "batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class Piece:
     """A range of rows of one file."""
 
     url: str  #: path or fsspec URL
-    kind: str  #: how it is read: "lines", "parquet", "arrow", "staged"
+    kind: str  #: how it is read: "lines", "parquet", "arrow", or of COPIED
     place: str  #: name of the source for people
     start: int  #: first byte of lines and staged rows; first row of the others
     number: int  #: number, for people, of the first line or row

@@ -11,7 +11,7 @@ from services.preprocess.datasets.sources.lease import Lease
 from services.preprocess.datasets.sources.listing import files
 from services.preprocess.datasets.sources.merging import SourceRemarks
 from services.preprocess.datasets.sources.opening import size_of
-from services.preprocess.datasets.sources.pieces import Piece, Shard, pack
+from services.preprocess.datasets.sources.pieces import COPIED, Piece, Shard, pack
 from services.preprocess.datasets.sources.reading import holds_plain_lines, pieces_of, read
 from services.preprocess.datasets.sources.scanning import (
     BUCKET_BYTES,
@@ -163,7 +163,7 @@ def _counted(pieces: Iterator[Piece], limit: SizeLimit, lease: Lease) -> Iterato
     copied = 0
     for piece in pieces:
         lease.check()
-        copied += piece.size if piece.kind == "staged" else 0
+        copied += piece.size if piece.kind in COPIED else 0
         refuse_larger(0, copied, limit)
         yield piece
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from services.preprocess.datasets.sources.columnar import cut_arrow, cut_parquet, read_arrow, read_parquet
+from services.preprocess.datasets.sources.columnar import cut_arrow, cut_parquet, read_arrow, read_batch, read_parquet
 from services.preprocess.datasets.sources.line_files import cut_lines, holds_lines, read_lines
 from services.preprocess.datasets.sources.opening import opened
 from services.preprocess.datasets.sources.pieces import Piece
@@ -18,13 +18,13 @@ from turnloom.reading.rows import RawRow
 #: Kinds of files that any worker enters where its shard begins.
 CUTTERS: Final[Mapping[str, Callable[[str], Iterator[Piece]]]] = {
     "lines": cut_lines,
-    "parquet": cut_parquet,
     "arrow": cut_arrow,
 }
 READERS: Final[Mapping[str, Callable[[Piece], Iterator[RawRow]]]] = {
     "lines": read_lines,
     "parquet": read_parquet,
     "arrow": read_arrow,
+    "batch": read_batch,
     "staged": read_staged,
 }
 
@@ -38,7 +38,9 @@ def pieces_of(url: str, staging_folder: str) -> Iterator[Piece]:
         SourceNotReadable, StoreError.
     """
     kind = "lines" if holds_plain_lines(url) else kind_of(url)
-    if kind in CUTTERS and not is_compressed(url):
+    if kind == "parquet":
+        yield from cut_parquet(url, staging_folder)
+    elif kind in CUTTERS and not is_compressed(url):
         yield from CUTTERS[kind](url)
     else:
         yield from stage(_whole(url), staging_folder, url)

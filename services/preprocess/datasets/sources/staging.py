@@ -17,7 +17,7 @@ from turnloom.reading.rows import RawRow
 
 
 def stage(rows: Iterable[RawRow], folder: str, place: str, first: int = 0) -> Iterator[Piece]:
-    """Write rows to numbered files below `folder`, a URL of the store; one file is held open, and one row in memory.
+    """Write rows to numbered files below `folder`, a URL of the store. One file is held open, and one row in memory.
 
     Args:
         rows: in order.

@@ -79,7 +79,7 @@ def check_hub(environment: Mapping[str, str]) -> Check:
         hint = "Unset HF_HUB_OFFLINE to fetch others."
         return Check("hub", "skipped", "The hub is switched off; only datasets that were fetched before load.", hint)
     if urllib.parse.urlsplit(endpoint).scheme not in ("http", "https"):
-        return Check("hub", "failed", f"HF_ENDPOINT is {endpoint}, which is no http(s) URL.", MIRROR)
+        return Check("hub", "failed", f"HF_ENDPOINT: {endpoint} can't be used; give an http or https URL.", MIRROR)
     pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="hub")
     try:
         pool.submit(_asked, endpoint).result(HUB_SECONDS + 1)

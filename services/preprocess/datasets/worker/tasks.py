@@ -20,7 +20,7 @@ def prepare_model(name: str) -> dict[str, str]:
     settings = read_settings(os.environ)  # the horse has its parent's environment
     entries = {entry.name: entry for entry in read_models(settings.models)}
     if name not in entries:
-        raise BadModels(f"{settings.models} has no model {name!r}; it has: {', '.join(entries)}.")
+        raise BadModels(f"{settings.models}: has no model {name!r}; name one of {', '.join(entries)}, or add it.")
     model = load_entry(entries[name], settings.model_cache)
     return {
         "name": name,

@@ -47,7 +47,7 @@ def test_no_arguments_are_an_empty_object(nothing: JSON) -> None:
         ("{zone: Oslo}", "is text that is no JSON (Expecting property name enclosed in double quotes at character 1)"),
         ('{"a": NaN}', "is text that is no JSON (it holds NaN)"),
         ('{"a": 1, "a": 2}', "is text that is no JSON (one key stands twice)"),
-        ("[1]", "is JSON text of a list; a JSON object is needed"),
+        ("[1]", "is JSON text of a list; send a JSON object"),
         (3, "is a number; send a JSON object"),
     ],
 )

@@ -179,6 +179,7 @@ def test_arguments_as_text_and_as_object_are_one() -> None:
         ("abc", '{"output": "abc"}', Lost.NOTHING),
         ("<think>r</think>a", "rra", Lost.REPEATED),
         ("<think>r</think>a", "think>r</think>a", Lost.PART),
+        ("x<think>axa", "<think>axa", Lost.PART),
         ("<think>r</think>a", "ra", Lost.NOTHING),
         ("<think>r</think>a", "a", Lost.REASONING),
         ("x <think>r</think>a", "ra", Lost.PART),
@@ -369,7 +370,9 @@ def test_a_trained_text_that_is_not_the_one_that_was_sent_is_never_passed_over(c
     (view,) = found
     (span,) = view.message_spans
     printed = view.rendered.text[span.start : span.eot_start]
-    if printed.strip() != sent.strip() and not (change.endswith("tojson") and printed == f'"{sent}"'):
+    wanted = sent.strip()
+    quoted = change.endswith("tojson") and wanted in printed and json.loads(printed) == sent  # white space at its ends
+    if wanted and printed.strip() != wanted and not quoted:
         assert any(one.startswith("messages[1]") for one in view.warnings), (printed, sent)
 
 

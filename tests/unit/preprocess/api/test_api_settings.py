@@ -46,7 +46,11 @@ def test_a_store_folder_becomes_absolute_because_workers_run_elsewhere() -> None
     [
         ("ADDRESS", "50051", "TURNLOOM_ADDRESS: '50051' can't be used; give HOST:PORT"),
         ("ADDRESS", "h:99999", "TURNLOOM_ADDRESS: 'h:99999' can't be used; give HOST:PORT"),
-        ("METRICS_PORT", "x", "TURNLOOM_METRICS_PORT: 'x' can't be used; give a port, 0 (off) or -1 (a free one)"),
+        (
+            "METRICS_PORT",
+            "x",
+            "TURNLOOM_METRICS_PORT: 'x' can't be used; give a port, 0 (off) or -1 (a free one)",
+        ),
         ("REFLECTION", "yes", "TURNLOOM_REFLECTION: 'yes' can't be used; give 0 or 1"),
         ("THREADS", "2", "TURNLOOM_THREADS: '2' can't be used; give a number from 4 to 1000"),
         (

@@ -51,7 +51,7 @@ def test_only_health_answers_without_a_token() -> None:
 
 
 def test_a_method_that_is_not_in_the_table_is_refused_even_to_admin() -> None:
-    with pytest.raises(NotPermitted, match="/x/Y is not a call of this server's contract"):
+    with pytest.raises(NotPermitted, match=r"/x/Y: is not in this server's contract; call a method of turnloom\.v1"):
         check_scope(ANYBODY, "/x/Y")
 
 
@@ -67,9 +67,7 @@ def test_scopes_are_held_against_the_table(need: Need, scopes: frozenset[Scope])
 def test_a_missing_scope_is_named() -> None:
     with pytest.raises(NotPermitted) as caught:
         check_scope(caller(READ), "/turnloom.v1.FineTuningService/CreateJob")
-    assert str(caught.value) == (
-        "CreateJob needs the scope submit; token 'ann' has read. Ask for a token with that scope."
-    )
+    assert str(caught.value) == ("CreateJob: needs the scope submit, and token 'ann' has read; ask for one with it.")
 
 
 @given(SCOPES, NAMES, st.one_of(NAMES, st.just("")))
@@ -106,7 +104,7 @@ def test_refusals_name_the_thing_and_the_token_that_would_do_but_not_whose_it_is
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ([], "This server wants a token and the call brought none; set TURNLOOM_TOKEN or --token."),
+        ([], "The call brought no token, which this server needs; set TURNLOOM_TOKEN or --token."),
         (["Bearer a", "Bearer a"], "The call brought more than one authorization; send one."),
         (["Basic a"], "The authorization is not of the form 'Bearer TOKEN'; set TURNLOOM_TOKEN or --token."),
         (["Bearer"], "The authorization is not of the form 'Bearer TOKEN'; set TURNLOOM_TOKEN or --token."),
@@ -114,7 +112,10 @@ def test_refusals_name_the_thing_and_the_token_that_would_do_but_not_whose_it_is
             ["Bearer " + "x" * 513],
             "The authorization is not of the form 'Bearer TOKEN'; set TURNLOOM_TOKEN or --token.",
         ),
-        (["Bearer b"], "The token is not known here: it was mistyped, was revoked, or is for another server."),
+        (
+            ["Bearer b"],
+            "The token is unknown here: mistyped, revoked, or of another server; ask this server's operator for one.",
+        ),
     ],
 )
 def test_a_call_without_a_known_token_is_refused_in_one_sentence(values: list[str], sentence: str) -> None:

@@ -47,7 +47,7 @@ def test_two_tokens_of_one_name_are_refused_and_the_first_still_works(path: Path
 
 @pytest.mark.parametrize("name", ["", " ci", "a b", "x" * 65, "tüv", "-x", "a\n"])
 def test_a_name_that_is_no_plain_word_is_refused(path: Path, name: str) -> None:
-    with pytest.raises(BadTokens, match="is no name for a token: 1 to 64 letters, digits and"):
+    with pytest.raises(BadTokens, match="can't name a token; give 1 to 64 letters, digits and"):
         create(path, name, SUBMIT)
     assert not path.exists()
 
@@ -77,7 +77,7 @@ def test_a_file_that_breaks_or_goes_away_closes_the_server_until_it_is_repaired(
 
 def test_revoking_an_unknown_name_says_so(path: Path) -> None:
     create(path, "ci", SUBMIT)
-    with pytest.raises(BadTokens, match="has no token named 'c'; `tokens list` shows those it has"):
+    with pytest.raises(BadTokens, match="has no token named 'c'; choose one that `tokens list` shows"):
         revoke(path, "c")
 
 
@@ -100,11 +100,11 @@ def test_the_mode_that_an_operator_gave_is_kept(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"scopes": ["root"]}, r"tokens\[0\]\.scopes takes read, submit, admin, and at least one of them"),
-        ({"scopes": []}, r"tokens\[0\]\.scopes takes read, submit, admin, and at least one of them"),
-        ({"scopes": "read"}, r"tokens\[0\]\.scopes takes"),
-        ({"sha256": "abc"}, r"tokens\[0\]\.sha256 is no SHA-256 in 64 hexadecimal digits"),
-        ({"name": ""}, r"tokens\[0\]\.name is no name of 1 to 64 letters"),
+        ({"scopes": ["root"]}, r"tokens\[0\]\.scopes can't be used; give one or more of read, submit, admin"),
+        ({"scopes": []}, r"tokens\[0\]\.scopes can't be used; give one or more of read, submit, admin"),
+        ({"scopes": "read"}, r"tokens\[0\]\.scopes can't be used; give one or more of read"),
+        ({"sha256": "abc"}, r"tokens\[0\]\.sha256 can't be used; give a SHA-256 as 64 hexadecimal digits"),
+        ({"name": ""}, r"tokens\[0\]\.name can't be used; give 1 to 64 letters"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(path: Path, change: dict[str, object], sentence: str) -> None:
@@ -119,7 +119,7 @@ def test_what_is_wrong_with_a_file_is_named(path: Path, change: dict[str, object
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "tokens": [1]}', "\x00"])
 def test_a_file_of_something_else_is_refused(path: Path, text: str) -> None:
     path.write_text(text)
-    with pytest.raises(BadTokens, match="is not a file of tokens; make it with `tokens create`"):
+    with pytest.raises(BadTokens, match=": is not a file of tokens; make it with `tokens create`"):
         TokenBook(path)
 
 
@@ -145,7 +145,10 @@ def test_the_command_line_makes_lists_and_revokes(path: Path, capsys: pytest.Cap
     ("arguments", "sentence"),
     [
         (["--file", "x", "create", "ci"], "--scopes"),
-        (["--file", "x", "create", "ci", "--scopes", "root"], "'root': scopes are read, submit, admin"),
+        (
+            ["--file", "x", "create", "ci", "--scopes", "root"],
+            "'root' can't be used; give scopes of read, submit, admin",
+        ),
     ],
 )
 def test_a_command_that_is_not_understood_ends_with_code_2(
@@ -162,4 +165,4 @@ def test_without_a_file_the_command_asks_which(
 ) -> None:
     monkeypatch.delenv("TURNLOOM_TOKENS", raising=False)
     assert main(["tokens", "list"]) == 2
-    assert "Which file? Set TURNLOOM_TOKENS, or give --file." in capsys.readouterr().err
+    assert "TURNLOOM_TOKENS: is not set; set it, or give --file." in capsys.readouterr().err

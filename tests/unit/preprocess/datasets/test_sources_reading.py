@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.preprocess.datasets.sources import columnar
 from services.preprocess.datasets.sources.listing import files
 from services.preprocess.datasets.sources.pieces import SHARD_BYTES, SHARD_ROWS, Piece, pack
 from services.preprocess.datasets.sources.reading import pieces_of, read
@@ -57,7 +58,7 @@ def test_bad_lines_keep_their_places_and_harm_no_other(tmp_path: Path) -> None:
     assert rows_of(path, tmp_path) == [
         RawRow(f"{path}, line 1", {"a": 1}),
         RawRow(f"{path}, line 3", None, "is not JSON (Expecting value in column 6)."),
-        RawRow(f"{path}, line 4", {}, unread={"a": "holds NaN, which is no JSON value."}),
+        RawRow(f"{path}, line 4", {}, unread={"a": "holds NaN, which JSON can't hold."}),
         RawRow(f"{path}, line 5", None, "is not UTF-8."),
         RawRow(f"{path}, line 6", {"a": 2}),
     ]
@@ -169,3 +170,20 @@ def test_packing_loses_and_repeats_no_row_and_bounds_every_shard(sizes: Sequence
     assert [shard.index for shard in shards] == [sum(s.count for s in shards[:n]) for n in range(len(shards))]
     urls = [piece.url for shard in shards for piece in shard.pieces]
     assert urls == [piece.url for piece in pieces if piece.count][: len(urls)]
+
+
+def test_a_parquet_file_of_one_large_row_group_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.parquet"
+    rows = [{"messages": [{"role": "user", "content": f"q{n}"}], "id": n} for n in range(100)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    whole = rows_of(path, tmp_path / "staged")
+    monkeypatch.setattr(columnar, "GROUP_ROWS", 99)
+    monkeypatch.setattr(columnar, "SHARD_ROWS", 16)
+    pieces = list(pieces_of(str(path), str(tmp_path / "staged")))
+    assert [(piece.kind, piece.count) for piece in pieces] == [("batch", 16)] * 6 + [("batch", 4)]
+    assert [row for piece in pieces for row in read(piece)] == whole
+    assert whole[50].place == f"{path}, row 50"
+    monkeypatch.setattr(columnar, "SHARD_BYTES", pieces[0].size // 4)
+    smaller = list(pieces_of(str(path), str(tmp_path / "smaller")))
+    assert len(smaller) > len(pieces)
+    assert [row for piece in smaller for row in read(piece)] == whole

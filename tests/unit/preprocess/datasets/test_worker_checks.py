@@ -53,7 +53,11 @@ def test_a_models_file_that_is_missing_or_lacks_a_model_fails_with_what_to_do(tm
     [
         ({"HF_HUB_OFFLINE": "1"}, "skipped", "The hub is switched off"),
         ({"HF_DATASETS_OFFLINE": "TRUE"}, "skipped", "The hub is switched off"),
-        ({"HF_ENDPOINT": "mirror.example"}, "failed", "HF_ENDPOINT is mirror.example, which is no http(s) URL."),
+        (
+            {"HF_ENDPOINT": "mirror.example"},
+            "failed",
+            "HF_ENDPOINT: mirror.example can't be used; give an http or https URL.",
+        ),
         ({"HF_ENDPOINT": "http://127.0.0.1:1/"}, "warning", "http://127.0.0.1:1 (HF_ENDPOINT) can't be reached: "),
     ],
 )

@@ -39,18 +39,21 @@ def test_entries_come_in_order_of_names_with_folders_resolved(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("x", "is not TOML: "),
-        ("", "has no [[models]] table; at least one model is needed."),
-        ("other = 1", "has 'other'; only [[models]] tables are known."),
-        ('[[models]]\nname = "a"', "models[0] has no 'source'."),
-        ('[[models]]\nname = "a"\nsource = 3', "models[0].source must be a string that is not empty."),
-        ('[[models]]\nname = "a"\nsource = "x/y"\nnmae = "b"', "models[0] has the unknown key 'nmae'; known are: "),
-        ('[[models]]\nname = "a"\nsource = "./gone"', "models[0].source is './gone', and there is no such folder."),
+        ("x", "is not TOML ("),
+        ("", "has no [[models]] table; give at least one model."),
+        ("other = 1", "has 'other'; give [[models]] tables only."),
+        ('[[models]]\nname = "a"', "models[0]: has no 'source'; add it."),
+        ('[[models]]\nname = "a"\nsource = 3', "models[0].source: is empty or no string; give a string."),
+        ('[[models]]\nname = "a"\nsource = "x/y"\nnmae = "b"', "models[0]: has the unknown key 'nmae'; use "),
+        (
+            '[[models]]\nname = "a"\nsource = "./gone"',
+            "models[0].source: there is no folder './gone'; name one that exists, or a hub model.",
+        ),
         (
             '[[models]]\nname = "a"\nsource = "x/y"\nchat_template = "g"',
-            "models[0].chat_template is 'g', and there is no",
+            "models[0].chat_template: there is no file 'g'",
         ),
-        ('[[models]]\nname = "a"\nsource = "x/y"\n' * 2, "has the model 'a' twice; names must be unique."),
+        ('[[models]]\nname = "a"\nsource = "x/y"\n' * 2, "has the model 'a' twice; give each a name of its own."),
     ],
 )
 def test_a_bad_file_names_the_entry_and_the_key(tmp_path: Path, text: str, sentence: str) -> None:
@@ -61,7 +64,7 @@ def test_a_bad_file_names_the_entry_and_the_key(tmp_path: Path, text: str, sente
 
 
 def test_a_file_that_is_not_there_names_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(BadModels, match="TURNLOOM_MODELS names the file of models"):
+    with pytest.raises(BadModels, match="set TURNLOOM_MODELS to the file of models"):
         read_models(tmp_path / "none.toml")
 
 
@@ -87,7 +90,7 @@ def test_a_model_that_fails_leaves_the_others_served(tmp_path: Path, model_folde
     with pytest.raises(UnknownModel) as unknown:
         registry.get("other")
     assert str(unknown.value) == (
-        "Model 'other' is not served here; served are: bad, good. Add it to models.toml or name another."
+        "Model 'other' is not served here (served: bad, good); name one of these, or add it to models.toml."
     )
 
 
@@ -106,13 +109,13 @@ def test_a_bug_in_one_model_does_not_end_the_loading(tmp_path: Path, model_folde
 
 def test_a_pin_that_does_not_match_is_refused_with_both_hashes(tmp_path: Path, model_folder: Path) -> None:
     entry = ModelEntry("a", str(model_folder), template_sha256="0" * 64)
-    with pytest.raises(BadModels, match=r"^template_sha256 is [0-9a-f]{64}, but models.toml pins 0{64};"):
+    with pytest.raises(BadModels, match=r"^template_sha256: is [0-9a-f]{64}, but models.toml pins 0{64};"):
         load_entry(entry, tmp_path)
 
 
 def test_a_source_that_cannot_be_prepared_says_why(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadModels, match=r"^preparing '.*empty' failed: "):
+    with pytest.raises(BadModels, match=r"^'.*empty': preparing it failed: "):
         load_entry(ModelEntry("a", str(tmp_path / "empty")), tmp_path / "cache")
 
 

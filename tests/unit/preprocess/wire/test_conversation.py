@@ -65,9 +65,7 @@ def test_text_parts_become_a_list_and_others_are_refused_with_their_index() -> N
     parts.parts[1].type = "image_url"
     with pytest.raises(UnsupportedContent) as caught:
         conversation(one(parts=parts))
-    assert str(caught.value) == (
-        "messages[0].parts[1].type: type is 'image_url'; only parts of type 'text' can be trained on."
-    )
+    assert str(caught.value) == ("messages[0].parts[1].type: is 'image_url'; send parts of type 'text'.")
 
 
 def test_training_is_told_for_every_message_or_for_none() -> None:
@@ -80,19 +78,19 @@ def test_training_is_told_for_every_message_or_for_none() -> None:
 @pytest.mark.parametrize(
     ("message", "sentence"),
     [
-        ({"weight": -1.0}, "messages[0].weight: weight is -1.0; a finite number >= 0 is needed."),
-        ({"weight": math.nan}, "messages[0].weight: weight is nan; a finite number >= 0 is needed."),
+        ({"weight": -1.0}, "messages[0].weight: is -1.0; give a finite number >= 0."),
+        ({"weight": math.nan}, "messages[0].weight: is nan; give a finite number >= 0."),
         ({"extra_json": "{"}, "messages[0].extra_json: is not JSON (Expecting property name enclosed in double quotes"
-         " at line 1 column 2)."),
-        ({"extra_json": "[1]"}, "messages[0].extra_json: must be a JSON object."),
-        ({"extra_json": '{"a": NaN}'}, "messages[0].extra_json: holds a number that can't be read (NaN, Infinity or too"
-         " long)."),
-        ({"extra_json": '{"a": "\\ud800"}'}, "messages[0].extra_json: holds half of a surrogate pair, which is no"
-         " character."),
+         " at line 1 column 2); send a JSON object."),
+        ({"extra_json": "[1]"}, "messages[0].extra_json: is not a JSON object; send one."),
+        ({"extra_json": '{"a": NaN}'}, "messages[0].extra_json: holds NaN, Infinity or a number that is too long;"
+         " send finite numbers."),
+        ({"extra_json": '{"a": "\\ud800"}'}, "messages[0].extra_json: holds half of a surrogate pair; send whole"
+         " characters."),
         ({"extra_json": '{"role": "x"}'}, "messages[0].extra_json: names 'role', which has a field of its own; set that"
          " field."),
         ({"tool_calls": [pb.ToolCall(arguments_json="x")]}, "messages[0].tool_calls[0].arguments_json: is not JSON"
-         " (Expecting value at line 1 column 1)."),
+         " (Expecting value at line 1 column 1); send a JSON object."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_names_its_place(message: dict[str, object], sentence: str) -> None:
@@ -123,7 +121,7 @@ def test_tools_are_objects_and_a_bad_one_is_named() -> None:
     good.tools_json.append("7")
     with pytest.raises(MalformedConversation) as caught:
         conversation(good)
-    assert str(caught.value) == "tools_json[1]: must be a JSON object."
+    assert str(caught.value) == "tools_json[1]: is not a JSON object; send one."
 
 
 def test_one_bad_conversation_leaves_its_neighbours_alone() -> None:
@@ -132,5 +130,5 @@ def test_one_bad_conversation_leaves_its_neighbours_alone() -> None:
 
 
 def test_a_long_id_is_refused() -> None:
-    with pytest.raises(MalformedConversation, match=r"^id has more than 256 bytes"):
+    with pytest.raises(MalformedConversation, match=r"^id: has more than 256 bytes"):
         conversation(pb.Conversation(id="x" * 257))

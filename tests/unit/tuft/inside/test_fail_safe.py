@@ -304,7 +304,7 @@ def test_another_architecture_and_precision_are_not_accelerated() -> None:
 def test_the_variable_takes_three_values() -> None:
     assert checks.mode({}) is checks.Mode.ON
     assert checks.mode({checks.VARIABLE: "0"}) is checks.Mode.OFF
-    with pytest.raises(ValueError, match="TURNLOOM_TUFT_ACCELERATE is 'yes'; it takes 0, 1 or always"):
+    with pytest.raises(ValueError, match="TURNLOOM_TUFT_ACCELERATE: 'yes' can't be used; give 0, 1 or always"):
         checks.mode({checks.VARIABLE: "yes"})
 
 
