@@ -163,6 +163,7 @@ scripts/make_env.sh "$work/env" >/dev/null
 "$work/venv/bin/check-jsonschema" --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 for profile in gpu cpu '*'; do
   docker compose --env-file "$work/env" --profile "$profile" config --quiet
+  docker compose --env-file "$work/env" -f docker-compose.yml -f docker-compose.s3.yml --profile "$profile" config --quiet
 done
 "$work/venv/bin/pip" install -q --disable-pip-version-check '.[client]' 2>&1 | grep -v WARNING || true
 lap "hadolint, compose schema and compose config are clean"

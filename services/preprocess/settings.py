@@ -42,6 +42,7 @@ class ApiSettings:
     rate: float = 5_000.0  #: conversations per second and token, 0: no limit; without tokens there is none
     max_dataset_conversations: int = 10_000_000  #: conversations of one dataset
     max_dataset_bytes: int = 64 * 2**30  #: bytes of the messages that bring one dataset
+    quota_queued: int = 0  #: jobs of one owner in the queue at most; 0: any number
     log_level: str = "info"  #: least important lines of the log
 
     @property
@@ -104,6 +105,7 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
             "MAX_DATASET_CONVERSATIONS", default.max_dataset_conversations, _count, "a number from 1 to 4294967295"
         ),
         max_dataset_bytes=value("MAX_DATASET_BYTES", default.max_dataset_bytes, _size, "a number of bytes, 1 or more"),
+        quota_queued=value("QUOTA_QUEUED", default.quota_queued, _quota, "a number of jobs, 0 for any"),
         log_level=value("LOG_LEVEL", default.log_level, log_level, LOG_LEVELS),
     )
 
@@ -145,6 +147,12 @@ def _rate(text: str) -> float:
 
 def _count(text: str) -> int:
     if not 1 <= int(text) < 2**32:  # rows name their conversation in 32 bits
+        raise ValueError(text)
+    return int(text)
+
+
+def _quota(text: str) -> int:
+    if int(text) < 0:
         raise ValueError(text)
     return int(text)
 

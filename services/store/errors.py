@@ -14,6 +14,7 @@ StoreError
 ├── OutOfRange            the events asked for are gone
 ├── BadToken              a page token or event id that this server never gave
 ├── NoHost                no live host serves model and rank
+├── QuotaReached          the owner has as many jobs in the queue as it may
 ├── Fenced                a newer attempt holds the job: the caller has to end
 ├── StepOutOfOrder        a step that can't come from a correct loop
 ├── TicketFailed          the other side of a call raised
@@ -80,6 +81,10 @@ class NoHost(StoreError):
     """No live host serves this model and rank."""
 
 
+class QuotaReached(StoreError):
+    """An owner has as many jobs in the queue as it may have."""
+
+
 class Fenced(StoreError):
     """Another attempt holds the job now; the caller has to end at once."""
 
@@ -107,6 +112,7 @@ BY_CODE: dict[str, type[StoreError]] = {
     "REQUEST_MISMATCH": RequestMismatch,
     "IN_USE": InUse,
     "CHECKPOINT": CheckpointNotUsable,
+    "QUOTA": QuotaReached,
     "FENCED": Fenced,
     "STEP_ORDER": StepOutOfOrder,
 }

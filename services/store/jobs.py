@@ -11,7 +11,7 @@ from typing import cast
 from services.store import keys
 from services.store.codec import decode, encode
 from services.store.connection import StoreRedis
-from services.store.errors import NotFound, RequestMismatch
+from services.store.errors import NotFound, QuotaReached, RequestMismatch
 from services.store.ids import new_id
 from services.store.job_record import read_job
 from services.store.pages import Page, newest
@@ -45,12 +45,17 @@ class Claim:
 
 
 class Jobs:
-    """All jobs in one Redis. `lease_ttl`: seconds without a renewal after which a worker counts as dead."""
+    """All jobs in one Redis.
 
-    def __init__(self, client: StoreRedis, lease_ttl: float = 15.0) -> None:
+    `lease_ttl`: seconds without a renewal after which a worker counts as dead. `quota`: jobs of one owner that `create`
+    and `resume` let into the queue (VALIDATING or QUEUED); 0: any number. Both raise QuotaReached.
+    """
+
+    def __init__(self, client: StoreRedis, lease_ttl: float = 15.0, quota: int = 0) -> None:
         self._client = client
         self._scripts = Scripts(client)
         self.lease_ttl = lease_ttl
+        self.quota = quota
 
     # What the API does.
 
@@ -78,8 +83,17 @@ class Jobs:
             datasets=list(datasets),
             jobs=others,
             lists=_lists(spec),
+            quota=self.quota,
         )
         return Created(self.get(answer[1]), answer[0] == "known")
+
+    def check_room(self, owner: str, jobs: int) -> None:
+        """Check that so many jobs more of an owner fit into the queue. Raises QuotaReached."""
+        there = self._client.scard(keys.queue(owner))
+        if self.quota and there + jobs > self.quota:
+            raise QuotaReached(
+                f"{jobs} jobs beside the {there} in the queue are over the owner's quota of {self.quota}"
+            )
 
     def find_request(self, owner: str, request_id: str, content_hash: str) -> JobRecord | None:
         """Find the job that a request_id made; None: unknown. Raises RequestMismatch for other content."""
@@ -192,7 +206,7 @@ class Jobs:
 
         `host`: where it goes on; None: where it was, empty: in the pool. The caller enqueues the ticket of a host.
         """
-        self._scripts.run("resume", job=job_id, checkpoint=checkpoint, host=host)
+        self._scripts.run("resume", job=job_id, checkpoint=checkpoint, host=host, quota=self.quota)
         return self.get(job_id)
 
     def move(

@@ -14,6 +14,7 @@ FINISHED = "tl:run:finished"  # zset: jobs at a terminal state by finish time, s
 UNARCHIVED = "tl:run:unarchived"  # set: jobs at a terminal state whose ledger isn't archived yet
 WAITING = "tl:run:waiting"  # hash: queued job without a host to what it wants, JSON
 PLACED = "tl:run:placed"  # hash: job that has a host, queued or held, to "host owner"
+QUOTA = "tl:run:quota"  # string: jobs of one owner on hosts at most, as the supervisor has it; 0: any number
 SERVED = "tl:run:served"  # hash: owner to when a job of theirs last got a host, seconds
 INDEXED = "tl:run:indexed"  # string: jobs of earlier versions are in the indexes
 HOSTS = "tl:run:hosts"  # zset: host by last heartbeat, seconds
@@ -41,6 +42,11 @@ def state(name: str) -> str:
 def owner(name: str) -> str:
     """Return the key of a zset: jobs of an owner by creation, microseconds."""
     return f"tl:run:owner:{name}"
+
+
+def queue(owner_name: str) -> str:
+    """Return the key of a set: jobs of an owner that are VALIDATING or QUEUED."""
+    return f"tl:run:queue:{owner_name}"
 
 
 def label(key: str, value: str) -> str:

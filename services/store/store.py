@@ -48,11 +48,14 @@ class Store:
         self.rq.close()
 
 
-def open_store(redis_url: str, store_url: str = "", lease_ttl: float = 15.0, socket_timeout: float = 10.0) -> Store:
+def open_store(
+    redis_url: str, store_url: str = "", lease_ttl: float = 15.0, socket_timeout: float = 10.0, quota: int = 0
+) -> Store:
     """Connect and check the schema version. Raises RedisUnavailable, SchemaMismatch.
 
     `store_url`: the fsspec URL or folder of datasets and adapters; empty for a process that touches no file.
     `socket_timeout`: seconds that one answer of Redis may take; a process with callers of its own gives fewer.
+    `quota`: jobs of one owner that this process lets into the queue; 0: any number.
     """
     client = connect(redis_url, socket_timeout)
     check_schema(client)
@@ -60,7 +63,7 @@ def open_store(redis_url: str, store_url: str = "", lease_ttl: float = 15.0, soc
     return Store(
         redis=client,
         rq=queues,
-        jobs=Jobs(client, lease_ttl),
+        jobs=Jobs(client, lease_ttl, quota),
         ledger=Ledger(client),
         events=Events(client),
         hosts=Hosts(client),

@@ -162,6 +162,7 @@ class Restorer:
     connect: Callable[[], Backend]  #: makes a client with a fresh adapter of the job's rank and flags
     folder: ServerFolder
     objects: ObjectStore
+    patiently: Callable[[Callable[[], object]], object] = lambda call: call()  #: calls again while the store is away
 
     def restore(self, checkpoint: CheckpointRecord, *, optimizer: bool) -> Backend:
         """Return a client that holds the checkpoint.
@@ -193,7 +194,7 @@ class Restorer:
                         "and it was never copied to the store"
                     )
                 kept = Path(scratch) / "kept"
-                self.objects.get_folder(checkpoint.uri, kept)
+                self.patiently(lambda: self.objects.get_folder(checkpoint.uri, kept))
             backend = self.connect()
             try:
                 path = backend.save_state(f"{checkpoint.id}-restored").result()

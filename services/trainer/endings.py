@@ -77,7 +77,7 @@ class Endings:
         name = f"{self.job.id}-a{self.job.attempt}-adapter"
         path = backend.save_adapter(name).result()
         folder = self.folder.adapter(path, self.adapter)
-        stored = self._copy(lambda: self.store.objects.put_folder(self.job.id, "final", folder))
+        stored = self.patiently(lambda: self.store.objects.put_folder(self.job.id, "final", folder))
         self._keep_all()
         self.journal.event("info", "ADAPTER_STORED", f"The adapter is in the store: {stored.uri}", sha256=stored.sha256)
         self._finish(JobState.SUCCEEDED, adapter=(stored.uri, stored.sha256))
@@ -228,21 +228,26 @@ class Endings:
         """Copy every kept checkpoint to the store, after any copy under way."""
         if self.mirror is not None:
             self.mirror.close(self.patience)
-        self._copy(self.keeper.copy_out)
+        self.patiently(self.keeper.copy_out)
         self._store_quietly(self.keeper.thin_out)  # what stayed until a newer one was in the store
 
-    def _copy(self, copy: Callable[[], Result]) -> Result:
-        """Copy to the object store, which may be full or away for `patience` seconds. Raises Fenced."""
+    def patiently(self, call: Callable[[], Result], check: Callable[[], None] | None = None) -> Result:
+        """Read from or copy to the object store, which may be full or away for `patience` seconds.
+
+        Args:
+            call: safe to repeat.
+            check: called before each repetition, and may raise; None: the lease's, which raises Fenced.
+        """
         said = False
 
         def retry(error: StoreError) -> None:
             nonlocal said
             if not said:
-                self.journal.event("warning", "STORE_UNAVAILABLE", f"{error}; the copy is tried again.")
+                self.journal.event("warning", "STORE_UNAVAILABLE", f"{error}; it is tried again.")
             said = True
-            self.lease.check()
+            (check or self.lease.check)()
 
-        return retry_copy(copy, self.patience, on_retry=retry)
+        return retry_copy(call, self.patience, on_retry=retry)
 
     def _store_quietly(self, write: Callable[[], object]) -> None:
         """Write to the store, and log a failure: this write is not worth failing a job."""

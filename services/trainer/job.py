@@ -26,7 +26,7 @@ from services.store.shards.dataset_files import DatasetReader
 from services.store.store import Store, open_store
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batches.batching import MOST_CALL_TOKENS, PASSES_PER_CALL, Batches
-from services.trainer.batches.dataset import trained_rows
+from services.trainer.batches.dataset import PatientFile, trained_rows
 from services.trainer.batches.mixing import Part
 from services.trainer.batches.rows import Row
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
@@ -201,9 +201,14 @@ class Attempt:
         test, _ = trained_rows(self._reader(spec.test_dataset), max_length)
         return Data(train, test)
 
-    def _reader(self, dataset_id: str) -> DatasetReader:
+    def _reader(self, dataset_id: str) -> PatientFile:
         cache = FileCache(self._settings.cache_dir, self._settings.cache_bytes)
-        return DatasetReader(self._read(lambda: self._store.datasets.get(dataset_id)).uri, cache)
+        uri = self._read(lambda: self._store.datasets.get(dataset_id)).uri
+        return PatientFile(self._patiently(lambda: DatasetReader(uri, cache)), self._patiently)
+
+    def _patiently(self, call: Callable[[], Result]) -> Result:
+        """Read from the object store through an outage, unless the attempt has to end meanwhile."""
+        return self._endings.patiently(call, self._interrupted)
 
     def _plan(self, data: Data, probe: Sequence[Row]) -> RunSpec:
         hyper = self._job.spec.hyperparameters
@@ -295,7 +300,7 @@ class Attempt:
 
     def _begin(self, probe: Sequence[Row]) -> tuple[Backend, int]:
         """Return a client with the attempt's proven starting state, and the number of steps in it."""
-        restorer = Restorer(self._connect, self._folder, self._store.objects)
+        restorer = Restorer(self._connect, self._folder, self._store.objects, self._patiently)
         if self._checkpoint is not None:
             backend = restorer.restore(self._checkpoint, optimizer=True)
             nll = prove(backend, self._checkpoint, probe, self._settings.probe_tolerance)

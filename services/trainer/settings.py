@@ -43,6 +43,7 @@ class Settings:
     start_deadline: float  #: seconds that an attempt waits for TuFT
     silence: float  #: seconds that TuFT's health check may stay without an answer
     redis_patience: float  #: seconds of Redis outage that a run survives
+    probe_every: float  #: seconds between two reports of this host; a fraction of the supervisor's host_lost
     cache_dir: Path  #: where copies of dataset files of an object store are kept
     cache_bytes: int  #: of all copies together
     hour_price: float | None  #: of an hour in which a job is trained here; None: not known
@@ -87,6 +88,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         start_deadline=_seconds(environment, "TURNLOOM_START_DEADLINE", "300"),
         silence=_seconds(environment, "TURNLOOM_SDK_SILENCE", "30"),
         redis_patience=_seconds(environment, "TURNLOOM_REDIS_PATIENCE", "300"),
+        probe_every=_seconds(environment, "TURNLOOM_PROBE_SECONDS", "20"),
         store_checkpoints=_read(environment, "TURNLOOM_STORE_CHECKPOINTS", "1", _flag, "0 or 1"),
         cache_dir=Path(environment.get("TURNLOOM_STORE_CACHE") or Path(tempfile.gettempdir()) / "turnloom-store"),
         cache_bytes=int(_read(environment, "TURNLOOM_STORE_CACHE_GB", "20", _positive, "GB above 0") * 1e9),

@@ -6,6 +6,7 @@ It imports rq, redis and settings only. tinker, pyarrow and NVML load inside the
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import subprocess
@@ -27,8 +28,7 @@ from services.trainer.settings import Settings
 
 #: What a ticket may name. Anything else on the queue is refused before it is imported.
 ALLOWED = frozenset({"services.trainer.job.run", "services.trainer.host.diagnose.run", "services.trainer.sample.run"})
-LOOK_EVERY = 5  #: seconds between heartbeats
-PROBE_EVERY = 20.0  #: seconds between probes of the host
+LOOK_EVERY = 5  #: seconds between heartbeats, at most
 PREEMPT_SECONDS = 30  #: in which a horse that has to leave must have saved and requeued its job
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,9 @@ class TrainerWorker(TicketWorker):
         """
         self._host, self._claim = settings.host, claim
         name = f"{settings.host}.{os.getpid()}.{secrets.token_hex(4)}"
-        super().__init__(settings.queue, connection, look_every=LOOK_EVERY, name=name)
+        self._probe_every = settings.probe_every
+        self._look_every = min(LOOK_EVERY, math.ceil(settings.probe_every))
+        super().__init__(settings.queue, connection, look_every=self._look_every, name=name)
         self._probe = probe
         self._probing: subprocess.Popen[bytes] | None = None
         self._probed_at = float("-inf")
@@ -72,7 +74,7 @@ class TrainerWorker(TicketWorker):
     @property
     def dequeue_timeout(self) -> int:
         """Return how long to wait on an empty queue, seconds: short enough to keep the host record alive."""
-        return LOOK_EVERY
+        return self._look_every
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Send the worker's heartbeat and refresh the host record. RQ calls this between jobs and during them."""
@@ -91,7 +93,7 @@ class TrainerWorker(TicketWorker):
         """Start the probe if the last one is old enough and over, without waiting."""
         if self._is_horse or (self._probing is not None and self._probing.poll() is None):
             return
-        if time.monotonic() - self._probed_at >= PROBE_EVERY:
+        if time.monotonic() - self._probed_at >= self._probe_every:
             self._probed_at = time.monotonic()
             self._probing = self._probe()
 

@@ -431,10 +431,62 @@ class TestSteering:
         assert found.waiting == 2
         store.redis.sadd("rq:workers:train.gpu-a", "w")
         placed(store, urgent.id)
-        (left,) = api.jobs.ListQueue(pb.ListQueueRequest(), timeout=LIMIT).jobs
+        held, left = api.jobs.ListQueue(pb.ListQueueRequest(), timeout=LIMIT).jobs
+        assert (held.job, held.position, held.host) == (urgent.id, 0, "gpu-a")
         assert (left.job, left.position, left.reason) == (first, 1, "Every worker is busy: gpu-a has 1.")
         said = refusal(lambda: make_job(api, dataset, priority=101))
         assert said.code is grpc.StatusCode.INVALID_ARGUMENT
+
+    def test_the_queue_names_the_quota_the_host_that_is_gone_and_what_nobody_serves(
+        self, api: Api, store: Store
+    ) -> None:
+        dataset = make_dataset(api).id
+
+        def reasons() -> dict[str, tuple[int, str]]:
+            found = api.jobs.ListQueue(pb.ListQueueRequest(), timeout=LIMIT).jobs
+            return {one.job: (one.position, one.reason) for one in found}
+
+        held, free, pinned = (make_job(api, dataset, **asked).job.id for asked in ({}, {}, {"host": "gpu-a"}))
+        store.redis.sadd("rq:workers:train.gpu-a", "w")
+        placed(store, held)
+        store.pool.say_quota(1)
+        assert reasons() == {
+            held: (0, "A worker of host gpu-a takes it next."),
+            free: (1, "Its owner has 1 jobs on hosts, which is the quota."),
+            pinned: (2, "Its owner has 1 jobs on hosts, which is the quota."),
+        }
+        gone = store.hosts.get("gpu-a")
+        assert gone is not None
+        store.redis.delete("tl:run:host:gpu-a")
+        assert reasons() == {
+            held: (0, "It goes on at host gpu-a, which is silent."),
+            free: (1, f"No live host serves {TUFT_MODEL} at rank 8."),
+            pinned: (2, "It asks for host gpu-a, which is silent."),
+        }
+        store.hosts.put(replace(gone, models=()))
+        assert reasons()[pinned] == (2, f"It asks for host gpu-a, which does not serve {TUFT_MODEL} at rank 8.")
+        store.hosts.put(replace(gone, backend_up=False))
+        assert reasons()[free] == (1, "TuFT does not answer on gpu-a.")
+        assert reasons()[held] == (0, "It goes on at host gpu-a, where TuFT does not answer.")
+
+    def test_a_full_queue_refuses_a_job_and_a_sweep(self, start_api: Start, redis_url: str, store: Store) -> None:
+        api = start_api(redis_url, quota_queued=2)
+        dataset = make_dataset(api).id
+        first = make_job(api, dataset, request_id="first")
+        cells = pb.CreateSweepRequest(
+            base=pb.CreateJobRequest(model=MODEL, training_dataset=dataset, hyperparameters=Hyper(batch_size=4)),
+            axes=[pb.SweepAxis(hyperparameter="lora_rank", values=[4, 8])],
+        )
+        said = refusal(lambda: api.jobs.CreateSweep(cells, timeout=LIMIT))
+        assert said.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert said.message == "2 jobs beside the 1 in the queue are over the owner's quota of 2."
+        assert store.sweeps.list().items == []
+        make_job(api, dataset)
+        said = refusal(lambda: make_job(api, dataset))
+        assert (said.code, said.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_REACHED")
+        assert said.message == "The owner has 2 jobs in the queue, which is the quota."
+        again = make_job(api, dataset, request_id="first")
+        assert (again.job.id, again.deduplicated) == (first.job.id, True)
 
     def test_a_failed_job_says_why_and_can_be_resumed(self, api: Api, store: Store) -> None:
         job = make_job(api, make_dataset(api).id).job.id

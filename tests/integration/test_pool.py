@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.store.errors import IllegalEdge, NoHost
+from services.store.errors import IllegalEdge, NoHost, QuotaReached
 from services.store.ledger import Outcome
 from services.store.records import (
     CheckpointRecord,
@@ -108,6 +108,29 @@ def test_a_quota_holds_an_owner_back_and_nobody_else(store: Store, redis_url: st
     assert f"{other.id}-a1" in store.tickets.waiting("h1")
     watcher.round()
     assert len(on_hosts(store)) == 3
+
+
+def test_a_quota_of_queued_jobs_refuses_the_next_and_counts_none_that_has_begun(store: Store) -> None:
+    store.jobs.quota = 2
+    host(store, "h1")
+    first, _ = [waiting(store, replace(SPEC, owner="anna")) for _ in range(2)]
+    with pytest.raises(QuotaReached, match="owner anna has 2 jobs in the queue, which is the quota"):
+        store.jobs.create(replace(SPEC, owner="anna"))
+    with pytest.raises(QuotaReached, match="1 jobs beside the 2 in the queue"):
+        store.jobs.check_room("anna", 1)
+    waiting(store, replace(SPEC, owner="ben"))
+    Supervisor(store, SupervisorSettings("")).round()
+    taken = take(store, first.id)
+    third = waiting(store, replace(SPEC, owner="anna"))
+    store.jobs.release(first.id, taken.attempt, "preempted", "Left.")  # comes back beside the two that wait
+    assert store.redis.scard("tl:run:queue:anna") == 3
+    store.jobs.cancel(third.id)
+    with pytest.raises(QuotaReached):
+        store.jobs.resume(third.id)
+    assert store.jobs.get(third.id).state is JobState.CANCELLED
+    for job in store.jobs.active():
+        store.jobs.cancel(job.id)
+    assert store.redis.keys("tl:run:queue:*") == []
 
 
 def test_a_job_that_asks_for_a_host_waits_for_it_and_says_when_it_is_silent(store: Store, redis_url: str) -> None:

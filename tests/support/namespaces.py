@@ -70,6 +70,8 @@ def lab(count: int) -> Iterator[Lab | None]:
             return
         yield Lab(hub, outside, places)
     finally:
+        with suppress(subprocess.CalledProcessError):
+            _ip("link", "del", f"{mark}cop")  # else it goes some time later: a next lab takes its name
         for name in made:
             with suppress(subprocess.CalledProcessError):
                 _ip("netns", "del", name)  # its ends of cables go with it, and so the other ends

@@ -80,17 +80,18 @@ class TrainerStack:
     tuft: FakeTuft | TuftServer
     lease_ttl: float = 1.0
     environment: dict[str, str] = field(default_factory=dict)
+    bucket: str = ""  #: URL of an object store; empty: a folder
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _store: Store | None = None
 
     @property
     def store_url(self) -> str:
-        return str(self.folder / "store")
+        return self.bucket or str(self.folder / "store")
 
     @property
     def store(self) -> Store:
         if self._store is None:
-            self._store = open_store(self.redis.url, str(self.folder / "store"), self.lease_ttl)
+            self._store = open_store(self.redis.url, self.store_url, self.lease_ttl)
         return self._store
 
     def close(self) -> None:
@@ -109,7 +110,7 @@ class TrainerStack:
         return {
             "TURNLOOM_HOST": HOST,
             "TURNLOOM_REDIS_URL": self.redis.url,
-            "TURNLOOM_STORE_URL": str(self.folder / "store"),
+            "TURNLOOM_STORE_URL": self.store_url,
             "TURNLOOM_TUFT_URL": self.tuft.url,
             "TURNLOOM_TUFT_API_KEY": self.tuft.api_key,
             "TURNLOOM_TUFT_CHECKPOINT_DIR": str(self.tuft.checkpoint_dir),

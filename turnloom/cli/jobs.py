@@ -292,7 +292,7 @@ def queue(
         ("#place", "id", "owner", "#priority", "?model", "?#rank", "since", "why"),
         (
             (
-                *(str(one.position), one.job, escape(one.owner) or "-", str(one.priority), escape(one.model)),
+                *(str(one.position or "-"), one.job, escape(one.owner) or "-", str(one.priority), escape(one.model)),
                 *(str(one.lora_rank), ago(one.queue_time), escape(one.reason)),
             )
             for one in found.jobs

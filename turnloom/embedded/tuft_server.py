@@ -139,16 +139,13 @@ class TuftServer:
             return self.url
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         self._port = self._port or free_port()
-        command = [str(self.settings.python), str(LAUNCHER), "launch-cpu"]
-        command += ["--config", str(CONFIG), "--port", str(self._port)]
-        command += ["--parent", str(os.getpid()), "--pid-file", str(self._pid_file)]
         with self.log_path.open("ab") as log:
             self._keeper = subprocess.Popen(
-                command,
+                self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self._environment(),
+                env=os.environ | self.environment(),
                 cwd=self.settings.home,
                 start_new_session=True,  # Ctrl-C reaches this process only, which then ends the server in order
             )
@@ -167,7 +164,14 @@ class TuftServer:
             raise
         return self.url
 
-    def _environment(self) -> dict[str, str]:
+    def command(self) -> list[str]:
+        """Return the launcher's command line."""
+        return [
+            *(str(self.settings.python), str(LAUNCHER), "launch-cpu", "--config", str(CONFIG)),
+            *("--port", str(self._port), "--parent", str(os.getpid()), "--pid-file", str(self._pid_file)),
+        ]
+
+    def environment(self) -> dict[str, str]:
         """Return the variables for the configuration file and TuFT, on top of this process's own."""
         settings = self.settings
         return {

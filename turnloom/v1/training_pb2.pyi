@@ -1458,7 +1458,7 @@ class ListQueueResponse(google.protobuf.message.Message):
     """Jobs that wait in all."""
     @property
     def jobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___QueuedJob]:
-        """The first page_size jobs, in order; with the scope submit alone only one's own, in their places among all."""
+        """The first page_size jobs, those with a host first, then in order; with the scope submit alone only one's own, in their places among all."""
 
     def __init__(
         self,
@@ -1488,7 +1488,7 @@ class QueuedJob(google.protobuf.message.Message):
     job: builtins.str
     """Job id."""
     position: builtins.int
-    """1 for the job that gets a host next, among all that wait."""
+    """1 for the job that gets a host next, among all that wait; 0: it has its host, and waits for a worker there."""
     owner: builtins.str
     """Name of the token that created it."""
     priority: builtins.int
@@ -1498,7 +1498,7 @@ class QueuedJob(google.protobuf.message.Message):
     lora_rank: builtins.int
     """LoRA rank that a host must serve."""
     host: builtins.str
-    """Host that it asks for; empty: any that serves it."""
+    """Host that it asks for or has; empty: any that serves it."""
     reason: builtins.str
     """One sentence: why it has no host yet."""
     @property

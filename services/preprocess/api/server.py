@@ -67,7 +67,9 @@ class ApiServer:
         self._settings = settings
         self._registry = registry
         self._backing = Backing(
-            lambda: open_store(settings.redis_url, settings.store_url, socket_timeout=REDIS_SECONDS)
+            lambda: open_store(
+                settings.redis_url, settings.store_url, socket_timeout=REDIS_SECONDS, quota=settings.quota_queued
+            )
         )
         self._tls = tls_files(settings)
         book = None if settings.tokens is None else TokenBook(settings.tokens)

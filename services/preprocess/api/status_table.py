@@ -67,6 +67,7 @@ STATUS: Final[dict[type[Exception], grpc.StatusCode]] = {
     store.OutOfRange: grpc.StatusCode.OUT_OF_RANGE,
     store.BadToken: grpc.StatusCode.INVALID_ARGUMENT,
     store.NoHost: grpc.StatusCode.FAILED_PRECONDITION,
+    store.QuotaReached: grpc.StatusCode.RESOURCE_EXHAUSTED,
     store.Fenced: grpc.StatusCode.ABORTED,
     store.StepOutOfOrder: grpc.StatusCode.ABORTED,
     store.TicketFailed: grpc.StatusCode.UNAVAILABLE,
@@ -93,6 +94,7 @@ HINTS: Final[dict[type[Exception], str]] = {
     store.BadToken: "Begin again without it.",
     store.TicketTimeout: "See whether the host's worker is busy or gone: `turnloom hosts`.",
     store.NoHost: "`turnloom doctor` shows the hosts and what they serve.",
+    store.QuotaReached: "Wait until some have begun, or cancel some; `turnloom queue` shows them.",
     store.Corrupt: "The file in the store was changed or damaged; make it again.",
     store.OutOfRange: "Watch from the beginning with an empty start_event_id.",
 }
@@ -102,6 +104,7 @@ RETRY_SECONDS: Final[dict[type[Exception], int]] = {
     refusals.Draining: 2,
     store.RedisUnavailable: 5,
     store.StoreUnavailable: 5,
+    store.QuotaReached: 60,
     refusals.TokensUnreadable: 5,
     refusals.TooManyCalls: 1,
     refusals.TooManyStreams: 5,

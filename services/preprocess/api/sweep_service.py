@@ -51,6 +51,8 @@ class SweepRpcs:
             if known is not None and _settled(store, known):
                 return pb.CreateSweepResponse(sweep=_shown(store, known), deduplicated=True)
             checked = [check(one, self._registry, store, call.caller) for one in drafts]
+            if known is None:
+                store.jobs.check_room(owner, len(checked))
             stops = rungs(request, [one.hyperparameters for one in drafts], [one.cost.steps for one in checked])
             record = SweepRecord(
                 id=new_id("sweep"),

@@ -27,7 +27,7 @@ from services.preprocess.wire import sample as sample_wire
 from services.preprocess.wire.job_request import content_hash, draft, states
 from services.store.errors import TicketTimeout
 from services.store.events import Entry
-from services.store.pool.placing import in_order, why_waiting
+from services.store.pool.placing import in_order, why_not_begun
 from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobState, StepRecord
 from turnloom.v1 import training_pb2 as pb
 from turnloom.v1.training_pb2_grpc import FineTuningServiceServicer
@@ -133,14 +133,15 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
         """Return the jobs that wait for a host, in order, and why."""
         with self._rpc.unary(context, NAME, "ListQueue") as call:
             size = limits.page_size(request.page_size)
-            pool = self._backing.store().pool
-            load = pool.load()
-            ordered = list(enumerate(in_order(pool.waiting(), load), start=1))
-            shown = [(place, one) for place, one in ordered if call.caller.only in (None, one.owner)]
-            return pb.ListQueueResponse(
-                jobs=[job_wire.queued_job(one, place, why_waiting(one, load)) for place, one in shown[:size]],
-                waiting=len(ordered),
-            )
+            store = self._backing.store()
+            load = store.pool.load(store.pool.quota())
+            ordered = in_order(store.pool.waiting(), load)
+            names = [job for job, host in store.pool.placed().items() if host]
+            held = [job for job in store.jobs.get_many(names) if job.state is JobState.QUEUED]
+            shown = [job_wire.held_job(job, why_not_begun(job.host, load)) for job in held]
+            shown += [job_wire.queued_job(one, place, load) for place, one in enumerate(ordered, start=1)]
+            mine = [one for one in shown if call.caller.only in (None, one.owner)]
+            return pb.ListQueueResponse(jobs=mine[:size], waiting=len(ordered))
 
     def DeleteJob(self, request: pb.DeleteJobRequest, context: grpc.ServicerContext) -> pb.DeleteJobResponse:
         """Delete a job, records first, so that no caller finds a job whose adapter is gone."""

@@ -11,7 +11,7 @@ from services.preprocess.wire.dataset import error, timestamp
 from services.preprocess.wire.enums import EnumTable
 from services.preprocess.wire.hyperparameters import hyperparameters_message
 from services.store.blobs.evaluations import RowLosses
-from services.store.pool.placing import Waiting
+from services.store.pool.placing import Load, Waiting, why_waiting
 from services.store.records import (
     CheckpointRecord,
     EventRecord,
@@ -210,8 +210,22 @@ def checkpoint(record: CheckpointRecord, best: str) -> pb.Checkpoint:
     )
 
 
-def queued_job(one: Waiting, position: int, reason: str) -> pb.QueuedJob:
-    """Return a job that waits for a host."""
+def held_job(record: JobRecord, reason: str) -> pb.QueuedJob:
+    """Return a job that has a host and waits for a worker of it."""
+    return pb.QueuedJob(
+        job=record.id,
+        owner=record.spec.owner,
+        priority=record.spec.priority,
+        model=record.spec.tuft_model,
+        lora_rank=record.spec.hyperparameters.lora_rank,
+        host=record.host,
+        queue_time=timestamp(record.queue_time),
+        reason=reason,
+    )
+
+
+def queued_job(one: Waiting, position: int, load: Load) -> pb.QueuedJob:
+    """Return a job that waits for a host, in this place of the queue, and why."""
     return pb.QueuedJob(
         job=one.job,
         position=position,
@@ -221,7 +235,7 @@ def queued_job(one: Waiting, position: int, reason: str) -> pb.QueuedJob:
         lora_rank=one.rank,
         host=one.host,
         queue_time=timestamp(one.time),
-        reason=reason,
+        reason=why_waiting(one, load),
     )
 
 

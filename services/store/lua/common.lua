@@ -59,15 +59,24 @@ local function charge(id, time)
     'held_cost', exact((tonumber(field(id, 'held_cost')) or 0) + seconds * price / 3600))
 end
 
--- The indexes that name a job by its state and, while it is QUEUED, by whether it has a host yet or waits in the pool.
+-- A refusal where the owner already has `quota` jobs VALIDATING or QUEUED; 0: any number.
+local function over_quota(owner, quota)
+  if quota == 0 or redis.call('SCARD', key('queue', owner)) < quota then return nil end
+  return refused('QUOTA', (owner == '' and 'the owner' or 'owner ' .. owner) .. ' has ' .. quota ..
+    ' jobs in the queue, which is the quota')
+end
+
+-- The indexes that name a job by its owner while it is in the queue, by its state and, while it is QUEUED, by whether it has a host yet or waits in the pool.
 local function index(id, from)
   local state, host = field(id, 'state'), field(id, 'host')
   if from ~= state then
     if from then redis.call('ZREM', 'tl:run:state:' .. from, id) end
     redis.call('ZADD', 'tl:run:state:' .. state, string.format('%.0f', tonumber(field(id, 'create_time')) * 1000000), id)
   end
+  local spec = cjson.decode(field(id, 'spec'))
+  local in_queue = state == 'validating' or state == 'queued'
+  redis.call(in_queue and 'SADD' or 'SREM', key('queue', spec.owner or ''), id)
   if state == 'queued' and host == '' then
-    local spec = cjson.decode(field(id, 'spec'))
     redis.call('HDEL', 'tl:run:placed', id)
     redis.call('HSET', 'tl:run:waiting', id, cjson.encode({
       owner = spec.owner, priority = spec.priority or 0, model = spec.tuft_model, rank = spec.hyperparameters.lora_rank,
@@ -77,7 +86,7 @@ local function index(id, from)
   end
   redis.call('HDEL', 'tl:run:waiting', id)
   if state == 'queued' or HELD[state] then
-    redis.call('HSET', 'tl:run:placed', id, host .. ' ' .. (cjson.decode(field(id, 'spec')).owner or ''))
+    redis.call('HSET', 'tl:run:placed', id, host .. ' ' .. (spec.owner or ''))
   else
     redis.call('HDEL', 'tl:run:placed', id)
   end

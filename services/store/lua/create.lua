@@ -1,5 +1,5 @@
 -- job, spec, hash (of the content), request (key, or ''), planned_steps, lease (milliseconds of the validation), datasets and jobs (lists of what it needs),
--- lists (keys of the indexes by owner and label)
+-- lists (keys of the indexes by owner and label), quota (jobs of one owner in the queue at most; 0: any number)
 local id, spec, hash, request, planned, ttl = arg.job, arg.spec, arg.hash, arg.request, arg.planned_steps, arg.lease
 if request ~= '' then
   local made = redis.call('HMGET', request, 'id', 'hash')
@@ -8,6 +8,8 @@ if request ~= '' then
     return refused('REQUEST_MISMATCH', 'this request_id made ' .. made[1] .. ' from other content; use a new request_id')
   end
 end
+local full = over_quota(cjson.decode(spec).owner or '', arg.quota)
+if full then return full end
 local used = {}
 for _, dataset in ipairs(arg.datasets) do
   local state = redis.call('HGET', 'tl:api:dataset:' .. dataset, 'state')

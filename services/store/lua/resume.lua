@@ -1,4 +1,4 @@
--- job, checkpoint ('' for the last), host (absent: the same; '': the pool): PAUSED, FAILED, CANCELLED -> QUEUED
+-- job, checkpoint ('' for the last), host (absent: the same; '': the pool), quota (0: any number): PAUSED, FAILED, CANCELLED -> QUEUED
 local id, checkpoint, host = arg.job, arg.checkpoint, arg.host
 local state = field(id, 'state')
 if state == 'running' or state == 'validating' then
@@ -26,6 +26,8 @@ if checkpoint ~= '' and not redis.call('ZSCORE', key('lineage', id), checkpoint)
     and ('checkpoint ' .. checkpoint .. ' belongs to steps that a later attempt replaced; create a job that starts from it')
     or ('job ' .. id .. ' has no checkpoint ' .. checkpoint))
 end
+local full = EDGES[state] and EDGES[state].queued and over_quota(cjson.decode(field(id, 'spec')).owner or '', arg.quota)
+if full then return full end
 if host and EDGES[state] and EDGES[state].queued then set(id, 'host', host) end
 local answer = go(id, 'queued')
 if answer then return answer end

@@ -134,9 +134,12 @@ def why_waiting(one: Waiting, load: Load) -> str:
     if one.sampled and not able and hosts_for(replace(one, sampled=False), load.hosts):
         return f"It is to be sampled while it trains, and no live host samples {one.model}."
     if one.host and not able:
-        return f"It asks for host {one.host}, which is silent or does not serve {one.model} at rank {one.rank}."
+        live = any(host.name == one.host for host in load.hosts)
+        how = f"does not serve {one.model} at rank {one.rank}" if live else "is silent"
+        return f"It asks for host {one.host}, which {how}."
     if not able:
-        return f"No live host serves {one.model} at rank {one.rank}."
+        other = "other " if any(host.serves(one.model, one.rank) for host in load.hosts) else ""
+        return f"No {other}live host serves {one.model} at rank {one.rank}."
     up = [host for host in able if host.backend_up]
     if not up:
         return f"TuFT does not answer on {', '.join(host.name for host in able)}."
@@ -147,3 +150,15 @@ def why_waiting(one: Waiting, load: Load) -> str:
     if all(load.by_host.get(host.name, 0) >= host.workers for host in up):
         return f"Every worker is busy: {', '.join(f'{host.name} has {host.workers}' for host in up)}."
     return "A worker is free; the supervisor gives it out within a second."
+
+
+def why_not_begun(host: str, load: Load) -> str:
+    """Return one sentence on why a job that has a host, `host`, has not begun there yet."""
+    found = next((one for one in load.hosts if one.name == host), None)
+    if found is None:
+        return f"It goes on at host {host}, which is silent."
+    if not found.backend_up:
+        return f"It goes on at host {host}, where TuFT does not answer."
+    if load.by_host.get(host, 0) > found.workers:
+        return f"It goes on at host {host}, where every worker is busy or gone."
+    return f"A worker of host {host} takes it next."

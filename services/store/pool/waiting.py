@@ -31,6 +31,14 @@ class Pool:
         """Return the host of every job that has one, queued there or held there."""
         return {job: text.partition(" ")[0] for job, text in self._placed().items()}
 
+    def quota(self) -> int:
+        """Return how many jobs of one owner may be on hosts, as the supervisor last said; 0: any number."""
+        return int(cast(str | None, self._client.get(keys.QUOTA)) or 0)
+
+    def say_quota(self, quota: int) -> None:
+        """Say what `quota` answers: the API names it to those that wait."""
+        self._client.set(keys.QUOTA, quota)
+
     def load(self, quota: int = 0) -> Load:
         """Return the current load of hosts. `quota`: jobs of one owner on hosts at most; 0: any number."""
         pairs = [text.partition(" ")[::2] for text in self._placed().values()]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, overload
+from typing import Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from services.store.records import CutReport
 from services.store.shards.dataset_files import Row as StoredRow
 from services.store.shards.row_index import RowIndex
 from services.trainer.batches.rows import Row, shortened, without_tail
+
+Result = TypeVar("Result")
 
 
 class RowFile(Protocol):
@@ -30,6 +32,35 @@ class RowFile(Protocol):
     def index(self) -> RowIndex:
         """Return the index: the facts known about every row without reading it."""
         ...
+
+
+class Patiently(Protocol):
+    """Calls, and calls again while the object store is away."""
+
+    def __call__(self, call: Callable[[], Result]) -> Result:
+        """Return what the call returned at last; raise its error where patience ends."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PatientFile:
+    """A dataset file whose shards are read through outages of the object store."""
+
+    file: RowFile
+    patiently: Patiently
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.file)
+
+    def __getitem__(self, index: int) -> StoredRow:
+        """Return one row; the first of a shard fetches it."""
+        return self.patiently(lambda: self.file[index])
+
+    @property
+    def index(self) -> RowIndex:
+        """Return the index, fetching it at first."""
+        return self.patiently(lambda: self.file.index)
 
 
 def from_file(stored: StoredRow) -> Row:

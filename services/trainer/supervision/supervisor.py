@@ -91,6 +91,7 @@ class Supervisor:
 
     def _place(self) -> None:
         """Give free workers to waiting jobs (placing.py)."""
+        self._store.pool.say_quota(self._settings.quota_running)
         load = self._store.pool.load(self._settings.quota_running)
         choices = choose(self._store.pool.waiting(), load) if load.has_room() else []
         for job in self._store.jobs.get_many(self._store.pool.assign(choices)):

@@ -92,6 +92,21 @@ def test_every_setting_of_the_compose_file_is_in_the_example_and_no_secret_has_a
     assert [name for name in secrets if name.startswith("REDIS_PASSWORD_") or f"{name}=" in made] == list(secrets)
 
 
+def test_over_a_bucket_every_service_with_a_store_has_its_key_a_way_out_and_room_for_uploads():
+    over = yaml.safe_load((ROOT / "docker-compose.s3.yml").read_text())["services"]
+    stored = {name: one for name, one in SERVICES.items() if "TURNLOOM_STORE_URL" in one.get("environment", {})}
+    assert over.keys() == stored.keys()
+    for name, service in over.items():
+        given = service["environment"]
+        passed_on = {key for key, value in given.items() if value is None}
+        assert passed_on >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"}
+        assert service["networks"] == ["front"], "back has no way out"
+        mounted = [volume.split(":")[1] for volume in stored[name]["volumes"] if not volume.endswith(":ro")]
+        folders = [given[key] for key in ("TMPDIR", "TURNLOOM_STORE_CACHE") if key in given]
+        assert all(any(folder.startswith(place) for place in mounted) for folder in folders), "the root is read-only"
+        assert ("TURNLOOM_STORE_CACHE" in given) == name.startswith("trainer")
+
+
 def test_what_the_api_and_its_worker_read_of_a_source_is_decided_alike():
     api, worker = (SERVICES[name]["environment"] for name in ("preprocess", "preprocess-worker"))
     for name in ("SOURCE_ROOTS", "STORE_URL"):

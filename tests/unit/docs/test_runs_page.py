@@ -77,7 +77,7 @@ def test_every_setting_stands_there_and_no_other() -> None:
 def test_the_defaults_are_those_of_the_code() -> None:
     required = {"TURNLOOM_HOST": "h", "TURNLOOM_TUFT_API_KEY": "tml-x", "TURNLOOM_TUFT_CHECKPOINT_DIR": "/c"}
     said = {name: cells[0] for name, cells in rows("variable").items() if cells[0].replace(".", "").isdigit()}
-    assert len(said) == 8
+    assert len(said) == 9
     assert from_environment(required | said) == from_environment(required)
     page = PAGE[PAGE.index("**Supervisor**") :]
     said = dict(re.findall(r"^\| (TURNLOOM_\w+) \| (\d+) \|", page, re.MULTILINE))
