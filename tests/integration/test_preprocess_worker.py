@@ -46,7 +46,7 @@ def test_a_ticket_prepares_a_model_and_any_other_function_is_refused(
     assert isinstance(answer, dict)
     assert answer["name"] == "m"
     assert len(answer["template_sha256"]) == 64
-    with pytest.raises(TicketFailed, match="has no model 'n'; it has: m"):
+    with pytest.raises(TicketFailed, match="has no model 'n'; name one of m"):
         store.tickets.result(unknown, timeout=5)
     with pytest.raises(TicketFailed, match=r"os\.system is not a function of the preprocess worker"):
         store.tickets.result(evil, timeout=5)

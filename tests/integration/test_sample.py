@@ -113,10 +113,10 @@ def test_the_command_line_prints_the_reply_or_a_document(whole: Whole) -> None:
 def test_a_prompt_and_a_reply_that_do_not_fit_the_model_are_refused_by_field(whole: Whole) -> None:
     long = refusal(lambda: whole.sample(question="word " * 2000))
     assert long.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert long.fields["conversation"].endswith("tokens; send 1024.")
+    assert long.fields["conversation"].endswith("tokens; send 1024 at most, what the server's model takes.")
     much = refusal(lambda: whole.sample(max_tokens=1020))
-    assert much.fields["max_tokens"].startswith("is 1020; the prompt's ")
-    assert much.fields["max_tokens"].endswith(" of the model's 1024.")
+    assert much.fields["max_tokens"].startswith("is 1020; give 1009 at most: the prompt has ")
+    assert much.fields["max_tokens"].endswith(" of 1024 tokens.")
 
 
 def test_a_server_that_fails_at_the_prompt_is_told_without_the_prompt(whole: Whole) -> None:
