@@ -28,7 +28,7 @@ REPEATABLE: Final = {
     "DatasetService": ("GetDataset", "ListDatasets"),
     "FineTuningService": (
         *("CreateJob", "GetJob", "ListJobs", "ListEvents", "ListSteps", "GetEvaluation"),
-        *("ListCheckpoints", "CreateSweep", "GetSweep", "ListSweeps", "ListHosts"),
+        *("ListReplies", "ListCheckpoints", "CreateSweep", "GetSweep", "ListSweeps", "ListQueue", "ListHosts"),
     ),
 }
 
