@@ -4,7 +4,7 @@
 
     job = progress.watch_job(client, job.id)
 
-A notebook output is redrawn in place as plain text: it needs no widget library, and a saved notebook keeps the last
+A notebook output is redrawn in place as plain text. It needs no widget library, and a saved notebook keeps the last
 state. A terminal shows a bar or a table. Anything else (a pipe, a log, CI) gets a line now and then.
 """
 

@@ -195,7 +195,7 @@ async def receive(
 ) -> Received:
     """Write the file of a multipart body to the store; put() makes it visible.
 
-    A bad line is told only once the whole body was read: a client that still sends would not hear the answer.
+    Report a bad line only once the whole body was read. A client that still sends would not hear the answer.
 
     Raises:
         Problem: the body is not an upload, is too large, or holds no valid file; nothing of it is kept.

@@ -2,8 +2,8 @@
 
 python services/sampler/__main__.py --model FOLDER --model-name NAME --checkpoints FOLDER --port-file FILE
 
-Runs in TuFT's environment (torch, transformers, peft), in a process of its own and beside training: one thread, lower
-priority, and a bound on its memory. TURNLOOM_TUFT_API_KEY is the key that callers must send.
+Runs in TuFT's environment (torch, transformers, peft), in a process of its own and beside training. It has one thread,
+a lower priority, and a bound on its memory. TURNLOOM_TUFT_API_KEY is the key that callers must send.
 """
 
 from __future__ import annotations

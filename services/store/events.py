@@ -112,8 +112,8 @@ class Events:
     def read(self, job_id: str, after: str = "", *, count: int = 500, block: float = 0.0) -> Sequence[Entry]:
         """Read entries after the id `after` (empty: from the first), oldest first; waits up to `block` seconds for one.
 
-        Those of a finished job come from its archive once its keys are gone. Raises NotFound without such a job,
-        BadToken for an invalid id, and OutOfRange where earlier entries of the requested range are gone.
+        Those of a finished job come from its archive once its keys are gone. Raises NotFound without such a job, and
+        BadToken for an invalid id. Raises OutOfRange where earlier entries of the requested range are gone.
         """
         if after and not _ENTRY_ID.fullmatch(after):
             raise BadToken(f"event id {after!r} was not given by this server; give the last one seen, or none")

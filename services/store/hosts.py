@@ -137,7 +137,7 @@ class Hosts:
     def place(self, tuft_model: str, lora_rank: int, host: str = "") -> str:
         """Return the live host for a job: the requested one, else the one with the shortest queue. Raises NoHost.
 
-        A host can take the job when its TuFT serves the model and its largest rank is unknown or large enough.
+        A host qualifies when its TuFT serves the model and its largest rank is unknown or large enough.
         """
         able = self.able(tuft_model, lora_rank, host)
         return min(able, key=lambda record: (not record.backend_up, record.queued_jobs, record.name)).name

@@ -1,6 +1,6 @@
 """Every key name in Redis, once. docs/redis.md has the table with contents and lifetimes.
 
-Lua scripts build the names of a job's keys from the same prefix (lua/common.lua): this needs one Redis, not a cluster.
+Lua scripts build the names of a job's keys from the same prefix (lua/common.lua). This needs one Redis, not a cluster.
 """
 
 from __future__ import annotations

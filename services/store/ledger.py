@@ -1,7 +1,7 @@
 """Steps and checkpoints of a job, exact at any crash. The rules are in lua/commit_*.lua.
 
-Two sums are kept: of the effective series (each step once, as the run that counts trained it) and of all work done
-(steps trained again count again).
+Two sums are kept. One is of the effective series: each step once, as the run that counts trained it. The other is of
+all work done: steps trained again count again.
 """
 
 from __future__ import annotations

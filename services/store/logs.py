@@ -1,6 +1,6 @@
 """One JSON object per log line on stderr. Never log conversation text.
 
-An exception may quote whatever it failed on, so its words are never written: only its class and where it came from.
+An exception may quote whatever it failed on. So its words are never written, only its class and where it came from.
 """
 
 from __future__ import annotations

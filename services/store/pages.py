@@ -44,9 +44,9 @@ def newest(client: StoreRedis, indexes: str | Sequence[str], token: str, count: 
 
     Scores are microseconds.
 
-    An id that moves from one of several zsets to another meanwhile is named once or not at all.
-    Within a microsecond ids go backwards, as ZREVRANGEBYSCORE has them. The token names time and id, so nothing is
-    shown twice or left out when items come or go between pages.
+    An id that moves from one of several zsets to another meanwhile is named once or not at all. Within a microsecond
+    ids go backwards, as ZREVRANGEBYSCORE has them. The token names time and id. So nothing is shown twice or left out
+    when items come or go between pages.
     """
     highest, last = "+inf", ""
     if token:

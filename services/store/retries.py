@@ -31,7 +31,7 @@ def retry_redis(
 def retry_copy(
     copy: Callable[[], Result], seconds: float = 300.0, *, on_retry: Callable[[StoreError], None] | None = None
 ) -> Result:
-    """Repeat a copy to the object store while it is full or away, or while Redis is away for its note.
+    """Repeat a copy to the object store while it is full or away, or Redis is away for its note.
 
     After `seconds` raise the last error. What `on_retry` raises ends the retries. Waits double from 0.5 s to 10 s.
     """

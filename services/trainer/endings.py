@@ -1,7 +1,7 @@
 """End an attempt: settle the job, its checkpoints, and what it holds on the server.
 
-ENDINGS maps each exception that may leave the training to its way out: finish the job, release it for the next
-attempt, or, fenced or without Redis, leave it to the supervisor.
+ENDINGS maps each exception that may leave the training to its way out. Each finishes the job, releases it for the next
+attempt, or, fenced or without Redis, leaves it to the supervisor.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class Endings:
     def release(self, reason: str, message: str, error: ErrorRecord | None = None) -> None:
         """Hand the job to the next attempt. If this does not arrive, the supervisor does it when the lease expires.
 
-        The third attempt in a row without a step ends the job instead, and so does a wish to pause or cancel. What it
-        holds on the server then goes as at any other end.
+        The third attempt in a row without a step ends the job instead. So does a wish to pause or cancel. What it holds
+        on the server then goes as at any other end.
         """
         self._free_unsaved()
         safe = self._ends_the_job() and self._copied_out()

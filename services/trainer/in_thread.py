@@ -1,4 +1,4 @@
-"""Run a call that may hang in a thread that is never joined, so that the process can end without it."""
+"""Run a call that may hang in a thread that is never joined: the process can then end without it."""
 
 from __future__ import annotations
 

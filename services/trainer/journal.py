@@ -1,6 +1,6 @@
 """Write the loop's records into the ledger: in order, once, through outages of Redis, and beside the training.
 
-A thread sends them. Records wait in `_outbox` until the ledger took them; those that it took stay in `_tail`, back to
+A thread sends them. Records wait in `_outbox` until the ledger took them. Those that it took stay in `_tail`, back to
 the checkpoint before the last one. A Redis that crashed may have lost its last second: it then answers "gap" and is
 sent them again. A Redis that refuses, or takes bytes and stays silent, holds up the loop for COMMIT_WAIT, once.
 """

@@ -1,7 +1,7 @@
 """Training loop: batches in, one StepRecord per optimizer step out. Imports no Prometheus and no SDK.
 
-Steps are submitted ahead (pipeline_depth) and read in order. A checkpoint of step k is submitted between the
-optimizer step k and step k + 1, so it holds exactly k steps. Its probe follows it at once.
+Steps are submitted ahead (pipeline_depth) and read in order. A checkpoint of step k is submitted between the optimizer
+step k and step k + 1. So it holds exactly k steps. Its probe follows it at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Copy checkpoints to the object store while the job trains, so that another host can go on if this one is lost.
+"""Copy checkpoints to the object store while the job trains. Another host can then go on if this one is lost.
 
 One copy is under way at most, and the newest checkpoint goes next: older ones that wait are passed over.
 """

@@ -1,7 +1,7 @@
-"""Sample a job's prompts while it trains, in a thread of its own: training never waits for it, and never fails by it.
+"""Sample a job's prompts while it trains, in a thread of its own. Training never waits for it, and never fails by it.
 
 One set of replies is under way at most, and one waits; a newer one takes its place. Each set is written to the object
-store first and told as events second, once (lua/reply.lua), however often its step is trained.
+store first. Then it is told as events, once (lua/reply.lua), however often its step is trained.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Detect that a server's process has ended, even when another one answers in its place.
 
 A TuFT server that restarts with persistence answers an idle client as before, but rolled back to its last checkpoint.
-No TCP connection outlives the process at its other end. This one opens when the client is made, is pinged so that it is
-not closed for being idle, and must still stand when a result is believed.
+No TCP connection outlives the process at its other end. This one opens when the client is made, and is pinged so that
+it is not closed for being idle. It must still stand when a result is believed.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def keep(command: Sequence[str], environment: Mapping[str, str], parent: int | N
     """Run the server as a child until it ends, we are asked to stop, or our parent is gone.
 
     Args:
-        command: of the server; a folder of its own is appended, with a short path, which goes when the server does.
+        command: of the server. A folder of its own, with a short path, is appended; it goes when the server does.
         environment: of the server.
         parent: end when this process, which started us, is gone; None: no parent is watched.
         pid_file: where to write the server's process id.

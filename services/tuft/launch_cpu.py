@@ -1,8 +1,8 @@
 """The real, unmodified TuFT on a machine without a GPU: for tests, the demo, a laptop.
 
 Two processes run this module: a keeper (keeper.py), and as its child the server. The server gives Ray one logical GPU
-per model that trains. It makes the one CUDA call that fails without a GPU a no-op in Ray's workers, then hands over to
-TuFT's own command line.
+per model that trains. In Ray's workers it makes the one CUDA call that fails without a GPU a no-op. Then it hands over
+to TuFT's own command line.
 """
 
 from __future__ import annotations

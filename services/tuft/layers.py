@@ -1,7 +1,7 @@
 """The decoder of a dense Qwen3, Qwen2 or Llama on packed rows: two functions a layer around attention.
 
 On a GPU torch.compile fuses norms, rotary embedding and SwiGLU into the matrix products. Adapters are arguments and the
-number of tokens is dynamic, so that one compilation serves every pass and every adapter up to rank 32.
+number of tokens is dynamic. So one compilation serves every pass and every adapter up to rank 32.
 """
 
 from __future__ import annotations

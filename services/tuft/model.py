@@ -1,6 +1,7 @@
 """TuFT's training model with its forward and backward pass replaced; saving, loading and Adam stay TuFT's.
 
-Whatever is not known to give what TuFT gives goes to TuFT's own code: single calls, single adapters or the whole model.
+Whatever is not known to give what TuFT gives goes to TuFT's own code. That can be single calls, single adapters or the
+whole model.
 """
 
 from __future__ import annotations
@@ -267,7 +268,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
     ) -> list[passes.Answer]:
         """Launch a request's passes; return once the forward ones are done.
 
-        A GPU that had nothing to do waits for launches: then the last backward pass is launched in a thread, so that
+        A GPU that had nothing to do waits for launches. Then the last backward pass is launched in a thread, so that
         the answer can leave meanwhile. A GPU that is behind does not gain by it.
         """
         assert self._decoder is not None

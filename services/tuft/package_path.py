@@ -10,8 +10,8 @@ from pathlib import Path
 def expose(folder: Path, environment: MutableMapping[str, str]) -> None:
     """Put a folder on PYTHONPATH that holds this package only.
 
-    TuFT's Python is not ours: with the folder above `services` on its path it would find our environment's packages
-    beside its own, where turnloom is installed from a wheel.
+    TuFT's Python is not ours. Where turnloom is installed from a wheel, the folder above `services` holds our
+    environment's packages. With that folder on its path, TuFT's Python would find them beside its own.
 
     Args:
         folder: an empty one, which stays as long as the server.

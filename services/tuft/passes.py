@@ -40,7 +40,10 @@ class Loss:
 
 
 class Reading:
-    """Values on their way from the GPU to the host, behind what was launched so far and not behind what comes next."""
+    """Values on their way from the GPU to the host.
+
+    They come behind what was launched so far, not behind what comes next.
+    """
 
     def __init__(self, values: Tensor) -> None:
         """Start the copy of values of any shape."""

@@ -2,8 +2,8 @@
 
     python -m turnloom.demo [--data my.jsonl] [--tuft-python .venv-tuft/bin/python] [--verify]
 
-Starts the embedded stack in a temporary folder, uses it as any client does, and leaves ./turnloom-demo:
-adapter/, steps.csv, nll.png, results.json.
+Starts the embedded stack in a temporary folder and uses it as any client does. Leaves ./turnloom-demo: adapter/,
+steps.csv, nll.png, results.json.
 """
 
 from __future__ import annotations

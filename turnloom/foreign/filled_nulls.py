@@ -1,7 +1,8 @@
 """Tell nulls that a table filled in from those that were written.
 
 Tables give every struct all keys of its column, and JSON lines written from one keep those nulls. Two signs reveal
-them: a null property in a tool's schema, or messages that share all keys while some hold null under one of them.
+them. One is a null property in a tool's schema. The other is messages that share all keys while some hold null under
+one of them.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ class RowColumns:
             indices: position of each conversation in the whole; None: they are in the column `index`.
 
         Returns:
-            COLUMNS, one entry a row: conversation (its position), part, token_ids (N), run_lengths and run_values
-            (R; weights of the N - 1 targets as runs), target_bytes.
+            COLUMNS, one entry a row: conversation (its position), part, token_ids (N), run_lengths and run_values (R),
+            target_bytes. The runs hold the weights of the N - 1 targets.
 
         Raises:
             BadConversation, InvalidOption.

@@ -124,7 +124,7 @@ def _load(folder: Path) -> tuple[transformers.PreTrainedTokenizerFast, str, list
     """Return the tokenizer, its tokenizer.json and what a person should know.
 
     The tokenizer.json is used exactly as written. AutoTokenizer may replace its parts by those of the class named in
-    tokenizer_config.json: it turns DeepSeek's into one that loses spaces.
+    tokenizer_config.json. It turns DeepSeek's into one that loses spaces.
     """
     written = folder / TOKENIZER
     try:

@@ -65,8 +65,8 @@ def _rows(place: str, batches: Iterator[pa.RecordBatch], first: int, start: int)
 def reader_of(kind: pa.DataType) -> Callable[[Any], object] | None:
     """Return the converter from Arrow values of a type to plain values; None: they need none.
 
-    It parses text of the type arrow.json, reads bytes that are UTF-8 as text (as tools write it that do not annotate
-    strings), and turns the pairs of a map into an object, at every depth.
+    It works at every depth. It parses text of the type arrow.json, and turns the pairs of a map into an object. It
+    reads bytes that are UTF-8 as text, since tools that do not annotate strings write it so.
     """
     if isinstance(kind, pa.BaseExtensionType):
         return _json if kind.extension_name == "arrow.json" else reader_of(kind.storage_type)

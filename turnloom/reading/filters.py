@@ -7,9 +7,9 @@ OPERATOR  =  !=  <  <=  >  >=  ~ (text contains VALUE; a list has VALUE among it
 VALUE     the rest of the line; in double quotes (a JSON string) where blanks at its ends count; unquoted null is
           "there is none", unquoted true and false are these
 
-Numbers compare as numbers wherever VALUE is one. For < <= > >= so does text that spells a number, since CSV cells
-are text. Other texts compare by code points, so that ISO dates are in order. Values that can't be compared (a text
-with a number, a list with anything) differ, and are neither less nor greater. A filter is never run as code.
+Numbers compare as numbers wherever VALUE is one. For < <= > >= so does text that spells a number, since CSV cells are
+text. Other texts compare by code points, so that ISO dates are in order. Values that can't be compared (a text with a
+number, a list with anything) differ. They are neither less nor greater. A filter is never run as code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Read local files as conversations: detect the format, select rows, split into parts to send.
 
-Holds at most 17 bytes a row, so a file may be larger than memory. It is read again where all rows must be known
-before the first is sent, and to locate a row that the server refuses.
+Holds at most 17 bytes a row, so a file may be larger than memory. It is read again where all rows must be known before
+the first is sent. It is also read again to locate a row that the server refuses.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
 """Estimate how much of the difference of two runs' test NLLs is noise.
 
-By example, where both runs recorded each test example's loss: the runs are compared on the same conversations, so
-the difficulty they share cancels. NLL is a ratio of sums, l / w over conversations, and the difference of
-two such ratios has, to first order (the delta method; Cochran, "Sampling Techniques", 3rd ed., 1977, sections 2.11 and
-6.4), the variance of the mean of
+By example, where both runs recorded each test example's loss. The runs are compared on the same conversations, so the
+difficulty they share cancels. NLL is a ratio of sums, l / w over conversations. The difference of two such ratios has,
+to first order (the delta method; Cochran, "Sampling Techniques", 3rd ed., 1977, sections 2.11 and 6.4), the variance of
+the mean of
 
     z[i] = (l1[i] - R1 w1[i]) / mean(w1) - (l2[i] - R2 w2[i]) / mean(w2),     R = sum(l) / sum(w)
 
 so its standard error is sqrt(sum(z^2) / (n (n - 1))). Examples cut from one conversation are alike, so a conversation
 is one observation.
 
-By evaluations, for runs without that record: how much the two test NLLs jump against each other from evaluation to
-evaluation. For the differences d at the evaluations of the run's second half,
+By evaluations, for runs without that record. The noise is how much the two test NLLs jump against each other from
+evaluation to evaluation. For the differences d at the evaluations of the run's second half,
 
     noise = sqrt(mean((d[i-1] - 2 d[i] + d[i+1])^2) / 6)
 
-is the standard deviation of d where d is a straight line plus independent noise, and more where the line bends. (The
+is the standard deviation of d where d is a straight line plus independent noise. It is more where the line bends. (The
 second difference of such noise has six times its variance.) It does not cover the choice of test examples.
 """
 

@@ -1,7 +1,7 @@
 """Parse large messages piece by piece: the parser holds the interpreter, and every other call, as long as it works.
 
-Messages that are written one after another are one message with the fields of all: that is how protobuf defines them.
-So a message may be cut between any two of its fields, and its parts be merged in order.
+Protobuf defines messages that are written one after another as one message with the fields of all. So a message may be
+cut between any two of its fields, and its parts be merged in order.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def serve(settings: ApiSettings, port_file: Path | None) -> int:
 
 
 def serve_shared(settings: ApiSettings, told: Connection) -> int:
-    """Serve as one of several processes on a port, until SIGTERM, SIGINT or the end of the one that started it.
+    """Serve as one of several processes on a port, until SIGTERM, SIGINT or the end of its parent.
 
     Args:
         settings: without metrics; the parent exports them.

@@ -1,6 +1,6 @@
 """Several API processes behind one port: the kernel deals connections out, this one watches over them. Holds no gRPC.
 
-Each process is the whole API, with models and limits of its own, and listens once its models are loaded: whichever
+Each process is the whole API, with models and limits of its own. It listens once its models are loaded, so whichever
 answers is ready. The first prepares models for the others. One that dies is replaced; one that can't begin ends all.
 """
 

@@ -1,7 +1,7 @@
 """The four RPCs of sweeps: check a grid as a whole, then create one job per cell.
 
-All or nothing: no job is created before every cell has passed its check, and none is queued before all are created.
-A server that dies in between leaves cells VALIDATING. The same request, sent again, finishes them; otherwise the
+All or nothing: no job is created before every cell has passed its check. None is queued before all are created. A
+server that dies in between leaves cells VALIDATING. The same request, sent again, finishes them; otherwise the
 supervisor ends them as VALIDATION_LOST.
 
 Cells wait in the pool in row-major order. They get hosts as any job does: by priority, their owner's fair share, and

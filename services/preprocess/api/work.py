@@ -24,8 +24,9 @@ class ByteBudget:
     """A budget for the bytes of request messages that are parsed and worked on at once, process-wide.
 
     A message costs a multiple of its size while its conversations are masked. One that is larger than what is left
-    waits, and so does one that would give its token more than three quarters, or a second one above LARGE. A token's
-    only one, or one alone, is admitted otherwise, so that the largest message that gRPC takes can be served.
+    waits. So does one that would give its token more than three quarters, or a second one above LARGE. A token's only
+    one is exempt from its three quarters, and one alone is always admitted. So the largest message that gRPC takes can
+    be served.
     """
 
     def __init__(self, most: int, changed: Callable[[int], None] = lambda _: None) -> None:

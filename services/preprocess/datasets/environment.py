@@ -1,7 +1,7 @@
 """Settings of libraries that a preprocess worker needs before it imports any of them.
 
-Import no other module of ours here. The worker's parent loads the vocabulary and forks a process for each ticket.
-So no library may start a thread in it: a fork has only the thread that called it, and waiting for any other never ends.
+Import no other module of ours here. The worker's parent loads the vocabulary and forks a process for each ticket. So no
+library may start a thread in it: a fork has only the thread that called it. Waiting for any other never ends.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class UnknownModel(Refusal):
 
 
 class ModelNotServed(Refusal):
-    """The model is known but can't be used now: it failed to load, or no live host trains it with that rank."""
+    """The model is known but can't be used now. It failed to load, or no live host trains it with that rank."""
 
 
 class WrongState(Refusal):

@@ -1,4 +1,4 @@
-"""Queue a new job, the last step of its creation: it waits in the pool until a host has a free worker."""
+"""Queue a new job, the last step of its creation. It waits in the pool until a host has a free worker."""
 
 from __future__ import annotations
 

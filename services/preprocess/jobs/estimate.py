@@ -140,8 +140,8 @@ def _time(tokens: int, rates: Sequence[float], host: HostRecord) -> Time:
 def known_rates(jobs: Iterable[JobRecord], tuft_model: str, host: str, chosen: Hyperparameters) -> list[float]:
     """Return tokens per second of the most similar jobs on that host, newest first, at most LIKE.
 
-    A job's rate is that of its last steps, without its first. The order: jobs of the same rank, batch size and adapter;
-    those of the same batch size; all others of the model.
+    A job's rate is that of its last steps, without its first. Jobs of the same rank, batch size and adapter come first,
+    then those of the same batch size. All others of the model come last.
     """
     known = [
         job

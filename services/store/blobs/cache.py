@@ -72,6 +72,6 @@ class FileCache:
 
 
 def _used_now(path: Path) -> None:
-    """Note the use of a copy by a clock that tells two uses apart; the kernel's own has steps of milliseconds."""
+    """Note the use of a copy. Its clock tells two uses apart; the kernel's own has steps of milliseconds."""
     now = time.time_ns()
     os.utime(path, ns=(now, now))

@@ -1,6 +1,6 @@
 """Read and write the object store behind one fsspec URL: whole files appear at once or not at all.
 
-A local file is written beside its place and renamed. Object stores have no atomic rename: there a file is written on
+A local file is written beside its place and renamed. Object stores have no atomic rename. There a file is written on
 this machine first, and one final PUT makes it visible.
 """
 

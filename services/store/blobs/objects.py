@@ -1,6 +1,6 @@
 """Folders of checkpoints (adapter, optimizer) in the object store, addressed by sha256.
 
-A folder is there when its manifest.json is: the manifest is written last and names every file with size and sha256.
+A folder is there when its manifest.json is. The manifest is written last and names every file with size and sha256.
 """
 
 from __future__ import annotations

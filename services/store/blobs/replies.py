@@ -1,6 +1,7 @@
-"""Prompts of a job and its replies to them while it trains: one JSON file for the prompts, one for each sampled step.
+"""Prompts of a job and its replies to them while it trains.
 
-Token ids only: what they say is for whoever has the model. An attempt that comes to a step again finds its file.
+One JSON file holds the prompts, and each sampled step has one for its replies. Token ids only: what they say is for
+whoever has the model. An attempt that comes to a step again finds its file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Decide which waiting job gets a host next. Pure: waiting.py reads the input and writes the decisions.
 
-A job waits in the pool of the hosts that serve its model and rank, until one of them has a free worker. Order:
-priority, then the owner with the fewest jobs on hosts, then the owner served longest ago, then age.
+A job waits in the pool of hosts that serve its model and rank, until one has a free worker. Order: priority, then
+the owner with the fewest jobs on hosts, then the owner served longest ago, then age.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def hosts_for(waiting: Waiting, hosts: Sequence[HostRecord]) -> list[HostRecord]
 def in_order(waiting: Sequence[Waiting], load: Load) -> list[Waiting]:
     """Order the jobs as they would get a host if every one of them could have any host.
 
-    Within an owner and priority the order is by age, so one heap of owners gives it in n log n.
+    Within an owner and priority the order is by age. So one heap of owners gives it in n log n.
     """
     mine: dict[tuple[int, str], list[Waiting]] = {}
     for one in sorted(waiting, key=lambda one: (one.time, one.job), reverse=True):

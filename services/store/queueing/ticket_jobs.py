@@ -1,7 +1,7 @@
 """Read a ticket and run it in a worker: one function of a short list, called once.
 
-RQ offers more to a client that can write to a queue: it imports any function, calls any function as a callback, posts
-the outcome to any URL, and repeats as often as asked. All of that is removed from a ticket before it is read.
+RQ offers more to a client that can write to a queue. It imports any function and calls any function as a callback. It
+posts the outcome to any URL, and repeats as often as asked. All of that is removed from a ticket before it is read.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class Tickets:
         return [item.decode() for item in found]
 
     def drop(self, job: JobRecord) -> None:
-        """Remove the next attempt's ticket, with what RQ still keeps of it, for a job that left the queue by itself."""
+        """Remove the next attempt's ticket, and what RQ still keeps of it, after its job left the queue by itself."""
         ticket = ticket_id(job.id, job.attempt + 1)
         with redis_errors():
             # Whoever takes the id off the queue owns the ticket: a worker that was faster reads it still.

@@ -1,8 +1,9 @@
 """Remove dataset files that no record names any more.
 
-A file is named by its content, so another dataset may be about to need the file whose last record was just deleted.
-Its maker has written the file, or found it there, and registers the dataset a moment later. A file therefore goes only
-after a grace period, counted from the deletion and from its last write, in which every maker registers what it wrote.
+A file is named by its content. So another dataset may be about to need the file whose last record was just deleted. Its
+maker has written the file, or found it there, and registers the dataset a moment later. A file therefore goes only
+after a grace period, in which every maker registers what it wrote. The period counts from the deletion and from the
+file's last write.
 """
 
 from __future__ import annotations
@@ -63,9 +64,10 @@ class Unwanted:
 def remove_unwanted(unwanted: Unwanted, grace: float) -> int:
     """Remove the files that no dataset has needed for `grace` seconds.
 
-    Each is set aside under another name first and looked at again: one that came to be needed meanwhile goes back. In
-    an object store that takes a copy and a deletion, between which its maker may write it again: there the second look
-    comes `grace` seconds later. A process that dies in between leaves it on the list, and the next call goes on.
+    Each is set aside under another name first and looked at again. One that came to be needed meanwhile goes back. In
+    an object store, setting it aside takes a copy and a deletion, between which its maker may rewrite it. There the
+    second look comes `grace` seconds later. A process that dies in between leaves it on the list, and the next call
+    goes on.
 
     Returns:
         How many files it removed.

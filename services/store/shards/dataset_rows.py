@@ -1,6 +1,6 @@
 r"""Rows of a dataset: their contract and their part in the address.
 
-The address of a dataset is taken over the options and every row's little-endian values, never over file bytes, so that
+The address of a dataset is taken over the options and every row's little-endian values, never over file bytes. So
 writers, batch sizes and where shards are cut don't change it:
 
     sha256(b"turnloom-dataset-2\n" + canonical JSON of the options + b"\n" + digest of each row, 32 bytes)

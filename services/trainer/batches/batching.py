@@ -108,7 +108,7 @@ def calls(
     changes what is in a step. A row longer than the budget is a call of its own.
 
     With `few_shapes` a call has `filled` targets and 1, 2, 3, 4, 6, 8, 12, ... rows, or all there are. Some GPU
-    libraries (cuDNN's attention) plan each new shape: this limits them to some dozen shapes, instead of new ones at
+    libraries (cuDNN's attention) plan each new shape. This limits them to some dozen shapes, instead of new ones at
     every step.
     """
     costs = [0.0] + [math.inf] * len(rows)  # of the first rows, cut best

@@ -1,9 +1,9 @@
 """Order the conversations of a mixture of datasets: a pure function of datasets, weights, seed and epoch.
 
 An epoch has as many conversations as all datasets hold together; `shares` says how many come from each. A dataset is
-read pass after pass, each in an order of its own, and goes on in the next epoch where it stopped. Of a dataset with a
-share of q, the k-th conversation of an epoch (from 0) stands at (k + 1/2) / q of it, so every stretch of an epoch has
-the datasets in their shares. One dataset alone has its passes as epochs.
+read pass after pass, each in an order of its own. It goes on in the next epoch where it stopped. With share q, a
+dataset's k-th conversation of an epoch (from 0) stands at (k + 1/2) / q of it. So every stretch of an epoch has the
+datasets in their shares. One dataset alone has its passes as epochs.
 """
 
 from __future__ import annotations

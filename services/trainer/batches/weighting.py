@@ -38,7 +38,7 @@ NORMALIZATION: Final[dict[WeightNormalization, Callable[[Sequence[Row]], list[We
 def weighted_nll(logprobs: NDArray[np.float64] | NDArray[np.float32], weights: Weights) -> float:
     """Sum -logprob * weight over one row, in nats and in double precision. NaN stays NaN.
 
-    Positions of weight 0 are left out before the product: a server may say -inf there, and 0 * inf is not a number.
+    Positions of weight 0 are left out before the product. A server may say -inf there, and 0 * inf is not a number.
     """
     trained = weights != 0
     return -float(np.dot(np.asarray(logprobs, np.float64)[trained], weights[trained].astype(np.float64)))

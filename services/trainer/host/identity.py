@@ -1,6 +1,6 @@
 """Tell GPU hosts apart by a file in the checkpoint folder, since two may be given one TURNLOOM_HOST.
 
-Checkpoints lie on their host until they are copied: a job that another machine takes under that name would not find
+Checkpoints lie on their host until they are copied. A job that another machine takes under that name would not find
 them. Keep the imports light, for the worker's parent is forked for every ticket.
 """
 

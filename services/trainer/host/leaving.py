@@ -1,4 +1,4 @@
-"""Ask the workers of this container to leave, and wait until they have: what Kubernetes runs before it stops a pod."""
+"""Ask the workers of this container to leave, and wait until they have. Kubernetes runs this before it stops a pod."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Prove that a TuFT server can train, and how fast, by making an adapter and dropping it again.
 
-Its health check says ok before a model is loaded, without any GPU, and with a path that no model is at.
+Its health check says ok before a model is loaded, without any GPU, and with no model at its path.
 """
 
 from __future__ import annotations

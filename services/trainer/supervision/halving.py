@@ -1,8 +1,9 @@
 """Choose the cells of a sweep that go on at a rung, and run the supervisor's round over waiting cells.
 
 Successive halving (Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
-AISTATS 2016), synchronous: every cell waits, PAUSED, at the rung until no other one can still arrive. Then those with
-the lowest test NLL at that very step go on. The evaluations are those of the ledger; nothing is asked of a trainer.
+AISTATS 2016) is synchronous here. Every cell waits, PAUSED, at the rung until no other one can still arrive. Then those
+with the lowest test NLL at that very step go on. The evaluations are those of the ledger; nothing is asked of a
+trainer.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def compare(arrivals: Sequence[Arrival], known: Sequence[Standing], rung: Rung) 
 
     Args:
         arrivals: cells that wait, in the order of the sweep's cells.
-        known: cells compared at this rung before. They keep what they got; a cell that comes after them (its owner had
-            paused it, say) goes on if it would have been among the kept.
+        known: cells compared at this rung before. They keep what they got. A later cell (its owner had paused it, say)
+            goes on if it would have been among the kept.
         rung: the step, and how many go on.
 
     Returns:
@@ -94,7 +95,7 @@ def settle_rungs(store: Store) -> None:
 
 
 def _are_stranded(store: Store, coming: Sequence[JobRecord], waiting: Sequence[JobRecord]) -> bool:
-    """Return whether every cell still to come waits for a lost host while one at the rung could train on a live one."""
+    """Return whether all coming cells wait for lost hosts while one at the rung could train on a live one."""
     if not all(job.host_lost for job in coming):
         return False
     live = {host.name for host in store.hosts.live()}
@@ -133,7 +134,10 @@ def _settle(store: Store, sweep_id: str, step: int, waiting: Sequence[JobRecord]
 
 
 def _host(store: Store, job: JobRecord) -> str:
-    """Return where a cell goes on: the pool (empty) with a stored checkpoint and a live host, else its own host."""
+    """Return where a cell goes on.
+
+    With a stored checkpoint and a live host that is the pool (empty), else its own host.
+    """
     try:
         if store.ledger.checkpoint(job.id).stored:
             store.hosts.place(job.spec.tuft_model, job.spec.hyperparameters.lora_rank, job.spec.host)

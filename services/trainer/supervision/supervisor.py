@@ -1,6 +1,6 @@
 """Supervise all jobs: lost workers, tickets and hosts; cells at rungs; finished ledgers.
 
-Every act is one atomic script that looks again before it acts, so a second supervisor by accident does no harm.
+Every act is one atomic script that looks again before it acts. So a second supervisor by accident does no harm.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Supervisor:
                 self._store.jobs.host_lost(one.job, one.host, f"{self._said(one.host)}; the job asks for that host.")
 
     def _leave_host(self, job: JobRecord) -> None:
-        """Put a job of a lost host into the pool, to go on from the newest checkpoint that is in the store."""
+        """Put a job of a lost host into the pool, to go on from the newest checkpoint in the store."""
         try:
             if job.spec.host:
                 raise NoHost("the job asks for that host")

@@ -1,8 +1,8 @@
 """The fast path: weighted texts of conversations whose shape is known, in one step from their texts.
 
-The reference path (turns, rows) does not import it. A replay treats positions as constants plus lengths of texts, with
-a guard for every decision made by looking at a text. Where a guard answers otherwise, the reference is used. Views are
-replayed for every set of options; cuts and weights as well, where no message spells a control token.
+The reference path (turns, rows) does not import it. A replay treats positions as constants plus lengths of texts. It
+has a guard for every decision made by looking at a text. Where a guard answers otherwise, the reference is used. Views
+are replayed for every set of options; cuts and weights as well, where no message spells a control token.
 """
 
 from __future__ import annotations

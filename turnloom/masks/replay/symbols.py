@@ -2,7 +2,7 @@
 
 A symbol stands for a string that differs in the next conversation. Methods that return strings become lines of the
 replay. Whatever returns anything else (truth, equality, `in`) becomes a guard with the recorded answer. A conversation
-whose guards all answer the same takes the same path through the template, so it prints the same expressions.
+whose guards all answer the same takes the same path through the template. So it prints the same expressions.
 """
 
 # ruff: noqa: D102  # the methods are those of str

@@ -1,6 +1,6 @@
 """Compile what templates do most often to less Python than Jinja writes.
 
-`message.role` and `message['role']` become a look into the dict that `message` nearly always is: templates look up some
+`message.role` and `message['role']` become a look into the dict that `message` nearly always is. Templates look up some
 thirty keys a message, and a call of the environment costs five times as much. Steps of loops need no macro.
 """
 

@@ -1,8 +1,8 @@
 """Normalize messages to the form in which inference servers hand them to a chat template.
 
-Servers give arguments of tool calls as objects, read from the JSON text that OpenAI's API has, and "" for content that
-is null or absent. A model must be trained on what it will see, so the same is done here, unless normalize_messages is
-off.
+Servers give arguments of tool calls as objects, read from the JSON text that OpenAI's API has. They give "" for content
+that is null or absent. A model must be trained on what it will see, so the same is done here, unless normalize_messages
+is off.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Reuse the beginning of a loop over messages where it prints the same as before.
 
 Turns are located by rendering one conversation repeatedly: up to a turn, with a prompt, with another message after it.
-The body of a template's outer loop becomes a step (`with_steps`), and what the steps of one loop print is kept as a
-chain. Where a loop begins with the same variables, namespaces and messages, its steps print the same
-up to the message before the first that differs. Those steps are skipped: their text is printed and their namespaces
-are set. So every text is a true render and costs only what is new in it.
+The body of a template's outer loop becomes a step (`with_steps`). What the steps of one loop print is kept as a chain.
+A loop may begin with the same variables, namespaces and messages. Then its steps print the same up to the message
+before the first that differs. Those steps are skipped: their text is printed and their namespaces are set. So every
+text is a true render and costs only what is new in it.
 
-An attribute that a body only compares with the loop's index (`loop.index0 > ns.last_query_index`) may differ: steps
+An attribute that a body only compares with the loop's index (`loop.index0 > ns.last_query_index`) may differ. Steps
 print the same while the comparison answers the same.
 """
 

@@ -178,7 +178,7 @@ def _token_at(row: TokenizedText, character: int, vocabulary: Vocabulary) -> int
 
 
 def target_runs(spans: Sequence[TokenSpan], tokens: int) -> WeightRuns:
-    """Shift the weights of a row's tokens to its targets: target t is token t + 1, and token 0 is never a target.
+    """Shift the weights of a row's tokens to its targets. Target t is token t + 1, and token 0 is never a target.
 
     Args:
         spans: weighted tokens, in order and disjoint.

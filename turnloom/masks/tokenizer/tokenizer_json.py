@@ -1,8 +1,8 @@
 """Take a `tokenizer.json` apart for encoding segments of text.
 
-A stock tokenizer does three things to a whole text that must not happen to a piece. It matches control tokens, adds the
-space that some vocabularies want before the first word, and wraps the ids in special tokens. `take_apart` writes the
-tokenizer without them and says where the stock tokenizer would have done the first two.
+A stock tokenizer does three things to a whole text that must not happen to a piece. It matches control tokens and adds
+the space that some vocabularies want before the first word. It also wraps the ids in special tokens. `take_apart`
+writes the tokenizer without them and says where the stock tokenizer would have done the first two.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Parts:
 def take_apart(tokenizer_json: str) -> Parts:
     r"""Read a tokenizer.json and write what piecewise encoding needs.
 
-    Added tokens of white space only (the `\n\n` of Gemma, the runs of spaces of GPT-NeoX) are ordinary text and stay.
+    Added tokens of white space only are ordinary text and stay. Examples are the `\n\n` of Gemma and the runs of spaces
+    of GPT-NeoX.
     """
     root = cast(Node, json.loads(tokenizer_json))
     added = [cast(Node, token) for token in cast(Sequence[object], root["added_tokens"])]

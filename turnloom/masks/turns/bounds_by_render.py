@@ -72,7 +72,9 @@ class TurnProver:
         return last_turn(self.chat, messages, rendered)
 
     def sampled(self, index: int) -> tuple[RenderedText, Turn]:
-        """Return a turn as it was sampled: the render that ends with it, or its prompt plus its text in that render.
+        """Return a turn as it was sampled.
+
+        That is the render that ends with it, or its prompt plus its text in that render.
 
         Raises:
             LayoutError: its bounds can't be told.
@@ -148,7 +150,10 @@ def _transferred(text: TextMap, index: int, prover: TurnProver) -> Turn:
 
 
 def _surroundings(text: TextMap, index: int, prover: TurnProver) -> tuple[int, int, int, int]:
-    """Return (end of the text before a turn, its first character, the end of its last, the start of the text after it).
+    """Return where a turn and the texts around it begin and end.
+
+    Returns:
+        End of the text before the turn, its first character, end of its last, start of the text after it.
 
     Raises:
         ContentNotCovered: nothing is printed of the turn, and which literals are its own can't be told.

@@ -1,6 +1,6 @@
 """Message spans from the template's own {% generation %} blocks (mask=template).
 
-A block is honoured as it stands: what it printed is the span, also where it printed inside a macro or a set block.
+A block is honoured as it stands. What it printed is the span, also where it printed inside a macro or a set block.
 """
 
 from __future__ import annotations

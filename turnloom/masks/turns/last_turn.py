@@ -1,7 +1,7 @@
 """Locate where the last turn of a render begins and ends, by the inference definition.
 
-A reply begins where the prompt that a sampler is given ends: render(messages before it, add_generation_prompt=True).
-It ends with what the template prints after it whatever follows: the common beginning of the render that ends there
+A reply begins where the prompt that a sampler is given ends: render(messages before it, add_generation_prompt=True). It
+ends with what the template prints after it whatever follows. That is the common beginning of the render that ends there
 and of one in which another message follows.
 """
 
@@ -79,8 +79,8 @@ def _spliced(
 ) -> _Begin | None:
     """Return where a turn begins after the end of its prompt, though earlier messages render otherwise; or None.
 
-    The literal after the last text of a prompt ends it. Where the turn follows that text, and the literal after it
-    begins so, too, a sampler that is given the prompt goes on with what follows there.
+    The literal after the last text of a prompt ends it. The turn may follow that text, and the literal after it may
+    begin so, too. Then a sampler that is given the prompt goes on with what follows there.
     """
     try:
         prompt = chat.renders.traced(messages[:-1], prompt=True)

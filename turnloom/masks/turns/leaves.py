@@ -1,7 +1,7 @@
 """Find which of a message's values a printed text lacks, value by value.
 
-A text counts as printed where it stands as a whole, white space at its ends aside, or escaped as JSON, Python or HTML
-escape it. What appears twice among the values must appear twice in the text.
+A text counts as printed where it stands as a whole, white space at its ends aside. It also counts where it stands
+escaped as JSON, Python or HTML escape it. What appears twice among the values must appear twice in the text.
 """
 
 from __future__ import annotations

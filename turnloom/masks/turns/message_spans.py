@@ -1,7 +1,7 @@
 """Message spans in a rendered text, found by origin and proved by renders.
 
-Every turn is proved by renders of its own conversation. In a long one, where a turn with one pattern and shape begins
-and ends is proved the first time it is seen, and read off afterwards. So locating is linear in messages.
+Every turn is proved by renders of its own conversation. In a long one, the bounds of a turn with one pattern and shape
+are proved when first seen. Afterwards they are read off. So locating is linear in messages.
 """
 
 from __future__ import annotations

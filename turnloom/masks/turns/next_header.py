@@ -1,7 +1,8 @@
-"""Turns that end with the header of the next message: where a template closes no turn, the model emits that to stop.
+"""Turns that end with the header of the next message.
 
-GLM's turns are such: `<|user|>` and `<|observation|>` are stop tokens of the model, and the templates print them as the
-headers of what follows. The token belongs to the turn before it, as its end; the rest of the header does not.
+Where a template closes no turn, the model emits that header to stop. GLM's turns are such: `<|user|>` and
+`<|observation|>` are stop tokens of the model, and the templates print them as the headers of what follows. The token
+belongs to the turn before it, as its end; the rest of the header does not.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def final_stop(
 def _behind(chat: Chat, messages: Sequence[Message], rendered: RenderedText, last: MessageSpan) -> str | None:
     """Return what the template prints itself right behind a turn once a message follows it; None: it can't be told.
 
-    The turn may be rendered in another form then (GLM drops its reasoning): its last text and what stands between that
+    The turn may be rendered in another form then (GLM drops its reasoning). Its last text and what stands between that
     and its end tell where it ends.
 
     Args:

@@ -1,8 +1,8 @@
 """Which prefixes of a conversation become examples, so that every trained turn stands as it was sampled.
 
-Turn k extends to a longer render when that begins with all of turn k's own render up to its end of turn. Every
-conversation is decided by its own renders. A long one is decided turn by turn on windows of its last messages, and
-verified on real prefixes. So the cost stays linear in what is emitted.
+Turn k extends to a longer render when that begins with turn k's own, up to its end of turn. Every conversation is
+decided by its own renders. A long one is decided turn by turn on windows of its last messages, and verified on real
+prefixes. So the cost stays linear in what is emitted.
 """
 
 from __future__ import annotations

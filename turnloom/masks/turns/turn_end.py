@@ -43,7 +43,7 @@ def _changing_end(
 ) -> tuple[int, int, bool]:
     """Find `end_of_turn` where text changes when a message follows: at `shared` characters after `last`.
 
-    Either the turn is over there and the whole text has an ending of its own: the role header of the next message
+    Either the turn is over there and the whole text has an ending of its own. Then the role header of the next message
     follows at once. Or the last turn is closed otherwise than earlier ones.
     """
     tail = text[last:]
@@ -102,7 +102,7 @@ def _next_header(chat: Chat, literal: str) -> str:
 def _is_header(chat: Chat, messages: Sequence[Message], shown: str, kept: str, followed: str, header: str) -> bool:
     """Whether what looks like the next role header is only that.
 
-    A template with a default system prompt prints that prompt's closing before the first header, so a closing could
+    A template with a default system prompt prints that prompt's closing before the first header. So a closing could
     pass for a part of it. Where a reply can follow a reply, what both followers have in common shows it. Elsewhere the
     header must begin where a token ends, and not with a token that closes the probe.
     """

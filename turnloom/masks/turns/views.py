@@ -338,7 +338,7 @@ def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[
 def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set[int]:
     """Check on long conversations that the last turn begins where the prompt before it ends; return it if not.
 
-    Such a turn may stand so in every conversation (then it has its warning), or its prompt is not what its neighbours
+    Such a turn may stand so in every conversation (then it has its warning). Or its prompt is not what its neighbours
     show. Proving it again shows which.
     """
     if not work.regions:

@@ -1,7 +1,7 @@
 """Cut Parquet and Arrow files into row ranges, and read from any of them.
 
 A row group of Parquet can only be decoded from its beginning. Of a file with large ones every shard would decode all
-rows before its own, so such a file is copied once, as Arrow batches of a shard's size.
+rows before its own. So such a file is copied once, as Arrow batches of a shard's size.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Datasets of the Hugging Face hub, or of any server that speaks its protocol, row by row.
 
 HF_ENDPOINT names another server, HF_TOKEN opens private datasets, HF_HUB_OFFLINE reads only what was downloaded before.
-Code that a dataset brings along is never run, and nothing else than its own files is read: no folder of this machine
-that is called so, and no file that its card names elsewhere. The hub is asked once, with a deadline, before anything
-is downloaded: left alone, the libraries below try for minutes.
+Code that a dataset brings along is never run, and nothing but its own files is read. No folder of this machine with the
+same name is read, and no file that its card names elsewhere. The hub is asked once, with a deadline, before anything is
+downloaded: left alone, the libraries below try for minutes.
 """
 
 from __future__ import annotations

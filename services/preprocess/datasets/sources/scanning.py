@@ -1,7 +1,7 @@
-"""Look at the parts of a large source in tasks of their own: cut a part's lines, judge and compare its rows.
+"""In tasks of their own, cut the lines of a large source's parts, and judge and compare their rows.
 
-A file of JSON lines is parted at bytes. A line belongs to the part in which it begins. What a part gives is a file:
-a head as one line of JSON (Scanned), and for rows that are compared their digests, bucket after bucket.
+A file of JSON lines is parted at bytes. A line belongs to the part in which it begins. What a part gives is a file that
+begins with a head as one line of JSON (Scanned). For rows that are compared their digests follow, bucket after bucket.
 """
 
 from __future__ import annotations

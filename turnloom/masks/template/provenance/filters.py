@@ -1,7 +1,7 @@
 """Jinja's filters, calls and operators with provenance.
 
-Every filter is wrapped unless it is known to return the very strings it was given: its result is blended with the
-origin of whatever went in.
+Every filter is wrapped unless it is known to return the very strings it was given. The result of a wrapped one is
+blended with the origin of whatever went in.
 """
 
 from __future__ import annotations

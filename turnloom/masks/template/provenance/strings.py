@@ -1,7 +1,7 @@
 """`Traced`, a str that carries runs through every method a template can call. Knows Jinja's Undefined only.
 
-Where a result can't be followed character by character it is blended: all of it counts as message text, never as
-the template's literal.
+Where a result can't be followed character by character it is blended. All of it counts as message text, never as the
+template's literal.
 """
 
 # ruff: noqa: D102  # the methods are those of str
