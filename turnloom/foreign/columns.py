@@ -107,6 +107,22 @@ def refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages:
             )
 
 
+def read_columns(row: Mapping[str, JSON], messages: Sequence[JSON]) -> tuple[Sequence[JSON], JSON]:
+    """Obey or refuse what other tools read beside the messages of one row.
+
+    Returns:
+        The messages, marked as `loss_mask` says, and the tools of another column name; None: there are none, or the
+        row has `tools`.
+
+    Raises:
+        InvalidInput: naming the column.
+    """
+    if LOOKED_AT.isdisjoint(row):  # most rows
+        return messages, None
+    refuse_columns(row, {}, messages)
+    return marked(messages, row), tools_in(row) if row.get("tools") in (None, "", []) else None
+
+
 def _content(message: JSON) -> str:
     content = message.get("content") if isinstance(message, Mapping) else None
     return content if isinstance(content, str) else ""

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from turnloom.foreign.columns import LOOKED_AT
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.reading import conversation_or_error
@@ -57,7 +58,7 @@ class RowColumns:
 
         Args:
             masker: model and options.
-            messages: column of conversations; a column "tools" is read too.
+            messages: column of conversations; "tools" and what other tools read beside the messages are read too.
             index: column of positions, 0, 1, ..., where the batch brings them as a column.
             skip_bad: leave out conversations that can't be used, instead of raising at the first.
         """
@@ -110,10 +111,11 @@ class RowColumns:
         return {name: {**plain, **lists}[name] for name in COLUMNS}
 
     def _made(self, batch: Mapping[str, Sequence[Any]]) -> list[Preprocessed | PreprocessError]:
-        tools = batch.get("tools") or [None] * len(batch[self.messages])
+        names = [name for name in batch if name == "tools" or name in LOOKED_AT]
+        rows = zip(batch[self.messages], *(batch[name] for name in names), strict=True)
         read = [
-            conversation_or_error({"messages": messages, "tools": given})
-            for messages, given in zip(batch[self.messages], tools, strict=True)
+            conversation_or_error({"messages": messages, **dict(zip(names, beside, strict=True))})
+            for messages, *beside in rows
         ]
         return preprocess_each(read, self.masker.options, self.masker.model)
 

@@ -2,7 +2,7 @@
 
 A conversation is {"messages": [...], "tools": [...], "id": "..."} or just the list of messages; messages are OpenAI's.
 Message keys without a field of their own go to extra_json, so templates see them. Null in an optional key counts as
-absent. Further keys beside "messages" are not sent: no template sees them.
+absent. Keys beside "messages" that other tools read are obeyed or refused; the rest is not sent: no template sees it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from google.protobuf import struct_pb2
 
 from turnloom.errors import InvalidInput
+from turnloom.foreign.columns import read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import JSON, list_in, object_in
 from turnloom.v1 import types_pb2
@@ -100,7 +101,8 @@ def _conversation(document: JSON) -> types_pb2.Conversation:
     if messages is None:
         keys = ", ".join(map(str, document)) or "none"
         raise InvalidInput(f"there is no key messages (keys: {keys}).", hint=SHAPE)
-    kept, tools = without_filled(_list(messages, "messages"), _tools(document.get("tools")))
+    messages, found = read_columns(document, _list(messages, "messages"))
+    kept, tools = without_filled(messages, _tools(document.get("tools") if found is None else found))
     return types_pb2.Conversation(
         id=_identifier(document.get("id")),
         messages=[_message(message, f"messages[{index}]") for index, message in enumerate(kept)],

@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Final, cast
 
+from turnloom.errors import InvalidInput
+from turnloom.foreign.columns import LOOKED_AT, read_columns
+from turnloom.foreign.filled_nulls import without_filled
+from turnloom.foreign.json_text import list_in, object_in
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import MalformedConversation
 
 #: Keys of a message whose null is the same as their absence. The content's null is content: templates print it.
 _OPTIONAL: Final = frozenset({"reasoning_content", "tool_calls", "tool_call_id", "name"})
 _NOTHING_SAID: Final = Training()
+_NO_TOOLS: Final = (None, "")
 
 
 def conversation_from(document: object) -> Conversation:
@@ -20,6 +25,8 @@ def conversation_from(document: object) -> Conversation:
     Args:
         document: a Conversation, {"messages": [...], "tools": [...], "id": "..."}, or the list of messages. A message
             may carry `trainable` (bool) and `weight` (number >= 0) beside OpenAI's keys; other keys reach the template.
+            Lists may be JSON text. Keys beside the messages that other tools read are obeyed or refused; nulls that a
+            table filled in are absent.
 
     Raises:
         MalformedConversation: naming the field, what it holds and what it must hold.
@@ -33,16 +40,20 @@ def conversation_from(document: object) -> Conversation:
             f"messages: missing (keys: {', '.join(map(str, document)) or 'none'}); send the list under this key",
             field="messages",
         )
+    given = _list(document["messages"], "messages")
+    tools = None if document.get("tools") in _NO_TOOLS else _list(document["tools"], "tools")
+    if not LOOKED_AT.isdisjoint(document):
+        given, tools = _columns_read(document, given, tools)
+    given, tools = without_filled(given, tools or ())
     messages, training = [], []
-    for index, item in enumerate(_list(document["messages"], "messages")):
+    for index, item in enumerate(given):
         message, said = _message(item, index)
         messages.append(message)
         training.append(said)
-    tools = document.get("tools")
     told = any(said is not _NOTHING_SAID for said in training)
     return Conversation(
         messages=messages,
-        tools=(_list(tools, "tools") or None) if tools is not None else None,
+        tools=tools or None,
         training=training if told else (),
         id="" if document.get("id") is None else str(document["id"]),
     )
@@ -91,10 +102,26 @@ def _training(trainable: object, weight: object, index: int) -> Training:
     return Training(trainable, None if weight is None else float(weight))
 
 
+def _columns_read(
+    document: Mapping[str, JSON], messages: Sequence[JSON], tools: Sequence[JSON] | None
+) -> tuple[Sequence[JSON], Sequence[JSON] | None]:
+    try:
+        messages, found = read_columns(document, messages)
+    except InvalidInput as error:
+        said = f"{error.message} {error.hint}".strip()
+        raise MalformedConversation(f"{error.field}: {said}", field=error.field) from error
+    return messages, tools if found is None else _list(found, "tools")
+
+
 def _list(value: object, field: str) -> Sequence[JSON]:
+    """Return a list, given as such, as its JSON text, or as JSON texts of its objects."""
+    if isinstance(value, str):
+        found = list_in(value)
+        if found is not None:
+            return found
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
         raise MalformedConversation(f"{field}: is {_kind(value)}; send a list", field=field)
-    return value
+    return [object_in(item) for item in value] if any(isinstance(item, str) for item in value) else value
 
 
 def _kind(value: object) -> str:

@@ -1,0 +1,83 @@
+"""Keys beside the messages mean the same to the engine, to the client and to the readers of files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from turnloom.errors import InvalidInput
+from turnloom.foreign.columns import INSTEAD, LOOKED_AT
+from turnloom.masks.domain.errors import MalformedConversation
+from turnloom.masks.domain.reading import conversation_from
+from turnloom.reading.chat_formats import Format
+from turnloom.wire.conversations import from_json
+
+MESSAGES = [
+    {"role": "user", "content": "see <image> <video> <audio>"},
+    {"role": "assistant", "content": "one"},
+    {"role": "user", "content": "and?"},
+    {"role": "assistant", "content": "two"},
+]
+TOOL = {"name": "f", "parameters": {"type": "object", "properties": {}}}
+VALUES = (False, True, 0, 1, None, "", "false", [0, 0, 0, 1], [0, 1], "[0, 0, 0, 1]", [TOOL], json.dumps([TOOL]), "x")
+
+
+def by_file(row):
+    """What the readers of files make of a row, or the beginning of their refusal."""
+    try:
+        return seen(from_json(Format("messages").document(row))), None
+    except InvalidInput as error:
+        return None, error.message.rstrip(".")[:40]
+
+
+def by_engine(row):
+    read = conversation_from(row)
+    return [said.trainable for said in read.training] or [None] * 4, list(read.tools or [])
+
+
+def seen(conversation):
+    trainable = [one.trainable if one.HasField("trainable") else None for one in conversation.messages]
+    return trainable, [json.loads(tool) for tool in conversation.tools_json]
+
+
+@pytest.mark.parametrize("name", sorted(LOOKED_AT))
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_column_that_other_tools_read_means_the_same_in_every_way_in(name: str, value) -> None:
+    row = {"messages": MESSAGES, name: value}
+    expected, refusal = by_file(row)
+    if refusal is None:
+        assert seen(from_json(row)) == expected
+        assert by_engine(row) == expected
+        return
+    for way, kind in ((from_json, InvalidInput), (conversation_from, MalformedConversation)):
+        with pytest.raises(kind) as caught:
+            way(row)
+        assert name in str(caught.value)
+        assert refusal in str(caught.value)
+
+
+def test_nulls_that_a_table_filled_in_reach_no_template_by_way_of_the_engine() -> None:
+    calls = [
+        {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1, "y": None}}},
+        {"id": "2", "type": "function", "function": {"name": "g", "arguments": {"x": None, "y": 2}}},
+    ]
+    told = {"name": None, "reasoning_content": None}
+    messages = [
+        {"role": "user", "content": "q", "tool_calls": None, **told},
+        {"role": "assistant", "content": None, "tool_calls": calls, **told},
+    ]
+    sent = from_json({"messages": messages}).messages[1].tool_calls
+    read = conversation_from(messages).messages[1]["tool_calls"]
+    assert [call["function"]["arguments"] for call in read] == [json.loads(one.arguments_json) for one in sent]
+    assert [call["function"]["arguments"] for call in read] == [{"x": 1}, {"y": 2}]
+
+
+def test_messages_and_tools_may_be_json_text() -> None:
+    read = conversation_from({"messages": json.dumps(MESSAGES), "tools": json.dumps([TOOL])})
+    assert (read.messages, read.tools) == (MESSAGES, [TOOL])
+    assert conversation_from([json.dumps(one) for one in MESSAGES]).messages == MESSAGES
+
+
+def test_what_to_write_instead_is_no_column_that_is_obeyed() -> None:
+    assert INSTEAD.keys().isdisjoint(LOOKED_AT)
