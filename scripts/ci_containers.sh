@@ -165,7 +165,7 @@ for profile in gpu cpu '*'; do
   docker compose --env-file "$work/env" --profile "$profile" config --quiet
   docker compose --env-file "$work/env" -f docker-compose.yml -f docker-compose.s3.yml --profile "$profile" config --quiet
 done
-"$work/venv/bin/pip" install -q --disable-pip-version-check '.[client]' 2>&1 | grep -v WARNING || true
+"$work/venv/bin/pip" install -q --disable-pip-version-check '.[client]' 'moto[server]==5.*' 2>&1 | grep -v WARNING || true
 lap "hadolint, compose schema and compose config are clean"
 
 if ! compgen -G 'deploy/wheels/torch-*.whl' >/dev/null; then
@@ -192,6 +192,7 @@ while len(probes) < 4:
 print(*(probe.getsockname()[1] for probe in probes))
 PY
 )
+export CI_BRIDGE=$POOL.0.1 # of this host, as containers reach it
 export TURNLOOM_PORT TURNLOOM_OPENAI_PORT TURNLOOM_PROMETHEUS_PORT TURNLOOM_GRAFANA_PORT
 
 # One service per image: Compose would build an image once for each service that names it.

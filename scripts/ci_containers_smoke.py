@@ -9,9 +9,11 @@ Prints one line per check and a closing count; exit status 1 where a check faile
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -51,7 +53,7 @@ class Smoke:
         self.secrets = dict(line.split("=", 1) for line in Path(env_file).read_text().splitlines() if "=" in line)
         self.prometheus = f"http://127.0.0.1:{prometheus_port}"
         self.environment = {**os.environ, "TURNLOOM_ADDRESS": f"127.0.0.1:{api_port}", "NO_PROXY": "127.0.0.1"}
-        self._compose = [
+        self.base = [
             "docker",
             "compose",
             "--project-name",
@@ -76,7 +78,7 @@ class Smoke:
 
     def compose(self, *arguments: str, seconds: float = 300, check: bool = True) -> str:
         """A command of docker compose."""
-        return self.run([*self._compose, *arguments], seconds, check)
+        return self.run([*self.base, *arguments], seconds, check)
 
     def turnloom(self, *arguments: str | Path, seconds: float = 180) -> Any:
         """JSON of a command of ours; JSON lines become a list."""
@@ -293,6 +295,61 @@ def no_image_of_ours_but_tuft_holds_torch(smoke: Smoke) -> str:
     return ", ".join(sizes)
 
 
+def with_a_bucket_a_job_leaves_its_adapter_there(smoke: Smoke) -> str:
+    """docker-compose.s3.yml: the same stack, begun anew with a store in an S3 of this host."""
+    bridge = os.environ["CI_BRIDGE"]
+    with socket.create_server((bridge, 0)) as probe:
+        port = str(probe.getsockname()[1])
+    moto = [TURNLOOM.parent / "moto_server", "-H", bridge, "-p", port]
+    server = subprocess.Popen(moto, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    bucket = f"http://{bridge}:{port}/turnloom"
+
+    def asked(method: str, url: str) -> str:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=60) as answer:  # noqa: S310
+            return str(answer.read().decode())
+
+    def made_a_bucket() -> bool:
+        with contextlib.suppress(OSError):
+            asked("PUT", bucket)
+            return True
+        return False
+
+    try:
+        eventually("moto's server answers", made_a_bucket, 60)
+        smoke.environment |= {
+            "TURNLOOM_STORE_URL": "s3://turnloom/store",
+            "AWS_ENDPOINT_URL": f"http://{bridge}:{port}",
+            "AWS_ACCESS_KEY_ID": "ci",
+            "AWS_SECRET_ACCESS_KEY": "ci-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        services = ("preprocess", "preprocess-worker", "supervisor", "trainer-cpu")
+        files = ("--file", "docker-compose.yml", "--file", "docker-compose.s3.yml")
+        compose = [*smoke.base[:2], *files, *smoke.base[2:]]
+        begin = ("up", "--detach", "--no-build", "--no-deps", "--wait", "--wait-timeout", "240", *services)
+        smoke.run([*compose, *begin], seconds=300)
+        eventually("TuFT is reported", lambda: any(host.get("backend_up") for host in smoke.turnloom("hosts")), 120)
+        said, _ = json.JSONDecoder().raw_decode(smoke.run([TURNLOOM, "doctor", "--json"], check=False))
+        checks = {one["name"]: one["outcome"] for one in said if one["name"].startswith("store")}
+        assert checks == {"store": "ok", "store_writable": "ok"}, checks
+        made = smoke.turnloom("train", TRAIN, *HYPERPARAMETERS[:-4], "--detach")["id"]
+        smoke.run([TURNLOOM, "watch", made, "--json"], seconds=300)
+        job = smoke.turnloom("job", "show", made)
+        assert job["state"] == "SUCCEEDED", job["error"]
+        listed = asked("GET", f"{bucket}?list-type=2&prefix=store/")
+        assert f"store/adapters/{made}/" in listed, listed[:1500]
+        assert "adapter_model.safetensors" in listed
+        folder = Path(smoke.env_file).parent / "adapter"
+        smoke.run([TURNLOOM, "adapter", "download", made, "--to", folder])
+        assert (folder / "adapter_model.safetensors").stat().st_size
+    finally:
+        server.terminate()
+        server.wait(30)
+        for name in [name for name in smoke.environment if name.startswith("AWS_") or name == "TURNLOOM_STORE_URL"]:
+            del smoke.environment[name]
+    return f"{made}: {listed.count('<Key>')} objects"
+
+
 def with_tokens_and_tls_the_api_serves_who_has_both(smoke: Smoke) -> str:
     """Begun anew with the settings that .env.example names; its health check follows."""
     folder = Path(smoke.env_file).parent / "tls"
@@ -344,6 +401,7 @@ CHECKS = (
     only_the_apis_and_prometheus_are_published_and_on_loopback,
     redis_lets_each_service_write_its_own_keys_only,
     no_image_of_ours_but_tuft_holds_torch,
+    with_a_bucket_a_job_leaves_its_adapter_there,
     with_tokens_and_tls_the_api_serves_who_has_both,
     no_log_holds_a_secret_or_a_conversation,
 )
