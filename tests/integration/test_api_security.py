@@ -169,7 +169,7 @@ class TestScopes:
                 lambda: rita.datasets.create([CHAT], model=MODEL),
                 lambda: rita.preprocess([CHAT], model=MODEL),
             ):
-                with pytest.raises(NotAllowed, match="needs the scope submit; token 'rita' has read"):
+                with pytest.raises(NotAllowed, match="needs the scope submit, and token 'rita' has read"):
                     change()
 
     def test_submit_sees_and_changes_only_what_it_made(self, guarded: Api, people: People) -> None:

@@ -223,7 +223,7 @@ def test_bad_conversations_are_left_out_and_named_where_asked(api: Api, tmp_path
         (["--option", "truncation"], "there is no '='"),
         (["--truncation", "middle"], "truncation: there is no 'middle'."),
         (["--max-length", "1"], "max_length"),
-        (["--test-fraction", "1.5"], "must lie between 0 and 1"),
+        (["--test-fraction", "1.5"], "give a number between 0 and 1"),
     ],
 )
 def test_bad_options_are_refused_in_one_sentence(api: Api, chats: Path, arguments: list[str], sentence: str) -> None:
