@@ -82,7 +82,7 @@ def push(
     """Send a job's adapter to the Hugging Face hub, with a model card of facts.
 
     The card names base model, data by sha256 and counts, hyperparameters, losses and what they show. HF_TOKEN says
-    who you are, HF_ENDPOINT names another hub. Needs `pip install 'turnloom[hub]'`.
+    who you are, HF_ENDPOINT names another hub. Needs the extra `hub`.
     """
     if out is None and missing("huggingface_hub"):
         hint = "Get it with: pip install 'turnloom[hub]'"

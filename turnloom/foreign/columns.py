@@ -41,6 +41,10 @@ ROW_MASKS: Final = {
 KWARGS_COLUMN: Final = "chat_template_kwargs"
 #: Every column that somebody looks at, whatever the format.
 LOOKED_AT: Final = frozenset({*TOOL_COLUMNS, MASK_COLUMN, *VERDICT_COLUMNS, *MEDIA_COLUMNS, *ROW_MASKS, KWARGS_COLUMN})
+#: A system prompt beside the messages.
+SYSTEM_COLUMN: Final = "system"
+#: What a row of messages may have beside them.
+BESIDE: Final = LOOKED_AT | {SYSTEM_COLUMN}
 
 
 class UnusedColumns:
@@ -108,19 +112,19 @@ def refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages:
 
 
 def read_columns(row: Mapping[str, JSON], messages: Sequence[JSON]) -> tuple[Sequence[JSON], JSON]:
-    """Obey or refuse what other tools read beside the messages of one row.
+    """Obey or refuse what other tools read beside the messages of one row; BESIDE names all of it.
 
     Returns:
-        The messages, marked as `loss_mask` says, and the tools of another column name; None: there are none, or the
-        row has `tools`.
+        The messages, with the row's system prompt and marked as `loss_mask` says, and the tools of another column
+        name; None: there are none, or the row has `tools`.
 
     Raises:
         InvalidInput: naming the column.
     """
-    if LOOKED_AT.isdisjoint(row):  # most rows
-        return messages, None
     refuse_columns(row, {}, messages)
-    return marked(messages, row), tools_in(row) if row.get("tools") in (None, "", []) else None
+    system = row.get(SYSTEM_COLUMN)
+    messages = with_system(marked(messages, row), None if system == "" else system, SYSTEM_COLUMN)
+    return messages, tools_in(row) if row.get("tools") in (None, "", []) else None
 
 
 def _content(message: JSON) -> str:
@@ -170,3 +174,21 @@ def marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]:
         {**message, "trainable": bool(entry)} if isinstance(message, dict) and "trainable" not in message else message
         for message, entry in zip(messages, entries, strict=True)
     ]
+
+
+def with_system(messages: Sequence[JSON], value: JSON, column: str) -> Sequence[JSON]:
+    """Prepend the system prompt of a column; None: there is none.
+
+    Raises:
+        InvalidInput: it is no text, or the messages begin with another one.
+    """
+    if value is None:
+        return messages
+    if not isinstance(value, str):
+        raise InvalidInput("holds no text; give the system prompt as text.", field=column)
+    first = messages[0] if messages else None
+    if not isinstance(first, dict) or first.get("role") not in ("system", "developer"):
+        return [{"role": "system", "content": value}, *messages]
+    if first.get("content") in (None, "", value):
+        return [{**first, "content": value}, *messages[1:]]
+    raise InvalidInput("and the first message are two system prompts; leave one of them out.", field=column)

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from turnloom.foreign.columns import LOOKED_AT
+from turnloom.foreign.columns import BESIDE
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.reading import conversation_or_error
@@ -111,7 +111,7 @@ class RowColumns:
         return {name: {**plain, **lists}[name] for name in COLUMNS}
 
     def _made(self, batch: Mapping[str, Sequence[Any]]) -> list[Preprocessed | PreprocessError]:
-        names = [name for name in batch if name == "tools" or name in LOOKED_AT]
+        names = [name for name in batch if name == "tools" or name in BESIDE]
         rows = zip(batch[self.messages], *(batch[name] for name in names), strict=True)
         read = [
             conversation_or_error({"messages": messages, **dict(zip(names, beside, strict=True))})

@@ -10,7 +10,7 @@ from typing import Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from turnloom.masks.domain.errors import PreprocessError
+from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import Preprocessed
 from turnloom.masks.domain.options import Options
 from turnloom.masks.domain.reading import conversation_or_error
@@ -64,6 +64,12 @@ class Masker:
         Raises:
             InvalidOption: naming the option, its value and what it may be.
         """
+        if options is not None and options.chat_template is not None and model.sandbox is None:
+            raise InvalidOption(
+                "is for servers, which render it in a process of its own; put the template as chat_template.jinja into"
+                " the model's folder",
+                field="chat_template",
+            )
         self.model = model
         self.options = options if options is not None else Options()
         check_options(self.options)

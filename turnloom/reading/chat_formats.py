@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.columns import TOOL_COLUMNS, marked, refuse_columns, tools_in
+from turnloom.foreign.columns import TOOL_COLUMNS, marked, refuse_columns, tools_in, with_system
 from turnloom.foreign.json_text import JSON, list_in, object_in
 
 #: Who speaks in ShareGPT's data, as chat templates call it.
@@ -117,7 +117,7 @@ class Format:
                 error.message, hint=error.hint, field=self.column(part) + ("[" + rest if rest else "")
             ) from error
         refuse_columns(row, unread or {}, messages)
-        messages = _with_system(marked(messages, row), parts.get("system"), self.column("system"))
+        messages = with_system(marked(messages, row), parts.get("system"), self.column("system"))
         return {"messages": messages, **{part: parts[part] for part in COMMON if parts[part] is not None}}
 
 
@@ -260,19 +260,6 @@ def _call_turn(turn: Mapping[str, JSON], place: str) -> JSON:
 def _call(call: JSON) -> JSON:
     assert isinstance(call, dict)  # asked by _call_turn
     return {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}}
-
-
-def _with_system(messages: Sequence[JSON], value: JSON, column: str) -> Sequence[JSON]:
-    """Prepend the system prompt of a column; if the messages have one too, both must be equal."""
-    if value is None:
-        return messages
-    text = _text(value, column)
-    first = messages[0] if messages else None
-    if not isinstance(first, dict) or first.get("role") not in ("system", "developer"):
-        return [{"role": "system", "content": text}, *messages]
-    if first.get("content") in (None, "", text):
-        return [{**first, "content": text}, *messages[1:]]
-    raise InvalidInput("and the first message are two system prompts; leave one of them out.", field=column)
 
 
 def _turns(value: JSON, role: str, part: str) -> Sequence[JSON]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from google.protobuf import struct_pb2
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.columns import read_columns
+from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import JSON, list_in, object_in
 from turnloom.v1 import types_pb2
@@ -101,12 +101,15 @@ def _conversation(document: JSON) -> types_pb2.Conversation:
     if messages is None:
         keys = ", ".join(map(str, document)) or "none"
         raise InvalidInput(f"there is no key messages (keys: {keys}).", hint=SHAPE)
-    messages, found = read_columns(document, _list(messages, "messages"))
-    kept, tools = without_filled(messages, _tools(document.get("tools") if found is None else found))
+    said, tools = _list(messages, "messages"), document.get("tools")
+    if not BESIDE.isdisjoint(document):
+        said, found = read_columns(document, said)
+        tools = tools if found is None else found
+    kept, offered = without_filled(said, _tools(tools))
     return types_pb2.Conversation(
         id=_identifier(document.get("id")),
         messages=[_message(message, f"messages[{index}]") for index, message in enumerate(kept)],
-        tools_json=[_dump(tool) for tool in tools],
+        tools_json=[_dump(tool) for tool in offered],
     )
 
 

@@ -16,6 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from turnloom.errors import InvalidInput
+from turnloom.foreign.json_text import object_in
 from turnloom.v1 import training_pb2, types_pb2
 
 M = TypeVar("M", bound=Message)
@@ -167,6 +168,11 @@ def from_text(message: type[Message], name: str, text: str) -> object:
     Raises:
         InvalidInput: the text is not JSON where JSON is needed.
     """
+    if name == "chat_template_kwargs":  # of PreprocessOptions; its field takes the text of the object
+        found = object_in(text)
+        if not isinstance(found, dict):
+            raise InvalidInput(f'{name}: {text!r} is no JSON object; give {{"enable_thinking": false}}.', field=name)
+        return found
     field = _fields(message).get(name)
     if field is None or field.enum_type or field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return text

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.columns import INSTEAD, LOOKED_AT
+from turnloom.foreign.columns import BESIDE, INSTEAD
 from turnloom.masks.domain.errors import MalformedConversation
 from turnloom.masks.domain.reading import conversation_from
 from turnloom.reading.chat_formats import Format
@@ -33,15 +33,19 @@ def by_file(row):
 
 def by_engine(row):
     read = conversation_from(row)
-    return [said.trainable for said in read.training] or [None] * 4, list(read.tools or [])
+    trainable = [said.trainable for said in read.training] or [None] * len(read.messages)
+    told = [(one["role"], one["content"], said) for one, said in zip(read.messages, trainable, strict=True)]
+    return told, list(read.tools or [])
 
 
 def seen(conversation):
-    trainable = [one.trainable if one.HasField("trainable") else None for one in conversation.messages]
+    trainable = [
+        (one.role, one.text, one.trainable if one.HasField("trainable") else None) for one in conversation.messages
+    ]
     return trainable, [json.loads(tool) for tool in conversation.tools_json]
 
 
-@pytest.mark.parametrize("name", sorted(LOOKED_AT))
+@pytest.mark.parametrize("name", sorted(BESIDE))
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_a_column_that_other_tools_read_means_the_same_in_every_way_in(name: str, value) -> None:
     row = {"messages": MESSAGES, name: value}
@@ -80,4 +84,4 @@ def test_messages_and_tools_may_be_json_text() -> None:
 
 
 def test_what_to_write_instead_is_no_column_that_is_obeyed() -> None:
-    assert INSTEAD.keys().isdisjoint(LOOKED_AT)
+    assert INSTEAD.keys().isdisjoint(BESIDE)

@@ -56,6 +56,11 @@ def test_rows_are_those_of_the_pipeline(masker: Masker) -> None:
             assert str(got.error) == str(wanted)
 
 
+def test_a_template_for_servers_is_refused_at_once(masker: Masker) -> None:
+    with pytest.raises(InvalidOption, match="put the template as chat_template"):
+        Masker(masker.model, Options(chat_template="{{ messages }}"))
+
+
 def test_a_row_has_one_weight_for_each_prediction(masker: Masker) -> None:
     (row,) = masker(CHATS[:1])[0].rows
     assert (row.token_ids.dtype, row.target_weights.dtype) == (np.int32, np.float32)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import get_args, get_type_hints
 
 import pytest
@@ -80,3 +81,11 @@ def test_text_from_a_command_line_becomes_the_type_of_its_field() -> None:
     assert from_text(types_pb2.PreprocessOptions, "date", "2026") == "2026"
     with pytest.raises(InvalidInput, match="lora_rank: 'eight' is not a whole number"):
         from_text(training_pb2.Hyperparameters, "lora_rank", "eight")
+
+
+def test_variables_of_the_template_are_given_as_json() -> None:
+    value = from_text(types_pb2.PreprocessOptions, "chat_template_kwargs", '{"enable_thinking": false}')
+    sent = preprocess_options("m", {"chat_template_kwargs": value})
+    assert json.loads(sent.chat_template_kwargs_json) == {"enable_thinking": False}
+    with pytest.raises(InvalidInput, match="is no JSON object"):
+        from_text(types_pb2.PreprocessOptions, "chat_template_kwargs", "enable_thinking")

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Final, cast
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.columns import LOOKED_AT, read_columns
+from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import list_in, object_in
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
@@ -42,8 +42,8 @@ def conversation_from(document: object) -> Conversation:
         )
     given = _list(document["messages"], "messages")
     tools = None if document.get("tools") in _NO_TOOLS else _list(document["tools"], "tools")
-    if not LOOKED_AT.isdisjoint(document):
-        given, tools = _columns_read(document, given, tools)
+    if not BESIDE.isdisjoint(document):
+        given, tools = _columns_read(cast("Mapping[str, JSON]", document), given, tools)
     given, tools = without_filled(given, tools or ())
     messages, training = [], []
     for index, item in enumerate(given):
