@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 TURNLOOM = Path(sys.executable).parent / "turnloom"
 TRAIN = ROOT / "examples/conversations.jsonl"
 TEST = ROOT / "examples/conversations.test.jsonl"
+PARTS = ((TRAIN, 0.8), (TEST, 0.2))
 STEPS, SAVE_EVERY, KILL_AT = 60, 20, 23  # the worker dies some steps after a checkpoint: those are trained again
 HYPERPARAMETERS = (
     f"--rank 8 --lr 5e-3 --steps {STEPS} --batch-size 8 --eval-every 20 --checkpoint-every {SAVE_EVERY}".split()
@@ -116,7 +117,9 @@ def eventually(what: str, met: Callable[[], bool], seconds: float) -> None:
 def a_job_survives_the_death_of_its_worker(smoke: Smoke) -> str:
     """Trains over gRPC from this host, with the trainer's container killed in the middle."""
     eventually("TuFT is reported", lambda: any(host.get("backend_up") for host in smoke.turnloom("hosts")), 300)
-    made = smoke.turnloom("train", TRAIN, "--test", TEST, *HYPERPARAMETERS, "--detach")
+    mixed = [f"{_only(smoke.turnloom('dataset', 'create', path))['id']}={share}" for path, share in PARTS]
+    mix = [word for part in mixed for word in ("--mix", part)]  # panels of mixtures need data, too
+    made = smoke.turnloom("train", *mix, "--test", TEST, *HYPERPARAMETERS, "--detach")
     smoke.job = made["id"]
 
     worker = smoke.running()["trainer-cpu"]["Id"]
@@ -133,6 +136,11 @@ def a_job_survives_the_death_of_its_worker(smoke: Smoke) -> str:
     test_nll = job["progress"]["test_nll"]
     curve = f"step NLL {_nll(first):.3f} -> {_nll(last):.3f}"
     return f"{smoke.job}: attempt {job['attempt']}, {curve}, test NLL {test_nll:.4f}"
+
+
+def _only(printed: Any) -> Any:
+    """The last of what a command printed: progress may come before it."""
+    return printed[-1] if isinstance(printed, list) else printed
 
 
 def _nll(step: dict[str, Any]) -> float:
@@ -188,8 +196,7 @@ def every_panel_finds_data(smoke: Smoke) -> str:
 
 def files_of_the_server_become_a_dataset(smoke: Smoke) -> str:
     """In shards, by the preprocess worker, from the folder that is mounted there and below no other."""
-    made = smoke.turnloom("dataset", "import", "/srv/sources/conversations.jsonl")
-    made = made[-1] if isinstance(made, list) else made
+    made = _only(smoke.turnloom("dataset", "import", "/srv/sources/conversations.jsonl"))
     eventually("READY", lambda: smoke.turnloom("dataset", "show", made["id"])["state"] != "CREATING", 300)
     ready = smoke.turnloom("dataset", "show", made["id"])
     lines = len(TRAIN.read_text().splitlines())

@@ -19,6 +19,7 @@ from services.trainer.supervision.exporter import ExporterSettings, Source
 from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
 from tests.support.api_calls import MODEL, Start, make_dataset
 from tests.support.source_runs import Sources, Workers, write_lines
+from turnloom.client import TurnloomClient
 
 ROOT = Path(__file__).parents[2]
 User = Callable[[str], str]
@@ -144,10 +145,16 @@ def test_a_preprocess_worker_makes_datasets_and_cannot_touch_training(
     environment = {"TURNLOOM_STORE_URL": str(tmp_path / "store"), "TURNLOOM_MODELS": str(tmp_path / "models.toml")}
     environment |= {"TURNLOOM_REDIS_URL": url, "TURNLOOM_SOURCE_ROOTS": str(roots), "TURNLOOM_LOG_LEVEL": "warning"}
     sources = Sources(start_api(user("api"), source_roots=(str(roots),)), roots, Workers(environment))
+    owner.redis.acl_log_reset()
     try:
         worker = sources.workers.start()
         assert sources.ready(write_lines(roots / "chats.jsonl", 5_000)).conversations == 5_000
         sources.failed(sources.create(roots / "nothing.jsonl"))
+        with TurnloomClient(sources.api.address) as client:  # what the doctor asks of the worker is a ticket, too
+            found = {check.name: check for check in client.hosts.diagnose()}
+        denied = [line for line in owner.redis.acl_log() if line["username"] == "preprocess-worker"]
+        assert not denied, "a ticket's end is denied"
+        assert found["worker_models"].outcome == "ok", found
         worker.terminate()
         assert worker.wait(60) == 0
     finally:
