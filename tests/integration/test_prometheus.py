@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,8 @@ from services.store.records import (
     Hyperparameters,
     JobSpec,
     JobState,
+    MixPart,
+    MixSums,
     ServedModelRecord,
     StepRecord,
 )
@@ -46,7 +48,7 @@ SPEC = JobSpec(
 @pytest.fixture
 def store(redis_url: str) -> Iterator[Store]:
     store = open_store(redis_url)
-    for name in ("ds-train", "ds-test"):
+    for name in ("ds-train", "ds-more", "ds-test"):
         store.redis.hset(f"tl:api:dataset:{name}", "state", "ready")
     yield store
     store.close()
@@ -99,10 +101,12 @@ class Run:
 
     store: Store
     job_id: str
+    mix: tuple[MixSums, ...] = ()  #: of every step, where the job trains on a mixture
 
     def train(self, first: int, last: int, attempt: int) -> None:
         for number in range(first, last + 1):
-            assert self.store.ledger.commit_step(self.job_id, step(number, attempt)).outcome is Outcome.OK
+            record = replace(step(number, attempt), mix=self.mix)
+            assert self.store.ledger.commit_step(self.job_id, record).outcome is Outcome.OK
 
     def save(self, number: int, attempt: int) -> None:
         name = f"{self.job_id}-a{attempt}-s{number}"
@@ -113,10 +117,12 @@ class Run:
         assert self.store.jobs.claim(self.job_id, attempt, f"h1:{attempt}", "h1", price=2.5, currency="EUR") is not None
 
 
-def queued_run(store: Store) -> Run:
-    job = store.jobs.create(SPEC).job
+def queued_run(store: Store, *, mixed: bool = False) -> Run:
+    parts = (MixPart(SPEC.training_dataset, 0.7), MixPart("ds-more", 0.3))
+    job = store.jobs.create(replace(SPEC, training_dataset="", mix=parts) if mixed else SPEC).job
     store.tickets.enqueue(store.jobs.queue(job.id, host="h1", planned_steps=12))
-    return Run(store, job.id)
+    sums = (MixSums(2, 30, 1 / 3, 2.0), MixSums(1, 5, 0.1, 1.0))
+    return Run(store, job.id, sums if mixed else ())
 
 
 def work_done(store: Store, job_id: str) -> dict[str, float]:
@@ -184,7 +190,7 @@ def test_sums_in_prometheus_equal_the_ledgers_work_done_with_a_worker_lost_in_th
 def test_every_query_of_every_dashboard_finds_series_and_every_rule_is_well(
     store: Store, exporter: int, redis_url: str, tmp_path: Path
 ) -> None:
-    run = queued_run(store)
+    run = queued_run(store, mixed=True)
     run.claim(1)
     run.save(0, 1)
     waiting = queued_run(store)
