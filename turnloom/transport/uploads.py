@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
+from turnloom.foreign.columns import BESIDE, UnusedColumns, unused_sentence
 from turnloom.foreign.json_text import JSON
 from turnloom.v1 import types_pb2
 from turnloom.wire.conversations import from_json
@@ -13,22 +15,29 @@ from turnloom.wire.conversations import from_json
 CHUNK_BYTES: Final = 1024 * 1024  #: a chunk is sent when it has become this large
 CHUNK_CONVERSATIONS: Final = 256  #: or holds this many
 
+#: Keys of a conversation that somebody reads.
+_READ: Final = BESIDE | {"messages", "tools", "id"}
+
 T = TypeVar("T")
 
 
 def as_messages(
     conversations: Iterable[types_pb2.Conversation | Mapping[str, JSON]],
 ) -> Iterator[types_pb2.Conversation]:
-    """Convert plain dictionaries as JSON files are; messages pass unchanged.
+    """Convert plain dictionaries as JSON files are; messages pass unchanged. A warning names keys that nobody reads.
 
     Raises:
         InvalidInput: names the position and the field.
     """
+    unused = UnusedColumns(_READ)
     for index, conversation in enumerate(conversations):
         if isinstance(conversation, types_pb2.Conversation):
             yield conversation
         else:
             yield from_json(conversation, f"conversations[{index}]")
+            unused.add(conversation)
+    if unused.names:
+        warnings.warn(unused_sentence(unused.names), stacklevel=2)
 
 
 def chunks(conversations: Iterable[types_pb2.Conversation]) -> Iterator[list[types_pb2.Conversation]]:

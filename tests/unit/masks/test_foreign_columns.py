@@ -11,6 +11,7 @@ from turnloom.foreign.columns import BESIDE, INSTEAD
 from turnloom.masks.domain.errors import MalformedConversation
 from turnloom.masks.domain.reading import conversation_from
 from turnloom.reading.chat_formats import Format
+from turnloom.transport.uploads import as_messages
 from turnloom.wire.conversations import from_json
 
 MESSAGES = [
@@ -85,3 +86,10 @@ def test_messages_and_tools_may_be_json_text() -> None:
 
 def test_what_to_write_instead_is_no_column_that_is_obeyed() -> None:
     assert INSTEAD.keys().isdisjoint(BESIDE)
+
+
+def test_keys_that_nobody_reads_are_named_once_by_the_client() -> None:
+    rows = [{"messages": MESSAGES, "source": "web", "weight": 2.0}, {"messages": MESSAGES, "source": "book"}]
+    with pytest.warns(UserWarning, match=r"nobody reads: source, weight \(write weight at each message") as caught:
+        assert len(list(as_messages(rows))) == 2
+    assert len(caught) == 1
