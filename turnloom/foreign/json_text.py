@@ -108,3 +108,14 @@ def object_in(value: JSON) -> JSON:
             return value
         return found if isinstance(found, dict) else value
     return value
+
+
+def kind_of(value: object) -> str:
+    """Describe a value for a sentence that refuses it."""
+    if value is None:
+        return "null or absent"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    return "text" if isinstance(value, str) else "an object" if isinstance(value, Mapping) else "a list"

@@ -16,7 +16,7 @@ from google.protobuf import struct_pb2
 from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import JSON, list_in, object_in
+from turnloom.foreign.json_text import JSON, kind_of, list_in, object_in
 from turnloom.v1 import types_pb2
 
 #: Keys of a message that are fields of their own; every other key travels in extra_json.
@@ -163,14 +163,14 @@ def _fill_content(message: types_pb2.Message, content: JSON, path: str) -> None:
         message.parts.SetInParent()  # an empty list is content too
         message.parts.parts.extend(_part(part, f"{path}[{index}]") for index, part in enumerate(content))
     else:
-        raise InvalidInput(f"is {_kind(content)}; give text, a list of parts or null.", field=path)
+        raise InvalidInput(f"is {kind_of(content)}; give text, a list of parts or null.", field=path)
 
 
 def _part(value: JSON, path: str) -> types_pb2.ContentPart:
     if isinstance(value, str):
         raise InvalidInput('is text; give {"type": "text", "text": "..."}.', field=path)
     if not isinstance(value, dict):
-        raise InvalidInput(f"is {_kind(value)}; give an object with type and text.", field=path)
+        raise InvalidInput(f"is {kind_of(value)}; give an object with type and text.", field=path)
     kind = _text(value.get("type"), f"{path}.type")
     if kind != "text":
         raise InvalidInput(
@@ -183,13 +183,13 @@ def _part(value: JSON, path: str) -> types_pb2.ContentPart:
 def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
     """Convert a call in OpenAI's form, or in the flat form with name and arguments side by side."""
     if not isinstance(value, dict):
-        raise InvalidInput(f"is {_kind(value)}; give an object.", field=path)
+        raise InvalidInput(f"is {kind_of(value)}; give an object.", field=path)
     if isinstance(value.get("function"), str):
         value = {**value, "function": object_in(value["function"])}
     function: JSON = value.get("function", {k: v for k, v in value.items() if k in ("name", "arguments")})
     inner = f"{path}.function" if "function" in value else path
     if not isinstance(function, dict):
-        raise InvalidInput(f"is {_kind(function)}; give an object.", field=inner)
+        raise InvalidInput(f"is {kind_of(function)}; give an object.", field=inner)
     _no_others(value, {"id", "type", "function"} if "function" in value else {"id", "type", "name", "arguments"}, path)
     _no_others(function, {"name", "arguments"}, inner)
     call = types_pb2.ToolCall(name=_text(function.get("name"), f"{inner}.name"))
@@ -202,7 +202,7 @@ def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
     elif isinstance(arguments, dict):
         call.arguments_json = _dump(arguments)
     elif arguments is not None:
-        raise InvalidInput(f"is {_kind(arguments)}; give an object or text.", field=f"{inner}.arguments")
+        raise InvalidInput(f"is {kind_of(arguments)}; give an object or text.", field=f"{inner}.arguments")
     return call
 
 
@@ -211,11 +211,11 @@ def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: 
     trainable, weight = value.get("trainable"), value.get("weight")
     if trainable is not None:
         if not isinstance(trainable, bool):
-            raise InvalidInput(f"is {_kind(trainable)}; give true or false.", field=f"{path}.trainable")
+            raise InvalidInput(f"is {kind_of(trainable)}; give true or false.", field=f"{path}.trainable")
         message.trainable = trainable
     if weight is not None:
         if not isinstance(weight, int | float):  # true and false, as some tools write it, are 1 and 0
-            raise InvalidInput(f"is {_kind(weight)}; give a number.", field=f"{path}.weight")
+            raise InvalidInput(f"is {kind_of(weight)}; give a number.", field=f"{path}.weight")
         message.weight = float(weight)
 
 
@@ -230,25 +230,15 @@ def _list(value: JSON, path: str) -> Sequence[JSON]:
     """Return a list, given as such, as its JSON text, or as JSON texts of its objects."""
     found = list_in(value)
     if found is None:
-        raise InvalidInput(f"is {_kind(value)}; give a list.", field=path)
+        raise InvalidInput(f"is {kind_of(value)}; give a list.", field=path)
     return found
 
 
 def _text(value: JSON, path: str) -> str:
     if not isinstance(value, str):
-        raise InvalidInput(f"is {_kind(value)}; give text.", field=path)
+        raise InvalidInput(f"is {kind_of(value)}; give text.", field=path)
     return value
 
 
 def _dump(value: JSON) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _kind(value: JSON) -> str:
-    if value is None:
-        return "null or absent"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    return "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"

@@ -9,7 +9,7 @@ from typing import Final, cast
 from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import list_in, object_in
+from turnloom.foreign.json_text import kind_of, list_in, object_in
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import MalformedConversation
 
@@ -70,11 +70,11 @@ def conversation_or_error(document: object) -> Conversation | MalformedConversat
 def _message(item: object, index: int) -> tuple[Message, Training]:
     if not isinstance(item, Mapping):
         raise MalformedConversation(
-            f"is {_kind(item)}; send an object with role and content", message_index=index, field=""
+            f"is {kind_of(item)}; send an object with role and content", message_index=index, field=""
         )
     if not isinstance(item.get("role"), str):
         raise MalformedConversation(
-            f"is {_kind(item.get('role'))}; send text such as 'user'", message_index=index, field="role"
+            f"is {kind_of(item.get('role'))}; send text such as 'user'", message_index=index, field="role"
         )
     message = {
         str(key): cast(JSON, value)
@@ -89,13 +89,13 @@ def _training(trainable: object, weight: object, index: int) -> Training:
         return _NOTHING_SAID
     if trainable is not None and not isinstance(trainable, bool):
         raise MalformedConversation(
-            f"is {_kind(trainable)}; send true or false", message_index=index, field="trainable"
+            f"is {kind_of(trainable)}; send true or false", message_index=index, field="trainable"
         )
     if weight is not None and (
         isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight) or weight < 0
     ):
         raise MalformedConversation(
-            f"is {weight if isinstance(weight, float) else _kind(weight)}; send a finite number >= 0",
+            f"is {weight if isinstance(weight, float) else kind_of(weight)}; send a finite number >= 0",
             message_index=index,
             field="weight",
         )
@@ -120,15 +120,5 @@ def _list(value: object, field: str) -> Sequence[JSON]:
         if found is not None:
             return found
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
-        raise MalformedConversation(f"{field}: is {_kind(value)}; send a list", field=field)
+        raise MalformedConversation(f"{field}: is {kind_of(value)}; send a list", field=field)
     return [object_in(item) for item in value] if any(isinstance(item, str) for item in value) else value
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null or absent"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    return "text" if isinstance(value, str) else "an object" if isinstance(value, Mapping) else "a list"
