@@ -30,6 +30,7 @@ from services.tuft import checks, memory, passes, status
 from services.tuft.adapters import Layout
 from services.tuft.calls import Call
 from services.tuft.errors import Odd, UnknownToken
+from services.tuft.graphs import CudaRecorder, GraphedDecoder
 from services.tuft.layers import Decoder
 from services.tuft.packing import Row, read_rows
 from services.tuft.self_test import ADAPTER, Tolerance, compare
@@ -49,6 +50,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         self._file = status.StatusFile(status.folder(os.environ), self.status)
         self._layouts: dict[str, Layout] = {}
         self._decoder: Decoder | None = None
+        self._graphs: GraphedDecoder | None = None  #: around it, where there is a GPU
         self._settling = asyncio.Lock()
         self._most = 0  #: tokens of a pass that the card took at the start
         self._since_shrunk = 0  #: passes
@@ -118,9 +120,12 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         now.state, now.accelerated, now.reason = "ready", not reason, reason
         if reason:
             now.max_tokens_per_pass = 0
-            self._decoder = None
+            self._decoder = self._graphs = None
             log.warning("turnloom: %s is served by stock TuFT: %s", now.model_name, reason)
         else:
+            if self.device.type == "cuda" and self._decoder is not None:
+                parameters = sum(one.numel() for one in self.causal_lm.parameters())
+                self._graphs = GraphedDecoder(self._decoder, parameters, CudaRecorder())
             log.warning(  # a warning, so that it is in every log
                 "turnloom: %s is served accelerated: passes of %d tokens, %s", now.model_name, self._most, now.self_test
             )
@@ -251,6 +256,8 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
                 await self.finished()
                 answers = await self._answers(lora_id, rows, loss, backward=backward)
         self.status.calls["accelerated"] += 1
+        if self._graphs is not None:
+            self.status.graphs, self.status.replayed = self._graphs.recorded, self._graphs.replayed
         self.status.passes += len(answers)
         self.status.tokens += sum(row.length for row in rows)
         self._counted()
@@ -273,7 +280,8 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         """
         assert self._decoder is not None
         idle = memory.idle(self.device)
-        call = Call(self._decoder, self._layout(lora_id), rows, loss, self._shrink, backward=backward)
+        decoder = self._graphs or self._decoder
+        call = Call(decoder, self._layout(lora_id), rows, loss, self._shrink, backward=backward)
         call.start(self.status.max_tokens_per_pass)
         self._grow(len(call.answers))
         if not backward or not idle:
@@ -305,6 +313,9 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
 
     def _shrink(self, failed: int) -> None:
         self.status.out_of_memory_splits += 1
+        if self._graphs is not None:  # what they hold is needed
+            self._graphs.end("out of memory")
+            memory.release()
         if not failed:
             return
         self.status.max_tokens_per_pass = max(memory.SMALLEST, min(self.status.max_tokens_per_pass, failed) // 2)
