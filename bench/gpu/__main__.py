@@ -31,8 +31,13 @@ from turnloom.errors import StackError
 from turnloom.v1 import training_pb2 as tr
 
 FAST: Final = "accelerated"  #: TURNLOOM_HOST of the workers at the accelerated server
+WRITTEN: Final = "written"  #: the same at an accelerated server that records no passes
 STOCK: Final = "stock"  #: the same at stock TuFT
-NAMES: Final = {FAST: "turnloom, accelerated", STOCK: "turnloom, stock TuFT"}
+NAMES: Final = {
+    FAST: "turnloom, accelerated",
+    WRITTEN: "turnloom, accelerated, kernel by kernel",
+    STOCK: "turnloom, stock TuFT",
+}
 GUIDE_CONVERSATIONS: Final = 9_500  #: of the run in TuFT's guide
 GUIDE_EPOCHS: Final = 3
 LONG_STEPS: Final = 201  #: of the product, for the extrapolation to that run
@@ -48,6 +53,15 @@ class Bench(Plan):
         gpu = self.gpus[0] if self.gpus else None
         return {FAST: self._entries(FAST, [self.scale.ours], gpu, accelerated=True), STOCK: self.stock()[STOCK]}
 
+    def two_ways(self) -> Mapping[str, Tuft]:
+        """Two accelerated servers on one GPU, which work by turns: passes as CUDA graphs, and kernel by kernel."""
+        written = {"TURNLOOM_TUFT_GRAPHS": "0"}
+        gpu = self.gpus[0] if self.gpus else None
+        return {
+            name: self._entries(name, [self.scale.ours], gpu, accelerated=True, environment=more)
+            for name, more in ((WRITTEN, written), (FAST, {}))
+        }
+
     def stock(self) -> Mapping[str, Tuft]:
         """Stock TuFT alone, with an entry per micro_batch_size."""
         micro = [self.scale.ours, *self.scale.micro, *self.scale.last]
@@ -57,11 +71,14 @@ class Bench(Plan):
         """deploy/tuft/gpu.yaml, accelerated."""
         return {FAST: Tuft(self.place, "faults", GPU_CONFIG, 1)}
 
-    def _entries(self, name: str, micro: Sequence[int], gpu: str | None, *, accelerated: bool) -> Tuft:
+    def _entries(
+        self, name: str, micro: Sequence[int], gpu: str | None, *, accelerated: bool,
+        environment: Mapping[str, str] | None = None,
+    ) -> Tuft:  # fmt: skip
         config = self.place.folder / f"{name}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(several_entries(self.place, micro))
-        return Tuft(self.place, name, config, len(micro), accelerated=accelerated, gpus=gpu)
+        return Tuft(self.place, name, config, len(micro), accelerated=accelerated, environment=environment, gpus=gpu)
 
     @contextmanager
     def host(self, name: str, tufts: Mapping[str, Tuft], served: str) -> Iterator[Host]:
@@ -99,7 +116,7 @@ class Bench(Plan):
 
     def product(self, host: Host, where: str, steps: int, **fields: object) -> Measured:
         """The product on one of the servers, with the calls that are best there."""
-        budget = self.scale.packed if where == FAST else self.scale.budget
+        budget = self.scale.budget if where == STOCK else self.scale.packed
         chosen = {"max_tokens_per_call": budget, **fields}
         return host.product(NAMES[where], MODEL, self.steps(steps), host=where, **chosen)  # type: ignore[arg-type]
 
@@ -176,6 +193,16 @@ class Bench(Plan):
         steps = self.steps(3 if who == 1 else guide_steps)
         loop = partial(host.loop, f"guide micro {who}", who, steps, seed=seed)
         return self.run("compare", loop, repetition=repetition)
+
+    def graphs(self, host: Host) -> None:
+        """The same job on both servers by turns; the first repetition records what the others replay."""
+        for repetition in range(self.repetitions):
+            order = (FAST, WRITTEN) if repetition % 2 == 0 else (WRITTEN, FAST)
+            for where in order:
+                if self.left() < 25:
+                    return
+                job = partial(self.product, host, where, self.scale.fast_steps, seed=repetition + 1)
+                self.run("graphs", job, repetition=repetition)
 
     def guide_sized(self, host: Host) -> None:
         """What the guide's run would take, from 200 steps of the product and a few of the guide's loop."""
@@ -349,6 +376,7 @@ class Bench(Plan):
             (self.out / f"metrics-{self.scale.size}-{name}.txt").write_bytes(answer.read())
 
 
+TWO_WAYS: Final = {"graphs": Bench.graphs}
 BOTH: Final = {"compare": Bench.compare, "guide_sized": Bench.guide_sized}
 SHARED: Final = {
     "pair": Bench.pair,
@@ -375,6 +403,7 @@ def main() -> int:
     failed = False
     ours = served_name(scale.ours)
     for name, tufts, served, phases in (
+        ("ways", bench.two_ways, ours, TWO_WAYS),
         ("both", bench.both, ours, BOTH),
         ("shared", bench.stock, ours, SHARED),
         ("faults", bench.as_delivered, GPU_CONFIG_MODEL, FAULTS),

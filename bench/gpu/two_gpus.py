@@ -77,15 +77,21 @@ class TwoGpus(Plan):
 
     def over_both(self) -> None:
         """20 steps, the same again with the server killed, and the same on one GPU from the same adapter."""
+        self._over_both(self.scale.budget)
+
+    def _over_both(self, alone: int) -> None:
+        """`alone`: padded tokens of a call on one GPU."""
         with self.up("fsdp", {BOTH: self.fsdp(self.place)}, {MODEL: GPU_CONFIG_MODEL}, self.place) as host:
             budget = 2 * self.scale.budget  # a call is shared out between two GPUs
             host.make_start(MODEL)
             with ThreadPoolExecutor(1) as beside:
-                stock = beside.submit(self._on_one_gpu, host) if len(self.gpus) > 2 else None
+                stock = beside.submit(self._on_one_gpu, host, alone) if len(self.gpus) > 2 else None
                 name = f"FSDP over two GPUs, {self.scale.size}"
                 whole = self.run("fsdp", lambda: host.product(name, MODEL, STEPS, max_tokens_per_call=budget))
                 self._note_memory(host)
-                stock = stock or beside.submit(self._on_one_gpu, host)  # a killed server leaves the GPUs idle a minute
+                stock = stock or beside.submit(
+                    self._on_one_gpu, host, alone
+                )  # a killed server leaves the GPUs idle a minute
                 self._killed(host, whole, budget)
                 measured = stock.result()
             if whole.nlls and measured.nlls:
@@ -119,7 +125,7 @@ class TwoGpus(Plan):
             events=[f"{one.attempt} {one.type}: {one.message}"[:260] for one in host.client.jobs.events(job)],
         )
 
-    def _on_one_gpu(self, host: Host) -> Measured:
+    def _on_one_gpu(self, host: Host, budget: int) -> Measured:
         """Stock TuFT with the product's calls, from the adapter that the job over two GPUs began with."""
         one = self.one_gpu(ONE, 2 if len(self.gpus) > 2 else 0, accelerated=False)
         with started([one]):
@@ -127,7 +133,7 @@ class TwoGpus(Plan):
                 "fsdp",
                 lambda: host.loop(
                     "stock TuFT on one GPU", self.scale.ours, STEPS, tuft=one, loop="levers", sort=True, cut_tail=True,
-                    budget=self.scale.budget, overhead=4_000, even=True, few_shapes=True, depth=2,
+                    budget=budget, overhead=4_000, even=True, few_shapes=True, depth=2,
                     adapter_only=True,
                 ),
             )  # fmt: skip
@@ -137,14 +143,14 @@ class TwoGpus(Plan):
         self.note("fsdp_memory", peak_bytes=[max(of_one) for of_one in zip(*used, strict=True)])
 
     def larger(self, size: str) -> None:
-        """The same with a larger geometry, whose calls are half as large: stock TuFT must fit on one GPU."""
+        """The same with a larger geometry; on one GPU its calls are half as large, so that stock TuFT fits."""
         weights = self.place.weights.with_name(f"weights-{size}")
         make_weights(size, weights, self.place.tuft_python)
         was = self.place, self.scale
         self.place = replace(self.place, weights=weights, folder=self.place.folder / size)
-        self.scale = replace(self.scale, size=size, budget=self.scale.budget // 2)
+        self.scale = replace(self.scale, size=size)
         try:
-            self.over_both()
+            self._over_both(self.scale.budget // 2)
         finally:
             self.place, self.scale = was
 

@@ -32,6 +32,8 @@ SHORTEST: Final = 2048  #: tokens; the longest row counts as that or a power of 
 HIDDEN: Final = 0.02  #: largest relative error of hidden states against the pass as written: bf16 rounds to 0.004
 COSINE: Final = 0.9995  #: least, of the gradients
 
+VARIABLE: Final = "TURNLOOM_TUFT_GRAPHS"  #: 0: no pass is recorded
+
 Shape: TypeAlias = tuple[int, int, int, tuple[object, ...]]
 
 

@@ -26,11 +26,10 @@ from tuft.config import ModelConfig
 from tuft.loss_fn import metrics_reduction
 from tuft.telemetry.tracing import extract_context, get_tracer
 
-from services.tuft import checks, memory, passes, status
+from services.tuft import checks, graphs, memory, passes, status
 from services.tuft.adapters import Layout
 from services.tuft.calls import Call
 from services.tuft.errors import Odd, UnknownToken
-from services.tuft.graphs import CudaRecorder, GraphedDecoder
 from services.tuft.layers import Decoder
 from services.tuft.packing import Row, read_rows
 from services.tuft.self_test import ADAPTER, Tolerance, compare
@@ -50,7 +49,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         self._file = status.StatusFile(status.folder(os.environ), self.status)
         self._layouts: dict[str, Layout] = {}
         self._decoder: Decoder | None = None
-        self._graphs: GraphedDecoder | None = None  #: around it, where there is a GPU
+        self._graphs: graphs.GraphedDecoder | None = None  #: around it, where there is a GPU
         self._settling = asyncio.Lock()
         self._most = 0  #: tokens of a pass that the card took at the start
         self._since_shrunk = 0  #: passes
@@ -123,9 +122,9 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
             self._decoder = self._graphs = None
             log.warning("turnloom: %s is served by stock TuFT: %s", now.model_name, reason)
         else:
-            if self.device.type == "cuda" and self._decoder is not None:
+            if self._decoder is not None and self.device.type == "cuda" and os.environ.get(graphs.VARIABLE) != "0":
                 parameters = sum(one.numel() for one in self.causal_lm.parameters())
-                self._graphs = GraphedDecoder(self._decoder, parameters, CudaRecorder())
+                self._graphs = graphs.GraphedDecoder(self._decoder, parameters, graphs.CudaRecorder())
             log.warning(  # a warning, so that it is in every log
                 "turnloom: %s is served accelerated: passes of %d tokens, %s", now.model_name, self._most, now.self_test
             )
