@@ -13,21 +13,21 @@ import traceback
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from bench.gpu.ballast import ballast
 from bench.gpu.conversations import chats
-from bench.gpu.figures import largest_relative_difference, series_is_continuous
+from bench.gpu.faults import TAKEN, Faults
+from bench.gpu.figures import largest_relative_difference
 from bench.gpu.host import Host, Measured, record
 from bench.gpu.parts import GPU_CONFIG, GPU_CONFIG_MODEL, Services, Tuft, served_name, several_entries, started
-from bench.gpu.plan import MODEL, Plan, begun, end_children, keep_logs, machine, options
+from bench.gpu.plan import MODEL, begun, end_children, keep_logs, machine, options
 from bench.gpu.report import summary
 from services.trainer.batches.batching import CALL_OVERHEAD
 from services.trainer.host.gpu import find
-from turnloom.errors import StackError
 from turnloom.v1 import training_pb2 as tr
 
 FAST: Final = "accelerated"  #: TURNLOOM_HOST of the workers at the accelerated server
@@ -45,7 +45,7 @@ OVERHEADS: Final = (2_000, 8_000)  #: padded tokens that a call may cost, for `l
 LEVERS_SEED: Final = 100  #: every lever has batches of its own, so that the server has not seen their shapes
 
 
-class Bench(Plan):
+class Bench(Faults):
     """The phases."""
 
     def both(self) -> Mapping[str, Tuft]:
@@ -82,12 +82,14 @@ class Bench(Plan):
 
     @contextmanager
     def host(self, name: str, tufts: Mapping[str, Tuft], served: str) -> Iterator[Host]:
-        """Everything up, with dataset and start."""
+        """Everything up, with dataset and start; `tight`: beside a neighbour that was there first."""
         begun = time.monotonic()
         folder = self.place.folder / f"{name}-turnloom"
         services = Services(self.place, folder, tufts, {MODEL: served}, workers=2)
-        with started(list(tufts.values())), services:
+        with started(list(tufts.values())), services, ExitStack() as stack:
             up = time.monotonic() - begun
+            if name == "tight":
+                stack.enter_context(self._neighbour(tufts))
             with Host(self.place, self.scale, services) as host:
                 talk = chats(self.scale.chats, scale=self.scale.shrink)
                 seconds = host.make_dataset(MODEL, talk)
@@ -107,6 +109,14 @@ class Bench(Plan):
                 yield host
                 self.note("acceleration", servers={key: tuft.acceleration() for key, tuft in tufts.items()})
                 self._keep_metrics(host, name)
+
+    @contextmanager
+    def _neighbour(self, tufts: Mapping[str, Tuft]) -> Iterator[None]:
+        """Fill the card once the servers have found the size of their passes."""
+        while any(one["state"] != "ready" for tuft in tufts.values() for one in tuft.acceleration()):
+            time.sleep(0.5)
+        with ballast(int(TAKEN * find().gpus[0].memory_bytes)):
+            yield
 
     def compare(self, host: Host) -> None:
         """Losses over 21 steps, then interleaved repetitions: the product accelerated and on stock TuFT, the guide."""
@@ -297,80 +307,6 @@ class Bench(Plan):
             self.note("pair_job", **record(one))
         self.note("pair", tokens_per_second=tokens / (end - begin), seconds=end - begin)
 
-    def alone(self, host: Host) -> None:
-        """One job on the server as it is delivered."""
-        self.run("alone", lambda: host.product("alone", MODEL, self.steps(21), max_tokens_per_call=self.scale.packed))
-
-    def kill(self, host: Host) -> None:
-        """SIGKILL for TuFT in the middle of a run, started again 10 s later."""
-        steps = 30
-        job = host.submit(MODEL, steps, checkpoint_every=5)
-        host.until(job, 12, 120)
-        host.tuft.kill()
-        killed = time.time()
-        time.sleep(10)
-        up = host.tuft.start()
-        ended = host.ended(job, max(60, self.left()))
-        series = list(host.client.jobs.steps(job))
-        resumed = next((one.time.ToNanoseconds() / 1e9 for one in series if one.attempt > 1), None)
-        self.note(
-            "kill",
-            state=tr.JobState.Name(ended.state),
-            error=ended.error.message,
-            attempts=ended.attempt,
-            continuous=series_is_continuous([step.step for step in series], steps),
-            attempt_of_step=[step.attempt for step in series],
-            server_up_again_seconds=up,
-            killed_to_next_step_seconds=resumed - killed if resumed else None,
-            nlls=[step.nll_sum for step in series],
-            events=[f"{one.attempt} {one.type}: {one.message}"[:200] for one in host.client.jobs.events(job)],
-        )
-        if self.left() > 130:
-            whole = host.product("never killed", MODEL, steps)
-            if whole.nlls:
-                difference = largest_relative_difference([step.nll_sum for step in series], whole.nlls)
-                self.note("kill_difference", largest_relative=difference, against="the same job, never killed")
-
-    def oom(self, host: Host) -> None:
-        """A card that is nearly full: first so that smaller calls fit, then so that nothing does."""
-        if self.place.rehearsal:
-            return
-        peak = max(used for _, used in host.gpu.memory)
-        first_idle = host.gpu.memory[-1][1]
-        total = float(find().gpus[0].memory_bytes)
-        step = peak - first_idle  # what the largest step so far took beside weights
-        neighbours = (
-            ("half of the card", total / 2),
-            ("half of what a step takes", step / 2),
-            ("next to nothing", step / 100),
-        )
-        for name, left in neighbours:
-            idle = host.gpu.memory[-1][1]  # a server that ran out of memory keeps some of it
-            held = left if name == "half of the card" else total - idle - left
-            room = total - idle - held
-            with ballast(int(held)):
-                job = host.submit(MODEL, 6, checkpoint_every=2)
-                with suppress(StackError):  # one that did not end in time is a result, too
-                    host.ended(job, max(40, min(150, self.left())))
-                ended = host.client.jobs.retrieve(job)
-                events = [f"{one.attempt} {one.type}: {one.message}"[:260] for one in host.client.jobs.events(job)]
-            self.note(
-                "oom",
-                name=name,
-                room_bytes=room,
-                step_bytes=step,
-                servers=host.tuft.acceleration(),
-                state=tr.JobState.Name(ended.state),
-                code=ended.error.code,
-                error=ended.error.message,
-                hint=ended.error.hint,
-                attempts=ended.attempt,
-                steps=[step.step for step in host.client.jobs.steps(job)],
-                events=events,
-            )
-            if self.left() < 60:
-                return
-
     def _keep_metrics(self, host: Host, name: str) -> None:
         with urllib.request.urlopen(host.services.exporter_url, timeout=10) as answer:
             (self.out / f"metrics-{self.scale.size}-{name}.txt").write_bytes(answer.read())
@@ -384,6 +320,7 @@ SHARED: Final = {
     "depths": Bench.depths,
     "levers": Bench.levers,
 }
+TIGHT: Final = {"tight": Bench.tight}
 FAULTS: Final = {"alone": Bench.alone, "kill": Bench.kill, "oom": Bench.oom}
 
 
@@ -407,6 +344,7 @@ def main() -> int:
         ("both", bench.both, ours, BOTH),
         ("shared", bench.stock, ours, SHARED),
         ("faults", bench.as_delivered, GPU_CONFIG_MODEL, FAULTS),
+        ("tight", bench.as_delivered, GPU_CONFIG_MODEL, TIGHT),
     ):
         chosen = [phases[phase] for phase in arguments.phases.split(",") if phase in phases]
         if not chosen or bench.left() < 60:

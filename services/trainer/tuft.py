@@ -8,6 +8,7 @@ thrown away. Requests that the server would accept and train wrongly are refused
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import time
 import urllib.parse
@@ -27,6 +28,7 @@ from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import Weights
 from services.trainer.errors import BackendError, CheckpointLost, Code, backend_error, classify
 from services.trainer.in_thread import in_thread
+from services.trainer.sdk_http import SdkHttp
 from services.trainer.tripwire import Tripwire
 
 SDK_VERSION = "0.25.0"  #: the only one that TuFT 0.2.2 trains with
@@ -182,7 +184,7 @@ def _params(how: Sampling) -> types.SamplingParams:
 
 def _open(settings: TuftSettings, opened: list[tinker.ServiceClient]) -> tinker.ServiceClient:
     """Open a service with a session, and add it to `opened` for whoever has to close it."""
-    service = tinker.ServiceClient(base_url=settings.url, api_key=settings.api_key)
+    service = tinker.ServiceClient(base_url=settings.url, api_key=settings.api_key, http_client=SdkHttp())
     assert service.holder is not None  # asking for it opens a session, whose 404 is not the checkpoint's
     opened.append(service)
     return service
@@ -348,8 +350,9 @@ class TuftBackend:
         in, and attention with a mask is slower than causal attention without one. What is filled in here comes after
         everything that is trained, which cannot see it, and has weight 0.
         """
-        for row, row_weights in zip(rows, weights, strict=True):
-            _check(row, row_weights, self._settings)
+        if not _sound(rows, weights, self._settings):
+            for row, row_weights in zip(rows, weights, strict=True):
+                _check(row, row_weights, self._settings)
         targets = [row.length - 1 for row in rows]
         if self.even and rows:
             even = filled(max(targets))
@@ -359,16 +362,29 @@ class TuftBackend:
 
 def _datum(row: Row, weights: Weights, targets: int) -> types.Datum:
     """Make a datum, padded to the given number of targets with the row's last token."""
-    ids = np.full(targets + 1, row.token_ids[-1], np.int64)
-    ids[: row.length] = row.token_ids
-    sent_weights = np.zeros(targets, np.float32)
-    sent_weights[: len(weights)] = weights
+    ids, sent_weights = row.token_ids.astype(np.int64), weights.astype(np.float32)
+    if (more := targets + 1 - row.length) > 0:
+        ids = np.concatenate([ids, np.full(more, row.token_ids[-1], np.int64)])
+        sent_weights = np.concatenate([sent_weights, np.zeros(more, np.float32)])
     return types.Datum(
         model_input=types.ModelInput.from_ints(ids[:-1].tolist()),
         loss_fn_inputs={
             "target_tokens": types.TensorData.from_numpy(ids[1:]),
             "weights": types.TensorData.from_numpy(sent_weights),
         },
+    )
+
+
+def _sound(rows: Sequence[Row], weights: Sequence[Weights], settings: TuftSettings) -> bool:
+    """Look at all rows at once, as _check does at each; False: one of them may be unsound, and _check says which."""
+    if not rows or any(len(one) != row.length - 1 for row, one in zip(rows, weights, strict=True)):
+        return False
+    ids = np.concatenate([row.token_ids for row in rows])
+    return bool(
+        max(row.length for row in rows) <= (settings.max_model_len or math.inf)
+        and ids.min() >= 0
+        and ids.max() < (settings.vocabulary if settings.vocabulary is not None else math.inf)
+        and np.isfinite(np.concatenate(weights)).all()
     )
 
 
