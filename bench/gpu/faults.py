@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from bench.gpu.ballast import ballast
 from bench.gpu.figures import largest_relative_difference, series_is_continuous
@@ -57,7 +57,7 @@ class Faults(Plan):
 
     def tight(self, host: Host) -> None:
         """Steps of twice the rows beside a neighbour that leaves a fifth of the card: passes must be cut."""
-        more = {"batch_size": 2 * self.scale.batch_size, "max_tokens_per_call": self.scale.packed}
+        more: dict[str, Any] = {"batch_size": 2 * self.scale.batch_size, "max_tokens_per_call": self.scale.packed}
         job = host.submit(MODEL, 8, checkpoint_every=4, **more)
         with suppress(StackError):
             host.ended(job, max(60, self.left()))
