@@ -6,11 +6,13 @@ every answer. The transport is the SDK's own; it follows redirects.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import pyqwest
 from pyqwest.httpx import AsyncPyqwestTransport
+
+LATIN: Final = "iso-8859-1"  #: reads every header; else httpx tries encodings on all of them at every look-up
 
 
 class SdkHttp(httpx.AsyncClient):
@@ -25,7 +27,9 @@ class SdkHttp(httpx.AsyncClient):
     ) -> httpx.Request:
         """Build a request of these parts alone."""
         limits = httpx.Timeout(timeout).as_dict()
-        return httpx.Request(method, url, extensions={"timeout": limits, **(extensions or {})}, **parts)
+        request = httpx.Request(method, url, extensions={"timeout": limits, **(extensions or {})}, **parts)
+        request.headers.encoding = LATIN
+        return request
 
     async def send(self, request: httpx.Request, *, stream: bool = False, auth: Any = None, **_: Any) -> httpx.Response:
         """Send a request, with the key that `auth` puts into it; its answer is read unless it is streamed."""
@@ -45,7 +49,7 @@ class SdkHttp(httpx.AsyncClient):
 
     async def _sent(self, request: httpx.Request, *, stream: bool) -> httpx.Response:
         response = await self._sdk_transport.handle_async_request(request)
-        response.request = request
+        response.request, response.headers.encoding = request, LATIN
         if not stream:
             try:
                 await response.aread()

@@ -1,9 +1,10 @@
 """Passes of a small model as CUDA graphs: launching their 4,000 kernels takes longer than the GPU takes to run them.
 
 A graph holds one shape, so tokens, rows and the longest row are filled up to steps. Each shape is recorded when it
-comes for the second time, and compared with the pass as written before it is used. All graphs share one pool of memory:
-one runs at a time, its backward part before the next one's forward part. Whatever goes wrong ends recording for good,
-and passes run as they are written.
+comes for the second time, and compared with the pass as written before it is used. All graphs share one pool of memory,
+which is as large as the largest needs: one runs at a time, its backward part before the next one's forward part, and
+what comes out of it is outside of the pool. Passes that are not recorded yet run layer by layer, so that the card need
+not hold two passes. Whatever goes wrong ends recording for good, and passes run as they are written.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ MOST: Final = 32  #: graphs; the one that was not used for longest goes
 PARTS: Final = 16  #: tokens are filled up to a sixteenth of the power of two below them
 ROWS: Final = 16  #: the number of rows is filled up to a multiple of it
 SHORTEST: Final = 2048  #: tokens; the longest row counts as that or a power of two: for attention that costs nothing
+LONGEST: Final = 65_536  #: tokens of a pass that is recorded
 HIDDEN: Final = 0.02  #: largest relative error of hidden states against the pass as written: bf16 rounds to 0.004
 COSINE: Final = 0.9995  #: least, of the gradients
 
@@ -60,6 +62,11 @@ class Inputs:
     starts: Tensor  #: int32 [R + 1]
     stacks: tuple[Tensor, ...]  #: the layers' operands
 
+    @property
+    def length(self) -> int:
+        """Return T."""
+        return len(self.tokens)
+
     def fill(self, tokens: Tensor, positions: Tensor, starts: Tensor, stacks: Sequence[Tensor]) -> None:
         """Write a pass. What follows its tokens is one more row of whatever was there before; then come empty rows."""
         with torch.no_grad():
@@ -72,19 +79,30 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Outputs:
+    """Memory of what goes on to and comes from the head; graphs of the same operands write to the same."""
+
+    hidden: Tensor  #: [T, width]
+    by_hidden: Tensor  #: the loss's gradient
+    by_stacks: tuple[Tensor, ...]  #: gradients of Inputs.stacks
+
+    def first(self, length: int) -> Outputs:
+        """Return the part for so many tokens."""
+        return Outputs(self.hidden[:length], self.by_hidden[:length], self.by_stacks)
+
+
+@dataclass(frozen=True, slots=True)
 class Recorded:
     """A pass on fixed memory."""
 
     inputs: Inputs
-    forward: Callable[[], None]  #: from `inputs` to `hidden`
-    backward: Callable[[], None]  #: from `by_hidden` to `by_stacks`; after `forward`
-    hidden: Tensor
-    by_hidden: Tensor  #: the loss's gradient
-    by_stacks: tuple[Tensor, ...]
+    outputs: Outputs
+    forward: Callable[[], None]  #: from `inputs` to `outputs.hidden`
+    backward: Callable[[], None]  #: from `outputs.by_hidden` to `outputs.by_stacks`; after `forward`
 
 
 Work: TypeAlias = Callable[[Inputs], Tensor]
-Record: TypeAlias = Callable[[Work, Inputs], Recorded]
+Record: TypeAlias = Callable[[Work, Inputs, Outputs], Recorded]
 
 
 class CudaRecorder:
@@ -93,16 +111,18 @@ class CudaRecorder:
     def __init__(self) -> None:
         self._pool: Any = None
 
-    def __call__(self, work: Work, inputs: Inputs) -> Recorded:
+    def __call__(self, work: Work, inputs: Inputs, outputs: Outputs) -> Recorded:
         """Record the pass and its backward part; `work` has run before, so that nothing is compiled meanwhile."""
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(forward, pool=self._pool):
             hidden = work(inputs)
-        by_hidden = torch.zeros_like(hidden)
+            outputs.hidden.copy_(hidden.detach())
         with torch.cuda.graph(backward, pool=self._pool):
-            by_stacks = torch.autograd.grad(hidden, inputs.stacks, by_hidden)
-        return Recorded(inputs, forward.replay, backward.replay, hidden.detach(), by_hidden, by_stacks)
+            found = torch.autograd.grad(hidden, inputs.stacks, outputs.by_hidden)
+            for mine, one in zip(outputs.by_stacks, found, strict=True):
+                mine.copy_(one)
+        return Recorded(inputs, outputs, forward.replay, backward.replay)
 
 
 class _Replay(torch.autograd.Function):
@@ -112,15 +132,15 @@ class _Replay(torch.autograd.Function):
     def forward(ctx: Any, recorded: Recorded, *_: Tensor) -> Tensor:
         ctx.recorded = recorded
         recorded.forward()
-        return recorded.hidden.detach()
+        return recorded.outputs.hidden.detach()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_hidden: Tensor) -> tuple[Tensor | None, ...]:
         recorded: Recorded = ctx.recorded
-        recorded.by_hidden.copy_(by_hidden)
+        recorded.outputs.by_hidden.copy_(by_hidden)
         recorded.backward()
-        return None, *(one.clone() for one in recorded.by_stacks)  # the next pass writes there
+        return None, *(one.clone() for one in recorded.outputs.by_stacks)  # the next pass writes there
 
 
 class GraphedDecoder:
@@ -139,6 +159,7 @@ class GraphedDecoder:
         self._seen: set[Shape] = set()
         self._recorded: OrderedDict[Shape, Recorded] = OrderedDict()
         self._stacks: dict[tuple[object, ...], tuple[Tensor, ...]] = {}  #: that all graphs of such operands read
+        self._outputs: dict[tuple[object, ...], Outputs] = {}  #: that they write, for the longest pass
         self.recorded = 0  #: graphs so far
         self.replayed = 0  #: passes
 
@@ -153,6 +174,7 @@ class GraphedDecoder:
     ) -> Tensor:  # fmt: skip
         """Compute hidden states as layers.Decoder does."""
         if gradient and not recompute and self._pays(len(tokens), operands):
+            recompute = True
             found = self._graph(tokens, positions, starts, longest, operands)
             if found is not None:
                 stacks = operands.of_layers()
@@ -169,9 +191,11 @@ class GraphedDecoder:
         self._record = None
         self._recorded.clear()
         self._stacks.clear()
+        self._outputs.clear()
 
     def _pays(self, tokens: int, operands: Operands) -> bool:
-        return self._record is not None and tokens * self._parameters <= WORK and bool(operands.of_layers())
+        short = tokens * self._parameters <= WORK and tokens * (1 + 1 / PARTS) < LONGEST
+        return self._record is not None and short and bool(operands.of_layers())
 
     def _graph(
         self, tokens: Tensor, positions: Tensor, starts: Tensor, longest: int, operands: Operands
@@ -211,30 +235,54 @@ class GraphedDecoder:
         )
         inputs.fill(tokens, positions, starts, stacks)
 
-        def work(given: Inputs) -> Tensor:
+        def work(given: Inputs, *, recompute: bool = False) -> Tensor:
             of_given = operands.with_layers(given.stacks)
-            return self._decoder(given.tokens, given.positions, given.starts, longest, of_given, gradient=True)
+            return self._decoder(
+                given.tokens, given.positions, given.starts, longest, of_given, gradient=True, recompute=recompute
+            )
 
-        written = work(inputs)
+        written = work(inputs, recompute=True)
         draw = torch.Generator(written.device).manual_seed(0)  # not the stream that new adapters are drawn from
         seed = torch.randn(written.shape, generator=draw, dtype=written.dtype, device=written.device)
         expected = written.detach().clone(), torch.autograd.grad(written, inputs.stacks, seed)
         del written
         assert self._record is not None
-        made = self._record(work, inputs)
+        made = self._record(work, inputs, self._outputs_of(signature, expected[0], inputs.stacks))
         made.forward()
-        made.by_hidden.copy_(seed)
+        made.outputs.by_hidden.copy_(seed)
         made.backward()
-        _compare(expected[0], expected[1], made)
+        _compare(expected[0], expected[1], made.outputs)
         return made
 
+    def _outputs_of(self, signature: tuple[object, ...], hidden: Tensor, stacks: Sequence[Tensor]) -> Outputs:
+        """Return where a pass with such hidden states writes; the first one makes it for the longest."""
+        if signature not in self._outputs:
+            most = max(len(hidden), int(WORK / self._parameters * (1 + 1 / PARTS)) + 1)
+            ours, by_ours = (hidden.new_zeros(min(most, LONGEST), hidden.shape[1]) for _ in range(2))
+            by_stacks = tuple(torch.zeros_like(one.detach()) for one in stacks)
+            self._outputs[signature] = Outputs(ours, by_ours, by_stacks)
+        return self._outputs[signature].first(len(hidden))
 
-def _compare(hidden: Tensor, by_stacks: Sequence[Tensor], made: Recorded) -> None:
+
+def _compare(hidden: Tensor, by_stacks: Sequence[Tensor], made: Outputs) -> None:
     away = float((made.hidden.float() - hidden.float()).norm() / hidden.float().norm())
     ours, theirs = (torch.cat([one.flatten().float() for one in each]) for each in (made.by_stacks, by_stacks))
     cosine = float(torch.nn.functional.cosine_similarity(ours, theirs, 0))
     if not (away <= HIDDEN and cosine >= COSINE):
         raise ValueError(f"a graph differs from the pass as written: hidden {away:.2g}, cosine {cosine:.6f}")
+
+
+def recomputes(decoder: Decoding, operands: Operands, device: torch.device) -> bool:
+    """Try a short pass layer by layer, as passes run that are not recorded yet; False: it fails here."""
+    ids = torch.arange(PARTS, device=device)
+    starts = torch.tensor([0, PARTS], dtype=torch.int32, device=device)
+    try:
+        hidden = decoder(ids, ids, starts, PARTS, operands, gradient=True, recompute=True)
+        torch.autograd.grad(hidden.float().sum(), operands.of_layers())
+    except Exception:  # any doubt means passes as they are written
+        log.exception("a pass layer by layer failed; no pass is recorded")
+        return False
+    return True
 
 
 def shape_of(tokens: int, rows: int, longest: int, operands: Operands) -> Shape:

@@ -99,6 +99,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
                     parameters = sum(one.numel() for one in self.causal_lm.parameters())
                     self._most = memory.fitting(self._probe, self.device, parameters)
                     self.status.max_tokens_per_pass = self._most
+                    self._graphs = self._graphed(parameters)
             finally:
                 self._layouts.pop(ADAPTER, None)
                 await super().remove_adapter(ADAPTER)
@@ -114,6 +115,16 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         call.start(tokens)
         call.finish()
 
+    def _graphed(self, parameters: int) -> graphs.GraphedDecoder | None:
+        """Return the decoder that records passes, where that can be done and is wanted."""
+        assert self._decoder is not None
+        if self.device.type != "cuda" or os.environ.get(graphs.VARIABLE) == "0":
+            return None
+        operands = self._layout(ADAPTER).operands(self._decoder.dtype, gradient=True)
+        if not graphs.recomputes(self._decoder, operands, self.device):
+            return None
+        return graphs.GraphedDecoder(self._decoder, parameters, graphs.CudaRecorder())
+
     def _decide(self, reason: str) -> None:
         now = self.status
         now.state, now.accelerated, now.reason = "ready", not reason, reason
@@ -122,9 +133,6 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
             self._decoder = self._graphs = None
             log.warning("turnloom: %s is served by stock TuFT: %s", now.model_name, reason)
         else:
-            if self._decoder is not None and self.device.type == "cuda" and os.environ.get(graphs.VARIABLE) != "0":
-                parameters = sum(one.numel() for one in self.causal_lm.parameters())
-                self._graphs = graphs.GraphedDecoder(self._decoder, parameters, graphs.CudaRecorder())
             log.warning(  # a warning, so that it is in every log
                 "turnloom: %s is served accelerated: passes of %d tokens, %s", now.model_name, self._most, now.self_test
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from services.tuft import graphs, memory
-from services.tuft.graphs import GraphedDecoder, Inputs, Recorded, Work
+from services.tuft.graphs import GraphedDecoder, Inputs, Outputs, Recorded, Work
 from tests.unit.tuft.inside import material
 from tests.unit.tuft.inside.material import call, gradients, logprobs, parameters, rows
 
@@ -24,26 +24,23 @@ class Recorder:
         self.order: list[str] = []
         self.wrong, self.error = wrong, error
 
-    def __call__(self, work: Work, inputs: Inputs) -> Recorded:
+    def __call__(self, work: Work, inputs: Inputs, outputs: Outputs) -> Recorded:
         if self.error is not None:
             raise self.error
         self.shapes.append((len(inputs.tokens), len(inputs.starts)))
-        hidden = work(inputs).detach().clone()
-        by_hidden = torch.zeros_like(hidden)
-        by_stacks = tuple(torch.zeros_like(one) for one in inputs.stacks)
 
         def forward() -> None:
             self.order.append("forward")
-            hidden.copy_(work(inputs).detach() * (1 + self.wrong))
+            outputs.hidden.copy_(work(inputs).detach() * (1 + self.wrong))
 
         def backward() -> None:
             self.order.append("backward")
             with torch.enable_grad():
-                found = torch.autograd.grad(work(inputs), inputs.stacks, by_hidden)
-            for mine, one in zip(by_stacks, found, strict=True):
+                found = torch.autograd.grad(work(inputs), inputs.stacks, outputs.by_hidden)
+            for mine, one in zip(outputs.by_stacks, found, strict=True):
                 mine.copy_(one)
 
-        return Recorded(inputs, forward, backward, hidden, by_hidden, by_stacks)
+        return Recorded(inputs, outputs, forward, backward)
 
 
 def graphed(made: material.Model, **how: object) -> Recorder:
@@ -128,6 +125,26 @@ def test_evaluation_large_passes_and_recomputation_run_as_written(pair, monkeypa
     assert recorder.shapes == []
 
 
+def test_passes_before_a_recording_run_layer_by_layer(pair) -> None:
+    _, fast = pair
+    seen = []
+    decoder = fast._decoder
+
+    class Told:
+        dtype = decoder.dtype
+
+        def __call__(self, *given, recompute=False, **how):
+            seen.append(recompute)
+            return decoder(*given, recompute=recompute, **how)
+
+    fast._decoder = Told()
+    graphed(fast)
+    for _ in range(2):
+        assert_same(pair, LENGTHS)
+    assert seen[:2] == [True, True]  # the first pass, and what the recording is compared with
+    assert not any(seen[2:])
+
+
 def test_the_shape_that_was_not_used_for_longest_goes(pair, monkeypatch: pytest.MonkeyPatch) -> None:
     _, fast = pair
     monkeypatch.setattr(graphs, "MOST", 2)
@@ -176,6 +193,19 @@ def test_memory_that_runs_out_takes_the_graphs_away(pair, monkeypatch: pytest.Mo
     assert released[-1] == 0
     assert fast.status.replayed == 2
     assert fast.status.out_of_memory_splits == 1
+
+
+def test_a_decoder_that_can_not_run_layer_by_layer_is_not_recorded(pair) -> None:
+    _, fast = pair
+    operands = fast._layout("one").operands(torch.float32, gradient=True)
+    device = torch.device("cpu")
+    assert graphs.recomputes(fast._decoder, operands, device)
+
+    def broken(*_: object, recompute: bool = False, **__: object) -> Tensor:
+        raise RuntimeError(f"recompute={recompute}")
+
+    assert not graphs.recomputes(broken, operands, device)
+    assert fast._graphed(1) is None, "nothing is recorded without a GPU"
 
 
 def fail(left: list[Exception]) -> None:
