@@ -13,11 +13,11 @@ from turnloom.cli.options.groups import (
     AUTO,
     BadConversations,
     HeldOut,
+    JobHyperparameters,
     Mixture,
     Preprocessing,
     Start,
     Submission,
-    Training,
     choose_model,
 )
 from turnloom.cli.options.replying import Replying
@@ -48,7 +48,7 @@ def train(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Job file (`turnloom init`); options win.")] = None,
     mixture: Mixture,
     held_out: HeldOut,
-    training: Training,
+    training: JobHyperparameters,
     start: Start,
     submission: Submission,
     replying: Replying,
