@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from services.store.redis_url import REDIS_URL_TAKES, redis_url
-from services.variables import LOG_LEVELS, BadSetting, log_level, parsed
+from services.variables import LOG_LEVELS, BadSetting, log_level, number, parsed, whole
 from services.variables import secret as secret_setting
 
 Value = TypeVar("Value")
@@ -124,12 +124,12 @@ def companion_from_environment(environment: Mapping[str, str]) -> CompanionSetti
         interval=_seconds(environment, "TURNLOOM_SUPERVISOR_INTERVAL", "1"),
         ticket_grace=_seconds(environment, "TURNLOOM_TICKET_GRACE", "15"),
         host_lost=_seconds(environment, "TURNLOOM_HOST_LOST_SECONDS", "120"),
-        quota_running=_read(environment, "TURNLOOM_QUOTA_RUNNING", "0", _count, "a number of jobs, 0 for any"),
+        quota_running=_read(environment, "TURNLOOM_QUOTA_RUNNING", "0", whole(0), "a number of jobs, 0 for any"),
         retention=_read(environment, "TURNLOOM_LEDGER_DAYS", "7", _positive, "days above 0") * DAY,
         retention_done=_read(environment, "TURNLOOM_LEDGER_HOURS", "1", _positive, "hours above 0") * 3600,
         file_grace=_seconds(environment, "TURNLOOM_DATASET_GRACE", "600"),
         exporter_host=environment.get("TURNLOOM_EXPORTER_HOST") or "0.0.0.0",  # noqa: S104  (Prometheus is elsewhere)
-        exporter_port=_read(environment, "TURNLOOM_EXPORTER_PORT", "9465", _port, "a port, 0 to 65535"),
+        exporter_port=_read(environment, "TURNLOOM_EXPORTER_PORT", "9465", whole(0, 65535), "a port, 0 to 65535"),
         log_level=_level(environment),
     )
 
@@ -161,19 +161,7 @@ def _positive(text: str) -> float:
 
 
 def _price(text: str) -> float | None:
-    if not text:
-        return None
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(text)
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError(text)
-    return value
+    return number(0)(text) if text else None
 
 
 def _currency(text: str) -> str:
@@ -209,13 +197,6 @@ def _key(text: str) -> str:
     if not text.startswith("tml-"):
         raise ValueError(text)
     return text
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise ValueError(text)
-    return value
 
 
 def _level(environment: Mapping[str, str]) -> str:
