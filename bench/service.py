@@ -38,7 +38,7 @@ from turnloom.v1 import types_pb2
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
 
 CHUNK: Final = 64
-CONNECTIONS: Final = 8  #: the kernel deals them out by chance; with so many each process gets some
+CONNECTIONS: Final = 24  #: the kernel deals them out by chance; the more there are, the more even are the shares
 START_SECONDS: Final = 120.0
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -187,21 +187,20 @@ def side_by_side(one: Server, many: Server, count: int, rounds: int) -> None:
     parts = [requests(chats(count // CONNECTIONS, seed=seed)) for seed in range(CONNECTIONS)]
     cpu: dict[int, list[float]] = {one.pid: [], many.pid: []}
     wall: dict[int, list[float]] = {one.pid: [], many.pid: []}
-    with ExitStack() as stack, ThreadPoolExecutor(CONNECTIONS) as pool:
-        stubs = {
-            running.pid: [
-                PreprocessServiceStub(stack.enter_context(connection(running.address))) for _ in range(CONNECTIONS)
-            ]
-            for running in (one, many)
-        }
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
         for round_ in range(rounds + 1):
             for running in (one, many)[:: 1 if round_ % 2 else -1]:
-                before, began = running.cpu(), time.perf_counter()
-                given = sum(pool.map(_rows, stubs[running.pid], parts))
+                with ExitStack() as stack:  # of this round alone: chance deals again
+                    channels = [stack.enter_context(connection(running.address)) for _ in range(CONNECTIONS)]
+                    for channel in channels:
+                        grpc.channel_ready_future(channel).result(START_SECONDS)
+                    before, began = running.cpu(), time.perf_counter()
+                    given = sum(pool.map(_rows, map(PreprocessServiceStub, channels), parts))
+                    ended, spent = time.perf_counter(), running.cpu() - before
                 assert given >= count // CONNECTIONS * CONNECTIONS, "every chat gives a row"
                 if round_:  # the first is for caches
-                    wall[running.pid].append(time.perf_counter() - began)
-                    cpu[running.pid].append(running.cpu() - before)
+                    wall[running.pid].append(ended - began)
+                    cpu[running.pid].append(spent)
     print(f"{count} chats over {CONNECTIONS} connections, medians of {rounds} interleaved rounds")
     for name, running in (("one process", one), ("several processes", many)):
         spent, rate = statistics.median(cpu[running.pid]), count / statistics.median(wall[running.pid])
