@@ -96,7 +96,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             server.stop()
 
 
-@pytest.mark.parametrize("mode", ["full", "wrong key", "broken"])
+@pytest.mark.parametrize("mode", ["full", "wrong key", "broken", "mute"])
 def test_a_bucket_that_takes_nothing_is_waited_for(world: World, mode: str) -> None:
     job_id = world.submit()
     with world.while_it(mode):
