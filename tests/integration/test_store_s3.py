@@ -6,15 +6,14 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 
-from services.store.blobs import deadlines
 from services.store.blobs.cache import FileCache
+from services.store.blobs.deadlines import answers_within
 from services.store.blobs.evaluations import Evaluations, RowLosses
 from services.store.blobs.files import exists, remove, try_store, whole_file
 from services.store.blobs.objects import Objects
@@ -37,8 +36,6 @@ def s3(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Itera
     hasty = request.node.get_closest_marker("hasty") is not None
     limits = {"connect_timeout": 2, "read_timeout": 1 if hasty else 60, "retries": {"max_attempts": 1}}
     monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": limits})
-    if hasty:
-        monkeypatch.setattr(deadlines, "_answer_seconds", ContextVar("answer_seconds", default=3.0))
     with s3_server(monkeypatch) as server:
         yield server
 
@@ -123,7 +120,7 @@ def test_a_store_that_takes_nothing_says_why_and_keeps_nothing(
     objects = Objects(s3.url)
     s3.door.mode = mode
     for act in (lambda: objects.put_folder("job-1", "c1", folder), lambda: write(s3.url, range(3))):
-        with pytest.raises(kind, match=words) as caught:
+        with pytest.raises(kind, match=words) as caught, answers_within(3.0 if mode in ("mute", "deaf") else 60.0):
             act()
         assert s3.url in str(caught.value)
         assert type(caught.value) is kind
@@ -176,11 +173,15 @@ def operations(s3: S3, folder: Path, tmp_path: Path) -> dict[str, Callable[[], o
 def test_no_operation_waits_for_a_silent_store_beyond_its_deadline(
     s3: S3, folder: Path, tmp_path: Path, mode: str, which: str | None
 ) -> None:
+    def hasty(act: Callable[[], object]) -> object:
+        with answers_within(3.0):
+            return act()
+
     asked = operations(s3, folder, tmp_path)
     asked = {name: act for name, act in asked.items() if which is None or name in which.split()}
     s3.door.mode = mode
     with ThreadPoolExecutor(len(asked)) as pool:
-        running = {name: pool.submit(act) for name, act in asked.items()}
+        running = {name: pool.submit(hasty, act) for name, act in asked.items()}
         for name, future in running.items():
             error = future.exception(timeout=45)
             assert type(error) is StoreUnavailable, f"{name}: {error!r}"
