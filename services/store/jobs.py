@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -16,8 +15,6 @@ from services.store.ids import new_id
 from services.store.job_reader import JobReader
 from services.store.records import CheckpointRecord, Control, CutReport, ErrorRecord, JobRecord, JobSpec, JobState
 from services.store.scripts import Scripts
-
-log = logging.getLogger("turnloom.store")
 
 #: Attempts in a row without a committed step before a job fails.
 MAX_IDLE_ATTEMPTS = 3

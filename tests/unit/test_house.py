@@ -28,8 +28,6 @@ FUNCTION_LINES: Final = 60  #: from `def` to its last line, without its docstrin
 #: Longer ones, each with its reason.
 LONGER: Final = {
     "services/store/job_record.py read_job": "a field of the record on each line",
-    "bench/gpu/accelerated.py": "TODO",
-    "bench/gpu/host.py": "TODO",
 }
 #: The packages within which a class's name says which class it is.
 PACKAGES = {
