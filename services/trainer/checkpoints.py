@@ -51,8 +51,12 @@ class ObjectStore(Protocol):
         ...
 
 
-class Server(Protocol):
-    """The method of TuftHttp that this module uses."""
+class CheckpointServer(Protocol):
+    """The methods of TuftHttp that checkpoints need."""
+
+    def unload(self, run_id: str) -> None:
+        """Free a run's adapter."""
+        ...
 
     def delete_checkpoint(self, run_id: str, name: str) -> None:
         """Remove a saved state."""
@@ -122,7 +126,7 @@ class ServerFolder:
         folder = self.of(path) / "adapter"
         return (folder / "optimizer.pt").is_file() and not (folder / WHOLE_OPTIMIZER).is_file()
 
-    def remover(self, server: Server) -> Callable[[str], None]:
+    def remover(self, server: CheckpointServer) -> Callable[[str], None]:
         """Return a function that deletes a saved adapter at the server, by its path."""
 
         def remove(path: str) -> None:
