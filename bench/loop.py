@@ -25,8 +25,8 @@ from services.trainer.backend import Adam, Logprobs
 from services.trainer.batches.batching import MOST_CALL_TOKENS
 from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import Weights
+from services.trainer.connection.sdk_http import SdkHttp
 from services.trainer.loop import RunSpec
-from services.trainer.sdk_http import SdkHttp
 from services.trainer.tuft import TuftBackend, TuftSettings, connect
 from tests.fakes.fake_tuft import FakeTuft
 from tests.support.trainer_parts import SMALL, MemoryJournal, plan, row, run, settings_of

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.trainer.sdk_http import SdkHttp
+from services.trainer.connection.sdk_http import SdkHttp
 
 
 class Echo(BaseHTTPRequestHandler):
