@@ -86,7 +86,7 @@ def _url_files(url: str) -> list[str] | None:
             return [url]
         names = system.find(path) if system.isdir(path) else system.glob(path)
         return sorted(str(system.unstrip_protocol(name)) for name in names if system.isfile(name)) or None
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a store's client raises errors of its own: botocore's are no OSError
         raise SourceNotReadable(
             f"{url} can't be looked at: {error}", hint="Check the URL and its credentials."
         ) from error
