@@ -49,7 +49,7 @@ OTHERS: Final[Mapping[str, tuple[str, str]]] = {
 #: Variables that the code reads in another unit, or into something else, than the field says: meaning and default.
 READ_AS: Final[Mapping[str, tuple[str, str]]] = {
     "TURNLOOM_TUFT_PRECISION": ("fp32 or bf16: how exactly a restored checkpoint has to show its probe NLL.", "by GPU"),
-    "TURNLOOM_LEDGER_DAYS": ("Days that the keys of an archived ledger stay.", "30"),
+    "TURNLOOM_LEDGER_DAYS": ("days that the keys of a FAILED or CANCELLED job's archived ledger stay", "7"),
     "TURNLOOM_STORE_CACHE_GB": ("GB of copies of an object store's files that are kept.", "20"),
     "TURNLOOM_STORE_CACHE": ("Where these copies are.", "turnloom-store in the temporary folder"),
     "TURNLOOM_EXPORTER_HOST": ("Address where the exporter listens.", "0.0.0.0"),  # noqa: S104  # as the exporter has it

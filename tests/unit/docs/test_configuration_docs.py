@@ -32,6 +32,20 @@ def test_every_variable_that_any_file_names_is_on_the_page() -> None:
     assert sorted(variable for variable in variables if f"`{variable}`" not in PAGE) == []
 
 
+def test_other_pages_give_the_defaults_of_the_code() -> None:
+    said = {
+        (name, page): default
+        for page in ("runs.md", "openai.md")
+        for name, default in re.findall(
+            r"^\| (TURNLOOM_\w+) \| (\d+) \|", (docs.PAGE.parent / page).read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    here = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", PAGE, re.MULTILINE))
+    compared = {key: default for key, default in said.items() if key[0] in here}
+    assert len(compared) > 15
+    assert {key: here[key[0]] for key in compared} == compared
+
+
 def test_every_setting_has_a_meaning_and_a_name_once_a_table() -> None:
     for section in PAGE.split("\n## ")[1:]:
         rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", section, re.MULTILINE)
