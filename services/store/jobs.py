@@ -114,10 +114,6 @@ class Jobs:
         self._scripts.run("reject", job=job_id, error=encode(error))
         return self.get(job_id)
 
-    def keep_validating(self, job_id: str) -> None:
-        """Report that validation still runs; needed every VALIDATION_LEASE / 3 seconds."""
-        self._scripts.run("validating", job=job_id, lease=_milliseconds(VALIDATION_LEASE))
-
     def get(self, job_id: str) -> JobRecord:
         """Return one job, read atomically. Raises NotFound."""
         stored = cast(dict[str, str], self._client.hgetall(keys.job(job_id)))

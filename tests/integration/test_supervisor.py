@@ -197,10 +197,6 @@ def test_a_validation_whose_api_died_fails(store: Store, watcher: Supervisor, cl
     watcher.round()
     assert store.jobs.get(job.id).state is JobState.VALIDATING
     lose_lease(store, job)
-    store.jobs.keep_validating(job.id)
-    watcher.round()
-    assert store.jobs.get(job.id).state is JobState.VALIDATING
-    lose_lease(store, job)
     assert store.jobs.expire(job.id)
     found = store.jobs.get(job.id)
     assert (found.state, found.error and found.error.code) == (JobState.FAILED, "VALIDATION_LOST")

@@ -22,7 +22,7 @@ from tests.unit.masks.test_model import source
 from turnloom.masks import Masker, ModelNotUsable, Options, PreprocessError, TrainOn, Truncation, load_model
 from turnloom.masks.domain import errors
 from turnloom.masks.domain.errors import InvalidOption, MalformedConversation, TooLong
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.reading import conversation_from
 from turnloom.masks.pipeline import preprocess_batch
 from turnloom.masks.prepare import prepare
@@ -47,7 +47,7 @@ def masker(folder: Path) -> Masker:
 def test_rows_are_those_of_the_pipeline(masker: Masker) -> None:
     expected = preprocess_batch([conversation_from(chat) for chat in CHATS], masker.options, masker.model)
     for got, wanted in zip(masker(CHATS), expected, strict=True):
-        if isinstance(wanted, Preprocessed):
+        if isinstance(wanted, PreprocessedConversation):
             assert [row.token_ids.tolist() for row in got.rows] == [one.token_ids.tolist() for one in wanted.examples]
             assert [row.target_weights.tolist() for row in got.rows] == [
                 one.target_weights().tolist() for one in wanted.examples
