@@ -222,10 +222,10 @@ def no_image_of_ours_but_tuft_holds_torch(stack: ComposeStack) -> str:
     """And each says its size."""
     script = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
     limits = {
-        "turnloom/preprocess:0.1.0": 550,
-        "turnloom/rest:0.1.0": 650,
-        "turnloom/trainer:0.1.0": 700,
-        "turnloom/preprocess-worker:0.1.0": 900,
+        "turnloom/preprocess:0.2.0": 550,
+        "turnloom/rest:0.2.0": 650,
+        "turnloom/trainer:0.2.0": 700,
+        "turnloom/preprocess-worker:0.2.0": 900,
     }
     sizes = []
     for image, limit in limits.items():

@@ -97,7 +97,7 @@ CLIENT: dict[str, set[str]] = {
             "cli.running": "client display errors transport",
             "cli.options": "cli.running errors reading v1 wire",
             "cli": "cli.running cli.options client display embedded errors foreign learning_rates optional progress "
-            "publish reading results transport v1 wire",
+            "publish reading results transport v1 version wire",
             "demo": "cli cli.running client display embedded errors reading v1 wire",
         }.items()
     },

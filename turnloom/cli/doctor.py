@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
 
 import typer
 from rich.markup import escape
@@ -18,6 +17,7 @@ from turnloom.display.words import ago, coloured, seconds
 from turnloom.errors import DeadlineExceeded, NotAllowed, Refused, ServerUnreachable, Unavailable, Unimplemented
 from turnloom.transport.reaching import steps
 from turnloom.v1 import training_pb2
+from turnloom.version import VERSION
 
 PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy", "ALL_PROXY")
 SKEW_SECONDS = 60.0  #: a heartbeat from further in the future means that clocks differ
@@ -64,9 +64,8 @@ def _ended(sentence: str) -> str:
 
 def examine(session: Session) -> Iterator[Check]:
     """Yield all checks in order; those that need an unreachable server are left out."""
-    client = metadata.version("turnloom")
     python = ".".join(map(str, sys.version_info[:3]))
-    yield Check("client", "ok", f"turnloom {client} on Python {python}.")
+    yield Check("client", "ok", f"turnloom {VERSION} on Python {python}.")
     yield _proxies()
     began = time.monotonic()
     try:
@@ -84,7 +83,7 @@ def examine(session: Session) -> Iterator[Check]:
         return
     yield Check("token", "ok", _token(session))
     yield _versions(
-        client, version, f"answers at {session.client.address} in {(time.monotonic() - began) * 1000:.0f} ms"
+        VERSION, version, f"answers at {session.client.address} in {(time.monotonic() - began) * 1000:.0f} ms"
     )
     yield from _asked("models", lambda: _models(session))
     yield from _asked("hosts", lambda: _hosts(session))

@@ -247,34 +247,6 @@ def test_the_engine_needs_none_of_the_clients_or_services_libraries(folder: Path
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
 
 
-@pytest.mark.slow
-def test_the_wheel_with_the_extra_masks_masks_in_an_environment_of_its_own(folder: Path, tmp_path: Path) -> None:
-    root, venv = Path(__file__).resolve().parents[3], tmp_path / "venv"
-    lines = tmp_path / "chats.jsonl"
-    lines.write_text("".join(json.dumps(chat) + "\n" for chat in CHATS))
-    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, timeout=120)
-    python = str(venv / "bin/python")
-    quiet = ["install", "-q", "--disable-pip-version-check"]
-    subprocess.run([python, "-m", "pip", *quiet, f"{root}[masks]"], check=True, timeout=600, cwd=tmp_path)
-    listed = subprocess.run(
-        [python, "-m", "pip", "list"], check=True, timeout=60, capture_output=True, text=True
-    ).stdout
-    assert not [
-        name for name in ("grpcio", "redis", "rq", "pyarrow", "transformers", "typer") if f"\n{name} " in listed
-    ]
-    script = SCRIPT.format(forbidden=set(FORBIDDEN))
-    done = subprocess.run(
-        [python, "-c", script, str(folder), str(lines)],
-        capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
-    command = subprocess.run(
-        [str(venv / "bin/turnloom")], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
-    )
-    assert command.returncode == 1
-    assert "is not installed; run pip install 'turnloom[client]'" in command.stderr
-
-
 @pytest.mark.parametrize(("sent", "expected"), [(0, "0"), (7, "7"), ("", ""), (None, ""), ("a", "a")])
 def test_an_id_of_zero_is_an_id(sent: object, expected: str) -> None:
     assert conversation_from({"messages": [], "id": sent}).id == expected
