@@ -30,5 +30,5 @@ assert gc.collect() >= 1, "new cycles are still found"
 
 def test_collections_leave_out_what_was_loaded_and_still_find_new_cycles() -> None:
     """In a process of its own: a collector that was settled stays so."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
