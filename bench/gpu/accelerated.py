@@ -36,11 +36,8 @@ from services.tuft import layers, memory
 from services.tuft.model import AcceleratedModel
 
 os.environ.setdefault("TURNLOOM_TUFT_ACCELERATE", "always")
-STOCK_BUDGET: Final = {
-    "tiny": 256,
-    "0.6b": 16_384,
-    "4b": 8_192,
-}  #: padded tokens of a call, as the trainer cuts for stock
+#: Padded tokens of a call, as the trainer cuts for stock.
+STOCK_BUDGET: Final = {"tiny": 256, "0.6b": 16_384, "4b": 8_192}
 GUIDE_MICRO: Final = {"tiny": 4, "0.6b": 8, "4b": 4}  #: of the guide's loop; 16 takes 132 of 140 GB at 0.6B
 CARDS: Final = (24, 48, 80)  #: GB
 ADAM: Final = types.AdamParams(learning_rate=1e-4, beta1=0.9, beta2=0.95, eps=1e-8)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from services.store.errors import CheckpointNotUsable
 from services.store.records import CheckpointRecord
-from services.trainer.checkpoints import ObjectStore, ServerFolder
+from services.trainer.checkpoints import CheckpointServer, ObjectStore, ServerFolder
 from services.trainer.errors import BackendError
 
 log = logging.getLogger(__name__)
@@ -31,18 +31,6 @@ class CheckpointLedger(Protocol):
 
     def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:
         """Forget a checkpoint; refuses the last and the best."""
-        ...
-
-
-class Server(Protocol):
-    """The methods of TuftHttp that this module uses."""
-
-    def unload(self, run_id: str) -> None:
-        """Free a run's adapter."""
-        ...
-
-    def delete_checkpoint(self, run_id: str, name: str) -> None:
-        """Remove a saved state."""
         ...
 
 
@@ -71,7 +59,7 @@ class Keeper:
     keep: int  #: beside the best and the last
     named: Callable[[], tuple[str, str]]  #: ids of the best and the last checkpoint just now
     ledger: CheckpointLedger
-    server: Server
+    server: CheckpointServer
     folder: ServerFolder
     objects: ObjectStore
     aside: Callable[[str, Callable[[], object]], None]  #: makes a write to the store later: nobody waits for it here
