@@ -1,8 +1,8 @@
-"""TuFT training server behind its SDK. Only this module and tuft_data.py of the trainer import tinker.
+"""TuFT training server behind its SDK. Only this module and sdk/ of the trainer import tinker.
 
 The SDK waits for minutes silently, retries some answers without limit, and is left in conflict by some failures. So
 every wait has a deadline and ends at once when the server's process does (tripwire.py). After any failure the client is
-thrown away. Requests that the server would accept and train wrongly are refused before they are sent (tuft_data.py).
+thrown away. Requests that the server would accept and train wrongly are refused before they are sent (sdk/data.py).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import Weights
 from services.trainer.errors import BackendError, CheckpointLost, Code, backend_error, classify
 from services.trainer.in_thread import in_thread
+from services.trainer.sdk.data import datums, logprobs_of
 from services.trainer.tripwire import Tripwire
-from services.trainer.tuft_data import datums, logprobs_of
 
 SDK_VERSION = "0.25.0"  #: the only one that TuFT 0.2.2 trains with
 GLANCE = 0.25  #: seconds between looks at the tripwire while waiting
