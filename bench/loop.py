@@ -15,14 +15,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
+from unittest import mock
 
 import numpy as np
 
 from services.store.records import Hyperparameters, StepRecord
+from services.trainer import tuft
 from services.trainer.backend import Adam, Logprobs
 from services.trainer.batches.batching import MOST_CALL_TOKENS
 from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import Weights
+from services.trainer.connection.sdk_http import SdkHttp
 from services.trainer.loop import RunSpec
 from services.trainer.tuft import TuftBackend, TuftSettings, connect
 from tests.fakes.fake_tuft import FakeTuft
@@ -122,9 +125,12 @@ def alone(*, packs: bool) -> Cost:
     return journal.cost()
 
 
-def through_sdk(*, packs: bool) -> Cost:
-    """The process of a job but for Redis, in front of the fake TuFT."""
-    with tempfile.TemporaryDirectory() as folder:
+def through_sdk(*, packs: bool, own_http: bool = True) -> Cost:
+    """The process of a job but for Redis, in front of the fake TuFT; `own_http`: with the client of sdk_http.py."""
+    with (
+        mock.patch.object(tuft, "SdkHttp", SdkHttp if own_http else lambda: None),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         home = Path(folder) / "tuft"
         with FakeTuft(home, packs=PASS_TOKENS if packs else 0, persistence=False) as fake:
             fake.fault("optim_step", "slow", ms=STEP_MILLISECONDS)
@@ -143,6 +149,7 @@ def main() -> None:
         ("accelerated, around an instant server", lambda: alone(packs=True)),
         ("stock cut, around an instant server", lambda: alone(packs=False)),
         ("accelerated, through the SDK", lambda: through_sdk(packs=True)),
+        ("accelerated, through the SDK and its own HTTP client", lambda: through_sdk(packs=True, own_http=False)),
         ("stock cut, through the SDK", lambda: through_sdk(packs=False)),
     )
     found: dict[str, list[Cost]] = {}

@@ -35,6 +35,7 @@ OTHERS: Final[Mapping[str, tuple[str, str]]] = {
         "",
     ),
     "TURNLOOM_TUFT_ACCELERATE": ("Turnloom's own model inside TuFT: 0, 1 (on a GPU), or always (on a CPU, too).", "1"),
+    "TURNLOOM_TUFT_GRAPHS": ("0: passes of small models are not recorded as CUDA graphs.", "1"),
     "TURNLOOM_TUFT_STATUS_DIR": ("Folder where the models inside TuFT say what they do; set by the launcher.", ""),
     "TURNLOOM_TUFT_MODEL_NAME": ("Name of the CPU server's model.", "turnloom/tiny-qwen3"),
     "TURNLOOM_REST_API_TLS": ("1: the OpenAI-compatible service encrypts towards the API.", ""),

@@ -13,26 +13,31 @@ import traceback
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from bench.gpu.ballast import ballast
 from bench.gpu.conversations import chats
-from bench.gpu.figures import largest_relative_difference, series_is_continuous
+from bench.gpu.faults import TAKEN, Faults
+from bench.gpu.figures import largest_relative_difference
 from bench.gpu.host import Host, Measured, record
 from bench.gpu.parts import GPU_CONFIG, GPU_CONFIG_MODEL, Services, Tuft, served_name, several_entries, started
-from bench.gpu.plan import MODEL, Plan, begun, end_children, keep_logs, machine, options
+from bench.gpu.plan import MODEL, begun, end_children, keep_logs, machine, options
 from bench.gpu.report import summary
 from services.trainer.batches.batching import CALL_OVERHEAD
 from services.trainer.host.gpu import find
-from turnloom.errors import StackError
 from turnloom.v1 import training_pb2 as tr
 
 FAST: Final = "accelerated"  #: TURNLOOM_HOST of the workers at the accelerated server
+WRITTEN: Final = "written"  #: the same at an accelerated server that records no passes
 STOCK: Final = "stock"  #: the same at stock TuFT
-NAMES: Final = {FAST: "turnloom, accelerated", STOCK: "turnloom, stock TuFT"}
+NAMES: Final = {
+    FAST: "turnloom, accelerated",
+    WRITTEN: "turnloom, accelerated, kernel by kernel",
+    STOCK: "turnloom, stock TuFT",
+}
 GUIDE_CONVERSATIONS: Final = 9_500  #: of the run in TuFT's guide
 GUIDE_EPOCHS: Final = 3
 LONG_STEPS: Final = 201  #: of the product, for the extrapolation to that run
@@ -40,13 +45,22 @@ OVERHEADS: Final = (2_000, 8_000)  #: padded tokens that a call may cost, for `l
 LEVERS_SEED: Final = 100  #: every lever has batches of its own, so that the server has not seen their shapes
 
 
-class Bench(Plan):
+class Bench(Faults):
     """The phases."""
 
     def both(self) -> Mapping[str, Tuft]:
         """Two servers: the accelerated one, and stock TuFT with an entry per micro_batch_size."""
         gpu = self.gpus[0] if self.gpus else None
         return {FAST: self._entries(FAST, [self.scale.ours], gpu, accelerated=True), STOCK: self.stock()[STOCK]}
+
+    def two_ways(self) -> Mapping[str, Tuft]:
+        """Two accelerated servers on one GPU, which work by turns: passes as CUDA graphs, and kernel by kernel."""
+        written = {"TURNLOOM_TUFT_GRAPHS": "0"}
+        gpu = self.gpus[0] if self.gpus else None
+        return {
+            name: self._entries(name, [self.scale.ours], gpu, accelerated=True, environment=more)
+            for name, more in ((WRITTEN, written), (FAST, {}))
+        }
 
     def stock(self) -> Mapping[str, Tuft]:
         """Stock TuFT alone, with an entry per micro_batch_size."""
@@ -57,20 +71,25 @@ class Bench(Plan):
         """deploy/tuft/gpu.yaml, accelerated."""
         return {FAST: Tuft(self.place, "faults", GPU_CONFIG, 1)}
 
-    def _entries(self, name: str, micro: Sequence[int], gpu: str | None, *, accelerated: bool) -> Tuft:
+    def _entries(
+        self, name: str, micro: Sequence[int], gpu: str | None, *, accelerated: bool,
+        environment: Mapping[str, str] | None = None,
+    ) -> Tuft:  # fmt: skip
         config = self.place.folder / f"{name}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(several_entries(self.place, micro))
-        return Tuft(self.place, name, config, len(micro), accelerated=accelerated, gpus=gpu)
+        return Tuft(self.place, name, config, len(micro), accelerated=accelerated, environment=environment, gpus=gpu)
 
     @contextmanager
     def host(self, name: str, tufts: Mapping[str, Tuft], served: str) -> Iterator[Host]:
-        """Everything up, with dataset and start."""
+        """Everything up, with dataset and start; `tight`: beside a neighbour that was there first."""
         begun = time.monotonic()
         folder = self.place.folder / f"{name}-turnloom"
         services = Services(self.place, folder, tufts, {MODEL: served}, workers=2)
-        with started(list(tufts.values())), services:
+        with started(list(tufts.values())), services, ExitStack() as stack:
             up = time.monotonic() - begun
+            if name == "tight":
+                stack.enter_context(self._neighbour(tufts))
             with Host(self.place, self.scale, services) as host:
                 talk = chats(self.scale.chats, scale=self.scale.shrink)
                 seconds = host.make_dataset(MODEL, talk)
@@ -91,6 +110,14 @@ class Bench(Plan):
                 self.note("acceleration", servers={key: tuft.acceleration() for key, tuft in tufts.items()})
                 self._keep_metrics(host, name)
 
+    @contextmanager
+    def _neighbour(self, tufts: Mapping[str, Tuft]) -> Iterator[None]:
+        """Fill the card once the servers have found the size of their passes."""
+        while any(one["state"] != "ready" for tuft in tufts.values() for one in tuft.acceleration()):
+            time.sleep(0.5)
+        with ballast(int(TAKEN * find().gpus[0].memory_bytes)):
+            yield
+
     def compare(self, host: Host) -> None:
         """Losses over 21 steps, then interleaved repetitions: the product accelerated and on stock TuFT, the guide."""
         if self.losses:
@@ -99,7 +126,7 @@ class Bench(Plan):
 
     def product(self, host: Host, where: str, steps: int, **fields: object) -> Measured:
         """The product on one of the servers, with the calls that are best there."""
-        budget = self.scale.packed if where == FAST else self.scale.budget
+        budget = self.scale.budget if where == STOCK else self.scale.packed
         chosen = {"max_tokens_per_call": budget, **fields}
         return host.product(NAMES[where], MODEL, self.steps(steps), host=where, **chosen)  # type: ignore[arg-type]
 
@@ -176,6 +203,16 @@ class Bench(Plan):
         steps = self.steps(3 if who == 1 else guide_steps)
         loop = partial(host.loop, f"guide micro {who}", who, steps, seed=seed)
         return self.run("compare", loop, repetition=repetition)
+
+    def graphs(self, host: Host) -> None:
+        """The same job on both servers by turns; the first repetition records what the others replay."""
+        for repetition in range(self.repetitions):
+            order = (FAST, WRITTEN) if repetition % 2 == 0 else (WRITTEN, FAST)
+            for where in order:
+                if self.left() < 25:
+                    return
+                job = partial(self.product, host, where, self.scale.fast_steps, seed=repetition + 1)
+                self.run("graphs", job, repetition=repetition)
 
     def guide_sized(self, host: Host) -> None:
         """What the guide's run would take, from 200 steps of the product and a few of the guide's loop."""
@@ -270,85 +307,12 @@ class Bench(Plan):
             self.note("pair_job", **record(one))
         self.note("pair", tokens_per_second=tokens / (end - begin), seconds=end - begin)
 
-    def alone(self, host: Host) -> None:
-        """One job on the server as it is delivered."""
-        self.run("alone", lambda: host.product("alone", MODEL, self.steps(21), max_tokens_per_call=self.scale.packed))
-
-    def kill(self, host: Host) -> None:
-        """SIGKILL for TuFT in the middle of a run, started again 10 s later."""
-        steps = 30
-        job = host.submit(MODEL, steps, checkpoint_every=5)
-        host.until(job, 12, 120)
-        host.tuft.kill()
-        killed = time.time()
-        time.sleep(10)
-        up = host.tuft.start()
-        ended = host.ended(job, max(60, self.left()))
-        series = list(host.client.jobs.steps(job))
-        resumed = next((one.time.ToNanoseconds() / 1e9 for one in series if one.attempt > 1), None)
-        self.note(
-            "kill",
-            state=tr.JobState.Name(ended.state),
-            error=ended.error.message,
-            attempts=ended.attempt,
-            continuous=series_is_continuous([step.step for step in series], steps),
-            attempt_of_step=[step.attempt for step in series],
-            server_up_again_seconds=up,
-            killed_to_next_step_seconds=resumed - killed if resumed else None,
-            nlls=[step.nll_sum for step in series],
-            events=[f"{one.attempt} {one.type}: {one.message}"[:200] for one in host.client.jobs.events(job)],
-        )
-        if self.left() > 130:
-            whole = host.product("never killed", MODEL, steps)
-            if whole.nlls:
-                difference = largest_relative_difference([step.nll_sum for step in series], whole.nlls)
-                self.note("kill_difference", largest_relative=difference, against="the same job, never killed")
-
-    def oom(self, host: Host) -> None:
-        """A card that is nearly full: first so that smaller calls fit, then so that nothing does."""
-        if self.place.rehearsal:
-            return
-        peak = max(used for _, used in host.gpu.memory)
-        first_idle = host.gpu.memory[-1][1]
-        total = float(find().gpus[0].memory_bytes)
-        step = peak - first_idle  # what the largest step so far took beside weights
-        neighbours = (
-            ("half of the card", total / 2),
-            ("half of what a step takes", step / 2),
-            ("next to nothing", step / 100),
-        )
-        for name, left in neighbours:
-            idle = host.gpu.memory[-1][1]  # a server that ran out of memory keeps some of it
-            held = left if name == "half of the card" else total - idle - left
-            room = total - idle - held
-            with ballast(int(held)):
-                job = host.submit(MODEL, 6, checkpoint_every=2)
-                with suppress(StackError):  # one that did not end in time is a result, too
-                    host.ended(job, max(40, min(150, self.left())))
-                ended = host.client.jobs.retrieve(job)
-                events = [f"{one.attempt} {one.type}: {one.message}"[:260] for one in host.client.jobs.events(job)]
-            self.note(
-                "oom",
-                name=name,
-                room_bytes=room,
-                step_bytes=step,
-                servers=host.tuft.acceleration(),
-                state=tr.JobState.Name(ended.state),
-                code=ended.error.code,
-                error=ended.error.message,
-                hint=ended.error.hint,
-                attempts=ended.attempt,
-                steps=[step.step for step in host.client.jobs.steps(job)],
-                events=events,
-            )
-            if self.left() < 60:
-                return
-
     def _keep_metrics(self, host: Host, name: str) -> None:
         with urllib.request.urlopen(host.services.exporter_url, timeout=10) as answer:
             (self.out / f"metrics-{self.scale.size}-{name}.txt").write_bytes(answer.read())
 
 
+TWO_WAYS: Final = {"graphs": Bench.graphs}
 BOTH: Final = {"compare": Bench.compare, "guide_sized": Bench.guide_sized}
 SHARED: Final = {
     "pair": Bench.pair,
@@ -356,6 +320,7 @@ SHARED: Final = {
     "depths": Bench.depths,
     "levers": Bench.levers,
 }
+TIGHT: Final = {"tight": Bench.tight}
 FAULTS: Final = {"alone": Bench.alone, "kill": Bench.kill, "oom": Bench.oom}
 
 
@@ -375,9 +340,11 @@ def main() -> int:
     failed = False
     ours = served_name(scale.ours)
     for name, tufts, served, phases in (
+        ("ways", bench.two_ways, ours, TWO_WAYS),
         ("both", bench.both, ours, BOTH),
         ("shared", bench.stock, ours, SHARED),
         ("faults", bench.as_delivered, GPU_CONFIG_MODEL, FAULTS),
+        ("tight", bench.as_delivered, GPU_CONFIG_MODEL, TIGHT),
     ):
         chosen = [phases[phase] for phase in arguments.phases.split(",") if phase in phases]
         if not chosen or bench.left() < 60:

@@ -213,9 +213,19 @@ class Bench:
         )
 
     def stream(self) -> None:
-        """Steps as the server runs them: the next one is launched while the GPU works on the last one."""
+        """Steps as the server runs them: the next one is launched while the GPU works on the last one.
+
+        By turns as CUDA graphs, where the model records them, and kernel by kernel; each round has steps of its own.
+        """
+        graphs = self.model._graphs
+        for number in range(6):
+            self.model._graphs = graphs if number % 2 == 0 else None
+            self._stream("as graphs" if number % 2 == 0 else "kernel by kernel", 200 + 24 * number)
+        self.model._graphs = graphs
+
+    def _stream(self, name: str, first: int) -> None:
         self.reset()
-        steps = [one_call(self.rows(step)) for step in range(200, 224)]
+        steps = [one_call(self.rows(step)) for step in range(first, first + 24)]
         for sent in steps[:4]:
             self.timed(sent)
         if GPU:
@@ -230,10 +240,12 @@ class Bench:
             torch.cuda.synchronize()
         took = time.perf_counter() - begun
         tokens = sum(datum.model_input.length for sent in steps[4:] for data in sent for datum in data)
+        status = self.model.status
         self.note(
-            "stream", tokens_per_second=round(tokens / took), ms_a_step=round(1e3 * took / 20, 1),
-            cpu_ms_a_step=round(1e3 * launched / 20, 1),
+            "stream", name=name, tokens_per_second=round(tokens / took), ms_a_step=round(1e3 * took / 20, 1),
+            cpu_ms_a_step=round(1e3 * launched / 20, 1), graphs=status.graphs, replayed=status.replayed,
             peak_gb=round(torch.cuda.max_memory_allocated() / 1e9, 1) if GPU else None,
+            reserved_gb=round(torch.cuda.memory_reserved() / 1e9, 1) if GPU else None,
         )  # fmt: skip
 
     def passes(self) -> None:

@@ -3,8 +3,9 @@
     python -m bench.gpu.two_gpus --size 4b --prepared DIR --out DIR [--seconds 330] [--larger 8b]
 
 In this order, each result on disk as soon as it is known: a job over both GPUs (deploy/tuft/gpu-fsdp.yaml), the same
-job killed with its server in the middle, the same steps on one GPU by stock TuFT, then two accelerated servers with a
-worker each: one job alone, two jobs at once, and one server killed for good. With time left, a larger model over both.
+job killed with its server in the middle, the same steps on one GPU by stock TuFT (on a third one, where --gpus names
+it), then two accelerated servers with a worker each: one job alone, two jobs at once, and one server killed for good.
+Phase `larger`: the first three with a larger geometry. With --stock the server over both is TuFT without services.tuft.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -38,19 +39,21 @@ PAIR_STEPS: Final = 12
 PAIR_ROUNDS: Final = 3
 BOTH: Final = "both"  #: TURNLOOM_HOST of the worker at the server over two GPUs
 ONE: Final = "one"  #: the same at stock TuFT on the first GPU
-LARGER_STEPS: Final = 8
 HOST_LOST_SECONDS: Final = 45  #: of silence; a host reports every 20
 
 
+@dataclass(slots=True)
 class TwoGpus(Plan):
     """The plan."""
+
+    stock: bool = False  #: the server over both GPUs is TuFT as it is
 
     def fsdp(self, place: Place, name: str = BOTH) -> Tuft:
         """One model over two GPUs, as deploy/tuft/gpu-fsdp.yaml has it."""
         on_cpu = {"PYTHONPATH": str(REHEARSAL), "RAY_OVERRIDE_RESOURCES": '{"GPU": 2, "CPU": 4}'}
         environment = on_cpu if place.rehearsal else {}
-        gpus = ",".join(self.gpus)
-        return Tuft(place, name, FSDP_CONFIG, 0, accelerated=False, environment=environment, gpus=gpus)
+        gpus = ",".join(self.gpus[:2])
+        return Tuft(place, name, FSDP_CONFIG, 0, accelerated=not self.stock, environment=environment, gpus=gpus)
 
     def one_gpu(self, name: str, gpu: int, *, accelerated: bool) -> Tuft:
         """A server that sees one GPU."""
@@ -74,18 +77,26 @@ class TwoGpus(Plan):
 
     def over_both(self) -> None:
         """20 steps, the same again with the server killed, and the same on one GPU from the same adapter."""
-        fsdp = self.fsdp(self.place)
-        with self.up("fsdp", {BOTH: fsdp}, {MODEL: GPU_CONFIG_MODEL}, self.place) as host:
+        self._over_both(self.scale.budget)
+
+    def _over_both(self, alone: int) -> None:
+        """`alone`: padded tokens of a call on one GPU."""
+        with self.up("fsdp", {BOTH: self.fsdp(self.place)}, {MODEL: GPU_CONFIG_MODEL}, self.place) as host:
             budget = 2 * self.scale.budget  # a call is shared out between two GPUs
             host.make_start(MODEL)
-            whole = self.run(
-                "fsdp", lambda: host.product("FSDP over two GPUs", MODEL, STEPS, max_tokens_per_call=budget)
-            )
-            self._note_memory(host)
-            with ThreadPoolExecutor(1) as beside:  # the killed server leaves the GPUs idle for a minute
-                stock = beside.submit(self._on_one_gpu, host, whole)
+            with ThreadPoolExecutor(1) as beside:
+                stock = beside.submit(self._on_one_gpu, host, alone) if len(self.gpus) > 2 else None
+                name = f"FSDP over two GPUs, {self.scale.size}"
+                whole = self.run("fsdp", lambda: host.product(name, MODEL, STEPS, max_tokens_per_call=budget))
+                self._note_memory(host)
+                stock = stock or beside.submit(
+                    self._on_one_gpu, host, alone
+                )  # a killed server leaves the GPUs idle a minute
                 self._killed(host, whole, budget)
-                stock.result()
+                measured = stock.result()
+            if whole.nlls and measured.nlls:
+                difference = largest_relative_difference(whole.nlls, measured.nlls)
+                self.note("fsdp_difference", against=measured.name, largest_relative=difference)
 
     def _killed(self, host: Host, whole: Measured, budget: int) -> None:
         begun = time.time()
@@ -114,43 +125,34 @@ class TwoGpus(Plan):
             events=[f"{one.attempt} {one.type}: {one.message}"[:260] for one in host.client.jobs.events(job)],
         )
 
-    def _on_one_gpu(self, host: Host, whole: Measured) -> None:
+    def _on_one_gpu(self, host: Host, budget: int) -> Measured:
         """Stock TuFT with the product's calls, from the adapter that the job over two GPUs began with."""
-        one = self.one_gpu(ONE, 0, accelerated=False)
+        one = self.one_gpu(ONE, 2 if len(self.gpus) > 2 else 0, accelerated=False)
         with started([one]):
-            measured = self.run(
+            return self.run(
                 "fsdp",
                 lambda: host.loop(
                     "stock TuFT on one GPU", self.scale.ours, STEPS, tuft=one, loop="levers", sort=True, cut_tail=True,
-                    budget=self.scale.budget, overhead=4_000, even=True, few_shapes=True, depth=2,
+                    budget=budget, overhead=4_000, even=True, few_shapes=True, depth=2,
                     adapter_only=True,
                 ),
             )  # fmt: skip
-        if whole.nlls and measured.nlls:
-            difference = largest_relative_difference(whole.nlls, measured.nlls)
-            self.note("fsdp_difference", against=measured.name, largest_relative=difference, nlls=measured.nlls)
 
     def _note_memory(self, host: Host) -> None:
         used = [sizes for _, sizes in host.gpu.memory_of_each]
         self.note("fsdp_memory", peak_bytes=[max(of_one) for of_one in zip(*used, strict=True)])
 
     def larger(self, size: str) -> None:
-        """A few steps of a larger geometry over both GPUs."""
+        """The same with a larger geometry; on one GPU its calls are half as large, so that stock TuFT fits."""
         weights = self.place.weights.with_name(f"weights-{size}")
         make_weights(size, weights, self.place.tuft_python)
-        place = replace(self.place, weights=weights)
-        was, self.scale = self.scale, replace(self.scale, size=size)
+        was = self.place, self.scale
+        self.place = replace(self.place, weights=weights, folder=self.place.folder / size)
+        self.scale = replace(self.scale, size=size)
         try:
-            with self.up("larger", {BOTH: self.fsdp(place, "larger")}, {MODEL: GPU_CONFIG_MODEL}, place) as host:
-                self.run(
-                    "fsdp",
-                    lambda: host.product(
-                        f"FSDP over two GPUs, {size}", MODEL, LARGER_STEPS, max_tokens_per_call=self.scale.budget
-                    ),
-                )
-                self._note_memory(host)
+            self._over_both(self.scale.budget // 2)
         finally:
-            self.scale = was
+            self.place, self.scale = was
 
     # -- two servers side by side --------------------------------------------------------------------------------------
 
@@ -241,11 +243,14 @@ def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--phases", default="over_both,side_by_side,larger")
     parser.add_argument("--larger", default="8b", help="geometry for both GPUs, where there is time")
+    parser.add_argument("--stock", action="store_true", help="TuFT as it is over both GPUs")
     arguments = parser.parse_args()
     place, scale, deadline = begun(arguments)
     os.environ["TURNLOOM_HOST_LOST_SECONDS"] = str(HOST_LOST_SECONDS)  # read by the supervisor
     gpus = (arguments.gpus or "0,1").split(",")
-    bench = TwoGpus(place, scale, arguments.out, deadline, arguments.repetitions, not arguments.no_losses, gpus)
+    bench = TwoGpus(
+        place, scale, arguments.out, deadline, arguments.repetitions, not arguments.no_losses, gpus, arguments.stock
+    )
     bench.note("machine", **machine(), command=" ".join(sys.argv))
     phases = {"over_both": bench.over_both, "side_by_side": bench.side_by_side}
     phases["larger"] = lambda: bench.larger(arguments.larger)

@@ -24,6 +24,7 @@ from services.trainer.loop import probe_nll
 PROBE_ROWS = 8
 PROBE_TOKENS = 4_096
 SAVED_PATH: Final = re.compile(r"tinker://([A-Za-z0-9][A-Za-z0-9._:-]*)/(?:weights|sampler_weights)/([A-Za-z0-9_-]+)")
+WHOLE_OPTIMIZER: Final = "optimizer_whole.pt"  #: of services.tuft: Adam's moments of all GPUs
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -119,9 +120,11 @@ class ServerFolder:
     def keeps_one_optimizer_shard(self, path: str) -> bool:
         """Return whether TuFT's fsdp backend saved a state with its optimizer: it writes the first GPU's shard alone.
 
-        Loading gives that shard to every GPU, so with two of them half of Adam's moments are another half's.
+        Loading gives that shard to every GPU, so with two of them half of Adam's moments are another half's. A TuFT
+        that services.tuft started keeps all of them beside it.
         """
-        return (self.of(path) / "adapter" / "optimizer.pt").is_file()
+        folder = self.of(path) / "adapter"
+        return (folder / "optimizer.pt").is_file() and not (folder / WHOLE_OPTIMIZER).is_file()
 
     def remover(self, server: CheckpointServer) -> Callable[[str], None]:
         """Return a function that deletes a saved adapter at the server, by its path."""

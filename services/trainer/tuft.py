@@ -1,8 +1,9 @@
-"""TuFT training server behind its SDK. Only this module and sdk/ of the trainer import tinker.
+"""TuFT training server behind its SDK. Only this module and connection/ of the trainer import tinker.
 
 The SDK waits for minutes silently, retries some answers without limit, and is left in conflict by some failures. So
-every wait has a deadline and ends at once when the server's process does (tripwire.py). After any failure the client is
-thrown away. Requests that the server would accept and train wrongly are refused before they are sent (sdk/data.py).
+every wait has a deadline and ends at once when the server's process does (connection/tripwire.py). After any failure
+the client is thrown away. Requests that the server would accept and train wrongly are refused before they are sent
+(connection/sdk_data.py).
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from tinker.lib.retry_handler import RetryConfig
 from services.trainer.backend import Adam, Adapter, Logprobs, Sampled, Sampling
 from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import Weights
+from services.trainer.connection.sdk_data import datums, logprobs_of
+from services.trainer.connection.sdk_http import SdkHttp
+from services.trainer.connection.tripwire import Tripwire
 from services.trainer.errors import BackendError, CheckpointLost, Code, backend_error, classify
 from services.trainer.in_thread import in_thread
-from services.trainer.sdk.data import datums, logprobs_of
-from services.trainer.tripwire import Tripwire
 
 SDK_VERSION = "0.25.0"  #: the only one that TuFT 0.2.2 trains with
 GLANCE = 0.25  #: seconds between looks at the tripwire while waiting
@@ -181,7 +183,7 @@ def _params(how: Sampling) -> types.SamplingParams:
 
 def _open(settings: TuftSettings, opened: list[tinker.ServiceClient]) -> tinker.ServiceClient:
     """Open a service with a session, and add it to `opened` for whoever has to close it."""
-    service = tinker.ServiceClient(base_url=settings.url, api_key=settings.api_key)
+    service = tinker.ServiceClient(base_url=settings.url, api_key=settings.api_key, http_client=SdkHttp())
     assert service.holder is not None  # asking for it opens a session, whose 404 is not the checkpoint's
     opened.append(service)
     return service

@@ -92,6 +92,7 @@ class _Group:
     numbers: list[int]  #: in Layout.masters
     rank: int
     scale: float | None  #: of B; None: these are As
+    head: bool  #: of the unembedding, not of the layers
 
     def split(self, masters: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """Give [layers, R, in or out] in `dtype`."""
@@ -104,9 +105,9 @@ class _Group:
         hi = stacked.to(dtype)
         return torch.cat((hi, (stacked - hi.float()).to(dtype)), 1)
 
-    def joined(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Turn gradients of [R, in or out] into those of the masters, fp32. That of lo is hi's once more."""
-        stacked = torch.stack(list(gradients))[:, : self.rank].float()
+    def joined(self, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Turn the gradient of split()'s result into those of the masters, fp32. That of lo is hi's once more."""
+        stacked = gradient[:, : self.rank].float()
         if self.scale is not None:
             stacked = (stacked.transpose(1, 2) * self.scale).contiguous()
         return stacked.unbind()
@@ -118,7 +119,7 @@ class Layout:
 
     places: tuple[_Place, ...]  #: ATTENTION and MLP of each layer, then the head
     masters: list[Tensor]  #: A, B, A, B, ... of the places that have them
-    groups: list[_Group]
+    groups: list[_Group]  #: those of the layers, then the head's
 
     @classmethod
     def of(cls, causal_lm: nn.Module, name: str) -> Layout:
@@ -140,9 +141,9 @@ class Layout:
         for place in places:
             if place.a is None or place.b is None:
                 continue
-            rank = len(place.a)
+            rank, head = len(place.a), place is places[-1]
             for matrix, scale in ((place.a, None), (place.b, place.scaling)):
-                group = groups.setdefault((matrix.shape, scale), _Group([], rank, scale))
+                group = groups.setdefault((head, matrix.shape, scale), _Group([], rank, scale, head))
                 group.numbers.append(len(masters))
                 masters.append(matrix)
         return cls(places, masters, list(groups.values()))
@@ -152,38 +153,55 @@ class Layout:
 
         Args:
             dtype: the model's.
-            gradient: A and B are leaves.
+            gradient: the stacks are leaves.
         """
-        leaves: dict[int, Tensor] = {}
         with torch.no_grad():
-            for group in self.groups:
-                leaves.update(zip(group.numbers, group.split(self.masters, dtype).unbind(), strict=True))
-        ordered = [leaves[number].detach().requires_grad_(gradient) for number in range(len(leaves))]
-        left = iter(ordered)
-        linears: list[Linear] = [
-            (place.weight, place.bias, None, None)
-            if place.a is None
-            else (place.weight, place.bias, next(left), next(left))
-            for place in self.places
-        ]
-        return Operands(linears, ordered, self.groups)
+            stacks = [group.split(self.masters, dtype) for group in self.groups]
+        return Operands(self, [one.requires_grad_(gradient) for one in stacks])
 
 
 @dataclass(frozen=True, slots=True)
 class Operands:
     """What a pass multiplies with."""
 
-    linears: Sequence[Linear]  #: as Layout.places
-    leaves: Sequence[Tensor]  #: as Layout.masters
-    groups: Sequence[_Group]
+    layout: Layout
+    stacks: Sequence[Tensor]  #: a tensor for each of Layout.groups, [matrices, R, in or out]
+
+    def of_layers(self) -> list[Tensor]:
+        """Return the stacks but the unembedding's."""
+        return [one for one, group in zip(self.stacks, self.layout.groups, strict=True) if not group.head]
+
+    def with_layers(self, stacks: Sequence[Tensor]) -> Operands:
+        """Return these operands with other values in the layers."""
+        left = iter(stacks)
+        every = [one if group.head else next(left) for one, group in zip(self.stacks, self.layout.groups, strict=True)]
+        return Operands(self.layout, every)
+
+    def signature(self) -> tuple[object, ...]:
+        """Return which layers have which shapes: the same for adapters that one compilation serves."""
+        return tuple(
+            (tuple(one.shape), tuple(group.numbers))
+            for one, group in zip(self.stacks, self.layout.groups, strict=True)
+            if not group.head
+        )
+
+    def linears(self) -> list[Linear]:
+        """Return the linear layers in the order of Layout.places."""
+        matrices: dict[int, Tensor] = {}
+        for group, stack in zip(self.layout.groups, self.stacks, strict=True):
+            matrices.update(zip(group.numbers, stack.unbind(), strict=True))
+        left = iter(matrices[number] for number in range(len(matrices)))
+        return [
+            (one.weight, one.bias, None, None) if one.a is None else (one.weight, one.bias, next(left), next(left))
+            for one in self.layout.places
+        ]
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients of the masters, fp32, in their order; zeros where nothing was trained."""
         found: dict[int, Tensor] = {}
         with torch.no_grad():
-            given = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.leaves]
-            for group in self.groups:
-                joined = group.joined([given[number] for number in group.numbers])
+            for group, stack in zip(self.layout.groups, self.stacks, strict=True):
+                joined = group.joined(torch.zeros_like(stack) if stack.grad is None else stack.grad)
                 found.update(zip(group.numbers, joined, strict=True))
         return [found[number] for number in range(len(found))]
 

@@ -40,5 +40,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: i
             enable_gqa=True,
         )
         for begin, end in itertools.pairwise(ends)
+        if end > begin
     ]
     return torch.cat([row[0].transpose(0, 1) for row in rows])

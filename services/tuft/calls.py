@@ -14,7 +14,7 @@ from torch import Tensor
 
 from services.tuft import memory, passes
 from services.tuft.adapters import Accumulator, Layout
-from services.tuft.layers import Decoder
+from services.tuft.graphs import Decoding
 from services.tuft.packing import Row, balanced
 
 log = logging.getLogger("turnloom.tuft")
@@ -24,7 +24,7 @@ class Call:
     """One request's rows on their way through the model; not shared between threads at the same time."""
 
     def __init__(
-        self, decoder: Decoder, layout: Layout, rows: Sequence[Row], loss: passes.Loss,
+        self, decoder: Decoding, layout: Layout, rows: Sequence[Row], loss: passes.Loss,
         shrink: Callable[[int], None], *, backward: bool,
     ) -> None:  # fmt: skip
         """Nothing is launched yet. `shrink` hears of each pass that ran out of memory: its number of tokens."""

@@ -35,6 +35,11 @@ SOURCES: Final[Mapping[str, str]] = {
     "loss_fn/ppo.py": "62921858d5aabfd02caf7b55f22ab97ab4831e5643f159a03a60c94051d5592a",
     "loss_fn/trinity_ppo.py": "c8317e1e25781d73b111fc8d5e93edb2f106573c4980564545d7e1f99120d7ba",
 }
+#: Likewise, of the fsdp backend.
+FSDP_SOURCES: Final[Mapping[str, str]] = {
+    "backends/fsdp_engine.py": "a44939d8b601eccd5af64a4ce8a7b066a14c6eff010c0e7f1361f17d3392ca9b",
+    "backends/fsdp_training_backend.py": "21693caa5d03a910b48a63a56ce1b11fcceae80e57f1e056775c86aab0c1a496",
+}
 ARCHITECTURES: Final = ("Qwen3ForCausalLM", "Qwen2ForCausalLM", "LlamaForCausalLM")
 STATIC_ROTARY: Final = ("default", "linear", "llama3", "yarn")  #: kinds whose frequencies don't depend on the input
 LARGEST_HEAD: Final = 256  #: FlashAttention's limit
@@ -58,7 +63,7 @@ def mode(environment: Mapping[str, str]) -> Mode:
         raise ValueError(f"{VARIABLE}: {given!r} can't be used; give 0, 1 or always") from None
 
 
-def installation_reason() -> str:
+def installation_reason(sources: Mapping[str, str] = SOURCES) -> str:
     """Compare versions, and the files that are built upon."""
     for package, pattern in VERSIONS.items():
         try:
@@ -70,12 +75,12 @@ def installation_reason() -> str:
     spec = importlib.util.find_spec("tuft")
     if spec is None or spec.origin is None:
         return "tuft has no files"
-    return source_reason(Path(spec.origin).parent)
+    return source_reason(Path(spec.origin).parent, sources)
 
 
-def source_reason(package: Path) -> str:
+def source_reason(package: Path, sources: Mapping[str, str] = SOURCES) -> str:
     """Compare TuFT's files with those that the accelerated model was written against."""
-    for name, digest in SOURCES.items():
+    for name, digest in sources.items():
         path = package / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             return f"tuft/{name} is not the file of TuFT 0.2.2"
@@ -86,9 +91,12 @@ def config_reason(config: Any, environment: Mapping[str, str]) -> str:
     """Look at one entry of TuFT's supported_models, and where its model will run."""
     if config.colocate:
         return "the model shares its GPU with sampling (colocate)"
-    if environment.get("RAY_ADDRESS"):
-        return "RAY_ADDRESS names a Ray whose workers don't find services.tuft"
-    return ""
+    return place_reason(environment)
+
+
+def place_reason(environment: Mapping[str, str]) -> str:
+    """Look at where Ray's workers are."""
+    return "RAY_ADDRESS names a Ray whose workers don't find services.tuft" if environment.get("RAY_ADDRESS") else ""
 
 
 def model_reason(causal_lm: Any, wanted: Mode) -> str:

@@ -1,4 +1,4 @@
-"""Patch TuFT at run time in two places: the model class that Ray makes, and one more route.
+"""Patch TuFT at run time in three places: the model class and the fsdp actor that Ray makes, and one more route.
 
 TuFT's files stay untouched. Where anything is unlike TuFT 0.2.2, models are made as TuFT makes them.
 """
@@ -30,10 +30,13 @@ def install(environment: Mapping[str, str], folder: Path) -> None:
     off = checks.mode(environment) is checks.Mode.OFF
     reason = f"turned off by {checks.VARIABLE}=0" if off else checks.installation_reason()
     known: dict[str, status.ModelStatus] = {}
+    exact = False
     try:
         if not reason:
             _replace_model(environment, known)
-        _add_route(folder, known, reason)
+        if not off:
+            exact = _replace_fsdp_actor(environment)
+        _add_route(folder, known, reason, exact_fsdp=exact)
     except (ImportError, AttributeError) as error:
         log.warning("turnloom: TuFT is not the one that services.tuft knows (%s); it runs as it is", error)
 
@@ -59,7 +62,21 @@ def _replace_model(environment: Mapping[str, str], known: dict[str, status.Model
     HFTrainingModel.get_actor = classmethod(get_actor)
 
 
-def _add_route(folder: Path, known: Mapping[str, status.ModelStatus], reason: str) -> None:
+def _replace_fsdp_actor(environment: Mapping[str, str]) -> bool:
+    """Let Ray make an ExactActor for each GPU of an fsdp model; returns whether it will."""
+    reason = checks.installation_reason(checks.FSDP_SOURCES) or checks.place_reason(environment)
+    if reason:
+        log.warning("turnloom: adapters of fsdp models stay in bf16: %s", reason)
+        return False
+    from tuft.backends import fsdp_training_backend  # noqa: PLC0415
+
+    from services.tuft.fsdp import ExactActor  # noqa: PLC0415
+
+    fsdp_training_backend.FSDPWorkerActor = ExactActor
+    return True
+
+
+def _add_route(folder: Path, known: Mapping[str, status.ModelStatus], reason: str, *, exact_fsdp: bool) -> None:
     """Add the route that serves the status files."""
     from fastapi import Depends  # noqa: PLC0415
     from tuft import cli, server  # noqa: PLC0415
@@ -72,14 +89,16 @@ def _add_route(folder: Path, known: Mapping[str, status.ModelStatus], reason: st
 
         @app.get(ROUTE, dependencies=[authorized])  # type: ignore[untyped-decorator]
         async def acceleration() -> dict[str, object]:
-            return status.answer(folder, (_of(model, known, reason) for model in config.supported_models))
+            return status.answer(
+                folder, (_of(one, known, reason, exact_fsdp=exact_fsdp) for one in config.supported_models)
+            )
 
         return app
 
     cli.create_root_app = create_root_app
 
 
-def _of(model: Any, known: Mapping[str, status.ModelStatus], reason: str) -> status.ModelStatus:
+def _of(model: Any, known: Mapping[str, status.ModelStatus], reason: str, *, exact_fsdp: bool) -> status.ModelStatus:
     """Return the status of a model that has written no file (yet)."""
     if model.model_name in known:
         return known[model.model_name]
@@ -87,6 +106,8 @@ def _of(model: Any, known: Mapping[str, status.ModelStatus], reason: str) -> sta
         reason = "it does not train"
     elif not reason and model.training_backend != "hf":
         reason = f"its training_backend is {model.training_backend}"
+        if model.training_backend == "fsdp" and exact_fsdp:
+            reason += ", with adapters in fp32"
     return _stock(model.model_name, reason) if reason else status.ModelStatus(model.model_name)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, silu
 from torch.utils.checkpoint import checkpoint
 
-from services.tuft.adapters import Linear, apply, apply_each
+from services.tuft.adapters import Linear, Operands, apply, apply_each
 from services.tuft.attention import attend
 
 PER_LAYER = 7  #: linear layers of a decoder layer, as adapters.Layout orders them
@@ -86,7 +86,7 @@ class Decoder:
         return self._core.embed_tokens.weight.dtype  # type: ignore[no-any-return]
 
     def __call__(
-        self, tokens: Tensor, positions: Tensor, starts: Tensor, longest: int, linears: Sequence[Linear], *,
+        self, tokens: Tensor, positions: Tensor, starts: Tensor, longest: int, operands: Operands, *,
         gradient: bool, recompute: bool = False,
     ) -> Tensor:  # fmt: skip
         """Compute hidden states after the last norm, [T, width].
@@ -96,10 +96,11 @@ class Decoder:
             positions: int64 [T].
             starts: int32 [R + 1], where rows begin; ends with T.
             longest: tokens of the longest row.
-            linears: adapters.Operands.linears.
+            operands: the adapter's.
             gradient: a backward pass follows.
             recompute: keep one layer's activations at a time, for a third more work.
         """
+        linears = operands.linears()
         with torch.no_grad():
             x = embedding(tokens, self._core.embed_tokens.weight)  # the module's hook would ask for its gradient
             cos, sin = (one[0] for one in self._core.rotary_emb(x[None], positions[None]))

@@ -26,7 +26,7 @@ from tuft.config import ModelConfig
 from tuft.loss_fn import metrics_reduction
 from tuft.telemetry.tracing import extract_context, get_tracer
 
-from services.tuft import checks, memory, passes, status
+from services.tuft import checks, graphs, memory, passes, status
 from services.tuft.adapters import Layout
 from services.tuft.calls import Call
 from services.tuft.errors import Odd, UnknownToken
@@ -49,6 +49,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         self._file = status.StatusFile(status.folder(os.environ), self.status)
         self._layouts: dict[str, Layout] = {}
         self._decoder: Decoder | None = None
+        self._graphs: graphs.GraphedDecoder | None = None  #: around it, where there is a GPU
         self._settling = asyncio.Lock()
         self._most = 0  #: tokens of a pass that the card took at the start
         self._since_shrunk = 0  #: passes
@@ -98,6 +99,7 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
                     parameters = sum(one.numel() for one in self.causal_lm.parameters())
                     self._most = memory.fitting(self._probe, self.device, parameters)
                     self.status.max_tokens_per_pass = self._most
+                    self._graphs = self._graphed(parameters)
             finally:
                 self._layouts.pop(ADAPTER, None)
                 await super().remove_adapter(ADAPTER)
@@ -113,12 +115,22 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         call.start(tokens)
         call.finish()
 
+    def _graphed(self, parameters: int) -> graphs.GraphedDecoder | None:
+        """Return the decoder that records passes, where that can be done and is wanted."""
+        assert self._decoder is not None
+        if self.device.type != "cuda" or os.environ.get(graphs.VARIABLE) == "0":
+            return None
+        operands = self._layout(ADAPTER).operands(self._decoder.dtype, gradient=True)
+        if not graphs.recomputes(self._decoder, operands, self.device):
+            return None
+        return graphs.GraphedDecoder(self._decoder, parameters, graphs.CudaRecorder())
+
     def _decide(self, reason: str) -> None:
         now = self.status
         now.state, now.accelerated, now.reason = "ready", not reason, reason
         if reason:
             now.max_tokens_per_pass = 0
-            self._decoder = None
+            self._decoder = self._graphs = None
             log.warning("turnloom: %s is served by stock TuFT: %s", now.model_name, reason)
         else:
             log.warning(  # a warning, so that it is in every log
@@ -251,6 +263,8 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
                 await self.finished()
                 answers = await self._answers(lora_id, rows, loss, backward=backward)
         self.status.calls["accelerated"] += 1
+        if self._graphs is not None:
+            self.status.graphs, self.status.replayed = self._graphs.recorded, self._graphs.replayed
         self.status.passes += len(answers)
         self.status.tokens += sum(row.length for row in rows)
         self._counted()
@@ -273,7 +287,8 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
         """
         assert self._decoder is not None
         idle = memory.idle(self.device)
-        call = Call(self._decoder, self._layout(lora_id), rows, loss, self._shrink, backward=backward)
+        decoder = self._graphs or self._decoder
+        call = Call(decoder, self._layout(lora_id), rows, loss, self._shrink, backward=backward)
         call.start(self.status.max_tokens_per_pass)
         self._grow(len(call.answers))
         if not backward or not idle:
@@ -305,6 +320,9 @@ class AcceleratedModel(stock.HFTrainingModel):  # type: ignore[misc]  # TuFT car
 
     def _shrink(self, failed: int) -> None:
         self.status.out_of_memory_splits += 1
+        if self._graphs is not None:  # what they hold is needed
+            self._graphs.end("out of memory")
+            memory.release()
         if not failed:
             return
         self.status.max_tokens_per_pass = max(memory.SMALLEST, min(self.status.max_tokens_per_pass, failed) // 2)

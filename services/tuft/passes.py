@@ -13,9 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from tuft.loss_fn import get_loss_fn
 
 from services.tuft import head
-from services.tuft.adapters import Layout, Operands
+from services.tuft.adapters import Layout, Linear
 from services.tuft.errors import Odd
-from services.tuft.layers import Decoder
+from services.tuft.graphs import Decoding
 from services.tuft.packing import PackedPass, Row, pack
 
 Value = TypeVar("Value")
@@ -110,7 +110,7 @@ def check(loss: Loss, rows: Sequence[Row]) -> None:
 
 
 def start(
-    decoder: Decoder, layout: Layout, rows: Sequence[Row], numbers: Sequence[int], loss: Loss, *, backward: bool,
+    decoder: Decoding, layout: Layout, rows: Sequence[Row], numbers: Sequence[int], loss: Loss, *, backward: bool,
     recompute: bool = False,
 ) -> Started:  # fmt: skip
     """Launch the forward pass of the rows with these numbers; nothing waits for the GPU.
@@ -130,15 +130,16 @@ def start(
         _moved(one, device) for one in (packed.tokens, packed.positions, packed.targets, packed.starts)
     )
     operands = layout.operands(decoder.dtype, gradient=backward)
+    unembedding = operands.linears()[-1]
     with nullcontext() if backward else torch.no_grad():
         hidden = decoder(
-            tokens, positions, starts, max(packed.lengths), operands.linears, gradient=backward, recompute=recompute
+            tokens, positions, starts, max(packed.lengths), operands, gradient=backward, recompute=recompute
         )
         if loss.name == "cross_entropy":
-            value, logprobs = _cross_entropy(hidden, targets, operands, rows, packed, loss.scale, backward=backward)
+            value, logprobs = _cross_entropy(hidden, targets, unembedding, rows, packed, loss.scale, backward=backward)
             metrics = None
         else:
-            logprobs = head.target_logprobs(hidden, operands.linears[-1], targets, loss.scale)
+            logprobs = head.target_logprobs(hidden, unembedding, targets, loss.scale)
             value, metrics = _any_loss(logprobs, rows, packed, loss)
         found = Reading(torch.cat((logprobs.detach(), value.detach().float().reshape(1))))
 
@@ -151,12 +152,11 @@ def start(
 
 
 def _cross_entropy(
-    hidden: Tensor, targets: Tensor, operands: Operands, rows: Sequence[Row], packed: PackedPass, scale: float, *,
+    hidden: Tensor, targets: Tensor, linear: Linear, rows: Sequence[Row], packed: PackedPass, scale: float, *,
     backward: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Compute loss and log-probabilities of all targets; only those with a weight go through the backward pass."""
     weights = torch.cat([rows[number].inputs["weights"] for number in packed.rows]).float()
-    linear = operands.linears[-1]
     if not backward:
         logprobs = head.target_logprobs(hidden, linear, targets, scale)
         return -(logprobs * _moved(weights, hidden.device)).sum(), logprobs

@@ -41,6 +41,8 @@ class ModelStatus:
     calls: dict[str, int] = field(default_factory=lambda: {"accelerated": 0, "stock": 0})
     passes: int = 0
     tokens: int = 0  #: of accelerated calls
+    graphs: int = 0  #: shapes of passes that were recorded
+    replayed: int = 0  #: passes that ran as one of them
     out_of_memory_splits: int = 0
     fallbacks: dict[str, int] = field(default_factory=dict)  #: calls that stock TuFT served, by reason
     self_test: SelfTest | None = None

@@ -226,7 +226,7 @@ def test_one_module_of_the_trainer_and_its_folder_know_the_tinker_sdk() -> None:
     """services/tuft is the server's side: its calls have the SDK's types."""
     users = {p.relative_to(ROOT).as_posix() for p in SOURCES if uses(p, "tinker")}
     known = {"services/trainer/tuft.py", "turnloom/training_formats.py"}  # the second makes Datums for the cookbook
-    assert {user for user in users if not user.startswith(("services/tuft/", "services/trainer/sdk/"))} <= known
+    assert {user for user in users if not user.startswith(("services/tuft/", "services/trainer/connection/"))} <= known
 
 
 def test_only_metrics_modules_know_prometheus() -> None:

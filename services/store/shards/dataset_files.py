@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import secrets
 from collections import OrderedDict
@@ -212,6 +213,7 @@ class DatasetReader:
             self._open[0] = whole = ShardReader(uri, cache)
             self.version, sizes = whole.version, [len(whole)]
         self._starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._firsts: list[int] = self._starts.tolist()  # for single rows
 
     def __enter__(self) -> DatasetReader:
         """Return the reader."""
@@ -231,8 +233,8 @@ class DatasetReader:
         """Return one row; its arrays are views."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._shard(number)[index - int(self._starts[number])]
+        number = bisect.bisect_right(self._firsts, index) - 1
+        return self._shard(number)[index - self._firsts[number]]
 
     def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
         """Yield rows from `start` up to, without, `stop`."""

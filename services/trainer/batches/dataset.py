@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from services.store.errors import StoreError
 from services.store.records import CutReport
 from services.store.shards.dataset_files import Row as StoredRow
 from services.store.shards.row_index import RowIndex
@@ -55,7 +56,10 @@ class PatientFile:
 
     def __getitem__(self, index: int) -> StoredRow:
         """Return one row; the first of a shard fetches it."""
-        return self.patiently(lambda: self.file[index])
+        try:
+            return self.file[index]
+        except StoreError:
+            return self.patiently(lambda: self.file[index])
 
     @property
     def index(self) -> RowIndex:

@@ -58,6 +58,8 @@ def without_tail(row: Row) -> Row:
     Raises:
         ValueError: the row has no trained target.
     """
+    if len(row.target_weights) and row.target_weights[-1]:
+        return row
     trained = np.flatnonzero(row.target_weights)
     if not len(trained):
         raise ValueError(f"conversation {row.conversation}: a row has no token with weight")

@@ -226,10 +226,11 @@ def test_a_state_of_the_fsdp_backend_is_known_by_the_optimizer_in_its_adapter(tm
     for name, files in (
         ("hf", ("adapter/a", "optimizer/optimizer.pt")),
         ("fsdp", ("adapter/a", "adapter/optimizer.pt")),
+        ("exact", ("adapter/a", "adapter/optimizer.pt", "adapter/optimizer_whole.pt")),
     ):
         for file in files:
             (tmp_path / "run-1" / name / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "run-1" / name / file).touch()
-    assert [folder.keeps_one_optimizer_shard(f"tinker://run-1/weights/{name}") for name in ("hf", "fsdp", "gone")] == [
-        False, True, False,
-    ]  # fmt: skip
+    names = ("hf", "fsdp", "exact", "gone")
+    one_shard = [folder.keeps_one_optimizer_shard(f"tinker://run-1/weights/{name}") for name in names]
+    assert one_shard == [False, True, False, False]

@@ -12,10 +12,11 @@ import pytest
 import torch
 import tuft
 from tinker import types
+from tuft.backends import fsdp_training_backend
 from tuft.backends import hf_training_model as stock_module
 from tuft.config import ModelConfig
 
-from services.tuft import checks, hook, memory, model, passes, self_test, status
+from services.tuft import checks, fsdp, hook, memory, model, passes, self_test, status
 from services.tuft.layers import Decoder
 from services.tuft.model import AcceleratedModel
 from tests.unit.tuft.inside import material
@@ -434,6 +435,7 @@ def hooked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stock_module.ray, "remote", Remote)
     monkeypatch.setattr(stock_module.HFTrainingModel, "get_actor", stock_module.HFTrainingModel.__dict__["get_actor"])
     monkeypatch.setattr(cli, "create_root_app", cli.create_root_app)
+    monkeypatch.setattr(fsdp_training_backend, "FSDPWorkerActor", fsdp_training_backend.FSDPWorkerActor)
     return made
 
 
@@ -447,18 +449,28 @@ def test_ray_makes_the_accelerated_model(hooked, tmp_path: Path) -> None:
     assert hooked == [AcceleratedModel]
 
 
+def test_ray_makes_the_exact_actor_for_each_gpu_of_an_fsdp_model(hooked, tmp_path: Path) -> None:
+    hook.install({}, tmp_path)
+    assert fsdp_training_backend.FSDPWorkerActor is fsdp.ExactActor
+    one = config(tmp_path, training_backend="fsdp")
+    assert hook._of(one, {}, "", exact_fsdp=True).reason == "its training_backend is fsdp, with adapters in fp32"
+    assert hook._of(one, {}, "", exact_fsdp=False).reason == "its training_backend is fsdp"
+
+
 @pytest.mark.parametrize("environment", [{"TURNLOOM_TUFT_ACCELERATE": "0"}, {"RAY_ADDRESS": "10.0.0.1:6379"}])
 def test_ray_makes_tufts_own_model(hooked, tmp_path: Path, environment: dict[str, str]) -> None:
     hook.install(environment, tmp_path)
     stock_module.HFTrainingModel.get_actor(config(tmp_path))
     assert hooked == [stock_module.HFTrainingModel]
+    assert fsdp_training_backend.FSDPWorkerActor.__module__ == fsdp_training_backend.__name__
 
 
 def test_another_tuft_runs_as_it_is(hooked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "installation_reason", lambda: "tuft 0.3.0 was not tested with it")
+    monkeypatch.setattr(checks, "installation_reason", lambda *sources: "tuft 0.3.0 was not tested with it")
     hook.install({}, tmp_path)
     stock_module.HFTrainingModel.get_actor(config(tmp_path))
     assert hooked == [stock_module.HFTrainingModel]
+    assert fsdp_training_backend.FSDPWorkerActor.__module__ == fsdp_training_backend.__name__
 
 
 # -- what is told ------------------------------------------------------------------------------------------------------

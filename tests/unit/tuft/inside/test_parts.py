@@ -160,7 +160,7 @@ def test_hi_and_lo_keep_sixteen_bits_of_the_mantissa(folder: Path) -> None:
     layout = Layout.of(fast.causal_lm, "one")
     operands = layout.operands(torch.bfloat16, gradient=False)
     places = [place for place in layout.places if place.a is not None]
-    linears = [one for one in operands.linears if one[2] is not None]
+    linears = [one for one in operands.linears() if one[2] is not None]
     assert len(places) == len(linears) == 14
     for place, (_, _, a, b) in zip(places, linears, strict=True):
         for exact, operand in ((place.a, a), (place.b.t() * place.scaling, b)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -39,8 +40,9 @@ def datums(
     Raises:
         BackendError: BAD_REQUEST; a row has other weights than targets, or breaks a limit.
     """
-    for row, row_weights in zip(rows, weights, strict=True):
-        _check(row, row_weights, max_model_len, vocabulary)
+    if not _sound(rows, weights, max_model_len, vocabulary):
+        for row, row_weights in zip(rows, weights, strict=True):
+            _check(row, row_weights, max_model_len, vocabulary)
     targets = [row.length - 1 for row in rows]
     if even and rows:
         most = filled(max(targets))
@@ -68,16 +70,29 @@ def logprobs_of(
 
 def _datum(row: Row, weights: Weights, targets: int) -> types.Datum:
     """Make a datum, padded to the given number of targets with the row's last token."""
-    ids = np.full(targets + 1, row.token_ids[-1], np.int64)
-    ids[: row.length] = row.token_ids
-    sent_weights = np.zeros(targets, np.float32)
-    sent_weights[: len(weights)] = weights
+    ids, sent_weights = row.token_ids.astype(np.int64), weights.astype(np.float32)
+    if (more := targets + 1 - row.length) > 0:
+        ids = np.concatenate([ids, np.full(more, row.token_ids[-1], np.int64)])
+        sent_weights = np.concatenate([sent_weights, np.zeros(more, np.float32)])
     return types.Datum(
         model_input=types.ModelInput.from_ints(ids[:-1].tolist()),
         loss_fn_inputs={
             "target_tokens": types.TensorData.from_numpy(ids[1:]),
             "weights": types.TensorData.from_numpy(sent_weights),
         },
+    )
+
+
+def _sound(rows: Sequence[Row], weights: Sequence[Weights], max_model_len: int | None, vocabulary: int | None) -> bool:
+    """Look at all rows at once, as _check does at each; False: one of them may be unsound, and _check says which."""
+    if not rows or any(len(one) != row.length - 1 for row, one in zip(rows, weights, strict=True)):
+        return False
+    ids = np.concatenate([row.token_ids for row in rows])
+    return bool(
+        max(row.length for row in rows) <= (max_model_len or math.inf)
+        and ids.min() >= 0
+        and ids.max() < (math.inf if vocabulary is None else vocabulary)
+        and np.isfinite(np.concatenate(weights)).all()
     )
 
 
