@@ -1,9 +1,9 @@
-"""TuFT training server behind its SDK. Only this module and tuft_data.py of the trainer import tinker.
+"""TuFT training server behind its SDK. Only this module and connection/ of the trainer import tinker.
 
 The SDK waits for minutes silently, retries some answers without limit, and is left in conflict by some failures. So
 every wait has a deadline and ends at once when the server's process does (connection/tripwire.py). After any failure
 the client is thrown away. Requests that the server would accept and train wrongly are refused before they are sent
-(tuft_data.py).
+(connection/sdk_data.py).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tinker.lib.retry_handler import RetryConfig
 from services.trainer.backend import Adam, Adapter, Logprobs, Sampled, Sampling
 from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import Weights
+from services.trainer.connection.sdk_data import datums, logprobs_of
 from services.trainer.connection.sdk_http import SdkHttp
 from services.trainer.connection.tripwire import Tripwire
 from services.trainer.errors import BackendError, CheckpointLost, Code, backend_error, classify
 from services.trainer.in_thread import in_thread
-from services.trainer.tuft_data import datums, logprobs_of
 
 SDK_VERSION = "0.25.0"  #: the only one that TuFT 0.2.2 trains with
 GLANCE = 0.25  #: seconds between looks at the tripwire while waiting

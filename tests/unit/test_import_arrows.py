@@ -222,12 +222,11 @@ def test_the_client_library_does_not_need_its_command_line() -> None:
     assert not [p for p in library if uses(p, "turnloom.cli", "turnloom.embedded", "typer")]
 
 
-def test_two_modules_know_the_tinker_sdk() -> None:
+def test_one_module_of_the_trainer_and_its_folder_know_the_tinker_sdk() -> None:
     """services/tuft is the server's side: its calls have the SDK's types."""
     users = {p.relative_to(ROOT).as_posix() for p in SOURCES if uses(p, "tinker")}
-    known = {f"services/trainer/{name}.py" for name in ("tuft", "tuft_data")}
-    known |= {"turnloom/training_formats.py"}  # it makes Datums for the cookbook
-    assert {user for user in users if not user.startswith("services/tuft/")} <= known
+    known = {"services/trainer/tuft.py", "turnloom/training_formats.py"}  # the second makes Datums for the cookbook
+    assert {user for user in users if not user.startswith(("services/tuft/", "services/trainer/connection/"))} <= known
 
 
 def test_only_metrics_modules_know_prometheus() -> None:

@@ -24,7 +24,7 @@ from turnloom.masks.domain.errors import (
 )
 from turnloom.masks.domain.example import ControlTokenSpan, PreprocessedConversation, TokenizedExample
 from turnloom.masks.domain.gc_pause import collections_paused
-from turnloom.masks.domain.options import Options, Tokenization
+from turnloom.masks.domain.options import Options, Tokenization, is_iso_date
 from turnloom.masks.model import Model
 from turnloom.masks.replay.fast_path import FastPath, fast_path_of
 from turnloom.masks.rows.fit import Fitted, fit
@@ -120,6 +120,8 @@ def check_options(options: Options) -> None:
             f"max_examples_per_conversation is {options.max_examples_per_conversation}; give at least 1",
             field="max_examples_per_conversation",
         )
+    if options.date is not None and not is_iso_date(options.date):
+        raise InvalidOption(f"date is {options.date!r}; give an ISO date such as 2026-01-31", field="date")
     for name in ("reasoning", "content", "tool_call"):
         weight = getattr(options.part_weights, name)
         if not (isfinite(weight) and weight >= 0):

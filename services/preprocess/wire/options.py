@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import date
 from enum import Enum
 from typing import Final
 
@@ -33,6 +32,7 @@ from turnloom.masks.domain.options import (
     TrainOn,
     TrainOnEot,
     Truncation,
+    is_iso_date,
 )
 from turnloom.v1 import types_pb2 as pb
 
@@ -98,7 +98,7 @@ def options(message: pb.PreprocessOptions, field: str = "options") -> Options:
         except ValueError as error:
             violations.add(f"{field}.chat_template_kwargs_json", str(error))
     day = message.date if message.HasField("date") else None
-    if day is not None and not _is_date(day):
+    if day is not None and not is_iso_date(day):
         violations.add(f"{field}.date", "is not a date; give YYYY-MM-DD.")
     violations.refuse()
     return Options(
@@ -123,13 +123,6 @@ def _part_weights(message: pb.PartWeights, field: str, violations: Violations) -
         if not (math.isfinite(value) and value >= 0):
             violations.add(f"{field}.{name}", f"is {value}; give a finite number >= 0.")
     return PartWeights(**values)
-
-
-def _is_date(text: str) -> bool:
-    try:
-        return len(text) == 10 and date.fromisoformat(text) is not None
-    except ValueError:
-        return False
 
 
 def options_to_json(value: Options, model: str) -> dict[str, JSON]:

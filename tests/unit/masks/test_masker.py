@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,28 @@ def test_rows_are_those_of_the_pipeline(masker: Masker) -> None:
             ]
         else:
             assert str(got.error) == str(wanted)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_length": "2048"}, "max_length is '2048'; give a whole number"),
+        ({"max_length": True}, "max_length is True; give a whole number"),
+        ({"max_length": 1}, "max_length is 1; a row needs at least 2 tokens"),
+        ({"max_examples_per_conversation": 1.5}, "max_examples_per_conversation is 1.5; give a whole number"),
+        ({"normalize_messages": "no"}, "normalize_messages is 'no'; give True or False"),
+        ({"part_weights": {"reason": 0.5}}, "part_weights has no 'reason'; choose among reasoning, content, tool_call"),
+        ({"part_weights": 0.5}, "part_weights is 0.5; give PartWeights"),
+        ({"part_weights": {"reasoning": -1.0}}, "part_weights.reasoning is -1.0; give a finite number"),
+        ({"date": "today"}, "date is 'today'; give an ISO date such as 2026-01-31"),
+        ({"date": 20260131}, "date is 20260131; give text such as '2026-01-31'"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused_before_any_conversation(
+    masker: Masker, given: dict[str, object], said: str
+) -> None:
+    with pytest.raises(InvalidOption, match=f"^{re.escape(said)}"):
+        Masker(masker.model, Options(**given))  # type: ignore[arg-type]
 
 
 def test_a_template_for_servers_is_refused_at_once(masker: Masker) -> None:

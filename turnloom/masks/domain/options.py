@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import date
 from enum import Enum
+from numbers import Integral
 from typing import Final
 
 from turnloom.masks.domain.conversation import JSON
@@ -124,14 +126,18 @@ class Options:
         """Take the documented names for enums, so that `train_on="all_tokens"` means what it says.
 
         Raises:
-            InvalidOption: a name that the option does not have.
+            InvalidOption: a name that the option does not have, or a value of another type.
         """
+        for name, (types, wanted) in _TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+                raise InvalidOption(f"{name} is {value!r}; give {wanted}", field=name)
         for name, kind in _CHOICES.items():
             value = getattr(self, name)
             if not isinstance(value, kind):
                 object.__setattr__(self, name, _chosen(name, kind, value))
         if isinstance(self.part_weights, Mapping):
-            object.__setattr__(self, "part_weights", PartWeights(**self.part_weights))
+            object.__setattr__(self, "part_weights", _part_weights(self.part_weights))
 
 
 _CHOICES: Final[Mapping[str, type[Enum]]] = {
@@ -145,6 +151,37 @@ _CHOICES: Final[Mapping[str, type[Enum]]] = {
     "mask": Mask,
     "next_header_stop": NextHeaderStop,
 }
+
+
+_FLAG: Final = ((bool,), "True or False")
+#: What the options without names hold; a bool is no number.
+_TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
+    "max_length": ((Integral, type(None)), "a whole number of tokens, or None for no limit"),
+    "max_examples_per_conversation": ((Integral,), "a whole number"),
+    "include_trailing_whitespace": _FLAG,
+    "ensure_final_stop": _FLAG,
+    "make_tool_call_ids": _FLAG,
+    "normalize_messages": _FLAG,
+    "part_weights": ((PartWeights, Mapping), "PartWeights, or a mapping of its names to numbers"),
+    "chat_template": ((str, type(None)), "the template's text, or None"),
+    "date": ((str, type(None)), "text such as '2026-01-31', or None"),
+}
+
+
+def _part_weights(given: Mapping[str, float]) -> PartWeights:
+    names = [part.name for part in fields(PartWeights)]
+    unknown = next((name for name in given if name not in names), None)
+    if unknown is not None:
+        raise InvalidOption(f"part_weights has no {unknown!r}; choose among {', '.join(names)}", field="part_weights")
+    return PartWeights(**given)
+
+
+def is_iso_date(text: str) -> bool:
+    """Whether a text is a date such as 2026-01-31."""
+    try:
+        return len(text) == 10 and date.fromisoformat(text) is not None
+    except ValueError:
+        return False
 
 
 def _chosen(name: str, kind: type[Enum], value: object) -> Enum:
