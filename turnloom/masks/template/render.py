@@ -160,7 +160,7 @@ class Renders:
         if key not in self._variables:
             settings = self._settings
             merged = replace(settings, kwargs={**settings.kwargs, **kwargs}) if kwargs else settings
-            self._variables[key] = _variables(merged)
+            self._variables[key] = variables_of(merged)
         return self._variables[key]
 
 
@@ -176,10 +176,12 @@ def print_with(
     Raises:
         TemplateRefused: the template raised.
     """
-    return print_given(print_, _variables(settings), messages, tools, add_generation_prompt)
+    return print_given(print_, variables_of(settings), messages, tools, add_generation_prompt)
 
 
-def _variables(settings: Settings) -> dict[str, Any]:
+def variables_of(settings: Settings) -> dict[str, Any]:
+    """Return what a template gets beside messages, tools and add_generation_prompt."""
+
     def strftime_now(form: str) -> str:
         return datetime.datetime.combine(settings.date, datetime.time()).strftime(form)
 
