@@ -51,11 +51,15 @@ class Held(NamedTuple):
 class Piece:
     """What one step printed, with the origin of every character."""
 
-    __slots__ = ("runs", "text")
+    __slots__ = ("last", "runs", "text")
 
     def __init__(self, text: str, runs: Runs) -> None:
         self.text = text
         self.runs = runs
+        #: end of the last character that is no literal, 0 where all are
+        self.last = 0
+        if runs:
+            self.last = len(text) if runs[-1][1] is not None else len(text) - runs[-1][0]
 
 
 EMPTY: Final = Piece("", [])
@@ -132,7 +136,11 @@ class Leaf(Path):
     printed: Callable[..., Piece]
     reach: int  #: messages behind its own that it looked at, WHOLE: all
     stateless: bool  #: it asks and sets no variable, so that only messages decide
+    #: attributes of namespaces that it reads before it may set them, and sets; None: loops inside may read and set all
+    reads: tuple[tuple[int, str], ...] | None
+    sets: tuple[tuple[int, str], ...] | None
     parts: tuple[Printed, ...]
+    stretches: tuple[Callable[..., Piece] | int, ...]  #: the same in pieces: printers, and numbers of loops
 
 
 class Refusal(Path):

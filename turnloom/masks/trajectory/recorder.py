@@ -320,6 +320,7 @@ class Recorder:
         origins = ", ".join(one.origin for one in handed)
         if "V[" in sources or "V[" in source or "O[" in origins:
             tape.stateless = False
+        tape.shares |= any(type(value) is Space and value._variable < tape.variables for value in values)
         if items.messages and tape.over_messages:
             tape.looked(WHOLE)
         fold = Fold(

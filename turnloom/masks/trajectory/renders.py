@@ -1,24 +1,25 @@
 """The renders of one conversation, made of pieces: what each message contributes is printed once.
 
-A render is a chain of pieces. Renders that begin alike share the beginning of their chain, so that two of them are
-compared by looking where they part.
+A render is a chain of pieces. Renders that begin alike share the beginning of their chain. So two of them are compared
+by looking where they part.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from turnloom.masks.domain.conversation import JSON, Message
-from turnloom.masks.domain.errors import TemplateRefused
 from turnloom.masks.domain.rendered_text import Origin, RenderedText
 from turnloom.masks.replay.symbols import RefusedError
 from turnloom.masks.template.render import with_reasoning_names
 from turnloom.masks.trajectory.program import (
     EMPTY,
-    WHOLE,
+    Held,
     Keep,
     Leaf,
+    Missing,
     MissError,
     Piece,
     Program,
@@ -29,18 +30,23 @@ from turnloom.masks.trajectory.recorder import Family, Recorder, walk
 
 #: Attempts to record what one render lacks: each learns all that it meets.
 ATTEMPTS: Final = 2
+#: The message of a node that no message's step printed.
+NO_MESSAGE: Final = -1
 
 
 class Node:
     """The end of a chain of pieces."""
 
-    __slots__ = ("children", "end", "message", "parent", "piece")
+    __slots__ = ("children", "end", "message", "parent", "piece", "text_end")
 
     def __init__(self, parent: Node | None, piece: Piece, message: int) -> None:
         self.parent = parent
         self.piece = piece
-        self.message = message  #: position of the message that printed it; -1: none did
-        self.end: int = (parent.end if parent is not None else 0) + len(piece.text)  #: characters up to here
+        self.message = message  #: position of the message whose step printed it, or NO_MESSAGE
+        begin = parent.end if parent is not None else 0
+        self.end: int = begin + len(piece.text)  #: characters up to here
+        #: end of the last character up to here that is no literal
+        self.text_end: int = begin + piece.last if piece.last else parent.text_end if parent is not None else 0
         self.children: dict[tuple[int, int], Node] = {}
 
     def then(self, piece: Piece, message: int) -> Node:
@@ -70,49 +76,132 @@ class Node:
         pieces.reverse()
         runs: list[tuple[int, Origin | None]] = []
         for piece in pieces:
-            if not piece.runs:
-                continue
-            add_run(runs, *piece.runs[0])
-            runs += piece.runs[1:]
+            if piece.runs:
+                add_run(runs, *piece.runs[0])
+                runs += piece.runs[1:]
         return RenderedText("".join([piece.text for piece in pieces]), tuple(runs))
 
 
-class _Chain:
-    """Steps of one loop under one state, as far as no later message can change them."""
+class Steps:
+    """What the steps of a loop over messages printed: of a chain that later messages can't change, and behind it."""
 
-    __slots__ = ("keep", "nodes", "states")
+    __slots__ = ("chain", "count", "edge", "first", "way")
 
-    def __init__(self, keep: Any) -> None:
-        self.keep = keep  #: what the key names by identity
-        self.nodes: list[Node] = []  #: after each step
-        self.states: list[Any] = []
+    def __init__(self, chain: Chain, count: int, edge: list[Piece], first: int, way: int) -> None:
+        self.chain = chain
+        self.count = count  #: steps of the chain
+        self.edge = edge  #: pieces of the steps behind them
+        self.first = first  #: position of the first message
+        self.way = way  #: 1, or -1: from the last message to the first
+
+    def __iter__(self) -> Iterator[Piece]:
+        yield from self.chain.pieces[: self.count]
+        yield from self.edge
+
+    def after(self, base: Node) -> Node:
+        """Return the chain of nodes that goes on from a node with all steps."""
+        node = self.chain.node(base, self.count, self.first, self.way)
+        for at, piece in enumerate(self.edge, self.count):
+            if piece is not EMPTY:
+                node = node.then(piece, self.first + self.way * at)
+        return node
+
+
+class Chain:
+    """The steps of a loop that begins in one state, as far as no later message can change them."""
+
+    __slots__ = ("keep", "needs", "nodes", "pieces", "states")
+
+    def __init__(self, keep: object = None) -> None:
+        self.keep = keep  #: alive as long as the key names it by identity
+        self.pieces: list[Piece] = []
+        self.needs: list[int] = []  #: of the steps up to each: messages that must be known
+        self.states: list[list[dict[str, Any]]] = []  #: of the namespaces after each
+        self.nodes: dict[int, list[Node]] = {}  #: by the node before
+
+    def node(self, base: Node, count: int, first: int, way: int) -> Node:
+        """Return the chain of nodes after some steps."""
+        if not count:
+            return base
+        nodes = self.nodes.setdefault(id(base), [])
+        node = nodes[-1] if nodes else base
+        for at in range(len(nodes), count):
+            if self.pieces[at] is not EMPTY:
+                node = node.then(self.pieces[at], first + way * at)
+            nodes.append(node)
+        return nodes[count - 1]
+
+
+class Step:
+    """What one message contributed, or it and all behind it: by what was read of namespaces, and what was set."""
+
+    __slots__ = ("needs", "piece", "reads", "sets", "state", "whole")
+
+    def __init__(
+        self,
+        piece: Piece,
+        needs: int,
+        state: object,
+        reads: tuple[tuple[int, str, Any], ...],
+        sets: tuple[tuple[int, str, Any], ...],
+        whole: bool,
+    ) -> None:
+        self.piece = piece
+        self.needs = needs  #: messages that must be known
+        self.state = state  #: variables that are no namespaces, None where none was asked for
+        self.reads = reads
+        self.sets = sets
+        self.whole = whole  #: it may have read and set anything
+
+    def holds(self, values: Sequence[Any]) -> bool:
+        """Whether what was read is the same now."""
+        return all([_same(values[space].get(name, Missing), value) for space, name, value in self.reads])
+
+    def followed(self, other: Step) -> Step:
+        """Return what this and another behind it read and set."""
+        own = {(space, name) for space, name, _ in self.sets}
+        later = {(space, name) for space, name, _ in other.sets}
+        reads = {(space, name): value for space, name, value in other.reads if (space, name) not in own}
+        reads |= {(space, name): value for space, name, value in self.reads}
+        sets = [one for one in self.sets if (one[0], one[1]) not in later]
+        return Step(EMPTY, 0, None, tuple([(*key, value) for key, value in reads.items()]), (*sets, *other.sets), False)
+
+
+class Tail(NamedTuple):
+    """What a loop from the last message on did from one message to its end."""
+
+    step: Step
+    pieces: list[Piece]
 
 
 class Sender:
     """Renders one conversation, and others that begin as it does, by walking programs."""
 
-    def __init__(self, families: Mapping[str, Family], tools: Sequence[JSON] | None) -> None:
+    def __init__(self, messages: Sequence[Message], tools: Sequence[JSON] | None) -> None:
         """Begin with nothing rendered.
 
         Args:
-            families: programs, by more chat_template_kwargs; "": none.
+            messages: of the conversation.
             tools: of the conversation.
         """
-        self._families = families
         self._tools = tools
         self._copies: dict[int, tuple[Message, dict[str, Any]]] = {}
+        self.own = [self._copy(message) for message in messages]  #: as templates see them
         self._kept: dict[Any, Piece] = {}
-        self._root = Node(None, EMPTY, -1)
-        self._pieces: dict[int, list[Piece]] = {}  #: of each message, by position, -1: of none; those that differ
-        self._stateless: dict[tuple[int, int, int], tuple[Piece, int]] = {}
+        self._root = Node(None, EMPTY, NO_MESSAGE)
+        self._pieces: dict[int, list[Piece]] = {}  #: of each message, by position: those that differ
+        self._steps: dict[tuple[Program, int], list[Step]] = {}
+        self._chains: dict[Any, Chain] = {}
+        self._tails: dict[Any, list[Tail]] = {}
+        self._folds: dict[Any, tuple[Steps, list[dict[str, Any]]]] = {}
         self._renders: dict[Any, Node] = {}
-        self._at: Node = self._root
+        self._common = 0  #: messages of the render at hand that are the conversation's
 
     def kept(self, keep: Keep) -> Piece:
         """Return what does not depend on messages."""
         found = self._kept.get(keep.key)
         if found is None:
-            found = self._kept[keep.key] = self._interned(keep.make(self._tools), -1)
+            found = self._kept[keep.key] = self._interned(keep.make(self._tools), NO_MESSAGE)
         return found
 
     def _copy(self, message: Message) -> dict[str, Any]:
@@ -130,53 +219,209 @@ class Sender:
         known.append(piece)
         return piece
 
-    def render(self, messages: Sequence[Message], *, prompt: bool = False, family: Family) -> Node:
+    def render(
+        self, count: int, more: Sequence[Message] = (), *, prompt: bool = False, family: Family
+    ) -> Node:
         """Return the chain that a render is.
+
+        Args:
+            count: the first messages of the conversation.
+            more: messages behind them.
+            prompt: add_generation_prompt.
+            family: programs of the template under the settings.
 
         Raises:
             UnreplayableError: it can't be recorded.
-            TemplateRefused: the template raised.
         """
-        copies = [self._copy(message) for message in messages]
+        key = (count, prompt, id(family), *map(id, more))
+        found = self._renders.get(key)
+        if found is None:
+            copies = self.own[:count]
+            copies += [self._copy(message) for message in more]
+            self._common = count
+            found = self._renders[key] = self._rendered(copies, prompt, family)
+        return found
+
+    def _rendered(self, copies: list[dict[str, Any]], prompt: bool, family: Family) -> Node:
+        given = (copies, len(copies), 0, None, None, [self._tools], [None])
         for _ in range(ATTEMPTS):
             try:
-                return self._walked(copies, prompt, family)
+                leaf, folds = walk(family.top(self._tools, prompt=prompt), given, self)  # type: ignore[arg-type]
+                return self._chained(leaf, given, folds)
             except MissError:
                 self._record(copies, prompt, family)
-        raise UnreplayableError
+            del given[5][1:], given[6][1:]
+        raise UnreplayableError("a path that is never complete")
 
     def _record(self, copies: list[dict[str, Any]], prompt: bool, family: Family) -> None:
         with family.lock:
             try:
                 Recorder(family, copies, self._tools, self).record(prompt=prompt)
-            except RefusedError as error:
-                raise UnreplayableError(str(error)) from error
             except UnreplayableError:
                 raise
-            except Exception as error:
-                raise TemplateRefused(str(error)) from error
-
-    def _walked(self, copies: list[dict[str, Any]], prompt: bool, family: Family) -> Node:
-        given = (copies, len(copies), 0, None, None, [self._tools], [None])
-        program = family.top(self._tools, prompt=prompt)
-        leaf, folds = walk(program, given, self)  # type: ignore[arg-type]
-        return self._chained(leaf, given, folds)
+            except (RefusedError, Exception) as error:
+                raise UnreplayableError(str(error)) from error
+            finally:
+                self._folds.clear()
 
     def _chained(self, leaf: Leaf, given: Any, folds: list[Any]) -> Node:
-        raise NotImplementedError
+        node = self._root
+        for part in leaf.stretches:
+            if isinstance(part, int):
+                steps = folds[part]
+                if type(steps) is Steps:
+                    node = steps.after(node)
+                else:
+                    for piece in steps:
+                        node = node.then(self._interned(piece, NO_MESSAGE), NO_MESSAGE)
+            else:
+                piece = self._interned(part(*given, ()), NO_MESSAGE)
+                if piece.text:
+                    node = node.then(piece, NO_MESSAGE)
+        return node
 
-    def over_messages(self, program: Program, messages: list[dict[str, Any]], values: list[Any], origins: list[Any]) -> Any:
-        """Run a loop over messages and return its pieces."""
-        items = program.items
-        order = range(items.start, len(messages))
-        known, count = len(values), len(messages)
-        pieces = []
-        for at in reversed(order) if items.backwards else order:
-            given = (messages, count, at, messages[at], None, values, origins)
-            leaf, folds = walk(program, given, self)  # type: ignore[arg-type]
-            pieces.append(leaf.printed(*given, folds))
-            del values[known:], origins[known:]
-        return pieces
+    def over_messages(
+        self, program: Program, messages: list[dict[str, Any]], values: list[Any], origins: list[Any]
+    ) -> Steps:
+        """Run a loop over messages; what no later message can change is taken from an earlier render.
+
+        Raises:
+            MissError, UnreplayableError: as `walk`.
+        """
+        spaces = program.spaces
+        plain = tuple([_frozen(value) for at, value in enumerate(values) if at not in spaces])
+        state = (program, plain, *[tuple([(n, _frozen(v)) for n, v in values[space].items()]) for space in spaces])
+        key = (len(messages), *map(id, messages[self._common :]), *state)
+        found = self._folds.get(key)
+        if found is None:
+            if program.items.backwards:
+                steps = self._backwards(program, messages, values, origins, plain)
+            else:
+                steps = self._forwards(program, messages, values, origins, state, plain)
+            found = self._folds[key] = steps, [dict(values[space]) for space in spaces]
+        else:
+            _restore(values, spaces, found[1])
+        return found[0]
+
+    def _step(
+        self, program: Program, at: int, messages: list[dict[str, Any]], values: list[Any], origins: list[Any], state: Any
+    ) -> Step:
+        """Return what one message contributes; take it from an earlier render where nothing that was read differs."""
+        steps = self._steps.get((program, at))
+        if steps is None:
+            steps = self._steps[program, at] = []
+        for step in steps:
+            if step.needs <= self._common and (step.state is None or step.state == state) and step.holds(values):
+                for space, name, value in step.sets:
+                    values[space][name] = value
+                return step
+        known = len(values)
+        given = (messages, len(messages), at, messages[at], None, values, origins)
+        before = [dict(values[space]) for space in program.spaces]
+        leaf, folds = walk(program, given, self)  # type: ignore[arg-type]
+        piece = leaf.printed(*given, folds)
+        del values[known:], origins[known:]
+        piece = self._interned(piece, at) if piece.text else EMPTY
+        needs = at + leaf.reach + 1
+        whole = leaf.reads is None or leaf.sets is None
+        spaces = dict(zip(program.spaces, before, strict=True))
+        reads = () if leaf.reads is None else leaf.reads
+        sets = () if leaf.sets is None else leaf.sets
+        step = Step(
+            piece,
+            needs,
+            None if leaf.stateless else state,
+            tuple([(space, name, spaces[space].get(name, Missing)) for space, name in reads]),
+            tuple([(space, name, values[space][name]) for space, name in sets]),
+            whole,
+        )
+        if needs <= self._common and not whole:
+            steps.append(step)
+        return step
+
+    def _forwards(
+        self,
+        program: Program,
+        messages: list[dict[str, Any]],
+        values: list[Any],
+        origins: list[Any],
+        state: tuple[object, ...],
+        plain: tuple[object, ...],
+    ) -> Steps:
+        first, spaces = program.items.start, program.spaces
+        chain = self._chains.get(state)
+        if chain is None:
+            chain = self._chains[state] = Chain((list(values), list(origins)))
+        known = bisect_right(chain.needs, self._common)
+        if known:
+            _restore(values, spaces, chain.states[known - 1])
+        edge: list[Piece] = []
+        need = chain.needs[known - 1] if known else 0
+        for at in range(first + known, len(messages)):
+            step = self._step(program, at, messages, values, origins, plain)
+            piece, need = step.piece, max(need, step.needs)
+            if not edge and need <= self._common and len(chain.pieces) == at - first:
+                chain.pieces.append(piece)
+                chain.needs.append(need)
+                chain.states.append([dict(values[space]) for space in spaces])
+                known += 1
+            else:
+                edge.append(piece)
+        return Steps(chain, known, edge, first, 1)
+
+    def _backwards(
+        self,
+        program: Program,
+        messages: list[dict[str, Any]],
+        values: list[Any],
+        origins: list[Any],
+        plain: tuple[object, ...],
+    ) -> Steps:
+        """Run from the last message on; what comes after a message is remembered by what it reads."""
+        first = program.items.start
+        made: list[Step] = []
+        rest: Tail | None = None
+        for at in range(len(messages) - 1, first - 1, -1):
+            if at < self._common:
+                tails = self._tails.get((program, at, plain), ())
+                rest = next((tail for tail in tails if tail.step.holds(values)), None)
+                if rest is not None:
+                    break
+            made.append(self._step(program, at, messages, values, origins, plain))
+        if rest is not None:
+            for space, name, value in rest.step.sets:
+                values[space][name] = value
+        pieces = [step.piece for step in made]
+        at = len(messages) - len(made)
+        tail = rest.step if rest is not None else Step(EMPTY, 0, None, (), (), whole=False)
+        behind = rest.pieces if rest is not None else []
+        for step in reversed(made):
+            if step.needs > at + 1 or at >= self._common or step.whole:
+                break
+            tail, behind = step.followed(tail), [step.piece, *behind]
+            self._tails.setdefault((program, at, plain), []).append(Tail(tail, behind))
+            at += 1
+        pieces += rest.pieces if rest is not None else []
+        return Steps(_NOTHING, 0, pieces, len(messages) - 1, -1)
 
 
-_ = WHOLE
+_NOTHING: Final = Chain()
+
+
+def _frozen(value: Any) -> object:
+    kind = type(value)
+    if kind is Held:
+        return Held, _frozen(value.value), value.origin
+    if kind is list or kind is dict:
+        return list, id(value)
+    return kind, value
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and _frozen(one) == _frozen(other))
+
+
+def _restore(values: Sequence[Any], spaces: Sequence[int], states: Sequence[Mapping[str, Any]]) -> None:
+    for space, state in zip(spaces, states, strict=True):
+        values[space].clear()
+        values[space].update(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from turnloom.masks.domain.rendered_text import Origin
@@ -96,6 +97,9 @@ class Tape:
         self.stateless = True
         self.folds: list[Any] = []  #: pieces of each loop and kept text
         self.variables = len(given.values)
+        self._reads: dict[tuple[int, str], None] = {}
+        self._sets: dict[tuple[int, str], None] = {}
+        self.shares = False  #: a loop inside was given a namespace from outside
 
     def check(self) -> None:
         """Refuse what comes from another body."""
@@ -165,6 +169,8 @@ class Tape:
         self.check()
         self.stateless = False
         self._add(Load(space, name))
+        if space < self.variables and (space, name) not in self._sets:
+            self._reads[space, name] = None
         held = self.given.values[space].get(name, program.Missing)
         self.given.values.append(held)
         self.given.origins.append(held.origin if type(held) is program.Held else None)
@@ -184,6 +190,7 @@ class Tape:
         self.check()
         if space < self.variables:
             self.stateless = False
+            self._sets[space, name] = None
         self._add(Store(space, name, self.code.compiled(source), source))
         self.given.values[space][name] = self.run(source)
 
@@ -214,7 +221,18 @@ class Tape:
                 parts.append((name, made.source))
         whole = tuple(parts)
         stateless = self.stateless and not any("V[" in part[0] or "O[" in part[1] for part in parts if type(part) is tuple)
-        return Leaf(self.code.printer(whole), min(self.reach, WHOLE), stateless, whole)
+        reads, sets = (None, None) if self.shares else (tuple(self._reads), tuple(self._sets))
+        reach = min(self.reach, WHOLE)
+        return Leaf(self.code.printer(whole), reach, stateless, reads, sets, whole, self._stretches(whole))
+
+    def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Callable[..., Any] | int, ...]:
+        made: list[Callable[..., Any] | int] = []
+        for is_loop, some in groupby(parts, lambda part: isinstance(part, int)):
+            if is_loop:
+                made += [part for part in some if isinstance(part, int)]
+            else:
+                made.append(self.code.printer(tuple(some)))
+        return tuple(made)
 
 
 class Mark(NamedTuple):
