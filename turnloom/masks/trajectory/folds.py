@@ -73,7 +73,7 @@ def _site(loop: nodes.For, macros: dict[str, nodes.Macro]) -> Site | None:
         targets = tuple(item.name for item in loop.target.items if isinstance(item, nodes.Name))
     else:
         return None
-    names = used_names(loop.body, macros) - set(targets) - macros.keys()
+    names = used_names(loop.body, macros) - set(targets) - macros.keys() - {FOLD}
     return Site(deepcopy(loop), tuple(sorted(names)), targets)
 
 
