@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import deepcopy
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple, cast
 
 from jinja2 import Template, Undefined, nodes
@@ -335,9 +335,7 @@ class Recorder:
         for value in values:
             if type(value) is Space:
                 value.forget()
-        number = tape.fold(fold, pieces)
-        text = "".join(piece.text for piece in pieces)
-        return Symbol((("?loop", text, Mark(number, tape)),), tape)  # type: ignore[arg-type]
+        return _marked("".join(piece.text for piece in pieces), tape.fold(fold, pieces), tape)
 
     def _run(self, fold: Fold, given: Any, values: Sequence[Any], caller: Macro, tape: Tape) -> list[Piece]:
         program, arguments = fold.program, tape.given
@@ -408,11 +406,9 @@ class Recorder:
                 raise RefusedError("a loop over tools that needs more")
             named[name] = value
         family, tools = self._family, self._tools
-        key = (number, *named.items())
-        keep = Keep(key, lambda given: family.kept(number, given, named))
+        keep = Keep((number, *named.items()), partial(family.kept, number, values=named))
         piece = self._sender.kept(keep) if tools else Piece("", [])
-        number = tape.fold(keep, (piece,))
-        return Symbol((("?loop", piece.text, Mark(number, tape)),), tape)  # type: ignore[arg-type]
+        return _marked(piece.text, tape.fold(keep, (piece,)), tape)
 
 
 class _Later(NamedTuple):
@@ -425,6 +421,11 @@ class _Later(NamedTuple):
 
     def now(self) -> Any:
         return wrapped(self.source, self.value, self.origin, self.tape.ask(f"kind({self.source})"), self.tape)
+
+
+def _marked(text: str, number: int, tape: Tape) -> Symbol:
+    """Return what stands for the text of a loop in the body around it."""
+    return Symbol((("?loop", text, Mark(number, tape)),), tape)  # type: ignore[arg-type]  # origins of a recording
 
 
 def _handed(value: Any) -> Handed:

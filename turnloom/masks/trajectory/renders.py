@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from turnloom.masks.domain.conversation import JSON, Message
-from turnloom.masks.domain.rendered_text import Origin, RenderedText
+from turnloom.masks.domain.rendered_text import UNKNOWN, Origin, RenderedText
 from turnloom.masks.replay.symbols import RefusedError
 from turnloom.masks.template.render import with_reasoning_names
 from turnloom.masks.trajectory.program import (
@@ -195,6 +195,8 @@ class Sender:
         self._tails: dict[Any, list[Tail]] = {}
         self._folds: dict[Any, tuple[Steps, list[dict[str, Any]]]] = {}
         self._renders: dict[Any, Node] = {}
+        #: (step, message) of text of a message that is printed elsewhere than by the message's own step
+        self.elsewhere: set[tuple[int, int]] = set()
         self._common = 0  #: messages of the render at hand that are the conversation's
 
     def kept(self, keep: Keep) -> Piece:
@@ -217,6 +219,12 @@ class Sender:
             if one.text == piece.text and one.runs == piece.runs:
                 return one
         known.append(piece)
+        for _, from_ in piece.runs:
+            if from_ is not None and from_.message_index != message:
+                if from_.message_index == UNKNOWN:
+                    raise UnreplayableError("text of unknown origin")
+                if from_.message_index >= 0:
+                    self.elsewhere.add((message, from_.message_index))
         return piece
 
     def render(

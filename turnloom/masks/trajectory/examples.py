@@ -1,0 +1,296 @@
+"""The examples of one conversation, from renders that are walked: what `turns.views` and `rows.weigh` make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple, cast
+
+from turnloom.masks.domain.conversation import REASONING_FIELDS, Conversation, Message
+from turnloom.masks.domain.errors import LayoutError
+from turnloom.masks.domain.rendered_text import TOOLS, Located, MessageSpan, RenderedText, View
+from turnloom.masks.model import Model
+from turnloom.masks.domain.options import Options
+from turnloom.masks.rows.weigh import WeightedText, trained_of, weighted_text_of
+from turnloom.masks.rows.weights import MessageWeights
+from turnloom.masks.trajectory.program import UnreplayableError
+from turnloom.masks.trajectory.recorder import Family
+from turnloom.masks.trajectory.renders import NO_MESSAGE, Node
+from turnloom.masks.trajectory.turns import PiecedRenders, TurnFinder
+from turnloom.masks.turns.bounds_by_render import TurnProver, _transferred
+from turnloom.masks.turns.coverage import KEYS, Shown, UntrainedMessages, _lost_warnings, trained_warnings, unread_warnings
+from turnloom.masks.turns.message_spans import _checked
+from turnloom.masks.turns.next_header import ended_by_header, final_stop, unclosed, without_unclosed
+from turnloom.masks.turns.prefixes import Cut, _grouped
+from turnloom.masks.turns.text_map import TextMap
+from turnloom.masks.turns.views import Request, _dropped, check_choice, request_for
+
+_KNOWN_KEYS: Final = KEYS
+
+
+def weighted_texts(
+    conversation: Conversation, plan: MessageWeights, options: Options, model: Model, family: Family
+) -> list[WeightedText]:
+    """Lay out, cut and weigh a conversation.
+
+    Raises:
+        UnreplayableError: the reference has to.
+        PreprocessError: there are no examples; the reference tells why in full.
+    """
+    work = _Work(conversation, options, model, plan, family)
+    return [weighted_text_of(view, plan, options, model) for view in work.views()]
+
+
+class _Work:
+    """One conversation in progress."""
+
+    def __init__(
+        self, conversation: Conversation, options: Options, model: Model, plan: MessageWeights, family: Family
+    ) -> None:
+        request = request_for(conversation, options, model.chat_format, trained_of(plan, options))
+        if request.others or not request.turns or not all(map(_is_plain, request.messages)):
+            raise UnreplayableError("parts, or other roles")
+        template, messages = request.chat.template, request.messages
+        self.renders = PiecedRenders(template, request.settings, conversation.tools, messages, family)
+        chat = replace(request.chat, renders=self.renders)
+        self.request: Request = replace(request, chat=chat)
+        self.messages = messages
+        self.finder = TurnFinder(chat, self.renders, messages)
+        self.assistants = [at for at, message in enumerate(messages) if message.get("role") == "assistant"]
+        self.untrained = UntrainedMessages()
+        self._begins: dict[tuple[int, int, str], int | None] = {}
+        self._lost: dict[tuple[int, str], list[str]] = {}
+        self._plain_keys = all(_KNOWN_KEYS.issuperset(message) for message in messages)
+
+    def views(self) -> list[View]:
+        finder, request, whole = self.finder, self.request, len(self.messages)
+        finder.whole(whole)
+        found = _grouped(request.turns, whole, lambda turn, shown: finder.extends(turn, finder.whole(shown)))
+        check_choice(len(found), max(found[0].trained, default=0), request.options)
+        return [self._view(cut) for cut in found]
+
+    def _view(self, cut: Cut) -> View:
+        request, finder = self.request, self.finder
+        shown = self.messages[: cut.messages]
+        node = finder.whole(cut.messages) if cut.messages - 1 in cut.trained else self.renders.node(cut.messages)
+        rendered = RenderedText(finder.text(node), node.rendered().runs)
+        trained = frozenset(cut.trained)
+        rule = request.header_rule
+        layout = _Layout(node)
+        located = ended_by_header(self._located(cut, layout, rendered.text), shown, rendered, rule)
+        lost = [*self._unread(shown, rendered, layout), *self._untrained(shown, rendered, trained, layout)]
+        warnings = (*request.undated, *_dropped(shown, rendered, trained), *lost, *located.warnings)
+        spans = located.message_spans
+        following = self.messages[cut.messages : cut.messages + 1]
+        stop = final_stop(request.chat, shown, rendered, spans, rule, following)
+        if stop:
+            warnings = without_unclosed(warnings, spans[-1].message_index)
+            if not (following or request.options.ensure_final_stop):
+                warnings, stop = (*warnings, unclosed(spans[-1].message_index, stop)), ""
+        boundaries = tuple([begin for _, begin in located.begins])
+        return View(rendered, spans, trained, cut.messages, warnings, boundaries, stop)
+
+    def _located(self, cut: Cut, layout: _Layout, text: str) -> Located:
+        spans: list[MessageSpan] = []
+        warnings: list[str] = []
+        begins: list[tuple[int, int]] = []
+        finder, trained = self.finder, cut.trained
+        for index in self.assistants:
+            if index >= cut.messages:
+                break
+            if index not in trained:
+                begin = self._begin(index, layout, text, cut.messages)
+                if begin is not None:
+                    begins.append((index, begin))
+                continue
+            turn = finder.sampled(index).turn
+            begins.append((index, turn.start))
+            warnings += self._checked(index, layout)
+            warnings += turn.warnings
+            role = str(self.messages[index]["role"])
+            spans.append(MessageSpan(index, role, turn.start, turn.eot_start, turn.end, turn.end, turn.located_by))
+        begins.sort(key=_second)
+        return Located(tuple(spans), tuple(dict.fromkeys(warnings)), tuple(begins))
+
+    def _checked(self, index: int, layout: _Layout) -> list[str]:
+        turn = self.finder.sampled(index).turn
+        window, first = layout.window(index, turn.end)
+        moved = replace(turn, start=turn.start - first, eot_start=turn.eot_start - first, end=turn.end - first)
+        return _checked(TextMap(window), self.messages, index, moved)
+
+    def _begin(self, index: int, layout: _Layout, text: str, shown: int) -> int | None:
+        finder = self.finder
+        try:
+            own = finder.sampled(index)
+            base = own.base
+            if id(base) in layout.ids or text.startswith(finder.text(base)):
+                if text.startswith(own.own(), base.end):
+                    return own.turn.start
+            if index + 1 == shown:
+                return finder.alone(index).turn.start
+            return self._transferred(index, layout)
+        except LayoutError:
+            return None
+
+    def _transferred(self, index: int, layout: _Layout) -> int:
+        first, last, key = layout.surroundings(index)
+        begin = layout.nodes[first].parent
+        offset = begin.end if begin is not None else 0
+        if key not in self._begins:
+            window = _rendered(layout.nodes[first:last])
+            own = self.finder.alone(index)
+            prover = _Prover(self.finder, index, own.turn)
+            try:
+                turn = _transferred(TextMap(window), index, cast("TurnProver", prover))
+                self._begins[key] = turn.start
+            except LayoutError:
+                self._begins[key] = None
+        found = self._begins[key]
+        if found is None:
+            raise LayoutError("it can't be told")
+        return offset + found
+
+    def _unread(self, shown: Sequence[Message], rendered: RenderedText, layout: _Layout) -> list[str]:
+        tools = self.request.chat.tools
+        if self._plain_keys and not tools:
+            return []
+        if self._plain_keys and layout.prints_tools():
+            return []
+        return unread_warnings(shown, tools, rendered, self.request.chat.template.names)
+
+    def _untrained(
+        self, shown: Sequence[Message], rendered: RenderedText, trained: frozenset[int], layout: _Layout
+    ) -> list[str]:
+        if self.renders.sender.elsewhere:
+            return self.untrained.warnings(shown, rendered, trained)
+        found: list[str] = []
+        for at, node in enumerate(layout.nodes):
+            index = node.message
+            if index == NO_MESSAGE or index in trained or not node.piece.last:
+                continue
+            found += self._lost_of(index, at, layout)
+        return found
+
+    def _lost_of(self, index: int, at: int, layout: _Layout) -> list[str]:
+        message, piece = self.messages[index], layout.nodes[at].piece
+        content = message.get("content")
+        if not message.get("tool_calls"):
+            own = [run for run in piece.runs if run[1] is not None]
+            if len(own) == 1 and own[0][1] is not None and own[0][1].field == "content":
+                begin = 0 if piece.runs[0] is own[0] else piece.runs[0][0]
+                if piece.text[begin : begin + own[0][0]] == content:
+                    return []
+        following = layout.head(at + 1)
+        key = id(piece), following
+        found = self._lost.get(key)
+        if found is None:
+            begin, runs = 0, list(piece.runs)
+            if runs[0][1] is None:
+                begin = runs.pop(0)[0]
+            if following:
+                if runs[-1][1] is None:
+                    runs[-1] = runs[-1][0] + len(following), None
+                else:
+                    runs.append((len(following), None))
+            found = self._lost[key] = _lost_warnings(message, index, piece.text[begin:] + following, tuple(runs))
+        return found
+
+
+class _Prover(NamedTuple):
+    """What `_transferred` asks of a TurnProver."""
+
+    finder: TurnFinder
+    index: int
+    turn: object
+
+    @property
+    def chat(self) -> object:
+        return self.finder.chat
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        return self.finder.messages
+
+    def alone(self, _: int) -> object:
+        return self.turn
+
+    def shown(self, _: int) -> RenderedText:
+        own = self.finder.alone(self.index)
+        return RenderedText(self.finder.text(own.shown), ())
+
+
+class _Layout:
+    """The pieces of one view."""
+
+    def __init__(self, node: Node) -> None:
+        self.nodes = list(node.back())
+        self.nodes.reverse()
+        self.ids = set(map(id, self.nodes))
+        self.at = {one.message: at for at, one in enumerate(self.nodes) if one.message != NO_MESSAGE}
+
+    def window(self, index: int, end: int) -> tuple[RenderedText, int]:
+        """Return the text from a message's own piece on up to a character, and where it begins."""
+        at = self.at.get(index)
+        if at is None:
+            raise UnreplayableError("a turn without a piece")
+        stop = at + 1
+        while self.nodes[stop - 1].end < end:
+            stop += 1
+        begin = self.nodes[at].parent
+        return _rendered(self.nodes[at:stop]), begin.end if begin is not None else 0
+
+    def surroundings(self, index: int) -> tuple[int, int, tuple[int, int, str]]:
+        """Return the pieces from the text before a message up to the text behind it, and what tells them apart."""
+        at = self.at.get(index)
+        if at is None:
+            raise UnreplayableError("a turn without a piece")
+        first = at - 1
+        while first > 0 and not self.nodes[first].piece.last:
+            first -= 1
+        last = at + 1
+        while last < len(self.nodes) and not self.nodes[last].piece.last:
+            last += 1
+        last = min(last + 1, len(self.nodes))
+        return max(first, 0), last, (id(self.nodes[max(first, 0)]), id(self.nodes[at]), self.head(at + 1))
+
+    def head(self, at: int) -> str:
+        """Return the literals from a piece on, up to the next text."""
+        text = ""
+        for node in self.nodes[at:]:
+            runs = node.piece.runs
+            if not runs:
+                continue
+            if runs[0][1] is None:
+                text += node.piece.text[: runs[0][0]]
+                if len(runs) == 1:
+                    continue
+            break
+        return text
+
+    def prints_tools(self) -> bool:
+        """Whether a text of tools is printed outside messages."""
+        return any(
+            from_ is not None and from_.message_index == TOOLS
+            for node in self.nodes
+            if node.message == NO_MESSAGE
+            for _, from_ in node.piece.runs
+        )
+
+
+def _rendered(nodes: Sequence[Node]) -> RenderedText:
+    from turnloom.masks.trajectory.turns import joined
+
+    piece = joined([node.piece for node in nodes])
+    return RenderedText(piece.text, tuple(piece.runs))
+
+
+def _second(pair: tuple[int, int]) -> int:
+    return pair[1]
+
+
+def _is_plain(message: Message) -> bool:
+    content = message.get("content")
+    return content is None or isinstance(content, str)
+
+
+_ = REASONING_FIELDS, Shown, trained_warnings

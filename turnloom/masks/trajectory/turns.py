@@ -1,0 +1,261 @@
+"""Where turns begin and end, decided turn by turn on what their renders do not share.
+
+These are the decisions of `turns.last_turn` and `turns.bounds_by_render`. There a turn is looked at in the whole text
+of its renders. Here what two renders share is one chain, so that only their ends are compared. Wherever the ends do not
+tell, the functions there are asked, on the same renders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from turnloom.masks.domain.conversation import JSON, Message
+from turnloom.masks.domain.errors import LayoutError
+from turnloom.masks.domain.options import GenerationPrefill
+from turnloom.masks.domain.rendered_text import RenderedText, runs_behind
+from turnloom.masks.template.compiled import CompiledTemplate
+from turnloom.masks.template.prompts import Chat
+from turnloom.masks.template.render import Renders, Settings
+from turnloom.masks.trajectory.program import Piece, UnreplayableError
+from turnloom.masks.trajectory.recorder import Family
+from turnloom.masks.trajectory.renders import NO_MESSAGE, Node, Sender
+from turnloom.masks.turns.last_turn import Turn, last_turn
+from turnloom.masks.turns.next_header import unclosed
+from turnloom.masks.turns.span_parts import has_text
+from turnloom.masks.turns.turn_end import end_of_turn
+
+
+class PiecedRenders(Renders):
+    """The renders of one conversation, walked instead of printed by the template."""
+
+    def __init__(
+        self,
+        template: CompiledTemplate,
+        settings: Settings,
+        tools: Sequence[JSON] | None,
+        messages: Sequence[Message],
+        family: Family,
+    ) -> None:
+        """Begin with nothing rendered; `family` has the template's programs under these settings."""
+        super().__init__(template, settings, tools)
+        self.sender = Sender(messages, tools)
+        self._messages = messages
+        self._family = family
+
+    def node(self, count: int, more: Sequence[Message] = (), *, prompt: bool = False) -> Node:
+        """Render the first `count` messages of the conversation, and more behind them."""
+        return self.sender.render(count, more, prompt=prompt, family=self._family)
+
+    def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str:
+        """Return what `Renders.text` does."""
+        if kwargs:
+            return super().text(messages, prompt=prompt, **kwargs)
+        return self._asked(messages, prompt=prompt).text()
+
+    def traced(self, messages: Sequence[Message], *, prompt: bool = False) -> RenderedText:
+        """Return what `Renders.traced` does."""
+        return self._asked(messages, prompt=prompt).rendered()
+
+    def _asked(self, messages: Sequence[Message], *, prompt: bool) -> Node:
+        own = self._messages
+        count = len(messages)
+        while count and not (count <= len(own) and messages[count - 1] is own[count - 1]):
+            count -= 1
+        return self.node(count, messages[count:], prompt=prompt)
+
+
+class Bounds:
+    """One turn as it was sampled."""
+
+    __slots__ = ("base", "rest", "shown", "turn")
+
+    def __init__(self, base: Node, shown: Node, rest: Piece, turn: Turn) -> None:
+        self.base = base  #: the chain before the turn's own piece
+        self.shown = shown  #: the chain that ends with it
+        self.rest = rest  #: what is printed behind `base`
+        self.turn = turn  #: characters count from the beginning of the text
+
+    def own(self) -> str:
+        """Return the text behind `base` up to the end of the turn."""
+        return self.rest.text[: self.turn.end - self.base.end]
+
+
+class TurnFinder:
+    """Finds the turns of one conversation; each is decided once."""
+
+    def __init__(self, chat: Chat, renders: PiecedRenders, messages: Sequence[Message]) -> None:
+        """Begin with nothing decided."""
+        self.chat = chat
+        self.renders = renders
+        self.messages = messages
+        self._alone: dict[int, Bounds | LayoutError] = {}
+        self._sampled: dict[int, Bounds] = {}
+        self._texts: dict[int, str] = {}
+
+    def text(self, node: Node) -> str:
+        """Return all that is printed up to a node."""
+        found = self._texts.get(id(node))
+        if found is None:
+            found = self._texts[id(node)] = node.text()
+        return found
+
+    def alone(self, index: int) -> Bounds:
+        """Return a turn in the render that ends with it.
+
+        Raises:
+            LayoutError: its bounds can't be told.
+        """
+        found = self._alone.get(index)
+        if found is None:
+            try:
+                found = self._found(index)
+            except LayoutError as error:
+                found = error
+            self._alone[index] = found
+        if isinstance(found, LayoutError):
+            raise found
+        return found
+
+    def _found(self, index: int) -> Bounds:
+        shown = self.renders.node(index + 1)
+        base, rest = split_off(shown, index)
+        if not rest.last and has_text(self.messages[index].get("content")):
+            raise UnreplayableError("a turn whose content is left out")
+        turn = self._decided(index, base, rest)
+        if turn is None:
+            turn = last_turn(self.chat, self.messages[: index + 1], shown.rendered())
+        return Bounds(base, shown, rest, turn)
+
+    def _decided(self, index: int, base: Node, rest: Piece) -> Turn | None:
+        """Return the turn where its prompt is what it follows, and both are known well enough; else None."""
+        chat, known = self.chat, self.chat.known
+        if chat.prefill is not GenerationPrefill.DEFAULT or not known.appended:
+            return None
+        prompt = behind(self.renders.node(index, prompt=True), base)
+        if prompt is None or not rest.text.startswith(prompt) or not prompt.endswith(known.appended):
+            return None
+        first, last = _extent(rest)
+        if base.end + len(prompt) - len(known.appended) < base.text_end:
+            return None
+        start = len(prompt)
+        end_of_text = max(last, start) if first is not None else max(base.text_end - base.end, start)
+        ending = known.ends.get((rest.text[end_of_text:], *self.messages[index]))
+        if ending is None:
+            text = self.text(base) + rest.text
+            at = base.end + end_of_text
+            eot_start, end, closed = end_of_turn(chat, self.messages[: index + 1], text, at)
+        else:
+            at = base.end + end_of_text
+            eot_start, end, closed = at + ending[0], at + ending[1], ending[2]
+        how = f"generation_prompt/{'eot' if closed else 'content'}"
+        warnings = () if closed else (unclosed(index),)
+        return Turn(base.end + start, eot_start, end, how, known.appended, warnings)
+
+    def sampled(self, index: int) -> Bounds:
+        """Return a turn as it was sampled: where it ends its render, or as its prompt with its own text.
+
+        Raises:
+            LayoutError: its bounds can't be told.
+        """
+        alone = self.alone(index)
+        if not alone.turn.spliced:
+            return alone
+        found = self._sampled.get(index)
+        if found is None:
+            prompt, turn = self.renders.node(index, prompt=True), alone.turn
+            at = turn.start - alone.base.end
+            rest = Piece(alone.rest.text[at:], runs_behind(alone.rest.runs, at))
+            moved = prompt.end - turn.start
+            bounds = replace(turn, start=prompt.end, eot_start=turn.eot_start + moved, end=turn.end + moved)
+            found = self._sampled[index] = Bounds(prompt, prompt.then(rest, index), rest, bounds)
+        return found
+
+    def whole(self, messages: int) -> Node:
+        """Render the first `messages` messages as the last was sampled, or as rendered where that is not a turn."""
+        if self.messages[messages - 1].get("role") == "assistant":
+            try:
+                return self.sampled(messages - 1).shown
+            except LayoutError:
+                pass
+        return self.renders.node(messages)
+
+    def extends(self, index: int, shown: Node) -> bool:
+        """Whether a text begins with all of a turn as it was sampled up to its end."""
+        own = self.sampled(index)
+        if shown is own.shown:
+            return True
+        wanted = own.own()
+        found = behind(shown, own.base, len(wanted))
+        if found is not None:
+            return found.startswith(wanted)
+        return self.text(shown).startswith(self.text(own.base) + wanted)
+
+
+def split_off(shown: Node, index: int) -> tuple[Node, Piece]:
+    """Return the chain before a message's own piece, and all that is printed behind it.
+
+    Raises:
+        UnreplayableError: another place prints of the message, or others behind it.
+    """
+    tail: list[Piece] = []
+    node: Node | None = shown
+    while node is not None and node.message == NO_MESSAGE and not node.piece.last:
+        tail.append(node.piece)
+        node = node.parent
+    if node is None or node.message != index or node.parent is None:
+        raise UnreplayableError("a turn that prints nothing, or not at the end")
+    tail.append(node.piece)
+    if len(tail) == 1:
+        return node.parent, node.piece
+    tail.reverse()
+    return node.parent, joined(tail)
+
+
+def joined(pieces: Sequence[Piece]) -> Piece:
+    """Join pieces."""
+    runs: list[Any] = []
+    for piece in pieces:
+        if piece.runs:
+            if runs and runs[-1][1] == piece.runs[0][1]:
+                runs[-1] = runs[-1][0] + piece.runs[0][0], runs[-1][1]
+                runs += piece.runs[1:]
+            else:
+                runs += piece.runs
+    return Piece("".join([piece.text for piece in pieces]), runs)
+
+
+def behind(shown: Node, base: Node, most: int = -1) -> str | None:
+    """Return what a chain prints behind a node, at least `most` characters where there are; None: it has no such node."""
+    texts: list[str] = []
+    node: Node | None = shown
+    while node is not None and node.end > base.end:
+        texts.append(node.piece.text)
+        node = node.parent
+    while node is not None and node is not base:  # pieces without text
+        if node.end < base.end:
+            return None
+        node = node.parent
+    if node is None:
+        return None
+    if most >= 0:
+        got, used = 0, 0
+        for used in range(1, len(texts) + 1):
+            got += len(texts[-used])
+            if got >= most:
+                break
+        texts = texts[len(texts) - used :]
+    texts.reverse()
+    return "".join(texts)
+
+
+def _extent(rest: Piece) -> tuple[int | None, int]:
+    """Return where the text of a turn's own begins and ends; None, 0 where it has none."""
+    position, first, last = 0, None, 0
+    for length, from_ in rest.runs:
+        if from_ is not None:
+            first = position if first is None else first
+            last = position + length
+        position += length
+    return first, last
