@@ -123,9 +123,8 @@ class _Work:
         try:
             own = finder.sampled(index)
             base = own.base
-            if id(base) in layout.ids or text.startswith(finder.text(base)):
-                if text.startswith(own.own(), base.end):
-                    return own.turn.start
+            if layout.begins_with(base, text) and text.startswith(own.own(), base.end):
+                return own.turn.start
             if index + 1 == shown:
                 return finder.alone(index).turn.start
             return self._transferred(index, layout)
@@ -227,6 +226,15 @@ class _Layout:
         self.nodes.reverse()
         self.ids = set(map(id, self.nodes))
         self.at = {one.message: at for at, one in enumerate(self.nodes) if one.message != NO_MESSAGE}
+
+    def begins_with(self, node: Node, text: str) -> bool:
+        """Whether the text, which this is the layout of, begins with a chain's."""
+        behind: list[Node] = []
+        while id(node) not in self.ids:
+            behind.append(node)
+            assert node.parent is not None, "all chains begin with the same node"
+            node = node.parent
+        return all(text.startswith(one.piece.text, one.end - len(one.piece.text)) for one in reversed(behind))
 
     def window(self, index: int, end: int) -> tuple[RenderedText, int]:
         """Return the text from a message's own piece on up to a character, and where it begins."""

@@ -37,7 +37,7 @@ NO_MESSAGE: Final = -1
 class Node:
     """The end of a chain of pieces."""
 
-    __slots__ = ("children", "end", "message", "parent", "piece", "text_end")
+    __slots__ = ("end", "message", "parent", "piece", "text_end")
 
     def __init__(self, parent: Node | None, piece: Piece, message: int) -> None:
         self.parent = parent
@@ -47,15 +47,6 @@ class Node:
         self.end: int = begin + len(piece.text)  #: characters up to here
         #: end of the last character up to here that is no literal
         self.text_end: int = begin + piece.last if piece.last else parent.text_end if parent is not None else 0
-        self.children: dict[tuple[int, int], Node] = {}
-
-    def then(self, piece: Piece, message: int) -> Node:
-        """Return the chain that goes on with a piece."""
-        key = (id(piece), message)
-        found = self.children.get(key)
-        if found is None:
-            found = self.children[key] = Node(self, piece, message)
-        return found
 
     def back(self) -> Iterator[Node]:
         """Yield the chain from its end to its beginning."""
@@ -82,6 +73,23 @@ class Node:
         return RenderedText("".join([piece.text for piece in pieces]), tuple(runs))
 
 
+class Nodes:
+    """The nodes of one conversation: a chain that goes on with the same piece is the same chain."""
+
+    def __init__(self) -> None:
+        """Begin with the empty chain."""
+        self.root = Node(None, EMPTY, NO_MESSAGE)
+        self._after: dict[tuple[int, int, int], Node] = {}  #: nodes live as long as this, so that ids tell them apart
+
+    def then(self, node: Node, piece: Piece, message: int) -> Node:
+        """Return the chain that goes on with a piece."""
+        key = (id(node), id(piece), message)
+        found = self._after.get(key)
+        if found is None:
+            found = self._after[key] = Node(node, piece, message)
+        return found
+
+
 class Steps:
     """What the steps of a loop over messages printed: of a chain that later messages can't change, and behind it."""
 
@@ -98,12 +106,12 @@ class Steps:
         yield from self.chain.pieces[: self.count]
         yield from self.edge
 
-    def after(self, base: Node) -> Node:
+    def after(self, base: Node, nodes: Nodes) -> Node:
         """Return the chain of nodes that goes on from a node with all steps."""
-        node = self.chain.node(base, self.count, self.first, self.way)
+        node = self.chain.node(base, self.count, self.first, self.way, nodes)
         for at, piece in enumerate(self.edge, self.count):
             if piece is not EMPTY:
-                node = node.then(piece, self.first + self.way * at)
+                node = nodes.then(node, piece, self.first + self.way * at)
         return node
 
 
@@ -119,7 +127,7 @@ class Chain:
         self.states: list[list[dict[str, Any]]] = []  #: of the namespaces after each
         self.nodes: dict[int, list[Node]] = {}  #: by the node before
 
-    def node(self, base: Node, count: int, first: int, way: int) -> Node:
+    def node(self, base: Node, count: int, first: int, way: int, made: Nodes) -> Node:
         """Return the chain of nodes after some steps."""
         if not count:
             return base
@@ -127,7 +135,7 @@ class Chain:
         node = nodes[-1] if nodes else base
         for at in range(len(nodes), count):
             if self.pieces[at] is not EMPTY:
-                node = node.then(self.pieces[at], first + way * at)
+                node = made.then(node, self.pieces[at], first + way * at)
             nodes.append(node)
         return nodes[count - 1]
 
@@ -188,7 +196,7 @@ class Sender:
         self._copies: dict[int, tuple[Message, dict[str, Any]]] = {}
         self.own = [self._copy(message) for message in messages]  #: as templates see them
         self._kept: dict[Any, Piece] = {}
-        self._root = Node(None, EMPTY, NO_MESSAGE)
+        self.nodes = Nodes()
         self._pieces: dict[int, list[Piece]] = {}  #: of each message, by position: those that differ
         self._steps: dict[tuple[Program, int], list[Step]] = {}
         self._chains: dict[Any, Chain] = {}
@@ -273,19 +281,19 @@ class Sender:
                 self._folds.clear()
 
     def _chained(self, leaf: Leaf, given: Any, folds: list[Any]) -> Node:
-        node = self._root
+        node = self.nodes.root
         for part in leaf.stretches:
             if isinstance(part, int):
                 steps = folds[part]
                 if type(steps) is Steps:
-                    node = steps.after(node)
+                    node = steps.after(node, self.nodes)
                 else:
                     for piece in steps:
-                        node = node.then(self._interned(piece, NO_MESSAGE), NO_MESSAGE)
+                        node = self.nodes.then(node, self._interned(piece, NO_MESSAGE), NO_MESSAGE)
             else:
                 piece = self._interned(part(*given, ()), NO_MESSAGE)
                 if piece.text:
-                    node = node.then(piece, NO_MESSAGE)
+                    node = self.nodes.then(node, piece, NO_MESSAGE)
         return node
 
     def over_messages(

@@ -169,7 +169,7 @@ class TurnFinder:
             rest = Piece(alone.rest.text[at:], runs_behind(alone.rest.runs, at))
             moved = prompt.end - turn.start
             bounds = replace(turn, start=prompt.end, eot_start=turn.eot_start + moved, end=turn.end + moved)
-            found = self._sampled[index] = Bounds(prompt, prompt.then(rest, index), rest, bounds)
+            found = self._sampled[index] = Bounds(prompt, self.renders.sender.nodes.then(prompt, rest, index), rest, bounds)
         return found
 
     def whole(self, messages: int) -> Node:
@@ -184,13 +184,7 @@ class TurnFinder:
     def extends(self, index: int, shown: Node) -> bool:
         """Whether a text begins with all of a turn as it was sampled up to its end."""
         own = self.sampled(index)
-        if shown is own.shown:
-            return True
-        wanted = own.own()
-        found = behind(shown, own.base, len(wanted))
-        if found is not None:
-            return found.startswith(wanted)
-        return self.text(shown).startswith(self.text(own.base) + wanted)
+        return shown is own.shown or begins(shown, own.base, own.own())
 
 
 def split_off(shown: Node, index: int) -> tuple[Node, Piece]:
@@ -226,28 +220,51 @@ def joined(pieces: Sequence[Piece]) -> Piece:
     return Piece("".join([piece.text for piece in pieces]), runs)
 
 
-def behind(shown: Node, base: Node, most: int = -1) -> str | None:
-    """Return what a chain prints behind a node, at least `most` characters where there are; None: it has no such node."""
+def behind(shown: Node, base: Node) -> str | None:
+    """Return what a chain prints behind a node; None: it has no such node."""
     texts: list[str] = []
     node: Node | None = shown
     while node is not None and node.end > base.end:
         texts.append(node.piece.text)
         node = node.parent
-    while node is not None and node is not base:  # pieces without text
-        if node.end < base.end:
-            return None
-        node = node.parent
-    if node is None:
+    if node is not base:
         return None
-    if most >= 0:
-        got, used = 0, 0
-        for used in range(1, len(texts) + 1):
-            got += len(texts[-used])
-            if got >= most:
-                break
-        texts = texts[len(texts) - used :]
     texts.reverse()
     return "".join(texts)
+
+
+def begins(shown: Node, base: Node, more: str) -> bool:
+    """Whether a chain prints what another does, and more behind it."""
+    wanted, texts = [more], list[str]()
+    node: Node | None = shown
+    other: Node | None = base
+    while node is not other:
+        assert node is not None and other is not None, "all chains begin with the same node"
+        end = node.end
+        if end >= other.end:
+            texts.append(node.piece.text)
+            node = node.parent
+        if other.end >= end:
+            wanted.append(other.piece.text)
+            other = other.parent
+    if len(wanted) == 1:
+        return _joined_behind(texts, len(more)).startswith(more)
+    first, others = wanted[-1], texts[-1] if texts else ""
+    short = min(len(first), len(others))
+    if first[:short] != others[:short]:
+        return False
+    wanted.reverse()
+    whole = "".join(wanted)
+    return _joined_behind(texts, len(whole)).startswith(whole)
+
+
+def _joined_behind(texts: list[str], most: int) -> str:
+    """Join texts, the last first, until there are `most` characters."""
+    got = used = 0
+    while used < len(texts) and got < most:
+        used += 1
+        got += len(texts[-used])
+    return texts[-1] if used == 1 else "".join(texts[: -used - 1 : -1])
 
 
 def _extent(rest: Piece) -> tuple[int | None, int]:
