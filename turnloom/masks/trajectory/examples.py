@@ -73,7 +73,7 @@ class _Work:
         request, finder = self.request, self.finder
         shown = self.messages[: cut.messages]
         node = finder.whole(cut.messages) if cut.messages - 1 in cut.trained else self.renders.node(cut.messages)
-        rendered = RenderedText(finder.text(node), node.rendered().runs)
+        rendered = node.rendered()
         trained = frozenset(cut.trained)
         rule = request.header_rule
         layout = _Layout(node)
@@ -215,7 +215,7 @@ class _Prover(NamedTuple):
 
     def shown(self, _: int) -> RenderedText:
         own = self.finder.alone(self.index)
-        return RenderedText(self.finder.text(own.shown), ())
+        return RenderedText(own.shown.text(), ())
 
 
 class _Layout:

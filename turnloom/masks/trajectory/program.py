@@ -117,6 +117,7 @@ class Fold(Path):
     values: Callable[..., list[Any]]
     origins: Callable[..., list[Any]]
     source: str
+    own: bool  #: only its message decides what it prints, so that it runs once a message
     then: Path | None = None
 
 
@@ -140,6 +141,7 @@ class Leaf(Path):
     reads: tuple[tuple[int, str], ...] | None
     sets: tuple[tuple[int, str], ...] | None
     parts: tuple[Printed, ...]
+    own: bool  #: only the item and its position decide what is printed
     stretches: tuple[Callable[..., Piece] | int, ...]  #: the same in pieces: printers, and numbers of loops
 
 

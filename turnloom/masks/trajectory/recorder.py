@@ -38,7 +38,7 @@ from turnloom.masks.trajectory.program import (
     UnreplayableError,
     add_run,
 )
-from turnloom.masks.trajectory.tape import Code, Environment, From, Mark, Tape, grow
+from turnloom.masks.trajectory.tape import Code, Environment, From, Mark, Tape, grow, is_own
 from turnloom.masks.trajectory.values import (
     Dict,
     Fraction,
@@ -204,18 +204,41 @@ def items_of(program: Program, given: Any) -> list[Any]:
 def run_fold(fold: Fold, arguments: Environment, sender: Any) -> list[Piece]:
     """Run a loop and return what each step printed."""
     program = fold.program
+    if fold.own:
+        known = sender.printed.get((fold, arguments[2]))
+        if known is not None and known[0] is arguments[3]:
+            return cast("list[Piece]", known[1])
     values, origins = fold.values(*arguments), fold.origins(*arguments)
     if program.items.messages:
         return cast("list[Piece]", sender.over_messages(program, arguments[0], values, origins))
     items = items_of(program, fold.items(*arguments))
     from_ = fold.origin(*arguments)
-    pieces, count, known = [], len(items), len(values)
+    pieces, count, size = [], len(items), len(values)
     for at, item in enumerate(items):
         given = (arguments[0], count, at, item, from_, values, origins)
-        leaf, folds = walk(program, given, sender)  # type: ignore[arg-type]
-        pieces.append(leaf.printed(*given, folds))
-        del values[known:], origins[known:]
+        pieces.append(walked(program, given, sender)[1])  # type: ignore[arg-type]
+        del values[size:], origins[size:]
+    if fold.own:
+        sender.printed[fold, arguments[2]] = arguments[3], pieces
     return pieces
+
+
+def walked(program: Program, arguments: Environment, sender: Any) -> tuple[Leaf, Piece]:
+    """Return where an item's answers lead, and what is printed of it; errors as `walk`."""
+    leaf, folds = walk(program, arguments, sender)
+    if leaf.own and program.items.messages:
+        known = sender.printed.get((leaf, arguments[2]))
+        if known is not None and known[0] is arguments[3]:
+            return leaf, known[1]
+    try:
+        piece = leaf.printed(*arguments, folds)
+    except Exception as error:
+        raise UnreplayableError("what can't be printed") from error
+    if program.items.messages:
+        piece = sender.interned(piece, arguments[2])
+        if leaf.own:
+            sender.printed[leaf, arguments[2]] = arguments[3], piece
+    return leaf, piece
 
 
 class Recorder:
@@ -274,9 +297,11 @@ class Recorder:
             text = body()
             atoms = atoms_of(text)
             leaf = end = tape.leaf(atoms)
-        except RefusedError:
-            if self._tapes[-1] is tape:  # its own, not one of a body inside
+        except (RefusedError, Exception):
+            # A body that refuses or raises does so after the same answers. What a body inside raised is marked there.
+            if self._tapes[-1] is tape:
                 program.root = grow(program.root, tape.steps, _REFUSAL)
+                family.paths += 1
             raise
         finally:
             if self._tapes[-1] is tape:
@@ -330,6 +355,7 @@ class Recorder:
             code.compiled(f"[{sources}]"),
             code.compiled(f"[{origins}]"),
             f"{source} {origin} {sources} {origins}",
+            tape.over_messages and not items.messages and is_own(f"{source} {origin} {sources} {origins}"),
         )
         pieces = self._run(fold, given, values, caller, tape)
         for value in values:
@@ -365,7 +391,10 @@ class Recorder:
                 leaf, folds = self._recorded(program, one, values, caller)
             except UnreplayableError as error:
                 raise RefusedError("a loop's body") from error
-            pieces.append(leaf.printed(*one, folds))
+            try:
+                pieces.append(leaf.printed(*one, folds))
+            except Exception as error:
+                raise RefusedError("what can't be printed") from error
             del made[known:], origins[known:]
         return pieces
 

@@ -6,8 +6,9 @@ by looking where they part.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from turnloom.masks.domain.conversation import JSON, Message
@@ -26,8 +27,9 @@ from turnloom.masks.trajectory.program import (
     UnreplayableError,
     add_run,
 )
-from turnloom.masks.trajectory.recorder import Family, Recorder, walk
+from turnloom.masks.trajectory.recorder import Family, Recorder, walk, walked
 
+_LOG: Final = logging.getLogger(__name__)
 #: Attempts to record what one render lacks: each learns all that it meets.
 ATTEMPTS: Final = 2
 #: The message of a node that no message's step printed.
@@ -185,13 +187,21 @@ class Tail(NamedTuple):
 class Sender:
     """Renders one conversation, and others that begin as it does, by walking programs."""
 
-    def __init__(self, messages: Sequence[Message], tools: Sequence[JSON] | None) -> None:
+    def __init__(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[JSON] | None,
+        judge: Callable[[int, Sequence[Message], bool], RenderedText] | None = None,
+    ) -> None:
         """Begin with nothing rendered.
 
         Args:
             messages: of the conversation.
             tools: of the conversation.
+            judge: gives what the template prints of so many messages, more behind them, and a prompt or none. What was
+                recorded for a render is compared with it; None: it is not.
         """
+        self._judge = judge
         self._tools = tools
         self._copies: dict[int, tuple[Message, dict[str, Any]]] = {}
         self.own = [self._copy(message) for message in messages]  #: as templates see them
@@ -205,13 +215,15 @@ class Sender:
         self._renders: dict[Any, Node] = {}
         #: (step, message) of text of a message that is printed elsewhere than by the message's own step
         self.elsewhere: set[tuple[int, int]] = set()
+        #: (loop or end of a path, position) -> the message, and what was printed where it alone decides
+        self.printed: dict[tuple[object, int], tuple[object, Any]] = {}
         self._common = 0  #: messages of the render at hand that are the conversation's
 
     def kept(self, keep: Keep) -> Piece:
         """Return what does not depend on messages."""
         found = self._kept.get(keep.key)
         if found is None:
-            found = self._kept[keep.key] = self._interned(keep.make(self._tools), NO_MESSAGE)
+            found = self._kept[keep.key] = self.interned(keep.make(self._tools), NO_MESSAGE)
         return found
 
     def _copy(self, message: Message) -> dict[str, Any]:
@@ -221,7 +233,10 @@ class Sender:
             kept = self._copies[id(message)] = message, named
         return kept[1]
 
-    def _interned(self, piece: Piece, message: int) -> Piece:
+    def interned(self, piece: Piece, message: int) -> Piece:
+        """Return the piece of this text that a message, or none, printed before; this one where there is none."""
+        if not piece.text:
+            return EMPTY
         known = self._pieces.setdefault(message, [])
         for one in known:
             if one.text == piece.text and one.runs == piece.runs:
@@ -255,10 +270,19 @@ class Sender:
             copies = self.own[:count]
             copies += [self._copy(message) for message in more]
             self._common = count
+            paths = family.paths
             found = self._renders[key] = self._rendered(copies, prompt, family)
+            if family.paths != paths and self._judge is not None:
+                own, wanted = found.rendered(), self._judge(count, more, prompt)
+                if own.text != wanted.text or own.runs != wanted.runs:
+                    _LOG.error("a recorded render differs from the template's; this template is not recorded any more")
+                    family.compiled = None
+                    raise UnreplayableError("another render than the template's")
         return found
 
     def _rendered(self, copies: list[dict[str, Any]], prompt: bool, family: Family) -> Node:
+        if family.compiled is None:
+            raise UnreplayableError("a template that is not recorded")
         given = (copies, len(copies), 0, None, None, [self._tools], [None])
         for _ in range(ATTEMPTS):
             try:
@@ -289,9 +313,9 @@ class Sender:
                     node = steps.after(node, self.nodes)
                 else:
                     for piece in steps:
-                        node = self.nodes.then(node, self._interned(piece, NO_MESSAGE), NO_MESSAGE)
+                        node = self.nodes.then(node, self.interned(piece, NO_MESSAGE), NO_MESSAGE)
             else:
-                piece = self._interned(part(*given, ()), NO_MESSAGE)
+                piece = self.interned(part(*given, ()), NO_MESSAGE)
                 if piece.text:
                     node = self.nodes.then(node, piece, NO_MESSAGE)
         return node
@@ -334,10 +358,8 @@ class Sender:
         known = len(values)
         given = (messages, len(messages), at, messages[at], None, values, origins)
         before = [dict(values[space]) for space in program.spaces]
-        leaf, folds = walk(program, given, self)  # type: ignore[arg-type]
-        piece = leaf.printed(*given, folds)
+        leaf, piece = walked(program, given, self)  # type: ignore[arg-type]
         del values[known:], origins[known:]
-        piece = self._interned(piece, at) if piece.text else EMPTY
         needs = at + leaf.reach + 1
         whole = leaf.reads is None or leaf.sets is None
         spaces = dict(zip(program.spaces, before, strict=True))

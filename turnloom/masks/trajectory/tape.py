@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from itertools import groupby
 from typing import Any, Final, NamedTuple
@@ -11,6 +12,8 @@ from turnloom.masks.replay.symbols import Atom, RefusedError, Symbol
 from turnloom.masks.trajectory import program
 from turnloom.masks.trajectory.program import ARGUMENTS, WHOLE, Ask, Fold, Keep, Leaf, Load, Make, Path, Printed, Store
 
+#: What reads more than the item and its position.
+_OTHERS: Final = re.compile(r"\b[MnVO]\b")
 #: Steps of a path at most; public templates take some thirty.
 LONGEST: Final = 512
 
@@ -223,7 +226,11 @@ class Tape:
         stateless = self.stateless and not any("V[" in part[0] or "O[" in part[1] for part in parts if type(part) is tuple)
         reads, sets = (None, None) if self.shares else (tuple(self._reads), tuple(self._sets))
         reach = min(self.reach, WHOLE)
-        return Leaf(self.code.printer(whole), reach, stateless, reads, sets, whole, self._stretches(whole))
+        folds = [step for step, _ in self.steps if type(step) in (Fold, Keep)]
+        own = all(type(step) is Fold and step.own for step in folds) and all(
+            is_own(part[0] + part[1]) for part in whole if type(part) is tuple
+        )
+        return Leaf(self.code.printer(whole), reach, stateless, reads, sets, whole, own, self._stretches(whole))
 
     def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Callable[..., Any] | int, ...]:
         made: list[Callable[..., Any] | int] = []
@@ -233,6 +240,11 @@ class Tape:
             else:
                 made.append(self.code.printer(tuple(some)))
         return tuple(made)
+
+
+def is_own(source: str) -> bool:
+    """Whether an expression reads nothing but the item and its position."""
+    return _OTHERS.search(source) is None
 
 
 class Mark(NamedTuple):

@@ -16,7 +16,7 @@ from turnloom.masks.domain.errors import LayoutError
 from turnloom.masks.domain.options import GenerationPrefill
 from turnloom.masks.domain.rendered_text import RenderedText, runs_behind
 from turnloom.masks.template.compiled import CompiledTemplate
-from turnloom.masks.template.prompts import Chat
+from turnloom.masks.template.prompts import PROBE, Chat, common_length
 from turnloom.masks.template.render import Renders, Settings
 from turnloom.masks.trajectory.program import Piece, UnreplayableError
 from turnloom.masks.trajectory.recorder import Family
@@ -24,7 +24,6 @@ from turnloom.masks.trajectory.renders import NO_MESSAGE, Node, Sender
 from turnloom.masks.turns.last_turn import Turn, last_turn
 from turnloom.masks.turns.next_header import unclosed
 from turnloom.masks.turns.span_parts import has_text
-from turnloom.masks.turns.turn_end import end_of_turn
 
 
 class PiecedRenders(Renders):
@@ -40,13 +39,16 @@ class PiecedRenders(Renders):
     ) -> None:
         """Begin with nothing rendered; `family` has the template's programs under these settings."""
         super().__init__(template, settings, tools)
-        self.sender = Sender(messages, tools)
+        self.sender = Sender(messages, tools, self._judged)
         self._messages = messages
         self._family = family
 
     def node(self, count: int, more: Sequence[Message] = (), *, prompt: bool = False) -> Node:
         """Render the first `count` messages of the conversation, and more behind them."""
         return self.sender.render(count, more, prompt=prompt, family=self._family)
+
+    def _judged(self, count: int, more: Sequence[Message], prompt: bool) -> RenderedText:
+        return super().traced([*self._messages[:count], *more], prompt=prompt)
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str:
         """Return what `Renders.text` does."""
@@ -92,14 +94,6 @@ class TurnFinder:
         self.messages = messages
         self._alone: dict[int, Bounds | LayoutError] = {}
         self._sampled: dict[int, Bounds] = {}
-        self._texts: dict[int, str] = {}
-
-    def text(self, node: Node) -> str:
-        """Return all that is printed up to a node."""
-        found = self._texts.get(id(node))
-        if found is None:
-            found = self._texts[id(node)] = node.text()
-        return found
 
     def alone(self, index: int) -> Bounds:
         """Return a turn in the render that ends with it.
@@ -129,29 +123,47 @@ class TurnFinder:
         return Bounds(base, shown, rest, turn)
 
     def _decided(self, index: int, base: Node, rest: Piece) -> Turn | None:
-        """Return the turn where its prompt is what it follows, and both are known well enough; else None."""
+        """Return the turn where its prompt is what it follows; else None.
+
+        A prompt that the turn's text begins with ends where the turn begins, whatever else `last_turn` would look at.
+        """
         chat, known = self.chat, self.chat.known
-        if chat.prefill is not GenerationPrefill.DEFAULT or not known.appended:
+        if chat.prefill is not GenerationPrefill.DEFAULT:
             return None
         prompt = behind(self.renders.node(index, prompt=True), base)
-        if prompt is None or not rest.text.startswith(prompt) or not prompt.endswith(known.appended):
+        if prompt is None or not rest.text.startswith(prompt):
             return None
+        appended = known.appended
+        if not appended or not prompt.endswith(appended) or base.end + len(prompt) - len(appended) < base.text_end:
+            bare = behind(self.renders.node(index), base)
+            if bare is None:
+                return None
+            appended = prompt[common_length(bare, prompt) :]
+            known.appended = appended if appended.strip() else known.appended
         first, last = _extent(rest)
-        if base.end + len(prompt) - len(known.appended) < base.text_end:
-            return None
-        start = len(prompt)
-        end_of_text = max(last, start) if first is not None else max(base.text_end - base.end, start)
-        ending = known.ends.get((rest.text[end_of_text:], *self.messages[index]))
+        tail_at = max(last, len(prompt)) if first is not None else len(prompt)
+        ending = self._ending(index, base, rest, tail_at)
         if ending is None:
-            text = self.text(base) + rest.text
-            at = base.end + end_of_text
-            eot_start, end, closed = end_of_turn(chat, self.messages[: index + 1], text, at)
-        else:
-            at = base.end + end_of_text
-            eot_start, end, closed = at + ending[0], at + ending[1], ending[2]
-        how = f"generation_prompt/{'eot' if closed else 'content'}"
-        warnings = () if closed else (unclosed(index),)
-        return Turn(base.end + start, eot_start, end, how, known.appended, warnings)
+            return None
+        at = base.end + tail_at
+        how = f"{'generation_prompt' if appended.strip() else 'prompt'}/{'eot' if ending[2] else 'content'}"
+        warnings = () if ending[2] else (unclosed(index),)
+        return Turn(base.end + len(prompt), at + ending[0], at + ending[1], how, appended, warnings)
+
+    def _ending(self, index: int, base: Node, rest: Piece, tail_at: int) -> tuple[int, int, bool] | None:
+        """Return what `end_of_turn` does, counted from `tail_at`; None where more has to be looked at."""
+        chat, tail = self.chat, rest.text[tail_at:]
+        key = (tail, *self.messages[index])
+        ending = chat.known.ends.get(key)
+        if ending is None:
+            followed = self.renders.node(index + 1, (PROBE,))
+            if begins(followed, base, rest.text[:tail_at]) and not begins(followed, base, rest.text):
+                return None
+            closing = tail.rstrip()
+            token = chat.control.last(closing) if closing else None
+            begin = token[0] if token is not None else len(closing) - len(closing.lstrip())
+            ending = chat.known.ends[key] = (begin, len(closing), True) if closing else (0, 0, False)
+        return ending
 
     def sampled(self, index: int) -> Bounds:
         """Return a turn as it was sampled: where it ends its render, or as its prompt with its own text.
