@@ -13,7 +13,7 @@ from turnloom.masks.model import Model
 from turnloom.masks.domain.options import Options
 from turnloom.masks.rows.weigh import WeightedText, trained_of, weighted_text_of
 from turnloom.masks.rows.weights import MessageWeights
-from turnloom.masks.trajectory.program import UnreplayableError
+from turnloom.masks.trajectory.program import Piece, UnreplayableError
 from turnloom.masks.trajectory.recorder import Family
 from turnloom.masks.trajectory.renders import NO_MESSAGE, Node
 from turnloom.masks.trajectory.turns import PiecedRenders, TurnFinder
@@ -160,15 +160,41 @@ class _Work:
     def _untrained(
         self, shown: Sequence[Message], rendered: RenderedText, trained: frozenset[int], layout: _Layout
     ) -> list[str]:
-        if self.renders.sender.elsewhere:
+        elsewhere = self.renders.sender.elsewhere
+        if any(step != NO_MESSAGE or index in self.assistants for step, index in elsewhere):
             return self.untrained.warnings(shown, rendered, trained)
-        found: list[str] = []
+        outside = {index for _, index in elsewhere}
+        found: list[tuple[int, list[str]]] = []
         for at, node in enumerate(layout.nodes):
             index = node.message
-            if index == NO_MESSAGE or index in trained or not node.piece.last:
+            if not node.piece.last or index in trained:
                 continue
-            found += self._lost_of(index, at, layout)
-        return found
+            if index != NO_MESSAGE:
+                if index in outside:  # its own step prints of it, too
+                    return self.untrained.warnings(shown, rendered, trained)
+                lost = self._lost_of(index, at, layout)
+                if lost:
+                    found.append((index, lost))
+            elif outside and not self._is_whole(node.piece):
+                return self.untrained.warnings(shown, rendered, trained)
+        found.sort(key=_first)
+        return [warning for _, warnings in found for warning in warnings]
+
+    def _is_whole(self, piece: Piece) -> bool:
+        """Whether a piece outside messages prints contents as they are, each at once."""
+        seen: set[int] = set()
+        position = 0
+        for length, from_ in piece.runs:
+            if from_ is not None and from_.message_index >= 0:
+                message = self.messages[from_.message_index]
+                text = piece.text[position : position + length]
+                if from_.message_index in seen or from_.field != "content" or message.get("tool_calls"):
+                    return False
+                if text != message.get("content"):
+                    return False
+                seen.add(from_.message_index)
+            position += length
+        return True
 
     def _lost_of(self, index: int, at: int, layout: _Layout) -> list[str]:
         message, piece = self.messages[index], layout.nodes[at].piece
@@ -290,6 +316,10 @@ def _rendered(nodes: Sequence[Node]) -> RenderedText:
 
     piece = joined([node.piece for node in nodes])
     return RenderedText(piece.text, tuple(piece.runs))
+
+
+def _first(pair: tuple[int, list[str]]) -> int:
+    return pair[0]
 
 
 def _second(pair: tuple[int, int]) -> int:

@@ -137,9 +137,12 @@ class Leaf(Path):
     printed: Callable[..., Piece]
     reach: int  #: messages behind its own that it looked at, WHOLE: all
     stateless: bool  #: it asks and sets no variable, so that only messages decide
-    #: attributes of namespaces that it reads before it may set them, and sets; None: loops inside may read and set all
-    reads: tuple[tuple[int, str], ...] | None
-    sets: tuple[tuple[int, str], ...] | None
+    #: attributes of namespaces that it reads before it may set them, and the variables that they become; None: loops
+    #: inside may read and set all
+    reads: tuple[tuple[int, str, int], ...] | None
+    sets: tuple[tuple[int, str], ...]
+    #: where it sets nothing and prints no variable: questions for variables, with their answers
+    trail: tuple[tuple[Callable[..., Hashable], Hashable], ...] | None
     parts: tuple[Printed, ...]
     own: bool  #: only the item and its position decide what is printed
     stretches: tuple[Callable[..., Piece] | int, ...]  #: the same in pieces: printers, and numbers of loops

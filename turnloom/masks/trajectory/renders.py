@@ -145,36 +145,54 @@ class Chain:
 class Step:
     """What one message contributed, or it and all behind it: by what was read of namespaces, and what was set."""
 
-    __slots__ = ("needs", "piece", "reads", "sets", "state", "whole")
+    __slots__ = ("leaf", "needs", "piece", "reads", "sets", "state")
 
     def __init__(
         self,
         piece: Piece,
         needs: int,
-        state: object,
         reads: tuple[tuple[int, str, Any], ...],
         sets: tuple[tuple[int, str, Any], ...],
-        whole: bool,
+        leaf: Leaf | None = None,
+        state: object = None,
     ) -> None:
         self.piece = piece
         self.needs = needs  #: messages that must be known
-        self.state = state  #: variables that are no namespaces, None where none was asked for
         self.reads = reads
         self.sets = sets
-        self.whole = whole  #: it may have read and set anything
+        self.leaf = leaf  #: of one message
+        self.state = state  #: variables that are no namespaces, None where none was asked for
 
-    def holds(self, values: Sequence[Any]) -> bool:
-        """Whether what was read is the same now."""
-        return all([_same(values[space].get(name, Missing), value) for space, name, value in self.reads])
+    def holds(self, given: tuple[Any, ...], state: object) -> bool:
+        """Whether a message contributes this again."""
+        values: list[Any] = given[5]
+        leaf = self.leaf
+        if leaf is None or leaf.trail is None:
+            if self.state is not None and self.state != state:
+                return False
+            return all([_same(values[space].get(name, Missing), value) for space, name, value in self.reads])
+        if not leaf.trail:
+            return True
+        assert leaf.reads is not None, "there is a trail"
+        known = len(values)
+        values += [values[space].get(name, Missing) for space, name, _ in leaf.reads]
+        try:
+            return all([ask(*given) == answer for ask, answer in leaf.trail])
+        except Exception:  # a question that can't be put to these: a walk tells
+            return False
+        finally:
+            del values[known:]
 
     def followed(self, other: Step) -> Step:
         """Return what this and another behind it read and set."""
+        if not self.sets and self.reads == other.reads:
+            return other
         own = {(space, name) for space, name, _ in self.sets}
         later = {(space, name) for space, name, _ in other.sets}
         reads = {(space, name): value for space, name, value in other.reads if (space, name) not in own}
         reads |= {(space, name): value for space, name, value in self.reads}
         sets = [one for one in self.sets if (one[0], one[1]) not in later]
-        return Step(EMPTY, 0, None, tuple([(*key, value) for key, value in reads.items()]), (*sets, *other.sets), False)
+        return Step(EMPTY, 0, tuple([(*key, value) for key, value in reads.items()]), (*sets, *other.sets))
 
 
 class Tail(NamedTuple):
@@ -350,30 +368,20 @@ class Sender:
         steps = self._steps.get((program, at))
         if steps is None:
             steps = self._steps[program, at] = []
+        given = (messages, len(messages), at, messages[at], None, values, origins)
         for step in steps:
-            if step.needs <= self._common and (step.state is None or step.state == state) and step.holds(values):
+            if step.needs <= self._common and step.holds(given, state):
                 for space, name, value in step.sets:
                     values[space][name] = value
                 return step
         known = len(values)
-        given = (messages, len(messages), at, messages[at], None, values, origins)
-        before = [dict(values[space]) for space in program.spaces]
         leaf, piece = walked(program, given, self)  # type: ignore[arg-type]
-        del values[known:], origins[known:]
         needs = at + leaf.reach + 1
-        whole = leaf.reads is None or leaf.sets is None
-        spaces = dict(zip(program.spaces, before, strict=True))
-        reads = () if leaf.reads is None else leaf.reads
-        sets = () if leaf.sets is None else leaf.sets
-        step = Step(
-            piece,
-            needs,
-            None if leaf.stateless else state,
-            tuple([(space, name, spaces[space].get(name, Missing)) for space, name in reads]),
-            tuple([(space, name, values[space][name]) for space, name in sets]),
-            whole,
-        )
-        if needs <= self._common and not whole:
+        reads = () if leaf.reads is None else tuple([(space, name, values[now]) for space, name, now in leaf.reads])
+        del values[known:], origins[known:]
+        sets = tuple([(space, name, values[space][name]) for space, name in leaf.sets])
+        step = Step(piece, needs, reads, sets, leaf, None if leaf.stateless else state)
+        if needs <= self._common and leaf.reads is not None:
             steps.append(step)
         return step
 
@@ -418,11 +426,12 @@ class Sender:
         """Run from the last message on; what comes after a message is remembered by what it reads."""
         first = program.items.start
         made: list[Step] = []
+        given = (messages, 0, 0, None, None, values, origins)
         rest: Tail | None = None
         for at in range(len(messages) - 1, first - 1, -1):
             if at < self._common:
                 tails = self._tails.get((program, at, plain), ())
-                rest = next((tail for tail in tails if tail.step.holds(values)), None)
+                rest = next((tail for tail in tails if tail.step.holds(given, plain)), None)
                 if rest is not None:
                     break
             made.append(self._step(program, at, messages, values, origins, plain))
@@ -431,10 +440,10 @@ class Sender:
                 values[space][name] = value
         pieces = [step.piece for step in made]
         at = len(messages) - len(made)
-        tail = rest.step if rest is not None else Step(EMPTY, 0, None, (), (), whole=False)
+        tail = rest.step if rest is not None else Step(EMPTY, 0, (), ())
         behind = rest.pieces if rest is not None else []
         for step in reversed(made):
-            if step.needs > at + 1 or at >= self._common or step.whole:
+            if step.needs > at + 1 or at >= self._common or step.leaf is None or step.leaf.reads is None:
                 break
             tail, behind = step.followed(tail), [step.piece, *behind]
             self._tails.setdefault((program, at, plain), []).append(Tail(tail, behind))

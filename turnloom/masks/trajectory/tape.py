@@ -100,7 +100,7 @@ class Tape:
         self.stateless = True
         self.folds: list[Any] = []  #: pieces of each loop and kept text
         self.variables = len(given.values)
-        self._reads: dict[tuple[int, str], None] = {}
+        self._reads: dict[tuple[int, str], int] = {}
         self._sets: dict[tuple[int, str], None] = {}
         self.shares = False  #: a loop inside was given a namespace from outside
 
@@ -173,7 +173,7 @@ class Tape:
         self.stateless = False
         self._add(Load(space, name))
         if space < self.variables and (space, name) not in self._sets:
-            self._reads[space, name] = None
+            self._reads[space, name] = len(self.given.values)
         held = self.given.values[space].get(name, program.Missing)
         self.given.values.append(held)
         self.given.origins.append(held.origin if type(held) is program.Held else None)
@@ -224,13 +224,19 @@ class Tape:
                 parts.append((name, made.source))
         whole = tuple(parts)
         stateless = self.stateless and not any("V[" in part[0] or "O[" in part[1] for part in parts if type(part) is tuple)
-        reads, sets = (None, None) if self.shares else (tuple(self._reads), tuple(self._sets))
+        reads = None if self.shares else tuple([(*read, at) for read, at in self._reads.items()])
+        sets = tuple(self._sets)
         reach = min(self.reach, WHOLE)
         folds = [step for step, _ in self.steps if type(step) in (Fold, Keep)]
         own = all(type(step) is Fold and step.own for step in folds) and all(
             is_own(part[0] + part[1]) for part in whole if type(part) is tuple
         )
-        return Leaf(self.code.printer(whole), reach, stateless, reads, sets, whole, own, self._stretches(whole))
+        trail = None
+        if own and not sets and reads is not None and all(type(step) in (Ask, Load, Fold) for step, _ in self.steps):
+            asked = [(step, answer) for step, answer in self.steps if isinstance(step, Ask) and "V[" in step.source]
+            trail = tuple([(step.ask, answer) for step, answer in asked])
+        printed = self.code.printer(whole)
+        return Leaf(printed, reach, stateless, reads, sets, trail, whole, own, self._stretches(whole))
 
     def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Callable[..., Any] | int, ...]:
         made: list[Callable[..., Any] | int] = []

@@ -37,7 +37,7 @@ def depth_of(form: Sum, tape: Tape) -> int:
         return 0
     times = form.get(COUNT, 0)
     if set(form) <= {COUNT, AT, ""} and times in (1, -1) and form.get(AT, 0) == -times:
-        return abs(form.get("", 0)) + 1
+        return max(0, -times * form.get("", 0))  # beyond so many messages behind its own, it answers the same
     return WHOLE
 
 
