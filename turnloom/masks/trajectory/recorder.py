@@ -187,7 +187,7 @@ def walk(program: Program, arguments: Environment, sender: Any) -> tuple[Leaf, l
                 folds.append((sender.kept(node),))
                 node = node.then  # type: ignore[union-attr]
             elif kind is Refusal:
-                raise UnreplayableError
+                raise UnreplayableError("a body that is not recorded")
             else:
                 raise MissError
     except (MissError, UnreplayableError):
@@ -255,6 +255,7 @@ class Recorder:
         """
         self._family, self._messages, self._tools, self._sender = family, messages, tools, sender
         self._tapes: list[Tape] = []
+        self._blamed: BaseException | None = None  #: whose body is known
 
     def record(self, *, prompt: bool) -> None:
         """Run the template and add what is new.
@@ -297,9 +298,11 @@ class Recorder:
             text = body()
             atoms = atoms_of(text)
             leaf = end = tape.leaf(atoms)
-        except (RefusedError, Exception):
-            # A body that refuses or raises does so after the same answers. What a body inside raised is marked there.
-            if self._tapes[-1] is tape:
+        except UnreplayableError:
+            raise  # an item of a loop inside, not this body
+        except (RefusedError, Exception) as error:
+            if self._blamed is not error:  # a body refuses or raises always after the same answers
+                self._blamed = error
                 program.root = grow(program.root, tape.steps, _REFUSAL)
                 family.paths += 1
             raise
@@ -389,8 +392,6 @@ class Recorder:
                     made[space].clear()
                     made[space].update(state)
                 leaf, folds = self._recorded(program, one, values, caller)
-            except UnreplayableError as error:
-                raise RefusedError("a loop's body") from error
             try:
                 pieces.append(leaf.printed(*one, folds))
             except Exception as error:
