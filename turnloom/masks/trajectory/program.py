@@ -172,6 +172,8 @@ class Program:
     kinds: tuple[Hashable, ...]  #: of the variables: constants by value
     root: Path | None = None
     spaces: tuple[int, ...] = ()  #: variables that are namespaces
+    walks: int = 0  #: since the tree grew
+    straight: Callable[..., tuple[Leaf, list[Any]]] | None = None  #: the tree as one function
 
 
 def kind(value: Any) -> Hashable:

@@ -38,6 +38,7 @@ from turnloom.masks.trajectory.program import (
     UnreplayableError,
     add_run,
 )
+from turnloom.masks.trajectory.straight import WALKS, source_of
 from turnloom.masks.trajectory.tape import Code, Environment, From, Mark, Tape, grow, is_own
 from turnloom.masks.trajectory.values import (
     Dict,
@@ -133,6 +134,11 @@ class Family:
         self.programs.clear()
         self.paths = 0
 
+    def straightened(self, program: Program) -> Callable[..., tuple[Leaf, list[Any]]] | None:
+        """Return a program's tree as one function."""
+        written = source_of(program)
+        return None if written is None else self.code.function(*written, _run_fold=run_fold)
+
     def kept(self, site: int, tools: Sequence[JSON] | None, values: Mapping[str, Any]) -> Piece:
         """Print a loop that depends on no message, with provenance."""
         template = self._kept.get(site)
@@ -158,6 +164,17 @@ def walk(program: Program, arguments: Environment, sender: Any) -> tuple[Leaf, l
         MissError: nowhere yet.
         UnreplayableError: to what can't be recorded.
     """
+    straight = program.straight
+    if straight is not None:
+        try:
+            return straight(*arguments, sender)
+        except (MissError, UnreplayableError):
+            raise
+        except Exception as error:  # a question that can't be put to this item: a recording tells
+            raise MissError from error
+    program.walks += 1
+    if program.walks == WALKS:
+        program.straight = sender.straightened(program)
     node: Path | None = program.root
     values, origins = arguments[5], arguments[6]
     folds: list[Any] = []
@@ -303,18 +320,21 @@ class Recorder:
         except (RefusedError, Exception) as error:
             if self._blamed is not error:  # a body refuses or raises always after the same answers
                 self._blamed = error
-                program.root = grow(program.root, tape.steps, _REFUSAL)
-                family.paths += 1
+                self._grow(program, tape, _REFUSAL)
             raise
         finally:
             if self._tapes[-1] is tape:
                 self._tapes.pop()
-        program.root = grow(program.root, tape.steps, end)
-        family.paths += 1
+        self._grow(program, tape, end)
         if family.paths > MOST_PATHS:
             family.forget()
             raise RefusedError("too many paths")
         return leaf
+
+    def _grow(self, program: Program, tape: Tape, end: Path) -> None:
+        program.root = grow(program.root, tape.steps, end)
+        program.walks, program.straight = 0, None
+        self._family.paths += 1
 
     def fold(self, number: int, iterable: Any, *values: Any, caller: Macro) -> Any:
         """Run a loop for the template that is recorded."""

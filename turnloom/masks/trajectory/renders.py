@@ -220,6 +220,7 @@ class Sender:
                 recorded for a render is compared with it; None: it is not.
         """
         self._judge = judge
+        self._family: Family | None = None  #: of the render at hand
         self._tools = tools
         self._copies: dict[int, tuple[Message, dict[str, Any]]] = {}
         self.own = [self._copy(message) for message in messages]  #: as templates see them
@@ -243,6 +244,10 @@ class Sender:
         if found is None:
             found = self._kept[keep.key] = self.interned(keep.make(self._tools), NO_MESSAGE)
         return found
+
+    def straightened(self, program: Program) -> Any:
+        """Return a program as one function."""
+        return self._family.straightened(program) if self._family is not None else None
 
     def _copy(self, message: Message) -> dict[str, Any]:
         kept = self._copies.get(id(message))
@@ -287,7 +292,7 @@ class Sender:
         if found is None:
             copies = self.own[:count]
             copies += [self._copy(message) for message in more]
-            self._common = count
+            self._common, self._family = count, family
             paths = family.paths
             found = self._renders[key] = self._rendered(copies, prompt, family)
             if family.paths != paths and self._judge is not None:

@@ -14,6 +14,8 @@ from turnloom.masks.trajectory.program import ARGUMENTS, WHOLE, Ask, Fold, Keep,
 
 #: What reads more than the item and its position.
 _OTHERS: Final = re.compile(r"\b[MnVO]\b")
+#: What symbols ask of the parts of a text.
+_PARTS: Final = re.compile(r"len\((.*\.r?split\([^()]*\)\))\) == (\d+)")
 #: Steps of a path at most; public templates take some thirty.
 LONGEST: Final = 512
 
@@ -44,6 +46,13 @@ class Code:
         made = self._made.get(source)
         if made is None:
             made = self._made[source] = eval(f"lambda {ARGUMENTS}: {source}", self._scope)  # noqa: S307  # our own source
+        return made
+
+    def function(self, source: str, names: Mapping[str, object], **more: object) -> Callable[..., Any]:
+        """Compile a function `walk` that names constants and more."""
+        scope: dict[str, Any] = {**self._scope, **names, **more}
+        exec(compile(source, "<walk>", "exec"), scope)  # noqa: S102  # our own source
+        made: Callable[..., Any] = scope["walk"]
         return made
 
     def printer(self, parts: tuple[Printed, ...]) -> Callable[..., Any]:
@@ -139,7 +148,10 @@ class Tape:
     # What symbols ask of a recording.
 
     def guard(self, expression: str, answer: bool) -> bool:
-        """Record a question of truth."""
+        """Record a question of truth; of how many parts a text has, the question for their number."""
+        parts = _PARTS.fullmatch(expression)
+        if parts is not None and answer:
+            return self.ask(f"len({parts[1]})") == int(parts[2])
         if self.ask(f"bool({expression})") is not answer:
             raise RefusedError("another answer than the symbol's")
         return answer
