@@ -112,7 +112,7 @@ class Fold(Path):
     """Run another loop."""
 
     program: Program
-    items: Callable[..., Any]  #: gives the items; of messages nothing
+    items: Callable[..., Any]  #: gives the items; of messages the first, or None
     origin: Callable[..., Origin | None]
     values: Callable[..., list[Any]]
     origins: Callable[..., list[Any]]
@@ -158,7 +158,7 @@ class Items(NamedTuple):
     """How a program's items are given."""
 
     messages: bool  #: they are the conversation's messages
-    start: int = 0  #: the first of these
+    start: int = 0  #: the first of these; -1: it is told by the loop
     backwards: bool = False  #: from the last to the first
     pairs: bool = False  #: keys and values of a dict
 

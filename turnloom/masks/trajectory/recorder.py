@@ -227,7 +227,7 @@ def run_fold(fold: Fold, arguments: Environment, sender: Any) -> list[Piece]:
             return cast("list[Piece]", known[1])
     values, origins = fold.values(*arguments), fold.origins(*arguments)
     if program.items.messages:
-        return cast("list[Piece]", sender.over_messages(program, arguments[0], values, origins))
+        return cast("list[Piece]", sender.over_messages(program, arguments[0], values, origins, fold.items(*arguments)))
     items = items_of(program, fold.items(*arguments))
     from_ = fold.origin(*arguments)
     pieces, count, size = [], len(items), len(values)
@@ -346,8 +346,9 @@ class Recorder:
         if not is_symbolic(iterable):
             return self._unrolled(iterable, values, caller)
         if type(iterable) is Messages:
-            items = Items(messages=True, start=iterable.start, backwards=iterable.backwards)
-            source, origin, given = "None", "None", None
+            begin = iterable.begin
+            items = Items(messages=True, start=iterable.start if begin is None else -1, backwards=iterable.backwards)
+            source, origin, given = "None" if begin is None else total(begin.form), "None", None
         elif type(iterable) is Pairs:
             if len(site.targets) != 2:
                 raise RefusedError("pairs")
@@ -391,7 +392,8 @@ class Recorder:
         made, origins = fold.values(*arguments), fold.origins(*arguments)
         messages = self._messages
         if program.items.messages:
-            order: list[int] = list(range(program.items.start, len(messages)))
+            first = program.items.start if program.items.start >= 0 else fold.items(*arguments)
+            order: list[int] = list(range(first, len(messages)))
             if program.items.backwards:
                 order.reverse()
             steps = [(len(messages), at, messages[at], None) for at in order]
@@ -498,7 +500,7 @@ def _handed(value: Any) -> Handed:
     if type(value) in (Dict, List):
         return Handed(("json", type(value)), value.source, value.origin)
     if type(value) is Messages:
-        return Handed(("messages", value.start, value.backwards))
+        return Handed(("messages", value.start, value.backwards) if value.begin is None else ("unusable",))
     if type(value) is Number:
         value.tape.looked(WHOLE if depth_of(value.form, value.tape) else 0)
         return Handed(("number",), total(value.form))

@@ -344,9 +344,14 @@ class Sender:
         return node
 
     def over_messages(
-        self, program: Program, messages: list[dict[str, Any]], values: list[Any], origins: list[Any]
+        self,
+        program: Program,
+        messages: list[dict[str, Any]],
+        values: list[Any],
+        origins: list[Any],
+        first: int | None = None,
     ) -> Steps:
-        """Run a loop over messages; what no later message can change is taken from an earlier render.
+        """Run a loop over messages, from `first` on where that is told; what no later message can change is taken from an earlier render.
 
         Raises:
             MissError, UnreplayableError: as `walk`.
@@ -354,11 +359,16 @@ class Sender:
         spaces = program.spaces
         plain = tuple([_frozen(value) for at, value in enumerate(values) if at not in spaces])
         state = (program, plain, *[tuple([(n, _frozen(v)) for n, v in values[space].items()]) for space in spaces])
-        key = (len(messages), *map(id, messages[self._common :]), *state)
+        shown = (len(messages), *map(id, messages[self._common :]))
+        if first is not None:
+            order = range(first, len(messages))
+            return self._tailed(program, order, shown, messages, values, origins, plain)
+        key = (shown, *state)
         found = self._folds.get(key)
         if found is None:
             if program.items.backwards:
-                steps = self._backwards(program, messages, values, origins, plain)
+                order = range(len(messages) - 1, program.items.start - 1, -1)
+                steps = self._tailed(program, order, None, messages, values, origins, plain)
             else:
                 steps = self._forwards(program, messages, values, origins, state, plain)
             found = self._folds[key] = steps, [dict(values[space]) for space in spaces]
@@ -420,22 +430,33 @@ class Sender:
                 edge.append(piece)
         return Steps(chain, known, edge, first, 1)
 
-    def _backwards(
+    def _tailed(
         self,
         program: Program,
+        order: range,
+        shown: object,
         messages: list[dict[str, Any]],
         values: list[Any],
         origins: list[Any],
         plain: tuple[object, ...],
     ) -> Steps:
-        """Run from the last message on; what comes after a message is remembered by what it reads."""
-        first = program.items.start
+        """Run a loop; what comes after a message is remembered by what it reads.
+
+        Args:
+            program: of its body.
+            order: of the messages.
+            shown: what tells the messages shown apart, where those at the end differ; None: the loop ends with the first.
+            messages: all that are shown.
+            values: variables.
+            origins: theirs.
+            plain: the variables that are no namespaces.
+        """
         made: list[Step] = []
         given = (messages, 0, 0, None, None, values, origins)
         rest: Tail | None = None
-        for at in range(len(messages) - 1, first - 1, -1):
-            if at < self._common:
-                tails = self._tails.get((program, at, plain), ())
+        for at in order:
+            if shown is not None or at < self._common:
+                tails = self._tails.get((program, at, shown, plain), ())
                 rest = next((tail for tail in tails if tail.step.holds(given, plain)), None)
                 if rest is not None:
                     break
@@ -444,17 +465,17 @@ class Sender:
             for space, name, value in rest.step.sets:
                 values[space][name] = value
         pieces = [step.piece for step in made]
-        at = len(messages) - len(made)
         tail = rest.step if rest is not None else Step(EMPTY, 0, (), ())
         behind = rest.pieces if rest is not None else []
-        for step in reversed(made):
-            if step.needs > at + 1 or at >= self._common or step.leaf is None or step.leaf.reads is None:
+        for step, at in zip(reversed(made), reversed(order[: len(made)]), strict=True):
+            if step.leaf is None or step.leaf.reads is None:
+                break
+            if shown is None and (step.needs > at + 1 or at >= self._common):
                 break
             tail, behind = step.followed(tail), [step.piece, *behind]
-            self._tails.setdefault((program, at, plain), []).append(Tail(tail, behind))
-            at += 1
+            self._tails.setdefault((program, at, shown, plain), []).append(Tail(tail, behind))
         pieces += rest.pieces if rest is not None else []
-        return Steps(_NOTHING, 0, pieces, len(messages) - 1, -1)
+        return Steps(_NOTHING, 0, pieces, order.start, order.step)
 
 
 _NOTHING: Final = Chain()

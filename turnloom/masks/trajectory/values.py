@@ -259,10 +259,13 @@ class Message(Dict):
 class Messages(Opaque):
     """The messages from one on."""
 
-    __slots__ = ("backwards", "start", "tape")
+    __slots__ = ("backwards", "begin", "start", "tape")
 
-    def __init__(self, tape: Tape, start: int = 0, *, backwards: bool = False) -> None:
+    def __init__(
+        self, tape: Tape, start: int = 0, *, backwards: bool = False, begin: Number | None = None
+    ) -> None:
         self.tape, self.start, self.backwards = tape, start, backwards
+        self.begin = begin  #: of a part that begins by the position of a message: only loops read it
 
     @property  # type: ignore[misc]  # templates ask isinstance(x, list)
     def __class__(self) -> type[list[Any]]:  # type: ignore[override]
@@ -270,6 +273,8 @@ class Messages(Opaque):
 
     def length(self) -> Number:
         """Return how many there are."""
+        if self.begin is not None:
+            raise RefusedError("the length of a part of the messages")
         count = len(self.tape.given.messages)
         return Number({COUNT if self.tape.over_messages else "len(M)": 1, "": -self.start}, count - self.start, self.tape)
 
@@ -278,7 +283,7 @@ class Messages(Opaque):
 
     def at(self, index: object) -> Any:
         """Return a message, Missing where there is none."""
-        if self.backwards:
+        if self.backwards or self.begin is not None:
             raise RefusedError("a message from behind")
         number = Number({"": index}, index, self.tape) if type(index) is int else index
         if type(number) is not Number:
@@ -301,8 +306,13 @@ class Messages(Opaque):
         """Return messages from one on, or all from behind; Jinja compiles slices to this."""
         if type(key) is not slice:
             raise RefusedError("a message by its position")
-        if self.backwards or key.stop is not None:
+        if self.backwards or self.begin is not None or key.stop is not None:
             raise RefusedError("a part of the messages")
+        if type(key.start) is Number and key.step is None and self.tape.over_messages:
+            begin = key.start + self.start
+            if begin.form.get(AT) != 1 or set(begin.form) > {AT, ""} or begin.form.get("", 0) < 0:
+                raise RefusedError("a part of the messages")
+            return Messages(self.tape, self.start, begin=begin)
         if key.step == -1 and key.start is None:
             return Messages(self.tape, self.start, backwards=True)
         if key.step not in (None, 1) or type(key.start) not in (int, type(None)) or (key.start or 0) < 0:
@@ -326,6 +336,8 @@ class Loop(Opaque):
     def attribute(self, name: str) -> Any:
         """Return one of its facts."""
         tape, given, items = self._tape, self._tape.given, self._items
+        if items.messages and items.start < 0:
+            raise RefusedError(f"loop.{name} of a part of the messages")
         start = items.start if items.messages else 0
         count = Number({COUNT: 1, "": -start}, given.count - start, tape)
         if items.messages and items.backwards:
