@@ -145,6 +145,7 @@ class Leaf(Path):
     trail: tuple[tuple[Callable[..., Hashable], Hashable], ...] | None
     parts: tuple[Printed, ...]
     own: bool  #: only the item and its position decide what is printed
+    blanks: tuple[int, ...] | None  #: the same where these loops print nothing; None: not even then
     stretches: tuple[Callable[..., Piece] | int, ...]  #: the same in pieces: printers, and numbers of loops
 
 

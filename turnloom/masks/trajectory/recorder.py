@@ -243,7 +243,8 @@ def run_fold(fold: Fold, arguments: Environment, sender: Any) -> list[Piece]:
 def walked(program: Program, arguments: Environment, sender: Any) -> tuple[Leaf, Piece]:
     """Return where an item's answers lead, and what is printed of it; errors as `walk`."""
     leaf, folds = walk(program, arguments, sender)
-    if leaf.own and program.items.messages:
+    own = program.items.messages and leaf.blanks is not None and not any([folds[at] for at in leaf.blanks])
+    if own:
         known = sender.printed.get((leaf, arguments[2]))
         if known is not None and known[0] is arguments[3]:
             return leaf, known[1]
@@ -253,7 +254,7 @@ def walked(program: Program, arguments: Environment, sender: Any) -> tuple[Leaf,
         raise UnreplayableError("what can't be printed") from error
     if program.items.messages:
         piece = sender.interned(piece, arguments[2])
-        if leaf.own:
+        if own:
             sender.printed[leaf, arguments[2]] = arguments[3], piece
     return leaf, piece
 

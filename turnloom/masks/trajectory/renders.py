@@ -104,6 +104,9 @@ class Steps:
         self.first = first  #: position of the first message
         self.way = way  #: 1, or -1: from the last message to the first
 
+    def __bool__(self) -> bool:
+        return bool(self.count or self.edge)
+
     def __iter__(self) -> Iterator[Piece]:
         yield from self.chain.pieces[: self.count]
         yield from self.edge
@@ -464,17 +467,19 @@ class Sender:
         if rest is not None:
             for space, name, value in rest.step.sets:
                 values[space][name] = value
-        pieces = [step.piece for step in made]
         tail = rest.step if rest is not None else Step(EMPTY, 0, (), ())
-        behind = rest.pieces if rest is not None else []
-        for step, at in zip(reversed(made), reversed(order[: len(made)]), strict=True):
-            if step.leaf is None or step.leaf.reads is None:
-                break
-            if shown is None and (step.needs > at + 1 or at >= self._common):
-                break
-            tail, behind = step.followed(tail), [step.piece, *behind]
-            self._tails.setdefault((program, at, shown, plain), []).append(Tail(tail, behind))
-        pieces += rest.pieces if rest is not None else []
+        pieces = rest.pieces if rest is not None else []
+        kept = True
+        for index in range(len(made) - 1, -1, -1):
+            step, at = made[index], order[index]
+            if step.piece is not EMPTY or pieces:  # most such loops print nothing at all
+                pieces = [step.piece, *(pieces or [EMPTY] * (len(order) - index - 1))]
+            kept = kept and step.leaf is not None and step.leaf.reads is not None
+            if kept and (shown is not None or (step.needs <= at + 1 and at < self._common)):
+                tail = step.followed(tail)
+                self._tails.setdefault((program, at, shown, plain), []).append(Tail(tail, pieces))
+            else:
+                kept = False
         return Steps(_NOTHING, 0, pieces, order.start, order.step)
 
 

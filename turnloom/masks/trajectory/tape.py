@@ -243,12 +243,16 @@ class Tape:
         own = all(type(step) is Fold and step.own for step in folds) and all(
             is_own(part[0] + part[1]) for part in whole if type(part) is tuple
         )
+        blanks: tuple[int, ...] | None = None
+        if all(is_own(part[0] + part[1]) for part in whole if type(part) is tuple):
+            shared = [at for at, step in enumerate(folds) if not (type(step) is Fold and step.own)]
+            blanks = tuple([at for at in shared if at in whole])
         trail = None
         if own and not sets and reads is not None and all(type(step) in (Ask, Load, Fold) for step, _ in self.steps):
             asked = [(step, answer) for step, answer in self.steps if isinstance(step, Ask) and "V[" in step.source]
             trail = tuple([(step.ask, answer) for step, answer in asked])
         printed = self.code.printer(whole)
-        return Leaf(printed, reach, stateless, reads, sets, trail, whole, own, self._stretches(whole))
+        return Leaf(printed, reach, stateless, reads, sets, trail, whole, own, blanks, self._stretches(whole))
 
     def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Callable[..., Any] | int, ...]:
         made: list[Callable[..., Any] | int] = []
