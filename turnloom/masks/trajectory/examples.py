@@ -12,7 +12,8 @@ from turnloom.masks.domain.rendered_text import TOOLS, Located, MessageSpan, Ren
 from turnloom.masks.model import Model
 from turnloom.masks.domain.options import Options
 from turnloom.masks.rows.weigh import WeightedText, trained_of, weighted_text_of
-from turnloom.masks.rows.weights import MessageWeights
+from turnloom.masks.rows.weights import MessageWeights, weight_spans
+from turnloom.masks.trajectory.cuts import Cutter
 from turnloom.masks.trajectory.program import Piece, UnreplayableError
 from turnloom.masks.trajectory.recorder import Family
 from turnloom.masks.trajectory.renders import NO_MESSAGE, Node
@@ -38,7 +39,15 @@ def weighted_texts(
         PreprocessError: there are no examples; the reference tells why in full.
     """
     work = _Work(conversation, options, model, plan, family)
-    return [weighted_text_of(view, plan, options, model) for view in work.views()]
+    cutter = Cutter(plan.assistants, model.vocabulary.cut_rules, options.control_tokens)
+    texts: list[WeightedText] = []
+    for view, nodes in work.views():
+        if view.final_stop:
+            texts.append(weighted_text_of(view, plan, options, model))
+        else:
+            segments = cutter.cut(nodes, view.rendered, view.boundaries)
+            texts.append(WeightedText(view, weight_spans(view, plan, options), segments, view.warnings))
+    return texts
 
 
 class _Work:
@@ -60,16 +69,18 @@ class _Work:
         self.untrained = UntrainedMessages()
         self._begins: dict[tuple[int, int, str], int | None] = {}
         self._lost: dict[tuple[int, str], list[str]] = {}
+        self._clean: set[int] = set()  #: ids of pieces that show all that their messages say
         self._plain_keys = all(_KNOWN_KEYS.issuperset(message) for message in messages)
 
-    def views(self) -> list[View]:
+    def views(self) -> list[tuple[View, Sequence[Node]]]:
+        """Return the views, each with the chain of its pieces."""
         finder, request, whole = self.finder, self.request, len(self.messages)
         finder.whole(whole)
         found = _grouped(request.turns, whole, lambda turn, shown: finder.extends(turn, finder.whole(shown)))
         check_choice(len(found), max(found[0].trained, default=0), request.options)
         return [self._view(cut) for cut in found]
 
-    def _view(self, cut: Cut) -> View:
+    def _view(self, cut: Cut) -> tuple[View, Sequence[Node]]:
         request, finder = self.request, self.finder
         shown = self.messages[: cut.messages]
         node = finder.whole(cut.messages) if cut.messages - 1 in cut.trained else self.renders.node(cut.messages)
@@ -88,7 +99,7 @@ class _Work:
             if not (following or request.options.ensure_final_stop):
                 warnings, stop = (*warnings, unclosed(spans[-1].message_index, stop)), ""
         boundaries = tuple([begin for _, begin in located.begins])
-        return View(rendered, spans, trained, cut.messages, warnings, boundaries, stop)
+        return View(rendered, spans, trained, cut.messages, warnings, boundaries, stop), layout.nodes
 
     def _located(self, cut: Cut, layout: _Layout, text: str) -> Located:
         spans: list[MessageSpan] = []
@@ -169,6 +180,8 @@ class _Work:
             index = node.message
             if not node.piece.last or index in trained:
                 continue
+            if id(node.piece) in self._clean and not outside:
+                continue
             if index != NO_MESSAGE:
                 if index in outside:  # its own step prints of it, too
                     return self.untrained.warnings(shown, rendered, trained)
@@ -204,6 +217,7 @@ class _Work:
             if len(own) == 1 and own[0][1] is not None and own[0][1].field == "content":
                 begin = 0 if piece.runs[0] is own[0] else piece.runs[0][0]
                 if piece.text[begin : begin + own[0][0]] == content:
+                    self._clean.add(id(piece))
                     return []
         following = layout.head(at + 1)
         key = id(piece), following
