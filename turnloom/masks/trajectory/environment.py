@@ -12,8 +12,9 @@ from jinja2.utils import _PassArg
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol, SymbolLength, SymbolParts, is_symbolic, joined
 from turnloom.masks.template.environment import PlainEnvironment
+from turnloom.masks.trajectory.numbers import Fraction, Number
 from turnloom.masks.trajectory.program import Missing
-from turnloom.masks.trajectory.values import Dict, Fraction, Json, List, Loop, Messages, Number, Pairs, Space, written
+from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Space, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -157,7 +158,7 @@ def _written(
     sort_keys: bool = False,
 ) -> Any:
     arguments = {"ensure_ascii": ensure_ascii, "indent": indent, "separators": separators, "sort_keys": sort_keys}
-    tape = value._tape if type(value) is Symbol else getattr(value, "tape", None)
+    tape: Any = value._tape if type(value) is Symbol else getattr(value, "tape", None)
     if tape is None:
         raise RefusedError("|tojson")
     return written(value, tape, arguments)

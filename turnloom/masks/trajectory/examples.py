@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple, cast
+from typing import NamedTuple, cast
 
-from turnloom.masks.domain.conversation import REASONING_FIELDS, Conversation, Message
+from turnloom.masks.domain.conversation import Conversation, Message
 from turnloom.masks.domain.errors import LayoutError
+from turnloom.masks.domain.options import Options
 from turnloom.masks.domain.rendered_text import TOOLS, Located, MessageSpan, RenderedText, View
 from turnloom.masks.model import Model
-from turnloom.masks.domain.options import Options
 from turnloom.masks.rows.weigh import WeightedText, trained_of, weighted_text_of
 from turnloom.masks.rows.weights import MessageWeights, weight_spans
+from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
 from turnloom.masks.trajectory.cuts import Cutter
+from turnloom.masks.trajectory.family import Family
 from turnloom.masks.trajectory.program import Piece, UnreplayableError
-from turnloom.masks.trajectory.recorder import Family
-from turnloom.masks.trajectory.renders import NO_MESSAGE, Node
-from turnloom.masks.trajectory.turns import PiecedRenders, TurnFinder
-from turnloom.masks.turns.bounds_by_render import TurnProver, _transferred
-from turnloom.masks.turns.coverage import KEYS, Shown, UntrainedMessages, _lost_warnings, trained_warnings, unread_warnings
-from turnloom.masks.turns.message_spans import _checked
+from turnloom.masks.trajectory.turns import PiecedRenders, TurnFinder, joined
+from turnloom.masks.turns.bounds_by_render import TurnProver, transferred
+from turnloom.masks.turns.coverage import KEYS, UntrainedMessages, lost_warnings, unread_warnings
+from turnloom.masks.turns.message_spans import checked
 from turnloom.masks.turns.next_header import ended_by_header, final_stop, unclosed, without_unclosed
-from turnloom.masks.turns.prefixes import Cut, _grouped
+from turnloom.masks.turns.prefixes import Cut, grouped
 from turnloom.masks.turns.text_map import TextMap
-from turnloom.masks.turns.views import Request, _dropped, check_choice, request_for
-
-_KNOWN_KEYS: Final = KEYS
+from turnloom.masks.turns.views import Request, check_choice, dropped, request_for
 
 
 def weighted_texts(
@@ -70,13 +68,13 @@ class _Work:
         self._begins: dict[tuple[int, int, str], int | None] = {}
         self._lost: dict[tuple[int, str], list[str]] = {}
         self._clean: set[int] = set()  #: ids of pieces that show all that their messages say
-        self._plain_keys = all(_KNOWN_KEYS.issuperset(message) for message in messages)
+        self._plain_keys = all(KEYS.issuperset(message) for message in messages)
 
     def views(self) -> list[tuple[View, Sequence[Node]]]:
         """Return the views, each with the chain of its pieces."""
         finder, request, whole = self.finder, self.request, len(self.messages)
         finder.whole(whole)
-        found = _grouped(request.turns, whole, lambda turn, shown: finder.extends(turn, finder.whole(shown)))
+        found = grouped(request.turns, whole, lambda turn, shown: finder.extends(turn, finder.whole(shown)))
         check_choice(len(found), max(found[0].trained, default=0), request.options)
         return [self._view(cut) for cut in found]
 
@@ -90,7 +88,7 @@ class _Work:
         layout = _Layout(node)
         located = ended_by_header(self._located(cut, layout, rendered.text), shown, rendered, rule)
         lost = [*self._unread(shown, rendered, layout), *self._untrained(shown, rendered, trained, layout)]
-        warnings = (*request.undated, *_dropped(shown, rendered, trained), *lost, *located.warnings)
+        warnings = (*request.undated, *dropped(shown, rendered, trained), *lost, *located.warnings)
         spans = located.message_spans
         following = self.messages[cut.messages : cut.messages + 1]
         stop = final_stop(request.chat, shown, rendered, spans, rule, following)
@@ -127,7 +125,7 @@ class _Work:
         turn = self.finder.sampled(index).turn
         window, first = layout.window(index, turn.end)
         moved = replace(turn, start=turn.start - first, eot_start=turn.eot_start - first, end=turn.end - first)
-        return _checked(TextMap(window), self.messages, index, moved)
+        return checked(TextMap(window), self.messages, index, moved)
 
     def _begin(self, index: int, layout: _Layout, text: str, shown: int) -> int | None:
         finder = self.finder
@@ -151,7 +149,7 @@ class _Work:
             own = self.finder.alone(index)
             prover = _Prover(self.finder, index, own.turn)
             try:
-                turn = _transferred(TextMap(window), index, cast("TurnProver", prover))
+                turn = transferred(TextMap(window), index, cast("TurnProver", prover))
                 self._begins[key] = turn.start
             except LayoutError:
                 self._begins[key] = None
@@ -231,15 +229,15 @@ class _Work:
                     runs[-1] = runs[-1][0] + len(following), None
                 else:
                     runs.append((len(following), None))
-            found = self._lost[key] = _lost_warnings(message, index, piece.text[begin:] + following, tuple(runs))
+            found = self._lost[key] = lost_warnings(message, index, piece.text[begin:] + following, tuple(runs))
         return found
 
 
 class _Prover(NamedTuple):
-    """What `_transferred` asks of a TurnProver."""
+    """What `transferred` asks of a TurnProver."""
 
     finder: TurnFinder
-    index: int
+    place: int
     turn: object
 
     @property
@@ -254,7 +252,7 @@ class _Prover(NamedTuple):
         return self.turn
 
     def shown(self, _: int) -> RenderedText:
-        own = self.finder.alone(self.index)
+        own = self.finder.alone(self.place)
         return RenderedText(own.shown.text(), ())
 
 
@@ -326,8 +324,6 @@ class _Layout:
 
 
 def _rendered(nodes: Sequence[Node]) -> RenderedText:
-    from turnloom.masks.trajectory.turns import joined
-
     piece = joined([node.piece for node in nodes])
     return RenderedText(piece.text, tuple(piece.runs))
 
@@ -343,6 +339,3 @@ def _second(pair: tuple[int, int]) -> int:
 def _is_plain(message: Message) -> bool:
     content = message.get("content")
     return content is None or isinstance(content, str)
-
-
-_ = REASONING_FIELDS, Shown, trained_warnings

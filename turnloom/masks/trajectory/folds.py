@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from jinja2 import Environment, nodes
 
@@ -46,9 +46,7 @@ def with_folds(tree: nodes.Template, environment: Environment) -> Folded | None:
     return Folded(tree, sites, written)
 
 
-def _fold_inside(
-    node: nodes.Node, macros: dict[str, nodes.Macro], sites: list[Site], environment: Environment
-) -> None:
+def _fold_inside(node: nodes.Node, macros: dict[str, nodes.Macro], sites: list[Site], environment: Environment) -> None:
     for field in ("body", "else_", "elif_"):
         statements = getattr(node, field, None)
         if not isinstance(statements, list):
@@ -61,7 +59,8 @@ def _fold_inside(
             sites.append(site)
             number = len(sites) - 1
             _fold_inside(statement, macros, sites, environment)
-            statements[at] = _call(number, statement, site).set_environment(environment)
+            statements[at] = block = _call(number, statement, site)
+            block.set_environment(environment)
 
 
 def _site(loop: nodes.For, macros: dict[str, nodes.Macro]) -> Site | None:
@@ -78,10 +77,16 @@ def _site(loop: nodes.For, macros: dict[str, nodes.Macro]) -> Site | None:
 
 
 def _call(number: int, loop: nodes.For, site: Site) -> nodes.CallBlock:
-    given: list[nodes.Expr] = [nodes.Const(number), loop.iter, *(nodes.Name(name, "load") for name in site.names)]
+    given: list[nodes.Expr] = [
+        nodes.Const(number),
+        cast("nodes.Expr", loop.iter),
+        *(nodes.Name(name, "load") for name in site.names),
+    ]
     call = nodes.Call(nodes.Name(FOLD, "load"), given, [], None, None)
     taken = [nodes.Name(name, "param") for name in ("loop", *site.targets, *site.names)]
-    return nodes.CallBlock(call, taken, [], loop.body).set_lineno(loop.lineno)
+    block = nodes.CallBlock(call, taken, [], loop.body)
+    block.set_lineno(loop.lineno)
+    return block
 
 
 def _leaves(node: nodes.Node) -> bool:

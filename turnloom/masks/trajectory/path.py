@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final, cast
 
 from turnloom.masks.domain.bounded_cache import BoundedCache
-from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.domain.options import (
     ControlTokens,
@@ -33,8 +33,8 @@ from turnloom.masks.rows.weigh import WeightedText, planned, weighted_texts_of
 from turnloom.masks.rows.weights import EVEN, MessageWeights
 from turnloom.masks.template.render import variables_of
 from turnloom.masks.trajectory.examples import weighted_texts
+from turnloom.masks.trajectory.family import Family
 from turnloom.masks.trajectory.program import UnreplayableError
-from turnloom.masks.trajectory.recorder import Family
 from turnloom.masks.turns.views import ENGINES, ChatFormat, Engine
 
 #: Plain conversations up to this length are replayed by their shape (replay.cache.LONGEST).
@@ -154,11 +154,6 @@ def _follows(options: Options, model: Model) -> bool:
     )
 
 
-def _view_again(
-    conversation: Conversation, plan: MessageWeights, options: Options, model: Model, part: int
-) -> View:
+def _view_again(conversation: Conversation, plan: MessageWeights, options: Options, model: Model, part: int) -> View:
     """Make the view of a weighted text that came without one."""
     return weighted_texts_of(conversation, plan, options, model)[part].view
-
-
-_ = Message

@@ -177,18 +177,18 @@ class Program:
     straight: Callable[..., tuple[Leaf, list[Any]]] | None = None  #: the tree as one function
 
 
-def kind(value: Any) -> Hashable:
+def kind(value: Any) -> object:
     """Return what a question for a value's kind is answered with: True, False, or its type."""
     found = type(value)
     return value if found is bool else found
 
 
-def kind_in(values: Any, key: str) -> Hashable:
+def kind_in(values: Any, key: str) -> object:
     """Return the kind of a dict's value."""
     return kind(values[key]) if key in values else Missing
 
 
-def kind_held(value: Any) -> Hashable:
+def kind_held(value: Any) -> object:
     """Return the kind of what a namespace holds; of a text without an author the text."""
     found = type(value)
     if found is Held:
@@ -196,7 +196,7 @@ def kind_held(value: Any) -> Hashable:
     return value if found is bool or found is str else found
 
 
-def role_of(message: Mapping[str, Any]) -> Hashable:
+def role_of(message: Mapping[str, Any]) -> object:
     """Return a message's role, by which bodies branch first."""
     role = message.get("role", Missing)
     return role if type(role) is str or role is Missing else type(role)

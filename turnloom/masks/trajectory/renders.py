@@ -1,208 +1,28 @@
-"""The renders of one conversation, made of pieces: what each message contributes is printed once.
-
-A render is a chain of pieces. Renders that begin alike share the beginning of their chain. So two of them are compared
-by looking where they part.
-"""
+"""The renders of one conversation, made of pieces: what each message contributes is printed once."""
 
 from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from turnloom.masks.domain.conversation import JSON, Message
-from turnloom.masks.domain.rendered_text import UNKNOWN, Origin, RenderedText
+from turnloom.masks.domain.rendered_text import UNKNOWN, RenderedText
 from turnloom.masks.replay.symbols import RefusedError
 from turnloom.masks.template.render import with_reasoning_names
-from turnloom.masks.trajectory.program import (
-    EMPTY,
-    Held,
-    Keep,
-    Leaf,
-    Missing,
-    MissError,
-    Piece,
-    Program,
-    UnreplayableError,
-    add_run,
-)
-from turnloom.masks.trajectory.recorder import Family, Recorder, walk, walked
+from turnloom.masks.trajectory.chains import NO_MESSAGE, Chain, Node, Nodes, Steps
+from turnloom.masks.trajectory.family import Family
+from turnloom.masks.trajectory.program import EMPTY, Keep, Leaf, MissError, Piece, Program, UnreplayableError
+from turnloom.masks.trajectory.recorder import Recorder
+from turnloom.masks.trajectory.steps import Step, Tail, frozen, restore
+from turnloom.masks.trajectory.walking import walk, walked
 
 _LOG: Final = logging.getLogger(__name__)
 #: Attempts to record what one render lacks: each learns all that it meets.
 ATTEMPTS: Final = 2
-#: The message of a node that no message's step printed.
-NO_MESSAGE: Final = -1
-
-
-class Node:
-    """The end of a chain of pieces."""
-
-    __slots__ = ("end", "message", "parent", "piece", "text_end")
-
-    def __init__(self, parent: Node | None, piece: Piece, message: int) -> None:
-        self.parent = parent
-        self.piece = piece
-        self.message = message  #: position of the message whose step printed it, or NO_MESSAGE
-        begin = parent.end if parent is not None else 0
-        self.end: int = begin + len(piece.text)  #: characters up to here
-        #: end of the last character up to here that is no literal
-        self.text_end: int = begin + piece.last if piece.last else parent.text_end if parent is not None else 0
-
-    def back(self) -> Iterator[Node]:
-        """Yield the chain from its end to its beginning."""
-        node: Node | None = self
-        while node is not None:
-            yield node
-            node = node.parent
-
-    def text(self) -> str:
-        """Return all that is printed."""
-        pieces = [node.piece.text for node in self.back()]
-        pieces.reverse()
-        return "".join(pieces)
-
-    def rendered(self) -> RenderedText:
-        """Return the text with the origin of every character."""
-        pieces = [node.piece for node in self.back()]
-        pieces.reverse()
-        runs: list[tuple[int, Origin | None]] = []
-        for piece in pieces:
-            if piece.runs:
-                add_run(runs, *piece.runs[0])
-                runs += piece.runs[1:]
-        return RenderedText("".join([piece.text for piece in pieces]), tuple(runs))
-
-
-class Nodes:
-    """The nodes of one conversation: a chain that goes on with the same piece is the same chain."""
-
-    def __init__(self) -> None:
-        """Begin with the empty chain."""
-        self.root = Node(None, EMPTY, NO_MESSAGE)
-        self._after: dict[tuple[int, int, int], Node] = {}  #: nodes live as long as this, so that ids tell them apart
-
-    def then(self, node: Node, piece: Piece, message: int) -> Node:
-        """Return the chain that goes on with a piece."""
-        key = (id(node), id(piece), message)
-        found = self._after.get(key)
-        if found is None:
-            found = self._after[key] = Node(node, piece, message)
-        return found
-
-
-class Steps:
-    """What the steps of a loop over messages printed: of a chain that later messages can't change, and behind it."""
-
-    __slots__ = ("chain", "count", "edge", "first", "way")
-
-    def __init__(self, chain: Chain, count: int, edge: list[Piece], first: int, way: int) -> None:
-        self.chain = chain
-        self.count = count  #: steps of the chain
-        self.edge = edge  #: pieces of the steps behind them
-        self.first = first  #: position of the first message
-        self.way = way  #: 1, or -1: from the last message to the first
-
-    def __bool__(self) -> bool:
-        return bool(self.count or self.edge)
-
-    def __iter__(self) -> Iterator[Piece]:
-        yield from self.chain.pieces[: self.count]
-        yield from self.edge
-
-    def after(self, base: Node, nodes: Nodes) -> Node:
-        """Return the chain of nodes that goes on from a node with all steps."""
-        node = self.chain.node(base, self.count, self.first, self.way, nodes)
-        for at, piece in enumerate(self.edge, self.count):
-            if piece is not EMPTY:
-                node = nodes.then(node, piece, self.first + self.way * at)
-        return node
-
-
-class Chain:
-    """The steps of a loop that begins in one state, as far as no later message can change them."""
-
-    __slots__ = ("keep", "needs", "nodes", "pieces", "states")
-
-    def __init__(self, keep: object = None) -> None:
-        self.keep = keep  #: alive as long as the key names it by identity
-        self.pieces: list[Piece] = []
-        self.needs: list[int] = []  #: of the steps up to each: messages that must be known
-        self.states: list[list[dict[str, Any]]] = []  #: of the namespaces after each
-        self.nodes: dict[int, list[Node]] = {}  #: by the node before
-
-    def node(self, base: Node, count: int, first: int, way: int, made: Nodes) -> Node:
-        """Return the chain of nodes after some steps."""
-        if not count:
-            return base
-        nodes = self.nodes.setdefault(id(base), [])
-        node = nodes[-1] if nodes else base
-        for at in range(len(nodes), count):
-            if self.pieces[at] is not EMPTY:
-                node = made.then(node, self.pieces[at], first + way * at)
-            nodes.append(node)
-        return nodes[count - 1]
-
-
-class Step:
-    """What one message contributed, or it and all behind it: by what was read of namespaces, and what was set."""
-
-    __slots__ = ("leaf", "needs", "piece", "reads", "sets", "state")
-
-    def __init__(
-        self,
-        piece: Piece,
-        needs: int,
-        reads: tuple[tuple[int, str, Any], ...],
-        sets: tuple[tuple[int, str, Any], ...],
-        leaf: Leaf | None = None,
-        state: object = None,
-    ) -> None:
-        self.piece = piece
-        self.needs = needs  #: messages that must be known
-        self.reads = reads
-        self.sets = sets
-        self.leaf = leaf  #: of one message
-        self.state = state  #: variables that are no namespaces, None where none was asked for
-
-    def holds(self, given: tuple[Any, ...], state: object) -> bool:
-        """Whether a message contributes this again."""
-        values: list[Any] = given[5]
-        leaf = self.leaf
-        if leaf is None or leaf.trail is None:
-            if self.state is not None and self.state != state:
-                return False
-            return all([_same(values[space].get(name, Missing), value) for space, name, value in self.reads])
-        if not leaf.trail:
-            return True
-        assert leaf.reads is not None, "there is a trail"
-        known = len(values)
-        values += [values[space].get(name, Missing) for space, name, _ in leaf.reads]
-        try:
-            return all([ask(*given) == answer for ask, answer in leaf.trail])
-        except Exception:  # a question that can't be put to these: a walk tells
-            return False
-        finally:
-            del values[known:]
-
-    def followed(self, other: Step) -> Step:
-        """Return what this and another behind it read and set."""
-        if not self.sets and self.reads == other.reads:
-            return other
-        own = {(space, name) for space, name, _ in self.sets}
-        later = {(space, name) for space, name, _ in other.sets}
-        reads = {(space, name): value for space, name, value in other.reads if (space, name) not in own}
-        reads |= {(space, name): value for space, name, value in self.reads}
-        sets = [one for one in self.sets if (one[0], one[1]) not in later]
-        return Step(EMPTY, 0, tuple([(*key, value) for key, value in reads.items()]), (*sets, *other.sets))
-
-
-class Tail(NamedTuple):
-    """What a loop from the last message on did from one message to its end."""
-
-    step: Step
-    pieces: list[Piece]
+#: The chain of a loop whose steps are told one by one.
+_NOTHING: Final = Chain()
 
 
 class Sender:
@@ -276,9 +96,7 @@ class Sender:
                     self.elsewhere.add((message, from_.message_index))
         return piece
 
-    def render(
-        self, count: int, more: Sequence[Message] = (), *, prompt: bool = False, family: Family
-    ) -> Node:
+    def render(self, count: int, more: Sequence[Message] = (), *, prompt: bool = False, family: Family) -> Node:
         """Return the chain that a render is.
 
         Args:
@@ -354,14 +172,21 @@ class Sender:
         origins: list[Any],
         first: int | None = None,
     ) -> Steps:
-        """Run a loop over messages, from `first` on where that is told; what no later message can change is taken from an earlier render.
+        """Run a loop over messages; what no later message can change is taken from an earlier render.
+
+        Args:
+            program: of its body.
+            messages: all that are shown.
+            values: variables.
+            origins: theirs.
+            first: the first message, where the program does not tell it.
 
         Raises:
             MissError, UnreplayableError: as `walk`.
         """
         spaces = program.spaces
-        plain = tuple([_frozen(value) for at, value in enumerate(values) if at not in spaces])
-        state = (program, plain, *[tuple([(n, _frozen(v)) for n, v in values[space].items()]) for space in spaces])
+        plain = tuple([frozen(value) for at, value in enumerate(values) if at not in spaces])
+        state = (program, plain, *[tuple([(n, frozen(v)) for n, v in values[space].items()]) for space in spaces])
         shown = (len(messages), *map(id, messages[self._common :]))
         if first is not None:
             order = range(first, len(messages))
@@ -376,11 +201,17 @@ class Sender:
                 steps = self._forwards(program, messages, values, origins, state, plain)
             found = self._folds[key] = steps, [dict(values[space]) for space in spaces]
         else:
-            _restore(values, spaces, found[1])
+            restore(values, spaces, found[1])
         return found[0]
 
     def _step(
-        self, program: Program, at: int, messages: list[dict[str, Any]], values: list[Any], origins: list[Any], state: Any
+        self,
+        program: Program,
+        at: int,
+        messages: list[dict[str, Any]],
+        values: list[Any],
+        origins: list[Any],
+        state: Any,
     ) -> Step:
         """Return what one message contributes; take it from an earlier render where nothing that was read differs."""
         steps = self._steps.get((program, at))
@@ -418,7 +249,7 @@ class Sender:
             chain = self._chains[state] = Chain((list(values), list(origins)))
         known = bisect_right(chain.needs, self._common)
         if known:
-            _restore(values, spaces, chain.states[known - 1])
+            restore(values, spaces, chain.states[known - 1])
         edge: list[Piece] = []
         need = chain.needs[known - 1] if known else 0
         for at in range(first + known, len(messages)):
@@ -448,7 +279,7 @@ class Sender:
         Args:
             program: of its body.
             order: of the messages.
-            shown: what tells the messages shown apart, where those at the end differ; None: the loop ends with the first.
+            shown: what tells the messages shown apart; None: the loop ends with the first, whatever comes last.
             messages: all that are shown.
             values: variables.
             origins: theirs.
@@ -481,25 +312,3 @@ class Sender:
             else:
                 kept = False
         return Steps(_NOTHING, 0, pieces, order.start, order.step)
-
-
-_NOTHING: Final = Chain()
-
-
-def _frozen(value: Any) -> object:
-    kind = type(value)
-    if kind is Held:
-        return Held, _frozen(value.value), value.origin
-    if kind is list or kind is dict:
-        return list, id(value)
-    return kind, value
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and _frozen(one) == _frozen(other))
-
-
-def _restore(values: Sequence[Any], spaces: Sequence[int], states: Sequence[Mapping[str, Any]]) -> None:
-    for space, state in zip(spaces, states, strict=True):
-        values[space].clear()
-        values[space].update(state)

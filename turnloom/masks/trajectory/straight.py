@@ -13,8 +13,8 @@ from turnloom.masks.trajectory.program import (
     Leaf,
     Load,
     Make,
-    Missing,
     MissError,
+    Missing,
     Path,
     Program,
     Store,
@@ -79,7 +79,7 @@ class _Writer:
         self.lines.append(f"{pad}raise MissError")
 
     def _told(self, answer: Hashable) -> str:
-        if isinstance(answer, bool) or isinstance(answer, type):
+        if isinstance(answer, (bool, type)):
             return f"x is {answer if isinstance(answer, bool) else self._name(answer)}"
         return f"x == {self._name(answer)}"
 

@@ -73,11 +73,11 @@ class From(NamedTuple):
     tape: Tape
 
 
-class Environment(NamedTuple):
+class Given(NamedTuple):
     """The arguments of everything that is compiled, as they are for the item at hand."""
 
     messages: list[dict[str, Any]]
-    count: int
+    amount: int
     at: int
     item: Any
     origin: Origin | None
@@ -88,9 +88,7 @@ class Environment(NamedTuple):
 class Tape:
     """The path of one body for one item. It offers symbols what `symbols.Recording` does."""
 
-    def __init__(
-        self, code: Code, given: Environment, is_current: Callable[[Tape], bool], *, over_messages: bool
-    ) -> None:
+    def __init__(self, code: Code, given: Given, is_current: Callable[[Tape], bool], *, over_messages: bool) -> None:
         """Begin with nothing asked.
 
         Args:
@@ -130,7 +128,8 @@ class Tape:
         self.check()
         if source in self._asked:
             return self._asked[source]
-        answer = self._asked[source] = self.run(source)
+        answer: Hashable = self.run(source)
+        self._asked[source] = answer
         if "V[" in source:
             self.stateless = False
         self._add(Ask(self.code.compiled(source), source), answer)
@@ -235,7 +234,9 @@ class Tape:
                     raise RefusedError("a text of another body")
                 parts.append((name, made.source))
         whole = tuple(parts)
-        stateless = self.stateless and not any("V[" in part[0] or "O[" in part[1] for part in parts if type(part) is tuple)
+        stateless = self.stateless and not any(
+            "V[" in part[0] or "O[" in part[1] for part in parts if type(part) is tuple
+        )
         reads = None if self.shares else tuple([(*read, at) for read, at in self._reads.items()])
         sets = tuple(self._sets)
         reach = min(self.reach, WHOLE)
@@ -280,8 +281,6 @@ def grow(root: Path | None, steps: list[tuple[Path, Hashable]], end: Path) -> Pa
     """Add a path to a tree and return the root."""
     first: list[Path | None] = [root]
 
-    def attach(_: Path) -> None: ...
-
     set_: Callable[[Path], None] = lambda path: first.__setitem__(0, path)  # noqa: E731
     node = root
     for step, answer in steps:
@@ -304,6 +303,3 @@ def grow(root: Path | None, steps: list[tuple[Path, Hashable]], end: Path) -> Pa
     made = first[0]
     assert made is not None, "there is an end at least"
     return made
-
-
-Variables = Mapping[str, Any]

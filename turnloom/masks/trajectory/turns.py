@@ -18,9 +18,10 @@ from turnloom.masks.domain.rendered_text import RenderedText, runs_behind
 from turnloom.masks.template.compiled import CompiledTemplate
 from turnloom.masks.template.prompts import PROBE, Chat, common_length
 from turnloom.masks.template.render import Renders, Settings
+from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
+from turnloom.masks.trajectory.family import Family
 from turnloom.masks.trajectory.program import Piece, UnreplayableError
-from turnloom.masks.trajectory.recorder import Family
-from turnloom.masks.trajectory.renders import NO_MESSAGE, Node, Sender
+from turnloom.masks.trajectory.renders import Sender
 from turnloom.masks.turns.last_turn import Turn, last_turn
 from turnloom.masks.turns.next_header import unclosed
 from turnloom.masks.turns.span_parts import has_text
@@ -181,7 +182,9 @@ class TurnFinder:
             rest = Piece(alone.rest.text[at:], runs_behind(alone.rest.runs, at))
             moved = prompt.end - turn.start
             bounds = replace(turn, start=prompt.end, eot_start=turn.eot_start + moved, end=turn.end + moved)
-            found = self._sampled[index] = Bounds(prompt, self.renders.sender.nodes.then(prompt, rest, index), rest, bounds)
+            found = self._sampled[index] = Bounds(
+                prompt, self.renders.sender.nodes.then(prompt, rest, index), rest, bounds
+            )
         return found
 
     def whole(self, messages: int) -> Node:
@@ -251,7 +254,8 @@ def begins(shown: Node, base: Node, more: str) -> bool:
     node: Node | None = shown
     other: Node | None = base
     while node is not other:
-        assert node is not None and other is not None, "all chains begin with the same node"
+        assert node is not None, "all chains begin with the same node"
+        assert other is not None, "all chains begin with the same node"
         end = node.end
         if end >= other.end:
             texts.append(node.piece.text)
