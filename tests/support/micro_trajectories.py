@@ -139,7 +139,7 @@ def put_through(chance: Random, count: int = 12) -> Seen:
     some = conversations(chance, count) * 2
     chance.shuffle(some)
     wanted = by_the_long_way(some, OPTIONS, reference)
-    found = [told(preprocess_batch([one], OPTIONS, warm)[0]) for one in some]  # type: ignore[arg-type]
+    found = [told(preprocess_batch([one], OPTIONS, warm)[0]) for one in some]
     path = trajectory_path_of(OPTIONS, warm)
     both = zip(some, found, wanted, strict=True)
     return Seen(template, len(some), path.hits if path is not None else 0, [one for one in both if one[1] != one[2]])

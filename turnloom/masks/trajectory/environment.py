@@ -1,4 +1,4 @@
-"""The Jinja environment in which bodies are recorded: it follows the operations that it knows and refuses all others."""
+"""The Jinja environment in which bodies are recorded: it follows what it knows and refuses all other operations."""
 
 from __future__ import annotations
 

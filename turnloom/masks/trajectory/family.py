@@ -57,6 +57,7 @@ class Family:
         self.code = Code()
         self.programs: dict[Hashable, Program] = {}
         self.paths = 0
+        self.recorded = 0  #: renders that were recorded since this was looked at
         self.lock = threading.RLock()
         self._kept: dict[int, Template] = {}
 
@@ -76,6 +77,7 @@ class Family:
     def forget(self) -> None:
         """Drop all programs."""
         self.programs.clear()
+        self.code = Code()
         self.paths = 0
 
     def straightened(self, program: Program) -> Callable[..., tuple[Leaf, list[Any]]] | None:

@@ -52,6 +52,7 @@ class Later(NamedTuple):
     tape: Tape
 
     def now(self) -> Any:
+        """Ask for its kind and return what the body sees of it."""
         return wrapped(self.source, self.value, self.origin, self.tape.ask(f"kind({self.source})"), self.tape)
 
 

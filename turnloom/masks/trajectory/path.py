@@ -41,7 +41,8 @@ from turnloom.masks.turns.views import ENGINES, ChatFormat, Engine
 LONGEST_PLAIN: Final = 24
 #: One of so many conversations is compared with the reference, for ever.
 SHADOW: Final = 512
-#: After so many conversations of which less than half could be walked a template is left alone.
+#: After so many conversations of which less than half could be walked, or that had as many renders recorded, a template
+#: is left alone.
 TRIAL: Final = 256
 _LOG: Final = logging.getLogger(__name__)
 
@@ -79,13 +80,17 @@ class TrajectoryPath:
         if self.off or not is_trajectory(conversation):
             return None
         plan = planned(conversation, options, model)
+        if self.asked >= TRIAL:
+            # Recording costs as much as several renders: it must be rare, and good for most.
+            self.off = self.given * 2 < self.asked or self.family.recorded > self.asked
+            self.asked = self.given = self.family.recorded = 0
+            if self.off:
+                return None
         self.asked += 1
         try:
             found = weighted_texts(conversation, plan, options, model, self.family)
         except (UnreplayableError, PreprocessError, RecursionError) as error:
             _LOG.debug("a conversation is left to the reference: %s", error)
-            if self.asked >= TRIAL:
-                self.off, self.asked, self.given = self.given * 2 < self.asked, 0, 0
             return None
         self.given += 1
         self.hits += 1

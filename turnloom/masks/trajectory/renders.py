@@ -139,6 +139,7 @@ class Sender:
 
     def _record(self, copies: list[dict[str, Any]], prompt: bool, family: Family) -> None:
         with family.lock:
+            family.recorded += 1
             try:
                 Recorder(family, copies, self._tools, self).record(prompt=prompt)
             except UnreplayableError:

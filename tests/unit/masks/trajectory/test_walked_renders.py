@@ -33,8 +33,8 @@ QWEN = (
     "{% set call = call.function %}<tool_call>{{ call.name }} {% for k, v in call.arguments | items %}{{ k }}="
     "{{ v if v is string else v | tojson }};{% endfor %}</tool_call>{% endfor %}<|im_end|>\n"
     "{% elif message.role == 'tool' %}{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user"
-    "{% endif %}\n<r>{{ message.content }}</r>{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|im_end|>\n"
-    "{% endif %}{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% endif %}\n<r>{{ message.content }}</r>{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}"
+    "<|im_end|>\n{% endif %}{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 LATER = (
     "{% set ns = namespace(name='') %}{% for m in messages %}{% set later = namespace(found=false) %}"
