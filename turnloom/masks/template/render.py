@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS, Message
@@ -101,7 +102,6 @@ class Renders:
         self._template = template
         self._settings = settings
         self._tools = tools
-        self._traced_tools = traced_tools(tools)
         self._kept, self._traced_kept = ({STEPS: Steps(), CALLS: Calls()} for _ in range(2))
         self._copies: dict[tuple[int, int], tuple[Message, Message]] = {}  #: (id, index, or -1) -> message, its copy
         self._variables: dict[str, dict[str, Any]] = {}  #: by template kwargs beside the settings'
@@ -146,6 +146,10 @@ class Renders:
         variables = self._given({}) | self._traced_kept
         print_ = self._template.traced_steps.render
         return _finished(print_given(print_, variables, copies, self._traced_tools, prompt))
+
+    @cached_property
+    def _traced_tools(self) -> list[JSON] | None:
+        return traced_tools(self._tools)
 
     def _copy(self, message: Message, index: int) -> Message:
         kept = self._copies.get((id(message), index))

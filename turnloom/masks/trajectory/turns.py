@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from turnloom.masks.domain.conversation import JSON, Message
@@ -40,16 +41,14 @@ class PiecedRenders(Renders):
     ) -> None:
         """Begin with nothing rendered; `family` has the template's programs under these settings."""
         super().__init__(template, settings, tools)
-        self.sender = Sender(messages, tools, self._judged)
+        # What judges recordings knows nothing of this, so that no circle is left for the garbage collection.
+        self.sender = Sender(messages, tools, partial(_printed, template, settings, tools, messages))
         self._messages = messages
         self._family = family
 
     def node(self, count: int, more: Sequence[Message] = (), *, prompt: bool = False) -> Node:
         """Render the first `count` messages of the conversation, and more behind them."""
         return self.sender.render(count, more, prompt=prompt, family=self._family)
-
-    def _judged(self, count: int, more: Sequence[Message], prompt: bool) -> RenderedText:
-        return super().traced([*self._messages[:count], *more], prompt=prompt)
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str:
         """Return what `Renders.text` does."""
@@ -67,6 +66,19 @@ class PiecedRenders(Renders):
         while count and not (count <= len(own) and messages[count - 1] is own[count - 1]):
             count -= 1
         return self.node(count, messages[count:], prompt=prompt)
+
+
+def _printed(
+    template: CompiledTemplate,
+    settings: Settings,
+    tools: Sequence[JSON] | None,
+    messages: Sequence[Message],
+    count: int,
+    more: Sequence[Message],
+    prompt: bool,
+) -> RenderedText:
+    """Render the first `count` messages, and more behind them, by the template itself."""
+    return Renders(template, settings, tools).traced([*messages[:count], *more], prompt=prompt)
 
 
 class Bounds:
