@@ -50,7 +50,7 @@ check: $(VENV)/dev-stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHON=$(PYTHON) scripts/check_proto.sh
-	$(BIN)/python -m pytest -q tests/unit/test_import_arrows.py
+	$(BIN)/python -m pytest -q tests/unit/test_import_arrows.py tests/unit/test_house.py
 
 ## make format                let ruff format and mend
 format: $(VENV)/dev-stamp

@@ -25,7 +25,7 @@ import transformers
 from bench import material
 from bench.trajectories import trajectories
 from turnloom.masks.domain.conversation import Conversation
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import Options
 from turnloom.masks.model import Model, build_model
 from turnloom.masks.pipeline import preprocess_batch
@@ -103,7 +103,7 @@ def ours(conversations: Sequence[Conversation], model: Model) -> int:
     refused = 0
     for first in range(0, len(conversations), BATCH):
         outcomes = preprocess_batch(conversations[first : first + BATCH], OPTIONS, model)
-        refused += sum(not isinstance(outcome, Preprocessed) for outcome in outcomes)
+        refused += sum(not isinstance(outcome, PreprocessedConversation) for outcome in outcomes)
     return refused
 
 

@@ -24,7 +24,7 @@ from bench import material, peer_map
 from bench.service import server
 from bench.sources import write
 from services.preprocess.api.dataset_upload import DatasetUpload, header_digest
-from services.preprocess.api.streams import Part
+from services.preprocess.api.streams import ChunkPlace
 from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.domain.limits import DatasetSize
 from services.preprocess.wire.conversation import read_each
@@ -129,7 +129,7 @@ def stages(folder: Path, path: Path, count: int) -> dict[str, float]:
         upload = DatasetUpload(writer, BadRows.FAIL, DatasetSize(1 << 40, 1 << 50), header)
         for number, message in enumerate(messages, 1):
             with timed("API: check and digest what arrived", count, found):
-                arrived = upload.accept(Part(number, "chunk"), message)
+                arrived = upload.accept(ChunkPlace(number, "chunk"), message)
             with timed("API: to conversations", count, found):
                 read = list(read_each(arrived))
             with timed("API: engine", count, found):

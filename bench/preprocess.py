@@ -25,7 +25,7 @@ import transformers
 from bench import material
 from bench.chats import chats
 from turnloom.masks.domain.conversation import Conversation, Message
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import Options, TrainOn
 from turnloom.masks.model import Model, build_model
 from turnloom.masks.pipeline import preprocess_batch
@@ -49,7 +49,7 @@ def turnloom(model: Model, options: Options) -> Callable[[Sequence[Conversation]
         trained = 0
         for first in range(0, len(conversations), BATCH):
             for outcome in preprocess_batch(conversations[first : first + BATCH], options, model):
-                assert isinstance(outcome, Preprocessed), outcome
+                assert isinstance(outcome, PreprocessedConversation), outcome
                 for example in outcome.examples:
                     trained += sum(length for length, weight in example.weight_runs if weight)
         return trained

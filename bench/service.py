@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +39,10 @@ from turnloom.v1 import types_pb2
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
 
 CHUNK: Final = 64
-CONNECTIONS: Final = 8  #: the kernel deals them out by chance; with so many each process gets some
+CONNECTIONS: Final = 16  #: the kernel deals them out to the processes by chance
+PART: Final = 128  #: chats of a stream; a connection takes the next stream when it has ended one
 START_SECONDS: Final = 120.0
+STREAM: Final = "/turnloom.v1.PreprocessService/StreamPreprocess"
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -184,30 +187,55 @@ def throughput(running: Server, count: int, rounds: int) -> None:
 
 def side_by_side(one: Server, many: Server, count: int, rounds: int) -> None:
     """Print what streams over several connections cost on both, and how much faster the second answers."""
-    parts = [requests(chats(count // CONNECTIONS, seed=seed)) for seed in range(CONNECTIONS)]
+    parts = [_serialized(chats(PART, seed=seed)) for seed in range(count // PART)]
     cpu: dict[int, list[float]] = {one.pid: [], many.pid: []}
     wall: dict[int, list[float]] = {one.pid: [], many.pid: []}
-    with ExitStack() as stack, ThreadPoolExecutor(CONNECTIONS) as pool:
-        stubs = {
-            running.pid: [
-                PreprocessServiceStub(stack.enter_context(connection(running.address))) for _ in range(CONNECTIONS)
-            ]
-            for running in (one, many)
-        }
-        for round_ in range(rounds + 1):
-            for running in (one, many)[:: 1 if round_ % 2 else -1]:
-                before, began = running.cpu(), time.perf_counter()
-                given = sum(pool.map(_rows, stubs[running.pid], parts))
-                assert given >= count // CONNECTIONS * CONNECTIONS, "every chat gives a row"
-                if round_:  # the first is for caches
-                    wall[running.pid].append(time.perf_counter() - began)
-                    cpu[running.pid].append(running.cpu() - before)
+    for round_ in range(rounds + 1):
+        for running in (one, many)[:: 1 if round_ % 2 else -1]:
+            spent, seconds = _streamed(running, parts)
+            if round_:  # the first is for caches
+                wall[running.pid].append(seconds)
+                cpu[running.pid].append(spent)
+    count = PART * len(parts)
     print(f"{count} chats over {CONNECTIONS} connections, medians of {rounds} interleaved rounds")
     for name, running in (("one process", one), ("several processes", many)):
         spent, rate = statistics.median(cpu[running.pid]), count / statistics.median(wall[running.pid])
         print(f"{name:<20} {spent / count * 1e6:>8.0f} CPU us/conv {rate:>8.0f} conv/s")
     ratio = statistics.median(two / three for two, three in zip(wall[one.pid], wall[many.pid], strict=True))
     print(f"several answer {ratio:.2f} times as fast as one")
+
+
+def _serialized(conversations: Sequence[Conversation]) -> list[bytes]:
+    return [message.SerializeToString() for message in requests(conversations)]
+
+
+def _streamed(running: Server, parts: Sequence[Sequence[bytes]]) -> tuple[float, float]:
+    """Send every stream over new connections; return the server's CPU and the clock's seconds.
+
+    The client neither builds nor reads a message while the clock runs, for it shares the cores with the server.
+    """
+    waiting, answers = iter(parts), list[bytes]()
+    lock = threading.Lock()
+
+    def work(channel: grpc.Channel) -> None:
+        call = channel.stream_stream(STREAM, lambda one: one, lambda one: one)
+        while True:
+            with lock:
+                part = next(waiting, None)
+            if part is None:
+                return
+            answers.extend(call(iter(part), timeout=600))
+
+    with ExitStack() as stack, ThreadPoolExecutor(CONNECTIONS) as pool:
+        channels = [stack.enter_context(connection(running.address)) for _ in range(CONNECTIONS)]
+        for channel in channels:
+            grpc.channel_ready_future(channel).result(START_SECONDS)
+        before, began = running.cpu(), time.perf_counter()
+        list(pool.map(work, channels))
+        seconds, spent = time.perf_counter() - began, running.cpu() - before
+    rows = sum(len(pb.StreamPreprocessResponse.FromString(answer).batch.row_lengths) for answer in answers)
+    assert rows >= PART * len(parts), "every chat gives a row"
+    return spent, seconds
 
 
 def memory(running: Server, count: int) -> None:

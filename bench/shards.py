@@ -34,7 +34,7 @@ from services.store.shards.files import ShardWriter  # noqa: E402
 from services.store.shards.manifest import shards_folder  # noqa: E402
 from turnloom.masks import Options, load_model  # noqa: E402
 from turnloom.masks.domain.conversation import Conversation  # noqa: E402
-from turnloom.masks.domain.example import Preprocessed  # noqa: E402
+from turnloom.masks.domain.example import PreprocessedConversation  # noqa: E402
 from turnloom.masks.pipeline import preprocess_batch  # noqa: E402
 from turnloom.reading.chat_formats import Format  # noqa: E402
 
@@ -106,7 +106,7 @@ def by_cause(making: Making, shards: Sequence[Shard], store: str, times: dict[st
     writer = ShardWriter(shards_folder(store, "bench"), making.options_json)
     with writer, timed("  of a shard: check, hash, write rows", count, times):
         build = DatasetBuild(writer)
-        build.add([one for one in made if isinstance(one, Preprocessed)])
+        build.add([one for one in made if isinstance(one, PreprocessedConversation)])
         writer.commit()
 
 

@@ -19,14 +19,13 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ci_compose_stack import ROOT, TURNLOOM, ComposeStack, eventually
+
 from turnloom.client import TurnloomClient
 
-ROOT = Path(__file__).parents[1]
-TURNLOOM = Path(sys.executable).parent / "turnloom"
 TRAIN = ROOT / "examples/conversations.jsonl"
 TEST = ROOT / "examples/conversations.test.jsonl"
 PARTS = ((TRAIN, 0.8), (TEST, 0.2))
@@ -46,96 +45,31 @@ print(json.dumps({"steps": len(records), "nll": nll, "weight": weight}))
 """
 
 
-class Smoke:
-    """The stack, as a person at this host sees it."""
-
-    def __init__(self, env_file: str, api_port: str, prometheus_port: str) -> None:
-        self.env_file = env_file
-        self.secrets = dict(line.split("=", 1) for line in Path(env_file).read_text().splitlines() if "=" in line)
-        self.prometheus = f"http://127.0.0.1:{prometheus_port}"
-        self.environment = {**os.environ, "TURNLOOM_ADDRESS": f"127.0.0.1:{api_port}", "NO_PROXY": "127.0.0.1"}
-        self.base = [
-            "docker",
-            "compose",
-            "--project-name",
-            "turnloom-ci",
-            "--env-file",
-            env_file,
-            "--profile",
-            "cpu",
-        ]
-        self.job = ""
-
-    def run(self, command: Sequence[str | Path], seconds: float = 180, check: bool = True) -> str:
-        """Output of a command; what it says on stderr comes along where it fails."""
-        done = subprocess.run(
-            command, env=self.environment, cwd=ROOT, timeout=seconds, capture_output=True, text=True, check=False
-        )
-        if check and done.returncode != 0:
-            raise AssertionError(
-                f"{command[0]} {command[1]} ended with {done.returncode}: {(done.stderr or done.stdout)[-1500:]}"
-            )
-        return done.stdout + ("" if check else done.stderr)
-
-    def compose(self, *arguments: str, seconds: float = 300, check: bool = True) -> str:
-        """A command of docker compose."""
-        return self.run([*self.base, *arguments], seconds, check)
-
-    def turnloom(self, *arguments: str | Path, seconds: float = 180) -> Any:
-        """JSON of a command of ours; JSON lines become a list."""
-        lines = self.run([TURNLOOM, *arguments, "--json"], seconds).strip()
-        try:
-            return json.loads(lines)
-        except json.JSONDecodeError:
-            return [json.loads(line) for line in lines.splitlines()]
-
-    def value(self, expression: str) -> float:
-        """The one value of an instant query; NaN where there is none."""
-        form = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"{self.prometheus}/api/v1/query?{form}", timeout=60) as answer:  # noqa: S310
-            found = json.load(answer)["data"]["result"]
-        return float(found[0]["value"][1]) if len(found) == 1 else math.nan
-
-    def running(self) -> dict[str, Any]:
-        """Name of each running service to what the engine knows of its container."""
-        ids = self.compose("ps", "--quiet").split()
-        found = json.loads(self.run(["docker", "inspect", *ids]))
-        return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in found}
-
-
-def eventually(what: str, met: Callable[[], bool], seconds: float) -> None:
-    """Wait for a condition of another machine's making."""
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.1)
-
-
 # -- checks, in this order -------------------------------------------------------------------------------------------
 
 
-def a_job_survives_the_death_of_its_worker(smoke: Smoke) -> str:
+def a_job_survives_the_death_of_its_worker(stack: ComposeStack) -> str:
     """Trains over gRPC from this host, with the trainer's container killed in the middle."""
-    eventually("TuFT is reported", lambda: any(host.get("backend_up") for host in smoke.turnloom("hosts")), 300)
-    mixed = [f"{_only(smoke.turnloom('dataset', 'create', path))['id']}={share}" for path, share in PARTS]
+    eventually("TuFT is reported", lambda: any(host.get("backend_up") for host in stack.turnloom("hosts")), 300)
+    mixed = [f"{_only(stack.turnloom('dataset', 'create', path))['id']}={share}" for path, share in PARTS]
     mix = [word for part in mixed for word in ("--mix", part)]  # panels of mixtures need data, too
-    made = smoke.turnloom("train", *mix, "--test", TEST, *HYPERPARAMETERS, "--detach")
-    smoke.job = made["id"]
+    made = stack.turnloom("train", *mix, "--test", TEST, *HYPERPARAMETERS, "--detach")
+    stack.job = made["id"]
 
-    worker = smoke.running()["trainer-cpu"]["Id"]
-    with TurnloomClient(smoke.environment["TURNLOOM_ADDRESS"]) as client:
-        eventually(f"step {KILL_AT}", lambda: client.jobs.retrieve(smoke.job).progress.step >= KILL_AT, 300)
-        smoke.run(["docker", "kill", "--signal", "KILL", worker])
-    smoke.compose("up", "--detach", "--no-build", "--no-deps", "trainer-cpu")
-    smoke.run([TURNLOOM, "watch", smoke.job, "--json"], seconds=600)
-    job = smoke.turnloom("job", "show", smoke.job)
+    worker = stack.running()["trainer-cpu"]["Id"]
+    with TurnloomClient(stack.environment["TURNLOOM_ADDRESS"]) as client:
+        eventually(f"step {KILL_AT}", lambda: client.jobs.retrieve(stack.job).progress.step >= KILL_AT, 300)
+        stack.run(["docker", "kill", "--signal", "KILL", worker])
+    stack.compose("up", "--detach", "--no-build", "--no-deps", "trainer-cpu")
+    stack.run([TURNLOOM, "watch", stack.job, "--json"], seconds=600)
+    job = stack.turnloom("job", "show", stack.job)
     assert job["state"] == "SUCCEEDED", job["error"]
     assert int(job["attempt"]) >= 2, job["attempt"]
-    first, last = (smoke.turnloom("steps", smoke.job)[index] for index in (1, -1))
+    first, last = (stack.turnloom("steps", stack.job)[index] for index in (1, -1))
     assert last["step"] == STEPS, last
     test_nll = job["progress"]["test_nll"]
     curve = f"step NLL {_nll(first):.3f} -> {_nll(last):.3f}"
-    return f"{smoke.job}: attempt {job['attempt']}, {curve}, test NLL {test_nll:.4f}"
+    return f"{stack.job}: attempt {job['attempt']}, {curve}, test NLL {test_nll:.4f}"
 
 
 def _only(printed: Any) -> Any:
@@ -147,15 +81,15 @@ def _nll(step: dict[str, Any]) -> float:
     return float(step["nll_sum"]) / float(step["weight_sum"])
 
 
-def sums_in_prometheus_equal_the_ledgers(smoke: Smoke) -> str:
+def sums_in_prometheus_equal_the_ledgers(stack: ComposeStack) -> str:
     """Work of all attempts, to 1e-9."""
-    script = LEDGER.replace("JOB", smoke.job)
-    ledger = json.loads(smoke.compose("exec", "--no-TTY", "supervisor", "python", "-c", script).splitlines()[-1])
+    script = LEDGER.replace("JOB", stack.job)
+    ledger = json.loads(stack.compose("exec", "--no-TTY", "supervisor", "python", "-c", script).splitlines()[-1])
     assert ledger["steps"] > STEPS, "no step was trained twice, so the worker was not killed in the middle"
-    labels = f'run_id="{smoke.job}"'
+    labels = f'run_id="{stack.job}"'
     eventually(
         "the last step is scraped",
-        lambda: smoke.value(f"turnloom_run_steps_total{{{labels}}}") == ledger["steps"],
+        lambda: stack.value(f"turnloom_run_steps_total{{{labels}}}") == ledger["steps"],
         120,
     )
     for name, key in (("nll_nats", "nll"), ("loss_weight", "weight")):
@@ -163,20 +97,20 @@ def sums_in_prometheus_equal_the_ledgers(smoke: Smoke) -> str:
         # A scrape that came too late ends every series until the next.
         eventually(
             f"{series} is {ledger[key]}",
-            lambda series=series, key=key: math.isclose(smoke.value(series), ledger[key], rel_tol=1e-9),  # type: ignore[misc]
+            lambda series=series, key=key: math.isclose(stack.value(series), ledger[key], rel_tol=1e-9),  # type: ignore[misc]
             120,
         )
     return f"{ledger['steps']} steps, {ledger['nll']!r} nats / {ledger['weight']!r}"
 
 
-def every_panel_finds_data(smoke: Smoke) -> str:
+def every_panel_finds_data(stack: ComposeStack) -> str:
     """Every query of every dashboard against this Prometheus."""
-    smoke.turnloom("dataset", "create", TEST)  # a counter has a rate once it moves between two scrapes
+    stack.turnloom("dataset", "create", TEST)  # a counter has a rate once it moves between two scrapes
     check = [
         sys.executable,
         "deploy/grafana/check_dashboards.py",
         "--prometheus",
-        smoke.prometheus,
+        stack.prometheus,
         "--absent",
         *ABSENT,
     ]
@@ -184,7 +118,7 @@ def every_panel_finds_data(smoke: Smoke) -> str:
 
     def complete() -> bool:
         nonlocal output
-        output = smoke.run(check, seconds=120, check=False).strip()
+        output = stack.run(check, seconds=120, check=False).strip()
         return output.endswith(" 0 problems")
 
     try:
@@ -194,19 +128,19 @@ def every_panel_finds_data(smoke: Smoke) -> str:
     return output.splitlines()[-1]
 
 
-def files_of_the_server_become_a_dataset(smoke: Smoke) -> str:
+def files_of_the_server_become_a_dataset(stack: ComposeStack) -> str:
     """In shards, by the preprocess worker, from the folder that is mounted there and below no other."""
-    made = _only(smoke.turnloom("dataset", "import", "/srv/sources/conversations.jsonl"))
-    eventually("READY", lambda: smoke.turnloom("dataset", "show", made["id"])["state"] != "CREATING", 300)
-    ready = smoke.turnloom("dataset", "show", made["id"])
+    made = _only(stack.turnloom("dataset", "import", "/srv/sources/conversations.jsonl"))
+    eventually("READY", lambda: stack.turnloom("dataset", "show", made["id"])["state"] != "CREATING", 300)
+    ready = stack.turnloom("dataset", "show", made["id"])
     lines = len(TRAIN.read_text().splitlines())
     assert (ready["state"], int(ready["conversations"])) == ("READY", lines), ready
-    refused = smoke.run([TURNLOOM, "dataset", "import", "/etc/passwd.jsonl"], check=False)
+    refused = stack.run([TURNLOOM, "dataset", "import", "/etc/passwd.jsonl"], check=False)
     assert "below" in refused or "root" in refused, refused
     return f"{lines} conversations"
 
 
-def openais_routes_find_the_job_and_its_model(smoke: Smoke) -> str:
+def openais_routes_find_the_job_and_its_model(stack: ComposeStack) -> str:
     """The service of HTTP, asked from this host; an upload lies in its volume."""
     base = f"http://127.0.0.1:{os.environ['TURNLOOM_OPENAI_PORT']}/v1"
 
@@ -215,7 +149,7 @@ def openais_routes_find_the_job_and_its_model(smoke: Smoke) -> str:
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             return json.load(answer)
 
-    job = asked(f"fine_tuning/jobs/{smoke.job}")
+    job = asked(f"fine_tuning/jobs/{stack.job}")
     assert job["status"] == "succeeded", job
     assert job["fine_tuned_model"] in [model["id"] for model in asked("models")["data"]]
     parts = [b'name="purpose"\r\n\r\nfine-tune', b'name="file"; filename="a.jsonl"\r\n\r\n' + TRAIN.read_bytes()]
@@ -225,9 +159,9 @@ def openais_routes_find_the_job_and_its_model(smoke: Smoke) -> str:
     return f"{job['fine_tuned_model']}, {file['id']}"
 
 
-def no_container_is_root_or_writes_to_its_image(smoke: Smoke) -> str:
+def no_container_is_root_or_writes_to_its_image(stack: ComposeStack) -> str:
     """User, read-only root, capabilities, privileges of every container."""
-    running = smoke.running()
+    running = stack.running()
     for name, item in running.items():
         host = item["HostConfig"]
         assert item["Config"]["User"].split(":")[0] not in ("", "0", "root"), f"{name} runs as root"
@@ -237,25 +171,25 @@ def no_container_is_root_or_writes_to_its_image(smoke: Smoke) -> str:
     return f"{len(running)} containers"
 
 
-def only_the_apis_and_prometheus_are_published_and_on_loopback(smoke: Smoke) -> str:
+def only_the_apis_and_prometheus_are_published_and_on_loopback(stack: ComposeStack) -> str:
     """Grafana would be the fourth; it isn't started here."""
     published = {
         name: [binding["HostIp"] for bindings in item["HostConfig"]["PortBindings"].values() for binding in bindings]
-        for name, item in smoke.running().items()
+        for name, item in stack.running().items()
         if item["HostConfig"]["PortBindings"]
     }
     assert published == {name: ["127.0.0.1"] for name in ("preprocess", "rest", "prometheus")}, published
     return ", ".join(published)
 
 
-def redis_lets_each_service_write_its_own_keys_only(smoke: Smoke) -> str:
+def redis_lets_each_service_write_its_own_keys_only(stack: ComposeStack) -> str:
     """As redis-cli of the right user, and without one."""
 
     def redis(user: str, *command: str) -> str:
         login = (
-            ["--user", user, "-a", smoke.secrets[f"REDIS_PASSWORD_{user.upper()}"], "--no-auth-warning"] if user else []
+            ["--user", user, "-a", stack.secrets[f"REDIS_PASSWORD_{user.upper()}"], "--no-auth-warning"] if user else []
         )
-        return smoke.compose("exec", "--no-TTY", "redis", "redis-cli", *login, *command, check=False)
+        return stack.compose("exec", "--no-TTY", "redis", "redis-cli", *login, *command, check=False)
 
     refused = {
         "nobody reads": redis("", "GET", "tl:schema"),
@@ -263,7 +197,7 @@ def redis_lets_each_service_write_its_own_keys_only(smoke: Smoke) -> str:
         "the exporter writes": redis("exporter", "SET", "tl:run:x", "1"),
         "the trainer asks for the configuration": redis("trainer", "CONFIG", "GET", "*"),
         "the API flushes": redis("api", "FLUSHALL"),
-        "a wrong password": smoke.compose(
+        "a wrong password": stack.compose(
             "exec",
             "--no-TTY",
             "redis",
@@ -284,25 +218,25 @@ def redis_lets_each_service_write_its_own_keys_only(smoke: Smoke) -> str:
     return f"{len(refused)} attempts refused"
 
 
-def no_image_of_ours_but_tuft_holds_torch(smoke: Smoke) -> str:
+def no_image_of_ours_but_tuft_holds_torch(stack: ComposeStack) -> str:
     """And each says its size."""
     script = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
     limits = {
-        "turnloom/preprocess:0.1.0": 550,
-        "turnloom/rest:0.1.0": 650,
-        "turnloom/trainer:0.1.0": 700,
-        "turnloom/preprocess-worker:0.1.0": 900,
+        "turnloom/preprocess:0.2.0": 550,
+        "turnloom/rest:0.2.0": 650,
+        "turnloom/trainer:0.2.0": 700,
+        "turnloom/preprocess-worker:0.2.0": 900,
     }
     sizes = []
     for image, limit in limits.items():
-        smoke.run(["docker", "run", "--rm", "--network", "none", image, "python", "-c", script])
-        size = int(smoke.run(["docker", "image", "inspect", "--format", "{{.Size}}", image])) / 1e6
+        stack.run(["docker", "run", "--rm", "--network", "none", image, "python", "-c", script])
+        size = int(stack.run(["docker", "image", "inspect", "--format", "{{.Size}}", image])) / 1e6
         assert size < limit, f"{image} has {size:.0f} MB, the limit is {limit} MB"
         sizes.append(f"{image} {size:.0f} MB")
     return ", ".join(sizes)
 
 
-def with_a_bucket_a_job_leaves_its_adapter_there(smoke: Smoke) -> str:
+def with_a_bucket_a_job_leaves_its_adapter_there(stack: ComposeStack) -> str:
     """docker-compose.s3.yml: the same stack, begun anew with a store in an S3 of this host."""
     bridge = os.environ["CI_BRIDGE"]
     with socket.create_server((bridge, 0)) as probe:
@@ -323,7 +257,7 @@ def with_a_bucket_a_job_leaves_its_adapter_there(smoke: Smoke) -> str:
 
     try:
         eventually("moto's server answers", made_a_bucket, 60)
-        smoke.environment |= {
+        stack.environment |= {
             "TURNLOOM_STORE_URL": "s3://turnloom/store",
             "AWS_ENDPOINT_URL": f"http://{bridge}:{port}",
             "AWS_ACCESS_KEY_ID": "ci",
@@ -332,65 +266,65 @@ def with_a_bucket_a_job_leaves_its_adapter_there(smoke: Smoke) -> str:
         }
         services = ("preprocess", "preprocess-worker", "supervisor", "trainer-cpu")
         files = ("--file", "docker-compose.yml", "--file", "docker-compose.s3.yml")
-        compose = [*smoke.base[:2], *files, *smoke.base[2:]]
+        compose = [*stack.base[:2], *files, *stack.base[2:]]
         begin = ("up", "--detach", "--no-build", "--no-deps", "--wait", "--wait-timeout", "240", *services)
-        smoke.run([*compose, *begin], seconds=300)
-        eventually("TuFT is reported", lambda: any(host.get("backend_up") for host in smoke.turnloom("hosts")), 120)
-        said, _ = json.JSONDecoder().raw_decode(smoke.run([TURNLOOM, "doctor", "--json"], check=False))
+        stack.run([*compose, *begin], seconds=300)
+        eventually("TuFT is reported", lambda: any(host.get("backend_up") for host in stack.turnloom("hosts")), 120)
+        said, _ = json.JSONDecoder().raw_decode(stack.run([TURNLOOM, "doctor", "--json"], check=False))
         checks = {one["name"]: one["outcome"] for one in said if one["name"].startswith("store")}
         assert checks == {"store": "ok", "store_writable": "ok"}, checks
-        made = smoke.turnloom("train", TRAIN, *HYPERPARAMETERS[:-4], "--detach")["id"]
-        smoke.run([TURNLOOM, "watch", made, "--json"], seconds=300)
-        job = smoke.turnloom("job", "show", made)
+        made = stack.turnloom("train", TRAIN, *HYPERPARAMETERS[:-4], "--detach")["id"]
+        stack.run([TURNLOOM, "watch", made, "--json"], seconds=300)
+        job = stack.turnloom("job", "show", made)
         assert job["state"] == "SUCCEEDED", job["error"]
         listed = asked("GET", f"{bucket}?list-type=2&prefix=store/")
         assert f"store/adapters/{made}/" in listed, listed[:1500]
         assert "adapter_model.safetensors" in listed
-        folder = Path(smoke.env_file).parent / "adapter"
-        smoke.run([TURNLOOM, "adapter", "download", made, "--to", folder])
+        folder = Path(stack.env_file).parent / "adapter"
+        stack.run([TURNLOOM, "adapter", "download", made, "--to", folder])
         assert (folder / "adapter_model.safetensors").stat().st_size
     finally:
         server.terminate()
         server.wait(30)
-        for name in [name for name in smoke.environment if name.startswith("AWS_") or name == "TURNLOOM_STORE_URL"]:
-            del smoke.environment[name]
+        for name in [name for name in stack.environment if name.startswith("AWS_") or name == "TURNLOOM_STORE_URL"]:
+            del stack.environment[name]
     return f"{made}: {listed.count('<Key>')} objects"
 
 
-def with_tokens_and_tls_the_api_serves_who_has_both(smoke: Smoke) -> str:
+def with_tokens_and_tls_the_api_serves_who_has_both(stack: ComposeStack) -> str:
     """Begun anew with the settings that .env.example names; its health check follows."""
-    folder = Path(smoke.env_file).parent / "tls"
+    folder = Path(stack.env_file).parent / "tls"
     folder.mkdir()
-    smoke.run(
+    stack.run(
         f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=api "
         f"-addext subjectAltName=DNS:api.example,IP:127.0.0.1 -keyout {folder}/api.key -out {folder}/api.pem".split()
     )
     for path in (folder, *folder.iterdir()):
         path.chmod(0o755)
-    token = smoke.compose("run", "--rm", "--no-TTY", "tokens", "create", "ci", "--scopes", "read,submit").strip()
+    token = stack.compose("run", "--rm", "--no-TTY", "tokens", "create", "ci", "--scopes", "read,submit").strip()
     assert token.startswith("tl_"), "tokens create prints no token"
-    smoke.secrets["API_PASSWORD"] = token
-    smoke.environment |= {
+    stack.secrets["API_PASSWORD"] = token
+    stack.environment |= {
         "TURNLOOM_API_TOKENS": "/var/lib/turnloom/tokens/tokens.json",
         "TURNLOOM_API_TLS_FOLDER": str(folder),
         "TURNLOOM_API_TLS_CERT": "/etc/turnloom/tls/api.pem",
         "TURNLOOM_API_TLS_KEY": "/etc/turnloom/tls/api.key",
     }
-    smoke.compose("up", "--detach", "--no-build", "--no-deps", "--wait", "--wait-timeout", "240", "preprocess")
-    plain = smoke.run([TURNLOOM, "jobs", "--json"], check=False)
+    stack.compose("up", "--detach", "--no-build", "--no-deps", "--wait", "--wait-timeout", "240", "preprocess")
+    plain = stack.run([TURNLOOM, "jobs", "--json"], check=False)
     assert '"error"' in plain, plain
-    smoke.environment["TURNLOOM_TLS_CA"] = str(folder / "api.pem")
-    nameless = smoke.run([TURNLOOM, "jobs", "--json"], check=False)
+    stack.environment["TURNLOOM_TLS_CA"] = str(folder / "api.pem")
+    nameless = stack.run([TURNLOOM, "jobs", "--json"], check=False)
     assert "token" in nameless, nameless
-    smoke.environment["TURNLOOM_TOKEN"] = token
-    assert smoke.job in [job["id"] for job in smoke.turnloom("jobs")]
+    stack.environment["TURNLOOM_TOKEN"] = token
+    assert stack.job in [job["id"] for job in stack.turnloom("jobs")]
     return "plain text and no token are refused, both together are served, healthy"
 
 
-def no_log_holds_a_secret_or_a_conversation(smoke: Smoke) -> str:
+def no_log_holds_a_secret_or_a_conversation(stack: ComposeStack) -> str:
     """Everything that all containers wrote."""
-    logs = smoke.compose("logs", "--no-color")
-    hidden = [value for name, value in smoke.secrets.items() if "PASSWORD" in name or name.endswith("API_KEY")]
+    logs = stack.compose("logs", "--no-color")
+    hidden = [value for name, value in stack.secrets.items() if "PASSWORD" in name or name.endswith("API_KEY")]
     messages = [message for line in TRAIN.read_text().splitlines() for message in json.loads(line)["messages"]]
     hidden += [message["content"] for message in messages if len(message["content"]) > 20]
     found = [text for text in hidden if text and text in logs]
@@ -416,13 +350,13 @@ CHECKS = (
 
 def main() -> int:
     """Runs every check, also after one that failed."""
-    smoke = Smoke(*sys.argv[1:4])
+    stack = ComposeStack(*sys.argv[1:4])
     failed = 0
     for check in CHECKS:
         name = check.__name__.replace("_", " ")
         begun = time.monotonic()
         try:
-            print(f"ok    {name}: {check(smoke)} [{time.monotonic() - begun:.0f} s]", flush=True)
+            print(f"ok    {name}: {check(stack)} [{time.monotonic() - begun:.0f} s]", flush=True)
         except (AssertionError, OSError, subprocess.TimeoutExpired, KeyError, ValueError) as error:
             failed += 1
             print(f"FAIL  {name}: {type(error).__name__}: {error}", flush=True)

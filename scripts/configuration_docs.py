@@ -34,7 +34,7 @@ OTHERS: Final[Mapping[str, tuple[str, str]]] = {
         "Index of CPU builds of torch that `make demo` and the image tuft-cpu install from; else uv, else pip's own.",
         "",
     ),
-    "TURNLOOM_TUFT_ACCELERATE": ("Turnloom's own model inside TuFT: on, off, or strict (refuse to run without).", "on"),
+    "TURNLOOM_TUFT_ACCELERATE": ("Turnloom's own model inside TuFT: 0, 1 (on a GPU), or always (on a CPU, too).", "1"),
     "TURNLOOM_TUFT_STATUS_DIR": ("Folder where the models inside TuFT say what they do; set by the launcher.", ""),
     "TURNLOOM_TUFT_MODEL_NAME": ("Name of the CPU server's model.", "turnloom/tiny-qwen3"),
     "TURNLOOM_REST_API_TLS": ("1: the OpenAI-compatible service encrypts towards the API.", ""),
@@ -46,13 +46,18 @@ OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "TURNLOOM_SHARED": ("Folder with both for the tests.", "../shared"),
 }
 
-#: Variables that the code reads in another unit, or into something else, than the field says: meaning and default.
-READ_AS: Final[Mapping[str, tuple[str, str]]] = {
-    "TURNLOOM_TUFT_PRECISION": ("fp32 or bf16: how exactly a restored checkpoint has to show its probe NLL.", "by GPU"),
-    "TURNLOOM_LEDGER_DAYS": ("Days that the keys of an archived ledger stay.", "30"),
-    "TURNLOOM_STORE_CACHE_GB": ("GB of copies of an object store's files that are kept.", "20"),
-    "TURNLOOM_STORE_CACHE": ("Where these copies are.", "turnloom-store in the temporary folder"),
-    "TURNLOOM_EXPORTER_HOST": ("Address where the exporter listens.", "0.0.0.0"),  # noqa: S104  # as the exporter has it
+#: Variables that the code reads in another unit, or into something else, than the field says: what they mean.
+READ_AS: Final[Mapping[str, str]] = {
+    "TURNLOOM_TUFT_PRECISION": "fp32 or bf16: how closely a restored checkpoint shows its probe NLL, 1e-6 or 2e-3",
+    "TURNLOOM_LEDGER_DAYS": "days that events and steps of a FAILED or CANCELLED job stay in Redis, to be resumed",
+    "TURNLOOM_LEDGER_HOURS": "hours of a SUCCEEDED one; readers take them from the archive in the store then",
+    "TURNLOOM_STORE_CACHE_GB": "GB of all these copies together; the longest unused go first",
+}
+#: Defaults that the arguments of the reading function don't show.
+DEFAULTS: Final = {
+    "TURNLOOM_TUFT_PRECISION": "bf16, without a GPU fp32",
+    "TURNLOOM_STORE_CACHE": "turnloom-store in the temporary folder",
+    "TURNLOOM_EXPORTER_HOST": "0.0.0.0",  # noqa: S104  # as the exporter has it
 }
 
 
@@ -111,9 +116,9 @@ def settings(path: str, function: str, kind: str, made: object = None) -> Iterat
                 if name in seen:
                     continue
                 seen.add(name)
-                meaning, default = READ_AS.get(name, (told[argument.arg], default))
+                meaning = READ_AS.get(name, told[argument.arg])
                 assert meaning, f"{path}: {argument.arg} has no comment"
-                yield Setting(name, meaning, default, takes)
+                yield Setting(name, meaning, DEFAULTS.get(name, default), takes)
 
 
 def _read(call: ast.Call, field: str, constants: Mapping[str, str], made: object) -> tuple[str, str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
@@ -50,6 +51,28 @@ def parsed(name: str, text: str, parse: Callable[[str], Value], takes: str, *, h
     except (ValueError, KeyError):
         held = "its value" if hidden else repr(text)
         raise BadSetting(f"{name}: {held} can't be used; give {takes}") from None  # the cause may quote a password
+
+
+def whole(least: int, most: int = sys.maxsize) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` to `most`; it raises ValueError for anything else."""
+
+    def parse(text: str) -> int:
+        if not least <= int(text) <= most:
+            raise ValueError(text)
+        return int(text)
+
+    return parse
+
+
+def number(least: float, most: float = sys.float_info.max) -> Callable[[str], float]:
+    """Return a parser of finite numbers from `least` to `most`; it raises ValueError for anything else."""
+
+    def parse(text: str) -> float:
+        if not least <= float(text) <= most:
+            raise ValueError(text)
+        return float(text)
+
+    return parse
 
 
 def address(text: str) -> str:

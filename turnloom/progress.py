@@ -26,7 +26,7 @@ from rich.table import Table
 
 from turnloom.client import TERMINAL, TurnloomClient
 from turnloom.display.console import SafeConsole
-from turnloom.display.live import LEVELS, View, test_nll
+from turnloom.display.live import LEVELS, JobView, test_nll
 from turnloom.display.words import coloured, count, dataset_state, duration, job_state, seconds
 from turnloom.errors import InvalidInput, ServerUnreachable, TurnloomError, Unavailable
 from turnloom.results.runs import label
@@ -56,12 +56,12 @@ def watch_job(client: TurnloomClient, job: str, *, console: Console | None = Non
         TurnloomError: there is no such job, or the server was away for five minutes.
     """
     console = console or SafeConsole(stderr=True)
-    view = View(client.jobs.retrieve(job))
+    view = JobView(client.jobs.retrieve(job))
     show_job(client, view, console, lambda markup: console.print(markup, soft_wrap=True, highlight=False))
     return client.jobs.retrieve(job)
 
 
-def show_job(client: TurnloomClient, view: View, console: Console, say: Say, start_event_id: str = "") -> None:
+def show_job(client: TurnloomClient, view: JobView, console: Console, say: Say, start_event_id: str = "") -> None:
     """Show updates, warnings and errors until there are no more, keeping `view` up to date."""
 
     def trouble(error: TurnloomError) -> None:
@@ -209,7 +209,7 @@ def _redrawn(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def _job_display(view: View, console: Console, say: Say) -> Iterator[Refresh]:
+def _job_display(view: JobView, console: Console, say: Say) -> Iterator[Refresh]:
     if in_notebook():
         output = _Output()
         yield lambda update: output.draw(job_picture(view))
@@ -234,13 +234,13 @@ def _job_display(view: View, console: Console, say: Say) -> Iterator[Refresh]:
         yield refresh
 
 
-def job_picture(view: View) -> str:
+def job_picture(view: JobView) -> str:
     """Return state, bar and numbers in one line of rich markup."""
     done = round(BAR * min(1.0, view.step / view.planned)) if view.planned else 0
     return escape(f"{view.job.id} {view.state}  {'━' * done}{'╌' * (BAR - done)}  {view.line()}")
 
 
-def _lines(view: View, say: Say) -> Refresh:
+def _lines(view: JobView, say: Say) -> Refresh:
     """Return a refresh that prints a line for each change of state, each evaluation, and now and then."""
     last_line = 0.0
     last_state = ""

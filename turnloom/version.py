@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = "0.1.0"  #: the same as in pyproject.toml; a test compares them
+VERSION: Final = "0.2.0"  #: the same as in pyproject.toml; a test compares them

@@ -24,69 +24,23 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
 from tinker import types
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, cross_entropy
-from transformers import AutoModelForCausalLM
+from torch.nn.functional import cosine_similarity
 from tuft.config import ModelConfig
 
 from bench.gpu.figures import GEOMETRY, H200_BF16_FLOPS, lora_flops
-from bench.gpu.profile_server import step_lengths
-from services.trainer.batches.batching import calls, filled, longest_first
-from services.trainer.batches.rows import Row
+from bench.gpu.plain_fp32 import plain_loss, plain_model
+from bench.gpu.step_rows import GPU, Rows, one_call, rows_of, stock_calls
 from services.tuft import layers, memory
 from services.tuft.model import AcceleratedModel
 
 os.environ.setdefault("TURNLOOM_TUFT_ACCELERATE", "always")
-GPU: Final = torch.cuda.is_available()
-PROMPT: Final = 0.35
-STOCK_BUDGET: Final = {
-    "tiny": 256,
-    "0.6b": 16_384,
-    "4b": 8_192,
-}  #: padded tokens of a call, as the trainer cuts for stock
+#: Padded tokens of a call, as the trainer cuts for stock.
+STOCK_BUDGET: Final = {"tiny": 256, "0.6b": 16_384, "4b": 8_192}
 GUIDE_MICRO: Final = {"tiny": 4, "0.6b": 8, "4b": 4}  #: of the guide's loop; 16 takes 132 of 140 GB at 0.6B
 CARDS: Final = (24, 48, 80)  #: GB
 ADAM: Final = types.AdamParams(learning_rate=1e-4, beta1=0.9, beta2=0.95, eps=1e-8)
-Rows = list[tuple[np.ndarray, np.ndarray]]  #: token ids [n + 1] and weights of targets [n]
-
-
-def rows_of(step: int, vocabulary: int) -> Rows:
-    """A step's rows; tokens follow a skewed distribution, so that there is something to learn."""
-    draw = np.random.default_rng(5000 + step)
-    made = []
-    for length in step_lengths(step) if GPU else [8 + one // 32 for one in step_lengths(step)][:8]:
-        ids = np.minimum(draw.zipf(1.2, length + 1), vocabulary - 1).astype(np.int64)
-        weights = np.ones(length, np.float32)
-        weights[: int(PROMPT * length)] = 0
-        made.append((ids, weights))
-    return made
-
-
-def datum(ids: np.ndarray, weights: np.ndarray, length: int) -> types.Datum:
-    """As the SDK sends it, filled up to `length` targets with weight 0."""
-    more = length - len(weights)
-    ids, weights = np.concatenate([ids, np.full(more, ids[-1])]), np.concatenate([weights, np.zeros(more, np.float32)])
-    return types.Datum(
-        model_input=types.ModelInput.from_ints(ids[:-1].tolist()),
-        loss_fn_inputs={
-            "target_tokens": types.TensorData.from_numpy(ids[1:]),
-            "weights": types.TensorData.from_numpy(weights),
-        },
-    )
-
-
-def one_call(rows: Rows) -> list[list[types.Datum]]:
-    """The whole step as it is."""
-    return [[datum(ids, weights, len(weights)) for ids, weights in rows]]
-
-
-def stock_calls(rows: Rows, budget: int) -> list[list[types.Datum]]:
-    """As the trainer cuts and fills a step for stock TuFT."""
-    made = [Row(number, ids.astype(np.int32), weights, 0) for number, (ids, weights) in enumerate(rows)]
-    cut = list(calls(longest_first(made), budget))
-    return [[datum(*rows[row.conversation], filled(call[0].length - 1)) for row in call] for call in cut]
 
 
 class Bench:
@@ -306,47 +260,21 @@ class Bench:
 
     def truth(self) -> None:
         """The same 20 steps in fp32 through plain transformers and peft."""
-        plain, own = self.plain()
+        plain, own = plain_model(self.weights, self.start["one"])
         adam = torch.optim.AdamW(own, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
         found = []
         for step in range(20):
-            found.append(
-                sum(self.plain_loss(plain, row) for row in sorted(self.rows(step), key=lambda one: len(one[1])))
-            )
+            found.append(sum(plain_loss(plain, row) for row in sorted(self.rows(step), key=lambda one: len(one[1]))))
             adam.step()
             adam.zero_grad()
         self.note("losses", name="fp32", nats=found)
 
-    def plain(self) -> tuple[Any, list[Any]]:
-        """The model in fp32 with adapter "one" as at the start."""
-        names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-        plain = AutoModelForCausalLM.from_pretrained(
-            self.weights, dtype=torch.float32, device_map="cuda" if GPU else "cpu"
-        )
-        made: Any = get_peft_model(plain, LoraConfig(r=16, lora_alpha=32, target_modules=names))
-        own = [one for name, one in made.named_parameters() if "lora_" in name]
-        with torch.no_grad():
-            for one, first in zip(own, self.start["one"], strict=True):
-                one.copy_(first)
-        return made.train(False), own
-
-    def plain_loss(self, plain: Any, row: tuple[np.ndarray, np.ndarray]) -> float:
-        """Forward and backward of one row; only trained positions get logits."""
-        ids = torch.from_numpy(row[0]).to(self.model.device)
-        weights = torch.from_numpy(row[1]).to(self.model.device)
-        hidden = plain.base_model.model.model(input_ids=ids[None, :-1], use_cache=False).last_hidden_state[0]
-        chosen = weights.nonzero()[:, 0]
-        logits = hidden[chosen] @ plain.base_model.model.lm_head.weight.t()
-        loss = (cross_entropy(logits, ids[1:][chosen], reduction="none") * weights[chosen]).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss)
-
     def gradients(self) -> None:
         """A step's gradient, 8 rows, beside fp32."""
         rows = self.rows(50)[:8]
-        plain, own = self.plain()
+        plain, own = plain_model(self.weights, self.start["one"])
         for row in rows:
-            self.plain_loss(plain, row)
+            plain_loss(plain, row)
         exact = torch.cat([one.grad.flatten().double().cpu() for one in own])
         del plain, own
         gc.collect()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from bench.gpu.figures import (
     mean_between,
     paired,
 )
+from bench.gpu.loops_process import Loops
 from bench.gpu.parts import KEY, Place, Services, Tuft, served_name
 from bench.gpu.rows_file import saved_rows
 from bench.gpu.watching import GpuSamples, HorseSamples, Sampler
@@ -32,7 +31,6 @@ from services.trainer.batches.batching import Batches
 from services.trainer.batches.mixing import Part
 from services.trainer.batches.rows import Row
 from turnloom.client import TERMINAL, TurnloomClient
-from turnloom.embedded.tuft_server import REPOSITORY
 from turnloom.errors import StackError
 from turnloom.v1 import training_pb2 as tr
 from turnloom.wire.options import HyperparameterFields
@@ -82,52 +80,6 @@ class Measured:
     accelerated: bool | None = None  #: as the steps of the job say; None: another loop
     job: str = ""
     error: str = ""
-
-
-@dataclass(slots=True)
-class Loops:
-    """The process of bench.gpu.loops."""
-
-    log: Path
-    _process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.gpu.loops"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log.open("ab"),
-            text=True,
-            cwd=REPOSITORY,
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    def run(self, order: Mapping[str, object], seconds: float) -> dict[str, object]:
-        """Gives an order and waits for its answer; the process is killed when it takes longer."""
-        assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        timer = threading.Timer(seconds, self._process.kill)
-        timer.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            timer.cancel()
-        if not line:
-            self.__exit__(None, None, None)
-            self.__enter__()
-            return {"times": [], "nlls": [], "cpu_seconds": 0.0, "error": f"no answer within {seconds:g} s"}
-        answer: dict[str, object] = json.loads(line)
-        return answer
 
 
 class Host:

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from services.store.redis_url import REDIS_URL_TAKES, redis_url
-from services.variables import LOG_LEVELS, address, log_level, parsed, secret
+from services.variables import LOG_LEVELS, address, log_level, number, parsed, secret, whole
 
 T = TypeVar("T")
+parse_processes: Final = whole(1, 64)  #: reads a number of processes
+MOST_CONVERSATIONS: Final = 2**32 - 1  #: of a dataset: rows name their conversation in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,102 +85,46 @@ def read_settings(environment: Mapping[str, str]) -> ApiSettings:
         redis_url=value("REDIS_URL", default.redis_url, redis_url, REDIS_URL_TAKES),
         store_url=value("STORE_URL", str(Path(default.store_url).resolve()), _store_url, "a folder or an fsspec URL"),
         metrics_address=value("METRICS_ADDRESS", default.metrics_address, str, "an address"),
-        metrics_port=value("METRICS_PORT", default.metrics_port, _metrics_port, "a port, 0 (off) or -1 (a free one)"),
+        metrics_port=value(
+            "METRICS_PORT", default.metrics_port, whole(-1, 65535), "a port, 0 (off) or -1 (a free one)"
+        ),
         reflection=value("REFLECTION", default.reflection, {"0": False, "1": True}.__getitem__, "0 or 1"),
         processes=value("PROCESSES", default.processes, parse_processes, "a number from 1 to 64"),
-        threads=value("THREADS", default.threads, _threads, "a number from 4 to 1000"),
-        drain_seconds=value("DRAIN_SECONDS", default.drain_seconds, _seconds, "a number of seconds from 0 to 3600"),
-        idle_seconds=value("IDLE_SECONDS", default.idle_seconds, _idle, "a number of seconds from 1 to 86400"),
+        threads=value("THREADS", default.threads, whole(4, 1000), "a number from 4 to 1000"),
+        drain_seconds=value(
+            "DRAIN_SECONDS", default.drain_seconds, number(0, 3600), "a number of seconds from 0 to 3600"
+        ),
+        idle_seconds=value(
+            "IDLE_SECONDS", default.idle_seconds, number(1, 86_400), "a number of seconds from 1 to 86400"
+        ),
         source_roots=value(
             "SOURCE_ROOTS", default.source_roots, _roots, "absolute folders and URLs separated by commas"
         ),
-        shard_lease=value("SHARD_LEASE", default.shard_lease, _lease, "a number of seconds from 0.1 to 3600"),
+        shard_lease=value(
+            "SHARD_LEASE", default.shard_lease, number(0.1, 3600), "a number of seconds from 0.1 to 3600"
+        ),
         tokens=value("TOKENS", default.tokens, Path, "a path"),
         tls_cert=value("TLS_CERT", default.tls_cert, Path, "a path"),
         tls_key=value("TLS_KEY", default.tls_key, Path, "a path"),
         tls_client_ca=value("TLS_CLIENT_CA", default.tls_client_ca, Path, "a path"),
-        max_calls=value("MAX_CALLS", default.max_calls, _calls, "a number from 4 to 10000"),
-        work_bytes=value("WORK_BYTES", default.work_bytes, _size, "a number of bytes, 1 or more"),
-        call_seconds=value("CALL_SECONDS", default.call_seconds, _idle, "a number of seconds from 1 to 86400"),
-        rate=value("RATE", default.rate, _rate, "a number of conversations a second, 0 for no limit"),
-        max_dataset_conversations=value(
-            "MAX_DATASET_CONVERSATIONS", default.max_dataset_conversations, _count, "a number from 1 to 4294967295"
+        max_calls=value("MAX_CALLS", default.max_calls, whole(4, 10_000), "a number from 4 to 10000"),
+        work_bytes=value("WORK_BYTES", default.work_bytes, whole(1), "a number of bytes, 1 or more"),
+        call_seconds=value(
+            "CALL_SECONDS", default.call_seconds, number(1, 86_400), "a number of seconds from 1 to 86400"
         ),
-        max_dataset_bytes=value("MAX_DATASET_BYTES", default.max_dataset_bytes, _size, "a number of bytes, 1 or more"),
-        quota_queued=value("QUOTA_QUEUED", default.quota_queued, _quota, "a number of jobs, 0 for any"),
+        rate=value("RATE", default.rate, number(0), "a number of conversations a second, 0 for no limit"),
+        max_dataset_conversations=value(
+            "MAX_DATASET_CONVERSATIONS",
+            default.max_dataset_conversations,
+            whole(1, MOST_CONVERSATIONS),
+            "a number from 1 to 4294967295",
+        ),
+        max_dataset_bytes=value(
+            "MAX_DATASET_BYTES", default.max_dataset_bytes, whole(1), "a number of bytes, 1 or more"
+        ),
+        quota_queued=value("QUOTA_QUEUED", default.quota_queued, whole(0), "a number of jobs, 0 for any"),
         log_level=value("LOG_LEVEL", default.log_level, log_level, LOG_LEVELS),
     )
-
-
-def _metrics_port(text: str) -> int:
-    if not -1 <= int(text) <= 65535:
-        raise ValueError(text)
-    return int(text)
-
-
-def parse_processes(text: str) -> int:
-    """Return a number of processes.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    if not 1 <= int(text) <= 64:
-        raise ValueError(text)
-    return int(text)
-
-
-def _threads(text: str) -> int:
-    if not 4 <= int(text) <= 1000:
-        raise ValueError(text)
-    return int(text)
-
-
-def _calls(text: str) -> int:
-    if not 4 <= int(text) <= 10_000:
-        raise ValueError(text)
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    if not 0 <= float(text) < float("inf"):
-        raise ValueError(text)
-    return float(text)
-
-
-def _count(text: str) -> int:
-    if not 1 <= int(text) < 2**32:  # rows name their conversation in 32 bits
-        raise ValueError(text)
-    return int(text)
-
-
-def _quota(text: str) -> int:
-    if int(text) < 0:
-        raise ValueError(text)
-    return int(text)
-
-
-def _size(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not 0 <= float(text) <= 3600:
-        raise ValueError(text)
-    return float(text)
-
-
-def _idle(text: str) -> float:
-    if not 1 <= float(text) <= 86_400:
-        raise ValueError(text)
-    return float(text)
-
-
-def _lease(text: str) -> float:
-    if not 0.1 <= float(text) <= 3600:
-        raise ValueError(text)
-    return float(text)
 
 
 def _roots(text: str) -> tuple[str, ...]:

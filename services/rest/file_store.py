@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from io import BufferedIOBase, BufferedReader
+from io import BufferedIOBase
 from typing import IO, Any, Final, cast
 from urllib.parse import quote, unquote
 
@@ -25,7 +25,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from services.rest.gateway import Caller
 from services.rest.problems import Problem, missing
-from services.store.blobs.files import is_local, locate, store_errors
+from services.store.blobs.files import is_local, locate, reader, store_errors
 from services.store.errors import StoreError, StoreFull
 
 LOG = logging.getLogger("turnloom.rest")
@@ -132,9 +132,7 @@ class FileStore:
     def open(self, file: StoredFile) -> BufferedIOBase:
         """Open the content."""
         with faults():
-            content = self._system.open(f"{self._folder(file.owner, file.id)}/content", "rb")
-        # fsspec's files read lines without a bound; a buffer of our own has one.
-        return cast(BufferedIOBase, content) if self._local else BufferedReader(content, CHUNK)
+            return reader(self._system, f"{self._folder(file.owner, file.id)}/content")
 
     def chunks(self, file: StoredFile) -> Iterator[bytes]:
         """Yield the content, 1 MiB at a time."""

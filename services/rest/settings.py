@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from services.variables import LOG_LEVELS, BadSetting, address, log_level, parsed, secret
+from services.variables import LOG_LEVELS, BadSetting, address, log_level, parsed, secret, whole
 from turnloom.transport.calls import Tls, host_and_port
 
 T = TypeVar("T")
@@ -56,9 +56,9 @@ def read_settings(environment: Mapping[str, str]) -> RestSettings:
         api=value("API", environment.get("TURNLOOM_ADDRESS") or default.api, _known_port, "HOST:PORT of the API"),
         api_tls=_tls(environment),
         files_url=value("FILES_URL", str(Path(default.files_url).resolve()), _files_url, "a folder or an fsspec URL"),
-        max_file_bytes=value("MAX_FILE_BYTES", default.max_file_bytes, _at_least_one, "a number of bytes, 1 or more"),
-        threads=value("THREADS", default.threads, _at_least_one, "a number, 1 or more"),
-        creations=value("CREATIONS", default.creations, _at_least_one, "a number, 1 or more"),
+        max_file_bytes=value("MAX_FILE_BYTES", default.max_file_bytes, whole(1), "a number of bytes, 1 or more"),
+        threads=value("THREADS", default.threads, whole(1), "a number, 1 or more"),
+        creations=value("CREATIONS", default.creations, whole(1), "a number, 1 or more"),
         tls_cert=value("TLS_CERT", default.tls_cert, Path, "a path"),
         tls_key=value("TLS_KEY", default.tls_key, Path, "a path"),
         webhook_hosts=value("WEBHOOK_HOSTS", default.webhook_hosts, _hosts, "HOST[:PORT] separated by commas"),
@@ -93,12 +93,6 @@ def _hosts(text: str) -> tuple[str, ...]:
     if any("/" in host or " " in host for host in hosts):
         raise ValueError(text)
     return hosts
-
-
-def _at_least_one(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
 
 
 def _files_url(text: str) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.store.archived import ENTRIES
-from services.store.blobs.files import below, locate, store_errors, whole_file
+from services.store.blobs.files import below, whole_file
 from services.store.codec import plain
 from services.store.events import Events, RawEntry
 from services.store.ledger import Ledger
@@ -58,15 +58,6 @@ def archive_ledger(ledger: Ledger, events: Events, job: JobRecord, store_url: st
         if group:
             writer.write_table(_table(group, effective, schema))
     return uri
-
-
-def read_steps(uri: str, *, effective: bool = True) -> list[StepRecord]:
-    """Read the steps of an archive, exact; without `effective` every committed one. Raises StoreUnavailable."""
-    system, path = locate(uri)
-    with store_errors(uri), system.open(path, "rb") as file:
-        table = pq.read_table(file, columns=["effective", "record", "step"])
-    rows = zip(table["effective"].to_pylist(), table["record"].to_pylist(), strict=True)
-    return [decode_step(text) for counts, text in rows if counts or not effective]
 
 
 def _effective(ledger: Ledger, job: JobRecord) -> Iterator[StepRecord]:

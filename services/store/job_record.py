@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache, lru_cache
+from typing import Final
 
 from services.store.codec import decode
 from services.store.records import (
@@ -21,75 +22,42 @@ from services.store.records import (
 )
 from services.store.steps import read_mix
 
+#: How a field of a type is read from its text.
+_READ: Final[Mapping[str, Callable[[str], object]]] = {
+    "int": lambda text: int(float(text)),
+    "float": float,
+    "float | None": float,
+    "str": str,
+}
+#: The fields that stand in the hash under their own names.
+_PLAIN: Final = tuple((item.name, _READ[str(item.type)]) for item in fields(JobRecord) if item.type in _READ)
+
 
 def read_job(job_id: str, stored: Mapping[str, str]) -> JobRecord:
-    """Read one job; fields that no script has written yet take their defaults."""
-
-    def number(name: str) -> float:
-        return float(stored.get(name) or 0)
-
-    def measured(name: str) -> float | None:
-        return float(stored[name]) if stored.get(name) else None
-
-    error, cut = stored.get("error"), stored.get("cut")
+    """Read one job; fields that no script has written yet, or that are empty, take their defaults."""
+    error, cut, standing = stored.get("error"), stored.get("cut"), stored.get("standing")
     state = JobState(stored["state"])
     spec = _spec(stored["spec"])
-    return JobRecord(
-        id=job_id,
-        spec=spec,
-        state=state,
-        attempt=int(number("attempt")),
-        host=stored.get("host", ""),
-        host_lost=state is JobState.QUEUED
+    values = {name: read(text) for name, read in _PLAIN if (text := stored.get(name))}
+    values |= {
+        "id": job_id,
+        "spec": spec,
+        "state": state,
+        "host_lost": state is JobState.QUEUED
         and stored.get("told_host", "") != ""
         and stored["told_host"] == (stored.get("host") or spec.host),
-        move_to=stored.get("move_to", ""),
-        worker=stored.get("worker", "") if state in HELD else "",
-        control=_control(state, stored.get("preempt", "")),
-        error=decode(ErrorRecord, error) if error else None,
-        planned_steps=int(number("planned_steps")),
-        step=int(number("step")),
-        epoch=int(number("epoch")),
-        start_step=int(number("start_step")),
-        failed_attempts=int(number("failed_attempts")),
-        learning_rate=number("learning_rate"),
-        last_train_nll=measured("last_train_nll"),
-        test_nll=measured("test_nll"),
-        test_step=int(number("test_step")),
-        sampled_step=int(number("sampled_step")),
-        test_bits_per_byte=measured("test_bits_per_byte"),
-        best_test_nll=measured("best_test_nll"),
-        best_test_step=int(number("best_test_step")),
-        tokens_per_second=number("tokens_per_second"),
-        effective=_sums("effective", stored),
-        work=_sums("work", stored),
-        effective_mix=_mix("effective", stored),
-        work_mix=_mix("work", stored),
-        cut=decode(CutReport, cut) if cut else CutReport(),
-        rungs=tuple(int(word) for word in stored.get("rungs", "").split()),
-        rung=int(number("rung")),
-        passed_rung=int(number("passed_rung")),
-        standing=decode(Standing, stored["standing"]) if stored.get("standing") else None,
-        best_checkpoint=stored.get("best_checkpoint", ""),
-        last_checkpoint=stored.get("last_checkpoint", ""),
-        stored_checkpoint=stored.get("stored_checkpoint", ""),
-        stored_step=int(number("stored_step")),
-        stored_lag=measured("stored_lag"),
-        adapter_uri=stored.get("adapter_uri", ""),
-        adapter_sha256=stored.get("adapter_sha256", ""),
-        archive_uri=stored.get("archive_uri", ""),
-        held_seconds=number("held_seconds"),
-        held_since=number("held_since"),
-        held_cost=number("held_cost"),
-        hour_price=measured("hour_price"),
-        currency=stored.get("currency", ""),
-        create_time=number("create_time"),
-        queue_time=number("queue_time"),
-        start_time=number("start_time"),
-        finish_time=number("finish_time"),
-        last_step_time=number("last_step_time"),
-        last_checkpoint_time=number("last_checkpoint_time"),
-    )
+        "worker": stored.get("worker", "") if state in HELD else "",
+        "control": _control(state, stored.get("preempt", "")),
+        "error": decode(ErrorRecord, error) if error else None,
+        "effective": _sums("effective", stored),
+        "work": _sums("work", stored),
+        "effective_mix": _mix("effective", stored),
+        "work_mix": _mix("work", stored),
+        "cut": decode(CutReport, cut) if cut else CutReport(),
+        "rungs": tuple(int(word) for word in stored.get("rungs", "").split()),
+        "standing": decode(Standing, standing) if standing else None,
+    }
+    return JobRecord(**values)  # type: ignore[arg-type]  # each read as its field's type says
 
 
 @lru_cache(maxsize=4096)

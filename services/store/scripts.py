@@ -31,7 +31,7 @@ def _edges(table: Mapping[JobState, Collection[JobState]]) -> str:
 
 @cache
 def _prelude() -> str:
-    """Return the tables of records.py as Lua, then common.lua, so that each rule is written once."""
+    """Return the tables of records/training.py as Lua, then common.lua, so that each rule is written once."""
     places = ", ".join(f"{item.name} = {index}" for index, item in enumerate(fields(StepRecord), start=1))
     tables = f"local EDGES = {_edges(EDGES)}\nlocal TERMINAL = {_set_of(TERMINAL)}\nlocal HELD = {_set_of(HELD)}\n"
     return tables + f"local STEP_FIELD = {{{places}}}\n" + (_FOLDER / "common.lua").read_text(encoding="utf-8")

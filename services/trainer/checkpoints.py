@@ -50,8 +50,12 @@ class ObjectStore(Protocol):
         ...
 
 
-class Server(Protocol):
-    """The method of TuftHttp that this module uses."""
+class CheckpointServer(Protocol):
+    """The methods of TuftHttp that checkpoints need."""
+
+    def unload(self, run_id: str) -> None:
+        """Free a run's adapter."""
+        ...
 
     def delete_checkpoint(self, run_id: str, name: str) -> None:
         """Remove a saved state."""
@@ -119,7 +123,7 @@ class ServerFolder:
         """
         return (self.of(path) / "adapter" / "optimizer.pt").is_file()
 
-    def remover(self, server: Server) -> Callable[[str], None]:
+    def remover(self, server: CheckpointServer) -> Callable[[str], None]:
         """Return a function that deletes a saved adapter at the server, by its path."""
 
         def remove(path: str) -> None:

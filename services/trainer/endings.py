@@ -24,6 +24,7 @@ from services.store.jobs import MAX_IDLE_ATTEMPTS
 from services.store.records import CheckpointRecord, Control, ErrorRecord, JobRecord, JobState
 from services.store.retries import retry_copy, retry_redis
 from services.store.store import Store
+from services.trainer.aside import Aside, Outage
 from services.trainer.backend import Adapter, Backend
 from services.trainer.checkpoints import ServerFolder
 from services.trainer.errors import BackendError, CallOutOfMemory, Code, StopRun
@@ -40,6 +41,7 @@ STORE_HINTS: Final[Mapping[type[StoreUnavailable], str]] = {
     StoreUnavailable: "See that the object store answers (turnloom doctor), then resume the job.",
 }
 FOLDER_HINT: Final = "Check TURNLOOM_STORE_URL and that TURNLOOM_TUFT_CHECKPOINT_DIR is the TuFT server's own folder."
+LAST_WRITES: Final = 10.0  #: seconds that an attempt which another one follows waits for its last writes
 LOG_HINT: Final = "See the worker's log."
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,8 @@ class Endings:
     journal: LedgerJournal
     keeper: Keeper
     mirror: Mirror | None  #: None: nothing is copied while the job trains
+    outage: Outage
+    aside: Aside
     folder: ServerFolder
     patience: float  #: seconds that Redis or the object store may be away
     runs: list[str] = field(default_factory=list)  #: runs that this attempt made on the server
@@ -125,6 +129,7 @@ class Endings:
         """Fail the job, and keep its checkpoints to resume from: in the store, else on the server."""
         log.error("the job has failed: %s: %s", error.code, error.message)
         safe = self._copied_out()
+        self.aside.close(LAST_WRITES)
         self._finish(JobState.FAILED, error)
         if safe:
             self._free()
@@ -135,6 +140,7 @@ class Endings:
         The third attempt in a row without a step ends the job instead. So does a wish to pause or cancel. What it holds
         on the server then goes as at any other end.
         """
+        self.aside.close(LAST_WRITES)
         self._free_unsaved()
         safe = self._ends_the_job() and self._copied_out()
         self.lease.ending = True
@@ -230,6 +236,7 @@ class Endings:
             self.mirror.close(self.patience)
         self.patiently(self.keeper.copy_out)
         self._store_quietly(self.keeper.thin_out)  # what stayed until a newer one was in the store
+        self.aside.close(self.patience)
 
     def patiently(self, call: Callable[[], Result], check: Callable[[], None] | None = None) -> Result:
         """Read from or copy to the object store, which may be full or away for `patience` seconds.
@@ -238,16 +245,15 @@ class Endings:
             call: safe to repeat.
             check: called before each repetition, and may raise; None: the lease's, which raises Fenced.
         """
-        said = False
 
         def retry(error: StoreError) -> None:
-            nonlocal said
-            if not said:
-                self.journal.event("warning", "STORE_UNAVAILABLE", f"{error}; it is tried again.")
-            said = True
+            if isinstance(error, StoreUnavailable):
+                self.outage.failed("waited for", error)
             (check or self.lease.check)()
 
-        return retry_copy(call, self.patience, on_retry=retry)
+        result = retry_copy(call, self.patience, on_retry=retry)
+        self.outage.went_through("waited for")
+        return result
 
     def _store_quietly(self, write: Callable[[], object]) -> None:
         """Write to the store, and log a failure: this write is not worth failing a job."""

@@ -17,13 +17,14 @@ from typing import TypeVar
 
 from services.store.blobs.cache import FileCache
 from services.store.blobs.evaluations import RowLosses
-from services.store.errors import NotFound, RedisUnavailable, StoreError
+from services.store.errors import NotFound, RedisUnavailable
 from services.store.jobs import Claim
 from services.store.logs import about
 from services.store.records import CheckpointRecord, Control, JobRecord, ServedModelRecord
 from services.store.retries import retry_redis
 from services.store.shards.dataset_files import DatasetReader
 from services.store.store import Store, open_store
+from services.trainer.aside import Aside, Outage
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batches.batching import MOST_CALL_TOKENS, PASSES_PER_CALL, Batches
 from services.trainer.batches.dataset import PatientFile, trained_rows
@@ -50,6 +51,7 @@ from services.trainer.tuft_http import TuftHttp
 Result = TypeVar("Result")
 
 LAST_REPLIES = 2 * SECONDS  #: that a trained job waits for its replies, those of a step before included
+LOSSES_WAIT = 2.0  #: seconds that a step waits for the store to take what its evaluation found
 OPTIMIZER_INEXACT = (
     "TuFT's fsdp backend keeps Adam's moments of the first GPU only; on several GPUs the run goes on with the exact "
     "weights and these moments on all of them, close to the uninterrupted run but not equal to it."
@@ -107,6 +109,8 @@ class Attempt:
         self._served = ServedModelRecord(self._adapter.model)  # known once there is a client
         self._replier: Replier | None = None
         self._training = False  # from now on it is the loop that hears when the attempt has to leave
+        self._outage = Outage(lambda sentence: self._journal.event("warning", "STORE_UNAVAILABLE", sentence))
+        self._aside = Aside(self._outage)
         self._keeper = Keeper(
             self._job.id,
             self._job.attempt,
@@ -116,8 +120,9 @@ class Attempt:
             self._http,
             self._folder,
             store.objects,
+            self._aside.once,
         )
-        self._mirror = Mirror(self._keeper.copy) if settings.store_checkpoints else None
+        self._mirror = Mirror(self._keeper.copy, self._outage) if settings.store_checkpoints else None
         self._journal = LedgerJournal(
             store.ledger,
             self._job.id,
@@ -136,6 +141,8 @@ class Attempt:
             self._journal,
             self._keeper,
             self._mirror,
+            self._outage,
+            self._aside,
             self._folder,
             settings.redis_patience,
         )
@@ -150,6 +157,7 @@ class Attempt:
             finally:
                 if self._mirror is not None:
                     self._mirror.close(0.0)
+                self._aside.close(0.0)
                 if self._replier is not None:
                     self._replier.close()
                 if self._backend is not None:
@@ -348,11 +356,15 @@ class Attempt:
             log.warning("no checkpoint was removed: %s", error)
 
     def _keep_losses(self, step: int, losses: RowLosses) -> None:
-        """Store the loss of each test row. Worth having for comparisons, not worth failing a job."""
-        try:
-            self._store.evaluations.put(self._job.id, step, losses)
-        except StoreError as error:
-            log.warning("step %d: the loss of each test example is not kept: %s", step, error)
+        """Store the loss of each test row. Worth having for comparisons, not worth failing a job or holding it up.
+
+        A store that answers has the file before the ledger says that there was an evaluation.
+        """
+        self._aside.put(
+            f"step {step}: the loss of each test example",
+            lambda: self._store.evaluations.put(self._job.id, step, losses),
+        )
+        self._aside.settle(LOSSES_WAIT)
 
     def _best_and_last(self) -> tuple[str, str]:
         job = self._store.jobs.get(self._job.id)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from services.store.errors import CheckpointNotUsable, StoreUnavailable
+from services.store.errors import CheckpointNotUsable
 from services.store.records import CheckpointRecord
-from services.trainer.checkpoints import ObjectStore, ServerFolder
+from services.trainer.checkpoints import CheckpointServer, ObjectStore, ServerFolder
 from services.trainer.errors import BackendError
 
 log = logging.getLogger(__name__)
@@ -30,18 +31,6 @@ class CheckpointLedger(Protocol):
 
     def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:
         """Forget a checkpoint; refuses the last and the best."""
-        ...
-
-
-class Server(Protocol):
-    """The methods of TuftHttp that this module uses."""
-
-    def unload(self, run_id: str) -> None:
-        """Free a run's adapter."""
-        ...
-
-    def delete_checkpoint(self, run_id: str, name: str) -> None:
-        """Remove a saved state."""
         ...
 
 
@@ -70,12 +59,15 @@ class Keeper:
     keep: int  #: beside the best and the last
     named: Callable[[], tuple[str, str]]  #: ids of the best and the last checkpoint just now
     ledger: CheckpointLedger
-    server: Server
+    server: CheckpointServer
     folder: ServerFolder
     objects: ObjectStore
+    aside: Callable[[str, Callable[[], object]], None]  #: makes a write to the store later: nobody waits for it here
 
     def thin_out(self) -> None:
         """Remove superfluous checkpoints, first from the server. If it does not answer, the next call tries again.
+
+        Copies in the store go later; where the store is away then, they go with the job.
 
         Every attempt trains in a run of its own. The run of an earlier one goes with the last checkpoint in it.
         """
@@ -88,11 +80,9 @@ class Keeper:
                 self.ledger.remove_checkpoint(self.job, self.attempt, checkpoint.id)
                 gone.add(checkpoint.id)
                 if checkpoint.stored:
-                    self.objects.delete(checkpoint.uri)
+                    self.aside(f"removal of {checkpoint.uri}", partial(self.objects.delete, checkpoint.uri))
             except (BackendError, CheckpointNotUsable) as error:
                 log.info("checkpoint %s stays for now: %s", checkpoint.id, error)
-            except StoreUnavailable as error:  # the files go with the job
-                log.warning("checkpoint %s stays in the store for now: %s", checkpoint.id, error)
         needed = {self.folder.run_of(one.path) for one in known if one.id not in gone}
         self.release(sorted({self.folder.run_of(one.path) for one in known if one.id in gone} - needed))
 

@@ -103,7 +103,7 @@ class Saving:
     probe: Pending[Sequence[Logprobs]]
 
 
-class Sampler(Protocol):
+class ReplySampler(Protocol):
     """What samples the adapter while it trains (replies.py)."""
 
     def due(self, step: int) -> bool:
@@ -139,7 +139,7 @@ class Run:
     clock: Callable[[], float]  #: monotonic seconds
     now: Callable[[], float]  #: seconds since 1970
     keep_losses: Callable[[int, RowLosses], None] = lambda _step, _losses: None  #: takes every evaluation by row
-    sampler: Sampler | None = None  #: None: nobody wants replies
+    sampler: ReplySampler | None = None  #: None: nobody wants replies
     _flight: deque[InFlight] = field(init=False, default_factory=deque)
     _submitted: int = field(init=False, default=0)  # last step that the server was asked for
     _saved: int = field(init=False, default=-1)  # step of the last checkpoint asked for

@@ -9,8 +9,9 @@ import logging
 import threading
 from collections.abc import Callable
 
-from services.store.errors import CheckpointNotUsable, Fenced, NotFound, StoreError
+from services.store.errors import CheckpointNotUsable, Fenced, NotFound, StoreError, StoreUnavailable
 from services.store.records import CheckpointRecord
+from services.trainer.aside import Outage
 from services.trainer.errors import StopRun
 
 log = logging.getLogger(__name__)
@@ -19,14 +20,16 @@ log = logging.getLogger(__name__)
 class Mirror:
     """A thread that copies the checkpoint last given to `offer`."""
 
-    def __init__(self, copy: Callable[[CheckpointRecord], None], again: float = 10.0) -> None:
+    def __init__(self, copy: Callable[[CheckpointRecord], None], outage: Outage, again: float = 10.0) -> None:
         """Prepare the mirror; the thread starts with the first offer.
 
         Args:
             copy: copies one checkpoint and notes it in the ledger.
+            outage: hears of copies that fail.
             again: seconds after which a copy that failed is tried again, if nothing newer came.
         """
         self._copy = copy
+        self._outage = outage
         self._again = again
         self._change = threading.Condition()
         self._next: CheckpointRecord | None = None
@@ -56,12 +59,15 @@ class Mirror:
         while (checkpoint := self._take()) is not None:
             try:
                 self._copy(checkpoint)
+                self._outage.went_through("mirror")
             except Fenced:
                 return
             except (NotFound, CheckpointNotUsable) as error:  # removed meanwhile, for it was one too many
                 log.info("checkpoint %s is not copied: %s", checkpoint.id, error)
             except (StoreError, StopRun, OSError) as error:
                 log.warning("checkpoint %s is not copied yet: %s", checkpoint.id, error)
+                if isinstance(error, StoreUnavailable):
+                    self._outage.failed("mirror", error)
                 self._put_back(checkpoint)
 
     def _take(self) -> CheckpointRecord | None:

@@ -42,7 +42,7 @@ class TooLate(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SampleRequest:
     """The request that a ticket carries."""
 
     path: str  #: TuFT's path of the checkpoint; empty: the base model answers
@@ -64,15 +64,15 @@ def run(
     seed: int | None,
     until: float,
 ) -> Answer:
-    """Sample a reply. The ticket's arguments are the fields of Order and Sampling.
+    """Sample a reply. The ticket's arguments are the fields of SampleRequest and Sampling.
 
     Returns:
         token_ids and finish_reason; else code, message and hint of what went wrong.
     """
     settings = from_environment(os.environ)
-    order = Order(path, model, prompt, Sampling(max_tokens, temperature, top_p, seed, tuple(stop)), until)
+    request = SampleRequest(path, model, prompt, Sampling(max_tokens, temperature, top_p, seed, tuple(stop)), until)
     try:
-        answer = _sampled(order, settings)
+        answer = _sampled(request, settings)
     except TooLate as error:
         answer = _failed("TOO_LATE", str(error))
     except CheckpointLost as error:
@@ -83,12 +83,14 @@ def run(
     return answer
 
 
-def _sampled(order: Order, settings: Settings) -> Answer:
+def _sampled(request: SampleRequest, settings: Settings) -> Answer:
     with connect(settings.redis_url, socket_timeout=5.0) as redis:
-        left = order.until - redis_time(redis)
+        left = request.until - redis_time(redis)
     if left < LEAST:
         raise TooLate("the worker came to this sample when nobody waited for it any more")
-    (found,) = draw(settings, order.path, order.model, [(order.prompt, order.how)], left - MARGIN, _leave_if_asked)
+    (found,) = draw(
+        settings, request.path, request.model, [(request.prompt, request.how)], left - MARGIN, _leave_if_asked
+    )
     return {"token_ids": list(found.token_ids), "finish_reason": found.finish_reason}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from services.store.redis_url import REDIS_URL_TAKES, redis_url
-from services.variables import LOG_LEVELS, BadSetting, log_level, parsed
+from services.variables import LOG_LEVELS, BadSetting, log_level, number, parsed, whole
 from services.variables import secret as secret_setting
 
 Value = TypeVar("Value")
@@ -29,27 +29,27 @@ PROBE_TOLERANCE: Final = {"fp32": 1e-6, "bf16": 2e-3}
 class Settings:
     """Settings of a worker and its jobs."""
 
-    host: str  #: stable name of this GPU host; names its queue
+    host: str  #: name of this GPU host, for good: its queue is train.NAME
     redis_url: str  #: of Turnloom's Redis
-    store_url: str  #: empty: the store's own default
+    store_url: str  #: folder or fsspec URL of datasets and adapters, the API's own; empty: the store's own default
     tuft_url: str  #: of the TuFT server, without /api/v1 and without a slash at the end
     tuft_api_key: str  #: key of the TuFT server
     sampler_url: str  #: of services/sampler on this host, for a TuFT server that trains only; empty: TuFT samples
-    checkpoint_dir: Path  #: the TuFT server's checkpoint folder, as seen from here
-    allow_cpu: bool  #: work without an NVIDIA GPU
+    checkpoint_dir: Path  #: the TuFT server's checkpoint folder, mounted here for reading and writing
+    allow_cpu: bool  #: work without an NVIDIA GPU; as --allow-cpu
     probe_tolerance: float  #: relative
-    lease_ttl: float  #: seconds after which a silent worker has lost its job
-    call_deadline: float  #: seconds for one operation at TuFT
+    lease_ttl: float  #: seconds after which a silent worker has lost its job; the supervisor's own
+    call_deadline: float  #: seconds of the longest wait for one call to TuFT
     start_deadline: float  #: seconds that an attempt waits for TuFT
     silence: float  #: seconds that TuFT's health check may stay without an answer
-    redis_patience: float  #: seconds of Redis outage that a run survives
-    probe_every: float  #: seconds between two reports of this host; a fraction of the supervisor's host_lost
+    redis_patience: float  #: seconds of outage of Redis or of the object store that a run survives
+    probe_every: float  #: seconds between two reports of this host; well below TURNLOOM_HOST_LOST_SECONDS
     cache_dir: Path  #: where copies of dataset files of an object store are kept
     cache_bytes: int  #: of all copies together
-    hour_price: float | None  #: of an hour in which a job is trained here; None: not known
+    hour_price: float | None  #: of an hour in which a job is trained here; estimates and jobs then have a cost
     currency: str  #: of the price, ISO 4217
-    store_checkpoints: bool  #: copy checkpoints to the store while jobs run, so that another host can go on
-    log_level: str  #: least important lines of the log
+    store_checkpoints: bool  #: copy checkpoints to the store while jobs run; without, no job can leave a lost host
+    log_level: str  #: least important lines of the log, which is JSON lines on standard error
 
     @property
     def queue(self) -> str:
@@ -103,14 +103,14 @@ class CompanionSettings:
     redis_url: str  #: of Turnloom's Redis
     store_url: str  #: empty: the store's own default
     lease_ttl: float  #: seconds; the workers' own
-    interval: float  #: seconds between two rounds of the supervisor
+    interval: float  #: seconds between two looks of the supervisor at all jobs
     ticket_grace: float  #: seconds that a queued job may be without a ticket
     host_lost: float  #: seconds of silence after which a host counts as lost
     quota_running: int  #: jobs of one owner on hosts at most; 0: any number
     retention: float  #: seconds that the keys of an archived ledger stay, while its job can be resumed
     retention_done: float  #: the same of a job that succeeded
-    file_grace: float  #: seconds that the file of a deleted dataset stays
-    exporter_host: str  #: address where the exporter listens
+    file_grace: float  #: seconds that a deleted dataset's file stays; longer than one takes from its last row to READY
+    exporter_host: str  #: where the exporter listens
     exporter_port: int  #: its port
     log_level: str  #: least important lines of the log
 
@@ -124,12 +124,12 @@ def companion_from_environment(environment: Mapping[str, str]) -> CompanionSetti
         interval=_seconds(environment, "TURNLOOM_SUPERVISOR_INTERVAL", "1"),
         ticket_grace=_seconds(environment, "TURNLOOM_TICKET_GRACE", "15"),
         host_lost=_seconds(environment, "TURNLOOM_HOST_LOST_SECONDS", "120"),
-        quota_running=_read(environment, "TURNLOOM_QUOTA_RUNNING", "0", _count, "a number of jobs, 0 for any"),
+        quota_running=_read(environment, "TURNLOOM_QUOTA_RUNNING", "0", whole(0), "a number of jobs, 0 for any"),
         retention=_read(environment, "TURNLOOM_LEDGER_DAYS", "7", _positive, "days above 0") * DAY,
         retention_done=_read(environment, "TURNLOOM_LEDGER_HOURS", "1", _positive, "hours above 0") * 3600,
         file_grace=_seconds(environment, "TURNLOOM_DATASET_GRACE", "600"),
         exporter_host=environment.get("TURNLOOM_EXPORTER_HOST") or "0.0.0.0",  # noqa: S104  (Prometheus is elsewhere)
-        exporter_port=_read(environment, "TURNLOOM_EXPORTER_PORT", "9465", _port, "a port, 0 to 65535"),
+        exporter_port=_read(environment, "TURNLOOM_EXPORTER_PORT", "9465", whole(0, 65535), "a port, 0 to 65535"),
         log_level=_level(environment),
     )
 
@@ -161,19 +161,7 @@ def _positive(text: str) -> float:
 
 
 def _price(text: str) -> float | None:
-    if not text:
-        return None
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(text)
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError(text)
-    return value
+    return number(0)(text) if text else None
 
 
 def _currency(text: str) -> str:
@@ -209,13 +197,6 @@ def _key(text: str) -> str:
     if not text.startswith("tml-"):
         raise ValueError(text)
     return text
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise ValueError(text)
-    return value
 
 
 def _level(environment: Mapping[str, str]) -> str:

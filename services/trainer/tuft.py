@@ -1,8 +1,8 @@
-"""TuFT training server behind its SDK. The only module of the trainer that imports tinker.
+"""TuFT training server behind its SDK. Only this module and tuft_data.py of the trainer import tinker.
 
 The SDK waits for minutes silently, retries some answers without limit, and is left in conflict by some failures. So
 every wait has a deadline and ends at once when the server's process does (tripwire.py). After any failure the client is
-thrown away. Requests that the server would accept and train wrongly are refused before they are sent.
+thrown away. Requests that the server would accept and train wrongly are refused before they are sent (tuft_data.py).
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-import numpy as np
 import tinker
 from tinker import types
 from tinker.lib.retry_handler import RetryConfig
 
 from services.trainer.backend import Adam, Adapter, Logprobs, Sampled, Sampling
-from services.trainer.batches.batching import filled
 from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import Weights
 from services.trainer.errors import BackendError, CheckpointLost, Code, backend_error, classify
 from services.trainer.in_thread import in_thread
 from services.trainer.tripwire import Tripwire
+from services.trainer.tuft_data import datums, logprobs_of
 
 SDK_VERSION = "0.25.0"  #: the only one that TuFT 0.2.2 trains with
 GLANCE = 0.25  #: seconds between looks at the tripwire while waiting
@@ -285,13 +284,15 @@ class TuftBackend:
         """Add gradients; give logprobs row by row."""
         data = self._data(rows, weights)
         doing = f"forward_backward of {len(rows)} rows"
-        return self._pending(lambda: self._client.forward_backward(data, "cross_entropy"), _logprobs(rows, data), doing)
+        return self._pending(
+            lambda: self._client.forward_backward(data, "cross_entropy"), logprobs_of(rows, data), doing
+        )
 
     def forward(self, rows: Sequence[Row]) -> TuftPending[types.ForwardBackwardOutput, Sequence[Logprobs]]:
         """Compute logprobs row by row."""
         data = self._data(rows, [row.target_weights for row in rows])
         doing = f"forward of {len(rows)} rows"
-        return self._pending(lambda: self._client.forward(data, "cross_entropy"), _logprobs(rows, data), doing)
+        return self._pending(lambda: self._client.forward(data, "cross_entropy"), logprobs_of(rows, data), doing)
 
     def optim_step(self, adam: Adam) -> TuftPending[types.OptimStepResponse, None]:
         """Apply the gradients."""
@@ -342,55 +343,8 @@ class TuftBackend:
         return TuftPending(_concurrent(future), convert, self._patience, doing)
 
     def _data(self, rows: Sequence[Row], weights: Sequence[Weights]) -> list[types.Datum]:
-        """Convert rows to the SDK's form, after checking that the server would train what was meant.
-
-        The server computes on rows of one length anyway, and fills them up itself. But then it masks what it filled
-        in, and attention with a mask is slower than causal attention without one. What is filled in here comes after
-        everything that is trained, which cannot see it, and has weight 0.
-        """
-        for row, row_weights in zip(rows, weights, strict=True):
-            _check(row, row_weights, self._settings)
-        targets = [row.length - 1 for row in rows]
-        if self.even and rows:
-            even = filled(max(targets))
-            targets = [min(even, self._settings.max_model_len or even)] * len(rows)
-        return [_datum(*each) for each in zip(rows, weights, targets, strict=True)]
-
-
-def _datum(row: Row, weights: Weights, targets: int) -> types.Datum:
-    """Make a datum, padded to the given number of targets with the row's last token."""
-    ids = np.full(targets + 1, row.token_ids[-1], np.int64)
-    ids[: row.length] = row.token_ids
-    sent_weights = np.zeros(targets, np.float32)
-    sent_weights[: len(weights)] = weights
-    return types.Datum(
-        model_input=types.ModelInput.from_ints(ids[:-1].tolist()),
-        loss_fn_inputs={
-            "target_tokens": types.TensorData.from_numpy(ids[1:]),
-            "weights": types.TensorData.from_numpy(sent_weights),
-        },
-    )
-
-
-def _check(row: Row, weights: Weights, settings: TuftSettings) -> None:
-    """Refuse rows that break the server: it zero-pads short weights, trains on NaN and dies of out-of-range ids."""
-    where = f"a row of conversation {row.conversation}"
-    if len(weights) != row.length - 1:
-        raise backend_error(
-            Code.BAD_REQUEST, f"{where} has {row.length} tokens and {len(weights)} weights, not one less"
-        )
-    if not np.isfinite(weights).all():
-        raise backend_error(Code.BAD_REQUEST, f"{where} has a weight that is not finite")
-    low, high = int(row.token_ids.min()), int(row.token_ids.max())
-    if low < 0 or (settings.vocabulary is not None and high >= settings.vocabulary):
-        limit = "" if settings.vocabulary is None else f"; the model has ids 0 to {settings.vocabulary - 1}"
-        raise backend_error(Code.BAD_REQUEST, f"{where} has token ids from {low} to {high}{limit}")
-    if settings.max_model_len and row.length > settings.max_model_len:
-        raise backend_error(
-            Code.BAD_REQUEST,
-            f"{where} has {row.length} tokens, the server's max_model_len is {settings.max_model_len}",
-            hint=f"Set the job's max_length to {settings.max_model_len} or less.",
-        )
+        limits = self._settings
+        return datums(rows, weights, even=self.even, max_model_len=limits.max_model_len, vocabulary=limits.vocabulary)
 
 
 def _safe(name: str) -> str:
@@ -398,24 +352,6 @@ def _safe(name: str) -> str:
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
         raise backend_error(Code.BAD_REQUEST, f"{name!r} can't name a checkpoint; use letters, digits, - and _")
     return name
-
-
-def _logprobs(
-    rows: Sequence[Row], data: Sequence[types.Datum]
-) -> Callable[[types.ForwardBackwardOutput], Sequence[Logprobs]]:
-    """Return a function from the server's answer to logprobs of the rows without padding."""
-
-    def convert(output: types.ForwardBackwardOutput) -> Sequence[Logprobs]:
-        found = [cast(Logprobs, one["logprobs"].to_numpy()) for one in output.loss_fn_outputs]
-        expected = [datum.model_input.length for datum in data]
-        if [len(one) for one in found] != expected:
-            raise backend_error(
-                Code.SDK_MISMATCH,
-                f"the server answered logprobs of lengths {[len(one) for one in found]}, not {expected}",
-            )
-        return [one[: row.length - 1] for one, row in zip(found, rows, strict=True)]
-
-    return convert
 
 
 def _path(answer: types.SaveWeightsResponse | types.SaveWeightsForSamplerResponse) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from services.store.blobs.deadlines import ANSWER_SECONDS
 from services.store.records import Hyperparameters, JobState, StartFrom
 from tests.fakes.fake_tuft import FakeTuft
 from tests.support.redis_fixtures import RedisServer, redis_program
@@ -96,13 +97,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             server.stop()
 
 
-@pytest.mark.parametrize("mode", ["full", "wrong key", "broken"])
+@pytest.mark.parametrize("mode", ["full", "wrong key", "broken", "mute", "deaf"])
 def test_a_bucket_that_takes_nothing_is_waited_for(world: World, mode: str) -> None:
     job_id = world.submit()
     with world.while_it(mode):
         world.tuft.clear_faults()
+        # No step waits for the bucket: the last is there before a request to a mute one is given up.
+        wait_for(lambda: world.stack.job(job_id).step == HYPER.max_steps, "training goes on", ANSWER_SECONDS * 0.8)
         wait_for(lambda: "STORE_UNAVAILABLE" in world.stack.events(job_id), "the failed copy", RECOVERY)
-        wait_for(lambda: world.stack.job(job_id).step == HYPER.max_steps, "training goes on meanwhile", RECOVERY)
         assert world.stack.job(job_id).state is JobState.RUNNING
     world.ends_undisturbed(job_id)
 

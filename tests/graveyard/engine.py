@@ -19,7 +19,7 @@ from tests.graveyard.reading import conversation_in
 from tests.support.small_tokenizers import byte_level, sentence_piece
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError
-from turnloom.masks.domain.example import Preprocessed, TokenizedExample
+from turnloom.masks.domain.example import PreprocessedConversation, TokenizedExample
 from turnloom.masks.domain.options import Options, PartWeights
 from turnloom.masks.inspect.lint import lint
 from turnloom.masks.model import Model, build_model
@@ -165,7 +165,7 @@ def _options(case: Case) -> Options:
     return Options(**values)  # type: ignore[arg-type]
 
 
-def _seen(result: Preprocessed | PreprocessError, model: Model) -> Outcome:
+def _seen(result: PreprocessedConversation | PreprocessError, model: Model) -> Outcome:
     if isinstance(result, PreprocessError):
         return Outcome(refusal=f"{type(result).__name__}: {result}")
     return Outcome(tuple(_row(example, model) for example in result.examples), tuple(result.warnings))

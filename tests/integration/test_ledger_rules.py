@@ -1,4 +1,4 @@
-"""The ledger's rules on a real Redis: edges, claims, commits, duplicates, gaps, fencing, resume."""
+"""The ledger's rules for jobs on a real Redis: edges, claims, attempts, ends."""
 
 from __future__ import annotations
 
@@ -6,93 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from services.store.codec import encode
 from services.store.connection import connect
-from services.store.errors import (
-    CheckpointNotUsable,
-    Fenced,
-    IllegalEdge,
-    InUse,
-    NotFound,
-    RequestMismatch,
-    StepOutOfOrder,
-)
+from services.store.errors import IllegalEdge, InUse, NotFound, RequestMismatch
 from services.store.events import Events
 from services.store.jobs import Jobs
-from services.store.ledger import Ledger, Outcome
-from services.store.records import (
-    CheckpointRecord,
-    Control,
-    CutReport,
-    ErrorRecord,
-    EventRecord,
-    Hyperparameters,
-    JobRecord,
-    JobSpec,
-    JobState,
-    MixPart,
-    MixSums,
-    StartFrom,
-    StepRecord,
-)
-from services.store.store import Store, open_store
-
-SPEC = JobSpec(
-    "tiny", "turnloom/tiny", "ds-train", "ds-test", Hyperparameters(learning_rate=0.1 + 0.2), {"run": "é"}, "anna"
-)
+from services.store.ledger import Ledger
+from services.store.records import Control, CutReport, ErrorRecord, JobRecord, JobState, StartFrom, StepRecord
+from services.store.store import Store
+from tests.support.ledger_steps import SPEC, events, queued, running, save, step, store_of_two_datasets, train
 
 
 @pytest.fixture
 def store(redis_url: str) -> Store:
-    store = open_store(redis_url)
-    for name in ("ds-train", "ds-test"):
-        store.redis.hset(f"tl:api:dataset:{name}", "state", "ready")
-    return store
-
-
-def queued(store: Store, spec: JobSpec = SPEC) -> JobRecord:
-    job = store.jobs.create(spec).job
-    return store.jobs.queue(job.id, host="h1", planned_steps=10)
-
-
-def running(store: Store, spec: JobSpec = SPEC) -> JobRecord:
-    claim = store.jobs.claim(queued(store, spec).id, 1, "w1")
-    assert claim is not None
-    return claim.job
-
-
-def step(number: int, attempt: int = 1, nll: float | None = None, test: float | None = None) -> StepRecord:
-    return StepRecord(
-        step=number, attempt=attempt, epoch=1, conversations=2, rows=3, tokens=100, loss_tokens=40, target_bytes=160,
-        nll_sum=0.1 * number if nll is None else nll, weight_sum=40.0, objective=1.0, learning_rate=1e-4 / 3,
-        phase_seconds={"data": 0.001, "forward_backward": 0.3}, time=1.5,
-        test_nll_sum=test, test_weight_sum=None if test is None else 10.0,
-        test_target_bytes=None if test is None else 25,
-    )  # fmt: skip
-
-
-def checkpoint(job: JobRecord, number: int, attempt: int = 1, test: float | None = None) -> CheckpointRecord:
-    name = f"{job.id}-a{attempt}-s{number}"
-    return CheckpointRecord(name, f"tinker://{name}", number, attempt, probe_nll=1 / 3, test_nll=test)
-
-
-def train(store: Store, job: JobRecord, first: int, last: int, attempt: int = 1) -> None:
-    for number in range(first, last + 1):
-        assert store.ledger.commit_step(job.id, step(number, attempt)).outcome is Outcome.OK
-
-
-def save(store: Store, job: JobRecord, number: int, attempt: int = 1, test: float | None = None) -> str:
-    record = checkpoint(job, number, attempt, test)
-    assert store.ledger.commit_checkpoint(job.id, record).outcome is Outcome.OK
-    return record.id
-
-
-def series(store: Store, job: JobRecord) -> list[tuple[int, int]]:
-    return [(record.step, record.attempt) for record in store.ledger.steps(job.id)]
-
-
-def events(store: Store, job: JobRecord) -> list[EventRecord]:
-    return list(store.events.list(job.id).items)
+    return store_of_two_datasets(redis_url)
 
 
 def test_a_job_keeps_what_was_asked_for_exactly(store: Store) -> None:
@@ -168,163 +94,6 @@ def test_only_the_next_attempt_of_a_queued_job_is_claimed_and_a_dropped_ticket_l
     ]
     assert store.jobs.claim("job-gone", 1, "w1") is None
     assert not store.redis.exists("tl:run:stream:job-gone")
-
-
-def test_floats_pass_through_the_ledger_exactly(store: Store) -> None:
-    job = running(store)
-    records = [step(n, nll=0.1 + n / 7, test=1e-17 + n / 3 if n % 2 else None) for n in range(1, 8)]
-    for record in records:
-        store.ledger.commit_step(job.id, record)
-    assert store.ledger.steps(job.id) == records
-    total = 0.0
-    for record in records:
-        total += record.nll_sum
-    found = store.jobs.get(job.id)
-    assert found.effective.nll == total == found.work.nll
-    assert found.last_train_nll == records[-1].nll_sum / 40.0
-    assert found.learning_rate == 1e-4 / 3
-    assert found.test_nll == (1e-17 + 7 / 3) / 10.0
-    assert found.best_test_nll == (1e-17 + 1 / 3) / 10.0
-    assert (found.test_step, found.best_test_step, found.step) == (7, 1, 7)
-
-
-def test_a_step_sent_twice_counts_once_and_a_gap_names_the_last_step(store: Store) -> None:
-    job = running(store)
-    train(store, job, 1, 3)
-    before = store.jobs.get(job.id)
-    again = store.ledger.commit_step(job.id, step(2))
-    assert (again.outcome, again.last, again.checkpoint_step) == (Outcome.OK, 3, -1)
-    gap = store.ledger.commit_step(job.id, step(5))
-    assert (gap.outcome, gap.last) == (Outcome.GAP, 3)
-    assert replace(store.jobs.get(job.id)) == before
-    assert store.ledger.commit_checkpoint(job.id, checkpoint(job, 4)).outcome is Outcome.GAP
-    assert series(store, job) == [(1, 1), (2, 1), (3, 1)]
-
-
-def test_the_evaluation_before_step_1_is_step_0_and_no_step(store: Store) -> None:
-    job = running(store)
-    assert store.ledger.initial(job.id) is None
-    start = StepRecord(0, 1, test_nll_sum=50.0, test_weight_sum=10.0, test_target_bytes=25)
-    for _ in range(2):
-        assert store.ledger.commit_step(job.id, start).outcome is Outcome.OK
-    train(store, job, 1, 2)
-    assert store.ledger.initial(job.id) == start
-    assert series(store, job) == [(1, 1), (2, 1)]
-    found = store.jobs.get(job.id)
-    assert (found.test_nll, found.work.test_weight, found.effective.test_weight, found.work.steps) == (
-        5.0,
-        10.0,
-        10.0,
-        2,
-    )
-    assert found.effective.steps == 2
-
-
-def test_a_resumed_attempt_supersedes_later_steps_but_their_work_stays_counted(store: Store) -> None:
-    job = running(store)
-    save(store, job, 0)
-    train(store, job, 1, 2)
-    store.ledger.commit_step(job.id, step(3, test=30.0))
-    kept = save(store, job, 3, test=3.0)
-    at_three = store.jobs.get(job.id)
-    train(store, job, 4, 5)
-    store.ledger.commit_step(job.id, step(6, test=10.0))
-    store.jobs.release(job.id, 1, "server_restarted", "TuFT restarted.")
-    claim = store.jobs.claim(job.id, 2, "w2")
-    assert claim is not None
-    assert claim.checkpoint == checkpoint(job, 3, test=3.0)
-    assert (claim.job.step, claim.job.start_step, claim.job.last_checkpoint) == (3, 3, kept)
-    assert claim.job.effective == at_three.effective
-    assert (claim.job.test_nll, claim.job.best_test_nll, claim.job.epoch) == (3.0, 3.0, 1)
-    assert claim.job.last_train_nll == at_three.last_train_nll
-    assert claim.job.work.steps == 6
-    train(store, job, 4, 4, attempt=2)
-    assert series(store, job) == [(1, 1), (2, 1), (3, 1), (4, 2)]
-    assert [record.step for record in store.ledger.all_steps(job.id)] == [1, 2, 3, 4, 5, 6, 4]
-    assert store.jobs.get(job.id).work.steps == 7
-    assert store.jobs.get(job.id).effective.steps == 4
-
-
-def test_two_attempts_alive_at_once_and_only_the_new_one_commits(store: Store) -> None:
-    job = running(store)
-    save(store, job, 0)
-    train(store, job, 1, 2)
-    store.jobs.release(job.id, 1, "worker_lost", "gone")
-    assert store.jobs.claim(job.id, 2, "w2") is not None
-    before = store.jobs.get(job.id)
-    assert store.ledger.commit_step(job.id, step(3, attempt=1)).outcome is Outcome.FENCED
-    assert store.ledger.commit_step(job.id, step(1, attempt=1)).outcome is Outcome.FENCED
-    assert store.ledger.commit_checkpoint(job.id, checkpoint(job, 0)).outcome is Outcome.FENCED
-    for call in (
-        lambda: store.jobs.renew(job.id, 1),
-        lambda: store.jobs.finish(job.id, 1, JobState.SUCCEEDED),
-        lambda: store.jobs.release(job.id, 1, "x", "y"),
-        lambda: store.jobs.preempt(job.id, 1, "x"),
-        lambda: store.jobs.set_adapter(job.id, 1, "u", "s"),
-        lambda: store.ledger.update_checkpoint(job.id, 1, f"{job.id}-a1-s0", test_nll=0.5),
-        lambda: store.ledger.checkpoint_stored(job.id, 1, f"{job.id}-a1-s0", uri="u", sha256="s", bytes=1),
-    ):
-        with pytest.raises(Fenced, match=f"attempt 1 no longer holds job {job.id}"):
-            call()
-    assert store.jobs.get(job.id) == before
-    train(store, job, 1, 3, attempt=2)
-    assert series(store, job) == [(1, 2), (2, 2), (3, 2)]
-
-
-def test_a_step_that_the_checkpoint_holds_is_a_bug_and_refused(store: Store) -> None:
-    job = running(store)
-    train(store, job, 1, 2)
-    save(store, job, 2)
-    store.jobs.release(job.id, 1, "x", "y")
-    store.jobs.claim(job.id, 2, "w")
-    with pytest.raises(StepOutOfOrder, match=r"step 2 of job .* is part of the checkpoint that attempt 2 began from"):
-        store.ledger.commit_step(job.id, step(2, attempt=2))
-    with pytest.raises(StepOutOfOrder, match="is older than the one that attempt 2 began from"):
-        store.ledger.commit_checkpoint(job.id, checkpoint(job, 1, attempt=2))
-
-
-def test_resume_from_a_chosen_checkpoint_supersedes_later_ones(store: Store) -> None:
-    job = running(store)
-    names = {}
-    for number in range(1, 7):
-        train(store, job, number, number)
-        names[number] = save(store, job, number, test=7.0 - number)
-    assert store.jobs.get(job.id).best_checkpoint == names[6]
-    store.jobs.finish(job.id, 1, JobState.FAILED, ErrorRecord("OUT_OF_MEMORY", "No room."))
-    assert store.jobs.get(job.id).error == ErrorRecord("OUT_OF_MEMORY", "No room.")
-    resumed = store.jobs.resume(job.id, names[2])
-    assert (resumed.state, resumed.error, resumed.finish_time) == (JobState.QUEUED, None, 0.0)
-    claim = store.jobs.claim(job.id, 2, "w")
-    assert claim is not None
-    assert claim.checkpoint is not None
-    assert (claim.checkpoint.id, claim.job.best_checkpoint, claim.job.last_checkpoint) == (names[2],) * 3
-    assert [(c.step, c.superseded) for c in store.ledger.checkpoints(job.id)] == [
-        (1, False), (2, False), (3, True), (4, True), (5, True), (6, True),
-    ]  # fmt: skip
-    store.jobs.cancel(job.id)
-    store.jobs.finish(job.id, 2, JobState.CANCELLED)
-    with pytest.raises(CheckpointNotUsable, match="belongs to steps that a later attempt replaced"):
-        store.jobs.resume(job.id, names[5])
-    with pytest.raises(CheckpointNotUsable, match=f"job {job.id} has no checkpoint nothing"):
-        store.jobs.resume(job.id, "nothing")
-    assert store.jobs.resume(job.id, names[1]).state is JobState.QUEUED
-    assert store.jobs.claim(job.id, 3, "w") is not None
-    assert series(store, job) == [(1, 1)]
-
-
-def test_cancelled_after_a_resume_the_series_ends_at_the_last_effective_step(store: Store) -> None:
-    job = running(store)
-    train(store, job, 1, 2)
-    save(store, job, 2)
-    train(store, job, 3, 9)
-    store.jobs.release(job.id, 1, "x", "y")
-    store.jobs.claim(job.id, 2, "w")
-    train(store, job, 3, 4, attempt=2)
-    assert store.jobs.cancel(job.id).control is Control.CANCEL
-    assert store.ledger.commit_step(job.id, step(5, attempt=2)).control is Control.CANCEL
-    done = store.jobs.finish(job.id, 2, JobState.CANCELLED)
-    assert (done.state, done.step, done.effective.steps, done.work.steps) == (JobState.CANCELLED, 5, 5, 12)
-    assert series(store, job) == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2)]
 
 
 def test_pause_and_preempt_reach_the_loop_through_its_commits(store: Store) -> None:
@@ -410,38 +179,6 @@ def test_without_a_checkpoint_the_next_attempt_begins_with_nothing(store: Store)
     assert store.jobs.get(job.id).work.test_weight == 2.0
 
 
-def test_checkpoints_are_updated_marked_best_and_removed_but_for_the_last_and_the_best(store: Store) -> None:
-    job = running(store)
-    first = save(store, job, 0)
-    train(store, job, 1, 3)
-    best, third = save(store, job, 1, test=1.0), save(store, job, 3, test=1.5)
-    with pytest.raises(CheckpointNotUsable, match=f"checkpoint {best} is the best one and has to stay"):
-        store.ledger.remove_checkpoint(job.id, 1, best)
-    with pytest.raises(CheckpointNotUsable, match=f"checkpoint {third} is the last one and has to stay"):
-        store.ledger.remove_checkpoint(job.id, 1, third)
-    store.ledger.remove_checkpoint(job.id, 1, first)
-    store.ledger.update_checkpoint(job.id, 1, third, test_nll=0.5)
-    changed = store.ledger.checkpoint_stored(job.id, 1, third, uri="u", sha256="s", bytes=1)
-    assert (changed.stored, changed.uri, changed.sha256, changed.probe_nll) == (True, "u", "s", 1 / 3)
-    assert store.ledger.checkpoint(job.id) == changed
-    assert store.jobs.get(job.id).best_checkpoint == third
-    store.ledger.remove_checkpoint(job.id, 1, best)
-    assert [c.id for c in store.ledger.checkpoints(job.id)] == [third]
-    with pytest.raises(CheckpointNotUsable, match="has no checkpoint"):
-        store.ledger.checkpoint_stored(job.id, 1, best, uri="u", sha256="s", bytes=1)
-    with pytest.raises(NotFound, match="has no checkpoint"):
-        store.ledger.checkpoint(job.id, best)
-
-
-def test_a_checkpoint_committed_twice_is_announced_once(store: Store) -> None:
-    job = running(store)
-    for _ in range(2):
-        save(store, job, 0)
-    kinds = [entry.kind for entry in store.events.read(job.id)]
-    assert kinds.count("checkpoint") == 1
-    assert [event.type for event in events(store, job)].count("CHECKPOINT_SAVED") == 1
-
-
 def test_deleting_leaves_no_key_and_is_refused_while_something_needs_the_job(store: Store) -> None:
     empty = set(store.redis.keys("*"))
     job = running(store)
@@ -479,24 +216,6 @@ def test_jobs_are_listed_newest_first_page_by_page_and_filtered(store: Store) ->
     assert not store.jobs.list(owner="ben").items
 
 
-def test_the_rate_counts_the_last_steps_of_this_attempt_only(store: Store) -> None:
-    job = running(store)
-    train(store, job, 1, 2)
-    first = int(store.redis.xrevrange(f"tl:run:stream:{job.id}", count=1)[0][0].split("-")[0])
-    import time
-
-    while int(store.redis.time()[0] * 1000 + store.redis.time()[1] / 1000) < first + 50:
-        time.sleep(0.005)
-    train(store, job, 3, 3)
-    rate = store.jobs.get(job.id).tokens_per_second
-    assert 0 < rate <= 2 * 100 / 0.050
-    save(store, job, 3)
-    store.jobs.release(job.id, 1, "x", "y")
-    store.jobs.claim(job.id, 2, "w")
-    train(store, job, 4, 4, attempt=2)
-    assert store.jobs.get(job.id).tokens_per_second == 0.0
-
-
 def test_time_that_workers_hold_a_job_is_counted_and_priced_by_each_of_them(store: Store) -> None:
     job = queued(store)
     assert store.jobs.get(job.id).cost(1e10) is None
@@ -524,57 +243,9 @@ def test_time_that_workers_hold_a_job_is_counted_and_priced_by_each_of_them(stor
     assert store.jobs.get(job.id).training_seconds(1e10) == unpriced.held_seconds
 
 
-def test_a_record_that_is_not_finite_never_reaches_the_ledger() -> None:
-    with pytest.raises(ValueError, match="step 4: nll_sum is nan, only finite numbers enter the ledger"):
-        step(4, nll=float("nan"))
-    with pytest.raises(ValueError, match=r"step 4: weight_sum is 0.0; send a number above 0"):
-        replace(step(4), weight_sum=0.0)
-    with pytest.raises(ValueError, match="test_nll_sum and test_weight_sum come together"):
-        replace(step(4), test_nll_sum=1.0)
-    assert encode(step(1)).startswith('{"step":1,"attempt":1')
-
-
 def test_parts_of_the_store_work_alone(redis_url: str) -> None:
     client = connect(redis_url)
     assert not Jobs(client).active()
     assert Ledger(client).steps("job-none") == []
     with pytest.raises(NotFound):
         Events(client).read("job-none")
-
-
-def test_sums_by_dataset_of_a_mixture_are_exact_and_cut_with_the_series(store: Store) -> None:
-    def mixed(number: int, attempt: int = 1) -> StepRecord:
-        mix = (MixSums(number, 10 * number, 0.1 / number, 1.0), MixSums(1, 5, 1 / 3, 2.0))
-        return replace(step(number, attempt), mix=mix)
-
-    store.redis.hset("tl:api:dataset:ds-more", "state", "ready")
-    spec = replace(SPEC, training_dataset="", mix=(MixPart("ds-train", 0.7), MixPart("ds-more", 0.3)))
-    job = running(store, spec)
-    assert store.redis.smembers(f"tl:run:uses:{'ds-more'}") == {job.id}
-    assert store.jobs.get(job.id).effective_mix == ()
-    for number in range(1, 6):
-        for _ in range(2):  # an answer that was lost
-            assert store.ledger.commit_step(job.id, mixed(number)).outcome is Outcome.OK
-        if number == 2:
-            save(store, job, 2)
-    assert store.ledger.steps(job.id) == [mixed(number) for number in range(1, 6)]
-    found = store.jobs.get(job.id)
-    assert found.effective_mix == found.work_mix
-    nll = weight = 0.0
-    for number in range(1, 6):
-        nll, weight = nll + 0.1 / number, weight + 1.0
-    assert found.work_mix[0] == MixSums(15, 150, nll, weight)
-    store.jobs.release(job.id, 1, "worker_lost", "x")
-    claim = store.jobs.claim(job.id, 2, "w2")
-    assert claim is not None
-    assert claim.job.effective_mix == (
-        MixSums(3, 30, 0.1 + 0.1 / 2, 2.0),
-        MixSums(2, 10, 1 / 3 + 1 / 3, 4.0),
-    )
-    assert claim.job.work_mix == found.work_mix
-    store.ledger.commit_step(job.id, mixed(3, attempt=2))
-    again = store.jobs.get(job.id)
-    assert again.effective_mix[0].conversations == 6
-    assert again.work_mix[0].conversations == 18
-    store.jobs.finish(job.id, 2, JobState.SUCCEEDED)
-    assert not store.redis.exists("tl:run:uses:ds-more")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from contextvars import ContextVar
 
 import httpx
 import openai
@@ -11,6 +12,7 @@ import pytest
 from openai import OpenAI
 
 from services.rest.settings import RestSettings
+from services.store.blobs import deadlines
 from tests.support.api_calls import Start
 from tests.support.rest_server import error_of, lines, openai_client, serving, valid, wait
 
@@ -104,14 +106,20 @@ def test_a_refused_and_a_broken_upload_leave_nothing(url: str, s3: S3) -> None:
         ("full", 507, "The file store is full"),
         ("wrong key", 503, "The file store can't be used"),
         ("broken", 503, "The file store can't be used"),
+        ("mute", 503, "The file store can't be used"),
+        ("deaf", 503, "The file store can't be used"),
     ],
 )
-def test_a_bucket_in_trouble_is_one_sentence(url: str, s3: S3, mode: str, status: int, words: str) -> None:
+def test_a_bucket_in_trouble_is_one_sentence(
+    url: str, s3: S3, mode: str, status: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadlines, "_answer_seconds", ContextVar("answer_seconds", default=2.0))
     s3.door.mode = mode
-    answer = httpx.post(
-        f"{url}/v1/files", files={"file": ("a.jsonl", lines())}, data={"purpose": "fine-tune"}, timeout=60
-    )
-    assert (answer.status_code, words in error_of(answer)["message"]) == (status, True), answer.text
+    for content in (lines(), lines(1, metadata={"filler": "x" * 1_000_000}) * 12):  # in one request, and in parts
+        answer = httpx.post(
+            f"{url}/v1/files", files={"file": ("a.jsonl", content)}, data={"purpose": "fine-tune"}, timeout=60
+        )
+        assert (answer.status_code, words in error_of(answer)["message"]) == (status, True), answer.text
     s3.door.mode = ""
     assert s3.names() == []
 

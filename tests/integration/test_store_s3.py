@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 
-from services.store.blobs import files
 from services.store.blobs.cache import FileCache
+from services.store.blobs.deadlines import answers_within
 from services.store.blobs.evaluations import Evaluations, RowLosses
-from services.store.blobs.files import try_store, whole_file
+from services.store.blobs.files import exists, remove, try_store, whole_file
 from services.store.blobs.objects import Objects
+from services.store.blobs.replies import Replies, ReplyPrompt, ReplyPrompts
 from services.store.errors import NotFound, StoreFull, StoreRefused, StoreUnavailable
 from services.store.shards.dataset_files import DatasetReader, DatasetWriter, Row, join, verify
 from services.store.shards.files import ShardReader
@@ -34,8 +36,6 @@ def s3(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Itera
     hasty = request.node.get_closest_marker("hasty") is not None
     limits = {"connect_timeout": 2, "read_timeout": 1 if hasty else 60, "retries": {"max_attempts": 1}}
     monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": limits})
-    if hasty:
-        monkeypatch.setattr(files, "MUTE_SECONDS", 3.0)
     with s3_server(monkeypatch) as server:
         yield server
 
@@ -111,6 +111,7 @@ def test_an_upload_that_fails_leaves_nothing(s3: S3) -> None:
         ("wrong key", StoreRefused, "check its key"),
         ("broken", StoreUnavailable, "can't serve"),
         pytest.param("mute", StoreUnavailable, "can't serve", marks=pytest.mark.hasty),
+        pytest.param("deaf", StoreUnavailable, "can't serve", marks=pytest.mark.hasty),
     ],
 )
 def test_a_store_that_takes_nothing_says_why_and_keeps_nothing(
@@ -119,7 +120,7 @@ def test_a_store_that_takes_nothing_says_why_and_keeps_nothing(
     objects = Objects(s3.url)
     s3.door.mode = mode
     for act in (lambda: objects.put_folder("job-1", "c1", folder), lambda: write(s3.url, range(3))):
-        with pytest.raises(kind, match=words) as caught:
+        with pytest.raises(kind, match=words) as caught, answers_within(3.0 if mode in ("mute", "deaf") else 60.0):
             act()
         assert s3.url in str(caught.value)
         assert type(caught.value) is kind
@@ -127,6 +128,66 @@ def test_a_store_that_takes_nothing_says_why_and_keeps_nothing(
     assert s3.names() == []
     stored = objects.put_folder("job-1", "c1", folder)  # when it is back, the same call does it
     assert [entry.name for entry in objects.files(stored.uri)]
+
+
+LOSSES = RowLosses(np.array([1], np.uint32), np.array([0.5], np.float32), np.array([2.0], np.float32))
+PROMPTS = ReplyPrompts((ReplyPrompt("hi", (1, 2), (3,)),))
+READS = "files folder dataset shard index evaluation replies cache"
+
+
+def operations(s3: S3, folder: Path, tmp_path: Path) -> dict[str, Callable[[], object]]:
+    """Everything that the store is asked to do, on files that are there; made while the bucket answers."""
+    objects, evaluations, replies = Objects(s3.url), Evaluations(s3.url), Replies(s3.url)
+    stored, data = objects.put_folder("job-1", "c1", folder), write(s3.url, range(40))
+    evaluations.put("job-1", 1, LOSSES)
+    replies.put_prompts("job-1", PROMPTS)
+    shard = read_manifest(data).shards[0]
+    opened = [DatasetReader(data) for _ in range(2)]
+    cache = FileCache(tmp_path / "cache", 1 << 20)
+    return {
+        "files": lambda: objects.files(stored.uri),
+        "folder": lambda: objects.get_folder(stored.uri, tmp_path / "back"),
+        "dataset": lambda: DatasetReader(data),
+        "shard": lambda: opened[0][0],
+        "index": lambda: opened[1].index,
+        "evaluation": lambda: evaluations.get("job-1", 1),
+        "replies": lambda: replies.prompts("job-1"),
+        "cache": lambda: cache.fetch(shard.uri),
+        "list": lambda: replies.steps("job-1"),
+        "exists": lambda: exists(stored.uri),
+        "put folder": lambda: objects.put_folder("job-2", "c1", folder),
+        "write dataset": lambda: write(s3.url, range(50, 53)),
+        "join": lambda: join(s3.url, OPTIONS, [shard], shards_folder(s3.url, "other")),
+        "put evaluation": lambda: evaluations.put("job-2", 1, LOSSES),
+        "put replies": lambda: replies.put_prompts("job-2", PROMPTS),
+        "trial": lambda: try_store(s3.url),
+        "remove": lambda: remove(stored.uri),
+        "delete": lambda: objects.delete_job("job-1"),
+    }
+
+
+@pytest.mark.hasty
+@pytest.mark.parametrize(
+    ("mode", "which"), [("mute", None), ("deaf", None), ("stopped", READS)], ids=["mute", "deaf", "stopped"]
+)
+def test_no_operation_waits_for_a_silent_store_beyond_its_deadline(
+    s3: S3, folder: Path, tmp_path: Path, mode: str, which: str | None
+) -> None:
+    def hasty(act: Callable[[], object]) -> object:
+        with answers_within(3.0):
+            return act()
+
+    asked = operations(s3, folder, tmp_path)
+    asked = {name: act for name, act in asked.items() if which is None or name in which.split()}
+    s3.door.mode = mode
+    with ThreadPoolExecutor(len(asked)) as pool:
+        running = {name: pool.submit(hasty, act) for name, act in asked.items()}
+        for name, future in running.items():
+            error = future.exception(timeout=45)
+            assert type(error) is StoreUnavailable, f"{name}: {error!r}"
+            assert not str(error).endswith(": "), f"{name} says no reason: {error}"
+    s3.door.mode = ""
+    assert Evaluations(s3.url).get("job-1", 1).nll_sum.tolist() == [0.5]  # connections are free again
 
 
 def test_answers_that_break_off_are_not_taken_for_whole(s3: S3, folder: Path, tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.store import keys
-from services.store.archive import read_steps
-from services.store.archived import _read
+from services.store.archived import Archives, _read
 from services.store.codec import RecordNotReadable
 from services.store.errors import StoreUnavailable
 from services.store.jobs import MAX_IDLE_ATTEMPTS
@@ -33,6 +32,7 @@ from services.store.records import (
     ServedModelRecord,
     StepRecord,
 )
+from services.store.steps import decode_step
 from services.store.store import Store, open_store
 from services.trainer.supervision import supervisor as module
 from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings, supervise
@@ -197,10 +197,6 @@ def test_a_validation_whose_api_died_fails(store: Store, watcher: Supervisor, cl
     watcher.round()
     assert store.jobs.get(job.id).state is JobState.VALIDATING
     lose_lease(store, job)
-    store.jobs.keep_validating(job.id)
-    watcher.round()
-    assert store.jobs.get(job.id).state is JobState.VALIDATING
-    lose_lease(store, job)
     assert store.jobs.expire(job.id)
     found = store.jobs.get(job.id)
     assert (found.state, found.error and found.error.code) == (JobState.FAILED, "VALIDATION_LOST")
@@ -259,8 +255,11 @@ def test_a_finished_ledger_is_archived_exactly_and_its_keys_expire(
     found = store.jobs.get(job.id)
     assert found.archive_uri == f"{tmp_path}/ledgers/{job.id}.parquet"
     series = [store.ledger.initial(job.id), *store.ledger.steps(job.id)]
-    assert read_steps(found.archive_uri) == series
-    assert read_steps(found.archive_uri, effective=False) == list(store.ledger.all_steps(job.id))
+    archive = Archives(store.redis).of(job.id)
+    assert archive is not None
+    assert [decode_step(text) for text in archive.effective] == series
+    steps = [decode_step(text) for _, kind, text in archive.entries if kind == "step"]
+    assert steps == list(store.ledger.all_steps(job.id))
     kinds = (keys.stream(job.id), keys.series(job.id), keys.tests(job.id))
     assert all(0 < store.redis.pttl(key) <= 3600_000 for key in kinds)
     assert store.redis.pttl(keys.job(job.id)) == -1

@@ -9,13 +9,13 @@ import pytest
 from turnloom.masks import pipeline as preprocessing
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import Options
 from turnloom.masks.model import Model
 from turnloom.masks.pipeline import preprocess_batch
 
 
-def told(outcome: Preprocessed | PreprocessError) -> object:
+def told(outcome: PreprocessedConversation | PreprocessError) -> object:
     """All that can be seen of an outcome."""
     if isinstance(outcome, PreprocessError):
         return type(outcome), str(outcome), outcome.message_index, outcome.field

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from services.store.blobs.files import OPTIONS
+import services.store.blobs.deadlines  # noqa: F401  # s3:// is opened as the store opens it
 
 KEY = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 REFUSALS = {
@@ -20,11 +20,16 @@ REFUSALS = {
     "wrong key": (403, "InvalidAccessKeyId", "The key is not known"),
     "broken": (500, "InternalError", "We encountered an internal error"),
 }
+SILENCE = 600.0  #: seconds; longer than any deadline of the store
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 
 
 class Door(ThreadingHTTPServer):
-    """Passes requests on, or does what `mode` says: "", a key of REFUSALS, "mute", "cut" (half of every body)."""
+    """Passes requests on, or does what `mode` says: "", a key of REFUSALS, or one of these.
+
+    "cut": half of every body, then the end. "stopped": half of every body, then silence.
+    "mute": takes a request and says nothing, but for the `100 Continue` of two proxies. "deaf": not even that.
+    """
 
     daemon_threads = True
 
@@ -44,12 +49,16 @@ class _Request(BaseHTTPRequestHandler):
         pass
 
     def handle_one(self) -> None:
-        body = self._body()
         mode = self.server.mode
         self.server.requests.append((self.command, self.path))
+        if mode == "deaf":
+            self._say_nothing()
+            return
+        body = self._body()
         if mode == "mute":
-            self.server.opened.wait(60)
-            self.close_connection = True
+            if self.headers.get("Expect"):
+                self.handle_expect_100()
+            self._say_nothing()
             return
         writes = self.command in ("PUT", "POST")
         if mode in REFUSALS and (writes or mode != "full"):
@@ -64,17 +73,24 @@ class _Request(BaseHTTPRequestHandler):
         headers = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP}
         length = answer.getheader("Content-Length")
         behind.close()
-        cut = mode == "cut" and self.command == "GET" and len(found) > 1 and "list-type" not in self.path
+        halved = self.command == "GET" and len(found) > 1 and "list-type" not in self.path
+        cut = mode in ("cut", "stopped") and halved
         self._answer(answer.status, headers, found[: len(found) // 2] if cut else found, length or str(len(found)))
-        if cut:
+        if cut and mode == "stopped":
+            self._say_nothing()
+        elif cut:
             self.close_connection = True
+
+    def handle_expect_100(self) -> bool:
+        return True if self.server.mode == "deaf" else super().handle_expect_100()
+
+    def _say_nothing(self) -> None:
+        self.server.opened.wait(SILENCE)
+        self.close_connection = True
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_one  # noqa: N815
 
     def _body(self) -> bytes:
-        if self.headers.get("Expect", "").lower() == "100-continue":
-            self.send_response_only(100)
-            self.end_headers()
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             parts = []
             while size := int(self.rfile.readline().split(b";")[0], 16):
@@ -112,8 +128,7 @@ class S3:
         """Everything that is in the bucket."""
         mode, self.door.mode = self.door.mode, ""
         try:
-            system = fsspec.filesystem("s3", **{**OPTIONS["s3"], **fsspec.config.conf.get("s3", {})})
-            return sorted(system.find("turnloom-test"))
+            return sorted(fsspec.filesystem("s3").find("turnloom-test"))
         finally:
             self.door.mode = mode
 

@@ -23,7 +23,7 @@ from tests.support.micro_templates import MicroTemplate, micro_conversations
 from tests.support.small_tokenizers import families
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import OnUnextendable, Options
 from turnloom.masks.model import Model, build_model
 from turnloom.masks.pipeline import preprocess_batch
@@ -85,7 +85,7 @@ def put_through(chance: Random, count: int = 16) -> Seen:
 
 def _outcome(conversation: Conversation, options: Options, model: Model) -> object:
     (outcome,) = preprocess_batch([conversation], options, model)
-    assert isinstance(outcome, Preprocessed | PreprocessError)
+    assert isinstance(outcome, PreprocessedConversation | PreprocessError)
     return told(outcome)
 
 

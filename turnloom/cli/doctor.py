@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
 
 import typer
 from rich.markup import escape
@@ -18,15 +17,16 @@ from turnloom.display.words import ago, coloured, seconds
 from turnloom.errors import DeadlineExceeded, NotAllowed, Refused, ServerUnreachable, Unavailable, Unimplemented
 from turnloom.transport.reaching import steps
 from turnloom.v1 import training_pb2
+from turnloom.version import VERSION
 
 PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy", "ALL_PROXY")
 SKEW_SECONDS = 60.0  #: a heartbeat from further in the future means that clocks differ
-UNREACHED = "server"  #: name of the finding that no server can be asked
+UNREACHED = "server"  #: name of the check that no server can be asked
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One result of the doctor."""
+class Check:
+    """The result of one check."""
 
     name: str
     outcome: str  #: "ok", "warning", "failed", "skipped"
@@ -37,22 +37,22 @@ class Finding:
 
 def doctor(session: Session) -> None:
     """Check client, server, models and GPU hosts; exit code 1 where a check failed, 3 where no server answers."""
-    findings = list(examine(session))
+    checks = list(examine(session))
     if session.as_json:
-        session.json([asdict(finding) for finding in findings])
+        session.json([asdict(check) for check in checks])
     else:
         session.table(
             ("check", "outcome", "host", "found"),
             (
                 (
-                    *(escape(finding.name), coloured(finding.outcome), escape(finding.host)),
-                    escape(f"{_ended(finding.message)} {finding.hint}".strip()),
+                    *(escape(check.name), coloured(check.outcome), escape(check.host)),
+                    escape(f"{_ended(check.message)} {check.hint}".strip()),
                 )
-                for finding in findings
+                for check in checks
             ),
             "",
         )
-    failed = [finding.name for finding in findings if finding.outcome == "failed"]
+    failed = [check.name for check in checks if check.outcome == "failed"]
     if failed:
         raise typer.Exit(Exit.UNREACHABLE if UNREACHED in failed else Exit.JOB_FAILED)
 
@@ -62,83 +62,82 @@ def _ended(sentence: str) -> str:
     return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 
-def examine(session: Session) -> Iterator[Finding]:
+def examine(session: Session) -> Iterator[Check]:
     """Yield all checks in order; those that need an unreachable server are left out."""
-    client = metadata.version("turnloom")
     python = ".".join(map(str, sys.version_info[:3]))
-    yield Finding("client", "ok", f"turnloom {client} on Python {python}.")
+    yield Check("client", "ok", f"turnloom {VERSION} on Python {python}.")
     yield _proxies()
     began = time.monotonic()
     try:
         version = session.client.server_info().version
     except NotAllowed as error:
         sent = "A token was sent" if session.has_token else "No token was sent"
-        yield Finding("token", "failed", f"{sent}: {error.message}", error.hint or "Give --token or TURNLOOM_TOKEN.")
+        yield Check("token", "failed", f"{sent}: {error.message}", error.hint or "Give --token or TURNLOOM_TOKEN.")
         return
     except ServerUnreachable as error:
         yield from _way(session)
-        yield Finding(UNREACHED, "failed", error.message, error.hint)
+        yield Check(UNREACHED, "failed", error.message, error.hint)
         return
     except (DeadlineExceeded, Unavailable) as error:
-        yield Finding(UNREACHED, "failed", error.message, error.hint or "Wait until it has loaded, or see its log.")
+        yield Check(UNREACHED, "failed", error.message, error.hint or "Wait until it has loaded, or see its log.")
         return
-    yield Finding("token", "ok", _token(session))
+    yield Check("token", "ok", _token(session))
     yield _versions(
-        client, version, f"answers at {session.client.address} in {(time.monotonic() - began) * 1000:.0f} ms"
+        VERSION, version, f"answers at {session.client.address} in {(time.monotonic() - began) * 1000:.0f} ms"
     )
     yield from _asked("models", lambda: _models(session))
     yield from _asked("hosts", lambda: _hosts(session))
     yield from _asked("diagnose", lambda: _diagnosis(session))
 
 
-def _proxies() -> Finding:
+def _proxies() -> Check:
     found = [name for name in PROXIES if os.environ.get(name)]
     if not found:
-        return Finding("proxies", "ok", "No proxy variable is set.")
+        return Check("proxies", "ok", "No proxy variable is set.")
     message = f"{', '.join(found)} set; calls to other hosts go through it."
-    return Finding("proxies", "warning", message, "Name the server in NO_PROXY if it is inside your network.")
+    return Check("proxies", "warning", message, "Name the server in NO_PROXY if it is inside your network.")
 
 
-def _way(session: Session) -> Iterator[Finding]:
+def _way(session: Session) -> Iterator[Check]:
     """Yield the steps on the way to an unreachable server, up to the one that fails."""
     named = "TURNLOOM_ADDRESS" if os.environ.get("TURNLOOM_ADDRESS") == session.client.address else ""
     for step in steps(session.client.address, session.tls):
         source = f" It comes from {named}." if named and step.name == "address" else ""
-        yield Finding(step.name, "failed" if step.wrong else "ok", step.sentence + source, step.hint)
+        yield Check(step.name, "failed" if step.wrong else "ok", step.sentence + source, step.hint)
 
 
 def _token(session: Session) -> str:
     return "The server takes the token." if session.has_token else "None was sent, and none was asked for."
 
 
-def _versions(client: str, server: str, answers: str) -> Finding:
+def _versions(client: str, server: str, answers: str) -> Check:
     if server == client:
-        return Finding("server", "ok", f"turnloom {server} {answers}.")
+        return Check("server", "ok", f"turnloom {server} {answers}.")
     hint = f"This client is {client}; install the same version on both sides."
-    return Finding("server", "warning", f"turnloom {server} {answers}.", hint)
+    return Check("server", "warning", f"turnloom {server} {answers}.", hint)
 
 
-def _asked(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _asked(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
     try:
         yield from check()
     except Unimplemented as error:
-        yield Finding(name, "skipped", error.message)
+        yield Check(name, "skipped", error.message)
     except (Refused, DeadlineExceeded) as error:
-        yield Finding(name, "failed", error.message, error.hint)
+        yield Check(name, "failed", error.message, error.hint)
 
 
-def _models(session: Session) -> Iterator[Finding]:
+def _models(session: Session) -> Iterator[Check]:
     names = [model.name for model in session.client.models.list()]
     if names:
-        yield Finding("models", "ok", f"{len(names)}: {', '.join(names)}.")
+        yield Check("models", "ok", f"{len(names)}: {', '.join(names)}.")
     else:
-        yield Finding("models", "failed", "The server has no model.", "Add one to its models.toml.")
+        yield Check("models", "failed", "The server has no model.", "Add one to its models.toml.")
 
 
-def _hosts(session: Session) -> Iterator[Finding]:
+def _hosts(session: Session) -> Iterator[Check]:
     found = session.client.hosts.list()
     if not found:
-        yield Finding(
+        yield Check(
             "hosts",
             "failed",
             "No worker is known, so jobs would wait.",
@@ -149,7 +148,7 @@ def _hosts(session: Session) -> Iterator[Finding]:
     trained = {model.name for host in found for model in host.models}
     for model in session.client.models.list():
         if found and model.tuft_model_name not in trained:
-            yield Finding(
+            yield Check(
                 "models",
                 "warning",
                 f"{model.name}: no host trains {model.tuft_model_name}.",
@@ -157,19 +156,19 @@ def _hosts(session: Session) -> Iterator[Finding]:
             )
 
 
-def _host(host: training_pb2.Host) -> Finding:
+def _host(host: training_pb2.Host) -> Check:
     ahead = seconds(host.heartbeat_time) - time.time()
     if ahead > SKEW_SECONDS:
         message = f"Its clock is {ahead:.0f} s ahead of this one."
-        return Finding("host", "warning", message, "Synchronize the clocks.", host.name)
+        return Check("host", "warning", message, "Synchronize the clocks.", host.name)
     if not host.backend_up:
-        return Finding(
+        return Check(
             "host", "failed", "Its TuFT server does not answer.", "Start TuFT there, or correct its URL.", host.name
         )
     if not host.workers:
-        return Finding("host", "failed", "No worker takes jobs there.", "Start python -m services.trainer.", host.name)
+        return Check("host", "failed", "No worker takes jobs there.", "Start python -m services.trainer.", host.name)
     models = ", ".join(_named(model) for model in host.models) or "no model"
-    return Finding(
+    return Check(
         "host",
         "ok",
         f"TuFT is up with {models}; workers: {host.workers}; heard of {ago(host.heartbeat_time)}.",
@@ -182,6 +181,6 @@ def _named(model: training_pb2.ServedModel) -> str:
     return f"{model.name} (accelerated)" if model.accelerated else model.name
 
 
-def _diagnosis(session: Session) -> Iterator[Finding]:
+def _diagnosis(session: Session) -> Iterator[Check]:
     for check in session.client.hosts.diagnose():
-        yield Finding(check.name, check.outcome, check.message, check.hint, check.host)
+        yield Check(check.name, check.outcome, check.message, check.hint, check.host)

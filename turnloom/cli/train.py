@@ -13,11 +13,11 @@ from turnloom.cli.options.groups import (
     AUTO,
     BadConversations,
     HeldOut,
+    JobHyperparameters,
     Mixture,
     Preprocessing,
     Start,
     Submission,
-    Training,
     choose_model,
 )
 from turnloom.cli.options.replying import Replying
@@ -48,7 +48,7 @@ def train(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Job file (`turnloom init`); options win.")] = None,
     mixture: Mixture,
     held_out: HeldOut,
-    training: Training,
+    training: JobHyperparameters,
     start: Start,
     submission: Submission,
     replying: Replying,
@@ -90,15 +90,19 @@ def train(
     if dry_run:
         with leaving_nothing(session, made.uploaded):
             answer = session.client.jobs.validate(model=model, training_dataset="" if mix else made.training, **job)
-        _warn_of_warmup(session, answer.job)
         _show_estimate(session, answer)
         return
     with leaving_nothing(session, made.uploaded):
         queued = session.client.jobs.create(
             model=model, training_dataset="" if mix else made.training, request_id=submission.request_id, **job
         )
+    _follow(session, queued, detach=submission.detach)
+
+
+def _follow(session: Session, queued: training_pb2.Job, *, detach: bool) -> None:
+    """Show a submitted job; watch it to its end unless `detach`."""
     _warn_of_warmup(session, queued)
-    if submission.detach:
+    if detach:
         _show_submitted(session, queued)
     else:
         _say_begun(session, queued)
@@ -145,6 +149,7 @@ def _warn_of_warmup(session: Session, job: training_pb2.Job) -> None:
 
 
 def _show_estimate(session: Session, answer: training_pb2.CreateJobResponse) -> None:
+    _warn_of_warmup(session, answer.job)
     if session.as_json:
         session.json(to_plain(answer))
         return

@@ -11,7 +11,7 @@ from turnloom.cli.running.exits import Exit
 from turnloom.cli.running.jsonable import to_plain
 from turnloom.cli.running.session import Session
 from turnloom.client import TERMINAL
-from turnloom.display.live import LEVELS, View
+from turnloom.display.live import LEVELS, JobView
 from turnloom.display.words import coloured, duration, seconds
 from turnloom.v1 import training_pb2
 
@@ -24,7 +24,7 @@ def watch_to_the_end(session: Session, job: str, start_event_id: str = "") -> tr
     Raises:
         TurnloomError: no such job, or the server is away for too long.
     """
-    view = View(session.client.jobs.retrieve(job))
+    view = JobView(session.client.jobs.retrieve(job))
     try:
         if session.as_json:
             for update in session.client.jobs.watch(job, start_event_id):
@@ -41,7 +41,7 @@ def watch_to_the_end(session: Session, job: str, start_event_id: str = "") -> tr
     return session.client.jobs.retrieve(job)
 
 
-def show(session: Session, view: View, start_event_id: str = "") -> None:
+def show(session: Session, view: JobView, start_event_id: str = "") -> None:
     """Show updates for people until there are no more."""
     from turnloom.progress import show_job  # noqa: PLC0415  # brings rich's live displays, 20 ms
 
@@ -60,7 +60,7 @@ def conclude(session: Session, job: training_pb2.Job) -> None:
 
 def ending(job: training_pb2.Job) -> Iterator[str]:
     """Yield what a person wants to know of an ended job, as rich markup."""
-    view, progress = View(job), job.progress
+    view, progress = JobView(job), job.progress
     took = seconds(job.finish_time) - seconds(job.start_time)
     after = f" in {duration(took)}" if job.start_time.seconds and took >= 0 else ""
     yield f"{coloured(view.state)} {job.id}: {progress.step} of {progress.planned_steps} steps{after}"

@@ -31,11 +31,11 @@ from turnloom.client import TurnloomClient
 from turnloom.demo.findings import Findings
 from turnloom.demo.plot import plot_nll
 from turnloom.demo.unigram import unigram_nll
-from turnloom.display.live import View, test_nll, train_nll
+from turnloom.display.live import JobView, test_nll, train_nll
 from turnloom.display.words import count
 from turnloom.embedded import sample_data
 from turnloom.embedded.processes import on_child_death, sigterm_unwinds, undisturbed
-from turnloom.embedded.sample_data import Conversation
+from turnloom.embedded.sample_data import SampleConversation
 from turnloom.embedded.stack import MODEL, Stack, StackSettings
 from turnloom.errors import StackError, TurnloomError
 from turnloom.reading.local_sources import read
@@ -65,8 +65,8 @@ RECIPE: Final[HyperparameterFields] = {
 class Splits:
     """Training and held-out conversations."""
 
-    train: Sequence[Conversation]
-    test: Sequence[Conversation]
+    train: Sequence[SampleConversation]
+    test: Sequence[SampleConversation]
 
     @classmethod
     def of(cls, data: Path | None, seed: int) -> Splits:
@@ -77,7 +77,7 @@ class Splits:
         """
         if data is None:
             return cls(sample_data.train_conversations(), sample_data.held_out_conversations())
-        own = [cast(Conversation, to_json(conversation)) for conversation in read(data)]
+        own = [cast(SampleConversation, to_json(conversation)) for conversation in read(data)]
         return cls(*split(own, TEST_FRACTION, seed))
 
 
@@ -134,7 +134,7 @@ class Demo:
         yield
         self.findings.seconds[name] = time.monotonic() - began
 
-    def make_dataset(self, name: str, conversations: Sequence[Conversation]) -> str:
+    def make_dataset(self, name: str, conversations: Sequence[SampleConversation]) -> str:
         """Send conversations and return the dataset's id."""
         dataset = self.client.datasets.create(
             cast("Sequence[dict[str, object]]", conversations),  # type: ignore[arg-type]  # a TypedDict is a Mapping too
@@ -172,7 +172,7 @@ class Demo:
             model=MODEL, training_dataset=train, test_dataset=test, start_from=start_from, **fields
         )
         if start_from is None and not self.session.as_json:
-            show(self.session, View(job))
+            show(self.session, JobView(job))
         else:
             deque(self.client.jobs.watch(job.id), maxlen=0)  # to the end
         done = self.client.jobs.retrieve(job.id)
@@ -206,7 +206,7 @@ class Demo:
         plot_nll(plot, series, levels, f"LoRA rank {RECIPE['lora_rank']} on {MODEL}, {job}")
         findings.adapter, findings.plot = str(adapter), str(plot)
 
-    def ask(self, job: str, held_out: Sequence[Conversation]) -> None:
+    def ask(self, job: str, held_out: Sequence[SampleConversation]) -> None:
         """Let the trained adapter and the base model answer a conversation that was held out."""
         for conversation in held_out:
             roles = [message["role"] for message in conversation["messages"]]

@@ -10,13 +10,13 @@ from turnloom.display.words import count, duration, job_state, seconds
 from turnloom.results.runs import test_nll, train_nll
 from turnloom.v1 import training_pb2
 
-__all__ = ["LEVELS", "View", "test_nll", "train_nll"]
+__all__ = ["LEVELS", "JobView", "test_nll", "train_nll"]
 LEVELS: Final = {"warning": "yellow", "error": "red"}  #: levels of events that are told, and their colours
 WINDOW: Final = 20  #: steps that a rate is taken over
 
 
 @dataclass(slots=True)
-class View:
+class JobView:
     """One job as its watcher sees it."""
 
     job: training_pb2.Job

@@ -21,17 +21,17 @@ TRAIN = 340  #: conversations
 TEST = 60  #: conversations, none of which occurs in the train split as a whole
 
 
-class Message(TypedDict):
+class SampleMessage(TypedDict):
     """One message in the form that OpenAI's API takes."""
 
     role: str
     content: str
 
 
-class Conversation(TypedDict):
+class SampleConversation(TypedDict):
     """One line of a JSONL file."""
 
-    messages: list[Message]
+    messages: list[SampleMessage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +74,17 @@ FOLLOW_UP = "And the {thing}?"
 THANKS = "Thank you!"
 
 
-def train_conversations() -> list[Conversation]:
+def train_conversations() -> list[SampleConversation]:
     """Return the training conversations."""
     return _conversations()[:TRAIN]
 
 
-def held_out_conversations() -> list[Conversation]:
+def held_out_conversations() -> list[SampleConversation]:
     """Return the held-out conversations."""
     return _conversations()[TRAIN:]
 
 
-def shuffled_replies(conversations: Sequence[Conversation]) -> list[Conversation]:
+def shuffled_replies(conversations: Sequence[SampleConversation]) -> list[SampleConversation]:
     """Swap every assistant message for one from another place in these conversations.
 
     The set of replies stays the same, so their style costs nothing; only their fit to the prompts is gone.
@@ -93,10 +93,10 @@ def shuffled_replies(conversations: Sequence[Conversation]) -> list[Conversation
     replies = [m for c in conversations for m in c["messages"] if m["role"] == "assistant"]  # calls of tools included
     order = sorted(range(len(replies)), key=lambda index: _number("shuffle", index))
     successor = {index: order[(place + 1) % len(order)] for place, index in enumerate(order)}
-    shuffled: list[Conversation] = []
+    shuffled: list[SampleConversation] = []
     place = 0
     for conversation in conversations:
-        messages: list[Message] = []
+        messages: list[SampleMessage] = []
         for message in conversation["messages"]:
             if message["role"] == "assistant":
                 messages.append(replies[successor[place]])
@@ -107,15 +107,15 @@ def shuffled_replies(conversations: Sequence[Conversation]) -> list[Conversation
     return shuffled
 
 
-def write_jsonl(path: Path, conversations: Iterable[Conversation]) -> None:
+def write_jsonl(path: Path, conversations: Iterable[SampleConversation]) -> None:
     """Write one conversation per line, UTF-8."""
     lines = (json.dumps(conversation, ensure_ascii=False) + "\n" for conversation in conversations)
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _conversations() -> list[Conversation]:
+def _conversations() -> list[SampleConversation]:
     """Return train and test conversations, all different from each other."""
-    unique: dict[str, Conversation] = {}
+    unique: dict[str, SampleConversation] = {}
     number = 0
     while len(unique) < TRAIN + TEST:
         conversation = _conversation(number)
@@ -124,12 +124,12 @@ def _conversations() -> list[Conversation]:
     return list(unique.values())
 
 
-def _conversation(number: int) -> Conversation:
+def _conversation(number: int) -> SampleConversation:
     """Build the conversation with that number: one to three turns about one property of the things."""
     guide = GUIDES[_number("guide", number) % len(GUIDES)]
     asked = _number("property", number) % len(FACTS)
     turns = 1 + _number("turns", number) % 3
-    messages: list[Message] = [{"role": "system", "content": guide.system}]
+    messages: list[SampleMessage] = [{"role": "system", "content": guide.system}]
     for turn in range(turns):
         thing = list(THINGS)[_number("thing", number, turn) % len(THINGS)]
         wording = QUESTIONS[asked][_number("wording", number, turn) % 2] if turn == 0 else FOLLOW_UP
@@ -141,7 +141,7 @@ def _conversation(number: int) -> Conversation:
     return {"messages": messages}
 
 
-def _exchange(question: str, answer: str) -> list[Message]:
+def _exchange(question: str, answer: str) -> list[SampleMessage]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 

@@ -9,12 +9,9 @@ stack; if the stack itself is killed, the kernel ends them.
 
 from __future__ import annotations
 
-import fcntl
-import importlib.util
 import json
 import os
 import secrets
-import socket
 import sys
 import time
 import tomllib
@@ -27,6 +24,7 @@ from typing import Final, Self
 
 from turnloom.client import TurnloomClient
 from turnloom.embedded import sample_data, tiny_model
+from turnloom.embedded.preconditions import check_free, check_parts, owned
 from turnloom.embedded.processes import Child, undisturbed, wait_until
 from turnloom.embedded.redis_server import RedisServer
 from turnloom.embedded.sampler import start_sampler
@@ -35,18 +33,12 @@ from turnloom.embedded.tuft_server import (
     TuftError,
     TuftServer,
     TuftSettings,
-    find_tuft_python,
     free_port,
 )
 from turnloom.errors import InvalidInput, ServerUnreachable, StackError, Unavailable
-from turnloom.transport.calls import host_and_port
 
 MODEL: Final = "turnloom/tiny-qwen3"
 HOST: Final = "embedded"  #: TURNLOOM_HOST of the worker
-NEEDED: Final = (
-    *("services.preprocess", "services.trainer", "services.rest", "rq", "redis", "tinker", "transformers", "pyarrow"),
-    *("fastapi", "uvicorn", "python_multipart"),
-)
 START_SECONDS: Final = 120.0  #: for each part
 STOP_SECONDS: Final = 35.0  #: the worker may take 30 s to save and requeue its job
 
@@ -142,9 +134,9 @@ class Stack:
 
     def _start(self) -> None:
         say = self.settings.say
-        python = self._check_parts()
+        python = check_parts(self.settings.tuft_python)
         self._check_ports()
-        self._own_folder()
+        self._parts.enter_context(owned(self.folder))
         say("Redis")
         redis = self._parts.enter_context(RedisServer(self.folder / "redis", self._log("redis")))
         self.redis_url = redis.url
@@ -171,63 +163,12 @@ class Stack:
         (self.folder / "stack.json").write_text(json.dumps(self.describe(), indent=2) + "\n", encoding="utf-8")
         self._parts.callback((self.folder / "stack.json").unlink, missing_ok=True)
 
-    def _check_parts(self) -> Path:
-        """Check that everything needed is installed, and return the TuFT interpreter."""
-        missing = [name for name in NEEDED if not _installed(name)]
-        if missing:
-            raise StackError(
-                f"The embedded stack needs {', '.join(missing)}.",
-                hint="In a checkout of Turnloom: pip install -e '.[embedded]'",
-            )
-        python = self.settings.tuft_python
-        if python is None:
-            try:
-                return find_tuft_python()
-            except TuftError as error:
-                raise StackError(str(error)) from error
-        if not python.is_file():
-            raise StackError(
-                f"There is no TuFT environment at {python}.",
-                hint=f"Make it: scripts/install_tuft_cpu.sh {python.parent.parent}",
-            )
-        return python.absolute()  # not resolved: only the link inside the environment selects that environment
-
     def _check_ports(self) -> None:
-        """Report a taken port at once, before anything runs."""
         asked = self.settings
-        for address, option in (
-            (asked.address, "--address"),
-            (asked.http_address, "--http"),
-            (f"127.0.0.1:{asked.metrics_port}", "--metrics-port"),
-            (f"127.0.0.1:{asked.exporter_port}", "--exporter-port"),
-        ):
-            parts = host_and_port(address)
-            if parts is None:
-                continue  # port 0, or something that the API refuses
-            host, port = parts
-            try:
-                socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-            except OSError as error:
-                raise StackError(
-                    f"{address} can't be listened on: {error.strerror or error}.",
-                    hint=f"Stop what has it, or name another with {option}.",
-                ) from error
-
-    def _own_folder(self) -> None:
-        """Lock the folder: two stacks in one folder would overwrite each other's files."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = self._parts.enter_context((self.folder / "lock").open("w"))
-        except OSError as error:
-            raise StackError(
-                f"{self.folder} can't be written: {error.strerror or error}.", hint="Name another folder."
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StackError(
-                f"Another stack runs in {self.folder}.", hint="Stop it first, or name another --folder."
-            ) from error
+        check_free(asked.address, "--address")
+        check_free(asked.http_address, "--http")
+        check_free(f"127.0.0.1:{asked.metrics_port}", "--metrics-port")
+        check_free(f"127.0.0.1:{asked.exporter_port}", "--exporter-port")
 
     def _make_model(self, python: Path) -> Path:
         conversations = list(self.settings.conversations)
@@ -388,13 +329,6 @@ class Stack:
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name.lower().replace(' ', '-')}.log"
-
-
-def _installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # of a parent package
-        return False
 
 
 def _has_models(client: TurnloomClient) -> bool:

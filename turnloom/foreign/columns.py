@@ -6,6 +6,7 @@ Keys inside a message belong to turnloom.masks.template.foreign_keys, so that th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from turnloom.errors import InvalidInput
@@ -77,7 +78,7 @@ def unused_sentence(names: Sequence[str]) -> str:
     return f"Columns that nobody reads: {told}."
 
 
-def refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages: Sequence[JSON]) -> None:
+def _refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages: Sequence[JSON]) -> None:
     """Refuse a row whose columns ask for something unsupported.
 
     Raises:
@@ -111,20 +112,33 @@ def refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages:
             )
 
 
-def read_columns(row: Mapping[str, JSON], messages: Sequence[JSON]) -> tuple[Sequence[JSON], JSON]:
+def read_columns(
+    row: Mapping[str, JSON],
+    messages: Sequence[JSON],
+    columns: Mapping[str, str] = MappingProxyType({}),
+    unread: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Sequence[JSON], JSON]:
     """Obey or refuse what other tools read beside the messages of one row; BESIDE names all of it.
+
+    Args:
+        row: its columns.
+        messages: of the row.
+        columns: part to column where the user named another one.
+        unread: columns that hold what JSON can't, and what that is.
 
     Returns:
         The messages, with the row's system prompt and marked as `loss_mask` says, and the tools of another column
-        name; None: there are none, or the row has `tools`.
+        name; None: there are none, or the row has `tools`, or the user named a column for them.
 
     Raises:
         InvalidInput: naming the column.
     """
-    refuse_columns(row, {}, messages)
-    system = row.get(SYSTEM_COLUMN)
-    messages = with_system(marked(messages, row), None if system == "" else system, SYSTEM_COLUMN)
-    return messages, tools_in(row) if row.get("tools") in (None, "", []) else None
+    _refuse_columns(row, unread, messages)
+    column = columns.get(SYSTEM_COLUMN, SYSTEM_COLUMN)
+    system = row.get(column)
+    messages = _with_system(_marked(messages, row), None if system == "" else system, column)
+    elsewhere = "tools" not in columns and row.get("tools") in (None, "", [])
+    return messages, _tools_in(row) if elsewhere else None
 
 
 def _content(message: JSON) -> str:
@@ -132,7 +146,7 @@ def _content(message: JSON) -> str:
     return content if isinstance(content, str) else ""
 
 
-def tools_in(row: Mapping[str, JSON]) -> JSON:
+def _tools_in(row: Mapping[str, JSON]) -> JSON:
     """Return the row's tools from another column name, in OpenAI's form; None: there are none.
 
     Raises:
@@ -154,7 +168,7 @@ def _wrapped(tool: JSON) -> JSON:
     return {"type": "function", "function": tool} if isinstance(tool, dict) and "function" not in tool else tool
 
 
-def marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]:
+def _marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]:
     """Apply a `loss_mask` list beside the messages to each of them.
 
     Raises:
@@ -176,7 +190,7 @@ def marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]:
     ]
 
 
-def with_system(messages: Sequence[JSON], value: JSON, column: str) -> Sequence[JSON]:
+def _with_system(messages: Sequence[JSON], value: JSON, column: str) -> Sequence[JSON]:
     """Prepend the system prompt of a column; None: there is none.
 
     Raises:

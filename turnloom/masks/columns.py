@@ -21,7 +21,7 @@ import numpy as np
 
 from turnloom.foreign.columns import BESIDE
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.reading import conversation_or_error
 from turnloom.masks.masker import Masker
 from turnloom.masks.pipeline import preprocess_each
@@ -110,7 +110,7 @@ class RowColumns:
         lists = {name: [np.array(one, kind) for one in columns[name]] for name, kind in LISTS.items()}
         return {name: {**plain, **lists}[name] for name in COLUMNS}
 
-    def _made(self, batch: Mapping[str, Sequence[Any]]) -> list[Preprocessed | PreprocessError]:
+    def _made(self, batch: Mapping[str, Sequence[Any]]) -> list[PreprocessedConversation | PreprocessError]:
         names = [name for name in batch if name == "tools" or name in BESIDE]
         rows = zip(batch[self.messages], *(batch[name] for name in names), strict=True)
         read = [

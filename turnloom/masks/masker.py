@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import Options
 from turnloom.masks.domain.reading import conversation_or_error
 from turnloom.masks.model import Model
@@ -97,7 +97,7 @@ class Masker:
         return [_masked(outcome) for outcome in preprocess_each(read, self.options, self.model)]
 
 
-def _masked(outcome: Preprocessed | PreprocessError) -> Masked:
+def _masked(outcome: PreprocessedConversation | PreprocessError) -> Masked:
     if isinstance(outcome, PreprocessError):
         return Masked((), outcome)
     rows = tuple(MaskedRow(one.token_ids, one.target_weights(), one.part) for one in outcome.examples)

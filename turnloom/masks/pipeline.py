@@ -22,7 +22,7 @@ from turnloom.masks.domain.errors import (
     RoundTripFailed,
     UnsupportedContent,
 )
-from turnloom.masks.domain.example import ControlTokenSpan, Preprocessed, TokenizedExample
+from turnloom.masks.domain.example import ControlTokenSpan, PreprocessedConversation, TokenizedExample
 from turnloom.masks.domain.gc_pause import collections_paused
 from turnloom.masks.domain.options import Options, Tokenization
 from turnloom.masks.model import Model
@@ -39,7 +39,7 @@ from turnloom.masks.trajectory.path import TrajectoryPath, trajectory_path_of
 _TOO_DEEP: Final = "the conversation's values are nested too deeply; send fewer lists inside lists"
 
 
-def preprocess(conversation: Conversation, options: Options, model: Model) -> Preprocessed:
+def preprocess(conversation: Conversation, options: Options, model: Model) -> PreprocessedConversation:
     """Make training rows from one conversation.
 
     Raises:
@@ -53,7 +53,7 @@ def preprocess(conversation: Conversation, options: Options, model: Model) -> Pr
 
 def preprocess_batch(
     conversations: Sequence[Conversation], options: Options, model: Model
-) -> list[Preprocessed | PreprocessError]:
+) -> list[PreprocessedConversation | PreprocessError]:
     """Make training rows from many conversations with one call of the encoder; batches of 64 to 512 are good.
 
     Returns:
@@ -72,7 +72,7 @@ def preprocess_batch(
 
 def preprocess_each(
     items: Sequence[Conversation | PreprocessError], options: Options, model: Model
-) -> list[Preprocessed | PreprocessError]:
+) -> list[PreprocessedConversation | PreprocessError]:
     """Make training rows from conversations of which some could not be read: these stay the errors they are.
 
     Raises:
@@ -197,7 +197,7 @@ def _unheard(conversation: Conversation, plan: MessageWeights) -> Sequence[str]:
     return unheard(conversation.messages, conversation.training, plan.chosen) if conversation.training else ()
 
 
-def _assembled(fits: Fits, options: Options, model: Model, compared: bool) -> Preprocessed | NothingToTrain:
+def _assembled(fits: Fits, options: Options, model: Model, compared: bool) -> PreprocessedConversation | NothingToTrain:
     rows: list[TokenizedExample] = []
     warnings: list[str] = [*fits.warnings]
     unchecked = 0
@@ -222,7 +222,7 @@ def _assembled(fits: Fits, options: Options, model: Model, compared: bool) -> Pr
         last = fits.examples[-1]
         field = "max_length" if last.truncated_loss_tokens else ""
         return NothingToTrain(_nothing_left(last, options), field=field)
-    return Preprocessed(
+    return PreprocessedConversation(
         rows, tuple(dict.fromkeys(warnings)) if warnings else (), escaped_spans(fits.examples), unchecked
     )
 

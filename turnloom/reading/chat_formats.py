@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.columns import TOOL_COLUMNS, marked, refuse_columns, tools_in, with_system
+from turnloom.foreign.columns import TOOL_COLUMNS, read_columns
 from turnloom.foreign.json_text import JSON, list_in, object_in
 
 #: Who speaks in ShareGPT's data, as chat templates call it.
@@ -107,8 +107,6 @@ class Format:
         required = SHAPES[self.name].required
         parts = {part: _said(row.get(self.column(part)), part in required) for part in SHAPES[self.name].parts}
         parts["id"] = _identifier(parts["id"])
-        if parts["tools"] is None and "tools" not in self.columns:
-            parts["tools"] = tools_in(row)
         try:
             messages = SHAPES[self.name].messages(parts)
         except InvalidInput as error:
@@ -116,8 +114,8 @@ class Format:
             raise InvalidInput(
                 error.message, hint=error.hint, field=self.column(part) + ("[" + rest if rest else "")
             ) from error
-        refuse_columns(row, unread or {}, messages)
-        messages = with_system(marked(messages, row), parts.get("system"), self.column("system"))
+        messages, tools = read_columns(row, messages, self.columns, unread or {})
+        parts["tools"] = parts["tools"] if tools is None else tools
         return {"messages": messages, **{part: parts[part] for part in COMMON if parts[part] is not None}}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from turnloom.results.noise import Noise
 from turnloom.results.runs import Run, Value, label
-from turnloom.results.trouble import Kind, Trouble, trouble_of
+from turnloom.results.trouble import Trouble, TroubleKind, trouble_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def is_tie(cell: Cell, best: Cell, noise: Noise | None) -> bool:
 
 def shaky(cell: Cell) -> bool:
     """Return whether the cell diverged or was unstable."""
-    return cell.trouble is not None and cell.trouble.kind in {Kind.DIVERGED, Kind.UNSTABLE}
+    return cell.trouble is not None and cell.trouble.kind in {TroubleKind.DIVERGED, TroubleKind.UNSTABLE}
 
 
 def line_of(axis: str, best: Cell, cells: Sequence[Cell], axes: Sequence[str]) -> list[Cell]:

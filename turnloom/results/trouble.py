@@ -13,7 +13,7 @@ from turnloom.results.runs import Run
 RISE: Final = 1.05  #: times the earlier NLL that counts as a rise
 
 
-class Kind(StrEnum):
+class TroubleKind(StrEnum):
     """Kinds of trouble, worst first."""
 
     DIVERGED = "diverged"  #: ends above where it began, or in a number that is not finite
@@ -25,7 +25,7 @@ class Kind(StrEnum):
 class Trouble:
     """One finding."""
 
-    kind: Kind
+    kind: TroubleKind
     step: int  #: where it shows first; for over-fitting the step of the lowest test NLL
     reason: str  #: a sentence's end: "its test NLL ..."
 
@@ -34,7 +34,7 @@ def trouble_of(run: Run) -> Trouble | None:
     """Return the worst trouble in the curves; None: none. Without evaluations, only the job's error counts."""
     if run.job.error.code == "NON_FINITE_LOSS":
         step = run.job.progress.step + 1
-        return Trouble(Kind.DIVERGED, step, f"its loss was no finite number at step {step}")
+        return Trouble(TroubleKind.DIVERGED, step, f"its loss was no finite number at step {step}")
     test = run.test
     if len(test) < 2 or run.job.state not in TERMINAL:
         return None
@@ -44,7 +44,7 @@ def trouble_of(run: Run) -> Trouble | None:
         while above > 1 and test[above - 1][1] > start:
             above -= 1
         return Trouble(
-            Kind.DIVERGED,
+            TroubleKind.DIVERGED,
             test[above][0],
             f"its test NLL is above that of step {test[0][0]} ({start:.4f}) from step {test[above][0]} on,"
             f" and {last:.4f} at the end",
@@ -52,7 +52,7 @@ def trouble_of(run: Run) -> Trouble | None:
     if test[1][1] > RISE * start:
         step, risen = test[1]
         return Trouble(
-            Kind.UNSTABLE,
+            TroubleKind.UNSTABLE,
             step,
             f"its test NLL rose from {start:.4f} before training to {risen:.4f} at first",
         )
@@ -64,7 +64,7 @@ def trouble_of(run: Run) -> Trouble | None:
             continue
         if now > RISE * before and train_now > RISE * train_before:
             return Trouble(
-                Kind.UNSTABLE,
+                TroubleKind.UNSTABLE,
                 step,
                 f"between steps {earlier} and {step} its test NLL rose from {before:.4f} to {now:.4f}, and its train"
                 " NLL rose with it",
@@ -73,7 +73,7 @@ def trouble_of(run: Run) -> Trouble | None:
     last_mean, then = means[-1], run.mean_train(0, step)
     if last > RISE * lowest and last_mean is not None and then is not None and last_mean < then:
         return Trouble(
-            Kind.OVERFITTED,
+            TroubleKind.OVERFITTED,
             step,
             f"its test NLL was lowest at step {step} ({lowest:.4f}) and is {last:.4f} at the end, while its train NLL"
             " went on falling",

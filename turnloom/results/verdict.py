@@ -14,13 +14,13 @@ from turnloom.results.cells import Cell, cell_of, is_tie, lowest_first, shaky
 from turnloom.results.effects import calmer, on_ranks, on_rates, on_steps
 from turnloom.results.noise import MIN_EVALUATIONS, Noise, between
 from turnloom.results.runs import Run, label
-from turnloom.results.trouble import Kind, Trouble
+from turnloom.results.trouble import Trouble, TroubleKind
 from turnloom.v1 import training_pb2
 
 HAPPENED: Final = {
-    Kind.DIVERGED: "diverged at",
-    Kind.UNSTABLE: "was unstable at",
-    Kind.OVERFITTED: "over-fitted after",
+    TroubleKind.DIVERGED: "diverged at",
+    TroubleKind.UNSTABLE: "was unstable at",
+    TroubleKind.OVERFITTED: "over-fitted after",
 }
 FEW: Final = 30  #: test conversations below which a standard error is rough itself
 
@@ -45,7 +45,7 @@ def judge(runs: Sequence[Run], axes: Sequence[str]) -> Verdict:
     if len({run.tested_on for run in runs if run.test}) > 1:
         sentences = (*_tested_apart(runs), *_trained_apart(runs), *_unfinished(runs, axes), *_told(cells))
         return Verdict("", (), stopped, trouble, sentences)
-    sound = [cell for cell in done if cell.trouble is None or cell.trouble.kind is not Kind.DIVERGED]
+    sound = [cell for cell in done if cell.trouble is None or cell.trouble.kind is not TroubleKind.DIVERGED]
     if not sound:
         sentences = ("No cell came to a sound end, so there is no best one.", *_halved(runs, axes))
         sentences = (*sentences, *_unfinished(runs, axes), *_told(cells), *_advice(cells, axes))
@@ -180,7 +180,7 @@ def _alike(runs: Sequence[Run], cells: Sequence[Cell], axes: Sequence[str]) -> I
     """Describe rank and rate at the first rung, the last step that all cells were trained to."""
     step = min(run.job.halving.compared_step for run in runs if run.job.halving.stopped)
     there = [cell_of(run.until(step), axes) for run in runs if _came_to(run, step)]
-    sound = [cell for cell in there if cell.trouble is None or cell.trouble.kind is not Kind.DIVERGED]
+    sound = [cell for cell in there if cell.trouble is None or cell.trouble.kind is not TroubleKind.DIVERGED]
     if len(sound) < 2:
         return
     best = min(sound, key=lowest_first)
@@ -217,7 +217,7 @@ def _advice(cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
     unstable = [cell for cell in cells if shaky(cell)]
     if unstable:
         yield f"Where a run is unstable, lower the learning rate first, then the rank{calmer(unstable, cells, axes)}."
-    if Kind.OVERFITTED in kinds:
+    if TroubleKind.OVERFITTED in kinds:
         yield "Where a run over-fits, take fewer steps (or the best checkpoint), or more conversations."
     if "lora_rank" in axes:
         yield "If the task is harder than this one, try rank 32 before 128, and more steps before more rank."

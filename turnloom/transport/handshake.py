@@ -12,15 +12,15 @@ SECONDS: Final = 2.0  #: for each step of the look
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class TlsFault:
     """What is wrong and what to do about it."""
 
     sentence: str
     hint: str
 
 
-def without_tls(address: str) -> Finding | None:
-    """Return a finding if the server speaks TLS to a plain-text client; None: it does not, or can't be reached."""
+def without_tls(address: str) -> TlsFault | None:
+    """Return what is wrong if the server speaks TLS to a plain-text client; None: it does not, or can't be reached."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # sends no data; only checks whether it answers
@@ -33,13 +33,13 @@ def without_tls(address: str) -> Finding | None:
             return None
     except (OSError, ValueError):
         return None
-    return Finding(
+    return TlsFault(
         f"The server at {address} speaks TLS, and was called without.",
         "Give --tls, and --tls-ca with the authority's file if it is not one that the system knows.",
     )
 
 
-def with_tls(address: str, ca: Path | None, certificate: Path | None, key: Path | None) -> Finding | None:
+def with_tls(address: str, ca: Path | None, certificate: Path | None, key: Path | None) -> TlsFault | None:
     """Return what is wrong with a TLS connection; None: the probe finds nothing, or the server can't be reached."""
     context = ssl.create_default_context(cafile=ca)
     context.set_alpn_protocols(["h2"])
@@ -52,14 +52,14 @@ def with_tls(address: str, ca: Path | None, certificate: Path | None, key: Path 
                 return None
     except ssl.SSLCertVerificationError as error:
         said = error.verify_message.rstrip(".")
-        return Finding(
+        return TlsFault(
             f"The certificate of the server at {address} is not trusted: {said}.",
             "Give the file of its authority with --tls-ca, and call it by a name that is in the certificate.",
         )
     except ssl.SSLError as error:
         reason = error.reason or ""
         if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
-            return Finding(f"The server at {address} does not speak TLS.", "Leave --tls and --tls-* out.")
+            return TlsFault(f"The server at {address} does not speak TLS.", "Leave --tls and --tls-* out.")
         if "ALERT" not in reason:
             return None
     except (OSError, ValueError):
@@ -67,13 +67,13 @@ def with_tls(address: str, ca: Path | None, certificate: Path | None, key: Path 
     return _turned_away(address, shown=certificate is not None)
 
 
-def _turned_away(address: str, *, shown: bool) -> Finding:
+def _turned_away(address: str, *, shown: bool) -> TlsFault:
     if shown:
-        return Finding(
+        return TlsFault(
             f"The server at {address} refuses this client's certificate.",
             "Give one of an authority that the server knows, with --tls-cert and --tls-key.",
         )
-    return Finding(f"The server at {address} wants a client's certificate.", "Give --tls-cert and --tls-key.")
+    return TlsFault(f"The server at {address} wants a client's certificate.", "Give --tls-cert and --tls-key.")
 
 
 def _connected(address: str) -> socket.socket:

@@ -89,11 +89,11 @@ class DatasetService(DatasetServiceServicer):
         limit = limits.DatasetSize(self._settings.max_dataset_conversations, self._settings.max_dataset_bytes)
         with DatasetWriter(self._settings.store_url, order.begun.options_json, known=datasets.has_content) as writer:
             upload = DatasetUpload(writer, order.on_bad, limit, content)
-            for part, message in chunks(messages, "header"):
+            for place, message in chunks(messages, "header"):
                 if message.HasField("end"):
-                    upload.end(part, message.end)
+                    upload.end(place, message.end)
                     continue
-                sent = upload.accept(part, message)
+                sent = upload.accept(place, message)
                 call.spend(len(sent))
                 call.clock.restart()
                 upload.add(sent, self._runner.run(order.plan, read_each(sent), call.clock.check))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from services.preprocess.api.runner import Result
-from services.preprocess.api.streams import Part, check_batch, refuse_after_end, refuse_lost
+from services.preprocess.api.streams import ChunkPlace, check_batch, refuse_after_end, refuse_lost
 from services.preprocess.datasets.build import DatasetBuild, finished
 from services.preprocess.domain.bad_rows import BadRows
 from services.preprocess.domain.limits import DatasetSize
@@ -18,7 +18,7 @@ from services.preprocess.wire.source import left_out_record
 from services.store.records import DatasetRecord, IssueRecord, LeftOutRecord
 from services.store.shards.dataset_files import DatasetWriter
 from turnloom.masks.domain.errors import PreprocessError
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.v1 import datasets_pb2 as pb
 from turnloom.v1 import types_pb2
 
@@ -38,18 +38,18 @@ class DatasetUpload:
         self._build = DatasetBuild(writer)
         self._left_out = LeftOutRecord()
 
-    def accept(self, part: Part, message: pb.CreateDatasetRequest) -> Conversations:
+    def accept(self, place: ChunkPlace, message: pb.CreateDatasetRequest) -> Conversations:
         """Check a chunk, add it to the digest, and return its conversations.
 
         Raises:
             InvalidRequest, TooLarge: the chunk comes after the end, is empty, too large or wrongly numbered.
         """
-        refuse_after_end(self.ended, part)
+        refuse_after_end(self.ended, place)
         sent = message.chunk.conversations
-        check_batch(len(sent), part.field("conversations"))
-        self._size.add(len(sent), message.ByteSize(), part.field("conversations"))
+        check_batch(len(sent), place.field("conversations"))
+        self._size.add(len(sent), message.ByteSize(), place.field("conversations"))
         if message.chunk.HasField("first"):
-            self._build.seen = self._numbered(message.chunk.first, part)
+            self._build.seen = self._numbered(message.chunk.first, place)
             self._content.update(self._build.seen.to_bytes(8, "little"))
         for item in sent:
             self._content.update(_framed(item))
@@ -61,7 +61,7 @@ class DatasetUpload:
         Raises:
             InvalidRequest: a bad conversation that is not left out; paths count conversations over the whole stream.
         """
-        judged: list[Preprocessed | IssueRecord] = []
+        judged: list[PreprocessedConversation | IssueRecord] = []
         violations: list[Violation] = []
         for index, (item, result) in enumerate(zip(sent, results, strict=True), start=self._build.seen):
             if not isinstance(result, PreprocessError):
@@ -75,15 +75,15 @@ class DatasetUpload:
         self._build.add(judged)
         self.arrived += len(sent)
 
-    def end(self, part: Part, marker: pb.DatasetEnd) -> None:
+    def end(self, place: ChunkPlace, marker: pb.DatasetEnd) -> None:
         """Take the end marker.
 
         Raises:
             InvalidRequest: it is a second one, or counts other conversations than arrived.
         """
-        refuse_after_end(self.ended, part)
+        refuse_after_end(self.ended, place)
         self.ended = True
-        refuse_lost(marker.conversations, self.arrived, part)
+        refuse_lost(marker.conversations, self.arrived, place)
         self._left_out = left_out_record(marker.left_out)
 
     def finished(self, begun: DatasetRecord) -> DatasetRecord:
@@ -97,12 +97,12 @@ class DatasetUpload:
         totals = replace(totals, skipped=totals.skipped + self._left_out.unreadable)
         return finished(begun, self._writer.commit(), totals, self._left_out)
 
-    def _numbered(self, first: int, part: Part) -> int:
+    def _numbered(self, first: int, place: ChunkPlace) -> int:
         """Return the checked number of a chunk's first conversation, after rows that its sender could not read."""
         least, most = self._build.seen, self._size.most_conversations
         if not least <= first <= most:
             sentence = f"is {first}; give {least} to {most}."
-            raise InvalidRequest([Violation(part.field("first"), sentence)])
+            raise InvalidRequest([Violation(place.field("first"), sentence)])
         return first
 
     def _refuse_empty(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 
 _RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _RPC_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600)  #: seconds
@@ -74,9 +74,11 @@ class PreprocessMetrics:
         for code in codes:
             self.issues.labels(code)
 
-    def count(self, model: str, results: Sequence[Preprocessed | Exception]) -> None:
+    def count(self, model: str, results: Sequence[PreprocessedConversation | Exception]) -> None:
         """Count one batch: add sums first, then increment once per series, because a batch has hundreds of rows."""
-        examples = [example for result in results if isinstance(result, Preprocessed) for example in result.examples]
+        examples = [
+            example for result in results if isinstance(result, PreprocessedConversation) for example in result.examples
+        ]
         self.examples.labels(model, "made").inc(len(examples))
         self.examples.labels(model, "refused").inc(sum(isinstance(result, Exception) for result in results))
         self.tokens.labels(model).inc(sum(len(example.token_ids) for example in examples))
@@ -85,7 +87,7 @@ class PreprocessMetrics:
         )
         self.truncated.labels(model).inc(sum(example.truncated_tokens > 0 for example in examples))
         self.unchecked.labels(model).inc(
-            sum(result.unchecked for result in results if isinstance(result, Preprocessed))
+            sum(result.unchecked for result in results if isinstance(result, PreprocessedConversation))
         )
 
 

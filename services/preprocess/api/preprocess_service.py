@@ -98,9 +98,9 @@ class PreprocessService(PreprocessServiceServicer):
             messages = self._rpc.reading(context, request_iterator)
             plan = self._plan(header(messages, "options").options)
             seen = 0
-            for part, message in chunks(messages, "options"):
+            for place, message in chunks(messages, "options"):
                 sent = message.chunk.conversations
-                check_batch(len(sent), part.field("conversations"))
+                check_batch(len(sent), place.field("conversations"))
                 call.spend(len(sent))
                 call.clock.restart()
                 results = self._runner.run(plan, read_each(sent), call.clock.check)
@@ -141,12 +141,12 @@ class PreprocessService(PreprocessServiceServicer):
                 raise InvalidRequest([Violation("options.max_offenders", sentence)])
             plan = self._runner.plan(asked.options.model, options(asked.options, "options.options"))
             run = LintRun(plan, asked.max_offenders)
-            for part, message in chunks(messages, "options"):
-                sent = message.test_chunk if part.kind == "test_chunk" else message.chunk
-                check_batch(len(sent.conversations), part.field("conversations"))
+            for place, message in chunks(messages, "options"):
+                sent = message.test_chunk if place.kind == "test_chunk" else message.chunk
+                check_batch(len(sent.conversations), place.field("conversations"))
                 call.spend(len(sent.conversations))
                 call.clock.check()
-                run.add(sent.conversations, "test" if part.kind == "test_chunk" else "train")
+                run.add(sent.conversations, "test" if place.kind == "test_chunk" else "train")
                 call.notes["conversations"] = run.conversations
             return run.response()
 

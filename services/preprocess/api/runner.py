@@ -16,12 +16,12 @@ from services.preprocess.models.registry import Registry
 from turnloom.masks.domain import errors
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import Options
 from turnloom.masks.model import Model
 from turnloom.masks.pipeline import preprocess_each
 
-Result = Preprocessed | PreprocessError
+Result = PreprocessedConversation | PreprocessError
 SLICE_CONVERSATIONS: Final = 256  #: given to the engine at once
 SLICE_CHARACTERS: Final = 1 << 20  #: likewise: what is in work beside the rows costs a multiple of it
 MESSAGE_CHARACTERS: Final = 64  #: what a message costs beside its texts

@@ -22,7 +22,7 @@ M = TypeVar("M", bound=Payload)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ChunkPlace:
     """The position of a chunk in the stream."""
 
     number: int  #: of the message, from 0; the header is 0
@@ -47,7 +47,7 @@ def header(stream: Iterator[M], kind: str) -> M:
     return first
 
 
-def chunks(stream: Iterator[M], header_kind: str) -> Iterator[tuple[Part, M]]:
+def chunks(stream: Iterator[M], header_kind: str) -> Iterator[tuple[ChunkPlace, M]]:
     """Yield the messages after the header.
 
     Raises:
@@ -60,7 +60,7 @@ def chunks(stream: Iterator[M], header_kind: str) -> Iterator[tuple[Part, M]]:
             raise InvalidRequest(
                 [Violation(f"stream[{number}].{header_kind}", f"{said}; send chunks after the first.")]
             )
-        yield Part(number, kind), message
+        yield ChunkPlace(number, kind), message
 
 
 def check_batch(count: int, field: str) -> None:
@@ -86,7 +86,7 @@ def refuse_endless() -> NoReturn:
     raise InvalidRequest([Violation("end", "the stream stopped without it; send end as the last message.")])
 
 
-def refuse_lost(said: int, seen: int, part: Part) -> None:
+def refuse_lost(said: int, seen: int, place: ChunkPlace) -> None:
     """Refuse a stream whose number of conversations differs from its sender's count.
 
     Raises:
@@ -94,14 +94,14 @@ def refuse_lost(said: int, seen: int, part: Part) -> None:
     """
     if said != seen:
         sentence = f"is {said}, but {seen} arrived; send all again."
-        raise InvalidRequest([Violation(part.field("conversations"), sentence)])
+        raise InvalidRequest([Violation(place.field("conversations"), sentence)])
 
 
-def refuse_after_end(ended: bool, part: Part) -> None:
+def refuse_after_end(ended: bool, place: ChunkPlace) -> None:
     """Refuse anything after the end marker.
 
     Raises:
         InvalidRequest
     """
     if ended:
-        raise InvalidRequest([Violation(f"stream[{part.number}].{part.kind}", "comes after end; send end last.")])
+        raise InvalidRequest([Violation(f"stream[{place.number}].{place.kind}", "comes after end; send end last.")])

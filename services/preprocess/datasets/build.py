@@ -18,7 +18,7 @@ from services.preprocess.domain.error_codes import TOO_LONG
 from services.store.records import DatasetRecord, DatasetState, Histogram, IssueRecord, LeftOutRecord, WarningRecord
 from services.store.shards.dataset_files import Written
 from services.store.shards.dataset_rows import Runs
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.length_statistics import Histogram as Lengths
 from turnloom.masks.domain.length_statistics import Statistics
 
@@ -75,7 +75,7 @@ class DatasetBuild:
     said: dict[str, WarningRecord] = field(default_factory=dict)  #: warnings that are said once
     statistics: Statistics = field(default_factory=Statistics)
 
-    def add(self, results: Sequence[Preprocessed | IssueRecord]) -> None:
+    def add(self, results: Sequence[PreprocessedConversation | IssueRecord]) -> None:
         """Write the rows of the good conversations, and remember what is wrong with the others."""
         for result in results:
             index = self.seen

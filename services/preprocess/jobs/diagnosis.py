@@ -14,6 +14,7 @@ import redis
 from services.preprocess.domain.doctor_check import Check, from_answer
 from services.preprocess.models.registry import Registry
 from services.store import keys
+from services.store.blobs.deadlines import answers_within
 from services.store.blobs.files import below, remove, try_store, whole_file
 from services.store.errors import NotFound, StoreError
 from services.store.queueing.queues import PREPROCESS_QUEUE, queue_name
@@ -21,6 +22,7 @@ from services.store.records import HostRecord
 from services.store.store import Store
 
 HOST_DEADLINE: Final = 50.0  #: seconds a host has for its checks; the RPC has 60
+STORE_DEADLINE: Final = 5.0  #: seconds that a request to the object store may take
 HOST_FUNCTION: Final = "services.trainer.host.diagnose.run"
 WORKER_DEADLINE: Final = 20.0  #: seconds that a preprocess worker has
 WORKER_FUNCTION: Final = "services.preprocess.datasets.worker.tasks.diagnose"
@@ -132,9 +134,10 @@ def _probe(store_url: str) -> Iterator[tuple[str, Check]]:
     """
     name = f".probe-{secrets.token_hex(16)}"
     try:
-        try_store(store_url)
-        with whole_file(below(store_url, name)) as file:
-            file.write(b"probe")
+        with answers_within(STORE_DEADLINE):
+            try_store(store_url)
+            with whole_file(below(store_url, name)) as file:
+                file.write(b"probe")
     except StoreError as error:
         hint = "Check TURNLOOM_STORE_URL, its key, its permissions and its free space."
         yield "", Check("store_writable", "failed", f"The store can't be used: {error}.", hint)
@@ -142,7 +145,7 @@ def _probe(store_url: str) -> Iterator[tuple[str, Check]]:
     try:
         yield name, Check("store_writable", "ok", "The store takes a file, gives it back, lists it and deletes it.")
     finally:
-        with suppress(StoreError):
+        with suppress(StoreError), answers_within(STORE_DEADLINE):
             remove(below(store_url, name))
 
 

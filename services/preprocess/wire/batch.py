@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 
 from services.store.shards.dataset_files import DatasetReader, Row
-from turnloom.masks.domain.example import Preprocessed, TokenizedExample
+from turnloom.masks.domain.example import PreprocessedConversation, TokenizedExample
 from turnloom.v1 import types_pb2 as pb
 
 MAX_DOWNLOAD_ROWS = 65_536  #: rows looked at for one message
@@ -36,17 +36,19 @@ def token_batch(rows: Sequence[tuple[int, TokenizedExample]]) -> pb.TokenBatch:
     )
 
 
-def unchecked(results: Sequence[Preprocessed | Exception]) -> int:
+def unchecked(results: Sequence[PreprocessedConversation | Exception]) -> int:
     """Count the examples whose ids were not compared with their text."""
-    return sum(result.unchecked for result in results if isinstance(result, Preprocessed))
+    return sum(result.unchecked for result in results if isinstance(result, PreprocessedConversation))
 
 
-def rows_of(first_index: int, results: Sequence[Preprocessed | Exception]) -> list[tuple[int, TokenizedExample]]:
+def rows_of(
+    first_index: int, results: Sequence[PreprocessedConversation | Exception]
+) -> list[tuple[int, TokenizedExample]]:
     """Return the examples of the good conversations with their positions, counted from `first_index`."""
     return [
         (index, example)
         for index, result in enumerate(results, start=first_index)
-        if isinstance(result, Preprocessed)
+        if isinstance(result, PreprocessedConversation)
         for example in result.examples
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from services.preprocess.domain.error_codes import MAX_VIOLATIONS, code_of
 from services.preprocess.domain.refusals import InvalidRequest, Violation
 from turnloom.masks.domain.errors import MalformedConversation, PreprocessError
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.v1 import types_pb2 as pb
 
 
@@ -34,24 +34,24 @@ def issue(index: int, identifier: str, error: PreprocessError) -> pb.Issue:
 
 
 def issues(
-    first_index: int, sent: Sequence[pb.Conversation], results: Sequence[Preprocessed | PreprocessError]
+    first_index: int, sent: Sequence[pb.Conversation], results: Sequence[PreprocessedConversation | PreprocessError]
 ) -> list[pb.Issue]:
     """Return one issue per bad conversation, in order."""
     pairs = enumerate(zip(sent, results, strict=True), start=first_index)
     return [issue(i, item.id, result) for i, (item, result) in pairs if isinstance(result, PreprocessError)]
 
 
-def warnings(first_index: int, results: Sequence[Preprocessed | PreprocessError]) -> list[pb.Warning]:
+def warnings(first_index: int, results: Sequence[PreprocessedConversation | PreprocessError]) -> list[pb.Warning]:
     """Return the remarks on good conversations, in order."""
     return [
         pb.Warning(conversation_index=index, message=sentence)
         for index, result in enumerate(results, start=first_index)
-        if isinstance(result, Preprocessed)
+        if isinstance(result, PreprocessedConversation)
         for sentence in result.warnings
     ]
 
 
-def refuse_bad(field: str, results: Iterable[Preprocessed | PreprocessError]) -> None:
+def refuse_bad(field: str, results: Iterable[PreprocessedConversation | PreprocessError]) -> None:
     """Raise InvalidRequest naming the bad conversations of an all-or-nothing request, the first one first."""
     bad = [(index, result) for index, result in enumerate(results) if isinstance(result, PreprocessError)]
     if bad:

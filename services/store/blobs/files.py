@@ -11,35 +11,21 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
+from io import BufferedIOBase, BufferedReader, RawIOBase
 from pathlib import Path
 from typing import IO, Final, Protocol, cast
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
+from services.store.blobs.deadlines import limit
 from services.store.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
 
 #: Bytes read or copied at a time.
 CHUNK = 1 << 20
-
-#: How file systems are opened, by protocol; FSSPEC_S3 and its kin (fsspec's own configuration) go before.
-OPTIONS: Final[Mapping[str, Mapping[str, object]]] = {
-    "s3": {
-        # Seconds. A mute server is given up after read_timeout * max_attempts * _RETRIES.
-        "config_kwargs": {
-            "connect_timeout": 5,
-            "read_timeout": 30,
-            "retries": {"mode": "standard", "max_attempts": 2},
-        },
-        "use_listings_cache": False,  # other machines write there, too
-    },
-}
-MUTE_SECONDS = 120.0  #: that an upload may take in addition to its bytes
-SLOWEST: Final = 1 << 19  #: bytes per second of the slowest upload that is waited for
-_RETRIES: Final = 2  # of s3fs, for answers that break off in the middle
 
 #: What stores call their refusals, beside errno and HTTP status.
 _FULL_CODES: Final = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "StorageFull"})
@@ -76,21 +62,31 @@ def below(store_url: str, *parts: str) -> str:
 
 def locate(url: str) -> tuple[FileSystem, str]:
     """Return file system and path of a URL. Raises StoreUnavailable for an unknown protocol."""
-    protocol = url.partition("://")[0] if "://" in url else "file"
-    options = {**OPTIONS.get(protocol, {}), **fsspec.config.conf.get(protocol, {})}
     try:
-        system, path = fsspec.core.url_to_fs(url, **options)
+        system, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise StoreUnavailable(f"the object store {url} can't be opened: {error}") from None
-    if protocol == "s3":
-        system.retries = _RETRIES
     return cast(FileSystem, system), str(path)
+
+
+def reader(system: FileSystem, path: str) -> BufferedIOBase:
+    """Open a file for reading, with a buffer of our own: fsspec's files read lines without a bound.
+
+    Raises what the file system raises.
+    """
+    if is_local(system):
+        return cast(BufferedIOBase, Path(path).open("rb", buffering=CHUNK))
+    opened = system.open(path, "rb")
+    return opened if isinstance(opened, BufferedIOBase) else BufferedReader(cast(RawIOBase, opened), CHUNK)
 
 
 def is_local(system: FileSystem) -> bool:
     """Return whether paths are paths of this machine."""
-    names = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
-    return "file" in names
+    return "file" in _protocols(system)
+
+
+def _protocols(system: FileSystem) -> tuple[str, ...]:
+    return (system.protocol,) if isinstance(system.protocol, str) else system.protocol
 
 
 @contextmanager
@@ -118,9 +114,19 @@ def _translated(url: str, error: Exception) -> StoreError | None:
         return StoreFull(f"the object store has no room for {url}; free some, then try again")
     if isinstance(error, PermissionError) or code in _DENIED_CODES or type(error).__name__ == "NoCredentialsError":
         return StoreRefused(f"the object store refuses {url}: {error}; check its key and what that key may do")
-    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS:
-        return StoreUnavailable(f"the object store can't serve {url}: {error}")
+    if is_failure(error):
+        return StoreUnavailable(f"the object store can't serve {url}: {said(error)}")
     return None
+
+
+def is_failure(error: Exception) -> bool:
+    """Return whether a file system, or the client of a store below it, raised an error about files."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS
+
+
+def said(error: Exception) -> str:
+    """Return what an error of a file system says; a time-out of fsspec says nothing by itself."""
+    return str(error) or "there is no answer"
 
 
 def _answer(error: BaseException) -> tuple[str, int]:
@@ -199,10 +205,9 @@ def copy_in(source: Path, url: str) -> None:
 
 
 def _put(system: FileSystem, source: Path, path: str) -> None:
-    """Upload by one final request, within a deadline: read_timeout misses a store that is mute after 100 Continue."""
-    if isinstance(system, AsyncFileSystem):
-        seconds = MUTE_SECONDS + source.stat().st_size / SLOWEST
-        system.put_file(str(source), path, timeout=seconds)
+    """Upload by one final request. S3 has deadlines of its own (s3.py); other stores get one for the whole file."""
+    if isinstance(system, AsyncFileSystem) and "s3" not in _protocols(system):
+        system.put_file(str(source), path, timeout=limit(source.stat().st_size))
     else:
         system.put_file(str(source), path)
 
@@ -253,7 +258,7 @@ def try_store(store_url: str) -> None:
         file.write(content)
     try:
         with store_errors(url):
-            with system.open(path, "rb") as back:
+            with reader(system, path) as back:
                 if back.read() != content:
                     raise StoreUnavailable(f"the object store {store_url} gives back something else than was written")
             if len(system.find(path.rsplit("/", 1)[0])) != 1:

@@ -1,5 +1,5 @@
 -- Put before every script: its arguments, key names, exact numbers, refusals, and the one way in which a job changes its state.
--- EDGES, TERMINAL, HELD and STEP_FIELD are written above this by scripts.py, from records.py.
+-- EDGES, TERMINAL, HELD and STEP_FIELD are written above this by scripts.py, from records/training.py.
 
 -- One JSON object; numbers arrive as the doubles that were sent, and what Python calls None is absent.
 local arg = cjson.decode(ARGV[1])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from services.store.blobs.deadlines import answers_within
 from services.store.blobs.files import below, exists, try_store
 from services.store.connection import StoreRedis, connect, redis_time
 from services.store.errors import StoreError
@@ -25,6 +26,7 @@ from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import SDK_VERSION, check_key, check_sdk
 from services.trainer.tuft_http import TuftHttp
 
+STORE_DEADLINE = 5.0  #: seconds that a request to the object store may take
 CLOCK_SKEW = 5.0  #: seconds that this host and Redis may differ by
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
@@ -180,9 +182,10 @@ def _store(settings: Settings, probe: str) -> Answer:
     url = below(settings.store_url, probe)
     if not probe:
         return "skipped", "the object store is not compared, for the API put no file there to look for", ""
-    if not exists(url):
-        return "failed", "the object store is not the API's: a file that the API put there is missing", hint
-    try_store(settings.store_url)
+    with answers_within(STORE_DEADLINE):
+        if not exists(url):
+            return "failed", "the object store is not the API's: a file that the API put there is missing", hint
+        try_store(settings.store_url)
     return "ok", "the object store is the one of the API; it writes, reads, lists and deletes", ""
 
 

@@ -7,7 +7,7 @@ from turnloom import errors
 from turnloom.cli.running.exits import CODES, Exit, exit_code
 from turnloom.cli.running.jsonable import to_plain
 from turnloom.cli.watching import ending
-from turnloom.display.live import View
+from turnloom.display.live import JobView
 from turnloom.display.words import buckets, count, duration, size
 from turnloom.errors import InvalidInput
 from turnloom.reading.splitting import split
@@ -96,7 +96,7 @@ def step(number: int, second: int, nll: float = 1.0) -> training_pb2.WatchJobRes
 
 
 def test_rate_and_time_left_come_from_the_last_steps() -> None:
-    view = View(training_pb2.Job(progress=training_pb2.Progress(planned_steps=10)))
+    view = JobView(training_pb2.Job(progress=training_pb2.Progress(planned_steps=10)))
     assert view.line() == "step 0/10"
     for number in range(1, 5):
         view.take(step(number, 1000 + 2 * number))
@@ -106,7 +106,7 @@ def test_rate_and_time_left_come_from_the_last_steps() -> None:
 
 
 def test_after_a_resume_the_view_goes_back_and_measures_anew() -> None:
-    view = View(training_pb2.Job(progress=training_pb2.Progress(planned_steps=10)))
+    view = JobView(training_pb2.Job(progress=training_pb2.Progress(planned_steps=10)))
     for number in range(1, 5):
         view.take(step(number, 1000 + number))
     view.take(step(3, 2000, nll=0.5))
@@ -114,7 +114,7 @@ def test_after_a_resume_the_view_goes_back_and_measures_anew() -> None:
 
 
 def test_a_change_of_state_keeps_what_the_notice_does_not_say() -> None:
-    view = View(training_pb2.Job(progress=training_pb2.Progress(planned_steps=10)))
+    view = JobView(training_pb2.Job(progress=training_pb2.Progress(planned_steps=10)))
     view.take(training_pb2.WatchJobResponse(job=training_pb2.Job(state=training_pb2.JOB_STATE_RUNNING)))
     assert (view.state, view.planned) == ("RUNNING", 10)
 

@@ -7,12 +7,13 @@ import subprocess
 from pathlib import Path
 
 from scripts import configuration_docs as docs
+from services.trainer.settings import companion_from_environment, from_environment
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = docs.PAGE.read_text(encoding="utf-8")
-READING = (".py", ".sh", ".yml", ".yaml", ".conf", "Makefile", "Dockerfile", ".example")
+READING = (".md", ".py", ".sh", ".yml", ".yaml", ".conf", "Makefile", "Dockerfile", ".example")
 #: Beginnings of names, and names of the tests' own.
-NO_VARIABLE = {"TURNLOOM_", "TURNLOOM_TLS_", "TURNLOOM_TUFT_", "TURNLOOM_REST_"}
+NO_VARIABLE = {"TURNLOOM_", "TURNLOOM_TLS_", "TURNLOOM_TUFT_", "TURNLOOM_REST_", "TURNLOOM_API_TLS_"}
 
 
 def test_the_page_is_what_the_code_reads() -> None:
@@ -30,6 +31,22 @@ def test_every_variable_that_any_file_names_is_on_the_page() -> None:
     variables = {name.removesuffix("_FILE") for name in named} - NO_VARIABLE
     assert len(variables) > 50
     assert sorted(variable for variable in variables if f"`{variable}`" not in PAGE) == []
+
+
+def test_the_defaults_of_the_page_are_those_of_the_code() -> None:
+    needed = {"TURNLOOM_HOST": "h", "TURNLOOM_TUFT_API_KEY": "tml-x", "TURNLOOM_TUFT_CHECKPOINT_DIR": "/c"}
+    found = numbers("Worker on a GPU host")
+    assert len(found) == 9
+    assert from_environment(needed | found) == from_environment(needed)
+    found = numbers("Supervisor and exporter")
+    assert len(found) == 10
+    assert companion_from_environment(found) == companion_from_environment({})
+
+
+def numbers(section: str) -> dict[str, str]:
+    """The variables of a section whose default is a number."""
+    (text,) = (one for one in PAGE.split("\n## ") if one.startswith(section))
+    return dict(re.findall(r"^\| `(TURNLOOM_\w+)` \| `([\d.]+)` \|", text, re.MULTILINE))
 
 
 def test_every_setting_has_a_meaning_and_a_name_once_a_table() -> None:

@@ -1,4 +1,4 @@
-"""docs/runs.md says what the code does: states and their edges, error codes with their hints, settings."""
+"""docs/runs.md says what the code does: states and their edges, error codes with their hints."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import pytest
 
 from services.store.jobs import MAX_IDLE_ATTEMPTS, MAX_STALLED_ATTEMPTS
 from services.store.records import EDGES, Hyperparameters, JobState, Schedule
-from services.trainer import settings
 from services.trainer.checkpoints import AdapterUnusable
 from services.trainer.errors import HINTS, RETRYABLE, CheckpointLost, DatasetUnusable, NonFiniteLoss, ProbeMismatch
 from services.trainer.schedule import learning_rate
-from services.trainer.settings import companion_from_environment, from_environment
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
@@ -67,22 +65,6 @@ def test_every_event_stands_there() -> None:
     said |= set(re.findall(r'append\([^,]+, "\w+", "([A-Z_]+)"', python))
     assert said >= {"JOB_CREATED", "CHECKPOINT_SAVED", "ADAPTER_RELEASED", "TICKET_RENEWED"}
     assert {event for event in said if event not in PAGE} == set()
-
-
-def test_every_setting_stands_there_and_no_other() -> None:
-    read = set(re.findall(r'"(TURNLOOM_[A-Z_]+)"', Path(settings.__file__).read_text(encoding="utf-8")))
-    assert set(re.findall(r"TURNLOOM_[A-Z_]+", PAGE)) == read
-
-
-def test_the_defaults_are_those_of_the_code() -> None:
-    required = {"TURNLOOM_HOST": "h", "TURNLOOM_TUFT_API_KEY": "tml-x", "TURNLOOM_TUFT_CHECKPOINT_DIR": "/c"}
-    said = {name: cells[0] for name, cells in rows("variable").items() if cells[0].replace(".", "").isdigit()}
-    assert len(said) == 9
-    assert from_environment(required | said) == from_environment(required)
-    page = PAGE[PAGE.index("**Supervisor**") :]
-    said = dict(re.findall(r"^\| (TURNLOOM_\w+) \| (\d+) \|", page, re.MULTILINE))
-    assert len(said) == 7
-    assert companion_from_environment(said) == companion_from_environment({})
 
 
 def test_the_numbers_in_the_text_are_those_of_the_code() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from turnloom.embedded.preconditions import owned
 from turnloom.embedded.processes import RESTARTS, Child, on_child_death, sigterm_unwinds, undisturbed, wait_until
 from turnloom.embedded.redis_server import RedisServer, find_redis
 from turnloom.embedded.stack import MODEL, Stack, StackSettings
@@ -160,12 +161,9 @@ def test_a_missing_tuft_environment_is_one_sentence_with_the_command_that_makes_
 
 
 def test_two_stacks_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TURNLOOM_REDIS_URL", "redis://127.0.0.1:1/0")  # so that the first goes no further
-    first = Stack(StackSettings(tmp_path, tuft_python=Path(sys.executable)))
-    first._own_folder()
-    with pytest.raises(StackError, match="Another stack runs in"):
+    monkeypatch.setenv("TURNLOOM_REDIS_URL", "redis://127.0.0.1:1/0")  # so that one with the folder goes no further
+    with owned(tmp_path), pytest.raises(StackError, match="Another stack runs in"):
         Stack(StackSettings(tmp_path, tuft_python=Path(sys.executable))).__enter__()
-    first.stop()
     with pytest.raises(StackError, match="TURNLOOM_REDIS_URL names"):
         Stack(StackSettings(tmp_path, tuft_python=Path(sys.executable))).__enter__()
 

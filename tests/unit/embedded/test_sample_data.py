@@ -3,7 +3,7 @@ from collections import Counter
 from pathlib import Path
 
 from turnloom.embedded.sample_data import (
-    Conversation,
+    SampleConversation,
     held_out_conversations,
     shuffled_replies,
     train_conversations,
@@ -13,11 +13,11 @@ from turnloom.embedded.sample_data import (
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-def replies(conversations: list[Conversation]) -> list[str]:
+def replies(conversations: list[SampleConversation]) -> list[str]:
     return [m["content"] for c in conversations for m in c["messages"] if m["role"] == "assistant"]
 
 
-def prompts_and_replies(conversations: list[Conversation]) -> list[tuple[str, str]]:
+def prompts_and_replies(conversations: list[SampleConversation]) -> list[tuple[str, str]]:
     pairs = []
     for conversation in conversations:
         messages = conversation["messages"]

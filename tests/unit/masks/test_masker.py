@@ -22,7 +22,7 @@ from tests.unit.masks.test_model import source
 from turnloom.masks import Masker, ModelNotUsable, Options, PreprocessError, TrainOn, Truncation, load_model
 from turnloom.masks.domain import errors
 from turnloom.masks.domain.errors import InvalidOption, MalformedConversation, TooLong
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.reading import conversation_from
 from turnloom.masks.pipeline import preprocess_batch
 from turnloom.masks.prepare import prepare
@@ -47,7 +47,7 @@ def masker(folder: Path) -> Masker:
 def test_rows_are_those_of_the_pipeline(masker: Masker) -> None:
     expected = preprocess_batch([conversation_from(chat) for chat in CHATS], masker.options, masker.model)
     for got, wanted in zip(masker(CHATS), expected, strict=True):
-        if isinstance(wanted, Preprocessed):
+        if isinstance(wanted, PreprocessedConversation):
             assert [row.token_ids.tolist() for row in got.rows] == [one.token_ids.tolist() for one in wanted.examples]
             assert [row.target_weights.tolist() for row in got.rows] == [
                 one.target_weights().tolist() for one in wanted.examples
@@ -245,34 +245,6 @@ def test_the_engine_needs_none_of_the_clients_or_services_libraries(folder: Path
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
-
-
-@pytest.mark.slow
-def test_the_wheel_with_the_extra_masks_masks_in_an_environment_of_its_own(folder: Path, tmp_path: Path) -> None:
-    root, venv = Path(__file__).resolve().parents[3], tmp_path / "venv"
-    lines = tmp_path / "chats.jsonl"
-    lines.write_text("".join(json.dumps(chat) + "\n" for chat in CHATS))
-    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, timeout=120)
-    python = str(venv / "bin/python")
-    quiet = ["install", "-q", "--disable-pip-version-check"]
-    subprocess.run([python, "-m", "pip", *quiet, f"{root}[masks]"], check=True, timeout=600, cwd=tmp_path)
-    listed = subprocess.run(
-        [python, "-m", "pip", "list"], check=True, timeout=60, capture_output=True, text=True
-    ).stdout
-    assert not [
-        name for name in ("grpcio", "redis", "rq", "pyarrow", "transformers", "typer") if f"\n{name} " in listed
-    ]
-    script = SCRIPT.format(forbidden=set(FORBIDDEN))
-    done = subprocess.run(
-        [python, "-c", script, str(folder), str(lines)],
-        capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
-    command = subprocess.run(
-        [str(venv / "bin/turnloom")], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
-    )
-    assert command.returncode == 1
-    assert "is not installed; run pip install 'turnloom[client]'" in command.stderr
 
 
 @pytest.mark.parametrize(("sent", "expected"), [(0, "0"), (7, "7"), ("", ""), (None, ""), ("a", "a")])

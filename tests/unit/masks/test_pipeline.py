@@ -24,7 +24,7 @@ from turnloom.masks.domain.errors import (
     UnknownRole,
     UnsupportedContent,
 )
-from turnloom.masks.domain.example import Preprocessed, TokenizedExample
+from turnloom.masks.domain.example import PreprocessedConversation, TokenizedExample
 from turnloom.masks.domain.options import (
     ControlTokens,
     OnUnextendable,
@@ -318,13 +318,13 @@ def test_one_bad_conversation_harms_no_other_of_its_batch() -> None:
     ]
     outcomes = preprocess_batch(chats, Options(), model())
     assert [type(outcome) for outcome in outcomes] == [
-        Preprocessed,
+        PreprocessedConversation,
         EmptyConversation,
         UnsupportedContent,
-        Preprocessed,
+        PreprocessedConversation,
     ]
     for chat, outcome in zip(chats, outcomes, strict=True):
-        if isinstance(outcome, Preprocessed):
+        if isinstance(outcome, PreprocessedConversation):
             alone = preprocess(chat, Options(), model())
             assert [row.token_ids.tolist() for row in alone.examples] == [
                 row.token_ids.tolist() for row in outcome.examples
@@ -389,7 +389,7 @@ def test_no_token_outside_assistant_turns_carries_weight(family: str, pairs: lis
     outcome = preprocess_batch([said(*pairs)], Options(max_length=None), model(CHATML, family))[0]
     if isinstance(outcome, NothingToTrain):
         return
-    assert isinstance(outcome, Preprocessed), outcome
+    assert isinstance(outcome, PreprocessedConversation), outcome
     (example,) = outcome.examples
     vocabulary = model(CHATML, family).vocabulary
     end = vocabulary.table.by_content["<|im_end|>"].id
@@ -453,7 +453,7 @@ def test_splitting_loses_and_repeats_no_trained_message(family: str, turns: list
         messages.append({"role": "user", "content": question})
         messages.append({"role": "assistant", "content": reply, "reasoning_content": f"r{index}"})
     outcome = preprocess_batch([Conversation(messages)], Options(max_length=None), small)[0]
-    assert isinstance(outcome, Preprocessed), outcome
+    assert isinstance(outcome, PreprocessedConversation), outcome
     end = small.vocabulary.table.by_content["<|im_end|>"].id
     trained_ends = 0
     for example in outcome.examples:

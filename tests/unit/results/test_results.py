@@ -18,7 +18,7 @@ from turnloom.results.files import bits_per_byte, rows, write_csv
 from turnloom.results.noise import by_evaluations
 from turnloom.results.parquet import write_parquet
 from turnloom.results.runs import Run, differing, label, written
-from turnloom.results.trouble import Kind, trouble_of
+from turnloom.results.trouble import TroubleKind, trouble_of
 from turnloom.results.verdict import judge
 from turnloom.v1 import training_pb2 as pb
 
@@ -97,7 +97,7 @@ def test_divergence_is_named_with_its_step_and_brings_the_advice() -> None:
     runs = [made(falling(1.0), 8), made(lambda step: 4 if step < 12 else 4 + step, 32)]
     trouble = trouble_of(runs[1])
     assert trouble is not None
-    assert (trouble.kind, trouble.step) == (Kind.DIVERGED, 12)
+    assert (trouble.kind, trouble.step) == (TroubleKind.DIVERGED, 12)
     assert "Rank 32, rate 1e-4 diverged at step 12" in said(runs)
     assert (
         "lower the learning rate first, then the rank: rank 32, rate 1e-4 is unstable, rank 8, rate 1e-4 is not"
@@ -118,7 +118,7 @@ def test_a_loss_that_is_not_finite_is_divergence_at_the_step_after_the_last() ->
 def test_a_rise_on_the_way_is_instability(at: int) -> None:
     run = made(lambda step: falling(1.0)(step) + (3 if at <= step < at + 6 else 0))
     trouble = trouble_of(run)
-    assert (trouble.kind, trouble.step) == (Kind.UNSTABLE, at)
+    assert (trouble.kind, trouble.step) == (TroubleKind.UNSTABLE, at)
     assert f"Rank 8, rate 1e-4 was unstable at step {at}: " in said([run])
 
 
@@ -232,7 +232,7 @@ def test_figures_draw_what_exists_of_stopped_cells(tmp_path: Path) -> None:
 def test_over_fitting_is_told_from_instability_by_the_train_nll() -> None:
     run = made(lambda step: falling(1.0)(step) + max(0, step - 12) * 0.1, train=falling(0.5))
     trouble = trouble_of(run)
-    assert (trouble.kind, trouble.step) == (Kind.OVERFITTED, 12)
+    assert (trouble.kind, trouble.step) == (TroubleKind.OVERFITTED, 12)
     assert "take fewer steps (or the best checkpoint)" in said([run])
     assert "Rank 8, rate 1e-4 over-fitted after step 12: its test NLL was lowest at step 12 (1.2722) and is" in said(
         [run]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -54,6 +55,8 @@ class MemoryParts:
     unloaded: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
     away: bool = False
+    later: list[Callable[[], object]] = field(default_factory=list)  #: writes to the store that nobody waits for
+    removed: list[str] = field(default_factory=list)
 
     def checkpoints(self, job_id: str, *, superseded: bool = True) -> list[CheckpointRecord]:
         return self.records
@@ -84,6 +87,9 @@ class MemoryParts:
         self.copied.append(f"{folder}")
         return Stored(f"store/{checkpoint_id}", "ab", (FileEntry("adapter/x", 1, "cd"),))
 
+    def delete(self, uri: str) -> None:
+        self.removed.append(uri)
+
     def get_folder(self, uri: str, destination: Path) -> None:
         raise AssertionError("nothing is fetched here")
 
@@ -91,7 +97,10 @@ class MemoryParts:
         def named() -> tuple[str, str]:
             return self.records[0].id, self.records[-1].id
 
-        return Keeper("job", 1, keep, named, self, self, ServerFolder(Path("/tuft")), self)
+        def aside(what: str, act: Callable[[], object]) -> None:
+            self.later.append(act)
+
+        return Keeper("job", 1, keep, named, self, self, ServerFolder(Path("/tuft")), self, aside)
 
 
 def test_what_need_not_be_kept_goes_on_the_server_and_in_the_ledger() -> None:
@@ -99,6 +108,16 @@ def test_what_need_not_be_kept_goes_on_the_server_and_in_the_ledger() -> None:
     parts.keeper().thin_out()
     assert parts.deleted == [("run-1", "job-a1-s1"), ("run-1", "job-a1-s2")]
     assert [one.step for one in parts.records] == [0, 3, 4]
+
+
+def test_a_copy_in_the_store_goes_later_for_the_store_may_be_silent() -> None:
+    records = [replace(saved(step), stored=True, uri=f"store/{step}") for step in range(5)]
+    parts = MemoryParts(records)
+    parts.keeper().thin_out()
+    assert ([one.step for one in parts.records], parts.removed) == ([0, 3, 4], [])
+    for act in parts.later:
+        act()
+    assert parts.removed == ["store/1", "store/2"]
 
 
 def test_the_run_of_an_earlier_attempt_goes_with_its_last_checkpoint() -> None:

@@ -6,7 +6,12 @@ import threading
 
 from services.store.errors import Fenced, NotFound, StoreUnavailable
 from services.store.records import CheckpointRecord
+from services.trainer.aside import Outage
 from services.trainer.mirroring import Mirror
+
+
+def unheard() -> Outage:
+    return Outage(lambda _sentence: None)
 
 
 def saved(step: int) -> CheckpointRecord:
@@ -40,7 +45,7 @@ class Copier:
 
 def test_the_newest_goes_next_and_one_is_under_way_at_most() -> None:
     copier = Copier()
-    mirror = Mirror(copier)
+    mirror = Mirror(copier, unheard())
     mirror.offer(saved(0))
     copier.wait_until_it_begins()
     for step in range(1, 6):
@@ -57,7 +62,7 @@ def test_the_newest_goes_next_and_one_is_under_way_at_most() -> None:
 def test_a_copy_that_fails_is_tried_again_and_gives_way_to_a_newer_one() -> None:
     copier = Copier()
     copier.fail = StoreUnavailable("away")
-    mirror = Mirror(copier, again=0.01)
+    mirror = Mirror(copier, unheard(), again=0.01)
     mirror.offer(saved(1))
     for _ in range(2):
         copier.wait_until_it_begins()
@@ -73,7 +78,7 @@ def test_a_copy_that_fails_is_tried_again_and_gives_way_to_a_newer_one() -> None
 
 def test_a_checkpoint_that_is_gone_is_passed_over_and_a_fenced_attempt_copies_no_more() -> None:
     copier = Copier()
-    mirror = Mirror(copier, again=60)
+    mirror = Mirror(copier, unheard(), again=60)
     copier.fail = NotFound("gone")
     mirror.offer(saved(1))
     copier.wait_until_it_begins()
@@ -84,3 +89,27 @@ def test_a_checkpoint_that_is_gone_is_passed_over_and_a_fenced_attempt_copies_no
     copier.may_end.release()
     mirror.close(30)
     assert copier.copied == []
+
+
+def test_an_outage_is_told_once_and_again_after_a_copy_went_through() -> None:
+    told: list[str] = []
+    copier = Copier()
+    mirror = Mirror(copier, Outage(told.append), again=0.01)
+    copier.fail = StoreUnavailable("the bucket is silent")
+    mirror.offer(saved(1))
+    for _ in range(2):
+        copier.wait_until_it_begins()
+        copier.may_end.release()
+    copier.wait_until_it_begins()
+    assert told == ["the bucket is silent; it is tried again."]
+    copier.fail = None
+    mirror.offer(saved(2))
+    copier.may_end.release()
+    copier.wait_until_it_begins()
+    copier.fail = StoreUnavailable("silent once more")
+    copier.may_end.release()
+    copier.wait_until_it_begins()
+    assert told[1:] == ["silent once more; it is tried again."]
+    copier.fail = None
+    copier.may_end.release()
+    mirror.close(30)

@@ -259,14 +259,14 @@ def _rate(text: str | None) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Training(Budget):
+class JobHyperparameters(Budget):
     """The hyperparameters of one job; a learning rate that is AUTO is not among the fields."""
 
     def fields(self, without: Collection[str] = ()) -> HyperparameterFields:
         """Return the hyperparameters that were given, and only these."""
         if self.learning_rate == AUTO:
-            return super(Training, self).fields({*without, "learning_rate"})
-        given = super(Training, self).fields(without)
+            return super(JobHyperparameters, self).fields({*without, "learning_rate"})
+        given = super(JobHyperparameters, self).fields(without)
         if self.learning_rate is not None:
             given["learning_rate"] = float(self.learning_rate)
         return given

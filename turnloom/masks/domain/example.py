@@ -17,7 +17,7 @@ WeightRuns = tuple[tuple[int, float], ...]
 TokenSpan: TypeAlias = "tuple[int, int, float]"
 
 
-class Row(NamedTuple):
+class WeightedTokens(NamedTuple):
     """One row of tokens with the weights of its own tokens, not yet shifted to targets."""
 
     token_ids: NDArray[np.int32]  #: shape (N,)
@@ -59,7 +59,7 @@ class ControlTokenSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class Preprocessed:
+class PreprocessedConversation:
     """The result of one conversation: at least one example, and warnings a person should read."""
 
     examples: Sequence[TokenizedExample]

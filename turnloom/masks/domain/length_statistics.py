@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 
 #: Exclusive upper bounds of all buckets but the last, the same for every dataset, so that histograms can be added.
 EDGES: Final = tuple(2**power for power in range(4, 18))
@@ -53,7 +53,7 @@ class Statistics:
         self._truncated_examples = self._truncated_tokens = self._truncated_loss_tokens = 0
         self._unchecked_examples = 0
 
-    def add(self, preprocessed: Preprocessed) -> None:
+    def add(self, preprocessed: PreprocessedConversation) -> None:
         """Count one conversation's examples."""
         self._conversations += 1
         self._unchecked_examples += preprocessed.unchecked

@@ -21,7 +21,7 @@ from turnloom.masks.domain.errors import (
     TooLong,
     UnknownRole,
 )
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.length_statistics import Statistics, Summary
 from turnloom.masks.domain.options import ControlTokens, Options
 from turnloom.masks.model import Model
@@ -119,7 +119,7 @@ class Linter:
         for conversation, outcome in zip(conversations, outcomes, strict=True):
             index = self._conversations[split]
             self._conversations[split] += 1
-            if split == "train" and isinstance(outcome, Preprocessed):
+            if split == "train" and isinstance(outcome, PreprocessedConversation):
                 self._statistics.add(outcome)
             raw = [
                 *self._repeats(conversation, index, split),
@@ -164,7 +164,7 @@ class Linter:
         except (PreprocessError, RecursionError):
             return conversation
 
-    def _of_outcome(self, outcome: Preprocessed | PreprocessError) -> Iterator[Finding]:
+    def _of_outcome(self, outcome: PreprocessedConversation | PreprocessError) -> Iterator[Finding]:
         if isinstance(outcome, PreprocessError):
             code = ERROR_CODES.get(type(outcome), "not_trainable")
             yield Finding(code, 0, outcome.message_index, str(outcome), Severity.ERROR)

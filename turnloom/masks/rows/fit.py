@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError, TooLong
-from turnloom.masks.domain.example import Row
+from turnloom.masks.domain.example import WeightedTokens
 from turnloom.masks.domain.options import Options, Truncation
 from turnloom.masks.model import Model
 from turnloom.masks.rows.truncate import CUTS
@@ -21,7 +21,7 @@ class Fitted(NamedTuple):
     """One example that fits, and what it lost."""
 
     example: Example
-    row: Row  #: what is left of example.row
+    row: WeightedTokens  #: what is left of example.row
     truncated_tokens: int = 0
     truncated_loss_tokens: int = 0  #: of these, targets with weight > 0
     messages: Sequence[int] | None = None  #: position in the conversation of each message shown; None: as they are

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, NoAssistantTurn, RoundTripFailed
-from turnloom.masks.domain.example import ControlTokenSpan, Row, TokenSpan
+from turnloom.masks.domain.example import ControlTokenSpan, TokenSpan, WeightedTokens
 from turnloom.masks.domain.options import ControlTokens, Options, Tokenization, TrainOn
 from turnloom.masks.domain.rendered_text import RenderedText, View, WeightSpan
 from turnloom.masks.model import Model
@@ -47,7 +47,7 @@ class Example(NamedTuple):
 
     weighted: WeightedText
     text: TokenizedText
-    row: Row
+    row: WeightedTokens
 
 
 def planned(conversation: Conversation, options: Options, model: Model) -> MessageWeights:
@@ -153,7 +153,7 @@ def encode(weighted_texts: Sequence[WeightedText], model: Model) -> list[Example
         if isinstance(text, RoundTripMismatch):
             examples.append(_round_trip_failed(weighted.view.rendered, text))
             continue
-        examples.append(Example(weighted, text, Row(text.token_ids, _token_spans(weighted, text, model))))
+        examples.append(Example(weighted, text, WeightedTokens(text.token_ids, _token_spans(weighted, text, model))))
     return examples
 
 

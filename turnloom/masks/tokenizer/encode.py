@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from turnloom.masks.domain.example import Row, TokenSpan, WeightRuns
+from turnloom.masks.domain.example import TokenSpan, WeightedTokens, WeightRuns
 from turnloom.masks.domain.rendered_text import WeightSpan
 from turnloom.masks.tokenizer.control_tokens import WHITE_SPACE
 from turnloom.masks.tokenizer.segments import TEXT, Segments
@@ -202,7 +202,7 @@ def target_runs(spans: Sequence[TokenSpan], tokens: int) -> WeightRuns:
     return tuple(runs)
 
 
-def trained_bytes(text: TokenizedText, row: Row, vocabulary: Vocabulary) -> int:
+def trained_bytes(text: TokenizedText, row: WeightedTokens, vocabulary: Vocabulary) -> int:
     """Count the UTF-8 bytes of the text that targets with weight stand for."""
     spans = [(max(start, 1), end) for start, end, _ in row.spans]
     if text.byte_ends is not None:

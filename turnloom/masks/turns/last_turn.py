@@ -186,16 +186,20 @@ def _begin(
             else "the template prints no generation prompt or role before this turn, so its start can't be told",
             message_index=index,
         )
+    warning = f"messages[{index}]: {_without_prompt(prompt, header, appended)}"
+    return _Begin(position, "header", header, (warning,))
+
+
+def _without_prompt(prompt: str | None, header: str, appended: str) -> str:
+    """Return the warning that a turn is told by its header, because no prompt ends where it begins."""
     if prompt is None:
-        warning = f"the template renders no prompt before this turn; it counts from {header!r} on"
-    elif header == appended:
-        warning = f"the template prints other white space before {header!r} with this turn than without it"
-    else:
-        warning = (
-            f"the template does not render this turn after its own generation prompt {appended!r}; it counts from"
-            f" {header!r} on"
-        )
-    return _Begin(position, "header", header, (f"messages[{index}]: {warning}",))
+        return f"the template renders no prompt before this turn; it counts from {header!r} on"
+    if header == appended:
+        return f"the template prints other white space before {header!r} with this turn than without it"
+    return (
+        f"the template does not render this turn after its own generation prompt {appended!r}; it counts from"
+        f" {header!r} on"
+    )
 
 
 def _header(control: AddedTokenFinder, gap: str, appended: str) -> tuple[int, str]:

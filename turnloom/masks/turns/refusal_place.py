@@ -16,7 +16,7 @@ from turnloom.masks.template.compiled import CompiledTemplate
 from turnloom.masks.template.render import Settings, render_plain
 
 
-class Refused(NamedTuple):
+class RefusedRequest(NamedTuple):
     """A conversation that its template refuses."""
 
     messages: Sequence[Message]
@@ -33,7 +33,7 @@ class _Other(NamedTuple):
     message: Message
 
 
-def placed(refusal: TemplateRefused, asked: Refused) -> TemplateRefused:
+def placed(refusal: TemplateRefused, asked: RefusedRequest) -> TemplateRefused:
     """Return the refusal with the message and field that it is about; unchanged where that can't be determined.
 
     Args:
@@ -55,7 +55,7 @@ def placed(refusal: TemplateRefused, asked: Refused) -> TemplateRefused:
     return TemplateRefused(refusal.message, message_index=index)
 
 
-def _refused(asked: Refused, messages: Sequence[Message]) -> str:
+def _refused(asked: RefusedRequest, messages: Sequence[Message]) -> str:
     """Return the template's error message; empty where it accepts these messages."""
     try:
         render_plain(messages, asked.tools, asked.template, asked.settings)

@@ -39,7 +39,7 @@ from turnloom.masks.turns.generation_blocks import block_spans
 from turnloom.masks.turns.message_spans import MessageSpanFinder
 from turnloom.masks.turns.next_header import HeaderRule, ended_by_header, final_stop, unclosed, without_unclosed
 from turnloom.masks.turns.prefixes import EXACT_MESSAGES, Cut, Prefixes, cuts
-from turnloom.masks.turns.refusal_place import Refused, placed
+from turnloom.masks.turns.refusal_place import RefusedRequest, placed
 from turnloom.masks.turns.span_parts import has_text
 
 #: Sets of settings (template kwargs, dates, ...) remembered for one model.
@@ -193,7 +193,7 @@ def rendered(request: Request) -> Rendered:
         refusal: PreprocessError = error
         if isinstance(error, TemplateRefused):
             chat = request.chat
-            asked = Refused(request.messages, chat.tools, chat.template, request.settings)
+            asked = RefusedRequest(request.messages, chat.tools, chat.template, request.settings)
             refusal = placed(error, asked)
         advice = way_out(request.chat.template, request.options, request.settings, partial(_works, request))
         raise with_advice(refusal, advice) from None

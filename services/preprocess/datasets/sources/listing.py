@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import fsspec
 
-from services.preprocess.domain.source_errors import SourceNotAllowed, SourceNotFound, SourceNotKnown, SourceNotReadable
+from services.preprocess.datasets.sources.opening import readable
+from services.preprocess.domain.source_errors import SourceNotAllowed, SourceNotFound, SourceNotKnown
 from services.preprocess.domain.source_location import Location, below
 from turnloom.reading.file_kinds import KINDS, is_data
 
@@ -21,7 +22,7 @@ class Folders(Protocol):
     def isdir(self, path: str) -> bool: ...  # noqa: D102  # fsspec's
     def isfile(self, path: str) -> bool: ...  # noqa: D102
     def find(self, path: str) -> list[str]: ...  # noqa: D102
-    def glob(self, path: str) -> list[str]: ...  # noqa: D102
+    def glob(self, path: str, detail: bool) -> Mapping[str, Mapping[str, object]]: ...  # noqa: D102
     def unstrip_protocol(self, path: str) -> str: ...  # noqa: D102
 
 
@@ -79,14 +80,13 @@ def _leads_out(name: str, roots: Sequence[str]) -> bool:
 
 
 def _url_files(url: str) -> list[str] | None:
-    try:
+    with readable(url, hint="Check the URL and its credentials."):
         found, path = fsspec.core.url_to_fs(url)
         system = cast(Folders, found)
         if system.isfile(path):
             return [url]
-        names = system.find(path) if system.isdir(path) else system.glob(path)
-        return sorted(str(system.unstrip_protocol(name)) for name in names if system.isfile(name)) or None
-    except (OSError, ValueError, ImportError) as error:
-        raise SourceNotReadable(
-            f"{url} can't be looked at: {error}", hint="Check the URL and its credentials."
-        ) from error
+        if system.isdir(path):
+            names = system.find(path)
+        else:  # not isfile() of each: it says no where the store gives no answer
+            names = [name for name, about in system.glob(path, detail=True).items() if about["type"] == "file"]
+        return sorted(str(system.unstrip_protocol(name)) for name in names) or None

@@ -34,7 +34,7 @@ from services.preprocess.domain.source_errors import (
 from services.preprocess.domain.source_location import locate
 from services.store.records import DatasetRecord
 from services.store.shards.files import ShardWriter
-from turnloom.masks.domain.example import Preprocessed, TokenizedExample
+from turnloom.masks.domain.example import PreprocessedConversation, TokenizedExample
 
 ROWS: Final = "rows"  #: name of the format, and kind of a piece
 DESCRIPTION: Final = "turnloom.json"  #: as turnloom.masks.columns names it
@@ -141,12 +141,12 @@ def take_rows(
         return ShardResult(file, lease.read, 0, build.totals())
 
 
-def _conversations(piece: Piece) -> Iterator[tuple[int, Preprocessed]]:
+def _conversations(piece: Piece) -> Iterator[tuple[int, PreprocessedConversation]]:
     with opened(piece.url) as file, pq.ParquetFile(file) as table:
         batches = table.iter_batches(batch_size=BATCH, columns=list(COLUMNS), use_threads=False)
         rows = (row for batch in batches for row in batch.to_pylist())
         for position, some in groupby(rows, key=lambda row: int(row["conversation"])):
-            yield position, Preprocessed([_example(row) for row in some])
+            yield position, PreprocessedConversation([_example(row) for row in some])
 
 
 def _example(row: Mapping[str, Any]) -> TokenizedExample:

@@ -21,7 +21,7 @@ from services.store.shards.files import ShardFile, ShardWriter
 from turnloom.foreign.columns import UnusedColumns
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import Options
 from turnloom.masks.model import Model
 from turnloom.masks.pipeline import preprocess_each
@@ -99,7 +99,7 @@ def wanted(shard: Shard) -> Iterator[tuple[int, RawRow]]:
 
 def _preprocessed(
     items: Sequence[Conversation | PreprocessError], making: Making
-) -> list[Preprocessed | PreprocessError]:
+) -> list[PreprocessedConversation | PreprocessError]:
     results = preprocess_each(items, making.options, making.model)
     for result in results:
         if isinstance(result, InvalidOption):  # wrong for every conversation

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnloom.masks.domain.example import Preprocessed, TokenizedExample
+from turnloom.masks.domain.example import PreprocessedConversation, TokenizedExample
 from turnloom.masks.domain.length_statistics import EDGES, Statistics
 
 
@@ -19,8 +19,8 @@ def example(tokens: int, trained: int, cut: int = 0) -> TokenizedExample:
 
 def test_totals_count_examples_tokens_and_what_was_cut() -> None:
     statistics = Statistics()
-    statistics.add(Preprocessed([example(10, 4), example(20, 5, cut=2)]))
-    statistics.add(Preprocessed([example(40, 6)]))
+    statistics.add(PreprocessedConversation([example(10, 4), example(20, 5, cut=2)]))
+    statistics.add(PreprocessedConversation([example(40, 6)]))
     summary = statistics.summary()
     assert (summary.conversations, summary.examples, summary.tokens, summary.loss_tokens) == (2, 3, 70, 15)
     assert (summary.truncated_examples, summary.truncated_tokens, summary.truncated_loss_tokens) == (1, 2, 2)
@@ -38,7 +38,7 @@ def test_nothing_added_gives_zeros() -> None:
 def test_each_example_is_in_one_bucket_and_quantiles_are_sizes_that_occur(sizes: list[int]) -> None:
     statistics = Statistics()
     for size in sizes:
-        statistics.add(Preprocessed([TokenizedExample(np.zeros(size, np.int32), ((size - 1, 1.0),))]))
+        statistics.add(PreprocessedConversation([TokenizedExample(np.zeros(size, np.int32), ((size - 1, 1.0),))]))
     lengths = statistics.summary().lengths
     assert sum(lengths.counts) == len(sizes)
     bounds = [0, *EDGES, 10**9]

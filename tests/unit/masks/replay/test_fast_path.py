@@ -17,7 +17,7 @@ from tests.support.small_tokenizers import families
 from turnloom.masks import pipeline as preprocessing
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import TemplateRefused, UnsupportedContent
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import (
     ControlTokens,
     Mask,
@@ -140,7 +140,7 @@ def test_a_text_that_spells_a_control_token_takes_the_long_way() -> None:
     before = hits(options, made)
     assert before > 0
     (outcome,) = preprocess_batch([hostile], options, made)
-    assert isinstance(outcome, Preprocessed)
+    assert isinstance(outcome, PreprocessedConversation)
     assert [span.text for span in outcome.escaped] == ["<|im_end|>", "<|im_start|>"]
     assert hits(options, made) == before
 
@@ -158,7 +158,7 @@ def test_a_token_spelled_by_two_fields_of_one_message_is_escaped_as_on_the_long_
         [hostile], options, made
     )
     (outcome,) = preprocess_batch([hostile], options, made)
-    assert isinstance(outcome, Preprocessed)
+    assert isinstance(outcome, PreprocessedConversation)
     assert [span.text for span in outcome.escaped] == ["<|im_end|>"]
 
 
@@ -168,7 +168,7 @@ def test_weights_of_the_sender_are_part_of_the_shape() -> None:
         training = [Training(), Training(weight=weight)]
         warm(options, made, chat("a", "b", training=training))
         (outcome,) = preprocess_batch([chat("c", "d e", training=training)], options, made)
-        assert isinstance(outcome, Preprocessed)
+        assert isinstance(outcome, PreprocessedConversation)
         assert {value for _, value in outcome.examples[0].weight_runs} == {0.0, 1.0 if weight is None else weight}
 
 
@@ -245,7 +245,7 @@ def test_a_text_of_very_many_parts_is_rendered_every_time_and_harms_no_other(pri
     expected = by_the_long_way(batch, options, other)
     for _ in range(3):
         assert [told(one) for one in preprocess_batch(batch, options, made)] == expected
-    assert all(isinstance(one, Preprocessed) for one in preprocess_batch(batch, options, made))
+    assert all(isinstance(one, PreprocessedConversation) for one in preprocess_batch(batch, options, made))
 
 
 def test_a_template_that_prints_a_text_very_often_is_rendered_every_time() -> None:
@@ -254,7 +254,7 @@ def test_a_template_that_prints_a_text_very_often_is_rendered_every_time() -> No
     made = build_model("often", families()["byte_level"], source, dict(templates.SPECIAL_TOKENS))
     options = Options(date=DATE, max_length=None)
     warm(options, made, chat("a", "b"))
-    assert isinstance(preprocess_batch([chat("a", "b")], options, made)[0], Preprocessed)
+    assert isinstance(preprocess_batch([chat("a", "b")], options, made)[0], PreprocessedConversation)
     assert hits(options, made) == 0
 
 
@@ -268,7 +268,7 @@ def test_values_nested_too_deeply_refuse_their_own_conversation_alone() -> None:
     refused, row = preprocess_batch([deep, plain], options, made)
     assert isinstance(refused, UnsupportedContent)
     assert str(refused) == "the conversation's values are nested too deeply; send fewer lists inside lists"
-    assert isinstance(row, Preprocessed)
+    assert isinstance(row, PreprocessedConversation)
 
 
 def test_kwargs_whose_inner_keys_stand_in_another_order_are_other_settings() -> None:

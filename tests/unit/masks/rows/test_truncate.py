@@ -4,12 +4,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnloom.masks.domain.example import Row
+from turnloom.masks.domain.example import WeightedTokens
 from turnloom.masks.rows.truncate import cut_left, cut_right
 
 
-def row(size: int, spans: list[tuple[int, int, float]]) -> Row:
-    return Row(np.arange(size, dtype=np.int32), spans)
+def row(size: int, spans: list[tuple[int, int, float]]) -> WeightedTokens:
+    return WeightedTokens(np.arange(size, dtype=np.int32), spans)
 
 
 def test_right_keeps_the_first_tokens_and_what_they_weigh() -> None:

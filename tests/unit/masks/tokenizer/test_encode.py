@@ -19,7 +19,7 @@ from tests.support.small_tokenizers import (
     with_flags,
     word_piece,
 )
-from turnloom.masks.domain.example import Row
+from turnloom.masks.domain.example import WeightedTokens
 from turnloom.masks.domain.options import ControlTokens
 from turnloom.masks.domain.rendered_text import View
 from turnloom.masks.tokenizer.encode import (
@@ -291,7 +291,7 @@ def test_trained_bytes_are_those_of_the_trained_text(family: str) -> None:
     found = tokens_of(view, words)
     span = view.message_spans[1]
     spans = token_spans(found, [(span.start, span.end, 1.0)], words)
-    assert trained_bytes(found, Row(found.token_ids, spans), words) == len("the quick brown fox<|im_end|>")
+    assert trained_bytes(found, WeightedTokens(found.token_ids, spans), words) == len("the quick brown fox<|im_end|>")
 
 
 def test_every_special_token_of_the_small_tokenizers_is_known() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.preprocess.wire.batch import examples, rows_of, token_batch
 from turnloom.masks.domain.errors import PreprocessError
-from turnloom.masks.domain.example import Preprocessed, TokenizedExample
+from turnloom.masks.domain.example import PreprocessedConversation, TokenizedExample
 from turnloom.v1 import types_pb2 as pb
 
 RUNS = st.lists(
@@ -45,7 +45,15 @@ def test_a_batch_gives_back_its_rows(given_rows: list[tuple[int, TokenizedExampl
 
 def test_bad_conversations_give_no_rows_and_shift_no_index() -> None:
     row = TokenizedExample(np.array([1, 2], dtype=np.int32), ((1, 1.0),))
-    found = rows_of(10, [PreprocessError("no"), Preprocessed([row, row]), PreprocessError("no"), Preprocessed([row])])
+    found = rows_of(
+        10,
+        [
+            PreprocessError("no"),
+            PreprocessedConversation([row, row]),
+            PreprocessError("no"),
+            PreprocessedConversation([row]),
+        ],
+    )
     assert [index for index, _ in found] == [11, 11, 13]
 
 

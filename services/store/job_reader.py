@@ -1,0 +1,137 @@
+"""Read jobs: one, some, or a page of them by state, label and owner. Changes nothing; jobs.py does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import cast
+
+from services.store import keys
+from services.store.connection import StoreRedis
+from services.store.errors import NotFound, RequestMismatch
+from services.store.job_record import read_job
+from services.store.pages import Page, newest
+from services.store.records import HELD, JobRecord, JobState
+
+log = logging.getLogger("turnloom.store")
+
+
+class JobReader:
+    """All jobs in one Redis, to be read."""
+
+    def __init__(self, client: StoreRedis) -> None:
+        self._client = client
+
+    def find_request(self, owner: str, request_id: str, content_hash: str) -> JobRecord | None:
+        """Find the job that a request_id made; None: unknown. Raises RequestMismatch for other content."""
+        made = cast(dict[str, str], self._client.hgetall(keys.request("job", owner, request_id)))
+        if not made:
+            return None
+        if made["hash"] != content_hash:
+            raise RequestMismatch(f"this request_id made {made['id']} from other content; use a new request_id")
+        return self.get(made["id"])
+
+    def get(self, job_id: str) -> JobRecord:
+        """Return one job, read atomically. Raises NotFound."""
+        stored = cast(dict[str, str], self._client.hgetall(keys.job(job_id)))
+        if not stored:
+            raise NotFound(f"there is no job {job_id}")
+        return read_job(job_id, stored)
+
+    def list(
+        self,
+        *,
+        page_size: int = 100,
+        page_token: str = "",
+        states: Collection[JobState] = (),
+        metadata: Mapping[str, str] | None = None,
+        owner: str | None = None,
+    ) -> Page[JobRecord]:
+        """List jobs newest first. Empty `states`: all; `metadata`: jobs with all these labels; `owner` None: any."""
+        wanted = dict(metadata or {})
+        found: list[JobRecord] = []
+        token = page_token
+        indexes = self._indexes(states, wanted, owner)
+        while True:
+            names = newest(self._client, indexes, token, page_size)
+            for job, position in zip(self._read([name for name, _ in names]), names, strict=True):
+                token = position[1]
+                if job is None or (states and job.state not in states):
+                    continue
+                if owner in (None, job.spec.owner) and wanted.items() <= dict(job.spec.metadata).items():
+                    found.append(job)
+                if len(found) == page_size:
+                    return Page(found, token if newest(self._client, indexes, token, 1) else "")
+            if len(names) < page_size:
+                return Page(found)
+
+    def active(self) -> Sequence[JobRecord]:
+        """Return every job in a non-terminal state, in no order."""
+        names = sorted(cast(set[str], self._client.smembers(keys.ACTIVE)))
+        return [job for job in self._read(names) if job is not None]
+
+    def in_states(self, states: Collection[JobState]) -> Sequence[JobRecord]:
+        """Return the jobs in any of these states, oldest first within each."""
+        return [job for job in self._read(self.names_in(states)) if job is not None]
+
+    def get_many(self, names: Collection[str]) -> Sequence[JobRecord]:
+        """Return those of these jobs that exist."""
+        return [job for job in self._read(names) if job is not None]
+
+    def names_in(self, states: Collection[JobState]) -> Sequence[str]:
+        """Return the ids of jobs in any of these states."""
+        pipe = self._client.pipeline(transaction=False)
+        for state in states:
+            pipe.zrange(keys.state(state.value), 0, -1)
+        return [name for names in cast(Sequence[Sequence[str]], pipe.execute()) for name in names]
+
+    def finished(self, since: float, until: float) -> Sequence[JobRecord]:
+        """Return jobs that ended between two times (seconds since 1970, both included)."""
+        names = cast(list[str], self._client.zrangebyscore(keys.FINISHED, since, until))
+        return [job for job in self._read(names) if job is not None]
+
+    def unarchived(self) -> Sequence[JobRecord]:
+        """Return jobs in a terminal state whose ledger is in Redis only."""
+        names = sorted(cast(set[str], self._client.smembers(keys.UNARCHIVED)))
+        return [job for job in self._read(names) if job is not None]
+
+    def unheld(self) -> Sequence[JobRecord]:
+        """Return jobs that lacked a needed lease when asked; `expire` looks again before it acts."""
+        names = self.names_in((*HELD, JobState.VALIDATING))
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.exists(keys.lease(name))
+        return self.get_many([name for name, held in zip(names, pipe.execute(), strict=True) if not held])
+
+    def _indexes(self, states: Collection[JobState], labels: Mapping[str, str], owner: str | None) -> Sequence[str]:
+        """Return the keys of the shortest index that holds every requested job."""
+        choices = [[keys.JOBS]]
+        if states:
+            choices.append([keys.state(state.value) for state in states])
+        if owner is not None:
+            choices.append([keys.owner(owner)])
+        choices += [[keys.label(key, value)] for key, value in labels.items()]
+        if len(choices) == 1 or not self._client.exists(keys.INDEXED):
+            return choices[0]
+        pipe = self._client.pipeline(transaction=False)
+        for choice in choices:
+            for index in choice:
+                pipe.zcard(index)
+        sizes = iter(cast(Sequence[int], pipe.execute()))
+        return min(choices, key=lambda choice: sum(next(sizes) for _ in choice))
+
+    def _read(self, names: Collection[str]) -> Sequence[JobRecord | None]:
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.hgetall(keys.job(name))
+        stored = cast(list[dict[str, str]], pipe.execute())
+        return [_readable(name, table) for name, table in zip(names, stored, strict=True)]
+
+
+def _readable(name: str, table: Mapping[str, str]) -> JobRecord | None:
+    """Read one of many jobs: a broken record must not hide or stop the others. `get` raises for it."""
+    try:
+        return read_job(name, table) if table else None
+    except (ValueError, KeyError) as error:
+        log.error("job %s is left out, its record can't be read: %s", name, error)
+        return None
