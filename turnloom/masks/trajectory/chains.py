@@ -71,12 +71,12 @@ class Nodes:
         return found
 
 
-class Steps:
+class LoopPieces:
     """What the steps of a loop over messages printed: of a chain that later messages can't change, and behind it."""
 
     __slots__ = ("chain", "count", "edge", "first", "way")
 
-    def __init__(self, chain: Chain, count: int, edge: list[Piece], first: int, way: int) -> None:
+    def __init__(self, chain: StableSteps, count: int, edge: list[Piece], first: int, way: int) -> None:
         self.chain = chain
         self.count = count  #: steps of the chain
         self.edge = edge  #: pieces of the steps behind them
@@ -99,7 +99,7 @@ class Steps:
         return node
 
 
-class Chain:
+class StableSteps:
     """The steps of a loop that begins in one state, as far as no later message can change them."""
 
     __slots__ = ("keep", "needs", "nodes", "pieces", "states")

@@ -16,7 +16,7 @@ from turnloom.masks.template.provenance.messages import traced_tools
 from turnloom.masks.template.provenance.strings import plain, runs_of
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDED_NAMES
 from turnloom.masks.trajectory.folds import Folded, with_folds
-from turnloom.masks.trajectory.program import Items, Leaf, Piece, Program, add_run
+from turnloom.masks.trajectory.program import End, Items, Piece, Program, add_run
 from turnloom.masks.trajectory.straight import source_of
 from turnloom.masks.trajectory.tape import Code
 from turnloom.masks.trajectory.walking import run_fold
@@ -80,7 +80,7 @@ class Family:
         self.code = Code()
         self.paths = 0
 
-    def straightened(self, program: Program) -> Callable[..., tuple[Leaf, list[Any]]] | None:
+    def straightened(self, program: Program) -> Callable[..., tuple[End, list[Any]]] | None:
         """Return a program's tree as one function."""
         written = source_of(program)
         return None if written is None else self.code.function(*written, _run_fold=run_fold)

@@ -131,7 +131,7 @@ class Keep(Path):
 
 
 @dataclass(slots=True, eq=False)
-class Leaf(Path):
+class End(Path):
     """The end: what is printed, and how far the questions before looked."""
 
     printed: Callable[..., Piece]
@@ -174,7 +174,7 @@ class Program:
     root: Path | None = None
     spaces: tuple[int, ...] = ()  #: variables that are namespaces
     walks: int = 0  #: since the tree grew
-    straight: Callable[..., tuple[Leaf, list[Any]]] | None = None  #: the tree as one function
+    straight: Callable[..., tuple[End, list[Any]]] | None = None  #: the tree as one function
 
 
 def kind(value: Any) -> object:

@@ -19,10 +19,10 @@ from turnloom.masks.trajectory.handing import Later, Tools, handed, taken
 from turnloom.masks.trajectory.numbers import total
 from turnloom.masks.trajectory.program import (
     WHOLE,
+    End,
     Fold,
     Items,
     Keep,
-    Leaf,
     MissError,
     Path,
     Piece,
@@ -87,7 +87,7 @@ class Recorder:
     def _is_current(self, tape: Tape) -> bool:
         return bool(self._tapes) and self._tapes[-1] is tape
 
-    def _finish(self, program: Program, tape: Tape, body: Callable[[], Any]) -> Leaf:
+    def _finish(self, program: Program, tape: Tape, body: Callable[[], Any]) -> End:
         """Run a body and add its path."""
         family = self._family
         self._tapes.append(tape)
@@ -202,7 +202,7 @@ class Recorder:
             del made[known:], origins[known:]
         return pieces
 
-    def _recorded(self, program: Program, given: Given, values: Sequence[Any], caller: Macro) -> tuple[Leaf, list[Any]]:
+    def _recorded(self, program: Program, given: Given, values: Sequence[Any], caller: Macro) -> tuple[End, list[Any]]:
         tape = self._tape(given, over_messages=program.items.messages)
         item: tuple[Any, ...]
         if program.items.messages:

@@ -11,9 +11,9 @@ from turnloom.masks.domain.conversation import JSON, Message
 from turnloom.masks.domain.rendered_text import UNKNOWN, RenderedText
 from turnloom.masks.replay.symbols import RefusedError
 from turnloom.masks.template.render import with_reasoning_names
-from turnloom.masks.trajectory.chains import NO_MESSAGE, Chain, Node, Nodes, Steps
+from turnloom.masks.trajectory.chains import NO_MESSAGE, LoopPieces, Node, Nodes, StableSteps
 from turnloom.masks.trajectory.family import Family
-from turnloom.masks.trajectory.program import EMPTY, Keep, Leaf, MissError, Piece, Program, UnreplayableError
+from turnloom.masks.trajectory.program import EMPTY, End, Keep, MissError, Piece, Program, UnreplayableError
 from turnloom.masks.trajectory.recorder import Recorder
 from turnloom.masks.trajectory.steps import Step, Tail, frozen, restore
 from turnloom.masks.trajectory.walking import walk, walked
@@ -22,7 +22,7 @@ _LOG: Final = logging.getLogger(__name__)
 #: Attempts to record what one render lacks: each learns all that it meets.
 ATTEMPTS: Final = 2
 #: The chain of a loop whose steps are told one by one.
-_NOTHING: Final = Chain()
+_NOTHING: Final = StableSteps()
 
 
 class Sender:
@@ -51,9 +51,9 @@ class Sender:
         self.nodes = Nodes()
         self._pieces: dict[int, list[Piece]] = {}  #: of each message, by position: those that differ
         self._steps: dict[tuple[Program, int], list[Step]] = {}
-        self._chains: dict[Any, Chain] = {}
+        self._chains: dict[Any, StableSteps] = {}
         self._tails: dict[Any, list[Tail]] = {}
-        self._folds: dict[Any, tuple[Steps, list[dict[str, Any]]]] = {}
+        self._folds: dict[Any, tuple[LoopPieces, list[dict[str, Any]]]] = {}
         self._renders: dict[Any, Node] = {}
         #: (step, message) of text of a message that is printed elsewhere than by the message's own step
         self.elsewhere: set[tuple[int, int]] = set()
@@ -149,12 +149,12 @@ class Sender:
             finally:
                 self._folds.clear()
 
-    def _chained(self, leaf: Leaf, given: Any, folds: list[Any]) -> Node:
+    def _chained(self, leaf: End, given: Any, folds: list[Any]) -> Node:
         node = self.nodes.root
         for part in leaf.stretches:
             if isinstance(part, int):
                 steps = folds[part]
-                if type(steps) is Steps:
+                if type(steps) is LoopPieces:
                     node = steps.after(node, self.nodes)
                 else:
                     for piece in steps:
@@ -172,7 +172,7 @@ class Sender:
         values: list[Any],
         origins: list[Any],
         first: int | None = None,
-    ) -> Steps:
+    ) -> LoopPieces:
         """Run a loop over messages; what no later message can change is taken from an earlier render.
 
         Args:
@@ -243,11 +243,11 @@ class Sender:
         origins: list[Any],
         state: tuple[object, ...],
         plain: tuple[object, ...],
-    ) -> Steps:
+    ) -> LoopPieces:
         first, spaces = program.items.start, program.spaces
         chain = self._chains.get(state)
         if chain is None:
-            chain = self._chains[state] = Chain((list(values), list(origins)))
+            chain = self._chains[state] = StableSteps((list(values), list(origins)))
         known = bisect_right(chain.needs, self._common)
         if known:
             restore(values, spaces, chain.states[known - 1])
@@ -263,7 +263,7 @@ class Sender:
                 known += 1
             else:
                 edge.append(piece)
-        return Steps(chain, known, edge, first, 1)
+        return LoopPieces(chain, known, edge, first, 1)
 
     def _tailed(
         self,
@@ -274,7 +274,7 @@ class Sender:
         values: list[Any],
         origins: list[Any],
         plain: tuple[object, ...],
-    ) -> Steps:
+    ) -> LoopPieces:
         """Run a loop; what comes after a message is remembered by what it reads.
 
         Args:
@@ -312,4 +312,4 @@ class Sender:
                 self._tails.setdefault((program, at, shown, plain), []).append(Tail(tail, pieces))
             else:
                 kept = False
-        return Steps(_NOTHING, 0, pieces, order.start, order.step)
+        return LoopPieces(_NOTHING, 0, pieces, order.start, order.step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from turnloom.masks.trajectory.program import EMPTY, Held, Leaf, Missing, Piece
+from turnloom.masks.trajectory.program import EMPTY, End, Held, Missing, Piece
 
 
 class Step:
@@ -19,7 +19,7 @@ class Step:
         needs: int,
         reads: tuple[tuple[int, str, Any], ...],
         sets: tuple[tuple[int, str, Any], ...],
-        leaf: Leaf | None = None,
+        leaf: End | None = None,
         state: object = None,
     ) -> None:
         self.piece = piece

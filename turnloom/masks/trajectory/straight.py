@@ -8,9 +8,9 @@ from typing import Any, Final
 from turnloom.masks.trajectory.program import (
     ARGUMENTS,
     Ask,
+    End,
     Fold,
     Keep,
-    Leaf,
     Load,
     Make,
     MissError,
@@ -60,7 +60,7 @@ class _Writer:
                 self.lines.append(f"{pad}raise MissError")
             elif isinstance(node, Ask):
                 self._question(node, depth)
-            elif isinstance(node, Leaf):
+            elif isinstance(node, End):
                 self.lines.append(f"{pad}return {self._name(node)}, F")
             elif isinstance(node, Load | Make | Store | Fold | Keep):
                 self._act(node, pad)

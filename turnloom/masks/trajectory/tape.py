@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from turnloom.masks.domain.rendered_text import Origin
 from turnloom.masks.replay.symbols import Atom, RefusedError, Symbol
 from turnloom.masks.trajectory import program
-from turnloom.masks.trajectory.program import ARGUMENTS, WHOLE, Ask, Fold, Keep, Leaf, Load, Make, Path, Printed, Store
+from turnloom.masks.trajectory.program import ARGUMENTS, WHOLE, Ask, End, Fold, Keep, Load, Make, Path, Printed, Store
 
 #: What reads more than the item and its position.
 _OTHERS: Final = re.compile(r"\b[MnVO]\b")
@@ -215,7 +215,7 @@ class Tape:
         self.folds.append(pieces)
         return len(self.folds) - 1
 
-    def leaf(self, atoms: Iterable[Atom]) -> Leaf:
+    def leaf(self, atoms: Iterable[Atom]) -> End:
         """End the path."""
         parts: list[Printed] = []
         for name, text, from_ in atoms:
@@ -253,7 +253,7 @@ class Tape:
             asked = [(step, answer) for step, answer in self.steps if isinstance(step, Ask) and "V[" in step.source]
             trail = tuple([(step.ask, answer) for step, answer in asked])
         printed = self.code.printer(whole)
-        return Leaf(printed, reach, stateless, reads, sets, trail, whole, own, blanks, self._stretches(whole))
+        return End(printed, reach, stateless, reads, sets, trail, whole, own, blanks, self._stretches(whole))
 
     def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Callable[..., Any] | int, ...]:
         made: list[Callable[..., Any] | int] = []

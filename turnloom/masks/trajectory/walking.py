@@ -6,9 +6,9 @@ from typing import Any, cast
 
 from turnloom.masks.trajectory.program import (
     Ask,
+    End,
     Fold,
     Keep,
-    Leaf,
     Load,
     Make,
     MissError,
@@ -24,7 +24,7 @@ from turnloom.masks.trajectory.straight import WALKS
 from turnloom.masks.trajectory.tape import Given
 
 
-def walk(program: Program, arguments: Given, sender: Any) -> tuple[Leaf, list[Any]]:
+def walk(program: Program, arguments: Given, sender: Any) -> tuple[End, list[Any]]:
     """Return where an item's answers lead, and what the loops on the way printed.
 
     Raises:
@@ -50,7 +50,7 @@ def walk(program: Program, arguments: Given, sender: Any) -> tuple[Leaf, list[An
             kind = type(node)
             if kind is Ask:
                 node = node.answers.get(node.ask(*arguments))  # type: ignore[union-attr]
-            elif kind is Leaf:
+            elif kind is End:
                 return node, folds  # type: ignore[return-value]
             elif kind is Fold:
                 folds.append(run_fold(node, arguments, sender))  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def run_fold(fold: Fold, arguments: Given, sender: Any) -> list[Piece]:
     return pieces
 
 
-def walked(program: Program, arguments: Given, sender: Any) -> tuple[Leaf, Piece]:
+def walked(program: Program, arguments: Given, sender: Any) -> tuple[End, Piece]:
     """Return where an item's answers lead, and what is printed of it; errors as `walk`."""
     leaf, folds = walk(program, arguments, sender)
     own = program.items.messages and leaf.blanks is not None and not any(folds[at] for at in leaf.blanks)
