@@ -91,7 +91,9 @@ class Family:
         if template is None:
             assert self.compiled is not None, "only then is there a loop"
             folded = self.compiled[1]
-            body = [*map(deepcopy, folded.macros), deepcopy(folded.sites[site].loop)]
+            loop = deepcopy(folded.sites[site].loop)
+            loop.iter = nodes.Name("tools", "load")  # it may have another name in a macro
+            body = [*map(deepcopy, folded.macros), loop]
             tree = nodes.Template(body, lineno=1)
             tree.set_environment(_TRACED)
             template = Template.from_code(_TRACED, _TRACED.compile(tree), _TRACED.make_globals(None))

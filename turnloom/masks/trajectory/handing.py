@@ -58,6 +58,9 @@ class Later(NamedTuple):
 
 def handed(value: Any) -> Handed:
     """Return how a variable is handed to a body, with its kind."""
+    own: Any = getattr(value, "tape", None) if is_symbolic(value) else None
+    if own is not None:
+        own.check()
     if isinstance(value, Undefined):
         return Handed(("undefined", value._undefined_name))
     if isinstance(value, Macro):
@@ -83,6 +86,7 @@ def handed(value: Any) -> Handed:
     if type(value) is Fraction:
         return Handed(("fraction",), value.source)
     if type(value) is Space:
+        value._tape.check()
         return Handed(("space",), f"V[{value._variable}]")
     if is_symbolic(value) or isinstance(value, LoopContext):
         return Handed(("unusable",))

@@ -51,6 +51,8 @@ class Number(Opaque):
         return int
 
     def _with(self, other: object, times: int) -> Number:
+        if type(other) is Number and other.tape is not self.tape:
+            raise RefusedError("a number of another body")
         form, value = _form_of(other)
         added = dict(self.form)
         for name, count in form.items():

@@ -143,6 +143,9 @@ class Recorder:
         if not items.pairs and len(site.targets) != 1:
             raise RefusedError("parts of items")
         tape.check()
+        spaces = [value._variable for value in values if type(value) is Space]
+        if len(set(spaces)) < len(spaces):
+            raise RefusedError("one namespace under two names")
         given_to = [handed(value) for value in values]
         program = self._family.program(number, items, tuple(one.kind for one in given_to))
         code = self._family.code

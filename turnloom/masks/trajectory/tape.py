@@ -249,7 +249,14 @@ class Tape:
             shared = [at for at, step in enumerate(folds) if not (type(step) is Fold and step.own)]
             blanks = tuple([at for at in shared if at in whole])
         trail = None
-        if own and not sets and reads is not None and all(type(step) in (Ask, Load, Fold) for step, _ in self.steps):
+        loads = sum(type(step) is Load for step, _ in self.steps)
+        if (
+            own
+            and not sets
+            and reads is not None
+            and len(reads) == loads
+            and all(type(step) in (Ask, Load, Fold) for step, _ in self.steps)
+        ):
             asked = [(step, answer) for step, answer in self.steps if isinstance(step, Ask) and "V[" in step.source]
             trail = tuple([(step.ask, answer) for step, answer in asked])
         printed = self.code.printer(whole)

@@ -279,6 +279,7 @@ def held_source(value: Any, tape: Tape) -> str:
     if value is None or type(value) in (str, int, bool):
         return tape.constant(value)
     if type(value) is Number:
+        value.tape.check()
         tape.looked(WHOLE if depth_of(value.form, tape) else 0)
         return total(value.form)
     if isinstance(value, Opaque):
@@ -289,6 +290,9 @@ def held_source(value: Any, tape: Tape) -> str:
 
 def expression_of(value: Any) -> tuple[str, str]:
     """Return the expressions of a text or container, and of its origin."""
+    tape: Any = value._tape if type(value) is Symbol else getattr(value, "tape", None)
+    if tape is not None:
+        tape.check()
     if type(value) is Symbol:
         shown = [atom for atom in value._atoms if atom[0] or atom[1]]
         if len(shown) == 1 and shown[0][0]:
@@ -321,6 +325,7 @@ def wrapped(source: str, value: Any, origin: str, found: Any, tape: Tape) -> Any
 
 def written(value: Any, tape: Tape, arguments: Mapping[str, Any]) -> Symbol:
     """Return what `tojson` writes."""
+    tape.check()
     for argument in arguments.values():
         if argument is not None and type(argument) not in (bool, int, str, tuple):
             raise RefusedError("tojson with another argument")
