@@ -14,7 +14,7 @@ from tests.support.micro_trajectories import put_through, runs
 from tests.support.warm_and_fresh import unseen
 from tests.unit.masks.trajectory.test_walked_renders import LATER, QWEN
 from turnloom.masks.domain.conversation import Conversation, Training
-from turnloom.masks.domain.example import Preprocessed
+from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import ControlTokens, OnUnextendable, Options, TrainOn, TrainOnEot
 from turnloom.masks.model import Model
 from turnloom.masks.pipeline import preprocess_batch
@@ -73,7 +73,7 @@ def test_weights_and_control_tokens_of_a_trajectory_are_those_of_the_reference()
     some = [Conversation(messages, plain.tools, training), plain]
     assert outcomes(some, OPTIONS, model) == by_the_long_way(some, OPTIONS, unseen(QWEN))
     (first, _) = preprocess_batch(some, OPTIONS, model)
-    assert isinstance(first, Preprocessed)
+    assert isinstance(first, PreprocessedConversation)
     assert first.escaped
     assert hits(OPTIONS, model) == 4
 
