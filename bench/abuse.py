@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event
+from multiprocessing.synchronize import Event, Semaphore
 from pathlib import Path
 from statistics import quantiles
 from typing import Final
@@ -168,13 +168,16 @@ def attack(
     """
     seen, stop = Seen(), threading.Event()
     spawn = multiprocessing.get_context("spawn")
-    over, told = spawn.Event(), spawn.Queue()
+    over, ready, told = spawn.Event(), spawn.Semaphore(0), spawn.Queue()
     hostile: list[SpawnProcess] = [
-        spawn.Process(target=_attacker, args=(address, secrets["bad"], asked.connections, kind, over, told))
+        spawn.Process(target=_attacker, args=(address, secrets["bad"], asked.connections, kind, ready, over, told))
         for kind in ("loops", "floods")
     ]
     for process in hostile:
         process.start()
+    for _ in hostile:  # the messages take a while to make; nothing is measured before they come
+        if not ready.acquire(timeout=300):
+            raise RuntimeError("the attackers did not begin")
     jobs: list[Callable[[], None]] = [
         partial(_bystander, address, secrets[GOOD[number % len(GOOD)]], seen, stop) for number in range(asked.clients)
     ]
@@ -198,7 +201,15 @@ def attack(
     return seen, code, ended
 
 
-def _attacker(address: str, secret: str, connections: int, kind: str, over: Event, told: Queue[Counter[str]]) -> None:
+def _attacker(
+    address: str,
+    secret: str,
+    connections: int,
+    kind: str,
+    ready: Semaphore,
+    over: Event,
+    told: Queue[Counter[str]],
+) -> None:
     """Attack from a process of its own until `over`; half of the connections each, of which some say nonsense."""
     os.nice(19)
     host, _, port = address.rpartition(":")
@@ -211,7 +222,8 @@ def _attacker(address: str, secret: str, connections: int, kind: str, over: Even
             held.sendall(random.Random(number).randbytes(64))
         sockets.append(held)
     seen, stop = Seen(), threading.Event()
-    job, count = (_loops, 8) if kind == "loops" else (_floods, 4)
+    job, count = (_loops, 8) if kind == "loops" else (partial(_floods, large_messages()), 4)
+    ready.release()
     threads = [threading.Thread(target=job, args=(address, secret, seen, stop), daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -255,8 +267,8 @@ def _loops(address: str, secret: str, seen: Seen, stop: threading.Event) -> None
                 seen.codes[f"attacker: {error.code().name}"] += 1
 
 
-def _floods(address: str, secret: str, seen: Seen, stop: threading.Event) -> None:
-    """Messages of 57 MiB, long and short conversations by turns."""
+def large_messages() -> tuple[pb.PreprocessRequest, pb.PreprocessRequest]:
+    """A message of one long conversation, and one of many short messages; 57 MiB each."""
     longs = pb.PreprocessRequest(options=options(), conversations=[chat("x y " * (LARGE // 4), "z")], skip_bad=True)
     brief = [chat(f"q{i}", "a") for i in range(8)]
     shorts = pb.PreprocessRequest(options=options(), skip_bad=True)
@@ -264,6 +276,17 @@ def _floods(address: str, secret: str, seen: Seen, stop: threading.Event) -> Non
         one = shorts.conversations.add()
         for _ in range(LARGE // 512 // 40):
             one.messages.extend(brief[0].messages)
+    return longs, shorts
+
+
+def _floods(
+    messages: tuple[pb.PreprocessRequest, pb.PreprocessRequest],
+    address: str,
+    secret: str,
+    seen: Seen,
+    stop: threading.Event,
+) -> None:
+    """Send the large messages by turns."""
     with grpc.insecure_channel(
         address, options=[("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
     ) as channel:
@@ -271,7 +294,7 @@ def _floods(address: str, secret: str, seen: Seen, stop: threading.Event) -> Non
         while not stop.is_set():
             turn += 1
             try:
-                stub.Preprocess((longs, shorts)[turn % 2], metadata=bearer(secret), timeout=60)
+                stub.Preprocess(messages[turn % 2], metadata=bearer(secret), timeout=60)
                 seen.codes["flood: OK"] += 1
             except grpc.RpcError as error:
                 seen.codes[f"flood: {error.code().name}"] += 1

@@ -13,7 +13,7 @@ from services.store import keys
 from services.store.codec import decode, encode
 from services.store.connection import StoreRedis
 from services.store.errors import NotFound, RequestMismatch
-from services.store.pages import Page, newest, owned_index
+from services.store.pages import Filter, Page, dataset_groups
 from services.store.queueing.unwanted import UnwantedFile
 from services.store.records import DatasetRecord, DatasetState, ErrorRecord, Histogram, IssueRecord
 from services.store.scripts import Scripts
@@ -90,24 +90,22 @@ class Datasets:
         owner: str | None = None,
     ) -> Page[DatasetRecord]:
         """List datasets newest first, without issues, warnings and histograms. `owner` None: of every owner."""
-        found: list[DatasetRecord] = []
-        token, index = page_token, owned_index(self._client, keys.DATASETS, "datasets", owner)
-        while True:
-            names = newest(self._client, index, token, page_size)
-            pipe = self._client.pipeline(transaction=False)
-            for name, _ in names:
-                pipe.hgetall(keys.dataset(name))
-            tables = cast(Sequence[Mapping[str, str]], pipe.execute())
-            for table, (_, position) in zip(tables, names, strict=True):
-                token = position
-                record = _read(table) if table else None
-                if record and state in (None, record.state) and owner in (None, record.owner):
-                    bare = {"issues": (), "warnings": (), "length_histogram": Histogram()}
-                    found.append(replace(record, **bare, loss_token_histogram=Histogram()))  # type: ignore[arg-type]  # names and types are above
-                if len(found) == page_size:
-                    return Page(found, token if newest(self._client, index, token, 1) else "")
-            if len(names) < page_size:
-                return Page(found)
+        listed = Filter(
+            self._client,
+            dataset_groups(self._client, state.value if state is not None else None, owner),
+            self._bare,
+            lambda record: state in (None, record.state) and owner in (None, record.owner),
+        )
+        return listed.page(page_token, page_size)
+
+    def _bare(self, names: Sequence[str]) -> Sequence[DatasetRecord | None]:
+        """Read records without issues, warnings and histograms."""
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.hgetall(keys.dataset(name))
+        tables = cast(Sequence[Mapping[str, str]], pipe.execute())
+        without = {"issues": (), "warnings": (), "length_histogram": Histogram(), "loss_token_histogram": Histogram()}
+        return [replace(_read(table), **without) if table else None for table in tables]  # type: ignore[arg-type]  # names and types are above
 
     def progress(self, dataset_id: str, *, conversations_read: int, shards: int | None = None) -> None:
         """Record a dataset's progress. Raises IllegalEdge unless CREATING, which stops its maker."""

@@ -10,7 +10,7 @@ from services.store import keys
 from services.store.connection import StoreRedis
 from services.store.errors import NotFound, RequestMismatch
 from services.store.job_record import read_job
-from services.store.pages import Page, newest
+from services.store.pages import Filter, Page
 from services.store.records import HELD, JobRecord, JobState
 
 log = logging.getLogger("turnloom.store")
@@ -49,21 +49,13 @@ class JobReader:
     ) -> Page[JobRecord]:
         """List jobs newest first. Empty `states`: all; `metadata`: jobs with all these labels; `owner` None: any."""
         wanted = dict(metadata or {})
-        found: list[JobRecord] = []
-        token = page_token
-        indexes = self._indexes(states, wanted, owner)
-        while True:
-            names = newest(self._client, indexes, token, page_size)
-            for job, position in zip(self._read([name for name, _ in names]), names, strict=True):
-                token = position[1]
-                if job is None or (states and job.state not in states):
-                    continue
-                if owner in (None, job.spec.owner) and wanted.items() <= dict(job.spec.metadata).items():
-                    found.append(job)
-                if len(found) == page_size:
-                    return Page(found, token if newest(self._client, indexes, token, 1) else "")
-            if len(names) < page_size:
-                return Page(found)
+
+        def matches(job: JobRecord) -> bool:
+            known = owner in (None, job.spec.owner) and (not states or job.state in states)
+            return known and wanted.items() <= dict(job.spec.metadata).items()
+
+        listed = Filter(self._client, self._groups(states, wanted, owner), self._read, matches)
+        return listed.page(page_token, page_size)
 
     def active(self) -> Sequence[JobRecord]:
         """Return every job in a non-terminal state, in no order."""
@@ -73,6 +65,15 @@ class JobReader:
     def in_states(self, states: Collection[JobState]) -> Sequence[JobRecord]:
         """Return the jobs in any of these states, oldest first within each."""
         return [job for job in self._read(self.names_in(states)) if job is not None]
+
+    def at_rungs(self) -> Sequence[JobRecord]:
+        """Return the jobs that stand PAUSED at a rung of their sweep, oldest first. Reads no other job's record."""
+        names = self.names_in((JobState.PAUSED,))
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.hget(keys.job(name), "rung")
+        rungs = cast(Sequence["str | None"], pipe.execute())
+        return self.get_many([name for name, rung in zip(names, rungs, strict=True) if rung])
 
     def get_many(self, names: Collection[str]) -> Sequence[JobRecord]:
         """Return those of these jobs that exist."""
@@ -103,22 +104,14 @@ class JobReader:
             pipe.exists(keys.lease(name))
         return self.get_many([name for name, held in zip(names, pipe.execute(), strict=True) if not held])
 
-    def _indexes(self, states: Collection[JobState], labels: Mapping[str, str], owner: str | None) -> Sequence[str]:
-        """Return the keys of the shortest index that holds every requested job."""
-        choices = [[keys.JOBS]]
-        if states:
-            choices.append([keys.state(state.value) for state in states])
-        if owner is not None:
-            choices.append([keys.owner(owner)])
-        choices += [[keys.label(key, value)] for key, value in labels.items()]
-        if len(choices) == 1 or not self._client.exists(keys.INDEXED):
-            return choices[0]
-        pipe = self._client.pipeline(transaction=False)
-        for choice in choices:
-            for index in choice:
-                pipe.zcard(index)
-        sizes = iter(cast(Sequence[int], pipe.execute()))
-        return min(choices, key=lambda choice: sum(next(sizes) for _ in choice))
+    def _groups(
+        self, states: Collection[JobState], labels: Mapping[str, str], owner: str | None
+    ) -> Sequence[Sequence[str]]:
+        """Return the groups of indexes that narrow a list; that of all jobs where they may lack older ones."""
+        groups = [[keys.state(state.value) for state in states]] if states else []
+        groups += [[keys.owner(owner)]] if owner is not None else []
+        groups += [[keys.label(key, value)] for key, value in labels.items()]
+        return groups if groups and self._client.exists(keys.INDEXED) else [[keys.JOBS]]
 
     def _read(self, names: Collection[str]) -> Sequence[JobRecord | None]:
         pipe = self._client.pipeline(transaction=False)

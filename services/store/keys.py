@@ -25,7 +25,7 @@ API = "tl:api:"
 DATASETS = "tl:api:datasets"  # zset: dataset id by creation, microseconds
 MAKING = "tl:api:making"  # set: datasets from a source whose work isn't closed
 UNWANTED = "tl:api:unwanted"  # zset: "sha256 uri" of files that no dataset names, by when the last was deleted, seconds
-OWNED = "tl:api:owned"  # string: datasets and sweeps of earlier versions are in the indexes by owner
+OWNED = "tl:api:owned"  # string: what of earlier versions is in the indexes; 1: owners, 2: datasets' states as well
 SWEEPS = "tl:api:sweeps"  # zset: sweep id by creation, microseconds
 
 
@@ -147,6 +147,11 @@ def content(sha256: str) -> str:
 def owned(kind: str, owner_name: str) -> str:
     """Return the key of a zset: datasets or sweeps of an owner by creation, microseconds."""
     return f"tl:api:owned:{kind}:{owner_name}"
+
+
+def dataset_state(name: str) -> str:
+    """Return the key of a zset: datasets in a state by creation, microseconds."""
+    return f"tl:api:state:{name}"
 
 
 def sweep(sweep_id: str) -> str:

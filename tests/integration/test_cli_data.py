@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.api_calls import MODEL, NO_REDIS, TUFT_MODEL, Api, Start
 from tests.support.cli_runs import turnloom, write_chats
+from turnloom.cli.up import not_loaded
 
 
 @pytest.fixture
@@ -25,6 +26,12 @@ def test_models_are_listed_for_people_and_for_scripts(api: Api) -> None:
     assert MODEL in listed.out
     assert TUFT_MODEL in listed.out
     assert [model["name"] for model in turnloom(api.address, "models", "--json").document] == [MODEL]
+
+
+def test_up_names_models_that_the_api_was_told_of_and_could_not_load(api: Api, tmp_path: Path) -> None:
+    tables = "".join(f'[[models]]\nname = "{name}"\nsource = "/nowhere"\n' for name in (MODEL, "qwen3"))
+    (tmp_path / "models.toml").write_text(tables)
+    assert not_loaded(tmp_path, api.address) == ["qwen3"]
 
 
 def test_a_preview_marks_what_is_trained(api: Api, chats: Path) -> None:

@@ -205,6 +205,7 @@ def test_a_request_id_makes_one_job(api: Api, chats: Path) -> None:
         (["{chats}", "--test", "missing.jsonl"], 2, "There is no file missing.jsonl."),
         (["{chats}", "--test", "a.jsonl", "--test-fraction", "0.1"], 2, "exclude each other"),
         (["{chats}", "--host", "elsewhere"], 4, "elsewhere"),
+        (["{chats}", "--sample-prompts", "missing.txt"], 2, "missing.txt can't be read: No such file"),
         (["{chats}", "--weights-only"], 2, "--weights-only says nothing without --start-from."),
     ],
 )

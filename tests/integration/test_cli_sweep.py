@@ -156,6 +156,13 @@ def test_init_names_files_as_the_job_file_sees_them(api: Api, chats: Path, monke
     assert JobFile.read(Path("jobs/job.toml")).data == f"jobs/../{chats.name}"
 
 
+def test_init_tests_a_users_file_on_nothing_that_was_not_named(api: Api, chats: Path) -> None:
+    path = chats.parent / "job.toml"
+    assert turnloom(api.address, "init", path, "--train", chats).code == 0
+    assert JobFile.read(path).test == ""
+    assert '\n# test = "test.jsonl"' in path.read_text()
+
+
 def test_a_job_file_trains_and_options_win(api: Api, gpu_host: HostRecord, chats: Path, store: Store) -> None:
     path = chats.parent / "job.toml"
     turnloom(api.address, "init", path, "--train", chats, "--test", chats)

@@ -56,6 +56,19 @@ def test_rows_in_any_files_are_the_dataset_of_their_source(sources: Sources, mod
         assert int(done.document[field]) == getattr(ours, field), field
 
 
+def test_rows_are_found_by_the_bare_name_of_their_folder(
+    sources: Sources, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, folder = row_columns(model_folder), sources.roots / "rows"
+    rows.describe(folder)
+    pq.write_table(rows.arrow(table(write_lines(sources.roots / "chats.jsonl", 5))), folder / "a.parquet")
+    sources.workers.start()
+    monkeypatch.chdir(sources.roots)
+    done = turnloom(sources.api.address, "dataset", "register", "rows", "--json")
+    assert done.code == 0, done.err
+    assert (done.document["conversations"], done.document["state"]) == (5, "READY")
+
+
 def _edited(rows: RowColumns, folder: Path, **changed: object) -> None:
     path = rows.describe(folder)
     path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))

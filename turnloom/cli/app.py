@@ -61,6 +61,12 @@ class Lazy(TyperGroup):
         self.commands = {word: TyperCommand(word, help=summary) for word, (_, summary) in MODULES.items()}
         super().format_help(ctx, formatter)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; an unknown word is refused with the names that are like it."""
+        if args and args[0] not in MODULES:
+            self.commands = {word: TyperCommand(word) for word in MODULES}
+        return super().resolve_command(ctx, args)
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the first words of all commands."""
         return [*MODULES]

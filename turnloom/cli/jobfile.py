@@ -173,6 +173,8 @@ def init(
     for given, shown in ((train, "examples/conversations.jsonl"), (test, "examples/conversations.test.jsonl")):
         if given:
             text = text.replace(f'"{shown}"', json.dumps(_seen_from(path, given), ensure_ascii=False))
+    if train and not test:  # the samples would test nothing of it
+        text = text.replace('\ntest = "examples/conversations.test.jsonl"', '\n# test = "test.jsonl"')
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -40,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
     command(app, "cancel", "cancel sweep-0123456789ab")(cancel)
     command(app, "pause", "pause job-0123456789ab")(pause)
     command(app, "delete", "delete job-0123456789ab")(delete)
-    command(app, "resume", "resume job-0123456789ab --checkpoint step-000100")(resume)
+    command(app, "resume", "resume job-0123456789ab --checkpoint job-0123456789ab-a1-s100")(resume)
     command(app, "move", "move job-0123456789ab --to gpu-2")(move)
     command(app, "queue", "queue --limit 20")(queue)
     adapter = typer.Typer(no_args_is_help=True, help="Get trained adapters.")

@@ -30,7 +30,8 @@ def replies(
         session.json([to_plain(one) for one in found])
         return
     if not found:
-        session.say("There is no reply yet. Jobs answer prompts with `turnloom train --sample-prompts FILE`.")
+        chosen = (f" to prompt {prompt}" if prompt else "") + (f" after step {step}" if step else "")
+        session.say(f"There is no reply{chosen} yet. Jobs answer prompts with `turnloom train --sample-prompts FILE`.")
         return
     for (number, asked), said in groupby(
         sorted(found, key=lambda one: (one.prompt, one.step)), key=lambda one: (one.prompt, one.asked)

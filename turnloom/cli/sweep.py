@@ -30,6 +30,7 @@ from turnloom.display.words import ago
 from turnloom.errors import InvalidInput
 from turnloom.progress import follow_sweep, sweep_display
 from turnloom.v1 import training_pb2
+from turnloom.wire.options import hyperparameters
 
 RANKS: Final = (8, 32, 128)  #: the guide's grid, where no axis is given
 RATES: Final = (1e-5, 1e-4, 1e-3)
@@ -141,6 +142,8 @@ def sweep(
         if budget.eval_every is None and budget.max_steps is not None:
             budget = replace(budget, eval_every=max(1, budget.max_steps // EVALUATIONS))
         fields = budget.fields(without=grid)
+        replies = replying.fields()
+        hyperparameters(fields)  # a mistake is told before a file is sent
         model = choose_model(session, preprocessing.model)
         chosen = training_and_test(
             session, data or next(iter(mix)), held_out, budget.seed or 0, model=model,
@@ -154,7 +157,7 @@ def sweep(
                 display_name=submission.name, request_id=submission.request_id, metadata=submission.labels(),
                 host=submission.host, priority=submission.priority,
                 successive_halving=halving.halving, halving_eta=halving.eta,
-                halving_rungs=halving.rungs or (), **replying.fields(), **fields,
+                halving_rungs=halving.rungs or (), **replies, **fields,
             )  # fmt: skip
     if submission.detach:
         _show_submitted(session, made)

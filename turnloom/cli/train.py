@@ -30,7 +30,7 @@ from turnloom.display.words import count, duration, money
 from turnloom.learning_rates import BATCH, suggest
 from turnloom.results.runs import written
 from turnloom.v1 import training_pb2
-from turnloom.wire.options import HyperparameterFields
+from turnloom.wire.options import HyperparameterFields, hyperparameters
 
 
 def add_to(app: typer.Typer) -> None:
@@ -70,6 +70,8 @@ def train(
     model = choose_model(session, preprocessing.model or asked.model)
     if training.learning_rate == AUTO:
         fields["learning_rate"] = _rate_for(session, model, fields)
+    replies = replying.over(asked.sample_prompts, asked.sample_every, asked.sample_max_tokens).fields()
+    hyperparameters(fields)  # a mistake is told before a file is sent
     made = training_and_test(
         session, data or next(iter(mix)), tests, fields.get("seed", 0), model=model,
         options={**asked.preprocess, **preprocessing.fields()},
@@ -85,7 +87,7 @@ def train(
         "host": submission.host or asked.host,
         "priority": submission.priority,
         "start_from": begin,
-        **replying.over(asked.sample_prompts, asked.sample_every, asked.sample_max_tokens).fields(),
+        **replies,
     }
     if dry_run:
         with leaving_nothing(session, made.uploaded):

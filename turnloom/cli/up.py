@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tomllib
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -10,6 +11,8 @@ import typer
 from rich.markup import escape
 
 from turnloom.cli.running.session import Session, command
+from turnloom.client import TurnloomClient
+from turnloom.client.client import ADDRESS
 from turnloom.embedded.processes import sigterm_unwinds
 from turnloom.embedded.stack import Stack, StackSettings
 
@@ -61,10 +64,26 @@ def up(
         else:
             for name, value in stack.describe().items():
                 session.out.print(f"{name:>13}  {value}", highlight=False, soft_wrap=True)
-            session.say("[green]Ready.[/] Ctrl-C stops everything.  Try: turnloom preview examples/conversations.jsonl")
+            away = "" if stack.address == ADDRESS else f" --address {stack.address}"
+            session.say(
+                f"[green]Ready.[/] Ctrl-C stops everything.  Try: turnloom preview examples/conversations.jsonl{away}"
+            )
+        for name in not_loaded(stack.folder, stack.address):
+            session.say(
+                f"[yellow]Model {escape(name)} is not loaded.[/] `turnloom preview FILE -m NAME` says why;"
+                " correct --models, then start again."
+            )
         try:
             while True:
                 stack.mend()
                 time.sleep(LOOK_SECONDS)
         except KeyboardInterrupt:  # the usual end
             session.say("Stopping.")
+
+
+def not_loaded(folder: Path, address: str) -> list[str]:
+    """Return the models that the API was told of and does not serve: their sources may be wrong."""
+    told = tomllib.loads((folder / "models.toml").read_text(encoding="utf-8"))["models"]
+    with TurnloomClient(address) as client:
+        served = {model.name for model in client.models.list()}
+    return [one["name"] for one in told if one.get("name") not in served]

@@ -23,19 +23,28 @@ def read_description(uri: str) -> Mapping[str, object]:
     """
     place = f"{uri.rstrip('/')}/{DESCRIPTION}"
     try:
-        if "://" in uri:
-            import fsspec  # noqa: PLC0415  # optional at the client
-
-            with fsspec.open(place, "rb") as file:
-                text = file.read()
-        else:
-            text = Path(place).read_bytes()
+        text = _bytes_at(place) if "://" in uri else Path(place).read_bytes()
         told = json.loads(text)
         if not isinstance(told, dict) or not {"model", "options"} <= told.keys():
             raise ValueError("it has no model and options")
     except (OSError, ValueError, ImportError) as error:
         raise InvalidInput(f"{place} can't be read: {error}.", hint="RowColumns.describe writes it.") from error
     return told
+
+
+def _bytes_at(url: str) -> bytes:
+    try:
+        import fsspec  # noqa: PLC0415  # optional at the client
+
+        with fsspec.open(url, "rb") as file:
+            return bytes(file.read())
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a store's client raises errors of its own: botocore's are no OSError
+        raise InvalidInput(
+            f"{url} can't be read: {error}.".replace("..", "."),
+            hint="The client reads the description: check the URL, and that its package and credentials are here too.",
+        ) from error
 
 
 def fields_of(told: Mapping[str, object]) -> PreprocessFields:

@@ -147,11 +147,32 @@ def detect(
                     return found
     seen = {**seen, **{name: what.removeprefix("holds ").rstrip(".") for name, what in (unread or {}).items()}}
     told = ", ".join(f"{name} ({held})" for name, held in seen.items())
+    _check_named(named, seen)
     raise InvalidInput(
         f"No known format has these columns: {told or 'none'}.",
         hint=f"Name the format and which column plays each part. Known are {'; '.join(FORMS.values())}.",
         field="format",
     )
+
+
+def _check_named(named: Mapping[str, str], seen: Mapping[str, str]) -> None:
+    """Refuse a part that no format has, and a column that is not there.
+
+    Raises:
+        InvalidInput
+    """
+    parts = sorted({part for shape in SHAPES.values() for part in shape.parts})
+    for part, column in named.items():
+        if part not in parts:
+            raise InvalidInput(
+                f"No format has a part {part!r}.", hint=f"There are: {', '.join(parts)}.", field="column_mapping"
+            )
+        if column not in seen:
+            raise InvalidInput(
+                f"There is no column {column} to be {part} (columns: {', '.join(seen) or 'none'}).",
+                hint="Look at the spelling.",
+                field="column_mapping",
+            )
 
 
 def _guessed(name: str, row: Mapping[str, JSON], named: Mapping[str, str]) -> dict[str, str]:

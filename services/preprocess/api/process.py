@@ -21,6 +21,7 @@ from services.preprocess.api.metrics import ApiMetrics, make_metrics
 from services.preprocess.api.server import ApiServer
 from services.preprocess.models.registry import Registry, load_entry, read_models
 from services.preprocess.settings import ApiSettings
+from turnloom.masks.domain.gc_pause import settle_collector
 from turnloom.masks.domain.memory import one_heap
 from turnloom.masks.sandbox.pool import Sandbox
 
@@ -58,7 +59,7 @@ def _serve(settings: ApiSettings, metrics: ApiMetrics, listening: Callable[[str]
     parent = multiprocessing.parent_process()
     with closing(Sandbox()) as sandbox:
         registry = Registry(entries, settings.model_cache, partial(load_entry, sandbox=sandbox))
-        server = ApiServer(settings, registry, metrics, shared=shared)
+        server = ApiServer(settings, registry, metrics, shared=shared, loaded=settle_collector)
         with server as address:
             listening(address)
             while not stop.wait(SIGNAL_SECONDS) and (parent is None or parent.is_alive()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -54,7 +55,15 @@ OPTIONS: Final = (
 class ApiServer:
     """A running API; a context manager that drains at its end."""
 
-    def __init__(self, settings: ApiSettings, registry: Registry, metrics: ApiMetrics, *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        settings: ApiSettings,
+        registry: Registry,
+        metrics: ApiMetrics,
+        *,
+        shared: bool = False,
+        loaded: Callable[[], None] = lambda: None,
+    ) -> None:
         """Build what answers; nothing listens yet.
 
         Args:
@@ -62,8 +71,10 @@ class ApiServer:
             registry: models, not yet loaded.
             metrics: where calls are counted.
             shared: the port is shared with other processes of the kind.
+            loaded: called once, when the models are loaded.
         """
         self._shared = shared
+        self._loaded = loaded
         self._settings = settings
         self._registry = registry
         self._backing = Backing(
@@ -153,6 +164,7 @@ class ApiServer:
 
     def _load(self) -> None:
         self._registry.load()
+        self._loaded()
         if self._registry.complete and not self._rpc.draining:
             self._health.set(STATELESS, SERVING)
         self._look_at_redis()

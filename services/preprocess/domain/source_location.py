@@ -32,12 +32,13 @@ class Location:
     places: tuple[str, ...] = ()  #: absolute paths, or one URL; the first that exists is meant
 
 
-def locate(uri: str, roots: Sequence[str]) -> Location:
+def locate(uri: str, roots: Sequence[str], *, hub: bool = True) -> Location:
     """Return what a name means, judged by its text.
 
     Args:
         uri: as the user wrote it.
         roots: absolute folders and URLs below which files may be read.
+        hub: whether a name without a path's look is a hub dataset; rows of another engine never are.
 
     Raises:
         SourceNotAllowed: a path or URL that is not below a root.
@@ -47,7 +48,7 @@ def locate(uri: str, roots: Sequence[str]) -> Location:
         raise _not_allowed(uri, roots)
     if "://" in text:
         return Location(places=(_urlbelow(text, roots),))
-    if not _looks_like_path(text):
+    if hub and not _looks_like_path(text):
         return Location(hub=text)
     path = os.path.expanduser(text)
     local = [root for root in roots if "://" not in root]

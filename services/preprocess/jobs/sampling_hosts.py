@@ -34,7 +34,7 @@ def sampling_host(store: Store, job: JobRecord) -> HostRecord:
     up = [host for host in manned if host.backend_up]
     if not up:
         raise SampleFailed(manned[0].name, "its TuFT server does not answer", "See that server's log.")
-    held = [other for other in store.jobs.active() if other.state in HELD]
+    held = store.jobs.in_states(HELD)
     trained = {host.name: [other.id for other in held if other.host == host.name] for host in up}
     free = [host for host in up if len(trained[host.name]) < host.workers]
     if not free:

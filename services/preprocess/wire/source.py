@@ -44,7 +44,7 @@ def source(message: pb.DatasetSource, on_bad: BadRows, roots: tuple[str, ...]) -
         violations.add("header.source.uri", "is not set; name a hub dataset, or a path or URL below a source root.")
     record = _checked(message, "header.source", on_bad, violations)
     try:
-        locate(message.uri, roots)
+        locate(message.uri, roots, hub=message.format != ROWS)
     except SourceError as error:
         raise InvalidRequest([Violation("header.source.uri", f"{error} {error.hint}".strip())]) from error
     return record

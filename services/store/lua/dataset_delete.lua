@@ -10,6 +10,7 @@ local request = redis.call('HGET', target, 'request')
 if request and request ~= '' then redis.call('DEL', request) end
 redis.call('DEL', target, 'tl:api:shards:' .. id, key('uses', id))
 redis.call('ZREM', 'tl:api:datasets', id)
+redis.call('ZREM', 'tl:api:state:' .. state, id)
 redis.call('ZREM', arg.owned, id)
 if content ~= '' then
   redis.call('SREM', content, id)

@@ -15,6 +15,9 @@ if to == 'ready' then
 end
 redis.call('HSET', target, 'state', to, 'record', arg.record)
 redis.call('HINCRBY', target, 'version', 1)
+redis.call('ZREM', 'tl:api:state:creating', id)
+local time = redis.call('ZSCORE', 'tl:api:datasets', id)
+if time then redis.call('ZADD', 'tl:api:state:' .. to, time, id) end
 if arg.content ~= '' then redis.call('SADD', arg.content, id) end
 redis.call('DEL', shards)
 return {'ok'}

@@ -11,5 +11,6 @@ end
 redis.call('HSET', target, 'record', arg.record, 'state', arg.state, 'request', request, 'version', 1)
 redis.call('ZADD', index, arg.time, id)
 redis.call('ZADD', arg.owned, arg.time, id)
+if arg.state ~= '' then redis.call('ZADD', 'tl:api:state:' .. arg.state, arg.time, id) end
 if content ~= '' then redis.call('SADD', content, id) end
 return {'made', id}

@@ -84,8 +84,7 @@ def settle_rungs(store: Store) -> None:
     Args:
         store: where the decisions are written; each is one atomic step that looks again first.
     """
-    paused = store.jobs.in_states((JobState.PAUSED,))
-    for sweep_id in dict.fromkeys(job.spec.sweep for job in paused if is_waiting(job)):
+    for sweep_id in dict.fromkeys(job.spec.sweep for job in store.jobs.at_rungs() if is_waiting(job)):
         cells = _unfinished_cells(store, sweep_id)
         for step in sorted({job.rung for job in cells if is_waiting(job)}):
             waiting = [job for job in cells if is_waiting(job) and job.rung == step]

@@ -99,6 +99,23 @@ def test_unknown_formats_parts_and_columns_are_refused_with_those_that_there_are
 
 
 @pytest.mark.parametrize(
+    ("named", "sentence", "hint"),
+    [
+        ({"mesages": "chat"}, "No format has a part 'mesages'.", "There are: completion, "),
+        ({"messages": "chats"}, "There is no column chats to be messages (columns: chat).", "Look at the spelling."),
+    ],
+)
+def test_a_mistake_in_the_columns_that_were_named_is_told_as_that(
+    named: dict[str, str], sentence: str, hint: str
+) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        detect([{"chat": [USER, ASSISTANT]}], named)
+    assert refused.value.message == sentence
+    assert hint in refused.value.hint
+    assert refused.value.field == "column_mapping"
+
+
+@pytest.mark.parametrize(
     ("column", "value"),
     [
         ("train", False),

@@ -75,7 +75,10 @@ def prompts(path: Path) -> list[types_pb2.Conversation]:
         try:
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"{path}: can't be read: {error}.", field="--sample-prompts") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise InvalidInput(
+                f"{path} can't be read: {why}.", hint="Name a text file, one prompt a line.", field="--sample-prompts"
+            ) from error
         found = [from_json({"messages": [{"role": "user", "content": line}]}) for line in lines]
     else:
         from turnloom.reading.local_sources import read  # noqa: PLC0415  # brings numpy

@@ -68,7 +68,8 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             cwd=_ROOT,
             env={"PYTHONPATH": str(_ROOT), "PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
+            # No session of its own: Linux gives each session the same share, so that `nice` would mean nothing.
+            process_group=0,
             bufsize=0,
         )
         assert self._process.stdin is not None

@@ -51,7 +51,7 @@ def plan_rows(record: DatasetRecord, roots: Sequence[str], lease: Lease) -> list
         NotWanted.
     """
     assert record.source is not None
-    listed = files(locate(record.source.uri, roots), roots)
+    listed = files(locate(record.source.uri, roots, hub=False), roots)
     if listed.outside:  # a part of the rows would be missing
         raise SourceNotAllowed(f"{listed.outside[0]} leads out of the source roots.", hint="Put the file itself there.")
     found = listed.data

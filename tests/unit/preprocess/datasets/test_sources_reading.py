@@ -7,6 +7,7 @@ import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import fsspec
 import pyarrow as pa
@@ -21,6 +22,8 @@ from services.preprocess.datasets.sources.pieces import SHARD_BYTES, SHARD_ROWS,
 from services.preprocess.datasets.sources.reading import pieces_of, read
 from services.preprocess.domain.source_errors import SourceError, SourceNotAllowed, SourceNotFound, SourceNotReadable
 from services.preprocess.domain.source_location import Location, locate
+from turnloom.client.registering import read_description
+from turnloom.errors import InvalidInput
 from turnloom.reading.rows import RawRow
 
 ROWS = [{"messages": [{"role": "user", "content": f"q{i}"}], "id": str(i)} for i in range(5)]
@@ -123,6 +126,27 @@ def test_urls_are_read_through_fsspec(tmp_path: Path) -> None:
 @pytest.mark.parametrize("uri", ["HuggingFaceH4/no_robots", "squad", "org/data.v2"])
 def test_names_are_hub_datasets(uri: str) -> None:
     assert locate(uri, ("/data",)) == Location(hub=uri)
+
+
+@pytest.mark.parametrize("uri", ["rows", "made/rows"])
+def test_rows_of_another_engine_are_never_looked_for_on_the_hub(uri: str) -> None:
+    assert locate(uri, ("/data", "/more"), hub=False) == Location(places=(f"/data/{uri}", f"/more/{uri}"))
+
+
+class _NoCredentials(Exception):
+    """As botocore's: no OSError."""
+
+
+def test_a_client_names_the_url_that_its_store_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> NoReturn:
+        raise _NoCredentials("Unable to locate credentials")
+
+    monkeypatch.setattr("fsspec.open", refuse)
+    with pytest.raises(
+        InvalidInput, match=r"s3://b/rows/turnloom\.json can't be read: Unable to locate cred"
+    ) as refused:
+        read_description("s3://b/rows")
+    assert "credentials are here too" in refused.value.hint
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,18 @@
+"""A mistyped command names those that are like it, though commands are loaded only when they are asked for."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from turnloom.cli.app import app
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"), [(["trian"], "train"), (["prevew"], "preview"), (["dataset", "craete"], "create")]
+)
+def test_a_mistyped_command_names_the_one_that_is_meant(words: list[str], meant: str) -> None:
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2
+    assert "No such command" in refused.output
+    assert f"Did you mean '{meant}'" in refused.output
