@@ -29,4 +29,5 @@ def told(outcome: PreprocessedConversation | PreprocessError) -> object:
 def by_the_long_way(conversations: Sequence[Conversation], options: Options, made: Model) -> list[object]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocessing, "fast_path_of", lambda *_: None)
+        patch.setattr(preprocessing, "trajectory_path_of", lambda *_: None)
         return [told(outcome) for outcome in preprocess_batch(conversations, options, made)]

@@ -36,7 +36,13 @@ ARROWS: dict[str, set[str]] = {
     f"{MASKS}.model": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "sandbox")},
     f"{MASKS}.rows": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "model")},
     f"{MASKS}.replay": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "model", "rows")},
-    f"{MASKS}.pipeline": {f"{MASKS}.{name}" for name in ("domain", "template", "tokenizer", "model", "rows", "replay")},
+    f"{MASKS}.trajectory": {
+        *(f"{MASKS}.{name}" for name in ("domain", "template", "template.provenance", "turns", "tokenizer", "model")),
+        *(f"{MASKS}.{name}" for name in ("rows", "replay")),
+    },
+    f"{MASKS}.pipeline": {
+        f"{MASKS}.{name}" for name in ("domain", "template", "tokenizer", "model", "rows", "replay", "trajectory")
+    },
     f"{MASKS}.masker": {f"{MASKS}.{name}" for name in ("domain", "model", "pipeline")},
     f"{MASKS}.columns": {f"{MASKS}.{name}" for name in ("domain", "masker", "pipeline")},
     f"{MASKS}.inspect": {

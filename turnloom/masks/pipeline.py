@@ -34,6 +34,7 @@ from turnloom.masks.template.call_ids import with_call_ids
 from turnloom.masks.template.foreign_keys import obeyed, unheard
 from turnloom.masks.template.normalize import normalized
 from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
+from turnloom.masks.trajectory.path import TrajectoryPath, trajectory_path_of
 
 _TOO_DEEP: Final = "the conversation's values are nested too deeply; send fewer lists inside lists"
 
@@ -92,8 +93,8 @@ class Fits(NamedTuple):
 def fitted_batch(conversations: Sequence[Conversation], options: Options, model: Model) -> list[Fits | PreprocessError]:
     """Run the pipeline up to the shift, and return what rows are made of and previews show."""
     check_options(options)
-    path = fast_path_of(options, model)
-    laid_out = [_laid_out(conversation, options, model, path) for conversation in conversations]
+    path, trajectories = fast_path_of(options, model), trajectory_path_of(options, model)
+    laid_out = [_laid_out(conversation, options, model, path, trajectories) for conversation in conversations]
     encoded = iter(
         encode([weighted for one in laid_out if not isinstance(one, PreprocessError) for weighted in one[2]], model)
     )
@@ -153,11 +154,19 @@ def ready(conversation: Conversation, options: Options, model: Model) -> Convers
 
 
 def _laid_out(
-    conversation: Conversation, options: Options, model: Model, path: FastPath | None
+    conversation: Conversation,
+    options: Options,
+    model: Model,
+    path: FastPath | None,
+    trajectories: TrajectoryPath | None,
 ) -> tuple[Conversation, MessageWeights, list[WeightedText]] | PreprocessError:
     """Return the conversation as templates get it, its weights, and its texts; or why there are none."""
     try:
         conversation = ready(conversation, options, model)
+        if trajectories is not None:
+            found = trajectories.weighted_texts(conversation, options, model)
+            if found is not None:
+                return conversation, *found
         if path is not None:
             return conversation, *path.weighted_texts(conversation, options, model)
         plan = planned(conversation, options, model)

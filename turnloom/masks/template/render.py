@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from turnloom.masks.domain.conversation import JSON, REASONING_FIELDS, Message
@@ -101,7 +102,6 @@ class Renders:
         self._template = template
         self._settings = settings
         self._tools = tools
-        self._traced_tools = traced_tools(tools)
         self._kept, self._traced_kept = ({STEPS: Steps(), CALLS: Calls()} for _ in range(2))
         self._copies: dict[tuple[int, int], tuple[Message, Message]] = {}  #: (id, index, or -1) -> message, its copy
         self._variables: dict[str, dict[str, Any]] = {}  #: by template kwargs beside the settings'
@@ -147,6 +147,10 @@ class Renders:
         print_ = self._template.traced_steps.render
         return _finished(print_given(print_, variables, copies, self._traced_tools, prompt))
 
+    @cached_property
+    def _traced_tools(self) -> list[JSON] | None:
+        return traced_tools(self._tools)
+
     def _copy(self, message: Message, index: int) -> Message:
         kept = self._copies.get((id(message), index))
         if kept is None:
@@ -160,7 +164,7 @@ class Renders:
         if key not in self._variables:
             settings = self._settings
             merged = replace(settings, kwargs={**settings.kwargs, **kwargs}) if kwargs else settings
-            self._variables[key] = _variables(merged)
+            self._variables[key] = variables_of(merged)
         return self._variables[key]
 
 
@@ -176,10 +180,12 @@ def print_with(
     Raises:
         TemplateRefused: the template raised.
     """
-    return print_given(print_, _variables(settings), messages, tools, add_generation_prompt)
+    return print_given(print_, variables_of(settings), messages, tools, add_generation_prompt)
 
 
-def _variables(settings: Settings) -> dict[str, Any]:
+def variables_of(settings: Settings) -> dict[str, Any]:
+    """Return what a template gets beside messages, tools and add_generation_prompt."""
+
     def strftime_now(form: str) -> str:
         return datetime.datetime.combine(settings.date, datetime.time()).strftime(form)
 

@@ -114,7 +114,7 @@ class TurnProver:
             return self.sampled(index)[1]
         if index + 1 == messages:
             return self.alone(index)
-        return _transferred(text, index, self)
+        return transferred(text, index, self)
 
 
 def _joined(
@@ -125,7 +125,7 @@ def _joined(
     return (*runs, *more)
 
 
-def _transferred(text: TextMap, index: int, prover: TurnProver) -> Turn:
+def transferred(text: TextMap, index: int, prover: TurnProver) -> Turn:
     """Return the bounds of an earlier turn not rendered as it was sampled (only as_rendered asks for such)."""
     rendered, turn = text.rendered.text, prover.alone(index)
     closing = prover.shown(index + 1).text[turn.eot_start : turn.end]

@@ -180,12 +180,12 @@ class UntrainedMessages:
             runs = rendered.runs[own[0] : stop]
             known = self._known.get(index)
             if known is None or known[0] != printed or known[1] != runs:
-                known = self._known[index] = printed, runs, _lost_warnings(message, index, printed, runs)
+                known = self._known[index] = printed, runs, lost_warnings(message, index, printed, runs)
             found += known[2]
         return found
 
 
-def _lost_warnings(message: Message, index: int, printed: str, runs: Sequence[tuple[int, Origin | None]]) -> list[str]:
+def lost_warnings(message: Message, index: int, printed: str, runs: Sequence[tuple[int, Origin | None]]) -> list[str]:
     """Warn of what a message says that is not printed.
 
     Args:

@@ -164,12 +164,16 @@ def lost_calls(calls: Sequence[JSON], own: str, shown: str) -> Iterator[LostCall
     """
     seen: Counter[tuple[type, object]] = Counter()
     for at, call in enumerate(calls):
+        before = seen.copy()
+        if _all_shown(call, seen, own, shown):
+            continue
+        seen = before
         leaves = [leaf for leaf in _leaves_of_call(call, f"tool_calls[{at}]") if leaf.value != ""]
         missing = []
         for leaf in leaves:
             key = (type(leaf.value), leaf.value)
             seen[key] += 1
-            if not _is_shown(leaf, seen[key], own, shown):
+            if not _is_shown(leaf.value, leaf.kind, seen[key], own, shown):
                 missing.append(leaf)
         if missing:
             said = [
@@ -179,15 +183,54 @@ def lost_calls(calls: Sequence[JSON], own: str, shown: str) -> Iterator[LostCall
             yield LostCall(f"tool_calls[{at}]" if whole else missing[0].path, whole, missing[0].kind == "name")
 
 
-def _is_shown(leaf: Leaf, times: int, own: str, shown: str) -> bool:
+def _all_shown(call: JSON, seen: Counter[tuple[type, object]], own: str, shown: str) -> bool:
+    """Whether every value of a call is printed, as nearly always; their paths need not be written then."""
+    for value, kind in _values_of_call(call):
+        if value == "":
+            continue
+        key = (type(value), value)
+        seen[key] += 1
+        if not _is_shown(value, kind, seen[key], own, shown):
+            return False
+    return True
+
+
+def _values_of_call(call: JSON) -> Iterator[tuple[JSON, str]]:
+    """Yield the values and kinds of `_leaves_of_call`."""
+    if not isinstance(call, Mapping):
+        return
+    inner = call.get("function")
+    function = inner if isinstance(inner, Mapping) else call
+    if isinstance(function.get("name"), str):
+        yield function["name"], "name"
+    yield from _values(function.get("arguments"))
+
+
+def _values(value: JSON) -> Iterator[tuple[JSON, str]]:
+    if isinstance(value, str):
+        yield value.strip(), "value"
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key, "key"
+            yield from _values(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _values(item)
+    elif value is not None:
+        yield value, "value"
+
+
+def _is_shown(value: JSON, kind: str, times: int, own: str, shown: str) -> bool:
     """Whether a leaf is printed as often as it was met; what is short must stand by itself."""
-    is_value = isinstance(leaf.value, str) and leaf.kind != "key"
-    text = own if is_value and _ESCAPED.search(str(leaf.value)) is None else shown
+    is_value = isinstance(value, str) and kind != "key"
+    text = own if is_value and _ESCAPED.search(str(value)) is None else shown
     if is_value:
-        return any(text.count(form) >= times for form in _written(leaf.value))
-    if leaf.kind == "key" and text.count(f'"{leaf.value}"') >= times:
+        if times == 1 and str(value) in text:
+            return True
+        return any(text.count(form) >= times for form in _written(value))
+    if kind == "key" and (f'"{value}"' in text if times == 1 else text.count(f'"{value}"') >= times):
         return True  # as JSON, which is what most templates print
-    return any(_times(form, text) >= times for form in _written(leaf.value))
+    return any(_times(form, text) >= times for form in _written(value))
 
 
 @lru_cache(maxsize=4096)

@@ -76,7 +76,7 @@ class MessageSpanFinder:
             if message.get("role") == "assistant":
                 turn = self._turn(messages, text, index, fresh)
                 begins.append((index, turn.start))
-                warnings += _checked(text, messages, index, turn)
+                warnings += checked(text, messages, index, turn)
             else:
                 other = _other_role(chat, messages, text, index)
                 if other is None:
@@ -166,7 +166,7 @@ def _region(chat: Chat, messages: Sequence[Message], text: TextMap, index: int, 
     )
 
 
-def _checked(text: TextMap, messages: Sequence[Message], index: int, turn: Turn) -> list[str]:
+def checked(text: TextMap, messages: Sequence[Message], index: int, turn: Turn) -> list[str]:
     """Check that the turn holds only this message's text, and all that is to be trained; return other warnings."""
     pieces = list(pieces_between(text, turn.start, turn.end))
     for _, _, origin in pieces:

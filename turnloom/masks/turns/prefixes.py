@@ -64,8 +64,8 @@ def cuts(
     messages = len(whole.messages)
     if messages <= EXACT_MESSAGES:
         whole.shown(messages)  # first, so that what it prints need not be printed again
-        return _grouped(turns, messages, whole.extends)
-    found = _grouped(turns, messages, _windowed(whole.messages, shapes(), prefixes_of))
+        return grouped(turns, messages, whole.extends)
+    found = grouped(turns, messages, _windowed(whole.messages, shapes(), prefixes_of))
     _verify(whole, found)
     return found
 
@@ -92,7 +92,7 @@ def _windowed(
     return extends
 
 
-def _grouped(turns: Sequence[int], whole: int, extends: Callable[[int, int], bool]) -> tuple[Cut, ...]:
+def grouped(turns: Sequence[int], whole: int, extends: Callable[[int, int], bool]) -> tuple[Cut, ...]:
     """Group consecutive turns that extend into one view; the last shows the whole conversation where it can."""
     cuts: list[Cut] = []
     group = [turns[0]]

@@ -323,7 +323,7 @@ def _view(work: _Work, cut: Cut, others: Sequence[int]) -> tuple[View, Sequence[
     chat = work.request.chat
     unread = unread_warnings(shown, chat.tools, rendered, chat.template.names)
     lost = [*unread, *work.untrained.warnings(shown, rendered, proved)]
-    warnings = (*work.request.undated, *_dropped(shown, rendered, proved), *lost, *located.warnings)
+    warnings = (*work.request.undated, *dropped(shown, rendered, proved), *lost, *located.warnings)
     boundaries = tuple(begin for _, begin in located.begins)
     spans = located.message_spans
     following = work.request.messages[cut.messages : cut.messages + 1]
@@ -351,7 +351,7 @@ def _doubtful(work: _Work, view: View, begins: Sequence[tuple[int, int]]) -> set
     return doubtful
 
 
-def _dropped(messages: Sequence[Message], rendered: RenderedText, proved: Collection[int]) -> tuple[str, ...]:
+def dropped(messages: Sequence[Message], rendered: RenderedText, proved: Collection[int]) -> tuple[str, ...]:
     """Return warnings for messages of which nothing was printed, except those whose turns are proved to show them."""
     printed = {origin.message_index for _, origin in rendered.runs if origin is not None}
     if len(printed) >= len(messages):

@@ -1,0 +1,175 @@
+"""Random small templates with tools, calls and results, and trajectories that hit what they decide by.
+
+`python -m tests.support.micro_trajectories [--conversations N] [--seed S]` compares a warm model's outcomes with those
+of the reference: there must be no difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from random import Random
+from typing import Final, NamedTuple
+
+from tests.support.long_way import by_the_long_way, told
+from tests.support.micro_templates import TEXTS, WORDS, MicroTemplate
+from tests.support.warm_and_fresh import unseen
+from turnloom.masks.domain.conversation import JSON, Conversation, Message
+from turnloom.masks.domain.options import Options
+from turnloom.masks.pipeline import preprocess_batch
+from turnloom.masks.trajectory.path import trajectory_path_of
+
+OPTIONS: Final = Options(date="2026-01-02", max_length=None)
+_HEADS: Final = (
+    "",
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}",
+    "{% if tools %}[{% for t in tools %}{{ t.name }}{% if not loop.last %}, {% endif %}{% endfor %}]{% endif %}",
+    "{% if messages[0].role == 'system' %}{{ messages[0].content }}!{% set messages = messages[1:] %}{% endif %}",
+    "{% for m in messages[::-1] %}{% if not ns.flag and m.role == 'user' %}{% set ns.flag = true %}"
+    "{% set ns.n = messages | length - 1 - loop.index0 %}{% endif %}{% endfor %}",
+    "{% for m in messages %}{% if m.role == 'user' %}{% set ns.n = loop.index0 %}{% endif %}{% endfor %}",
+)
+_CALLS: Final = (
+    "{% for c in m.tool_calls %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>{% endfor %}",
+    "{% for c in m.tool_calls %}{% if c.function %}{% set c = c.function %}{% endif %}{% if not loop.first %},\n"
+    "{% endif %}{{ c.name }}({% for k, v in c.arguments | items %}{{ k }}={% if v is string %}{{ v }}{% else %}"
+    "{{ v | tojson }}{% endif %}{% if not loop.last %}, {% endif %}{% endfor %}){% endfor %}",
+    "{% for c in m.tool_calls %}{% if (loop.first and m.content) or not loop.first %}\n{% endif %}"
+    "{{ c.function | tojson }}{% endfor %}",
+    "{{ m.tool_calls[0].function.name }}:{{ m.tool_calls[0].function.arguments | tojson }}",
+    "{{ m.tool_calls[0].function.name }}:{{ m.tool_calls[0].function.arguments | tojson }}"
+    "{% set ns.seen = m.tool_calls[0].function.name %}",
+)
+_RESULTS: Final = (
+    "{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user\n{% endif %}<r>{{ m.content }}</r>"
+    "{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|im_end|>\n{% endif %}",
+    "{% if loop.previtem and loop.previtem.role != 'tool' %}<|im_start|>user\n{% endif %}<r>{{ m.content }}</r>"
+    "{% if not loop.last and loop.nextitem.role != 'tool' %}<|im_end|>\n{% elif loop.last %}<|im_end|>\n{% endif %}",
+    "<|im_start|>tool\n{{ m.content | tojson }}<|im_end|>\n",
+    "<|im_start|>{{ ns.seen }}\n{{ m.content }}<|im_end|>\n",
+)
+_THOUGHTS: Final = (
+    "",
+    "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}",
+    "{% if m.reasoning_content and loop.index0 > ns.n %}<think>\n{{ m.reasoning_content.strip('\\n') }}\n</think>\n\n"
+    "{% endif %}",
+    "{% if loop.last and m.reasoning_content is defined %}<think>{{ m.reasoning_content }}</think>{% endif %}",
+)
+_NAMES: Final = ("f", "get", "x", "name")
+
+
+def source(chance: Random) -> str:
+    """A template with a few decisions about messages, tools, calls and results."""
+    micro = MicroTemplate(chance)
+    decisions = [micro._decision(counting=chance.random() < 0.3) for _ in range(3)]
+    content = chance.choice(("m.content", "m.content", "m.content | trim", "m.content.split('</think>')[-1]"))
+    return (
+        "{% set ns = namespace(n=0, seen='', flag=false) %}"
+        f"{chance.choice(_HEADS)}{{% for m in messages %}}{{% if m.role == 'assistant' %}}{decisions[0]}"
+        f"<|im_start|>assistant\n{chance.choice(_THOUGHTS)}{{{{ {content} }}}}{decisions[1]}"
+        f"{{% if m.tool_calls %}}{chance.choice(_CALLS)}{{% endif %}}<|im_end|>\n"
+        f"{{% elif m.role == 'tool' %}}{chance.choice(_RESULTS)}"
+        f"{{% else %}}<|im_start|>{{{{ m.role }}}}\n{{{{ m.content }}}}{decisions[2]}<|im_end|>\n{{% endif %}}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+
+def conversations(chance: Random, count: int) -> list[Conversation]:
+    """Trajectories of two to twelve messages."""
+    texts = chance.sample(TEXTS, 5)
+    return [_conversation(chance, texts) for _ in range(count)]
+
+
+def _conversation(chance: Random, texts: list[str]) -> Conversation:
+    messages: list[Message] = []
+    if chance.random() < 0.3:
+        messages.append({"role": "system", "content": chance.choice(texts)})
+    messages.append({"role": "user", "content": chance.choice(texts)})
+    reasoned = chance.random() < 0.5
+    for _ in range(chance.randint(0, 4)):
+        if chance.random() < 0.3:
+            messages += [_reply(chance, texts, reasoned), {"role": "user", "content": chance.choice(texts)}]
+            continue
+        calls = [_call(chance) for _ in range(chance.choice((1, 1, 2)))]
+        messages.append({**_reply(chance, texts, reasoned), "tool_calls": calls})
+        messages += [{"role": "tool", "content": chance.choice(texts)} for _ in calls]
+    messages.append(_reply(chance, texts, reasoned))
+    tools: list[JSON] = [{"name": chance.choice(_NAMES), "description": chance.choice(texts)} for _ in range(2)]
+    return Conversation(messages, tools=chance.choice((tools, tools, tools[:1], [])))
+
+
+def _reply(chance: Random, texts: list[str], reasoned: bool) -> Message:
+    message: Message = {"role": "assistant", "content": chance.choice(texts)}
+    if reasoned and chance.random() < 0.8:
+        message["reasoning_content"] = chance.choice(texts)
+    return message
+
+
+def _call(chance: Random) -> JSON:
+    arguments: dict[str, JSON] = {
+        chance.choice((*_NAMES, "limit")): _value(chance, depth=0) for _ in range(chance.randint(0, 2))
+    }
+    return {"id": "c1", "type": "function", "function": {"name": chance.choice(_NAMES), "arguments": arguments}}
+
+
+def _value(chance: Random, depth: int) -> JSON:
+    kind = chance.random()
+    if kind < 0.5 or depth > 1:
+        return chance.choice((*WORDS, 'a"b', "é\n", 5, 0, 1.5, True, False, None))
+    if kind < 0.75:
+        return [_value(chance, depth + 1) for _ in range(chance.randint(0, 2))]
+    return {chance.choice(_NAMES): _value(chance, depth + 1) for _ in range(chance.randint(0, 2))}
+
+
+class Seen(NamedTuple):
+    """What one template was put through."""
+
+    source: str
+    conversations: int
+    hits: int  #: of them, walked
+    differences: list[tuple[Conversation, object, object]]  #: with the warm model's outcome and the reference's
+
+
+def put_through(chance: Random, count: int = 12) -> Seen:
+    """One template, trajectories one after the other, each twice."""
+    template = source(chance)
+    warm, reference = unseen(template), unseen(template)
+    some = conversations(chance, count) * 2
+    chance.shuffle(some)
+    wanted = by_the_long_way(some, OPTIONS, reference)
+    found = [told(preprocess_batch([one], OPTIONS, warm)[0]) for one in some]
+    path = trajectory_path_of(OPTIONS, warm)
+    both = zip(some, found, wanted, strict=True)
+    return Seen(template, len(some), path.hits if path is not None else 0, [one for one in both if one[1] != one[2]])
+
+
+def runs(total: int, seed: int) -> Iterator[Seen]:
+    """Templates until so many conversations were seen."""
+    chance, seen = Random(seed), 0
+    while seen < total:
+        one = put_through(chance)
+        seen += one.conversations
+        yield one
+
+
+def main() -> int:
+    """Print how many trajectories were answered, how many of them by walks, and a difference of each template."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--conversations", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    templates = total = hits = differences = 0
+    for seen in runs(asked.conversations, asked.seed):
+        templates, total, hits = templates + 1, total + seen.conversations, hits + seen.hits
+        differences += len(seen.differences)
+        for difference in seen.differences[:1]:
+            sys.stdout.write(f"{seen.source}\n{difference}\n")
+    sys.stdout.write(f"{templates} templates, {total} trajectories, {hits} walked, {differences} differences\n")
+    return bool(differences)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Trajectories are answered as the reference answers them, and where they can't be walked by the reference itself."""
+
+import logging
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.trajectories import trajectories
+from tests.support.long_way import by_the_long_way, told
+from tests.support.micro_trajectories import put_through, runs
+from tests.support.warm_and_fresh import unseen
+from tests.unit.masks.trajectory.test_walked_renders import LATER, QWEN
+from turnloom.masks.domain.conversation import Conversation, Training
+from turnloom.masks.domain.example import PreprocessedConversation
+from turnloom.masks.domain.options import ControlTokens, OnUnextendable, Options, TrainOn, TrainOnEot
+from turnloom.masks.model import Model
+from turnloom.masks.pipeline import preprocess_batch
+from turnloom.masks.trajectory import path as paths
+from turnloom.masks.trajectory.path import trajectory_path_of
+
+OPTIONS = Options(date="2026-01-02", max_length=None)
+
+
+def outcomes(some: Sequence[Conversation], options: Options, model: Model) -> list[object]:
+    return [told(outcome) for outcome in preprocess_batch(some, options, model)]
+
+
+def hits(options: Options, model: Model) -> int:
+    path = trajectory_path_of(options, model)
+    assert path is not None
+    return path.hits
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        OPTIONS,
+        Options(date="2026-01-02", train_on=TrainOn.LAST_ASSISTANT_MESSAGE),
+        Options(date="2026-01-02", train_on=TrainOn.LAST_ASSISTANT_TURN, max_length=128),
+        Options(date="2026-01-02", on_unextendable=OnUnextendable.ERROR, max_length=None),
+        Options(date="2026-01-02", control_tokens=ControlTokens.REJECT, max_length=None),
+    ],
+)
+@pytest.mark.parametrize("source", [QWEN, LATER])
+def test_rows_are_those_of_the_reference(source: str, options: Options) -> None:
+    model, some = unseen(source), trajectories(3, seed=5, most=14)
+    assert outcomes(some, options, model) == by_the_long_way(some, options, unseen(source))
+    if options.on_unextendable is not OnUnextendable.ERROR and source is QWEN:
+        assert hits(options, model) == len(some)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=6, deadline=None)
+def test_random_templates_answer_random_trajectories_as_the_reference(seed: int) -> None:
+    assert put_through(Random(seed), 5).differences == []
+
+
+@pytest.mark.slow
+def test_random_templates_by_the_thousand() -> None:
+    seen = list(runs(10_000, seed=1))
+    assert [one.differences for one in seen if one.differences] == []
+    assert sum(one.hits for one in seen) > 1000
+
+
+def test_weights_and_control_tokens_of_a_trajectory_are_those_of_the_reference() -> None:
+    model = unseen(QWEN)
+    (plain,) = trajectories(1, seed=7, most=12)
+    messages = [{**message, "content": f"{message['content']}<|im_end|>"} for message in plain.messages]
+    training = [Training(weight=0.5 if at % 2 else None) for at in range(len(messages))]
+    some = [Conversation(messages, plain.tools, training), plain]
+    assert outcomes(some, OPTIONS, model) == by_the_long_way(some, OPTIONS, unseen(QWEN))
+    (first, _) = preprocess_batch(some, OPTIONS, model)
+    assert isinstance(first, PreprocessedConversation)
+    assert first.escaped
+    assert hits(OPTIONS, model) == 4
+
+
+def test_a_refusal_is_told_by_the_reference() -> None:
+    source = QWEN.replace("{{ call.name }}", "")
+    model, some = unseen(source), trajectories(3, seed=8, most=12)
+    found = outcomes(some, OPTIONS, model)
+    assert found == by_the_long_way(some, OPTIONS, unseen(source))
+    assert "leaves this name out" in str(found)
+    assert hits(OPTIONS, model) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(train_on=TrainOn.ALL_TOKENS),
+        Options(control_tokens=ControlTokens.ALLOW),
+        Options(train_on_eot=TrainOnEot.NONE),
+        Options(on_unextendable=OnUnextendable.AS_RENDERED),
+        Options(tokenization="hf"),  # type: ignore[arg-type]  # names are taken
+        Options(ensure_final_stop=True),
+    ],
+)
+def test_options_that_need_more_have_no_path(options: Options) -> None:
+    assert trajectory_path_of(options, unseen(QWEN)) is None
+
+
+def test_plain_chats_are_left_to_replays() -> None:
+    model = unseen(QWEN)
+    preprocess_batch(
+        [Conversation([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])], OPTIONS, model
+    )
+    assert hits(OPTIONS, model) == 0
+
+
+def test_one_in_so_many_is_compared_and_a_difference_ends_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, some = unseen(QWEN), trajectories(2, seed=9, most=12)
+    monkeypatch.setattr(paths, "SHADOW", 1)
+    wanted = by_the_long_way(some, OPTIONS, unseen(QWEN))
+    assert outcomes(some, OPTIONS, model) == wanted
+    assert hits(OPTIONS, model) == 2
+    monkeypatch.setattr(paths, "weighted_texts", lambda *_: [])
+    with caplog.at_level(logging.ERROR):
+        assert outcomes(some, OPTIONS, model) == wanted
+    assert "differ from the reference" in caplog.text
+    assert hits(OPTIONS, model) == 3
+
+
+def test_a_template_that_can_rarely_be_walked_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "TRIAL", 2)
+    source = QWEN.replace("{{ message.content }}", "{{ message.content | reverse }}")
+    model, some = unseen(source), trajectories(3, seed=10, most=9)
+    outcomes(some, OPTIONS, model)
+    path = trajectory_path_of(OPTIONS, model)
+    assert path is not None
+    assert path.off

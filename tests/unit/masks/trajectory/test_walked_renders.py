@@ -1,0 +1,122 @@
+"""What is walked prints what the template prints, character and origin for character and origin."""
+
+import datetime
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+from bench.trajectories import trajectories
+from tests.support.chat_templates import SPECIAL_TOKENS
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.errors import TemplateRefused
+from turnloom.masks.domain.rendered_text import RenderedText
+from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.template.prompts import PLAIN_REPLY, PROBE
+from turnloom.masks.template.render import Renders, Settings, variables_of
+from turnloom.masks.trajectory.family import Family
+from turnloom.masks.trajectory.program import UnreplayableError
+from turnloom.masks.trajectory.renders import Sender
+
+SETTINGS = Settings(datetime.date(2026, 1, 1), SPECIAL_TOKENS)
+QWEN = (
+    "{% if tools %}<|im_start|>system\n{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}"
+    "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% set ns = namespace(open=true, last=messages | length - 1) %}{% for message in messages[::-1] %}"
+    "{% set index = (messages | length - 1) - loop.index0 %}{% if ns.open and message.role == 'user' %}"
+    "{% set ns.open = false %}{% set ns.last = index %}{% endif %}{% endfor %}{% for message in messages %}"
+    "{% if message.role == 'user' or (message.role == 'system' and not loop.first) %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content }}<|im_end|>\n{% elif message.role == 'assistant' %}<|im_start|>assistant\n"
+    "{% if loop.index0 > ns.last and (loop.last or message.reasoning_content) %}<think>\n"
+    "{{ message.reasoning_content }}\n</think>\n\n{% endif %}{{ message.content }}"
+    "{% for call in message.tool_calls %}{% if (loop.first and message.content) or not loop.first %}\n{% endif %}"
+    "{% set call = call.function %}<tool_call>{{ call.name }} {% for k, v in call.arguments | items %}{{ k }}="
+    "{{ v if v is string else v | tojson }};{% endfor %}</tool_call>{% endfor %}<|im_end|>\n"
+    "{% elif message.role == 'tool' %}{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user"
+    "{% endif %}\n<r>{{ message.content }}</r>{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}"
+    "<|im_end|>\n{% endif %}{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LATER = (
+    "{% set ns = namespace(name='') %}{% for m in messages %}{% set later = namespace(found=false) %}"
+    "{% for other in messages[loop.index:] %}{% if other.role == 'assistant' and 'tool_calls' not in other %}"
+    "{% set later.found = true %}{% endif %}{% endfor %}<|im_start|>{{ m.role }}{{ '!' if later.found else '?' }}"
+    "{% if 'tool_calls' in m %}{% set ns.name = m.tool_calls[0].function.name %}{{ m.tool_calls | length }}{% endif %}"
+    "{{ ns.name }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+)
+MACRO = (
+    "{% macro shown(text) %}{{ text }}{% endmacro %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% set content = shown(m.content) %}{% if 'e' in content %}*{% endif %}{{ content.strip() }}"
+    "{{ loop.index % 2 }}{{ loop.length }}<|im_end|>\n{% endfor %}"
+)
+
+
+def asked(conversation: Conversation) -> list[tuple[int, Sequence[Message], bool]]:
+    """All that is asked of a conversation: its beginnings, with a prompt, and with other messages behind them."""
+    count = len(conversation.messages)
+    return [
+        (shown, more, prompt)
+        for shown in (count, *range(1, count))
+        for more, prompt in (((), False), ((), True), ((PROBE,), False), ((PLAIN_REPLY, PROBE), False))
+    ]
+
+
+def differences(source: str, conversations: Sequence[Conversation]) -> tuple[int, list[object]]:
+    """How many renders are walked, and those that differ."""
+    template, family = compile_template(source), Family(source, variables_of(SETTINGS))
+    walked, differing = 0, list[object]()
+    for conversation in conversations:
+        sender = Sender(conversation.messages, conversation.tools)
+        renders = Renders(template, SETTINGS, conversation.tools)
+        for shown, more, prompt in asked(conversation):
+            try:
+                wanted: object = renders.traced([*conversation.messages[:shown], *more], prompt=prompt)
+            except TemplateRefused:
+                wanted = None
+            try:
+                node = sender.render(shown, more, prompt=prompt, family=family)
+            except UnreplayableError:
+                continue
+            walked += 1
+            found = node.rendered()
+            same = isinstance(wanted, RenderedText) and (found.text, found.runs) == (wanted.text, wanted.runs)
+            if not same or node.text() != found.text or node.end != len(found.text):
+                differing.append((shown, more, prompt, found, wanted))
+    return walked, differing
+
+
+@pytest.mark.parametrize("source", [QWEN, LATER, MACRO])
+def test_every_render_that_a_conversation_needs_is_walked_as_the_template_prints_it(source: str) -> None:
+    some = trajectories(2, seed=2, most=12)
+    walked, differing = differences(source, some)
+    assert differing == []
+    assert walked == sum(len(asked(one)) for one in some)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *("m.content | upper", "m.content | length | string", "m.content[0]", "m.content[1:]", "m.content ~ 1 * 2"),
+        *("(m.content ~ m.role).strip()", "m.content | urlize", "m | tojson", "m.items() | list", "messages | tojson"),
+        *("loop.changed(m.content)", "loop.cycle('a', 'b')", "m.content.split() | join", "m.content < 'm'"),
+        *("messages | selectattr('role', 'equalto', 'user') | list | length", "messages[1:2] | length", "m | length"),
+        *("(m.tool_calls | default([])) | map(attribute='id') | join", "m.content is sameas 'x'", "m.keys() | list"),
+    ],
+)
+def test_what_is_not_followed_is_left_to_the_template_and_never_printed_otherwise(expression: str) -> None:
+    source = f"{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{{{ {expression} }}}}<|im_end|>\n{{% endfor %}}"
+    assert differences(source, trajectories(2, seed=3, most=9))[1] == []
+
+
+def test_a_template_that_prints_by_chance_is_not_recorded() -> None:
+    assert Family("{{ [1, 2] | random }}{% for m in messages %}{{ m.content }}{% endfor %}", {}).compiled is None
+
+
+def test_a_render_that_differs_from_the_template_ends_the_recording(caplog: pytest.LogCaptureFixture) -> None:
+    (one,) = trajectories(1, seed=4, most=9)
+    family = Family(MACRO, variables_of(SETTINGS))
+    other = Sender(one.messages, one.tools, lambda *_: RenderedText("other", ((5, None),)))
+    with caplog.at_level(logging.ERROR), pytest.raises(UnreplayableError):
+        other.render(len(one.messages), family=family)
+    assert "differs from the template's" in caplog.text
+    with pytest.raises(UnreplayableError):
+        Sender(one.messages, one.tools).render(len(one.messages), family=family)

@@ -1,0 +1,133 @@
+"""Cut a text of pieces into slots: what a piece holds of control tokens is looked up once a conversation.
+
+The rules are those of `tokenizer.segments.cut`. Wherever a text of a message spells a token that does not count, or the
+texts of two pieces touch, that function cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+from turnloom.masks.domain.options import ControlTokens
+from turnloom.masks.domain.rendered_text import RenderedText
+from turnloom.masks.tokenizer.segments import TEXT, CutRules, Segments, cut, utf8_of
+from turnloom.masks.tokenizer.tokenizer_json import Prefix
+from turnloom.masks.trajectory.chains import Node
+from turnloom.masks.trajectory.program import Piece
+
+#: Where a control token stands, from the beginning of a piece, and its id.
+Found = tuple[int, int, int]
+
+
+class _Core(NamedTuple):
+    """A piece between the literals at its ends."""
+
+    begin: int  #: characters of the literal before it
+    end: int  #: where the literal behind it begins; == begin where all is one literal
+    found: Sequence[Found] | None  #: tokens that count; None: one is spelled that does not
+
+
+class Cutter:
+    """Cuts the views of one conversation."""
+
+    def __init__(self, assistants: AbstractSet[int], rules: CutRules, policy: ControlTokens) -> None:
+        """Begin with no piece looked at; arguments as for `cut`."""
+        self._assistants, self._rules, self._policy = assistants, rules, policy
+        self._cores: dict[int, _Core] = {}
+
+    def cut(self, nodes: Sequence[Node], rendered: RenderedText, boundaries: Sequence[int]) -> Segments:
+        """Return what `segments.cut` does.
+
+        Args:
+            nodes: of the text, in order.
+            rendered: the text.
+            boundaries: first characters of the assistant turns, ascending.
+        """
+        found = self._found(nodes, rendered.text) if self._rules.table.plain else None
+        if found is None or self._rules.prefix is not Prefix.NEVER:
+            return cut(rendered, boundaries, self._assistants, self._rules, self._policy)
+        segments = Segments(rendered.text, utf8_of(rendered))
+        _fill(segments, found, boundaries)
+        return segments
+
+    def _found(self, nodes: Sequence[Node], text: str) -> list[Found] | None:
+        """Return all control tokens that count, by their places in the text; None: not told here."""
+        table, cores = self._rules.table, self._cores
+        found: list[Found] = []
+        position = literal = 0  #: of the piece at hand, and where the literal before it begins
+        for node in nodes:
+            piece = node.piece
+            core = cores.get(id(piece))
+            if core is None:
+                core = cores[id(piece)] = self._core(piece)
+            begin, end, inside = core
+            if inside is None:
+                return None
+            if end > begin:
+                first = position + begin
+                if first == literal and first:
+                    return None  # texts of two pieces touch: they may be one author's
+                if first > literal:
+                    offset, matches = table.find_in_literal(text, literal, first)
+                    for start, stop, token in matches:
+                        found.append((start + offset, stop + offset, token.id))
+                for start, stop, id_ in inside:
+                    found.append((start + position, stop + position, id_))
+                literal = position + end
+            position += len(piece.text)
+        if position > literal:
+            offset, matches = table.find_in_literal(text, literal, position)
+            for start, stop, token in matches:
+                found.append((start + offset, stop + offset, token.id))
+        return found
+
+    def _core(self, piece: Piece) -> _Core:
+        runs, text = piece.runs, piece.text
+        begin = runs[0][0] if runs and runs[0][1] is None else 0
+        if not piece.last:
+            return _Core(begin, begin, ())
+        table = self._rules.table
+        found: list[Found] = []
+        position = start = 0
+        author: int | None = None
+        for length, from_ in (*runs, (0, None)):
+            writer = None if from_ is None else from_.message_index
+            if writer != author or not length:
+                if begin <= start < position:
+                    stop = min(position, piece.last)
+                    if author is None:
+                        offset, matches = table.find_in_literal(text, start, stop) if stop > start else (0, ())
+                        found += [(one + offset, two + offset, token.id) for one, two, token in matches]
+                    else:
+                        for one, two, token in table.find(text, start, stop):
+                            if author not in self._assistants or token.special:
+                                return _Core(begin, piece.last, None)
+                            found.append((one, two, token.id))
+                start, author = position, writer
+            position += length
+        return _Core(begin, piece.last, found)
+
+
+def _fill(segments: Segments, found: Sequence[Found], boundaries: Sequence[int]) -> None:
+    text, position, next_, count = segments.whole, 0, 0, len(boundaries)
+    starts, slots, texts = segments.starts, segments.slots, segments.texts
+    for start, end, id_ in (*found, (len(text), len(text), TEXT)):
+        if start > position:
+            while next_ < count and boundaries[next_] < start:
+                if boundaries[next_] > position:
+                    starts.append(position)
+                    slots.append(TEXT)
+                    texts.append(text[position : boundaries[next_]])
+                    position = boundaries[next_]
+                next_ += 1
+            starts.append(position)
+            slots.append(TEXT)
+            texts.append(text[position:start])
+        if id_ == TEXT:
+            break
+        starts.append(start)
+        slots.append(id_)
+        position = end
+    segments.prefixed = [False] * len(texts)

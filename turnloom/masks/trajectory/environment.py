@@ -1,0 +1,268 @@
+"""The Jinja environment in which bodies are recorded: it follows what it knows and refuses all other operations."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from jinja2 import Undefined, pass_context
+from jinja2.runtime import Context
+from jinja2.utils import _PassArg
+
+from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol, SymbolLength, SymbolParts, is_symbolic, joined
+from turnloom.masks.template.environment import PlainEnvironment
+from turnloom.masks.trajectory.numbers import Fraction, Number
+from turnloom.masks.trajectory.program import Missing
+from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Space, written
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: The variable under which a template finds the recorder.
+RECORDER: Final = "_recorder"
+_METHODS: Final = frozenset({"strip", "lstrip", "rstrip", "split", "rsplit", "startswith", "endswith", "replace"})
+_STR_ATTRIBUTES: Final = frozenset(dir(str))
+_DICT_ATTRIBUTES: Final = frozenset(dir(dict))
+_LIST_ATTRIBUTES: Final = frozenset(dir(list))
+#: Tests that ask for the type alone, or by operators that are recorded.
+_TESTS: Final = frozenset(
+    {"defined", "undefined", "none", "string", "mapping", "number", "boolean", "true", "false", "integer", "float"}
+    | {"eq", "==", "equalto", "ne", "!=", "in", "odd", "even", "divisibleby"}
+    | {"gt", "greaterthan", ">", "ge", ">=", "lt", "lessthan", "<", "le", "<="}
+)
+
+
+class Safe(Opaque):
+    """A text marked as safe: it can be printed, and would escape what is joined to it."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: Symbol) -> None:
+        self.text = text
+
+
+class BodyEnvironment(PlainEnvironment):
+    """Hugging Face's settings, for bodies that are recorded."""
+
+    concat = staticmethod(joined)  # type: ignore[assignment]  # gives symbols where Jinja expects str
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, filter_ in list(self.filters.items()):
+            self.filters[name] = _followed_filter(name, filter_)
+        for name, test in list(self.tests.items()):
+            self.tests[name] = _followed_test(name, cast("Callable[..., Any]", test))
+        self.globals["namespace"] = _namespace
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Look up `obj.attribute`."""
+        if type(obj) is Space:
+            return self._there(obj.attribute(attribute), obj, attribute)
+        if not is_symbolic(obj):
+            return super().getattr(obj, attribute)
+        if type(obj) is Loop:
+            return self._there(obj.attribute(attribute), None, attribute)
+        if type(obj) is Symbol and attribute in _METHODS:
+            return getattr(obj, attribute)
+        if isinstance(obj, Dict):
+            if attribute in ("get", "items"):
+                return getattr(obj, attribute)
+            if attribute not in _DICT_ATTRIBUTES and not attribute.startswith("_"):
+                return self._there(obj.value_of(attribute), None, attribute)
+        elif type(obj) in (List, Messages, SymbolParts):
+            if attribute not in _LIST_ATTRIBUTES and not attribute.startswith("_"):
+                return self.undefined(name=attribute)
+        elif type(obj) is Symbol and attribute not in _STR_ATTRIBUTES and not attribute.startswith("_"):
+            return self.undefined(name=attribute)  # strings have no such attribute, whatever they say
+        raise RefusedError(f".{attribute}")
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Look up `obj[argument]`."""
+        if type(obj) is SymbolParts:
+            try:
+                return obj[argument]
+            except IndexError:
+                return self.undefined(name=argument)
+        if not is_symbolic(obj) and type(obj) is not Space:
+            if is_symbolic(argument):
+                raise RefusedError("an item by a text")
+            return super().getitem(obj, argument)
+        if type(obj) is Messages:
+            if type(argument) is int or type(argument) is Number:
+                return self._there(obj.at(argument), None, "item")
+        elif type(obj) is List and type(argument) is int:
+            return self._there(obj.at(argument), None, argument)
+        elif isinstance(obj, Dict) and type(argument) is str and not argument.startswith("_"):
+            if argument in _DICT_ATTRIBUTES:  # an item comes before an attribute here
+                raise RefusedError(f"[{argument}]")
+            return self._there(obj.value_of(argument), None, argument)
+        elif type(obj) in (Space, Loop, Symbol) and type(argument) is str and argument not in _METHODS:
+            return self.getattr(obj, argument)
+        raise RefusedError("an item")
+
+    def _there(self, found: Any, obj: object, name: object) -> Any:
+        return self.undefined(name=cast("str", name)) if found is Missing else found
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # Jinja's own
+        """Call a function from the template."""
+        given = {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
+        if __obj is __context.get("_fold"):
+            return __obj(*args, **given)
+        if is_symbolic(getattr(__obj, "__self__", None)):
+            return __obj(*args, **given)
+        return super().call(__context, __obj, *args, **kwargs)
+
+
+@pass_context
+def _namespace(context: Context, *args: Any, **kwargs: Any) -> Space:
+    """Make a namespace that is recorded."""
+    if args:
+        raise RefusedError("a namespace of a dict")
+    made = context[RECORDER].space()
+    for name, value in kwargs.items():
+        if name not in ("_loop_vars", "_block_vars"):
+            made[name] = value
+    return cast("Space", made)
+
+
+def _length(value: Any) -> Any:
+    if type(value) is Messages or isinstance(value, Json):
+        return value.length()
+    if type(value) is Symbol:
+        return SymbolLength(value)
+    if type(value) is SymbolParts:
+        return len(value)
+    raise RefusedError("|length")
+
+
+def _string(value: Any) -> Any:
+    if type(value) in (Number, Fraction):
+        return value.printed()
+    if type(value) is Symbol:
+        return value
+    raise RefusedError("|string")
+
+
+def _safe(value: Any) -> Any:
+    if type(value) is Symbol:
+        return Safe(value)
+    raise RefusedError("|safe")
+
+
+def _written(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> Any:
+    arguments = {"ensure_ascii": ensure_ascii, "indent": indent, "separators": separators, "sort_keys": sort_keys}
+    tape: Any = value._tape if type(value) is Symbol else getattr(value, "tape", None)
+    if tape is None:
+        raise RefusedError("|tojson")
+    return written(value, tape, arguments)
+
+
+def _items(value: Any) -> Any:
+    if type(value) is Dict:
+        return value.items()
+    raise RefusedError("|items")
+
+
+def _trim(text: Any, chars: str | None = None) -> Any:
+    if type(text) is not Symbol:
+        raise RefusedError("|trim")
+    return text.strip(chars)
+
+
+def _replace(text: Any, old: str, new: str, count: int | None = None) -> Any:
+    if type(text) is not Symbol:
+        raise RefusedError("|replace")
+    return text.replace(old, new, -1 if count is None else count)
+
+
+def _list(value: Any) -> Any:
+    if type(value) in (List, Messages):
+        return value
+    raise RefusedError("|list")
+
+
+_FILTERS: Final[dict[str, Callable[..., Any]]] = {
+    "length": _length, "count": _length, "string": _string, "safe": _safe, "tojson": _written, "items": _items,
+    "trim": _trim, "replace": _replace, "list": _list,
+}  # fmt: skip
+#: Filters that hand on what they are given.
+_HANDING: Final = frozenset({"default", "d"})
+
+
+def _followed_filter(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
+    passed = 0 if _PassArg.from_obj(filter_) is None else 1
+
+    @functools.wraps(filter_)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = args[passed:]
+        if name in _HANDING:
+            return filter_(*args, **kwargs)
+        if given and is_symbolic(given[0]) and name in _FILTERS:
+            if any(map(is_symbolic, (*given[1:], *kwargs.values()))):
+                raise RefusedError(f"|{name} by a text")
+            return _FILTERS[name](*given, **kwargs)
+        if not all(map(_is_plain, (*given, *kwargs.values()))):
+            raise RefusedError(f"|{name}")
+        return filter_(*args, **kwargs)
+
+    return call
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or type(value) in (str, int, float, bool) or isinstance(value, Undefined)
+
+
+def _followed_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:
+    passed = 0 if _PassArg.from_obj(test) is None else 1
+
+    @functools.wraps(test)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = args[passed:]
+        if any(map(is_symbolic, (*given, *kwargs.values()))) or type(given[0]) is Space:
+            if name in ("iterable", "sequence"):
+                return type(given[0]) not in (Number, Fraction, SymbolLength)
+            if name not in _TESTS or type(given[0]) in (Safe, Pairs, Loop, Space):
+                if name in ("defined", "undefined", "none"):
+                    return test(*args, **kwargs)
+                raise RefusedError(f"is {name}")
+        return test(*args, **kwargs)
+
+    return call
+
+
+def _printed(value: object) -> Symbol | str:
+    """Print as `{{ value }}` does."""
+    if type(value) is Symbol:
+        return value
+    if type(value) is Safe:
+        return value.text
+    if type(value) is Number or type(value) is Fraction:
+        return value.printed()
+    if not _is_plain(value):
+        raise RefusedError(f"print {type(value).__name__}")
+    return str(value)
+
+
+def _str_join(items: Iterable[object]) -> Symbol | str:
+    pieces = list(items)
+    if any(type(piece) is Safe for piece in pieces):
+        raise RefusedError("a safe text that is joined")
+    return joined(map(_printed, pieces))
+
+
+def _refusing(*_: object) -> object:
+    raise RefusedError("markup")
+
+
+ENVIRONMENT: Final = BodyEnvironment()
+#: Names that Jinja's compiled code looks up in its module.
+RECORDED_NAMES: Final[dict[str, Callable[..., Any]]] = {
+    "str": _printed, "str_join": _str_join, "markup_join": _refusing, "escape": _refusing, "Markup": _refusing,
+}  # fmt: skip

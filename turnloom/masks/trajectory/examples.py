@@ -1,0 +1,341 @@
+"""The examples of one conversation, from renders that are walked: what `turns.views` and `rows.weigh` make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple, cast
+
+from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.errors import LayoutError
+from turnloom.masks.domain.options import Options
+from turnloom.masks.domain.rendered_text import TOOLS, Located, MessageSpan, RenderedText, View
+from turnloom.masks.model import Model
+from turnloom.masks.rows.weigh import WeightedText, trained_of, weighted_text_of
+from turnloom.masks.rows.weights import MessageWeights, weight_spans
+from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
+from turnloom.masks.trajectory.cuts import Cutter
+from turnloom.masks.trajectory.family import Family
+from turnloom.masks.trajectory.program import Piece, UnreplayableError
+from turnloom.masks.trajectory.turns import PiecedRenders, TurnFinder, joined
+from turnloom.masks.turns.bounds_by_render import TurnProver, transferred
+from turnloom.masks.turns.coverage import KEYS, UntrainedMessages, lost_warnings, unread_warnings
+from turnloom.masks.turns.message_spans import checked
+from turnloom.masks.turns.next_header import ended_by_header, final_stop, unclosed, without_unclosed
+from turnloom.masks.turns.prefixes import Cut, grouped
+from turnloom.masks.turns.text_map import TextMap
+from turnloom.masks.turns.views import Request, check_choice, dropped, request_for
+
+
+def weighted_texts(
+    conversation: Conversation, plan: MessageWeights, options: Options, model: Model, family: Family
+) -> list[WeightedText]:
+    """Lay out, cut and weigh a conversation.
+
+    Raises:
+        UnreplayableError: the reference has to.
+        PreprocessError: there are no examples; the reference tells why in full.
+    """
+    work = _Work(conversation, options, model, plan, family)
+    cutter = Cutter(plan.assistants, model.vocabulary.cut_rules, options.control_tokens)
+    texts: list[WeightedText] = []
+    for view, nodes in work.views():
+        if view.final_stop:
+            texts.append(weighted_text_of(view, plan, options, model))
+        else:
+            segments = cutter.cut(nodes, view.rendered, view.boundaries)
+            texts.append(WeightedText(view, weight_spans(view, plan, options), segments, view.warnings))
+    return texts
+
+
+class _Work:
+    """One conversation in progress."""
+
+    def __init__(
+        self, conversation: Conversation, options: Options, model: Model, plan: MessageWeights, family: Family
+    ) -> None:
+        request = request_for(conversation, options, model.chat_format, trained_of(plan, options))
+        if request.others or not request.turns or not all(map(_is_plain, request.messages)):
+            raise UnreplayableError("parts, or other roles")
+        template, messages = request.chat.template, request.messages
+        self.renders = PiecedRenders(template, request.settings, conversation.tools, messages, family)
+        chat = replace(request.chat, renders=self.renders)
+        self.request: Request = replace(request, chat=chat)
+        self.messages = messages
+        self.finder = TurnFinder(chat, self.renders, messages)
+        self.assistants = [at for at, message in enumerate(messages) if message.get("role") == "assistant"]
+        self.untrained = UntrainedMessages()
+        self._begins: dict[tuple[int, int, str], int | None] = {}
+        self._lost: dict[tuple[int, str], list[str]] = {}
+        self._clean: set[int] = set()  #: ids of pieces that show all that their messages say
+        self._plain_keys = all(KEYS.issuperset(message) for message in messages)
+
+    def views(self) -> list[tuple[View, Sequence[Node]]]:
+        """Return the views, each with the chain of its pieces."""
+        finder, request, whole = self.finder, self.request, len(self.messages)
+        finder.whole(whole)
+        found = grouped(request.turns, whole, lambda turn, shown: finder.extends(turn, finder.whole(shown)))
+        check_choice(len(found), max(found[0].trained, default=0), request.options)
+        return [self._view(cut) for cut in found]
+
+    def _view(self, cut: Cut) -> tuple[View, Sequence[Node]]:
+        request, finder = self.request, self.finder
+        shown = self.messages[: cut.messages]
+        node = finder.whole(cut.messages) if cut.messages - 1 in cut.trained else self.renders.node(cut.messages)
+        rendered = node.rendered()
+        trained = frozenset(cut.trained)
+        rule = request.header_rule
+        layout = _Layout(node)
+        located = ended_by_header(self._located(cut, layout, rendered.text), shown, rendered, rule)
+        lost = [*self._unread(shown, rendered, layout), *self._untrained(shown, rendered, trained, layout)]
+        warnings = (*request.undated, *dropped(shown, rendered, trained), *lost, *located.warnings)
+        spans = located.message_spans
+        following = self.messages[cut.messages : cut.messages + 1]
+        stop = final_stop(request.chat, shown, rendered, spans, rule, following)
+        if stop:
+            warnings = without_unclosed(warnings, spans[-1].message_index)
+            if not (following or request.options.ensure_final_stop):
+                warnings, stop = (*warnings, unclosed(spans[-1].message_index, stop)), ""
+        boundaries = tuple([begin for _, begin in located.begins])
+        return View(rendered, spans, trained, cut.messages, warnings, boundaries, stop), layout.nodes
+
+    def _located(self, cut: Cut, layout: _Layout, text: str) -> Located:
+        spans: list[MessageSpan] = []
+        warnings: list[str] = []
+        begins: list[tuple[int, int]] = []
+        finder, trained = self.finder, cut.trained
+        for index in self.assistants:
+            if index >= cut.messages:
+                break
+            if index not in trained:
+                begin = self._begin(index, layout, text, cut.messages)
+                if begin is not None:
+                    begins.append((index, begin))
+                continue
+            turn = finder.sampled(index).turn
+            begins.append((index, turn.start))
+            warnings += self._checked(index, layout)
+            warnings += turn.warnings
+            role = str(self.messages[index]["role"])
+            spans.append(MessageSpan(index, role, turn.start, turn.eot_start, turn.end, turn.end, turn.located_by))
+        begins.sort(key=_second)
+        return Located(tuple(spans), tuple(dict.fromkeys(warnings)), tuple(begins))
+
+    def _checked(self, index: int, layout: _Layout) -> list[str]:
+        turn = self.finder.sampled(index).turn
+        window, first = layout.window(index, turn.end)
+        moved = replace(turn, start=turn.start - first, eot_start=turn.eot_start - first, end=turn.end - first)
+        return checked(TextMap(window), self.messages, index, moved)
+
+    def _begin(self, index: int, layout: _Layout, text: str, shown: int) -> int | None:
+        finder = self.finder
+        try:
+            own = finder.sampled(index)
+            base = own.base
+            if layout.begins_with(base, text) and text.startswith(own.own(), base.end):
+                return own.turn.start
+            if index + 1 == shown:
+                return finder.alone(index).turn.start
+            return self._transferred(index, layout)
+        except LayoutError:
+            return None
+
+    def _transferred(self, index: int, layout: _Layout) -> int:
+        first, last, key = layout.surroundings(index)
+        begin = layout.nodes[first].parent
+        offset = begin.end if begin is not None else 0
+        if key not in self._begins:
+            window = _rendered(layout.nodes[first:last])
+            own = self.finder.alone(index)
+            prover = _Prover(self.finder, index, own.turn)
+            try:
+                turn = transferred(TextMap(window), index, cast("TurnProver", prover))
+                self._begins[key] = turn.start
+            except LayoutError:
+                self._begins[key] = None
+        found = self._begins[key]
+        if found is None:
+            raise LayoutError("it can't be told")
+        return offset + found
+
+    def _unread(self, shown: Sequence[Message], rendered: RenderedText, layout: _Layout) -> list[str]:
+        tools = self.request.chat.tools
+        if self._plain_keys and not tools:
+            return []
+        if self._plain_keys and layout.prints_tools():
+            return []
+        return unread_warnings(shown, tools, rendered, self.request.chat.template.names)
+
+    def _untrained(
+        self, shown: Sequence[Message], rendered: RenderedText, trained: frozenset[int], layout: _Layout
+    ) -> list[str]:
+        elsewhere = self.renders.sender.elsewhere
+        if any(step != NO_MESSAGE or index in self.assistants for step, index in elsewhere):
+            return self.untrained.warnings(shown, rendered, trained)
+        outside = {index for _, index in elsewhere}
+        found: list[tuple[int, list[str]]] = []
+        for at, node in enumerate(layout.nodes):
+            index = node.message
+            if not node.piece.last or index in trained:
+                continue
+            if id(node.piece) in self._clean and not outside:
+                continue
+            if index != NO_MESSAGE:
+                if index in outside:  # its own step prints of it, too
+                    return self.untrained.warnings(shown, rendered, trained)
+                lost = self._lost_of(index, at, layout)
+                if lost:
+                    found.append((index, lost))
+            elif outside and not self._is_whole(node.piece):
+                return self.untrained.warnings(shown, rendered, trained)
+        found.sort(key=_first)
+        return [warning for _, warnings in found for warning in warnings]
+
+    def _is_whole(self, piece: Piece) -> bool:
+        """Whether a piece outside messages prints contents as they are, each at once."""
+        seen: set[int] = set()
+        position = 0
+        for length, from_ in piece.runs:
+            if from_ is not None and from_.message_index >= 0:
+                message = self.messages[from_.message_index]
+                text = piece.text[position : position + length]
+                if from_.message_index in seen or from_.field != "content" or message.get("tool_calls"):
+                    return False
+                if text != message.get("content"):
+                    return False
+                seen.add(from_.message_index)
+            position += length
+        return True
+
+    def _lost_of(self, index: int, at: int, layout: _Layout) -> list[str]:
+        message, piece = self.messages[index], layout.nodes[at].piece
+        content = message.get("content")
+        if not message.get("tool_calls"):
+            own = [run for run in piece.runs if run[1] is not None]
+            if len(own) == 1 and own[0][1] is not None and own[0][1].field == "content":
+                begin = 0 if piece.runs[0] is own[0] else piece.runs[0][0]
+                if piece.text[begin : begin + own[0][0]] == content:
+                    self._clean.add(id(piece))
+                    return []
+        following = layout.head(at + 1)
+        key = id(piece), following
+        found = self._lost.get(key)
+        if found is None:
+            begin, runs = 0, list(piece.runs)
+            if runs[0][1] is None:
+                begin = runs.pop(0)[0]
+            if following:
+                if runs[-1][1] is None:
+                    runs[-1] = runs[-1][0] + len(following), None
+                else:
+                    runs.append((len(following), None))
+            found = self._lost[key] = lost_warnings(message, index, piece.text[begin:] + following, tuple(runs))
+        return found
+
+
+class _Prover(NamedTuple):
+    """What `transferred` asks of a TurnProver."""
+
+    finder: TurnFinder
+    place: int
+    turn: object
+
+    @property
+    def chat(self) -> object:
+        return self.finder.chat
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        return self.finder.messages
+
+    def alone(self, _: int) -> object:
+        return self.turn
+
+    def shown(self, _: int) -> RenderedText:
+        own = self.finder.alone(self.place)
+        return RenderedText(own.shown.text(), ())
+
+
+class _Layout:
+    """The pieces of one view."""
+
+    def __init__(self, node: Node) -> None:
+        self.nodes = list(node.back())
+        self.nodes.reverse()
+        self.ids = set(map(id, self.nodes))
+        self.at = {one.message: at for at, one in enumerate(self.nodes) if one.message != NO_MESSAGE}
+
+    def begins_with(self, node: Node, text: str) -> bool:
+        """Whether the text, which this is the layout of, begins with a chain's."""
+        behind: list[Node] = []
+        while id(node) not in self.ids:
+            behind.append(node)
+            assert node.parent is not None, "all chains begin with the same node"
+            node = node.parent
+        return all(text.startswith(one.piece.text, one.end - len(one.piece.text)) for one in reversed(behind))
+
+    def window(self, index: int, end: int) -> tuple[RenderedText, int]:
+        """Return the text from a message's own piece on up to a character, and where it begins."""
+        at = self.at.get(index)
+        if at is None:
+            raise UnreplayableError("a turn without a piece")
+        stop = at + 1
+        while self.nodes[stop - 1].end < end:
+            stop += 1
+        begin = self.nodes[at].parent
+        return _rendered(self.nodes[at:stop]), begin.end if begin is not None else 0
+
+    def surroundings(self, index: int) -> tuple[int, int, tuple[int, int, str]]:
+        """Return the pieces from the text before a message up to the text behind it, and what tells them apart."""
+        at = self.at.get(index)
+        if at is None:
+            raise UnreplayableError("a turn without a piece")
+        first = at - 1
+        while first > 0 and not self.nodes[first].piece.last:
+            first -= 1
+        last = at + 1
+        while last < len(self.nodes) and not self.nodes[last].piece.last:
+            last += 1
+        last = min(last + 1, len(self.nodes))
+        return max(first, 0), last, (id(self.nodes[max(first, 0)]), id(self.nodes[at]), self.head(at + 1))
+
+    def head(self, at: int) -> str:
+        """Return the literals from a piece on, up to the next text."""
+        text = ""
+        for node in self.nodes[at:]:
+            runs = node.piece.runs
+            if not runs:
+                continue
+            if runs[0][1] is None:
+                text += node.piece.text[: runs[0][0]]
+                if len(runs) == 1:
+                    continue
+            break
+        return text
+
+    def prints_tools(self) -> bool:
+        """Whether a text of tools is printed outside messages."""
+        return any(
+            from_ is not None and from_.message_index == TOOLS
+            for node in self.nodes
+            if node.message == NO_MESSAGE
+            for _, from_ in node.piece.runs
+        )
+
+
+def _rendered(nodes: Sequence[Node]) -> RenderedText:
+    piece = joined([node.piece for node in nodes])
+    return RenderedText(piece.text, tuple(piece.runs))
+
+
+def _first(pair: tuple[int, list[str]]) -> int:
+    return pair[0]
+
+
+def _second(pair: tuple[int, int]) -> int:
+    return pair[1]
+
+
+def _is_plain(message: Message) -> bool:
+    content = message.get("content")
+    return content is None or isinstance(content, str)

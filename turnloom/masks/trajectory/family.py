@@ -1,0 +1,106 @@
+"""All that is recorded of one template under one set of settings."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
+from typing import Any, Final, cast
+
+from jinja2 import Template, nodes
+
+from turnloom.masks.domain.conversation import JSON
+from turnloom.masks.template.environment import TRACED_NAMES, TracedEnvironment
+from turnloom.masks.template.provenance.messages import traced_tools
+from turnloom.masks.template.provenance.strings import plain, runs_of
+from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDED_NAMES
+from turnloom.masks.trajectory.folds import Folded, with_folds
+from turnloom.masks.trajectory.program import End, Items, Piece, Program, add_run
+from turnloom.masks.trajectory.straight import source_of
+from turnloom.masks.trajectory.tape import Code
+from turnloom.masks.trajectory.walking import run_fold
+
+#: Paths that one template under one set of settings may have; senders choose what messages look like.
+MOST_PATHS: Final = 8192
+_TRACED: Final = TracedEnvironment()
+
+
+@lru_cache(maxsize=64)
+def compiled(source: str) -> tuple[Template, Folded] | None:
+    """Compile a template whose loops are calls; None: it can't be followed."""
+    tree = ENVIRONMENT.parse(source)
+    for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
+        name = node.attr if isinstance(node, nodes.Getattr) else getattr(cast("nodes.Getitem", node).arg, "value", "")
+        if isinstance(name, str) and name.startswith("_"):
+            return None
+    folded = with_folds(tree, ENVIRONMENT)
+    if folded is None:
+        return None
+    template = Template.from_code(ENVIRONMENT, ENVIRONMENT.compile(folded.tree), ENVIRONMENT.make_globals(None))
+    template.root_render_func.__globals__.update(RECORDED_NAMES)
+    return template, folded
+
+
+class Family:
+    """All programs of one template under one set of settings; threads may share it."""
+
+    def __init__(self, source: str, variables: Mapping[str, Any]) -> None:
+        """Begin with nothing recorded.
+
+        Args:
+            source: of the template.
+            variables: that it gets beside messages, tools and add_generation_prompt.
+        """
+        self.compiled = compiled(source)
+        self.variables = dict(variables)
+        self.code = Code()
+        self.programs: dict[Hashable, Program] = {}
+        self.paths = 0
+        self.recorded = 0  #: renders that were recorded since this was looked at
+        self.lock = threading.RLock()
+        self._kept: dict[int, Template] = {}
+
+    def program(self, site: int, items: Items, kinds: tuple[Hashable, ...]) -> Program:
+        """Return the program of a body under variables of these kinds."""
+        key = (site, items, kinds)
+        found = self.programs.get(key)
+        if found is None:
+            spaces = tuple(at for at, kind in enumerate(kinds) if kind == ("space",))
+            found = self.programs[key] = Program(site, items, kinds, spaces=spaces)
+        return found
+
+    def top(self, tools: Sequence[JSON] | None, *, prompt: bool) -> Program:
+        """Return the program of everything outside loops."""
+        return self.program(-1, Items(messages=False), (prompt, tools is None))
+
+    def forget(self) -> None:
+        """Drop all programs."""
+        self.programs.clear()
+        self.code = Code()
+        self.paths = 0
+
+    def straightened(self, program: Program) -> Callable[..., tuple[End, list[Any]]] | None:
+        """Return a program's tree as one function."""
+        written = source_of(program)
+        return None if written is None else self.code.function(*written, _run_fold=run_fold)
+
+    def kept(self, site: int, tools: Sequence[JSON] | None, values: Mapping[str, Any]) -> Piece:
+        """Print a loop that depends on no message, with provenance."""
+        template = self._kept.get(site)
+        if template is None:
+            assert self.compiled is not None, "only then is there a loop"
+            folded = self.compiled[1]
+            loop = deepcopy(folded.sites[site].loop)
+            loop.iter = nodes.Name("tools", "load")  # it may have another name in a macro
+            body = [*map(deepcopy, folded.macros), loop]
+            tree = nodes.Template(body, lineno=1)
+            tree.set_environment(_TRACED)
+            template = Template.from_code(_TRACED, _TRACED.compile(tree), _TRACED.make_globals(None))
+            template.root_render_func.__globals__.update(TRACED_NAMES)
+            self._kept[site] = template
+        text = template.render({**self.variables, **values, "tools": traced_tools(tools)})
+        runs: list[tuple[int, Any]] = []
+        for length, tag in runs_of(text):
+            add_run(runs, length, tag)  # type: ignore[arg-type]  # no generation block is kept
+        return Piece(plain(text), runs)

@@ -1,0 +1,96 @@
+"""Make a call of every loop's body, so that a recorder may run it message by message.
+
+`{% for m in messages %}BODY{% endfor %}` becomes `{% call(loop, m, NAMES) _fold(SITE, messages, NAMES) %}BODY{% endcall
+%}`. A body sets nothing outside itself but attributes of namespaces. So it is a function of its item, the loop, and the
+names that it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Final, NamedTuple, cast
+
+from jinja2 import Environment, nodes
+
+from turnloom.masks.template.steps import may_differ, used_names
+
+#: The variable under which a template finds what runs its loops.
+FOLD: Final = "_fold"
+
+
+class Site(NamedTuple):
+    """One loop of a template."""
+
+    loop: nodes.For  #: as it was written
+    names: tuple[str, ...]  #: what its body may use beside its item and the loop, macros' own names included
+    targets: tuple[str, ...]  #: names of the item, or of its parts
+
+
+class Folded(NamedTuple):
+    """A template whose loops are calls."""
+
+    tree: nodes.Template
+    sites: Sequence[Site]
+    macros: Sequence[nodes.Macro]  #: as they were written
+
+
+def with_folds(tree: nodes.Template, environment: Environment) -> Folded | None:
+    """Make calls of all loops that can be one; changes the tree. None: the template may print otherwise next time."""
+    macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
+    if may_differ(tree, macros):
+        return None
+    written = [deepcopy(macro) for macro in macros.values()]
+    sites: list[Site] = []
+    _fold_inside(tree, macros, sites, environment)
+    return Folded(tree, sites, written)
+
+
+def _fold_inside(node: nodes.Node, macros: dict[str, nodes.Macro], sites: list[Site], environment: Environment) -> None:
+    for field in ("body", "else_", "elif_"):
+        statements = getattr(node, field, None)
+        if not isinstance(statements, list):
+            continue
+        for at, statement in enumerate(statements):
+            site = _site(statement, macros) if isinstance(statement, nodes.For) else None
+            if site is None:
+                _fold_inside(statement, macros, sites, environment)
+                continue
+            sites.append(site)
+            number = len(sites) - 1
+            _fold_inside(statement, macros, sites, environment)
+            statements[at] = block = _call(number, statement, site)
+            block.set_environment(environment)
+
+
+def _site(loop: nodes.For, macros: dict[str, nodes.Macro]) -> Site | None:
+    if loop.recursive or loop.test is not None or loop.else_ or any(map(_leaves, loop.body)):
+        return None
+    if isinstance(loop.target, nodes.Name):
+        targets: tuple[str, ...] = (loop.target.name,)
+    elif isinstance(loop.target, nodes.Tuple) and all(isinstance(item, nodes.Name) for item in loop.target.items):
+        targets = tuple(item.name for item in loop.target.items if isinstance(item, nodes.Name))
+    else:
+        return None
+    names = used_names(loop.body, macros) - set(targets) - macros.keys() - {FOLD}
+    return Site(deepcopy(loop), tuple(sorted(names)), targets)
+
+
+def _call(number: int, loop: nodes.For, site: Site) -> nodes.CallBlock:
+    given: list[nodes.Expr] = [
+        nodes.Const(number),
+        cast("nodes.Expr", loop.iter),
+        *(nodes.Name(name, "load") for name in site.names),
+    ]
+    call = nodes.Call(nodes.Name(FOLD, "load"), given, [], None, None)
+    taken = [nodes.Name(name, "param") for name in ("loop", *site.targets, *site.names)]
+    block = nodes.CallBlock(call, taken, [], loop.body)
+    block.set_lineno(loop.lineno)
+    return block
+
+
+def _leaves(node: nodes.Node) -> bool:
+    """Whether a statement may leave the loop around it."""
+    if isinstance(node, nodes.Break | nodes.Continue | nodes.Block):
+        return True
+    return not isinstance(node, nodes.For) and any(map(_leaves, node.iter_child_nodes()))

@@ -1,0 +1,126 @@
+"""How the variables of one body are handed to the body of a loop inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+from jinja2 import Undefined
+from jinja2.runtime import LoopContext, Macro
+
+from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol, is_symbolic
+from turnloom.masks.trajectory.numbers import Fraction, Number, depth_of, total
+from turnloom.masks.trajectory.program import WHOLE
+from turnloom.masks.trajectory.tape import From, Given, Tape
+from turnloom.masks.trajectory.values import (
+    Dict,
+    List,
+    Message,
+    Messages,
+    Space,
+    expression_of,
+    wrapped,
+)
+
+
+class Unusable(Opaque):
+    """A value that can't be handed to a body: any use refuses."""
+
+    __slots__ = ()
+
+
+class Tools(List):
+    """The tools; a loop over them depends on no message."""
+
+    __slots__ = ()
+
+
+class Handed(NamedTuple):
+    """A variable as it is handed to a body."""
+
+    kind: Hashable
+    source: str = "None"
+    origin: str = "None"
+
+
+class Later(NamedTuple):
+    """An item whose kind is asked when its body begins."""
+
+    source: str
+    value: Any
+    origin: str
+    tape: Tape
+
+    def now(self) -> Any:
+        """Ask for its kind and return what the body sees of it."""
+        return wrapped(self.source, self.value, self.origin, self.tape.ask(f"kind({self.source})"), self.tape)
+
+
+def handed(value: Any) -> Handed:
+    """Return how a variable is handed to a body, with its kind."""
+    own: Any = getattr(value, "tape", None) if is_symbolic(value) else None
+    if own is not None:
+        own.check()
+    if isinstance(value, Undefined):
+        return Handed(("undefined", value._undefined_name))
+    if isinstance(value, Macro):
+        return Handed(("macro", value.name))
+    if value is None or type(value) in (str, int, bool, float):
+        return Handed(("constant", type(value), value))
+    if type(value) is Symbol:
+        try:
+            return Handed(("text",), *expression_of(value))
+        except RefusedError:
+            return Handed(("unusable",))
+    if type(value) is Tools:
+        return Handed(("tools",), value.source, value.origin)
+    if type(value) is Message:
+        return Handed(("message",), value.place)
+    if type(value) in (Dict, List):
+        return Handed(("json", type(value)), value.source, value.origin)
+    if type(value) is Messages:
+        return Handed(("messages", value.start, value.backwards) if value.begin is None else ("unusable",))
+    if type(value) is Number:
+        value.tape.looked(WHOLE if depth_of(value.form, value.tape) else 0)
+        return Handed(("number",), total(value.form))
+    if type(value) is Fraction:
+        return Handed(("fraction",), value.source)
+    if type(value) is Space:
+        value._tape.check()
+        return Handed(("space",), f"V[{value._variable}]")
+    if is_symbolic(value) or isinstance(value, LoopContext):
+        return Handed(("unusable",))
+    if isinstance(value, list | tuple | dict):
+        return Handed(("constant", type(value), repr(value)) if _is_plain(value) else ("unusable",))
+    return Handed(("object", id(value)))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (str, int, bool, float)
+
+
+def taken(kind: Any, at: int, value: Any, given: Given, tape: Tape) -> Any:
+    """Return what a body sees of a variable."""
+    name = kind[0]
+    source, origin, held = f"V[{at}]", f"O[{at}]", given.values[at]
+    if name == "text":
+        return tape.symbol(source, held, From(origin, tape))
+    if name == "tools":
+        return Tools(source, held, origin, tape)
+    if name == "json":
+        return kind[1](source, held, origin, tape)
+    if name == "message":
+        return Message({source: 1}, given.messages[held], tape)
+    if name == "messages":
+        return Messages(tape, kind[1], backwards=kind[2])
+    if name == "number":
+        return Number({source: 1}, held, tape)
+    if name == "fraction":
+        return Fraction(source, held, tape)
+    if name == "space":
+        return Space(tape, at)
+    return Unusable() if name == "unusable" else value

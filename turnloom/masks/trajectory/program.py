@@ -1,0 +1,272 @@
+"""Programs: what a body was seen to ask and print, as a tree of questions that is walked for the next message.
+
+A body is a function of its item, the loop and the names it uses. A recording is a path: questions with their answers,
+and what was printed in the end. Another item that gives the same answers prints the same expressions. Paths of one body
+share their beginnings, as a body asks the same first question always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from turnloom.masks.domain.rendered_text import Origin
+from turnloom.masks.template.provenance.filters import json_text
+from turnloom.masks.template.provenance.messages import STRUCTURE
+
+#: Characters with the same origin, as in `RenderedText`.
+Runs: TypeAlias = "list[tuple[int, Origin | None]]"
+#: What is printed between two questions: text, or an expression and the expression of its origin ("" for a literal), or
+#: the number of a loop whose text it is.
+Printed: TypeAlias = "str | tuple[str, str] | int"
+
+#: How deep a question looks that reads what no prefix of the conversation shows.
+WHOLE: Final = 1 << 30
+#: Arguments of everything that is compiled: messages, their or the items' count, position, item, its origin, variables
+#: and their origins.
+ARGUMENTS: Final = "M, n, a, m, o, V, O"
+
+
+class UnreplayableError(Exception):
+    """No program tells what is printed here; the reference renders."""
+
+
+class MissError(Exception):
+    """No path is known for these answers."""
+
+
+class Missing:
+    """The kind of a key that is not there; a class, as the others are."""
+
+
+class Held(NamedTuple):
+    """A text or container with its origin, where a namespace keeps it."""
+
+    value: Any
+    origin: Origin | None
+
+
+class Piece:
+    """What one step printed, with the origin of every character."""
+
+    __slots__ = ("last", "runs", "text")
+
+    def __init__(self, text: str, runs: Runs) -> None:
+        self.text = text
+        self.runs = runs
+        #: end of the last character that is no literal, 0 where all are
+        self.last = 0
+        if runs:
+            self.last = len(text) if runs[-1][1] is not None else len(text) - runs[-1][0]
+
+
+EMPTY: Final = Piece("", [])
+
+
+class Path:
+    """One place of a tree: a question, an act, or what is printed in the end."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True, eq=False)
+class Ask(Path):
+    """A question, and where each answer leads."""
+
+    ask: Callable[..., Hashable]
+    source: str
+    answers: dict[Hashable, Path] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Load(Path):
+    """Keep what an attribute of a namespace is now, as one more variable."""
+
+    space: int  #: variable
+    name: str
+    then: Path | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Make(Path):
+    """Make a namespace, as one more variable."""
+
+    then: Path | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Store(Path):
+    """Set an attribute of a namespace."""
+
+    space: int
+    name: str
+    value: Callable[..., object]
+    source: str
+    then: Path | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Fold(Path):
+    """Run another loop."""
+
+    program: Program
+    items: Callable[..., Any]  #: gives the items; of messages the first, or None
+    origin: Callable[..., Origin | None]
+    values: Callable[..., list[Any]]
+    origins: Callable[..., list[Any]]
+    source: str
+    own: bool  #: only its message decides what it prints, so that it runs once a message
+    then: Path | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Keep(Path):
+    """Print what does not depend on messages; made once a conversation."""
+
+    key: Hashable
+    make: Callable[[Any], Piece]
+    then: Path | None = None
+
+
+@dataclass(slots=True, eq=False)
+class End(Path):
+    """The end: what is printed, and how far the questions before looked."""
+
+    printed: Callable[..., Piece]
+    reach: int  #: messages behind its own that it looked at, WHOLE: all
+    stateless: bool  #: it asks and sets no variable, so that only messages decide
+    #: attributes of namespaces that it reads before it may set them, and the variables that they become; None: loops
+    #: inside may read and set all
+    reads: tuple[tuple[int, str, int], ...] | None
+    sets: tuple[tuple[int, str], ...]
+    #: where it sets nothing and prints no variable: questions for variables, with their answers
+    trail: tuple[tuple[Callable[..., Hashable], Hashable], ...] | None
+    parts: tuple[Printed, ...]
+    own: bool  #: only the item and its position decide what is printed
+    blanks: tuple[int, ...] | None  #: the same where these loops print nothing; None: not even then
+    stretches: tuple[Callable[..., Piece] | int, ...]  #: the same in pieces: printers, and numbers of loops
+
+
+class Refusal(Path):
+    """The end of a path that can't be recorded."""
+
+    __slots__ = ()
+
+
+class Items(NamedTuple):
+    """How a program's items are given."""
+
+    messages: bool  #: they are the conversation's messages
+    start: int = 0  #: the first of these; -1: it is told by the loop
+    backwards: bool = False  #: from the last to the first
+    pairs: bool = False  #: keys and values of a dict
+
+
+@dataclass(slots=True, eq=False)
+class Program:
+    """One body under one kind of variables."""
+
+    site: int
+    items: Items
+    kinds: tuple[Hashable, ...]  #: of the variables: constants by value
+    root: Path | None = None
+    spaces: tuple[int, ...] = ()  #: variables that are namespaces
+    walks: int = 0  #: since the tree grew
+    straight: Callable[..., tuple[End, list[Any]]] | None = None  #: the tree as one function
+
+
+def kind(value: Any) -> object:
+    """Return what a question for a value's kind is answered with: True, False, or its type."""
+    found = type(value)
+    return value if found is bool else found
+
+
+def kind_in(values: Any, key: str) -> object:
+    """Return the kind of a dict's value."""
+    return kind(values[key]) if key in values else Missing
+
+
+def kind_held(value: Any) -> object:
+    """Return the kind of what a namespace holds; of a text without an author the text."""
+    found = type(value)
+    if found is Held:
+        return Held, type(value.value)
+    return value if found is bool or found is str else found
+
+
+def role_of(message: Mapping[str, Any]) -> object:
+    """Return a message's role, by which bodies branch first."""
+    role = message.get("role", Missing)
+    return role if type(role) is str or role is Missing else type(role)
+
+
+@lru_cache(maxsize=1 << 16)
+def origin(index: int, field_: str) -> Origin:
+    """Return the origin of a message's text."""
+    return Origin(index, field_)
+
+
+def has_text(value: Any) -> bool:
+    """Whether a text with provenance stands in a JSON value: then what is written of it has its origin."""
+    if isinstance(value, str):
+        return bool(value)
+    if isinstance(value, Mapping):
+        return any((bool(key) and key not in STRUCTURE) or has_text(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return any(map(has_text, value))
+    return False
+
+
+def is_traced_key(key: str) -> bool:
+    """Whether a dict's key counts as text of its author."""
+    return bool(key) and key not in STRUCTURE
+
+
+#: What the source of questions may name.
+NAMES: Final[dict[str, object]] = {
+    "kind": kind, "kind_in": kind_in, "kind_held": kind_held, "role_of": role_of, "origin": origin,
+    "has_text": has_text, "is_traced_key": is_traced_key, "json_text": json_text, "Held": Held, "Piece": Piece,
+    "str": str, "len": len, "list": list, "type": type,
+}  # fmt: skip
+
+
+def printer_source(parts: Sequence[Printed]) -> str:
+    """Write the function that prints a path's end."""
+    lines = [f"def printed({ARGUMENTS}, F):", " r = []"]
+    texts: list[str] = []
+    literal = "0"
+
+    def flush() -> None:
+        nonlocal literal
+        if literal != "0":
+            lines.append(f" if r and r[-1][1] is None: r[-1] = (r[-1][0] + {literal}, None)")
+            lines.append(f" else: r.append(({literal}, None))")
+            literal = "0"
+
+    for at, part in enumerate(parts):
+        if isinstance(part, str):
+            texts.append(repr(part))
+            literal = str(int(literal) + len(part))
+            continue
+        flush()
+        if isinstance(part, int):
+            texts.append(f"''.join([p.text for p in F[{part}]])")
+            lines += [f" for p in F[{part}]:", "  for l, x in p.runs: _add(r, l, x)"]
+            continue
+        text, from_ = part
+        texts.append(f"t{at}")
+        lines.append(f" t{at} = {text}")
+        lines.append(f" if t{at}: _add(r, len(t{at}), {from_ or None})")
+    flush()
+    joined = f"''.join(({''.join(text + ', ' for text in texts)}))" if len(texts) != 1 else texts[0]
+    return "\n".join([*lines, f" return Piece({joined}, r)"])
+
+
+def add_run(runs: Runs, length: int, from_: Origin | None) -> None:
+    """Add characters, joined with those before where they have one origin."""
+    if runs and (runs[-1][1] is from_ or runs[-1][1] == from_):
+        runs[-1] = runs[-1][0] + length, from_
+    else:
+        runs.append((length, from_))

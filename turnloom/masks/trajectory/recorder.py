@@ -1,0 +1,250 @@
+"""Record a render: bodies whose paths are known are walked, others run on symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from jinja2 import Undefined
+from jinja2.runtime import LoopContext, Macro
+
+from turnloom.masks.domain.conversation import JSON
+from turnloom.masks.domain.rendered_text import TOOLS
+from turnloom.masks.replay.symbols import RefusedError, Symbol, atoms_of, is_symbolic
+from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
+from turnloom.masks.trajectory.family import MOST_PATHS, Family
+from turnloom.masks.trajectory.folds import FOLD, Site
+from turnloom.masks.trajectory.handing import Later, Tools, handed, taken
+from turnloom.masks.trajectory.numbers import total
+from turnloom.masks.trajectory.program import (
+    WHOLE,
+    End,
+    Fold,
+    Items,
+    Keep,
+    MissError,
+    Path,
+    Piece,
+    Program,
+    Refusal,
+    UnreplayableError,
+)
+from turnloom.masks.trajectory.tape import From, Given, Mark, Tape, grow, is_own
+from turnloom.masks.trajectory.values import List, Loop, Message, Messages, Pairs, Space
+from turnloom.masks.trajectory.walking import items_of, walk
+
+_REFUSAL: Final = Refusal()
+
+
+class Recorder:
+    """One render that is recorded: bodies whose paths are known are walked, others run."""
+
+    def __init__(
+        self, family: Family, messages: list[dict[str, Any]], tools: Sequence[JSON] | None, sender: Any
+    ) -> None:
+        """Prepare.
+
+        Args:
+            family: that learns.
+            messages: with the names that templates use for reasoning.
+            tools: of the conversation.
+            sender: prints kept loops, as in `walk`.
+        """
+        self._family, self._messages, self._tools, self._sender = family, messages, tools, sender
+        self._tapes: list[Tape] = []
+        self._blamed: BaseException | None = None  #: whose body is known
+
+    def record(self, *, prompt: bool) -> None:
+        """Run the template and add what is new.
+
+        Raises:
+            RefusedError: it can't be followed.
+            Exception: whatever the template raises.
+        """
+        family = self._family
+        assert family.compiled is not None, "asked for only where it can be followed"
+        program = family.top(self._tools, prompt=prompt)
+        given = Given(self._messages, len(self._messages), 0, None, None, [self._tools], [None])
+        tape = self._tape(given, over_messages=False)
+        tools = None if self._tools is None else Tools("V[0]", self._tools, f"origin({TOOLS}, 'tools')", tape)
+        variables = {
+            **family.variables, "messages": Messages(tape), "tools": tools, "add_generation_prompt": prompt,
+            RECORDER: self, FOLD: self.fold,
+        }  # fmt: skip
+        template = family.compiled[0]
+        context = template.new_context(variables)
+        self._finish(program, tape, lambda: template.environment.concat(template.root_render_func(context)))
+
+    def space(self) -> Space:
+        """Make a namespace in the body that runs."""
+        tape = self._tapes[-1]
+        return Space(tape, tape.make())
+
+    def _tape(self, given: Given, *, over_messages: bool) -> Tape:
+        return Tape(self._family.code, given, self._is_current, over_messages=over_messages)
+
+    def _is_current(self, tape: Tape) -> bool:
+        return bool(self._tapes) and self._tapes[-1] is tape
+
+    def _finish(self, program: Program, tape: Tape, body: Callable[[], Any]) -> End:
+        """Run a body and add its path."""
+        family = self._family
+        self._tapes.append(tape)
+        end: Path
+        try:
+            text = body()
+            atoms = atoms_of(text)
+            leaf = end = tape.leaf(atoms)
+        except UnreplayableError:
+            raise  # an item of a loop inside, not this body
+        except (RefusedError, Exception) as error:
+            if self._blamed is not error:  # a body refuses or raises always after the same answers
+                self._blamed = error
+                self._grow(program, tape, _REFUSAL)
+            raise
+        finally:
+            if self._tapes[-1] is tape:
+                self._tapes.pop()
+        self._grow(program, tape, end)
+        if family.paths > MOST_PATHS:
+            family.forget()
+            raise RefusedError("too many paths")
+        return leaf
+
+    def _grow(self, program: Program, tape: Tape, end: Path) -> None:
+        program.root = grow(program.root, tape.steps, end)
+        program.walks, program.straight = 0, None
+        self._family.paths += 1
+
+    def fold(self, number: int, iterable: Any, *values: Any, caller: Macro) -> Any:
+        """Run a loop for the template that is recorded."""
+        tape = self._tapes[-1]
+        assert self._family.compiled is not None, "it runs"
+        site = self._family.compiled[1].sites[number]
+        if type(iterable) is Tools:
+            return self._keep(number, site, values, tape)
+        if not is_symbolic(iterable):
+            return self._unrolled(iterable, values, caller)
+        if type(iterable) is Messages:
+            begin = iterable.begin
+            items = Items(messages=True, start=iterable.start if begin is None else -1, backwards=iterable.backwards)
+            source, origin, given = "None" if begin is None else total(begin.form), "None", None
+        elif type(iterable) is Pairs:
+            if len(site.targets) != 2:
+                raise RefusedError("pairs")
+            items = Items(messages=False, pairs=True)
+            source, origin, given = iterable.of.source, iterable.of.origin, iterable.of.value
+        elif type(iterable) is List:
+            items = Items(messages=False)
+            source, origin, given = iterable.source, iterable.origin, iterable.value
+        else:
+            raise RefusedError(f"a loop over {type(iterable).__name__}")
+        if not items.pairs and len(site.targets) != 1:
+            raise RefusedError("parts of items")
+        tape.check()
+        spaces = [value._variable for value in values if type(value) is Space]
+        if len(set(spaces)) < len(spaces):
+            raise RefusedError("one namespace under two names")
+        given_to = [handed(value) for value in values]
+        program = self._family.program(number, items, tuple(one.kind for one in given_to))
+        code = self._family.code
+        sources = ", ".join(one.source for one in given_to)
+        origins = ", ".join(one.origin for one in given_to)
+        if "V[" in sources or "V[" in source or "O[" in origins:
+            tape.stateless = False
+        tape.shares |= any(type(value) is Space and value._variable < tape.variables for value in values)
+        if items.messages and tape.over_messages:
+            tape.looked(WHOLE)
+        fold = Fold(
+            program,
+            code.compiled(source),
+            code.compiled(origin),
+            code.compiled(f"[{sources}]"),
+            code.compiled(f"[{origins}]"),
+            f"{source} {origin} {sources} {origins}",
+            tape.over_messages and not items.messages and is_own(f"{source} {origin} {sources} {origins}"),
+        )
+        pieces = self._run(fold, given, values, caller, tape)
+        for value in values:
+            if type(value) is Space:
+                value.forget()
+        return _marked("".join(piece.text for piece in pieces), tape.fold(fold, pieces), tape)
+
+    def _run(self, fold: Fold, given: Any, values: Sequence[Any], caller: Macro, tape: Tape) -> list[Piece]:
+        program, arguments = fold.program, tape.given
+        made, origins = fold.values(*arguments), fold.origins(*arguments)
+        messages = self._messages
+        if program.items.messages:
+            first = program.items.start if program.items.start >= 0 else fold.items(*arguments)
+            order: list[int] = list(range(first, len(messages)))
+            if program.items.backwards:
+                order.reverse()
+            steps: list[tuple[int, int, Any, Any]] = [(len(messages), at, messages[at], None) for at in order]
+        else:
+            from_ = fold.origin(*arguments)
+            items = items_of(program, given)
+            steps = [(len(items), at, item, from_) for at, item in enumerate(items)]
+        pieces = []
+        known = len(made)
+        for count, at, item, from_ in steps:
+            one = Given(messages, count, at, item, from_, made, origins)
+            before = [(space, dict(made[space])) for space in program.spaces]
+            try:
+                leaf, folds = walk(program, one, self._sender)
+            except MissError:
+                del made[known:], origins[known:]
+                for space, state in before:
+                    made[space].clear()
+                    made[space].update(state)
+                leaf, folds = self._recorded(program, one, values, caller)
+            try:
+                pieces.append(leaf.printed(*one, folds))
+            except Exception as error:
+                raise RefusedError("what can't be printed") from error
+            del made[known:], origins[known:]
+        return pieces
+
+    def _recorded(self, program: Program, given: Given, values: Sequence[Any], caller: Macro) -> tuple[End, list[Any]]:
+        tape = self._tape(given, over_messages=program.items.messages)
+        item: tuple[Any, ...]
+        if program.items.messages:
+            item = (Message({"a": 1}, given.item, tape),)
+        elif program.items.pairs:
+            item = (self._key(given, tape), Later("m[1]", given.item[1], "o", tape))
+        else:
+            item = (Later("m", given.item, "o", tape),)
+        seen = [taken(kind, at, values[at], given, tape) for at, kind in enumerate(program.kinds)]
+        loop = Loop(tape, program.items)
+
+        def body() -> Any:
+            return caller(loop, *(one.now() if type(one) is Later else one for one in item), *seen)
+
+        leaf = self._finish(program, tape, body)
+        return leaf, tape.folds
+
+    def _key(self, given: Given, tape: Tape) -> Symbol:
+        return tape.symbol("m[0]", given.item[0], From("(o if is_traced_key(m[0]) else None)", tape))
+
+    def _unrolled(self, iterable: Any, values: Sequence[Any], caller: Macro) -> Any:
+        """Run a loop over what the template says itself."""
+        loop = LoopContext(iterable, ENVIRONMENT.undefined)
+        return ENVIRONMENT.concat([caller(now, item, *values) for item, now in loop])
+
+    def _keep(self, number: int, site: Site, values: Sequence[Any], tape: Tape) -> Any:
+        named = {}
+        for name, value in zip(site.names, values, strict=True):
+            if isinstance(value, Undefined | Macro) or type(value) is Tools or callable(value):
+                continue
+            if value is not None and type(value) not in (str, int, bool):
+                raise RefusedError("a loop over tools that needs more")
+            named[name] = value
+        family, tools = self._family, self._tools
+        keep = Keep((number, *named.items()), partial(family.kept, number, values=named))
+        piece = self._sender.kept(keep) if tools else Piece("", [])
+        return _marked(piece.text, tape.fold(keep, (piece,)), tape)
+
+
+def _marked(text: str, number: int, tape: Tape) -> Symbol:
+    """Return what stands for the text of a loop in the body around it."""
+    return Symbol((("?loop", text, Mark(number, tape)),), tape)  # type: ignore[arg-type]  # origins of a recording

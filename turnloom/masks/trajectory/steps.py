@@ -1,0 +1,90 @@
+"""What single messages contributed to earlier renders of their conversation, and when they do so again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from turnloom.masks.trajectory.program import EMPTY, End, Held, Missing, Piece
+
+
+class Step:
+    """What one message contributed, or it and all behind it: by what was read of namespaces, and what was set."""
+
+    __slots__ = ("leaf", "needs", "piece", "reads", "sets", "state")
+
+    def __init__(
+        self,
+        piece: Piece,
+        needs: int,
+        reads: tuple[tuple[int, str, Any], ...],
+        sets: tuple[tuple[int, str, Any], ...],
+        leaf: End | None = None,
+        state: object = None,
+    ) -> None:
+        self.piece = piece
+        self.needs = needs  #: messages that must be known
+        self.reads = reads
+        self.sets = sets
+        self.leaf = leaf  #: of one message
+        self.state = state  #: variables that are no namespaces, None where none was asked for
+
+    def holds(self, given: tuple[Any, ...], state: object) -> bool:
+        """Whether a message contributes this again."""
+        values: list[Any] = given[5]
+        leaf = self.leaf
+        if leaf is None or leaf.trail is None:
+            if self.state is not None and self.state != state:
+                return False
+            return all(same(values[space].get(name, Missing), value) for space, name, value in self.reads)
+        if not leaf.trail:
+            return True
+        assert leaf.reads is not None, "there is a trail"
+        known = len(values)
+        values += [values[space].get(name, Missing) for space, name, _ in leaf.reads]
+        try:
+            return all(ask(*given) == answer for ask, answer in leaf.trail)
+        except Exception:  # a question that can't be put to these: a walk tells
+            return False
+        finally:
+            del values[known:]
+
+    def followed(self, other: Step) -> Step:
+        """Return what this and another behind it read and set."""
+        if not self.sets and self.reads == other.reads:
+            return other
+        own = {(space, name) for space, name, _ in self.sets}
+        later = {(space, name) for space, name, _ in other.sets}
+        reads = {(space, name): value for space, name, value in other.reads if (space, name) not in own}
+        reads |= {(space, name): value for space, name, value in self.reads}
+        sets = [one for one in self.sets if (one[0], one[1]) not in later]
+        return Step(EMPTY, 0, tuple([(*key, value) for key, value in reads.items()]), (*sets, *other.sets))
+
+
+class Tail(NamedTuple):
+    """What a loop from the last message on did from one message to its end."""
+
+    step: Step
+    pieces: list[Piece]
+
+
+def frozen(value: Any) -> object:
+    """Return what tells a variable from others; containers are told apart by identity."""
+    kind = type(value)
+    if kind is Held:
+        return Held, frozen(value.value), value.origin
+    if kind is list or kind is dict:
+        return list, id(value)
+    return kind, value
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two variables are the same to a body."""
+    return one is other or (type(one) is type(other) and frozen(one) == frozen(other))
+
+
+def restore(values: Sequence[Any], spaces: Sequence[int], states: Sequence[Mapping[str, Any]]) -> None:
+    """Give namespaces among the variables what they held."""
+    for space, state in zip(spaces, states, strict=True):
+        values[space].clear()
+        values[space].update(state)

@@ -1,0 +1,312 @@
+"""Record one body's path: what it asks, in order, and what it prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+from turnloom.masks.domain.rendered_text import Origin
+from turnloom.masks.replay.symbols import Atom, RefusedError, Symbol
+from turnloom.masks.trajectory import program
+from turnloom.masks.trajectory.program import ARGUMENTS, WHOLE, Ask, End, Fold, Keep, Load, Make, Path, Printed, Store
+
+#: What reads more than the item and its position.
+_OTHERS: Final = re.compile(r"\b[MnVO]\b")
+#: What symbols ask of the parts of a text.
+_PARTS: Final = re.compile(r"len\((.*\.r?split\([^()]*\)\))\) == (\d+)")
+#: Steps of a path at most; public templates take some thirty.
+LONGEST: Final = 512
+
+
+class Code:
+    """Compiles expressions of one template under one set of settings, each once."""
+
+    def __init__(self) -> None:
+        """Begin with no constant."""
+        self._names: dict[Hashable, str] = {}
+        self._scope: dict[str, object] = {**program.NAMES, "_add": program.add_run}
+        self._made: dict[str, Callable[..., Any]] = {}
+
+    def constant(self, value: Hashable) -> str:
+        """Return the name of a constant."""
+        key = (type(value), value)
+        if key not in self._names:
+            self._names[key] = name = f"K{len(self._names)}"
+            self._scope[name] = value
+        return self._names[key]
+
+    def value_of(self, name: str) -> object:
+        """Return the constant of a name."""
+        return self._scope[name]
+
+    def compiled(self, source: str) -> Callable[..., Any]:
+        """Compile an expression to a function of ARGUMENTS."""
+        made = self._made.get(source)
+        if made is None:
+            made = self._made[source] = eval(f"lambda {ARGUMENTS}: {source}", self._scope)  # noqa: S307  # our own source
+        return made
+
+    def function(self, source: str, names: Mapping[str, object], **more: object) -> Callable[..., Any]:
+        """Compile a function `walk` that names constants and more."""
+        scope: dict[str, Any] = {**self._scope, **names, **more}
+        exec(compile(source, "<walk>", "exec"), scope)  # noqa: S102  # our own source
+        made: Callable[..., Any] = scope["walk"]
+        return made
+
+    def printer(self, parts: tuple[Printed, ...]) -> Callable[..., Any]:
+        """Compile what prints a path's end."""
+        source = program.printer_source(parts)
+        made = self._made.get(source)
+        if made is None:
+            found: dict[str, Any] = {}
+            exec(compile(source, "<printed>", "exec"), self._scope, found)  # noqa: S102  # our own source
+            made = self._made[source] = found["printed"]
+        return made
+
+
+class From(NamedTuple):
+    """The origin of a symbol: an expression that gives it, in the recording of one body."""
+
+    source: str
+    tape: Tape
+
+
+class Given(NamedTuple):
+    """The arguments of everything that is compiled, as they are for the item at hand."""
+
+    messages: list[dict[str, Any]]
+    amount: int
+    at: int
+    item: Any
+    origin: Origin | None
+    values: list[Any]
+    origins: list[Any]
+
+
+class Tape:
+    """The path of one body for one item. It offers symbols what `symbols.Recording` does."""
+
+    def __init__(self, code: Code, given: Given, is_current: Callable[[Tape], bool], *, over_messages: bool) -> None:
+        """Begin with nothing asked.
+
+        Args:
+            code: compiles.
+            given: the item at hand, and the variables.
+            is_current: whether it is this body that runs.
+            over_messages: the item is a message, and its position that among all.
+        """
+        self.code = code
+        self.over_messages = over_messages
+        self.given = given
+        self._is_current = is_current
+        self.steps: list[tuple[Path, Hashable]] = []  #: with the answers of questions
+        self._asked: dict[str, Hashable] = {}
+        self.reach = 0
+        self.stateless = True
+        self.folds: list[Any] = []  #: pieces of each loop and kept text
+        self.variables = len(given.values)
+        self._reads: dict[tuple[int, str], int] = {}
+        self._sets: dict[tuple[int, str], None] = {}
+        self.shares = False  #: a loop inside was given a namespace from outside
+
+    def check(self) -> None:
+        """Refuse what comes from another body."""
+        if not self._is_current(self):
+            raise RefusedError("a value of another body")
+
+    def run(self, source: str) -> Any:
+        """Evaluate an expression for the item at hand."""
+        try:
+            return self.code.compiled(source)(*self.given)
+        except Exception as error:
+            raise RefusedError(f"{type(error).__name__}") from error
+
+    def ask(self, source: str) -> Hashable:
+        """Record a question and return its answer."""
+        self.check()
+        if source in self._asked:
+            return self._asked[source]
+        answer: Hashable = self.run(source)
+        self._asked[source] = answer
+        if "V[" in source:
+            self.stateless = False
+        self._add(Ask(self.code.compiled(source), source), answer)
+        return answer
+
+    def looked(self, reach: int) -> None:
+        """Note that a question looks at messages behind the item's own."""
+        self.reach = max(self.reach, reach)
+
+    def _add(self, step: Path, answer: Hashable = None) -> None:
+        if len(self.steps) >= LONGEST:
+            raise RefusedError("a long path")
+        self.steps.append((step, answer))
+
+    # What symbols ask of a recording.
+
+    def guard(self, expression: str, answer: bool) -> bool:
+        """Record a question of truth; of how many parts a text has, the question for their number."""
+        parts = _PARTS.fullmatch(expression)
+        if parts is not None and answer:
+            return self.ask(f"len({parts[1]})") == int(parts[2])
+        if self.ask(f"bool({expression})") is not answer:
+            raise RefusedError("another answer than the symbol's")
+        return answer
+
+    def constant(self, value: Hashable) -> str:
+        """Return the name of a constant."""
+        return self.code.constant(value)
+
+    def name(self, expression: str) -> str:
+        """Return an expression as it stands in a longer one."""
+        return f"({expression})"
+
+    def arguments(self, values: Iterable[object]) -> str:
+        """Return constants as they stand in a call."""
+        names = []
+        for value in values:
+            if value is not None and type(value) not in (str, int):
+                raise RefusedError("an argument that is no constant")
+            names.append(self.constant(value))
+        return ", ".join(names)
+
+    def symbol(self, expression: str, text: str, origin: Any) -> Symbol:
+        """Return the symbol of an expression that gives a string."""
+        return Symbol(((f"({expression})", text, origin),), self)  # type: ignore[arg-type]  # it offers what symbols ask
+
+    # Acts.
+
+    def load(self, space: int, name: str) -> tuple[str, str]:
+        """Keep an attribute as it is now; return the expressions of its value and origin."""
+        self.check()
+        self.stateless = False
+        self._add(Load(space, name))
+        if space < self.variables and (space, name) not in self._sets:
+            self._reads[space, name] = len(self.given.values)
+        held = self.given.values[space].get(name, program.Missing)
+        self.given.values.append(held)
+        self.given.origins.append(held.origin if type(held) is program.Held else None)
+        at = len(self.given.values) - 1
+        return f"V[{at}]", f"O[{at}]"
+
+    def make(self) -> int:
+        """Make a namespace and return its variable."""
+        self.check()
+        self._add(Make())
+        self.given.values.append({})
+        self.given.origins.append(None)
+        return len(self.given.values) - 1
+
+    def store(self, space: int, name: str, source: str) -> None:
+        """Set an attribute of a namespace."""
+        self.check()
+        if space < self.variables:
+            self.stateless = False
+            self._sets[space, name] = None
+        self._add(Store(space, name, self.code.compiled(source), source))
+        self.given.values[space][name] = self.run(source)
+
+    def fold(self, step: Fold | Keep, pieces: Any) -> int:
+        """Record a loop that has run, or a kept text; return its number."""
+        self.check()
+        self._add(step)
+        self.folds.append(pieces)
+        return len(self.folds) - 1
+
+    def leaf(self, atoms: Iterable[Atom]) -> End:
+        """End the path."""
+        parts: list[Printed] = []
+        for name, text, from_ in atoms:
+            if not name:
+                if parts and isinstance(parts[-1], str):
+                    parts[-1] += text
+                elif text:
+                    parts.append(text)
+            elif isinstance(from_, Mark):
+                if from_.tape is not self:
+                    raise RefusedError("the text of another body's loop")
+                parts.append(from_.number)
+            else:
+                made: Any = from_
+                if made.tape is not self:
+                    raise RefusedError("a text of another body")
+                parts.append((name, made.source))
+        whole = tuple(parts)
+        stateless = self.stateless and not any(
+            "V[" in part[0] or "O[" in part[1] for part in parts if type(part) is tuple
+        )
+        reads = None if self.shares else tuple([(*read, at) for read, at in self._reads.items()])
+        sets = tuple(self._sets)
+        reach = min(self.reach, WHOLE)
+        folds = [step for step, _ in self.steps if type(step) in (Fold, Keep)]
+        own = all(type(step) is Fold and step.own for step in folds) and all(
+            is_own(part[0] + part[1]) for part in whole if type(part) is tuple
+        )
+        blanks: tuple[int, ...] | None = None
+        if all(is_own(part[0] + part[1]) for part in whole if type(part) is tuple):
+            shared = [at for at, step in enumerate(folds) if not (type(step) is Fold and step.own)]
+            blanks = tuple([at for at in shared if at in whole])
+        trail = None
+        loads = sum(type(step) is Load for step, _ in self.steps)
+        if (
+            own
+            and not sets
+            and reads is not None
+            and len(reads) == loads
+            and all(type(step) in (Ask, Load, Fold) for step, _ in self.steps)
+        ):
+            asked = [(step, answer) for step, answer in self.steps if isinstance(step, Ask) and "V[" in step.source]
+            trail = tuple([(step.ask, answer) for step, answer in asked])
+        printed = self.code.printer(whole)
+        return End(printed, reach, stateless, reads, sets, trail, whole, own, blanks, self._stretches(whole))
+
+    def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Callable[..., Any] | int, ...]:
+        made: list[Callable[..., Any] | int] = []
+        for is_loop, some in groupby(parts, lambda part: isinstance(part, int)):
+            if is_loop:
+                made += [part for part in some if isinstance(part, int)]
+            else:
+                made.append(self.code.printer(tuple(some)))
+        return tuple(made)
+
+
+def is_own(source: str) -> bool:
+    """Whether an expression reads nothing but the item and its position."""
+    return _OTHERS.search(source) is None
+
+
+class Mark(NamedTuple):
+    """The origin of a symbol that stands for the text of a loop."""
+
+    number: int
+    tape: Tape
+
+
+def grow(root: Path | None, steps: list[tuple[Path, Hashable]], end: Path) -> Path:
+    """Add a path to a tree and return the root."""
+    first: list[Path | None] = [root]
+
+    set_: Callable[[Path], None] = lambda path: first.__setitem__(0, path)  # noqa: E731
+    node = root
+    for step, answer in steps:
+        if node is None:
+            node = step
+            set_(node)
+        if isinstance(node, Ask):
+            if not isinstance(step, Ask) or node.source != step.source:
+                raise RefusedError("a body that asks otherwise after the same answers")
+            here = node
+            set_ = lambda path, here=here, answer=answer: here.answers.__setitem__(answer, path)  # type: ignore[misc]  # noqa: E731
+            node = here.answers.get(answer)
+        else:
+            if type(node) is not type(step):
+                raise RefusedError("a body that acts otherwise after the same answers")
+            act: Any = node
+            set_ = lambda path, act=act: setattr(act, "then", path)  # type: ignore[misc]  # noqa: E731
+            node = act.then
+    set_(end) if node is None else None
+    made = first[0]
+    assert made is not None, "there is an end at least"
+    return made

@@ -1,0 +1,348 @@
+"""What a recorded body sees: messages, JSON values, numbers, loops and namespaces that tell what is asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2.utils import Namespace
+
+from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol
+from turnloom.masks.template.provenance.filters import json_text
+from turnloom.masks.trajectory.numbers import AT, COUNT, Fraction, Number, Sum, depth_of, total
+from turnloom.masks.trajectory.program import WHOLE, Missing
+from turnloom.masks.trajectory.tape import From, Tape
+
+
+class Json(Opaque):
+    """A dict or list inside a message."""
+
+    __slots__ = ("origin", "source", "tape", "value")
+
+    def __init__(self, source: str, value: Any, origin: str, tape: Tape) -> None:
+        self.source, self.value, self.origin, self.tape = source, value, origin, tape
+
+    def __bool__(self) -> bool:
+        return bool(self.tape.ask(f"len({self.source}) > 0"))
+
+    def length(self) -> Number:
+        """Return how many values it has."""
+        return Number({f"len({self.source})": 1}, len(self.value), self.tape)
+
+    def __len__(self) -> int:
+        raise RefusedError("the length of a container")
+
+    __hash__ = Opaque.__hash__
+
+
+class Dict(Json):
+    """A dict inside a message."""
+
+    __slots__ = ()
+
+    @property  # type: ignore[misc]  # templates ask isinstance(x, dict)
+    def __class__(self) -> type[dict[str, Any]]:  # type: ignore[override]
+        return dict
+
+    def __contains__(self, key: object) -> bool:
+        if type(key) is not str:
+            raise RefusedError("a key that is no constant")
+        return self.tape.ask(f"kind_in({self.source}, {self.tape.constant(key)})") is not Missing
+
+    def value_of(self, key: str) -> Any:
+        """Return the value of a key, Missing where there is none."""
+        constant = self.tape.constant(key)
+        found = self.tape.ask(f"kind_in({self.source}, {constant})")
+        if found is Missing:
+            return Missing
+        return wrapped(f"{self.source}[{constant}]", self.value[key], self.origin, found, self.tape)
+
+    def get(self, key: object, default: object = None) -> Any:
+        """Look up as `dict.get` does."""
+        if type(key) is not str:
+            raise RefusedError("a key that is no constant")
+        found = self.value_of(key)
+        return default if found is Missing else found
+
+    def items(self) -> Pairs:
+        """Return keys and values, for a loop."""
+        return Pairs(self)
+
+
+class Pairs(Opaque):
+    """The keys and values of a dict, which only loops read."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: Dict) -> None:
+        self.of = of
+
+
+class List(Json):
+    """A list inside a message."""
+
+    __slots__ = ()
+
+    @property  # type: ignore[misc]  # templates ask isinstance(x, list)
+    def __class__(self) -> type[list[Any]]:  # type: ignore[override]
+        return list
+
+    def at(self, index: int) -> Any:
+        """Return an item, Missing where there is none."""
+        enough = f"len({self.source}) > {index}" if index >= 0 else f"len({self.source}) >= {-index}"
+        if not self.tape.ask(enough):
+            return Missing
+        source = f"{self.source}[{index}]"
+        return wrapped(source, self.value[index], self.origin, self.tape.ask(f"kind({source})"), self.tape)
+
+
+class Message(Dict):
+    """A message."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, place: Sum, value: Any, tape: Tape) -> None:
+        super().__init__("m" if place == {AT: 1} else f"M[{total(place)}]", value, "", tape)
+        self.place = total(place)
+
+    def value_of(self, key: str) -> Any:
+        """Return the value of a key, Missing where there is none; roles are told apart by themselves."""
+        constant = self.tape.constant(key)
+        if key == "role":
+            role = self.tape.ask(f"role_of({self.source})")
+            if role is Missing or type(role) is str:
+                return role
+            raise RefusedError("a role that is no text")
+        found = self.tape.ask(f"kind_in({self.source}, {constant})")
+        if found is Missing:
+            return Missing
+        from_ = f"origin({self.place}, {constant})"
+        return wrapped(f"{self.source}[{constant}]", self.value[key], from_, found, self.tape)
+
+    def items(self) -> Pairs:
+        """Refuse: keys of messages would be items of other origins."""
+        raise RefusedError("the items of a message")
+
+
+class Messages(Opaque):
+    """The messages from one on."""
+
+    __slots__ = ("backwards", "begin", "start", "tape")
+
+    def __init__(self, tape: Tape, start: int = 0, *, backwards: bool = False, begin: Number | None = None) -> None:
+        self.tape, self.start, self.backwards = tape, start, backwards
+        self.begin = begin  #: of a part that begins by the position of a message: only loops read it
+
+    @property  # type: ignore[misc]  # templates ask isinstance(x, list)
+    def __class__(self) -> type[list[Any]]:  # type: ignore[override]
+        return list
+
+    def length(self) -> Number:
+        """Return how many there are."""
+        if self.begin is not None:
+            raise RefusedError("the length of a part of the messages")
+        count = len(self.tape.given.messages)
+        return Number(
+            {COUNT if self.tape.over_messages else "len(M)": 1, "": -self.start}, count - self.start, self.tape
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.length() > 0)
+
+    def at(self, index: object) -> Any:
+        """Return a message, Missing where there is none."""
+        if self.backwards or self.begin is not None:
+            raise RefusedError("a message from behind")
+        number = Number({"": index}, index, self.tape) if type(index) is int else index
+        if type(number) is not Number:
+            raise RefusedError("a message by something else than its position")
+        if number < 0:
+            number = number + self.length()
+            if number < 0:
+                return Missing
+        place = number + self.start
+        if not number < self.length():
+            return Missing
+        form = place.form
+        if any(name not in (AT, "") for name in form):
+            self.tape.looked(WHOLE)
+        else:
+            self.tape.looked(max(0, form.get("", 0)) if form.get(AT) == 1 else 0 if AT not in form else WHOLE)
+        return Message(form, self.tape.given.messages[place.value], self.tape)
+
+    def __getitem__(self, key: object) -> Messages:
+        """Return messages from one on, or all from behind; Jinja compiles slices to this."""
+        if type(key) is not slice:
+            raise RefusedError("a message by its position")
+        if self.backwards or self.begin is not None or key.stop is not None:
+            raise RefusedError("a part of the messages")
+        if type(key.start) is Number and key.step is None and self.tape.over_messages:
+            begin = key.start + self.start
+            if begin.form.get(AT) != 1 or set(begin.form) > {AT, ""} or begin.form.get("", 0) < 0:
+                raise RefusedError("a part of the messages")
+            return Messages(self.tape, self.start, begin=begin)
+        if key.step == -1 and key.start is None:
+            return Messages(self.tape, self.start, backwards=True)
+        if key.step not in (None, 1) or type(key.start) not in (int, type(None)) or (key.start or 0) < 0:
+            raise RefusedError("a part of the messages")
+        start = self.start + (key.start or 0)
+        if not self.tape.ask(f"len(M) >= {start}"):
+            raise RefusedError("a part behind the messages")
+        return Messages(self.tape, start)
+
+    __hash__ = Opaque.__hash__
+
+
+class Loop(Opaque):
+    """The loop around a body."""
+
+    __slots__ = ("_items", "_tape")
+
+    def __init__(self, tape: Tape, items: Any) -> None:
+        self._tape, self._items = tape, items
+
+    def attribute(self, name: str) -> Any:
+        """Return one of its facts."""
+        tape, given, items = self._tape, self._tape.given, self._items
+        if items.messages and items.start < 0:
+            raise RefusedError(f"loop.{name} of a part of the messages")
+        start = items.start if items.messages else 0
+        count = Number({COUNT: 1, "": -start}, given.amount - start, tape)
+        if items.messages and items.backwards:
+            index0 = Number({COUNT: 1, AT: -1, "": -1}, given.amount - 1 - given.at, tape)
+        else:
+            index0 = Number({AT: 1, "": -start}, given.at - start, tape)
+        if name in ("index0", "index"):
+            return index0 + (name == "index")
+        if name == "length":
+            return count
+        if name in ("revindex", "revindex0"):
+            return count - index0 - (name == "revindex0")
+        if name == "first":
+            return bool(index0 == 0)
+        if name == "last":
+            return bool(index0 == count - 1)
+        if name in ("previtem", "nextitem") and items.messages and not items.backwards:
+            return (
+                Messages(tape, start).at(index0 - 1)
+                if name == "previtem" and index0 > 0
+                else (Messages(tape, start).at(index0 + 1) if name == "nextitem" else Missing)
+            )
+        raise RefusedError(f"loop.{name}")
+
+
+class Space(Namespace):
+    """A namespace whose attributes are read and set in the recording."""
+
+    def __init__(self, tape: Tape, variable: int) -> None:
+        super().__init__()
+        object.__setattr__(self, "_tape", tape)
+        object.__setattr__(self, "_variable", variable)
+        object.__setattr__(self, "_known", {})
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("_tape", "_variable", "_known", "__class__", "attribute", "forget"):
+            return object.__getattribute__(self, name)
+        raise RefusedError(f"a namespace's {name}")
+
+    def attribute(self, name: str) -> Any:
+        """Return what it holds under a name, Missing where it holds nothing."""
+        known = self._known
+        if name in known:
+            return known[name]
+        tape: Tape = self._tape
+        source, origin = tape.load(self._variable, name)
+        found = tape.ask(f"kind_held({source})")
+        held = tape.given.values[-1]
+        if type(found) is str or found is Missing:  # a text that is the template's own
+            value: Any = found
+        elif type(found) is tuple:
+            value = wrapped(f"{source}.value", held.value, origin, found[1], tape)
+        else:
+            value = wrapped(source, held, "None", found, tape)
+        known[name] = value
+        return value
+
+    def forget(self) -> None:
+        """Read anew what a loop may have set."""
+        self._known.clear()
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise RefusedError("an underscore")
+        self._tape.store(self._variable, name, held_source(value, self._tape))
+        self._known[name] = value
+
+
+def held_source(value: Any, tape: Tape) -> str:
+    """Write what a namespace holds of a value."""
+    if value is None or type(value) in (str, int, bool):
+        return tape.constant(value)
+    if type(value) is Number:
+        value.tape.check()
+        tape.looked(WHOLE if depth_of(value.form, tape) else 0)
+        return total(value.form)
+    if isinstance(value, Opaque):
+        source, origin = expression_of(value)
+        return f"Held({source}, {origin})"
+    raise RefusedError("what a namespace can't hold")
+
+
+def expression_of(value: Any) -> tuple[str, str]:
+    """Return the expressions of a text or container, and of its origin."""
+    tape: Any = value._tape if type(value) is Symbol else getattr(value, "tape", None)
+    if tape is not None:
+        tape.check()
+    if type(value) is Symbol:
+        shown = [atom for atom in value._atoms if atom[0] or atom[1]]
+        if len(shown) == 1 and shown[0][0]:
+            from_: Any = shown[0][2]
+            if type(from_) is From:
+                return shown[0][0], from_.source
+    elif type(value) in (Dict, List):
+        return value.source, value.origin
+    raise RefusedError("a value that can't be handed on")
+
+
+def wrapped(source: str, value: Any, origin: str, found: Any, tape: Tape) -> Any:
+    """Return what a body sees of a JSON value whose kind was asked."""
+    if found is True or found is False:
+        return found
+    if found is type(None):
+        return None
+    if found is str:
+        return tape.symbol(source, value, From(origin, tape))
+    if found is int:
+        return Number({f"({source})": 1}, value, tape)
+    if found is float:
+        return Fraction(f"({source})", value, tape)
+    if found is dict:
+        return Dict(source, value, origin, tape)
+    if found is list:
+        return List(source, value, origin, tape)
+    raise RefusedError(f"a value of type {found}")
+
+
+def written(value: Any, tape: Tape, arguments: Mapping[str, Any]) -> Symbol:
+    """Return what `tojson` writes."""
+    tape.check()
+    for argument in arguments.values():
+        if argument is not None and type(argument) not in (bool, int, str, tuple):
+            raise RefusedError("tojson with another argument")
+    names = ", ".join(tape.constant(arguments[name]) for name in ("ensure_ascii", "indent", "separators", "sort_keys"))
+    plain: Any
+    if type(value) is Number:
+        source, origin, plain = total(value.form), "None", value.value
+        tape.looked(WHOLE if depth_of(value.form, tape) else 0)
+    elif type(value) is Fraction:
+        source, origin, plain = value.source, "None", value.value
+    elif type(value) is Symbol:
+        source, origin = expression_of(value)
+        plain = value._atoms[0][1]
+    elif type(value) in (Dict, List):
+        source, origin, plain = value.source, value.origin, value.value
+    else:
+        raise RefusedError("tojson")
+    from_ = origin if origin == "None" else f"({origin} if has_text({source}) else None)"
+    text = json_text(plain, *(arguments[name] for name in ("ensure_ascii", "indent", "separators", "sort_keys")))
+    return tape.symbol(f"json_text({source}, {names})", text, From(from_, tape))

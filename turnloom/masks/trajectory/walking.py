@@ -1,0 +1,126 @@
+"""Walk a program's tree for an item, and run the loops on the way."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from turnloom.masks.trajectory.program import (
+    Ask,
+    End,
+    Fold,
+    Keep,
+    Load,
+    Make,
+    MissError,
+    Missing,
+    Path,
+    Piece,
+    Program,
+    Refusal,
+    Store,
+    UnreplayableError,
+)
+from turnloom.masks.trajectory.straight import WALKS
+from turnloom.masks.trajectory.tape import Given
+
+
+def walk(program: Program, arguments: Given, sender: Any) -> tuple[End, list[Any]]:
+    """Return where an item's answers lead, and what the loops on the way printed.
+
+    Raises:
+        MissError: nowhere yet.
+        UnreplayableError: to what can't be recorded.
+    """
+    straight = program.straight
+    if straight is not None:
+        try:
+            return straight(*arguments, sender)
+        except (MissError, UnreplayableError):
+            raise
+        except Exception as error:  # a question that can't be put to this item: a recording tells
+            raise MissError from error
+    program.walks += 1
+    if program.walks == WALKS:
+        program.straight = sender.straightened(program)
+    node: Path | None = program.root
+    values, origins = arguments[5], arguments[6]
+    folds: list[Any] = []
+    try:
+        while True:
+            kind = type(node)
+            if kind is Ask:
+                node = node.answers.get(node.ask(*arguments))  # type: ignore[union-attr]
+            elif kind is End:
+                return node, folds  # type: ignore[return-value]
+            elif kind is Fold:
+                folds.append(run_fold(node, arguments, sender))  # type: ignore[arg-type]
+                node = node.then  # type: ignore[union-attr]
+            elif kind is Load:
+                held = values[node.space].get(node.name, Missing)  # type: ignore[union-attr]
+                values.append(held)
+                origins.append(getattr(held, "origin", None))
+                node = node.then  # type: ignore[union-attr]
+            elif kind is Store:
+                values[node.space][node.name] = node.value(*arguments)  # type: ignore[union-attr]
+                node = node.then  # type: ignore[union-attr]
+            elif kind is Make:
+                values.append({})
+                origins.append(None)
+                node = node.then  # type: ignore[union-attr]
+            elif kind is Keep:
+                folds.append((sender.kept(node),))
+                node = node.then  # type: ignore[union-attr]
+            elif kind is Refusal:
+                raise UnreplayableError("a body that is not recorded")
+            else:
+                raise MissError
+    except (MissError, UnreplayableError):
+        raise
+    except Exception as error:  # a question that can't be put to this item: a recording tells
+        raise MissError from error
+
+
+def items_of(program: Program, given: Any) -> list[Any]:
+    """Return the items of a loop over JSON values."""
+    return list(given.items()) if program.items.pairs else given
+
+
+def run_fold(fold: Fold, arguments: Given, sender: Any) -> list[Piece]:
+    """Run a loop and return what each step printed."""
+    program = fold.program
+    if fold.own:
+        known = sender.printed.get((fold, arguments[2]))
+        if known is not None and known[0] is arguments[3]:
+            return cast("list[Piece]", known[1])
+    values, origins = fold.values(*arguments), fold.origins(*arguments)
+    if program.items.messages:
+        return cast("list[Piece]", sender.over_messages(program, arguments[0], values, origins, fold.items(*arguments)))
+    items = items_of(program, fold.items(*arguments))
+    from_ = fold.origin(*arguments)
+    pieces, count, size = [], len(items), len(values)
+    for at, item in enumerate(items):
+        given = (arguments[0], count, at, item, from_, values, origins)
+        pieces.append(walked(program, given, sender)[1])  # type: ignore[arg-type]
+        del values[size:], origins[size:]
+    if fold.own:
+        sender.printed[fold, arguments[2]] = arguments[3], pieces
+    return pieces
+
+
+def walked(program: Program, arguments: Given, sender: Any) -> tuple[End, Piece]:
+    """Return where an item's answers lead, and what is printed of it; errors as `walk`."""
+    leaf, folds = walk(program, arguments, sender)
+    own = program.items.messages and leaf.blanks is not None and not any(folds[at] for at in leaf.blanks)
+    if own:
+        known = sender.printed.get((leaf, arguments[2]))
+        if known is not None and known[0] is arguments[3]:
+            return leaf, known[1]
+    try:
+        piece = leaf.printed(*arguments, folds)
+    except Exception as error:
+        raise UnreplayableError("what can't be printed") from error
+    if program.items.messages:
+        piece = sender.interned(piece, arguments[2])
+        if own:
+            sender.printed[leaf, arguments[2]] = arguments[3], piece
+    return leaf, piece
