@@ -133,3 +133,18 @@ def test_a_template_that_can_rarely_be_walked_is_left_alone(monkeypatch: pytest.
     path = trajectory_path_of(OPTIONS, model)
     assert path is not None
     assert path.off
+
+
+def test_a_fault_of_the_path_is_logged_and_the_reference_answers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise KeyError("a fault")
+
+    model, some = unseen(QWEN), trajectories(2, seed=11, most=12)
+    monkeypatch.setattr(paths, "weighted_texts", fails)
+    assert outcomes(some, OPTIONS, model) == by_the_long_way(some, OPTIONS, unseen(QWEN))
+    assert "left to the reference" in caplog.text
+    path = trajectory_path_of(OPTIONS, model)
+    assert path is not None
+    assert path.off
