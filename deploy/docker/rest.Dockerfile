@@ -18,7 +18,8 @@ COPY deploy/docker/health.py /app/
 COPY turnloom /app/turnloom
 COPY services/__init__.py services/variables.py /app/services/
 COPY services/store/__init__.py services/store/errors.py /app/services/store/
-COPY services/store/blobs/__init__.py services/store/blobs/files.py /app/services/store/blobs/
+COPY services/store/blobs/__init__.py services/store/blobs/deadlines.py services/store/blobs/files.py \
+     services/store/blobs/s3.py services/store/blobs/web.py /app/services/store/blobs/
 COPY services/rest /app/services/rest
 USER 10001:10001
 STOPSIGNAL SIGTERM
