@@ -43,7 +43,6 @@ FSDP_SOURCES: Final[Mapping[str, str]] = {
 ARCHITECTURES: Final = ("Qwen3ForCausalLM", "Qwen2ForCausalLM", "LlamaForCausalLM")
 STATIC_ROTARY: Final = ("default", "linear", "llama3", "yarn")  #: kinds whose frequencies don't depend on the input
 LARGEST_HEAD: Final = 256  #: FlashAttention's limit
-FIRST_CAPABILITY: Final = (8, 0)  #: Ampere, the first with bf16 matrix units
 
 
 class Mode(Enum):
