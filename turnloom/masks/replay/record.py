@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from jinja2 import Template, Undefined, nodes
+from jinja2 import Template, nodes
 from jinja2.runtime import Context
 from jinja2.utils import _PassArg
 
@@ -21,6 +21,7 @@ from turnloom.masks.replay.symbols import (
     SymbolLength,
     SymbolParts,
     atoms_of,
+    is_plain,
     is_symbolic,
     joined,
 )
@@ -105,15 +106,11 @@ def _recorded_filter(name: str, filter_: Callable[..., Any]) -> Callable[..., An
             return _FILTERS[name](*given, **kwargs)
         if symbolic and not (name in _HANDING or (name in _MOVING and type(given[0]) is SymbolParts)):
             raise RefusedError(f"|{name}")
-        if name not in _HANDING and name not in _MOVING and not all(map(_is_plain, (*given, *kwargs.values()))):
+        if name not in _HANDING and name not in _MOVING and not all(map(is_plain, (*given, *kwargs.values()))):
             raise RefusedError(f"|{name} of a container")
         return filter_(*args, **kwargs)
 
     return call
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or type(value) in (str, int, float, bool) or isinstance(value, Undefined)
 
 
 def _recorded_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,7 +133,7 @@ def _printed(value: object) -> Symbol | str:
     """Print as `{{ value }}` does."""
     if type(value) is Symbol:
         return value
-    if not _is_plain(value):
+    if not is_plain(value):
         raise RefusedError(f"print {type(value).__name__}")
     return str(value)
 

@@ -318,6 +318,11 @@ def atoms_of(text: Symbol | str) -> tuple[Atom, ...]:
     return text._atoms if type(text) is Symbol else (("", str(text), None),)
 
 
+def is_plain(value: object) -> bool:
+    """Whether a value is a scalar of JSON, or undefined: a filter may take it as it is."""
+    return value is None or type(value) in (str, int, float, bool) or isinstance(value, Undefined)
+
+
 def is_symbolic(value: object) -> bool:
     """Whether a value is symbolic rather than plain."""
     return issubclass(type(value), Opaque)

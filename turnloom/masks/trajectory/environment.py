@@ -6,11 +6,20 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from jinja2 import Undefined, pass_context
+from jinja2 import pass_context
 from jinja2.runtime import Context
 from jinja2.utils import _PassArg
 
-from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol, SymbolLength, SymbolParts, is_symbolic, joined
+from turnloom.masks.replay.symbols import (
+    Opaque,
+    RefusedError,
+    Symbol,
+    SymbolLength,
+    SymbolParts,
+    is_plain,
+    is_symbolic,
+    joined,
+)
 from turnloom.masks.template.environment import PlainEnvironment
 from turnloom.masks.trajectory.numbers import Fraction, Number
 from turnloom.masks.trajectory.program import Missing
@@ -208,15 +217,11 @@ def _followed_filter(name: str, filter_: Callable[..., Any]) -> Callable[..., An
             if any(map(is_symbolic, (*given[1:], *kwargs.values()))):
                 raise RefusedError(f"|{name} by a text")
             return _FILTERS[name](*given, **kwargs)
-        if not all(map(_is_plain, (*given, *kwargs.values()))):
+        if not all(map(is_plain, (*given, *kwargs.values()))):
             raise RefusedError(f"|{name}")
         return filter_(*args, **kwargs)
 
     return call
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or type(value) in (str, int, float, bool) or isinstance(value, Undefined)
 
 
 def _followed_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:
@@ -245,7 +250,7 @@ def _printed(value: object) -> Symbol | str:
         return value.text
     if type(value) is Number or type(value) is Fraction:
         return value.printed()
-    if not _is_plain(value):
+    if not is_plain(value):
         raise RefusedError(f"print {type(value).__name__}")
     return str(value)
 
