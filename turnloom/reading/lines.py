@@ -22,7 +22,7 @@ class Line:
     @property
     def is_blank(self) -> bool:
         """Return whether it holds nothing but white space."""
-        return self.data is not None and not self.data.strip()
+        return self.data is not None and (not self.data or self.data.isspace())
 
 
 def lines(file: io.BufferedIOBase, start: int = 0, number: int = 1) -> Iterator[Line]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import cast
@@ -123,6 +123,27 @@ class Tickets:
             if self._client.lrem(f"rq:queue:{queue_name(job.host)}", 0, ticket):
                 with suppress(NoSuchJobError, InvalidJobOperation):  # its record is gone: it expired or was evicted
                     RqJob(ticket, connection=self._client, serializer=JSONSerializer).delete(remove_from_queue=False)
+
+    def take_first(
+        self, queue: str, function: str, wanted: Callable[[Mapping[str, object]], bool]
+    ) -> Mapping[str, object] | None:
+        """Take the first ticket off a queue in place of a worker, if it is a wanted call; return its arguments."""
+        name = f"rq:queue:{queue}"
+        with redis_errors():
+            while (first := cast("bytes | None", self._client.lindex(name, 0))) is not None:
+                try:
+                    job = RqJob.fetch(first.decode(), connection=self._client, serializer=JSONSerializer)
+                except NoSuchJobError:
+                    if self._client.lindex(name, 0) == first:  # it expired, and a worker drops it
+                        return None
+                    continue
+                if job.func_name != function or not wanted(job.kwargs):
+                    return None
+                # Whoever takes the id off the queue owns the ticket; else another one is first by now.
+                if self._client.lrem(name, 1, first.decode()):
+                    job.delete(remove_from_queue=False)
+                    return cast("Mapping[str, object]", job.kwargs)
+        return None
 
     def reap(self, queue: str) -> None:
         """Remove tickets of dead workers from RQ's registries; RQ itself does so only in idle workers."""

@@ -13,11 +13,13 @@ import logging
 import os
 import secrets
 import socket
+import time
 import traceback
 from pathlib import Path
 from typing import Final
 
 from services.preprocess.datasets.sources.dispatch import CHOOSE, MERGE, PLAN, SCAN, TIDY, dispatch
+from services.preprocess.datasets.sources.following import GO_ON, next_task
 from services.preprocess.datasets.sources.lease import Lease, NotWanted
 from services.preprocess.datasets.sources.memory import stay_small
 from services.preprocess.datasets.sources.task_context import TaskContext
@@ -30,16 +32,25 @@ from services.store.queueing.tickets import Tickets
 from services.store.records import ErrorRecord
 
 LOG = logging.getLogger("turnloom.sources")
+DONE: Final = "done"
 ROOT: Final = Path(__file__).resolve().parents[4]  #: of our own code
 
 
 def run(dataset_id: str, task: str) -> str:
-    """Do one task, and return what became of it, for people who look at RQ."""
+    """Do one task, and those of the dataset that follow; return what became of each, for people who look at RQ."""
+    began = time.monotonic()
     settings = read_settings(os.environ)  # the horse has its parent's environment
     client, queues = connect(settings.redis_url), connect_rq(settings.redis_url, socket_timeout=10.0)
     try:
         work = DatasetWork(client, settings.shard_lease)
-        return _claimed(TaskContext(settings, Datasets(client), work, Tickets(queues)), dataset_id, task)
+        parts = TaskContext(settings, Datasets(client), work, Tickets(queues))
+        outcomes = [_claimed(parts, dataset_id, task)]
+        while outcomes[-1] == DONE and time.monotonic() - began < GO_ON:
+            following = next_task(parts.tickets, dataset_id)
+            if following is None:
+                break
+            outcomes.append(_claimed(parts, dataset_id, following))
+        return ", ".join(outcomes)
     finally:
         client.close()
         queues.close()
@@ -83,7 +94,7 @@ def _done(parts: TaskContext, dataset_id: str, claimed: ClaimedTask, lease: Leas
                 parts.fail(dataset_id, record, tasks.issues_of(error))
             return f"{type(error).__name__}"
     dispatch(parts.work, parts.tickets, dataset_id)
-    return "done"
+    return DONE
 
 
 def _without_words(error: Exception) -> str:

@@ -16,6 +16,7 @@ from rq import Queue
 from rq.job import Job
 
 from services.preprocess.datasets.sources.dispatch import FUNCTION, sweep
+from services.preprocess.datasets.sources.following import begin_no_more
 from services.preprocess.datasets.worker.preloading import Preloaded
 from services.preprocess.settings import ApiSettings
 from services.store.connection import check_schema, connect, connect_rq
@@ -94,6 +95,7 @@ class PreprocessWorker(TicketWorker):
         A second SIGTERM ends the job, and its task restarts elsewhere.
         """
         LOG.info("asked to stop")
+        begin_no_more()
         self.stopping = True
 
 
