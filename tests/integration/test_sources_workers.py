@@ -7,10 +7,17 @@ import signal
 from pathlib import Path
 
 import pytest
+from rq.job import Job
+from rq.registry import FinishedJobRegistry
+from rq.serializers import JSONSerializer
 
+from services.preprocess.datasets.sources import dispatch
+from services.preprocess.datasets.sources.dispatch import FUNCTION
 from services.preprocess.datasets.sources.pieces import SHARD_ROWS
 from services.store import keys
 from services.store.dataset_work import DatasetWork
+from services.store.queueing.queues import PREPROCESS_QUEUE
+from services.store.queueing.tickets import Tickets
 from services.store.store import Store
 from tests.support.api_calls import options
 from tests.support.source_runs import Sources, chat_lines, poll, write_lines
@@ -56,6 +63,43 @@ def test_two_workers_of_which_one_is_killed_make_the_dataset_of_one_worker(sourc
     assert made.state == pb.DATASET_STATE_READY, made.error
     assert made.sha256 == alone.sha256
     assert all(not Path(f"/proc/{pid}").exists() for pid in killed), "a job outlived its worker"
+
+
+def outcomes(store: Store, functions: str) -> list[str]:
+    """What RQ keeps of the tickets that worker processes ran, in the order of their ends."""
+    registry = FinishedJobRegistry(PREPROCESS_QUEUE, connection=store.rq, serializer=JSONSerializer)
+    jobs = (Job.fetch(name, connection=store.rq, serializer=JSONSerializer) for name in registry.get_job_ids())
+    done = [job for job in jobs if job.func_name == functions]
+    return [str(job.return_value()) for job in sorted(done, key=lambda job: job.ended_at)]
+
+
+def test_one_process_goes_on_with_the_tasks_of_its_dataset(sources: Sources, store: Store) -> None:
+    asked = sources.create(write_lines(sources.roots / "chats.jsonl", 2 * SHARD_ROWS + 1))
+    sources.workers.start()
+    made = sources.ended(asked)
+    assert (made.state, made.shards_done) == (pb.DATASET_STATE_READY, 3), made.error
+    poll(lambda: outcomes(store, FUNCTION) == ["done, done, done, done, done"])  # plan, three shards, merge
+
+
+def test_a_process_leaves_the_tickets_of_others_in_their_order(sources: Sources, store: Store) -> None:
+    asked = [sources.create(write_lines(sources.roots / f"{name}.jsonl", 3)) for name in "ab"]
+    sources.workers.start()
+    assert all(sources.ended(dataset).state == pb.DATASET_STATE_READY for dataset in asked)
+    poll(lambda: outcomes(store, FUNCTION) == ["done"] * 6)  # plan, shard and merge of each, by turns
+
+
+def test_a_worker_that_is_asked_to_stop_ends_after_the_task_in_work(
+    sources: Sources, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tickets = Tickets(store.rq)
+    for task in ("0", "1"):
+        tickets.call(PREPROCESS_QUEUE, FUNCTION, {"dataset_id": "ds", "task": task}, timeout=5)
+    monkeypatch.setattr(dispatch, "_STOPPING", bytearray(1))
+    assert dispatch.next_task(tickets, "other") is None
+    assert dispatch.next_task(tickets, "ds") == "0"
+    dispatch.begin_no_more()
+    assert dispatch.next_task(tickets, "ds") is None
+    assert tickets.depth(PREPROCESS_QUEUE) == 1
 
 
 def test_a_cancelled_dataset_is_given_up_and_leaves_nothing(sources: Sources, store: Store, tmp_path: Path) -> None:

@@ -55,6 +55,42 @@ def test_a_ticket_names_a_function_and_an_attempt_and_nothing_else(store: Store)
     assert (ticket.origin, ticket.timeout, ticket.result_ttl, ticket.retries_left) == ("train.h1", -1, 60, None)
 
 
+def call(store: Store, question: str, queue: str = "q") -> str:
+    return store.tickets.call(queue, f"{__name__}.answer", {"question": question}, timeout=5)
+
+
+def first_taken(store: Store, question: str) -> object:
+    return store.tickets.take_first("q", f"{__name__}.answer", lambda found: found["question"] == question)
+
+
+def test_the_first_ticket_is_taken_by_its_arguments_and_nothing_behind_it(store: Store) -> None:
+    assert first_taken(store, "a") is None
+    names = [call(store, question) for question in ("a", "b")]
+    assert first_taken(store, "b") is None, "not the first"
+    assert store.tickets.take_first("q", "another.function", lambda _: True) is None
+    assert first_taken(store, "a") == {"question": "a"}
+    assert [name.decode() for name in store.rq.lrange("rq:queue:q", 0, -1)] == names[1:]
+    assert not store.rq.exists(f"rq:job:{names[0]}")
+    store.rq.delete(f"rq:job:{names[1]}")
+    assert first_taken(store, "b") is None, "its record is gone; a worker drops it"
+    work(store, "q")
+    assert store.tickets.depth("q") == 0
+
+
+def test_many_that_take_the_first_ticket_at_once_get_each_ticket_once(store: Store) -> None:
+    for number in range(60):
+        call(store, str(number))
+
+    def taken(_: int) -> list[object]:
+        found = iter(lambda: store.tickets.take_first("q", f"{__name__}.answer", lambda _: True), None)
+        return [arguments["question"] for arguments in found]
+
+    with ThreadPoolExecutor(4) as pool:
+        shares = list(pool.map(taken, range(4)))
+    assert sorted(int(str(item)) for share in shares for item in share) == list(range(60))
+    assert all(share == sorted(share, key=lambda item: int(str(item))) for share in shares)
+
+
 def test_a_preempted_job_goes_to_the_front(store: Store) -> None:
     first, second = queued(store), queued(store)
     store.tickets.enqueue(first)

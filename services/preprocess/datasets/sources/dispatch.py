@@ -1,10 +1,11 @@
-"""Tickets for tasks that have none: begin the work on a dataset, and find the tasks of dead workers.
+"""Tickets for tasks: begin the work on a dataset, find the tasks of dead workers, and go on with the next one.
 
 Keep the imports light: the API and the worker's parent, which forks for every ticket, import this module.
 """
 
 from __future__ import annotations
 
+import mmap
 from typing import Final
 
 from services.store.dataset_work import DatasetWork
@@ -23,6 +24,9 @@ FUNCTION: Final = "services.preprocess.datasets.sources.jobs.run"
 ANNOUNCED: Final = 60.0  #: seconds between announcing a dataset and its record, before it counts as never made
 #: Seconds that RQ lets a task run; a task that hangs holds one worker, and CancelDataset ends it.
 TASK_SECONDS: Final = 86_400
+#: Seconds after which a process begins no other task; SIGTERM waits for the one in work only.
+GO_ON: Final = 15.0
+_STOPPING: Final = mmap.mmap(-1, 1)  #: shared by the worker's parent and the processes that it forks
 
 
 def announce(work: DatasetWork, dataset_id: str) -> None:
@@ -68,3 +72,20 @@ def sweep(datasets: Datasets, work: DatasetWork, tickets: Tickets) -> None:
         if ended:
             work.replace(dataset_id, TIDY)
         dispatch(work, tickets, dataset_id)
+
+
+def begin_no_more() -> None:
+    """Let this process and those forked from it begin no other task."""
+    _STOPPING[0] = 1
+
+
+def next_task(tickets: Tickets, dataset_id: str) -> str | None:
+    """Take the ticket at the queue's head if it is of the same dataset, and return its task.
+
+    A fork, its first conversations and the pages that it copies cost a seventh of a shard. No order changes: a ticket
+    of another dataset, or a call at the front, is left to the next process.
+    """
+    if _STOPPING[0]:
+        return None
+    taken = tickets.take_first(PREPROCESS_QUEUE, FUNCTION, lambda call: call.get("dataset_id") == dataset_id)
+    return None if taken is None else str(taken["task"])

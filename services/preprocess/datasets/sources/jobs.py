@@ -18,8 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Final
 
-from services.preprocess.datasets.sources.dispatch import CHOOSE, MERGE, PLAN, SCAN, TIDY, dispatch
-from services.preprocess.datasets.sources.following import GO_ON, next_task
+from services.preprocess.datasets.sources.dispatch import CHOOSE, GO_ON, MERGE, PLAN, SCAN, TIDY, dispatch, next_task
 from services.preprocess.datasets.sources.lease import Lease, NotWanted
 from services.preprocess.datasets.sources.memory import stay_small
 from services.preprocess.datasets.sources.task_context import TaskContext

@@ -15,8 +15,7 @@ import redis
 from rq import Queue
 from rq.job import Job
 
-from services.preprocess.datasets.sources.dispatch import FUNCTION, sweep
-from services.preprocess.datasets.sources.following import begin_no_more
+from services.preprocess.datasets.sources.dispatch import FUNCTION, begin_no_more, sweep
 from services.preprocess.datasets.worker.preloading import Preloaded
 from services.preprocess.settings import ApiSettings
 from services.store.connection import check_schema, connect, connect_rq
