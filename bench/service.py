@@ -1,9 +1,10 @@
 """The whole service over loopback gRPC beside the best peer: streams of chunks against one server process.
 
-    python -m bench.service [--conversations 4000] [--rounds 5] [--unique 100000] [--processes 2]
+    python -m bench.service [--conversations 4000] [--rounds 5] [--unique 100000] [--agents 16] [--processes 2]
 
 The server is a process of its own on the first core, this client and the peer are on the second. CPU time is what the
-table compares: the machine's other work moves the wall clock. Ends with the server's memory under text it never saw.
+table compares: the machine's other work moves the wall clock. Ends with the server's memory under text it never saw;
+with `--agents N` each Nth of these conversations is an agent's trajectory with tools.
 With `--processes` a server of so many stands beside one of one, on all cores: both get the same streams over several
 connections in turn, and nothing else is measured.
 """
@@ -32,15 +33,18 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from bench import material
 from bench.chats import chats, unique_chats
+from bench.trajectories import trajectories
 from services.preprocess.domain.limits import MAX_MESSAGE_BYTES
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import types_pb2
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
+from turnloom.wire.conversations import from_json
 
 CHUNK: Final = 64
 CONNECTIONS: Final = 16  #: the kernel deals them out to the processes by chance
 PART: Final = 128  #: chats of a stream; a connection takes the next stream when it has ended one
+STREAMED: Final = 2000  #: conversations of one stream of the memory table
 START_SECONDS: Final = 120.0
 STREAM: Final = "/turnloom.v1.PreprocessService/StreamPreprocess"
 TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -128,16 +132,12 @@ def requests(conversations: Sequence[Conversation]) -> list[pb.StreamPreprocessR
     )
     made = [pb.StreamPreprocessRequest(options=options)]
     for first in range(0, len(conversations), CHUNK):
-        some = [_message(one) for one in conversations[first : first + CHUNK]]
+        some = [
+            from_json({"messages": list(one.messages), "tools": one.tools})
+            for one in conversations[first : first + CHUNK]
+        ]
         made.append(pb.StreamPreprocessRequest(chunk=pb.ConversationChunk(conversations=some)))
     return made
-
-
-def _message(conversation: Conversation) -> types_pb2.Conversation:
-    messages = [
-        types_pb2.Message(role=str(message["role"]), text=str(message["content"])) for message in conversation.messages
-    ]
-    return types_pb2.Conversation(messages=messages)
 
 
 def stream(running: Server, messages: Sequence[pb.StreamPreprocessRequest]) -> int:
@@ -238,15 +238,19 @@ def _streamed(running: Server, parts: Sequence[Sequence[bytes]]) -> tuple[float,
     return spent, seconds
 
 
-def memory(running: Server, count: int) -> None:
-    """Print the server's memory while it reads text whose words are all new."""
+def memory(running: Server, count: int, agents: int) -> None:
+    """Print the server's memory while it reads text whose words are all new; each `agents`th has tools, 0: none."""
+    kind = f"unique chats, each {agents}th a trajectory" if agents else "unique chats"
     print(f"memory of the server: {running.memory():.0f} MB before")
     step = max(CHUNK, count // 10)
     for done in range(0, count, step):
-        for first in range(done, min(done + step, count), 2000):
-            stream(running, requests(unique_chats(min(2000, count - first), seed=first + 1)))
+        for first in range(done, min(done + step, count), STREAMED):
+            conversations = unique_chats(min(STREAMED, count - first), seed=first + 1)
+            if agents:
+                conversations[::agents] = trajectories(len(conversations[::agents]), seed=first + 1)
+            stream(running, requests(conversations))
         shown = min(done + step, count)
-        print(f"  {shown:>8} unique chats: {running.memory():.0f} MB, at most {running.memory('VmHWM'):.0f}")
+        print(f"  {shown:>8} {kind}: {running.memory():.0f} MB, at most {running.memory('VmHWM'):.0f}", flush=True)
 
 
 def main() -> int:
@@ -254,6 +258,7 @@ def main() -> int:
     parser.add_argument("--conversations", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--unique", type=int, default=100_000, help="chats of new words; 0: no memory table")
+    parser.add_argument("--agents", type=int, default=0, help="each so many of these has tools; 0: none")
     parser.add_argument("--processes", type=int, default=1, help="compare a server of so many with one of one")
     asked = parser.parse_args()
     if material.missing():
@@ -271,7 +276,7 @@ def main() -> int:
         os.sched_setaffinity(0, cores[1:] or cores)
         if asked.rounds:
             throughput(running, asked.conversations, asked.rounds)
-        memory(running, asked.unique)
+        memory(running, asked.unique, asked.agents)
     return 0
 
 
