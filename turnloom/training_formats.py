@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from turnloom.optional import needs
+
 if TYPE_CHECKING:
     import tinker
 
@@ -113,7 +115,8 @@ def datums(rows: Iterable[TrainingRow]) -> list[tinker.Datum]:
 
 def datum(line: Mapping[str, object]) -> tinker.Datum:
     """Convert one "cookbook" record, such as a line of an exported file, to a Datum. Needs tinker."""
-    import tinker  # noqa: PLC0415  # optional, and slow to import
+    with needs("pip install tinker", __name__):
+        import tinker  # noqa: PLC0415  # optional, and slow to import
 
     return tinker.Datum(
         model_input=tinker.ModelInput.from_ints(cast("list[int]", line["model_input"])),

@@ -8,11 +8,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from services.preprocess.settings import ApiSettings, parse_processes, read_settings
-from services.store.errors import StoreError
-from services.store.logs import log_to_stderr
-from services.variables import BadSetting, address
+from turnloom.optional import missing, needs
 
+with needs("pip install -e '.[preprocess]'", __name__):
+    from services.preprocess.settings import ApiSettings, parse_processes, read_settings
+    from services.store.errors import StoreError
+    from services.store.logs import log_to_stderr
+    from services.variables import BadSetting, address
+
+NOT_INSTALLED = 1  #: exit code: an extra is missing
+OF_TASKS = ("datasets", "transformers")  #: imported in the process of a task, which has nobody to tell
 USAGE_ERROR = 2  #: exit code: settings, models.toml or an address can't be used
 NO_REDIS = 3  #: exit code: the worker can't begin without Redis
 
@@ -60,6 +65,9 @@ def _serve(settings: ApiSettings, port_file: Path | None) -> int:
 
 
 def _work(settings: ApiSettings) -> int:
+    lacking = [name for name in OF_TASKS if missing(name)]
+    if lacking:
+        return _say(f"{lacking[0]} is not installed; run pip install -e '.[preprocess-worker]'", NOT_INSTALLED)
     # Imported here: the server needs no worker, and libraries read their settings when imported.
     from services.preprocess.datasets.environment import set_environment  # noqa: PLC0415
 
@@ -72,7 +80,7 @@ def _work(settings: ApiSettings) -> int:
         return _say(error, NO_REDIS)
 
 
-def _say(error: Exception, code: int) -> int:
+def _say(error: Exception | str, code: int) -> int:
     """Print the error for the person who started the process, and return the exit code."""
     sys.stderr.write(f"services.preprocess: {error}\n")
     return code
@@ -122,4 +130,5 @@ def _with_flags(settings: ApiSettings, options: argparse.Namespace) -> ApiSettin
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with needs("pip install -e '.[preprocess]'", __name__):
+        sys.exit(main(sys.argv[1:]))

@@ -13,16 +13,19 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import uvicorn
+from turnloom.optional import needs
 
-from services.rest.app import make_app
-from services.rest.file_store import FileStore
-from services.rest.gateway import Gateway
-from services.rest.notices import Notices
-from services.rest.notifier import Notifier
-from services.rest.problems import Problem
-from services.rest.settings import RestSettings, read_settings
-from services.variables import BadSetting, address, parsed
+with needs("pip install -e '.[rest]'", __name__):
+    import uvicorn
+
+    from services.rest.app import make_app
+    from services.rest.file_store import FileStore
+    from services.rest.gateway import Gateway
+    from services.rest.notices import Notices
+    from services.rest.notifier import Notifier
+    from services.rest.problems import Problem
+    from services.rest.settings import RestSettings, read_settings
+    from services.variables import BadSetting, address, parsed
 
 USAGE_ERROR = 2  #: exit code: settings or the address can't be used
 
@@ -93,4 +96,5 @@ def _serve(settings: RestSettings, port_file: Path | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with needs("pip install -e '.[rest]'", __name__):
+        sys.exit(main(sys.argv[1:]))

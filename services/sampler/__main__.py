@@ -22,6 +22,7 @@ if not __package__:  # by path, from an interpreter that has no turnloom: only t
     sys.modules["services"] = services
 
 NICE = 5  #: training goes first
+NEEDED = ("torch", "transformers", "peft")
 MEMORY_MB = 2048  #: 370 are used with the tiny model
 
 
@@ -44,7 +45,12 @@ def main() -> None:
     bytes_most = options.memory_mb << 20
     resource.setrlimit(resource.RLIMIT_DATA, (bytes_most, bytes_most))
 
-    from services.sampler.engine import Engine  # noqa: PLC0415  (torch, below the limits that were just set)
+    try:
+        from services.sampler.engine import Engine  # noqa: PLC0415  (torch, below the limits that were just set)
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        sys.exit(f"services.sampler: {error.name} is not installed in this Python; run it by TuFT's")
     from services.sampler.server import make_server  # noqa: PLC0415
 
     engine = Engine(options.model, options.checkpoints)

@@ -12,9 +12,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from services.store.logs import log_to_stderr
-from services.trainer.settings import CompanionSettings, Settings, companion_from_environment, from_environment
-from services.variables import BadSetting
+from turnloom.optional import needs
+
+with needs("pip install -e '.[trainer]'", __name__):
+    from services.store.logs import log_to_stderr
+    from services.trainer.settings import CompanionSettings, Settings, companion_from_environment, from_environment
+    from services.variables import BadSetting
 
 WRONG_SETTINGS = 2  #: exit status
 GPU_CHECK_SECONDS = 30
@@ -113,4 +116,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with needs("pip install -e '.[trainer]'", __name__):
+        sys.exit(main())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from typing import Final
 
 from turnloom.cli.running.interrupts import leave_at_once
+from turnloom.optional import missing
 
 NEEDED: Final = ("grpc", "google.protobuf", "numpy", "typer", "rich")
 
@@ -20,17 +20,9 @@ def main() -> None:
     libraries are missing, prints what to install.
     """
     leave_at_once()
-    missing = [name for name in NEEDED if not _is_installed(name)]
-    if missing:
-        sys.exit(f"turnloom: {missing[0]} is not installed; run pip install 'turnloom[client]' for the command line")
+    lacking = [name for name in NEEDED if missing(name)]
+    if lacking:
+        sys.exit(f"turnloom: {lacking[0]} is not installed; run pip install 'turnloom[client]' for the command line")
     from turnloom.cli.app import main as run  # noqa: PLC0415
 
     run()
-
-
-def _is_installed(name: str) -> bool:
-    """Return whether a module can be imported, without the cost of importing it."""
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent package is missing
-        return False

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from turnloom.errors import InvalidInput
+from turnloom.optional import needs
 from turnloom.training_formats import Record, WeightsNotTaken, record
 from turnloom.wire.batches import Row
 
@@ -26,8 +27,9 @@ def write_jsonl(path: Path, lines: Iterator[Record]) -> None:
 
 def write_parquet(path: Path, lines: Iterator[Record]) -> None:
     """Write columns of lists, GROUP rows per row group; without rows the file is empty."""
-    import pyarrow as pa  # noqa: PLC0415  # optional at the client
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    with needs("pip install pyarrow", __name__):  # optional at the client
+        import pyarrow as pa  # noqa: PLC0415
+        import pyarrow.parquet as pq  # noqa: PLC0415
 
     first = list(islice(lines, GROUP))
     schema = pa.schema([(name, _kind(name)) for name in (first[0] if first else ("input_ids", "labels"))])

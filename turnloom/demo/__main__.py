@@ -20,30 +20,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
-import numpy as np
-import typer
-from rich.markup import escape
+from turnloom.optional import needs
 
-from turnloom.cli.running.exits import Exit, exit_code
-from turnloom.cli.running.session import Session, report
-from turnloom.cli.watching import show
-from turnloom.client import TurnloomClient
-from turnloom.demo.findings import Findings
-from turnloom.demo.plot import plot_nll
-from turnloom.demo.unigram import unigram_nll
-from turnloom.display.live import JobView, test_nll, train_nll
-from turnloom.display.words import count
-from turnloom.embedded import sample_data
-from turnloom.embedded.processes import on_child_death, sigterm_unwinds, undisturbed
-from turnloom.embedded.sample_data import SampleConversation
-from turnloom.embedded.stack import MODEL, Stack, StackSettings
-from turnloom.errors import StackError, TurnloomError
-from turnloom.reading.local_sources import read
-from turnloom.reading.splitting import split
-from turnloom.v1 import datasets_pb2, training_pb2
-from turnloom.wire.batches import Float32, Int32
-from turnloom.wire.conversations import to_json
-from turnloom.wire.options import HyperparameterFields
+with needs("pip install -e '.[embedded]'", __name__):
+    import numpy as np
+    import typer
+    from rich.markup import escape
+
+    from turnloom.cli.running.exits import Exit, exit_code
+    from turnloom.cli.running.session import Session, report
+    from turnloom.cli.watching import show
+    from turnloom.client import TurnloomClient
+    from turnloom.demo.findings import Findings
+    from turnloom.demo.plot import plot_nll
+    from turnloom.demo.unigram import unigram_nll
+    from turnloom.display.live import JobView, test_nll, train_nll
+    from turnloom.display.words import count
+    from turnloom.embedded import sample_data
+    from turnloom.embedded.processes import on_child_death, sigterm_unwinds, undisturbed
+    from turnloom.embedded.sample_data import SampleConversation
+    from turnloom.embedded.stack import MODEL, Stack, StackSettings
+    from turnloom.errors import StackError, TurnloomError
+    from turnloom.reading.local_sources import read
+    from turnloom.reading.splitting import split
+    from turnloom.v1 import datasets_pb2, training_pb2
+    from turnloom.wire.batches import Float32, Int32
+    from turnloom.wire.conversations import to_json
+    from turnloom.wire.options import HyperparameterFields
 
 MAX_LENGTH: Final = 1024  #: tokens, the tiny model's context
 TEST_FRACTION: Final = 0.15  #: of the user's own conversations

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import socket
 from pathlib import Path
 from typing import Final, TextIO
 
 from turnloom.embedded.tuft_server import TuftError, find_tuft_python
 from turnloom.errors import StackError
+from turnloom.optional import missing
 from turnloom.transport.calls import host_and_port
 
 NEEDED: Final = (
@@ -27,10 +27,10 @@ def check_parts(tuft_python: Path | None) -> Path:
     Raises:
         StackError: something is missing; the hint says how to install it.
     """
-    missing = [name for name in NEEDED if not _installed(name)]
-    if missing:
+    lacking = [name for name in NEEDED if missing(name)]
+    if lacking:
         raise StackError(
-            f"The embedded stack needs {', '.join(missing)}.",
+            f"The embedded stack needs {', '.join(lacking)}.",
             hint="In a checkout of Turnloom: pip install -e '.[embedded]'",
         )
     if tuft_python is None:
@@ -91,10 +91,3 @@ def owned(folder: Path) -> TextIO:
         lock.close()
         raise StackError(f"Another stack runs in {folder}.", hint="Stop it first, or name another --folder.") from error
     return lock
-
-
-def _installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # of a parent package
-        return False

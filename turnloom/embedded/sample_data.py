@@ -157,4 +157,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:  # the program and its folder
+        sys.exit("turnloom.embedded.sample_data: give the FOLDER to write to")
     main(Path(sys.argv[1]))

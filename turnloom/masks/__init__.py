@@ -12,22 +12,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from turnloom.masks.domain.conversation import Conversation, Training
-from turnloom.masks.domain.errors import ModelNotUsable, PreprocessError
-from turnloom.masks.domain.options import (
-    ControlTokens,
-    GenerationPrefill,
-    Mask,
-    OnUnextendable,
-    Options,
-    PartWeights,
-    Tokenization,
-    TrainOn,
-    TrainOnEot,
-    Truncation,
-)
-from turnloom.masks.masker import Masked, MaskedRow, Masker
-from turnloom.masks.model import Model, load_model
+from turnloom.optional import needs
+
+with needs("pip install 'turnloom[masks]'", __name__):
+    from turnloom.masks.domain.conversation import Conversation, Training
+    from turnloom.masks.domain.errors import ModelNotUsable, PreprocessError
+    from turnloom.masks.domain.options import (
+        ControlTokens,
+        GenerationPrefill,
+        Mask,
+        OnUnextendable,
+        Options,
+        PartWeights,
+        Tokenization,
+        TrainOn,
+        TrainOnEot,
+        Truncation,
+    )
+    from turnloom.masks.masker import Masked, MaskedRow, Masker
+    from turnloom.masks.model import Model, load_model
 
 __all__ = [
     "ControlTokens",
@@ -71,8 +74,8 @@ def prepare_model(source: str, destination: Path | str, *, revision: str = "", n
         from turnloom.masks.prepare import prepare  # noqa: PLC0415  # transformers costs 220 MB and is optional
     except ImportError as error:
         raise ModelNotUsable(
-            f"{source}: prepare_model needs transformers ({error}); run pip install 'turnloom[prepare]', or give "
-            "load_model a folder with tokenizer.json and a chat template"
+            f"{source}: prepare_model needs transformers ({error}), or give load_model a folder with tokenizer.json "
+            "and a chat template"
         ) from error
     prepare(source, Path(destination), name=name, revision=revision)
     return load_model(Path(destination))

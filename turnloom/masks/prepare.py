@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
-import huggingface_hub
-import tokenizers
-import transformers
-
 from turnloom.masks.domain.errors import ModelNotUsable, PreprocessError
 from turnloom.masks.domain.model_files import SPECIAL_TOKENS, TEMPLATE, TOKENIZER, stop_ids
 from turnloom.masks.model import MANIFEST, MANIFEST_VERSION, Manifest, build_model
 from turnloom.masks.tokenizer.probe_texts import probe_corpus
+from turnloom.optional import needs
+
+with needs("pip install 'turnloom[prepare]'", __name__):
+    import huggingface_hub
+    import tokenizers
+    import transformers
 
 #: What a tokenizer may consist of; weights are never fetched.
 TOKENIZER_FILES: Final = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "additional_chat_templates/*"]
