@@ -1,16 +1,13 @@
 """One of the processes of TuFT's fsdp backend, on a CPU over gloo: trains an adapter and tells its losses.
 
-    python -m tests.unit.tuft.inside.fsdp_process RANK ORDER.json
-
-ORDER: worker ("stock" or "exact"), processes, port, model, start (a folder with adapter.pt), rank, modules, rate,
-steps, save_after, goes_on_from (a folder of a checkpoint that was saved after step save_after), and broken (what
-building the worker with adapters in fp32 fails with).
+Its order is a JSON object: worker ("stock" or "exact"), processes, port, model, start (a folder with adapter.pt), rank,
+modules, rate, steps, save_after, goes_on_from (a folder of a checkpoint that was saved after step save_after), and
+broken (what building the worker with adapters in fp32 fails with).
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +75,11 @@ def train(order: dict[str, Any], rank: int) -> dict[str, Any]:
     return {"losses": found, "adapters": sorted(kept), "base": sorted(others), "worker": type(made._worker).__name__}
 
 
-def main() -> None:
-    """Run one process; the first one writes what was found beside the order."""
+def work(rank: int, path: Path) -> None:
+    """Do what the file orders; the first process writes what was found beside it."""
     torch.set_num_threads(1)
-    rank, path = int(sys.argv[1]), Path(sys.argv[2])
     on_the_cpu()
     found = train(json.loads(path.read_text()), rank)
     if rank == 0:
         path.with_suffix(".found.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

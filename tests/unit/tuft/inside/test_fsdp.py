@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,15 @@ from tuft.backends.fsdp_training_backend import _canonical_lora_key
 
 from services.tuft import checks, fsdp
 from services.tuft.model import AcceleratedModel
-from tests.unit.tuft.inside import material
+from tests.unit.tuft.inside import fsdp_process, material
 from tests.unit.tuft.inside.fsdp_process import LENGTHS, SEEDS
 from tests.unit.tuft.inside.material import call, rows, step
 
 STEPS = 20
 RATE = 1e-3
 RANK = 4
+PROCESSES = multiprocessing.get_context("forkserver")  #: forks of one that has only imported torch and TuFT
+PROCESSES.set_forkserver_preload([fsdp_process.__name__])
 
 
 def free_port() -> int:
@@ -66,13 +67,15 @@ def run(folder: Path, order: dict[str, Any]) -> dict[str, Any]:
     """All processes of an order."""
     path = folder / "order.json"
     path.write_text(json.dumps({**order, "port": free_port(), "saved": str(folder / "saved")}))
-    command = [sys.executable, "-m", "tests.unit.tuft.inside.fsdp_process"]
     started = [
-        subprocess.Popen([*command, str(rank), str(path)], stderr=subprocess.PIPE, text=True)
+        PROCESSES.Process(target=fsdp_process.work, args=(rank, path), daemon=True)
         for rank in range(order["processes"])
     ]
-    said = [one.communicate(timeout=240)[1] for one in started]
-    assert [one.returncode for one in started] == [0] * len(started), said[0][-3000:]
+    for one in started:
+        one.start()
+    for one in started:
+        one.join(240)
+    assert [one.exitcode for one in started] == [0] * len(started)
     found: dict[str, Any] = json.loads(path.with_suffix(".found.json").read_text())
     return found
 
