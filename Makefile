@@ -1,8 +1,8 @@
 # Everything a person does here. `make` alone says what there is.
 PYTHON ?= python3
 TUFT_PYTHON ?= $(PYTHON)
-# Test processes side by side; a file stays in one, for its servers are started once a file.
-JOBS ?= 2
+# Test processes side by side, one more than a small machine has cores, for many tests wait; a file stays in one.
+JOBS ?= 3
 PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=15
 VENV := .venv
 DOCS_VENV := .venv-docs

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+
+from tests.support import schedule
 
 pytest_plugins = [
     "tests.support.api_fixtures",
@@ -21,6 +24,20 @@ pytest_plugins = [
 # An example that waits for a core is no slow one.
 settings.register_profile("any pace", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any pace")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: schedule.place(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> schedule.ByFile | None:
+    """With --dist loadfile: take files in the order of collection, not those with the most tests first."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return schedule.ByFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
