@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +14,7 @@ from tests.support import schedule
 
 pytest_plugins = [
     "tests.support.api_fixtures",
+    "tests.support.kill_fixtures",
     "tests.support.redis_fixtures",
     "tests.support.rest_fixtures",
     "tests.support.sampling_fixtures",
@@ -24,6 +26,17 @@ pytest_plugins = [
 # An example that waits for a core is no slow one.
 settings.register_profile("any pace", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any pace")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without looking for garbage, which thousands of tests that all stay make slow, here and later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from xdist.scheduler import LoadFileScheduling
 
-#: They take one server each, the stock and the accelerated one, which starts once a process and is most of their time.
+#: They take the stock or the accelerated server, which start once a process, and are most of their time.
 REAL_TUFT: Final = (
     "tests/integration/test_nll_matches_transformers.py",
     "tests/integration/test_adapter_in_peft.py",
@@ -14,10 +14,13 @@ REAL_TUFT: Final = (
     "tests/contract/test_backend.py",
     "tests/contract/test_restarts.py",
     "tests/contract/test_sampling.py",
+    "tests/contract/test_sampler.py",
+    "tests/integration/test_sample.py",
 )
 #: A long file that began last would leave the other processes idle.
 LONGEST: Final = (
     "tests/e2e/test_kill_matrix.py",
+    "tests/e2e/test_random_kills.py",
     "tests/e2e/test_lost_hosts.py",
     "tests/e2e/test_kill_matrix_s3.py",
     "tests/e2e/test_demo.py",
@@ -31,7 +34,6 @@ LONGEST: Final = (
     "tests/integration/test_store_s3.py",
     "tests/integration/test_rest_s3.py",
     "tests/unit/masks/test_public_templates.py",
-    "tests/integration/test_sample.py",
     "tests/integration/test_sources_hub.py",
     "tests/integration/test_reported_ways_in.py",
     "tests/unit/preprocess/models/test_registry.py",
