@@ -14,8 +14,8 @@ from tests.support import schedule
 
 pytest_plugins = [
     "tests.support.api_fixtures",
-    "tests.support.kill_fixtures",
     "tests.support.redis_fixtures",
+    "tests.support.kill_fixtures",
     "tests.support.rest_fixtures",
     "tests.support.sampling_fixtures",
     "tests.support.source_fixtures",

@@ -5,6 +5,8 @@ The same of a Redis and a store that are full or away. test_random_kills.py kill
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from services.store.records import JobState
@@ -74,9 +76,10 @@ def test_a_full_disk_of_redis_costs_nothing(world: World) -> None:
 
 def test_a_full_disk_of_the_store_is_waited_for(world: World) -> None:
     job_id = moment(world, MOMENTS[1], world.submit)
-    place = world.stack.folder / "store" / "adapters" / job_id
-    place.mkdir(exist_ok=True)  # a checkpoint may have been copied there already
-    with small_disk(place, 1) as disk:
+    checkpoints = partial(world.stack.store.ledger.checkpoints, job_id)
+    copied = "the copy of step 8's checkpoint"  # a disk mounted under one that is being made would be another failure
+    wait_for(lambda: any(one.step == 8 and one.stored for one in checkpoints()), copied, RECOVERY)
+    with small_disk(world.stack.folder / "store" / "adapters" / job_id, 1) as disk:
         if disk is None:
             world.tuft.clear_faults()
             pytest.skip("a disk of its own has to be mounted for this, which needs root")

@@ -1,7 +1,9 @@
 """NLL by transformers and PEFT alone, for comparison. Runs in the TuFT environment; knows nothing of this project.
 
 PYTHON reference_nll.py MODEL, JSON in and out:
-    {"adapter": folder or null, "rows": [{"tokens": [...], "weights": [...]}]} -> {"nll": [...]}
+    [{"adapter": folder or null, "rows": [{"tokens": [...], "weights": [...]}]}] -> [[nats of each row]]
+
+All cases in one process: importing takes longer than computing.
 """
 
 from __future__ import annotations
@@ -14,21 +16,21 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 
-def main() -> None:
-    order = json.load(sys.stdin)
-    torch.set_num_threads(1)
+def nll(adapter: str | None, rows: list[dict[str, list[float]]]) -> list[float]:
+    """Nats of each row, by the model in a folder and an adapter on top of it."""
     model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
-    if order["adapter"]:
-        model = PeftModel.from_pretrained(model, order["adapter"])
+    if adapter:
+        model = PeftModel.from_pretrained(model, adapter)
     model.eval()
-    nll: list[float] = []
-    for row in order["rows"]:
+    found: list[float] = []
+    for row in rows:
         tokens = torch.tensor([row["tokens"]])
         with torch.no_grad():
             logits = model(input_ids=tokens[:, :-1]).logits[0].double()
         logprobs = torch.log_softmax(logits, -1).gather(1, tokens[0, 1:, None])[:, 0]
-        nll.append(float(-(logprobs * torch.tensor(row["weights"]).double()).sum()))
-    json.dump({"nll": nll}, sys.stdout)
+        found.append(float(-(logprobs * torch.tensor(row["weights"]).double()).sum()))
+    return found
 
 
-main()
+torch.set_num_threads(1)
+json.dump([nll(**case) for case in json.load(sys.stdin)], sys.stdout)

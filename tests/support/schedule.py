@@ -1,4 +1,4 @@
-"""Order test files over processes: the longest first, and those that share the real TuFT in one process."""
+"""Order test files over processes: the longest first, and those that share something dear in one process."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ REAL_TUFT: Final = (
     "tests/contract/test_sampler.py",
     "tests/integration/test_sample.py",
 )
+#: Each compiles all of them, which a process does once.
+PUBLIC_TEMPLATES: Final = ("tests/unit/masks/test_public_templates.py", "tests/unit/masks/turns/test_coverage.py")
 #: A long file that began last would leave the other processes idle.
 LONGEST: Final = (
     "tests/e2e/test_kill_matrix.py",
@@ -33,7 +35,7 @@ LONGEST: Final = (
     "tests/integration/test_tuft_server.py",
     "tests/integration/test_store_s3.py",
     "tests/integration/test_rest_s3.py",
-    "tests/unit/masks/test_public_templates.py",
+    *PUBLIC_TEMPLATES,
     "tests/integration/test_sources_hub.py",
     "tests/integration/test_reported_ways_in.py",
     "tests/unit/preprocess/models/test_registry.py",
@@ -49,8 +51,10 @@ def place(nodeid: str) -> int:
 
 
 class ByFile(LoadFileScheduling):
-    """A file stays in one process, and all files of the real TuFT in the same one."""
+    """A file stays in one process, and files that share something stay in the same one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "the real TuFT" if file in REAL_TUFT else file
+        if file in REAL_TUFT:
+            return "the real TuFT"
+        return "the public templates" if file in PUBLIC_TEMPLATES else file

@@ -15,7 +15,7 @@ LOAD = """
 import sys
 from pathlib import Path
 from tuft.config import load_yaml_config
-print(load_yaml_config(Path(sys.argv[1])).model_dump_json())
+print("[" + ",".join(load_yaml_config(Path(name)).model_dump_json() for name in sys.argv[1:]) + "]")
 """
 
 
@@ -103,25 +103,21 @@ def test_torch_that_is_there_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.tuft
-@pytest.mark.parametrize(("name", "micro_batch_size", "records"), [("cpu", 16, "FILE"), ("gpu", 64, "REDIS")])
-def test_tuft_accepts_the_configurations(
-    tuft_python: Path,
-    name: str,
-    micro_batch_size: int,
-    records: str,
-) -> None:
+def test_tuft_accepts_the_configurations(tuft_python: Path) -> None:
     environment = os.environ | {
         "TURNLOOM_TUFT_CHECKPOINT_DIR": "/checkpoints",
         "TURNLOOM_TUFT_MODEL_PATH": "/model",
         "TURNLOOM_TUFT_API_KEY": "tml-a_key-1",
     }
-    command = [str(tuft_python), "-c", LOAD, str(REPOSITORY / "deploy" / "tuft" / f"{name}.yaml")]
+    files = [str(REPOSITORY / "deploy" / "tuft" / f"{name}.yaml") for name in ("cpu", "gpu")]
+    command = [str(tuft_python), "-c", LOAD, *files]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    config = json.loads(done.stdout)
-    assert config["authorized_users"] == {"tml-a_key-1": "turnloom"}
-    assert config["persistence"]["mode"] == records
-    assert config["persistence"]["file_path"] == "/checkpoints/records.json"
-    [model] = config["supported_models"]
-    assert model["capabilities"] == ["training"]
-    assert model["model_path"] == "/model"
-    assert model["micro_batch_size"] == micro_batch_size
+    configurations = json.loads(done.stdout)
+    for config in configurations:
+        assert config["authorized_users"] == {"tml-a_key-1": "turnloom"}
+        assert config["persistence"]["file_path"] == "/checkpoints/records.json"
+        [model] = config["supported_models"]
+        assert model["capabilities"] == ["training"]
+        assert model["model_path"] == "/model"
+    assert [config["persistence"]["mode"] for config in configurations] == ["FILE", "REDIS"]
+    assert [config["supported_models"][0]["micro_batch_size"] for config in configurations] == [16, 64]
