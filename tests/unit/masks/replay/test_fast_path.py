@@ -108,17 +108,35 @@ def conversations(draw: st.DrawFn) -> Conversation:
     return Conversation(messages, training=training)
 
 
-@settings(max_examples=40, deadline=None)
-@given(chats=st.lists(conversations(), min_size=1, max_size=3), options=st.sampled_from(CHOICES))
+def assert_rows_of_the_long_way(name: str, family: str, chats: Sequence[Conversation], options: Options) -> None:
+    made = model(name, family)
+    expected = by_the_long_way(chats, options, model(name, family, "other"))
+    for _ in range(3):
+        assert [told(outcome) for outcome in preprocess_batch(chats, options, made)] == expected
+
+
+BATCHES = given(chats=st.lists(conversations(), min_size=1, max_size=3), options=st.sampled_from(CHOICES))
+
+
+@settings(max_examples=15)
+@BATCHES
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_those_of_the_long_way(
     name: str, family: str, chats: Sequence[Conversation], options: Options
 ) -> None:
-    made = model(name, family)
-    expected = by_the_long_way(chats, options, model(name, family, "other"))
-    for _ in range(3):
-        assert [told(outcome) for outcome in preprocess_batch(chats, options, made)] == expected
+    assert_rows_of_the_long_way(name, family, chats, options)
+
+
+@pytest.mark.slow
+@settings(max_examples=150)
+@BATCHES
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_of_many_conversations_are_those_of_the_long_way(
+    name: str, family: str, chats: Sequence[Conversation], options: Options
+) -> None:
+    assert_rows_of_the_long_way(name, family, chats, options)
 
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"TWO_CLOSINGS"}))  # whose turns are proved by their texts
