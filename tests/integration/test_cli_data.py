@@ -68,7 +68,7 @@ def test_a_check_of_ids_that_was_skipped_is_counted_wherever_somebody_looks(api:
             found = turnloom(api.address, command, chats, *options, "--json").document
             assert found["unchecked_examples"] == expected, command
     shown = turnloom(api.address, "preview", chats, *stock)
-    assert "The token ids of 1 examples were not compared with the text" in shown.out
+    assert "The token ids of 1 example were not compared with the text" in shown.out
 
 
 def test_a_preview_reads_no_further_than_its_conversation(api: Api, chats: Path) -> None:
