@@ -141,7 +141,7 @@ def test_conversations_that_are_too_long_are_left_out_and_counted_unless_strict(
     path.write_text(path.read_text() + long.read_text(), encoding="utf-8")
     made = turnloom(api.address, "dataset", "create", path, "--max-length", 40)
     assert made.code == 0, made.err
-    assert "c.jsonl: 5 conversations are too long and left out (too long: 5); raise --max-length" in made.err
+    assert "c.jsonl: 5 conversations left out as too long (too long: 5); raise --max-length" in made.err
     assert made.err.count("Left out:") == 3
     (document,) = turnloom(api.address, "dataset", "create", path, "--max-length", 40, "--json").document
     assert (document["conversations"], document["too_long_conversations"]) == (3, 5)
