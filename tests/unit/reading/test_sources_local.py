@@ -176,7 +176,7 @@ def test_bad_rows_are_left_out_counted_and_named_and_the_others_keep_their_numbe
     assert part.counts.unreadable == 2
     assert part.bad == [
         f"{path}, line 2: is not JSON (Expecting value in column 1).",
-        f"{path}, line 4: prompt: is a number; give text.",
+        f"{path}, line 4: prompt: is the number 5; give text.",
     ]
     assert part.place(2) == f"{path}, line 3"
     assert [(first, len(chunk)) for first, chunk in numbered_chunks(part.numbered())] == [(0, 1), (2, 1)]
