@@ -27,8 +27,9 @@ from rich.table import Table
 from turnloom.client import TERMINAL, TurnloomClient
 from turnloom.display.console import SafeConsole
 from turnloom.display.live import LEVELS, JobView, test_nll
-from turnloom.display.words import coloured, count, dataset_state, duration, job_state, seconds
+from turnloom.display.words import coloured, dataset_state, duration, job_state, many, seconds
 from turnloom.errors import InvalidInput, ServerUnreachable, TurnloomError, Unavailable
+from turnloom.plural import counted
 from turnloom.results.runs import label
 from turnloom.transport.watching import PATIENCE_SECONDS
 from turnloom.v1 import datasets_pb2, training_pb2
@@ -137,9 +138,10 @@ def watch_dataset(client: TurnloomClient, dataset: str, *, console: Console | No
     state = client.datasets.retrieve(dataset)
     with _redrawn(console) as draw:
         for state in client.datasets.watch(dataset):  # the last one is checked below
-            shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
-            made = f", {count(state.tokens)} tokens" if state.tokens else ""
-            draw(f"{state.id} {dataset_state(state)}: {state.conversations_read} conversations read{shards}{made}")
+            shards = f", {state.shards_done} of {counted(state.shards, 'shard')} done" if state.shards else ""
+            made = f", {many(state.tokens, 'token')}" if state.tokens else ""
+            read = counted(state.conversations_read, "conversation")
+            draw(f"{state.id} {dataset_state(state)}: {read} read{shards}{made}")
     return checked(state)
 
 

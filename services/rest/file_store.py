@@ -110,16 +110,17 @@ class FileStore:
 
     def get(self, identity: str, caller: Caller) -> StoredFile:
         """Return a file that the caller may look at."""
-        owners = [caller.name, *(owner for owner in self._owners() if owner != caller.name)]
-        for owner in owners if caller.only is None else owners[:1]:
-            found = self.find(owner, identity)
-            if found is not None:
-                return found
-        raise missing("file", identity)
+        found = self.find(caller.name, identity)
+        if found is None and caller.only is None and _may_be(identity):
+            others = [owner for owner in self._owners() if owner != caller.name]
+            found = next(iter(self._read_all([f"{self._folder(owner, identity)}/file.json" for owner in others])), None)
+        if found is None:
+            raise missing("file", identity)
+        return found
 
     def find(self, owner: str, identity: str) -> StoredFile | None:
         """Return the file of an owner, or None."""
-        if "/" in identity or not identity.startswith("file-"):
+        if not _may_be(identity):
             return None
         return self._read(f"{self._folder(owner, identity)}/file.json")
 
@@ -127,7 +128,7 @@ class FileStore:
         """Return all files that the caller may look at, in no order."""
         owners = self._owners() if caller.only is None else [caller.name]
         names = [f"{folder}/file.json" for owner in owners for folder in self._folders(owner)]
-        return [found for name in names if (found := self._read(name)) is not None]
+        return self._read_all(names)
 
     def open(self, file: StoredFile) -> BufferedIOBase:
         """Open the content."""
@@ -222,12 +223,22 @@ class FileStore:
 
     def _read(self, path: str) -> StoredFile | None:
         """Return the file of a file.json, unless it is gone or expired."""
+        return next(iter(self._read_all([path])), None)
+
+    def _read_all(self, paths: list[str]) -> list[StoredFile]:
+        """Return the files of these file.json that are there and have not expired; an object store reads them at once.
+
+        The order is that of the paths.
+        """
+        files = []
         with faults():
-            try:
-                file = StoredFile(**json.loads(self._system.cat_file(path)))
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        return None if file.expired else file
+            for text in self._system.cat_ranges(paths, None, None, on_error="return"):
+                if isinstance(text, FileNotFoundError | NotADirectoryError):
+                    continue
+                if isinstance(text, BaseException):
+                    raise text
+                files.append(StoredFile(**json.loads(text)))
+        return [file for file in files if not file.expired]
 
     def _write(self, path: str, text: str) -> None:
         """Write a small file that is there whole or not at all."""
@@ -243,6 +254,11 @@ class FileStore:
     def _remove(self, path: str) -> None:
         with faults(), suppress(FileNotFoundError):
             self._system.rm(path, recursive=True)
+
+
+def _may_be(identity: str) -> bool:
+    """Return whether a text can be the id of a file, and no other path."""
+    return "/" not in identity and identity.startswith("file-")
 
 
 def _owner_folder(owner: str) -> str:

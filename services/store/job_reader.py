@@ -11,9 +11,11 @@ from services.store.connection import StoreRedis
 from services.store.errors import NotFound, RequestMismatch
 from services.store.job_record import read_job
 from services.store.pages import Filter, Page
-from services.store.records import HELD, JobRecord, JobState
+from services.store.records import HELD, TERMINAL, JobRecord, JobState
 
 log = logging.getLogger("turnloom.store")
+
+UNFINISHED = [state for state in JobState if state not in TERMINAL]
 
 
 class JobReader:
@@ -85,6 +87,23 @@ class JobReader:
         for state in states:
             pipe.zrange(keys.state(state.value), 0, -1)
         return [name for names in cast(Sequence[Sequence[str]], pipe.execute()) for name in names]
+
+    def shown(self, paused_since: float) -> Sequence[str]:
+        """Return the ids of unfinished jobs; of PAUSED ones, which add up, those that paused since then.
+
+        `paused_since` is in seconds since 1970.
+        """
+        pipe = self._client.pipeline(transaction=False)
+        for state in UNFINISHED:  # in the order in which jobs go through them, so that none is missed on its way
+            if state is JobState.PAUSED:
+                pipe.zrangebyscore(keys.PAUSED, paused_since, "+inf")
+            else:
+                pipe.zrange(keys.state(state.value), 0, -1)
+        return [name for names in cast(Sequence[Sequence[str]], pipe.execute()) for name in names]
+
+    def number_in(self, state: JobState) -> int:
+        """Return the number of jobs in a state."""
+        return self._client.zcard(keys.state(state.value))
 
     def finished(self, since: float, until: float) -> Sequence[JobRecord]:
         """Return jobs that ended between two times (seconds since 1970, both included)."""

@@ -88,7 +88,7 @@ class Jobs(JobReader):
         there = self._client.scard(keys.queue(owner))
         if self.quota and there + jobs > self.quota:
             raise QuotaReached(
-                f"{jobs} jobs beside the {there} in the queue are over the owner's quota of {self.quota}"
+                f"the owner has {there} in the queue, and {jobs} more would be over the quota of {self.quota}"
             )
 
     def queue(self, job_id: str, *, host: str, planned_steps: int, cut: CutReport | None = None) -> JobRecord:

@@ -47,6 +47,7 @@ from services.trainer.sample import draw
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import TuftSettings, connect
 from services.trainer.tuft_http import TuftHttp
+from turnloom.plural import counted
 
 Result = TypeVar("Result")
 
@@ -200,8 +201,8 @@ class Attempt:
                 self._journal.event(
                     "warning",
                     "MAX_LENGTH_CUT",
-                    f"max_length {max_length} cut {cut.cut_rows} rows of {part.dataset} by {cut.cut_tokens} tokens; "
-                    f"{cut.emptied_rows} have nothing left to train.",
+                    f"max_length {max_length} cut {counted(cut.cut_rows, 'row')} of {part.dataset} by "
+                    f"{counted(cut.cut_tokens, 'token')}, and left {cut.emptied_rows} with nothing to train.",
                 )
             train.append(Part(rows, rows.conversation_of, part.weight))
         if not spec.test_dataset:

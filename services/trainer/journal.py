@@ -18,6 +18,7 @@ from services.store.errors import Fenced, RedisUnavailable, StoreError
 from services.store.ledger import Commit, Outcome
 from services.store.records import CheckpointRecord, Control, StepRecord
 from services.trainer.lease import Lease
+from turnloom.plural import counted
 
 Record = StepRecord | CheckpointRecord
 
@@ -167,7 +168,7 @@ class LedgerJournal:
             raise self._failure
         lost_at = self._lost_at
         if lost_at is not None and self._clock() - lost_at > self._patience:
-            waiting = f"{len(self._outbox)} records wait"
+            waiting = f"{counted(len(self._outbox), 'record')} waiting"
             raise RedisLost(f"{self._patience:g} s without Redis, {waiting}: {self._problem or 'no answer'}")
 
     # The thread's side.
@@ -194,7 +195,8 @@ class LedgerJournal:
     def _lose(self, problem: str) -> None:
         if self._lost_at is None:
             self._lost_at = self._clock()
-            log.warning("%d records wait: %s", len(self._outbox), problem or f"no answer in {COMMIT_WAIT:g} s")
+            waiting = f"{counted(len(self._outbox), 'record')} waiting"
+            log.warning("%s: %s", waiting, problem or f"no answer in {COMMIT_WAIT:g} s")
             self._change.notify_all()
         self._problem = problem or self._problem
 

@@ -22,6 +22,7 @@ from services.trainer.batches.weighting import NORMALIZATION, Weights, weighted_
 from services.trainer.errors import BackendError, CallOutOfMemory, Code, NonFiniteLoss
 from services.trainer.evaluation import Evaluation, Patience, evaluate
 from services.trainer.schedule import learning_rate
+from turnloom.plural import counted
 
 EVALUATION_GRACE = 10.0  #: seconds that an evaluation may still take once the run is asked to leave
 
@@ -286,7 +287,7 @@ class Run:
             self.journal.event(
                 "info",
                 "EARLY_STOPPED",
-                f"Step {step}: {self.patience.waited} evaluations without improvement on {self.patience.best:.4f}.",
+                f"Step {step}: not below {self.patience.best:.4f} in {counted(self.patience.waited, 'evaluation')}.",
             )
 
     def offer(self, step: int, live: Pending[str]) -> None:

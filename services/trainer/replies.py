@@ -22,6 +22,7 @@ from services.store.store import Store
 from services.trainer.backend import Sampled, Sampling
 from services.trainer.errors import BackendError, StopRun
 from services.trainer.sample import NUMBERS
+from turnloom.plural import counted
 
 SECONDS: Final = 120.0  #: for the replies of one step
 GLANCE: Final = 0.25  #: seconds between looks at whether the attempt has to leave
@@ -198,4 +199,6 @@ def _told(step: int, place: int, reply: Reply) -> Told:
     }
     if len(shown) > EVENT_TOKENS:
         fields["cut"] = "1"
-    return Told("info", REPLY, f"Step {step}, prompt {place}: a reply of {len(reply.token_ids)} tokens.", fields)
+    return Told(
+        "info", REPLY, f"Step {step}, prompt {place}: a reply of {counted(len(reply.token_ids), 'token')}.", fields
+    )

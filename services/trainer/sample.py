@@ -20,6 +20,7 @@ from services.trainer.host import preemption
 from services.trainer.sampler import Sampler
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import TuftSettings, sample
+from turnloom.plural import counted
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def run(
         answer = _failed(error.code, str(error))
     except BackendError as error:
         answer = _failed(error.code, error.sentence, HINTS.get(error.code, error.hint))
-    log.info("a sample from %s: %s", path or model, answer.get("code") or f"{len(answer['token_ids'])} tokens")
+    log.info("a sample from %s: %s", path or model, answer.get("code") or counted(len(answer["token_ids"]), "token"))
     return answer
 
 

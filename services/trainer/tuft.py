@@ -29,6 +29,7 @@ from services.trainer.connection.sdk_http import SdkHttp
 from services.trainer.connection.tripwire import Tripwire
 from services.trainer.errors import BackendError, CheckpointLost, Code, backend_error, classify
 from services.trainer.in_thread import in_thread
+from turnloom.plural import counted
 
 SDK_VERSION = "0.25.0"  #: the only one that TuFT 0.2.2 trains with
 GLANCE = 0.25  #: seconds between looks at the tripwire while waiting
@@ -285,7 +286,7 @@ class TuftBackend:
     ) -> TuftPending[types.ForwardBackwardOutput, Sequence[Logprobs]]:
         """Add gradients; give logprobs row by row."""
         data = self._data(rows, weights)
-        doing = f"forward_backward of {len(rows)} rows"
+        doing = f"forward_backward of {counted(len(rows), 'row')}"
         return self._pending(
             lambda: self._client.forward_backward(data, "cross_entropy"), logprobs_of(rows, data), doing
         )
@@ -293,7 +294,7 @@ class TuftBackend:
     def forward(self, rows: Sequence[Row]) -> TuftPending[types.ForwardBackwardOutput, Sequence[Logprobs]]:
         """Compute logprobs row by row."""
         data = self._data(rows, [row.target_weights for row in rows])
-        doing = f"forward of {len(rows)} rows"
+        doing = f"forward of {counted(len(rows), 'row')}"
         return self._pending(lambda: self._client.forward(data, "cross_entropy"), logprobs_of(rows, data), doing)
 
     def optim_step(self, adam: Adam) -> TuftPending[types.OptimStepResponse, None]:

@@ -156,8 +156,8 @@ class TestSteering:
         store.pool.say_quota(1)
         assert reasons() == {
             held: (0, "A worker of host gpu-a takes it next."),
-            free: (1, "Its owner has 1 jobs on hosts, which is the quota."),
-            pinned: (2, "Its owner has 1 jobs on hosts, which is the quota."),
+            free: (1, "Its owner has as many jobs on hosts as the quota allows: 1."),
+            pinned: (2, "Its owner has as many jobs on hosts as the quota allows: 1."),
         }
         gone = store.hosts.get("gpu-a")
         assert gone is not None
@@ -183,12 +183,12 @@ class TestSteering:
         )
         said = refusal(lambda: api.jobs.CreateSweep(cells, timeout=LIMIT))
         assert said.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert said.message == "2 jobs beside the 1 in the queue are over the owner's quota of 2."
+        assert said.message == "The owner has 1 in the queue, and 2 more would be over the quota of 2."
         assert store.sweeps.list().items == []
         make_job(api, dataset)
         said = refusal(lambda: make_job(api, dataset))
         assert (said.code, said.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_REACHED")
-        assert said.message == "The owner has 2 jobs in the queue, which is the quota."
+        assert said.message == "The owner has as many jobs in the queue as the quota allows: 2."
         again = make_job(api, dataset, request_id="first")
         assert (again.job.id, again.deduplicated) == (first.job.id, True)
 

@@ -68,7 +68,7 @@ def test_a_check_of_ids_that_was_skipped_is_counted_wherever_somebody_looks(api:
             found = turnloom(api.address, command, chats, *options, "--json").document
             assert found["unchecked_examples"] == expected, command
     shown = turnloom(api.address, "preview", chats, *stock)
-    assert "The token ids of 1 examples were not compared with the text" in shown.out
+    assert "The token ids of 1 example were not compared with the text" in shown.out
 
 
 def test_a_preview_reads_no_further_than_its_conversation(api: Api, chats: Path) -> None:
@@ -141,7 +141,7 @@ def test_conversations_that_are_too_long_are_left_out_and_counted_unless_strict(
     path.write_text(path.read_text() + long.read_text(), encoding="utf-8")
     made = turnloom(api.address, "dataset", "create", path, "--max-length", 40)
     assert made.code == 0, made.err
-    assert "c.jsonl: 5 conversations are too long and left out (too long: 5); raise --max-length" in made.err
+    assert "c.jsonl: 5 conversations left out as too long (too long: 5); raise --max-length" in made.err
     assert made.err.count("Left out:") == 3
     (document,) = turnloom(api.address, "dataset", "create", path, "--max-length", 40, "--json").document
     assert (document["conversations"], document["too_long_conversations"]) == (3, 5)

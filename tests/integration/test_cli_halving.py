@@ -55,7 +55,7 @@ def test_one_command_halves_a_grid_and_says_what_was_stopped_where_and_what_is_w
 
     plotted = turnloom(address, "plot", stopped[0].id, *(job.id for job in jobs if job not in stopped), "--to", to)
     assert plotted.code == 0, plotted.err
-    assert "Noise is the standard error of the difference over the 12 test conversations" in plotted.out
+    assert "Noise is the standard error of the difference over 12 test conversations" in plotted.out
 
 
 @pytest.mark.parametrize(

@@ -287,3 +287,36 @@ def test_the_pool_is_shown_by_model_host_and_owner_and_its_jobs_are_no_runs(stor
     assert value("turnloom_owner_jobs", owner=placed, place="host") == 1
     runs = {dict(labels)["run_id"] for name, labels in found if name == "turnloom_run_step"}
     assert runs == {choice.job}
+
+
+def paused(store: Store) -> JobRecord:
+    job = running(store)
+    store.jobs.pause(job.id)
+    return store.jobs.finish(job.id, 1, JobState.PAUSED)
+
+
+def commands(store: Store, name: str) -> int:
+    """How often a command was run on this Redis."""
+    return int(store.redis.info("commandstats").get(f"cmdstat_{name}", {}).get("calls", 0))
+
+
+def test_a_scrape_reads_no_job_that_paused_long_ago_and_counts_all_that_are(store: Store, page: Page) -> None:
+    job, old = running(store), [paused(store) for _ in range(12)]
+    lately = paused(store)
+    hours_ago = store.redis.time()[0] - 7200
+    store.redis.zadd("tl:run:paused", dict.fromkeys([one.id for one in old], hours_ago), xx=True)
+    before = commands(store, "hgetall")
+    found = scrape(page.url)
+    read = commands(store, "hgetall") - before
+    runs = {dict(labels)["run_id"] for name, labels in found if name == "turnloom_run_step"}
+    assert runs == {job.id, lately.id}
+    assert found["turnloom_jobs", frozenset({"queue": "", "state": "paused"}.items())] == 13
+    for one in old:
+        store.jobs.cancel(one.id)
+        store.jobs.delete(one.id)
+    before = commands(store, "hgetall")
+    scrape(page.url)
+    assert commands(store, "hgetall") - before == read, "a scrape costs what is at work"
+    store.jobs.resume(lately.id)
+    assert page.value("turnloom_run_state", run_id=lately.id, state="queued") == 1
+    assert store.redis.zcard("tl:run:paused") == 0

@@ -79,7 +79,7 @@ def test_what_is_left_out_is_said_and_shown(sources: Sources, tmp_path: Path) ->
     assert made.code == 0, made.err
     assert "chats.jsonl: read as prompt_completion." in made.err
     assert "rows left out by the filter (filtered: 17)" in made.err
-    assert "came before and are left out (duplicates: " in made.err
+    assert "left out, seen before (duplicates: " in made.err
     assert "3 bad rows left out (skipped: 3)" in made.err
     assert f"Left out: {path}, line 10: is not JSON" in made.err
     assert f"Left out: {path}, line 14: prompt: is a number; give text." in made.err
@@ -93,7 +93,7 @@ def test_an_overlap_of_two_files_is_said(sources: Sources, tmp_path: Path) -> No
     train, test = write_lines(tmp_path / "train.jsonl", 5), write_lines(tmp_path / "test.jsonl", 2)
     made = turnloom(sources.api.address, "dataset", "create", train, "--test", test)
     assert made.code == 0, made.err
-    assert "test.jsonl: 2 test conversations are in the training part too (overlapping: 2); deduplicate" in made.err
+    assert "test.jsonl: 2 test conversations also in the training part (overlapping: 2); deduplicate" in made.err
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"messages": 5}\n')
     before = len(turnloom(sources.api.address, "dataset", "list", "--json").document)
@@ -133,7 +133,7 @@ def test_a_filter_that_wants_nothing_ends_the_dataset_with_its_count(sources: So
     path = write_lines(sources.roots / "chats.jsonl", 3)
     sources.workers.start()
     failed = sources.failed(sources.create(path, filter=pb.RowFilter(min_messages=3)))
-    assert (failed.error.code, failed.error.message) == ("SOURCE_EMPTY", "The filter wants none of the 3 rows.")
+    assert (failed.error.code, failed.error.message) == ("SOURCE_EMPTY", "The filter wants no row of 3.")
 
 
 @pytest.mark.parametrize(

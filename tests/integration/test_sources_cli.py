@@ -21,7 +21,7 @@ def test_a_server_side_file_is_imported_and_watched(sources: Sources, tmp_path: 
     assert ran.code == 0, ran.err
     assert "Read as prompt_completion." in ran.err
     assert f"Left out: {path}, line 4: is not JSON" in ran.err
-    assert "READY: 4 conversations read, 1 of 1 shards done" in ran.err
+    assert "READY: 4 conversations read, 1 of 1 shard done" in ran.err
 
     refused = turnloom(sources.api.address, "dataset", "create", "HuggingFaceH4/no_robots", "--json")
     assert refused.code == 3
@@ -69,7 +69,7 @@ def test_a_source_is_split_and_deduplicated_by_the_server(sources: Sources) -> N
     assert (train["display_name"], test["display_name"]) == (f"{path} (train)", f"{path} (test)")
     assert test["source"]["deduplicate"] == "EXACT"
     assert test["source"]["take_test"]
-    assert train["warnings"][0]["message"] == "2 of 10 conversations came before (exact) and are left out."
+    assert train["warnings"][0]["message"] == "2 of 10 conversations left out, seen before (exact)."
     wrong = turnloom(sources.api.address, "dataset", "import", path, "--deduplicate", "fuzzy")
     assert (wrong.code, "Choose from exact, normalized." in wrong.err) == (2, True)
 
@@ -85,8 +85,8 @@ def test_two_splits_of_a_hub_dataset_become_two_datasets_and_their_overlap_is_co
         sources.workers.start(HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="0")
         made = turnloom(sources.api.address, "dataset", "import", "org/chats", "--test-split", "test")
         assert made.code == 0, made.err
-        assert "1 of 2 conversations are in the split train too." in made.err
-        assert "org/chats (test): 1 test conversations are in the training part too (overlapping: 1)" in made.err
+        assert "1 of 2 conversations also in the split train." in made.err
+        assert "org/chats (test): 1 test conversation also in the training part (overlapping: 1)" in made.err
         words = ("--test-split", "test", "--deduplicate", "exact", "--no-streaming", "--json")
         train, test = turnloom(sources.api.address, "dataset", "import", "org/chats", *words).document
         assert (train["conversations"], test["conversations"], test["left_out"]["overlapping"]) == (3, 2, 1)

@@ -175,4 +175,4 @@ def test_an_adapter_without_a_job_is_found(stack: TrainerStack) -> None:
     assert isinstance(answer, dict)
     adapters = next(check for check in answer["checks"] if check["name"] == "adapters")
     assert adapters["outcome"] == "warning"
-    assert "1 runs that no unfinished job" in adapters["message"]
+    assert "1 run that no unfinished job" in adapters["message"]

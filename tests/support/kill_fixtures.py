@@ -89,7 +89,7 @@ class World:
     def let_go(self) -> None:
         """The server goes on with what it holds; returns when the run has noticed that Redis is not there."""
         self.tuft.clear_faults()
-        wait_for(lambda: "records wait" in self.stack.log()[self.logged :], "a record that waits for Redis", RECOVERY)
+        wait_for(lambda: " waiting: " in self.stack.log()[self.logged :], "a record that waits for Redis", RECOVERY)
 
     def with_lease(self, seconds: float) -> None:
         """Ends supervisor and worker and starts them with another lease."""

@@ -6,14 +6,12 @@ of the reference: there must be no difference.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
-from collections.abc import Iterator
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final
 
 from tests.support.long_way import by_the_long_way, told
+from tests.support.many_templates import Difference, Seen, main
 from tests.support.micro_templates import TEXTS, WORDS, MicroTemplate
 from tests.support.warm_and_fresh import unseen
 from turnloom.masks.domain.conversation import JSON, Conversation, Message
@@ -123,15 +121,6 @@ def _value(chance: Random, depth: int) -> JSON:
     return {chance.choice(_NAMES): _value(chance, depth + 1) for _ in range(chance.randint(0, 2))}
 
 
-class Seen(NamedTuple):
-    """What one template was put through."""
-
-    source: str
-    conversations: int
-    hits: int  #: of them, walked
-    differences: list[tuple[Conversation, object, object]]  #: with the warm model's outcome and the reference's
-
-
 def put_through(chance: Random, count: int = 12) -> Seen:
     """One template, trajectories one after the other, each twice."""
     template = source(chance)
@@ -141,35 +130,10 @@ def put_through(chance: Random, count: int = 12) -> Seen:
     wanted = by_the_long_way(some, OPTIONS, reference)
     found = [told(preprocess_batch([one], OPTIONS, warm)[0]) for one in some]
     path = trajectory_path_of(OPTIONS, warm)
-    both = zip(some, found, wanted, strict=True)
-    return Seen(template, len(some), path.hits if path is not None else 0, [one for one in both if one[1] != one[2]])
-
-
-def runs(total: int, seed: int) -> Iterator[Seen]:
-    """Templates until so many conversations were seen."""
-    chance, seen = Random(seed), 0
-    while seen < total:
-        one = put_through(chance)
-        seen += one.conversations
-        yield one
-
-
-def main() -> int:
-    """Print how many trajectories were answered, how many of them by walks, and a difference of each template."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--conversations", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    logging.basicConfig(level=logging.ERROR)
-    templates = total = hits = differences = 0
-    for seen in runs(asked.conversations, asked.seed):
-        templates, total, hits = templates + 1, total + seen.conversations, hits + seen.hits
-        differences += len(seen.differences)
-        for difference in seen.differences[:1]:
-            sys.stdout.write(f"{seen.source}\n{difference}\n")
-    sys.stdout.write(f"{templates} templates, {total} trajectories, {hits} walked, {differences} differences\n")
-    return bool(differences)
+    each = zip(some, found, wanted, strict=True)
+    differences = [Difference(template, *one) for one in each if one[1] != one[2]]
+    return Seen(template, len(some), path.hits if path is not None else 0, differences)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(put_through, __doc__, "walk"))

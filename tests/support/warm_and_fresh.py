@@ -8,17 +8,14 @@ that of a model that has seen nothing.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from random import Random
-from typing import NamedTuple
 
 from tests.support.chat_templates import CONTROL_TOKENS, SPECIAL_TOKENS
 from tests.support.long_way import told
+from tests.support.many_templates import Difference, Seen, main
 from tests.support.micro_templates import MicroTemplate, micro_conversations
 from tests.support.small_tokenizers import families
 from turnloom.masks.domain.conversation import Conversation
@@ -35,23 +32,6 @@ CHOICES = (
     Options(date="2026-01-02", max_length=None),
     Options(date="2026-01-02", max_length=None, on_unextendable=OnUnextendable.AS_RENDERED),
 )
-
-
-class Difference(NamedTuple):
-    """A conversation that a warm model answers otherwise."""
-
-    source: str
-    conversation: Conversation
-    warm: object
-    fresh: object
-
-
-class Seen(NamedTuple):
-    """What one template was put through."""
-
-    conversations: int
-    hits: int  #: of them, answered by a replay
-    differences: list[Difference]
 
 
 @cache
@@ -80,7 +60,7 @@ def put_through(chance: Random, count: int = 16) -> Seen:
             differences.append(Difference(source, conversation, found, wanted[id(conversation)]))
     path = fast_path_of(options, warm)
     hits = path.replays.hits if path is not None and path.replays is not None else 0
-    return Seen(len(conversations), hits, differences)
+    return Seen(source, len(conversations), hits, differences)
 
 
 def _outcome(conversation: Conversation, options: Options, model: Model) -> object:
@@ -89,32 +69,5 @@ def _outcome(conversation: Conversation, options: Options, model: Model) -> obje
     return told(outcome)
 
 
-def runs(conversations: int, seed: int) -> Iterator[Seen]:
-    """Templates until so many conversations were seen."""
-    chance, seen = Random(seed), 0
-    while seen < conversations:
-        one = put_through(chance)
-        seen += one.conversations
-        yield one
-
-
-def main() -> int:
-    """Print how many conversations were answered, how many of them by a replay, and every difference."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--conversations", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    logging.basicConfig(level=logging.ERROR)
-    templates = conversations = hits = differences = 0
-    for seen in runs(asked.conversations, asked.seed):
-        templates, conversations, hits = templates + 1, conversations + seen.conversations, hits + seen.hits
-        differences += len(seen.differences)
-        for difference in seen.differences[:1]:
-            sys.stdout.write(f"{difference}\n")
-    line = f"{templates} templates, {conversations} conversations, {hits} by a replay, {differences} differences"
-    sys.stdout.write(f"{line}\n")
-    return bool(differences)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(put_through, __doc__, "replay"))

@@ -75,7 +75,7 @@ def _grid(session: Session, runs: Sequence[Run], axes: Sequence[str], verdict: V
     session.table(
         (" x ".join(SHORT.get(axis, axis) for axis in down) or "job", *(f"#{heading}" for heading in headings)),
         (
-            (escape(label(down, values)) or "-", *(line.get(column, "-") for column in columns))
+            (escape(label(down, values) or runs[0].job.id), *(line.get(column, "-") for column in columns))
             for values, line in lines.items()
         ),
         "",

@@ -14,8 +14,9 @@ from turnloom.cli.running.exits import Exit
 from turnloom.cli.running.jsonable import to_plain
 from turnloom.cli.running.session import Session, command
 from turnloom.cli.tokens import show
-from turnloom.display.words import buckets, count, not_compared
+from turnloom.display.words import buckets, count, many, not_compared
 from turnloom.foreign.columns import unused_sentence
+from turnloom.plural import counted
 from turnloom.v1 import preprocess_pb2
 
 
@@ -113,7 +114,8 @@ def _show_report(
     session: Session, report: preprocess_pb2.LintConversationsResponse, loaded: Loaded, offenders: int
 ) -> None:
     session.out.print(
-        f"{report.conversations} conversations, {report.examples} examples, {count(report.tokens)} tokens,"
+        f"{counted(report.conversations, 'conversation')}, {counted(report.examples, 'example')},"
+        f" {many(report.tokens, 'token')},"
         f" {count(report.loss_tokens)} trained",
         highlight=False,
     )

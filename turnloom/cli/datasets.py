@@ -30,6 +30,7 @@ from turnloom.cli.splits import checked_parts, leaving_nothing, split_of
 from turnloom.display.words import ago, coloured, count, dataset_state, not_compared
 from turnloom.errors import InvalidInput
 from turnloom.optional import missing
+from turnloom.plural import counted
 from turnloom.v1 import datasets_pb2
 
 if TYPE_CHECKING:
@@ -245,12 +246,13 @@ def _show_row(session: Session, number: int, row: Row) -> None:
     brackets = session.out.color_system is None
     weights = [0.0, *row.target_weights.tolist()]
     text = Text()
-    for trained, same in groupby(zip(row.token_ids.tolist(), weights, strict=True), key=lambda pair: pair[1] > 0):
+    for is_trained, same in groupby(zip(row.token_ids.tolist(), weights, strict=True), key=lambda pair: pair[1] > 0):
         ids = " ".join(str(token) for token, _ in same)
-        text.append(f"⟦{ids}⟧ " if brackets and trained else f"{ids} ", style="bold green" if trained else "dim")
-    count_trained = sum(weight > 0 for weight in weights)
+        text.append(f"⟦{ids}⟧ " if brackets and is_trained else f"{ids} ", style="bold green" if is_trained else "dim")
     part = f", part {row.part}" if row.part else ""
-    head = f"row {number}: conversation {row.conversation_index}{part}, {len(weights)} tokens, {count_trained} trained"
+    trained = sum(weight > 0 for weight in weights)
+    many = counted(len(weights), "token")
+    head = f"row {number}: conversation {row.conversation_index}{part}, {many}, {trained} trained"
     session.out.print(head, highlight=False)
     session.out.print(text)
 
@@ -290,7 +292,7 @@ def download(
     if session.as_json:
         session.json({"dataset": dataset, "path": str(path), "rows": rows})
     else:
-        session.out.print(f"{rows} rows in {escape(str(path))}", highlight=False)
+        session.out.print(f"{counted(rows, 'row')} in {escape(str(path))}", highlight=False)
 
 
 def export(
@@ -322,7 +324,7 @@ def export(
     if session.as_json:
         session.json({"dataset": dataset, "format": kind, "path": str(path), "rows": rows})
     else:
-        session.out.print(f"{rows} rows in {escape(str(path))}", highlight=False)
+        session.out.print(f"{counted(rows, 'row')} in {escape(str(path))}", highlight=False)
 
 
 def _write_rows(batch: Batch, file: TextIO) -> int:

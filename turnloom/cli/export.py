@@ -12,6 +12,7 @@ from turnloom.cli import comparing
 from turnloom.cli.running.session import Session, command
 from turnloom.errors import InvalidInput
 from turnloom.optional import missing
+from turnloom.plural import counted
 from turnloom.results.fetching import fetch
 from turnloom.results.files import rows, write_csv
 from turnloom.results.runs import Run, differing
@@ -53,7 +54,7 @@ def export(
         session.json({"format": kind, "files": [str(path) for path in files]})
         return
     steps = sum(len(run.steps) for run in runs)  # and a row for what was evaluated before training
-    session.out.print(f"{steps} rows in {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
+    session.out.print(f"{counted(steps, 'row')} in {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
 
 
 def _csv(out: Path | None, runs: Sequence[Run]) -> list[Path]:

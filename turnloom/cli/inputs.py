@@ -16,6 +16,7 @@ from turnloom.cli.options.groups import Reading
 from turnloom.cli.running.session import Session
 from turnloom.display.words import not_compared
 from turnloom.foreign.columns import unused_sentence
+from turnloom.plural import counted
 from turnloom.v1 import datasets_pb2, types_pb2
 from turnloom.wire.options import PreprocessFields
 
@@ -66,7 +67,7 @@ class Loaded:
                 return cls([sourced.conversation], [sourced.place])
             found += 1
         raise errors.InvalidInput(
-            f"--index is {index}, but {path} holds {found} conversations.",
+            f"--index is {index}, but {path} holds {counted(found, 'conversation')}.",
             hint=f"The last one is {found - 1}.",
             field="--index",
         )
@@ -167,15 +168,15 @@ def _counting(session: Session, name: str) -> Iterator[Callable[[int], None]]:
 def say_left_out(session: Session, dataset: datasets_pb2.Dataset) -> None:
     """Report the counts of what the row selection left out."""
     counts, too_long = dataset.left_out, dataset.too_long_conversations
-    for number, sentence in (
-        (counts.filtered, "rows left out by the filter (filtered: {})"),
-        (counts.duplicates, "conversations came before and are left out (duplicates: {})"),
-        (too_long, "conversations are too long and left out (too long: {}); raise --max-length, or stop with --strict"),
-        (dataset.skipped_conversations - too_long, "bad rows left out (skipped: {})"),
-        (counts.overlapping, "test conversations are in the training part too (overlapping: {}); deduplicate"),
+    for number, noun, sentence in (
+        (counts.filtered, "row", "left out by the filter (filtered: {})"),
+        (counts.duplicates, "conversation", "left out, seen before (duplicates: {})"),
+        (too_long, "conversation", "left out as too long (too long: {}); raise --max-length, or stop with --strict"),
+        (dataset.skipped_conversations - too_long, "bad row", "left out (skipped: {})"),
+        (counts.overlapping, "test conversation", "also in the training part (overlapping: {}); deduplicate"),
     ):
         if number:
-            session.say(f"{escape(dataset.display_name)}: {number} {sentence.format(number)}")
+            session.say(f"{escape(dataset.display_name)}: {counted(number, noun)} {sentence.format(number)}")
     if counts.unused_columns:
         session.say(escape(unused_sentence(counts.unused_columns)))
     if dataset.unchecked_examples:

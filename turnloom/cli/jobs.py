@@ -20,6 +20,7 @@ from turnloom.client import TERMINAL
 from turnloom.display.live import test_nll, train_nll
 from turnloom.display.words import ago, clock, coloured, duration, job_state, money, size
 from turnloom.errors import InvalidInput, Refused
+from turnloom.plural import counted
 from turnloom.results.files import bits_per_byte
 from turnloom.v1 import training_pb2
 
@@ -130,7 +131,7 @@ def show(session: Session, job: Id) -> None:
 def _mixed(job: training_pb2.Job) -> Iterator[str]:
     """Describe each dataset of a mixture: "ds-1 = 0.7 (120 conversations, NLL 1.2345)"."""
     for part, sums in zip_longest(job.mix, job.progress.mix):
-        trained = f"{sums.conversations} conversations" if sums else "nothing yet"
+        trained = counted(sums.conversations, "conversation") if sums else "nothing yet"
         nll = f", NLL {sums.nll_sum / sums.weight_sum:.4f}" if sums and sums.weight_sum > 0 else ""
         yield f"{part.dataset} = {part.weight:g} ({trained}{nll})"
 
@@ -231,7 +232,7 @@ def _log_line(session: Session, update: training_pb2.WatchJobResponse) -> None:
         step, nll, held_out = update.step, train_nll(update.step), test_nll(update.step)
         words = [f"NLL {nll:.6f}"] if nll is not None else []
         words += [f"test NLL {held_out:.6f}"] if held_out is not None else []
-        words += [f"{step.tokens} tokens, attempt {step.attempt}"]
+        words += [f"{counted(step.tokens, 'token')}, attempt {step.attempt}"]
         session.out.print(f"{clock(step.time)} STEP {step.step}  {'  '.join(words)}", soft_wrap=True, highlight=False)
 
 

@@ -18,6 +18,7 @@ import typer
 
 from turnloom.cli.running.session import Session, command
 from turnloom.errors import InvalidInput
+from turnloom.plural import counted
 from turnloom.results.runs import test_nll, train_nll
 from turnloom.v1.training_pb2 import Step
 
@@ -103,7 +104,7 @@ def export(
     if session.as_json:
         session.json({"job": job, "file": str(output), "steps": len(steps)})
     else:
-        session.out.print(f"{len(steps)} steps in {output}", highlight=False, soft_wrap=True)
+        session.out.print(f"{counted(len(steps), 'step')} in {output}", highlight=False, soft_wrap=True)
 
 
 def openmetrics(run_id: str, steps: Sequence[Step]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from turnloom.cli.options.groups import LARGEST
 from turnloom.cli.running.jsonable import to_plain
 from turnloom.cli.running.session import Session, command
+from turnloom.plural import counted
 
 
 def add_to(app: typer.Typer) -> None:
@@ -52,4 +53,4 @@ def sample(
         return
     session.out.print(escape(answer.text), highlight=False, soft_wrap=True)
     if answer.finish_reason == "length":
-        session.say(f"[dim]Ended by --max-tokens, after {answer.tokens} tokens.[/dim]")
+        session.say(f"[dim]Ended by --max-tokens, after {counted(answer.tokens, 'token')}.[/dim]")

@@ -15,6 +15,7 @@ from turnloom.cli.inputs import say_left_out
 from turnloom.cli.running.session import Session
 from turnloom.display.words import dataset_state
 from turnloom.errors import InvalidInput
+from turnloom.plural import counted
 from turnloom.progress import checked
 from turnloom.reading.file_kinds import COMPRESSED, KINDS
 from turnloom.reading.filters import RowFilter
@@ -116,8 +117,8 @@ def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dat
     session.say(f"Dataset {dataset.id} is being made; Ctrl-C leaves it going.")
     with _told(session) as tell:
         for state in session.client.datasets.watch(dataset.id):
-            shards = f", {state.shards_done} of {state.shards} shards done" if state.shards else ""
-            tell(f"{dataset_state(state)}: {state.conversations_read} conversations read{shards}")
+            shards = f", {state.shards_done} of {counted(state.shards, 'shard')} done" if state.shards else ""
+            tell(f"{dataset_state(state)}: {counted(state.conversations_read, 'conversation')} read{shards}")
             dataset = state
     checked(dataset)
     session.say(f"Read as {dataset.source.format}.")

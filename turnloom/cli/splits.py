@@ -13,8 +13,9 @@ from rich.markup import escape
 from turnloom.cli.inputs import upload
 from turnloom.cli.options.groups import BadConversations, HeldOut
 from turnloom.cli.running.session import Session
-from turnloom.display.words import count
+from turnloom.display.words import count, many
 from turnloom.errors import InvalidInput, Refused, TurnloomError
+from turnloom.plural import counted
 from turnloom.wire.options import PreprocessFields
 
 if TYPE_CHECKING:
@@ -127,8 +128,8 @@ def training_and_test(
         with leaving_nothing(session, list(ids.values())):
             made = upload(session, part, model=model, name=Path(name).name, fields=options, strict=bad.strict)
         session.say(
-            f"{escape(name)} is dataset [bold]{made.id}[/]: {made.conversations} conversations,"
-            f" {count(made.tokens)} tokens, {count(made.loss_tokens)} trained"
+            f"{escape(name)} is dataset [bold]{made.id}[/]: {counted(made.conversations, 'conversation')},"
+            f" {many(made.tokens, 'token')}, {count(made.loss_tokens)} trained"
         )
         ids[name] = made.id
     return Chosen(ids.get(data, data), ids.get(test, test), list(ids.values()))

@@ -28,6 +28,7 @@ from turnloom.cli.splits import is_dataset, leaving_nothing, sole_data, training
 from turnloom.client import TERMINAL
 from turnloom.display.words import ago
 from turnloom.errors import InvalidInput
+from turnloom.plural import counted
 from turnloom.progress import follow_sweep, sweep_display
 from turnloom.v1 import training_pb2
 from turnloom.wire.options import hyperparameters
@@ -162,7 +163,9 @@ def sweep(
     if submission.detach:
         _show_submitted(session, made)
         return
-    session.say(f"[bold]{made.id}[/]: {len(made.jobs)} jobs{_plan(made)}; Ctrl-C detaches, they go on.")
+    session.say(
+        f"[bold]{made.id}[/]: {counted(len(made.jobs), 'job')}{_plan(made)}; Ctrl-C detaches, training goes on."
+    )
     _conclude(session, _watch(session, made), submission.to or Path(made.id))
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from turnloom.display.words import not_compared
+from turnloom.plural import counted
 from turnloom.v1 import preprocess_pb2
 
 BYTES = re.compile(r"(?:\\x[89a-f][0-9a-f])+")  # as the server writes tokens that are parts of characters
@@ -38,7 +39,7 @@ def show(preview: preprocess_pb2.PreviewConversationResponse, console: Console, 
     for example in preview.examples:
         trained = sum(token.weight > 0 for token in example.tokens)
         many = f"Example {example.part + 1} of {len(preview.examples)}: " if len(preview.examples) > 1 else ""
-        console.print(Text(f"{many}{len(example.tokens)} tokens, {trained} trained", style="bold underline"))
+        console.print(Text(f"{many}{counted(len(example.tokens), 'token')}, {trained} trained", style="bold underline"))
         console.print(_rows(example) if each_token else _running(example, brackets=brackets), highlight=False)
         for line in _remarks(example):
             console.print(Text(line, style="yellow"), soft_wrap=True)
@@ -126,5 +127,6 @@ def _remarks(example: preprocess_pb2.PreviewExample) -> Iterator[str]:
         )
     if example.truncated_tokens:
         yield (
-            f"max_length cut {example.truncated_tokens} tokens away, {example.truncated_loss_tokens} of them trained."
+            f"max_length cut {counted(example.truncated_tokens, 'token')} away, {example.truncated_loss_tokens} of them"
+            " trained."
         )

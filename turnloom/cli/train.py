@@ -26,8 +26,9 @@ from turnloom.cli.running.session import Session, command
 from turnloom.cli.splits import is_dataset, leaving_nothing, sole_data, training_and_test
 from turnloom.cli.watching import conclude, watch_to_the_end
 from turnloom.client.jobs import JobFields
-from turnloom.display.words import count, duration, money
+from turnloom.display.words import count, duration, many, money
 from turnloom.learning_rates import BATCH, suggest
+from turnloom.plural import counted
 from turnloom.results.runs import written
 from turnloom.v1 import training_pb2
 from turnloom.wire.options import HyperparameterFields, hyperparameters
@@ -145,8 +146,8 @@ def _warn_of_warmup(session: Session, job: training_pb2.Job) -> None:
     asked, steps = job.hyperparameters, job.progress.planned_steps
     if 0 < steps < asked.warmup_steps:
         session.say(
-            f"[yellow]warmup_steps is {asked.warmup_steps} and the job has {steps} steps: the rate never reaches"
-            f" {written(asked.learning_rate)}.[/]"
+            f"[yellow]warmup_steps is {asked.warmup_steps} and the job has {counted(steps, 'step')}: the rate never"
+            f" reaches {written(asked.learning_rate)}.[/]"
         )
 
 
@@ -159,18 +160,18 @@ def _show_estimate(session: Session, answer: training_pb2.CreateJobResponse) -> 
     time = ""
     if estimate.HasField("seconds"):
         what = " of GPU time" if estimate.HasField("gpu_seconds") else ""
-        jobs = f"{estimate.rate_jobs} jobs" if estimate.rate_jobs > 1 else "one job"
+        jobs = counted(max(1, estimate.rate_jobs), "job")
         low, high = duration(estimate.seconds_low), duration(estimate.seconds_high)
         price = f", {money(estimate.cost, estimate.currency)}" if estimate.HasField("cost") else ""
         time = f", about {duration(estimate.seconds)}{what}{price} ({low} to {high}, by {jobs} like it)"
     session.out.print(
-        f"The job would run: {estimate.steps} steps, {count(estimate.tokens)} tokens,"
+        f"The job would run: {counted(estimate.steps, 'step')}, {many(estimate.tokens, 'token')},"
         f" {count(estimate.trained_tokens)} trained{time}.",
         highlight=False,
     )
     if cut.cut_rows:
         session.out.print(
-            f"max_length cuts {cut.cut_rows} rows by {count(cut.cut_tokens)} tokens; {cut.emptied_rows} rows are left"
-            " without a trained token.",
+            f"max_length cuts {counted(cut.cut_rows, 'row')} by {many(cut.cut_tokens, 'token')} and leaves"
+            f" {counted(cut.emptied_rows, 'row')} without a trained token.",
             highlight=False,
         )

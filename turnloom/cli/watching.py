@@ -13,6 +13,7 @@ from turnloom.cli.running.session import Session
 from turnloom.client import TERMINAL
 from turnloom.display.live import LEVELS, JobView
 from turnloom.display.words import coloured, duration, seconds
+from turnloom.plural import counted
 from turnloom.v1 import training_pb2
 
 __all__ = ["LEVELS", "conclude", "ending", "show", "watch_to_the_end"]
@@ -63,7 +64,7 @@ def ending(job: training_pb2.Job) -> Iterator[str]:
     view, progress = JobView(job), job.progress
     took = seconds(job.finish_time) - seconds(job.start_time)
     after = f" in {duration(took)}" if job.start_time.seconds and took >= 0 else ""
-    yield f"{coloured(view.state)} {job.id}: {progress.step} of {progress.planned_steps} steps{after}"
+    yield f"{coloured(view.state)} {job.id}: {progress.step} of {counted(progress.planned_steps, 'step')}{after}"
     if progress.HasField("last_train_nll"):
         yield f"  train NLL {progress.last_train_nll:.4f} (last step), {progress.mean_train_nll:.4f} (mean)"
     if progress.HasField("test_nll"):

@@ -35,12 +35,13 @@ with needs("pip install -e '.[embedded]'", __name__):
     from turnloom.demo.plot import plot_nll
     from turnloom.demo.unigram import unigram_nll
     from turnloom.display.live import JobView, test_nll, train_nll
-    from turnloom.display.words import count
+    from turnloom.display.words import count, many
     from turnloom.embedded import sample_data
     from turnloom.embedded.processes import on_child_death, sigterm_unwinds, undisturbed
     from turnloom.embedded.sample_data import SampleConversation
     from turnloom.embedded.stack import MODEL, Stack, StackSettings
     from turnloom.errors import StackError, TurnloomError
+    from turnloom.plural import counted
     from turnloom.reading.local_sources import read
     from turnloom.reading.splitting import split
     from turnloom.v1 import datasets_pb2, training_pb2
@@ -148,7 +149,7 @@ class Demo:
         if dataset.state != datasets_pb2.DATASET_STATE_READY:
             raise StackError(f"The dataset {name} was not made: {dataset.error.message}", hint=dataset.error.hint)
         self.session.say(
-            f"  {name}: {dataset.conversations} conversations, {count(dataset.tokens)} tokens,"
+            f"  {name}: {counted(dataset.conversations, 'conversation')}, {many(dataset.tokens, 'token')},"
             f" {count(dataset.loss_tokens)} of them trained"
         )
         return dataset.id

@@ -7,6 +7,7 @@ import time
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from turnloom.plural import counted
 from turnloom.v1 import datasets_pb2, training_pb2, types_pb2
 
 STATE_COLOURS = {
@@ -28,10 +29,15 @@ def count(number: float) -> str:
     return f"{number:.0f}" if number < 10_000 else "".join(_scaled(number))
 
 
+def many(number: int, noun: str) -> str:
+    """Format a count with its noun: 1 token, 1.23M tokens."""
+    return counted(number, noun, shown=count(number))
+
+
 def not_compared(examples: int) -> str:
     """Say that a self-check was skipped for so many examples."""
     return (
-        f"The token ids of {count(examples)} examples were not compared with the text: tokenization hf, a tokenizer"
+        f"The token ids of {many(examples, 'example')} were not compared with the text: tokenization hf, a tokenizer"
         " that loses text, or text that it has no tokens for."
     )
 

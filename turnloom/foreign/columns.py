@@ -180,7 +180,7 @@ def _marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]
     entries = list_in(mask)
     if entries is None or len(entries) != len(messages) or not all(entry in (0, 1) for entry in entries):
         raise InvalidInput(
-            f"does not fit; give 0 or 1 for each of the {len(messages)} messages, or leave it out and write"
+            f"does not fit; give 0 or 1 for each message ({len(messages)} in all), or leave it out and write"
             " trainable: true or false at each message.",
             field=MASK_COLUMN,
         )

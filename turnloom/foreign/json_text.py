@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
+from turnloom.errors import InvalidInput
+
 #: A parsed JSON document.
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
@@ -119,3 +121,18 @@ def kind_of(value: object) -> str:
     if isinstance(value, int | float):
         return f"the number {value}"
     return "text" if isinstance(value, str) else "an object" if isinstance(value, Mapping) else "a list"
+
+
+def list_from(value: JSON, field: str) -> Sequence[JSON]:
+    """Return a list, given as such or as JSON text, also of its objects. Raises InvalidInput that names the field."""
+    found = list_in(value)
+    if found is None:
+        raise InvalidInput(f"is {kind_of(value)}; give a list.", field=field)
+    return found
+
+
+def text_from(value: JSON, field: str) -> str:
+    """Return a text. Raises InvalidInput that names the field."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"is {kind_of(value)}; give text.", field=field)
+    return value

@@ -254,16 +254,17 @@ def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:
 def _nothing_left(fitted: Fitted, options: Options) -> str:
     if fitted.truncated_loss_tokens:
         return (
-            f"all {fitted.truncated_loss_tokens} trained tokens lie in the {fitted.truncated_tokens} tokens that "
-            f"truncation={options.truncation.value} cuts to fit max_length={options.max_length}; raise it"
+            f"what truncation={options.truncation.value} cuts to fit max_length={options.max_length} holds every "
+            f"trained token ({fitted.truncated_loss_tokens} of {fitted.truncated_tokens}); raise it"
         )
     return "no token has weight: the messages that train_on chooses are empty, or weigh 0"
 
 
 def _unknown(fitted: Fitted, unknown: int) -> list[str]:
     count = int(np.count_nonzero(fitted.row.token_ids == unknown))
+    said = "1 token stands" if count == 1 else f"{count} tokens stand"
     return (
-        [f"{count} tokens stand for text that the vocabulary does not have, so the ids are not compared with the text"]
+        [f"{said} for text that the vocabulary does not have, so the ids are not compared with the text"]
         if count
         else []
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from turnloom.plural import counted
 from turnloom.results.runs import Run, written
 from turnloom.results.trouble import trouble_of
 from turnloom.v1 import datasets_pb2 as ds
@@ -85,7 +86,8 @@ def _about(facts: Facts) -> Iterator[tuple[str, str]]:
     weights = {part.dataset: f" (weight {part.weight:g})" for part in job.mix}
     named = [(f"training data{weights.get(dataset.id, '')}", dataset) for dataset in facts.training]
     for what, dataset in [*named, *([("test data", facts.test)] if facts.test is not None else [])]:
-        counts = f"{dataset.conversations} conversations, {dataset.examples} examples, {dataset.tokens} tokens"
+        numbers = (dataset.conversations, "conversation"), (dataset.examples, "example"), (dataset.tokens, "token")
+        counts = ", ".join(counted(number, noun) for number, noun in numbers)
         yield what, f"{counts}, {dataset.loss_tokens} of them trained"
         yield f"{what}, sha256", dataset.sha256
     yield "checkpoint", f"{facts.checkpoint.id}, after step {facts.checkpoint.step} of {job.progress.planned_steps}"

@@ -16,7 +16,7 @@ from typing import Final
 
 from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import TOOL_COLUMNS, read_columns
-from turnloom.foreign.json_text import JSON, list_in, object_in
+from turnloom.foreign.json_text import JSON, kind_of, list_from, list_in, object_in, text_from
 
 #: Who speaks in ShareGPT's data, as chat templates call it.
 SPEAKERS: Final = {
@@ -94,7 +94,7 @@ class Format:
         if isinstance(row, list) and self.name == "messages":
             row = {self.column("messages"): row}
         if not isinstance(row, dict):
-            raise InvalidInput(f"a row is {_kind(row)}; give an object with columns.")
+            raise InvalidInput(f"a row is {kind_of(row)}; give an object with columns.")
         for name in self.used if unread else ():
             if unread and name in unread and name != self.column("id"):
                 raise InvalidInput(unread[name], field=name)
@@ -203,12 +203,12 @@ def _identifier(value: JSON) -> JSON:
 
 
 def _openai(parts: Parts) -> Sequence[JSON]:
-    return _list(parts["messages"], "messages")
+    return list_from(parts["messages"], "messages")
 
 
 def _sharegpt(parts: Parts) -> Sequence[JSON]:
     messages: list[JSON] = []
-    for index, turn in enumerate(_list(parts["conversations"], "conversations")):
+    for index, turn in enumerate(list_from(parts["conversations"], "conversations")):
         place = f"conversations[{index}]"
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
             raise InvalidInput("can't be used; give an object with from and value.", field=place)
@@ -234,14 +234,14 @@ def _prompt_completion(parts: Parts) -> Sequence[JSON]:
 def _alpaca(parts: Parts) -> Sequence[JSON]:
     messages: list[JSON] = []
     history = parts["history"]
-    for index, pair in enumerate(_list(history, "history") if history is not None else ()):
+    for index, pair in enumerate(list_from(history, "history") if history is not None else ()):
         if not isinstance(pair, list) or len(pair) != 2:
             raise InvalidInput("can't be used; give a list of question and answer.", field=f"history[{index}]")
         messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    question, more = _text(parts["instruction"], "instruction"), parts["input"]
-    if more is not None and _text(more, "input"):
+    question, more = text_from(parts["instruction"], "instruction"), parts["input"]
+    if more is not None and text_from(more, "input"):
         question = f"{question}\n\n{more}"
-    answer = _text(parts["output"], "output")
+    answer = text_from(parts["output"], "output")
     return [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
@@ -286,29 +286,11 @@ def _turns(value: JSON, role: str, part: str) -> Sequence[JSON]:
     found = list_in(value)
     if found is not None and all(isinstance(item, dict) and "role" in item for item in found):
         return found
-    return found if isinstance(value, list) and found else [{"role": role, "content": _text(value, part)}]
-
-
-def _list(value: JSON, part: str) -> Sequence[JSON]:
-    found = list_in(value)
-    if found is None:
-        raise InvalidInput(f"is {_kind(value)}; give a list.", field=part)
-    return found
-
-
-def _text(value: JSON, part: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidInput(f"is {_kind(value)}; give text.", field=part)
-    return value
-
-
-def _kind(value: JSON) -> str:
-    kinds = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
-    return kinds.get(type(value), "a number")
+    return found if isinstance(value, list) and found else [{"role": role, "content": text_from(value, part)}]
 
 
 def _shown(value: JSON) -> str:
-    return repr(value[:32]) if isinstance(value, str) else _kind(value)
+    return repr(value[:32]) if isinstance(value, str) else kind_of(value)
 
 
 def _held(value: JSON) -> str:
@@ -317,4 +299,4 @@ def _held(value: JSON) -> str:
         return f"an object with {', '.join(map(str, value)) or 'no keys'}"
     if isinstance(value, list):
         return f"a list whose first item is {_held(value[0])}" if value else "an empty list"
-    return _kind(value)
+    return kind_of(value)

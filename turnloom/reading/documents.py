@@ -12,6 +12,7 @@ from typing import Final
 
 from turnloom.errors import InvalidInput
 from turnloom.foreign.json_text import JSON, loads, parse
+from turnloom.plural import counted
 from turnloom.reading.file_kinds import kind_of
 from turnloom.reading.lines import MAX_LINE, Line, lines
 from turnloom.reading.rows import RawRow, parsed, row_of, why_not_json
@@ -115,7 +116,7 @@ def _delimiter(head: str) -> str:
 
 def _csv_row(place: str, head: Sequence[str], cells: Sequence[str]) -> RawRow:
     if len(cells) != len(head):
-        return RawRow(place, mistake=f"has {len(cells)} cells, but there are {len(head)} columns.")
+        return RawRow(place, mistake=f"has {counted(len(cells), 'cell')} for {counted(len(head), 'column')}.")
     return RawRow(place, {name: _cell(cell) for name, cell in zip(head, cells, strict=True)})
 
 

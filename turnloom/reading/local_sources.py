@@ -242,7 +242,7 @@ class LocalPart:
     def _nothing(self) -> InvalidInput:
         if self.counts.unreadable:
             return InvalidInput(
-                f"All {self.counts.unreadable} rows are bad, the first: {self.bad[0]}",
+                f"No row of {self.counts.unreadable} can be read, the first: {self.bad[0]}",
                 hint="Look at the format and the columns.",
             )
         return nothing_passes(self.counts.filtered)

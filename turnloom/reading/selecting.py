@@ -172,7 +172,7 @@ def overlap(train: NDArray[np.bytes_], test: NDArray[np.bytes_]) -> int:
 
 def nothing_passes(rows: int) -> InvalidInput:
     """Return the error for a filter that rejects all of so many rows."""
-    sentence = f"The filter wants none of the {rows} rows."
+    sentence = f"The filter wants no row of {rows}."
     return InvalidInput(sentence, hint="Look at its columns and values.", field="filter")
 
 

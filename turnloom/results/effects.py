@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from turnloom.plural import counted
 from turnloom.results.cells import Cell, is_tie, line_of, shaky
 from turnloom.results.noise import between
 from turnloom.results.runs import label, written
@@ -51,8 +52,8 @@ def on_rates(best: Cell, sound: Sequence[Cell], cells: Sequence[Cell], axes: Seq
     for cell in slow:
         share = (cell.start - cell.final) / improved
         yield (
-            f"Rate {written(cell.values[place])} is slow: in {cell.run.test[-1][0]} steps it made {share:.0%} of the"
-            " best cell's improvement."
+            f"Rate {written(cell.values[place])} is slow: in {counted(cell.run.test[-1][0], 'step')} it made"
+            f" {share:.0%} of the best cell's improvement."
         )
     rate = best.values[place]
     unstable = [cell for cell in cells if cell.values[place] == rate and shaky(cell)]

@@ -113,5 +113,6 @@ def written(value: Value) -> str:
 
 
 def label(axes: Sequence[str], values: Sequence[Value]) -> str:
-    """Return a label: "Rank 8, rate 1e-4"."""
-    return ", ".join(f"{SHORT.get(axis, axis)} {written(value)}" for axis, value in zip(axes, values, strict=True))
+    """Return a label: "rank 8, rate 1e-4"; a job's id says itself that it is one."""
+    named = zip(axes, values, strict=True)
+    return ", ".join(f"{'' if axis == JOB else f'{SHORT.get(axis, axis)} '}{written(value)}" for axis, value in named)

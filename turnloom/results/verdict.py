@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from turnloom.plural import counted
 from turnloom.results.cells import Cell, cell_of, is_tie, lowest_first, shaky
 from turnloom.results.effects import calmer, on_ranks, on_rates, on_steps
 from turnloom.results.noise import MIN_EVALUATIONS, Noise, between
@@ -55,7 +56,7 @@ def judge(runs: Sequence[Run], axes: Sequence[str]) -> Verdict:
     ties = [cell for cell in others if is_tie(cell, best, noise[cell.run.job.id])]
     sentences = (
         f"Best: {best.name}, test NLL {best.final:.4f} after step {best.run.test[-1][0]}"
-        f" ({best.start:.4f} before training; {best.run.job.id}).",
+        f" ({best.start:.4f} before training{_whose(best)}).",
         *_ties(best, ties, others, noise),
         *_halved(runs, axes),
         *(
@@ -125,10 +126,10 @@ def _explained(known: Sequence[Noise]) -> Iterator[str]:
     """Explain how noise was measured and what it leaves out."""
     counts = [found.conversations for found in known if found.conversations]
     if counts:
-        rough = f" With {min(counts)} conversations it is rough itself." if min(counts) < FEW else ""
+        rough = f" With {counted(min(counts), 'conversation')} it is rough itself." if min(counts) < FEW else ""
         yield (
-            f"Noise is the standard error of the difference over the {min(counts)} test conversations, compared one by"
-            f" one; a difference of at most twice that is a tie.{rough} What another seed of"
+            f"Noise is the standard error of the difference over {counted(min(counts), 'test conversation')}, compared"
+            f" one by one; a difference of at most twice that is a tie.{rough} What another seed of"
             " training would change is not in it, and may be more."
         )
     if len(counts) < len(known):
@@ -165,6 +166,11 @@ def _halved(runs: Sequence[Run], axes: Sequence[str]) -> Iterator[str]:
             "A stopped cell may have come closer later, a low rate above all; turnloom resume JOB trains one to its"
             " end."
         )
+
+
+def _whose(cell: Cell) -> str:
+    job = cell.run.job.id
+    return "" if job in cell.name else f"; {job}"
 
 
 def _name(run: Run, axes: Sequence[str]) -> str:

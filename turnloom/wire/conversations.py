@@ -16,7 +16,7 @@ from google.protobuf import struct_pb2
 from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import JSON, kind_of, list_in, object_in
+from turnloom.foreign.json_text import JSON, kind_of, list_from, list_in, object_in, text_from
 from turnloom.v1 import types_pb2
 
 #: Keys of a message that are fields of their own; every other key travels in extra_json.
@@ -101,7 +101,7 @@ def _conversation(document: JSON) -> types_pb2.Conversation:
     if messages is None:
         keys = ", ".join(map(str, document)) or "none"
         raise InvalidInput(f"there is no key messages (keys: {keys}).", hint=SHAPE)
-    said, tools = _list(messages, "messages"), document.get("tools")
+    said, tools = list_from(messages, "messages"), document.get("tools")
     if not BESIDE.isdisjoint(document):
         said, found = read_columns(document, said)
         tools = tools if found is None else found
@@ -127,7 +127,7 @@ def _tools(value: JSON) -> Sequence[JSON]:
         return []
     if isinstance(value, str) and list_in(value) is None:
         raise InvalidInput("is text, but not JSON text of a list.", field="tools")
-    return _list(value, "tools")
+    return list_from(value, "tools")
 
 
 def _message(value: JSON, path: str) -> types_pb2.Message:
@@ -136,14 +136,14 @@ def _message(value: JSON, path: str) -> types_pb2.Message:
     if "role" not in value:
         hint = "ShareGPT data (from, value) needs its keys renamed to role and content." if "from" in value else SHAPE
         raise InvalidInput("has no role.", field=path, hint=hint)
-    message = types_pb2.Message(role=_text(value["role"], f"{path}.role"))
+    message = types_pb2.Message(role=text_from(value["role"], f"{path}.role"))
     if "content" in value:
         _fill_content(message, value["content"], f"{path}.content")
     for key in ("reasoning_content", "tool_call_id", "name"):
         if value.get(key) is not None:
-            setattr(message, key, _text(value[key], f"{path}.{key}"))
+            setattr(message, key, text_from(value[key], f"{path}.{key}"))
     if value.get("tool_calls") not in (None, ""):
-        calls = _list(value["tool_calls"], f"{path}.tool_calls")
+        calls = list_from(value["tool_calls"], f"{path}.tool_calls")
         message.tool_calls.extend(_tool_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls))
     _fill_training(message, value, path)
     extra = {key: item for key, item in value.items() if key not in FIELDS}
@@ -171,13 +171,13 @@ def _part(value: JSON, path: str) -> types_pb2.ContentPart:
         raise InvalidInput('is text; give {"type": "text", "text": "..."}.', field=path)
     if not isinstance(value, dict):
         raise InvalidInput(f"is {kind_of(value)}; give an object with type and text.", field=path)
-    kind = _text(value.get("type"), f"{path}.type")
+    kind = text_from(value.get("type"), f"{path}.type")
     if kind != "text":
         raise InvalidInput(
             f"has the type {kind}; give text, nothing else can be trained on.", field=path, hint="Remove the part."
         )
     _no_others(value, {"type", "text"}, path)
-    return types_pb2.ContentPart(type=kind, text=_text(value.get("text"), f"{path}.text"))
+    return types_pb2.ContentPart(type=kind, text=text_from(value.get("text"), f"{path}.text"))
 
 
 def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
@@ -192,10 +192,10 @@ def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
         raise InvalidInput(f"is {kind_of(function)}; give an object.", field=inner)
     _no_others(value, {"id", "type", "function"} if "function" in value else {"id", "type", "name", "arguments"}, path)
     _no_others(function, {"name", "arguments"}, inner)
-    call = types_pb2.ToolCall(name=_text(function.get("name"), f"{inner}.name"))
+    call = types_pb2.ToolCall(name=text_from(function.get("name"), f"{inner}.name"))
     for key in ("id", "type"):
         if value.get(key) is not None:
-            setattr(call, key, _text(value[key], f"{path}.{key}"))
+            setattr(call, key, text_from(value[key], f"{path}.{key}"))
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         call.arguments_text = arguments
@@ -224,20 +224,6 @@ def _no_others(value: Mapping[str, JSON], known: Iterable[str], path: str) -> No
     others = [key for key, item in value.items() if item is not None and key not in set(known)]
     if others:
         raise InvalidInput(f"has the unknown key {others[0]}.", field=path, hint="Remove it: templates don't get it.")
-
-
-def _list(value: JSON, path: str) -> Sequence[JSON]:
-    """Return a list, given as such, as its JSON text, or as JSON texts of its objects."""
-    found = list_in(value)
-    if found is None:
-        raise InvalidInput(f"is {kind_of(value)}; give a list.", field=path)
-    return found
-
-
-def _text(value: JSON, path: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidInput(f"is {kind_of(value)}; give text.", field=path)
-    return value
 
 
 def _dump(value: JSON) -> str:

@@ -20,6 +20,7 @@ from services.store.errors import NotFound, StoreError
 from services.store.queueing.queues import PREPROCESS_QUEUE, queue_name
 from services.store.records import HostRecord
 from services.store.store import Store
+from turnloom.plural import counted
 
 HOST_DEADLINE: Final = 50.0  #: seconds a host has for its checks; the RPC has 60
 STORE_DEADLINE: Final = 5.0  #: seconds that a request to the object store may take
@@ -164,8 +165,8 @@ def _preprocess_worker(store: Store, registry: Registry) -> list[Check]:
         sentence = "No preprocess worker runs, so datasets of hub names, paths and URLs would wait."
         hint = "Start python -m services.preprocess worker; files that a client sends need none."
         return [Check("preprocess_worker", "warning", sentence, hint)]
-    many = "1 worker makes" if workers == 1 else f"{workers} workers make"
-    there = Check("preprocess_worker", "ok", f"{many} datasets of hub names, paths and URLs.")
+    said = f"{counted(workers, 'worker')} for datasets of hub names, paths and URLs."
+    there = Check("preprocess_worker", "ok", said)
     models = {
         entry.name: {"tokenizer_sha256": model.tokenizer_sha256, "template_sha256": model.template_sha256}
         for entry, model in registry.served()
@@ -215,7 +216,7 @@ def _identities(store: Store, hosts: Iterable[HostRecord]) -> Iterator[Check]:
     for record in hosts:
         other = store.hosts.refused(record.name)
         if other is not None:
-            ago = f"{max(0.0, time.time() - other.time) / 60:.0f} minutes ago"
+            ago = f"{counted(max(0, round((time.time() - other.time) / 60)), 'minute')} ago"
             sentence = f"A second machine, {other.machine}, was refused under this name {ago}."
             hint = "Give each GPU host a TURNLOOM_HOST of its own; a host whose folder was lost may begin anew."
             yield Check("host_identity", "failed", sentence, hint, record.name)

@@ -12,6 +12,7 @@ from services.preprocess.wire.hyperparameters import hyperparameters
 from services.preprocess.wire.job import STATE
 from services.preprocess.wire.sample import to_answer
 from services.store.records import JobState, MixPart, StartFrom
+from turnloom.plural import counted
 from turnloom.v1 import training_pb2 as pb
 
 MAX_PRIORITY: Final = 100
@@ -99,7 +100,7 @@ def _training(request: pb.CreateJobRequest, violations: Violations) -> tuple[Mix
     if request.training_dataset:
         violations.add("training_dataset", "is set beside mix; name the dataset in one of them.")
     if not 2 <= len(request.mix) <= MAX_MIX:
-        violations.add("mix", f"has {len(request.mix)} datasets; give 2 to {MAX_MIX}.")
+        violations.add("mix", f"has {counted(len(request.mix), 'dataset')}; give 2 to {MAX_MIX}.")
         return ()
     for place, part in enumerate(request.mix):
         field = f"mix[{place}]"

@@ -13,6 +13,7 @@ from typing import Final
 
 from services.preprocess.domain.limits import Violations
 from services.store.records import Hyperparameters, Rung
+from turnloom.plural import counted
 from turnloom.v1 import training_pb2 as pb
 
 DEFAULT_ETA: Final = 2
@@ -55,7 +56,9 @@ def rungs(request: pb.CreateSweepRequest, cells: Sequence[Hyperparameters], step
     eta = request.halving_eta if request.HasField("halving_eta") else DEFAULT_ETA
     every = math.lcm(*(cell.eval_every for cell in cells))
     if len(cells) < eta:
-        violations.add("axes", f"make {len(cells)} cells, of which one in {eta} would go on; give {eta} at least.")
+        violations.add(
+            "axes", f"make {counted(len(cells), 'cell')}, of which one in {eta} would go on; give {eta} at least."
+        )
     if len(set(steps)) > 1:
         violations.add(
             "axes",
@@ -79,8 +82,8 @@ def rungs(request: pb.CreateSweepRequest, cells: Sequence[Hyperparameters], step
     if not found:
         violations.add(
             EVAL_EVERY,
-            f"is {every}, and the cells have {steps[0]} steps: none is evaluated before its end, so that none could be "
-            f"stopped. Give {max(1, steps[0] // eta)} or less.",
+            f"is {every}, and the cells have {counted(steps[0], 'step')}: none is evaluated before its end, so that "
+            f"none could be stopped. Give {max(1, steps[0] // eta)} or less.",
         )
     violations.refuse()
     return found
@@ -109,11 +112,13 @@ def _given(
     for place, step in enumerate(asked):
         field = f"halving_rungs[{place}]"
         if step >= steps:
-            violations.add(field, f"is {step}; the cells have {steps} steps, so a rung is at most {steps - 1}.")
+            violations.add(
+                field, f"is {step}; the cells have {counted(steps, 'step')}, so a rung is at most {steps - 1}."
+            )
         elif step % every:
             violations.add(
                 field,
-                f"is {step}; cells are evaluated every {every} steps, so that none is known there. "
+                f"is {step}; cells are evaluated every {counted(every, 'step')}, so that none is known there. "
                 f"Give {max(every, step // every * every)}, or another {EVAL_EVERY}.",
             )
         elif cells // eta**place <= 1:

@@ -62,8 +62,8 @@ end
 -- A refusal where the owner already has `quota` jobs VALIDATING or QUEUED; 0: any number.
 local function over_quota(owner, quota)
   if quota == 0 or redis.call('SCARD', key('queue', owner)) < quota then return nil end
-  return refused('QUOTA', (owner == '' and 'the owner' or 'owner ' .. owner) .. ' has ' .. quota ..
-    ' jobs in the queue, which is the quota')
+  return refused('QUOTA', (owner == '' and 'the owner' or 'owner ' .. owner) .. ' has as many jobs in the queue as the quota allows: ' ..
+    quota)
 end
 
 -- The indexes that name a job by its owner while it is in the queue, by its state and, while it is QUEUED, by whether it has a host yet or waits in the pool.
@@ -106,6 +106,11 @@ local function go(id, to)
   if not HELD[to] then
     redis.call('DEL', key('lease', id))
     set(id, 'preempt', '')
+  end
+  if to == 'paused' then
+    redis.call('ZADD', 'tl:run:paused', time, id)
+  elseif from == 'paused' then
+    redis.call('ZREM', 'tl:run:paused', id)
   end
   if to == 'queued' then set(id, 'queue_time', time, 'worker', '', 'told_host', '') end
   if TERMINAL[to] then

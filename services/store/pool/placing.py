@@ -146,7 +146,7 @@ def why_waiting(one: Waiting, load: Load) -> str:
     if all(host.workers == 0 for host in up):
         return f"No worker runs on {', '.join(host.name for host in up)}."
     if load.quota and load.by_owner.get(one.owner, 0) >= load.quota:
-        return f"{one.owner or 'Its owner'} has {load.by_owner[one.owner]} jobs on hosts, which is the quota."
+        return f"{one.owner or 'Its owner'} has as many jobs on hosts as the quota allows: {load.by_owner[one.owner]}."
     if all(load.by_host.get(host.name, 0) >= host.workers for host in up):
         return f"Every worker is busy: {', '.join(f'{host.name} has {host.workers}' for host in up)}."
     return "A worker is free; the supervisor gives it out within a second."

@@ -14,6 +14,7 @@ from services.trainer.batches.batching import filled
 from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import Weights
 from services.trainer.errors import Code, backend_error
+from turnloom.plural import counted
 
 
 def datums(
@@ -101,7 +102,8 @@ def _check(row: Row, weights: Weights, max_model_len: int | None, vocabulary: in
     where = f"a row of conversation {row.conversation}"
     if len(weights) != row.length - 1:
         raise backend_error(
-            Code.BAD_REQUEST, f"{where} has {row.length} tokens and {len(weights)} weights, not one less"
+            Code.BAD_REQUEST,
+            f"{where} has {counted(row.length, 'token')} and {counted(len(weights), 'weight')}, not one less",
         )
     if not np.isfinite(weights).all():
         raise backend_error(Code.BAD_REQUEST, f"{where} has a weight that is not finite")

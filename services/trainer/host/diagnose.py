@@ -25,6 +25,7 @@ from services.trainer.host.readiness import RANK, make_adapters
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import SDK_VERSION, check_key, check_sdk
 from services.trainer.tuft_http import TuftHttp
+from turnloom.plural import counted
 
 STORE_DEADLINE = 5.0  #: seconds that a request to the object store may take
 CLOCK_SKEW = 5.0  #: seconds that this host and Redis may differ by
@@ -204,7 +205,9 @@ def _orphans(server: TuftHttp, redis: StoreRedis, settings: Settings) -> Answer:
     loose = [run for run in server.training_runs() if run not in needed]
     if not loose:
         return "ok", "the server holds no run without a job", ""
-    sentence = f"the server holds {len(loose)} runs that no unfinished job has saved to: {', '.join(loose[:5])}"
+    sentence = (
+        f"the server holds {counted(len(loose), 'run')} that no unfinished job has saved to: {', '.join(loose[:5])}"
+    )
     if any(job.state in HELD for job in active):
         return "skipped", f"{sentence}; a job that runs may be about to save its first", ""
     return "warning", sentence, "Restart the TuFT server when no job runs, or unload them."

@@ -17,12 +17,10 @@ from services.store.hosts import Hosts
 from services.store.jobs import Jobs
 from services.store.pool.waiting import Pool
 from services.store.queueing.tickets import Tickets
-from services.store.records import TERMINAL, JobState
+from services.store.records import JobState
 from services.trainer.supervision.metrics import QueueSnapshot, Snapshot, registry_for, serve
 
 log = logging.getLogger("turnloom.exporter")
-
-UNFINISHED = [state for state in JobState if state not in TERMINAL]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class ExporterSettings:
     redis_url: str  #: may be that of a user with read-only rights
     host: str = "0.0.0.0"  # noqa: S104  # Prometheus comes from another container
     port: int = 9465
-    gone_after: float = 900.0  #: seconds after its end at which a run disappears
+    gone_after: float = 900.0  #: seconds after its end or its pause at which a run disappears
 
 
 class Source:
@@ -51,7 +49,7 @@ class Source:
         now = redis_time(self._client)
         waiting = self._pool.waiting()
         idle = {one.job for one in waiting if one.attempt == 0}  # nothing to show but that they wait
-        names = [name for name in self._jobs.names_in(UNFINISHED) if name not in idle]
+        names = [name for name in self._jobs.shown(now - self._gone_after) if name not in idle]
         # First: a run that ends between the two readings is in both, and in no scrape missing.
         active = self._jobs.get_many(names)
         ended = {job.id: job for job in self._jobs.finished(now - self._gone_after, float("inf"))}
@@ -64,6 +62,7 @@ class Source:
                 QueueSnapshot(name, tickets.depth(name), tickets.oldest_age(name)) for name in sorted(tickets.queues())
             ],
             workers=_workers(self._client),
+            paused=self._jobs.number_in(JobState.PAUSED),
             waiting=waiting,
             load=self._pool.load(),
             counters={name: float(value) for name, value in _hash(self._client, keys.COUNTERS).items()},

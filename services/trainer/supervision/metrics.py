@@ -33,12 +33,13 @@ class QueueSnapshot:
 class Snapshot:
     """The data of one scrape."""
 
-    runs: Sequence[JobRecord]  #: unfinished, or finished not long ago
+    runs: Sequence[JobRecord]  #: at work, or finished or paused not long ago
     hosts: Sequence[HostRecord]
     queues: Sequence[QueueSnapshot]
     workers: Mapping[str, float]  #: name to time of the last heartbeat
     counters: Mapping[str, float]  #: worker counters, names as the ledger writes them: "phase|data|0.5", "retries|OOM"
     now: float = 0.0  #: the store's clock, seconds since 1970
+    paused: int = 0  #: PAUSED jobs, however long ago
     waiting: Sequence[Waiting] = ()  #: jobs without a host
     load: Load = field(default_factory=lambda: Load((), {}, {}))
 
@@ -301,14 +302,18 @@ def _pool(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _jobs(snapshot: Snapshot) -> Metric:
-    """Count jobs of the training queues by their own states, and waiting calls of other queues."""
+    """Count jobs of the training queues by their own states, and waiting calls of other queues.
+
+    PAUSED jobs are in no queue, and are counted without reading one of them.
+    """
     jobs = GaugeMetricFamily("turnloom_jobs", "Jobs by queue and state.", labels=["queue", "state"])
-    unfinished = [state for state in JobState if state not in TERMINAL]
+    queued = [state for state in JobState if state not in TERMINAL and state is not JobState.PAUSED]
     hosts = {host.name for host in snapshot.hosts} | {job.host for job in snapshot.runs if job.host}
     for host in sorted(hosts):
-        for state in unfinished:
+        for state in queued:
             count = sum(job.host == host and job.state is state for job in snapshot.runs)
             jobs.add_metric([queue_name(host), state.value], count)
+    jobs.add_metric(["", JobState.PAUSED.value], snapshot.paused)
     training = {queue_name(host) for host in hosts}
     for queue in snapshot.queues:
         if queue.name not in training:

@@ -173,7 +173,7 @@ def test_a_choice_loses_repeats_and_counts_as_plain_python_does(
     said = [("bad", n) if n in bad else ("good", rows[n]["prompt"]) for n in range(len(rows))]
     kept = [n for n in passed if not deduplicate or said[n] not in [said[m] for m in passed if m < n]]
     if (rows and not passed) or (fraction and len(kept) < 2):
-        with pytest.raises(InvalidInput, match=r"wants none of the|can't be split into train and test"):
+        with pytest.raises(InvalidInput, match=r"wants no row of|can't be split into train and test"):
             looking.selected()
         return
     found = looking.selected()

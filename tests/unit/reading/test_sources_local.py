@@ -115,7 +115,7 @@ def test_csv_is_read_and_a_short_row_named(tmp_path: Path) -> None:
     path.write_text("prompt,completion\nq,a\nq\n")
     rows = sourced(path)
     assert next(rows).conversation == CHAT
-    with pytest.raises(InvalidInput, match="line 3: has 1 cells, but there are 2 columns"):
+    with pytest.raises(InvalidInput, match="line 3: has 1 cell for 2 columns"):
         next(rows)
 
 
@@ -176,14 +176,14 @@ def test_bad_rows_are_left_out_counted_and_named_and_the_others_keep_their_numbe
     assert part.counts.unreadable == 2
     assert part.bad == [
         f"{path}, line 2: is not JSON (Expecting value in column 1).",
-        f"{path}, line 4: prompt: is a number; give text.",
+        f"{path}, line 4: prompt: is the number 5; give text.",
     ]
     assert part.place(2) == f"{path}, line 3"
     assert [(first, len(chunk)) for first, chunk in numbered_chunks(part.numbered())] == [(0, 1), (2, 1)]
     rest = lines(tmp_path / "b.jsonl", [*pairs("drop"), "oops"])
     only = LocalSource.open([rest], choice=Choice(RowFilter(where=("prompt != drop",)))).whole()
     only.skip_bad = True
-    with pytest.raises(InvalidInput, match=r"All 1 rows are bad, the first: .*line 2"):
+    with pytest.raises(InvalidInput, match=r"No row of 1 can be read, the first: .*line 2"):
         only.check()
 
 
@@ -204,9 +204,9 @@ def test_rows_are_filtered_deduplicated_and_split_and_counted(tmp_path: Path) ->
     described = test.description()
     assert (described.uri, described.format, described.take_test) == ("a.jsonl", "prompt_completion", True)
     assert list(described.filter.where) == ["prompt != drop"]
-    with pytest.raises(InvalidInput, match="The filter wants none of the 8 rows"):
+    with pytest.raises(InvalidInput, match="The filter wants no row of 8"):
         LocalSource.open([path], choice=Choice(RowFilter(where=("prompt = gone",)))).whole().check()
-    with pytest.raises(InvalidInput, match="The filter wants none of the 8 rows"):
+    with pytest.raises(InvalidInput, match="The filter wants no row of 8"):
         LocalSource.open([path], choice=Choice(RowFilter(where=("prompt = gone",)), "exact")).parts()
     assert prompts(LocalSource.open([path], limit=3, choice=Choice(asked)).whole()) == [(0, "a"), (1, "A "), (2, "b")]
 

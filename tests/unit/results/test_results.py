@@ -66,6 +66,16 @@ def test_the_best_cell_is_the_lowest_final_test_nll_and_the_next_is_named_with_i
     assert "each step up gains less than half of the one before" in said(runs, ["lora_rank"])
 
 
+def test_runs_that_only_their_ids_tell_apart_are_named_by_them_once() -> None:
+    one, twin = made(falling(1.0), name="job-one"), made(falling(2.0), name="job-twin")
+    axes = differing([one, twin])
+    assert [label(axes, run.values(axes)) for run in (one, twin)] == ["job-one", "job-twin"]
+    for runs in ([one, twin], [one]):
+        best = judge(runs, differing(runs)).sentences[0]
+        assert best.startswith("Best: job-one, test NLL ")
+        assert best.endswith(" (4.0000 before training).")
+
+
 def test_cells_whose_difference_jumps_more_than_it_measures_are_ties() -> None:
     smooth = made(falling(1.0), 8)
     shaky = made(lambda step: falling(1.01)(step) + (0.05 if step % 2 else -0.05), 32)

@@ -148,9 +148,7 @@ def test_the_verdict_says_over_how_many_conversations_and_that_few_are_rough() -
     for count, nlls in ((40, many), (12, few)):
         verdict = judge([run(losses(nlls, [1.0] * count), rank) for rank in (8, 32)], AXES)
         assert "Within noise of it: rank 32 (+0.0000, noise 0.0000)." in verdict.sentences
-        assert f"the standard error of the difference over the {count} test conversations, compared one by" in said(
-            verdict
-        )
+        assert f"the standard error of the difference over {count} test conversations, compared one by" in said(verdict)
         assert (f"With {count} conversations it is rough itself." in said(verdict)) == (count == 12)
         assert "What another seed of training would change is not in it, and may be more." in said(verdict)
 

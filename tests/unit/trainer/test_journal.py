@@ -180,7 +180,7 @@ def test_an_outage_that_outlasts_patience_ends_the_run() -> None:
         parts.ledger.away = True
         journal.step(step(1))
         parts.clock[0] = 301.0
-        with pytest.raises(RedisLost, match="300 s without Redis, 1 records wait: Redis can't be reached"):
+        with pytest.raises(RedisLost, match="300 s without Redis, 1 record waiting: Redis can't be reached"):
             journal.step(step(2))
 
 
@@ -189,7 +189,7 @@ def test_a_silence_that_outlasts_patience_ends_the_run() -> None:
     with parts.journal() as journal:
         journal.step(step(1))
         parts.clock[0] = 301.0
-        with pytest.raises(RedisLost, match="300 s without Redis, 1 records wait: no answer"):
+        with pytest.raises(RedisLost, match="300 s without Redis, 1 record waiting: no answer"):
             journal.step(step(2))
         assert parts.ledger.silent is not None
         parts.ledger.silent.set()

@@ -100,7 +100,7 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
     ("line", "sentence"),
     [
         ("{\n", "is not JSON (Expecting property name enclosed in double quotes in column 2)."),
-        ("3", "a row is a number; give an object with columns."),
+        ("3", "a row is the number 3; give an object with columns."),
         ('{"conversations": []}', "messages: there is no column messages (columns: conversations)."),
         ('{"messages": {}}', "messages: is an object; give a list."),
         ('{"messages": ["x"]}', "messages[0]: can't be used; give an object with role and content."),

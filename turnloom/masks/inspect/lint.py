@@ -178,11 +178,10 @@ class Linter:
         cut = sum(example.truncated_tokens for example in outcome.examples)
         cut_loss = sum(example.truncated_loss_tokens for example in outcome.examples)
         if cut:
-            yield _finding("too_long", None, f"max_length={self._options.max_length} cuts {cut} tokens")
+            yield _finding("too_long", None, f"max_length={self._options.max_length} cuts {cut} token{'s' * (cut > 1)}")
         if cut_loss:
-            yield _finding(
-                "truncated_answer", None, f"max_length={self._options.max_length} cuts {cut_loss} trained tokens"
-            )
+            text = f"max_length={self._options.max_length} cuts {cut_loss} trained token{'s' * (cut_loss > 1)}"
+            yield _finding("truncated_answer", None, text)
         if len(outcome.examples) > 1:
             yield _finding("history_dropped", None, f"becomes {len(outcome.examples)} examples")
         for span in outcome.escaped:

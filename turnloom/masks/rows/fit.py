@@ -84,8 +84,8 @@ def _drop_turns(
     lost_tokens = max(0, len(example.row.token_ids) - sum(len(one.row.token_ids) for one in found))
     lost_loss = max(0, example.row.loss_tokens() - sum(one.row.loss_tokens() for one in found))
     warning = (
-        f"messages[{starts[0]}] to messages[{starts[high] - 1}] were dropped, {lost_tokens} tokens, "
-        f"of which {lost_loss} trained, to fit max_length={limit}"
+        f"messages[{starts[0]}] to messages[{starts[high] - 1}] were dropped to fit max_length={limit}: "
+        f"{lost_tokens} in tokens, of which {lost_loss} trained"
     )
     first, *others = [Fitted(one, one.row, messages=kept) for one in found]
     return [

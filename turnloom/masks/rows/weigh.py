@@ -62,7 +62,7 @@ def planned(conversation: Conversation, options: Options, model: Model) -> Messa
     if conversation.messages and not plan.chosen:
         check_roles(conversation.messages, model.chat_format.template.words if options.chat_template is None else ())
         raise NoAssistantTurn(
-            f"train_on={options.train_on.value} chooses none of the {len(conversation.messages)} messages; "
+            f"train_on={options.train_on.value} chooses no message; "
             "choose another policy, or leave the conversation out"
         )
     return plan
@@ -134,8 +134,8 @@ def _checked_for_stock(rendered: RenderedText, plan: MessageWeights, options: Op
     if options.control_tokens is ControlTokens.REJECT:
         raise rejection(spelled[0])
     return (
-        f"tokenization=hf takes {len(spelled)} control tokens from text of messages, first {spelled[0].text!r} "
-        f"at character {spelled[0].offset}; tokenization=exact would escape them",
+        f"tokenization=hf takes control tokens from text of messages ({len(spelled)}), first {spelled[0].text!r} at "
+        f"character {spelled[0].offset}; tokenization=exact would escape them",
     )
 
 

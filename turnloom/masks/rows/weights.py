@@ -65,7 +65,7 @@ def _message_weights(training: Sequence[Training], messages: int) -> tuple[float
         return (1.0,) * messages
     if len(training) != messages:
         raise InvalidTraining(
-            f"training has {len(training)} entries for {messages} messages; give one per message, or none",
+            f"training has {len(training)} for {messages} in messages; give one entry per message, or none",
             field="training",
         )
     for index, entry in enumerate(training):

@@ -65,7 +65,7 @@ def merge(
     totals = Totals.of_all([result.totals for result in results])
     if read == totals.skipped:
         first = f", the first: {totals.issues[0].message}" if totals.issues else ""
-        raise SourceEmpty(f"All {read} rows are bad{first}", hint="Look at the format and the columns.")
+        raise SourceEmpty(f"No row of {read} can be read{first}", hint="Look at the format and the columns.")
     files = [result.file for result in results if result.file is not None]
     written = join(store_url, begun.options_json, files, shards_folder(store_url, begun.id), lease.check, known)
     totals = replace(totals, warnings=(*remarks.warnings, *totals.warnings)[:REMARKS])

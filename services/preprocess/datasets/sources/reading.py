@@ -11,6 +11,7 @@ from services.preprocess.datasets.sources.opening import opened
 from services.preprocess.datasets.sources.pieces import Piece
 from services.preprocess.datasets.sources.staging import read_staged, stage
 from services.preprocess.domain.source_errors import SourceNotReadable
+from turnloom.plural import counted
 from turnloom.reading.documents import rows_of
 from turnloom.reading.file_kinds import is_compressed, kind_of
 from turnloom.reading.rows import RawRow
@@ -70,6 +71,6 @@ def read(piece: Piece) -> Iterator[RawRow]:
         if found == piece.count:
             return
     raise SourceNotReadable(
-        f"{piece.place} gave {found} of {piece.count} rows: it was changed while it was read.",
+        f"{piece.place} gave {found} of {counted(piece.count, 'row')}: it was changed while it was read.",
         hint="Make the dataset anew of a file that stays as it is.",
     )

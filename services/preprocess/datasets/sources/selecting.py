@@ -19,6 +19,7 @@ from services.preprocess.datasets.sources.shards import wanted
 from services.preprocess.domain.source_errors import SourceEmpty
 from services.store.records import DatasetSource, LeftOutRecord, WarningRecord
 from turnloom.errors import InvalidInput
+from turnloom.plural import counted
 from turnloom.reading.chat_formats import Format
 from turnloom.reading.filters import RowFilter
 from turnloom.reading.rows import RawRow
@@ -99,14 +100,16 @@ def _warnings(source: DatasetSource, selected: Selected) -> list[WarningRecord]:
     said = []
     if selected.duplicates:
         compared = rows - selected.filtered
-        how = f"({source.deduplicate}) and are left out."
-        said.append(f"{selected.duplicates} of {compared} conversations came before {how}")
+        many = counted(compared, "conversation")
+        said.append(f"{selected.duplicates} of {many} left out, seen before ({source.deduplicate}).")
     if source.overlap_split and selected.overlapping:
         own = int(selected.train.sum())
-        said.append(f"{selected.overlapping} of {own} conversations are in the split {source.overlap_split} too.")
+        many = counted(own, "conversation")
+        said.append(f"{selected.overlapping} of {many} also in the split {source.overlap_split}.")
     elif selected.overlapping:
         held = int(selected.test.sum())
-        said.append(f"{selected.overlapping} of {held} test conversations are in the training part too; deduplicate.")
+        many = counted(held, "test conversation")
+        said.append(f"{selected.overlapping} of {many} also in the training part; deduplicate.")
     return [WarningRecord(0, sentence) for sentence in said]
 
 

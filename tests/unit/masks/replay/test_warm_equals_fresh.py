@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.warm_and_fresh import put_through, runs, unseen
+from tests.support.many_templates import runs
+from tests.support.warm_and_fresh import put_through, unseen
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.options import Options
 from turnloom.masks.pipeline import preprocess
@@ -26,7 +27,7 @@ def test_random_templates_answer_a_warm_model_as_a_fresh_one(seed: int) -> None:
 
 @pytest.mark.slow
 def test_random_templates_by_the_thousand() -> None:
-    seen = list(runs(10_000, seed=1))
+    seen = list(runs(put_through, 10_000, seed=1))
     assert [one.differences for one in seen if one.differences] == []
     assert sum(one.hits for one in seen) > 500
 

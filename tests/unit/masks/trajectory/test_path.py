@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from bench.trajectories import trajectories
 from tests.support.long_way import by_the_long_way, told
-from tests.support.micro_trajectories import put_through, runs
+from tests.support.many_templates import runs
+from tests.support.micro_trajectories import put_through
 from tests.support.warm_and_fresh import unseen
 from tests.unit.masks.trajectory.test_walked_renders import LATER, QWEN
 from turnloom.masks.domain.conversation import Conversation, Training
@@ -60,7 +61,7 @@ def test_random_templates_answer_random_trajectories_as_the_reference(seed: int)
 
 @pytest.mark.slow
 def test_random_templates_by_the_thousand() -> None:
-    seen = list(runs(10_000, seed=1))
+    seen = list(runs(put_through, 10_000, seed=1))
     assert [one.differences for one in seen if one.differences] == []
     assert sum(one.hits for one in seen) > 1000
 

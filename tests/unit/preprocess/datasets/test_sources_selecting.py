@@ -67,11 +67,11 @@ def test_the_first_of_equal_conversations_stays_and_unreadable_rows_are_left_to_
     assert taken(path, TEXTS) == (list(range(8)), [])
     assert taken(path, TEXTS, deduplicate="exact") == (
         [0, 1, 2, 3, 5, 6, 7],
-        ["1 of 8 conversations came before (exact) and are left out."],
+        ["1 of 8 conversations left out, seen before (exact)."],
     )
     assert taken(path, TEXTS, deduplicate="normalized") == (
         [0, 1, 2, 5, 6, 7],
-        ["2 of 8 conversations came before (normalized) and are left out."],
+        ["2 of 8 conversations left out, seen before (normalized)."],
     )
 
 
@@ -83,10 +83,10 @@ def test_the_two_parts_of_a_split_are_those_of_the_client_and_an_overlap_is_told
     assert (train, test) == split(list(range(10)), 0.3, 5)
     overlap = sum(texts[index] in {texts[other] for other in train} for index in test)
     assert overlap > 0
-    assert remarks == [f"{overlap} of 3 test conversations are in the training part too; deduplicate."]
+    assert remarks == [f"{overlap} of 3 test conversations also in the training part; deduplicate."]
     clean_train, remarks = taken(tmp_path / "x", texts, **asked, deduplicate="exact")
     clean_test, _ = taken(tmp_path / "x", texts, **asked, deduplicate="exact", take_test=True)
-    assert remarks == ["3 of 10 conversations came before (exact) and are left out."]
+    assert remarks == ["3 of 10 conversations left out, seen before (exact)."]
     assert sorted(clean_train + clean_test) == list(range(7))
 
 
