@@ -16,6 +16,7 @@ from turnloom.masks.template.provenance.messages import traced_tools
 from turnloom.masks.template.provenance.strings import plain, runs_of
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDED_NAMES
 from turnloom.masks.trajectory.folds import Folded, with_folds
+from turnloom.masks.trajectory.handing import VARYING
 from turnloom.masks.trajectory.program import End, Items, Piece, Program, add_run
 from turnloom.masks.trajectory.straight import source_of
 from turnloom.masks.trajectory.tape import Code
@@ -67,7 +68,8 @@ class Family:
         found = self.programs.get(key)
         if found is None:
             spaces = tuple(at for at, kind in enumerate(kinds) if kind == ("space",))
-            found = self.programs[key] = Program(site, items, kinds, spaces=spaces)
+            told = tuple(at for at, kind in enumerate(kinds) if site >= 0 and kind[0] in VARYING)  # type: ignore[index]
+            found = self.programs[key] = Program(site, items, kinds, spaces=spaces, told=told)
         return found
 
     def top(self, tools: Sequence[JSON] | None, *, prompt: bool) -> Program:

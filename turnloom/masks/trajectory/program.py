@@ -135,14 +135,15 @@ class End(Path):
     """The end: what is printed, and how far the questions before looked."""
 
     printed: Callable[..., Piece]
-    reach: int  #: messages behind its own that it looked at, WHOLE: all
-    stateless: bool  #: it asks and sets no variable, so that only messages decide
+    reach: int  #: messages behind its own that it looked at, WHOLE: all; what loops ahead looked at aside
+    stateless: bool  #: it reads no variable, so that only messages decide
     #: attributes of namespaces that it reads before it may set them, and the variables that they become; None: loops
     #: inside may read and set all
     reads: tuple[tuple[int, str, int], ...] | None
     sets: tuple[tuple[int, str], ...]
-    #: where it sets nothing and prints no variable: questions for variables, with their answers
-    trail: tuple[tuple[Callable[..., Hashable], Hashable], ...] | None
+    #: where it sets nothing and prints no variable: whether variables give the answers that led here
+    trail: Callable[..., bool] | None
+    free: bool  #: the same, and none was asked for
     parts: tuple[Printed, ...]
     own: bool  #: only the item and its position decide what is printed
     blanks: tuple[int, ...] | None  #: the same where these loops print nothing; None: not even then
@@ -173,6 +174,7 @@ class Program:
     kinds: tuple[Hashable, ...]  #: of the variables: constants by value
     root: Path | None = None
     spaces: tuple[int, ...] = ()  #: variables that are namespaces
+    told: tuple[int, ...] = ()  #: other variables that may be others the next time
     walks: int = 0  #: since the tree grew
     straight: Callable[..., tuple[End, list[Any]]] | None = None  #: the tree as one function
 
