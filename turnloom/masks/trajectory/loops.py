@@ -76,7 +76,7 @@ class MessageLoops:
             self._since = WHOLE  # not known when it comes out so again
             order = range(first, len(messages))
             return self._tailed(program, order, self._shown, messages, values, origins, plain)
-        key = (program, plain, self._reached == WHOLE, *[_state(values[space]) for space in spaces])
+        key = (program, plain, *[_state(values[space]) for space in spaces])
         begun = self._begun.get(key)
         if begun is None:
             begun = self._begun[key] = _Begun((list(values), list(origins)))
@@ -105,16 +105,22 @@ class MessageLoops:
         steps = self._steps.get((program, at))
         if steps is None:
             steps = self._steps[program, at] = []
-        given = (messages, len(messages), at, messages[at], None, values, origins)
+        given: Any = None
         for step in steps:
-            if step.needs <= self._common and step.until >= self._reached and (step.free or step.holds(given, state)):
-                for space, name, value in step.sets:
-                    values[space][name] = value
-                return step
+            if step.needs > self._common or step.until < self._reached:
+                continue
+            if not step.free:
+                given = given or (messages, len(messages), at, messages[at], None, values, origins)
+                if not step.holds(given, state):
+                    continue
+            for space, name, value in step.sets:
+                values[space][name] = value
+            return step
+        given = given or (messages, len(messages), at, messages[at], None, values, origins)
         known = len(values)
         around = self._since, self._until
         self._since, self._until = 0, WHOLE
-        leaf, piece = walked(program, given, self)  # type: ignore[arg-type]
+        leaf, piece = walked(program, given, self)
         needs, until = max(at + leaf.reach + 1, self._since), self._until
         self._since, self._until = around
         reads = sets = ()
@@ -137,9 +143,9 @@ class MessageLoops:
         chain: StableSteps,
         plain: tuple[object, ...],
     ) -> LoopPieces:
-        first, spaces, common = program.items.start, program.spaces, self._common
-        lasting = self._amount if self._reached != WHOLE else WHOLE
-        known = bisect_right(chain.needs, common)
+        first, spaces, common, known_steps = program.items.start, program.spaces, self._common, self._steps
+        lasting = WHOLE if self._reached == WHOLE else self._amount
+        known = bisect_right(chain.needs, common, hi=chain.lasting if lasting == WHOLE else None)
         need = 0
         if known:
             need = chain.needs[known - 1]
@@ -147,10 +153,15 @@ class MessageLoops:
         grows = known == len(chain.pieces)
         edge: list[Piece] = []
         for at in range(first + known, len(messages)):
-            step = self._step(program, at, messages, values, origins, plain)
+            steps = known_steps.get((program, at))
+            step = steps[0] if steps else None
+            if step is None or not step.free or step.sets or step.needs > common or step.until < self._reached:
+                step = self._step(program, at, messages, values, origins, plain)
             need = max(need, step.needs)
             if grows and need <= common and step.until >= lasting:
                 same = chain.states and not step.sets and step.leaf.reads is not None
+                if step.until == WHOLE and chain.lasting == len(chain.pieces):
+                    chain.lasting += 1
                 chain.pieces.append(step.piece)
                 chain.needs.append(need)
                 chain.states.append(chain.states[-1] if same else [dict(values[space]) for space in spaces])

@@ -116,7 +116,7 @@ class Fold(Path):
     origin: Callable[..., Origin | None]
     values: Callable[..., list[Any]]
     origins: Callable[..., list[Any]]
-    source: str
+    sources: tuple[str, str, str, str]  #: of the four
     own: bool  #: only its message decides what it prints, so that it runs once a message
     then: Path | None = None
 
@@ -128,6 +128,14 @@ class Keep(Path):
     key: Hashable
     make: Callable[[Any], Piece]
     then: Path | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Stretch:
+    """What a path prints between two loops."""
+
+    printed: Callable[..., Piece]
+    needs: int  #: it reads no more than so many messages, from the first on; WHOLE: it reads more than that
 
 
 @dataclass(slots=True, eq=False)
@@ -147,7 +155,7 @@ class End(Path):
     parts: tuple[Printed, ...]
     own: bool  #: only the item and its position decide what is printed
     blanks: tuple[int, ...] | None  #: the same where these loops print nothing; None: not even then
-    stretches: tuple[Callable[..., Piece] | int, ...]  #: the same in pieces: printers, and numbers of loops
+    stretches: tuple[Stretch | int, ...]  #: the same in pieces: printers, and numbers of loops
 
 
 class Refusal(Path):
@@ -214,11 +222,11 @@ def has_text(value: Any) -> bool:
     """Whether a text with provenance stands in a JSON value: then what is written of it has its origin."""
     if isinstance(value, str):
         return bool(value)
-    if isinstance(value, Mapping):
-        return any((bool(key) and key not in STRUCTURE) or has_text(item) for key, item in value.items())
+    if isinstance(value, dict):
+        return any((key and key not in STRUCTURE) or has_text(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return any(map(has_text, value))
-    return False
+    return isinstance(value, Mapping) and has_text(dict(value))
 
 
 def is_traced_key(key: str) -> bool:

@@ -162,7 +162,7 @@ class Recorder:
             code.compiled(origin),
             code.compiled(f"[{sources}]"),
             code.compiled(f"[{origins}]"),
-            f"{source} {origin} {sources} {origins}",
+            (source, origin, f"[{sources}]", f"[{origins}]"),
             tape.over_messages and not items.messages and is_own(f"{source} {origin} {sources} {origins}"),
         )
         pieces = self._run(fold, given, values, caller, tape)

@@ -13,7 +13,17 @@ from turnloom.masks.template.render import with_reasoning_names
 from turnloom.masks.trajectory.chains import NO_MESSAGE, LoopPieces, Node, Nodes
 from turnloom.masks.trajectory.family import Family
 from turnloom.masks.trajectory.loops import MessageLoops
-from turnloom.masks.trajectory.program import EMPTY, WHOLE, End, Keep, MissError, Piece, Program, UnreplayableError
+from turnloom.masks.trajectory.program import (
+    EMPTY,
+    WHOLE,
+    End,
+    Keep,
+    MissError,
+    Piece,
+    Program,
+    Stretch,
+    UnreplayableError,
+)
 from turnloom.masks.trajectory.recorder import Recorder
 from turnloom.masks.trajectory.walking import walk
 
@@ -48,6 +58,7 @@ class Sender(MessageLoops):
         self._kept: dict[Any, Piece] = {}
         self.nodes = Nodes()
         self._pieces: dict[int, list[Piece]] = {}  #: of each message, by position: those that differ
+        self._stretches: dict[Stretch, Piece] = {}  #: what the conversation's first messages tell
         self._renders: dict[Any, Node] = {}
         #: (step, message) of text of a message that is printed elsewhere than by the message's own step
         self.elsewhere: set[tuple[int, int]] = set()
@@ -155,7 +166,11 @@ class Sender(MessageLoops):
                     for piece in steps:
                         node = self.nodes.then(node, self.interned(piece, NO_MESSAGE), NO_MESSAGE)
             else:
-                piece = self.interned(part(*given, ()), NO_MESSAGE)
-                if piece.text:
+                piece = self._stretches.get(part) if part.needs <= self._common else None
+                if piece is None:
+                    piece = self.interned(part.printed(*given, ()), NO_MESSAGE)
+                    if part.needs <= self._common:
+                        self._stretches[part] = piece
+                if piece is not EMPTY:
                     node = self.nodes.then(node, piece, NO_MESSAGE)
         return node

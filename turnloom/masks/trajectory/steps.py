@@ -40,7 +40,7 @@ class Step:
         if leaf is None or leaf.trail is None:
             if self.state is not None and self.state != state:
                 return False
-            return all([same(values[space].get(name, Missing), value) for space, name, value in self.reads])
+            return all(same(values[space].get(name, Missing), value) for space, name, value in self.reads)
         known = len(values)
         values += [values[space].get(name, Missing) for space, name, _ in self.reads]
         try:

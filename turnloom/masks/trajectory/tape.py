@@ -10,10 +10,26 @@ from typing import Any, Final, NamedTuple
 from turnloom.masks.domain.rendered_text import Origin
 from turnloom.masks.replay.symbols import Atom, RefusedError, Symbol
 from turnloom.masks.trajectory import program
-from turnloom.masks.trajectory.program import ARGUMENTS, WHOLE, Ask, End, Fold, Keep, Load, Make, Path, Printed, Store
+from turnloom.masks.trajectory.program import (
+    ARGUMENTS,
+    WHOLE,
+    Ask,
+    End,
+    Fold,
+    Keep,
+    Load,
+    Make,
+    Path,
+    Printed,
+    Store,
+    Stretch,
+)
 
 #: What reads more than the item and its position.
 _OTHERS: Final = re.compile(r"\b[MnVO]\b")
+#: What reads the item or more than single messages, and messages by their positions.
+_ITEMS: Final = re.compile(r"\b[MnVOamo]\b")
+_FIRST: Final = re.compile(r"\bM\[(\d+)\]")
 #: What symbols ask of the parts of a text.
 _PARTS: Final = re.compile(r"len\((.*\.r?split\([^()]*\)\))\) == (\d+)")
 #: Steps of a path at most; public templates take some thirty.
@@ -261,14 +277,23 @@ class Tape:
         printed = self.code.printer(whole)
         return End(printed, reach, stateless, reads, sets, trail, free, whole, own, blanks, self._stretches(whole))
 
-    def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Callable[..., Any] | int, ...]:
-        made: list[Callable[..., Any] | int] = []
+    def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Stretch | int, ...]:
+        made: list[Stretch | int] = []
         for is_loop, some in groupby(parts, lambda part: isinstance(part, int)):
             if is_loop:
                 made += [part for part in some if isinstance(part, int)]
             else:
-                made.append(self.code.printer(tuple(some)))
+                stretch = tuple(some)
+                made.append(Stretch(self.code.printer(stretch), _needs(stretch)))
         return tuple(made)
+
+
+def _needs(parts: tuple[Printed, ...]) -> int:
+    """Return how many messages, from the first on, are all that a path's end reads; WHOLE: it reads more."""
+    source = " ".join(part[0] + part[1] for part in parts if type(part) is tuple)
+    if _ITEMS.search(_FIRST.sub("", source)):
+        return WHOLE
+    return max((1 + int(at) for at in _FIRST.findall(source)), default=0)
 
 
 def is_own(source: str) -> bool:
