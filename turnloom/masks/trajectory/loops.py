@@ -159,12 +159,13 @@ class MessageLoops:
                 step = self._step(program, at, messages, values, origins, plain)
             need = max(need, step.needs)
             if grows and need <= common and step.until >= lasting:
-                same = chain.states and not step.sets and step.leaf.reads is not None
+                leaf = step.leaf
+                is_same = bool(chain.states) and not step.sets and leaf is not None and leaf.reads is not None
                 if step.until == WHOLE and chain.lasting == len(chain.pieces):
                     chain.lasting += 1
                 chain.pieces.append(step.piece)
                 chain.needs.append(need)
-                chain.states.append(chain.states[-1] if same else [dict(values[space]) for space in spaces])
+                chain.states.append(chain.states[-1] if is_same else [dict(values[space]) for space in spaces])
                 known += 1
             else:
                 grows = False
@@ -246,10 +247,14 @@ class MessageLoops:
         made: list[Step] = []
         given = (messages, 0, 0, None, None, values, origins)
         tails = self._tails.setdefault((program, shown, plain), {})
-        common, rest = self._common, None
+        common = self._common
+        rest: Tail | None = None
         for at in order:
             if at in tails and (shown is not None or at < common):
-                rest = next((tail for tail in tails[at] if tail.step.holds(given, plain)), None)
+                for one in tails[at]:
+                    if one.step.free or one.step.holds(given, plain):
+                        rest = one
+                        break
                 if rest is not None:
                     break
             made.append(self._step(program, at, messages, values, origins, plain))

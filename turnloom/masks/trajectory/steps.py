@@ -40,7 +40,11 @@ class Step:
         if leaf is None or leaf.trail is None:
             if self.state is not None and self.state != state:
                 return False
-            return all(same(values[space].get(name, Missing), value) for space, name, value in self.reads)
+            for space, name, value in self.reads:
+                held = values[space].get(name, Missing)
+                if held is not value and not same(held, value):
+                    return False
+            return True
         known = len(values)
         values += [values[space].get(name, Missing) for space, name, _ in self.reads]
         try:

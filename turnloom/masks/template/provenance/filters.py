@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable
-from json.encoder import c_make_encoder, encode_basestring
+from json import encoder
 from typing import Any, Final
 
 from jinja2 import pass_context
@@ -35,8 +35,9 @@ _CARRIERS: Final = (dict, list, tuple, Traced, TracedMarkup, Macro, LoopContext,
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
 #: What the encoder makes anew for every value; None where Python has no such C code.
-_ENCODE: Final = c_make_encoder and c_make_encoder(
-    None, _ENCODER.default, encode_basestring, None, ": ", ", ", False, False, True
+_MAKE: Final = getattr(encoder, "c_make_encoder", None)
+_ENCODE: Final = _MAKE and _MAKE(
+    None, _ENCODER.default, encoder.encode_basestring, None, ": ", ", ", False, False, True
 )
 
 #: Methods of a literal str that a promoted (traced) str of the same characters follows exactly.
