@@ -102,11 +102,12 @@ class LoopPieces:
 class StableSteps:
     """The steps of a loop that begins in one state, as far as no later message can change them."""
 
-    __slots__ = ("keep", "needs", "nodes", "pieces", "states")
+    __slots__ = ("keep", "lasting", "needs", "nodes", "pieces", "states")
 
     def __init__(self, keep: object = None) -> None:
         self.keep = keep  #: alive as long as the key names it by identity
         self.pieces: list[Piece] = []
+        self.lasting = 0  #: steps that stay the same whatever comes behind the conversation
         self.needs: list[int] = []  #: of the steps up to each: messages that must be known
         self.states: list[list[dict[str, Any]]] = []  #: of the namespaces after each
         self.nodes: dict[int, list[Node]] = {}  #: by the node before

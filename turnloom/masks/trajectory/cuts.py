@@ -36,6 +36,8 @@ class Cutter:
         """Begin with no piece looked at; arguments as for `cut`."""
         self._assistants, self._rules, self._policy = assistants, rules, policy
         self._cores: dict[int, _Core] = {}
+        #: of the last text: its tokens, and behind each node how many there are and where the literal at hand begins
+        self._last: tuple[list[Found], list[tuple[Node, int, int]]] = [], []
 
     def cut(self, nodes: Sequence[Node], rendered: RenderedText, boundaries: Sequence[int]) -> Segments:
         """Return what `segments.cut` does.
@@ -55,9 +57,17 @@ class Cutter:
     def _found(self, nodes: Sequence[Node], text: str) -> list[Found] | None:
         """Return all control tokens that count, by their places in the text; None: not told here."""
         table, cores = self._rules.table, self._cores
-        found: list[Found] = []
-        position = literal = 0  #: of the piece at hand, and where the literal before it begins
-        for node in nodes:
+        known, places = self._last  # views of one conversation begin alike
+        same = 0
+        for (other, _, _), node in zip(places, nodes, strict=False):
+            if other is not node:
+                break
+            same += 1
+        last, count, literal = places[same - 1] if same else (None, 0, 0)
+        position = last.end if last is not None else 0
+        found, places = known[:count], places[:same]
+        self._last = found, places
+        for node in nodes[same:]:
             piece = node.piece
             core = cores.get(id(piece))
             if core is None:
@@ -77,11 +87,11 @@ class Cutter:
                     found.append((start + position, stop + position, id_))
                 literal = position + end
             position += len(piece.text)
-        if position > literal:
-            offset, matches = table.find_in_literal(text, literal, position)
-            for start, stop, token in matches:
-                found.append((start + offset, stop + offset, token.id))
-        return found
+            places.append((node, len(found), literal))
+        if position == literal:
+            return found
+        offset, matches = table.find_in_literal(text, literal, position)
+        return [*found, *[(start + offset, stop + offset, token.id) for start, stop, token in matches]]
 
     def _core(self, piece: Piece) -> _Core:
         runs, text = piece.runs, piece.text

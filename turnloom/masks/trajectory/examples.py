@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 from turnloom.masks.domain.conversation import Conversation, Message
 from turnloom.masks.domain.errors import LayoutError
 from turnloom.masks.domain.options import Options
-from turnloom.masks.domain.rendered_text import TOOLS, Located, MessageSpan, RenderedText, View
+from turnloom.masks.domain.rendered_text import TOOLS, Located, MessageSpan, Origin, RenderedText, View
 from turnloom.masks.model import Model
 from turnloom.masks.rows.weigh import WeightedText, trained_of, weighted_text_of
 from turnloom.masks.rows.weights import MessageWeights, weight_spans
@@ -123,9 +123,8 @@ class _Work:
 
     def _checked(self, index: int, layout: _Layout) -> list[str]:
         turn = self.finder.sampled(index).turn
-        window, first = layout.window(index, turn.end)
-        moved = replace(turn, start=turn.start - first, eot_start=turn.eot_start - first, end=turn.end - first)
-        return checked(TextMap(window), self.messages, index, moved)
+        pieces = layout.between(index, turn.start, turn.end)
+        return checked(pieces, "".join([text for _, text, _ in pieces]), self.messages[index], index)
 
     def _begin(self, index: int, layout: _Layout, text: str, shown: int) -> int | None:
         finder = self.finder
@@ -274,16 +273,24 @@ class _Layout:
             node = node.parent
         return all(text.startswith(one.piece.text, one.end - len(one.piece.text)) for one in reversed(behind))
 
-    def window(self, index: int, end: int) -> tuple[RenderedText, int]:
-        """Return the text from a message's own piece on up to a character, and where it begins."""
+    def between(self, index: int, start: int, end: int) -> list[tuple[int, str, Origin | None]]:
+        """Return the runs from a character of a message's own piece up to another, the outer ones cut."""
         at = self.at.get(index)
         if at is None:
             raise UnreplayableError("a turn without a piece")
-        stop = at + 1
-        while self.nodes[stop - 1].end < end:
-            stop += 1
-        begin = self.nodes[at].parent
-        return _rendered(self.nodes[at:stop]), begin.end if begin is not None else 0
+        found: list[tuple[int, str, Origin | None]] = []
+        while True:
+            node = self.nodes[at]
+            text, position = node.piece.text, node.end - len(node.piece.text)
+            begin = position
+            for length, from_ in node.piece.runs:
+                first, stop = max(position, start), min(position + length, end)
+                if first < stop:
+                    found.append((first, text[first - begin : stop - begin], from_))
+                position += length
+            if position >= end:
+                return found
+            at += 1
 
     def surroundings(self, index: int) -> tuple[int, int, tuple[int, int, str]]:
         """Return the pieces from the text before a message up to the text behind it, and what tells them apart."""

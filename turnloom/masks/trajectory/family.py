@@ -10,12 +10,14 @@ from typing import Any, Final, cast
 
 from jinja2 import Template, nodes
 
+from turnloom.masks.domain.bounded_cache import BoundedCache
 from turnloom.masks.domain.conversation import JSON
 from turnloom.masks.template.environment import TRACED_NAMES, TracedEnvironment
 from turnloom.masks.template.provenance.messages import traced_tools
 from turnloom.masks.template.provenance.strings import plain, runs_of
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDED_NAMES
 from turnloom.masks.trajectory.folds import Folded, with_folds
+from turnloom.masks.trajectory.handing import VARYING
 from turnloom.masks.trajectory.program import End, Items, Piece, Program, add_run
 from turnloom.masks.trajectory.straight import source_of
 from turnloom.masks.trajectory.tape import Code
@@ -23,6 +25,8 @@ from turnloom.masks.trajectory.walking import run_fold
 
 #: Paths that one template under one set of settings may have; senders choose what messages look like.
 MOST_PATHS: Final = 8192
+#: Texts of tools that are remembered.
+MOST_KEPT: Final = 256
 _TRACED: Final = TracedEnvironment()
 
 
@@ -56,10 +60,12 @@ class Family:
         self.variables = dict(variables)
         self.code = Code()
         self.programs: dict[Hashable, Program] = {}
+        self._tops: dict[tuple[bool, bool], Program] = {}
         self.paths = 0
         self.recorded = 0  #: renders that were recorded since this was looked at
         self.lock = threading.RLock()
         self._kept: dict[int, Template] = {}
+        self._printed: BoundedCache[tuple[int, str, str], Piece] = BoundedCache(MOST_KEPT)
 
     def program(self, site: int, items: Items, kinds: tuple[Hashable, ...]) -> Program:
         """Return the program of a body under variables of these kinds."""
@@ -67,16 +73,22 @@ class Family:
         found = self.programs.get(key)
         if found is None:
             spaces = tuple(at for at, kind in enumerate(kinds) if kind == ("space",))
-            found = self.programs[key] = Program(site, items, kinds, spaces=spaces)
+            told = tuple(at for at, kind in enumerate(kinds) if site >= 0 and kind[0] in VARYING)  # type: ignore[index]
+            found = self.programs[key] = Program(site, items, kinds, spaces=spaces, told=told)
         return found
 
     def top(self, tools: Sequence[JSON] | None, *, prompt: bool) -> Program:
         """Return the program of everything outside loops."""
-        return self.program(-1, Items(messages=False), (prompt, tools is None))
+        key = (prompt, tools is None)
+        found = self._tops.get(key)
+        if found is None:
+            found = self._tops[key] = self.program(-1, Items(messages=False), key)
+        return found
 
     def forget(self) -> None:
         """Drop all programs."""
         self.programs.clear()
+        self._tops.clear()
         self.code = Code()
         self.paths = 0
 
@@ -86,7 +98,14 @@ class Family:
         return None if written is None else self.code.function(*written, _run_fold=run_fold)
 
     def kept(self, site: int, tools: Sequence[JSON] | None, values: Mapping[str, Any]) -> Piece:
-        """Print a loop that depends on no message, with provenance."""
+        """Print a loop that depends on no message, with provenance; many conversations have the same tools."""
+        key = (site, repr(values), repr(tools))
+        found = self._printed.get(key)
+        if found is None:
+            found = self._printed[key] = self._kept_anew(site, tools, values)
+        return found
+
+    def _kept_anew(self, site: int, tools: Sequence[JSON] | None, values: Mapping[str, Any]) -> Piece:
         template = self._kept.get(site)
         if template is None:
             assert self.compiled is not None, "only then is there a loop"

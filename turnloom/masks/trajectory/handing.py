@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from jinja2 import Undefined
 from jinja2.runtime import LoopContext, Macro
@@ -21,6 +21,9 @@ from turnloom.masks.trajectory.values import (
     expression_of,
     wrapped,
 )
+
+#: Kinds of variables that may be others the next time; namespaces are looked at by themselves.
+VARYING: Final = frozenset({"text", "message", "json", "number", "fraction"})
 
 
 class Unusable(Opaque):

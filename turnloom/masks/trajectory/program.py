@@ -116,7 +116,7 @@ class Fold(Path):
     origin: Callable[..., Origin | None]
     values: Callable[..., list[Any]]
     origins: Callable[..., list[Any]]
-    source: str
+    sources: tuple[str, str, str, str]  #: of the four
     own: bool  #: only its message decides what it prints, so that it runs once a message
     then: Path | None = None
 
@@ -131,22 +131,31 @@ class Keep(Path):
 
 
 @dataclass(slots=True, eq=False)
+class Stretch:
+    """What a path prints between two loops."""
+
+    printed: Callable[..., Piece]
+    needs: int  #: it reads no more than so many messages, from the first on; WHOLE: it reads more than that
+
+
+@dataclass(slots=True, eq=False)
 class End(Path):
     """The end: what is printed, and how far the questions before looked."""
 
     printed: Callable[..., Piece]
-    reach: int  #: messages behind its own that it looked at, WHOLE: all
-    stateless: bool  #: it asks and sets no variable, so that only messages decide
+    reach: int  #: messages behind its own that it looked at, WHOLE: all; what loops ahead looked at aside
+    stateless: bool  #: it reads no variable, so that only messages decide
     #: attributes of namespaces that it reads before it may set them, and the variables that they become; None: loops
     #: inside may read and set all
     reads: tuple[tuple[int, str, int], ...] | None
     sets: tuple[tuple[int, str], ...]
-    #: where it sets nothing and prints no variable: questions for variables, with their answers
-    trail: tuple[tuple[Callable[..., Hashable], Hashable], ...] | None
+    #: where it sets nothing and prints no variable: whether variables give the answers that led here
+    trail: Callable[..., bool] | None
+    free: bool  #: the same, and none was asked for
     parts: tuple[Printed, ...]
     own: bool  #: only the item and its position decide what is printed
     blanks: tuple[int, ...] | None  #: the same where these loops print nothing; None: not even then
-    stretches: tuple[Callable[..., Piece] | int, ...]  #: the same in pieces: printers, and numbers of loops
+    stretches: tuple[Stretch | int, ...]  #: the same in pieces: printers, and numbers of loops
 
 
 class Refusal(Path):
@@ -173,6 +182,7 @@ class Program:
     kinds: tuple[Hashable, ...]  #: of the variables: constants by value
     root: Path | None = None
     spaces: tuple[int, ...] = ()  #: variables that are namespaces
+    told: tuple[int, ...] = ()  #: other variables that may be others the next time
     walks: int = 0  #: since the tree grew
     straight: Callable[..., tuple[End, list[Any]]] | None = None  #: the tree as one function
 
@@ -212,11 +222,11 @@ def has_text(value: Any) -> bool:
     """Whether a text with provenance stands in a JSON value: then what is written of it has its origin."""
     if isinstance(value, str):
         return bool(value)
-    if isinstance(value, Mapping):
-        return any((bool(key) and key not in STRUCTURE) or has_text(item) for key, item in value.items())
+    if isinstance(value, dict):
+        return any((key and key not in STRUCTURE) or has_text(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return any(map(has_text, value))
-    return False
+    return isinstance(value, Mapping) and has_text(dict(value))
 
 
 def is_traced_key(key: str) -> bool:
@@ -236,21 +246,27 @@ def printer_source(parts: Sequence[Printed]) -> str:
     """Write the function that prints a path's end."""
     lines = [f"def printed({ARGUMENTS}, F):", " r = []"]
     texts: list[str] = []
-    literal = "0"
+    literal, after_text = 0, False  # characters of the literal at hand, and whether there is a run before it
 
     def flush() -> None:
-        nonlocal literal
-        if literal != "0":
+        nonlocal literal, after_text
+        if not literal:
+            return
+        if after_text:
             lines.append(f" if r and r[-1][1] is None: r[-1] = (r[-1][0] + {literal}, None)")
             lines.append(f" else: r.append(({literal}, None))")
-            literal = "0"
+        else:
+            lines.append(f" r.append(({literal}, None))")
+        literal = 0
 
     for at, part in enumerate(parts):
         if isinstance(part, str):
             texts.append(repr(part))
-            literal = str(int(literal) + len(part))
+            literal += len(part)
             continue
+        distinct = literal > 0  # a literal comes before it, so that no run goes on
         flush()
+        after_text = True
         if isinstance(part, int):
             texts.append(f"''.join([p.text for p in F[{part}]])")
             lines += [f" for p in F[{part}]:", "  for l, x in p.runs: _add(r, l, x)"]
@@ -258,7 +274,8 @@ def printer_source(parts: Sequence[Printed]) -> str:
         text, from_ = part
         texts.append(f"t{at}")
         lines.append(f" t{at} = {text}")
-        lines.append(f" if t{at}: _add(r, len(t{at}), {from_ or None})")
+        added = f"r.append((len(t{at}), {from_}))" if distinct and from_.startswith("origin(") else ""
+        lines.append(f" if t{at}: {added or f'_add(r, len(t{at}), {from_ or None})'}")
     flush()
     joined = f"''.join(({''.join(text + ', ' for text in texts)}))" if len(texts) != 1 else texts[0]
     return "\n".join([*lines, f" return Piece({joined}, r)"])

@@ -154,15 +154,15 @@ class Recorder:
         if "V[" in sources or "V[" in source or "O[" in origins:
             tape.stateless = False
         tape.shares |= any(type(value) is Space and value._variable < tape.variables for value in values)
-        if items.messages and tape.over_messages:
-            tape.looked(WHOLE)
+        if items.messages and items.start >= 0 and tape.over_messages:
+            tape.looked(WHOLE)  # of a loop ahead, which messages matter is told where it runs
         fold = Fold(
             program,
             code.compiled(source),
             code.compiled(origin),
             code.compiled(f"[{sources}]"),
             code.compiled(f"[{origins}]"),
-            f"{source} {origin} {sources} {origins}",
+            (source, origin, f"[{sources}]", f"[{origins}]"),
             tape.over_messages and not items.messages and is_own(f"{source} {origin} {sources} {origins}"),
         )
         pieces = self._run(fold, given, values, caller, tape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -11,21 +10,29 @@ from turnloom.masks.domain.conversation import JSON, Message
 from turnloom.masks.domain.rendered_text import UNKNOWN, RenderedText
 from turnloom.masks.replay.symbols import RefusedError
 from turnloom.masks.template.render import with_reasoning_names
-from turnloom.masks.trajectory.chains import NO_MESSAGE, LoopPieces, Node, Nodes, StableSteps
+from turnloom.masks.trajectory.chains import NO_MESSAGE, LoopPieces, Node, Nodes
 from turnloom.masks.trajectory.family import Family
-from turnloom.masks.trajectory.program import EMPTY, End, Keep, MissError, Piece, Program, UnreplayableError
+from turnloom.masks.trajectory.loops import MessageLoops
+from turnloom.masks.trajectory.program import (
+    EMPTY,
+    WHOLE,
+    End,
+    Keep,
+    MissError,
+    Piece,
+    Program,
+    Stretch,
+    UnreplayableError,
+)
 from turnloom.masks.trajectory.recorder import Recorder
-from turnloom.masks.trajectory.steps import Step, Tail, frozen, restore
-from turnloom.masks.trajectory.walking import walk, walked
+from turnloom.masks.trajectory.walking import walk
 
 _LOG: Final = logging.getLogger(__name__)
 #: Attempts to record what one render lacks: each learns all that it meets.
 ATTEMPTS: Final = 2
-#: The chain of a loop whose steps are told one by one.
-_NOTHING: Final = StableSteps()
 
 
-class Sender:
+class Sender(MessageLoops):
     """Renders one conversation, and others that begin as it does, by walking programs."""
 
     def __init__(
@@ -42,6 +49,7 @@ class Sender:
             judge: gives what the template prints of so many messages, more behind them, and a prompt or none. What was
                 recorded for a render is compared with it; None: it is not.
         """
+        super().__init__()
         self._judge = judge
         self._family: Family | None = None  #: of the render at hand
         self._tools = tools
@@ -50,16 +58,13 @@ class Sender:
         self._kept: dict[Any, Piece] = {}
         self.nodes = Nodes()
         self._pieces: dict[int, list[Piece]] = {}  #: of each message, by position: those that differ
-        self._steps: dict[tuple[Program, int], list[Step]] = {}
-        self._chains: dict[Any, StableSteps] = {}
-        self._tails: dict[Any, list[Tail]] = {}
-        self._folds: dict[Any, tuple[LoopPieces, list[dict[str, Any]]]] = {}
+        self._stretches: dict[Stretch, Piece] = {}  #: what the conversation's first messages tell
         self._renders: dict[Any, Node] = {}
         #: (step, message) of text of a message that is printed elsewhere than by the message's own step
         self.elsewhere: set[tuple[int, int]] = set()
         #: (loop or end of a path, position) -> the message, and what was printed where it alone decides
         self.printed: dict[tuple[object, int], tuple[object, Any]] = {}
-        self._common = 0  #: messages of the render at hand that are the conversation's
+        self._amount = len(self.own)
 
     def kept(self, keep: Keep) -> Piece:
         """Return what does not depend on messages."""
@@ -113,7 +118,8 @@ class Sender:
         if found is None:
             copies = self.own[:count]
             copies += [self._copy(message) for message in more]
-            self._common, self._family = count, family
+            self._family, self._common = family, count
+            self._shown, self._reached = (key, WHOLE) if more else (count, count)
             paths = family.paths
             found = self._renders[key] = self._rendered(copies, prompt, family)
             if family.paths != paths and self._judge is not None:
@@ -147,7 +153,7 @@ class Sender:
             except (RefusedError, Exception) as error:
                 raise UnreplayableError(str(error)) from error
             finally:
-                self._folds.clear()
+                self.forget_results()
 
     def _chained(self, leaf: End, given: Any, folds: list[Any]) -> Node:
         node = self.nodes.root
@@ -160,156 +166,11 @@ class Sender:
                     for piece in steps:
                         node = self.nodes.then(node, self.interned(piece, NO_MESSAGE), NO_MESSAGE)
             else:
-                piece = self.interned(part(*given, ()), NO_MESSAGE)
-                if piece.text:
+                piece = self._stretches.get(part) if part.needs <= self._common else None
+                if piece is None:
+                    piece = self.interned(part.printed(*given, ()), NO_MESSAGE)
+                    if part.needs <= self._common:
+                        self._stretches[part] = piece
+                if piece is not EMPTY:
                     node = self.nodes.then(node, piece, NO_MESSAGE)
         return node
-
-    def over_messages(
-        self,
-        program: Program,
-        messages: list[dict[str, Any]],
-        values: list[Any],
-        origins: list[Any],
-        first: int | None = None,
-    ) -> LoopPieces:
-        """Run a loop over messages; what no later message can change is taken from an earlier render.
-
-        Args:
-            program: of its body.
-            messages: all that are shown.
-            values: variables.
-            origins: theirs.
-            first: the first message, where the program does not tell it.
-
-        Raises:
-            MissError, UnreplayableError: as `walk`.
-        """
-        spaces = program.spaces
-        plain = tuple([frozen(value) for at, value in enumerate(values) if at not in spaces])
-        state = (program, plain, *[tuple([(n, frozen(v)) for n, v in values[space].items()]) for space in spaces])
-        shown = (len(messages), *map(id, messages[self._common :]))
-        if first is not None:
-            order = range(first, len(messages))
-            return self._tailed(program, order, shown, messages, values, origins, plain)
-        key = (shown, *state)
-        found = self._folds.get(key)
-        if found is None:
-            if program.items.backwards:
-                order = range(len(messages) - 1, program.items.start - 1, -1)
-                steps = self._tailed(program, order, None, messages, values, origins, plain)
-            else:
-                steps = self._forwards(program, messages, values, origins, state, plain)
-            found = self._folds[key] = steps, [dict(values[space]) for space in spaces]
-        else:
-            restore(values, spaces, found[1])
-        return found[0]
-
-    def _step(
-        self,
-        program: Program,
-        at: int,
-        messages: list[dict[str, Any]],
-        values: list[Any],
-        origins: list[Any],
-        state: Any,
-    ) -> Step:
-        """Return what one message contributes; take it from an earlier render where nothing that was read differs."""
-        steps = self._steps.get((program, at))
-        if steps is None:
-            steps = self._steps[program, at] = []
-        given = (messages, len(messages), at, messages[at], None, values, origins)
-        for step in steps:
-            if step.needs <= self._common and step.holds(given, state):
-                for space, name, value in step.sets:
-                    values[space][name] = value
-                return step
-        known = len(values)
-        leaf, piece = walked(program, given, self)  # type: ignore[arg-type]
-        needs = at + leaf.reach + 1
-        reads = () if leaf.reads is None else tuple([(space, name, values[now]) for space, name, now in leaf.reads])
-        del values[known:], origins[known:]
-        sets = tuple([(space, name, values[space][name]) for space, name in leaf.sets])
-        step = Step(piece, needs, reads, sets, leaf, None if leaf.stateless else state)
-        if needs <= self._common and leaf.reads is not None:
-            steps.append(step)
-        return step
-
-    def _forwards(
-        self,
-        program: Program,
-        messages: list[dict[str, Any]],
-        values: list[Any],
-        origins: list[Any],
-        state: tuple[object, ...],
-        plain: tuple[object, ...],
-    ) -> LoopPieces:
-        first, spaces = program.items.start, program.spaces
-        chain = self._chains.get(state)
-        if chain is None:
-            chain = self._chains[state] = StableSteps((list(values), list(origins)))
-        known = bisect_right(chain.needs, self._common)
-        if known:
-            restore(values, spaces, chain.states[known - 1])
-        edge: list[Piece] = []
-        need = chain.needs[known - 1] if known else 0
-        for at in range(first + known, len(messages)):
-            step = self._step(program, at, messages, values, origins, plain)
-            piece, need = step.piece, max(need, step.needs)
-            if not edge and need <= self._common and len(chain.pieces) == at - first:
-                chain.pieces.append(piece)
-                chain.needs.append(need)
-                chain.states.append([dict(values[space]) for space in spaces])
-                known += 1
-            else:
-                edge.append(piece)
-        return LoopPieces(chain, known, edge, first, 1)
-
-    def _tailed(
-        self,
-        program: Program,
-        order: range,
-        shown: object,
-        messages: list[dict[str, Any]],
-        values: list[Any],
-        origins: list[Any],
-        plain: tuple[object, ...],
-    ) -> LoopPieces:
-        """Run a loop; what comes after a message is remembered by what it reads.
-
-        Args:
-            program: of its body.
-            order: of the messages.
-            shown: what tells the messages shown apart; None: the loop ends with the first, whatever comes last.
-            messages: all that are shown.
-            values: variables.
-            origins: theirs.
-            plain: the variables that are no namespaces.
-        """
-        made: list[Step] = []
-        given = (messages, 0, 0, None, None, values, origins)
-        rest: Tail | None = None
-        for at in order:
-            if shown is not None or at < self._common:
-                tails = self._tails.get((program, at, shown, plain), ())
-                rest = next((tail for tail in tails if tail.step.holds(given, plain)), None)
-                if rest is not None:
-                    break
-            made.append(self._step(program, at, messages, values, origins, plain))
-        if rest is not None:
-            for space, name, value in rest.step.sets:
-                values[space][name] = value
-        tail = rest.step if rest is not None else Step(EMPTY, 0, (), ())
-        pieces = rest.pieces if rest is not None else []
-        kept = True
-        for index in range(len(made) - 1, -1, -1):
-            step, at = made[index], order[index]
-            if step.piece is not EMPTY or pieces:  # most such loops print nothing at all
-                pieces = [step.piece, *(pieces or [EMPTY] * (len(order) - index - 1))]
-            kept = kept and step.leaf is not None and step.leaf.reads is not None
-            if kept and (shown is not None or (step.needs <= at + 1 and at < self._common)):
-                tail = step.followed(tail)
-                self._tails.setdefault((program, at, shown, plain), []).append(Tail(tail, pieces))
-            else:
-                kept = False
-        return LoopPieces(_NOTHING, 0, pieces, order.start, order.step)

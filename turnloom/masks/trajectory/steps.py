@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from turnloom.masks.trajectory.program import EMPTY, End, Held, Missing, Piece
+from turnloom.masks.trajectory.program import EMPTY, WHOLE, End, Held, Missing, Piece
 
 
 class Step:
     """What one message contributed, or it and all behind it: by what was read of namespaces, and what was set."""
 
-    __slots__ = ("leaf", "needs", "piece", "reads", "sets", "state")
+    __slots__ = ("free", "leaf", "needs", "piece", "reads", "sets", "state", "until")
 
     def __init__(
         self,
@@ -21,13 +21,17 @@ class Step:
         sets: tuple[tuple[int, str, Any], ...],
         leaf: End | None = None,
         state: object = None,
+        until: int = WHOLE,
     ) -> None:
         self.piece = piece
         self.needs = needs  #: messages that must be known
+        self.until = until  #: and at most; WHOLE: however many there are
         self.reads = reads
         self.sets = sets
         self.leaf = leaf  #: of one message
         self.state = state  #: variables that are no namespaces, None where none was asked for
+        #: it is the same whatever the variables are
+        self.free = leaf.free if leaf is not None and leaf.trail is not None else state is None and not reads
 
     def holds(self, given: tuple[Any, ...], state: object) -> bool:
         """Whether a message contributes this again."""
@@ -36,14 +40,15 @@ class Step:
         if leaf is None or leaf.trail is None:
             if self.state is not None and self.state != state:
                 return False
-            return all(same(values[space].get(name, Missing), value) for space, name, value in self.reads)
-        if not leaf.trail:
+            for space, name, value in self.reads:
+                held = values[space].get(name, Missing)
+                if held is not value and not same(held, value):
+                    return False
             return True
-        assert leaf.reads is not None, "there is a trail"
         known = len(values)
-        values += [values[space].get(name, Missing) for space, name, _ in leaf.reads]
+        values += [values[space].get(name, Missing) for space, name, _ in self.reads]
         try:
-            return all(ask(*given) == answer for ask, answer in leaf.trail)
+            return bool(leaf.trail(*given))
         except Exception:  # a question that can't be put to these: a walk tells
             return False
         finally:

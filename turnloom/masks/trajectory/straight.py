@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from typing import Any, Final
 
@@ -27,6 +28,9 @@ WALKS: Final = 64
 MOST_STEPS: Final = 2048
 #: Questions behind each other; Python takes a hundred levels of indentation.
 DEEPEST: Final = 80
+#: Questions for a value in a dict, and for a message's role.
+_KIND_IN: Final = re.compile(r"kind_in\((.*), (K\d+)\)")
+_ROLE_OF: Final = re.compile(r"role_of\((.*)\)")
 
 
 def source_of(program: Program) -> tuple[str, dict[str, object]] | None:
@@ -72,7 +76,16 @@ class _Writer:
 
     def _question(self, node: Ask, depth: int) -> None:
         pad = " " * depth
-        self.lines.append(f"{pad}x = {node.source}")
+        asked = _KIND_IN.fullmatch(node.source) or _ROLE_OF.fullmatch(node.source)
+        if asked is None:
+            self.lines.append(f"{pad}x = {node.source}")
+        else:  # what these functions do, without calls
+            key = asked[2] if asked.re is _KIND_IN else "'role'"
+            whole = "bool" if asked.re is _KIND_IN else "str"
+            self.lines += [
+                f"{pad}x = {asked[1]}.get({key}, Missing)",
+                f"{pad}if x is not Missing and type(x) is not {whole}: x = type(x)",
+            ]
         for answer, then in node.answers.items():
             self.lines.append(f"{pad}if {self._told(answer)}:")
             self.write(then, depth + 1)
@@ -91,6 +104,10 @@ class _Writer:
             self.lines += [f"{pad}V.append({{}})", f"{pad}O.append(None)"]
         elif isinstance(node, Store):
             self.lines.append(f"{pad}V[{node.space}][{node.name!r}] = {node.source}")
+        elif isinstance(node, Fold) and node.program.items.messages:
+            first, _, values, origins = node.sources
+            given = f"{self._name(node.program)}, M, {values}, {origins}, {first}"
+            self.lines.append(f"{pad}F.append(S.over_messages({given}))")
         elif isinstance(node, Fold):
             self.lines.append(f"{pad}F.append(_run_fold({self._name(node)}, ({ARGUMENTS}), S))")
         else:

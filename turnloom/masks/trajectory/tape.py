@@ -10,10 +10,26 @@ from typing import Any, Final, NamedTuple
 from turnloom.masks.domain.rendered_text import Origin
 from turnloom.masks.replay.symbols import Atom, RefusedError, Symbol
 from turnloom.masks.trajectory import program
-from turnloom.masks.trajectory.program import ARGUMENTS, WHOLE, Ask, End, Fold, Keep, Load, Make, Path, Printed, Store
+from turnloom.masks.trajectory.program import (
+    ARGUMENTS,
+    WHOLE,
+    Ask,
+    End,
+    Fold,
+    Keep,
+    Load,
+    Make,
+    Path,
+    Printed,
+    Store,
+    Stretch,
+)
 
 #: What reads more than the item and its position.
 _OTHERS: Final = re.compile(r"\b[MnVO]\b")
+#: What reads the item or more than single messages, and messages by their positions.
+_ITEMS: Final = re.compile(r"\b[MnVOamo]\b")
+_FIRST: Final = re.compile(r"\bM\[(\d+)\]")
 #: What symbols ask of the parts of a text.
 _PARTS: Final = re.compile(r"len\((.*\.r?split\([^()]*\)\))\) == (\d+)")
 #: Steps of a path at most; public templates take some thirty.
@@ -203,7 +219,7 @@ class Tape:
         """Set an attribute of a namespace."""
         self.check()
         if space < self.variables:
-            self.stateless = False
+            self.stateless &= is_stateless(source)
             self._sets[space, name] = None
         self._add(Store(space, name, self.code.compiled(source), source))
         self.given.values[space][name] = self.run(source)
@@ -234,9 +250,7 @@ class Tape:
                     raise RefusedError("a text of another body")
                 parts.append((name, made.source))
         whole = tuple(parts)
-        stateless = self.stateless and not any(
-            "V[" in part[0] or "O[" in part[1] for part in parts if type(part) is tuple
-        )
+        stateless = self.stateless and all(is_stateless(part[0] + part[1]) for part in parts if type(part) is tuple)
         reads = None if self.shares else tuple([(*read, at) for read, at in self._reads.items()])
         sets = tuple(self._sets)
         reach = min(self.reach, WHOLE)
@@ -248,7 +262,7 @@ class Tape:
         if all(is_own(part[0] + part[1]) for part in whole if type(part) is tuple):
             shared = [at for at, step in enumerate(folds) if not (type(step) is Fold and step.own)]
             blanks = tuple([at for at in shared if at in whole])
-        trail = None
+        trail, free = None, False
         loads = sum(type(step) is Load for step, _ in self.steps)
         if (
             own
@@ -258,23 +272,38 @@ class Tape:
             and all(type(step) in (Ask, Load, Fold) for step, _ in self.steps)
         ):
             asked = [(step, answer) for step, answer in self.steps if isinstance(step, Ask) and "V[" in step.source]
-            trail = tuple([(step.ask, answer) for step, answer in asked])
+            told = [f"({step.source}) == {self.constant(answer)}" for step, answer in asked]
+            trail, free = self.code.compiled(" and ".join(told) or "True"), not told
         printed = self.code.printer(whole)
-        return End(printed, reach, stateless, reads, sets, trail, whole, own, blanks, self._stretches(whole))
+        return End(printed, reach, stateless, reads, sets, trail, free, whole, own, blanks, self._stretches(whole))
 
-    def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Callable[..., Any] | int, ...]:
-        made: list[Callable[..., Any] | int] = []
+    def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Stretch | int, ...]:
+        made: list[Stretch | int] = []
         for is_loop, some in groupby(parts, lambda part: isinstance(part, int)):
             if is_loop:
                 made += [part for part in some if isinstance(part, int)]
             else:
-                made.append(self.code.printer(tuple(some)))
+                stretch = tuple(some)
+                made.append(Stretch(self.code.printer(stretch), _needs(stretch)))
         return tuple(made)
+
+
+def _needs(parts: tuple[Printed, ...]) -> int:
+    """Return how many messages, from the first on, are all that a path's end reads; WHOLE: it reads more."""
+    source = " ".join(part[0] + part[1] for part in parts if type(part) is tuple)
+    if _ITEMS.search(_FIRST.sub("", source)):
+        return WHOLE
+    return max((1 + int(at) for at in _FIRST.findall(source)), default=0)
 
 
 def is_own(source: str) -> bool:
     """Whether an expression reads nothing but the item and its position."""
     return _OTHERS.search(source) is None
+
+
+def is_stateless(source: str) -> bool:
+    """Whether an expression reads no variable."""
+    return "V[" not in source and "O[" not in source
 
 
 class Mark(NamedTuple):

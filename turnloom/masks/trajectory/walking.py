@@ -110,7 +110,11 @@ def run_fold(fold: Fold, arguments: Given, sender: Any) -> list[Piece]:
 def walked(program: Program, arguments: Given, sender: Any) -> tuple[End, Piece]:
     """Return where an item's answers lead, and what is printed of it; errors as `walk`."""
     leaf, folds = walk(program, arguments, sender)
-    own = program.items.messages and leaf.blanks is not None and not any(folds[at] for at in leaf.blanks)
+    own = program.items.messages and leaf.blanks is not None
+    if own:
+        for at in leaf.blanks:  # type: ignore[union-attr]
+            if folds[at]:
+                own = False
     if own:
         known = sender.printed.get((leaf, arguments[2]))
         if known is not None and known[0] is arguments[3]:

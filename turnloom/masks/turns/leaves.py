@@ -9,10 +9,8 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from turnloom.masks.domain.conversation import JSON
@@ -162,9 +160,9 @@ def lost_calls(calls: Sequence[JSON], own: str, shown: str) -> Iterator[LostCall
         own: printed text that came from the calls.
         shown: all that the turn shows. Numbers and some keys belong to no origin, and escaped text does in part.
     """
-    seen: Counter[tuple[type, object]] = Counter()
+    seen: dict[tuple[type, object], int] = {}
     for at, call in enumerate(calls):
-        before = seen.copy()
+        before = dict(seen)
         if _all_shown(call, seen, own, shown):
             continue
         seen = before
@@ -172,7 +170,7 @@ def lost_calls(calls: Sequence[JSON], own: str, shown: str) -> Iterator[LostCall
         missing = []
         for leaf in leaves:
             key = (type(leaf.value), leaf.value)
-            seen[key] += 1
+            seen[key] = seen.get(key, 0) + 1
             if not _is_shown(leaf.value, leaf.kind, seen[key], own, shown):
                 missing.append(leaf)
         if missing:
@@ -183,62 +181,56 @@ def lost_calls(calls: Sequence[JSON], own: str, shown: str) -> Iterator[LostCall
             yield LostCall(f"tool_calls[{at}]" if whole else missing[0].path, whole, missing[0].kind == "name")
 
 
-def _all_shown(call: JSON, seen: Counter[tuple[type, object]], own: str, shown: str) -> bool:
+def _all_shown(call: JSON, seen: dict[tuple[type, object], int], own: str, shown: str) -> bool:
     """Whether every value of a call is printed, as nearly always; their paths need not be written then."""
     for value, kind in _values_of_call(call):
         if value == "":
             continue
         key = (type(value), value)
-        seen[key] += 1
-        if not _is_shown(value, kind, seen[key], own, shown):
+        seen[key] = times = seen.get(key, 0) + 1
+        if not _is_shown(value, kind, times, own, shown):
             return False
     return True
 
 
-def _values_of_call(call: JSON) -> Iterator[tuple[JSON, str]]:
-    """Yield the values and kinds of `_leaves_of_call`."""
-    if not isinstance(call, Mapping):
-        return
-    inner = call.get("function")
-    function = inner if isinstance(inner, Mapping) else call
-    if isinstance(function.get("name"), str):
-        yield function["name"], "name"
-    yield from _values(function.get("arguments"))
+def _values_of_call(call: JSON) -> list[tuple[JSON, str]]:
+    """Return the values and kinds of `_leaves_of_call`."""
+    found: list[tuple[JSON, str]] = []
+    if isinstance(call, Mapping):
+        inner = call.get("function")
+        function = inner if isinstance(inner, Mapping) else call
+        if isinstance(function.get("name"), str):
+            found.append((function["name"], "name"))
+        _add_values(function.get("arguments"), found)
+    return found
 
 
-def _values(value: JSON) -> Iterator[tuple[JSON, str]]:
+def _add_values(value: JSON, found: list[tuple[JSON, str]]) -> None:
     if isinstance(value, str):
-        yield value.strip(), "value"
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield key, "key"
-            yield from _values(item)
+        found.append((value.strip(), "value"))
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _values(item)
+            _add_values(item, found)
+    elif isinstance(value, (int, float)):
+        found.append((value, "value"))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            found.append((key, "key"))
+            _add_values(item, found)
     elif value is not None:
-        yield value, "value"
+        found.append((value, "value"))
 
 
 def _is_shown(value: JSON, kind: str, times: int, own: str, shown: str) -> bool:
     """Whether a leaf is printed as often as it was met; what is short must stand by itself."""
-    is_value = isinstance(value, str) and kind != "key"
-    text = own if is_value and _ESCAPED.search(str(value)) is None else shown
-    if is_value:
-        if times == 1 and str(value) in text:
+    if isinstance(value, str) and kind != "key":
+        text = own if _ESCAPED.search(value) is None else shown
+        if times == 1 and value in text:
             return True
         return any(text.count(form) >= times for form in _written(value))
-    if kind == "key" and (f'"{value}"' in text if times == 1 else text.count(f'"{value}"') >= times):
+    if kind == "key" and (f'"{value}"' in shown if times == 1 else shown.count(f'"{value}"') >= times):
         return True  # as JSON, which is what most templates print
-    return any(_times(form, text) >= times for form in _written(value))
-
-
-@lru_cache(maxsize=4096)
-def _alone(form: str) -> re.Pattern[str]:
-    """Find a key or number that is no part of a word or of a longer number."""
-    before = r"(?<![A-Za-z0-9_])" if form[:1].isascii() and (form[:1].isalnum() or form[:1] == "_") else ""
-    behind = r"(?![A-Za-z0-9_]|\.\d)" if form[-1:].isascii() and (form[-1:].isalnum() or form[-1:] == "_") else ""
-    return re.compile(before + re.escape(form) + behind)
+    return any(_times(form, shown) >= times for form in _written(value))
 
 
 def repeated_calls(calls: Sequence[JSON], own: str) -> Iterator[int]:
@@ -250,8 +242,7 @@ def repeated_calls(calls: Sequence[JSON], own: str) -> Iterator[int]:
     """
     said = ""
     for at, call in enumerate(calls):
-        leaves = [leaf.value for leaf in _leaves_of_call(call, "") if leaf.kind != "key"]
-        texts = {text for text in leaves if isinstance(text, str) and text}
+        texts = {text for text, kind in _values_of_call(call) if kind != "key" and isinstance(text, str) and text}
         if not texts or any(own.count(text) < 2 for text in texts):
             continue
         said = said or "\0".join(_strings(calls))
@@ -260,7 +251,24 @@ def repeated_calls(calls: Sequence[JSON], own: str) -> Iterator[int]:
 
 
 def _times(text: str, within: str) -> int:
-    return len(_alone(text).findall(within))
+    """Count where a key or number stands as no part of a word or of a longer number."""
+    before, behind = _is_word(text[:1]), _is_word(text[-1:])
+    times, at = 0, within.find(text)
+    while at >= 0 and text:
+        end = at + len(text)
+        is_part = (before and at > 0 and _is_word(within[at - 1])) or (behind and _goes_on(within, end))
+        times += not is_part
+        at = within.find(text, at + 1 if is_part else end)
+    return times
+
+
+def _is_word(character: str) -> bool:
+    return character.isascii() and (character.isalnum() or character == "_")
+
+
+def _goes_on(text: str, at: int) -> bool:
+    """Whether a word or number that ends there goes on."""
+    return _is_word(text[at : at + 1]) or (text[at : at + 1] == "." and text[at + 1 : at + 2].isdecimal())
 
 
 def _strings(value: JSON) -> Iterator[str]:

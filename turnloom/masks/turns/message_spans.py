@@ -21,7 +21,7 @@ from turnloom.masks.turns.bounds_by_render import TurnProver
 from turnloom.masks.turns.bounds_cache import Proof, Window, applied, proof_of, window_of
 from turnloom.masks.turns.coverage import Shown, trained_warnings
 from turnloom.masks.turns.last_turn import Turn
-from turnloom.masks.turns.span_parts import parts_of
+from turnloom.masks.turns.span_parts import Piece, parts_of
 from turnloom.masks.turns.text_map import TextMap, next_foreign, own_end, pieces_between, trailing_end
 
 #: One of so many reads of a proof is proved again.
@@ -76,7 +76,8 @@ class MessageSpanFinder:
             if message.get("role") == "assistant":
                 turn = self._turn(messages, text, index, fresh)
                 begins.append((index, turn.start))
-                warnings += checked(text, messages, index, turn)
+                pieces = list(pieces_between(text, turn.start, turn.end))
+                warnings += checked(pieces, rendered.text[turn.start : turn.end], message, index)
             else:
                 other = _other_role(chat, messages, text, index)
                 if other is None:
@@ -166,15 +167,20 @@ def _region(chat: Chat, messages: Sequence[Message], text: TextMap, index: int, 
     )
 
 
-def checked(text: TextMap, messages: Sequence[Message], index: int, turn: Turn) -> list[str]:
-    """Check that the turn holds only this message's text, and all that is to be trained; return other warnings."""
-    pieces = list(pieces_between(text, turn.start, turn.end))
+def checked(pieces: Sequence[Piece], shown: str, message: Message, index: int) -> list[str]:
+    """Check that a turn holds only its message's text, and all that is to be trained; return other warnings.
+
+    Args:
+        pieces: runs of the turn.
+        shown: its text.
+        message: its own.
+        index: of the message.
+    """
     for _, _, origin in pieces:
-        if origin is None:
+        if origin is None or origin.message_index == index:
             continue
         if origin.message_index == UNKNOWN:
             raise UnlocatableTurn("the template mixes its text with that of other messages", message_index=index)
-        if origin.message_index not in (index, TOOLS):
+        if origin.message_index != TOOLS:
             raise Interleaved(f"text of messages[{origin.message_index}] lies inside this turn", message_index=index)
-    shown = Shown(pieces, text.rendered.text[turn.start : turn.end])
-    return trained_warnings(messages[index], index, shown)
+    return trained_warnings(message, index, Shown(pieces, shown))

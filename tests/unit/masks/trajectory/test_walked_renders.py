@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -50,6 +51,24 @@ MACRO = (
 )
 
 
+#: A loop over the later messages, and what it may do.
+AHEAD = (
+    "{% for m in messages %}{% set later = namespace(found=false, name='-', count=0) %}"
+    "{% for other in messages[loop.index:] %}BODY{% endfor %}<|im_start|>{{ m.role }}"
+    "{{ later.found }}{{ later.name }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+)
+BODIES = (
+    "{% if other.role == 'assistant' and 'tool_calls' not in other %}{% set later.found = true %}{% endif %}",
+    "{% if other.role == 'user' %}{% set later.found = true %}{% else %}{% set later.found = false %}{% endif %}",
+    "{% if not later.found and other.role == 'tool' %}{% set later.found = true %}{% endif %}",
+    "{% if other.tool_calls %}{% set later.name = other.tool_calls[0].function.name %}{% endif %}",
+    "{% if later.name == '-' and other.role == 'tool' %}{% set later.name = other.content %}{% endif %}",
+    "{% if other.role == 'user' and m.role == 'tool' %}{% set later.found = true %}{% endif %}",
+    "{% if other.role == 'user' %}{{ other.role }}{% set later.found = true %}{% endif %}",
+    "{% if messages[-1].role == 'user' %}{% set later.found = true %}{% endif %}",
+)
+
+
 def asked(conversation: Conversation) -> list[tuple[int, Sequence[Message], bool]]:
     """All that is asked of a conversation: its beginnings, with a prompt, and with other messages behind them."""
     count = len(conversation.messages)
@@ -60,14 +79,19 @@ def asked(conversation: Conversation) -> list[tuple[int, Sequence[Message], bool
     ]
 
 
-def differences(source: str, conversations: Sequence[Conversation]) -> tuple[int, list[object]]:
-    """How many renders are walked, and those that differ."""
+def differences(
+    source: str, conversations: Sequence[Conversation], chance: random.Random | None = None
+) -> tuple[int, list[object]]:
+    """How many renders are walked, and those that differ; `chance` shuffles them."""
     template, family = compile_template(source), Family(source, variables_of(SETTINGS))
     walked, differing = 0, list[object]()
     for conversation in conversations:
         sender = Sender(conversation.messages, conversation.tools)
         renders = Renders(template, SETTINGS, conversation.tools)
-        for shown, more, prompt in asked(conversation):
+        order = asked(conversation)
+        if chance is not None:
+            chance.shuffle(order)
+        for shown, more, prompt in order:
             try:
                 wanted: object = renders.traced([*conversation.messages[:shown], *more], prompt=prompt)
             except TemplateRefused:
@@ -90,6 +114,15 @@ def test_every_render_that_a_conversation_needs_is_walked_as_the_template_prints
     walked, differing = differences(source, some)
     assert differing == []
     assert walked == sum(len(asked(one)) for one in some)
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_what_a_loop_ahead_comes_out_as_is_told_whatever_was_rendered_before(body: str) -> None:
+    some = trajectories(4, seed=5, most=14)
+    for chance in (None, random.Random(1), random.Random(2)):
+        walked, differing = differences(AHEAD.replace("BODY", body), some, chance)
+        assert differing == []
+        assert walked >= sum(len(asked(one)) for one in some) * (0.9 if "messages[-1]" not in body else 0)
 
 
 @pytest.mark.parametrize(

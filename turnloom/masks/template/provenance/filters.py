@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable
+from json import encoder
 from typing import Any, Final
 
 from jinja2 import pass_context
@@ -33,6 +34,11 @@ FOLLOWED: Final = frozenset(
 _CARRIERS: Final = (dict, list, tuple, Traced, TracedMarkup, Macro, LoopContext, BlockReference, Cycler, Joiner)
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
+#: What the encoder makes anew for every value; None where Python has no such C code.
+_MAKE: Final = getattr(encoder, "c_make_encoder", None)
+_ENCODE: Final = _MAKE and _MAKE(
+    None, _ENCODER.default, encoder.encode_basestring, None, ": ", ", ", False, False, True
+)
 
 #: Methods of a literal str that a promoted (traced) str of the same characters follows exactly.
 _PROMOTED: Final = frozenset({"join", "replace"})
@@ -52,7 +58,7 @@ def json_text(
 ) -> str:
     """Return what `json.dumps` does; the encoder of nearly all calls is made once."""
     if indent is None and separators is None and not (ensure_ascii or sort_keys):
-        return _ENCODER.encode(value)
+        return "".join(_ENCODE(value, 0)) if _ENCODE is not None else _ENCODER.encode(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
