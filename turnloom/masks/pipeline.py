@@ -254,8 +254,8 @@ def warnings_of(fitted: Fitted, options: Options, model: Model) -> list[str]:
 def _nothing_left(fitted: Fitted, options: Options) -> str:
     if fitted.truncated_loss_tokens:
         return (
-            f"what truncation={options.truncation.value} cuts to fit max_length={options.max_length} holds every "
-            f"trained token ({fitted.truncated_loss_tokens} of {fitted.truncated_tokens}); raise it"
+            f"truncation={options.truncation.value} cuts every trained token ({fitted.truncated_loss_tokens} of "
+            f"{fitted.truncated_tokens} that it cuts) to fit max_length={options.max_length}; raise it"
         )
     return "no token has weight: the messages that train_on chooses are empty, or weigh 0"
 

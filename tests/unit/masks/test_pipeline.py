@@ -127,9 +127,7 @@ def test_hf_mode_gives_the_stock_ids_and_warns_of_control_tokens_it_takes() -> N
     text = "<|im_start|>user\nx<|im_end|>y<|im_end|>\n<|im_start|>assistant\n\n\nyes<|im_end|>\n"
     assert made.examples[0].token_ids.tolist() == model().vocabulary.stock.encode(text).ids
     assert made.escaped == ()
-    assert any(
-        line.startswith("tokenization=hf takes control tokens from text of messages (1)") for line in made.warnings
-    )
+    assert any(line.startswith("tokenization=hf takes 1 control token from text of messages") for line in made.warnings)
 
 
 def test_escaped_control_tokens_are_reported_once_by_message_and_offset() -> None:
@@ -190,7 +188,7 @@ def test_drop_turns_drops_the_oldest_turns_and_keeps_the_system_prompt() -> None
     assert example.token_ids.tolist() == expected.token_ids.tolist()
     assert example.truncated_tokens == len(whole.token_ids) - len(expected.token_ids)
     assert example.truncated_loss_tokens > 0
-    assert made.warnings[-1].startswith("messages[1] to messages[2] were dropped to fit ")
+    assert made.warnings[-1].startswith("messages[1] to messages[2] were dropped, ")
 
 
 def test_drop_turns_drops_no_more_than_needed() -> None:
@@ -216,7 +214,7 @@ def test_drop_turns_refuses_when_the_last_turn_alone_is_too_long() -> None:
 def test_nothing_left_to_train_is_an_error_that_names_the_option() -> None:
     with pytest.raises(
         NothingToTrain,
-        match=r"what truncation=right cuts to fit max_length=\d+ holds every trained token \(\d+ of \d+\)",
+        match=r"truncation=right cuts every trained token \(\d+ of \d+ that it cuts\) to fit max_length=\d+",
     ) as caught:
         preprocess(CHAT, Options(max_length=10), model())
     assert caught.value.field == "max_length"
@@ -233,7 +231,7 @@ def test_one_example_of_a_split_that_is_cut_empty_is_left_out_with_a_warning() -
     (first, second) = preprocess(chat, Options(), model(FORGETS)).examples
     made = preprocess(chat, Options(max_length=len(first.token_ids)), model(FORGETS))
     assert [example.part for example in made.examples] == [0]
-    assert any(line.startswith("one example is left out: what truncation=") for line in made.warnings)
+    assert any(line.startswith("one example is left out: truncation=") for line in made.warnings)
     assert len(second.token_ids) > len(first.token_ids)
 
 

@@ -28,6 +28,7 @@ from turnloom.masks.model import Model
 from turnloom.masks.pipeline import preprocess_batch, ready
 from turnloom.masks.rows.weights import ASSISTANT
 from turnloom.masks.template.message_checks import KNOWN_ROLES
+from turnloom.plural import counted
 
 
 class Severity(Enum):
@@ -178,9 +179,9 @@ class Linter:
         cut = sum(example.truncated_tokens for example in outcome.examples)
         cut_loss = sum(example.truncated_loss_tokens for example in outcome.examples)
         if cut:
-            yield _finding("too_long", None, f"max_length={self._options.max_length} cuts {cut} token{'s' * (cut > 1)}")
+            yield _finding("too_long", None, f"max_length={self._options.max_length} cuts {counted(cut, 'token')}")
         if cut_loss:
-            text = f"max_length={self._options.max_length} cuts {cut_loss} trained token{'s' * (cut_loss > 1)}"
+            text = f"max_length={self._options.max_length} cuts {counted(cut_loss, 'trained token')}"
             yield _finding("truncated_answer", None, text)
         if len(outcome.examples) > 1:
             yield _finding("history_dropped", None, f"becomes {len(outcome.examples)} examples")

@@ -15,6 +15,7 @@ from turnloom.masks.model import Model
 from turnloom.masks.rows.truncate import CUTS
 from turnloom.masks.rows.weigh import Example, encode, weighted_texts_of
 from turnloom.masks.rows.weights import MessageWeights
+from turnloom.plural import counted
 
 
 class Fitted(NamedTuple):
@@ -84,8 +85,8 @@ def _drop_turns(
     lost_tokens = max(0, len(example.row.token_ids) - sum(len(one.row.token_ids) for one in found))
     lost_loss = max(0, example.row.loss_tokens() - sum(one.row.loss_tokens() for one in found))
     warning = (
-        f"messages[{starts[0]}] to messages[{starts[high] - 1}] were dropped to fit max_length={limit}: "
-        f"{lost_tokens} in tokens, of which {lost_loss} trained"
+        f"messages[{starts[0]}] to messages[{starts[high] - 1}] were dropped, "
+        f"{counted(lost_tokens, 'token')}, of which {lost_loss} trained, to fit max_length={limit}"
     )
     first, *others = [Fitted(one, one.row, messages=kept) for one in found]
     return [

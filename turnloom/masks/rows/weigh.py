@@ -18,6 +18,7 @@ from turnloom.masks.template.message_checks import check_roles
 from turnloom.masks.tokenizer.encode import RoundTripMismatch, TokenizedText, token_spans, tokenize, tokenize_as_stock
 from turnloom.masks.tokenizer.segments import Segments, cut, origin_at, rejection, spelled_by_messages, utf8_of
 from turnloom.masks.turns.views import render_views
+from turnloom.plural import counted
 
 
 class WeightedText(NamedTuple):  # noqa: PLW1641  # weighted texts are never kept in sets
@@ -134,8 +135,8 @@ def _checked_for_stock(rendered: RenderedText, plan: MessageWeights, options: Op
     if options.control_tokens is ControlTokens.REJECT:
         raise rejection(spelled[0])
     return (
-        f"tokenization=hf takes control tokens from text of messages ({len(spelled)}), first {spelled[0].text!r} at "
-        f"character {spelled[0].offset}; tokenization=exact would escape them",
+        f"tokenization=hf takes {counted(len(spelled), 'control token')} from text of messages, first "
+        f"{spelled[0].text!r} at character {spelled[0].offset}; tokenization=exact escapes it",
     )
 
 

@@ -13,6 +13,7 @@ from turnloom.masks.domain.conversation import Conversation, Training
 from turnloom.masks.domain.errors import InvalidTraining
 from turnloom.masks.domain.options import Options, PartWeights, TrainOn, TrainOnEot
 from turnloom.masks.domain.rendered_text import Kind, MessageSpan, Part, View, WeightSpan
+from turnloom.plural import counted
 
 ASSISTANT: Final = "assistant"
 _NOTHING_SAID: Final = (Training(),)
@@ -65,7 +66,7 @@ def _message_weights(training: Sequence[Training], messages: int) -> tuple[float
         return (1.0,) * messages
     if len(training) != messages:
         raise InvalidTraining(
-            f"training has {len(training)} for {messages} in messages; give one entry per message, or none",
+            f"training is {len(training)} long, for {counted(messages, 'message')}; give one per message, or none",
             field="training",
         )
     for index, entry in enumerate(training):

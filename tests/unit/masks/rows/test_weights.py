@@ -122,7 +122,7 @@ def test_a_message_trained_in_another_view_weighs_nothing_here() -> None:
 
 
 def test_training_of_another_length_is_refused() -> None:
-    with pytest.raises(InvalidTraining, match="training has 1 for 7 in messages; give one entry per message, or none"):
+    with pytest.raises(InvalidTraining, match="training is 1 long, for 7 messages; give one per message, or none"):
         plan_weights(conversation((Training(),)), Options())
 
 
