@@ -339,3 +339,13 @@ def test_the_worker_without_redis_says_so(run: Run) -> None:
     _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 3
     assert "Redis can't be reached" in errors.splitlines()[-1]
+
+
+def test_a_signal_to_all_processes_at_once_ends_them_without_a_successor(run: Run) -> None:
+    process = run("--processes", "2")
+    announced(process)
+    for pid in (process.pid, *servers_of(process.pid)):  # as a terminal's Ctrl-C and systemd do
+        os.kill(pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0
+    assert "another begins" not in errors

@@ -82,7 +82,7 @@ def test_what_is_left_out_is_said_and_shown(sources: Sources, tmp_path: Path) ->
     assert "left out, seen before (duplicates: " in made.err
     assert "3 bad rows left out (skipped: 3)" in made.err
     assert f"Left out: {path}, line 10: is not JSON" in made.err
-    assert f"Left out: {path}, line 14: prompt: is a number; give text." in made.err
+    assert f"Left out: {path}, line 14: prompt: is the number 7; give text." in made.err
     assert f"Left out: {path}, line 18: " in made.err
     shown = turnloom(sources.api.address, "dataset", "show", made.out.split("ds-")[1].split()[0].join(("ds-", "")))
     assert "source filter where: lang = en and score >= 2" in shown.out

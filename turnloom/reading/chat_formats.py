@@ -299,4 +299,5 @@ def _held(value: JSON) -> str:
         return f"an object with {', '.join(map(str, value)) or 'no keys'}"
     if isinstance(value, list):
         return f"a list whose first item is {_held(value[0])}" if value else "an empty list"
-    return kind_of(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "a number" if is_number else kind_of(value)  # of its kind, not of this row

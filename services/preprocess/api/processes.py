@@ -98,14 +98,14 @@ class _Group:
         while len(self._running) < count:
             self._start()
         while len(self._listening) < count:
-            if stop.is_set() or not self._look():
+            if stop.is_set() or not self._look(stop):
                 return False
         return True
 
     def watch(self, stop: threading.Event) -> None:
         """Replace processes that die, until `stop` is set or a new one can't begin."""
-        while not stop.is_set() and self._look():
-            while len(self._running) < self._settings.processes:
+        while not stop.is_set() and self._look(stop):
+            while len(self._running) < self._settings.processes and not stop.is_set():
                 self._start()
 
     def end(self, seconds: float) -> None:
@@ -130,7 +130,7 @@ class _Group:
         assert process.pid is not None, "it was started"
         self._running[process.pid] = process, heard
 
-    def _look(self) -> bool:
+    def _look(self, stop: threading.Event) -> bool:
         """Wait for news for a moment; False where a process ended before it listened."""
         starting = {said: pid for pid, (_, said) in self._running.items() if pid not in self._listening}
         ends = {process.sentinel: pid for pid, (process, _) in self._running.items()}
@@ -139,9 +139,9 @@ class _Group:
             with suppress(EOFError):  # it ended; its sentinel says so
                 said.recv()
                 self._listening.add(starting[said])
-        return all(self._ended(ends[one]) for one in news if isinstance(one, int))
+        return all(self._ended(ends[one], stop) for one in news if isinstance(one, int))
 
-    def _ended(self, pid: int) -> bool:
+    def _ended(self, pid: int, stop: threading.Event) -> bool:
         process, said = self._running.pop(pid)
         process.join()
         said.close()
@@ -150,5 +150,6 @@ class _Group:
             self.failed = process.exitcode if process.exitcode and process.exitcode > 0 else 1
             return False
         self._listening.discard(pid)
-        LOG.error("a process of the API died; another begins", extra={"pid": pid, "code": process.exitcode})
+        if not stop.is_set():  # else the signal went to all of the group, as a terminal's Ctrl-C and systemd's do
+            LOG.error("a process of the API died; another begins", extra={"pid": pid, "code": process.exitcode})
         return True

@@ -58,7 +58,7 @@ def test_system_input_and_history_are_taken_along() -> None:
     [
         ("messages", {"text": "x"}, "messages", "there is no column messages (columns: text)."),
         ("messages", {"messages": "x"}, "messages", "is text; give a list."),
-        ("messages", 3, "", "a row is a number; give an object with columns."),
+        ("messages", 3, "", "a row is the number 3; give an object with columns."),
         (
             "sharegpt",
             {"conversations": [{"from": "cat", "value": "x"}]},
@@ -71,7 +71,7 @@ def test_system_input_and_history_are_taken_along() -> None:
             "conversations[0]",
             "can't be used; give an object with from and value.",
         ),
-        ("prompt_completion", {"prompt": 1, "completion": "a"}, "prompt", "is a number; give text."),
+        ("prompt_completion", {"prompt": 1, "completion": "a"}, "prompt", "is the number 1; give text."),
         ("alpaca", {"instruction": "q", "output": None}, "output", "is null in this row"),
         (
             "alpaca",
