@@ -299,6 +299,6 @@ class Runs:
                     ).hexdigest(),
                     "gradients_wait": run.adapter.pending,
                 }
-                for run in self.runs.values()
+                for run in tuple(self.runs.values())  # another thread may add one meanwhile
             },
         }

@@ -131,7 +131,7 @@ def test_a_server_that_fails_at_the_prompt_is_told_without_the_prompt(whole: Who
 
 def test_a_server_that_never_answers_ends_with_a_sentence_before_the_callers_deadline(whole: Whole) -> None:
     whole.fake.fault("asample", "dropped")
-    refused = refusal(lambda: whole.sample(timeout=9))
+    refused = refusal(lambda: whole.sample(timeout=15))
     whole.fake.clear_faults()
     assert refused.code is grpc.StatusCode.UNAVAILABLE
     assert "no answer in" in refused.message
