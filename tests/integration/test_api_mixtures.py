@@ -86,7 +86,7 @@ def test_a_mixture_that_does_not_fit_together_is_refused_by_field(api: Api, stor
 @pytest.mark.parametrize(
     ("parts", "training", "field", "sentence"),
     [
-        ([("ds-a", 1.0)], "", "mix", "has 1 datasets; give 2 to 16."),
+        ([("ds-a", 1.0)], "", "mix", "has 1 dataset; give 2 to 16."),
         ([("ds-a", 1.0)] * 17, "", "mix", "has 17 datasets; give 2 to 16."),
         ([("ds-a", 1.0), ("ds-b", 0.0)], "", "mix[1].weight", "is 0; give a number above 0."),
         ([("ds-a", float("nan")), ("ds-b", 1.0)], "", "mix[0].weight", "is nan; give a number above 0."),

@@ -101,7 +101,7 @@ def test_the_command_line_prints_the_reply_or_a_document(whole: Whole) -> None:
     assert document["text"] == REPLY
     assert set(document) == {"text", "tokens", "finish_reason", "prompt_tokens", "checkpoint"}
     cut = turnloom(whole.address, "sample", whole.job, QUESTION, "--temperature", "0", "--max-tokens", "1")
-    assert "Ended by --max-tokens, after 1 tokens." in cut.err
+    assert "Ended by --max-tokens, after 1 token." in cut.err
     wrong = turnloom(whole.address, "sample", whole.job, QUESTION, "--temperature", "11")
     assert wrong.code == 2
     assert "temperature: is 11; give a number from 0 to 10." in wrong.err

@@ -300,7 +300,7 @@ def test_another_sdk_is_refused_before_it_does_harm() -> None:
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        (row(3, [1, 2, 3], [1.0]), "has 3 tokens and 1 weights"),
+        (row(3, [1, 2, 3], [1.0]), "has 3 tokens and 1 weight"),
         (row(3, [1, 2, 3], [1.0, math.nan]), "has a weight that is not finite"),
         (row(3, [1, -2, 3], [1.0, 1.0]), "has token ids from -2 to 3"),
         (row(3, [1] * 1025, [1.0] * 1024), "has 1025 tokens, the server's max_model_len is 1024"),

@@ -79,7 +79,7 @@ def test_the_head_of_a_csv_tells_what_parts_its_columns(tmp_path: Path, delimite
 def test_a_csv_row_of_another_width_is_bad_by_itself(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("prompt,completion\na,b\nc\n")
-    assert rows_of(path, tmp_path)[1] == RawRow(f"{path}, line 3", None, "has 1 cells, but there are 2 columns.")
+    assert rows_of(path, tmp_path)[1] == RawRow(f"{path}, line 3", None, "has 1 cell for 2 columns.")
 
 
 def test_a_line_that_is_too_long_costs_no_memory_and_is_bad_by_itself(
