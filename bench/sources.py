@@ -160,7 +160,9 @@ def make(client: TurnloomClient, path: Path, kind: str, environment: dict[str, s
                 if kind == "killed" and not killed and last.shards and 3 * last.shards_done >= last.shards:
                     running[0].send_signal(signal.SIGKILL)
                     killed = f"worker 1 killed at {last.conversations_read} conversations"
-        used = sum(cpu_seconds(pid) - started[pid] for pid in pids if not (killed and pid == pids[0]))
+        left = pids[1:] if killed else pids
+        # The last process of a worker may still be ending.
+        used = sum(cpu_seconds(pid) + sum(map(cpu_seconds, _children(pid))) - started[pid] for pid in left)
     finally:
         limit.cancel()
         for process in running:
