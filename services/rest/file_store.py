@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BufferedIOBase
@@ -111,18 +111,15 @@ class FileStore:
     def get(self, identity: str, caller: Caller) -> StoredFile:
         """Return a file that the caller may look at."""
         found = self.find(caller.name, identity)
-        if found is None and caller.only is None and _may_be(identity):
-            others = [owner for owner in self._owners() if owner != caller.name]
-            found = next(iter(self._read_all([f"{self._folder(owner, identity)}/file.json" for owner in others])), None)
+        if found is None and caller.only is None:
+            found = self._found([owner for owner in self._owners() if owner != caller.name], identity)
         if found is None:
             raise missing("file", identity)
         return found
 
     def find(self, owner: str, identity: str) -> StoredFile | None:
         """Return the file of an owner, or None."""
-        if not _may_be(identity):
-            return None
-        return self._read(f"{self._folder(owner, identity)}/file.json")
+        return self._found([owner], identity)
 
     def all_of(self, caller: Caller) -> list[StoredFile]:
         """Return all files that the caller may look at, in no order."""
@@ -200,7 +197,7 @@ class FileStore:
     def _lost(self, folder: str) -> bool:
         with faults(), suppress(FileNotFoundError):
             if self._system.exists(f"{folder}/file.json"):
-                return self._read(f"{folder}/file.json") is None
+                return not self._read_all([f"{folder}/file.json"])
             return bool(time.time() - self._system.modified(f"{folder}/content").timestamp() > LEFTOVER_SECONDS)
         return False
 
@@ -221,9 +218,11 @@ class FileStore:
             except FileNotFoundError:
                 return []
 
-    def _read(self, path: str) -> StoredFile | None:
-        """Return the file of a file.json, unless it is gone or expired."""
-        return next(iter(self._read_all([path])), None)
+    def _found(self, owners: Iterable[str], identity: str) -> StoredFile | None:
+        """Return the file of the first of these owners who has it; None too for what is no file's id."""
+        if "/" in identity or not identity.startswith("file-"):
+            return None
+        return next(iter(self._read_all([f"{self._folder(owner, identity)}/file.json" for owner in owners])), None)
 
     def _read_all(self, paths: list[str]) -> list[StoredFile]:
         """Return the files of these file.json that are there and have not expired; an object store reads them at once.
@@ -254,11 +253,6 @@ class FileStore:
     def _remove(self, path: str) -> None:
         with faults(), suppress(FileNotFoundError):
             self._system.rm(path, recursive=True)
-
-
-def _may_be(identity: str) -> bool:
-    """Return whether a text can be the id of a file, and no other path."""
-    return "/" not in identity and identity.startswith("file-")
 
 
 def _owner_folder(owner: str) -> str:

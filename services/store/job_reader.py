@@ -11,11 +11,9 @@ from services.store.connection import StoreRedis
 from services.store.errors import NotFound, RequestMismatch
 from services.store.job_record import read_job
 from services.store.pages import Filter, Page
-from services.store.records import HELD, TERMINAL, JobRecord, JobState
+from services.store.records import HELD, JobRecord, JobState
 
 log = logging.getLogger("turnloom.store")
-
-UNFINISHED = [state for state in JobState if state not in TERMINAL]
 
 
 class JobReader:
@@ -81,21 +79,14 @@ class JobReader:
         """Return those of these jobs that exist."""
         return [job for job in self._read(names) if job is not None]
 
-    def names_in(self, states: Collection[JobState]) -> Sequence[str]:
-        """Return the ids of jobs in any of these states."""
-        pipe = self._client.pipeline(transaction=False)
-        for state in states:
-            pipe.zrange(keys.state(state.value), 0, -1)
-        return [name for names in cast(Sequence[Sequence[str]], pipe.execute()) for name in names]
+    def names_in(self, states: Collection[JobState], paused_since: float | None = None) -> Sequence[str]:
+        """Return the ids of jobs in any of these states, state by state in their order.
 
-    def shown(self, paused_since: float) -> Sequence[str]:
-        """Return the ids of unfinished jobs; of PAUSED ones, which add up, those that paused since then.
-
-        `paused_since` is in seconds since 1970.
+        Of PAUSED jobs, which add up, `paused_since` keeps those that paused since then (seconds since 1970).
         """
         pipe = self._client.pipeline(transaction=False)
-        for state in UNFINISHED:  # in the order in which jobs go through them, so that none is missed on its way
-            if state is JobState.PAUSED:
+        for state in states:
+            if state is JobState.PAUSED and paused_since is not None:
                 pipe.zrangebyscore(keys.PAUSED, paused_since, "+inf")
             else:
                 pipe.zrange(keys.state(state.value), 0, -1)

@@ -17,10 +17,13 @@ from services.store.hosts import Hosts
 from services.store.jobs import Jobs
 from services.store.pool.waiting import Pool
 from services.store.queueing.tickets import Tickets
-from services.store.records import JobState
+from services.store.records import TERMINAL, JobState
 from services.trainer.supervision.metrics import QueueSnapshot, Snapshot, registry_for, serve
 
 log = logging.getLogger("turnloom.exporter")
+
+#: In the order in which jobs go through them, so that none is missed on its way.
+UNFINISHED = [state for state in JobState if state not in TERMINAL]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class Source:
         now = redis_time(self._client)
         waiting = self._pool.waiting()
         idle = {one.job for one in waiting if one.attempt == 0}  # nothing to show but that they wait
-        names = [name for name in self._jobs.shown(now - self._gone_after) if name not in idle]
+        unfinished = self._jobs.names_in(UNFINISHED, paused_since=now - self._gone_after)
+        names = [name for name in unfinished if name not in idle]
         # First: a run that ends between the two readings is in both, and in no scrape missing.
         active = self._jobs.get_many(names)
         ended = {job.id: job for job in self._jobs.finished(now - self._gone_after, float("inf"))}

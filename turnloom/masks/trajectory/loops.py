@@ -181,20 +181,21 @@ class MessageLoops:
         origins: list[Any],
         plain: tuple[object, ...],
     ) -> bool:
-        """Run a loop over later messages whose steps print nothing and read nothing but these; False: another it is.
+        """Run a loop over later messages whose steps print nothing and read nothing but these; False: it is none.
 
         Such a loop comes out the same until a message is shown that sets something else.
         """
         spaces, count = program.spaces, len(messages)
         begun = [dict(values[space]) for space in spaces]
+        state = [_state(values[space]) for space in spaces]
         since, until, at = first, self._amount, self._next(program, first, count)
         while at < count:
-            before = [_state(values[space]) for space in spaces]
             step = self._step(program, at, messages, values, origins, plain)
             if not _is_set(step, at):
                 restore(values, spaces, begun)
                 return False
-            if before != [_state(values[space]) for space in spaces]:
+            before, state = state, [_state(values[space]) for space in spaces]
+            if before != state:
                 since = at + 1
             at = self._next(program, at + 1, count)
         at = self._next(program, count, until)
