@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from turnloom.masks.domain.example import TokenSpan, WeightedTokens, WeightRuns
 from turnloom.masks.domain.rendered_text import WeightSpan
 from turnloom.masks.tokenizer.control_tokens import WHITE_SPACE
+from turnloom.masks.tokenizer.encoders import EncodedPieces
 from turnloom.masks.tokenizer.segments import TEXT, Segments
 from turnloom.masks.tokenizer.vocabulary import Vocabulary
 
@@ -45,24 +46,30 @@ def tokenize(texts: Sequence[Segments], vocabulary: Vocabulary) -> list[Tokenize
     Returns:
         One entry per text, in order: its tokens, or why they can't be trusted.
     """
-    encoded = vocabulary.encode(
-        list(chain.from_iterable(segments.texts for segments in texts)),
-        list(chain.from_iterable(segments.prefixed for segments in texts)),
-    )
-    slots = np.fromiter(chain.from_iterable(segments.slots for segments in texts), dtype=np.int32)
+    said = list(chain.from_iterable([segments.texts for segments in texts]))
+    prefixed = list(chain.from_iterable([segments.prefixed for segments in texts]))
+    once = _once(said) if any(segments.shares for segments in texts) and not any(prefixed) else None
+    encoded = vocabulary.encode(said, prefixed) if once is None else vocabulary.encode(once.texts, ())
+    slots = np.fromiter(chain.from_iterable([segments.slots for segments in texts]), dtype=np.int32)
     is_text = slots == TEXT
     lengths = np.ones(len(slots), dtype=np.int64)
-    lengths[is_text] = encoded.lengths
+    lengths[is_text] = encoded.lengths if once is None else encoded.lengths[once.places]
     bounds = np.concatenate(([0], np.cumsum(lengths)))
-    ids = np.empty(int(bounds[-1]), dtype=np.int32)
-    from_text = np.repeat(is_text, lengths)
-    ids[from_text] = encoded.ids
-    ids[~from_text] = slots[~is_text]
+    if once is None:
+        ids = np.empty(int(bounds[-1]), dtype=np.int32)
+        from_text = np.repeat(is_text, lengths)
+        ids[from_text] = encoded.ids
+        ids[~from_text] = slots[~is_text]
+    else:
+        ids = _spread(encoded, once, slots, lengths, bounds[:-1])
     counts = [len(segments.slots) for segments in texts]
     first_slots = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
     firsts = bounds[first_slots]  # of the texts, and the end
     slot_tokens: list[int] = (bounds[:-1] - np.repeat(firsts[:-1], counts)).tolist()
-    byte_ends = _byte_ends(ids, encoded.ids, texts, vocabulary)
+    if once is None:
+        byte_ends = _byte_ends(ids, encoded.ids, texts, vocabulary)
+    else:
+        byte_ends = _byte_ends_of_shared(ids, encoded.ids, once, texts, firsts, vocabulary)
     unknown = vocabulary.parts.unknown_id is not None and bool((ids == vocabulary.parts.unknown_id).any())
     rows: list[TokenizedText] = []
     places = zip(pairwise(first_slots.tolist()), pairwise(firsts.tolist()), strict=True)
@@ -83,6 +90,58 @@ def _byte_ends(
     if not vocabulary.round_trips or vocabulary.reserved(from_text).any():
         return None
     return vocabulary.byte_ends(ids, b"".join([segments.utf8 for segments in texts]))
+
+
+class _Once(NamedTuple):
+    """The pieces of ordinary text of many rows, those that several rows share once."""
+
+    texts: Sequence[str]
+    places: NDArray[np.int64]  #: of every piece of every row among them, in order
+
+
+def _once(texts: Sequence[str]) -> _Once:
+    """Return the pieces, each object once."""
+    ids = [id(text) for text in texts]
+    known = dict(zip(ids, texts, strict=True))
+    places = dict(zip(known, range(len(known)), strict=True))
+    return _Once(list(known.values()), np.array([places[one] for one in ids], dtype=np.int64))
+
+
+def _spread(
+    encoded: EncodedPieces,
+    once: _Once,
+    slots: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+) -> NDArray[np.int32]:
+    """Return the ids of all slots, in order: `lengths` and `bounds` say how many each has, and where they begin."""
+    is_text = slots == TEXT
+    # Where each slot's ids begin: those of the pieces come first, then the control tokens.
+    begins = np.empty(len(slots), dtype=np.int64)
+    begins[is_text] = (np.cumsum(encoded.lengths) - encoded.lengths)[once.places]
+    begins[~is_text] = len(encoded.ids) + np.arange(len(slots) - len(once.places))
+    index = np.repeat(begins - bounds, lengths)
+    index += np.arange(len(index))
+    return np.concatenate((encoded.ids, slots[~is_text])).take(index)
+
+
+def _byte_ends_of_shared(
+    ids: NDArray[np.int32],
+    from_text: NDArray[np.int32],
+    once: _Once,
+    texts: Sequence[Segments],
+    firsts: NDArray[np.int64],
+    vocabulary: Vocabulary,
+) -> NDArray[np.int64] | None:
+    """Return what `_byte_ends` does. Each piece is compared with its ids once; of rows, that they are complete."""
+    if not vocabulary.round_trips or vocabulary.reserved(from_text).any():
+        return None
+    if vocabulary.byte_ends(from_text, "".join(once.texts).encode()) is None:
+        return None
+    ends = np.cumsum(vocabulary.byte_lengths.take(ids), dtype=np.int64)
+    totals = np.where(firsts > 0, ends[firsts - 1], 0)
+    wanted = np.array([len(segments.utf8) for segments in texts], dtype=np.int64)
+    return ends if np.array_equal(np.diff(totals), wanted) else None
 
 
 def _checked(row: TokenizedText, vocabulary: Vocabulary) -> TokenizedText | RoundTripMismatch:

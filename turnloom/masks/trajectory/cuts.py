@@ -6,6 +6,7 @@ texts of two pieces touch, that function cuts.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
@@ -38,6 +39,8 @@ class Cutter:
         self._cores: dict[int, _Core] = {}
         #: of the last text: its tokens, and behind each node how many there are and where the literal at hand begins
         self._last: tuple[list[Found], list[tuple[Node, int, int]]] = [], []
+        self._filled: tuple[Segments, Sequence[int]] = Segments(""), ()  #: of the last text, and its boundaries
+        self._same = 0  #: tokens at the beginning that the text at hand shares with the last
 
     def cut(self, nodes: Sequence[Node], rendered: RenderedText, boundaries: Sequence[int]) -> Segments:
         """Return what `segments.cut` does.
@@ -49,9 +52,11 @@ class Cutter:
         """
         found = self._found(nodes, rendered.text) if self._rules.table.plain else None
         if found is None or self._rules.prefix is not Prefix.NEVER:
+            self._last = [], []
             return cut(rendered, boundaries, self._assistants, self._rules, self._policy)
         segments = Segments(rendered.text, utf8_of(rendered))
-        _fill(segments, found, boundaries)
+        _fill(segments, found, boundaries, *self._filled, self._same)
+        self._filled = segments, boundaries
         return segments
 
     def _found(self, nodes: Sequence[Node], text: str) -> list[Found] | None:
@@ -64,6 +69,7 @@ class Cutter:
                 break
             same += 1
         last, count, literal = places[same - 1] if same else (None, 0, 0)
+        self._same = count
         position = last.end if last is not None else 0
         found, places = known[:count], places[:same]
         self._last = found, places
@@ -120,10 +126,38 @@ class Cutter:
         return _Core(begin, piece.last, found)
 
 
-def _fill(segments: Segments, found: Sequence[Found], boundaries: Sequence[int]) -> None:
+def _fill(
+    segments: Segments,
+    found: Sequence[Found],
+    boundaries: Sequence[int],
+    filled: Segments,
+    its_boundaries: Sequence[int],
+    same: int,
+) -> None:
+    """Fill in the slots.
+
+    Args:
+        segments: to be filled.
+        found: the control tokens of its text.
+        boundaries: of its text.
+        filled: of another text of the conversation. What the two share are the same strings then, encoded once.
+        its_boundaries: of that one.
+        same: control tokens that they begin with.
+    """
     text, position, next_, count = segments.whole, 0, 0, len(boundaries)
     starts, slots, texts = segments.starts, segments.slots, segments.texts
-    for start, end, id_ in (*found, (len(text), len(text), TEXT)):
+    if same:
+        start, position, _ = found[same - 1]
+        next_ = bisect_left(boundaries, start)
+        if next_ == bisect_left(its_boundaries, start) and boundaries[:next_] == its_boundaries[:next_]:
+            at = bisect_left(filled.starts, start) + 1
+            starts += filled.starts[:at]
+            slots += filled.slots[:at]
+            texts += filled.texts[: at - same]
+            segments.shares = True
+        else:
+            position = next_ = same = 0
+    for start, end, id_ in (*found[same:], (len(text), len(text), TEXT)):
         if start > position:
             while next_ < count and boundaries[next_] < start:
                 if boundaries[next_] > position:

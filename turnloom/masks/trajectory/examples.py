@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -16,7 +16,7 @@ from turnloom.masks.rows.weights import MessageWeights, weight_spans
 from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
 from turnloom.masks.trajectory.cuts import Cutter
 from turnloom.masks.trajectory.family import Family
-from turnloom.masks.trajectory.program import Piece, UnreplayableError
+from turnloom.masks.trajectory.program import WHOLE, Piece, UnreplayableError
 from turnloom.masks.trajectory.turns import PiecedRenders, TurnFinder, joined
 from turnloom.masks.turns.bounds_by_render import TurnProver, transferred
 from turnloom.masks.turns.coverage import KEYS, UntrainedMessages, lost_warnings, unread_warnings
@@ -68,6 +68,7 @@ class _Work:
         self._begins: dict[tuple[int, int, str], int | None] = {}
         self._lost: dict[tuple[int, str], list[str]] = {}
         self._clean: set[int] = set()  #: ids of pieces that show all that their messages say
+        self._layout: _Layout | None = None  #: of the last view
         self._plain_keys = all(KEYS.issuperset(message) for message in messages)
 
     def views(self) -> list[tuple[View, Sequence[Node]]]:
@@ -85,7 +86,7 @@ class _Work:
         rendered = node.rendered()
         trained = frozenset(cut.trained)
         rule = request.header_rule
-        layout = _Layout(node)
+        layout = self._layout = _Layout(node, self._layout)
         located = ended_by_header(self._located(cut, layout, rendered.text), shown, rendered, rule)
         lost = [*self._unread(shown, rendered, layout), *self._untrained(shown, rendered, trained, layout)]
         warnings = (*request.undated, *dropped(shown, rendered, trained), *lost, *located.warnings)
@@ -108,9 +109,11 @@ class _Work:
             if index >= cut.messages:
                 break
             if index not in trained:
-                begin = self._begin(index, layout, text, cut.messages)
-                if begin is not None:
-                    begins.append((index, begin))
+                told = layout.begins.get(index)
+                if told is None:
+                    told = layout.begins[index] = self._begin(index, layout, text, cut.messages)
+                if told[0] is not None:
+                    begins.append((index, told[0]))
                 continue
             turn = finder.sampled(index).turn
             begins.append((index, turn.start))
@@ -126,21 +129,24 @@ class _Work:
         pieces = layout.between(index, turn.start, turn.end)
         return checked(pieces, "".join([text for _, text, _ in pieces]), self.messages[index], index)
 
-    def _begin(self, index: int, layout: _Layout, text: str, shown: int) -> int | None:
+    def _begin(self, index: int, layout: _Layout, text: str, shown: int) -> tuple[int | None, int]:
+        """Return where an untrained turn begins, None where it can't be told, and up to where the text tells that."""
         finder = self.finder
+        until = WHOLE
         try:
             own = finder.sampled(index)
-            base = own.base
+            base, until = own.base, own.turn.end
             if layout.begins_with(base, text) and text.startswith(own.own(), base.end):
-                return own.turn.start
+                return own.turn.start, until
             if index + 1 == shown:
-                return finder.alone(index).turn.start
-            return self._transferred(index, layout)
+                return finder.alone(index).turn.start, WHOLE
+            return self._transferred(index, layout, until)
         except LayoutError:
-            return None
+            return None, WHOLE
 
-    def _transferred(self, index: int, layout: _Layout) -> int:
+    def _transferred(self, index: int, layout: _Layout, until: int) -> tuple[int | None, int]:
         first, last, key = layout.surroundings(index)
+        until = max(until, layout.nodes[last - 1].end) if last < len(layout.nodes) else WHOLE
         begin = layout.nodes[first].parent
         offset = begin.end if begin is not None else 0
         if key not in self._begins:
@@ -153,9 +159,7 @@ class _Work:
             except LayoutError:
                 self._begins[key] = None
         found = self._begins[key]
-        if found is None:
-            raise LayoutError("it can't be told")
-        return offset + found
+        return (None if found is None else offset + found), until
 
     def _unread(self, shown: Sequence[Message], rendered: RenderedText, layout: _Layout) -> list[str]:
         tools = self.request.chat.tools
@@ -172,23 +176,33 @@ class _Work:
         if any(step != NO_MESSAGE or index in self.assistants for step, index in elsewhere):
             return self.untrained.warnings(shown, rendered, trained)
         outside = {index for _, index in elsewhere}
-        found: list[tuple[int, list[str]]] = []
-        for at, node in enumerate(layout.nodes):
+        found: list[tuple[int, list[str], int]] = []
+        skipped: list[int] = []
+        order: Iterable[int] = range(len(layout.nodes))
+        if layout.lost is not None and layout.outside == outside:  # no earlier view shows what this one trains
+            found += layout.lost
+            order = (*layout.skipped, *range(layout.told, len(layout.nodes)))
+        layout.lost = None
+        for at in order:
+            node = layout.nodes[at]
             index = node.message
-            if not node.piece.last or index in trained:
+            if not node.piece.last:
                 continue
-            if id(node.piece) in self._clean and not outside:
+            if index in trained:
+                skipped.append(at)
+                continue
+            if id(node.piece) in self._clean and index not in outside:
                 continue
             if index != NO_MESSAGE:
                 if index in outside:  # its own step prints of it, too
                     return self.untrained.warnings(shown, rendered, trained)
                 lost = self._lost_of(index, at, layout)
                 if lost:
-                    found.append((index, lost))
+                    found.append((index, lost, at))
             elif outside and not self._is_whole(node.piece):
                 return self.untrained.warnings(shown, rendered, trained)
-        found.sort(key=_first)
-        return [warning for _, warnings in found for warning in warnings]
+        layout.lost, layout.skipped, layout.outside = found, skipped, outside
+        return [warning for _, warnings, _ in sorted(found, key=_first) for warning in warnings]
 
     def _is_whole(self, piece: Piece) -> bool:
         """Whether a piece outside messages prints contents as they are, each at once."""
@@ -256,13 +270,39 @@ class _Prover(NamedTuple):
 
 
 class _Layout:
-    """The pieces of one view."""
+    """The pieces of one view, and what is told of them. Views begin alike; so far the next need not tell it again."""
 
-    def __init__(self, node: Node) -> None:
-        self.nodes = list(node.back())
-        self.nodes.reverse()
-        self.ids = set(map(id, self.nodes))
+    def __init__(self, node: Node, last: _Layout | None) -> None:
+        """Take over what the last view of the conversation tells of the pieces that both begin with."""
+        own: list[Node] = []
+        known: dict[int, int] = {} if last is None else last.ids
+        one: Node | None = node
+        while one is not None and id(one) not in known:
+            own.append(one)
+            one = one.parent
+        own.reverse()
+        same = 0 if last is None or one is None else known[id(one)] + 1
+        self.nodes: list[Node] = own if last is None else last.nodes[:same] + own
+        self.ids: dict[int, int] = {id(one): at for at, one in enumerate(self.nodes)}  #: places of the pieces
         self.at = {one.message: at for at, one in enumerate(self.nodes) if one.message != NO_MESSAGE}
+        #: by untrained assistant message: where it begins, None where that can't be told; up to where the text tells it
+        self.begins: dict[int, tuple[int | None, int]] = {}
+        #: message, warnings of what is lost of it, and its piece's place; None: not all was looked at
+        self.lost: list[tuple[int, list[str], int]] | None = None
+        self.skipped: list[int] = []  #: places of the pieces of messages that are trained
+        self.outside: set[int] = set()  #: messages of which text was known to stand outside their own pieces
+        self.told = 0  #: the first piece of which the last view does not tell what is lost
+        if last is None or not same:
+            return
+        end, told = self.nodes[same - 1].end, same - 1
+        while told and not self.nodes[told].piece.last:  # what stands behind a piece counts, up to the next text
+            told -= 1
+        self.told = told
+        self.begins = {index: found for index, found in last.begins.items() if found[1] <= end}
+        if last.lost is not None:
+            self.lost = [found for found in last.lost if found[2] < told]
+            self.skipped = [at for at in last.skipped if at < told]
+            self.outside = last.outside
 
     def begins_with(self, node: Node, text: str) -> bool:
         """Whether the text, which this is the layout of, begins with a chain's."""
@@ -335,8 +375,8 @@ def _rendered(nodes: Sequence[Node]) -> RenderedText:
     return RenderedText(piece.text, tuple(piece.runs))
 
 
-def _first(pair: tuple[int, list[str]]) -> int:
-    return pair[0]
+def _first(found: tuple[int, list[str], int]) -> int:
+    return found[0]
 
 
 def _second(pair: tuple[int, int]) -> int:

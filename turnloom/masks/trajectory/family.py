@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from typing import Any, Final, cast
@@ -12,16 +12,17 @@ from jinja2 import Template, nodes
 
 from turnloom.masks.domain.bounded_cache import BoundedCache
 from turnloom.masks.domain.conversation import JSON
+from turnloom.masks.domain.rendered_text import TOOLS
 from turnloom.masks.template.environment import TRACED_NAMES, TracedEnvironment
 from turnloom.masks.template.provenance.messages import traced_tools
 from turnloom.masks.template.provenance.strings import plain, runs_of
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDED_NAMES
 from turnloom.masks.trajectory.folds import Folded, with_folds
 from turnloom.masks.trajectory.handing import VARYING
-from turnloom.masks.trajectory.program import End, Items, Piece, Program, add_run
+from turnloom.masks.trajectory.program import End, Items, Piece, Program, add_run, origin
 from turnloom.masks.trajectory.straight import source_of
-from turnloom.masks.trajectory.tape import Code
-from turnloom.masks.trajectory.walking import run_fold
+from turnloom.masks.trajectory.tape import Code, Given
+from turnloom.masks.trajectory.walking import run_fold, walked
 
 #: Paths that one template under one set of settings may have; senders choose what messages look like.
 MOST_PATHS: Final = 8192
@@ -64,6 +65,7 @@ class Family:
         self.paths = 0
         self.recorded = 0  #: renders that were recorded since this was looked at
         self.lock = threading.RLock()
+        self.unwalked: set[Program] = set()  #: bodies of loops over tools that can't be recorded
         self._kept: dict[int, Template] = {}
         self._printed: BoundedCache[tuple[int, str, str], Piece] = BoundedCache(MOST_KEPT)
 
@@ -89,6 +91,7 @@ class Family:
         """Drop all programs."""
         self.programs.clear()
         self._tops.clear()
+        self.unwalked.clear()
         self.code = Code()
         self.paths = 0
 
@@ -97,12 +100,29 @@ class Family:
         written = source_of(program)
         return None if written is None else self.code.function(*written, _run_fold=run_fold)
 
-    def kept(self, site: int, tools: Sequence[JSON] | None, values: Mapping[str, Any]) -> Piece:
-        """Print a loop that depends on no message, with provenance; many conversations have the same tools."""
+    def kept(
+        self, site: int, program: Program, values: Mapping[str, Any], tools: Sequence[JSON] | None, sender: Any
+    ) -> Piece:
+        """Print a loop over tools, which depends on no message; many conversations have the same tools.
+
+        Args:
+            site: of the loop.
+            program: of its body.
+            values: of the names that the body uses.
+            tools: its items.
+            sender: as for `walk`.
+
+        Raises:
+            MissError: the body was not recorded with such a tool.
+        """
         key = (site, repr(values), repr(tools))
         found = self._printed.get(key)
         if found is None:
-            found = self._printed[key] = self._kept_anew(site, tools, values)
+            if tools and program not in self.unwalked:
+                found = _walked_tools(program, tools, sender)
+            else:
+                found = self._kept_anew(site, tools, values)
+            self._printed[key] = found
         return found
 
     def _kept_anew(self, site: int, tools: Sequence[JSON] | None, values: Mapping[str, Any]) -> Piece:
@@ -123,3 +143,21 @@ class Family:
         for length, tag in runs_of(text):
             add_run(runs, length, tag)  # type: ignore[arg-type]  # no generation block is kept
         return Piece(plain(text), runs)
+
+
+def given_tools(program: Program, tools: Sequence[JSON]) -> Iterator[Given]:
+    """Yield what the body of a loop over tools is given for each."""
+    values = [tools if kind == ("tools",) else None for kind in program.kinds]
+    for at, tool in enumerate(tools):
+        yield Given([], len(tools), at, tool, origin(TOOLS, "tools"), list(values), [None] * len(values))
+
+
+def _walked_tools(program: Program, tools: Sequence[JSON], sender: Any) -> Piece:
+    texts: list[str] = []
+    runs: list[tuple[int, Any]] = []
+    for given in given_tools(program, tools):
+        piece = walked(program, given, sender)[1]
+        texts.append(piece.text)
+        for length, from_ in piece.runs:
+            add_run(runs, length, from_)
+    return Piece("".join(texts), runs)

@@ -126,7 +126,7 @@ class Keep(Path):
     """Print what does not depend on messages; made once a conversation."""
 
     key: Hashable
-    make: Callable[[Any], Piece]
+    make: Callable[..., Piece]  #: of the tools and what walks
     then: Path | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -13,7 +14,7 @@ from turnloom.masks.domain.conversation import JSON
 from turnloom.masks.domain.rendered_text import TOOLS
 from turnloom.masks.replay.symbols import RefusedError, Symbol, atoms_of, is_symbolic
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
-from turnloom.masks.trajectory.family import MOST_PATHS, Family
+from turnloom.masks.trajectory.family import MOST_PATHS, Family, given_tools
 from turnloom.masks.trajectory.folds import FOLD, Site
 from turnloom.masks.trajectory.handing import Later, Tools, handed, taken
 from turnloom.masks.trajectory.numbers import total
@@ -35,6 +36,7 @@ from turnloom.masks.trajectory.values import List, Loop, Message, Messages, Pair
 from turnloom.masks.trajectory.walking import items_of, walk
 
 _REFUSAL: Final = Refusal()
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -123,7 +125,7 @@ class Recorder:
         assert self._family.compiled is not None, "it runs"
         site = self._family.compiled[1].sites[number]
         if type(iterable) is Tools:
-            return self._keep(number, site, values, tape)
+            return self._keep(number, site, values, caller, tape)
         if not is_symbolic(iterable):
             return self._unrolled(iterable, values, caller)
         if type(iterable) is Messages:
@@ -231,7 +233,7 @@ class Recorder:
         loop = LoopContext(iterable, ENVIRONMENT.undefined)
         return ENVIRONMENT.concat([caller(now, item, *values) for item, now in loop])
 
-    def _keep(self, number: int, site: Site, values: Sequence[Any], tape: Tape) -> Any:
+    def _keep(self, number: int, site: Site, values: Sequence[Any], caller: Macro, tape: Tape) -> Any:
         named = {}
         for name, value in zip(site.names, values, strict=True):
             if isinstance(value, Undefined | Macro) or type(value) is Tools or callable(value):
@@ -240,9 +242,26 @@ class Recorder:
                 raise RefusedError("a loop over tools that needs more")
             named[name] = value
         family, tools = self._family, self._tools
-        keep = Keep((number, *named.items()), partial(family.kept, number, values=named))
+        program = family.program(number, Items(messages=False), tuple(handed(value).kind for value in values))
+        if tools and program not in family.unwalked:
+            self._learn(program, tools, values, caller)
+        keep = Keep((program, *named.items()), partial(family.kept, number, program, named))
         piece = self._sender.kept(keep) if tools else Piece("", [])
         return _marked(piece.text, tape.fold(keep, (piece,)), tape)
+
+    def _learn(self, program: Program, tools: Sequence[JSON], values: Sequence[Any], caller: Macro) -> None:
+        """Record the body of a loop over tools, as far as these tools ask for it."""
+        try:
+            for given in given_tools(program, tools):
+                known = len(given.values)
+                try:
+                    walk(program, given, self._sender)
+                except MissError:
+                    del given.values[known:], given.origins[known:]
+                    self._recorded(program, given, values, caller)
+        except (RefusedError, Exception) as error:
+            _LOG.debug("a loop over tools is printed by the template: %s", error)
+            self._family.unwalked.add(program)
 
 
 def _marked(text: str, number: int, tape: Tape) -> Symbol:

@@ -70,7 +70,7 @@ class Sender(MessageLoops):
         """Return what does not depend on messages."""
         found = self._kept.get(keep.key)
         if found is None:
-            found = self._kept[keep.key] = self.interned(keep.make(self._tools), NO_MESSAGE)
+            found = self._kept[keep.key] = self.interned(keep.make(self._tools, self), NO_MESSAGE)
         return found
 
     def straightened(self, program: Program) -> Any:
