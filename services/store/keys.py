@@ -11,6 +11,7 @@ RUN = "tl:run:"
 JOBS = "tl:run:jobs"  # zset: job id by creation, microseconds
 ACTIVE = "tl:run:active"  # set: jobs that aren't at a terminal state
 PAUSED = "tl:run:paused"  # zset: PAUSED jobs by when they paused, seconds
+RUNGS = "tl:run:rungs"  # zset: jobs that stand PAUSED at a rung of their sweep by creation, microseconds
 FINISHED = "tl:run:finished"  # zset: jobs at a terminal state by finish time, seconds
 UNARCHIVED = "tl:run:unarchived"  # set: jobs at a terminal state whose ledger isn't archived yet
 WAITING = "tl:run:waiting"  # hash: queued job without a host to what it wants, JSON

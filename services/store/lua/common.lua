@@ -66,12 +66,19 @@ local function over_quota(owner, quota)
     quota)
 end
 
--- The indexes that name a job by its owner while it is in the queue, by its state and, while it is QUEUED, by whether it has a host yet or waits in the pool.
+-- The indexes that name a job by its owner while it is in the queue, by its state, by whether it stands at a rung of its sweep and,
+-- while it is QUEUED, by whether it has a host yet or waits in the pool.
 local function index(id, from)
   local state, host = field(id, 'state'), field(id, 'host')
+  local created = string.format('%.0f', tonumber(field(id, 'create_time')) * 1000000)
   if from ~= state then
     if from then redis.call('ZREM', 'tl:run:state:' .. from, id) end
-    redis.call('ZADD', 'tl:run:state:' .. state, string.format('%.0f', tonumber(field(id, 'create_time')) * 1000000), id)
+    redis.call('ZADD', 'tl:run:state:' .. state, created, id)
+  end
+  if state == 'paused' and field(id, 'rung') ~= '' then
+    redis.call('ZADD', 'tl:run:rungs', created, id)
+  elseif from == 'paused' then
+    redis.call('ZREM', 'tl:run:rungs', id)
   end
   local spec = cjson.decode(field(id, 'spec'))
   local in_queue = state == 'validating' or state == 'queued'
