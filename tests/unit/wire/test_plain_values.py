@@ -57,12 +57,12 @@ def test_infinity_is_written_where_it_may_be() -> None:
 
 
 def test_depth_costs_no_stack_and_a_long_place_is_cut() -> None:
-    assert unfit(nested(100_000)) is None
-    found = unfit(nested(100_000, DAY))
+    assert unfit(nested(20_000)) is None
+    found = unfit(nested(20_000, DAY))
     assert found is not None
     assert (found.place[-1], len(found.place)) == ("…", 121)
     with pytest.raises(NotPlain, match=r"^is nested too deeply$"):
-        json_text(nested(100_000))
+        json_text(nested(20_000))
 
 
 def chat(arguments: object = None, tool: object = None, **more: object) -> dict[str, object]:
