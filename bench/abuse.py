@@ -33,16 +33,25 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Final
 
-import grpc
-import psutil
-from grpc_health.v1.health_pb2 import HealthCheckRequest
-from grpc_health.v1.health_pb2_grpc import HealthStub
+from bench.program import DEV, end, libraries, usage
 
-from services.preprocess.api.auth.bearer_tokens import create
-from services.preprocess.domain.caller import Scope
-from tests.support.api_calls import MODEL, chat, options, write_model
-from turnloom.v1 import preprocess_pb2 as pb
-from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
+PROGRAM: Final = usage("bench.abuse", __doc__)
+PROGRAM.add_argument("--seconds", type=float, default=180.0)
+PROGRAM.add_argument("--clients", type=int, default=64)
+PROGRAM.add_argument("--connections", type=int, default=500)
+PROGRAM.add_argument("--fuzz", type=int, default=33_000)
+
+with libraries(DEV, __name__, PROGRAM):
+    import grpc
+    import psutil
+    from grpc_health.v1.health_pb2 import HealthCheckRequest
+    from grpc_health.v1.health_pb2_grpc import HealthStub
+
+    from services.preprocess.api.auth.bearer_tokens import create
+    from services.preprocess.domain.caller import Scope
+    from tests.support.api_calls import MODEL, chat, options, write_model
+    from turnloom.v1 import preprocess_pb2 as pb
+    from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
 
 LOOPING: Final = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 LARGE: Final = 57 << 20  #: bytes of the attacker's messages
@@ -65,12 +74,7 @@ class Seen:
 
 def main() -> None:
     """Run the attack, print the table and exit with 1 if a limit was passed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=180.0)
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--connections", type=int, default=500)
-    parser.add_argument("--fuzz", type=int, default=33_000)
-    asked = parser.parse_args()
+    asked = PROGRAM.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="tl-abuse-") as folder:
         server, address, secrets = start(Path(folder))
@@ -106,7 +110,10 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], str, dict[str, str]]:
         [sys.executable, "-m", "services.preprocess"], stdout=subprocess.PIPE, stderr=log, text=True, env=environment
     )
     assert server.stdout is not None
-    address = json.loads(server.stdout.readline())["address"]
+    said = server.stdout.readline()
+    if not said:
+        end(f"the server did not start; it says: {Path(log.name).read_text().strip()}")
+    address = json.loads(said)["address"]
     with grpc.insecure_channel(address) as channel:
         stub, until = PreprocessServiceStub(channel), time.monotonic() + 60
         while time.monotonic() < until:

@@ -9,7 +9,6 @@ blocks has its mask empty, which costs it less than a marked one would. Needs wh
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import statistics
@@ -19,16 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-import tokenizers
-import transformers
-
-from bench import material
-from bench.trajectories import trajectories
-from turnloom.masks.domain.conversation import Conversation
-from turnloom.masks.domain.example import PreprocessedConversation
-from turnloom.masks.domain.options import Options
-from turnloom.masks.model import Model, build_model
-from turnloom.masks.pipeline import preprocess_batch
+from bench.program import PEERS, libraries, usage
 
 #: The models people train agents with, by their templates; Qwen3's vocabulary stands in for all of theirs.
 TEMPLATES: Final = {
@@ -39,6 +29,24 @@ TEMPLATES: Final = {
     "GLM-4.6": "llamacpp__GLM-4.6.jinja",
     "gpt-oss": "trl__gptoss.jinja",
 }
+
+PROGRAM: Final = usage("bench.agents", __doc__)
+PROGRAM.add_argument("--conversations", type=int, default=40)
+PROGRAM.add_argument("--rounds", type=int, default=3)
+PROGRAM.add_argument("--only", choices=TEMPLATES, help="one template")
+
+with libraries(PEERS, __name__, PROGRAM):
+    import tokenizers
+    import transformers
+
+    from bench import material
+    from bench.trajectories import trajectories
+    from turnloom.masks.domain.conversation import Conversation
+    from turnloom.masks.domain.example import PreprocessedConversation
+    from turnloom.masks.domain.options import Options
+    from turnloom.masks.model import Model, build_model
+    from turnloom.masks.pipeline import preprocess_batch
+
 #: How these templates spell the control tokens that Qwen3's vocabulary lacks.
 _TOKEN: Final = re.compile(r"<\|[a-z_]+\|>|</?[a-z_]+>")
 BATCH: Final = 64
@@ -151,13 +159,8 @@ def measure(name: str, count: int, rounds: int) -> Times:
 
 def main() -> int:
     """Print a row per template."""
-    parser = argparse.ArgumentParser(prog="python -m bench.agents", description=__doc__)
-    parser.add_argument("--conversations", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=TEMPLATES, help="one template")
-    asked = parser.parse_args()
-    if material.missing():
-        return 2
+    asked = PROGRAM.parse_args()
+    material.need(*([TEMPLATES[asked.only]] if asked.only else TEMPLATES.values()))
     print(f"{asked.conversations} new conversations a round, {asked.rounds} interleaved rounds, CPU us a message")
     print(f"{'template':<16} {'turnloom':>9} {'peer':>9} {'x peer':>7} {'first ms':>9} {'refused':>8} {'by peer':>8}")
     for name in [asked.only] if asked.only else TEMPLATES:

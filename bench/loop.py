@@ -14,22 +14,27 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 from unittest import mock
 
-import numpy as np
+from bench.program import DEV, libraries, usage
 
-from services.store.records import Hyperparameters, StepRecord
-from services.trainer import tuft
-from services.trainer.backend import Adam, Logprobs
-from services.trainer.batches.batching import MOST_CALL_TOKENS
-from services.trainer.batches.rows import Row
-from services.trainer.batches.weighting import Weights
-from services.trainer.connection.sdk_http import SdkHttp
-from services.trainer.loop import RunSpec
-from services.trainer.tuft import TuftBackend, TuftSettings, connect
-from tests.fakes.fake_tuft import FakeTuft
-from tests.support.trainer_parts import SMALL, MemoryJournal, plan, row, run, settings_of
+PROGRAM: Final = usage("bench.loop", __doc__)
+
+with libraries(DEV, __name__, PROGRAM):
+    import numpy as np
+
+    from services.store.records import Hyperparameters, StepRecord
+    from services.trainer import tuft
+    from services.trainer.backend import Adam, Logprobs
+    from services.trainer.batches.batching import MOST_CALL_TOKENS
+    from services.trainer.batches.rows import Row
+    from services.trainer.batches.weighting import Weights
+    from services.trainer.connection.sdk_http import SdkHttp
+    from services.trainer.loop import RunSpec
+    from services.trainer.tuft import TuftBackend, TuftSettings, connect
+    from tests.fakes.fake_tuft import FakeTuft
+    from tests.support.trainer_parts import SMALL, MemoryJournal, plan, row, run, settings_of
 
 Value = TypeVar("Value")
 
@@ -144,6 +149,7 @@ def through_sdk(*, packs: bool, own_http: bool = True) -> Cost:
 
 def main() -> None:
     """Runs everything by turns and prints the table."""
+    PROGRAM.parse_args()
     sys.modules["torch"] = None  # type: ignore[assignment]  # as in the worker's horse: the SDK would load it for nothing
     measures: Sequence[tuple[str, Callable[[], Cost]]] = (
         ("accelerated, around an instant server", lambda: alone(packs=True)),

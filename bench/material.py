@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
+from bench.program import need_file
 from turnloom.masks.domain.model_files import SPECIAL_TOKENS, TEMPLATE, TOKENIZER
 from turnloom.masks.model import MANIFEST, MANIFEST_VERSION, Manifest
 
@@ -20,13 +20,11 @@ MARKED: Final = "trl__qwen3_training.jinja"  # the peer's mask needs {% generati
 SPECIAL: Final = {"eos_token": "<|im_end|>"}
 
 
-def missing() -> bool:
-    """Whether a needed file is not there; says which."""
-    for needed in (QWEN3 / "tokenizer.json", TEMPLATES / STOCK, TEMPLATES / MARKED):
-        if not needed.is_file():
-            sys.stderr.write(f"{needed} is missing; set TURNLOOM_TOKENIZERS and TURNLOOM_TEMPLATES\n")
-            return True
-    return False
+def need(*templates: str) -> None:
+    """End the program where the vocabulary, one of the two templates or one of these is not there."""
+    need_file(QWEN3 / "tokenizer.json", "set TURNLOOM_TOKENIZERS to a folder with qwen3/tokenizer.json")
+    for name in (STOCK, MARKED, *templates):
+        need_file(TEMPLATES / name, "set TURNLOOM_TEMPLATES to a folder with it")
 
 
 def tokenizer_json() -> str:

@@ -8,7 +8,6 @@ disk, without start-up, import and vocabulary. Nothing is cached.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,11 +16,24 @@ import tempfile
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from bench import material
+from bench.program import PEERS, libraries, need_file, need_libraries, usage
+
+PROGRAM: Final = usage("bench.peer_map", __doc__)
+PROGRAM.add_argument("path", type=Path)
+PROGRAM.add_argument("--processes", type=int, default=2)
+
+with libraries(PEERS, __name__, PROGRAM):
+    from bench import material
 
 BATCH = 500
+
+
+def need(instead: str = ", or leave the peer out (--no-peer)") -> None:
+    """End the program where the peer can't run: elsewhere it comes last, after minutes of work."""
+    need_libraries(PEERS + instead, "datasets", "transformers")
+    material.need()
 
 
 def measured(path: Path, most: int = 20_000, processes: int = 2) -> dict[str, float]:
@@ -52,10 +64,9 @@ def line(found: dict[str, float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.peer_map", description=__doc__)
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--processes", type=int, default=2)
-    asked = parser.parse_args()
+    asked = PROGRAM.parse_args()
+    need(instead="")
+    need_file(asked.path, "give a JSONL of conversations")
     # Imported here, so that bench.sources and bench.create can take the functions above without these libraries.
     import datasets  # noqa: PLC0415
     import transformers  # noqa: PLC0415

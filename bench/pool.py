@@ -5,17 +5,24 @@ Uses a Redis of its own on a free port; jobs are records without data, hosts hav
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
-from bench.ledger import opened
-from services.store.records import HostRecord, JobSpec, JobState, ServedModelRecord
-from services.store.store import Store
-from services.trainer.supervision.exporter import ExporterSettings, Source
-from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
+from bench.program import DEV, libraries, usage
+
+PROGRAM: Final = usage("bench.pool", __doc__)
+PROGRAM.add_argument("--waiting", type=int, default=1000)
+PROGRAM.add_argument("--done", type=int, default=2000)
+
+with libraries(DEV, __name__, PROGRAM):
+    from bench.ledger import opened
+    from services.store.records import HostRecord, JobSpec, JobState, ServedModelRecord
+    from services.store.store import Store
+    from services.trainer.supervision.exporter import ExporterSettings, Source
+    from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
 
 SPEC = JobSpec("m", "tuft/m", "ds")
 OWNERS, HOSTS = 20, 5
@@ -68,10 +75,7 @@ def measure(store: Store, url: str) -> None:
 
 def main() -> None:
     """Measure with so many jobs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--waiting", type=int, default=1000)
-    parser.add_argument("--done", type=int, default=2000)
-    options = parser.parse_args()
+    options = PROGRAM.parse_args()
     with opened() as store:
         pool = store.redis.connection_pool.connection_kwargs
         url = f"redis://{pool['host']}:{pool['port']}/{pool.get('db', 0)}"

@@ -8,7 +8,6 @@ out and named. bench/README.md says how to read the table.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import importlib.util
 import os
@@ -18,17 +17,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, cast
 
-import transformers
+from bench.program import PEERS, libraries, usage
 
-from bench import material
-from bench.chats import chats
-from turnloom.masks.domain.conversation import Conversation, Message
-from turnloom.masks.domain.example import PreprocessedConversation
-from turnloom.masks.domain.options import Options, TrainOn
-from turnloom.masks.model import Model, build_model
-from turnloom.masks.pipeline import preprocess_batch
+PROGRAM: Final = usage("bench.preprocess", __doc__)
+PROGRAM.add_argument("--conversations", type=int, default=2000)
+PROGRAM.add_argument("--rounds", type=int, default=5)
+
+with libraries(PEERS, __name__, PROGRAM):
+    import transformers
+
+    from bench import material
+    from bench.chats import chats
+    from turnloom.masks.domain.conversation import Conversation, Message
+    from turnloom.masks.domain.example import PreprocessedConversation
+    from turnloom.masks.domain.options import Options, TrainOn
+    from turnloom.masks.model import Model, build_model
+    from turnloom.masks.pipeline import preprocess_batch
 
 BATCH = 500
 
@@ -145,12 +151,8 @@ def measure(found: Sequence[Contender], conversations: Sequence[Conversation], r
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.preprocess", description=__doc__)
-    parser.add_argument("--conversations", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
-    if material.missing():
-        return 2
+    asked = PROGRAM.parse_args()
+    material.need()
     conversations = chats(asked.conversations)
     found = contenders()
     measure(found, conversations, asked.rounds)

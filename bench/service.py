@@ -11,7 +11,6 @@ connections in turn, and nothing else is measured.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -27,19 +26,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import grpc
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_health.v1.health_pb2_grpc import HealthStub
+from bench.program import EMBEDDED, PEERS, end, libraries, need_libraries, usage
 
-from bench import material
-from bench.chats import chats, unique_chats
-from bench.trajectories import trajectories
-from services.preprocess.domain.limits import MAX_MESSAGE_BYTES
-from turnloom.masks.domain.conversation import Conversation
-from turnloom.v1 import preprocess_pb2 as pb
-from turnloom.v1 import types_pb2
-from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
-from turnloom.wire.conversations import from_json
+PROGRAM: Final = usage("bench.service", __doc__)
+PROGRAM.add_argument("--conversations", type=int, default=4000)
+PROGRAM.add_argument("--rounds", type=int, default=5)
+PROGRAM.add_argument("--unique", type=int, default=100_000, help="chats of new words; 0: no memory table")
+PROGRAM.add_argument("--agents", type=int, default=0, help="each so many of these has tools; 0: none")
+PROGRAM.add_argument("--processes", type=int, default=1, help="compare a server of so many with one of one")
+
+with libraries(EMBEDDED, __name__, PROGRAM):
+    import grpc
+    from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+    from grpc_health.v1.health_pb2_grpc import HealthStub
+
+    from bench import material
+    from bench.chats import chats, unique_chats
+    from bench.trajectories import trajectories
+    from services.preprocess.domain.limits import MAX_MESSAGE_BYTES
+    from turnloom.masks.domain.conversation import Conversation
+    from turnloom.v1 import preprocess_pb2 as pb
+    from turnloom.v1 import types_pb2
+    from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
+    from turnloom.wire.conversations import from_json
 
 CHUNK: Final = 64
 CONNECTIONS: Final = 16  #: the kernel deals them out to the processes by chance
@@ -110,7 +119,7 @@ def _address(port: Path, process: subprocess.Popen[bytes]) -> str:
     deadline = time.monotonic() + START_SECONDS
     while not port.exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError("the server did not start; run python -m services.preprocess to see why")
+            end("the server did not start; run python -m services.preprocess to see why")
         time.sleep(0.05)
     address: str = json.loads(port.read_text())["address"]
     return address
@@ -254,15 +263,10 @@ def memory(running: Server, count: int, agents: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.service", description=__doc__)
-    parser.add_argument("--conversations", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--unique", type=int, default=100_000, help="chats of new words; 0: no memory table")
-    parser.add_argument("--agents", type=int, default=0, help="each so many of these has tools; 0: none")
-    parser.add_argument("--processes", type=int, default=1, help="compare a server of so many with one of one")
-    asked = parser.parse_args()
-    if material.missing():
-        return 2
+    asked = PROGRAM.parse_args()
+    material.need()
+    if asked.rounds and asked.processes == 1:
+        need_libraries(f"{PEERS}, or measure memory alone (--rounds 0)", "transformers")
     cores = sorted(os.sched_getaffinity(0))
     if asked.processes > 1:
         with (

@@ -8,35 +8,41 @@ putting shards together. The machine's other work changes these figures less tha
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-from services.preprocess.datasets.environment import set_environment
+from bench.program import EMBEDDED, libraries, usage
 
-set_environment()
+PROGRAM: Final = usage("bench.shards", __doc__)
+PROGRAM.add_argument("--conversations", type=int, default=8_192)
 
-from bench import material  # noqa: E402  # libraries read their settings when they are imported
-from bench.sources import write  # noqa: E402
-from services.preprocess.datasets.build import DatasetBuild  # noqa: E402
-from services.preprocess.datasets.sources.converting import conversation_of  # noqa: E402
-from services.preprocess.datasets.sources.line_files import cut_lines  # noqa: E402
-from services.preprocess.datasets.sources.pieces import Shard, pack  # noqa: E402
-from services.preprocess.datasets.sources.shards import CHUNK, Making, make_shard, wanted  # noqa: E402
-from services.preprocess.datasets.sources.sizes import SizeLimit  # noqa: E402
-from services.preprocess.domain.bad_rows import BadRows  # noqa: E402
-from services.store.shards.dataset_files import join  # noqa: E402
-from services.store.shards.files import ShardWriter  # noqa: E402
-from services.store.shards.manifest import shards_folder  # noqa: E402
-from turnloom.masks import Options, load_model  # noqa: E402
-from turnloom.masks.domain.conversation import Conversation  # noqa: E402
-from turnloom.masks.domain.example import PreprocessedConversation  # noqa: E402
-from turnloom.masks.pipeline import preprocess_batch  # noqa: E402
-from turnloom.reading.chat_formats import Format  # noqa: E402
+with libraries(EMBEDDED, __name__, PROGRAM):
+    from services.preprocess.datasets.environment import set_environment
+
+    set_environment()
+
+    from bench import material  # libraries read their settings when they are imported
+    from bench.sources import write
+    from services.preprocess.datasets.build import DatasetBuild
+    from services.preprocess.datasets.sources.converting import conversation_of
+    from services.preprocess.datasets.sources.line_files import cut_lines
+    from services.preprocess.datasets.sources.pieces import Shard, pack
+    from services.preprocess.datasets.sources.shards import CHUNK, Making, make_shard, wanted
+    from services.preprocess.datasets.sources.sizes import SizeLimit
+    from services.preprocess.domain.bad_rows import BadRows
+    from services.store.shards.dataset_files import join
+    from services.store.shards.files import ShardWriter
+    from services.store.shards.manifest import shards_folder
+    from turnloom.masks import Options, load_model
+    from turnloom.masks.domain.conversation import Conversation
+    from turnloom.masks.domain.example import PreprocessedConversation
+    from turnloom.masks.pipeline import preprocess_batch
+    from turnloom.reading.chat_formats import Format
 
 
 class NoLease:
@@ -58,11 +64,8 @@ def timed(name: str, count: int, times: dict[str, float]) -> Iterator[None]:
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.shards", description=__doc__)
-    parser.add_argument("--conversations", type=int, default=8_192)
-    count = parser.parse_args().conversations
-    if material.missing():
-        return 2
+    count = PROGRAM.parse_args().conversations
+    material.need()
     times: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -9,7 +9,6 @@ Starts a Redis, the API and the workers as processes of their own, with the Qwen
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -22,24 +21,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-import redis
+from bench.program import EMBEDDED, end, libraries, need_redis, usage
 
-from bench import peer_map
-from bench.chats import chats
-from turnloom import TurnloomClient
-from turnloom.embedded.redis_server import RedisServer
-from turnloom.errors import Unavailable
-from turnloom.v1 import datasets_pb2 as pb
+WORKERS: Final = {"one": 1, "two": 2, "killed": 2}  #: of each kind of run
+
+PROGRAM: Final = usage("bench.sources", __doc__)
+PROGRAM.add_argument("--conversations", type=int, default=100_000)
+PROGRAM.add_argument("--folder", type=Path, default=None, help="where everything is written; default: a new one")
+PROGRAM.add_argument("--runs", nargs="+", choices=list(WORKERS), default=list(WORKERS))
+PROGRAM.add_argument("--no-peer", dest="peer", action="store_false")
+
+with libraries(EMBEDDED, __name__, PROGRAM):
+    import redis
+
+    from bench import material, peer_map
+    from bench.chats import chats
+    from turnloom import TurnloomClient
+    from turnloom.embedded.redis_server import RedisServer
+    from turnloom.errors import Unavailable
+    from turnloom.v1 import datasets_pb2 as pb
 
 ROOT = Path(__file__).resolve().parents[1]
-TOKENIZER = Path(os.environ.get("TURNLOOM_TOKENIZERS", ROOT.parent / "shared" / "tokenizers")) / "qwen3"
-TEMPLATE = Path(os.environ.get("TURNLOOM_TEMPLATES", ROOT.parent / "shared" / "templates"))
-STOCK = "llamacpp__Qwen-Qwen3-0.6B.jinja"
 MODEL = "qwen3"
 PART = 5_000  #: chats made at once
 DEADLINE = 3_600.0  #: seconds of one run
-WORKERS = {"one": 1, "two": 2, "killed": 2}  #: of each kind of run
 
 
 @dataclass(slots=True)
@@ -193,12 +200,11 @@ def make(client: TurnloomClient, path: Path, kind: str, environment: dict[str, s
 
 def main() -> None:
     """Print both runs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--conversations", type=int, default=100_000)
-    parser.add_argument("--folder", type=Path, default=None, help="where everything is written; default: a new one")
-    parser.add_argument("--runs", nargs="+", choices=list(WORKERS), default=list(WORKERS))
-    parser.add_argument("--no-peer", dest="peer", action="store_false")
-    options = parser.parse_args()
+    options = PROGRAM.parse_args()
+    material.need()
+    need_redis()
+    if options.peer:
+        peer_map.need()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -215,8 +221,8 @@ def main() -> None:
 def runs(folder: Path, path: Path, redis_url: str, kinds: Sequence[str]) -> Iterator[list[str]]:
     """Each run."""
     models = folder / "models.toml"
-    template = TEMPLATE / STOCK
-    models.write_text(f'[[models]]\nname = "{MODEL}"\nsource = "{TOKENIZER}"\nchat_template = "{template}"\n')
+    template = material.TEMPLATES / material.STOCK
+    models.write_text(f'[[models]]\nname = "{MODEL}"\nsource = "{material.QWEN3}"\nchat_template = "{template}"\n')
     environment = {
         "TURNLOOM_REDIS_URL": redis_url,
         "TURNLOOM_STORE_URL": str(folder / "store"),
@@ -232,7 +238,7 @@ def runs(folder: Path, path: Path, redis_url: str, kinds: Sequence[str]) -> Iter
     command = [sys.executable, "-m", "services.preprocess", "--port-file", str(ports)]
     api = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment})
     try:
-        client = reached(ports)
+        client = reached(ports, api)
         for kind in kinds:
             yield make(client, path, kind, environment, api.pid)
     finally:
@@ -240,10 +246,12 @@ def runs(folder: Path, path: Path, redis_url: str, kinds: Sequence[str]) -> Iter
         api.wait(60)
 
 
-def reached(ports: Path) -> TurnloomClient:
+def reached(ports: Path, api: subprocess.Popen[bytes]) -> TurnloomClient:
     """A client of the API once its model is loaded."""
-    end = time.monotonic() + 300
-    while time.monotonic() < end:
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        if api.poll() is not None:
+            end("the API ended before its model was loaded; what it says stands above")
         if ports.exists():
             client = TurnloomClient(json.loads(ports.read_text(encoding="utf-8"))["address"])
             with suppress(Unavailable):

@@ -7,7 +7,6 @@ definition, and what was refused or warned, by reason. Knows no tokenizer: contr
 # ruff: noqa: RUF001  # some tokens are spelled with a full-width bar
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import os
@@ -18,14 +17,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypedDict
 
-from turnloom.masks.domain.conversation import JSON, Conversation, Message
-from turnloom.masks.domain.errors import PreprocessError, TemplateRefused
-from turnloom.masks.domain.options import OnUnextendable, Options
-from turnloom.masks.domain.rendered_text import View
-from turnloom.masks.template.compiled import CompiledTemplate, compile_template
-from turnloom.masks.template.normalize import normalized
-from turnloom.masks.template.render import Settings, render, render_plain
-from turnloom.masks.turns.views import ChatFormat, render_views
+from bench.program import MASKS, libraries, need_file, usage
+
+PROGRAM: Final = usage("bench.templates", __doc__)
+PROGRAM.add_argument("--markdown", type=Path, help="also write every exception by name and reason to this file")
+PROGRAM.add_argument("--verbose", action="store_true", help="print every outcome that is not exact")
+
+with libraries(MASKS, __name__, PROGRAM):
+    from turnloom.masks.domain.conversation import JSON, Conversation, Message
+    from turnloom.masks.domain.errors import PreprocessError, TemplateRefused
+    from turnloom.masks.domain.options import OnUnextendable, Options
+    from turnloom.masks.domain.rendered_text import View
+    from turnloom.masks.template.compiled import CompiledTemplate, compile_template
+    from turnloom.masks.template.normalize import normalized
+    from turnloom.masks.template.render import Settings, render, render_plain
+    from turnloom.masks.turns.views import ChatFormat, render_views
 
 FOLDER: Final = Path(os.environ.get("TURNLOOM_TEMPLATES", Path(__file__).parents[2] / "shared" / "templates"))
 #: Counts of an earlier commit, to compare with.
@@ -249,10 +255,8 @@ def outcomes(folder: Path = FOLDER) -> Iterator[Outcome]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--markdown", type=Path, help="also write every exception by name and reason to this file")
-    parser.add_argument("--verbose", action="store_true", help="print every outcome that is not exact")
-    arguments = parser.parse_args()
+    arguments = PROGRAM.parse_args()
+    need_file(FOLDER, "set TURNLOOM_TEMPLATES to a folder of chat templates")
     found = list(outcomes())
     verdicts = sorted({one.verdict for one in found})
     print(f"{len({one.template for one in found})} templates x {len(SHAPES)} shapes\n")

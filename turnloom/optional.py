@@ -32,11 +32,12 @@ def needs(install: str, module: str) -> Iterator[None]:
     """
     try:
         yield
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in OWN:
+    except ImportError as error:
+        absent = error if isinstance(error, ModuleNotFoundError) else error.__cause__  # what `needs` further in said
+        if not isinstance(absent, ModuleNotFoundError) or absent.name is None or absent.name.partition(".")[0] in OWN:
             raise
-        sentence = f"{error.name} is not installed; run {install}"
+        sentence = f"{absent.name} is not installed; run {install}"
         if module == "__main__":
             sys.exit(sentence)
         # `python -m turnloom.masks.prepare` shows an error of its package in one line, if the package is what it names.
-        raise ImportError(sentence, name=module) from error
+        raise ImportError(sentence, name=module) from absent

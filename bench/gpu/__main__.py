@@ -18,17 +18,25 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from bench.gpu.ballast import ballast
-from bench.gpu.conversations import chats
-from bench.gpu.faults import TAKEN, Faults
-from bench.gpu.figures import largest_relative_difference
-from bench.gpu.host import Host, Measured, record
-from bench.gpu.parts import GPU_CONFIG, GPU_CONFIG_MODEL, Services, Tuft, served_name, several_entries, started
-from bench.gpu.plan import MODEL, begun, end_children, keep_logs, machine, options
-from bench.gpu.report import summary
-from services.trainer.batches.batching import CALL_OVERHEAD
-from services.trainer.host.gpu import find
-from turnloom.v1 import training_pb2 as tr
+from bench.gpu.scales import HOST, options
+from bench.program import libraries
+
+PROGRAM: Final = options("bench.gpu", __doc__)
+PROGRAM.add_argument("--phases", default="compare,guide_sized,pair,overlap,depths,levers,kill,oom")
+PROGRAM.add_argument("--steps", default="", help="20,8,6: of a repetition: accelerated, stock, the guide's loop")
+
+with libraries(HOST, __name__, PROGRAM):
+    from bench.gpu.ballast import ballast
+    from bench.gpu.conversations import chats
+    from bench.gpu.faults import TAKEN, Faults
+    from bench.gpu.figures import largest_relative_difference
+    from bench.gpu.host import Host, Measured, record
+    from bench.gpu.parts import GPU_CONFIG, GPU_CONFIG_MODEL, Services, Tuft, served_name, several_entries, started
+    from bench.gpu.plan import MODEL, begun, end_children, keep_logs, machine
+    from bench.gpu.report import summary
+    from services.trainer.batches.batching import CALL_OVERHEAD
+    from services.trainer.host.gpu import find
+    from turnloom.v1 import training_pb2 as tr
 
 FAST: Final = "accelerated"  #: TURNLOOM_HOST of the workers at the accelerated server
 WRITTEN: Final = "written"  #: the same at an accelerated server that records no passes
@@ -326,10 +334,7 @@ FAULTS: Final = {"alone": Bench.alone, "kill": Bench.kill, "oom": Bench.oom}
 
 def main() -> int:
     """Run the phases; everything started here is ended here."""
-    parser = options(__doc__)
-    parser.add_argument("--phases", default="compare,guide_sized,pair,overlap,depths,levers,kill,oom")
-    parser.add_argument("--steps", default="", help="20,8,6: of a repetition: accelerated, stock, the guide's loop")
-    arguments = parser.parse_args()
+    arguments = PROGRAM.parse_args()
     place, scale, deadline = begun(arguments)
     gpus = arguments.gpus.split(",") if arguments.gpus else ()
     if arguments.steps:

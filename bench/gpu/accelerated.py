@@ -10,7 +10,6 @@ tokens with lengths as of no_robots, of which the first 35 % is prompt; each ste
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import json
@@ -22,22 +21,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import torch
-from tinker import types
-from torch import Tensor
-from torch.nn.functional import cosine_similarity
-from tuft.config import ModelConfig
+from bench.program import TUFT, WEIGHTS, libraries, need_file, usage
 
-from bench.gpu.figures import GEOMETRY, H200_BF16_FLOPS, lora_flops
-from bench.gpu.plain_fp32 import plain_loss, plain_model
-from bench.gpu.step_rows import GPU, Rows, one_call, rows_of, stock_calls
-from services.tuft import layers, memory
-from services.tuft.model import AcceleratedModel
-
-os.environ.setdefault("TURNLOOM_TUFT_ACCELERATE", "always")
 #: Padded tokens of a call, as the trainer cuts for stock.
 STOCK_BUDGET: Final = {"tiny": 256, "0.6b": 16_384, "4b": 8_192}
+PROGRAM: Final = usage("bench.gpu.accelerated", __doc__)
+PROGRAM.add_argument("size", choices=sorted(STOCK_BUDGET))
+PROGRAM.add_argument("weights", type=Path)
+PROGRAM.add_argument("out", type=Path)
+PROGRAM.add_argument("--after", type=Path, help="when ready, wait until this file is there")
+PROGRAM.add_argument("--kept", type=float, help="of what torch.compile keeps: below 1 it recomputes")
+PROGRAM.add_argument("phases", nargs="?", default="speed,losses,gradients,tenants,passes,cards,kernels")
+
+with libraries(TUFT, __name__, PROGRAM):
+    import numpy as np
+    import torch
+    from tinker import types
+    from torch import Tensor
+    from torch.nn.functional import cosine_similarity
+    from tuft.config import ModelConfig
+
+    from bench.gpu.figures import GEOMETRY, H200_BF16_FLOPS, lora_flops
+    from bench.gpu.plain_fp32 import plain_loss, plain_model
+    from bench.gpu.step_rows import GPU, Rows, one_call, rows_of, stock_calls
+    from services.tuft import layers, memory
+    from services.tuft.model import AcceleratedModel
+
+os.environ.setdefault("TURNLOOM_TUFT_ACCELERATE", "always")
 GUIDE_MICRO: Final = {"tiny": 4, "0.6b": 8, "4b": 4}  #: of the guide's loop; 16 takes 132 of 140 GB at 0.6B
 CARDS: Final = (24, 48, 80)  #: GB
 ADAM: Final = types.AdamParams(learning_rate=1e-4, beta1=0.9, beta2=0.95, eps=1e-8)
@@ -370,17 +380,9 @@ class Bench:
 
 def main() -> None:
     """Run the named phases; one that fails does not cost the others."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", choices=sorted(STOCK_BUDGET))
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--after", type=Path, help="when ready, wait until this file is there")
-    parser.add_argument(
-        "--kept", type=float, default=layers.KEPT, help="of what torch.compile keeps: below 1 it recomputes"
-    )
-    parser.add_argument("phases", nargs="?", default="speed,losses,gradients,tenants,passes,cards,kernels")
-    arguments = parser.parse_args()
-    layers.KEPT = arguments.kept
+    arguments = PROGRAM.parse_args()
+    need_file(arguments.weights, WEIGHTS)
+    layers.KEPT = layers.KEPT if arguments.kept is None else arguments.kept
     bench = Bench(arguments.size, arguments.weights, arguments.out)
     while arguments.after and not arguments.after.exists():
         time.sleep(0.2)

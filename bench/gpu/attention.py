@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import torch
-from torch import Tensor
+from typing import Any, Final, TypeAlias
 
 from bench.gpu.figures import GEOMETRY, Geometry
-from bench.gpu.profile_server import step_lengths
+from bench.program import TUFT, end, libraries, usage
+
+PROGRAM: Final = usage("bench.gpu.attention", __doc__)
+PROGRAM.add_argument("size", choices=sorted(GEOMETRY))
+PROGRAM.add_argument("out", type=Path)
+
+with libraries(TUFT, __name__, PROGRAM):
+    import torch
+    from torch import Tensor
+
+    from bench.gpu.profile_server import step_lengths
 
 STEPS = 4  #: batches of rows
 ROUNDS = 10
@@ -71,7 +77,10 @@ def timed(run: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure both, by turns."""
-    size, path = sys.argv[1], Path(sys.argv[2])
+    asked = PROGRAM.parse_args()
+    size, path = asked.size, asked.out
+    if not torch.cuda.is_available():
+        end("torch sees no GPU; run this on a host with one")
     given = [inputs(GEOMETRY[size], step_lengths(step)) for step in range(STEPS)]
     times: dict[str, list[float]] = {"flash": [], "cudnn": []}
     note: dict[str, object] = {"kind": "attention", "size": size, "torch": torch.__version__}

@@ -25,6 +25,7 @@ from bench.gpu.figures import (
 from bench.gpu.loops_process import Loops
 from bench.gpu.parts import KEY, Place, Services, Tuft, served_name
 from bench.gpu.rows_file import saved_rows
+from bench.gpu.scales import Scale
 from bench.gpu.watching import GpuSamples, HorseSamples, Sampler
 from services.store.store import open_store
 from services.trainer.batches.batching import Batches
@@ -38,25 +39,6 @@ from turnloom.wire.options import HyperparameterFields
 RANK: Final = 16
 SEED: Final = 0
 POLL: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How much of everything."""
-
-    size: str  #: of the model: tiny | 0.6b | 4b
-    batch_size: int  #: conversations a step
-    max_length: int  #: tokens
-    chats: int  #: conversations of the dataset
-    budget: int  #: padded tokens a call of stock TuFT, the best known for this size
-    micro: Sequence[int]  #: micro_batch_size of the server's entries that the guide's loop is tried on
-    last: Sequence[int] = ()  #: the same, tried once at the end: a server that runs out of memory keeps some of it
-    ours: int = 64  #: micro_batch_size of the entry that the product uses
-    shrink: float = 1.0  #: factor on the lengths of chats
-    shorter: int = 1  #: divisor of the numbers of steps
-    run_steps: tuple[int, int] = (8, 6)  #: of a run of the product, and of the guide's loop
-    packed: int = 32_768  #: real tokens a call of the accelerated server; it takes fewer where its passes are smaller
-    fast_steps: int = 20  #: of a run of the product on the accelerated server
 
 
 @dataclass(slots=True)

@@ -19,21 +19,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
-import numpy as np
-import tinker
-import torch
-from safetensors.torch import load_file, save_file
-from tinker import types
-from transformers import PreTrainedTokenizerFast
+from bench.program import TUFT, libraries, usage
 
-from bench.gpu.rows_file import loaded_rows
-from services.trainer.backend import Adam, Adapter, Backend, Logprobs, Pending
-from services.trainer.batches.batching import Batches, calls, longest_first
-from services.trainer.batches.mixing import Part
-from services.trainer.batches.rows import Row, without_tail
-from services.trainer.batches.weighting import weighted_nll
-from services.trainer.tuft import TuftSettings, connect
-from services.trainer.tuft_http import TuftHttp
+PROGRAM: Final = usage("bench.gpu.loops", __doc__)
+
+with libraries(TUFT, __name__, PROGRAM):
+    import numpy as np
+    import tinker
+    import torch
+    from safetensors.torch import load_file, save_file
+    from tinker import types
+    from transformers import PreTrainedTokenizerFast
+
+    from bench.gpu.rows_file import loaded_rows
+    from services.trainer.backend import Adam, Adapter, Backend, Logprobs, Pending
+    from services.trainer.batches.batching import Batches, calls, longest_first
+    from services.trainer.batches.mixing import Part
+    from services.trainer.batches.rows import Row, without_tail
+    from services.trainer.batches.weighting import weighted_nll
+    from services.trainer.tuft import TuftSettings, connect
+    from services.trainer.tuft_http import TuftHttp
 
 ADAM: Final = {"learning_rate": 1e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}  #: as the job's
 MAX_LENGTH: Final = 2048
@@ -252,6 +257,7 @@ LOOPS: Final = {"guide": guide, "levers": levers}
 
 def main() -> None:
     """Serves orders until stdin ends. An error is an answer, so that the next order can be tried."""
+    PROGRAM.parse_args()
     os.environ["TINKER_TELEMETRY"] = "0"
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print goes to the log

@@ -5,18 +5,25 @@ python -m bench.gpu.make_model tiny|0.6b|4b|8b DIR
 
 from __future__ import annotations
 
-import sys
-
-import torch
-import transformers
+from pathlib import Path
+from typing import Final
 
 from bench.gpu.figures import GEOMETRY
+from bench.program import TUFT, libraries, usage
+
+PROGRAM: Final = usage("bench.gpu.make_model", __doc__)
+PROGRAM.add_argument("size", choices=sorted(GEOMETRY))
+PROGRAM.add_argument("folder", type=Path)
+
+with libraries(TUFT, __name__, PROGRAM):
+    import torch
+    import transformers
 
 
 def main() -> None:
     """Makes it on the GPU, where there is one."""
-    size, folder = sys.argv[1:3]
-    geometry = GEOMETRY[size]
+    asked = PROGRAM.parse_args()
+    geometry = GEOMETRY[asked.size]
     config = transformers.Qwen3Config(
         vocab_size=geometry.vocabulary,
         max_position_embeddings=32768,
@@ -34,7 +41,7 @@ def main() -> None:
     with torch.device("cuda" if gpu else "cpu"):
         model = transformers.Qwen3ForCausalLM(config)
     model.config.dtype = "bfloat16" if gpu else "float32"
-    model.save_pretrained(folder)
+    model.save_pretrained(asked.folder)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ again with half of the rows a pass.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import statistics
@@ -20,20 +19,30 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import torch
-from peft import LoraConfig, get_peft_model
-from torch import Tensor
-from transformers import AutoModelForCausalLM, TrainerCallback
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from bench.gpu.scales import SCALES
+from bench.program import TUFT, WEIGHTS, libraries, need_file, need_libraries, usage
 
-from bench.gpu.conversations import chats
-from bench.gpu.figures import GEOMETRY, H200_BF16_FLOPS, lora_flops
-from bench.gpu.plan import SCALES
-from services.trainer.batches.batching import Batches
-from services.trainer.batches.mixing import Part
-from services.trainer.batches.rows import Row
-from turnloom.masks import Masker, load_model
+PROGRAM: Final = usage("bench.gpu.peers", __doc__)
+PROGRAM.add_argument("size", choices=sorted(SCALES))
+PROGRAM.add_argument("weights", type=Path)
+PROGRAM.add_argument("prepared", type=Path)
+PROGRAM.add_argument("out", type=Path)
+PROGRAM.add_argument("contenders", nargs="?", default="bf16,trl,trl-bf16,fp32")
+
+with libraries(TUFT, __name__, PROGRAM):
+    import numpy as np
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from torch import Tensor
+    from transformers import AutoModelForCausalLM, TrainerCallback
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    from bench.gpu.conversations import chats
+    from bench.gpu.figures import GEOMETRY, H200_BF16_FLOPS, lora_flops
+    from services.trainer.batches.batching import Batches
+    from services.trainer.batches.mixing import Part
+    from services.trainer.batches.rows import Row
+    from turnloom.masks import Masker, load_model
 
 GPU: Final = torch.cuda.is_available()
 RANK: Final = 16
@@ -267,19 +276,18 @@ def contenders(peers: Peers) -> Iterator[tuple[str, Callable[[], None]]]:
 
 def main() -> None:
     """Run the named contenders; one that fails does not cost the others."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", choices=sorted(SCALES))
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("prepared", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("contenders", nargs="?", default="bf16,trl,trl-bf16,fp32")
-    arguments = parser.parse_args()
+    arguments = PROGRAM.parse_args()
+    need_file(arguments.weights, WEIGHTS)
+    need_file(arguments.prepared, "prepare a model with python -m turnloom.masks.prepare")
+    chosen = arguments.contenders.split(",")
+    need_libraries("pip install liger-kernel in this Python", *(["liger_kernel"] if GPU else []))
+    if not {"trl", "trl-bf16"}.isdisjoint(chosen):
+        need_libraries("pip install trl datasets in this Python", "trl", "datasets")
     ALL_ATTENTION_FUNCTIONS.register(VARLEN, _attend)
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS  # noqa: PLC0415
 
     ALL_MASK_ATTENTION_FUNCTIONS.register(VARLEN, _no_mask)
     peers = Peers(arguments.size, arguments.weights, arguments.prepared, arguments.out)
-    chosen = arguments.contenders.split(",")
     for name, run in contenders(peers):
         if name in chosen:
             run()

@@ -18,22 +18,15 @@ from typing import Final
 
 import psutil
 
-from bench.gpu.host import Measured, Scale, record
+from bench.gpu.host import Measured, record
 from bench.gpu.parts import Place
+from bench.gpu.scales import SCALES, Scale
+from bench.program import MISSING, end, need_file, need_redis
 from services.trainer.host.gpu import find
 from turnloom.embedded.tuft_server import REPOSITORY
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 MODEL: Final = "bench/qwen3"  #: what clients ask for
-SCALES: Final = {
-    "tiny": Scale(
-        "tiny", batch_size=4, max_length=512, chats=160, budget=256, micro=(1, 4), ours=16, shrink=0.15, shorter=3
-    ),
-    "0.6b": Scale("0.6b", batch_size=32, max_length=2048, chats=1600, budget=16_384, micro=(16, 8, 4, 1)),
-    "4b": Scale(
-        "4b", batch_size=32, max_length=2048, chats=1600, budget=8_192, micro=(4, 1), last=(8,), run_steps=(6, 5)
-    ),
-}
 
 
 @dataclass(slots=True)
@@ -77,27 +70,23 @@ def _short(value: object) -> object:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
+def need_tuft(python: Path) -> None:
+    """End the program where TuFT is not installed in this Python."""
+    advice = "name TuFT's Python with --tuft-python"
+    need_file(python, advice)
+    asked = "import importlib.util, sys; sys.exit(importlib.util.find_spec('tuft') is None)"
+    if subprocess.run([str(python), "-c", asked], check=False).returncode:
+        end(f"tuft is not installed in {python}; {advice}")
+
+
 def make_weights(size: str, folder: Path, python: Path) -> None:
     """Once per host."""
     if not (folder / "config.json").is_file():
-        subprocess.run([str(python), "-m", "bench.gpu.make_model", size, str(folder)], check=True, cwd=REPOSITORY)
-
-
-def options(description: str | None) -> argparse.ArgumentParser:
-    """What every benchmark takes."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=sorted(SCALES), required=True)
-    parser.add_argument("--prepared", type=Path, required=True, help="folder of turnloom.masks.prepare")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/turnloom-bench"))
-    parser.add_argument("--seconds", type=float, default=540)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--tuft-python", type=Path, default=Path(sys.executable))
-    parser.add_argument("--micro", help="micro_batch_size of the guide's entries, the best first; default: the size's")
-    parser.add_argument("--no-losses", action="store_true", help="leave out the comparison over 21 steps")
-    parser.add_argument("--gpus", default="", help="0,1: a GPU for each of two servers; default: they share one")
-    parser.add_argument("--rehearse", action="store_true", help="on the CPU")
-    return parser
+        command = [str(python), "-m", "bench.gpu.make_model", size, str(folder)]
+        made = subprocess.run(command, check=False, cwd=REPOSITORY)
+        if made.returncode == MISSING:  # it has said what
+            sys.exit(MISSING)
+        made.check_returncode()
 
 
 def begun(arguments: argparse.Namespace) -> tuple[Place, Scale, float]:
@@ -106,6 +95,9 @@ def begun(arguments: argparse.Namespace) -> tuple[Place, Scale, float]:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what loses its parent stays ours to end
     os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     os.environ.pop("TURNLOOM_REDIS_URL", None)
+    need_file(arguments.prepared, "prepare a model with python -m turnloom.masks.prepare")
+    need_redis()
+    need_tuft(arguments.tuft_python)
     arguments.out.mkdir(parents=True, exist_ok=True)
     folder = arguments.work / f"{arguments.size}-{os.getpid()}"
     folder.mkdir(parents=True)

@@ -11,7 +11,6 @@ With --wait it loads the model, prints "loaded" and waits for a line before it m
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -24,14 +23,24 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-import numpy as np
-import torch
-from tinker import types
-from tuft.backends.hf_training_model import HFTrainingModel
-from tuft.config import ModelConfig
+from bench.program import TUFT, WEIGHTS, libraries, need_file, usage
 
-from services.trainer.batches.batching import calls, filled, longest_first
-from services.trainer.batches.rows import Row
+PROGRAM: Final = usage("bench.gpu.profile_server", __doc__)
+PROGRAM.add_argument("weights", type=Path)
+PROGRAM.add_argument("out", type=Path)
+PROGRAM.add_argument("phases", nargs="?", default="calls,parts,shapes,steps,kernels")
+PROGRAM.add_argument("--micro", default="4,8,16", help="micro_batch_sizes of the guide's loop")
+PROGRAM.add_argument("--wait", action="store_true", help="load, then wait for a line on stdin")
+
+with libraries(TUFT, __name__, PROGRAM):
+    import numpy as np
+    import torch
+    from tinker import types
+    from tuft.backends.hf_training_model import HFTrainingModel
+    from tuft.config import ModelConfig
+
+    from services.trainer.batches.batching import calls, filled, longest_first
+    from services.trainer.batches.rows import Row
 
 #: Rows and their length; the last ones are padded: lengths from the first number up to the second.
 SHAPES: Final = (
@@ -274,13 +283,8 @@ class Profile:
 
 def main() -> None:
     """Measures what is named; everything without a name."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("phases", nargs="?", default="calls,parts,shapes,steps,kernels")
-    parser.add_argument("--micro", default="4,8,16", help="micro_batch_sizes of the guide's loop")
-    parser.add_argument("--wait", action="store_true", help="load, then wait for a line on stdin")
-    arguments = parser.parse_args()
+    arguments = PROGRAM.parse_args()
+    need_file(arguments.weights, WEIGHTS)
     profile = Profile(arguments.weights)
     if arguments.wait:
         print("loaded", flush=True)

@@ -6,12 +6,15 @@ python -m bench.gpu.report RESULTS.jsonl
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from bench.gpu.figures import medians
+from bench.program import need_file, usage
+
+PROGRAM: Final = usage("bench.gpu.report", __doc__)
+PROGRAM.add_argument("results", type=Path)
 
 COLUMNS: Final = (
     ("tokens_per_second", "tokens/s", 1.0, "{:,.0f}"),
@@ -83,4 +86,6 @@ def _number(value: object) -> float | None:
 
 
 if __name__ == "__main__":
-    print(summary(Path(sys.argv[1])))
+    asked = PROGRAM.parse_args()
+    need_file(asked.results, "give the results.jsonl of a run")
+    print(summary(asked.results))

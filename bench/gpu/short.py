@@ -10,18 +10,24 @@ from __future__ import annotations
 import sys
 import traceback
 from dataclasses import replace
+from typing import Final
 
-from bench.gpu.__main__ import FAST, STOCK, Bench
-from bench.gpu.figures import largest_relative_difference
-from bench.gpu.parts import served_name
-from bench.gpu.plan import begun, end_children, keep_logs, machine, options
+from bench.gpu.scales import HOST, options
+from bench.program import libraries
+
+PROGRAM: Final = options("bench.gpu.short", __doc__)
+PROGRAM.add_argument("--steps", default="14,6,4", help="of a run: accelerated, on stock TuFT, the guide's loop")
+
+with libraries(HOST, __name__, PROGRAM):
+    from bench.gpu.__main__ import FAST, STOCK, Bench
+    from bench.gpu.figures import largest_relative_difference
+    from bench.gpu.parts import served_name
+    from bench.gpu.plan import begun, end_children, keep_logs, machine
 
 
 def main() -> int:
     """Run; everything started here is ended here."""
-    parser = options(__doc__)
-    parser.add_argument("--steps", default="14,6,4", help="of a run: accelerated, on stock TuFT, the guide's loop")
-    arguments = parser.parse_args()
+    arguments = PROGRAM.parse_args()
     place, scale, deadline = begun(arguments)
     fast, stock, guide = map(int, arguments.steps.split(","))
     scale = replace(scale, last=(), fast_steps=fast, run_steps=(stock, guide))

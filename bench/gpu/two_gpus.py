@@ -21,14 +21,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from bench.gpu.conversations import chats
-from bench.gpu.figures import largest_relative_difference, series_is_continuous, together_rate
-from bench.gpu.host import Host, Measured, record
-from bench.gpu.parts import GPU_CONFIG_MODEL, Place, Services, Tuft, served_name, several_entries, started
-from bench.gpu.plan import MODEL, Plan, begun, end_children, keep_logs, machine, make_weights, options
-from bench.gpu.report import summary
-from turnloom.embedded.tuft_server import REPOSITORY
-from turnloom.v1 import training_pb2 as tr
+from bench.gpu.scales import HOST, options
+from bench.program import libraries
+
+PROGRAM: Final = options("bench.gpu.two_gpus", __doc__)
+PROGRAM.add_argument("--phases", default="over_both,side_by_side,larger")
+PROGRAM.add_argument("--larger", default="8b", help="geometry for both GPUs, where there is time")
+PROGRAM.add_argument("--stock", action="store_true", help="TuFT as it is over both GPUs")
+
+with libraries(HOST, __name__, PROGRAM):
+    from bench.gpu.conversations import chats
+    from bench.gpu.figures import largest_relative_difference, series_is_continuous, together_rate
+    from bench.gpu.host import Host, Measured, record
+    from bench.gpu.parts import GPU_CONFIG_MODEL, Place, Services, Tuft, served_name, several_entries, started
+    from bench.gpu.plan import MODEL, Plan, begun, end_children, keep_logs, machine, make_weights
+    from bench.gpu.report import summary
+    from turnloom.embedded.tuft_server import REPOSITORY
+    from turnloom.v1 import training_pb2 as tr
 
 FSDP_CONFIG: Final = REPOSITORY / "deploy" / "tuft" / "gpu-fsdp.yaml"
 REHEARSAL: Final = Path(__file__).with_name("rehearsal")  #: a sitecustomize for two processes on a CPU
@@ -240,11 +249,7 @@ class TwoGpus(Plan):
 
 def main() -> int:
     """Run what there is time for; everything started here is ended here."""
-    parser = options(__doc__)
-    parser.add_argument("--phases", default="over_both,side_by_side,larger")
-    parser.add_argument("--larger", default="8b", help="geometry for both GPUs, where there is time")
-    parser.add_argument("--stock", action="store_true", help="TuFT as it is over both GPUs")
-    arguments = parser.parse_args()
+    arguments = PROGRAM.parse_args()
     place, scale, deadline = begun(arguments)
     os.environ["TURNLOOM_HOST_LOST_SECONDS"] = str(HOST_LOST_SECONDS)  # read by the supervisor
     gpus = (arguments.gpus or "0,1").split(",")

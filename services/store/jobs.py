@@ -110,6 +110,17 @@ class Jobs(JobReader):
                 self._scripts.run("reindex", job=job.id, lists=_lists(job.spec))
         self._client.set(keys.INDEXED, 1)
 
+    def index_rungs(self) -> None:
+        """Add cells that a worker of an earlier version left at a rung to their index. Asks for every PAUSED job."""
+        names = self.names_in((JobState.PAUSED,))
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.hget(keys.job(name), "rung")
+        known = set(cast(Sequence[str], self._client.zrange(keys.RUNGS, 0, -1)))
+        for name, rung in zip(names, cast(Sequence["str | None"], pipe.execute()), strict=True):
+            if rung and name not in known:
+                self._scripts.run("reindex", job=name, lists=[])
+
     def cancel(self, job_id: str) -> JobRecord:
         """Cancel a job; a terminal one is unchanged. A PAUSING job is cancelled once it has paused."""
         self._scripts.run("steer", job=job_id, wish="cancel")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 SCHEMA = "tl:schema"
 
-RUN = "tl:run:"
 JOBS = "tl:run:jobs"  # zset: job id by creation, microseconds
 ACTIVE = "tl:run:active"  # set: jobs that aren't at a terminal state
 PAUSED = "tl:run:paused"  # zset: PAUSED jobs by when they paused, seconds
+RUNGS = "tl:run:rungs"  # zset: jobs that stand PAUSED at a rung of their sweep by creation, microseconds
 FINISHED = "tl:run:finished"  # zset: jobs at a terminal state by finish time, seconds
 UNARCHIVED = "tl:run:unarchived"  # set: jobs at a terminal state whose ledger isn't archived yet
 WAITING = "tl:run:waiting"  # hash: queued job without a host to what it wants, JSON
@@ -22,7 +22,6 @@ HOSTS = "tl:run:hosts"  # zset: host by last heartbeat, seconds
 COUNTERS = "tl:run:counters"  # hash: worker counters of the exporter
 SUPERVISOR = "tl:run:supervisor"  # string: the lease of the one supervisor
 
-API = "tl:api:"
 DATASETS = "tl:api:datasets"  # zset: dataset id by creation, microseconds
 MAKING = "tl:api:making"  # set: datasets from a source whose work isn't closed
 UNWANTED = "tl:api:unwanted"  # zset: "sha256 uri" of files that no dataset names, by when the last was deleted, seconds

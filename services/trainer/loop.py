@@ -375,7 +375,6 @@ class Run:
             attempt=self.plan.attempt,
             epoch=cursor.epoch,
             position=cursor.position,
-            schedule_position=saving.step,
             probe_nll=probe,
             probe_rows=len(self.plan.probe_rows),
             test_nll=test.nll if test else None,

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from services.store.blobs.objects import Objects
 from services.store.records import Hyperparameters, JobState
-from tests.support.redis_fixtures import RedisServer
 from tests.support.trainer_parts import conversations
-from tests.support.trainer_stack import REPOSITORY, TrainerStack
-from turnloom.embedded.tuft_server import TuftServer
+from tests.support.trainer_stack import REPOSITORY, TrainerStack, stack_over_real_tuft
 
 pytestmark = [pytest.mark.tuft, pytest.mark.slow]
 HYPER = Hyperparameters(max_steps=8, batch_size=4, learning_rate=5e-3, lora_rank=8, eval_every=0, checkpoint_every=0)
 ROWS = conversations(12, vocabulary=500)  # evaluated on what it learns: tokens are random, others would not improve
 
 
-@pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer, real_tuft: TuftServer) -> Iterator[TrainerStack]:
-    made = TrainerStack(tmp_path, redis_server, real_tuft, lease_ttl=3.0)
-    made.environment |= {"TURNLOOM_CALL_DEADLINE": "60", "TURNLOOM_START_DEADLINE": "120"}
-    yield made
-    made.close()
+stack = pytest.fixture(stack_over_real_tuft)
 
 
 def test_peft_and_the_merged_model_give_the_test_nll_of_the_job(

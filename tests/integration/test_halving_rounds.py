@@ -29,6 +29,7 @@ from services.store.records import (
 )
 from services.store.store import Store, open_store
 from services.trainer.supervision.halving import settle_rungs
+from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
 
 RUNGS = (Rung(2, 2), Rung(4, 1))
 STEPS = 6
@@ -219,6 +220,17 @@ def test_a_worker_that_dies_at_a_rung_leaves_a_cell_that_is_compared_and_trains_
     again = train(store, jobs[0], 1.0)
     assert (again.state, again.rung) == (JobState.PAUSED, 4), "step 2 was trained again and is not waited at again"
     assert again.work.steps == 6, "two steps without a checkpoint were lost with the worker"
+
+
+def test_cells_that_workers_of_an_earlier_version_left_at_a_rung_are_compared_too(store: Store) -> None:
+    jobs = sweep(store)
+    for nll, job in enumerate(jobs, start=1):
+        train(store, job, float(nll))
+    store.redis.delete(keys.RUNGS)  # which they did not write
+    settle_rungs(store)
+    assert states(store, jobs) == ["PAUSED"] * 4
+    Supervisor(store, SupervisorSettings("")).round()
+    assert states(store, jobs) == ["QUEUED", "QUEUED", "CANCELLED", "CANCELLED"]
 
 
 @pytest.mark.parametrize("stopped", [False, True])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,23 +9,17 @@ import pytest
 
 from services.store.ids import new_id
 from services.store.records import Hyperparameters, JobSpec, JobState, Rung, StartFrom, SweepAxis, SweepRecord
-from tests.fakes.fake_tuft import FakeTuft
 from tests.support.trainer_parts import conversations
-from tests.support.trainer_stack import HOST, TrainerStack, kill, wait_for
+from tests.support.trainer_stack import HOST, TrainerStack, kill, stack_over_fake_tuft, wait_for
 
 if TYPE_CHECKING:
-    from tests.support.redis_fixtures import RedisServer
+    pass
 
 RATES = (1e-3, 1e-1, 1e-2)
 STEPS, RUNGS = 8, (Rung(2, 2), Rung(4, 1))
 
 
-@pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer) -> Iterator[TrainerStack]:
-    with FakeTuft(tmp_path / "tuft") as tuft:
-        made = TrainerStack(tmp_path, redis_server, tuft)
-        yield made
-        made.close()
+stack = pytest.fixture(stack_over_fake_tuft)
 
 
 def sweep(stack: TrainerStack) -> list[str]:

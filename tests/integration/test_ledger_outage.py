@@ -13,9 +13,10 @@ from services.preprocess.jobs.diagnosis import redis_role
 from services.store.connection import check_schema, connect
 from services.store.errors import Fenced, RedisUnavailable, SchemaMismatch
 from services.store.ledger import Outcome
-from services.store.records import CheckpointRecord, JobRecord, JobSpec, JobState, StepRecord
+from services.store.records import CheckpointRecord, JobSpec, JobState, StepRecord
 from services.store.retries import retry_redis
 from services.store.store import Store, open_store
+from tests.support.store_fixtures import running
 
 if TYPE_CHECKING:
     from tests.support.redis_fixtures import RedisServer
@@ -28,13 +29,6 @@ def store(redis_server: RedisServer) -> Iterator[Store]:
     store.redis.hset("tl:api:dataset:ds", "state", "ready")
     yield store
     store.close()
-
-
-def running(store: Store) -> JobRecord:
-    job = store.jobs.queue(store.jobs.create(JobSpec("m", "m", "ds")).job.id, host="h", planned_steps=9)
-    claim = store.jobs.claim(job.id, 1, "w")
-    assert claim is not None
-    return claim.job
 
 
 def step(number: int, attempt: int = 1) -> StepRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +14,8 @@ import pytest
 from services.store.blobs.objects import Objects
 from services.store.records import CheckpointRecord, Hyperparameters, JobState, StartFrom, StepRecord
 from services.trainer.batches.rows import Row
-from tests.support.redis_fixtures import RedisServer
 from tests.support.trainer_parts import batches, conversations
-from tests.support.trainer_stack import REPOSITORY, TrainerStack, kill
+from tests.support.trainer_stack import REPOSITORY, TrainerStack, kill, stack_over_real_tuft
 from turnloom.embedded.tuft_server import TuftServer
 
 pytestmark = pytest.mark.tuft
@@ -59,12 +58,7 @@ class Reference:
         return [math.fsum(found) for found in json.loads(done.stdout)]
 
 
-@pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer, real_tuft: TuftServer) -> Iterator[TrainerStack]:
-    made = TrainerStack(tmp_path, redis_server, real_tuft, lease_ttl=3.0)
-    made.environment |= {"TURNLOOM_CALL_DEADLINE": "60", "TURNLOOM_START_DEADLINE": "120"}
-    yield made
-    made.close()
+stack = pytest.fixture(stack_over_real_tuft)
 
 
 def adapter_of(stack: TrainerStack, checkpoint: CheckpointRecord, folder: Path) -> Path:

@@ -10,18 +10,11 @@ import pytest
 
 from services.store.errors import BadToken, NotFound, OutOfRange
 from services.store.events import Entry
-from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobSpec, JobState, StepRecord
+from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobState, StepRecord
 from services.store.store import Store
-from tests.support.store_fixtures import store_of_a_ledger
+from tests.support.store_fixtures import running, store_of_a_ledger
 
 store = pytest.fixture(store_of_a_ledger)
-
-
-def running(store: Store) -> JobRecord:
-    job = store.jobs.queue(store.jobs.create(JobSpec("m", "m", "ds")).job.id, host="h", planned_steps=9)
-    claim = store.jobs.claim(job.id, 1, "w")
-    assert claim is not None
-    return claim.job
 
 
 def step(number: int, attempt: int = 1) -> StepRecord:

@@ -125,16 +125,44 @@ def test_a_list_of_jobs_with_several_filters_reads_those_that_match(store: Store
     assert records_read(store) - begun <= 3
 
 
-def test_only_cells_at_a_rung_are_read_of_paused_jobs(store: Store) -> None:
+def paused(store: Store, rung: str = "") -> str:
+    """A job that its owner paused; with a rung, a cell that waits there."""
+    job = store.jobs.queue(store.jobs.create(JobSpec("m", "m", "ds")).job.id, host="h", planned_steps=2)
+    assert store.jobs.claim(job.id, 1, "w", "h") is not None
+    store.jobs.pause(job.id)
+    store.redis.hset(f"tl:run:job:{job.id}", "rung", rung)
+    store.jobs.finish(job.id, 1, JobState.PAUSED)
+    return job.id
+
+
+def commands_run(store: Store) -> int:
+    """How many commands this Redis has run, but for those that ask it so."""
+    found = store.redis.info("commandstats")
+    return sum(int(one["calls"]) for name, one in found.items() if name != "cmdstat_info")
+
+
+def test_a_look_for_cells_at_rungs_costs_those_that_are_there_and_no_other_paused_job(store: Store) -> None:
     store.datasets.create(USED)
-    paused = []
-    for _ in range(20):
-        job = store.jobs.queue(store.jobs.create(JobSpec("m", "m", "ds")).job.id, host="h", planned_steps=2)
-        assert store.jobs.claim(job.id, 1, "w", "h") is not None
-        store.jobs.pause(job.id)
-        store.jobs.finish(job.id, 1, JobState.PAUSED)
-        paused.append(job.id)
-    store.redis.hset(f"tl:run:job:{paused[7]}", "rung", "4")
-    begun = records_read(store)
-    assert [job.id for job in store.jobs.at_rungs()] == [paused[7]]
-    assert records_read(store) - begun == 1
+    cell = [paused(store, "4" if number == 7 else "") for number in range(20)][7]
+    begun = commands_run(store)
+    assert [job.id for job in store.jobs.at_rungs()] == [cell]
+    assert commands_run(store) - begun == 2  # the index, and the cell's record
+
+
+def test_the_index_of_cells_at_rungs_loses_those_that_go_on_or_end(store: Store) -> None:
+    store.datasets.create(USED)
+    first, second, third = (paused(store, "4") for _ in range(3))
+    assert [job.id for job in store.jobs.at_rungs()] == [first, second, third]
+    store.jobs.resume(first, host="h")
+    store.jobs.cancel(second)
+    assert [job.id for job in store.jobs.at_rungs()] == [third]
+    store.jobs.cancel(third)
+    assert not store.redis.exists("tl:run:rungs")
+
+
+def test_cells_that_an_older_worker_left_at_a_rung_are_indexed_again(store: Store) -> None:
+    store.datasets.create(USED)
+    cells = [paused(store, rung) for rung in ("", "4", "2")][1:]
+    store.redis.delete("tl:run:rungs")
+    store.jobs.index_rungs()
+    assert [job.id for job in store.jobs.at_rungs()] == cells

@@ -19,19 +19,14 @@ from tests.fakes.fake_tuft import FakeTuft
 from tests.support.redis_fixtures import RedisServer
 from tests.support.silent_proxy import SilentProxy
 from tests.support.trainer_parts import conversations
-from tests.support.trainer_stack import HOST, TrainerStack, horses, wait_for
+from tests.support.trainer_stack import HOST, TrainerStack, horses, stack_over_fake_tuft, wait_for
 
 HYPER = Hyperparameters(max_steps=12, batch_size=4, learning_rate=1e-2, lora_rank=4, eval_every=4, checkpoint_every=4)
 HOLD = 120_000.0  #: milliseconds; the test lets go earlier
 LONG = replace(HYPER, max_steps=100_000, eval_every=0, checkpoint_every=5)
 
 
-@pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer, fake_tuft: FakeTuft) -> Iterator[TrainerStack]:
-    """Nothing runs yet but Redis and the fake TuFT."""
-    made = TrainerStack(tmp_path, redis_server, fake_tuft)
-    yield made
-    made.close()
+stack = pytest.fixture(stack_over_fake_tuft)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,20 +12,13 @@ import pytest
 
 from services.preprocess.jobs.diagnosis import _identities
 from services.store.records import Hyperparameters, JobState
-from tests.fakes.fake_tuft import FakeTuft
-from tests.support.redis_fixtures import RedisServer
-from tests.support.trainer_stack import HOST, REPOSITORY, TrainerStack, kill, wait_for
+from tests.support.trainer_stack import HOST, REPOSITORY, TrainerStack, kill, stack_over_fake_tuft, wait_for
 
 HYPER = Hyperparameters(max_steps=12, batch_size=4, learning_rate=1e-2, lora_rank=4, eval_every=4, checkpoint_every=4)
 LONG = replace(HYPER, max_steps=100_000, eval_every=0, checkpoint_every=5)
 
 
-@pytest.fixture
-def stack(tmp_path: Path, redis_server: RedisServer, fake_tuft: FakeTuft) -> Iterator[TrainerStack]:
-    """Nothing runs yet but Redis and the fake TuFT."""
-    made = TrainerStack(tmp_path, redis_server, fake_tuft)
-    yield made
-    made.close()
+stack = pytest.fixture(stack_over_fake_tuft)
 
 
 def test_what_a_pod_runs_before_it_stops_saves_and_hands_the_job_back(stack: TrainerStack) -> None:

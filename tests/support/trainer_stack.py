@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -230,6 +230,21 @@ class TrainerStack:
 
     def reader(self, uri: str) -> DatasetReader:
         return DatasetReader(uri)
+
+
+def stack_over_fake_tuft(tmp_path: Path, redis_server: RedisServer, fake_tuft: FakeTuft) -> Iterator[TrainerStack]:
+    """What a module makes its fixture `stack` of: nothing runs yet but Redis and the fake TuFT."""
+    made = TrainerStack(tmp_path, redis_server, fake_tuft)
+    yield made
+    made.close()
+
+
+def stack_over_real_tuft(tmp_path: Path, redis_server: RedisServer, real_tuft: TuftServer) -> Iterator[TrainerStack]:
+    """The same over the real TuFT, which takes longer to answer."""
+    made = TrainerStack(tmp_path, redis_server, real_tuft, lease_ttl=3.0)
+    made.environment |= {"TURNLOOM_CALL_DEADLINE": "60", "TURNLOOM_START_DEADLINE": "120"}
+    yield made
+    made.close()
 
 
 def horses(worker: int) -> list[int]:

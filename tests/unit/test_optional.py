@@ -44,6 +44,8 @@ TUFT = ("services.tuft", "launch-cpu", "--config", "none.yaml")
         ("typer", ["turnloom.demo"], "run pip install -e '.[embedded]'"),
         ("redis", ["services.preprocess"], "run pip install -e '.[preprocess]'"),
         ("grpc", ["services.preprocess"], "run pip install -e '.[preprocess]'"),
+        ("jinja2", ["services.preprocess"], "run pip install -e '.[preprocess]'"),
+        ("tokenizers", ["services.preprocess", "worker"], "run pip install -e '.[preprocess]'"),
         ("datasets", ["services.preprocess", "worker"], "run pip install -e '.[preprocess-worker]'"),
         ("redis", ["services.trainer"], "run pip install -e '.[trainer]'"),
         ("prometheus_client", ["services.trainer", "exporter"], "run pip install -e '.[trainer]'"),

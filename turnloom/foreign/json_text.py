@@ -14,6 +14,7 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 
 #: How a text begins that may be a JSON list.
 _LIST: Final = "["
+TOO_DEEP: Final = "is nested too deeply."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def loads(text: str) -> object:
     try:
         return json.loads(text, parse_constant=constant)
     except RecursionError as error:
-        raise ValueError("is nested too deeply.") from error
+        raise ValueError(TOO_DEEP) from error
 
 
 def parse(text: str) -> JSON:
@@ -61,13 +62,20 @@ def parse(text: str) -> JSON:
 
 
 def first_odd(value: object) -> str:
-    """Return what is wrong with the first NoJSON inside a value; empty: there is none."""
+    """Return what is wrong with the first NoJSON inside a value, or with its depth; empty: nothing."""
+    try:
+        return _first_odd(value)
+    except RecursionError:
+        return TOO_DEEP
+
+
+def _first_odd(value: object) -> str:
     if isinstance(value, NoJSON):
         return value.what
     if isinstance(value, Mapping):
-        return next((odd for item in value.values() if (odd := first_odd(item))), "")
+        return next((odd for item in value.values() if (odd := _first_odd(item))), "")
     if isinstance(value, list):
-        return next((odd for item in value if (odd := first_odd(item))), "")
+        return next((odd for item in value if (odd := _first_odd(item))), "")
     return ""
 
 

@@ -22,9 +22,7 @@ import numpy as np
 from turnloom.foreign.columns import BESIDE
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.example import PreprocessedConversation
-from turnloom.masks.domain.reading import conversation_or_error
 from turnloom.masks.masker import Masker
-from turnloom.masks.pipeline import preprocess_each
 
 DESCRIPTION: Final = "turnloom.json"  #: file beside the rows that says how they were made
 FORMAT: Final = "turnloom-rows-1"
@@ -113,11 +111,9 @@ class RowColumns:
     def _made(self, batch: Mapping[str, Sequence[Any]]) -> list[PreprocessedConversation | PreprocessError]:
         names = [name for name in batch if name == "tools" or name in BESIDE]
         rows = zip(batch[self.messages], *(batch[name] for name in names), strict=True)
-        read = [
-            conversation_or_error({"messages": messages, **dict(zip(names, beside, strict=True))})
-            for messages, *beside in rows
-        ]
-        return preprocess_each(read, self.masker.options, self.masker.model)
+        return self.masker.outcomes(
+            [{"messages": messages, **dict(zip(names, beside, strict=True))} for messages, *beside in rows]
+        )
 
     def description(self) -> dict[str, object]:
         """Return how the rows are made: model, hashes, options.

@@ -10,10 +10,12 @@ from typing import Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from turnloom.masks.domain.errors import InvalidOption, PreprocessError
+from turnloom.foreign.plain_values import NotPlain, json_text
+from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.errors import InvalidOption, PreprocessError, UnsupportedContent
 from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import Options
-from turnloom.masks.domain.reading import conversation_or_error
+from turnloom.masks.domain.reading import conversation_or_error, unfit_error
 from turnloom.masks.model import Model
 from turnloom.masks.pipeline import check_options, preprocess_each
 
@@ -73,6 +75,13 @@ class Masker:
         self.model = model
         self.options = options if options is not None else Options()
         check_options(self.options)
+        try:
+            json_text(self.options.chat_template_kwargs, finite=False)
+        except NotPlain as error:
+            raise InvalidOption(
+                f"chat_template_kwargs{error.place} {error.what}; give text, numbers, lists and objects",
+                field="chat_template_kwargs",
+            ) from error
 
     def __call__(self, conversations: Iterable[object] | Column) -> list[Masked]:
         """Mask conversations.
@@ -93,8 +102,26 @@ class Masker:
             yield from self._batch(batch)
 
     def _batch(self, documents: Sequence[object]) -> list[Masked]:
+        return [_masked(outcome) for outcome in self.outcomes(documents)]
+
+    def outcomes(self, documents: Sequence[object]) -> list[PreprocessedConversation | PreprocessError]:
+        """Mask a few conversations, and return what the pipeline makes of each.
+
+        Values that JSON can't hold are looked for only where something went wrong: the look costs time.
+        """
         read = [conversation_or_error(document) for document in documents]
-        return [_masked(outcome) for outcome in preprocess_each(read, self.options, self.model)]
+        try:
+            made = preprocess_each(read, self.options, self.model)
+        except (TypeError, ValueError):  # a template met a date, say; the other conversations are none the worse
+            fit = [one if isinstance(one, PreprocessError) else unfit_error(one) or one for one in read]
+            if not any(one is not other for one, other in zip(fit, read, strict=True)):
+                raise
+            read, made = fit, preprocess_each(fit, self.options, self.model)
+        return [
+            (unfit_error(one) or outcome) if isinstance(outcome, UnsupportedContent) and isinstance(one, Conversation)
+            else outcome
+            for one, outcome in zip(read, made, strict=True)
+        ]  # fmt: skip
 
 
 def _masked(outcome: PreprocessedConversation | PreprocessError) -> Masked:

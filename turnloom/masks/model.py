@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 from turnloom.masks.domain.bounded_cache import BoundedCache
 from turnloom.masks.domain.errors import ModelNotUsable
@@ -170,6 +171,10 @@ def _from_texts(
     return model
 
 
+#: By the tokenizer's hash: models with one tokenizer share its vocabulary. Qwen3's takes 130 MB and 2.6 s to prove.
+_VOCABULARIES: Final[WeakValueDictionary[str, Vocabulary]] = WeakValueDictionary()
+
+
 def build_model(
     name: str,
     tokenizer_json: str,
@@ -184,14 +189,17 @@ def build_model(
         ModelNotUsable: the tokenizer can't be used exactly.
         TemplateError: the chat template can't be compiled.
     """
-    vocabulary = Vocabulary(tokenizer_json)
+    tokenizer_sha256 = _sha256(tokenizer_json)
+    vocabulary = _VOCABULARIES.get(tokenizer_sha256)
+    if vocabulary is None:
+        vocabulary = _VOCABULARIES[tokenizer_sha256] = Vocabulary(tokenizer_json)
     control_tokens = {token.content: token.special for token in vocabulary.parts.control_tokens}
     stops = [token.content for token in vocabulary.parts.control_tokens if token.id in stop_ids]
     return Model(
         name=name,
         chat_format=ChatFormat(compile_template(template), dict(special_tokens), control_tokens, stops),
         vocabulary=vocabulary,
-        tokenizer_sha256=_sha256(tokenizer_json),
+        tokenizer_sha256=tokenizer_sha256,
         template_sha256=_sha256(template),
         notes=(*notes, *vocabulary.notes),
     )

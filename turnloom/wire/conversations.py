@@ -17,6 +17,7 @@ from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import JSON, kind_of, list_from, list_in, object_in, text_from
+from turnloom.foreign.plain_values import PLAIN, NotPlain, json_text, unfit
 from turnloom.v1 import types_pb2
 
 #: Keys of a message that are fields of their own; every other key travels in extra_json.
@@ -45,6 +46,10 @@ def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
     except InvalidInput as error:
         where = ": ".join(part for part in (place, error.field, error.message) if part)
         raise InvalidInput(where, hint=error.hint, field=error.field) from error
+    except RecursionError as error:
+        where, what = unfit(document) or ("", "is nested too deeply")
+        said = ": ".join(part for part in (place, where.removeprefix("."), what) if part)
+        raise InvalidInput(f"{said}.", hint=PLAIN, field=where.removeprefix(".")) from error
     except UnicodeEncodeError as error:
         raise InvalidInput(
             f"{place}: half of a surrogate pair (\\ud800 to \\udfff) stands alone.",
@@ -109,7 +114,7 @@ def _conversation(document: JSON) -> types_pb2.Conversation:
     return types_pb2.Conversation(
         id=_identifier(document.get("id")),
         messages=[_message(message, f"messages[{index}]") for index, message in enumerate(kept)],
-        tools_json=[_dump(tool) for tool in offered],
+        tools_json=[_dump(tool, f"tools[{index}]") for index, tool in enumerate(offered)],
     )
 
 
@@ -150,7 +155,7 @@ def _message(value: JSON, path: str) -> types_pb2.Message:
     if "content" not in value and not message.tool_calls and (said := extra.keys() & OTHER_CONTENT):
         raise InvalidInput(f"has no content, but the key {min(said)}.", field=path, hint="Rename it to content.")
     if extra:
-        message.extra_json = _dump(extra)
+        message.extra_json = _dump(extra, path)
     return message
 
 
@@ -200,7 +205,7 @@ def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
     if isinstance(arguments, str):
         call.arguments_text = arguments
     elif isinstance(arguments, dict):
-        call.arguments_json = _dump(arguments)
+        call.arguments_json = _dump(arguments, f"{inner}.arguments")
     elif arguments is not None:
         raise InvalidInput(f"is {kind_of(arguments)}; give an object or text.", field=f"{inner}.arguments")
     return call
@@ -226,5 +231,8 @@ def _no_others(value: Mapping[str, JSON], known: Iterable[str], path: str) -> No
         raise InvalidInput(f"has the unknown key {others[0]}.", field=path, hint="Remove it: templates don't get it.")
 
 
-def _dump(value: JSON) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+def _dump(value: JSON, path: str) -> str:
+    try:
+        return json_text(value)
+    except NotPlain as error:
+        raise InvalidInput(f"{error.what}.", field=path + error.place, hint=PLAIN) from error

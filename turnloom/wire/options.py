@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from turnloom.errors import InvalidInput
 from turnloom.foreign.json_text import object_in
+from turnloom.foreign.plain_values import PLAIN, NotPlain, json_text
 from turnloom.v1 import training_pb2, types_pb2
 
 M = TypeVar("M", bound=Message)
@@ -103,7 +104,11 @@ def preprocess_options(model: str, fields: PreprocessFields | Mapping[str, objec
     """
     values: dict[str, object] = dict(fields)
     if "chat_template_kwargs" in values:
-        values["chat_template_kwargs_json"] = json.dumps(values.pop("chat_template_kwargs"), ensure_ascii=False)
+        try:
+            values["chat_template_kwargs_json"] = json_text(values.pop("chat_template_kwargs"), finite=False)
+        except NotPlain as error:
+            where = f"chat_template_kwargs{error.place}"
+            raise InvalidInput(f"{where}: {error.what}.", field=where, hint=PLAIN) from error
     return _filled(types_pb2.PreprocessOptions(model=model), values)
 
 

@@ -59,6 +59,24 @@ local function charge(id, time)
     'held_cost', exact((tonumber(field(id, 'held_cost')) or 0) + seconds * price / 3600))
 end
 
+-- A refusal where nobody makes the rows of a dataset any more.
+local function not_in_the_making(id)
+  local state = redis.call('HGET', 'tl:api:dataset:' .. id, 'state')
+  if not state then return refused('NOT_FOUND', 'there is no dataset ' .. id) end
+  if state ~= 'creating' then
+    return refused('ILLEGAL_EDGE', 'dataset ' .. id .. ' is ' .. string.upper(state) .. ', nobody waits for its rows any more')
+  end
+end
+
+-- A refusal where that is so, or where another worker has a task of the dataset.
+local function not_holding(id, task, holder)
+  local over = not_in_the_making(id)
+  if over then return over end
+  if redis.call('HGET', 'tl:api:work:' .. id, 'holder:' .. task) ~= holder then
+    return refused('FENCED', 'another worker has task ' .. task .. ' of dataset ' .. id)
+  end
+end
+
 -- A refusal where the owner already has `quota` jobs VALIDATING or QUEUED; 0: any number.
 local function over_quota(owner, quota)
   if quota == 0 or redis.call('SCARD', key('queue', owner)) < quota then return nil end
@@ -66,12 +84,19 @@ local function over_quota(owner, quota)
     quota)
 end
 
--- The indexes that name a job by its owner while it is in the queue, by its state and, while it is QUEUED, by whether it has a host yet or waits in the pool.
+-- The indexes that name a job by its owner while it is in the queue, by its state, by whether it stands at a rung of its sweep and,
+-- while it is QUEUED, by whether it has a host yet or waits in the pool.
 local function index(id, from)
   local state, host = field(id, 'state'), field(id, 'host')
+  local created = string.format('%.0f', tonumber(field(id, 'create_time')) * 1000000)
   if from ~= state then
     if from then redis.call('ZREM', 'tl:run:state:' .. from, id) end
-    redis.call('ZADD', 'tl:run:state:' .. state, string.format('%.0f', tonumber(field(id, 'create_time')) * 1000000), id)
+    redis.call('ZADD', 'tl:run:state:' .. state, created, id)
+  end
+  if state == 'paused' and field(id, 'rung') ~= '' then
+    redis.call('ZADD', 'tl:run:rungs', created, id)
+  elseif from == 'paused' then
+    redis.call('ZREM', 'tl:run:rungs', id)
   end
   local spec = cjson.decode(field(id, 'spec'))
   local in_queue = state == 'validating' or state == 'queued'

@@ -1,11 +1,8 @@
 -- dataset, then what is known of: read (conversations), shards (their number), shard (index) with result
 local id = arg.dataset
 local target, shards = 'tl:api:dataset:' .. id, 'tl:api:shards:' .. id
-local state = redis.call('HGET', target, 'state')
-if not state then return refused('NOT_FOUND', 'there is no dataset ' .. id) end
-if state ~= 'creating' then
-  return refused('ILLEGAL_EDGE', 'dataset ' .. id .. ' is ' .. string.upper(state) .. ', nobody waits for its rows any more')
-end
+local refusal = not_in_the_making(id)
+if refusal then return refusal end
 if arg.read then redis.call('HSET', target, 'conversations_read', arg.read) end
 if arg.shards then redis.call('HSET', target, 'shards', arg.shards) end
 if arg.shard then redis.call('HSET', shards, arg.shard, arg.result) end

@@ -1,11 +1,8 @@
 -- dataset, task, holder, lease (seconds), most (attempts): take a task of a dataset that is being made
 local id, task, holder = arg.dataset, arg.task, arg.holder
 local due, work = 'tl:api:work-due:' .. id, 'tl:api:work:' .. id
-local state = redis.call('HGET', 'tl:api:dataset:' .. id, 'state')
-if not state then return refused('NOT_FOUND', 'there is no dataset ' .. id) end
-if state ~= 'creating' then
-  return refused('ILLEGAL_EDGE', 'dataset ' .. id .. ' is ' .. string.upper(state) .. ', nobody waits for its rows any more')
-end
+local refusal = not_in_the_making(id)
+if refusal then return refusal end
 local score = redis.call('ZSCORE', due, task)
 if not score then return {'done'} end
 local other = redis.call('HGET', work, 'holder:' .. task)

@@ -2,14 +2,8 @@
 -- last_of (they follow only if no task whose name begins so is left; '': in any case): a task is over
 local id, task = arg.dataset, arg.task
 local due, work = 'tl:api:work-due:' .. id, 'tl:api:work:' .. id
-local state = redis.call('HGET', 'tl:api:dataset:' .. id, 'state')
-if not state then return refused('NOT_FOUND', 'there is no dataset ' .. id) end
-if state ~= 'creating' then
-  return refused('ILLEGAL_EDGE', 'dataset ' .. id .. ' is ' .. string.upper(state) .. ', nobody waits for its rows any more')
-end
-if redis.call('HGET', work, 'holder:' .. task) ~= arg.holder then
-  return refused('FENCED', 'another worker has task ' .. task .. ' of dataset ' .. id)
-end
+local refusal = not_holding(id, task, arg.holder)
+if refusal then return refusal end
 if arg.bad_shard then
   local bad = redis.call('HGET', work, 'bad')
   if not bad or arg.bad_shard < tonumber(bad) then redis.call('HSET', work, 'bad', arg.bad_shard) end

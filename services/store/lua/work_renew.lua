@@ -1,14 +1,8 @@
 -- dataset, task, holder, lease (seconds), read (conversations, by this task): keep a task unless it is over, and say how far it is
 local id, task = arg.dataset, arg.task
 local target, work = 'tl:api:dataset:' .. id, 'tl:api:work:' .. id
-local state = redis.call('HGET', target, 'state')
-if not state then return refused('NOT_FOUND', 'there is no dataset ' .. id) end
-if state ~= 'creating' then
-  return refused('ILLEGAL_EDGE', 'dataset ' .. id .. ' is ' .. string.upper(state) .. ', nobody waits for its rows any more')
-end
-if redis.call('HGET', work, 'holder:' .. task) ~= arg.holder then
-  return refused('FENCED', 'another worker has task ' .. task .. ' of dataset ' .. id)
-end
+local refusal = not_holding(id, task, arg.holder)
+if refusal then return refusal end
 redis.call('ZADD', 'tl:api:work-due:' .. id, 'XX', tonumber(now()) + arg.lease, task)
 local more = arg.read - tonumber(redis.call('HGET', work, 'read:' .. task) or 0)
 if more ~= 0 then

@@ -353,7 +353,6 @@ class CheckpointRecord:
     attempt: int
     epoch: int = 1  #: data cursor: epoch of the next batch
     position: int = 0  #: data cursor: conversations of that epoch already trained
-    schedule_position: int = 0  #: steps that the learning-rate schedule has made
     probe_nll: float = 0.0  #: nats per unit of weight over the probe rows
     probe_rows: int = 0  #: rows in the probe
     test_nll: float | None = None  #: where evaluated at this step

@@ -11,7 +11,6 @@ import http.client
 import select
 import socket
 import threading
-import time
 import urllib.parse
 from collections.abc import Callable
 
@@ -41,7 +40,6 @@ class Tripwire:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.fallen: str | None = None
-        self.last_answer = time.monotonic()  #: monotonic seconds
         self._thread = threading.Thread(target=self._watch, name="tripwire", daemon=True)
         self._thread.start()
 
@@ -69,7 +67,6 @@ class Tripwire:
                 try:
                     self._connection.request("GET", self._path)
                     self._connection.getresponse().read()
-                    self.last_answer = time.monotonic()
                 except TimeoutError:
                     self.fallen = "the server's health check does not answer"
                 except (OSError, http.client.HTTPException, ValueError) as error:

@@ -82,9 +82,11 @@ class Supervisor:
         placed = self._queued_at_hosts()
         self._lost_tickets(placed)
         self._lost_hosts(placed, waiting)
+        if is_time := self._clock() - self._reaped >= self._settings.reap_interval:
+            self._store.jobs.index_rungs()
         settle_rungs(self._store)
         self._place()
-        if self._clock() - self._reaped >= self._settings.reap_interval:
+        if is_time:
             self._reaped = self._clock()
             for queue in self._store.tickets.queues():
                 self._store.tickets.reap(queue)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.support.circles import circular
 from tests.unit.masks.test_masker import CHATS
 from tests.unit.masks.test_model import source
 from turnloom.masks import Masker, Options, load_model
@@ -59,6 +60,14 @@ def test_a_bad_conversation_is_named_or_left_out(rows: RowColumns) -> None:
         rows(batch)
     kept = RowColumns(rows.masker, skip_bad=True)(batch)
     assert set(kept["conversation"]) == {8}
+
+
+def test_a_value_that_json_can_not_hold_is_named_and_stops_no_other(rows: RowColumns) -> None:
+    circles = [GOOD[0], {"messages": [{"role": "user", "content": [circular()]}, *GOOD[0]["messages"]]}, GOOD[1]]
+    batch = {"messages": [one["messages"] for one in circles]}
+    with pytest.raises(BadConversation, match=r"^conversation 1: messages\[0\]\.content\[0\]\.self: holds itself"):
+        rows(batch, [0, 1, 2])
+    assert set(RowColumns(rows.masker, skip_bad=True)(batch, [0, 1, 2])["conversation"]) == {0, 2}
 
 
 def test_the_description_says_model_hashes_and_options_and_needs_a_date(rows: RowColumns, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.circles import circular, nested
 from tests.unit.masks.test_model import source
 from turnloom.masks import Masker, ModelNotUsable, Options, PreprocessError, TrainOn, Truncation, load_model
 from turnloom.masks.domain import errors
@@ -28,6 +30,12 @@ from turnloom.masks.domain.reading import conversation_from
 from turnloom.masks.pipeline import preprocess_batch
 from turnloom.masks.prepare import prepare
 
+TOOLS = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 CHATS = [
     {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]},
     [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "no"}, {"role": "user", "content": "?"}],
@@ -45,6 +53,13 @@ def masker(folder: Path) -> Masker:
     return Masker(load_model(folder))
 
 
+@pytest.fixture(scope="module")
+def tools_masker(tmp_path_factory: pytest.TempPathFactory) -> Masker:
+    """Of a template that prints tools and the arguments of calls as JSON."""
+    folder = source(tmp_path_factory.mktemp("tools") / "model", template=TOOLS)
+    return Masker(load_model(folder), Options(date="2026-01-02"))
+
+
 def test_rows_are_those_of_the_pipeline(masker: Masker) -> None:
     expected = preprocess_batch([conversation_from(chat) for chat in CHATS], masker.options, masker.model)
     for got, wanted in zip(masker(CHATS), expected, strict=True):
@@ -55,6 +70,42 @@ def test_rows_are_those_of_the_pipeline(masker: Masker) -> None:
             ]
         else:
             assert str(got.error) == str(wanted)
+
+
+def called(arguments: object, **more: object) -> dict[str, object]:
+    """A conversation with a tool call."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    reply = {"role": "assistant", "content": "", "tool_calls": [call]}
+    return {"messages": [{"role": "user", "content": "hi"}, reply], **more}
+
+
+ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
+SEND = "which JSON can't hold; send text, numbers, lists and objects"
+TOO_DEEP = "the conversation's values are nested too deeply; send fewer lists inside lists"
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        (called(circular()), f"{ARGUMENTS}.self: holds itself, {SEND}"),
+        (called({"x": [circular()]}), f"{ARGUMENTS}.x[0].self: holds itself, {SEND}"),
+        (called({}, tools=[circular()]), f"tools[0].self: holds itself, {SEND}"),
+        (called({"day": datetime.date(2026, 1, 2)}), f"{ARGUMENTS}.day: is a Python date, {SEND}"),
+        (called(nested(5_000)), TOO_DEEP),
+        (called({}, tools=[nested(5_000)]), TOO_DEEP),
+    ],
+)
+def test_a_value_that_json_can_not_hold_is_refused_by_its_place_and_stops_no_other(
+    tools_masker: Masker, document: dict[str, object], sentence: str
+) -> None:
+    good, bad, other = tools_masker([CHATS[0], document, CHATS[0]])
+    assert str(bad.error) == sentence
+    assert [len(one.rows) for one in (good, other)] == [1, 1]
+
+
+def test_options_that_json_can_not_hold_are_refused_by_their_place(masker: Masker) -> None:
+    with pytest.raises(InvalidOption, match=r"^chat_template_kwargs\.self holds itself, which JSON can't hold; give"):
+        Masker(masker.model, Options(chat_template_kwargs=circular()))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from turnloom.masks import prepare as preparing
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import ModelNotUsable, TemplateError
 from turnloom.masks.domain.options import Options
-from turnloom.masks.model import Model, load_model
+from turnloom.masks.model import Model, build_model, load_model
 from turnloom.masks.pipeline import preprocess
 from turnloom.masks.prepare import main, prepare
 
@@ -175,3 +177,17 @@ def test_a_tokenizer_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     folder = source(tmp_path / "source", "{}")
     with pytest.raises(ModelNotUsable, match="transformers can't load a tokenizer"):
         prepare(str(folder), tmp_path / "prepared")
+
+
+def test_models_of_one_tokenizer_share_its_vocabulary_as_long_as_one_of_them_lives() -> None:
+    tokenizer = byte_level() + " "  # a text of this test alone
+
+    def built(name: str, tokenizer_json: str = tokenizer) -> Model:
+        return build_model(name, tokenizer_json, TEMPLATE, {"eos_token": "<|im_end|>"})
+
+    one, other, third = built("one"), built("other"), built("third", tokenizer + " ")
+    assert one.vocabulary is other.vocabulary is not third.vocabulary
+    kept = weakref.ref(one.vocabulary)
+    del one, other
+    gc.collect()
+    assert kept() is None

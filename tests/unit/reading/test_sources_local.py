@@ -247,3 +247,12 @@ def test_the_library_reads_what_the_command_line_reads(tmp_path: Path) -> None:
         read(str(tmp_path / "b.jsonl"))
     with pytest.raises(InvalidInput, match="can't be read as a condition"):
         read(path, **{**asked, "where": ["lang"]})
+
+
+@pytest.mark.parametrize("levels", [600, 900, 5_000])
+def test_a_line_nested_too_deeply_is_refused_by_its_place(tmp_path: Path, levels: int) -> None:
+    path = tmp_path / "deep.jsonl"
+    deep = '{"a": ' * levels + "1" + "}" * levels
+    path.write_text(f'{{"messages": [{{"role": "user", "content": "hi"}}], "tools": [{deep}]}}\n')
+    with pytest.raises(InvalidInput, match=r"line 1.* is nested too deeply"):
+        list(read(path))

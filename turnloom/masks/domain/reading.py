@@ -10,11 +10,13 @@ from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import kind_of, list_in, object_in
+from turnloom.foreign.plain_values import unfit
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import MalformedConversation
 
 #: Keys of a message whose null is the same as their absence. The content's null is content: templates print it.
 _OPTIONAL: Final = frozenset({"reasoning_content", "tool_calls", "tool_call_id", "name"})
+TOO_DEEP: Final = "the conversation's values are nested too deeply; send fewer lists inside lists"
 _NOTHING_SAID: Final = Training()
 _NO_TOOLS: Final = (None, "")
 
@@ -65,6 +67,21 @@ def conversation_or_error(document: object) -> Conversation | MalformedConversat
         return conversation_from(document)
     except MalformedConversation as error:
         return error
+    except RecursionError:
+        return _unfit(document) or MalformedConversation(TOO_DEEP)
+
+
+def unfit_error(conversation: Conversation) -> MalformedConversation | None:
+    """Return what a conversation holds and JSON can't; None: nothing, or only NaN, which templates print."""
+    return _unfit({"messages": conversation.messages, "tools": conversation.tools})
+
+
+def _unfit(document: object) -> MalformedConversation | None:
+    found = unfit(document if isinstance(document, Mapping) else {"messages": document}, finite=False)
+    if found is None:
+        return None
+    place = found.place.removeprefix(".")
+    return MalformedConversation(f"{place}: {found.what}; send text, numbers, lists and objects", field=place)
 
 
 def _message(item: object, index: int) -> tuple[Message, Training]:

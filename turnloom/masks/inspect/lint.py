@@ -9,7 +9,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Final
 
 from turnloom.masks.domain.conversation import JSON, Conversation, Message
@@ -29,14 +28,6 @@ from turnloom.masks.pipeline import preprocess_batch, ready
 from turnloom.masks.rows.weights import ASSISTANT
 from turnloom.masks.template.message_checks import KNOWN_ROLES
 from turnloom.plural import counted
-
-
-class Severity(Enum):
-    """Whether a finding keeps a conversation out of training."""
-
-    ERROR = "error"
-    WARNING = "warning"
-
 
 #: Every code, what it means and what to do.
 EXPLANATIONS: Final[Mapping[str, str]] = {
@@ -79,7 +70,6 @@ class Finding:
     conversation_index: int  #: in order of adding, counted within its split
     message_index: int | None
     sentence: str
-    severity: Severity = Severity.WARNING
     split: str = "train"
 
 
@@ -168,10 +158,10 @@ class Linter:
     def _of_outcome(self, outcome: PreprocessedConversation | PreprocessError) -> Iterator[Finding]:
         if isinstance(outcome, PreprocessError):
             code = ERROR_CODES.get(type(outcome), "not_trainable")
-            yield Finding(code, 0, outcome.message_index, str(outcome), Severity.ERROR)
+            yield Finding(code, 0, outcome.message_index, str(outcome))
             if isinstance(outcome, NothingToTrain) and outcome.field == "max_length":
-                yield Finding("truncated_answer", 0, None, str(outcome), Severity.ERROR)
-                yield Finding("too_long", 0, None, str(outcome), Severity.ERROR)
+                yield Finding("truncated_answer", 0, None, str(outcome))
+                yield Finding("too_long", 0, None, str(outcome))
             return
         for warning in outcome.warnings:
             place = _PLACE.match(warning)

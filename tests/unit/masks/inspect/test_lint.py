@@ -7,7 +7,7 @@ import pytest
 from tests.support.small_tokenizers import byte_level
 from turnloom.masks.domain.conversation import Conversation, Message
 from turnloom.masks.domain.options import ControlTokens, OnUnextendable, Options, Truncation
-from turnloom.masks.inspect.lint import EXPLANATIONS, Linter, LintReport, Severity, lint
+from turnloom.masks.inspect.lint import EXPLANATIONS, Linter, LintReport, lint
 from turnloom.masks.model import Model, build_model
 
 CHATML = (
@@ -125,9 +125,3 @@ def test_first_offenders_are_few_and_counts_are_whole() -> None:
     found = linter.report()
     assert found.counts["last_not_assistant"] == 4
     assert [finding.conversation_index for finding in found.first["last_not_assistant"]] == [0, 1]
-
-
-def test_what_can_t_be_trained_is_an_error_and_the_rest_are_warnings() -> None:
-    found = report(Conversation([]), said(("user", "a"), ("assistant", "b"), ("user", "c")))
-    assert found.first["not_trainable"][0].severity is Severity.ERROR
-    assert found.first["last_not_assistant"][0].severity is Severity.WARNING

@@ -1,0 +1,110 @@
+"""What JSON can't hold is found by its place, however deep it lies and whatever holds itself."""
+
+from __future__ import annotations
+
+import datetime
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from tests.support.circles import circular, nested
+from turnloom.errors import InvalidInput
+from turnloom.foreign.plain_values import NotPlain, json_text, unfit
+from turnloom.wire.conversations import from_json
+from turnloom.wire.options import preprocess_options
+
+DAY = datetime.date(2026, 1, 2)
+SHARED = {"a": [1]}
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "what"),
+    [
+        (circular(), ".self", "holds itself"),
+        ([1, {"x": [circular()]}], "[1].x[0].self", "holds itself"),
+        ({"a": {"b": (1, DAY)}}, ".a.b[1]", "is a Python date"),
+        (DAY, "", "is a Python date"),
+        ([{1, 2}], "[0]", "is a Python set"),
+        ({"a": b"x"}, ".a", "is a Python bytes"),
+        ({"a": np.int64(1)}, ".a", "is a Python int64"),
+        ({"a": {(1, 2): 3}}, ".a", "has a key that is no text"),
+        ([1.5, float("nan")], "[1]", "is nan"),
+    ],
+)
+def test_the_first_value_that_json_can_not_hold_is_found_by_its_place(value: object, place: str, what: str) -> None:
+    assert unfit(value) == (place, f"{what}, which JSON can't hold")
+    with pytest.raises(NotPlain) as refused:
+        json_text(value)
+    assert refused.value.place == place
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1, "text", {}, [], [SHARED, SHARED, {"b": SHARED}], {1: True, None: 2.5}, (1, (2,))]
+)
+def test_nothing_is_found_in_what_json_can_hold(value: object) -> None:
+    assert unfit(value) is None
+    assert json_text(value)
+
+
+def test_a_mapping_of_another_kind_is_written_as_an_object() -> None:
+    assert json_text({"a": MappingProxyType({"b": 1})}) == '{"a": {"b": 1}}'
+
+
+def test_infinity_is_written_where_it_may_be() -> None:
+    assert json_text([float("inf")], finite=False) == "[Infinity]"
+    assert unfit([float("inf")], finite=False) is None
+
+
+def test_depth_costs_no_stack_and_a_long_place_is_cut() -> None:
+    assert unfit(nested(20_000)) is None
+    found = unfit(nested(20_000, DAY))
+    assert found is not None
+    assert (found.place[-1], len(found.place)) == ("…", 121)
+    with pytest.raises(NotPlain, match=r"^is nested too deeply$"):
+        json_text(nested(20_000))
+
+
+def chat(arguments: object = None, tool: object = None, **more: object) -> dict[str, object]:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    reply = {"role": "assistant", "content": "ok"} | ({} if arguments is None else {"tool_calls": [call]})
+    tools = {} if tool is None else {"tools": [tool]}
+    return {"messages": [{"role": "user", "content": "hi", **more}, reply], **tools}
+
+
+ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        (chat(circular()), f"{ARGUMENTS}.self: holds itself, which JSON can't hold."),
+        (chat(tool=circular()), "tools[0].self: holds itself, which JSON can't hold."),
+        (chat(extra=circular()), "messages[0].extra.self: holds itself, which JSON can't hold."),
+        (chat({"day": DAY}), f"{ARGUMENTS}.day: is a Python date, which JSON can't hold."),
+        (chat(tool={"day": DAY}), "tools[0].day: is a Python date, which JSON can't hold."),
+        (chat({"a": float("nan")}), f"{ARGUMENTS}.a: is nan, which JSON can't hold."),
+        (chat(nested(5_000)), f"{ARGUMENTS}: is nested too deeply."),
+        (chat(tool=nested(5_000)), "is nested too deeply."),
+    ],
+)
+def test_a_clients_dictionary_that_json_can_not_hold_is_refused_by_its_place(
+    document: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        from_json(document, "conversations[3]")  # type: ignore[arg-type]  # which is the point
+    assert refused.value.message == f"conversations[3]: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "sentence"),
+    [
+        (circular(), "chat_template_kwargs.self: holds itself, which JSON can't hold."),
+        ({"day": DAY}, "chat_template_kwargs.day: is a Python date, which JSON can't hold."),
+        (nested(5_000), "chat_template_kwargs: is nested too deeply."),
+    ],
+)
+def test_an_option_that_json_can_not_hold_is_refused_by_its_place(kwargs: object, sentence: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        preprocess_options("m", {"chat_template_kwargs": kwargs})
+    assert refused.value.message == sentence

@@ -1,0 +1,94 @@
+"""Write values that a program made as JSON, and find what JSON can't hold, and where; parsed JSON has nothing of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from typing import Final, NamedTuple
+
+#: Characters of a place that a sentence shows.
+SHOWN: Final = 120
+PLAIN: Final = "Give text, numbers, lists and objects, few inside others."  #: a hint
+_KEYS: Final = (str, int, float, bool, type(None))  #: what JSON writes as text
+
+
+class Unfit(NamedTuple):
+    """The first value that JSON can't hold."""
+
+    place: str  #: below the value that was looked into: ".function.arguments.day", "[0].x", or empty
+    what: str  #: the rest of a sentence: "is a date, which JSON can't hold"
+
+
+class NotPlain(ValueError):
+    """A value can't be written as JSON."""
+
+    def __init__(self, unfit: Unfit) -> None:
+        """Keep the place and what is wrong there."""
+        super().__init__(f"{unfit.place.removeprefix('.')}: {unfit.what}".removeprefix(": "))
+        self.place, self.what = unfit
+
+
+def json_text(value: object, *, finite: bool = True) -> str:
+    """Write a value as JSON; unless `finite`, also NaN and Infinity, which are none.
+
+    Raises:
+        NotPlain: with the place of what JSON can't hold.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=not finite, default=_as_dict)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NotPlain(unfit(value, finite=finite) or Unfit("", "is nested too deeply")) from error
+
+
+def unfit(value: object, *, finite: bool = True) -> Unfit | None:
+    """Return the first value inside a value that JSON can't hold; None: there is none.
+
+    Takes no room on the stack, so that a value may be nested as deeply as it likes, or hold itself.
+
+    Args:
+        value: lists, tuples and mappings of anything.
+        finite: whether NaN and Infinity count, too.
+    """
+    root = [value]
+    path: list[tuple[str, object, Iterator[tuple[str | None, object]]]] = [("", root, iter([("", value)]))]
+    around, known = {id(root)}, set[int]()
+    while path:
+        for step, inner in path[-1][2]:
+            what = "holds itself" if id(inner) in around else _what(step, inner, finite=finite)
+            if what:
+                place = "".join([*(taken for taken, *_ in path), step or ""])
+                return Unfit(place if len(place) <= SHOWN else place[:SHOWN] + "…", f"{what}, which JSON can't hold")
+            if isinstance(inner, Mapping | list | tuple) and id(inner) not in known:
+                path.append((step or "", inner, _inside(inner)))
+                around.add(id(inner))
+                break
+        else:
+            _, done, _ = path.pop()
+            around.discard(id(done))
+            known.add(id(done))
+    return None
+
+
+def _as_dict(value: object) -> dict[object, object]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError
+
+
+def _inside(value: Mapping[object, object] | list[object] | tuple[object, ...]) -> Iterator[tuple[str | None, object]]:
+    """Yield each value in a list or object with the step that leads to it; None: JSON can't write its key."""
+    if isinstance(value, Mapping):
+        return ((f".{key}" if isinstance(key, _KEYS) else None, inner) for key, inner in value.items())
+    return ((f"[{index}]", inner) for index, inner in enumerate(value))
+
+
+def _what(step: str | None, value: object, *, finite: bool) -> str:
+    """Return why a value, or the key that leads to it, is nothing of JSON's; empty: it is."""
+    if step is None:
+        return "has a key that is no text"
+    if isinstance(value, float) and finite and not isfinite(value):
+        return f"is {value}"
+    if value is None or isinstance(value, str | bool | int | float | Mapping | list | tuple):
+        return ""
+    return f"is a Python {type(value).__name__}"
