@@ -10,7 +10,7 @@ AUDIT_VENV := .venv-audit
 TUFT_VENV := .venv-tuft
 BIN := $(VENV)/bin
 
-.PHONY: help install tuft demo up test test-slow check format proto docs sbom audit bench clean
+.PHONY: help demo up test test-slow check format proto docs sbom audit bench clean
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 

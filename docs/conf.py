@@ -27,11 +27,12 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "Turnloom"
 html_copy_source = False
+smartquotes = False  # what is copied from a page has to run
 exclude_patterns = ["results"]
 
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True}
+autodoc_default_options = {"members": True, "special-members": "__call__"}
 autodoc_type_aliases = {
     name: name for name in ("JSON", "Conversations", "HostList", "CheckList", "CheckpointList", "FileList", "ModelList")
 }
@@ -61,18 +62,19 @@ def _read(_: Sphinx, page: str, source: list[str]) -> None:
     source[0] = above + "\n" + _linked(source[0], DOCS)
 
 
-_comments: dict[object, list[str]] = {}  #: of attributes, by their dotted names
+COMMENTED = ("attribute", "data")
+_comments: dict[object, list[str]] = {}  #: of attributes and of a module's names, by their dotted names
 
 
 def _keep(_app: object, what: str, name: str, _object: object, _options: object, lines: list[str]) -> None:
     """Keep an attribute's comment from napoleon, which takes "absent: a new one" for a type and its description."""
-    if what == "attribute":
+    if what in COMMENTED:
         _comments[name] = list(lines)
 
 
 def _put_back(_app: object, what: str, name: str, _object: object, _options: object, lines: list[str]) -> None:
     """Undo what napoleon made of it."""
-    if what == "attribute":
+    if what in COMMENTED:
         lines[:] = _comments[name]
 
 

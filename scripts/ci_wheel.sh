@@ -4,7 +4,7 @@
 #   scripts/ci_wheel.sh                          the extras client and masks, on this Python
 #   scripts/ci_wheel.sh --all [PYTHON...]        every extra, on each of these Pythons; before a release
 #
-# Leaves wheel and source distribution in dist/. Needs `make install`'s .venv, whose tests make the model folder.
+# Leaves wheel and source distribution in dist/. Needs the .venv of `make check`, whose tests make the model folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD

@@ -36,7 +36,7 @@ class TrainingRow(Protocol):
 
     @property
     def target_weights(self) -> NDArray[np.float32]:
-        """Weights, shape (N - 1,): entry t weighs the prediction of token_ids[t + 1]."""
+        """Weights, shape (N - 1,); entry t weighs the prediction of token_ids[t + 1]."""
 
 
 class WeightsNotTaken(ValueError):

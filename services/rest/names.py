@@ -63,7 +63,7 @@ def tuned(turnloom: Turnloom, name: str) -> Tuned:
     """Return the job that a model's name stands for.
 
     Raises:
-        Problem: there is none that the caller may look at.
+        Problem: there is none that the caller may look at, or it is a base model.
     """
     found = _CHECKPOINT.fullmatch(name)
     plain = found["model"] if found else name
@@ -75,6 +75,8 @@ def tuned(turnloom: Turnloom, name: str) -> Tuned:
         except (Problem, InvalidArgument) as error:
             if isinstance(error, Problem) and error.status != 404:
                 raise
+    elif any(known.name == name for known in turnloom.models()):
+        raise invalid("model", f"{name!r} is a base model; name a fine-tuned one (ft:...), as /v1/models lists them.")
     raise no_model(name)
 
 

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
 
 from turnloom import errors
 
 INVALID: Final = "invalid_request_error"
+SHOWN: Final = 40  #: characters of a wrong value that an error repeats
 
 
 class Problem(Exception):
@@ -85,6 +88,8 @@ def problem_of(error: errors.TurnloomError) -> Problem:
         sentence = f"{error.violations[0].field}: {error.violations[0].message}"
     if error.hint:
         sentence = f"{sentence} {error.hint}"
+    if isinstance(error, errors.AlreadyExists):
+        sentence = sentence.replace("request_id", "Idempotency-Key")  # what the caller sent it as
     return Problem(answer.status, sentence, kind=answer.kind, param=error.field, code=answer.code or error.code.lower())
 
 
@@ -98,9 +103,28 @@ def missing(what: str, name: str, code: str = "not_found") -> Problem:
     return Problem(404, f"There is no {what} {name!r}; look at the spelling and the token.", code=code)
 
 
+#: What to say instead of pydantic's words, by its kind of mistake: `input` is what was sent, `expected` what may be.
+SAID: Final[dict[str, str]] = {
+    "extra_forbidden": "is no field of this request; leave it out, or look at the spelling",
+    "literal_error": "is {input}; send {expected}, or leave it out",
+    "missing": "is missing; send it",
+    "none_required": "is not possible here; leave it out",
+    "too_long": "is not possible here; leave it out",  # a list or object that may only be empty
+}
+
+
 def of_validation(error: RequestValidationError) -> Problem:
     """Return the first mistake in the shape of a request."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"][1:]]
     param = ".".join(path) or str(first["loc"][0])
-    return Problem(400, f"{param}: {first['msg'].rstrip('.')}.", param=param, code=str(first["type"]))
+    told = SAID.get(first["type"])
+    return Problem(
+        400, f"{param}: {_filled(told, first) if told else first['msg'].rstrip('.')}.", param=param, code=first["type"]
+    )
+
+
+def _filled(told: str, mistake: Mapping[str, Any]) -> str:
+    sent = json.dumps(mistake["input"], default=str)
+    expected = str(mistake.get("ctx", {}).get("expected", "")).replace("False", "false")  # pydantic has Python's word
+    return told.format(input=sent if len(sent) <= SHOWN else f"{sent[:SHOWN]}...", expected=expected)

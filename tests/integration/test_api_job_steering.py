@@ -124,6 +124,19 @@ class TestSteering:
         said = refusal(lambda: api.jobs.MoveJob(pb.MoveJobRequest(id=job), timeout=LIMIT))
         assert "so only host gpu-a can go on with it" in said.message
 
+    def test_a_job_that_asks_for_its_host_is_moved_where_it_is_told_to(self, api: Api, store: Store) -> None:
+        dataset = make_dataset(api).id
+        waiting, job = (make_job(api, dataset, host="gpu-a").job.id for _ in range(2))
+        attempt = running(store, job)
+        store.hosts.put(HostRecord(name="gpu-0", models=(ServedModelRecord(TUFT_MODEL, 64),), backend_up=True), ttl=300)
+        for one in (waiting, job):
+            said = refusal(lambda one=one: api.jobs.MoveJob(pb.MoveJobRequest(id=one), timeout=LIMIT))
+            assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+            assert f"'{one}' asks for host 'gpu-a'; name the host that it shall move to." in said.message
+        assert store.jobs.renew(job, attempt).value == "none"
+        api.jobs.MoveJob(pb.MoveJobRequest(id=job, host="gpu-0"), timeout=LIMIT)
+        assert store.jobs.release(job, attempt, "moved", "Moved.").host == "gpu-0"
+
     def test_the_queue_is_listed_in_order_with_reasons(self, api: Api, store: Store) -> None:
         dataset = make_dataset(api).id
         first = make_job(api, dataset).job.id

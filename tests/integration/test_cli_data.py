@@ -193,6 +193,26 @@ def test_a_file_is_split_into_train_and_test_by_seed(api: Api, chats: Path) -> N
     assert [dataset["sha256"] for dataset in again] == [train["sha256"], test["sha256"]]
 
 
+def test_training_and_test_files_of_one_name_stay_apart(api: Api, tmp_path: Path) -> None:
+    training, first, second = (tmp_path / folder / "data.jsonl" for folder in ("train", "test", "more"))
+    for path, copies in ((training, 3), (first, 2), (second, 1)):
+        path.parent.mkdir()
+        write_chats(path, f"hello from {path.parent.name}", "good day", copies=copies)
+    made = turnloom(api.address, "dataset", "create", training, "--test", first, "--test", second, "--json").document
+    assert [dataset["conversations"] for dataset in made] == [3, 2, 1]
+    assert {dataset["display_name"] for dataset in made} == {"data.jsonl"}
+
+
+def test_a_file_that_is_tested_on_itself_is_two_datasets_and_said(api: Api, chats: Path, gpu_host: object) -> None:
+    said = "chats.jsonl: 10 test conversations also in the training part (overlapping: 10); deduplicate"
+    made = turnloom(api.address, "dataset", "create", chats, "--test", chats)
+    assert said in made.err
+    assert len(turnloom(api.address, "dataset", "list", "--json").document) == 2
+    checked = turnloom(api.address, "train", chats, "--test", chats, "--dry-run")
+    assert checked.code == 0, checked.err
+    assert said in checked.err
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [

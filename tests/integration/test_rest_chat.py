@@ -128,7 +128,7 @@ def test_older_completions_answer_each_prompt_as_a_users_message(model: Model) -
 @pytest.mark.parametrize(
     ("fields", "param", "sentence"),
     [
-        ({"model": MODEL}, "model", "does not exist"),
+        ({"model": MODEL}, "model", f"'{MODEL}' is a base model; name a fine-tuned one"),
         ({"messages": []}, "conversation.messages", "is empty"),
         ({"messages": [{"role": "user"}, {"content": "x"}]}, "messages[1]", "has no role"),
         (
@@ -138,10 +138,12 @@ def test_older_completions_answer_each_prompt_as_a_users_message(model: Model) -
         ),
         ({"temperature": 11}, "temperature", "give a number from 0 to 10"),
         ({"max_tokens": 5000}, "max_tokens", "give 1 to 4096"),
-        ({"n": 2}, "n", "Input should be 1"),
-        ({"logprobs": True}, "logprobs", "Input should be False"),
+        ({"n": 2}, "n", "is 2; send 1, or leave it out"),
+        ({"logprobs": True}, "logprobs", "is true; send false, or leave it out"),
         ({"response_format": {"type": "json_object"}}, "response_format", "send text"),
-        ({"extra_body": {"what": 1}}, "what", "Extra inputs are not permitted"),
+        ({"extra_body": {"what": 1}}, "what", "is no field of this request; leave it out"),
+        ({"logit_bias": {"7": 1}}, "logit_bias", "is not possible here; leave it out"),
+        ({"tool_choice": "x" * 50}, "tool_choice", f"is \"{'x' * 39}...; send 'auto' or 'none'"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_with_its_field(
@@ -149,9 +151,18 @@ def test_what_cannot_be_answered_is_refused_with_its_field(
 ) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         model.client.chat.completions.create(**{"model": model.name, "messages": ASK, **fields})
-    assert caught.value.status_code == (404 if param == "model" else 400)
+    assert caught.value.status_code == 400
     assert caught.value.param == param
     assert sentence in caught.value.message
+
+
+def test_a_model_that_is_not_there_is_said_and_a_base_model_is_not_deleted(model: Model) -> None:
+    with pytest.raises(openai.NotFoundError, match="'ft:x' does not exist; /v1/models lists those that do"):
+        model.client.chat.completions.create(model="ft:x", messages=ASK)
+    with pytest.raises(openai.NotFoundError, match="'gpt' does not exist"):
+        model.client.chat.completions.create(model="gpt", messages=ASK)
+    with pytest.raises(openai.BadRequestError, match="is a base model"):
+        model.client.models.delete(MODEL)
 
 
 def test_a_host_without_a_worker_is_said(model: Model) -> None:

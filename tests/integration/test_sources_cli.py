@@ -30,6 +30,18 @@ def test_a_server_side_file_is_imported_and_watched(sources: Sources, tmp_path: 
     assert "set HF_ENDPOINT to a mirror" in refused.error["hint"]
 
 
+def test_both_ways_to_a_dataset_name_the_first_three_that_are_too_long(sources: Sources) -> None:
+    path = sources.roots / "chats.jsonl"
+    rows = [{"prompt": f"{'word ' * 99 if n else 'short'} {n}", "completion": "a"} for n in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources.workers.start()
+    for command in ("create", "import"):
+        ran = turnloom(sources.api.address, "dataset", command, path, "--max-length", 60)
+        assert ran.code == 0, ran.err
+        assert ran.err.count("Left out:") == 3
+        assert "5 conversations left out as too long (too long: 5)" in ran.err
+
+
 def test_both_ways_to_a_dataset_count_the_examples_whose_ids_were_not_compared(sources: Sources) -> None:
     path = sources.roots / "chats.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"q{n}", "completion": "a"}) + "\n" for n in range(3)))

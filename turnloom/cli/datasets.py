@@ -26,7 +26,7 @@ from turnloom.cli.sources import (
     parts,
     watched,
 )
-from turnloom.cli.splits import checked_parts, leaving_nothing, split_of
+from turnloom.cli.splits import check_parts, leaving_nothing, split_of
 from turnloom.display.words import ago, coloured, count, dataset_state, not_compared
 from turnloom.errors import InvalidInput
 from turnloom.optional import missing
@@ -93,17 +93,18 @@ def create(
     fields = preprocessing.fields()
     found = _local_parts(session, file, test or (), name, part, rows)
     chosen = choose_model(session, preprocessing.model)
-    made: dict[str, datasets_pb2.Dataset] = {}
-    for label, one in checked_parts(found, skip_bad=bad.skip_bad).items():
-        with leaving_nothing(session, [dataset.id for dataset in made.values()]):
-            made[label] = upload(session, one, model=chosen, name=label, fields=fields, strict=bad.strict)
-    _report(session, list(made.values()))
+    check_parts([one for _, one in found], skip_bad=bad.skip_bad)
+    made: list[datasets_pb2.Dataset] = []
+    for label, one in found:
+        with leaving_nothing(session, [dataset.id for dataset in made]):
+            made.append(upload(session, one, model=chosen, name=label, fields=fields, strict=bad.strict))
+    _report(session, made)
 
 
 def _local_parts(
     session: Session, files: Sequence[Path], tests: Sequence[Path], name: str, part: TestPart, rows: RowChoice
-) -> dict[str, LocalPart]:
-    """Return the parts of local files by dataset name, the training part first."""
+) -> list[tuple[str, LocalPart]]:
+    """Return the parts of local files with their datasets' names, which may be equal; the training part first."""
     from turnloom.reading.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
     from turnloom.reading.selecting import Choice  # noqa: PLC0415
 
@@ -114,11 +115,11 @@ def _local_parts(
     session.say(f"{escape(source.name)}: read as {source.shape.name}.")
     title = name or source.name
     endings = ("",) if part.test_fraction is None else (" (train)", " (test)")
-    found = {f"{title}{ending}": one for ending, one in zip(endings, source.parts(), strict=True)}
+    found = [(f"{title}{ending}", one) for ending, one in zip(endings, source.parts(), strict=True)]
     whole = replace(choice, test_fraction=0.0)
     for path in tests:
         opened = LocalSource.open([path], format_name=rows.data_format, columns=mapping, choice=whole)
-        (found[path.name],) = opened.parts()
+        found += [(path.name, one) for one in opened.parts()]
     return found
 
 

@@ -128,11 +128,7 @@ def upload(
         )
     for sentence in part.bad:
         session.say(f"[yellow]Left out:[/] {escape(sentence)}")
-    told_long = 0
-    for issue in dataset.issues:
-        told_long += issue.code == TOO_LONG
-        if issue.code != TOO_LONG or told_long <= TOLD_LONG:
-            session.say(f"[yellow]Left out:[/] {escape(f'{part.place(issue.conversation_index)}: {issue.message}')}")
+    say_issues(session, dataset, part.place)
     if dataset.state == datasets_pb2.DATASET_STATE_FAILED:
         place = f"{part.place(dataset.issues[0].conversation_index)}: " if dataset.issues else ""
         raise errors.InvalidInput(f"{place}{dataset.error.message}", hint=dataset.error.hint, code=dataset.error.code)
@@ -163,6 +159,19 @@ def _counting(session: Session, name: str) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, TimeElapsedColumn(), console=session.err, transient=True) as shown:
         task = shown.add_task("")
         yield lambda sent: shown.update(task, completed=sent)
+
+
+def say_issues(session: Session, dataset: datasets_pb2.Dataset, place: Callable[[int], str] | None = None) -> None:
+    """Name the conversations that were left out; of those that are too long the first few.
+
+    `place` gives the place of a conversation; None: the messages begin with it, as those of a server's source do.
+    """
+    told_long = 0
+    for issue in dataset.issues:
+        told_long += issue.code == TOO_LONG
+        if issue.code != TOO_LONG or told_long <= TOLD_LONG:
+            where = f"{place(issue.conversation_index)}: " if place else ""
+            session.say(f"[yellow]Left out:[/] {escape(f'{where}{issue.message}')}")
 
 
 def say_left_out(session: Session, dataset: datasets_pb2.Dataset) -> None:

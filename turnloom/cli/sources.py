@@ -11,7 +11,7 @@ from typing import Final
 from google.protobuf.message import Message
 from rich.markup import escape
 
-from turnloom.cli.inputs import say_left_out
+from turnloom.cli.inputs import say_issues, say_left_out
 from turnloom.cli.running.session import Session
 from turnloom.display.words import dataset_state
 from turnloom.errors import InvalidInput
@@ -122,8 +122,7 @@ def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dat
             dataset = state
     checked(dataset)
     session.say(f"Read as {dataset.source.format}.")
-    for issue in dataset.issues:
-        session.say(f"[yellow]Left out:[/] {escape(issue.message)}")
+    say_issues(session, dataset)
     for warning in dataset.warnings:
         session.say(escape(warning.message))
     say_left_out(session, dataset)

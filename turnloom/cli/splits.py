@@ -57,20 +57,19 @@ def split_of(fraction: float, seed: int) -> Choice:
     return Choice(test_fraction=fraction, split_seed=seed)
 
 
-def checked_parts(parts: Mapping[str, LocalPart], *, skip_bad: bool) -> Mapping[str, LocalPart]:
-    """Return the parts, training first; several are read through before any becomes a dataset.
+def check_parts(parts: Sequence[LocalPart], *, skip_bad: bool) -> None:
+    """Read several parts through, training first, before any becomes a dataset; count what a test shares with it.
 
     Raises:
         InvalidInput: names file, line and field of a mistake.
     """
-    for part in parts.values():
+    for part in parts:
         part.skip_bad = skip_bad
     if len(parts) > 1:
-        training, *tests = parts.values()
+        training, *tests = parts
         seen = training.check()
         for test in tests:
             test.note_overlap(seen, test.check())
-    return parts
 
 
 def sole_data(data: str, mix: Mapping[str, float]) -> str:
@@ -118,18 +117,23 @@ def training_and_test(
         )
     from turnloom.reading.local_sources import LocalSource  # noqa: PLC0415  # needs numpy
 
-    parts = {name: LocalSource.open([name]).whole() for name in (data, test) if name and not is_dataset(name)}
     if fraction is not None:
         test = f"{data} (test)"
-        parts[data], parts[test] = LocalSource.open([data], choice=split_of(fraction, seed)).parts()
-    checked = checked_parts(parts, skip_bad=bad.skip_bad)
-    ids: dict[str, str] = {}
-    for name, part in checked.items():
-        with leaving_nothing(session, list(ids.values())):
+        source = LocalSource.open([data], choice=split_of(fraction, seed))
+        parts = list(zip((data, test), source.parts(), strict=True))
+    else:
+        names = [name for name in (data, test) if name and not is_dataset(name)]
+        parts = [(name, LocalSource.open([name]).whole()) for name in names]
+    check_parts([part for _, part in parts], skip_bad=bad.skip_bad)
+    uploaded: list[str] = []  # in the order of the parts, whose names may be equal
+    for name, part in parts:
+        with leaving_nothing(session, uploaded):
             made = upload(session, part, model=model, name=Path(name).name, fields=options, strict=bad.strict)
         session.say(
             f"{escape(name)} is dataset [bold]{made.id}[/]: {counted(made.conversations, 'conversation')},"
             f" {many(made.tokens, 'token')}, {count(made.loss_tokens)} trained"
         )
-        ids[name] = made.id
-    return Chosen(ids.get(data, data), ids.get(test, test), list(ids.values()))
+        uploaded.append(made.id)
+    left = iter(uploaded)
+    training, held = (name if not name or is_dataset(name) else next(left) for name in (data, test))
+    return Chosen(training, held, uploaded)

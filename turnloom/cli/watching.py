@@ -16,6 +16,9 @@ from turnloom.display.words import coloured, duration, seconds
 from turnloom.plural import counted
 from turnloom.v1 import training_pb2
 
+#: States from which `turnloom resume` goes on.
+RESUMABLE = (training_pb2.JOB_STATE_PAUSED, training_pb2.JOB_STATE_FAILED, training_pb2.JOB_STATE_CANCELLED)
+
 __all__ = ["LEVELS", "conclude", "ending", "show", "watch_to_the_end"]
 
 
@@ -78,5 +81,5 @@ def ending(job: training_pb2.Job) -> Iterator[str]:
         yield f"  {escape(job.error.hint)}"
     if job.adapter_uri:
         yield f"  Get the adapter: turnloom adapter download {job.id}"
-    elif job.last_checkpoint:
+    elif job.last_checkpoint and job.state in RESUMABLE:
         yield f"  Go on from its last checkpoint: turnloom resume {job.id}"

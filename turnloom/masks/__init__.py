@@ -2,8 +2,8 @@
 
 >>> from turnloom.masks import Masker, Options, load_model          # doctest: +SKIP
 >>> masker = Masker(load_model("Qwen3-0.6B"), Options(max_length=4096))  # doctest: +SKIP
->>> masker([{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}])
-... # doctest: +SKIP
+>>> chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
+>>> [(row.token_ids, row.target_weights) for row in masker([chat])[0].rows]  # doctest: +SKIP
 
 Install it with `pip install 'turnloom[masks]'`. `turnloom.masks.pipeline` is the page to read first.
 """

@@ -1,5 +1,7 @@
 """The engine for `datasets.map`, Ray Data and datatrove: columns of conversations in, columns of rows out.
 
+::
+
     rows = RowColumns(Masker(load_model("Qwen3-0.6B"), Options(date="2026-01-01")))
     datasets:  data.map(rows, batched=True, with_indices=True, remove_columns=data.column_names)
     datatrove: datatrove_step.WriteRows(rows, folder)
@@ -28,7 +30,7 @@ DESCRIPTION: Final = "turnloom.json"  #: file beside the rows that says how they
 FORMAT: Final = "turnloom-rows-1"
 PLAIN: Final = {"conversation": np.uint32, "part": np.uint16, "target_bytes": np.uint32}
 LISTS: Final = {"token_ids": np.int32, "run_lengths": np.uint32, "run_values": np.float32}
-#: Columns of a row: see `RowColumns.__call__`.
+#: Columns of a row; see `RowColumns.__call__`.
 COLUMNS: Final = ("conversation", "part", "token_ids", "run_lengths", "run_values", "target_bytes")
 
 

@@ -181,13 +181,16 @@ def _template(tokenizer: transformers.PreTrainedTokenizerFast, override: Path | 
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepare the model named on the command line; return 0, or 1 with one sentence on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m turnloom.masks.prepare", description=prepare.__doc__)
-    parser.add_argument("source")
-    parser.add_argument("destination", type=Path)
-    parser.add_argument("--name", default="")
-    parser.add_argument("--revision", default="")
-    parser.add_argument("--chat-template", type=Path)
-    parser.add_argument("--hub", action="store_true")
+    parser = argparse.ArgumentParser(
+        prog="python -m turnloom.masks.prepare",
+        description="Write the folder that load_model takes: tokenizer, chat template and manifest of a model.",
+    )
+    parser.add_argument("source", help="local folder, or OWNER/NAME on the hub")
+    parser.add_argument("destination", type=Path, help="folder to write; an earlier one is replaced")
+    parser.add_argument("--name", default="", help="what the model is called; default: the source's name")
+    parser.add_argument("--revision", default="", help="branch, tag or commit on the hub; default: its main branch")
+    parser.add_argument("--chat-template", type=Path, metavar="FILE", help="chat template in place of the source's")
+    parser.add_argument("--hub", action="store_true", help="SOURCE is on the hub, even where a folder is called so")
     asked = parser.parse_args(arguments)
     try:
         manifest = prepare(

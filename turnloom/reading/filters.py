@@ -65,6 +65,9 @@ class Condition:
         if match is None:
             raise InvalidInput(f"{text!r} can't be read as a condition.", hint=HINT, field=field)
         column, comparison, value = match.groups()
+        if value[:1] in {"=", "~"} and match.start(3) == match.end(2):  # other languages' ==, =~ and ~=
+            said = f"{comparison}{value[0]} is no operator; before a VALUE that begins with {value[0]} put a blank."
+            raise InvalidInput(f"{text!r}: {said}", hint=HINT, field=field)
         quoted = value.startswith('"')
         plain = _unquoted(value, text, field) if quoted else value
         scalar = plain if quoted else _WORDS.get(value, _number(value) if _NUMBER.fullmatch(value) else value)

@@ -1396,7 +1396,9 @@ class MoveJobRequest(google.protobuf.message.Message):
     id: builtins.str
     """Job id."""
     host: builtins.str
-    """GPU host; empty: any other that serves the model and rank."""
+    """GPU host; empty: any other that serves the model and rank. FAILED_PRECONDITION where it is empty and the job was
+    created for the host that it is on or waits for.
+    """
     def __init__(
         self,
         *,

@@ -86,7 +86,6 @@ HINTS: Final[dict[type[Exception], str]] = {
     store.StoreRefused: "Give the API a key of the object store that may read and write there.",
     store.StoreFull: "Free space in the store, or delete datasets and jobs.",
     store.SchemaMismatch: "Run services of one version, or give this one a Redis database of its own.",
-    store.RequestMismatch: "Use a new request_id for a new request.",
     store.NotFound: "Look at the spelling; `turnloom jobs`, `checkpoints`, `dataset list`, `sweeps` show what exists.",
     store.IllegalEdge: "`turnloom job show` or `turnloom dataset show` (GetJob, GetDataset) tells the present state.",
     store.InUse: "Wait for what uses it to end, or cancel that first.",

@@ -19,11 +19,13 @@ def move(store: Store, job: JobRecord, host: str) -> JobRecord:
 
     Raises:
         NoHost: no live host but its own serves it, or `host` does not.
-        WrongState: it is on that host, or its checkpoint is not in the store.
+        WrongState: it is on that host, its checkpoint is not in the store, or it asks for its host and none is named.
         IllegalEdge: it is neither QUEUED nor RUNNING.
     """
     if host and host == job.host:
         raise WrongState(f"Job {job.id!r} is on host {host!r}.")
+    if not host and job.spec.host and job.host in {"", job.spec.host}:  # the pool would give it to that host again
+        raise WrongState(f"Job {job.id!r} asks for host {job.spec.host!r}; name the host that it shall move to.")
     rank = job.spec.hyperparameters.lora_rank
     able = [one.name for one in store.hosts.able(job.spec.tuft_model, rank, host) if one.name != job.host]
     if not able:

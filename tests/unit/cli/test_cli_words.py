@@ -90,6 +90,16 @@ def test_the_end_of_a_job_says_bits_per_byte_beside_the_nll_where_they_are_known
     assert "  test NLL  2.0000 (last), 1.5000 (best); 0.2500 bits per byte" in list(ending(job))
 
 
+@pytest.mark.parametrize(
+    ("state", "offered"),
+    [("RUNNING", False), ("PAUSING", False), ("PAUSED", True), ("FAILED", True), ("CANCELLED", True)],
+)
+def test_resume_is_offered_for_a_job_that_can_be_resumed(state: str, offered: bool) -> None:
+    value = training_pb2.JobState.Value(f"JOB_STATE_{state}")
+    job = training_pb2.Job(id="job-1", state=value, last_checkpoint="job-1-a1-s2")
+    assert ("  Go on from its last checkpoint: turnloom resume job-1" in list(ending(job))) == offered
+
+
 def step(number: int, second: int, nll: float = 1.0) -> training_pb2.WatchJobResponse:
     made = training_pb2.Step(step=number, nll_sum=nll * 4, weight_sum=4, tokens=100, time=Timestamp(seconds=second))
     return training_pb2.WatchJobResponse(event_id=f"{second}-0", step=made)

@@ -21,7 +21,7 @@ PAGES = {
 READERS = {
     "docs/guide.md": {"JOB", "MODEL"},
     "docs/datasets.md": {"model"},
-    "docs/openai.md": {"base_url", "body", "headers", "token"},
+    "docs/openai.md": {"body", "headers"},
 }
 #: Lines of other tools, shown beside ours.
 OTHERS = {"docs/coming-from.md": {"SFTConfig", "conversation_to_datum", "messages", "renderer", "TrainOnWhat"}}

@@ -167,6 +167,14 @@ def test_the_command_prints_the_manifest(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["name"] == "small"
 
 
+def test_the_help_is_for_whoever_prepares_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert "local folder, or OWNER/NAME on the hub" in told
+    assert "Raises:" not in told
+
+
 @pytest.mark.parametrize("tokenizer_json", [unigram(), word_piece()])
 def test_other_families_are_prepared_too(tmp_path: Path, tokenizer_json: str) -> None:
     prepare(str(source(tmp_path / "source", tokenizer_json)), tmp_path / "prepared")

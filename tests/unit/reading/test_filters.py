@@ -45,7 +45,7 @@ ROW: JSON = {
         ("gone = null", True), ("gone != null", False), ("gone = en", False), ("gone != en", True), ("gone > 1", False),
         ("gone ~ x", False), ("lang = null", False), ("day >= 2026-02-28", True), ("day < 2026-02-28", False),
         ("tags ~ code", True), ("tags ~ 7", True), ("tags ~ cod", False), ("tags = code", False),
-        ("tags != code", True),
+        ("tags != code", True), ("lang != = en", True),
         ("meta.source = forum", True), ("meta.gone = null", True), ("lang.gone = null", True), ("meta > 1", False),
         ('"a.b" = " x "', True), ('"a.b" ~ x', True), ("a.b = null", True), ("lang = ", False), ('lang != ""', True),
     ],
@@ -69,6 +69,8 @@ def test_a_row_without_columns_has_none_of_that_name() -> None:
         ("score >", "'score >': nothing is neither less nor greater than anything."),
         ('lang = "en', "'lang = \"en': \"en is no JSON string."),
         ('lang = "e" n', '\'lang = "e" n\': "e" n is no JSON string.'),
+        ("lang == en", "'lang == en': == is no operator; before a VALUE that begins with = put a blank."),
+        ("lang=~en", "'lang=~en': =~ is no operator; before a VALUE that begins with ~ put a blank."),
         ("x = " + "y" * 2000, "has 2004 bytes; give 1024 at most."),
     ],
 )
