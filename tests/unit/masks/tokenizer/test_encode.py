@@ -32,7 +32,7 @@ from turnloom.masks.tokenizer.encode import (
     tokenize_as_stock,
     trained_bytes,
 )
-from turnloom.masks.tokenizer.segments import cut
+from turnloom.masks.tokenizer.segments import Segments, cut
 from turnloom.masks.tokenizer.vocabulary import Vocabulary
 
 FAMILIES = [
@@ -253,6 +253,51 @@ def test_a_control_token_from_ordinary_text_is_refused_though_it_decodes_alike()
     words.encode = lambda texts, prefixed: stolen  # type: ignore[method-assign]
     (found,) = tokenize([segments], words)
     assert found == RoundTripMismatch(0, "gives a control token; report this tokenizer")
+
+
+def texts_that_begin_alike(words: Vocabulary, user: str, replies: tuple[str, str]) -> list[Segments]:
+    """Two examples of one conversation, cut as `trajectory.cuts` cuts them: what they share is the same objects."""
+    cuts = []
+    for reply in replies:
+        view = chatml([("user", user), ("assistant", "yes"), ("user", reply)])
+        cuts.append(cut(view.rendered, [view.message_spans[1].start], {1}, words.cut_rules, ControlTokens.ESCAPE))
+    first, second = cuts
+    for at, (one, other) in enumerate(zip(first.texts, second.texts, strict=False)):
+        if one != other:
+            break
+        second.texts[at] = one
+    second.shares = True
+    return cuts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=60, deadline=None)
+@given(user=TEXTS, one=TEXTS, other=TEXTS)
+def test_rows_that_share_pieces_are_those_of_each_alone(family: str, user: str, one: str, other: str) -> None:
+    words = vocabulary(family)
+    together = tokenize(texts_that_begin_alike(words, user, (one, other)), words)
+    for found, segments in zip(together, texts_that_begin_alike(words, user, (one, other)), strict=True):
+        segments.shares = False
+        (alone,) = tokenize([segments], words)
+        if isinstance(alone, RoundTripMismatch):
+            assert found == alone
+            continue
+        assert isinstance(found, TokenizedText)
+        assert found.token_ids.tolist() == alone.token_ids.tolist()
+        assert found.slot_tokens == alone.slot_tokens
+        row = WeightedTokens(alone.token_ids, [(1, len(alone.token_ids), 1.0)])
+        assert trained_bytes(found, row, words) == trained_bytes(alone, row, words)
+
+
+def test_rows_that_share_pieces_are_compared_with_their_texts() -> None:
+    words = Vocabulary(byte_level())
+    good, begun = words.encode, texts_that_begin_alike(words, "hello", ("a", "b"))
+    words.encode = lambda texts, prefixed: good(["jello", *texts[1:]], prefixed)  # type: ignore[method-assign]
+    assert [type(found) for found in tokenize(begun, words)] == [RoundTripMismatch] * 2
+    words.encode = good  # type: ignore[method-assign]
+    begun[1].utf8 += b"x"  # as if a piece of it were missing
+    assert [type(found) for found in tokenize(begun, words)] == [TokenizedText] * 2  # each looked at closely
+    assert [found.byte_ends for found in tokenize(begun, words) if isinstance(found, TokenizedText)] == [None, None]
 
 
 def test_an_empty_batch_gives_nothing() -> None:

@@ -116,6 +116,30 @@ def test_every_render_that_a_conversation_needs_is_walked_as_the_template_prints
     assert walked == sum(len(asked(one)) for one in some)
 
 
+#: What a loop over tools may print, and whether it can be walked.
+TOOL_BODIES = {
+    "{{ tool | tojson }}\n": True,
+    "{{ loop.index }}{{ tool.function.name }}{% for name, spec in tool.function.parameters.properties | items %}"
+    "{{ name }}:{{ spec.type }}{% if 'e' in spec.description %} {{ spec.description | trim }}{% endif %}{% endfor %}"
+    "{% if not loop.last %},{% endif %}": True,
+    "{% for key in tool.function if key not in ['name'] %}{{ key }}{% endfor %}": False,
+}
+
+
+@pytest.mark.parametrize(("body", "is_walked"), TOOL_BODIES.items())
+def test_tools_are_walked_and_printed_by_the_template_where_they_can_not_be(body: str, is_walked: bool) -> None:
+    source = f"{{% for tool in tools %}}{body}{{% endfor %}}" + QWEN[QWEN.index("{% set ns") :]
+    template, family = compile_template(source), Family(source, variables_of(SETTINGS))
+    for conversation in trajectories(4, seed=21, most=9):
+        tools = [*(conversation.tools or ()), {"type": "function", "function": {"name": "\u00e9", "parameters": {}}}]
+        sender = Sender(conversation.messages, tools)
+        for shown in (2, len(conversation.messages)):
+            found = sender.render(shown, prompt=True, family=family).rendered()
+            wanted = Renders(template, SETTINGS, tools).traced(conversation.messages[:shown], prompt=True)
+            assert (found.text, found.runs) == (wanted.text, wanted.runs)
+    assert bool(family.unwalked) is not is_walked
+
+
 @pytest.mark.parametrize("body", BODIES)
 def test_what_a_loop_ahead_comes_out_as_is_told_whatever_was_rendered_before(body: str) -> None:
     some = trajectories(4, seed=5, most=14)
