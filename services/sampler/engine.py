@@ -63,6 +63,7 @@ class Engine:
         torch.set_num_threads(1)
         self._base: Any = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32, local_files_only=True)
         self._base.train(False)
+        self._base.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # a request alone says how
         self._vocabulary = int(self._base.config.vocab_size)
         self._most = int(self._base.config.max_position_embeddings)
         self._checkpoints = checkpoints

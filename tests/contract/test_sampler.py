@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ from turnloom.embedded.sampler import start_sampler
 from turnloom.embedded.tuft_server import TuftServer
 
 pytestmark = pytest.mark.tuft
-GREEDY = Sampling(max_tokens=5, temperature=0.0, top_p=1.0, seed=None, stop=(3,))
-PROMPT, REPLY = [40, 41, 42], [90, 91, 92, 93, 3]
+GREEDY = Sampling(max_tokens=5, temperature=0.0, top_p=1.0, seed=None, stop=(2,))  # the end token of the tiny model
+PROMPT, REPLY = [40, 41, 42], [90, 91, 92, 93, 2]
 STEPS = 40
 
 
@@ -71,6 +72,13 @@ def test_a_seed_draws_the_same_reply_and_max_tokens_ends_one(sampler: Sampler, s
     assert (len(first.token_ids), first.finish_reason) == (12, "length")
     free = Sampling(max_tokens=12, temperature=5.0, top_p=1.0, seed=None, stop=())
     assert len({sampler.draw(states[0], PROMPT, free, DEADLINE).token_ids for _ in range(3)}) > 1
+
+
+def test_only_the_stops_of_a_request_end_its_reply(sampler: Sampler, states: tuple[str, str]) -> None:
+    endless = replace(GREEDY, max_tokens=8, stop=())  # the reply that was learned ends with the model's own end token
+    drawn = sampler.draw(states[1], PROMPT, endless, DEADLINE)
+    assert drawn.token_ids[: len(REPLY)] == tuple(REPLY)
+    assert (len(drawn.token_ids), drawn.finish_reason) == (8, "length")
 
 
 def test_it_says_which_model_it_has(sampler: Sampler, real_tuft: TuftServer) -> None:
