@@ -16,6 +16,7 @@ import numpy as np
 
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import (
+    TOO_DEEP,
     InvalidOption,
     NothingToTrain,
     PreprocessError,
@@ -35,8 +36,6 @@ from turnloom.masks.template.foreign_keys import obeyed, unheard
 from turnloom.masks.template.normalize import normalized
 from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
 from turnloom.masks.trajectory.path import TrajectoryPath, trajectory_path_of
-
-_TOO_DEEP: Final = "the conversation's values are nested too deeply; send fewer lists inside lists"
 
 
 def preprocess(conversation: Conversation, options: Options, model: Model) -> PreprocessedConversation:
@@ -174,7 +173,7 @@ def _laid_out(
     except PreprocessError as error:
         return error
     except RecursionError:  # lists in lists in lists: of this conversation, and no reason to refuse its batch
-        return UnsupportedContent(_TOO_DEEP)
+        return UnsupportedContent(TOO_DEEP)
 
 
 def _fitted(

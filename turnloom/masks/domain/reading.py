@@ -12,11 +12,10 @@ from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import kind_of, list_in, object_in
 from turnloom.foreign.plain_values import unfit
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
-from turnloom.masks.domain.errors import MalformedConversation
+from turnloom.masks.domain.errors import TOO_DEEP, MalformedConversation
 
 #: Keys of a message whose null is the same as their absence. The content's null is content: templates print it.
 _OPTIONAL: Final = frozenset({"reasoning_content", "tool_calls", "tool_call_id", "name"})
-TOO_DEEP: Final = "the conversation's values are nested too deeply; send fewer lists inside lists"
 _NOTHING_SAID: Final = Training()
 _NO_TOOLS: Final = (None, "")
 
