@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import islice
 from math import isfinite
 from operator import is_
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
