@@ -37,7 +37,8 @@ class Segments:
     texts: list[str] = field(default_factory=list)  #: of the TEXT slots, in order; none is empty
     prefixed: list[bool] = field(default_factory=list)  #: of the TEXT slots: the stock tokenizer puts a space before it
     escaped: list[ControlTokenSpan] = field(default_factory=list)  #: control tokens spelled where they don't count
-    shares: bool = False  #: its first pieces are those of another text of the conversation, the same objects
+    #: its first pieces are those of another text of the conversation, the same objects
+    shares: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

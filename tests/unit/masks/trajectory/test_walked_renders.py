@@ -9,7 +9,7 @@ import pytest
 
 from bench.trajectories import trajectories
 from tests.support.chat_templates import SPECIAL_TOKENS
-from turnloom.masks.domain.conversation import Conversation, Message
+from turnloom.masks.domain.conversation import JSON, Conversation, Message
 from turnloom.masks.domain.errors import TemplateRefused
 from turnloom.masks.domain.rendered_text import RenderedText
 from turnloom.masks.template.compiled import compile_template
@@ -131,7 +131,10 @@ def test_tools_are_walked_and_printed_by_the_template_where_they_can_not_be(body
     source = f"{{% for tool in tools %}}{body}{{% endfor %}}" + QWEN[QWEN.index("{% set ns") :]
     template, family = compile_template(source), Family(source, variables_of(SETTINGS))
     for conversation in trajectories(4, seed=21, most=9):
-        tools = [*(conversation.tools or ()), {"type": "function", "function": {"name": "\u00e9", "parameters": {}}}]
+        tools: list[JSON] = [
+            *(conversation.tools or ()),
+            {"type": "function", "function": {"name": "\u00e9", "parameters": {}}},
+        ]
         sender = Sender(conversation.messages, tools)
         for shown in (2, len(conversation.messages)):
             found = sender.render(shown, prompt=True, family=family).rendered()
