@@ -42,6 +42,20 @@ def test_both_ways_to_a_dataset_name_the_first_three_that_are_too_long(sources: 
         assert "5 conversations left out as too long (too long: 5)" in ran.err
 
 
+def test_both_ways_to_a_dataset_say_once_what_the_template_leaves_out(sources: Sources) -> None:
+    path = sources.roots / "chats.jsonl"
+    turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": "why"}]
+    path.write_text("".join(json.dumps({"messages": turn * many}) + "\n" for many in (1, 12)))
+    sources.workers.start()
+    for command, where in (("create", f"{path}, line 1: "), ("import", "")):
+        ran = turnloom(sources.api.address, "dataset", command, path)
+        assert ran.code == 0, ran.err
+        left_out = "reasoning_content: the template leaves the reasoning of this turn out"
+        assert f"{where}messages[1].{left_out} (and 1 more)\n" in ran.err
+        assert ran.err.count(left_out) == 10
+        assert "2 other warnings; they are listed by: turnloom dataset show ds-" in ran.err
+
+
 def test_both_ways_to_a_dataset_count_the_examples_whose_ids_were_not_compared(sources: Sources) -> None:
     path = sources.roots / "chats.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"q{n}", "completion": "a"}) + "\n" for n in range(3)))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,7 @@ LEADING = re.compile(r"conversations?\[\d+\][.:] ?")
 
 TOO_LONG: Final = "too_long"  #: code of an issue that a larger max_length would help
 TOLD_LONG: Final = 3  #: of these, conversations that are named; all are counted
+TOLD_WARNINGS: Final = 10  #: different sentences that are said; the dataset's record has more
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ def upload(
     for sentence in part.bad:
         session.say(f"[yellow]Left out:[/] {escape(sentence)}")
     say_issues(session, dataset, part.place)
+    say_warnings(session, dataset, part.place)
     if dataset.state == datasets_pb2.DATASET_STATE_FAILED:
         place = f"{part.place(dataset.issues[0].conversation_index)}: " if dataset.issues else ""
         raise errors.InvalidInput(f"{place}{dataset.error.message}", hint=dataset.error.hint, code=dataset.error.code)
@@ -172,6 +175,23 @@ def say_issues(session: Session, dataset: datasets_pb2.Dataset, place: Callable[
         if issue.code != TOO_LONG or told_long <= TOLD_LONG:
             where = f"{place(issue.conversation_index)}: " if place else ""
             session.say(f"[yellow]Left out:[/] {escape(f'{where}{issue.message}')}")
+
+
+def say_warnings(session: Session, dataset: datasets_pb2.Dataset, place: Callable[[int], str] | None = None) -> None:
+    """Say each warning once, at the first place where it was met, and how often it was met again.
+
+    `place` gives the place of a conversation; None: it is left out, as a server's source has no lines here.
+    """
+    met: dict[str, list[int]] = {}
+    for warning in dataset.warnings:
+        met.setdefault(warning.message, []).append(warning.conversation_index)
+    for message, indices in islice(met.items(), TOLD_WARNINGS):
+        where = f"{place(indices[0])}: " if place else ""
+        again = f" (and {len(indices) - 1} more)" if len(indices) > 1 else ""
+        session.say(escape(f"{where}{message}{again}"))
+    if len(met) > TOLD_WARNINGS:
+        left = counted(len(met) - TOLD_WARNINGS, "other warning")
+        session.say(f"{left}; they are listed by: turnloom dataset show {dataset.id}")
 
 
 def say_left_out(session: Session, dataset: datasets_pb2.Dataset) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from google.protobuf.message import Message
-from rich.markup import escape
 
-from turnloom.cli.inputs import say_issues, say_left_out
+from turnloom.cli.inputs import say_issues, say_left_out, say_warnings
 from turnloom.cli.running.session import Session
 from turnloom.display.words import dataset_state
 from turnloom.errors import InvalidInput
@@ -123,8 +122,7 @@ def watched(session: Session, dataset: datasets_pb2.Dataset) -> datasets_pb2.Dat
     checked(dataset)
     session.say(f"Read as {dataset.source.format}.")
     say_issues(session, dataset)
-    for warning in dataset.warnings:
-        session.say(escape(warning.message))
+    say_warnings(session, dataset)
     say_left_out(session, dataset)
     return dataset
 
