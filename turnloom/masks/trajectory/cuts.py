@@ -105,6 +105,8 @@ class Cutter:
         if not piece.last:
             return _Core(begin, begin, ())
         table = self._rules.table
+        if table.pattern is None or table.pattern.search(text, begin, piece.last) is None:
+            return _Core(begin, piece.last, ())  # most texts spell no token
         found: list[Found] = []
         position = start = 0
         author: int | None = None

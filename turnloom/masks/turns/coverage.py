@@ -61,6 +61,24 @@ class Shown:
         return bool(found) and not found.isspace()
 
 
+def is_as_sent(pieces: Sequence[Piece], message: Message, index: int) -> bool:
+    """Whether a turn holds its message's content and reasoning, each in one run, and no more, as most turns do.
+
+    Then `trained_warnings` finds nothing to say.
+    """
+    if message.get("tool_calls"):
+        return False
+    reasoning = next((message[name] for name in REASONING_FIELDS if has_text(message.get(name))), "")
+    wanted = {"content": message.get("content"), "reasoning": reasoning}
+    for _, text, origin in pieces:
+        if origin is None:
+            continue
+        said = wanted.pop("reasoning" if origin.field in REASONING_FIELDS else origin.field, None)
+        if origin.message_index != index or not isinstance(said, str) or said.strip() != text.strip(" \t\r\n"):
+            return False
+    return not any(map(has_text, wanted.values()))
+
+
 def trained_warnings(message: Message, index: int, shown: Shown) -> list[str]:
     """Check that a trained turn shows all that its message says; warnings for what may be left out.
 

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from math import inf
 from typing import Final, NamedTuple
 
 from turnloom.masks.domain.conversation import JSON
@@ -230,7 +231,7 @@ def _is_shown(value: JSON, kind: str, times: int, own: str, shown: str) -> bool:
         return any(text.count(form) >= times for form in _written(value))
     if kind == "key" and (f'"{value}"' in shown if times == 1 else shown.count(f'"{value}"') >= times):
         return True  # as JSON, which is what most templates print
-    return any(_times(form, shown) >= times for form in _written(value))
+    return any(_times(form, shown, times) >= times for form in _written(value))
 
 
 def repeated_calls(calls: Sequence[JSON], own: str) -> Iterator[int]:
@@ -250,11 +251,11 @@ def repeated_calls(calls: Sequence[JSON], own: str) -> Iterator[int]:
             yield at
 
 
-def _times(text: str, within: str) -> int:
-    """Count where a key or number stands as no part of a word or of a longer number."""
+def _times(text: str, within: str, enough: float = inf) -> int:
+    """Count where a key or number stands as no part of a word or of a longer number, up to what is enough."""
     before, behind = _is_word(text[:1]), _is_word(text[-1:])
     times, at = 0, within.find(text)
-    while at >= 0 and text:
+    while at >= 0 and text and times < enough:
         end = at + len(text)
         is_part = (before and at > 0 and _is_word(within[at - 1])) or (behind and _goes_on(within, end))
         times += not is_part

@@ -19,7 +19,7 @@ from turnloom.masks.template.prompts import Chat, common_length
 from turnloom.masks.template.shape import Signature
 from turnloom.masks.turns.bounds_by_render import TurnProver
 from turnloom.masks.turns.bounds_cache import Proof, Window, applied, proof_of, window_of
-from turnloom.masks.turns.coverage import Shown, trained_warnings
+from turnloom.masks.turns.coverage import Shown, is_as_sent, trained_warnings
 from turnloom.masks.turns.last_turn import Turn
 from turnloom.masks.turns.span_parts import Piece, parts_of
 from turnloom.masks.turns.text_map import TextMap, next_foreign, own_end, pieces_between, trailing_end
@@ -176,6 +176,8 @@ def checked(pieces: Sequence[Piece], shown: str, message: Message, index: int) -
         message: its own.
         index: of the message.
     """
+    if is_as_sent(pieces, message, index):
+        return []
     for _, _, origin in pieces:
         if origin is None or origin.message_index == index:
             continue

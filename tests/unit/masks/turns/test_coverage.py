@@ -9,17 +9,18 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.templates import DATE, FOLDER, chat_format
 from turnloom.masks.domain.conversation import JSON, Conversation, Message
 from turnloom.masks.domain.errors import ContentNotCovered, PreprocessError
 from turnloom.masks.domain.options import OnUnextendable, Options
-from turnloom.masks.domain.rendered_text import View
+from turnloom.masks.domain.rendered_text import Origin, View
 from turnloom.masks.replay.fast_path import replayed_views, view_replays
 from turnloom.masks.template.compiled import compile_template
 from turnloom.masks.template.normalize import normalized
+from turnloom.masks.turns.coverage import Shown, is_as_sent, trained_warnings
 from turnloom.masks.turns.leaves import Lost, lost_of
 from turnloom.masks.turns.views import ChatFormat, render_views
 
@@ -393,3 +394,27 @@ def test_a_replay_sees_what_is_lost_of_a_later_text() -> None:
     for text in ("first <think>r</think>a", "<think>r<think>s</think>a"):
         with pytest.raises(ContentNotCovered, match=r"messages\[1\]\.content: the template leaves out or changes"):
             replayed_views(Conversation([asked, {"role": "assistant", "content": text}]), OPTIONS, chat)
+
+
+SAID = st.one_of(
+    st.sampled_from(["", " ", "a", "a b", "\n a", "\u00a0a\u00a0b", "<think>a</think>b", "a a"]),
+    st.text("a b\n<\u00a0", max_size=6),
+)
+
+
+@given(
+    SAID,
+    SAID,
+    st.lists(st.tuples(SAID, st.sampled_from([None, "content", "reasoning_content", "thinking", ""])), max_size=4),
+)
+@settings(max_examples=400)
+def test_a_turn_that_is_as_sent_has_no_warning(
+    content: str, thought: str, printed: list[tuple[str, str | None]]
+) -> None:
+    message: Message = {"role": "assistant", "content": content, "reasoning_content": thought}
+    runs = [(0, text, None if field is None else Origin(1, field)) for text, field in printed if text]
+    for pieces in (runs, [(0, "<|a|>", None), (0, thought, Origin(1, "thinking")), (0, content, Origin(1, "content"))]):
+        if is_as_sent(pieces, message, 1):
+            assert trained_warnings(message, 1, Shown(pieces, "".join(text for _, text, _ in pieces))) == []
+    assert not is_as_sent([(0, "a", Origin(0, "content"))], {"role": "assistant", "content": "a"}, 1)
+    assert is_as_sent([(0, "a", Origin(1, "content"))], {"role": "assistant", "content": "a"}, 1)
