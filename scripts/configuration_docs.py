@@ -5,6 +5,7 @@ python -m scripts.configuration_docs      replaces the page; a test compares, an
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -253,4 +254,7 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m scripts.configuration_docs", description="Write docs/configuration.md from the code."
+    ).parse_args()
     PAGE.write_text(page(), encoding="utf-8")

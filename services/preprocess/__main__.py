@@ -20,6 +20,11 @@ NOT_INSTALLED = 1  #: exit code: an extra is missing
 OF_TASKS = ("datasets", "transformers")  #: imported in the process of a task, which has nobody to tell
 USAGE_ERROR = 2  #: exit code: settings, models.toml or an address can't be used
 NO_REDIS = 3  #: exit code: the worker can't begin without Redis
+HELP = """Serve Turnloom's gRPC API (serve, the default), or make datasets of imported sources (worker). Settings are
+environment variables, which docs/configuration.md lists; an option here takes the place of one, for serve.
+`python -m services.preprocess tokens --help` is about bearer tokens."""
+EXIT_CODES = """Exit codes: 0 stopped by a signal, 1 a library is missing, 2 a setting, models.toml or an address can't
+be used, 3 the worker can't reach Redis."""
 
 
 def main(arguments: list[str]) -> int:
@@ -89,15 +94,15 @@ def _say(error: Exception | str, code: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m services.preprocess",
-        description=__doc__,
-        epilog="`python -m services.preprocess tokens --help`: bearer tokens.",
+        description=HELP,
+        epilog=EXIT_CODES,
     )
-    parser.add_argument("command", nargs="?", choices=("serve", "worker"), default="serve")
+    parser.add_argument("command", nargs="?", choices=("serve", "worker"), default="serve", help="what to run")
     parser.add_argument("--address", type=_address, help="HOST:PORT of gRPC; port 0: a free one")
     parser.add_argument("--port-file", type=Path, help="file that gets one JSON line with the bound address")
-    parser.add_argument("--models", type=Path, help="models.toml")
+    parser.add_argument("--models", type=Path, help="models.toml: which models are served")
     parser.add_argument("--metrics-port", type=int, help="port of /metrics; 0: none, -1: a free one")
-    parser.add_argument("--processes", type=_processes, help="that serve the API together on one port")
+    parser.add_argument("--processes", type=_processes, help="how many serve the API together on one port")
     parser.add_argument("--reflection", action="store_true", help="answer gRPC reflection")
     return parser
 

@@ -28,15 +28,17 @@ with needs("pip install -e '.[rest]'", __name__):
     from services.variables import BadSetting, address, parsed
 
 USAGE_ERROR = 2  #: exit code: settings or the address can't be used
+HELP = """Serve OpenAI's fine-tuning API over HTTP in front of Turnloom's gRPC API (serve, the default), or tell
+webhooks of jobs that ended (notify). Settings are environment variables, which docs/configuration.md lists;
+docs/openai.md lists the routes."""
+EXIT_CODES = "Exit codes: 0 stopped by a signal, 1 a library is missing, 2 a setting or the address can't be used."
 
 
 def main(arguments: list[str]) -> int:
     """Serve until SIGTERM; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m services.rest", description=__doc__)
-    parser.add_argument(
-        "command", nargs="?", choices=("serve", "notify"), default="serve", help="notify: tell webhooks"
-    )
-    parser.add_argument("--address", help="HOST:PORT of HTTP; port 0: a free one")
+    parser = argparse.ArgumentParser(prog="python -m services.rest", description=HELP, epilog=EXIT_CODES)
+    parser.add_argument("command", nargs="?", choices=("serve", "notify"), default="serve", help="what to run")
+    parser.add_argument("--address", help="HOST:PORT of HTTP instead of TURNLOOM_REST_ADDRESS; port 0: a free one")
     parser.add_argument("--port-file", type=Path, help="file that gets one JSON line with the bound address")
     options = parser.parse_args(arguments)
     try:

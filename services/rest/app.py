@@ -94,8 +94,10 @@ def _answer_errors(app: FastAPI) -> None:
     def of_routing(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error.__cause__, Problem):  # met while the body was read
             return answer(error.__cause__)
+        if error.status_code == problems.UNREAD:
+            return answer(problems.unread_body())
         sentence = f"{request.method} {request.url.path}: {error.detail}; docs/openai.md lists the routes."
-        return answer(Problem(error.status_code, sentence, code="unknown_url" if error.status_code != 400 else ""))
+        return answer(Problem(error.status_code, sentence, code="unknown_url"))
 
     @app.exception_handler(ClientDisconnect)
     @app.exception_handler(ClientLeft)

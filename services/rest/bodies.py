@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
+
+from services.rest.problems import WRONG
 
 Auto: TypeAlias = Literal["auto"]
 Status: TypeAlias = Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
 T = TypeVar("T")
+
+
+def taking(expected: str) -> WrapValidator:
+    """Have a field say what it takes: of several types pydantic names the first alone, by a place of its own."""
+
+    def check(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise PydanticCustomError(WRONG, "send {expected}", {"expected": expected}) from error
+
+    return WrapValidator(check)
 
 
 class Request(BaseModel):
@@ -52,9 +67,9 @@ class Deleted(BaseModel):
 class SupervisedHyperparameters(Request):
     """OpenAI's three; docs/openai.md says what "auto" means."""
 
-    n_epochs: Auto | int | None = None
-    batch_size: Auto | int | None = None
-    learning_rate_multiplier: Auto | float | None = None
+    n_epochs: Annotated[Auto | int | None, taking('a whole number or "auto"')] = None
+    batch_size: Annotated[Auto | int | None, taking('a whole number or "auto"')] = None
+    learning_rate_multiplier: Annotated[Auto | float | None, taking('a number or "auto"')] = None
 
 
 class Supervised(Request):
@@ -66,7 +81,7 @@ class Supervised(Request):
 class Method(Request):
     """How to train; only supervised is possible."""
 
-    type: Literal["supervised", "dpo", "reinforcement"]
+    type: Annotated[Literal["supervised", "dpo", "reinforcement"], taking('"supervised"')]
     supervised: Supervised | None = None
     dpo: dict[str, Any] | None = None
     reinforcement: dict[str, Any] | None = None
@@ -84,7 +99,7 @@ class Wandb(Request):
 class Integration(Request):
     """A service that is told of the job."""
 
-    type: Literal["wandb"]
+    type: Annotated[Literal["wandb"], taking('"wandb"')]
     wandb: Wandb
 
 

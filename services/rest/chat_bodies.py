@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field
 
-from services.rest.bodies import Request
+from services.rest.bodies import Request, taking
 
 Finish: TypeAlias = Literal["stop", "length"]
-Stop: TypeAlias = str | list[str] | None
+Texts: TypeAlias = Annotated[str | list[str], taking("a text or a list of texts")]
 
 
 class StreamOptions(Request):
@@ -27,7 +27,7 @@ class Sampling(Request):
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
-    stop: Stop = None
+    stop: Texts | None = None
     n: Literal[1] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -60,7 +60,7 @@ class CreateChat(Sampling):
 class CreateCompletion(Sampling):
     """A text to answer: it becomes the message of a user."""
 
-    prompt: str | list[str]
+    prompt: Texts
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
     suffix: None = None

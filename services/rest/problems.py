@@ -103,28 +103,69 @@ def missing(what: str, name: str, code: str = "not_found") -> Problem:
     return Problem(404, f"There is no {what} {name!r}; look at the spelling and the token.", code=code)
 
 
-#: What to say instead of pydantic's words, by its kind of mistake: `input` is what was sent, `expected` what may be.
+WHOLE: Final = "is {input}; send a whole number"
+NUMBER: Final = "is {input}; send a number"
+TRUTH: Final = "is {input}; send true or false"
+OBJECT: Final = "is {input}; send an object"
+WRONG: Final = "wrong_value"  #: kind of mistake in a field that says by itself what it takes (bodies.taking)
+#: What to say instead of pydantic's words, by its kind of mistake: `input` was sent, other names are pydantic's.
 SAID: Final[dict[str, str]] = {
+    "bool_parsing": TRUTH,
+    "bool_type": TRUTH,
+    "dict_type": OBJECT,
     "extra_forbidden": "is no field of this request; leave it out, or look at the spelling",
+    "finite_number": WHOLE,  # NaN and infinity; fields of other numbers pass them on
+    "float_parsing": NUMBER,
+    "float_type": NUMBER,
+    "greater_than_equal": "is {input}; send {ge} or more",
+    "int_from_float": WHOLE,
+    "int_parsing": WHOLE,
+    "int_parsing_size": "is {input}; send a smaller number",
+    "int_type": WHOLE,
+    "json_invalid": "is no JSON from character {position} on; send one JSON object",
+    "less_than_equal": "is {input}; send {le} at most",
+    "list_type": "is {input}; send a list",
     "literal_error": "is {input}; send {expected}, or leave it out",
     "missing": "is missing; send it",
+    "model_attributes_type": OBJECT,
     "none_required": "is not possible here; leave it out",
+    "string_too_long": "is longer than {max_length} characters; send a shorter one",
+    "string_type": "is {input}; send text",
     "too_long": "is not possible here; leave it out",  # a list or object that may only be empty
+    WRONG: "is {input}; send {expected}",
 }
+UNREAD: Final = 400  #: FastAPI's own status for a body that is no UTF-8 or nested too deeply
+NO_JSON: Final = "is not sent as JSON; send one JSON object with Content-Type: application/json"
 
 
 def of_validation(error: RequestValidationError) -> Problem:
     """Return the first mistake in the shape of a request."""
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"][1:]]
-    param = ".".join(path) or str(first["loc"][0])
-    told = SAID.get(first["type"])
+    place, *path = first["loc"]
+    kind = first["type"]
+    values = dict(first.get("ctx", {}))
+    if kind == "json_invalid":
+        values["position"], path = path[0] + 1, []  # FastAPI names the place in the text, from 0
+    param = ".".join(map(str, path)) or str(place)
+    if place == "header":
+        param = param.title()
+    told = NO_JSON if isinstance(first["input"], bytes) else SAID.get(kind, first["msg"].rstrip("."))
+    return Problem(400, f"{param}: {_filled(told, first['input'], values)}.", param=param, code=kind)
+
+
+def unread_body() -> Problem:
+    """Return the answer for a body that no parser of JSON reads to its end."""
     return Problem(
-        400, f"{param}: {_filled(told, first) if told else first['msg'].rstrip('.')}.", param=param, code=first["type"]
+        400,
+        "body: can't be read; send one JSON object in UTF-8, nested less deeply.",
+        param="body",
+        code="json_invalid",
     )
 
 
-def _filled(told: str, mistake: Mapping[str, Any]) -> str:
-    sent = json.dumps(mistake["input"], default=str)
-    expected = str(mistake.get("ctx", {}).get("expected", "")).replace("False", "false")  # pydantic has Python's word
-    return told.format(input=sent if len(sent) <= SHOWN else f"{sent[:SHOWN]}...", expected=expected)
+def _filled(told: str, sent: object, values: Mapping[str, Any]) -> str:
+    shown = json.dumps(sent, default=str)
+    expected = str(values.get("expected", "")).replace("False", "false")  # pydantic has Python's word
+    return told.format(
+        **{**values, "input": shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}...", "expected": expected}
+    )

@@ -24,18 +24,26 @@ if not __package__:  # by path, from an interpreter that has no turnloom: only t
 NICE = 5  #: training goes first
 NEEDED = ("torch", "transformers", "peft")
 MEMORY_MB = 2048  #: 370 are used with the tiny model
+HELP = """Serve replies of a base model and of saved LoRA adapters, for a host whose TuFT server trains only. Run it by
+the Python of TuFT's environment. Callers send the key in TURNLOOM_TUFT_API_KEY; docs/configuration.md lists the
+environment variables of those who call it."""
+EXIT_CODES = (
+    "Exit codes: 1 a library, the key or the model is missing, 2 wrong options. It serves until a signal ends it."
+)
 
 
 def main() -> None:
     """Load the model, then serve until a signal."""
-    parser = argparse.ArgumentParser(prog="services.sampler", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m services.sampler", description=HELP, epilog=EXIT_CODES)
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--model-name", required=True, help="TuFT's name of it")
     parser.add_argument("--checkpoints", type=Path, required=True, help="the TuFT server's checkpoint folder")
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--port-file", type=Path, help="where to write the port once the model is loaded")
-    parser.add_argument("--memory-mb", type=int, default=MEMORY_MB, help="bound on this process's memory")
+    parser.add_argument(
+        "--memory-mb", type=int, default=MEMORY_MB, help=f"bound on this process's memory, MB; default: {MEMORY_MB}"
+    )
     options = parser.parse_args()
     key = os.environ.get("TURNLOOM_TUFT_API_KEY", "")
     if not key:

@@ -20,15 +20,22 @@ with needs("pip install -e '.[trainer]'", __name__):
     from services.variables import BadSetting
 
 WRONG_SETTINGS = 2  #: exit status
+HELP = """Train jobs on a GPU host (worker, the default), or run what watches over jobs and hosts. Settings are
+environment variables, which docs/configuration.md lists; docs/deployment.md says what runs where. worker takes jobs for
+the TuFT server of this host. leave has the workers of this container save their jobs and end, and waits for it.
+probe-host looks at this host and its TuFT server once. supervisor queues jobs of lost workers again, archives ended
+ones and removes what is too old. exporter serves metrics to Prometheus."""
+EXIT_CODES = """Exit codes: 0 done, or stopped by a signal; 1 a library is missing, or leave or probe-host failed;
+2 a setting can't be used, there is no GPU, or another process has the port."""
 GPU_CHECK_SECONDS = 30
 LAST_WORDS_SECONDS = 30.0  #: after its end in which the worker of a job still reports what it released
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the settings, run the named command, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__)
-    parser.add_argument("command", nargs="?", default="worker", choices=sorted(COMMANDS))
-    parser.add_argument("--allow-cpu", action="store_true", help="work without an NVIDIA GPU")
+    parser = argparse.ArgumentParser(prog="python -m services.trainer", description=HELP, epilog=EXIT_CODES)
+    parser.add_argument("command", nargs="?", default="worker", choices=sorted(COMMANDS), help="what to run")
+    parser.add_argument("--allow-cpu", action="store_true", help="worker: work without an NVIDIA GPU")
     parser.add_argument("--burst", action="store_true", help="worker: end when the queue is empty")
     options = parser.parse_args(arguments)
     if options.allow_cpu:
@@ -85,7 +92,14 @@ def exporter(_options: argparse.Namespace) -> int:
     """Serve Prometheus metrics read from Redis."""
     settings = _companion()
     module = importlib.import_module("services.trainer.supervision.exporter")
-    module.run(module.ExporterSettings(settings.redis_url, settings.exporter_host, settings.exporter_port))
+    host, port = settings.exporter_host, settings.exporter_port
+    try:
+        module.run(module.ExporterSettings(settings.redis_url, host, port))
+    except module.AddressTaken as error:
+        raise BadSetting(
+            f"TURNLOOM_EXPORTER_PORT: can't listen on {host}:{port} ({error}); "
+            "end the process that has it, or give another port"
+        ) from error
     return 0
 
 

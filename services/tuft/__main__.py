@@ -1,8 +1,4 @@
-"""Start TuFT: `launch` on a GPU host, `launch-cpu` without one. Runs in TuFT's environment, by name or by path.
-
-python -m services.tuft launch --config gpu.yaml --port 10610            (options of `tuft launch`)
-python -m services.tuft launch-cpu --config cpu.yaml --port 10610 [--parent PID] [--pid-file FILE]
-"""
+"""Start TuFT: `launch` on a GPU host, `launch-cpu` without one. Runs in TuFT's environment, by name or by path."""
 
 from __future__ import annotations
 
@@ -19,6 +15,16 @@ if not __package__:  # by path, from an interpreter that has no turnloom: only t
 
 NEEDED: Final = ("tuft", "ray", "psutil")  #: of TuFT's environment
 WHERE: Final = "run it by the one of scripts/install_tuft_cpu.sh, or on a GPU host in the image turnloom/tuft-gpu"
+HELP: Final = """usage: python -m services.tuft [-h] {launch,launch-cpu} ...
+
+Start TuFT: launch on a GPU host, with Turnloom's accelerated model; launch-cpu without a GPU. Run it by the Python of
+TuFT's environment. docs/configuration.md lists the environment variables, docs/deployment.md the settings of a host.
+
+python -m services.tuft launch --config gpu.yaml --port 10610            (options of `tuft launch`)
+python -m services.tuft launch-cpu --config cpu.yaml --port 10610 [--parent PID] [--pid-file FILE]
+
+Exit codes: 0 stopped by a signal, 1 a library or setting is missing or wrong, 2 wrong arguments; others are TuFT's.
+"""
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +48,10 @@ def run(arguments: list[str]) -> int:
         from services.tuft.launch_cpu import launch_cpu  # noqa: PLC0415
 
         return launch_cpu(arguments[1:])
-    print(__doc__, file=sys.stderr)  # noqa: T201
+    if arguments[:1] in (["--help"], ["-h"]):
+        sys.stdout.write(HELP)
+        return 0
+    sys.stderr.write(HELP)
     return 2
 
 

@@ -204,7 +204,7 @@ def test_training_and_test_files_of_one_name_stay_apart(api: Api, tmp_path: Path
 
 
 def test_a_file_that_is_tested_on_itself_is_two_datasets_and_said(api: Api, chats: Path, gpu_host: object) -> None:
-    said = "chats.jsonl: 10 test conversations also in the training part (overlapping: 10); deduplicate"
+    said = "chats.jsonl: 10 test conversations also in the training part (overlapping: 10); take them out of one"
     made = turnloom(api.address, "dataset", "create", chats, "--test", chats)
     assert said in made.err
     assert len(turnloom(api.address, "dataset", "list", "--json").document) == 2

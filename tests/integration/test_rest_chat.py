@@ -138,6 +138,8 @@ def test_older_completions_answer_each_prompt_as_a_users_message(model: Model) -
         ),
         ({"temperature": 11}, "temperature", "give a number from 0 to 10"),
         ({"max_tokens": 5000}, "max_tokens", "give 1 to 4096"),
+        ({"temperature": "hot"}, "temperature", 'is "hot"; send a number.'),
+        ({"stop": [1]}, "stop", "is [1]; send a text or a list of texts."),
         ({"n": 2}, "n", "is 2; send 1, or leave it out"),
         ({"logprobs": True}, "logprobs", "is true; send false, or leave it out"),
         ({"response_format": {"type": "json_object"}}, "response_format", "send text"),

@@ -128,6 +128,8 @@ def test_the_old_place_of_hyperparameters_and_max_steps_work(ann: OpenAI, file: 
         ),
         ({"extra_body": {"turnloom": {"hyperparameters": {"lora_rnk": 8}}}}, "lora_rnk", "Did you mean lora_rank?"),
         ({"extra_body": {"turnloom": {"options": {"mask": "x"}}}}, "mask", "there is no 'x'. Choose from"),
+        ({"hyperparameters": {"n_epochs": "many"}}, "hyperparameters.n_epochs", 'send a whole number or "auto".'),
+        ({"seed": "x"}, "seed", 'is "x"; send a whole number.'),
         ({"extra_body": {"turnlom": {}}}, "turnlom", "is no field of this request"),
         (
             {"hyperparameters": {"batch_size": 2}, "extra_body": {"turnloom": {"hyperparameters": {"batch_size": 3}}}},

@@ -95,7 +95,15 @@ def test_a_source_is_split_and_deduplicated_by_the_server(sources: Sources) -> N
     assert (train["display_name"], test["display_name"]) == (f"{path} (train)", f"{path} (test)")
     assert test["source"]["deduplicate"] == "EXACT"
     assert test["source"]["take_test"]
-    assert train["warnings"][0]["message"] == "2 of 10 conversations left out, seen before (exact)."
+    assert (train["left_out"]["duplicates"], train["warnings"]) == (2, [])
+    for command, name in (("create", "chats.jsonl"), ("import", f"{path}")):
+        ran = turnloom(sources.api.address, "dataset", command, path, *words[:-1])
+        assert f"\n{name}: 2 conversations left out, seen before (duplicates: 2)\n" in ran.err
+        assert ran.err.count("seen before") == 1, "once for both parts"
+        ran = turnloom(sources.api.address, "dataset", command, path, *words[2:-1])
+        said = "1 test conversation also in the training part (overlapping: 1); split it with --deduplicate exact"
+        assert f"\n{name}: {said}\n" in ran.err
+        assert ran.err.count("test conversation") == 1, "once for both parts"
     wrong = turnloom(sources.api.address, "dataset", "import", path, "--deduplicate", "fuzzy")
     assert (wrong.code, "Choose from exact, normalized." in wrong.err) == (2, True)
 
@@ -111,8 +119,9 @@ def test_two_splits_of_a_hub_dataset_become_two_datasets_and_their_overlap_is_co
         sources.workers.start(HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="0")
         made = turnloom(sources.api.address, "dataset", "import", "org/chats", "--test-split", "test")
         assert made.code == 0, made.err
-        assert "1 of 2 conversations also in the split train." in made.err
-        assert "org/chats (test): 1 test conversation also in the training part (overlapping: 1)" in made.err
+        said = "1 test conversation also in the split train (overlapping: 1); take them out of one of the two"
+        assert f"org/chats (test): {said}\n" in made.err
+        assert made.err.count("also in") == 1
         words = ("--test-split", "test", "--deduplicate", "exact", "--no-streaming", "--json")
         train, test = turnloom(sources.api.address, "dataset", "import", "org/chats", *words).document
         assert (train["conversations"], test["conversations"], test["left_out"]["overlapping"]) == (3, 2, 1)

@@ -195,18 +195,36 @@ def say_warnings(session: Session, dataset: datasets_pb2.Dataset, place: Callabl
 
 
 def say_left_out(session: Session, dataset: datasets_pb2.Dataset) -> None:
-    """Report the counts of what the row selection left out."""
-    counts, too_long = dataset.left_out, dataset.too_long_conversations
-    for number, noun, sentence in (
-        (counts.filtered, "row", "left out by the filter (filtered: {})"),
-        (counts.duplicates, "conversation", "left out, seen before (duplicates: {})"),
+    """Report the counts of what the row selection left out, those of a split source once for its two parts."""
+    counts, source, too_long = dataset.left_out, dataset.source, dataset.too_long_conversations
+    of_source: list[tuple[int, str, str]] = []
+    if not source.take_test:  # else the training part has said these, its selection was the same
+        overlapping = f"also in {_other_part(source)} (overlapping: {{}}); {_apart(source)}"
+        of_source = [
+            (counts.filtered, "row", "left out by the filter (filtered: {})"),
+            (counts.duplicates, "conversation", "left out, seen before (duplicates: {})"),
+            (counts.overlapping, "test conversation", overlapping),
+        ]
+    of_dataset = [
         (too_long, "conversation", "left out as too long (too long: {}); raise --max-length, or stop with --strict"),
         (dataset.skipped_conversations - too_long, "bad row", "left out (skipped: {})"),
-        (counts.overlapping, "test conversation", "also in the training part (overlapping: {}); deduplicate"),
-    ):
-        if number:
-            session.say(f"{escape(dataset.display_name)}: {counted(number, noun)} {sentence.format(number)}")
+    ]
+    name = dataset.display_name
+    for where, found in ((source.uri if source.test_fraction else name, of_source), (name, of_dataset)):
+        for number, noun, sentence in found:
+            if number:
+                session.say(f"{escape(where)}: {counted(number, noun)} {escape(sentence.format(number))}")
     if counts.unused_columns:
-        session.say(escape(unused_sentence(counts.unused_columns)))
+        session.say_once(escape(unused_sentence(counts.unused_columns)))
     if dataset.unchecked_examples:
         session.say(f"[yellow]{not_compared(dataset.unchecked_examples)}[/]")
+
+
+def _other_part(source: datasets_pb2.DatasetSource) -> str:
+    """Return what a test part's conversations were looked for in."""
+    return f"the split {source.overlap_split}" if source.overlap_split else "the training part"
+
+
+def _apart(source: datasets_pb2.DatasetSource) -> str:
+    """Return how to get a test part without them; duplicates are looked for within one source only."""
+    return "split it with --deduplicate exact" if source.test_fraction else "take them out of one of the two"

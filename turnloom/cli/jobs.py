@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from google.protobuf.message import Message
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from turnloom.cli.options.groups import LARGEST, Labels
 from turnloom.cli.running.jsonable import Plain, to_plain
@@ -27,13 +28,22 @@ from turnloom.v1 import training_pb2
 Id = Annotated[str, typer.Argument(help="Job id.", metavar="JOB", show_default=False)]
 
 
+class OneJob(TyperGroup):
+    """The commands after `job`; most that concern one job stand without that word."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; one that stands without `job` is named."""
+        if args and args[0] not in self.commands and args[0] in ctx.parent.command.list_commands(ctx.parent):
+            ctx.fail(f"No such command 'job {args[0]}'. Did you mean 'turnloom {args[0]}'?")
+        return super().resolve_command(ctx, args)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     command(app, "jobs", "jobs --state RUNNING --label team=red --limit 20")(list_jobs)
-    job = typer.Typer(no_args_is_help=True, help="Look at one job.")
+    job = typer.Typer(cls=OneJob, no_args_is_help=True, help="Look at one job.")
     app.add_typer(job, name="job")
     command(job, "show", "job show job-0123456789ab")(show)
-    command(job, "delete", "job delete job-0123456789ab")(delete)
     command(app, "steps", "steps job-0123456789ab --from 100")(steps)
     command(app, "events", "events job-0123456789ab")(events)
     command(app, "checkpoints", "checkpoints job-0123456789ab")(checkpoints)

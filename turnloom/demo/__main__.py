@@ -238,7 +238,10 @@ def main(
     verify: Annotated[bool, typer.Option("--verify", help="Also run twice from one checkpoint and compare.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Results as one JSON document.")] = False,
 ) -> None:
-    """Train a LoRA adapter on a real TuFT server on this machine's CPU, end to end."""
+    """Train a LoRA adapter on a real TuFT server on this machine's CPU, end to end.
+
+    Exit codes: 0 done, 1 it learned less than it should, 2 bad input, 5 a part of the stack ended, 130 interrupted.
+    """
     state = Path(tempfile.mkdtemp(prefix="turnloom-demo-"))
     findings = Findings()
     try:

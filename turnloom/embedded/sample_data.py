@@ -9,9 +9,9 @@ python -m turnloom.embedded.sample_data FOLDER    writes conversations.jsonl and
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +157,9 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:  # the program and its folder
-        sys.exit("turnloom.embedded.sample_data: give the FOLDER to write to")
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        prog="python -m turnloom.embedded.sample_data",
+        description="Write the sample conversations: conversations.jsonl and conversations.test.jsonl.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder to write to, which is there")
+    main(parser.parse_args().folder)

@@ -183,7 +183,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Prepare the model named on the command line; return 0, or 1 with one sentence on standard error."""
     parser = argparse.ArgumentParser(
         prog="python -m turnloom.masks.prepare",
-        description="Write the folder that load_model takes: tokenizer, chat template and manifest of a model.",
+        description="Write the folder that load_model takes: tokenizer, chat template and manifest of a model. "
+        "HF_ENDPOINT names the hub, HF_TOKEN holds its token.",
+        epilog="Exit codes: 0 written, 1 the model can't be fetched or used or a library is missing, 2 bad arguments.",
     )
     parser.add_argument("source", help="local folder, or OWNER/NAME on the hub")
     parser.add_argument("destination", type=Path, help="folder to write; an earlier one is replaced")

@@ -78,8 +78,16 @@ class Source:
         self._queues.close()
 
 
+class AddressTaken(Exception):
+    """The address can't be listened on; the message says why."""
+
+
 def run(settings: ExporterSettings) -> None:
-    """Serve /metrics until SIGTERM or SIGINT."""
+    """Serve /metrics until SIGTERM or SIGINT.
+
+    Raises:
+        AddressTaken
+    """
     end = threading.Event()
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -88,7 +96,10 @@ def run(settings: ExporterSettings) -> None:
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     source = Source(settings)
-    port, stop = serve(registry_for(source), settings.host, settings.port)
+    try:
+        port, stop = serve(registry_for(source), settings.host, settings.port)
+    except OSError as error:
+        raise AddressTaken(error.strerror or str(error)) from error
     log.info("metrics at http://%s:%d/metrics", settings.host, port)
     while not end.wait(0.5):  # a signal that another thread received does not wake this one
         pass

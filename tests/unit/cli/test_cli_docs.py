@@ -31,6 +31,13 @@ def test_the_example_of_every_command_is_one_that_it_takes(name: str) -> None:
     COMMANDS[name].make_context(name, words)  # raises where it would refuse them
 
 
+def test_no_two_commands_do_the_same() -> None:
+    told: dict[str, list[str]] = {}
+    for name, one in COMMANDS.items():
+        told.setdefault(one.help, []).append(name)
+    assert [names for names in told.values() if len(names) > 1] == []
+
+
 def test_the_guide_describes_every_exit_code() -> None:
     assert [int(line.split("|")[1]) for line in DOCS.splitlines() if line.startswith("| ") and line[2].isdigit()] == [
         int(code) for code in Exit

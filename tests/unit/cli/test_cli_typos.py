@@ -16,3 +16,10 @@ def test_a_mistyped_command_names_the_one_that_is_meant(words: list[str], meant:
     assert refused.exit_code == 2
     assert "No such command" in refused.output
     assert f"Did you mean '{meant}'" in refused.output
+
+
+@pytest.mark.parametrize("word", ["delete", "cancel", "steps"])
+def test_a_command_that_stands_without_job_is_named(word: str) -> None:
+    refused = CliRunner().invoke(app, ["job", word, "job-0123456789ab"])
+    assert refused.exit_code == 2
+    assert f"No such command 'job {word}'. Did you mean 'turnloom {word}'?" in refused.output

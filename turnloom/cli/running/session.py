@@ -42,6 +42,7 @@ class Session:
     has_token: bool = False  #: whether the client sends one
     out: Console = field(default_factory=lambda: _console(stderr=False))
     err: Console = field(default_factory=lambda: _console(stderr=True))
+    said: set[str] = field(default_factory=set)  #: by say_once()
 
     def json(self, document: Plain) -> None:
         """Print one JSON document on one line of stdout."""
@@ -52,6 +53,12 @@ class Session:
         """Print a remark for people to stderr; with --json print nothing."""
         if not self.as_json:
             self.err.print(markup, soft_wrap=True, highlight=False)
+
+    def say_once(self, markup: str) -> None:
+        """Print a remark that several datasets of one command would repeat."""
+        if markup not in self.said:
+            self.said.add(markup)
+            self.say(markup)
 
     def bullet(self, text: str) -> None:
         """Print a sentence of plain text: wrapped and indented in a terminal, else on one line."""

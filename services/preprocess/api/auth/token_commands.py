@@ -12,6 +12,10 @@ from services.preprocess.api.auth.bearer_tokens import create, read, revoke
 from services.preprocess.domain.caller import Scope
 from services.variables import BadSetting
 
+HELP = """Make, list and revoke the bearer tokens that the API takes. They lie in one file, hashed; running servers read
+it again when it changes. docs/security.md has the rules, docs/configuration.md the environment variables."""
+EXIT_CODES = "Exit codes: 0 done, 2 the file or an argument can't be used."
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return the exit code.
@@ -36,16 +40,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m services.preprocess tokens", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m services.preprocess tokens", description=HELP, epilog=EXIT_CODES)
     default = os.environ.get("TURNLOOM_TOKENS")
-    parser.add_argument("--file", type=Path, default=Path(default) if default else None, help="default TURNLOOM_TOKENS")
+    parser.add_argument(
+        "--file",
+        type=Path,
+        default=Path(default) if default else None,
+        help="file of the tokens; default: TURNLOOM_TOKENS",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("create", help="add a token and print it")
     making.add_argument("name", help="who or what it is for; owner of what is made with it")
     making.add_argument("--scopes", type=_scopes, required=True, help="of read, submit, admin; with commas between")
     commands.add_parser("list", help="names, scopes and times of creation")
     ending = commands.add_parser("revoke", help="take a token out")
-    ending.add_argument("name")
+    ending.add_argument("name", help="as `list` shows it")
     return parser
 
 

@@ -17,9 +17,8 @@ from services.preprocess.datasets.sources.merging import SourceRemarks
 from services.preprocess.datasets.sources.pieces import Shard
 from services.preprocess.datasets.sources.shards import wanted
 from services.preprocess.domain.source_errors import SourceEmpty
-from services.store.records import DatasetSource, LeftOutRecord, WarningRecord
+from services.store.records import DatasetSource, LeftOutRecord
 from turnloom.errors import InvalidInput
-from turnloom.plural import counted
 from turnloom.reading.chat_formats import Format
 from turnloom.reading.filters import RowFilter
 from turnloom.reading.rows import RawRow
@@ -79,8 +78,7 @@ def taken(
     """Return the shards with the selected rows, and what is reported of the others."""
     keep = selected.test if source.take_test else selected.train
     counts = LeftOutRecord(selected.filtered, selected.duplicates, selected.overlapping)
-    remarks = SourceRemarks(counts, tuple(_warnings(source, selected)))
-    return tuple(_taking(shards, keep)), remarks
+    return tuple(_taking(shards, keep)), SourceRemarks(counts)
 
 
 def _overlap(source: DatasetSource, shape: Format, others: Iterable[RawRow], own: NDArray[np.bytes_]) -> int:
@@ -92,25 +90,6 @@ def _overlap(source: DatasetSource, shape: Format, others: Iterable[RawRow], own
     for row in others:
         looking.add(row)
     return overlap(looking.digests[looking.known], own)
-
-
-def _warnings(source: DatasetSource, selected: Selected) -> list[WarningRecord]:
-    """Return warnings for readers of the record, about the source as a whole."""
-    rows = len(selected.train)
-    said = []
-    if selected.duplicates:
-        compared = rows - selected.filtered
-        many = counted(compared, "conversation")
-        said.append(f"{selected.duplicates} of {many} left out, seen before ({source.deduplicate}).")
-    if source.overlap_split and selected.overlapping:
-        own = int(selected.train.sum())
-        many = counted(own, "conversation")
-        said.append(f"{selected.overlapping} of {many} also in the split {source.overlap_split}.")
-    elif selected.overlapping:
-        held = int(selected.test.sum())
-        many = counted(held, "test conversation")
-        said.append(f"{selected.overlapping} of {many} also in the training part; deduplicate.")
-    return [WarningRecord(0, sentence) for sentence in said]
 
 
 def _taking(shards: Sequence[Shard], keep: Mask) -> Iterator[Shard]:

@@ -17,7 +17,7 @@ from services.preprocess.datasets.sources.reading import pieces_of
 from services.preprocess.datasets.sources.selecting import select
 from services.preprocess.datasets.sources.shards import wanted
 from services.preprocess.domain.source_errors import SourceEmpty
-from services.store.records import DatasetSource
+from services.store.records import DatasetSource, LeftOutRecord
 from turnloom.reading.chat_formats import Format
 from turnloom.reading.duplicates import DIGEST, digest, first_of_each
 from turnloom.reading.splitting import held_out, split
@@ -44,13 +44,13 @@ def shards_of(path: Path, texts: Sequence[str]) -> list[Shard]:
     return shards
 
 
-def taken(path: Path, texts: Sequence[str], **asked: object) -> tuple[list[int], list[str]]:
+def taken(path: Path, texts: Sequence[str], **asked: object) -> tuple[list[int], LeftOutRecord]:
     source = DatasetSource("x", **asked)  # type: ignore[arg-type]
     shards, remarks = select(source, shards_of(path, texts), Format("prompt_completion"), Unhurried())
     rows = [found for shard in shards for found in wanted(shard)]
     assert [number for number, _ in rows] == list(range(len(rows))), "what is left out counts for no position"
     assert [shard.wanted for shard in shards] == [sum(1 for _ in wanted(shard)) for shard in shards]
-    return [position(row.place) for _, row in rows], [warning.message for warning in remarks.warnings]
+    return [position(row.place) for _, row in rows], remarks.left_out
 
 
 def position(place: str) -> int:
@@ -64,29 +64,29 @@ TEXTS = ["Hello", "b", "c", "hello ", "Hello", "", "d", ""]
 
 def test_the_first_of_equal_conversations_stays_and_unreadable_rows_are_left_to_be_reported(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    assert taken(path, TEXTS) == (list(range(8)), [])
+    assert taken(path, TEXTS) == (list(range(8)), LeftOutRecord())
     assert taken(path, TEXTS, deduplicate="exact") == (
         [0, 1, 2, 3, 5, 6, 7],
-        ["1 of 8 conversations left out, seen before (exact)."],
+        LeftOutRecord(duplicates=1),
     )
     assert taken(path, TEXTS, deduplicate="normalized") == (
         [0, 1, 2, 5, 6, 7],
-        ["2 of 8 conversations left out, seen before (normalized)."],
+        LeftOutRecord(duplicates=2),
     )
 
 
-def test_the_two_parts_of_a_split_are_those_of_the_client_and_an_overlap_is_told(tmp_path: Path) -> None:
+def test_the_two_parts_of_a_split_are_those_of_the_client_and_an_overlap_is_counted(tmp_path: Path) -> None:
     texts = [f"t{n % 7}" for n in range(10)]
     asked = {"test_fraction": 0.3, "split_seed": 5}
-    train, remarks = taken(tmp_path / "x", texts, **asked)
+    train, counts = taken(tmp_path / "x", texts, **asked)
     test, _ = taken(tmp_path / "x", texts, **asked, take_test=True)
     assert (train, test) == split(list(range(10)), 0.3, 5)
     overlap = sum(texts[index] in {texts[other] for other in train} for index in test)
     assert overlap > 0
-    assert remarks == [f"{overlap} of 3 test conversations also in the training part; deduplicate."]
-    clean_train, remarks = taken(tmp_path / "x", texts, **asked, deduplicate="exact")
+    assert (len(test), counts) == (3, LeftOutRecord(overlapping=overlap))
+    clean_train, counts = taken(tmp_path / "x", texts, **asked, deduplicate="exact")
     clean_test, _ = taken(tmp_path / "x", texts, **asked, deduplicate="exact", take_test=True)
-    assert remarks == ["3 of 10 conversations left out, seen before (exact)."]
+    assert counts == LeftOutRecord(duplicates=3)
     assert sorted(clean_train + clean_test) == list(range(7))
 
 
