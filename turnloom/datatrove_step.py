@@ -4,11 +4,12 @@
     def chat(reader, data, path, line):                           # a document of a line
         return {"text": path, "id": f"{path}/{line}", "metadata": {**data, "index": first[path] + line}}
 
-    rows = RowColumns(Masker(load_model("Qwen3-0.6B"), Options(date="2026-01-31")))
-    LocalPipelineExecutor([JsonlReader("chats", adapter=chat), WriteRows(rows, "rows")], tasks=2).run()
-    rows.describe("rows")
+    if __name__ == "__main__":                                    # the tasks run in processes that import the file
+        rows = RowColumns(Masker(load_model("Qwen3-0.6B"), Options(date="2026-01-31")))
+        LocalPipelineExecutor([JsonlReader("chats", adapter=chat), WriteRows(rows, "rows")], tasks=2).run()
+        rows.describe("rows")
 
-Needs datatrove and pyarrow. `turnloom dataset register rows` makes the files a dataset.
+Needs datatrove[io] and pyarrow. `turnloom dataset register rows` makes the files a dataset.
 """
 
 from __future__ import annotations

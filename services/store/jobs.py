@@ -87,9 +87,9 @@ class Jobs(JobReader):
         """Check that so many jobs more of an owner fit into the queue. Raises QuotaReached."""
         there = self._client.scard(keys.queue(owner))
         if self.quota and there + jobs > self.quota:
-            raise QuotaReached(
-                f"the owner has {there} in the queue, and {jobs} more would be over the quota of {self.quota}"
-            )
+            who = f"owner {owner}" if owner else "the owner"
+            many = f"{there} {'job' if there == 1 else 'jobs'}"
+            raise QuotaReached(f"{who} has {many} in the queue, and {jobs} more would be over the quota: {self.quota}")
 
     def queue(self, job_id: str, *, host: str, planned_steps: int, cut: CutReport | None = None) -> JobRecord:
         """Change VALIDATING -> QUEUED. The caller enqueues the ticket; if it dies first, the supervisor does."""

@@ -26,7 +26,7 @@ the TuFT server of this host. leave has the workers of this container save their
 probe-host looks at this host and its TuFT server once. supervisor queues jobs of lost workers again, archives ended
 ones and removes what is too old. exporter serves metrics to Prometheus."""
 EXIT_CODES = """Exit codes: 0 done, or stopped by a signal; 1 a library is missing, or leave or probe-host failed;
-2 a setting can't be used, there is no GPU, or another process has the port."""
+2 a setting can't be used, there is no GPU, or another machine has the host's name, another process the port."""
 GPU_CHECK_SECONDS = 30
 LAST_WORDS_SECONDS = 30.0  #: after its end in which the worker of a job still reports what it released
 

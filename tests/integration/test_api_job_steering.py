@@ -196,7 +196,7 @@ class TestSteering:
         )
         said = refusal(lambda: api.jobs.CreateSweep(cells, timeout=LIMIT))
         assert said.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert said.message == "The owner has 1 in the queue, and 2 more would be over the quota of 2."
+        assert said.message == "The owner has 1 job in the queue, and 2 more would be over the quota: 2."
         assert store.sweeps.list().items == []
         make_job(api, dataset)
         said = refusal(lambda: make_job(api, dataset))

@@ -116,7 +116,7 @@ def test_a_quota_of_queued_jobs_refuses_the_next_and_counts_none_that_has_begun(
     first, _ = [waiting(store, replace(SPEC, owner="anna")) for _ in range(2)]
     with pytest.raises(QuotaReached, match="owner anna has as many jobs in the queue as the quota allows: 2"):
         store.jobs.create(replace(SPEC, owner="anna"))
-    with pytest.raises(QuotaReached, match="has 2 in the queue, and 1 more would be over the quota"):
+    with pytest.raises(QuotaReached, match="owner anna has 2 jobs in the queue, and 1 more would be over the quota: 2"):
         store.jobs.check_room("anna", 1)
     waiting(store, replace(SPEC, owner="ben"))
     Supervisor(store, SupervisorSettings("")).round()
