@@ -94,7 +94,7 @@ def test_a_value_of_another_kind_is_told_with_what_to_send(
         (b"[]", "application/json", "body: is []; send an object."),
         (b'{"a": 1, ', "application/json", "body: is no JSON from character 10 on; send one JSON object."),
         (b"\xff", "application/json", "body: can't be read; send one JSON object in UTF-8, nested less deeply."),
-        (b"[" * 5000, "application/json", "body: can't be read; send one JSON object in UTF-8, nested less deeply."),
+        (b"[" * 100_000, "application/json", "body: can't be read; send one JSON object in UTF-8, nested less deeply."),
         (
             b"{}",
             "text/plain",

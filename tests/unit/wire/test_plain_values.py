@@ -84,8 +84,8 @@ ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
         (chat({"day": DAY}), f"{ARGUMENTS}.day: is a Python date, which JSON can't hold."),
         (chat(tool={"day": DAY}), "tools[0].day: is a Python date, which JSON can't hold."),
         (chat({"a": float("nan")}), f"{ARGUMENTS}.a: is nan, which JSON can't hold."),
-        (chat(nested(5_000)), f"{ARGUMENTS}: is nested too deeply."),
-        (chat(tool=nested(5_000)), "is nested too deeply."),
+        (chat(nested(20_000)), f"{ARGUMENTS}: is nested too deeply."),
+        (chat(tool=nested(20_000)), "is nested too deeply."),
     ],
 )
 def test_a_clients_dictionary_that_json_can_not_hold_is_refused_by_its_place(
@@ -101,7 +101,7 @@ def test_a_clients_dictionary_that_json_can_not_hold_is_refused_by_its_place(
     [
         (circular(), "chat_template_kwargs.self: holds itself, which JSON can't hold."),
         ({"day": DAY}, "chat_template_kwargs.day: is a Python date, which JSON can't hold."),
-        (nested(5_000), "chat_template_kwargs: is nested too deeply."),
+        (nested(20_000), "chat_template_kwargs: is nested too deeply."),
     ],
 )
 def test_an_option_that_json_can_not_hold_is_refused_by_its_place(kwargs: object, sentence: str) -> None:
