@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 
@@ -11,9 +9,6 @@ from services.store.ids import new_id
 from services.store.records import Hyperparameters, JobSpec, JobState, Rung, StartFrom, SweepAxis, SweepRecord
 from tests.support.trainer_parts import conversations
 from tests.support.trainer_stack import HOST, TrainerStack, kill, stack_over_fake_tuft, wait_for
-
-if TYPE_CHECKING:
-    pass
 
 RATES = (1e-3, 1e-1, 1e-2)
 STEPS, RUNGS = 8, (Rung(2, 2), Rung(4, 1))

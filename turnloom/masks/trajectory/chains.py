@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from turnloom.masks.domain.rendered_text import Origin, RenderedText
-from turnloom.masks.trajectory.program import EMPTY, Piece, add_run
+from turnloom.masks.domain.rendered_text import RenderedText
+from turnloom.masks.trajectory.program import EMPTY, Piece, joined
 
 #: The message of a node that no message's step printed.
 NO_MESSAGE: Final = -1
@@ -46,12 +46,8 @@ class Node:
         """Return the text with the origin of every character."""
         pieces = [node.piece for node in self.back()]
         pieces.reverse()
-        runs: list[tuple[int, Origin | None]] = []
-        for piece in pieces:
-            if piece.runs:
-                add_run(runs, *piece.runs[0])
-                runs += piece.runs[1:]
-        return RenderedText("".join([piece.text for piece in pieces]), tuple(runs))
+        whole = joined(pieces)
+        return RenderedText(whole.text, tuple(whole.runs))
 
 
 class Nodes:

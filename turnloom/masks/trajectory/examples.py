@@ -16,8 +16,8 @@ from turnloom.masks.rows.weights import MessageWeights, weight_spans
 from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
 from turnloom.masks.trajectory.cuts import Cutter
 from turnloom.masks.trajectory.family import Family
-from turnloom.masks.trajectory.program import WHOLE, Piece, UnreplayableError
-from turnloom.masks.trajectory.turns import PiecedRenders, TurnFinder, joined
+from turnloom.masks.trajectory.program import WHOLE, Piece, UnreplayableError, joined
+from turnloom.masks.trajectory.turns import PiecedRenders, TurnFinder
 from turnloom.masks.turns.bounds_by_render import TurnProver, transferred
 from turnloom.masks.turns.coverage import KEYS, UntrainedMessages, lost_warnings, unread_warnings
 from turnloom.masks.turns.message_spans import checked

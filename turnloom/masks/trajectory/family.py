@@ -19,7 +19,7 @@ from turnloom.masks.template.provenance.strings import plain, runs_of
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDED_NAMES
 from turnloom.masks.trajectory.folds import Folded, with_folds
 from turnloom.masks.trajectory.handing import VARYING
-from turnloom.masks.trajectory.program import End, Items, Piece, Program, add_run, origin
+from turnloom.masks.trajectory.program import End, Items, Piece, Program, add_run, joined, origin
 from turnloom.masks.trajectory.straight import source_of
 from turnloom.masks.trajectory.tape import Code, Given
 from turnloom.masks.trajectory.walking import run_fold, walked
@@ -119,7 +119,7 @@ class Family:
         found = self._printed.get(key)
         if found is None:
             if tools and program not in self.unwalked:
-                found = _walked_tools(program, tools, sender)
+                found = joined([walked(program, given, sender)[1] for given in given_tools(program, tools)])
             else:
                 found = self._kept_anew(site, tools, values)
             self._printed[key] = found
@@ -150,14 +150,3 @@ def given_tools(program: Program, tools: Sequence[JSON]) -> Iterator[Given]:
     values = [tools if kind == ("tools",) else None for kind in program.kinds]
     for at, tool in enumerate(tools):
         yield Given([], len(tools), at, tool, origin(TOOLS, "tools"), list(values), [None] * len(values))
-
-
-def _walked_tools(program: Program, tools: Sequence[JSON], sender: Any) -> Piece:
-    texts: list[str] = []
-    runs: list[tuple[int, Any]] = []
-    for given in given_tools(program, tools):
-        piece = walked(program, given, sender)[1]
-        texts.append(piece.text)
-        for length, from_ in piece.runs:
-            add_run(runs, length, from_)
-    return Piece("".join(texts), runs)

@@ -7,7 +7,7 @@ share their beginnings, as a body asks the same first question always.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -287,3 +287,15 @@ def add_run(runs: Runs, length: int, from_: Origin | None) -> None:
         runs[-1] = runs[-1][0] + length, from_
     else:
         runs.append((length, from_))
+
+
+def joined(pieces: Iterable[Piece]) -> Piece:
+    """Join pieces."""
+    texts: list[str] = []
+    runs: Runs = []
+    for piece in pieces:
+        texts.append(piece.text)
+        if piece.runs:
+            add_run(runs, *piece.runs[0])
+            runs += piece.runs[1:]
+    return Piece("".join(texts), runs)

@@ -191,21 +191,27 @@ class Recorder:
         known = len(made)
         for count, at, item, from_ in steps:
             one = Given(messages, count, at, item, from_, made, origins)
-            before = [(space, dict(made[space])) for space in program.spaces]
-            try:
-                leaf, folds = walk(program, one, self._sender)
-            except MissError:
-                del made[known:], origins[known:]
-                for space, state in before:
-                    made[space].clear()
-                    made[space].update(state)
-                leaf, folds = self._recorded(program, one, values, caller)
+            leaf, folds = self._walked(program, one, values, caller)
             try:
                 pieces.append(leaf.printed(*one, folds))
             except Exception as error:
                 raise RefusedError("what can't be printed") from error
             del made[known:], origins[known:]
         return pieces
+
+    def _walked(self, program: Program, given: Given, values: Sequence[Any], caller: Macro) -> tuple[End, list[Any]]:
+        """Walk a body for an item, or record it where no path is known."""
+        made, origins = given.values, given.origins
+        known = len(made)
+        before = [(space, dict(made[space])) for space in program.spaces]
+        try:
+            return walk(program, given, self._sender)
+        except MissError:
+            del made[known:], origins[known:]
+            for space, state in before:
+                made[space].clear()
+                made[space].update(state)
+            return self._recorded(program, given, values, caller)
 
     def _recorded(self, program: Program, given: Given, values: Sequence[Any], caller: Macro) -> tuple[End, list[Any]]:
         tape = self._tape(given, over_messages=program.items.messages)
@@ -253,12 +259,7 @@ class Recorder:
         """Record the body of a loop over tools, as far as these tools ask for it."""
         try:
             for given in given_tools(program, tools):
-                known = len(given.values)
-                try:
-                    walk(program, given, self._sender)
-                except MissError:
-                    del given.values[known:], given.origins[known:]
-                    self._recorded(program, given, values, caller)
+                self._walked(program, given, values, caller)
         except (RefusedError, Exception) as error:
             _LOG.debug("a loop over tools is printed by the template: %s", error)
             self._family.unwalked.add(program)

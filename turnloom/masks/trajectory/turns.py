@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from turnloom.masks.domain.conversation import JSON, Message
 from turnloom.masks.domain.errors import LayoutError
@@ -21,7 +20,7 @@ from turnloom.masks.template.prompts import PROBE, Chat, common_length
 from turnloom.masks.template.render import Renders, Settings
 from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
 from turnloom.masks.trajectory.family import Family
-from turnloom.masks.trajectory.program import Piece, UnreplayableError
+from turnloom.masks.trajectory.program import Piece, UnreplayableError, joined
 from turnloom.masks.trajectory.renders import Sender
 from turnloom.masks.turns.last_turn import Turn, last_turn
 from turnloom.masks.turns.next_header import unclosed
@@ -232,19 +231,6 @@ def split_off(shown: Node, index: int) -> tuple[Node, Piece]:
         return node.parent, node.piece
     tail.reverse()
     return node.parent, joined(tail)
-
-
-def joined(pieces: Sequence[Piece]) -> Piece:
-    """Join pieces."""
-    runs: list[Any] = []
-    for piece in pieces:
-        if piece.runs:
-            if runs and runs[-1][1] == piece.runs[0][1]:
-                runs[-1] = runs[-1][0] + piece.runs[0][0], runs[-1][1]
-                runs += piece.runs[1:]
-            else:
-                runs += piece.runs
-    return Piece("".join([piece.text for piece in pieces]), runs)
 
 
 def behind(shown: Node, base: Node) -> str | None:
