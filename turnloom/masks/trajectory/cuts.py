@@ -40,7 +40,6 @@ class Cutter:
         #: of the last text: its tokens, and behind each node how many there are and where the literal at hand begins
         self._last: tuple[list[Found], list[tuple[Node, int, int]]] = [], []
         self._filled: tuple[Segments, Sequence[int]] = Segments(""), ()  #: of the last text, and its boundaries
-        self._same = 0  #: tokens at the beginning that the text at hand shares with the last
 
     def cut(self, nodes: Sequence[Node], rendered: RenderedText, boundaries: Sequence[int]) -> Segments:
         """Return what `segments.cut` does.
@@ -50,17 +49,20 @@ class Cutter:
             rendered: the text.
             boundaries: first characters of the assistant turns, ascending.
         """
-        found = self._found(nodes, rendered.text) if self._rules.table.plain else None
+        same, found = self._found(nodes, rendered.text) if self._rules.table.plain else (0, None)
         if found is None or self._rules.prefix is not Prefix.NEVER:
             self._last = [], []
             return cut(rendered, boundaries, self._assistants, self._rules, self._policy)
         segments = Segments(rendered.text, utf8_of(rendered))
-        _fill(segments, found, boundaries, *self._filled, self._same)
+        _fill(segments, found, boundaries, *self._filled, same)
         self._filled = segments, boundaries
         return segments
 
-    def _found(self, nodes: Sequence[Node], text: str) -> list[Found] | None:
-        """Return all control tokens that count, by their places in the text; None: not told here."""
+    def _found(self, nodes: Sequence[Node], text: str) -> tuple[int, list[Found] | None]:
+        """Return all control tokens that count, by their places in the text; None: not told here.
+
+        Before them stands how many they begin with that are those of the last text.
+        """
         table, cores = self._rules.table, self._cores
         known, places = self._last  # views of one conversation begin alike
         same = 0
@@ -69,7 +71,7 @@ class Cutter:
                 break
             same += 1
         last, count, literal = places[same - 1] if same else (None, 0, 0)
-        self._same = count
+        shared = count
         position = last.end if last is not None else 0
         found, places = known[:count], places[:same]
         self._last = found, places
@@ -80,11 +82,11 @@ class Cutter:
                 core = cores[id(piece)] = self._core(piece)
             begin, end, inside = core
             if inside is None:
-                return None
+                return 0, None
             if end > begin:
                 first = position + begin
                 if first == literal and first:
-                    return None  # texts of two pieces touch: they may be one author's
+                    return 0, None  # texts of two pieces touch: they may be one author's
                 if first > literal:
                     offset, matches = table.find_in_literal(text, literal, first)
                     for start, stop, token in matches:
@@ -95,9 +97,9 @@ class Cutter:
             position += len(piece.text)
             places.append((node, len(found), literal))
         if position == literal:
-            return found
+            return shared, found
         offset, matches = table.find_in_literal(text, literal, position)
-        return [*found, *[(start + offset, stop + offset, token.id) for start, stop, token in matches]]
+        return shared, [*found, *[(start + offset, stop + offset, token.id) for start, stop, token in matches]]
 
     def _core(self, piece: Piece) -> _Core:
         runs, text = piece.runs, piece.text
