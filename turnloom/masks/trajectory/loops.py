@@ -258,7 +258,10 @@ class MessageLoops:
                         break
                 if rest is not None:
                     break
-            made.append(self._step(program, at, messages, values, origins, plain))
+            step = self._step(program, at, messages, values, origins, plain)
+            made.append(step)
+            if step.leaf is not None and step.leaf.idle:
+                break
         pieces: list[Piece] = []
         tail = _NOTHING_MORE
         if rest is not None:

@@ -152,6 +152,7 @@ class End(Path):
     #: where it sets nothing and prints no variable: whether variables give the answers that led here
     trail: Callable[..., bool] | None
     free: bool  #: the same, and none was asked for
+    idle: bool  #: it does nothing and looked at variables alone, so that every item behind does as little
     parts: tuple[Printed, ...]
     own: bool  #: only the item and its position decide what is printed
     blanks: tuple[int, ...] | None  #: the same where these loops print nothing; None: not even then

@@ -27,6 +27,8 @@ from turnloom.masks.trajectory.program import (
 
 #: What reads more than the item and its position.
 _OTHERS: Final = re.compile(r"\b[MnVO]\b")
+#: What reads anything but variables.
+_NO_VARIABLES: Final = re.compile(r"\b[Mnamo]\b")
 #: What reads the item or more than single messages, and messages by their positions.
 _ITEMS: Final = re.compile(r"\b[MnVOamo]\b")
 _FIRST: Final = re.compile(r"\bM\[(\d+)\]")
@@ -274,8 +276,12 @@ class Tape:
             asked = [(step, answer) for step, answer in self.steps if isinstance(step, Ask) and "V[" in step.source]
             told = [f"({step.source}) == {self.constant(answer)}" for step, answer in asked]
             trail, free = self.code.compiled(" and ".join(told) or "True"), not told
+        idle = not (whole or sets) and all(
+            type(step) is Load or (type(step) is Ask and _NO_VARIABLES.search(step.source) is None)
+            for step, _ in self.steps
+        )
         printed = self.code.printer(whole)
-        return End(printed, reach, stateless, reads, sets, trail, free, whole, own, blanks, self._stretches(whole))
+        return End(printed, reach, stateless, reads, sets, trail, free, idle, whole, own, blanks, self._stretches(whole))
 
     def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Stretch | int, ...]:
         made: list[Stretch | int] = []

@@ -223,15 +223,30 @@ def _add_values(value: JSON, found: list[tuple[JSON, str]]) -> None:
 
 
 def _is_shown(value: JSON, kind: str, times: int, own: str, shown: str) -> bool:
-    """Whether a leaf is printed as often as it was met; what is short must stand by itself."""
+    """Whether a leaf is printed as often as it was met, in whatever spellings; what is short must stand by itself."""
     if isinstance(value, str) and kind != "key":
         text = own if _ESCAPED.search(value) is None else shown
         if times == 1 and value in text:
             return True
-        return any(text.count(form) >= times for form in _written(value))
+        forms = list(dict.fromkeys(_written(value)))
+        return any(text.count(form) >= times for form in forms) or _occurrences(forms, text) >= times
     if kind == "key" and (f'"{value}"' in shown if times == 1 else shown.count(f'"{value}"') >= times):
         return True  # as JSON, which is what most templates print
-    return any(_times(form, shown, times) >= times for form in _written(value))
+    found = 0
+    for form in dict.fromkeys(_written(value)):
+        found += _times(form, shown, times)
+        if found >= times:
+            return True
+    return False
+
+
+def _occurrences(forms: Sequence[str], text: str) -> int:
+    """Count the places where one of several spellings stands: a template may print one argument bare, another as JSON."""
+    found = 0
+    for form in sorted(forms, key=len, reverse=True):  # what is short may be part of another
+        found += text.count(form)
+        text = text.replace(form, "\0")
+    return found
 
 
 def repeated_calls(calls: Sequence[JSON], own: str) -> Iterator[int]:

@@ -236,6 +236,37 @@ def said(content: JSON, *calls_: tuple[str, JSON], **more: JSON) -> Message:
     return {"role": "assistant", "content": content, **({"tool_calls": calls_given} if calls_ else {}), **more}
 
 
+#: As Qwen3-Coder and GLM print arguments: texts bare, containers as JSON, all else as Python writes it.
+MIXED = of_arguments(
+    "{{ k }}={% if v is string %}{{ v }}{% elif v is mapping or v is sequence %}{{ v | tojson }}{% else %}"
+    "{{ v | string }}{% endif %}"
+)
+SCALARS = st.sampled_from([True, False, None, 0, 5, -3, 2.5, "x", "a b", "x\ny", 'say "x"', "é", "a\\b", "<b>&'c'", "5"])
+ARGUMENTS = st.dictionaries(
+    st.sampled_from(["path", "x", "limit", "5", "a-b"]),
+    SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.sampled_from(["x", "deep"]), SCALARS, max_size=2),
+    max_size=4,
+)
+
+
+@given(st.lists(ARGUMENTS, min_size=1, max_size=2))
+@settings(max_examples=400)
+def test_a_value_that_is_printed_now_bare_and_now_as_json_is_not_called_left_out(given_: list[dict[str, JSON]]) -> None:
+    chat = chat_format(compile_template(HEADED + MIXED + ENDED))
+    reply = said("", *[("f", arguments) for arguments in given_])
+    views = laid_out(chat, Conversation([{"role": "user", "content": "q"}, reply]))
+    assert not isinstance(views, PreprocessError), views
+
+
+@pytest.mark.parametrize("value", [True, "x\ny", 'say "x"', 2.5])
+def test_a_value_that_is_printed_once_of_twice_is_refused(value: JSON) -> None:
+    chat = chat_format(compile_template(HEADED + MIXED.replace("{{ v | tojson }}", "...") + ENDED))
+    reply = said("", ("f", {"path": value, "deep": [value]}))
+    error = laid_out(chat, Conversation([{"role": "user", "content": "q"}, reply]))
+    assert isinstance(error, ContentNotCovered)
+    assert error.message == "messages[1].tool_calls[0].function.arguments.deep[0]: the template leaves this value out"
+
+
 @pytest.mark.parametrize(
     ("printed", "reply_", "sentence"),
     [
