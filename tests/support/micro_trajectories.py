@@ -39,6 +39,13 @@ _CALLS: Final = (
     "{{ m.tool_calls[0].function.name }}:{{ m.tool_calls[0].function.arguments | tojson }}",
     "{{ m.tool_calls[0].function.name }}:{{ m.tool_calls[0].function.arguments | tojson }}"
     "{% set ns.seen = m.tool_calls[0].function.name %}",
+    "{% for c in m.tool_calls %}<function={{ c.function.name }}>{% for k, v in c.function.arguments | items %}"
+    "<p={{ k }}>{{ v if v is string else (v | tojson if v is mapping or v is sequence else v | string) }}</p>"
+    "{% endfor %}{% endfor %}",
+    "{% for c in m.tool_calls %}call{{ c.function.name }} {% for k, v in c.function.arguments | items %}a{{ k }}={{ v }}."
+    "{% endfor %}{% endfor %}",
+    "{{ m.tool_calls | tojson }}",
+    "{% for c in m.tool_calls %}{{ c | tojson }}{{ c.function.name }}{% endfor %}",
 )
 _RESULTS: Final = (
     "{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user\n{% endif %}<r>{{ m.content }}</r>"
@@ -55,6 +62,11 @@ _THOUGHTS: Final = (
     "{% endif %}",
     "{% if loop.last and m.reasoning_content is defined %}<think>{{ m.reasoning_content }}</think>{% endif %}",
 )
+_CONTENTS: Final = (
+    *("m.content",) * 3,
+    *("m.content | trim", "m.content.strip(' x')", "m.content.strip('\\n').lstrip()", "m.content ~ m.content"),
+    *("m.content | tojson", "m.content.split('</think>')[-1]"),
+)
 _NAMES: Final = ("f", "get", "x", "name")
 
 
@@ -62,7 +74,7 @@ def source(chance: Random) -> str:
     """A template with a few decisions about messages, tools, calls and results."""
     micro = MicroTemplate(chance)
     decisions = [micro._decision(counting=chance.random() < 0.3) for _ in range(3)]
-    content = chance.choice(("m.content", "m.content", "m.content | trim", "m.content.split('</think>')[-1]"))
+    content = chance.choice(_CONTENTS)
     return (
         "{% set ns = namespace(n=0, seen='', flag=false) %}"
         f"{chance.choice(_HEADS)}{{% for m in messages %}}{{% if m.role == 'assistant' %}}{decisions[0]}"

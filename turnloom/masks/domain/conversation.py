@@ -12,6 +12,12 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 Message: TypeAlias = "dict[str, JSON]"
 #: Names a message's reasoning is given under.
 REASONING_FIELDS: Final = ("reasoning_content", "thinking", "reasoning")
+#: Names of the message format itself: as dictionary keys templates spell them, and they are no one's text.
+STRUCTURE: Final = frozenset(
+    {"role", "content", "name", "type", "text", "id", "function", "arguments", "tool_calls", "tool_call_id"}
+    | {"reasoning_content", "parameters", "description", "properties", "required", "items", "enum", "default"}
+    | {"title", "strict"}
+)
 
 
 @dataclass(frozen=True, slots=True)

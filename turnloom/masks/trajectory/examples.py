@@ -9,17 +9,26 @@ from typing import NamedTuple, cast
 from turnloom.masks.domain.conversation import Conversation, Message
 from turnloom.masks.domain.errors import LayoutError
 from turnloom.masks.domain.options import Options
-from turnloom.masks.domain.rendered_text import TOOLS, Located, MessageSpan, Origin, RenderedText, View
+from turnloom.masks.domain.rendered_text import Located, MessageSpan, RenderedText, View
 from turnloom.masks.model import Model
 from turnloom.masks.rows.weigh import WeightedText, trained_of, weighted_text_of
 from turnloom.masks.rows.weights import MessageWeights, weight_spans
 from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
 from turnloom.masks.trajectory.cuts import Cutter
 from turnloom.masks.trajectory.family import Family
+from turnloom.masks.trajectory.layout import PieceLayout
 from turnloom.masks.trajectory.program import WHOLE, Piece, UnreplayableError, joined
+from turnloom.masks.trajectory.shows import is_reasoning_shown, is_shown
 from turnloom.masks.trajectory.turns import PiecedRenders, TurnFinder
 from turnloom.masks.turns.bounds_by_render import TurnProver, transferred
-from turnloom.masks.turns.coverage import KEYS, UntrainedMessages, lost_warnings, unread_warnings
+from turnloom.masks.turns.coverage import (
+    KEYS,
+    Shown,
+    UntrainedMessages,
+    lost_warnings,
+    reasoning_warnings,
+    unread_warnings,
+)
 from turnloom.masks.turns.message_spans import checked
 from turnloom.masks.turns.next_header import ended_by_header, final_stop, unclosed, without_unclosed
 from turnloom.masks.turns.prefixes import Cut, grouped
@@ -68,7 +77,7 @@ class _Work:
         self._begins: dict[tuple[int, int, str], int | None] = {}
         self._lost: dict[tuple[int, str], list[str]] = {}
         self._clean: set[int] = set()  #: ids of pieces that show all that their messages say
-        self._layout: _Layout | None = None  #: of the last view
+        self._layout: PieceLayout | None = None  #: of the last view
         self._plain_keys = all(KEYS.issuperset(message) for message in messages)
 
     def views(self) -> list[tuple[View, Sequence[Node]]]:
@@ -86,7 +95,7 @@ class _Work:
         rendered = node.rendered()
         trained = frozenset(cut.trained)
         rule = request.header_rule
-        layout = self._layout = _Layout(node, self._layout)
+        layout = self._layout = PieceLayout(node, self._layout)
         located = ended_by_header(self._located(cut, layout, rendered.text), shown, rendered, rule)
         lost = [*self._unread(shown, rendered, layout), *self._untrained(shown, rendered, trained, layout)]
         warnings = (*request.undated, *dropped(shown, rendered, trained), *lost, *located.warnings)
@@ -100,7 +109,7 @@ class _Work:
         boundaries = tuple([begin for _, begin in located.begins])
         return View(rendered, spans, trained, cut.messages, warnings, boundaries, stop), layout.nodes
 
-    def _located(self, cut: Cut, layout: _Layout, text: str) -> Located:
+    def _located(self, cut: Cut, layout: PieceLayout, text: str) -> Located:
         spans: list[MessageSpan] = []
         warnings: list[str] = []
         begins: list[tuple[int, int]] = []
@@ -124,12 +133,19 @@ class _Work:
         begins.sort(key=_second)
         return Located(tuple(spans), tuple(dict.fromkeys(warnings)), tuple(begins))
 
-    def _checked(self, index: int, layout: _Layout) -> list[str]:
-        turn = self.finder.sampled(index).turn
+    def _checked(self, index: int, layout: PieceLayout) -> list[str]:
+        turn, message = self.finder.sampled(index).turn, self.messages[index]
+        own = layout.own(index, turn.start, turn.end)
+        shown = own is not None and is_shown(own, message, trained=True)
+        if shown and own is not None and is_reasoning_shown(own, message):
+            return []
         pieces = layout.between(index, turn.start, turn.end)
-        return checked(pieces, "".join([text for _, text, _ in pieces]), self.messages[index], index)
+        text = "".join([text for _, text, _ in pieces])
+        if shown:
+            return reasoning_warnings(message, index, Shown(pieces, text))
+        return checked(pieces, text, message, index)
 
-    def _begin(self, index: int, layout: _Layout, text: str, shown: int) -> tuple[int | None, int]:
+    def _begin(self, index: int, layout: PieceLayout, text: str, shown: int) -> tuple[int | None, int]:
         """Return where an untrained turn begins, None where it can't be told, and up to where the text tells that."""
         finder = self.finder
         until = WHOLE
@@ -144,7 +160,7 @@ class _Work:
         except LayoutError:
             return None, WHOLE
 
-    def _transferred(self, index: int, layout: _Layout, until: int) -> tuple[int | None, int]:
+    def _transferred(self, index: int, layout: PieceLayout, until: int) -> tuple[int | None, int]:
         first, last, key = layout.surroundings(index)
         until = max(until, layout.nodes[last - 1].end) if last < len(layout.nodes) else WHOLE
         begin = layout.nodes[first].parent
@@ -161,7 +177,7 @@ class _Work:
         found = self._begins[key]
         return (None if found is None else offset + found), until
 
-    def _unread(self, shown: Sequence[Message], rendered: RenderedText, layout: _Layout) -> list[str]:
+    def _unread(self, shown: Sequence[Message], rendered: RenderedText, layout: PieceLayout) -> list[str]:
         tools = self.request.chat.tools
         if self._plain_keys and not tools:
             return []
@@ -170,7 +186,7 @@ class _Work:
         return unread_warnings(shown, tools, rendered, self.request.chat.template.names)
 
     def _untrained(
-        self, shown: Sequence[Message], rendered: RenderedText, trained: frozenset[int], layout: _Layout
+        self, shown: Sequence[Message], rendered: RenderedText, trained: frozenset[int], layout: PieceLayout
     ) -> list[str]:
         elsewhere = self.renders.sender.elsewhere
         if any(step != NO_MESSAGE or index in self.assistants for step, index in elsewhere):
@@ -220,8 +236,11 @@ class _Work:
             position += length
         return True
 
-    def _lost_of(self, index: int, at: int, layout: _Layout) -> list[str]:
+    def _lost_of(self, index: int, at: int, layout: PieceLayout) -> list[str]:
         message, piece = self.messages[index], layout.nodes[at].piece
+        if is_shown(piece, message, trained=False):
+            self._clean.add(id(piece))
+            return []
         content = message.get("content")
         if not message.get("tool_calls"):
             own = [run for run in piece.runs if run[1] is not None]
@@ -267,107 +286,6 @@ class _Prover(NamedTuple):
     def shown(self, _: int) -> RenderedText:
         own = self.finder.alone(self.place)
         return RenderedText(own.shown.text(), ())
-
-
-class _Layout:
-    """The pieces of one view, and what is told of them. Views begin alike; so far the next need not tell it again."""
-
-    def __init__(self, node: Node, last: _Layout | None) -> None:
-        """Take over what the last view of the conversation tells of the pieces that both begin with."""
-        own: list[Node] = []
-        known: dict[int, int] = {} if last is None else last.ids
-        one: Node | None = node
-        while one is not None and id(one) not in known:
-            own.append(one)
-            one = one.parent
-        own.reverse()
-        same = 0 if last is None or one is None else known[id(one)] + 1
-        self.nodes: list[Node] = own if last is None else last.nodes[:same] + own
-        self.ids: dict[int, int] = {id(one): at for at, one in enumerate(self.nodes)}  #: places of the pieces
-        self.at = {one.message: at for at, one in enumerate(self.nodes) if one.message != NO_MESSAGE}
-        #: by untrained assistant message: where it begins, None where that can't be told; up to where the text tells it
-        self.begins: dict[int, tuple[int | None, int]] = {}
-        #: message, warnings of what is lost of it, and its piece's place; None: not all was looked at
-        self.lost: list[tuple[int, list[str], int]] | None = None
-        self.skipped: list[int] = []  #: places of the pieces of messages that are trained
-        self.outside: set[int] = set()  #: messages of which text was known to stand outside their own pieces
-        self.told = 0  #: the first piece of which the last view does not tell what is lost
-        if last is None or not same:
-            return
-        end, told = self.nodes[same - 1].end, same - 1
-        while told and not self.nodes[told].piece.last:  # what stands behind a piece counts, up to the next text
-            told -= 1
-        self.told = told
-        self.begins = {index: found for index, found in last.begins.items() if found[1] <= end}
-        if last.lost is not None:
-            self.lost = [found for found in last.lost if found[2] < told]
-            self.skipped = [at for at in last.skipped if at < told]
-            self.outside = last.outside
-
-    def begins_with(self, node: Node, text: str) -> bool:
-        """Whether the text, which this is the layout of, begins with a chain's."""
-        behind: list[Node] = []
-        while id(node) not in self.ids:
-            behind.append(node)
-            assert node.parent is not None, "all chains begin with the same node"
-            node = node.parent
-        return all(text.startswith(one.piece.text, one.end - len(one.piece.text)) for one in reversed(behind))
-
-    def between(self, index: int, start: int, end: int) -> list[tuple[int, str, Origin | None]]:
-        """Return the runs from a character of a message's own piece up to another, the outer ones cut."""
-        at = self.at.get(index)
-        if at is None:
-            raise UnreplayableError("a turn without a piece")
-        found: list[tuple[int, str, Origin | None]] = []
-        while True:
-            node = self.nodes[at]
-            text, position = node.piece.text, node.end - len(node.piece.text)
-            begin = position
-            for length, from_ in node.piece.runs:
-                first, stop = max(position, start), min(position + length, end)
-                if first < stop:
-                    found.append((first, text[first - begin : stop - begin], from_))
-                position += length
-            if position >= end:
-                return found
-            at += 1
-
-    def surroundings(self, index: int) -> tuple[int, int, tuple[int, int, str]]:
-        """Return the pieces from the text before a message up to the text behind it, and what tells them apart."""
-        at = self.at.get(index)
-        if at is None:
-            raise UnreplayableError("a turn without a piece")
-        first = at - 1
-        while first > 0 and not self.nodes[first].piece.last:
-            first -= 1
-        last = at + 1
-        while last < len(self.nodes) and not self.nodes[last].piece.last:
-            last += 1
-        last = min(last + 1, len(self.nodes))
-        return max(first, 0), last, (id(self.nodes[max(first, 0)]), id(self.nodes[at]), self.head(at + 1))
-
-    def head(self, at: int) -> str:
-        """Return the literals from a piece on, up to the next text."""
-        text = ""
-        for node in self.nodes[at:]:
-            runs = node.piece.runs
-            if not runs:
-                continue
-            if runs[0][1] is None:
-                text += node.piece.text[: runs[0][0]]
-                if len(runs) == 1:
-                    continue
-            break
-        return text
-
-    def prints_tools(self) -> bool:
-        """Whether a text of tools is printed outside messages."""
-        return any(
-            from_ is not None and from_.message_index == TOOLS
-            for node in self.nodes
-            if node.message == NO_MESSAGE
-            for _, from_ in node.piece.runs
-        )
 
 
 def _rendered(nodes: Sequence[Node]) -> RenderedText:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from turnloom.masks.domain.conversation import STRUCTURE
 from turnloom.masks.domain.rendered_text import Origin
 from turnloom.masks.template.provenance.filters import json_text
-from turnloom.masks.template.provenance.messages import STRUCTURE
 
 #: Characters with the same origin, as in `RenderedText`.
 Runs: TypeAlias = "list[tuple[int, Origin | None]]"
@@ -51,15 +51,21 @@ class Held(NamedTuple):
 class Piece:
     """What one step printed, with the origin of every character."""
 
-    __slots__ = ("last", "runs", "text")
+    __slots__ = ("last", "runs", "shown", "text")
 
     def __init__(self, text: str, runs: Runs) -> None:
         self.text = text
         self.runs = runs
+        self.shown: frozenset[str] | None = None  #: what it shows as sent (`shows.Shows.fields`); None: not told
         #: end of the last character that is no literal, 0 where all are
         self.last = 0
         if runs:
             self.last = len(text) if runs[-1][1] is not None else len(text) - runs[-1][0]
+
+    @property
+    def first(self) -> int:
+        """Characters of the literal that it begins with."""
+        return self.runs[0][0] if self.runs and self.runs[0][1] is None else 0
 
 
 EMPTY: Final = Piece("", [])
@@ -157,6 +163,7 @@ class End(Path):
     own: bool  #: only the item and its position decide what is printed
     blanks: tuple[int, ...] | None  #: the same where these loops print nothing; None: not even then
     stretches: tuple[Stretch | int, ...]  #: the same in pieces: printers, and numbers of loops
+    shows: Any  #: `shows.Shows`, where the expressions tell what is printed of the item
 
 
 class Refusal(Path):

@@ -24,6 +24,7 @@ from turnloom.masks.trajectory.program import (
     Store,
     Stretch,
 )
+from turnloom.masks.trajectory.shows import shows_of
 
 #: What reads more than the item and its position.
 _OTHERS: Final = re.compile(r"\b[MnVO]\b")
@@ -281,7 +282,9 @@ class Tape:
             for step, _ in self.steps
         )
         printed = self.code.printer(whole)
-        return End(printed, reach, stateless, reads, sets, trail, free, idle, whole, own, blanks, self._stretches(whole))
+        shows = shows_of(whole, folds, self.code.value_of)  # type: ignore[arg-type]  # these are loops
+        stretches = self._stretches(whole)
+        return End(printed, reach, stateless, reads, sets, trail, free, idle, whole, own, blanks, stretches, shows)
 
     def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Stretch | int, ...]:
         made: list[Stretch | int] = []

@@ -191,6 +191,7 @@ class TurnFinder:
             prompt, turn = self.renders.node(index, prompt=True), alone.turn
             at = turn.start - alone.base.end
             rest = Piece(alone.rest.text[at:], runs_behind(alone.rest.runs, at))
+            rest.shown = alone.rest.shown if at <= alone.rest.first else None
             moved = prompt.end - turn.start
             bounds = replace(turn, start=prompt.end, eot_start=turn.eot_start + moved, end=turn.end + moved)
             found = self._sampled[index] = Bounds(

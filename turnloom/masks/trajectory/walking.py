@@ -20,6 +20,7 @@ from turnloom.masks.trajectory.program import (
     Store,
     UnreplayableError,
 )
+from turnloom.masks.trajectory.shows import shown_of
 from turnloom.masks.trajectory.straight import WALKS
 from turnloom.masks.trajectory.tape import Given
 
@@ -123,6 +124,8 @@ def walked(program: Program, arguments: Given, sender: Any) -> tuple[End, Piece]
         piece = leaf.printed(*arguments, folds)
     except Exception as error:
         raise UnreplayableError("what can't be printed") from error
+    if leaf.shows is not None:
+        piece.shown = shown_of(leaf.shows, folds)
     if program.items.messages:
         piece = sender.interned(piece, arguments[2])
         if own:

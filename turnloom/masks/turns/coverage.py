@@ -96,7 +96,7 @@ def trained_warnings(message: Message, index: int, shown: Shown) -> list[str]:
     return [
         *warnings,
         *_checked_calls(message.get("tool_calls"), index, shown),
-        *_reasoning_warnings(message, index, shown),
+        *reasoning_warnings(message, index, shown),
     ]
 
 
@@ -143,7 +143,7 @@ def _hint_of_id(calls: Sequence[JSON], path: str, shown: Shown) -> str:
     )
 
 
-def _reasoning_warnings(message: Message, index: int, shown: Shown) -> list[str]:
+def reasoning_warnings(message: Message, index: int, shown: Shown) -> list[str]:
     """Warn of reasoning that is left out; raises ContentNotCovered where an empty block stands in its place."""
     given = next((name for name in REASONING_FIELDS if has_text(message.get(name))), None)
     if given is None:

@@ -14,7 +14,7 @@ from enum import Enum
 from math import inf
 from typing import Final, NamedTuple
 
-from turnloom.masks.domain.conversation import JSON
+from turnloom.masks.domain.conversation import JSON, STRUCTURE
 
 #: What opens and closes reasoning inside content, as the templates at hand spell it.
 _THINK: Final = re.compile(
@@ -161,19 +161,18 @@ def lost_calls(calls: Sequence[JSON], own: str, shown: str) -> Iterator[LostCall
         own: printed text that came from the calls.
         shown: all that the turn shows. Numbers and some keys belong to no origin, and escaped text does in part.
     """
-    seen: dict[tuple[type, object], int] = {}
+    seen: dict[object, int] = {}
     for at, call in enumerate(calls):
         before = dict(seen)
         if _all_shown(call, seen, own, shown):
             continue
         seen = before
         leaves = [leaf for leaf in _leaves_of_call(call, f"tool_calls[{at}]") if leaf.value != ""]
-        missing = []
-        for leaf in leaves:
-            key = (type(leaf.value), leaf.value)
-            seen[key] = seen.get(key, 0) + 1
-            if not _is_shown(leaf.value, leaf.kind, seen[key], own, shown):
-                missing.append(leaf)
+        missing = [
+            leaf
+            for leaf in leaves
+            if not _is_shown(leaf.value, leaf.kind, _met(leaf.value, leaf.kind, seen), own, shown)
+        ]
         if missing:
             said = [
                 leaf for leaf in leaves if leaf.kind == "name" or (isinstance(leaf.value, str) and leaf.kind == "value")
@@ -182,16 +181,21 @@ def lost_calls(calls: Sequence[JSON], own: str, shown: str) -> Iterator[LostCall
             yield LostCall(f"tool_calls[{at}]" if whole else missing[0].path, whole, missing[0].kind == "name")
 
 
-def _all_shown(call: JSON, seen: dict[tuple[type, object], int], own: str, shown: str) -> bool:
+def _all_shown(call: JSON, seen: dict[object, int], own: str, shown: str) -> bool:
     """Whether every value of a call is printed, as nearly always; their paths need not be written then."""
     for value, kind in _values_of_call(call):
         if value == "":
             continue
-        key = (type(value), value)
-        seen[key] = times = seen.get(key, 0) + 1
-        if not _is_shown(value, kind, times, own, shown):
+        if not _is_shown(value, kind, _met(value, kind, seen), own, shown):
             return False
     return True
+
+
+def _met(value: JSON, kind: str, seen: dict[object, int]) -> int:
+    """Count a value and return how often it was met; keys that templates spell themselves are no text of a call."""
+    key = (type(value), value, kind == "key" and value in STRUCTURE)
+    seen[key] = times = seen.get(key, 0) + 1
+    return times
 
 
 def _values_of_call(call: JSON) -> list[tuple[JSON, str]]:
@@ -241,7 +245,7 @@ def _is_shown(value: JSON, kind: str, times: int, own: str, shown: str) -> bool:
 
 
 def _occurrences(forms: Sequence[str], text: str) -> int:
-    """Count the places where one of several spellings stands: a template may print one argument bare, another as JSON."""
+    """Count where one of several spellings stands: a template may print one argument bare and another as JSON."""
     found = 0
     for form in sorted(forms, key=len, reverse=True):  # what is short may be part of another
         found += text.count(form)

@@ -241,7 +241,8 @@ MIXED = of_arguments(
     "{{ k }}={% if v is string %}{{ v }}{% elif v is mapping or v is sequence %}{{ v | tojson }}{% else %}"
     "{{ v | string }}{% endif %}"
 )
-SCALARS = st.sampled_from([True, False, None, 0, 5, -3, 2.5, "x", "a b", "x\ny", 'say "x"', "é", "a\\b", "<b>&'c'", "5"])
+TEXTS = ["x", "a b", "x\ny", 'say "x"', "é", "a\\b", "<b>&'c'", "5"]
+SCALARS = st.sampled_from([True, False, None, 0, 5, -3, 2.5, *TEXTS])
 ARGUMENTS = st.dictionaries(
     st.sampled_from(["path", "x", "limit", "5", "a-b"]),
     SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.sampled_from(["x", "deep"]), SCALARS, max_size=2),

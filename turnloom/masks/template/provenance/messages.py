@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from turnloom.masks.domain.conversation import JSON, Message
+from turnloom.masks.domain.conversation import JSON, STRUCTURE, Message
 from turnloom.masks.domain.rendered_text import TOOLS, Origin
 from turnloom.masks.template.provenance.runs import Runs
 from turnloom.masks.template.provenance.strings import traced
 
-#: Names of the message format itself: as dictionary keys they are no one's text, and exact strs are found faster.
-STRUCTURE: Final = frozenset(
-    {"role", "content", "name", "type", "text", "id", "function", "arguments", "tool_calls", "tool_call_id"}
-    | {"reasoning_content", "parameters", "description", "properties", "required", "items", "enum", "default"}
-    | {"title", "strict"}
-)
 #: Left as exact strs: templates print them into role headers. Roles are plain words (checked before rendering).
 _UNTRACED: Final = frozenset({"role"})
 

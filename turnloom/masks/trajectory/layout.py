@@ -1,0 +1,120 @@
+"""The pieces of one text of a conversation, and what was found of them."""
+
+from __future__ import annotations
+
+from turnloom.masks.domain.rendered_text import TOOLS, Origin
+from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
+from turnloom.masks.trajectory.program import Piece, UnreplayableError
+
+
+class PieceLayout:
+    """The pieces of one view, and what is told of them. Views begin alike; so far the next need not tell it again."""
+
+    def __init__(self, node: Node, last: PieceLayout | None) -> None:
+        """Take over what the last view of the conversation tells of the pieces that both begin with."""
+        own: list[Node] = []
+        known: dict[int, int] = {} if last is None else last.ids
+        one: Node | None = node
+        while one is not None and id(one) not in known:
+            own.append(one)
+            one = one.parent
+        own.reverse()
+        same = 0 if last is None or one is None else known[id(one)] + 1
+        self.nodes: list[Node] = own if last is None else last.nodes[:same] + own
+        self.ids: dict[int, int] = {id(one): at for at, one in enumerate(self.nodes)}  #: places of the pieces
+        self.at = {one.message: at for at, one in enumerate(self.nodes) if one.message != NO_MESSAGE}
+        #: by untrained assistant message: where it begins, None where that can't be told; up to where the text tells it
+        self.begins: dict[int, tuple[int | None, int]] = {}
+        #: message, warnings of what is lost of it, and its piece's place; None: not all was looked at
+        self.lost: list[tuple[int, list[str], int]] | None = None
+        self.skipped: list[int] = []  #: places of the pieces of messages that are trained
+        self.outside: set[int] = set()  #: messages of which text was known to stand outside their own pieces
+        self.told = 0  #: the first piece of which the last view does not tell what is lost
+        if last is None or not same:
+            return
+        end, told = self.nodes[same - 1].end, same - 1
+        while told and not self.nodes[told].piece.last:  # what stands behind a piece counts, up to the next text
+            told -= 1
+        self.told = told
+        self.begins = {index: found for index, found in last.begins.items() if found[1] <= end}
+        if last.lost is not None:
+            self.lost = [found for found in last.lost if found[2] < told]
+            self.skipped = [at for at in last.skipped if at < told]
+            self.outside = last.outside
+
+    def begins_with(self, node: Node, text: str) -> bool:
+        """Whether the text, which this is the layout of, begins with a chain's."""
+        behind: list[Node] = []
+        while id(node) not in self.ids:
+            behind.append(node)
+            assert node.parent is not None, "all chains begin with the same node"
+            node = node.parent
+        return all(text.startswith(one.piece.text, one.end - len(one.piece.text)) for one in reversed(behind))
+
+    def own(self, index: int, start: int, end: int) -> Piece | None:
+        """Return a message's own piece if all its text, and no other's, lies between two characters; else None."""
+        at = self.at.get(index)
+        if at is None:
+            return None
+        node = self.nodes[at]
+        piece, behind = node.piece, node.end
+        begin = behind - len(piece.text)
+        if not piece.last or begin + piece.last > end or end > behind:
+            return None
+        return piece if start <= begin + piece.first else None
+
+    def between(self, index: int, start: int, end: int) -> list[tuple[int, str, Origin | None]]:
+        """Return the runs from a character of a message's own piece up to another, the outer ones cut."""
+        at = self.at.get(index)
+        if at is None:
+            raise UnreplayableError("a turn without a piece")
+        found: list[tuple[int, str, Origin | None]] = []
+        while True:
+            node = self.nodes[at]
+            text, position = node.piece.text, node.end - len(node.piece.text)
+            begin = position
+            for length, from_ in node.piece.runs:
+                first, stop = max(position, start), min(position + length, end)
+                if first < stop:
+                    found.append((first, text[first - begin : stop - begin], from_))
+                position += length
+            if position >= end:
+                return found
+            at += 1
+
+    def surroundings(self, index: int) -> tuple[int, int, tuple[int, int, str]]:
+        """Return the pieces from the text before a message up to the text behind it, and what tells them apart."""
+        at = self.at.get(index)
+        if at is None:
+            raise UnreplayableError("a turn without a piece")
+        first = at - 1
+        while first > 0 and not self.nodes[first].piece.last:
+            first -= 1
+        last = at + 1
+        while last < len(self.nodes) and not self.nodes[last].piece.last:
+            last += 1
+        last = min(last + 1, len(self.nodes))
+        return max(first, 0), last, (id(self.nodes[max(first, 0)]), id(self.nodes[at]), self.head(at + 1))
+
+    def head(self, at: int) -> str:
+        """Return the literals from a piece on, up to the next text."""
+        text = ""
+        for node in self.nodes[at:]:
+            runs = node.piece.runs
+            if not runs:
+                continue
+            if runs[0][1] is None:
+                text += node.piece.text[: runs[0][0]]
+                if len(runs) == 1:
+                    continue
+            break
+        return text
+
+    def prints_tools(self) -> bool:
+        """Whether a text of tools is printed outside messages."""
+        return any(
+            from_ is not None and from_.message_index == TOOLS
+            for node in self.nodes
+            if node.message == NO_MESSAGE
+            for _, from_ in node.piece.runs
+        )
