@@ -49,6 +49,7 @@ class TurnloomError(Exception):
         field: str = "",
         code: str = "",
         violations: Sequence[Violation] = (),
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -56,6 +57,8 @@ class TurnloomError(Exception):
         self.field = field  #: the first field or option to blame; may be empty
         self.code = code  #: the server's UPPER_SNAKE_CASE or the status; may be empty
         self.violations = tuple(violations)  #: every field that was refused, at most 50
+        #: seconds until the same call may pass, as the server says; 0: at once, but with less; None: it says nothing
+        self.retry_after = retry_after
 
 
 class InvalidInput(TurnloomError):

@@ -51,22 +51,13 @@ def _tokens(arguments: list[str]) -> int:
 
 def _serve(settings: ApiSettings, port_file: Path | None) -> int:
     # Imported here: the worker is forked for each job, and its parent must not hold gRPC.
-    from services.preprocess.api.addresses import AddressTaken  # noqa: PLC0415
-
     if settings.processes > 1:
         from services.preprocess.api.processes import serve_together  # noqa: PLC0415
 
-        try:
-            return serve_together(settings, port_file)
-        except AddressTaken as error:
-            return _say(error, USAGE_ERROR)
+        return serve_together(settings, port_file)
     from services.preprocess.api.process import serve  # noqa: PLC0415
-    from services.preprocess.models.registry import BadModels  # noqa: PLC0415
 
-    try:
-        return serve(settings, port_file)
-    except (BadModels, AddressTaken) as error:
-        return _say(error, USAGE_ERROR)
+    return serve(settings, port_file)
 
 
 def _work(settings: ApiSettings) -> int:

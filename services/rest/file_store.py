@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 from fsspec.spec import AbstractBufferedFile
 
 from services.rest.gateway import Caller
-from services.rest.problems import Problem, missing
+from services.rest.problems import AWAY_SECONDS, Problem, missing
 from services.store.blobs.files import is_local, locate, reader, store_errors
 from services.store.errors import StoreError, StoreFull
 
@@ -291,4 +291,5 @@ def faults() -> Iterator[None]:
             f"The file store can't be used ({kind}); try again, or ask its operator.",
             kind="server_error",
             code="file_store_unavailable",
+            retry_after=AWAY_SECONDS,
         ) from error

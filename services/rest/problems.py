@@ -15,19 +15,30 @@ from fastapi.exceptions import RequestValidationError
 from turnloom import errors
 
 INVALID: Final = "invalid_request_error"
+AWAY_SECONDS: Final = 2  #: Retry-After where the API or the file store is away; every other wait is the API's own
 SHOWN: Final = 40  #: characters of a wrong value that an error repeats
 
 
 class Problem(Exception):
     """An error response: the client's fault from 400 on, ours from 500 on."""
 
-    def __init__(self, status: int, message: str, *, kind: str = INVALID, param: str = "", code: str = "") -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = INVALID,
+        param: str = "",
+        code: str = "",
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.kind = kind
         self.param = param
         self.code = code
+        self.retry_after = retry_after  #: seconds, said in Retry-After; None or 0: nothing is said
 
     def body(self) -> dict[str, dict[str, str | None]]:
         """Return the JSON that OpenAI's clients read."""
@@ -77,7 +88,12 @@ ANSWERS: Final[dict[type[errors.TurnloomError], Answer]] = {
 UNAUTHENTICATED: Final = Answer(401, code="invalid_api_key")
 TOO_LARGE: Final = Answer(413, code="request_too_large")
 #: Where the server's own code says more than the class.
-BY_CODE: Final = {"UNAUTHENTICATED": UNAUTHENTICATED, "TOO_LARGE": TOO_LARGE, "STORE_FULL": Answer(507, "server_error")}
+BY_CODE: Final = {
+    "UNAUTHENTICATED": UNAUTHENTICATED,
+    "TOO_LARGE": TOO_LARGE,
+    "WORK_EXCEEDED": TOO_LARGE,
+    "STORE_FULL": Answer(507, "server_error"),
+}
 
 
 def problem_of(error: errors.TurnloomError) -> Problem:
@@ -90,7 +106,14 @@ def problem_of(error: errors.TurnloomError) -> Problem:
         sentence = f"{sentence} {error.hint}"
     if isinstance(error, errors.AlreadyExists):
         sentence = sentence.replace("request_id", "Idempotency-Key")  # what the caller sent it as
-    return Problem(answer.status, sentence, kind=answer.kind, param=error.field, code=answer.code or error.code.lower())
+    return Problem(
+        answer.status,
+        sentence,
+        kind=answer.kind,
+        param=error.field,
+        code=answer.code or error.code.lower(),
+        retry_after=AWAY_SECONDS if isinstance(error, errors.ServerUnreachable) else error.retry_after,
+    )
 
 
 def invalid(param: str, sentence: str, code: str = "") -> Problem:

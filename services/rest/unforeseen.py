@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import traceback
-from typing import Final
 
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.rest.problems import Problem
 
 LOG = logging.getLogger("turnloom.rest")
-RETRY_SECONDS: Final = {429: "5", 503: "2"}  #: said in Retry-After
 
 
 class BrokenOff(Exception):
@@ -23,8 +22,8 @@ class BrokenOff(Exception):
 
 def answer(problem: Problem) -> JSONResponse:
     """Return the response of a problem."""
-    retry = RETRY_SECONDS.get(problem.status)
-    return JSONResponse(problem.body(), problem.status, {"Retry-After": retry} if retry else None)
+    headers = {"Retry-After": str(math.ceil(problem.retry_after))} if problem.retry_after else None
+    return JSONResponse(problem.body(), problem.status, headers)
 
 
 class Unforeseen:

@@ -27,9 +27,8 @@ MEMORY_MB = 2048  #: 370 are used with the tiny model
 HELP = """Serve replies of a base model and of saved LoRA adapters, for a host whose TuFT server trains only. Run it by
 the Python of TuFT's environment. Callers send the key in TURNLOOM_TUFT_API_KEY; docs/configuration.md lists the
 environment variables of those who call it."""
-EXIT_CODES = (
-    "Exit codes: 1 a library, the key or the model is missing, 2 wrong options. It serves until a signal ends it."
-)
+EXIT_CODES = """Exit codes: 1 a library, the key or the model is missing, or the port is taken; 2 wrong options. It
+serves until a signal ends it."""
 
 
 def main() -> None:
@@ -48,6 +47,8 @@ def main() -> None:
     key = os.environ.get("TURNLOOM_TUFT_API_KEY", "")
     if not key:
         sys.exit("TURNLOOM_TUFT_API_KEY: is not set; give the key that callers send")
+    if not (options.model / "config.json").is_file():
+        sys.exit(f"--model: {options.model} holds no config.json; give the folder of the base model")
     os.environ["HF_HUB_OFFLINE"] = "1"  # the model is a local folder
     os.nice(NICE)
     bytes_most = options.memory_mb << 20
@@ -62,7 +63,13 @@ def main() -> None:
     from services.sampler.server import make_server  # noqa: PLC0415
 
     engine = Engine(options.model, options.checkpoints)
-    server = make_server(engine, options.model_name, key, options.host, options.port)
+    try:
+        server = make_server(engine, options.model_name, key, options.host, options.port)
+    except OSError as error:
+        sys.exit(
+            f"--port: can't listen on {options.host}:{options.port} ({error.strerror or error}); "
+            "end the process that has it, or give another port"
+        )
     if options.port_file is not None:
         partial = options.port_file.with_suffix(".part")
         partial.write_text(f"{server.server_port}\n", encoding="ascii")

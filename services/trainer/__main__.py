@@ -92,14 +92,7 @@ def exporter(_options: argparse.Namespace) -> int:
     """Serve Prometheus metrics read from Redis."""
     settings = _companion()
     module = importlib.import_module("services.trainer.supervision.exporter")
-    host, port = settings.exporter_host, settings.exporter_port
-    try:
-        module.run(module.ExporterSettings(settings.redis_url, host, port))
-    except module.AddressTaken as error:
-        raise BadSetting(
-            f"TURNLOOM_EXPORTER_PORT: can't listen on {host}:{port} ({error}); "
-            "end the process that has it, or give another port"
-        ) from error
+    module.run(module.ExporterSettings(settings.redis_url, settings.exporter_host, settings.exporter_port))
     return 0
 
 

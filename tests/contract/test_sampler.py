@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.tuft
 GREEDY = Sampling(max_tokens=5, temperature=0.0, top_p=1.0, seed=None, stop=(2,))  # the end token of the tiny model
 PROMPT, REPLY = [40, 41, 42], [90, 91, 92, 93, 2]
 STEPS = 40
+SAMPLER = Path(__file__).resolve().parents[2] / "services/sampler/__main__.py"
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,26 @@ def test_only_the_stops_of_a_request_end_its_reply(sampler: Sampler, states: tup
 def test_it_says_which_model_it_has(sampler: Sampler, real_tuft: TuftServer) -> None:
     assert sampler.model() == real_tuft.model_name
     assert Sampler("http://127.0.0.1:9", "tml-x").model() == ""
+
+
+def test_a_port_that_is_taken_and_a_folder_without_a_model_are_one_sentence(
+    tuft_python: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for folder, sentence in (
+            (tiny_model_dir, f"--port: can't listen on 127.0.0.1:{port} ("),
+            (tmp_path, f"--model: {tmp_path} holds no config.json; "),
+        ):
+            words = ("--model", folder, "--model-name", "m", "--checkpoints", tmp_path, "--port", f"{port}")
+            ran = subprocess.run(
+                [tuft_python, SAMPLER, *words],
+                env={**os.environ, "TURNLOOM_TUFT_API_KEY": "tml-x"},
+                capture_output=True, text=True, timeout=DEADLINE, check=False,
+            )  # fmt: skip
+            assert ran.returncode == 1
+            assert ran.stderr.splitlines()[-1].startswith(sentence)
+            assert "Traceback" not in ran.stderr
 
 
 def refused(sampler: Sampler, path: str, prompt: list[int], how: Sampling, seconds: float = DEADLINE) -> BackendError:

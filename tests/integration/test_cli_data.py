@@ -263,7 +263,7 @@ def test_bad_options_are_refused_in_one_sentence(api: Api, chats: Path, argument
 def test_errors_for_scripts_are_one_document_on_stderr(api: Api) -> None:
     refused = turnloom(api.address, "dataset", "show", "ds-nope", "--json")
     assert (refused.code, refused.out) == (4, "")
-    assert set(refused.error) == {"code", "message", "field", "hint"}
+    assert set(refused.error) == {"code", "message", "field", "hint", "retry_after"}
     assert "ds-nope" in refused.error["message"]
 
 

@@ -16,7 +16,7 @@ from openai import OpenAI
 from services.rest.gateway import Turnloom
 from services.rest.settings import RestSettings
 from services.store.store import Store
-from tests.support.api_calls import MODEL
+from tests.support.api_calls import MODEL, Start
 from tests.support.ports import free_port
 from tests.support.rest_server import CHAT, Rest, error_of, lines, openai_client, serving, valid, wait
 from turnloom.client import TurnloomClient
@@ -292,6 +292,17 @@ def test_two_hundred_polls_at_once_are_answered(rest: Rest, ann: OpenAI, file: s
 
         polls = [threads.submit(poll) for _ in range(200)]
         assert {poll.result() for poll in polls} == {200}
+
+
+def test_a_full_queue_asks_for_the_wait_that_grpc_has_for_it(start_api: Start, redis_url: str, tmp_path: Path) -> None:
+    settings = RestSettings(api=start_api(redis_url, quota_queued=1).address, files_url=str(tmp_path / "files"))
+    with serving(settings) as url, openai_client(url) as client:
+        file = client.files.create(file=("chats.jsonl", lines(4)), purpose="fine-tune").id
+        client.fine_tuning.jobs.create(model=MODEL, training_file=file)
+        with pytest.raises(openai.RateLimitError, match="as many jobs in the queue as the quota allows: 1") as caught:
+            client.fine_tuning.jobs.create(model=MODEL, training_file=file)
+    assert caught.value.response.headers["retry-after"] == "60"
+    assert error_of(caught.value.response)["code"] == "quota_reached"
 
 
 def test_an_api_that_is_away_is_said_with_503(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_a_bucket_in_trouble_is_one_sentence(
             f"{url}/v1/files", files={"file": ("a.jsonl", content)}, data={"purpose": "fine-tune"}, timeout=60
         )
         assert (answer.status_code, words in error_of(answer)["message"]) == (status, True), answer.text
+        assert answer.headers.get("retry-after") == (None if status == 507 else "2")
     s3.door.mode = ""
     assert s3.names() == []
 

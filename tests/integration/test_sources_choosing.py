@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -74,7 +74,7 @@ def test_the_command_line_makes_of_local_files_what_a_worker_makes_of_the_same_f
 def test_what_is_left_out_is_said_and_shown(sources: Sources, tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text("\n".join(rows()) + "\n")
-    words = (*CHOICE, "--deduplicate", "exact", "--skip-bad")
+    words = (*CHOICE, "--deduplicate", "exact", "--skip-bad", "-o", 'part_weights={"reasoning": 0.5}')
     made = turnloom(sources.api.address, "dataset", "create", path, *words)
     assert made.code == 0, made.err
     assert "chats.jsonl: read as prompt_completion." in made.err
@@ -86,7 +86,9 @@ def test_what_is_left_out_is_said_and_shown(sources: Sources, tmp_path: Path) ->
     assert f"Left out: {path}, line 18: " in made.err
     shown = turnloom(sources.api.address, "dataset", "show", made.out.split("ds-")[1].split()[0].join(("ds-", "")))
     assert "source filter where: lang = en and score >= 2" in shown.out
-    assert "left out filtered: 17" in shown.out
+    assert "\n  17 rows left out by the filter (filtered: 17)\n" in shown.out
+    assert ("\n  part_weights = {" in shown.out, '"reasoning": 0.5' in shown.out) == (True, True), "as -o takes it"
+    assert "\n  3 bad rows left out (skipped: 3)\n" in shown.out
 
 
 def test_an_overlap_of_two_files_is_said(sources: Sources, tmp_path: Path) -> None:
@@ -95,6 +97,10 @@ def test_an_overlap_of_two_files_is_said(sources: Sources, tmp_path: Path) -> No
     assert made.code == 0, made.err
     said = "2 test conversations also in the training part (overlapping: 2); take them out of one of the two"
     assert f"test.jsonl: {said}\n" in made.err
+    of_test = next(line.split()[0] for line in made.out.splitlines() if " test.jsonl " in line)
+    shown = turnloom(sources.api.address, "dataset", "show", of_test)
+    assert f"\n  {said}\n" in shown.out
+    assert "left out overlapping" not in shown.out
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"messages": 5}\n')
     before = len(turnloom(sources.api.address, "dataset", "list", "--json").document)
@@ -187,11 +193,11 @@ def test_an_error_that_nobody_foresaw_leaves_its_class_and_place_in_redis_and_no
 def test_a_sender_may_leave_gaps_between_numbers_and_never_go_back(sources: Sources) -> None:
     head = next(dataset_stream())
 
-    def stream(first: int, filtered: int = 4) -> Iterator[pb.CreateDatasetRequest]:
+    def stream(first: int, filtered: int = 4, links: Sequence[str] = ()) -> Iterator[pb.CreateDatasetRequest]:
         yield head
         yield pb.CreateDatasetRequest(chunk=pb.DatasetChunk(conversations=[chat("a", "b")] * 2))
         yield pb.CreateDatasetRequest(chunk=pb.DatasetChunk(conversations=[chat("c", "d")], first=first))
-        counts = pb.LeftOut(unreadable=3, filtered=filtered)
+        counts = pb.LeftOut(unreadable=3, filtered=filtered, outside_links=links)
         yield pb.CreateDatasetRequest(end=pb.DatasetEnd(conversations=3, left_out=counts))
 
     made = sources.api.datasets.CreateDataset(stream(5), timeout=30).dataset
@@ -202,6 +208,8 @@ def test_a_sender_may_leave_gaps_between_numbers_and_never_go_back(sources: Sour
     assert said.fields == {"stream[2].chunk.first": "is 1; give 2 to 10000000."}
     said = refusal(lambda: sources.api.datasets.CreateDataset(stream(5, 2**60), timeout=30))
     assert said.fields == {"end.left_out.filtered": f"is {2**60}; give {MAX_ROWS} at most."}
+    said = refusal(lambda: sources.api.datasets.CreateDataset(stream(5, links=["/x"]), timeout=30))
+    assert said.fields == {"end.left_out.outside_links": "is for sources that a worker reads; leave it out."}
 
 
 def test_what_a_sender_says_of_its_files_is_checked_and_kept(sources: Sources) -> None:

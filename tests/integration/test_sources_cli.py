@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.fakes.hub import Hub
 from tests.support.api_calls import MODEL
 from tests.support.cli_runs import turnloom
-from tests.support.source_runs import Sources
+from tests.support.source_runs import Sources, write_lines
 
 
 def test_a_server_side_file_is_imported_and_watched(sources: Sources, tmp_path: Path) -> None:
@@ -130,6 +130,25 @@ def test_two_splits_of_a_hub_dataset_become_two_datasets_and_their_overlap_is_co
         assert (chosen["conversations"], chosen["left_out"]["filtered"]) == (2, 1)
     both = turnloom(sources.api.address, "dataset", "import", "x", "--test-split", "test", "--test-fraction", "0.1")
     assert (both.code, "exclude each other" in both.err) == (2, True)
+
+
+def test_a_link_out_of_the_roots_is_named_and_belongs_to_no_conversation(sources: Sources, tmp_path: Path) -> None:
+    folder = sources.roots / "chats"
+    folder.mkdir()
+    write_lines(folder / "own.jsonl", 4)
+    (folder / "link.jsonl").symlink_to(write_lines(tmp_path / "out.jsonl", 2))
+    sources.workers.start()
+    said = f"Left out, for they are links out of the source roots: {folder}/link.jsonl."
+    made = turnloom(sources.api.address, "dataset", "import", folder, "--test-fraction", "0.5")
+    assert made.code == 0, made.err
+    assert made.err.count(f"\n{said}\n") == 1, "once for both parts"
+    for name in (line.split()[0] for line in made.out.splitlines() if line.startswith("ds-")):
+        shown = turnloom(sources.api.address, "dataset", "show", name)
+        assert f"\n  {said}\n" in shown.out
+        assert "conversation 0" not in shown.out
+        assert "True" not in shown.out, "truth is told as JSON tells it"
+        document = turnloom(sources.api.address, "dataset", "show", name, "--json").document
+        assert (document["left_out"]["outside_links"], document["warnings"]) == ([f"{folder}/link.jsonl"], [])
 
 
 def test_a_mistyped_file_is_no_hub_name(sources: Sources) -> None:

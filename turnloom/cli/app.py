@@ -42,12 +42,11 @@ MODULES: Final[Mapping[str, tuple[str, str]]] = {
     "queue": ("jobs", "List the jobs that wait for a host, and why."),
     "delete": ("jobs", "Delete a finished job."),
     "adapter": ("jobs", "Get trained adapters."),
-    "export": ("export", "Write steps to a file, TensorBoard or Weights & Biases."),
+    "export": ("export", "Write steps to a file, TensorBoard, W&B or Prometheus."),
     "replies": ("replies", "Show what a job's adapter said while it trained."),
     "sample": ("sample", "Ask a job's adapter."),
     "serve": ("publish", "Load an adapter into a running vLLM."),
     "push": ("publish", "Send an adapter to the Hugging Face hub."),
-    "metrics": ("metrics_export", "Steps for Prometheus."),
     "hosts": ("hosts", "List GPU hosts."),
     "doctor": ("hosts", "Check client, server, models and GPU hosts."),
 }
@@ -62,7 +61,9 @@ class Lazy(TyperGroup):
         super().format_help(ctx, formatter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command; an unknown word is refused with the names that are like it."""
+        """Find the command; an unknown word is refused with the names that are like it, or with what took its place."""
+        if args[:1] == ["metrics"]:
+            ctx.fail("No such command 'metrics'. Did you mean 'turnloom export --to openmetrics'?")
         if args and args[0] not in MODULES:
             self.commands = {word: TyperCommand(word) for word in MODULES}
         return super().resolve_command(ctx, args)

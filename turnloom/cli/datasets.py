@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from turnloom.cli.inputs import upload
+from turnloom.cli.inputs import of_dataset, of_files, of_source, upload
 from turnloom.cli.options.groups import BadConversations, Preprocessing, RowChoice, TestPart, choose_model
 from turnloom.cli.running.jsonable import Plain, to_plain
 from turnloom.cli.running.session import Session, command
@@ -225,11 +225,14 @@ def show(
         return
     _table(session, [found])
     session.out.print(f"sha256 {found.sha256 or '-'}", highlight=False)
-    for what, text in (*named_fields(found.source, "source"), *named_fields(found.left_out, "left out")):
+    for what, text in named_fields(found.source, "source"):
         session.out.print(f"  {what}: {escape(text)}", highlight=False, soft_wrap=True)
-    chosen = {name: value for name, value in to_plain(found.options).items() if value not in (None, "", False)}
-    for name, value in chosen.items():
-        session.out.print(f"  {name} = {escape(str(value))}", highlight=False)
+    for sentence in (*of_source(found), *of_dataset(found), *of_files(found)):
+        session.out.print(f"  {escape(sentence)}", highlight=False, soft_wrap=True)
+    for name, value in to_plain(found.options).items():
+        if value not in (None, "", False):
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            session.out.print(f"  {name} = {escape(text)}", highlight=False, soft_wrap=True)
     for issue in found.issues:
         session.out.print(
             f"[yellow]conversation {issue.conversation_index}[/]: {escape(issue.message)}", soft_wrap=True

@@ -15,6 +15,7 @@ from turnloom.optional import missing
 from turnloom.plural import counted
 from turnloom.results.fetching import fetch
 from turnloom.results.files import rows, write_csv
+from turnloom.results.openmetrics import openmetrics
 from turnloom.results.runs import Run, differing
 
 NEEDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -32,16 +33,19 @@ def add_to(app: typer.Typer) -> None:
 def export(
     session: Session,
     names: Annotated[list[str], typer.Argument(help="Job ids, or ids of sweeps.", metavar="JOB")],
-    kind: Annotated[str, typer.Option("--to", help="csv (default), parquet, tensorboard or wandb.")] = "csv",
+    kind: Annotated[str, typer.Option("--to", help="csv (default), parquet, openmetrics, tensorboard, wandb.")] = "csv",
     out: Annotated[
         Path | None,
-        typer.Option(help="File; for tensorboard and wandb a folder. Default: steps.csv, steps.parquet, runs, here."),
+        typer.Option(
+            help="File; for tensorboard and wandb a folder. Default: steps.csv, steps.parquet, steps.om, runs, here."
+        ),
     ] = None,
 ) -> None:
-    """Write steps of jobs to a file, TensorBoard or Weights & Biases. Reads the ledger; training is not slowed.
+    """Write steps of jobs to a file, TensorBoard, Weights & Biases or Prometheus. Reads the ledger, slows no training.
 
     One row a step, NLLs in nats per trained token. wandb gets one run a job, named JOB, in the project `turnloom`
     (WANDB_PROJECT names another). A second export adds only later steps. WANDB_MODE=offline needs no account.
+    openmetrics is text for `promtool tsdb create-blocks-from openmetrics`, as docs/monitoring.md shows.
     """
     if kind not in WRITERS:
         raise InvalidInput(f"--to: there is no {kind!r}.", hint=f"Choose from {', '.join(WRITERS)}.", field="--to")
@@ -71,6 +75,14 @@ def _parquet(out: Path | None, runs: Sequence[Run]) -> list[Path]:
     return [path]
 
 
+def _openmetrics(out: Path | None, runs: Sequence[Run]) -> list[Path]:
+    path = out or Path("steps.om")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(openmetrics(runs))
+    return [path]
+
+
 def _tensorboard(out: Path | None, runs: Sequence[Run]) -> list[Path]:
     from turnloom.results.tensorboard import write_events  # noqa: PLC0415  # tensorboardX is optional
 
@@ -86,6 +98,7 @@ def _wandb(out: Path | None, runs: Sequence[Run]) -> list[str]:
 WRITERS: Final[Mapping[str, Callable[[Path | None, Sequence[Run]], Sequence[Path | str]]]] = {
     "csv": _csv,
     "parquet": _parquet,
+    "openmetrics": _openmetrics,
     "tensorboard": _tensorboard,
     "wandb": _wandb,
 }

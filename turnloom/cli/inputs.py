@@ -195,29 +195,52 @@ def say_warnings(session: Session, dataset: datasets_pb2.Dataset, place: Callabl
 
 
 def say_left_out(session: Session, dataset: datasets_pb2.Dataset) -> None:
-    """Report the counts of what the row selection left out, those of a split source once for its two parts."""
-    counts, source, too_long = dataset.left_out, dataset.source, dataset.too_long_conversations
-    of_source: list[tuple[int, str, str]] = []
+    """Report the counts of what was left out, those of a split source once for its two parts."""
+    name, source = dataset.display_name, dataset.source
     if not source.take_test:  # else the training part has said these, its selection was the same
-        overlapping = f"also in {_other_part(source)} (overlapping: {{}}); {_apart(source)}"
-        of_source = [
-            (counts.filtered, "row", "left out by the filter (filtered: {})"),
-            (counts.duplicates, "conversation", "left out, seen before (duplicates: {})"),
-            (counts.overlapping, "test conversation", overlapping),
-        ]
-    of_dataset = [
-        (too_long, "conversation", "left out as too long (too long: {}); raise --max-length, or stop with --strict"),
-        (dataset.skipped_conversations - too_long, "bad row", "left out (skipped: {})"),
-    ]
-    name = dataset.display_name
-    for where, found in ((source.uri if source.test_fraction else name, of_source), (name, of_dataset)):
-        for number, noun, sentence in found:
-            if number:
-                session.say(f"{escape(where)}: {counted(number, noun)} {escape(sentence.format(number))}")
-    if counts.unused_columns:
-        session.say_once(escape(unused_sentence(counts.unused_columns)))
+        for sentence in of_source(dataset):
+            session.say(escape(f"{source.uri if source.test_fraction else name}: {sentence}"))
+    for sentence in of_dataset(dataset):
+        session.say(escape(f"{name}: {sentence}"))
+    for sentence in of_files(dataset):
+        session.say_once(escape(sentence))
     if dataset.unchecked_examples:
         session.say(f"[yellow]{not_compared(dataset.unchecked_examples)}[/]")
+
+
+def of_source(dataset: datasets_pb2.Dataset) -> list[str]:
+    """Count what a choice among the rows left out, and what it found."""
+    source, filtered = dataset.source, dataset.left_out.filtered
+    twice, shared = dataset.left_out.duplicates, dataset.left_out.overlapping
+    return _counts(
+        (filtered, "row", f"left out by the filter (filtered: {filtered})"),
+        (twice, "conversation", f"left out, seen before (duplicates: {twice})"),
+        (shared, "test conversation", f"also in {_other_part(source)} (overlapping: {shared}); {_apart(source)}"),
+    )
+
+
+def of_dataset(dataset: datasets_pb2.Dataset) -> list[str]:
+    """Count the chosen conversations that gave no example."""
+    long = dataset.too_long_conversations
+    bad = dataset.skipped_conversations - long
+    return _counts(
+        (long, "conversation", f"left out as too long (too long: {long}); raise --max-length, or stop with --strict"),
+        (bad, "bad row", f"left out (skipped: {bad})"),
+    )
+
+
+def of_files(dataset: datasets_pb2.Dataset) -> list[str]:
+    """Name what of the files nobody reads: columns, and links out of the server's source roots."""
+    columns, links = dataset.left_out.unused_columns, dataset.left_out.outside_links
+    told = [unused_sentence(columns)] if columns else []
+    if links:
+        told.append(f"Left out, for they are links out of the source roots: {', '.join(links)}.")
+    return told
+
+
+def _counts(*found: tuple[int, str, str]) -> list[str]:
+    """Return a sentence for each number that is not 0."""
+    return [f"{counted(number, noun)} {what}" for number, noun, what in found if number]
 
 
 def _other_part(source: datasets_pb2.DatasetSource) -> str:

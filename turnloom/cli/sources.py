@@ -100,6 +100,8 @@ def named_fields(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
             yield name, ", ".join(f"{key}={item}" for key, item in value.items())
         elif descriptor.enum_type is not None:
             yield name, descriptor.enum_type.values_by_number[value].name.rpartition("_")[2].lower()
+        elif isinstance(value, bool):
+            yield name, "true" if value else "false"
         elif isinstance(value, str | int | float):
             yield name, f"{value}"
         else:

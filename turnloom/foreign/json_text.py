@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
 from turnloom.errors import InvalidInput
+from turnloom.foreign.plain_values import TOO_DEEP
 
 #: A parsed JSON document.
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 #: How a text begins that may be a JSON list.
 _LIST: Final = "["
-TOO_DEEP: Final = "is nested too deeply."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def loads(text: str) -> object:
     try:
         return json.loads(text, parse_constant=constant)
     except RecursionError as error:
-        raise ValueError(TOO_DEEP) from error
+        raise ValueError(f"{TOO_DEEP}.") from error
 
 
 def parse(text: str) -> JSON:
@@ -66,7 +66,7 @@ def first_odd(value: object) -> str:
     try:
         return _first_odd(value)
     except RecursionError:
-        return TOO_DEEP
+        return f"{TOO_DEEP}."
 
 
 def _first_odd(value: object) -> str:

@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 
 #: Characters of a place that a sentence shows.
 SHOWN: Final = 120
+#: The rest of a sentence, wherever Python's recursion ends before a value does.
+TOO_DEEP: Final = "is nested too deeply"
 PLAIN: Final = "Give text, numbers, lists and objects, few inside others."  #: a hint
 _KEYS: Final = (str, int, float, bool, type(None))  #: what JSON writes as text
 
@@ -38,7 +40,12 @@ def json_text(value: object, *, finite: bool = True) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=not finite, default=_as_dict)
     except (TypeError, ValueError, RecursionError) as error:
-        raise NotPlain(unfit(value, finite=finite) or Unfit("", "is nested too deeply")) from error
+        raise NotPlain(why_not(value, finite=finite)) from error
+
+
+def why_not(value: object, *, finite: bool = True) -> Unfit:
+    """Return why a value can't be written that Python gave up on: what JSON can't hold in it, else its depth."""
+    return unfit(value, finite=finite) or Unfit("", TOO_DEEP)
 
 
 def unfit(value: object, *, finite: bool = True) -> Unfit | None:

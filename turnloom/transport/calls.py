@@ -253,7 +253,7 @@ def translate(error: grpc.RpcError, address: str) -> errors.TurnloomError:
     """Return the exception for a failed call, with the server's own sentence, fields and hint."""
     assert isinstance(error, grpc.Call)  # every RpcError that grpc raises from a call is one
     code, sentence = error.code(), error.details() or ""
-    violations, reason, hint, param = _details(error)
+    violations, reason, hint, param, retry_after = _details(error)
     if code is grpc.StatusCode.UNAVAILABLE and not reason and sentence.lower().startswith(BROKEN_CONNECTION):
         return unreachable(address)
     if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED) and not reason:
@@ -273,23 +273,27 @@ def translate(error: grpc.RpcError, address: str) -> errors.TurnloomError:
         field=violations[0].field if violations else param,
         code=reason or code.name,
         violations=violations,
+        retry_after=retry_after,
     )
 
 
-def _details(error: grpc.Call) -> tuple[list[errors.Violation], str, str, str]:
-    """Return violations, reason, hint and parameter from the call's google.rpc.Status, where the server sent one."""
+def _details(error: grpc.Call) -> tuple[list[errors.Violation], str, str, str, float | None]:
+    """Return violations, reason, hint, parameter and wait in seconds from the google.rpc.Status that a server sent."""
     from google.rpc import error_details_pb2, status_pb2  # noqa: PLC0415  # 20 ms, and only errors need them
 
     violations: list[errors.Violation] = []
     reason = hint = param = ""
+    wait = None
     status = status_pb2.Status()
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):
             status.ParseFromString(value)
     for detail in status.details:
-        bad, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
+        bad, info, retry = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
         if detail.Unpack(bad):
             violations += [errors.Violation(v.field, v.description, v.reason) for v in bad.field_violations]
         elif detail.Unpack(info):
             reason, hint, param = info.reason, info.metadata.get("hint", ""), info.metadata.get("param", "")
-    return violations, reason, hint, param
+        elif detail.Unpack(retry):
+            wait = retry.retry_delay.ToTimedelta().total_seconds()
+    return violations, reason, hint, param, wait

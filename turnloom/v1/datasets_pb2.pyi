@@ -166,7 +166,7 @@ global___DatasetEnd = DatasetEnd
 
 @typing.final
 class LeftOut(google.protobuf.message.Message):
-    """What a choice among the rows of a source left out, and what it found."""
+    """What of a source was left out, and what was found of the rest."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -175,14 +175,13 @@ class LeftOut(google.protobuf.message.Message):
     OVERLAPPING_FIELD_NUMBER: builtins.int
     UNREADABLE_FIELD_NUMBER: builtins.int
     UNUSED_COLUMNS_FIELD_NUMBER: builtins.int
+    OUTSIDE_LINKS_FIELD_NUMBER: builtins.int
     filtered: builtins.int
     """Rows that the filter does not want."""
     duplicates: builtins.int
     """Conversations that came before."""
     overlapping: builtins.int
-    """Of a split: conversations of the test part that are in the training part too, or in overlap_split. They are not left
-    out.
-    """
+    """Of a split: conversations of the test part that are in the training part too, or in overlap_split. They stay."""
     unreadable: builtins.int
     """Of a stream: rows that its sender could not read and did not send."""
     @property
@@ -190,6 +189,10 @@ class LeftOut(google.protobuf.message.Message):
         """Columns that hold something and that nobody reads, in the order in which they were met; the first 64, each cut to 128
         characters.
         """
+
+    @property
+    def outside_links(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Of a source that a worker read: data files that are links out of the source roots, by their paths; the first 50."""
 
     def __init__(
         self,
@@ -199,8 +202,9 @@ class LeftOut(google.protobuf.message.Message):
         overlapping: builtins.int = ...,
         unreadable: builtins.int = ...,
         unused_columns: collections.abc.Iterable[builtins.str] | None = ...,
+        outside_links: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "filtered", b"filtered", "overlapping", b"overlapping", "unreadable", b"unreadable", "unused_columns", b"unused_columns"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "filtered", b"filtered", "outside_links", b"outside_links", "overlapping", b"overlapping", "unreadable", b"unreadable", "unused_columns", b"unused_columns"]) -> None: ...
 
 global___LeftOut = LeftOut
 

@@ -17,7 +17,7 @@ from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import JSON, kind_of, list_from, list_in, object_in, text_from
-from turnloom.foreign.plain_values import PLAIN, NotPlain, json_text, unfit
+from turnloom.foreign.plain_values import PLAIN, NotPlain, json_text, why_not
 from turnloom.v1 import types_pb2
 
 #: Keys of a message that are fields of their own; every other key travels in extra_json.
@@ -47,7 +47,7 @@ def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
         where = ": ".join(part for part in (place, error.field, error.message) if part)
         raise InvalidInput(where, hint=error.hint, field=error.field) from error
     except RecursionError as error:
-        where, what = unfit(document) or ("", "is nested too deeply")
+        where, what = why_not(document)
         said = ": ".join(part for part in (place, where.removeprefix("."), what) if part)
         raise InvalidInput(f"{said}.", hint=PLAIN, field=where.removeprefix(".")) from error
     except UnicodeEncodeError as error:

@@ -134,8 +134,13 @@ def _filled(message: M, values: dict[str, object]) -> M:
         try:
             json_format.ParseDict(document, message)
         except json_format.ParseError as error:
-            raise InvalidInput(f"{name}: {value!r} is not {_kind(field)}.", field=name) from error
+            raise InvalidInput(f"{name}: {_shown(value)} is not {_kind(field)}.", field=name) from error
     return message
+
+
+def _shown(value: object) -> str:
+    """Return a value as a sentence shows it: true, as options and JSON have it, where Python says True."""
+    return json.dumps(value) if isinstance(value, bool) else repr(value)
 
 
 def _fields(message: Message | type[Message]) -> Mapping[str, FieldDescriptor]:
@@ -183,5 +188,5 @@ def from_text(message: type[Message], name: str, text: str) -> object:
         return text
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InvalidInput(f"{name}: {text!r} is not {_kind(field)}.", field=name) from error

@@ -6,14 +6,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
-class AddressTaken(OSError):
-    """The address can't be listened on."""
+from services.variables import BadSetting
 
 
-def taken(address: str) -> AddressTaken:
+def taken(address: str) -> BadSetting:
     """Return the error for an address of gRPC that can't be listened on."""
-    return AddressTaken(f"TURNLOOM_ADDRESS: can't listen on {address}; give one that is free.")
+    return BadSetting(f"TURNLOOM_ADDRESS: can't listen on {address}; give one that is free.")
 
 
 @contextmanager
@@ -24,7 +22,7 @@ def kept_port(address: str) -> Iterator[str]:
         address: host:port; port 0: a free one.
 
     Raises:
-        AddressTaken: somebody listens there, shared or not.
+        BadSetting: somebody listens there, shared or not.
     """
     host, _, port = address.rpartition(":")
     try:

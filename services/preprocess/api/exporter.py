@@ -15,8 +15,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from services.preprocess.api.addresses import AddressTaken
 from services.preprocess.settings import ApiSettings
+from services.variables import BadSetting
 
 #: Variable by which prometheus_client learns where processes put what they count; read when it is imported.
 SHARED_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -41,7 +41,7 @@ def exported_port(registry: CollectorRegistry, settings: ApiSettings) -> int:
     """Serve metrics where the settings say so and return the port, 0 where they say nowhere.
 
     Raises:
-        AddressTaken: the port is taken.
+        BadSetting: the port is taken.
     """
     if not settings.metrics_port:
         return 0
@@ -49,7 +49,7 @@ def exported_port(registry: CollectorRegistry, settings: ApiSettings) -> int:
         return serve_metrics(registry, settings.metrics_address, max(settings.metrics_port, 0))[1]
     except OSError as error:
         place = f"{settings.metrics_address}:{settings.metrics_port}"
-        raise AddressTaken(f"TURNLOOM_METRICS_PORT: can't listen on {place} ({error.strerror}); give -1.") from error
+        raise BadSetting(f"TURNLOOM_METRICS_PORT: can't listen on {place} ({error.strerror}); give -1.") from error
 
 
 def metrics_of(folder: Path, processes: Callable[[], Iterable[int]]) -> CollectorRegistry:

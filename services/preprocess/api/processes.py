@@ -21,11 +21,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
-from services.preprocess.api.addresses import AddressTaken, kept_port
+from services.preprocess.api.addresses import kept_port
 from services.preprocess.api.announce import announce
 from services.preprocess.api.exporter import SHARED_FOLDER, exported_port, forget_process, metrics_of
 from services.preprocess.settings import ApiSettings
 from services.store.logs import log_to_stderr
+from services.variables import BadSetting
 
 LOG = logging.getLogger("turnloom.api")
 #: Between looks for a signal, and for processes that ended.
@@ -46,7 +47,7 @@ def serve_together(settings: ApiSettings, port_file: Path | None) -> int:
         The exit code: 0, or that of a process that could not begin.
 
     Raises:
-        AddressTaken: gRPC's or the metrics' address can't be listened on.
+        BadSetting: gRPC's or the metrics' address can't be listened on.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -68,12 +69,11 @@ def _serve_one(settings: ApiSettings, told: Connection) -> None:
     """Serve in a process of its own, and end with the exit code."""
     # Imported here, for the process that watches holds neither gRPC nor models.
     from services.preprocess.api.process import serve_shared  # noqa: PLC0415
-    from services.preprocess.models.registry import BadModels  # noqa: PLC0415
 
     log_to_stderr(settings.log_level)
     try:
         sys.exit(serve_shared(settings, told))
-    except (BadModels, AddressTaken) as error:
+    except BadSetting as error:
         sys.stderr.write(f"services.preprocess: {error}\n")
         sys.exit(USAGE_ERROR)
 

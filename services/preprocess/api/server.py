@@ -129,7 +129,7 @@ class ApiServer:
         With a shared port models are loaded first: callers can't choose which process they reach.
 
         Raises:
-            AddressTaken: the address can't be listened on.
+            BadSetting: the address can't be listened on.
         """
         host = self._settings.address.rpartition(":")[0]
         loading = threading.Thread(target=self._load, name="load-models", daemon=True)

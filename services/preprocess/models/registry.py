@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from services.preprocess.domain.refusals import Loading, ModelNotServed, UnknownModel
+from services.variables import BadSetting
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.model import Model, load_model
 from turnloom.masks.sandbox.pool import Sandbox
@@ -27,7 +28,7 @@ LOG = logging.getLogger("turnloom.registry")
 PREPARE_SECONDS: Final = 900  #: deadline of one preparation, downloads included
 
 
-class BadModels(ValueError):
+class BadModels(BadSetting):
     """models.toml can't be used; the sentence names the entry and the key."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from services.preprocess.domain.limits import MAX_CONVERSATION_BYTES, MAX_CONVERSATION_ID_BYTES
+from turnloom.foreign.plain_values import TOO_DEEP
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import MalformedConversation, PreprocessError, UnsupportedContent
 from turnloom.v1 import types_pb2 as pb
@@ -19,6 +20,7 @@ RESERVED_KEYS: Final = frozenset(
 _UNTOLD: Final = Training()
 #: Objects and lists inside each other; templates and their checks walk them by recursion.
 _MAX_NESTING: Final = 100
+_TOO_DEEP: Final = f"{TOO_DEEP}; send fewer lists and objects inside others."
 
 
 def conversation(message: pb.Conversation) -> Conversation:
@@ -156,13 +158,13 @@ def parse_object(text: str) -> dict[str, JSON]:
     except UnicodeEncodeError as error:
         raise ValueError("holds half of a surrogate pair; send whole characters.") from error
     except RecursionError as error:
-        raise ValueError("is nested too deeply; send fewer lists and objects inside others.") from error
+        raise ValueError(_TOO_DEEP) from error
     except ValueError as error:
         raise ValueError("holds NaN, Infinity or a number that is too long; send finite numbers.") from error
     if not isinstance(value, dict):
         raise ValueError("is not a JSON object; send one.")
     if text.count("{") + text.count("[") > _MAX_NESTING and _nested_deeper(value, _MAX_NESTING):
-        raise ValueError("is nested too deeply; send fewer lists and objects inside others.")
+        raise ValueError(_TOO_DEEP)
     return value
 
 

@@ -164,7 +164,7 @@ def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
     """Return what the sender of a stream reports as left out.
 
     Raises:
-        InvalidRequest: a number that can't count rows.
+        InvalidRequest: a number that can't count rows, or a field that no sender sets.
     """
     violations = Violations()
     for name in ("filtered", "duplicates", "overlapping", "unreadable"):
@@ -174,6 +174,8 @@ def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
     if len(columns) > MOST_UNUSED or any(len(column) > LONGEST_UNUSED for column in columns):
         sentence = f"names {len(columns)} columns; send at most {MOST_UNUSED}, of {LONGEST_UNUSED} characters."
         violations.add("end.left_out.unused_columns", sentence)
+    if message.outside_links:
+        violations.add("end.left_out.outside_links", "is for sources that a worker reads; leave it out.")
     violations.refuse()
     return LeftOutRecord(message.filtered, message.duplicates, message.overlapping, message.unreadable, columns)
 
@@ -186,4 +188,5 @@ def left_out_message(record: LeftOutRecord) -> pb.LeftOut:
         overlapping=record.overlapping,
         unreadable=record.unreadable,
         unused_columns=record.unused_columns,
+        outside_links=record.outside_links,
     )

@@ -59,13 +59,14 @@ class RowFilterRecord:
 
 @dataclass(frozen=True, slots=True)
 class LeftOutRecord:
-    """Rows that a choice among a source's rows left out, and its findings."""
+    """What of a source was left out, and what was found of the rest."""
 
     filtered: int = 0  #: rows that the filter does not want
     duplicates: int = 0  #: conversations that came before
-    overlapping: int = 0  #: conversations of the test part that are in the training part too; not left out
+    overlapping: int = 0  #: conversations of the test part that are in the training part too; they stay
     unreadable: int = 0  #: rows that the sender of a stream could not read
     unused_columns: tuple[str, ...] = ()  #: that hold something and that nobody reads; at most 64
+    outside_links: tuple[str, ...] = ()  #: files of a source that are links out of the roots; at most 50
 
 
 @dataclass(frozen=True, slots=True)

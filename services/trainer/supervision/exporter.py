@@ -19,6 +19,7 @@ from services.store.pool.waiting import Pool
 from services.store.queueing.tickets import Tickets
 from services.store.records import TERMINAL, JobState
 from services.trainer.supervision.metrics import QueueSnapshot, Snapshot, registry_for, serve
+from services.variables import BadSetting
 
 log = logging.getLogger("turnloom.exporter")
 
@@ -78,15 +79,11 @@ class Source:
         self._queues.close()
 
 
-class AddressTaken(Exception):
-    """The address can't be listened on; the message says why."""
-
-
 def run(settings: ExporterSettings) -> None:
     """Serve /metrics until SIGTERM or SIGINT.
 
     Raises:
-        AddressTaken
+        BadSetting: the address can't be listened on.
     """
     end = threading.Event()
 
@@ -99,7 +96,10 @@ def run(settings: ExporterSettings) -> None:
     try:
         port, stop = serve(registry_for(source), settings.host, settings.port)
     except OSError as error:
-        raise AddressTaken(error.strerror or str(error)) from error
+        raise BadSetting(
+            f"TURNLOOM_EXPORTER_PORT: can't listen on {settings.host}:{settings.port} ({error.strerror or error}); "
+            "end the process that has it, or give another port"
+        ) from error
     log.info("metrics at http://%s:%d/metrics", settings.host, port)
     while not end.wait(0.5):  # a signal that another thread received does not wake this one
         pass

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +12,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.support.cli_runs import turnloom
-from turnloom.cli.running.session import Session, command
+from turnloom.cli.running.session import Session, command, report
 from turnloom.client import TurnloomClient
+from turnloom.errors import ResourceExhausted
 
 NOBODY = "127.0.0.1:1"
 HEADINGS = ("id", "?model", "state", "?#attempt", "age")
@@ -65,6 +67,18 @@ def test_a_mistake_of_the_command_line_is_one_json_document_with_json(words: tup
     assert refused.error["message"].startswith(sentence)
     assert "--help" in refused.error["hint"]
     assert "Usage: turnloom" in turnloom(NOBODY, *words).err
+
+
+def test_a_refusal_hands_the_servers_wait_on_to_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    for wait in (60.0, None):
+        report(ResourceExhausted("No.", hint="Later.", code="QUOTA_REACHED", retry_after=wait), as_json=True)
+        assert json.loads(capsys.readouterr().err)["error"] == {
+            "code": "QUOTA_REACHED",
+            "message": "No.",
+            "field": "",
+            "hint": "Later.",
+            "retry_after": wait,
+        }
 
 
 def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

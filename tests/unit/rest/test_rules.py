@@ -15,6 +15,7 @@ from services.rest.bodies import CreateJob, SupervisedHyperparameters
 from services.rest.hyperparameters import MOST_EPOCHS, MOST_SEEN, auto_epochs, base_rate, chosen, told
 from services.rest.results import COLUMNS, results_csv
 from services.rest.settings import read_settings
+from services.rest.unforeseen import answer
 from services.rest.uploads import LineCheck
 from services.rest.views import STATUS, TERMINAL, job_object
 from services.variables import BadSetting
@@ -82,6 +83,22 @@ def test_every_class_of_error_has_an_answer_and_only_what_may_pass_is_sent_again
     assert (refused.status, refused.code) == (401, "invalid_api_key")
     large = problems.problem_of(errors.ResourceExhausted("No.", code="TOO_LARGE"))
     assert large.status == 413
+    assert problems.problem_of(errors.ResourceExhausted("No.", code="WORK_EXCEEDED")).status == 413
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errors.ResourceExhausted("No.", code="QUOTA_REACHED", retry_after=60), "60"),
+        (errors.ResourceExhausted("No.", code="RATE_EXCEEDED", retry_after=0.2), "1"),
+        (errors.ResourceExhausted("No.", code="TOO_LARGE", retry_after=0), None),
+        (errors.Unavailable("No.", code="HOST_BUSY", retry_after=30), "30"),
+        (errors.Unavailable("No.", code="STORE_REFUSED"), None),
+        (errors.ServerUnreachable("No."), "2"),
+    ],
+)
+def test_the_wait_is_the_one_that_the_api_gave_for_this_reason(error: errors.TurnloomError, said: str | None) -> None:
+    assert answer(problems.problem_of(error)).headers.get("retry-after") == said
 
 
 @given(st.lists(st.integers(1, 60), max_size=30))

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
 from turnloom import errors
@@ -91,6 +92,7 @@ def test_every_status_is_one_exception_with_the_servers_sentence_field_and_hint(
         "options.model: is empty",
         error_details_pb2.BadRequest(field_violations=[violation]),
         error_details_pb2.ErrorInfo(reason="MODEL_EMPTY", metadata={"hint": "Name one."}),
+        error_details_pb2.RetryInfo(retry_delay=Duration(seconds=7, nanos=500_000_000)),
     )
     with TurnloomClient(address) as client, pytest.raises(errors.TurnloomError) as caught:
         client.server_info()
@@ -98,6 +100,7 @@ def test_every_status_is_one_exception_with_the_servers_sentence_field_and_hint(
     assert caught.value.message == "options.model: is empty"
     assert (caught.value.field, caught.value.hint, caught.value.code) == ("options.model", "Name one.", "MODEL_EMPTY")
     assert caught.value.violations == (errors.Violation("options.model", "is empty"),)
+    assert caught.value.retry_after == 7.5
 
 
 def test_a_server_that_is_unavailable_for_a_moment_is_asked_again(server) -> None:

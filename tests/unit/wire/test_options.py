@@ -64,6 +64,7 @@ def test_template_variables_are_given_as_a_dictionary() -> None:
         ({"truncation": "unspecified"}, "truncation: there is no 'unspecified'.", "Choose from"),
         ({"max_length": -1}, "max_length: -1 is not a whole number from 0 to 4294967295.", ""),
         ({"max_length": "long"}, "max_length: 'long' is not a whole number", ""),
+        ({"max_length": True}, "max_length: true is not a whole number", ""),
         ({"date": 3}, "date: 3 is not text.", ""),
     ],
 )
@@ -81,6 +82,8 @@ def test_text_from_a_command_line_becomes_the_type_of_its_field() -> None:
     assert from_text(types_pb2.PreprocessOptions, "date", "2026") == "2026"
     with pytest.raises(InvalidInput, match="lora_rank: 'eight' is not a whole number"):
         from_text(training_pb2.Hyperparameters, "lora_rank", "eight")
+    with pytest.raises(InvalidInput, match=r"part_weights: '.* is not an object with numbers"):
+        from_text(types_pb2.PreprocessOptions, "part_weights", "[" * 100_000)
 
 
 def test_variables_of_the_template_are_given_as_json() -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 
+from services.preprocess.wire.conversation import parse_object
 from tests.support.circles import circular, nested
 from turnloom.errors import InvalidInput
-from turnloom.foreign.plain_values import NotPlain, json_text, unfit
+from turnloom.foreign.json_text import loads
+from turnloom.foreign.plain_values import TOO_DEEP, NotPlain, json_text, unfit
 from turnloom.wire.conversations import from_json
 from turnloom.wire.options import preprocess_options
 
 DAY = datetime.date(2026, 1, 2)
 SHARED = {"a": [1]}
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,16 @@ def test_depth_costs_no_stack_and_a_long_place_is_cut() -> None:
     assert (found.place[-1], len(found.place)) == ("…", 121)
     with pytest.raises(NotPlain, match=r"^is nested too deeply$"):
         json_text(nested(20_000))
+
+
+def test_every_way_in_says_depth_in_the_same_words() -> None:
+    deep = "[" * 100_000
+    for read in (loads, parse_object):
+        with pytest.raises(ValueError, match=f"^{TOO_DEEP}[.;]"):
+            read(deep)
+    sources = [path for tree in ("turnloom", "services") for path in (ROOT / tree).rglob("*.py")]
+    written = [path.name for path in sources if f'"{TOO_DEEP}' in path.read_text(encoding="utf-8")]
+    assert written == ["plain_values.py"], "the words stand in one place"
 
 
 def chat(arguments: object = None, tool: object = None, **more: object) -> dict[str, object]:

@@ -229,7 +229,7 @@ def _why(error: OSError) -> str:
 def report(error: TurnloomError, *, as_json: bool) -> None:
     """Print the sentence in red and the hint below it; with --json one document on stderr."""
     if as_json:
-        document = {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint}
+        document: Plain = {name: getattr(error, name) for name in ("code", "message", "field", "hint", "retry_after")}
         sys.stderr.write(visible_json(json.dumps({"error": document}, ensure_ascii=False)) + "\n")
         return
     console = _console(stderr=True)

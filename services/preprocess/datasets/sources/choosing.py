@@ -12,19 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.preprocess.datasets.sources.lease import Lease
-from services.preprocess.datasets.sources.merging import SourceRemarks
 from services.preprocess.datasets.sources.pieces import Piece, Shard, pack
 from services.preprocess.datasets.sources.scanning import ENTRY, ScanFile
 from services.preprocess.datasets.sources.selecting import choice_of, taken
 from services.preprocess.domain.source_errors import SourceEmpty
-from services.store.records import DatasetSource
+from services.store.records import DatasetSource, LeftOutRecord
 from turnloom.errors import InvalidInput
 from turnloom.reading.selecting import Mask, selected
 
 Groups = NDArray[np.int64]
 
 
-def choose(source: DatasetSource, scans: Sequence[ScanFile], lease: Lease) -> tuple[tuple[Shard, ...], SourceRemarks]:
+def choose(source: DatasetSource, scans: Sequence[ScanFile], lease: Lease) -> tuple[tuple[Shard, ...], LeftOutRecord]:
     """Return the shards with the rows that are wanted, and what is reported of the others.
 
     Args:
@@ -41,7 +40,7 @@ def choose(source: DatasetSource, scans: Sequence[ScanFile], lease: Lease) -> tu
         raise SourceEmpty(f"{source.uri} holds no row.", hint="Look at the file, the split and the limit.")
     choice = choice_of(source)
     if not choice:
-        return shards, SourceRemarks()
+        return shards, LeftOutRecord()
     compared = Compared(scans, lease)
     passed = np.concatenate([scan.found.wanted() for scan in scans])
     try:

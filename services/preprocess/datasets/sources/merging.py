@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from services.preprocess.datasets.build import REMARKS, Totals, finished
+from services.preprocess.datasets.build import Totals, finished
 from services.preprocess.datasets.sources.lease import Lease
 from services.preprocess.datasets.sources.shards import ShardResult
 from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.domain.source_errors import BadRow, SourceEmpty
-from services.store.records import DatasetRecord, IssueRecord, LeftOutRecord, WarningRecord
+from services.store.records import DatasetRecord, IssueRecord, LeftOutRecord
 from services.store.shards.dataset_files import Known, join
 from services.store.shards.manifest import shards_folder
 from turnloom.foreign.columns import MOST_UNUSED
@@ -24,18 +24,10 @@ class BadRowFound(BadRow):
         self.issue = issue
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRemarks:
-    """Remarks on a source as a whole."""
-
-    left_out: LeftOutRecord = field(default_factory=LeftOutRecord)
-    warnings: tuple[WarningRecord, ...] = ()  #: they come before those of the rows
-
-
 def merge(
     begun: DatasetRecord,
     results: Sequence[ShardResult],
-    remarks: SourceRemarks,
+    left_out: LeftOutRecord,
     store_url: str,
     limit: SizeLimit,
     lease: Lease,
@@ -46,7 +38,7 @@ def merge(
     Args:
         begun: the record as it is while the dataset is made.
         results: of all shards in order.
-        remarks: of the whole source.
+        left_out: of the whole source.
         store_url: where datasets lie.
         limit: of the dataset's size.
         lease: of this task.
@@ -68,8 +60,6 @@ def merge(
         raise SourceEmpty(f"No row of {read} can be read{first}", hint="Look at the format and the columns.")
     files = [result.file for result in results if result.file is not None]
     written = join(store_url, begun.options_json, files, shards_folder(store_url, begun.id), lease.check, known)
-    totals = replace(totals, warnings=(*remarks.warnings, *totals.warnings)[:REMARKS])
     made = replace(begun, conversations_read=read, shards=len(results), shards_done=len(results))
     unused = dict.fromkeys(name for result in results for name in result.unused_columns)
-    left_out = replace(remarks.left_out, unused_columns=tuple(unused)[:MOST_UNUSED])
-    return finished(made, written, totals, left_out)
+    return finished(made, written, totals, replace(left_out, unused_columns=tuple(unused)[:MOST_UNUSED]))

@@ -10,7 +10,6 @@ from itertools import chain, islice
 from services.preprocess.datasets.build import REMARKS
 from services.preprocess.datasets.sources.lease import Lease
 from services.preprocess.datasets.sources.listing import Found, files
-from services.preprocess.datasets.sources.merging import SourceRemarks
 from services.preprocess.datasets.sources.opening import size_of
 from services.preprocess.datasets.sources.pieces import COPIED, Piece, Shard, pack
 from services.preprocess.datasets.sources.reading import holds_plain_lines, pieces_of, read
@@ -29,7 +28,7 @@ from services.preprocess.datasets.sources.sizes import SizeLimit, refuse_larger
 from services.preprocess.datasets.sources.staging import noted, stage, staged
 from services.preprocess.domain.source_errors import SourceEmpty, SourceNotKnown
 from services.preprocess.domain.source_location import Location, locate
-from services.store.records import DatasetSource, WarningRecord
+from services.store.records import DatasetSource, LeftOutRecord
 from turnloom.errors import InvalidInput
 from turnloom.reading.chat_formats import Format
 from turnloom.reading.rows import RawRow, shape_of
@@ -37,11 +36,11 @@ from turnloom.reading.rows import RawRow, shape_of
 
 @dataclass(frozen=True, slots=True)
 class SourcePlan:
-    """The shards, the format and the remarks of a source."""
+    """The shards and the format of a source, and what of it is left out."""
 
     shape: Format
     shards: tuple[Shard, ...]
-    remarks: SourceRemarks
+    left_out: LeftOutRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +105,9 @@ def plan(source: DatasetSource, roots: Sequence[str], folder: str, limit: SizeLi
         raise SourceEmpty(f"{source.uri} holds no row.", hint="Look at the file, the split and the limit.")
     shape = _shape(source, _first_rows(shards))
     others = _checked(_other_split(source, roots, folder), lease) if source.overlap_split else ()
-    chosen, remarks = select(source, shards, shape, lease, others)
-    remarks = replace(remarks, warnings=(*map(_left_out, found.outside), *remarks.warnings)[:REMARKS])
+    chosen, left_out = select(source, shards, shape, lease, others)
     refuse_larger(sum(shard.wanted for shard in chosen), 0, limit)
-    return SourcePlan(shape, chosen, remarks)
-
-
-def _left_out(link: str) -> WarningRecord:
-    return WarningRecord(0, f"{link} is left out: it leads out of the source roots.")
+    return SourcePlan(shape, chosen, replace(left_out, outside_links=found.outside[:REMARKS]))
 
 
 def _file_pieces(names: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.preprocess.datasets.sources.lease import Lease
-from services.preprocess.datasets.sources.merging import SourceRemarks
 from services.preprocess.datasets.sources.pieces import Shard
 from services.preprocess.datasets.sources.shards import wanted
 from services.preprocess.domain.source_errors import SourceEmpty
@@ -40,7 +39,7 @@ def choice_of(source: DatasetSource) -> Choice:
 
 def select(
     source: DatasetSource, shards: Sequence[Shard], shape: Format, lease: Lease, others: Iterable[RawRow] = ()
-) -> tuple[tuple[Shard, ...], SourceRemarks]:
+) -> tuple[tuple[Shard, ...], LeftOutRecord]:
     """Return the shards with the rows that are wanted, and what is reported of the others.
 
     Args:
@@ -56,7 +55,7 @@ def select(
     """
     choice = choice_of(source)
     if not (choice or source.overlap_split):
-        return tuple(shards), SourceRemarks()
+        return tuple(shards), LeftOutRecord()
     looking = Looking(choice, shape, compare=bool(source.overlap_split))
     for shard in shards:
         for index, row in wanted(shard):
@@ -74,11 +73,11 @@ def select(
 
 def taken(
     source: DatasetSource, shards: Sequence[Shard], selected: Selected
-) -> tuple[tuple[Shard, ...], SourceRemarks]:
+) -> tuple[tuple[Shard, ...], LeftOutRecord]:
     """Return the shards with the selected rows, and what is reported of the others."""
     keep = selected.test if source.take_test else selected.train
     counts = LeftOutRecord(selected.filtered, selected.duplicates, selected.overlapping)
-    return tuple(_taking(shards, keep)), SourceRemarks(counts)
+    return tuple(_taking(shards, keep)), counts
 
 
 def _overlap(source: DatasetSource, shape: Format, others: Iterable[RawRow], own: NDArray[np.bytes_]) -> int:

@@ -11,7 +11,7 @@ from services.preprocess.datasets.sources.choosing import choose
 from services.preprocess.datasets.sources.dispatch import CHOOSE, MERGE, PLAN, SCAN
 from services.preprocess.datasets.sources.lease import Lease, NotWanted
 from services.preprocess.datasets.sources.made_rows import ROWS, plan_rows, take_rows
-from services.preprocess.datasets.sources.merging import BadRowFound, SourceRemarks, merge
+from services.preprocess.datasets.sources.merging import BadRowFound, merge
 from services.preprocess.datasets.sources.models import model_of, options_of
 from services.preprocess.datasets.sources.pieces import Shard
 from services.preprocess.datasets.sources.planning import ScanPlan, plan, plan_scans, shown
@@ -28,7 +28,7 @@ from services.store.blobs.files import remove
 from services.store.codec import decode, encode
 from services.store.dataset_work import ClaimedTask
 from services.store.errors import StoreFull
-from services.store.records import DatasetRecord, DatasetSource, ErrorRecord, IssueRecord
+from services.store.records import DatasetRecord, DatasetSource, ErrorRecord, IssueRecord, LeftOutRecord
 from services.store.retries import retry_redis
 from turnloom.errors import TurnloomError
 from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
@@ -36,7 +36,7 @@ from turnloom.reading.chat_formats import Format
 from turnloom.reading.filters import RowFilter
 
 NO_COLUMNS: Final[Mapping[str, str]] = {}
-NO_REMARKS: Final = SourceRemarks()
+NOTHING: Final = LeftOutRecord()
 Task: TypeAlias = Callable[[TaskContext, DatasetRecord, ClaimedTask, Lease], None]
 
 
@@ -74,7 +74,7 @@ class MergeTask:
 
     format: str
     columns: Mapping[str, str]
-    remarks: SourceRemarks
+    left_out: LeftOutRecord
 
 
 def plan_source(parts: TaskContext, record: DatasetRecord, _claimed: ClaimedTask, lease: Lease) -> None:
@@ -96,7 +96,7 @@ def plan_source(parts: TaskContext, record: DatasetRecord, _claimed: ClaimedTask
     if scans is not None:
         _begin_scans(parts, record, lease, scans)
     elif made is not None:
-        _begin_shards(parts, record, lease, made.shards, made.shape.name, made.shape.columns, made.remarks)
+        _begin_shards(parts, record, lease, made.shards, made.shape.name, made.shape.columns, made.left_out)
 
 
 def _begin_scans(parts: TaskContext, record: DatasetRecord, lease: Lease, scans: ScanPlan) -> None:
@@ -131,9 +131,9 @@ def choose_rows(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask,
     assert record.source is not None
     task = decode(ChooseTask, claimed.argument)
     scans = [ScanFile(_scan_file(parts, record, f"{SCAN}-{number}")) for number in range(task.parts)]
-    shards, remarks = choose(record.source, scans, lease)
+    shards, left_out = choose(record.source, scans, lease)
     refuse_larger(sum(shard.wanted for shard in shards), 0, limit_of(parts))
-    _begin_shards(parts, record, lease, shards, task.format, task.columns, remarks)
+    _begin_shards(parts, record, lease, shards, task.format, task.columns, left_out)
 
 
 def _scan_file(parts: TaskContext, record: DatasetRecord, task: str) -> str:
@@ -147,13 +147,13 @@ def _begin_shards(
     found: Sequence[Shard],
     name: str = ROWS,
     columns: Mapping[str, str] = NO_COLUMNS,
-    remarks: SourceRemarks = NO_REMARKS,
+    left_out: LeftOutRecord = NOTHING,
 ) -> None:
     """Queue all shards, and set aside what the merge will need."""
     if not found:
         raise SourceEmpty(f"{record.source and record.source.uri} holds no row.", hint="Look at the files.")
     shards = {str(n): encode(ShardTask(name, columns, shard)) for n, shard in enumerate(found)}
-    parts.work.note(record.id, MERGE, encode(MergeTask(name, columns, remarks)))
+    parts.work.note(record.id, MERGE, encode(MergeTask(name, columns, left_out)))
     parts.datasets.progress(record.id, conversations_read=0, shards=len(shards))
     parts.work.done(record.id, lease.task, lease.holder, following=shards)
 
@@ -214,7 +214,7 @@ def merge_shards(parts: TaskContext, record: DatasetRecord, claimed: ClaimedTask
     else:
         begun = replace(record, source=shown(record.source, Format(task.format, task.columns)))
     known = parts.datasets.has_content
-    made = merge(begun, results, task.remarks, parts.settings.store_url, limit_of(parts), lease, known)
+    made = merge(begun, results, task.left_out, parts.settings.store_url, limit_of(parts), lease, known)
     retry_redis(lambda: parts.datasets.ready(made), 60.0)
     parts.tidy(record.id)
 

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from services.preprocess.datasets.sources import line_files
 from services.preprocess.datasets.sources.choosing import choose
-from services.preprocess.datasets.sources.merging import SourceRemarks
 from services.preprocess.datasets.sources.pieces import Shard, pack
 from services.preprocess.datasets.sources.reading import pieces_of
 from services.preprocess.datasets.sources.scanning import Part, ScanFile, first_lines, parts_of_file, scan
 from services.preprocess.datasets.sources.selecting import choice_of, select
 from services.preprocess.datasets.sources.shards import wanted
 from services.preprocess.domain.source_errors import SourceEmpty
-from services.store.records import DatasetSource, RowFilterRecord
+from services.store.records import DatasetSource, LeftOutRecord, RowFilterRecord
 from tests.unit.preprocess.datasets.test_sources_selecting import Unhurried
 from turnloom.reading.chat_formats import Format
 
@@ -46,7 +45,7 @@ def written(folder: Path, files: Sequence[tuple[list[str], bool]]) -> list[Path]
 
 def by_parts(
     folder: Path, paths: Sequence[Path], source: DatasetSource, most: int, buckets: int, cut: bool
-) -> tuple[tuple[Shard, ...], SourceRemarks]:
+) -> tuple[tuple[Shard, ...], LeftOutRecord]:
     """What tasks of their own find; with `cut` the first file comes in pieces that are cut already."""
     parts: list[Part] = []
     for number, path in enumerate(paths):
@@ -99,7 +98,7 @@ def test_parts_give_the_rows_of_the_source_read_in_one_go(
         patch.setattr(line_files, "SHARD_ROWS", shard_rows)
         whole = tuple(pack(piece for path in paths for piece in pieces_of(str(path), "")))
         try:
-            expected, remarks = select(source, whole, SHAPE, Unhurried()) if whole else ((), None)
+            expected, left_out = select(source, whole, SHAPE, Unhurried()) if whole else ((), None)
         except SourceEmpty as refused:
             with pytest.raises(SourceEmpty, match=str(refused)[:20]):
                 by_parts(tmp_path, paths, source, most, buckets, cut)
@@ -110,7 +109,7 @@ def test_parts_give_the_rows_of_the_source_read_in_one_go(
             return
         shards, found = by_parts(tmp_path, paths, source, most, buckets, cut)
     assert rows_of(shards) == rows_of(expected)
-    assert found == remarks
+    assert found == left_out
 
 
 @given(lines=st.lists(LINES, min_size=1, max_size=9), most=st.integers(1, 60))

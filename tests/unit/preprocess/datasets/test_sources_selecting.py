@@ -46,11 +46,11 @@ def shards_of(path: Path, texts: Sequence[str]) -> list[Shard]:
 
 def taken(path: Path, texts: Sequence[str], **asked: object) -> tuple[list[int], LeftOutRecord]:
     source = DatasetSource("x", **asked)  # type: ignore[arg-type]
-    shards, remarks = select(source, shards_of(path, texts), Format("prompt_completion"), Unhurried())
+    shards, left_out = select(source, shards_of(path, texts), Format("prompt_completion"), Unhurried())
     rows = [found for shard in shards for found in wanted(shard)]
     assert [number for number, _ in rows] == list(range(len(rows))), "what is left out counts for no position"
     assert [shard.wanted for shard in shards] == [sum(1 for _ in wanted(shard)) for shard in shards]
-    return [position(row.place) for _, row in rows], remarks.left_out
+    return [position(row.place) for _, row in rows], left_out
 
 
 def position(place: str) -> int:

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from turnloom.cli.metrics_export import SOURCE, openmetrics
-from turnloom.v1.training_pb2 import Step
+from turnloom.results.openmetrics import SOURCE, openmetrics
+from turnloom.results.runs import Run
+from turnloom.v1.training_pb2 import Job, Step
 
 
 def step(number: int, milliseconds: int, **fields: float) -> Step:
@@ -21,7 +22,7 @@ def step(number: int, milliseconds: int, **fields: float) -> Step:
 def samples(steps: list[Step], run_id: str = "job-1") -> dict[str, list[tuple[float, float]]]:
     """Name and split to (time, value) of each sample."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for family in text_string_to_metric_families("".join(openmetrics(run_id, steps))):
+    for family in text_string_to_metric_families("".join(openmetrics([Run(Job(id=run_id), steps)]))):
         for sample in family.samples:
             assert (sample.labels["run_id"], sample.labels["job"]) == (run_id, SOURCE)
             name = " ".join(filter(None, (sample.name, sample.labels.get("split", ""))))
@@ -44,15 +45,28 @@ def test_a_gauge_has_the_value_of_its_step_and_a_test_value_stands_only_where_on
 
 
 def test_a_step_that_is_no_number_is_written_as_the_format_wants_it() -> None:
-    text = "".join(openmetrics("job-1", [Step(step=1, nll_sum=float("nan"), weight_sum=1, learning_rate=float("inf"))]))
+    odd = Step(step=1, nll_sum=float("nan"), weight_sum=1, learning_rate=float("inf"))
+    text = "".join(openmetrics([Run(Job(id="job-1"), [odd])]))
     assert 'turnloom_run_learning_rate{job="turnloom-export",run_id="job-1"} +Inf ' in text
     assert 'turnloom_run_last_train_nll_nats{job="turnloom-export",run_id="job-1"} NaN ' in text
 
 
 def test_a_run_without_steps_is_a_whole_text_without_samples() -> None:
-    lines = "".join(openmetrics("job-1", [])).splitlines()
+    lines = "".join(openmetrics([Run(Job(id="job-1"), [])])).splitlines()
     assert lines[-1] == "# EOF"
     assert all(line.startswith("# ") for line in lines)
+
+
+def test_the_runs_of_a_file_stand_side_by_side_in_every_family() -> None:
+    runs = [Run(Job(id="job-1"), [step(1, 1000), step(2, 2000)]), Run(Job(id="job-2"), [step(1, 500)])]
+    # The parser refuses a family that stands in two places.
+    families = list(text_string_to_metric_families("".join(openmetrics(runs))))
+    found = next(family for family in families if family.name == "turnloom_run_step")
+    assert [(one.labels["run_id"], float(one.timestamp), one.value) for one in found.samples] == [
+        ("job-1", 1.0, 1.0),
+        ("job-1", 2.0, 2.0),
+        ("job-2", 0.5, 1.0),
+    ]
 
 
 def test_an_id_with_quotes_stays_one_label() -> None:

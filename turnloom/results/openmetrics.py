@@ -1,4 +1,4 @@
-"""Write the steps of a job as OpenMetrics text with each step's time. Imports no Prometheus library.
+"""Write the steps of runs as OpenMetrics text with each step's time. Imports no Prometheus library.
 
 `promtool tsdb create-blocks-from openmetrics` turns the text into blocks. Any Prometheus can then show a run, even one
 that never scraped it. Format: OpenMetrics 1.0 (a family's samples stand together, times never go back).
@@ -7,19 +7,12 @@ that never scraped it. Format: OpenMetrics 1.0 (a family's samples stand togethe
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import typer
-
-from turnloom.cli.running.session import Session, command
-from turnloom.errors import InvalidInput
-from turnloom.plural import counted
-from turnloom.results.runs import test_nll, train_nll
+from turnloom.results.runs import Run, test_nll, train_nll
 from turnloom.v1.training_pb2 import Step
 
 SOURCE: Final = (
@@ -73,62 +66,29 @@ FAMILIES: Final[Sequence[Family]] = (
 )
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    metrics = typer.Typer(no_args_is_help=True, help="Steps for Prometheus.")
-    app.add_typer(metrics, name="metrics")
-    metrics.callback()(lambda: None)  # else Typer turns a group of one command into that command
-    command(metrics, "export", "metrics export job-0123456789ab --output steps.om")(export)
-
-
-def export(
-    session: Session,
-    job: Annotated[str, typer.Argument(help="Job id.", metavar="JOB", show_default=False)],
-    output: Annotated[Path | None, typer.Option(help="File. Default: standard output.", show_default=False)] = None,
-) -> None:
-    """Write the effective steps of a job as OpenMetrics text, for `promtool tsdb create-blocks-from openmetrics`."""
-    if session.as_json and output is None:
-        raise InvalidInput("--json: the text is OpenMetrics, not JSON.", hint="Add --output FILE.", field="--json")
-    steps = list(session.client.jobs.steps(job))
-    text = openmetrics(job, steps)
-    if output is None:
-        sys.stdout.writelines(text)
-        return
-    try:
-        with output.open("w", encoding="utf-8") as file:
-            file.writelines(text)
-    except OSError as error:
-        raise InvalidInput(
-            f"--output: {output} can't be written ({error.strerror}).", hint="Name another file.", field="--output"
-        ) from error
-    if session.as_json:
-        session.json({"job": job, "file": str(output), "steps": len(steps)})
-    else:
-        session.out.print(f"{counted(len(steps), 'step')} in {output}", highlight=False, soft_wrap=True)
-
-
-def openmetrics(run_id: str, steps: Sequence[Step]) -> Iterator[str]:
-    """Yield the lines of the text.
-
-    Args:
-        run_id: the job's id.
-        steps: the effective series as ListSteps gives it, ascending; step 0 may come first.
-    """
-    times = list(_milliseconds(steps))
+def openmetrics(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield the lines of the text: family by family, and in each the runs in their order."""
+    times = [list(_milliseconds(run.steps)) for run in runs]
     before = ""
     for family in FAMILIES:
         if family.name != before:
             yield f"# HELP {family.name} {family.help}\n# TYPE {family.name} {_type(family)}\n"
         before = family.name
-        split = f',split="{family.split}"' if family.split else ""
-        head = f'{family.name}{"_total" if family.counter else ""}{{job="{SOURCE}",run_id="{_escaped(run_id)}"{split}}}'
-        found = [
-            (time, value) for time, step in zip(times, steps, strict=True) if (value := family.value(step)) is not None
-        ]
-        values: Iterable[float] = (value for _, value in found)
-        for (time, _), value in zip(found, accumulate(values) if family.counter else values, strict=True):
-            yield f"{head} {_number(value)} {time // 1000}.{time % 1000:03d}\n"
+        for run, moments in zip(runs, times, strict=True):
+            yield from _series(family, run, moments)
     yield "# EOF\n"
+
+
+def _series(family: Family, run: Run, times: Sequence[int]) -> Iterator[str]:
+    """Yield the samples of one run; its times are in milliseconds."""
+    split = f',split="{family.split}"' if family.split else ""
+    head = f'{family.name}{"_total" if family.counter else ""}{{job="{SOURCE}",run_id="{_escaped(run.job.id)}"{split}}}'
+    found = [
+        (time, value) for time, step in zip(times, run.steps, strict=True) if (value := family.value(step)) is not None
+    ]
+    values: Iterable[float] = (value for _, value in found)
+    for (time, _), value in zip(found, accumulate(values) if family.counter else values, strict=True):
+        yield f"{head} {_number(value)} {time // 1000}.{time % 1000:03d}\n"
 
 
 def _type(family: Family) -> str:
