@@ -28,6 +28,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from turnloom.characters import whole
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -51,9 +53,9 @@ class TurnloomError(Exception):
         violations: Sequence[Violation] = (),
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint  #: what to do; may be empty
+        self.message = whole(message)
+        super().__init__(self.message)
+        self.hint = whole(hint)  #: what to do; may be empty
         self.field = field  #: the first field or option to blame; may be empty
         self.code = code  #: the server's UPPER_SNAKE_CASE or the status; may be empty
         self.violations = tuple(violations)  #: every field that was refused, at most 50

@@ -81,7 +81,8 @@ ARROWS: dict[str, set[str]] = {
 #: What each package of what users install may import of it; the engine stands apart.
 CLIENT: dict[str, set[str]] = {
     "turnloom.v1": set(),
-    "turnloom.errors": set(),
+    "turnloom.characters": set(),
+    "turnloom.errors": {"turnloom.characters"},
     "turnloom.optional": set(),
     "turnloom.plural": set(),
     "turnloom.version": set(),
@@ -91,10 +92,10 @@ CLIENT: dict[str, set[str]] = {
         f"turnloom.{package}": {f"turnloom.{name}" for name in allowed.split()}
         for package, allowed in {
             "learning_rates": "errors",
-            "foreign": "errors",
+            "foreign": "characters errors",
             "wire": "errors foreign v1",
             "transport": "errors foreign v1 wire",
-            "reading": "errors foreign plural v1 wire",
+            "reading": "characters errors foreign plural v1 wire",
             "client": "errors foreign optional reading training_formats transport v1 wire",
             "results": "client errors optional plural v1 wire",
             "display": "plural results v1",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
+from turnloom.characters import whole
 from turnloom.errors import InvalidInput
 from turnloom.foreign.plain_values import TOO_DEEP
 
@@ -15,6 +16,9 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 
 #: How a text begins that may be a JSON list.
 _LIST: Final = "["
+#: Values of `tools` that offer none; "null" is the JSON text of one in a column of texts.
+NO_TOOLS: Final = (None, "", "null")
+TOO_LONG_NUMBER: Final = "holds a whole number of more than 4,300 digits; write it as text."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,10 @@ def loads(text: str) -> object:
         return json.loads(text, parse_constant=constant)
     except RecursionError as error:
         raise ValueError(f"{TOO_DEEP}.") from error
+    except ValueError as error:
+        if isinstance(error, json.JSONDecodeError):
+            raise
+        raise ValueError(TOO_LONG_NUMBER) from error  # int() advises to change a setting of Python
 
 
 def parse(text: str) -> JSON:
@@ -82,6 +90,8 @@ def _first_odd(value: object) -> str:
 def columns_of(value: object) -> tuple[JSON, dict[str, str]]:
     """Return an object without the keys that hold a NoJSON, and what is wrong with each of those.
 
+    A half of a surrogate pair in a key becomes "?": columns are named in sentences and records.
+
     Raises:
         ValueError: a NoJSON inside a value that is not an object.
     """
@@ -90,6 +100,8 @@ def columns_of(value: object) -> tuple[JSON, dict[str, str]]:
         if odd:
             raise ValueError(odd)
         return cast("JSON", value), {}
+    if not all(map(str.isascii, value)):
+        value = {whole(key): item for key, item in value.items()}
     unread = {key: odd for key, item in value.items() if (odd := first_odd(item))}
     return (value if not unread else {key: item for key, item in value.items() if key not in unread}), unread
 

@@ -33,6 +33,7 @@ from turnloom.masks.rows.weigh import Example, WeightedText, encode, planned, we
 from turnloom.masks.rows.weights import MessageWeights
 from turnloom.masks.template.call_ids import with_call_ids
 from turnloom.masks.template.foreign_keys import obeyed, unheard
+from turnloom.masks.template.message_checks import check_content
 from turnloom.masks.template.normalize import normalized
 from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
 from turnloom.masks.trajectory.path import TrajectoryPath, trajectory_path_of
@@ -143,8 +144,10 @@ def ready(conversation: Conversation, options: Options, model: Model) -> Convers
         return conversation  # most conversations: nothing but roles and contents
     conversation = obeyed(conversation)
     messages, template = conversation.messages, model.chat_format.template
+    names = template.names if options.chat_template is None else frozenset()
+    check_content(messages, names)
     if options.normalize_messages:
-        messages = normalized(messages, template.names if options.chat_template is None else ())
+        messages = normalized(messages, names)
     if options.make_tool_call_ids:
         messages = with_call_ids(messages, options.chat_template or template.source)
     if all(map(is_, messages, conversation.messages)):

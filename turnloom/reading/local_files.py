@@ -12,7 +12,8 @@ from typing import Final
 
 from turnloom.errors import InvalidInput
 from turnloom.reading.documents import rows_of
-from turnloom.reading.file_kinds import COLUMNAR, KINDS, decompressed, is_data, kind_of, needs_pyarrow, without_pyarrow
+from turnloom.reading.file_kinds import COLUMNAR, KINDS, decompressed, kind_of, needs_pyarrow, without_pyarrow
+from turnloom.reading.file_names import named_files
 from turnloom.reading.rows import RawRow
 
 MAX_DOCUMENT: Final = 256 << 20  #: bytes of a .json file that is one document, which is read as a whole
@@ -25,7 +26,7 @@ def find(words: Sequence[str | Path]) -> list[Path]:
         words: in order; files of a folder and of a glob come in the order of their names.
 
     Raises:
-        InvalidInput: one of them matches nothing.
+        InvalidInput: one of them matches nothing, or what is no file.
     """
     return [path for word in words for path in _meant(str(word))]
 
@@ -58,24 +59,14 @@ def rows(path: Path) -> Iterator[RawRow]:
 
 
 def _meant(word: str) -> Sequence[Path]:
+    found = named_files(word)
+    if found:
+        return [Path(path) for path in found]
     if os.path.isdir(word):
-        found = sorted(path for path in Path(word).rglob("*") if path.is_file() and not _is_hidden(path, Path(word)))
-        data = [path for path in found if is_data(path.name)]
-        if not data:
-            raise InvalidInput(f"There is no data file in the folder {word}.", hint=f"Known are: {', '.join(KINDS)}.")
-        return data
-    if os.path.exists(word) or not glob.has_magic(word):
-        if not os.path.exists(word):
-            raise _nothing(word)
-        return [Path(word)]
-    matched = sorted(Path(name) for name in glob.glob(word, recursive=True) if os.path.isfile(name))
-    if not matched:
-        raise InvalidInput(f"No file is named like {word}.", hint="Look at the spelling and the folder.")
-    return matched
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+        raise InvalidInput(f"There is no data file in the folder {word}.", hint=f"Known are: {', '.join(KINDS)}.")
+    if not glob.has_magic(word):
+        raise _nothing(word)
+    raise InvalidInput(f"No file is named like {word}.", hint="Look at the spelling and the folder.")
 
 
 def _nothing(name: str) -> InvalidInput:

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from turnloom.characters import whole
 from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import UnusedColumns
 from turnloom.foreign.json_text import JSON
@@ -223,7 +224,7 @@ class LocalPart:
         choice, shape = self.source.choice, self.source.shape
         asked = choice.row_filter
         message = datasets_pb2.DatasetSource(
-            uri=self.source.name,
+            uri=whole(self.source.name),
             format=shape.name,
             column_mapping=shape.columns,
             limit=self.source.limit,

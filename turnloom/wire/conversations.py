@@ -16,8 +16,9 @@ from google.protobuf import struct_pb2
 from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import JSON, kind_of, list_from, list_in, object_in, text_from
+from turnloom.foreign.json_text import JSON, NO_TOOLS, kind_of, list_from, list_in, text_from
 from turnloom.foreign.plain_values import PLAIN, NotPlain, json_text, why_not
+from turnloom.foreign.tool_calls import with_known_keys
 from turnloom.v1 import types_pb2
 
 #: Keys of a message that are fields of their own; every other key travels in extra_json.
@@ -51,10 +52,9 @@ def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
         said = ": ".join(part for part in (place, where.removeprefix("."), what) if part)
         raise InvalidInput(f"{said}.", hint=PLAIN, field=where.removeprefix(".")) from error
     except UnicodeEncodeError as error:
-        raise InvalidInput(
-            f"{place}: half of a surrogate pair (\\ud800 to \\udfff) stands alone.",
-            hint="Repair the export that cut a character in two.",
-        ) from error
+        said = "half of a surrogate pair (\\ud800 to \\udfff) stands alone."
+        hint = "Repair the export that cut a character in two."
+        raise InvalidInput(f"{place}: {said}" if place else said, hint=hint) from error
 
 
 def to_json(conversation: types_pb2.Conversation) -> dict[str, JSON]:
@@ -128,7 +128,7 @@ def _identifier(value: JSON) -> str:
 
 def _tools(value: JSON) -> Sequence[JSON]:
     """Return the tools of a list, of its JSON text, or of JSON texts, as some data sets store them."""
-    if value in (None, ""):
+    if value in NO_TOOLS:
         return []
     if isinstance(value, str) and list_in(value) is None:
         raise InvalidInput("is text, but not JSON text of a list.", field="tools")
@@ -189,8 +189,7 @@ def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
     """Convert a call in OpenAI's form, or in the flat form with name and arguments side by side."""
     if not isinstance(value, dict):
         raise InvalidInput(f"is {kind_of(value)}; give an object.", field=path)
-    if isinstance(value.get("function"), str):
-        value = {**value, "function": object_in(value["function"])}
+    value = with_known_keys(value)
     function: JSON = value.get("function", {k: v for k, v in value.items() if k in ("name", "arguments")})
     inner = f"{path}.function" if "function" in value else path
     if not isinstance(function, dict):

@@ -148,7 +148,7 @@ def parse_object(text: str) -> dict[str, JSON]:
         ValueError: with a sentence: not JSON, not an object, NaN or Infinity, or half of a surrogate pair.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if "\\ud" in text.lower():  # an escaped lone surrogate parses, but can't be encoded as text
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -179,6 +179,13 @@ def _nested_deeper(value: JSON, levels: int) -> bool:
             for item in (outer.values() if isinstance(outer, dict) else outer)
         ]
     return bool(inside)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isfinite(number):
+        return number
+    raise ValueError(text)
 
 
 def _refuse_constant(name: str) -> float:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -159,7 +160,6 @@ def test_a_bad_conversation_harms_no_other(masker: Masker) -> None:
         ("x", "messages[1]: is text; send an object with role and content"),
         ({"content": "x"}, "messages[1].role: is null or absent; send text such as 'user'"),
         ({"role": "assistant", "weight": -1}, "messages[1].weight: is the number -1; send a finite number >= 0"),
-        ({"role": "assistant", "weight": True}, "messages[1].weight: is true or false; send a finite number >= 0"),
         ({"role": "assistant", "trainable": 1}, "messages[1].trainable: is the number 1; send true or false"),
     ],
 )
@@ -178,6 +178,28 @@ def test_the_senders_weights_reach_the_rows(folder: Path) -> None:
 def test_a_column_of_arrow_is_taken_as_it_is(masker: Masker) -> None:
     column = pa.chunked_array([[CHATS[0]], [CHATS[0]]])
     assert [len(one.rows) for one in masker(column)] == [1, 1]
+
+
+def test_what_pandas_reads_from_parquet_is_taken_as_it_is(tools_masker: Masker) -> None:
+    tool = {"type": "function", "function": {"name": "w", "parameters": {"type": "object", "required": ["c"]}}}
+    call = {"type": "function", "function": {"name": "w", "arguments": {"c": [1, 2]}}}
+    plain = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    arrays = [plain[0], plain[1] | {"tool_calls": np.array([_with_array(call)], dtype=object)}]
+    required = {**tool["function"], "parameters": {"type": "object", "required": np.array(["c"], dtype=object)}}
+    given = {
+        "messages": np.array(arrays, dtype=object),
+        "tools": np.array([{**tool, "function": required}], dtype=object),
+    }
+    expected, found = tools_masker([{"messages": plain, "tools": [tool]}, given])
+    assert found.error is None
+    assert [row.token_ids.tolist() for row in found.rows] == [row.token_ids.tolist() for row in expected.rows]
+    for nothing in (float("nan"), None, "", "null"):
+        first, second = tools_masker([{"messages": given["messages"], "tools": nothing}, plain])
+        assert [row.token_ids.tolist() for row in first.rows] == [row.token_ids.tolist() for row in second.rows] != []
+
+
+def _with_array(call: dict[str, Any]) -> dict[str, Any]:
+    return {**call, "function": {"name": "w", "arguments": {"c": np.array([1, 2])}}}
 
 
 def test_threads_may_share_a_masker(masker: Masker) -> None:

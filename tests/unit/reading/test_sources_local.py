@@ -6,6 +6,8 @@ import bz2
 import gzip
 import json
 import lzma
+import os
+import re
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from services.preprocess.datasets.sources.listing import files
+from services.preprocess.domain.source_errors import SourceNotReadable
+from services.preprocess.domain.source_location import locate
 from turnloom.errors import InvalidInput
 from turnloom.reading.filters import RowFilter
 from turnloom.reading.local_files import find
@@ -108,6 +113,95 @@ def test_folders_globs_and_several_files_are_one_source_in_order(tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidInput, match="There is no data file in the folder"):
         find([tmp_path / "empty"])
+
+
+def test_client_and_server_find_the_same_files_in_the_same_order(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "root" / "linked" / "c.jsonl"
+    for name in ("a/x.jsonl", "a-b/x.jsonl", "linked/c.jsonl", "b.jsonl/part.jsonl"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("{}")
+    folder = root / "folder"
+    folder.mkdir()
+    for link, target in (
+        ("data", "../a"),
+        ("more", "../a-b"),
+        ("again", "../a"),
+        ("circle", "."),
+        ("f.jsonl", elsewhere),
+    ):
+        (folder / link).symlink_to(target)
+    roots = (str(root),)
+    for word in (folder, root, root / "*" / "*.jsonl"):
+        found = files(locate(str(word), roots), roots)
+        assert tuple(map(str, find([word]))) == found.data
+        assert found.data == tuple(sorted(found.data))
+        assert not found.outside
+    assert [path.relative_to(folder).as_posix() for path in find([folder])] == [
+        "again/x.jsonl",
+        "f.jsonl",
+        "more/x.jsonl",
+    ]
+
+
+def test_what_is_no_file_is_refused_by_client_and_server(tmp_path: Path) -> None:
+    lines(tmp_path / "a.jsonl", pairs("a"))
+    pipe, link = tmp_path / "pipe.jsonl", tmp_path / "link.jsonl"
+    os.mkfifo(pipe)
+    roots = (str(tmp_path),)
+    for name, word, what in (
+        (pipe, pipe, "a pipe or a device"),
+        (pipe, tmp_path, "a pipe"),
+        (link, tmp_path, "a link to"),
+    ):
+        if name is link:
+            pipe.unlink()
+            link.symlink_to("gone.jsonl")
+        with pytest.raises(InvalidInput) as refused:
+            find([word])
+        assert refused.value.message.startswith(f"{name} is {what}")
+        with pytest.raises(SourceNotReadable, match=re.escape(refused.value.message)):
+            files(locate(str(word), roots), roots)
+    with pytest.raises(InvalidInput, match=r"/dev/null is a pipe or a device, and files are read more than once"):
+        LocalSource.open(["/dev/null"])
+
+
+def test_a_folder_of_several_splits_is_not_mixed(tmp_path: Path) -> None:
+    roots = (str(tmp_path),)
+    for split in ("train", "test"):
+        (tmp_path / "saved" / split).mkdir(parents=True)
+        lines(tmp_path / "saved" / split / "data.jsonl", pairs(split))
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(InvalidInput) as refused:
+        find([tmp_path / "saved"])
+    assert refused.value.message == f"{tmp_path}/saved holds the splits train, test, which are not one dataset."
+    assert refused.value.hint == f"Name the folder of one: {tmp_path}/saved/train."
+    with pytest.raises(SourceNotReadable, match="holds the splits train, test"):
+        files(locate(str(tmp_path / "saved"), roots), roots)
+    assert find([tmp_path / "saved" / "train"]) == [tmp_path / "saved" / "train" / "data.jsonl"]
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    assert len(find([tmp_path / "saved"])) == 2
+
+
+def test_names_that_are_no_text_are_shown_and_sent(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    row = ROW | {"n\ud83d": 1, "id": "x"}
+    path.write_text(json.dumps(row) + "\n" + json.dumps(ROW | {"messages": [{"role": "user", "k\ud83d": 1}]}) + "\n")
+    part = LocalSource.open([path]).whole()
+    part.skip_bad = True
+    assert [one.conversation.id for one in part.sourced()] == ["x"]
+    assert list(part.counts.unused_columns) == ["n?"]
+    assert part.bad == [f"{tmp_path}/caf?.jsonl, line 2: half of a surrogate pair (\\ud800 to \\udfff) stands alone."]
+    assert part.description().uri == "caf?.jsonl"
+
+
+def test_a_number_of_too_many_digits_is_said_in_our_words(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [ROW, '{"id": ' + "9" * 5000 + "}"])
+    rows = sourced(path)
+    assert next(rows).conversation == CHAT
+    with pytest.raises(
+        InvalidInput, match=r"line 2: holds a whole number of more than 4,300 digits; write it as text\."
+    ):
+        next(rows)
 
 
 def test_csv_is_read_and_a_short_row_named(tmp_path: Path) -> None:

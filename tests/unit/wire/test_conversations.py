@@ -116,8 +116,8 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
             "messages[0].content[0]: has the unknown key cache_control.",
         ),
         (
-            '{"messages": [{"role": "assistant", "tool_calls": [{"index": 0, "function": {"name": "f"}}]}]}',
-            "messages[0].tool_calls[0]: has the unknown key index.",
+            '{"messages": [{"role": "assistant", "tool_calls": [{"parent": 0, "function": {"name": "f"}}]}]}',
+            "messages[0].tool_calls[0]: has the unknown key parent.",
         ),
         (
             '{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 3}}]}]}',

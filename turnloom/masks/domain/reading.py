@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, isnan
 from typing import Final, cast
+
+import numpy as np
 
 from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import kind_of, list_in, object_in
+from turnloom.foreign.json_text import NO_TOOLS, kind_of, list_in, object_in
 from turnloom.foreign.plain_values import unfit
+from turnloom.foreign.tool_calls import with_known_keys
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import TOO_DEEP, MalformedConversation
 
 #: Keys of a message whose null is the same as their absence. The content's null is content: templates print it.
 _OPTIONAL: Final = frozenset({"reasoning_content", "tool_calls", "tool_call_id", "name"})
 _NOTHING_SAID: Final = Training()
-_NO_TOOLS: Final = (None, "")
+#: Keys whose lists pandas gives as arrays.
+_LISTS: Final = ("messages", "tools")
 
 
 def conversation_from(document: object) -> Conversation:
@@ -36,13 +40,17 @@ def conversation_from(document: object) -> Conversation:
         return document
     if not isinstance(document, Mapping):
         document = {"messages": document}
+    if any(isinstance(document.get(name), np.ndarray) for name in _LISTS):
+        document = {name: _without_arrays(value) for name, value in document.items()}
     if "messages" not in document:
         raise MalformedConversation(
             f"messages: missing (keys: {', '.join(map(str, document)) or 'none'}); send the list under this key",
             field="messages",
         )
     given = _list(document["messages"], "messages")
-    tools = None if document.get("tools") in _NO_TOOLS else _list(document["tools"], "tools")
+    offered = document.get("tools")
+    absent = offered in NO_TOOLS or (isinstance(offered, float) and isnan(offered))  # NaN: pandas' null
+    tools = None if absent else _list(offered, "tools")
     if not BESIDE.isdisjoint(document):
         given, tools = _columns_read(cast("Mapping[str, JSON]", document), given, tools)
     given, tools = without_filled(given, tools or ())
@@ -97,7 +105,17 @@ def _message(item: object, index: int) -> tuple[Message, Training]:
         for key, value in item.items()
         if key not in {"trainable", "weight"} and (value is not None or key not in _OPTIONAL)
     }
+    if "tool_calls" in message:
+        message["tool_calls"] = _calls(message["tool_calls"])
     return message, _training(item.get("trainable"), item.get("weight"), index)
+
+
+def _calls(value: JSON) -> JSON:
+    """Return tool calls, also those of JSON text, with the keys that OpenAI's have; anything else as it is."""
+    found = value if isinstance(value, list | tuple) else list_in(value)
+    if found is None:
+        return value
+    return [with_known_keys(call) if isinstance(call, Mapping) else call for call in map(object_in, found)]
 
 
 def _training(trainable: object, weight: object, index: int) -> Training:
@@ -107,9 +125,7 @@ def _training(trainable: object, weight: object, index: int) -> Training:
         raise MalformedConversation(
             f"is {kind_of(trainable)}; send true or false", message_index=index, field="trainable"
         )
-    if weight is not None and (
-        isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight) or weight < 0
-    ):
+    if weight is not None and (not isinstance(weight, int | float) or not isfinite(weight) or weight < 0):
         raise MalformedConversation(
             f"is {weight if isinstance(weight, float) else kind_of(weight)}; send a finite number >= 0",
             message_index=index,
@@ -127,6 +143,15 @@ def _columns_read(
         said = f"{error.message} {error.hint}".strip()
         raise MalformedConversation(f"{error.field}: {said}", field=error.field) from error
     return messages, tools if found is None else _list(found, "tools")
+
+
+def _without_arrays(value: object) -> object:
+    """Return the lists and numbers of numpy's arrays, at every depth: what pandas reads from Parquet."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _without_arrays(item) for key, item in value.items()}
+    return [_without_arrays(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _list(value: object, field: str) -> Sequence[JSON]:

@@ -62,8 +62,9 @@ def planned(conversation: Conversation, options: Options, model: Model) -> Messa
     plan = plan_weights(conversation, options)
     if conversation.messages and not plan.chosen:
         check_roles(conversation.messages, model.chat_format.template.words if options.chat_template is None else ())
+        roles = ", ".join(dict.fromkeys(str(message.get("role")) for message in conversation.messages))
         raise NoAssistantTurn(
-            f"train_on={options.train_on.value} chooses no message; "
+            f"train_on={options.train_on.value} chooses no message (roles: {roles}); "
             "choose another policy, or leave the conversation out"
         )
     return plan

@@ -21,6 +21,11 @@ _OTHER_NAMES: Final = {
     **dict.fromkeys(("ai", "bot", "gpt", "chatbot", "chatgpt"), "assistant"),
     **dict.fromkeys(("observation", "function_response", "tool_response", "tool_result"), "tool"),
 }
+#: Keys under which other tools keep what `content` holds: a refusal of OpenAI's, parts of Gemini's, ...
+_OTHER_CONTENT: Final = ("text", "value", "message", "response", "refusal", "parts", "output")
+#: Of these, keys that templates know of a part, so that their names tell nothing of a message.
+_OF_PARTS: Final = ("text", "value")
+_CALLS: Final = ("tool_calls", "function_call")
 _PART_TYPES: Final = frozenset({"text", "thinking"})
 
 
@@ -41,6 +46,28 @@ def check_messages(messages: Sequence[Message], named: Collection[str]) -> None:
         content = message.get("content")
         if content is not None and not isinstance(content, str):
             _check_parts(content, index)
+
+
+def check_content(messages: Sequence[Message], known: Collection[str]) -> None:
+    """Refuse a message that says under another key what its content does not: an empty reply would be trained.
+
+    Args:
+        messages: as sent.
+        known: names that the template reads; a key among them is left to it, unless parts of content have it.
+
+    Raises:
+        UnsupportedContent: naming the message and the key.
+    """
+    for index, message in enumerate(messages):
+        if len(message) < 2 or message.get("content") or any(message.get(key) for key in _CALLS):
+            continue
+        for key in _OTHER_CONTENT:
+            if message.get(key) and (key not in known or key in _OF_PARTS):
+                raise UnsupportedContent(
+                    "stands beside an empty content, and the template does not read it; rename it to content",
+                    message_index=index,
+                    field=key,
+                )
 
 
 def check_roles(messages: Sequence[Message], named: Collection[str]) -> None:
@@ -75,8 +102,9 @@ def _advice(role: JSON) -> str:
 
 def _check_parts(content: JSON, index: int) -> None:
     if not isinstance(content, (list, tuple)):
+        what = "an object" if isinstance(content, Mapping) else "neither text nor a list"
         raise UnsupportedContent(
-            f"content is {type(content).__name__}; give a string, null, or a list of parts of type text",
+            f"is {what}; give text, null, or a list of parts of type text",
             message_index=index,
             field="content",
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from math import isfinite
 from typing import Final
 
 from turnloom.masks.domain.conversation import JSON, Message
@@ -93,12 +94,11 @@ def _arguments(value: JSON, index: int, place: str) -> JSON:
     if not isinstance(value, str):
         raise UnsupportedContent(f"is {_kind(value)}; send a JSON object", message_index=index, field=place)
     try:
-        found = json.loads(value, parse_constant=_refuse, object_pairs_hook=_object)
-    except ValueError as error:
-        why = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else str(error)
+        found = json.loads(value, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
         raise UnsupportedContent(
-            f"is text that is no JSON ({why}); send a JSON object, or set normalize_messages to false to have the text"
-            " printed as it is",
+            f"is text that is no JSON ({_why(error)}); send a JSON object, or set normalize_messages to false to have"
+            " the text printed as it is",
             message_index=index,
             field=place,
         ) from error
@@ -109,8 +109,23 @@ def _arguments(value: JSON, index: int, place: str) -> JSON:
     return found
 
 
+def _why(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return "it holds a number of too many digits" if "int_max_str_digits" in str(error) else str(error)
+
+
 def _refuse(name: str) -> float:
     raise ValueError(f"it holds {name}")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if isfinite(number):
+        return number
+    raise ValueError("it holds a number that is too large")
 
 
 def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:

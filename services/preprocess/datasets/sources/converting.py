@@ -30,4 +30,4 @@ def conversation_of(row: RawRow, shape: Format) -> tuple[Conversation | Preproce
 
 
 def _sentence(error: InvalidInput) -> str:
-    return f"{error.field}: {error.message}" if "[" in error.field else error.message
+    return f"{error.field}: {error.message}" if error.field else error.message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,16 @@ from typing import Protocol, cast
 import fsspec
 
 from services.preprocess.datasets.sources.opening import readable
-from services.preprocess.domain.source_errors import SourceNotAllowed, SourceNotFound, SourceNotKnown
+from services.preprocess.domain.source_errors import (
+    SourceNotAllowed,
+    SourceNotFound,
+    SourceNotKnown,
+    SourceNotReadable,
+)
 from services.preprocess.domain.source_location import Location, below
+from turnloom.errors import InvalidInput
 from turnloom.reading.file_kinds import KINDS, is_data
+from turnloom.reading.file_names import named_files
 
 
 class Folders(Protocol):
@@ -31,7 +37,7 @@ class Found:
     """The files of a location, each in order of their names."""
 
     data: tuple[str, ...] = ()  #: paths or URLs of data files
-    outside: tuple[str, ...] = ()  #: data files by their names that are left out, for they are links out of the roots
+    outside: tuple[str, ...] = ()  #: data files and folders that are left out, for they are links out of the roots
 
 
 def files(location: Location, roots: Sequence[str]) -> Found:
@@ -41,15 +47,16 @@ def files(location: Location, roots: Sequence[str]) -> Found:
         SourceNotFound: nothing is there, or no data file.
         SourceNotAllowed: all that is there are links out of the roots.
         SourceNotKnown: the one named file is not a data file.
+        SourceNotReadable: a pipe, a device, or a link to nothing is there.
     """
     for place in location.places:
-        found = _url_files(place) if "://" in place else _local_files(place)
+        found = _url_files(place) if "://" in place else _local_files(place, roots)
         if found is not None:
             break
     else:
         raise SourceNotFound(f"There is nothing at {location.places[0]}.", hint="Look at the spelling and the host.")
     named = len(found) == 1 and found[0] == place
-    outside = tuple(name for name in found if is_data(name) and _leads_out(name, roots))
+    outside = tuple(name for name in found if (is_data(name) or os.path.isdir(name)) and _leads_out(name, roots))
     data = tuple(name for name in found if is_data(name) and name not in outside)
     if data:
         return Found(data, outside)
@@ -61,16 +68,18 @@ def files(location: Location, roots: Sequence[str]) -> Found:
     raise SourceNotFound(f"There is no data file at {place}.", hint=f"Known are: {', '.join(KINDS)}.")
 
 
-def _local_files(place: str) -> list[str] | None:
-    """Return the local files, or None where nothing is there."""
-    if os.path.isdir(place):
-        found = [os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names]
-        found = [path for path in found if not any(part.startswith(".") for part in path[len(place) :].split(os.sep))]
-    elif os.path.exists(place):
-        found = [place]
-    else:
-        found = [path for path in glob.glob(place, recursive=True) if os.path.isfile(path)]
-    return sorted(found) or None
+def _local_files(place: str, roots: Sequence[str]) -> list[str] | None:
+    """Return the local files, or None where nothing is there.
+
+    A link to a folder outside the roots is returned itself, so that nobody learns what lies there.
+    """
+    if os.path.isdir(place) and _leads_out(place, roots):
+        return [place]
+    try:
+        found = named_files(place, enters=lambda link: not _leads_out(link, roots))
+    except InvalidInput as error:
+        raise SourceNotReadable(error.message, error.hint) from error
+    return found or ([] if os.path.isdir(place) else None)
 
 
 def _leads_out(name: str, roots: Sequence[str]) -> bool:

@@ -175,6 +175,21 @@ def test_a_link_out_of_the_roots_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_link_to_a_folder_outside_is_named_and_not_what_lies_there(tmp_path: Path) -> None:
+    secret, root = tmp_path / "out", tmp_path / "root"
+    for folder in (secret, root):
+        folder.mkdir()
+    (secret / "secret.jsonl").write_text("{}\n")
+    (root / "link").symlink_to(secret)
+    roots = (str(root),)
+    for uri in (root, root / "link"):
+        with pytest.raises(SourceNotAllowed) as refused:
+            files(locate(str(uri), roots), roots)
+        assert str(refused.value) == f"{root}/link leads out of the source roots."
+    (root / "own.jsonl").write_text("{}\n")
+    assert files(locate(str(root), roots), roots) == Found((f"{root}/own.jsonl",), (f"{root}/link",))
+
+
 def test_folders_and_globs_give_data_files_in_order_and_nothing_is_said_so(tmp_path: Path) -> None:
     for name in ("b.jsonl", "sub/a.parquet", ".hidden.jsonl", "README.md", "state.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

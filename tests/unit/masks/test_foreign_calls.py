@@ -1,0 +1,116 @@
+"""Calls and replies as other tools write them mean the same to the engine and to the client, or are refused by both."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from services.preprocess.wire.conversation import conversation, parse_object
+from tests.unit.masks.test_masker import TOOLS
+from tests.unit.masks.test_model import source
+from turnloom.errors import InvalidInput
+from turnloom.foreign.tool_calls import with_known_keys
+from turnloom.masks import Masker, Options, load_model
+from turnloom.masks.domain.reading import conversation_from
+from turnloom.wire.conversations import OTHER_CONTENT, from_json
+
+ASKED = {"role": "user", "content": "weather?"}
+CALL = {"type": "function", "function": {"name": "w", "arguments": {"c": "Oslo"}}}
+WRITTEN = [
+    ("langchain", {"name": "w", "args": {"c": "Oslo"}, "type": "tool_call"}),
+    ("anthropic", {"name": "w", "input": {"c": "Oslo"}}),
+    ("llama", {"type": "function", "function": {"name": "w", "parameters": {"c": "Oslo"}}}),
+    ("null beside", {"name": "w", "args": {"c": "Oslo"}, "arguments": None}),
+    ("streamed", {"index": 0, **CALL}),
+    ("function as text", {"type": "function", "function": json.dumps(CALL["function"])}),
+]
+
+
+@pytest.fixture(scope="module")
+def masker(tmp_path_factory: pytest.TempPathFactory) -> Masker:
+    folder = source(
+        tmp_path_factory.mktemp("tools") / "model", template=TOOLS.replace("c.function.", "(c.function or c).")
+    )
+    return Masker(load_model(folder), Options(date="2026-01-02"))
+
+
+def trained(masker: Masker, document: object) -> str:
+    (one,) = masker([document])
+    assert one.error is None, one.error
+    (row,) = one.rows
+    return masker.model.vocabulary.decode(row.token_ids[1:][row.target_weights > 0]).decode()
+
+
+@pytest.mark.parametrize(("tool", "call"), WRITTEN, ids=[name for name, _ in WRITTEN])
+def test_a_call_trains_the_same_text_whoever_wrote_it(masker: Masker, tool: str, call: dict[str, object]) -> None:
+    expected = trained(masker, [ASKED, {"role": "assistant", "content": "", "tool_calls": [CALL]}])
+    assert '{"c": "Oslo"}' in expected
+    for calls in ([call], json.dumps([call])):
+        chat = [ASKED, {"role": "assistant", "content": "", "tool_calls": calls}]
+        assert trained(masker, chat) == expected
+        assert trained(masker, conversation(from_json(chat))) == expected
+
+
+def test_two_sets_of_arguments_are_not_chosen_between() -> None:
+    call = {"name": "w", "args": {"c": "Oslo"}, "input": {"c": "Rome"}}
+    assert with_known_keys(call) is call
+    with pytest.raises(InvalidInput, match="has the unknown key args"):
+        from_json([ASKED, {"role": "assistant", "tool_calls": [call]}])
+
+
+@pytest.mark.parametrize("key", ["text", "value", "message", "response", "refusal", "output"])
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}], ids=["absent", "null", "empty"])
+def test_a_reply_under_another_key_is_not_trained_as_an_empty_one(
+    masker: Masker, key: str, content: dict[str, object]
+) -> None:
+    chat = [ASKED, {"role": "assistant", **content, key: "It rains."}]
+    (one,) = masker([chat])
+    assert str(one.error).startswith(f"messages[1].{key}: stands beside an empty content")
+    if not content and key in OTHER_CONTENT:
+        with pytest.raises(InvalidInput, match=rf"messages\[1\]: has no content, but the key {key}\."):
+            from_json(chat)
+    else:
+        assert str(masker([conversation(from_json(chat))])[0].error) == str(one.error)
+
+
+def test_a_key_beside_content_or_a_call_refuses_nothing(masker: Masker) -> None:
+    assert trained(masker, [ASKED, {"role": "assistant", "content": "It rains.", "refusal": None, "text": "x"}])
+    assert trained(masker, [ASKED, {"role": "assistant", "content": None, "text": "x", "tool_calls": [CALL]}])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ('{"c": 1e400}', "it holds a number that is too large"),
+        ('{"c": ' + "9" * 5000 + "}", "it holds a number of too many digits"),
+        ('{"c": ' + "[" * 200_000 + "}", "it is nested too deeply"),
+    ],
+    ids=["infinite", "long", "deep"],
+)
+def test_numbers_that_json_text_can_not_keep_are_refused(masker: Masker, arguments: str, why: str) -> None:
+    call = {"type": "function", "function": {"name": "w", "arguments": arguments}}
+    (one,) = masker([[ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}]])
+    place = "messages[1].tool_calls[0].function.arguments"
+    assert str(one.error).startswith(f"{place}: is text that is no JSON ({why}); send a JSON object")
+
+
+def test_the_contract_takes_no_infinite_number() -> None:
+    with pytest.raises(ValueError, match="holds NaN, Infinity or a number that is too long; send finite numbers"):
+        parse_object('{"c": 1e400}')
+    assert parse_object('{"c": 1e22}') == {"c": 1e22}
+
+
+def test_weights_may_be_true_and_false_in_every_way_in() -> None:
+    chat = [
+        ASKED,
+        {"role": "assistant", "content": "x", "weight": False},
+        {"role": "user", "content": "y", "weight": True},
+    ]
+    read, sent = conversation_from(chat), conversation(from_json(chat))
+    assert [said.weight for said in read.training] == [said.weight for said in sent.training] == [None, 0.0, 1.0]
+
+
+def test_roles_are_named_where_none_is_trained(masker: Masker) -> None:
+    (one,) = masker([[ASKED, {"role": "model", "content": "x"}]])
+    assert "chooses no message (roles: user, model); choose another policy" in str(one.error)

@@ -1,0 +1,11 @@
+"""Replace halves of surrogate pairs, which can be neither printed nor sent.
+
+They come from JSON whose export cut a character in two, and from names of files that are no UTF-8.
+"""
+
+from __future__ import annotations
+
+
+def whole(text: str) -> str:
+    """Return a text with "?" for each half of a surrogate pair."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,0 +1,99 @@
+"""Find the files that a path, a folder or a glob of this machine names; client and server read the same ones."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from turnloom.errors import InvalidInput
+from turnloom.reading.file_kinds import is_data
+
+#: How DatasetDict.save_to_disk names its splits.
+_SPLITS: Final = "dataset_dict.json"
+Enters = Callable[[str], bool]  # whether to go on inside a link to a folder
+
+
+def named_files(word: str, enters: Enters = lambda _link: True) -> list[str]:
+    """Return a file, all data files below a folder, or the matches of a glob, in order of their paths as text.
+
+    Args:
+        word: a path, or a glob where there is no such path.
+        enters: asked of each link to a folder below a folder; one that is not entered is returned itself.
+
+    Returns:
+        Paths of files; empty: nothing is there.
+
+    Raises:
+        InvalidInput: a path is a pipe or a device, or a link to nothing; or a folder can't be read.
+    """
+    if os.path.isdir(word):
+        _check_one_split(word)
+        found = list(_below(word, enters, {os.path.realpath(word)}))
+    elif os.path.lexists(word):
+        found = [word]
+    else:
+        found = [path for path in glob.glob(word, recursive=True) if not os.path.isdir(path)]
+    for path in found:
+        _check_plain(path)
+    return sorted(found)
+
+
+def _check_one_split(folder: str) -> None:
+    """Refuse a folder in which `datasets` keeps several splits: a held-out one would be trained on.
+
+    Raises:
+        InvalidInput
+    """
+    try:
+        with open(os.path.join(folder, _SPLITS), encoding="utf-8") as file:
+            splits = json.load(file)["splits"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if isinstance(splits, list) and len(splits) > 1:
+        raise InvalidInput(
+            f"{folder} holds the splits {', '.join(map(str, splits))}, which are not one dataset.",
+            hint=f"Name the folder of one: {os.path.join(folder, str(splits[0]))}.",
+        )
+
+
+def _below(folder: str, enters: Enters, known: set[str]) -> Iterator[str]:
+    """Yield the data files below a folder, and links to folders that are not entered; skip what is hidden.
+
+    A folder that several links lead to is read once, so that links in a circle end.
+    """
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise InvalidInput(f"{folder} can't be read: {error.strerror or error}.") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            real = os.path.realpath(entry.path)
+            if real in known:
+                continue
+            known.add(real)
+            if entry.is_symlink() and not enters(entry.path):
+                yield entry.path
+            else:
+                yield from _below(entry.path, enters, known)
+        elif is_data(entry.name):
+            yield entry.path
+
+
+def _check_plain(path: str) -> None:
+    """Refuse what can't be read like a file: files are read more than once, and a pipe may wait for ever.
+
+    Raises:
+        InvalidInput
+    """
+    if os.path.isfile(path) or os.path.isdir(path):
+        return
+    if not os.path.exists(path):
+        raise InvalidInput(f"{path} is a link to nothing.", hint="Repair the link, or remove it.")
+    raise InvalidInput(
+        f"{path} is a pipe or a device, and files are read more than once.", hint="Write its content to a file first."
+    )
