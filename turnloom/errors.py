@@ -49,6 +49,7 @@ class TurnloomError(Exception):
         field: str = "",
         code: str = "",
         violations: Sequence[Violation] = (),
+        retry_after: float = 0.0,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -56,6 +57,7 @@ class TurnloomError(Exception):
         self.field = field  #: the first field or option to blame; may be empty
         self.code = code  #: the server's UPPER_SNAKE_CASE or the status; may be empty
         self.violations = tuple(violations)  #: every field that was refused, at most 50
+        self.retry_after = retry_after  #: seconds after which the same may be taken; 0: the server names none
 
 
 class InvalidInput(TurnloomError):

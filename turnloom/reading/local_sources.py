@@ -223,7 +223,7 @@ class LocalPart:
         choice, shape = self.source.choice, self.source.shape
         asked = choice.row_filter
         message = datasets_pb2.DatasetSource(
-            uri=self.source.name,
+            uri=self.source.name.encode("utf-8", "backslashreplace").decode(),  # a file's name need not be UTF-8
             format=shape.name,
             column_mapping=shape.columns,
             limit=self.source.limit,
