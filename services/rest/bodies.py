@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+import re
+from typing import Annotated, Any, Final, Generic, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from services.rest.problems import WRONG
@@ -12,6 +21,7 @@ from services.rest.problems import WRONG
 Auto: TypeAlias = Literal["auto"]
 Status: TypeAlias = Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
 T = TypeVar("T")
+HALF: Final = re.compile("[\ud800-\udfff]")  #: of a surrogate pair
 
 
 def taking(expected: str) -> WrapValidator:
@@ -30,6 +40,29 @@ class Request(BaseModel):
     """A body that names every field it may have."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_unicode(cls, value: object) -> object:
+        """Refuse half of a surrogate pair wherever it stands: JSON spells it, and no message can carry it."""
+        if _broken(value):
+            raise PydanticCustomError(WRONG, "send {expected}", {"expected": "whole characters, no half of a pair"})
+        return value
+
+
+def _broken(value: object) -> bool:
+    """Return whether a text of parsed JSON, at any depth, can't be encoded; its depth is what the parser took."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            if not one.isascii() and HALF.search(one):
+                return True
+        elif isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, list):
+            left += one
+    return False
 
 
 class Page(BaseModel, Generic[T]):

@@ -15,6 +15,7 @@ from services.rest.file_store import FileStore
 from services.rest.gateway import Gateway, Turnloom
 from services.rest.problems import Problem
 from services.rest.settings import RestSettings
+from turnloom.transport.calls import sendable
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ def turnloom_of(request: Request) -> Turnloom:
     header = request.headers.get("authorization", "")
     scheme, _, token = header.partition(" ")
     token = token.strip()
-    if header and (scheme.lower() != "bearer" or not token.isascii() or not token.isprintable() or " " in token):
+    if header and (scheme.lower() != "bearer" or not sendable(token) or " " in token):
         raise Problem(
             401, "Authorization: is not `Bearer TOKEN`; give the client a token as api_key.", code="invalid_api_key"
         )

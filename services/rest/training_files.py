@@ -12,6 +12,7 @@ from typing import Final
 from services.rest.file_store import FileStore, StoredFile
 from services.rest.gateway import Caller, NewDataset, Turnloom
 from services.rest.problems import ClientLeft, Problem
+from turnloom.display.names import display_name
 from turnloom.errors import InvalidArgument, InvalidInput
 from turnloom.reading.documents import line_row
 from turnloom.reading.lines import lines
@@ -79,7 +80,7 @@ class TrainingFiles:
     def _make(self, param: str, file: StoredFile, key: str, model: str, options: Mapping[str, object]) -> ds.Dataset:
         asked = NewDataset(
             model=model,
-            display_name=file.filename[:100],
+            display_name=display_name(file.filename),
             request_id=f"rest-{key}",
             metadata={"openai.file": file.id},
             options=options,

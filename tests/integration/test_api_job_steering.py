@@ -124,6 +124,18 @@ class TestSteering:
         said = refusal(lambda: api.jobs.MoveJob(pb.MoveJobRequest(id=job), timeout=LIMIT))
         assert "so only host gpu-a can go on with it" in said.message
 
+    def test_a_job_that_has_ended_is_not_moved_whatever_its_host_and_no_queued_one_is_resumed(
+        self, api: Api, store: Store
+    ) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        said = refusal(lambda: api.jobs.ResumeJob(pb.ResumeJobRequest(id=job), timeout=LIMIT))
+        assert said.message == f"Job {job} is QUEUED, only a PAUSED, FAILED or CANCELLED job is resumed."
+        api.jobs.CancelJob(pb.CancelJobRequest(id=job), timeout=LIMIT)
+        for host in ("", "gpu-a", "nowhere"):
+            said = refusal(lambda host=host: api.jobs.MoveJob(pb.MoveJobRequest(id=job, host=host), timeout=LIMIT))
+            assert said.code is grpc.StatusCode.FAILED_PRECONDITION
+            assert said.message == f"Job {job} is CANCELLED, only a QUEUED or RUNNING job is moved."
+
     def test_a_job_that_asks_for_its_host_is_moved_where_it_is_told_to(self, api: Api, store: Store) -> None:
         dataset = make_dataset(api).id
         waiting, job = (make_job(api, dataset, host="gpu-a").job.id for _ in range(2))

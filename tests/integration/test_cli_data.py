@@ -294,3 +294,16 @@ def test_the_doctor_compares_versions_and_misses_a_worker(api: Api) -> None:
 
 def test_the_version_is_the_distributions() -> None:
     assert turnloom("", "--version").out == f"turnloom {metadata.version('turnloom')}\n"
+
+
+def test_a_file_is_taken_whatever_it_is_called(api: Api, tmp_path: Path) -> None:
+    for title, named in (
+        ("\u8bdd" * 60 + ".jsonl", "\u8bdd" * 20 + "..." + "\u8bdd" * 18 + ".jsonl"),
+        ("two\nlines.jsonl", "two\\nlines.jsonl"),
+        ("caf\udce9.jsonl", "caf\\udce9.jsonl"),
+    ):
+        chats = write_chats(tmp_path / title, "hello", "good day", copies=20)
+        (made,) = turnloom(api.address, "dataset", "create", chats, "--json").document
+        assert (made["display_name"], made["state"]) == (named, "READY")
+        parts = turnloom(api.address, "dataset", "create", chats, "--test-fraction", "0.5", "--json").document
+        assert [part["display_name"][-8:].split()[-1] for part in parts] == ["(train)", "(test)"]

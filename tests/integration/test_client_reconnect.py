@@ -11,11 +11,12 @@ import pytest
 
 from services.store.records import DatasetRecord, HostRecord, JobState, StepRecord
 from services.store.store import Store
-from tests.support.api_calls import MODEL, Api
+from tests.support.api_calls import MODEL, Api, Start
 from turnloom import TurnloomClient
-from turnloom.errors import NotFound
+from turnloom.errors import NotFound, ResourceExhausted, TurnloomError
 from turnloom.v1.datasets_pb2 import DATASET_STATE_CANCELLED as CANCELLED
 from turnloom.v1.datasets_pb2 import DATASET_STATE_CREATING as CREATING
+from turnloom.v1.training_pb2 import WatchJobRequest
 from turnloom.wire.conversations import from_json
 
 STEPS = 200  #: commits, at every second of which the connection may be cut
@@ -125,6 +126,39 @@ def test_a_watcher_of_a_dataset_that_is_cut_off_sees_no_state_twice_and_the_last
             next(client.datasets.watch("dataset-2"))
     assert seen == [(CREATING, read) for read in range(11)] + [(CANCELLED, 10)]
     assert cuts > 5
+
+
+def test_a_watcher_whose_slot_was_taken_waits_for_one_and_misses_nothing(
+    start_api: Start, store: Store, redis_url: str, gpu_host: HostRecord
+) -> None:
+    api = start_api(redis_url, threads=4)  # two slots
+    told, left = threading.Event(), threading.Event()
+    troubles: list[TurnloomError] = []
+
+    def trouble(error: TurnloomError) -> None:
+        troubles.append(error)
+        told.set()
+
+    with TurnloomClient(api.address) as client:
+        job = client.jobs.create(model=MODEL, training_dataset=client.datasets.create([CHAT], model=MODEL).id).id
+        others = [api.jobs.WatchJob(WatchJobRequest(id=job), timeout=60) for _ in range(2)]
+        assert all(next(other).event_id for other in others)  # both have their slot
+
+        def make_room() -> None:
+            told.wait(60)
+            others[0].cancel()
+            assert store.jobs.claim(job, 1, "w") is not None
+            store.jobs.finish(job, 1, JobState.SUCCEEDED)
+            left.set()
+
+        thread = threading.Thread(target=make_room)
+        thread.start()
+        seen = [update.event_id for update in client.jobs.watch(job, on_trouble=trouble)]
+        thread.join()
+        assert left.is_set()
+        assert seen == [update.event_id for update in client.jobs.watch(job)]
+    assert {(type(error), error.retry_after) for error in troubles} == {(ResourceExhausted, 5.0)}
+    assert troubles[0].message == "All 2 slots for streaming calls are taken; end one, or try again in a few seconds."
 
 
 def test_a_submission_that_is_repeated_after_a_cut_makes_one_job(

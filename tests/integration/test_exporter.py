@@ -223,15 +223,25 @@ def test_a_user_that_may_write_nothing_is_enough(store: Store, redis_url: str, p
     assert page.value("turnloom_run_step", run_id=job.id) == 0
 
 
-def test_without_redis_the_scrape_fails_and_comes_back(redis_server: RedisServer) -> None:
+def test_without_redis_the_scrape_fails_with_a_sentence_and_comes_back_and_the_log_says_each_once(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     page = Page(redis_server.url)
+    caplog.set_level("INFO", logger="turnloom.exporter")
     try:
         scrape(page.url)
         redis_server.stop()
-        with pytest.raises(urllib.error.HTTPError, match="500"):
-            scrape(page.url)
+        for _ in range(3):
+            with pytest.raises(urllib.error.HTTPError, match="503") as caught:
+                scrape(page.url)
+            assert caught.value.read().decode().startswith("Redis can't be reached (")
         redis_server.start()
         scrape(page.url)
+        scrape(page.url)
+        failing, again = (record.getMessage() for record in caplog.records if record.name == "turnloom.exporter")
+        assert failing.startswith("scrapes fail until Redis answers: Redis can't be reached (")
+        assert again == "scrapes are answered again"
+        assert "Traceback" not in capfd.readouterr().err
     finally:
         page.stop()
         page.source.close()

@@ -27,6 +27,7 @@ from turnloom.cli.sources import (
     watched,
 )
 from turnloom.cli.splits import check_parts, leaving_nothing, split_of
+from turnloom.display.names import display_name
 from turnloom.display.words import ago, coloured, count, dataset_state, not_compared
 from turnloom.errors import InvalidInput
 from turnloom.optional import missing
@@ -113,13 +114,15 @@ def _local_parts(
     mapping = rows.columns()
     source = LocalSource.open(files, format_name=rows.data_format, columns=mapping, choice=choice, limit=rows.limit)
     session.say(f"{escape(source.name)}: read as {source.shape.name}.")
-    title = name or source.name
     endings = ("",) if part.test_fraction is None else (" (train)", " (test)")
-    found = [(f"{title}{ending}", one) for ending, one in zip(endings, source.parts(), strict=True)]
+    found = [
+        (f"{name}{ending}" if name else display_name(source.name, ending), one)
+        for ending, one in zip(endings, source.parts(), strict=True)
+    ]
     whole = replace(choice, test_fraction=0.0)
     for path in tests:
         opened = LocalSource.open([path], format_name=rows.data_format, columns=mapping, choice=whole)
-        found += [(path.name, one) for one in opened.parts()]
+        found += [(display_name(path.name), one) for one in opened.parts()]
     return found
 
 
@@ -173,7 +176,7 @@ def import_source(
         session.client.datasets.create_from_source(
             one,
             model=chosen,
-            display_name=f"{name or uri}{suffix}",
+            display_name=f"{name}{suffix}" if name else display_name(uri, suffix),
             skip_bad=bad.skip_bad,
             skip_too_long=not bad.strict,
             **fields,
@@ -196,7 +199,7 @@ def register(
     asked = session.client.datasets.create_from_source(
         datasets_pb2.DatasetSource(uri=uri, format="rows"),
         model=model or str(told["model"]),
-        display_name=name or uri,
+        display_name=name or display_name(uri),
         **fields_of(told),
     )
     _report(session, [watched(session, asked)], bare=True)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from turnloom.cli.inputs import upload
 from turnloom.cli.options.groups import BadConversations, HeldOut
 from turnloom.cli.running.session import Session
+from turnloom.display.names import display_name
 from turnloom.display.words import count, many
 from turnloom.errors import InvalidInput, Refused, TurnloomError
 from turnloom.plural import counted
@@ -128,7 +129,9 @@ def training_and_test(
     uploaded: list[str] = []  # in the order of the parts, whose names may be equal
     for name, part in parts:
         with leaving_nothing(session, uploaded):
-            made = upload(session, part, model=model, name=Path(name).name, fields=options, strict=bad.strict)
+            made = upload(
+                session, part, model=model, name=display_name(Path(name).name), fields=options, strict=bad.strict
+            )
         session.say(
             f"{escape(name)} is dataset [bold]{made.id}[/]: {counted(made.conversations, 'conversation')},"
             f" {many(made.tokens, 'token')}, {count(made.loss_tokens)} trained"

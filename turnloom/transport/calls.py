@@ -14,10 +14,11 @@ from typing import Final, TypeAlias, TypeVar
 import grpc
 
 from turnloom import errors
-from turnloom.transport.handshake import with_tls, without_tls
+from turnloom.transport.handshake import check_files, with_tls, without_tls
 from turnloom.transport.uploads import Upload
 
 MAX_MESSAGE: Final = 64 * 1024 * 1024  #: bytes, both directions (the contract's limit)
+MAX_TOKEN: Final = 4096  #: characters; servers refuse all headers of a call beyond 8 to 16 KiB
 CONNECT_SECONDS: Final = 8.0  #: how long a first connection may take before we say that nobody is there
 WRITE_ADDRESS: Final = "Write --address or TURNLOOM_ADDRESS as HOST:PORT, without http://."
 DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -80,11 +81,14 @@ class Tls:
         """Read the certificate files.
 
         Raises:
-            InvalidInput: a file can't be read, or only one of certificate and key is given.
+            InvalidInput: a file can't be read or is no PEM, a key does not belong to its certificate or has a
+                passphrase, or only one of certificate and key is given.
         """
         if (self.certificate is None) != (self.key is None):
             raise errors.InvalidInput("mTLS needs a certificate and its key.", hint="Give both, or neither.")
-        return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.certificate))
+        parts = _pem(self.ca), _pem(self.key), _pem(self.certificate)
+        check_files(self.ca, self.certificate, self.key)
+        return grpc.ssl_channel_credentials(*parts)
 
 
 def _pem(path: Path | None) -> bytes | None:
@@ -94,12 +98,33 @@ def _pem(path: Path | None) -> bytes | None:
         raise errors.InvalidInput(f"{path}: {error.strerror or error}.", hint="Name a readable PEM file.") from error
 
 
+def sendable(token: str) -> bool:
+    """Return whether a header can carry a token."""
+    return token.isascii() and token.isprintable() and len(token) <= MAX_TOKEN
+
+
+def _bearer(token: str) -> str:
+    """Return the header of a token, or raise InvalidInput that does not repeat it."""
+    if not sendable(token):
+        raise errors.InvalidInput(
+            f"The token is nothing that a header can carry: printable ASCII, at most {MAX_TOKEN:,} characters.",
+            hint="Give it as `tokens create` printed it, without a line end.",
+            field="token",
+        )
+    return f"Bearer {token}"
+
+
 class Connection:
     """A channel to one server; opens with the first call and is thread-safe."""
 
     def __init__(self, address: str, token: str | None, tls: Tls | None) -> None:
+        """Prepare the channel.
+
+        Raises:
+            InvalidInput: the token can't be sent, or a file of `tls` can't be used.
+        """
         self.address = address
-        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self.metadata = (("authorization", _bearer(token)),) if token else ()
         arguments = _arguments(address)
         self.channel: grpc.Channel = (
             grpc.secure_channel(address, tls.credentials(), arguments)

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from turnloom.errors import InvalidInput
+
 SECONDS: Final = 2.0  #: for each step of the look
+_REASONS: Final = {"KEY_VALUES_MISMATCH": "the key is not that of the certificate"}  #: by OpenSSL's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,31 @@ class TlsFault:
 
     sentence: str
     hint: str
+
+
+def check_files(ca: Path | None, certificate: Path | None, key: Path | None) -> None:
+    """Refuse PEM files that gRPC would take without a word and then fail every connection with.
+
+    Raises:
+        InvalidInput: names the file.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca is not None:
+        try:
+            context.load_verify_locations(ca)
+        except ssl.SSLError as error:
+            raise InvalidInput(
+                f"{ca}: holds no certificate in PEM form.", hint="Name the file of the server's authority."
+            ) from error
+    if certificate is None or key is None:
+        return
+    try:
+        context.load_cert_chain(certificate, key, password=lambda: "")  # without it OpenSSL asks at the terminal
+    except ssl.SSLError as error:
+        said = _REASONS.get(error.reason or "", "hold no certificate and key in PEM form without a passphrase")
+        raise InvalidInput(
+            f"{certificate} and {key}: {said}.", hint="Name a certificate and its own key, not encrypted."
+        ) from error
 
 
 def without_tls(address: str) -> TlsFault | None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
-from turnloom.errors import DeadlineExceeded, ServerUnreachable, TurnloomError, Unavailable
+from turnloom.errors import DeadlineExceeded, ResourceExhausted, ServerUnreachable, TurnloomError, Unavailable
 
 STREAM_SECONDS: Final = 60.0  #: deadline of one stream: a connection that died silently is noticed after this long
 PATIENCE_SECONDS: Final = 300.0  #: how long a server may be away before watching gives up
@@ -40,7 +40,7 @@ def follow(
         clock: seconds, monotonic.
 
     Raises:
-        TurnloomError: the server refused, or was away for longer than `patience`.
+        TurnloomError: the server refused, or was away or had no slot free for longer than `patience`.
     """
     failures = 0
     answered = clock()
@@ -59,8 +59,9 @@ def follow(
             failures, answered = 0, clock()
             if over:
                 continue
-        except (ServerUnreachable, Unavailable, DeadlineExceeded) as error:
-            if clock() - answered > patience:
+        except (ServerUnreachable, Unavailable, DeadlineExceeded, ResourceExhausted) as error:
+            full = isinstance(error, ResourceExhausted)  # others may have taken the slot of the stream that broke off
+            if clock() - answered > patience or (full and not error.retry_after):
                 raise
             on_trouble(error)
         pause(BACKOFF[min(failures, len(BACKOFF) - 1)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.preprocess.domain.refusals import WrongState
-from services.store.errors import NoHost
+from services.store.errors import IllegalEdge, NoHost
 from services.store.pool.moving import start_elsewhere
 from services.store.records import JobRecord, JobState
 from services.store.store import Store
@@ -22,6 +22,8 @@ def move(store: Store, job: JobRecord, host: str) -> JobRecord:
         WrongState: it is on that host, its checkpoint is not in the store, or it asks for its host and none is named.
         IllegalEdge: it is neither QUEUED nor RUNNING.
     """
+    if job.state not in (JobState.QUEUED, JobState.RUNNING):
+        raise IllegalEdge(f"job {job.id} is {job.state.name}, only a QUEUED or RUNNING job is moved")
     if host and host == job.host:
         raise WrongState(f"Job {job.id!r} is on host {host!r}.")
     if not host and job.spec.host and job.host in {"", job.spec.host}:  # the pool would give it to that host again

@@ -1,7 +1,7 @@
 -- job, checkpoint ('' for the last), host (absent: the same; '': the pool), quota (0: any number): PAUSED, FAILED, CANCELLED -> QUEUED
 local id, checkpoint, host = arg.job, arg.checkpoint, arg.host
 local state = field(id, 'state')
-if state == 'running' or state == 'validating' then
+if state ~= 'paused' and not TERMINAL[state] then
   return refused('ILLEGAL_EDGE', 'job ' .. id .. ' is ' .. string.upper(state) .. ', only a PAUSED, FAILED or CANCELLED job is resumed')
 end
 if state == 'succeeded' then

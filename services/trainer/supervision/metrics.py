@@ -5,19 +5,28 @@ A source provides one Snapshot per scrape. docs/monitoring.md explains every nam
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
 
+from services.store.errors import StoreError
 from services.store.ledger import PHASE_BUCKETS
 from services.store.pool.placing import Load, Waiting
 from services.store.queueing.queues import queue_name
 from services.store.records import TERMINAL, HostRecord, JobRecord, JobState, MixSums, Sums
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger("turnloom.exporter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +133,35 @@ def registry_for(source: Callable[[], Snapshot]) -> CollectorRegistry:
     return registry
 
 
+class _Telling:
+    """A WSGI app that answers 503 with a sentence while Redis is away, and logs the outage once, not at every scrape.
+
+    Prometheus takes any status but 200 as a target that is down.
+    """
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+        self._away = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            answer = self._app(environ, start_response)
+        except (StoreError, RedisError) as error:
+            if not self._away:
+                log.warning("scrapes fail until Redis answers: %s", error)
+            self._away = True
+            start_response("503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
+            return [f"{error}\n".encode()]
+        if self._away:
+            log.info("scrapes are answered again")
+        self._away = False
+        return answer
+
+
 def serve(registry: CollectorRegistry, host: str, port: int) -> tuple[int, Callable[[], None]]:
     """Serve /metrics in threads; return the port (port 0: a free one) and the function that ends it."""
     server, thread = start_http_server(port, host, registry)
+    server.set_app(_Telling(server.get_app()))
 
     def stop() -> None:
         server.shutdown()

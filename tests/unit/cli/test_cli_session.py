@@ -145,3 +145,19 @@ def test_lr_auto_says_its_rate_and_why_and_refuses_a_name_without_a_size(tmp_pat
     assert "There is no file" in said.err
     refused = turnloom(NOBODY, "train", none, "-m", "gpt2", "--lr", "auto", "--json")
     assert (refused.code, refused.error["field"]) == (2, "--lr")
+
+
+@pytest.mark.parametrize("words", [("job", "show", "\udcff"), ("jobs", "--label", "a=\udcff"), ("pause", "a\udcffb")])
+def test_bytes_of_the_command_line_that_are_no_utf_8_are_refused_as_a_bad_command_line(words: tuple[str, ...]) -> None:
+    refused = turnloom(NOBODY, *words)
+    assert refused.code == 2
+    assert refused.err.splitlines() == [
+        f"Error: {words[-1].removeprefix('a=')!r} is no text in UTF-8.",
+        "Write it in UTF-8.",
+    ]
+    assert turnloom(NOBODY, *words, "--json").error["hint"] == "Write it in UTF-8."
+
+
+def test_a_token_that_can_not_be_sent_is_a_bad_option() -> None:
+    refused = turnloom(NOBODY, "jobs", "--token", "a\nb", "--json")
+    assert (refused.code, refused.error["field"]) == (2, "token")

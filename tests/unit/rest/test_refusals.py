@@ -24,6 +24,7 @@ WHOLE: dict[str, dict[str, Any]] = {
     CHAT: {"model": "m", "messages": [{"role": "user", "content": "x"}]},
     TEXTS: {"model": "m", "prompt": "x"},
 }
+UNICODE = "send whole characters, no half of a pair"
 VALUES = ["x", "", 1, -1, 1.5, 10**30, float("nan"), True, None, [], [1], [[1]], [{}], {}, {"a": 1}, {"a": {}}]
 
 
@@ -76,6 +77,13 @@ def changed(path: str, field: str, value: object) -> tuple[str, str, dict[str, A
         (CHAT, "stop", [1], "stop", "is [1]; send a text or a list of texts"),
         (CHAT, "n", 10**30, "n", f"is {10**30}; send a smaller number"),
         (TEXTS, "prompt", [[1, 2]], "prompt", "is [[1, 2]]; send a text or a list of texts"),
+        (JOBS, "model", "\ud800", "model", f'is "\\ud800"; {UNICODE}'),
+        (JOBS, "metadata", {"a": "\udfff"}, "metadata", f'is {{"a": "\\udfff"}}; {UNICODE}'),
+        (JOBS, "metadata", {"\udfff": "a"}, "metadata", f'is {{"\\udfff": "a"}}; {UNICODE}'),
+        (JOBS, "turnloom", {"options": {"o": [["\ud800"]]}}, "turnloom", UNICODE),
+        (JOBS, "integrations", [{"type": "wandb", "wandb": {"project": "\ud800"}}], "integrations", UNICODE),
+        (CHAT, "messages", [{"role": "user", "content": "a\udc00b"}], "messages", UNICODE),
+        (TEXTS, "stop", ["\ud83d"], "stop", f'is ["\\ud83d"]; {UNICODE}'),
     ],
 )
 def test_a_value_of_another_kind_is_told_with_what_to_send(
@@ -85,6 +93,11 @@ def test_a_value_of_another_kind_is_told_with_what_to_send(
     assert error["param"] == param
     assert error["message"].startswith(f"{param}: ")
     assert error["message"].endswith(f"{sentence}.")
+
+
+def test_a_whole_surrogate_pair_is_a_character() -> None:
+    body = json.loads('{"model": "\\ud83d\\ude00", "training_file": "\u00e9", "metadata": {"a": "\\ud83d\\ude00"}}')
+    assert CreateJob.model_validate(body).model == "\N{GRINNING FACE}"
 
 
 @pytest.mark.parametrize(

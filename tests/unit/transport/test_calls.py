@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -14,9 +16,10 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
+from tests.support import certificates
 from turnloom import errors
 from turnloom.client import TurnloomClient
-from turnloom.transport.calls import CLASSES
+from turnloom.transport.calls import CLASSES, Tls
 from turnloom.v1 import datasets_pb2, datasets_pb2_grpc, preprocess_pb2, preprocess_pb2_grpc
 from turnloom.wire.conversations import from_json
 
@@ -183,3 +186,39 @@ def test_a_conversation_stream_answers_chunk_by_chunk(server) -> None:
         assert [answer.date for answer in client.stream_preprocess([CONVERSATION] * 300, model="m")] == [
             *("options", "chunk", "chunk")
         ]
+
+
+@pytest.mark.parametrize("token", ["\u00e9", "a\n", "a\tb", "\udcff", "x" * 4097])
+def test_a_token_that_no_header_can_carry_is_refused_at_once_and_not_repeated(token: str) -> None:
+    with pytest.raises(errors.InvalidInput, match="The token is nothing that a header can carry") as caught:
+        TurnloomClient("127.0.0.1:1", token)
+    assert token not in f"{caught.value}{caught.value.hint}"
+
+
+def test_the_longest_token_reaches_the_server(server) -> None:
+    address, _, _ = server
+    with TurnloomClient(address, "x" * 4096) as client:
+        assert client.server_info().version == "9"
+
+
+def test_tls_files_that_can_not_serve_are_named_before_anybody_is_called(tmp_path: Path) -> None:
+    one, other = (certificates.authority(tmp_path, name) for name in ("one", "other"))
+    words, locked = tmp_path / "words.pem", tmp_path / "locked.key"
+    words.write_text("no certificate")
+    cipher = ("ec", "-in", one.key, "-aes256", "-passout", "pass:secret", "-out", locked)
+    subprocess.run(["openssl", *cipher], check=True, capture_output=True, timeout=60)
+    no_pair = "hold no certificate and key in PEM form without a passphrase."
+    for tls, sentence in (
+        (Tls(words), f"{words}: holds no certificate in PEM form."),
+        (Tls(tmp_path / "gone.pem"), f"{tmp_path / 'gone.pem'}: No such file or directory."),
+        (Tls(one.certificate, words, one.key), f"{words} and {one.key}: {no_pair}"),
+        (Tls(one.certificate, one.certificate, locked), f"{one.certificate} and {locked}: {no_pair}"),
+        (
+            Tls(None, one.certificate, other.key),
+            f"{one.certificate} and {other.key}: the key is not that of the certificate.",
+        ),
+    ):
+        with pytest.raises(errors.InvalidInput) as caught:
+            TurnloomClient("127.0.0.1:1", tls=tls)
+        assert caught.value.message == sentence
+    TurnloomClient("127.0.0.1:1", tls=Tls(one.certificate, one.certificate, one.key)).close()

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnloom.errors import DeadlineExceeded, NotFound, ServerUnreachable, TurnloomError, Unavailable
+from turnloom.errors import (
+    DeadlineExceeded,
+    NotFound,
+    ResourceExhausted,
+    ServerUnreachable,
+    TurnloomError,
+    Unavailable,
+)
 from turnloom.transport.watching import follow
 
 
@@ -44,7 +51,8 @@ class Server:
         self.now += seconds
 
 
-ERRORS = st.sampled_from([ServerUnreachable("gone"), Unavailable("draining"), DeadlineExceeded("silent"), None])
+FULL = ResourceExhausted("All 32 slots are taken.", retry_after=5.0)
+ERRORS = st.sampled_from([ServerUnreachable("gone"), Unavailable("draining"), DeadlineExceeded("silent"), FULL, None])
 
 
 @given(st.integers(0, 30), st.lists(st.tuples(st.integers(0, 5), ERRORS), max_size=30))
@@ -89,3 +97,15 @@ def test_a_silent_server_that_still_answers_is_watched_on() -> None:
     server = Server(1, [(0, DeadlineExceeded("silent"))] * 500)
     list(follow(server.start, server.finished, position, patience=10, pause=server.pause, clock=lambda: server.now))
     assert len(server.opened) == 501
+
+
+def test_a_server_whose_slots_stay_taken_is_given_up_and_what_is_too_large_at_once() -> None:
+    for error, least in ((FULL, 60.0), (ResourceExhausted("An update is too large."), 0.0)):
+        server = Server(5, [(2, error), *[(0, error)] * 1000])
+        updates = follow(
+            server.start, server.finished, position, patience=60, pause=server.pause, clock=lambda s=server: s.now
+        )
+        with pytest.raises(ResourceExhausted) as caught:
+            list(updates)
+        assert caught.value is error
+        assert least <= server.now < least + 5

@@ -209,6 +209,10 @@ def _run(common: dict[str, object], body: Callable[[Session], None]) -> None:
     except TurnloomError as error:
         report(error, as_json=as_json)
         raise typer.Exit(exit_code(error)) from error
+    except UnicodeEncodeError as error:  # the command line's bytes, which Python keeps as surrogates
+        refused = InvalidInput(f"{str(error.object)!r} is no text in UTF-8.", hint="Write it in UTF-8.")
+        report(refused, as_json=as_json)
+        raise typer.Exit(exit_code(refused)) from error
     except BrokenPipeError:
         raise  # the reader closed the pipe; click ends quietly
     except OSError as error:
