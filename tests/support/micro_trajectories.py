@@ -42,8 +42,8 @@ _CALLS: Final = (
     "{% for c in m.tool_calls %}<function={{ c.function.name }}>{% for k, v in c.function.arguments | items %}"
     "<p={{ k }}>{{ v if v is string else (v | tojson if v is mapping or v is sequence else v | string) }}</p>"
     "{% endfor %}{% endfor %}",
-    "{% for c in m.tool_calls %}call{{ c.function.name }} {% for k, v in c.function.arguments | items %}a{{ k }}={{ v }}."
-    "{% endfor %}{% endfor %}",
+    "{% for c in m.tool_calls %}call{{ c.function.name }} {% for k, v in c.function.arguments | items %}"
+    "a{{ k }}={{ v }}.{% endfor %}{% endfor %}",
     "{{ m.tool_calls | tojson }}",
     "{% for c in m.tool_calls %}{{ c | tojson }}{{ c.function.name }}{% endfor %}",
 )

@@ -161,7 +161,9 @@ class _Telling:
 def serve(registry: CollectorRegistry, host: str, port: int) -> tuple[int, Callable[[], None]]:
     """Serve /metrics in threads; return the port (port 0: a free one) and the function that ends it."""
     server, thread = start_http_server(port, host, registry)
-    server.set_app(_Telling(server.get_app()))
+    app = server.get_app()
+    assert app is not None, "start_http_server sets it"
+    server.set_app(_Telling(app))
 
     def stop() -> None:
         server.shutdown()
