@@ -12,13 +12,13 @@ from typing import Final
 from services.rest.file_store import FileStore, StoredFile
 from services.rest.gateway import Caller, NewDataset, Turnloom
 from services.rest.problems import ClientLeft, Problem
+from services.rest.uploads import conversation_of
 from turnloom.display.names import display_name
 from turnloom.errors import InvalidArgument, InvalidInput
 from turnloom.reading.documents import line_row
 from turnloom.reading.lines import lines
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import types_pb2 as ty
-from turnloom.wire.conversations import from_json
 
 _PLACE: Final = re.compile(r"conversations\[(\d+)\]\.?")
 
@@ -103,7 +103,7 @@ class TrainingFiles:
                 row = line_row(file.filename, line)
                 if row.mistake:
                     raise InvalidInput(f"{row.place} {row.mistake}")
-                yield from_json(row.value, row.place)
+                yield conversation_of(row)
 
     def _located(self, param: str, file: StoredFile, error: InvalidArgument) -> Problem:
         """Name the line of the first bad conversation; without one the error is the request's own."""

@@ -67,6 +67,8 @@ def test_files_are_listed_in_pages_in_both_orders(rest: Rest) -> None:
             b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]}',
             "line 1: messages[0].content[0]: has the type image_url; give text, nothing else can be trained on.",
         ),
+        (lines() + b'{"messages": [], "tools": [NaN]}', "line 2: tools: holds NaN, which JSON can't hold."),
+        (lines() + b'{"messages": [], "loss_mask": [NaN]}', "line 2: loss_mask: holds NaN, which JSON can't hold."),
         (b"", "chats.jsonl holds no conversation; send one at least."),
         (b"\n \n", "chats.jsonl holds no conversation; send one at least."),
         (b'{"messages": 7}', "line 1: messages: is the number 7; give a list."),

@@ -64,12 +64,16 @@ class UnusedColumns:
             if (
                 name in self._used
                 or name.startswith(_INDEX)
-                or row.get(name, True) in (None, "", [], {})
+                or _is_empty(row.get(name, True))
                 or len(self.names) >= MOST_UNUSED
             ):
                 continue
             self._used = self._used | {name}
             self.names.append(name[:LONGEST_UNUSED])
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str | list | tuple | Mapping) and not value)
 
 
 def unused_sentence(names: Sequence[str]) -> str:
@@ -84,6 +88,9 @@ def _refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages
     Raises:
         InvalidInput: naming the column.
     """
+    for name in (MASK_COLUMN, KWARGS_COLUMN):
+        if name in unread:
+            raise InvalidInput(unread[name], field=name)
     for name in VERDICT_COLUMNS:
         if row.get(name) is False:
             raise InvalidInput(

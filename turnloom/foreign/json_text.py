@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Final, TypeAlias, cast
 
 from turnloom.characters import whole
@@ -16,8 +17,6 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 
 #: How a text begins that may be a JSON list.
 _LIST: Final = "["
-#: Values of `tools` that offer none; "null" is the JSON text of one in a column of texts.
-NO_TOOLS: Final = (None, "", "null")
 TOO_LONG_NUMBER: Final = "holds a whole number of more than 4,300 digits; write it as text."
 
 
@@ -130,6 +129,11 @@ def object_in(value: JSON) -> JSON:
             return value
         return found if isinstance(found, dict) else value
     return value
+
+
+def offers_none(tools: object) -> bool:
+    """Return whether a value of `tools` says that there are none: null, its JSON text, or what pandas has for it."""
+    return tools in (None, "", "null") or (isinstance(tools, float) and isnan(tools))
 
 
 def kind_of(value: object) -> str:

@@ -34,7 +34,7 @@ from turnloom.masks.rows.weights import MessageWeights
 from turnloom.masks.template.call_ids import with_call_ids
 from turnloom.masks.template.foreign_keys import obeyed, unheard
 from turnloom.masks.template.message_checks import check_content
-from turnloom.masks.template.normalize import normalized
+from turnloom.masks.template.normalize import normalized, normalized_tools
 from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
 from turnloom.masks.trajectory.path import TrajectoryPath, trajectory_path_of
 
@@ -132,11 +132,15 @@ def check_options(options: Options) -> None:
 
 
 def ready(conversation: Conversation, options: Options, model: Model) -> Conversation:
-    """Return the conversation as templates and policies get it: foreign keys read, messages normalized.
+    """Return the conversation as templates and policies get it: foreign keys read, messages and tools normalized.
 
     Raises:
         PreprocessError: a key says what can't be obeyed, or arguments are not a JSON object.
     """
+    if conversation.tools and options.normalize_messages:
+        tools = normalized_tools(conversation.tools)
+        if tools is not conversation.tools:
+            conversation = replace(conversation, tools=tools)
     for message in conversation.messages:
         if len(message) != 2 or message.get("content") is None:
             break

@@ -17,6 +17,7 @@ from typing import Final
 from turnloom.errors import InvalidInput
 from turnloom.foreign.columns import TOOL_COLUMNS, read_columns
 from turnloom.foreign.json_text import JSON, kind_of, list_from, list_in, object_in, text_from
+from turnloom.foreign.tool_calls import with_known_keys
 
 #: Who speaks in ShareGPT's data, as chat templates call it.
 SPEAKERS: Final = {
@@ -29,6 +30,9 @@ SPEAKERS: Final = {
 CALLERS: Final = ("function_call", "tool_call")
 #: Parts of any format that are taken along where a row has them.
 COMMON: Final = ("tools", "id")
+
+#: Columns of pairs of preferences.
+_PAIR: Final = frozenset({"chosen", "rejected"})
 
 Parts = Mapping[str, JSON]  # part of the format to the row's value
 
@@ -91,6 +95,8 @@ class Format:
         Raises:
             InvalidInput: a column is missing, holds the wrong kind of value, or asks for something unsupported.
         """
+        if isinstance(row, list) and row and isinstance(row[0], dict) and _shown_by(row[0]):
+            raise InvalidInput("is a list of rows; write each in a line of its own, or name the file .json.")
         if isinstance(row, list) and self.name == "messages":
             row = {self.column("messages"): row}
         if not isinstance(row, dict):
@@ -148,6 +154,13 @@ def detect(
     seen = {**seen, **{name: what.removeprefix("holds ").rstrip(".") for name, what in (unread or {}).items()}}
     told = ", ".join(f"{name} ({held})" for name, held in seen.items())
     _check_named(named, seen)
+    if not named and seen.keys() >= _PAIR:
+        raise InvalidInput(
+            f"chosen and rejected are pairs of preferences, which no mask is for (columns: {told}).",
+            hint="To train on what was chosen, map it: to the part completion where it is a reply to the column prompt,"
+            " to the part messages where it is a list of all messages.",
+            field="format",
+        )
     raise InvalidInput(
         f"No known format has these columns: {told or 'none'}.",
         hint=f"Name the format and which column plays each part. Known are {'; '.join(FORMS.values())}.",
@@ -190,6 +203,11 @@ def _fits(found: Format, row: Mapping[str, JSON]) -> bool:
         return True
     turns = list_in(row[found.column(SHAPES[found.name].required[0])])
     return turns is not None and (not turns or (isinstance(turns[0], dict) and key in turns[0]))
+
+
+def _shown_by(row: Mapping[str, JSON]) -> bool:
+    """Return whether an object has the columns of a format, and so is a row."""
+    return any(row.keys() >= set(shape.required) for shape in SHAPES.values())
 
 
 def _said(value: JSON, required: bool) -> JSON:
@@ -278,13 +296,17 @@ def _call_turn(turn: Mapping[str, JSON], place: str) -> JSON:
 
 def _call(call: JSON) -> JSON:
     assert isinstance(call, dict)  # asked by _call_turn
-    return {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}}
+    function = {key: value for key, value in with_known_keys(call).items() if key not in ("id", "type")}
+    identifier = {} if call.get("id") is None else {"id": call["id"]}
+    if list(function) == ["name"]:
+        function["arguments"] = {}  # else what holds them is under a key that is refused
+    return {**identifier, "type": "function", "function": function}
 
 
 def _turns(value: JSON, role: str, part: str) -> Sequence[JSON]:
     """Return text as one message of that role, or a list of messages, also from its JSON text."""
     found = list_in(value)
-    if found is not None and all(isinstance(item, dict) and "role" in item for item in found):
+    if found and all(isinstance(item, dict) and "role" in item for item in found):  # "[]" is text, a reply as any
         return found
     return found if isinstance(value, list) and found else [{"role": role, "content": text_from(value, part)}]
 
@@ -299,5 +321,8 @@ def _held(value: JSON) -> str:
         return f"an object with {', '.join(map(str, value)) or 'no keys'}"
     if isinstance(value, list):
         return f"a list whose first item is {_held(value[0])}" if value else "an empty list"
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        is_json = list_in(value) is not None or object_in(value) is not value
+        return "text" if is_json else "text that is no JSON"
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return "a number" if is_number else kind_of(value)  # of its kind, not of this row

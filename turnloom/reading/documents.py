@@ -84,8 +84,8 @@ def _document_rows(name: str, file: io.BufferedIOBase, limit: int) -> Iterator[R
         yield row_of(name, document)
 
 
-def _is_messages(members: Sequence[object]) -> bool:
-    return bool(members) and isinstance(members[0], dict) and "role" in members[0]
+def _is_messages(members: Sequence[object], keys: Sequence[str] = ("role",)) -> bool:
+    return bool(members) and isinstance(members[0], dict) and not members[0].keys().isdisjoint(keys)
 
 
 def _csv_rows(url: str, file: io.BufferedIOBase) -> Iterator[RawRow]:
@@ -103,9 +103,10 @@ def _csv_rows(url: str, file: io.BufferedIOBase) -> Iterator[RawRow]:
             elif cells:
                 yield _csv_row(f"{url}, line {reader.line_num}", head, cells)
     except (csv.Error, UnicodeDecodeError) as error:
-        why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        if isinstance(error, UnicodeDecodeError):  # of a block that was read ahead, so its line is not known
+            raise InvalidInput(f"{url} is not UTF-8.", hint="Save the file as UTF-8.") from error
         hint = "Where the next row begins can't be told, so no bad row can be left out here."
-        raise InvalidInput(f"{url}, line {reader.line_num}: {why}.", hint=hint) from error
+        raise InvalidInput(f"{url}, line {reader.line_num}: {error}.", hint=hint) from error
 
 
 def _delimiter(head: str) -> str:
@@ -121,10 +122,11 @@ def _csv_row(place: str, head: Sequence[str], cells: Sequence[str]) -> RawRow:
 
 
 def _cell(text: str) -> JSON:
-    """Return a cell's text, or the list it spells: messages in cells are JSON lists of objects."""
-    if text.startswith("[{"):
-        try:
-            return parse(text)
-        except ValueError:
-            return text
-    return text
+    """Return a cell's text, or the messages that it spells; any other JSON may be a reply."""
+    if not text.startswith("[{"):
+        return text
+    try:
+        found = parse(text)
+    except ValueError:
+        return text
+    return found if isinstance(found, list) and _is_messages(found, ("role", "from")) else text

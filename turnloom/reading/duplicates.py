@@ -30,7 +30,7 @@ FORMS: Final[Mapping[str, Callable[[str], str]]] = {"exact": _same, "normalized"
 
 def digest(document: Mapping[str, JSON], form: str) -> bytes:
     """Return DIGEST bytes that are equal for equal messages and tools; the id does not count."""
-    kept = {key: _mapped(document.get(key), FORMS[form]) for key in ("messages", "tools")}
+    kept = {key: _mapped(document.get(key) or None, FORMS[form]) for key in ("messages", "tools")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).digest()[:DIGEST]
 
 

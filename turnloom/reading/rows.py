@@ -15,6 +15,8 @@ from turnloom.foreign.json_text import JSON, FromText, NoJSON, columns_of, loads
 from turnloom.reading.chat_formats import Format, detect
 
 LOOKED_AT = 100  #: rows that detection looks at
+NO_JSON = "is not JSON"
+NO_UTF8 = "is not UTF-8."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,14 @@ def shape_of(rows: Iterable[RawRow], name: str = "", columns: Mapping[str, str] 
     if looked_at and not good:
         first = looked_at[0]
         none = f"None of the first {len(looked_at)} rows can be read" if len(looked_at) > 1 else "No row can be read"
-        raise InvalidInput(f"{none}; {first.place} {first.mistake}", field="format")
+        raise InvalidInput(f"{none}; {first.place} {first.mistake}", hint=_hint(first.mistake), field="format")
     return detect(good, columns, {name: what for row in looked_at for name, what in row.unread.items()})
+
+
+def _hint(mistake: str) -> str:
+    if mistake.startswith(NO_JSON):
+        return "Write one JSON object a line. A JSON document that is read as a whole has a name that ends in .json."
+    return "Save the file as UTF-8." if mistake == NO_UTF8 else ""
 
 
 def parsed(place: str, data: bytes) -> RawRow:
@@ -66,9 +74,9 @@ def row_of(place: str, value: object) -> RawRow:
 def why_not_json(error: ValueError) -> str:
     """Return the reason as the rest of a sentence that begins with the place."""
     if isinstance(error, UnicodeDecodeError):
-        return "is not UTF-8."
+        return NO_UTF8
     if isinstance(error, json.JSONDecodeError):
-        return f"is not JSON ({error.msg} in column {error.colno})."
+        return f"{NO_JSON} ({error.msg} in column {error.colno})."
     return str(error)
 
 

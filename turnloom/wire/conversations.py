@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from google.protobuf import struct_pb2
 
 from turnloom.errors import InvalidInput
+from turnloom.foreign.arrays import without_arrays
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import JSON, NO_TOOLS, kind_of, list_from, list_in, text_from
+from turnloom.foreign.json_text import JSON, kind_of, list_from, list_in, offers_none, text_from
+from turnloom.foreign.part_types import ADVICE
 from turnloom.foreign.plain_values import PLAIN, NotPlain, json_text, why_not
 from turnloom.foreign.tool_calls import with_known_keys
 from turnloom.v1 import types_pb2
@@ -98,10 +101,11 @@ def _call_json(call: types_pb2.ToolCall) -> JSON:
 
 
 def _conversation(document: JSON) -> types_pb2.Conversation:
-    if isinstance(document, list):
+    if isinstance(document, list) or hasattr(document, "tolist"):
         document = {"messages": document}
     if not isinstance(document, dict):
         raise InvalidInput("can't be used; give an object, or a list of messages.", hint=SHAPE)
+    document = cast("Mapping[str, JSON]", without_arrays(document))
     messages = document.get("messages")
     if messages is None:
         keys = ", ".join(map(str, document)) or "none"
@@ -128,7 +132,7 @@ def _identifier(value: JSON) -> str:
 
 def _tools(value: JSON) -> Sequence[JSON]:
     """Return the tools of a list, of its JSON text, or of JSON texts, as some data sets store them."""
-    if value in NO_TOOLS:
+    if offers_none(value):
         return []
     if isinstance(value, str) and list_in(value) is None:
         raise InvalidInput("is text, but not JSON text of a list.", field="tools")
@@ -178,6 +182,8 @@ def _part(value: JSON, path: str) -> types_pb2.ContentPart:
         raise InvalidInput(f"is {kind_of(value)}; give an object with type and text.", field=path)
     kind = text_from(value.get("type"), f"{path}.type")
     if kind != "text":
+        if kind in ADVICE:
+            raise InvalidInput(f"has the type {kind}; {ADVICE[kind]}.", field=path)
         raise InvalidInput(
             f"has the type {kind}; give text, nothing else can be trained on.", field=path, hint="Remove the part."
         )

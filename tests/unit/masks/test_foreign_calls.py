@@ -13,6 +13,8 @@ from turnloom.errors import InvalidInput
 from turnloom.foreign.tool_calls import with_known_keys
 from turnloom.masks import Masker, Options, load_model
 from turnloom.masks.domain.reading import conversation_from
+from turnloom.masks.template.normalize import normalized_tools
+from turnloom.reading.chat_formats import Format
 from turnloom.wire.conversations import OTHER_CONTENT, from_json
 
 ASKED = {"role": "user", "content": "weather?"}
@@ -50,6 +52,72 @@ def test_a_call_trains_the_same_text_whoever_wrote_it(masker: Masker, tool: str,
         chat = [ASKED, {"role": "assistant", "content": "", "tool_calls": calls}]
         assert trained(masker, chat) == expected
         assert trained(masker, conversation(from_json(chat))) == expected
+
+
+SCHEMA = {"type": "object", "properties": {"c": {"type": "string"}}}
+TOOL = {"type": "function", "function": {"name": "w", "description": "d", "parameters": SCHEMA}}
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"name": "w", "description": "d", "parameters": SCHEMA},
+        {"type": "function", "name": "w", "description": "d", "parameters": SCHEMA},
+        {"name": "w", "description": "d", "input_schema": SCHEMA},
+        {"type": "custom", "name": "w", "description": "d", "input_schema": SCHEMA},
+    ],
+    ids=["bare", "responses", "anthropic", "anthropic custom"],
+)
+def test_a_tool_is_shown_the_same_whoever_wrote_it(masker: Masker, tool: dict[str, object]) -> None:
+    chat = [ASKED, {"role": "assistant", "content": "It rains."}]
+    documents = [{"messages": chat, "tools": tools} for tools in ([TOOL], [tool], json.dumps([tool]))]
+    sent = [conversation(from_json(document)) for document in documents]
+    expected, *others = ([row.token_ids.tolist() for row in one.rows] for one in masker([*documents, *sent]))
+    assert expected
+    assert all(one == expected for one in others)
+    as_sent = Masker(masker.model, Options(date="2026-01-02", normalize_messages=False))(documents)
+    assert [row.token_ids.tolist() for row in as_sent[1].rows] != expected
+
+
+def test_tools_of_a_server_stay_as_they_are() -> None:
+    tools = [TOOL, {"type": "web_search"}, {"type": "bash_20250124", "name": "bash"}, {"name": "nothing else"}, "text"]
+    assert normalized_tools(tools) is tools
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("thinking", "write its text as reasoning_content of the message"),
+        ("tool_use", "write it as a member of the message's tool_calls"),
+        ("tool_result", "write it as a message of its own, with the role tool"),
+        ("output_text", "write the type text"),
+        ("image_url", "give text, nothing else can be trained on"),
+    ],
+)
+def test_parts_of_other_apis_say_what_to_write(masker: Masker, kind: str, advice: str) -> None:
+    chat = [ASKED, {"role": "assistant", "content": [{"type": kind, "text": "x"}]}]
+    with pytest.raises(InvalidInput) as refused:
+        from_json(chat)
+    assert refused.value.message == f"messages[1].content[0]: has the type {kind}; {advice}."
+    (one,) = masker([chat])
+    if kind == "thinking":  # some templates read it
+        assert "reasoning" not in str(one.error)
+    elif kind == "image_url":
+        assert str(one.error) == "messages[1].content: part 0 is of type 'image_url'; only text can be trained on"
+    else:
+        assert str(one.error) == f"messages[1].content: part 0 is of type {kind!r}; {advice}"
+
+
+def test_sharegpts_calls_keep_arguments_of_another_name_and_their_id(masker: Masker) -> None:
+    call = {"id": "c1", "name": "w", "parameters": {"c": "Oslo"}}
+    turns = [{"from": "human", "value": "weather?"}, {"from": "function_call", "value": json.dumps(call)}]
+    document = Format("sharegpt").document({"conversations": turns})
+    assert document["messages"] == [ASKED, {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", **CALL}]}]
+    odd = [turns[0], {"from": "function_call", "value": json.dumps({"name": "w", "kwargs": {"c": "Oslo"}})}]
+    with pytest.raises(InvalidInput, match=r"messages\[1\]\.tool_calls\[0\]\.function: has the unknown key kwargs"):
+        from_json(Format("sharegpt").document({"conversations": odd}))
+    (one,) = masker([Format("sharegpt").document({"conversations": odd})])
+    assert "tool_calls[0].function.kwargs: is no key of a call" in str(one.error)
 
 
 def test_two_sets_of_arguments_are_not_chosen_between() -> None:

@@ -145,6 +145,37 @@ def test_a_column_that_keeps_nothing_from_training_harms_no_row(column: str, val
         assert Format(name).document({**row, column: value})["messages"] == [USER, ASSISTANT]  # type: ignore[dict-item]
 
 
+def test_pairs_of_preferences_are_told_from_an_unknown_format() -> None:
+    for row in ({"prompt": "q", "chosen": "a", "rejected": "b"}, {"chosen": [USER, ASSISTANT], "rejected": [USER]}):
+        with pytest.raises(
+            InvalidInput, match="chosen and rejected are pairs of preferences, which no mask"
+        ) as refused:
+            detect([row])
+        assert "map it: to the part completion" in refused.value.hint
+    row = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    assert detect([row], {"completion": "chosen"}).document(row)["messages"] == [USER, ASSISTANT]
+
+
+@pytest.mark.parametrize("text", ["[]", '[{"a": 1}]', '["a"]', "[1, 2", "{}"])
+def test_a_reply_that_is_json_stays_text(text: str) -> None:
+    row = {"prompt": "q", "completion": text}
+    assert detect([row]).document(row)["messages"] == [USER, {"role": "assistant", "content": text}]
+    row = {"prompt": text, "completion": "a"}
+    assert detect([row]).document(row)["messages"] == [{"role": "user", "content": text}, ASSISTANT]
+
+
+def test_text_that_python_printed_is_named_as_no_json() -> None:
+    with pytest.raises(InvalidInput, match=r"columns: messages \(text that is no JSON\), tools \(text\)\."):
+        detect([{"messages": "[{'role': 'user'}]", "tools": "[]"}])
+
+
+def test_a_mask_that_json_can_not_hold_is_not_passed_over() -> None:
+    for column in ("loss_mask", "chat_template_kwargs", "tools", "system", "functions"):
+        with pytest.raises(InvalidInput) as refused:
+            Format("messages").document({"messages": [USER, ASSISTANT]}, {column: "holds NaN."})
+        assert (refused.value.field, refused.value.message) == (column, "holds NaN.")
+
+
 def test_columns_that_nobody_reads_are_named_once_in_their_order() -> None:
     unused = UnusedColumns(Format("messages").used)
     for row in (

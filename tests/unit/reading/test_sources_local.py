@@ -204,6 +204,37 @@ def test_a_number_of_too_many_digits_is_said_in_our_words(tmp_path: Path) -> Non
         next(rows)
 
 
+def test_a_list_of_rows_in_a_file_of_lines_says_what_to_do(tmp_path: Path) -> None:
+    one, many, latin = tmp_path / "one.jsonl", tmp_path / "many.jsonl", tmp_path / "latin.csv"
+    one.write_text(json.dumps([ROW, ROW]))
+    many.write_text(json.dumps([ROW, ROW], indent=1))
+    latin.write_bytes("prompt,completion\nq,\u00e9\n".encode("utf-16"))
+    with pytest.raises(InvalidInput) as refused:
+        next(sourced(one))
+    assert refused.value.message == (
+        f"{one}, line 1: is a list of rows; write each in a line of its own, or name the file .json."
+    )
+    with pytest.raises(InvalidInput, match="None of the first 26 rows can be read") as refused:
+        LocalSource.open([many])
+    assert refused.value.hint.startswith("Write one JSON object a line.")
+    with pytest.raises(InvalidInput, match=re.escape(f"{latin} is not UTF-8.")) as refused:
+        LocalSource.open([latin])
+    assert refused.value.hint == "Save the file as UTF-8."
+
+
+def test_a_cell_that_is_json_is_a_reply_unless_it_holds_messages(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('instruction,output\nq,"[{""a"": 1}]"\nq,[]\n')
+    assert [one.conversation.messages[1].text for one in sourced(path)] == ['[{"a": 1}]', "[]"]
+
+
+def test_tools_that_are_empty_are_none_to_deduplicate(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [ROW, ROW | {"tools": []}, ROW | {"tools": None}, ROW | {"tools": [{"a": 1}]}])
+    (part,) = LocalSource.open([path], choice=Choice(deduplicate="exact")).parts()
+    assert [number for number, _ in part.numbered()] == [0, 1]
+    assert part.counts.duplicates == 2
+
+
 def test_csv_is_read_and_a_short_row_named(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("prompt,completion\nq,a\nq\n")

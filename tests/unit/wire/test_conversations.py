@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from turnloom.errors import InvalidInput
 from turnloom.reading.local_sources import LocalSource, read
+from turnloom.transport.uploads import as_messages
 from turnloom.wire.conversations import from_json, to_json
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -174,3 +176,14 @@ def test_flat_tool_calls_and_tools_as_text_are_understood() -> None:
     conversation = from_json(document)
     assert conversation.messages[0].tool_calls[0].arguments_json == '{"b": 1, "a": 2}'
     assert list(conversation.tools_json) == ['{"type": "function"}']
+
+
+def test_arrays_of_pandas_are_lists() -> None:
+    call = {"function": {"name": "f", "arguments": {"c": [1, 2]}}}
+    array = {"function": {"name": "f", "arguments": {"c": np.array([1, 2])}}}
+    plain = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]
+    messages = [plain[0], {"role": "assistant", "tool_calls": np.array([array], dtype=object)}]
+    row = {"messages": np.array(messages, dtype=object), "tools": float("nan"), "score": np.array([0.5, 1.0])}
+    with pytest.warns(UserWarning, match="Columns that nobody reads: score"):
+        (found,) = as_messages([row])  # type: ignore[list-item]  # what pandas gives
+    assert found == from_json(row["messages"]) == from_json(plain)  # type: ignore[arg-type]  # as above

@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from turnloom.foreign.part_types import ADVICE
+
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 #: A message as chat templates see it: `role`, `content`, `reasoning_content`, `tool_calls`, `name`, `tool_call_id`
 #: and any other key the sender gave. Key order is kept: `message | tojson` prints it.
 Message: TypeAlias = "dict[str, JSON]"
+#: What to write instead of a part of content that templates have not, by its type.
+PART_ADVICE: Final = ADVICE
 #: Names a message's reasoning is given under.
 REASONING_FIELDS: Final = ("reasoning_content", "thinking", "reasoning")
 #: Names of the message format itself: as dictionary keys templates spell them, and they are no one's text.

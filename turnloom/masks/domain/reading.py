@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite, isnan
+from math import isfinite
 from typing import Final, cast
 
-import numpy as np
-
 from turnloom.errors import InvalidInput
+from turnloom.foreign.arrays import without_arrays
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import NO_TOOLS, kind_of, list_in, object_in
+from turnloom.foreign.json_text import kind_of, list_in, object_in, offers_none
 from turnloom.foreign.plain_values import unfit
 from turnloom.foreign.tool_calls import with_known_keys
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
@@ -20,8 +19,6 @@ from turnloom.masks.domain.errors import TOO_DEEP, MalformedConversation
 #: Keys of a message whose null is the same as their absence. The content's null is content: templates print it.
 _OPTIONAL: Final = frozenset({"reasoning_content", "tool_calls", "tool_call_id", "name"})
 _NOTHING_SAID: Final = Training()
-#: Keys whose lists pandas gives as arrays.
-_LISTS: Final = ("messages", "tools")
 
 
 def conversation_from(document: object) -> Conversation:
@@ -40,8 +37,7 @@ def conversation_from(document: object) -> Conversation:
         return document
     if not isinstance(document, Mapping):
         document = {"messages": document}
-    if any(isinstance(document.get(name), np.ndarray) for name in _LISTS):
-        document = {name: _without_arrays(value) for name, value in document.items()}
+    document = without_arrays(document)
     if "messages" not in document:
         raise MalformedConversation(
             f"messages: missing (keys: {', '.join(map(str, document)) or 'none'}); send the list under this key",
@@ -49,8 +45,7 @@ def conversation_from(document: object) -> Conversation:
         )
     given = _list(document["messages"], "messages")
     offered = document.get("tools")
-    absent = offered in NO_TOOLS or (isinstance(offered, float) and isnan(offered))  # NaN: pandas' null
-    tools = None if absent else _list(offered, "tools")
+    tools = None if offers_none(offered) else _list(offered, "tools")
     if not BESIDE.isdisjoint(document):
         given, tools = _columns_read(cast("Mapping[str, JSON]", document), given, tools)
     given, tools = without_filled(given, tools or ())
@@ -143,15 +138,6 @@ def _columns_read(
         said = f"{error.message} {error.hint}".strip()
         raise MalformedConversation(f"{error.field}: {said}", field=error.field) from error
     return messages, tools if found is None else _list(found, "tools")
-
-
-def _without_arrays(value: object) -> object:
-    """Return the lists and numbers of numpy's arrays, at every depth: what pandas reads from Parquet."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {key: _without_arrays(item) for key, item in value.items()}
-    return [_without_arrays(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _list(value: object, field: str) -> Sequence[JSON]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
-from turnloom.masks.domain.conversation import JSON, Message
+from turnloom.masks.domain.conversation import JSON, PART_ADVICE, Message
 from turnloom.masks.domain.errors import EmptyConversation, UnknownRole, UnsupportedContent
 from turnloom.masks.domain.rendered_text import RenderedText
 
@@ -111,9 +111,8 @@ def _check_parts(content: JSON, index: int) -> None:
     for at, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if kind not in _PART_TYPES:
-            raise UnsupportedContent(
-                f"part {at} is of type {kind!r}; only text can be trained on", message_index=index, field="content"
-            )
+            advice = PART_ADVICE.get(kind, "only text can be trained on") if isinstance(kind, str) else "give it a type"
+            raise UnsupportedContent(f"part {at} is of type {kind!r}; {advice}", message_index=index, field="content")
 
 
 def check_no_repr(messages: Sequence[Message], rendered: RenderedText) -> None:

@@ -17,6 +17,12 @@ from turnloom.masks.domain.errors import UnsupportedContent
 
 #: OpenAI's first form of a call, beside content.
 LEGACY_CALL: Final = "function_call"
+#: Keys of a tool's schema, at OpenAI and at Anthropic.
+_SCHEMAS: Final = ("parameters", "input_schema")
+#: Types of a tool that is a function, at OpenAI and at Anthropic; others are tools of the server.
+_FUNCTIONS: Final = (None, "function", "custom")
+#: Keys of a call, or of its function, that hold no arguments.
+_OF_CALLS: Final = ("id", "type", "name", "index")
 _PLAIN: Final = ["role", "content"]
 
 
@@ -34,6 +40,26 @@ def normalized(messages: Sequence[Message], known: Collection[str] = ()) -> Sequ
         message if _needs_nothing(message) else _normalized(message, index, known)
         for index, message in enumerate(messages)
     ]
+
+
+def normalized_tools(tools: Sequence[JSON]) -> Sequence[JSON]:
+    """Return tools in OpenAI's form, in which servers hand them to templates; the same object if they were.
+
+    A tool that has its name beside its parameters, as in OpenAI's Responses API, becomes the function of one.
+    """
+    return tools if all(map(_is_openai, tools)) else [tool if _is_openai(tool) else _function(tool) for tool in tools]
+
+
+def _is_openai(tool: JSON) -> bool:
+    if not isinstance(tool, Mapping) or "function" in tool or not isinstance(tool.get("name"), str):
+        return True  # or nothing that could be made so
+    return tool.get("type", "function") not in _FUNCTIONS or tool.keys().isdisjoint(_SCHEMAS)
+
+
+def _function(tool: JSON) -> JSON:
+    assert isinstance(tool, Mapping)  # asked by _is_openai
+    named = {"parameters" if key in _SCHEMAS else key: value for key, value in tool.items() if key != "type"}
+    return {"type": "function", "function": named}
 
 
 def _needs_nothing(message: Message) -> bool:
@@ -79,11 +105,20 @@ def _call(call: JSON, index: int, at: int) -> JSON:
         return call
     inner = call.get("function")
     if isinstance(inner, Mapping):
-        place = f"tool_calls[{at}].function.arguments"
-        return {**call, "function": {**inner, "arguments": _arguments(inner.get("arguments"), index, place)}}
-    if "name" in call:
-        return {**call, "arguments": _arguments(call.get("arguments"), index, f"tool_calls[{at}].arguments")}
-    return call
+        return {**call, "function": _with_arguments(inner, index, f"tool_calls[{at}].function")}
+    return _with_arguments(call, index, f"tool_calls[{at}]") if "name" in call else call
+
+
+def _with_arguments(function: Mapping[str, JSON], index: int, place: str) -> Mapping[str, JSON]:
+    arguments = function.get("arguments")
+    for key, value in function.items() if arguments is None else ():
+        if value is not None and key not in _OF_CALLS:
+            raise UnsupportedContent(
+                "is no key of a call, and arguments is missing; rename it if it holds them, or remove it",
+                message_index=index,
+                field=f"{place}.{key}",
+            )
+    return {**function, "arguments": _arguments(arguments, index, f"{place}.arguments")}
 
 
 def _arguments(value: JSON, index: int, place: str) -> JSON:

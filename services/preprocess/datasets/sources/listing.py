@@ -17,6 +17,7 @@ from services.preprocess.domain.source_errors import (
     SourceNotReadable,
 )
 from services.preprocess.domain.source_location import Location, below
+from turnloom.characters import whole
 from turnloom.errors import InvalidInput
 from turnloom.reading.file_kinds import KINDS, is_data
 from turnloom.reading.file_names import named_files
@@ -79,6 +80,9 @@ def _local_files(place: str, roots: Sequence[str]) -> list[str] | None:
         found = named_files(place, enters=lambda link: not _leads_out(link, roots))
     except InvalidInput as error:
         raise SourceNotReadable(error.message, error.hint) from error
+    for path in found:
+        if whole(path) != path:
+            raise SourceNotReadable(f"{whole(path)} has a name that is no UTF-8.", hint="Rename it.")
     return found or ([] if os.path.isdir(place) else None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -188,6 +189,13 @@ def test_a_link_to_a_folder_outside_is_named_and_not_what_lies_there(tmp_path: P
         assert str(refused.value) == f"{root}/link leads out of the source roots."
     (root / "own.jsonl").write_text("{}\n")
     assert files(locate(str(root), roots), roots) == Found((f"{root}/own.jsonl",), (f"{root}/link",))
+
+
+def test_a_name_that_is_no_utf8_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text("{}\n")
+    roots = (str(tmp_path),)
+    with pytest.raises(SourceNotReadable, match=r"caf\?\.jsonl has a name that is no UTF-8\."):
+        files(locate(str(tmp_path), roots), roots)
 
 
 def test_folders_and_globs_give_data_files_in_order_and_nothing_is_said_so(tmp_path: Path) -> None:
