@@ -63,6 +63,12 @@ class CompiledTemplate:
         return frozenset(meta.find_undeclared_variables(_PLAIN.parse(self.source)))
 
     @cached_property
+    def given(self) -> frozenset[str]:
+        """Of these, the names that the template sets nowhere: only whoever renders can."""
+        named = _PLAIN.parse(self.source).find_all(nodes.Name)
+        return self.variables - {name.name for name in named if name.ctx != "load"}
+
+    @cached_property
     def plain(self) -> Template:
         """The reference without provenance; compiled when first asked for."""
         return _PLAIN.from_string(self.source)

@@ -215,7 +215,7 @@ def print_given(
     except MemoryError as error:
         raise TemplateLimit("the chat template needs more memory than there is") from error
     except Exception as error:  # whatever a template raises is the template's refusal
-        words = str(error) or type(error).__name__
+        words = str(error).removesuffix(".") or type(error).__name__
         raise TemplateRefused(f"the chat template refuses this conversation: {words}") from error
 
 

@@ -7,13 +7,17 @@ raises the same error ends with the message that is at fault. The field is the o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from turnloom.masks.domain.conversation import JSON, Message
 from turnloom.masks.domain.errors import TemplateRefused
 from turnloom.masks.template.compiled import CompiledTemplate
 from turnloom.masks.template.render import Settings, render_plain
+
+#: What Jinja says of a variable that nobody gave; of a key that a message lacks it says something else.
+_UNDEFINED: Final = re.compile(r"'(\w+)' is undefined$")
 
 
 class RefusedRequest(NamedTuple):
@@ -43,6 +47,9 @@ def placed(refusal: TemplateRefused, asked: RefusedRequest) -> TemplateRefused:
     messages = asked.messages
     if refusal.message_index is not None or _refused(asked, messages) != refusal.message:
         return refusal
+    undefined = _UNDEFINED.search(refusal.message)
+    if undefined is not None and undefined[1] in asked.template.given:  # no message is at fault
+        return TemplateRefused(f"{refusal.message}; give {undefined[1]} in chat_template_kwargs")
     low, high = 0, len(messages)  # the first `low` messages pass or raise otherwise, the first `high` raise this
     while high - low > 1:
         middle = (low + high) // 2

@@ -49,3 +49,13 @@ def test_the_field_is_the_one_whose_other_form_is_taken() -> None:
     assert refusal("", ASKED, {"role": "assistant", "content": None}).endswith('it is null or absent; send ""')
     parts: JSON = [{"type": "text", "text": "a"}]
     assert refusal("", ASKED, {"role": "assistant", "content": parts}).endswith("send it as one text")
+
+
+def test_a_variable_that_nobody_gives_is_no_fault_of_a_message() -> None:
+    assert refusal("{{ functions + '' }}", ASKED, DONE) == (
+        "the chat template refuses this conversation: 'functions' is undefined; give functions in chat_template_kwargs"
+    )
+    missing = "{% if m.role == 'user' %}{% set word = 'w' %}{% endif %}{{ word + '' }}"
+    assert refusal(missing, ASKED, DONE) == (
+        "messages[1]: the chat template refuses this conversation: 'word' is undefined"
+    )
