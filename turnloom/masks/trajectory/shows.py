@@ -32,7 +32,7 @@ Path = tuple[object, ...]
 class Shows(NamedTuple):
     """What a path's end shows of its item."""
 
-    #: "content", "escaped" (content as JSON), "reasoning", "calls" (all), "1 calls", "2 calls", ...; of an item of a
+    #: "content", "escaped" (content as JSON), "reasoning", "calls" (all), "calls:1", "calls:2", ...; of an item of a
     #: loop "call" or "argument"
     fields: frozenset[str]
     loops: tuple[tuple[int, str], ...]  #: numbers of loops and what each of their items must show; "": print nothing
@@ -79,7 +79,7 @@ def shows_of(parts: Sequence[Printed], folds: Sequence[Fold | Keep], value_of: C
     while _is_call({path[2:] for path in told if path[:2] == ("tool_calls", calls)}):
         calls += 1
     if calls:
-        fields.append(f"{calls} calls")
+        fields.append(f"calls:{calls}")
     if ("tool_calls",) in told:
         fields.append("calls")
     if _is_call(told):
@@ -187,7 +187,7 @@ def _ends_plainly(text: object) -> bool:
 def _are_shown(piece: Piece, calls: object, *, trained: bool) -> bool:
     """Whether all calls are shown, in one spelling: an escaped text may stand in several."""
     assert piece.shown is not None, "asked for only then"
-    if not isinstance(calls, (list, tuple)) or not piece.shown & {"calls", f"{len(calls)} calls"}:
+    if not isinstance(calls, (list, tuple)) or not piece.shown & {"calls", f"calls:{len(calls)}"}:
         return False
     own = _of_calls(piece)
     if "\\" in own:
