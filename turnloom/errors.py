@@ -123,3 +123,10 @@ class Unimplemented(Refused):
 
 class ServerFault(Refused):
     """A fault of the server itself."""
+
+
+def why(error: BaseException) -> str:
+    """Return what an error of Python says to people: without the system's number for it, and with more than a key."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return f"it has no {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)

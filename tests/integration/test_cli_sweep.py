@@ -185,6 +185,10 @@ def test_a_job_file_trains_and_options_win(api: Api, gpu_host: HostRecord, chats
         ("[data]\ntest_fraction = 'x'\n", "[data] test_fraction is 'x'; give a number."),
         ("[hyperparameters]\nlora_rnk = 3\n", "[hyperparameters] There is no option named lora_rnk."),
         ("[preprocess]\nmax_length = 'long'\n", "[preprocess] max_length: 'long' is not a whole number"),
+        ("[data]\nskip_bad = 2026-01-31\n", "[data] skip_bad is 2026-01-31; give true or false."),
+        ("[data]\ntrain = true\n", "[data] train is true; give text in quotes."),
+        ("[data.mix]\nds-a = true\n", "[data] mix.ds-a is true; give a number."),
+        ("[hyperparameters]\nlora_rank = 2026-01-31\n", "[hyperparameters] lora_rank: 2026-01-31 is not a whole"),
         ("", "There is nothing to train on."),
     ],
 )
