@@ -128,5 +128,8 @@ class ServerFault(Refused):
 def why(error: BaseException) -> str:
     """Return what an error of Python says to people: without the system's number for it, and with more than a key."""
     if isinstance(error, OSError):
-        return error.strerror or str(error) or type(error).__name__
+        reason = getattr(error, "reason", None)  # of urllib's: the error that it met, or a word
+        if isinstance(reason, OSError):
+            return why(reason)
+        return error.strerror or str(reason or error) or type(error).__name__
     return f"it has no {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from urllib.error import URLError
 
 import pytest
 
@@ -45,6 +46,8 @@ def defined(module: ModuleType) -> dict[str, str]:
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), "No such file or directory"),
         (OSError("half of it"), "half of it"),
         (TimeoutError(), "TimeoutError"),
+        (URLError(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")), "Connection refused"),
+        (URLError("no host given"), "no host given"),
         (KeyError("shards"), "it has no shards"),
         (ValueError("is no JSON"), "is no JSON"),
     ],

@@ -13,6 +13,7 @@ from typing import Final
 from services.preprocess.domain.doctor_check import Check
 from services.preprocess.models.registry import BadModels, prepared_folder, read_models
 from services.preprocess.settings import ApiSettings
+from turnloom.errors import why
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.model import load_model
 
@@ -84,8 +85,8 @@ def check_hub(environment: Mapping[str, str]) -> Check:
     try:
         pool.submit(_asked, endpoint).result(HUB_SECONDS + 1)
     except (OSError, concurrent.futures.TimeoutError, http.client.HTTPException) as error:
-        why = str(getattr(error, "reason", "") or error) or "no answer in time"
-        return Check("hub", "warning", f"{endpoint} ({named}) can't be reached: {why}.", MIRROR)
+        said = why(error) if str(error) else "no answer in time"
+        return Check("hub", "warning", f"{endpoint} ({named}) can't be reached: {said}.", MIRROR)
     finally:
         pool.shutdown(wait=False)  # a name that does not resolve may hang for longer
     return Check("hub", "ok", f"{endpoint} ({named}) answers; {token}.")
