@@ -54,6 +54,7 @@ def defined(module: ModuleType) -> dict[str, str]:
 )
 def test_an_error_of_python_is_said_without_numbers_and_quotes(error: Exception, said: str) -> None:
     assert why(error) == said
+    assert why(error, place=True) == (f"{error.filename}: {said}" if getattr(error, "filename", None) else said)
 
 
 def test_no_sentence_shows_the_number_of_a_systems_error(tmp_path: Path) -> None:

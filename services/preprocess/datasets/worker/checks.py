@@ -64,7 +64,8 @@ def check_models(settings: ApiSettings, models: Mapping[str, Mapping[str, str]])
                     )
                     return Check(name, "failed", sentence, SAME_MODELS)
     except (BadModels, PreprocessError, OSError) as error:
-        return Check(name, "failed", f"The preprocess worker can't load its models: {error}", SAME_MODELS)
+        sentence = f"The preprocess worker can't load its models: {why(error, place=True)}"
+        return Check(name, "failed", sentence, SAME_MODELS)
     if later:
         sentence = f"Not prepared on the preprocess worker yet: {', '.join(later)}; the first dataset does it."
         return Check(name, "ok", sentence)
