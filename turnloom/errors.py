@@ -125,3 +125,19 @@ class Unimplemented(Refused):
 
 class ServerFault(Refused):
     """A fault of the server itself."""
+
+
+def why(error: BaseException, *, place: bool = False) -> str:
+    """Return what an error of Python says to people: without the system's number for it, and with more than a key.
+
+    Args:
+        error: any.
+        place: begin with the file that the error names, where the sentence names none.
+    """
+    if isinstance(error, OSError):
+        reason = getattr(error, "reason", None)  # of urllib's: the error that it met, or a word
+        if isinstance(reason, OSError):
+            return why(reason)
+        said = error.strerror or str(reason or error) or type(error).__name__
+        return f"{error.filename}: {said}" if place and error.filename else said
+    return f"it has no {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)

@@ -23,6 +23,7 @@ from services.rest.service import Service
 from services.rest.settings import RestSettings
 from services.rest.unforeseen import LOG, Unforeseen, answer
 from turnloom.errors import TurnloomError
+from turnloom.plural import counted
 from turnloom.version import VERSION
 
 SWEEP_SECONDS = 3600.0
@@ -71,7 +72,7 @@ async def _sweep(files: FileStore) -> None:
     while True:
         try:
             removed = await run_sync(files.sweep)
-            LOG.info("removed %d files that expired or never arrived", removed)
+            LOG.info("removed %s that expired or never arrived", counted(removed, "file"))
         except Problem as error:
             LOG.warning("the file store could not be swept: %s", error.message)
         await anyio.sleep(SWEEP_SECONDS)

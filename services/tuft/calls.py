@@ -63,7 +63,7 @@ class Call:
         try:
             self._gradients.add(_told(backward))
         except torch.OutOfMemoryError:
-            log.warning("out of memory in the backward pass of %d rows; it is cut and run again", len(numbers))
+            log.warning("out of memory in a backward pass (rows: %d); it is cut and run again", len(numbers))
             return False
         return True
 
@@ -74,7 +74,7 @@ class Call:
                 self._pass(numbers, leave=leave_last and not self._waiting)
                 continue
             except torch.OutOfMemoryError:
-                log.warning("out of memory with %d rows in a pass; it is cut and run again", len(numbers))
+                log.warning("out of memory in a pass (rows: %d); it is cut and run again", len(numbers))
             self._again(numbers)  # out of the except block: its traceback held what the pass had allocated
 
     def _again(self, numbers: list[int]) -> None:

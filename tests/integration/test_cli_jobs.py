@@ -147,7 +147,9 @@ def test_jobs_are_listed_by_state_and_label_shown_and_deleted(api: Api, chats: P
     assert "who=me" in listed
     assert chats.name in listed  # the name of the dataset that the file became
     assert len(turnloom(api.address, "jobs", "--limit", 1, "--json").document) == 1
-    assert "keep_checkpoints = 5" in turnloom(api.address, "job", "show", job).out
+    shown = turnloom(api.address, "job", "show", job).out
+    assert "keep_checkpoints = 5" in shown
+    assert "train_mlp = true" in shown
     refused = turnloom(api.address, "delete", job)
     assert refused.code == 4
     assert turnloom(api.address, "cancel", job).out == f"{job} CANCELLED\n"

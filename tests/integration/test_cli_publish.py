@@ -85,7 +85,7 @@ def test_vllm_may_see_the_folder_under_another_path(api: Api, job: str, tmp_path
         ({}, ["--unload"], 4, "has no adapter"),
         ({}, ["--name", "a/b"], 2, "has slashes"),
         ({}, ["--vllm", "ftp://x"], 2, "is not the URL of a vLLM server"),
-        ({}, ["--vllm", "http://127.0.0.1:1"], 3, "No vLLM answers at http://127.0.0.1:1"),
+        ({}, ["--vllm", "http://127.0.0.1:1"], 3, "No vLLM answers at http://127.0.0.1:1: Connection refused."),
     ],
 )
 def test_what_keeps_an_adapter_from_being_served_is_said(

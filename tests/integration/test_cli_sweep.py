@@ -166,13 +166,13 @@ def test_init_tests_a_users_file_on_nothing_that_was_not_named(api: Api, chats: 
 def test_a_job_file_trains_and_options_win(api: Api, gpu_host: HostRecord, chats: Path, store: Store) -> None:
     path = chats.parent / "job.toml"
     turnloom(api.address, "init", path, "--train", chats, "--test", chats)
-    path.write_text(path.read_text().replace("# team", "team"))
+    path.write_text(path.read_text().replace("# team", "flag = true\nteam"))
     made = turnloom(api.address, "train", "-f", path, "--rank", 4, "--steps", 3, "--detach", "--json")
     assert made.code == 0, made.err
     job = store.jobs.get(made.document["id"])
     assert (job.spec.hyperparameters.lora_rank, job.spec.hyperparameters.max_steps) == (4, 3)
     assert job.spec.hyperparameters.learning_rate == 1e-4
-    assert dict(job.spec.metadata) == {"team": "support"}
+    assert dict(job.spec.metadata) == {"team": "support", "flag": "true"}
     assert job.spec.test_dataset
 
 
@@ -185,6 +185,10 @@ def test_a_job_file_trains_and_options_win(api: Api, gpu_host: HostRecord, chats
         ("[data]\ntest_fraction = 'x'\n", "[data] test_fraction is 'x'; give a number."),
         ("[hyperparameters]\nlora_rnk = 3\n", "[hyperparameters] There is no option named lora_rnk."),
         ("[preprocess]\nmax_length = 'long'\n", "[preprocess] max_length: 'long' is not a whole number"),
+        ("[data]\nskip_bad = 2026-01-31\n", "[data] skip_bad is 2026-01-31; give true or false."),
+        ("[data]\ntrain = true\n", "[data] train is true; give text in quotes."),
+        ("[data.mix]\nds-a = true\n", "[data] mix.ds-a is true; give a number."),
+        ("[hyperparameters]\nlora_rank = 2026-01-31\n", "[hyperparameters] lora_rank: 2026-01-31 is not a whole"),
         ("", "There is nothing to train on."),
     ],
 )

@@ -127,7 +127,7 @@ def test_a_worker_with_other_models_and_no_hub_is_told_so(
     assert said["worker_models"]["outcome"] == "failed"
     assert said["worker_models"]["message"] == f"The preprocess worker lacks {MODEL}."
     assert said["hub"]["outcome"] == "warning"
-    assert said["hub"]["message"].startswith("http://127.0.0.1:1 (HF_ENDPOINT) can't be reached: ")
+    assert said["hub"]["message"].startswith("http://127.0.0.1:1 (HF_ENDPOINT) can't be reached: Connection refused.")
     assert "HF_ENDPOINT" in said["hub"]["hint"]
     assert said["supervisor"]["outcome"] == "failed"
     assert "services.trainer supervisor" in said["supervisor"]["hint"]

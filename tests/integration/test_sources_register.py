@@ -89,6 +89,7 @@ def _high(rows: RowColumns, folder: Path, made: pa.Table) -> None:
         (lambda rows, folder, made: (rows.describe(folder), pq.write_table(made, folder / "b.parquet")), "both hold"),
         (lambda rows, folder, made: _edited(rows, folder, tokenizer_sha256="0" * 64), "tokenizer_sha256 of the rows"),
         (lambda rows, folder, made: _edited(rows, folder, options={"max_length": 9}), "other options"),
+        (lambda rows, folder, made: _edited(rows, folder, options=None), "it has no format and options."),
         (_high, "token 99999999 is not in the vocabulary"),
     ],
 )

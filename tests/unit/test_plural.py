@@ -15,6 +15,7 @@ NOUNS = re.compile(
     r" (?:bad |test |trained )?(?:bytes|calls|cells|columns|conversations|datasets|entries|evaluations|"
     r"examples|files|jobs|labels|messages|minutes|prompts|records|replies|rows|runs|shards|steps|tokens|weights|workers)\b"
 )
+LOGGED = re.compile("%[ds]" + NOUNS.pattern)
 #: A limit or another number that is never 1, by what it is called where it is written.
 NEVER_ONE = re.compile(r"[A-Z_]+|.*\b(?:limit|most|size|max_\w+)(?:\.\w+)?")
 #: Numbers that are never 1 where they are written, by module, and why.
@@ -45,13 +46,17 @@ FITTING = {
     ("services/sampler/engine.py", "len(order.prompt)"): "a prompt that is rendered",
     ("services/sampler/engine.py", "len(token_ids)"): "as many as fit into the time",
     ("services/trainer/connection/sdk_data.py", "row.length"): "above max_model_len",
+    ("services/trainer/supervision/halving.py", "%d cells"): "a sweep that halves has several",
+    ("services/tuft/model.py", "%d tokens"): "a limit of what a pass holds",
     ("services/tuft/packing.py", "vocabulary"): "a model's",
 }
 
 
 def beside(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and expression of each number of a module that stands right before a plural."""
+    """Line and expression of each number of a module that stands right before a plural; a log's has only its text."""
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and (found := LOGGED.search(node.value)):
+            yield node.lineno, found[0]
         if isinstance(node, ast.JoinedStr):
             for value, text in zip(node.values, node.values[1:], strict=False):
                 if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant):

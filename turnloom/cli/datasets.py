@@ -15,7 +15,7 @@ from rich.text import Text
 
 from turnloom.cli.inputs import of_dataset, of_files, of_source, upload
 from turnloom.cli.options.groups import BadConversations, Preprocessing, RowChoice, TestPart, choose_model
-from turnloom.cli.running.jsonable import Plain, to_plain
+from turnloom.cli.running.jsonable import Plain, as_text, to_plain
 from turnloom.cli.running.session import Session, command
 from turnloom.cli.sources import (
     check_deduplication,
@@ -234,8 +234,7 @@ def show(
         session.out.print(f"  {escape(sentence)}", highlight=False, soft_wrap=True)
     for name, value in to_plain(found.options).items():
         if value not in (None, "", False):
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            session.out.print(f"  {name} = {escape(text)}", highlight=False, soft_wrap=True)
+            session.out.print(f"  {name} = {escape(as_text(value))}", highlight=False, soft_wrap=True)
     for issue in found.issues:
         session.out.print(
             f"[yellow]conversation {issue.conversation_index}[/]: {escape(issue.message)}", soft_wrap=True

@@ -15,7 +15,8 @@ import typer
 
 from turnloom.cli.options.groups import checked_mix
 from turnloom.cli.running.session import Session, command
-from turnloom.errors import InvalidInput
+from turnloom.errors import InvalidInput, why
+from turnloom.foreign.plain_values import shown
 from turnloom.wire.options import HyperparameterFields, PreprocessFields, hyperparameters, preprocess_options
 
 TEMPLATE: Final = "job_template.toml"
@@ -71,7 +72,7 @@ class JobFile:
         except FileNotFoundError as error:
             raise InvalidInput(f"There is no file {path}.", hint="`turnloom init` writes one.") from error
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InvalidInput(f"{path}: is no TOML file: {error}.") from error
+            raise InvalidInput(f"{path}: is no TOML file: {why(error)}.") from error
         _check(path, document)
         data, job = document.get("data", {}), document.get("job", {})
         chosen, options = document.get("hyperparameters", {}), document.get("preprocess", {})
@@ -99,7 +100,9 @@ class JobFile:
             sample_prompts=_place(path, job.get("sample_prompts", "")),
             sample_every=job.get("sample_every", 0),
             sample_max_tokens=job.get("sample_max_tokens", 0),
-            labels={name: str(value) for name, value in job.get("labels", {}).items()},
+            labels={
+                name: value if isinstance(value, str) else shown(value) for name, value in job.get("labels", {}).items()
+            },
             preprocess=cast(PreprocessFields, options),
             hyperparameters=cast(HyperparameterFields, chosen),
         )
@@ -131,7 +134,7 @@ def _check(path: Path, document: Mapping[str, object]) -> None:
                 )
             is_flag = isinstance(value, bool) and kind is not bool  # which Python counts as a whole number
             if is_flag or not isinstance(value, (int, float) if kind is float else kind):
-                raise InvalidInput(f"{path}: [{section}] {key} is {value!r}; give {KINDS[kind]}.", field=key)
+                raise InvalidInput(f"{path}: [{section}] {key} is {shown(value)}; give {KINDS[kind]}.", field=key)
 
 
 def _mix(path: Path, weights: Mapping[str, object]) -> dict[str, float]:
@@ -139,7 +142,7 @@ def _mix(path: Path, weights: Mapping[str, object]) -> dict[str, float]:
     field, found = f"{path}: [data] mix", dict[str, float]()
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise InvalidInput(f"{field}.{name} is {weight!r}; give a number.", field="mix")
+            raise InvalidInput(f"{field}.{name} is {shown(weight)}; give a number.", field="mix")
         found[name] = float(weight)
     return checked_mix(found, field)
 
@@ -170,9 +173,9 @@ def init(
     if path.exists() and not force:
         raise InvalidInput(f"{path} is there already.", hint="Name another file, or use --force.")
     text = (resources.files("turnloom.cli") / TEMPLATE).read_text(encoding="utf-8")
-    for given, shown in ((train, "examples/conversations.jsonl"), (test, "examples/conversations.test.jsonl")):
+    for given, sample in ((train, "examples/conversations.jsonl"), (test, "examples/conversations.test.jsonl")):
         if given:
-            text = text.replace(f'"{shown}"', json.dumps(_seen_from(path, given), ensure_ascii=False))
+            text = text.replace(f'"{sample}"', json.dumps(_seen_from(path, given), ensure_ascii=False))
     if train and not test:  # the samples would test nothing of it
         text = text.replace('\ntest = "examples/conversations.test.jsonl"', '\n# test = "test.jsonl"')
     try:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from turnloom.cli.options.groups import LARGEST, Labels
-from turnloom.cli.running.jsonable import Plain, to_plain
+from turnloom.cli.running.jsonable import Plain, as_text, to_plain
 from turnloom.cli.running.session import Session, command, pairs
 from turnloom.cli.watching import LEVELS, ending
 from turnloom.client import TERMINAL
@@ -119,11 +119,11 @@ def show(session: Session, job: Id) -> None:
         return
     for line in ending(found):
         session.out.print(line, soft_wrap=True, highlight=False)
-    facts: dict[str, object] = {
+    facts: dict[str, Plain] = {
         "model": found.model,
         "training_dataset": "; ".join(_mixed(found)) or found.training_dataset,
         "test_dataset": found.test_dataset or "-",
-        "host": found.host,
+        "host": found.host or "-",
         "attempt": found.attempt,
         "owner": found.owner or "-",
         "trained_for": duration(found.progress.training_seconds),
@@ -135,7 +135,7 @@ def show(session: Session, job: Id) -> None:
     }
     chosen = {name: value for name, value in to_plain(found.hyperparameters).items() if value is not None}
     for name, value in {**facts, **chosen, **found.metadata}.items():
-        session.out.print(f"  {name} = {escape(str(value))}", soft_wrap=True, highlight=False)
+        session.out.print(f"  {name} = {escape(as_text(value))}", soft_wrap=True, highlight=False)
 
 
 def _mixed(job: training_pb2.Job) -> Iterator[str]:

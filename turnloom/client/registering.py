@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from turnloom.errors import InvalidInput
+from turnloom.errors import InvalidInput, why
 
 if TYPE_CHECKING:
     from turnloom.wire.options import PreprocessFields
@@ -25,10 +25,10 @@ def read_description(uri: str) -> Mapping[str, object]:
     try:
         text = _bytes_at(place) if "://" in uri else Path(place).read_bytes()
         told = json.loads(text)
-        if not isinstance(told, dict) or not {"model", "options"} <= told.keys():
+        if not isinstance(told, dict) or not isinstance(told.get("options"), dict) or "model" not in told:
             raise ValueError("it has no model and options")
     except (OSError, ValueError, ImportError) as error:
-        raise InvalidInput(f"{place} can't be read: {error}.", hint="RowColumns.describe writes it.") from error
+        raise InvalidInput(f"{place} can't be read: {why(error)}.", hint="RowColumns.describe writes it.") from error
     return told
 
 
@@ -42,7 +42,7 @@ def _bytes_at(url: str) -> bytes:
         raise
     except Exception as error:  # a store's client raises errors of its own: botocore's are no OSError
         raise InvalidInput(
-            f"{url} can't be read: {error}.".replace("..", "."),
+            f"{url} can't be read: {why(error)}.".replace("..", "."),
             hint="The client reads the description: check the URL, and that its package and credentials are here too.",
         ) from error
 

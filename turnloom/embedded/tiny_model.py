@@ -108,7 +108,7 @@ def texts(conversations: Sequence[Path]) -> Iterator[str]:
                     yield from _texts_of(line)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise ValueError(
-                        f"{path}:{number}: not a conversation with a list 'messages' ({error!r})"
+                        f"{path}:{number}: not a conversation with a list 'messages' of role and content"
                     ) from error
 
 

@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+from turnloom.errors import why
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCHER = REPOSITORY / "services" / "tuft" / "__main__.py"  # by path: TuFT's Python has no turnloom
 CONFIG = REPOSITORY / "deploy" / "tuft" / "cpu.yaml"
@@ -217,7 +219,7 @@ class TuftServer:
         try:
             status, answer = self._http("POST", f"/api/v1/{what}", body, max(0.1, until - time.monotonic()))
         except OSError as error:
-            raise TuftDidNotStart(f"TuFT on {self.url} gave no answer to {what}: {error or 'time is up'}") from error
+            raise TuftDidNotStart(f"TuFT on {self.url} gave no answer to {what}: {why(error)}") from error
         if status >= 400:
             raise TuftDidNotStart(f"TuFT on {self.url} refused {what} with status {status}: {answer}")
         result: dict[str, str] = json.loads(answer)
@@ -232,7 +234,7 @@ class TuftServer:
             response = connection.getresponse()
             return response.status, response.read().decode(errors="replace")
         except http.client.HTTPException as error:
-            raise ConnectionError(f"not HTTP: {error!r}") from error
+            raise ConnectionError(f"it is no HTTP ({type(error).__name__})") from error
         finally:
             connection.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import date, time
 from math import isfinite
 from typing import Final, NamedTuple
 
@@ -41,6 +42,13 @@ def json_text(value: object, *, finite: bool = True) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=not finite, default=_as_dict)
     except (TypeError, ValueError, RecursionError) as error:
         raise NotPlain(why_not(value, finite=finite)) from error
+
+
+def shown(value: object) -> str:
+    """Return a value as files of JSON and TOML have it, where Python says True or datetime.date(2026, 1, 31)."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    return str(value) if isinstance(value, date | time) else repr(value)
 
 
 def why_not(value: object, *, finite: bool = True) -> Unfit:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
+from turnloom.errors import why
 from turnloom.masks.domain.bounded_cache import BoundedCache
 from turnloom.masks.domain.errors import ModelNotUsable
 from turnloom.masks.domain.memory import return_freed_memory
@@ -217,7 +218,7 @@ def _read_manifest(folder: Path) -> Manifest:
         )
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ModelNotUsable(
-            f"{folder} is no prepared model ({MANIFEST}: {error}); write it with python -m turnloom.masks.prepare"
+            f"{folder} is no prepared model ({MANIFEST}: {why(error)}); write it with python -m turnloom.masks.prepare"
         ) from error
     if manifest.version != MANIFEST_VERSION:
         raise ModelNotUsable(
@@ -232,7 +233,7 @@ def _read(folder: Path, file: str, sha256: str) -> str:
         with (folder / file).open(encoding="utf-8", newline="") as opened:
             text = opened.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelNotUsable(f"{folder}/{file} can't be read ({error}); prepare the model again") from error
+        raise ModelNotUsable(f"{folder}/{file} can't be read ({why(error)}); prepare the model again") from error
     if _sha256(text) != sha256:
         raise ModelNotUsable(f"{folder}/{file} was changed since it was prepared; prepare the model again")
     return text

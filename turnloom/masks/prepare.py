@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
+from turnloom.errors import why
 from turnloom.masks.domain.errors import ModelNotUsable, PreprocessError
 from turnloom.masks.domain.model_files import SPECIAL_TOKENS, TEMPLATE, TOKENIZER, stop_ids
 from turnloom.masks.model import MANIFEST, MANIFEST_VERSION, Manifest, build_model
@@ -169,7 +170,7 @@ def _template(tokenizer: transformers.PreTrainedTokenizerFast, override: Path | 
         try:
             return override.read_bytes().decode(), [f"chat template of {override.name}"]
         except (OSError, UnicodeDecodeError) as error:
-            raise ModelNotUsable(f"{override} can't be read ({error})") from error
+            raise ModelNotUsable(f"{override} can't be read ({why(error)})") from error
     templates = cast("str | dict[str, str] | None", tokenizer.chat_template)
     if isinstance(templates, dict):
         chosen = "default" if "default" in templates else min(templates)

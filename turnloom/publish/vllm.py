@@ -99,9 +99,8 @@ class Vllm:
                 f"The vLLM at {self.url} did not answer in {seconds:g} s.", hint="Look at its log."
             ) from error
         except OSError as error:
-            why = error.reason if isinstance(error, urllib.error.URLError) else error
             raise errors.ServerUnreachable(
-                f"No vLLM answers at {self.url}: {why}.", hint="Name it with --vllm or TURNLOOM_VLLM_URL."
+                f"No vLLM answers at {self.url}: {errors.why(error)}.", hint="Name it with --vllm or TURNLOOM_VLLM_URL."
             ) from error
 
     def _refused(self, path: str, error: urllib.error.HTTPError) -> errors.TurnloomError:

@@ -13,7 +13,7 @@ from typing import Final
 
 import wandb
 
-from turnloom.errors import Refused
+from turnloom.errors import Refused, why
 from turnloom.results.files import rows
 from turnloom.results.runs import Run
 from turnloom.results.scalars import scalars
@@ -66,7 +66,7 @@ def _mirror(folder: Path, run: Run) -> str:
                     sink.log({**scalars(row), "_timestamp": row["time"]}, step=step)
             return str(Path(sink.dir).parent) if sink.offline else str(sink.url)
     except (wandb.Error, TimeoutError, OSError) as error:
-        said = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        said = why(error).strip().splitlines()[0].rstrip(".") if why(error).strip() else type(error).__name__
         raise Refused(
             f"Weights & Biases did not take {run.job.id}: {said}.",
             hint="Log in with `wandb login` or WANDB_API_KEY; WANDB_MODE=offline writes a folder for `wandb sync`.",

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from turnloom.errors import InvalidInput
 from turnloom.foreign.json_text import object_in
-from turnloom.foreign.plain_values import PLAIN, NotPlain, json_text
+from turnloom.foreign.plain_values import PLAIN, NotPlain, json_text, shown
 from turnloom.v1 import training_pb2, types_pb2
 
 M = TypeVar("M", bound=Message)
@@ -134,13 +134,8 @@ def _filled(message: M, values: dict[str, object]) -> M:
         try:
             json_format.ParseDict(document, message)
         except json_format.ParseError as error:
-            raise InvalidInput(f"{name}: {_shown(value)} is not {_kind(field)}.", field=name) from error
+            raise InvalidInput(f"{name}: {shown(value)} is not {_kind(field)}.", field=name) from error
     return message
-
-
-def _shown(value: object) -> str:
-    """Return a value as a sentence shows it: true, as options and JSON have it, where Python says True."""
-    return json.dumps(value) if isinstance(value, bool) else repr(value)
 
 
 def _fields(message: Message | type[Message]) -> Mapping[str, FieldDescriptor]:

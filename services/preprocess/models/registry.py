@@ -20,6 +20,7 @@ from typing import Final
 
 from services.preprocess.domain.refusals import Loading, ModelNotServed, UnknownModel
 from services.variables import BadSetting
+from turnloom.errors import why
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.model import Model, load_model
 from turnloom.masks.sandbox.pool import Sandbox
@@ -136,8 +137,8 @@ class Registry:
                 self._models[entry.name] = self._load(entry, self._cache)
                 LOG.info("model loaded", extra={"model": entry.name, "encoder": self._models[entry.name].encoder_name})
             except (PreprocessError, BadModels, OSError) as error:
-                self._failures[entry.name] = str(error)
-                LOG.error("model not loaded", extra={"model": entry.name, "reason": str(error)})
+                self._failures[entry.name] = why(error, place=True)
+                LOG.error("model not loaded", extra={"model": entry.name, "reason": why(error, place=True)})
             except Exception as error:  # a bug in a model's files must not take the other models away
                 self._failures[entry.name] = f"unforeseen {type(error).__name__}; the server's log says where"
                 LOG.exception("model not loaded", extra={"model": entry.name})

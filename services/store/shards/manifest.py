@@ -80,7 +80,8 @@ def read_manifest(uri: str) -> Manifest:
         shards = [_shard(shard, folder) for shard in table["shards"]]
         return Manifest(table["sha256"], table["options"], shards, f"{folder}/{table['index']}", replaced)
     except (ValueError, KeyError, TypeError) as error:
-        raise Corrupt(f"{uri} is not a dataset's manifest: {error}") from None
+        why = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error
+        raise Corrupt(f"{uri} is not a dataset's manifest: {why}") from None
 
 
 def _shard(table: dict[str, object], folder: str) -> ShardFile:

@@ -25,6 +25,7 @@ from services.trainer.host.readiness import RANK, make_adapters
 from services.trainer.settings import Settings, from_environment
 from services.trainer.tuft import SDK_VERSION, check_key, check_sdk
 from services.trainer.tuft_http import TuftHttp
+from turnloom.errors import why
 from turnloom.plural import counted
 
 STORE_DEADLINE = 5.0  #: seconds that a request to the object store may take
@@ -88,7 +89,7 @@ def _safely(name: str, look: Callable[[], Answer], host: str) -> Check:
     except BackendError as error:
         outcome, message, hint = "failed", error.sentence, error.hint
     except (StoreError, OSError) as error:
-        outcome, message, hint = "failed", str(error), ""
+        outcome, message, hint = "failed", why(error, place=True), ""
     return Check(name, outcome, message, hint, host)
 
 

@@ -19,6 +19,7 @@ import redis
 from services.store.hosts import HostClaim, claim_host, keep_host
 from services.trainer.settings import Settings
 from services.variables import BadSetting
+from turnloom.errors import why
 
 FILE: Final = ".turnloom-host.json"
 
@@ -57,7 +58,7 @@ def claim(settings: Settings, connection: redis.Redis) -> HostClaim | None:
     try:
         found = identity(folder)
     except (OSError, ValueError, KeyError) as error:
-        sentence = f"{folder / FILE} can't be used ({error}); see to its rights"
+        sentence = f"{folder / FILE} can't be used ({why(error)}); see to its rights"
         raise BadSetting(f"TURNLOOM_TUFT_CHECKPOINT_DIR: {sentence}") from None
     if not found:
         log.warning("%s is not there, so this host can't be told from another of its name", folder)

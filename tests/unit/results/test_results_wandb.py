@@ -137,9 +137,16 @@ def test_a_second_export_goes_on_behind_the_steps_that_are_there(
     assert (asked["id"], asked["resume"]) == ("job-abc", "allow")
 
 
-@pytest.mark.parametrize("error", [wandb.errors.UsageError("No API key configured.\nmore"), TimeoutError("")])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (wandb.errors.UsageError("No API key configured.\nmore"), "No API key configured"),
+        (TimeoutError(""), "TimeoutError"),
+        (FileExistsError(17, "File exists", "steps"), "File exists"),
+    ],
+)
 def test_what_refuses_is_one_sentence_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     def init(**_words: object) -> None:
         raise error
@@ -149,7 +156,6 @@ def test_what_refuses_is_one_sentence_with_what_to_do(
         "wandb",
         SimpleNamespace(init=init, setup=wandb.setup, teardown=wandb.teardown, Error=wandb.Error, Settings=dict),
     )
-    said = str(error).splitlines()[0].rstrip(".") if str(error) else "TimeoutError"
     with pytest.raises(TurnloomError) as caught:
         mirror(tmp_path, [job()])
     assert caught.value.message == f"Weights & Biases did not take job-abc: {said}."

@@ -8,6 +8,7 @@ bytes are base64.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias, cast
 
@@ -30,6 +31,11 @@ def to_plain(message: Message) -> dict[str, Plain]:
         else:
             plain[field.name] = _value(field, getattr(message, field.name))
     return plain
+
+
+def as_text(value: Plain) -> str:
+    """Return a value as `--option NAME=VALUE` takes it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _value(field: FieldDescriptor, value: object) -> Plain:

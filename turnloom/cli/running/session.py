@@ -23,7 +23,7 @@ from turnloom.cli.running.jsonable import Plain
 from turnloom.client import TurnloomClient
 from turnloom.display.console import SafeConsole
 from turnloom.display.visible import visible_json
-from turnloom.errors import InvalidInput, TurnloomError
+from turnloom.errors import InvalidInput, TurnloomError, why
 from turnloom.transport.calls import Tls
 
 Body: TypeAlias = "Callable[..., None]"  # a Session first, then what its command line says
@@ -225,9 +225,7 @@ def _run(common: dict[str, object], body: Callable[[Session], None]) -> None:
 
 def _why(error: OSError) -> str:
     """Return one sentence, with the path where the error has it."""
-    if error.filename is None:
-        return f"{error}."
-    return f"{error.filename} can't be used: {error.strerror or type(error).__name__}."
+    return f"{why(error)}." if error.filename is None else f"{error.filename} can't be used: {why(error)}."
 
 
 def report(error: TurnloomError, *, as_json: bool) -> None:

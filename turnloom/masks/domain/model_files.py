@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
+from turnloom.errors import why
 from turnloom.masks.domain.errors import ModelNotUsable
 
 TOKENIZER: Final = "tokenizer.json"
@@ -66,7 +67,7 @@ def _check_added_tokens(folder: Path, tokenizer: str, config: Mapping[str, objec
     try:
         known = {token["content"] for token in json.loads(tokenizer).get("added_tokens", ())}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelNotUsable(f"{folder}/{TOKENIZER}: can't be read ({error}); fetch it again") from error
+        raise ModelNotUsable(f"{folder}/{TOKENIZER}: can't be read ({why(error)}); fetch it again") from error
     declared = config.get("added_tokens_decoder")
     entries = declared.values() if isinstance(declared, Mapping) else ()
     missing = [text for entry in entries if (text := _content(entry)) is not None and text not in known]
@@ -122,4 +123,4 @@ def _text(path: Path) -> str:
         with path.open(encoding="utf-8", newline="") as opened:
             return opened.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelNotUsable(f"{path}: can't be read ({error}); fetch it again") from error
+        raise ModelNotUsable(f"{path}: can't be read ({why(error)}); fetch it again") from error

@@ -81,10 +81,11 @@ def _check_description(name: str, record: DatasetRecord) -> None:
     with opened(name) as file:
         try:
             told = json.loads(file.read())
-            wrong = told["format"] != FORMAT
-        except (ValueError, KeyError, TypeError) as error:
-            raise SourceNotKnown(f"{name} is not a description of rows: {error}") from error
-    if wrong:
+        except ValueError as error:
+            raise SourceNotKnown(f"{name} is not a description of rows: {error}.") from error
+    if not isinstance(told, dict) or not {"format", "options"} <= told.keys() or not isinstance(told["options"], dict):
+        raise SourceNotKnown(f"{name} is not a description of rows: it has no format and options.")
+    if told["format"] != FORMAT:
         raise SourceNotKnown(f"{name} has format {told['format']!r}, not {FORMAT!r}; write it with this Turnloom.")
     for what, ours in (("tokenizer_sha256", record.tokenizer_sha256), ("template_sha256", record.template_sha256)):
         if told.get(what) != ours:

@@ -13,6 +13,7 @@ from typing import Final
 from services.preprocess.domain.doctor_check import Check
 from services.preprocess.models.registry import BadModels, prepared_folder, read_models
 from services.preprocess.settings import ApiSettings
+from turnloom.errors import why
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.model import load_model
 
@@ -63,7 +64,8 @@ def check_models(settings: ApiSettings, models: Mapping[str, Mapping[str, str]])
                     )
                     return Check(name, "failed", sentence, SAME_MODELS)
     except (BadModels, PreprocessError, OSError) as error:
-        return Check(name, "failed", f"The preprocess worker can't load its models: {error}", SAME_MODELS)
+        sentence = f"The preprocess worker can't load its models: {why(error, place=True)}"
+        return Check(name, "failed", sentence, SAME_MODELS)
     if later:
         sentence = f"Not prepared on the preprocess worker yet: {', '.join(later)}; the first dataset does it."
         return Check(name, "ok", sentence)
@@ -84,8 +86,8 @@ def check_hub(environment: Mapping[str, str]) -> Check:
     try:
         pool.submit(_asked, endpoint).result(HUB_SECONDS + 1)
     except (OSError, concurrent.futures.TimeoutError, http.client.HTTPException) as error:
-        why = str(getattr(error, "reason", "") or error) or "no answer in time"
-        return Check("hub", "warning", f"{endpoint} ({named}) can't be reached: {why}.", MIRROR)
+        said = why(error) if str(error) else "no answer in time"
+        return Check("hub", "warning", f"{endpoint} ({named}) can't be reached: {said}.", MIRROR)
     finally:
         pool.shutdown(wait=False)  # a name that does not resolve may hang for longer
     return Check("hub", "ok", f"{endpoint} ({named}) answers; {token}.")

@@ -18,6 +18,7 @@ from services.preprocess.models.registry import BadModels, ModelEntry, prepared_
 from services.preprocess.settings import ApiSettings
 from services.store.datasets import Datasets
 from services.store.errors import NotFound, RedisUnavailable
+from turnloom.errors import why
 from turnloom.masks.domain.errors import PreprocessError
 
 LOG = logging.getLogger("turnloom.worker")
@@ -62,7 +63,7 @@ class Preloaded:
             try:
                 loaded = HELD.hold(entry, self._settings.model_cache)
             except (PreprocessError, BadModels, OSError) as error:
-                LOG.warning("model %s is not held for jobs: %s", entry.name, error)
+                LOG.warning("model %s is not held for jobs: %s", entry.name, why(error, place=True))
                 continue
             if loaded:
                 # Horses share these pages: a collection in one of them would write to each.

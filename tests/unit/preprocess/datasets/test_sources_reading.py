@@ -150,6 +150,13 @@ def test_a_client_names_the_url_that_its_store_refuses(monkeypatch: pytest.Monke
     assert "credentials are here too" in refused.value.hint
 
 
+@pytest.mark.parametrize("text", ["5", "{}", '{"options": {}}', '{"model": "m", "options": null}'])
+def test_a_description_without_model_or_options_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "turnloom.json").write_text(text)
+    with pytest.raises(InvalidInput, match=r"turnloom\.json can't be read: it has no model and options\."):
+        read_description(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "uri",
     [

@@ -103,6 +103,17 @@ def test_a_model_that_fails_leaves_the_others_served(tmp_path: Path, model_folde
     )
 
 
+def test_a_system_error_is_said_with_its_file_and_without_its_number(tmp_path: Path) -> None:
+    def load(entry: ModelEntry, cache: Path) -> Model:
+        raise OSError(28, "No space left on device", str(cache / "a"))
+
+    registry = Registry([ModelEntry("full", "x")], tmp_path, load)
+    registry.load()
+    with pytest.raises(ModelNotServed) as caught:
+        registry.get("full")
+    assert str(caught.value) == f"Model 'full' could not be loaded: {tmp_path}/a: No space left on device"
+
+
 def test_a_bug_in_one_model_does_not_end_the_loading(tmp_path: Path, model_folder: Path) -> None:
     def load(entry: ModelEntry, cache: Path) -> Model:
         if entry.name == "bad":
