@@ -71,7 +71,7 @@ def _below(folder: str, enters: Enters, known: set[str]) -> Iterator[str]:
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if os.path.isdir(entry.path):  # entry.is_dir() raises for links in a circle
             real = os.path.realpath(entry.path)
             if real in known:
                 continue
