@@ -12,7 +12,7 @@ from turnloom.errors import InvalidInput
 from turnloom.reading.file_kinds import is_data
 
 #: How DatasetDict.save_to_disk names its splits.
-_SPLITS: Final = "dataset_dict.json"
+SPLITS: Final = "dataset_dict.json"
 Enters = Callable[[str], bool]  # whether to go on inside a link to a folder
 
 
@@ -48,9 +48,22 @@ def _check_one_split(folder: str) -> None:
         InvalidInput
     """
     try:
-        with open(os.path.join(folder, _SPLITS), encoding="utf-8") as file:
-            splits = json.load(file)["splits"]
-    except (OSError, ValueError, KeyError, TypeError):
+        with open(os.path.join(folder, SPLITS), "rb") as file:
+            data = file.read()
+    except OSError:
+        return
+    check_splits(folder, data)
+
+
+def check_splits(folder: str, data: bytes) -> None:
+    """Refuse a folder by the content of its SPLITS, unless it names one split.
+
+    Raises:
+        InvalidInput
+    """
+    try:
+        splits = json.loads(data)["splits"]
+    except (ValueError, KeyError, TypeError):
         return
     if isinstance(splits, list) and len(splits) > 1:
         raise InvalidInput(

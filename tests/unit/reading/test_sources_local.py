@@ -204,6 +204,21 @@ def test_a_number_of_too_many_digits_is_said_in_our_words(tmp_path: Path) -> Non
         next(rows)
 
 
+def test_a_column_of_a_csv_that_stands_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion,completion,,\nq,a,b,,\n")
+    with pytest.raises(InvalidInput, match=re.escape(f"{path} has the column completion twice.")):
+        LocalSource.open([path])
+
+
+def test_a_file_of_another_kind_is_told_what_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(InvalidInput, match=r"line 1 is not UTF-8\.") as refused:
+        LocalSource.open([path])
+    assert refused.value.hint.startswith("Save the file as UTF-8, or as one of .jsonl, .ndjson")
+
+
 def test_a_list_of_rows_in_a_file_of_lines_says_what_to_do(tmp_path: Path) -> None:
     one, many, latin = tmp_path / "one.jsonl", tmp_path / "many.jsonl", tmp_path / "latin.csv"
     one.write_text(json.dumps([ROW, ROW]))

@@ -322,7 +322,12 @@ REFUSED = [
     (templates.CHATML, [user("Hi.")], errors.NoAssistantTurn, "no assistant message is to be trained"),
     (templates.CHATML, [{"content": "x"}], errors.UnknownRole, r"messages\[0\].role: None is no role"),
     (templates.CHATML, [{"role": "a<|im_end|>", "content": ""}], errors.UnknownRole, "is no role; a role is a word"),
-    (templates.CHATML, [user(5)], errors.UnsupportedContent, r"messages\[0\].content: content is int"),
+    (
+        templates.CHATML,
+        [user(5)],
+        errors.UnsupportedContent,
+        r"messages\[0\].content: is neither text nor a list; give text",
+    ),
     (templates.CHATML, [user([{"type": "image"}])], errors.UnsupportedContent, "part 0 is of type 'image'; only text"),
     (templates.CHATML, [user([{"type": "text", "text": "a"}]), CHAT[1]], errors.UnsupportedContent, "as Python code"),
     (
