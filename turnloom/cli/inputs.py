@@ -126,6 +126,8 @@ def upload(
         InvalidInput: names file, line and field.
         Refused: with file and line of the conversation to blame.
     """
+    if mixed := part.source.mixed_splits:
+        session.say_once(f"[yellow]{escape(mixed)}[/]")
     with _counting(session, name) as sent, _hinting(strict), _located(part.place):
         dataset = session.client.datasets.create_from_files(
             part, model=model, display_name=name, on_sent=sent, skip_too_long=not strict, **fields

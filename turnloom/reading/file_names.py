@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from turnloom.errors import InvalidInput
@@ -13,6 +14,12 @@ from turnloom.reading.file_kinds import is_data
 
 #: How DatasetDict.save_to_disk names its splits.
 SPLITS: Final = "dataset_dict.json"
+#: Words by which files are told to be of a split, as the hub's library has them.
+_SPLIT_WORDS: Final = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
 Enters = Callable[[str], bool]  # whether to go on inside a link to a folder
 
 
@@ -70,6 +77,25 @@ def check_splits(folder: str, data: bytes) -> None:
             f"{folder} holds the splits {', '.join(map(str, splits))}, which are not one dataset.",
             hint=f"Name the folder of one: {os.path.join(folder, str(splits[0]))}.",
         )
+
+
+def mixed_splits(names: Iterable[str]) -> str:
+    """Return a sentence where files of a training and of a held-out split are read together; empty: they are not.
+
+    Args:
+        names: paths or URLs; the file's own name says its split, else the folder's.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        folder, own = os.path.split(name)
+        words = re.split(r"[^a-z]+", own.lower())
+        found = [_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS]
+        split = found[0] if found else _SPLIT_WORDS.get(os.path.basename(folder).lower(), "")
+        first.setdefault(split, name)
+    if "train" not in first or first.keys() <= {"train", ""}:
+        return ""
+    held_out = next(first[split] for split in ("validation", "test") if split in first)
+    return f"Files of several splits become one dataset, such as {first['train']} and {held_out}."
 
 
 def _below(folder: str, enters: Enters, known: set[str]) -> Iterator[str]:

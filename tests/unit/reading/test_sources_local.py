@@ -21,6 +21,7 @@ from services.preprocess.datasets.sources.listing import files
 from services.preprocess.domain.source_errors import SourceNotReadable
 from services.preprocess.domain.source_location import locate
 from turnloom.errors import InvalidInput
+from turnloom.reading.file_names import mixed_splits
 from turnloom.reading.filters import RowFilter
 from turnloom.reading.local_files import find
 from turnloom.reading.local_sources import LocalPart, LocalSource, read
@@ -180,6 +181,23 @@ def test_a_folder_of_several_splits_is_not_mixed(tmp_path: Path) -> None:
     assert find([tmp_path / "saved" / "train"]) == [tmp_path / "saved" / "train" / "data.jsonl"]
     (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
     assert len(find([tmp_path / "saved"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("d/train.jsonl", "d/test.jsonl"), ("d/train.jsonl", "d/test.jsonl")),
+        (("d/train/0.parquet", "d/validation/0.parquet"), ("d/train/0.parquet", "d/validation/0.parquet")),
+        (("d/x-train-0001.jsonl.gz", "d/x_dev.json"), ("d/x-train-0001.jsonl.gz", "d/x_dev.json")),
+        (("test/train.jsonl", "test/a.jsonl"), ("test/train.jsonl", "test/a.jsonl")),
+        (("d/train.jsonl", "d/more.jsonl"), ()),
+        (("d/test.jsonl", "d/validation.jsonl"), ()),
+        (("d/trainer.jsonl", "d/latest.jsonl"), ()),
+    ],
+)
+def test_splits_that_are_read_together_are_named(names: tuple[str, ...], told: tuple[str, ...]) -> None:
+    said = f"Files of several splits become one dataset, such as {' and '.join(told)}." if told else ""
+    assert mixed_splits(names) == said
 
 
 def test_names_that_are_no_text_are_shown_and_sent(tmp_path: Path) -> None:

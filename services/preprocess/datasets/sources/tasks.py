@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
+from services.preprocess.datasets.build import REMARKS
 from services.preprocess.datasets.sources.choosing import choose
 from services.preprocess.datasets.sources.dispatch import CHOOSE, MERGE, PLAN, SCAN
 from services.preprocess.datasets.sources.lease import Lease, NotWanted
@@ -28,11 +29,12 @@ from services.store.blobs.files import remove
 from services.store.codec import decode, encode
 from services.store.dataset_work import ClaimedTask
 from services.store.errors import StoreFull
-from services.store.records import DatasetRecord, DatasetSource, ErrorRecord, IssueRecord
+from services.store.records import DatasetRecord, DatasetSource, ErrorRecord, IssueRecord, WarningRecord
 from services.store.retries import retry_redis
 from turnloom.errors import TurnloomError
 from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
 from turnloom.reading.chat_formats import Format
+from turnloom.reading.file_names import mixed_splits
 from turnloom.reading.filters import RowFilter
 
 NO_COLUMNS: Final[Mapping[str, str]] = {}
@@ -152,6 +154,9 @@ def _begin_shards(
     """Queue all shards, and set aside what the merge will need."""
     if not found:
         raise SourceEmpty(f"{record.source and record.source.uri} holds no row.", hint="Look at the files.")
+    mixed = mixed_splits(dict.fromkeys(piece.place for shard in found for piece in shard.pieces))
+    if mixed:
+        remarks = replace(remarks, warnings=(WarningRecord(0, mixed), *remarks.warnings)[:REMARKS])
     shards = {str(n): encode(ShardTask(name, columns, shard)) for n, shard in enumerate(found)}
     parts.work.note(record.id, MERGE, encode(MergeTask(name, columns, remarks)))
     parts.datasets.progress(record.id, conversations_read=0, shards=len(shards))
