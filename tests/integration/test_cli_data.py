@@ -84,6 +84,9 @@ def test_what_the_server_refuses_has_its_line_once(api: Api, tmp_path: Path) -> 
     refused = turnloom(api.address, "dataset", "create", tmp_path / "c.jsonl", "--json")
     assert refused.code == 2
     assert refused.error["message"].startswith(f"{tmp_path / 'c.jsonl'}, line 1: train_on=all_assistant")
+    (tmp_path / "d.jsonl").write_text('{"messages": [{"role": "human", "content": "x"}]}\n')
+    refused = turnloom(api.address, "preview", tmp_path / "d.jsonl", "--json")
+    assert refused.error["message"].startswith(f"{tmp_path / 'd.jsonl'}, line 1: messages[0].role: 'human' is no role")
 
 
 def test_an_index_that_the_file_does_not_have_is_bad_input(api: Api, chats: Path) -> None:
@@ -149,6 +152,8 @@ def test_conversations_that_are_too_long_are_left_out_and_counted_unless_strict(
     assert refused.code == 2
     assert refused.error["message"].startswith(f"{path}, line 4: ")
     assert refused.error["hint"].startswith("Raise --max-length, or leave --strict out")
+    refused = turnloom(api.address, "dataset", "create", long, "--max-length", 40, "--json")
+    assert (refused.code, refused.error["hint"]) == (2, "Raise --max-length.")
     both = turnloom(api.address, "dataset", "create", path, "--strict", "--skip-bad")
     assert (both.code, "exclude each other" in both.err) == (2, True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from tests.fakes.hub import Hub
@@ -54,6 +55,30 @@ def test_both_ways_to_a_dataset_say_once_what_the_template_leaves_out(sources: S
         assert f"{where}messages[1].{left_out} (and 1 more)\n" in ran.err
         assert ran.err.count(left_out) == 10
         assert "2 other warnings; they are listed by: turnloom dataset show ds-" in ran.err
+
+
+def test_both_ways_to_a_dataset_tell_of_splits_that_are_mixed_and_of_columns(sources: Sources) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    for name, row in (("train", {"messages": turns}), ("test", {"messages": turns, "loss_mask": [1]})):
+        (sources.roots / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    sources.workers.start()
+    told = f"{sources.roots}/train.jsonl and {sources.roots}/test.jsonl."
+    for command in ("create", "import"):
+        ran = turnloom(sources.api.address, "dataset", command, sources.roots, "--skip-bad")
+        assert ran.code == 0, ran.err
+        assert ran.err.count(f"Files of several splits become one dataset, such as {told}") == 1
+        assert f"Left out: {sources.roots}/test.jsonl, line 1: loss_mask: does not fit; give 0 or 1" in ran.err
+
+
+def test_what_is_no_file_is_refused_by_both_ways_and_holds_no_worker(sources: Sources) -> None:
+    pipe = sources.roots / "pipe.jsonl"
+    os.mkfifo(pipe)
+    sources.workers.start()
+    for command in ("create", "import"):
+        ran = turnloom(sources.api.address, "dataset", command, pipe)
+        assert ran.code != 0
+        assert f"{pipe} is a pipe or a device, and files are read more than once." in ran.err
+        assert "Write its content to a file first." in ran.err
 
 
 def test_both_ways_to_a_dataset_count_the_examples_whose_ids_were_not_compared(sources: Sources) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 INDEX = re.compile(r"conversations?\[(\d+)\]")
 LEADING = re.compile(r"conversations?\[\d+\][.:] ?")
+ONLY = re.compile(r"conversation[.:] ?")  # of a request for one
 
 
 TOO_LONG: Final = "too_long"  #: code of an issue that a larger max_length would help
@@ -106,10 +107,11 @@ def _located(place: Callable[[int], str]) -> Iterator[None]:
         yield
     except errors.Refused as error:
         index = INDEX.search(error.field) or INDEX.search(error.message)
-        if index is not None:
-            start = LEADING.match(error.message)  # the line says which one
+        only = ONLY.match(error.message)
+        if index is not None or only is not None:
+            start = only or LEADING.match(error.message)  # the line says which one
             said = error.message[start.end() :] if start else error.message
-            error.message = f"{place(int(index[1]))}: {said}"
+            error.message = f"{place(int(index[1]) if index else 0)}: {said}"
         raise
 
 
@@ -124,7 +126,9 @@ def upload(
         InvalidInput: names file, line and field.
         Refused: with file and line of the conversation to blame.
     """
-    with _counting(session, name) as sent, _hinting(), _located(part.place):
+    if mixed := part.source.mixed_splits:
+        session.say_once(f"[yellow]{escape(_mixed(mixed))}[/]")
+    with _counting(session, name) as sent, _hinting(strict), _located(part.place):
         dataset = session.client.datasets.create_from_files(
             part, model=model, display_name=name, on_sent=sent, skip_too_long=not strict, **fields
         )
@@ -140,13 +144,14 @@ def upload(
 
 
 @contextmanager
-def _hinting() -> Iterator[None]:
+def _hinting(strict: bool) -> Iterator[None]:
     """Name the options that help if a conversation is too long."""
     try:
         yield
     except errors.Refused as error:
         if "max_length" in error.message:
-            error.hint = f"Raise --max-length, or leave --strict out to go on without them. {error.hint}".strip()
+            other = ", or leave --strict out to go on without them" if strict else ""
+            error.hint = f"Raise --max-length{other}. {error.hint}".strip()
         raise
 
 
@@ -230,12 +235,18 @@ def of_dataset(dataset: datasets_pb2.Dataset) -> list[str]:
 
 
 def of_files(dataset: datasets_pb2.Dataset) -> list[str]:
-    """Name what of the files nobody reads: columns, and links out of the server's source roots."""
+    """Name what of the files nobody reads: columns, and links out of the server's source roots; and mixed splits."""
     columns, links = dataset.left_out.unused_columns, dataset.left_out.outside_links
     told = [unused_sentence(columns)] if columns else []
     if links:
         told.append(f"Left out, for they are links out of the source roots: {', '.join(links)}.")
+    if dataset.left_out.mixed_splits:
+        told.append(_mixed(dataset.left_out.mixed_splits))
     return told
+
+
+def _mixed(files: Sequence[str]) -> str:
+    return f"Files of several splits become one dataset, such as {' and '.join(files)}."
 
 
 def _counts(*found: tuple[int, str, str]) -> list[str]:

@@ -144,7 +144,9 @@ def kind_of(value: object) -> str:
         return "true or false"
     if isinstance(value, int | float):
         return f"the number {value}"
-    return "text" if isinstance(value, str) else "an object" if isinstance(value, Mapping) else "a list"
+    if isinstance(value, str | Mapping):
+        return "text" if isinstance(value, str) else "an object"
+    return "a list" if isinstance(value, list | tuple) else f"a Python {type(value).__name__}"
 
 
 def list_from(value: JSON, field: str) -> Sequence[JSON]:

@@ -10,11 +10,11 @@ from dataclasses import replace
 from itertools import islice
 from math import isfinite
 from operator import is_
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from turnloom.masks.domain.conversation import Conversation
+from turnloom.masks.domain.conversation import REASONING_FIELDS, Conversation
 from turnloom.masks.domain.errors import (
     TOO_DEEP,
     InvalidOption,
@@ -37,6 +37,9 @@ from turnloom.masks.template.message_checks import check_content
 from turnloom.masks.template.normalize import normalized, normalized_tools
 from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
 from turnloom.masks.trajectory.path import TrajectoryPath, trajectory_path_of
+
+#: Keys of a message that says something without content.
+_SAYINGS: Final = ("tool_calls", "function_call", *REASONING_FIELDS)
 
 
 def preprocess(conversation: Conversation, options: Options, model: Model) -> PreprocessedConversation:
@@ -99,12 +102,15 @@ def fitted_batch(conversations: Sequence[Conversation], options: Options, model:
         encode([weighted for one in laid_out if not isinstance(one, PreprocessError) for weighted in one[2]], model)
     )
     outcomes: list[Fits | PreprocessError] = []
-    for one in laid_out:
+    for sent, one in zip(conversations, laid_out, strict=True):
         if isinstance(one, PreprocessError):
             outcomes.append(one)
             continue
         conversation, plan, weighted_texts = one
-        outcomes.append(_fitted(list(islice(encoded, len(weighted_texts))), conversation, plan, options, model))
+        made = _fitted(list(islice(encoded, len(weighted_texts))), conversation, plan, options, model)
+        if isinstance(made, Fits) and (silent := _silent(sent, plan)):
+            made = made._replace(warnings=[*made.warnings, *silent])
+        outcomes.append(made)
     return outcomes
 
 
@@ -142,7 +148,7 @@ def ready(conversation: Conversation, options: Options, model: Model) -> Convers
         if tools is not conversation.tools:
             conversation = replace(conversation, tools=tools)
     for message in conversation.messages:
-        if len(message) != 2 or message.get("content") is None:
+        if len(message) != 2 or not message.get("content"):
             break
     else:
         return conversation  # most conversations: nothing but roles and contents
@@ -203,6 +209,18 @@ def _fitted(
 
 def _unheard(conversation: Conversation, plan: MessageWeights) -> Sequence[str]:
     return unheard(conversation.messages, conversation.training, plan.chosen) if conversation.training else ()
+
+
+def _silent(sent: Conversation, plan: MessageWeights) -> Sequence[str]:
+    """Return a warning for each trained reply that is null: most likely it is missing from a table."""
+    missing = [index for index in plan.chosen if sent.messages[index].get("content") is None]
+    return [
+        f"messages[{index}].content is null, and there is no call: the model learns to say nothing here; leave the"
+        " conversation out if its reply is missing"
+        for index in sorted(missing)
+        if plan.message_weights[index] > 0 and index in plan.assistants
+        if not any(sent.messages[index].get(key) for key in _SAYINGS)
+    ]
 
 
 def _assembled(fits: Fits, options: Options, model: Model, compared: bool) -> PreprocessedConversation | NothingToTrain:

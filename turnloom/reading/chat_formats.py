@@ -237,7 +237,9 @@ def _sharegpt(parts: Parts) -> Sequence[JSON]:
         if not isinstance(speaker, str) or speaker not in SPEAKERS:
             known = ", ".join((*SPEAKERS, *CALLERS))
             raise InvalidInput(f"is from {_shown(speaker)}; known are: {known}.", field=f"{place}.from")
-        others = {key: value for key, value in turn.items() if key not in ("from", "value")}
+        if turn.get("content") not in (None, "", turn["value"]):
+            raise InvalidInput("and content are two texts; leave one of them out.", field=f"{place}.value")
+        others = {key: value for key, value in turn.items() if key not in ("from", "value", "role", "content")}
         messages.append({"role": SPEAKERS[speaker], "content": turn["value"], **others})
     return messages
 

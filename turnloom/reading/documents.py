@@ -99,7 +99,7 @@ def _csv_rows(url: str, file: io.BufferedIOBase) -> Iterator[RawRow]:
         reader = csv.reader(chain([first], text), delimiter=delimiter, strict=True)
         for cells in reader:
             if head is None:
-                head = cells
+                head = _head(url, cells)
             elif cells:
                 yield _csv_row(f"{url}, line {reader.line_num}", head, cells)
     except (csv.Error, UnicodeDecodeError) as error:
@@ -107,6 +107,14 @@ def _csv_rows(url: str, file: io.BufferedIOBase) -> Iterator[RawRow]:
             raise InvalidInput(f"{url} is not UTF-8.", hint="Save the file as UTF-8.") from error
         hint = "Where the next row begins can't be told, so no bad row can be left out here."
         raise InvalidInput(f"{url}, line {reader.line_num}: {error}.", hint=hint) from error
+
+
+def _head(url: str, names: Sequence[str]) -> Sequence[str]:
+    """Return the names of the columns; raises InvalidInput that names one that stands twice."""
+    twice = next((name for at, name in enumerate(names) if name and name in names[:at]), "")
+    if twice:
+        raise InvalidInput(f"{url} has the column {twice} twice.", hint="Rename one of them.")
+    return names
 
 
 def _delimiter(head: str) -> str:

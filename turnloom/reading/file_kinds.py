@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import posixpath
+import zlib
 from collections.abc import Callable
 from importlib import import_module
 from typing import IO, Final, cast
@@ -27,6 +28,16 @@ KINDS: Final = {
 COLUMNAR: Final = ("parquet", "arrow")
 #: Files that data tools leave beside the data.
 BESIDE: Final = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"})
+
+
+DAMAGED: Final = "It is damaged, or not what its name says."  #: a hint
+#: What reading a damaged file raises.
+DAMAGES: Final = (EOFError, ValueError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+
+
+def damage(error: Exception) -> str:
+    """Return what is wrong with a damaged file, without the bytes that Python quotes of it."""
+    return "it is no gzip file" if isinstance(error, gzip.BadGzipFile) else str(error).rstrip(".")
 
 
 def kind_of(name: str) -> str:

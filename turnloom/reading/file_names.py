@@ -5,14 +5,21 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from turnloom.errors import InvalidInput
 from turnloom.reading.file_kinds import is_data
 
 #: How DatasetDict.save_to_disk names its splits.
-_SPLITS: Final = "dataset_dict.json"
+SPLITS: Final = "dataset_dict.json"
+#: Words by which files are told to be of a split, as the hub's library has them.
+_SPLIT_WORDS: Final = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
 Enters = Callable[[str], bool]  # whether to go on inside a link to a folder
 
 
@@ -48,15 +55,47 @@ def _check_one_split(folder: str) -> None:
         InvalidInput
     """
     try:
-        with open(os.path.join(folder, _SPLITS), encoding="utf-8") as file:
-            splits = json.load(file)["splits"]
-    except (OSError, ValueError, KeyError, TypeError):
+        with open(os.path.join(folder, SPLITS), "rb") as file:
+            data = file.read()
+    except OSError:
+        return
+    check_splits(folder, data)
+
+
+def check_splits(folder: str, data: bytes) -> None:
+    """Refuse a folder by the content of its SPLITS, unless it names one split.
+
+    Raises:
+        InvalidInput
+    """
+    try:
+        splits = json.loads(data)["splits"]
+    except (ValueError, KeyError, TypeError):
         return
     if isinstance(splits, list) and len(splits) > 1:
         raise InvalidInput(
             f"{folder} holds the splits {', '.join(map(str, splits))}, which are not one dataset.",
             hint=f"Name the folder of one: {os.path.join(folder, str(splits[0]))}.",
         )
+
+
+def mixed_splits(names: Iterable[str]) -> tuple[str, ...]:
+    """Return a file of a training and one of a held-out split that are read together; empty: there are none.
+
+    Args:
+        names: paths or URLs; the file's own name says its split, else the folder's.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        folder, own = os.path.split(name)
+        words = re.split(r"[^a-z]+", own.lower())
+        found = [_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS]
+        split = found[0] if found else _SPLIT_WORDS.get(os.path.basename(folder).lower(), "")
+        first.setdefault(split, name)
+    if "train" not in first or first.keys() <= {"train", ""}:
+        return ()
+    held_out = next(first[split] for split in ("validation", "test") if split in first)
+    return first["train"], held_out
 
 
 def _below(folder: str, enters: Enters, known: set[str]) -> Iterator[str]:
@@ -71,7 +110,7 @@ def _below(folder: str, enters: Enters, known: set[str]) -> Iterator[str]:
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if os.path.isdir(entry.path):  # entry.is_dir() raises for links in a circle
             real = os.path.realpath(entry.path)
             if real in known:
                 continue

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import glob
-import lzma
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from turnloom.errors import InvalidInput
 from turnloom.reading.documents import rows_of
-from turnloom.reading.file_kinds import COLUMNAR, KINDS, decompressed, kind_of, needs_pyarrow, without_pyarrow
+from turnloom.reading.file_kinds import (
+    COLUMNAR,
+    DAMAGED,
+    DAMAGES,
+    KINDS,
+    damage,
+    decompressed,
+    kind_of,
+    needs_pyarrow,
+    without_pyarrow,
+)
 from turnloom.reading.file_names import named_files
 from turnloom.reading.rows import RawRow
 
@@ -51,11 +59,12 @@ def rows(path: Path) -> Iterator[RawRow]:
         raise without_pyarrow(name) if needs_pyarrow(name) else error from error
     except FileNotFoundError as error:
         raise _nothing(name) from error
+    except DAMAGES as error:
+        why = damage(error)
+        raise InvalidInput(f"{name} can't be read: {why}.", hint=DAMAGED) from error
     except OSError as error:
-        raise InvalidInput(f"{name} can't be read: {error.strerror or error}.") from error
-    except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        why = str(error).rstrip(".")
-        raise InvalidInput(f"{name} can't be read: {why}.", hint="It is damaged, or not what its name says.") from error
+        hint = "" if error.errno else DAMAGED  # pyarrow's, of a decompressor
+        raise InvalidInput(f"{name} can't be read: {error.strerror or error}.", hint=hint) from error
 
 
 def _meant(word: str) -> Sequence[Path]:

@@ -21,6 +21,7 @@ from turnloom.foreign.columns import UnusedColumns
 from turnloom.foreign.json_text import JSON
 from turnloom.reading.chat_formats import Format
 from turnloom.reading.duplicates import DIGEST, digest
+from turnloom.reading.file_names import mixed_splits
 from turnloom.reading.filters import RowFilter
 from turnloom.reading.local_files import find, rows
 from turnloom.reading.rows import LOOKED_AT, RawRow, shape_of
@@ -106,6 +107,11 @@ class LocalSource:
     def name(self) -> str:
         """Display name: the first file's, and how many more there are."""
         return _names(self.files)
+
+    @property
+    def mixed_splits(self) -> tuple[str, ...]:
+        """A file of a training and one of a held-out split that are among these; empty: there are none."""
+        return mixed_splits(map(str, self.files))
 
     def rows(self) -> Iterator[RawRow]:
         """Yield all rows, selected or not, from the first on."""

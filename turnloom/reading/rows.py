@@ -13,6 +13,7 @@ from itertools import islice
 from turnloom.errors import InvalidInput
 from turnloom.foreign.json_text import JSON, FromText, NoJSON, columns_of, loads
 from turnloom.reading.chat_formats import Format, detect
+from turnloom.reading.file_kinds import KINDS
 
 LOOKED_AT = 100  #: rows that detection looks at
 NO_JSON = "is not JSON"
@@ -50,7 +51,7 @@ def shape_of(rows: Iterable[RawRow], name: str = "", columns: Mapping[str, str] 
 def _hint(mistake: str) -> str:
     if mistake.startswith(NO_JSON):
         return "Write one JSON object a line. A JSON document that is read as a whole has a name that ends in .json."
-    return "Save the file as UTF-8." if mistake == NO_UTF8 else ""
+    return f"Save the file as UTF-8, or as one of {', '.join(KINDS)}." if mistake == NO_UTF8 else ""
 
 
 def parsed(place: str, data: bytes) -> RawRow:

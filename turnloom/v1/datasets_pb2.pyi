@@ -176,6 +176,7 @@ class LeftOut(google.protobuf.message.Message):
     UNREADABLE_FIELD_NUMBER: builtins.int
     UNUSED_COLUMNS_FIELD_NUMBER: builtins.int
     OUTSIDE_LINKS_FIELD_NUMBER: builtins.int
+    MIXED_SPLITS_FIELD_NUMBER: builtins.int
     filtered: builtins.int
     """Rows that the filter does not want."""
     duplicates: builtins.int
@@ -194,6 +195,10 @@ class LeftOut(google.protobuf.message.Message):
     def outside_links(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Of a source that a worker read: data files that are links out of the source roots, by their paths; the first 50."""
 
+    @property
+    def mixed_splits(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The same: a file of a training split and one of a held-out split that both became part of it; empty: there are none."""
+
     def __init__(
         self,
         *,
@@ -203,8 +208,9 @@ class LeftOut(google.protobuf.message.Message):
         unreadable: builtins.int = ...,
         unused_columns: collections.abc.Iterable[builtins.str] | None = ...,
         outside_links: collections.abc.Iterable[builtins.str] | None = ...,
+        mixed_splits: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "filtered", b"filtered", "outside_links", b"outside_links", "overlapping", b"overlapping", "unreadable", b"unreadable", "unused_columns", b"unused_columns"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "filtered", b"filtered", "mixed_splits", b"mixed_splits", "outside_links", b"outside_links", "overlapping", b"overlapping", "unreadable", b"unreadable", "unused_columns", b"unused_columns"]) -> None: ...
 
 global___LeftOut = LeftOut
 

@@ -174,8 +174,9 @@ def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
     if len(columns) > MOST_UNUSED or any(len(column) > LONGEST_UNUSED for column in columns):
         sentence = f"names {len(columns)} columns; send at most {MOST_UNUSED}, of {LONGEST_UNUSED} characters."
         violations.add("end.left_out.unused_columns", sentence)
-    if message.outside_links:
-        violations.add("end.left_out.outside_links", "is for sources that a worker reads; leave it out.")
+    for name in ("outside_links", "mixed_splits"):
+        if getattr(message, name):
+            violations.add(f"end.left_out.{name}", "is for sources that a worker reads; leave it out.")
     violations.refuse()
     return LeftOutRecord(message.filtered, message.duplicates, message.overlapping, message.unreadable, columns)
 
@@ -189,4 +190,5 @@ def left_out_message(record: LeftOutRecord) -> pb.LeftOut:
         unreadable=record.unreadable,
         unused_columns=record.unused_columns,
         outside_links=record.outside_links,
+        mixed_splits=record.mixed_splits,
     )

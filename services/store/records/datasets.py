@@ -67,6 +67,7 @@ class LeftOutRecord:
     unreadable: int = 0  #: rows that the sender of a stream could not read
     unused_columns: tuple[str, ...] = ()  #: that hold something and that nobody reads; at most 64
     outside_links: tuple[str, ...] = ()  #: files of a source that are links out of the roots; at most 50
+    mixed_splits: tuple[str, ...] = ()  #: a file of a training and one of a held-out split that both are in it
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from tests.unit.masks.test_model import source
 from turnloom.errors import InvalidInput
 from turnloom.foreign.tool_calls import with_known_keys
 from turnloom.masks import Masker, Options, load_model
+from turnloom.masks.domain.errors import MalformedConversation
 from turnloom.masks.domain.reading import conversation_from
 from turnloom.masks.template.normalize import normalized_tools
 from turnloom.reading.chat_formats import Format
@@ -23,6 +24,8 @@ WRITTEN = [
     ("langchain", {"name": "w", "args": {"c": "Oslo"}, "type": "tool_call"}),
     ("anthropic", {"name": "w", "input": {"c": "Oslo"}}),
     ("llama", {"type": "function", "function": {"name": "w", "parameters": {"c": "Oslo"}}}),
+    ("flat", {"id": "c1", "name": "w", "arguments": {"c": "Oslo"}}),
+    ("flat text", {"name": "w", "arguments": '{"c": "Oslo"}'}),
     ("null beside", {"name": "w", "args": {"c": "Oslo"}, "arguments": None}),
     ("streamed", {"index": 0, **CALL}),
     ("function as text", {"type": "function", "function": json.dumps(CALL["function"])}),
@@ -31,9 +34,7 @@ WRITTEN = [
 
 @pytest.fixture(scope="module")
 def masker(tmp_path_factory: pytest.TempPathFactory) -> Masker:
-    folder = source(
-        tmp_path_factory.mktemp("tools") / "model", template=TOOLS.replace("c.function.", "(c.function or c).")
-    )
+    folder = source(tmp_path_factory.mktemp("tools") / "model", template=TOOLS)
     return Masker(load_model(folder), Options(date="2026-01-02"))
 
 
@@ -120,6 +121,47 @@ def test_sharegpts_calls_keep_arguments_of_another_name_and_their_id(masker: Mas
     assert "tool_calls[0].function.kwargs: is no key of a call" in str(one.error)
 
 
+@pytest.mark.parametrize(
+    ("calls", "place", "what"),
+    [
+        ("x", "tool_calls", "is text"),
+        (CALL, "tool_calls", "is an object"),
+        ([None], "tool_calls[0]", "is null or absent"),
+        ([{"function": None}], "tool_calls[0].function", "is null or absent"),
+        ([{"function": {"arguments": "{}"}}], "tool_calls[0].function.name", "is null or absent"),
+        ([{"arguments": "{}"}], "tool_calls[0].name", "is null or absent"),
+    ],
+)
+def test_what_is_no_call_is_named_whatever_the_template_says(calls: object, place: str, what: str) -> None:
+    chat = [ASKED, {"role": "assistant", "content": "", "tool_calls": calls}]
+    for read, kind in ((from_json, InvalidInput), (conversation_from, MalformedConversation)):
+        with pytest.raises(kind) as refused:
+            read(chat)
+        said = refused.value.message if isinstance(refused.value, InvalidInput) else str(refused.value)
+        assert said.startswith(f"messages[1].{place}: {what}")
+
+
+def test_an_empty_list_of_calls_or_parts_is_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}"
+        "{% if 'tool_calls' in m %} calls{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    folder = source(tmp_path_factory.mktemp("empty") / "model", template=template)
+    masker = Masker(load_model(folder))
+    plain = [{"role": "user", "content": ""}, {"role": "assistant", "content": "It rains."}]
+    empty = [{"role": "user", "content": []}, {"role": "assistant", "content": "It rains.", "tool_calls": []}]
+    expected, *others = masker([plain, empty, conversation(from_json(empty))])
+    for one in others:
+        assert [row.token_ids.tolist() for row in one.rows] == [row.token_ids.tolist() for row in expected.rows] != []
+    parts = [{"role": "user", "content": [{"type": "text", "text": "weather?"}]}, plain[1]]
+    for one in masker([parts, conversation(from_json(parts))]):
+        assert str(one.error) == (
+            "messages[0].content: the template prints the list of content parts as Python code; send this content as"
+            " one string"
+        )
+
+
 def test_two_sets_of_arguments_are_not_chosen_between() -> None:
     call = {"name": "w", "args": {"c": "Oslo"}, "input": {"c": "Rome"}}
     assert with_known_keys(call) is call
@@ -182,3 +224,21 @@ def test_weights_may_be_true_and_false_in_every_way_in() -> None:
 def test_roles_are_named_where_none_is_trained(masker: Masker) -> None:
     (one,) = masker([[ASKED, {"role": "model", "content": "x"}]])
     assert "chooses no message (roles: user, model); choose another policy" in str(one.error)
+
+
+def test_a_reply_that_is_null_is_warned_of_where_it_is_trained(masker: Masker) -> None:
+    chat = [ASKED, {"role": "assistant", "content": None}, ASKED, {"role": "assistant", "content": "It rains."}]
+    said = "messages[1].content is null, and there is no call: the model learns to say nothing here"
+    for document in (chat, conversation(from_json(chat))):
+        (one,) = masker([document])
+        assert [warning.startswith(said) for warning in one.warnings] == [True]
+    for quiet in ({"content": ""}, {"content": None, "weight": 0}, {"content": None, "tool_calls": [CALL]}):
+        (one,) = masker([[ASKED, {"role": "assistant", **quiet}, *chat[2:]]])
+        assert not one.warnings
+
+
+def test_characters_that_axolotl_leaves_out_are_refused(masker: Masker) -> None:
+    detail = [{"begin_offset": 0, "end_offset": 1, "train": False}]
+    (one,) = masker([[ASKED, {"role": "assistant", "content": "It rains.", "train_detail": detail}]])
+    assert str(one.error).startswith("messages[1].train_detail: marks characters of this message")
+    assert trained(masker, [ASKED, {"role": "assistant", "content": "It rains.", "train_detail": []}])

@@ -71,6 +71,12 @@ def test_system_input_and_history_are_taken_along() -> None:
             "conversations[0]",
             "can't be used; give an object with from and value.",
         ),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "human", "value": "q", "content": "other"}]},
+            "conversations[0].value",
+            "and content are two texts; leave one of them out.",
+        ),
         ("prompt_completion", {"prompt": 1, "completion": "a"}, "prompt", "is the number 1; give text."),
         ("alpaca", {"instruction": "q", "output": None}, "output", "is null in this row"),
         (

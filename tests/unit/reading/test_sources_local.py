@@ -21,6 +21,7 @@ from services.preprocess.datasets.sources.listing import files
 from services.preprocess.domain.source_errors import SourceNotReadable
 from services.preprocess.domain.source_location import locate
 from turnloom.errors import InvalidInput
+from turnloom.reading.file_names import mixed_splits
 from turnloom.reading.filters import RowFilter
 from turnloom.reading.local_files import find
 from turnloom.reading.local_sources import LocalPart, LocalSource, read
@@ -182,6 +183,22 @@ def test_a_folder_of_several_splits_is_not_mixed(tmp_path: Path) -> None:
     assert len(find([tmp_path / "saved"])) == 2
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("d/train.jsonl", "d/test.jsonl"), ("d/train.jsonl", "d/test.jsonl")),
+        (("d/train/0.parquet", "d/validation/0.parquet"), ("d/train/0.parquet", "d/validation/0.parquet")),
+        (("d/x-train-0001.jsonl.gz", "d/x_dev.json"), ("d/x-train-0001.jsonl.gz", "d/x_dev.json")),
+        (("test/train.jsonl", "test/a.jsonl"), ("test/train.jsonl", "test/a.jsonl")),
+        (("d/train.jsonl", "d/more.jsonl"), ()),
+        (("d/test.jsonl", "d/validation.jsonl"), ()),
+        (("d/trainer.jsonl", "d/latest.jsonl"), ()),
+    ],
+)
+def test_splits_that_are_read_together_are_named(names: tuple[str, ...], told: tuple[str, ...]) -> None:
+    assert mixed_splits(names) == told
+
+
 def test_names_that_are_no_text_are_shown_and_sent(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
     row = ROW | {"n\ud83d": 1, "id": "x"}
@@ -202,6 +219,21 @@ def test_a_number_of_too_many_digits_is_said_in_our_words(tmp_path: Path) -> Non
         InvalidInput, match=r"line 2: holds a whole number of more than 4,300 digits; write it as text\."
     ):
         next(rows)
+
+
+def test_a_column_of_a_csv_that_stands_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion,completion,,\nq,a,b,,\n")
+    with pytest.raises(InvalidInput, match=re.escape(f"{path} has the column completion twice.")):
+        LocalSource.open([path])
+
+
+def test_a_file_of_another_kind_is_told_what_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(InvalidInput, match=r"line 1 is not UTF-8\.") as refused:
+        LocalSource.open([path])
+    assert refused.value.hint.startswith("Save the file as UTF-8, or as one of .jsonl, .ndjson")
 
 
 def test_a_list_of_rows_in_a_file_of_lines_says_what_to_do(tmp_path: Path) -> None:

@@ -101,16 +101,35 @@ def _message(item: object, index: int) -> tuple[Message, Training]:
         if key not in {"trainable", "weight"} and (value is not None or key not in _OPTIONAL)
     }
     if "tool_calls" in message:
-        message["tool_calls"] = _calls(message["tool_calls"])
+        message["tool_calls"] = _calls(message["tool_calls"], index)
     return message, _training(item.get("trainable"), item.get("weight"), index)
 
 
-def _calls(value: JSON) -> JSON:
-    """Return tool calls, also those of JSON text, with the keys that OpenAI's have; anything else as it is."""
-    found = value if isinstance(value, list | tuple) else list_in(value)
+def _calls(value: JSON, index: int) -> JSON:
+    """Return tool calls, also those of JSON text, under the keys that OpenAI's have.
+
+    Raises:
+        MalformedConversation: naming what is no list, no object or no text.
+    """
+    found = value if isinstance(value, list | tuple) else [] if value == "" else list_in(value)
     if found is None:
-        return value
-    return [with_known_keys(call) if isinstance(call, Mapping) else call for call in map(object_in, found)]
+        raise MalformedConversation(f"is {kind_of(value)}; send a list", message_index=index, field="tool_calls")
+    return [_call(object_in(call), index, f"tool_calls[{at}]") for at, call in enumerate(found)]
+
+
+def _call(call: JSON, index: int, place: str) -> JSON:
+    if not isinstance(call, Mapping):
+        raise MalformedConversation(f"is {kind_of(call)}; send an object", message_index=index, field=place)
+    call = with_known_keys(call)
+    function: JSON = call
+    if "function" in call:
+        function, place = call["function"], f"{place}.function"
+    if not isinstance(function, Mapping):
+        raise MalformedConversation(f"is {kind_of(function)}; send an object", message_index=index, field=place)
+    if not isinstance(function.get("name"), str):
+        said = kind_of(function.get("name"))
+        raise MalformedConversation(f"is {said}; send text", message_index=index, field=f"{place}.name")
+    return call
 
 
 def _training(trainable: object, weight: object, index: int) -> Training:

@@ -23,12 +23,14 @@ MASK_KEYS: Final = {
 FACTOR_KEYS: Final = frozenset({"loss_scale", "loss_weight"})
 #: Keys whose true or false may mean either.
 AMBIGUOUS_KEYS: Final = frozenset({"mask", "label"})
+#: Keys of axolotl that mark characters inside a message.
+DETAIL_KEYS: Final = frozenset({"train_detail", "training_detail"})
 #: Ways in which texts and numbers say true and false.
 _WORDS: Final = {
     **dict.fromkeys(("true", "1", "1.0", "yes"), True),
     **dict.fromkeys(("false", "0", "0.0", "no"), False),
 }
-_KEYS: Final = frozenset(MASK_KEYS) | FACTOR_KEYS | AMBIGUOUS_KEYS
+_KEYS: Final = frozenset(MASK_KEYS) | FACTOR_KEYS | AMBIGUOUS_KEYS | DETAIL_KEYS
 
 
 def obeyed(conversation: Conversation) -> Conversation:
@@ -52,6 +54,15 @@ def _training(message: Message, said: Training, index: int) -> Training:
     for key in message:
         value = message[key]
         if key not in _KEYS or value is None:
+            continue
+        if key in DETAIL_KEYS:
+            if value:
+                raise InvalidTraining(
+                    "marks characters of this message, which is trained as a whole or not; remove the key, and write"
+                    " trainable: false if it is not trained",
+                    message_index=index,
+                    field=key,
+                )
             continue
         if key in AMBIGUOUS_KEYS:
             if _truth(value) is None:
@@ -103,7 +114,7 @@ def _without_keys(message: Message) -> Message:
 
 
 def _said_by(key: str, value: JSON) -> bool:
-    return key in MASK_KEYS or key in FACTOR_KEYS or (key in AMBIGUOUS_KEYS and value is None)
+    return key in MASK_KEYS or key in FACTOR_KEYS or key in DETAIL_KEYS or (key in AMBIGUOUS_KEYS and value is None)
 
 
 def _shown(value: JSON) -> str:

@@ -130,11 +130,12 @@ def check_no_repr(messages: Sequence[Message], rendered: RenderedText) -> None:
         return
     position = 0
     for length, origin in rendered.runs:
-        start = None if origin is None else reprs.get(origin.message_index)
-        if origin is not None and start is not None and start in rendered.text[position : position + length]:
-            raise UnsupportedContent(
-                "the template prints the list of content parts as Python code; send this content as one string",
-                message_index=origin.message_index,
-                field="content",
-            )
+        own = reprs if origin is None else {index: reprs[index] for index in (origin.message_index,) if index in reprs}
+        for index, start in own.items():  # a filter such as trim prints a list, too, and hides where it came from
+            if start in rendered.text[position : position + length]:
+                raise UnsupportedContent(
+                    "the template prints the list of content parts as Python code; send this content as one string",
+                    message_index=index,
+                    field="content",
+                )
         position += length

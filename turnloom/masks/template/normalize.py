@@ -1,8 +1,8 @@
 """Normalize messages to the form in which inference servers hand them to a chat template.
 
 Servers give arguments of tool calls as objects, read from the JSON text that OpenAI's API has. They give "" for content
-that is null or absent. A model must be trained on what it will see, so the same is done here, unless normalize_messages
-is off.
+that is null, absent or an empty list, and leave an empty list of calls out. A model must be trained on what it will
+see, so the same is done here, unless normalize_messages is off.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _FUNCTIONS: Final = (None, "function", "custom")
 #: Keys of a call, or of its function, that hold no arguments.
 _OF_CALLS: Final = ("id", "type", "name", "index")
 _PLAIN: Final = ["role", "content"]
+_NOTHING: Final[tuple[JSON, ...]] = (None, [])  #: contents of a message that says nothing
 
 
 def normalized(messages: Sequence[Message], known: Collection[str] = ()) -> Sequence[Message]:
@@ -64,8 +65,8 @@ def _function(tool: JSON) -> JSON:
 
 def _needs_nothing(message: Message) -> bool:
     if list(message) == _PLAIN:
-        return message["content"] is not None
-    return message.get("content") is not None and "tool_calls" not in message and LEGACY_CALL not in message
+        return message["content"] not in _NOTHING
+    return message.get("content") not in _NOTHING and "tool_calls" not in message and LEGACY_CALL not in message
 
 
 def _normalized(message: Message, index: int, known: Collection[str]) -> Message:
@@ -75,13 +76,13 @@ def _normalized(message: Message, index: int, known: Collection[str]) -> Message
         del values[LEGACY_CALL]
         if legacy is not None:
             values = _with_call(values, legacy, index)
-    if values.get("content") is None:
+    if values.get("content") in _NOTHING:
         others = {key: value for key, value in values.items() if key not in _PLAIN}
         values = {**({"role": values["role"]} if "role" in values else {}), "content": "", **others}
     calls = values.get("tool_calls")
-    if isinstance(calls, (list, tuple)):
+    if isinstance(calls, (list, tuple)) and calls:
         values["tool_calls"] = [_call(call, index, at) for at, call in enumerate(calls)]
-    elif "tool_calls" in values and calls is None:
+    if "tool_calls" in values and (calls is None or calls == []):
         del values["tool_calls"]
     return values
 
@@ -106,7 +107,11 @@ def _call(call: JSON, index: int, at: int) -> JSON:
     inner = call.get("function")
     if isinstance(inner, Mapping):
         return {**call, "function": _with_arguments(inner, index, f"tool_calls[{at}].function")}
-    return _with_arguments(call, index, f"tool_calls[{at}]") if "name" in call else call
+    if "name" not in call:
+        return call
+    outer = {key: call[key] for key in ("id", "type") if call.get(key) is not None}
+    function = {key: value for key, value in call.items() if key not in outer}
+    return {"type": "function", **outer, "function": _with_arguments(function, index, f"tool_calls[{at}]")}
 
 
 def _with_arguments(function: Mapping[str, JSON], index: int, place: str) -> Mapping[str, JSON]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,9 +18,6 @@ from turnloom.masks.template.provenance.runs import Block, Generated
 from turnloom.masks.template.provenance.strings import plain, runs_of
 from turnloom.masks.template.step_reads import MessageList
 from turnloom.masks.template.steps import STEPS, Steps
-
-#: What ends a sentence of a template's; more is said behind it.
-_FULL_STOP: Final = re.compile(r"(?<!\.)\.$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +215,7 @@ def print_given(
     except MemoryError as error:
         raise TemplateLimit("the chat template needs more memory than there is") from error
     except Exception as error:  # whatever a template raises is the template's refusal
-        words = _FULL_STOP.sub("", str(error)) or type(error).__name__
+        words = str(error) or type(error).__name__
         raise TemplateRefused(f"the chat template refuses this conversation: {words}") from error
 
 

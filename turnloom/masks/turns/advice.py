@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.domain.options import OnUnextendable, Options, TrainOn
 from turnloom.masks.template.compiled import CompiledTemplate
 from turnloom.masks.template.prompts import VARIANTS
 from turnloom.masks.template.render import Settings
+
+#: The end of a sentence, which an ellipsis is not.
+_FULL_STOP: Final = re.compile(r"(?<!\.)\.$")
 
 
 def way_out(
@@ -41,6 +46,11 @@ def with_advice(error: PreprocessError, advice: str) -> PreprocessError:
     """Return the same refusal with a way out, if there is one."""
     if not advice:
         return error
-    told = type(error)(f"{error.message}; {advice}", field=error.field)
+    told = type(error)(advised(error.message, advice), field=error.field)
     told.message_index = error.message_index
     return told
+
+
+def advised(sentence: str, advice: str) -> str:
+    """Return a sentence, which may be a template's own, with what to do behind it."""
+    return f"{_FULL_STOP.sub('', sentence)}; {advice}"

@@ -15,6 +15,7 @@ from turnloom.masks.domain.conversation import JSON, Message
 from turnloom.masks.domain.errors import TemplateRefused
 from turnloom.masks.template.compiled import CompiledTemplate
 from turnloom.masks.template.render import Settings, render_plain
+from turnloom.masks.turns.advice import advised
 
 #: What Jinja says of a variable that nobody gave; of a key that a message lacks it says something else.
 _UNDEFINED: Final = re.compile(r"'(\w+)' is undefined$")
@@ -49,7 +50,7 @@ def placed(refusal: TemplateRefused, asked: RefusedRequest) -> TemplateRefused:
         return refusal
     undefined = _UNDEFINED.search(refusal.message)
     if undefined is not None and undefined[1] in asked.template.given:  # no message is at fault
-        return TemplateRefused(f"{refusal.message}; give {undefined[1]} in chat_template_kwargs")
+        return TemplateRefused(advised(refusal.message, f"give {undefined[1]} in chat_template_kwargs"))
     low, high = 0, len(messages)  # the first `low` messages pass or raise otherwise, the first `high` raise this
     while high - low > 1:
         middle = (low + high) // 2
@@ -58,7 +59,7 @@ def placed(refusal: TemplateRefused, asked: RefusedRequest) -> TemplateRefused:
     before, message = messages[:index], messages[index]
     for other in _others(message):
         if not _refused(asked, [*before, other.message]):
-            return TemplateRefused(f"{refusal.message}; {other.hint}", message_index=index, field=other.field)
+            return TemplateRefused(advised(refusal.message, other.hint), message_index=index, field=other.field)
     return TemplateRefused(refusal.message, message_index=index)
 
 

@@ -20,7 +20,7 @@ from services.preprocess.domain.source_location import Location, below
 from turnloom.characters import whole
 from turnloom.errors import InvalidInput
 from turnloom.reading.file_kinds import KINDS, is_data
-from turnloom.reading.file_names import named_files
+from turnloom.reading.file_names import SPLITS, check_splits, named_files
 
 
 class Folders(Protocol):
@@ -92,6 +92,17 @@ def _leads_out(name: str, roots: Sequence[str]) -> bool:
     return "://" not in name and not any(below(real, os.path.realpath(root)) for root in roots if "://" not in root)
 
 
+def _check_one_split(url: str, system: Folders, folder: str, found: Sequence[str]) -> None:
+    for name in found:
+        if name.removeprefix(folder).strip("/") == SPLITS:
+            with fsspec.open(system.unstrip_protocol(name), "rb") as file:
+                data = file.read()
+            try:
+                check_splits(url.rstrip("/"), data)
+            except InvalidInput as error:
+                raise SourceNotReadable(error.message, error.hint) from error
+
+
 def _url_files(url: str) -> list[str] | None:
     with readable(url, hint="Check the URL and its credentials."):
         found, path = fsspec.core.url_to_fs(url)
@@ -100,6 +111,7 @@ def _url_files(url: str) -> list[str] | None:
             return [url]
         if system.isdir(path):
             names = system.find(path)
+            _check_one_split(url, system, path, names)
         else:  # not isfile() of each: it says no where the store gives no answer
             names = [name for name, about in system.glob(path, detail=True).items() if about["type"] == "file"]
         return sorted(str(system.unstrip_protocol(name)) for name in names) or None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import lzma
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, cast
@@ -15,7 +13,7 @@ import fsspec
 from services.preprocess.domain.source_errors import SourceNotReadable
 from services.store.blobs.files import FileSystem, is_failure, reader, said
 from turnloom.errors import InvalidInput
-from turnloom.reading.file_kinds import decompressed
+from turnloom.reading.file_kinds import DAMAGED, DAMAGES, damage, decompressed
 
 BUFFER: Final = 1 << 20  #: bytes read at once
 
@@ -26,8 +24,9 @@ def readable(url: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        known = (EOFError, zlib.error, lzma.LZMAError, ValueError, ImportError)
-        if not (is_failure(error) or isinstance(error, known)):
+        if isinstance(error, DAMAGES):
+            raise SourceNotReadable(f"{url} can't be read: {damage(error)}.", hint or DAMAGED) from error
+        if not (is_failure(error) or isinstance(error, ImportError)):
             raise
         raise SourceNotReadable(f"{url} can't be read: {said(error)}", hint) from error
 

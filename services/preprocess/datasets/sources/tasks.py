@@ -33,6 +33,7 @@ from services.store.retries import retry_redis
 from turnloom.errors import TurnloomError
 from turnloom.masks.domain.errors import InvalidOption, ModelNotUsable, TemplateError
 from turnloom.reading.chat_formats import Format
+from turnloom.reading.file_names import mixed_splits
 from turnloom.reading.filters import RowFilter
 
 NO_COLUMNS: Final[Mapping[str, str]] = {}
@@ -152,6 +153,8 @@ def _begin_shards(
     """Queue all shards, and set aside what the merge will need."""
     if not found:
         raise SourceEmpty(f"{record.source and record.source.uri} holds no row.", hint="Look at the files.")
+    mixed = mixed_splits(dict.fromkeys(piece.place for shard in found for piece in shard.pieces))
+    left_out = replace(left_out, mixed_splits=mixed)
     shards = {str(n): encode(ShardTask(name, columns, shard)) for n, shard in enumerate(found)}
     parts.work.note(record.id, MERGE, encode(MergeTask(name, columns, left_out)))
     parts.datasets.progress(record.id, conversations_read=0, shards=len(shards))

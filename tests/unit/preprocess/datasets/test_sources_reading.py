@@ -198,6 +198,23 @@ def test_a_link_to_a_folder_outside_is_named_and_not_what_lies_there(tmp_path: P
     assert files(locate(str(root), roots), roots) == Found((f"{root}/own.jsonl",), (f"{root}/link",))
 
 
+def test_splits_below_a_url_are_not_mixed() -> None:
+    system = fsspec.filesystem("memory")
+    for name, data in (
+        ("dataset_dict.json", b'{"splits": ["train", "test"]}'),
+        ("train/a.jsonl", b"{}"),
+        ("test/a.jsonl", b"{}"),
+    ):
+        system.pipe(f"/saved/{name}", data)
+    roots = ("memory://saved",)
+    try:
+        with pytest.raises(SourceNotReadable, match="memory://saved holds the splits train, test"):
+            files(locate("memory://saved", roots), roots)
+        assert files(locate("memory://saved/train", roots), roots).data == ("memory:///saved/train/a.jsonl",)
+    finally:
+        system.rm("/saved", recursive=True)
+
+
 def test_a_name_that_is_no_utf8_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text("{}\n")
     roots = (str(tmp_path),)
