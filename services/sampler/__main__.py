@@ -47,8 +47,6 @@ def main() -> None:
     key = os.environ.get("TURNLOOM_TUFT_API_KEY", "")
     if not key:
         sys.exit("TURNLOOM_TUFT_API_KEY: is not set; give the key that callers send")
-    if not (options.model / "config.json").is_file():
-        sys.exit(f"--model: {options.model} holds no config.json; give the folder of the base model")
     os.environ["HF_HUB_OFFLINE"] = "1"  # the model is a local folder
     os.nice(NICE)
     bytes_most = options.memory_mb << 20
@@ -62,6 +60,8 @@ def main() -> None:
         sys.exit(f"services.sampler: {error.name} is not installed in this Python; run it by TuFT's")
     from services.sampler.server import make_server  # noqa: PLC0415
 
+    if not (options.model / "config.json").is_file():
+        sys.exit(f"--model: {options.model} holds no config.json; give the folder of the base model")
     engine = Engine(options.model, options.checkpoints)
     try:
         server = make_server(engine, options.model_name, key, options.host, options.port)
