@@ -13,11 +13,13 @@ from redis.client import Pipeline
 from redis.retry import Retry
 
 from services.store import keys
-from services.store.errors import RedisUnavailable, SchemaMismatch
+from services.store.errors import RedisForbids, RedisUnavailable, SchemaMismatch
 from services.store.records import SCHEMA_VERSION
 
 #: Replies by which a reachable Redis says that it can't take writes now; inside a script they come after a dash.
 _REFUSAL = re.compile(r"(^|-)(OOM|MISCONF|READONLY|LOADING|NOREPLICAS|MASTERDOWN|BUSY) ")
+#: What a script that may be run, and may not do what it does, is told. A plain command is a NoPermissionError.
+_FORBIDDEN = re.compile(r"The user executing the script can't|^NOPERM ")
 
 
 def _translated(error: redis.RedisError) -> Exception:
@@ -28,6 +30,11 @@ def _translated(error: redis.RedisError) -> Exception:
         return RedisUnavailable(
             f"Redis is read-only ({text}): it is a replica, or became one; point TURNLOOM_REDIS_URL at the primary, or"
             " end the replication there (REPLICAOF NO ONE)"
+        )
+    if isinstance(error, redis.exceptions.NoPermissionError) or _FORBIDDEN.search(text):
+        return RedisForbids(
+            f"Redis does not permit this ({text}); give the user that TURNLOOM_REDIS_URL names its rights of"
+            " deploy/redis/users.acl"
         )
     if _REFUSAL.search(text) or isinstance(error, redis.OutOfMemoryError):
         return RedisUnavailable(f"Redis refuses writes ({text}); give it memory or disk, then try again")
@@ -107,7 +114,7 @@ def check_schema(client: StoreRedis) -> None:
     if found is None:  # looked at first: a process may have no right to write it
         try:
             client.set(keys.SCHEMA, SCHEMA_VERSION, nx=True)
-        except redis.exceptions.NoPermissionError:
+        except RedisForbids:
             raise RedisUnavailable(
                 "Redis holds no schema version yet; start the API or the supervisor, which may write it"
             ) from None

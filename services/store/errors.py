@@ -2,6 +2,7 @@
 
 StoreError
 ├── RedisUnavailable      Redis isn't reachable, loads, or refuses writes: try again
+│   └── RedisForbids      Redis does not let our user do this
 ├── StoreUnavailable      the object store isn't reachable: try again
 │   ├── StoreFull         the object store has no room left
 │   └── StoreRefused      the object store does not take our key
@@ -31,6 +32,10 @@ class StoreError(Exception):
 
 class RedisUnavailable(StoreError):
     """Redis isn't reachable, is loading, or refuses writes; trying again may help."""
+
+
+class RedisForbids(RedisUnavailable):
+    """Redis does not let our user do this; an operator may mend that while we run, as an outage."""
 
 
 class StoreUnavailable(StoreError):

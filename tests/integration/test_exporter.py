@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from redis.exceptions import ResponseError
 
 from services.store.connection import connect
+from services.store.errors import RedisForbids
 from services.store.pool.placing import choose
 from services.store.records import (
     CheckpointRecord,
@@ -218,7 +218,7 @@ def test_a_run_disappears_some_time_after_its_end(store: Store, redis_url: str, 
 
 def test_a_user_that_may_write_nothing_is_enough(store: Store, redis_url: str, page: Page) -> None:
     job = running(store)
-    with pytest.raises(ResponseError, match="no permissions"):
+    with pytest.raises(RedisForbids, match="no permissions"):
         connect(read_only(store, redis_url)).set("tl:x", "1")
     assert page.value("turnloom_run_step", run_id=job.id) == 0
 

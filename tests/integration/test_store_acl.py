@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from redis.exceptions import ResponseError
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from services.store.errors import RedisUnavailable
+from services.store.errors import RedisForbids, RedisUnavailable
 from services.store.queueing.queues import JOB_FUNCTION
 from services.store.queueing.ticket_jobs import TicketJob, TicketWorker
 from services.store.records import CheckpointRecord, HostRecord, JobRecord, JobSpec, JobState, StepRecord
@@ -18,7 +19,7 @@ from services.store.store import Store, open_store
 from services.trainer.supervision.exporter import ExporterSettings, Source
 from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
 from tests.support.api_calls import MODEL, Start, make_dataset
-from tests.support.source_runs import Sources, Workers, write_lines
+from tests.support.source_runs import Sources, Workers, poll, write_lines
 from turnloom.client import TurnloomClient
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ def queued(owner: Store) -> JobRecord:
 
 def refused(store: Store, *commands: tuple[str, ...]) -> None:
     for command in commands:
-        with pytest.raises(ResponseError, match="no permissions"):
+        with pytest.raises(RedisForbids, match="no permissions"):
             store.redis.execute_command(*command)
 
 
@@ -192,7 +193,29 @@ def test_the_exporter_reads_everything_and_neither_writes_nor_runs_scripts(owner
         assert [run.id for run in snapshot.runs] == [job.id]
         assert [(queue.name, queue.waiting) for queue in snapshot.queues] == [("train.h", 1)]
         for command in (*(("SET", key, "1") for key in ("tl:run:x", "tl:api:x", "rq:x")), ("EVAL", "return 1", "0")):
-            with pytest.raises(ResponseError, match="no permissions"):
+            with pytest.raises(RedisForbids, match="no permissions"):
                 source._client.execute_command(*command)
     finally:
         source.close()
+
+
+def test_a_right_that_is_missing_is_an_outage_until_it_is_given(owner: Store, redis_url: str, start_api: Start) -> None:
+    def may(*words: str) -> None:
+        owner.redis.execute_command("ACL", "SETUSER", "few", "reset", "on", ">pw", "~*", "&*", *words)
+
+    url = redis_url.replace("redis://", "redis://few:pw@")
+    health = HealthCheckRequest(service="turnloom.v1.FineTuningService")
+    try:
+        may("+@all", "-ping", "-hset")
+        api = start_api(url)
+        store = open_store(url)
+        for call in (store.redis.ping, lambda: store.jobs.create(JobSpec("m", "m", "ds"))):  # a command, and a script
+            with pytest.raises(RedisForbids, match=r"^Redis does not permit this \(.*users\.acl$"):
+                call()
+        looks = HealthStub(api.channel)
+        assert looks.Check(health, timeout=30).status == HealthCheckResponse.NOT_SERVING
+        may("+@all")
+        poll(lambda: looks.Check(health, timeout=30).status == HealthCheckResponse.SERVING, 60)
+        store.close()
+    finally:
+        owner.redis.execute_command("ACL", "DELUSER", "few")

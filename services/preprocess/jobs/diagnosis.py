@@ -16,7 +16,7 @@ from services.preprocess.models.registry import Registry
 from services.store import keys
 from services.store.blobs.deadlines import answers_within
 from services.store.blobs.files import below, remove, try_store, whole_file
-from services.store.errors import NotFound, StoreError
+from services.store.errors import NotFound, RedisForbids, StoreError
 from services.store.queueing.queues import PREPROCESS_QUEUE, queue_name
 from services.store.records import HostRecord
 from services.store.store import Store
@@ -75,7 +75,7 @@ def redis_role(store: Store) -> Iterator[Check]:
     """Check that Redis takes writes: a replica does not, and a failover turns a primary into one."""
     try:
         role = str(store.redis.info("replication").get("role", ""))
-    except redis.ResponseError:
+    except (RedisForbids, redis.ResponseError):
         return
     if role == "master":
         yield Check("redis_role", "ok", "Redis takes writes.")
@@ -121,7 +121,7 @@ def _setting(store: Store, name: str) -> str | None:
     """Return a value of Redis's configuration, or None where it is hidden, as with managed servers."""
     try:
         found = store.redis.config_get(name)
-    except redis.ResponseError:  # an ACL, or a managed server without the command
+    except (RedisForbids, redis.ResponseError):  # an ACL, or a managed server without the command
         return None
     return str(found[name]) if name in found else None
 

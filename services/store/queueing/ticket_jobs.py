@@ -14,10 +14,13 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import FrameType
 from typing import ClassVar, Final, cast
 
 import redis
 from rq import Queue, Worker
+from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -27,6 +30,7 @@ from services.store.connection import connect_rq
 LOG = logging.getLogger("turnloom.worker")
 WORKER_TTL: Final = 60  #: seconds after which a silent worker is given up; RQ blocks for 15 less on an empty queue
 RECONNECT_SECONDS: Final = 1.0
+PING_SECONDS: Final = 10.0  #: that Redis may take for its first answer
 PR_SET_PDEATHSIG: Final = 1  #: of prctl(2)
 
 
@@ -157,15 +161,42 @@ def work_until_stopped(
         burst: end when the queue is empty.
         log_level: of RQ's own lines, as logging names it.
     """
-    while True:
-        connection = connect_rq(redis_url)
-        try:
-            connection.ping()
-            worker = make(connection)
-            worker.work(burst=burst, logging_level=log_level)
-            if worker.stopping or burst:
-                return
-            LOG.warning("RQ's worker left its loop; it is begun again")
-        except redis.RedisError as error:
-            LOG.warning("Redis can't be used (%s); trying again", error)
-        time.sleep(RECONNECT_SECONDS)
+    with suppress(StopRequested):  # a signal that comes as RQ's loop ends is raised where the process is just then
+        while not _worked(redis_url, make, burst=burst, log_level=log_level):
+            time.sleep(RECONNECT_SECONDS)
+
+
+def _worked(redis_url: str, make: Callable[[redis.Redis], TicketWorker], *, burst: bool, log_level: str) -> bool:
+    """Work over one connection; return whether that was all, for the worker was asked to stop or the queue is empty."""
+    _leave_on_signals()
+    worker: TicketWorker | None = None
+    try:
+        _ping(redis_url)
+        worker = make(connect_rq(redis_url))
+        worker.work(burst=burst, logging_level=log_level)
+        if worker.stopping or burst:
+            return True
+        LOG.warning("RQ's worker left its loop; it is begun again")
+    except redis.RedisError as error:
+        if worker is not None and worker.stopping:  # what failed is RQ's last word to Redis
+            LOG.warning("Redis can't be used (%s); leaving all the same", error)
+            return True
+        LOG.warning("Redis can't be used (%s); trying again", error)
+    return False
+
+
+def _leave_on_signals() -> None:
+    """End the process on SIGTERM and SIGINT while no worker listens to them, also where one did before."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        LOG.info("asked to stop")
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+
+
+def _ping(redis_url: str) -> None:
+    """Raise redis.RedisError unless Redis answers in time; a worker's own connection waits for as long as RQ needs."""
+    with connect_rq(redis_url, socket_timeout=PING_SECONDS) as connection:
+        connection.ping()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
@@ -161,9 +161,7 @@ class _Telling:
 def serve(registry: CollectorRegistry, host: str, port: int) -> tuple[int, Callable[[], None]]:
     """Serve /metrics in threads; return the port (port 0: a free one) and the function that ends it."""
     server, thread = start_http_server(port, host, registry)
-    app = server.get_app()
-    assert app is not None, "start_http_server sets it"
-    server.set_app(_Telling(app))
+    server.set_app(_Telling(make_wsgi_app(registry)))
 
     def stop() -> None:
         server.shutdown()
