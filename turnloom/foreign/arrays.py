@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
-
-#: Keys of a row under which pandas has an array if anywhere.
-_LISTS: Final = ("messages", "tools")
 
 
 def without_arrays(row: Mapping[str, object]) -> Mapping[str, object]:
@@ -14,7 +10,7 @@ def without_arrays(row: Mapping[str, object]) -> Mapping[str, object]:
 
     Arrays are told by their method `tolist`, so that numpy need not be there.
     """
-    if not any(hasattr(row.get(name), "tolist") for name in _LISTS):
+    if not any(hasattr(value, "tolist") for value in row.values()):
         return row
     return {name: _plain(value) for name, value in row.items()}
 

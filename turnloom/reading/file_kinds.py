@@ -42,11 +42,19 @@ def damage(error: Exception) -> str:
 
 def kind_of(name: str) -> str:
     """Return the kind of a file; empty: not a data file."""
+    return "" if is_compressed_table(name) else _inner_kind(name)
+
+
+def is_compressed_table(name: str) -> bool:
+    """Return whether a name is of Parquet or Arrow that is compressed as a file, which nobody reads."""
+    return is_compressed(name) and _inner_kind(name) in COLUMNAR
+
+
+def _inner_kind(name: str) -> str:
     plain = name.lower()
     for suffix in COMPRESSED:
         plain = plain.removesuffix(suffix)
-    kind = KINDS.get(posixpath.splitext(plain)[1], "")
-    return "" if plain != name.lower() and kind in COLUMNAR else kind
+    return KINDS.get(posixpath.splitext(plain)[1], "")
 
 
 def is_compressed(name: str) -> bool:

@@ -17,6 +17,7 @@ from turnloom.reading.file_kinds import (
     KINDS,
     damage,
     decompressed,
+    is_compressed_table,
     kind_of,
     needs_pyarrow,
     without_pyarrow,
@@ -46,6 +47,8 @@ def rows(path: Path) -> Iterator[RawRow]:
         InvalidInput: it can't be read, or needs pyarrow.
     """
     name = str(path)
+    if is_compressed_table(name):
+        raise InvalidInput(f"{name} is a compressed table.", hint="Decompress it: such files are compressed inside.")
     try:
         with path.open("rb") as raw:
             if kind_of(name) not in COLUMNAR:
@@ -64,7 +67,8 @@ def rows(path: Path) -> Iterator[RawRow]:
         raise InvalidInput(f"{name} can't be read: {why}.", hint=DAMAGED) from error
     except OSError as error:
         hint = "" if error.errno else DAMAGED  # pyarrow's, of a decompressor
-        raise InvalidInput(f"{name} can't be read: {error.strerror or error}.", hint=hint) from error
+        why = (error.strerror or str(error)).rstrip(".")
+        raise InvalidInput(f"{name} can't be read: {why}.", hint=hint) from error
 
 
 def _meant(word: str) -> Sequence[Path]:

@@ -202,6 +202,13 @@ def _with_array(call: dict[str, Any]) -> dict[str, Any]:
     return {**call, "function": {"name": "w", "arguments": {"c": np.array([1, 2])}}}
 
 
+def test_an_array_beside_messages_harms_no_other_conversation(masker: Masker) -> None:
+    chat = {"messages": CHATS[0]["messages"]}  # type: ignore[call-overload]  # the first is an object
+    found = masker([{**chat, "loss_mask": np.array([0, 1])}, {**chat, "loss_mask": np.array([0, 0, 1])}, chat])
+    assert [bool(one.rows) for one in found] == [True, False, True]
+    assert str(found[1].error).startswith("loss_mask: does not fit; give 0 or 1 for each message (2 in all)")
+
+
 def test_threads_may_share_a_masker(masker: Masker) -> None:
     expected = [row.token_ids.tolist() for one in masker(CHATS) for row in one.rows]
     with ThreadPoolExecutor(4) as threads:

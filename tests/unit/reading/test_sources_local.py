@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.preprocess.datasets.sources.listing import files
-from services.preprocess.domain.source_errors import SourceNotReadable
+from services.preprocess.datasets.sources.reading import pieces_of
+from services.preprocess.domain.source_errors import SourceNotKnown, SourceNotReadable
 from services.preprocess.domain.source_location import locate
 from turnloom.errors import InvalidInput
 from turnloom.reading.file_names import mixed_splits
@@ -226,6 +227,31 @@ def test_a_column_of_a_csv_that_stands_twice_is_named(tmp_path: Path) -> None:
     path.write_text("prompt,completion,completion,,\nq,a,b,,\n")
     with pytest.raises(InvalidInput, match=re.escape(f"{path} has the column completion twice.")):
         LocalSource.open([path])
+
+
+def test_a_compressed_table_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet.gz"
+    path.write_bytes(gzip.compress(b"PAR1"))
+    roots = (str(tmp_path),)
+    with pytest.raises(InvalidInput, match=re.escape(f"{path} is a compressed table.")) as refused:
+        LocalSource.open([path])
+    assert refused.value.hint == "Decompress it: such files are compressed inside."
+    with pytest.raises(SourceNotKnown, match="is a compressed table"):
+        files(locate(str(path), roots), roots)
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz"])
+def test_damage_is_told_without_the_bytes_that_are_there(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.jsonl.{ending}"
+    path.write_bytes(b'{"secret": 1}')
+    with pytest.raises(InvalidInput, match="can't be read: ") as refused:
+        LocalSource.open([path])
+    assert refused.value.hint == "It is damaged, or not what its name says."
+    with pytest.raises(SourceNotReadable, match="can't be read: ") as failed:
+        list(pieces_of(str(path), str(tmp_path / "staged")))
+    assert failed.value.hint == refused.value.hint
+    assert str(failed.value) == refused.value.message
+    assert "{" not in refused.value.message
 
 
 def test_a_file_of_another_kind_is_told_what_is_known(tmp_path: Path) -> None:

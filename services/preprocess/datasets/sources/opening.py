@@ -28,6 +28,8 @@ def readable(url: str, hint: str = "") -> Iterator[None]:
             raise SourceNotReadable(f"{url} can't be read: {damage(error)}.", hint or DAMAGED) from error
         if not (is_failure(error) or isinstance(error, ImportError)):
             raise
+        if isinstance(error, OSError) and not error.errno and "://" not in url:  # pyarrow's, of a decompressor
+            raise SourceNotReadable(f"{url} can't be read: {damage(error)}.", hint or DAMAGED) from error
         raise SourceNotReadable(f"{url} can't be read: {said(error)}", hint) from error
 
 
