@@ -45,6 +45,7 @@ _CALLS: Final = (
     "{% for c in m.tool_calls %}call{{ c.function.name }} {% for k, v in c.function.arguments | items %}"
     "a{{ k }}={{ v }}.{% endfor %}{% endfor %}",
     "{{ m.tool_calls | tojson }}",
+    "{% for c in m.tool_calls %}{{ m.content }}: {{ c.function | tojson }}{% endfor %}",
     "{% for c in m.tool_calls %}{{ c | tojson }}{{ c.function.name }}{% endfor %}",
 )
 _RESULTS: Final = (
@@ -54,6 +55,8 @@ _RESULTS: Final = (
     "{% if not loop.last and loop.nextitem.role != 'tool' %}<|im_end|>\n{% elif loop.last %}<|im_end|>\n{% endif %}",
     "<|im_start|>tool\n{{ m.content | tojson }}<|im_end|>\n",
     "<|im_start|>{{ ns.seen }}\n{{ m.content }}<|im_end|>\n",
+    "{% if not ns.flag %}{% set ns.seen = m.content %}{% endif %}<|im_start|>{{ ns.seen }}\n{{ m.content }}"
+    "<|im_end|>\n",
 )
 _THOUGHTS: Final = (
     "",

@@ -190,6 +190,8 @@ class _Work:
     ) -> list[str]:
         elsewhere = self.renders.sender.elsewhere
         if any(step != NO_MESSAGE or index in self.assistants for step, index in elsewhere):
+            if self._are_shown(len(shown), trained, layout):
+                return []
             return self.untrained.warnings(shown, rendered, trained)
         outside = {index for _, index in elsewhere}
         found: list[tuple[int, list[str], int]] = []
@@ -219,6 +221,29 @@ class _Work:
                 return self.untrained.warnings(shown, rendered, trained)
         layout.lost, layout.skipped, layout.outside = found, skipped, outside
         return [warning for _, warnings, _ in sorted(found, key=_first) for warning in warnings]
+
+    def _are_shown(self, shown: int, trained: frozenset[int], layout: PieceLayout) -> bool:
+        """Whether all messages that are not trained show all that they say in one place, and elsewhere only calls."""
+        elsewhere, seen = self.renders.sender.elsewhere, set[int]()
+        steps = {step for step, _ in elsewhere}
+        for node in layout.nodes:
+            piece, index = node.piece, node.message
+            if not piece.last:
+                continue
+            others = [from_ for _, from_ in piece.runs if from_ is not None and from_.message_index != index]
+            if index == NO_MESSAGE:
+                told = {from_.message_index for from_ in others if from_.message_index >= 0}
+                if not self._is_whole(piece) or told & seen:
+                    return False
+                seen |= told
+                continue
+            if index in steps and any(from_.field != "tool_calls" for from_ in others):
+                return False
+            if index not in trained:
+                if index in seen or not is_shown(piece, self.messages[index], trained=False):
+                    return False
+                seen.add(index)
+        return all(index in seen or index in trained for _, index in elsewhere if index < shown)
 
     def _is_whole(self, piece: Piece) -> bool:
         """Whether a piece outside messages prints contents as they are, each at once."""

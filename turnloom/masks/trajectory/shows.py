@@ -19,6 +19,7 @@ from turnloom.masks.turns.span_parts import has_text
 _PATH: Final = re.compile(r"m((?:\[\w+\])*)")
 _KEY: Final = re.compile(r"\[(\w+)\]")
 _STRIPPED: Final = re.compile(r"\((.+)\)\.[lr]?strip\((K\d+)?\)")
+_HELD: Final = re.compile(r"\(V\[\d+\](?:\.value)?\)")
 _WRITTEN: Final = re.compile(r"json_text\((.+), K\d+, K\d+, K\d+, K\d+\)|str\((.+)\)")
 #: White space that templates strip; another character at the end of a text counts as text.
 _SPACE: Final = " \t\r\n"
@@ -32,9 +33,10 @@ Path = tuple[object, ...]
 class Shows(NamedTuple):
     """What a path's end shows of its item."""
 
-    #: "content", "escaped" (content as JSON), "reasoning", "calls" (all), "calls:1", "calls:2", ...; of an item of a
-    #: loop "call" or "argument"
+    #: "content", "escaped" (content as JSON), "reasoning", "calls" (all), "calls:1", "calls:2", ..., "others" (texts of
+    #: other messages, too); of an item of a loop "call" or "argument"
     fields: frozenset[str]
+    others: int  #: texts of variables, which must be those of other messages
     loops: tuple[tuple[int, str], ...]  #: numbers of loops and what each of their items must show; "": print nothing
 
 
@@ -49,6 +51,7 @@ def shows_of(parts: Sequence[Printed], folds: Sequence[Fold | Keep], value_of: C
     fields: list[str] = []
     told: set[Path] = set()  #: what is printed of calls and arguments
     loops: list[tuple[int, str]] = []
+    others = 0
     for at, part in enumerate(parts):
         if isinstance(part, str):
             continue
@@ -64,6 +67,9 @@ def shows_of(parts: Sequence[Printed], folds: Sequence[Fold | Keep], value_of: C
                 told.add(path)
             continue
         read = _read(part[0], value_of)
+        if read is None and _HELD.fullmatch(part[0]) and _stands_apart(parts, at):
+            others += 1
+            continue
         if read is None:
             return None
         path, is_written = read
@@ -86,7 +92,7 @@ def shows_of(parts: Sequence[Printed], folds: Sequence[Fold | Keep], value_of: C
         fields.append("call")
     if told == {(0,), (1,)}:
         fields.append("argument")
-    return Shows(frozenset(fields), tuple(loops))
+    return Shows(frozenset(fields), others, tuple(loops))
 
 
 def _path(source: str, value_of: Callable[[str], object]) -> Path | None:
@@ -140,17 +146,28 @@ def _is_call(told: AbstractSet[Path]) -> bool:
     return both or ("function",) in told or () in told
 
 
-def shown_of(shows: Shows, folds: Sequence[Any]) -> frozenset[str] | None:
-    """Return what a piece shows whose path shows so much, given what the loops printed; None: that is not told."""
+def shown_of(shows: Shows, folds: Sequence[Any], piece: Piece, message: int) -> frozenset[str] | None:
+    """Return what a piece shows whose path shows so much; None: that is not told.
+
+    Args:
+        shows: of the path.
+        folds: what the loops on the way printed.
+        piece: what the path printed.
+        message: its position; of an item of a loop, whose texts of variables may be its own message's, -1.
+    """
     for number, wanted in shows.loops:
         if not wanted:
             if folds[number]:
                 return None
             continue
-        for piece in folds[number]:
-            if piece.shown is None or wanted not in piece.shown:
-                return None
-    return shows.fields
+        if not all(item.shown is not None and wanted in item.shown for item in folds[number]):
+            return None
+    if not shows.others:
+        return shows.fields
+    if message < 0:
+        return None
+    foreign = [from_ for _, from_ in piece.runs if from_ is not None and from_.message_index != message]
+    return shows.fields | {"others"} if len(foreign) == shows.others else None
 
 
 def is_shown(piece: Piece, message: Message, *, trained: bool) -> bool:
@@ -162,7 +179,7 @@ def is_shown(piece: Piece, message: Message, *, trained: bool) -> bool:
         trained: what is printed twice, or escaped, counts, too.
     """
     shown = piece.shown
-    if shown is None:
+    if shown is None or (trained and "others" in shown):
         return False
     content = message.get("content")
     is_there = "content" in shown or ("escaped" in shown and not trained)

@@ -125,7 +125,7 @@ def walked(program: Program, arguments: Given, sender: Any) -> tuple[End, Piece]
     except Exception as error:
         raise UnreplayableError("what can't be printed") from error
     if leaf.shows is not None:
-        piece.shown = shown_of(leaf.shows, folds)
+        piece.shown = shown_of(leaf.shows, folds, piece, arguments[2] if program.items.messages else -1)
     if program.items.messages:
         piece = sender.interned(piece, arguments[2])
         if own:

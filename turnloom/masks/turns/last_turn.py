@@ -177,7 +177,7 @@ def _begin(
             begun = _cut_back(chat, history, bare, appended, header)
             position, header = position - len(header) + len(begun), begun
         position += before
-    changed = prompt is not None and not _squeezed(prompt[shared:]).startswith(_squeezed(text[shared:position]))
+    changed = prompt is not None and not _begins_with(prompt[shared:], text[shared:position])
     if not header or changed:
         raise UnlocatableTurn(
             "the template renders the messages before this turn differently when it follows, so no prompt ends where it"
@@ -226,9 +226,12 @@ def _cut_back(chat: Chat, history: Sequence[Message], bare: str, appended: str, 
     return header
 
 
-def _squeezed(text: str) -> str:
-    """Remove white space from the text: only there may a prompt differ from the render that follows it."""
-    return "".join(text.split())
+def _begins_with(prompt: str, text: str) -> bool:
+    """Whether a prompt begins with a text, white space aside: only there may it differ from what follows it."""
+    prompt, text = prompt.lstrip(), text.lstrip()
+    if text and text[0] != prompt[:1]:
+        return False  # as most that differ do, and all that stands behind need not be looked at
+    return "".join(prompt.split()).startswith("".join(text.split()))
 
 
 def _appended(bare: str | None, prompt: str | None) -> str:

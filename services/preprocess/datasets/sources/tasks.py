@@ -75,7 +75,7 @@ class MergeTask:
 
     format: str
     columns: Mapping[str, str]
-    left_out: LeftOutRecord
+    left_out: LeftOutRecord = NOTHING  #: absent from a task that an earlier version set aside
 
 
 def plan_source(parts: TaskContext, record: DatasetRecord, _claimed: ClaimedTask, lease: Lease) -> None:
