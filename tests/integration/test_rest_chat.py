@@ -129,7 +129,8 @@ def test_older_completions_answer_each_prompt_as_a_users_message(model: Model) -
     ("fields", "param", "sentence"),
     [
         ({"model": MODEL}, "model", f"'{MODEL}' is a base model; name a fine-tuned one"),
-        ({"messages": []}, "conversation.messages", "is empty"),
+        ({"messages": []}, "messages", "messages: is empty"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages[0].role", "messages[0].role: is 'assistant'"),
         ({"messages": [{"role": "user"}, {"content": "x"}]}, "messages[1]", "has no role"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]},

@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rq import Worker
 
+from services.store.queueing.ticket_jobs import TicketWorker
 from services.store.records import Hyperparameters
 from tests.support.ports import free_port
 from tests.support.trainer_stack import REPOSITORY, TrainerStack, stack_over_fake_tuft, wait_for
@@ -50,6 +52,10 @@ def test_an_idle_worker_ends_by_one_signal_without_redis(stack: TrainerStack) ->
     _, asked, after = stack.log().rpartition("asked to stop")
     assert asked
     assert "trying again" not in after
+
+
+def test_an_idle_worker_looks_for_redis_every_5_seconds_however_long_it_was_away() -> None:
+    assert (TicketWorker.max_connection_wait_time, Worker.max_connection_wait_time) == (5.0, 60.0)
 
 
 def test_a_training_worker_ends_by_one_signal_without_redis(stack: TrainerStack) -> None:

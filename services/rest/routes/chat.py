@@ -31,9 +31,9 @@ from services.rest.chat_bodies import (
     Usage,
 )
 from services.rest.gateway import Turnloom
-from services.rest.problems import ClientLeft, invalid
+from services.rest.problems import ClientLeft, Problem, invalid, problem_of
 from services.rest.service import Caller, Parts, until_left
-from turnloom.errors import InvalidInput
+from turnloom.errors import InvalidArgument, InvalidInput
 from turnloom.v1 import types_pb2 as ty
 from turnloom.wire.conversations import from_json
 
@@ -139,18 +139,31 @@ def _reply(turnloom: Turnloom, body: Sampling, conversation: ty.Conversation, li
         if not saved:
             raise names.no_model(body.model)
         checkpoint = saved[-1]
-    said = turnloom.sample(
-        found.job.id,
-        conversation,
-        checkpoint=checkpoint,
-        max_tokens=limit,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        seed=None if body.seed is None else body.seed % 2**32,
-    )
+    try:
+        said = turnloom.sample(
+            found.job.id,
+            conversation,
+            checkpoint=checkpoint,
+            max_tokens=limit,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=None if body.seed is None else body.seed % 2**32,
+        )
+    except InvalidArgument as error:
+        raise in_callers_words(error, body) from error
     cuts = [position for text in body.stops if (position := said.text.find(text)) >= 0]
     finish: Finish = "stop" if cuts or said.finish_reason == "stop" else "length"
     return Reply(said.text[: min(cuts)] if cuts else said.text, finish, said.prompt_tokens, said.tokens)
+
+
+def in_callers_words(error: InvalidArgument, body: Sampling) -> Problem:
+    """Return the refusal of a sample with the field that the request has in place of SampleRequest.conversation."""
+    problem = problem_of(error)
+    if error.field.partition(".")[0] == "conversation":
+        inner = error.field.removeprefix("conversation").removeprefix(".")
+        problem.param = (inner or "messages") if isinstance(body, CreateChat) else "prompt"
+        problem.message = problem.message.replace(error.field, problem.param, 1)
+    return problem
 
 
 def _usage(replies: Iterable[Reply]) -> Usage:

@@ -30,6 +30,7 @@ from services.store.connection import connect_rq
 LOG = logging.getLogger("turnloom.worker")
 WORKER_TTL: Final = 60  #: seconds after which a silent worker is given up; RQ blocks for 15 less on an empty queue
 RECONNECT_SECONDS: Final = 1.0
+RETURN_SECONDS: Final = 5.0  #: after which an idle worker has seen that Redis is back, at most
 PING_SECONDS: Final = 10.0  #: that Redis may take for its first answer
 PR_SET_PDEATHSIG: Final = 1  #: of prctl(2)
 
@@ -94,6 +95,7 @@ class TicketWorker(Worker):
     """
 
     job_class = TicketJob
+    max_connection_wait_time = RETURN_SECONDS  # RQ's own is a minute, in which an idle host counts as silent
 
     def __init__(self, queue: str, connection: redis.Redis, *, look_every: int, name: str | None = None) -> None:
         """Register the worker in Redis.

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from services.rest import names, problems
 from services.rest.bodies import CreateJob, SupervisedHyperparameters
+from services.rest.chat_bodies import CreateChat, CreateCompletion
 from services.rest.hyperparameters import MOST_EPOCHS, MOST_SEEN, auto_epochs, base_rate, chosen, told
 from services.rest.results import COLUMNS, results_csv
+from services.rest.routes.chat import in_callers_words
 from services.rest.settings import read_settings
 from services.rest.unforeseen import answer
 from services.rest.uploads import LineCheck
@@ -170,3 +172,20 @@ def test_settings_name_what_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(BadSetting, match=sentence) as caught:
             read_settings(environment)
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "of_chat", "of_text"),
+    [
+        ("conversation", "messages", "prompt"),
+        ("conversation.messages", "messages", "prompt"),
+        ("conversation.messages[2].role", "messages[2].role", "prompt"),
+        ("temperature", "temperature", "temperature"),
+    ],
+)
+def test_a_refused_sample_names_the_field_that_its_caller_sent(field: str, of_chat: str, of_text: str) -> None:
+    error = errors.InvalidArgument(f"{field}: is wrong.", field=field, code="INVALID_REQUEST")
+    chat = CreateChat(model="m", messages=[])
+    for body, param in ((chat, of_chat), (CreateCompletion(model="m", prompt="x"), of_text)):
+        problem = in_callers_words(error, body)
+        assert (problem.status, problem.param, problem.message) == (400, param, f"{param}: is wrong.")
