@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterator, Mapping
+
+from turnloom.masks.domain.literals import any_of
 
 
 class AddedTokenFinder:
@@ -12,13 +13,11 @@ class AddedTokenFinder:
 
     def __init__(self, tokens: Mapping[str, bool]) -> None:
         """Take every added token's text -> whether the tokenizer calls it special."""
-        longest_first = sorted((token for token in tokens if token), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._pattern = any_of(tokens)
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """[start, end) of every added token, in order."""
-        for match in self._pattern.finditer(text):
-            yield match.span()
+        """Yield [start, end) of every added token, in order."""
+        return (match.span() for match in self._pattern.finditer(text)) if self._pattern is not None else iter(())
 
     def last(self, text: str) -> tuple[int, int] | None:
         """Return the bounds of the last added token."""

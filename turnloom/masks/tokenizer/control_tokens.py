@@ -6,19 +6,18 @@ library: leftmost, then longest. `single_word` looks at the neighbours, `lstrip`
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from turnloom.masks.domain.bounded_cache import BoundedCache
+from turnloom.masks.domain.literals import any_of
 
 #: Unicode's White_Space, which Rust's `\\s` means; Python's own idea of white space holds four control characters more.
 WHITE_SPACE: Final = (
     "\t\n\v\f\r \u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
-Trie: TypeAlias = "dict[str, Trie]"
 #: Literals of templates whose matches are remembered, and the longest that is: 4 MB at worst, some kB usually.
 LITERALS: Final = 4096
 LITERAL_CHARACTERS: Final = 1024
@@ -62,7 +61,8 @@ class ControlTokenTable:
     def __init__(self, tokens: Sequence[ControlToken]) -> None:
         self.by_content = {token.content: token for token in tokens}
         self.by_id = {token.id: token for token in tokens}
-        self.pattern = _pattern(tokens)  #: any of them, neighbours not looked at; None without control tokens
+        #: any of them, neighbours not looked at; None without control tokens
+        self.pattern = any_of(token.content for token in tokens)
         #: whether a match depends on nothing but its own characters
         self.plain = not any(token.single_word or token.lstrip or token.rstrip for token in tokens)
         self._literals: BoundedCache[str, Sequence[Match]] = BoundedCache(LITERALS)
@@ -96,22 +96,3 @@ def _touches_word(text: str, start: int, end: int) -> bool:
 
 def _is_word(text: str, index: int) -> bool:
     return 0 <= index < len(text) and (text[index].isalnum() or text[index] == "_")
-
-
-def _pattern(tokens: Sequence[ControlToken]) -> re.Pattern[str] | None:
-    """Compile one expression that tries the common beginnings of all contents once, longest content first."""
-    trie: Trie = {}
-    for token in tokens:
-        node = trie
-        for character in token.content:
-            node = node.setdefault(character, {})
-        node[""] = {}
-    return re.compile(_expression(trie)) if trie else None
-
-
-def _expression(node: Trie) -> str:
-    branches = [
-        re.escape(character) + _expression(child) if character else ""
-        for character, child in sorted(node.items(), reverse=True)  # "" sorts last: the shorter content
-    ]
-    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
