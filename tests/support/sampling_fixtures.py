@@ -103,7 +103,9 @@ def whole(
         stack = TrainerStack(folder, shared_redis, fake, environment={"TURNLOOM_LOG_LEVEL": "debug"})
         stack.worker()
         stack.supervisor()
-        wait_for(lambda: any(host.workers for host in stack.store.hosts.list()), "a worker")
+        wait_for(
+            lambda: any(host.workers and host.models for host in stack.store.hosts.list()), "a worker and its models"
+        )
         datasets, jobs = DatasetServiceStub(channel), FineTuningServiceStub(channel)
         made = datasets.CreateDataset(dataset_stream([chat(QUESTION, REPLY)] * 8), timeout=LIMIT).dataset
         ready = Whole(stack, fake, loaded_model, address, datasets, jobs, made.id)

@@ -11,6 +11,7 @@ from turnloom.masks.domain.errors import LayoutError
 from turnloom.masks.domain.options import Options
 from turnloom.masks.domain.rendered_text import Located, MessageSpan, RenderedText, View
 from turnloom.masks.model import Model
+from turnloom.masks.rows.final_stop import with_final_stop
 from turnloom.masks.rows.weigh import WeightedText, trained_of, weighted_text_of
 from turnloom.masks.rows.weights import MessageWeights, weight_spans
 from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
@@ -50,10 +51,14 @@ def weighted_texts(
     texts: list[WeightedText] = []
     for view, nodes in work.views():
         if view.final_stop:
-            texts.append(weighted_text_of(view, plan, options, model))
-        else:
-            segments = cutter.cut(nodes, view.rendered, view.boundaries)
-            texts.append(WeightedText(view, weight_spans(view, plan, options), segments, view.warnings))
+            closed = with_final_stop(view, view.final_stop)
+            if closed.rendered.text != view.rendered.text + view.final_stop:
+                texts.append(weighted_text_of(view, plan, options, model))
+                continue
+            stop = Piece(view.final_stop, [(len(view.final_stop), None)])
+            view, nodes = closed, [*nodes, Node(nodes[-1], stop, NO_MESSAGE)]  # noqa: PLW2901
+        segments = cutter.cut(nodes, view.rendered, view.boundaries)
+        texts.append(WeightedText(view, weight_spans(view, plan, options), segments, view.warnings))
     return texts
 
 
