@@ -23,6 +23,7 @@ with libraries(DEV, __name__, PROGRAM):
     from services.store.store import Store
     from services.trainer.supervision.exporter import ExporterSettings, Source
     from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
+    from tests.support.rq_workers import sign_in
 
 SPEC = JobSpec("m", "tuft/m", "ds")
 OWNERS, HOSTS = 20, 5
@@ -44,7 +45,7 @@ def beat(store: Store) -> None:
     for number in range(HOSTS):
         model = (ServedModelRecord("tuft/m"),)
         store.hosts.put(HostRecord(f"h{number}", models=model, backend_up=True), ttl=3600.0)
-        store.redis.sadd(f"rq:workers:train.h{number}", f"w{number}")
+        sign_in(store, f"train.h{number}")
 
 
 def timed(name: str, act: Callable[[], object], times: int = 15) -> None:

@@ -133,11 +133,12 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
-def registered(redis_url: str, workers: int) -> None:
-    """Wait until every worker has loaded its models and said so in Redis."""
+def registered(redis_url: str, pids: Sequence[int]) -> None:
+    """Wait until every worker has loaded its models and said so in Redis, where a killed one of another row may be."""
     queues = redis.Redis.from_url(redis_url)
     end = time.monotonic() + 120
-    while queues.scard("rq:workers") < workers:
+    wanted = {str(pid).encode() for pid in pids}
+    while not wanted <= {queues.hget(name, "pid") for name in queues.smembers("rq:workers")}:
         if time.monotonic() > end:
             raise SystemExit("the workers did not start in 120 s")
         time.sleep(0.1)
@@ -151,7 +152,7 @@ def make(client: TurnloomClient, path: Path, kind: str, environment: dict[str, s
     running = [subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}) for _ in range(workers)]
     peaks = Peaks({"API": api, **{f"worker {number}": process.pid for number, process in enumerate(running, 1)}})
     pids = [process.pid for process in running]
-    registered(environment["TURNLOOM_REDIS_URL"], workers)
+    registered(environment["TURNLOOM_REDIS_URL"], pids)
     started = {pid: cpu_seconds(pid) for pid in pids}
     killed = ""
     stages = Stages()

@@ -13,13 +13,14 @@ from services.store import keys
 from services.store.codec import decode, encode
 from services.store.connection import StoreRedis, redis_time
 from services.store.errors import NoHost
+from services.store.queueing import workers
 from services.store.queueing.queues import queue_name
 from services.store.records import HostRecord
 
 #: Seconds after which a host that reports nothing is forgotten altogether.
 _FORGET = 86400.0 * 30
-#: Seconds after the last heartbeat of a worker in which its host gets jobs; one comes every 5 s.
-ALIVE: Final = 20.0
+#: Seconds after the last heartbeat of a worker in which its host gets jobs; as long as a worker counts.
+ALIVE: Final = workers.FRESH
 #: Seconds of silence after which another machine may have a host's name.
 _IDENTITY = 60.0
 #: Seconds that a refusal is remembered, for `doctor`.
@@ -97,7 +98,7 @@ class Hosts:
         pipe.execute()
 
     def list(self) -> Sequence[HostRecord]:
-        """Return hosts that reported of late, by name; workers and queued_jobs are counted now."""
+        """Return hosts that reported of late, by name; fresh workers and queued_jobs are counted now."""
         return [record for record, _ in self._reported()]
 
     def live(self) -> Sequence[HostRecord]:
@@ -109,15 +110,15 @@ class Hosts:
         pipe = self._client.pipeline(transaction=False)
         for name in names:
             pipe.get(keys.host(name))
-            pipe.scard(f"rq:workers:{queue_name(name)}")
             pipe.llen(f"rq:queue:{queue_name(name)}")
             pipe.exists(keys.alive(name))
         found = pipe.execute()
         records: list[tuple[HostRecord, bool]] = []
-        for index in range(0, len(found), 4):
-            text, workers, queued, alive = cast(tuple[str | None, int, int, int], tuple(found[index : index + 4]))
+        counts = workers.count(self._client, [queue_name(name) for name in names])
+        for index, present in enumerate(counts):
+            text, queued, alive = cast(tuple[str | None, int, int], tuple(found[3 * index : 3 * index + 3]))
             if text is not None:
-                record = replace(decode(HostRecord, text), workers=workers, queued_jobs=queued)
+                record = replace(decode(HostRecord, text), workers=present, queued_jobs=queued)
                 records.append((record, bool(alive)))
         return records
 

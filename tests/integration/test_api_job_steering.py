@@ -24,6 +24,7 @@ from tests.support.api_calls import (
     wait_until,
 )
 from tests.support.job_steps import LIMIT, checkpoint, commit, finished_job, get, running
+from tests.support.rq_workers import sign_in
 from turnloom.v1 import training_pb2 as pb
 
 Hyper = pb.Hyperparameters
@@ -158,7 +159,7 @@ class TestSteering:
         assert [(one.job, one.position, one.priority) for one in found.jobs] == [(urgent.id, 1, 3), (first, 2, 0)]
         assert {one.reason for one in found.jobs} == {"No worker runs on gpu-a."}
         assert found.waiting == 2
-        store.redis.sadd("rq:workers:train.gpu-a", "w")
+        sign_in(store, "train.gpu-a")
         placed(store, urgent.id)
         held, left = api.jobs.ListQueue(pb.ListQueueRequest(), timeout=LIMIT).jobs
         assert (held.job, held.position, held.host) == (urgent.id, 0, "gpu-a")
@@ -176,7 +177,7 @@ class TestSteering:
             return {one.job: (one.position, one.reason) for one in found}
 
         held, free, pinned = (make_job(api, dataset, **asked).job.id for asked in ({}, {}, {"host": "gpu-a"}))
-        store.redis.sadd("rq:workers:train.gpu-a", "w")
+        sign_in(store, "train.gpu-a")
         placed(store, held)
         store.pool.say_quota(1)
         assert reasons() == {

@@ -19,6 +19,7 @@ from services.store.records import HostRecord, JobRecord
 from services.store.store import Store
 from services.trainer import sample as trainer
 from tests.support.api_calls import CHATML, MODEL, Api, Start, chat, make_dataset, make_job, placed, refusal, wait_until
+from tests.support.rq_workers import sign_in
 from tests.support.sample_runs import LIMIT, Played, ended, man, waiting
 from tests.support.small_tokenizers import byte_level
 from turnloom.masks.model import build_model
@@ -132,7 +133,7 @@ def test_another_host_of_the_model_is_asked_while_the_jobs_own_is_unheard_of(
 ) -> None:
     store.redis.delete("tl:run:host:gpu-a")
     store.hosts.put(replace(gpu_host, name="gpu-b"), ttl=300)
-    store.rq.sadd(f"rq:workers:{queue_name('gpu-b')}", "rq:worker:gpu-b.1")
+    sign_in(store, queue_name("gpu-b"))
     refused = refusal(lambda: sample(api, job.id))
     assert refused.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "no worker of host gpu-b answered" in refused.message.lower()

@@ -12,10 +12,12 @@ import pytest
 from services.preprocess.api.auth.bearer_tokens import create
 from services.preprocess.domain.caller import Scope
 from services.preprocess.jobs import diagnosis
+from services.store.queueing.workers import count as workers_of
 from services.trainer.tuft_http import TuftHttp
 from tests.fakes.hub import Hub
 from tests.support.api_calls import MODEL, NO_REDIS, Start
 from tests.support.cli_runs import Ran, turnloom
+from tests.support.rq_workers import sign_in
 from tests.support.source_runs import Workers
 from tests.support.trainer_stack import HOST, TrainerStack, wait_for
 from turnloom.cli import doctor
@@ -65,7 +67,7 @@ def test_a_sound_stack_passes_every_check_and_the_proof_leaves_no_adapter(
     with Hub("org/data", {}) as hub:
         workers.start(HF_ENDPOINT=hub.url)
         up(stack)
-        wait_for(lambda: bool(stack.store.redis.scard("rq:workers:preprocess")), "the preprocess worker")
+        wait_for(lambda: workers_of(stack.store.redis, ["preprocess"]) == [1], "the preprocess worker")
         ran = turnloom(address, "doctor", "--json")
         assert ran.code == 0, ran.out
         outcomes = {name: finding["outcome"] for name, finding in found(ran).items()}
@@ -100,6 +102,7 @@ def test_a_host_with_another_store_another_key_and_a_dead_server_is_told_so(
     (tmp_path / "other").mkdir()
     stack.environment = {"TURNLOOM_STORE_URL": str(tmp_path / "other"), "TINKER_API_KEY": "tml-another"}
     up(stack)
+    sign_in(stack.store, "preprocess", fresh_for=0)  # one that was killed
     ran = turnloom(address, "doctor", "--json")
     assert ran.code == 1
     said = found(ran)
@@ -122,7 +125,7 @@ def test_a_worker_with_other_models_and_no_hub_is_told_so(
     address = start_api(stack.redis.url).address
     (tmp_path / "models.toml").write_text(f'[[models]]\nname = "other"\nsource = "{tmp_path}"\n')
     workers.start(HF_ENDPOINT="http://127.0.0.1:1")
-    wait_for(lambda: bool(stack.store.redis.scard("rq:workers:preprocess")), "the preprocess worker")
+    wait_for(lambda: workers_of(stack.store.redis, ["preprocess"]) == [1], "the preprocess worker")
     said = found(turnloom(address, "doctor", "--json"))
     assert said["worker_models"]["outcome"] == "failed"
     assert said["worker_models"]["message"] == f"The preprocess worker lacks {MODEL}."

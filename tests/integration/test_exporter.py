@@ -34,6 +34,7 @@ from services.trainer.supervision import exporter
 from services.trainer.supervision.exporter import ExporterSettings, Source
 from services.trainer.supervision.metrics import registry_for, serve
 from tests.support.ports import free_port
+from tests.support.rq_workers import age, sign_in
 
 if TYPE_CHECKING:
     from tests.support.redis_fixtures import RedisServer
@@ -177,8 +178,8 @@ def test_hosts_queues_and_workers(store: Store, page: Page) -> None:
     waiting = store.jobs.queue(store.jobs.create(JobSpec("m", "m", "ds")).job.id, host="h1", planned_steps=1)
     store.tickets.enqueue(waiting)
     store.tickets.call("preprocess", "module.function", {"a": 1}, timeout=5)
-    store.redis.sadd("rq:workers", "rq:worker:one")
-    store.redis.hset("rq:worker:one", "last_heartbeat", "2026-01-02T03:04:05.500000Z")
+    (worker,) = sign_in(store, "train.h1")
+    store.redis.hset(worker, "last_heartbeat", "2026-01-02T03:04:05.500000Z")
     assert page.value("turnloom_backend_up", host="h1") == 1
     assert page.value("turnloom_backend_up", host="h2") == 0
     assert page.value("turnloom_jobs", queue="train.h1", state="queued") == 1
@@ -186,7 +187,7 @@ def test_hosts_queues_and_workers(store: Store, page: Page) -> None:
     assert page.value("turnloom_jobs", queue="train.h2", state="running") == 0
     assert page.value("turnloom_jobs", queue="preprocess", state="queued") == 1
     assert 0 <= (page.value("turnloom_queue_oldest_job_age_seconds", queue="train.h1") or -1) < 60
-    assert page.value("turnloom_worker_last_heartbeat_timestamp_seconds", worker="one") == 1767323045.5
+    assert page.value("turnloom_worker_last_heartbeat_timestamp_seconds", worker="train.h1-0") == 1767323045.5
 
 
 def test_runs_say_whether_they_are_accelerated_and_why_not(store: Store, page: Page) -> None:
@@ -279,7 +280,8 @@ def test_the_process_serves_and_ends_cleanly_on_sigterm(store: Store, redis_url:
 def test_the_pool_is_shown_by_model_host_and_owner_and_its_jobs_are_no_runs(store: Store, page: Page) -> None:
     model = (ServedModelRecord("tuft/m"),)
     store.hosts.put(HostRecord("h1", models=model, backend_up=True))
-    store.redis.sadd("rq:workers:train.h1", "w1", "w2")
+    *_, killed = sign_in(store, "train.h1", 3)
+    age(store, killed)
     for owner in ("anna", "anna", "ben"):
         job = store.jobs.create(JobSpec("m", "tuft/m", "ds", owner=owner)).job
         store.jobs.queue(job.id, host="", planned_steps=3)

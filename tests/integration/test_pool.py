@@ -11,6 +11,7 @@ import pytest
 
 from services.store.errors import IllegalEdge, NoHost, QuotaReached
 from services.store.ledger import Outcome
+from services.store.queueing.workers import registered
 from services.store.records import (
     CheckpointRecord,
     HostRecord,
@@ -22,6 +23,7 @@ from services.store.records import (
 )
 from services.store.store import Store
 from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
+from tests.support.rq_workers import age, sign_in
 from tests.support.store_fixtures import store_of_a_ledger
 
 MODEL = (ServedModelRecord("tuft/m"),)
@@ -36,7 +38,7 @@ def watcher(store: Store, redis_url: str) -> Supervisor:
 
 def host(store: Store, name: str, workers: int = 1) -> None:
     store.hosts.put(HostRecord(name, models=MODEL, backend_up=True), ttl=3600.0)
-    store.redis.sadd(f"rq:workers:train.{name}", *(f"{name}-{number}" for number in range(workers)))
+    sign_in(store, f"train.{name}", workers)
 
 
 def waiting(store: Store, spec: JobSpec = SPEC) -> JobRecord:
@@ -218,13 +220,43 @@ def test_a_running_job_is_moved_when_it_has_saved_and_not_back(store: Store, wat
 def test_a_host_that_is_full_or_down_is_passed_over(store: Store, watcher: Supervisor) -> None:
     host(store, "h1")
     store.hosts.put(HostRecord("h2", models=MODEL, backend_up=False))
-    store.redis.sadd("rq:workers:train.h2", "w")
+    sign_in(store, "train.h2")
     jobs = [waiting(store) for _ in range(3)]
     watcher.round()
     watcher.round()
     assert [store.jobs.get(job.id).host for job in jobs] == ["h1", "", ""]
     with pytest.raises(NoHost):
         store.hosts.able("tuft/other", 4)
+
+
+def test_a_host_whose_only_worker_was_killed_is_passed_over_though_rq_still_lists_it(
+    store: Store, watcher: Supervisor
+) -> None:
+    host(store, "h1")
+    host(store, "h2")
+    (killed,) = store.redis.smembers(registered("train.h1"))
+    age(store, killed)
+    jobs = [waiting(store) for _ in range(2)]
+    watcher.round()
+    assert [store.jobs.get(job.id).host for job in jobs] == ["h2", ""]
+    assert {record.name: record.workers for record in store.hosts.list()} == {"h1": 0, "h2": 1}
+    assert store.redis.smembers(registered("train.h1")) == {killed}
+    host(store, "h1")  # its next sign
+    watcher.round()
+    assert [store.jobs.get(job.id).host for job in jobs] == ["h2", "h1"]
+
+
+def test_of_two_hosts_the_one_with_more_workers_that_are_there_is_free_first(store: Store, watcher: Supervisor) -> None:
+    host(store, "h1", workers=3)
+    host(store, "h2", workers=2)
+    for killed in sorted(store.redis.smembers(registered("train.h1")))[:2]:
+        age(store, killed)
+    jobs = [waiting(store) for _ in range(4)]
+    watcher.round()
+    placed = Counter(store.jobs.get(job.id).host for job in jobs)
+    assert placed == {"h2": 2, "h1": 1, "": 1}
+    take(store, jobs[0].id)
+    assert not store.pool.load().has_room(), "a busy worker is a worker, and not free"
 
 
 def test_lists_by_state_owner_and_label_are_those_of_a_full_scan(store: Store, watcher: Supervisor) -> None:

@@ -19,6 +19,7 @@ from services.store.store import Store, open_store
 from services.trainer.supervision.exporter import ExporterSettings, Source
 from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings
 from tests.support.api_calls import MODEL, Start, make_dataset
+from tests.support.rq_workers import sign_in
 from tests.support.source_runs import Sources, Workers, poll, write_lines
 from turnloom.client import TurnloomClient
 
@@ -85,6 +86,8 @@ def test_a_trainer_does_all_its_work_and_cannot_touch_what_others_write(owner: S
     trainer = open_store(user("trainer"), lease_ttl=0.01)
     try:
         trainer.hosts.put(HostRecord("h"))
+        sign_in(trainer, "train.h")
+        assert [host.workers for host in trainer.hosts.list()] == [1]
         assert trainer.jobs.claim(job.id, 1, "w") is not None
         trainer.ledger.commit_checkpoint(job.id, CheckpointRecord("c", "p", 0, 1))
         trainer.ledger.commit_step(job.id, StepRecord(1, 1, nll_sum=1.0, weight_sum=1.0, phase_seconds={"data": 0.1}))
@@ -187,11 +190,14 @@ def test_a_process_that_may_not_write_the_version_waits_for_one_that_may(owner: 
 def test_the_exporter_reads_everything_and_neither_writes_nor_runs_scripts(owner: Store, user: User) -> None:
     job = queued(owner)
     owner.tickets.enqueue(job)
+    owner.hosts.put(HostRecord("h"))
+    sign_in(owner, "train.h")
     source = Source(ExporterSettings(user("exporter")))
     try:
         snapshot = source()
         assert [run.id for run in snapshot.runs] == [job.id]
         assert [(queue.name, queue.waiting) for queue in snapshot.queues] == [("train.h", 1)]
+        assert [host.workers for host in snapshot.load.hosts] == [1]
         for command in (*(("SET", key, "1") for key in ("tl:run:x", "tl:api:x", "rq:x")), ("EVAL", "return 1", "0")):
             with pytest.raises(RedisForbids, match="no permissions"):
                 source._client.execute_command(*command)

@@ -14,8 +14,11 @@ from rq.serializers import JSONSerializer
 from services.store.errors import NoHost, TicketFailed, TicketTimeout
 from services.store.hosts import HostClaim, claim_host, keep_host, release_host
 from services.store.queueing.queues import JOB_FUNCTION, queue_name, ticket_id
+from services.store.queueing.ticket_jobs import TicketWorker
+from services.store.queueing.workers import FRESH, RECORD_LIFE, count, registered
 from services.store.records import HostRecord, JobRecord, JobSpec, ServedModelRecord
 from services.store.store import Store
+from tests.support.rq_workers import age
 from tests.support.store_fixtures import store_of_a_ledger
 
 store = pytest.fixture(store_of_a_ledger)
@@ -89,6 +92,41 @@ def test_many_that_take_the_first_ticket_at_once_get_each_ticket_once(store: Sto
         shares = list(pool.map(taken, range(4)))
     assert sorted(int(str(item)) for share in shares for item in share) == list(range(60))
     assert all(share == sorted(share, key=lambda item: int(str(item))) for share in shares)
+
+
+def test_a_worker_counts_by_its_last_sign_whatever_life_rq_would_give_its_record(store: Store) -> None:
+    def life() -> float:
+        return store.redis.pttl(worker.key) / 1000
+
+    worker = TicketWorker("q", store.rq, look_every=1)
+    worker.register_birth()
+    assert RECORD_LIFE - FRESH < life() <= RECORD_LIFE
+    for timeout in (None, 61, 65, 1000):  # as RQ gives them to an idle worker and to a busy one
+        age(store, worker.key, fresh_for=1.0)
+        worker.heartbeat(timeout)
+        assert RECORD_LIFE - 5 < life() <= RECORD_LIFE
+    age(store, worker.key)
+    assert count(store.redis, ["none", "q"]) == [0, 0]
+    worker.heartbeat()
+    assert count(store.redis, ["q", "none", "q"]) == [1, 0, 1]
+    worker.register_death()
+    assert count(store.redis, ["q"]) == [0]
+    assert count(store.redis, []) == []
+
+
+def test_a_worker_that_rq_struck_off_is_counted_again_with_its_next_sign_and_its_horse_signs_for_nobody(
+    store: Store,
+) -> None:
+    worker = TicketWorker("q", store.rq, look_every=1)
+    worker.register_birth()
+    store.redis.delete("rq:workers", registered("q"), worker.key)
+    worker.heartbeat()
+    assert count(store.redis, ["q"]) == [1]
+    assert store.redis.smembers("rq:workers") == {worker.key}
+    store.redis.delete(registered("q"))
+    worker._is_horse = True
+    worker.heartbeat()
+    assert count(store.redis, ["q"]) == [0]
 
 
 def test_a_preempted_job_goes_to_the_front(store: Store) -> None:

@@ -36,6 +36,7 @@ from services.store.steps import decode_step
 from services.store.store import Store, open_store
 from services.trainer.supervision import supervisor as module
 from services.trainer.supervision.supervisor import Supervisor, SupervisorSettings, supervise
+from tests.support.rq_workers import sign_in
 
 if TYPE_CHECKING:
     from tests.support.redis_fixtures import RedisServer
@@ -219,7 +220,7 @@ def test_a_job_without_steps_leaves_a_silent_host_and_others_say_that_they_wait(
     store.hosts.put(serving("h3", ServedModelRecord("tuft/other")))
     watcher.round()
     assert store.jobs.get(free.id).host == "", "it waits until a worker is free"
-    store.redis.sadd("rq:workers:train.h2", "w")
+    sign_in(store, "train.h2")
     watcher = Supervisor(store, SupervisorSettings(redis_url, lease_ttl=TTL, host_lost=600.0))
     watcher.round()
     assert store.jobs.get(free.id).host == "h2"

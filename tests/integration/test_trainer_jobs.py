@@ -13,6 +13,7 @@ import pytest
 
 from services.store.blobs.objects import Objects
 from services.store.errors import Fenced
+from services.store.queueing.workers import count
 from services.store.records import Control, Hyperparameters, JobState, StartFrom, StepRecord
 from services.trainer.batches.batching import MOST_CALL_TOKENS
 from tests.fakes.fake_tuft import FakeTuft
@@ -352,7 +353,7 @@ def test_several_workers_share_one_server_and_each_run_is_right_alone(stack: Tra
     for job_id in alone:
         stack.wait(job_id, JobState.SUCCEEDED, deadline=120)
     stack.worker()
-    wait_for(lambda: stack.store.redis.scard(f"rq:workers:train.{HOST}") == 2, "the second worker")
+    wait_for(lambda: count(stack.store.redis, [f"train.{HOST}"]) == [2], "the second worker")
     stack.tuft.fault("optim_step", "slow", ms=500.0)  # none ends while another begins
     together = [stack.submit(hyper, start_from=start) for hyper in different]
     wait_for(lambda: sum(stack.job(job_id).state is JobState.RUNNING for job_id in together) == 2, "two at once")

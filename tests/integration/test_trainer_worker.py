@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from services.preprocess.jobs.diagnosis import _identities
+from services.store.queueing.workers import count, registered
 from services.store.records import Hyperparameters, JobState
+from tests.support.rq_workers import age
 from tests.support.trainer_stack import HOST, REPOSITORY, TrainerStack, kill, stack_over_fake_tuft, wait_for
 
 HYPER = Hyperparameters(max_steps=12, batch_size=4, learning_rate=1e-2, lora_rank=4, eval_every=4, checkpoint_every=4)
@@ -65,6 +67,31 @@ def test_a_horse_ends_with_its_worker(stack: TrainerStack) -> None:
     horse = stack.horse(worker)
     kill(worker.pid)
     wait_for(lambda: not Path(f"/proc/{horse}").exists() or is_zombie(horse), "the end of the horse")
+
+
+def test_a_worker_counts_while_it_waits_and_works_and_no_more_once_it_is_killed(stack: TrainerStack) -> None:
+    store, queue = stack.store, f"train.{HOST}"
+    worker = stack.worker()
+    wait_for(lambda: [host.backend_up for host in store.hosts.live()] == [True], "the host's record")
+    wait_for(lambda: count(store.redis, [queue]) == [1], "the worker")
+    (key,) = store.redis.smembers(registered(queue))
+    age(store, key)
+    wait_for(lambda: count(store.redis, [queue]) == [1], "a sign of the idle worker")
+    assert store.pool.load().has_room()
+    stack.wait_step(stack.submit(LONG), 2)
+    horse = stack.horse(worker)
+    for _ in range(2):
+        age(store, key)
+        wait_for(lambda: count(store.redis, [queue]) == [1], "a sign of the busy worker")
+    assert stack.horse(worker) == horse
+    assert not store.pool.load().has_room(), "it has a job"
+    kill(worker.pid)
+    worker.wait(60)
+    assert count(store.redis, [queue]) == [1], "its last sign is fresh"
+    age(store, key)
+    assert count(store.redis, [queue]) == [0]
+    assert [host.workers for host in store.hosts.list()] == [0]
+    assert store.redis.smembers(registered(queue)) == {key}, "RQ still lists it"
 
 
 def is_zombie(pid: int) -> bool:

@@ -11,6 +11,7 @@ from services.store.queueing.queues import queue_name
 from services.store.records import CheckpointRecord, JobRecord, JobState
 from services.store.store import Store
 from tests.support.api_calls import Api, wait_until
+from tests.support.rq_workers import sign_in
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1 import types_pb2 as ty
 
@@ -28,8 +29,7 @@ def ended(store: Store, job: str) -> JobRecord:
 
 def man(store: Store, workers: int = 1) -> None:
     """Workers that are registered and take nothing."""
-    for index in range(workers):
-        store.rq.sadd(f"rq:workers:{queue_name('gpu-a')}", f"rq:worker:gpu-a.{index}")
+    sign_in(store, queue_name("gpu-a"), workers)
 
 
 def waiting(store: Store) -> list[str]:
@@ -51,7 +51,7 @@ class Played:
 
     def sample(self, job: str, conversation: ty.Conversation, answer: object, **fields: object) -> tr.SampleResponse:
         self.answer = answer
-        man(self.store)  # a real worker that ends strikes off those that are only registered
+        man(self.store)
         request = tr.SampleRequest(job=job, conversation=conversation, **fields)  # type: ignore[arg-type]
         asked = self.api.jobs.Sample.future(request, timeout=LIMIT)
         wait_until(lambda: bool(waiting(self.store)))

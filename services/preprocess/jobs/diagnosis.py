@@ -17,6 +17,7 @@ from services.store import keys
 from services.store.blobs.deadlines import answers_within
 from services.store.blobs.files import below, remove, try_store, whole_file
 from services.store.errors import NotFound, RedisForbids, StoreError
+from services.store.queueing import workers
 from services.store.queueing.queues import PREPROCESS_QUEUE, queue_name
 from services.store.records import HostRecord
 from services.store.store import Store
@@ -160,12 +161,12 @@ def _supervisor(store: Store) -> Check:
 
 def _preprocess_worker(store: Store, registry: Registry) -> list[Check]:
     """Check that a preprocess worker is there, and add what it finds."""
-    workers = store.redis.scard(f"rq:workers:{PREPROCESS_QUEUE}")
-    if not workers:
+    (present,) = workers.count(store.redis, [PREPROCESS_QUEUE])
+    if not present:
         sentence = "No preprocess worker runs, so datasets of hub names, paths and URLs would wait."
         hint = "Start python -m services.preprocess worker; files that a client sends need none."
         return [Check("preprocess_worker", "warning", sentence, hint)]
-    said = f"{counted(workers, 'worker')} for datasets of hub names, paths and URLs."
+    said = f"{counted(present, 'worker')} for datasets of hub names, paths and URLs."
     there = Check("preprocess_worker", "ok", said)
     models = {
         entry.name: {"tokenizer_sha256": model.tokenizer_sha256, "template_sha256": model.template_sha256}

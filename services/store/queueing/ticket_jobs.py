@@ -19,16 +19,20 @@ from types import FrameType
 from typing import ClassVar, Final, cast
 
 import redis
+from redis.client import Pipeline
 from rq import Queue, Worker
 from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.worker_registration import register
 
 from services.store.connection import connect_rq
+from services.store.queueing.workers import RECORD_LIFE
 
 LOG = logging.getLogger("turnloom.worker")
-WORKER_TTL: Final = 60  #: seconds after which a silent worker is given up; RQ blocks for 15 less on an empty queue
+#: What RQ reckons with, seconds: a new worker's record lives for 60 more, and a wait on an empty queue takes 15 less.
+WORKER_TTL: Final = round(RECORD_LIFE) - 60
 RECONNECT_SECONDS: Final = 1.0
 RETURN_SECONDS: Final = 5.0  #: after which an idle worker has seen that Redis is back, at most
 PING_SECONDS: Final = 10.0  #: that Redis may take for its first answer
@@ -123,6 +127,15 @@ class TicketWorker(Worker):
 
     def unsubscribe(self) -> None:
         """Do nothing, since there is no subscription."""
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Give a sign. Its record lives as long in every state, for workers.count tells its age by what is left.
+
+        RQ registers a worker once. One whose name Redis lost meanwhile would work and never count, so it is told again.
+        """
+        super().heartbeat(round(RECORD_LIFE), pipeline)
+        if not self._is_horse:
+            register(self, pipeline)
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Send heartbeats while a horse works, for RQ. During a Redis outage the horse goes on, so its parent must."""

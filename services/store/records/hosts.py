@@ -37,7 +37,7 @@ class HostRecord:
     models: tuple[ServedModelRecord, ...] = ()
     backend_up: bool = False
     tuft_url: str = ""
-    workers: int = 0  #: filled in from the queue when read
+    workers: int = 0  #: idle and busy ones, filled in from the queue when read; killed ones count for 20 s
     queued_jobs: int = 0  #: filled in from the queue when read
     heartbeat_time: float = 0.0
     hour_price: float | None = None  #: of an hour in which a job is trained there; None: not known
