@@ -110,10 +110,10 @@ class _Contents:
             return self._holds(node.node)
         if isinstance(node, nodes.CondExpr):
             return self._holds(node.expr1) or self._holds(node.expr2)
-        if isinstance(node, nodes.And | nodes.Or | nodes.Add):
+        if isinstance(node, nodes.And | nodes.Or | nodes.Add | nodes.Mul):
             return self._holds(node.left) or self._holds(node.right)
         if isinstance(node, nodes.Filter) and node.name in _DEFAULTS:
-            return self._holds(node.node) or any(map(self._holds, node.args))
+            return any(map(self._holds, [node.node, *_given(node)]))
         return node is not None and _key(node) in self._keys
 
     def _tells(self, node: nodes.Node) -> bool:
@@ -139,8 +139,7 @@ class _Contents:
         if isinstance(node, nodes.Getattr):
             return holds(node.node) and node.attr not in _METHODS
         if isinstance(node, nodes.Filter):
-            given = any(map(holds, [*node.args, *(keyword.value for keyword in node.kwargs)]))
-            return (holds(node.node) or given) and node.name not in _OF_TEXTS | _DEFAULTS
+            return any(map(holds, [node.node, *_given(node)])) and node.name not in _OF_TEXTS | _DEFAULTS
         return isinstance(node, nodes.Call) and self._is_lost(node)
 
     def _is_lost(self, call: nodes.Call) -> bool:
@@ -205,6 +204,10 @@ class _Contents:
 def _within(node: nodes.Node) -> Iterator[nodes.Node]:
     yield node
     yield from node.find_all(nodes.Node)
+
+
+def _given(filter_: nodes.Filter) -> list[nodes.Expr]:
+    return [*filter_.args, *(keyword.value for keyword in filter_.kwargs)]
 
 
 def _name(node: nodes.Node) -> str | None:

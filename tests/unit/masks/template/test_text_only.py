@@ -49,6 +49,8 @@ def test_what_prints_and_tests_a_text_takes_only_text(inner: str) -> None:
         "{% for part in (m.content if m.content is not string else []) %}{{ part }}{% endfor %}",
         "{% for part in m['content'][1:] %}{{ part }}{% endfor %}",
         "{% for part in m.content | default([]) %}{{ part }}{% endfor %}",
+        "{% for part in m.parts | default(default_value=m.content) %}{{ part }}{% endfor %}",
+        "{% for part in m.content * 1 %}{{ part }}{% endfor %}",
         "{% for part in m.get('content', []) %}{{ part }}{% endfor %}",
         # One role's parts are read.
         "{% if m.role == 'user' %}{% for p in m.content %}{{ p.text }}{% endfor %}{% else %}{{ m.content }}{% endif %}",
