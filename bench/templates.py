@@ -182,7 +182,7 @@ def chat_format(template: CompiledTemplate) -> ChatFormat:
 def outcome(name: str, template: CompiledTemplate, shape: str) -> Outcome:
     """Render both ways, lay out, and compare every view's last turn with the inference definition."""
     sent = SHAPES[shape]
-    conversation = replace(sent, messages=normalized(sent.messages, template.names))
+    conversation = replace(sent, messages=normalized(sent.messages, template.names, only_text=template.takes_only_text))
     settings = Settings(_date(), SPECIAL_TOKENS)
     texts = []
     for render_one in (_traced_text, render_plain):

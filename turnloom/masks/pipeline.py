@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from turnloom.masks.domain.conversation import REASONING_FIELDS, Conversation
+from turnloom.masks.domain.conversation import REASONING_FIELDS, Conversation, Message
 from turnloom.masks.domain.errors import (
     TOO_DEEP,
     InvalidOption,
@@ -147,22 +147,30 @@ def ready(conversation: Conversation, options: Options, model: Model) -> Convers
         tools = normalized_tools(conversation.tools)
         if tools is not conversation.tools:
             conversation = replace(conversation, tools=tools)
-    for message in conversation.messages:
-        if len(message) != 2 or not message.get("content"):
-            break
-    else:
-        return conversation  # most conversations: nothing but roles and contents
+    if _is_plain(conversation.messages):
+        return conversation  # most conversations: nothing but roles and texts
     conversation = obeyed(conversation)
     messages, template = conversation.messages, model.chat_format.template
-    names = template.names if options.chat_template is None else frozenset()
+    own = options.chat_template is None  # a client's template is looked at in the sandbox alone
+    names = template.names if own else frozenset()
     check_content(messages, names)
     if options.normalize_messages:
-        messages = normalized(messages, names)
+        messages = normalized(messages, names, only_text=own and template.takes_only_text)
     if options.make_tool_call_ids:
         messages = with_call_ids(messages, options.chat_template or template.source)
     if all(map(is_, messages, conversation.messages)):
         return conversation
     return replace(conversation, messages=messages)
+
+
+def _is_plain(messages: Sequence[Message]) -> bool:
+    try:
+        for message in messages:
+            if len(message) != 2 or type(content := message["content"]) is not str or not content:
+                return False
+    except KeyError:
+        return False
+    return True
 
 
 def _laid_out(

@@ -155,11 +155,41 @@ def test_an_empty_list_of_calls_or_parts_is_nothing(tmp_path_factory: pytest.Tem
     for one in others:
         assert [row.token_ids.tolist() for row in one.rows] == [row.token_ids.tolist() for row in expected.rows] != []
     parts = [{"role": "user", "content": [{"type": "text", "text": "weather?"}]}, plain[1]]
-    for one in masker([parts, conversation(from_json(parts))]):
+    as_sent = Masker(load_model(folder), Options(normalize_messages=False))
+    for one in as_sent([parts, conversation(from_json(parts))]):
         assert str(one.error) == (
             "messages[0].content: the template prints the list of content parts as Python code; send this content as"
             " one string"
         )
+
+
+def test_text_parts_are_one_text_to_a_template_that_takes_only_text(masker: Masker) -> None:
+    parts = [{"type": "text", "text": "Weather"}, {"type": "text", "text": ""}, {"type": "text", "text": "in Oslo?"}]
+    reply = {"role": "assistant", "content": [{"type": "text", "text": "It rains."}]}
+    sent = [{"role": "user", "content": parts}, reply]
+    texts = [{"role": "user", "content": "Weather\nin Oslo?"}, {"role": "assistant", "content": "It rains."}]
+    expected, *others = masker([texts, sent, conversation(from_json(sent))])
+    for one in others:
+        assert [row.token_ids.tolist() for row in one.rows] == [row.token_ids.tolist() for row in expected.rows] != []
+        assert [row.target_weights.tolist() for row in one.rows] == [
+            row.target_weights.tolist() for row in expected.rows
+        ]
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        ({"type": "image_url", "image_url": {"url": "x"}}, "messages[0].content: part 1 is of type 'image_url'; only"),
+        ({"type": "thinking", "text": "hm"}, "messages[0].content: the template prints the list of content parts as"),
+        ({"type": "text", "text": "b", "image": "x"}, "messages[0].content: the template prints the list of content"),
+        ({"type": "text", "text": 3}, "messages[0].content: the template prints the list of content parts as Python"),
+        ("b", "messages[0].content: part 1 is of type 'str'; only text can be trained on"),
+    ],
+)
+def test_parts_that_hold_more_than_text_are_no_text(masker: Masker, part: object, sentence: str) -> None:
+    asked = {"role": "user", "content": [{"type": "text", "text": "a"}, part]}
+    (one,) = masker([[asked, {"role": "assistant", "content": "It rains."}]])
+    assert str(one.error).startswith(sentence)
 
 
 def test_two_sets_of_arguments_are_not_chosen_between() -> None:
@@ -170,7 +200,11 @@ def test_two_sets_of_arguments_are_not_chosen_between() -> None:
 
 
 @pytest.mark.parametrize("key", ["text", "value", "message", "response", "refusal", "output"])
-@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}], ids=["absent", "null", "empty"])
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"content": None}, {"content": ""}, {"content": [{"type": "text", "text": ""}]}],
+    ids=["absent", "null", "empty", "empty part"],
+)
 def test_a_reply_under_another_key_is_not_trained_as_an_empty_one(
     masker: Masker, key: str, content: dict[str, object]
 ) -> None:

@@ -4,15 +4,19 @@ import datetime
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 
 from bench.templates import DATE, FOLDER, SHAPES, SPECIAL_TOKENS, Outcome, chat_format, markdown, outcomes
-from turnloom.masks.domain.conversation import Conversation, Message
+from tests.support.long_way import told
+from tests.support.warm_and_fresh import unseen
+from turnloom.masks.domain.conversation import JSON, Conversation, Message
 from turnloom.masks.domain.errors import PreprocessError, TemplateRefused
 from turnloom.masks.domain.options import Options
+from turnloom.masks.pipeline import preprocess_batch, ready
 from turnloom.masks.replay.fast_path import replayed_views, view_replays
 from turnloom.masks.template.compiled import compile_template
 from turnloom.masks.template.render import Settings, render_plain
@@ -24,8 +28,10 @@ pytestmark = [
 ]
 
 #: What the engine reached when this was written; it may only get better.
-FEWEST_EXACT = 2022
+FEWEST_EXACT = 2093
 FEWEST_REPLAYED = 6000
+#: Templates that are known to take only text.
+FEWEST_ONLY_TEXT = 101
 OPTIONS = Options(date=DATE)
 LISTED = Path(__file__).parents[3] / "docs" / "masks-exceptions.md"
 
@@ -55,6 +61,36 @@ def test_no_warning_quotes_one_text_twice(found: list[Outcome]) -> None:
 
 def test_every_exception_to_the_inference_definition_is_listed_in_the_docs(found: list[Outcome]) -> None:
     assert LISTED.read_text(encoding="utf-8") == markdown(found), "python -m bench.templates --markdown " + LISTED.name
+
+
+def test_parts_train_what_one_text_does_where_a_template_takes_only_text() -> None:
+    only_text = 0
+    for path in sorted(FOLDER.glob("*.jinja")):
+        source = path.read_text(encoding="utf-8")
+        if not compile_template(source).takes_only_text:
+            continue
+        only_text += 1
+        for lines in (["Hello."], ["Good", "day."]):
+            texts, sent = _chat("\n".join(lines)), _chat([{"type": "text", "text": line} for line in lines])
+            fresh, warm = unseen(source), unseen(source)
+            (expected,) = map(told, preprocess_batch([Conversation(texts)], OPTIONS, fresh))
+            in_parts = [Conversation(sent)] * 3 + [Conversation(texts)]
+            assert list(map(told, preprocess_batch(in_parts, OPTIONS, warm))) == [expected] * 4, path.stem
+    assert only_text >= FEWEST_ONLY_TEXT
+
+
+def test_parts_are_left_to_templates_that_read_them() -> None:
+    chat = SHAPES["parts"]
+    for path in sorted(FOLDER.glob("*.jinja")):
+        source = path.read_text(encoding="utf-8")
+        model = unseen(source)
+        if not model.chat_format.template.takes_only_text:
+            assert ready(chat, OPTIONS, model).messages is chat.messages, path.stem
+        assert ready(chat, replace(OPTIONS, normalize_messages=False), model) is chat, path.stem
+
+
+def _chat(content: JSON) -> list[Message]:
+    return [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ def options_data(options: Options) -> dict[str, Any]:
         "date": options.date,
         "next_header_stop": options.next_header_stop.value,
         "ensure_final_stop": options.ensure_final_stop,
+        "normalize_messages": options.normalize_messages,
     }
 
 
@@ -53,6 +54,7 @@ def options_from(data: Mapping[str, Any]) -> Options:
         date=data["date"],
         next_header_stop=NextHeaderStop(data["next_header_stop"]),
         ensure_final_stop=data["ensure_final_stop"],
+        normalize_messages=data["normalize_messages"],
     )
 
 

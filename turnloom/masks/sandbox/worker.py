@@ -16,6 +16,7 @@ from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import PreprocessError, TemplateLimit
 from turnloom.masks.sandbox.frames import HEADER, error_data, frame, options_from, view_data
 from turnloom.masks.template.compiled import compile_template
+from turnloom.masks.template.normalize import with_one_text
 from turnloom.masks.turns.views import ChatFormat, render_views
 
 #: Chat formats kept; the server sends a format once and its key from then on.
@@ -50,8 +51,10 @@ def _answer(request: dict[str, Any], formats: BoundedCache[str, ChatFormat]) -> 
             template = compile_template(defined["source"])
             chat_format = ChatFormat(template, defined["special_tokens"], defined["control_tokens"])
             formats[request["format"]] = chat_format
-        conversation = Conversation(request["messages"], request["tools"])
-        views = render_views(conversation, options_from(request["options"]), chat_format, request["trained"])
+        options, messages = options_from(request["options"]), request["messages"]
+        if options.normalize_messages and chat_format.template.takes_only_text:
+            messages = with_one_text(messages)  # all else was normalized before, without a look at the template
+        views = render_views(Conversation(messages, request["tools"]), options, chat_format, request["trained"])
         return {"views": [view_data(view) for view in views]}
     except PreprocessError as error:
         return {"error": error_data(error)}

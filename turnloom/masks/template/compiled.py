@@ -22,6 +22,7 @@ from turnloom.masks.template.environment import (
     TracedEnvironment,
 )
 from turnloom.masks.template.steps import with_steps
+from turnloom.masks.template.text_only import takes_only_text
 
 _PLAIN: Final = PlainEnvironment()
 _TRACED: Final = TracedEnvironment()
@@ -67,6 +68,11 @@ class CompiledTemplate:
         """Of these, the names that the template sets nowhere: only whoever renders can."""
         named = _PLAIN.parse(self.source).find_all(nodes.Name)
         return self.variables - {name.name for name in named if name.ctx != "load"}
+
+    @cached_property
+    def takes_only_text(self) -> bool:
+        """It takes contents as one text, and certainly reads no parts of them."""
+        return takes_only_text(_PLAIN.parse(self.source))
 
     @cached_property
     def plain(self) -> Template:

@@ -59,7 +59,10 @@ def check_content(messages: Sequence[Message], known: Collection[str]) -> None:
         UnsupportedContent: naming the message and the key.
     """
     for index, message in enumerate(messages):
-        if len(message) < 2 or message.get("content") or any(message.get(key) for key in _CALLS):
+        content = message.get("content")
+        if len(message) < 2 or (content and (isinstance(content, str) or not _is_blank(content))):
+            continue
+        if any(message.get(key) for key in _CALLS):
             continue
         for key in _OTHER_CONTENT:
             if message.get(key) and (key not in known or key in _OF_PARTS):
@@ -68,6 +71,13 @@ def check_content(messages: Sequence[Message], known: Collection[str]) -> None:
                     message_index=index,
                     field=key,
                 )
+
+
+def _is_blank(content: JSON) -> bool:
+    """Whether a content is parts of which none has a text."""
+    if not isinstance(content, (list, tuple)):
+        return False
+    return all(isinstance(part, Mapping) and part.get("type") == "text" and not part.get("text") for part in content)
 
 
 def check_roles(messages: Sequence[Message], named: Collection[str]) -> None:

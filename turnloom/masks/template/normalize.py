@@ -1,8 +1,9 @@
 """Normalize messages to the form in which inference servers hand them to a chat template.
 
 Servers give arguments of tool calls as objects, read from the JSON text that OpenAI's API has. They give "" for content
-that is null, absent or an empty list, and leave an empty list of calls out. A model must be trained on what it will
-see, so the same is done here, unless normalize_messages is off.
+that is null, absent or an empty list, and leave an empty list of calls out. Where the template takes only text, they
+join the texts of content parts to one. A model must be trained on what it will see, so the same is done here, unless
+normalize_messages is off.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
-from typing import Final
+from typing import Final, TypeGuard
 
 from turnloom.masks.domain.conversation import JSON, Message
 from turnloom.masks.domain.errors import UnsupportedContent
@@ -23,22 +24,29 @@ _SCHEMAS: Final = ("parameters", "input_schema")
 _FUNCTIONS: Final = (None, "function", "custom")
 #: Keys of a call, or of its function, that hold no arguments.
 _OF_CALLS: Final = ("id", "type", "name", "index")
-_PLAIN: Final = ["role", "content"]
+_PLAIN: Final = ("role", "content")
 _NOTHING: Final[tuple[JSON, ...]] = (None, [])  #: contents of a message that says nothing
+_TEXT_PART: Final = {"type", "text"}  #: all keys of a part that holds text and nothing else
+#: What stands between the texts of parts, as in vLLM and llama.cpp; SGLang writes a space.
+_BETWEEN_PARTS: Final = "\n"
 
 
-def normalized(messages: Sequence[Message], known: Collection[str] = ()) -> Sequence[Message]:
+def normalized(
+    messages: Sequence[Message], known: Collection[str] = (), *, only_text: bool = False
+) -> Sequence[Message]:
     """Return the messages as an inference server would send them; those that need nothing are the same objects.
 
     Args:
         messages: as sent.
         known: names that the template reads; a key of an older form that it knows is left to it.
+        only_text: the template takes contents as one text (`CompiledTemplate.takes_only_text`), so that parts become
+            one; where False, they are left to it.
 
     Raises:
         UnsupportedContent: arguments are not a JSON object, or two forms of calls stand beside each other.
     """
     return [
-        message if _needs_nothing(message) else _normalized(message, index, known)
+        message if _needs_nothing(message, only_text) else _normalized(message, index, known, only_text)
         for index, message in enumerate(messages)
     ]
 
@@ -63,20 +71,49 @@ def _function(tool: JSON) -> JSON:
     return {"type": "function", "function": named}
 
 
-def _needs_nothing(message: Message) -> bool:
-    if list(message) == _PLAIN:
-        return message["content"] not in _NOTHING
-    return message.get("content") not in _NOTHING and "tool_calls" not in message and LEGACY_CALL not in message
+def with_one_text(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages with one text in place of text parts, for a template that takes only text.
+
+    Parts that hold anything else stay, and are refused where messages are checked. Messages without are the same
+    objects.
+    """
+    return [
+        {**message, "content": _one_text(content)} if _has_text_parts(content := message.get("content")) else message
+        for message in messages
+    ]
 
 
-def _normalized(message: Message, index: int, known: Collection[str]) -> Message:
+def _has_text_parts(content: JSON) -> TypeGuard[Sequence[Mapping[str, str]]]:
+    return (
+        isinstance(content, (list, tuple))
+        and len(content) > 0
+        and all(isinstance(part, Mapping) and part.keys() == _TEXT_PART for part in content)
+        and all(part["type"] == "text" and isinstance(part["text"], str) for part in content)
+    )
+
+
+def _one_text(parts: Sequence[Mapping[str, str]]) -> str:
+    return _BETWEEN_PARTS.join(part["text"] for part in parts if part["text"])  # vLLM leaves empty ones out
+
+
+def _needs_nothing(message: Message, only_text: bool) -> bool:
+    content = message.get("content")
+    if type(content) is not str and (content in _NOTHING or (only_text and _has_text_parts(content))):
+        return False
+    return "tool_calls" not in message and LEGACY_CALL not in message
+
+
+def _normalized(message: Message, index: int, known: Collection[str], only_text: bool) -> Message:
     values = dict(message)
     legacy = values.get(LEGACY_CALL)
     if LEGACY_CALL in values and LEGACY_CALL not in known:
         del values[LEGACY_CALL]
         if legacy is not None:
             values = _with_call(values, legacy, index)
-    if values.get("content") in _NOTHING:
+    content = values.get("content")
+    if only_text and _has_text_parts(content):
+        values["content"] = _one_text(content)
+    elif content in _NOTHING:
         others = {key: value for key, value in values.items() if key not in _PLAIN}
         values = {**({"role": values["role"]} if "role" in values else {}), "content": "", **others}
     calls = values.get("tool_calls")

@@ -12,7 +12,7 @@ from turnloom.masks.domain.conversation import JSON, Conversation, Message, Trai
 from turnloom.masks.domain.errors import InvalidTraining, UnsupportedContent
 from turnloom.masks.template.call_ids import with_call_ids
 from turnloom.masks.template.foreign_keys import obeyed
-from turnloom.masks.template.normalize import normalized
+from turnloom.masks.template.normalize import normalized, with_one_text
 
 TEXT = st.text(st.characters(codec="utf-8"))
 VALUES = st.recursive(
@@ -122,3 +122,51 @@ def test_ids_are_made_in_the_form_that_the_template_demands_and_results_follow()
     short = [str(call["id"]) for message in nine for call in message.get("tool_calls", [])]  # type: ignore[union-attr,index,call-overload]
     assert all(len(id_) == 9 and id_.isalnum() for id_ in short)
     assert len(set(short)) == 3
+
+
+def parts(*texts: str) -> JSON:
+    return [{"type": "text", "text": text} for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (parts("a"), "a"),
+        (parts(" a\n", "b"), " a\n\nb"),
+        (parts("a", "", "b", ""), "a\nb"),
+        (parts(""), ""),
+        (tuple(parts("a", "b")), "a\nb"),  # type: ignore[arg-type]  # a list
+    ],
+)
+def test_text_parts_become_one_text_as_in_vllm(content: JSON, text: str) -> None:
+    message: Message = {"name": "n", "content": content, "role": "user"}
+    made: Message = {"name": "n", "content": text, "role": "user"}
+    (found,) = normalized([message], only_text=True)
+    assert (list(found), found) == (list(made), made)
+    assert with_one_text([message]) == [made]
+    assert normalized([message])[0] is message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a",
+        [*parts("a"), {"type": "image"}],  # type: ignore[misc]  # a list
+        [{"type": "text", "text": "a", "image": "b"}],
+        [{"type": "text", "text": None}],
+        [{"type": "thinking", "text": "a"}],
+        [{"text": "a"}],
+        ["a"],
+        {"type": "text", "text": "a"},
+    ],
+)
+def test_contents_other_than_text_parts_stay_the_same_objects(content: JSON) -> None:
+    message: Message = {"role": "user", "content": content}
+    assert normalized([message], only_text=True)[0] is message
+    assert with_one_text([message])[0] is message
+
+
+def test_parts_beside_calls_become_one_text_too() -> None:
+    message = {**calling("{}"), "content": parts("Look", "up.")}
+    (found,) = normalized([message], only_text=True)
+    assert (found["content"], found["tool_calls"]) == ("Look\nup.", normalized([calling({})])[0]["tool_calls"])

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -14,7 +15,7 @@ from tests.support.many_templates import runs
 from tests.support.micro_trajectories import put_through
 from tests.support.warm_and_fresh import unseen
 from tests.unit.masks.trajectory.test_walked_renders import LATER, QWEN
-from turnloom.masks.domain.conversation import Conversation, Training
+from turnloom.masks.domain.conversation import Conversation, Message, Training
 from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import ControlTokens, OnUnextendable, Options, TrainOn, TrainOnEot
 from turnloom.masks.model import Model
@@ -51,6 +52,26 @@ def test_rows_are_those_of_the_reference(source: str, options: Options) -> None:
     assert outcomes(some, options, model) == by_the_long_way(some, options, unseen(source))
     if options.on_unextendable is not OnUnextendable.ERROR and source is QWEN:
         assert hits(options, model) == len(some)
+
+
+@pytest.mark.parametrize("source", [QWEN, LATER])
+def test_text_parts_of_a_trajectory_are_its_texts_to_every_path(source: str) -> None:
+    some = trajectories(3, seed=5, most=14)
+    sent = [replace(one, messages=[_in_parts(message) for message in one.messages]) for one in some]
+    model = unseen(source)
+    expected = by_the_long_way(some, OPTIONS, unseen(source))
+    assert by_the_long_way(sent, OPTIONS, unseen(source)) == expected
+    for _ in range(2):
+        assert outcomes(sent, OPTIONS, model) == outcomes(some, OPTIONS, model) == expected
+    assert hits(OPTIONS, model) > 0 or source is LATER
+
+
+def _in_parts(message: Message) -> Message:
+    content = message["content"]
+    assert isinstance(content, str)
+    first, _, rest = content.partition("\n")
+    texts = [first, rest] if first and rest else [content]
+    return {**message, "content": [{"type": "text", "text": text} for text in texts]}
 
 
 @given(st.integers(0, 2**32))

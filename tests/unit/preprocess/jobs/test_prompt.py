@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from services.preprocess.jobs.prompt import prompt_of, reply_text
 from tests.support.chat_templates import CHATML, GENERATION, INSTRUCT, OPEN_ENDED, PREFILLED, THINKING
 from tests.support.small_tokenizers import families
-from turnloom.masks.domain.conversation import Conversation
-from turnloom.masks.domain.errors import ControlTokenRejected, PreprocessError, TemplateRefused
+from turnloom.masks.domain.conversation import JSON, Conversation
+from turnloom.masks.domain.errors import ControlTokenRejected, PreprocessError, TemplateRefused, UnsupportedContent
 from turnloom.masks.domain.options import ControlTokens, GenerationPrefill, Mask, Options, Tokenization
 from turnloom.masks.model import Model, build_model
 from turnloom.masks.pipeline import preprocess
@@ -132,6 +132,21 @@ def test_a_clients_own_template_is_rendered_in_the_sandbox() -> None:
     text = "<|im_start|>user\nhi <|im_end|><|im_end|>\n<|im_start|>assistant\n"
     assert used_text(used, prompt.token_ids) == text
     assert prompt.token_ids.tolist().count(*ids(used, EOS)) == 1
+
+
+def test_parts_are_one_text_to_a_clients_template_that_takes_only_text() -> None:
+    parts: JSON = [{"type": "text", "text": "hi"}, {"type": "text", "text": "there"}]
+    asked = Conversation([{"role": "user", "content": parts}])
+    reads = CHATML.replace("{{ m.content }}", "{% for part in m.content %}[{{ part.text }}]{% endfor %}")
+    assert reads != CHATML
+    with closing(Sandbox(Limits(seconds=10))) as sandbox:
+        used = replace(model(INSTRUCT), sandbox=sandbox)
+        for template, text in ((CHATML, "hi\nthere"), (reads, "[hi][there]")):
+            prompt = prompt_of(asked, Options(chat_template=template), used)
+            said = used_text(used, prompt.token_ids)
+            assert said == f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+        with pytest.raises(UnsupportedContent, match="as Python code"):
+            prompt_of(asked, Options(chat_template=CHATML, normalize_messages=False), used)
 
 
 def test_a_template_that_refuses_the_conversation_refuses_the_prompt() -> None:
