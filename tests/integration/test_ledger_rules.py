@@ -64,7 +64,7 @@ def test_every_illegal_edge_is_refused_with_a_sentence(store: Store) -> None:
     store.jobs.queue(job.id, host="h", planned_steps=1)
     with pytest.raises(IllegalEdge, match="is QUEUED, only a VALIDATING job is queued so"):
         store.jobs.queue(job.id, host="h", planned_steps=1)
-    with pytest.raises(IllegalEdge, match="QUEUED and can't become QUEUED"):
+    with pytest.raises(IllegalEdge, match="is QUEUED, only a PAUSED, FAILED or CANCELLED job is resumed"):
         store.jobs.resume(job.id)
     with pytest.raises(IllegalEdge, match="is QUEUED, only a VALIDATING job is rejected"):
         store.jobs.reject(job.id, ErrorRecord("X", "x"))
