@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -17,11 +16,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from services.rest.problems import WRONG
+from turnloom.characters import whole
 
 Auto: TypeAlias = Literal["auto"]
 Status: TypeAlias = Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
 T = TypeVar("T")
-HALF: Final = re.compile("[\ud800-\udfff]")  #: of a surrogate pair
 
 
 def taking(expected: str) -> WrapValidator:
@@ -56,7 +55,7 @@ def _broken(value: object) -> bool:
     while left:
         one = left.pop()
         if isinstance(one, str):
-            if not one.isascii() and HALF.search(one):
+            if whole(one) != one:
                 return True
         elif isinstance(one, dict):
             left += [*one, *one.values()]

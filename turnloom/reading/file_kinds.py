@@ -31,8 +31,18 @@ BESIDE: Final = frozenset({"dataset_info.json", "dataset_infos.json", "state.jso
 
 
 DAMAGED: Final = "It is damaged, or not what its name says."  #: a hint
+COMPRESSED_TABLE: Final = "is a compressed table."  #: the rest of a sentence
+DECOMPRESS: Final = "Decompress it: such files are compressed inside."  #: its hint
 #: What reading a damaged file raises.
 DAMAGES: Final = (EOFError, ValueError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether reading a file of this machine raised an error for its content.
+
+    pyarrow's, of a decompressor, is an OSError without the system's number.
+    """
+    return isinstance(error, DAMAGES) or (isinstance(error, OSError) and not error.errno)
 
 
 def damage(error: Exception) -> str:

@@ -8,16 +8,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from turnloom.errors import InvalidInput
+from turnloom.errors import InvalidInput, why
 from turnloom.reading.documents import rows_of
 from turnloom.reading.file_kinds import (
     COLUMNAR,
+    COMPRESSED_TABLE,
     DAMAGED,
     DAMAGES,
+    DECOMPRESS,
     KINDS,
     damage,
     decompressed,
     is_compressed_table,
+    is_damage,
     kind_of,
     needs_pyarrow,
     without_pyarrow,
@@ -48,7 +51,7 @@ def rows(path: Path) -> Iterator[RawRow]:
     """
     name = str(path)
     if is_compressed_table(name):
-        raise InvalidInput(f"{name} is a compressed table.", hint="Decompress it: such files are compressed inside.")
+        raise InvalidInput(f"{name} {COMPRESSED_TABLE}", hint=DECOMPRESS)
     try:
         with path.open("rb") as raw:
             if kind_of(name) not in COLUMNAR:
@@ -62,13 +65,10 @@ def rows(path: Path) -> Iterator[RawRow]:
         raise without_pyarrow(name) if needs_pyarrow(name) else error from error
     except FileNotFoundError as error:
         raise _nothing(name) from error
-    except DAMAGES as error:
-        why = damage(error)
-        raise InvalidInput(f"{name} can't be read: {why}.", hint=DAMAGED) from error
-    except OSError as error:
-        hint = "" if error.errno else DAMAGED  # pyarrow's, of a decompressor
-        why = (error.strerror or str(error)).rstrip(".")
-        raise InvalidInput(f"{name} can't be read: {why}.", hint=hint) from error
+    except (*DAMAGES, OSError) as error:
+        if is_damage(error):
+            raise InvalidInput(f"{name} can't be read: {damage(error)}.", hint=DAMAGED) from error
+        raise InvalidInput(f"{name} can't be read: {why(error).rstrip('.')}.") from error
 
 
 def _meant(word: str) -> Sequence[Path]:

@@ -141,12 +141,13 @@ class _Work:
     def _checked(self, index: int, layout: PieceLayout) -> list[str]:
         turn, message = self.finder.sampled(index).turn, self.messages[index]
         own = layout.own(index, turn.start, turn.end)
-        shown = own is not None and is_shown(own, message, trained=True)
-        if shown and own is not None and is_reasoning_shown(own, message):
+        if own is not None and not is_shown(own, message, trained=True):
+            own = None
+        if own is not None and is_reasoning_shown(own, message):
             return []
         pieces = layout.between(index, turn.start, turn.end)
         text = "".join([text for _, text, _ in pieces])
-        if shown:
+        if own is not None:  # only its reasoning is not all there
             return reasoning_warnings(message, index, Shown(pieces, text))
         return checked(pieces, text, message, index)
 

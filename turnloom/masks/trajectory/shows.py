@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from turnloom.masks.domain.conversation import REASONING_FIELDS, Message
 from turnloom.masks.trajectory.program import Fold, Keep, Piece, Printed
-from turnloom.masks.turns.leaves import repeated_calls
+from turnloom.masks.turns.leaves import is_word, repeated_calls
 from turnloom.masks.turns.span_parts import has_text
 
 _PATH: Final = re.compile(r"m((?:\[\w+\])*)")
@@ -133,11 +133,7 @@ def _stands_apart(parts: Sequence[Printed], at: int) -> bool:
     before, behind = parts[at - 1] if at else 0, parts[at + 1] if at + 1 < len(parts) else 0
     if not (isinstance(before, str) and isinstance(behind, str)):
         return False
-    return not (_is_word(before[-1]) or _is_word(behind[0]) or behind[0] == ".")
-
-
-def _is_word(character: str) -> bool:
-    return character == "_" or (character.isascii() and character.isalnum())
+    return not (is_word(before[-1]) or is_word(behind[0]) or behind[0] == ".")
 
 
 def _is_call(told: AbstractSet[Path]) -> bool:

@@ -272,23 +272,24 @@ def repeated_calls(calls: Sequence[JSON], own: str) -> Iterator[int]:
 
 def _times(text: str, within: str, enough: float = inf) -> int:
     """Count where a key or number stands as no part of a word or of a longer number, up to what is enough."""
-    before, behind = _is_word(text[:1]), _is_word(text[-1:])
+    before, behind = is_word(text[:1]), is_word(text[-1:])
     times, at = 0, within.find(text)
     while at >= 0 and text and times < enough:
         end = at + len(text)
-        is_part = (before and at > 0 and _is_word(within[at - 1])) or (behind and _goes_on(within, end))
+        is_part = (before and at > 0 and is_word(within[at - 1])) or (behind and _goes_on(within, end))
         times += not is_part
         at = within.find(text, at + 1 if is_part else end)
     return times
 
 
-def _is_word(character: str) -> bool:
+def is_word(character: str) -> bool:
+    """Whether a character is part of words and numbers: a key or number beside it does not stand by itself."""
     return character.isascii() and (character.isalnum() or character == "_")
 
 
 def _goes_on(text: str, at: int) -> bool:
     """Whether a word or number that ends there goes on."""
-    return _is_word(text[at : at + 1]) or (text[at : at + 1] == "." and text[at + 1 : at + 2].isdecimal())
+    return is_word(text[at : at + 1]) or (text[at : at + 1] == "." and text[at + 1 : at + 2].isdecimal())
 
 
 def _strings(value: JSON) -> Iterator[str]:

@@ -19,7 +19,7 @@ from services.preprocess.domain.source_errors import (
 from services.preprocess.domain.source_location import Location, below
 from turnloom.characters import whole
 from turnloom.errors import InvalidInput
-from turnloom.reading.file_kinds import KINDS, is_compressed_table, is_data
+from turnloom.reading.file_kinds import COMPRESSED_TABLE, DECOMPRESS, KINDS, is_compressed_table, is_data
 from turnloom.reading.file_names import SPLITS, check_splits, named_files
 
 
@@ -65,7 +65,7 @@ def files(location: Location, roots: Sequence[str]) -> Found:
         link = outside[0] if outside else place
         raise SourceNotAllowed(f"{link} leads out of the source roots.", hint="Put the file itself below a root.")
     if named and is_compressed_table(place):
-        raise SourceNotKnown(f"{place} is a compressed table.", hint="Decompress it: such files are compressed inside.")
+        raise SourceNotKnown(f"{place} {COMPRESSED_TABLE}", hint=DECOMPRESS)
     if named:
         raise SourceNotKnown(f"{place} is no data file.", hint=f"Known are: {', '.join(KINDS)}.")
     raise SourceNotFound(f"There is no data file at {place}.", hint=f"Known are: {', '.join(KINDS)}.")

@@ -13,7 +13,7 @@ import fsspec
 from services.preprocess.domain.source_errors import SourceNotReadable
 from services.store.blobs.files import FileSystem, is_failure, reader, said
 from turnloom.errors import InvalidInput
-from turnloom.reading.file_kinds import DAMAGED, DAMAGES, damage, decompressed
+from turnloom.reading.file_kinds import DAMAGED, DAMAGES, damage, decompressed, is_damage
 
 BUFFER: Final = 1 << 20  #: bytes read at once
 
@@ -24,12 +24,10 @@ def readable(url: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, DAMAGES):
+        if isinstance(error, DAMAGES) or ("://" not in url and is_damage(error)):
             raise SourceNotReadable(f"{url} can't be read: {damage(error)}.", hint or DAMAGED) from error
         if not (is_failure(error) or isinstance(error, ImportError)):
             raise
-        if isinstance(error, OSError) and not error.errno and "://" not in url:  # pyarrow's, of a decompressor
-            raise SourceNotReadable(f"{url} can't be read: {damage(error)}.", hint or DAMAGED) from error
         raise SourceNotReadable(f"{url} can't be read: {said(error)}", hint) from error
 
 
