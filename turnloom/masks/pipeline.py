@@ -222,6 +222,8 @@ def _unheard(conversation: Conversation, plan: MessageWeights) -> Sequence[str]:
 def _silent(sent: Conversation, plan: MessageWeights) -> Sequence[str]:
     """Return a warning for each trained reply that is null: most likely it is missing from a table."""
     missing = [index for index in plan.chosen if sent.messages[index].get("content") is None]
+    if not missing:
+        return ()
     return [
         f"messages[{index}].content is null, and there is no call: the model learns to say nothing here; leave the"
         " conversation out if its reply is missing"

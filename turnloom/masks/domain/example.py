@@ -29,9 +29,8 @@ class WeightedTokens(NamedTuple):
         return sum([end - max(start, 1) for start, end, _ in self.spans if end > 1])
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedExample:
-    """One training row.
+class TokenizedExample(NamedTuple):
+    """One training row; a tuple, as all that is made per example.
 
     `token_ids` has N entries, `weight_runs` cover N - 1 targets: target t is the prediction of `token_ids[t + 1]`.
     """
@@ -58,8 +57,7 @@ class ControlTokenSpan:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class PreprocessedConversation:
+class PreprocessedConversation(NamedTuple):
     """The result of one conversation: at least one example, and warnings a person should read."""
 
     examples: Sequence[TokenizedExample]
