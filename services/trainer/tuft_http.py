@@ -12,10 +12,9 @@ from typing import Any, Final, TypedDict
 from services.store.records import ServedModelRecord
 from services.trainer.errors import BackendError, Code, backend_error, classify
 
-#: Proxy variables never apply: the SDK and this module reach the server directly or not at all.
 #: What a TuFT says for itself that does not know the route of services/tuft.
 NOT_OURS: Final = "TuFT was not started through services.tuft"
-
+#: Proxy variables never apply: the SDK and this module reach the server directly or not at all.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -126,6 +125,5 @@ def about_runs(service: Service, model_name: str, method: str, kind: str) -> tup
         return 302, {"location": runs.folder(run.model_id, name).as_uri()}
     if method != "DELETE":
         raise TuftFailure(405, "Method Not Allowed")
-    run.checkpoints = {key: value for key, value in run.checkpoints.items() if value.name != name}
-    shutil.rmtree(runs.folder(run.model_id, name), ignore_errors=True)
+    runs.delete(run, name)
     return 204, None

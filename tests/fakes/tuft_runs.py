@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,6 +67,10 @@ class Run:
     def latest(self) -> Checkpoint | None:
         """The checkpoint a restart goes back to."""
         return max(self.checkpoints.values(), key=lambda checkpoint: checkpoint.created, default=None)
+
+    def forget(self, name: str) -> None:
+        """Leave the checkpoints of this name out, of either kind."""
+        self.checkpoints = {key: value for key, value in self.checkpoints.items() if value.name != name}
 
     def guarded(self, seq_id: int, operation: Callable[[], Result], record: Callable[[], None]) -> Result:
         """Runs an operation in its place of the sequence.
@@ -128,6 +133,9 @@ class Runs:
             elif what == "checkpoint":
                 checkpoint = Checkpoint(**entry["checkpoint"])
                 self.runs[entry["model_id"]].checkpoints[f"{checkpoint.kind}/{checkpoint.name}"] = checkpoint
+            elif what == "deleted":
+                if entry["model_id"] in self.runs:
+                    self.runs[entry["model_id"]].forget(entry["name"])
             elif what == "unload":
                 self.runs.pop(entry["model_id"], None)
             elif what == "future":
@@ -256,6 +264,12 @@ class Runs:
         }
         self.note(what="checkpoint", model_id=run.model_id, checkpoint=entry)
         return path
+
+    def delete(self, run: Run, name: str) -> None:
+        """Removes a checkpoint. It is recorded first, so that no restart looks for files that are gone."""
+        run.forget(name)
+        self.note(what="deleted", model_id=run.model_id, name=name)
+        shutil.rmtree(self.folder(run.model_id, name), ignore_errors=True)
 
     def load(self, run: Run, path: str, *, optimizer: bool, seq_id: int) -> None:
         """Puts a checkpoint's weights into a run. A checkpoint that does not exist leaves a gap in the sequence."""
