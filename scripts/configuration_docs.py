@@ -16,19 +16,19 @@ from typing import Final
 from typer.main import get_command
 
 from scripts.cli_docs import cell, commands
-from services.preprocess.models.registry import ModelEntry
 from services.preprocess.settings import ApiSettings
 from services.rest.settings import RestSettings
 from services.store.redis_url import REDIS_URL_TAKES
 from services.variables import LOG_LEVELS
 from turnloom.cli.app import app
+from turnloom.models_file import ModelEntry
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs/configuration.md"
 API: Final = "services/preprocess/settings.py"
 TRAINER: Final = "services/trainer/settings.py"
 REST: Final = "services/rest/settings.py"
-REGISTRY: Final = "services/preprocess/models/registry.py"
+MODELS: Final = "turnloom/models_file.py"
 #: Variables that no table of settings reads: name -> (what it is for, default).
 OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "TURNLOOM_TORCH_INDEX": (
@@ -212,7 +212,7 @@ def table(found: Iterable[Setting], *, takes: bool = False) -> str:
 
 def models() -> str:
     """Return the keys of models.toml."""
-    told = comments(REGISTRY, "ModelEntry")
+    told = comments(MODELS, "ModelEntry")
     lines = ["| key | meaning |", "|---|---|"]
     lines += [f"| `{field.name}` | {cell(told[field.name])} |" for field in fields(ModelEntry)]
     return "\n".join(lines)

@@ -18,12 +18,12 @@ from services.preprocess.api import preprocess_service
 from services.preprocess.api.runner import SLICE_CHARACTERS, size_of, slices
 from services.preprocess.api.work import ByteBudget, WorkClock
 from services.preprocess.domain.refusals import ClientLeft, WorkExceeded, WorkFull
-from services.preprocess.models.registry import ModelEntry
 from tests.integration.test_api_security import People, exhausted, request, retry_seconds
 from tests.support.api_calls import Api, Start, chat, options, refusal
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.model import Model
 from turnloom.masks.sandbox.pool import Limits, Sandbox
+from turnloom.models_file import ModelEntry
 from turnloom.v1 import preprocess_pb2 as pb
 
 LIMIT = 60  #: seconds that any call here may take

@@ -19,13 +19,14 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from services.preprocess.api import preprocess_service
-from services.preprocess.models.registry import ModelEntry, load_entry
+from services.preprocess.models.registry import load_entry
 from services.preprocess.wire.batch import examples
 from services.store.logs import JsonLines
 from tests.support.api_calls import MODEL, Start, chat, first_request, options, refusal, wait_until
 from turnloom.masks.domain.errors import ModelNotUsable
 from turnloom.masks.model import Model
 from turnloom.masks.sandbox.pool import Sandbox
+from turnloom.models_file import ModelEntry
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import types_pb2
 

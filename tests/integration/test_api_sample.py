@@ -12,7 +12,6 @@ from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
 from services.preprocess.api import training_service
-from services.preprocess.models.registry import ModelEntry
 from services.store.connection import redis_time
 from services.store.queueing.queues import queue_name
 from services.store.records import HostRecord, JobRecord
@@ -23,6 +22,7 @@ from tests.support.rq_workers import sign_in
 from tests.support.sample_runs import LIMIT, Played, ended, man, waiting
 from tests.support.small_tokenizers import byte_level
 from turnloom.masks.model import build_model
+from turnloom.models_file import ModelEntry
 from turnloom.v1 import datasets_pb2 as ds
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1 import types_pb2 as ty

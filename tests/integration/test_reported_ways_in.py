@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from services.preprocess.models.registry import ModelEntry, load_entry
+from services.preprocess.models.registry import load_entry
 from tests.graveyard.engine import tokenizer_json
 from tests.support.api_calls import MODEL, write_model
 from tests.support.cli_runs import turnloom
 from tests.support.source_runs import Sources
 from turnloom.masks.model import Model
 from turnloom.masks.sandbox.pool import Sandbox
+from turnloom.models_file import ModelEntry
 
 CASES = Path(os.environ.get("TURNLOOM_SHARED", Path(__file__).parents[3] / "shared")) / "cases"
 #: Prints tools and one call a message, and cuts content at `</think>`.

@@ -11,12 +11,13 @@ import pytest
 from services.preprocess.api.metrics import make_metrics
 from services.preprocess.api.server import ApiServer
 from services.preprocess.domain.limits import MAX_MESSAGE_BYTES
-from services.preprocess.models.registry import ModelEntry, Registry, load_entry
+from services.preprocess.models.registry import Registry, load_entry
 from services.preprocess.settings import ApiSettings
 from services.store.records import HostRecord, ServedModelRecord
 from services.store.store import Store, open_store
 from tests.support.api_calls import MODEL, NO_REDIS, TUFT_MODEL, Api, Start, write_model
 from turnloom.masks.model import Model
+from turnloom.models_file import ModelEntry
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceStub
 from turnloom.v1.training_pb2_grpc import FineTuningServiceStub

@@ -11,7 +11,7 @@ import pytest
 
 from services.preprocess.api.metrics import make_metrics
 from services.preprocess.api.server import ApiServer
-from services.preprocess.models.registry import ModelEntry, Registry
+from services.preprocess.models.registry import Registry
 from services.preprocess.settings import ApiSettings
 from services.store.records import CheckpointRecord, JobState
 from tests.fakes.fake_tuft import FakeTuft
@@ -19,6 +19,7 @@ from tests.support.api_calls import MODEL, TUFT_MODEL, chat, dataset_stream
 from tests.support.redis_fixtures import RedisServer
 from tests.support.trainer_stack import HOST, TrainerStack, wait_for
 from turnloom.masks.model import Model
+from turnloom.models_file import ModelEntry
 from turnloom.v1 import training_pb2 as tr
 from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
 from turnloom.v1.training_pb2_grpc import FineTuningServiceStub

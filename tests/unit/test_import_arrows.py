@@ -101,7 +101,8 @@ CLIENT: dict[str, set[str]] = {
             "display": "plural results v1",
             "progress": "client display errors plural results transport v1",
             "publish": "errors plural results v1 version",
-            "embedded": "client errors optional transport v1",
+            "models_file": "errors foreign",
+            "embedded": "client errors models_file optional transport v1",
             "cli.running": "client display errors transport",
             "cli.options": "cli.running errors reading v1 wire",
             "cli": "cli.running cli.options client display embedded errors foreign learning_rates optional "

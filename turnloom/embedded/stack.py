@@ -14,10 +14,9 @@ import os
 import secrets
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -36,6 +35,7 @@ from turnloom.embedded.tuft_server import (
     free_port,
 )
 from turnloom.errors import InvalidInput, ServerUnreachable, StackError, Unavailable
+from turnloom.models_file import ModelEntry, read_models
 
 MODEL: Final = "turnloom/tiny-qwen3"
 HOST: Final = "embedded"  #: TURNLOOM_HOST of the worker
@@ -136,6 +136,7 @@ class Stack:
         say = self.settings.say
         python = check_parts(self.settings.tuft_python)
         self._check_ports()
+        own = self._own_models()
         self._parts.enter_context(owned(self.folder))
         say("Redis")
         redis = self._parts.enter_context(RedisServer(self.folder / "redis", self._log("redis")))
@@ -144,7 +145,7 @@ class Stack:
             self._children.append(redis.child)
         say("model")
         model = self._make_model(python)
-        api = self._start_api(model)  # it prepares the tokenizer while TuFT starts
+        api = self._start_api(model, own)  # it prepares the tokenizer while TuFT starts
         say("TuFT server")
         self.tuft = self._start_tuft(python, model)
         say("sampler")
@@ -186,9 +187,9 @@ class Stack:
                 str(error), hint="Is the TuFT environment whole? Remove it and install it again."
             ) from error
 
-    def _start_api(self, model: Path) -> Child:
+    def _start_api(self, model: Path, own: Sequence[ModelEntry]) -> Child:
         models = self.folder / "models.toml"
-        models.write_text("\n".join(self._model_tables(model)), encoding="utf-8")
+        models.write_text("\n".join(self._model_tables(model, own)), encoding="utf-8")
         port_file = self.folder / "api.json"
         port_file.unlink(missing_ok=True)
         command = ["services.preprocess", "--address", self.settings.address, "--models", str(models)]
@@ -196,23 +197,23 @@ class Stack:
         command += ["--reflection"]
         return self._child("API", command, self._preprocessing())
 
-    def _model_tables(self, model: Path) -> Iterator[str]:
-        """Yield the tiny model's table, then those of the user's file with paths relative to its folder."""
-        yield f"[[models]]\nname = {json.dumps(MODEL)}\nsource = {json.dumps(str(model))}\n"
+    def _own_models(self) -> list[ModelEntry]:
+        """Return the models of the user's file.
+
+        Raises:
+            InvalidInput: it can't be used.
+        """
         path = self.settings.models
-        if path is None:
-            return
-        try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8")).get("models", [])
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else f"is no TOML ({error})"
-            raise InvalidInput(f"{path}: {why}.", hint="Name a file of [[models]] tables.", field="--models") from error
-        for table in tables:
+        entries = read_models(path) if path else []
+        if any(entry.name == MODEL for entry in entries):
+            raise InvalidInput(f"{path}: has the model {MODEL!r}, which is served already; give yours another name.")
+        return entries
+
+    def _model_tables(self, model: Path, own: Sequence[ModelEntry]) -> Iterator[str]:
+        """Yield the tiny model's table, then those of the user's models."""
+        for entry in (ModelEntry(MODEL, str(model)), *own):
             yield "[[models]]"
-            for key, value in table.items():
-                here = path.parent / Path(str(value)).expanduser()
-                kept = str(here.resolve()) if key in ("source", "chat_template") and here.exists() else value
-                yield f"{key} = {json.dumps(kept)}"
+            yield from (f"{key} = {json.dumps(str(value))}" for key, value in asdict(entry).items() if value)
             yield ""
 
     def _preprocessing(self) -> dict[str, str]:

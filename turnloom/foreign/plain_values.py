@@ -8,6 +8,8 @@ from datetime import date, time
 from math import isfinite
 from typing import Final, NamedTuple
 
+from turnloom.errors import InvalidInput
+
 #: Characters of a place that a sentence shows.
 SHOWN: Final = 120
 #: The rest of a sentence, wherever Python's recursion ends before a value does.
@@ -39,9 +41,17 @@ def json_text(value: object, *, finite: bool = True) -> str:
         NotPlain: with the place of what JSON can't hold.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=not finite, default=_as_dict)
+        return (_FINITE if finite else _ANY).encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise NotPlain(why_not(value, finite=finite)) from error
+
+
+def text_of(value: object, field: str) -> str:
+    """Write a field's value as JSON. Raises InvalidInput that names the place of what JSON can't hold."""
+    try:
+        return json_text(value)
+    except NotPlain as error:
+        raise InvalidInput(f"{error.what}.", field=field + error.place, hint=PLAIN) from error
 
 
 def shown(value: object) -> str:
@@ -89,6 +99,11 @@ def _as_dict(value: object) -> dict[object, object]:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError
+
+
+# Made once: `json.dumps` makes an encoder at each call, which takes longer than a tool call's arguments.
+_FINITE: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_as_dict)
+_ANY: Final = json.JSONEncoder(ensure_ascii=False, default=_as_dict)
 
 
 def _inside(value: Mapping[object, object] | list[object] | tuple[object, ...]) -> Iterator[tuple[str | None, object]]:

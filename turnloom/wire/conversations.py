@@ -8,7 +8,7 @@ absent. Keys beside "messages" that other tools read are obeyed or refused; the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,8 +20,8 @@ from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import JSON, kind_of, list_from, list_in, offers_none, text_from
 from turnloom.foreign.part_types import ADVICE
-from turnloom.foreign.plain_values import PLAIN, NotPlain, json_text, why_not
-from turnloom.foreign.tool_calls import with_known_keys
+from turnloom.foreign.plain_values import PLAIN, text_of, why_not
+from turnloom.foreign.tool_calls import call_from, only
 from turnloom.v1 import types_pb2
 
 #: Keys of a message that are fields of their own; every other key travels in extra_json.
@@ -118,7 +118,7 @@ def _conversation(document: JSON) -> types_pb2.Conversation:
     return types_pb2.Conversation(
         id=_identifier(document.get("id")),
         messages=[_message(message, f"messages[{index}]") for index, message in enumerate(kept)],
-        tools_json=[_dump(tool, f"tools[{index}]") for index, tool in enumerate(offered)],
+        tools_json=[text_of(tool, f"tools[{index}]") for index, tool in enumerate(offered)],
     )
 
 
@@ -159,7 +159,7 @@ def _message(value: JSON, path: str) -> types_pb2.Message:
     if "content" not in value and not message.tool_calls and (said := extra.keys() & OTHER_CONTENT):
         raise InvalidInput(f"has no content, but the key {min(said)}.", field=path, hint="Rename it to content.")
     if extra:
-        message.extra_json = _dump(extra, path)
+        message.extra_json = text_of(extra, path)
     return message
 
 
@@ -187,32 +187,21 @@ def _part(value: JSON, path: str) -> types_pb2.ContentPart:
         raise InvalidInput(
             f"has the type {kind}; give text, nothing else can be trained on.", field=path, hint="Remove the part."
         )
-    _no_others(value, {"type", "text"}, path)
+    only(value, {"type", "text"}, path)
     return types_pb2.ContentPart(type=kind, text=text_from(value.get("text"), f"{path}.text"))
 
 
 def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
-    """Convert a call in OpenAI's form, or in the flat form with name and arguments side by side."""
-    if not isinstance(value, dict):
-        raise InvalidInput(f"is {kind_of(value)}; give an object.", field=path)
-    value = with_known_keys(value)
-    function: JSON = value.get("function", {k: v for k, v in value.items() if k in ("name", "arguments")})
-    inner = f"{path}.function" if "function" in value else path
-    if not isinstance(function, dict):
-        raise InvalidInput(f"is {kind_of(function)}; give an object.", field=inner)
-    _no_others(value, {"id", "type", "function"} if "function" in value else {"id", "type", "name", "arguments"}, path)
-    _no_others(function, {"name", "arguments"}, inner)
-    call = types_pb2.ToolCall(name=text_from(function.get("name"), f"{inner}.name"))
+    said, arguments_json = call_from(value, path)
+    function = cast("Mapping[str, str]", said["function"])
+    call = types_pb2.ToolCall(name=function["name"])
     for key in ("id", "type"):
-        if value.get(key) is not None:
-            setattr(call, key, text_from(value[key], f"{path}.{key}"))
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        call.arguments_text = arguments
-    elif isinstance(arguments, dict):
-        call.arguments_json = _dump(arguments, f"{inner}.arguments")
-    elif arguments is not None:
-        raise InvalidInput(f"is {kind_of(arguments)}; give an object or text.", field=f"{inner}.arguments")
+        if key in said:
+            setattr(call, key, said[key])
+    if arguments_json:
+        call.arguments_json = arguments_json
+    elif "arguments" in function:
+        call.arguments_text = function["arguments"]
     return call
 
 
@@ -227,17 +216,3 @@ def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: 
         if not isinstance(weight, int | float):  # true and false, as some tools write it, are 1 and 0
             raise InvalidInput(f"is {kind_of(weight)}; give a number.", field=f"{path}.weight")
         message.weight = float(weight)
-
-
-def _no_others(value: Mapping[str, JSON], known: Iterable[str], path: str) -> None:
-    """Refuse further keys: the contract has no field for them here, and they must not get lost silently."""
-    others = [key for key, item in value.items() if item is not None and key not in set(known)]
-    if others:
-        raise InvalidInput(f"has the unknown key {others[0]}.", field=path, hint="Remove it: templates don't get it.")
-
-
-def _dump(value: JSON, path: str) -> str:
-    try:
-        return json_text(value)
-    except NotPlain as error:
-        raise InvalidInput(f"{error.what}.", field=path + error.place, hint=PLAIN) from error

@@ -14,7 +14,7 @@ from services.preprocess.api.runner import Plan, Runner
 from services.preprocess.api.streams import check_batch, chunks, header
 from services.preprocess.domain import limits
 from services.preprocess.domain.refusals import InvalidRequest, Violation
-from services.preprocess.models.registry import ModelEntry, Registry
+from services.preprocess.models.registry import Registry
 from services.preprocess.settings import ApiSettings
 from services.preprocess.wire.batch import rows_of, token_batch, unchecked
 from services.preprocess.wire.conversation import conversation, read_each
@@ -24,6 +24,7 @@ from services.preprocess.wire.preview import preview_response
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.inspect.preview import preview
 from turnloom.masks.model import Model
+from turnloom.models_file import ModelEntry
 from turnloom.v1 import preprocess_pb2 as pb
 from turnloom.v1 import types_pb2
 from turnloom.v1.preprocess_pb2_grpc import PreprocessServiceServicer

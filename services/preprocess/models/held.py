@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from services.preprocess.models.registry import ModelEntry, load_entry, prepared_folder
+from services.preprocess.models.registry import load_entry, prepared_folder
 from turnloom.masks.domain.bounded_cache import BoundedCache
 from turnloom.masks.model import MANIFEST, Model
 from turnloom.masks.sandbox.pool import Sandbox
+from turnloom.models_file import ModelEntry
 
 #: Models held at once; Qwen3's vocabulary of 151,669 tokens takes 150 MB.
 MOST: Final = 2

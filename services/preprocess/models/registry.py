@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import subprocess
 import sys
 import threading
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
 from services.preprocess.domain.refusals import Loading, ModelNotServed, UnknownModel
 from services.variables import BadSetting
-from turnloom.errors import why
+from turnloom import models_file
+from turnloom.errors import InvalidInput, why
 from turnloom.masks.domain.errors import PreprocessError
 from turnloom.masks.model import Model, load_model
 from turnloom.masks.sandbox.pool import Sandbox
+from turnloom.models_file import ModelEntry
 
 LOG = logging.getLogger("turnloom.registry")
 PREPARE_SECONDS: Final = 900  #: deadline of one preparation, downloads included
@@ -33,90 +32,14 @@ class BadModels(BadSetting):
     """models.toml can't be used; the sentence names the entry and the key."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """One [[models]] table."""
-
-    name: str  #: what options.model takes
-    source: str  #: absolute path of a prepared folder or any tokenizer folder, or hub name
-    revision: str = ""  #: branch, tag or commit of a hub name
-    chat_template: Path | None = None  #: file that is used instead of the source's
-    tuft_model_name: str = ""  #: TuFT's name of the model; empty: the name
-    tokenizer_sha256: str = ""  #: hex; another tokenizer is refused; empty: any is taken
-    template_sha256: str = ""  #: hex; another chat template is refused; empty: any is taken
-
-    @property
-    def tuft_model(self) -> str:
-        """Return TuFT's name of the model."""
-        return self.tuft_model_name or self.name
-
-    @property
-    def folder(self) -> Path | None:
-        """Return the source's folder, or None for a hub name, whatever lies below the working directory."""
-        return Path(self.source) if os.path.isabs(self.source) else None
-
-
 def read_models(path: Path) -> list[ModelEntry]:
-    """Return the entries of models.toml in order of their names.
-
-    Relative paths are resolved against its folder.
-
-    Raises:
-        BadModels: the file can't be read, has an unknown key, a missing value, no entry, or a name twice.
-    """
+    """Return the entries of models.toml in order of their names. Raises BadModels where it can't be used."""
+    if not path.exists():
+        raise BadModels(f"{path}: there is no such file; set TURNLOOM_MODELS to the file of models.")
     try:
-        table = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise BadModels(
-            f"{path}: can't be read ({error.strerror}); set TURNLOOM_MODELS to the file of models."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadModels(f"{path}: is not TOML ({error}); mend that line.") from error
-    if unknown := table.keys() - {"models"}:
-        raise BadModels(f"{path}: has {min(unknown)!r}; give [[models]] tables only.")
-    tables = table.get("models")
-    if not isinstance(tables, list) or not tables:
-        raise BadModels(f"{path}: has no [[models]] table; give at least one model.")
-    entries = [_entry(item, f"{path}: models[{index}]", path.parent) for index, item in enumerate(tables)]
-    names = [entry.name for entry in entries]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise BadModels(f"{path}: has the model {min(twice)!r} twice; give each a name of its own.")
-    return sorted(entries, key=lambda entry: entry.name)
-
-
-def _entry(table: object, place: str, folder: Path) -> ModelEntry:
-    if not isinstance(table, dict):
-        raise BadModels(f"{place}: is not a table; begin it with [[models]].")
-    known = {item.name for item in fields(ModelEntry)}
-    if unknown := table.keys() - known:
-        raise BadModels(f"{place}: has the unknown key {min(unknown)!r}; use {', '.join(sorted(known))}.")
-    for key, value in table.items():
-        if not isinstance(value, str) or not value:
-            raise BadModels(f"{place}.{key}: is empty or no string; give a string.")
-    for key in ("name", "source"):
-        if key not in table:
-            raise BadModels(f"{place}: has no {key!r}; add it.")
-    values: dict[str, str] = dict(table)
-    template = values.pop("chat_template", None)
-    here = folder / Path(values["source"]).expanduser()
-    if here.is_dir():
-        values["source"] = str(here.resolve())
-    elif values["source"].startswith((".", "/", "~")):
-        raise BadModels(
-            f"{place}.source: there is no folder {values['source']!r}; name one that exists, or a hub model."
-        )
-    path = None if template is None else (folder / template).resolve()
-    if path is not None and not path.is_file():
-        raise BadModels(f"{place}.chat_template: there is no file {template!r} below {folder}; name one that exists.")
-    return ModelEntry(
-        name=values["name"],
-        source=values["source"],
-        revision=values.get("revision", ""),
-        chat_template=path,
-        tuft_model_name=values.get("tuft_model_name", ""),
-        tokenizer_sha256=values.get("tokenizer_sha256", ""),
-        template_sha256=values.get("template_sha256", ""),
-    )
+        return models_file.read_models(path)
+    except InvalidInput as error:
+        raise BadModels(error.message) from error
 
 
 class Registry:

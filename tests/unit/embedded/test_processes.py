@@ -196,14 +196,30 @@ def test_the_models_of_a_file_are_served_beside_the_tiny_one(tmp_path: Path) -> 
     (tmp_path / "mine").mkdir()
     file = tmp_path / "models.toml"
     file.write_text('[[models]]\nname = "mine"\nsource = "mine"\n[[models]]\nname = "hub"\nsource = "org/name"\n')
-    tables = Stack(StackSettings(tmp_path / "state", models=file))._model_tables(Path("/tiny"))
+    stack = Stack(StackSettings(tmp_path / "state", models=file))
+    tables = stack._model_tables(Path("/tiny"), stack._own_models())
     assert tomllib.loads("\n".join(tables))["models"] == [
         {"name": MODEL, "source": "/tiny"},
-        {"name": "mine", "source": str(tmp_path / "mine")},
         {"name": "hub", "source": "org/name"},
+        {"name": "mine", "source": str(tmp_path / "mine")},
     ]
-    with pytest.raises(InvalidInput, match=r"none\.toml: No such file"):
-        list(Stack(StackSettings(tmp_path / "state", models=tmp_path / "none.toml"))._model_tables(Path("/tiny")))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, r"models\.toml: can't be read \(No such file or directory\); name a file of \[\[models\]\] tables\."),
+        ("models = 5", "models is the number 5; "),
+        (f'[[models]]\nname = "{MODEL}"\nsource = "o/n"', f"has the model '{MODEL}', which is served already; "),
+    ],
+)
+def test_a_file_of_models_that_can_not_be_used_is_said_before_anything_starts(
+    tmp_path: Path, text: str | None, sentence: str
+) -> None:
+    if text is not None:
+        (tmp_path / "models.toml").write_text(text)
+    with pytest.raises(InvalidInput, match=sentence):
+        Stack(StackSettings(tmp_path / "state", models=tmp_path / "models.toml"))._own_models()
 
 
 @pytest.mark.parametrize("option", ["metrics_port", "exporter_port"])

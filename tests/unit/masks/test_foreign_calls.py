@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from services.preprocess.wire.conversation import conversation, parse_object
+from services.preprocess.wire.conversation import conversation as from_wire
+from services.preprocess.wire.conversation import parse_object
 from tests.unit.masks.test_masker import TOOLS
 from tests.unit.masks.test_model import source
 from turnloom.errors import InvalidInput
@@ -52,7 +53,7 @@ def test_a_call_trains_the_same_text_whoever_wrote_it(masker: Masker, tool: str,
     for calls in ([call], json.dumps([call])):
         chat = [ASKED, {"role": "assistant", "content": "", "tool_calls": calls}]
         assert trained(masker, chat) == expected
-        assert trained(masker, conversation(from_json(chat))) == expected
+        assert trained(masker, from_wire(from_json(chat))) == expected
 
 
 SCHEMA = {"type": "object", "properties": {"c": {"type": "string"}}}
@@ -72,7 +73,7 @@ TOOL = {"type": "function", "function": {"name": "w", "description": "d", "param
 def test_a_tool_is_shown_the_same_whoever_wrote_it(masker: Masker, tool: dict[str, object]) -> None:
     chat = [ASKED, {"role": "assistant", "content": "It rains."}]
     documents = [{"messages": chat, "tools": tools} for tools in ([TOOL], [tool], json.dumps([tool]))]
-    sent = [conversation(from_json(document)) for document in documents]
+    sent = [from_wire(from_json(document)) for document in documents]
     expected, *others = ([row.token_ids.tolist() for row in one.rows] for one in masker([*documents, *sent]))
     assert expected
     assert all(one == expected for one in others)
@@ -118,7 +119,7 @@ def test_sharegpts_calls_keep_arguments_of_another_name_and_their_id(masker: Mas
     with pytest.raises(InvalidInput, match=r"messages\[1\]\.tool_calls\[0\]\.function: has the unknown key kwargs"):
         from_json(Format("sharegpt").document({"conversations": odd}))
     (one,) = masker([Format("sharegpt").document({"conversations": odd})])
-    assert "tool_calls[0].function.kwargs: is no key of a call" in str(one.error)
+    assert "tool_calls[0].function: has the unknown key kwargs. Remove it" in str(one.error)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,59 @@ def test_what_is_no_call_is_named_whatever_the_template_says(calls: object, plac
         assert said.startswith(f"messages[1].{place}: {what}")
 
 
+@pytest.mark.parametrize(
+    ("reply", "tool", "sentence"),
+    [
+        ({"tool_calls": [{"id": 7, **CALL}]}, {}, "messages[1].tool_calls[0].id: is the number 7; give text."),
+        ({"tool_calls": [{**CALL, "type": 1}]}, {}, "messages[1].tool_calls[0].type: is the number 1; give text."),
+        ({"tool_calls": [{**CALL, "parent": 1}]}, {}, "messages[1].tool_calls[0]: has the unknown key parent."),
+        (
+            {"tool_calls": [{"function": {**CALL["function"], "strict": True}}]},  # type: ignore[dict-item]  # an object
+            {},
+            "messages[1].tool_calls[0].function: has the unknown key strict.",
+        ),
+        (
+            {"tool_calls": [{"name": "w", "arguments": [1]}]},
+            {},
+            "messages[1].tool_calls[0].arguments: is a list; give an object or text.",
+        ),
+        (
+            {"tool_calls": [{"name": "w", "arguments": {"c": [float("inf")]}}]},
+            {},
+            "messages[1].tool_calls[0].arguments.c[0]: is inf, which JSON can't hold.",
+        ),
+        ({"tool_call_id": 3}, {}, "messages[1].tool_call_id: is the number 3; give text."),
+        ({"reasoning_content": ["so"]}, {}, "messages[1].reasoning_content: is a list; give text."),
+        ({}, {"name": "w", "least": float("nan")}, "tools[0].least: is nan, which JSON can't hold."),
+    ],
+)
+def test_every_way_in_refuses_the_same_in_the_same_words(
+    reply: dict[str, object], tool: dict[str, object], sentence: str
+) -> None:
+    document = {"messages": [ASKED, {"role": "assistant", "content": "", **reply}], "tools": [tool] if tool else None}
+    with pytest.raises(InvalidInput) as sent:
+        from_json(document)
+    assert sent.value.message == sentence
+    with pytest.raises(MalformedConversation) as masked:
+        conversation_from(document)
+    assert str(masked.value) == f"{sentence} {sent.value.hint}".rstrip()
+    assert sentence.startswith(f"messages[1].{masked.value.field}" if reply else masked.value.field)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "w", "arguments": {"c": 1}},
+        {"id": None, "type": "", "parent": None, "function": {"name": "w", "arguments": None, "strict": None}},
+        {"function": {"name": "w", "arguments": "{}"}, "type": "function", "id": "c1"},
+    ],
+)
+def test_every_way_in_gives_a_template_the_same_call(call: dict[str, object]) -> None:
+    document = {"messages": [ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}]}
+    (_, reply) = conversation_from(document).messages
+    assert list(reply.items()) == list(from_wire(from_json(document)).messages[1].items())
+
+
 def test_an_empty_list_of_calls_or_parts_is_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
     template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}"
@@ -151,12 +205,12 @@ def test_an_empty_list_of_calls_or_parts_is_nothing(tmp_path_factory: pytest.Tem
     masker = Masker(load_model(folder))
     plain = [{"role": "user", "content": ""}, {"role": "assistant", "content": "It rains."}]
     empty = [{"role": "user", "content": []}, {"role": "assistant", "content": "It rains.", "tool_calls": []}]
-    expected, *others = masker([plain, empty, conversation(from_json(empty))])
+    expected, *others = masker([plain, empty, from_wire(from_json(empty))])
     for one in others:
         assert [row.token_ids.tolist() for row in one.rows] == [row.token_ids.tolist() for row in expected.rows] != []
     parts = [{"role": "user", "content": [{"type": "text", "text": "weather?"}]}, plain[1]]
     as_sent = Masker(load_model(folder), Options(normalize_messages=False))
-    for one in as_sent([parts, conversation(from_json(parts))]):
+    for one in as_sent([parts, from_wire(from_json(parts))]):
         assert str(one.error) == (
             "messages[0].content: the template prints the list of content parts as Python code; send this content as"
             " one string"
@@ -168,7 +222,7 @@ def test_text_parts_are_one_text_to_a_template_that_takes_only_text(masker: Mask
     reply = {"role": "assistant", "content": [{"type": "text", "text": "It rains."}]}
     sent = [{"role": "user", "content": parts}, reply]
     texts = [{"role": "user", "content": "Weather\nin Oslo?"}, {"role": "assistant", "content": "It rains."}]
-    expected, *others = masker([texts, sent, conversation(from_json(sent))])
+    expected, *others = masker([texts, sent, from_wire(from_json(sent))])
     for one in others:
         assert [row.token_ids.tolist() for row in one.rows] == [row.token_ids.tolist() for row in expected.rows] != []
         assert [row.target_weights.tolist() for row in one.rows] == [
@@ -215,7 +269,7 @@ def test_a_reply_under_another_key_is_not_trained_as_an_empty_one(
         with pytest.raises(InvalidInput, match=rf"messages\[1\]: has no content, but the key {key}\."):
             from_json(chat)
     else:
-        assert str(masker([conversation(from_json(chat))])[0].error) == str(one.error)
+        assert str(masker([from_wire(from_json(chat))])[0].error) == str(one.error)
 
 
 def test_a_key_beside_content_or_a_call_refuses_nothing(masker: Masker) -> None:
@@ -251,7 +305,7 @@ def test_weights_may_be_true_and_false_in_every_way_in() -> None:
         {"role": "assistant", "content": "x", "weight": False},
         {"role": "user", "content": "y", "weight": True},
     ]
-    read, sent = conversation_from(chat), conversation(from_json(chat))
+    read, sent = conversation_from(chat), from_wire(from_json(chat))
     assert [said.weight for said in read.training] == [said.weight for said in sent.training] == [None, 0.0, 1.0]
 
 
@@ -263,7 +317,7 @@ def test_roles_are_named_where_none_is_trained(masker: Masker) -> None:
 def test_a_reply_that_is_null_is_warned_of_where_it_is_trained(masker: Masker) -> None:
     chat = [ASKED, {"role": "assistant", "content": None}, ASKED, {"role": "assistant", "content": "It rains."}]
     said = "messages[1].content is null, and there is no call: the model learns to say nothing here"
-    for document in (chat, conversation(from_json(chat))):
+    for document in (chat, from_wire(from_json(chat))):
         (one,) = masker([document])
         assert [warning.startswith(said) for warning in one.warnings] == [True]
     for quiet in ({"content": ""}, {"content": None, "weight": 0}, {"content": None, "tool_calls": [CALL]}):

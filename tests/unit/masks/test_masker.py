@@ -81,18 +81,21 @@ def called(arguments: object, **more: object) -> dict[str, object]:
 
 
 ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
-SEND = "which JSON can't hold; send text, numbers, lists and objects"
+GIVE = "Give text, numbers, lists and objects, few inside others."
 TOO_DEEP = "the conversation's values are nested too deeply; send fewer lists inside lists"
 
 
 @pytest.mark.parametrize(
     ("document", "sentence"),
     [
-        (called(circular()), f"{ARGUMENTS}.self: holds itself, {SEND}"),
-        (called({"x": [circular()]}), f"{ARGUMENTS}.x[0].self: holds itself, {SEND}"),
-        (called({}, tools=[circular()]), f"tools[0].self: holds itself, {SEND}"),
-        (called({"day": datetime.date(2026, 1, 2)}), f"{ARGUMENTS}.day: is a Python date, {SEND}"),
-        (called(nested(5_000)), TOO_DEEP),
+        (called(circular()), f"{ARGUMENTS}.self: holds itself, which JSON can't hold. {GIVE}"),
+        (called({"x": [circular()]}), f"{ARGUMENTS}.x[0].self: holds itself, which JSON can't hold. {GIVE}"),
+        (called({}, tools=[circular()]), f"tools[0].self: holds itself, which JSON can't hold. {GIVE}"),
+        (
+            called({"day": datetime.date(2026, 1, 2)}),
+            f"{ARGUMENTS}.day: is a Python date, which JSON can't hold. {GIVE}",
+        ),
+        (called(nested(5_000)), f"{ARGUMENTS}: is nested too deeply. {GIVE}"),
         (called({}, tools=[nested(5_000)]), TOO_DEEP),
     ],
 )

@@ -10,14 +10,15 @@ from turnloom.errors import InvalidInput
 from turnloom.foreign.arrays import without_arrays
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import kind_of, list_in, object_in, offers_none
-from turnloom.foreign.plain_values import unfit
-from turnloom.foreign.tool_calls import with_known_keys
+from turnloom.foreign.json_text import kind_of, list_in, object_in, offers_none, text_from
+from turnloom.foreign.plain_values import PLAIN, text_of, unfit
+from turnloom.foreign.tool_calls import call_from
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import TOO_DEEP, MalformedConversation
 
 #: Keys of a message whose null is the same as their absence. The content's null is content: templates print it.
 _OPTIONAL: Final = frozenset({"reasoning_content", "tool_calls", "tool_call_id", "name"})
+_TEXTS: Final = ("reasoning_content", "tool_call_id", "name")
 _NOTHING_SAID: Final = Training()
 
 
@@ -49,6 +50,11 @@ def conversation_from(document: object) -> Conversation:
     if not BESIDE.isdisjoint(document):
         given, tools = _columns_read(cast("Mapping[str, JSON]", document), given, tools)
     given, tools = without_filled(given, tools or ())
+    try:
+        for index, tool in enumerate(tools):
+            text_of(tool, f"tools[{index}]")
+    except InvalidInput as error:
+        raise _malformed(error) from error
     messages, training = [], []
     for index, item in enumerate(given):
         message, said = _message(item, index)
@@ -83,7 +89,7 @@ def _unfit(document: object) -> MalformedConversation | None:
     if found is None:
         return None
     place = found.place.removeprefix(".")
-    return MalformedConversation(f"{place}: {found.what}; send text, numbers, lists and objects", field=place)
+    return MalformedConversation(f"{place}: {found.what}. {PLAIN}", field=place)
 
 
 def _message(item: object, index: int) -> tuple[Message, Training]:
@@ -100,36 +106,24 @@ def _message(item: object, index: int) -> tuple[Message, Training]:
         for key, value in item.items()
         if key not in {"trainable", "weight"} and (value is not None or key not in _OPTIONAL)
     }
-    if "tool_calls" in message:
-        message["tool_calls"] = _calls(message["tool_calls"], index)
+    if len(message) > 2:  # most have a role and a content
+        try:
+            for key in _TEXTS:
+                if key in message:
+                    text_from(message[key], key)
+            if "tool_calls" in message:
+                message["tool_calls"] = _calls(message["tool_calls"])
+        except InvalidInput as error:
+            raise _malformed(error, index) from error
     return message, _training(item.get("trainable"), item.get("weight"), index)
 
 
-def _calls(value: JSON, index: int) -> JSON:
-    """Return tool calls, also those of JSON text, under the keys that OpenAI's have.
-
-    Raises:
-        MalformedConversation: naming what is no list, no object or no text.
-    """
+def _calls(value: JSON) -> JSON:
+    """Return tool calls, also those of JSON text, in OpenAI's form. Raises InvalidInput."""
     found = value if isinstance(value, list | tuple) else [] if value == "" else list_in(value)
     if found is None:
-        raise MalformedConversation(f"is {kind_of(value)}; send a list", message_index=index, field="tool_calls")
-    return [_call(object_in(call), index, f"tool_calls[{at}]") for at, call in enumerate(found)]
-
-
-def _call(call: JSON, index: int, place: str) -> JSON:
-    if not isinstance(call, Mapping):
-        raise MalformedConversation(f"is {kind_of(call)}; send an object", message_index=index, field=place)
-    call = with_known_keys(call)
-    function: JSON = call
-    if "function" in call:
-        function, place = call["function"], f"{place}.function"
-    if not isinstance(function, Mapping):
-        raise MalformedConversation(f"is {kind_of(function)}; send an object", message_index=index, field=place)
-    if not isinstance(function.get("name"), str):
-        said = kind_of(function.get("name"))
-        raise MalformedConversation(f"is {said}; send text", message_index=index, field=f"{place}.name")
-    return call
+        raise InvalidInput(f"is {kind_of(value)}; give a list.", field="tool_calls")
+    return [call_from(object_in(call), f"tool_calls[{at}]")[0] for at, call in enumerate(found)]
 
 
 def _training(trainable: object, weight: object, index: int) -> Training:
@@ -154,9 +148,15 @@ def _columns_read(
     try:
         messages, found = read_columns(document, messages)
     except InvalidInput as error:
-        said = f"{error.message} {error.hint}".strip()
-        raise MalformedConversation(f"{error.field}: {said}", field=error.field) from error
+        raise _malformed(error) from error
     return messages, tools if found is None else _list(found, "tools")
+
+
+def _malformed(error: InvalidInput, index: int | None = None) -> MalformedConversation:
+    """Return what another way in says, as the engine says it: of the whole conversation, or of one message."""
+    place = "" if index is not None else f"{error.field}: "
+    said = f"{place}{error.message} {error.hint}".rstrip()
+    return MalformedConversation(said, message_index=index, field=error.field)
 
 
 def _list(value: object, field: str) -> Sequence[JSON]:

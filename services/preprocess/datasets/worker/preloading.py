@@ -14,12 +14,13 @@ from itertools import islice
 from services.preprocess.datasets.sources import tasks  # noqa: F401  # imported for the horses
 from services.preprocess.datasets.sources.memory import stay_small
 from services.preprocess.models.held import HELD, MOST
-from services.preprocess.models.registry import BadModels, ModelEntry, prepared_folder, read_models
+from services.preprocess.models.registry import BadModels, prepared_folder, read_models
 from services.preprocess.settings import ApiSettings
 from services.store.datasets import Datasets
 from services.store.errors import NotFound, RedisUnavailable
 from turnloom.errors import why
 from turnloom.masks.domain.errors import PreprocessError
+from turnloom.models_file import ModelEntry
 
 LOG = logging.getLogger("turnloom.worker")
 
