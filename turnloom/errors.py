@@ -25,6 +25,7 @@ Who inherits from whom::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -140,4 +141,6 @@ def why(error: BaseException, *, place: bool = False) -> str:
             return why(reason)
         said = error.strerror or str(reason or error) or type(error).__name__
         return f"{error.filename}: {said}" if place and error.filename else said
-    return f"it has no {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, KeyError) and error.args:
+        return f"it has no {error.args[0]}"
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error))  # httpx repeats a system's error as text

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from services.quoting import cut
 from services.rest.gateway import Turnloom
 from services.rest.problems import Problem, invalid
 from turnloom.errors import InvalidArgument
@@ -84,7 +85,7 @@ def no_model(name: str) -> Problem:
     """Return the answer for a missing model."""
     return Problem(
         404,
-        f"The model {name!r} does not exist; /v1/models lists those that do.",
+        f"The model {cut(name)!r} does not exist; /v1/models lists those that do.",
         param="model",
         code="model_not_found",
     )

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
 
+from services.quoting import cut
 from turnloom import errors
 
 INVALID: Final = "invalid_request_error"
@@ -123,7 +124,7 @@ def invalid(param: str, sentence: str, code: str = "") -> Problem:
 
 def missing(what: str, name: str, code: str = "not_found") -> Problem:
     """Return the answer for an unknown name."""
-    return Problem(404, f"There is no {what} {name!r}; look at the spelling and the token.", code=code)
+    return Problem(404, f"There is no {what} {cut(name)!r}; look at the spelling and the token.", code=code)
 
 
 WHOLE: Final = "is {input}; send a whole number"

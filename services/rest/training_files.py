@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from services.quoting import cut
 from services.rest.file_store import FileStore, StoredFile
 from services.rest.gateway import Caller, NewDataset, Turnloom
 from services.rest.problems import ClientLeft, Problem
@@ -74,7 +75,7 @@ class TrainingFiles:
         except Problem as error:
             if error.status != 404:
                 raise
-            sentence = f"{param}: there is no file {identity!r}; upload it to /v1/files with this token."
+            sentence = f"{param}: there is no file {cut(identity)!r}; upload it to /v1/files with this token."
             raise Problem(400, sentence, param=param, code="file_not_found") from None
 
     def _make(self, param: str, file: StoredFile, key: str, model: str, options: Mapping[str, object]) -> ds.Dataset:

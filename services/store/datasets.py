@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from services.quoting import cut
 from services.store import keys
 from services.store.codec import decode, encode
 from services.store.connection import StoreRedis
@@ -74,7 +75,7 @@ class Datasets:
         """Return one dataset. Raises NotFound."""
         stored = cast(dict[str, str], self._client.hgetall(keys.dataset(dataset_id)))
         if not stored:
-            raise NotFound(f"there is no dataset {dataset_id}")
+            raise NotFound(f"there is no dataset {cut(dataset_id)}")
         return _read(stored)
 
     def has_content(self, sha256: str) -> bool:
@@ -161,7 +162,7 @@ class Datasets:
         while time.monotonic() < end and not waiting.is_set():
             stored = cast(dict[str, str], self._client.hgetall(keys.dataset(dataset_id)))
             if not stored:
-                raise NotFound(f"there is no dataset {dataset_id}")
+                raise NotFound(f"there is no dataset {cut(dataset_id)}")
             if stored["version"] != seen:
                 seen = stored["version"]
                 yield _read(stored)

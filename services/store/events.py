@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
+from services.quoting import cut
 from services.store import keys
 from services.store.archived import Archives, order_of
 from services.store.codec import build, decode
@@ -119,7 +120,7 @@ class Events:
             raise BadToken(f"event id {after!r} was not given by this server; give the last one seen, or none")
         look = self._look(job_id, after, count)
         if look.state == "":
-            raise NotFound(f"there is no job {job_id}")
+            raise NotFound(f"there is no job {cut(job_id)}")
         if not look.first and (archive := self._archives.of(job_id)) is not None and archive.entries:
             past = order_of(after) if after else (-1, -1)
             left = [(name, {"k": kind, "v": text}) for name, kind, text in archive.entries if order_of(name) > past]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
+from services.quoting import cut
 from services.store import keys
 from services.store.connection import StoreRedis
 from services.store.errors import NotFound, RequestMismatch
@@ -35,7 +36,7 @@ class JobReader:
         """Return one job, read atomically. Raises NotFound."""
         stored = cast(dict[str, str], self._client.hgetall(keys.job(job_id)))
         if not stored:
-            raise NotFound(f"there is no job {job_id}")
+            raise NotFound(f"there is no job {cut(job_id)}")
         return read_job(job_id, stored)
 
     def list(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import cast
 
+from services.quoting import cut
 from services.store import keys
 from services.store.archived import Archives
 from services.store.codec import decode, encode
@@ -144,7 +145,7 @@ class Ledger:
         for record in self.checkpoints(job_id):
             if record.id == name:
                 return record
-        raise NotFound(f"job {job_id} has no checkpoint {name}")
+        raise NotFound(f"job {job_id} has no checkpoint {cut(name)}")
 
     def steps(self, job_id: str, start: int = 1, count: int = 1000) -> list[StepRecord]:
         """Return up to `count` steps of the effective series from step `start` on, each once, in order."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from services.quoting import cut
 from services.store import keys
 from services.store.codec import decode, encode
 from services.store.connection import StoreRedis
@@ -68,7 +69,7 @@ class Sweeps:
         """Return one sweep with its jobs. Raises NotFound."""
         found = self._load([sweep_id])
         if not found:
-            raise NotFound(f"there is no sweep {sweep_id}")
+            raise NotFound(f"there is no sweep {cut(sweep_id)}")
         return found[0]
 
     def list(self, *, page_size: int = 100, page_token: str = "", owner: str | None = None) -> Page[SweepRecord]:

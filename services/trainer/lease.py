@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from services.outages import OutageLog
 from services.store.errors import Fenced, RedisUnavailable, StoreError
 from services.store.records import Control
 
@@ -57,9 +58,11 @@ class Lease:
             raise self._fenced
 
     def _keep(self) -> None:
+        outage = OutageLog(log, "the lease can't be renewed")
         while not self._over.wait(self._every):
             try:
                 self.heard(self._renew())
+                outage.went_through()
             except Fenced as error:
                 if self.ending:
                     return
@@ -69,6 +72,6 @@ class Lease:
                     self._leave(FENCED_EXIT)
                 return
             except RedisUnavailable as error:
-                log.warning("the lease was not renewed: %s", error)
+                outage.failed(error)
             except StoreError:
                 log.exception("the lease was not renewed")

@@ -248,15 +248,17 @@ def test_without_any_host_a_job_is_refused_and_says_what_to_start(api: Api) -> N
 
 
 @pytest.mark.parametrize("method", ["GetJob", "CancelJob", "PauseJob", "ResumeJob", "DeleteJob", "WatchJob"])
-def test_a_job_that_does_not_exist_is_not_found(api: Api, method: str) -> None:
-    request = getattr(pb, f"{method}Request")(id="job-none")
+@pytest.mark.parametrize("name", ["job-none", "x" * 3000])
+def test_a_job_that_does_not_exist_is_not_found_and_its_name_cut(api: Api, method: str, name: str) -> None:
+    request = getattr(pb, f"{method}Request")(id=name)
 
     def call() -> object:
         answer = getattr(api.jobs, method)(request, timeout=LIMIT)
         return list(answer) if method == "WatchJob" else answer
 
     said = refusal(call)
-    assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, "There is no job job-none.")
+    quoted = name if len(name) < 128 else f"{'x' * 128}… (3000 characters)"
+    assert (said.code, said.message) == (grpc.StatusCode.NOT_FOUND, f"There is no job {quoted}.")
 
 
 @pytest.mark.parametrize("method", ["ListEvents", "ListSteps", "ListCheckpoints", "DownloadAdapter"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from importlib import metadata
 from pathlib import Path
@@ -148,6 +149,10 @@ def test_conversations_that_are_too_long_are_left_out_and_counted_unless_strict(
     assert made.err.count("Left out:") == 3
     (document,) = turnloom(api.address, "dataset", "create", path, "--max-length", 40, "--json").document
     assert (document["conversations"], document["too_long_conversations"]) == (3, 5)
+    path.write_text(path.read_text() * 2, encoding="utf-8")
+    few = turnloom(api.address, "dataset", "create", path, "--max-length", 40, "--deduplicate", "exact")
+    listed = next(line for line in few.out.splitlines() if line.startswith("ds-"))
+    assert re.search(r" 13 +[0-9:]+( s)? ago", listed), "8 duplicates and 5 that are too long"
     refused = turnloom(api.address, "dataset", "create", path, "--max-length", 40, "--strict", "--json")
     assert refused.code == 2
     assert refused.error["message"].startswith(f"{path}, line 4: ")

@@ -240,8 +240,8 @@ def test_without_redis_the_scrape_fails_with_a_sentence_and_comes_back_and_the_l
         scrape(page.url)
         scrape(page.url)
         failing, again = (record.getMessage() for record in caplog.records if record.name == "turnloom.exporter")
-        assert failing.startswith("scrapes fail until Redis answers: Redis can't be reached (")
-        assert again == "scrapes are answered again"
+        assert failing.startswith("scrapes fail (Redis can't be reached (")
+        assert again.startswith("scrapes fail: that is over, after ")
         assert "Traceback" not in capfd.readouterr().err
     finally:
         page.stop()

@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.fakes.hub import Hub
 from tests.support.api_calls import MODEL
 from tests.support.cli_runs import turnloom
@@ -174,6 +176,21 @@ def test_a_link_out_of_the_roots_is_named_and_belongs_to_no_conversation(sources
         assert "True" not in shown.out, "truth is told as JSON tells it"
         document = turnloom(sources.api.address, "dataset", "show", name, "--json").document
         assert (document["left_out"]["outside_links"], document["warnings"]) == ([f"{folder}/link.jsonl"], [])
+
+
+@pytest.mark.parametrize("where", ["import", "create"])
+def test_a_link_to_a_file_that_is_read_already_is_named_and_trained_once(sources: Sources, where: str) -> None:
+    folder = sources.roots / "chats"
+    folder.mkdir()
+    (folder / "again.jsonl").symlink_to(write_lines(folder / "own.jsonl", 4))
+    sources.workers.start()
+    made = turnloom(sources.api.address, "dataset", where, folder)
+    said = f"Not read again, for they lead to files that are read already: {folder}/again.jsonl."
+    assert (made.code, made.err.count(f"{said}\n")) == (0, 1), made.err
+    (name,) = (line.split()[0] for line in made.out.splitlines() if line.startswith("ds-"))
+    shown = turnloom(sources.api.address, "dataset", "show", name, "--json").document
+    assert shown["conversations"] == 4
+    assert shown["left_out"]["repeated_files"] == ([f"{folder}/again.jsonl"] if where == "import" else [])
 
 
 def test_a_mistyped_file_is_no_hub_name(sources: Sources) -> None:

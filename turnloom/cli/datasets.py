@@ -364,6 +364,12 @@ def _done(session: Session, dataset: str, what: str) -> None:
         session.out.print(f"{dataset} {what}", highlight=False)
 
 
+def _left_out(dataset: datasets_pb2.Dataset) -> int:
+    """Return how many rows and conversations were left out, whatever for; `show` says how many for what."""
+    chosen = dataset.left_out
+    return chosen.filtered + chosen.duplicates + dataset.skipped_conversations
+
+
 def _table(session: Session, datasets: list[datasets_pb2.Dataset]) -> None:
     session.table(
         HEADINGS,
@@ -371,7 +377,7 @@ def _table(session: Session, datasets: list[datasets_pb2.Dataset]) -> None:
             (
                 *(dataset.id, escape(dataset.display_name), coloured(dataset_state(dataset))),
                 *(count(dataset.conversations), count(dataset.examples), count(dataset.tokens)),
-                *(count(dataset.loss_tokens), count(dataset.truncated_examples), count(dataset.skipped_conversations)),
+                *(count(dataset.loss_tokens), count(dataset.truncated_examples), count(_left_out(dataset))),
                 ago(dataset.create_time),
             )
             for dataset in datasets

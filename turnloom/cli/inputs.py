@@ -31,6 +31,7 @@ ONLY = re.compile(r"conversation[.:] ?")  # of a request for one
 
 TOO_LONG: Final = "too_long"  #: code of an issue that a larger max_length would help
 TOLD_LONG: Final = 3  #: of these, conversations that are named; all are counted
+REPEATED: Final = 10  #: links to a file that is read already, of which a sentence names so many
 TOLD_WARNINGS: Final = 10  #: different sentences that are said; the dataset's record has more
 
 
@@ -128,6 +129,8 @@ def upload(
     """
     if mixed := part.source.mixed_splits:
         session.say_once(f"[yellow]{escape(_mixed(mixed))}[/]")
+    if repeated := part.source.repeated:
+        session.say_once(f"[yellow]{escape(_repeated(repeated))}[/]")
     with _counting(session, name) as sent, _hinting(strict), _located(part.place):
         dataset = session.client.datasets.create_from_files(
             part, model=model, display_name=name, on_sent=sent, skip_too_long=not strict, **fields
@@ -235,14 +238,21 @@ def of_dataset(dataset: datasets_pb2.Dataset) -> list[str]:
 
 
 def of_files(dataset: datasets_pb2.Dataset) -> list[str]:
-    """Name what of the files nobody reads: columns, and links out of the server's source roots; and mixed splits."""
+    """Name what of the files nobody reads, columns and links, and splits that are mixed."""
     columns, links = dataset.left_out.unused_columns, dataset.left_out.outside_links
     told = [unused_sentence(columns)] if columns else []
     if links:
         told.append(f"Left out, for they are links out of the source roots: {', '.join(links)}.")
     if dataset.left_out.mixed_splits:
         told.append(_mixed(dataset.left_out.mixed_splits))
+    if dataset.left_out.repeated_files:
+        told.append(_repeated(dataset.left_out.repeated_files))
     return told
+
+
+def _repeated(files: Sequence[str]) -> str:
+    more = f" and {len(files) - REPEATED} more" if len(files) > REPEATED else ""
+    return f"Not read again, for they lead to files that are read already: {', '.join(files[:REPEATED])}{more}."
 
 
 def _mixed(files: Sequence[str]) -> str:

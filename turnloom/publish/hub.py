@@ -56,8 +56,9 @@ def push(folder: Path, name: str, *, private: bool, message: str) -> str:
     except HfHubHTTPError as error:
         raise _refused(hub.endpoint, name, error) from error
     except (HTTPError, OSError) as error:
+        said = errors.why(error).rstrip(".") or "it takes too long"
         raise errors.ServerUnreachable(
-            f"The hub at {hub.endpoint} does not answer: {type(error).__name__}.",
+            f"The hub at {hub.endpoint} does not answer: {said}.",
             hint="Look at HF_ENDPOINT and the network.",
         ) from error
     return str(done.commit_url)

@@ -6,7 +6,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from turnloom.errors import InvalidInput
@@ -46,6 +46,20 @@ def named_files(word: str, enters: Enters = lambda _link: True) -> list[str]:
     for path in found:
         _check_plain(path)
     return sorted(found)
+
+
+def each_once(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Part paths of files into those to read, and those that lead to one of these again: every row would count twice.
+
+    Of a file and a link to it the file is read; else the path that comes first.
+    """
+    found = [os.stat(path) for path in paths]
+    first: dict[tuple[int, int], int] = {}
+    for at in sorted(range(len(paths)), key=lambda at: os.path.islink(paths[at])):
+        first.setdefault((found[at].st_dev, found[at].st_ino), at)
+    kept = set(first.values())
+    once = tuple(path for at, path in enumerate(paths) if at in kept)
+    return once, tuple(path for at, path in enumerate(paths) if at not in kept)
 
 
 def _check_one_split(folder: str) -> None:

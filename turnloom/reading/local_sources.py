@@ -21,7 +21,7 @@ from turnloom.foreign.columns import UnusedColumns
 from turnloom.foreign.json_text import JSON
 from turnloom.reading.chat_formats import Format
 from turnloom.reading.duplicates import DIGEST, digest
-from turnloom.reading.file_names import mixed_splits
+from turnloom.reading.file_names import each_once, mixed_splits
 from turnloom.reading.filters import RowFilter
 from turnloom.reading.local_files import find, rows
 from turnloom.reading.rows import LOOKED_AT, RawRow, shape_of
@@ -67,6 +67,7 @@ class LocalSource:
     shape: Format
     choice: Choice = field(default_factory=Choice)
     limit: int = 0  #: rows to read; 0: all
+    repeated: tuple[str, ...] = ()  #: links to these files, and files that were named again; they are not read again
 
     @classmethod
     def open(
@@ -92,7 +93,8 @@ class LocalSource:
         """
         chosen = choice or Choice()
         chosen.row_filter.check()
-        files = tuple(find(words))
+        once, repeated = each_once([str(path) for path in find(words)])
+        files = tuple(map(Path, once))
         # Read before detecting the format: errors about a file already name it.
         first = list(islice(chain.from_iterable(rows(path) for path in files), 1 if format_name else LOOKED_AT))
         if not first:
@@ -101,7 +103,7 @@ class LocalSource:
             shape = shape_of(first, format_name, columns)
         except InvalidInput as error:
             raise InvalidInput(f"{files[0]}: {error.message}", hint=error.hint, field=error.field) from error
-        return cls(files, shape, chosen, limit)
+        return cls(files, shape, chosen, limit, repeated)
 
     @property
     def name(self) -> str:

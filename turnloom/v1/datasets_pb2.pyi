@@ -177,6 +177,7 @@ class LeftOut(google.protobuf.message.Message):
     UNUSED_COLUMNS_FIELD_NUMBER: builtins.int
     OUTSIDE_LINKS_FIELD_NUMBER: builtins.int
     MIXED_SPLITS_FIELD_NUMBER: builtins.int
+    REPEATED_FILES_FIELD_NUMBER: builtins.int
     filtered: builtins.int
     """Rows that the filter does not want."""
     duplicates: builtins.int
@@ -199,6 +200,10 @@ class LeftOut(google.protobuf.message.Message):
     def mixed_splits(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The same: a file of a training split and one of a held-out split that both became part of it; empty: there are none."""
 
+    @property
+    def repeated_files(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The same: links to files that are read already under another path, and so not again; the first 50."""
+
     def __init__(
         self,
         *,
@@ -209,8 +214,9 @@ class LeftOut(google.protobuf.message.Message):
         unused_columns: collections.abc.Iterable[builtins.str] | None = ...,
         outside_links: collections.abc.Iterable[builtins.str] | None = ...,
         mixed_splits: collections.abc.Iterable[builtins.str] | None = ...,
+        repeated_files: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "filtered", b"filtered", "mixed_splits", b"mixed_splits", "outside_links", b"outside_links", "overlapping", b"overlapping", "unreadable", b"unreadable", "unused_columns", b"unused_columns"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "filtered", b"filtered", "mixed_splits", b"mixed_splits", "outside_links", b"outside_links", "overlapping", b"overlapping", "repeated_files", b"repeated_files", "unreadable", b"unreadable", "unused_columns", b"unused_columns"]) -> None: ...
 
 global___LeftOut = LeftOut
 

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.outages import OutageLog
 from services.preprocess.api import dataset_service, preprocess_service, training_service
 from services.preprocess.api.addresses import taken
 from services.preprocess.api.auth.bearer_tokens import TokenBook
@@ -92,6 +93,7 @@ class ApiServer:
         )
         self._ended = threading.Event()
         self._looking = threading.Lock()
+        self._outage = OutageLog(LOG, "Redis does not answer")
         self._pool = CountedPool(settings.threads)
         budget = ByteBudget(settings.work_bytes, metrics.rpc.bytes_in_work.set)
         call_limits = CallLimits(settings.max_calls, settings.calls_per_token, budget)
@@ -183,8 +185,9 @@ class ApiServer:
         try:
             self._backing.store().redis.ping()
             healthy = self._registry.complete
+            self._outage.went_through()
         except StoreError as error:
-            LOG.warning("Redis does not answer", extra={"reason": str(error)})
+            self._outage.failed(error)
             healthy = False
         for name in BACKED:
             self._health.set(name, SERVING if healthy else NOT_SERVING)

@@ -22,7 +22,7 @@ from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.length_statistics import Histogram as Lengths
 from turnloom.masks.domain.length_statistics import Statistics
 
-#: How warnings begin that are the same for all conversations.
+#: How warnings begin that are the same for many conversations: kept once, at the first, and counted.
 ONCE = ("the key ", "tools: ", "the template prints the date")
 REMARKS = 50  #: issues and warnings that a record keeps
 
@@ -94,8 +94,11 @@ class DatasetBuild:
     def _warn(self, index: int, sentences: Sequence[str]) -> None:
         for sentence in sentences:
             if sentence.startswith(ONCE):
-                if len(self.said) < REMARKS:
-                    self.said.setdefault(sentence, WarningRecord(index, sentence))
+                known = self.said.get(sentence)
+                if known is not None:
+                    self.said[sentence] = replace(known, more=known.more + 1)
+                elif len(self.said) < REMARKS:
+                    self.said[sentence] = WarningRecord(index, sentence)
             elif len(self.warnings) < REMARKS:
                 self.warnings.append(WarningRecord(index, sentence))
 
@@ -153,11 +156,15 @@ def histogram(lengths: Lengths) -> Histogram:
 
 
 def _warnings_of_all(parts: Sequence[Totals]) -> tuple[WarningRecord, ...]:
-    """Return the first REMARKS warnings; those that are the same for all conversations come first, and once."""
+    """Return the first REMARKS warnings; those that are the same for many conversations come first, and once."""
     found = list(chain.from_iterable(part.warnings for part in parts))
-    once = {warning.message: warning for warning in reversed(found) if warning.message.startswith(ONCE)}
+    once: dict[str, WarningRecord] = {}
+    for warning in found:
+        if warning.message.startswith(ONCE):
+            known = once.get(warning.message)
+            once[warning.message] = replace(known, more=known.more + 1 + warning.more) if known else warning
     others = (warning for warning in found if not warning.message.startswith(ONCE))
-    return tuple(islice(chain(reversed(once.values()), others), REMARKS))
+    return tuple(islice(chain(once.values(), others), REMARKS))
 
 
 def _sum(histograms: Sequence[Histogram]) -> Histogram:

@@ -31,6 +31,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.quoting import cut
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -60,7 +62,7 @@ class UnknownModel(Refusal):
     def __init__(self, name: str, served: Sequence[str]) -> None:
         known = ", ".join(served) if served else "none"
         super().__init__(
-            f"Model {name!r} is not served here (served: {known}); name one of these, or add it to models.toml."
+            f"Model {cut(name)!r} is not served here (served: {known}); name one of these, or add it to models.toml."
         )
 
 

@@ -13,6 +13,7 @@ import redis
 
 from services.preprocess.domain.doctor_check import Check, from_answer
 from services.preprocess.models.registry import Registry
+from services.quoting import cut
 from services.store import keys
 from services.store.blobs.deadlines import answers_within
 from services.store.blobs.files import below, remove, try_store, whole_file
@@ -42,7 +43,7 @@ def diagnose(store: Store, store_url: str, registry: Registry, host: str) -> lis
     if host:
         hosts = [record for record in hosts if record.name == host]
         if not hosts:
-            raise NotFound(f"There is no host {host!r}; ListHosts names those that were heard of.")
+            raise NotFound(f"There is no host {cut(host)!r}; ListHosts names those that were heard of.")
     with _probe(store_url) as (probe, stored):
         checks = [
             _models(registry),

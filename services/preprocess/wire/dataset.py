@@ -32,6 +32,7 @@ from services.store.records import (
     WarningRecord,
 )
 from turnloom.masks.domain.errors import PreprocessError
+from turnloom.plural import counted
 from turnloom.v1 import datasets_pb2 as pb
 from turnloom.v1 import types_pb2
 
@@ -132,7 +133,13 @@ def _issue(record: IssueRecord) -> types_pb2.Issue:
 
 
 def _warnings(records: Sequence[WarningRecord]) -> list[types_pb2.Warning]:
-    return [types_pb2.Warning(conversation_index=item.conversation_index, message=item.message) for item in records]
+    return [
+        types_pb2.Warning(
+            conversation_index=item.conversation_index,
+            message=f"{item.message} (and {counted(item.more, 'more conversation')})" if item.more else item.message,
+        )
+        for item in records
+    ]
 
 
 def histogram_message(record: Histogram) -> types_pb2.Histogram | None:

@@ -174,7 +174,7 @@ def left_out_record(message: pb.LeftOut) -> LeftOutRecord:
     if len(columns) > MOST_UNUSED or any(len(column) > LONGEST_UNUSED for column in columns):
         sentence = f"names {len(columns)} columns; send at most {MOST_UNUSED}, of {LONGEST_UNUSED} characters."
         violations.add("end.left_out.unused_columns", sentence)
-    for name in ("outside_links", "mixed_splits"):
+    for name in ("outside_links", "mixed_splits", "repeated_files"):
         if getattr(message, name):
             violations.add(f"end.left_out.{name}", "is for sources that a worker reads; leave it out.")
     violations.refuse()
@@ -191,4 +191,5 @@ def left_out_message(record: LeftOutRecord) -> pb.LeftOut:
         unused_columns=record.unused_columns,
         outside_links=record.outside_links,
         mixed_splits=record.mixed_splits,
+        repeated_files=record.repeated_files,
     )

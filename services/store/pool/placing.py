@@ -143,12 +143,15 @@ def why_waiting(one: Waiting, load: Load) -> str:
     up = [host for host in able if host.backend_up]
     if not up:
         return f"TuFT does not answer on {', '.join(host.name for host in able)}."
-    if all(host.workers == 0 for host in up):
-        return f"No worker runs on {', '.join(host.name for host in up)}."
+    manned = [host for host in up if host.workers]
+    unmanned = ", ".join(host.name for host in up if not host.workers)
+    if not manned:
+        return f"No worker runs on {unmanned}."
     if load.quota and load.by_owner.get(one.owner, 0) >= load.quota:
         return f"{one.owner or 'Its owner'} has as many jobs on hosts as the quota allows: {load.by_owner[one.owner]}."
-    if all(load.by_host.get(host.name, 0) >= host.workers for host in up):
-        return f"Every worker is busy: {', '.join(f'{host.name} has {host.workers}' for host in up)}."
+    if all(load.by_host.get(host.name, 0) >= host.workers for host in manned):
+        busy = f"Every worker is busy: {', '.join(f'{host.name} has {host.workers}' for host in manned)}"
+        return f"{busy}; no worker runs on {unmanned}." if unmanned else f"{busy}."
     return "A worker is free; the supervisor gives it out within a second."
 
 
@@ -159,6 +162,8 @@ def why_not_begun(host: str, load: Load) -> str:
         return f"It goes on at host {host}, which is silent."
     if not found.backend_up:
         return f"It goes on at host {host}, where TuFT does not answer."
+    if not found.workers:
+        return f"It goes on at host {host}, where no worker runs."
     if load.by_host.get(host, 0) > found.workers:
         return f"It goes on at host {host}, where every worker is busy or gone."
     return f"A worker of host {host} takes it next."

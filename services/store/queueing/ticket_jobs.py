@@ -27,10 +27,13 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker_registration import register
 
+from services.outages import OutageLog
 from services.store.connection import connect_rq
 from services.store.queueing.workers import RECORD_LIFE
 
 LOG = logging.getLogger("turnloom.worker")
+#: Of this process, which works one queue.
+OUTAGE: Final = OutageLog(LOG, "Redis can't be used")
 #: What RQ reckons with, seconds: a new worker's record lives for 60 more, and a wait on an empty queue takes 15 less.
 WORKER_TTL: Final = round(RECORD_LIFE) - 60
 RECONNECT_SECONDS: Final = 1.0
@@ -136,13 +139,14 @@ class TicketWorker(Worker):
         super().heartbeat(round(RECORD_LIFE), pipeline)
         if not self._is_horse:
             register(self, pipeline)
+            OUTAGE.went_through()
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Send heartbeats while a horse works, for RQ. During a Redis outage the horse goes on, so its parent must."""
         try:
             super().maintain_heartbeats(job, execution)
         except redis.RedisError as error:
-            LOG.warning("no heartbeat: %s", error)
+            OUTAGE.failed(error)
 
     def set_shutdown_requested_date(self) -> None:
         """Set a note for RQ's tools; Redis may be away."""
@@ -177,6 +181,7 @@ def work_until_stopped(
         log_level: of RQ's own lines, as logging names it.
     """
     with suppress(StopRequested):  # a signal that comes as RQ's loop ends is raised where the process is just then
+        logging.getLogger("rq.worker").addFilter(_is_news)
         while not _worked(redis_url, make, burst=burst, log_level=log_level):
             time.sleep(RECONNECT_SECONDS)
 
@@ -196,7 +201,15 @@ def _worked(redis_url: str, make: Callable[[redis.Redis], TicketWorker], *, burs
         if worker is not None and worker.stopping:  # what failed is RQ's last word to Redis
             LOG.warning("Redis can't be used (%s); leaving all the same", error)
             return True
-        LOG.warning("Redis can't be used (%s); trying again", error)
+        OUTAGE.failed(error)
+    return False
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Take RQ's line on each try of an idle worker to reach Redis as news of the outage; let others pass."""
+    if not str(record.msg).startswith("Worker %s: could not connect to Redis") or not isinstance(record.args, tuple):
+        return True
+    OUTAGE.failed(record.args[1])
     return False
 
 

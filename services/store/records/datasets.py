@@ -44,6 +44,7 @@ class WarningRecord:
 
     conversation_index: int
     message: str
+    more: int = 0  #: further conversations that it holds for, where it is kept only once
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class LeftOutRecord:
     unused_columns: tuple[str, ...] = ()  #: that hold something and that nobody reads; at most 64
     outside_links: tuple[str, ...] = ()  #: files of a source that are links out of the roots; at most 50
     mixed_splits: tuple[str, ...] = ()  #: a file of a training and one of a held-out split that both are in it
+    repeated_files: tuple[str, ...] = ()  #: links to files that are read under another path, and not again; at most 50
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,12 +261,14 @@ def read_gathered(uri: str) -> Iterator[tuple[bytes, RowIndex]]:
     try:
         with store_errors(uri), _unbuffered(system, path) as opened:
             file = pa.ipc.open_file(opened, options=wanted)
+            if tuple(file.schema.names) != names:
+                raise Corrupt(f"{uri} has other columns than a shard of a dataset: {', '.join(file.schema.names)}")
             for number in range(file.num_record_batches):
                 batch = file.get_batch(number)
                 index = RowIndex(*(cast(NDArray[np.uint32], view(batch.column(name), "<u4")) for name in names[:3]))
                 yield bytes(batch.column("digest").buffers()[1])[: DIGEST_BYTES * batch.num_rows], index
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise Corrupt(f"{uri} is not a shard of a dataset: {error}") from None
+    except pa.ArrowInvalid as error:  # its words may be of a field's number, which is ours
+        raise Corrupt(f"{uri} is damaged, or not a shard of a dataset; make the dataset again") from error
 
 
 def _unbuffered(system: FileSystem, path: str) -> IO[bytes]:

@@ -72,9 +72,11 @@ def read_index(uri: str, cache: FileCache | None) -> RowIndex:
         try:
             with store_errors(uri), pa.memory_map(path) as mapped:
                 file = pa.ipc.open_file(mapped)
+                if not file.schema.equals(SCHEMA):
+                    raise Corrupt(f"{uri} has other columns than an index of rows: {', '.join(file.schema.names)}")
                 batches = [file.get_batch(number) for number in range(file.num_record_batches)]
                 return RowIndex(*(_joined(batches, name) for name in NAMES))
-        except (pa.ArrowInvalid, KeyError) as error:
+        except pa.ArrowInvalid as error:
             raise Corrupt(f"{uri} is not an index of rows: {error}") from None
 
 

@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from services.outages import OutageLog
 from services.store.errors import StoreError
 from services.store.ledger import PHASE_BUCKETS
 from services.store.pool.placing import Load, Waiting
@@ -134,27 +135,23 @@ def registry_for(source: Callable[[], Snapshot]) -> CollectorRegistry:
 
 
 class _Telling:
-    """A WSGI app that answers 503 with a sentence while Redis is away, and logs the outage once, not at every scrape.
+    """A WSGI app that answers 503 with a sentence while Redis is away, and logs the outage, not every scrape.
 
     Prometheus takes any status but 200 as a target that is down.
     """
 
     def __init__(self, app: WSGIApplication) -> None:
         self._app = app
-        self._away = False
+        self._outage = OutageLog(log, "scrapes fail")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
             answer = self._app(environ, start_response)
         except (StoreError, RedisError) as error:
-            if not self._away:
-                log.warning("scrapes fail until Redis answers: %s", error)
-            self._away = True
+            self._outage.failed(error)
             start_response("503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
             return [f"{error}\n".encode()]
-        if self._away:
-            log.info("scrapes are answered again")
-        self._away = False
+        self._outage.went_through()
         return answer
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import cast
 
+from services.outages import OutageLog
 from services.store import keys
 from services.store.archive import archive_ledger
 from services.store.connection import redis_time
@@ -200,16 +201,18 @@ class Supervisor:
 
 def supervise(settings: SupervisorSettings, stop: threading.Event) -> None:
     """Run rounds until `stop` is set. Survives outages of Redis; waits while another supervisor is active."""
+    away = OutageLog(log, "Redis can't be used")
     try:
         store = retry_redis(
             lambda: open_store(settings.redis_url, settings.store_url, settings.lease_ttl),
             stop=stop,
-            on_retry=lambda error: log.warning("%s", error),
+            on_retry=away.failed,
         )
     except RedisUnavailable:
         if stop.is_set():
             return
         raise
+    away.went_through()
     singleton = Singleton(store.redis, keys.SUPERVISOR, settings.singleton_ttl)
     supervisor = Supervisor(store, settings)
 
@@ -227,10 +230,10 @@ def supervise(settings: SupervisorSettings, stop: threading.Event) -> None:
             supervisor.tidy_files()
 
     # A large ledger takes longer to archive than a lost worker may stay unnoticed.
-    archiver = threading.Thread(target=_repeat, args=(archive, settings.interval, stop), daemon=True)
+    archiver = threading.Thread(target=_repeat, args=("archive", archive, settings.interval, stop), daemon=True)
     archiver.start()
     try:
-        _repeat(recover, settings.interval, stop)
+        _repeat("recover jobs", recover, settings.interval, stop)
         archiver.join(_LAST_LEDGER)
         singleton.give_up()
     except RedisUnavailable as error:
@@ -239,13 +242,15 @@ def supervise(settings: SupervisorSettings, stop: threading.Event) -> None:
         store.close()
 
 
-def _repeat(act: Callable[[], None], interval: float, stop: threading.Event) -> None:
+def _repeat(what: str, act: Callable[[], None], interval: float, stop: threading.Event) -> None:
     """Call `act` until `stop` is set; a failed call is repeated after `interval` seconds."""
+    away = OutageLog(log, f"Redis can't be used to {what}")
     while not stop.is_set():
         try:
             act()
+            away.went_through()
         except RedisUnavailable as error:
-            log.warning("%s", error)
+            away.failed(error)
         except (IllegalEdge, NotFound) as error:  # a job changed or was deleted in the middle of the round
             log.info("%s", error)
         except Exception:  # one broken record must not end the recovery of all others

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -198,6 +198,23 @@ def test_a_folder_of_several_splits_is_not_mixed(tmp_path: Path) -> None:
 )
 def test_splits_that_are_read_together_are_named(names: tuple[str, ...], told: tuple[str, ...]) -> None:
     assert mixed_splits(names) == told
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+@pytest.mark.parametrize("named", ["folder", "glob", "files"])
+def test_a_file_and_a_link_to_it_are_read_once(tmp_path: Path, link: Callable[[Path, Path], None], named: str) -> None:
+    folder = tmp_path / "chats"
+    folder.mkdir()
+    for name in ("b", "c"):
+        (folder / f"{name}.jsonl").write_text(json.dumps(ROW | {"id": name}) + "\n")
+    link(folder / "b.jsonl", folder / "a.jsonl")
+    words = {"folder": [folder], "glob": [folder / "*.jsonl"], "files": [*sorted(folder.iterdir()), folder / "c.jsonl"]}
+    source = LocalSource.open(words[named])
+    kept, left = ("b", "a") if link is os.symlink else ("a", "b")
+    assert [path.stem for path in source.files] == sorted([kept, "c"])
+    again = [f"{folder}/c.jsonl"] if named == "files" else []
+    assert list(source.repeated) == [f"{folder}/{left}.jsonl", *again]
+    assert [one.conversation.id for one in source.whole().sourced()] == ["b", "c"]
 
 
 def test_names_that_are_no_text_are_shown_and_sent(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from services.store.blobs import files
 from services.store.errors import Corrupt, StoreFull, StoreUnavailable
 from services.store.shards import dataset_files
 from services.store.shards.dataset_files import DatasetReader, DatasetWriter, Row, canonical_json, join, remove, verify
-from services.store.shards.files import ShardFile, ShardReader, ShardWriter
+from services.store.shards.files import SCHEMA, ShardFile, ShardReader, ShardWriter, read_gathered
 from services.store.shards.manifest import read_manifest, shards_folder
+from services.store.shards.row_index import read_index
 
 OPTIONS = canonical_json({"model": "tiny", "train_on": "all_assistant_messages", "größe": 1})
 
@@ -249,6 +250,22 @@ def test_a_file_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
         DatasetWriter("", OPTIONS)
     with pytest.raises(StoreUnavailable, match=r"nowhere://x/datasets/shards/.* can't be opened"):
         DatasetWriter("nowhere://x", OPTIONS)
+
+
+@pytest.mark.parametrize("columns", [["a"], [f"c{number}" for number in range(len(SCHEMA.names))]])
+def test_a_file_with_other_columns_is_refused_in_a_sentence(tmp_path: Path, columns: list[str]) -> None:
+    path, schema = str(tmp_path / "y.arrow"), pa.schema([(name, pa.int32()) for name in columns])
+    with pa.ipc.new_file(path, schema) as sink:
+        sink.write_batch(pa.record_batch([pa.array([1], pa.int32()) for _ in columns], schema=schema))
+    with pytest.raises(Corrupt) as index:
+        read_index(path, None)
+    assert str(index.value) == f"{path} has other columns than an index of rows: {', '.join(columns)}"
+    with pytest.raises(Corrupt) as shard:
+        list(read_gathered(path))
+    if len(columns) == 1:
+        assert str(shard.value) == f"{path} is damaged, or not a shard of a dataset; make the dataset again"
+    else:
+        assert str(shard.value) == f"{path} has other columns than a shard of a dataset: c0, c6, c7, c8"
 
 
 def test_a_changed_file_no_longer_has_its_address(tmp_path: Path) -> None:

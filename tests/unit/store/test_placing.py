@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.store.pool.placing import Choice, Load, Waiting, choose, hosts_for, in_order, why_waiting
+from services.store.pool.placing import Choice, Load, Waiting, choose, hosts_for, in_order, why_not_begun, why_waiting
 from services.store.records import HostRecord, ServedModelRecord
 
 OWNERS = st.sampled_from(["anna", "ben", "cleo", ""])
@@ -129,3 +129,14 @@ def test_a_job_that_is_sampled_while_it_trains_gets_a_host_that_samples() -> Non
     why = why_waiting(one, Load([trains], {}, {}))
     assert why == "It is to be sampled while it trains, and no live host samples m1."
     assert choose([replace(one, sampled=False)], Load([trains, samples], {}, {})) == [Choice("job-1", 0, "h1")]
+
+
+def test_a_host_without_a_worker_is_not_called_busy() -> None:
+    served = (ServedModelRecord("m", 64),)
+    manned, left = (HostRecord(name, models=served, backend_up=True, workers=n) for name, n in (("h1", 2), ("h2", 0)))
+    one = Waiting("job-1", "anna", 0, "m", 4, "", "", "", 0.0, 0)
+    assert why_waiting(one, Load([left], {}, {})) == "No worker runs on h2."
+    busy = Load([manned, left], {"h1": 2}, {})
+    assert why_waiting(one, busy) == "Every worker is busy: h1 has 2; no worker runs on h2."
+    assert why_not_begun("h2", busy) == "It goes on at host h2, where no worker runs."
+    assert why_waiting(one, Load([manned], {"h1": 2}, {})) == "Every worker is busy: h1 has 2."

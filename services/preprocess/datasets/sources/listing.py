@@ -20,7 +20,7 @@ from services.preprocess.domain.source_location import Location, below
 from turnloom.characters import whole
 from turnloom.errors import InvalidInput
 from turnloom.reading.file_kinds import COMPRESSED_TABLE, DECOMPRESS, KINDS, is_compressed_table, is_data
-from turnloom.reading.file_names import SPLITS, check_splits, named_files
+from turnloom.reading.file_names import SPLITS, check_splits, each_once, named_files
 
 
 class Folders(Protocol):
@@ -39,6 +39,7 @@ class Found:
 
     data: tuple[str, ...] = ()  #: paths or URLs of data files
     outside: tuple[str, ...] = ()  #: data files and folders that are left out, for they are links out of the roots
+    repeated: tuple[str, ...] = ()  #: links to data files that are there under another path
 
 
 def files(location: Location, roots: Sequence[str]) -> Found:
@@ -60,7 +61,8 @@ def files(location: Location, roots: Sequence[str]) -> Found:
     outside = tuple(name for name in found if (is_data(name) or os.path.isdir(name)) and _leads_out(name, roots))
     data = tuple(name for name in found if is_data(name) and name not in outside)
     if data:
-        return Found(data, outside)
+        once, repeated = (data, ()) if "://" in place else each_once(data)
+        return Found(once, outside, repeated)
     if outside or (named and _leads_out(place, roots)):
         link = outside[0] if outside else place
         raise SourceNotAllowed(f"{link} leads out of the source roots.", hint="Put the file itself below a root.")

@@ -63,7 +63,7 @@ def plan_scans(
     if source.limit or source.overlap_split or location.hub or _hub_folder(source, location):
         return None
     found = files(location, roots)
-    if found.outside:  # `plan` tells of them
+    if found.outside or found.repeated:  # `plan` tells of them
         return None
     names = found.data
     sizes = {name: size_of(name) for name in names if holds_plain_lines(name)}
@@ -107,7 +107,8 @@ def plan(source: DatasetSource, roots: Sequence[str], folder: str, limit: SizeLi
     others = _checked(_other_split(source, roots, folder), lease) if source.overlap_split else ()
     chosen, left_out = select(source, shards, shape, lease, others)
     refuse_larger(sum(shard.wanted for shard in chosen), 0, limit)
-    return SourcePlan(shape, chosen, replace(left_out, outside_links=found.outside[:REMARKS]))
+    left_out = replace(left_out, outside_links=found.outside[:REMARKS], repeated_files=found.repeated[:REMARKS])
+    return SourcePlan(shape, chosen, left_out)
 
 
 def _file_pieces(names: Sequence[str], folder: str, lease: Lease) -> Iterator[Piece]:
