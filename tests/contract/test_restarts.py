@@ -42,5 +42,5 @@ def test_after_a_crash_a_deleted_checkpoint_stays_deleted_and_its_run_is_back_at
     server.start()
 
     np.testing.assert_array_equal(forward(client, data), at_the_kept_one)
-    with pytest.raises(ValueError, match="404.*deleted"):
+    with pytest.raises(ValueError, match=r"404.*deleted"):
         client_at(server, deleted)
