@@ -126,7 +126,7 @@ def planned(*, packs: bool) -> RunSpec:
 def alone(*, packs: bool) -> Cost:
     """Our own work, around a server that answers at once."""
     journal = Clock()
-    run(planned(packs=packs), InstantServer(even=not packs), journal).train(0, save_first=False, evaluate_first=False)
+    run(planned(packs=packs), InstantServer(even=not packs), journal).train(0, save_first=False, untested=None)
     return journal.cost()
 
 
@@ -142,7 +142,7 @@ def through_sdk(*, packs: bool, own_http: bool = True) -> Cost:
             backend = connect(settings_of(fake), SMALL)
             backend.even = not packs
             journal = Clock()
-            run(planned(packs=packs), backend, journal).train(0, save_first=False, evaluate_first=False)
+            run(planned(packs=packs), backend, journal).train(0, save_first=False, untested=None)
             backend.close()
             return journal.cost()
 

@@ -57,23 +57,31 @@ class Ledger:
     def commit_step(self, job_id: str, record: StepRecord) -> Commit:
         """Append a step, once: the same (attempt, step) again returns OK and is not counted.
 
-        Step 0 is the evaluation before step 1. Raises StepOutOfOrder for a step that the attempt's checkpoint holds.
+        Step 0 is the evaluation before step 1. The step that the attempt began from may come with the evaluation that
+        it lacks. Raises StepOutOfOrder for any other step that the attempt's checkpoint holds.
         """
         counters = _phase_counters(record)
         return _commit(self._scripts.run("commit_step", job=job_id, record=encode_step(record), counters=counters))
 
     def commit_checkpoint(self, job_id: str, record: CheckpointRecord) -> Commit:
-        """Add a checkpoint of a committed step, or replace the record with the same id."""
-        return _commit(
-            self._scripts.run(
+        """Add a checkpoint of a committed step, or replace the record with the same id; a copy in the store stays."""
+        while True:
+            before = cast(str | None, self._client.hget(keys.checkpoints(job_id), record.id)) or ""
+            after = record
+            if before:
+                old = decode(CheckpointRecord, before)
+                after = replace(record, stored=old.stored, uri=old.uri, sha256=old.sha256)
+            answer = self._scripts.run(
                 "commit_checkpoint",
                 job=job_id,
                 attempt=record.attempt,
                 checkpoint=record.id,
                 step=record.step,
-                record=encode(record),
+                before=before,
+                record=encode(after),
             )
-        )
+            if answer[0] != "changed":  # by the thread that copies it
+                return _commit(answer)
 
     def update_checkpoint(
         self,

@@ -19,7 +19,7 @@ from services.trainer.batches.batching import longest_first
 from services.trainer.batches.mixing import order_hash
 from services.trainer.batches.rows import Row, shortened, without_tail
 from services.trainer.errors import BackendError, CheckpointLost, Code, ProbeMismatch, StopRun
-from services.trainer.loop import probe_nll
+from services.trainer.evaluation import probe_nll
 
 PROBE_ROWS = 8
 PROBE_TOKENS = 4_096

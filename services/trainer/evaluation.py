@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from services.store.blobs.evaluations import RowLosses
+from services.store.records import StepRecord
 from services.trainer.backend import Backend, Logprobs, Pending
 from services.trainer.batches.batching import cut
 from services.trainer.batches.rows import Row
@@ -80,6 +81,21 @@ def _nlls(rows: Sequence[Row], pending: Pending[Sequence[Logprobs]]) -> list[flo
     return [weighted_nll(logprobs, row.target_weights) for row, logprobs in zip(rows, pending.result(), strict=True)]
 
 
+def probe_nll(rows: Sequence[Row], logprobs: Sequence[Logprobs]) -> float:
+    """Return the NLL of the probe rows, in nats per unit of weight."""
+    nlls = [weighted_nll(one, row.target_weights) for row, one in zip(rows, logprobs, strict=True)]
+    return math.fsum(nlls) / math.fsum(row.weight_sum for row in rows)
+
+
+def noted(record: StepRecord, test: Evaluation | None) -> StepRecord:
+    """Return the record of a step with its evaluation, if there was one."""
+    if test is None:
+        return record
+    return replace(
+        record, test_nll_sum=test.nll_sum, test_weight_sum=test.weight_sum, test_target_bytes=test.target_bytes
+    )
+
+
 @dataclass(slots=True)
 class Patience:
     """Early stopping: ends a run after `limit` evaluations in a row that gained no more than `min_delta`."""
@@ -95,4 +111,9 @@ class Patience:
             self.best, self.waited = nll, 0
         else:
             self.waited += 1
+        return self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether to stop after what was seen."""
         return 0 < self.limit <= self.waited

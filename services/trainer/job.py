@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from services.store.blobs.cache import FileCache
@@ -20,7 +20,7 @@ from services.store.blobs.evaluations import RowLosses
 from services.store.errors import NotFound, RedisUnavailable
 from services.store.jobs import Claim
 from services.store.logs import about
-from services.store.records import CheckpointRecord, Control, JobRecord, ServedModelRecord
+from services.store.records import CheckpointRecord, Control, JobRecord, ServedModelRecord, StepRecord
 from services.store.retries import retry_redis
 from services.store.shards.dataset_files import DatasetReader
 from services.store.store import Store, open_store
@@ -174,14 +174,13 @@ class Attempt:
         plan = self._plan(data, probe)
         patience = self._replayed_patience(steps_done)
         loop = Run(plan, backend, self._journal, patience, Meter().read, time.monotonic, time.time, self._keep_losses)
-        initial = self._read(lambda: self._store.ledger.initial(self._job.id))
-        first = steps_done == 0 and bool(plan.test_rows) and initial is None
+        untested = self._untested(plan, steps_done)
         self._journal.event(*accelerated_event(self._served))
         self._training = True
         self._replier = loop.sampler = self._make_replier()
         if self._replier is not None and self._replier.due(steps_done):  # the attempt before did not tell them
             loop.offer(steps_done, backend.save_adapter(plan.live_name(steps_done)))
-        asked = loop.train(steps_done, save_first=self._checkpoint is None, evaluate_first=first)
+        asked = loop.train(steps_done, save_first=self._checkpoint is None, untested=untested)
         self._journal.drain()
         if asked is Control.NONE:
             self._last_replies(loop, backend)
@@ -333,6 +332,17 @@ class Attempt:
         kind = "weights" if start.weights_only else "weights and optimizer"
         self._journal.event("info", "RESTORED", f"Begins from checkpoint {source.id} of job {start.job}: {kind}.")
         return backend, 0
+
+    def _untested(self, plan: RunSpec, steps_done: int) -> StepRecord | None:
+        """Return the record of the loaded state's step if its evaluation is due and was never taken."""
+        if not plan.is_evaluated(steps_done):
+            return None
+        ledger, job, attempt = self._store.ledger, self._job.id, self._job.attempt
+        if steps_done == 0:
+            known = self._read(lambda: ledger.initial(job))
+            return StepRecord(step=0, attempt=attempt, time=time.time()) if known is None else None
+        (record,) = self._read(lambda: ledger.steps(job, steps_done, 1))
+        return replace(record, attempt=attempt) if record.test_nll_sum is None else None
 
     def _replayed_patience(self, steps_done: int) -> Patience:
         """Rebuild early stopping as of the checkpoint: a function of the evaluations up to there."""

@@ -20,7 +20,7 @@ from services.trainer.batches.mixing import sums_by_part
 from services.trainer.batches.rows import Row
 from services.trainer.batches.weighting import NORMALIZATION, Weights, weighted_nll
 from services.trainer.errors import BackendError, CallOutOfMemory, Code, NonFiniteLoss
-from services.trainer.evaluation import Evaluation, Patience, evaluate
+from services.trainer.evaluation import Evaluation, Patience, evaluate, noted, probe_nll
 from services.trainer.schedule import learning_rate
 from turnloom.plural import counted
 
@@ -150,15 +150,16 @@ class Run:
     _recorded: CheckpointRecord | None = field(init=False, default=None)  # last checkpoint written down
     _tested: tuple[int, Evaluation] | None = field(init=False, default=None)  # last evaluation and its step
     _stop: bool = field(init=False, default=False)  # early stopping ended the run
+    _untested: bool = field(init=False, default=False)  # the run left before its last evaluation was done
     _asked_at: float | None = field(init=False, default=None)  # when the run was first asked to leave
 
-    def train(self, steps_done: int, *, save_first: bool, evaluate_first: bool) -> Control:
+    def train(self, steps_done: int, *, save_first: bool, untested: StepRecord | None) -> Control:
         """Train from step `steps_done` + 1 to the end or until asked to leave, then save the state.
 
         Args:
             steps_done: steps that the loaded state holds.
             save_first: the ledger has no checkpoint of this state yet.
-            evaluate_first: the ledger has no evaluation of step 0 yet, and this is step 0.
+            untested: record of step `steps_done`, if its evaluation is due and the ledger has none.
 
         Returns:
             NONE at the end of the job, else what was asked.
@@ -167,19 +168,21 @@ class Run:
             NonFiniteLoss, BackendError, CallOutOfMemory, and what the journal raises.
         """
         self._submitted = self._saved = steps_done
-        self._saved_at = self._read_at = self.clock()
+        self._stop = self.patience.is_over  # an attempt that stopped early broke off before the job had ended
+        self._saved_at = self.clock()
         try:
-            return self._train(save_first, evaluate_first)
+            return self._train(save_first, untested)
         except BackendError as error:
             if error.code is Code.OUT_OF_MEMORY:
                 raise self._out_of_memory(self._submitted, 0, error) from error
             raise
 
-    def _train(self, save_first: bool, evaluate_first: bool) -> Control:
+    def _train(self, save_first: bool, untested: StepRecord | None) -> Control:
         if save_first:
             self._record(self._save(self._submitted))
-        if evaluate_first:
-            self._evaluate_first()
+        if untested is not None:
+            self._evaluate_first(untested)
+        self._read_at = self.clock()
         while True:
             control = self._asked()
             if control is Control.NONE:
@@ -192,22 +195,36 @@ class Run:
         return control
 
     def _asked(self) -> Control:
-        """Return what the run is asked to do. At the end and after an early stop no request counts any more."""
-        if not self._flight and (self._submitted >= self.plan.steps or self._stop):
+        """Return what the run is asked to do. At the end and after an early stop no request counts any more.
+
+        A run that left its last evaluation is not at its end: the next attempt takes it.
+        """
+        if not self._flight and (self._submitted >= self.plan.steps or self._stop) and not self._untested:
             return Control.NONE
         control = self.journal.control()
         if control is not Control.NONE and self._asked_at is None:
             self._asked_at = self.clock()
         return control
 
-    def _evaluate_first(self) -> None:
-        test = self._evaluate(0)
+    def _evaluate_first(self, record: StepRecord) -> None:
+        """Evaluate the loaded state: of step 0, or of a step whose evaluation an earlier attempt had to leave."""
+        test = self._evaluate(record.step)
         if test is None:
             return
-        self.patience.seen(test.nll)
-        self.journal.step(_with_test(StepRecord(step=0, attempt=self.plan.attempt, time=self.now()), test))
-        if self._recorded is not None:
+        self.journal.step(noted(record, test))
+        if self._recorded is None:
+            self._record(self._save(record.step))
+        else:
             self.journal.checkpoint(replace(self._recorded, test_nll=test.nll))
+        self._judge(record.step, test)
+
+    def _judge(self, step: int, test: Evaluation) -> None:
+        """Stop early where evaluations no longer improve."""
+        self._stop = self.patience.seen(test.nll)
+        if self._stop and step < self.plan.steps:
+            waited = counted(self.patience.waited, "evaluation")
+            message = f"Step {step}: not below {self.patience.best:.4f} in {waited}."
+            self.journal.event("info", "EARLY_STOPPED", message)
 
     def _fill(self) -> None:
         """Submit steps until the pipeline is full. An evaluated step is a barrier, since its weights are evaluated."""
@@ -276,19 +293,14 @@ class Run:
             "forward_backward": after_calls - self._read_at - self._data_seconds,
             "optim_step": after_optim - after_calls,
         } | ({"evaluate": after_test - after_optim} if test else {})
-        self.journal.step(_with_test(self._step_record(item, nlls, math.fsum(objectives), seconds), test))
+        self.journal.step(noted(self._step_record(item, nlls, math.fsum(objectives), seconds), test))
         self._read_at, self._data_seconds = self.clock(), 0.0
         if item.saving is not None:
             self._record(item.saving)
         if item.live is not None:
             self.offer(step, item.live)
-        if test is not None and self.patience.seen(test.nll) and step < self.plan.steps:
-            self._stop = True
-            self.journal.event(
-                "info",
-                "EARLY_STOPPED",
-                f"Step {step}: not below {self.patience.best:.4f} in {counted(self.patience.waited, 'evaluation')}.",
-            )
+        if test is not None:
+            self._judge(step, test)
 
     def offer(self, step: int, live: Pending[str]) -> None:
         """Have the adapter sampled; one that could not be saved costs its replies alone."""
@@ -343,8 +355,10 @@ class Run:
             return None
         budget, packs = self.plan.budget(step), self.plan.packs
         test = evaluate(self.backend, self.plan.test_rows, budget, self._may_go_on, packs=packs)
+        self._untested = test is None
         if test is None:
-            self.journal.event("warning", "EVALUATION_SKIPPED", f"Step {step}: left before its evaluation was done.")
+            message = f"Step {step}: left before its evaluation was done; a resumed job begins with it."
+            self.journal.event("warning", "EVALUATION_SKIPPED", message)
         elif not math.isfinite(test.nll_sum):
             raise NonFiniteLoss(f"step {step}: the NLL of the test dataset is {test.nll_sum}")
         else:
@@ -383,17 +397,3 @@ class Run:
             packed=self.plan.packs,
         )
         self.journal.checkpoint(self._recorded)
-
-
-def probe_nll(rows: Sequence[Row], logprobs: Sequence[Logprobs]) -> float:
-    """Return the NLL of the probe rows, in nats per unit of weight."""
-    nlls = [weighted_nll(one, row.target_weights) for row, one in zip(rows, logprobs, strict=True)]
-    return math.fsum(nlls) / math.fsum(row.weight_sum for row in rows)
-
-
-def _with_test(record: StepRecord, test: Evaluation | None) -> StepRecord:
-    if test is None:
-        return record
-    return replace(
-        record, test_nll_sum=test.nll_sum, test_weight_sum=test.weight_sum, test_target_bytes=test.target_bytes
-    )

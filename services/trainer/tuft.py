@@ -93,11 +93,13 @@ def connect(settings: TuftSettings, adapter: Adapter, interrupted: Callable[[], 
     made = in_thread(lambda: _create(settings, adapter, opened), "tuft-create")
     try:
         patience.wait(made, doing)
+    except Exception:
+        _close(wire, opened)
+        raise
+    try:
         client = made.result()
     except Exception as error:
         _close(wire, opened)
-        if not made.done():  # the wait was given up, or what `interrupted` raised
-            raise
         raise classify(error, doing) from error
     return TuftBackend(client, settings, wire, _Patience(wire, settings.call_deadline, interrupted))
 
@@ -140,13 +142,12 @@ def sample(
     answered = in_thread(lambda: _sampled(settings, path, base_model, prompts, opened), "tuft-sample")
     try:
         _Patience(wire, settings.call_deadline, interrupted).wait(answered, doing)
-        return answered.result()
-    except (BackendError, CheckpointLost):
-        raise
-    except Exception as error:
-        if not answered.done():  # what `interrupted` raised
+        try:
+            return answered.result()
+        except (BackendError, CheckpointLost):
             raise
-        raise classify(error, doing) from error
+        except Exception as error:
+            raise classify(error, doing) from error
     finally:
         _close(wire, opened)
 
@@ -254,9 +255,9 @@ class TuftPending(Generic[Answer, Value]):
     doing: str
 
     def result(self) -> Value:
-        """Wait for the answer. Raises BackendError."""
+        """Wait for the answer. Raises BackendError, and what `interrupted` raises during the wait."""
+        self.patience.wait(self.future, self.doing)
         try:
-            self.patience.wait(self.future, self.doing)
             return self.convert(self.future.result())
         except BackendError:
             raise

@@ -130,6 +130,40 @@ def test_two_attempts_alive_at_once_and_only_the_new_one_commits(store: Store) -
     assert series(store, job) == [(1, 2), (2, 2), (3, 2)]
 
 
+def test_an_evaluation_that_an_attempt_left_is_added_to_its_step_once(store: Store) -> None:
+    job = running(store)
+    train(store, job, 1, 2)
+    save(store, job, 2)
+    before = store.jobs.get(job.id)
+    store.jobs.release(job.id, 1, "x", "y")
+    store.jobs.claim(job.id, 2, "w")
+    phases = store.redis.hgetall("tl:run:counters")
+    late = step(2, attempt=2, test=50.0)
+    for _ in range(2):  # the first answer may be lost
+        assert store.ledger.commit_step(job.id, late).outcome is Outcome.OK
+    found = store.jobs.get(job.id)
+    assert (found.test_nll, found.test_step, found.best_test_step, found.step) == (5.0, 2, 2, 2)
+    assert found.effective == replace(before.effective, test_nll=50.0, test_weight=10.0, test_target_bytes=25)
+    assert found.work == replace(before.work, test_nll=50.0, test_weight=10.0, test_target_bytes=25)
+    assert store.ledger.steps(job.id) == [step(1), late]
+    assert store.redis.hgetall("tl:run:counters") == phases  # the step's seconds were counted before
+    train(store, job, 3, 3, attempt=2)
+    assert store.jobs.get(job.id).effective.steps == 3
+    store.jobs.release(job.id, 2, "x", "y")  # back at step 2 the evaluation is still there
+    store.jobs.claim(job.id, 3, "w")
+    assert (store.jobs.get(job.id).test_nll, store.jobs.get(job.id).step) == (5.0, 2)
+
+
+def test_a_checkpoint_that_is_evaluated_later_stays_in_the_store(store: Store) -> None:
+    job = running(store)
+    name = save(store, job, 0)
+    store.ledger.checkpoint_stored(job.id, 1, name, uri="folder/s0", sha256="ab", bytes=7)
+    store.ledger.commit_checkpoint(job.id, checkpoint(job, 0, test=2.5))
+    found = store.ledger.checkpoint(job.id, name)
+    assert (found.stored, found.uri, found.sha256, found.test_nll) == (True, "folder/s0", "ab", 2.5)
+    assert store.jobs.get(job.id).best_checkpoint == name
+
+
 def test_a_step_that_the_checkpoint_holds_is_a_bug_and_refused(store: Store) -> None:
     job = running(store)
     train(store, job, 1, 2)

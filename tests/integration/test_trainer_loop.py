@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from services.store.blobs.objects import Objects
-from services.store.records import Control, Hyperparameters, Schedule, WeightNormalization
+from services.store.records import Control, Hyperparameters, Schedule, StepRecord, WeightNormalization
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batches.rows import Row
 from services.trainer.checkpoints import Restorer, ServerFolder, prove
@@ -47,7 +47,8 @@ def client(fake_tuft: FakeTuft) -> Iterator[Callable[..., TuftBackend]]:
 def fresh(made: RunSpec, backend: Backend, journal: MemoryJournal | None = None) -> MemoryJournal:
     """A whole run from step 0."""
     journal = journal or MemoryJournal()
-    run(made, backend, journal).train(0, save_first=True, evaluate_first=bool(made.test_rows))
+    untested = StepRecord(0, made.attempt) if made.test_rows else None
+    run(made, backend, journal).train(0, save_first=True, untested=untested)
     return journal
 
 
@@ -57,7 +58,7 @@ def resumed(made: RunSpec, backend: Backend, journal: MemoryJournal, step: int) 
     backend.load(checkpoint.path, optimizer=True).result()
     prove(backend, checkpoint, made.probe_rows, 1e-9)
     again = MemoryJournal()
-    run(replace(made, attempt=2), backend, again).train(step, save_first=False, evaluate_first=False)
+    run(replace(made, attempt=2), backend, again).train(step, save_first=False, untested=None)
     return again
 
 
@@ -139,7 +140,7 @@ def test_a_run_that_is_asked_to_leave_saves_exactly_what_it_committed(
 ) -> None:
     journal = MemoryJournal(asks=lambda seen: asked if len(seen.steps) >= 3 else Control.NONE)
     made = plan(replace(HYPER, checkpoint_every=0))
-    assert run(made, client(), journal).train(0, save_first=True, evaluate_first=False) is asked
+    assert run(made, client(), journal).train(0, save_first=True, untested=None) is asked
     last = journal.steps[-1].step
     assert 3 <= last < 8
     assert journal.checkpoints[-1].step == last
@@ -150,7 +151,7 @@ def test_a_run_that_is_asked_to_leave_saves_exactly_what_it_committed(
 
 def test_a_wish_that_comes_behind_the_last_step_changes_nothing(client: Callable[..., TuftBackend]) -> None:
     journal = MemoryJournal(asks=lambda seen: Control.CANCEL if len(seen.steps) >= 8 else Control.NONE)
-    assert run(plan(HYPER), client(), journal).train(0, save_first=True, evaluate_first=False) is Control.NONE
+    assert run(plan(HYPER), client(), journal).train(0, save_first=True, untested=None) is Control.NONE
 
 
 @pytest.mark.parametrize("kind", [WeightNormalization.PER_EXAMPLE, WeightNormalization.PER_BATCH])
@@ -181,7 +182,7 @@ def test_early_stopping_ends_at_the_evaluation_and_remembers_over_a_resume(
     backend = client()
     backend.load(journal.checkpoints[2].path, optimizer=True).result()
     again = MemoryJournal()
-    run(made, backend, again, waited).train(2, save_first=False, evaluate_first=False)
+    run(made, backend, again, waited).train(2, save_first=False, untested=None)
     assert again.steps[-1].step == 4
 
 
@@ -358,7 +359,7 @@ def test_a_checkpoint_comes_back_from_wherever_it_still_is(
     backend = Restorer(client, folder, objects).restore(checkpoint, optimizer=True)
     prove(backend, checkpoint, made.probe_rows, 1e-12)
     again = MemoryJournal()
-    run(made, backend, again).train(4, save_first=False, evaluate_first=False)
+    run(made, backend, again).train(4, save_first=False, untested=None)
     assert again.series == journal.series[4:]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Final
 
 from turnloom.cli.running.interrupts import leave_at_once
@@ -20,6 +22,9 @@ def main() -> None:
     libraries are missing, prints what to install.
     """
     leave_at_once()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: nobody wants what is written there
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # open to the end
     lacking = [name for name in NEEDED if missing(name)]
     if lacking:
         sys.exit(f"turnloom: {lacking[0]} is not installed; run pip install 'turnloom[client]' for the command line")

@@ -198,7 +198,7 @@ class Hyperparameters(google.protobuf.message.Message):
     beta2: builtins.float
     """Adam. Absent: 0.95."""
     epsilon: builtins.float
-    """Adam. Absent: 1e-8."""
+    """Adam, at least 1e-30. Absent: 1e-8."""
     weight_decay: builtins.float
     """AdamW. Absent: 0."""
     grad_clip_norm: builtins.float

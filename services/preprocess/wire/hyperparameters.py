@@ -55,7 +55,7 @@ RANGES: Final[Mapping[str, Range]] = {
     "pipeline_depth": Range(1, 8),
     "beta1": Range(0, 1, open_high=True),
     "beta2": Range(0, 1, open_high=True),
-    "epsilon": Range(0, 1, open_low=True),
+    "epsilon": Range(1e-30, 1),  # a smaller one is 0 in float32, and 0 / 0 where a gradient is 0
     "weight_decay": Range(0, 10),
     "grad_clip_norm": Range(0, 1e6),
     "max_tokens_per_call": Range(0, 10_000_000),

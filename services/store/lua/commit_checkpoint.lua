@@ -1,4 +1,4 @@
--- job, attempt, checkpoint, step, record
+-- job, attempt, checkpoint, step, before (its record as it was read, '' where there was none), record
 local id, attempt, name, step = arg.job, arg.attempt, arg.checkpoint, arg.step
 local state = field(id, 'state')
 local last = redis.call('LLEN', key('series', id)) - 1
@@ -13,6 +13,7 @@ if step > last then return answer('gap') end
 if step < tonumber(field(id, 'start_step')) then
   return refused('STEP_ORDER', 'checkpoint ' .. name .. ' of step ' .. step .. ' is older than the one that attempt ' .. attempt .. ' began from')
 end
+if (redis.call('HGET', key('checkpoints', id), name) or '') ~= arg.before then return {'changed'} end
 local new = redis.call('HSET', key('checkpoints', id), name, arg.record) == 1
 redis.call('ZADD', key('lineage', id), step, name)
 if step >= tonumber(saved) then

@@ -16,28 +16,31 @@ end
 if step > last + 1 then return answer('gap') end
 if step == 0 and job[5] == tostring(attempt) then return answer('ok') end
 if step >= 1 and step <= last and step > start then return answer('ok') end
-if step <= last and not (step == 0 and last == 0) then
+-- The evaluation of the step that the attempt began from: the attempt before had to leave it.
+local row = read_row(redis.call('LINDEX', key('series', id), -1))
+local late = step >= 1 and step == last and step == start and tested
+if late and row.last_test == step then return answer('ok') end
+if step <= last and not late and not (step == 0 and last == 0) then
   return refused('STEP_ORDER', 'step ' .. step .. ' of job ' .. id .. ' is part of the checkpoint that attempt ' .. attempt .. ' began from (step ' .. start .. ')')
 end
 
 local entry = redis.call('XADD', key('stream', id), '*', 'k', 'step', 'v', arg.record)
-local row = read_row(redis.call('LINDEX', key('series', id), -1))
 local work = redis.call('HMGET', key('job', id), 'work_steps', 'work_nll', 'work_weight', 'work_tokens', 'work_loss_tokens', 'work_rows',
   'work_conversations', 'work_target_bytes', 'work_test_nll', 'work_test_weight', 'work_test_target_bytes')
 local values = {}
 local function add(name, content) values[#values + 1] = name; values[#values + 1] = content end
 row.entry, row.attempt = entry, attempt
 if tested and step == 0 then row.test_nll, row.test_weight, row.test_target_bytes, row.best_test = 0, 0, 0, -1 end
-for index = FIRST_SUM, tested and LAST_SUM or LAST_TRAIN_SUM do
+for index = late and LAST_TRAIN_SUM + 1 or FIRST_SUM, tested and LAST_SUM or LAST_TRAIN_SUM do
   local name = ROW[index]
   local amount = value(SUMMED[name])
   if amount == cjson.null then amount = 0 end  -- target bytes of an evaluation may be unknown
   row[name] = row[name] + amount
   add('work_' .. name, exact((tonumber(work[index - 1]) or 0) + amount))
 end
-if step >= 1 then add('work_steps', exact((tonumber(work[1]) or 0) + 1)) end
+if step >= 1 and not late then add('work_steps', exact((tonumber(work[1]) or 0) + 1)) end
 local mix = value('mix')
-if mix and #mix > 0 then  -- a trainer of an earlier version sends none
+if mix and #mix > 0 and not late then  -- a trainer of an earlier version sends none
   row.mix = added(joined(row.mix), mix)
   add('work_mix', joined(added(field(id, 'work_mix'), mix)))
 end
@@ -52,6 +55,8 @@ end
 if step == 0 then
   redis.call('LSET', key('series', id), 0, write_row(row))
   add('initial_attempt', attempt)
+elseif late then
+  redis.call('LSET', key('series', id), step, write_row(row))
 else
   redis.call('RPUSH', key('series', id), write_row(row))
   last = step
@@ -86,7 +91,7 @@ if state == 'running' and (job[8] or '') ~= '' then
     end
   end
 end
-for name, amount in pairs(arg.counters) do
+for name, amount in pairs(late and {} or arg.counters) do
   redis.call(string.sub(name, -4) == '|sum' and 'HINCRBYFLOAT' or 'HINCRBY', 'tl:run:counters', name, amount)
 end
 return answer('ok')

@@ -117,3 +117,12 @@ main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "")
     assert Exit.INTERRUPTED == INTERRUPTED
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_command_whose_output_is_closed_does_its_work(tmp_path: Path, closed: str) -> None:
+    for number, option in enumerate(("", "--json")):
+        path = tmp_path / f"{number}.toml"
+        line = f'"{sys.executable}" -m turnloom.cli init "{path}" {option} {closed}'
+        assert subprocess.run(["/bin/sh", "-c", line], check=False).returncode == 0
+        assert path.exists()

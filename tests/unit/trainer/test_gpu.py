@@ -124,7 +124,7 @@ def test_every_step_carries_one_reading(nvml: Nvml, fake_tuft: FakeTuft) -> None
     journal = MemoryJournal()
     made = plan(Hyperparameters(max_steps=5, batch_size=4, lora_rank=4))
     run = Run(made, backend, journal, Patience(0, 0.0), gpu.Meter().read, time.monotonic, time.time)
-    run.train(0, save_first=True, evaluate_first=False)
+    run.train(0, save_first=True, untested=None)
     backend.close()
     assert [step.gpu_utilization for step in journal.steps] == [6.0, 7.0, 8.0, 9.0, 10.0]
     assert {step.gpu_memory_bytes for step in journal.steps} == {3 * GIB}

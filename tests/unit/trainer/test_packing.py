@@ -71,7 +71,7 @@ def test_calls_carry_the_weights_of_the_whole_step(
         Hyperparameters(max_steps=1, batch_size=len(rows), weight_normalization=kind, max_tokens_per_call=budget),
         train=rows, ceiling=budget, packs=packs,
     )  # fmt: skip
-    run(made, server, MemoryJournal()).train(0, save_first=False, evaluate_first=False)
+    run(made, server, MemoryJournal()).train(0, save_first=False, untested=None)
     sent = {one.conversation: given for one, given in server.sent}
     assert len(server.sent) == len(sent) == len(rows)
     expected = NORMALIZATION[kind](made.batches.batch(1).rows)
@@ -150,7 +150,7 @@ def test_a_step_record_tells_its_calls_and_who_trained_it() -> None:
         journal = MemoryJournal()
         budget = 80 if packs else 40
         made = plan(Hyperparameters(max_steps=1, batch_size=8), train=rows, ceiling=budget, packs=packs)
-        run(made, Counting(), journal).train(0, save_first=False, evaluate_first=False)  # type: ignore[arg-type]
+        run(made, Counting(), journal).train(0, save_first=False, untested=None)  # type: ignore[arg-type]
         assert (journal.steps[0].calls, journal.steps[0].accelerated) == (expected, packs)
         assert all(one.packed is packs for one in journal.checkpoints)
 
@@ -162,7 +162,7 @@ def test_running_out_of_memory_names_the_tokens_that_were_counted() -> None:
 
     made = plan(Hyperparameters(max_steps=1, batch_size=8), train=rows_of([21] * 8), ceiling=80, packs=True)
     with pytest.raises(Exception, match="step 0, calls of at most 80 tokens: CUDA out of memory") as full:
-        run(made, Full(), MemoryJournal()).train(0, save_first=False, evaluate_first=False)  # type: ignore[arg-type]
+        run(made, Full(), MemoryJournal()).train(0, save_first=False, untested=None)  # type: ignore[arg-type]
     assert full.value.packed  # type: ignore[attr-defined]
 
 
