@@ -29,6 +29,8 @@ _HEADS: Final = (
     "{% set ns.n = messages | length - 1 - loop.index0 %}{% endif %}{% endfor %}",
     "{% for m in messages %}{% if m.role == 'user' %}{% set ns.n = loop.index0 %}{% endif %}{% endfor %}",
 )
+#: What templates ask of an argument.
+_ASKS: Final = ("v == 1.0", "v in [1.0, 'x']", "v == 1", "v is number", "v is none", "v", "v == 'x'", "v is eq 0")
 _CALLS: Final = (
     "{% for c in m.tool_calls %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>{% endfor %}",
     "{% for c in m.tool_calls %}{% if c.function %}{% set c = c.function %}{% endif %}{% if not loop.first %},\n"
@@ -47,6 +49,11 @@ _CALLS: Final = (
     "{{ m.tool_calls | tojson }}",
     "{% for c in m.tool_calls %}{{ m.content }}: {{ c.function | tojson }}{% endfor %}",
     "{% for c in m.tool_calls %}{{ c | tojson }}{{ c.function.name }}{% endfor %}",
+    *(
+        "{% for c in m.tool_calls %}{{ c.function.name }}{% for k, v in c.function.arguments | items %} {{ k }}="
+        f"{{% if {asks} %}}!{{% endif %}}{{{{ v if v is string else v | tojson }}}}{{% endfor %}};{{% endfor %}}"
+        for asks in _ASKS
+    ),
 )
 _RESULTS: Final = (
     "{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user\n{% endif %}<r>{{ m.content }}</r>"
@@ -57,6 +64,22 @@ _RESULTS: Final = (
     "<|im_start|>{{ ns.seen }}\n{{ m.content }}<|im_end|>\n",
     "{% if not ns.flag %}{% set ns.seen = m.content %}{% endif %}<|im_start|>{{ ns.seen }}\n{{ m.content }}"
     "<|im_end|>\n",
+)
+#: What a template defines before its loop, and calls in its steps: macros see the namespace that the steps set.
+_MACROS: Final = (
+    *(("", ""),) * 8,
+    ("{% macro f() %}{% if ns.seen %}{{ ns.seen }}!{% endif %}{% endmacro %}", "{{ f() }}"),
+    ("{% macro f() %}{% if ns.n %}!{% set ns.n = 0 %}{% endif %}{% endmacro %}", "{{ f() }}"),
+    ("{% macro f(text) %}{{ text }}{% if ns.flag %}?{% endif %}{% endmacro %}", "{{ f(m.role) }}"),
+    (
+        "{% macro g() %}{{ tools | length if tools else 0 }}{% endmacro %}{% macro f() %}{{ g() }}{% endmacro %}",
+        "{{ f() }}",
+    ),
+)
+#: What a step for a result sets.
+_SETS: Final = (
+    *("",) * 12,
+    *("{% set ns.seen = 'x' %}", "{% set ns.flag = true %}", "{% set ns.n = loop.index %}", "{% set ns.n = 0 %}"),
 )
 _THOUGHTS: Final = (
     "",
@@ -71,6 +94,19 @@ _CONTENTS: Final = (
     *("m.content | tojson", "m.content.split('</think>')[-1]"),
 )
 _NAMES: Final = ("f", "get", "x", "name")
+_KEYS: Final = (*_NAMES, "limit", "", "a b", 'a"b', "\u00a0", "type", "1")
+#: Texts that are literals of templates, or that a filter or tokenizer may take for something else.
+_ODD: Final = (
+    "<|im_end|>\n",
+    "<|im_start|>assistant\n",
+    "e\u0301",
+    "\u00a0x\u00a0",
+    "\U0001f468\u200d",
+    "\x1c",
+    "\r\n",
+    "null",
+)
+_VALUES: Final = (*WORDS, 'a"b', "é\n", 5, 0, 1, 1.0, 1.5, 0.0, -0.0, 1e3, 1e22, 10**20, True, False, None)
 
 
 def source(chance: Random) -> str:
@@ -78,20 +114,21 @@ def source(chance: Random) -> str:
     micro = MicroTemplate(chance)
     decisions = [micro._decision(counting=chance.random() < 0.3) for _ in range(3)]
     content = chance.choice(_CONTENTS)
+    macro, called = chance.choice(_MACROS)
     return (
-        "{% set ns = namespace(n=0, seen='', flag=false) %}"
-        f"{chance.choice(_HEADS)}{{% for m in messages %}}{{% if m.role == 'assistant' %}}{decisions[0]}"
+        f"{{% set ns = namespace(n=0, seen='', flag=false) %}}{macro}"
+        f"{chance.choice(_HEADS)}{{% for m in messages %}}{{% if m.role == 'assistant' %}}{called}{decisions[0]}"
         f"<|im_start|>assistant\n{chance.choice(_THOUGHTS)}{{{{ {content} }}}}{decisions[1]}"
         f"{{% if m.tool_calls %}}{chance.choice(_CALLS)}{{% endif %}}<|im_end|>\n"
-        f"{{% elif m.role == 'tool' %}}{chance.choice(_RESULTS)}"
+        f"{{% elif m.role == 'tool' %}}{chance.choice(_RESULTS)}{chance.choice(_SETS)}"
         f"{{% else %}}<|im_start|>{{{{ m.role }}}}\n{{{{ m.content }}}}{decisions[2]}<|im_end|>\n{{% endif %}}"
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
 
 
 def conversations(chance: Random, count: int) -> list[Conversation]:
-    """Trajectories of two to twelve messages."""
-    texts = chance.sample(TEXTS, 5)
+    """Trajectories of one to seventeen messages, some in text parts, some out of turn."""
+    texts = [*chance.sample(TEXTS, 4), *chance.sample(_ODD, 2)]
     return [_conversation(chance, texts) for _ in range(count)]
 
 
@@ -105,12 +142,23 @@ def _conversation(chance: Random, texts: list[str]) -> Conversation:
         if chance.random() < 0.3:
             messages += [_reply(chance, texts, reasoned), {"role": "user", "content": chance.choice(texts)}]
             continue
+        if chance.random() < 0.1:  # out of turn
+            messages.append(chance.choice((_reply(chance, texts, reasoned), {"role": "user", "content": texts[0]})))
         calls = [_call(chance) for _ in range(chance.choice((1, 1, 2)))]
         messages.append({**_reply(chance, texts, reasoned), "tool_calls": calls})
         messages += [{"role": "tool", "content": chance.choice(texts)} for _ in calls]
-    messages.append(_reply(chance, texts, reasoned))
+    if chance.random() < 0.8:
+        messages.append(_reply(chance, texts, reasoned))
+    if chance.random() < 0.1:
+        messages = [_in_parts(message) for message in messages]
     tools: list[JSON] = [{"name": chance.choice(_NAMES), "description": chance.choice(texts)} for _ in range(2)]
     return Conversation(messages, tools=chance.choice((tools, tools, tools[:1], [])))
+
+
+def _in_parts(message: Message) -> Message:
+    content = message["content"]
+    assert isinstance(content, str)
+    return {**message, "content": [{"type": "text", "text": text} for text in content.split("\n")]}
 
 
 def _reply(chance: Random, texts: list[str], reasoned: bool) -> Message:
@@ -121,16 +169,14 @@ def _reply(chance: Random, texts: list[str], reasoned: bool) -> Message:
 
 
 def _call(chance: Random) -> JSON:
-    arguments: dict[str, JSON] = {
-        chance.choice((*_NAMES, "limit")): _value(chance, depth=0) for _ in range(chance.randint(0, 2))
-    }
+    arguments: dict[str, JSON] = {chance.choice(_KEYS): _value(chance, depth=0) for _ in range(chance.randint(0, 2))}
     return {"id": "c1", "type": "function", "function": {"name": chance.choice(_NAMES), "arguments": arguments}}
 
 
 def _value(chance: Random, depth: int) -> JSON:
     kind = chance.random()
     if kind < 0.5 or depth > 1:
-        return chance.choice((*WORDS, 'a"b', "é\n", 5, 0, 1.5, True, False, None))
+        return chance.choice((*_VALUES, *_ODD))
     if kind < 0.75:
         return [_value(chance, depth + 1) for _ in range(chance.randint(0, 2))]
     return {chance.choice(_NAMES): _value(chance, depth + 1) for _ in range(chance.randint(0, 2))}

@@ -215,7 +215,9 @@ def print_given(
     except MemoryError as error:
         raise TemplateLimit("the chat template needs more memory than there is") from error
     except Exception as error:  # whatever a template raises is the template's refusal
-        words = str(error) or type(error).__name__
+        # Python's words for endless recursion tell how deep the caller is.
+        words = "maximum recursion depth exceeded" if isinstance(error, RecursionError) else str(error)
+        words = words or type(error).__name__
         raise TemplateRefused(f"the chat template refuses this conversation: {words}") from error
 
 

@@ -247,10 +247,10 @@ class Space(Namespace):
 
     def attribute(self, name: str) -> Any:
         """Return what it holds under a name, Missing where it holds nothing."""
-        known = self._known
+        known, tape = self._known, self._tape
+        tape.check()  # a macro may hand on the namespace of the body around a loop, whose steps have set it since
         if name in known:
             return known[name]
-        tape: Tape = self._tape
         source, origin = tape.load(self._variable, name)
         found = tape.ask(f"kind_held({source})")
         held = tape.given.values[-1]

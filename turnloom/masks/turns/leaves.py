@@ -61,7 +61,7 @@ def lost_of(text: str, printed: str, *, history: bool = False, closed: bool = Tr
     """
     wanted = text.strip()
     if wanted in printed:
-        return Lost.REPEATED if _repeated(wanted, printed) else Lost.NOTHING
+        return Lost.REPEATED if _repeated(text, wanted, printed) else Lost.NOTHING
     if any(form in printed for form in spellings(wanted)):
         return Lost.ESCAPED
     stretches = list(_stretches(wanted))
@@ -94,11 +94,12 @@ def lost_of(text: str, printed: str, *, history: bool = False, closed: bool = Tr
     return next((kind for kind in kinds if kind in lost), Lost.NOTHING)
 
 
-def _repeated(wanted: str, printed: str) -> bool:
+def _repeated(text: str, wanted: str, printed: str) -> bool:
     """Whether a text, or a part of it, stands twice; template's own words around it may have its origin."""
     if len(printed) == len(wanted):
         return False
-    left = printed.replace(wanted, " ", 1).strip(_AROUND)
+    whole = next((form for form in spellings(text) if form in printed), wanted)  # escaped white space is its own, too
+    left = printed.replace(whole, " ", 1).strip(_AROUND)
     return bool(left) and (left in wanted or wanted in left)
 
 
@@ -193,7 +194,8 @@ def _all_shown(call: JSON, seen: dict[object, int], own: str, shown: str) -> boo
 
 def _met(value: JSON, kind: str, seen: dict[object, int]) -> int:
     """Count a value and return how often it was met; keys that templates spell themselves are no text of a call."""
-    key = (type(value), value, kind == "key" and value in STRUCTURE)
+    said = repr(value) if isinstance(value, float) else value  # 0.0 == -0.0
+    key = (type(value), said, kind == "key" and value in STRUCTURE)
     seen[key] = times = seen.get(key, 0) + 1
     return times
 

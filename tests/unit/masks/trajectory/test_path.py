@@ -15,7 +15,7 @@ from tests.support.many_templates import runs
 from tests.support.micro_trajectories import put_through
 from tests.support.warm_and_fresh import unseen
 from tests.unit.masks.trajectory.test_walked_renders import LATER, QWEN
-from turnloom.masks.domain.conversation import Conversation, Message, Training
+from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import ControlTokens, OnUnextendable, Options, TrainOn, TrainOnEot
 from turnloom.masks.model import Model
@@ -72,6 +72,43 @@ def _in_parts(message: Message) -> Message:
     first, _, rest = content.partition("\n")
     texts = [first, rest] if first and rest else [content]
     return {**message, "content": [{"type": "text", "text": text} for text in texts]}
+
+
+def calls(*arguments: JSON) -> Message:
+    """A reply that calls f once for each of these arguments."""
+    made: list[JSON] = [{"type": "function", "function": {"name": "f", "arguments": {"a": one}}} for one in arguments]
+    return {"role": "assistant", "content": "a", "tool_calls": made}
+
+
+ASKS = ("v == 1.0", "1.0 != v", "v in [1.0, 2]", "v is eq 1.0", "v == 1", "v is integer", "not v", "v > 0", "v == ''")
+NUMBERS: list[JSON] = [5, 1, 0, 1.0, 0.0, -0.0, 2, 10**20, 1e20, True, False, None, "1", ""]
+
+
+@pytest.mark.parametrize("asks", ASKS)
+def test_numbers_are_told_apart_as_the_template_tells_them_apart(asks: str) -> None:
+    source = QWEN.replace("{{ k }}=", f"{{% if {asks} %}}!{{% endif %}}{{{{ k }}}}=")
+    model, reference = unseen(source), unseen(source)
+    for value in NUMBERS:
+        some = [Conversation([{"role": "user", "content": "q"}, calls(value)], tools=[])]
+        assert outcomes(some, OPTIONS, model) == by_the_long_way(some, OPTIONS, reference), value
+
+
+def test_a_macro_that_reads_a_namespace_sees_what_the_steps_of_a_loop_have_set() -> None:
+    macro = "{% macro close() %}{% if ns.last == 'tool' %}!{% endif %}{% endmacro %}"
+    source = (
+        f"{{% set ns = namespace(last='') %}}{macro}{{% for m in messages %}}"
+        "{% if m.role != 'tool' %}{{ close() }}{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "{% for c in m.tool_calls %}{{ c | tojson }}{% endfor %}"
+        "{% if m.role == 'tool' %}{% set ns.last = 'tool' %}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    question: Message = {"role": "user", "content": "q"}
+    reply: Message = {"role": "assistant", "content": "b"}
+    called: list[Message] = [question, calls(1), {"role": "tool", "content": "5"}]
+    model = unseen(source)
+    for messages in ([question, reply, question, calls(1)], called, [*called, reply]):
+        some = [Conversation(messages)]
+        assert outcomes(some, OPTIONS, model) == by_the_long_way(some, OPTIONS, unseen(source))
 
 
 @given(st.integers(0, 2**32))

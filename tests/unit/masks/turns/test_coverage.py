@@ -175,6 +175,9 @@ def test_arguments_as_text_and_as_object_are_one() -> None:
         ('say "é"', r"say \"\u00e9\"", Lost.ESCAPED),
         ("a & b", "a &amp; b", Lost.ESCAPED),
         ("abc", '"abc"', Lost.NOTHING),
+        ("net\n", r'"net\n"', Lost.NOTHING),
+        ("\tnet", r'"\tnet"', Lost.NOTHING),
+        ("net\n", r'"net\nnet"', Lost.REPEATED),
         ("abc", "abcabc", Lost.REPEATED),
         ("abc", "ababc", Lost.REPEATED),
         ("abc", '{"output": "abc"}', Lost.NOTHING),
@@ -242,7 +245,7 @@ MIXED = of_arguments(
     "{{ v | string }}{% endif %}"
 )
 TEXTS = ["x", "a b", "x\ny", 'say "x"', "é", "a\\b", "<b>&'c'", "5"]
-SCALARS = st.sampled_from([True, False, None, 0, 5, -3, 2.5, *TEXTS])
+SCALARS = st.sampled_from([True, False, None, 0, 5, -3, 2.5, 0.0, -0.0, *TEXTS])
 ARGUMENTS = st.dictionaries(
     st.sampled_from(["path", "x", "limit", "5", "a-b"]),
     SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.sampled_from(["x", "deep"]), SCALARS, max_size=2),

@@ -51,6 +51,17 @@ def test_the_field_is_the_one_whose_other_form_is_taken() -> None:
     assert refusal("", ASKED, {"role": "assistant", "content": parts}).endswith("send it as one text")
 
 
+def test_endless_recursion_is_told_in_the_same_words_however_deep_the_caller_is() -> None:
+    endless = "{% macro f(t) %}{{ f(t | upper | lower) }}{{ t | tojson }}{% endmacro %}{{ f(m.content) }}"
+
+    def told(depth: int) -> str:
+        return told(depth - 1) if depth else refusal(endless, ASKED, DONE)
+
+    assert {told(depth) for depth in range(40)} == {
+        "messages[0]: the chat template refuses this conversation: maximum recursion depth exceeded"
+    }
+
+
 def test_a_variable_that_nobody_gives_is_no_fault_of_a_message() -> None:
     assert refusal("{{ functions + '' }}", ASKED, DONE) == (
         "the chat template refuses this conversation: 'functions' is undefined; give functions in chat_template_kwargs"
