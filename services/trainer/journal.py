@@ -259,11 +259,14 @@ class LedgerJournal:
             self._saved(record)
 
     def _rewind(self, commit: Commit, resends: int) -> None:
-        """Put records that the ledger has lost back into the outbox."""
+        """Put records that the ledger has lost back into the outbox.
+
+        Those of its last step and checkpoint are sent, too: it may have lost an evaluation that came to them later.
+        """
         lost = [
             record
             for record in self._tail.values()
-            if record.step > (commit.last if isinstance(record, StepRecord) else commit.checkpoint_step)
+            if record.step >= (commit.last if isinstance(record, StepRecord) else commit.checkpoint_step)
         ]
         steps = [record.step for record in (*lost, *self._outbox) if isinstance(record, StepRecord)]
         if resends > 3 or not steps or min(steps) > commit.last + 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +14,11 @@ from services.preprocess.jobs.diagnosis import redis_role
 from services.store.connection import check_schema, connect
 from services.store.errors import Fenced, RedisUnavailable, SchemaMismatch
 from services.store.ledger import Outcome
-from services.store.records import CheckpointRecord, JobSpec, JobState, StepRecord
+from services.store.records import CheckpointRecord, Control, JobSpec, JobState, StepRecord
 from services.store.retries import retry_redis
 from services.store.store import Store, open_store
+from services.trainer.journal import LedgerJournal
+from services.trainer.lease import Lease
 from tests.support.store_fixtures import running
 
 if TYPE_CHECKING:
@@ -73,6 +76,41 @@ def test_a_lost_tail_is_a_gap_and_sending_it_again_makes_the_same_ledger(
     assert store.ledger.steps(job.id) == sent
     found = store.jobs.get(job.id)
     assert (found.effective, found.work, found.last_checkpoint) == (complete.effective, complete.work, "c8")
+
+
+def test_an_evaluation_that_came_late_is_sent_again_when_redis_lost_it(store: Store, redis_server: RedisServer) -> None:
+    job = running(store)
+    for number in (1, 2):
+        store.ledger.commit_step(job.id, step(number))
+    store.ledger.commit_checkpoint(job.id, CheckpointRecord("c2", "p", 2, 1))
+    store.jobs.release(job.id, 1, "x", "y")
+    store.jobs.claim(job.id, 2, "w")
+    wait_until(lambda: redis_server.log_size > 0)
+    size = redis_server.log_size
+    tested = replace(step(2, attempt=2), test_nll_sum=3.0, test_weight_sum=1.5)
+    sent = [tested, step(3, attempt=2), step(4, attempt=2)]
+    with LedgerJournal(
+        store.ledger,
+        job.id,
+        lease=Lease(lambda: Control.NONE, 60.0),
+        preempted=threading.Event(),
+        patience=60.0,
+        clock=time.monotonic,
+        events=lambda *_told: None,
+        saved=lambda _checkpoint: None,
+    ) as journal:
+        for record in sent:
+            journal.step(record)
+        journal.drain()
+        redis_server.kill()
+        redis_server.lose_tail(size)
+        redis_server.start()
+        assert store.jobs.get(job.id).test_nll is None
+        journal.step(step(5, attempt=2))
+        journal.drain()
+    assert store.ledger.steps(job.id) == [step(1), *sent, step(5, attempt=2)]
+    found = store.jobs.get(job.id)
+    assert (found.test_nll, found.test_step, found.work.steps, found.work.test_nll) == (2.0, 2, 5, 3.0)
 
 
 def test_a_claim_that_redis_forgot_is_fenced(store: Store, redis_server: RedisServer) -> None:

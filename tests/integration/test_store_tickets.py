@@ -11,8 +11,10 @@ from rq import Queue, SimpleWorker
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
+from services.outages import OutageLog
 from services.store.errors import NoHost, TicketFailed, TicketTimeout
 from services.store.hosts import HostClaim, claim_host, keep_host, release_host
+from services.store.queueing import ticket_jobs
 from services.store.queueing.queues import JOB_FUNCTION, queue_name, ticket_id
 from services.store.queueing.ticket_jobs import TicketWorker
 from services.store.queueing.workers import FRESH, RECORD_LIFE, count, registered
@@ -304,3 +306,16 @@ def test_a_host_that_stops_reporting_expires_and_its_silence_is_known(store: Sto
     with pytest.raises(NoHost, match="no host reports at all: start a trainer worker"):
         store.hosts.place("m", 1)
     assert queue_name("a") == "train.a"
+
+
+def test_a_heartbeat_that_is_not_sent_yet_is_no_end_of_an_outage(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ticket_jobs, "OUTAGE", OutageLog(ticket_jobs.LOG, "Redis can't be used"))
+    worker = TicketWorker("train.h1", store.rq, look_every=1, name="h1")
+    ticket_jobs.OUTAGE.failed("no route")
+    with store.rq.pipeline() as pipeline:
+        worker.heartbeat(pipeline=pipeline)
+        assert caplog.messages == ["Redis can't be used (no route); trying again"]
+    worker.heartbeat()
+    assert caplog.messages[1:] == ["Redis can't be used: that is over, after 0 s"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Final
 
 import typer
@@ -52,8 +53,30 @@ MODULES: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
+AS_JSON: Final = f"{__name__}.as_json"  #: where a context keeps whether --json stands anywhere on the line
+
+
+def _mistakes(ctx: Any) -> AbstractContextManager[None]:
+    if not ctx.meta[AS_JSON]:
+        return nullcontext()
+    from turnloom.cli.running.session import mistakes  # noqa: PLC0415  # brings the client, which takes its time
+
+    return mistakes(as_json=True)
+
+
 class Lazy(TyperGroup):
     """A group that imports a command's module when the command is looked up, so that small ones start quickly."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parse the words before the command; with --json a mistake in them is JSON, as one of a command is."""
+        ctx.meta[AS_JSON] = "--json" in args  # taken away while it parses
+        with _mistakes(ctx):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Find the command and run it; with --json an unknown one is told as JSON."""
+        with _mistakes(ctx):
+            return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help from MODULES alone, importing no command."""

@@ -25,8 +25,8 @@ def sample(
     system: Annotated[str, typer.Option(help="System message before it.")] = "",
     checkpoint: Annotated[str, typer.Option(help="Checkpoint id. Default: the last one, as the final adapter.")] = "",
     max_tokens: Annotated[
-        int, typer.Option(help="Of the reply, 1 to 4096. Default: 256.", min=0, max=LARGEST, show_default=False)
-    ] = 0,
+        int | None, typer.Option(help="Of the reply, 1 to 4096. Default: 256.", min=1, max=LARGEST)
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 to 10; 0: the likeliest reply. Default: 1.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Above 0, at most 1. Default: 1.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same reply.", min=0, max=LARGEST)] = None,
@@ -42,7 +42,7 @@ def sample(
         job,
         {"messages": [dict(message) for message in messages]},
         checkpoint=checkpoint,
-        max_tokens=max_tokens,
+        max_tokens=max_tokens or 0,
         temperature=temperature,
         top_p=top_p,
         seed=seed,

@@ -15,6 +15,7 @@ from turnloom.client import TurnloomClient
 from turnloom.client.client import ADDRESS
 from turnloom.embedded.processes import sigterm_unwinds
 from turnloom.embedded.stack import Stack, StackSettings
+from turnloom.errors import StackError
 
 LOOK_SECONDS: Final = 0.5  #: between two looks at the parts
 
@@ -79,6 +80,9 @@ def up(
                 time.sleep(LOOK_SECONDS)
         except KeyboardInterrupt:  # the usual end
             session.say("Stopping.")
+        except StackError as error:  # stopping takes up to a minute, in which nobody has to wonder
+            session.say(f"[yellow]Stopping: {escape(error.message)}[/]")
+            raise
 
 
 def not_loaded(folder: Path, address: str) -> list[str]:

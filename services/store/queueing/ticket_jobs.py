@@ -139,12 +139,14 @@ class TicketWorker(Worker):
         super().heartbeat(round(RECORD_LIFE), pipeline)
         if not self._is_horse:
             register(self, pipeline)
-            OUTAGE.went_through()
+            if pipeline is None:  # else nothing is sent yet
+                OUTAGE.went_through()
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Send heartbeats while a horse works, for RQ. During a Redis outage the horse goes on, so its parent must."""
         try:
             super().maintain_heartbeats(job, execution)
+            OUTAGE.went_through()
         except redis.RedisError as error:
             OUTAGE.failed(error)
 

@@ -56,6 +56,13 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_which_but_cuts_no_id_in_t
         (("steps", "job-1", "--from", "-1"), "Invalid value for '--from'"),
         (("steps", "job-1", "--from", "4294967296"), "Invalid value for '--from'"),
         (("lint", "x.jsonl", "--offenders", "4294967296"), "Invalid value for '--offenders'"),
+        (("sample", "job-1", "Hi", "--max-tokens", "0"), "Invalid value for '--max-tokens'"),
+        (("train", "x.jsonl", "--sample-max-tokens", "0"), "Invalid value for '--sample-max-tokens'"),
+        (("job",), "No such option: --json"),
+        (("nope",), "No such command 'nope'."),
+        (("trian", "x.jsonl"), "No such command 'trian'."),
+        (("dataset", "nope"), "No such command 'nope'."),
+        (("--bogus", "jobs"), "No such option: --bogus"),
         (("sweep", "x.jsonl", "--eta", "-1"), "Invalid value for '--eta'"),
         (("sweep", "x.jsonl", "--rungs", "4", "-1"), "Invalid value for '--rungs'"),
     ],
@@ -66,7 +73,8 @@ def test_a_mistake_of_the_command_line_is_one_json_document_with_json(words: tup
     assert len(refused.err.splitlines()) == 1
     assert refused.error["message"].startswith(sentence)
     assert "--help" in refused.error["hint"]
-    assert "Usage: turnloom" in turnloom(NOBODY, *words).err
+    told = turnloom(NOBODY, *words)
+    assert "Usage: turnloom" in told.out + told.err
 
 
 def test_a_refusal_hands_the_servers_wait_on_to_scripts(capsys: pytest.CaptureFixture[str]) -> None:

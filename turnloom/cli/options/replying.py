@@ -33,8 +33,8 @@ class Replying:
     ] = None
     sample_every: Annotated[int, typer.Option(help="Answer them every so many steps, too.", min=0, max=LARGEST)] = 0
     sample_max_tokens: Annotated[
-        int, typer.Option(help="Of such a reply, 1 to 512. Default: 128.", min=0, max=LARGEST, show_default=False)
-    ] = 0
+        int | None, typer.Option(help="Of such a reply, 1 to 512. Default: 128.", min=1, max=LARGEST)
+    ] = None
 
     def over(self, path: str, every: int, max_tokens: int) -> Replying:
         """Return these options over those of a job file; empty and 0: the file has none."""
@@ -61,7 +61,7 @@ class Replying:
         return {
             "sample_prompts": prompts(self.sample_prompts),
             "sample_every": self.sample_every,
-            "sample_max_tokens": self.sample_max_tokens,
+            "sample_max_tokens": self.sample_max_tokens or 0,
         }
 
 

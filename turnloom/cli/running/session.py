@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias, cast, get_type_hints
@@ -143,18 +144,25 @@ def _common(
 COMMON = inspect.signature(_common, eval_str=True).parameters
 
 
+@contextmanager
+def mistakes(*, as_json: bool) -> Iterator[None]:
+    """Report a mistake of the command line as one JSON document if that is wanted, else leave it to Typer."""
+    try:
+        yield
+    except UsageError as error:
+        if not as_json:
+            raise
+        path = error.ctx.command_path if error.ctx else "turnloom"
+        report(InvalidInput(error.format_message(), hint=f"See {path} --help."), as_json=True)
+        raise typer.Exit(Exit.BAD_INPUT) from error
+
+
 class Command(TyperCommand):
     """A command that reports command-line mistakes as JSON with --json, like every other error."""
 
     def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D102  # as click has it
-        as_json = "--json" in args  # taken away while it parses
-        try:
+        with mistakes(as_json="--json" in args):
             return super().parse_args(ctx, args)
-        except UsageError as error:
-            if not as_json:
-                raise
-            report(InvalidInput(error.format_message(), hint=f"See {ctx.command_path} --help."), as_json=True)
-            raise typer.Exit(Exit.BAD_INPUT) from error
 
 
 def command(app: typer.Typer, name: str, example: str, kind: type[TyperCommand] = Command) -> Callable[[Body], None]:
