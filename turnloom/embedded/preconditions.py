@@ -82,9 +82,9 @@ def owned(folder: Path) -> TextIO:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
-        raise StackError(
-            f"{folder} can't be written: {error.strerror or error}.", hint="Name another folder."
-        ) from error
+        is_file = folder.exists() and not folder.is_dir()
+        what = "is a file, not a folder" if is_file else f"can't be written: {error.strerror or error}"
+        raise StackError(f"{folder} {what}.", hint="Name another folder with --folder.") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

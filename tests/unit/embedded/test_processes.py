@@ -160,6 +160,12 @@ def test_a_missing_tuft_environment_is_one_sentence_with_the_command_that_makes_
     assert not (tmp_path / "state").exists()
 
 
+def test_a_file_where_the_folder_should_be_is_named_as_one(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(StackError, match=r"notes\.txt is a file, not a folder\.$"), owned(tmp_path / "notes.txt"):
+        pass
+
+
 def test_two_stacks_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNLOOM_REDIS_URL", "redis://127.0.0.1:1/0")  # so that one with the folder goes no further
     with owned(tmp_path), pytest.raises(StackError, match="Another stack runs in"):
