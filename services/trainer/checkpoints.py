@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -60,6 +61,10 @@ class CheckpointServer(Protocol):
 
     def delete_checkpoint(self, run_id: str, name: str) -> None:
         """Remove a saved state."""
+        ...
+
+    def holds(self, run_id: str) -> bool:
+        """Return whether the server knows a run."""
         ...
 
 
@@ -116,6 +121,16 @@ class ServerFolder:
         if match is None:
             raise AdapterUnusable(f"{path!r} is not the path of a TuFT checkpoint")
         return self.root / match[1] / match[2]
+
+    def remove(self, path: str) -> None:
+        """Remove the files of a saved state that the server does not know any more. Missing ones are fine.
+
+        Raises:
+            AdapterUnusable: as `of`.
+            OSError: they can't be removed.
+        """
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.of(path))
 
     def keeps_one_optimizer_shard(self, path: str) -> bool:
         """Return whether TuFT's fsdp backend saved a state with its optimizer: it writes the first GPU's shard alone.

@@ -76,15 +76,28 @@ class Keeper:
         gone: set[str] = set()
         for checkpoint in go:
             try:
-                self.server.delete_checkpoint(self.folder.run_of(checkpoint.path), checkpoint.id)
+                self._remove(checkpoint)
                 self.ledger.remove_checkpoint(self.job, self.attempt, checkpoint.id)
                 gone.add(checkpoint.id)
                 if checkpoint.stored:
                     self.aside(f"removal of {checkpoint.uri}", partial(self.objects.delete, checkpoint.uri))
-            except (BackendError, CheckpointNotUsable) as error:
+            except (BackendError, CheckpointNotUsable, OSError) as error:
                 log.info("checkpoint %s stays for now: %s", checkpoint.id, error)
         needed = {self.folder.run_of(one.path) for one in known if one.id not in gone}
         self.release(sorted({self.folder.run_of(one.path) for one in known if one.id in gone} - needed))
+
+    def _remove(self, checkpoint: CheckpointRecord) -> None:
+        """Remove a saved state from the server, with its files.
+
+        A run that was released, as at a pause, is unknown to the server, which then deletes nothing; its files stay.
+        """
+        run = self.folder.run_of(checkpoint.path)
+        try:
+            self.server.delete_checkpoint(run, checkpoint.id)
+        except BackendError:
+            if not run or self.server.holds(run):
+                raise
+            self.folder.remove(checkpoint.path)
 
     def copy_out(self) -> int:
         """Copy every kept checkpoint to the store, once; return how many are there."""

@@ -14,6 +14,8 @@ from services.trainer.errors import BackendError, Code, backend_error, classify
 
 #: What a TuFT says for itself that does not know the route of services/tuft.
 NOT_OURS: Final = "TuFT was not started through services.tuft"
+#: Runs that one answer lists.
+LISTED: Final = 500
 #: Proxy variables never apply: the SDK and this module reach the server directly or not at all.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -69,9 +71,14 @@ class TuftHttp:
         """Remove a saved state and its files. A missing one is fine."""
         self._forgiving("DELETE", f"training_runs/{urllib.parse.quote(run_id)}/checkpoints/{urllib.parse.quote(name)}")
 
+    def holds(self, run_id: str) -> bool:
+        """Return whether the server knows a run; where it lists too many to tell, it does."""
+        known = self.training_runs()
+        return run_id in known or len(known) >= LISTED
+
     def training_runs(self) -> tuple[str, ...]:
-        """Return the names of the runs that the server holds for this key, at most 500."""
-        answer = self._call("GET", "training_runs?limit=500")
+        """Return the names of the runs that the server holds for this key, at most LISTED."""
+        answer = self._call("GET", f"training_runs?limit={LISTED}")
         runs = answer.get("training_runs") if isinstance(answer, dict) else None
         return tuple(str(run["training_run_id"]) for run in runs or ())
 

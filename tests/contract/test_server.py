@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import tinker
 
+from services.trainer.errors import BackendError
+from services.trainer.tuft_http import TuftHttp
 from tests.contract.driving import (
     ADAM,
     DEADLINE,
@@ -225,6 +227,18 @@ def test_an_unloaded_runs_checkpoints_load_no_more_until_their_files_stand_in_fo
     for part in ("adapter", "optimizer"):
         shutil.copytree(kept / part, folder_of(server, stand_in) / part, dirs_exist_ok=True)
     assert step(client_at(server, stand_in), data) == expected
+
+
+def test_a_released_run_is_unknown_and_the_files_of_its_checkpoints_stay(server: Server) -> None:
+    client = client_of(server)
+    folder = folder_of(server, save(client, "kept"))
+    http = TuftHttp(server.url, server.api_key)
+    assert http.holds(client.model_id)
+    unload(server, client.model_id)
+    assert not http.holds(client.model_id)
+    with pytest.raises(BackendError):
+        http.delete_checkpoint(client.model_id, "kept")
+    assert (folder / "adapter").is_dir()
 
 
 def unload(server: Server, model_id: str) -> None:

@@ -57,6 +57,7 @@ class MemoryParts:
     away: bool = False
     later: list[Callable[[], object]] = field(default_factory=list)  #: writes to the store that nobody waits for
     removed: list[str] = field(default_factory=list)
+    root: Path = Path("/tuft")
 
     def checkpoints(self, job_id: str, *, superseded: bool = True) -> list[CheckpointRecord]:
         return self.records
@@ -81,7 +82,14 @@ class MemoryParts:
     def delete_checkpoint(self, run_id: str, name: str) -> None:
         if self.away:
             raise backend_error(Code.SERVER_UNREACHABLE, "away")
+        if run_id in self.unloaded:
+            raise backend_error(Code.UNKNOWN, "HTTP 500: Internal Server Error")
         self.deleted.append((run_id, name))
+
+    def holds(self, run_id: str) -> bool:
+        if self.away:
+            raise backend_error(Code.SERVER_UNREACHABLE, "away")
+        return run_id not in self.unloaded
 
     def put_folder(self, job_id: str, checkpoint_id: str, folder: Path) -> Stored:
         self.copied.append(f"{folder}")
@@ -100,7 +108,7 @@ class MemoryParts:
         def aside(what: str, act: Callable[[], object]) -> None:
             self.later.append(act)
 
-        return Keeper("job", 1, keep, named, self, self, ServerFolder(Path("/tuft")), self, aside)
+        return Keeper("job", 1, keep, named, self, self, ServerFolder(self.root), self, aside)
 
 
 def test_what_need_not_be_kept_goes_on_the_server_and_in_the_ledger() -> None:
@@ -129,6 +137,15 @@ def test_the_run_of_an_earlier_attempt_goes_with_its_last_checkpoint() -> None:
     parts.keeper(keep=1).thin_out()
     assert [one.step for one in parts.records] == [0, 4, 5]
     assert parts.unloaded == ["one"]  # run two still holds the checkpoint of step 4
+
+
+def test_files_of_a_run_that_was_released_go_although_the_server_knows_it_no_more(tmp_path: Path) -> None:
+    parts = MemoryParts([saved(step) for step in range(5)], unloaded=["run-1"], root=tmp_path)
+    for one in parts.records:
+        (tmp_path / "run-1" / one.id / "adapter").mkdir(parents=True)
+    parts.keeper().thin_out()
+    kept = ["job-a1-s0", "job-a1-s3", "job-a1-s4"]
+    assert [one.id for one in parts.records] == kept == sorted(one.name for one in (tmp_path / "run-1").iterdir())
 
 
 def test_a_server_that_is_away_leaves_the_checkpoints_for_next_time() -> None:
