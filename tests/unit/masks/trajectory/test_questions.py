@@ -57,6 +57,7 @@ DECISIONS = {
         "{% for a, b in [('yes', 'x')] %}{% if m.content == b %}!{% endif %}{% endfor %}",
         "",
     ),
+    "tools in a reply": ("", "{% for t in tools %}{{ t.name }}{% endfor %}", ""),
     "one text of two authors": ("", "{% set t = m.content %}{% for o in messages %}{{ t }};{% endfor %}", ""),
 }
 
