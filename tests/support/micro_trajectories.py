@@ -153,7 +153,8 @@ def _conversation(chance: Random, texts: list[str]) -> Conversation:
             messages += [_reply(chance, texts, reasoned), {"role": "user", "content": chance.choice(texts)}]
             continue
         if chance.random() < 0.1:  # out of turn
-            messages.append(chance.choice((_reply(chance, texts, reasoned), {"role": "user", "content": texts[0]})))
+            either: list[Message] = [_reply(chance, texts, reasoned), {"role": "user", "content": texts[0]}]
+            messages.append(chance.choice(either))
         calls = [_call(chance) for _ in range(chance.choice((1, 1, 2)))]
         messages.append({**_reply(chance, texts, reasoned), "tool_calls": calls})
         messages += [{"role": "tool", "content": chance.choice(texts)} for _ in calls]
