@@ -17,6 +17,7 @@ from tests.support.warm_and_fresh import unseen
 from turnloom.masks.domain.conversation import JSON, Conversation, Message
 from turnloom.masks.domain.options import Options
 from turnloom.masks.pipeline import preprocess_batch
+from turnloom.masks.trajectory.family import compiled
 from turnloom.masks.trajectory.path import trajectory_path_of
 
 OPTIONS: Final = Options(date="2026-01-02", max_length=None)
@@ -28,6 +29,8 @@ _HEADS: Final = (
     "{% for m in messages[::-1] %}{% if not ns.flag and m.role == 'user' %}{% set ns.flag = true %}"
     "{% set ns.n = messages | length - 1 - loop.index0 %}{% endif %}{% endfor %}",
     "{% for m in messages %}{% if m.role == 'user' %}{% set ns.n = loop.index0 %}{% endif %}{% endfor %}",
+    "{% for t in tools %}{{ t.name }}{% if messages | length > 5 %}!{% endif %}{% endfor %}",
+    "{% set s = messages[0].content %}{% for t in tools %}{{ t.name }}{{ s }}{% endfor %}",
 )
 #: What templates ask of an argument.
 _ASKS: Final = ("v == 1.0", "v in [1.0, 'x']", "v == 1", "v is number", "v is none", "v", "v == 'x'", "v is eq 0")
@@ -70,6 +73,13 @@ _MACROS: Final = (
     *(("", ""),) * 8,
     ("{% macro f() %}{% if ns.seen %}{{ ns.seen }}!{% endif %}{% endmacro %}", "{{ f() }}"),
     ("{% macro f() %}{% if ns.n %}!{% set ns.n = 0 %}{% endif %}{% endmacro %}", "{{ f() }}"),
+    ("{% macro f() %}{{ z }}{% endmacro %}{% set z = messages[0].content == 'x' %}{% set g = f %}", "{{ g() }}"),
+    ("", "{% if loop.index == m.content | length %}!{% endif %}"),
+    ("", "{% set t = m.content %}{% for o in messages %}{{ t }};{% endfor %}"),
+    ("", "{% for a, b in [('yes', 'x')] %}{% if m.content == b %}!{% endif %}{% endfor %}"),
+    ("", "{% set t = m.content ~ '!' %}{% for c in m.tool_calls %}{{ t is string }}{% endfor %}"),
+    ("", "{% set t %}{% for c in m.tool_calls %} {{ c.function.name }} {% endfor %}{% endset %}{{ t | trim }}"),
+    ("", "{% set t = 0.0 if m.content == 'x' else -0.0 %}{% for c in m.tool_calls %}{{ t }}{% endfor %}"),
     ("{% macro f(text) %}{{ text }}{% if ns.flag %}?{% endif %}{% endmacro %}", "{{ f(m.role) }}"),
     (
         "{% macro g() %}{{ tools | length if tools else 0 }}{% endmacro %}{% macro f() %}{{ g() }}{% endmacro %}",
@@ -143,7 +153,8 @@ def _conversation(chance: Random, texts: list[str]) -> Conversation:
             messages += [_reply(chance, texts, reasoned), {"role": "user", "content": chance.choice(texts)}]
             continue
         if chance.random() < 0.1:  # out of turn
-            messages.append(chance.choice((_reply(chance, texts, reasoned), {"role": "user", "content": texts[0]})))
+            either: list[Message] = [_reply(chance, texts, reasoned), {"role": "user", "content": texts[0]}]
+            messages.append(chance.choice(either))
         calls = [_call(chance) for _ in range(chance.choice((1, 1, 2)))]
         messages.append({**_reply(chance, texts, reasoned), "tool_calls": calls})
         messages += [{"role": "tool", "content": chance.choice(texts)} for _ in calls]
@@ -191,6 +202,9 @@ def put_through(chance: Random, count: int = 12) -> Seen:
     wanted = by_the_long_way(some, OPTIONS, reference)
     found = [told(preprocess_batch([one], OPTIONS, warm)[0]) for one in some]
     path = trajectory_path_of(OPTIONS, warm)
+    if path is not None and path.family.compiled is None and compiled(template) is not None:
+        differences = [Difference(template, some[0], "a recorded render that differs from the template's", None)]
+        return Seen(template, len(some), path.hits, differences)
     each = zip(some, found, wanted, strict=True)
     differences = [Difference(template, *one) for one in each if one[1] != one[2]]
     return Seen(template, len(some), path.hits if path is not None else 0, differences)

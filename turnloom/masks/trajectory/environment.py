@@ -23,7 +23,7 @@ from turnloom.masks.replay.symbols import (
 from turnloom.masks.template.environment import PlainEnvironment
 from turnloom.masks.trajectory.numbers import Fraction, Number
 from turnloom.masks.trajectory.program import Missing
-from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Space, written
+from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Space, Unusable, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,6 +49,10 @@ class Safe(Opaque):
 
     def __init__(self, text: Symbol) -> None:
         self.text = text
+
+
+#: Values that tests would take for something else.
+_UNTOLD: Final = frozenset({Safe, Pairs, Loop, Space, Unusable})
 
 
 class BodyEnvironment(PlainEnvironment):
@@ -231,12 +235,12 @@ def _followed_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         given = args[passed:]
         if any(map(is_symbolic, (*given, *kwargs.values()))) or type(given[0]) is Space:
+            if name in ("defined", "undefined", "none"):
+                return test(*args, **kwargs)
+            if type(given[0]) in _UNTOLD or name not in (*_TESTS, "iterable", "sequence"):
+                raise RefusedError(f"is {name}")
             if name in ("iterable", "sequence"):
                 return type(given[0]) not in (Number, Fraction, SymbolLength)
-            if name not in _TESTS or type(given[0]) in (Safe, Pairs, Loop, Space):
-                if name in ("defined", "undefined", "none"):
-                    return test(*args, **kwargs)
-                raise RefusedError(f"is {name}")
         return test(*args, **kwargs)
 
     return call

@@ -25,6 +25,7 @@ class Site(NamedTuple):
     loop: nodes.For  #: as it was written
     names: tuple[str, ...]  #: what its body may use beside its item and the loop, macros' own names included
     targets: tuple[str, ...]  #: names of the item, or of its parts
+    read: frozenset[str]  #: those of the names that macros read
 
 
 class Folded(NamedTuple):
@@ -68,12 +69,17 @@ def _site(loop: nodes.For, macros: dict[str, nodes.Macro]) -> Site | None:
         return None
     if isinstance(loop.target, nodes.Name):
         targets: tuple[str, ...] = (loop.target.name,)
-    elif isinstance(loop.target, nodes.Tuple) and all(isinstance(item, nodes.Name) for item in loop.target.items):
+    elif (
+        isinstance(loop.target, nodes.Tuple)
+        and loop.target.items[1:]
+        and all(isinstance(item, nodes.Name) for item in loop.target.items)
+    ):
         targets = tuple(item.name for item in loop.target.items if isinstance(item, nodes.Name))
     else:
         return None
     names = used_names(loop.body, macros) - set(targets) - macros.keys() - {FOLD}
-    return Site(deepcopy(loop), tuple(sorted(names)), targets)
+    read = used_names(list(macros.values()), macros)
+    return Site(deepcopy(loop), tuple(sorted(names)), targets, frozenset(names & read))
 
 
 def _call(number: int, loop: nodes.For, site: Site) -> nodes.CallBlock:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from types import FunctionType
 from typing import Any, Final, NamedTuple
 
 from jinja2 import Undefined
-from jinja2.runtime import LoopContext, Macro
+from jinja2.runtime import Macro
 
-from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol, is_symbolic
+from turnloom.masks.replay.symbols import RefusedError, Symbol, is_symbolic
+from turnloom.masks.template.environment import TemplateDict
 from turnloom.masks.trajectory.numbers import Fraction, Number, depth_of, total
 from turnloom.masks.trajectory.program import WHOLE
 from turnloom.masks.trajectory.tape import From, Given, Tape
@@ -18,18 +20,13 @@ from turnloom.masks.trajectory.values import (
     Message,
     Messages,
     Space,
+    Unusable,
     expression_of,
     wrapped,
 )
 
 #: Kinds of variables that may be others the next time; namespaces are looked at by themselves.
 VARYING: Final = frozenset({"text", "message", "json", "number", "fraction"})
-
-
-class Unusable(Opaque):
-    """A value that can't be handed to a body: any use refuses."""
-
-    __slots__ = ()
 
 
 class Tools(List):
@@ -67,8 +64,8 @@ def handed(value: Any) -> Handed:
     if isinstance(value, Undefined):
         return Handed(("undefined", value._undefined_name))
     if isinstance(value, Macro):
-        return Handed(("macro", value.name))
-    if value is None or type(value) in (str, int, bool, float):
+        raise RefusedError("a macro under another name")  # nothing tells what it reads
+    if value is None or type(value) in (str, int, bool):
         return Handed(("constant", type(value), value))
     if type(value) is Symbol:
         try:
@@ -91,11 +88,11 @@ def handed(value: Any) -> Handed:
     if type(value) is Space:
         value._tape.check()
         return Handed(("space",), f"V[{value._variable}]")
-    if is_symbolic(value) or isinstance(value, LoopContext):
+    if is_symbolic(value):
         return Handed(("unusable",))
-    if isinstance(value, list | tuple | dict):
+    if isinstance(value, list | tuple | dict | float):
         return Handed(("constant", type(value), repr(value)) if _is_plain(value) else ("unusable",))
-    return Handed(("object", id(value)))
+    return Handed(("object", value) if isinstance(value, FunctionType | TemplateDict) else ("unusable",))
 
 
 def _is_plain(value: Any) -> bool:

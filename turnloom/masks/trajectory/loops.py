@@ -69,7 +69,7 @@ class MessageLoops:
             MissError, UnreplayableError: as `walk`.
         """
         spaces = program.spaces
-        plain = tuple([frozen(values[at]) for at in program.told]) if program.told else ()
+        plain = tuple([(frozen(values[at]), origins[at]) for at in program.told]) if program.told else ()
         if first is not None:
             if self._reached != WHOLE and self._ahead(program, first, messages, values, origins, plain):
                 return LoopPieces(_NOTHING, 0, [], first, 1)

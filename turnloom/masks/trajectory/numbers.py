@@ -90,8 +90,8 @@ class Number(Opaque):
         return self.compared(0, "!=", ne)
 
     def __eq__(self, other: object) -> bool:
-        if type(other) in (float, Fraction):
-            raise RefusedError("a whole number and one with a decimal point")  # 1 == 1.0
+        if type(other) is float or (isinstance(other, Opaque) and type(other) not in (Number, Symbol)):
+            raise RefusedError("a whole number and one of another kind")  # 1 == 1.0, and a text's length is a number
         return _is_number(other) and self.compared(other, "==", eq)
 
     def __ne__(self, other: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import FunctionType
 from typing import Any, Final
 
 from jinja2 import Undefined
@@ -13,6 +14,7 @@ from jinja2.runtime import LoopContext, Macro
 from turnloom.masks.domain.conversation import JSON
 from turnloom.masks.domain.rendered_text import TOOLS
 from turnloom.masks.replay.symbols import RefusedError, Symbol, atoms_of, is_symbolic
+from turnloom.masks.template.environment import TemplateDict
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
 from turnloom.masks.trajectory.family import MOST_PATHS, Family, given_tools
 from turnloom.masks.trajectory.folds import FOLD, Site
@@ -127,7 +129,7 @@ class Recorder:
         if type(iterable) is Tools:
             return self._keep(number, site, values, caller, tape)
         if not is_symbolic(iterable):
-            return self._unrolled(iterable, values, caller)
+            return self._unrolled(iterable, len(site.targets), values, caller)
         if type(iterable) is Messages:
             begin = iterable.begin
             items = Items(messages=True, start=iterable.start if begin is None else -1, backwards=iterable.backwards)
@@ -145,10 +147,16 @@ class Recorder:
         if not items.pairs and len(site.targets) != 1:
             raise RefusedError("parts of items")
         tape.check()
+        own: Any = iterable.of.tape if type(iterable) is Pairs else iterable.tape
+        if own is not tape and not (type(iterable) is Messages and iterable.begin is None):
+            raise RefusedError("a loop over a value of another body")
         spaces = [value._variable for value in values if type(value) is Space]
         if len(set(spaces)) < len(spaces):
             raise RefusedError("one namespace under two names")
         given_to = [handed(value) for value in values]
+        for name, value, one in zip(site.names, values, given_to, strict=True):
+            if one.kind == ("unusable",) and name in site.read and not is_symbolic(value):
+                raise RefusedError("a macro that reads what can't be handed on")
         program = self._family.program(number, items, tuple(one.kind for one in given_to))
         code = self._family.code
         sources = ", ".join(one.source for one in given_to)
@@ -234,15 +242,20 @@ class Recorder:
     def _key(self, given: Given, tape: Tape) -> Symbol:
         return tape.symbol("m[0]", given.item[0], From("(o if is_traced_key(m[0]) else None)", tape))
 
-    def _unrolled(self, iterable: Any, values: Sequence[Any], caller: Macro) -> Any:
-        """Run a loop over what the template says itself."""
-        loop = LoopContext(iterable, ENVIRONMENT.undefined)
-        return ENVIRONMENT.concat([caller(now, item, *values) for item, now in loop])
+    def _unrolled(self, iterable: Any, parts: int, values: Sequence[Any], caller: Macro) -> Any:
+        """Run a loop over what the template says itself, whose items have so many names."""
+        pieces = []
+        for item, now in LoopContext(iterable, ENVIRONMENT.undefined):
+            items = (item,) if parts == 1 else tuple(item)
+            if len(items) != parts:
+                raise RefusedError("parts of items")
+            pieces.append(caller(now, *items, *values))
+        return ENVIRONMENT.concat(pieces)
 
     def _keep(self, number: int, site: Site, values: Sequence[Any], caller: Macro, tape: Tape) -> Any:
         named = {}
         for name, value in zip(site.names, values, strict=True):
-            if isinstance(value, Undefined | Macro) or type(value) is Tools or callable(value):
+            if isinstance(value, Undefined) or type(value) is Tools or isinstance(value, FunctionType | TemplateDict):
                 continue
             if value is not None and type(value) not in (str, int, bool):
                 raise RefusedError("a loop over tools that needs more")

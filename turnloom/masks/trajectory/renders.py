@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from turnloom.masks.domain.conversation import JSON, Message
-from turnloom.masks.domain.rendered_text import UNKNOWN, RenderedText
+from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, RenderedText
 from turnloom.masks.replay.symbols import RefusedError
 from turnloom.masks.template.render import with_reasoning_names
 from turnloom.masks.trajectory.chains import NO_MESSAGE, LoopPieces, Node, Nodes
@@ -97,6 +97,9 @@ class Sender(MessageLoops):
             if from_ is not None and from_.message_index != message:
                 if from_.message_index == UNKNOWN:
                     raise UnreplayableError("text of unknown origin")
+                in_reply = message < self._amount and self.own[message].get("role") == "assistant"
+                if from_.message_index == TOOLS and in_reply:  # the reference tells where the reply begins
+                    raise UnreplayableError("tools in a reply")
                 if from_.message_index >= 0:
                     self.elsewhere.add((message, from_.message_index))
         return piece

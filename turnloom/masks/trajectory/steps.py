@@ -80,7 +80,7 @@ def frozen(value: Any) -> object:
         return Held, frozen(value.value), value.origin
     if kind is list or kind is dict:
         return list, id(value)
-    return kind, value
+    return kind, repr(value) if kind is float else value  # 0.0 and -0.0 are printed otherwise
 
 
 def same(one: Any, other: Any) -> bool:

@@ -193,6 +193,8 @@ class Tape:
 
     def symbol(self, expression: str, text: str, origin: Any) -> Symbol:
         """Return the symbol of an expression that gives a string."""
+        if isinstance(origin, Mark):
+            raise RefusedError("a part of a loop's text")
         return Symbol(((f"({expression})", text, origin),), self)  # type: ignore[arg-type]  # it offers what symbols ask
 
     # Acts.

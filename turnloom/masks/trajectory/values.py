@@ -231,6 +231,12 @@ class Loop(Opaque):
         raise RefusedError(f"loop.{name}")
 
 
+class Unusable(Opaque):
+    """A value that can't be handed to a body: any use refuses."""
+
+    __slots__ = ()
+
+
 class Space(Namespace):
     """A namespace whose attributes are read and set in the recording."""
 
