@@ -200,11 +200,11 @@ def test_a_call_that_outlives_the_drain_is_cut_and_the_process_ends(run: Run) ->
         (
             (),
             {"TURNLOOM_MODELS": "/none.toml"},
-            "/none.toml: can't be read (No such file or directory); set TURNLOOM_MODELS",
+            "/none.toml: there is no such file; set TURNLOOM_MODELS",
         ),
         (("--address", "x"), {}, "'x' can't be used; give HOST:PORT"),
         (("--processes", "0"), {}, "'0' can't be used; give a number from 1 to 64"),
-        (("--processes", "2"), {"TURNLOOM_MODELS": "/none.toml"}, "/none.toml: can't be read"),
+        (("--processes", "2"), {"TURNLOOM_MODELS": "/none.toml"}, "/none.toml: there is no such file"),
     ],
 )
 def test_wrong_settings_end_with_one_sentence_and_code_2(
