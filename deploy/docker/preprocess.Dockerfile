@@ -21,7 +21,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /u
 WORKDIR /app
 COPY deploy/docker/health.py /app/
 COPY turnloom /app/turnloom
-COPY services/__init__.py services/variables.py /app/services/
+COPY services/__init__.py services/outages.py services/quoting.py services/variables.py /app/services/
 COPY services/store /app/services/store
 COPY services/preprocess /app/services/preprocess
 USER 10001:10001

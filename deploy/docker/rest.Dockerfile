@@ -16,7 +16,7 @@ WORKDIR /app
 COPY --from=packages /opt/venv /opt/venv
 COPY deploy/docker/health.py /app/
 COPY turnloom /app/turnloom
-COPY services/__init__.py services/variables.py /app/services/
+COPY services/__init__.py services/quoting.py services/variables.py /app/services/
 COPY services/store/__init__.py services/store/errors.py /app/services/store/
 COPY services/store/blobs/__init__.py services/store/blobs/deadlines.py services/store/blobs/files.py \
      services/store/blobs/s3.py services/store/blobs/web.py /app/services/store/blobs/

@@ -23,7 +23,7 @@ WORKDIR /app
 COPY --from=packages /opt/venv /opt/venv
 COPY deploy/docker/health.py /app/
 COPY turnloom /app/turnloom
-COPY services/__init__.py services/variables.py /app/services/
+COPY services/__init__.py services/outages.py services/quoting.py services/variables.py /app/services/
 COPY services/store /app/services/store
 COPY services/trainer /app/services/trainer
 USER 10001:10001
