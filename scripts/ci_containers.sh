@@ -196,9 +196,11 @@ export CI_BRIDGE=$POOL.0.1 # of this host, as containers reach it
 export TURNLOOM_PORT TURNLOOM_OPENAI_PORT TURNLOOM_PROMETHEUS_PORT TURNLOOM_GRAFANA_PORT
 
 # One service per image: Compose would build an image once for each service that names it.
-compose cpu build --quiet \
-  preprocess preprocess-worker rest supervisor tuft-cpu >"$work/build.log" 2>&1 ||
-  { tail -c 3000 "$work/build.log" >&2; fail "the images did not build."; }
+build() {
+  compose cpu build --quiet preprocess preprocess-worker rest supervisor tuft-cpu >"$work/build.log" 2>&1 ||
+    { tail -c 3000 "$work/build.log" >&2; return 1; }
+}
+build || { lap "once more, in case a download broke off"; build; } || fail "the images did not build."
 lap "images: $(docker images --format '{{.Repository}} {{.Size}}' 'turnloom/*' | tr '\n' ',' | sed 's/,$//; s/,/, /g')"
 
 # -- up, train, look, down -----------------------------------------------------------------------------------------------

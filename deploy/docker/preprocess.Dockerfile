@@ -6,7 +6,7 @@ ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 FROM ${PYTHON_IMAGE} AS api-packages
 COPY deploy/requirements/preprocess.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
- && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/preprocess.txt \
+ && pip --python /opt/venv/bin/python install --quiet --timeout 60 --no-cache-dir --no-deps --require-hashes -r /tmp/preprocess.txt \
  && arrow=/opt/venv/lib/python3.11/site-packages/pyarrow && rm -rf "$arrow"/include "$arrow"/tests "$arrow"/*flight* \
  && /opt/venv/bin/python -c 'import pyarrow.parquet, pyarrow.ipc, pyarrow.dataset'
 
@@ -37,7 +37,7 @@ CMD ["python", "-m", "services.preprocess"]
 FROM ${PYTHON_IMAGE} AS worker-packages
 COPY deploy/requirements/preprocess-worker.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
- && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/preprocess-worker.txt \
+ && pip --python /opt/venv/bin/python install --quiet --timeout 60 --no-cache-dir --no-deps --require-hashes -r /tmp/preprocess-worker.txt \
  && arrow=/opt/venv/lib/python3.11/site-packages/pyarrow && rm -rf "$arrow"/include "$arrow"/tests "$arrow"/*flight* \
  && /opt/venv/bin/python -c 'import pyarrow.parquet, pyarrow.ipc, pyarrow.dataset'
 

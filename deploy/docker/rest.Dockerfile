@@ -4,7 +4,7 @@ ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 FROM ${PYTHON_IMAGE} AS packages
 COPY deploy/requirements/rest.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
- && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/rest.txt
+ && pip --python /opt/venv/bin/python install --quiet --timeout 60 --no-cache-dir --no-deps --require-hashes -r /tmp/rest.txt
 
 FROM ${PYTHON_IMAGE} AS rest
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \

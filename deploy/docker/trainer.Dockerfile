@@ -6,7 +6,7 @@ FROM ${PYTHON_IMAGE} AS packages
 # tinker asks for transformers; its models need torch, so their compiled files only take room.
 COPY deploy/requirements/trainer.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
- && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/trainer.txt \
+ && pip --python /opt/venv/bin/python install --quiet --timeout 60 --no-cache-dir --no-deps --require-hashes -r /tmp/trainer.txt \
  && site=/opt/venv/lib/python3.11/site-packages && arrow=$site/pyarrow \
  && rm -rf "$arrow"/include "$arrow"/tests "$arrow"/*flight* \
  && find "$site/transformers/models" -name __pycache__ -exec rm -rf {} + \

@@ -13,11 +13,11 @@ COPY deploy/requirements/tuft-cpu.txt deploy/requirements/tuft-server.txt deploy
 # DL3013 asks for a pin and overlooks torch's behind the options.
 # hadolint ignore=DL3013
 RUN python -m venv --without-pip /opt/venv \
- && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/wheels/tuft-cpu.txt \
- && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/wheels/tuft-server.txt \
+ && pip --python /opt/venv/bin/python install --quiet --timeout 60 --no-cache-dir --no-deps --require-hashes -r /tmp/wheels/tuft-cpu.txt \
+ && pip --python /opt/venv/bin/python install --quiet --timeout 60 --no-cache-dir --no-deps --require-hashes -r /tmp/wheels/tuft-server.txt \
  && if ls /tmp/wheels/torch-*.whl >/dev/null 2>&1; then set -- --no-deps --no-index --find-links /tmp/wheels; \
     elif [ -n "$TORCH_INDEX" ]; then set -- --no-deps --index-url "$TORCH_INDEX"; else set --; fi \
- && pip --python /opt/venv/bin/python install --quiet --no-cache-dir "$@" torch==2.13.0
+ && pip --python /opt/venv/bin/python install --quiet --timeout 60 --no-cache-dir "$@" torch==2.13.0
 
 FROM ${PYTHON_IMAGE} AS tuft-cpu
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp TUFT_HOME=/tmp/tuft \

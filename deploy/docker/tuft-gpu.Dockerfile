@@ -6,8 +6,8 @@ ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 FROM ${PYTHON_IMAGE} AS packages
 COPY deploy/requirements/tuft-gpu.txt deploy/requirements/tuft-server.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
- && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/tuft-gpu.txt \
- && pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps --require-hashes -r /tmp/tuft-server.txt
+ && pip --python /opt/venv/bin/python install --quiet --timeout 60 --no-cache-dir --no-deps --require-hashes -r /tmp/tuft-gpu.txt \
+ && pip --python /opt/venv/bin/python install --quiet --timeout 60 --no-cache-dir --no-deps --require-hashes -r /tmp/tuft-server.txt
 
 FROM ${PYTHON_IMAGE} AS tuft-gpu
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp TUFT_HOME=/tmp/tuft \
