@@ -94,11 +94,8 @@ class DatasetBuild:
     def _warn(self, index: int, sentences: Sequence[str]) -> None:
         for sentence in sentences:
             if sentence.startswith(ONCE):
-                known = self.said.get(sentence)
-                if known is not None:
-                    self.said[sentence] = replace(known, more=known.more + 1)
-                elif len(self.said) < REMARKS:
-                    self.said[sentence] = WarningRecord(index, sentence)
+                if sentence in self.said or len(self.said) < REMARKS:
+                    _say_once(self.said, WarningRecord(index, sentence))
             elif len(self.warnings) < REMARKS:
                 self.warnings.append(WarningRecord(index, sentence))
 
@@ -155,14 +152,19 @@ def histogram(lengths: Lengths) -> Histogram:
     return Histogram(upper_bounds=tuple(lengths.edges), counts=tuple(lengths.counts))
 
 
+def _say_once(said: dict[str, WarningRecord], warning: WarningRecord) -> None:
+    """Keep a warning at the first conversation that it came from, and count the others."""
+    known = said.get(warning.message)
+    said[warning.message] = replace(known, more=known.more + 1 + warning.more) if known else warning
+
+
 def _warnings_of_all(parts: Sequence[Totals]) -> tuple[WarningRecord, ...]:
     """Return the first REMARKS warnings; those that are the same for many conversations come first, and once."""
     found = list(chain.from_iterable(part.warnings for part in parts))
     once: dict[str, WarningRecord] = {}
     for warning in found:
         if warning.message.startswith(ONCE):
-            known = once.get(warning.message)
-            once[warning.message] = replace(known, more=known.more + 1 + warning.more) if known else warning
+            _say_once(once, warning)
     others = (warning for warning in found if not warning.message.startswith(ONCE))
     return tuple(islice(chain(once.values(), others), REMARKS))
 

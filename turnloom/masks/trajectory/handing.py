@@ -27,6 +27,8 @@ from turnloom.masks.trajectory.values import (
 
 #: Kinds of variables that may be others the next time; namespaces are looked at by themselves.
 VARYING: Final = frozenset({"text", "message", "json", "number", "fraction"})
+#: Kinds of objects that every render of a template finds under the same names.
+COMMON: Final = (FunctionType, TemplateDict)
 
 
 class Tools(List):
@@ -92,7 +94,7 @@ def handed(value: Any) -> Handed:
         return Handed(("unusable",))
     if isinstance(value, list | tuple | dict | float):
         return Handed(("constant", type(value), repr(value)) if _is_plain(value) else ("unusable",))
-    return Handed(("object", value) if isinstance(value, FunctionType | TemplateDict) else ("unusable",))
+    return Handed(("object", value) if isinstance(value, COMMON) else ("unusable",))
 
 
 def _is_plain(value: Any) -> bool:

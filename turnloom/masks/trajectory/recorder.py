@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import FunctionType
 from typing import Any, Final
 
 from jinja2 import Undefined
@@ -14,11 +13,10 @@ from jinja2.runtime import LoopContext, Macro
 from turnloom.masks.domain.conversation import JSON
 from turnloom.masks.domain.rendered_text import TOOLS
 from turnloom.masks.replay.symbols import RefusedError, Symbol, atoms_of, is_symbolic
-from turnloom.masks.template.environment import TemplateDict
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
 from turnloom.masks.trajectory.family import MOST_PATHS, Family, given_tools
 from turnloom.masks.trajectory.folds import FOLD, Site
-from turnloom.masks.trajectory.handing import Later, Tools, handed, taken
+from turnloom.masks.trajectory.handing import COMMON, Later, Tools, handed, taken
 from turnloom.masks.trajectory.numbers import total
 from turnloom.masks.trajectory.program import (
     WHOLE,
@@ -255,7 +253,7 @@ class Recorder:
     def _keep(self, number: int, site: Site, values: Sequence[Any], caller: Macro, tape: Tape) -> Any:
         named = {}
         for name, value in zip(site.names, values, strict=True):
-            if isinstance(value, Undefined) or type(value) is Tools or isinstance(value, FunctionType | TemplateDict):
+            if isinstance(value, (Undefined, *COMMON)) or type(value) is Tools:
                 continue
             if value is not None and type(value) not in (str, int, bool):
                 raise RefusedError("a loop over tools that needs more")
