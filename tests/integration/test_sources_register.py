@@ -198,6 +198,7 @@ def test_a_ray_cluster_of_two_workers_makes_the_dataset_of_our_worker_one_killed
         "RAY_FOLDER": f"/tmp/tl-ray-{os.getpid()}",  # its sockets need a short path
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # by default its workers starve beside other tests
     }
     command = [str(RAY), "-c", PROGRAM, str(path), str(model_folder), MODEL, str(folder), DATE]
     command.append(str(tmp_path / "mark") if killed else "")
