@@ -20,7 +20,7 @@ from turnloom.masks.trajectory.family import Family
 from turnloom.masks.trajectory.layout import PieceLayout
 from turnloom.masks.trajectory.program import WHOLE, Piece, UnreplayableError, joined
 from turnloom.masks.trajectory.shows import is_reasoning_shown, is_shown
-from turnloom.masks.trajectory.turns import PiecedRenders, TurnFinder
+from turnloom.masks.trajectory.turns import Bounds, PiecedRenders, TurnFinder
 from turnloom.masks.turns.bounds_by_render import TurnProver, transferred
 from turnloom.masks.turns.coverage import (
     KEYS,
@@ -173,8 +173,7 @@ class _Work:
         offset = begin.end if begin is not None else 0
         if key not in self._begins:
             window = _rendered(layout.nodes[first:last])
-            own = self.finder.alone(index)
-            prover = _Prover(self.finder, index, own.turn)
+            prover = _Prover(self.finder, self.finder.alone(index))
             try:
                 turn = transferred(TextMap(window), index, cast("TurnProver", prover))
                 self._begins[key] = turn.start
@@ -300,8 +299,7 @@ class _Prover(NamedTuple):
     """What `transferred` asks of a TurnProver."""
 
     finder: TurnFinder
-    place: int
-    turn: object
+    bounds: Bounds  #: of the one turn that is asked for
 
     @property
     def chat(self) -> object:
@@ -312,11 +310,10 @@ class _Prover(NamedTuple):
         return self.finder.messages
 
     def alone(self, _: int) -> object:
-        return self.turn
+        return self.bounds.turn
 
-    def shown(self, _: int) -> RenderedText:
-        own = self.finder.alone(self.place)
-        return RenderedText(own.shown.text(), ())
+    def closing(self, _: int) -> str:
+        return self.bounds.closing()
 
 
 def _rendered(nodes: Sequence[Node]) -> RenderedText:

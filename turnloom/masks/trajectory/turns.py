@@ -95,6 +95,10 @@ class Bounds:
         """Return the text behind `base` up to the end of the turn."""
         return self.rest.text[: self.turn.end - self.base.end]
 
+    def closing(self) -> str:
+        """Return what closes the turn."""
+        return self.rest.text[self.turn.eot_start - self.base.end : self.turn.end - self.base.end]
+
 
 class TurnFinder:
     """Finds the turns of one conversation; each is decided once."""

@@ -63,6 +63,15 @@ class TurnProver:
             raise turn
         return turn
 
+    def closing(self, index: int) -> str:
+        """Return what closes a turn in the render that ends with it.
+
+        Raises:
+            LayoutError: its bounds can't be told.
+        """
+        turn = self.alone(index)
+        return self.shown(index + 1).text[turn.eot_start : turn.end]
+
     def _last(self, messages: Sequence[Message], rendered: RenderedText) -> Turn:
         index = len(messages) - 1
         if has_text(messages[index].get("content")) and all(
@@ -128,7 +137,7 @@ def _joined(
 def transferred(text: TextMap, index: int, prover: TurnProver) -> Turn:
     """Return the bounds of an earlier turn not rendered as it was sampled (only as_rendered asks for such)."""
     rendered, turn = text.rendered.text, prover.alone(index)
-    closing = prover.shown(index + 1).text[turn.eot_start : turn.end]
+    closing = prover.closing(index)
     before, first, last, stop = _surroundings(text, index, prover)
     start = _after_header(prover.chat, turn.prompt, rendered[before:first])
     if start is not None and prover.messages[index].get("reasoning_content"):
