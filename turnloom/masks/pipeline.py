@@ -38,6 +38,8 @@ from turnloom.masks.template.normalize import normalized, normalized_tools
 from turnloom.masks.tokenizer.encode import target_runs, trained_bytes
 from turnloom.masks.trajectory.path import TrajectoryPath, trajectory_path_of
 
+#: Conversations whose rows are made at a time: what is made of some 400 leaves a core's own cache.
+AT_ONCE: Final = 128
 #: Keys of a message that says something without content.
 _SAYINGS: Final = ("tool_calls", "function_call", *REASONING_FIELDS)
 
@@ -57,7 +59,7 @@ def preprocess(conversation: Conversation, options: Options, model: Model) -> Pr
 def preprocess_batch(
     conversations: Sequence[Conversation], options: Options, model: Model
 ) -> list[PreprocessedConversation | PreprocessError]:
-    """Make training rows from many conversations with one call of the encoder; batches of 64 to 512 are good.
+    """Make training rows from many conversations, AT_ONCE with one call of the encoder; batches from 64 on are good.
 
     Returns:
         One entry per conversation, in order: its rows, or why there are none. A bad one does not affect the others.
@@ -65,11 +67,13 @@ def preprocess_batch(
     Raises:
         InvalidOption: the options are wrong whatever the conversation.
     """
+    check_options(options)
     compared = compares(options, model)
     with collections_paused():
         return [
             _assembled(fitted, options, model, compared) if isinstance(fitted, Fits) else fitted
-            for fitted in fitted_batch(conversations, options, model)
+            for first in range(0, len(conversations), AT_ONCE)
+            for fitted in fitted_batch(conversations[first : first + AT_ONCE], options, model)
         ]
 
 
