@@ -81,10 +81,10 @@ def ended_by_header(located: Located, messages: Sequence[Message], rendered: Ren
     for span in located.message_spans:
         following = messages[span.message_index + 1 : span.message_index + 2]
         token = ""
-        if span.role == "assistant" and following:
+        if span.role == "assistant" and following and rule.is_open(rendered.text, span):
             behind = rendered.text[span.end : span.end + _LONGEST]
             token = rule.token(behind, _before(rendered, span), following[0].get("role"))
-        if not token or not rule.is_open(rendered.text, span):
+        if not token:
             spans.append(span)
             continue
         text = text or TextMap(rendered)
