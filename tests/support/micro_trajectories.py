@@ -31,6 +31,8 @@ _HEADS: Final = (
     "{% for m in messages %}{% if m.role == 'user' %}{% set ns.n = loop.index0 %}{% endif %}{% endfor %}",
     "{% for t in tools %}{{ t.name }}{% if messages | length > 5 %}!{% endif %}{% endfor %}",
     "{% set s = messages[0].content %}{% for t in tools %}{{ t.name }}{{ s }}{% endfor %}",
+    "{% for t in tools %}{% for k in t if k not in ['name', 'x'] %}<{{ k }}>{{ t[k] }}{% endfor %}{% endfor %}",
+    "{% for t in tools %}{{ '\n' ~ (t.description | tojson | safe) ~ '!' }}{{ t.name in t.required }}{% endfor %}",
 )
 #: What templates ask of an argument.
 _ASKS: Final = ("v == 1.0", "v in [1.0, 'x']", "v == 1", "v is number", "v is none", "v", "v == 'x'", "v is eq 0")
@@ -52,6 +54,10 @@ _CALLS: Final = (
     "{{ m.tool_calls | tojson }}",
     "{% for c in m.tool_calls %}{{ m.content }}: {{ c.function | tojson }}{% endfor %}",
     "{% for c in m.tool_calls %}{{ c | tojson }}{{ c.function.name }}{% endfor %}",
+    "{% for c in m.tool_calls %}{% set a = c.function.arguments %}{% for k in a if k not in ['x', 'limit'] %}"
+    "<{{ k }}>{{ a[k] | tojson }}{% endfor %}{{ '!' if 'get' in a }}{% endfor %}",
+    "{% for c in m.tool_calls %}{% for k, v in c.function.arguments | items %}{{ k }}={{ v | tojson }}"
+    "{% if v is sequence and v is not string and (k in v or 'x' in v) %}!{% endif %}{% endfor %}{% endfor %}",
     *(
         "{% for c in m.tool_calls %}{{ c.function.name }}{% for k, v in c.function.arguments | items %} {{ k }}="
         f"{{% if {asks} %}}!{{% endif %}}{{{{ v if v is string else v | tojson }}}}{{% endfor %}};{{% endfor %}}"
@@ -162,8 +168,17 @@ def _conversation(chance: Random, texts: list[str]) -> Conversation:
         messages.append(_reply(chance, texts, reasoned))
     if chance.random() < 0.1:
         messages = [_in_parts(message) for message in messages]
-    tools: list[JSON] = [{"name": chance.choice(_NAMES), "description": chance.choice(texts)} for _ in range(2)]
+    tools: list[JSON] = [_tool(chance, texts) for _ in range(2)]
     return Conversation(messages, tools=chance.choice((tools, tools, tools[:1], [])))
+
+
+def _tool(chance: Random, texts: list[str]) -> JSON:
+    tool: dict[str, JSON] = {"name": chance.choice(_NAMES), "description": chance.choice(texts)}
+    if chance.random() < 0.3:
+        tool["required"] = list(chance.sample(_NAMES, 2))
+    if chance.random() < 0.2:
+        tool[chance.choice(_KEYS)] = _value(chance, depth=0)
+    return tool
 
 
 def _in_parts(message: Message) -> Message:

@@ -43,7 +43,7 @@ _TESTS: Final = frozenset(
 
 
 class Safe(Opaque):
-    """A text marked as safe: it can be printed, and would escape what is joined to it."""
+    """A text marked as safe: it can be printed and joined by `~`; `+` would escape what is joined to it."""
 
     __slots__ = ("text",)
 
@@ -110,6 +110,8 @@ class BodyEnvironment(PlainEnvironment):
             if argument in _DICT_ATTRIBUTES:  # an item comes before an attribute here
                 raise RefusedError(f"[{argument}]")
             return self._there(obj.value_of(argument), None, argument)
+        elif isinstance(obj, Dict) and type(argument) is Symbol:
+            return self._there(obj.item(argument), None, "item")
         elif type(obj) in (Space, Loop, Symbol) and type(argument) is str and argument not in _METHODS:
             return self.getattr(obj, argument)
         raise RefusedError("an item")
@@ -260,10 +262,7 @@ def _printed(value: object) -> Symbol | str:
 
 
 def _str_join(items: Iterable[object]) -> Symbol | str:
-    pieces = list(items)
-    if any(type(piece) is Safe for piece in pieces):
-        raise RefusedError("a safe text that is joined")
-    return joined(map(_printed, pieces))
+    return joined(map(_printed, items))
 
 
 def _refusing(*_: object) -> object:

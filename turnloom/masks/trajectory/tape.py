@@ -30,8 +30,8 @@ from turnloom.masks.trajectory.shows import shows_of
 _OTHERS: Final = re.compile(r"\b[MnVO]\b")
 #: What reads anything but variables.
 _NO_VARIABLES: Final = re.compile(r"\b[Mnamo]\b")
-#: What reads the item or more than single messages, and messages by their positions.
-_ITEMS: Final = re.compile(r"\b[MnVOamo]\b")
+#: What reads anything; else it is a constant.
+_READS: Final = re.compile(r"\b[MnamoVO]\b")
 _FIRST: Final = re.compile(r"\bM\[(\d+)\]")
 #: What symbols ask of the parts of a text.
 _PARTS: Final = re.compile(r"len\((.*\.r?split\([^()]*\)\))\) == (\d+)")
@@ -148,6 +148,8 @@ class Tape:
         if source in self._asked:
             return self._asked[source]
         answer: Hashable = self.run(source)
+        if not _READS.search(source):
+            return answer  # constants alone: always the same
         self._asked[source] = answer
         if "V[" in source:
             self.stateless = False
@@ -302,7 +304,7 @@ class Tape:
 def _needs(parts: tuple[Printed, ...]) -> int:
     """Return how many messages, from the first on, are all that a path's end reads; WHOLE: it reads more."""
     source = " ".join(part[0] + part[1] for part in parts if type(part) is tuple)
-    if _ITEMS.search(_FIRST.sub("", source)):
+    if _READS.search(_FIRST.sub("", source)):
         return WHOLE
     return max((1 + int(at) for at in _FIRST.findall(source)), default=0)
 

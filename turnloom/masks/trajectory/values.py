@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, cast
 
 from jinja2.utils import Namespace
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol
 from turnloom.masks.template.provenance.filters import json_text
 from turnloom.masks.trajectory.numbers import AT, COUNT, Fraction, Number, Sum, depth_of, total
-from turnloom.masks.trajectory.program import WHOLE, Missing
+from turnloom.masks.trajectory.program import WHOLE, Missing, is_traced_key
 from turnloom.masks.trajectory.tape import From, Tape
+
+#: The expression of a symbol that is a constant.
+_CONSTANT: Final = re.compile(r"\(K\d+\)")
 
 
 class Json(Opaque):
@@ -68,6 +72,22 @@ class Dict(Json):
         """Return keys and values, for a loop."""
         return Pairs(self)
 
+    def __iter__(self) -> Iterator[Symbol]:
+        """Yield the keys: all are asked for at once, so that each is a constant from then on."""
+        keys = cast("tuple[Any, ...]", self.tape.ask(f"tuple({self.source})"))
+        for key in keys:
+            if type(key) is not str:
+                raise RefusedError("a key that is no text")
+            origin = self.origin if is_traced_key(key) else "None"
+            yield self.tape.symbol(self.tape.constant(key), key, From(origin, self.tape))
+
+    def item(self, key: Symbol) -> Any:
+        """Return the value of one of the keys."""
+        atoms = key._atoms
+        if len(atoms) != 1 or not _CONSTANT.fullmatch(atoms[0][0]):
+            raise RefusedError("an item by a text")
+        return self.value_of(atoms[0][1])
+
 
 class Pairs(Opaque):
     """The keys and values of a dict, which only loops read."""
@@ -86,6 +106,13 @@ class List(Json):
     @property  # type: ignore[misc]  # templates ask isinstance(x, list)
     def __class__(self) -> type[list[Any]]:  # type: ignore[override]
         return list
+
+    def __contains__(self, item: object) -> bool:
+        if type(item) is str:
+            return bool(self.tape.ask(f"{self.tape.constant(item)} in {self.source}"))
+        if type(item) is Symbol:
+            return bool(self.tape.ask(f"{expression_of(item)[0]} in {self.source}"))
+        raise RefusedError("a list that holds what is no text")
 
     def at(self, index: int) -> Any:
         """Return an item, Missing where there is none."""
@@ -122,6 +149,10 @@ class Message(Dict):
     def items(self) -> Pairs:
         """Refuse: keys of messages would be items of other origins."""
         raise RefusedError("the items of a message")
+
+    def __iter__(self) -> Iterator[Symbol]:
+        """Refuse, as above."""
+        raise RefusedError("the keys of a message")
 
 
 class Messages(Opaque):

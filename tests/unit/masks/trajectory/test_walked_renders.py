@@ -122,7 +122,11 @@ TOOL_BODIES = {
     "{{ loop.index }}{{ tool.function.name }}{% for name, spec in tool.function.parameters.properties | items %}"
     "{{ name }}:{{ spec.type }}{% if 'e' in spec.description %} {{ spec.description | trim }}{% endif %}{% endfor %}"
     "{% if not loop.last %},{% endif %}": True,
-    "{% for key in tool.function if key not in ['name'] %}{{ key }}{% endfor %}": False,
+    "{% set f = tool.function %}{% for key in f if key not in ['name'] %}<{{ key }}>{{ f[key] | tojson }}"
+    "{% endfor %}": True,
+    "{% set p = tool.function.parameters %}{% if p.properties %}{% for key, spec in p.properties | items %}{{ '\n' ~"
+    " key ~ '?' ~ (spec | tojson | safe) if key not in (p.required or []) else key }}{% endfor %}{% endif %}": True,
+    "{{ tool.function.name | upper }}": False,
 }
 
 
