@@ -32,6 +32,10 @@ _HEADS: Final = (
     "{% for t in tools %}{{ t.name }}{% if messages | length > 5 %}!{% endif %}{% endfor %}",
     "{% set s = messages[0].content %}{% for t in tools %}{{ t.name }}{{ s }}{% endfor %}",
     "{% for t in tools %}{% for k in t if k not in ['name', 'x'] %}<{{ k }}>{{ t[k] }}{% endfor %}{% endfor %}",
+    "{% for t in tools if t.name in ['f', 'x'] %}{{ t.name }}{% endfor %}{{ tools | tojson if tools }}\n",
+    "{% for t in tools %}{% set ns.seen = ns.seen ~ t.name ~ ', ' %}{% endfor %}{{ ns.seen }}\n",
+    "{% for t in tools %}{% for k, v in t | dictsort %}{{ k | upper }}: {{ v | tojson }}{% endfor %}{% endfor %}",
+    "{% for m in messages if m.role == 'user' %}{% endfor %}{% for k in tools[0] %}{{ k }};{% endfor %}",
     "{% for t in tools %}{{ '\n' ~ (t.description | tojson | safe) ~ '!' }}{{ t.name in t.required }}{% endfor %}",
 )
 #: What templates ask of an argument.
@@ -95,6 +99,7 @@ _MACROS: Final = (
 #: What a step for a result sets.
 _SETS: Final = (
     *("",) * 12,
+    *("{% set ns.seen = ns.seen ~ m.content ~ ',' %}", "{% set ns.seen = ' ' ~ m.content ~ ns.seen %}"),
     *("{% set ns.seen = 'x' %}", "{% set ns.flag = true %}", "{% set ns.n = loop.index %}", "{% set ns.n = 0 %}"),
 )
 _THOUGHTS: Final = (
@@ -108,6 +113,10 @@ _CONTENTS: Final = (
     *("m.content",) * 3,
     *("m.content | trim", "m.content.strip(' x')", "m.content.strip('\\n').lstrip()", "m.content ~ m.content"),
     *("m.content | tojson", "m.content.split('</think>')[-1]"),
+    *("(' ' ~ m.content ~ '!\\n') | trim", "(m.content ~ ' ' ~ m.content).strip()", "m.content | upper"),
+    *("('x</think>' ~ m.content ~ '!').split('</think>')[-1] | trim", "(m.content ~ '</think> ').split('</think>')[0]"),
+    *("(m.content if m.content in ns.seen else 'no')", "('!' if ns.seen in m.content else '?')"),
+    *("(ns.seen ~ m.content)", "('a' if '<' ~ m.content in '<x<e' ~ m.content ~ '>' else 'b')"),
 )
 _NAMES: Final = ("f", "get", "x", "name")
 _KEYS: Final = (*_NAMES, "limit", "", "a b", 'a"b', "\u00a0", "type", "1")

@@ -137,6 +137,13 @@ class Symbol(Opaque):
             raise RefusedError("a method of a joined string")
         return name, text, origin
 
+    def _whole(self) -> tuple[str, str]:
+        """Return an expression of all that this consists of, and what it gives now."""
+        names = [name or self._tape.constant(text) for name, text, _ in self._atoms]
+        if any(name.startswith("?") for name in names):
+            raise RefusedError("a method of a loop's text")
+        return f"({' + '.join(names)})", "".join(text for _, text, _ in self._atoms)
+
     def _derived(self, method: str, *arguments: object) -> Symbol | str:
         one = self._one()
         if isinstance(one, str):
@@ -146,15 +153,16 @@ class Symbol(Opaque):
         return self._tape.symbol(expression, getattr(text, method)(*arguments), origin)
 
     def _answer(self, method: str, *arguments: object) -> bool:
-        one = self._one()
-        if isinstance(one, str):
-            return bool(getattr(one, method)(*arguments))
-        name, text, _ = one
+        if not any(name for name, _, _ in self._atoms):
+            return bool(getattr(self._whole()[1], method)(*arguments))
+        name, text = self._whole()
         form = _OPERATORS.get(method, "{name}.{method}({arguments})")
         expression = form.format(name=name, method=method, arguments=self._tape.arguments(arguments))
         return self._tape.guard(expression, getattr(text, method)(*arguments))
 
-    def _parts(self, method: str, *arguments: object) -> SymbolParts | list[str]:
+    def _parts(self, method: str, *arguments: object) -> SymbolParts | list[str] | list[Symbol]:
+        if len(self._atoms) > 1 and type(arguments[0]) is str and arguments[0] and arguments[1] == -1:
+            return self._pieces(arguments[0])
         one = self._one()
         if isinstance(one, str):
             return list(getattr(one, method)(*arguments))
@@ -162,19 +170,53 @@ class Symbol(Opaque):
         expression = self._tape.name(f"{name}.{method}({self._tape.arguments(arguments)})")
         return SymbolParts(expression, getattr(text, method)(*arguments), origin, self._tape)
 
+    def _pieces(self, separator: str) -> list[Symbol]:
+        """Split where literals spell the separator; a guard says that nothing else does."""
+        pieces: list[list[Atom]] = [[]]
+        for atom in self._atoms:
+            if atom[0]:
+                pieces[-1].append(atom)
+                continue
+            first, *others = atom[1].split(separator)
+            pieces[-1] += [("", first, None)] if first else []
+            pieces += [[("", text, None)] if text else [] for text in others]
+        made = [Symbol(tuple(piece) or (("", "", None),), self._tape) for piece in pieces]
+        name, text = self._whole()
+        wanted = [one._whole() for one in made]
+        if [one[1] for one in wanted] != text.split(separator):
+            raise RefusedError("a text that spells a separator")
+        self._tape.guard(
+            f"{name}.split({self._tape.constant(separator)}) == [{', '.join(one[0] for one in wanted)}]", True
+        )
+        return made
+
     def strip(self, chars: str | None = None) -> Symbol | str:
-        return self._derived("strip", chars)
+        if len(self._atoms) == 1:
+            return self._derived("strip", chars)
+        left = self.lstrip(chars)
+        return left.rstrip(chars)
 
     def lstrip(self, chars: str | None = None) -> Symbol | str:
-        return self._derived("lstrip", chars)
+        return self._stripped("lstrip", chars, first=0)
 
     def rstrip(self, chars: str | None = None) -> Symbol | str:
-        return self._derived("rstrip", chars)
+        return self._stripped("rstrip", chars, first=-1)
 
-    def split(self, sep: str | None = None, maxsplit: int = -1) -> SymbolParts | list[str]:
+    def _stripped(self, method: str, chars: str | None, first: int) -> Symbol | str:
+        """Strip at one end: an atom that nothing is left of goes, and the next is stripped."""
+        atoms = list(self._atoms)
+        while len(atoms) > 1:
+            one = Symbol((atoms[first],), self._tape)._derived(method, chars)
+            if one:
+                atoms[first : first + 1 or None] = atoms_of(one)
+                return Symbol(tuple(atoms), self._tape)
+            del atoms[first]
+        return Symbol(tuple(atoms), self._tape)._derived(method, chars)
+
+    def split(self, sep: str | None = None, maxsplit: int = -1) -> SymbolParts | list[str] | list[Symbol]:
         return self._parts("split", sep, maxsplit)
 
-    def rsplit(self, sep: str | None = None, maxsplit: int = -1) -> SymbolParts | list[str]:
+    def rsplit(self, sep: str | None = None, maxsplit: int = -1) -> SymbolParts | list[str] | list[Symbol]:
         return self._parts("rsplit", sep, maxsplit)
 
     def startswith(self, prefix: object) -> bool:
@@ -291,6 +333,17 @@ class SymbolParts(Opaque):
         return iter([self[at] for at in range(len(self))])
 
     __hash__ = Opaque.__hash__
+
+
+def contains(text: Symbol | str, part: Symbol | str) -> bool:
+    """Whether a text has another in it, one of them a symbol; `str` itself takes no symbol for a part."""
+    whole = text if type(text) is Symbol else part
+    assert type(whole) is Symbol, "asked for only then"
+    tape = whole._tape
+    (name, now), (part_name, part_now) = [
+        one._whole() if type(one) is Symbol else (tape.constant(one), str(one)) for one in (text, part)
+    ]
+    return tape.guard(f"{part_name} in {name}", part_now in now)
 
 
 def joined(pieces: Iterable[object]) -> Symbol | str:

@@ -16,11 +16,13 @@ from turnloom.masks.replay.symbols import (
     Symbol,
     SymbolLength,
     SymbolParts,
+    contains,
     is_plain,
     is_symbolic,
     joined,
 )
 from turnloom.masks.template.environment import PlainEnvironment
+from turnloom.masks.trajectory.handing import is_constant
 from turnloom.masks.trajectory.numbers import Fraction, Number
 from turnloom.masks.trajectory.program import Missing
 from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Space, Unusable, written
@@ -185,6 +187,12 @@ def _items(value: Any) -> Any:
     raise RefusedError("|items")
 
 
+def _dictsort(value: Any, *arguments: object) -> Any:
+    if type(value) is Dict and not arguments:
+        return Pairs(value, ordered=True)
+    raise RefusedError("|dictsort")
+
+
 def _trim(text: Any, chars: str | None = None) -> Any:
     if type(text) is not Symbol:
         raise RefusedError("|trim")
@@ -197,6 +205,15 @@ def _replace(text: Any, old: str, new: str, count: int | None = None) -> Any:
     return text.replace(old, new, -1 if count is None else count)
 
 
+def _cased(name: str) -> Callable[[Any], Any]:
+    def cased(text: Any) -> Any:
+        if type(text) is not Symbol:
+            raise RefusedError(f"|{name}")
+        return text._derived(name)
+
+    return cased
+
+
 def _list(value: Any) -> Any:
     if type(value) in (List, Messages):
         return value
@@ -205,7 +222,8 @@ def _list(value: Any) -> Any:
 
 _FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "length": _length, "count": _length, "string": _string, "safe": _safe, "tojson": _written, "items": _items,
-    "trim": _trim, "replace": _replace, "list": _list,
+    "trim": _trim, "replace": _replace, "list": _list, "dictsort": _dictsort,
+    "upper": _cased("upper"), "lower": _cased("lower"),
 }  # fmt: skip
 #: Filters that hand on what they are given.
 _HANDING: Final = frozenset({"default", "d"})
@@ -223,7 +241,7 @@ def _followed_filter(name: str, filter_: Callable[..., Any]) -> Callable[..., An
             if any(map(is_symbolic, (*given[1:], *kwargs.values()))):
                 raise RefusedError(f"|{name} by a text")
             return _FILTERS[name](*given, **kwargs)
-        if not all(map(is_plain, (*given, *kwargs.values()))):
+        if not all(is_plain(one) or (name in _FILTERS and is_constant(one)) for one in (*given, *kwargs.values())):
             raise RefusedError(f"|{name}")
         return filter_(*args, **kwargs)
 
@@ -243,6 +261,8 @@ def _followed_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:
                 raise RefusedError(f"is {name}")
             if name in ("iterable", "sequence"):
                 return type(given[0]) not in (Number, Fraction, SymbolLength)
+            if name == "in" and all(type(one) in (Symbol, str) for one in given):
+                return contains(given[1], given[0])
         return test(*args, **kwargs)
 
     return call

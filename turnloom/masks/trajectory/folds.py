@@ -12,6 +12,7 @@ from copy import deepcopy
 from typing import Final, NamedTuple, cast
 
 from jinja2 import Environment, nodes
+from jinja2.visitor import NodeTransformer
 
 from turnloom.masks.template.steps import may_differ, used_names
 
@@ -44,7 +45,21 @@ def with_folds(tree: nodes.Template, environment: Environment) -> Folded | None:
     written = [deepcopy(macro) for macro in macros.values()]
     sites: list[Site] = []
     _fold_inside(tree, macros, sites, environment)
+    _Membership().visit(tree)
     return Folded(tree, sites, written)
+
+
+class _Membership(NodeTransformer):
+    """Make a test of `in`: as an operator, Python's own strings are asked, which refuse all but strings."""
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Expr:  # noqa: N802  # Jinja's own
+        self.generic_visit(node)
+        operand = node.ops[0]
+        if len(node.ops) > 1 or operand.op not in ("in", "notin"):
+            return node
+        made: nodes.Expr = nodes.Test(node.expr, "in", [operand.expr], [], None, None)
+        made = nodes.Not(made) if operand.op == "notin" else made
+        return made.set_lineno(node.lineno).set_environment(node.environment)  # type: ignore[return-value,arg-type]
 
 
 def _fold_inside(node: nodes.Node, macros: dict[str, nodes.Macro], sites: list[Site], environment: Environment) -> None:

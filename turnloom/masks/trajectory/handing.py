@@ -93,15 +93,16 @@ def handed(value: Any) -> Handed:
     if is_symbolic(value):
         return Handed(("unusable",))
     if isinstance(value, list | tuple | dict | float):
-        return Handed(("constant", type(value), repr(value)) if _is_plain(value) else ("unusable",))
+        return Handed(("constant", type(value), repr(value)) if is_constant(value) else ("unusable",))
     return Handed(("object", value) if isinstance(value, COMMON) else ("unusable",))
 
 
-def _is_plain(value: Any) -> bool:
+def is_constant(value: Any) -> bool:
+    """Whether a value is the template's own, of scalars of JSON and containers of these."""
     if isinstance(value, dict):
-        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+        return all(is_constant(part) for item in value.items() for part in item)
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(map(is_constant, value))
     return value is None or type(value) in (str, int, bool, float)
 
 

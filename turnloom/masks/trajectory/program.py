@@ -18,8 +18,8 @@ from turnloom.masks.template.provenance.filters import json_text
 
 #: Characters with the same origin, as in `RenderedText`.
 Runs: TypeAlias = "list[tuple[int, Origin | None]]"
-#: What is printed between two questions: text, or an expression and the expression of its origin ("" for a literal), or
-#: the number of a loop whose text it is.
+#: What is printed between two questions: text, or an expression and the expression of its origin ("" for a literal; "*"
+#: and the expression of a piece whose text it is), or the number of a loop whose text it is.
 Printed: TypeAlias = "str | tuple[str, str] | int"
 
 #: How deep a question looks that reads what no prefix of the conversation shows.
@@ -179,6 +179,7 @@ class Items(NamedTuple):
     start: int = 0  #: the first of these; -1: it is told by the loop
     backwards: bool = False  #: from the last to the first
     pairs: bool = False  #: keys and values of a dict
+    ordered: bool = False  #: by their keys
 
 
 @dataclass(slots=True, eq=False)
@@ -204,6 +205,23 @@ def kind(value: Any) -> object:
 def kind_in(values: Any, key: str) -> object:
     """Return the kind of a dict's value."""
     return kind(values[key]) if key in values else Missing
+
+
+def woven(*parts: str | Piece | tuple[str, Origin | None]) -> Piece:
+    """Return the piece of literals, other pieces, and texts with their origins."""
+    texts: list[str] = []
+    runs: Runs = []
+    for part in parts:
+        if isinstance(part, Piece):
+            texts.append(part.text)
+            for length, from_ in part.runs:
+                add_run(runs, length, from_)
+            continue
+        text, from_ = (part, None) if isinstance(part, str) else part
+        texts.append(text)
+        if text:
+            add_run(runs, len(text), from_)
+    return Piece("".join(texts), runs)
 
 
 def kind_held(value: Any) -> object:
@@ -246,7 +264,7 @@ def is_traced_key(key: str) -> bool:
 NAMES: Final[dict[str, object]] = {
     "kind": kind, "kind_in": kind_in, "kind_held": kind_held, "role_of": role_of, "origin": origin,
     "has_text": has_text, "is_traced_key": is_traced_key, "json_text": json_text, "Held": Held, "Piece": Piece,
-    "str": str, "len": len, "list": list, "type": type,
+    "woven": woven, "str": str, "len": len, "list": list, "type": type,
 }  # fmt: skip
 
 
@@ -282,6 +300,9 @@ def printer_source(parts: Sequence[Printed]) -> str:
         text, from_ = part
         texts.append(f"t{at}")
         lines.append(f" t{at} = {text}")
+        if from_.startswith("*"):
+            lines.append(f" for l, x in {from_[1:]}.runs: _add(r, l, x)")
+            continue
         added = f"r.append((len(t{at}), {from_}))" if distinct and from_.startswith("origin(") else ""
         lines.append(f" if t{at}: {added or f'_add(r, len(t{at}), {from_ or None})'}")
     flush()

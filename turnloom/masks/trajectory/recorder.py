@@ -32,7 +32,7 @@ from turnloom.masks.trajectory.program import (
     UnreplayableError,
 )
 from turnloom.masks.trajectory.tape import From, Given, Mark, Tape, grow, is_own
-from turnloom.masks.trajectory.values import List, Loop, Message, Messages, Pairs, Space
+from turnloom.masks.trajectory.values import Dict, List, Loop, Message, Messages, Pairs, Space
 from turnloom.masks.trajectory.walking import items_of, walk
 
 _REFUSAL: Final = Refusal()
@@ -124,8 +124,10 @@ class Recorder:
         tape = self._tapes[-1]
         assert self._family.compiled is not None, "it runs"
         site = self._family.compiled[1].sites[number]
-        if type(iterable) is Tools:
+        if type(iterable) is Tools and not any(type(value) is Space for value in values):
             return self._keep(number, site, values, caller, tape)
+        if type(iterable) is Dict:
+            iterable = iterable.keys()
         if not is_symbolic(iterable):
             return self._unrolled(iterable, len(site.targets), values, caller)
         if type(iterable) is Messages:
@@ -135,9 +137,9 @@ class Recorder:
         elif type(iterable) is Pairs:
             if len(site.targets) != 2:
                 raise RefusedError("pairs")
-            items = Items(messages=False, pairs=True)
+            items = Items(messages=False, pairs=True, ordered=iterable.ordered)
             source, origin, given = iterable.of.source, iterable.of.origin, iterable.of.value
-        elif type(iterable) is List:
+        elif type(iterable) in (List, Tools):
             items = Items(messages=False)
             source, origin, given = iterable.source, iterable.origin, iterable.value
         else:

@@ -66,6 +66,8 @@ def shows_of(parts: Sequence[Printed], folds: Sequence[Fold | Keep], value_of: C
                 loops.append((part, "call" if path == ("tool_calls",) else "argument"))
                 told.add(path)
             continue
+        if part[1].startswith("*"):
+            return None  # of several authors
         read = _read(part[0], value_of)
         if read is None and _HELD.fullmatch(part[0]) and _stands_apart(parts, at):
             others += 1

@@ -80,6 +80,8 @@ def frozen(value: Any) -> object:
         return Held, frozen(value.value), value.origin
     if kind is list or kind is dict:
         return list, id(value)
+    if kind is Piece:
+        return Piece, value.text, tuple(value.runs)
     return kind, repr(value) if kind is float else value  # 0.0 and -0.0 are printed otherwise
 
 

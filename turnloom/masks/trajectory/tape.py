@@ -92,6 +92,13 @@ class From(NamedTuple):
     tape: Tape
 
 
+class Woven(NamedTuple):
+    """The origins of a symbol that a namespace holds as a piece: an expression that gives the piece."""
+
+    source: str
+    tape: Tape
+
+
 class Given(NamedTuple):
     """The arguments of everything that is compiled, as they are for the item at hand."""
 
@@ -195,8 +202,8 @@ class Tape:
 
     def symbol(self, expression: str, text: str, origin: Any) -> Symbol:
         """Return the symbol of an expression that gives a string."""
-        if isinstance(origin, Mark):
-            raise RefusedError("a part of a loop's text")
+        if isinstance(origin, (Mark, Woven)):
+            raise RefusedError("a part of a text of several authors")
         return Symbol(((f"({expression})", text, origin),), self)  # type: ignore[arg-type]  # it offers what symbols ask
 
     # Acts.
@@ -255,7 +262,7 @@ class Tape:
                 made: Any = from_
                 if made.tape is not self:
                     raise RefusedError("a text of another body")
-                parts.append((name, made.source))
+                parts.append((name, f"*{made.source}" if isinstance(made, Woven) else made.source))
         whole = tuple(parts)
         stateless = self.stateless and all(is_stateless(part[0] + part[1]) for part in parts if type(part) is tuple)
         reads = None if self.shares else tuple([(*read, at) for read, at in self._reads.items()])

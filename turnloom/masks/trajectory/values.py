@@ -8,11 +8,11 @@ from typing import Any, Final, cast
 
 from jinja2.utils import Namespace
 
-from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol
+from turnloom.masks.replay.symbols import Atom, Opaque, RefusedError, Symbol
 from turnloom.masks.template.provenance.filters import json_text
 from turnloom.masks.trajectory.numbers import AT, COUNT, Fraction, Number, Sum, depth_of, total
-from turnloom.masks.trajectory.program import WHOLE, Missing, is_traced_key
-from turnloom.masks.trajectory.tape import From, Tape
+from turnloom.masks.trajectory.program import WHOLE, Held, Missing, Piece, is_traced_key
+from turnloom.masks.trajectory.tape import From, Tape, Woven
 
 #: The expression of a symbol that is a constant.
 _CONSTANT: Final = re.compile(r"\(K\d+\)")
@@ -72,14 +72,15 @@ class Dict(Json):
         """Return keys and values, for a loop."""
         return Pairs(self)
 
+    def keys(self) -> list[Symbol]:
+        """Return the keys: all are asked for at once, so that each is a constant from then on."""
+        tape = self.tape
+        keys = cast("tuple[str, ...]", tape.ask(f"tuple({self.source})"))
+        origins = [From(self.origin if is_traced_key(key) else "None", tape) for key in keys]
+        return [tape.symbol(tape.constant(key), key, origin) for key, origin in zip(keys, origins, strict=True)]
+
     def __iter__(self) -> Iterator[Symbol]:
-        """Yield the keys: all are asked for at once, so that each is a constant from then on."""
-        keys = cast("tuple[Any, ...]", self.tape.ask(f"tuple({self.source})"))
-        for key in keys:
-            if type(key) is not str:
-                raise RefusedError("a key that is no text")
-            origin = self.origin if is_traced_key(key) else "None"
-            yield self.tape.symbol(self.tape.constant(key), key, From(origin, self.tape))
+        return iter(self.keys())
 
     def item(self, key: Symbol) -> Any:
         """Return the value of one of the keys."""
@@ -90,12 +91,12 @@ class Dict(Json):
 
 
 class Pairs(Opaque):
-    """The keys and values of a dict, which only loops read."""
+    """The keys and values of a dict, which only loops read; `ordered`: by their keys, as `dictsort` does."""
 
-    __slots__ = ("of",)
+    __slots__ = ("of", "ordered")
 
-    def __init__(self, of: Dict) -> None:
-        self.of = of
+    def __init__(self, of: Dict, *, ordered: bool = False) -> None:
+        self.of, self.ordered = of, ordered
 
 
 class List(Json):
@@ -114,11 +115,15 @@ class List(Json):
             return bool(self.tape.ask(f"{expression_of(item)[0]} in {self.source}"))
         raise RefusedError("a list that holds what is no text")
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self._item(index) for index in range(cast("int", self.tape.ask(f"len({self.source})")))])
+
     def at(self, index: int) -> Any:
         """Return an item, Missing where there is none."""
         enough = f"len({self.source}) > {index}" if index >= 0 else f"len({self.source}) >= {-index}"
-        if not self.tape.ask(enough):
-            return Missing
+        return self._item(index) if self.tape.ask(enough) else Missing
+
+    def _item(self, index: int) -> Any:
         source = f"{self.source}[{index}]"
         return wrapped(source, self.value[index], self.origin, self.tape.ask(f"kind({source})"), self.tape)
 
@@ -150,7 +155,7 @@ class Message(Dict):
         """Refuse: keys of messages would be items of other origins."""
         raise RefusedError("the items of a message")
 
-    def __iter__(self) -> Iterator[Symbol]:
+    def keys(self) -> list[Symbol]:
         """Refuse, as above."""
         raise RefusedError("the keys of a message")
 
@@ -293,6 +298,9 @@ class Space(Namespace):
         held = tape.given.values[-1]
         if type(found) is str or found is Missing:  # a text that is the template's own
             value: Any = found
+        elif found == (Held, Piece):
+            whole: Any = Woven(f"{source}.value", tape)
+            value = Symbol(((f"({source}.value.text)", held.value.text, whole),), tape)
         elif type(found) is tuple:
             value = wrapped(f"{source}.value", held.value, origin, found[1], tape)
         else:
@@ -319,10 +327,22 @@ def held_source(value: Any, tape: Tape) -> str:
         value.tape.check()
         tape.looked(WHOLE if depth_of(value.form, tape) else 0)
         return total(value.form)
+    if type(value) is Symbol and (len(value._atoms) != 1 or isinstance(value._atoms[0][2], Woven)):
+        return f"Held(woven({', '.join([_woven(atom, tape) for atom in value._atoms])}), None)"
     if isinstance(value, Opaque):
         source, origin = expression_of(value)
         return f"Held({source}, {origin})"
     raise RefusedError("what a namespace can't hold")
+
+
+def _woven(atom: Atom, tape: Tape) -> str:
+    name, text, from_ = atom
+    if not name:
+        return tape.constant(text)
+    made: Any = from_
+    if not isinstance(made, (From, Woven)) or made.tape is not tape:
+        raise RefusedError("a text that can't be handed on")
+    return made.source if isinstance(made, Woven) else f"({name}, {made.source})"
 
 
 def expression_of(value: Any) -> tuple[str, str]:
@@ -376,7 +396,7 @@ def written(value: Any, tape: Tape, arguments: Mapping[str, Any]) -> Symbol:
     elif type(value) is Symbol:
         source, origin = expression_of(value)
         plain = value._atoms[0][1]
-    elif type(value) in (Dict, List):
+    elif type(value) is Dict or isinstance(value, List):
         source, origin, plain = value.source, value.origin, value.value
     else:
         raise RefusedError("tojson")

@@ -83,7 +83,13 @@ def walk(program: Program, arguments: Given, sender: Any) -> tuple[End, list[Any
 
 def items_of(program: Program, given: Any) -> list[Any]:
     """Return the items of a loop over JSON values."""
+    if program.items.ordered:
+        return sorted(given.items(), key=_key)
     return list(given.items()) if program.items.pairs else given
+
+
+def _key(pair: tuple[str, Any]) -> str:
+    return pair[0].lower()
 
 
 def run_fold(fold: Fold, arguments: Given, sender: Any) -> list[Piece]:

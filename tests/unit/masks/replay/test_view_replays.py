@@ -163,6 +163,9 @@ ASKING = {
     "a join": "{{ ['x', m.content, m.content.split('b')[0]] | join('-') }}",
     "a joined split": "{{ m.content.split('b') | join('B') }}",
     "a replacement": "{{ m.content | replace('b', '!') }}",
+    "a strip of joined texts": "{{ ('b ' ~ m.content ~ ' c').strip('bc ') }}!",
+    "a split of joined texts": "{{ ('xc b' ~ m.content ~ 'c').split('c b')[-1] }}!",
+    "containment in joined texts": "{% if 'b.' in 'a' ~ m.content ~ '.' %}!{% endif %}{{ m.content }}",
 }
 
 
@@ -192,7 +195,7 @@ UNKNOWN = (
     "{{ m.content.upper() }}",
     "{{ m.content | e }}",
     "{{ m.content ~ m.content.format(1) }}",
-    "{{ (m.content ~ m.role).strip() }}",
+    "{{ (m.content ~ m.role).title() }}",
 )
 
 

@@ -126,7 +126,8 @@ TOOL_BODIES = {
     "{% endfor %}": True,
     "{% set p = tool.function.parameters %}{% if p.properties %}{% for key, spec in p.properties | items %}{{ '\n' ~"
     " key ~ '?' ~ (spec | tojson | safe) if key not in (p.required or []) else key }}{% endfor %}{% endif %}": True,
-    "{{ tool.function.name | upper }}": False,
+    "{{ tool.function.name | upper }}{% for key, _ in tool.function | dictsort %}{{ key }}{% endfor %}": True,
+    "{{ tool.function.name | title }}": False,
 }
 
 
