@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.json_text import JSON, list_in
+from turnloom.foreign.json_text import JSON, kind_of, list_in
 
 #: Names under which other tools keep what `tools` holds.
 TOOL_COLUMNS: Final = ("functions", "tool_defs", "available_tools")
@@ -46,6 +46,8 @@ LOOKED_AT: Final = frozenset({*TOOL_COLUMNS, MASK_COLUMN, *VERDICT_COLUMNS, *MED
 SYSTEM_COLUMN: Final = "system"
 #: What a row of messages may have beside them.
 BESIDE: Final = LOOKED_AT | {SYSTEM_COLUMN}
+#: Columns without which a row of messages would say something else.
+NEEDED: Final = ("messages", "tools", SYSTEM_COLUMN, *TOOL_COLUMNS, MASK_COLUMN, KWARGS_COLUMN)
 
 
 class UnusedColumns:
@@ -157,7 +159,7 @@ def _tools_in(row: Mapping[str, JSON]) -> JSON:
     """Return the row's tools from another column name, in OpenAI's form; None: there are none.
 
     Raises:
-        InvalidInput: such a column does not hold a list.
+        InvalidInput: such a column does not hold a list of objects.
     """
     for name in TOOL_COLUMNS:
         value = row.get(name)
@@ -166,6 +168,9 @@ def _tools_in(row: Mapping[str, JSON]) -> JSON:
         found = list_in(value)
         if found is None:
             raise InvalidInput("is no list; give a list of tools.", field=name)
+        for index, tool in enumerate(found):
+            if not isinstance(tool, Mapping):
+                raise InvalidInput(f"is {kind_of(tool)}; give an object.", field=f"{name}[{index}]")
         return [_wrapped(tool) for tool in found]
     return None
 

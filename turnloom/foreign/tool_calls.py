@@ -58,6 +58,13 @@ def call_from(value: JSON, path: str) -> tuple[dict[str, JSON], str]:
     return call, text
 
 
+def tool_text(tool: JSON, index: int) -> str:
+    """Write a tool as JSON text. Raises InvalidInput: it is no object, or holds what JSON can't."""
+    if not isinstance(tool, Mapping):
+        raise InvalidInput(f"is {kind_of(tool)}; give an object.", field=f"tools[{index}]")
+    return text_of(tool, f"tools[{index}]")
+
+
 def only(value: Mapping[str, JSON], known: Iterable[str], path: str) -> None:
     """Refuse further keys: the contract has no field for them here, and they must not get lost silently.
 

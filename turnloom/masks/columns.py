@@ -13,18 +13,18 @@ What they write as Parquet beside `describe`'s file is what `turnloom dataset re
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
 from turnloom.foreign.columns import BESIDE
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
-from turnloom.masks.domain.example import PreprocessedConversation
-from turnloom.masks.masker import Masker
+from turnloom.masks.domain.reading import table_row
+from turnloom.masks.masker import Column, Masker
 
 DESCRIPTION: Final = "turnloom.json"  #: file beside the rows that says how they were made
 FORMAT: Final = "turnloom-rows-1"
@@ -43,9 +43,8 @@ class Table(Protocol):
 
     @property
     def column_names(self) -> list[str]: ...  # noqa: D102  # pyarrow's
-    def to_pydict(self) -> dict[str, list[object]]: ...  # noqa: D102
-    @classmethod
-    def from_pydict(cls, mapping: Mapping[str, object]) -> Table: ...  # noqa: D102
+    def column(self, name: str) -> Column: ...  # noqa: D102
+    def select(self, names: Sequence[str]) -> Table: ...  # noqa: D102
 
 
 class RowColumns:
@@ -84,8 +83,15 @@ class RowColumns:
             BadConversation, InvalidOption.
         """
         positions = list(batch[self.index]) if indices is None else indices
+        names = self._read(batch)
+        rows = zip(batch[self.messages], *(batch[name] for name in names), strict=True)
+        return self._columns(
+            positions, [{"messages": messages, **dict(zip(names, beside, strict=True))} for messages, *beside in rows]
+        )
+
+    def _columns(self, positions: Sequence[Any], documents: Sequence[object]) -> dict[str, list[Any]]:
         out: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-        for position, made in zip(positions, self._made(batch), strict=True):
+        for position, made in zip(positions, self.masker.outcomes(documents), strict=True):
             if isinstance(made, InvalidOption):
                 raise made
             if isinstance(made, PreprocessError):
@@ -100,22 +106,29 @@ class RowColumns:
         return out
 
     def arrow(self, table: Table) -> Table:
-        """Mask a pyarrow.Table with a column of positions, and return a pyarrow.Table."""
-        return type(table).from_pydict(self.arrays(table.to_pydict()))
+        """Mask a pyarrow.Table with a column of positions, and return a pyarrow.Table.
+
+        Its columns are read as those of a Parquet file: null keys of structs are absent, text of the type arrow.json
+        is what it says.
+        """
+        # Imported here: the engine does not depend on pyarrow.
+        from turnloom.foreign.arrow_types import plain_rows  # noqa: PLC0415
+
+        read = table.select([self.messages, *self._read(table.column_names)])
+        documents = [table_row(row, self.messages) for row in plain_rows(cast("Any", read))]
+        return _table(self._columns(table.column(self.index).to_pylist(), documents))
+
+    def table(self, batch: Mapping[str, Sequence[Any]]) -> Table:
+        """Mask a batch as `__call__` does, and return a pyarrow.Table, of the same types also where no row is left."""
+        return _table(self(batch))
 
     def arrays(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, object]:
         """Mask a batch as `__call__` does; the columns have the types of a dataset, PLAIN and LISTS."""
-        columns = self(batch)
-        plain = {name: np.array(columns[name], kind) for name, kind in PLAIN.items()}
-        lists = {name: [np.array(one, kind) for one in columns[name]] for name, kind in LISTS.items()}
-        return {name: {**plain, **lists}[name] for name in COLUMNS}
+        return _typed(self(batch))
 
-    def _made(self, batch: Mapping[str, Sequence[Any]]) -> list[PreprocessedConversation | PreprocessError]:
-        names = [name for name in batch if name == "tools" or name in BESIDE]
-        rows = zip(batch[self.messages], *(batch[name] for name in names), strict=True)
-        return self.masker.outcomes(
-            [{"messages": messages, **dict(zip(names, beside, strict=True))} for messages, *beside in rows]
-        )
+    def _read(self, names: Iterable[str]) -> list[str]:
+        """Return the columns beside the messages that are read."""
+        return [name for name in names if name == "tools" or name in BESIDE]
 
     def description(self) -> dict[str, object]:
         """Return how the rows are made: model, hashes, options.
@@ -136,3 +149,15 @@ class RowColumns:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.description(), indent=1) + "\n", encoding="utf-8")
         return path
+
+
+def _typed(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+    plain = {name: np.array(columns[name], kind) for name, kind in PLAIN.items()}
+    lists = {name: [np.array(one, kind) for one in columns[name]] for name, kind in LISTS.items()}
+    return {name: {**plain, **lists}[name] for name in COLUMNS}
+
+
+def _table(columns: Mapping[str, list[Any]]) -> Table:
+    from turnloom.foreign.arrow_types import table_of  # noqa: PLC0415  # as above
+
+    return cast("Table", table_of(_typed(columns), PLAIN, LISTS))

@@ -15,7 +15,7 @@ from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError, UnsupportedContent
 from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import Options
-from turnloom.masks.domain.reading import conversation_or_error, unfit_error
+from turnloom.masks.domain.reading import conversation_or_error, table_row, unfit_error
 from turnloom.masks.model import Model
 from turnloom.masks.pipeline import check_options, preprocess_each
 
@@ -26,6 +26,10 @@ BATCH: Final = 256
 @runtime_checkable
 class Column(Protocol):
     """A column of Arrow: pyarrow's Array and ChunkedArray."""
+
+    @property
+    def type(self) -> object:
+        """Return the type of its values."""
 
     def to_pylist(self) -> list[object]:
         """Return its values as Python objects."""
@@ -97,7 +101,7 @@ class Masker:
 
     def iterate(self, conversations: Iterable[object] | Column) -> Iterator[Masked]:
         """Yield the same results one by one, holding BATCH conversations at a time."""
-        items = iter(conversations.to_pylist() if isinstance(conversations, Column) else conversations)
+        items = _of_column(conversations) if isinstance(conversations, Column) else iter(conversations)
         while batch := list(islice(items, BATCH)):
             yield from self._batch(batch)
 
@@ -122,6 +126,13 @@ class Masker:
             else outcome
             for one, outcome in zip(read, made, strict=True)
         ]  # fmt: skip
+
+
+def _of_column(column: Column) -> Iterator[object]:
+    # Imported here: the engine does not depend on pyarrow.
+    from turnloom.foreign.arrow_types import plain_values  # noqa: PLC0415
+
+    return map(table_row, plain_values(column))
 
 
 def _masked(outcome: PreprocessedConversation | PreprocessError) -> Masked:

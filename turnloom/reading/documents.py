@@ -11,11 +11,11 @@ from itertools import chain
 from typing import Final
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.json_text import JSON, loads, parse
+from turnloom.foreign.json_text import JSON, loads, parse, why_not_json
 from turnloom.plural import counted
 from turnloom.reading.file_kinds import kind_of
 from turnloom.reading.lines import MAX_LINE, Line, lines
-from turnloom.reading.rows import RawRow, parsed, row_of, why_not_json
+from turnloom.reading.rows import RawRow, parsed, row_of
 
 MAX_DOCUMENT: Final = 32 << 20  #: bytes of a JSON document, which is read as a whole
 

@@ -18,10 +18,10 @@ from turnloom.errors import InvalidInput
 from turnloom.foreign.arrays import without_arrays
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import JSON, kind_of, list_from, list_in, offers_none, text_from
+from turnloom.foreign.json_text import JSON, identifier_from, kind_of, list_from, list_in, offers_none, text_from
 from turnloom.foreign.part_types import ADVICE
 from turnloom.foreign.plain_values import PLAIN, text_of, why_not
-from turnloom.foreign.tool_calls import call_from, only
+from turnloom.foreign.tool_calls import call_from, only, tool_text
 from turnloom.v1 import types_pb2
 
 #: Keys of a message that are fields of their own; every other key travels in extra_json.
@@ -101,7 +101,7 @@ def _call_json(call: types_pb2.ToolCall) -> JSON:
 
 
 def _conversation(document: JSON) -> types_pb2.Conversation:
-    if isinstance(document, list) or hasattr(document, "tolist"):
+    if isinstance(document, list | tuple) or hasattr(document, "tolist"):
         document = {"messages": document}
     if not isinstance(document, dict):
         raise InvalidInput("can't be used; give an object, or a list of messages.", hint=SHAPE)
@@ -116,18 +116,10 @@ def _conversation(document: JSON) -> types_pb2.Conversation:
         tools = tools if found is None else found
     kept, offered = without_filled(said, _tools(tools))
     return types_pb2.Conversation(
-        id=_identifier(document.get("id")),
+        id=identifier_from(document.get("id")),
         messages=[_message(message, f"messages[{index}]") for index, message in enumerate(kept)],
-        tools_json=[text_of(tool, f"tools[{index}]") for index, tool in enumerate(offered)],
+        tools_json=[tool_text(tool, index) for index, tool in enumerate(offered)],
     )
-
-
-def _identifier(value: JSON) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InvalidInput("can't be used; give text or a whole number.", field="id")
-    return str(value)
 
 
 def _tools(value: JSON) -> Sequence[JSON]:
@@ -168,7 +160,7 @@ def _fill_content(message: types_pb2.Message, content: JSON, path: str) -> None:
         message.null_content = struct_pb2.NULL_VALUE
     elif isinstance(content, str):
         message.text = content
-    elif isinstance(content, list):
+    elif isinstance(content, list | tuple):
         message.parts.SetInParent()  # an empty list is content too
         message.parts.parts.extend(_part(part, f"{path}[{index}]") for index, part in enumerate(content))
     else:

@@ -50,7 +50,9 @@ MESSAGES = st.builds(
 CONVERSATIONS = st.fixed_dictionaries(
     {"messages": st.lists(MESSAGES, max_size=3)},
     optional={
-        "tools": st.lists(st.dictionaries(TEXT, VALUES, max_size=3), min_size=1, max_size=2),
+        "tools": st.lists(
+            st.dictionaries(TEXT, VALUES.filter(lambda value: value is not None), max_size=3), min_size=1, max_size=2
+        ),
         "id": TEXT.filter(bool),
     },
 )
@@ -127,7 +129,7 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
         ),
         ('{"messages": [{"role": "user", "trainable": 1}]}', "messages[0].trainable: is the number 1"),
         ('{"messages": [{"role": "user", "weight": "1"}]}', "messages[0].weight: is text; give a number"),
-        ('{"messages": [], "id": []}', "id: can't be used; give text or a whole number."),
+        ('{"messages": [], "id": []}', "id: is a list; give text or a whole number."),
         ('{"messages": [], "tools": "x"}', "tools: is text, but not JSON text of a list."),
         ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "half of a surrogate pair"),
         ('{"messages": [{"role": "user", "weight": NaN}]}', "holds NaN, which JSON can't hold."),

@@ -8,11 +8,11 @@ from typing import Final, cast
 
 from turnloom.errors import InvalidInput
 from turnloom.foreign.arrays import without_arrays
-from turnloom.foreign.columns import BESIDE, read_columns
+from turnloom.foreign.columns import BESIDE, MEDIA_COLUMNS, NEEDED, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import kind_of, list_in, object_in, offers_none, text_from
-from turnloom.foreign.plain_values import PLAIN, text_of, unfit
-from turnloom.foreign.tool_calls import call_from
+from turnloom.foreign.json_text import columns_of, kind_of, list_in, object_in, offers_none, text_from
+from turnloom.foreign.plain_values import PLAIN, unfit
+from turnloom.foreign.tool_calls import call_from, tool_text
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import TOO_DEEP, MalformedConversation
 
@@ -52,7 +52,7 @@ def conversation_from(document: object) -> Conversation:
     given, tools = without_filled(given, tools or ())
     try:
         for index, tool in enumerate(tools):
-            text_of(tool, f"tools[{index}]")
+            tool_text(tool, index)
     except InvalidInput as error:
         raise _malformed(error) from error
     messages, training = [], []
@@ -71,12 +71,30 @@ def conversation_from(document: object) -> Conversation:
 
 def conversation_or_error(document: object) -> Conversation | MalformedConversation:
     """Read one conversation of many: return why it can't be read, so that it does not stop the others."""
+    if isinstance(document, MalformedConversation):  # of table_row
+        return document
     try:
         return conversation_from(document)
     except MalformedConversation as error:
         return error
     except RecursionError:
         return _unfit(document) or MalformedConversation(TOO_DEEP)
+
+
+def table_row(value: object, messages: str = "messages") -> object:
+    """Return a row of a table as conversation_or_error() takes it, or the error of a column that JSON can't hold.
+
+    Args:
+        value: as turnloom.foreign.arrow_types reads it: an object of columns, or the list of messages.
+        messages: column of the messages.
+    """
+    row, unread = columns_of(value if isinstance(value, Mapping) else {messages: value})
+    assert isinstance(row, Mapping)  # it was one
+    for name in (messages, *NEEDED[1:]):
+        if name in unread:
+            return MalformedConversation(f"{name}: {unread[name]}", field=name)
+    media = {name: True for name in MEDIA_COLUMNS if name in unread}  # there is something, whatever it is
+    return {**{("messages" if name == messages else name): item for name, item in row.items()}, **media}
 
 
 def unfit_error(conversation: Conversation) -> MalformedConversation | None:
