@@ -319,6 +319,26 @@ def test_csv_is_read_and_a_short_row_named(tmp_path: Path) -> None:
         next(rows)
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"], ids=ascii)
+def test_only_a_line_end_ends_a_row_of_csv(tmp_path: Path, character: str) -> None:
+    path = tmp_path / "a.csv"
+    texts = [f"q{character}x", f"a{character}b,c"]
+    path.write_bytes(f'prompt,completion\r\n{texts[0]},"{texts[1]}"\r\nq,a{character}\r\nq,x\n'.encode())
+    first, second, third = sourced(path)
+    assert [message.text for message in first.conversation.messages] == texts
+    assert second.conversation.messages[1].text == f"a{character}"
+    assert third.place == f"{path}, line 4"
+
+
+def test_an_empty_cell_of_csv_is_null_and_no_reply(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('instruction,input,output\nq,,a\nq,"",\n')
+    rows = sourced(path)
+    assert next(rows).conversation == CHAT
+    with pytest.raises(InvalidInput, match="line 3: output: is null in this row; leave such rows out"):
+        next(rows)
+
+
 def test_a_later_row_of_another_format_says_file_line_and_column(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [{"prompt": "q", "completion": "a"}, {"text": "x"}])
     with pytest.raises(InvalidInput, match="line 2: prompt: there is no column prompt"):
