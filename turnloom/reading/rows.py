@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.column_values import plain_column
 from turnloom.foreign.json_text import JSON, NO_JSON, NO_UTF8, columns_of, loads, why_not_json
 from turnloom.reading.chat_formats import Format, detect
 from turnloom.reading.file_kinds import KINDS
@@ -65,8 +64,3 @@ def row_of(place: str, value: object) -> RawRow:
     except ValueError as error:
         return RawRow(place, mistake=str(error))
     return RawRow(place, found, unread=unread)
-
-
-def column_row(place: str, values: Mapping[str, object]) -> RawRow:
-    """Make a row of columns; a value that JSON can't hold spoils its column only."""
-    return row_of(place, {str(name): plain_column(value) for name, value in values.items()})
