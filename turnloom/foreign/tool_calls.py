@@ -12,6 +12,8 @@ from turnloom.errors import InvalidInput
 from turnloom.foreign.json_text import JSON, kind_of, object_in, text_from
 from turnloom.foreign.plain_values import text_of
 
+#: Texts of `tool_calls` that say that there are none.
+NO_CALLS: Final = ("", "null")
 #: Names of a call's arguments at LangChain, Anthropic and in Llama's own form.
 _ARGUMENTS: Final = ("args", "input", "parameters")
 #: A call's number in a streamed reply, which LiteLLM and OpenHands keep. The order of the calls says the same.

@@ -13,15 +13,17 @@ What they write as Parquet beside `describe`'s file is what `turnloom dataset re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
-from turnloom.foreign.columns import BESIDE
+from turnloom.foreign.columns import BESIDE, INSTEAD, unused_sentence
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
 from turnloom.masks.domain.reading import table_row
 from turnloom.masks.masker import Column, Masker
@@ -30,6 +32,8 @@ DESCRIPTION: Final = "turnloom.json"  #: file beside the rows that says how they
 FORMAT: Final = "turnloom-rows-1"
 PLAIN: Final = {"conversation": np.uint32, "part": np.uint16, "target_bytes": np.uint32}
 LISTS: Final = {"token_ids": np.int32, "run_lengths": np.uint32, "run_values": np.float32}
+#: Sentences that a worker tells of conversations.
+MOST_TOLD: Final = 50
 #: Columns of a row; see `RowColumns.__call__`.
 COLUMNS: Final = ("conversation", "part", "token_ids", "run_lengths", "run_values", "target_bytes")
 
@@ -65,6 +69,11 @@ class RowColumns:
         self.messages = messages
         self.index = index
         self._skip_bad = skip_bad
+        self._told: set[str] = set()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave aside what was told: `datasets` knows a step by its pickle, and each worker tells by itself."""
+        return {**self.__dict__, "_told": set()}
 
     def __call__(
         self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
@@ -79,9 +88,12 @@ class RowColumns:
             COLUMNS, one entry a row: conversation (its position), part, token_ids (N), run_lengths and run_values (R),
             target_bytes. The runs hold the weights of the N - 1 targets.
 
+        A Python warning tells what a person should read of a conversation, each sentence once, MOST_TOLD at most.
+
         Raises:
             BadConversation, InvalidOption.
         """
+        self._check(batch, needs_index=indices is None)
         positions = list(batch[self.index]) if indices is None else indices
         names = self._read(batch)
         rows = zip(batch[self.messages], *(batch[name] for name in names), strict=True)
@@ -97,7 +109,12 @@ class RowColumns:
             if isinstance(made, PreprocessError):
                 if not self._skip_bad:
                     raise BadConversation(f"conversation {position}: {made}; repair it, or pass skip_bad=True")
+                self._tell(position, f"is left out: {made}")
                 continue
+            if not isinstance(position, Integral):
+                raise BadConversation(f"{position!r} in {self.index} is no position; count conversations from 0 on")
+            for warning in made.warnings:
+                self._tell(position, warning)
             for one in made.examples:
                 lengths, values = zip(*one.weight_runs, strict=True)
                 row = (int(position), one.part, one.token_ids, list(lengths), list(values), one.target_bytes)
@@ -114,6 +131,7 @@ class RowColumns:
         # Imported here: the engine does not depend on pyarrow.
         from turnloom.foreign.arrow_types import plain_rows  # noqa: PLC0415
 
+        self._check(table.column_names, needs_index=True)
         read = table.select([self.messages, *self._read(table.column_names)])
         documents = [table_row(row, self.messages) for row in plain_rows(cast("Any", read))]
         return _table(self._columns(table.column(self.index).to_pylist(), documents))
@@ -125,6 +143,24 @@ class RowColumns:
     def arrays(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, object]:
         """Mask a batch as `__call__` does; the columns have the types of a dataset, PLAIN and LISTS."""
         return _typed(self(batch))
+
+    def _check(self, names: Collection[str], *, needs_index: bool) -> None:
+        """Refuse a batch without a column that has to be there, and tell of those that other tools obey."""
+        for option, name in (("messages", self.messages), *([("index", self.index)] if needs_index else [])):
+            if name not in names:
+                raise InvalidOption(
+                    f"{option} is {name!r}, but there is no such column (columns: {', '.join(names)}); name another one"
+                    f"{', or pass with_indices=True to map' if option == 'index' else ''}",
+                    field=option,
+                )
+        if instead := [name for name in names if name in INSTEAD]:
+            self._tell(None, unused_sentence(instead))
+
+    def _tell(self, position: object, sentence: str) -> None:
+        if sentence in self._told or len(self._told) >= MOST_TOLD:
+            return
+        self._told.add(sentence)
+        warnings.warn(sentence if position is None else f"conversation {position}: {sentence}", stacklevel=4)
 
     def _read(self, names: Iterable[str]) -> list[str]:
         """Return the columns beside the messages that are read."""

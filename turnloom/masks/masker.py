@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Protocol, runtime_checkable
@@ -10,6 +10,7 @@ from typing import Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from turnloom.foreign.columns import INSTEAD, unused_sentence
 from turnloom.foreign.plain_values import NotPlain, json_text
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError, UnsupportedContent
@@ -106,7 +107,7 @@ class Masker:
             yield from self._batch(batch)
 
     def _batch(self, documents: Sequence[object]) -> list[Masked]:
-        return [_masked(outcome) for outcome in self.outcomes(documents)]
+        return [_masked(made, document) for made, document in zip(self.outcomes(documents), documents, strict=True)]
 
     def outcomes(self, documents: Sequence[object]) -> list[PreprocessedConversation | PreprocessError]:
         """Mask a few conversations, and return what the pipeline makes of each.
@@ -135,8 +136,16 @@ def _of_column(column: Column) -> Iterator[object]:
     return map(table_row, plain_values(column))
 
 
-def _masked(outcome: PreprocessedConversation | PreprocessError) -> Masked:
+def _masked(outcome: PreprocessedConversation | PreprocessError, document: object) -> Masked:
     if isinstance(outcome, PreprocessError):
         return Masked((), outcome)
     rows = tuple(MaskedRow(one.token_ids, one.target_weights(), one.part) for one in outcome.examples)
-    return Masked(rows, warnings=tuple(outcome.warnings), unchecked=outcome.unchecked)
+    return Masked(rows, warnings=(*outcome.warnings, *_unread(document)), unchecked=outcome.unchecked)
+
+
+def _unread(document: object) -> Sequence[str]:
+    """Return a warning of keys beside the messages that other tools obey and nobody reads here."""
+    if not isinstance(document, Mapping) or INSTEAD.keys().isdisjoint(document):
+        return ()
+    names = [name for name in document if name in INSTEAD and document[name] is not None]
+    return [unused_sentence(names)] if names else ()

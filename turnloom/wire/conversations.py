@@ -21,7 +21,7 @@ from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import JSON, identifier_from, kind_of, list_from, list_in, offers_none, text_from
 from turnloom.foreign.part_types import ADVICE
 from turnloom.foreign.plain_values import PLAIN, text_of, why_not
-from turnloom.foreign.tool_calls import call_from, only, tool_text
+from turnloom.foreign.tool_calls import NO_CALLS, call_from, only, tool_text
 from turnloom.v1 import types_pb2
 
 #: Keys of a message that are fields of their own; every other key travels in extra_json.
@@ -143,7 +143,7 @@ def _message(value: JSON, path: str) -> types_pb2.Message:
     for key in ("reasoning_content", "tool_call_id", "name"):
         if value.get(key) is not None:
             setattr(message, key, text_from(value[key], f"{path}.{key}"))
-    if value.get("tool_calls") not in (None, ""):
+    if value.get("tool_calls") not in (None, *NO_CALLS):
         calls = list_from(value["tool_calls"], f"{path}.tool_calls")
         message.tool_calls.extend(_tool_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls))
     _fill_training(message, value, path)

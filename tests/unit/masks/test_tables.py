@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -22,7 +23,7 @@ from turnloom.datatrove_step import WriteRows
 from turnloom.errors import InvalidInput
 from turnloom.masks import Masked, Masker, Options, load_model
 from turnloom.masks.columns import BadConversation, RowColumns
-from turnloom.masks.domain.errors import MalformedConversation
+from turnloom.masks.domain.errors import InvalidOption, MalformedConversation
 from turnloom.masks.domain.reading import conversation_from
 from turnloom.reading.local_sources import read
 from turnloom.wire.conversations import from_json
@@ -259,3 +260,45 @@ def test_a_map_of_datasets_may_begin_with_batches_without_a_row(rows: RowColumns
     made = data.map(skipping, batched=True, batch_size=2, with_indices=True, remove_columns=data.column_names)
     assert made["conversation"][:] == [3]
     assert np.asarray(made["token_ids"][0]).tolist() == by_json(rows, [USER, REPLY])[0]
+
+
+def test_what_a_person_should_read_is_told_once(rows: RowColumns) -> None:
+    told = RowColumns(rows.masker, skip_bad=True)
+    silent = [USER, {**REPLY, "content": None}]
+    batch: dict[str, list[Any]] = {"messages": [silent, [USER], silent], "weight": [2.0] * 3}
+    before = pickle.dumps(told)
+    with pytest.warns(UserWarning, match="weight") as caught:
+        made = [told(batch, positions) for positions in ([4, 5, 6], [7, 8, 9])]
+    assert [one["conversation"] for one in made] == [[4, 6], [7, 9]]
+    assert [str(one.message)[:60] for one in caught] == [
+        "Columns that nobody reads: weight (write weight at each mess",
+        "conversation 4: messages[1].content is null, and there is no",
+        "conversation 5: is left out: train_on=all_assistant_messages",
+    ]
+    assert pickle.dumps(told) == before  # `datasets` finds what it made by this
+    (one,) = rows.masker([{"messages": [USER, REPLY], "weight": 2.0}])
+    assert one.warnings == (str(caught[0].message),)
+
+
+def test_a_column_or_position_that_is_missing_is_named(rows: RowColumns, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"index is 'index', but .*columns: messages\); .*with_indices=True"):
+        rows({"messages": [[USER, REPLY]]})
+    with pytest.raises(InvalidOption, match="messages is 'messages', but there is no such column"):
+        rows.arrow(pa.table({"chat": [[USER, REPLY]], "index": [0]}))
+    for position in ("c7", 1.5, None):
+        with pytest.raises(BadConversation, match=f"{position!r} in index is no position; count conversations from 0"):
+            rows({"messages": [[USER, REPLY]], "index": [position]})
+    with pytest.raises(BadConversation, match="None in index is no position"):
+        list(WriteRows(rows, tmp_path).run(iter([Document(text="", id="", metadata={"messages": [USER, REPLY]})])))
+
+
+@pytest.mark.parametrize("nothing", [None, "", "null"])
+def test_no_calls_may_be_said_as_text(rows: RowColumns, nothing: object) -> None:
+    document = [USER, {**REPLY, "tool_calls": nothing, "function_call": nothing}]
+    assert by_json(rows, document) == by_json(rows, [USER, REPLY])
+
+
+def test_a_function_call_may_be_json_text(rows: RowColumns) -> None:
+    call = {"name": "f", "arguments": '{"a": 1}'}
+    called = by_json(rows, [USER, {"role": "assistant", "content": None, "function_call": call}])
+    assert by_json(rows, [USER, {"role": "assistant", "content": None, "function_call": json.dumps(call)}]) == called

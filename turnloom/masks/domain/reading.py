@@ -12,7 +12,7 @@ from turnloom.foreign.columns import BESIDE, MEDIA_COLUMNS, NEEDED, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import columns_of, kind_of, list_in, object_in, offers_none, text_from
 from turnloom.foreign.plain_values import PLAIN, unfit
-from turnloom.foreign.tool_calls import call_from, tool_text
+from turnloom.foreign.tool_calls import NO_CALLS, call_from, tool_text
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import TOO_DEEP, MalformedConversation
 
@@ -138,7 +138,7 @@ def _message(item: object, index: int) -> tuple[Message, Training]:
 
 def _calls(value: JSON) -> JSON:
     """Return tool calls, also those of JSON text, in OpenAI's form. Raises InvalidInput."""
-    found = value if isinstance(value, list | tuple) else [] if value == "" else list_in(value)
+    found = value if isinstance(value, list | tuple) else [] if value in NO_CALLS else list_in(value)
     if found is None:
         raise InvalidInput(f"is {kind_of(value)}; give a list.", field="tool_calls")
     return [call_from(object_in(call), f"tool_calls[{at}]")[0] for at, call in enumerate(found)]

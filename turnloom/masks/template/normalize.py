@@ -26,6 +26,7 @@ _FUNCTIONS: Final = (None, "function", "custom")
 _OF_CALLS: Final = ("id", "type", "name", "index")
 _PLAIN: Final = ("role", "content")
 _NOTHING: Final[tuple[JSON, ...]] = (None, [])  #: contents of a message that says nothing
+_NO_CALL: Final[tuple[JSON, ...]] = (None, "", "null", {})  #: a function_call of a message that calls nothing
 _TEXT_PART: Final = {"type", "text"}  #: all keys of a part that holds text and nothing else
 #: What stands between the texts of parts, as in vLLM and llama.cpp; SGLang writes a space.
 _BETWEEN_PARTS: Final = "\n"
@@ -133,7 +134,8 @@ def _normalized(message: Message, index: int, known: Collection[str], only_text:
     legacy = values.get(LEGACY_CALL)
     if LEGACY_CALL in values and LEGACY_CALL not in known:
         del values[LEGACY_CALL]
-        if legacy is not None:
+        legacy = _said(legacy)
+        if legacy not in _NO_CALL:
             values = _with_call(values, legacy, index)
     content = values.get("content")
     if only_text and _has_text_parts(content):
