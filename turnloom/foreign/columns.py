@@ -177,7 +177,7 @@ def _tools_in(row: Mapping[str, JSON]) -> JSON:
 
 def _wrapped(tool: JSON) -> JSON:
     """Wrap a tool whose name stands beside its parameters as the function of an OpenAI tool."""
-    return {"type": "function", "function": tool} if isinstance(tool, dict) and "function" not in tool else tool
+    return {"type": "function", "function": tool} if isinstance(tool, Mapping) and "function" not in tool else tool
 
 
 def _marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]:
@@ -197,7 +197,9 @@ def _marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]
             field=MASK_COLUMN,
         )
     return [
-        {**message, "trainable": bool(entry)} if isinstance(message, dict) and "trainable" not in message else message
+        {**message, "trainable": bool(entry)}
+        if isinstance(message, Mapping) and "trainable" not in message
+        else message
         for message, entry in zip(messages, entries, strict=True)
     ]
 
@@ -213,7 +215,7 @@ def _with_system(messages: Sequence[JSON], value: JSON, column: str) -> Sequence
     if not isinstance(value, str):
         raise InvalidInput("holds no text; give the system prompt as text.", field=column)
     first = messages[0] if messages else None
-    if not isinstance(first, dict) or first.get("role") not in ("system", "developer"):
+    if not isinstance(first, Mapping) or first.get("role") not in ("system", "developer"):
         return [{"role": "system", "content": value}, *messages]
     if first.get("content") in (None, "", value):
         return [{**first, "content": value}, *messages[1:]]

@@ -40,10 +40,12 @@ def without_filled(messages: Sequence[JSON], tools: Sequence[JSON]) -> tuple[Seq
 
 
 def _shallow(message: JSON) -> JSON:
-    if not isinstance(message, dict):
+    if not isinstance(message, Mapping):
         return message
     content = message.get(_CONTENT)
-    if isinstance(content, list | tuple) and any(isinstance(part, dict) and None in part.values() for part in content):
+    if isinstance(content, list | tuple) and any(
+        isinstance(part, Mapping) and None in part.values() for part in content
+    ):
         message = {**message, _CONTENT: [_without_nulls(part) for part in content]}
     if None not in message.values():
         return message
@@ -51,22 +53,22 @@ def _shallow(message: JSON) -> JSON:
 
 
 def _shallow_tool(tool: JSON) -> JSON:
-    if not isinstance(tool, dict):
+    if not isinstance(tool, Mapping):
         return tool
     function = tool.get("function")
-    if isinstance(function, dict) and None in function.values():
+    if isinstance(function, Mapping) and None in function.values():
         tool = {**tool, "function": _without_nulls(function)}
     return _without_nulls(tool)
 
 
 def _without_nulls(value: JSON) -> JSON:
-    if not isinstance(value, dict) or None not in value.values():
+    if not isinstance(value, Mapping) or None not in value.values():
         return value
     return {key: item for key, item in value.items() if item is not None}
 
 
 def _deep(value: JSON, *, is_message: bool = False) -> JSON:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         kept = (is_message and _CONTENT,)
         return {key: _deep(item) for key, item in value.items() if item is not None or key in kept}
     return [_deep(item) for item in value] if isinstance(value, list | tuple) else value
@@ -76,15 +78,15 @@ def _from_table(messages: Sequence[JSON], tools: Sequence[JSON]) -> bool:
     if any(_has_impossible(tool, is_schema=False) for tool in tools):
         return True
     first = messages[0] if messages else None
-    if not isinstance(first, dict) or len(messages) < 2:
+    if not isinstance(first, Mapping) or len(messages) < 2:
         return False
     keys = list(first)
-    if len(keys) < 3 or not all(isinstance(message, dict) and list(message) == keys for message in messages):
+    if len(keys) < 3 or not all(isinstance(message, Mapping) and list(message) == keys for message in messages):
         return False
     return any(
         item is None and key != _CONTENT
         for message in messages
-        if isinstance(message, dict)
+        if isinstance(message, Mapping)
         for key, item in message.items()
     )
 

@@ -153,7 +153,7 @@ def kind_of(value: object) -> str:
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, int | float):
-        return f"the number {value}"
+        return f"the number {value}" if abs(value) < 1e30 else "a number that is too large"
     if isinstance(value, str | Mapping):
         return "text" if isinstance(value, str) else "an object"
     return "a list" if isinstance(value, list | tuple) else f"a Python {type(value).__name__}"

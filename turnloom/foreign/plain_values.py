@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator, Mapping
 from datetime import date, time
 from math import isfinite
@@ -15,6 +16,7 @@ SHOWN: Final = 120
 #: The rest of a sentence, wherever Python's recursion ends before a value does.
 TOO_DEEP: Final = "is nested too deeply"
 PLAIN: Final = "Give text, numbers, lists and objects, few inside others."  #: a hint
+_FLOAT32: Final = struct.Struct("<f")
 _KEYS: Final = (str, int, float, bool, type(None))  #: what JSON writes as text
 
 
@@ -52,6 +54,15 @@ def text_of(value: object, field: str) -> str:
         return json_text(value)
     except NotPlain as error:
         raise InvalidInput(f"{error.what}.", field=field + error.place, hint=PLAIN) from error
+
+
+def as_float32(number: float) -> float | None:
+    """Return a weight as float32 holds it, as which it is stored and sent; None: it is too large, negative or NaN."""
+    try:
+        (held,) = _FLOAT32.unpack(_FLOAT32.pack(number))
+    except (OverflowError, struct.error):
+        return None
+    return held if isfinite(held) and held >= 0 else None
 
 
 def shown(value: object) -> str:

@@ -81,7 +81,7 @@ class RowColumns:
         """Mask a batch.
 
         Args:
-            batch: lists by column.
+            batch: lists by column, or a pyarrow.Table.
             indices: position of each conversation in the whole; None: they are in the column `index`.
 
         Returns:
@@ -93,8 +93,13 @@ class RowColumns:
         Raises:
             BadConversation, InvalidOption.
         """
+        if hasattr(batch, "schema"):  # the format "arrow" of datasets
+            return self._of_table(cast("Table", batch), indices)
         self._check(batch, needs_index=indices is None)
-        positions = list(batch[self.index]) if indices is None else indices
+        positions = batch[self.index] if indices is None else indices
+        if isinstance(positions, int):
+            raise InvalidOption("batched is not set, so there is one row instead of a batch; pass batched=True to map")
+        positions = list(positions)
         names = self._read(batch)
         rows = zip(batch[self.messages], *(batch[name] for name in names), strict=True)
         return self._columns(
@@ -128,13 +133,16 @@ class RowColumns:
         Its columns are read as those of a Parquet file: null keys of structs are absent, text of the type arrow.json
         is what it says.
         """
+        return _table(self._of_table(table))
+
+    def _of_table(self, table: Table, indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
         # Imported here: the engine does not depend on pyarrow.
         from turnloom.foreign.arrow_types import plain_rows  # noqa: PLC0415
 
-        self._check(table.column_names, needs_index=True)
+        self._check(table.column_names, needs_index=indices is None)
         read = table.select([self.messages, *self._read(table.column_names)])
         documents = [table_row(row, self.messages) for row in plain_rows(cast("Any", read))]
-        return _table(self._columns(table.column(self.index).to_pylist(), documents))
+        return self._columns(table.column(self.index).to_pylist() if indices is None else indices, documents)
 
     def table(self, batch: Mapping[str, Sequence[Any]]) -> Table:
         """Mask a batch as `__call__` does, and return a pyarrow.Table, of the same types also where no row is left."""

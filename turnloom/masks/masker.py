@@ -26,11 +26,7 @@ BATCH: Final = 256
 
 @runtime_checkable
 class Column(Protocol):
-    """A column of Arrow: pyarrow's Array and ChunkedArray."""
-
-    @property
-    def type(self) -> object:
-        """Return the type of its values."""
+    """A column or table of Arrow: pyarrow's Array, ChunkedArray, RecordBatch and Table."""
 
     def to_pylist(self) -> list[object]:
         """Return its values as Python objects."""
@@ -92,8 +88,11 @@ class Masker:
         """Mask conversations.
 
         Args:
-            conversations: a list, another iterable, or a column of Arrow. Each is
+            conversations: a list, another iterable, or a column or table of Arrow. Each is
                 {"messages": [...], "tools": [...]}, or the list of messages, in OpenAI's chat format.
+
+        Raises:
+            TypeError: they are one conversation, or a data frame.
 
         Returns:
             One entry for each conversation, in order. A bad conversation does not affect the others.
@@ -102,6 +101,11 @@ class Masker:
 
     def iterate(self, conversations: Iterable[object] | Column) -> Iterator[Masked]:
         """Yield the same results one by one, holding BATCH conversations at a time."""
+        if isinstance(conversations, Mapping | str | bytes) or hasattr(conversations, "iterrows"):
+            raise TypeError(
+                f"conversations is a {type(conversations).__name__}; give a list, also of a single conversation,"
+                " and the records of a data frame (to_dict('records'))"
+            )
         items = _of_column(conversations) if isinstance(conversations, Column) else iter(conversations)
         while batch := list(islice(items, BATCH)):
             yield from self._batch(batch)
@@ -131,9 +135,9 @@ class Masker:
 
 def _of_column(column: Column) -> Iterator[object]:
     # Imported here: the engine does not depend on pyarrow.
-    from turnloom.foreign.arrow_types import plain_values  # noqa: PLC0415
+    from turnloom.foreign.arrow_types import plain_rows, plain_values  # noqa: PLC0415
 
-    return map(table_row, plain_values(column))
+    return map(table_row, plain_rows(column) if hasattr(column, "schema") else plain_values(column))
 
 
 def _masked(outcome: PreprocessedConversation | PreprocessError, document: object) -> Masked:

@@ -20,7 +20,7 @@ from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import JSON, identifier_from, kind_of, list_from, list_in, offers_none, text_from
 from turnloom.foreign.part_types import ADVICE
-from turnloom.foreign.plain_values import PLAIN, text_of, why_not
+from turnloom.foreign.plain_values import PLAIN, as_float32, text_of, why_not
 from turnloom.foreign.tool_calls import NO_CALLS, call_from, only, tool_text
 from turnloom.v1 import types_pb2
 
@@ -103,7 +103,7 @@ def _call_json(call: types_pb2.ToolCall) -> JSON:
 def _conversation(document: JSON) -> types_pb2.Conversation:
     if isinstance(document, list | tuple) or hasattr(document, "tolist"):
         document = {"messages": document}
-    if not isinstance(document, dict):
+    if not isinstance(document, Mapping):
         raise InvalidInput("can't be used; give an object, or a list of messages.", hint=SHAPE)
     document = cast("Mapping[str, JSON]", without_arrays(document))
     messages = document.get("messages")
@@ -132,7 +132,7 @@ def _tools(value: JSON) -> Sequence[JSON]:
 
 
 def _message(value: JSON, path: str) -> types_pb2.Message:
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise InvalidInput("can't be used; give an object with role and content.", field=path, hint=SHAPE)
     if "role" not in value:
         hint = "ShareGPT data (from, value) needs its keys renamed to role and content." if "from" in value else SHAPE
@@ -170,7 +170,7 @@ def _fill_content(message: types_pb2.Message, content: JSON, path: str) -> None:
 def _part(value: JSON, path: str) -> types_pb2.ContentPart:
     if isinstance(value, str):
         raise InvalidInput('is text; give {"type": "text", "text": "..."}.', field=path)
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise InvalidInput(f"is {kind_of(value)}; give an object with type and text.", field=path)
     kind = text_from(value.get("type"), f"{path}.type")
     if kind != "text":
@@ -198,7 +198,7 @@ def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
 
 
 def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: str) -> None:
-    """Set the message's training fields; the server validates the numbers."""
+    """Set the message's training fields."""
     trainable, weight = value.get("trainable"), value.get("weight")
     if trainable is not None:
         if not isinstance(trainable, bool):
@@ -207,4 +207,10 @@ def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: 
     if weight is not None:
         if not isinstance(weight, int | float):  # true and false, as some tools write it, are 1 and 0
             raise InvalidInput(f"is {kind_of(weight)}; give a number.", field=f"{path}.weight")
-        message.weight = float(weight)
+        factor = as_float32(weight)
+        if factor is None:
+            raise InvalidInput(
+                f"is {weight if isinstance(weight, float) else kind_of(weight)}; give a number from 0 to 3.4e38.",
+                field=f"{path}.weight",
+            )
+        message.weight = factor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import datasets
@@ -21,10 +22,11 @@ from tests.unit.masks.test_model import source
 from tests.unit.reading.test_arrow_kinds import CHAT, KINDS, PLAIN
 from turnloom.datatrove_step import WriteRows
 from turnloom.errors import InvalidInput
-from turnloom.masks import Masked, Masker, Options, load_model
+from turnloom.masks import Masked, Masker, Options, PartWeights, load_model
 from turnloom.masks.columns import BadConversation, RowColumns
-from turnloom.masks.domain.errors import InvalidOption, MalformedConversation
+from turnloom.masks.domain.errors import InvalidOption, MalformedConversation, PreprocessError
 from turnloom.masks.domain.reading import conversation_from
+from turnloom.masks.pipeline import preprocess
 from turnloom.reading.local_sources import read
 from turnloom.wire.conversations import from_json
 
@@ -302,3 +304,57 @@ def test_a_function_call_may_be_json_text(rows: RowColumns) -> None:
     call = {"name": "f", "arguments": '{"a": 1}'}
     called = by_json(rows, [USER, {"role": "assistant", "content": None, "function_call": call}])
     assert by_json(rows, [USER, {"role": "assistant", "content": None, "function_call": json.dumps(call)}]) == called
+
+
+@pytest.mark.parametrize("kind", ["arrow", "numpy", "pandas", None])
+def test_every_format_of_datasets_gives_the_same_rows(rows: RowColumns, kind: str | None) -> None:
+    documents = [{"messages": [USER, REPLY]}, {"messages": CHAT}]
+    data = datasets.Dataset.from_list(documents).with_format(kind)
+    made = data.map(rows, batched=True, with_indices=True, remove_columns=data.column_names).with_format(None)
+    assert list(made["token_ids"]) == [row for document in documents for row in by_json(rows, document)]
+    with pytest.raises(InvalidOption, match="pass batched=True to map"):
+        datasets.Dataset.from_list(documents).map(rows, with_indices=True)
+
+
+def test_a_table_is_its_rows_and_one_conversation_is_no_list_of_some(rows: RowColumns) -> None:
+    document = {"messages": [USER, REPLY], "tools": [tool("f", properties())]}
+    table = pa.table({name: [value] for name, value in document.items()} | {"loss_mask": [[0, 1]]})
+    for one in (table, table.to_batches()[0]):
+        assert [ids(masked) for masked in rows.masker(one)] == [by_json(rows, document)]
+    for wrong in (document, json.dumps(document), pd.DataFrame({"messages": [[USER, REPLY]]})):
+        with pytest.raises(TypeError, match=f"conversations is a {type(wrong).__name__}; give a list"):
+            rows.masker(wrong)
+    assert "this is a message; give each conversation as a list" in str(rows.masker([USER, REPLY])[0].error)
+
+
+def test_any_mapping_is_an_object(rows: RowColumns) -> None:
+    messages = [MappingProxyType(USER), MappingProxyType(REPLY), MappingProxyType(USER), MappingProxyType(REPLY)]
+    document = MappingProxyType({"messages": messages, "loss_mask": [0, 0, 0, 1], "tools": [MappingProxyType({})]})
+    expected = conversation_from({"messages": [USER, REPLY] * 2, "loss_mask": [0, 0, 0, 1], "tools": [{}]})
+    assert conversation_from(document).training == expected.training
+    assert from_wire(from_json(document)) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["weight", "loss_scale"])
+@pytest.mark.parametrize(
+    ("weight", "shown"),
+    [pytest.param(10**400, "a number that is too large", id="400 digits"), (1e300, "1e+300"), (-1, "-1")],
+)
+def test_a_weight_that_rows_can_not_hold_is_refused(rows: RowColumns, key: str, weight: float, shown: str) -> None:
+    document = [USER, {**REPLY, key: weight}]
+    (one,) = rows.masker([document])
+    assert f"messages[1].{key}: is " in str(one.error)
+    with pytest.raises((InvalidInput, PreprocessError), match=rf"messages\[1\]\.{key}: is ") as sent:
+        preprocess(from_wire(from_json(document)), rows.masker.options, rows.masker.model)  # type: ignore[arg-type]
+    if key == "weight":
+        assert shown in str(one.error)
+        assert shown in str(sent.value)
+
+
+def test_a_weight_is_the_same_whichever_way_and_key_it_came(rows: RowColumns) -> None:
+    said = [{"weight": 0.1}, {"loss_scale": 0.1}, {"weight": 0.1, "loss_scale": 0.1}]
+    documents = [[USER, {**REPLY, **one}] for one in said]
+    halved = Masker(rows.masker.model, Options(date="2026-01-02", part_weights=PartWeights(content=0.3)))
+    sent = [from_wire(from_json(document)) for document in documents]  # type: ignore[arg-type]
+    found = {tuple(row.target_weights.tolist()) for one in halved([*documents, *sent]) for row in one.rows}
+    assert len(found) == 1

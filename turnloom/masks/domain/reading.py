@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Final, cast
 
 from turnloom.errors import InvalidInput
@@ -11,7 +10,7 @@ from turnloom.foreign.arrays import without_arrays
 from turnloom.foreign.columns import BESIDE, MEDIA_COLUMNS, NEEDED, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import columns_of, kind_of, list_in, object_in, offers_none, text_from
-from turnloom.foreign.plain_values import PLAIN, unfit
+from turnloom.foreign.plain_values import PLAIN, as_float32, unfit
 from turnloom.foreign.tool_calls import NO_CALLS, call_from, tool_text
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import TOO_DEEP, MalformedConversation
@@ -39,6 +38,10 @@ def conversation_from(document: object) -> Conversation:
     if not isinstance(document, Mapping):
         document = {"messages": document}
     document = without_arrays(document)
+    if "messages" not in document and "role" in document:
+        raise MalformedConversation(
+            "messages: missing: this is a message; give each conversation as a list of its messages", field="messages"
+        )
     if "messages" not in document:
         raise MalformedConversation(
             f"messages: missing (keys: {', '.join(map(str, document)) or 'none'}); send the list under this key",
@@ -151,13 +154,14 @@ def _training(trainable: object, weight: object, index: int) -> Training:
         raise MalformedConversation(
             f"is {kind_of(trainable)}; send true or false", message_index=index, field="trainable"
         )
-    if weight is not None and (not isinstance(weight, int | float) or not isfinite(weight) or weight < 0):
+    factor = as_float32(weight) if isinstance(weight, int | float) else None
+    if weight is not None and factor is None:
         raise MalformedConversation(
-            f"is {weight if isinstance(weight, float) else kind_of(weight)}; send a finite number >= 0",
+            f"is {weight if isinstance(weight, float) else kind_of(weight)}; send a number from 0 to 3.4e38",
             message_index=index,
             field="weight",
         )
-    return Training(trainable, None if weight is None else float(weight))
+    return Training(trainable, factor)
 
 
 def _columns_read(

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isfinite
 from typing import Final
 
-from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
+from turnloom.masks.domain.conversation import FACTOR, JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import InvalidTraining
 
 #: Keys that say whether a message is trained -> what `true` means.
@@ -88,15 +87,16 @@ def _training(message: Message, said: Training, index: int) -> Training:
 def _weighed(said: Training, key: str, value: JSON, index: int) -> Training:
     """Read a number other than 0 and 1 as a factor, under the names of factors and masks. Refuse a measured loss."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or key in ("loss", "masked") or not (isfinite(value) and value >= 0):  # type: ignore[arg-type,operator]  # a number
+    factor = FACTOR(value) if number and key not in ("loss", "masked") else None  # type: ignore[arg-type]  # a number
+    if factor is None:
         raise InvalidTraining(
             f"is {_shown(value)}, which says not what is trained; write trainable: true or false, or weight: a number",
             message_index=index,
             field=key,
         )
-    if said.weight not in (None, float(value)):  # type: ignore[arg-type]  # a number
+    if said.weight not in (None, factor):
         raise InvalidTraining("and weight are two factors; leave one of them out", message_index=index, field=key)
-    return replace(said, weight=float(value))  # type: ignore[arg-type]  # a number
+    return replace(said, weight=factor)
 
 
 def _truth(value: JSON) -> bool | None:
