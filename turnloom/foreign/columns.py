@@ -11,6 +11,7 @@ from typing import Final
 
 from turnloom.errors import InvalidInput
 from turnloom.foreign.json_text import JSON, kind_of, list_in
+from turnloom.foreign.truth import truth_of
 
 #: Names under which other tools keep what `tools` holds.
 TOOL_COLUMNS: Final = ("functions", "tool_defs", "available_tools")
@@ -94,7 +95,8 @@ def _refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages
         if name in unread:
             raise InvalidInput(unread[name], field=name)
     for name in VERDICT_COLUMNS:
-        if row.get(name) is False:
+        value = row.get(name)
+        if value is False or (isinstance(value, str) and value.strip().lower() == "false"):  # 0 may be a class
             raise InvalidInput(
                 "is false, which marks a reply that the model should not give; leave such rows out, or rename the"
                 " column if it means something else.",
@@ -102,7 +104,7 @@ def _refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages
             )
     for name, no in ROW_MASKS.items():
         value = row.get(name)
-        if value is no or (name not in ("loss", MASK_COLUMN) and value in (int(no), str(no).lower(), str(no))):
+        if value is no or (name not in ("loss", MASK_COLUMN) and truth_of(value) is no):  # a loss may be measured
             raise InvalidInput(
                 "says that the row is not trained; leave such rows out, or write trainable: false at its messages.",
                 field=name,
@@ -152,6 +154,9 @@ def read_columns(
 
 def _content(message: JSON) -> str:
     content = message.get("content") if isinstance(message, Mapping) else None
+    if isinstance(content, list | tuple):
+        texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        return "\n".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
 
 

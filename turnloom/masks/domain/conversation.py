@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 from turnloom.foreign.part_types import ADVICE
 from turnloom.foreign.plain_values import as_float32
+from turnloom.foreign.truth import truth_of
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 #: A message as chat templates see it: `role`, `content`, `reasoning_content`, `tool_calls`, `name`, `tool_call_id`
@@ -17,6 +18,8 @@ Message: TypeAlias = "dict[str, JSON]"
 PART_ADVICE: Final = ADVICE
 #: A weight as rows have it.
 FACTOR: Final = as_float32
+#: What a value says that means true or false.
+TRUTH: Final = truth_of
 #: Names a message's reasoning is given under.
 REASONING_FIELDS: Final = ("reasoning_content", "thinking", "reasoning")
 #: Names of the message format itself: as dictionary keys templates spell them, and they are no one's text.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from turnloom.masks.domain.conversation import FACTOR, JSON, Conversation, Message, Training
+from turnloom.masks.domain.conversation import FACTOR, JSON, TRUTH, Conversation, Message, Training
 from turnloom.masks.domain.errors import InvalidTraining
 
 #: Keys that say whether a message is trained -> what `true` means.
@@ -24,11 +24,6 @@ FACTOR_KEYS: Final = frozenset({"loss_scale", "loss_weight"})
 AMBIGUOUS_KEYS: Final = frozenset({"mask", "label"})
 #: Keys of axolotl that mark characters inside a message.
 DETAIL_KEYS: Final = frozenset({"train_detail", "training_detail"})
-#: Ways in which texts and numbers say true and false.
-_WORDS: Final = {
-    **dict.fromkeys(("true", "1", "1.0", "yes"), True),
-    **dict.fromkeys(("false", "0", "0.0", "no"), False),
-}
 _KEYS: Final = frozenset(MASK_KEYS) | FACTOR_KEYS | AMBIGUOUS_KEYS | DETAIL_KEYS
 
 
@@ -64,14 +59,14 @@ def _training(message: Message, said: Training, index: int) -> Training:
                 )
             continue
         if key in AMBIGUOUS_KEYS:
-            if _truth(value) is None:
+            if TRUTH(value) is None:
                 continue
             raise InvalidTraining(
                 "does not say whether it marks what is trained or what is not; write trainable: true or false",
                 message_index=index,
                 field=key,
             )
-        trainable = None if key in FACTOR_KEYS else _truth(value)
+        trainable = None if key in FACTOR_KEYS else TRUTH(value)
         if trainable is not None:
             trainable = trainable is MASK_KEYS[key]
             if said.trainable not in (None, trainable):
@@ -97,14 +92,6 @@ def _weighed(said: Training, key: str, value: JSON, index: int) -> Training:
     if said.weight not in (None, factor):
         raise InvalidTraining("and weight are two factors; leave one of them out", message_index=index, field=key)
     return replace(said, weight=factor)
-
-
-def _truth(value: JSON) -> bool | None:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, (int, float)):
-        return bool(value) if value in (0, 1) else None
-    return _WORDS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def _without_keys(message: Message) -> Message:
