@@ -8,8 +8,13 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from turnloom.foreign.column_values import plain_column
+from turnloom.foreign.column_values import Pairs, plain_column
 from turnloom.foreign.json_text import FromText, NoJSON, loads, why_not_json
+
+
+def twice(names: Sequence[str]) -> str:
+    """Return the first name of a column that stands twice; empty: none does. Python would keep the last one."""
+    return next((name for at, name in enumerate(names) if name in names[:at]), "")
 
 
 def plain_rows(batch: pa.RecordBatch | pa.Table) -> Iterator[dict[str, object]]:
@@ -105,7 +110,7 @@ def _json(value: object) -> object:
 
 
 def _object(read: Callable[[Any], object], pairs: Sequence[tuple[object, Any]]) -> object:
-    found = {str(key): read(item) for key, item in pairs}
+    found = Pairs((str(key), read(item)) for key, item in pairs)
     return found if len(found) == len(pairs) else NoJSON("holds a map with one key twice.")
 
 

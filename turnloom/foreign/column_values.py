@@ -13,6 +13,10 @@ from turnloom.foreign.json_text import FromText, NoJSON, constant
 _INFINITIES: Final = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
+class Pairs(dict[str, object]):
+    """The object of a map: a table fills no key into it, so its nulls were written."""
+
+
 def plain_column(value: object) -> object:
     """Return a column's value as JSON, with NoJSON for what JSON can't hold.
 
@@ -28,7 +32,7 @@ def _plain(value: object, depth: int) -> object:
         return {
             str(key): _plain(item, depth + 1)
             for key, item in value.items()
-            if item is not None or (is_message and key == "content")
+            if item is not None or (is_message and key == "content") or isinstance(value, Pairs)
         }
     if isinstance(value, list | tuple):
         return [_plain(item, depth + 1) for item in value]

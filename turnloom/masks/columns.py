@@ -113,7 +113,9 @@ class RowColumns:
                 raise made
             if isinstance(made, PreprocessError):
                 if not self._skip_bad:
-                    raise BadConversation(f"conversation {position}: {made}; repair it, or pass skip_bad=True")
+                    raise BadConversation(
+                        f"conversation {position}: {str(made).rstrip('.')}; repair it, or pass skip_bad=True"
+                    )
                 self._tell(position, f"is left out: {made}")
                 continue
             if not isinstance(position, Integral):
@@ -137,9 +139,11 @@ class RowColumns:
 
     def _of_table(self, table: Table, indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
         # Imported here: the engine does not depend on pyarrow.
-        from turnloom.foreign.arrow_types import plain_rows  # noqa: PLC0415
+        from turnloom.foreign.arrow_types import plain_rows, twice  # noqa: PLC0415
 
         self._check(table.column_names, needs_index=indices is None)
+        if again := twice(table.column_names):
+            raise InvalidOption(f"the table has the column {again} twice; rename one of them")
         read = table.select([self.messages, *self._read(table.column_names)])
         documents = [table_row(row, self.messages) for row in plain_rows(cast("Any", read))]
         return self._columns(table.column(self.index).to_pylist() if indices is None else indices, documents)

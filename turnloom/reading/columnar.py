@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from turnloom.foreign.arrow_types import plain_rows
+from turnloom.errors import InvalidInput
+from turnloom.foreign.arrow_types import plain_rows, twice
 from turnloom.reading.rows import RawRow, row_of
 
 BATCH = 256  #: rows made plain values at once
@@ -51,6 +52,8 @@ def arrow_batches(file: io.BufferedIOBase) -> Iterator[pa.RecordBatch]:
 def _rows(place: str, batches: Iterator[pa.RecordBatch], first: int, start: int) -> Iterator[RawRow]:
     """Yield rows from `start` on; `first` is the number of the first batch's first row."""
     for batch in batches:
+        if again := twice(batch.schema.names):
+            raise InvalidInput(f"{place} has the column {again} twice.", hint="Rename one of them.")
         for begin in range(max(0, start - first), batch.num_rows, BATCH):
             for offset, values in enumerate(plain_rows(batch.slice(begin, BATCH))):
                 yield row_of(f"{place}, row {first + begin + offset}", values)

@@ -102,7 +102,7 @@ def test_texts_of_arrows_json_type_are_what_they_say_inside_messages_and_tools(r
 def test_what_arrow_can_not_give_as_json_is_named_where_it_is_used(rows: RowColumns) -> None:
     messages = pa.array([[USER, REPLY]])
     spoiled = pa.table({"messages": messages, "tools": [b"\xff"]})
-    with pytest.raises(BadConversation, match=r"conversation 0: tools: holds bytes that are no text\."):
+    with pytest.raises(BadConversation, match=r"conversation 0: tools: holds bytes that are no text; repair it"):
         by_arrow(rows, spoiled)
     media = pa.table({"messages": messages, "images": [b"\xff"], "other": [b"\xff"]})
     assert by_arrow(rows, media) == by_json(rows, [USER, REPLY])
@@ -287,6 +287,9 @@ def test_a_column_or_position_that_is_missing_is_named(rows: RowColumns, tmp_pat
         rows({"messages": [[USER, REPLY]]})
     with pytest.raises(InvalidOption, match="messages is 'messages', but there is no such column"):
         rows.arrow(pa.table({"chat": [[USER, REPLY]], "index": [0]}))
+    again = pa.table([pa.array([[USER, REPLY]])] * 2 + [pa.array([0])], names=["messages", "messages", "index"])
+    with pytest.raises(InvalidOption, match="the table has the column messages twice"):
+        rows.arrow(again)
     for position in ("c7", 1.5, None):
         with pytest.raises(BadConversation, match=f"{position!r} in index is no position; count conversations from 0"):
             rows({"messages": [[USER, REPLY]], "index": [position]})
