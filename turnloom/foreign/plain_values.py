@@ -9,6 +9,7 @@ from datetime import date, time
 from math import isfinite
 from typing import Final, NamedTuple
 
+from turnloom.characters import is_broken
 from turnloom.errors import InvalidInput
 
 #: Characters of a place that a sentence shows.
@@ -104,6 +105,21 @@ def unfit(value: object, *, finite: bool = True) -> Unfit | None:
             around.discard(id(done))
             known.add(id(done))
     return None
+
+
+def place_of_half(value: object, place: str = "") -> str:
+    """Return where half of a surrogate pair stands, as a text or in a key; empty: nowhere, or in the value itself."""
+    if isinstance(value, str):
+        return place if is_broken(value) else ""
+    if isinstance(value, Mapping):
+        if any(isinstance(key, str) and is_broken(key) for key in value):
+            return place
+        steps = ((f"{place}.{key}", inner) for key, inner in value.items())
+    elif isinstance(value, list | tuple):
+        steps = ((f"{place}[{at}]", inner) for at, inner in enumerate(value))
+    else:
+        return ""
+    return next((found for step, inner in steps if (found := place_of_half(inner, step))), "")
 
 
 def _as_dict(value: object) -> dict[object, object]:

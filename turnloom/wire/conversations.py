@@ -20,7 +20,7 @@ from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import JSON, identifier_from, kind_of, list_from, list_in, offers_none, text_from
 from turnloom.foreign.part_types import ADVICE
-from turnloom.foreign.plain_values import PLAIN, as_float32, text_of, why_not
+from turnloom.foreign.plain_values import PLAIN, as_float32, place_of_half, text_of, why_not
 from turnloom.foreign.tool_calls import NO_CALLS, call_from, only, tool_text
 from turnloom.v1 import types_pb2
 
@@ -56,8 +56,10 @@ def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
         raise InvalidInput(f"{said}.", hint=PLAIN, field=where.removeprefix(".")) from error
     except UnicodeEncodeError as error:
         said = "half of a surrogate pair (\\ud800 to \\udfff) stands alone."
+        where = place_of_half(document if isinstance(document, Mapping) else {"messages": document}).removeprefix(".")
         hint = "Repair the export that cut a character in two."
-        raise InvalidInput(f"{place}: {said}" if place else said, hint=hint) from error
+        sentence = ": ".join(part for part in (place, where, said) if part)
+        raise InvalidInput(sentence, hint=hint, field=where) from error
 
 
 def to_json(conversation: types_pb2.Conversation) -> dict[str, JSON]:

@@ -225,7 +225,8 @@ def test_names_that_are_no_text_are_shown_and_sent(tmp_path: Path) -> None:
     part.skip_bad = True
     assert [one.conversation.id for one in part.sourced()] == ["x"]
     assert list(part.counts.unused_columns) == ["n?"]
-    assert part.bad == [f"{tmp_path}/caf?.jsonl, line 2: half of a surrogate pair (\\ud800 to \\udfff) stands alone."]
+    said = "messages[0]: half of a surrogate pair (\\ud800 to \\udfff) stands alone."
+    assert part.bad == [f"{tmp_path}/caf?.jsonl, line 2: {said}"]
     assert part.description().uri == "caf?.jsonl"
 
 

@@ -189,3 +189,21 @@ def test_arrays_of_pandas_are_lists() -> None:
     with pytest.warns(UserWarning, match="Columns that nobody reads: score"):
         (found,) = as_messages([row])  # type: ignore[list-item]  # what pandas gives
     assert found == from_json(row["messages"]) == from_json(plain)  # type: ignore[arg-type]  # as above
+
+
+@pytest.mark.parametrize(
+    ("document", "place"),
+    [
+        ([{"role": "user", "content": "a\ud83d"}], "messages[0].content"),
+        ({"messages": [{"role": "user", "meta": {"k": ["\udc00"]}}]}, "messages[0].meta.k[0]"),
+        ({"messages": [{"role": "user", "a\ud83d": 1}]}, "messages[0]"),
+        ({"messages": [], "tools": [{"d": "\ud800"}]}, "tools[0].d"),
+        ({"messages": [], "id": "\ud800"}, "id"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_named_by_its_place(document, place: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        from_json(document, "a.jsonl, line 1")
+    said = "half of a surrogate pair (\\ud800 to \\udfff) stands alone."
+    assert refused.value.message == f"a.jsonl, line 1: {place}: {said}"
+    assert refused.value.field == place
