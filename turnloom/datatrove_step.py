@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from turnloom.foreign.columns import BESIDE
 from turnloom.masks.columns import RowColumns
 
 BATCH: Final = 256  #: documents masked at once
@@ -61,13 +62,14 @@ class WriteRows(PipelineStep):  # type: ignore[misc]  # datatrove has no types
                 writer = None
                 while batch := list(islice(documents, BATCH)):
                     with self.track_time("batch"):
-                        made = pa.Table.from_pydict(self._masked(batch))
+                        made = self._masked(batch)
                         writer = writer or opened.enter_context(pq.ParquetWriter(part, made.schema))
                         writer.write_table(made)
                     self.stat_update("rows", value=made.num_rows, unit="batch")
                     yield from batch
             part.replace(path)
 
-    def _masked(self, documents: Sequence[Document]) -> dict[str, object]:
-        names = (self._rows.messages, "tools", self._rows.index)
-        return self._rows.arrays({name: [one.metadata.get(name) for one in documents] for name in names})
+    def _masked(self, documents: Sequence[Document]) -> pa.Table:
+        beside = {name for one in documents for name in one.metadata if name == "tools" or name in BESIDE}
+        names = (self._rows.messages, self._rows.index, *sorted(beside))
+        return self._rows.table({name: [one.metadata.get(name) for one in documents] for name in names})

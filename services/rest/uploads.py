@@ -18,7 +18,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from services.rest.file_store import FileStore
 from services.rest.problems import Problem, invalid
 from turnloom.errors import InvalidInput
-from turnloom.foreign.columns import KWARGS_COLUMN, MASK_COLUMN, SYSTEM_COLUMN, TOOL_COLUMNS
+from turnloom.foreign.columns import NEEDED
 from turnloom.reading.documents import line_row
 from turnloom.reading.lines import MAX_LINE, Line
 from turnloom.reading.rows import RawRow
@@ -27,8 +27,6 @@ from turnloom.wire.conversations import SHAPE, from_json
 
 MAX_FIELD: Final = 4096  #: bytes of a form field
 MAX_FIELDS: Final = 16
-#: Columns without which a row would say something else.
-_READ: Final = ("messages", "tools", SYSTEM_COLUMN, *TOOL_COLUMNS, MASK_COLUMN, KWARGS_COLUMN)
 MAX_NAME: Final = 255  #: characters of a file's name
 AT_ONCE: Final = 1 << 18  #: bytes that are handed to a thread together
 
@@ -93,7 +91,7 @@ def conversation_of(row: RawRow) -> Conversation:
     Raises:
         InvalidInput: names file, line and field; also of a column that holds NaN, without which others are no row.
     """
-    for name in _READ:
+    for name in NEEDED:
         if name in row.unread:
             raise InvalidInput(f"{row.place}: {name}: {row.unread[name]}", field=name)
     return from_json(row.value, row.place)

@@ -128,7 +128,7 @@ def test_lint_and_preview_read_rows_as_dataset_create_does(api: Api, tmp_path: P
     path.write_text("ask,say,lang\nwie,so,de\n,,en\nhow,this way,en\n", encoding="utf-8")
     words = (path, "--format", "prompt_completion", "--column", "prompt=ask", "--column", "completion=say")
     words = (*words, "--where", "lang = en", "--where", "ask != null")
-    assert turnloom(api.address, "lint", *words, "--json").document["conversations"] == 2
+    assert turnloom(api.address, "lint", *words, "--json").document["conversations"] == 1
     shown = turnloom(api.address, "preview", *words, "--where", "say ~ way")
     assert shown.code == 0, shown.err
     assert "⟦this way⟧" in shown.out

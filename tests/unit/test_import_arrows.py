@@ -87,7 +87,7 @@ CLIENT: dict[str, set[str]] = {
     "turnloom.plural": set(),
     "turnloom.version": set(),
     "turnloom.training_formats": {"turnloom.optional"},
-    "turnloom.datatrove_step": {"turnloom.masks.columns"},
+    "turnloom.datatrove_step": {"turnloom.foreign", "turnloom.masks.columns"},
     **{
         f"turnloom.{package}": {f"turnloom.{name}" for name in allowed.split()}
         for package, allowed in {

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Final
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.json_text import JSON, list_in
+from turnloom.foreign.json_text import JSON, kind_of, list_in
+from turnloom.foreign.truth import truth_of
 
 #: Names under which other tools keep what `tools` holds.
 TOOL_COLUMNS: Final = ("functions", "tool_defs", "available_tools")
@@ -46,6 +47,8 @@ LOOKED_AT: Final = frozenset({*TOOL_COLUMNS, MASK_COLUMN, *VERDICT_COLUMNS, *MED
 SYSTEM_COLUMN: Final = "system"
 #: What a row of messages may have beside them.
 BESIDE: Final = LOOKED_AT | {SYSTEM_COLUMN}
+#: Columns without which a row of messages would say something else.
+NEEDED: Final = ("messages", "tools", SYSTEM_COLUMN, *TOOL_COLUMNS, MASK_COLUMN, KWARGS_COLUMN)
 
 
 class UnusedColumns:
@@ -92,7 +95,8 @@ def _refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages
         if name in unread:
             raise InvalidInput(unread[name], field=name)
     for name in VERDICT_COLUMNS:
-        if row.get(name) is False:
+        value = row.get(name)
+        if value is False or (isinstance(value, str) and value.strip().lower() == "false"):  # 0 may be a class
             raise InvalidInput(
                 "is false, which marks a reply that the model should not give; leave such rows out, or rename the"
                 " column if it means something else.",
@@ -100,7 +104,7 @@ def _refuse_columns(row: Mapping[str, JSON], unread: Mapping[str, str], messages
             )
     for name, no in ROW_MASKS.items():
         value = row.get(name)
-        if value is no or (name not in ("loss", MASK_COLUMN) and value in (int(no), str(no).lower(), str(no))):
+        if value is no or (name not in ("loss", MASK_COLUMN) and truth_of(value) is no):  # a loss may be measured
             raise InvalidInput(
                 "says that the row is not trained; leave such rows out, or write trainable: false at its messages.",
                 field=name,
@@ -150,6 +154,9 @@ def read_columns(
 
 def _content(message: JSON) -> str:
     content = message.get("content") if isinstance(message, Mapping) else None
+    if isinstance(content, list | tuple):
+        texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        return "\n".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
 
 
@@ -157,7 +164,7 @@ def _tools_in(row: Mapping[str, JSON]) -> JSON:
     """Return the row's tools from another column name, in OpenAI's form; None: there are none.
 
     Raises:
-        InvalidInput: such a column does not hold a list.
+        InvalidInput: such a column does not hold a list of objects.
     """
     for name in TOOL_COLUMNS:
         value = row.get(name)
@@ -166,13 +173,16 @@ def _tools_in(row: Mapping[str, JSON]) -> JSON:
         found = list_in(value)
         if found is None:
             raise InvalidInput("is no list; give a list of tools.", field=name)
+        for index, tool in enumerate(found):
+            if not isinstance(tool, Mapping):
+                raise InvalidInput(f"is {kind_of(tool)}; give an object.", field=f"{name}[{index}]")
         return [_wrapped(tool) for tool in found]
     return None
 
 
 def _wrapped(tool: JSON) -> JSON:
     """Wrap a tool whose name stands beside its parameters as the function of an OpenAI tool."""
-    return {"type": "function", "function": tool} if isinstance(tool, dict) and "function" not in tool else tool
+    return {"type": "function", "function": tool} if isinstance(tool, Mapping) and "function" not in tool else tool
 
 
 def _marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]:
@@ -192,7 +202,9 @@ def _marked(messages: Sequence[JSON], row: Mapping[str, JSON]) -> Sequence[JSON]
             field=MASK_COLUMN,
         )
     return [
-        {**message, "trainable": bool(entry)} if isinstance(message, dict) and "trainable" not in message else message
+        {**message, "trainable": bool(entry)}
+        if isinstance(message, Mapping) and "trainable" not in message
+        else message
         for message, entry in zip(messages, entries, strict=True)
     ]
 
@@ -208,7 +220,7 @@ def _with_system(messages: Sequence[JSON], value: JSON, column: str) -> Sequence
     if not isinstance(value, str):
         raise InvalidInput("holds no text; give the system prompt as text.", field=column)
     first = messages[0] if messages else None
-    if not isinstance(first, dict) or first.get("role") not in ("system", "developer"):
+    if not isinstance(first, Mapping) or first.get("role") not in ("system", "developer"):
         return [{"role": "system", "content": value}, *messages]
     if first.get("content") in (None, "", value):
         return [{**first, "content": value}, *messages[1:]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
 from typing import Final, TypeAlias, cast
 
 from turnloom.characters import whole
@@ -18,6 +17,8 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 #: How a text begins that may be a JSON list.
 _LIST: Final = "["
 TOO_LONG_NUMBER: Final = "holds a whole number of more than 4,300 digits; write it as text."
+NO_JSON: Final = "is not JSON"
+NO_UTF8: Final = "is not UTF-8."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,15 @@ def parse(text: str) -> JSON:
     return cast("JSON", value)
 
 
+def why_not_json(error: ValueError) -> str:
+    """Return the reason as the rest of a sentence that begins with the place."""
+    if isinstance(error, UnicodeDecodeError):
+        return NO_UTF8
+    if isinstance(error, json.JSONDecodeError):
+        return f"{NO_JSON} ({error.msg} in column {error.colno})."
+    return str(error)
+
+
 def first_odd(value: object) -> str:
     """Return what is wrong with the first NoJSON inside a value, or with its depth; empty: nothing."""
     try:
@@ -113,7 +123,7 @@ def list_in(value: JSON) -> Sequence[JSON] | None:
                 value = parse(value)
             except ValueError:
                 return None
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         return None
     if not any(isinstance(item, str) for item in value):
         return value
@@ -132,8 +142,8 @@ def object_in(value: JSON) -> JSON:
 
 
 def offers_none(tools: object) -> bool:
-    """Return whether a value of `tools` says that there are none: null, its JSON text, or what pandas has for it."""
-    return tools in (None, "", "null") or (isinstance(tools, float) and isnan(tools))
+    """Return whether a value of `tools` says that there are none: null, or its JSON text."""
+    return tools in (None, "", "null")
 
 
 def kind_of(value: object) -> str:
@@ -143,7 +153,7 @@ def kind_of(value: object) -> str:
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, int | float):
-        return f"the number {value}"
+        return f"the number {value}" if abs(value) < 1e30 else "a number that is too large"
     if isinstance(value, str | Mapping):
         return "text" if isinstance(value, str) else "an object"
     return "a list" if isinstance(value, list | tuple) else f"a Python {type(value).__name__}"
@@ -162,3 +172,18 @@ def text_from(value: JSON, field: str) -> str:
     if not isinstance(value, str):
         raise InvalidInput(f"is {kind_of(value)}; give text.", field=field)
     return value
+
+
+def identifier_from(value: JSON) -> str:
+    """Return an id as text; a whole float becomes its digits, since tables of numbers with gaps hold floats.
+
+    Raises:
+        InvalidInput: it is neither text nor a whole number.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InvalidInput(f"is {kind_of(value)}; give text or a whole number.", field="id")
+    return str(value)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator, Mapping
 from datetime import date, time
 from math import isfinite
 from typing import Final, NamedTuple
 
+from turnloom.characters import is_broken
 from turnloom.errors import InvalidInput
 
 #: Characters of a place that a sentence shows.
@@ -15,6 +17,7 @@ SHOWN: Final = 120
 #: The rest of a sentence, wherever Python's recursion ends before a value does.
 TOO_DEEP: Final = "is nested too deeply"
 PLAIN: Final = "Give text, numbers, lists and objects, few inside others."  #: a hint
+_FLOAT32: Final = struct.Struct("<f")
 _KEYS: Final = (str, int, float, bool, type(None))  #: what JSON writes as text
 
 
@@ -52,6 +55,15 @@ def text_of(value: object, field: str) -> str:
         return json_text(value)
     except NotPlain as error:
         raise InvalidInput(f"{error.what}.", field=field + error.place, hint=PLAIN) from error
+
+
+def as_float32(number: float) -> float | None:
+    """Return a weight as float32 holds it, as which it is stored and sent; None: it is too large, negative or NaN."""
+    try:
+        (held,) = _FLOAT32.unpack(_FLOAT32.pack(number))
+    except (OverflowError, struct.error):
+        return None
+    return held if isfinite(held) and held >= 0 else None
 
 
 def shown(value: object) -> str:
@@ -93,6 +105,21 @@ def unfit(value: object, *, finite: bool = True) -> Unfit | None:
             around.discard(id(done))
             known.add(id(done))
     return None
+
+
+def place_of_half(value: object, place: str = "") -> str:
+    """Return where half of a surrogate pair stands, as a text or in a key; empty: nowhere, or in the value itself."""
+    if isinstance(value, str):
+        return place if is_broken(value) else ""
+    if isinstance(value, Mapping):
+        if any(isinstance(key, str) and is_broken(key) for key in value):
+            return place
+        steps = ((f"{place}.{key}", inner) for key, inner in value.items())
+    elif isinstance(value, list | tuple):
+        steps = ((f"{place}[{at}]", inner) for at, inner in enumerate(value))
+    else:
+        return ""
+    return next((found for step, inner in steps if (found := place_of_half(inner, step))), "")
 
 
 def _as_dict(value: object) -> dict[object, object]:

@@ -12,6 +12,8 @@ from turnloom.errors import InvalidInput
 from turnloom.foreign.json_text import JSON, kind_of, object_in, text_from
 from turnloom.foreign.plain_values import text_of
 
+#: Texts of `tool_calls` that say that there are none.
+NO_CALLS: Final = ("", "null")
 #: Names of a call's arguments at LangChain, Anthropic and in Llama's own form.
 _ARGUMENTS: Final = ("args", "input", "parameters")
 #: A call's number in a streamed reply, which LiteLLM and OpenHands keep. The order of the calls says the same.
@@ -56,6 +58,13 @@ def call_from(value: JSON, path: str) -> tuple[dict[str, JSON], str]:
     }
     call["function"] = said
     return call, text
+
+
+def tool_text(tool: JSON, index: int) -> str:
+    """Write a tool as JSON text. Raises InvalidInput: it is no object, or holds what JSON can't."""
+    if not isinstance(tool, Mapping):
+        raise InvalidInput(f"is {kind_of(tool)}; give an object.", field=f"tools[{index}]")
+    return text_of(tool, f"tools[{index}]")
 
 
 def only(value: Mapping[str, JSON], known: Iterable[str], path: str) -> None:

@@ -13,23 +13,27 @@ What they write as Parquet beside `describe`'s file is what `turnloom dataset re
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
-from turnloom.foreign.columns import BESIDE
+from turnloom.foreign.columns import BESIDE, INSTEAD, unused_sentence
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError
-from turnloom.masks.domain.example import PreprocessedConversation
-from turnloom.masks.masker import Masker
+from turnloom.masks.domain.reading import table_row
+from turnloom.masks.masker import Column, Masker
 
 DESCRIPTION: Final = "turnloom.json"  #: file beside the rows that says how they were made
 FORMAT: Final = "turnloom-rows-1"
 PLAIN: Final = {"conversation": np.uint32, "part": np.uint16, "target_bytes": np.uint32}
 LISTS: Final = {"token_ids": np.int32, "run_lengths": np.uint32, "run_values": np.float32}
+#: Sentences that a worker tells of conversations.
+MOST_TOLD: Final = 50
 #: Columns of a row; see `RowColumns.__call__`.
 COLUMNS: Final = ("conversation", "part", "token_ids", "run_lengths", "run_values", "target_bytes")
 
@@ -43,9 +47,8 @@ class Table(Protocol):
 
     @property
     def column_names(self) -> list[str]: ...  # noqa: D102  # pyarrow's
-    def to_pydict(self) -> dict[str, list[object]]: ...  # noqa: D102
-    @classmethod
-    def from_pydict(cls, mapping: Mapping[str, object]) -> Table: ...  # noqa: D102
+    def column(self, name: str) -> Column: ...  # noqa: D102
+    def select(self, names: Sequence[str]) -> Table: ...  # noqa: D102
 
 
 class RowColumns:
@@ -66,6 +69,11 @@ class RowColumns:
         self.messages = messages
         self.index = index
         self._skip_bad = skip_bad
+        self._told: set[str] = set()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave aside what was told: `datasets` knows a step by its pickle, and each worker tells by itself."""
+        return {**self.__dict__, "_told": set()}
 
     def __call__(
         self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
@@ -73,25 +81,47 @@ class RowColumns:
         """Mask a batch.
 
         Args:
-            batch: lists by column.
+            batch: lists by column, or a pyarrow.Table.
             indices: position of each conversation in the whole; None: they are in the column `index`.
 
         Returns:
             COLUMNS, one entry a row: conversation (its position), part, token_ids (N), run_lengths and run_values (R),
             target_bytes. The runs hold the weights of the N - 1 targets.
 
+        A Python warning tells what a person should read of a conversation, each sentence once, MOST_TOLD at most.
+
         Raises:
             BadConversation, InvalidOption.
         """
-        positions = list(batch[self.index]) if indices is None else indices
+        if hasattr(batch, "schema"):  # the format "arrow" of datasets
+            return self._of_table(cast("Table", batch), indices)
+        self._check(batch, needs_index=indices is None)
+        positions = batch[self.index] if indices is None else indices
+        if isinstance(positions, int):
+            raise InvalidOption("batched is not set, so there is one row instead of a batch; pass batched=True to map")
+        positions = list(positions)
+        names = self._read(batch)
+        rows = zip(batch[self.messages], *(batch[name] for name in names), strict=True)
+        return self._columns(
+            positions, [{"messages": messages, **dict(zip(names, beside, strict=True))} for messages, *beside in rows]
+        )
+
+    def _columns(self, positions: Sequence[Any], documents: Sequence[object]) -> dict[str, list[Any]]:
         out: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-        for position, made in zip(positions, self._made(batch), strict=True):
+        for position, made in zip(positions, self.masker.outcomes(documents), strict=True):
             if isinstance(made, InvalidOption):
                 raise made
             if isinstance(made, PreprocessError):
                 if not self._skip_bad:
-                    raise BadConversation(f"conversation {position}: {made}; repair it, or pass skip_bad=True")
+                    raise BadConversation(
+                        f"conversation {position}: {str(made).rstrip('.')}; repair it, or pass skip_bad=True"
+                    )
+                self._tell(position, f"is left out: {made}")
                 continue
+            if not isinstance(position, Integral):
+                raise BadConversation(f"{position!r} in {self.index} is no position; count conversations from 0 on")
+            for warning in made.warnings:
+                self._tell(position, warning)
             for one in made.examples:
                 lengths, values = zip(*one.weight_runs, strict=True)
                 row = (int(position), one.part, one.token_ids, list(lengths), list(values), one.target_bytes)
@@ -100,22 +130,53 @@ class RowColumns:
         return out
 
     def arrow(self, table: Table) -> Table:
-        """Mask a pyarrow.Table with a column of positions, and return a pyarrow.Table."""
-        return type(table).from_pydict(self.arrays(table.to_pydict()))
+        """Mask a pyarrow.Table with a column of positions, and return a pyarrow.Table.
+
+        Its columns are read as those of a Parquet file: null keys of structs are absent, text of the type arrow.json
+        is what it says.
+        """
+        return _table(self._of_table(table))
+
+    def _of_table(self, table: Table, indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
+        # Imported here: the engine does not depend on pyarrow.
+        from turnloom.foreign.arrow_types import plain_rows, twice  # noqa: PLC0415
+
+        self._check(table.column_names, needs_index=indices is None)
+        if again := twice(table.column_names):
+            raise InvalidOption(f"the table has the column {again} twice; rename one of them")
+        read = table.select([self.messages, *self._read(table.column_names)])
+        documents = [table_row(row, self.messages) for row in plain_rows(cast("Any", read))]
+        return self._columns(table.column(self.index).to_pylist() if indices is None else indices, documents)
+
+    def table(self, batch: Mapping[str, Sequence[Any]]) -> Table:
+        """Mask a batch as `__call__` does, and return a pyarrow.Table, of the same types also where no row is left."""
+        return _table(self(batch))
 
     def arrays(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, object]:
         """Mask a batch as `__call__` does; the columns have the types of a dataset, PLAIN and LISTS."""
-        columns = self(batch)
-        plain = {name: np.array(columns[name], kind) for name, kind in PLAIN.items()}
-        lists = {name: [np.array(one, kind) for one in columns[name]] for name, kind in LISTS.items()}
-        return {name: {**plain, **lists}[name] for name in COLUMNS}
+        return _typed(self(batch))
 
-    def _made(self, batch: Mapping[str, Sequence[Any]]) -> list[PreprocessedConversation | PreprocessError]:
-        names = [name for name in batch if name == "tools" or name in BESIDE]
-        rows = zip(batch[self.messages], *(batch[name] for name in names), strict=True)
-        return self.masker.outcomes(
-            [{"messages": messages, **dict(zip(names, beside, strict=True))} for messages, *beside in rows]
-        )
+    def _check(self, names: Collection[str], *, needs_index: bool) -> None:
+        """Refuse a batch without a column that has to be there, and tell of those that other tools obey."""
+        for option, name in (("messages", self.messages), *([("index", self.index)] if needs_index else [])):
+            if name not in names:
+                raise InvalidOption(
+                    f"{option} is {name!r}, but there is no such column (columns: {', '.join(names)}); name another one"
+                    f"{', or pass with_indices=True to map' if option == 'index' else ''}",
+                    field=option,
+                )
+        if instead := [name for name in names if name in INSTEAD]:
+            self._tell(None, unused_sentence(instead))
+
+    def _tell(self, position: object, sentence: str) -> None:
+        if sentence in self._told or len(self._told) >= MOST_TOLD:
+            return
+        self._told.add(sentence)
+        warnings.warn(sentence if position is None else f"conversation {position}: {sentence}", stacklevel=4)
+
+    def _read(self, names: Iterable[str]) -> list[str]:
+        """Return the columns beside the messages that are read."""
+        return [name for name in names if name == "tools" or name in BESIDE]
 
     def description(self) -> dict[str, object]:
         """Return how the rows are made: model, hashes, options.
@@ -136,3 +197,15 @@ class RowColumns:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.description(), indent=1) + "\n", encoding="utf-8")
         return path
+
+
+def _typed(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+    plain = {name: np.array(columns[name], kind) for name, kind in PLAIN.items()}
+    lists = {name: [np.array(one, kind) for one in columns[name]] for name, kind in LISTS.items()}
+    return {name: {**plain, **lists}[name] for name in COLUMNS}
+
+
+def _table(columns: Mapping[str, list[Any]]) -> Table:
+    from turnloom.foreign.arrow_types import table_of  # noqa: PLC0415  # as above
+
+    return cast("Table", table_of(_typed(columns), PLAIN, LISTS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Protocol, runtime_checkable
@@ -10,12 +10,13 @@ from typing import Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from turnloom.foreign.columns import INSTEAD, unused_sentence
 from turnloom.foreign.plain_values import NotPlain, json_text
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import InvalidOption, PreprocessError, UnsupportedContent
 from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import Options
-from turnloom.masks.domain.reading import conversation_or_error, unfit_error
+from turnloom.masks.domain.reading import conversation_or_error, table_row, unfit_error
 from turnloom.masks.model import Model
 from turnloom.masks.pipeline import check_options, preprocess_each
 
@@ -25,7 +26,7 @@ BATCH: Final = 256
 
 @runtime_checkable
 class Column(Protocol):
-    """A column of Arrow: pyarrow's Array and ChunkedArray."""
+    """A column or table of Arrow: pyarrow's Array, ChunkedArray, RecordBatch and Table."""
 
     def to_pylist(self) -> list[object]:
         """Return its values as Python objects."""
@@ -87,8 +88,11 @@ class Masker:
         """Mask conversations.
 
         Args:
-            conversations: a list, another iterable, or a column of Arrow. Each is
+            conversations: a list, another iterable, or a column or table of Arrow. Each is
                 {"messages": [...], "tools": [...]}, or the list of messages, in OpenAI's chat format.
+
+        Raises:
+            TypeError: they are one conversation, or a data frame.
 
         Returns:
             One entry for each conversation, in order. A bad conversation does not affect the others.
@@ -97,12 +101,17 @@ class Masker:
 
     def iterate(self, conversations: Iterable[object] | Column) -> Iterator[Masked]:
         """Yield the same results one by one, holding BATCH conversations at a time."""
-        items = iter(conversations.to_pylist() if isinstance(conversations, Column) else conversations)
+        if isinstance(conversations, Mapping | str | bytes) or hasattr(conversations, "iterrows"):
+            raise TypeError(
+                f"conversations is a {type(conversations).__name__}; give a list, also of a single conversation,"
+                " and the records of a data frame (to_dict('records'))"
+            )
+        items = _of_column(conversations) if isinstance(conversations, Column) else iter(conversations)
         while batch := list(islice(items, BATCH)):
             yield from self._batch(batch)
 
     def _batch(self, documents: Sequence[object]) -> list[Masked]:
-        return [_masked(outcome) for outcome in self.outcomes(documents)]
+        return [_masked(made, document) for made, document in zip(self.outcomes(documents), documents, strict=True)]
 
     def outcomes(self, documents: Sequence[object]) -> list[PreprocessedConversation | PreprocessError]:
         """Mask a few conversations, and return what the pipeline makes of each.
@@ -124,8 +133,23 @@ class Masker:
         ]  # fmt: skip
 
 
-def _masked(outcome: PreprocessedConversation | PreprocessError) -> Masked:
+def _of_column(column: Column) -> Iterator[object]:
+    # Imported here: the engine does not depend on pyarrow.
+    from turnloom.foreign.arrow_types import plain_rows, plain_values  # noqa: PLC0415
+
+    return map(table_row, plain_rows(column) if hasattr(column, "schema") else plain_values(column))
+
+
+def _masked(outcome: PreprocessedConversation | PreprocessError, document: object) -> Masked:
     if isinstance(outcome, PreprocessError):
         return Masked((), outcome)
     rows = tuple(MaskedRow(one.token_ids, one.target_weights(), one.part) for one in outcome.examples)
-    return Masked(rows, warnings=tuple(outcome.warnings), unchecked=outcome.unchecked)
+    return Masked(rows, warnings=(*outcome.warnings, *_unread(document)), unchecked=outcome.unchecked)
+
+
+def _unread(document: object) -> Sequence[str]:
+    """Return a warning of keys beside the messages that other tools obey and nobody reads here."""
+    if not isinstance(document, Mapping) or INSTEAD.keys().isdisjoint(document):
+        return ()
+    names = [name for name in document if name in INSTEAD and document[name] is not None]
+    return [unused_sentence(names)] if names else ()

@@ -112,7 +112,6 @@ class Format:
                 raise InvalidInput(said, field=self.column(part))
         required = SHAPES[self.name].required
         parts = {part: _said(row.get(self.column(part)), part in required) for part in SHAPES[self.name].parts}
-        parts["id"] = _identifier(parts["id"])
         try:
             messages = SHAPES[self.name].messages(parts)
         except InvalidInput as error:
@@ -213,11 +212,6 @@ def _shown_by(row: Mapping[str, JSON]) -> bool:
 def _said(value: JSON, required: bool) -> JSON:
     """Return a part's value; an empty optional text counts as absent."""
     return None if value == "" and not required else value
-
-
-def _identifier(value: JSON) -> JSON:
-    """Return an id; a whole float becomes its digits, since tables of numbers with gaps hold floats."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else value
 
 
 def _openai(parts: Parts) -> Sequence[JSON]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Final
+from typing import IO, Final, cast
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.json_text import JSON, loads, parse
+from turnloom.foreign.json_text import JSON, loads, parse, why_not_json
 from turnloom.plural import counted
 from turnloom.reading.file_kinds import kind_of
 from turnloom.reading.lines import MAX_LINE, Line, lines
-from turnloom.reading.rows import RawRow, parsed, row_of, why_not_json
+from turnloom.reading.rows import RawRow, parsed, row_of
 
 MAX_DOCUMENT: Final = 32 << 20  #: bytes of a JSON document, which is read as a whole
 
@@ -90,7 +89,8 @@ def _is_messages(members: Sequence[object], keys: Sequence[str] = ("role",)) -> 
 
 def _csv_rows(url: str, file: io.BufferedIOBase) -> Iterator[RawRow]:
     csv.field_size_limit(MAX_LINE)
-    text = codecs.getreader("utf-8-sig")(file)
+    # Only line ends of files end a line here; codecs' reader also ends one at U+2028, a form feed and others of a text.
+    text = io.TextIOWrapper(cast("IO[bytes]", file), encoding="utf-8-sig", newline="")
     reader = csv.reader(text, strict=True)
     head: Sequence[str] | None = None
     try:
@@ -107,6 +107,8 @@ def _csv_rows(url: str, file: io.BufferedIOBase) -> Iterator[RawRow]:
             raise InvalidInput(f"{url} is not UTF-8.", hint="Save the file as UTF-8.") from error
         hint = "Where the next row begins can't be told, so no bad row can be left out here."
         raise InvalidInput(f"{url}, line {reader.line_num}: {error}.", hint=hint) from error
+    finally:
+        text.detach()  # whoever opened the file closes it
 
 
 def _head(url: str, names: Sequence[str]) -> Sequence[str]:
@@ -130,9 +132,9 @@ def _csv_row(place: str, head: Sequence[str], cells: Sequence[str]) -> RawRow:
 
 
 def _cell(text: str) -> JSON:
-    """Return a cell's text, or the messages that it spells; any other JSON may be a reply."""
+    """Return a cell's text, or the messages that it spells; any other JSON may be a reply. An empty cell is null."""
     if not text.startswith("[{"):
-        return text
+        return text or None
     try:
         found = parse(text)
     except ValueError:

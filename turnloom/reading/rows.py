@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
-from decimal import Decimal
 from itertools import islice
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.json_text import JSON, FromText, NoJSON, columns_of, loads
+from turnloom.foreign.json_text import JSON, NO_JSON, NO_UTF8, columns_of, loads, why_not_json
 from turnloom.reading.chat_formats import Format, detect
 from turnloom.reading.file_kinds import KINDS
 
 LOOKED_AT = 100  #: rows that detection looks at
-NO_JSON = "is not JSON"
-NO_UTF8 = "is not UTF-8."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,47 +64,3 @@ def row_of(place: str, value: object) -> RawRow:
     except ValueError as error:
         return RawRow(place, mistake=str(error))
     return RawRow(place, found, unread=unread)
-
-
-def why_not_json(error: ValueError) -> str:
-    """Return the reason as the rest of a sentence that begins with the place."""
-    if isinstance(error, UnicodeDecodeError):
-        return NO_UTF8
-    if isinstance(error, json.JSONDecodeError):
-        return f"{NO_JSON} ({error.msg} in column {error.colno})."
-    return str(error)
-
-
-def column_row(place: str, values: Mapping[str, object]) -> RawRow:
-    """Make a row of columns; a value that JSON can't hold spoils its column only."""
-    return row_of(place, {str(name): _plain(value, 0) for name, value in values.items()})
-
-
-def _plain(value: object, depth: int) -> object:
-    """Return a column's value as JSON, with NoJSON for what JSON can't hold.
-
-    Columns give every struct all keys, so a null key of a struct counts as absent. Null is kept as a message's
-    content: in a struct with a role, in a list that is a column.
-    """
-    if isinstance(value, Mapping):
-        is_message = depth == 1 and value.get("role") is not None
-        return {
-            str(key): _plain(item, depth + 1)
-            for key, item in value.items()
-            if item is not None or (is_message and key == "content")
-        }
-    if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return str(value)
-    if isinstance(value, FromText):
-        return value.value
-    if isinstance(value, NoJSON):
-        return value
-    return NoJSON(f"holds a value of type {type(value).__name__}, which JSON can't hold.")

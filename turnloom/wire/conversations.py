@@ -18,10 +18,10 @@ from turnloom.errors import InvalidInput
 from turnloom.foreign.arrays import without_arrays
 from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import JSON, kind_of, list_from, list_in, offers_none, text_from
+from turnloom.foreign.json_text import JSON, identifier_from, kind_of, list_from, list_in, offers_none, text_from
 from turnloom.foreign.part_types import ADVICE
-from turnloom.foreign.plain_values import PLAIN, text_of, why_not
-from turnloom.foreign.tool_calls import call_from, only
+from turnloom.foreign.plain_values import PLAIN, as_float32, place_of_half, text_of, why_not
+from turnloom.foreign.tool_calls import NO_CALLS, call_from, only, tool_text
 from turnloom.v1 import types_pb2
 
 #: Keys of a message that are fields of their own; every other key travels in extra_json.
@@ -56,8 +56,10 @@ def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
         raise InvalidInput(f"{said}.", hint=PLAIN, field=where.removeprefix(".")) from error
     except UnicodeEncodeError as error:
         said = "half of a surrogate pair (\\ud800 to \\udfff) stands alone."
+        where = place_of_half(document if isinstance(document, Mapping) else {"messages": document}).removeprefix(".")
         hint = "Repair the export that cut a character in two."
-        raise InvalidInput(f"{place}: {said}" if place else said, hint=hint) from error
+        sentence = ": ".join(part for part in (place, where, said) if part)
+        raise InvalidInput(sentence, hint=hint, field=where) from error
 
 
 def to_json(conversation: types_pb2.Conversation) -> dict[str, JSON]:
@@ -101,9 +103,9 @@ def _call_json(call: types_pb2.ToolCall) -> JSON:
 
 
 def _conversation(document: JSON) -> types_pb2.Conversation:
-    if isinstance(document, list) or hasattr(document, "tolist"):
+    if isinstance(document, list | tuple) or hasattr(document, "tolist"):
         document = {"messages": document}
-    if not isinstance(document, dict):
+    if not isinstance(document, Mapping):
         raise InvalidInput("can't be used; give an object, or a list of messages.", hint=SHAPE)
     document = cast("Mapping[str, JSON]", without_arrays(document))
     messages = document.get("messages")
@@ -116,18 +118,10 @@ def _conversation(document: JSON) -> types_pb2.Conversation:
         tools = tools if found is None else found
     kept, offered = without_filled(said, _tools(tools))
     return types_pb2.Conversation(
-        id=_identifier(document.get("id")),
+        id=identifier_from(document.get("id")),
         messages=[_message(message, f"messages[{index}]") for index, message in enumerate(kept)],
-        tools_json=[text_of(tool, f"tools[{index}]") for index, tool in enumerate(offered)],
+        tools_json=[tool_text(tool, index) for index, tool in enumerate(offered)],
     )
-
-
-def _identifier(value: JSON) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InvalidInput("can't be used; give text or a whole number.", field="id")
-    return str(value)
 
 
 def _tools(value: JSON) -> Sequence[JSON]:
@@ -140,7 +134,7 @@ def _tools(value: JSON) -> Sequence[JSON]:
 
 
 def _message(value: JSON, path: str) -> types_pb2.Message:
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise InvalidInput("can't be used; give an object with role and content.", field=path, hint=SHAPE)
     if "role" not in value:
         hint = "ShareGPT data (from, value) needs its keys renamed to role and content." if "from" in value else SHAPE
@@ -151,7 +145,7 @@ def _message(value: JSON, path: str) -> types_pb2.Message:
     for key in ("reasoning_content", "tool_call_id", "name"):
         if value.get(key) is not None:
             setattr(message, key, text_from(value[key], f"{path}.{key}"))
-    if value.get("tool_calls") not in (None, ""):
+    if value.get("tool_calls") not in (None, *NO_CALLS):
         calls = list_from(value["tool_calls"], f"{path}.tool_calls")
         message.tool_calls.extend(_tool_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls))
     _fill_training(message, value, path)
@@ -168,7 +162,7 @@ def _fill_content(message: types_pb2.Message, content: JSON, path: str) -> None:
         message.null_content = struct_pb2.NULL_VALUE
     elif isinstance(content, str):
         message.text = content
-    elif isinstance(content, list):
+    elif isinstance(content, list | tuple):
         message.parts.SetInParent()  # an empty list is content too
         message.parts.parts.extend(_part(part, f"{path}[{index}]") for index, part in enumerate(content))
     else:
@@ -178,7 +172,7 @@ def _fill_content(message: types_pb2.Message, content: JSON, path: str) -> None:
 def _part(value: JSON, path: str) -> types_pb2.ContentPart:
     if isinstance(value, str):
         raise InvalidInput('is text; give {"type": "text", "text": "..."}.', field=path)
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise InvalidInput(f"is {kind_of(value)}; give an object with type and text.", field=path)
     kind = text_from(value.get("type"), f"{path}.type")
     if kind != "text":
@@ -206,7 +200,7 @@ def _tool_call(value: JSON, path: str) -> types_pb2.ToolCall:
 
 
 def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: str) -> None:
-    """Set the message's training fields; the server validates the numbers."""
+    """Set the message's training fields."""
     trainable, weight = value.get("trainable"), value.get("weight")
     if trainable is not None:
         if not isinstance(trainable, bool):
@@ -215,4 +209,10 @@ def _fill_training(message: types_pb2.Message, value: Mapping[str, JSON], path: 
     if weight is not None:
         if not isinstance(weight, int | float):  # true and false, as some tools write it, are 1 and 0
             raise InvalidInput(f"is {kind_of(weight)}; give a number.", field=f"{path}.weight")
-        message.weight = float(weight)
+        factor = as_float32(weight)
+        if factor is None:
+            raise InvalidInput(
+                f"is {weight if isinstance(weight, float) else kind_of(weight)}; give a number from 0 to 3.4e38.",
+                field=f"{path}.weight",
+            )
+        message.weight = factor

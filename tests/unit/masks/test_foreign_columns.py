@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from turnloom.errors import InvalidInput
-from turnloom.foreign.columns import BESIDE, INSTEAD
+from turnloom.foreign.columns import BESIDE, INSTEAD, MASK_COLUMN, ROW_MASKS, VERDICT_COLUMNS
 from turnloom.masks.domain.errors import MalformedConversation
 from turnloom.masks.domain.reading import conversation_from
 from turnloom.reading.chat_formats import Format
+from turnloom.reading.local_sources import LocalSource
 from turnloom.transport.uploads import as_messages
 from turnloom.wire.conversations import from_json
 
@@ -21,7 +23,24 @@ MESSAGES = [
     {"role": "assistant", "content": "two"},
 ]
 TOOL = {"name": "f", "parameters": {"type": "object", "properties": {}}}
-VALUES = (False, True, 0, 1, None, "", "false", [0, 0, 0, 1], [0, 1], "[0, 0, 0, 1]", [TOOL], json.dumps([TOOL]), "x")
+VALUES = (
+    False,
+    True,
+    0,
+    1,
+    None,
+    "",
+    "false",
+    "0",
+    "no",
+    0.0,
+    [0, 0, 0, 1],
+    [0, 1],
+    "[0, 0, 0, 1]",
+    [TOOL],
+    json.dumps([TOOL]),
+    "x",
+)
 
 
 def by_file(row):
@@ -60,6 +79,42 @@ def test_a_column_that_other_tools_read_means_the_same_in_every_way_in(name: str
             way(row)
         assert name in str(caught.value)
         assert refusal in str(caught.value)
+
+
+NO: tuple[object, ...] = (False, 0, 0.0, "0", "no", "False", "0.0")
+YES: tuple[object, ...] = (True, 1, 1.0, "1", "yes", "TRUE")
+
+
+@pytest.mark.parametrize("name", sorted(ROW_MASKS.keys() - {"loss", MASK_COLUMN}))  # a measured number, and a list
+def test_a_row_that_says_in_any_way_that_it_is_not_trained_is_refused(name: str) -> None:
+    for value in YES if ROW_MASKS[name] else NO:
+        row = {"messages": MESSAGES[2:], name: value}
+        assert by_file(row)[1] == "says that the row is not trained; leave "
+        with pytest.raises(InvalidInput, match="says that the row is not trained"):
+            from_json(row)
+        with pytest.raises(MalformedConversation, match="says that the row is not trained"):
+            conversation_from(row)
+    for value in NO if ROW_MASKS[name] else YES:
+        assert by_file({"messages": MESSAGES[2:], name: value})[1] is None
+
+
+@pytest.mark.parametrize("name", VERDICT_COLUMNS)
+def test_a_false_verdict_is_one_also_as_text_of_csv(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "kto.csv"
+    path.write_text(f"prompt,completion,{name}\nq,good,True\nq,bad,False\nq,class,0\n")
+    (_, good), (_, bad), (_, number) = LocalSource.open([path]).whole().wanted()
+    assert not isinstance(good, InvalidInput)
+    assert not isinstance(number, InvalidInput)
+    assert isinstance(bad, InvalidInput)
+    assert "is false, which marks a reply that the model should not give" in bad.message
+
+
+def test_an_image_is_named_that_a_part_of_content_stands_for() -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": "see <image>"}]}, MESSAGES[1]]
+    row = {"messages": parts, "images": ["a.png"]}
+    for way, kind in ((from_json, InvalidInput), (conversation_from, MalformedConversation)):
+        with pytest.raises(kind, match="images: holds what <image> in the messages stands for"):
+            way(row)
 
 
 def test_nulls_that_a_table_filled_in_reach_no_template_by_way_of_the_engine() -> None:

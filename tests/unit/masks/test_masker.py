@@ -162,7 +162,7 @@ def test_a_bad_conversation_harms_no_other(masker: Masker) -> None:
     [
         ("x", "messages[1]: is text; send an object with role and content"),
         ({"content": "x"}, "messages[1].role: is null or absent; send text such as 'user'"),
-        ({"role": "assistant", "weight": -1}, "messages[1].weight: is the number -1; send a finite number >= 0"),
+        ({"role": "assistant", "weight": -1}, "messages[1].weight: is the number -1; send a number from 0 to 3.4e38"),
         ({"role": "assistant", "trainable": 1}, "messages[1].trainable: is the number 1; send true or false"),
     ],
 )

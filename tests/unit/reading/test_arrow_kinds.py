@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.preprocess.wire.conversation import conversation
+from turnloom.errors import InvalidInput
 from turnloom.masks.domain.conversation import JSON, Conversation
 from turnloom.reading.local_sources import LocalSource
 from turnloom.wire.conversations import from_json
@@ -103,3 +104,33 @@ def test_a_null_where_a_part_must_be_is_told_from_a_column_that_is_missing(tmp_p
     pq.write_table(pa.table({"prompt": ["q", None], "completion": ["a", "b"]}), path)
     _, (_, document) = LocalSource.open([path]).whole().wanted()
     assert "is null in this row" in str(document)
+
+
+def test_a_null_of_a_map_was_written_and_one_of_a_struct_was_not(tmp_path: Path) -> None:
+    text = pa.string()
+    for kind, expected in (
+        (pa.map_(text, text), {"a": "1", "b": None}),
+        (pa.struct([("a", text), ("b", text)]), {"a": "1"}),
+    ):
+        arguments = [("a", "1"), ("b", None)] if pa.types.is_map(kind) else {"a": "1", "b": None}
+        call = pa.struct([("name", text), ("arguments", kind)])
+        message = pa.struct([("role", text), ("content", text), ("tool_calls", pa.list_(call))])
+        chat = [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "tool_calls": [{"name": "f", "arguments": arguments}]},
+        ]
+        pq.write_table(pa.table({"messages": pa.array([chat], pa.list_(message))}), tmp_path / "chats.parquet")
+        (found,) = read(tmp_path / "chats.parquet")
+        assert found.messages[1]["tool_calls"] == [{"function": {"name": "f", "arguments": expected}}]
+
+
+@pytest.mark.parametrize("name", ["chats.parquet", "chats.arrow"])
+def test_a_column_that_stands_twice_is_named(tmp_path: Path, name: str) -> None:
+    table = pa.table([pa.array([PLAIN]), pa.array([CHAT])], names=["messages", "messages"])
+    if name.endswith(".parquet"):
+        pq.write_table(table, tmp_path / name)
+    else:
+        with pa.ipc.new_file(str(tmp_path / name), table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(InvalidInput, match=rf"{name} has the column messages twice\."):
+        read(tmp_path / name)

@@ -225,7 +225,8 @@ def test_names_that_are_no_text_are_shown_and_sent(tmp_path: Path) -> None:
     part.skip_bad = True
     assert [one.conversation.id for one in part.sourced()] == ["x"]
     assert list(part.counts.unused_columns) == ["n?"]
-    assert part.bad == [f"{tmp_path}/caf?.jsonl, line 2: half of a surrogate pair (\\ud800 to \\udfff) stands alone."]
+    said = "messages[0]: half of a surrogate pair (\\ud800 to \\udfff) stands alone."
+    assert part.bad == [f"{tmp_path}/caf?.jsonl, line 2: {said}"]
     assert part.description().uri == "caf?.jsonl"
 
 
@@ -316,6 +317,26 @@ def test_csv_is_read_and_a_short_row_named(tmp_path: Path) -> None:
     rows = sourced(path)
     assert next(rows).conversation == CHAT
     with pytest.raises(InvalidInput, match="line 3: has 1 cell for 2 columns"):
+        next(rows)
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"], ids=ascii)
+def test_only_a_line_end_ends_a_row_of_csv(tmp_path: Path, character: str) -> None:
+    path = tmp_path / "a.csv"
+    texts = [f"q{character}x", f"a{character}b,c"]
+    path.write_bytes(f'prompt,completion\r\n{texts[0]},"{texts[1]}"\r\nq,a{character}\r\nq,x\n'.encode())
+    first, second, third = sourced(path)
+    assert [message.text for message in first.conversation.messages] == texts
+    assert second.conversation.messages[1].text == f"a{character}"
+    assert third.place == f"{path}, line 4"
+
+
+def test_an_empty_cell_of_csv_is_null_and_no_reply(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('instruction,input,output\nq,,a\nq,"",\n')
+    rows = sourced(path)
+    assert next(rows).conversation == CHAT
+    with pytest.raises(InvalidInput, match="line 3: output: is null in this row; leave such rows out"):
         next(rows)
 
 

@@ -50,7 +50,9 @@ MESSAGES = st.builds(
 CONVERSATIONS = st.fixed_dictionaries(
     {"messages": st.lists(MESSAGES, max_size=3)},
     optional={
-        "tools": st.lists(st.dictionaries(TEXT, VALUES, max_size=3), min_size=1, max_size=2),
+        "tools": st.lists(
+            st.dictionaries(TEXT, VALUES.filter(lambda value: value is not None), max_size=3), min_size=1, max_size=2
+        ),
         "id": TEXT.filter(bool),
     },
 )
@@ -127,7 +129,7 @@ def test_a_json_file_holds_one_conversation_a_list_or_json_lines(
         ),
         ('{"messages": [{"role": "user", "trainable": 1}]}', "messages[0].trainable: is the number 1"),
         ('{"messages": [{"role": "user", "weight": "1"}]}', "messages[0].weight: is text; give a number"),
-        ('{"messages": [], "id": []}', "id: can't be used; give text or a whole number."),
+        ('{"messages": [], "id": []}', "id: is a list; give text or a whole number."),
         ('{"messages": [], "tools": "x"}', "tools: is text, but not JSON text of a list."),
         ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "half of a surrogate pair"),
         ('{"messages": [{"role": "user", "weight": NaN}]}', "holds NaN, which JSON can't hold."),
@@ -187,3 +189,21 @@ def test_arrays_of_pandas_are_lists() -> None:
     with pytest.warns(UserWarning, match="Columns that nobody reads: score"):
         (found,) = as_messages([row])  # type: ignore[list-item]  # what pandas gives
     assert found == from_json(row["messages"]) == from_json(plain)  # type: ignore[arg-type]  # as above
+
+
+@pytest.mark.parametrize(
+    ("document", "place"),
+    [
+        ([{"role": "user", "content": "a\ud83d"}], "messages[0].content"),
+        ({"messages": [{"role": "user", "meta": {"k": ["\udc00"]}}]}, "messages[0].meta.k[0]"),
+        ({"messages": [{"role": "user", "a\ud83d": 1}]}, "messages[0]"),
+        ({"messages": [], "tools": [{"d": "\ud800"}]}, "tools[0].d"),
+        ({"messages": [], "id": "\ud800"}, "id"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_named_by_its_place(document, place: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        from_json(document, "a.jsonl, line 1")
+    said = "half of a surrogate pair (\\ud800 to \\udfff) stands alone."
+    assert refused.value.message == f"a.jsonl, line 1: {place}: {said}"
+    assert refused.value.field == place

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from turnloom.foreign.part_types import ADVICE
+from turnloom.foreign.plain_values import as_float32
+from turnloom.foreign.truth import truth_of
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 #: A message as chat templates see it: `role`, `content`, `reasoning_content`, `tool_calls`, `name`, `tool_call_id`
@@ -14,6 +16,10 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 Message: TypeAlias = "dict[str, JSON]"
 #: What to write instead of a part of content that templates have not, by its type.
 PART_ADVICE: Final = ADVICE
+#: A weight as rows have it.
+FACTOR: Final = as_float32
+#: What a value says that means true or false.
+TRUTH: Final = truth_of
 #: Names a message's reasoning is given under.
 REASONING_FIELDS: Final = ("reasoning_content", "thinking", "reasoning")
 #: Names of the message format itself: as dictionary keys templates spell them, and they are no one's text.
@@ -29,7 +35,9 @@ class Training:
     """What the sender says of training on one message, beside its text. Templates never see it."""
 
     trainable: bool | None = None  #: None: the policy decides. Read only by TrainOn.CUSTOMIZED.
-    weight: float | None = None  #: factor on the target weights of this message's tokens, >= 0 and finite; None is 1.0
+    weight: float | None = (
+        None  #: factor on the target weights of this message's tokens, a finite float32 >= 0; None is 1.0
+    )
 
 
 @dataclass(frozen=True, slots=True)

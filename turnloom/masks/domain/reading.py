@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Final, cast
 
 from turnloom.errors import InvalidInput
 from turnloom.foreign.arrays import without_arrays
-from turnloom.foreign.columns import BESIDE, read_columns
+from turnloom.foreign.columns import BESIDE, MEDIA_COLUMNS, NEEDED, read_columns
 from turnloom.foreign.filled_nulls import without_filled
-from turnloom.foreign.json_text import kind_of, list_in, object_in, offers_none, text_from
-from turnloom.foreign.plain_values import PLAIN, text_of, unfit
-from turnloom.foreign.tool_calls import call_from
+from turnloom.foreign.json_text import columns_of, kind_of, list_in, object_in, offers_none, text_from
+from turnloom.foreign.plain_values import PLAIN, as_float32, unfit
+from turnloom.foreign.tool_calls import NO_CALLS, call_from, tool_text
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import TOO_DEEP, MalformedConversation
 
@@ -39,6 +38,10 @@ def conversation_from(document: object) -> Conversation:
     if not isinstance(document, Mapping):
         document = {"messages": document}
     document = without_arrays(document)
+    if "messages" not in document and "role" in document:
+        raise MalformedConversation(
+            "messages: missing: this is a message; give each conversation as a list of its messages", field="messages"
+        )
     if "messages" not in document:
         raise MalformedConversation(
             f"messages: missing (keys: {', '.join(map(str, document)) or 'none'}); send the list under this key",
@@ -52,7 +55,7 @@ def conversation_from(document: object) -> Conversation:
     given, tools = without_filled(given, tools or ())
     try:
         for index, tool in enumerate(tools):
-            text_of(tool, f"tools[{index}]")
+            tool_text(tool, index)
     except InvalidInput as error:
         raise _malformed(error) from error
     messages, training = [], []
@@ -71,12 +74,30 @@ def conversation_from(document: object) -> Conversation:
 
 def conversation_or_error(document: object) -> Conversation | MalformedConversation:
     """Read one conversation of many: return why it can't be read, so that it does not stop the others."""
+    if isinstance(document, MalformedConversation):  # of table_row
+        return document
     try:
         return conversation_from(document)
     except MalformedConversation as error:
         return error
     except RecursionError:
         return _unfit(document) or MalformedConversation(TOO_DEEP)
+
+
+def table_row(value: object, messages: str = "messages") -> object:
+    """Return a row of a table as conversation_or_error() takes it, or the error of a column that JSON can't hold.
+
+    Args:
+        value: as turnloom.foreign.arrow_types reads it: an object of columns, or the list of messages.
+        messages: column of the messages.
+    """
+    row, unread = columns_of(value if isinstance(value, Mapping) else {messages: value})
+    assert isinstance(row, Mapping)  # it was one
+    for name in (messages, *NEEDED[1:]):
+        if name in unread:
+            return MalformedConversation(f"{name}: {unread[name]}", field=name)
+    media = {name: True for name in MEDIA_COLUMNS if name in unread}  # there is something, whatever it is
+    return {**{("messages" if name == messages else name): item for name, item in row.items()}, **media}
 
 
 def unfit_error(conversation: Conversation) -> MalformedConversation | None:
@@ -120,7 +141,7 @@ def _message(item: object, index: int) -> tuple[Message, Training]:
 
 def _calls(value: JSON) -> JSON:
     """Return tool calls, also those of JSON text, in OpenAI's form. Raises InvalidInput."""
-    found = value if isinstance(value, list | tuple) else [] if value == "" else list_in(value)
+    found = value if isinstance(value, list | tuple) else [] if value in NO_CALLS else list_in(value)
     if found is None:
         raise InvalidInput(f"is {kind_of(value)}; give a list.", field="tool_calls")
     return [call_from(object_in(call), f"tool_calls[{at}]")[0] for at, call in enumerate(found)]
@@ -133,13 +154,14 @@ def _training(trainable: object, weight: object, index: int) -> Training:
         raise MalformedConversation(
             f"is {kind_of(trainable)}; send true or false", message_index=index, field="trainable"
         )
-    if weight is not None and (not isinstance(weight, int | float) or not isfinite(weight) or weight < 0):
+    factor = as_float32(weight) if isinstance(weight, int | float) else None
+    if weight is not None and factor is None:
         raise MalformedConversation(
-            f"is {weight if isinstance(weight, float) else kind_of(weight)}; send a finite number >= 0",
+            f"is {weight if isinstance(weight, float) else kind_of(weight)}; send a number from 0 to 3.4e38",
             message_index=index,
             field="weight",
         )
-    return Training(trainable, None if weight is None else float(weight))
+    return Training(trainable, factor)
 
 
 def _columns_read(

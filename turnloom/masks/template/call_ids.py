@@ -29,7 +29,7 @@ def with_call_ids(messages: Sequence[Message], source: str) -> Sequence[Message]
     """
     nine = _NINE.search(source) is not None
     made: dict[str, str] = {}
-    waiting: list[str] = []  #: new ids of calls without one, for results without one
+    waiting: list[tuple[str, str]] = []  #: ids given and new of the last calls that have no result yet
     count = 0
     changed: list[Message] = []
     for message in messages:
@@ -42,13 +42,19 @@ def with_call_ids(messages: Sequence[Message], source: str) -> Sequence[Message]
                 given = call.get("id") if isinstance(call, Mapping) else None
                 if given:
                     made[str(given)] = new
-                waiting.append(new)
+                waiting.append((str(given or ""), new))
                 named.append({**call, "id": new} if isinstance(call, Mapping) else call)
                 count += 1
             changed.append({**message, "tool_calls": named})
         elif message.get("role") == "tool":
             asked = str(message.get("tool_call_id") or "")
-            new = made.get(asked, "") or (waiting.pop(0) if waiting and not asked else asked)
+            # Of calls with one id, or with none, the first result belongs to the first.
+            found = next((one for one in waiting if one[0] == asked), None)
+            if found is None and not asked and waiting:
+                found = waiting[0]
+            if found is not None:
+                waiting.remove(found)
+            new = made.get(asked, asked) if found is None else found[1]
             changed.append({**message, "tool_call_id": new} if new else message)
         else:
             changed.append(message)

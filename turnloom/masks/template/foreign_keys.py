@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isfinite
 from typing import Final
 
-from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
+from turnloom.masks.domain.conversation import FACTOR, JSON, TRUTH, Conversation, Message, Training
 from turnloom.masks.domain.errors import InvalidTraining
 
 #: Keys that say whether a message is trained -> what `true` means.
@@ -25,11 +24,6 @@ FACTOR_KEYS: Final = frozenset({"loss_scale", "loss_weight"})
 AMBIGUOUS_KEYS: Final = frozenset({"mask", "label"})
 #: Keys of axolotl that mark characters inside a message.
 DETAIL_KEYS: Final = frozenset({"train_detail", "training_detail"})
-#: Ways in which texts and numbers say true and false.
-_WORDS: Final = {
-    **dict.fromkeys(("true", "1", "1.0", "yes"), True),
-    **dict.fromkeys(("false", "0", "0.0", "no"), False),
-}
 _KEYS: Final = frozenset(MASK_KEYS) | FACTOR_KEYS | AMBIGUOUS_KEYS | DETAIL_KEYS
 
 
@@ -65,14 +59,14 @@ def _training(message: Message, said: Training, index: int) -> Training:
                 )
             continue
         if key in AMBIGUOUS_KEYS:
-            if _truth(value) is None:
+            if TRUTH(value) is None:
                 continue
             raise InvalidTraining(
                 "does not say whether it marks what is trained or what is not; write trainable: true or false",
                 message_index=index,
                 field=key,
             )
-        trainable = None if key in FACTOR_KEYS else _truth(value)
+        trainable = None if key in FACTOR_KEYS else TRUTH(value)
         if trainable is not None:
             trainable = trainable is MASK_KEYS[key]
             if said.trainable not in (None, trainable):
@@ -88,23 +82,16 @@ def _training(message: Message, said: Training, index: int) -> Training:
 def _weighed(said: Training, key: str, value: JSON, index: int) -> Training:
     """Read a number other than 0 and 1 as a factor, under the names of factors and masks. Refuse a measured loss."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or key in ("loss", "masked") or not (isfinite(value) and value >= 0):  # type: ignore[arg-type,operator]  # a number
+    factor = FACTOR(value) if number and key not in ("loss", "masked") else None  # type: ignore[arg-type]  # a number
+    if factor is None:
         raise InvalidTraining(
             f"is {_shown(value)}, which says not what is trained; write trainable: true or false, or weight: a number",
             message_index=index,
             field=key,
         )
-    if said.weight not in (None, float(value)):  # type: ignore[arg-type]  # a number
+    if said.weight not in (None, factor):
         raise InvalidTraining("and weight are two factors; leave one of them out", message_index=index, field=key)
-    return replace(said, weight=float(value))  # type: ignore[arg-type]  # a number
-
-
-def _truth(value: JSON) -> bool | None:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, (int, float)):
-        return bool(value) if value in (0, 1) else None
-    return _WORDS.get(value.strip().lower()) if isinstance(value, str) else None
+    return replace(said, weight=factor)
 
 
 def _without_keys(message: Message) -> Message:

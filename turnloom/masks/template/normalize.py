@@ -26,6 +26,7 @@ _FUNCTIONS: Final = (None, "function", "custom")
 _OF_CALLS: Final = ("id", "type", "name", "index")
 _PLAIN: Final = ("role", "content")
 _NOTHING: Final[tuple[JSON, ...]] = (None, [])  #: contents of a message that says nothing
+_NO_CALL: Final[tuple[JSON, ...]] = (None, "", "null", {})  #: a function_call of a message that calls nothing
 _TEXT_PART: Final = {"type", "text"}  #: all keys of a part that holds text and nothing else
 #: What stands between the texts of parts, as in vLLM and llama.cpp; SGLang writes a space.
 _BETWEEN_PARTS: Final = "\n"
@@ -54,21 +55,46 @@ def normalized(
 def normalized_tools(tools: Sequence[JSON]) -> Sequence[JSON]:
     """Return tools in OpenAI's form, in which servers hand them to templates; the same object if they were.
 
-    A tool that has its name beside its parameters, as in OpenAI's Responses API, becomes the function of one.
+    A tool that has its name beside its parameters, as in OpenAI's Responses API, becomes the function of one. A
+    function and parameters that are JSON text become the object that the text says.
     """
-    return tools if all(map(_is_openai, tools)) else [tool if _is_openai(tool) else _function(tool) for tool in tools]
+    return tools if all(map(_is_openai, tools)) else [tool if _is_openai(tool) else _tool(tool) for tool in tools]
 
 
 def _is_openai(tool: JSON) -> bool:
-    if not isinstance(tool, Mapping) or "function" in tool or not isinstance(tool.get("name"), str):
-        return True  # or nothing that could be made so
+    if not isinstance(tool, Mapping):
+        return True  # nothing that could be made so
+    if "function" in tool:
+        function = tool["function"]
+        return not isinstance(function.get("parameters") if isinstance(function, Mapping) else function, str)
+    if not isinstance(tool.get("name"), str):
+        return True
     return tool.get("type", "function") not in _FUNCTIONS or tool.keys().isdisjoint(_SCHEMAS)
 
 
-def _function(tool: JSON) -> JSON:
+def _tool(tool: JSON) -> JSON:
     assert isinstance(tool, Mapping)  # asked by _is_openai
+    if "function" in tool:
+        return {**tool, "function": _with_schema(_said(tool["function"]))}
     named = {"parameters" if key in _SCHEMAS else key: value for key, value in tool.items() if key != "type"}
-    return {"type": "function", "function": named}
+    return {"type": "function", "function": _with_schema(named)}
+
+
+def _with_schema(function: JSON) -> JSON:
+    if not isinstance(function, Mapping) or not isinstance(function.get("parameters"), str):
+        return function
+    return {**function, "parameters": _said(function["parameters"])}
+
+
+def _said(value: JSON) -> JSON:
+    """Return the object that a text says as JSON; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_object)
+    except (ValueError, RecursionError):
+        return value
+    return found if isinstance(found, Mapping) else value
 
 
 def with_one_text(messages: Sequence[Message]) -> Sequence[Message]:
@@ -108,7 +134,8 @@ def _normalized(message: Message, index: int, known: Collection[str], only_text:
     legacy = values.get(LEGACY_CALL)
     if LEGACY_CALL in values and LEGACY_CALL not in known:
         del values[LEGACY_CALL]
-        if legacy is not None:
+        legacy = _said(legacy)
+        if legacy not in _NO_CALL:
             values = _with_call(values, legacy, index)
     content = values.get("content")
     if only_text and _has_text_parts(content):

@@ -16,6 +16,7 @@ import posixpath
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Final
 
 import datasets
@@ -30,7 +31,9 @@ from huggingface_hub.errors import (
 from services.preprocess.domain.source_errors import HubRefused, HubUnreachable, SourceNotAllowed, SourceNotReadable
 from services.preprocess.domain.source_location import below
 from services.store.records import DatasetSource
-from turnloom.reading.rows import RawRow, column_row
+from turnloom.foreign.arrow_types import plain_rows
+from turnloom.reading.columnar import BATCH
+from turnloom.reading.rows import RawRow, row_of
 
 ANSWER_SECONDS: Final = 8.0  #: for the hub's first answer, name resolution included
 MIRROR: Final = (
@@ -63,8 +66,10 @@ def rows(name: str, source: DatasetSource, commit: str, skip: int = 0, roots: Se
         else:
             builder.download_and_prepare()
             table = builder.as_dataset(split=split)
-        for index, values in enumerate(table.skip(skip) if skip else table, start=skip):
-            yield column_row(f"{name}[{split}], row {index}", values)
+        # Arrow's own types tell nulls that a table filled in from those of JSON, which plain values do not.
+        batches = (table.skip(skip) if skip else table).with_format("arrow").iter(batch_size=BATCH)
+        for index, values in enumerate(chain.from_iterable(map(plain_rows, batches)), start=skip):
+            yield row_of(f"{name}[{split}], row {index}", values)
 
 
 def _builder(name: str, config: str, commit: str) -> datasets.DatasetBuilder:

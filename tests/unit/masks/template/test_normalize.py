@@ -170,3 +170,28 @@ def test_parts_beside_calls_become_one_text_too() -> None:
     message = {**calling("{}"), "content": parts("Look", "up.")}
     (found,) = normalized([message], only_text=True)
     assert (found["content"], found["tool_calls"]) == ("Look\nup.", normalized([calling({})])[0]["tool_calls"])
+
+
+@pytest.mark.parametrize(
+    ("given", "results", "expected"),
+    [
+        (["a", "a"], ["a", "a"], [0, 1]),
+        (["a", None], ["a", None], [0, 1]),
+        (["a", None], [None, "a"], [1, 0]),
+        ([None, None], [None, None], [0, 1]),
+        (["a", "b"], [None, None], [0, 1]),
+        (["a", "b"], ["b", "a"], [1, 0]),
+        (["a", "b"], ["a", "a"], [0, 0]),
+    ],
+)
+def test_made_ids_give_each_result_to_its_call_though_ids_are_missing_or_stand_twice(
+    given: list[str | None], results: list[str | None], expected: list[int]
+) -> None:
+    calls: list[JSON] = [
+        {**({"id": one} if one else {}), "function": {"name": f"f{at}", "arguments": {}}}
+        for at, one in enumerate(given)
+    ]
+    messages: list[Message] = [{"role": "assistant", "content": "", "tool_calls": calls}]
+    messages += [{"role": "tool", "content": "", **({"tool_call_id": one} if one else {})} for one in results]
+    _, *made = with_call_ids(messages, "{{ call.id }}")
+    assert [one["tool_call_id"] for one in made] == [f"functions.f{at}:{at}" for at in expected]
