@@ -166,6 +166,19 @@ local function mark_best(id)
   set(id, 'best_checkpoint', best)
 end
 
+-- The newest checkpoint of the effective run that is in the store. Copies don't arrive in the order of steps.
+local function mark_stored(id)
+  for _, name in ipairs(redis.call('ZREVRANGE', key('lineage', id), 0, -1)) do
+    if cjson.decode(redis.call('HGET', key('checkpoints', id), name)).stored then
+      if name ~= field(id, 'stored_checkpoint') then
+        set(id, 'stored_checkpoint', name, 'stored_step', redis.call('ZSCORE', key('lineage', id), name), 'stored_lag', '')
+      end
+      return
+    end
+  end
+  set(id, 'stored_checkpoint', '', 'stored_step', '0', 'stored_lag', '')
+end
+
 -- A row of the effective series: what a step's record doesn't say, so that cutting the series at any step is exact.
 -- "entry attempt nll weight tokens loss_tokens rows conversations target_bytes test_nll test_weight test_bytes last_test best_test",
 -- sums from step 1 to this one; last_test and best_test are the steps of the last and the lowest evaluation, or -1.
