@@ -141,15 +141,24 @@ class ServerFolder:
         folder = self.of(path) / "adapter"
         return (folder / "optimizer.pt").is_file() and not (folder / WHOLE_OPTIMIZER).is_file()
 
-    def remover(self, server: CheckpointServer) -> Callable[[str], None]:
-        """Return a function that deletes a saved adapter at the server, by its path."""
+    def delete(self, server: CheckpointServer, path: str) -> None:
+        """Remove a saved state from the server, with its files.
 
-        def remove(path: str) -> None:
-            match = SAVED_PATH.fullmatch(path)
-            if match is not None:
-                server.delete_checkpoint(match[1], match[2])
+        A run that was released, as at a pause, is unknown to the server, which then deletes nothing; its files stay.
 
-        return remove
+        Raises:
+            BackendError: the server did not.
+            OSError: the files can't be removed.
+        """
+        match = SAVED_PATH.fullmatch(path)
+        if match is None:
+            return
+        try:
+            server.delete_checkpoint(match[1], match[2])
+        except BackendError:
+            if server.holds(match[1]):
+                raise
+            self.remove(path)
 
     @staticmethod
     def run_of(path: str) -> str:
@@ -184,6 +193,7 @@ class Restorer:
     connect: Callable[[], Backend]  #: makes a client with a fresh adapter of the job's rank and flags
     folder: ServerFolder
     objects: ObjectStore
+    discard: Callable[[str], None]  #: removes what was saved for a moment only, by its path
     patiently: Callable[[Callable[[], object]], object] = lambda call: call()  #: calls again while the store is away
 
     def restore(self, checkpoint: CheckpointRecord, *, optimizer: bool) -> Backend:
@@ -220,8 +230,11 @@ class Restorer:
             backend = self.connect()
             try:
                 path = backend.save_state(f"{checkpoint.id}-restored").result()
-                _replace_contents(self.folder.of(path), kept)
-                backend.load(path, optimizer=optimizer).result()
+                try:
+                    _replace_contents(self.folder.of(path), kept)
+                    backend.load(path, optimizer=optimizer).result()
+                finally:
+                    self.discard(path)
             except BaseException:
                 backend.close()
                 raise

@@ -80,8 +80,11 @@ class Endings:
         """Move the adapter and the kept checkpoints to the store, mark the job done, and free the server."""
         name = f"{self.job.id}-a{self.job.attempt}-adapter"
         path = backend.save_adapter(name).result()
-        folder = self.folder.adapter(path, self.adapter)
-        stored = self.patiently(lambda: self.store.objects.put_folder(self.job.id, "final", folder))
+        try:
+            folder = self.folder.adapter(path, self.adapter)
+            stored = self.patiently(lambda: self.store.objects.put_folder(self.job.id, "final", folder))
+        finally:
+            self.keeper.discard(path)
         self._keep_all()
         self.journal.event("info", "ADAPTER_STORED", f"The adapter is in the store: {stored.uri}", sha256=stored.sha256)
         self._finish(JobState.SUCCEEDED, adapter=(stored.uri, stored.sha256))

@@ -154,13 +154,13 @@ class Attempt:
             try:
                 self._train()
             except Exception as error:
+                self._end_replies()
                 self._endings.end(error)
             finally:
                 if self._mirror is not None:
                     self._mirror.close(0.0)
                 self._aside.close(0.0)
-                if self._replier is not None:
-                    self._replier.close()
+                self._end_replies()
                 if self._backend is not None:
                     self._backend.close()
 
@@ -186,6 +186,7 @@ class Attempt:
             self._last_replies(loop, backend)
             self._endings.succeed(backend)
         else:
+            self._end_replies()
             self._endings.leave(asked)
 
     def _read_data(self) -> Data:
@@ -248,7 +249,7 @@ class Attempt:
             lambda path, prompts, seconds, leave: draw(self._settings, path, model, prompts, seconds, leave),
             room,
             self._job.sampled_step,
-            self._folder.remover(self._http),
+            self._keeper.discard,
         )
 
     def _last_replies(self, loop: Run, backend: Backend) -> None:
@@ -259,6 +260,11 @@ class Attempt:
         if self._replier.untold(step):
             loop.offer(step, backend.save_adapter(loop.plan.live_name(step)))
         self._replier.finish(LAST_REPLIES, lambda: self._journal.control() is not Control.NONE)
+
+    def _end_replies(self) -> None:
+        """Sample no more, before the run is released: the server deletes nothing of a run that it knows no more."""
+        if self._replier is not None:
+            self._replier.close()
 
     def _wait_for_server(self) -> None:
         """Give a restarting server time to come back."""
@@ -308,7 +314,7 @@ class Attempt:
 
     def _begin(self, probe: Sequence[Row]) -> tuple[Backend, int]:
         """Return a client with the attempt's proven starting state, and the number of steps in it."""
-        restorer = Restorer(self._connect, self._folder, self._store.objects, self._patiently)
+        restorer = Restorer(self._connect, self._folder, self._store.objects, self._keeper.discard, self._patiently)
         if self._checkpoint is not None:
             backend = restorer.restore(self._checkpoint, optimizer=True)
             nll = prove(backend, self._checkpoint, probe, self._settings.probe_tolerance)

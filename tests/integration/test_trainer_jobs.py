@@ -113,6 +113,23 @@ def test_a_paused_job_goes_on_at_the_exact_step_after_its_adapter_was_released(s
     assert "RESTORED" in stack.events(paused)
 
 
+def test_a_job_leaves_the_files_of_its_kept_checkpoints_alone(stack: TrainerStack) -> None:
+    job_id = stack.submit(replace(HYPER, max_steps=40))
+    stack.tuft.fault("optim_step", "slow", at=10, times=1, ms=HOLD)
+    stack.worker()
+    stack.wait_step(job_id, 8)
+    stack.store.jobs.pause(job_id)
+    stack.tuft.clear_faults()
+    stack.wait(job_id, JobState.PAUSED)
+    wait_for(lambda: stack.tuft.state()["runs"] == {}, "the release, so that it goes on from its files")
+    stack.store.tickets.enqueue(stack.store.jobs.resume(job_id))
+    stack.wait(job_id, JobState.SUCCEEDED)
+    wait_for(lambda: stack.events(job_id).count("ADAPTER_RELEASED") == 2, "the release")
+    assert {path.name for path in stack.tuft.checkpoint_dir.glob("*/*")} == {
+        one.id for one in stack.store.ledger.checkpoints(job_id)
+    }
+
+
 def test_a_redis_that_swallows_bytes_does_not_hold_up_training_and_loses_no_step(stack: TrainerStack) -> None:
     reference = stack.submit(HYPER)
     worker = stack.worker()
