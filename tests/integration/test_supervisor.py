@@ -18,6 +18,7 @@ import pytest
 from services.store import keys
 from services.store.archived import Archives, _read
 from services.store.codec import RecordNotReadable
+from services.store.connection import redis_time
 from services.store.errors import StoreUnavailable
 from services.store.jobs import MAX_IDLE_ATTEMPTS
 from services.store.queueing.queues import ticket_id
@@ -174,6 +175,35 @@ def test_after_an_outage_workers_get_the_time_to_renew(store: Store, watcher: Su
     clock.now += TTL
     watcher.round()
     assert store.jobs.get(job.id).state is JobState.QUEUED
+
+
+def test_a_clock_that_leaps_costs_no_attempt_and_no_host(
+    store: Store, redis_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis's clock goes on while ours stands still, as when a machine slept."""
+    limit = 3.0  #: of silence, after which a host is lost
+    watcher = Supervisor(store, SupervisorSettings(redis_url, lease_ttl=TTL, host_lost=limit), clock)
+    job, waiting = queued(store), queued(store)
+    store.hosts.put(serving("h1"))
+    store.hosts.put(serving("h2"))
+    take(store, job)
+    watcher.round()
+    store.redis.zadd(keys.HOSTS, {"h1": redis_time(store.redis) - 60})  # both have not reported since
+    store.redis.hset(keys.job(waiting.id), "queue_time", redis_time(store.redis) - 60)
+    lose_lease(store, job)
+    monkeypatch.setattr(module, "_JUMP", 0.0)
+    watcher.round()
+    monkeypatch.setattr(module, "_JUMP", 1e9)
+    assert store.jobs.get(job.id).state is JobState.RUNNING, "its worker may renew first"
+    assert store.jobs.get(waiting.id).host == "h1", "its host may report first"
+    clock.now += TTL
+    watcher.round()
+    assert store.jobs.get(job.id).state is JobState.QUEUED
+    assert store.jobs.get(waiting.id).host == "h1"
+    clock.now += limit
+    wait_for(lambda: store.redis.info("server")["uptime_in_seconds"] >= limit)
+    watcher.round()
+    assert "HOST_CHANGED" in types(store, waiting)
 
 
 def test_a_lost_ticket_is_enqueued_again_after_the_grace(store: Store, watcher: Supervisor, clock: Clock) -> None:
