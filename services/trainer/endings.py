@@ -112,6 +112,11 @@ class Endings:
         else:
             self.fail(record)
 
+    def fenced(self, error: Fenced) -> None:
+        """Leave the job to the attempt that holds it. Nobody else knows the runs of this one without a checkpoint."""
+        log.warning("the attempt ends: %s", error)
+        self._free_unsaved()
+
     def out_of_memory(self, error: CallOutOfMemory) -> None:
         """Halve the calls for the rest of the job; gradients add up, so the steps stay the same."""
         record = ErrorRecord(Code.OUT_OF_MEMORY.value, str(error), hint=error.error.hint)
@@ -266,10 +271,6 @@ class Endings:
             log.warning("not written: %s", error)
 
 
-def _fenced(_endings: Endings, error: Fenced) -> None:
-    log.warning("another attempt holds the job: %s", error)
-
-
 def _without_redis(_endings: Endings, error: RedisLost) -> None:
     log.error("leaving without Redis; the supervisor goes on from the last checkpoint: %s", error)
 
@@ -288,7 +289,7 @@ def _unforeseen(endings: Endings, error: Exception) -> None:
 #: What an exception does to the job; the nearest class above an exception's own counts.
 ENDINGS: Final[Mapping[type[Exception], Callable[[Endings, Any], None]]] = {
     Leave: lambda endings, error: endings.leave(error.asked),
-    Fenced: _fenced,
+    Fenced: Endings.fenced,
     RedisLost: _without_redis,
     LedgerGap: lambda endings, error: endings.release("ledger_gap", str(error)),
     CallOutOfMemory: Endings.out_of_memory,

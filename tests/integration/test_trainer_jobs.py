@@ -210,6 +210,22 @@ def test_an_attempt_that_is_replaced_can_commit_nothing(stack: TrainerStack) -> 
     assert worker_two.poll() is None
 
 
+def test_an_attempt_that_is_replaced_before_its_first_checkpoint_leaves_no_run_on_the_server(
+    stack: TrainerStack,
+) -> None:
+    stack.tuft.fault("forward", "slow", times=1, ms=HOLD)  # of the first checkpoint's probe
+    job_id = stack.submit(replace(HYPER, eval_every=0), test=())
+    worker = stack.worker()
+    wait_for(lambda: bool(stack.tuft.calls("forward")), "a run that has saved nothing")
+    horse = stack.horse(worker)
+    assert stack.tuft.state()["runs"]
+    stack.redis.flush()  # what a Redis that comes back empty knows of the job
+    wait_for(lambda: horse not in horses(worker.pid), "the end of the fenced horse")
+    stack.tuft.clear_faults()
+    wait_for(lambda: stack.tuft.state()["runs"] == {}, "the release")
+    assert job_id in stack.log()
+
+
 def test_out_of_memory_halves_the_calls_until_they_fit_and_each_attempt_leaves_the_server(stack: TrainerStack) -> None:
     stack.tuft.fault("forward_backward", "oom", above_tokens=60)
     job_id = stack.submit(replace(HYPER, max_tokens_per_call=256))
