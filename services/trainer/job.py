@@ -27,7 +27,7 @@ from services.store.store import Store, open_store
 from services.trainer.aside import Aside, Outage
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batches.batching import MOST_CALL_TOKENS, PASSES_PER_CALL, Batches
-from services.trainer.batches.dataset import PatientFile, trained_rows
+from services.trainer.batches.dataset import PatientFile, TrainedRows, trained_rows
 from services.trainer.batches.mixing import Part
 from services.trainer.batches.rows import Row
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
@@ -191,24 +191,27 @@ class Attempt:
 
     def _read_data(self) -> Data:
         spec = self._job.spec
-        max_length = spec.hyperparameters.max_length
         train = []
         for part in spec.training:
-            rows, cut = trained_rows(self._reader(part.dataset), max_length)
+            rows = self._rows(part.dataset)
             if not len(rows):
-                raise DatasetUnusable(f"dataset {part.dataset} has nothing to train with max_length {max_length}")
-            if cut.cut_rows or cut.emptied_rows:
-                self._journal.event(
-                    "warning",
-                    "MAX_LENGTH_CUT",
-                    f"max_length {max_length} cut {counted(cut.cut_rows, 'row')} of {part.dataset} by "
-                    f"{counted(cut.cut_tokens, 'token')}, and left {cut.emptied_rows} with nothing to train.",
-                )
+                length = spec.hyperparameters.max_length
+                raise DatasetUnusable(f"dataset {part.dataset} has nothing to train with max_length {length}")
             train.append(Part(rows, rows.conversation_of, part.weight))
-        if not spec.test_dataset:
-            return Data(train, ())
-        test, _ = trained_rows(self._reader(spec.test_dataset), max_length)
-        return Data(train, test)
+        return Data(train, self._rows(spec.test_dataset) if spec.test_dataset else ())
+
+    def _rows(self, dataset: str) -> TrainedRows:
+        """Return the rows of a dataset as the job's max_length leaves them, and tell what it cut."""
+        max_length = self._job.spec.hyperparameters.max_length
+        rows, cut = trained_rows(self._reader(dataset), max_length)
+        if cut.cut_rows or cut.emptied_rows:
+            self._journal.event(
+                "warning",
+                "MAX_LENGTH_CUT",
+                f"max_length {max_length} cut {counted(cut.cut_rows, 'row')} of {dataset} by "
+                f"{counted(cut.cut_tokens, 'token')}, and left {cut.emptied_rows} with nothing to train.",
+            )
+        return rows
 
     def _reader(self, dataset_id: str) -> PatientFile:
         cache = FileCache(self._settings.cache_dir, self._settings.cache_bytes)

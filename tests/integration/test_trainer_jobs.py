@@ -352,7 +352,10 @@ def test_rows_that_max_length_empties_are_reported_and_nothing_left_is_an_error(
     nothing = stack.submit(replace(HYPER, max_length=2))
     stack.worker()
     stack.wait(cut, JobState.SUCCEEDED)
-    assert "MAX_LENGTH_CUT" in stack.events(cut)
+    told = [one.message for one in stack.store.events.list(cut, page_size=1000).items if one.type == "MAX_LENGTH_CUT"]
+    spec = stack.job(cut).spec
+    for dataset, sentence in zip((spec.training_dataset, spec.test_dataset), told, strict=True):
+        assert f" of {dataset} by " in sentence
     job = stack.wait(nothing, JobState.FAILED)
     assert job.error is not None
     assert job.error.code == "DATASET_UNUSABLE"
