@@ -93,8 +93,7 @@ class Endings:
     def leave(self, asked: Control) -> None:
         """Give the job back as asked, after everything was saved."""
         if asked is Control.PREEMPT:
-            if not self._moved():
-                self.release("preempted", "The worker had to leave; the job waits at the front of its queue.")
+            self._preempted()
             return
         self._keep_all()
         self._finish(JobState.PAUSED if asked is Control.PAUSE else JobState.CANCELLED)
@@ -224,19 +223,21 @@ class Endings:
         except NotFound:
             return None
 
-    def _moved(self) -> bool:
-        """Release a job that moves to another host, once its checkpoint is in the store; False: it stays."""
+    def _preempted(self) -> None:
+        """Release a job to the next attempt: elsewhere if a person moved it and its checkpoint is in the store."""
         try:
             to = self.store.jobs.get(self.job.id).move_to
-            if not to:
-                return False
-            self._keep_all()
+            if to:
+                self._keep_all()
         except (StoreError, StopRun) as problem:
             log.warning("the job is not moved: %s", problem)
-            return False
+            self.release("preempted", f"The worker had to leave, and the job could not be moved: {problem}")
+            return
+        if not to:
+            self.release("preempted", "The worker had to leave; the job waits at the front of its queue.")
+            return
         self.release("moved", "The job was moved by request." if to == "*" else f"The job was moved to host {to}.")
         self._free()
-        return True
 
     def _keep_all(self) -> None:
         """Copy every kept checkpoint to the store, after any copy under way."""

@@ -16,6 +16,7 @@ from services.store.ledger import Outcome
 from services.store.records import (
     CheckpointRecord,
     Control,
+    ErrorRecord,
     HostRecord,
     Hyperparameters,
     JobRecord,
@@ -277,6 +278,20 @@ def test_an_evaluation_of_an_earlier_attempt_brings_no_cell_to_a_rung(store: Sto
     assert store.jobs.get(jobs[0]).rung == 0
     late = StepRecord(3, 2, nll_sum=1.0, weight_sum=1.0)
     assert store.ledger.commit_step(jobs[0], late).control is Control.NONE
+
+
+def test_a_cell_that_paused_with_an_error_and_goes_on_shows_it_no_more(store: Store) -> None:
+    jobs = sweep(store, 2)
+    store.jobs.claim(jobs[0], 1, "w")
+    for number in (1, 2):
+        commit(store, jobs[0], 1, number, 1.0)
+    full = ErrorRecord("STORE_FAILED", "The store is full.")
+    assert store.jobs.finish(jobs[0], 1, JobState.FAILED, full).state is JobState.PAUSED
+    assert store.jobs.get(jobs[0]).error == full
+    train(store, jobs[1], 2.0)
+    settle(store)
+    kept = store.jobs.get(jobs[0])
+    assert (kept.state, kept.error) == (JobState.QUEUED, None)
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -175,6 +175,24 @@ def test_sigterm_saves_and_requeues_at_the_front_and_the_next_worker_goes_on(sta
     assert [step for step, _ in stack.series(job_id)] == list(range(1, stack.job(job_id).step + 1))
 
 
+def test_a_job_that_can_not_be_moved_says_why_and_goes_on_where_it_is(stack: TrainerStack) -> None:
+    stack.environment |= {"TURNLOOM_STORE_CHECKPOINTS": "0", "TURNLOOM_REDIS_PATIENCE": "1"}
+    job_id = stack.submit(LONG)
+    adapters = stack.folder / "store" / "adapters"
+    adapters.touch()  # where a folder has to be
+    stack.worker()
+    stack.wait_step(job_id, 3)
+    stack.store.jobs.ask_move(job_id, "")
+    wait_for(lambda: stack.job(job_id).attempt == 2, "the next attempt, on the same host")
+    assert "NOT_MOVED" in stack.events(job_id)
+    told = [one.message for one in stack.store.events.list(job_id, page_size=1000).items if one.type == "PREEMPTED"]
+    assert told[0].startswith("The worker had to leave, and the job could not be moved: ")
+    assert str(adapters) in told[0]
+    adapters.unlink()
+    stack.store.jobs.cancel(job_id)
+    stack.wait(job_id, JobState.CANCELLED)
+
+
 def test_sigterm_while_the_server_is_away_gives_the_job_back(stack: TrainerStack) -> None:
     stack.tuft.kill()
     job_id = stack.submit(HYPER)

@@ -277,7 +277,14 @@ local function end_attempt(id, reason, message, error, counted, limit, far_limit
     stalled = step > furthest and 0 or stalled + 1
   end
   set(id, 'failed_attempts', idle, 'stalled_attempts', stalled, 'furthest', math.max(step, furthest))
-  if idle < limit and stalled < far_limit then return go(id, 'queued') end
+  if idle < limit and stalled < far_limit then
+    if reason ~= 'moved' and field(id, 'move_to') ~= '' then  -- the next claim would forget it without a word
+      set(id, 'move_to', '')
+      say(id, 'warning', 'NOT_MOVED', 'The attempt ended before the job was moved, so it stays on host ' .. field(id, 'host') ..
+        '; ask again.', attempt)
+    end
+    return go(id, 'queued')
+  end
   local why = idle >= limit and (limit .. ' attempts in a row ended without a new step')
     or (far_limit .. ' attempts in a row got no further than step ' .. furthest)
   local last = field(id, 'last_error')
