@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from services.store.blobs.objects import Stored
+from services.store.errors import NotFound
 from services.store.records import CheckpointRecord
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batches.batching import longest_first
@@ -226,7 +227,12 @@ class Restorer:
                         "and it was never copied to the store"
                     )
                 kept = Path(scratch) / "kept"
-                self.patiently(lambda: self.objects.get_folder(checkpoint.uri, kept))
+                try:
+                    self.patiently(lambda: self.objects.get_folder(checkpoint.uri, kept))
+                except NotFound as error:
+                    raise CheckpointLost(
+                        f"checkpoint {checkpoint.id}: the server does not know {checkpoint.path}, and {error}"
+                    ) from None
             backend = self.connect()
             try:
                 path = backend.save_state(f"{checkpoint.id}-restored").result()

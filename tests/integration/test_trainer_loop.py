@@ -374,8 +374,12 @@ def test_a_checkpoint_that_is_nowhere_is_said_to_be_lost(
     checkpoint = fresh(plan(HYPER), client()).checkpoints[1]
     fake_tuft.restart(lose_everything=True)
     elsewhere = ServerFolder(tmp_path / "nothing")
+    restorer = Restorer(client, elsewhere, Objects(str(tmp_path)), print)
     with pytest.raises(CheckpointLost, match="it was never copied to the store"):
-        Restorer(client, elsewhere, Objects(str(tmp_path)), print).restore(checkpoint, optimizer=True)
+        restorer.restore(checkpoint, optimizer=True)
+    gone = replace(checkpoint, stored=True, uri=str(tmp_path / "adapters" / "gone"))
+    with pytest.raises(CheckpointLost, match=r"and there is no complete folder at .*gone"):
+        restorer.restore(gone, optimizer=True)
 
 
 def test_the_schedule_reaches_the_optimizer(client: Callable[..., TuftBackend]) -> None:
