@@ -233,6 +233,19 @@ def test_a_validation_whose_api_died_fails(store: Store, watcher: Supervisor, cl
     assert (found.state, found.error and found.error.code) == (JobState.FAILED, "VALIDATION_LOST")
 
 
+def test_the_request_of_a_lost_validation_makes_the_job_anew_but_for_a_cell_of_a_sweep(store: Store) -> None:
+    lost = store.jobs.create(SPEC, request_id="r").job
+    cell = store.jobs.create(replace(SPEC, sweep="sweep-1"), request_id="sweep-1:0").job
+    for job in (lost, cell):
+        lose_lease(store, job)
+        assert store.jobs.expire(job.id)
+    again = store.jobs.create(SPEC, request_id="r")
+    assert (again.deduplicated, again.job.state) == (False, JobState.VALIDATING)
+    store.jobs.delete(lost.id)
+    assert store.jobs.create(SPEC, request_id="r").job.id == again.job.id, "what was deleted took no key along"
+    assert store.jobs.create(replace(SPEC, sweep="sweep-1"), request_id="sweep-1:0").job.id == cell.id
+
+
 def serving(name: str, *models: ServedModelRecord) -> HostRecord:
     return HostRecord(name, models=models or (ServedModelRecord("tuft/m", 64),), backend_up=True)
 
