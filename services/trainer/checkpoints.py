@@ -123,6 +123,12 @@ class ServerFolder:
             raise AdapterUnusable(f"{path!r} is not the path of a TuFT checkpoint")
         return self.root / match[1] / match[2]
 
+    def saved(self, run: str) -> list[str]:
+        """Return the paths of the states and adapters of a run that have files here."""
+        with suppress(FileNotFoundError):
+            return [f"tinker://{run}/weights/{one.name}" for one in (self.root / run).iterdir() if one.is_dir()]
+        return []
+
     def remove(self, path: str) -> None:
         """Remove the files of a saved state that the server does not know any more. Missing ones are fine.
 

@@ -157,6 +157,8 @@ class Endings:
                 self.patience,
             )
             log.warning("the attempt ends (%s): the job is %s", reason, job.state.name)
+            if reason != "ledger_gap":  # what Redis lost may come back with it
+                self._discard_unrecorded()
             if job.state is JobState.QUEUED and job.host:
                 self.store.tickets.enqueue(job, front=True)
             elif safe:
@@ -193,6 +195,16 @@ class Endings:
             return
         self.keeper.release([run for run in self.runs if run not in saved])
 
+    def _discard_unrecorded(self) -> None:
+        """Remove what this attempt saved and the ledger has not; the attempt is over, so it takes nothing any more."""
+        try:
+            kept = {one.path for one in self.store.ledger.checkpoints(self.job.id)}
+            for path in [path for run in self.runs for path in self.folder.saved(run)]:
+                if path not in kept:
+                    self.keeper.discard(path)
+        except (RedisUnavailable, OSError) as error:
+            log.warning("what the attempt saved in vain stays on the server: %s", error)
+
     def _finish(self, state: JobState, error: ErrorRecord | None = None, adapter: tuple[str, str] = ("", "")) -> None:
         self.lease.ending = True
         ended = retry_redis(
@@ -202,6 +214,7 @@ class Endings:
             self.patience,
         )
         log.info("the job is %s", ended.state.name)
+        self._discard_unrecorded()
 
     def _free(self) -> None:
         """Release what the job holds on the server, once everything kept is in the store."""

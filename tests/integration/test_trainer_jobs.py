@@ -344,6 +344,22 @@ def test_a_loss_that_is_not_a_number_fails_the_job_and_keeps_the_last_good_check
     assert [step for step, _ in stack.series(job_id)] == list(range(1, 13))
 
 
+@pytest.mark.parametrize("fault", ["nan", "fail_422"])
+def test_a_state_that_was_saved_and_never_recorded_leaves_no_files(stack: TrainerStack, fault: str) -> None:
+    stack.tuft.fault("forward", fault, at=3, times=1)  # the probe of a checkpoint that the server has saved
+    job_id = stack.submit(replace(HYPER, eval_every=0), test=())
+    stack.worker()
+    if fault == "nan":
+        assert stack.wait(job_id, JobState.FAILED).error is not None
+        stack.store.tickets.enqueue(stack.store.jobs.resume(job_id))
+    job = stack.wait(job_id, JobState.SUCCEEDED)
+    assert job.attempt == 2
+    wait_for(lambda: "ADAPTER_RELEASED" in stack.events(job_id), "the release")
+    assert {path.name for path in stack.tuft.checkpoint_dir.glob("*/*")} == {
+        one.id for one in stack.store.ledger.checkpoints(job_id)
+    }
+
+
 @pytest.mark.parametrize(
     ("environment", "model", "code"),
     [
