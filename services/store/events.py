@@ -14,7 +14,7 @@ from services.quoting import cut
 from services.store import keys
 from services.store.archived import Archives, order_of
 from services.store.codec import build, decode
-from services.store.connection import StoreRedis
+from services.store.connection import StoreRedis, redis_time
 from services.store.errors import BadToken, Fenced, NotFound, OutOfRange
 from services.store.pages import Page
 from services.store.records import TERMINAL, CheckpointRecord, EventRecord, JobNotice, JobState, StepRecord
@@ -23,6 +23,9 @@ from services.store.steps import decode_step
 
 #: Longest wait inside Redis, seconds; below every socket timeout.
 MAX_BLOCK = 2.0
+
+#: Seconds by which an id may be ahead of Redis's clock, which may have been set back since it was given.
+_AHEAD = 60.0
 
 #: Entries read per command where all are.
 _RAW_AT_ONCE = 500
@@ -114,13 +117,16 @@ class Events:
         """Read entries after the id `after` (empty: from the first), oldest first; waits up to `block` seconds for one.
 
         Those of a finished job come from its archive once its keys are gone. Raises NotFound without such a job, and
-        BadToken for an invalid id. Raises OutOfRange where earlier entries of the requested range are gone.
+        BadToken for an invalid id or one of the future. Raises OutOfRange where earlier entries of the requested range
+        are gone.
         """
         if after and not _ENTRY_ID.fullmatch(after):
             raise BadToken(f"event id {after!r} was not given by this server; give the last one seen, or none")
         look = self._look(job_id, after, count)
         if look.state == "":
             raise NotFound(f"there is no job {cut(job_id)}")
+        if after and not look.same and order_of(after)[0] / 1000 > redis_time(self._client) + _AHEAD:
+            raise BadToken(f"event id {after!r} lies in the future; give the last one seen, or none")
         if not look.first and (archive := self._archives.of(job_id)) is not None and archive.entries:
             past = order_of(after) if after else (-1, -1)
             left = [(name, {"k": kind, "v": text}) for name, kind, text in archive.entries if order_of(name) > past]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from services.store.blobs.objects import Stored
+from services.store.errors import NotFound
 from services.store.records import CheckpointRecord
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batches.batching import longest_first
@@ -122,6 +123,12 @@ class ServerFolder:
             raise AdapterUnusable(f"{path!r} is not the path of a TuFT checkpoint")
         return self.root / match[1] / match[2]
 
+    def saved(self, run: str) -> list[str]:
+        """Return the paths of the states and adapters of a run that have files here."""
+        with suppress(FileNotFoundError):
+            return [f"tinker://{run}/weights/{one.name}" for one in (self.root / run).iterdir() if one.is_dir()]
+        return []
+
     def remove(self, path: str) -> None:
         """Remove the files of a saved state that the server does not know any more. Missing ones are fine.
 
@@ -141,15 +148,24 @@ class ServerFolder:
         folder = self.of(path) / "adapter"
         return (folder / "optimizer.pt").is_file() and not (folder / WHOLE_OPTIMIZER).is_file()
 
-    def remover(self, server: CheckpointServer) -> Callable[[str], None]:
-        """Return a function that deletes a saved adapter at the server, by its path."""
+    def delete(self, server: CheckpointServer, path: str) -> None:
+        """Remove a saved state from the server, with its files.
 
-        def remove(path: str) -> None:
-            match = SAVED_PATH.fullmatch(path)
-            if match is not None:
-                server.delete_checkpoint(match[1], match[2])
+        A run that was released, as at a pause, is unknown to the server, which then deletes nothing; its files stay.
 
-        return remove
+        Raises:
+            BackendError: the server did not.
+            OSError: the files can't be removed.
+        """
+        match = SAVED_PATH.fullmatch(path)
+        if match is None:
+            return
+        try:
+            server.delete_checkpoint(match[1], match[2])
+        except BackendError:
+            if server.holds(match[1]):
+                raise
+            self.remove(path)
 
     @staticmethod
     def run_of(path: str) -> str:
@@ -184,6 +200,7 @@ class Restorer:
     connect: Callable[[], Backend]  #: makes a client with a fresh adapter of the job's rank and flags
     folder: ServerFolder
     objects: ObjectStore
+    discard: Callable[[str], None]  #: removes what was saved for a moment only, by its path
     patiently: Callable[[Callable[[], object]], object] = lambda call: call()  #: calls again while the store is away
 
     def restore(self, checkpoint: CheckpointRecord, *, optimizer: bool) -> Backend:
@@ -216,12 +233,20 @@ class Restorer:
                         "and it was never copied to the store"
                     )
                 kept = Path(scratch) / "kept"
-                self.patiently(lambda: self.objects.get_folder(checkpoint.uri, kept))
+                try:
+                    self.patiently(lambda: self.objects.get_folder(checkpoint.uri, kept))
+                except NotFound as error:
+                    raise CheckpointLost(
+                        f"checkpoint {checkpoint.id}: the server does not know {checkpoint.path}, and {error}"
+                    ) from None
             backend = self.connect()
             try:
                 path = backend.save_state(f"{checkpoint.id}-restored").result()
-                _replace_contents(self.folder.of(path), kept)
-                backend.load(path, optimizer=optimizer).result()
+                try:
+                    _replace_contents(self.folder.of(path), kept)
+                    backend.load(path, optimizer=optimizer).result()
+                finally:
+                    self.discard(path)
             except BaseException:
                 backend.close()
                 raise

@@ -80,8 +80,11 @@ class Endings:
         """Move the adapter and the kept checkpoints to the store, mark the job done, and free the server."""
         name = f"{self.job.id}-a{self.job.attempt}-adapter"
         path = backend.save_adapter(name).result()
-        folder = self.folder.adapter(path, self.adapter)
-        stored = self.patiently(lambda: self.store.objects.put_folder(self.job.id, "final", folder))
+        try:
+            folder = self.folder.adapter(path, self.adapter)
+            stored = self.patiently(lambda: self.store.objects.put_folder(self.job.id, "final", folder))
+        finally:
+            self.keeper.discard(path)
         self._keep_all()
         self.journal.event("info", "ADAPTER_STORED", f"The adapter is in the store: {stored.uri}", sha256=stored.sha256)
         self._finish(JobState.SUCCEEDED, adapter=(stored.uri, stored.sha256))
@@ -90,8 +93,7 @@ class Endings:
     def leave(self, asked: Control) -> None:
         """Give the job back as asked, after everything was saved."""
         if asked is Control.PREEMPT:
-            if not self._moved():
-                self.release("preempted", "The worker had to leave; the job waits at the front of its queue.")
+            self._preempted()
             return
         self._keep_all()
         self._finish(JobState.PAUSED if asked is Control.PAUSE else JobState.CANCELLED)
@@ -108,6 +110,11 @@ class Endings:
             )
         else:
             self.fail(record)
+
+    def fenced(self, error: Fenced) -> None:
+        """Leave the job to the attempt that holds it. Nobody else knows the runs of this one without a checkpoint."""
+        log.warning("the attempt ends: %s", error)
+        self._free_unsaved()
 
     def out_of_memory(self, error: CallOutOfMemory) -> None:
         """Halve the calls for the rest of the job; gradients add up, so the steps stay the same."""
@@ -150,6 +157,8 @@ class Endings:
                 self.patience,
             )
             log.warning("the attempt ends (%s): the job is %s", reason, job.state.name)
+            if reason != "ledger_gap":  # what Redis lost may come back with it
+                self._discard_unrecorded()
             if job.state is JobState.QUEUED and job.host:
                 self.store.tickets.enqueue(job, front=True)
             elif safe:
@@ -186,6 +195,16 @@ class Endings:
             return
         self.keeper.release([run for run in self.runs if run not in saved])
 
+    def _discard_unrecorded(self) -> None:
+        """Remove what this attempt saved and the ledger has not; the attempt is over, so it takes nothing any more."""
+        try:
+            kept = {one.path for one in self.store.ledger.checkpoints(self.job.id)}
+            for path in [path for run in self.runs for path in self.folder.saved(run)]:
+                if path not in kept:
+                    self.keeper.discard(path)
+        except (RedisUnavailable, OSError) as error:
+            log.warning("what the attempt saved in vain stays on the server: %s", error)
+
     def _finish(self, state: JobState, error: ErrorRecord | None = None, adapter: tuple[str, str] = ("", "")) -> None:
         self.lease.ending = True
         ended = retry_redis(
@@ -195,6 +214,7 @@ class Endings:
             self.patience,
         )
         log.info("the job is %s", ended.state.name)
+        self._discard_unrecorded()
 
     def _free(self) -> None:
         """Release what the job holds on the server, once everything kept is in the store."""
@@ -216,19 +236,21 @@ class Endings:
         except NotFound:
             return None
 
-    def _moved(self) -> bool:
-        """Release a job that moves to another host, once its checkpoint is in the store; False: it stays."""
+    def _preempted(self) -> None:
+        """Release a job to the next attempt: elsewhere if a person moved it and its checkpoint is in the store."""
         try:
             to = self.store.jobs.get(self.job.id).move_to
-            if not to:
-                return False
-            self._keep_all()
+            if to:
+                self._keep_all()
         except (StoreError, StopRun) as problem:
             log.warning("the job is not moved: %s", problem)
-            return False
+            self.release("preempted", f"The worker had to leave, and the job could not be moved: {problem}")
+            return
+        if not to:
+            self.release("preempted", "The worker had to leave; the job waits at the front of its queue.")
+            return
         self.release("moved", "The job was moved by request." if to == "*" else f"The job was moved to host {to}.")
         self._free()
-        return True
 
     def _keep_all(self) -> None:
         """Copy every kept checkpoint to the store, after any copy under way."""
@@ -263,10 +285,6 @@ class Endings:
             log.warning("not written: %s", error)
 
 
-def _fenced(_endings: Endings, error: Fenced) -> None:
-    log.warning("another attempt holds the job: %s", error)
-
-
 def _without_redis(_endings: Endings, error: RedisLost) -> None:
     log.error("leaving without Redis; the supervisor goes on from the last checkpoint: %s", error)
 
@@ -285,7 +303,7 @@ def _unforeseen(endings: Endings, error: Exception) -> None:
 #: What an exception does to the job; the nearest class above an exception's own counts.
 ENDINGS: Final[Mapping[type[Exception], Callable[[Endings, Any], None]]] = {
     Leave: lambda endings, error: endings.leave(error.asked),
-    Fenced: _fenced,
+    Fenced: Endings.fenced,
     RedisLost: _without_redis,
     LedgerGap: lambda endings, error: endings.release("ledger_gap", str(error)),
     CallOutOfMemory: Endings.out_of_memory,

@@ -27,7 +27,7 @@ from services.store.store import Store, open_store
 from services.trainer.aside import Aside, Outage
 from services.trainer.backend import Adapter, Backend
 from services.trainer.batches.batching import MOST_CALL_TOKENS, PASSES_PER_CALL, Batches
-from services.trainer.batches.dataset import PatientFile, trained_rows
+from services.trainer.batches.dataset import PatientFile, TrainedRows, trained_rows
 from services.trainer.batches.mixing import Part
 from services.trainer.batches.rows import Row
 from services.trainer.checkpoints import Restorer, ServerFolder, probe_rows, prove
@@ -154,13 +154,13 @@ class Attempt:
             try:
                 self._train()
             except Exception as error:
+                self._end_replies()
                 self._endings.end(error)
             finally:
                 if self._mirror is not None:
                     self._mirror.close(0.0)
                 self._aside.close(0.0)
-                if self._replier is not None:
-                    self._replier.close()
+                self._end_replies()
                 if self._backend is not None:
                     self._backend.close()
 
@@ -186,28 +186,32 @@ class Attempt:
             self._last_replies(loop, backend)
             self._endings.succeed(backend)
         else:
+            self._end_replies()
             self._endings.leave(asked)
 
     def _read_data(self) -> Data:
         spec = self._job.spec
-        max_length = spec.hyperparameters.max_length
         train = []
         for part in spec.training:
-            rows, cut = trained_rows(self._reader(part.dataset), max_length)
+            rows = self._rows(part.dataset)
             if not len(rows):
-                raise DatasetUnusable(f"dataset {part.dataset} has nothing to train with max_length {max_length}")
-            if cut.cut_rows or cut.emptied_rows:
-                self._journal.event(
-                    "warning",
-                    "MAX_LENGTH_CUT",
-                    f"max_length {max_length} cut {counted(cut.cut_rows, 'row')} of {part.dataset} by "
-                    f"{counted(cut.cut_tokens, 'token')}, and left {cut.emptied_rows} with nothing to train.",
-                )
+                length = spec.hyperparameters.max_length
+                raise DatasetUnusable(f"dataset {part.dataset} has nothing to train with max_length {length}")
             train.append(Part(rows, rows.conversation_of, part.weight))
-        if not spec.test_dataset:
-            return Data(train, ())
-        test, _ = trained_rows(self._reader(spec.test_dataset), max_length)
-        return Data(train, test)
+        return Data(train, self._rows(spec.test_dataset) if spec.test_dataset else ())
+
+    def _rows(self, dataset: str) -> TrainedRows:
+        """Return the rows of a dataset as the job's max_length leaves them, and tell what it cut."""
+        max_length = self._job.spec.hyperparameters.max_length
+        rows, cut = trained_rows(self._reader(dataset), max_length)
+        if cut.cut_rows or cut.emptied_rows:
+            self._journal.event(
+                "warning",
+                "MAX_LENGTH_CUT",
+                f"max_length {max_length} cut {counted(cut.cut_rows, 'row')} of {dataset} by "
+                f"{counted(cut.cut_tokens, 'token')}, and left {cut.emptied_rows} with nothing to train.",
+            )
+        return rows
 
     def _reader(self, dataset_id: str) -> PatientFile:
         cache = FileCache(self._settings.cache_dir, self._settings.cache_bytes)
@@ -248,7 +252,7 @@ class Attempt:
             lambda path, prompts, seconds, leave: draw(self._settings, path, model, prompts, seconds, leave),
             room,
             self._job.sampled_step,
-            self._folder.remover(self._http),
+            self._keeper.discard,
         )
 
     def _last_replies(self, loop: Run, backend: Backend) -> None:
@@ -259,6 +263,11 @@ class Attempt:
         if self._replier.untold(step):
             loop.offer(step, backend.save_adapter(loop.plan.live_name(step)))
         self._replier.finish(LAST_REPLIES, lambda: self._journal.control() is not Control.NONE)
+
+    def _end_replies(self) -> None:
+        """Sample no more, before the run is released: the server deletes nothing of a run that it knows no more."""
+        if self._replier is not None:
+            self._replier.close()
 
     def _wait_for_server(self) -> None:
         """Give a restarting server time to come back."""
@@ -308,7 +317,7 @@ class Attempt:
 
     def _begin(self, probe: Sequence[Row]) -> tuple[Backend, int]:
         """Return a client with the attempt's proven starting state, and the number of steps in it."""
-        restorer = Restorer(self._connect, self._folder, self._store.objects, self._patiently)
+        restorer = Restorer(self._connect, self._folder, self._store.objects, self._keeper.discard, self._patiently)
         if self._checkpoint is not None:
             backend = restorer.restore(self._checkpoint, optimizer=True)
             nll = prove(backend, self._checkpoint, probe, self._settings.probe_tolerance)

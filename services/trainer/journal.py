@@ -1,8 +1,9 @@
 """Write the loop's records into the ledger: in order, once, through outages of Redis, and beside the training.
 
 A thread sends them. Records wait in `_outbox` until the ledger took them. Those that it took stay in `_tail`, back to
-the checkpoint before the last one. A Redis that crashed may have lost its last second: it then answers "gap" and is
-sent them again. A Redis that refuses, or takes bytes and stays silent, holds up the loop for COMMIT_WAIT, once.
+the checkpoint before the last one and further, as many as fit. A Redis that crashed may have lost its last second, and
+one that was restored from a copy may lack more. It then answers "gap" and is sent them again. A Redis that refuses, or
+takes bytes and stays silent, holds up the loop for COMMIT_WAIT, once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ Record = StepRecord | CheckpointRecord
 
 COMMIT_WAIT = 0.5  #: seconds that the loop waits for an answer, so that it hears a request before its next step
 MOST_WAITING = 10_000  #: records, about 2 KB each; with more the loop waits for room
+MOST_KEPT = 10_000  #: records that the ledger took and may be sent again, beside those since the last two checkpoints
 RETRY_PAUSE = 0.2  #: seconds between two attempts while Redis is away, and between two looks of a waiting loop
 CLOSE_WAIT = 5.0  #: seconds in which the last events still have to arrive
 
@@ -254,8 +256,10 @@ class LedgerJournal:
         self._tail[place] = record
         if isinstance(record, CheckpointRecord) and new:
             saved = [step for kind, step in self._tail if kind is CheckpointRecord]
-            if len(saved) > 2:  # the last and the one before it are kept
-                self._tail = {place: one for place, one in self._tail.items() if one.step >= saved[-2]}
+            kept = list(self._tail.items())[-MOST_KEPT:]
+            if len(saved) > 2 and len(kept) < len(self._tail):
+                oldest = min(saved[-2], kept[0][1].step)
+                self._tail = {place: one for place, one in self._tail.items() if one.step >= oldest}
             self._saved(record)
 
     def _rewind(self, commit: Commit, resends: int) -> None:

@@ -76,7 +76,7 @@ class Keeper:
         gone: set[str] = set()
         for checkpoint in go:
             try:
-                self._remove(checkpoint)
+                self.folder.delete(self.server, checkpoint.path)
                 self.ledger.remove_checkpoint(self.job, self.attempt, checkpoint.id)
                 gone.add(checkpoint.id)
                 if checkpoint.stored:
@@ -86,18 +86,12 @@ class Keeper:
         needed = {self.folder.run_of(one.path) for one in known if one.id not in gone}
         self.release(sorted({self.folder.run_of(one.path) for one in known if one.id in gone} - needed))
 
-    def _remove(self, checkpoint: CheckpointRecord) -> None:
-        """Remove a saved state from the server, with its files.
-
-        A run that was released, as at a pause, is unknown to the server, which then deletes nothing; its files stay.
-        """
-        run = self.folder.run_of(checkpoint.path)
+    def discard(self, path: str) -> None:
+        """Remove what was saved for a moment only. Where that fails it costs room on the server's disk, and no job."""
         try:
-            self.server.delete_checkpoint(run, checkpoint.id)
-        except BackendError:
-            if not run or self.server.holds(run):
-                raise
-            self.folder.remove(checkpoint.path)
+            self.folder.delete(self.server, path)
+        except (BackendError, OSError) as error:
+            log.warning("%s stays on the server: %s", path, error)
 
     def copy_out(self) -> int:
         """Copy every kept checkpoint to the store, once; return how many are there."""

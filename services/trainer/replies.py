@@ -25,6 +25,7 @@ from services.trainer.sample import NUMBERS
 from turnloom.plural import counted
 
 SECONDS: Final = 120.0  #: for the replies of one step
+CLOSE_SECONDS: Final = 3.0  #: for the reply under way to end and its adapter to be removed
 GLANCE: Final = 0.25  #: seconds between looks at whether the attempt has to leave
 EVENT_TOKENS: Final = 64  #: of a reply that its event holds; the object store has all
 REPLY: Final = "REPLY"  #: type of the event; the API puts text in place of its ids
@@ -71,7 +72,7 @@ class Replier:
             draw: asks the host's sampler.
             room: tokens of prompt and reply together; 0: any number.
             told: step whose replies, and those before it, an earlier attempt told.
-            remove: deletes an adapter that was saved for replies, by its path.
+            remove: deletes an adapter that was saved for replies, by its path; raises nothing.
         """
         self._store = store
         self._job = job
@@ -105,7 +106,7 @@ class Replier:
             self._change.notify_all()
         if passed is not None:
             self._quietly(partial(self._tell_trouble, passed.step, "the steps were faster than the replies"))
-            self._quietly(partial(self._remove, passed.path))
+            self._remove(passed.path)
 
     def finish(self, seconds: float, leave: Callable[[], bool]) -> None:
         """Wait until every reply is there, `seconds` at most, or until `leave` says so; then stop."""
@@ -122,10 +123,18 @@ class Replier:
             return self._change.wait_for(lambda: self._next is None and not self._busy, timeout=seconds)
 
     def close(self) -> None:
-        """Stop: no other reply is begun, and the one under way ends without being told. May be repeated."""
+        """Stop: no other reply is begun, and the one under way ends without being told. May be repeated.
+
+        The adapters that were saved for them go.
+        """
         with self._change:
-            self._closed, self._next = True, None
+            passed, self._next = self._next, None
+            self._closed = True
             self._change.notify_all()
+        if passed is not None:
+            self._remove(passed.path)
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         prompts: ReplyPrompts | None = None
@@ -140,7 +149,7 @@ class Replier:
                 log.warning("step %d: its replies are not kept: %s", live.step, error)
                 self._quietly(partial(self._tell_trouble, live.step, str(error)))
             finally:
-                self._quietly(partial(self._remove, live.path))
+                self._remove(live.path)
                 with self._change:
                     self._busy = False
                     self._change.notify_all()
@@ -184,7 +193,7 @@ class Replier:
     def _quietly(self, work: Callable[[], object]) -> None:
         try:
             work()
-        except (StoreError, BackendError, StopRun) as error:
+        except StoreError as error:
             log.warning("of replies of %s: %s", self._job, error)
 
 

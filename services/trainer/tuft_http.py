@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -14,6 +15,8 @@ from services.trainer.errors import BackendError, Code, backend_error, classify
 
 #: What a TuFT says for itself that does not know the route of services/tuft.
 NOT_OURS: Final = "TuFT was not started through services.tuft"
+#: What to look at where an answer is none of TuFT's.
+NOT_TUFT: Final = "is TURNLOOM_TUFT_URL that of a TuFT server, or of something in front of it?"
 #: Runs that one answer lists.
 LISTED: Final = 500
 #: Proxy variables never apply: the SDK and this module reach the server directly or not at all.
@@ -38,8 +41,7 @@ class TuftHttp:
 
     def models(self) -> tuple[ServedModelRecord, ...]:
         """Return the models that the server reports. The largest rank of a model is not in the report."""
-        answer = self._call("GET", "get_server_capabilities")
-        served = answer.get("supported_models") if isinstance(answer, dict) else None
+        served = self._listed("get_server_capabilities", "supported_models")
         accelerations = self._accelerations()
         return tuple(
             ServedModelRecord(
@@ -48,7 +50,7 @@ class TuftHttp:
                 samples="sampling" in model["capabilities"] if "capabilities" in model else None,
                 **_acceleration(accelerations, str(model["model_name"])),
             )
-            for model in served or ()
+            for model in served
             if model.get("model_name")
         )
 
@@ -78,9 +80,14 @@ class TuftHttp:
 
     def training_runs(self) -> tuple[str, ...]:
         """Return the names of the runs that the server holds for this key, at most LISTED."""
-        answer = self._call("GET", f"training_runs?limit={LISTED}")
-        runs = answer.get("training_runs") if isinstance(answer, dict) else None
-        return tuple(str(run["training_run_id"]) for run in runs or ())
+        runs = self._listed(f"training_runs?limit={LISTED}", "training_runs")
+        return tuple(str(run["training_run_id"]) for run in runs if "training_run_id" in run)
+
+    def _listed(self, path: str, field: str) -> list[dict[str, Any]]:
+        """Return the objects in a list of an answer; none where it has no such list."""
+        answer = self._call("GET", path)
+        found = answer.get(field) if isinstance(answer, dict) else None
+        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
     def _forgiving(self, method: str, path: str, body: dict[str, str] | None = None) -> None:
         try:
@@ -104,9 +111,12 @@ class TuftHttp:
             raise classify(
                 RuntimeError(f"HTTP {error.code}: {error.read(1000).decode(errors='replace')}"), doing
             ) from None
-        except OSError as error:
-            raise backend_error(Code.SERVER_UNREACHABLE, f"{doing}: {error}") from None
-        return json.loads(text) if text else None
+        except (OSError, http.client.HTTPException) as error:  # the latter: the answer breaks off, or is none of HTTP
+            raise backend_error(Code.SERVER_UNREACHABLE, f"{doing}: {str(error) or type(error).__name__}") from None
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            raise backend_error(Code.SERVER_UNREACHABLE, f"{doing}: the answer is not JSON; {NOT_TUFT}") from None
 
 
 class _AccelerationFields(TypedDict):

@@ -289,6 +289,13 @@ class TestWatchJob:
         assert said.code is grpc.StatusCode.INVALID_ARGUMENT
         assert said.reason == "BAD_TOKEN"
 
+    def test_a_watch_from_an_event_that_is_not_yet_is_refused_and_does_not_wait(self, api: Api) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        request = pb.WatchJobRequest(id=job, start_event_id="9999999999999-0")
+        said = refusal(lambda: list(api.jobs.WatchJob(request, timeout=LIMIT)))
+        assert said.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert said.message.startswith("Event id '9999999999999-0' lies in the future")
+
     def test_events_that_expired_are_out_of_range(self, api: Api, store: Store) -> None:
         job = make_job(api, make_dataset(api).id).job.id
         (name,) = [key for key in store.redis.scan_iter(f"*{job}*") if store.redis.type(key) == "stream"]

@@ -207,6 +207,12 @@ class TestCreateJob:
         assert answer.estimate.trained_tokens < dataset.loss_tokens
         said = refusal(lambda: make_job(api, dataset.id, hyperparameters=Hyper(max_length=2)))
         assert said.fields["hyperparameters.max_length"].startswith("is 2, which leaves no row of ")
+        long = [chat("long " * 60, "reply")]
+        test = api.datasets.CreateDataset(dataset_stream(long), timeout=LIMIT).dataset.id
+        said = refusal(lambda: make_job(api, dataset.id, test_dataset=test, hyperparameters=Hyper(max_length=30)))
+        assert said.fields == {
+            "hyperparameters.max_length": f"is 30, which leaves no row of {test!r} a trained token; give a larger one."
+        }
 
     def test_a_job_may_begin_from_a_checkpoint_of_the_same_shape_only(self, api: Api, store: Store) -> None:
         dataset = make_dataset(api)

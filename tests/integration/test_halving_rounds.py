@@ -16,6 +16,7 @@ from services.store.ledger import Outcome
 from services.store.records import (
     CheckpointRecord,
     Control,
+    ErrorRecord,
     HostRecord,
     Hyperparameters,
     JobRecord,
@@ -260,6 +261,64 @@ def test_a_rung_whose_evaluation_was_left_out_is_passed_by_and_the_next_one_coun
     settle(store)
     assert states(store, jobs) == ["RUNNING", "QUEUED"], "nobody waits for a cell that is past the rung"
     assert commit(store, jobs[0], 1, 4, 1.0) is Control.PAUSE
+
+
+def test_an_evaluation_of_an_earlier_attempt_brings_no_cell_to_a_rung(store: Store) -> None:
+    jobs = sweep(store, 2)
+    store.jobs.claim(jobs[0], 1, "w")
+    commit(store, jobs[0], 1, 1, 9.0)
+    store.jobs.pause(jobs[0])  # so the evaluation at the rung stops it for its owner, not for the others
+    commit(store, jobs[0], 1, 2, 9.0)
+    store.jobs.finish(jobs[0], 1, JobState.PAUSED)  # without a checkpoint: both steps are trained again
+    store.jobs.resume(jobs[0])
+    store.jobs.claim(jobs[0], 2, "w2")
+    for number in (1, 2):  # asked to leave, it would have left its evaluation for later
+        record = StepRecord(number, 2, nll_sum=1.0, weight_sum=1.0)
+        assert store.ledger.commit_step(jobs[0], record).control is Control.NONE
+    assert store.jobs.get(jobs[0]).rung == 0
+    late = StepRecord(3, 2, nll_sum=1.0, weight_sum=1.0)
+    assert store.ledger.commit_step(jobs[0], late).control is Control.NONE
+
+
+def test_a_cell_that_paused_with_an_error_and_goes_on_shows_it_no_more(store: Store) -> None:
+    jobs = sweep(store, 2)
+    store.jobs.claim(jobs[0], 1, "w")
+    for number in (1, 2):
+        commit(store, jobs[0], 1, number, 1.0)
+    full = ErrorRecord("STORE_FAILED", "The store is full.")
+    assert store.jobs.finish(jobs[0], 1, JobState.FAILED, full).state is JobState.PAUSED
+    assert store.jobs.get(jobs[0]).error == full
+    train(store, jobs[1], 2.0)
+    settle(store)
+    kept = store.jobs.get(jobs[0])
+    assert (kept.state, kept.error) == (JobState.QUEUED, None)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_cell_that_is_paused_at_a_rung_stays_until_it_is_resumed_and_is_then_compared(
+    store: Store, there: bool
+) -> None:
+    jobs = sweep(store, 3)
+    store.jobs.claim(jobs[0], 1, "w")
+    commit(store, jobs[0], 1, 1, 1.0)
+    assert commit(store, jobs[0], 1, 2, 1.0) is Control.PAUSE
+    save(store, jobs[0], 1, 2)
+    if not there:
+        assert store.jobs.pause(jobs[0]).state is JobState.PAUSING
+    store.jobs.finish(jobs[0], 1, JobState.PAUSED)
+    if there:
+        assert store.jobs.pause(jobs[0]).state is JobState.PAUSED
+    for job, nll in zip(jobs[1:], (2.0, 3.0), strict=True):
+        train(store, job, nll)
+    settle(store)
+    assert states(store, jobs) == ["PAUSED", "QUEUED", "QUEUED"], "the others don't wait for it, nor it for them"
+    assert store.redis.zcard(keys.RUNGS) == 0
+    store.jobs.resume(jobs[0])
+    assert train(store, jobs[0], 1.0).rung == 2
+    settle(store)
+    standing = store.jobs.get(jobs[0]).standing
+    assert standing is not None
+    assert (standing.rank, standing.compared, standing.kept) == (1, 3, True)
 
 
 def keep_in_store(store: Store, job: str) -> None:

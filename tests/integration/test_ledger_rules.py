@@ -112,6 +112,19 @@ def test_pause_and_preempt_reach_the_loop_through_its_commits(store: Store) -> N
     assert store.jobs.resume(job.id).state is JobState.QUEUED
 
 
+@pytest.mark.parametrize("reason", ["preempted", "server_restarted", "moved"])
+def test_a_move_that_an_attempt_ended_before_is_told(store: Store, reason: str) -> None:
+    job = running(store)
+    store.jobs.ask_move(job.id, "")
+    released = store.jobs.release(job.id, 1, reason, "It ends.")
+    told = [event.message for event in events(store, job) if event.type == "NOT_MOVED"]
+    if reason == "moved":
+        assert (released.host, told) == ("", [])
+        return
+    assert (released.host, released.move_to) == ("h1", "")
+    assert told == ["The attempt ended before the job was moved, so it stays on host h1; ask again."]
+
+
 def test_a_job_cancelled_while_pausing_is_cancelled_once_it_has_paused(store: Store) -> None:
     job = running(store)
     store.jobs.pause(job.id)

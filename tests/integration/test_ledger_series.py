@@ -220,6 +220,36 @@ def test_cancelled_after_a_resume_the_series_ends_at_the_last_effective_step(sto
     assert series(store, job) == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2)]
 
 
+def test_the_newest_stored_checkpoint_is_told_whatever_is_copied_after_it_and_cut_with_the_series(
+    store: Store,
+) -> None:
+    job = running(store)
+    names = {}
+    for number in (1, 2, 3):
+        train(store, job, number, number)
+        names[number] = save(store, job, number)
+
+    def copied(number: int) -> tuple[str, int]:
+        store.ledger.checkpoint_stored(job.id, 1, names[number], uri="u", sha256="s", bytes=1)
+        return told()
+
+    def told() -> tuple[str, int]:
+        now = store.jobs.get(job.id)
+        return now.stored_checkpoint, now.stored_step
+
+    assert copied(1) == (names[1], 1)
+    assert copied(3) == (names[3], 3)
+    lag = store.jobs.get(job.id).stored_lag
+    assert copied(2) == (names[3], 3), "older ones that are kept are copied at the end"
+    assert lag is not None
+    assert store.jobs.get(job.id).stored_lag == lag
+    store.jobs.finish(job.id, 1, JobState.FAILED, ErrorRecord("OUT_OF_MEMORY", "No room."))
+    store.jobs.resume(job.id, names[2])
+    assert store.jobs.claim(job.id, 2, "w") is not None
+    assert told() == (names[2], 2)
+    assert store.jobs.get(job.id).stored_lag is None
+
+
 def test_checkpoints_are_updated_marked_best_and_removed_but_for_the_last_and_the_best(store: Store) -> None:
     job = running(store)
     first = save(store, job, 0)

@@ -94,6 +94,18 @@ def test_after_a_kill_no_reply_is_told_twice_and_the_job_goes_on(whole: Whole) -
     assert {"8", "16"} <= {step for step, _ in found} <= {"4", "8", "12", "16"}  # 12 may have been under way
 
 
+def test_a_job_that_is_paused_while_it_answers_leaves_no_adapter_that_was_saved_for_it(whole: Whole) -> None:
+    whole.fake.fault("asample", "slow", ms=1500.0)
+    job = create(whole, 1000, sample_every=2).id
+    wait_for(lambda: "REPLIES_MISSING" in whole.stack.events(job), "one under way and another that waits")
+    whole.stack.store.jobs.pause(job)
+    whole.stack.wait(job, JobState.PAUSED)
+    whole.fake.clear_faults()
+    wait_for(lambda: "ADAPTER_RELEASED" in whole.stack.events(job), "the release")
+    assert list(whole.fake.checkpoint_dir.glob(f"*/{job}-*-live")) == []
+    whole.stack.store.jobs.cancel(job)
+
+
 def test_a_sampler_that_fails_costs_replies_and_no_step(whole: Whole) -> None:
     whole.fake.fault("asample", "fail_422")
     job = create(whole, 10).id

@@ -140,6 +140,11 @@ def test_ids_that_are_gone_unknown_or_nonsense_are_told_apart(store: Store) -> N
     assert store.events.read(job.id, kept[0].id) == kept[1:]
     with pytest.raises(BadToken, match="event id 'yesterday' was not given by this server"):
         store.events.read(job.id, "yesterday")
+    told = int(kept[-1].id.partition("-")[0])
+    assert store.events.read(job.id, f"{told + 1}-0") == []  # of another job, say, or of a second that Redis lost
+    for tomorrow in (f"{told + 86_400_000}-0", "9999999999999999999-9999999999999999999"):
+        with pytest.raises(BadToken, match=f"event id '{tomorrow}' lies in the future"):
+            store.events.read(job.id, tomorrow)
     with pytest.raises(NotFound, match="there is no job job-x"):
         store.events.read("job-x")
     with pytest.raises(NotFound):

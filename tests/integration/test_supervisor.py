@@ -18,6 +18,7 @@ import pytest
 from services.store import keys
 from services.store.archived import Archives, _read
 from services.store.codec import RecordNotReadable
+from services.store.connection import redis_time
 from services.store.errors import StoreUnavailable
 from services.store.jobs import MAX_IDLE_ATTEMPTS
 from services.store.queueing.queues import ticket_id
@@ -176,6 +177,35 @@ def test_after_an_outage_workers_get_the_time_to_renew(store: Store, watcher: Su
     assert store.jobs.get(job.id).state is JobState.QUEUED
 
 
+def test_a_clock_that_leaps_costs_no_attempt_and_no_host(
+    store: Store, redis_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis's clock goes on while ours stands still, as when a machine slept."""
+    limit = 3.0  #: of silence, after which a host is lost
+    watcher = Supervisor(store, SupervisorSettings(redis_url, lease_ttl=TTL, host_lost=limit), clock)
+    job, waiting = queued(store), queued(store)
+    store.hosts.put(serving("h1"))
+    store.hosts.put(serving("h2"))
+    take(store, job)
+    watcher.round()
+    store.redis.zadd(keys.HOSTS, {"h1": redis_time(store.redis) - 60})  # both have not reported since
+    store.redis.hset(keys.job(waiting.id), "queue_time", redis_time(store.redis) - 60)
+    lose_lease(store, job)
+    monkeypatch.setattr(module, "_JUMP", 0.0)
+    watcher.round()
+    monkeypatch.setattr(module, "_JUMP", 1e9)
+    assert store.jobs.get(job.id).state is JobState.RUNNING, "its worker may renew first"
+    assert store.jobs.get(waiting.id).host == "h1", "its host may report first"
+    clock.now += TTL
+    watcher.round()
+    assert store.jobs.get(job.id).state is JobState.QUEUED
+    assert store.jobs.get(waiting.id).host == "h1"
+    clock.now += limit
+    wait_for(lambda: store.redis.info("server")["uptime_in_seconds"] >= limit)
+    watcher.round()
+    assert "HOST_CHANGED" in types(store, waiting)
+
+
 def test_a_lost_ticket_is_enqueued_again_after_the_grace(store: Store, watcher: Supervisor, clock: Clock) -> None:
     job = queued(store)
     watcher.round()
@@ -201,6 +231,19 @@ def test_a_validation_whose_api_died_fails(store: Store, watcher: Supervisor, cl
     assert store.jobs.expire(job.id)
     found = store.jobs.get(job.id)
     assert (found.state, found.error and found.error.code) == (JobState.FAILED, "VALIDATION_LOST")
+
+
+def test_the_request_of_a_lost_validation_makes_the_job_anew_but_for_a_cell_of_a_sweep(store: Store) -> None:
+    lost = store.jobs.create(SPEC, request_id="r").job
+    cell = store.jobs.create(replace(SPEC, sweep="sweep-1"), request_id="sweep-1:0").job
+    for job in (lost, cell):
+        lose_lease(store, job)
+        assert store.jobs.expire(job.id)
+    again = store.jobs.create(SPEC, request_id="r")
+    assert (again.deduplicated, again.job.state) == (False, JobState.VALIDATING)
+    store.jobs.delete(lost.id)
+    assert store.jobs.create(SPEC, request_id="r").job.id == again.job.id, "what was deleted took no key along"
+    assert store.jobs.create(replace(SPEC, sweep="sweep-1"), request_id="sweep-1:0").job.id == cell.id
 
 
 def serving(name: str, *models: ServedModelRecord) -> HostRecord:

@@ -113,6 +113,23 @@ def test_a_paused_job_goes_on_at_the_exact_step_after_its_adapter_was_released(s
     assert "RESTORED" in stack.events(paused)
 
 
+def test_a_job_leaves_the_files_of_its_kept_checkpoints_alone(stack: TrainerStack) -> None:
+    job_id = stack.submit(replace(HYPER, max_steps=40))
+    stack.tuft.fault("optim_step", "slow", at=10, times=1, ms=HOLD)
+    stack.worker()
+    stack.wait_step(job_id, 8)
+    stack.store.jobs.pause(job_id)
+    stack.tuft.clear_faults()
+    stack.wait(job_id, JobState.PAUSED)
+    wait_for(lambda: stack.tuft.state()["runs"] == {}, "the release, so that it goes on from its files")
+    stack.store.tickets.enqueue(stack.store.jobs.resume(job_id))
+    stack.wait(job_id, JobState.SUCCEEDED)
+    wait_for(lambda: stack.events(job_id).count("ADAPTER_RELEASED") == 2, "the release")
+    assert {path.name for path in stack.tuft.checkpoint_dir.glob("*/*")} == {
+        one.id for one in stack.store.ledger.checkpoints(job_id)
+    }
+
+
 def test_a_redis_that_swallows_bytes_does_not_hold_up_training_and_loses_no_step(stack: TrainerStack) -> None:
     reference = stack.submit(HYPER)
     worker = stack.worker()
@@ -158,6 +175,24 @@ def test_sigterm_saves_and_requeues_at_the_front_and_the_next_worker_goes_on(sta
     assert [step for step, _ in stack.series(job_id)] == list(range(1, stack.job(job_id).step + 1))
 
 
+def test_a_job_that_can_not_be_moved_says_why_and_goes_on_where_it_is(stack: TrainerStack) -> None:
+    stack.environment |= {"TURNLOOM_STORE_CHECKPOINTS": "0", "TURNLOOM_REDIS_PATIENCE": "1"}
+    job_id = stack.submit(LONG)
+    adapters = stack.folder / "store" / "adapters"
+    adapters.touch()  # where a folder has to be
+    stack.worker()
+    stack.wait_step(job_id, 3)
+    stack.store.jobs.ask_move(job_id, "")
+    wait_for(lambda: stack.job(job_id).attempt == 2, "the next attempt, on the same host")
+    assert "NOT_MOVED" in stack.events(job_id)
+    told = [one.message for one in stack.store.events.list(job_id, page_size=1000).items if one.type == "PREEMPTED"]
+    assert told[0].startswith("The worker had to leave, and the job could not be moved: ")
+    assert str(adapters) in told[0]
+    adapters.unlink()
+    stack.store.jobs.cancel(job_id)
+    stack.wait(job_id, JobState.CANCELLED)
+
+
 def test_sigterm_while_the_server_is_away_gives_the_job_back(stack: TrainerStack) -> None:
     stack.tuft.kill()
     job_id = stack.submit(HYPER)
@@ -191,6 +226,22 @@ def test_an_attempt_that_is_replaced_can_commit_nothing(stack: TrainerStack) -> 
     assert [record.step for record in records] == list(range(1, len(records) + 1))
     assert [record.attempt for record in records] == sorted(record.attempt for record in records)
     assert worker_two.poll() is None
+
+
+def test_an_attempt_that_is_replaced_before_its_first_checkpoint_leaves_no_run_on_the_server(
+    stack: TrainerStack,
+) -> None:
+    stack.tuft.fault("forward", "slow", times=1, ms=HOLD)  # of the first checkpoint's probe
+    job_id = stack.submit(replace(HYPER, eval_every=0), test=())
+    worker = stack.worker()
+    wait_for(lambda: bool(stack.tuft.calls("forward")), "a run that has saved nothing")
+    horse = stack.horse(worker)
+    assert stack.tuft.state()["runs"]
+    stack.redis.flush()  # what a Redis that comes back empty knows of the job
+    wait_for(lambda: horse not in horses(worker.pid), "the end of the fenced horse")
+    stack.tuft.clear_faults()
+    wait_for(lambda: stack.tuft.state()["runs"] == {}, "the release")
+    assert job_id in stack.log()
 
 
 def test_out_of_memory_halves_the_calls_until_they_fit_and_each_attempt_leaves_the_server(stack: TrainerStack) -> None:
@@ -293,6 +344,22 @@ def test_a_loss_that_is_not_a_number_fails_the_job_and_keeps_the_last_good_check
     assert [step for step, _ in stack.series(job_id)] == list(range(1, 13))
 
 
+@pytest.mark.parametrize("fault", ["nan", "fail_422"])
+def test_a_state_that_was_saved_and_never_recorded_leaves_no_files(stack: TrainerStack, fault: str) -> None:
+    stack.tuft.fault("forward", fault, at=3, times=1)  # the probe of a checkpoint that the server has saved
+    job_id = stack.submit(replace(HYPER, eval_every=0), test=())
+    stack.worker()
+    if fault == "nan":
+        assert stack.wait(job_id, JobState.FAILED).error is not None
+        stack.store.tickets.enqueue(stack.store.jobs.resume(job_id))
+    job = stack.wait(job_id, JobState.SUCCEEDED)
+    assert job.attempt == 2
+    wait_for(lambda: "ADAPTER_RELEASED" in stack.events(job_id), "the release")
+    assert {path.name for path in stack.tuft.checkpoint_dir.glob("*/*")} == {
+        one.id for one in stack.store.ledger.checkpoints(job_id)
+    }
+
+
 @pytest.mark.parametrize(
     ("environment", "model", "code"),
     [
@@ -319,7 +386,10 @@ def test_rows_that_max_length_empties_are_reported_and_nothing_left_is_an_error(
     nothing = stack.submit(replace(HYPER, max_length=2))
     stack.worker()
     stack.wait(cut, JobState.SUCCEEDED)
-    assert "MAX_LENGTH_CUT" in stack.events(cut)
+    told = [one.message for one in stack.store.events.list(cut, page_size=1000).items if one.type == "MAX_LENGTH_CUT"]
+    spec = stack.job(cut).spec
+    for dataset, sentence in zip((spec.training_dataset, spec.test_dataset), told, strict=True):
+        assert f" of {dataset} by " in sentence
     job = stack.wait(nothing, JobState.FAILED)
     assert job.error is not None
     assert job.error.code == "DATASET_UNUSABLE"

@@ -356,7 +356,10 @@ def test_a_checkpoint_comes_back_from_wherever_it_still_is(
             for file in sorted(folder.of(checkpoint.path).rglob("*"), reverse=True):
                 file.unlink() if file.is_file() else file.rmdir()
         fake_tuft.restart(lose_everything=True)
-    backend = Restorer(client, folder, objects).restore(checkpoint, optimizer=True)
+    server = TuftHttp(fake_tuft.url, fake_tuft.api_key)
+    restorer = Restorer(client, folder, objects, lambda path: folder.delete(server, path))
+    backend = restorer.restore(checkpoint, optimizer=True)
+    assert not list(fake_tuft.checkpoint_dir.glob("*/*-restored")), "what it was loaded through is gone"
     prove(backend, checkpoint, made.probe_rows, 1e-12)
     again = MemoryJournal()
     run(made, backend, again).train(4, save_first=False, untested=None)
@@ -371,8 +374,12 @@ def test_a_checkpoint_that_is_nowhere_is_said_to_be_lost(
     checkpoint = fresh(plan(HYPER), client()).checkpoints[1]
     fake_tuft.restart(lose_everything=True)
     elsewhere = ServerFolder(tmp_path / "nothing")
+    restorer = Restorer(client, elsewhere, Objects(str(tmp_path)), print)
     with pytest.raises(CheckpointLost, match="it was never copied to the store"):
-        Restorer(client, elsewhere, Objects(str(tmp_path))).restore(checkpoint, optimizer=True)
+        restorer.restore(checkpoint, optimizer=True)
+    gone = replace(checkpoint, stored=True, uri=str(tmp_path / "adapters" / "gone"))
+    with pytest.raises(CheckpointLost, match=r"and there is no complete folder at .*gone"):
+        restorer.restore(gone, optimizer=True)
 
 
 def test_the_schedule_reaches_the_optimizer(client: Callable[..., TuftBackend]) -> None:

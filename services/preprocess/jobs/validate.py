@@ -73,6 +73,8 @@ def check(draft: JobDraft, registry: Registry, store: Store, caller: Caller) -> 
             "hyperparameters.early_stopping_patience", "is set without a test_dataset; name one to evaluate on."
         )
     one = _epoch(draft, training, chosen.max_length, violations)
+    if test is not None:
+        _check_left(test, epoch(test, chosen.max_length), chosen.max_length, violations)
     prompts = reply_prompts(draft.sampled, training[0], model, violations) if draft.sampled else None
     violations.refuse()
     bound = _bound(draft, origin)
@@ -123,17 +125,22 @@ def _epoch(draft: JobDraft, training: Sequence[DatasetRecord], max_length: int |
     weights = [part.weight for part in draft.training]
     counts = shares(weights, sum(one.conversations for one in epochs))
     for place, (record, one, count) in enumerate(zip(training, epochs, counts, strict=True)):
-        if one.conversations == 0:
-            violations.add(
-                "hyperparameters.max_length",
-                f"is {max_length}, which leaves no row of {record.id!r} a trained token; give a larger one.",
-            )
-        elif count == 0:
+        _check_left(record, one, max_length, violations)
+        if one.conversations and count == 0:
             violations.add(
                 f"mix[{place}].weight",
                 f"is {weights[place]:g}; it gives {record.id!r} no conversation of an epoch. Give a larger one.",
             )
     return mixed(epochs, weights)
+
+
+def _check_left(record: DatasetRecord, one: Epoch, max_length: int | None, violations: Violations) -> None:
+    """Add a violation where max_length leaves nothing of a dataset: it would not be trained, or never evaluated."""
+    if one.conversations == 0:
+        violations.add(
+            "hyperparameters.max_length",
+            f"is {max_length}, which leaves no row of {record.id!r} a trained token; give a larger one.",
+        )
 
 
 def _origin(draft: JobDraft, tuft_model: str, store: Store, caller: Caller, violations: Violations) -> _Origin | None:

@@ -4,7 +4,8 @@ if not holds(id, attempt) then return fenced(id, attempt) end
 if redis.call('HGET', key('checkpoints', id), name) ~= arg.before then return {'changed'} end
 redis.call('HSET', key('checkpoints', id), name, arg.after)
 local lag = math.max(0, tonumber(now()) - arg.saved)
-set(id, 'stored_checkpoint', name, 'stored_step', arg.step, 'stored_lag', exact(lag))
+mark_stored(id)
+if name == field(id, 'stored_checkpoint') then set(id, 'stored_lag', exact(lag)) end
 redis.call('HINCRBY', 'tl:run:counters', 'stored_bytes', arg.bytes)
 redis.call('HINCRBY', 'tl:run:counters', 'checkpoints|stored', 1)
 say(id, 'info', 'CHECKPOINT_STORED', string.format('The checkpoint of step %d is in the store, %.1f s after it was saved.', arg.step, lag),

@@ -39,6 +39,7 @@ else
   set(id, 'epoch', 0, 'learning_rate', '0', 'last_train_nll', '')
 end
 mark_best(id)
+mark_stored(id)
 
 local time = now()
 set(id, 'attempt', attempt, 'start_step', step, 'start_checkpoint', checkpoint, 'last_checkpoint', checkpoint,

@@ -76,12 +76,13 @@ end
 set(id, unpack(values))
 show_row(id, step, row)
 -- At a rung of successive halving the run leaves the worker until the other cells are there too. Evaluations of the
--- ledger count, so the first rung that was evaluated and not passed yet is taken, also when a later step brings it up.
+-- effective series count, so the first rung that was evaluated and not passed yet is taken, also when a later step brings
+-- it up. One that an earlier attempt left in `tests` doesn't.
 if state == 'running' and (job[8] or '') ~= '' then
   local passed = tonumber(job[9] or '') or 0
   for word in string.gmatch(job[8], '%S+') do
     local rung = tonumber(word)
-    if rung > passed and rung <= step and redis.call('HEXISTS', key('tests', id), word) == 1 then
+    if rung > passed and rung <= step and read_row(redis.call('LINDEX', key('series', id), rung)).last_test == rung then
       set(id, 'rung', word)
       go(id, 'pausing')
       state = 'pausing'

@@ -166,6 +166,19 @@ local function mark_best(id)
   set(id, 'best_checkpoint', best)
 end
 
+-- The newest checkpoint of the effective run that is in the store. Copies don't arrive in the order of steps.
+local function mark_stored(id)
+  for _, name in ipairs(redis.call('ZREVRANGE', key('lineage', id), 0, -1)) do
+    if cjson.decode(redis.call('HGET', key('checkpoints', id), name)).stored then
+      if name ~= field(id, 'stored_checkpoint') then
+        set(id, 'stored_checkpoint', name, 'stored_step', redis.call('ZSCORE', key('lineage', id), name), 'stored_lag', '')
+      end
+      return
+    end
+  end
+  set(id, 'stored_checkpoint', '', 'stored_step', '0', 'stored_lag', '')
+end
+
 -- A row of the effective series: what a step's record doesn't say, so that cutting the series at any step is exact.
 -- "entry attempt nll weight tokens loss_tokens rows conversations target_bytes test_nll test_weight test_bytes last_test best_test",
 -- sums from step 1 to this one; last_test and best_test are the steps of the last and the lowest evaluation, or -1.
@@ -264,7 +277,14 @@ local function end_attempt(id, reason, message, error, counted, limit, far_limit
     stalled = step > furthest and 0 or stalled + 1
   end
   set(id, 'failed_attempts', idle, 'stalled_attempts', stalled, 'furthest', math.max(step, furthest))
-  if idle < limit and stalled < far_limit then return go(id, 'queued') end
+  if idle < limit and stalled < far_limit then
+    if reason ~= 'moved' and field(id, 'move_to') ~= '' then  -- the next claim would forget it without a word
+      set(id, 'move_to', '')
+      say(id, 'warning', 'NOT_MOVED', 'The attempt ended before the job was moved, so it stays on host ' .. field(id, 'host') ..
+        '; ask again.', attempt)
+    end
+    return go(id, 'queued')
+  end
   local why = idle >= limit and (limit .. ' attempts in a row ended without a new step')
     or (far_limit .. ' attempts in a row got no further than step ' .. furthest)
   local last = field(id, 'last_error')

@@ -5,6 +5,12 @@ if redis.call('EXISTS', key('lease', id)) == 1 then return {'held'} end
 if state == 'validating' then
   set(id, 'error', arg.unchecked)
   say(id, 'error', 'VALIDATION_LOST', cjson.decode(arg.unchecked).message, 0)
+  -- The same request makes it anew. A sweep's cells keep their places, by requests of their own.
+  local request, sweep = field(id, 'request'), cjson.decode(field(id, 'spec')).sweep
+  if request ~= '' and (sweep or '') == '' then
+    redis.call('DEL', request)
+    set(id, 'request', '')
+  end
   go(id, 'failed')
   return {'ended'}
 end

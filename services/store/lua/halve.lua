@@ -12,7 +12,7 @@ for _, cell in ipairs(arg.cells) do
   local id, fields = cell.job, {step = step}
   set(id, 'passed_rung', step, 'standing', cell.standing)
   if cell.kept then
-    set(id, 'rung', '', 'host', cell.host)  -- '': the pool
+    set(id, 'rung', '', 'host', cell.host, 'error', '')  -- '': the pool; an error that it paused with is over
     go(id, 'queued')
     say(id, 'info', 'RUNG_PASSED', cell.reason, field(id, 'attempt'), fields)
   else

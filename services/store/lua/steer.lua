@@ -14,6 +14,13 @@ if wish == 'cancel' then
     to == 'cancelling' and 'Cancelled: the worker saves a checkpoint and stops.' or 'Cancelled while no worker held it.', field(id, 'attempt'))
   return {'ok'}
 end
+if (state == 'pausing' or state == 'paused') and field(id, 'rung') ~= '' then
+  -- It would go on with the other cells of its sweep; now it waits for its owner.
+  set(id, 'rung', '')
+  index(id, state)
+  say(id, 'info', 'JOB_PAUSING', 'Paused by request: it no longer waits for the other cells of its sweep.', field(id, 'attempt'))
+  return {'ok'}
+end
 if state == 'pausing' then return {'ok'} end
 local answer = go(id, 'pausing')
 if answer then return answer end

@@ -34,6 +34,8 @@ from services.trainer.supervision.halving import settle_rungs
 log = logging.getLogger("turnloom.supervisor")
 
 DAY = 86400.0
+#: Seconds that Redis's clock may gain on ours between two rounds. A renewed lease lasts longer.
+_JUMP = 5.0
 #: Seconds that a ledger being archived may take when the process has to leave.
 _LAST_LEDGER = 10.0
 
@@ -69,6 +71,7 @@ class Supervisor:
         self._retry: dict[str, float] = {}  # job id: when its ledger may be archived again
         self._reaped = float("-inf")
         self._outage_ended = float("-inf")
+        self._ahead: float | None = None  #: of Redis's clock to ours, in the last round
 
     def outage(self) -> None:
         """Note that Redis was away: workers could not renew either, so leases are judged later."""
@@ -76,6 +79,7 @@ class Supervisor:
 
     def round(self) -> None:
         """Look at every job once. Raises RedisUnavailable; what was done until then holds."""
+        self._look_at_clocks()
         self._store.jobs.index()
         index_owned(self._store.redis)
         self._lost_workers()
@@ -91,6 +95,20 @@ class Supervisor:
             self._reaped = self._clock()
             for queue in self._store.tickets.queues():
                 self._store.tickets.reap(queue)
+
+    def _look_at_clocks(self) -> None:
+        """Take it as an outage where Redis's clock leapt: it was set, or its machine slept, and leases ran out."""
+        before, self._ahead = self._ahead, redis_time(self._store.redis) - self._clock()
+        if before is not None and self._ahead - before > _JUMP:
+            log.warning(
+                "the clock of Redis leapt by %.0f s: workers and hosts get time to report", self._ahead - before
+            )
+            self.outage()
+
+    def _quiet(self) -> float:
+        """Return the seconds in which workers and hosts could report: Redis was there, and no clock leapt."""
+        server = cast(dict[str, int], self._store.redis.info("server"))
+        return min(float(server["uptime_in_seconds"]), self._clock() - self._outage_ended)
 
     def _place(self) -> None:
         """Give free workers to waiting jobs (placing.py)."""
@@ -111,8 +129,7 @@ class Supervisor:
         if not unheld:
             return
         # A lease also runs out while Redis is away or starts; then its holder gets the time to renew it first.
-        server = cast(dict[str, int], self._store.redis.info("server"))
-        quiet = min(float(server["uptime_in_seconds"]), self._clock() - self._outage_ended)
+        quiet = self._quiet()
         for job in unheld:
             ttl = VALIDATION_LEASE if job.state is JobState.VALIDATING else self._settings.lease_ttl
             if quiet < ttl or not self._store.jobs.expire(job.id):
@@ -146,6 +163,8 @@ class Supervisor:
         hosts = {job.id: job.host for job in placed} | {one.job: one.host for one in waiting if one.host}
         silent = {host: self._store.hosts.silent(host) for host in set(hosts.values())}
         lost = {job for job, host in hosts.items() if min(silent[host], now - since[job]) >= self._settings.host_lost}
+        if lost and self._quiet() < self._settings.host_lost:
+            return
         for job in placed:
             if job.id in lost:
                 self._leave_host(job)

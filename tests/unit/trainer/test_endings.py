@@ -21,6 +21,9 @@ class Told:
     def __init__(self) -> None:
         self.told: list[str] = []
 
+    def _free_unsaved(self) -> None:
+        self.told.append("free unsaved runs")
+
     def leave(self, asked: Control) -> None:
         self.told.append(f"leave {asked.value}")
 
@@ -41,7 +44,7 @@ def way_out(error: Exception) -> list[str]:
     ("error", "told"),
     [
         (Leave(Control.PAUSE), ["leave pause"]),
-        (Fenced("another"), []),
+        (Fenced("another"), ["free unsaved runs"]),
         (RedisLost("away"), []),
         (LedgerGap("gap"), ["release ledger_gap -"]),
         (NonFiniteLoss("nan"), ["fail NON_FINITE_LOSS"]),

@@ -12,6 +12,7 @@ import pytest
 from services.store.errors import Fenced, RedisUnavailable
 from services.store.ledger import Commit, Outcome
 from services.store.records import CheckpointRecord, Control, StepRecord
+from services.trainer import journal as journal_module
 from services.trainer.journal import LedgerGap, LedgerJournal, RedisLost
 from services.trainer.lease import FENCED_EXIT, Lease
 
@@ -209,7 +210,20 @@ def test_a_redis_that_lost_its_tail_is_sent_it_again() -> None:
     assert parts.ledger.checkpoints == [5]
 
 
-def test_a_redis_that_lost_more_than_is_remembered_ends_the_attempt() -> None:
+def test_a_redis_that_was_restored_from_a_copy_is_sent_all_that_came_since() -> None:
+    parts = Parts()
+    with parts.journal() as journal:
+        for number in range(1, 10):
+            journal.step(step(number))
+            journal.checkpoint(checkpoint(number))
+        parts.ledger.steps, parts.ledger.checkpoints = [1], [1]
+        put(journal, step(10))
+    assert parts.ledger.steps == list(range(1, 11))
+    assert parts.ledger.checkpoints == list(range(1, 10))
+
+
+def test_a_redis_that_lost_more_than_is_remembered_ends_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "MOST_KEPT", 3)
     parts = Parts()
     with parts.journal() as journal:
         for number in range(1, 10):
