@@ -25,7 +25,8 @@ from turnloom.masks.template.environment import PlainEnvironment
 from turnloom.masks.trajectory.handing import is_constant
 from turnloom.masks.trajectory.numbers import Fraction, Number
 from turnloom.masks.trajectory.program import Missing
-from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Space, Unusable, written
+from turnloom.masks.trajectory.spaces import Space
+from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Unusable, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

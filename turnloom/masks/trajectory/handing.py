@@ -13,13 +13,13 @@ from turnloom.masks.replay.symbols import RefusedError, Symbol, is_symbolic
 from turnloom.masks.template.environment import TemplateDict
 from turnloom.masks.trajectory.numbers import Fraction, Number, depth_of, total
 from turnloom.masks.trajectory.program import WHOLE
+from turnloom.masks.trajectory.spaces import Space
 from turnloom.masks.trajectory.tape import From, Given, Tape
 from turnloom.masks.trajectory.values import (
     Dict,
     List,
     Message,
     Messages,
-    Space,
     Unusable,
     expression_of,
     wrapped,

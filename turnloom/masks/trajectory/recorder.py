@@ -31,8 +31,9 @@ from turnloom.masks.trajectory.program import (
     Refusal,
     UnreplayableError,
 )
+from turnloom.masks.trajectory.spaces import Space
 from turnloom.masks.trajectory.tape import From, Given, Mark, Tape, grow, is_own
-from turnloom.masks.trajectory.values import Dict, List, Loop, Message, Messages, Pairs, Space
+from turnloom.masks.trajectory.values import Dict, List, Loop, Message, Messages, Pairs
 from turnloom.masks.trajectory.walking import items_of, walk
 
 _REFUSAL: Final = Refusal()
