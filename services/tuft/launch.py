@@ -17,6 +17,7 @@ DEFAULTS: Final = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # keep the workers in this interpreter under `uv run`
+    "RAY_worker_niceness": "0",  # Ray's own is 15: any other process of the host would go before the model's
 }
 
 

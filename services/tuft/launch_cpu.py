@@ -22,6 +22,7 @@ ENVIRONMENT: Final = {
     "RAY_AUTH_MODE": "disabled",  # otherwise Ray 2.60 writes a token below the user's home
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # keep the workers in this interpreter under `uv run`
+    "RAY_worker_niceness": "0",  # Ray's own is 15: any other process of the host would go before the model's
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",  # the GPU is logical: hide_gpus() decides what torch sees
     "RAY_memory_monitor_refresh_ms": "0",  # Ray's own OOM killer counts the memory of foreign processes as well
     "HF_HUB_OFFLINE": "1",  # the model is a local folder

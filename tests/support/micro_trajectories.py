@@ -22,7 +22,7 @@ from turnloom.masks.trajectory.path import trajectory_path_of
 
 OPTIONS: Final = Options(date="2026-01-02", max_length=None)
 _HEADS: Final = (
-    "",
+    *("",) * 4,
     "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}",
     "{% if tools %}[{% for t in tools %}{{ t.name }}{% if not loop.last %}, {% endif %}{% endfor %}]{% endif %}",
     "{% if messages[0].role == 'system' %}{{ messages[0].content }}!{% set messages = messages[1:] %}{% endif %}",
@@ -110,7 +110,7 @@ _THOUGHTS: Final = (
     "{% if loop.last and m.reasoning_content is defined %}<think>{{ m.reasoning_content }}</think>{% endif %}",
 )
 _CONTENTS: Final = (
-    *("m.content",) * 3,
+    *("m.content",) * 8,
     *("m.content | trim", "m.content.strip(' x')", "m.content.strip('\\n').lstrip()", "m.content ~ m.content"),
     *("m.content | tojson", "m.content.split('</think>')[-1]"),
     *("(' ' ~ m.content ~ '!\\n') | trim", "(m.content ~ ' ' ~ m.content).strip()", "m.content | upper"),

@@ -193,8 +193,7 @@ class Symbol(Opaque):
     def strip(self, chars: str | None = None) -> Symbol | str:
         if len(self._atoms) == 1:
             return self._derived("strip", chars)
-        left = self.lstrip(chars)
-        return left.rstrip(chars)
+        return self.lstrip(chars).rstrip(chars)
 
     def lstrip(self, chars: str | None = None) -> Symbol | str:
         return self._stripped("lstrip", chars, first=0)

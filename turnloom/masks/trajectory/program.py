@@ -207,21 +207,29 @@ def kind_in(values: Any, key: str) -> object:
     return kind(values[key]) if key in values else Missing
 
 
-def woven(*parts: str | Piece | tuple[str, Origin | None]) -> Piece:
-    """Return the piece of literals, other pieces, and texts with their origins."""
+def add_run(runs: Runs, length: int, from_: Origin | None) -> None:
+    """Add characters, joined with those before where they have one origin."""
+    if runs and (runs[-1][1] is from_ or runs[-1][1] == from_):
+        runs[-1] = runs[-1][0] + length, from_
+    else:
+        runs.append((length, from_))
+
+
+def joined(pieces: Iterable[Piece]) -> Piece:
+    """Join pieces."""
     texts: list[str] = []
     runs: Runs = []
-    for part in parts:
-        if isinstance(part, Piece):
-            texts.append(part.text)
-            for length, from_ in part.runs:
-                add_run(runs, length, from_)
-            continue
-        text, from_ = (part, None) if isinstance(part, str) else part
-        texts.append(text)
-        if text:
-            add_run(runs, len(text), from_)
+    for piece in pieces:
+        texts.append(piece.text)
+        if piece.runs:
+            add_run(runs, *piece.runs[0])
+            runs += piece.runs[1:]
     return Piece("".join(texts), runs)
+
+
+def piece_of(text: str, from_: Origin | None = None) -> Piece:
+    """Return a text of one author, or a literal."""
+    return Piece(text, [(len(text), from_)] if text else [])
 
 
 def kind_held(value: Any) -> object:
@@ -264,7 +272,7 @@ def is_traced_key(key: str) -> bool:
 NAMES: Final[dict[str, object]] = {
     "kind": kind, "kind_in": kind_in, "kind_held": kind_held, "role_of": role_of, "origin": origin,
     "has_text": has_text, "is_traced_key": is_traced_key, "json_text": json_text, "Held": Held, "Piece": Piece,
-    "woven": woven, "str": str, "len": len, "list": list, "type": type,
+    "piece_of": piece_of, "joined": joined, "str": str, "len": len, "list": list, "type": type,
 }  # fmt: skip
 
 
@@ -306,25 +314,5 @@ def printer_source(parts: Sequence[Printed]) -> str:
         added = f"r.append((len(t{at}), {from_}))" if distinct and from_.startswith("origin(") else ""
         lines.append(f" if t{at}: {added or f'_add(r, len(t{at}), {from_ or None})'}")
     flush()
-    joined = f"''.join(({''.join(text + ', ' for text in texts)}))" if len(texts) != 1 else texts[0]
-    return "\n".join([*lines, f" return Piece({joined}, r)"])
-
-
-def add_run(runs: Runs, length: int, from_: Origin | None) -> None:
-    """Add characters, joined with those before where they have one origin."""
-    if runs and (runs[-1][1] is from_ or runs[-1][1] == from_):
-        runs[-1] = runs[-1][0] + length, from_
-    else:
-        runs.append((length, from_))
-
-
-def joined(pieces: Iterable[Piece]) -> Piece:
-    """Join pieces."""
-    texts: list[str] = []
-    runs: Runs = []
-    for piece in pieces:
-        texts.append(piece.text)
-        if piece.runs:
-            add_run(runs, *piece.runs[0])
-            runs += piece.runs[1:]
-    return Piece("".join(texts), runs)
+    whole = f"''.join(({''.join(text + ', ' for text in texts)}))" if len(texts) != 1 else texts[0]
+    return "\n".join([*lines, f" return Piece({whole}, r)"])

@@ -68,18 +68,18 @@ def held_source(value: Any, tape: Tape) -> str:
         tape.looked(WHOLE if depth_of(value.form, tape) else 0)
         return total(value.form)
     if type(value) is Symbol and (len(value._atoms) != 1 or isinstance(value._atoms[0][2], Woven)):
-        return f"Held(woven({', '.join([_woven(atom, tape) for atom in value._atoms])}), None)"
+        return f"Held(joined([{', '.join([_piece(atom, tape) for atom in value._atoms])}]), None)"
     if isinstance(value, Opaque):
         source, origin = expression_of(value)
         return f"Held({source}, {origin})"
     raise RefusedError("what a namespace can't hold")
 
 
-def _woven(atom: Atom, tape: Tape) -> str:
+def _piece(atom: Atom, tape: Tape) -> str:
     name, text, from_ = atom
     if not name:
-        return tape.constant(text)
+        return f"piece_of({tape.constant(text)})"
     made: Any = from_
     if not isinstance(made, (From, Woven)) or made.tape is not tape:
         raise RefusedError("a text that can't be handed on")
-    return made.source if isinstance(made, Woven) else f"({name}, {made.source})"
+    return made.source if isinstance(made, Woven) else f"piece_of({name}, {made.source})"
