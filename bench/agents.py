@@ -28,6 +28,11 @@ TEMPLATES: Final = {
     "Llama 3.1": "trl__llama3_1.jinja",
     "GLM-4.6": "llamacpp__GLM-4.6.jinja",
     "gpt-oss": "trl__gptoss.jinja",
+    "Nemotron 3": "trl__nemotron_3_super.jinja",
+    "GLM-5.1": "hfjs__zai-org_GLM-5.1.jinja",
+    "DeepSeek-V4": "llamacpp__deepseek-ai-DeepSeek-V4.jinja",
+    "Devstral": "llamacpp__unsloth-mistral-Devstral-Small-2507.jinja",
+    "Gemma 4": "llamacpp__google-gemma-4-31B-it.jinja",
 }
 
 PROGRAM: Final = usage("bench.agents", __doc__)
