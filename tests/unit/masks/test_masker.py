@@ -95,8 +95,8 @@ TOO_DEEP = "the conversation's values are nested too deeply; send fewer lists in
             called({"day": datetime.date(2026, 1, 2)}),
             f"{ARGUMENTS}.day: is a Python date, which JSON can't hold. {GIVE}",
         ),
-        (called(nested(5_000)), f"{ARGUMENTS}: is nested too deeply. {GIVE}"),
-        (called({}, tools=[nested(5_000)]), TOO_DEEP),
+        (called(nested(20_000)), f"{ARGUMENTS}: is nested too deeply. {GIVE}"),
+        (called({}, tools=[nested(20_000)]), TOO_DEEP),
     ],
 )
 def test_a_value_that_json_can_not_hold_is_refused_by_its_place_and_stops_no_other(
