@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from turnloom.masks.trajectory.chains import LoopPieces, StableSteps
 from turnloom.masks.trajectory.program import EMPTY, WHOLE, Missing, Piece, Program
-from turnloom.masks.trajectory.steps import Step, Tail, frozen, restore, same
+from turnloom.masks.trajectory.steps import Step, Tail, frozen, restore, same, state_of
 from turnloom.masks.trajectory.walking import walked
 
 #: The chain of a loop whose steps are told one by one.
@@ -76,7 +76,7 @@ class MessageLoops:
             self._since = WHOLE  # not known when it comes out so again
             order = range(first, len(messages))
             return self._tailed(program, order, self._shown, messages, values, origins, plain)
-        key = (program, plain, *[_state(values[space]) for space in spaces])
+        key = (program, plain, *[state_of(values[space]) for space in spaces])
         begun = self._begun.get(key)
         if begun is None:
             begun = self._begun[key] = _Begun((list(values), list(origins)))
@@ -187,14 +187,14 @@ class MessageLoops:
         """
         spaces, count = program.spaces, len(messages)
         begun = [dict(values[space]) for space in spaces]
-        state = [_state(values[space]) for space in spaces]
+        state = [state_of(values[space]) for space in spaces]
         since, until, at = first, self._amount, self._next(program, first, count)
         while at < count:
             step = self._step(program, at, messages, values, origins, plain)
             if not _is_set(step, at):
                 restore(values, spaces, begun)
                 return False
-            before, state = state, [_state(values[space]) for space in spaces]
+            before, state = state, [state_of(values[space]) for space in spaces]
             if before != state:
                 since = at + 1
             at = self._next(program, at + 1, count)
@@ -279,10 +279,6 @@ class MessageLoops:
                 tail = step.followed(tail)
                 tails.setdefault(at, []).append(Tail(tail, pieces))
         return LoopPieces(_NOTHING, 0, pieces, order.start, order.step)
-
-
-def _state(space: Mapping[str, Any]) -> tuple[object, ...]:
-    return tuple([(name, frozen(value)) for name, value in space.items()])
 
 
 def _is_set(step: Step, at: int) -> bool:

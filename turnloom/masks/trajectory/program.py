@@ -124,6 +124,7 @@ class Fold(Path):
     origins: Callable[..., list[Any]]
     sources: tuple[str, str, str, str]  #: of the four
     own: bool  #: only its message decides what it prints, so that it runs once a message
+    steady: bool  #: only variables decide what it prints and sets
     then: Path | None = None
 
 

@@ -16,7 +16,7 @@ from turnloom.masks.replay.symbols import RefusedError, Symbol, atoms_of, is_sym
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
 from turnloom.masks.trajectory.family import MOST_PATHS, Family, given_tools
 from turnloom.masks.trajectory.folds import FOLD, Site
-from turnloom.masks.trajectory.handing import COMMON, Later, Tools, handed, taken
+from turnloom.masks.trajectory.handing import COMMON, Handed, Later, Tools, handed, taken
 from turnloom.masks.trajectory.numbers import total
 from turnloom.masks.trajectory.program import (
     WHOLE,
@@ -32,7 +32,7 @@ from turnloom.masks.trajectory.program import (
     UnreplayableError,
 )
 from turnloom.masks.trajectory.spaces import Space
-from turnloom.masks.trajectory.tape import From, Given, Mark, Tape, grow, is_own
+from turnloom.masks.trajectory.tape import From, Given, Mark, Tape, grow, is_of_variables, is_own
 from turnloom.masks.trajectory.values import Dict, List, Loop, Message, Messages, Pairs
 from turnloom.masks.trajectory.walking import items_of, walk
 
@@ -158,29 +158,45 @@ class Recorder:
         for name, value, one in zip(site.names, values, given_to, strict=True):
             if one.kind == ("unusable",) and name in site.read and not is_symbolic(value):
                 raise RefusedError("a macro that reads what can't be handed on")
-        program = self._family.program(number, items, tuple(one.kind for one in given_to))
+        tape.shares |= any(type(value) is Space and value._variable < tape.variables for value in values)
+        if items.messages and items.start >= 0 and tape.over_messages:
+            tape.looked(WHOLE)  # of a loop ahead, which messages matter is told where it runs
+        fold = self._fold_of(number, items, source, origin, given_to, tape)
+        pieces = self._run(fold, given, values, caller, tape)
+        for value in values:
+            if type(value) is Space:
+                value.forget()
+        return _marked("".join(piece.text for piece in pieces), tape.fold(fold, pieces), tape)
+
+    def _fold_of(
+        self, number: int, items: Items, source: str, origin: str, given_to: Sequence[Handed], tape: Tape
+    ) -> Fold:
+        """Return the step of a loop.
+
+        Args:
+            number: of its site.
+            items: how they are given.
+            source: of the items.
+            origin: of theirs.
+            given_to: variables that the body is handed.
+            tape: of the body around it.
+        """
         code = self._family.code
         sources = ", ".join(one.source for one in given_to)
         origins = ", ".join(one.origin for one in given_to)
         if "V[" in sources or "V[" in source or "O[" in origins:
             tape.stateless = False
-        tape.shares |= any(type(value) is Space and value._variable < tape.variables for value in values)
-        if items.messages and items.start >= 0 and tape.over_messages:
-            tape.looked(WHOLE)  # of a loop ahead, which messages matter is told where it runs
-        fold = Fold(
-            program,
+        shows_messages = any(one.kind[0] in ("message", "messages") for one in given_to)  # type: ignore[index]
+        return Fold(
+            self._family.program(number, items, tuple(one.kind for one in given_to)),
             code.compiled(source),
             code.compiled(origin),
             code.compiled(f"[{sources}]"),
             code.compiled(f"[{origins}]"),
             (source, origin, f"[{sources}]", f"[{origins}]"),
             tape.over_messages and not items.messages and is_own(f"{source} {origin} {sources} {origins}"),
+            not (items.messages or shows_messages) and is_of_variables(f"{source} {sources} {origins}"),
         )
-        pieces = self._run(fold, given, values, caller, tape)
-        for value in values:
-            if type(value) is Space:
-                value.forget()
-        return _marked("".join(piece.text for piece in pieces), tape.fold(fold, pieces), tape)
 
     def _run(self, fold: Fold, given: Any, values: Sequence[Any], caller: Macro, tape: Tape) -> list[Piece]:
         program, arguments = fold.program, tape.given

@@ -90,6 +90,11 @@ def same(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and frozen(one) == frozen(other))
 
 
+def state_of(space: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return what tells apart what a namespace holds."""
+    return tuple([(name, frozen(value)) for name, value in space.items()])
+
+
 def restore(values: Sequence[Any], spaces: Sequence[int], states: Sequence[Mapping[str, Any]]) -> None:
     """Give namespaces among the variables what they held."""
     for space, state in zip(spaces, states, strict=True):

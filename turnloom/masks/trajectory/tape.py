@@ -289,8 +289,7 @@ class Tape:
             told = [f"({step.source}) == {self.constant(answer)}" for step, answer in asked]
             trail, free = self.code.compiled(" and ".join(told) or "True"), not told
         idle = not (whole or sets) and all(
-            type(step) is Load or (type(step) is Ask and _NO_VARIABLES.search(step.source) is None)
-            for step, _ in self.steps
+            type(step) is Load or (type(step) is Ask and is_of_variables(step.source)) for step, _ in self.steps
         )
         printed = self.code.printer(whole)
         shows = shows_of(whole, folds, self.code.value_of)  # type: ignore[arg-type]  # these are loops
@@ -319,6 +318,11 @@ def _needs(parts: tuple[Printed, ...]) -> int:
 def is_own(source: str) -> bool:
     """Whether an expression reads nothing but the item and its position."""
     return _OTHERS.search(source) is None
+
+
+def is_of_variables(source: str) -> bool:
+    """Whether an expression reads nothing but variables."""
+    return _NO_VARIABLES.search(source) is None
 
 
 def is_stateless(source: str) -> bool:

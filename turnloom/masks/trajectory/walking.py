@@ -21,6 +21,7 @@ from turnloom.masks.trajectory.program import (
     UnreplayableError,
 )
 from turnloom.masks.trajectory.shows import shown_of
+from turnloom.masks.trajectory.steps import frozen, restore, state_of
 from turnloom.masks.trajectory.straight import WALKS
 from turnloom.masks.trajectory.tape import Given
 
@@ -102,6 +103,15 @@ def run_fold(fold: Fold, arguments: Given, sender: Any) -> list[Piece]:
     values, origins = fold.values(*arguments), fold.origins(*arguments)
     if program.items.messages:
         return cast("list[Piece]", sender.over_messages(program, arguments[0], values, origins, fold.items(*arguments)))
+    key: object = None
+    if fold.steady:
+        spaces = program.spaces
+        state = [state_of(value) if at in spaces else frozen(value) for at, value in enumerate(values)]
+        key = fold, fold.origin(*arguments), *state, *origins
+        kept = sender.steady.get(key)
+        if kept is not None:
+            restore(values, spaces, kept[1])
+            return cast("list[Piece]", kept[0])
     items = items_of(program, fold.items(*arguments))
     from_ = fold.origin(*arguments)
     pieces, count, size = [], len(items), len(values)
@@ -111,6 +121,8 @@ def run_fold(fold: Fold, arguments: Given, sender: Any) -> list[Piece]:
         del values[size:], origins[size:]
     if fold.own:
         sender.printed[fold, arguments[2]] = arguments[3], pieces
+    if key is not None:
+        sender.steady[key] = pieces, [dict(values[space]) for space in program.spaces], list(values)
     return pieces
 
 
