@@ -64,8 +64,8 @@ class Sender(MessageLoops):
         self.elsewhere: set[tuple[int, int]] = set()
         #: (loop or end of a path, position) -> the message, and what was printed where it alone decides
         self.printed: dict[tuple[object, int], tuple[object, Any]] = {}
-        #: what loops printed where only variables decide, what they left in namespaces, and the variables: a key names
-        #: some by identity
+        #: what loops printed where only variables decide, what they left in namespaces, and the items and variables: a
+        #: key names some by identity
         self.steady: dict[object, tuple[list[Piece], list[dict[str, Any]], list[Any]]] = {}
         self._amount = len(self.own)
 

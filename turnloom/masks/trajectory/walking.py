@@ -103,17 +103,17 @@ def run_fold(fold: Fold, arguments: Given, sender: Any) -> list[Piece]:
     values, origins = fold.values(*arguments), fold.origins(*arguments)
     if program.items.messages:
         return cast("list[Piece]", sender.over_messages(program, arguments[0], values, origins, fold.items(*arguments)))
+    from_, all_ = fold.origin(*arguments), fold.items(*arguments)
     key: object = None
     if fold.steady:
         spaces = program.spaces
         state = [state_of(value) if at in spaces else frozen(value) for at, value in enumerate(values)]
-        key = fold, fold.origin(*arguments), *state, *origins
+        key = fold, from_, frozen(all_), *state, *origins
         kept = sender.steady.get(key)
         if kept is not None:
             restore(values, spaces, kept[1])
             return cast("list[Piece]", kept[0])
-    items = items_of(program, fold.items(*arguments))
-    from_ = fold.origin(*arguments)
+    items = items_of(program, all_)
     pieces, count, size = [], len(items), len(values)
     for at, item in enumerate(items):
         given = (arguments[0], count, at, item, from_, values, origins)
@@ -122,7 +122,7 @@ def run_fold(fold: Fold, arguments: Given, sender: Any) -> list[Piece]:
     if fold.own:
         sender.printed[fold, arguments[2]] = arguments[3], pieces
     if key is not None:
-        sender.steady[key] = pieces, [dict(values[space]) for space in program.spaces], list(values)
+        sender.steady[key] = pieces, [dict(values[space]) for space in program.spaces], [all_, *values]
     return pieces
 
 

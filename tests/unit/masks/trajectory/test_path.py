@@ -93,6 +93,23 @@ def test_numbers_are_told_apart_as_the_template_tells_them_apart(asks: str) -> N
         assert outcomes(some, OPTIONS, model) == by_the_long_way(some, OPTIONS, reference), value
 
 
+def test_a_loop_over_a_variable_prints_what_the_variable_holds_now() -> None:
+    asks = (
+        "{{ c.function.name }}{% set a = c.function.arguments %}{% for one, _ in a | items %}"
+        "{% for k, v in a | items %} {{ k }}={{ v | tojson }};{% endfor %}{% endfor %}"
+    )
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls %}"
+        f"{asks}{{% endfor %}}<|im_end|>\n{{% endfor %}}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    model = unseen(source)
+    for first in range(3):
+        some = [Conversation([{"role": "user", "content": "q"}, calls(first, first + 1, first + 2)], tools=[])]
+        assert outcomes(some, OPTIONS, model) == by_the_long_way(some, OPTIONS, unseen(source))
+    assert hits(OPTIONS, model) > 0
+
+
 def test_a_macro_that_reads_a_namespace_sees_what_the_steps_of_a_loop_have_set() -> None:
     macro = "{% macro close() %}{% if ns.last == 'tool' %}!{% endif %}{% endmacro %}"
     source = (
