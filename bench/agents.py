@@ -45,7 +45,7 @@ with libraries(PEERS, __name__, PROGRAM):
     import transformers
 
     from bench import material
-    from bench.trajectories import trajectories
+    from bench.trajectories import trajectories, with_one_call
     from turnloom.masks.domain.conversation import Conversation
     from turnloom.masks.domain.example import PreprocessedConversation
     from turnloom.masks.domain.options import Options
@@ -96,19 +96,7 @@ def suited(name: str, conversations: Sequence[Conversation]) -> list[Conversatio
     """
     if name not in ("Llama 3.1", "gpt-oss"):
         return list(conversations)
-    return [_one_call(conversation, text_beside=name == "gpt-oss") for conversation in conversations]
-
-
-def _one_call(conversation: Conversation, *, text_beside: bool) -> Conversation:
-    kept: list[dict[str, Any]] = []
-    for message in cast("Sequence[dict[str, Any]]", conversation.messages):
-        if message.get("tool_calls"):
-            kept.append({**message, "tool_calls": message["tool_calls"][:1]})
-            if not text_beside or "reasoning_content" in message:
-                kept[-1]["content"] = ""
-        elif message["role"] != "tool" or kept[-1]["role"] != "tool":
-            kept.append(dict(message))
-    return Conversation(kept, tools=conversation.tools)
+    return [with_one_call(conversation, text_beside=name == "gpt-oss") for conversation in conversations]
 
 
 def ours(conversations: Sequence[Conversation], model: Model) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
 from bench.chats import WORDS
 from turnloom.masks.domain.conversation import JSON, Conversation, Message
@@ -16,6 +17,24 @@ def trajectories(count: int, seed: int = 0, *, least: int = 6, most: int = 60) -
     """Return conversations of `least` to `most` messages; the same for the same seed, no two of one shape as a rule."""
     chance = random.Random(seed)
     return [_trajectory(chance, chance.randint(least, most)) for _ in range(count)]
+
+
+def with_one_call(conversation: Conversation, *, text_beside: bool = False) -> Conversation:
+    """Leave out all but one call a reply, for templates that print no more.
+
+    Args:
+        conversation: a trajectory.
+        text_beside: keep the text beside a call that has no reasoning.
+    """
+    kept: list[dict[str, Any]] = []
+    for message in cast("Sequence[dict[str, Any]]", conversation.messages):
+        if message.get("tool_calls"):
+            kept.append({**message, "tool_calls": message["tool_calls"][:1]})
+            if not text_beside or "reasoning_content" in message:
+                kept[-1]["content"] = ""
+        elif message["role"] != "tool" or kept[-1]["role"] != "tool":
+            kept.append(dict(message))
+    return Conversation(kept, tools=conversation.tools)
 
 
 def _trajectory(chance: random.Random, length: int) -> Conversation:

@@ -3,7 +3,7 @@
 import datetime
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.templates import DATE, FOLDER, SHAPES, SPECIAL_TOKENS, Outcome, chat_format, markdown, outcomes
-from bench.trajectories import trajectories
+from bench.trajectories import trajectories, with_one_call
 from tests.support.long_way import by_the_long_way, told
 from tests.support.warm_and_fresh import unseen
 from turnloom.masks.domain.conversation import JSON, Conversation, Message
@@ -133,29 +133,13 @@ def test_walked_trajectories_give_what_renders_give() -> None:
     parallel = trajectories(4, seed=8, least=4, most=14)
     for path in sorted(FOLDER.glob("*.jinja")):
         source = path.read_text(encoding="utf-8")
-        for some in (parallel, _one_call_each(parallel)):
+        for some in (parallel, list(map(with_one_call, parallel))):
             model, reference = unseen(source), unseen(source)
             wanted = by_the_long_way(some, OPTIONS, reference)
             assert list(map(told, preprocess_batch(some, OPTIONS, model))) == wanted, path.stem
         paths = trajectory_path_of(OPTIONS, model)
         walked += paths is not None and paths.hits == len(some)
     assert walked >= FEWEST_WALKED
-
-
-def _one_call_each(some: Sequence[Conversation]) -> list[Conversation]:
-    """Leave out all but one call a reply, and texts beside them, for templates that take no more."""
-    return [replace(one, messages=list(_with_one_call(one.messages))) for one in some]
-
-
-def _with_one_call(messages: Sequence[Message]) -> Iterator[Message]:
-    last: JSON = None
-    for message in messages:
-        calls = message.get("tool_calls")
-        if isinstance(calls, list) and calls:
-            yield {**message, "content": "", "tool_calls": calls[:1]}
-        elif message["role"] != "tool" or last != "tool":
-            yield message
-        last = message["role"]
 
 
 def _outcome(conversation: Conversation, format_: ChatFormat) -> object:

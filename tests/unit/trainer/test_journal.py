@@ -210,13 +210,17 @@ def test_a_redis_that_lost_its_tail_is_sent_it_again() -> None:
     assert parts.ledger.checkpoints == [5]
 
 
+def nine_steps_of_which_one_is_left(journal: LedgerJournal, parts: Parts) -> None:
+    for number in range(1, 10):
+        journal.step(step(number))
+        journal.checkpoint(checkpoint(number))
+    parts.ledger.steps, parts.ledger.checkpoints = [1], [1]
+
+
 def test_a_redis_that_was_restored_from_a_copy_is_sent_all_that_came_since() -> None:
     parts = Parts()
     with parts.journal() as journal:
-        for number in range(1, 10):
-            journal.step(step(number))
-            journal.checkpoint(checkpoint(number))
-        parts.ledger.steps, parts.ledger.checkpoints = [1], [1]
+        nine_steps_of_which_one_is_left(journal, parts)
         put(journal, step(10))
     assert parts.ledger.steps == list(range(1, 11))
     assert parts.ledger.checkpoints == list(range(1, 10))
@@ -226,10 +230,7 @@ def test_a_redis_that_lost_more_than_is_remembered_ends_the_attempt(monkeypatch:
     monkeypatch.setattr(journal_module, "MOST_KEPT", 3)
     parts = Parts()
     with parts.journal() as journal:
-        for number in range(1, 10):
-            journal.step(step(number))
-            journal.checkpoint(checkpoint(number))
-        parts.ledger.steps, parts.ledger.checkpoints = [1], [1]
+        nine_steps_of_which_one_is_left(journal, parts)
         with pytest.raises(LedgerGap, match="Redis holds step 1 and checkpoint 1; the run remembers less"):
             put(journal, step(10))
 
