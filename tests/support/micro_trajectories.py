@@ -60,6 +60,8 @@ _CALLS: Final = (
     "{% for c in m.tool_calls %}{{ c | tojson }}{{ c.function.name }}{% endfor %}",
     "{% for c in m.tool_calls %}{% set a = c.function.arguments %}{% for k in a if k not in ['x', 'limit'] %}"
     "<{{ k }}>{{ a[k] | tojson }}{% endfor %}{{ '!' if 'get' in a }}{% endfor %}",
+    "{% for c in m.tool_calls %}{{ c.function.name }}{% set a = c.function.arguments %}{% for one, _ in a | items %}"
+    "{% for k, v in a | items %} {{ k }}={{ v | tojson }};{% endfor %}{% endfor %}{% endfor %}",
     "{% for c in m.tool_calls %}{% for k, v in c.function.arguments | items %}{{ k }}={{ v | tojson }}"
     "{% if v is sequence and v is not string and (k in v or 'x' in v) %}!{% endif %}{% endfor %}{% endfor %}",
     *(
