@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 from collections.abc import Generator, Iterator
 
@@ -66,3 +67,14 @@ def signal_handlers_are_left_as_found() -> Iterator[None]:
     yield
     for number, handler in found.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def log_levels_are_left_as_found() -> Iterator[None]:
+    """RQ's workers and our own processes set levels; one left at CRITICAL would hide the lines a later test reads."""
+    loggers = [logging.getLogger(name) for name in ("turnloom", "services", "rq", "rq.worker", "rq.job")]
+    found = [(logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (level, propagate) in zip(loggers, found, strict=True):
+        logger.setLevel(level)
+        logger.propagate = propagate

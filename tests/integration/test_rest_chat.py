@@ -60,7 +60,7 @@ class Model:
             if not asked.done():
                 queue = Queue(queue_name("gpu-a"), connection=self.store.rq, serializer=JSONSerializer)
                 worker = SimpleWorker([queue], connection=self.store.rq, serializer=JSONSerializer)
-                worker.work(max_jobs=times, logging_level="ERROR")
+                worker.work(max_jobs=times)
             return asked.result(60)
 
 

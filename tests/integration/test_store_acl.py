@@ -96,7 +96,7 @@ def test_a_trainer_does_all_its_work_and_cannot_touch_what_others_write(owner: S
         assert trainer.jobs.claim(job.id, 2, "w") is not None
         trainer.jobs.finish(job.id, 2, JobState.SUCCEEDED)
         worker = Worker("train.h", trainer.rq, look_every=1)
-        assert worker.work(burst=True, logging_level="CRITICAL"), "it took the ticket"
+        assert worker.work(burst=True), "it took the ticket"
         assert trainer.datasets._client.hget("tl:api:dataset:ds", "state") == "ready"
         refused(
             trainer,

@@ -40,7 +40,7 @@ def answer(question: str) -> dict[str, object]:
 def work(store: Store, queue: str) -> None:
     queues = [Queue(queue, connection=store.rq, serializer=JSONSerializer)]
     worker = SimpleWorker(queues, connection=store.rq, serializer=JSONSerializer)
-    worker.work(burst=True, logging_level="ERROR")
+    worker.work(burst=True)
 
 
 def test_a_ticket_whose_record_is_gone_is_dropped_like_any_other(store: Store) -> None:

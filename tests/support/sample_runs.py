@@ -57,6 +57,6 @@ class Played:
         wait_until(lambda: bool(waiting(self.store)))
         queue = Queue(queue_name("gpu-a"), connection=self.store.rq, serializer=JSONSerializer)
         worker = SimpleWorker([queue], connection=self.store.rq, serializer=JSONSerializer)
-        worker.work(burst=True, logging_level="ERROR")
+        worker.work(burst=True)
         found: tr.SampleResponse = asked.result()
         return found
