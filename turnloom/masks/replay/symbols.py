@@ -233,9 +233,24 @@ class Symbol(Opaque):
     def __contains__(self, item: object) -> bool:
         return self._answer("__contains__", item)
 
+    def __getitem__(self, key: object) -> Symbol | str:
+        if type(key) is not slice or not all(one is None or type(one) is int for one in (key.start, key.stop)):
+            raise RefusedError("a character")
+        one = self._one()
+        if key.step is not None or isinstance(one, str) or one[0].startswith("?"):
+            raise RefusedError("a part of a text")
+        name, text, origin = one
+        start, stop = ["" if end is None else str(end) for end in (key.start, key.stop)]
+        return self._tape.symbol(f"{name}[{start}:{stop}]", text[key], origin)
+
     def __eq__(self, other: object) -> bool:
         if type(other) is str:
             return self._answer("__eq__", other)
+        if type(other) is Symbol:
+            if other._tape is not self._tape:
+                raise RefusedError("texts of two bodies")
+            (name, text), (other_name, other_text) = self._whole(), other._whole()
+            return self._tape.guard(f"{name} == {other_name}", text == other_text)
         if other is None or type(other) in (bool, int, float, list, dict, tuple) or isinstance(other, Undefined):
             return False
         raise RefusedError("==")

@@ -22,11 +22,13 @@ from turnloom.masks.replay.symbols import (
     joined,
 )
 from turnloom.masks.template.environment import PlainEnvironment
+from turnloom.masks.trajectory.chosen import Chosen
 from turnloom.masks.trajectory.handing import is_constant
 from turnloom.masks.trajectory.numbers import Fraction, Number
 from turnloom.masks.trajectory.program import Missing
+from turnloom.masks.trajectory.ranges import positions
 from turnloom.masks.trajectory.spaces import Space
-from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Unusable, written
+from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Unusable, printed, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,6 +72,7 @@ class BodyEnvironment(PlainEnvironment):
         for name, test in list(self.tests.items()):
             self.tests[name] = _followed_test(name, cast("Callable[..., Any]", test))
         self.globals["namespace"] = _namespace
+        self.globals["range"] = positions
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Look up `obj.attribute`."""
@@ -86,7 +89,7 @@ class BodyEnvironment(PlainEnvironment):
                 return getattr(obj, attribute)
             if attribute not in _DICT_ATTRIBUTES and not attribute.startswith("_"):
                 return self._there(obj.value_of(attribute), None, attribute)
-        elif type(obj) in (List, Messages, SymbolParts):
+        elif type(obj) in (List, Messages, Chosen, SymbolParts):
             if attribute not in _LIST_ATTRIBUTES and not attribute.startswith("_"):
                 return self.undefined(name=attribute)
         elif type(obj) is Symbol and attribute not in _STR_ATTRIBUTES and not attribute.startswith("_"):
@@ -107,7 +110,7 @@ class BodyEnvironment(PlainEnvironment):
         if type(obj) is Messages:
             if type(argument) is int or type(argument) is Number:
                 return self._there(obj.at(argument), None, "item")
-        elif type(obj) is List and type(argument) is int:
+        elif type(obj) in (List, Chosen) and type(argument) is int:
             return self._there(obj.at(argument), None, argument)
         elif isinstance(obj, Dict) and type(argument) is str and not argument.startswith("_"):
             if argument in _DICT_ATTRIBUTES:  # an item comes before an attribute here
@@ -145,7 +148,7 @@ def _namespace(context: Context, *args: Any, **kwargs: Any) -> Space:
 
 
 def _length(value: Any) -> Any:
-    if type(value) is Messages or isinstance(value, Json):
+    if type(value) in (Messages, Chosen) or isinstance(value, Json):
         return value.length()
     if type(value) is Symbol:
         return SymbolLength(value)
@@ -159,6 +162,8 @@ def _string(value: Any) -> Any:
         return value.printed()
     if type(value) is Symbol:
         return value
+    if type(value) in (Dict, List):
+        return printed(value, value.tape)
     raise RefusedError("|string")
 
 
@@ -176,10 +181,18 @@ def _written(
     sort_keys: bool = False,
 ) -> Any:
     arguments = {"ensure_ascii": ensure_ascii, "indent": indent, "separators": separators, "sort_keys": sort_keys}
-    tape: Any = value._tape if type(value) is Symbol else getattr(value, "tape", None)
+    tape = _tape_of(value)
     if tape is None:
         raise RefusedError("|tojson")
     return written(value, tape, arguments)
+
+
+def _tape_of(value: Any) -> Any:
+    """Return the recording that a value, or one inside it, belongs to."""
+    if type(value) in (dict, list, tuple):
+        inside = map(_tape_of, value.values() if type(value) is dict else value)
+        return next((tape for tape in inside if tape is not None), None)
+    return value._tape if type(value) is Symbol else getattr(value, "tape", None)
 
 
 def _items(value: Any) -> Any:
@@ -216,15 +229,36 @@ def _cased(name: str) -> Callable[[Any], Any]:
 
 
 def _list(value: Any) -> Any:
-    if type(value) in (List, Messages):
+    if type(value) in (List, Messages, Chosen):
         return value
     raise RefusedError("|list")
+
+
+def _choosing(kept: bool) -> Callable[..., Chosen]:
+    def choose(value: Any, *arguments: Any, **named: Any) -> Chosen:
+        if type(value) is Messages and value.begin is None and not value.backwards:
+            value = Chosen(value.start, (), value.tape)
+        if type(value) is not Chosen:
+            raise RefusedError("a choice of other items than messages")
+        return value.also(kept, *arguments, **named)
+
+    return choose
+
+
+def _end(index: int, name: str) -> Callable[[Any], Any]:
+    def end(value: Any) -> Any:
+        if type(value) in (Messages, Chosen, List):
+            return ENVIRONMENT.getitem(value, index)
+        raise RefusedError(f"|{name}")
+
+    return end
 
 
 _FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "length": _length, "count": _length, "string": _string, "safe": _safe, "tojson": _written, "items": _items,
     "trim": _trim, "replace": _replace, "list": _list, "dictsort": _dictsort,
-    "upper": _cased("upper"), "lower": _cased("lower"),
+    "upper": _cased("upper"), "lower": _cased("lower"), "first": _end(0, "first"), "last": _end(-1, "last"),
+    "selectattr": _choosing(True), "rejectattr": _choosing(False),
 }  # fmt: skip
 #: Filters that hand on what they are given.
 _HANDING: Final = frozenset({"default", "d"})
@@ -242,6 +276,8 @@ def _followed_filter(name: str, filter_: Callable[..., Any]) -> Callable[..., An
             if any(map(is_symbolic, (*given[1:], *kwargs.values()))):
                 raise RefusedError(f"|{name} by a text")
             return _FILTERS[name](*given, **kwargs)
+        if name == "tojson" and given and _tape_of(given[0]) is not None:
+            return _written(*given, **kwargs)
         if not all(is_plain(one) or (name in _FILTERS and is_constant(one)) for one in (*given, *kwargs.values())):
             raise RefusedError(f"|{name}")
         return filter_(*args, **kwargs)
@@ -275,8 +311,10 @@ def _printed(value: object) -> Symbol | str:
         return value
     if type(value) is Safe:
         return value.text
-    if type(value) is Number or type(value) is Fraction:
-        return value.printed()
+    if type(value) in (Number, Fraction):
+        return value.printed()  # type: ignore[attr-defined]  # mypy can't narrow by type()
+    if type(value) in (Dict, List):
+        return printed(value, value.tape)  # type: ignore[arg-type,attr-defined]
     if not is_plain(value):
         raise RefusedError(f"print {type(value).__name__}")
     return str(value)

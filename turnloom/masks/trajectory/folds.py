@@ -20,6 +20,10 @@ from turnloom.masks.template.steps import may_differ, used_names
 FOLD: Final = "_fold"
 
 
+#: So often what follows a statement that may `continue` is copied into other branches at most.
+MOST_COPIES: Final = 8
+
+
 class Site(NamedTuple):
     """One loop of a template."""
 
@@ -80,6 +84,7 @@ def _fold_inside(node: nodes.Node, macros: dict[str, nodes.Macro], sites: list[S
 
 
 def _site(loop: nodes.For, macros: dict[str, nodes.Macro]) -> Site | None:
+    loop.body = _without_continue(loop.body, [MOST_COPIES])
     if loop.recursive or loop.test is not None or loop.else_ or any(map(_leaves, loop.body)):
         return None
     if isinstance(loop.target, nodes.Name):
@@ -108,6 +113,30 @@ def _call(number: int, loop: nodes.For, site: Site) -> nodes.CallBlock:
     block = nodes.CallBlock(call, taken, [], loop.body)
     block.set_lineno(loop.lineno)
     return block
+
+
+def _without_continue(body: list[nodes.Node], copies: list[int]) -> list[nodes.Node]:
+    """Write `continue` as branches: what comes behind goes into those that do not leave.
+
+    Args:
+        body: of a loop, or the rest of one.
+        copies: how often the rest may be copied yet; where that is not enough, `continue` stays.
+    """
+    for at, statement in enumerate(body):
+        if isinstance(statement, nodes.Continue):
+            return body[:at]
+        if not (isinstance(statement, nodes.If) and any(map(_leaves, statement.iter_child_nodes()))):
+            continue
+        branches = [statement, *statement.elif_]
+        copies[0] -= len(branches)
+        if copies[0] < 0:
+            return body
+        rest = body[at + 1 :]
+        for branch in branches:
+            branch.body = _without_continue([*branch.body, *deepcopy(rest)], copies)
+        statement.else_ = _without_continue([*statement.else_, *rest], copies)
+        return body[: at + 1]
+    return body
 
 
 def _leaves(node: nodes.Node) -> bool:

@@ -11,10 +11,11 @@ from jinja2.runtime import Macro
 
 from turnloom.masks.replay.symbols import RefusedError, Symbol, is_symbolic
 from turnloom.masks.template.environment import TemplateDict
+from turnloom.masks.trajectory.chosen import Chosen
 from turnloom.masks.trajectory.numbers import Fraction, Number, depth_of, total
 from turnloom.masks.trajectory.program import WHOLE
-from turnloom.masks.trajectory.spaces import Space
-from turnloom.masks.trajectory.tape import From, Given, Tape
+from turnloom.masks.trajectory.spaces import Space, piece_source
+from turnloom.masks.trajectory.tape import From, Given, Tape, Woven
 from turnloom.masks.trajectory.values import (
     Dict,
     List,
@@ -26,7 +27,7 @@ from turnloom.masks.trajectory.values import (
 )
 
 #: Kinds of variables that may be others the next time; namespaces are looked at by themselves.
-VARYING: Final = frozenset({"text", "message", "json", "number", "fraction"})
+VARYING: Final = frozenset({"text", "woven", "message", "json", "number", "fraction"})
 #: Kinds of objects that every render of a template finds under the same names.
 COMMON: Final = (FunctionType, TemplateDict)
 
@@ -60,9 +61,9 @@ class Later(NamedTuple):
 
 def handed(value: Any) -> Handed:
     """Return how a variable is handed to a body, with its kind."""
-    own: Any = getattr(value, "tape", None) if is_symbolic(value) else None
-    if own is not None:
-        own.check()
+    own: Any = value._tape if type(value) is Space else getattr(value, "tape", None) if is_symbolic(value) else None
+    if own is not None and not own.is_current():
+        return Handed(("unusable",))  # of the body around a macro's: most such loops use it in no way
     if isinstance(value, Undefined):
         return Handed(("undefined", value._undefined_name))
     if isinstance(value, Macro):
@@ -73,6 +74,10 @@ def handed(value: Any) -> Handed:
         try:
             return Handed(("text",), *expression_of(value))
         except RefusedError:
+            pass
+        try:
+            return Handed(("woven",), piece_source(value))
+        except RefusedError:
             return Handed(("unusable",))
     if type(value) is Tools:
         return Handed(("tools",), value.source, value.origin)
@@ -82,13 +87,14 @@ def handed(value: Any) -> Handed:
         return Handed(("json", type(value)), value.source, value.origin)
     if type(value) is Messages:
         return Handed(("messages", value.start, value.backwards) if value.begin is None else ("unusable",))
+    if type(value) is Chosen:
+        return Handed(("chosen", value.start, value.choices))
     if type(value) is Number:
         value.tape.looked(WHOLE if depth_of(value.form, value.tape) else 0)
         return Handed(("number",), total(value.form))
     if type(value) is Fraction:
         return Handed(("fraction",), value.source)
     if type(value) is Space:
-        value._tape.check()
         return Handed(("space",), f"V[{value._variable}]")
     if is_symbolic(value):
         return Handed(("unusable",))
@@ -112,6 +118,8 @@ def taken(kind: Any, at: int, value: Any, given: Given, tape: Tape) -> Any:
     source, origin, held = f"V[{at}]", f"O[{at}]", given.values[at]
     if name == "text":
         return tape.symbol(source, held, From(origin, tape))
+    if name == "woven":
+        return Symbol(((f"{source}.text", held.text, Woven(source, tape)),), tape)  # type: ignore[arg-type]
     if name == "tools":
         return Tools(source, held, origin, tape)
     if name == "json":
@@ -120,6 +128,8 @@ def taken(kind: Any, at: int, value: Any, given: Given, tape: Tape) -> Any:
         return Message({source: 1}, given.messages[held], tape)
     if name == "messages":
         return Messages(tape, kind[1], backwards=kind[2])
+    if name == "chosen":
+        return Chosen(kind[1], kind[2], tape)
     if name == "number":
         return Number({source: 1}, held, tape)
     if name == "fraction":

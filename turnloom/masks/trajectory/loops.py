@@ -9,7 +9,7 @@ from typing import Any, Final
 from turnloom.masks.trajectory.chains import LoopPieces, StableSteps
 from turnloom.masks.trajectory.program import EMPTY, WHOLE, Missing, Piece, Program
 from turnloom.masks.trajectory.steps import Step, Tail, frozen, restore, same, state_of
-from turnloom.masks.trajectory.walking import walked
+from turnloom.masks.trajectory.walking import messages_of, walked
 
 #: The chain of a loop whose steps are told one by one.
 _NOTHING: Final = StableSteps()
@@ -70,12 +70,18 @@ class MessageLoops:
         """
         spaces = program.spaces
         plain = tuple([(frozen(values[at]), origins[at]) for at in program.told]) if program.told else ()
+        order = messages_of(program.items, len(messages), first)
         if first is not None:
-            if self._reached != WHOLE and self._ahead(program, first, messages, values, origins, plain):
+            if (
+                self._reached != WHOLE
+                and not program.items.backwards
+                and self._ahead(program, first, messages, values, origins, plain)
+            ):
                 return LoopPieces(_NOTHING, 0, [], first, 1)
-            self._since = WHOLE  # not known when it comes out so again
-            order = range(first, len(messages))
-            return self._tailed(program, order, self._shown, messages, values, origins, plain)
+            made, pieces = self._tailed(program, order, self._shown, messages, values, origins, plain)
+            self._since = max(self._since, _known(made, order))
+            self._until = min([self._until, *[step.until for step in made]])
+            return pieces
         key = (program, plain, *[state_of(values[space]) for space in spaces])
         begun = self._begun.get(key)
         if begun is None:
@@ -83,8 +89,7 @@ class MessageLoops:
         found = begun.results.get(self._shown)
         if found is None:
             if program.items.backwards:
-                order = range(len(messages) - 1, program.items.start - 1, -1)
-                steps = self._tailed(program, order, None, messages, values, origins, plain)
+                _, steps = self._tailed(program, order, None, messages, values, origins, plain)
             else:
                 steps = self._forwards(program, messages, values, origins, begun.chain, plain)
             found = begun.results[self._shown] = steps, [dict(values[space]) for space in spaces]
@@ -120,17 +125,22 @@ class MessageLoops:
         known = len(values)
         around = self._since, self._until
         self._since, self._until = 0, WHOLE
+        begun = {space: dict(values[space]) for space in program.shared}
         leaf, piece = walked(program, given, self)
         needs, until = max(at + leaf.reach + 1, self._since), self._until
         self._since, self._until = around
-        reads = sets = ()
+        reads, sets, held = (), (), ()
         if leaf.reads:
             reads = tuple([(space, name, values[now]) for space, name, now in leaf.reads])  # type: ignore[assignment]
         del values[known:], origins[known:]
         if leaf.sets:
             sets = tuple([(space, name, values[space][name]) for space, name in leaf.sets])  # type: ignore[assignment]
-        step = Step(piece, needs, reads, sets, leaf, None if leaf.stateless else state, until)
-        if needs <= self._common and leaf.reads is not None:
+        for space in leaf.shared:  # whatever there is counts as read, and as set
+            reads += tuple([(space, *one) for one in begun[space].items()])  # type: ignore[assignment]
+            sets += tuple([(space, *one) for one in values[space].items()])  # type: ignore[assignment]
+            held += ((space, len(begun[space])),)  # type: ignore[assignment]
+        step = Step(piece, needs, reads, sets, leaf, None if leaf.stateless else state, until, held)
+        if needs <= self._common:
             steps.append(step)
         return step
 
@@ -159,8 +169,7 @@ class MessageLoops:
                 step = self._step(program, at, messages, values, origins, plain)
             need = max(need, step.needs)
             if grows and need <= common and step.until >= lasting:
-                leaf = step.leaf
-                is_same = bool(chain.states) and not step.sets and leaf is not None and leaf.reads is not None
+                is_same = bool(chain.states) and not step.sets
                 if step.until == WHOLE and chain.lasting == len(chain.pieces):
                     chain.lasting += 1
                 chain.pieces.append(step.piece)
@@ -233,8 +242,8 @@ class MessageLoops:
         values: list[Any],
         origins: list[Any],
         plain: tuple[object, ...],
-    ) -> LoopPieces:
-        """Run a loop; what comes after a message is remembered by what it reads.
+    ) -> tuple[list[Step], LoopPieces]:
+        """Run a loop and return the steps that were not remembered; what comes after a message is remembered by what it reads.
 
         Args:
             program: of its body.
@@ -274,11 +283,23 @@ class MessageLoops:
             if step.piece is not EMPTY or pieces:  # most such loops print nothing at all
                 pieces = [step.piece, *(pieces or [EMPTY] * (len(order) - index - 1))]
             lasting = shown is not None or (step.needs <= at + 1 and step.until == WHOLE and at < common)
-            kept = kept and lasting and step.leaf is not None and step.leaf.reads is not None
+            kept = kept and lasting and not step.held
             if kept:
                 tail = step.followed(tail)
                 tails.setdefault(at, []).append(Tail(tail, pieces))
-        return LoopPieces(_NOTHING, 0, pieces, order.start, order.step)
+        return made, LoopPieces(_NOTHING, 0, pieces, order.start, order.step)
+
+
+def _known(made: Sequence[Step], order: range) -> int:
+    """Return how many messages must be known for a loop's steps to be these; WHOLE: all.
+
+    A loop that ended before the last message, as all behind would have done nothing, does so whatever comes behind.
+    """
+    if len(made) < len(order) and not (made and made[-1].leaf is not None and made[-1].leaf.idle):
+        return WHOLE  # it goes on with steps that were remembered
+    if len(made) == len(order) and order.step > 0 and not (made and made[-1].leaf is not None and made[-1].leaf.idle):
+        return WHOLE
+    return max((step.needs for step in made), default=0)
 
 
 def _is_set(step: Step, at: int) -> bool:

@@ -16,8 +16,8 @@ Sum = dict[str, int]
 #: What a position is counted by.
 COUNT, AT = "n", "a"
 #: Whether an expression counts messages, where the items are messages and where they are not.
-_COUNTS: Final = re.compile(r"\bn\b|\blen\(M\)")
-_COUNTS_ALL: Final = re.compile(r"\blen\(M\)")
+_COUNTS: Final = re.compile(r"\bn\b|\blen\(M\)|\bchosen\(")
+_COUNTS_ALL: Final = re.compile(r"\blen\(M\)|\bchosen\(")
 
 
 def total(form: Sum) -> str:

@@ -29,6 +29,7 @@ from turnloom.masks.domain.options import (
 )
 from turnloom.masks.domain.rendered_text import View
 from turnloom.masks.model import Model
+from turnloom.masks.replay.symbols import RefusedError
 from turnloom.masks.rows.weigh import WeightedText, planned, weighted_texts_of
 from turnloom.masks.rows.weights import EVEN, MessageWeights
 from turnloom.masks.template.render import variables_of
@@ -89,7 +90,7 @@ class TrajectoryPath:
         self.asked += 1
         try:
             found = weighted_texts(conversation, plan, options, model, self.family)
-        except (UnreplayableError, PreprocessError, RecursionError) as error:
+        except (UnreplayableError, RefusedError, PreprocessError, RecursionError) as error:
             _LOG.debug("a conversation is left to the reference: %s", error)
             return None
         except Exception:

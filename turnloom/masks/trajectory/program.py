@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from turnloom.masks.domain.conversation import STRUCTURE
 from turnloom.masks.domain.rendered_text import Origin
 from turnloom.masks.template.provenance.filters import json_text
+from turnloom.masks.template.provenance.runs import blend
 
 #: Characters with the same origin, as in `RenderedText`.
 Runs: TypeAlias = "list[tuple[int, Origin | None]]"
@@ -31,6 +32,10 @@ ARGUMENTS: Final = "M, n, a, m, o, V, O"
 
 class UnreplayableError(Exception):
     """No program tells what is printed here; the reference renders."""
+
+
+class RaisedError(UnreplayableError):
+    """The template refuses these messages."""
 
 
 class MissError(Exception):
@@ -152,12 +157,13 @@ class End(Path):
     printed: Callable[..., Piece]
     reach: int  #: messages behind its own that it looked at, WHOLE: all; what loops ahead looked at aside
     stateless: bool  #: it reads no variable, so that only messages decide
-    #: attributes of namespaces that it reads before it may set them, and the variables that they become; None: loops
-    #: inside may read and set all
-    reads: tuple[tuple[int, str, int], ...] | None
+    #: attributes of namespaces that it reads before it may set them, and the variables that they become
+    reads: tuple[tuple[int, str, int], ...]
     sets: tuple[tuple[int, str], ...]
+    shared: tuple[int, ...]  #: other namespaces, of which loops inside may read and set all
     #: where it sets nothing and prints no variable: whether variables give the answers that led here
     trail: Callable[..., bool] | None
+    other: Any  #: elsewhere `trails.Trail`, where some reads only give answers
     free: bool  #: the same, and none was asked for
     idle: bool  #: it does nothing and looked at variables alone, so that every item behind does as little
     parts: tuple[Printed, ...]
@@ -167,20 +173,29 @@ class End(Path):
     shows: Any  #: `shows.Shows`, where the expressions tell what is printed of the item
 
 
+@dataclass(slots=True, eq=False)
 class Refusal(Path):
-    """The end of a path that can't be recorded."""
+    """The end of a path that can't be recorded, or on which the template raises."""
 
-    __slots__ = ()
+    raised: bool
+
+    def error(self) -> UnreplayableError:
+        """Return what a walk that ends here raises."""
+        if self.raised:
+            return RaisedError("the template refuses this")
+        return UnreplayableError("a body that is not recorded")
 
 
 class Items(NamedTuple):
     """How a program's items are given."""
 
     messages: bool  #: they are the conversation's messages
-    start: int = 0  #: the first of these; -1: it is told by the loop
-    backwards: bool = False  #: from the last to the first
+    start: int = 0  #: the first of these; -1: the loop tells where it begins
+    backwards: bool = False  #: from the last, or from where it begins, to the first
     pairs: bool = False  #: keys and values of a dict
     ordered: bool = False  #: by their keys
+    chosen: bool = False  #: positions of messages that filters keep
+    less: int = -1  #: not the messages but their positions are the items, less so many; -1: the messages
 
 
 @dataclass(slots=True, eq=False)
@@ -193,6 +208,7 @@ class Program:
     root: Path | None = None
     spaces: tuple[int, ...] = ()  #: variables that are namespaces
     told: tuple[int, ...] = ()  #: other variables that may be others the next time
+    shared: frozenset[int] = frozenset()  #: namespaces of which loops inside may read and set all
     walks: int = 0  #: since the tree grew
     straight: Callable[..., tuple[End, list[Any]]] | None = None  #: the tree as one function
 
@@ -273,7 +289,7 @@ def is_traced_key(key: str) -> bool:
 NAMES: Final[dict[str, object]] = {
     "kind": kind, "kind_in": kind_in, "kind_held": kind_held, "role_of": role_of, "origin": origin,
     "has_text": has_text, "is_traced_key": is_traced_key, "json_text": json_text, "Held": Held, "Piece": Piece,
-    "piece_of": piece_of, "joined": joined, "str": str, "len": len, "list": list, "type": type,
+    "piece_of": piece_of, "joined": joined, "blend": blend, "str": str, "len": len, "list": list, "type": type,
 }  # fmt: skip
 
 

@@ -7,17 +7,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from jinja2 import Undefined
+from jinja2 import TemplateError, Undefined
 from jinja2.runtime import LoopContext, Macro
 
 from turnloom.masks.domain.conversation import JSON
 from turnloom.masks.domain.rendered_text import TOOLS
-from turnloom.masks.replay.symbols import RefusedError, Symbol, atoms_of, is_symbolic
+from turnloom.masks.replay.symbols import RefusedError, Symbol, SymbolParts, atoms_of, is_symbolic
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
+from turnloom.masks.trajectory.chosen import Chosen
 from turnloom.masks.trajectory.family import MOST_PATHS, Family, given_tools
 from turnloom.masks.trajectory.folds import FOLD, Site
 from turnloom.masks.trajectory.handing import COMMON, Handed, Later, Tools, handed, taken
-from turnloom.masks.trajectory.numbers import total
+from turnloom.masks.trajectory.numbers import AT, Number, total
 from turnloom.masks.trajectory.program import (
     WHOLE,
     End,
@@ -28,15 +29,16 @@ from turnloom.masks.trajectory.program import (
     Path,
     Piece,
     Program,
+    RaisedError,
     Refusal,
     UnreplayableError,
 )
+from turnloom.masks.trajectory.ranges import Range
 from turnloom.masks.trajectory.spaces import Space
 from turnloom.masks.trajectory.tape import From, Given, Mark, Tape, grow, is_of_variables, is_own
 from turnloom.masks.trajectory.values import Dict, List, Loop, Message, Messages, Pairs
-from turnloom.masks.trajectory.walking import items_of, walk
+from turnloom.masks.trajectory.walking import items_of, messages_of, walk
 
-_REFUSAL: Final = Refusal()
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -99,12 +101,17 @@ class Recorder:
             text = body()
             atoms = atoms_of(text)
             leaf = end = tape.leaf(atoms)
-        except UnreplayableError:
+        except UnreplayableError as error:
+            if isinstance(error, RaisedError):
+                self._grow(program, tape, None)
             raise  # an item of a loop inside, not this body
         except (RefusedError, Exception) as error:
+            raised = type(error) is TemplateError  # as `raise_exception` does, and nothing else
             if self._blamed is not error:  # a body refuses or raises always after the same answers
                 self._blamed = error
-                self._grow(program, tape, _REFUSAL)
+                self._grow(program, tape, Refusal(raised))
+            elif raised:
+                self._grow(program, tape, None)
             raise
         finally:
             if self._tapes[-1] is tape:
@@ -115,9 +122,10 @@ class Recorder:
             raise RefusedError("too many paths")
         return leaf
 
-    def _grow(self, program: Program, tape: Tape, end: Path) -> None:
+    def _grow(self, program: Program, tape: Tape, end: Path | None) -> None:
         program.root = grow(program.root, tape.steps, end)
         program.walks, program.straight = 0, None
+        program.shared |= tape.shared
         self._family.paths += 1
 
     def fold(self, number: int, iterable: Any, *values: Any, caller: Macro) -> Any:
@@ -129,17 +137,26 @@ class Recorder:
             return self._keep(number, site, values, caller, tape)
         if type(iterable) is Dict:
             iterable = iterable.keys()
+        if type(iterable) is SymbolParts:
+            iterable = list(iterable)
         if not is_symbolic(iterable):
             return self._unrolled(iterable, len(site.targets), values, caller)
         if type(iterable) is Messages:
             begin = iterable.begin
             items = Items(messages=True, start=iterable.start if begin is None else -1, backwards=iterable.backwards)
             source, origin, given = "None" if begin is None else total(begin.form), "None", None
+        elif type(iterable) is Range:
+            items = iterable.items
+            source, origin, given = "None" if iterable.begin is None else total(iterable.begin.form), "None", None
         elif type(iterable) is Pairs:
             if len(site.targets) != 2:
                 raise RefusedError("pairs")
             items = Items(messages=False, pairs=True, ordered=iterable.ordered)
             source, origin, given = iterable.of.source, iterable.of.origin, iterable.of.value
+        elif type(iterable) is Chosen:
+            items = Items(messages=False, chosen=True)
+            source, origin, given = iterable.source, "None", iterable.positions()
+            tape.looked(WHOLE)
         elif type(iterable) in (List, Tools):
             items = Items(messages=False)
             source, origin, given = iterable.source, iterable.origin, iterable.value
@@ -149,23 +166,26 @@ class Recorder:
             raise RefusedError("parts of items")
         tape.check()
         own: Any = iterable.of.tape if type(iterable) is Pairs else iterable.tape
-        if own is not tape and not (type(iterable) is Messages and iterable.begin is None):
+        if own is not tape and not (type(iterable) in (Messages, Range) and iterable.begin is None):
             raise RefusedError("a loop over a value of another body")
-        spaces = [value._variable for value in values if type(value) is Space]
-        if len(set(spaces)) < len(spaces):
-            raise RefusedError("one namespace under two names")
         given_to = [handed(value) for value in values]
+        spaces = [value for value, one in zip(values, given_to, strict=True) if one.kind == ("space",)]
+        if len({space._variable for space in spaces}) < len(spaces):
+            raise RefusedError("one namespace under two names")
         for name, value, one in zip(site.names, values, given_to, strict=True):
-            if one.kind == ("unusable",) and name in site.read and not is_symbolic(value):
+            if one.kind == ("unusable",) and name in site.read and not (is_symbolic(value) or type(value) is Space):
                 raise RefusedError("a macro that reads what can't be handed on")
-        tape.shares |= any(type(value) is Space and value._variable < tape.variables for value in values)
+        tape.shared |= {space._variable for space in spaces if space._variable < tape.variables}
         if items.messages and items.start >= 0 and tape.over_messages:
             tape.looked(WHOLE)  # of a loop ahead, which messages matter is told where it runs
         fold = self._fold_of(number, items, source, origin, given_to, tape)
-        pieces = self._run(fold, given, values, caller, tape)
-        for value in values:
-            if type(value) is Space:
-                value.forget()
+        try:
+            pieces = self._run(fold, given, values, caller, tape)
+        except (RaisedError, TemplateError):
+            tape.fold(fold, [])  # so that a walk comes to the item that the template refuses
+            raise
+        for space in spaces:
+            space.forget()
         return _marked("".join(piece.text for piece in pieces), tape.fold(fold, pieces), tape)
 
     def _fold_of(
@@ -203,10 +223,7 @@ class Recorder:
         made, origins = fold.values(*arguments), fold.origins(*arguments)
         messages = self._messages
         if program.items.messages:
-            first = program.items.start if program.items.start >= 0 else fold.items(*arguments)
-            order: list[int] = list(range(first, len(messages)))
-            if program.items.backwards:
-                order.reverse()
+            order = messages_of(program.items, len(messages), fold.items(*arguments))
             steps: list[tuple[int, int, Any, Any]] = [(len(messages), at, messages[at], None) for at in order]
         else:
             from_ = fold.origin(*arguments)
@@ -242,9 +259,12 @@ class Recorder:
         tape = self._tape(given, over_messages=program.items.messages)
         item: tuple[Any, ...]
         if program.items.messages:
-            item = (Message({"a": 1}, given.item, tape),)
+            items, message = program.items, Message({AT: 1}, given.item, tape)
+            item = (message if items.less < 0 else Number({AT: 1, "": -items.less}, given.at - items.less, tape),)
         elif program.items.pairs:
             item = (self._key(given, tape), Later("m[1]", given.item[1], "o", tape))
+        elif program.items.chosen:
+            item = (Message({"m": 1}, given.messages[given.item], tape),)
         else:
             item = (Later("m", given.item, "o", tape),)
         seen = [taken(kind, at, values[at], given, tape) for at, kind in enumerate(program.kinds)]
@@ -291,8 +311,13 @@ class Recorder:
             for given in given_tools(program, tools):
                 self._walked(program, given, values, caller)
         except (RefusedError, Exception) as error:
-            _LOG.debug("a loop over tools is printed by the template: %s", error)
+            _LOG.debug("a loop over tools is printed by the template: %s", said(error))
             self._family.unwalked.add(program)
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says, or its kind where a template raised it with a text of the recording."""
+    return next((one for one in error.args if type(one) is str), type(error).__name__)
 
 
 def _marked(text: str, number: int, tape: Tape) -> Symbol:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from jinja2 import TemplateError
+
 from turnloom.masks.domain.conversation import JSON, Message
+from turnloom.masks.domain.errors import TemplateRefused
 from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, RenderedText
 from turnloom.masks.replay.symbols import RefusedError
 from turnloom.masks.template.render import with_reasoning_names
@@ -21,10 +24,11 @@ from turnloom.masks.trajectory.program import (
     MissError,
     Piece,
     Program,
+    RaisedError,
     Stretch,
     UnreplayableError,
 )
-from turnloom.masks.trajectory.recorder import Recorder
+from turnloom.masks.trajectory.recorder import Recorder, said
 from turnloom.masks.trajectory.walking import walk
 
 _LOG: Final = logging.getLogger(__name__)
@@ -39,15 +43,15 @@ class Sender(MessageLoops):
         self,
         messages: Sequence[Message],
         tools: Sequence[JSON] | None,
-        judge: Callable[[int, Sequence[Message], bool], RenderedText] | None = None,
+        judge: Callable[[int, Sequence[Message], bool, Mapping[str, JSON]], RenderedText] | None = None,
     ) -> None:
         """Begin with nothing rendered.
 
         Args:
             messages: of the conversation.
             tools: of the conversation.
-            judge: gives what the template prints of so many messages, more behind them, and a prompt or none. What was
-                recorded for a render is compared with it; None: it is not.
+            judge: gives what the template prints of so many messages, more behind them, and a prompt or none, with
+                more kwargs. What was recorded for a render is compared with it; None: it is not.
         """
         super().__init__()
         self._judge = judge
@@ -117,6 +121,7 @@ class Sender(MessageLoops):
             family: programs of the template under the settings.
 
         Raises:
+            RaisedError: the template refuses.
             UnreplayableError: it can't be recorded.
         """
         key = (count, prompt, id(family), *map(id, more))
@@ -127,13 +132,24 @@ class Sender(MessageLoops):
             self._family, self._common = family, count
             self._shown, self._reached = (key, WHOLE) if more else (count, count)
             paths = family.paths
-            found = self._renders[key] = self._rendered(copies, prompt, family)
+            raised: RaisedError | None = None
+            try:
+                found = self._renders[key] = self._rendered(copies, prompt, family)
+            except RaisedError as error:
+                raised = error
             if family.paths != paths and self._judge is not None:
-                own, wanted = found.rendered(), self._judge(count, more, prompt)
-                if own.text != wanted.text or own.runs != wanted.runs:
+                own = None if found is None else found.rendered()
+                try:
+                    wanted = self._judge(count, more, prompt, family.kwargs)
+                except TemplateRefused:
+                    wanted = None
+                if own != wanted:
                     _LOG.error("a recorded render differs from the template's; this template is not recorded any more")
                     family.compiled = None
                     raise UnreplayableError("another render than the template's")
+            if raised is not None:
+                raise raised
+        assert found is not None, "else it is raised"
         return found
 
     def _rendered(self, copies: list[dict[str, Any]], prompt: bool, family: Family) -> Node:
@@ -157,7 +173,8 @@ class Sender(MessageLoops):
             except UnreplayableError:
                 raise
             except (RefusedError, Exception) as error:
-                raise UnreplayableError(str(error)) from error
+                raised = type(error) is TemplateError
+                raise (RaisedError if raised else UnreplayableError)(said(error)) from error
             finally:
                 self.forget_results()
 
@@ -170,7 +187,8 @@ class Sender(MessageLoops):
                     node = steps.after(node, self.nodes)
                 else:
                     for piece in steps:
-                        node = self.nodes.then(node, self.interned(piece, NO_MESSAGE), NO_MESSAGE)
+                        if piece.text:
+                            node = self.nodes.then(node, self.interned(piece, NO_MESSAGE), NO_MESSAGE)
             else:
                 piece = self._stretches.get(part) if part.needs <= self._common else None
                 if piece is None:

@@ -68,11 +68,18 @@ def held_source(value: Any, tape: Tape) -> str:
         tape.looked(WHOLE if depth_of(value.form, tape) else 0)
         return total(value.form)
     if type(value) is Symbol and (len(value._atoms) != 1 or isinstance(value._atoms[0][2], Woven)):
-        return f"Held(joined([{', '.join([_piece(atom, tape) for atom in value._atoms])}]), None)"
+        return f"Held({piece_source(value)}, None)"
     if isinstance(value, Opaque):
         source, origin = expression_of(value)
         return f"Held({source}, {origin})"
     raise RefusedError("what a namespace can't hold")
+
+
+def piece_source(text: Symbol) -> str:
+    """Write the piece of a text of several authors, or of literals beside one."""
+    tape: Any = text._tape
+    tape.check()
+    return f"joined([{', '.join([_piece(atom, tape) for atom in text._atoms])}])"
 
 
 def _piece(atom: Atom, tape: Tape) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from turnloom.masks.trajectory.program import EMPTY, WHOLE, End, Held, Missing, Piece
@@ -11,7 +11,7 @@ from turnloom.masks.trajectory.program import EMPTY, WHOLE, End, Held, Missing, 
 class Step:
     """What one message contributed, or it and all behind it: by what was read of namespaces, and what was set."""
 
-    __slots__ = ("free", "leaf", "needs", "piece", "reads", "sets", "state", "until")
+    __slots__ = ("free", "held", "leaf", "needs", "piece", "reads", "sets", "state", "until")
 
     def __init__(
         self,
@@ -22,6 +22,7 @@ class Step:
         leaf: End | None = None,
         state: object = None,
         until: int = WHOLE,
+        held: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.piece = piece
         self.needs = needs  #: messages that must be known
@@ -30,25 +31,40 @@ class Step:
         self.sets = sets
         self.leaf = leaf  #: of one message
         self.state = state  #: variables that are no namespaces, None where none was asked for
+        self.held = held  #: namespaces that may be read in whole, and how many attributes each had
         #: it is the same whatever the variables are
-        self.free = leaf.free if leaf is not None and leaf.trail is not None else state is None and not reads
+        self.free = leaf.free if leaf is not None and leaf.trail is not None else not (state or reads or held)
 
     def holds(self, given: tuple[Any, ...], state: object) -> bool:
         """Whether a message contributes this again."""
         values: list[Any] = given[5]
         leaf = self.leaf
-        if leaf is None or leaf.trail is None:
-            if self.state is not None and self.state != state:
+        if leaf is not None and leaf.trail is not None:
+            return self._answers(leaf.trail, self.reads, given)
+        if self.state is not None and self.state != state:
+            return False
+        for space, count in self.held:
+            if len(values[space]) != count:
                 return False
-            for space, name, value in self.reads:
-                held = values[space].get(name, Missing)
-                if held is not value and not same(held, value):
-                    return False
-            return True
+        other = leaf.other if leaf is not None else None
+        reads = self.reads
+        if other is not None:
+            reads = (*[reads[at] for at in other.compared], *reads[len(leaf.reads) :])  # type: ignore[union-attr]
+        for space, name, value in reads:
+            held = values[space].get(name, Missing)
+            if held is not value and not same(held, value):
+                return False
+        return other is None or self._answers(other.holds, [self.reads[at] for at in other.asked], given)
+
+    def _answers(
+        self, asked: Callable[..., bool], reads: Sequence[tuple[int, str, Any]], given: tuple[Any, ...]
+    ) -> bool:
+        """Whether what namespaces hold now gives the answers that led to this."""
+        values: list[Any] = given[5]
         known = len(values)
-        values += [values[space].get(name, Missing) for space, name, _ in self.reads]
+        values += [values[space].get(name, Missing) for space, name, _ in reads]
         try:
-            return bool(leaf.trail(*given))
+            return bool(asked(*given))
         except Exception:  # a question that can't be put to these: a walk tells
             return False
         finally:

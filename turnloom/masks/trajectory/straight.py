@@ -19,7 +19,6 @@ from turnloom.masks.trajectory.program import (
     Path,
     Program,
     Store,
-    UnreplayableError,
 )
 
 #: Walks of a tree that did not grow before it is written as a function.
@@ -46,7 +45,7 @@ class _Writer:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.names: dict[str, object] = {
-            "Missing": Missing, "MissError": MissError, "UnreplayableError": UnreplayableError, "bool": bool,
+            "Missing": Missing, "MissError": MissError, "bool": bool,
         }  # fmt: skip
         self.too_large = False
 
@@ -71,7 +70,7 @@ class _Writer:
                 node = node.then
                 continue
             else:
-                self.lines.append(f"{pad}raise UnreplayableError('a body that is not recorded')")
+                self.lines.append(f"{pad}raise {self._name(node)}.error()")
             return
 
     def _question(self, node: Ask, depth: int) -> None:

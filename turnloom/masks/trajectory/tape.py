@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from turnloom.masks.domain.rendered_text import Origin
 from turnloom.masks.replay.symbols import Atom, RefusedError, Symbol
 from turnloom.masks.trajectory import program
+from turnloom.masks.trajectory.choices import chosen
 from turnloom.masks.trajectory.program import (
     ARGUMENTS,
     WHOLE,
@@ -25,6 +26,7 @@ from turnloom.masks.trajectory.program import (
     Stretch,
 )
 from turnloom.masks.trajectory.shows import shows_of
+from turnloom.masks.trajectory.trails import trail_of
 
 #: What reads more than the item and its position.
 _OTHERS: Final = re.compile(r"\b[MnVO]\b")
@@ -45,7 +47,7 @@ class Code:
     def __init__(self) -> None:
         """Begin with no constant."""
         self._names: dict[Hashable, str] = {}
-        self._scope: dict[str, object] = {**program.NAMES, "_add": program.add_run}
+        self._scope: dict[str, object] = {**program.NAMES, "_add": program.add_run, "chosen": chosen}
         self._made: dict[str, Callable[..., Any]] = {}
 
     def constant(self, value: Hashable) -> str:
@@ -126,7 +128,7 @@ class Tape:
         self.code = code
         self.over_messages = over_messages
         self.given = given
-        self._is_current = is_current
+        self._current = is_current
         self.steps: list[tuple[Path, Hashable]] = []  #: with the answers of questions
         self._asked: dict[str, Hashable] = {}
         self.reach = 0
@@ -135,11 +137,15 @@ class Tape:
         self.variables = len(given.values)
         self._reads: dict[tuple[int, str], int] = {}
         self._sets: dict[tuple[int, str], None] = {}
-        self.shares = False  #: a loop inside was given a namespace from outside
+        self.shared: set[int] = set()  #: namespaces from outside that loops inside were given
+
+    def is_current(self) -> bool:
+        """Whether it is this body that runs."""
+        return self._current(self)
 
     def check(self) -> None:
         """Refuse what comes from another body."""
-        if not self._is_current(self):
+        if not self.is_current():
             raise RefusedError("a value of another body")
 
     def run(self, source: str) -> Any:
@@ -265,8 +271,8 @@ class Tape:
                 parts.append((name, f"*{made.source}" if isinstance(made, Woven) else made.source))
         whole = tuple(parts)
         stateless = self.stateless and all(is_stateless(part[0] + part[1]) for part in parts if type(part) is tuple)
-        reads = None if self.shares else tuple([(*read, at) for read, at in self._reads.items()])
-        sets = tuple(self._sets)
+        reads = tuple([(*read, at) for read, at in self._reads.items() if read[0] not in self.shared])
+        sets = tuple([one for one in self._sets if one[0] not in self.shared])
         reach = min(self.reach, WHOLE)
         folds = [step for step, _ in self.steps if type(step) in (Fold, Keep)]
         own = all(type(step) is Fold and step.own for step in folds) and all(
@@ -280,21 +286,24 @@ class Tape:
         loads = sum(type(step) is Load for step, _ in self.steps)
         if (
             own
-            and not sets
-            and reads is not None
+            and not (sets or self.shared)
             and len(reads) == loads
             and all(type(step) in (Ask, Load, Fold) for step, _ in self.steps)
         ):
             asked = [(step, answer) for step, answer in self.steps if isinstance(step, Ask) and "V[" in step.source]
             told = [f"({step.source}) == {self.constant(answer)}" for step, answer in asked]
             trail, free = self.code.compiled(" and ".join(told) or "True"), not told
-        idle = not (whole or sets) and all(
+        other = trail_of(self.steps, whole, reads, self.variables, self.code) if trail is None else None
+        idle = not (whole or sets or self.shared) and all(
             type(step) is Load or (type(step) is Ask and is_of_variables(step.source)) for step, _ in self.steps
         )
         printed = self.code.printer(whole)
         shows = shows_of(whole, folds, self.code.value_of)  # type: ignore[arg-type]  # these are loops
         stretches = self._stretches(whole)
-        return End(printed, reach, stateless, reads, sets, trail, free, idle, whole, own, blanks, stretches, shows)
+        shared = tuple(sorted(self.shared))
+        return End(
+            printed, reach, stateless, reads, sets, shared, trail, other, free, idle, whole, own, blanks, stretches, shows
+        )  # fmt: skip
 
     def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Stretch | int, ...]:
         made: list[Stretch | int] = []
@@ -337,8 +346,8 @@ class Mark(NamedTuple):
     tape: Tape
 
 
-def grow(root: Path | None, steps: list[tuple[Path, Hashable]], end: Path) -> Path:
-    """Add a path to a tree and return the root."""
+def grow(root: Path | None, steps: list[tuple[Path, Hashable]], end: Path | None) -> Path | None:
+    """Add a path to a tree and return the root; None: it ends inside the loop that comes last."""
     first: list[Path | None] = [root]
 
     set_: Callable[[Path], None] = lambda path: first.__setitem__(0, path)  # noqa: E731
@@ -359,7 +368,6 @@ def grow(root: Path | None, steps: list[tuple[Path, Hashable]], end: Path) -> Pa
             act: Any = node
             set_ = lambda path, act=act: setattr(act, "then", path)  # type: ignore[misc]  # noqa: E731
             node = act.then
-    set_(end) if node is None else None
-    made = first[0]
-    assert made is not None, "there is an end at least"
-    return made
+    if node is None and end is not None:
+        set_(end)
+    return first[0]

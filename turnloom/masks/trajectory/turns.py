@@ -7,7 +7,7 @@ tell, the functions there are asked, on the same renders.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +20,7 @@ from turnloom.masks.template.prompts import PROBE, Chat, common_length
 from turnloom.masks.template.render import Renders, Settings
 from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
 from turnloom.masks.trajectory.family import Family
-from turnloom.masks.trajectory.program import Piece, UnreplayableError, joined
+from turnloom.masks.trajectory.program import Piece, RaisedError, UnreplayableError, joined
 from turnloom.masks.trajectory.renders import Sender
 from turnloom.masks.turns.last_turn import Turn, last_turn
 from turnloom.masks.turns.next_header import unclosed
@@ -51,20 +51,27 @@ class PiecedRenders(Renders):
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str:
         """Return what `Renders.text` does."""
-        if kwargs:
-            return super().text(messages, prompt=prompt, **kwargs)
-        return self._asked(messages, prompt=prompt).text()
+        family = self._family.variant(kwargs) if kwargs else self._family
+        try:
+            return self._asked(messages, family, prompt=prompt).text()
+        except UnreplayableError as error:
+            if kwargs or isinstance(error, RaisedError):
+                return super().text(messages, prompt=prompt, **kwargs)
+            raise
 
     def traced(self, messages: Sequence[Message], *, prompt: bool = False) -> RenderedText:
         """Return what `Renders.traced` does."""
-        return self._asked(messages, prompt=prompt).rendered()
+        try:
+            return self._asked(messages, self._family, prompt=prompt).rendered()
+        except RaisedError:
+            return super().traced(messages, prompt=prompt)
 
-    def _asked(self, messages: Sequence[Message], *, prompt: bool) -> Node:
+    def _asked(self, messages: Sequence[Message], family: Family, *, prompt: bool) -> Node:
         own = self._messages
         count = len(messages)
         while count and not (count <= len(own) and messages[count - 1] is own[count - 1]):
             count -= 1
-        return self.node(count, messages[count:], prompt=prompt)
+        return self.sender.render(count, messages[count:], prompt=prompt, family=family)
 
 
 def _printed(
@@ -75,8 +82,10 @@ def _printed(
     count: int,
     more: Sequence[Message],
     prompt: bool,
+    kwargs: Mapping[str, JSON],
 ) -> RenderedText:
     """Render the first `count` messages, and more behind them, by the template itself."""
+    settings = replace(settings, kwargs={**settings.kwargs, **kwargs})
     return Renders(template, settings, tools).traced([*messages[:count], *more], prompt=prompt)
 
 
@@ -146,12 +155,12 @@ class TurnFinder:
         chat, known = self.chat, self.chat.known
         if chat.prefill is not GenerationPrefill.DEFAULT:
             return None
-        prompt = behind(self.renders.node(index, prompt=True), base)
+        prompt = self._behind(base, index, prompt=True)
         if prompt is None or not rest.text.startswith(prompt):
             return None
         appended = known.appended
         if not appended or not prompt.endswith(appended) or base.end + len(prompt) - len(appended) < base.text_end:
-            bare = behind(self.renders.node(index), base)
+            bare = self._behind(base, index)
             if bare is None:
                 return None
             appended = prompt[common_length(bare, prompt) :]
@@ -166,15 +175,26 @@ class TurnFinder:
         warnings = () if ending[2] else (unclosed(index),)
         return Turn(base.end + len(prompt), at + ending[0], at + ending[1], how, appended, warnings)
 
+    def _behind(self, base: Node, count: int, *, prompt: bool = False) -> str | None:
+        """Return what a render prints behind a node; None: it has no such node, or the template refuses."""
+        try:
+            return behind(self.renders.node(count, prompt=prompt), base)
+        except RaisedError:
+            return None
+
     def _ending(self, index: int, base: Node, rest: Piece, tail_at: int) -> tuple[int, int, bool] | None:
         """Return what `end_of_turn` does, counted from `tail_at`; None where more has to be looked at."""
         chat, tail = self.chat, rest.text[tail_at:]
         key = (tail, *self.messages[index])
         ending = chat.known.ends.get(key)
         if ending is None:
-            followed = self.renders.node(index + 1, (PROBE,))
-            if begins(followed, base, rest.text[:tail_at]) and not begins(followed, base, rest.text):
-                return None
+            try:
+                followed = self.renders.node(index + 1, (PROBE,))
+            except RaisedError:
+                pass  # then nothing that follows tells where it ends
+            else:
+                if begins(followed, base, rest.text[:tail_at]) and not begins(followed, base, rest.text):
+                    return None
             closing = tail.rstrip()
             token = chat.control.last(closing) if closing else None
             begin = token[0] if token is not None else len(closing) - len(closing.lstrip())

@@ -8,6 +8,7 @@ from turnloom.masks.trajectory.program import (
     Ask,
     End,
     Fold,
+    Items,
     Keep,
     Load,
     Make,
@@ -73,13 +74,28 @@ def walk(program: Program, arguments: Given, sender: Any) -> tuple[End, list[Any
                 folds.append((sender.kept(node),))
                 node = node.then  # type: ignore[union-attr]
             elif kind is Refusal:
-                raise UnreplayableError("a body that is not recorded")
+                raise node.error()  # type: ignore[union-attr]
             else:
                 raise MissError
     except (MissError, UnreplayableError):
         raise
     except Exception as error:  # a question that can't be put to this item: a recording tells
         raise MissError from error
+
+
+def messages_of(items: Items, count: int, begin: int | None) -> range:
+    """Return the positions of a loop's messages, in its order.
+
+    Args:
+        items: the loop's.
+        count: of all messages.
+        begin: where the loop tells it.
+    """
+    if not items.backwards:
+        return range(items.start if items.start >= 0 else cast("int", begin), count)
+    if items.start >= 0:
+        return range(count - 1, items.start - 1, -1)
+    return range(cast("int", begin), -1, -1)
 
 
 def items_of(program: Program, given: Any) -> list[Any]:

@@ -245,6 +245,8 @@ def _shared_header(chat: Chat, history: Sequence[Message], bare: str, appended: 
     """Count the characters of the generation prompt that all its variants and an earlier plain turn begin with."""
     shared = len(appended)
     for variant in VARIANTS:
+        if not variant.keys() <= chat.template.variables:
+            variant = {}  # noqa: PLW2901  # it changes nothing
         other = _appended(chat.text(history, prompt=False, **variant), chat.text(history, prompt=True, **variant))
         if other:
             shared = min(shared, common_length(appended, other))
