@@ -15,7 +15,7 @@ from turnloom.masks.domain.rendered_text import TOOLS
 from turnloom.masks.replay.symbols import RefusedError, Symbol, atoms_of, is_symbolic
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
 from turnloom.masks.trajectory.family import MOST_PATHS, Family, given_tools
-from turnloom.masks.trajectory.folds import FOLD, Site
+from turnloom.masks.trajectory.folds import FOLD
 from turnloom.masks.trajectory.handing import COMMON, Handed, Later, Tools, handed, taken
 from turnloom.masks.trajectory.numbers import total
 from turnloom.masks.trajectory.program import (
@@ -126,7 +126,7 @@ class Recorder:
         assert self._family.compiled is not None, "it runs"
         site = self._family.compiled[1].sites[number]
         if type(iterable) is Tools and not any(type(value) is Space for value in values):
-            return self._keep(number, site, values, caller, tape)
+            return self._keep(number, values, caller, tape)
         if type(iterable) is Dict:
             iterable = iterable.keys()
         if not is_symbolic(iterable):
@@ -269,19 +269,17 @@ class Recorder:
             pieces.append(caller(now, *items, *values))
         return ENVIRONMENT.concat(pieces)
 
-    def _keep(self, number: int, site: Site, values: Sequence[Any], caller: Macro, tape: Tape) -> Any:
-        named = {}
-        for name, value in zip(site.names, values, strict=True):
+    def _keep(self, number: int, values: Sequence[Any], caller: Macro, tape: Tape) -> Any:
+        for value in values:
             if isinstance(value, (Undefined, *COMMON)) or type(value) is Tools:
                 continue
             if value is not None and type(value) not in (str, int, bool):
                 raise RefusedError("a loop over tools that needs more")
-            named[name] = value
         family, tools = self._family, self._tools
         program = family.program(number, Items(messages=False), tuple(handed(value).kind for value in values))
         if tools and program not in family.unwalked:
             self._learn(program, tools, values, caller)
-        keep = Keep((program, *named.items()), partial(family.kept, number, program, named))
+        keep = Keep(program, partial(family.kept, program))
         piece = self._sender.kept(keep) if tools else Piece("", [])
         return _marked(piece.text, tape.fold(keep, (piece,)), tape)
 

@@ -1,0 +1,89 @@
+"""Whatever the body of a loop reads tells its recordings apart: else a later conversation gets another one's."""
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+from tests.support.long_way import by_the_long_way, told
+from tests.support.micro_trajectories import OPTIONS
+from tests.support.warm_and_fresh import unseen
+from turnloom.masks.domain.conversation import JSON, Conversation, Message
+from turnloom.masks.pipeline import preprocess_batch
+from turnloom.masks.trajectory.path import trajectory_path_of
+
+#: The template prints this for each call.
+CALL = "{% for c in m.tool_calls %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]{% endfor %}"
+
+
+def chat(*, head: str = "", before: str = "", calls: str = CALL) -> str:
+    """A template with something before its loop, before a message's text, and for its calls."""
+    return (
+        f"{{% set ns = namespace(n=0) %}}{head}{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{before}"
+        f"{{{{ m.content }}}}{calls}<|im_end|>\n{{% endfor %}}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+
+def called(question: str, **arguments: JSON) -> Conversation:
+    """A trajectory with a call of f, whose arguments these are."""
+    call: JSON = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    messages: list[Message] = [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "one", "tool_calls": [call]},
+        {"role": "tool", "content": "r1"},
+        {"role": "assistant", "content": "two", "reasoning_content": "q", "tool_calls": [call]},
+        {"role": "tool", "content": "r2"},
+        {"role": "assistant", "content": "three"},
+    ]
+    return Conversation(messages)
+
+
+def offered(question: str, *tools: JSON) -> Conversation:
+    """A chat with tools."""
+    messages: list[Message] = [{"role": "user", "content": question}, {"role": "assistant", "content": "b"}]
+    return Conversation(messages, tools=list(tools))
+
+
+def compare(source: str, some: Sequence[Conversation], caplog: pytest.LogCaptureFixture) -> int:
+    """Let a model see them twice, compare each outcome with the reference's, and return how many were walked."""
+    model = unseen(source)
+    with caplog.at_level(logging.ERROR):
+        for one in [*some, *some]:
+            assert [told(preprocess_batch([one], OPTIONS, model)[0])] == by_the_long_way([one], OPTIONS, unseen(source))
+    assert not caplog.text  # the judge of recordings found nothing, either
+    path = trajectory_path_of(OPTIONS, model)
+    assert path is not None
+    return path.hits
+
+
+#: What stands in the head, and the conversations.
+TOOLS: dict[str, tuple[str, list[Conversation]]] = {
+    "a name that only some conversations give to the tools": (
+        "{% if messages[0].content == 'x' %}{% set t = tools %}{% endif %}"
+        "{% for u in tools %}{{ u.name }}{{ '!' if t }}{% endfor %}",
+        [offered("y", {"name": "A"}), offered("x", {"name": "B"}), offered("x", {"name": "A"})],
+    ),
+    "another name of the tools, in a loop that is printed by the template": (
+        "{% set t = tools %}{% for u in tools %}{{ u.name | title }}{{ t | length if u.k }}{% endfor %}",
+        [offered("y", {"name": "a"}), offered("y", {"name": "a", "k": 1})],
+    ),
+    "an undefined variable with the name of a special token": (
+        "{% set bos_token = nosuch %}{% for u in tools %}{{ u.name | title }}{{ bos_token if u.k }}{% endfor %}",
+        [offered("y", {"name": "a"}), offered("y", {"name": "a", "k": 1})],
+    ),
+    "a function under another name": (
+        "{% set f = strftime_now %}{% for u in tools %}{{ u.name | title }}{{ (f is defined) if u.k }}{% endfor %}",
+        [offered("y", {"name": "a"}), offered("y", {"name": "a", "k": 1})],
+    ),
+    "the name of the tools for something else": (
+        "{% set t = tools %}{% set tools = 5 %}{% for u in t %}{{ u.name | title }}{{ tools if u.k }}{% endfor %}",
+        [offered("y", {"name": "a"}), offered("y", {"name": "a", "k": 1})],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOOLS)
+def test_a_loop_over_tools_prints_what_its_variables_are_now(case: str, caplog: pytest.LogCaptureFixture) -> None:
+    head, some = TOOLS[case]
+    assert compare(chat(head=f"<|im_start|>system\n{head}<|im_end|>\n"), some, caplog) > 0
