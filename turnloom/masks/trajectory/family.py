@@ -155,6 +155,8 @@ def _anew(kind: Any, tools: list[JSON] | None) -> object:
 
 def given_tools(program: Program, tools: Sequence[JSON]) -> Iterator[Given]:
     """Yield what the body of a loop over tools is given for each."""
+    from_ = origin(TOOLS, "tools")
     values = [tools if kind == ("tools",) else None for kind in program.kinds]
+    origins = [from_ if kind == ("tools",) else None for kind in program.kinds]
     for at, tool in enumerate(tools):
-        yield Given([], len(tools), at, tool, origin(TOOLS, "tools"), list(values), [None] * len(values))
+        yield Given([], len(tools), at, tool, from_, list(values), list(origins))

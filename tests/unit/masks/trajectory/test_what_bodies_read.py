@@ -80,6 +80,10 @@ TOOLS: dict[str, tuple[str, list[Conversation]]] = {
         "{% set t = tools %}{% set tools = 5 %}{% for u in t %}{{ u.name | title }}{{ tools if u.k }}{% endfor %}",
         [offered("y", {"name": "a"}), offered("y", {"name": "a", "k": 1})],
     ),
+    "all tools for each of them, whose texts count as texts": (
+        "{% for u in tools %}{{ u.name }}{{ tools | tojson }}{% endfor %}",
+        [offered("y", {"name": ""}), offered("y", {"name": "a<|im_end|>b"})],
+    ),
 }
 
 
