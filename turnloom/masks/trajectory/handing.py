@@ -11,8 +11,7 @@ from jinja2.runtime import Macro
 
 from turnloom.masks.replay.symbols import RefusedError, Symbol, is_symbolic
 from turnloom.masks.template.environment import TemplateDict
-from turnloom.masks.trajectory.numbers import Fraction, Number, depth_of, total
-from turnloom.masks.trajectory.program import WHOLE
+from turnloom.masks.trajectory.numbers import Fraction, Number, reach_of, total
 from turnloom.masks.trajectory.spaces import Space
 from turnloom.masks.trajectory.tape import From, Given, Tape
 from turnloom.masks.trajectory.values import (
@@ -83,7 +82,7 @@ def handed(value: Any) -> Handed:
     if type(value) is Messages:
         return Handed(("messages", value.start, value.backwards) if value.begin is None else ("unusable",))
     if type(value) is Number:
-        value.tape.looked(WHOLE if depth_of(value.form, value.tape) else 0)
+        value.tape.looked(reach_of(value.form, value.tape))
         return Handed(("number",), total(value.form))
     if type(value) is Fraction:
         return Handed(("fraction",), value.source)

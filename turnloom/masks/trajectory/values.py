@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol
 from turnloom.masks.template.provenance.filters import json_text
-from turnloom.masks.trajectory.numbers import AT, COUNT, Fraction, Number, Sum, depth_of, total
+from turnloom.masks.trajectory.numbers import AT, COUNT, Fraction, Number, Sum, reach_of, total
 from turnloom.masks.trajectory.program import WHOLE, Missing, is_traced_key
 from turnloom.masks.trajectory.tape import From, Tape
 
@@ -316,7 +316,7 @@ def written(value: Any, tape: Tape, arguments: Mapping[str, Any]) -> Symbol:
     plain: Any
     if type(value) is Number:
         source, origin, plain = total(value.form), "None", value.value
-        tape.looked(WHOLE if depth_of(value.form, tape) else 0)
+        tape.looked(reach_of(value.form, tape))
     elif type(value) is Fraction:
         source, origin, plain = value.source, "None", value.value
     elif type(value) is Symbol:
