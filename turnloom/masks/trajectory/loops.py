@@ -48,6 +48,10 @@ class MessageLoops:
         """Run loops anew: programs have grown."""
         self._begun.clear()
 
+    def looked(self) -> None:
+        """Note that a loop inside the step at hand read messages: it is not known when it comes out so again."""
+        self._since = WHOLE
+
     def over_messages(
         self,
         program: Program,
@@ -73,7 +77,7 @@ class MessageLoops:
         if first is not None:
             if self._reached != WHOLE and self._ahead(program, first, messages, values, origins, plain):
                 return LoopPieces(_NOTHING, 0, [], first, 1)
-            self._since = WHOLE  # not known when it comes out so again
+            self.looked()
             order = range(first, len(messages))
             return self._tailed(program, order, self._shown, messages, values, origins, plain)
         key = (program, plain, *[state_of(values[space]) for space in spaces])

@@ -17,7 +17,7 @@ from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
 from turnloom.masks.trajectory.family import MOST_PATHS, Family, given_tools
 from turnloom.masks.trajectory.folds import FOLD
 from turnloom.masks.trajectory.handing import COMMON, Handed, Later, Tools, handed, taken
-from turnloom.masks.trajectory.numbers import total
+from turnloom.masks.trajectory.numbers import AT, total
 from turnloom.masks.trajectory.program import (
     WHOLE,
     End,
@@ -159,7 +159,7 @@ class Recorder:
             if one.kind == ("unusable",) and name in site.read and not is_symbolic(value):
                 raise RefusedError("a macro that reads what can't be handed on")
         tape.shares |= any(type(value) is Space and value._variable < tape.variables for value in values)
-        if items.messages and items.start >= 0 and tape.over_messages:
+        if items.messages and items.start >= 0:
             tape.looked(WHOLE)  # of a loop ahead, which messages matter is told where it runs
         fold = self._fold_of(number, items, source, origin, given_to, tape)
         pieces = self._run(fold, given, values, caller, tape)
@@ -186,7 +186,7 @@ class Recorder:
         origins = ", ".join(one.origin for one in given_to)
         if "V[" in sources or "V[" in source or "O[" in origins:
             tape.stateless = False
-        shows_messages = any(one.kind[0] in ("message", "messages") for one in given_to)  # type: ignore[index]
+        shown = [one.source for one in given_to if one.kind[0] in ("message", "messages")]  # type: ignore[index]
         return Fold(
             self._family.program(number, items, tuple(one.kind for one in given_to)),
             code.compiled(source),
@@ -194,8 +194,11 @@ class Recorder:
             code.compiled(f"[{sources}]"),
             code.compiled(f"[{origins}]"),
             (source, origin, f"[{sources}]", f"[{origins}]"),
-            tape.over_messages and not items.messages and is_own(f"{source} {origin} {sources} {origins}"),
-            not (items.messages or shows_messages) and is_of_variables(f"{source} {sources} {origins}"),
+            tape.over_messages
+            and not items.messages
+            and set(shown) <= {AT}
+            and is_own(f"{source} {origin} {sources} {origins}"),
+            not (items.messages or shown) and is_of_variables(f"{source} {sources} {origins}"),
         )
 
     def _run(self, fold: Fold, given: Any, values: Sequence[Any], caller: Macro, tape: Tape) -> list[Piece]:

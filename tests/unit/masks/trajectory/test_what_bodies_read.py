@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from random import Random
 
 import pytest
 
 from tests.support.long_way import by_the_long_way, told
 from tests.support.micro_trajectories import OPTIONS
 from tests.support.warm_and_fresh import unseen
+from tests.unit.masks.trajectory.test_walked_renders import differences
 from turnloom.masks.domain.conversation import JSON, Conversation, Message
 from turnloom.masks.pipeline import preprocess_batch
 from turnloom.masks.trajectory.path import trajectory_path_of
@@ -91,3 +93,37 @@ TOOLS: dict[str, tuple[str, list[Conversation]]] = {
 def test_a_loop_over_tools_prints_what_its_variables_are_now(case: str, caplog: pytest.LogCaptureFixture) -> None:
     head, some = TOOLS[case]
     assert compare(chat(head=f"<|im_start|>system\n{head}<|im_end|>\n"), some, caplog) > 0
+
+
+#: What stands before a message's text, and in each of its calls.
+READS = {
+    "how many messages come behind it": ("{{ loop.revindex }}", ""),
+    "the same by the number of messages": ("{{ messages | length - loop.index0 }}", ""),
+    "the same for its calls": ("{% set r = loop.revindex %}", "{{ r }}"),
+    "the same in a namespace": ("{% set ns.n = loop.revindex %}{{ ns.n }}", ""),
+    "the same as JSON": ("{{ loop.revindex | tojson }}", ""),
+    "the number of messages, for each call": ("", "{% if messages | length > 4 %}!{% endif %}"),
+    "the last message, for each call": ("", "{% if messages[-1].role == 'tool' %}!{% endif %}"),
+    "the message behind it, for each call": (
+        "{% set x = loop.nextitem %}",
+        "{% if x and x.content.startswith('r') %}!{% endif %}",
+    ),
+    "all messages, for each call": ("", "{% for o in messages %}{{ o.role if loop.last }}{% endfor %}"),
+    "all messages, for each argument": (
+        "",
+        "{% for k, v in c.function.arguments | items %}{{ k }}{% if messages[-1].role == 'tool' %}!{% endif %}"
+        "{% endfor %}",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", READS)
+def test_what_a_body_reads_of_later_messages_is_read_in_every_render(
+    case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, inside = READS[case]
+    source = chat(before=before, calls=CALL.replace("]", f"{inside}]"))
+    some = [called("x", a=1), called("y", a=1)]
+    for chance in (None, Random(1), Random(2)):
+        assert differences(source, some, chance)[1] == []
+    assert compare(source, some, caplog) > 0
