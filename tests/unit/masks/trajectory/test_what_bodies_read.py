@@ -127,3 +127,60 @@ def test_what_a_body_reads_of_later_messages_is_read_in_every_render(
     for chance in (None, Random(1), Random(2)):
         assert differences(source, some, chance)[1] == []
     assert compare(source, some, caplog) > 0
+
+
+#: For each argument.
+ARGUMENT = (
+    "{% for c in m.tool_calls %}[{{ c.function.name }}{% for k, v in c.function.arguments | items %} {{ k }}="
+    "{{ v | tojson }};SHOWN{% endfor %}]{% endfor %}"
+)
+#: What stands in the head, and before the calls, and what is printed for each argument.
+HIDDEN = {
+    "a macro's name for something else": (
+        "{% macro f() %}{% endmacro %}{% set z = messages[0].content == 'x' %}",
+        "{% set f = z %}",
+        "{{ '!' if f }}",
+    ),
+    "what a macro reads, behind an item of its name": (
+        "{% macro f() %}{{ '!' if k }}{% endmacro %}{% set k = messages[0].content == 'x' %}",
+        "",
+        "{{ f() }}",
+    ),
+    "what a macro reads, behind a variable of its name": (
+        "{% macro f() %}{{ '!' if z }}{% endmacro %}{% set z = messages[0].content == 'x' %}",
+        "{% set z = 1 %}",
+        "{{ f() }}",
+    ),
+    "what a macro reads in a branch, behind a variable of its name": (
+        "{% macro f() %}{% if nosuch %}{% set z = 1 %}{% endif %}{{ '!' if z }}{% endmacro %}"
+        "{% set z = messages[0].content == 'x' %}",
+        "{% set z = 1 %}",
+        "{{ f() }}",
+    ),
+    "more arguments of a macro": (
+        "{% macro f(m) %}{% for c in m.tool_calls %}{% for k, v in c.function.arguments | items %}"
+        "{{ '!' if varargs }}{% endfor %}{% endfor %}{% endmacro %}",
+        "{{ f(m, 1) if m.content == 'one' else f(m) }}",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HIDDEN)
+def test_variables_of_one_name_are_told_apart(case: str, caplog: pytest.LogCaptureFixture) -> None:
+    head, before, inside = HIDDEN[case]
+    source = chat(head=head, before=before, calls=ARGUMENT.replace("SHOWN", inside))
+    some = [called("x"), called("x", a=1), called("o"), called("o", a=1)]
+    assert differences(source, [*some, *reversed(some)])[1] == []
+    compare(source, some, caplog)
+
+
+def test_macros_that_hide_nothing_are_walked(caplog: pytest.LogCaptureFixture) -> None:
+    head = (
+        "{% macro f(x) %}{% if x is mapping %}{% set z = namespace(n=0) %}{% for k, v in x | dictsort %}{{ z.n }}"
+        " {{ k }}={{ f(v) }}{% endfor %}{% else %}{{ x }};{% endif %}{% endmacro %}"
+        "{% set z = messages[0].content == 'x' %}"
+    )
+    source = chat(head=head, calls=ARGUMENT.replace("{{ v | tojson }};SHOWN", "{{ f(v) }}"))
+    some = [called("x", a={"b": 1}), called("y", a={"b": 1})]
+    assert compare(source, some, caplog) == 4
