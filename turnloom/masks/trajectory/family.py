@@ -78,7 +78,8 @@ class Family:
         if found is None:
             spaces = tuple(at for at, kind in enumerate(kinds) if kind == ("space",))
             told = tuple(at for at, kind in enumerate(kinds) if site >= 0 and kind[0] in VARYING)  # type: ignore[index]
-            found = self.programs[key] = Program(site, items, kinds, spaces=spaces, told=told)
+            shown = tuple(at for at, kind in enumerate(kinds) if kind == ("message",))
+            found = self.programs[key] = Program(site, items, kinds, spaces=spaces, told=told, shown=shown)
         return found
 
     def top(self, tools: Sequence[JSON] | None, *, prompt: bool) -> Program:

@@ -127,6 +127,8 @@ class MessageLoops:
         leaf, piece = walked(program, given, self)
         needs, until = max(at + leaf.reach + 1, self._since), self._until
         self._since, self._until = around
+        if leaf.trail is None:  # a trail asks these messages again
+            needs = max(needs, _shown_up_to(program, values))
         reads = sets = ()
         if leaf.reads:
             reads = tuple([(space, name, values[now]) for space, name, now in leaf.reads])  # type: ignore[assignment]
@@ -150,7 +152,7 @@ class MessageLoops:
         first, spaces, common, known_steps = program.items.start, program.spaces, self._common, self._steps
         lasting = WHOLE if self._reached == WHOLE else self._amount
         known = bisect_right(chain.needs, common, hi=chain.lasting if lasting == WHOLE else None)
-        need = 0
+        need = _shown_up_to(program, values)
         if known:
             need = chain.needs[known - 1]
             restore(values, spaces, chain.states[known - 1])
@@ -253,6 +255,7 @@ class MessageLoops:
         given = (messages, 0, 0, None, None, values, origins)
         tails = self._tails.setdefault((program, shown, plain), {})
         common = self._common
+        also = _shown_up_to(program, values)
         rest: Tail | None = None
         for at in order:
             if at in tails and (shown is not None or at < common):
@@ -277,12 +280,18 @@ class MessageLoops:
             step, at = made[index], order[index]
             if step.piece is not EMPTY or pieces:  # most such loops print nothing at all
                 pieces = [step.piece, *(pieces or [EMPTY] * (len(order) - index - 1))]
-            lasting = shown is not None or (step.needs <= at + 1 and step.until == WHOLE and at < common)
+            needs = max(step.needs, also)
+            lasting = shown is not None or (needs <= at + 1 and step.until == WHOLE and at < common)
             kept = kept and lasting and step.leaf is not None and step.leaf.reads is not None
             if kept:
                 tail = step.followed(tail)
                 tails.setdefault(at, []).append(Tail(tail, pieces))
         return LoopPieces(_NOTHING, 0, pieces, order.start, order.step)
+
+
+def _shown_up_to(program: Program, values: Sequence[Any]) -> int:
+    """Return how many messages must be known for those that a body is given beside its own."""
+    return max([values[at] + 1 for at in program.shown], default=0)
 
 
 def _is_set(step: Step, at: int) -> bool:

@@ -109,6 +109,18 @@ READS = {
         "{% if x and x.content.startswith('r') %}!{% endif %}",
     ),
     "all messages, for each call": ("", "{% for o in messages %}{{ o.role if loop.last }}{% endfor %}"),
+    "the calls of the message at hand, for all messages": (
+        "{% for o in messages %}{% for c in m.tool_calls or [] %}?{% endfor %}{% endfor %}",
+        "",
+    ),
+    "the same from the last message to the first": (
+        "{% for o in messages[::-1] %}{% for c in m.tool_calls or [] %}?{% endfor %}{% endfor %}",
+        "",
+    ),
+    "a question about the message at hand, for all messages": (
+        "{% for o in messages[1:] %}{{ '?' if m.tool_calls }}{% endfor %}",
+        "",
+    ),
     "all messages, for each argument": (
         "",
         "{% for k, v in c.function.arguments | items %}{{ k }}{% if messages[-1].role == 'tool' %}!{% endif %}"
