@@ -154,7 +154,7 @@ class Chain:
 
     def shared(self, values: tuple[Any, ...], items: list[Any]) -> int:
         """Count the steps that print the same again; drop those that a longer loop continues from otherwise."""
-        steps = equal = _common(items, self._items)
+        steps = _common(items, self._items)
         following = list.__getitem__(items, steps) if steps < list.__len__(items) else None
         if steps and self._next[steps - 1][0] and (following is None or self._next[steps - 1][1] is not following):
             steps -= 1
@@ -162,7 +162,7 @@ class Chain:
             read = min(_common(values[at], self._read[at]) for at in self.lists)
             while steps and self._reach[steps - 1] >= read:
                 steps -= 1
-        if equal < len(self._items) < list.__len__(items):
+        if steps < len(self._items) < list.__len__(items):
             self._drop(steps)
         return steps
 

@@ -30,6 +30,8 @@ MOST_PATHS: Final = 8192
 #: Texts of tools that are remembered.
 MOST_KEPT: Final = 256
 _TRACED: Final = TracedEnvironment()
+#: The variable under which a loop over tools finds them where the template itself prints it.
+_ITEMS: Final = "_tools_of_this_loop"
 
 
 @lru_cache(maxsize=64)
@@ -73,7 +75,7 @@ class Family:
         self.lock = threading.RLock()
         self.unwalked: set[Program] = set()  #: bodies of loops over tools that can't be recorded
         self._kept: dict[int, Template] = {}
-        self._printed: BoundedCache[tuple[int, str, str], Piece] = BoundedCache(MOST_KEPT)
+        self._printed: BoundedCache[tuple[int, tuple[Hashable, ...], str], Piece] = BoundedCache(MOST_KEPT)
         self._variants: dict[str, Family] = {}
 
     def variant(self, kwargs: Mapping[str, JSON]) -> Family:
@@ -91,7 +93,8 @@ class Family:
         if found is None:
             spaces = tuple(at for at, kind in enumerate(kinds) if kind == ("space",))
             told = tuple(at for at, kind in enumerate(kinds) if site >= 0 and kind[0] in VARYING)  # type: ignore[index]
-            found = self.programs[key] = Program(site, items, kinds, spaces=spaces, told=told)
+            shown = tuple(at for at, kind in enumerate(kinds) if kind == ("message",))
+            found = self.programs[key] = Program(site, items, kinds, spaces=spaces, told=told, shown=shown)
         return found
 
     def top(self, tools: Sequence[JSON] | None, *, prompt: bool) -> Program:
@@ -115,53 +118,61 @@ class Family:
         written = source_of(program)
         return None if written is None else self.code.function(*written, _run_fold=run_fold)
 
-    def kept(
-        self, site: int, program: Program, values: Mapping[str, Any], tools: Sequence[JSON] | None, sender: Any
-    ) -> Piece:
+    def kept(self, program: Program, tools: Sequence[JSON] | None, sender: Any) -> Piece:
         """Print a loop over tools, which depends on no message; many conversations have the same tools.
 
         Args:
-            site: of the loop.
             program: of its body.
-            values: of the names that the body uses.
             tools: its items.
             sender: as for `walk`.
 
         Raises:
             MissError: the body was not recorded with such a tool.
         """
-        key = (site, repr(values), repr(tools))
+        key = (program.site, program.kinds, repr(tools))
         found = self._printed.get(key)
         if found is None:
             if tools and program not in self.unwalked:
                 found = joined([walked(program, given, sender)[1] for given in given_tools(program, tools)])
             else:
-                found = self._kept_anew(site, tools, values)
+                found = self._kept_anew(program, tools)
             self._printed[key] = found
         return found
 
-    def _kept_anew(self, site: int, tools: Sequence[JSON] | None, values: Mapping[str, Any]) -> Piece:
-        template = self._kept.get(site)
+    def _kept_anew(self, program: Program, tools: Sequence[JSON] | None) -> Piece:
+        assert self.compiled is not None, "only then is there a loop"
+        folded = self.compiled[1]
+        site = folded.sites[program.site]
+        template = self._kept.get(program.site)
         if template is None:
-            assert self.compiled is not None, "only then is there a loop"
-            folded = self.compiled[1]
-            loop = deepcopy(folded.sites[site].loop)
-            loop.iter = nodes.Name("tools", "load")  # it may have another name in a macro
+            loop = deepcopy(site.loop)
+            loop.iter = nodes.Name(_ITEMS, "load")  # they may have another name here
             body = [*map(deepcopy, folded.macros), loop]
             tree = nodes.Template(body, lineno=1)
             tree.set_environment(_TRACED)
             template = Template.from_code(_TRACED, _TRACED.compile(tree), _TRACED.make_globals(None))
             template.root_render_func.__globals__.update(TRACED_NAMES)
-            self._kept[site] = template
-        text = template.render({**self.variables, **values, "tools": traced_tools(tools)})
+            self._kept[program.site] = template
+        items = traced_tools(tools)
+        values = {name: _anew(kind, items) for name, kind in zip(site.names, program.kinds, strict=True)}
+        text = template.render({**self.variables, **values, _ITEMS: items})
         runs: list[tuple[int, Any]] = []
         for length, tag in runs_of(text):
             add_run(runs, length, tag)  # type: ignore[arg-type]  # no generation block is kept
         return Piece(plain(text), runs)
 
 
+def _anew(kind: Any, tools: list[JSON] | None) -> object:
+    """Return what a variable of a loop over tools is to the template itself."""
+    if kind == ("tools",):
+        return tools
+    return _TRACED.undefined(name=kind[1]) if kind[0] == "undefined" else kind[-1]
+
+
 def given_tools(program: Program, tools: Sequence[JSON]) -> Iterator[Given]:
     """Yield what the body of a loop over tools is given for each."""
+    from_ = origin(TOOLS, "tools")
     values = [tools if kind == ("tools",) else None for kind in program.kinds]
+    origins = [from_ if kind == ("tools",) else None for kind in program.kinds]
     for at, tool in enumerate(tools):
-        yield Given([], len(tools), at, tool, origin(TOOLS, "tools"), list(values), [None] * len(values))
+        yield Given([], len(tools), at, tool, from_, list(values), list(origins))

@@ -12,8 +12,7 @@ from jinja2.runtime import Macro
 from turnloom.masks.replay.symbols import RefusedError, Symbol, is_symbolic
 from turnloom.masks.template.environment import TemplateDict
 from turnloom.masks.trajectory.chosen import Chosen
-from turnloom.masks.trajectory.numbers import Fraction, Number, depth_of, total
-from turnloom.masks.trajectory.program import WHOLE
+from turnloom.masks.trajectory.numbers import Fraction, Number, reach_of, total
 from turnloom.masks.trajectory.spaces import Space, piece_source
 from turnloom.masks.trajectory.tape import From, Given, Tape, Woven
 from turnloom.masks.trajectory.values import (
@@ -28,6 +27,8 @@ from turnloom.masks.trajectory.values import (
 
 #: Kinds of variables that may be others the next time; namespaces are looked at by themselves.
 VARYING: Final = frozenset({"text", "woven", "message", "json", "number", "fraction"})
+#: Kinds of variables by which a body reads messages.
+SHOWING: Final = frozenset({"message", "messages", "chosen"})
 #: Kinds of objects that every render of a template finds under the same names.
 COMMON: Final = (FunctionType, TemplateDict)
 
@@ -90,7 +91,7 @@ def handed(value: Any) -> Handed:
     if type(value) is Chosen:
         return Handed(("chosen", value.start, value.choices))
     if type(value) is Number:
-        value.tape.looked(WHOLE if depth_of(value.form, value.tape) else 0)
+        value.tape.looked(reach_of(value.form, value.tape))
         return Handed(("number",), total(value.form))
     if type(value) is Fraction:
         return Handed(("fraction",), value.source)

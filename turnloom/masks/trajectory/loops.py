@@ -48,6 +48,10 @@ class MessageLoops:
         """Run loops anew: programs have grown."""
         self._begun.clear()
 
+    def looked(self) -> None:
+        """Note that a loop inside the step at hand read messages: it is not known when it comes out so again."""
+        self._since = WHOLE
+
     def over_messages(
         self,
         program: Program,
@@ -79,7 +83,7 @@ class MessageLoops:
             ):
                 return LoopPieces(_NOTHING, 0, [], first, 1)
             made, pieces = self._tailed(program, order, self._shown, messages, values, origins, plain)
-            self._since = max(self._since, _known(made, order))
+            self._since = max(self._since, _known(made, order), _shown_up_to(program, values))
             self._until = min([self._until, *[step.until for step in made]])
             return pieces
         key = (program, plain, *[state_of(values[space]) for space in spaces])
@@ -129,6 +133,8 @@ class MessageLoops:
         leaf, piece = walked(program, given, self)
         needs, until = max(at + leaf.reach + 1, self._since), self._until
         self._since, self._until = around
+        if leaf.trail is None:  # a trail asks these messages again
+            needs = max(needs, _shown_up_to(program, values))
         reads, sets, held = (), (), ()
         if leaf.reads:
             reads = tuple([(space, name, values[now]) for space, name, now in leaf.reads])  # type: ignore[assignment]
@@ -156,7 +162,7 @@ class MessageLoops:
         first, spaces, common, known_steps = program.items.start, program.spaces, self._common, self._steps
         lasting = WHOLE if self._reached == WHOLE else self._amount
         known = bisect_right(chain.needs, common, hi=chain.lasting if lasting == WHOLE else None)
-        need = 0
+        need = _shown_up_to(program, values)
         if known:
             need = chain.needs[known - 1]
             restore(values, spaces, chain.states[known - 1])
@@ -243,7 +249,7 @@ class MessageLoops:
         origins: list[Any],
         plain: tuple[object, ...],
     ) -> tuple[list[Step], LoopPieces]:
-        """Run a loop and return the steps that were not remembered; what comes after a message is remembered by what it reads.
+        """Run a loop; what comes after a message is remembered by what it reads.
 
         Args:
             program: of its body.
@@ -253,11 +259,15 @@ class MessageLoops:
             values: variables.
             origins: theirs.
             plain: the variables that are no namespaces and may be others in another body.
+
+        Returns:
+            The steps that were not remembered, and what all printed.
         """
         made: list[Step] = []
         given = (messages, 0, 0, None, None, values, origins)
         tails = self._tails.setdefault((program, shown, plain), {})
         common = self._common
+        also = _shown_up_to(program, values)
         rest: Tail | None = None
         for at in order:
             if at in tails and (shown is not None or at < common):
@@ -282,7 +292,8 @@ class MessageLoops:
             step, at = made[index], order[index]
             if step.piece is not EMPTY or pieces:  # most such loops print nothing at all
                 pieces = [step.piece, *(pieces or [EMPTY] * (len(order) - index - 1))]
-            lasting = shown is not None or (step.needs <= at + 1 and step.until == WHOLE and at < common)
+            needs = max(step.needs, also)
+            lasting = shown is not None or (needs <= at + 1 and step.until == WHOLE and at < common)
             kept = kept and lasting and not step.held
             if kept:
                 tail = step.followed(tail)
@@ -300,6 +311,11 @@ def _known(made: Sequence[Step], order: range) -> int:
     if len(made) == len(order) and order.step > 0 and not (made and made[-1].leaf is not None and made[-1].leaf.idle):
         return WHOLE
     return max((step.needs for step in made), default=0)
+
+
+def _shown_up_to(program: Program, values: Sequence[Any]) -> int:
+    """Return how many messages must be known for those that a body is given beside its own."""
+    return max([values[at] + 1 for at in program.shown], default=0)
 
 
 def _is_set(step: Step, at: int) -> bool:

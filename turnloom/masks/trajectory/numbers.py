@@ -28,9 +28,15 @@ def total(form: Sum) -> str:
     return " + ".join(terms)
 
 
+def reach_of(form: Sum, tape: Tape) -> int:
+    """Return how many messages behind its own must be known for a sum: none, or WHOLE, as it counts them all."""
+    counts = _COUNTS if tape.over_messages else _COUNTS_ALL
+    return WHOLE if any(map(counts.search, form)) else 0
+
+
 def depth_of(form: Sum, tape: Tape) -> int:
     """Return how many messages behind its own must be known for a sum compared with 0; WHOLE: it counts them all."""
-    if not any((_COUNTS if tape.over_messages else _COUNTS_ALL).search(name) for name in form):
+    if not reach_of(form, tape):
         return 0
     times = form.get(COUNT, 0)
     if set(form) <= {COUNT, AT, ""} and times in (1, -1) and form.get(AT, 0) == -times:
@@ -113,8 +119,7 @@ class Number(Opaque):
 
     def printed(self) -> Symbol:
         """Return what is printed of it, which counts as the template's own."""
-        depth = depth_of(self.form, self.tape)
-        self.tape.looked(WHOLE if depth else 0)
+        self.tape.looked(reach_of(self.form, self.tape))
         return self.tape.symbol(f"str({total(self.form)})", str(self.value), From("None", self.tape))
 
 

@@ -209,6 +209,7 @@ class Program:
     spaces: tuple[int, ...] = ()  #: variables that are namespaces
     told: tuple[int, ...] = ()  #: other variables that may be others the next time
     shared: frozenset[int] = frozenset()  #: namespaces of which loops inside may read and set all
+    shown: tuple[int, ...] = ()  #: those that are messages, held by their places
     walks: int = 0  #: since the tree grew
     straight: Callable[..., tuple[End, list[Any]]] | None = None  #: the tree as one function
 

@@ -13,11 +13,11 @@ from jinja2.runtime import LoopContext, Macro
 from turnloom.masks.domain.conversation import JSON
 from turnloom.masks.domain.rendered_text import TOOLS
 from turnloom.masks.replay.symbols import RefusedError, Symbol, SymbolParts, atoms_of, is_symbolic
-from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
 from turnloom.masks.trajectory.chosen import Chosen
+from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
 from turnloom.masks.trajectory.family import MOST_PATHS, Family, given_tools
-from turnloom.masks.trajectory.folds import FOLD, Site
-from turnloom.masks.trajectory.handing import COMMON, Handed, Later, Tools, handed, taken
+from turnloom.masks.trajectory.folds import FOLD
+from turnloom.masks.trajectory.handing import COMMON, SHOWING, Handed, Later, Tools, handed, taken
 from turnloom.masks.trajectory.numbers import AT, Number, total
 from turnloom.masks.trajectory.program import (
     WHOLE,
@@ -134,7 +134,7 @@ class Recorder:
         assert self._family.compiled is not None, "it runs"
         site = self._family.compiled[1].sites[number]
         if type(iterable) is Tools and not any(type(value) is Space for value in values):
-            return self._keep(number, site, values, caller, tape)
+            return self._keep(number, values, caller, tape)
         if type(iterable) is Dict:
             iterable = iterable.keys()
         if type(iterable) is SymbolParts:
@@ -176,7 +176,7 @@ class Recorder:
             if one.kind == ("unusable",) and name in site.read and not (is_symbolic(value) or type(value) is Space):
                 raise RefusedError("a macro that reads what can't be handed on")
         tape.shared |= {space._variable for space in spaces if space._variable < tape.variables}
-        if items.messages and items.start >= 0 and tape.over_messages:
+        if items.messages and items.start >= 0:
             tape.looked(WHOLE)  # of a loop ahead, which messages matter is told where it runs
         fold = self._fold_of(number, items, source, origin, given_to, tape)
         try:
@@ -206,7 +206,7 @@ class Recorder:
         origins = ", ".join(one.origin for one in given_to)
         if "V[" in sources or "V[" in source or "O[" in origins:
             tape.stateless = False
-        shows_messages = any(one.kind[0] in ("message", "messages") for one in given_to)  # type: ignore[index]
+        shown = [one.source for one in given_to if one.kind[0] in SHOWING]  # type: ignore[index]
         return Fold(
             self._family.program(number, items, tuple(one.kind for one in given_to)),
             code.compiled(source),
@@ -214,8 +214,11 @@ class Recorder:
             code.compiled(f"[{sources}]"),
             code.compiled(f"[{origins}]"),
             (source, origin, f"[{sources}]", f"[{origins}]"),
-            tape.over_messages and not items.messages and is_own(f"{source} {origin} {sources} {origins}"),
-            not (items.messages or shows_messages) and is_of_variables(f"{source} {sources} {origins}"),
+            tape.over_messages
+            and not items.messages
+            and set(shown) <= {AT}
+            and is_own(f"{source} {origin} {sources} {origins}"),
+            not (items.messages or shown) and is_of_variables(f"{source} {sources} {origins}"),
         )
 
     def _run(self, fold: Fold, given: Any, values: Sequence[Any], caller: Macro, tape: Tape) -> list[Piece]:
@@ -289,19 +292,17 @@ class Recorder:
             pieces.append(caller(now, *items, *values))
         return ENVIRONMENT.concat(pieces)
 
-    def _keep(self, number: int, site: Site, values: Sequence[Any], caller: Macro, tape: Tape) -> Any:
-        named = {}
-        for name, value in zip(site.names, values, strict=True):
+    def _keep(self, number: int, values: Sequence[Any], caller: Macro, tape: Tape) -> Any:
+        for value in values:
             if isinstance(value, (Undefined, *COMMON)) or type(value) is Tools:
                 continue
             if value is not None and type(value) not in (str, int, bool):
                 raise RefusedError("a loop over tools that needs more")
-            named[name] = value
         family, tools = self._family, self._tools
         program = family.program(number, Items(messages=False), tuple(handed(value).kind for value in values))
         if tools and program not in family.unwalked:
             self._learn(program, tools, values, caller)
-        keep = Keep((program, *named.items()), partial(family.kept, number, program, named))
+        keep = Keep(program, partial(family.kept, program))
         piece = self._sender.kept(keep) if tools else Piece("", [])
         return _marked(piece.text, tape.fold(keep, (piece,)), tape)
 

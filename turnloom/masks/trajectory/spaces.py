@@ -7,8 +7,8 @@ from typing import Any
 from jinja2.utils import Namespace
 
 from turnloom.masks.replay.symbols import Atom, Opaque, RefusedError, Symbol
-from turnloom.masks.trajectory.numbers import Number, depth_of, total
-from turnloom.masks.trajectory.program import WHOLE, Held, Missing, Piece
+from turnloom.masks.trajectory.numbers import Number, reach_of, total
+from turnloom.masks.trajectory.program import Held, Missing, Piece
 from turnloom.masks.trajectory.tape import From, Tape, Woven
 from turnloom.masks.trajectory.values import expression_of, wrapped
 
@@ -65,7 +65,7 @@ def held_source(value: Any, tape: Tape) -> str:
         return tape.constant(value)
     if type(value) is Number:
         value.tape.check()
-        tape.looked(WHOLE if depth_of(value.form, tape) else 0)
+        tape.looked(reach_of(value.form, tape))
         return total(value.form)
     if type(value) is Symbol and (len(value._atoms) != 1 or isinstance(value._atoms[0][2], Woven)):
         return f"Held({piece_source(value)}, None)"

@@ -291,8 +291,8 @@ class Tape:
             and all(type(step) in (Ask, Load, Fold) for step, _ in self.steps)
         ):
             asked = [(step, answer) for step, answer in self.steps if isinstance(step, Ask) and "V[" in step.source]
-            told = [f"({step.source}) == {self.constant(answer)}" for step, answer in asked]
-            trail, free = self.code.compiled(" and ".join(told) or "True"), not told
+            asks = [f"({step.source}) == {self.constant(answer)}" for step, answer in asked]
+            trail, free = self.code.compiled(" and ".join(asks) or "True"), not asks
         other = trail_of(self.steps, whole, reads, self.variables, self.code) if trail is None else None
         idle = not (whole or sets or self.shared) and all(
             type(step) is Load or (type(step) is Ask and is_of_variables(step.source)) for step, _ in self.steps
@@ -301,9 +301,8 @@ class Tape:
         shows = shows_of(whole, folds, self.code.value_of)  # type: ignore[arg-type]  # these are loops
         stretches = self._stretches(whole)
         shared = tuple(sorted(self.shared))
-        return End(
-            printed, reach, stateless, reads, sets, shared, trail, other, free, idle, whole, own, blanks, stretches, shows
-        )  # fmt: skip
+        told = (trail, other, free, idle)
+        return End(printed, reach, stateless, reads, sets, shared, *told, whole, own, blanks, stretches, shows)
 
     def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Stretch | int, ...]:
         made: list[Stretch | int] = []

@@ -10,7 +10,7 @@ from jinja2 import Undefined
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol
 from turnloom.masks.template.provenance.filters import json_text
-from turnloom.masks.trajectory.numbers import AT, COUNT, Fraction, Number, Sum, depth_of, total
+from turnloom.masks.trajectory.numbers import AT, COUNT, Fraction, Number, Sum, reach_of, total
 from turnloom.masks.trajectory.program import WHOLE, Missing, is_traced_key
 from turnloom.masks.trajectory.tape import From, Tape
 
@@ -344,7 +344,7 @@ def parts_of(value: Any, tape: Tape) -> Parts:
     if value is None or kind in (str, bool, int):
         return Parts(tape.constant(value), value, ())
     if kind is Number:
-        tape.looked(WHOLE if depth_of(value.form, tape) else 0)
+        tape.looked(reach_of(value.form, tape))
         return Parts(f"({total(value.form)})", value.value, ())
     if kind is Fraction:
         return Parts(value.source, value.value, ())

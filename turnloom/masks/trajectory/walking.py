@@ -130,11 +130,15 @@ def run_fold(fold: Fold, arguments: Given, sender: Any) -> list[Piece]:
             restore(values, spaces, kept[1])
             return cast("list[Piece]", kept[0])
     items = items_of(program, all_)
-    pieces, count, size = [], len(items), len(values)
+    pieces, count, size, reach = [], len(items), len(values), 0
     for at, item in enumerate(items):
         given = (arguments[0], count, at, item, from_, values, origins)
-        pieces.append(walked(program, given, sender)[1])  # type: ignore[arg-type]
+        leaf, piece = walked(program, given, sender)  # type: ignore[arg-type]
+        pieces.append(piece)
+        reach |= leaf.reach
         del values[size:], origins[size:]
+    if reach:
+        sender.looked()
     if fold.own:
         sender.printed[fold, arguments[2]] = arguments[3], pieces
     if key is not None:

@@ -80,6 +80,17 @@ def test_what_is_kept_prints_what_a_render_alone_prints(source: str, seed: int) 
             assert renders.text(followed, prompt=prompt, mode=mode) == plain
 
 
+@pytest.mark.parametrize("asks", ["loop.nextitem and loop.nextitem.role == 'tool'", "loop.last"])
+def test_a_step_that_read_what_followed_it_is_kept_no_longer_than_that_follows(asks: str) -> None:
+    source = f"{{% for m in messages %}}{{{{ m.content }}}}{{% if {asks} %}}!{{% endif %}}{{% endfor %}}"
+    template, renders = compile_template(source), Renders(compile_template(source), SETTINGS, None)
+    probe: Message = {"role": "user", "content": "And then?"}
+    messages: list[Message] = [{"role": role, "content": role} for role in ("user", "assistant", "tool", "assistant")]
+    for shown in ([*messages[:2], probe], messages, [*messages, probe], messages[:2], [*messages, probe]):
+        assert renders.text(shown) == render_plain(shown, None, template, SETTINGS)
+        assert renders.traced(shown) == render(shown, None, template, SETTINGS)
+
+
 @pytest.mark.parametrize(("source", "forks"), [(ONLY_COMPARED, True), (COMPARED, False)])
 def test_steps_are_kept_where_the_comparison_answers_the_same(
     source: str, forks: bool, monkeypatch: pytest.MonkeyPatch
