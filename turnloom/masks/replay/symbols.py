@@ -266,6 +266,8 @@ class Symbol(Opaque):
         return any(self._tape.guard(name, bool(text)) for name, text, _ in self._atoms if name)
 
     def __add__(self, other: object) -> Symbol | str:
+        if type(other) is not Symbol and is_symbolic(other):
+            return NotImplemented  # it may know how
         return joined((self, other))
 
     def __radd__(self, other: object) -> Symbol | str:

@@ -119,3 +119,32 @@ class StableSteps:
                 node = made.then(node, self.pieces[at], first + way * at)
             nodes.append(node)
         return nodes[count - 1]
+
+
+class MadeSteps:
+    """The steps of a loop over a list that the template made, as far as no later item or message can change them."""
+
+    __slots__ = ("items", "keep", "needs", "pieces", "states")
+
+    def __init__(self, keep: object) -> None:
+        self.keep = keep  #: alive as long as the key names it by identity
+        self.items: list[Any] = []
+        self.pieces: list[Piece] = []
+        self.needs: list[int] = []  #: messages that must be known for each
+        self.states: list[list[dict[str, Any]]] = []  #: of the namespaces after each
+
+    def known(self, items: list[Any], common: int) -> int:
+        """Return with how many of these items another list begins, whose messages are all known."""
+        known = 0
+        for item, other, needs in zip(self.items, items, self.needs, strict=False):
+            if item is not other or needs > common:
+                break
+            known += 1
+        return known
+
+    def add(self, item: Any, piece: Piece, needs: int, states: list[dict[str, Any]]) -> None:
+        """Keep one more step."""
+        self.items.append(item)
+        self.pieces.append(piece)
+        self.needs.append(needs)
+        self.states.append(states)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from jinja2 import pass_context
 from jinja2.runtime import Context
 from jinja2.utils import _PassArg
+from markupsafe import escape
 
 from turnloom.masks.replay.symbols import (
     Opaque,
@@ -24,11 +25,13 @@ from turnloom.masks.replay.symbols import (
 from turnloom.masks.template.environment import PlainEnvironment
 from turnloom.masks.trajectory.chosen import Chosen
 from turnloom.masks.trajectory.handing import is_constant
+from turnloom.masks.trajectory.made import MadeDict, MadeList
 from turnloom.masks.trajectory.numbers import Fraction, Number
 from turnloom.masks.trajectory.program import Missing
 from turnloom.masks.trajectory.ranges import positions
 from turnloom.masks.trajectory.spaces import Space
-from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Unusable, printed, written
+from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Unusable
+from turnloom.masks.trajectory.written import printed, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,12 +51,32 @@ _TESTS: Final = frozenset(
 
 
 class Safe(Opaque):
-    """A text marked as safe: it can be printed and joined by `~`; `+` would escape what is joined to it."""
+    """A text marked as safe: it can be printed and joined; `+` escapes what is joined to it where there is need."""
 
     __slots__ = ("text",)
 
     def __init__(self, text: Symbol) -> None:
         self.text = text
+
+    def __add__(self, other: object) -> Safe:
+        return self._joined(self.text, other)
+
+    def __radd__(self, other: object) -> Safe:
+        return self._joined(other, self.text)
+
+    def _joined(self, *parts: Any) -> Safe:
+        for part in parts:
+            if part is not self.text and type(part) is not Safe and (type(part) not in (str, Symbol) or _escapes(part)):
+                raise RefusedError("a text that is escaped")
+        return Safe(cast("Symbol", joined([part.text if type(part) is Safe else part for part in parts])))
+
+
+def _escapes(text: Symbol | str) -> bool:
+    """Whether a text has a character that is escaped in HTML."""
+    if type(text) is str:
+        return str(escape(text)) != text
+    name, now = text._whole()  # type: ignore[union-attr]  # mypy can't narrow by type()
+    return text._tape.guard(f"escape({name}) != {name}", str(escape(now)) != now)  # type: ignore[union-attr]
 
 
 #: Values that tests would take for something else.
@@ -84,12 +107,12 @@ class BodyEnvironment(PlainEnvironment):
             return self._there(obj.attribute(attribute), None, attribute)
         if type(obj) is Symbol and attribute in _METHODS:
             return getattr(obj, attribute)
-        if isinstance(obj, Dict):
-            if attribute in ("get", "items"):
+        if isinstance(obj, Dict | MadeDict):
+            if attribute == "get" or (attribute == "items" and isinstance(obj, Dict)):
                 return getattr(obj, attribute)
             if attribute not in _DICT_ATTRIBUTES and not attribute.startswith("_"):
                 return self._there(obj.value_of(attribute), None, attribute)
-        elif type(obj) in (List, Messages, Chosen, SymbolParts):
+        elif type(obj) in (List, Messages, Chosen, MadeList, SymbolParts):
             if attribute not in _LIST_ATTRIBUTES and not attribute.startswith("_"):
                 return self.undefined(name=attribute)
         elif type(obj) is Symbol and attribute not in _STR_ATTRIBUTES and not attribute.startswith("_"):
@@ -110,9 +133,9 @@ class BodyEnvironment(PlainEnvironment):
         if type(obj) is Messages:
             if type(argument) is int or type(argument) is Number:
                 return self._there(obj.at(argument), None, "item")
-        elif type(obj) in (List, Chosen) and type(argument) is int:
+        elif type(obj) in (List, Chosen, MadeList) and type(argument) is int:
             return self._there(obj.at(argument), None, argument)
-        elif isinstance(obj, Dict) and type(argument) is str and not argument.startswith("_"):
+        elif isinstance(obj, Dict | MadeDict) and type(argument) is str and not argument.startswith("_"):
             if argument in _DICT_ATTRIBUTES:  # an item comes before an attribute here
                 raise RefusedError(f"[{argument}]")
             return self._there(obj.value_of(argument), None, argument)
@@ -148,8 +171,10 @@ def _namespace(context: Context, *args: Any, **kwargs: Any) -> Space:
 
 
 def _length(value: Any) -> Any:
-    if type(value) in (Messages, Chosen) or isinstance(value, Json):
+    if type(value) in (Messages, Chosen, MadeList) or isinstance(value, Json):
         return value.length()
+    if type(value) is MadeDict:
+        return len(value.value)
     if type(value) is Symbol:
         return SymbolLength(value)
     if type(value) is SymbolParts:
@@ -229,9 +254,15 @@ def _cased(name: str) -> Callable[[Any], Any]:
 
 
 def _list(value: Any) -> Any:
-    if type(value) in (List, Messages, Chosen):
+    if type(value) in (List, Messages, Chosen, MadeList):
         return value
     raise RefusedError("|list")
+
+
+def _join(value: Any, d: Any = "", attribute: object = None) -> Any:
+    if type(value) is not MadeList or attribute is not None:
+        raise RefusedError("|join")
+    return value.joined(d)
 
 
 def _choosing(kept: bool) -> Callable[..., Chosen]:
@@ -247,7 +278,7 @@ def _choosing(kept: bool) -> Callable[..., Chosen]:
 
 def _end(index: int, name: str) -> Callable[[Any], Any]:
     def end(value: Any) -> Any:
-        if type(value) in (Messages, Chosen, List):
+        if type(value) in (Messages, Chosen, List, MadeList):
             return ENVIRONMENT.getitem(value, index)
         raise RefusedError(f"|{name}")
 
@@ -258,7 +289,7 @@ _FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "length": _length, "count": _length, "string": _string, "safe": _safe, "tojson": _written, "items": _items,
     "trim": _trim, "replace": _replace, "list": _list, "dictsort": _dictsort,
     "upper": _cased("upper"), "lower": _cased("lower"), "first": _end(0, "first"), "last": _end(-1, "last"),
-    "selectattr": _choosing(True), "rejectattr": _choosing(False),
+    "join": _join, "selectattr": _choosing(True), "rejectattr": _choosing(False),
 }  # fmt: skip
 #: Filters that hand on what they are given.
 _HANDING: Final = frozenset({"default", "d"})
@@ -311,10 +342,8 @@ def _printed(value: object) -> Symbol | str:
         return value
     if type(value) is Safe:
         return value.text
-    if type(value) in (Number, Fraction):
-        return value.printed()  # type: ignore[attr-defined]  # mypy can't narrow by type()
-    if type(value) in (Dict, List):
-        return printed(value, value.tape)  # type: ignore[arg-type,attr-defined]
+    if type(value) in (Number, Fraction, Dict, List):
+        return cast("Symbol", _string(value))
     if not is_plain(value):
         raise RefusedError(f"print {type(value).__name__}")
     return str(value)

@@ -12,8 +12,9 @@ from jinja2.runtime import Macro
 from turnloom.masks.replay.symbols import RefusedError, Symbol, is_symbolic
 from turnloom.masks.template.environment import TemplateDict
 from turnloom.masks.trajectory.chosen import Chosen
+from turnloom.masks.trajectory.made import Made, MadeDict, MadeList, item_of, piece_source
 from turnloom.masks.trajectory.numbers import Fraction, Number, reach_of, total
-from turnloom.masks.trajectory.spaces import Space, piece_source
+from turnloom.masks.trajectory.spaces import Space
 from turnloom.masks.trajectory.tape import From, Given, Tape, Woven
 from turnloom.masks.trajectory.values import (
     Dict,
@@ -26,9 +27,9 @@ from turnloom.masks.trajectory.values import (
 )
 
 #: Kinds of variables that may be others the next time; namespaces are looked at by themselves.
-VARYING: Final = frozenset({"text", "woven", "message", "json", "number", "fraction"})
+VARYING: Final = frozenset({"text", "woven", "made", "message", "json", "number", "fraction"})
 #: Kinds of variables by which a body reads messages.
-SHOWING: Final = frozenset({"message", "messages", "chosen"})
+SHOWING: Final = frozenset({"message", "messages", "chosen", "made"})
 #: Kinds of objects that every render of a template finds under the same names.
 COMMON: Final = (FunctionType, TemplateDict)
 
@@ -60,6 +61,17 @@ class Later(NamedTuple):
         return wrapped(self.source, self.value, self.origin, self.tape.ask(f"kind({self.source})"), self.tape)
 
 
+class LaterHeld(NamedTuple):
+    """The same of an item of a list of the template's."""
+
+    value: Any
+    tape: Tape
+
+    def now(self) -> Any:
+        """Ask for its kind and return what the body sees of it."""
+        return item_of("m", self.value, self.tape)
+
+
 def handed(value: Any) -> Handed:
     """Return how a variable is handed to a body, with its kind."""
     own: Any = value._tape if type(value) is Space else getattr(value, "tape", None) if is_symbolic(value) else None
@@ -88,6 +100,10 @@ def handed(value: Any) -> Handed:
         return Handed(("json", type(value)), value.source, value.origin)
     if type(value) is Messages:
         return Handed(("messages", value.start, value.backwards) if value.begin is None else ("unusable",))
+    if isinstance(value, Made):
+        return Handed(
+            ("made", type(value), *value.value) if type(value) is MadeDict else ("made", MadeList), value.source
+        )
     if type(value) is Chosen:
         return Handed(("chosen", value.start, value.choices))
     if type(value) is Number:
@@ -129,6 +145,8 @@ def taken(kind: Any, at: int, value: Any, given: Given, tape: Tape) -> Any:
         return Message({source: 1}, given.messages[held], tape)
     if name == "messages":
         return Messages(tape, kind[1], backwards=kind[2])
+    if name == "made":
+        return kind[1](source, held, tape)
     if name == "chosen":
         return Chosen(kind[1], kind[2], tape)
     if name == "number":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from turnloom.masks.trajectory.chains import LoopPieces, StableSteps
+from turnloom.masks.trajectory.chains import LoopPieces, MadeSteps, StableSteps
 from turnloom.masks.trajectory.program import EMPTY, WHOLE, Missing, Piece, Program
 from turnloom.masks.trajectory.steps import Step, Tail, frozen, restore, same, state_of
-from turnloom.masks.trajectory.walking import messages_of, walked
+from turnloom.masks.trajectory.walking import last_message, messages_of, walked
 
 #: The chain of a loop whose steps are told one by one.
 _NOTHING: Final = StableSteps()
@@ -30,6 +30,8 @@ class _Begun:
 class MessageLoops:
     """The loops over messages in the renders of one conversation."""
 
+    interned: Callable[[Piece, int], Piece]  #: gives the piece of this text that a message printed before
+
     def __init__(self) -> None:
         """Begin with nothing run."""
         self._common = 0  #: messages of the render at hand that are the conversation's
@@ -39,6 +41,7 @@ class MessageLoops:
         self._amount = 0  #: messages of the conversation
         self._steps: dict[tuple[Program, int], list[Step]] = {}
         self._begun: dict[Any, _Begun] = {}
+        self._made: dict[Any, MadeSteps] = {}
         self._tails: dict[Any, dict[int, list[Tail]]] = {}
         self._skips: dict[Program, dict[int, int]] = {}
         #: numbers of messages between which loops ahead, inside the step at hand, come out as they did
@@ -47,10 +50,11 @@ class MessageLoops:
     def forget_results(self) -> None:
         """Run loops anew: programs have grown."""
         self._begun.clear()
+        self._made.clear()
 
-    def looked(self) -> None:
-        """Note that a loop inside the step at hand read messages: it is not known when it comes out so again."""
-        self._since = WHOLE
+    def looked(self, needs: int = WHOLE) -> None:
+        """Note that a loop inside the step at hand read messages: so many must be known for it to come out so again."""
+        self._since = max(self._since, needs)
 
     def over_messages(
         self,
@@ -100,6 +104,50 @@ class MessageLoops:
         elif spaces:
             restore(values, spaces, found[1])
         return found[0]
+
+    def over_made(
+        self,
+        program: Program,
+        items: list[Any],
+        messages: list[dict[str, Any]],
+        values: list[Any],
+        origins: list[Any],
+    ) -> list[Piece]:
+        """Run a loop over a list that the template made; what its first items came to is taken from an earlier render.
+
+        Args:
+            program: of its body.
+            items: of the list; those of an earlier render's list are the same objects.
+            messages: all that are shown.
+            values: variables.
+            origins: theirs.
+        """
+        spaces, common = program.spaces, self._common
+        plain = tuple([(frozen(values[at]), origins[at]) for at in program.told])
+        key = (program, plain, *[state_of(values[space]) for space in spaces])
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = MadeSteps((list(values), list(origins)))
+        known = made.known(items, common)
+        pieces = made.pieces[:known]
+        if known:
+            restore(values, spaces, made.states[known - 1])
+        size = len(values)
+        grows = known == len(made.items)
+        around = self._since
+        for at in range(known, len(items)):
+            self._since = last_message(items[at]) + 1
+            given: Any = (messages, len(items), at, items[at], None, values, origins)
+            leaf, piece = walked(program, given, self)
+            del values[size:], origins[size:]
+            piece = self.interned(piece, piece.author)
+            pieces.append(piece)
+            needs = WHOLE if leaf.reach or leaf.counts else self._since
+            grows = grows and needs <= common
+            if grows:
+                made.add(items[at], piece, needs, [dict(values[space]) for space in spaces])
+        self._since = around
+        return pieces
 
     def _step(
         self,

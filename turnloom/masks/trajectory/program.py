@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from markupsafe import escape
+
 from turnloom.masks.domain.conversation import STRUCTURE
 from turnloom.masks.domain.rendered_text import Origin
 from turnloom.masks.template.provenance.filters import json_text
@@ -53,6 +55,12 @@ class Held(NamedTuple):
     origin: Origin | None
 
 
+class At(NamedTuple):
+    """A message, where a list or namespace holds it."""
+
+    at: int
+
+
 class Piece:
     """What one step printed, with the origin of every character."""
 
@@ -71,6 +79,12 @@ class Piece:
     def first(self) -> int:
         """Characters of the literal that it begins with."""
         return self.runs[0][0] if self.runs and self.runs[0][1] is None else 0
+
+    @property
+    def author(self) -> int:
+        """Position of the message that all its text is of; -1: it has none, or that of several."""
+        authors = {from_.message_index for _, from_ in self.runs if from_ is not None}
+        return max(authors.pop(), -1) if len(authors) == 1 else -1
 
 
 EMPTY: Final = Piece("", [])
@@ -130,6 +144,7 @@ class Fold(Path):
     sources: tuple[str, str, str, str]  #: of the four
     own: bool  #: only its message decides what it prints, so that it runs once a message
     steady: bool  #: only variables decide what it prints and sets
+    chained: bool  #: a loop over a list of the template's that stands in no other
     then: Path | None = None
 
 
@@ -170,6 +185,7 @@ class End(Path):
     own: bool  #: only the item and its position decide what is printed
     blanks: tuple[int, ...] | None  #: the same where these loops print nothing; None: not even then
     stretches: tuple[Stretch | int, ...]  #: the same in pieces: printers, and numbers of loops
+    counts: bool  #: it depends on how many items there are
     shows: Any  #: `shows.Shows`, where the expressions tell what is printed of the item
 
 
@@ -195,6 +211,7 @@ class Items(NamedTuple):
     pairs: bool = False  #: keys and values of a dict
     ordered: bool = False  #: by their keys
     chosen: bool = False  #: positions of messages that filters keep
+    made: bool = False  #: what a list of the template's holds
     less: int = -1  #: not the messages but their positions are the items, less so many; -1: the messages
 
 
@@ -251,11 +268,45 @@ def piece_of(text: str, from_: Origin | None = None) -> Piece:
 
 
 def kind_held(value: Any) -> object:
-    """Return the kind of what a namespace holds; of a text without an author the text."""
+    """Return the kind of what a namespace, or a list or dict of the template's, holds.
+
+    Of a text without an author the text, of a dict its keys.
+    """
     found = type(value)
     if found is Held:
         return Held, type(value.value)
-    return value if found is bool or found is str else found
+    if found is dict:
+        return dict, tuple(value)
+    return value if found is bool or found is str or value is Missing else found
+
+
+def woven(items: Iterable[Any], separator: str) -> Piece:
+    """Join texts that a template's list holds.
+
+    Raises:
+        TypeError: an item is no text.
+    """
+    pieces: list[Piece] = []
+    for item in items:
+        if pieces:
+            pieces.append(piece_of(separator))
+        value = item.value if type(item) is Held else item
+        if type(value) is Piece:
+            pieces.append(value)
+        elif type(value) is str:
+            pieces.append(piece_of(value, item.origin if type(item) is Held else None))
+        else:
+            raise TypeError("an item is no text")
+    return joined(pieces)
+
+
+def holds(items: Iterable[Any], text: str) -> bool:
+    """Whether a template's list has a text among its items."""
+    for item in items:
+        value = item.value if type(item) is Held else item
+        if (value.text if type(value) is Piece else value) == text:
+            return True
+    return False
 
 
 def role_of(message: Mapping[str, Any]) -> object:
@@ -290,6 +341,7 @@ def is_traced_key(key: str) -> bool:
 NAMES: Final[dict[str, object]] = {
     "kind": kind, "kind_in": kind_in, "kind_held": kind_held, "role_of": role_of, "origin": origin,
     "has_text": has_text, "is_traced_key": is_traced_key, "json_text": json_text, "Held": Held, "Piece": Piece,
+    "At": At, "escape": escape, "woven": woven, "holds": holds,
     "piece_of": piece_of, "joined": joined, "blend": blend, "str": str, "len": len, "list": list, "type": type,
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ def positions(*arguments: object) -> object:
         RefusedError: other numbers than those of messages.
     """
     if not any(type(one) is Number for one in arguments):
-        return range(*arguments)  # type: ignore[arg-type]  # a template's mistake is told as Jinja tells it
+        return range(*arguments)  # type: ignore[call-overload]  # a template's mistake is told as Jinja tells it
     start, stop, step = {1: (0, *arguments, 1), 2: (*arguments, 1), 3: arguments}[len(arguments)]
     if step == 1:
         return _onwards(start, stop)

@@ -17,7 +17,8 @@ from turnloom.masks.trajectory.chosen import Chosen
 from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
 from turnloom.masks.trajectory.family import MOST_PATHS, Family, given_tools
 from turnloom.masks.trajectory.folds import FOLD
-from turnloom.masks.trajectory.handing import COMMON, SHOWING, Handed, Later, Tools, handed, taken
+from turnloom.masks.trajectory.handing import COMMON, SHOWING, Handed, Later, LaterHeld, Tools, handed, taken
+from turnloom.masks.trajectory.made import MadeList
 from turnloom.masks.trajectory.numbers import AT, Number, total
 from turnloom.masks.trajectory.program import (
     WHOLE,
@@ -36,7 +37,7 @@ from turnloom.masks.trajectory.program import (
 from turnloom.masks.trajectory.ranges import Range
 from turnloom.masks.trajectory.spaces import Space
 from turnloom.masks.trajectory.tape import From, Given, Mark, Tape, grow, is_of_variables, is_own
-from turnloom.masks.trajectory.values import Dict, List, Loop, Message, Messages, Pairs
+from turnloom.masks.trajectory.values import Appended, Dict, List, Loop, Message, Messages, Pairs, Unusable
 from turnloom.masks.trajectory.walking import items_of, messages_of, walk
 
 _LOG: Final = logging.getLogger(__name__)
@@ -139,6 +140,10 @@ class Recorder:
             iterable = iterable.keys()
         if type(iterable) is SymbolParts:
             iterable = list(iterable)
+        if type(iterable) is Appended:
+            pieces = [self.fold(number, iterable.messages, *values, caller=caller)]
+            pieces += [caller(Unusable(), item, *values) for item in iterable.others]
+            return ENVIRONMENT.concat(pieces)
         if not is_symbolic(iterable):
             return self._unrolled(iterable, len(site.targets), values, caller)
         if type(iterable) is Messages:
@@ -157,6 +162,9 @@ class Recorder:
             items = Items(messages=False, chosen=True)
             source, origin, given = iterable.source, "None", iterable.positions()
             tape.looked(WHOLE)
+        elif type(iterable) is MadeList:
+            items = Items(messages=False, made=True)
+            source, origin, given = iterable.source, "None", iterable.value
         elif type(iterable) in (List, Tools):
             items = Items(messages=False)
             source, origin, given = iterable.source, iterable.origin, iterable.value
@@ -219,6 +227,7 @@ class Recorder:
             and set(shown) <= {AT}
             and is_own(f"{source} {origin} {sources} {origins}"),
             not (items.messages or shown) and is_of_variables(f"{source} {sources} {origins}"),
+            items.made and len(self._tapes) == 1,
         )
 
     def _run(self, fold: Fold, given: Any, values: Sequence[Any], caller: Macro, tape: Tape) -> list[Piece]:
@@ -266,6 +275,8 @@ class Recorder:
             item = (message if items.less < 0 else Number({AT: 1, "": -items.less}, given.at - items.less, tape),)
         elif program.items.pairs:
             item = (self._key(given, tape), Later("m[1]", given.item[1], "o", tape))
+        elif program.items.made:
+            item = (LaterHeld(given.item, tape),)
         elif program.items.chosen:
             item = (Message({"m": 1}, given.messages[given.item], tape),)
         else:
@@ -274,7 +285,7 @@ class Recorder:
         loop = Loop(tape, program.items)
 
         def body() -> Any:
-            return caller(loop, *(one.now() if type(one) is Later else one for one in item), *seen)
+            return caller(loop, *(one.now() if isinstance(one, Later | LaterHeld) else one for one in item), *seen)
 
         leaf = self._finish(program, tape, body)
         return leaf, tape.folds

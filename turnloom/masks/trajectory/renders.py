@@ -143,7 +143,7 @@ class Sender(MessageLoops):
                     wanted = self._judge(count, more, prompt, family.kwargs)
                 except TemplateRefused:
                     wanted = None
-                if own != wanted:
+                if (own and (own.text, own.runs)) != (wanted and (wanted.text, wanted.runs)):
                     _LOG.error("a recorded render differs from the template's; this template is not recorded any more")
                     family.compiled = None
                     raise UnreplayableError("another render than the template's")
@@ -188,7 +188,8 @@ class Sender(MessageLoops):
                 else:
                     for piece in steps:
                         if piece.text:
-                            node = self.nodes.then(node, self.interned(piece, NO_MESSAGE), NO_MESSAGE)
+                            message = piece.author
+                            node = self.nodes.then(node, self.interned(piece, message), message)
             else:
                 piece = self._stretches.get(part) if part.needs <= self._common else None
                 if piece is None:

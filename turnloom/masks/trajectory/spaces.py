@@ -6,11 +6,9 @@ from typing import Any
 
 from jinja2.utils import Namespace
 
-from turnloom.masks.replay.symbols import Atom, Opaque, RefusedError, Symbol
-from turnloom.masks.trajectory.numbers import Number, reach_of, total
-from turnloom.masks.trajectory.program import Held, Missing, Piece
-from turnloom.masks.trajectory.tape import From, Tape, Woven
-from turnloom.masks.trajectory.values import expression_of, wrapped
+from turnloom.masks.replay.symbols import RefusedError
+from turnloom.masks.trajectory.made import held_source, item_of
+from turnloom.masks.trajectory.tape import Tape
 
 
 class Space(Namespace):
@@ -34,17 +32,7 @@ class Space(Namespace):
         if name in known:
             return known[name]
         source, origin = tape.load(self._variable, name)
-        found = tape.ask(f"kind_held({source})")
-        held = tape.given.values[-1]
-        if type(found) is str or found is Missing:  # a text that is the template's own
-            value: Any = found
-        elif found == (Held, Piece):
-            whole: Any = Woven(f"{source}.value", tape)
-            value = Symbol(((f"({source}.value.text)", held.value.text, whole),), tape)
-        elif type(found) is tuple:
-            value = wrapped(f"{source}.value", held.value, origin, found[1], tape)
-        else:
-            value = wrapped(source, held, "None", found, tape)
+        value = item_of(source, tape.given.values[-1], tape, origin)
         known[name] = value
         return value
 
@@ -57,36 +45,3 @@ class Space(Namespace):
             raise RefusedError("an underscore")
         self._tape.store(self._variable, name, held_source(value, self._tape))
         self._known[name] = value
-
-
-def held_source(value: Any, tape: Tape) -> str:
-    """Write what a namespace holds of a value."""
-    if value is None or type(value) in (str, int, bool):
-        return tape.constant(value)
-    if type(value) is Number:
-        value.tape.check()
-        tape.looked(reach_of(value.form, tape))
-        return total(value.form)
-    if type(value) is Symbol and (len(value._atoms) != 1 or isinstance(value._atoms[0][2], Woven)):
-        return f"Held({piece_source(value)}, None)"
-    if isinstance(value, Opaque):
-        source, origin = expression_of(value)
-        return f"Held({source}, {origin})"
-    raise RefusedError("what a namespace can't hold")
-
-
-def piece_source(text: Symbol) -> str:
-    """Write the piece of a text of several authors, or of literals beside one."""
-    tape: Any = text._tape
-    tape.check()
-    return f"joined([{', '.join([_piece(atom, tape) for atom in text._atoms])}])"
-
-
-def _piece(atom: Atom, tape: Tape) -> str:
-    name, text, from_ = atom
-    if not name:
-        return f"piece_of({tape.constant(text)})"
-    made: Any = from_
-    if not isinstance(made, (From, Woven)) or made.tape is not tape:
-        raise RefusedError("a text that can't be handed on")
-    return made.source if isinstance(made, Woven) else f"piece_of({name}, {made.source})"

@@ -34,6 +34,7 @@ _OTHERS: Final = re.compile(r"\b[MnVO]\b")
 _NO_VARIABLES: Final = re.compile(r"\b[Mnamo]\b")
 #: What reads anything; else it is a constant.
 _READS: Final = re.compile(r"\b[MnamoVO]\b")
+_COUNT: Final = re.compile(r"\bn\b")
 _FIRST: Final = re.compile(r"\bM\[(\d+)\]")
 #: What symbols ask of the parts of a text.
 _PARTS: Final = re.compile(r"len\((.*\.r?split\([^()]*\)\))\) == (\d+)")
@@ -56,6 +57,14 @@ class Code:
         if key not in self._names:
             self._names[key] = name = f"K{len(self._names)}"
             self._scope[name] = value
+        return self._names[key]
+
+    def shared(self, source: str) -> str:
+        """Return the name of what an expression of constants gives, which is made once."""
+        key = ("", source)
+        if key not in self._names:
+            self._names[key] = name = f"K{len(self._names)}"
+            self._scope[name] = self.compiled(source)(*[None] * 7)
         return self._names[key]
 
     def value_of(self, name: str) -> object:
@@ -193,6 +202,10 @@ class Tape:
         """Return the name of a constant."""
         return self.code.constant(value)
 
+    def kept(self, source: str) -> str:
+        """Return an expression of a list or dict: of one that is made of constants, always the same object."""
+        return source if _READS.search(source) else self.code.shared(source)
+
     def name(self, expression: str) -> str:
         """Return an expression as it stands in a longer one."""
         return f"({expression})"
@@ -280,8 +293,8 @@ class Tape:
         )
         blanks: tuple[int, ...] | None = None
         if all(is_own(part[0] + part[1]) for part in whole if type(part) is tuple):
-            shared = [at for at, step in enumerate(folds) if not (type(step) is Fold and step.own)]
-            blanks = tuple([at for at in shared if at in whole])
+            others = [at for at, step in enumerate(folds) if not (type(step) is Fold and step.own)]
+            blanks = tuple([at for at in others if at in whole])
         trail, free = None, False
         loads = sum(type(step) is Load for step, _ in self.steps)
         if (
@@ -302,7 +315,9 @@ class Tape:
         stretches = self._stretches(whole)
         shared = tuple(sorted(self.shared))
         told = (trail, other, free, idle)
-        return End(printed, reach, stateless, reads, sets, shared, *told, whole, own, blanks, stretches, shows)
+        sources = [source for step, _ in self.steps for source in sources_of(step)]
+        counts = any(map(_COUNT.search, (*sources, *[part[0] for part in whole if type(part) is tuple])))
+        return End(printed, reach, stateless, reads, sets, shared, *told, whole, own, blanks, stretches, counts, shows)
 
     def _stretches(self, parts: tuple[Printed, ...]) -> tuple[Stretch | int, ...]:
         made: list[Stretch | int] = []
@@ -313,6 +328,13 @@ class Tape:
                 stretch = tuple(some)
                 made.append(Stretch(self.code.printer(stretch), _needs(stretch)))
         return tuple(made)
+
+
+def sources_of(step: Path) -> tuple[str, ...]:
+    """Return the expressions of a step."""
+    if isinstance(step, Ask | Store):
+        return (step.source,)
+    return step.sources if isinstance(step, Fold) else ()
 
 
 def _needs(parts: tuple[Printed, ...]) -> int:

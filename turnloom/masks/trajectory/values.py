@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Iterator
+from typing import Any, Final, cast
 
 from jinja2 import Undefined
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol
-from turnloom.masks.template.provenance.filters import json_text
-from turnloom.masks.trajectory.numbers import AT, COUNT, Fraction, Number, Sum, reach_of, total
+from turnloom.masks.trajectory.numbers import AT, COUNT, Fraction, Number, Sum, total
 from turnloom.masks.trajectory.program import WHOLE, Missing, is_traced_key
 from turnloom.masks.trajectory.tape import From, Tape
 
@@ -218,6 +217,11 @@ class Messages(Opaque):
             self.tape.looked(max(0, form.get("", 0)) if form.get(AT) == 1 else 0 if AT not in form else WHOLE)
         return Message(form, self.tape.given.messages[place.value], self.tape)
 
+    def __add__(self, other: object) -> Appended:
+        if type(other) is not list:
+            raise RefusedError("messages and something else")
+        return Appended(self, other)
+
     def __getitem__(self, key: object) -> Messages:
         """Return messages from one on, or all from behind; Jinja compiles slices to this."""
         if type(key) is not slice:
@@ -239,6 +243,15 @@ class Messages(Opaque):
         return Messages(self.tape, start)
 
     __hash__ = Opaque.__hash__
+
+
+class Appended(Opaque):
+    """Messages, and items of the template's behind them; only loops read it."""
+
+    __slots__ = ("messages", "others")
+
+    def __init__(self, messages: Messages, others: list[Any]) -> None:
+        self.messages, self.others = messages, others
 
 
 class Loop(Opaque):
@@ -318,74 +331,3 @@ def wrapped(source: str, value: Any, origin: str, found: Any, tape: Tape) -> Any
     if found is list:
         return List(source, value, origin, tape)
     raise RefusedError(f"a value of type {found}")
-
-
-class Parts(NamedTuple):
-    """A value of a template's own making: an expression of it, the value now, and what it is made of."""
-
-    source: str
-    value: Any
-    origins: tuple[str, ...]  #: expressions of the origins of the texts in it
-
-
-def parts_of(value: Any, tape: Tape) -> Parts:
-    """Look into a dict or list that a template made of constants and of what messages say."""
-    kind = type(value)
-    if kind is dict:
-        made = [(tape.constant(key), parts_of(item, tape)) for key, item in value.items()]
-        if not all(type(key) is str for key in value):
-            raise RefusedError("a key that is no constant")
-        source = "{" + ", ".join(f"{key}: {part.source}" for key, part in made) + "}"
-        return Parts(source, dict(zip(value, (part.value for _, part in made), strict=True)), _joined(made))
-    if kind in (list, tuple):
-        items = [("", parts_of(item, tape)) for item in value]
-        source = f"[{', '.join(part.source for _, part in items)}]"
-        return Parts(source, [part.value for _, part in items], _joined(items))
-    if value is None or kind in (str, bool, int):
-        return Parts(tape.constant(value), value, ())
-    if kind is Number:
-        tape.looked(reach_of(value.form, tape))
-        return Parts(f"({total(value.form)})", value.value, ())
-    if kind is Fraction:
-        return Parts(value.source, value.value, ())
-    if kind is Symbol:
-        if any(not isinstance(atom[2], From) for atom in value._atoms if atom[0]):
-            raise RefusedError("a text of a loop")
-        tape.check()
-        source, text = value._whole()
-        return Parts(source, text, tuple([f"({a[2].source} if {a[0]} else None)" for a in value._atoms if a[0]]))  # type: ignore[attr-defined]
-    if kind is Dict or isinstance(value, List):
-        tape.check()
-        return Parts(value.source, value.value, (f"({value.origin} if has_text({value.source}) else None)",))
-    raise RefusedError(f"a value of type {kind.__name__}")
-
-
-def _joined(parts: Iterable[tuple[str, Parts]]) -> tuple[str, ...]:
-    return tuple([origin for _, part in parts for origin in part.origins if origin != "None"])
-
-
-def _blended(parts: Parts) -> str:
-    """Write the origin of a text that is made of a value as a whole, as `provenance.runs.blend` tells it."""
-    distinct = tuple(dict.fromkeys(parts.origins))
-    if not distinct:
-        return "None"
-    return distinct[0] if len(distinct) == 1 else f"blend(({', '.join(distinct)}))"
-
-
-def written(value: Any, tape: Tape, arguments: Mapping[str, Any]) -> Symbol:
-    """Return what `tojson` writes."""
-    tape.check()
-    for argument in arguments.values():
-        if argument is not None and type(argument) not in (bool, int, str, tuple):
-            raise RefusedError("tojson with another argument")
-    names = ("ensure_ascii", "indent", "separators", "sort_keys")
-    given = ", ".join(tape.constant(arguments[name]) for name in names)
-    parts = parts_of(value, tape)
-    text = json_text(parts.value, *(arguments[name] for name in names))
-    return tape.symbol(f"json_text({parts.source}, {given})", text, From(_blended(parts), tape))
-
-
-def printed(value: Json, tape: Tape) -> Symbol:
-    """Return what is printed of a container."""
-    tape.check()
-    return tape.symbol(f"str({value.source})", str(value.value), From(_blended(parts_of(value, tape)), tape))

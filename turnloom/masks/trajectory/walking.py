@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from turnloom.masks.trajectory.program import (
     Ask,
+    At,
     End,
     Fold,
     Items,
@@ -105,6 +106,17 @@ def items_of(program: Program, given: Any) -> list[Any]:
     return list(given.items()) if program.items.pairs else given
 
 
+def last_message(items: Any) -> int:
+    """Return the place of the last message that a list or dict of the template's holds; -1 where there is none."""
+    if type(items) is At:
+        return items.at
+    if type(items) is dict:
+        items = items.values()
+    elif type(items) is not list:
+        return -1
+    return max(map(last_message, items), default=-1)
+
+
 def _key(pair: tuple[str, Any]) -> str:
     return pair[0].lower()
 
@@ -130,6 +142,10 @@ def run_fold(fold: Fold, arguments: Given, sender: Any) -> list[Piece]:
             restore(values, spaces, kept[1])
             return cast("list[Piece]", kept[0])
     items = items_of(program, all_)
+    if fold.chained:
+        return cast("list[Piece]", sender.over_made(program, items, arguments[0], values, origins))
+    if program.items.made:
+        sender.looked(last_message(items) + 1)
     pieces, count, size, reach = [], len(items), len(values), 0
     for at, item in enumerate(items):
         given = (arguments[0], count, at, item, from_, values, origins)
