@@ -141,6 +141,10 @@ class BodyEnvironment(PlainEnvironment):
             return self._there(obj.value_of(argument), None, argument)
         elif isinstance(obj, Dict) and type(argument) is Symbol:
             return self._there(obj.item(argument), None, "item")
+        elif type(obj) is Symbol and type(argument) is int:
+            end = argument + 1 if argument != -1 else None
+            found = obj[argument:end]
+            return found or self.undefined(name="item")
         elif type(obj) in (Space, Loop, Symbol) and type(argument) is str and argument not in _METHODS:
             return self.getattr(obj, argument)
         raise RefusedError("an item")
@@ -260,9 +264,14 @@ def _list(value: Any) -> Any:
 
 
 def _join(value: Any, d: Any = "", attribute: object = None) -> Any:
-    if type(value) is not MadeList or attribute is not None:
+    if attribute is not None or type(value) not in (MadeList, list, tuple):
         raise RefusedError("|join")
-    return value.joined(d)
+    if type(value) is MadeList:
+        return value.joined(d)
+    pieces: list[object] = []
+    for item in value:
+        pieces += (d, item) if pieces else (item,)
+    return _str_join(pieces)
 
 
 def _choosing(kept: bool) -> Callable[..., Chosen]:
@@ -307,8 +316,8 @@ def _followed_filter(name: str, filter_: Callable[..., Any]) -> Callable[..., An
             if any(map(is_symbolic, (*given[1:], *kwargs.values()))):
                 raise RefusedError(f"|{name} by a text")
             return _FILTERS[name](*given, **kwargs)
-        if name == "tojson" and given and _tape_of(given[0]) is not None:
-            return _written(*given, **kwargs)
+        if name in ("tojson", "join") and given and _tape_of(given[0]) is not None:
+            return _FILTERS[name](*given, **kwargs)
         if not all(is_plain(one) or (name in _FILTERS and is_constant(one)) for one in (*given, *kwargs.values())):
             raise RefusedError(f"|{name}")
         return filter_(*args, **kwargs)

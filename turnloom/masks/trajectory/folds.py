@@ -142,16 +142,21 @@ def _fold_inside(node: nodes.Node, names: _Names, sites: list[Site], environment
         statements = getattr(node, field, None)
         if not isinstance(statements, list):
             continue
-        for at, statement in enumerate(statements):
+        made: list[nodes.Node] = []
+        for statement in statements:
+            if isinstance(statement, nodes.For):
+                made += _without_break(statement, len(sites), environment)
             site = _site(statement, names) if isinstance(statement, nodes.For) else None
             if site is None:
                 _fold_inside(statement, names, sites, environment)
+                made.append(statement)
                 continue
             sites.append(site)
             number = len(sites) - 1
             _fold_inside(statement, names, sites, environment)
-            statements[at] = block = _call(number, statement, site)
-            block.set_environment(environment)
+            made.append(_call(number, statement, site))
+            made[-1].set_environment(environment)
+        statements[:] = made
 
 
 def _site(loop: nodes.For, names: _Names) -> Site | None:
@@ -188,6 +193,44 @@ def _call(number: int, loop: nodes.For, site: Site) -> nodes.CallBlock:
     block = nodes.CallBlock(call, taken, [], loop.body)
     block.set_lineno(loop.lineno)
     return block
+
+
+def _without_break(loop: nodes.For, number: int, environment: Environment) -> list[nodes.Node]:
+    """Write `break` of a loop as a flag, by which the items behind do nothing; return what makes the flag."""
+    if not any(map(_breaks, loop.body)):
+        return []
+    flag = f"_left{number}"
+    kept = nodes.Keyword("now", nodes.Const(False))
+    made = nodes.Assign(nodes.Name(flag, "store"), nodes.Call(nodes.Name("namespace", "load"), [], [kept], None, None))
+    _Breaks(flag).visit_all(loop.body)
+    is_left = nodes.Getattr(nodes.Name(flag, "load"), "now", "load")
+    loop.body = [nodes.If(nodes.Not(is_left), loop.body, [], [])]
+    for node in (made, *loop.body):
+        node.set_lineno(loop.lineno).set_environment(environment)
+    return [made]
+
+
+class _Breaks(NodeTransformer):
+    """Make each `break` of one loop a flag and `continue`."""
+
+    def __init__(self, flag: str) -> None:
+        self._flag = flag
+
+    def visit_all(self, statements: list[nodes.Node]) -> None:
+        """Change statements in place."""
+        statements[:] = [made for one in statements for made in self.visit_list(one)]
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  # Jinja's own
+        return node  # what is inside leaves that loop
+
+    def visit_Break(self, node: nodes.Break) -> list[nodes.Node]:  # noqa: N802
+        return [nodes.Assign(nodes.NSRef(self._flag, "now"), nodes.Const(True)), nodes.Continue(lineno=node.lineno)]
+
+
+def _breaks(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Break) or (
+        not isinstance(node, nodes.For) and any(map(_breaks, node.iter_child_nodes()))
+    )
 
 
 def _without_continue(body: list[nodes.Node], copies: list[int]) -> list[nodes.Node]:

@@ -14,7 +14,7 @@ from jinja2 import Undefined
 from turnloom.masks.replay.symbols import Atom, Opaque, RefusedError, Symbol
 from turnloom.masks.trajectory.numbers import Number, reach_of, total
 from turnloom.masks.trajectory.program import WHOLE, At, Missing, Piece
-from turnloom.masks.trajectory.tape import From, Tape, Woven
+from turnloom.masks.trajectory.tape import From, Mark, Tape, Woven
 from turnloom.masks.trajectory.values import Dict, List, Message, expression_of, wrapped
 
 
@@ -199,6 +199,8 @@ def _piece(atom: Atom, tape: Tape) -> str:
     if not name:
         return f"piece_of({tape.constant(text)})"
     made: Any = from_
+    if isinstance(made, Mark) and made.tape is tape:
+        return tape.take(made.number)
     if not isinstance(made, (From, Woven)) or made.tape is not tape:
         raise RefusedError("a text that can't be handed on")
     return made.source if isinstance(made, Woven) else f"piece_of({name}, {made.source})"

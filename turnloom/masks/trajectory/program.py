@@ -115,6 +115,14 @@ class Load(Path):
 
 
 @dataclass(slots=True, eq=False)
+class Take(Path):
+    """Keep what a loop printed, as one more variable."""
+
+    number: int  #: of the loop
+    then: Path | None = None
+
+
+@dataclass(slots=True, eq=False)
 class Make(Path):
     """Make a namespace, as one more variable."""
 

@@ -88,10 +88,7 @@ class Recorder:
         return Space(tape, tape.make())
 
     def _tape(self, given: Given, *, over_messages: bool) -> Tape:
-        return Tape(self._family.code, given, self._is_current, over_messages=over_messages)
-
-    def _is_current(self, tape: Tape) -> bool:
-        return bool(self._tapes) and self._tapes[-1] is tape
+        return Tape(self._family.code, given, self._tapes, over_messages=over_messages)
 
     def _finish(self, program: Program, tape: Tape, body: Callable[[], Any]) -> End:
         """Run a body and add its path."""
@@ -133,6 +130,8 @@ class Recorder:
         """Run a loop for the template that is recorded."""
         tape = self._tapes[-1]
         assert self._family.compiled is not None, "it runs"
+        # A macro that is called in a body hands on the namespace of the body around it.
+        values = tuple([value.here() or value if type(value) is Space else value for value in values])
         site = self._family.compiled[1].sites[number]
         if type(iterable) is Tools and not any(type(value) is Space for value in values):
             return self._keep(number, values, caller, tape)
@@ -282,6 +281,7 @@ class Recorder:
         else:
             item = (Later("m", given.item, "o", tape),)
         seen = [taken(kind, at, values[at], given, tape) for at, kind in enumerate(program.kinds)]
+        tape.namespaces = {id(values[at]): one for at, one in enumerate(seen) if type(one) is Space}
         loop = Loop(tape, program.items)
 
         def body() -> Any:

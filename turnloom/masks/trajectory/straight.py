@@ -19,6 +19,7 @@ from turnloom.masks.trajectory.program import (
     Path,
     Program,
     Store,
+    Take,
 )
 
 #: Walks of a tree that did not grow before it is written as a function.
@@ -65,7 +66,7 @@ class _Writer:
                 self._question(node, depth)
             elif isinstance(node, End):
                 self.lines.append(f"{pad}return {self._name(node)}, F")
-            elif isinstance(node, Load | Make | Store | Fold | Keep):
+            elif isinstance(node, Load | Take | Make | Store | Fold | Keep):
                 self._act(node, pad)
                 node = node.then
                 continue
@@ -99,6 +100,8 @@ class _Writer:
         if isinstance(node, Load):
             held = f"V[{node.space}].get({node.name!r}, Missing)"
             self.lines += [f"{pad}h = {held}", f"{pad}V.append(h)", f"{pad}O.append(getattr(h, 'origin', None))"]
+        elif isinstance(node, Take):
+            self.lines += [f"{pad}V.append(joined(F[{node.number}]))", f"{pad}O.append(None)"]
         elif isinstance(node, Make):
             self.lines += [f"{pad}V.append({{}})", f"{pad}O.append(None)"]
         elif isinstance(node, Store):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +24,7 @@ from turnloom.masks.trajectory.program import (
     Printed,
     Store,
     Stretch,
+    Take,
 )
 from turnloom.masks.trajectory.shows import shows_of
 from turnloom.masks.trajectory.trails import trail_of
@@ -125,32 +126,43 @@ class Given(NamedTuple):
 class Tape:
     """The path of one body for one item. It offers symbols what `symbols.Recording` does."""
 
-    def __init__(self, code: Code, given: Given, is_current: Callable[[Tape], bool], *, over_messages: bool) -> None:
+    def __init__(self, code: Code, given: Given, running: Sequence[Tape], *, over_messages: bool) -> None:
         """Begin with nothing asked.
 
         Args:
             code: compiles.
             given: the item at hand, and the variables.
-            is_current: whether it is this body that runs.
+            running: the bodies that run, each inside the one before it.
             over_messages: the item is a message, and its position that among all.
         """
         self.code = code
         self.over_messages = over_messages
         self.given = given
-        self._current = is_current
+        self._running = running
+        self.namespaces: dict[int, Any] = {}  #: by the id of the body's around it: the same as this body was given it
         self.steps: list[tuple[Path, Hashable]] = []  #: with the answers of questions
         self._asked: dict[str, Hashable] = {}
         self.reach = 0
         self.stateless = True
         self.folds: list[Any] = []  #: pieces of each loop and kept text
         self.variables = len(given.values)
+        self._taken: dict[int, int] = {}
         self._reads: dict[tuple[int, str], int] = {}
         self._sets: dict[tuple[int, str], None] = {}
         self.shared: set[int] = set()  #: namespaces from outside that loops inside were given
 
     def is_current(self) -> bool:
         """Whether it is this body that runs."""
-        return self._current(self)
+        return bool(self._running) and self._running[-1] is self
+
+    def here(self, space: Any) -> Any:
+        """Return a namespace of this body as the body that runs was given it; None: it was not given it."""
+        running = self._running
+        if self not in running:
+            return None
+        for tape in running[running.index(self) + 1 :]:
+            space = tape.namespaces.get(id(space))
+        return space
 
     def check(self) -> None:
         """Refuse what comes from another body."""
@@ -247,6 +259,17 @@ class Tape:
         self.given.values.append({})
         self.given.origins.append(None)
         return len(self.given.values) - 1
+
+    def take(self, number: int) -> str:
+        """Keep what a loop printed as a variable; return its expression, which gives a piece."""
+        self.check()
+        if number not in self._taken:
+            self._add(Take(number))
+            self._taken[number] = len(self.given.values)
+            self.given.values.append(program.joined(self.folds[number]))
+            self.given.origins.append(None)
+            self.stateless = False
+        return f"V[{self._taken[number]}]"
 
     def store(self, space: int, name: str, source: str) -> None:
         """Set an attribute of a namespace."""

@@ -20,7 +20,9 @@ from turnloom.masks.trajectory.program import (
     Program,
     Refusal,
     Store,
+    Take,
     UnreplayableError,
+    joined,
 )
 from turnloom.masks.trajectory.shows import shown_of
 from turnloom.masks.trajectory.steps import frozen, restore, state_of
@@ -66,6 +68,10 @@ def walk(program: Program, arguments: Given, sender: Any) -> tuple[End, list[Any
                 node = node.then  # type: ignore[union-attr]
             elif kind is Store:
                 values[node.space][node.name] = node.value(*arguments)  # type: ignore[union-attr]
+                node = node.then  # type: ignore[union-attr]
+            elif kind is Take:
+                values.append(joined(folds[node.number]))  # type: ignore[union-attr]
+                origins.append(None)
                 node = node.then  # type: ignore[union-attr]
             elif kind is Make:
                 values.append({})
