@@ -74,12 +74,21 @@ def _fold_inside(node: nodes.Node, names: Names, sites: list[Site], environment:
             site = _site(statement, names) if isinstance(statement, nodes.For) else None
             if site is None:
                 _fold_inside(statement, names, sites, environment)
+                if isinstance(statement, nodes.For):
+                    _name_its_loop(statement, environment)
                 continue
             sites.append(site)
             number = len(sites) - 1
             _fold_inside(statement, names, sites, environment)
             statements[at] = block = _call(number, statement, site)
             block.set_environment(environment)
+
+
+def _name_its_loop(loop: nodes.For, environment: Environment) -> None:
+    """Name a loop's `loop` first in its body: Jinja looks for that up to the first parameter of the same name."""
+    if any(name.name == "loop" for node in loop.body for name in node.find_all(nodes.Name)):
+        loop.body.insert(0, nodes.ExprStmt(nodes.Name("loop", "load")).set_lineno(loop.lineno))
+        loop.body[0].set_environment(environment)
 
 
 def _site(loop: nodes.For, names: Names) -> Site | None:
