@@ -37,6 +37,21 @@ _HEADS: Final = (
     "{% for t in tools %}{% for k, v in t | dictsort %}{{ k | upper }}: {{ v | tojson }}{% endfor %}{% endfor %}",
     "{% for m in messages if m.role == 'user' %}{% endfor %}{% for k in tools[0] %}{{ k }};{% endfor %}",
     "{% for t in tools %}{{ '\n' ~ (t.description | tojson | safe) ~ '!' }}{{ t.name in t.required }}{% endfor %}",
+    "{% for i in range(messages | length) %}{% if messages[i].role == 'user' %}{% set ns.n = i %}{% endif %}"
+    "{% endfor %}",
+    "{% for m in messages | rejectattr('role', 'equalto', 'tool') %}{% if loop.last and m.content == 'x' %}"
+    "{{ raise_exception('no ' ~ m.content) }}{% endif %}{% endfor %}",
+    "{% set l = namespace(x=[]) %}{% for t in tools %}{% set l.x = l.x + [t.name, t.description] %}{% endfor %}"
+    "{{ l.x | join(', ') }}\n",
+    # Messages of one role are joined first, as in Mistral's own templates.
+    "{% set all = namespace(made=[], some=[], role=none) %}{% for m in messages + [{'role': 'end'}] %}"
+    "{% if m.role != all.role or m.role == 'tool' %}{% if all.role == 'tool' %}{% set all.made = all.made + all.some %}"
+    "{% elif all.role is not none %}{% set one = namespace(texts=[], calls=[]) %}{% for o in all.some %}"
+    "{% set one.texts = one.texts + [o.content] %}{% if o.tool_calls %}{% set one.calls = one.calls + o.tool_calls %}"
+    "{% endif %}{% endfor %}{% set all.made = all.made + [{'role': all.role, 'content': one.texts | join('\n'), "
+    "'tool_calls': one.calls}] %}{% endif %}{% if m.role != 'end' %}{% set all.some = [m] %}"
+    "{% set all.role = m.role %}{% endif %}{% else %}{% set all.some = all.some + [m] %}{% endif %}{% endfor %}"
+    "{% set messages = all.made %}",
 )
 #: What templates ask of an argument.
 _ASKS: Final = ("v == 1.0", "v in [1.0, 'x']", "v == 1", "v is number", "v is none", "v", "v == 'x'", "v is eq 0")
@@ -56,6 +71,17 @@ _CALLS: Final = (
     "{% for c in m.tool_calls %}call{{ c.function.name }} {% for k, v in c.function.arguments | items %}"
     "a{{ k }}={{ v }}.{% endfor %}{% endfor %}",
     "{{ m.tool_calls | tojson }}",
+    "{% for c in m.tool_calls %}{{ {'name': c.function.name, 'is': [c.function.arguments, 1, none]} | tojson }}"
+    "{% endfor %}",
+    "{% for c in m.tool_calls %}{{ c.function.name }}{{ c.function.arguments | string }}{{ c.function.arguments }}"
+    "{% endfor %}",
+    "{% for c in m.tool_calls %}{% if c.function.name == 'x' %}{% continue %}{% endif %}"
+    "{{ (c.function | tojson)[:-1] }};{% endfor %}",
+    "{% for c in m.tool_calls %}{% if c.function.name == 'x' %}{% break %}{% endif %}{{ c.function.name }};"
+    "{% endfor %}",
+    "{% set l = namespace(x=[]) %}{% for c in m.tool_calls %}{% set a = namespace(x=[]) %}{% for k, v in "
+    "c.function.arguments.items() %}{% set a.x = a.x + [k ~ '=' ~ (v if v is string else v | tojson)] %}{% endfor %}"
+    "{% set l.x = l.x + [c.function.name + '(' + a.x | join(', ') + ')'] %}{% endfor %}[{{ l.x | join(', ') }}]",
     "{% for c in m.tool_calls %}{{ m.content }}: {{ c.function | tojson }}{% endfor %}",
     "{% for c in m.tool_calls %}{{ c | tojson }}{{ c.function.name }}{% endfor %}",
     "{% for c in m.tool_calls %}{% set a = c.function.arguments %}{% for k in a if k not in ['x', 'limit'] %}"
@@ -92,6 +118,35 @@ _MACROS: Final = (
     ("", "{% set t = m.content ~ '!' %}{% for c in m.tool_calls %}{{ t is string }}{% endfor %}"),
     ("", "{% set t %}{% for c in m.tool_calls %} {{ c.function.name }} {% endfor %}{% endset %}{{ t | trim }}"),
     ("", "{% set t = 0.0 if m.content == 'x' else -0.0 %}{% for c in m.tool_calls %}{{ t }}{% endfor %}"),
+    ("", "{% if m.content == 'x' %}{{ raise_exception('no ' ~ m.content) }}{% endif %}"),
+    ("{% set g = namespace(x=[]) %}", "{{ '+' if m.content in g.x }}{% set g.x = g.x + [m.content] %}"),
+    (
+        "{% set u = messages | selectattr('role', 'equalto', 'user') | list %}",
+        "{{ '!' if m.content == u[-1].content }}",
+    ),
+    ("{% set u = messages | selectattr('tool_calls', 'defined') | list %}", "{{ u | length }}{{ '!' if m == u[0] }}"),
+    (
+        "",
+        "{% set p = namespace(role='', is=false) %}{% for j in range(loop.index0 - 1, -1, -1) %}{% if not p.is and "
+        "messages[j].role != 'tool' %}{% set p.is = true %}{% set p.role = messages[j].role %}{% endif %}{% endfor %}"
+        "{{ p.role }}",
+    ),
+    (
+        "",
+        "{% set p = namespace(is=false) %}{% for k in range(loop.index0 + 1, messages | length) %}{% if p.is %}"
+        "{% elif messages[k].role != 'tool' %}{% set p.is = true %}{% else %}{% set ns.flag = true %}"
+        "({{ messages[k].content }}){% endif %}{% endfor %}",
+    ),
+    (
+        "",
+        "{% for o in messages[loop.index:] %}{% if o.role != 'tool' %}{% break %}{% endif %}{{ o.content }}"
+        "{% endfor %}",
+    ),
+    (
+        "",
+        "{% set t = namespace(x='') %}{% for part in m.content.split('x') %}{% set t.x = t.x + (part.split('<')[0] if "
+        "'<' in part else part) %}{% endfor %}{{ t.x | trim }}",
+    ),
     ("{% macro f(text) %}{{ text }}{% if ns.flag %}?{% endif %}{% endmacro %}", "{{ f(m.role) }}"),
     (
         "{% macro g() %}{{ tools | length if tools else 0 }}{% endmacro %}{% macro f() %}{{ g() }}{% endmacro %}",
@@ -114,7 +169,8 @@ _THOUGHTS: Final = (
 _CONTENTS: Final = (
     *("m.content",) * 8,
     *("m.content | trim", "m.content.strip(' x')", "m.content.strip('\\n').lstrip()", "m.content ~ m.content"),
-    *("m.content | tojson", "m.content.split('</think>')[-1]"),
+    *("m.content | tojson", "m.content.split('</think>')[-1]", "m.content[1:-1]", "m.content[0]"),
+    *("'<' + (m.content | tojson | safe)", "{'a': m.content, 'b': [m.role, 1]} | tojson"),
     *("(' ' ~ m.content ~ '!\\n') | trim", "(m.content ~ ' ' ~ m.content).strip()", "m.content | upper"),
     *("('x</think>' ~ m.content ~ '!').split('</think>')[-1] | trim", "(m.content ~ '</think> ').split('</think>')[0]"),
     *("(m.content if m.content in ns.seen else 'no')", "('!' if ns.seen in m.content else '?')"),

@@ -7,15 +7,16 @@ are what they were, its text is printed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from jinja2 import Environment, nodes
 from jinja2.runtime import Macro
 
-from turnloom.masks.template.chain import is_stateless, same
+from turnloom.masks.template.chain import is_renamed, is_stateless, same
+from turnloom.masks.template.names import used_names
 from turnloom.masks.template.step_reads import MessageList
-from turnloom.masks.template.steps import may_differ, used_names
+from turnloom.masks.template.steps import may_differ
 
 #: The variable under which a template finds its kept calls.
 CALLS: Final = "_calls"
@@ -32,12 +33,13 @@ class Calls:
         """Begin with nothing kept."""
         self._texts: dict[int, list[tuple[tuple[Any, ...], str]]] = {}  #: by site: variables, and what was printed
 
-    def __call__(self, site: int, *values: Any, caller: Callable[[], str]) -> str:
+    def __call__(self, site: int, names: Sequence[str], *values: Any, caller: Callable[[], str]) -> str:
         """Print an expression.
 
         Args:
             site: which of the template's expressions.
-            values: what the names mean that it may use.
+            names: that it may use.
+            values: what they mean.
             caller: prints it.
         """
         texts = self._texts.setdefault(site, [])
@@ -45,7 +47,7 @@ class Calls:
             if all(map(_alike, known, values)):
                 return text
         text = caller()
-        if all(map(_is_kept, values)):
+        if all(map(_is_kept, values)) and not any(map(is_renamed, names, values)):
             texts.append((values, text))
             del texts[:-TEXTS]
         return text
@@ -110,8 +112,9 @@ def _is_dear(node: nodes.Node, macros: Mapping[str, nodes.Macro]) -> bool:
 
 
 def _kept(site: int, node: nodes.Node, macros: Mapping[str, nodes.Macro], environment: Environment) -> nodes.Node:
-    names = used_names([node], macros)
-    arguments: list[nodes.Expr] = [nodes.Const(site), *(nodes.Name(name, "load") for name in sorted(names))]
+    names = tuple(sorted(used_names([node], macros)))
+    loaded = (nodes.Name(name, "load") for name in names)
+    arguments: list[nodes.Expr] = [nodes.Const(site), nodes.Const(names), *loaded]
     call = nodes.Call(nodes.Name(CALLS, "load"), arguments, [], None, None)
     block = nodes.CallBlock(call, [], [], [node])
     return block.set_lineno(node.lineno).set_environment(environment)

@@ -30,6 +30,11 @@ def is_stateless(value: object) -> bool:
     return isinstance(value, _KEPT)
 
 
+def is_renamed(name: str, value: object) -> bool:
+    """Whether a variable is a macro of another name: then what that reads is not among the variables."""
+    return type(value) is Macro and value.name != name
+
+
 def same(one: object, other: object) -> bool:
     """Whether two values print and compare alike; containers are the same where they are one object."""
     if one is other:
@@ -38,6 +43,8 @@ def same(one: object, other: object) -> bool:
         return type(one) is type(other) and one == other and runs_of(one) == runs_of(other)
     if isinstance(one, Undefined):
         return type(one) is type(other)
+    if isinstance(one, float):
+        return isinstance(other, float) and repr(one) == repr(other)  # 0.0 and -0.0 are printed otherwise
     return isinstance(one, _SCALARS) and type(one) is type(other) and one == other
 
 

@@ -18,15 +18,14 @@ from typing import Any, Final
 from jinja2 import Environment, nodes
 from jinja2.sandbox import unsafe
 
-from turnloom.masks.template.chain import OPERATORS, Chain, Comparison
+from turnloom.masks.template.chain import OPERATORS, Chain, Comparison, is_renamed
+from turnloom.masks.template.names import Names, names_of, used_names
 from turnloom.masks.template.step_reads import Reads, StepLoop
 
 #: The variable under which a template finds its steps.
 STEPS: Final = "_steps"
 #: Chains that are kept of one loop.
 CHAINS: Final = 8
-#: Names that stand for nothing outside a body.
-_INNER: Final = frozenset({"loop", "caller", "varargs", "kwargs"})
 #: Names of what answers otherwise next time.
 _CHANCE: Final = frozenset({"random", "lipsum", "cycler", "joiner"})
 
@@ -40,19 +39,25 @@ class Steps:
 
     @unsafe
     def begin(
-        self, site: int, comparisons: Sequence[tuple[Any, ...]], loop: StepLoop, target: object, *values: Any
+        self,
+        site: int,
+        known: tuple[Sequence[tuple[Any, ...]], Sequence[str]],
+        loop: StepLoop,
+        target: object,
+        *values: Any,
     ) -> str | None:
         """Begin a message: return what is printed of it and those before it, or None where its body must print.
 
         Args:
             site: which of the template's loops.
-            comparisons: what `Comparison` is made of, for each that the body makes.
+            known: what `Comparison` is made of, for each that the body makes, and the names of the variables.
             loop: the loop.
             target: what the loop is at.
             values: what the names mean that the body may use.
         """
         chain, items = loop._chain, loop.items
-        if chain is None and loop.index0 == 0 and items is not None:
+        comparisons, names = known
+        if chain is None and loop.index0 == 0 and items is not None and not any(map(is_renamed, names, values)):
             loop._chain = chain = self._chain(site, comparisons, items, values)
             steps = chain.shared(values, items) if len(chain) else 0
             if steps:
@@ -96,10 +101,11 @@ def with_steps(tree: nodes.Template, environment: Environment) -> nodes.Template
     """Make a step of the body of every outer loop that can be followed; changes the tree."""
     macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
     if not may_differ(tree, macros):
+        known = Names(tree, macros)
         for site, loop in enumerate(_outer_loops(tree)):
-            names = _names(loop, macros)
+            names = _names(loop, known)
             if names is not None:
-                compared = nodes.Const(_comparisons(loop, names[2:], macros))
+                compared = nodes.Const((_comparisons(loop, names[2:], macros), tuple(names[2:])))
                 loaded = (nodes.Name(name, "load") for name in names)
                 arguments: list[nodes.Expr] = [nodes.Const(site), compared, *loaded]
                 call = nodes.Call(nodes.Name(STEPS, "load"), arguments, [], None, None)
@@ -120,7 +126,7 @@ def _comparisons(
     """
     found: dict[tuple[str, str], list[tuple[int, str, str, int, bool]]] = {}
     used: set[tuple[str, str | None]] = {
-        (name, None) for macro in names if macro in macros for name in _free(macros[macro])
+        (name, None) for macro in names if macro in macros for name in names_of(macros[macro])
     }
     for node in loop.body:
         _sort_uses(node, names, found, used, own_loop=True)
@@ -182,40 +188,18 @@ def _outer_loops(node: nodes.Node) -> Iterator[nodes.For]:
             yield from _outer_loops(child)
 
 
-def _names(loop: nodes.For, macros: Mapping[str, nodes.Macro]) -> list[str] | None:
+def _names(loop: nodes.For, known: Names) -> list[str] | None:
     """Return `loop`, the target, and every name used by the body and macros it may call; None: not a step."""
     if loop.recursive or not isinstance(loop.target, nodes.Name) or any(map(_leaves, loop.body)):
         return None
     if any(isinstance(slice_.step, nodes.Neg) for slice_ in loop.iter.find_all(nodes.Slice)):
         return None  # from the end: no two prefixes begin alike
+    macros = known.macros
     used = used_names(loop.body, macros)
     called = [macros[name] for name in used & macros.keys()]
-    if any(loop.target.name in _free(macro) for macro in called):
+    if any(loop.target.name in names_of(macro) for macro in called) or known.are_hidden(used):
         return None
     return ["loop", loop.target.name, *sorted(used - {loop.target.name})]
-
-
-def used_names(body: Sequence[nodes.Node], macros: Mapping[str, nodes.Macro]) -> set[str]:
-    """Return every name used by statements and by the macros that they may call."""
-    used = {name for node in body for name in _used(node)}
-    seen: set[str] = set()
-    while called := (used & macros.keys()) - seen:
-        for name in called:
-            used |= _free(macros[name])
-        seen |= called
-    return used - _INNER
-
-
-def _free(macro: nodes.Macro) -> set[str]:
-    own = {argument.name for argument in macro.args}
-    return {one for node in (*macro.body, *macro.defaults) for one in _used(node)} - own
-
-
-def _used(node: nodes.Node) -> Iterator[str]:
-    if isinstance(node, nodes.Name | nodes.NSRef):
-        yield node.name
-    for child in node.iter_child_nodes():
-        yield from _used(child)
 
 
 def _leaves(node: nodes.Node) -> bool:

@@ -7,26 +7,20 @@ names that it uses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Final, NamedTuple, cast
 
 from jinja2 import Environment, nodes
 from jinja2.visitor import NodeTransformer
 
-from turnloom.masks.template.steps import may_differ, used_names
+from turnloom.masks.template.names import Names, used_names
+from turnloom.masks.template.steps import may_differ
 
 #: The variable under which a template finds what runs its loops.
 FOLD: Final = "_fold"
 #: Names that mean something else in the body of a call.
 _OF_CALLS: Final = frozenset({"caller", "varargs", "kwargs"})
-#: Names that may be others in the next render.
-_GIVEN: Final = frozenset({"messages", "tools", "add_generation_prompt"})
-#: Nodes whose variables end with them.
-_SCOPES: Final = (
-    *(nodes.For, nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock, nodes.With, nodes.Block),
-    *(nodes.Scope, nodes.ScopedEvalContextModifier),
-)
 
 
 #: So often what follows a statement that may `continue` is copied into other branches at most.
@@ -57,71 +51,9 @@ def with_folds(tree: nodes.Template, environment: Environment) -> Folded | None:
         return None
     written = [deepcopy(macro) for macro in macros.values()]
     sites: list[Site] = []
-    _fold_inside(tree, _Names(tree, macros), sites, environment)
+    _fold_inside(tree, Names(tree, macros), sites, environment)
     _Membership().visit(tree)
     return Folded(tree, sites, written)
-
-
-class _Names:
-    """What the names of a template stand for."""
-
-    def __init__(self, tree: nodes.Template, macros: dict[str, nodes.Macro]) -> None:
-        self.macros = macros
-        bound = set(_bound(tree, inside=False))
-        #: names of macros that stand for nothing else anywhere
-        self.fixed = macros.keys() - {name for name, _ in bound}
-        inside = {name for name, is_inside in bound if is_inside}
-        outside = {name for name, is_inside in bound if not is_inside} | _GIVEN
-        outer = {macro.name for macro in tree.body if isinstance(macro, nodes.Macro)}
-        #: macros that read a variable that another one of its name may hide where they are called
-        self._hidden = {
-            name
-            for name, macro in macros.items()
-            if set(_free(macro, set())) & inside & (outside if name in outer else inside)
-        }
-
-    def are_hidden(self, used: set[str]) -> bool:
-        """Whether what macros among some names read may be hidden: a body is handed what hides it."""
-        return not self._hidden.isdisjoint(used)
-
-
-def _bound(node: nodes.Node, *, inside: bool) -> Iterator[tuple[str, bool]]:
-    """Yield the names of variables that are set, and whether that ends before the template does."""
-    if isinstance(node, nodes.Name) and node.ctx != "load":
-        yield node.name, inside
-    for child in node.iter_child_nodes():
-        is_target = isinstance(node, nodes.AssignBlock) and child is node.target
-        yield from _bound(child, inside=inside or (isinstance(node, _SCOPES) and not is_target))
-
-
-def _free(node: nodes.Node, bound: set[str]) -> Iterator[str]:
-    """Yield the names that are read before they are set, and add those that are set to `bound`."""
-    if isinstance(node, nodes.Name | nodes.NSRef):
-        if isinstance(node, nodes.Name) and node.ctx != "load":
-            bound.add(node.name)
-        elif node.name not in bound:
-            yield node.name
-    elif isinstance(node, nodes.Assign | nodes.AssignBlock):
-        children = [child for child in node.iter_child_nodes() if child is not node.target]
-        own = set(bound) if isinstance(node, nodes.AssignBlock) else bound
-        for child in (*children, node.target):
-            yield from _free(child, bound if child is node.target else own)
-    elif isinstance(node, nodes.If):
-        yield from _free(node.test, bound)
-        ends = []
-        branches: list[Sequence[nodes.Node]] = [node.body, *[(one,) for one in node.elif_], node.else_]
-        for branch in branches:
-            ends.append(set(bound))
-            for child in branch:
-                yield from _free(child, ends[-1])
-        bound |= ends[0].intersection(*ends[1:]) if not node.elif_ else set()
-    else:
-        own = set(bound) if isinstance(node, _SCOPES) else bound
-        for child in node.iter_child_nodes(only=("iter", "call", "values")):  # what is read before the scope begins
-            yield from _free(child, bound)
-        own |= {"loop"} if isinstance(node, nodes.For) else set()
-        for child in node.iter_child_nodes(exclude=("iter", "call", "values")):
-            yield from _free(child, own)
 
 
 class _Membership(NodeTransformer):
@@ -137,7 +69,7 @@ class _Membership(NodeTransformer):
         return made.set_lineno(node.lineno).set_environment(node.environment)  # type: ignore[return-value,arg-type]
 
 
-def _fold_inside(node: nodes.Node, names: _Names, sites: list[Site], environment: Environment) -> None:
+def _fold_inside(node: nodes.Node, names: Names, sites: list[Site], environment: Environment) -> None:
     for field in ("body", "else_", "elif_"):
         statements = getattr(node, field, None)
         if not isinstance(statements, list):
@@ -149,6 +81,8 @@ def _fold_inside(node: nodes.Node, names: _Names, sites: list[Site], environment
             site = _site(statement, names) if isinstance(statement, nodes.For) else None
             if site is None:
                 _fold_inside(statement, names, sites, environment)
+                if isinstance(statement, nodes.For):
+                    _name_its_loop(statement, environment)
                 made.append(statement)
                 continue
             sites.append(site)
@@ -159,7 +93,14 @@ def _fold_inside(node: nodes.Node, names: _Names, sites: list[Site], environment
         statements[:] = made
 
 
-def _site(loop: nodes.For, names: _Names) -> Site | None:
+def _name_its_loop(loop: nodes.For, environment: Environment) -> None:
+    """Name a loop's `loop` first in its body: Jinja looks for that up to the first parameter of the same name."""
+    if any(name.name == "loop" for node in loop.body for name in node.find_all(nodes.Name)):
+        loop.body.insert(0, nodes.ExprStmt(nodes.Name("loop", "load")).set_lineno(loop.lineno))
+        loop.body[0].set_environment(environment)
+
+
+def _site(loop: nodes.For, names: Names) -> Site | None:
     loop.body = _without_continue(loop.body, [MOST_COPIES])
     if loop.recursive or loop.test is not None or loop.else_ or any(map(_leaves, loop.body)):
         return None

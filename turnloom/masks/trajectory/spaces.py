@@ -28,9 +28,7 @@ class Space(Namespace):
     def attribute(self, name: str) -> Any:
         """Return what it holds under a name, Missing where it holds nothing."""
         known, tape = self._known, self._tape
-        if (
-            not tape.is_current()
-        ):  # a macro reads that of the body around a loop, whose steps have set it since
+        if not tape.is_current():  # a macro reads that of the body around a loop, whose steps have set it since
             return self._given().attribute(name)
         if name in known:
             return known[name]

@@ -8,8 +8,8 @@ carried over from one conversation to another.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -87,12 +87,13 @@ class ChatFormat:
             date = _NO_DATE
         elif date is None:
             date = datetime.datetime.now(datetime.UTC).date()
-        # The order of keys inside a value counts: a template may print it.
-        kwargs = json.dumps(sorted(options.chat_template_kwargs.items())) if options.chat_template_kwargs else ""
+        # A template may print a value: the order of its keys counts, and whether it is a list or a tuple.
+        kwargs = repr(sorted(options.chat_template_kwargs.items())) if options.chat_template_kwargs else ""
         key = (date, kwargs, options.generation_prefill, options.mask)
         engine = self._engines.get(key)
         if engine is None:
-            settings = Settings(date, self.special_tokens, options.chat_template_kwargs)
+            # A copy: whoever gave them may change them.
+            settings = Settings(date, self.special_tokens, deepcopy(options.chat_template_kwargs))
             engine = self._engines[key] = Engine(settings)
         return engine
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -297,6 +298,20 @@ def test_kwargs_whose_inner_keys_stand_in_another_order_are_other_settings() -> 
         warm(options, made, chat("a", "b"))
         shown = preview(chat("c", "d"), options, made).examples[0].rendered_text
         assert shown.startswith(str(documents).replace("'", '"'))
+
+
+def test_kwargs_are_those_of_each_call_whatever_was_given_before() -> None:
+    source = "{{ documents }}" + templates.CHATML
+    made = build_model("printed documents", families()["byte_level"], source, dict(templates.SPECIAL_TOKENS))
+    changed: dict[str, JSON] = {"documents": 1}
+    some: list[dict[str, JSON]] = [changed, {"documents": 1}, {"documents": 1.0}, {"documents": True}]
+    odd: list[Any] = [{"documents": [1]}, {"documents": (1,)}, {"documents": {"1": 1}}, {"documents": {1: 1}}]
+    for kwargs in (*some, *odd, {"documents": 1}):
+        options = Options(date=DATE, max_length=None, chat_template_kwargs=kwargs)
+        warm(options, made, chat("a", "b"))
+        shown = preview(chat("c", "d"), options, made).examples[0].rendered_text
+        assert shown.startswith(f"{kwargs['documents']}<|im_start|>")
+        changed["documents"] = 2
 
 
 class Name(str):

@@ -40,7 +40,20 @@ COMPARED = (
 ONLY_COMPARED = COMPARED.replace("{% for c in m.content %}{{ loop.index0 > ns.last }}{% endfor %}", "").replace(
     "{{ ns.own }}", ""
 )
+#: A macro that reads how many messages there are, whatever it is called by and wherever.
+READS = (
+    "{% macro f() %}{{ z }}{% endmacro %}{% macro run(one) %}{{ one() }}{% endmacro %}{% set z = messages | length %}"
+)
+LOOP = "{% for m in messages %}{{ m.content }}{{ CALL }}{% endfor %}"
+SIGN = "{% set t = 0.0 if messages | length > 4 else -0.0 %}"
 SOURCES = {
+    "a macro under another name": READS + "{% set g = f %}{{ g() | tojson }}",
+    "a macro under another name, called by a macro": READS + "{% set g = f %}{{ run(g) }}",
+    "a macro under another name, for each message": READS + "{% set g = f %}" + LOOP.replace("CALL", "g()"),
+    "what a macro reads, hidden": READS + "{% with z = 1 %}" + LOOP.replace("CALL", "f()") + "{% endwith %}",
+    "the same in a block": READS + "{% set q %}{% set z = 1 %}" + LOOP.replace("CALL", "f()") + "{% endset %}{{ q }}",
+    "the sign of zero": SIGN + LOOP.replace("CALL", "t"),
+    "the sign of zero, written": SIGN + "{{ t | tojson }}",
     "compared": COMPARED,
     "compared only": ONLY_COMPARED,
     "compared and assigned": ONLY_COMPARED.replace("{% set ns.other", "{% set ns.last = ns.last + 1 %}{% set ns.other"),

@@ -196,3 +196,13 @@ def test_macros_that_hide_nothing_are_walked(caplog: pytest.LogCaptureFixture) -
     source = chat(head=head, calls=ARGUMENT.replace("{{ v | tojson }};SHOWN", "{{ f(v) }}"))
     some = [called("x", a={"b": 1}), called("y", a={"b": 1})]
     assert compare(source, some, caplog) == 4
+
+
+def test_a_loop_with_a_test_has_its_own_facts_behind_a_loop_inside_it(caplog: pytest.LogCaptureFixture) -> None:
+    calls = (
+        "{% for c in m.tool_calls if c.function %}[{{ c.function.name }}{% for k, v in c.function.arguments | items %}"
+        " {{ k }}={{ v | tojson }};{% endfor %}]{{ 'last' if loop.last }}{{ loop.index }}{% endfor %}"
+    )
+    some = [called("x", a=1), called("y", a=1)]
+    assert differences(chat(calls=calls), some)[1] == []
+    assert compare(chat(calls=calls), some, caplog) == 4
