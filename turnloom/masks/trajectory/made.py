@@ -159,7 +159,7 @@ def held_source(value: Any, tape: Tape) -> str:
         value.tape.check()
         tape.looked(reach_of(value.form, tape))
         return total(value.form)
-    if kind is Symbol and (len(value._atoms) != 1 or isinstance(value._atoms[0][2], Woven)):
+    if kind is Symbol and (len(value._atoms) != 1 or isinstance(value._atoms[0][2], Woven | Mark)):
         return f"Held({piece_source(value)}, None)"
     if kind is Message:
         value.tape.check()

@@ -145,31 +145,10 @@ class Recorder:
             return ENVIRONMENT.concat(pieces)
         if not is_symbolic(iterable):
             return self._unrolled(iterable, len(site.targets), values, caller)
-        if type(iterable) is Messages:
-            begin = iterable.begin
-            items = Items(messages=True, start=iterable.start if begin is None else -1, backwards=iterable.backwards)
-            source, origin, given = "None" if begin is None else total(begin.form), "None", None
-        elif type(iterable) is Range:
-            items = iterable.items
-            source, origin, given = "None" if iterable.begin is None else total(iterable.begin.form), "None", None
-        elif type(iterable) is Pairs:
-            if len(site.targets) != 2:
-                raise RefusedError("pairs")
-            items = Items(messages=False, pairs=True, ordered=iterable.ordered)
-            source, origin, given = iterable.of.source, iterable.of.origin, iterable.of.value
-        elif type(iterable) is Chosen:
-            items = Items(messages=False, chosen=True)
-            source, origin, given = iterable.source, "None", iterable.positions()
+        items, source, origin, given = _items_of(iterable)
+        if items.chosen:
             tape.looked(WHOLE)
-        elif type(iterable) is MadeList:
-            items = Items(messages=False, made=True)
-            source, origin, given = iterable.source, "None", iterable.value
-        elif type(iterable) in (List, Tools):
-            items = Items(messages=False)
-            source, origin, given = iterable.source, iterable.origin, iterable.value
-        else:
-            raise RefusedError(f"a loop over {type(iterable).__name__}")
-        if not items.pairs and len(site.targets) != 1:
+        if len(site.targets) != (2 if items.pairs else 1):
             raise RefusedError("parts of items")
         tape.check()
         own: Any = iterable.of.tape if type(iterable) is Pairs else iterable.tape
@@ -325,6 +304,28 @@ class Recorder:
         except (RefusedError, Exception) as error:
             _LOG.debug("a loop over tools is printed by the template: %s", said(error))
             self._family.unwalked.add(program)
+
+
+def _items_of(iterable: Any) -> tuple[Items, str, str, Any]:
+    """Return how a loop's items are given, the expressions of them and of their origin, and what they are now."""
+    kind = type(iterable)
+    if kind in (Messages, Range):
+        begin = iterable.begin
+        if kind is Range:
+            items = iterable.items
+        else:
+            items = Items(messages=True, start=iterable.start if begin is None else -1, backwards=iterable.backwards)
+        return items, "None" if begin is None else total(begin.form), "None", None
+    if kind is Pairs:
+        of = iterable.of
+        return Items(messages=False, pairs=True, ordered=iterable.ordered), of.source, of.origin, of.value
+    if kind is Chosen:
+        return Items(messages=False, chosen=True), iterable.source, "None", iterable.positions()
+    if kind is MadeList:
+        return Items(messages=False, made=True), iterable.source, "None", iterable.value
+    if kind in (List, Tools):
+        return Items(messages=False), iterable.source, iterable.origin, iterable.value
+    raise RefusedError(f"a loop over {kind.__name__}")
 
 
 def said(error: BaseException) -> str:

@@ -193,7 +193,12 @@ class Sender(MessageLoops):
             else:
                 piece = self._stretches.get(part) if part.needs <= self._common else None
                 if piece is None:
-                    piece = self.interned(part.printed(*given, ()), NO_MESSAGE)
+                    try:
+                        piece = self.interned(part.printed(*given, ()), NO_MESSAGE)
+                    except UnreplayableError:
+                        raise
+                    except Exception as error:  # such as a list of texts that has another item now
+                        raise UnreplayableError("what can't be printed") from error
                     if part.needs <= self._common:
                         self._stretches[part] = piece
                 if piece is not EMPTY:

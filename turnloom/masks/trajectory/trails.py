@@ -11,7 +11,7 @@ from turnloom.masks.trajectory.program import Ask, Fold, Path, Printed, Store
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from turnloom.masks.trajectory.tape import Code
+    from turnloom.masks.trajectory.code import Code
 
 #: A variable, or its origin.
 _VARIABLE: Final = re.compile(r"\b([VO])\[(\d+)\]")
