@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, Final, cast
 
 from jinja2 import Template, nodes
@@ -54,38 +53,24 @@ def compiled(source: str) -> tuple[Template, Folded] | None:
 class Family:
     """All programs of one template under one set of settings; threads may share it."""
 
-    def __init__(
-        self, source: str, variables: Mapping[str, Any], kwargs: Mapping[str, JSON] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, source: str, variables: Mapping[str, Any]) -> None:
         """Begin with nothing recorded.
 
         Args:
             source: of the template.
             variables: that it gets beside messages, tools and add_generation_prompt.
-            kwargs: those of the variables that are given beside the settings.
         """
-        self._source = source
         self.compiled = compiled(source)
-        self.kwargs = kwargs
         self.variables = dict(variables)
         self.code = Code()
         self.programs: dict[Hashable, Program] = {}
-        self._tops: dict[tuple[bool, bool], Program] = {}
+        self._tops: dict[tuple[bool, bool, str], Program] = {}
         self.paths = 0
         self.recorded = 0  #: renders that were recorded since this was looked at
         self.lock = threading.RLock()
         self.unwalked: set[Program] = set()  #: bodies of loops over tools that can't be recorded
         self._kept: dict[int, Template] = {}
         self._printed: BoundedCache[tuple[int, tuple[Hashable, ...], str], Piece] = BoundedCache(MOST_KEPT)
-        self._variants: dict[str, Family] = {}
-
-    def variant(self, kwargs: Mapping[str, JSON]) -> Family:
-        """Return the programs of the template under one of `prompts.VARIANTS` beside the settings."""
-        key = repr(kwargs)
-        found = self._variants.get(key)
-        if found is None:
-            found = self._variants[key] = Family(self._source, {**self.variables, **kwargs}, kwargs)
-        return found
 
     def program(self, site: int, items: Items, kinds: tuple[Hashable, ...]) -> Program:
         """Return the program of a body under variables of these kinds."""
@@ -98,9 +83,9 @@ class Family:
             found = self.programs[key] = Program(site, items, kinds, spaces=spaces, told=told, shown=shown)
         return found
 
-    def top(self, tools: Sequence[JSON] | None, *, prompt: bool) -> Program:
-        """Return the program of everything outside loops."""
-        key = (prompt, tools is None)
+    def top(self, tools: Sequence[JSON] | None, kwargs: Mapping[str, JSON], *, prompt: bool) -> Program:
+        """Return the program of everything outside loops, which alone sees kwargs that no body is handed."""
+        key = (prompt, tools is None, repr(kwargs) if kwargs else "")
         found = self._tops.get(key)
         if found is None:
             found = self._tops[key] = self.program(-1, Items(messages=False), key)

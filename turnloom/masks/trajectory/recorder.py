@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -61,8 +61,8 @@ class Recorder:
         self._tapes: list[Tape] = []
         self._blamed: BaseException | None = None  #: whose body is known
 
-    def record(self, *, prompt: bool) -> None:
-        """Run the template and add what is new.
+    def record(self, kwargs: Mapping[str, JSON], *, prompt: bool) -> None:
+        """Run the template, with more kwargs, and add what is new.
 
         Raises:
             RefusedError: it can't be followed.
@@ -70,12 +70,12 @@ class Recorder:
         """
         family = self._family
         assert family.compiled is not None, "asked for only where it can be followed"
-        program = family.top(self._tools, prompt=prompt)
+        program = family.top(self._tools, kwargs, prompt=prompt)
         given = Given(self._messages, len(self._messages), 0, None, None, [self._tools], [None])
         tape = self._tape(given, over_messages=False)
         tools = None if self._tools is None else Tools("V[0]", self._tools, f"origin({TOOLS}, 'tools')", tape)
         variables = {
-            **family.variables, "messages": Messages(tape), "tools": tools, "add_generation_prompt": prompt,
+            **family.variables, **kwargs, "messages": Messages(tape), "tools": tools, "add_generation_prompt": prompt,
             RECORDER: self, FOLD: self.fold,
         }  # fmt: skip
         template = family.compiled[0]

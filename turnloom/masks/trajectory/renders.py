@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from jinja2 import TemplateError
@@ -111,7 +112,15 @@ class Sender(MessageLoops):
                     self.elsewhere.add((message, from_.message_index))
         return piece
 
-    def render(self, count: int, more: Sequence[Message] = (), *, prompt: bool = False, family: Family) -> Node:
+    def render(
+        self,
+        count: int,
+        more: Sequence[Message] = (),
+        *,
+        prompt: bool = False,
+        family: Family,
+        kwargs: Mapping[str, JSON] = MappingProxyType({}),
+    ) -> Node:
         """Return the chain that a render is.
 
         Args:
@@ -119,12 +128,13 @@ class Sender(MessageLoops):
             more: messages behind them.
             prompt: add_generation_prompt.
             family: programs of the template under the settings.
+            kwargs: more chat_template_kwargs.
 
         Raises:
             RaisedError: the template refuses.
             UnreplayableError: it can't be recorded.
         """
-        key = (count, prompt, id(family), *map(id, more))
+        key = (count, prompt, id(family), repr(kwargs) if kwargs else "", *map(id, more))
         found = self._renders.get(key)
         if found is None:
             copies = self.own[:count]
@@ -134,13 +144,13 @@ class Sender(MessageLoops):
             paths = family.paths
             raised: RaisedError | None = None
             try:
-                found = self._renders[key] = self._rendered(copies, prompt, family)
+                found = self._renders[key] = self._rendered(copies, prompt, family, kwargs)
             except RaisedError as error:
                 raised = error
             if family.paths != paths and self._judge is not None:
                 own = None if found is None else found.rendered()
                 try:
-                    wanted = self._judge(count, more, prompt, family.kwargs)
+                    wanted = self._judge(count, more, prompt, kwargs)
                 except TemplateRefused:
                     wanted = None
                 if (own and (own.text, own.runs)) != (wanted and (wanted.text, wanted.runs)):
@@ -152,24 +162,24 @@ class Sender(MessageLoops):
         assert found is not None, "else it is raised"
         return found
 
-    def _rendered(self, copies: list[dict[str, Any]], prompt: bool, family: Family) -> Node:
+    def _rendered(self, copies: list[dict[str, Any]], prompt: bool, family: Family, kwargs: Mapping[str, JSON]) -> Node:
         if family.compiled is None:
             raise UnreplayableError("a template that is not recorded")
         given = (copies, len(copies), 0, None, None, [self._tools], [None])
         for _ in range(ATTEMPTS):
             try:
-                leaf, folds = walk(family.top(self._tools, prompt=prompt), given, self)  # type: ignore[arg-type]
+                leaf, folds = walk(family.top(self._tools, kwargs, prompt=prompt), given, self)  # type: ignore[arg-type]
                 return self._chained(leaf, given, folds)
             except MissError:
-                self._record(copies, prompt, family)
+                self._record(copies, prompt, family, kwargs)
             del given[5][1:], given[6][1:]
         raise UnreplayableError("a path that is never complete")
 
-    def _record(self, copies: list[dict[str, Any]], prompt: bool, family: Family) -> None:
+    def _record(self, copies: list[dict[str, Any]], prompt: bool, family: Family, kwargs: Mapping[str, JSON]) -> None:
         with family.lock:
             family.recorded += 1
             try:
-                Recorder(family, copies, self._tools, self).record(prompt=prompt)
+                Recorder(family, copies, self._tools, self).record(kwargs, prompt=prompt)
             except UnreplayableError:
                 raise
             except (RefusedError, Exception) as error:

@@ -51,9 +51,8 @@ class PiecedRenders(Renders):
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str:
         """Return what `Renders.text` does."""
-        family = self._family.variant(kwargs) if kwargs else self._family
         try:
-            return self._asked(messages, family, prompt=prompt).text()
+            return self._asked(messages, kwargs, prompt=prompt).text()
         except UnreplayableError as error:
             if kwargs or isinstance(error, RaisedError):
                 return super().text(messages, prompt=prompt, **kwargs)
@@ -62,16 +61,17 @@ class PiecedRenders(Renders):
     def traced(self, messages: Sequence[Message], *, prompt: bool = False) -> RenderedText:
         """Return what `Renders.traced` does."""
         try:
-            return self._asked(messages, self._family, prompt=prompt).rendered()
+            return self._asked(messages, {}, prompt=prompt).rendered()
         except RaisedError:
             return super().traced(messages, prompt=prompt)
 
-    def _asked(self, messages: Sequence[Message], family: Family, *, prompt: bool) -> Node:
+    def _asked(self, messages: Sequence[Message], kwargs: Mapping[str, JSON], *, prompt: bool) -> Node:
         own = self._messages
         count = len(messages)
         while count and not (count <= len(own) and messages[count - 1] is own[count - 1]):
             count -= 1
-        return self.sender.render(count, messages[count:], prompt=prompt, family=family)
+        more = messages[count:]
+        return self.sender.render(count, more, prompt=prompt, family=self._family, kwargs=kwargs)
 
 
 def _printed(
