@@ -33,6 +33,10 @@ TEMPLATES: Final = {
     "DeepSeek-V4": "llamacpp__deepseek-ai-DeepSeek-V4.jinja",
     "Devstral": "llamacpp__unsloth-mistral-Devstral-Small-2507.jinja",
     "Gemma 4": "llamacpp__google-gemma-4-31B-it.jinja",
+    "Mistral 13": "mistralcommon__v13.jinja",
+    "Mistral Small": "llamacpp__Mistral-Small-3.2-24B-Instruct-2506.jinja",
+    "LFM2.5": "hfjs__LiquidAI_LFM2.5-VL-450M.jinja",
+    "EXAONE 4": "axolotl__exaone4.jinja",
 }
 
 PROGRAM: Final = usage("bench.agents", __doc__)
@@ -92,9 +96,9 @@ def vocabulary(template: str) -> str:
 def suited(name: str, conversations: Sequence[Conversation]) -> list[Conversation]:
     """Return what a template can print: the messages themselves, or one call a message where it takes one alone.
 
-    Llama 3.1 prints no text beside a call, gpt-oss none beside the reasoning of one.
+    Llama 3.1 and Mistral Small print no text beside a call, gpt-oss none beside the reasoning of one.
     """
-    if name not in ("Llama 3.1", "gpt-oss"):
+    if name not in ("Llama 3.1", "gpt-oss", "Mistral Small"):
         return list(conversations)
     return [with_one_call(conversation, text_beside=name == "gpt-oss") for conversation in conversations]
 

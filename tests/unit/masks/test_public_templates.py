@@ -33,7 +33,7 @@ pytestmark = [
 FEWEST_EXACT = 2093
 FEWEST_REPLAYED = 6000
 #: Templates of which every trajectory was walked.
-FEWEST_WALKED = 40
+FEWEST_WALKED = 65
 #: Templates that are known to take only text.
 FEWEST_ONLY_TEXT = 101
 OPTIONS = Options(date=DATE)

@@ -16,15 +16,12 @@ from jinja2.visitor import NodeTransformer
 
 from turnloom.masks.template.names import Names, used_names
 from turnloom.masks.template.steps import may_differ
+from turnloom.masks.trajectory.leaving import leaves, without_break, without_continue
 
 #: The variable under which a template finds what runs its loops.
 FOLD: Final = "_fold"
 #: Names that mean something else in the body of a call.
 _OF_CALLS: Final = frozenset({"caller", "varargs", "kwargs"})
-
-
-#: So often what follows a statement that may `continue` is copied into other branches at most.
-MOST_COPIES: Final = 8
 
 
 class Site(NamedTuple):
@@ -77,7 +74,7 @@ def _fold_inside(node: nodes.Node, names: Names, sites: list[Site], environment:
         made: list[nodes.Node] = []
         for statement in statements:
             if isinstance(statement, nodes.For):
-                made += _without_break(statement, len(sites), environment)
+                made += without_break(statement, environment)
             site = _site(statement, names) if isinstance(statement, nodes.For) else None
             if site is None:
                 _fold_inside(statement, names, sites, environment)
@@ -101,8 +98,8 @@ def _name_its_loop(loop: nodes.For, environment: Environment) -> None:
 
 
 def _site(loop: nodes.For, names: Names) -> Site | None:
-    loop.body = _without_continue(loop.body, [MOST_COPIES])
-    if loop.recursive or loop.test is not None or loop.else_ or any(map(_leaves, loop.body)):
+    loop.body = without_continue(loop.body)
+    if loop.recursive or loop.test is not None or loop.else_ or any(map(leaves, loop.body)):
         return None
     if isinstance(loop.target, nodes.Name):
         targets: tuple[str, ...] = (loop.target.name,)
@@ -134,72 +131,3 @@ def _call(number: int, loop: nodes.For, site: Site) -> nodes.CallBlock:
     block = nodes.CallBlock(call, taken, [], loop.body)
     block.set_lineno(loop.lineno)
     return block
-
-
-def _without_break(loop: nodes.For, number: int, environment: Environment) -> list[nodes.Node]:
-    """Write `break` of a loop as a flag, by which the items behind do nothing; return what makes the flag."""
-    if not any(map(_breaks, loop.body)):
-        return []
-    flag = f"_left{number}"
-    kept = nodes.Keyword("now", nodes.Const(False))
-    made = nodes.Assign(nodes.Name(flag, "store"), nodes.Call(nodes.Name("namespace", "load"), [], [kept], None, None))
-    _Breaks(flag).visit_all(loop.body)
-    is_left = nodes.Getattr(nodes.Name(flag, "load"), "now", "load")
-    loop.body = [nodes.If(nodes.Not(is_left), loop.body, [], [])]
-    for node in (made, *loop.body):
-        node.set_lineno(loop.lineno).set_environment(environment)
-    return [made]
-
-
-class _Breaks(NodeTransformer):
-    """Make each `break` of one loop a flag and `continue`."""
-
-    def __init__(self, flag: str) -> None:
-        self._flag = flag
-
-    def visit_all(self, statements: list[nodes.Node]) -> None:
-        """Change statements in place."""
-        statements[:] = [made for one in statements for made in self.visit_list(one)]
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  # Jinja's own
-        return node  # what is inside leaves that loop
-
-    def visit_Break(self, node: nodes.Break) -> list[nodes.Node]:  # noqa: N802
-        return [nodes.Assign(nodes.NSRef(self._flag, "now"), nodes.Const(True)), nodes.Continue(lineno=node.lineno)]
-
-
-def _breaks(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Break) or (
-        not isinstance(node, nodes.For) and any(map(_breaks, node.iter_child_nodes()))
-    )
-
-
-def _without_continue(body: list[nodes.Node], copies: list[int]) -> list[nodes.Node]:
-    """Write `continue` as branches: what comes behind goes into those that do not leave.
-
-    Args:
-        body: of a loop, or the rest of one.
-        copies: how often the rest may be copied yet; where that is not enough, `continue` stays.
-    """
-    for at, statement in enumerate(body):
-        if isinstance(statement, nodes.Continue):
-            return body[:at]
-        if not (isinstance(statement, nodes.If) and any(map(_leaves, statement.iter_child_nodes()))):
-            continue
-        branches = [statement, *statement.elif_]
-        copies[0] -= len(branches)
-        if copies[0] < 0:
-            return body
-        rest = body[at + 1 :]
-        for branch in branches:
-            branch.body = _without_continue([*branch.body, *deepcopy(rest)], copies)
-        statement.else_ = _without_continue([*statement.else_, *rest], copies)
-        return body[: at + 1]
-    return body
-
-
-def _leaves(node: nodes.Node) -> bool:
-    """Whether a statement may leave the loop around it."""
-    if isinstance(node, nodes.Break | nodes.Continue | nodes.Block):
-        return True
-    return not isinstance(node, nodes.For) and any(map(_leaves, node.iter_child_nodes()))

@@ -105,6 +105,12 @@ MADE: dict[str, tuple[str, str, str]] = {
         "{% for o in messages[loop.index:] %}{% if o.role != 'tool' %}{% break %}{% endif %}{{ o.role }}{% endfor %}",
         ARGUMENT.replace("SHOWN", "{% if v == 1 %}{% break %}{% endif %}"),
     ),
+    "a loop that ends inside one that does, and is not walked": (
+        "",
+        "{% for a, b in [('w', 1), ('o', 2), ('t', 3)] if b %}{% for c in ['t', a, 'u'] if c %}{% if c == 'o' %}"
+        "{% break %}{% endif %}{{ c }}{% endfor %}{% if a in m.content %}{% break %}{% endif %}{% endfor %}",
+        CALL,
+    ),
     "the parts of a text": (
         "{% macro f(text) %}{% set t = namespace(x='') %}{% for part in text.split('w') %}{% set t.x = t.x + "
         "(part.split('o')[0] if 'o' in part else part) %}{% endfor %}{{ t.x | trim }}{% endmacro %}",
