@@ -16,16 +16,15 @@ import numpy as np
 
 from turnloom.masks.domain.conversation import REASONING_FIELDS, Conversation, Message
 from turnloom.masks.domain.errors import (
-    TOO_DEEP,
     InvalidOption,
     NothingToTrain,
     PreprocessError,
     RoundTripFailed,
-    UnsupportedContent,
 )
 from turnloom.masks.domain.example import ControlTokenSpan, PreprocessedConversation, TokenizedExample
 from turnloom.masks.domain.gc_pause import collections_paused
 from turnloom.masks.domain.options import Options, Tokenization, is_iso_date
+from turnloom.masks.domain.reading import too_deep_error
 from turnloom.masks.model import Model
 from turnloom.masks.replay.fast_path import FastPath, fast_path_of
 from turnloom.masks.rows.fit import Fitted, fit
@@ -198,7 +197,7 @@ def _laid_out(
     except PreprocessError as error:
         return error
     except RecursionError:  # lists in lists in lists: of this conversation, and no reason to refuse its batch
-        return UnsupportedContent(TOO_DEEP)
+        return too_deep_error(conversation)
 
 
 def _fitted(

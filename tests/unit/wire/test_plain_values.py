@@ -99,12 +99,12 @@ ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
         (chat(tool={"day": DAY}), "tools[0].day: is a Python date, which JSON can't hold."),
         (chat({"a": float("nan")}), f"{ARGUMENTS}.a: is nan, which JSON can't hold."),
         (chat(nested(20_000)), f"{ARGUMENTS}: is nested too deeply."),
-        (chat(tool=nested(20_000)), "is nested too deeply."),
+        (chat(tool=nested(20_000)), "tools[0]: is nested too deeply."),
+        ([{"role": "user"}, {"role": "user", "name": nested(9)}], "messages[1].name: is an object; give text."),
+        ([{"role": "user"}, {"role": "tool", "of": nested(20_000)}], "messages[1]: is nested too deeply."),
     ],
 )
-def test_a_clients_dictionary_that_json_can_not_hold_is_refused_by_its_place(
-    document: dict[str, object], sentence: str
-) -> None:
+def test_a_clients_dictionary_that_json_can_not_hold_is_refused_by_its_place(document: object, sentence: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         from_json(document, "conversations[3]")  # type: ignore[arg-type]  # which is the point
     assert refused.value.message == f"conversations[3]: {sentence}"
