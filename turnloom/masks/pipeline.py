@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from math import isfinite
 from operator import is_
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from turnloom.masks.domain.conversation import REASONING_FIELDS, Conversation, Message
+from turnloom.masks.domain.conversation import REASONING_FIELDS, Conversation, Message, row_weight
 from turnloom.masks.domain.errors import (
     InvalidOption,
     NothingToTrain,
@@ -134,9 +133,9 @@ def check_options(options: Options) -> None:
         raise InvalidOption(f"date is {options.date!r}; give an ISO date such as 2026-01-31", field="date")
     for name in ("reasoning", "content", "tool_call"):
         weight = getattr(options.part_weights, name)
-        if not (isfinite(weight) and weight >= 0):
+        if row_weight(weight) is None:
             raise InvalidOption(
-                f"part_weights.{name} is {weight}; give a finite number that is not negative", field="part_weights"
+                f"part_weights.{name} is {weight}; give a finite number from 0 to 3.4e38", field="part_weights"
             )
 
 

@@ -132,6 +132,10 @@ def test_options_that_json_can_not_hold_are_refused_by_their_place(masker: Maske
         ({"part_weights": {"reason": 0.5}}, "part_weights has no 'reason'; choose among reasoning, content, tool_call"),
         ({"part_weights": 0.5}, "part_weights is 0.5; give PartWeights"),
         ({"part_weights": {"reasoning": -1.0}}, "part_weights.reasoning is -1.0; give a finite number"),
+        (
+            {"part_weights": {"content": 3.5e38}},
+            "part_weights.content is 3.5e+38; give a finite number",
+        ),
         ({"date": "today"}, "date is 'today'; give an ISO date such as 2026-01-31"),
         ({"date": 20260131}, "date is 20260131; give text such as '2026-01-31'"),
     ],
