@@ -110,7 +110,7 @@ def unfit(value: object, *, finite: bool = True) -> Unfit | None:
 def too_deep(document: object) -> Unfit:
     """Return the value of a conversation that is nested deepest: a message's, a tool, or another column's.
 
-    For where Python's recursion ended and `unfit` found nothing. Takes no room on the stack either.
+    For where Python's recursion ended. Takes no room on the stack either, and ends where a value holds itself.
     """
     columns = document if isinstance(document, Mapping) else {"messages": document}
     place, _ = max(_values(columns), key=lambda found: _depth(found[1]), default=("", None))
@@ -146,11 +146,13 @@ def _values(columns: Mapping[object, object]) -> Iterator[tuple[str, object]]:
 
 
 def _depth(value: object) -> int:
-    """Return how many lists and objects a value has inside each other; one that stands at two places is read once."""
-    depth, level = 0, [value]
-    while level := [one for one in {id(one): one for one in level}.values() if isinstance(one, Mapping | list | tuple)]:
-        depth += 1
-        level = [inner for one in level for inner in (one.values() if isinstance(one, Mapping) else one)]
+    """Return how many lists and objects a value has inside each other; one that stands at two places counts once."""
+    depth, level, seen = 0, [value], set[int]()
+    while level:
+        around = {id(one): one for one in level if isinstance(one, Mapping | list | tuple) and id(one) not in seen}
+        seen.update(around)
+        depth += bool(around)
+        level = [inner for one in around.values() for inner in (one.values() if isinstance(one, Mapping) else one)]
     return depth
 
 

@@ -13,7 +13,7 @@ from services.preprocess.wire.conversation import parse_object
 from tests.support.circles import circular, nested
 from turnloom.errors import InvalidInput
 from turnloom.foreign.json_text import loads
-from turnloom.foreign.plain_values import TOO_DEEP, NotPlain, json_text, unfit
+from turnloom.foreign.plain_values import TOO_DEEP, NotPlain, json_text, too_deep, unfit
 from turnloom.wire.conversations import from_json
 from turnloom.wire.options import preprocess_options
 
@@ -67,6 +67,17 @@ def test_depth_costs_no_stack_and_a_long_place_is_cut() -> None:
     assert (found.place[-1], len(found.place)) == ("…", 121)
     with pytest.raises(NotPlain, match=r"^is nested too deeply$"):
         json_text(nested(20_000))
+
+
+def test_the_value_that_is_nested_deepest_is_named_also_beside_one_that_holds_itself() -> None:
+    messages = [{"role": "user", "extra": [1]}, {"role": "user", "extra": nested(20_000)}, {"more": circular()}]
+    assert too_deep(messages) == (".messages[1].extra", "is nested too deeply")
+    assert too_deep({"tools": [{}, nested(3)], "id": [[]]}).place == ".tools[1]"
+    assert too_deep({}).place == ""
+    twice: object = "x"
+    for _ in range(60):
+        twice = [twice, twice]
+    assert too_deep({"tools": [nested(40), twice]}).place == ".tools[1]"
 
 
 def test_every_way_in_says_depth_in_the_same_words() -> None:

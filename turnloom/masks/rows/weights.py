@@ -85,8 +85,8 @@ def _check_product(weight: float, parts: PartWeights, index: int) -> None:
         factor = getattr(parts, name)
         if factor and not row_weight(weight * factor):
             raise InvalidTraining(
-                f"is {weight:g}, and with part_weights.{name} {factor:g} too {'large' if weight * factor > 1 else 'small'} for a"
-                " weight (1e-45 to 3.4e38); give other factors",
+                f"is {weight:g}, and with part_weights.{name} {factor:g} too"
+                f" {'large' if weight * factor > 1 else 'small'} for a weight (1e-45 to 3.4e38); give other factors",
                 message_index=index,
                 field="weight",
             )
