@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
@@ -41,7 +41,7 @@ def constant(name: str) -> NoJSON:
     return NoJSON(f"holds {name}, which JSON can't hold.")
 
 
-def twice(pairs: list[tuple[str, object]]) -> str:
+def twice(pairs: Iterable[tuple[str, object]]) -> str:
     """Return which key of an object stands twice, as the beginning of a sentence."""
     ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
     return f"holds the key {whole(key)[:SHOWN]!r} twice"
