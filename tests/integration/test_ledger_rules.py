@@ -206,7 +206,7 @@ def test_deleting_leaves_no_key_and_is_refused_while_something_needs_the_job(sto
     store.jobs.reject(second.id, ErrorRecord("X", "x"))
     store.jobs.delete(second.id)
     store.jobs.delete(job.id)
-    assert set(store.redis.keys("*")) - empty == {"tl:run:counters", "tl:run:left-states"}
+    assert set(store.redis.keys("*")) - empty == {"tl:run:counters", "tl:run:left-states", "tl:run:left-objects"}
 
 
 def test_jobs_are_listed_newest_first_page_by_page_and_filtered(store: Store) -> None:

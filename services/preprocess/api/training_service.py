@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -25,13 +26,14 @@ from services.preprocess.models.registry import Registry
 from services.preprocess.wire import job as job_wire
 from services.preprocess.wire import sample as sample_wire
 from services.preprocess.wire.job_request import content_hash, draft, states
-from services.store.errors import TicketTimeout
+from services.store.errors import RedisUnavailable, StoreUnavailable, TicketTimeout
 from services.store.events import Entry
 from services.store.pool.placing import in_order, why_not_begun
 from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobState, StepRecord
 from turnloom.v1 import training_pb2 as pb
 from turnloom.v1.training_pb2_grpc import FineTuningServiceServicer
 
+LOG = logging.getLogger("turnloom.api")
 NAME = "FineTuningService"
 STEPS_DEFAULT = 1_000  #: page of ListSteps
 STEPS_MAX = 10_000
@@ -144,11 +146,18 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             return pb.ListQueueResponse(jobs=mine[:size], waiting=len(ordered))
 
     def DeleteJob(self, request: pb.DeleteJobRequest, context: grpc.ServicerContext) -> pb.DeleteJobResponse:
-        """Delete a job, records first, so that no caller finds a job whose adapter is gone."""
+        """Delete a job, records first, so that no caller finds a job whose adapter is gone.
+
+        Where the store is away the supervisor removes its objects later: a second call would find no job.
+        """
         with self._rpc.unary(context, NAME, "DeleteJob") as call:
             store = self._backing.store()
             deleted = store.jobs.delete(self._owned(call, request.id).id)
-            store.objects.delete_job(deleted.id)
+            try:
+                store.objects.delete_job(deleted.id)
+                store.jobs.objects_removed(deleted.id)
+            except (StoreUnavailable, RedisUnavailable) as error:
+                LOG.warning("job %s is deleted, and its files in the store go later: %s", deleted.id, error)
             return pb.DeleteJobResponse()
 
     def WatchJob(self, request: pb.WatchJobRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchJobResponse]:
