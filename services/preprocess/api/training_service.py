@@ -13,7 +13,7 @@ from services.preprocess.api.backing import Backing
 from services.preprocess.api.rpc import Call, CallType, Rpc
 from services.preprocess.api.sweep_service import SweepRpcs
 from services.preprocess.domain import limits
-from services.preprocess.domain.refusals import ClientLeft, InvalidRequest, Violation, WrongState
+from services.preprocess.domain.refusals import ClientLeft, WrongState
 from services.preprocess.jobs.adapters import adapter_files, adapter_folder
 from services.preprocess.jobs.diagnosis import diagnose
 from services.preprocess.jobs.enqueue import queued
@@ -188,16 +188,8 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
         """Return a page of the effective series; the page token is the next step's number."""
         with self._rpc.unary(context, NAME, "ListSteps") as call:
             size = limits.page_size(request.page_size, STEPS_MAX, STEPS_DEFAULT)
-            position = limits.page_position(request.page_token)
-            if position and not position.isdecimal():
-                raise InvalidRequest(
-                    [
-                        Violation(
-                            "page_token", "is not a token of this server; give one that it sent, or leave it empty."
-                        )
-                    ]
-                )
-            first = int(position) if position else max(request.start_step, 1)
+            position = limits.page_step(request.page_token)
+            first = position or max(request.start_step, 1)
             store = self._backing.store()
             self._seen(call, request.job)
             found = store.ledger.steps(request.job, first, size + 1)
@@ -213,12 +205,10 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
         """Return a page of replies; the page token is the last step of the page before."""
         with self._rpc.unary(context, NAME, "ListReplies") as call:
             size = limits.page_size(request.page_size, MOST_STEPS, MOST_STEPS)
-            position = limits.page_position(request.page_token)
-            if position and not position.isdecimal():
-                raise InvalidRequest([Violation("page_token", "is not a token that this server gave.")])
+            position = limits.page_step(request.page_token)
             job = self._seen(call, request.job)
             step = request.step if request.HasField("step") else None
-            page = replies(self._backing.store(), self._registry, job, step, int(position or 0), size)
+            page = replies(self._backing.store(), self._registry, job, step, position, size)
             return pb.ListRepliesResponse(
                 replies=[job_wire.reply(one) for one in page.said],
                 next_page_token=limits.page_token(str(page.last) if page.last else ""),
