@@ -98,7 +98,7 @@ CLIENT: dict[str, set[str]] = {
             "transport": "errors foreign v1 wire",
             "reading": "characters errors foreign plural v1 wire",
             "client": "errors foreign optional reading training_formats transport v1 whole_file wire",
-            "results": "client errors optional plural v1 wire",
+            "results": "client errors optional plural v1 whole_file wire",
             "display": "plural results v1",
             "progress": "client display errors plural results transport v1",
             "publish": "errors plural results v1 version",
