@@ -211,7 +211,8 @@ class FileStore:
     def _lost(self, folder: str) -> bool:
         with faults(), suppress(FileNotFoundError):
             if self._system.exists(f"{folder}/file.json"):
-                return not self._read_all([f"{folder}/file.json"])
+                file = _record(self._system.cat_file(f"{folder}/file.json"))
+                return file is not None and file.expired
             return bool(time.time() - self._system.modified(f"{folder}/content").timestamp() > LEFTOVER_SECONDS)
         return False
 
@@ -250,8 +251,8 @@ class FileStore:
                     continue
                 if isinstance(text, BaseException):
                     raise text
-                files.append(StoredFile(**json.loads(text)))
-        return [file for file in files if not file.expired]
+                files.append(_record(text))
+        return [file for file in files if file is not None and not file.expired]
 
     def _write(self, path: str, text: str) -> None:
         """Write a small file that is there whole or not at all."""
@@ -267,6 +268,15 @@ class FileStore:
     def _remove(self, path: str) -> None:
         with faults(), suppress(FileNotFoundError):
             self._system.rm(path, recursive=True)
+
+
+def _record(text: bytes) -> StoredFile | None:
+    """Return what a file.json says; None: a machine that lost power, or a person, left something else there."""
+    try:
+        return StoredFile(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        LOG.warning("a file.json of the file store can't be read, and its file is not shown: %s", error)
+        return None
 
 
 def _owner_folder(owner: str) -> str:
