@@ -42,9 +42,10 @@ def _window(
         last = job.progress.step
         return None, _steps(turnloom, job, max(1, last - count + 1), LAST)
     if after.startswith(STEP):
-        number = after.removeprefix(STEP)
-        found = _steps(turnloom, job, max(1, int(number) - count), int(number)) if number.isdecimal() else []
-        if not found or found[-1][1].step != int(number):
+        digits = after.removeprefix(STEP)
+        number = int(digits) if digits.isdecimal() and len(digits) <= len(str(LAST)) else 0
+        found = _steps(turnloom, job, max(1, number - count), number) if 0 < number <= LAST else []
+        if not found or found[-1][1].step != number:
             raise unknown_cursor(after)
         return found[-1][0], found[:-1]
     place = next((place for place, event in messages if f"ftevent-{event.id}" == after), None)

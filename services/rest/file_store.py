@@ -12,7 +12,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +32,7 @@ from services.store.errors import StoreError, StoreFull
 
 LOG = logging.getLogger("turnloom.rest")
 
+ID: Final = re.compile(r"file-[0-9a-f]{24}")
 LEFTOVER_SECONDS: Final = 86_400.0  #: after which an upload that never ended is removed
 NOBODY: Final = "_"  #: folder of files without an owner; no token has this name
 CHUNK: Final = 1 << 20  #: bytes read at a time
@@ -71,6 +74,7 @@ class FileStore:
         self._system = cast(Any, system)
         self._local = is_local(system)
         self._root = root.rstrip("/")
+        self._once = threading.Lock()  # uploads with one Idempotency-Key come at once
 
     @contextmanager
     def writing(self, owner: str, identity: str) -> Iterator[IO[bytes]]:
@@ -100,8 +104,18 @@ class FileStore:
         """Remove what was written."""
         self._remove(self._folder(owner, identity))
 
-    def rename(self, owner: str, identity: str, final: str) -> None:
-        """Give a written file another id."""
+    def put_once(self, file: StoredFile, written: str) -> StoredFile:
+        """Make a file that was written under another id visible, or return the one that has its id: the first wins."""
+        with self._once:
+            known = self.find(file.owner, file.id)
+            if known is None:
+                self._rename(file.owner, written, file.id)
+                self.put(file)
+                return file
+        self.drop(file.owner, written)
+        return known
+
+    def _rename(self, owner: str, identity: str, final: str) -> None:
         target = self._folder(owner, final)
         with faults():
             self._system.makedirs(target, exist_ok=True)
@@ -197,7 +211,8 @@ class FileStore:
     def _lost(self, folder: str) -> bool:
         with faults(), suppress(FileNotFoundError):
             if self._system.exists(f"{folder}/file.json"):
-                return not self._read_all([f"{folder}/file.json"])
+                file = _record(self._system.cat_file(f"{folder}/file.json"))
+                return file is not None and file.expired
             return bool(time.time() - self._system.modified(f"{folder}/content").timestamp() > LEFTOVER_SECONDS)
         return False
 
@@ -220,7 +235,7 @@ class FileStore:
 
     def _found(self, owners: Iterable[str], identity: str) -> StoredFile | None:
         """Return the file of the first of these owners who has it; None too for what is no file's id."""
-        if "/" in identity or not identity.startswith("file-"):
+        if ID.fullmatch(identity) is None:
             return None
         return next(iter(self._read_all([f"{self._folder(owner, identity)}/file.json" for owner in owners])), None)
 
@@ -236,8 +251,8 @@ class FileStore:
                     continue
                 if isinstance(text, BaseException):
                     raise text
-                files.append(StoredFile(**json.loads(text)))
-        return [file for file in files if not file.expired]
+                files.append(_record(text))
+        return [file for file in files if file is not None and not file.expired]
 
     def _write(self, path: str, text: str) -> None:
         """Write a small file that is there whole or not at all."""
@@ -253,6 +268,15 @@ class FileStore:
     def _remove(self, path: str) -> None:
         with faults(), suppress(FileNotFoundError):
             self._system.rm(path, recursive=True)
+
+
+def _record(text: bytes) -> StoredFile | None:
+    """Return what a file.json says; None: a machine that lost power, or a person, left something else there."""
+    try:
+        return StoredFile(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        LOG.warning("a file.json of the file store can't be read, and its file is not shown: %s", error)
+        return None
 
 
 def _owner_folder(owner: str) -> str:

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -19,6 +20,7 @@ from services.rest.file_store import FileStore
 from services.rest.problems import Problem, invalid
 from turnloom.v1 import training_pb2 as tr
 
+LOG: Final = logging.getLogger("turnloom.notifier")
 FOLDER: Final = ".notices/due"  #: no owner of files has this name
 PREFIX: Final = "whsec_"  #: of secrets, as Standard Webhooks writes them
 MOST_URL: Final = 256  #: bytes, the limit of a label
@@ -54,8 +56,14 @@ class Notices:
         """Yield every note."""
         for name in self._store.small_files(FOLDER):
             text = self._store.read_small(f"{FOLDER}/{name}")
-            if name.endswith(".json") and text:
-                yield Notice(**json.loads(text))
+            if not (name.endswith(".json") and text):
+                continue
+            try:
+                notice = Notice(**json.loads(text))
+            except (ValueError, TypeError) as error:  # else no other job would be told of either
+                LOG.warning("the note %s can't be read and is left out: %s", name, error)
+                continue
+            yield notice
 
     def remove(self, job: str) -> None:
         """Forget a note."""

@@ -112,23 +112,29 @@ class Notifier:
 
     def _told(self, notice: Notice, job: tr.Job) -> Notice | None:
         """Notify everyone still outstanding; return the remaining notice, None where nothing remains."""
-        left = notice
-        try:
-            if left.webhook:
+        left, failures = notice, []
+        if left.webhook:
+            try:
                 self._post(left.webhook, job)
                 left = replace(left, webhook="")
-            if left.wandb and self._settings.wandb is not None:
+            except NotHeard as error:  # the other one is told nevertheless
+                failures.append(str(error))
+        if left.wandb and self._settings.wandb is not None:
+            try:
                 self._mirror(left.wandb, job)
                 left = replace(left, wandb="")
-        except NotHeard as error:
-            if left.attempts >= len(BACKOFF_SECONDS):
-                LOG.error("job %s: gave up after %d attempts: %s", job.id, left.attempts + 1, error)
-                return None
-            wait = BACKOFF_SECONDS[left.attempts]
-            LOG.warning("job %s: %s; again in %g s", job.id, error, wait)
-            return replace(left, attempts=left.attempts + 1, due=time.time() + wait)
-        LOG.info("job %s: its end was told", job.id)
-        return None
+            except NotHeard as error:
+                failures.append(str(error))
+        if not failures:
+            LOG.info("job %s: its end was told", job.id)
+            return None
+        said = " and ".join(failures)
+        if left.attempts >= len(BACKOFF_SECONDS):
+            LOG.error("job %s: gave up after %d attempts: %s", job.id, left.attempts + 1, said)
+            return None
+        wait = BACKOFF_SECONDS[left.attempts]
+        LOG.warning("job %s: %s; again in %g s", job.id, said, wait)
+        return replace(left, attempts=left.attempts + 1, due=time.time() + wait)
 
     def _post(self, url: str, job: tr.Job) -> None:
         identity = event_id(job.id, job.finish_time.seconds + job.finish_time.nanos / 1e9)

@@ -54,7 +54,7 @@ class TrainingFiles:
         if identity.startswith("ds-"):
             return self._named(param, identity)
         file = self._found(param, identity)
-        key = _key(self._caller.name, file.id, model, options)
+        key = _key(self._caller.name, file, model, options)
         known = self._store.note(file, key)
         found = self._turnloom.dataset(known) if known else None
         if found is not None and found.state == ds.DATASET_STATE_READY:
@@ -123,6 +123,7 @@ class TrainingFiles:
         )
 
 
-def _key(owner: str, file: str, model: str, options: Mapping[str, object]) -> str:
-    text = json.dumps([owner, file, model, options], sort_keys=True)
+def _key(owner: str, file: StoredFile, model: str, options: Mapping[str, object]) -> str:
+    # The content counts, too: an Idempotency-Key gives its id to another file once the first was deleted or expired.
+    text = json.dumps([owner, file.id, file.sha256, model, options], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:40]

@@ -9,7 +9,7 @@ from typing import cast
 
 from services.store import keys
 from services.store.codec import decode, encode
-from services.store.connection import StoreRedis
+from services.store.connection import StoreRedis, redis_time
 from services.store.errors import QuotaReached
 from services.store.ids import new_id
 from services.store.job_reader import JobReader
@@ -159,6 +159,15 @@ class Jobs(JobReader):
         job = self.get(job_id)
         self._scripts.run("delete", job=job_id, lists=_lists(job.spec))
         return job
+
+    def with_objects_left(self, grace: float) -> list[str]:
+        """Return jobs that were deleted `grace` seconds ago or earlier and may still have objects in the store."""
+        until = redis_time(self._client) - grace
+        return cast(list[str], self._client.zrangebyscore(keys.LEFT_OBJECTS, "-inf", until))
+
+    def objects_removed(self, job_id: str) -> None:
+        """Note that a deleted job has no objects any more."""
+        self._client.zrem(keys.LEFT_OBJECTS, job_id)
 
     # What a worker does.
 

@@ -19,6 +19,8 @@ QUOTA = "tl:run:quota"  # string: jobs of one owner on hosts at most, as the sup
 SERVED = "tl:run:served"  # hash: owner to when a job of theirs last got a host, seconds
 INDEXED = "tl:run:indexed"  # string: jobs of earlier versions are in the indexes
 HOSTS = "tl:run:hosts"  # zset: host by last heartbeat, seconds
+LEFT_OBJECTS = "tl:run:left-objects"  # zset: deleted job whose files may still be in the store, by when, seconds
+LEFT_STATES = "tl:run:left-states"  # zset: TuFT's path of a state to remove on its host, by when it was left, s
 COUNTERS = "tl:run:counters"  # hash: worker counters of the exporter
 SUPERVISOR = "tl:run:supervisor"  # string: the lease of the one supervisor
 

@@ -15,7 +15,7 @@ from services.quoting import cut
 from services.store import keys
 from services.store.archived import Archives
 from services.store.codec import decode, encode
-from services.store.connection import StoreRedis
+from services.store.connection import StoreRedis, redis_time
 from services.store.errors import CheckpointNotUsable, NotFound
 from services.store.records import CheckpointRecord, Control, StepRecord
 from services.store.scripts import Scripts
@@ -23,6 +23,9 @@ from services.store.steps import decode_step, encode_step
 
 #: Upper bounds of turnloom_trainer_step_duration_seconds, seconds.
 PHASE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+#: Seconds after which a saved state that no host has found is forgotten: its host is gone for good.
+_LEFT_STATES_KEPT = 30 * 86400.0
 
 #: Records read per script call: bounds how long one reader holds up the commits of all runs.
 _STEPS_PER_READ = 500
@@ -125,12 +128,24 @@ class Ledger:
             if answer[0] == "ok":
                 return record
 
-    def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:
-        """Forget a checkpoint whose files are gone. Raises CheckpointNotUsable for the last and the best one."""
+    def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str, left: str = "") -> None:
+        """Forget a checkpoint whose files are gone. Raises CheckpointNotUsable for the last and the best one.
+
+        `left`: TuFT's path of it, where its files may lie on another host, which then removes them.
+        """
         while True:
             before = self._stored_checkpoint(job_id, checkpoint_id)
-            if self._change(job_id, attempt, checkpoint_id, before, ""):
+            if self._change(job_id, attempt, checkpoint_id, before, "", left):
                 return
+
+    def left_states(self) -> list[str]:
+        """Return TuFT's paths of states that no job has any more: of deleted jobs, and left behind by moved ones."""
+        self._client.zremrangebyscore(keys.LEFT_STATES, "-inf", redis_time(self._client) - _LEFT_STATES_KEPT)
+        return cast(list[str], self._client.zrange(keys.LEFT_STATES, 0, -1))
+
+    def forget_left_state(self, path: str) -> None:
+        """Note that the files of such a state are gone."""
+        self._client.zrem(keys.LEFT_STATES, path)
 
     def checkpoints(self, job_id: str, *, superseded: bool = True) -> list[CheckpointRecord]:
         """Return checkpoints by step and attempt; without `superseded` only those of the effective run."""
@@ -199,9 +214,15 @@ class Ledger:
                 return
             after = "(" + entries[-1][0]
 
-    def _change(self, job_id: str, attempt: int, checkpoint_id: str, before: str, after: str) -> bool:
+    def _change(self, job_id: str, attempt: int, checkpoint_id: str, before: str, after: str, left: str = "") -> bool:
         answer = self._scripts.run(
-            "change_checkpoint", job=job_id, attempt=attempt, checkpoint=checkpoint_id, before=before, after=after
+            "change_checkpoint",
+            job=job_id,
+            attempt=attempt,
+            checkpoint=checkpoint_id,
+            before=before,
+            after=after,
+            left=left,
         )
         return answer[0] == "ok"
 

@@ -138,7 +138,7 @@ def newest(client: StoreRedis, indexes: str | Sequence[str], token: str, count: 
     highest, last = "+inf", ""
     if token:
         time, _, last = token.partition(".")
-        if not time.isdigit() or not last:
+        if not (time.isascii() and time.isdigit()) or not last:
             raise BadToken(f"page_token {token!r} was not given by this server; begin again without one")
         highest = time
     names = [indexes] if isinstance(indexes, str) else indexes

@@ -129,6 +129,10 @@ class ServerFolder:
             return [f"tinker://{run}/weights/{one.name}" for one in (self.root / run).iterdir() if one.is_dir()]
         return []
 
+    def has(self, path: str) -> bool:
+        """Return whether a saved state has files here; a path that is none of a TuFT server has not."""
+        return SAVED_PATH.fullmatch(path) is not None and self.of(path).is_dir()
+
     def remove(self, path: str) -> None:
         """Remove the files of a saved state that the server does not know any more. Missing ones are fine.
 

@@ -29,8 +29,8 @@ class CheckpointLedger(Protocol):
         """Note that a checkpoint is in the store."""
         ...
 
-    def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:
-        """Forget a checkpoint; refuses the last and the best."""
+    def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str, left: str = "") -> None:
+        """Forget a checkpoint, or `left` its path to another host; refuses the last and the best."""
         ...
 
 
@@ -76,8 +76,9 @@ class Keeper:
         gone: set[str] = set()
         for checkpoint in go:
             try:
+                left = "" if self.folder.has(checkpoint.path) else checkpoint.path  # the job came from another host
                 self.folder.delete(self.server, checkpoint.path)
-                self.ledger.remove_checkpoint(self.job, self.attempt, checkpoint.id)
+                self.ledger.remove_checkpoint(self.job, self.attempt, checkpoint.id, left)
                 gone.add(checkpoint.id)
                 if checkpoint.stored:
                     self.aside(f"removal of {checkpoint.uri}", partial(self.objects.delete, checkpoint.uri))

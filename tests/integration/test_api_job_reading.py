@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import time
 from pathlib import Path
@@ -65,6 +66,16 @@ class TestReading:
         assert pages[0].steps[0].nll_sum == 5.0
         late = api.jobs.ListSteps(pb.ListStepsRequest(job=job, start_step=6), timeout=LIMIT)
         assert [step.step for step in late.steps] == [6, 7]
+
+    @pytest.mark.parametrize("position", ["x", "٣", "-1", "9" * 20, "9" * 5000])
+    def test_a_token_of_a_page_that_can_not_be_is_refused(self, api: Api, position: str) -> None:
+        job = make_job(api, make_dataset(api).id).job.id
+        token = base64.urlsafe_b64encode(position.encode()).decode()
+        for call in (
+            lambda: api.jobs.ListSteps(pb.ListStepsRequest(job=job, page_token=token), timeout=LIMIT),
+            lambda: api.jobs.ListReplies(pb.ListRepliesRequest(job=job, page_token=token), timeout=LIMIT),
+        ):
+            assert refusal(call).fields["page_token"].startswith("is not a token of this server")
 
     def test_progress_shows_exact_means_and_an_estimated_finish(self, api: Api, store: Store) -> None:
         job = make_job(api, make_dataset(api, 20).id).job.id

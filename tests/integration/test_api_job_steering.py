@@ -25,6 +25,7 @@ from tests.support.api_calls import (
 )
 from tests.support.job_steps import LIMIT, checkpoint, commit, finished_job, get, running
 from tests.support.rq_workers import sign_in
+from tests.support.small_disk import small_disk
 from turnloom.v1 import training_pb2 as pb
 
 Hyper = pb.Hyperparameters
@@ -65,6 +66,25 @@ class TestSteering:
         api.jobs.DeleteJob(pb.DeleteJobRequest(id=job), timeout=LIMIT)
         assert refusal(lambda: get(api, job)).code is grpc.StatusCode.NOT_FOUND
         assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file() and job in str(path)]
+
+    def test_the_files_of_a_job_deleted_while_the_store_is_away_go_later(
+        self, api: Api, store: Store, tmp_path: Path
+    ) -> None:
+        job = finished_job(api, store, tmp_path)
+        supervisor = Supervisor(store, SupervisorSettings("", str(tmp_path / "store")))
+        busy = tmp_path / "store" / "adapters" / job / "busy"
+        busy.mkdir()
+        with small_disk(busy, 1) as disk:  # what is mounted can't be removed
+            if disk is None:
+                pytest.skip("this user may not mount")
+            api.jobs.DeleteJob(pb.DeleteJobRequest(id=job), timeout=LIMIT)
+            assert refusal(lambda: get(api, job)).code is grpc.StatusCode.NOT_FOUND
+            store.redis.zincrby("tl:run:left-objects", -3600, job)  # an hour ago
+            supervisor.tidy_files()
+            assert store.jobs.with_objects_left(0.0) == [job]
+        supervisor.tidy_files()
+        assert store.jobs.with_objects_left(0.0) == []
+        assert not (tmp_path / "store" / "adapters" / job).exists()
 
     def test_a_deleted_job_leaves_no_key_and_no_object(self, api: Api, store: Store, tmp_path: Path) -> None:
         dataset = make_dataset(api).id

@@ -187,6 +187,9 @@ def test_a_dataset_is_made_listed_shown_downloaded_and_deleted(api: Api, chats: 
     assert exported.document["rows"] == 10
     labels = pq.read_table(tmp_path / "t").column("labels").to_pylist()
     assert sum(label != -100 for some in labels for label in some) == made["loss_tokens"]
+    for out in ("", tmp_path):
+        refused = turnloom(api.address, "dataset", "export", made["id"], "--to", "trl", "--out", out)
+        assert (refused.code, "can't be written: Is a directory." in refused.err) == (2, True)
     refused = turnloom(api.address, "dataset", "export", made["id"], "--to", "nothing")
     assert "there is no 'nothing'" in refused.err
     assert turnloom(api.address, "dataset", "delete", made["id"]).code == 0

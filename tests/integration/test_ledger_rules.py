@@ -206,7 +206,7 @@ def test_deleting_leaves_no_key_and_is_refused_while_something_needs_the_job(sto
     store.jobs.reject(second.id, ErrorRecord("X", "x"))
     store.jobs.delete(second.id)
     store.jobs.delete(job.id)
-    assert set(store.redis.keys("*")) - empty == {"tl:run:counters"}
+    assert set(store.redis.keys("*")) - empty == {"tl:run:counters", "tl:run:left-states", "tl:run:left-objects"}
 
 
 def test_jobs_are_listed_newest_first_page_by_page_and_filtered(store: Store) -> None:
@@ -254,6 +254,27 @@ def test_time_that_workers_hold_a_job_is_counted_and_priced_by_each_of_them(stor
     assert unpriced.cost(0.0) == pytest.approx(4.0, abs=0.15)
     store.jobs.cancel(job.id)
     assert store.jobs.get(job.id).training_seconds(1e10) == unpriced.held_seconds
+
+
+def test_prices_in_two_currencies_are_not_added_and_an_event_says_so(store: Store) -> None:
+    job = queued(store)
+
+    def held(attempt: int, price: float, currency: str) -> JobRecord:
+        assert store.jobs.claim(job.id, attempt, "w", price=price, currency=currency) is not None
+        began = float(store.redis.hget(f"tl:run:job:{job.id}", "held_since"))
+        store.redis.hset(f"tl:run:job:{job.id}", "held_since", f"{began - 3600}")
+        store.jobs.release(job.id, attempt, "preempted", "y")
+        return store.jobs.get(job.id)
+
+    first = held(1, 3.0, "EUR")
+    second = held(2, 1000.0, "JPY")
+    assert (second.held_cost, second.currency) == (first.held_cost, "EUR")
+    (told,) = [one for one in store.events.list(job.id, page_size=100).items if one.type == "COST_INCOMPLETE"]
+    assert told.message.endswith(
+        "has its price in JPY and the job's cost is in EUR: its hours there are not in the cost."
+    )
+    third = held(3, 3.0, "EUR")
+    assert third.held_cost == pytest.approx(6.0, abs=0.1)
 
 
 def test_parts_of_the_store_work_alone(redis_url: str) -> None:

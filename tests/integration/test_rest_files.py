@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import openai
@@ -147,6 +149,26 @@ def test_the_same_idempotency_key_makes_one_file_and_refuses_another(rest: Rest)
     assert upload(rest, lines(2), "bob", **{"Idempotency-Key": "k"}).json()["id"] != first["id"]
     assert [file.id for file in rest.client("ann").files.list()] == [first["id"]]
     assert len(below(rest.files)) == 4
+
+
+def test_of_files_that_come_at_once_with_one_idempotency_key_one_is_kept_and_the_others_are_refused(rest: Rest) -> None:
+    sent = [lines(count) for count in (2, 3, 4, 5)]
+    for number in range(8):
+        send = partial(upload, rest, **{"Idempotency-Key": f"k{number}"})
+        with ThreadPoolExecutor(len(sent)) as pool:
+            answers = list(pool.map(send, sent))
+        ((data, made),) = [
+            (data, answer.json()) for data, answer in zip(sent, answers, strict=True) if answer.status_code == 200
+        ]
+        content = httpx.get(f"{rest.url}/v1/files/{made['id']}/content", headers=rest.headers("ann"))
+        assert content.content == data
+
+
+@pytest.mark.parametrize("name", ["file-%00", "file-" + "a" * 300, "file-" + "A" * 24, "file-..%2f_", "file-%ff"])
+def test_a_name_that_no_file_has_is_not_found(rest: Rest, name: str) -> None:
+    for path in (name, f"{name}/content"):
+        answer = httpx.get(f"{rest.url}/v1/files/{path}", headers=rest.headers("ann"))
+        assert answer.status_code == 404
 
 
 def test_a_file_can_expire(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:

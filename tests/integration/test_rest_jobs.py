@@ -166,6 +166,18 @@ def test_a_conversation_that_cannot_be_trained_on_is_named_by_its_line(ann: Open
     assert caught.value.code == "invalid_training_file"
 
 
+def test_a_key_whose_file_was_deleted_may_send_another_file_to_train_on(ann: OpenAI, direct: TurnloomClient) -> None:
+    counts = []
+    for conversations in (3, 5):
+        file = ann.files.create(
+            file=("a.jsonl", lines(conversations)), purpose="fine-tune", extra_headers={"Idempotency-Key": "k"}
+        )
+        job = ann.fine_tuning.jobs.create(model=MODEL, training_file=file.id)
+        counts.append(direct.datasets.retrieve(direct.jobs.retrieve(job.id).training_dataset).conversations)
+        ann.files.delete(file.id)
+    assert counts == [3, 5]
+
+
 def test_an_idempotency_key_makes_one_job(ann: OpenAI, file: str) -> None:
     def create(rank: int = 8) -> str:
         return ann.fine_tuning.jobs.create(

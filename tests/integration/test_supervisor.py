@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from services.store import keys
+from services.store.archive import archive_ledger
 from services.store.archived import Archives, _read
 from services.store.codec import RecordNotReadable
 from services.store.connection import redis_time
@@ -330,6 +331,23 @@ def test_a_ledger_of_a_job_that_can_be_resumed_stays_longer(store: Store, redis_
         watcher.archive()
         left = store.redis.pttl(keys.stream(job.id))
         assert (left <= 60_000) == (state is JobState.SUCCEEDED)
+
+
+def test_a_job_deleted_while_its_ledger_is_archived_leaves_no_file(
+    store: Store, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = queued(store)
+    take(store, job)
+    store.jobs.finish(job.id, 1, JobState.SUCCEEDED)
+
+    def archive_then_delete(*given: Any) -> str:
+        uri = archive_ledger(*given)
+        store.jobs.delete(job.id)
+        return uri
+
+    monkeypatch.setattr(module, "archive_ledger", archive_then_delete)
+    Supervisor(store, SupervisorSettings(redis_url, str(tmp_path), TTL)).archive()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_job_resumed_after_its_archive_keeps_its_ledger(store: Store, redis_url: str, tmp_path: Path) -> None:

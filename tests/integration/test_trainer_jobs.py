@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,10 @@ from services.store.errors import Fenced
 from services.store.queueing.workers import count
 from services.store.records import Control, Hyperparameters, JobState, StartFrom, StepRecord
 from services.trainer.batches.batching import MOST_CALL_TOKENS
+from services.trainer.host import probe_host
+from services.trainer.settings import from_environment
 from tests.fakes.fake_tuft import FakeTuft
+from tests.support.ports import free_port
 from tests.support.redis_fixtures import RedisServer
 from tests.support.silent_proxy import SilentProxy
 from tests.support.trainer_parts import conversations
@@ -28,6 +32,12 @@ LONG = replace(HYPER, max_steps=100_000, eval_every=0, checkpoint_every=5)
 
 
 stack = pytest.fixture(stack_over_fake_tuft)
+
+
+def leave(worker: subprocess.Popen[bytes]) -> None:
+    """Ends a worker, which may no longer look after its host."""
+    worker.terminate()
+    worker.wait(60)
 
 
 @pytest.fixture
@@ -128,6 +138,41 @@ def test_a_job_leaves_the_files_of_its_kept_checkpoints_alone(stack: TrainerStac
     assert {path.name for path in stack.tuft.checkpoint_dir.glob("*/*")} == {
         one.id for one in stack.store.ledger.checkpoints(job_id)
     }
+
+
+def test_a_deleted_job_leaves_no_files_on_its_host_and_those_of_other_jobs_stay(stack: TrainerStack) -> None:
+    worker = stack.worker()
+    deleted, other = stack.submit(HYPER), stack.submit(HYPER)
+    stack.wait(other, JobState.SUCCEEDED)
+    begun = stack.submit(HYPER, start_from=StartFrom(deleted))
+    stack.wait(begun, JobState.SUCCEEDED)
+    leave(worker)
+    kept = {one.id for job in (other, begun) for one in stack.store.ledger.checkpoints(job)}
+    gone = {one.path for one in stack.store.ledger.checkpoints(deleted)}
+    stack.store.jobs.delete(deleted)
+    assert set(stack.store.ledger.left_states()) == gone != set()
+    assert probe_host.run(from_environment(stack.settings()))
+    assert {path.name for path in stack.tuft.checkpoint_dir.glob("*/*")} == kept
+    assert stack.store.ledger.left_states() == []
+
+
+def test_what_a_deleted_job_has_on_a_server_that_is_away_goes_when_it_is_back(stack: TrainerStack) -> None:
+    (stack.folder / "store").mkdir()
+    (stack.folder / "store" / "adapters").touch()  # nothing can be copied, so the run stays on the server
+    stack.environment |= {"TURNLOOM_REDIS_PATIENCE": "0.2"}
+    worker = stack.worker()
+    job_id = stack.submit(HYPER)
+    stack.wait(job_id, JobState.FAILED)
+    leave(worker)
+    stack.store.jobs.delete(job_id)
+    settings = from_environment(stack.settings())
+    assert probe_host.run(replace(settings, tuft_url=f"http://127.0.0.1:{free_port()}"))
+    there = list(stack.tuft.checkpoint_dir.glob("*/*"))
+    assert len(stack.store.ledger.left_states()) == len(there) > 0
+    assert stack.tuft.state()["runs"] != {}
+    assert probe_host.run(settings)
+    assert (stack.store.ledger.left_states(), list(stack.tuft.checkpoint_dir.glob("*/*"))) == ([], [])
+    assert stack.tuft.state()["runs"] == {}
 
 
 def test_a_redis_that_swallows_bytes_does_not_hold_up_training_and_loses_no_step(stack: TrainerStack) -> None:

@@ -86,6 +86,7 @@ CLIENT: dict[str, set[str]] = {
     "turnloom.optional": set(),
     "turnloom.plural": set(),
     "turnloom.version": set(),
+    "turnloom.whole_file": set(),
     "turnloom.training_formats": {"turnloom.optional"},
     "turnloom.datatrove_step": {"turnloom.foreign", "turnloom.masks.columns"},
     **{
@@ -96,8 +97,8 @@ CLIENT: dict[str, set[str]] = {
             "wire": "errors foreign v1",
             "transport": "errors foreign v1 wire",
             "reading": "characters errors foreign plural v1 wire",
-            "client": "errors foreign optional reading training_formats transport v1 wire",
-            "results": "client errors optional plural v1 wire",
+            "client": "errors foreign optional reading training_formats transport v1 whole_file wire",
+            "results": "client errors optional plural v1 whole_file wire",
             "display": "plural results v1",
             "progress": "client display errors plural results transport v1",
             "publish": "errors plural results v1 version",
@@ -106,7 +107,7 @@ CLIENT: dict[str, set[str]] = {
             "cli.running": "client display errors transport",
             "cli.options": "cli.running errors reading v1 wire",
             "cli": "cli.running cli.options client display embedded errors foreign learning_rates optional "
-            "plural progress publish reading results transport v1 version wire",
+            "plural progress publish reading results transport v1 version whole_file wire",
             "demo": "cli cli.running client display embedded errors optional plural reading v1 wire",
         }.items()
     },

@@ -33,6 +33,7 @@ from turnloom.errors import InvalidInput
 from turnloom.optional import missing
 from turnloom.plural import counted
 from turnloom.v1 import datasets_pb2
+from turnloom.whole_file import whole_file
 
 if TYPE_CHECKING:
     from turnloom.reading.local_sources import LocalPart
@@ -284,17 +285,13 @@ def download(
 ) -> None:
     """Write the rows as JSON lines: token_ids, target_weights (one less), conversation, part."""
     path = to if to != Path() else Path(f"{dataset}.jsonl")
-    part = path.with_name(path.name + ".part")
     rows = 0
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
             for batch in session.client.datasets.download(dataset):
                 rows += _write_rows(batch, file)
-        part.replace(path)
     except OSError as error:
         raise InvalidInput(f"{path} can't be written: {error.strerror or error}.", hint="Name another file.") from error
-    finally:
-        part.unlink(missing_ok=True)
     if session.as_json:
         session.json({"dataset": dataset, "path": str(path), "rows": rows})
     else:

@@ -17,6 +17,7 @@ from turnloom.results.fetching import fetch
 from turnloom.results.files import rows, write_csv
 from turnloom.results.openmetrics import openmetrics
 from turnloom.results.runs import Run, differing
+from turnloom.whole_file import whole_file
 
 NEEDS: Final[Mapping[str, tuple[str, str]]] = {
     "parquet": ("pyarrow", "pip install pyarrow"),
@@ -78,7 +79,7 @@ def _parquet(out: Path | None, runs: Sequence[Run]) -> list[Path]:
 def _openmetrics(out: Path | None, runs: Sequence[Run]) -> list[Path]:
     path = out or Path("steps.om")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
         file.writelines(openmetrics(runs))
     return [path]
 

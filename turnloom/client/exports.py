@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from turnloom.errors import InvalidInput
 from turnloom.optional import needs
 from turnloom.training_formats import Record, WeightsNotTaken, record
+from turnloom.whole_file import whole_file
 from turnloom.wire.batches import Row
 
 if TYPE_CHECKING:
@@ -73,13 +74,10 @@ def export(rows: Iterable[Row], to: str, path: Path) -> int:
             yield {**record(row, to), **place}
             count += 1
 
-    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part, lines())
-        part.replace(path)
+        with whole_file(path) as part:
+            write(part, lines())
     except WeightsNotTaken as error:
         raise InvalidInput(f"Row {count}: {error}.", field="--to") from error
-    finally:
-        part.unlink(missing_ok=True)
     return count

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
 from turnloom.characters import whole
 from turnloom.errors import InvalidInput
-from turnloom.foreign.plain_values import TOO_DEEP
+from turnloom.foreign.plain_values import SHOWN, TOO_DEEP
 
 #: A parsed JSON document.
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -23,7 +24,7 @@ NO_UTF8: Final = "is not UTF-8."
 
 @dataclass(frozen=True, slots=True)
 class NoJSON:
-    """A value that JSON can't hold, in its place in the document."""
+    """A value that JSON can't hold, or that would lose something, in its place in the document."""
 
     what: str  #: the rest of a sentence: "holds NaN, which is no JSON value."
 
@@ -40,14 +41,30 @@ def constant(name: str) -> NoJSON:
     return NoJSON(f"holds {name}, which JSON can't hold.")
 
 
+def twice(pairs: Iterable[tuple[str, object]]) -> str:
+    """Return which key of an object stands twice, as the beginning of a sentence."""
+    ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+    return f"holds the key {whole(key)[:SHOWN]!r} twice"
+
+
+def _object(pairs: list[tuple[str, object]]) -> object:
+    """Return the object of these pairs, or the NoJSON for a key that stands twice: of its values one would get lost."""
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else NoJSON(f"{twice(pairs)}; leave one of them out.")
+
+
+# Made once: `json.loads` makes one at each call, which takes longer than the objects of a short conversation.
+_DECODER: Final = json.JSONDecoder(parse_constant=constant, object_pairs_hook=_object)
+
+
 def loads(text: str) -> object:
-    """Parse JSON; NaN and Infinity become NoJSON.
+    """Parse JSON; NaN and Infinity become NoJSON, and so does an object with a key that stands twice.
 
     Raises:
         ValueError: also as JSONDecodeError.
     """
     try:
-        return json.loads(text, parse_constant=constant)
+        return _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError(f"{TOO_DEEP}.") from error
     except ValueError as error:
@@ -57,7 +74,7 @@ def loads(text: str) -> object:
 
 
 def parse(text: str) -> JSON:
-    """Parse JSON without NaN and Infinity.
+    """Parse JSON without NaN, Infinity and keys that stand twice.
 
     Raises:
         ValueError: also as JSONDecodeError.

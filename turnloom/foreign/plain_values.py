@@ -107,6 +107,16 @@ def unfit(value: object, *, finite: bool = True) -> Unfit | None:
     return None
 
 
+def too_deep(document: object) -> Unfit:
+    """Return the value of a conversation that is nested deepest: a message's, a tool, or another column's.
+
+    For where Python's recursion ended. Takes no room on the stack either, and ends where a value holds itself.
+    """
+    columns = document if isinstance(document, Mapping) else {"messages": document}
+    place, _ = max(_values(columns), key=lambda found: _depth(found[1]), default=("", None))
+    return Unfit(place, TOO_DEEP)
+
+
 def place_of_half(value: object, place: str = "") -> str:
     """Return where half of a surrogate pair stands, as a text or in a key; empty: nowhere, or in the value itself."""
     if isinstance(value, str):
@@ -120,6 +130,30 @@ def place_of_half(value: object, place: str = "") -> str:
     else:
         return ""
     return next((found for step, inner in steps if (found := place_of_half(inner, step))), "")
+
+
+def _values(columns: Mapping[object, object]) -> Iterator[tuple[str, object]]:
+    """Yield the values of a conversation that a sentence can name, with their places."""
+    for column, value in columns.items():
+        if not isinstance(value, list | tuple):
+            yield f".{column}", value
+            continue
+        for index, item in enumerate(value):
+            if column == "messages" and isinstance(item, Mapping):
+                yield from ((f".messages[{index}].{key}", inner) for key, inner in item.items())
+            else:
+                yield f".{column}[{index}]", item
+
+
+def _depth(value: object) -> int:
+    """Return how many lists and objects a value has inside each other; one that stands at two places counts once."""
+    depth, level, seen = 0, [value], set[int]()
+    while level:
+        around = {id(one): one for one in level if isinstance(one, Mapping | list | tuple) and id(one) not in seen}
+        seen.update(around)
+        depth += bool(around)
+        level = [inner for one in around.values() for inner in (one.values() if isinstance(one, Mapping) else one)]
+    return depth
 
 
 def _as_dict(value: object) -> dict[object, object]:

@@ -8,24 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from math import isfinite
 from operator import is_
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from turnloom.masks.domain.conversation import REASONING_FIELDS, Conversation, Message
+from turnloom.masks.domain.conversation import REASONING_FIELDS, Conversation, Message, row_weight
 from turnloom.masks.domain.errors import (
-    TOO_DEEP,
     InvalidOption,
     NothingToTrain,
     PreprocessError,
     RoundTripFailed,
-    UnsupportedContent,
 )
 from turnloom.masks.domain.example import ControlTokenSpan, PreprocessedConversation, TokenizedExample
 from turnloom.masks.domain.gc_pause import collections_paused
 from turnloom.masks.domain.options import Options, Tokenization, is_iso_date
+from turnloom.masks.domain.reading import too_deep_error
 from turnloom.masks.model import Model
 from turnloom.masks.replay.fast_path import FastPath, fast_path_of
 from turnloom.masks.rows.fit import Fitted, fit
@@ -135,9 +133,9 @@ def check_options(options: Options) -> None:
         raise InvalidOption(f"date is {options.date!r}; give an ISO date such as 2026-01-31", field="date")
     for name in ("reasoning", "content", "tool_call"):
         weight = getattr(options.part_weights, name)
-        if not (isfinite(weight) and weight >= 0):
+        if row_weight(weight) is None:
             raise InvalidOption(
-                f"part_weights.{name} is {weight}; give a finite number that is not negative", field="part_weights"
+                f"part_weights.{name} is {weight}; give a finite number from 0 to 3.4e38", field="part_weights"
             )
 
 
@@ -198,7 +196,7 @@ def _laid_out(
     except PreprocessError as error:
         return error
     except RecursionError:  # lists in lists in lists: of this conversation, and no reason to refuse its batch
-        return UnsupportedContent(TOO_DEEP)
+        return too_deep_error(conversation)
 
 
 def _fitted(

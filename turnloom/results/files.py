@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from turnloom.results.runs import JOB, Run, test_nll, train_nll
 from turnloom.v1 import training_pb2
+from turnloom.whole_file import whole_file
 
 Cell: TypeAlias = "int | float | str | None"
 #: Hyperparameters that stand in every row, beside those that tell the runs apart.
@@ -66,7 +67,7 @@ def write_csv(path: Path, table: Iterable[dict[str, Cell]]) -> None:
     """Write UTF-8 with a header; None is empty, and numbers read back exactly."""
     listed = list(table)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(listed[0]) if listed else ["job", "step"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(listed)

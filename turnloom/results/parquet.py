@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from turnloom.results.files import Cell
+from turnloom.whole_file import whole_file
 
 
 def write_parquet(path: Path, table: Sequence[dict[str, Cell]]) -> None:
     """Write one row group; None is null."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(table)), path)
+    with whole_file(path) as part:
+        pq.write_table(pa.Table.from_pylist(list(table)), part)

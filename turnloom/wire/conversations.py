@@ -20,7 +20,7 @@ from turnloom.foreign.columns import BESIDE, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import JSON, identifier_from, kind_of, list_from, list_in, offers_none, text_from
 from turnloom.foreign.part_types import ADVICE
-from turnloom.foreign.plain_values import PLAIN, as_float32, place_of_half, text_of, why_not
+from turnloom.foreign.plain_values import PLAIN, as_float32, place_of_half, text_of, too_deep, unfit
 from turnloom.foreign.tool_calls import NO_CALLS, call_from, only, tool_text
 from turnloom.v1 import types_pb2
 
@@ -51,7 +51,7 @@ def from_json(document: JSON, place: str = "") -> types_pb2.Conversation:
         where = ": ".join(part for part in (place, error.field, error.message) if part)
         raise InvalidInput(where, hint=error.hint, field=error.field) from error
     except RecursionError as error:
-        where, what = why_not(document)
+        where, what = unfit(document) or too_deep(document)
         said = ": ".join(part for part in (place, where.removeprefix("."), what) if part)
         raise InvalidInput(f"{said}.", hint=PLAIN, field=where.removeprefix(".")) from error
     except UnicodeEncodeError as error:

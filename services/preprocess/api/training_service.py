@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from services.preprocess.api.backing import Backing
 from services.preprocess.api.rpc import Call, CallType, Rpc
 from services.preprocess.api.sweep_service import SweepRpcs
 from services.preprocess.domain import limits
-from services.preprocess.domain.refusals import ClientLeft, InvalidRequest, Violation, WrongState
+from services.preprocess.domain.refusals import ClientLeft, WrongState
 from services.preprocess.jobs.adapters import adapter_files, adapter_folder
 from services.preprocess.jobs.diagnosis import diagnose
 from services.preprocess.jobs.enqueue import queued
@@ -25,13 +26,14 @@ from services.preprocess.models.registry import Registry
 from services.preprocess.wire import job as job_wire
 from services.preprocess.wire import sample as sample_wire
 from services.preprocess.wire.job_request import content_hash, draft, states
-from services.store.errors import TicketTimeout
+from services.store.errors import RedisUnavailable, StoreUnavailable, TicketTimeout
 from services.store.events import Entry
 from services.store.pool.placing import in_order, why_not_begun
 from services.store.records import CheckpointRecord, EventRecord, JobNotice, JobRecord, JobState, StepRecord
 from turnloom.v1 import training_pb2 as pb
 from turnloom.v1.training_pb2_grpc import FineTuningServiceServicer
 
+LOG = logging.getLogger("turnloom.api")
 NAME = "FineTuningService"
 STEPS_DEFAULT = 1_000  #: page of ListSteps
 STEPS_MAX = 10_000
@@ -144,11 +146,18 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
             return pb.ListQueueResponse(jobs=mine[:size], waiting=len(ordered))
 
     def DeleteJob(self, request: pb.DeleteJobRequest, context: grpc.ServicerContext) -> pb.DeleteJobResponse:
-        """Delete a job, records first, so that no caller finds a job whose adapter is gone."""
+        """Delete a job, records first, so that no caller finds a job whose adapter is gone.
+
+        Where the store is away the supervisor removes its objects later: a second call would find no job.
+        """
         with self._rpc.unary(context, NAME, "DeleteJob") as call:
             store = self._backing.store()
             deleted = store.jobs.delete(self._owned(call, request.id).id)
-            store.objects.delete_job(deleted.id)
+            try:
+                store.objects.delete_job(deleted.id)
+                store.jobs.objects_removed(deleted.id)
+            except (StoreUnavailable, RedisUnavailable) as error:
+                LOG.warning("job %s is deleted, and its files in the store go later: %s", deleted.id, error)
             return pb.DeleteJobResponse()
 
     def WatchJob(self, request: pb.WatchJobRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchJobResponse]:
@@ -179,16 +188,8 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
         """Return a page of the effective series; the page token is the next step's number."""
         with self._rpc.unary(context, NAME, "ListSteps") as call:
             size = limits.page_size(request.page_size, STEPS_MAX, STEPS_DEFAULT)
-            position = limits.page_position(request.page_token)
-            if position and not position.isdecimal():
-                raise InvalidRequest(
-                    [
-                        Violation(
-                            "page_token", "is not a token of this server; give one that it sent, or leave it empty."
-                        )
-                    ]
-                )
-            first = int(position) if position else max(request.start_step, 1)
+            position = limits.page_step(request.page_token)
+            first = position or max(request.start_step, 1)
             store = self._backing.store()
             self._seen(call, request.job)
             found = store.ledger.steps(request.job, first, size + 1)
@@ -204,12 +205,10 @@ class FineTuningService(SweepRpcs, FineTuningServiceServicer):
         """Return a page of replies; the page token is the last step of the page before."""
         with self._rpc.unary(context, NAME, "ListReplies") as call:
             size = limits.page_size(request.page_size, MOST_STEPS, MOST_STEPS)
-            position = limits.page_position(request.page_token)
-            if position and not position.isdecimal():
-                raise InvalidRequest([Violation("page_token", "is not a token that this server gave.")])
+            position = limits.page_step(request.page_token)
             job = self._seen(call, request.job)
             step = request.step if request.HasField("step") else None
-            page = replies(self._backing.store(), self._registry, job, step, int(position or 0), size)
+            page = replies(self._backing.store(), self._registry, job, step, position, size)
             return pb.ListRepliesResponse(
                 replies=[job_wire.reply(one) for one in page.said],
                 next_page_token=limits.page_token(str(page.last) if page.last else ""),

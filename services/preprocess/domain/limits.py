@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -26,6 +27,8 @@ MAX_LABELS: Final = 32
 MAX_LABEL_BYTES: Final = 256
 MAX_PAGE: Final = 1_000
 DEFAULT_PAGE: Final = 100
+MAX_STEP: Final = 2**32 - 1  #: that a message holds
+_STEP: Final = re.compile(r"[0-9]{1,10}")
 
 
 class DatasetSize:
@@ -118,6 +121,24 @@ def page_position(token: str) -> str:
     try:
         return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(
-            [Violation("page_token", "is not a token of this server; give one that it sent, or leave it empty.")]
-        ) from error
+        raise _not_ours() from error
+
+
+def page_step(token: str) -> int:
+    """Return the step in a token that page_token made; 0: it is empty.
+
+    Raises:
+        InvalidRequest: the token is not one of ours.
+    """
+    position = page_position(token)
+    if not position:
+        return 0
+    if not _STEP.fullmatch(position) or int(position) > MAX_STEP:
+        raise _not_ours()
+    return int(position)
+
+
+def _not_ours() -> InvalidRequest:
+    return InvalidRequest(
+        [Violation("page_token", "is not a token of this server; give one that it sent, or leave it empty.")]
+    )

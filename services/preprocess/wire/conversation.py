@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from services.preprocess.domain.limits import MAX_CONVERSATION_BYTES, MAX_CONVERSATION_ID_BYTES
+from turnloom.foreign.json_text import twice
 from turnloom.foreign.plain_values import TOO_DEEP
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import MalformedConversation, PreprocessError, UnsupportedContent
@@ -145,10 +146,10 @@ def parse_object(text: str) -> dict[str, JSON]:
     """Parse the JSON text of an object, keys in their order.
 
     Raises:
-        ValueError: with a sentence: not JSON, not an object, NaN or Infinity, or half of a surrogate pair.
+        ValueError: with a sentence: not JSON, not an object, a key twice, NaN or Infinity, or half of a surrogate pair.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = _DECODER.decode(text)
         if "\\ud" in text.lower():  # an escaped lone surrogate parses, but can't be encoded as text
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -159,6 +160,8 @@ def parse_object(text: str) -> dict[str, JSON]:
         raise ValueError("holds half of a surrogate pair; send whole characters.") from error
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
+    except _KeyTwice:
+        raise
     except ValueError as error:
         raise ValueError("holds NaN, Infinity or a number that is too long; send finite numbers.") from error
     if not isinstance(value, dict):
@@ -190,6 +193,20 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(name)
+
+
+class _KeyTwice(ValueError):
+    """An object has a key twice, and one of the values would get lost."""
+
+
+def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _KeyTwice(f"{twice(pairs)}; send it once.")
+    return found
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_object)
 
 
 def conversations(messages: Sequence[pb.Conversation]) -> list[Conversation | PreprocessError]:

@@ -112,12 +112,7 @@ def _expiry(fields: dict[str, str], created: int) -> int | None:
 
 def _repeated(parts: Service, file: StoredFile, written: str) -> StoredFile:
     """Return the file that an Idempotency-Key made, or make it: a key may only repeat the same file."""
-    known = parts.files.find(file.owner, file.id)
-    if known is None:
-        parts.files.rename(file.owner, written, file.id)
-        parts.files.put(file)
-        return file
-    parts.files.drop(file.owner, written)
+    known = parts.files.put_once(file, written)
     if (known.sha256, known.filename) != (file.sha256, file.filename):
         sentence = "Idempotency-Key: was used before with another file; use a new key for a new file."
         raise Problem(400, sentence, code="idempotency_key_in_use")

@@ -1,4 +1,5 @@
--- job, attempt, checkpoint, before (its record as it was read), after (as it shall be; '' removes it)
+-- job, attempt, checkpoint, before (its record as it was read), after (as it shall be; '' removes it),
+-- left (path of its files on another host, to be removed there; '': none)
 local id, attempt, name = arg.job, arg.attempt, arg.checkpoint
 if not holds(id, attempt) then
   return fenced(id, attempt)
@@ -11,6 +12,7 @@ else
   if name == field(id, 'best_checkpoint') then return refused('CHECKPOINT', 'checkpoint ' .. name .. ' is the best one and has to stay') end
   redis.call('HDEL', key('checkpoints', id), name)
   redis.call('ZREM', key('lineage', id), name)
+  if arg.left ~= '' then redis.call('ZADD', 'tl:run:left-states', now(), arg.left) end
 end
 mark_best(id)
 return {'ok'}

@@ -47,7 +47,14 @@ set(id, 'attempt', attempt, 'start_step', step, 'start_checkpoint', checkpoint, 
 if field(id, 'start_time') == '' then set(id, 'start_time', time) end
 set(id, 'furthest', chosen and step or math.max(tonumber(field(id, 'furthest')), last))
 redis.call('SET', key('lease', id), attempt, 'PX', ttl)
-if arg.price ~= '' then set(id, 'hour_price', exact(arg.price), 'currency', arg.currency) else set(id, 'hour_price', '') end
+-- One cost has one currency: hours at a price in another are not added.
+local currency, counts = field(id, 'currency'), arg.price ~= ''
+if counts and currency ~= arg.currency and (tonumber(field(id, 'held_cost')) or 0) > 0 then
+  counts = false
+  say(id, 'warning', 'COST_INCOMPLETE', 'Host ' .. field(id, 'host') .. ' has its price in ' .. arg.currency .. ' and the job\'s cost is in ' ..
+    currency .. ': its hours there are not in the cost.', attempt, {host = field(id, 'host'), currency = arg.currency})
+end
+if counts then set(id, 'hour_price', exact(arg.price), 'currency', arg.currency) else set(id, 'hour_price', '') end
 go(id, 'running')
 if attempt == 1 then
   say(id, 'info', 'JOB_RUNNING', 'A worker on host ' .. field(id, 'host') .. ' took the job.', attempt, {worker = worker})

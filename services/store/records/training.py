@@ -256,7 +256,7 @@ class JobRecord:
     archive_uri: str = ""  #: Parquet ledger, once archived
     held_seconds: float = 0.0  #: that workers held it, up to the last time it was given back
     held_since: float = 0.0  #: when the worker that holds it took it; 0: none does
-    held_cost: float = 0.0  #: of held_seconds, in `currency`
+    held_cost: float = 0.0  #: of held_seconds, in `currency`; hours at a price in another are not in it
     hour_price: float | None = None  #: of an hour in which the last worker held it; None: not known
     currency: str = ""  #: "EUR", "USD", ...; empty: no worker named a price
     create_time: float = 0.0  #: seconds since 1970, as all times

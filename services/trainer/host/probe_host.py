@@ -1,4 +1,4 @@
-"""A short process that probes this host and its TuFT server and writes the host record."""
+"""A short process that probes this host and its TuFT, writes the host record, and removes what jobs left here."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import replace
 from services.store.connection import connect
 from services.store.errors import StoreError
 from services.store.hosts import ALIVE, Hosts
+from services.store.ledger import Ledger
 from services.store.records import HostRecord, ServedModelRecord
 from services.trainer.errors import BackendError
 from services.trainer.host import gpu
+from services.trainer.host.left_states import remove_left_states
 from services.trainer.sampler import Sampler
 from services.trainer.settings import Settings
 from services.trainer.tuft_http import TuftHttp
@@ -56,9 +58,10 @@ def _sampled_too(models: tuple[ServedModelRecord, ...], settings: Settings) -> t
 
 
 def run(settings: Settings) -> bool:
-    """Look once and write the record; return whether that worked."""
+    """Look once, write the record, and remove what is left; return whether the record was written."""
     record = look(settings)
-    hosts = Hosts(connect(settings.redis_url))
+    redis = connect(settings.redis_url)
+    hosts = Hosts(redis)
     try:
         if not record.backend_up:
             before = hosts.get(settings.host)  # what a server serves does not change because it restarts
@@ -67,6 +70,10 @@ def run(settings: Settings) -> bool:
     except StoreError as error:
         log.warning("the host record was not written: %s", error)
         return False
+    try:
+        remove_left_states(settings, Ledger(redis))
+    except (BackendError, StoreError, OSError) as error:
+        log.warning("saved states that no job has any more stay for now: %s", error)
     return True
 
 

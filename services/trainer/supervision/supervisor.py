@@ -17,6 +17,7 @@ from typing import cast
 from services.outages import OutageLog
 from services.store import keys
 from services.store.archive import archive_ledger
+from services.store.blobs.files import remove
 from services.store.connection import redis_time
 from services.store.errors import IllegalEdge, NoHost, NotFound, RedisUnavailable, StoreUnavailable
 from services.store.jobs import VALIDATION_LEASE
@@ -36,6 +37,8 @@ log = logging.getLogger("turnloom.supervisor")
 DAY = 86400.0
 #: Seconds that Redis's clock may gain on ours between two rounds. A renewed lease lasts longer.
 _JUMP = 5.0
+#: Seconds that the API has to remove the objects of a job that it deletes.
+_DELETING = 60.0
 #: Seconds that a ledger being archived may take when the process has to leave.
 _LAST_LEDGER = 10.0
 
@@ -61,7 +64,7 @@ class SupervisorSettings:
 
 
 class Supervisor:
-    """`round` looks after unfinished jobs, `archive` after finished ones, `tidy_files` after deleted datasets."""
+    """`round` looks after unfinished jobs, `archive` after finished ones, `tidy_files` after deleted ones."""
 
     def __init__(self, store: Store, settings: SupervisorSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -208,14 +211,19 @@ class Supervisor:
                 continue
             self._retry.pop(job.id, None)
             kept = self._settings.retention_done if job.state is JobState.SUCCEEDED else self._settings.retention
-            self._store.jobs.archived(job, uri, kept)
+            if not self._store.jobs.archived(job, uri, kept) and not self._store.redis.exists(keys.job(job.id)):
+                remove(uri)  # it was deleted meanwhile
 
     def tidy_files(self) -> None:
-        """Remove files of deleted datasets; if a store is away, leave them for the next round."""
+        """Remove files of deleted datasets and jobs; if a store is away, leave them for the next round."""
         try:
             remove_unwanted(self._store.unwanted, self._settings.file_grace)
+            if self._settings.store_url:
+                for job in self._store.jobs.with_objects_left(_DELETING):
+                    self._store.objects.delete_job(job)
+                    self._store.jobs.objects_removed(job)
         except StoreUnavailable as error:
-            log.warning("files of deleted datasets stay for now: %s", error)
+            log.warning("files of deleted datasets and jobs stay for now: %s", error)
 
 
 def supervise(settings: SupervisorSettings, stop: threading.Event) -> None:

@@ -235,8 +235,13 @@ def test_text_parts_are_one_text_to_a_template_that_takes_only_text(masker: Mask
     [
         ({"type": "image_url", "image_url": {"url": "x"}}, "messages[0].content: part 1 is of type 'image_url'; only"),
         ({"type": "thinking", "text": "hm"}, "messages[0].content: the template prints the list of content parts as"),
-        ({"type": "text", "text": "b", "image": "x"}, "messages[0].content: the template prints the list of content"),
-        ({"type": "text", "text": 3}, "messages[0].content: the template prints the list of content parts as Python"),
+        (
+            {"type": "text", "text": "b", "image": "x"},
+            "messages[0].content: part 1 has the unknown key 'image'",
+        ),
+        ({"type": "text", "text": "b", "cache_control": {}}, "messages[0].content: part 1 has the unknown key 'cache_"),
+        ({"type": "text", "text": 3}, "messages[0].content: part 1 has no text; give it text, or leave it out"),
+        ({"type": "text"}, "messages[0].content: part 1 has no text; give it text, or leave it out"),
         ("b", "messages[0].content: part 1 is of type 'str'; only text can be trained on"),
     ],
 )

@@ -80,9 +80,15 @@ def called(arguments: object, **more: object) -> dict[str, object]:
     return {"messages": [{"role": "user", "content": "hi"}, reply], **more}
 
 
+def extra_in(index: int, extra: object) -> dict[str, object]:
+    """A conversation with a key of a message that is no one's but the sender's."""
+    messages: list[dict[str, object]] = [{"role": role, "content": "hi"} for role in ("user", "assistant") * 3]
+    messages[index]["extra"] = extra
+    return {"messages": messages}
+
+
 ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
 GIVE = "Give text, numbers, lists and objects, few inside others."
-TOO_DEEP = "the conversation's values are nested too deeply; send fewer lists inside lists"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +102,10 @@ TOO_DEEP = "the conversation's values are nested too deeply; send fewer lists in
             f"{ARGUMENTS}.day: is a Python date, which JSON can't hold. {GIVE}",
         ),
         (called(nested(20_000)), f"{ARGUMENTS}: is nested too deeply. {GIVE}"),
-        (called({}, tools=[nested(20_000)]), TOO_DEEP),
+        (called({}, tools=[{}, nested(20_000)]), f"tools[1]: is nested too deeply. {GIVE}"),
+        (called({}, tools=[nested(500)]), f"tools[0]: is nested too deeply. {GIVE}"),  # the template gives up on it
+        (extra_in(3, nested(20_000)), f"messages[3].extra: is nested too deeply. {GIVE}"),
+        (extra_in(3, nested(900)), f"messages[3].extra: is nested too deeply. {GIVE}"),
     ],
 )
 def test_a_value_that_json_can_not_hold_is_refused_by_its_place_and_stops_no_other(
@@ -123,6 +132,10 @@ def test_options_that_json_can_not_hold_are_refused_by_their_place(masker: Maske
         ({"part_weights": {"reason": 0.5}}, "part_weights has no 'reason'; choose among reasoning, content, tool_call"),
         ({"part_weights": 0.5}, "part_weights is 0.5; give PartWeights"),
         ({"part_weights": {"reasoning": -1.0}}, "part_weights.reasoning is -1.0; give a finite number"),
+        (
+            {"part_weights": {"content": 3.5e38}},
+            "part_weights.content is 3.5e+38; give a finite number",
+        ),
         ({"date": "today"}, "date is 'today'; give an ISO date such as 2026-01-31"),
         ({"date": 20260131}, "date is 20260131; give text such as '2026-01-31'"),
     ],

@@ -470,6 +470,31 @@ def test_the_library_reads_what_the_command_line_reads(tmp_path: Path) -> None:
         read(path, **{**asked, "where": ["lang"]})
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"messages": [], "messages": [MESSAGES]}', "line 2: holds the key 'messages' twice; leave one of them out."),
+        (
+            '{"messages": [{"role": "user", "content": "a", "content": "b"}]}',
+            "line 2: messages: holds the key 'content'",
+        ),
+        ('{"messages": [MESSAGES], "id": "a", "id": "b"}', "line 2: holds the key 'id' twice"),
+        (
+            '{"messages": [MESSAGES], "tools": [{"a": {"b": 1, "b": 1}}]}',
+            "line 2: tools: holds the key 'b' twice",
+        ),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_by_line_and_key(tmp_path: Path, line: str, said: str) -> None:
+    messages = '{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}'
+    path = tmp_path / "twice.jsonl"
+    path.write_text(f'{{"messages": [{messages}]}}\n{line.replace("MESSAGES", messages)}\n')
+    with pytest.raises(InvalidInput) as refused:
+        list(read(path))
+    assert f"{path}, {said}" in str(refused.value)
+    assert len(list(read(path, skip_bad=True))) == 1
+
+
 @pytest.mark.parametrize("levels", [600, 900, 5_000])
 def test_a_line_nested_too_deeply_is_refused_by_its_place(tmp_path: Path, levels: int) -> None:
     path = tmp_path / "deep.jsonl"

@@ -72,7 +72,17 @@ def test_a_page_behind_a_step_reads_no_more_steps_than_it_may_show() -> None:
     assert server.read <= 45
 
 
-@pytest.mark.parametrize("after", ["ftevent-9-9", "ftevent-step-3", "ftevent-step-x", "step"])
+@pytest.mark.parametrize(
+    "after",
+    [
+        "ftevent-9-9",
+        "ftevent-step-3",
+        "ftevent-step-x",
+        "step",
+        "ftevent-step-" + "9" * 5000,
+        "ftevent-step-4294967297",
+    ],
+)
 def test_a_cursor_that_is_no_event_is_refused(after: str) -> None:
     server = known([1], [1, 2])
     with pytest.raises(Problem, match="begin again without it"):

@@ -9,6 +9,7 @@ import pytest
 
 from services.rest.file_store import FileStore, StoredFile, file_id
 from services.rest.gateway import Caller
+from services.rest.notices import Notice, Notices
 from services.rest.problems import Problem
 
 
@@ -53,6 +54,24 @@ def test_a_list_reads_all_records_in_one_call(many: int, tmp_path: Path) -> None
     calls = counting(files).calls
     assert sorted(one.id for one in files.all_of(ANNA)) == sorted(one.id for one in made)
     assert calls == {"ls": 1, "cat_ranges": 1}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": "x"}'])
+def test_a_record_that_can_not_be_read_hides_no_other_file_and_its_content_stays(tmp_path: Path, text: str) -> None:
+    files = FileStore(str(tmp_path))
+    good, bad, old = stored(files, "anna"), stored(files, "anna"), stored(files, "anna", expires_at=1)
+    (tmp_path / "anna" / bad.id / "file.json").write_text(text)
+    assert files.all_of(ANNA) == [good]
+    with pytest.raises(Problem, match="file"):
+        files.get(bad.id, ANNA)
+    assert files.sweep() == 1
+    assert sorted(path.name for path in (tmp_path / "anna").iterdir()) == sorted([good.id, bad.id])
+    assert old.expired
+    notices = Notices(files)
+    notices.put(Notice("job-a"))
+    notices.put(Notice("job-b"))
+    (tmp_path / ".notices" / "due" / "job-a.json").write_text(text or " ")
+    assert [notice.job for notice in notices.all()] == ["job-b"]
 
 
 def test_an_admin_finds_a_file_of_any_owner_in_as_many_calls_as_of_two(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.small_disk import small_disk
 from turnloom.results import figures
-from turnloom.results.files import bits_per_byte, rows, write_csv
+from turnloom.results.files import Cell, bits_per_byte, rows, write_csv
 from turnloom.results.noise import by_evaluations
 from turnloom.results.parquet import write_parquet
 from turnloom.results.runs import Run, differing, label, written
@@ -266,6 +267,22 @@ def test_runs_are_told_apart_by_what_differs_and_by_job_where_nothing_does() -> 
     assert differing([made(falling(1), name="a"), made(falling(1), name="b")]) == ["job"]
     assert label(AXES, (8, 1e-4)) == "rank 8, rate 1e-4"
     assert [written(value) for value in (0.0002, 0.05, 3e-3, 128, 1.0)] == ["2e-4", "0.05", "3e-3", "128", "1"]
+
+
+@pytest.mark.parametrize("write", [write_csv, write_parquet])
+def test_a_disk_that_fills_up_leaves_the_figures_of_an_earlier_export(
+    tmp_path: Path, write: Callable[[Path, Sequence[dict[str, Cell]]], None]
+) -> None:
+    with small_disk(tmp_path, 1) as disk:
+        if disk is None:
+            pytest.skip("this user may not mount")
+        path = tmp_path / "steps"
+        path.write_text("earlier")
+        disk.fill()
+        with pytest.raises(OSError, match="No space left on device"):
+            write(path, [{"job": "j", "step": number} for number in range(1000)])
+        disk.empty()
+        assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("steps", "earlier")]
 
 
 def test_csv_and_parquet_hold_every_step_exactly(tmp_path: Path) -> None:

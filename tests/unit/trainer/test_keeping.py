@@ -57,6 +57,7 @@ class MemoryParts:
     away: bool = False
     later: list[Callable[[], object]] = field(default_factory=list)  #: writes to the store that nobody waits for
     removed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)  #: to another host
     root: Path = Path("/tuft")
 
     def checkpoints(self, job_id: str, *, superseded: bool = True) -> list[CheckpointRecord]:
@@ -69,9 +70,10 @@ class MemoryParts:
         self.records[place] = replace(self.records[place], stored=True, uri=uri, sha256=sha256)
         return self.records[place]
 
-    def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:
+    def remove_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str, left: str = "") -> None:
         if checkpoint_id == self.records[-1].id:
             raise CheckpointNotUsable("it is the last one")
+        self.left += [left] if left else []
         self.records = [one for one in self.records if one.id != checkpoint_id]
 
     def unload(self, run_id: str) -> None:
@@ -146,6 +148,13 @@ def test_files_of_a_run_that_was_released_go_although_the_server_knows_it_no_mor
     parts.keeper().thin_out()
     kept = ["job-a1-s0", "job-a1-s3", "job-a1-s4"]
     assert [one.id for one in parts.records] == kept == sorted(one.name for one in (tmp_path / "run-1").iterdir())
+
+
+def test_files_on_the_host_that_a_job_was_moved_from_are_left_to_that_host(tmp_path: Path) -> None:
+    parts = MemoryParts([saved(step) for step in range(5)], root=tmp_path)
+    (tmp_path / "run-1" / "job-a1-s2" / "adapter").mkdir(parents=True)  # the state of step 1 was saved elsewhere
+    parts.keeper().thin_out()
+    assert parts.left == ["tinker://run-1/weights/job-a1-s1"]
 
 
 def test_a_server_that_is_away_leaves_the_checkpoints_for_next_time() -> None:

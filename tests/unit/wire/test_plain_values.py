@@ -13,7 +13,7 @@ from services.preprocess.wire.conversation import parse_object
 from tests.support.circles import circular, nested
 from turnloom.errors import InvalidInput
 from turnloom.foreign.json_text import loads
-from turnloom.foreign.plain_values import TOO_DEEP, NotPlain, json_text, unfit
+from turnloom.foreign.plain_values import TOO_DEEP, NotPlain, json_text, too_deep, unfit
 from turnloom.wire.conversations import from_json
 from turnloom.wire.options import preprocess_options
 
@@ -69,6 +69,17 @@ def test_depth_costs_no_stack_and_a_long_place_is_cut() -> None:
         json_text(nested(20_000))
 
 
+def test_the_value_that_is_nested_deepest_is_named_also_beside_one_that_holds_itself() -> None:
+    messages = [{"role": "user", "extra": [1]}, {"role": "user", "extra": nested(20_000)}, {"more": circular()}]
+    assert too_deep(messages) == (".messages[1].extra", "is nested too deeply")
+    assert too_deep({"tools": [{}, nested(3)], "id": [[]]}).place == ".tools[1]"
+    assert too_deep({}).place == ""
+    twice: object = "x"
+    for _ in range(60):
+        twice = [twice, twice]
+    assert too_deep({"tools": [nested(40), twice]}).place == ".tools[1]"
+
+
 def test_every_way_in_says_depth_in_the_same_words() -> None:
     deep = "[" * 100_000
     for read in (loads, parse_object):
@@ -99,12 +110,12 @@ ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
         (chat(tool={"day": DAY}), "tools[0].day: is a Python date, which JSON can't hold."),
         (chat({"a": float("nan")}), f"{ARGUMENTS}.a: is nan, which JSON can't hold."),
         (chat(nested(20_000)), f"{ARGUMENTS}: is nested too deeply."),
-        (chat(tool=nested(20_000)), "is nested too deeply."),
+        (chat(tool=nested(20_000)), "tools[0]: is nested too deeply."),
+        ([{"role": "user"}, {"role": "user", "name": nested(9)}], "messages[1].name: is an object; give text."),
+        ([{"role": "user"}, {"role": "tool", "of": nested(20_000)}], "messages[1]: is nested too deeply."),
     ],
 )
-def test_a_clients_dictionary_that_json_can_not_hold_is_refused_by_its_place(
-    document: dict[str, object], sentence: str
-) -> None:
+def test_a_clients_dictionary_that_json_can_not_hold_is_refused_by_its_place(document: object, sentence: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         from_json(document, "conversations[3]")  # type: ignore[arg-type]  # which is the point
     assert refused.value.message == f"conversations[3]: {sentence}"

@@ -16,10 +16,10 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 Message: TypeAlias = "dict[str, JSON]"
 #: What to write instead of a part of content that templates have not, by its type.
 PART_ADVICE: Final = ADVICE
-#: A weight as rows have it.
-FACTOR: Final = as_float32
-#: What a value says that means true or false.
-TRUTH: Final = truth_of
+#: Returns a weight as rows have it.
+row_weight: Final = as_float32
+#: Returns what a value says that means true or false.
+said_truth: Final = truth_of
 #: Names a message's reasoning is given under.
 REASONING_FIELDS: Final = ("reasoning_content", "thinking", "reasoning")
 #: Names of the message format itself: as dictionary keys templates spell them, and they are no one's text.

@@ -26,11 +26,6 @@ PreprocessError
 
 from __future__ import annotations
 
-from typing import Final
-
-#: What is said where Python's recursion ends, whether a document is read or a template runs.
-TOO_DEEP: Final = "the conversation's values are nested too deeply; send fewer lists inside lists"
-
 
 class PreprocessError(Exception):
     """A conversation that can't become an example."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from turnloom.errors import InvalidInput
 from turnloom.foreign.arrays import without_arrays
 from turnloom.foreign.columns import BESIDE, MEDIA_COLUMNS, NEEDED, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import columns_of, kind_of, list_in, object_in, offers_none, text_from
-from turnloom.foreign.plain_values import PLAIN, as_float32, unfit
+from turnloom.foreign.plain_values import PLAIN, Unfit, as_float32, too_deep, unfit
 from turnloom.foreign.tool_calls import NO_CALLS, call_from, tool_text
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
-from turnloom.masks.domain.errors import TOO_DEEP, MalformedConversation
+from turnloom.masks.domain.errors import MalformedConversation, UnsupportedContent
+
+Refusal = TypeVar("Refusal", MalformedConversation, UnsupportedContent)
 
 #: Keys of a message whose null is the same as their absence. The content's null is content: templates print it.
 _OPTIONAL: Final = frozenset({"reasoning_content", "tool_calls", "tool_call_id", "name"})
@@ -81,7 +83,7 @@ def conversation_or_error(document: object) -> Conversation | MalformedConversat
     except MalformedConversation as error:
         return error
     except RecursionError:
-        return _unfit(document) or MalformedConversation(TOO_DEEP)
+        return _unfit(document) or _refusal(MalformedConversation, too_deep(document))
 
 
 def table_row(value: object, messages: str = "messages") -> object:
@@ -105,12 +107,19 @@ def unfit_error(conversation: Conversation) -> MalformedConversation | None:
     return _unfit({"messages": conversation.messages, "tools": conversation.tools})
 
 
+def too_deep_error(conversation: Conversation) -> UnsupportedContent:
+    """Return which value of a conversation is nested too deeply for what walks it by recursion, such as a template."""
+    return _refusal(UnsupportedContent, too_deep({"messages": conversation.messages, "tools": conversation.tools}))
+
+
 def _unfit(document: object) -> MalformedConversation | None:
     found = unfit(document if isinstance(document, Mapping) else {"messages": document}, finite=False)
-    if found is None:
-        return None
+    return None if found is None else _refusal(MalformedConversation, found)
+
+
+def _refusal(kind: type[Refusal], found: Unfit) -> Refusal:
     place = found.place.removeprefix(".")
-    return MalformedConversation(f"{place}: {found.what}. {PLAIN}", field=place)
+    return kind(f"{place}: {found.what}. {PLAIN}", field=place)
 
 
 def _message(item: object, index: int) -> tuple[Message, Training]:

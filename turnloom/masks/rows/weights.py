@@ -6,10 +6,9 @@ weight = policy (`train_on`) x weight of the message x weight of the part; only 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isfinite
 from typing import Final, NamedTuple
 
-from turnloom.masks.domain.conversation import Conversation, Training
+from turnloom.masks.domain.conversation import Conversation, Training, row_weight
 from turnloom.masks.domain.errors import InvalidTraining
 from turnloom.masks.domain.options import Options, PartWeights, TrainOn, TrainOnEot
 from turnloom.masks.domain.rendered_text import Kind, MessageSpan, Part, View, WeightSpan
@@ -33,7 +32,8 @@ def plan_weights(conversation: Conversation, options: Options) -> MessageWeights
     """Apply the policy to the roles, and read what the sender said of each message.
 
     Raises:
-        InvalidTraining: `training` has another length than `messages`, or a weight is negative or not finite.
+        InvalidTraining: `training` has another length than `messages`, or a weight is negative, not finite, or so
+            with the weight of a part, as float32.
     """
     roles = [str(message.get("role", "")) for message in conversation.messages]
     training = conversation.training or _NOTHING_SAID * len(roles)
@@ -43,7 +43,7 @@ def plan_weights(conversation: Conversation, options: Options) -> MessageWeights
     assistants = frozenset([index for index, role in enumerate(roles) if role == ASSISTANT])
     return MessageWeights(
         chosen=chosen,
-        message_weights=_message_weights(conversation.training, len(roles)),
+        message_weights=_message_weights(conversation.training, roles, options.part_weights),
         assistants=assistants,
         last=max(chosen & assistants, default=-1),
     )
@@ -61,20 +61,35 @@ def _forbidden(roles: Sequence[str], training: Sequence[Training], options: Opti
     return kept
 
 
-def _message_weights(training: Sequence[Training], messages: int) -> tuple[float, ...]:
+def _message_weights(training: Sequence[Training], roles: Sequence[str], parts: PartWeights) -> tuple[float, ...]:
     if not training:
-        return (1.0,) * messages
-    if len(training) != messages:
+        return (1.0,) * len(roles)
+    if len(training) != len(roles):
         raise InvalidTraining(
-            f"training is {len(training)} long, for {counted(messages, 'message')}; give one per message, or none",
+            f"training is {len(training)} long, for {counted(len(roles), 'message')}; give one per message, or none",
             field="training",
         )
     for index, entry in enumerate(training):
-        if entry.weight is not None and not (isfinite(entry.weight) and entry.weight >= 0):
+        if entry.weight is not None and row_weight(entry.weight) is None:
             raise InvalidTraining(
-                f"is {entry.weight}; give a finite number that is not negative", message_index=index, field="weight"
+                f"is {entry.weight}; give a finite number from 0 to 3.4e38", message_index=index, field="weight"
             )
+        if entry.weight and parts != EVEN and roles[index] == ASSISTANT:
+            _check_product(entry.weight, parts, index)
     return tuple([1.0 if entry.weight is None else entry.weight for entry in training])
+
+
+def _check_product(weight: float, parts: PartWeights, index: int) -> None:
+    """Refuse a weight that a row can't hold once it is multiplied: it would be infinite, or nothing."""
+    for name in ("reasoning", "content", "tool_call"):
+        factor = getattr(parts, name)
+        if factor and not row_weight(weight * factor):
+            raise InvalidTraining(
+                f"is {weight:g}, and with part_weights.{name} {factor:g} too"
+                f" {'large' if weight * factor > 1 else 'small'} for a weight (1e-45 to 3.4e38); give other factors",
+                message_index=index,
+                field="weight",
+            )
 
 
 def _with_roles(*wanted: str) -> Callable[[Sequence[str], Sequence[Training]], Sequence[int]]:

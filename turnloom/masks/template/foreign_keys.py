@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from turnloom.masks.domain.conversation import FACTOR, JSON, TRUTH, Conversation, Message, Training
+from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training, row_weight, said_truth
 from turnloom.masks.domain.errors import InvalidTraining
 
 #: Keys that say whether a message is trained -> what `true` means.
@@ -59,14 +59,14 @@ def _training(message: Message, said: Training, index: int) -> Training:
                 )
             continue
         if key in AMBIGUOUS_KEYS:
-            if TRUTH(value) is None:
+            if said_truth(value) is None:
                 continue
             raise InvalidTraining(
                 "does not say whether it marks what is trained or what is not; write trainable: true or false",
                 message_index=index,
                 field=key,
             )
-        trainable = None if key in FACTOR_KEYS else TRUTH(value)
+        trainable = None if key in FACTOR_KEYS else said_truth(value)
         if trainable is not None:
             trainable = trainable is MASK_KEYS[key]
             if said.trainable not in (None, trainable):
@@ -82,7 +82,7 @@ def _training(message: Message, said: Training, index: int) -> Training:
 def _weighed(said: Training, key: str, value: JSON, index: int) -> Training:
     """Read a number other than 0 and 1 as a factor, under the names of factors and masks. Refuse a measured loss."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    factor = FACTOR(value) if number and key not in ("loss", "masked") else None  # type: ignore[arg-type]  # a number
+    factor = row_weight(value) if number and key not in ("loss", "masked") else None  # type: ignore[arg-type]  # a number
     if factor is None:
         raise InvalidTraining(
             f"is {_shown(value)}, which says not what is trained; write trainable: true or false, or weight: a number",

@@ -26,7 +26,8 @@ _OTHER_CONTENT: Final = ("text", "value", "message", "response", "refusal", "par
 #: Of these, keys that templates know of a part, so that their names tell nothing of a message.
 _OF_PARTS: Final = ("text", "value")
 _CALLS: Final = ("tool_calls", "function_call")
-_PART_TYPES: Final = frozenset({"text", "thinking"})
+_TEXT: Final = "text"
+_PART_TYPES: Final = frozenset({_TEXT, "thinking"})
 
 
 def check_messages(messages: Sequence[Message], named: Collection[str]) -> None:
@@ -123,6 +124,16 @@ def _check_parts(content: JSON, index: int) -> None:
         if kind not in _PART_TYPES:
             advice = PART_ADVICE.get(kind, "only text can be trained on") if isinstance(kind, str) else "give it a type"
             raise UnsupportedContent(f"part {at} is of type {kind!r}; {advice}", message_index=index, field="content")
+        if kind == _TEXT and (wrong := _wrong_with_text(part)):
+            raise UnsupportedContent(f"part {at} {wrong}", message_index=index, field="content")
+
+
+def _wrong_with_text(part: Mapping[str, JSON]) -> str:
+    """Return what is wrong with a part of type text: a template would print "None", or a key that is no one's text."""
+    if not isinstance(part.get(_TEXT), str):
+        return "has no text; give it text, or leave it out"
+    others = [key for key, value in part.items() if key not in ("type", _TEXT) and value is not None]
+    return f"has the unknown key {others[0]!r}; remove it: templates read type and text" if others else ""
 
 
 def check_no_repr(messages: Sequence[Message], rendered: RenderedText) -> None:

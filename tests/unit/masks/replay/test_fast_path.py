@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.support import chat_templates as templates
 from tests.support.long_way import by_the_long_way, told
 from tests.support.small_tokenizers import families
+from turnloom.foreign.plain_values import PLAIN
 from turnloom.masks import pipeline as preprocessing
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import TemplateRefused, UnsupportedContent
@@ -286,7 +287,7 @@ def test_values_nested_too_deeply_refuse_their_own_conversation_alone() -> None:
     made, options = model("CHATML", copy="nested"), CHOICES[0]
     refused, row = preprocess_batch([deep, plain], options, made)
     assert isinstance(refused, UnsupportedContent)
-    assert str(refused) == "the conversation's values are nested too deeply; send fewer lists inside lists"
+    assert str(refused) == f"messages[0].more: is nested too deeply. {PLAIN}"
     assert isinstance(row, PreprocessedConversation)
 
 

@@ -126,10 +126,27 @@ def test_training_of_another_length_is_refused() -> None:
         plan_weights(conversation((Training(),)), Options())
 
 
-@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), 1e300])
 def test_impossible_weights_are_refused_by_message(weight: float) -> None:
     training = tuple(Training(weight=weight if index == 3 else None) for index in range(7))
-    with pytest.raises(
-        InvalidTraining, match=r"^messages\[3\]\.weight: is .*; give a finite number that is not negative"
-    ):
+    with pytest.raises(InvalidTraining, match=r"^messages\[3\]\.weight: is .*; give a finite number from 0 to 3.4e38"):
         plan_weights(conversation(training), Options())
+
+
+@pytest.mark.parametrize(
+    ("weight", "factor", "said"),
+    [(3e38, 2.0, "too large"), (1e-40, 1e-10, "too small")],
+)
+def test_a_weight_that_no_row_can_hold_once_it_is_multiplied_is_refused(
+    weight: float, factor: float, said: str
+) -> None:
+    options = Options(part_weights=PartWeights(content=factor))
+    training = tuple(Training(weight=weight if index == 4 else None) for index in range(7))
+    with pytest.raises(
+        InvalidTraining, match=rf"^messages\[4\]\.weight: is .*, and with part_weights\.content .* {said}"
+    ):
+        plan_weights(conversation(training), options)
+    users = tuple(Training(weight=weight if index == 5 else None) for index in range(7))
+    plan_weights(conversation(users), options)  # a user's message has no parts
+    nothing = tuple(Training(weight=0.0 if index == 4 else None) for index in range(7))
+    plan_weights(conversation(nothing), options)

@@ -94,6 +94,8 @@ def test_training_is_told_for_every_message_or_for_none() -> None:
          " send finite numbers."),
         ({"extra_json": '{"a": "\\ud800"}'}, "messages[0].extra_json: holds half of a surrogate pair; send whole"
          " characters."),
+        ({"extra_json": '{"a": {"b": 1, "c": 2, "b": 3}}'}, "messages[0].extra_json: holds the key 'b' twice; send it"
+         " once."),
         ({"extra_json": '{"role": "x"}'}, "messages[0].extra_json: names 'role', which has a field of its own; set that"
          " field."),
         ({"tool_calls": [pb.ToolCall(arguments_json="x")]}, "messages[0].tool_calls[0].arguments_json: is not JSON"
