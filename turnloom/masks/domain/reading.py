@@ -10,7 +10,7 @@ from turnloom.foreign.arrays import without_arrays
 from turnloom.foreign.columns import BESIDE, MEDIA_COLUMNS, NEEDED, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import columns_of, kind_of, list_in, object_in, offers_none, text_from
-from turnloom.foreign.plain_values import PLAIN, as_float32, unfit
+from turnloom.foreign.plain_values import NO_TEXT, PLAIN, as_float32, unfit
 from turnloom.foreign.tool_calls import NO_CALLS, call_from, tool_text
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import TOO_DEEP, MalformedConversation
@@ -37,7 +37,10 @@ def conversation_from(document: object) -> Conversation:
         return document
     if not isinstance(document, Mapping):
         document = {"messages": document}
+    given_as = document
     document = without_arrays(document)
+    if document is not given_as and (found := _odd_key(document)) is not None:
+        raise found
     if "messages" not in document and "role" in document:
         raise MalformedConversation(
             "messages: missing: this is a message; give each conversation as a list of its messages", field="messages"
@@ -82,6 +85,11 @@ def conversation_or_error(document: object) -> Conversation | MalformedConversat
         return error
     except RecursionError:
         return _unfit(document) or MalformedConversation(TOO_DEEP)
+    except (TypeError, ValueError):  # of what a library has for values: it compares with nothing
+        found = _unfit(document)
+        if found is None:
+            raise
+        return found
 
 
 def table_row(value: object, messages: str = "messages") -> object:
@@ -101,16 +109,23 @@ def table_row(value: object, messages: str = "messages") -> object:
 
 
 def unfit_error(conversation: Conversation) -> MalformedConversation | None:
-    """Return what a conversation holds and JSON can't; None: nothing, or only NaN, which templates print."""
+    """Return what a conversation holds and JSON can't, or a key that is no text; None: nothing, or NaN alone."""
     return _unfit({"messages": conversation.messages, "tools": conversation.tools})
 
 
 def _unfit(document: object) -> MalformedConversation | None:
-    found = unfit(document if isinstance(document, Mapping) else {"messages": document}, finite=False)
+    row = document if isinstance(document, Mapping) else {"messages": document}
+    found = unfit(row, finite=False, text_keys=True)
     if found is None:
         return None
     place = found.place.removeprefix(".")
     return MalformedConversation(f"{place}: {found.what}. {PLAIN}", field=place)
+
+
+def _odd_key(document: Mapping[str, object]) -> MalformedConversation | None:
+    """Return that a key is no text: some ways of printing take it, others don't."""
+    found = _unfit({name: document.get(name) for name in ("messages", "tools")})
+    return found if found is not None and NO_TEXT in str(found) else None
 
 
 def _message(item: object, index: int) -> tuple[Message, Training]:
