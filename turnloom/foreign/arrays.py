@@ -9,7 +9,6 @@ from typing import Final
 
 #: Types of JSON's values but lists and objects.
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
-_TEXT: Final = frozenset({str})
 #: Types of pandas' values for null beside NaN, by name, so that pandas need not be there.
 _MISSING: Final = frozenset({"NAType", "NaTType"})
 
@@ -32,14 +31,12 @@ def without_arrays(row: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _is_plain(value: object) -> bool:
-    if type(value) is list:
-        return all(map(_is_plain, value))
     if type(value) is dict:
-        held = value.values()
-        return _TEXT.issuperset(map(type, value)) and (
-            _SCALARS.issuperset(map(type, held)) or all(map(_is_plain, held))
-        )
-    return type(value) in _SCALARS
+        for key, held in value.items():  # a generator takes twice as long
+            if type(key) is not str or not (type(held) is str or _is_plain(held)):
+                return False
+        return True
+    return all(map(_is_plain, value)) if type(value) is list else type(value) in _SCALARS
 
 
 def _is_missing(value: object) -> bool:
