@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, cast
 from jinja2 import Environment, nodes
 from jinja2.visitor import NodeTransformer
 
-from turnloom.masks.template.names import Names, used_names
+from turnloom.masks.template.names import Names, leaves, used_names
 from turnloom.masks.template.steps import may_differ
 
 #: The variable under which a template finds what runs its loops.
@@ -92,7 +92,7 @@ def _name_its_loop(loop: nodes.For, environment: Environment) -> None:
 
 
 def _site(loop: nodes.For, names: Names) -> Site | None:
-    if loop.recursive or loop.test is not None or loop.else_ or any(map(_leaves, loop.body)):
+    if loop.recursive or loop.test is not None or loop.else_ or any(map(leaves, loop.body)):
         return None
     if isinstance(loop.target, nodes.Name):
         targets: tuple[str, ...] = (loop.target.name,)
@@ -124,10 +124,3 @@ def _call(number: int, loop: nodes.For, site: Site) -> nodes.CallBlock:
     block = nodes.CallBlock(call, taken, [], loop.body)
     block.set_lineno(loop.lineno)
     return block
-
-
-def _leaves(node: nodes.Node) -> bool:
-    """Whether a statement may leave the loop around it."""
-    if isinstance(node, nodes.Break | nodes.Continue | nodes.Block):
-        return True
-    return not isinstance(node, nodes.For) and any(map(_leaves, node.iter_child_nodes()))
