@@ -8,6 +8,8 @@ messages that share all keys while some hold null under one of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
+from operator import is_
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -43,11 +45,9 @@ def _shallow(message: JSON) -> JSON:
     if not isinstance(message, Mapping):
         return message
     content = message.get(_CONTENT)
-    if isinstance(content, list | tuple) and any(
-        isinstance(part, Mapping) and None in part.values() for part in content
-    ):
+    if isinstance(content, list | tuple) and any(isinstance(part, Mapping) and _has_null(part) for part in content):
         message = {**message, _CONTENT: [_without_nulls(part) for part in content]}
-    if None not in message.values():
+    if not _has_null(message):
         return message
     return {key: item for key, item in message.items() if item is not None or key == _CONTENT}
 
@@ -56,13 +56,18 @@ def _shallow_tool(tool: JSON) -> JSON:
     if not isinstance(tool, Mapping):
         return tool
     function = tool.get("function")
-    if isinstance(function, Mapping) and None in function.values():
+    if isinstance(function, Mapping) and _has_null(function):
         tool = {**tool, "function": _without_nulls(function)}
     return _without_nulls(tool)
 
 
+def _has_null(value: Mapping[str, JSON]) -> bool:
+    """Whether a value is null; by identity, as what a library has for values may compare with nothing."""
+    return any(map(is_, value.values(), repeat(None)))
+
+
 def _without_nulls(value: JSON) -> JSON:
-    if not isinstance(value, Mapping) or None not in value.values():
+    if not isinstance(value, Mapping) or not _has_null(value):
         return value
     return {key: item for key, item in value.items() if item is not None}
 
@@ -105,5 +110,5 @@ def _has_impossible(value: JSON, *, is_schema: bool) -> bool:
 
 def _is_filled(key: str, item: JSON, *, is_schema: bool) -> bool:
     if key in _NAMED and isinstance(item, Mapping):
-        return None in item.values() or any(_has_impossible(one, is_schema=True) for one in item.values())
+        return _has_null(item) or any(_has_impossible(one, is_schema=True) for one in item.values())
     return not (is_schema and key in _VALUES) and _has_impossible(item, is_schema=is_schema or key in _SCHEMAS)

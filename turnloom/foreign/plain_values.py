@@ -17,6 +17,7 @@ SHOWN: Final = 120
 #: The rest of a sentence, wherever Python's recursion ends before a value does.
 TOO_DEEP: Final = "is nested too deeply"
 PLAIN: Final = "Give text, numbers, lists and objects, few inside others."  #: a hint
+NO_TEXT: Final = "has a key that is no text"
 _FLOAT32: Final = struct.Struct("<f")
 _KEYS: Final = (str, int, float, bool, type(None))  #: what JSON writes as text
 
@@ -78,7 +79,7 @@ def why_not(value: object, *, finite: bool = True) -> Unfit:
     return unfit(value, finite=finite) or Unfit("", TOO_DEEP)
 
 
-def unfit(value: object, *, finite: bool = True) -> Unfit | None:
+def unfit(value: object, *, finite: bool = True, text_keys: bool = False) -> Unfit | None:
     """Return the first value inside a value that JSON can't hold; None: there is none.
 
     Takes no room on the stack, so that a value may be nested as deeply as it likes, or hold itself.
@@ -86,8 +87,9 @@ def unfit(value: object, *, finite: bool = True) -> Unfit | None:
     Args:
         value: lists, tuples and mappings of anything.
         finite: whether NaN and Infinity count, too.
+        text_keys: whether keys count that are no text, though JSON can write them as text.
     """
-    root = [value]
+    root, keys = [value], (str,) if text_keys else _KEYS
     path: list[tuple[str, object, Iterator[tuple[str | None, object]]]] = [("", root, iter([("", value)]))]
     around, known = {id(root)}, set[int]()
     while path:
@@ -97,7 +99,7 @@ def unfit(value: object, *, finite: bool = True) -> Unfit | None:
                 place = "".join([*(taken for taken, *_ in path), step or ""])
                 return Unfit(place if len(place) <= SHOWN else place[:SHOWN] + "…", f"{what}, which JSON can't hold")
             if isinstance(inner, Mapping | list | tuple) and id(inner) not in known:
-                path.append((step or "", inner, _inside(inner)))
+                path.append((step or "", inner, _inside(inner, keys)))
                 around.add(id(inner))
                 break
         else:
@@ -167,17 +169,19 @@ _FINITE: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_
 _ANY: Final = json.JSONEncoder(ensure_ascii=False, default=_as_dict)
 
 
-def _inside(value: Mapping[object, object] | list[object] | tuple[object, ...]) -> Iterator[tuple[str | None, object]]:
-    """Yield each value in a list or object with the step that leads to it; None: JSON can't write its key."""
+def _inside(
+    value: Mapping[object, object] | list[object] | tuple[object, ...], keys: tuple[type, ...]
+) -> Iterator[tuple[str | None, object]]:
+    """Yield each value in a list or object with the step that leads to it; None: its key is of none of these types."""
     if isinstance(value, Mapping):
-        return ((f".{key}" if isinstance(key, _KEYS) else None, inner) for key, inner in value.items())
+        return ((f".{key}" if isinstance(key, keys) else None, inner) for key, inner in value.items())
     return ((f"[{index}]", inner) for index, inner in enumerate(value))
 
 
 def _what(step: str | None, value: object, *, finite: bool) -> str:
     """Return why a value, or the key that leads to it, is nothing of JSON's; empty: it is."""
     if step is None:
-        return "has a key that is no text"
+        return NO_TEXT
     if isinstance(value, float) and finite and not isfinite(value):
         return f"is {value}"
     if value is None or isinstance(value, str | bool | int | float | Mapping | list | tuple):

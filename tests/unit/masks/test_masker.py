@@ -9,13 +9,15 @@ import pickle
 import re
 import subprocess
 import sys
+from collections import UserDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
-from enum import Enum
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -89,6 +91,73 @@ def extra_in(index: int, extra: object) -> dict[str, object]:
 
 ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
 GIVE = "Give text, numbers, lists and objects, few inside others."
+
+
+class Written(str, Enum):  # noqa: UP042  # StrEnum prints its text
+    """Texts that Python prints as Written.USER, and JSON as user."""
+
+    USER = "user"
+    LIST = "list"
+
+
+class Number(IntEnum):
+    """Numbers that Python prints with a name."""
+
+    ONE = 1
+
+
+class Given(UserDict[str, object]):
+    """A mapping that is no dictionary."""
+
+
+@pytest.mark.parametrize(
+    ("given_as", "meant"),
+    [
+        (np.array([1, 2]), [1, 2]),
+        (np.float32(1.5), 1.5),
+        (np.str_("x"), "x"),
+        (Written.LIST, "list"),
+        ([Written.LIST, True, Number.ONE], ["list", True, 1]),
+        ({2: 2, None: 3, True: 4.5, 1.5: {Number.ONE: 5}}, {"2": 2, "null": 3, "true": 4.5, "1.5": {"1": 5}}),
+        ({Written.LIST: {"b": Given(c=Written.USER)}}, {"list": {"b": {"c": "user"}}}),
+    ],
+    ids=repr,
+)
+def test_values_of_libraries_are_what_they_stand_for(tools_masker: Masker, given_as: object, meant: object) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": given_as}}]
+    wanted = called({"a": meant}, tools=[{"type": "function", "function": {"name": "f", "description": meant}}])
+    found = called({"a": given_as}, tools=tools)
+    messages: Any = found["messages"]
+    messages[0]["role"] = Written.USER
+    messages[1]["tool_calls"] = np.array(messages[1]["tool_calls"], dtype=object)
+    for _ in range(2):
+        (one,), (other,) = tools_masker([found])[0].rows, tools_masker([wanted])[0].rows
+        assert one.token_ids.tolist() == other.token_ids.tolist()
+
+
+def test_a_key_that_json_can_not_hold_is_refused_whatever_the_model_has_seen(tools_masker: Masker) -> None:
+    rest = "has a key that is no text, which JSON can't hold."
+    key = ("a", 1)
+    for _ in range(2):
+        (made,) = tools_masker([called({"a": [{key: 1}]})])
+        assert str(made.error) == f"{ARGUMENTS}.a[0]: {rest} {GIVE}"
+        (made,) = tools_masker([called({}, tools=[{"name": "f", "x": {key: 1}}])])
+        assert str(made.error) == f"tools[0].x: {rest} {GIVE}"
+        tools_masker([called({"a": [{"1": 1}]}), called({}, tools=[{"name": "f", "x": {"1": 1}}])])
+
+
+def test_a_part_whose_type_is_no_text_is_refused(masker: Masker) -> None:
+    parts = [{"type": ["text"], "text": "x"}]
+    (made,) = masker([[{"role": "user", "content": parts}, {"role": "assistant", "content": "b"}]])
+    assert str(made.error) == "messages[0].content: part 0 is of type ['text']; give it a type"
+
+
+def test_what_pandas_has_for_null_is_refused_inside_a_call(tools_masker: Masker) -> None:
+    found = called({})
+    messages: Any = found["messages"]
+    messages[1]["tool_calls"][0]["id"] = pd.NA
+    (made,) = tools_masker([found])
+    assert str(made.error) == f"messages[1].tool_calls[0].id: is a Python NAType, which JSON can't hold. {GIVE}"
 
 
 @pytest.mark.parametrize(

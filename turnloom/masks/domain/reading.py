@@ -10,7 +10,7 @@ from turnloom.foreign.arrays import without_arrays
 from turnloom.foreign.columns import BESIDE, MEDIA_COLUMNS, NEEDED, read_columns
 from turnloom.foreign.filled_nulls import without_filled
 from turnloom.foreign.json_text import columns_of, kind_of, list_in, object_in, offers_none, text_from
-from turnloom.foreign.plain_values import PLAIN, Unfit, as_float32, too_deep, unfit
+from turnloom.foreign.plain_values import NO_TEXT, PLAIN, Unfit, as_float32, too_deep, unfit
 from turnloom.foreign.tool_calls import NO_CALLS, call_from, tool_text
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
 from turnloom.masks.domain.errors import MalformedConversation, UnsupportedContent
@@ -39,7 +39,10 @@ def conversation_from(document: object) -> Conversation:
         return document
     if not isinstance(document, Mapping):
         document = {"messages": document}
+    given_as = document
     document = without_arrays(document)
+    if document is not given_as and (found := _odd_key(document)) is not None:
+        raise found
     if "messages" not in document and "role" in document:
         raise MalformedConversation(
             "messages: missing: this is a message; give each conversation as a list of its messages", field="messages"
@@ -84,6 +87,11 @@ def conversation_or_error(document: object) -> Conversation | MalformedConversat
         return error
     except RecursionError:
         return _unfit(document) or _refusal(MalformedConversation, too_deep(document))
+    except (TypeError, ValueError):  # of what a library has for values: it compares with nothing
+        found = _unfit(document)
+        if found is None:
+            raise
+        return found
 
 
 def table_row(value: object, messages: str = "messages") -> object:
@@ -103,7 +111,7 @@ def table_row(value: object, messages: str = "messages") -> object:
 
 
 def unfit_error(conversation: Conversation) -> MalformedConversation | None:
-    """Return what a conversation holds and JSON can't; None: nothing, or only NaN, which templates print."""
+    """Return what a conversation holds and JSON can't, or a key that is no text; None: nothing, or NaN alone."""
     return _unfit({"messages": conversation.messages, "tools": conversation.tools})
 
 
@@ -113,13 +121,20 @@ def too_deep_error(conversation: Conversation) -> UnsupportedContent:
 
 
 def _unfit(document: object) -> MalformedConversation | None:
-    found = unfit(document if isinstance(document, Mapping) else {"messages": document}, finite=False)
+    row = document if isinstance(document, Mapping) else {"messages": document}
+    found = unfit(row, finite=False, text_keys=True)
     return None if found is None else _refusal(MalformedConversation, found)
 
 
 def _refusal(kind: type[Refusal], found: Unfit) -> Refusal:
     place = found.place.removeprefix(".")
     return kind(f"{place}: {found.what}. {PLAIN}", field=place)
+
+
+def _odd_key(document: Mapping[str, object]) -> MalformedConversation | None:
+    """Return that a key is no text: some ways of printing take it, others don't."""
+    found = _unfit({name: document.get(name) for name in ("messages", "tools")})
+    return found if found is not None and NO_TEXT in str(found) else None
 
 
 def _message(item: object, index: int) -> tuple[Message, Training]:

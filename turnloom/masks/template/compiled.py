@@ -106,14 +106,18 @@ def compile_template(source: str) -> CompiledTemplate:
                 f"line {unsupported.lineno} of the chat template uses {name}; it can't be followed there"
             )
         traced = _TRACED.from_string(source)
+        digest = hashlib.sha256(source.encode()).hexdigest()
     except TemplateSyntaxError as error:
         raise TemplateError(f"line {error.lineno} of the chat template: {error.message}") from error
     except RecursionError as error:
         raise TemplateError("the chat template is nested too deeply to be compiled") from error
+    except (SyntaxError, ValueError) as error:  # of the Python that Jinja makes of it
+        words = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise TemplateError(f"the chat template can't be compiled: {words}") from error
     traced.root_render_func.__globals__.update(TRACED_NAMES)
     return CompiledTemplate(
         source=source,
-        sha256=hashlib.sha256(source.encode()).hexdigest(),
+        sha256=digest,
         traced=traced,
         needles=_needles(tree),
         words=frozenset(node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)),

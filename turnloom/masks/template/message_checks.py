@@ -121,7 +121,7 @@ def _check_parts(content: JSON, index: int) -> None:
         )
     for at, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        if kind not in _PART_TYPES:
+        if not isinstance(kind, str) or kind not in _PART_TYPES:
             advice = PART_ADVICE.get(kind, "only text can be trained on") if isinstance(kind, str) else "give it a type"
             raise UnsupportedContent(f"part {at} is of type {kind!r}; {advice}", message_index=index, field="content")
         if kind == _TEXT and (wrong := _wrong_with_text(part)):

@@ -71,6 +71,15 @@ def _used(node: nodes.Node) -> Iterator[str]:
         yield from _used(child)
 
 
+def leaves(node: nodes.Node) -> bool:
+    """Whether a statement may leave the loop around it; what follows `else` of a loop inside is no part of that one."""
+    if isinstance(node, nodes.Break | nodes.Continue | nodes.Block):
+        return True
+    if isinstance(node, nodes.For):
+        return any(map(leaves, node.else_)) or any(True for _ in node.find_all(nodes.Block))
+    return any(map(leaves, node.iter_child_nodes()))
+
+
 def _bound(node: nodes.Node, *, inside: bool) -> Iterator[tuple[str, bool]]:
     """Yield the names of variables that are set, and whether that ends before the template does."""
     if isinstance(node, nodes.Name) and node.ctx != "load":

@@ -19,7 +19,7 @@ from jinja2 import Environment, nodes
 from jinja2.sandbox import unsafe
 
 from turnloom.masks.template.chain import OPERATORS, Chain, Comparison, is_renamed
-from turnloom.masks.template.names import Names, names_of, used_names
+from turnloom.masks.template.names import Names, leaves, names_of, used_names
 from turnloom.masks.template.step_reads import Reads, StepLoop
 
 #: The variable under which a template finds its steps.
@@ -190,7 +190,7 @@ def _outer_loops(node: nodes.Node) -> Iterator[nodes.For]:
 
 def _names(loop: nodes.For, known: Names) -> list[str] | None:
     """Return `loop`, the target, and every name used by the body and macros it may call; None: not a step."""
-    if loop.recursive or not isinstance(loop.target, nodes.Name) or any(map(_leaves, loop.body)):
+    if loop.recursive or not isinstance(loop.target, nodes.Name) or any(map(leaves, loop.body)):
         return None
     if any(isinstance(slice_.step, nodes.Neg) for slice_ in loop.iter.find_all(nodes.Slice)):
         return None  # from the end: no two prefixes begin alike
@@ -200,10 +200,3 @@ def _names(loop: nodes.For, known: Names) -> list[str] | None:
     if any(loop.target.name in names_of(macro) for macro in called) or known.are_hidden(used):
         return None
     return ["loop", loop.target.name, *sorted(used - {loop.target.name})]
-
-
-def _leaves(node: nodes.Node) -> bool:
-    """Whether a statement may leave the loop around it."""
-    if isinstance(node, nodes.Break | nodes.Continue | nodes.Block):
-        return True
-    return not isinstance(node, nodes.For) and any(map(_leaves, node.iter_child_nodes()))

@@ -8,6 +8,8 @@ from typing import Final
 from jinja2 import Environment, nodes
 from jinja2.visitor import NodeTransformer
 
+from turnloom.masks.template.names import leaves
+
 #: So often what follows a statement that may `continue` is copied into other branches at most.
 MOST_COPIES: Final = 8
 
@@ -73,10 +75,3 @@ def without_continue(body: list[nodes.Node], copies: list[int] | None = None) ->
         statement.else_ = without_continue([*statement.else_, *rest], copies)
         return body[: at + 1]
     return body
-
-
-def leaves(node: nodes.Node) -> bool:
-    """Whether a statement may leave the loop around it."""
-    if isinstance(node, nodes.Break | nodes.Continue | nodes.Block):
-        return True
-    return not isinstance(node, nodes.For) and any(map(leaves, node.iter_child_nodes()))

@@ -37,6 +37,11 @@ def test_a_source_is_compiled_once() -> None:
         ),
         ("{% include 'x' %}", "uses Include"),
         ("{% generation %}", "of the chat template: "),
+        ("{% for m in messages %}{% else %}{% break %}{% endfor %}", "can't be compiled: 'break' outside loop"),
+        ("{% macro f(a, a) %}{% endmacro %}", "the chat template can't be compiled: duplicate argument"),
+        ("{{ f(a=1, a=2) }}", "the chat template can't be compiled: keyword argument repeated"),
+        ("{{ 10 ** 10000 }}", "the chat template can't be compiled: Exceeds the limit"),
+        ("\ud800", "the chat template can't be compiled: 'utf-8' codec can't encode"),
     ],
 )
 def test_a_template_that_can_not_be_followed_is_refused_with_its_line(source: str, words: str) -> None:

@@ -52,6 +52,12 @@ SOURCES = {
     "a macro under another name, for each message": READS + "{% set g = f %}" + LOOP.replace("CALL", "g()"),
     "what a macro reads, hidden": READS + "{% with z = 1 %}" + LOOP.replace("CALL", "f()") + "{% endwith %}",
     "the same in a block": READS + "{% set q %}{% set z = 1 %}" + LOOP.replace("CALL", "f()") + "{% endset %}{{ q }}",
+    "a break behind a loop inside": LOOP.replace(
+        "{{ CALL }}", "{% for c in [] %}{% else %}{% if m.content == '' %}{% break %}{% endif %}{% endfor %}."
+    ),
+    "a message passed over behind a loop inside": LOOP.replace(
+        "{{ CALL }}", "{% for c in [] %}{% else %}{% if m.content == '' %}{% continue %}{% endif %}{% endfor %}."
+    ),
     "the sign of zero": SIGN + LOOP.replace("CALL", "t"),
     "the sign of zero, written": SIGN + "{{ t | tojson }}",
     "compared": COMPARED,

@@ -206,3 +206,10 @@ def test_a_loop_with_a_test_has_its_own_facts_behind_a_loop_inside_it(caplog: py
     some = [called("x", a=1), called("y", a=1)]
     assert differences(chat(calls=calls), some)[1] == []
     assert compare(chat(calls=calls), some, caplog) == 4
+
+
+def test_a_loop_that_is_left_behind_a_loop_inside_is_left_to_the_template(caplog: pytest.LogCaptureFixture) -> None:
+    calls = CALL.replace("{% endfor %}", "{% else %}{% if m.role == 'tool' %}!{% continue %}{% endif %}{% endfor %}")
+    some = [called("x", a=1), called("y", a=1)]
+    assert differences(chat(calls=calls), some)[1] == []
+    compare(chat(calls=calls), some, caplog)
