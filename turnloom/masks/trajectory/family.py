@@ -30,6 +30,10 @@ MOST_PATHS: Final = 8192
 #: Texts of tools that are remembered.
 MOST_KEPT: Final = 256
 _TRACED: Final = TracedEnvironment()
+#: Functions of recordings, and the template's own.
+_GLOBALS: Final = {
+    ENVIRONMENT.globals[name]: _TRACED.globals[name] for name in ("namespace", "dict", "raise_exception")
+}
 #: The variable under which a loop over tools finds them where the template itself prints it.
 _ITEMS: Final = "_tools_of_this_loop"
 
@@ -152,7 +156,9 @@ def _anew(kind: Any, tools: list[JSON] | None) -> object:
     """Return what a variable of a loop over tools is to the template itself."""
     if kind == ("tools",):
         return tools
-    return _TRACED.undefined(name=kind[1]) if kind[0] == "undefined" else kind[-1]
+    if kind[0] == "undefined":
+        return _TRACED.undefined(name=kind[1])
+    return _GLOBALS.get(kind[-1], kind[-1]) if kind[0] == "object" else kind[-1]
 
 
 def given_tools(program: Program, tools: Sequence[JSON]) -> Iterator[Given]:

@@ -78,6 +78,11 @@ TOOLS: dict[str, tuple[str, list[Conversation]]] = {
         "{% set f = strftime_now %}{% for u in tools %}{{ u.name | title }}{{ (f is defined) if u.k }}{% endfor %}",
         [offered("y", {"name": "a"}), offered("y", {"name": "a", "k": 1})],
     ),
+    "Jinja's own functions": (
+        "{% for u in tools %}{% set one = namespace(n=u.name | title) %}{{ one.n }}{{ dict(a='b').a }}"
+        "{{ raise_exception('k') if u.k == 2 }}{% endfor %}",
+        [offered("y", {"name": "a"}), offered("y", {"name": "b", "k": 1})],
+    ),
     "the name of the tools for something else": (
         "{% set t = tools %}{% set tools = 5 %}{% for u in t %}{{ u.name | title }}{{ tools if u.k }}{% endfor %}",
         [offered("y", {"name": "a"}), offered("y", {"name": "a", "k": 1})],
