@@ -17,12 +17,12 @@ from turnloom.masks.template.environment import TRACED_NAMES, TracedEnvironment
 from turnloom.masks.template.provenance.messages import traced_tools
 from turnloom.masks.template.provenance.strings import plain, runs_of
 from turnloom.masks.trajectory.code import Code
-from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDED_NAMES
-from turnloom.masks.trajectory.folds import Folded, with_folds
-from turnloom.masks.trajectory.handing import VARYING
 from turnloom.masks.trajectory.program import End, Items, Piece, Program, add_run, joined, origin
+from turnloom.masks.trajectory.recording.environment import ENVIRONMENT, RECORDED_NAMES
+from turnloom.masks.trajectory.recording.folds import Folded, with_folds
+from turnloom.masks.trajectory.recording.handing import VARYING
+from turnloom.masks.trajectory.recording.tape import Given
 from turnloom.masks.trajectory.straight import source_of
-from turnloom.masks.trajectory.tape import Given
 from turnloom.masks.trajectory.walking import run_fold, walked
 
 #: Paths that one template under one set of settings may have; senders choose what messages look like.

@@ -29,7 +29,7 @@ from turnloom.masks.trajectory.program import (
     Stretch,
     UnreplayableError,
 )
-from turnloom.masks.trajectory.recorder import Recorder, said
+from turnloom.masks.trajectory.recording.recorder import Recorder, said
 from turnloom.masks.trajectory.walking import walk
 
 _LOG: Final = logging.getLogger(__name__)

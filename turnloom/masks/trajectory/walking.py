@@ -24,10 +24,10 @@ from turnloom.masks.trajectory.program import (
     UnreplayableError,
     joined,
 )
+from turnloom.masks.trajectory.recording.tape import Given
 from turnloom.masks.trajectory.shows import shown_of
 from turnloom.masks.trajectory.steps import frozen, restore, state_of
 from turnloom.masks.trajectory.straight import WALKS
-from turnloom.masks.trajectory.tape import Given
 
 
 def walk(program: Program, arguments: Given, sender: Any) -> tuple[End, list[Any]]:

@@ -13,13 +13,7 @@ from jinja2.runtime import LoopContext, Macro
 from turnloom.masks.domain.conversation import JSON
 from turnloom.masks.domain.rendered_text import TOOLS
 from turnloom.masks.replay.symbols import RefusedError, Symbol, SymbolParts, atoms_of, is_symbolic
-from turnloom.masks.trajectory.chosen import Chosen
-from turnloom.masks.trajectory.environment import ENVIRONMENT, RECORDER
 from turnloom.masks.trajectory.family import MOST_PATHS, Family, given_tools
-from turnloom.masks.trajectory.folds import FOLD
-from turnloom.masks.trajectory.handing import COMMON, SHOWING, Handed, Later, LaterHeld, Tools, handed, taken
-from turnloom.masks.trajectory.made import MadeList
-from turnloom.masks.trajectory.numbers import AT, Number, total
 from turnloom.masks.trajectory.program import (
     WHOLE,
     End,
@@ -34,10 +28,16 @@ from turnloom.masks.trajectory.program import (
     Refusal,
     UnreplayableError,
 )
-from turnloom.masks.trajectory.ranges import Range
-from turnloom.masks.trajectory.spaces import Space
-from turnloom.masks.trajectory.tape import From, Given, Mark, Tape, grow, is_of_variables, is_own
-from turnloom.masks.trajectory.values import Appended, Dict, List, Loop, Message, Messages, Pairs, Unusable
+from turnloom.masks.trajectory.recording.chosen import Chosen
+from turnloom.masks.trajectory.recording.environment import ENVIRONMENT, RECORDER
+from turnloom.masks.trajectory.recording.folds import FOLD
+from turnloom.masks.trajectory.recording.handing import COMMON, SHOWING, Handed, Later, LaterHeld, Tools, handed, taken
+from turnloom.masks.trajectory.recording.made import MadeList
+from turnloom.masks.trajectory.recording.numbers import AT, Number, total
+from turnloom.masks.trajectory.recording.ranges import Range
+from turnloom.masks.trajectory.recording.spaces import Space
+from turnloom.masks.trajectory.recording.tape import From, Given, Mark, Tape, grow, is_of_variables, is_own
+from turnloom.masks.trajectory.recording.values import Appended, Dict, List, Loop, Message, Messages, Pairs, Unusable
 from turnloom.masks.trajectory.walking import items_of, messages_of, walk
 
 _LOG: Final = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Any
 from jinja2.utils import Namespace
 
 from turnloom.masks.replay.symbols import RefusedError
-from turnloom.masks.trajectory.made import held_source, item_of
-from turnloom.masks.trajectory.tape import Tape
+from turnloom.masks.trajectory.recording.made import held_source, item_of
+from turnloom.masks.trajectory.recording.tape import Tape
 
 
 class Space(Namespace):

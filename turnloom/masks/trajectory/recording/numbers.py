@@ -9,7 +9,7 @@ from typing import Final
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol
 from turnloom.masks.trajectory.program import WHOLE
-from turnloom.masks.trajectory.tape import From, Tape
+from turnloom.masks.trajectory.recording.tape import From, Tape
 
 #: A sum: expressions and how often they stand in it, "" for the constant.
 Sum = dict[str, int]

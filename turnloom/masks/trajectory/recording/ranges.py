@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError
-from turnloom.masks.trajectory.numbers import AT, COUNT, Number
 from turnloom.masks.trajectory.program import Items
-from turnloom.masks.trajectory.tape import Tape
+from turnloom.masks.trajectory.recording.numbers import AT, COUNT, Number
+from turnloom.masks.trajectory.recording.tape import Tape
 
 
 class Range(Opaque):

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError
 from turnloom.masks.trajectory.choices import Choice, chosen
-from turnloom.masks.trajectory.numbers import Number
 from turnloom.masks.trajectory.program import WHOLE, Missing
-from turnloom.masks.trajectory.tape import Tape
-from turnloom.masks.trajectory.values import Message
+from turnloom.masks.trajectory.recording.numbers import Number
+from turnloom.masks.trajectory.recording.tape import Tape
+from turnloom.masks.trajectory.recording.values import Message
 
 #: Tests that ask for nothing but the value and constants.
 _TESTS: Final = frozenset({"eq", "==", "equalto", "ne", "!=", "defined", "undefined", "none", "string", "mapping"})

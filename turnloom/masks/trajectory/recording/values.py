@@ -9,9 +9,9 @@ from typing import Any, Final, cast
 from jinja2 import Undefined
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol
-from turnloom.masks.trajectory.numbers import AT, COUNT, Fraction, Number, Sum, total
 from turnloom.masks.trajectory.program import WHOLE, Missing, is_traced_key
-from turnloom.masks.trajectory.tape import From, Tape
+from turnloom.masks.trajectory.recording.numbers import AT, COUNT, Fraction, Number, Sum, total
+from turnloom.masks.trajectory.recording.tape import From, Tape
 
 #: The expression of a symbol that is a constant.
 _CONSTANT: Final = re.compile(r"\(K\d+\)")

@@ -11,12 +11,12 @@ from jinja2.runtime import Macro
 
 from turnloom.masks.replay.symbols import RefusedError, Symbol, is_symbolic
 from turnloom.masks.template.environment import TemplateDict
-from turnloom.masks.trajectory.chosen import Chosen
-from turnloom.masks.trajectory.made import Made, MadeDict, MadeList, item_of, piece_source
-from turnloom.masks.trajectory.numbers import Fraction, Number, reach_of, total
-from turnloom.masks.trajectory.spaces import Space
-from turnloom.masks.trajectory.tape import From, Given, Tape, Woven
-from turnloom.masks.trajectory.values import (
+from turnloom.masks.trajectory.recording.chosen import Chosen
+from turnloom.masks.trajectory.recording.made import Made, MadeDict, MadeList, item_of, piece_source
+from turnloom.masks.trajectory.recording.numbers import Fraction, Number, reach_of, total
+from turnloom.masks.trajectory.recording.spaces import Space
+from turnloom.masks.trajectory.recording.tape import From, Given, Tape, Woven
+from turnloom.masks.trajectory.recording.values import (
     Dict,
     List,
     Message,

@@ -23,15 +23,15 @@ from turnloom.masks.replay.symbols import (
     joined,
 )
 from turnloom.masks.template.environment import PlainEnvironment
-from turnloom.masks.trajectory.chosen import Chosen
-from turnloom.masks.trajectory.handing import is_constant
-from turnloom.masks.trajectory.made import MadeDict, MadeList
-from turnloom.masks.trajectory.numbers import Fraction, Number
 from turnloom.masks.trajectory.program import Missing
-from turnloom.masks.trajectory.ranges import positions
-from turnloom.masks.trajectory.spaces import Space
-from turnloom.masks.trajectory.values import Dict, Json, List, Loop, Messages, Pairs, Unusable
-from turnloom.masks.trajectory.written import printed, written
+from turnloom.masks.trajectory.recording.chosen import Chosen
+from turnloom.masks.trajectory.recording.handing import is_constant
+from turnloom.masks.trajectory.recording.made import MadeDict, MadeList
+from turnloom.masks.trajectory.recording.numbers import Fraction, Number
+from turnloom.masks.trajectory.recording.ranges import positions
+from turnloom.masks.trajectory.recording.spaces import Space
+from turnloom.masks.trajectory.recording.values import Dict, Json, List, Loop, Messages, Pairs, Unusable
+from turnloom.masks.trajectory.recording.written import printed, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

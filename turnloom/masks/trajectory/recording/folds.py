@@ -16,7 +16,7 @@ from jinja2.visitor import NodeTransformer
 
 from turnloom.masks.template.names import Names, leaves, used_names
 from turnloom.masks.template.steps import may_differ
-from turnloom.masks.trajectory.leaving import without_break, without_continue
+from turnloom.masks.trajectory.recording.leaving import without_break, without_continue
 
 #: The variable under which a template finds what runs its loops.
 FOLD: Final = "_fold"

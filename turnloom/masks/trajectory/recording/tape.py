@@ -25,8 +25,8 @@ from turnloom.masks.trajectory.program import (
     Stretch,
     Take,
 )
+from turnloom.masks.trajectory.recording.trails import trail_of
 from turnloom.masks.trajectory.shows import shows_of
-from turnloom.masks.trajectory.trails import trail_of
 
 #: What reads more than the item and its position.
 _OTHERS: Final = re.compile(r"\b[MnVO]\b")
