@@ -36,9 +36,16 @@ ARROWS: dict[str, set[str]] = {
     f"{MASKS}.model": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "sandbox")},
     f"{MASKS}.rows": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "model")},
     f"{MASKS}.replay": {f"{MASKS}.{name}" for name in ("domain", "template", "turns", "tokenizer", "model", "rows")},
+    f"{MASKS}.trajectory.programs": {
+        f"{MASKS}.{name}" for name in ("domain", "template", "template.provenance", "turns")
+    },
+    f"{MASKS}.trajectory.recording": {
+        *(f"{MASKS}.{name}" for name in ("domain", "template", "template.provenance", "replay")),
+        f"{MASKS}.trajectory.programs",
+    },
     f"{MASKS}.trajectory": {
         *(f"{MASKS}.{name}" for name in ("domain", "template", "template.provenance", "turns", "tokenizer", "model")),
-        *(f"{MASKS}.{name}" for name in ("rows", "replay")),
+        *(f"{MASKS}.{name}" for name in ("rows", "replay", "trajectory.programs", "trajectory.recording")),
     },
     f"{MASKS}.pipeline": {
         f"{MASKS}.{name}" for name in ("domain", "template", "tokenizer", "model", "rows", "replay", "trajectory")

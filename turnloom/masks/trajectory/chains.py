@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from turnloom.masks.domain.rendered_text import RenderedText
-from turnloom.masks.trajectory.program import EMPTY, Piece, joined
+from turnloom.masks.trajectory.programs.program import EMPTY, Piece, joined
 
 #: The message of a node that no message's step printed.
 NO_MESSAGE: Final = -1

@@ -16,7 +16,7 @@ from turnloom.masks.domain.rendered_text import RenderedText
 from turnloom.masks.tokenizer.segments import TEXT, CutRules, Segments, cut, utf8_of
 from turnloom.masks.tokenizer.tokenizer_json import Prefix
 from turnloom.masks.trajectory.chains import Node
-from turnloom.masks.trajectory.program import Piece
+from turnloom.masks.trajectory.programs.program import Piece
 
 #: Where a control token stands, from the beginning of a piece, and its id.
 Found = tuple[int, int, int]

@@ -18,8 +18,8 @@ from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
 from turnloom.masks.trajectory.cuts import Cutter
 from turnloom.masks.trajectory.family import Family
 from turnloom.masks.trajectory.layout import PieceLayout
-from turnloom.masks.trajectory.program import WHOLE, Piece, UnreplayableError, joined
-from turnloom.masks.trajectory.shows import is_reasoning_shown, is_shown
+from turnloom.masks.trajectory.programs.program import WHOLE, Piece, UnreplayableError, joined
+from turnloom.masks.trajectory.programs.shows import is_reasoning_shown, is_shown
 from turnloom.masks.trajectory.turns import Bounds, PiecedRenders, TurnFinder
 from turnloom.masks.turns.bounds_by_render import TurnProver, transferred
 from turnloom.masks.turns.coverage import (

@@ -16,8 +16,8 @@ from turnloom.masks.domain.rendered_text import TOOLS
 from turnloom.masks.template.environment import TRACED_NAMES, TracedEnvironment
 from turnloom.masks.template.provenance.messages import traced_tools
 from turnloom.masks.template.provenance.strings import plain, runs_of
-from turnloom.masks.trajectory.code import Code
-from turnloom.masks.trajectory.program import End, Items, Piece, Program, add_run, joined, origin
+from turnloom.masks.trajectory.programs.code import Code
+from turnloom.masks.trajectory.programs.program import End, Items, Piece, Program, add_run, joined, origin
 from turnloom.masks.trajectory.recording.environment import ENVIRONMENT, RECORDED_NAMES
 from turnloom.masks.trajectory.recording.folds import Folded, with_folds
 from turnloom.masks.trajectory.recording.handing import VARYING

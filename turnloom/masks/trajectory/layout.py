@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from turnloom.masks.domain.rendered_text import TOOLS, Origin
 from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
-from turnloom.masks.trajectory.program import Piece, UnreplayableError
+from turnloom.masks.trajectory.programs.program import Piece, UnreplayableError
 
 
 class PieceLayout:

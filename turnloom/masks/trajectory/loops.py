@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from turnloom.masks.trajectory.chains import LoopPieces, MadeSteps, StableSteps
-from turnloom.masks.trajectory.program import EMPTY, WHOLE, Missing, Piece, Program
+from turnloom.masks.trajectory.programs.program import EMPTY, WHOLE, Missing, Piece, Program
 from turnloom.masks.trajectory.steps import Step, Tail, frozen, restore, same, state_of
 from turnloom.masks.trajectory.walking import last_message, messages_of, walked
 

@@ -35,7 +35,7 @@ from turnloom.masks.rows.weights import EVEN, MessageWeights
 from turnloom.masks.template.render import variables_of
 from turnloom.masks.trajectory.examples import weighted_texts
 from turnloom.masks.trajectory.family import Family
-from turnloom.masks.trajectory.program import UnreplayableError
+from turnloom.masks.trajectory.programs.program import UnreplayableError
 from turnloom.masks.turns.views import ENGINES, ChatFormat, Engine
 
 #: Plain conversations up to this length are replayed by their shape (replay.cache.LONGEST).

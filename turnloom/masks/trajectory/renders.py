@@ -17,7 +17,7 @@ from turnloom.masks.template.render import with_reasoning_names
 from turnloom.masks.trajectory.chains import NO_MESSAGE, LoopPieces, Node, Nodes
 from turnloom.masks.trajectory.family import Family
 from turnloom.masks.trajectory.loops import MessageLoops
-from turnloom.masks.trajectory.program import (
+from turnloom.masks.trajectory.programs.program import (
     EMPTY,
     WHOLE,
     End,
@@ -29,7 +29,7 @@ from turnloom.masks.trajectory.program import (
     Stretch,
     UnreplayableError,
 )
-from turnloom.masks.trajectory.recording.recorder import Recorder, said
+from turnloom.masks.trajectory.recorder import Recorder, said
 from turnloom.masks.trajectory.walking import walk
 
 _LOG: Final = logging.getLogger(__name__)

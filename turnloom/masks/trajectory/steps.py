@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from turnloom.masks.trajectory.program import EMPTY, WHOLE, End, Held, Missing, Piece
+from turnloom.masks.trajectory.programs.program import EMPTY, WHOLE, End, Held, Missing, Piece
 
 
 class Step:

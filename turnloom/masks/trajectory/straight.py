@@ -6,7 +6,7 @@ import re
 from collections.abc import Hashable
 from typing import Any, Final
 
-from turnloom.masks.trajectory.program import (
+from turnloom.masks.trajectory.programs.program import (
     ARGUMENTS,
     Ask,
     End,

@@ -20,7 +20,7 @@ from turnloom.masks.template.prompts import PROBE, Chat, common_length
 from turnloom.masks.template.render import Renders, Settings
 from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
 from turnloom.masks.trajectory.family import Family
-from turnloom.masks.trajectory.program import Piece, RaisedError, UnreplayableError, joined
+from turnloom.masks.trajectory.programs.program import Piece, RaisedError, UnreplayableError, joined
 from turnloom.masks.trajectory.renders import Sender
 from turnloom.masks.turns.last_turn import Turn, last_turn
 from turnloom.masks.turns.next_header import unclosed

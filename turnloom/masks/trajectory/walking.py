@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from turnloom.masks.trajectory.program import (
+from turnloom.masks.trajectory.programs.program import (
     Ask,
     At,
     End,
@@ -24,8 +24,8 @@ from turnloom.masks.trajectory.program import (
     UnreplayableError,
     joined,
 )
+from turnloom.masks.trajectory.programs.shows import shown_of
 from turnloom.masks.trajectory.recording.tape import Given
-from turnloom.masks.trajectory.shows import shown_of
 from turnloom.masks.trajectory.steps import frozen, restore, state_of
 from turnloom.masks.trajectory.straight import WALKS
 

@@ -16,7 +16,7 @@ from turnloom.masks.template.compiled import compile_template
 from turnloom.masks.template.prompts import PLAIN_REPLY, PROBE
 from turnloom.masks.template.render import Renders, Settings, variables_of
 from turnloom.masks.trajectory.family import Family
-from turnloom.masks.trajectory.program import UnreplayableError
+from turnloom.masks.trajectory.programs.program import UnreplayableError
 from turnloom.masks.trajectory.renders import Sender
 
 SETTINGS = Settings(datetime.date(2026, 1, 1), SPECIAL_TOKENS)

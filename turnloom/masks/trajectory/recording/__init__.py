@@ -1,1 +1,1 @@
-"""Recordings: bodies of loops run on symbols, which note each question with its answer."""
+"""Symbols on which the body of a loop runs while it is recorded; they note each question with its answer."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError
-from turnloom.masks.trajectory.choices import Choice, chosen
-from turnloom.masks.trajectory.program import WHOLE, Missing
+from turnloom.masks.trajectory.programs.choices import Choice, chosen
+from turnloom.masks.trajectory.programs.program import WHOLE, Missing
 from turnloom.masks.trajectory.recording.numbers import Number
 from turnloom.masks.trajectory.recording.tape import Tape
 from turnloom.masks.trajectory.recording.values import Message

@@ -23,7 +23,7 @@ from turnloom.masks.replay.symbols import (
     joined,
 )
 from turnloom.masks.template.environment import PlainEnvironment
-from turnloom.masks.trajectory.program import Missing
+from turnloom.masks.trajectory.programs.program import Missing
 from turnloom.masks.trajectory.recording.chosen import Chosen
 from turnloom.masks.trajectory.recording.handing import is_constant
 from turnloom.masks.trajectory.recording.made import MadeDict, MadeList

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Undefined
 
 from turnloom.masks.replay.symbols import Atom, Opaque, RefusedError, Symbol
-from turnloom.masks.trajectory.program import WHOLE, At, Missing, Piece
+from turnloom.masks.trajectory.programs.program import WHOLE, At, Missing, Piece
 from turnloom.masks.trajectory.recording.numbers import Number, reach_of, total
 from turnloom.masks.trajectory.recording.tape import From, Mark, Tape, Woven
 from turnloom.masks.trajectory.recording.values import Dict, List, Message, expression_of, wrapped

@@ -8,7 +8,7 @@ from operator import eq, ge, gt, le, lt, ne
 from typing import Final
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol
-from turnloom.masks.trajectory.program import WHOLE
+from turnloom.masks.trajectory.programs.program import WHOLE
 from turnloom.masks.trajectory.recording.tape import From, Tape
 
 #: A sum: expressions and how often they stand in it, "" for the constant.

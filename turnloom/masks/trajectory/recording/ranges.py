@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError
-from turnloom.masks.trajectory.program import Items
+from turnloom.masks.trajectory.programs.program import Items
 from turnloom.masks.trajectory.recording.numbers import AT, COUNT, Number
 from turnloom.masks.trajectory.recording.tape import Tape
 

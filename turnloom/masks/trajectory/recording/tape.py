@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 
 from turnloom.masks.domain.rendered_text import Origin
 from turnloom.masks.replay.symbols import Atom, RefusedError, Symbol
-from turnloom.masks.trajectory import program
-from turnloom.masks.trajectory.code import Code
-from turnloom.masks.trajectory.program import (
+from turnloom.masks.trajectory.programs import program
+from turnloom.masks.trajectory.programs.code import Code
+from turnloom.masks.trajectory.programs.program import (
     WHOLE,
     Ask,
     End,
@@ -25,8 +25,8 @@ from turnloom.masks.trajectory.program import (
     Stretch,
     Take,
 )
-from turnloom.masks.trajectory.recording.trails import trail_of
-from turnloom.masks.trajectory.shows import shows_of
+from turnloom.masks.trajectory.programs.shows import shows_of
+from turnloom.masks.trajectory.programs.trails import trail_of
 
 #: What reads more than the item and its position.
 _OTHERS: Final = re.compile(r"\b[MnVO]\b")

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from jinja2 import Undefined
 
 from turnloom.masks.replay.symbols import Opaque, RefusedError, Symbol
-from turnloom.masks.trajectory.program import WHOLE, Missing, is_traced_key
+from turnloom.masks.trajectory.programs.program import WHOLE, Missing, is_traced_key
 from turnloom.masks.trajectory.recording.numbers import AT, COUNT, Fraction, Number, Sum, total
 from turnloom.masks.trajectory.recording.tape import From, Tape
 

@@ -14,7 +14,7 @@ from turnloom.masks.domain.conversation import JSON
 from turnloom.masks.domain.rendered_text import TOOLS
 from turnloom.masks.replay.symbols import RefusedError, Symbol, SymbolParts, atoms_of, is_symbolic
 from turnloom.masks.trajectory.family import MOST_PATHS, Family, given_tools
-from turnloom.masks.trajectory.program import (
+from turnloom.masks.trajectory.programs.program import (
     WHOLE,
     End,
     Fold,

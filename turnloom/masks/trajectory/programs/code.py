@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from turnloom.masks.trajectory import program
-from turnloom.masks.trajectory.choices import chosen
-from turnloom.masks.trajectory.program import ARGUMENTS, Printed
+from turnloom.masks.trajectory.programs import program
+from turnloom.masks.trajectory.programs.choices import chosen
+from turnloom.masks.trajectory.programs.program import ARGUMENTS, Printed
 
 
 class Code:

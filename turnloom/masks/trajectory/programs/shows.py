@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 from turnloom.masks.domain.conversation import REASONING_FIELDS, Message
-from turnloom.masks.trajectory.program import Fold, Keep, Piece, Printed
+from turnloom.masks.trajectory.programs.program import Fold, Keep, Piece, Printed
 from turnloom.masks.turns.leaves import is_word, repeated_calls
 from turnloom.masks.turns.span_parts import has_text
 

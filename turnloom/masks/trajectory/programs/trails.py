@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from turnloom.masks.trajectory.program import Ask, Fold, Path, Printed, Store
+from turnloom.masks.trajectory.programs.program import Ask, Fold, Path, Printed, Store
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from turnloom.masks.trajectory.code import Code
+    from turnloom.masks.trajectory.programs.code import Code
 
 #: A variable, or its origin.
 _VARIABLE: Final = re.compile(r"\b([VO])\[(\d+)\]")
