@@ -78,7 +78,6 @@ class MessageLoops:
         """
         spaces = program.spaces
         plain = tuple([(frozen(values[at]), origins[at]) for at in program.told]) if program.told else ()
-        order = messages_of(program.items, len(messages), first)
         if first is not None:
             if (
                 self._reached != WHOLE
@@ -86,6 +85,7 @@ class MessageLoops:
                 and self._ahead(program, first, messages, values, origins, plain)
             ):
                 return LoopPieces(_NOTHING, 0, [], first, 1)
+            order = messages_of(program.items, len(messages), first)
             made, pieces = self._tailed(program, order, self._shown, messages, values, origins, plain)
             self._since = max(self._since, _known(made, order), _shown_up_to(program, values))
             self._until = min([self._until, *[step.until for step in made]])
@@ -97,6 +97,7 @@ class MessageLoops:
         found = begun.results.get(self._shown)
         if found is None:
             if program.items.backwards:
+                order = messages_of(program.items, len(messages), None)
                 _, steps = self._tailed(program, order, None, messages, values, origins, plain)
             else:
                 steps = self._forwards(program, messages, values, origins, begun.chain, plain)
@@ -177,11 +178,11 @@ class MessageLoops:
         known = len(values)
         around = self._since, self._until
         self._since, self._until = 0, WHOLE
-        begun = {space: dict(values[space]) for space in program.shared}
+        begun = {space: dict(values[space]) for space in program.shared} if program.shared else {}
         leaf, piece = walked(program, given, self)
         needs, until = max(at + leaf.reach + 1, self._since), self._until
         self._since, self._until = around
-        if leaf.trail is None:  # a trail asks these messages again
+        if program.shown and leaf.trail is None:  # a trail asks these messages again
             needs = max(needs, _shown_up_to(program, values))
         reads, sets, held = (), (), ()
         if leaf.reads:
@@ -210,7 +211,7 @@ class MessageLoops:
         first, spaces, common, known_steps = program.items.start, program.spaces, self._common, self._steps
         lasting = WHOLE if self._reached == WHOLE else self._amount
         known = bisect_right(chain.needs, common, hi=chain.lasting if lasting == WHOLE else None)
-        need = _shown_up_to(program, values)
+        need = _shown_up_to(program, values) if program.shown else 0
         if known:
             need = chain.needs[known - 1]
             restore(values, spaces, chain.states[known - 1])
@@ -315,7 +316,7 @@ class MessageLoops:
         given = (messages, 0, 0, None, None, values, origins)
         tails = self._tails.setdefault((program, shown, plain), {})
         common = self._common
-        also = _shown_up_to(program, values)
+        also = _shown_up_to(program, values) if program.shown else 0
         rest: Tail | None = None
         for at in order:
             if at in tails and (shown is not None or at < common):

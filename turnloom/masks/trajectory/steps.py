@@ -33,14 +33,14 @@ class Step:
         self.state = state  #: variables that are no namespaces, None where none was asked for
         self.held = held  #: namespaces that may be read in whole, and how many attributes each had
         #: it is the same whatever the variables are
-        self.free = leaf.free if leaf is not None and leaf.trail is not None else not (state or reads or held)
+        self.free = leaf.free if leaf is not None and leaf.trail is not None else state is None and not (reads or held)
 
     def holds(self, given: tuple[Any, ...], state: object) -> bool:
         """Whether a message contributes this again."""
         values: list[Any] = given[5]
         leaf = self.leaf
         if leaf is not None and leaf.trail is not None:
-            return self._answers(leaf.trail, self.reads, given)
+            return _answers(leaf.trail, self.reads, given)
         if self.state is not None and self.state != state:
             return False
         for space, count in self.held:
@@ -54,21 +54,7 @@ class Step:
             held = values[space].get(name, Missing)
             if held is not value and not same(held, value):
                 return False
-        return other is None or self._answers(other.holds, [self.reads[at] for at in other.asked], given)
-
-    def _answers(
-        self, asked: Callable[..., bool], reads: Sequence[tuple[int, str, Any]], given: tuple[Any, ...]
-    ) -> bool:
-        """Whether what namespaces hold now gives the answers that led to this."""
-        values: list[Any] = given[5]
-        known = len(values)
-        values += [values[space].get(name, Missing) for space, name, _ in reads]
-        try:
-            return bool(asked(*given))
-        except Exception:  # a question that can't be put to these: a walk tells
-            return False
-        finally:
-            del values[known:]
+        return other is None or _answers(other.holds, [self.reads[at] for at in other.asked], given)
 
     def followed(self, other: Step) -> Step:
         """Return what this and another behind it read and set."""
@@ -87,6 +73,19 @@ class Tail(NamedTuple):
 
     step: Step
     pieces: list[Piece]
+
+
+def _answers(asked: Callable[..., bool], reads: Sequence[tuple[int, str, Any]], given: tuple[Any, ...]) -> bool:
+    """Whether what namespaces hold now gives the answers that led to a step."""
+    values: list[Any] = given[5]
+    known = len(values)
+    values += [values[space].get(name, Missing) for space, name, _ in reads]
+    try:
+        return bool(asked(*given))
+    except Exception:  # a question that can't be put to these: a walk tells
+        return False
+    finally:
+        del values[known:]
 
 
 def frozen(value: Any) -> object:
