@@ -110,6 +110,8 @@ def test_the_file_is_unwanted_with_the_last_record_of_its_content(store: Store) 
     (file,) = store.unwanted.due(grace=0.0)
     assert file.uri == "/s/abc.arrow"
     store.jobs.delete(job.id)
+    assert store.jobs.with_objects_left(0.0) == [job.id]
+    store.jobs.objects_removed(job.id)
     store.unwanted.forget(file)
     assert set(store.redis.keys("*")) == empty
     store.datasets.create(RECORD)

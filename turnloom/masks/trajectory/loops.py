@@ -86,7 +86,8 @@ class MessageLoops:
             ):
                 return LoopPieces(_NOTHING, 0, [], first, 1)
             order = messages_of(program.items, len(messages), first)
-            made, pieces = self._tailed(program, order, self._shown, messages, values, origins, plain)
+            shown = None if program.items.backwards else self._shown
+            made, pieces = self._tailed(program, order, shown, messages, values, origins, plain)
             self._since = max(self._since, _known(made, order), _shown_up_to(program, values))
             self._until = min([self._until, *[step.until for step in made]])
             return pieces
@@ -353,13 +354,14 @@ class MessageLoops:
 def _known(made: Sequence[Step], order: range) -> int:
     """Return how many messages must be known for a loop's steps to be these; WHOLE: all.
 
-    A loop that ended before the last message, as all behind would have done nothing, does so whatever comes behind.
+    A loop that ended before the last message, as all behind would have done nothing, does so whatever comes behind. One
+    that goes back has all its messages before it.
     """
-    if len(made) < len(order) and not (made and made[-1].leaf is not None and made[-1].leaf.idle):
-        return WHOLE  # it goes on with steps that were remembered
-    if len(made) == len(order) and order.step > 0 and not (made and made[-1].leaf is not None and made[-1].leaf.idle):
+    if order.step < 0:
+        return max([order.start + 1, *[step.needs for step in made]])
+    if not (made and made[-1].leaf is not None and made[-1].leaf.idle):
         return WHOLE
-    return max((step.needs for step in made), default=0)
+    return max([step.needs for step in made])
 
 
 def _shown_up_to(program: Program, values: Sequence[Any]) -> int:

@@ -117,6 +117,12 @@ MADE: dict[str, tuple[str, str, str]] = {
         "{{ f(m.content) }}",
         CALL,
     ),
+    "a number that a macro prints": (
+        "{% macro last() %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.n = loop.index0 %}{% endif %}"
+        "{% endfor %}{{ ns.n }}{% endmacro %}{% set last = last() | int %}",
+        "{{ '!' if loop.index0 == last }}",
+        CALL,
+    ),
     "a namespace that a macro sets": (
         "{% macro f(text) %}{% if 'o' in text %}{% set ns.n = ns.n + 1 %}{% endif %}{% endmacro %}",
         "{{ f(m.content) }}{{ ns.n }}",

@@ -26,7 +26,7 @@ from turnloom.masks.template.environment import PlainEnvironment
 from turnloom.masks.trajectory.programs.program import Missing
 from turnloom.masks.trajectory.recording.chosen import Chosen
 from turnloom.masks.trajectory.recording.handing import is_constant
-from turnloom.masks.trajectory.recording.made import MadeDict, MadeList
+from turnloom.masks.trajectory.recording.made import MadeDict, MadeList, piece_source
 from turnloom.masks.trajectory.recording.numbers import Fraction, Number
 from turnloom.masks.trajectory.recording.ranges import positions
 from turnloom.masks.trajectory.recording.spaces import Space
@@ -196,6 +196,16 @@ def _string(value: Any) -> Any:
     raise RefusedError("|string")
 
 
+def _int(value: Any) -> Any:
+    if type(value) is Number:
+        return value
+    if type(value) is Symbol:
+        tape: Any = value._tape
+        source = f"int_of({piece_source(value)}.text)"
+        return Number({source: 1}, tape.run(source), tape)
+    raise RefusedError("|int")
+
+
 def _safe(value: Any) -> Any:
     if type(value) is Symbol:
         return Safe(value)
@@ -295,8 +305,8 @@ def _end(index: int, name: str) -> Callable[[Any], Any]:
 
 
 _FILTERS: Final[dict[str, Callable[..., Any]]] = {
-    "length": _length, "count": _length, "string": _string, "safe": _safe, "tojson": _written, "items": _items,
-    "trim": _trim, "replace": _replace, "list": _list, "dictsort": _dictsort,
+    "length": _length, "count": _length, "string": _string, "safe": _safe, "int": _int, "tojson": _written,
+    "items": _items, "trim": _trim, "replace": _replace, "list": _list, "dictsort": _dictsort,
     "upper": _cased("upper"), "lower": _cased("lower"), "first": _end(0, "first"), "last": _end(-1, "last"),
     "join": _join, "selectattr": _choosing(True), "rejectattr": _choosing(False),
 }  # fmt: skip
