@@ -207,7 +207,7 @@ class FineTuningServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteJob(self, request, context):
-        """Removes a finished job's records and its adapters in the store.
+        """Removes a finished job's records, its adapters in the store and its checkpoints on the hosts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,7 +69,7 @@ class FineTuningServiceStub:
         turnloom.v1.training_pb2.DeleteJobRequest,
         turnloom.v1.training_pb2.DeleteJobResponse,
     ]
-    """Removes a finished job's records and its adapters in the store."""
+    """Removes a finished job's records, its adapters in the store and its checkpoints on the hosts."""
 
     WatchJob: grpc.UnaryStreamMultiCallable[
         turnloom.v1.training_pb2.WatchJobRequest,
@@ -214,7 +214,7 @@ class FineTuningServiceAsyncStub:
         turnloom.v1.training_pb2.DeleteJobRequest,
         turnloom.v1.training_pb2.DeleteJobResponse,
     ]
-    """Removes a finished job's records and its adapters in the store."""
+    """Removes a finished job's records, its adapters in the store and its checkpoints on the hosts."""
 
     WatchJob: grpc.aio.UnaryStreamMultiCallable[
         turnloom.v1.training_pb2.WatchJobRequest,
@@ -375,7 +375,7 @@ class FineTuningServiceServicer(metaclass=abc.ABCMeta):
         request: turnloom.v1.training_pb2.DeleteJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[turnloom.v1.training_pb2.DeleteJobResponse, collections.abc.Awaitable[turnloom.v1.training_pb2.DeleteJobResponse]]:
-        """Removes a finished job's records and its adapters in the store."""
+        """Removes a finished job's records, its adapters in the store and its checkpoints on the hosts."""
 
     @abc.abstractmethod
     def WatchJob(

@@ -148,6 +148,17 @@ def test_it_is_walked_as_the_template_prints_it(case: str, caplog: pytest.LogCap
     assert compare(source, some, caplog) > len(some)
 
 
+def test_calls_that_a_list_lacks_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    gathered = GATHERED.replace("one.calls + o.tool_calls", "one.calls + [o.tool_calls[0]]")
+    source = chat(head=gathered).replace("{{ m.content }}", "{% if m.content %}{{ m.content }}{% endif %}")
+    one = called("x", a=1)
+    messages = [dict(message) for message in one.messages]
+    for place in (1, 3):
+        messages[place]["content"] = ""
+        messages[place]["tool_calls"] = [*messages[place]["tool_calls"], *called("x", b=2).messages[1]["tool_calls"]]
+    compare(source, [one, Conversation(messages), one], caplog)
+
+
 def test_a_prompt_variant_is_walked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns that do not follow their own prompt are told by what its variants share."""
     source = chat() + "{% if add_generation_prompt and not enable_thinking %}<think></think>{% endif %}"

@@ -15,7 +15,7 @@ from turnloom.masks.replay.symbols import Atom, Opaque, RefusedError, Symbol
 from turnloom.masks.trajectory.programs.program import WHOLE, At, Missing, Piece
 from turnloom.masks.trajectory.recording.numbers import Number, reach_of, total
 from turnloom.masks.trajectory.recording.tape import From, Mark, Tape, Woven
-from turnloom.masks.trajectory.recording.values import Dict, List, Message, expression_of, wrapped
+from turnloom.masks.trajectory.recording.values import Dict, List, Message, enough, expression_of, wrapped
 
 
 class Made(Opaque):
@@ -55,8 +55,7 @@ class MadeList(Made):
 
     def at(self, index: int) -> Any:
         """Return an item, Missing where there is none."""
-        enough = f"len({self.source}) > {index}" if index >= 0 else f"len({self.source}) >= {-index}"
-        if not self.tape.ask(enough):
+        if not self.tape.ask(enough(self.source, index)):
             return Missing
         return item_of(f"{self.source}[{index}]", self.value[index], self.tape)
 

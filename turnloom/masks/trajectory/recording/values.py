@@ -131,12 +131,16 @@ class List(Json):
 
     def at(self, index: int) -> Any:
         """Return an item, Missing where there is none."""
-        enough = f"len({self.source}) > {index}" if index >= 0 else f"len({self.source}) >= {-index}"
-        return self._item(index) if self.tape.ask(enough) else Missing
+        return self._item(index) if self.tape.ask(enough(self.source, index)) else Missing
 
     def _item(self, index: int) -> Any:
         source = f"{self.source}[{index}]"
         return wrapped(source, self.value[index], self.origin, self.tape.ask(f"kind({source})"), self.tape)
+
+
+def enough(source: str, index: int) -> str:
+    """Write the question whether a list has an item."""
+    return f"len({source}) > {index}" if index >= 0 else f"len({source}) >= {-index}"
 
 
 class Message(Dict):
