@@ -32,7 +32,7 @@ MOST_KEPT: Final = 256
 _TRACED: Final = TracedEnvironment()
 #: Functions of recordings, and the template's own.
 _GLOBALS: Final = {
-    ENVIRONMENT.globals[name]: _TRACED.globals[name] for name in ("namespace", "dict", "raise_exception")
+    ENVIRONMENT.globals[name]: _TRACED.globals[name] for name in ("namespace", "range", "dict", "raise_exception")
 }
 #: The variable under which a loop over tools finds them where the template itself prints it.
 _ITEMS: Final = "_tools_of_this_loop"

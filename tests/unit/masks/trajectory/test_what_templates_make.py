@@ -14,6 +14,7 @@ from tests.unit.masks.trajectory.test_what_bodies_read import ARGUMENT, CALL, ca
 from turnloom.masks.domain.conversation import Conversation
 from turnloom.masks.domain.errors import TemplateRefused
 from turnloom.masks.pipeline import preprocess_batch
+from turnloom.masks.trajectory.recorder import Recorder
 
 GATHERED = (
     "{% set all = namespace(made=[], some=[], role=none) %}{% for m in messages + [{'role': 'end'}] %}"
@@ -146,6 +147,17 @@ def test_it_is_walked_as_the_template_prints_it(case: str, caplog: pytest.LogCap
     for chance in (None, Random(1), Random(2)):
         assert differences(source, some, chance)[1] == []
     assert compare(source, some, caplog) > len(some)
+
+
+def test_a_range_that_the_sandbox_refuses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording must not run a loop that the template itself never runs: it may have any length."""
+    taken: list[object] = []
+    monkeypatch.setattr(Recorder, "_unrolled", lambda *given: taken.append(given) or "")
+    source = chat(head="{% for i in range(200_000) %}{% endfor %}")
+    some = [called("x", a=1)]
+    model = unseen(source)
+    assert [told(one) for one in preprocess_batch(some, OPTIONS, model)] == by_the_long_way(some, OPTIONS, model)
+    assert not taken
 
 
 def test_calls_that_a_list_lacks_are_told(caplog: pytest.LogCaptureFixture) -> None:

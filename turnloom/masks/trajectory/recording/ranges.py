@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jinja2.sandbox import safe_range
+
 from turnloom.masks.replay.symbols import Opaque, RefusedError
 from turnloom.masks.trajectory.programs.program import Items
 from turnloom.masks.trajectory.recording.numbers import AT, COUNT, Number
@@ -26,7 +28,7 @@ def positions(*arguments: object) -> object:
         RefusedError: other numbers than those of messages.
     """
     if not any(type(one) is Number for one in arguments):
-        return range(*arguments)  # type: ignore[call-overload]  # a template's mistake is told as Jinja tells it
+        return safe_range(*arguments)  # type: ignore[arg-type]  # a template's mistake is told as Jinja tells it
     start, stop, step = {1: (0, *arguments, 1), 2: (*arguments, 1), 3: arguments}[len(arguments)]
     if step == 1:
         return _onwards(start, stop)
