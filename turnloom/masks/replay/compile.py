@@ -14,7 +14,8 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar, cast
 from turnloom.masks.domain.conversation import Message
 from turnloom.masks.domain.rendered_text import MessageSpan, Origin, Part, RenderedText, View
 from turnloom.masks.replay.coverage_guards import guard_coverage
-from turnloom.masks.replay.symbols import LONGEST_RECORDING, Atom, Recording, RefusedError
+from turnloom.masks.replay.recording import LONGEST_RECORDING, Recording
+from turnloom.masks.replay.symbols import Atom, RefusedError
 from turnloom.masks.template.prompts import common_length
 from turnloom.masks.turns.leaves import lost_of
 from turnloom.masks.turns.span_parts import CLOSERS

@@ -12,7 +12,8 @@ from typing import Final
 
 from turnloom.masks.domain.conversation import Message
 from turnloom.masks.domain.rendered_text import MessageSpan, Origin, View
-from turnloom.masks.replay.symbols import Atom, Recording, RefusedError
+from turnloom.masks.replay.recording import Recording
+from turnloom.masks.replay.symbols import Atom, RefusedError
 from turnloom.masks.turns.leaves import Lost, closing, lost_of
 from turnloom.masks.turns.text_map import TextMap, pieces_between
 

@@ -34,7 +34,8 @@ from turnloom.masks.replay.compile import (
     view_lines,
 )
 from turnloom.masks.replay.record import record
-from turnloom.masks.replay.symbols import Recording, RefusedError
+from turnloom.masks.replay.recording import Recording
+from turnloom.masks.replay.symbols import RefusedError
 from turnloom.masks.rows.weigh import WeightedText, planned, trained_of, weighted_text_of
 from turnloom.masks.rows.weights import MessageWeights
 from turnloom.masks.template.compiled import compile_template

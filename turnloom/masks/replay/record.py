@@ -13,14 +13,15 @@ from jinja2.utils import _PassArg
 
 from turnloom.masks.domain.conversation import REASONING_FIELDS, Message
 from turnloom.masks.domain.rendered_text import Origin
+from turnloom.masks.replay.recording import Recording
 from turnloom.masks.replay.symbols import (
     Atom,
-    Recording,
     RefusedError,
     Symbol,
     SymbolLength,
     SymbolParts,
     atoms_of,
+    between,
     is_plain,
     is_symbolic,
     joined,
@@ -147,10 +148,7 @@ def _join(value: Iterable[object], d: object = "", attribute: object = None) -> 
     """Join as Jinja's filter does."""
     if attribute is not None:
         raise RefusedError("join by attribute")
-    pieces: list[object] = []
-    for item in value:
-        pieces += (d, item) if pieces else ("", item)
-    return _str_join(pieces)
+    return _str_join(between(d, value))
 
 
 def _str_join(items: Iterable[object]) -> Symbol | str:

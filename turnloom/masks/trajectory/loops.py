@@ -185,16 +185,18 @@ class MessageLoops:
         self._since, self._until = around
         if program.shown and leaf.trail is None:  # a trail asks these messages again
             needs = max(needs, _shown_up_to(program, values))
-        reads, sets, held = (), (), ()
+        reads: tuple[Any, ...] = ()
+        sets: tuple[Any, ...] = ()
+        held: list[tuple[int, int]] = []
         if leaf.reads:
-            reads = tuple([(space, name, values[now]) for space, name, now in leaf.reads])  # type: ignore[assignment]
+            reads = tuple([(space, name, values[now]) for space, name, now in leaf.reads])
         del values[known:], origins[known:]
         if leaf.sets:
-            sets = tuple([(space, name, values[space][name]) for space, name in leaf.sets])  # type: ignore[assignment]
+            sets = tuple([(space, name, values[space][name]) for space, name in leaf.sets])
         for space in leaf.shared:  # whatever there is counts as read, and as set
-            reads += tuple([(space, *one) for one in begun[space].items()])  # type: ignore[assignment]
-            sets += tuple([(space, *one) for one in values[space].items()])  # type: ignore[assignment]
-            held += ((space, len(begun[space])),)  # type: ignore[assignment]
+            reads += tuple([(space, *one) for one in begun[space].items()])
+            sets += tuple([(space, *one) for one in values[space].items()])
+            held.append((space, len(begun[space])))
         step = Step(piece, needs, reads, sets, leaf, None if leaf.stateless else state, until, held)
         if needs <= self._common:
             steps.append(step)

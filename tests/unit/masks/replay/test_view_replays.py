@@ -17,7 +17,8 @@ from turnloom.masks.domain.options import GenerationPrefill, OnUnextendable, Opt
 from turnloom.masks.domain.rendered_text import Origin, View
 from turnloom.masks.replay import cache as store
 from turnloom.masks.replay.fast_path import replayed_views, view_replays
-from turnloom.masks.replay.symbols import Recording, RefusedError, joined
+from turnloom.masks.replay.recording import Recording
+from turnloom.masks.replay.symbols import RefusedError, joined
 from turnloom.masks.template.compiled import compile_template
 from turnloom.masks.turns.views import ChatFormat
 

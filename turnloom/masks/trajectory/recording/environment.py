@@ -17,6 +17,7 @@ from turnloom.masks.replay.symbols import (
     Symbol,
     SymbolLength,
     SymbolParts,
+    between,
     contains,
     is_plain,
     is_symbolic,
@@ -278,10 +279,7 @@ def _join(value: Any, d: Any = "", attribute: object = None) -> Any:
         raise RefusedError("|join")
     if type(value) is MadeList:
         return value.joined(d)
-    pieces: list[object] = []
-    for item in value:
-        pieces += (d, item) if pieces else (item,)
-    return _str_join(pieces)
+    return _str_join(between(d, value))
 
 
 def _choosing(kept: bool) -> Callable[..., Chosen]:

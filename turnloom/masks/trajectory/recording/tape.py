@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from turnloom.masks.domain.rendered_text import Origin
-from turnloom.masks.replay.symbols import Atom, RefusedError, Symbol
+from turnloom.masks.replay.symbols import Atom, RefusedError, Symbol, listed
 from turnloom.masks.trajectory.programs import program
 from turnloom.masks.trajectory.programs.code import Code
 from turnloom.masks.trajectory.programs.program import (
@@ -69,7 +69,7 @@ class Given(NamedTuple):
 
 
 class Tape:
-    """The path of one body for one item. It offers symbols what `symbols.Recording` does."""
+    """The path of one body for one item. It offers symbols what `replay.recording.Recording` does."""
 
     def __init__(self, code: Code, given: Given, running: Sequence[Tape], *, over_messages: bool) -> None:
         """Begin with nothing asked.
@@ -169,12 +169,7 @@ class Tape:
 
     def arguments(self, values: Iterable[object]) -> str:
         """Return constants as they stand in a call."""
-        names = []
-        for value in values:
-            if value is not None and type(value) not in (str, int):
-                raise RefusedError("an argument that is no constant")
-            names.append(self.constant(value))
-        return ", ".join(names)
+        return listed(values, self.constant)
 
     def symbol(self, expression: str, text: str, origin: Any) -> Symbol:
         """Return the symbol of an expression that gives a string."""
