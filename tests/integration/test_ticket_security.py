@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from rq.webhook import Webhook
 from services.store.connection import connect_rq
 from services.store.queueing.queues import PREPROCESS_QUEUE
 from services.store.queueing.ticket_jobs import TicketFault, TicketJob
+from tests.support.receiver import Receiver
 from tests.support.redis_fixtures import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -111,29 +111,16 @@ def test_a_foreign_function_is_refused_once_whatever_the_ticket_asks_for(worker:
 
 def test_callbacks_and_webhooks_of_a_ticket_are_never_called(worker: Worker, tmp_path: Path) -> None:
     run, queue = worker
-    posted: list[str] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            posted.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-
-    with HTTPServer(("127.0.0.1", 0), Hook) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}/outcome"
+    with Receiver() as hook:
         job = queue.enqueue_call(
             "os.getcwd",
             on_failure=Callback("tests.integration.ticket_marks.leave_a_mark"),
-            webhooks=[Webhook(url=url, job_status="failed")],
+            webhooks=[Webhook(url=hook.url, job_status="failed")],
         )
         log = run()
-        server.shutdown()
-        thread.join(LIMIT)
     assert "os.getcwd is not a function of the" in failure(job)  # a callback that failed would stand here instead
     assert "ticket_marks" not in log
-    assert posted == []
+    assert hook.came == []
 
 
 def test_a_pickle_is_never_opened(worker: Worker, tmp_path: Path) -> None:

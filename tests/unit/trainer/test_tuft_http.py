@@ -1,9 +1,8 @@
 """Answers that are none of TuFT's: of a proxy in front of it, of another program, or broken off."""
+# ruff: noqa: N802  # http.server names the methods
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +10,7 @@ import pytest
 
 from services.trainer.errors import BackendError, Code
 from services.trainer.tuft_http import TuftHttp
+from tests.support.loopback import Handler, Loopback
 
 HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: "
 
@@ -18,23 +18,17 @@ HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nConte
 @contextmanager
 def answering(text: str) -> Iterator[TuftHttp]:
     """A server that says the same to everybody, and hangs up."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def serve() -> None:
-            while True:
-                try:
-                    caller, _ = server.accept()
-                except OSError:
-                    return
-                with caller:
-                    caller.recv(65_536)
-                    caller.sendall(text.encode())
+    class Parrot(Handler):
+        def do_GET(self) -> None:
+            self.wfile.write(text.encode())
 
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield TuftHttp(f"http://127.0.0.1:{server.getsockname()[1]}", "tml-x")
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))  # what hangs up on unread bytes resets the connection
+            self.do_GET()
+
+    with Loopback(Parrot) as server:
+        yield TuftHttp(server.url, "tml-x")
 
 
 @pytest.mark.parametrize(
