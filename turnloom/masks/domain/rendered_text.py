@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 TOOLS: Final = -1  #: `Origin.message_index` of text that came from the tool schemas
 UNKNOWN: Final = -2  #: text that is certainly not a literal of the template, but whose message can't be told
@@ -13,8 +13,7 @@ UNKNOWN: Final = -2  #: text that is certainly not a literal of the template, bu
 WeightSpan: TypeAlias = "tuple[int, int, float]"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a run of rendered characters came from."""
 
     message_index: int  #: position in the conversation, or TOOLS, or UNKNOWN
@@ -67,8 +66,7 @@ class Kind(Enum):
     EOT = "eot"  # the end-of-turn literal
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A stretch of one kind inside a message span."""
 
     start: int  #: characters from the start of the rendered text
@@ -76,9 +74,11 @@ class Part:
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True)
-class MessageSpan:
-    """The characters of one message that the model itself would have to emit (for other roles: the message's turn)."""
+class MessageSpan(NamedTuple):
+    """The characters of one message that the model itself would have to emit (for other roles: the message's turn).
+
+    A tuple, since thousands are made a second.
+    """
 
     message_index: int
     role: str

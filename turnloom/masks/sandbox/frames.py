@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, Final
 
 from turnloom.masks.domain import errors
@@ -65,7 +64,7 @@ def view_data(view: View) -> dict[str, Any]:
         "runs": [[n, None] if o is None else [n, o.message_index, o.field] for n, o in view.rendered.runs],
         "blocks": list(view.rendered.generation_blocks),
         "regions": [
-            asdict(span) | {"parts": [[part.start, part.end, part.kind.value] for part in span.parts]}
+            span._asdict() | {"parts": [[part.start, part.end, part.kind.value] for part in span.parts]}
             for span in view.message_spans
         ],
         "trained": sorted(view.trained),

@@ -9,10 +9,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from turnloom.masks.domain.options import ControlTokens
-from turnloom.masks.domain.rendered_text import RenderedText
+from turnloom.masks.domain.rendered_text import Origin, RenderedText
 from turnloom.masks.tokenizer.segments import TEXT, CutRules, Segments, cut, utf8_of
 from turnloom.masks.tokenizer.tokenizer_json import Prefix
 from turnloom.masks.trajectory.chains import Node
@@ -20,6 +20,8 @@ from turnloom.masks.trajectory.programs.program import Piece
 
 #: Where a control token stands, from the beginning of a piece, and its id.
 Found = tuple[int, int, int]
+#: Writes nothing; ends the text of whoever wrote last.
+_NOBODY: Final = Origin(-3, "")
 
 
 class _Core(NamedTuple):
@@ -106,9 +108,29 @@ class Cutter:
         begin = runs[0][0] if runs and runs[0][1] is None else 0
         if not piece.last:
             return _Core(begin, begin, ())
-        table = self._rules.table
-        if table.pattern is None or table.pattern.search(text, begin, piece.last) is None:
+        matches = self._rules.table.find(text, begin, piece.last)
+        if not matches:
             return _Core(begin, piece.last, ())  # most texts spell no token
+        found: list[Found] = []
+        at = position = 0
+        author: int | None = None
+        for length, from_ in (*runs, (0, _NOBODY)):
+            writer = None if from_ is None else from_.message_index
+            if writer != author:
+                while at < len(matches) and matches[at].start < position:
+                    start, stop, token = matches[at]
+                    if stop > position:  # of two authors' characters: each text is looked at on its own
+                        return self._core_by_author(piece, begin)
+                    if author is not None and (author not in self._assistants or token.special):
+                        return _Core(begin, piece.last, None)
+                    found.append((start, stop, token.id))
+                    at += 1
+                author = writer
+            position += length
+        return _Core(begin, piece.last, found)
+
+    def _core_by_author(self, piece: Piece, begin: int) -> _Core:
+        runs, text, table = piece.runs, piece.text, self._rules.table
         found: list[Found] = []
         position = start = 0
         author: int | None = None

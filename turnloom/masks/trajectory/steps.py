@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from turnloom.masks.trajectory.programs.program import EMPTY, WHOLE, End, Held, Missing, Piece
+
+#: Kinds of variables that their values tell apart.
+_ATOMS: Final = frozenset({str, int, bool, type(None), type})
 
 
 class Step:
@@ -91,6 +94,8 @@ def _answers(asked: Callable[..., bool], reads: Sequence[tuple[int, str, Any]], 
 def frozen(value: Any) -> object:
     """Return what tells a variable from others; containers are told apart by identity."""
     kind = type(value)
+    if kind in _ATOMS:
+        return kind, value
     if kind is Held:
         return Held, frozen(value.value), value.origin
     if kind is list or kind is dict:
@@ -102,7 +107,9 @@ def frozen(value: Any) -> object:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two variables are the same to a body."""
-    return one is other or (type(one) is type(other) and frozen(one) == frozen(other))
+    if one is other or type(one) is not type(other):
+        return one is other
+    return bool(one == other) if type(one) in _ATOMS else frozen(one) == frozen(other)
 
 
 def state_of(space: Mapping[str, Any]) -> tuple[object, ...]:

@@ -217,7 +217,7 @@ class TurnFinder:
             rest = Piece(alone.rest.text[at:], runs_behind(alone.rest.runs, at))
             rest.shown = alone.rest.shown if at <= alone.rest.first else None
             moved = prompt.end - turn.start
-            bounds = replace(turn, start=prompt.end, eot_start=turn.eot_start + moved, end=turn.end + moved)
+            bounds = turn._replace(start=prompt.end, eot_start=turn.eot_start + moved, end=turn.end + moved)
             found = self._sampled[index] = Bounds(
                 prompt, self.renders.sender.nodes.then(prompt, rest, index), rest, bounds
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 from turnloom.masks.domain.conversation import Message
@@ -97,7 +96,7 @@ class TurnProver:
             text = prompt.text + own.text[turn.start :]
             runs = _joined(prompt.runs, runs_behind(own.runs, turn.start))
             moved = len(prompt.text) - turn.start
-            bounds = replace(turn, start=len(prompt.text), eot_start=turn.eot_start + moved, end=turn.end + moved)
+            bounds = turn._replace(start=len(prompt.text), eot_start=turn.eot_start + moved, end=turn.end + moved)
             made = self._spliced[index] = RenderedText(text, runs), bounds
         return made
 
@@ -153,8 +152,8 @@ def transferred(text: TextMap, index: int, prover: TurnProver) -> Turn:
             message_index=index,
         )
     eot_start = last + at
-    return replace(
-        turn, start=before + start, eot_start=eot_start, end=eot_start + len(closing), located_by="transferred"
+    return turn._replace(
+        start=before + start, eot_start=eot_start, end=eot_start + len(closing), located_by="transferred"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from turnloom.masks.domain.conversation import Message
 from turnloom.masks.domain.errors import Interleaved, TemplateRefused, UnlocatableTurn
@@ -20,9 +21,8 @@ from turnloom.masks.turns.next_header import unclosed
 from turnloom.masks.turns.turn_end import end_of_turn
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """Bounds of one turn, in characters of the text it was found in."""
+class Turn(NamedTuple):
+    """Bounds of one turn, in characters of the text it was found in; a tuple, since thousands are made a second."""
 
     start: int  #: after the generation prompt
     eot_start: int

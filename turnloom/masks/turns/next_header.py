@@ -118,10 +118,10 @@ def without_unclosed(warnings: Sequence[str], index: int) -> tuple[str, ...]:
 def with_end(span: MessageSpan, length: int) -> MessageSpan:
     """Extend the span by `length` characters as its end of turn; what closed it before becomes scaffold."""
     end = span.end + length
-    parts = [replace(part, kind=Kind.SCAFFOLD) if part.kind is Kind.EOT else part for part in span.parts]
+    parts = [part._replace(kind=Kind.SCAFFOLD) if part.kind is Kind.EOT else part for part in span.parts]
     if len(parts) > 1 and parts[-1].kind is parts[-2].kind:
         parts[-2:] = [Part(parts[-2].start, parts[-1].end, parts[-1].kind)]
-    return replace(span, eot_start=span.end, end=end, trailing_end=end, parts=(*parts, Part(span.end, end, Kind.EOT)))
+    return span._replace(eot_start=span.end, end=end, trailing_end=end, parts=(*parts, Part(span.end, end, Kind.EOT)))
 
 
 def final_stop(

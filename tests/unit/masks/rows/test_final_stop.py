@@ -39,6 +39,6 @@ def test_a_turn_that_more_text_follows_is_left_as_it_is() -> None:
 
 def test_a_last_turn_of_a_user_is_left_as_it_is() -> None:
     view = open_ended()
-    users = replace(view, message_spans=(replace(view.message_spans[0], role="user"),))
+    users = replace(view, message_spans=(view.message_spans[0]._replace(role="user"),))
     assert with_final_stop(users, "</s>") is users
     assert with_final_stop(replace(view, message_spans=()), "</s>").rendered is view.rendered

@@ -96,7 +96,7 @@ def test_part_weights_multiply_inside_assistant_turns() -> None:
     ]
     kinds = [Kind.REASONING, Kind.SCAFFOLD, Kind.CONTENT, Kind.TOOL_CALL, Kind.EOT]
     parts = tuple(Part(edges[i], edges[i + 1], kind) for i, kind in enumerate(kinds))
-    view = replace(view, message_spans=(view.message_spans[0], replace(span, parts=parts)))
+    view = replace(view, message_spans=(view.message_spans[0], span._replace(parts=parts)))
     options = Options(part_weights=PartWeights(reasoning=0.0, content=0.5, tool_call=2.0))
     plan = plan_weights(conversation(roles=("user", "assistant")), options)
     whole = view.rendered.text

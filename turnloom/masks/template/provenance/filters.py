@@ -57,9 +57,49 @@ def json_text(
     value: object, ensure_ascii: bool, indent: int | str | None, separators: tuple[str, str] | None, sort_keys: bool
 ) -> str:
     """Return what `json.dumps` does; the encoder of nearly all calls is made once."""
-    if indent is None and separators is None and not (ensure_ascii or sort_keys):
-        return "".join(_ENCODE(value, 0)) if _ENCODE is not None else _ENCODER.encode(value)
+    if separators is None and not (ensure_ascii or sort_keys):
+        if indent is None:
+            return "".join(_ENCODE(value, 0)) if _ENCODE is not None else _ENCODER.encode(value)
+        if isinstance(indent, int):
+            try:
+                return _indented(value, "\n", " " * indent)
+            except (TypeError, RecursionError):
+                pass  # json says what is wrong, or knows what to do
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _indented(value: object, line: str, step: str) -> str:
+    """Return what `json.dumps` gives with an indent, which its code in C does not know, in half the time.
+
+    Args:
+        value: of JSON's types.
+        line: a line break and the indent at hand.
+        step: what each level adds to it.
+
+    Raises:
+        TypeError: the value, or a key, is of another type.
+    """
+    quoted = encoder.encode_basestring
+    if isinstance(value, str):
+        return quoted(value)
+    kind = type(value)
+    if kind is int:
+        return int.__repr__(value)
+    if value is None or isinstance(value, int | float):
+        return _ENCODER.encode(value)
+    inner = line + step
+    if isinstance(value, dict):
+        lines = [
+            f"{quoted(key)}: {quoted(item) if type(item) is str else _indented(item, inner, step)}"
+            for key, item in value.items()
+        ]
+        first, last = "{}"
+    elif isinstance(value, list | tuple):
+        lines = [_indented(item, inner, step) for item in value]
+        first, last = "[]"
+    else:
+        raise TypeError(type(value))
+    return f"{first}{inner}{f',{inner}'.join(lines)}{line}{last}" if lines else first + last
 
 
 def tojson(

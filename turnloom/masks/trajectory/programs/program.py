@@ -65,12 +65,13 @@ class At(NamedTuple):
 class Piece:
     """What one step printed, with the origin of every character."""
 
-    __slots__ = ("last", "runs", "shown", "text")
+    __slots__ = ("_author", "last", "runs", "shown", "text")
 
     def __init__(self, text: str, runs: Runs) -> None:
         self.text = text
         self.runs = runs
         self.shown: frozenset[str] | None = None  #: what it shows as sent (`shows.Shows.fields`); None: not told
+        self._author: int | None = None
         #: end of the last character that is no literal, 0 where all are
         self.last = 0
         if runs:
@@ -84,8 +85,10 @@ class Piece:
     @property
     def author(self) -> int:
         """Position of the message that all its text is of; -1: it has none, or that of several."""
-        authors = {from_.message_index for _, from_ in self.runs if from_ is not None}
-        return max(authors.pop(), -1) if len(authors) == 1 else -1
+        if self._author is None:
+            authors = {from_.message_index for _, from_ in self.runs if from_ is not None}
+            self._author = max(authors.pop(), -1) if len(authors) == 1 else -1
+        return self._author
 
 
 EMPTY: Final = Piece("", [])
