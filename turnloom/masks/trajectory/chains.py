@@ -98,10 +98,10 @@ class LoopPieces:
 class StableSteps:
     """The steps of a loop that begins in one state, as far as no later message can change them."""
 
-    __slots__ = ("keep", "lasting", "needs", "nodes", "pieces", "states")
+    __slots__ = ("lasting", "needs", "nodes", "pieces", "states")
 
-    def __init__(self, keep: object = None) -> None:
-        self.keep = keep  #: alive as long as the key names it by identity
+    def __init__(self) -> None:
+        """Begin with no step."""
         self.pieces: list[Piece] = []
         self.lasting = 0  #: steps that stay the same whatever comes behind the conversation
         self.needs: list[int] = []  #: of the steps up to each: messages that must be known

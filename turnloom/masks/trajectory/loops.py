@@ -20,10 +20,11 @@ _NOTHING_MORE: Final = Step(EMPTY, 0, (), ())
 class _Begun:
     """One loop as it begins in one state: its steps, and what it came to in renders."""
 
-    __slots__ = ("chain", "results")
+    __slots__ = ("chain", "keep", "results")
 
-    def __init__(self, keep: object) -> None:
-        self.chain = StableSteps(keep)
+    def __init__(self, chain: StableSteps, keep: object) -> None:
+        self.chain = chain
+        self.keep = keep  #: alive as long as the key names it by identity
         self.results: dict[Any, tuple[LoopPieces, list[dict[str, Any]]]] = {}  #: by the messages shown
 
 
@@ -94,7 +95,8 @@ class MessageLoops:
         key = (program, plain, *[state_of(values[space]) for space in spaces])
         begun = self._begun.get(key)
         if begun is None:
-            begun = self._begun[key] = _Begun((list(values), list(origins)))
+            chain = _NOTHING if program.items.backwards else StableSteps()
+            begun = self._begun[key] = _Begun(chain, (list(values), list(origins)))
         found = begun.results.get(self._shown)
         if found is None:
             if program.items.backwards:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from turnloom.masks.trajectory.programs.program import (
+    EMPTY,
     Ask,
     At,
     End,
@@ -171,6 +172,8 @@ def run_fold(fold: Fold, arguments: Given, sender: Any) -> list[Piece]:
 def walked(program: Program, arguments: Given, sender: Any) -> tuple[End, Piece]:
     """Return where an item's answers lead, and what is printed of it; errors as `walk`."""
     leaf, folds = walk(program, arguments, sender)
+    if not leaf.parts and program.items.messages:
+        return leaf, EMPTY
     own = program.items.messages and leaf.blanks is not None
     if own:
         for at in leaf.blanks:  # type: ignore[union-attr]
