@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import BuiltinMethodType
 from typing import Any, Final
 
 from jinja2 import nodes
@@ -26,7 +27,7 @@ from turnloom.masks.template.step_reads import StepLoop
 _SAFE: Final[dict[type, frozenset[str]]] = {
     kind: frozenset(name for name in dir(kind) if not name.startswith("_")) - {"format", "format_map"}
     for kind in (str, Traced, LoopContext, StepLoop)
-}
+} | {dict: frozenset({"get", "items", "keys", "values", "copy"})}
 
 
 class GenerationBlocks(Extension):
@@ -137,6 +138,8 @@ class PlainEnvironment(ImmutableSandboxedEnvironment):
         """Call a function from the template."""
         if type(__obj) is Calls:
             return __obj(*args, caller=kwargs["caller"])
+        if type(__obj) is BuiltinMethodType and type(__obj.__self__) is dict:  # nothing that the sandbox looks for
+            return __obj(*args, **filters.given(kwargs))
         return super().call(__context, __obj, *args, **kwargs)
 
 
@@ -155,6 +158,8 @@ class TracedEnvironment(PlainEnvironment):
         """Call a function from the template, with provenance."""
         if type(__obj) is Calls:
             return __obj(*args, caller=kwargs["caller"])
+        if type(__obj) is BuiltinMethodType and type(__obj.__self__) is dict:
+            return __obj(*args, **filters.given(kwargs))
         if not __self.is_safe_callable(__obj):
             raise SecurityError(f"{__obj!r} is not safely callable")
         return filters.call(__context, __obj, args, kwargs)

@@ -1,7 +1,8 @@
 """Compile what templates do most often to less Python than Jinja writes.
 
-`message.role` and `message['role']` become a look into the dict that `message` nearly always is. Templates look up some
-thirty keys a message, and a call of the environment costs five times as much. Steps of loops need no macro.
+`message.role`, `message['role']` and `message.get('role')` become a look into the dict that `message` nearly always is.
+Templates look up some thirty keys a message, and a call of the environment costs five times as much. Steps of loops
+need no macro.
 """
 
 from __future__ import annotations
@@ -34,6 +35,13 @@ class LookupGenerator(CodeGenerator):
         looked = isinstance(key, str) and self._write_look(node.node, key, frame)
         super().visit_Getitem(node, frame)
         if looked:
+            self.write(")")
+
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:  # noqa: N802
+        """Write `name.get('key')`; other calls are Jinja's."""
+        got = self._write_get(node, frame)
+        super().visit_Call(node, frame, forward_caller=forward_caller)
+        if got:
             self.write(")")
 
     def visit_CallBlock(self, node: nodes.CallBlock, frame: Frame) -> None:  # noqa: N802  # Jinja's own
@@ -75,4 +83,21 @@ class LookupGenerator(CodeGenerator):
             return False
         name = frame.symbols.ref(looked.name)
         self.write(f"({name}[{key!r}] if type({name}) is dict and {key!r} in {name} else ")
+        return True
+
+    def _write_get(self, node: nodes.Call, frame: Frame) -> bool:
+        """Write what `get` of a variable gives, open where it is no dict. Return whether it is such a call."""
+        method, arguments = node.node, node.args
+        if not (isinstance(method, nodes.Getattr) and method.attr == "get" and isinstance(method.node, nodes.Name)):
+            return False
+        if node.kwargs or node.dyn_args or node.dyn_kwargs or len(arguments) not in (1, 2):
+            return False
+        if any(isinstance(one, nodes.Call) or one.find(nodes.Call) for one in arguments):
+            return False  # arguments are written twice
+        name = frame.symbols.ref(method.node.name)
+        self.write(f"({name}.get(")
+        for argument in arguments:
+            self.visit(argument, frame)
+            self.write(", ")
+        self.write(f") if type({name}) is dict else ")
         return True

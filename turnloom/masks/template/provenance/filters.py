@@ -224,20 +224,20 @@ def call(context: Context, function: Any, args: tuple[Any, ...], kwargs: dict[st
     """Call `function(*args)` from a template; results of C functions, which carry no runs, are blended."""
     owner = getattr(function, "__self__", None)
     if type(owner) is Traced:
-        return function(*args, **_given(kwargs))
+        return function(*args, **given(kwargs))
     if type(owner) is str and function.__name__ in _PROMOTED and args:
-        return getattr(_promoted(owner), function.__name__)(*args, **_given(kwargs))
+        return getattr(_promoted(owner), function.__name__)(*args, **given(kwargs))
     result = context.call(function, *args, **kwargs)
     if type(result) is not str and type(result) is not Markup:
         return result
     if isinstance(owner, _CARRIERS) or isinstance(function, _CARRIERS):
         return result
-    return carried(result, owner, args, _given(kwargs))
+    return carried(result, owner, args, given(kwargs))
 
 
-def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
+def given(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return what the template itself passed: inside loops and blocks Jinja adds the variables in scope."""
-    return {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
+    return kwargs and {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
 
 
 def settled(text: str) -> str:
