@@ -192,20 +192,33 @@ _ODD: Final = (
 _VALUES: Final = (*WORDS, 'a"b', "é\n", 5, 0, 1, 1.0, 1.5, 0.0, -0.0, 1e3, 1e22, 10**20, True, False, None)
 
 
+#: Share of templates that gather all text in a namespace, and print it in the end.
+GATHERED: Final = 0.1
+
+
 def source(chance: Random) -> str:
     """A template with a few decisions about messages, tools, calls and results."""
     micro = MicroTemplate(chance)
     decisions = [micro._decision(counting=chance.random() < 0.3) for _ in range(3)]
     content = chance.choice(_CONTENTS)
     macro, called = chance.choice(_MACROS)
-    return (
-        f"{{% set ns = namespace(n=0, seen='', flag=false) %}}{macro}"
-        f"{chance.choice(_HEADS)}{{% for m in messages %}}{{% if m.role == 'assistant' %}}{called}{decisions[0]}"
-        f"<|im_start|>assistant\n{chance.choice(_THOUGHTS)}{{{{ {content} }}}}{decisions[1]}"
+    head = chance.choice(_HEADS)
+    step = (
+        f"{{% if m.role == 'assistant' %}}{called}{decisions[0]}<|im_start|>assistant\n"
+        f"{chance.choice(_THOUGHTS)}{{{{ {content} }}}}{decisions[1]}"
         f"{{% if m.tool_calls %}}{chance.choice(_CALLS)}{{% endif %}}<|im_end|>\n"
         f"{{% elif m.role == 'tool' %}}{chance.choice(_RESULTS)}{chance.choice(_SETS)}"
         f"{{% else %}}<|im_start|>{{{{ m.role }}}}\n{{{{ m.content }}}}{decisions[2]}<|im_end|>\n{{% endif %}}"
-        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    last = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    if chance.random() < GATHERED:
+        head, step, last = (
+            f"{{% set t %}}{one}{{% endset %}}{{% set ns.out = ns.out ~ t %}}" for one in (head, step, last)
+        )
+        last += "{{ ns.out }}"
+    return (
+        f"{{% set ns = namespace(n=0, seen='', flag=false, out='') %}}{macro}{head}"
+        f"{{% for m in messages %}}{step}{{% endfor %}}{last}"
     )
 
 

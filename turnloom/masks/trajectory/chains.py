@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from turnloom.masks.domain.rendered_text import RenderedText
-from turnloom.masks.trajectory.programs.program import EMPTY, Piece, joined
+from turnloom.masks.trajectory.programs.program import EMPTY, Piece, Runs, joined
 
 #: The message of a node that no message's step printed.
 NO_MESSAGE: Final = -1
@@ -148,3 +148,33 @@ class MadeSteps:
         self.pieces.append(piece)
         self.needs.append(needs)
         self.states.append(states)
+
+
+def by_author(piece: Piece) -> list[tuple[int, str, Runs]]:
+    """Part a text where another message's begins: return whose each part is, its text and its runs.
+
+    A part begins with the literals before its text. Those at the end are a part of nobody's, -1.
+    """
+    found: list[tuple[int, str, Runs]] = []
+    runs: Runs = []
+    author = None
+    begin = position = 0
+    literal = 0  #: characters behind the last text
+    for length, from_ in piece.runs:
+        if from_ is None:
+            literal += length
+        else:
+            if author is not None and from_.message_index != author:
+                end = position - literal
+                found.append((author, piece.text[begin:end], runs))
+                runs, begin = [], end
+            if literal:
+                runs.append((literal, None))
+            runs.append((length, from_))
+            author, literal = from_.message_index, 0
+        position += length
+    if author is not None:
+        found.append((author, piece.text[begin : position - literal], runs))
+    if literal:
+        found.append((-1, piece.text[position - literal :], [(literal, None)]))
+    return found

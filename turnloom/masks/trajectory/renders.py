@@ -14,7 +14,7 @@ from turnloom.masks.domain.errors import TemplateRefused
 from turnloom.masks.domain.rendered_text import TOOLS, UNKNOWN, RenderedText
 from turnloom.masks.replay.symbols import RefusedError
 from turnloom.masks.template.render import with_reasoning_names
-from turnloom.masks.trajectory.chains import NO_MESSAGE, LoopPieces, Node, Nodes
+from turnloom.masks.trajectory.chains import NO_MESSAGE, LoopPieces, Node, Nodes, by_author
 from turnloom.masks.trajectory.family import Family
 from turnloom.masks.trajectory.loops import MessageLoops
 from turnloom.masks.trajectory.programs.program import (
@@ -211,6 +211,27 @@ class Sender(MessageLoops):
                         raise UnreplayableError("what can't be printed") from error
                     if part.needs <= self._common:
                         self._stretches[part] = piece
-                if piece is not EMPTY:
-                    node = self.nodes.then(node, piece, NO_MESSAGE)
+                for one, message in self._by_message(piece):
+                    node = self.nodes.then(node, one, message)
         return node
+
+    def _by_message(self, piece: Piece) -> Sequence[tuple[Piece, int]]:
+        """Return what is printed at once in pieces: of a text that holds whole turns, one for each message.
+
+        A piece of a message begins with the literals before its text.
+        """
+        if not piece.text:
+            return ()
+        own = self.own
+        written = {from_.message_index for _, from_ in piece.runs if from_ is not None}
+        if len(written) < 2 or not any(0 <= at < len(own) and own[at].get("role") == "assistant" for at in written):
+            return ((piece, NO_MESSAGE),)
+        found: list[tuple[Piece, int]] = []
+        for message, text, runs in by_author(piece):
+            if message >= 0:
+                if message not in written:
+                    return ((piece, NO_MESSAGE),)  # it stands in several places
+                written.remove(message)
+            author = message if message >= 0 else NO_MESSAGE
+            found.append((self.interned(Piece(text, runs), author), author))
+        return found

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from turnloom.masks.trajectory.programs.program import EMPTY, WHOLE, End, Held, Missing, Piece
+from turnloom.masks.trajectory.programs.program import EMPTY, WHOLE, End, Held, Missing, Piece, UnreplayableError
 
+#: Characters of a text that is gathered over messages, times the messages: every step keeps its own copy.
+MOST_GATHERED: Final = 1 << 23
 #: Kinds of variables that their values tell apart.
 _ATOMS: Final = frozenset({str, int, bool, type(None), type})
 
@@ -122,3 +124,19 @@ def restore(values: Sequence[Any], spaces: Sequence[int], states: Sequence[Mappi
     for space, state in zip(spaces, states, strict=True):
         values[space].clear()
         values[space].update(state)
+
+
+def check_gathered(value: Any, at: int) -> None:
+    """Refuse a text that would be copied too often.
+
+    Args:
+        value: of a namespace.
+        at: steps before the one that set it.
+
+    Raises:
+        UnreplayableError: a template gathers its text in a variable, over too many messages.
+    """
+    held = value.value if type(value) is Held else value
+    text = held.text if type(held) is Piece else held
+    if type(text) is str and len(text) * at > MOST_GATHERED:
+        raise UnreplayableError("a text that is gathered over many messages")

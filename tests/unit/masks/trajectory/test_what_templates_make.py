@@ -149,6 +149,33 @@ def test_it_is_walked_as_the_template_prints_it(case: str, caplog: pytest.LogCap
     assert compare(source, some, caplog) > len(some)
 
 
+#: What a template that gathers its text adds for a message.
+GATHERS: dict[str, str] = {
+    "each message once": "{% set ns.x = ns.x ~ '<|im_start|>' ~ m.role ~ '\n' ~ m.content %}CALLS"
+    "{% set ns.x = ns.x ~ '<|im_end|>\n' %}",
+    "what its end is asked for": "{% if ns.x and not ns.x.endswith('\n') %}{% set ns.x = ns.x ~ '\n' %}{% endif %}"
+    "{% set ns.x = ns.x ~ '<|im_start|>' ~ m.role ~ '\n' ~ m.content %}CALLS{% set ns.x = ns.x ~ '<|im_end|>' %}",
+    "what a message says twice, far apart": "{% set ns.x = ns.x ~ '<|im_start|>' ~ m.role ~ '\n' ~ m.content %}CALLS"
+    "{% set ns.x = ns.x ~ (messages[1].content if loop.index == 4 else '') ~ '<|im_end|>\n' %}",
+}
+
+
+@pytest.mark.parametrize("case", GATHERS)
+def test_a_text_that_is_printed_at_once_is_parted_by_its_messages(case: str, caplog: pytest.LogCaptureFixture) -> None:
+    calls = (
+        "{% for c in m.tool_calls %}{% set ns.x = ns.x ~ '[' ~ c.function.name ~ ' ' ~ "
+        "(c.function.arguments | tojson) ~ ']' %}{% endfor %}"
+    )
+    source = (
+        "{% set ns = namespace(x='') %}"
+        f"{{% for m in messages %}}{GATHERS[case].replace('CALLS', calls)}{{% endfor %}}"
+        "{% if add_generation_prompt %}{% set ns.x = ns.x ~ '<|im_start|>assistant\n' %}{% endif %}{{ ns.x }}"
+    )
+    some = [called("x", a=1), called("y", a=1), *trajectories(3, seed=3, least=6, most=14)]
+    walked = compare(source, some, caplog)
+    assert (walked > len(some)) is (case != "what a message says twice, far apart")
+
+
 def test_a_range_that_the_sandbox_refuses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recording must not run a loop that the template itself never runs: it may have any length."""
     taken: list[object] = []
