@@ -4,7 +4,9 @@
 
 Every round has new conversations of 6 to 60 messages with tools, parallel calls and reasoning in half of them. The peer
 renders and tokenizes the whole conversation once with `return_assistant_tokens_mask`; a template without generation
-blocks has its mask empty, which costs it less than a marked one would. Needs what bench.preprocess needs.
+blocks has its mask empty, which costs it less than a marked one would. Where a template forgets reasoning, Turnloom
+makes several examples of a conversation. "x same" is the peer's time for the texts of these, one render each. Needs
+what bench.preprocess needs.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ TEMPLATES: Final = {
     "Mistral Small": "llamacpp__Mistral-Small-3.2-24B-Instruct-2506.jinja",
     "LFM2.5": "hfjs__LiquidAI_LFM2.5-VL-450M.jinja",
     "EXAONE 4": "axolotl__exaone4.jinja",
+    "Reka Edge": "llamacpp__Reka-Edge.jinja",
 }
 
 PROGRAM: Final = usage("bench.agents", __doc__)
@@ -54,7 +57,7 @@ with libraries(PEERS, __name__, PROGRAM):
     from turnloom.masks.domain.example import PreprocessedConversation
     from turnloom.masks.domain.options import Options
     from turnloom.masks.model import Model, build_model
-    from turnloom.masks.pipeline import preprocess_batch
+    from turnloom.masks.pipeline import Fits, fitted_batch, preprocess_batch
 
 #: How these templates spell the control tokens that Qwen3's vocabulary lacks.
 _TOKEN: Final = re.compile(r"<\|[a-z_]+\|>|</?[a-z_]+>")
@@ -68,6 +71,8 @@ class Times:
 
     ours: list[float] = field(default_factory=list)
     peer: list[float] = field(default_factory=list)
+    same: list[float] = field(default_factory=list)  #: the peer's, for the texts that ours are of
+    examples: list[float] = field(default_factory=list)  #: of a conversation, on average
     first_ms: float = 0.0  #: CPU time of the very first conversation: compiling and proving included
     refused: int = 0
     refused_by_peer: int = 0
@@ -129,11 +134,21 @@ def peer(conversations: Sequence[Conversation], tokenizer: transformers.PreTrain
     return refused
 
 
+def shown(conversations: Sequence[Conversation], model: Model) -> list[Conversation]:
+    """The messages that each example shows, as conversations of their own."""
+    found: list[Conversation] = []
+    for conversation, fits in zip(conversations, fitted_batch(conversations, OPTIONS, model), strict=True):
+        if isinstance(fits, Fits):
+            counts = [fitted.example.weighted.view.messages for fitted in fits.examples]
+            found += [Conversation(conversation.messages[:count], tools=conversation.tools) for count in counts]
+    return found
+
+
 def measure(name: str, count: int, rounds: int) -> Times:
-    """New conversations in every round; ours and the peer take turns to go first."""
+    """New conversations in every round; ours and the peer's take turns to go first."""
     template = material.template(TEMPLATES[name])
     tokenizer_json = vocabulary(template)
-    model = build_model(name, tokenizer_json, template, material.SPECIAL)
+    model, judge = (build_model(name, tokenizer_json, template, material.SPECIAL) for _ in range(2))
     stock = tokenizers.Tokenizer.from_str(tokenizer_json)
     tokenizer = cast("Any", transformers.PreTrainedTokenizerFast)(tokenizer_object=stock, **material.SPECIAL)
     times = Times()
@@ -144,12 +159,16 @@ def measure(name: str, count: int, rounds: int) -> Times:
     for round_ in range(rounds):
         conversations = suited(name, trajectories(count, seed=round_))
         messages = sum(len(conversation.messages) for conversation in conversations)
-        for who in ("ours", "peer")[:: 1 if round_ % 2 else -1]:
+        examples = shown(conversations, judge)  # another model, for ours must not have seen them
+        times.examples.append(len(examples) / len(conversations))
+        for who in ("ours", "peer", "same")[:: 1 if round_ % 2 else -1]:
             cpu = time.process_time()
             if who == "ours":
                 times.refused += ours(conversations, model)
-            else:
+            elif who == "peer":
                 times.refused_by_peer += peer(conversations, tokenizer, template)
+            else:
+                peer(examples, tokenizer, template)
             getattr(times, who).append((time.process_time() - cpu) / messages * 1e6)
     return times
 
@@ -159,13 +178,20 @@ def main() -> int:
     asked = PROGRAM.parse_args()
     material.need(*([TEMPLATES[asked.only]] if asked.only else TEMPLATES.values()))
     print(f"{asked.conversations} new conversations a round, {asked.rounds} interleaved rounds, CPU us a message")
-    print(f"{'template':<16} {'turnloom':>9} {'peer':>9} {'x peer':>7} {'first ms':>9} {'refused':>8} {'by peer':>8}")
+    print(
+        f"{'template':<16} {'turnloom':>9} {'peer':>9} {'x peer':>7} {'examples':>9} {'x same':>7} {'first ms':>9}"
+        f" {'refused':>8} {'by peer':>8}"
+    )
     for name in [asked.only] if asked.only else TEMPLATES:
         times = measure(name, asked.conversations, asked.rounds)
-        ratio = statistics.median(theirs / own for theirs, own in zip(times.peer, times.ours, strict=True))
+        ratio, same = (
+            statistics.median(theirs / own for theirs, own in zip(peers, times.ours, strict=True))
+            for peers in (times.peer, times.same)
+        )
         print(
             f"{name:<16} {statistics.median(times.ours):>9.0f} {statistics.median(times.peer):>9.0f} {ratio:>7.2f}"
-            f" {times.first_ms:>9.0f} {times.refused:>8} {times.refused_by_peer:>8}"
+            f" {statistics.median(times.examples):>9.1f} {same:>7.2f} {times.first_ms:>9.0f}"
+            f" {times.refused:>8} {times.refused_by_peer:>8}"
         )
     return 0
 
