@@ -7,6 +7,7 @@ from typing import Any
 
 from turnloom.masks.trajectory.programs import program
 from turnloom.masks.trajectory.programs.choices import chosen
+from turnloom.masks.trajectory.programs.printer import printer_source
 from turnloom.masks.trajectory.programs.program import ARGUMENTS, Printed
 
 
@@ -55,7 +56,7 @@ class Code:
 
     def printer(self, parts: tuple[Printed, ...]) -> Callable[..., Any]:
         """Compile what prints a path's end."""
-        source = program.printer_source(parts)
+        source = printer_source(parts)
         made = self._made.get(source)
         if made is None:
             found: dict[str, Any] = {}

@@ -7,7 +7,7 @@ share their beginnings, as a body asks the same first question always.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -356,45 +356,3 @@ NAMES: Final[dict[str, object]] = {
     "At": At, "escape": escape, "int_of": do_int, "woven": woven, "holds": holds,
     "piece_of": piece_of, "joined": joined, "blend": blend, "str": str, "len": len, "list": list, "type": type,
 }  # fmt: skip
-
-
-def printer_source(parts: Sequence[Printed]) -> str:
-    """Write the function that prints a path's end."""
-    lines = [f"def printed({ARGUMENTS}, F):", " r = []"]
-    texts: list[str] = []
-    literal, after_text = 0, False  # characters of the literal at hand, and whether there is a run before it
-
-    def flush() -> None:
-        nonlocal literal, after_text
-        if not literal:
-            return
-        if after_text:
-            lines.append(f" if r and r[-1][1] is None: r[-1] = (r[-1][0] + {literal}, None)")
-            lines.append(f" else: r.append(({literal}, None))")
-        else:
-            lines.append(f" r.append(({literal}, None))")
-        literal = 0
-
-    for at, part in enumerate(parts):
-        if isinstance(part, str):
-            texts.append(repr(part))
-            literal += len(part)
-            continue
-        distinct = literal > 0  # a literal comes before it, so that no run goes on
-        flush()
-        after_text = True
-        if isinstance(part, int):
-            texts.append(f"''.join([p.text for p in F[{part}]])")
-            lines += [f" for p in F[{part}]:", "  for l, x in p.runs: _add(r, l, x)"]
-            continue
-        text, from_ = part
-        texts.append(f"t{at}")
-        lines.append(f" t{at} = {text}")
-        if from_.startswith("*"):
-            lines.append(f" for l, x in {from_[1:]}.runs: _add(r, l, x)")
-            continue
-        added = f"r.append((len(t{at}), {from_}))" if distinct and from_.startswith("origin(") else ""
-        lines.append(f" if t{at}: {added or f'_add(r, len(t{at}), {from_ or None})'}")
-    flush()
-    whole = f"''.join(({''.join(text + ', ' for text in texts)}))" if len(texts) != 1 else texts[0]
-    return "\n".join([*lines, f" return Piece({whole}, r)"])
