@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple, cast
 
 from turnloom.masks.domain.conversation import Conversation, Message
@@ -135,6 +136,9 @@ class _Work:
             warnings += turn.warnings
             role = str(self.messages[index]["role"])
             spans.append(MessageSpan(index, role, turn.start, turn.eot_start, turn.end, turn.end, turn.located_by))
+        for one, two in pairwise(spans):
+            if two.start < one.end:
+                raise UnreplayableError("a turn that begins inside another")
         begins.sort(key=_second)
         return Located(tuple(spans), tuple(dict.fromkeys(warnings)), tuple(begins))
 

@@ -16,6 +16,7 @@ from tests.support.micro_trajectories import put_through
 from tests.support.warm_and_fresh import unseen
 from tests.unit.masks.trajectory.test_walked_renders import LATER, QWEN
 from turnloom.masks.domain.conversation import JSON, Conversation, Message, Training
+from turnloom.masks.domain.errors import Interleaved
 from turnloom.masks.domain.example import PreprocessedConversation
 from turnloom.masks.domain.options import ControlTokens, OnUnextendable, Options, TrainOn, TrainOnEot
 from turnloom.masks.model import Model
@@ -108,6 +109,26 @@ def test_a_loop_over_a_variable_prints_what_the_variable_holds_now() -> None:
         some = [Conversation([{"role": "user", "content": "q"}, calls(first, first + 1, first + 2)], tools=[])]
         assert outcomes(some, OPTIONS, model) == by_the_long_way(some, OPTIONS, unseen(source))
     assert hits(OPTIONS, model) > 0
+
+
+def test_turns_that_lie_in_each_other_are_refused_whatever_was_seen_before() -> None:
+    """As DeepSeek's R1 prints replies with calls and content that follow one another."""
+    source = (
+        "{% set ns = namespace(first=true) %}{% for m in messages %}{% if m.role == 'assistant' %}"
+        "{% for c in m.tool_calls %}{{ '<|im_start|>assistant\\n' if ns.first else '+' }}"
+        "{{ c.function.name }} {{ c.function.arguments | tojson }}"
+        "{% set ns.first = false %}{% endfor %}<|im_end|><|im_start|>assistant\n{{ m.content }}<|im_end|>"
+        "{% else %}<|im_start|>user\n{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    question: Message = {"role": "user", "content": "q"}
+    empty: list[Message] = [{**calls(one), "content": ""} for one in ("one", "two")]
+    model = unseen(source)
+    for some in ([Conversation([question, empty[0]])], [Conversation([question, *empty])]):
+        for _ in range(2):
+            assert outcomes(some, OPTIONS, model) == by_the_long_way(some, OPTIONS, unseen(source))
+    assert hits(OPTIONS, model) > 0
+    assert outcomes(some, OPTIONS, model)[0][0] is Interleaved
 
 
 def test_a_macro_that_reads_a_namespace_sees_what_the_steps_of_a_loop_have_set() -> None:
