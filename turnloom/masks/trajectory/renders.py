@@ -63,7 +63,8 @@ class Sender(MessageLoops):
         self._kept: dict[Any, Piece] = {}
         self.nodes = Nodes()
         self._pieces: dict[int, list[Piece]] = {}  #: of each message, by position: those that differ
-        self._stretches: dict[Stretch, Piece] = {}  #: what the conversation's first messages tell
+        #: pieces and their messages that the conversation's first messages tell
+        self._stretches: dict[Stretch, Sequence[tuple[Piece, int]]] = {}
         self._renders: dict[Any, Node] = {}
         #: (step, message) of text of a message that is printed elsewhere than by the message's own step
         self.elsewhere: set[tuple[int, int]] = set()
@@ -201,18 +202,18 @@ class Sender(MessageLoops):
                             message = piece.author
                             node = self.nodes.then(node, self.interned(piece, message), message)
             else:
-                piece = self._stretches.get(part) if part.needs <= self._common else None
-                if piece is None:
+                pieces = self._stretches.get(part) if part.needs <= self._common else None
+                if pieces is None:
                     try:
-                        piece = self.interned(part.printed(*given, ()), NO_MESSAGE)
+                        pieces = self._by_message(part.printed(*given, ()))
                     except UnreplayableError:
                         raise
                     except Exception as error:  # such as a list of texts that has another item now
                         raise UnreplayableError("what can't be printed") from error
                     if part.needs <= self._common:
-                        self._stretches[part] = piece
-                for one, message in self._by_message(piece):
-                    node = self.nodes.then(node, one, message)
+                        self._stretches[part] = pieces
+                for piece, message in pieces:
+                    node = self.nodes.then(node, piece, message)
         return node
 
     def _by_message(self, piece: Piece) -> Sequence[tuple[Piece, int]]:
@@ -225,12 +226,12 @@ class Sender(MessageLoops):
         own = self.own
         written = {from_.message_index for _, from_ in piece.runs if from_ is not None}
         if len(written) < 2 or not any(0 <= at < len(own) and own[at].get("role") == "assistant" for at in written):
-            return ((piece, NO_MESSAGE),)
+            return ((self.interned(piece, NO_MESSAGE), NO_MESSAGE),)
         found: list[tuple[Piece, int]] = []
         for message, text, runs in by_author(piece):
             if message >= 0:
-                if message not in written:
-                    return ((piece, NO_MESSAGE),)  # it stands in several places
+                if message not in written:  # it stands in several places
+                    return ((self.interned(piece, NO_MESSAGE), NO_MESSAGE),)
                 written.remove(message)
             author = message if message >= 0 else NO_MESSAGE
             found.append((self.interned(Piece(text, runs), author), author))
