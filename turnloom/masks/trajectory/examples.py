@@ -171,20 +171,34 @@ class _Work:
             return None, WHOLE
 
     def _transferred(self, index: int, layout: PieceLayout, until: int) -> tuple[int | None, int]:
-        first, last, key = layout.surroundings(index)
+        first, last, around = layout.surroundings(index)
         until = max(until, layout.nodes[last - 1].end) if last < len(layout.nodes) else WHOLE
-        begin = layout.nodes[first].parent
-        offset = begin.end if begin is not None else 0
-        if key not in self._begins:
-            window = _rendered(layout.nodes[first:last])
-            prover = _Prover(self.finder, self.finder.alone(index))
-            try:
-                turn = transferred(TextMap(window), index, cast("TurnProver", prover))
-                self._begins[key] = turn.start
-            except LayoutError:
-                self._begins[key] = None
-        found = self._begins[key]
-        return (None if found is None else offset + found), until
+        is_elsewhere = any(message == index for _, message in self.renders.sender.elsewhere)
+        literals = None if is_elsewhere else layout.literals(index)
+        parent = layout.nodes[first].parent
+        window = parent.end if parent is not None else 0
+        if literals is None:
+            if around not in self._begins:
+                self._begins[around] = self._begun(index, layout.nodes[first:last])
+            found = self._begins[around]
+            return (None if found is None else window + found), until
+        # Only these tell it, and what the turn itself is begun and closed with.
+        turn, node = self.finder.alone(index), layout.nodes[layout.at[index]]
+        key = turn.turn.prompt, turn.closing(), bool(self.messages[index].get("reasoning_content")), *literals
+        base = node.end - len(node.piece.text) + node.piece.first - len(literals[0])
+        told = self.renders.family.begins.get(key)
+        if told is None:
+            found = self._begun(index, layout.nodes[first:last])
+            told = self.renders.family.begins[key] = (None if found is None else window + found - base,)
+        return (None if told[0] is None else base + told[0]), until
+
+    def _begun(self, index: int, nodes: Sequence[Node]) -> int | None:
+        """Return where a turn begins in the text of some pieces, None where that can't be told."""
+        prover = _Prover(self.finder, self.finder.alone(index))
+        try:
+            return transferred(TextMap(_rendered(nodes)), index, cast("TurnProver", prover)).start
+        except LayoutError:
+            return None
 
     def _unread(self, shown: Sequence[Message], rendered: RenderedText, layout: PieceLayout) -> list[str]:
         tools = self.request.chat.tools

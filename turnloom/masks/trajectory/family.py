@@ -27,6 +27,8 @@ from turnloom.masks.trajectory.walking import run_fold, walked
 
 #: Paths that one template under one set of settings may have; senders choose what messages look like.
 MOST_PATHS: Final = 8192
+#: Literals around earlier turns whose beginning is remembered.
+MOST_BEGINS: Final = 4096
 #: Texts of tools that are remembered.
 MOST_KEPT: Final = 256
 _TRACED: Final = TracedEnvironment()
@@ -73,6 +75,8 @@ class Family:
         self.recorded = 0  #: renders that were recorded since this was looked at
         self.lock = threading.RLock()
         self.unwalked: set[Program] = set()  #: bodies of loops over tools that can't be recorded
+        #: where an earlier turn begins in the literals before its text, by all that tells it; None: that is not told
+        self.begins: BoundedCache[tuple[str, str, bool, str, str], tuple[int | None]] = BoundedCache(MOST_BEGINS)
         self._kept: dict[int, Template] = {}
         self._printed: BoundedCache[tuple[int, tuple[Hashable, ...], str], Piece] = BoundedCache(MOST_KEPT)
 

@@ -96,6 +96,20 @@ class PieceLayout:
         last = min(last + 1, len(self.nodes))
         return max(first, 0), last, (id(self.nodes[max(first, 0)]), id(self.nodes[at]), self.head(at + 1))
 
+    def literals(self, index: int) -> tuple[str, str] | None:
+        """Return the literals before and behind a message's text, up to other texts; None: they are not told here."""
+        at = self.at.get(index)
+        if at is None or self.nodes[at].piece.author != index:
+            return None
+        piece = self.nodes[at].piece
+        before = piece.text[: piece.first]
+        for last in range(at - 1, -1, -1):
+            other = self.nodes[last].piece
+            before = other.text[other.last :] + before
+            if other.last:
+                return before, piece.text[piece.last :] + self.head(at + 1)
+        return None
+
     def head(self, at: int) -> str:
         """Return the literals from a piece on, up to the next text."""
         text = ""

@@ -43,11 +43,11 @@ class PiecedRenders(Renders):
         # What judges recordings knows nothing of this, so that no circle is left for the garbage collection.
         self.sender = Sender(messages, tools, partial(_printed, template, settings, tools, messages))
         self._messages = messages
-        self._family = family
+        self.family = family
 
     def node(self, count: int, more: Sequence[Message] = (), *, prompt: bool = False) -> Node:
         """Render the first `count` messages of the conversation, and more behind them."""
-        return self.sender.render(count, more, prompt=prompt, family=self._family)
+        return self.sender.render(count, more, prompt=prompt, family=self.family)
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False, **kwargs: JSON) -> str:
         """Return what `Renders.text` does."""
@@ -71,7 +71,7 @@ class PiecedRenders(Renders):
         while count and not (count <= len(own) and messages[count - 1] is own[count - 1]):
             count -= 1
         more = messages[count:]
-        return self.sender.render(count, more, prompt=prompt, family=self._family, kwargs=kwargs)
+        return self.sender.render(count, more, prompt=prompt, family=self.family, kwargs=kwargs)
 
 
 def _printed(
