@@ -129,13 +129,13 @@ def test_a_call_that_this_server_does_not_know_points_to_the_versions(server) ->
 
 
 def test_a_refused_connection_is_one_sentence_with_the_address_and_what_to_start() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    began = time.monotonic()
-    with TurnloomClient(address) as client, pytest.raises(errors.ServerUnreachable) as caught:
-        client.models.list()
-    assert time.monotonic() - began < 20
+    with socket.socket() as taken:  # bound and not listening: nobody else gets the port, and it refuses
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        began = time.monotonic()
+        with TurnloomClient(address) as client, pytest.raises(errors.ServerUnreachable) as caught:
+            client.models.list()
+        assert time.monotonic() - began < 20
     assert caught.value.message == f"No Turnloom server answers at {address}."
     assert "turnloom up" in caught.value.hint
 
