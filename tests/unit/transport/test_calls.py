@@ -149,6 +149,19 @@ def test_a_port_that_takes_connections_and_says_nothing_is_given_up_within_10_se
         assert time.monotonic() - began < 25  # a call gets 30
 
 
+@pytest.mark.timeout(60)
+def test_a_call_that_ctrl_c_broke_off_while_grpc_began_it_holds_up_no_end(server, monkeypatch) -> None:
+    def interrupted(_state: object) -> None:
+        raise KeyboardInterrupt
+
+    address, _, _ = server
+    with TurnloomClient(address) as client:
+        client.server_info()
+        monkeypatch.setattr("grpc._channel._run_channel_spin_thread", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(client.datasets.download("ds-1"))
+
+
 def test_what_goes_wrong_while_reading_reaches_the_caller_and_the_server_never_sees_an_end(server) -> None:
     address, _, datasets = server
 
