@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tuft.backends.fsdp_training_backend import _canonical_lora_key
 
 from services.tuft import checks, fsdp
 from services.tuft.model import AcceleratedModel
+from tests.support.ports import free_port
 from tests.unit.tuft.inside import fsdp_process, material
 from tests.unit.tuft.inside.fsdp_process import LENGTHS, SEEDS
 from tests.unit.tuft.inside.material import call, rows, step
@@ -25,12 +25,6 @@ RATE = 1e-3
 RANK = 4
 PROCESSES = multiprocessing.get_context("forkserver")  #: forks of one that has only imported torch and TuFT
 PROCESSES.set_forkserver_preload([fsdp_process.__name__])
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
