@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.ports import free_port
+from turnloom.embedded.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLL = 0.02  # seconds between two looks at a condition

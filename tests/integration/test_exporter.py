@@ -33,8 +33,8 @@ from services.store.store import Store
 from services.trainer.supervision import exporter
 from services.trainer.supervision.exporter import ExporterSettings, Source
 from services.trainer.supervision.metrics import registry_for, serve
-from tests.support.ports import free_port
 from tests.support.rq_workers import age, sign_in
+from turnloom.embedded.ports import free_port
 
 if TYPE_CHECKING:
     from tests.support.redis_fixtures import RedisServer

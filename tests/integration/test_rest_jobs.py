@@ -18,9 +18,9 @@ from services.rest.gateway import Turnloom
 from services.rest.settings import RestSettings
 from services.store.store import Store
 from tests.support.api_calls import MODEL, Start
-from tests.support.ports import free_port
 from tests.support.rest_server import CHAT, Rest, error_of, lines, openai_client, serving, valid, wait
 from turnloom.client import TurnloomClient
+from turnloom.embedded.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("gpu_host")
 

@@ -20,11 +20,11 @@ from services.trainer.batches.batching import MOST_CALL_TOKENS
 from services.trainer.host import probe_host
 from services.trainer.settings import from_environment
 from tests.fakes.fake_tuft import FakeTuft
-from tests.support.ports import free_port
 from tests.support.redis_fixtures import RedisServer
 from tests.support.silent_proxy import SilentProxy
 from tests.support.trainer_parts import conversations
 from tests.support.trainer_stack import HOST, TrainerStack, horses, stack_over_fake_tuft, wait_for
+from turnloom.embedded.ports import free_port
 
 HYPER = Hyperparameters(max_steps=12, batch_size=4, learning_rate=1e-2, lora_rank=4, eval_every=4, checkpoint_every=4)
 HOLD = 120_000.0  #: milliseconds; the test lets go earlier

@@ -15,10 +15,10 @@ from tuft.backends.fsdp_training_backend import _canonical_lora_key
 
 from services.tuft import checks, fsdp
 from services.tuft.model import AcceleratedModel
-from tests.support.ports import free_port
 from tests.unit.tuft.inside import fsdp_process, material
 from tests.unit.tuft.inside.fsdp_process import LENGTHS, SEEDS
 from tests.unit.tuft.inside.material import call, rows, step
+from turnloom.embedded.ports import free_port
 
 STEPS = 20
 RATE = 1e-3
