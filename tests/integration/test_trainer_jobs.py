@@ -460,6 +460,7 @@ def test_three_attempts_without_a_step_fail_the_job_with_the_last_error_and_free
 
 
 def test_several_workers_share_one_server_and_each_run_is_right_alone(stack: TrainerStack) -> None:
+    stack.environment["TURNLOOM_CALL_DEADLINE"] = "120"  # a job is held until another has begun
     stack.worker()
     seed = stack.submit(replace(HYPER, max_steps=1))
     stack.wait(seed, JobState.SUCCEEDED)
