@@ -141,8 +141,12 @@ class Connection:
         gRPC waits here for the end of every call. One that Ctrl-C broke off while gRPC began it has nobody to end it.
         """
         closing = threading.Thread(target=self.channel.close, name="close", daemon=True)
-        closing.start()
-        closing.join(CLOSE_SECONDS)
+        try:
+            closing.start()
+        except RuntimeError:  # the interpreter ends, and starts no thread any more
+            self.channel.close()
+        else:
+            closing.join(CLOSE_SECONDS)
 
     def open(self) -> None:
         """Wait until the server answers; only the first call waits.

@@ -162,6 +162,20 @@ def test_a_call_that_ctrl_c_broke_off_while_grpc_began_it_holds_up_no_end(server
             next(client.datasets.download("ds-1"))
 
 
+def test_a_client_is_closed_where_no_thread_starts_any_more(server, monkeypatch) -> None:
+    def ends(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    address, _, _ = server
+    client = TurnloomClient(address)
+    client.server_info()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", ends)
+        client.close()
+    with pytest.raises(ValueError, match="closed channel"):
+        client.server_info()
+
+
 def test_what_goes_wrong_while_reading_reaches_the_caller_and_the_server_never_sees_an_end(server) -> None:
     address, _, datasets = server
 
