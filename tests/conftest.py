@@ -8,10 +8,10 @@ import signal
 from collections.abc import Generator, Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 
 from tests.support import schedule
+from tests.support.pace import any_pace
 
 pytest_plugins = [
     "tests.support.api_fixtures",
@@ -24,9 +24,7 @@ pytest_plugins = [
     "tests.support.tuft_fixtures",
 ]
 
-# An example that waits for a core is no slow one.
-settings.register_profile("any pace", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any pace")
+any_pace()
 
 
 @pytest.hookimpl(wrapper=True)

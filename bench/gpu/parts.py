@@ -26,9 +26,10 @@ import psutil
 from bench.gpu.watching import StampedLog
 from services.trainer.tuft_http import DIRECT, TuftHttp
 from turnloom.client import TurnloomClient
+from turnloom.embedded.ports import free_port
 from turnloom.embedded.processes import Child, tail, wait_until
 from turnloom.embedded.redis_server import RedisServer
-from turnloom.embedded.tuft_server import LAUNCHER, REPOSITORY, free_port
+from turnloom.embedded.tuft_server import LAUNCHER, REPOSITORY
 from turnloom.errors import ServerUnreachable, StackError, Unavailable
 
 KEY: Final = "tml-bench-key"

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.ports import free_port
+from turnloom.embedded.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLL = 0.02  # seconds between two looks at a condition
@@ -156,9 +156,9 @@ class FakeTuft:
         """
         self._control("POST", "/_faults", {"kind": kind, "fault": fault, "at": at, "times": times, **more})
 
-    def clear_faults(self) -> None:
-        """Everything works again."""
-        self._control("DELETE", "/_faults")
+    def clear_faults(self, fault: str = "") -> None:
+        """Everything works again; with a fault's name, all but the other faults."""
+        self._control("DELETE", f"/_faults/{fault}")
 
     def faults(self) -> list[dict[str, Any]]:
         """The orders, with the calls they saw and hit."""

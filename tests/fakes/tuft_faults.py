@@ -15,7 +15,8 @@ FAULTS = {
     "starting": "the acceleration status says that the model is still loading",
     "nan": "log probabilities and loss are NaN",
     "dropped": "the operation runs, but its result never comes",
-    "slow": "the operation takes `ms` longer, or until faults are cleared",
+    "slow": "the operation takes `ms` longer, or until faults are cleared; so does what is queued behind it",
+    "late": "the call is taken up `ms` later, or when faults are cleared; calls of others go on",
     "refuse": "all connections break and none is accepted for `seconds`",
     "restart_rollback": "restart with persistence: every run is back at its last checkpoint",
     "restart_keep": "restart in which nothing was lost",
@@ -74,12 +75,12 @@ class Faults:
         with self._lock:
             self.orders.append(fault)
 
-    def clear(self) -> None:
-        """Forgets all orders."""
+    def clear(self, fault: str = "") -> None:
+        """Forgets all orders, or those of one fault."""
         with self._lock:
-            for order in self.orders:
+            for order in [order for order in self.orders if fault in ("", order.fault)]:
                 order.cleared.set()
-            self.orders.clear()
+                self.orders.remove(order)
 
     def of_call(self, kind: str) -> dict[str, Fault]:
         """What shall go wrong with this call: fault by its name."""

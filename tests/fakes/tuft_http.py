@@ -212,6 +212,8 @@ class Handler(BaseHTTPRequestHandler):
             server.log(call)
         faults = server.faults.of_call(named)
         self._break_as_ordered(faults)
+        if "late" in faults:
+            faults["late"].cleared.wait(faults["late"].ms / 1000)
         if "http_500" in faults:
             raise TuftFailure(500, "Internal Server Error")
         if "http_429" in faults:
@@ -237,8 +239,8 @@ def control(server: FakeServer, method: str, path: str, body: bytes) -> tuple[in
         return 200, {"boots": server.boots, **server.service.runs.describe()}
     if path == "/_calls":
         return 200, server.calls
-    if path == "/_faults" and method == "DELETE":
-        server.faults.clear()
+    if path.startswith("/_faults") and method == "DELETE":
+        server.faults.clear(path.removeprefix("/_faults").removeprefix("/"))
         return 204, None
     if path == "/_faults" and method == "POST":
         try:

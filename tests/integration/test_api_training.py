@@ -24,7 +24,7 @@ LIMIT = 120  #: seconds that any call here may take
 @pytest.fixture
 def stack(tmp_path: Path, redis_server: RedisServer) -> Iterator[TrainerStack]:
     with FakeTuft(tmp_path / "tuft", model_name=TUFT_MODEL) as tuft:
-        made = TrainerStack(tmp_path, redis_server, tuft)
+        made = TrainerStack(tmp_path, redis_server, tuft, lease_ttl=15.0)  # no worker is killed
         yield made
         made.close()
 

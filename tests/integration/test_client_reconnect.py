@@ -32,6 +32,7 @@ class Cuttable:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.open: list[socket.socket] = []
+        self.lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -41,7 +42,8 @@ class Cuttable:
             except OSError:
                 return
             far = socket.create_connection(self.target)
-            self.open += [near, far]
+            with self.lock:
+                self.open += [near, far]
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
 
@@ -57,13 +59,13 @@ class Cuttable:
 
     def cut(self) -> bool:
         """Whether there was a connection since the last cut."""
-        ends = len(self.open)
-        for end in self.open:
+        with self.lock:  # a connection that comes meanwhile is one of the next cut
+            ends, self.open = self.open, []
+        for end in ends:
             with suppress(OSError):  # closed by its other end
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
-        self.open.clear()
-        return ends > 0
+        return bool(ends)
 
     def close(self) -> None:
         self.listener.close()

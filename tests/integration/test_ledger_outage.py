@@ -231,7 +231,7 @@ def test_another_schema_version_is_refused(store: Store) -> None:
         check_schema(store.redis)
 
 
-def wait_until(condition: object, seconds: float = 20.0) -> None:
+def wait_until(condition: object, seconds: float = 60.0) -> None:
     assert callable(condition)
     end = time.monotonic() + seconds
     while not condition():

@@ -12,11 +12,11 @@ import httpx
 import openai
 import pytest
 
-from tests.support.rest_server import Rest, below, error_of, lines, valid, wait
+from tests.support.rest_server import Rest, below, error_of, get, lines, post, valid, wait
 
 
 def upload(rest: Rest, content: bytes, name: str = "ann", **headers: str) -> httpx.Response:
-    return httpx.post(
+    return post(
         f"{rest.url}/v1/files",
         headers={**rest.headers(name), **headers},
         files={"file": ("chats.jsonl", content)},
@@ -112,7 +112,7 @@ def test_a_body_that_is_no_upload_says_what_is_missing(rest: Rest) -> None:
         ),
     ):
         headers = {**rest.headers("ann"), **form.pop("headers", {})}
-        answer = httpx.post(f"{rest.url}/v1/files", headers=headers, **form)
+        answer = post(f"{rest.url}/v1/files", headers=headers, **form)
         assert answer.status_code == 400, answer.text
         assert sentence in error_of(answer)["message"]
     assert below(rest.files) == []
@@ -124,7 +124,7 @@ def test_the_purpose_may_come_after_the_file(rest: Rest) -> None:
         + b'\r\n--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n--b--\r\n'
     )  # fmt: skip
     headers = {**rest.headers("ann"), "Content-Type": "multipart/form-data; boundary=b"}
-    answer = httpx.post(f"{rest.url}/v1/files", headers=headers, content=body)
+    answer = post(f"{rest.url}/v1/files", headers=headers, content=body)
     assert answer.json()["bytes"] == len(lines(2))
 
 
@@ -135,7 +135,7 @@ def test_a_file_over_the_limit_is_refused_whether_or_not_its_size_was_announced(
     assert (announced.status_code, error_of(announced)["code"]) == (413, "file_too_large")
     head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
     headers = {**rest.headers("ann"), "Content-Type": "multipart/form-data; boundary=b"}
-    streamed = httpx.post(f"{rest.url}/v1/files", headers=headers, content=iter([head, large]))
+    streamed = post(f"{rest.url}/v1/files", headers=headers, content=iter([head, large]))
     assert (streamed.status_code, error_of(streamed)["param"]) == (413, "file")
     assert below(rest.files) == []
 
@@ -160,14 +160,14 @@ def test_of_files_that_come_at_once_with_one_idempotency_key_one_is_kept_and_the
         ((data, made),) = [
             (data, answer.json()) for data, answer in zip(sent, answers, strict=True) if answer.status_code == 200
         ]
-        content = httpx.get(f"{rest.url}/v1/files/{made['id']}/content", headers=rest.headers("ann"))
+        content = get(f"{rest.url}/v1/files/{made['id']}/content", headers=rest.headers("ann"))
         assert content.content == data
 
 
 @pytest.mark.parametrize("name", ["file-%00", "file-" + "a" * 300, "file-" + "A" * 24, "file-..%2f_", "file-%ff"])
 def test_a_name_that_no_file_has_is_not_found(rest: Rest, name: str) -> None:
     for path in (name, f"{name}/content"):
-        answer = httpx.get(f"{rest.url}/v1/files/{path}", headers=rest.headers("ann"))
+        answer = get(f"{rest.url}/v1/files/{path}", headers=rest.headers("ann"))
         assert answer.status_code == 404
 
 
@@ -204,7 +204,7 @@ def test_a_wrong_key_is_told_in_openais_words_of_status(rest: Rest) -> None:
     assert caught.value.code == "invalid_api_key"
     assert "oken" in caught.value.message
     for headers in ({}, {"Authorization": "Basic abc"}, {"Authorization": "Bearer a b"}):
-        answer = httpx.get(f"{rest.url}/v1/files", headers=headers)
+        answer = get(f"{rest.url}/v1/files", headers=headers)
         assert answer.status_code == 401, headers
         assert error_of(answer)["code"] == "invalid_api_key"
 
@@ -227,15 +227,15 @@ def test_a_body_larger_than_any_conversation_is_refused_whether_or_not_its_size_
     url, large = f"{rest.url}/v1/fine_tuning/jobs", b"x" * (17 << 20)
     headers = {**rest.headers("ann"), "Content-Type": "application/json"}
     for content in (large, iter([large])):
-        answer = httpx.post(url, headers=headers, content=content, timeout=60)
+        answer = post(url, headers=headers, content=content)
         assert (answer.status_code, error_of(answer)["code"]) == (413, "request_too_large")
-    broken = httpx.post(url, headers=headers, content=b"{")
+    broken = post(url, headers=headers, content=b"{")
     assert (broken.status_code, error_of(broken)["code"]) == (400, "json_invalid")
 
 
 def test_the_openapi_document_names_every_route(rest: Rest) -> None:
-    document = json.loads(httpx.get(f"{rest.url}/openapi.json").text)
+    document = json.loads(get(f"{rest.url}/openapi.json").text)
     assert {"/v1/files", "/v1/fine_tuning/jobs/{job}/events", "/v1/chat/completions"} <= set(document["paths"])
-    answer = httpx.get(f"{rest.url}/v1/assistants")
+    answer = get(f"{rest.url}/v1/assistants")
     assert (answer.status_code, error_of(answer)["code"]) == (404, "unknown_url")
-    assert httpx.get(f"{rest.url}/health").json() == {"status": "ok"}
+    assert get(f"{rest.url}/health").json() == {"status": "ok"}

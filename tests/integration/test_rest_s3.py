@@ -117,15 +117,17 @@ def test_a_refused_and_a_broken_upload_leave_nothing(url: str, s3: S3) -> None:
 def test_a_bucket_in_trouble_is_one_sentence(
     url: str, s3: S3, mode: str, status: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deadlines, "_answer_seconds", ContextVar("answer_seconds", default=2.0))
-    s3.door.mode = mode
-    for content in (lines(), lines(1, metadata={"filler": "x" * 1_000_000}) * 12):  # in one request, and in parts
-        answer = httpx.post(
-            f"{url}/v1/files", files={"file": ("a.jsonl", content)}, data={"purpose": "fine-tune"}, timeout=60
-        )
-        assert (answer.status_code, words in error_of(answer)["message"]) == (status, True), answer.text
-        assert answer.headers.get("retry-after") == (None if status == 507 else "2")
-    s3.door.mode = ""
+    seconds = ContextVar("answer_seconds", default=2.0 if mode in ("mute", "deaf") else 60.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(deadlines, "_answer_seconds", seconds)
+        s3.door.mode = mode
+        for content in (lines(), lines(1, metadata={"filler": "x" * 1_000_000}) * 12):  # in one request, and in parts
+            answer = httpx.post(
+                f"{url}/v1/files", files={"file": ("a.jsonl", content)}, data={"purpose": "fine-tune"}, timeout=60
+            )
+            assert (answer.status_code, words in error_of(answer)["message"]) == (status, True), answer.text
+            assert answer.headers.get("retry-after") == (None if status == 507 else "2")
+        s3.door.mode = ""
     assert s3.names() == []
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 from openai import OpenAI
@@ -22,9 +21,10 @@ from services.store.store import Store
 from tests.support.api_calls import MODEL, Api, Start
 from tests.support.receiver import Receiver
 from tests.support.rest_fixtures import PEOPLE, tokens_of
-from tests.support.rest_server import lines, openai_client, serving, valid
+from tests.support.rest_server import get, lines, openai_client, serving, valid
 
 pytestmark = pytest.mark.usefixtures("gpu_host")
+NOBODY = "localhost:1"  #: a port that nothing listens on
 
 
 @dataclass
@@ -68,7 +68,7 @@ def hooked(start_api: Start, redis_url: str, store: Store, tmp_path: Path) -> It
         settings = RestSettings(
             api=api.address,
             files_url=str(tmp_path / "files"),
-            webhook_hosts=(receiver.host, "localhost"),
+            webhook_hosts=(receiver.host, NOBODY, "localhost"),
             webhook_secret="s",
             wandb=tmp_path / "wandb",
             notify_token=tokens["rita"],
@@ -83,7 +83,7 @@ def hooked(start_api: Start, redis_url: str, store: Store, tmp_path: Path) -> It
 
 def secret(hooked: Hooked, name: str) -> str:
     headers = {"Authorization": f"Bearer {hooked.tokens[name]}"}
-    return httpx.get(f"{hooked.url}/v1/turnloom/webhook_secret", headers=headers).json()["secret"]
+    return get(f"{hooked.url}/v1/turnloom/webhook_secret", headers=headers).json()["secret"]
 
 
 def test_the_end_of_a_job_is_told_once_and_openais_client_believes_it(hooked: Hooked) -> None:
@@ -125,7 +125,7 @@ def test_a_receiver_that_fails_is_told_again_with_the_same_id_and_given_up_at_la
 
 
 def test_a_receiver_that_is_away_or_gone_does_not_hold_up_others(hooked: Hooked) -> None:
-    lost = hooked.create("http://localhost/x")  # nothing listens there
+    lost = hooked.create(f"http://{NOBODY}/x")
     heard = hooked.create(hooked.receiver.url)
     hooked.end(lost)
     hooked.end(heard)
@@ -214,4 +214,4 @@ def test_webhooks_and_mirrors_are_off_until_they_are_set(hooked: Hooked, tmp_pat
         with pytest.raises(openai.BadRequestError, match="integrations: nothing is mirrored here"):
             create(model=MODEL, training_file=hooked.file, integrations=[{"type": "wandb", "wandb": {"project": "p"}}])
         headers = {"Authorization": f"Bearer {hooked.tokens['ann']}"}
-        assert httpx.get(f"{url}/v1/turnloom/webhook_secret", headers=headers).status_code == 404
+        assert get(f"{url}/v1/turnloom/webhook_secret", headers=headers).status_code == 404

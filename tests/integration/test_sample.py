@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -14,9 +13,8 @@ from services.store.records import Hyperparameters, JobState
 from services.trainer.checkpoints import ServerFolder
 from tests.support.api_calls import TUFT_MODEL, refusal
 from tests.support.cli_runs import turnloom
-from tests.support.redis_fixtures import RedisServer
 from tests.support.sampling_fixtures import LIMIT, QUESTION, REPLY, Whole
-from tests.support.trainer_stack import HOST, TrainerStack, wait_for
+from tests.support.trainer_stack import HOST, TrainerStack, stack_over_real_tuft, wait_for
 from turnloom.client import TurnloomClient
 from turnloom.embedded.tuft_server import TuftServer
 from turnloom.v1 import datasets_pb2 as ds
@@ -191,31 +189,28 @@ def test_a_server_that_is_down_is_told(whole: Whole) -> None:
     assert f"Host '{HOST}' gave no reply: " in refused.message
 
 
+real_stack = pytest.fixture(stack_over_real_tuft)
+
+
 @pytest.mark.tuft
 def test_the_real_server_on_a_cpu_says_over_the_queue_that_it_trains_only(
-    tmp_path: Path,
-    redis_server: RedisServer,
-    real_tuft: TuftServer,
+    real_stack: TrainerStack, real_tuft: TuftServer
 ) -> None:
-    stack = TrainerStack(tmp_path, redis_server, real_tuft)
-    try:
-        job = stack.submit(Hyperparameters(max_steps=1, batch_size=4, lora_rank=4, eval_every=0), test=())
-        stack.worker()
-        stack.wait(job, JobState.SUCCEEDED, deadline=120)
-        order = {
-            "path": stack.store.ledger.checkpoint(job).path,
-            "model": real_tuft.model_name,
-            "prompt": [5, 6, 7],
-            "stop": [2],
-            "max_tokens": 8,
-            "temperature": 0.0,
-            "top_p": 1.0,
-            "seed": None,
-            "until": redis_time(stack.store.redis) + 50,
-        }
-        answer = stack.store.tickets.ask(f"train.{HOST}", "services.trainer.sample.run", order, timeout=50)
-    finally:
-        stack.close()
+    job = real_stack.submit(Hyperparameters(max_steps=1, batch_size=4, lora_rank=4, eval_every=0), test=())
+    real_stack.worker()
+    real_stack.wait(job, JobState.SUCCEEDED, deadline=240)
+    order = {
+        "path": real_stack.store.ledger.checkpoint(job).path,
+        "model": real_tuft.model_name,
+        "prompt": [5, 6, 7],
+        "stop": [2],
+        "max_tokens": 8,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "seed": None,
+        "until": redis_time(real_stack.store.redis) + 50,
+    }
+    answer = real_stack.store.tickets.ask(f"train.{HOST}", "services.trainer.sample.run", order, timeout=50)
     assert isinstance(answer, dict)
     assert answer["code"] == "CAPABILITY_DISABLED"
     assert f"model {real_tuft.model_name} does not have the 'sampling' capability" in str(answer["message"])

@@ -177,7 +177,7 @@ if mark:
     killer.start()
 numbered.repartition(4).map_batches(masked, batch_format="pyarrow", batch_size=16).write_parquet(folder)
 if mark:
-    killer.join(1)
+    killer.join()
 rows.describe(folder)
 ray.shutdown()
 """

@@ -17,15 +17,15 @@ from services.preprocess.domain.source_location import locate
 from services.store.blobs.deadlines import answers_within
 
 pytest.importorskip("s3fs")
-from tests.support.s3_server import S3, s3_server
+from tests.support.s3_server import HASTY, PATIENT, S3, s3_server, wait_for_answers
 
 ROW = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
 
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    limits = {"connect_timeout": 2, "read_timeout": 1, "retries": {"max_attempts": 1}}
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": limits})
+    monkeypatch.setitem(fsspec.config.conf, "s3", {})
+    wait_for_answers(PATIENT)
     with s3_server(monkeypatch) as server:
         for name in ("a", "b"):
             fsspec.filesystem("s3").pipe_file(f"turnloom-test/store/{name}.jsonl", ROW * 100)
@@ -56,7 +56,7 @@ def content(url: str) -> bytes:
 def test_a_bucket_that_falls_silent_is_named(s3: S3, mode: str, url: str, act: Callable[[str], object]) -> None:
     place = f"{s3.url}/{url}".rstrip("/")
     assert act(place)
-    fsspec.filesystem("s3").invalidate_cache()
+    wait_for_answers(HASTY)
     s3.door.mode = mode
     silent = pytest.raises(SourceNotReadable, match=r"s3://turnloom-test/store\S* can't be read: .+")
     with silent, answers_within(2.0):

@@ -24,18 +24,16 @@ from services.store.shards.files import ShardReader
 from services.store.shards.manifest import read_manifest, shards_folder
 
 pytest.importorskip("s3fs")
-from tests.support.s3_server import S3, s3_server
+from tests.support.s3_server import HASTY, PATIENT, S3, s3_server, wait_for_answers
 
 OPTIONS = json.dumps({"model": "m"})
 SIZE = 70 << 20  # above s3fs's size of a part: several go up
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[S3]:
-    """A store; with the mark `hasty` a server that says nothing is given up within seconds."""
-    hasty = request.node.get_closest_marker("hasty") is not None
-    limits = {"connect_timeout": 2, "read_timeout": 1 if hasty else 60, "retries": {"max_attempts": 1}}
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": limits})
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    monkeypatch.setitem(fsspec.config.conf, "s3", {})
+    wait_for_answers(PATIENT)
     with s3_server(monkeypatch) as server:
         yield server
 
@@ -110,21 +108,23 @@ def test_an_upload_that_fails_leaves_nothing(s3: S3) -> None:
         ("full", StoreFull, "has no room"),
         ("wrong key", StoreRefused, "check its key"),
         ("broken", StoreUnavailable, "can't serve"),
-        pytest.param("mute", StoreUnavailable, "can't serve", marks=pytest.mark.hasty),
-        pytest.param("deaf", StoreUnavailable, "can't serve", marks=pytest.mark.hasty),
+        ("mute", StoreUnavailable, "can't serve"),
+        ("deaf", StoreUnavailable, "can't serve"),
     ],
 )
 def test_a_store_that_takes_nothing_says_why_and_keeps_nothing(
     s3: S3, folder: Path, mode: str, kind: type[StoreUnavailable], words: str
 ) -> None:
-    objects = Objects(s3.url)
+    objects, silent = Objects(s3.url), mode in ("mute", "deaf")
+    wait_for_answers(HASTY if silent else PATIENT)
     s3.door.mode = mode
     for act in (lambda: objects.put_folder("job-1", "c1", folder), lambda: write(s3.url, range(3))):
-        with pytest.raises(kind, match=words) as caught, answers_within(3.0 if mode in ("mute", "deaf") else 60.0):
+        with pytest.raises(kind, match=words) as caught, answers_within(3.0 if silent else 60.0):
             act()
         assert s3.url in str(caught.value)
         assert type(caught.value) is kind
     s3.door.mode = ""
+    wait_for_answers(PATIENT)
     assert s3.names() == []
     stored = objects.put_folder("job-1", "c1", folder)  # when it is back, the same call does it
     assert [entry.name for entry in objects.files(stored.uri)]
@@ -142,6 +142,7 @@ def operations(s3: S3, folder: Path, tmp_path: Path) -> dict[str, Callable[[], o
     evaluations.put("job-1", 1, LOSSES)
     replies.put_prompts("job-1", PROMPTS)
     shard = read_manifest(data).shards[0]
+    wait_for_answers(HASTY)
     opened = [DatasetReader(data) for _ in range(2)]
     cache = FileCache(tmp_path / "cache", 1 << 20)
     return {
@@ -166,7 +167,6 @@ def operations(s3: S3, folder: Path, tmp_path: Path) -> dict[str, Callable[[], o
     }
 
 
-@pytest.mark.hasty
 @pytest.mark.parametrize(
     ("mode", "which"), [("mute", None), ("deaf", None), ("stopped", READS)], ids=["mute", "deaf", "stopped"]
 )

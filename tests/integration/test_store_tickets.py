@@ -311,7 +311,8 @@ def test_a_host_that_stops_reporting_expires_and_its_silence_is_known(store: Sto
 def test_a_heartbeat_that_is_not_sent_yet_is_no_end_of_an_outage(
     store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ticket_jobs, "OUTAGE", OutageLog(ticket_jobs.LOG, "Redis can't be used"))
+    outage = OutageLog(ticket_jobs.LOG, "Redis can't be used", lambda: 0.0)
+    monkeypatch.setattr(ticket_jobs, "OUTAGE", outage)
     worker = TicketWorker("train.h1", store.rq, look_every=1, name="h1")
     ticket_jobs.OUTAGE.failed("no route")
     with store.rq.pipeline() as pipeline:

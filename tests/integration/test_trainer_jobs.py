@@ -20,11 +20,11 @@ from services.trainer.batches.batching import MOST_CALL_TOKENS
 from services.trainer.host import probe_host
 from services.trainer.settings import from_environment
 from tests.fakes.fake_tuft import FakeTuft
-from tests.support.ports import free_port
 from tests.support.redis_fixtures import RedisServer
 from tests.support.silent_proxy import SilentProxy
 from tests.support.trainer_parts import conversations
 from tests.support.trainer_stack import HOST, TrainerStack, horses, stack_over_fake_tuft, wait_for
+from turnloom.embedded.ports import free_port
 
 HYPER = Hyperparameters(max_steps=12, batch_size=4, learning_rate=1e-2, lora_rank=4, eval_every=4, checkpoint_every=4)
 HOLD = 120_000.0  #: milliseconds; the test lets go earlier
@@ -186,7 +186,8 @@ def test_a_redis_that_swallows_bytes_does_not_hold_up_training_and_loses_no_step
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(120) == 0
     with SilentProxy(stack.redis.port) as proxy:
-        stack.environment["TURNLOOM_REDIS_URL"] = proxy.url
+        # It is silent for as long as 400 steps take.
+        stack.environment |= {"TURNLOOM_REDIS_URL": proxy.url, "TURNLOOM_REDIS_PATIENCE": "240"}
         stack.worker()
         done = len(stack.tuft.calls("optim_step"))
         stack.tuft.fault("optim_step", "slow", at=50, times=1, ms=HOLD)
@@ -459,6 +460,7 @@ def test_three_attempts_without_a_step_fail_the_job_with_the_last_error_and_free
 
 
 def test_several_workers_share_one_server_and_each_run_is_right_alone(stack: TrainerStack) -> None:
+    stack.environment["TURNLOOM_CALL_DEADLINE"] = "120"  # a job is held until another has begun
     stack.worker()
     seed = stack.submit(replace(HYPER, max_steps=1))
     stack.wait(seed, JobState.SUCCEEDED)
@@ -469,9 +471,12 @@ def test_several_workers_share_one_server_and_each_run_is_right_alone(stack: Tra
         stack.wait(job_id, JobState.SUCCEEDED, deadline=120)
     stack.worker()
     wait_for(lambda: count(stack.store.redis, [f"train.{HOST}"]) == [2], "the second worker")
-    stack.tuft.fault("optim_step", "slow", ms=500.0)  # none ends while another begins
+    begun = len(stack.tuft.calls("optim_step"))
+    stack.tuft.fault("optim_step", "slow", ms=500.0)
+    stack.tuft.fault("optim_step", "late", ms=HOLD)  # none goes on while another begins
     together = [stack.submit(hyper, start_from=start) for hyper in different]
-    wait_for(lambda: sum(stack.job(job_id).state is JobState.RUNNING for job_id in together) == 2, "two at once")
+    wait_for(lambda: len(stack.tuft.calls("optim_step")) == begun + 2, "two at once, each held at its first step")
+    stack.tuft.clear_faults("late")
     stack.wait_step(together[1], 3)
     assert stack.job(together[0]).state is JobState.RUNNING
     stack.tuft.clear_faults()

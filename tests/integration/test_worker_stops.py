@@ -16,8 +16,8 @@ from rq import Worker
 
 from services.store.queueing.ticket_jobs import TicketWorker
 from services.store.records import Hyperparameters
-from tests.support.ports import free_port
 from tests.support.trainer_stack import REPOSITORY, TrainerStack, stack_over_fake_tuft, wait_for
+from turnloom.embedded.ports import free_port
 
 HYPER = Hyperparameters(max_steps=100_000, batch_size=4, learning_rate=1e-2, lora_rank=4, checkpoint_every=5)
 LEAVING = "leaving all the same"

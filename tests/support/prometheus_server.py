@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.ports import free_port
+from turnloom.embedded.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.ports import free_port
+from turnloom.embedded.ports import free_port
 
 
 class RedisServer:

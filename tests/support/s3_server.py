@@ -21,6 +21,7 @@ REFUSALS = {
     "broken": (500, "InternalError", "We encountered an internal error"),
 }
 SILENCE = 600.0  #: seconds; longer than any deadline of the store
+PATIENT, HASTY = 60.0, 1.0  #: seconds; for `wait_for_answers`
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 
 
@@ -139,6 +140,17 @@ class S3:
         found = behind.getresponse().read().count(b"<Upload>")
         behind.close()
         return found
+
+
+def wait_for_answers(seconds: float) -> None:
+    """Have clients that are made from now on wait so long for the next piece of an answer.
+
+    A test puts fsspec's settings back (`monkeypatch.setitem(fsspec.config.conf, "s3", {})` before). It hurries clients
+    only once the server is silent: a busy machine may take more than a second to answer.
+    """
+    limits = {"connect_timeout": 10, "read_timeout": seconds, "retries": {"max_attempts": 1}}
+    fsspec.config.conf["s3"] = {"config_kwargs": limits}
+    fsspec.filesystem("s3").clear_instance_cache()
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from turnloom.v1.datasets_pb2_grpc import DatasetServiceStub
 from turnloom.v1.training_pb2_grpc import FineTuningServiceStub
 
 LIMIT = 60
+LEASE = 5.0  #: seconds; a busy machine may keep a worker from renewing a shorter one, which costs an attempt
 QUESTION, REPLY = "How are you?", "fine thanks"
 HYPER = {"lora_rank": 16, "batch_size": 8, "learning_rate": 0.3, "eval_every": 0}
 
@@ -101,7 +102,7 @@ def whole(
         FakeTuft(folder / "tuft", model_name=TUFT_MODEL, buckets=1024, samples=True) as fake,
         grpc.insecure_channel(address) as channel,
     ):
-        stack = TrainerStack(folder, shared_redis, fake, environment={"TURNLOOM_LOG_LEVEL": "debug"})
+        stack = TrainerStack(folder, shared_redis, fake, lease_ttl=LEASE, environment={"TURNLOOM_LOG_LEVEL": "debug"})
         stack.worker()
         stack.supervisor()
         wait_for(

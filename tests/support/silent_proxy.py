@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from types import TracebackType
@@ -41,8 +42,7 @@ class SilentProxy:
         while not self._closed.is_set():
             with contextlib.suppress(TimeoutError, OSError):
                 near, _ = self._server.accept()
-                far = socket.create_connection(("127.0.0.1", self._to), timeout=LOOK)
-                near.settimeout(LOOK)
+                far = socket.create_connection(("127.0.0.1", self._to), timeout=60)
                 for pair in ((near, far), (far, near)):
                     self._threads.append(threading.Thread(target=self._pass_on, args=pair, daemon=True))
                     self._threads[-1].start()
@@ -51,12 +51,13 @@ class SilentProxy:
         with source, target:
             while not self._closed.is_set():
                 try:
+                    # No time-out on the sockets: one in the middle of sending would lose the rest.
+                    if not select.select([source], [], [], LOOK)[0]:
+                        continue
                     data = source.recv(65536)
                     if not data:
                         return
                     if not self.silent.is_set():
                         target.sendall(data)
-                except TimeoutError:
-                    continue
-                except OSError:
+                except (OSError, ValueError):  # ValueError: the thread of the other direction closed it
                     return

@@ -5,6 +5,7 @@ Where TuFT is not installed the tests that need it are skipped with the reason, 
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,12 +33,18 @@ def tuft_python() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tuft_python: Path, pytestconfig: pytest.Config) -> Path:
-    """The tiny model with the tokenizer of the sample conversations; made once and kept in pytest's cache."""
+    """The tiny model with the tokenizer of the sample conversations; made once and kept in pytest's cache.
+
+    Test processes share the cache: one makes the model, and none writes what another reads.
+    """
     assert pytestconfig.cache is not None
     folder = pytestconfig.cache.mkdir("tiny_model")
-    conversations = folder / "conversations.jsonl"
-    write_jsonl(conversations, train_conversations())
-    return build(tuft_python, folder / "model", [conversations])
+    conversations, part = folder / "conversations.jsonl", folder / "conversations.jsonl.part"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_jsonl(part, train_conversations())
+        part.replace(conversations)
+        return build(tuft_python, folder / "model", [conversations])
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
         read = pool.submit(pipe.read_text)
         with whole_file(pipe) as path:
             path.write_text("rows")
-        assert read.result(timeout=10) == "rows"
+        assert read.result(timeout=60) == "rows"
     assert pipe.is_fifo()
 
 

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+from turnloom.embedded.ports import free_port
 from turnloom.embedded.processes import Child, wait_until
-from turnloom.embedded.tuft_server import free_port
 from turnloom.errors import StackError
 
 URL_VARIABLE = "TURNLOOM_REDIS_URL"

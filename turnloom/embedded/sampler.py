@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from turnloom.embedded.ports import free_port
 from turnloom.embedded.processes import Child, wait_until
-from turnloom.embedded.tuft_server import REPOSITORY, TuftServer, free_port
+from turnloom.embedded.tuft_server import REPOSITORY, TuftServer
 
 PROGRAM: Final = REPOSITORY / "services" / "sampler" / "__main__.py"  # by path: TuFT's Python has no turnloom
 START_SECONDS: Final = 120.0

@@ -23,6 +23,7 @@ from typing import Final, Self
 
 from turnloom.client import TurnloomClient
 from turnloom.embedded import sample_data, tiny_model
+from turnloom.embedded.ports import free_port
 from turnloom.embedded.preconditions import check_free, check_parts, owned
 from turnloom.embedded.processes import Child, undisturbed, wait_until
 from turnloom.embedded.redis_server import RedisServer
@@ -32,7 +33,6 @@ from turnloom.embedded.tuft_server import (
     TuftError,
     TuftServer,
     TuftSettings,
-    free_port,
 )
 from turnloom.errors import InvalidInput, ServerUnreachable, StackError, Unavailable
 from turnloom.models_file import ModelEntry, read_models

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+from turnloom.embedded.ports import free_port
 from turnloom.errors import why
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -314,11 +314,3 @@ def kill_session(session: int) -> None:
                 os.kill(int(stat.parent.name), signal.SIGKILL)
         except (FileNotFoundError, ProcessLookupError):  # ended in the meantime
             continue
-
-
-def free_port() -> int:
-    """Return a loopback port that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -20,6 +20,7 @@ from turnloom.transport.uploads import Upload
 MAX_MESSAGE: Final = 64 * 1024 * 1024  #: bytes, both directions (the contract's limit)
 MAX_TOKEN: Final = 4096  #: characters; servers refuse all headers of a call beyond 8 to 16 KiB
 CONNECT_SECONDS: Final = 8.0  #: how long a first connection may take before we say that nobody is there
+CLOSE_SECONDS: Final = 2.0  #: for calls to end, which they do at once
 WRITE_ADDRESS: Final = "Write --address or TURNLOOM_ADDRESS as HOST:PORT, without http://."
 DETAILS_KEY: Final = "grpc-status-details-bin"
 
@@ -135,8 +136,17 @@ class Connection:
         self._ready = threading.Event()
 
     def close(self) -> None:
-        """End all calls and close the connection."""
-        self.channel.close()
+        """End all calls and close the connection.
+
+        gRPC waits here for the end of every call. One that Ctrl-C broke off while gRPC began it has nobody to end it.
+        """
+        closing = threading.Thread(target=self.channel.close, name="close", daemon=True)
+        try:
+            closing.start()
+        except RuntimeError:  # the interpreter ends, and starts no thread any more
+            self.channel.close()
+        else:
+            closing.join(CLOSE_SECONDS)
 
     def open(self) -> None:
         """Wait until the server answers; only the first call waits.

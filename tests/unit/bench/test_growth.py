@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from types import FrameType
 
@@ -31,6 +32,8 @@ def calls(conversation: Conversation, options: Options, template: str) -> int:
     for _ in range(6):
         preprocess(conversation, options, small)
     made = 0
+    gc.collect()  # a collection would call what others left to be finalized
+    gc.disable()
 
     def count(_frame: FrameType, event: str, _argument: object) -> None:
         nonlocal made
@@ -42,6 +45,7 @@ def calls(conversation: Conversation, options: Options, template: str) -> int:
         preprocess(conversation, options, small)
     finally:
         sys.setprofile(before)
+        gc.enable()
     return made
 
 

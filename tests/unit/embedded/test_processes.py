@@ -189,10 +189,10 @@ def test_a_stack_says_at_once_that_its_port_is_taken_or_its_data_is_not_there(tm
 def test_a_child_is_started_again_and_given_up_when_it_ends_again_and_again(tmp_path: Path) -> None:
     child = Child("Worker", [sys.executable, "-c", "raise SystemExit('no luck')"], tmp_path / "log", {}, tmp_path)
     for _ in range(RESTARTS):
-        child._process.wait(20)
+        child._process.wait(60)
         assert not child.running
         child.restart()
-    child._process.wait(20)
+    child._process.wait(60)
     assert child.how == "with code 1"
     with pytest.raises(StackError, match=r"Worker ended with code 1\. It said: no luck / no luck / no luck"):
         child.restart()

@@ -96,10 +96,10 @@ def test_what_waits_is_bounded_and_the_oldest_go() -> None:
 
 
 def test_nothing_is_written_after_the_end() -> None:
-    bucket, aside = Bucket(), Aside(Outage(lambda _sentence: None), again=0.01)
+    bucket, aside = Bucket(), Aside(Outage(lambda _sentence: None), again=LONG)
     bucket.away.set()
     aside.put("a", bucket.write("a"))
-    bucket.wait_until_asked()
+    assert not aside.settle(LONG)  # it has failed, and is not under way again
     aside.close(0.0)
     bucket.away.clear()
     aside.put("b", bucket.write("b"))

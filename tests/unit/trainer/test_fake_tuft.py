@@ -131,6 +131,17 @@ def test_a_slow_operation_is_late_and_right(fake: FakeTuft) -> None:
     assert pending.result(DEADLINE).metrics["loss:sum"] == expected
 
 
+def test_a_late_call_holds_up_no_other_client(fake: FakeTuft) -> None:
+    client, other = client_of(fake), client_of(fake)
+    expected = loss(client, rows(2))
+    fake.fault("forward", "late", times=1, ms=120_000)
+    pending = client.forward(rows(2), "cross_entropy")
+    fake.wait_for(lambda: fake.faults()[0]["hits"] == 1)
+    assert loss(other, rows(2))
+    fake.clear_faults()
+    assert pending.result(DEADLINE).metrics["loss:sum"] == expected
+
+
 def test_a_refused_connection_is_survived_by_the_sdk(fake: FakeTuft) -> None:
     client = client_of(fake)
     expected = loss(client, rows(2))

@@ -17,6 +17,12 @@ from services.trainer.journal import LedgerGap, LedgerJournal, RedisLost
 from services.trainer.lease import FENCED_EXIT, Lease
 
 
+@pytest.fixture(autouse=True)
+def an_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger in memory answers at once, and a busy machine may not: half a second would take it for a silent one."""
+    monkeypatch.setattr(journal_module, "COMMIT_WAIT", 60.0)
+
+
 def step(number: int) -> StepRecord:
     return StepRecord(step=number, attempt=1, nll_sum=float(number), weight_sum=1.0)
 
@@ -143,11 +149,12 @@ def test_an_outage_that_only_events_met_is_told_once() -> None:
     assert parts.events == ["EVALUATED", "REDIS_LOST"]
 
 
-def test_a_ledger_that_stays_silent_holds_up_one_step_and_loses_none() -> None:
+def test_a_ledger_that_stays_silent_holds_up_one_step_and_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = Parts()
     with parts.journal() as journal:
-        journal.step(step(1))
+        put(journal, step(1))
         parts.ledger.silent = threading.Event()
+        monkeypatch.setattr(journal_module, "COMMIT_WAIT", 0.05)
         for number in range(2, 3_000):
             journal.step(step(number))
         journal.checkpoint(checkpoint(2_999))
@@ -185,7 +192,8 @@ def test_an_outage_that_outlasts_patience_ends_the_run() -> None:
             journal.step(step(2))
 
 
-def test_a_silence_that_outlasts_patience_ends_the_run() -> None:
+def test_a_silence_that_outlasts_patience_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "COMMIT_WAIT", 0.05)
     parts = Parts(ledger=MemoryLedger(silent=threading.Event()))
     with parts.journal() as journal:
         journal.step(step(1))

@@ -129,13 +129,13 @@ def test_a_call_that_this_server_does_not_know_points_to_the_versions(server) ->
 
 
 def test_a_refused_connection_is_one_sentence_with_the_address_and_what_to_start() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    began = time.monotonic()
-    with TurnloomClient(address) as client, pytest.raises(errors.ServerUnreachable) as caught:
-        client.models.list()
-    assert time.monotonic() - began < 20
+    with socket.socket() as taken:  # bound and not listening: nobody else gets the port, and it refuses
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        began = time.monotonic()
+        with TurnloomClient(address) as client, pytest.raises(errors.ServerUnreachable) as caught:
+            client.models.list()
+        assert time.monotonic() - began < 20
     assert caught.value.message == f"No Turnloom server answers at {address}."
     assert "turnloom up" in caught.value.hint
 
@@ -147,6 +147,33 @@ def test_a_port_that_takes_connections_and_says_nothing_is_given_up_within_10_se
         with TurnloomClient(address) as client, pytest.raises(errors.ServerUnreachable, match=address):
             client.models.list()
         assert time.monotonic() - began < 25  # a call gets 30
+
+
+@pytest.mark.timeout(60)
+def test_a_call_that_ctrl_c_broke_off_while_grpc_began_it_holds_up_no_end(server, monkeypatch) -> None:
+    def interrupted(_state: object) -> None:
+        raise KeyboardInterrupt
+
+    address, _, _ = server
+    with TurnloomClient(address) as client:
+        client.server_info()
+        monkeypatch.setattr("grpc._channel._run_channel_spin_thread", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(client.datasets.download("ds-1"))
+
+
+def test_a_client_is_closed_where_no_thread_starts_any_more(server, monkeypatch) -> None:
+    def ends(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    address, _, _ = server
+    client = TurnloomClient(address)
+    client.server_info()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", ends)
+        client.close()
+    with pytest.raises(ValueError, match="closed channel"):
+        client.server_info()
 
 
 def test_what_goes_wrong_while_reading_reaches_the_caller_and_the_server_never_sees_an_end(server) -> None:

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.support import certificates
-from turnloom.transport import reaching
+from turnloom.transport import handshake, reaching
 from turnloom.transport.reaching import Step, steps
+
+
+@pytest.fixture(autouse=True)
+def a_look_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds are few for a server in a thread of a busy process."""
+    monkeypatch.setattr(handshake, "SECONDS", 60.0)
 
 
 def last(address: str) -> Step:

@@ -36,15 +36,15 @@ def kept(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Proce
     pid_file = tmp_path / "pid"
     started = subprocess.Popen([sys.executable, "-c", KEEPER, SERVER, str(pid_file)], cwd=Path(__file__).parents[3])
     try:
-        wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"), 20)
+        wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"), 60)
         server = psutil.Process(int(pid_file.read_text()))
-        wait_until(lambda: bool(server.children()), 20)
+        wait_until(lambda: bool(server.children()), 60)
         yield started, server
     finally:
         if started.poll() is None:
             started.send_signal(signal.SIGCONT)
             started.terminate()
-        started.wait(20)
+        started.wait(60)
 
 
 def test_a_stopped_and_continued_machine_ends_nothing(kept) -> None:
@@ -62,7 +62,7 @@ def test_asked_to_end_it_leaves_nothing(kept) -> None:
     started, server = kept
     family = [server, *server.children(recursive=True)]
     started.terminate()
-    assert started.wait(20) == 0
+    assert started.wait(60) == 0
     assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -70,7 +70,7 @@ def test_a_server_that_is_killed_ends_its_keeper_and_its_children(kept) -> None:
     started, server = kept
     children = server.children(recursive=True)
     server.kill()
-    assert started.wait(20) == signal.SIGKILL
+    assert started.wait(60) == signal.SIGKILL
     assert not [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 

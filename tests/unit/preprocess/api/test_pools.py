@@ -14,6 +14,7 @@ from services.preprocess.api.pools import FairPool
 from services.preprocess.api.work import ByteBudget, Turns
 from services.preprocess.domain.caller import CALLER, Caller
 from services.preprocess.domain.refusals import WorkFull
+from tests.support.api_calls import wait_until
 
 WAIT = 60
 
@@ -48,7 +49,7 @@ def test_one_token_holds_its_share_of_the_threads_and_another_goes_on(pool: Fair
     assert not began.acquire(blocking=False), "two of its calls run, eight wait"
     gate.set()
     assert [one.result(WAIT) for one in hostile] == [True] * 10  # type: ignore[attr-defined]
-    assert pool.taken == 0
+    wait_until(lambda: pool.taken == 0)  # a call is counted off just after its result is there
 
 
 def test_callers_without_a_token_may_have_all_threads(pool: FairPool) -> None:

@@ -13,8 +13,10 @@ collect_ignore_glob = [] if importlib.util.find_spec("tuft") else ["test_*.py"]
 if not collect_ignore_glob:
     import torch
 
+    from tests.support.pace import any_pace
     from tests.unit.tuft.inside import material
 
+    any_pace()
     torch.set_num_threads(1)
 
     @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,13 @@ from services.tuft.model import AcceleratedModel
 from tests.unit.tuft.inside import fsdp_process, material
 from tests.unit.tuft.inside.fsdp_process import LENGTHS, SEEDS
 from tests.unit.tuft.inside.material import call, rows, step
+from turnloom.embedded.ports import free_port
 
 STEPS = 20
 RATE = 1e-3
 RANK = 4
 PROCESSES = multiprocessing.get_context("forkserver")  #: forks of one that has only imported torch and TuFT
 PROCESSES.set_forkserver_preload([fsdp_process.__name__])
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
