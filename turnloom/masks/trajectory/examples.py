@@ -171,6 +171,8 @@ class _Work:
             return None, WHOLE
 
     def _transferred(self, index: int, layout: PieceLayout, until: int) -> tuple[int | None, int]:
+        if layout.leaves_no_trace(index):
+            return None, WHOLE
         first, last, around = layout.surroundings(index)
         until = max(until, layout.nodes[last - 1].end) if last < len(layout.nodes) else WHOLE
         is_elsewhere = any(message == index for _, message in self.renders.sender.elsewhere)

@@ -29,6 +29,7 @@ class PieceLayout:
         self.lost: list[tuple[int, list[str], int]] | None = None
         self.skipped: list[int] = []  #: places of the pieces of messages that are trained
         self.outside: set[int] = set()  #: messages of which text was known to stand outside their own pieces
+        self._authors: set[int] | None = None
         self.told = 0  #: the first piece of which the last view does not tell what is lost
         if last is None or not same:
             return
@@ -109,6 +110,18 @@ class PieceLayout:
             if other.last:
                 return before, piece.text[piece.last :] + self.head(at + 1)
         return None
+
+    def leaves_no_trace(self, index: int) -> bool:
+        """Whether nothing is printed of a message, nor of one beside it, so that no literals can be told to be its."""
+        if index in self.at:
+            return False
+        if self._authors is None:
+            runs = [from_ for node in self.nodes for _, from_ in node.piece.runs]
+            self._authors = {from_.message_index for from_ in runs if from_ is not None}
+        authors = self._authors
+        if index in authors:
+            return False
+        return index - 1 not in authors or (index + 1 not in authors and max(authors) > index)
 
     def head(self, at: int) -> str:
         """Return the literals from a piece on, up to the next text."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from jinja2.filters import do_int
+from jinja2.filters import do_float, do_int
 from markupsafe import escape
 
 from turnloom.masks.domain.conversation import STRUCTURE
@@ -353,6 +353,6 @@ def is_traced_key(key: str) -> bool:
 NAMES: Final[dict[str, object]] = {
     "kind": kind, "kind_in": kind_in, "kind_held": kind_held, "role_of": role_of, "origin": origin,
     "has_text": has_text, "is_traced_key": is_traced_key, "json_text": json_text, "Held": Held, "Piece": Piece,
-    "At": At, "escape": escape, "int_of": do_int, "woven": woven, "holds": holds,
+    "At": At, "escape": escape, "int_of": do_int, "float_of": do_float, "woven": woven, "holds": holds,
     "piece_of": piece_of, "joined": joined, "blend": blend, "str": str, "len": len, "list": list, "type": type,
 }  # fmt: skip

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from jinja2 import pass_context
 from jinja2.runtime import Context
 from jinja2.utils import _PassArg
-from markupsafe import escape
 
 from turnloom.masks.replay.symbols import (
-    Opaque,
     RefusedError,
     Symbol,
     SymbolLength,
@@ -30,6 +28,7 @@ from turnloom.masks.trajectory.recording.handing import is_constant
 from turnloom.masks.trajectory.recording.made import MadeDict, MadeList, piece_source
 from turnloom.masks.trajectory.recording.numbers import Fraction, Number
 from turnloom.masks.trajectory.recording.ranges import positions
+from turnloom.masks.trajectory.recording.safe import Safe
 from turnloom.masks.trajectory.recording.spaces import Space
 from turnloom.masks.trajectory.recording.values import Dict, Json, List, Loop, Messages, Pairs, Unusable
 from turnloom.masks.trajectory.recording.written import printed, written
@@ -49,35 +48,6 @@ _TESTS: Final = frozenset(
     | {"eq", "==", "equalto", "ne", "!=", "in", "odd", "even", "divisibleby"}
     | {"gt", "greaterthan", ">", "ge", ">=", "lt", "lessthan", "<", "le", "<="}
 )
-
-
-class Safe(Opaque):
-    """A text marked as safe: it can be printed and joined; `+` escapes what is joined to it where there is need."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: Symbol) -> None:
-        self.text = text
-
-    def __add__(self, other: object) -> Safe:
-        return self._joined(self.text, other)
-
-    def __radd__(self, other: object) -> Safe:
-        return self._joined(other, self.text)
-
-    def _joined(self, *parts: Any) -> Safe:
-        for part in parts:
-            if part is not self.text and type(part) is not Safe and (type(part) not in (str, Symbol) or _escapes(part)):
-                raise RefusedError("a text that is escaped")
-        return Safe(cast("Symbol", joined([part.text if type(part) is Safe else part for part in parts])))
-
-
-def _escapes(text: Symbol | str) -> bool:
-    """Whether a text has a character that is escaped in HTML."""
-    if type(text) is str:
-        return str(escape(text)) != text
-    name, now = text._whole()  # type: ignore[union-attr]  # mypy can't narrow by type()
-    return text._tape.guard(f"escape({name}) != {name}", str(escape(now)) != now)  # type: ignore[union-attr]
 
 
 #: Values that tests would take for something else.
@@ -207,6 +177,14 @@ def _int(value: Any) -> Any:
     raise RefusedError("|int")
 
 
+def _float(value: Any) -> Any:
+    if type(value) is Symbol:
+        tape: Any = value._tape
+        source = f"float_of({piece_source(value)}.text)"
+        return Fraction(source, tape.run(source), tape)
+    raise RefusedError("|float")
+
+
 def _safe(value: Any) -> Any:
     if type(value) is Symbol:
         return Safe(value)
@@ -303,7 +281,8 @@ def _end(index: int, name: str) -> Callable[[Any], Any]:
 
 
 _FILTERS: Final[dict[str, Callable[..., Any]]] = {
-    "length": _length, "count": _length, "string": _string, "safe": _safe, "int": _int, "tojson": _written,
+    "length": _length, "count": _length, "string": _string, "safe": _safe, "int": _int, "float": _float,
+    "tojson": _written,
     "items": _items, "trim": _trim, "replace": _replace, "list": _list, "dictsort": _dictsort,
     "upper": _cased("upper"), "lower": _cased("lower"), "first": _end(0, "first"), "last": _end(-1, "last"),
     "join": _join, "selectattr": _choosing(True), "rejectattr": _choosing(False),
@@ -326,6 +305,8 @@ def _followed_filter(name: str, filter_: Callable[..., Any]) -> Callable[..., An
             return _FILTERS[name](*given, **kwargs)
         if name in ("tojson", "join") and given and _tape_of(given[0]) is not None:
             return _FILTERS[name](*given, **kwargs)
+        if name in ("length", "count") and len(given) == 1 and type(given[0]) in (list, tuple, dict):
+            return len(given[0])  # the template's own, whatever is in it
         if not all(is_plain(one) or (name in _FILTERS and is_constant(one)) for one in (*given, *kwargs.values())):
             raise RefusedError(f"|{name}")
         return filter_(*args, **kwargs)
