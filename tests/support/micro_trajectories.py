@@ -171,6 +171,8 @@ _CONTENTS: Final = (
     *("m.content | trim", "m.content.strip(' x')", "m.content.strip('\\n').lstrip()", "m.content ~ m.content"),
     *("m.content | tojson", "m.content.split('</think>')[-1]", "m.content[1:-1]", "m.content[0]"),
     *("'<' + (m.content | tojson | safe)", "{'a': m.content, 'b': [m.role, 1]} | tojson"),
+    *("'\"' + m.content + '<' + (m.role | safe) + '&'", "(m.content | safe) + m.content", "m.content | float | string"),
+    *("{'a': m.content | float, 'b': [m.content] | length} | tojson",),
     *("(' ' ~ m.content ~ '!\\n') | trim", "(m.content ~ ' ' ~ m.content).strip()", "m.content | upper"),
     *("('x</think>' ~ m.content ~ '!').split('</think>')[-1] | trim", "(m.content ~ '</think> ').split('</think>')[0]"),
     *("(m.content if m.content in ns.seen else 'no')", "('!' if ns.seen in m.content else '?')"),
@@ -192,6 +194,8 @@ _ODD: Final = (
 _VALUES: Final = (*WORDS, 'a"b', "é\n", 5, 0, 1, 1.0, 1.5, 0.0, -0.0, 1e3, 1e22, 10**20, True, False, None)
 
 
+#: Share of templates that drop what came before the last question.
+DROPPING: Final = 0.1
 #: Share of templates that gather all text in a namespace, and print it in the end.
 GATHERED: Final = 0.1
 
@@ -211,6 +215,13 @@ def source(chance: Random) -> str:
         f"{{% else %}}<|im_start|>{{{{ m.role }}}}\n{{{{ m.content }}}}{decisions[2]}<|im_end|>\n{{% endif %}}"
     )
     last = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    if chance.random() < DROPPING:
+        head += (
+            "{% set q = namespace(n=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set q.n = loop.index0 %}"
+            "{% endif %}{% endfor %}"
+        )
+        dropped = chance.choice(("m.role != 'user'", "m.role == 'tool' or m.tool_calls", "m.tool_calls"))
+        step = f"{{% if not (({dropped}) and loop.index0 < q.n) %}}{step}{{% endif %}}"
     if chance.random() < GATHERED:
         head, step, last = (
             f"{{% set t %}}{one}{{% endset %}}{{% set ns.out = ns.out ~ t %}}" for one in (head, step, last)
