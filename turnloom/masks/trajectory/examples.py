@@ -167,6 +167,11 @@ class _Work:
             return None, WHOLE
 
     def _transferred(self, index: int, layout: PieceLayout, until: int) -> tuple[int | None, int]:
+        if self._is_scattered(index, layout):
+            if layout.text is None:
+                layout.text = TextMap(_rendered(layout.nodes))
+            prover = _Prover(self.finder, self.finder.alone(index))
+            return transferred(layout.text, index, cast("TurnProver", prover)).start, WHOLE
         first, last, key = layout.surroundings(index)
         until = max(until, layout.nodes[last - 1].end) if last < len(layout.nodes) else WHOLE
         begin = layout.nodes[first].parent
@@ -182,6 +187,15 @@ class _Work:
         found = self._begins[key]
         return (None if found is None else offset + found), until
 
+    def _is_scattered(self, index: int, layout: PieceLayout) -> bool:
+        """Whether the pieces around a message may not tell all that is printed of it, or of those beside it."""
+        elsewhere = self.renders.sender.elsewhere
+        if index in layout.repeated or any(index == other for _, other in elsewhere):
+            return True
+        at = layout.at.get(index)
+        is_blank = at is not None and not layout.nodes[at].piece.last
+        return is_blank and (bool(elsewhere) or not layout.ordered)  # then its neighbours tell where it stands
+
     def _unread(self, shown: Sequence[Message], rendered: RenderedText, layout: PieceLayout) -> list[str]:
         tools = self.request.chat.tools
         if self._plain_keys and not tools:
@@ -193,6 +207,9 @@ class _Work:
     def _untrained(
         self, shown: Sequence[Message], rendered: RenderedText, trained: frozenset[int], layout: PieceLayout
     ) -> list[str]:
+        if layout.repeated:
+            layout.lost = None
+            return self.untrained.warnings(shown, rendered, trained)
         elsewhere = self.renders.sender.elsewhere
         if any(step != NO_MESSAGE or index in self.assistants for step, index in elsewhere):
             if self._are_shown(len(shown), trained, layout):

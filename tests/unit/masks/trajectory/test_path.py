@@ -54,6 +54,37 @@ def test_rows_are_those_of_the_reference(source: str, options: Options) -> None:
         assert hits(options, model) == len(some)
 
 
+#: What a template prints of messages before their turns.
+EARLIER = {
+    "a text": "{% if m.role == 'user' %}{{ m.content }}{% endif %}",
+    "a part of a text": "{{ m.content[:3] }}",
+    "a key": "{{ m.name }}",
+    "calls": "{{ m.tool_calls | tojson if m.tool_calls and not loop.last }}",
+    "reasoning": "{{ m.reasoning_content if m.role == 'assistant' and not loop.last }}",
+}
+HEADS = (
+    "{% for m in messages %}WHAT{% endfor %}",
+    "{% set g = namespace(t='') %}{% for m in messages %}{% set t %}WHAT{% endset %}{% set g.t = g.t ~ t %}{% endfor %}"
+    "{{ g.t }}",
+    "{% set g = namespace(t='') %}{% for m in messages %}{% set t %}WHAT{% endset %}{% set g.t = g.t ~ t %}{% endfor %}"
+    "{{ g.t }}{% for m in messages %}.{% endfor %}",
+)
+
+
+@pytest.mark.parametrize("train_on", [TrainOn.ALL_ASSISTANT_MESSAGES, TrainOn.LAST_ASSISTANT_MESSAGE])
+@pytest.mark.parametrize("what", EARLIER)
+def test_text_in_several_places_is_told_as_the_reference_tells_it(what: str, train_on: TrainOn) -> None:
+    turns = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    options = replace(OPTIONS, train_on=train_on)
+    some = trajectories(6, seed=4, least=4, most=9)
+    for head in HEADS:
+        source = head.replace("WHAT", EARLIER[what]) + turns
+        assert outcomes(some, options, unseen(source)) == by_the_long_way(some, options, unseen(source)), source
+
+
 @pytest.mark.parametrize("source", [QWEN, LATER])
 def test_text_parts_of_a_trajectory_are_its_texts_to_every_path(source: str) -> None:
     some = trajectories(3, seed=5, most=14)
