@@ -63,7 +63,7 @@ class Sender(MessageLoops):
         self._kept: dict[Any, Piece] = {}
         self.nodes = Nodes()
         self._pieces: dict[int, list[Piece]] = {}  #: of each message, by position: those that differ
-        self._stretches: dict[Stretch, Piece] = {}  #: what the conversation's first messages tell
+        self._stretches: dict[Stretch, Sequence[tuple[Piece, int]]] = {}  #: what the conversation's first messages tell
         self._renders: dict[Any, Node] = {}
         #: (step, message) of text of a message that is printed elsewhere than by the message's own step
         self.elsewhere: set[tuple[int, int]] = set()
@@ -201,36 +201,38 @@ class Sender(MessageLoops):
                             message = piece.author
                             node = self.nodes.then(node, self.interned(piece, message), message)
             else:
-                piece = self._stretches.get(part) if part.needs <= self._common else None
-                if piece is None:
+                printed = self._stretches.get(part) if part.needs <= self._common else None
+                if printed is None:
                     try:
-                        piece = self.interned(part.printed(*given, ()), NO_MESSAGE)
+                        piece = part.printed(*given, ())
                     except UnreplayableError:
                         raise
                     except Exception as error:  # such as a list of texts that has another item now
                         raise UnreplayableError("what can't be printed") from error
+                    printed = self._by_message(piece)
                     if part.needs <= self._common:
-                        self._stretches[part] = piece
-                for one, message in self._by_message(piece):
+                        self._stretches[part] = printed
+                for one, message in printed:
                     node = self.nodes.then(node, one, message)
         return node
 
     def _by_message(self, piece: Piece) -> Sequence[tuple[Piece, int]]:
         """Return what is printed at once in pieces: of a text that holds whole turns, one for each message.
 
-        A piece of a message begins with the literals before its text.
+        A piece of a message begins with the literals before its text. The whole is kept only where it is not parted: of
+        a long conversation every render has another.
         """
         if not piece.text:
             return ()
         own = self.own
         written = {from_.message_index for _, from_ in piece.runs if from_ is not None}
         if len(written) < 2 or not any(0 <= at < len(own) and own[at].get("role") == "assistant" for at in written):
-            return ((piece, NO_MESSAGE),)
+            return ((self.interned(piece, NO_MESSAGE), NO_MESSAGE),)
         found: list[tuple[Piece, int]] = []
         for message, text, runs in by_author(piece):
             if message >= 0:
                 if message not in written:
-                    return ((piece, NO_MESSAGE),)  # it stands in several places
+                    return ((self.interned(piece, NO_MESSAGE), NO_MESSAGE),)  # it stands in several places
                 written.remove(message)
             author = message if message >= 0 else NO_MESSAGE
             found.append((self.interned(Piece(text, runs), author), author))
